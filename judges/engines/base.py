@@ -1,0 +1,106 @@
+"""The one seam to language models: token ids in, a `Generation` out.
+
+An engine is asynchronous and takes one request at a time; it batches what is under way by itself. Callers that want
+throughput submit many requests at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from judges.types import Usage
+
+FinishReason = Literal["stop", "eos", "length"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to continue a prompt."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    """Generation ends with the token that completes one of these strings. That token is kept whole, so the text can
+    run a few characters past the stop string."""
+    regex: str | None = None
+    """Only text that matches this regular expression as a whole can be generated."""
+    logprob_token_ids: tuple[int, ...] = ()
+    """At every generated position, report the log-probability of these tokens: of the model's distribution as
+    masked by `regex`, before temperature."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One continuation."""
+
+    text: str
+    """The decoded continuation, without the end-of-turn token."""
+    token_ids: tuple[int, ...]
+    """The generated tokens, without the end-of-turn token."""
+    finish_reason: FinishReason
+    """`stop`: a stop string; `eos`: the model ended its turn; `length`: `max_tokens` was reached."""
+    logprobs: tuple[Mapping[int, float], ...] = ()
+    """For each of `token_ids`, the log-probabilities of `Sampling.logprob_token_ids` (empty unless asked for)."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.prompt_tokens, self.cached_tokens, len(self.token_ids))
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What a judge or a policy needs of a model."""
+
+    name: str
+    """`vllm`, `transformers`, `scripted`."""
+    tokenizer: Any
+    """The model's transformers tokenizer, with its chat template."""
+    max_model_len: int
+    """Longest sequence, prompt and continuation together, in tokens."""
+
+    async def generate(self, prompt_token_ids: Sequence[int], sampling: Sampling) -> Generation:
+        """Continue one prompt. Cancelling the call gives the work up.
+
+        Raises:
+            EngineLostError: the engine died.
+        """
+        ...
+
+    async def check_health(self) -> None:
+        """Raise EngineLostError if the engine can no longer answer."""
+        ...
+
+    def close(self) -> None:
+        """Free the model and end every process and thread of the engine. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Which model runs in which engine, and how much of the machine it may use."""
+
+    model: str
+    """Name of an embedded model, a local folder, or a hub id; see `judges.models`."""
+    engine: str = "auto"
+    """A name in `judges.engines.ENGINES`, or `auto`: vllm where it is installed, else transformers."""
+    dtype: str = "auto"
+    """A torch dtype name, or `auto`: bfloat16 where the hardware computes in it, else float32."""
+    max_model_len: int = 4096
+    """Cut to what the model supports."""
+    max_batch: int = 64
+    """Requests that are computed at the same time."""
+    seed: int = 0
+    """Seed of the engine's sampler."""
+    threads: int | None = None
+    """CPU threads; None leaves it to the libraries."""
+    kv_cache_gib: float = 1.0
+    """Memory for key-value states on a CPU (a GPU takes `gpu_memory_utilization`)."""
+    gpu_memory_utilization: float = 0.85
+    serving: bool = False
+    """The vllm engine as AsyncLLM, in a process of its own (for a service), instead of within this process."""

@@ -1,0 +1,103 @@
+"""An engine without a model: a function from prompt to reply. Tests and dry runs replace this one seam."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import math
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
+from judges.errors import EngineLostError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Script = Callable[[str, Sampling], str | Awaitable[str]]
+"""(prompt as text, sampling) -> the whole continuation; stop strings and `max_tokens` are applied by the engine."""
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class ScriptedEngine:
+    """Answers from a script, one token per byte; obeys stop strings and `max_tokens` as a real engine would.
+
+    A grammar (`Sampling.regex`) is not generated but checked: a script that answers outside it raises AssertionError.
+    Log-probabilities put everything on the scripted token.
+    """
+
+    name = "scripted"
+
+    def __init__(self, script: Script, max_model_len: int = 16384) -> None:
+        self.script = script
+        self.tokenizer = byte_tokenizer()
+        self.max_model_len = max_model_len
+        self.requests: list[tuple[str, Sampling]] = []
+        """Every request so far, as (prompt text, sampling)."""
+        self.closed = False
+
+    async def generate(self, prompt_token_ids: Sequence[int], sampling: Sampling) -> Generation:
+        await self.check_health()
+        prompt = self.tokenizer.decode(list(prompt_token_ids))
+        self.requests.append((prompt, sampling))
+        reply = self.script(prompt, sampling)
+        text = reply if isinstance(reply, str) else await reply
+        await asyncio.sleep(0)  # let others run, as every real engine does
+        if sampling.regex is not None and not re.match(sampling.regex, text):
+            raise AssertionError(f"the script answers {text!r} where the grammar {sampling.regex!r} was asked for")
+        reason, text = _until_stop(text, sampling.stop)
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) > sampling.max_tokens:
+            ids, reason = ids[: sampling.max_tokens], "length"
+            text = self.tokenizer.decode(ids)
+        logprobs = tuple({t: 0.0 if t == i else -math.inf for t in sampling.logprob_token_ids} for i in ids)
+        return Generation(
+            text,
+            tuple(ids),
+            reason,
+            logprobs if sampling.logprob_token_ids else (),
+            prompt_tokens=len(prompt_token_ids),
+        )
+
+    async def check_health(self) -> None:
+        if self.closed:
+            raise EngineLostError("the scripted engine was closed")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def load(config: EngineConfig) -> ScriptedEngine:
+    """Load the script that `config.model` names as `module:function`."""
+    module, _, function = config.model.partition(":")
+    try:
+        return ScriptedEngine(getattr(importlib.import_module(module), function))
+    except (ImportError, AttributeError, ValueError) as e:
+        raise UsageError(f"model {config.model!r}: the scripted engine takes its script as module:function ({e})") from e
+
+
+@cache
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of 256 bytes, two control tokens and the ChatML template; needs no file."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
+    options: dict[str, Any] = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "chat_template": CHATML}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **options)
+
+
+def _until_stop(text: str, stop: Sequence[str]) -> tuple[FinishReason, str]:
+    """`text` up to and including the stop string that ends first."""
+    ends = [text.index(s) + len(s) for s in stop if s in text]
+    return ("stop", text[: min(ends)]) if ends else ("eos", text)

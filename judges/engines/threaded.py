@@ -1,0 +1,104 @@
+"""An engine that computes in a thread of this process, whatever event loop its callers live in."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from judges.engines.base import Generation, Sampling
+from judges.errors import EngineLostError
+
+LINGER_S = 0.02  # how long an idle engine waits for company before it starts
+
+
+class Request:
+    """A prompt on its way through an engine."""
+
+    def __init__(self, prompt: Sequence[int], sampling: Sampling) -> None:
+        self.prompt = list(prompt)
+        self.sampling = sampling
+        self.future: Future[Generation] = Future()
+
+    @property
+    def given_up(self) -> bool:
+        return self.future.cancelled()
+
+    def resolve(self, result: Generation | Exception) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(result, Exception):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(result)
+
+
+class ThreadedEngine:
+    """Base of the in-process engines. A subclass loads its model, calls `_start`, and computes in `_work`."""
+
+    name = ""
+
+    def _start(self) -> None:
+        self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"{self.name}-engine", daemon=True)
+        self._thread.start()
+
+    def _work(self, new: list[Request]) -> bool:
+        """Take the `new` requests (empty the list) and compute for a while. True if there is more to compute."""
+        raise NotImplementedError
+
+    def _unfinished(self) -> list[Request]:
+        """Requests that `_work` has taken and not resolved."""
+        raise NotImplementedError
+
+    def _free(self) -> None:
+        """Let go of the model."""
+        raise NotImplementedError
+
+    async def generate(self, prompt_token_ids: Sequence[int], sampling: Sampling) -> Generation:
+        await self.check_health()
+        request = Request(prompt_token_ids, sampling)
+        self._inbox.put(request)
+        return await asyncio.wrap_future(request.future)
+
+    async def check_health(self) -> None:
+        if not self._thread.is_alive():
+            raise EngineLostError(f"the {self.name} engine died: {self._error or 'it was closed'}")
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._inbox.put(None)
+            self._thread.join(timeout=60)
+        self._free()
+
+    def _run(self) -> None:
+        new: list[Request] = []
+        busy = False
+        try:
+            while self._receive(new, busy):
+                busy = self._work(new)
+        except BaseException as e:  # the thread's boundary: whatever ended the engine becomes every caller's error
+            self._error = e
+            raise
+        finally:
+            lost = EngineLostError(f"the {self.name} engine died: {self._error or 'it was closed'}")
+            while not self._inbox.empty():
+                if (item := self._inbox.get()) is not None:
+                    new.append(item)
+            for request in [*new, *self._unfinished()]:
+                if not request.future.done():
+                    request.resolve(lost)
+
+    def _receive(self, new: list[Request], busy: bool) -> bool:
+        """Move what has arrived to `new`: at once if the engine is busy, else wait. False when it is time to end."""
+        wait = 0.0 if busy else None
+        try:
+            while (item := self._inbox.get(block=wait != 0.0, timeout=wait)) is not None:
+                new.append(item)
+                wait = 0.0 if busy else LINGER_S
+        except queue.Empty:
+            return True
+        return False

@@ -1,0 +1,176 @@
+"""The vllm engine: continuous batching, prefix caching, grammars.
+
+Two ways to run it. `VLLMEngine` steps the engine in a thread of this process: quick to start, for scripts.
+`AsyncVLLMEngine` is vllm's AsyncLLM with the model in a process of its own: for a service.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
+from judges.engines.threaded import Request, ThreadedEngine
+from judges.errors import EngineLostError
+from judges.hardware import best_dtype, cuda_device_count
+from judges.models import fingerprint, resolve_model
+
+CPU_BLOCK = 32  # tokens; only whole blocks are reused, and 32 is the smallest the CPU attention takes
+
+
+def load(config: EngineConfig) -> Engine:
+    _set_environment(config)
+    return AsyncVLLMEngine(config) if config.serving else VLLMEngine(config)
+
+
+def _set_environment(config: EngineConfig) -> None:
+    """What vllm reads from the environment when it is imported. What the user has set stays."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1" if config.serving else "0")
+    if not cuda_device_count():
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
+        # Binding each engine to cores would put all engines of a small machine on the same ones.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        if config.threads:
+            os.environ["OMP_NUM_THREADS"] = str(config.threads)
+
+
+class _Base:
+    """What both ways share: arguments in, outputs out."""
+
+    name = "vllm"
+
+    def __init__(self, config: EngineConfig) -> None:
+        from transformers import AutoConfig, AutoTokenizer
+
+        path = resolve_model(config.model)
+        self.model_id = f"{config.model}@{fingerprint(path)}"
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        limit = getattr(AutoConfig.from_pretrained(path).get_text_config(), "max_position_embeddings", None)
+        self.max_model_len = min(config.max_model_len, limit or config.max_model_len)
+        on_cpu = not cuda_device_count()
+        self.engine_args: dict[str, Any] = {
+            "model": str(path),
+            "dtype": best_dtype(config.dtype),
+            "max_model_len": self.max_model_len,
+            "max_num_seqs": config.max_batch,
+            "seed": config.seed,
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            "enforce_eager": on_cpu,  # on a CPU compiling takes minutes and gains little
+            "logprobs_mode": "raw_logprobs",
+        }
+        self.engine_args |= (
+            {"block_size": CPU_BLOCK} if on_cpu else {"gpu_memory_utilization": config.gpu_memory_utilization}
+        )
+        self._ids = itertools.count()
+
+    def _params(self, sampling: Sampling) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        return SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            stop=list(sampling.stop) or None,
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
+            structured_outputs=StructuredOutputsParams(regex=sampling.regex) if sampling.regex else None,
+            logprob_token_ids=list(sampling.logprob_token_ids) or None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _generation(self, output: Any, sampling: Sampling) -> Generation:
+        result = output.outputs[0]
+        ids = list(result.token_ids)
+        reason: FinishReason = "length"
+        if result.finish_reason == "stop":
+            reason = "stop" if isinstance(result.stop_reason, str) else "eos"
+            if reason == "eos":
+                ids = ids[:-1]
+        wanted = sampling.logprob_token_ids
+        logprobs = (result.logprobs or [])[: len(ids)] if wanted else []
+        return Generation(
+            text=self.tokenizer.decode(ids, clean_up_tokenization_spaces=False),
+            token_ids=tuple(ids),
+            finish_reason=reason,
+            logprobs=tuple({t: at[t].logprob for t in wanted if t in at} for at in logprobs),
+            prompt_tokens=len(output.prompt_token_ids),
+            cached_tokens=output.num_cached_tokens or 0,
+        )
+
+
+class AsyncVLLMEngine(_Base):
+    """vllm's AsyncLLM. Must be made and used within one event loop."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**self.engine_args))
+
+    async def generate(self, prompt_token_ids: Sequence[int], sampling: Sampling) -> Generation:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        prompt = {"prompt_token_ids": list(prompt_token_ids)}
+        output = None
+        try:
+            async for output in self._llm.generate(prompt, self._params(sampling), str(next(self._ids))):
+                pass
+        except EngineDeadError as e:
+            raise EngineLostError(f"the vllm engine died: {e}") from e
+        return self._generation(output, sampling)
+
+    async def check_health(self) -> None:
+        if self._llm.errored:
+            raise EngineLostError(f"the vllm engine died: {self._llm.dead_error}")
+
+    def close(self) -> None:
+        self._llm.shutdown()
+
+
+class VLLMEngine(_Base, ThreadedEngine):
+    """vllm's LLMEngine, stepped by a thread of this process; usable from any event loop."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self._llm: Any = LLMEngine.from_engine_args(EngineArgs(**self.engine_args))
+        self._running: dict[str, Request] = {}
+        self._start()
+
+    def _work(self, new: list[Request]) -> bool:
+        while new:
+            request = new.pop(0)
+            name = str(next(self._ids))
+            try:
+                self._llm.add_request(name, {"prompt_token_ids": request.prompt}, self._params(request.sampling))
+            except ValueError as e:  # a request that vllm refuses is its caller's error, not the engine's end
+                request.resolve(e)
+            else:
+                self._running[name] = request
+        for output in self._llm.step():
+            if output.finished:
+                request = self._running.pop(output.request_id)
+                request.resolve(self._generation(output, request.sampling))
+        given_up = [name for name, request in self._running.items() if request.given_up]
+        if given_up:
+            self._llm.abort_request(given_up)
+            for name in given_up:
+                del self._running[name]
+        return bool(self._running)
+
+    def _unfinished(self) -> list[Request]:
+        return list(self._running.values())
+
+    def _free(self) -> None:
+        if self._llm is not None:
+            self._llm.engine_core.shutdown()
+            self._llm = None

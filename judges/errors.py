@@ -1,0 +1,36 @@
+"""Errors of the judge. Each also inherits from the built-in error it is a kind of, and says what to do.
+
+All of them take one message, so they pickle across processes.
+"""
+
+
+class JudgeError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class UsageError(JudgeError, ValueError):
+    """Something the user can mend: a flag, a file, a missing package. The command line exits with status 2."""
+
+
+class ModelNotFoundError(UsageError):
+    """A model name that is neither known, nor a local folder, nor reachable on the hub."""
+
+
+class EngineUnavailableError(UsageError, ImportError):
+    """An engine whose package is not installed, or an engine name that does not exist."""
+
+
+class ClusterError(UsageError, ConnectionError):
+    """A Ray cluster that does not answer or cannot hold what was asked of it."""
+
+
+class RenderError(JudgeError, ValueError):
+    """A chat template that loses, repeats or rewrites the text it is given."""
+
+
+class VerdictParseError(JudgeError, ValueError):
+    """A reply that holds no verdict of the form and scale that was asked for."""
+
+
+class EngineLostError(JudgeError, RuntimeError):
+    """The engine (or the process that holds it) died; the request may be tried elsewhere."""

