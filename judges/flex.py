@@ -125,9 +125,7 @@ class FlexJudge:
         self.engine.close()
 
     async def _judge_all(self, comparisons: Sequence[Comparison]) -> list[Judgment]:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.ajudge(c)) for c in comparisons]
-        return [task.result() for task in tasks]
+        return await asyncio.gather(*map(self.ajudge, comparisons))
 
     async def _reply(self, prompt: tuple[int, ...], rubric: Rubric, labels: Labels, responses: int) -> _Reply:
         """Think until `</think>`, the end of the turn or the budget; then answer, under the grammar if need be."""

@@ -12,7 +12,8 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,17 @@ def _write_checkpoint(gguf: Path, out: Path) -> None:
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def main(arguments: Sequence[str]) -> int:
+    """`python -m judges.models NAME ...`: make models ready ahead of time, and print their folders."""
+    try:
+        for name in arguments:
+            print(resolve_model(name))
+    except ModelNotFoundError as e:
+        print(e, file=sys.stderr)
+        return 2
+    return 0
+
+
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Hold a file lock beside `target`, so that of many processes one converts and the others wait."""
@@ -162,3 +174,7 @@ def _locked(target: Path) -> Iterator[None]:
     with open(target.with_name(target.name + ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

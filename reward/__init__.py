@@ -1,1 +1,1 @@
-"""."""
+"""Judgments as rewards, at scale: the Ray Serve application, scoring, adapters to trainers."""

@@ -102,5 +102,6 @@ class EngineConfig:
     kv_cache_gib: float = 1.0
     """Memory for key-value states on a CPU (a GPU takes `gpu_memory_utilization`)."""
     gpu_memory_utilization: float = 0.85
-    serving: bool = False
-    """The vllm engine as AsyncLLM, in a process of its own (for a service), instead of within this process."""
+    own_process: bool = False
+    """Run vllm as AsyncLLM with the model in processes of its own, which keeps a GPU busy while this process does
+    other things. Within this process it starts in a third of the time and memory, which matters on a CPU."""

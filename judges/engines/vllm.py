@@ -1,7 +1,7 @@
 """The vllm engine: continuous batching, prefix caching, grammars.
 
 Two ways to run it. `VLLMEngine` steps the engine in a thread of this process: quick to start, for scripts.
-`AsyncVLLMEngine` is vllm's AsyncLLM with the model in a process of its own: for a service.
+`AsyncVLLMEngine` is vllm's AsyncLLM with the model in processes of its own: for a service on GPUs.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ CPU_BLOCK = 32  # tokens; only whole blocks are reused, and 32 is the smallest t
 
 def load(config: EngineConfig) -> Engine:
     _set_environment(config)
-    return AsyncVLLMEngine(config) if config.serving else VLLMEngine(config)
+    import vllm  # noqa: F401  # takes as long as converting the embedded model, which another process may be doing
+
+    return AsyncVLLMEngine(config) if config.own_process else VLLMEngine(config)
 
 
 def _set_environment(config: EngineConfig) -> None:
     """What vllm reads from the environment when it is imported. What the user has set stays."""
+    if config.threads:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1" if config.serving else "0")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if config.own_process else "0"
     if not cuda_device_count():
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
         # Binding each engine to cores would put all engines of a small machine on the same ones.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        if config.threads:
-            os.environ["OMP_NUM_THREADS"] = str(config.threads)
 
 
 class _Base:

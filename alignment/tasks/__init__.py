@@ -1,0 +1,1 @@
+"""Tasks whose answers can be checked, to measure judges and policies with."""

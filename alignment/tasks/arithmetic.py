@@ -1,0 +1,110 @@
+"""Verifiable arithmetic: the embedded task. Questions with known answers, in several kinds and levels.
+
+The answer is used to measure; no judge ever sees it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from judges.errors import UsageError
+from judges.types import Message
+
+
+ASK = "Write the equation and its result."
+STOP = ("\n",)
+"""An answer is one line; what small models write after it is noise."""
+
+
+@dataclass(frozen=True)
+class Question:
+    id: str
+    text: str
+    answer: int
+    kind: str
+    """A name in KINDS."""
+    level: int
+    """1 is the easiest."""
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The question with the request for a short answer that small models follow best."""
+        return (Message("user", f"{self.text} {ASK}"),)
+
+    def is_right(self, response: str) -> bool:
+        """Whether the last number that the response writes is the answer."""
+        return last_number(response) == self.answer
+
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
+
+
+def last_number(text: str) -> float | None:
+    """The last number in a text; None if there is none. Thousands separators are allowed."""
+    numbers = _NUMBER.findall(text)
+    return float(numbers[-1].replace(",", "")) if numbers else None
+
+
+def _operand(rng: random.Random, level: int) -> int:
+    """Level 1 has one digit, level 2 numbers to 20, level 3 two digits."""
+    return rng.randint(*((2, 9), (5, 20), (11, 99))[level - 1])
+
+
+def _addition(rng: random.Random, level: int) -> tuple[str, int]:
+    a, b = _operand(rng, level), _operand(rng, level)
+    return f"What is {a} + {b}?", a + b
+
+
+def _subtraction(rng: random.Random, level: int) -> tuple[str, int]:
+    b, a = sorted((_operand(rng, level), _operand(rng, level)))
+    return f"What is {a} - {b}?", a - b
+
+
+def _multiplication(rng: random.Random, level: int) -> tuple[str, int]:
+    a, b = rng.randint(2, 9), _operand(rng, level)
+    return f"What is {a} * {b}?", a * b
+
+
+def _story(rng: random.Random, level: int) -> tuple[str, int]:
+    name, thing = rng.choice(("Ana", "Ben", "Chen", "Dora", "Emil")), rng.choice(("apples", "books", "coins", "shells"))
+    a, b = _operand(rng, level), _operand(rng, level)
+    return f"{name} has {a} {thing} and gets {b} more. How many {thing} does {name} have now?", a + b
+
+
+KINDS: dict[str, Callable[[random.Random, int], tuple[str, int]]] = {
+    "addition": _addition,
+    "subtraction": _subtraction,
+    "multiplication": _multiplication,
+    "story": _story,
+}
+LEVELS = (1, 2, 3)
+
+
+def questions(
+    count: int, seed: int = 0, kinds: Sequence[str] = tuple(KINDS), levels: Sequence[int] = LEVELS
+) -> list[Question]:
+    """`count` different questions, kinds and levels in turn. The same arguments give the same questions, and a larger
+    count only adds to them.
+
+    Raises:
+        UsageError: an unknown kind or level, or more questions than there are.
+    """
+    for value, known in [*((k, KINDS) for k in kinds), *((v, LEVELS) for v in levels)]:
+        if value not in known:
+            raise UsageError(f"arithmetic: {value!r} is none of {', '.join(map(str, known))}")
+    rng = random.Random(f"arithmetic-{seed}")
+    cells = [(kind, level) for level in levels for kind in kinds]
+    found: dict[str, Question] = {}
+    attempts = 0
+    while len(found) < count:
+        kind, level = cells[len(found) % len(cells)]
+        text, answer = KINDS[kind](rng, level)
+        attempts += 1
+        if attempts > 100 * count + 1000:
+            raise UsageError(f"arithmetic: kinds and levels give fewer than {count} different questions")
+        if text not in found:
+            found[text] = Question(f"arithmetic-{seed}-{len(found)}", text, answer, kind, level)
+    return list(found.values())

@@ -1,0 +1,123 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from judges.errors import JudgeError, UsageError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One clear line; argparse would print the usage as well."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+@dataclass(frozen=True)
+class _Command:
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        The exit status: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(argv[0] if argv else "")
+    if not argv:
+        parser.print_help()
+        return 0
+    try:
+        options = parser.parse_args(argv)
+        return COMMANDS[options.command].run(options)
+    except UsageError as e:
+        return _fail(f"error: {e}", 2)
+    except JudgeError as e:
+        return _fail(f"{type(e).__name__}: {e}", 1)
+    except KeyboardInterrupt:
+        return _fail("stopped; what was done is kept, and the same command goes on from there", 130)
+
+
+def _fail(message: str, status: int) -> int:
+    print("flex-judge:", " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def _parser(chosen: str) -> argparse.ArgumentParser:
+    """The parser; of all commands only the chosen one gets its flags, which need its module."""
+    parser = _Parser(prog="flex-judge", description="A reasoning multimodal judge as a reward model.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=command.help)
+        if name == chosen:
+            command.add_arguments(sub)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+        from importlib.metadata import version
+
+        print(version("flex-judge"))
+        parser.exit()
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    from experiments.configs import add_flags
+    from experiments.demo import DemoConfig
+
+    add_flags(parser, DemoConfig)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from experiments.configs import build
+    from experiments.demo import DemoConfig, main
+    from experiments.terminal import print_summary
+
+    config = build(DemoConfig, options)
+    print_summary(main(config), Path(config.out))
+    return 0
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="folder of a finished run")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from experiments.report import write_report
+
+    print(write_report(Path(options.run)))
+    return 0
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from experiments.doctor import main
+
+    return main(as_json=options.json)
+
+
+COMMANDS = {
+    "demo": _Command(
+        "run the main job end to end on the embedded model: judge service, best-of-N, preference pairs, report",
+        _demo_arguments,
+        _demo,
+    ),
+    "report": _Command("write the HTML page of a finished run again", _report_arguments, _report),
+    "doctor": _Command(
+        "show what this machine can run, what is missing, and the command that mends it", _doctor_arguments, _doctor
+    ),
+}

@@ -1,0 +1,89 @@
+"""Configuration dataclasses as command-line flags and YAML files.
+
+A field's `metadata["help"]` is its help; flags win over the file, the file over the defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from judges.errors import UsageError
+
+Config = TypeVar("Config")
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
+    """Add `--config` and one flag per field of the dataclass `config`."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings; flags win over it")
+    types = get_type_hints(config)
+    for field in fields(config):
+        default = "" if _default(field) in (None, MISSING) else f" (default: {_default(field)})"
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=_scalar(types[field.name]),
+            default=argparse.SUPPRESS,
+            choices=field.metadata.get("choices"),
+            metavar=field.metadata.get("metavar"),
+            help=field.metadata["help"] + default,
+        )
+
+
+def build(config: type[Config], arguments: argparse.Namespace) -> Config:
+    """The configuration that the parsed flags and their `--config` file describe.
+
+    Raises:
+        UsageError: the file cannot be read, has an unknown setting or one of a wrong type; named with its file.
+    """
+    names = {f.name for f in fields(config)}  # type: ignore[arg-type]
+    values = _from_file(config, Path(arguments.config)) if arguments.config else {}
+    values |= {name: value for name, value in vars(arguments).items() if name in names}
+    return config(**values)
+
+
+def _from_file(config: type[Any], path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path}: not YAML: {' '.join(str(e).split())}") from e
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: expected settings as 'name: value', got {type(data).__name__}")
+    types = get_type_hints(config)
+    choices = {f.name: f.metadata.get("choices") for f in fields(config)}
+    values = {}
+    for key, value in data.items():
+        name = str(key).replace("-", "_")
+        if name not in types:
+            raise UsageError(f"{path}: unknown setting {key!r}; there are {', '.join(types)}")
+        wanted = _scalar(types[name])
+        if wanted is float and isinstance(value, int):
+            value = float(value)
+        if type(value) is not wanted or (choices[name] and value not in choices[name]):
+            raise UsageError(f"{path}: setting {key!r} must be {_expected(wanted, choices[name])}, not {value!r}")
+        values[name] = value
+    return values
+
+
+def _expected(wanted: type, choices: Any) -> str:
+    return f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
+
+
+def _scalar(annotation: Any) -> type:
+    """`int` of `int` and of `int | None`."""
+    if isinstance(annotation, UnionType):
+        (annotation,) = (a for a in get_args(annotation) if a is not type(None))
+    assert annotation in (int, float, str), annotation
+    return annotation
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default

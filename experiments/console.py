@@ -1,0 +1,56 @@
+"""What a person sees on a terminal: progress on standard error, and nothing of what libraries print in between."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+@contextmanager
+def libraries_to(log: Path) -> Iterator[Console]:
+    """Send whatever libraries write to the terminal, from any language, to the file `log`.
+
+    Yields:
+        A console on the real standard error.
+    """
+    from rich.console import Console
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    terminal = os.fdopen(os.dup(saved[1]), "w", encoding="utf-8")
+    try:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        yield Console(file=terminal)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        terminal.close()
+        for descriptor, kept in enumerate(saved, 1):
+            os.dup2(kept, descriptor)
+            os.close(kept)
+        os.close(target)
+
+
+def progress_on(console: Console) -> Progress:
+    """Progress bars with rates and time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )

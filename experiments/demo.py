@@ -1,0 +1,267 @@
+"""The main job end to end on the embedded model: sample, judge on Ray, best-of-N, preference pairs, report.
+
+Everything goes through a run folder, so an interrupted demo goes on where it stopped:
+`completions.jsonl` and `judgments.jsonl` grow as work is done, the other files are made from them at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment.policies import EnginePolicy
+from alignment.tasks import arithmetic
+from experiments.console import libraries_to, progress_on
+from experiments.run_folder import RunFolder
+from experiments.results import write_results
+from judges import Comparison, EngineConfig, JudgeConfig, JudgeSettings
+from judges.engines import ENGINES, Sampling, load_engine, resolve_engine
+from judges.errors import ModelNotFoundError, UsageError
+from judges.hardware import cuda_device_count
+from judges.journal import Journal
+from judges.models import EMBEDDED, check_model, is_converted
+from reward.cluster import Cluster, check_address, check_memory, connect
+from reward.service import JudgeService, ServiceConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+RUBRIC = "correctness"
+SAMPLING = Sampling(max_tokens=40, temperature=0.7, top_p=0.95, stop=arithmetic.STOP)
+# The embedded model thinks in a line or two; greedy, so that the same run gives the same scores.
+SETTINGS = JudgeSettings(max_think_tokens=48, max_answer_tokens=16, temperature=0.0, top_p=1.0)
+MAX_MODEL_LEN = 1024
+GIB_PER_PROCESS = {"vllm": 3.2, "transformers": 1.6, "scripted": 0.3}
+"""Measured with the embedded model in float32: resident memory of one engine with everything around it."""
+
+
+def _setting(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    out: str = _setting("runs/demo", "folder for the results; a run that is there is resumed", metavar="DIR")
+    prompts: int = _setting(24, "how many arithmetic questions", metavar="N")
+    samples: int = _setting(8, "answers sampled for each question", metavar="N")
+    engine: str = _setting("auto", "what runs the models; auto is vllm where installed", choices=("auto", *ENGINES))
+    replicas: int = _setting(2, "judges that work side by side", metavar="N")
+    seed: int = _setting(0, "seed of questions, samples and ties", metavar="N")
+    address: str | None = _setting(
+        None, "join the Ray cluster at this host:port (or auto) instead of starting one", metavar="HOST:PORT"
+    )
+    policy: str = _setting("smollm2-135m", "model that answers: embedded name, folder or hub id", metavar="MODEL")
+    judge: str = _setting("smollm2-135m", "model that judges: embedded name, folder or hub id", metavar="MODEL")
+
+    def __post_init__(self) -> None:
+        for name, least in (("prompts", 1), ("samples", 1), ("replicas", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name} must be at least {least}, not {getattr(self, name)}")
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the results; a run folder holds one such."""
+        return {
+            "policy": self.policy,
+            "judge": self.judge,
+            "engine": resolve_engine(self.engine),
+            "prompts": self.prompts,
+            "samples": self.samples,
+            "seed": self.seed,
+        }
+
+
+def main(config: DemoConfig) -> dict[str, Any]:
+    """Run the demo, or go on with it.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        UsageError: something the user can mend; nothing was started yet.
+    """
+    identity = config.identity()
+    questions = arithmetic.questions(config.prompts, config.seed, levels=(1, 2))
+    for name in {config.policy, config.judge}:
+        if identity["engine"] != "scripted":
+            check_model(name)
+    if config.address:
+        check_address(config.address)
+    with RunFolder(Path(config.out), identity) as run:
+        with libraries_to(run.path / "engines.log") as console, progress_on(console) as progress:
+            demo = _Demo(config, identity["engine"], run, questions, console, progress)
+            asyncio.run(demo.run())
+        return write_results(run, questions, config)
+
+
+class _Demo:
+    """The two phases that need models: sampling and judging."""
+
+    def __init__(
+        self,
+        config: DemoConfig,
+        engine: str,
+        run: RunFolder,
+        questions: Sequence[arithmetic.Question],
+        console: Console,
+        progress: Progress,
+    ) -> None:
+        self.config, self.engine, self.run_folder, self.questions = config, engine, run, questions
+        self.console, self.progress = console, progress
+        self.total = config.prompts * config.samples
+
+    async def run(self) -> None:
+        with (
+            Journal(self.run_folder.path / "completions.jsonl") as completions,
+            Journal(self.run_folder.path / "judgments.jsonl") as judgments,
+        ):
+            if len(judgments.rows) == self.total:
+                self.console.print(f"{self.run_folder.path} is complete: nothing is sampled or judged again")
+                return
+            sampling = len(completions.rows) < self.total
+            self._check_memory(sampling)
+            # Converting the model, starting Ray and loading the judges all take a while and run side by side.
+            models = asyncio.create_task(self._prepare_models())
+            async with _finished_or_cancelled(models), self._service() as service:
+                await models
+                if sampling:
+                    await self._sample(completions)
+                with self._step("judges starting", "start_judges"):
+                    await service.ready()
+                await self._judge(service, completions, judgments)
+
+    async def _prepare_models(self) -> None:
+        names = {self.config.policy, self.config.judge} if self.engine != "scripted" else set()
+        names = {name for name in names if not (name in EMBEDDED and is_converted(name))}
+        if not names:
+            return
+        with self._step("preparing models", "prepare_models"):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "judges.models", *sorted(names), stderr=asyncio.subprocess.PIPE
+            )
+            try:
+                _, error = await process.communicate()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+            if process.returncode:
+                lines = error.decode(errors="replace").strip().splitlines() or ["no reason given"]
+                raise ModelNotFoundError(lines[-1])
+
+    @contextlib.asynccontextmanager
+    async def _service(self) -> AsyncIterator[JudgeService]:
+        with contextlib.ExitStack() as stack:
+            with self._step("starting Ray", "start_ray"):
+                cluster = stack.enter_context(connect(self.config.address))
+                service = JudgeService(self._service_config(cluster))
+                await service.__aenter__()
+            try:
+                yield service
+            finally:
+                with self._step("stopping Ray" if cluster.local else "leaving Ray", "stop_ray"):
+                    await service.__aexit__()
+
+    def _service_config(self, cluster: Cluster) -> ServiceConfig:
+        judge = JudgeConfig(self._engine_config(self.config.judge, cluster.gpus), SETTINGS)
+        name = f"flex-judge-demo-{self.run_folder.path.resolve().name}"
+        return ServiceConfig(judge, self.config.replicas, name).placed_on(cluster)
+
+    def _engine_config(self, model: str, gpus: float) -> EngineConfig:
+        # With GPUs, the policy and some replicas may have to share one.
+        sharing = 1 + -(-self.config.replicas // max(1, int(gpus)))
+        return EngineConfig(
+            model,
+            self.engine,
+            max_model_len=MAX_MODEL_LEN,
+            seed=self.config.seed,
+            gpu_memory_utilization=round(0.85 / sharing, 3),
+        )
+
+    async def _sample(self, completions: Journal) -> None:
+        with self._step("policy loading", "load_policy"):
+            config = self._engine_config(self.config.policy, cuda_device_count())
+            policy = EnginePolicy(await _in_thread(lambda: load_engine(config)), SAMPLING)
+        try:
+            prompts = [q.prompt for q in self.questions]
+            wanted = [
+                (i, k)
+                for i, question in enumerate(self.questions)
+                for k in range(self.config.samples)
+                if f"{question.id}/{k}" not in completions.rows
+            ]
+            with self._step("sampling", "sample", self.total, len(completions.rows)) as advance:
+                async for c in policy.sample(prompts, wanted):
+                    row_id = f"{self.questions[c.prompt].id}/{c.sample}"
+                    completions.append({"id": row_id, "text": c.text, "tokens": c.tokens, "finish": c.finish_reason})
+                    advance()
+        finally:
+            await _in_thread(policy.close)
+
+    async def _judge(self, service: JudgeService, completions: Journal, judgments: Journal) -> None:
+        groups = []
+        for question in self.questions:
+            ids = [f"{question.id}/{k}" for k in range(self.config.samples)]
+            groups.append(
+                [
+                    Comparison.of(question.text, completions.rows[i]["text"], rubric=RUBRIC, id=i)
+                    for i in ids
+                    if i not in judgments.rows
+                ]
+            )
+        with self._step("judging", "judge", self.total, len(judgments.rows)) as advance:
+            async for judgment in service.stream([g for g in groups if g]):
+                judgments.append(judgment.to_json())
+                advance()
+
+    def _check_memory(self, sampling: bool) -> None:
+        local_replicas = 0 if self.config.address else self.config.replicas
+        if engines := local_replicas + sampling:
+            check_memory(engines * GIB_PER_PROCESS[self.engine] + 1.0, f"a demo with {self.engine}")
+
+    @contextlib.contextmanager
+    def _step(
+        self, title: str, phase: str, total: int | None = None, done: int = 0
+    ) -> Iterator[Callable[[], None]]:
+        """A progress bar and a clock around one phase; yields what advances the bar."""
+        task = self.progress.add_task(title, total=total, completed=done)
+        with self.run_folder.phase(phase):
+            yield lambda: self.progress.advance(task)
+        if total is None:
+            self.progress.update(task, total=1, completed=1)
+        self.progress.stop_task(task)
+
+
+@contextlib.asynccontextmanager
+async def _finished_or_cancelled(task: asyncio.Task[None]) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _in_thread(work: Callable[[], Any]) -> Any:
+    """Run blocking work in a daemon thread, so that Ctrl-C need not wait for it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_exception(error) if error else future.set_result(result)
+
+    def target() -> None:
+        try:
+            result, error = work(), None
+        except BaseException as e:  # handed over to the awaiting task, whatever it is
+            result, error = None, e
+        with contextlib.suppress(RuntimeError):  # the loop may be gone by then
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=target, daemon=True).start()
+    return await future

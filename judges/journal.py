@@ -1,0 +1,87 @@
+"""JSON lines files that survive being interrupted: rows are appended as they are made, and read back to resume."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from judges.errors import UsageError
+
+SURROGATES = "backslashreplace"  # half a surrogate pair is no UTF-8, but its backslash form is what JSON calls it
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON lines file.
+
+    Raises:
+        UsageError: the file cannot be read, or a line is not a JSON object; the message names file and line.
+    """
+    try:
+        opened = path.open(encoding="utf-8", errors="surrogateescape")
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
+    with opened as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as e:
+                raise UsageError(f"{path}, line {number}: not JSON ({e.msg}); mend or delete the line") from e
+            if not isinstance(row, dict):
+                raise UsageError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
+            yield row
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a whole file at once: a reader sees the old one or the new one, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", errors=SURROGATES) as file:
+        file.writelines(_line(row) for row in rows)
+    partial.replace(path)
+
+
+class Journal:
+    """An append-only file of rows with an `id`. What a crash leaves half written is cut off when it is opened again.
+
+    Example:
+        >>> with Journal(Path("judgments.jsonl")) as journal:
+        ...     todo = [c for c in comparisons if c.id not in journal.rows]
+        ...     journal.append({"id": todo[0].id})
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, dict[str, Any]] = {}
+        """Every row so far by its id; of rows with one id, the last."""
+
+    def __enter__(self) -> Journal:
+        if self.path.exists():
+            _drop_torn_line(self.path)
+            self.rows = {row["id"]: row for row in read_rows(self.path)}
+        self._file = self.path.open("a", encoding="utf-8", errors=SURROGATES)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; it is with the operating system when this returns, so the death of this process loses nothing."""
+        self._file.write(_line(row))
+        self._file.flush()
+        self.rows[row["id"]] = dict(row)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _drop_torn_line(path: Path) -> None:
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        os.truncate(path, end)

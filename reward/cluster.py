@@ -1,0 +1,98 @@
+"""The Ray cluster: a local one that is started and stopped here, or a running one that is joined."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from judges.errors import ClusterError, UsageError
+from judges.hardware import GIB, available_memory, cpu_count
+
+if TYPE_CHECKING:
+    import ray
+
+NAMESPACE = "flex-judge"
+OBJECT_STORE_BYTES = 256 << 20  # requests are small; Ray's default would reserve a third of the memory
+CONNECT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that this process is connected to."""
+
+    cpus: float
+    gpus: float
+    local: bool
+    """Whether it was started here, and ends with this process."""
+
+
+@contextmanager
+def connect(address: str | None = None) -> Iterator[Cluster]:
+    """Connect to the cluster at `address` (`host:port` or `auto`), or start a local one and stop it afterwards.
+
+    Raises:
+        ClusterError: nothing answers at the address, or what answers is no Ray cluster of this Ray version.
+    """
+    # Started through `uv run`, Ray would start every worker through `uv run` again, each in an environment of its own.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # Engines start processes of their own; they must not outlive the worker that started them.
+    os.environ.setdefault("RAY_process_group_cleanup_enabled", "true")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if address:
+        _join(ray, address)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=max(2, cpu_count()),  # so that two replicas have a place on a single core too
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    try:
+        resources = ray.cluster_resources()
+        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), local=not address)
+    finally:
+        ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raise unless `address` is `auto` or a `host:port` at which something listens."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdigit():
+        raise UsageError(f"Ray address {address!r} must be host:port or auto; run on a node of the cluster")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as e:
+        raise ClusterError(
+            f"no Ray cluster answers at {address} ({e}); start one with: ray start --head, or leave --address out"
+        ) from e
+
+
+def check_memory(needed_gib: float, what: str) -> None:
+    """Raise UsageError if this machine has less memory free than `what` needs."""
+    free = available_memory() / GIB
+    if free < needed_gib:
+        raise UsageError(
+            f"{what} needs about {needed_gib:.1f} GiB of memory and {free:.1f} GiB are free; "
+            "use fewer --replicas, or --engine transformers, or free some memory"
+        )
+
+
+def _join(ray_module: ray, address: str) -> None:  # type: ignore[valid-type]
+    check_address(address)
+    try:
+        ray_module.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, OSError) as e:
+        reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
+        raise ClusterError(f"the Ray cluster at {address} cannot be joined: {reason}") from e
