@@ -61,7 +61,7 @@ class EnginePolicy:
 
         async def one(prompt: int, sample: int) -> Completion:
             generation = await self.engine.generate(rendered[prompt], self.sampling)
-            text = generation.text.strip()
+            text = _before(generation.text, self.sampling.stop).strip()
             return Completion(prompt, sample, text, len(generation.token_ids), generation.finish_reason)
 
         tasks = [asyncio.ensure_future(one(i, k)) for i, k in wanted]
@@ -71,6 +71,7 @@ class EnginePolicy:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def close(self) -> None:
         self.engine.close()
@@ -83,3 +84,8 @@ class EnginePolicy:
                 f"more than the policy's {self.engine.max_model_len}"
             )
         return token_ids
+
+
+def _before(text: str, stop: Sequence[str]) -> str:
+    """`text` up to the stop string that comes first; a completion does not include it."""
+    return text[: min((text.index(s) for s in stop if s in text), default=len(text))]

@@ -39,7 +39,8 @@ def highest_against_lowest(
     chosen = max(scored, key=lambda i: rank(judgments[i]))
     rejected = min(scored, key=lambda i: rank(judgments[i]))
     high, low = rank(judgments[chosen])[0], rank(judgments[rejected])[0]
-    if high <= low or high - low < min_margin:
+    margin = round(high - low, 6)  # 3.3 - 3.0 is a little less than 0.3
+    if margin <= 0 or margin < min_margin:
         return "tied"
     if responses[chosen].strip() == responses[rejected].strip():
         return "equal_text"
@@ -49,7 +50,7 @@ def highest_against_lowest(
         "rejected": [{"role": "assistant", "content": responses[rejected]}],
         "score_chosen": high,
         "score_rejected": low,
-        "margin": high - low,
+        "margin": margin,
         "judge_reasoning": {"chosen": judgments[chosen].reasoning, "rejected": judgments[rejected].reasoning},
         "provenance": {
             "chosen_index": chosen,

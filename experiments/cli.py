@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         options = parser.parse_args(argv)
-        return COMMANDS[options.command].run(options)
+        status = COMMANDS[options.command].run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except UsageError as e:
         return _fail(f"error: {e}", 2)
     except JudgeError as e:
@@ -65,7 +71,7 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
         print(version("flex-judge"))
@@ -121,3 +127,7 @@ COMMANDS = {
         "show what this machine can run, what is missing, and the command that mends it", _doctor_arguments, _doctor
     ),
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from alignment.policies import EnginePolicy
 from alignment.tasks import arithmetic
 from experiments.console import libraries_to, progress_on
-from experiments.run_folder import RunFolder
 from experiments.results import write_results
+from experiments.run_folder import RunFolder
 from judges import Comparison, EngineConfig, JudgeConfig, JudgeSettings
 from judges.engines import ENGINES, Sampling, load_engine, resolve_engine
 from judges.errors import ModelNotFoundError, UsageError
@@ -225,9 +225,7 @@ class _Demo:
             check_memory(engines * GIB_PER_PROCESS[self.engine] + 1.0, f"a demo with {self.engine}")
 
     @contextlib.contextmanager
-    def _step(
-        self, title: str, phase: str, total: int | None = None, done: int = 0
-    ) -> Iterator[Callable[[], None]]:
+    def _step(self, title: str, phase: str, total: int | None = None, done: int = 0) -> Iterator[Callable[[], None]]:
         """A progress bar and a clock around one phase; yields what advances the bar."""
         task = self.progress.add_task(title, total=total, completed=done)
         with self.run_folder.phase(phase):
@@ -258,7 +256,7 @@ async def _in_thread(work: Callable[[], Any]) -> Any:
     def target() -> None:
         try:
             result, error = work(), None
-        except BaseException as e:  # handed over to the awaiting task, whatever it is
+        except BaseException as e:  # noqa: BLE001 - handed over to the awaiting task, whatever it is
             result, error = None, e
         with contextlib.suppress(RuntimeError):  # the loop may be gone by then
             loop.call_soon_threadsafe(settle, result, error)

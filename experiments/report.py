@@ -6,7 +6,6 @@ escapes everything, and the page forbids scripts in case it ever does not.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from alignment.preferences import DROP_REASONS
 from experiments import wording
 from judges.errors import UsageError
+from judges.journal import read_object, read_rows, write_text
 from judges.rubrics import load_rubric
 
 SHOWN = 12  # prompts shown in full
@@ -90,20 +90,21 @@ def write_report(run: Path) -> Path:
         lstrip_blocks=True,
     )
     env.filters["percent"] = wording.percent
-    page = env.get_template("report.html").render(build_view(Path(run))).lstrip()
-    path, partial = Path(run) / "report.html", Path(run) / "report.html.partial"
+    page = env.get_template("report.html").render(build_view(run)).lstrip()
+    path = run / "report.html"
     # A model may write half a surrogate pair, which has no encoding: a question mark is better than no report.
-    partial.write_text(page, encoding="utf-8", errors="replace")
-    partial.replace(path)
+    write_text(path, page.encode("utf-8", errors="replace").decode())
     return path
 
 
 def build_view(run: Path) -> Row:
     """Everything the template shows, computed from the files of the run."""
-    summary = read_summary(run / "summary.json")
-    rows = read_rows(run / "best_of_n.jsonl", _BEST_OF_N)
-    pairs = read_rows(run / "preferences.jsonl", _PREFERENCES)
-    judgments = read_rows(run / "judgments.jsonl", _JUDGMENTS)
+    if not (run / "summary.json").is_file():
+        raise UsageError(f"{run} holds no finished run; make one with: flex-judge demo --out {run}")
+    summary = read_object(run / "summary.json", _SUMMARY)
+    rows = list(read_rows(run / "best_of_n.jsonl", _BEST_OF_N))
+    pairs = list(read_rows(run / "preferences.jsonl", _PREFERENCES))
+    judgments = list(read_rows(run / "judgments.jsonl", _JUDGMENTS))
     prompts = join_prompts(rows, pairs, judgments)
     every = [c for p in prompts for c in p.candidates]
     low, high, step = score_axis(judgments, [v for c in every for v in (c.score, c.expected) if v is not None])
@@ -132,47 +133,6 @@ def build_view(run: Path) -> Row:
     }
 
 
-def read_summary(path: Path) -> Row:
-    """The object in `summary.json`. Raises UsageError naming the file and what is wrong."""
-    try:
-        summary = json.loads(_read(path))
-    except ValueError as e:
-        raise UsageError(f"{path}: not JSON ({getattr(e, 'msg', e)}); run `flex-judge demo` again") from e
-    return _checked(summary, _SUMMARY, str(path))
-
-
-def read_rows(path: Path, needed: Sequence[str]) -> list[Row]:
-    """The objects in a file of JSON lines, blank lines left out. Raises UsageError naming the file and the line."""
-    rows = []
-    # Split as bytes: text may hold characters that str.splitlines takes for the end of a line.
-    for number, line in enumerate(_read(path).split(b"\n"), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as e:
-                raise UsageError(
-                    f"{path}, line {number}: not JSON ({getattr(e, 'msg', e)}); mend or remove the line"
-                ) from e
-            rows.append(_checked(row, needed, f"{path}, line {number}"))
-    return rows
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read ({e.strerror}); run `flex-judge demo` first") from e
-
-
-def _checked(row: Any, needed: Sequence[str], where: str) -> Row:
-    if not isinstance(row, dict):
-        raise UsageError(f"{where}: expected a JSON object")
-    missing = [key for key in needed if key not in row]
-    if missing:
-        raise UsageError(f"{where}: field {missing[0]!r} is missing")
-    return row
-
-
 def join_prompts(rows: Iterable[Row], pairs: Iterable[Row], judgments: Iterable[Row]) -> list[Prompt]:
     """Bring together by id what the files say of each candidate. Raises UsageError if lists differ in length."""
     by_id = {str(j["id"]): j for j in judgments}
@@ -181,19 +141,19 @@ def join_prompts(rows: Iterable[Row], pairs: Iterable[Row], judgments: Iterable[
         pairs_of.setdefault(str(pair["provenance"].get("id")), []).append(pair)
     prompts = []
     for row in rows:
-        id, size = str(row["id"]), len(row["responses"])
+        row_id, size = str(row["id"]), len(row["responses"])
         columns = {name: row.get(name) or [None] * size for name in ("scores", "expected_scores", "right")}
         for name, column in columns.items():
             if len(column) != size:
-                raise UsageError(f"best_of_n.jsonl: {id!r} has {size} responses but {len(column)} {name}")
-        own = tuple(pairs_of.get(id, ()))
+                raise UsageError(f"best_of_n.jsonl: {row_id!r} has {size} responses but {len(column)} {name}")
+        own = tuple(pairs_of.get(row_id, ()))
         roles = [(p["provenance"].get(f"{role}_index"), role) for p in own for role in ("chosen", "rejected")]
         candidates = []
         for i, text in enumerate(row["responses"]):
             badges = dict.fromkeys(["best"] * (row["best"] == i) + [role for index, role in roles if index == i])
             values = {name: column[i] for name, column in columns.items()}
-            candidates.append(_candidate(i, text, values, by_id.get(f"{id}/{i}"), tuple(badges)))
-        prompts.append(Prompt(id, row["prompt"], tuple(candidates), row["best"], row.get("tied") or 0, own))
+            candidates.append(_candidate(i, text, values, by_id.get(f"{row_id}/{i}"), tuple(badges)))
+        prompts.append(Prompt(row_id, row["prompt"], tuple(candidates), row["best"], row.get("tied") or 0, own))
     return prompts
 
 

@@ -13,7 +13,7 @@ from alignment.preferences import DROP_REASONS, highest_against_lowest
 from experiments.report import write_report
 from experiments.run_folder import RunFolder
 from judges import Judgment, Status
-from judges.journal import read_rows, write_rows
+from judges.journal import read_rows, write_rows, write_text
 
 if TYPE_CHECKING:
     from alignment.tasks.arithmetic import Question
@@ -69,12 +69,10 @@ def write_results(run: RunFolder, questions: Sequence[Question], config: DemoCon
         "judge_tokens": sum(j.usage.generated_tokens for j in judgments.values()),
         "prompt_tokens": sum(j.usage.prompt_tokens for j in judgments.values()),
         "cached_tokens": sum(j.usage.cached_tokens for j in judgments.values()),
-        "seconds": run.seconds,
+        "seconds": {**run.seconds, "total": run.total_seconds},
     }
     del summary["samples"]
-    partial = run.path / "summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    partial.replace(run.path / "summary.json")
+    write_text(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     write_report(run.path)
     return summary
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from judges.errors import UsageError
+from judges.journal import write_text
 
 
 class RunFolder:
@@ -20,7 +21,9 @@ class RunFolder:
         self.path = path
         self.settings = dict(settings)
         self.seconds: dict[str, float] = {}
-        """Time spent in each phase, over all starts of the run."""
+        """Time spent in each phase, over all starts of the run; phases can overlap."""
+        self._start = time.monotonic()
+        self._before = 0.0
 
     def __enter__(self) -> RunFolder:
         if self.path.exists() and not self.path.is_dir():
@@ -52,6 +55,11 @@ class RunFolder:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 1)
             self._save()
 
+    @property
+    def total_seconds(self) -> float:
+        """Time spent on the run, over all its starts."""
+        return round(self._before + time.monotonic() - self._start, 1)
+
     def _check(self) -> None:
         file = self.path / "run.json"
         if not file.exists():
@@ -60,7 +68,7 @@ class RunFolder:
             return
         try:
             run = json.loads(file.read_text(encoding="utf-8"))
-            made, self.seconds = run["settings"], run["seconds"]
+            made, self.seconds, self._before = run["settings"], run["seconds"], run["total_seconds"]
         except (ValueError, KeyError, TypeError) as e:
             raise UsageError(f"{file} is broken; delete {self.path} or choose another --out") from e
         for name in sorted(set(made) | set(self.settings)):
@@ -71,6 +79,5 @@ class RunFolder:
                 )
 
     def _save(self) -> None:
-        partial = self.path / "run.json.partial"
-        partial.write_text(json.dumps({"settings": self.settings, "seconds": self.seconds}, indent=2) + "\n")
-        partial.replace(self.path / "run.json")
+        state = {"settings": self.settings, "seconds": self.seconds, "total_seconds": self.total_seconds}
+        write_text(self.path / "run.json", json.dumps(state, indent=2) + "\n")

@@ -32,14 +32,14 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     for label, figure in token_rows(summary):
         table.add_row(f"Tokens {label}", figure)
     table.add_section()
-    table.add_row("Time, all starts together", duration(sum(summary["seconds"].values())))
+    table.add_row("Time, all starts together", duration(summary["seconds"]["total"]))
     console = Console(highlight=False, soft_wrap=not _is_terminal())
     console.print(table)
     console.print(verdict_sentence(summary))
     if summary.get("judge_auc") is not None:
         console.print(
-            f"Over all candidates the judge puts a right answer above a wrong one in {100 * summary['judge_auc']:.0f} % "
-            "of cases (50 % is chance)."
+            f"Over all candidates the judge puts a right answer above a wrong one in {100 * summary['judge_auc']:.0f} %"
+            " of cases (50 % is chance)."
         )
     console.print(
         f"\n{count(summary['pairs'], 'preference pair')}: {out / 'preferences.jsonl'}\nReport: {out / 'report.html'}"

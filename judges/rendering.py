@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from judges.errors import RenderError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -54,24 +56,38 @@ class Renderer:
             raise RenderError(f"tokenizer {tokenizer.name_or_path!r} needs a fast backend and a chat template")
         self.tokenizer = tokenizer
         added = tokenizer.get_added_vocab()
-        self._control_ids = dict(added)
-        names = sorted(added, key=len, reverse=True)  # longest first: one name may begin another
-        self._control = re.compile("|".join(map(re.escape, names))) if names else re.compile(r"(?!)")
+        # Runs of spaces that some tokenizers add as tokens are ordinary text; all else that was added can control.
+        self._spaces = {text: i for text, i in added.items() if not text.strip()}
+        self._control_ids = {text: i for text, i in added.items() if text.strip()}
+        self._space = _any_of(self._spaces)
+        self._control = _any_of(self._control_ids)
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
         backend["added_tokens"], backend["post_processor"] = [], None
         self._plain = Tokenizer.from_str(json.dumps(backend))
-        self._trims: dict[str, bool] = {}
+        self._check()
 
     def encode_untrusted(self, text: str) -> list[int]:
-        """Token ids of `text` as ordinary text, whatever is written in it."""
-        ids = self._plain.encode(text, add_special_tokens=False).ids
+        """Token ids of `text` as ordinary text, whatever is written in it. Half a surrogate pair becomes U+FFFD."""
+        text = _LONE_SURROGATE.sub("\ufffd", text)
+        ids: list[int] = []
+        start = 0
+        for space in [*self._space.finditer(text), None]:
+            if piece := text[start : space.start() if space else len(text)]:
+                ids += self._plain.encode(piece, add_special_tokens=False).ids
+            if space:
+                ids.append(self._spaces[space.group()])
+                start = space.end()
         if not set(self._control_ids.values()).isdisjoint(ids):
             raise RenderError("the tokenizer reaches a control token from ordinary text")
         return ids
 
+    def encode_trusted(self, text: str) -> list[int]:
+        """Token ids of our own words, in which control tokens are meant as such."""
+        return self._encode(text, {})
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, control tokens by name and no white space tidied away."""
-        return self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)
+        return str(self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
 
     def render(self, turns: Sequence[Turn], prime: str = "") -> RenderedPrompt:
         """The token ids of a chat, up to where the assistant's reply begins.
@@ -81,38 +97,43 @@ class Renderer:
             prime: trusted text that the reply is made to begin with.
 
         Raises:
-            RenderError: the chat template loses or repeats a text, or refuses the roles.
+            RenderError: the chat template loses or repeats a text or refuses the roles, or a role is a control token.
         """
         untrusted: dict[str, str] = {}
         messages = []
         for turn in turns:
-            spans = _strip(turn.spans) if self._template_trims(turn.role) else turn.spans
+            if self._control.search(turn.role):
+                raise RenderError(f"the role {turn.role!r:.80} holds a control token")
             content = ""
-            for span in spans:
-                if span.trusted:
+            for span in turn.spans:
+                core = span.text.strip()
+                if span.trusted or not core:
                     content += span.text
-                elif span.text:
+                else:
+                    # White space at the ends stays outside, where the template can trim it as it does for any text.
                     nonce = secrets.token_hex(16)
-                    untrusted[nonce] = span.text
-                    content += nonce
+                    untrusted[nonce] = core
+                    lead, trail = span.text.split(core, 1)
+                    content += lead + nonce + trail
             messages.append({"role": turn.role, "content": content})
         text = self._apply_template(messages) + prime
         for nonce in untrusted:
             if text.count(nonce) != 1:
                 raise RenderError(f"the chat template writes a message {text.count(nonce)} times instead of once")
-        fill = re.compile("|".join(untrusted)) if untrusted else None
+        return RenderedPrompt(tuple(self._encode(text, untrusted)))
 
+    def _encode(self, text: str, untrusted: Mapping[str, str]) -> list[int]:
+        """Cut at the control tokens of `text`, put the untrusted texts in place of their nonces, encode the pieces."""
+        fill = _any_of(untrusted)
         token_ids: list[int] = []
         start = 0
         for control in [*self._control.finditer(text), None]:
-            piece = text[start : control.start() if control else len(text)]
-            if piece:
-                filled = fill.sub(lambda m: untrusted[m.group()], piece) if fill else piece
-                token_ids += self.encode_untrusted(filled)
+            if piece := text[start : control.start() if control else len(text)]:
+                token_ids += self.encode_untrusted(fill.sub(lambda m: untrusted[m.group()], piece))
             if control:
                 token_ids.append(self._control_ids[control.group()])
                 start = control.end()
-        return RenderedPrompt(tuple(token_ids))
+        return token_ids
 
     def _apply_template(self, messages: list[dict[str, str]]) -> str:
         from jinja2 import TemplateError
@@ -124,25 +145,19 @@ class Renderer:
         assert isinstance(text, str)
         return text
 
-    def _template_trims(self, role: str) -> bool:
-        """Whether the template strips white space around a message of this role (Llama 3's does)."""
-        if role not in self._trims:
-            nonce = secrets.token_hex(8)
-            chat = [{"role": "user", "content": "."}] if role != "user" else []
-            probe = {"role": role, "content": f" {nonce} "}
-            text = self._apply_template([probe, *chat] if role == "system" else [*chat, probe])
-            self._trims[role] = f" {nonce} " not in text
-        return self._trims[role]
+    def _check(self) -> None:
+        """Refuse a tokenizer that has ways of its own (words joined over control tokens, say) which this class does
+        not follow: a prompt that differs from the model's own template in silence would be worse."""
+        chat = [("user", "a b  c    d\n\n e\n"), ("assistant", " a  b"), ("user", "c   d")]
+        try:
+            text = self._apply_template([{"role": role, "content": content} for role, content in chat])
+        except RenderError:
+            return  # a template that refuses this chat may still take a judge's
+        if self._encode(text, {}) != self.tokenizer.encode(text, add_special_tokens=False):
+            raise RenderError(f"tokenizer {self.tokenizer.name_or_path!r} cuts text in a way that is not supported")
 
 
-def _strip(spans: Sequence[Span]) -> tuple[Span, ...]:
-    """The spans with white space removed from both ends of their joined text."""
-    kept = list(spans)
-    while kept and not kept[0].text.lstrip():
-        kept.pop(0)
-    while kept and not kept[-1].text.rstrip():
-        kept.pop()
-    if kept:
-        kept[0] = replace(kept[0], text=kept[0].text.lstrip())
-        kept[-1] = replace(kept[-1], text=kept[-1].text.rstrip())
-    return tuple(kept)
+def _any_of(texts: Collection[str]) -> re.Pattern[str]:
+    """A pattern for any of the texts; longest first, as one may begin another. Of no texts it matches nothing."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) if texts else r"(?!)")

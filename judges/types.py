@@ -161,6 +161,8 @@ def messages_of(prompt: str | Sequence[Any]) -> tuple[Message, ...]:
     """A prompt in any of the usual shapes, as messages: a string is one user message."""
     if isinstance(prompt, str):
         return (Message("user", prompt),)
+    if not isinstance(prompt, Sequence):
+        raise UsageError(f"prompt: expected text or a list of messages, got {prompt!r:.80}")
     messages = []
     for m in prompt:
         if isinstance(m, Message):

@@ -29,9 +29,9 @@ def logprob_token_ids(labels: Labels) -> tuple[int, ...]:
 def token_at(generation: Generation, index: int, decode: Callable[[Sequence[int]], str]) -> int | None:
     """The position of the token that begins at character `index` of the text; None if no token begins there."""
     for position in range(len(generation.token_ids)):
-        length = len(decode(generation.token_ids[:position]))
-        if length >= index:
-            return position if length == index else None
+        # Compared as text: a token can hold part of a character, which decodes to a text of another length.
+        if index >= 0 and decode(generation.token_ids[:position]) == generation.text[:index]:
+            return position
     return None
 
 

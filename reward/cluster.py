@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from judges.errors import ClusterError, UsageError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 NAMESPACE = "flex-judge"
 OBJECT_STORE_BYTES = 256 << 20  # requests are small; Ray's default would reserve a third of the memory
 CONNECT_TIMEOUT_S = 5.0
+LOOPBACK = ("localhost", "127.0.0.1")
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,20 @@ def check_memory(needed_gib: float, what: str) -> None:
 
 def _join(ray_module: ray, address: str) -> None:  # type: ignore[valid-type]
     check_address(address)
+    if address.rpartition(":")[0] in LOOPBACK and _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         ray_module.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
         reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
-        raise ClusterError(f"the Ray cluster at {address} cannot be joined: {reason}") from e
+        raise ClusterError(
+            f"the Ray cluster at {address} cannot be joined: {reason}; if it asks for a token, set RAY_AUTH_MODE=token "
+            "and RAY_AUTH_TOKEN"
+        ) from e
+
+
+def _has_token() -> bool:
+    """Whether Ray would find an authentication token. A cluster started here asks for it as soon as there is one, but
+    `ray.init` sends it by itself to no address that it is given, because that may be anybody's."""
+    default = Path.home() / ".ray" / "auth_token"
+    return bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or default.is_file())

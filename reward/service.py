@@ -17,8 +17,6 @@ from judges import Comparison, FlexJudge, JudgeConfig, Judgment, Status
 from judges.errors import ClusterError, EngineLostError
 from reward.cluster import Cluster
 
-ATTEMPTS = 3
-"""How often a comparison is tried before it has status engine_lost: a request that kills replicas must end."""
 READY_POLL_S = 0.5
 
 
@@ -129,21 +127,28 @@ class JudgeService:
         """Judge groups of comparisons, each group on one replica; yields judgments as they are ready.
 
         Every comparison gives exactly one judgment. Judgments are told apart by their comparison's id, so ids must
-        be different.
+        be different. What was on a replica that died is tried once more in company; what was on two is tried alone at
+        the end, so that a comparison that kills replicas takes none of the others with it: it is `engine_lost`.
         """
         found: asyncio.Queue[Judgment | None] = asyncio.Queue()
         limit = asyncio.Semaphore(self.config.replicas * self.config.groups_per_replica)
+        suspects: list[Comparison] = []
 
         async def run(group: Sequence[Comparison]) -> None:
             async with limit:
-                async for judgment in self._judge_group(group):
-                    found.put_nowait(judgment)
+                left = await self._attempt(group, found)
+                if left:
+                    suspects.extend(await self._attempt(left, found))
 
         async def run_all() -> None:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     for group in groups:
                         tasks.create_task(run(group))
+                for suspect in suspects:
+                    if await self._attempt([suspect], found):
+                        detail = "three judge replicas died while they had this in hand, the last one nothing else"
+                        found.put_nowait(Judgment.unscored(suspect.id, Status.ENGINE_LOST, detail))
             except ExceptionGroup as e:
                 raise e.exceptions[0] from e
             finally:
@@ -157,22 +162,18 @@ class JudgeService:
         finally:
             producer.cancel()
 
-    async def _judge_group(self, group: Sequence[Comparison]) -> AsyncIterator[Judgment]:
+    async def _attempt(self, group: Sequence[Comparison], found: asyncio.Queue[Judgment | None]) -> list[Comparison]:
+        """Have a replica judge a group. Returns what is left to do because the replica died."""
         from ray.exceptions import RayActorError
 
-        open_ = {comparison.id: comparison for comparison in group}
-        for attempt in range(ATTEMPTS):
-            try:
-                async for judgment in self._handle.judge_group.remote(list(open_.values())):
-                    del open_[judgment.id]
-                    yield judgment
-            except RayActorError:
-                await asyncio.sleep(attempt)  # Serve takes a moment to notice that the replica is gone
-            if not open_:
-                return
-        for comparison in open_.values():
-            detail = f"{ATTEMPTS} replicas were lost while judging this"
-            yield Judgment.unscored(comparison.id, Status.ENGINE_LOST, detail)
+        left = {comparison.id: comparison for comparison in group}
+        try:
+            async for judgment in self._handle.judge_group.remote(list(group)):
+                del left[judgment.id]
+                found.put_nowait(judgment)
+        except RayActorError:
+            await asyncio.sleep(1.0)  # Serve takes a moment to notice that the replica is gone
+        return list(left.values())
 
     def _deploy(self) -> None:
         import ray

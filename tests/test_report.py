@@ -101,7 +101,8 @@ def row_with(page: _Page, text: str) -> str:
 
 def test_texts_of_models_are_escaped(run: Path) -> None:
     html, page = page_of(run)
-    assert "script" not in page.tags and "img" not in page.tags
+    assert "script" not in page.tags
+    assert "img" not in page.tags
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in html
     assert "I think &lt;b&gt;q1/0&lt;/b&gt; is fine." in html
 
@@ -139,14 +140,18 @@ def test_figures(run: Path) -> None:
     assert row_with(page, "start ray").startswith("start ray 2.5 s")
     assert row_with(page, "judge 1 min").startswith("judge 1 min 15 s")
     assert "1 prefer a right answer to a wrong one, 0 the reverse" in html
-    assert "Forced answers" not in html and "cached" not in html
+    assert "Forced answers" not in html
+    assert "cached" not in html
 
 
 def test_optional_and_unknown_keys(run: Path) -> None:
     more = {"cached_tokens": 30, "prompt_tokens": 40, "forced": {"budget": 1}, "judge_auc": 0.75, "seed": 7, "new": []}
     (run / "summary.json").write_text(json.dumps(SUMMARY | more))
     html, _ = page_of(run)
-    assert "30 (75.0%)" in html and "Forced answers" in html and "75.0% of the time" in html and "Seed 7" in html
+    assert "30 (75.0%)" in html
+    assert "Forced answers" in html
+    assert "75.0% of the time" in html
+    assert "Seed 7" in html
 
 
 def test_a_run_without_pairs_truth_or_scores(run: Path) -> None:
@@ -155,10 +160,12 @@ def test_a_run_without_pairs_truth_or_scores(run: Path) -> None:
     (run / "preferences.jsonl").write_text("")
     (run / "judgments.jsonl").write_text("")
     write_rows(run / "best_of_n.jsonl", [best_of_n("q1", [None, None], None, None)])
-    html, page = page_of(run)
+    html, _ = page_of(run)
     assert "No best: no candidate has a score" in html
     assert "unscored: not judged" in html
-    assert "Accuracy" not in html and "✓" not in html and 'role="img"' not in html
+    assert "Accuracy" not in html
+    assert "✓" not in html
+    assert 'role="img"' not in html
 
 
 def test_an_empty_run(run: Path) -> None:
@@ -166,7 +173,8 @@ def test_an_empty_run(run: Path) -> None:
         (run / f"{name}.jsonl").write_text("")
     (run / "summary.json").write_text(json.dumps(SUMMARY | {"prompts": 0}))
     html, _ = page_of(run)
-    assert "There are no prompts." in html and "There are no candidates." in html
+    assert "There are no prompts." in html
+    assert "There are no candidates." in html
 
 
 def test_half_a_surrogate_pair_does_not_break_the_page(run: Path) -> None:
@@ -181,15 +189,22 @@ def test_long_texts_are_folded_but_whole(run: Path) -> None:
     row["responses"] = ["a" * 1000 + "b" * 1000]
     write_rows(run / "best_of_n.jsonl", [row])
     html, _ = page_of(run)
-    assert "The other 1,200 characters" in html and "…" + "a" * 200 + "b" * 1000 + "<" in html
+    assert "The other 1,200 characters" in html
+    assert "…" + "a" * 200 + "b" * 1000 + "<" in html
 
 
-@pytest.mark.parametrize("name", ["summary.json", "best_of_n.jsonl", "preferences.jsonl", "judgments.jsonl"])
+@pytest.mark.parametrize("name", ["best_of_n.jsonl", "preferences.jsonl", "judgments.jsonl"])
 def test_a_missing_file_is_named(run: Path, name: str) -> None:
     (run / name).unlink()
-    with pytest.raises(UsageError, match=rf"{re.escape(name)}: .*run `flex-judge demo` first") as caught:
+    with pytest.raises(UsageError, match=rf"{re.escape(name)}: cannot be read") as caught:
         write_report(run)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_finished_run_says_how_to_make_one(run: Path) -> None:
+    (run / "summary.json").unlink()
+    with pytest.raises(UsageError, match="holds no finished run; make one with: flex-judge demo"):
+        write_report(run)
 
 
 @pytest.mark.parametrize(
@@ -234,17 +249,21 @@ def test_several_votes_keep_each_reasoning() -> None:
 def test_histogram_has_a_bar_for_each_written_score_and_bins_for_expected_ones() -> None:
     h = histogram([(1.0, False), (5.0, True), (5.0, False), (5.0, None)], 1.0, 5.0, 1.0)
     assert [b.label for b in h.bars] == ["1", "2", "3", "4", "5"]
-    assert h.bars[0].counts == (0, 1, 0) and h.bars[4].counts == (1, 1, 1)
-    assert h.guides == (0, 1, 2, 3) and h.ticks[0] == (0.5, "1")
+    assert h.bars[0].counts == (0, 1, 0)
+    assert h.bars[4].counts == (1, 1, 1)
+    assert h.guides == (0, 1, 2, 3)
+    assert h.ticks[0] == (0.5, "1")
     h = histogram([(1.0, None), (4.99, None), (5.0, None)], 1.0, 5.0, None)
     assert len(h.bars) == 16
-    assert h.bars[0].counts[2] == 1 and h.bars[-1].counts[2] == 2
+    assert h.bars[0].counts[2] == 1
+    assert h.bars[-1].counts[2] == 2
 
 
 @pytest.mark.parametrize(("low", "high", "step", "bars"), [(1.0, 5.0, 0.1, 41), (1.0, 10.0, 1.0, 10), (0, 100, 1, 20)])
 def test_histogram_of_other_scales(low: float, high: float, step: float, bars: int) -> None:
     h = histogram([(low, None), (high, None)], low, high, step)
-    assert len(h.bars) == bars and h.bars[0].counts[2] == h.bars[-1].counts[2] == 1
+    assert len(h.bars) == bars
+    assert h.bars[0].counts[2] == h.bars[-1].counts[2] == 1
     assert 2 <= len(h.ticks) <= 11
 
 
@@ -275,9 +294,11 @@ def test_sentence_within_noise() -> None:
 
 def test_sentence_when_worse_or_without_ground_truth() -> None:
     sentence = verdict_sentence(figures(0.3, 0.5))
-    assert "20.0 points below a random pick (50.0%)" in sentence and "worse than chance" in sentence
+    assert "20.0 points below a random pick (50.0%)" in sentence
+    assert "worse than chance" in sentence
     sentence = verdict_sentence(figures(None, None, None))
-    assert "8 samples of each of 100 prompts; there is no ground truth" in sentence and "%" not in sentence
+    assert "8 samples of each of 100 prompts; there is no ground truth" in sentence
+    assert "%" not in sentence
 
 
 def test_sentence_when_there_was_little_to_go_by() -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from judges.errors import UsageError
 from judges.types import Message
 
-
 ASK = "Write the equation and its result."
 STOP = ("\n",)
 """An answer is one line; what small models write after it is noise."""
@@ -39,7 +38,7 @@ class Question:
         return last_number(response) == self.answer
 
 
-_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?")
 
 
 def last_number(text: str) -> float | None:
@@ -81,6 +80,8 @@ KINDS: dict[str, Callable[[random.Random, int], tuple[str, int]]] = {
     "story": _story,
 }
 LEVELS = (1, 2, 3)
+EXHAUSTED = 2000
+"""A kind and level that gives only known questions so many times in a row is taken to have no more."""
 
 
 def questions(
@@ -98,13 +99,16 @@ def questions(
     rng = random.Random(f"arithmetic-{seed}")
     cells = [(kind, level) for level in levels for kind in kinds]
     found: dict[str, Question] = {}
-    attempts = 0
+    turn = repeats = 0
     while len(found) < count:
-        kind, level = cells[len(found) % len(cells)]
+        if not cells:
+            raise UsageError(f"arithmetic: kinds and levels give only {len(found)} different questions, not {count}")
+        kind, level = cells[turn % len(cells)]
         text, answer = KINDS[kind](rng, level)
-        attempts += 1
-        if attempts > 100 * count + 1000:
-            raise UsageError(f"arithmetic: kinds and levels give fewer than {count} different questions")
         if text not in found:
             found[text] = Question(f"arithmetic-{seed}-{len(found)}", text, answer, kind, level)
+            turn, repeats = turn + 1, 0
+        elif (repeats := repeats + 1) > EXHAUSTED:
+            cells.remove((kind, level))
+            repeats = 0
     return list(found.values())

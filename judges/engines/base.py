@@ -59,6 +59,8 @@ class Engine(Protocol):
 
     name: str
     """`vllm`, `transformers`, `scripted`."""
+    model_id: str
+    """Name and fingerprint of the model."""
     tokenizer: Any
     """The model's transformers tokenizer, with its chat template."""
     max_model_len: int
@@ -91,7 +93,7 @@ class EngineConfig:
     """A name in `judges.engines.ENGINES`, or `auto`: vllm where it is installed, else transformers."""
     dtype: str = "auto"
     """A torch dtype name, or `auto`: bfloat16 where the hardware computes in it, else float32."""
-    max_model_len: int = 4096
+    max_model_len: int = 8192
     """Cut to what the model supports."""
     max_batch: int = 64
     """Requests that are computed at the same time."""

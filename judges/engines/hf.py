@@ -62,7 +62,7 @@ class HFEngine(ThreadedEngine):
     def _free(self) -> None:
         self.model = None
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Generation]:
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self._eos)
@@ -96,20 +96,20 @@ class HFEngine(ThreadedEngine):
         )
         rows = output[:, width:].tolist()
         return [
-            self._generation(p, row, sampling, recorder.row(i))
+            self._generation(p, row, pad, sampling, recorder.row(i))
             for i, (p, row) in enumerate(zip(prompts, rows, strict=True))
         ]
 
     def _generation(
-        self, prompt: list[int], row: list[int], sampling: Sampling, logprobs: list[dict[int, float]]
+        self, prompt: list[int], row: list[int], pad: int, sampling: Sampling, logprobs: list[dict[int, float]]
     ) -> Generation:
         """One row of a batch, cut where this request ended; what follows there is padding."""
-        ends = [i for i, token in enumerate(row) if token in self._eos]
+        ends = [i for i, token in enumerate(row) if token in self._eos or token == pad]
         ids = row[: ends[0]] if ends else row
         reason: FinishReason = "eos" if ends else "length"
         text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         if any(s in text for s in sampling.stop):
-            reason = "stop"  # padding after a stop string is the end-of-turn token too
+            reason = "stop"  # what follows a stop string in the row is padding, not an end of turn
         return Generation(text, tuple(ids), reason, tuple(logprobs[: len(ids)]), prompt_tokens=len(prompt))
 
     def _compile_grammar(self, regex: str) -> Any:
@@ -122,14 +122,14 @@ class HFEngine(ThreadedEngine):
         return xgrammar.GrammarCompiler(info).compile_regex(regex)
 
 
-class _LogprobRecorder(LogitsProcessor):
+class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
     """Notes the log-probabilities of some tokens at each step, after any grammar and before temperature."""
 
     def __init__(self, token_ids: Sequence[int]) -> None:
         self.token_ids = list(token_ids)
         self.steps: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self.steps.append(torch.log_softmax(scores.float(), dim=-1)[:, self.token_ids].cpu())
         return scores
 

@@ -33,6 +33,7 @@ class ScriptedEngine:
     """
 
     name = "scripted"
+    model_id = "scripted"
 
     def __init__(self, script: Script, max_model_len: int = 16384) -> None:
         self.script = script
@@ -49,7 +50,7 @@ class ScriptedEngine:
         reply = self.script(prompt, sampling)
         text = reply if isinstance(reply, str) else await reply
         await asyncio.sleep(0)  # let others run, as every real engine does
-        if sampling.regex is not None and not re.match(sampling.regex, text):
+        if sampling.regex is not None and not re.fullmatch(sampling.regex, text):
             raise AssertionError(f"the script answers {text!r} where the grammar {sampling.regex!r} was asked for")
         reason, text = _until_stop(text, sampling.stop)
         ids = self.tokenizer.encode(text, add_special_tokens=False)
@@ -79,7 +80,9 @@ def load(config: EngineConfig) -> ScriptedEngine:
     try:
         return ScriptedEngine(getattr(importlib.import_module(module), function))
     except (ImportError, AttributeError, ValueError) as e:
-        raise UsageError(f"model {config.model!r}: the scripted engine takes its script as module:function ({e})") from e
+        raise UsageError(
+            f"model {config.model!r}: the scripted engine takes its script as module:function ({e})"
+        ) from e
 
 
 @cache

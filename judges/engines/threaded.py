@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -43,6 +44,8 @@ class ThreadedEngine:
     def _start(self) -> None:
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
+        self._ended = False
+        self._lock = threading.Lock()  # between a caller who puts a request in and the thread that ends
         self._thread = threading.Thread(target=self._run, name=f"{self.name}-engine", daemon=True)
         self._thread.start()
 
@@ -59,14 +62,16 @@ class ThreadedEngine:
         raise NotImplementedError
 
     async def generate(self, prompt_token_ids: Sequence[int], sampling: Sampling) -> Generation:
-        await self.check_health()
         request = Request(prompt_token_ids, sampling)
-        self._inbox.put(request)
+        with self._lock:
+            if self._ended:
+                raise self._lost()
+            self._inbox.put(request)
         return await asyncio.wrap_future(request.future)
 
     async def check_health(self) -> None:
-        if not self._thread.is_alive():
-            raise EngineLostError(f"the {self.name} engine died: {self._error or 'it was closed'}")
+        if self._ended:
+            raise self._lost()
 
     def close(self) -> None:
         if self._thread.is_alive():
@@ -84,21 +89,27 @@ class ThreadedEngine:
             self._error = e
             raise
         finally:
-            lost = EngineLostError(f"the {self.name} engine died: {self._error or 'it was closed'}")
+            with self._lock:
+                self._ended = True
             while not self._inbox.empty():
                 if (item := self._inbox.get()) is not None:
                     new.append(item)
             for request in [*new, *self._unfinished()]:
                 if not request.future.done():
-                    request.resolve(lost)
+                    request.resolve(self._lost())
 
     def _receive(self, new: list[Request], busy: bool) -> bool:
         """Move what has arrived to `new`: at once if the engine is busy, else wait. False when it is time to end."""
-        wait = 0.0 if busy else None
         try:
-            while (item := self._inbox.get(block=wait != 0.0, timeout=wait)) is not None:
+            item = self._inbox.get(block=not busy)
+            deadline = time.monotonic() + (0.0 if busy else LINGER_S)
+            while item is not None:
                 new.append(item)
-                wait = 0.0 if busy else LINGER_S
+                item = self._inbox.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             return True
         return False
+
+    def _lost(self) -> EngineLostError:
+        reason = "it was closed" if self._error is None else repr(self._error)
+        return EngineLostError(f"the {self.name} engine is gone: {reason}")

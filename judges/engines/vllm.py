@@ -120,13 +120,11 @@ class AsyncVLLMEngine(_Base):
         from vllm.v1.engine.exceptions import EngineDeadError
 
         prompt = {"prompt_token_ids": list(prompt_token_ids)}
-        output = None
         try:
-            async for output in self._llm.generate(prompt, self._params(sampling), str(next(self._ids))):
-                pass
+            outputs = [o async for o in self._llm.generate(prompt, self._params(sampling), str(next(self._ids)))]
         except EngineDeadError as e:
             raise EngineLostError(f"the vllm engine died: {e}") from e
-        return self._generation(output, sampling)
+        return self._generation(outputs[-1], sampling)
 
     async def check_health(self) -> None:
         if self._llm.errored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ class Scale:
 
     @classmethod
     def parse(cls, text: str) -> Scale:
+        if not re.fullmatch(r"\d+(\.\d+)?-\d+(\.\d+)?", text):
+            raise ValueError(f"{text!r} is not a scale such as 1-10 or 1.0-5.0")
         low, _, high = text.partition("-")
         decimals = len(low.partition(".")[2])
         scale = cls(float(low), float(high), decimals)
@@ -69,7 +72,7 @@ class Rubric:
         try:
             scale = Scale.parse(data["scale"])
         except (KeyError, ValueError, TypeError, AttributeError) as e:
-            raise UsageError(f"{source}: field 'scale' must be a text such as \"1-10\" or \"1.0-5.0\"") from e
+            raise UsageError(f'{source}: field \'scale\' must be a text such as "1-10" or "1.0-5.0"') from e
         example = data.get("example", [scale.low, scale.high])
         if not isinstance(example, list) or len(example) != 2 or not all(_is_score(s, scale) for s in example):
             raise UsageError(f"{source}: field 'example' must be two scores on the scale {scale}")
@@ -96,4 +99,4 @@ def load_rubric(name: str) -> Rubric:
 
 
 def _is_score(value: Any, scale: Scale) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value in scale
+    return isinstance(value, int | float) and not isinstance(value, bool) and value in map(float, scale.labels)

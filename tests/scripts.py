@@ -1,0 +1,64 @@
+"""Scripts for the scripted engine: what a policy or a judge says, as a function of the prompt's text."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from judges import JudgeSettings
+from judges.engines import Sampling
+
+
+def _draw(text: str, sides: int) -> int:
+    return hashlib.sha256(text.encode()).digest()[0] % sides
+
+
+class _Counter:
+    """Tells repeated calls with one prompt apart, so that samples differ."""
+
+    calls: dict[str, int] = {}  # noqa: RUF012 - one per process on purpose
+
+    @classmethod
+    def next(cls, prompt: str) -> int:
+        cls.calls[prompt] = cls.calls.get(prompt, -1) + 1
+        return cls.calls[prompt]
+
+
+def policy(prompt: str, sampling: Sampling) -> str:
+    """Answers with the right sum or something near it."""
+    numbers = [int(n) for n in re.findall(r"\d+", prompt.rpartition("user\n")[2])]
+    return f"The result is {sum(numbers[:2]) + _draw(prompt + str(_Counter.next(prompt)), 4)}."
+
+
+def judge(prompt: str, sampling: Sampling) -> str:
+    """Thinks, then gives a score from 1 to 5 that depends on the candidate only."""
+    candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
+    if sampling.stop == ("</think>",):
+        return f"I look at: {candidate}</think>"
+    return f"<answer>{1 + _draw(candidate, 5)}</answer>"
+
+
+async def slow_judge(prompt: str, sampling: Sampling) -> str:
+    """As `judge`, but takes half a second to think."""
+    if sampling.stop == ("</think>",):
+        await asyncio.sleep(0.5)
+    return judge(prompt, sampling)
+
+
+async def mortal_judge(prompt: str, sampling: Sampling) -> str:
+    """As `judge`, but the process dies at the candidate `poison` while the file FLEX_JUDGE_TEST_POISON exists, and at
+    `once` removes that file first."""
+    file = Path(os.environ.get("FLEX_JUDGE_TEST_POISON", "/nonexistent"))
+    candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
+    await asyncio.sleep(0.05)
+    if candidate in ("poison", "once") and file.exists():
+        if candidate == "once":
+            file.unlink()
+        os._exit(1)
+    return judge(prompt, sampling)
+
+
+SETTINGS = JudgeSettings(max_think_tokens=400, max_answer_tokens=64, temperature=0.0)

