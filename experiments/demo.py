@@ -38,8 +38,8 @@ SAMPLING = Sampling(max_tokens=40, temperature=0.7, top_p=0.95, stop=arithmetic.
 # The embedded model thinks in a line or two; greedy, so that the same run gives the same scores.
 SETTINGS = JudgeSettings(max_think_tokens=48, max_answer_tokens=16, temperature=0.0, top_p=1.0)
 MAX_MODEL_LEN = 1024
-GIB_PER_PROCESS = {"vllm": 3.2, "transformers": 1.6, "scripted": 0.3}
-"""Measured with the embedded model in float32: resident memory of one engine with everything around it."""
+GIB_PER_ENGINE = {"vllm": 2.4, "transformers": 2.0, "scripted": 0.4}
+"""Measured on the embedded model in float32: the peak of a whole default run, over its policy and its replicas."""
 
 
 def _setting(default: Any, help: str, **metadata: Any) -> Any:
@@ -220,9 +220,8 @@ class _Demo:
                 advance()
 
     def _check_memory(self, sampling: bool) -> None:
-        local_replicas = 0 if self.config.address else self.config.replicas
-        if engines := local_replicas + sampling:
-            check_memory(engines * GIB_PER_PROCESS[self.engine] + 1.0, f"a demo with {self.engine}")
+        replicas = 0 if self.config.address else self.config.replicas
+        check_memory(memory_gib(self.engine, replicas + sampling), f"a demo with {self.engine}")
 
     @contextlib.contextmanager
     def _step(self, title: str, phase: str, total: int | None = None, done: int = 0) -> Iterator[Callable[[], None]]:
@@ -233,6 +232,11 @@ class _Demo:
         if total is None:
             self.progress.update(task, total=1, completed=1)
         self.progress.stop_task(task)
+
+
+def memory_gib(engine: str, engines: int) -> float:
+    """What so many engines with the embedded model need on this machine, with Ray and the driver around them."""
+    return engines * GIB_PER_ENGINE[engine] + 0.5
 
 
 @contextlib.asynccontextmanager

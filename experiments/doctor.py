@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from experiments.demo import GIB_PER_PROCESS, DemoConfig
+from experiments.demo import DemoConfig, memory_gib
 from judges.engines import resolve_engine
 from judges.errors import ModelNotFoundError
 from judges.hardware import GIB, available_memory, cpu_computes_bfloat16, cpu_count, cuda_device_count
@@ -101,7 +101,7 @@ def check_memory(name: str) -> Check:
     """Whether the demo without flags fits, and if not, whether the smallest one does."""
     free, engine, replicas = available_memory() / GIB, resolve_engine("auto"), DemoConfig().replicas
     # The policy takes as much as a judge, and the demo's own check adds 1 GiB for Ray.
-    needed, least = ((n + 1) * GIB_PER_PROCESS[e] + 1.0 for e, n in ((engine, replicas), ("transformers", 1)))
+    needed, least = (memory_gib(e, n + 1) for e, n in ((engine, replicas), ("transformers", 1)))
     mend = _command("demo --engine transformers --replicas 1") if free >= least else "ps aux --sort=-rss | head"
     amount = f"{free:.1f} GiB" if available_memory() < sys.maxsize else "an unknown amount"
     found = f"{amount} free; the demo with {replicas} replicas on {engine} needs {needed:.1f} GiB"

@@ -158,18 +158,11 @@ async def test_a_request_that_was_given_up_is_not_computed(engine: Doubler) -> N
     assert [2] not in engine.computed
 
 
-class DiesWhileAsked(Doubler):
-    """An engine that ends between finding itself healthy and taking the request."""
-
-    async def check_health(self) -> None:
-        await super().check_health()
-        self.close()
-
-
-async def test_a_request_that_arrives_as_the_engine_ends_is_told_so() -> None:
-    with pytest.raises(EngineLostError):
+async def test_a_request_to_an_engine_that_has_ended_is_told_so(engine: Doubler) -> None:
+    engine.close()
+    with pytest.raises(EngineLostError, match="closed"):
         async with asyncio.timeout(0.2):
-            await DiesWhileAsked().generate([1], SAMPLING)
+            await engine.generate([1], SAMPLING)
 
 
 async def test_a_steady_trickle_of_requests_does_not_keep_the_engine_from_starting(engine: Doubler) -> None:
