@@ -9,6 +9,7 @@ import pytest
 
 from judges import Comparison, EngineConfig, FlexJudge, JudgeSettings, Status
 from judges.engines import Sampling, load_engine
+from judges.rendering import Span, Turn
 
 SETTINGS = JudgeSettings(max_think_tokens=32, max_answer_tokens=16, temperature=0.0, top_p=1.0)
 COMPARISONS = [
@@ -60,16 +61,16 @@ def test_candidates_of_a_question_share_their_prefix(vllm_judge: FlexJudge) -> N
 @pytest.mark.parametrize("engine", ["vllm_judge", "hf_judge"])
 def test_a_real_engine_stops_where_it_is_told_and_says_why(engine: str, request: pytest.FixtureRequest) -> None:
     judge: FlexJudge = request.getfixturevalue(engine)
-    prompt = judge.renderer.encode_trusted("<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n")
+    prompt = judge.renderer.render([Turn("user", (Span("What is the capital of France?"),))]).token_ids
 
     async def run() -> None:
         cut = await judge.engine.generate(prompt, Sampling(3))
         assert (len(cut.token_ids), cut.finish_reason) == (3, "length")
-        whole = await judge.engine.generate(prompt, Sampling(60))
+        whole = await judge.engine.generate(prompt, Sampling(120))
         assert whole.finish_reason == "eos"
         assert "<|im_end|>" not in whole.text
         word = whole.text.split()[1]
-        stopped = await judge.engine.generate(prompt, Sampling(60, stop=(word,)))
+        stopped = await judge.engine.generate(prompt, Sampling(120, stop=(word,)))
         assert stopped.finish_reason == "stop"
         assert word in stopped.text
         assert len(stopped.token_ids) < len(whole.token_ids)
@@ -87,7 +88,7 @@ def test_a_real_engine_stops_where_it_is_told_and_says_why(engine: str, request:
 @pytest.mark.parametrize("engine", ["vllm_judge", "hf_judge"])
 def test_samples_at_a_temperature_differ(engine: str, request: pytest.FixtureRequest) -> None:
     judge: FlexJudge = request.getfixturevalue(engine)
-    prompt = judge.renderer.encode_trusted("<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n")
+    prompt = judge.renderer.render([Turn("user", (Span("Name a colour."),))]).token_ids
 
     async def run() -> set[str]:
         sampling = Sampling(8, temperature=1.0, top_p=0.95)
