@@ -53,11 +53,11 @@ def cuda_device_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def best_dtype(name: str = "auto") -> str:
-    """`name`, or for `auto` the torch dtype in which this machine computes fastest without loss that matters."""
+def best_dtype(name: str, on_gpu: bool) -> str:
+    """`name`, or for `auto` the torch dtype that is fastest there without loss that matters."""
     if name != "auto":
         return name
-    return "bfloat16" if cuda_device_count() or cpu_computes_bfloat16() else "float32"
+    return "bfloat16" if on_gpu or cpu_computes_bfloat16() else "float32"
 
 
 def _read(path: str) -> str:

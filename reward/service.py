@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from judges import Comparison, FlexJudge, JudgeConfig, Judgment, Status
-from judges.errors import ClusterError, EngineLostError
+from judges.errors import ClusterError, EngineLostError, UsageError
 from reward.cluster import Cluster
 
 READY_POLL_S = 0.5
@@ -95,7 +96,11 @@ class JudgeService:
         self._started_serve = False
 
     async def __aenter__(self) -> JudgeService:
-        await asyncio.to_thread(self._deploy)
+        try:
+            await asyncio.to_thread(self._deploy)
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -126,10 +131,17 @@ class JudgeService:
     async def stream(self, groups: Sequence[Sequence[Comparison]]) -> AsyncIterator[Judgment]:
         """Judge groups of comparisons, each group on one replica; yields judgments as they are ready.
 
-        Every comparison gives exactly one judgment. Judgments are told apart by their comparison's id, so ids must
-        be different. What was on a replica that died is tried once more in company; what was on two is tried alone at
-        the end, so that a comparison that kills replicas takes none of the others with it: it is `engine_lost`.
+        Every comparison gives exactly one judgment. Judgments are told apart by their comparison's id.
+
+        What was on a replica that died is tried once more in company; what was on two is tried alone at the end, so
+        that a comparison that kills replicas takes none of the others with it: it is `engine_lost`.
+
+        Raises:
+            UsageError: an id occurs twice, or a comparison cannot be judged at all (an unknown rubric, say).
         """
+        repeated = [i for i, n in Counter(c.id for group in groups for c in group).items() if n > 1]
+        if repeated:
+            raise UsageError(f"{len(repeated)} comparison ids occur more than once, {repeated[0]!r} among them")
         found: asyncio.Queue[Judgment | None] = asyncio.Queue()
         limit = asyncio.Semaphore(self.config.replicas * self.config.groups_per_replica)
         suspects: list[Comparison] = []
@@ -205,7 +217,7 @@ class JudgeService:
 
         if self._started_serve:
             serve.shutdown()
-        else:
+        elif self._handle is not None:  # another's application of the same name is not ours to delete
             serve.delete(self.config.name)
 
 

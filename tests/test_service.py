@@ -99,6 +99,12 @@ def test_a_wrong_request_fails_alone_and_says_why(cluster: Cluster) -> None:
         asyncio.run(judge_all(service_config("judge", name="wrong").placed_on(cluster), wrong))
 
 
+async def test_ids_that_occur_twice_are_refused() -> None:
+    service = JudgeService(service_config("judge"))
+    with pytest.raises(UsageError, match="'0/0' among them"):
+        await anext(service.stream([*groups([["a"]]), *groups([["b"]])]))
+
+
 def test_a_gpu_is_shared_by_replicas_that_outnumber_the_gpus() -> None:
     config = service_config("judge", replicas=4).placed_on(Cluster(cpus=16, gpus=2, local=True))
     assert config.gpus_per_replica == 0.5

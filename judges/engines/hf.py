@@ -31,7 +31,7 @@ class HFEngine(ThreadedEngine):
         self.model_id = f"{config.model}@{fingerprint(path)}"
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.device = "cuda" if cuda_device_count() else "cpu"
-        dtype = getattr(torch, best_dtype(config.dtype))
+        dtype = getattr(torch, best_dtype(config.dtype, on_gpu=self.device == "cuda"))
         self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(self.device).eval()
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.max_model_len = min(config.max_model_len, limit or config.max_model_len)

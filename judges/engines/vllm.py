@@ -14,7 +14,7 @@ from typing import Any
 from judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
 from judges.engines.threaded import Request, ThreadedEngine
 from judges.errors import EngineLostError
-from judges.hardware import best_dtype, cuda_device_count
+from judges.hardware import best_dtype
 from judges.models import fingerprint, resolve_model
 
 CPU_BLOCK = 32  # tokens; only whole blocks are reused, and 32 is the smallest the CPU attention takes
@@ -34,10 +34,9 @@ def _set_environment(config: EngineConfig) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if config.own_process else "0"
-    if not cuda_device_count():
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
-        # Binding each engine to cores would put all engines of a small machine on the same ones.
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
+    # Binding each engine to cores would put all engines of a small machine on the same ones.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 class _Base:
@@ -47,16 +46,17 @@ class _Base:
 
     def __init__(self, config: EngineConfig) -> None:
         from transformers import AutoConfig, AutoTokenizer
+        from vllm.platforms import current_platform
 
         path = resolve_model(config.model)
         self.model_id = f"{config.model}@{fingerprint(path)}"
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         limit = getattr(AutoConfig.from_pretrained(path).get_text_config(), "max_position_embeddings", None)
         self.max_model_len = min(config.max_model_len, limit or config.max_model_len)
-        on_cpu = not cuda_device_count()
+        on_cpu = current_platform.is_cpu()  # of the vllm that is installed, which need not be the machine's best
         self.engine_args: dict[str, Any] = {
             "model": str(path),
-            "dtype": best_dtype(config.dtype),
+            "dtype": best_dtype(config.dtype, on_gpu=not on_cpu),
             "max_model_len": self.max_model_len,
             "max_num_seqs": config.max_batch,
             "seed": config.seed,
