@@ -122,7 +122,9 @@ class _Demo:
             Journal(self.run_folder.path / "judgments.jsonl") as judgments,
         ):
             if len(judgments.rows) == self.total:
-                self.console.print(f"{self.run_folder.path} is complete: nothing is sampled or judged again")
+                self.console.print(
+                    f"{self.run_folder.path} is complete: nothing is sampled or judged again", soft_wrap=True
+                )
                 return
             sampling = len(completions.rows) < self.total
             self._check_memory(sampling)
