@@ -97,7 +97,7 @@ def main(config: DemoConfig) -> dict[str, Any]:
         with libraries_to(run.path / "engines.log") as console, progress_on(console) as progress:
             demo = _Demo(config, identity["engine"], run, questions, console, progress)
             asyncio.run(demo.run())
-        return write_results(run, questions, config)
+        return write_results(run, questions, config.samples, config.seed, replicas=config.replicas)
 
 
 class _Demo:

@@ -17,7 +17,6 @@ from judges.journal import read_rows, write_rows, write_text
 
 if TYPE_CHECKING:
     from alignment.tasks.arithmetic import Question
-    from experiments.demo import DemoConfig
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,9 @@ class Judged:
         return [self.question.is_right(response) for response in self.responses]
 
 
-def write_results(run: RunFolder, questions: Sequence[Question], config: DemoConfig) -> dict[str, Any]:
+def write_results(
+    run: RunFolder, questions: Sequence[Question], samples: int, seed: int, **described: Any
+) -> dict[str, Any]:
     """Write every result file of a complete run.
 
     Returns:
@@ -45,9 +46,9 @@ def write_results(run: RunFolder, questions: Sequence[Question], config: DemoCon
         judgments = {row["id"]: Judgment.from_json(row) for row in read_rows(run.path / "judgments.jsonl")}
         judged = []
         for question in questions:
-            ids = [f"{question.id}/{k}" for k in range(config.samples)]
+            ids = [f"{question.id}/{k}" for k in range(samples)]
             judged.append(Judged(question, [completions[i]["text"] for i in ids], [judgments[i] for i in ids]))
-        choices = [best_of_n(j.judgments, seed=f"{config.seed}-{j.question.id}") for j in judged]
+        choices = [best_of_n(j.judgments, seed=f"{seed}-{j.question.id}") for j in judged]
         write_rows(
             run.path / "best_of_n.jsonl",
             [_best_of_n_row(j, c.best, c.tied) for j, c in zip(judged, choices, strict=True)],
@@ -56,8 +57,8 @@ def write_results(run: RunFolder, questions: Sequence[Question], config: DemoCon
         write_rows(run.path / "preferences.jsonl", pairs)
     summary = {
         **run.settings,
-        "replicas": config.replicas,
-        "samples_per_prompt": config.samples,
+        "samples_per_prompt": samples,
+        **described,
         **_accuracies(judged, [c.best for c in choices]),
         "judge_auc": _auc(judged),
         "tied_top": sum(c.tied > 1 for c in choices),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training import two_steps
 
 ROOT = Path(__file__).parent.parent
 UV = os.environ.get("UV", "uv")  # `uv run` says which uv it is
@@ -80,18 +81,7 @@ def test_preference_pairs_load_and_train_a_policy_with_trl(run: Path, tmp_path: 
         assert pair["margin"] == pair["score_chosen"] - pair["score_rejected"]
         assert pair["prompt"][-1]["role"] == "user"
     path = resolve_model("smollm2-135m")
-    options = DPOConfig(
-        output_dir=str(tmp_path / "dpo"),
-        max_steps=2,
-        per_device_train_batch_size=1,
-        learning_rate=1e-4,
-        report_to=[],
-        save_strategy="no",
-        logging_steps=1,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-    )
+    options = DPOConfig(per_device_train_batch_size=1, learning_rate=1e-4, **two_steps(tmp_path / "dpo"))
     trainer = DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(path, dtype="float32"),
         args=options,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from scripts import SETTINGS, judge
+from training import two_steps
 
 from judges import FlexJudge
 from judges.engines import Sampling
@@ -54,19 +55,8 @@ def test_a_grpo_run_is_rewarded_and_none_does_not_stop_it(reward: JudgeReward, t
     from judges.models import resolve_model
 
     prompts = [[{"role": "user", "content": f"What is {n} + 2?"}] for n in range(8)]
-    options = GRPOConfig(
-        output_dir=str(tmp_path),
-        max_steps=2,
-        per_device_train_batch_size=4,
-        num_generations=4,
-        max_completion_length=12,
-        report_to=[],
-        save_strategy="no",
-        logging_steps=1,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-    )
+    batch = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 12}
+    options = GRPOConfig(**batch, **two_steps(tmp_path))
     trainer = GRPOTrainer(
         model=str(resolve_model("smollm2-135m")),
         reward_funcs=reward,
