@@ -45,6 +45,8 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_process_group_cleanup_enabled", "true")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address and address.rpartition(":")[0] in LOOPBACK and _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
     import ray
 
     if address:
@@ -93,8 +95,6 @@ def check_memory(needed_gib: float, what: str) -> None:
 
 def _join(ray_module: ray, address: str) -> None:  # type: ignore[valid-type]
     check_address(address)
-    if address.rpartition(":")[0] in LOOPBACK and _has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         ray_module.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
