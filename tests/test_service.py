@@ -44,22 +44,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.mark.slow
-def test_every_comparison_is_judged_once_and_both_replicas_work(cluster: Cluster) -> None:
+def test_each_comparison_is_judged_once_each_question_on_one_replica_and_both_replicas_work(cluster: Cluster) -> None:
     work = groups([[f"answer {i} {k}" for k in range(8)] for i in range(24)])
-    judgments = asyncio.run(judge_all(service_config("judge", name="both").placed_on(cluster), work))
+    judgments = asyncio.run(judge_all(service_config("slow_judge", name="spread").placed_on(cluster), work))
     assert sorted(j.id for j in judgments) == sorted(c.id for group in work for c in group)
     assert all(j.status == Status.OK for j in judgments)
-    assert len({j.provenance["replica"] for j in judgments}) == 2
-
-
-@pytest.mark.slow
-def test_candidates_of_a_question_go_to_one_replica(cluster: Cluster) -> None:
-    work = groups([[f"answer {k}" for k in range(8)] for _ in range(12)])
-    judgments = asyncio.run(judge_all(service_config("slow_judge", name="one").placed_on(cluster), work))
     replicas: dict[str, set[str]] = {}
     for judgment in judgments:
         replicas.setdefault(judgment.id.partition("/")[0], set()).add(judgment.provenance["replica"])
     assert all(len(of_question) == 1 for of_question in replicas.values())
+    assert len(set.union(*replicas.values())) == 2
 
 
 @pytest.mark.slow
