@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import platform
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from alignment.tasks import arithmetic
 from experiments.console import libraries_to, progress_on
 from experiments.results import write_results
 from experiments.run_folder import RunFolder
-from judges import Comparison, EngineConfig, JudgeConfig, JudgeSettings
+from judges import Comparison, EngineConfig, JudgeConfig, JudgeSettings, Status
 from judges.engines import ENGINES, Sampling, load_engine, resolve_engine
 from judges.errors import ModelNotFoundError, UsageError
 from judges.hardware import cuda_device_count
@@ -121,7 +123,8 @@ class _Demo:
             Journal(self.run_folder.path / "completions.jsonl") as completions,
             Journal(self.run_folder.path / "judgments.jsonl") as judgments,
         ):
-            if len(judgments.rows) == self.total:
+            done = {i for i, row in judgments.rows.items() if Status(row["status"]).is_final}
+            if len(done) == self.total:
                 self.console.print(
                     f"{self.run_folder.path} is complete: nothing is sampled or judged again", soft_wrap=True
                 )
@@ -136,7 +139,7 @@ class _Demo:
                     await self._sample(completions)
                 with self._step("judges starting", "start_judges"):
                     await service.ready()
-                await self._judge(service, completions, judgments)
+                await self._judge(service, completions, judgments, done)
 
     async def _prepare_models(self) -> None:
         names = {self.config.policy, self.config.judge} if self.engine != "scripted" else set()
@@ -171,7 +174,9 @@ class _Demo:
 
     def _service_config(self, cluster: Cluster) -> ServiceConfig:
         judge = JudgeConfig(self._engine_config(self.config.judge, cluster.gpus), SETTINGS)
-        name = f"flex-judge-demo-{self.run_folder.path.resolve().name}"
+        # Of this folder only: on a shared cluster, others may run a demo too.
+        folder = f"{platform.node()}:{self.run_folder.path.resolve()}"
+        name = f"flex-judge-demo-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
         return ServiceConfig(judge, self.config.replicas, name).placed_on(cluster)
 
     def _engine_config(self, model: str, gpus: float) -> EngineConfig:
@@ -205,7 +210,9 @@ class _Demo:
         finally:
             await _in_thread(policy.close)
 
-    async def _judge(self, service: JudgeService, completions: Journal, judgments: Journal) -> None:
+    async def _judge(
+        self, service: JudgeService, completions: Journal, judgments: Journal, done: Collection[str]
+    ) -> None:
         groups = []
         for question in self.questions:
             ids = [f"{question.id}/{k}" for k in range(self.config.samples)]
@@ -213,10 +220,10 @@ class _Demo:
                 [
                     Comparison.of(question.text, completions.rows[i]["text"], rubric=RUBRIC, id=i)
                     for i in ids
-                    if i not in judgments.rows
+                    if i not in done
                 ]
             )
-        with self._step("judging", "judge", self.total, len(judgments.rows)) as advance:
+        with self._step("judging", "judge", self.total, len(done)) as advance:
             async for judgment in service.stream([g for g in groups if g]):
                 judgments.append(judgment.to_json())
                 advance()

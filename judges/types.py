@@ -20,6 +20,11 @@ class Status(StrEnum):
     ENGINE_LOST = "engine_lost"  # the engine died, and no other could take over
     OVERLONG = "overlong"  # the prompt does not fit the model's context
 
+    @property
+    def is_final(self) -> bool:
+        """Whether judging again would end the same; a lost engine or a missed deadline says nothing of the input."""
+        return self not in (Status.TIMEOUT, Status.ENGINE_LOST)
+
 
 @dataclass(frozen=True)
 class Message:

@@ -198,7 +198,10 @@ class JudgeService:
             self._started_serve = True
         serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "ERROR"})
         if c.name in serve.status().applications:
-            raise ClusterError(f"the cluster already runs an application called {c.name!r}")
+            raise ClusterError(
+                f"the cluster already runs an application called {c.name!r}; if nobody uses it, remove it with: "
+                f"serve delete {c.name} -y"
+            )
         deployment = serve.deployment(JudgeReplica).options(
             num_replicas=c.replicas,
             max_ongoing_requests=c.groups_per_replica,

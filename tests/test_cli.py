@@ -149,6 +149,14 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(tmp_path: Path)
     assert len({json.loads(row)["id"] for row in rows}) == len(rows) == 120
     assert "Best-of-4 is right on" in second.stdout
 
+    # What failed for want of an engine is tried again; what was judged stays.
+    lost = {**json.loads(rows[-1]), "status": "engine_lost", "scores": None}
+    judgments.write_text("".join(row + "\n" for row in [*rows[:-1], json.dumps(lost)]))
+    assert subprocess.run(command, capture_output=True, text=True, timeout=120).returncode == 0
+    repaired = judgments.read_text().splitlines()
+    assert len(repaired) == 121
+    assert json.loads(repaired[-1])["scores"] == json.loads(rows[-1])["scores"]
+
     written = {p.name: p.read_bytes() for p in run.iterdir()}
     third = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "nothing is sampled or judged again" in third.stderr

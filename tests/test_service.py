@@ -87,6 +87,20 @@ def test_a_service_that_cannot_start_says_why(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
+def test_an_application_of_the_same_name_is_refused_and_left_alone(cluster: Cluster) -> None:
+    config = service_config("judge", name="taken").placed_on(cluster)
+
+    async def run() -> list[Judgment]:
+        async with JudgeService(config) as first:
+            await first.ready()
+            with pytest.raises(ClusterError, match="serve delete taken -y"):
+                await JudgeService(config).__aenter__()
+            return [judgment async for judgment in first.stream(groups([["answer"]]))]
+
+    assert [j.status for j in asyncio.run(run())] == [Status.OK]
+
+
+@pytest.mark.slow
 def test_a_wrong_request_fails_alone_and_says_why(cluster: Cluster) -> None:
     wrong = [[Comparison.of("Question?", "answer", rubric="no_such_rubric", id="0")]]
     with pytest.raises(UsageError, match="no_such_rubric"):
