@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -36,7 +37,7 @@ class Request:
             self.future.set_result(result)
 
 
-class ThreadedEngine:
+class ThreadedEngine(ABC):
     """Base of the in-process engines. A subclass loads its model, calls `_start`, and computes in `_work`."""
 
     name = ""
@@ -49,17 +50,17 @@ class ThreadedEngine:
         self._thread = threading.Thread(target=self._run, name=f"{self.name}-engine", daemon=True)
         self._thread.start()
 
+    @abstractmethod
     def _work(self, new: list[Request]) -> bool:
         """Take the `new` requests (empty the list) and compute for a while. True if there is more to compute."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _unfinished(self) -> list[Request]:
         """Requests that `_work` has taken and not resolved."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _free(self) -> None:
         """Let go of the model."""
-        raise NotImplementedError
 
     async def generate(self, prompt_token_ids: Sequence[int], sampling: Sampling) -> Generation:
         request = Request(prompt_token_ids, sampling)
