@@ -6,7 +6,7 @@ A field's `metadata["help"]` is its help; flags win over the file, the file over
 from __future__ import annotations
 
 import argparse
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -21,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings; flags win over it")
     types = get_type_hints(config)
     for field in fields(config):
-        default = "" if _default(field) in (None, MISSING) else f" (default: {_default(field)})"
+        default = "" if field.default in (None, MISSING) else f" (default: {field.default})"
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
             type=_scalar(types[field.name]),
@@ -83,7 +83,3 @@ def _scalar(annotation: Any) -> type[Any]:
         (annotation,) = (a for a in get_args(annotation) if a is not type(None))
     kinds: dict[Any, type[Any]] = {int: int, float: float, str: str}
     return kinds[annotation]
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default

@@ -200,11 +200,11 @@ class _Demo:
                 (i, k)
                 for i, question in enumerate(self.questions)
                 for k in range(self.config.samples)
-                if f"{question.id}/{k}" not in completions.rows
+                if question.sample_id(k) not in completions.rows
             ]
             with self._step("sampling", "sample", self.total, len(completions.rows)) as advance:
                 async for c in policy.sample(prompts, wanted):
-                    row_id = f"{self.questions[c.prompt].id}/{c.sample}"
+                    row_id = self.questions[c.prompt].sample_id(c.sample)
                     completions.append({"id": row_id, "text": c.text, "tokens": c.tokens, "finish": c.finish_reason})
                     advance()
         finally:
@@ -215,7 +215,7 @@ class _Demo:
     ) -> None:
         groups = []
         for question in self.questions:
-            ids = [f"{question.id}/{k}" for k in range(self.config.samples)]
+            ids = map(question.sample_id, range(self.config.samples))
             groups.append(
                 [
                     Comparison.of(question.text, completions.rows[i]["text"], rubric=RUBRIC, id=i)

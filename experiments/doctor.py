@@ -100,7 +100,7 @@ def check_cpu(name: str) -> Check:
 def check_memory(name: str) -> Check:
     """Whether the demo without flags fits, and if not, whether the smallest one does."""
     free, engine, replicas = available_memory() / GIB, resolve_engine("auto"), DemoConfig().replicas
-    # The policy takes as much as a judge, and the demo's own check adds 1 GiB for Ray.
+    # The policy takes as much as a judge.
     needed, least = (memory_gib(e, n + 1) for e, n in ((engine, replicas), ("transformers", 1)))
     mend = _command("demo --engine transformers --replicas 1") if free >= least else "ps aux --sort=-rss | head"
     amount = f"{free:.1f} GiB" if available_memory() < sys.maxsize else "an unknown amount"

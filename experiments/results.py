@@ -46,7 +46,7 @@ def write_results(
         judgments = {row["id"]: Judgment.from_json(row) for row in read_rows(run.path / "judgments.jsonl")}
         judged = []
         for question in questions:
-            ids = [f"{question.id}/{k}" for k in range(samples)]
+            ids = [question.sample_id(k) for k in range(samples)]
             judged.append(Judged(question, [completions[i]["text"] for i in ids], [judgments[i] for i in ids]))
         choices = [best_of_n(j.judgments, seed=f"{seed}-{j.question.id}") for j in judged]
         write_rows(

@@ -1,7 +1,7 @@
 """The vllm engine: continuous batching, prefix caching, grammars.
 
-Two ways to run it. `VLLMEngine` steps the engine in a thread of this process: quick to start, for scripts.
-`AsyncVLLMEngine` is vllm's AsyncLLM with the model in processes of its own: for a service on GPUs.
+Two ways to run it. `VLLMEngine` steps the engine in a thread of this process: quick to start, for scripts and for
+replicas on CPUs. `AsyncVLLMEngine` is vllm's AsyncLLM with the model in processes of its own: for a service on GPUs.
 """
 
 from __future__ import annotations
