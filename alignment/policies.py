@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from judges.engines import Engine, EngineConfig, Sampling, load_engine
 from judges.errors import UsageError
-from judges.rendering import Renderer, Span, Turn
+from judges.rendering import RenderedPrompt, Renderer, Turn, pieces_of
 from judges.types import Message
 
 
@@ -38,7 +38,7 @@ class EnginePolicy:
             raise UsageError("a policy samples at a temperature above 0: greedy samples of a prompt are all the same")
         self.engine = engine
         self.sampling = sampling
-        self.renderer = Renderer(engine.tokenizer)
+        self.renderer = Renderer(engine.tokenizer, engine.profile)
 
     @classmethod
     def from_config(cls, config: EngineConfig, sampling: Sampling) -> EnginePolicy:
@@ -60,7 +60,8 @@ class EnginePolicy:
         rendered = {i: self._render(prompts[i], i) for i in sorted({i for i, _ in wanted})}
 
         async def one(prompt: int, sample: int) -> Completion:
-            generation = await self.engine.generate(rendered[prompt], self.sampling)
+            p = rendered[prompt]
+            generation = await self.engine.generate(p.token_ids, replace(self.sampling, draw=sample), p.media)
             text = _before(generation.text, self.sampling.stop).strip()
             return Completion(prompt, sample, text, len(generation.token_ids), generation.finish_reason)
 
@@ -76,14 +77,14 @@ class EnginePolicy:
     def close(self) -> None:
         self.engine.close()
 
-    def _render(self, messages: Sequence[Message], index: int) -> tuple[int, ...]:
-        token_ids = self.renderer.render([Turn(m.role, (Span(m.content),)) for m in messages]).token_ids
-        if len(token_ids) + self.sampling.max_tokens > self.engine.max_model_len:
+    def _render(self, messages: Sequence[Message], index: int) -> RenderedPrompt:
+        prompt = self.renderer.render([Turn(m.role, pieces_of(m.content)) for m in messages])
+        if prompt.length + self.sampling.max_tokens > self.engine.max_model_len:
             raise UsageError(
-                f"prompt {index} has {len(token_ids)} tokens; with {self.sampling.max_tokens} to be generated that is "
+                f"prompt {index} has {prompt.length} tokens; with {self.sampling.max_tokens} to be generated that is "
                 f"more than the policy's {self.engine.max_model_len}"
             )
-        return token_ids
+        return prompt
 
 
 def _before(text: str, stop: Sequence[str]) -> str:

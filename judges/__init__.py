@@ -9,17 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from judges.errors import JudgeError, UsageError
-from judges.types import Comparison, Judgment, Message, Status, Usage, Verdict
+from judges.judgments import Judgment, Status, Usage, Verdict
+from judges.media import Media
+from judges.types import Comparison, Message
 
 if TYPE_CHECKING:
     from judges.engines.base import EngineConfig
-    from judges.flex import FlexJudge, JudgeConfig, JudgeSettings
+    from judges.flex import FlexJudge
+    from judges.settings import JudgeConfig, JudgeSettings
 
 _LAZY = {
     "EngineConfig": "judges.engines.base",
     "FlexJudge": "judges.flex",
-    "JudgeConfig": "judges.flex",
-    "JudgeSettings": "judges.flex",
+    "JudgeConfig": "judges.settings",
+    "JudgeSettings": "judges.settings",
 }
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "JudgeError",
     "JudgeSettings",
     "Judgment",
+    "Media",
     "Message",
     "Status",
     "Usage",

@@ -24,6 +24,18 @@ class ClusterError(UsageError, ConnectionError):
     """A Ray cluster that does not answer or cannot hold what was asked of it."""
 
 
+class MediaError(UsageError):
+    """An image, video, audio or molecule that cannot be read, is too large, or that the model cannot take."""
+
+
+class LedgerError(UsageError):
+    """A ledger file that cannot be read or written, or is none."""
+
+
+class NotRecordedError(JudgeError, ValueError):
+    """A request that is replayed from a ledger but is not in it."""
+
+
 class RenderError(JudgeError, ValueError):
     """A chat template that loses, repeats or rewrites the text it is given."""
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from judges.errors import ModelNotFoundError
 
 SAMPLE_BYTES, SAMPLES = 1 << 16, 512  # files of up to 32 MiB are read whole
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 CONVERSION = 1  # raise it when the conversion changes, so that old caches are not used
 
 
@@ -66,6 +67,21 @@ def resolve_model(name: str) -> Path:
     return _from_hub(name)
 
 
+def resolve_adapter(name: str) -> Path:
+    """The folder of the LoRA adapter called `name`: a folder, or a hub id.
+
+    Raises:
+        ModelNotFoundError: no adapter of that name can be had, or not one with weights in safetensors.
+    """
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        path = _from_hub(name, kind="adapter")
+    for file in ADAPTER_FILES:
+        if not (path / file).is_file():
+            raise ModelNotFoundError(f"adapter {name!r}: the folder has no {file}, so it is not a LoRA adapter")
+    return path
+
+
 def check_model(name: str) -> None:
     """Raise ModelNotFoundError if `name` cannot be had, without converting or downloading its weights."""
     if name in EMBEDDED:
@@ -100,20 +116,18 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _from_hub(name: str, only: str | None = None) -> Path:
+def _from_hub(name: str, only: str | None = None, kind: str = "model") -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    known = ", ".join(EMBEDDED)
+    known = f"no embedded model ({', '.join(EMBEDDED)}) and no folder" if kind == "model" else "no folder"
     try:
         return Path(snapshot_download(name, allow_patterns=[only] if only else None))
     except HFValidationError as e:
-        raise ModelNotFoundError(f"model {name!r} is no embedded model ({known}), no folder, and no hub id") from e
+        raise ModelNotFoundError(f"{kind} {name!r} is {known}, and no hub id") from e
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
         reason = str(e).strip().splitlines()[0][:120] if str(e).strip() else type(e).__name__
-        raise ModelNotFoundError(
-            f"model {name!r} is no embedded model ({known}) and no folder, and the hub does not give it: {reason}"
-        ) from e
+        raise ModelNotFoundError(f"{kind} {name!r} is {known}, and the hub does not give it: {reason}") from e
 
 
 def _target(name: str) -> Path:

@@ -1,18 +1,38 @@
-"""From the judge's own words to scores. Pure and strict: match widely, then check the count and the range.
+"""From the judge's own words to a verdict. Pure and strict: match widely, then check the count and the range.
 
-Only what the judge generated is ever parsed, never its prompt, and of that only what follows its last `</think>`.
+Only what the judge generated is ever parsed, never its prompt, and of that only what stands outside its thinking.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from judges.errors import VerdictParseError
-from judges.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE
-from judges.rubrics import Scale
+from judges.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
+from judges.rubrics import OPTIONS, Rubric, Scale
 
 _ANSWER = re.compile(re.escape(ANSWER_OPEN) + r"(.*?)" + re.escape(ANSWER_CLOSE), re.DOTALL)
-_SCORE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:/\s*([0-9]+(?:\.[0-9]+)?)\s*)?\Z")
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_SCORE = re.compile(rf"({_NUMBER})(?:\s*/\s*({_NUMBER}))?")
+_SEPARATOR = re.compile(r"\s*[,;]\s+|\s+")
+_OPTION = re.compile(
+    r"\s*(\[\[\s*(A\s*>\s*B|B\s*>\s*A|A\s*=\s*B\s*=\s*Good|A\s*=\s*B\s*=\s*Bad)\s*\]\])\s*\Z",
+    re.IGNORECASE,
+)
+_SPELLING = {option.lower(): option for option in OPTIONS}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an answer says."""
+
+    scores: tuple[float, ...]
+    """One per response, in the order in which the judge read them. Of an option: the responses' shares of the win."""
+    places: tuple[int, ...]
+    """Index in the answer at which each score is written; of an option, the one index of its `[[`."""
+    choice: str | None = None
+    """The option (`A>B`, `B>A`, `A=B=Good`, `A=B=Bad`), where the rubric asks for one."""
 
 
 def split_reply(reply: str) -> tuple[str, str]:
@@ -21,31 +41,94 @@ def split_reply(reply: str) -> tuple[str, str]:
     return (reasoning, answer) if closed else (reply, "")
 
 
-def parse_scores(answer: str, responses: int, scale: Scale) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Read one score per response out of what follows the thinking.
+def split_answer_first(reply: str) -> tuple[str, str]:
+    """A reply that answers first, as (answer, reasoning), cut at its first `<think>`; what follows its last `</think>`
+    is neither. A reply without thinking is all answer."""
+    answer, _, rest = reply.partition(THINK_OPEN)
+    reasoning, closed, _ = rest.rpartition(THINK_CLOSE)
+    return answer, reasoning if closed else rest
 
-    A judge that answers several times is taken at its last word: of 2n tags for n responses the last n count.
 
-    Returns:
-        The scores, and for each the index in `answer` at which it is written.
+def parse_answer(answer: str, responses: int, rubric: Rubric) -> Reading:
+    """Read a verdict out of what stands outside the thinking.
+
+    A judge that answers several times is taken at its last word: of 2n tags for n responses the last n count. All n
+    scores may also stand in one tag if it is the only one, with spaces or a comma and a space between them; `3,5`
+    could be a decimal comma and is refused. A score may be written `8`, `8.0` or `8/10`. One between the scale's
+    labels (4.5 on 1-10) is accepted as long as it lies in the range: the judge meant it.
+
+    Args:
+        answer: what `split_reply` or `split_answer_first` calls the answer.
+        responses: how many responses were judged together, n.
+        rubric: the rubric they were judged by.
 
     Raises:
-        VerdictParseError: no tag, a number of tags that is no multiple of `responses`, text that is no number, or a
-            score off the scale.
+        VerdictParseError: no tag, a wrong number of answers, text that is no answer of the rubric's form, or a score
+            off the scale.
     """
     tags = list(_ANSWER.finditer(answer))
     if not tags:
-        raise VerdictParseError("no <answer> after the thinking")
+        raise VerdictParseError(f"no {ANSWER_OPEN} outside the thinking")
+    if rubric.by_options:
+        return _read_option(tags[-1])
+    if len(tags) == 1 < responses and len(listed := _numbers(tags[0])) > 1:
+        return _reading(listed, responses, rubric.scale)
     if len(tags) % responses:
         raise VerdictParseError(f"{len(tags)} answers for {responses} responses")
-    scores, places = [], []
-    for tag in tags[-responses:]:
-        number = _SCORE.match(tag.group(1))
-        if number is None:
-            raise VerdictParseError(f"answer {tag.group(1).strip()[:40]!r} is not a score")
-        score, out_of = float(number.group(1)), number.group(2)
-        if score not in scale or (out_of is not None and float(out_of) != scale.high):
-            raise VerdictParseError(f"answer {number.group().strip()!r} is off the scale {scale}")
-        scores.append(score)
-        places.append(tag.start(1) + number.start(1))
-    return tuple(scores), tuple(places)
+    numbers = [number for tag in tags[-responses:] for number in _numbers(tag, most=1)]
+    return _reading(numbers, responses, rubric.scale)
+
+
+def labels(rubric: Rubric) -> tuple[str, ...]:
+    """Every way in which one answer is written: the scores of the scale, lowest first, or `[[A>B]]` and so on."""
+    return rubric.labels
+
+
+def label_scores(rubric: Rubric) -> dict[str, tuple[float, ...]]:
+    """What each label means: `{"7": (7.0,)}`, or the responses' shares of the win, `{"[[A>B]]": (1.0, 0.0)}`."""
+    if rubric.by_options:
+        return {label: OPTIONS[option] for label, option in zip(rubric.labels, OPTIONS, strict=True)}
+    return {label: (float(label),) for label in rubric.labels}
+
+
+@dataclass(frozen=True)
+class _Number:
+    text: str
+    place: int
+    value: float
+    out_of: float | None
+
+
+def _numbers(tag: re.Match[str], most: int | None = None) -> list[_Number]:
+    """The numbers in a tag. Raises VerdictParseError if it holds anything else, or more than `most` of them."""
+    text, numbers = tag[1], []
+    at, end = len(text) - len(text.lstrip()), len(text.rstrip())
+    while number := _SCORE.match(text, at, end):
+        out_of = None if number[2] is None else float(number[2])
+        numbers.append(_Number(number[0], tag.start(1) + at, float(number[1]), out_of))
+        at = number.end()
+        separator = _SEPARATOR.match(text, at, end)
+        if separator is None:
+            break
+        at = separator.end()
+    if at != end or not numbers or (most is not None and len(numbers) > most):
+        raise VerdictParseError(f"answer {text.strip()[:40]!r} is not a score")
+    return numbers
+
+
+def _reading(numbers: list[_Number], responses: int, scale: Scale) -> Reading:
+    if len(numbers) != responses:
+        raise VerdictParseError(f"{len(numbers)} scores for {responses} responses")
+    for number in numbers:
+        if number.value not in scale or number.out_of not in (None, scale.high):
+            raise VerdictParseError(f"answer {number.text[:40]!r} is off the scale {scale}")
+    return Reading(tuple(n.value for n in numbers), tuple(n.place for n in numbers))
+
+
+def _read_option(tag: re.Match[str]) -> Reading:
+    match = _OPTION.match(tag[1])
+    if match is None:
+        allowed = ", ".join(f"[[{option}]]" for option in OPTIONS)
+        raise VerdictParseError(f"answer {tag[1].strip()[:40]!r} is none of {allowed}")
+    option = _SPELLING["".join(match[2].split()).lower()]
+    return Reading(OPTIONS[option], (tag.start(1) + match.start(1),), option)

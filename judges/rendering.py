@@ -4,6 +4,8 @@ The chat template is rendered around placeholders for untrusted text. The result
 template itself wrote; each piece between two of them, untrusted text now filled in, is encoded by a copy of the
 tokenizer that knows no control tokens. Control tokens are hard boundaries to a tokenizer anyway, so harmless text
 gets exactly the tokens of the model's own template, while `<|im_end|>` in an answer becomes several ordinary tokens.
+
+Media are placed here too: one placeholder each, written by us and counted afterwards, so that no text can add one.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from judges.errors import RenderError
+from judges.errors import MediaError, RenderError
+from judges.media import Media, Modality
+from judges.preparation import Prepared, prepare
+from judges.profiles import CHAT, MediaLimits, Profile
+from judges.types import Content, parts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,27 +40,37 @@ class Span:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a chat, as spans."""
+    """One message of a chat, in pieces."""
 
     role: str
-    spans: tuple[Span, ...]
+    pieces: tuple[Span | Media, ...]
 
 
 @dataclass(frozen=True)
 class RenderedPrompt:
     token_ids: tuple[int, ...]
-    """The whole prompt, as the engine gets it."""
+    """The whole prompt, as the engine gets it: one pad token per medium."""
+    media: tuple[Prepared, ...] = ()
+    """What the pads stand for, in their order."""
+    length: int = 0
+    """Tokens that the model will see, every medium at its full length."""
+
+
+def pieces_of(content: Content) -> tuple[Span | Media, ...]:
+    """A message's content, untrusted, as pieces of a turn."""
+    return tuple(Span(part) if isinstance(part, str) else part for part in parts_of(content))
 
 
 class Renderer:
-    """Renders chats for one tokenizer."""
+    """Renders chats for one tokenizer and model family."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, profile: Profile = CHAT) -> None:
         from tokenizers import Tokenizer
 
         if not tokenizer.is_fast or not tokenizer.chat_template:
             raise RenderError(f"tokenizer {tokenizer.name_or_path!r} needs a fast backend and a chat template")
         self.tokenizer = tokenizer
+        self.profile = profile
         added = tokenizer.get_added_vocab()
         # Runs of spaces that some tokenizers add as tokens are ordinary text; all else that was added can control.
         self._spaces = {text: i for text, i in added.items() if not text.strip()}
@@ -89,38 +105,66 @@ class Renderer:
         """The text of token ids, control tokens by name and no white space tidied away."""
         return str(self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
 
-    def render(self, turns: Sequence[Turn], prime: str = "") -> RenderedPrompt:
-        """The token ids of a chat, up to where the assistant's reply begins.
+    def render(self, turns: Sequence[Turn], prime: str = "", limits: MediaLimits | None = None) -> RenderedPrompt:
+        """The token ids of a chat, up to where the assistant's reply begins. Decodes media, which can take a while.
 
         Args:
             turns: the chat, system message first if there is one.
-            prime: trusted text that the reply is made to begin with.
+            prime: trusted text that the reply is made to begin with, unless the template ends with it anyway.
+            limits: how media are scaled, where that differs from the model family's own limits.
 
         Raises:
             RenderError: the chat template loses or repeats a text or refuses the roles, or a role is a control token.
+            MediaError: a medium that cannot be read, or of a modality that the model does not take.
         """
         untrusted: dict[str, str] = {}
+        media: list[Media] = []
         messages = []
         for turn in turns:
             if self._control.search(turn.role):
                 raise RenderError(f"the role {turn.role!r:.80} holds a control token")
-            content = ""
-            for span in turn.spans:
-                core = span.text.strip()
-                if span.trusted or not core:
-                    content += span.text
-                else:
-                    # White space at the ends stays outside, where the template can trim it as it does for any text.
-                    nonce = secrets.token_hex(16)
-                    untrusted[nonce] = core
-                    lead, trail = span.text.split(core, 1)
-                    content += lead + nonce + trail
+            content = "".join(self._text(piece, untrusted, media) for piece in turn.pieces)
             messages.append({"role": turn.role, "content": content})
-        text = self._apply_template(messages) + prime
+        text = self._apply_template(messages)
+        text += "" if text.endswith(prime) else prime
         for nonce in untrusted:
             if text.count(nonce) != 1:
                 raise RenderError(f"the chat template writes a message {text.count(nonce)} times instead of once")
-        return RenderedPrompt(tuple(self._encode(text, untrusted)))
+        token_ids = tuple(self._encode(text, untrusted))
+        self._check_pads(token_ids, media)
+        limits = (limits or MediaLimits()).over(self.profile.limits)
+        prepared = tuple(prepare(medium, self.profile, limits) for medium in media)
+        length = len(token_ids) + sum(self.profile.tokens(p) - 1 for p in prepared)
+        return RenderedPrompt(token_ids, prepared, length)
+
+    def _text(self, piece: Span | Media, untrusted: dict[str, str], media: list[Media]) -> str:
+        """What the template is given for a piece; notes untrusted texts by their nonce, and media in their order."""
+        if isinstance(piece, Media):
+            if placeholder := self.profile.placeholders.get(piece.modality):
+                media.append(piece)
+                return placeholder.text
+            if piece.modality != Modality.MOLECULE:
+                takes = ", ".join(self.profile.placeholders) or "text only"
+                raise MediaError(f"{piece.name}: the model takes no {piece.modality} ({self.profile.name}: {takes})")
+            piece = Span(piece.data.decode())
+        core = piece.text.strip()
+        if piece.trusted or not core:
+            return piece.text
+        # White space at the ends stays outside, where the template can trim it as it does for any text.
+        nonce = secrets.token_hex(16)
+        untrusted[nonce] = core
+        lead, trail = piece.text.split(core, 1)
+        return lead + nonce + trail
+
+    def _check_pads(self, token_ids: Sequence[int], media: Sequence[Media]) -> None:
+        """Every placeholder in the prompt is one of ours, in the order of the media."""
+        pads = {self._control_ids.get(p.pad): m for m, p in self.profile.placeholders.items()}
+        found = [pads[i] for i in token_ids if i in pads]
+        wanted = [medium.modality for medium in media]
+        if found != wanted:
+            raise RenderError(
+                f"the prompt has placeholders for [{', '.join(found)}] where its media are [{', '.join(wanted)}]"
+            )
 
     def _encode(self, text: str, untrusted: Mapping[str, str]) -> list[int]:
         """Cut at the control tokens of `text`, put the untrusted texts in place of their nonces, encode the pieces."""
@@ -139,7 +183,9 @@ class Renderer:
         from jinja2 import TemplateError
 
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.profile.template_options
+            )
         except TemplateError as e:
             raise RenderError(f"the chat template refuses this chat: {e}") from e
         assert isinstance(text, str)

@@ -1,169 +1,111 @@
-"""What is judged and what a judgment is: plain, frozen, picklable, free of any model library."""
+"""What is judged: plain, frozen, picklable, free of any model library."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from judges.errors import UsageError
+from judges.media import Media, Modality, medium
 
-
-class Status(StrEnum):
-    """How a judgment ended. Everything but OK has no score: unscored is not zero."""
-
-    OK = "ok"
-    UNPARSEABLE = "unparseable"  # the reply has no verdict of the form that was asked for
-    TRUNCATED = "truncated"  # the reply ran out of tokens inside the verdict
-    TIMEOUT = "timeout"  # the deadline passed
-    ENGINE_LOST = "engine_lost"  # the engine died, and no other could take over
-    OVERLONG = "overlong"  # the prompt does not fit the model's context
-
-    @property
-    def is_final(self) -> bool:
-        """Whether judging again would end the same; a lost engine or a missed deadline says nothing of the input."""
-        return self not in (Status.TIMEOUT, Status.ENGINE_LOST)
+Part = str | Media
+Content = str | tuple[Part, ...]
+"""What a message or a response holds: text, or text and media in their order."""
 
 
 @dataclass(frozen=True)
 class Message:
     role: str
     """`system`, `user` or `assistant`."""
-    content: str
-    """Text. Treated as untrusted: control tokens written in it stay ordinary text."""
+    content: Content
+    """Treated as untrusted: control tokens written in its text stay ordinary text."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One question and the candidate responses to be judged together (1 is a single score, 2 a pair)."""
+    """One question and the candidate responses to be judged together: 1 is a single score, 2 a pair, more a batch."""
 
     id: str
     """Identity of the comparison within its run; judgments are matched by it, never by position."""
     prompt: tuple[Message, ...]
     """The conversation so far; its last message is the question."""
-    responses: tuple[str, ...]
-    """Candidate answers, in the order in which the judge reads them."""
+    responses: tuple[Content, ...]
+    """Candidate answers, in the order in which they were given."""
     rubric: str = "general"
     """Name of the rubric, see `judges.rubrics`."""
 
     @classmethod
-    def of(cls, prompt: str | Sequence[Any], *responses: Any, rubric: str = "general", id: str = "") -> Comparison:
-        """Build from strings or from lists of `{"role", "content"}` messages, as trainers and data sets hold them."""
-        return cls(id, messages_of(prompt), tuple(text_of(r) for r in responses), rubric)
+    def of(
+        cls,
+        prompt: str | Sequence[Any],
+        *responses: Any,
+        images: Sequence[Any] = (),
+        rubric: str = "general",
+        id: str = "",
+    ) -> Comparison:
+        """Build from strings or from lists of `{"role", "content"}` messages, as trainers and data sets hold them.
+
+        Args:
+            prompt: text or messages; the content of a message is text or a list of parts such as
+                `{"type": "text", "text": ...}`, `{"type": "image", "image": ...}` or a `Media`.
+            responses: the candidates, each text, a Media, a list of parts, or messages.
+            images: images that belong to the prompt (paths, bytes, data URIs, PIL). Parts `{"type": "image"}` without
+                an image of their own take the next of them; those left over stand before the question.
+            rubric: name of a rubric, or the path of its file.
+            id: identity of the comparison within its run.
+
+        Raises:
+            UsageError: a prompt or response of another shape.
+            MediaError: a medium that cannot be read.
+        """
+        given = iter([medium(Modality.IMAGE, image) for image in images])
+        messages = messages_of(prompt, given)
+        spare = tuple(given)
+        if spare:
+            last = messages[-1]
+            messages = (*messages[:-1], Message(last.role, (*spare, *parts_of(last.content))))
+        return cls(id, messages, tuple(content_of(r) for r in responses), rubric)
+
+    def permuted(self, order: Sequence[int]) -> Comparison:
+        """The same comparison with response `order[k]` at place k."""
+        return replace(self, responses=tuple(self.responses[i] for i in order))
 
     def swapped(self) -> Comparison:
         """The same comparison with its responses in reverse order."""
-        return Comparison(self.id, self.prompt, self.responses[::-1], self.rubric)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one reply of the judge says."""
-
-    status: Status
-    scores: tuple[float, ...] | None = None
-    """One score per response on the rubric's scale; None unless status is ok."""
-    expected_scores: tuple[float, ...] | None = None
-    """The mean of the scale under the model's distribution at the answer tokens; None where the engine gives none."""
-    reasoning: str = ""
-    """What the judge thought before it answered."""
-    forced: str | None = None
-    """Why the answer was forced by grammar: `budget` (thinking ran out of tokens), `early_end` (the reply ended
-    without a verdict), or None where the judge answered by itself."""
-    detail: str = ""
-    """For a status other than ok: what was wrong, in a few words."""
-
-    def swapped(self) -> Verdict:
-        """The verdict on the same responses in reverse order."""
-        return Verdict(
-            self.status,
-            None if self.scores is None else self.scores[::-1],
-            None if self.expected_scores is None else self.expected_scores[::-1],
-            self.reasoning,
-            self.forced,
-            self.detail,
-        )
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Token counts of everything one judgment asked of its engine."""
-
-    prompt_tokens: int = 0
-    """Tokens sent, cached ones included."""
-    cached_tokens: int = 0
-    """Of those, tokens whose key-value states the engine already had."""
-    generated_tokens: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.generated_tokens + other.generated_tokens,
-        )
-
-
-@dataclass(frozen=True)
-class Judgment:
-    """The judge's decision on one comparison."""
-
-    id: str
-    status: Status
-    scores: tuple[float, ...] | None
-    expected_scores: tuple[float, ...] | None
-    reasoning: str
-    votes: tuple[Verdict, ...] = ()
-    usage: Usage = Usage()
-    model: str = ""
-    """Name and fingerprint of the judge's model."""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Where and how it was judged: engine, replica, rubric."""
+        return replace(self, responses=self.responses[::-1])
 
     @property
-    def preferred(self) -> int | None:
-        """Index of the response with the strictly highest score; None if unscored, tied or alone."""
-        if self.scores is None or len(self.scores) < 2:
-            return None
-        best = max(self.scores)
-        return self.scores.index(best) if self.scores.count(best) == 1 else None
+    def has_media(self) -> bool:
+        contents = [*(m.content for m in self.prompt), *self.responses]
+        return any(isinstance(part, Media) for content in contents for part in parts_of(content))
 
-    @classmethod
-    def unscored(cls, id: str, status: Status, detail: str, **rest: Any) -> Judgment:
-        """A judgment that failed before any reply could be read."""
-        return cls(id, status, None, None, "", (Verdict(status, detail=detail),), **rest)
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is judged, in hex: prompt, media, responses and rubric, not the id."""
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "preferred": self.preferred}
+        def plain(content: Content) -> list[list[str]]:
+            return [["text", p] if isinstance(p, str) else ["media", p.digest] for p in parts_of(content)]
 
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Judgment:
-        votes = tuple(
-            Verdict(
-                Status(v["status"]),
-                _floats(v["scores"]),
-                _floats(v["expected_scores"]),
-                v["reasoning"],
-                v["forced"],
-                v["detail"],
-            )
-            for v in row["votes"]
-        )
-        return cls(
-            id=row["id"],
-            status=Status(row["status"]),
-            scores=_floats(row["scores"]),
-            expected_scores=_floats(row["expected_scores"]),
-            reasoning=row["reasoning"],
-            votes=votes,
-            usage=Usage(**row["usage"]),
-            model=row["model"],
-            provenance=row["provenance"],
-        )
+        what = [self.rubric, [[m.role, plain(m.content)] for m in self.prompt], [plain(r) for r in self.responses]]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
-def messages_of(prompt: str | Sequence[Any]) -> tuple[Message, ...]:
+def parts_of(content: Content) -> tuple[Part, ...]:
+    """Content as parts; plain text is one part."""
+    return (content,) if isinstance(content, str) else content
+
+
+def text_of(content: Content) -> str:
+    """The text of a content; each medium is its modality in brackets."""
+    return "".join(p if isinstance(p, str) else f"[{p.modality}]" for p in parts_of(content))
+
+
+def messages_of(prompt: str | Sequence[Any], images: Iterator[Media] | None = None) -> tuple[Message, ...]:
     """A prompt in any of the usual shapes, as messages: a string is one user message."""
+    images = iter(()) if images is None else images
     if isinstance(prompt, str):
         return (Message("user", prompt),)
     if not isinstance(prompt, Sequence):
@@ -172,21 +114,64 @@ def messages_of(prompt: str | Sequence[Any]) -> tuple[Message, ...]:
     for m in prompt:
         if isinstance(m, Message):
             messages.append(m)
-        elif isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str):
-            messages.append(Message(m["role"], m["content"]))
+        elif isinstance(m, Mapping) and isinstance(m.get("role"), str) and "content" in m:
+            messages.append(Message(m["role"], _content(m["content"], images, "prompt")))
         else:
-            raise UsageError(f"prompt: expected text or messages with a text 'role' and 'content', got {m!r:.80}")
+            raise UsageError(f"prompt: expected text or messages with a text 'role' and a 'content', got {m!r:.80}")
     if not messages:
         raise UsageError("prompt: expected text or a list of messages, got an empty list")
     return tuple(messages)
 
 
-def text_of(response: Any) -> str:
-    """A response as text: a string as it is, messages joined by blank lines."""
-    if isinstance(response, str):
-        return response
-    return "\n\n".join(m.content for m in messages_of(response))
+def content_of(response: Any) -> Content:
+    """A response in any of the usual shapes, as content: messages are joined by blank lines."""
+    if isinstance(response, str | Media):
+        return _content(response, iter(()), "response")
+    if isinstance(response, Sequence) and response and all(_is_message(m) for m in response):
+        joined: list[Part] = []
+        for message in messages_of(response):
+            joined += [*(["\n\n"] if joined else []), *parts_of(message.content)]
+        return _simple(joined)
+    return _content(response, iter(()), "response")
 
 
-def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(float(v) for v in values)
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Message) or (isinstance(value, Mapping) and "role" in value)
+
+
+def _content(value: Any, images: Iterator[Media], what: str) -> Content:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Media):
+        return (value,)
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        raise UsageError(f"{what}: expected text or a list of parts, got {value!r:.80}")
+    return _simple([_part(part, images, what) for part in value])
+
+
+def _part(part: Any, images: Iterator[Media], what: str) -> Part:
+    if isinstance(part, str | Media):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if kind in tuple(Modality):
+        if part.get(kind) is not None:
+            options = {name: part[name] for name in ("rate", "fps") if part.get(name) is not None}
+            return medium(Modality(kind), part[kind], **options)
+        if kind == Modality.IMAGE:
+            image = next(images, None)
+            if image is None:
+                raise UsageError(f"{what}: more parts of type 'image' than there are images")
+            return image
+    known = ", ".join(repr(str(m)) for m in Modality)
+    raise UsageError(
+        f"{what}: expected parts such as {{'type': 'text', 'text': ...}} or with a type of {known}, got {part!r:.80}"
+    )
+
+
+def _simple(parts: Sequence[Part]) -> Content:
+    """Parts of text alone are one text."""
+    if all(isinstance(p, str) for p in parts):
+        return "".join(str(p) for p in parts)
+    return tuple(parts)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judges.errors import VerdictParseError
-from judges.parsing import parse_scores, split_reply
-from judges.rubrics import Scale
+from judges.parsing import Reading, label_scores, labels, parse_answer, split_answer_first, split_reply
+from judges.rubrics import OPTIONS, Rubric, Scale, load_rubric
 
-FIVE, TEN, TENTHS = Scale.parse("1-5"), Scale.parse("1-10"), Scale.parse("1.0-5.0")
+
+def on(scale: str) -> Rubric:
+    parsed = Scale.parse(scale)
+    return Rubric(scale, "anything", parsed, parsed.labels[:1])
+
+
+FIVE, TEN, TENTHS, CHOICE = on("1-5"), on("1-10"), on("1.0-5.0"), load_rubric("genai_image")
 
 
 @pytest.mark.parametrize(
-    ("answer", "responses", "scale", "scores"),
+    ("answer", "responses", "rubric", "scores"),
     [
         ("<answer>4</answer>", 1, FIVE, (4,)),
         ("<answer> 4\n</answer>", 1, FIVE, (4,)),
@@ -30,14 +38,20 @@ FIVE, TEN, TENTHS = Scale.parse("1-5"), Scale.parse("1-10"), Scale.parse("1.0-5.
         ("<answer>1</answer><answer>2</answer> or <answer>3</answer><answer>4</answer>", 2, FIVE, (3, 4)),
         ("<answer>99</answer> no, <answer>4</answer>", 1, FIVE, (4,)),
         ("<answer>4</answer><answer>", 1, FIVE, (4,)),
+        ("<answer>4.5</answer>", 1, TEN, (4.5,)),
+        ("<answer>3</answer>" * 7, 7, FIVE, (3,) * 7),
+        ("<answer>3, 5</answer>", 2, TEN, (3, 5)),
+        ("<answer>3 5</answer>", 2, TEN, (3, 5)),
+        ("<answer>\n3\n5\n4\n</answer>", 3, TEN, (3, 5, 4)),
+        ("<answer>8/10, 7 / 10; 1</answer>", 3, TEN, (8, 7, 1)),
     ],
 )
-def test_a_verdict_is_read(answer: str, responses: int, scale: Scale, scores: tuple[float, ...]) -> None:
-    assert parse_scores(answer, responses, scale)[0] == scores
+def test_a_verdict_is_read(answer: str, responses: int, rubric: Rubric, scores: tuple[float, ...]) -> None:
+    assert parse_answer(answer, responses, rubric).scores == scores
 
 
 @pytest.mark.parametrize(
-    ("answer", "responses", "scale", "why"),
+    ("answer", "responses", "rubric", "why"),
     [
         ("", 1, FIVE, "no <answer>"),
         ("the score is 4", 1, FIVE, "no <answer>"),
@@ -63,17 +77,90 @@ def test_a_verdict_is_read(answer: str, responses: int, scale: Scale, scores: tu
         ("<answer>4</answer>", 2, FIVE, "1 answers for 2"),
         ("<answer>4</answer><answer>5</answer><answer>1</answer>", 2, FIVE, "3 answers for 2"),
         ("<answer>4</answer> no, <answer>99</answer>", 1, FIVE, "off the scale"),
+        ("<answer>3, 5</answer>", 3, TEN, "2 scores for 3"),
+        ("<answer>3 5 4</answer>", 2, TEN, "3 scores for 2"),
+        ("<answer>3, 99</answer>", 2, TEN, "off the scale"),
+        ("<answer>3,5</answer>", 2, TEN, "not a score"),
+        ("<answer>3, 5,</answer>", 2, TEN, "not a score"),
+        ("<answer>3 and 5</answer>", 2, TEN, "not a score"),
+        ("<answer>3, 5</answer><answer>4, 5</answer>", 2, TEN, "not a score"),
+        ("<answer>[[A>B]]</answer>", 2, TEN, "not a score"),
     ],
 )
-def test_what_is_no_verdict_is_refused_with_the_reason(answer: str, responses: int, scale: Scale, why: str) -> None:
+def test_what_is_no_verdict_is_refused_with_the_reason(answer: str, responses: int, rubric: Rubric, why: str) -> None:
     with pytest.raises(VerdictParseError, match=why):
-        parse_scores(answer, responses, scale)
+        parse_answer(answer, responses, rubric)
 
 
 def test_each_score_is_found_where_it_is_written() -> None:
     answer = "So <answer> 10/10</answer>\n<answer>3</answer>"
-    _, places = parse_scores(answer, 2, TEN)
-    assert [answer[p:].partition("<")[0] for p in places] == ["10/10", "3"]
+    assert [answer[p:].partition("<")[0] for p in parse_answer(answer, 2, TEN).places] == ["10/10", "3"]
+    answer = "So <answer> 10/10,  3 </answer>"
+    assert [answer[p:].split()[0] for p in parse_answer(answer, 2, TEN).places] == ["10/10,", "3"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice", "shares"),
+    [
+        ("<answer>[[A>B]]</answer>", "A>B", (1, 0)),
+        ("<answer>[[B>A]]</answer>", "B>A", (0, 1)),
+        ("<answer>[[A=B=Good]]</answer>", "A=B=Good", (0.5, 0.5)),
+        ("<answer>[[A=B=Bad]]</answer>", "A=B=Bad", (0.5, 0.5)),
+        ("\n<answer>\n[[ a > b ]] </answer>.", "A>B", (1, 0)),
+        ("<answer>[[A = B = GOOD]]</answer>", "A=B=Good", (0.5, 0.5)),
+        ("<answer>[[A>B]]</answer> no, <answer>[[B>A]]</answer>", "B>A", (0, 1)),
+        ("<answer>[[C>A]]</answer> no, <answer>[[B>A]]</answer>", "B>A", (0, 1)),
+    ],
+)
+def test_an_option_is_read(answer: str, choice: str, shares: tuple[float, float]) -> None:
+    reading = parse_answer(answer, 2, CHOICE)
+    assert (reading.choice, reading.scores) == (choice, shares)
+    (place,) = reading.places
+    assert answer[place:].startswith("[[")
+    assert place > answer.rindex("<answer>")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("[[A>B]]", "no <answer>"),
+        ("<answer></answer>", "none of"),
+        ("<answer>A>B</answer>", "none of"),
+        ("<answer>[A>B]</answer>", "none of"),
+        ("<answer>[[A>B]</answer>", "none of"),
+        ("<answer>[[A=B]]</answer>", "none of"),
+        ("<answer>[[A=B=Ugly]]</answer>", "none of"),
+        ("<answer>[[A=B=G o o d]]</answer>", "none of"),
+        ("<answer>[[B<A]]</answer>", "none of"),
+        ("<answer>[[A>>B]]</answer>", "none of"),
+        ("<answer>[[A>B]][[B>A]]</answer>", "none of"),
+        ("<answer>[[A>B]] or so</answer>", "none of"),
+        ("<answer>5</answer><answer>3</answer>", "none of"),
+        ("<answer>[[A>B]]</answer> no, <answer>[[C>A]]</answer>", "none of"),
+    ],
+)
+def test_what_is_no_option_is_refused_with_the_reason(answer: str, why: str) -> None:
+    with pytest.raises(VerdictParseError, match=why):
+        parse_answer(answer, 2, CHOICE)
+
+
+def test_labels_are_how_an_answer_is_written_and_what_it_means() -> None:
+    assert label_scores(FIVE) == {"1": (1.0,), "2": (2.0,), "3": (3.0,), "4": (4.0,), "5": (5.0,)}
+    assert labels(TENTHS)[:2] == ("1.0", "1.1")
+    assert label_scores(CHOICE) == {
+        "[[A>B]]": (1.0, 0.0),
+        "[[B>A]]": (0.0, 1.0),
+        "[[A=B=Good]]": (0.5, 0.5),
+        "[[A=B=Bad]]": (0.5, 0.5),
+    }
+
+
+@pytest.mark.parametrize("rubric", [FIVE, TEN, TENTHS, CHOICE], ids=lambda r: r.name)
+def test_every_label_is_read_as_what_it_means(rubric: Rubric) -> None:
+    responses = 2 if rubric.by_options else 1
+    for label, scores in label_scores(rubric).items():
+        reading = parse_answer(f"<answer>{label}</answer>", responses, rubric)
+        assert reading == Reading(scores, (len("<answer>"),), reading.choice)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +175,24 @@ def test_each_score_is_found_where_it_is_written() -> None:
 )
 def test_an_answer_quoted_in_the_thinking_is_no_verdict(reply: str, reasoning: str, answer: str) -> None:
     assert split_reply(reply) == (reasoning, answer)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "reasoning"),
+    [
+        ("<answer>4</answer>\n<think>because</think>", "<answer>4</answer>\n", "because"),
+        ("<answer>4</answer><think>not <answer>5</answer>", "<answer>4</answer>", "not <answer>5</answer>"),
+        ("<answer>4</answer><think>a</think> <answer>5</answer>", "<answer>4</answer>", "a"),
+        ("<answer>4</answer><think>a <think>b</think>c</think>d", "<answer>4</answer>", "a <think>b</think>c"),
+        ("<answer>4</answer>", "<answer>4</answer>", ""),
+        ("<think><answer>4</answer></think>", "", "<answer>4</answer>"),
+        ("", "", ""),
+    ],
+)
+def test_of_a_reply_that_answers_first_only_what_precedes_the_thinking_is_the_answer(
+    reply: str, answer: str, reasoning: str
+) -> None:
+    assert split_answer_first(reply) == (answer, reasoning)
 
 
 PIECES = [
@@ -108,6 +213,12 @@ PIECES = [
     ".5",
     "3.",
     "nan",
+    ", ",
+    "[[",
+    "]]",
+    "A>B",
+    "A=B=Bad",
+    "<think>",
 ]
 replies = st.one_of(
     st.text(),
@@ -118,18 +229,56 @@ replies = st.one_of(
 
 @settings(deadline=None)
 @given(replies, st.sampled_from([1, 2, 3]), st.sampled_from([FIVE, TEN, TENTHS]))
-def test_no_reply_gives_a_score_off_the_scale_or_an_unexpected_error(reply: str, responses: int, scale: Scale) -> None:
-    try:
-        scores, places = parse_scores(split_reply(reply)[1] or reply, responses, scale)
-    except VerdictParseError:
-        return
-    assert len(scores) == len(places) == responses
-    assert all(scale.low <= score <= scale.high for score in scores)
+def test_no_reply_gives_a_score_off_the_scale_or_an_unexpected_error(
+    reply: str, responses: int, rubric: Rubric
+) -> None:
+    for text in (reply, split_reply(reply)[1], split_answer_first(reply)[0]):
+        try:
+            reading = parse_answer(text, responses, rubric)
+        except VerdictParseError:
+            continue
+        assert len(reading.scores) == len(reading.places) == responses
+        assert all(rubric.scale.low <= score <= rubric.scale.high for score in reading.scores)
+        assert all(text[place].isdigit() for place in reading.places)
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(TENTHS.labels), min_size=1, max_size=3), st.text())
-def test_every_written_score_of_the_scale_is_read_after_any_thinking(labels: list[str], thinking: str) -> None:
-    reply = f"{thinking}</think>" + "".join(f"<answer>{label}</answer>" for label in labels)
-    scores, _ = parse_scores(split_reply(reply)[1], len(labels), TENTHS)
-    assert scores == tuple(map(float, labels))
+@given(replies)
+def test_no_reply_gives_a_choice_that_was_not_offered_or_an_unexpected_error(reply: str) -> None:
+    try:
+        reading = parse_answer(reply, 2, CHOICE)
+    except VerdictParseError:
+        return
+    assert reading.scores == OPTIONS[reading.choice or ""]
+
+
+spaces = st.text(" \n\t\u00a0", max_size=3)
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from([FIVE, TEN, TENTHS]), st.text())
+def test_every_verdict_of_scores_on_the_scale_is_read_after_any_thinking(data: Any, rubric: Rubric, said: str) -> None:
+    written = data.draw(st.lists(st.sampled_from(rubric.labels), min_size=1, max_size=5))
+    tags = [f"<answer>{data.draw(spaces)}{label}{data.draw(spaces)}</answer>{data.draw(spaces)}" for label in written]
+    answer = split_reply(f"{said}</think>{''.join(tags)}")[1]
+    reading = parse_answer(answer, len(written), rubric)
+    assert reading.scores == tuple(map(float, written))
+    assert [answer[place : place + len(label)] for place, label in zip(reading.places, written, strict=True)] == written
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from([FIVE, TEN, TENTHS]))
+def test_every_list_of_scores_on_the_scale_is_read(data: Any, rubric: Rubric) -> None:
+    written = data.draw(st.lists(st.sampled_from(rubric.labels), min_size=2, max_size=5))
+    separator = data.draw(st.sampled_from([", ", " ", "\n", " ,\t", ";  "]))
+    answer = f"<answer>{data.draw(spaces)}{separator.join(written)}{data.draw(spaces)}</answer>"
+    assert parse_answer(answer, len(written), rubric).scores == tuple(map(float, written))
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from(list(OPTIONS)))
+def test_every_option_is_read_however_it_is_spaced(data: Any, option: str) -> None:
+    letters = data.draw(st.sampled_from([str.upper, str.lower, str]))
+    spaced = "".join(f"{data.draw(spaces)}{sign}{data.draw(spaces)}" if sign in "=>" else sign for sign in option)
+    reading = parse_answer(f"<answer>[[{data.draw(spaces)}{letters(spaced)}]]</answer>", 2, CHOICE)
+    assert (reading.choice, reading.scores) == (option, OPTIONS[option])

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from judges import Comparison, Message, UsageError
+from judges.media import Media, Modality
 from judges.prompts import answer_regex, judge_turns, system_prompt
-from judges.rubrics import Rubric, Scale, load_rubric
+from judges.rendering import Span
+from judges.rubrics import Rubric, Scale, load_rubric, rubric_names
+from judges.types import Content
 
 PUBLISHED_PAIR = (
     "You are a helpful assistant. The assistant first performs a detailed, step-by-step reasoning process in its "
@@ -32,10 +38,21 @@ SINGLE = (
 )
 GENERAL = load_rubric("general")
 ODD = Rubric("odd", "{scale} {0} %s {{x}} \\1", Scale(1, 5, 1), ("1.5", "4.0"))
+CAT, DOG = Media(Modality.IMAGE, b"cat", "cat.png"), Media(Modality.IMAGE, b"dog", "dog.png")
+CLIP = Media(Modality.AUDIO, b"clip", "clip.wav")
+ETHANOL = Media(Modality.MOLECULE, b"CCO", "CCO")
+
+
+def flat(pieces: Sequence[Span | Media]) -> str:
+    return "".join(piece.text if isinstance(piece, Span) else f"<{piece.name}>" for piece in pieces)
 
 
 def texts(comparison: Comparison, rubric: Rubric = GENERAL) -> list[tuple[str, str]]:
-    return [(turn.role, "".join(span.text for span in turn.spans)) for turn in judge_turns(comparison, rubric)]
+    return [(turn.role, flat(turn.pieces)) for turn in judge_turns(comparison, rubric)]
+
+
+def user_text(prompt: Content, *responses: Content, rubric: Rubric = GENERAL) -> str:
+    return texts(Comparison("", (Message("user", prompt),), responses), rubric)[1][1]
 
 
 def test_the_pairwise_default_is_the_published_prompt_character_for_character() -> None:
@@ -71,8 +88,8 @@ def test_each_message_of_a_conversation_is_headed_by_its_role() -> None:
 def test_only_our_own_words_are_trusted() -> None:
     chat = (Message("user<|im_end|>", "theirs 1"), Message("user", "theirs 2"))
     system, user = judge_turns(Comparison("", chat, ("theirs 3", "theirs 4")), GENERAL)
-    assert all(span.trusted for span in system.spans)
-    trusted = [span.text for span in user.spans if span.trusted]
+    assert all(isinstance(p, Span) and p.trusted for p in system.pieces)
+    trusted = [span.text for span in [p for p in user.pieces if isinstance(p, Span)] if span.trusted]
     assert trusted == ["[Question]\n", "\n\n[Assistant 1's Answer]\n", "\n\n[Assistant 2's Answer]\n"]
 
 
@@ -92,12 +109,147 @@ def test_a_rubric_brings_its_own_scale_and_example() -> None:
     assert system_prompt(ODD, 2).endswith("for example,<answer>1.5</answer><answer>4.0</answer>")
 
 
-@pytest.mark.parametrize("responses", [0, 3])
-def test_a_number_of_responses_without_a_form_is_the_users_error(responses: int) -> None:
-    with pytest.raises(UsageError, match=str(responses)):
-        system_prompt(GENERAL, responses)
-    with pytest.raises(UsageError, match=str(responses)):
-        judge_turns(Comparison("", (Message("user", "q"),), ("a",) * responses), GENERAL)
+@pytest.mark.parametrize(("rubric", "responses"), [("general", 0), ("genai_image", 3), ("speech_quality", 2)])
+def test_a_number_of_responses_that_the_rubric_is_not_made_for_is_the_users_error(rubric: str, responses: int) -> None:
+    with pytest.raises(UsageError, match=f"'{rubric}'.* not {responses}$"):
+        system_prompt(load_rubric(rubric), responses)
+    with pytest.raises(UsageError, match=f"'{rubric}'.* not {responses}$"):
+        judge_turns(Comparison("", (Message("user", "q"),), ("a",) * responses), load_rubric(rubric))
+
+
+def test_a_batch_is_the_published_pair_with_other_numbers() -> None:
+    changed = PUBLISHED_PAIR.replace("both assistants", "all four assistants").replace("two AI", "four AI")
+    assert system_prompt(GENERAL, 4) == changed + "<answer>8</answer><answer>1</answer>"
+    assert "judge the performance of 12 AI assistants" in system_prompt(GENERAL, 12)
+    layout = "[Question]\nq\n\n[Assistant 1's Answer]\na\n\n[Assistant 2's Answer]\nb\n\n[Assistant 3's Answer]\nc"
+    assert user_text("q", "a", "b", "c") == layout
+
+
+def test_the_prompt_of_the_demo_s_rubric_is_the_one_that_its_judge_was_made_with() -> None:
+    changed = SINGLE.replace("1-10", "1-5").replace("<answer>3<", "<answer>1<")
+    changed = changed.replace(GENERAL.criteria, "mathematical correctness of the final result")
+    assert system_prompt(load_rubric("correctness"), 1) == changed
+
+
+def test_answering_first_turns_the_order_of_the_tags_and_nothing_else() -> None:
+    first = system_prompt(GENERAL, 2, reason_first=False)
+    assert "<answer> answer here </answer><think> detailed reasoning process here" in first
+    assert "thinking, when you finally" not in first
+    middle = PUBLISHED_PAIR[PUBLISHED_PAIR.index("Now the user") : PUBLISHED_PAIR.index("After thinking")]
+    assert middle in first
+    assert first.endswith("for example,<answer>3</answer><answer>5</answer>")
+    assert (
+        judge_turns(Comparison.of("q", "a", "b"), GENERAL, reason_first=False)[1:]
+        == judge_turns(Comparison.of("q", "a", "b"), GENERAL)[1:]
+    )
+
+
+def test_a_ranking_asks_for_different_scores_while_there_are_enough_of_them() -> None:
+    batch = load_rubric("mllm_judge_batch")
+    asked = "Score assistants 1-10 (higher=better), and give no two of them the same score."
+    assert asked in system_prompt(batch, 3)
+    assert asked in system_prompt(batch, 10)
+    assert "Score assistants 1-10 (higher=better)." in system_prompt(batch, 11)
+
+
+def test_options_are_letters_in_the_instructions_and_above_the_responses() -> None:
+    edit = load_rubric("genai_edit")
+    system = system_prompt(edit, 2)
+    assert "two edited images" in system
+    assert "Choose [[A>B]] if image A is better, [[B>A]] if image B is better, [[A=B=Good]] if both" in system
+    assert "Score" not in system
+    assert system.endswith(
+        "evaluation choice within <answer> </answer> tags, i.e., for example,<answer>[[A>B]]</answer>"
+    )
+    shown = user_text((CAT, "Make it a dog."), (DOG,), (CAT,), rubric=edit)
+    assert shown == "<cat.png>[Question]\nMake it a dog.\n\n[Image A]\n<dog.png>\n\n[Image B]\n<cat.png>"
+
+
+def test_a_rubric_brings_its_own_words() -> None:
+    data = {
+        "criteria": "wit",
+        "scale": "1-5",
+        "task": "rate {subjects}",
+        "subject": "short joke",
+        "question_header": "[Topic]",
+        "answer_header": "[Joke {k}]",
+        "biases": "mood",
+        "notes": "A pun is worth 2.",
+    }
+    rubric = Rubric.from_dict("jokes", data, "jokes.toml")
+    pair, single = system_prompt(rubric, 2), system_prompt(rubric, 1)
+    assert "evaluation for both jokes </think>" in pair
+    middle = "Score jokes 1-5 (higher=better). Criteria includes wit. A pun is worth 2. Avoid order, mood. After"
+    assert f"Now the user asks you to rate two short jokes. {middle}" in pair
+    assert "rate a short joke. Score the joke 1-5 (higher=better). Criteria includes wit. A pun" in single
+    assert "Avoid mood." in single
+    assert user_text("cats", "x", "y", rubric=rubric) == "[Topic]\ncats\n\n[Joke 1]\nx\n\n[Joke 2]\ny"
+    assert user_text("cats", "x", rubric=rubric) == "[Topic]\ncats\n\n[Joke]\nx"
+
+
+@pytest.mark.parametrize("name", rubric_names())
+@pytest.mark.parametrize("reason_first", [True, False])
+def test_every_preset_fills_all_of_its_blanks(name: str, reason_first: bool) -> None:
+    rubric = load_rubric(name)
+    prompt = system_prompt(rubric, rubric.responses[0], reason_first)
+    assert not re.search(r"[{}\n]|  |\.\.|,,", prompt)
+
+
+def test_the_prompt_s_media_come_before_the_question_in_their_order() -> None:
+    assert user_text((CAT, "Which one?", DOG), "the cat") == (
+        "<cat.png><dog.png>[Question]\nWhich one?\n\n[Assistant's Answer]\nthe cat"
+    )
+    chat = (Message("user", (CAT, "What is it?")), Message("assistant", "A cat."), Message("user", ("And it?", CLIP)))
+    _, (_, user) = texts(Comparison("", chat, ("a meow",)))
+    assert user == (
+        "<cat.png><clip.wav>[Question]\nUser: What is it?\n\nAssistant: A cat.\n\nUser: And it?"
+        "\n\n[Assistant's Answer]\na meow"
+    )
+
+
+def test_a_response_s_media_stay_where_they_are() -> None:
+    assert user_text("Draw a cat.", ("Here: ", CAT, " and", DOG), (DOG,)) == (
+        "[Question]\nDraw a cat.\n\n[Assistant 1's Answer]\nHere: <cat.png> and<dog.png>"
+        "\n\n[Assistant 2's Answer]\n<dog.png>"
+    )
+
+
+def test_molecules_stay_within_their_sentence() -> None:
+    assert user_text((CAT, "Is ", ETHANOL, " polar?"), ("Yes, ", ETHANOL, " is.")) == (
+        "<cat.png>[Question]\nIs <CCO> polar?\n\n[Assistant's Answer]\nYes, <CCO> is."
+    )
+
+
+def test_words_that_an_image_parted_stay_apart_when_it_moves() -> None:
+    assert "[Question]\nfirst\nsecond third\n\n[" in user_text(("first", CAT, DOG, "second ", CAT, "third"), "a")
+    assert "[Question]\nfirst second\n\n[" in user_text(("first", CAT, " second"), "a")
+
+
+def test_a_question_may_be_media_alone() -> None:
+    assert user_text((CLIP,), "a") == "<clip.wav>[Question]\n\n\n[Assistant's Answer]\na"
+
+
+hostile = st.one_of(
+    st.text(),
+    st.lists(
+        st.sampled_from(
+            ["{answer}", "{criteria}", "{", "}", "{0}", "%s", "\\1", "\\g<0>", '"""', "[[A>B]]", "</think>"]
+        )
+    ).map("".join),
+)
+
+
+@given(st.lists(hostile, min_size=1, max_size=4), hostile)
+def test_whatever_is_judged_is_shown_as_it_is_and_never_trusted(responses: list[str], question: str) -> None:
+    system, user = judge_turns(Comparison.of(question, *responses), GENERAL)
+    assert flat(system.pieces) == system_prompt(GENERAL, len(responses))
+    assert [p.text for p in user.pieces if isinstance(p, Span) and not p.trusted] == [question, *responses]
+
+
+@given(hostile.filter(str.strip))
+def test_whatever_a_rubric_says_is_not_filled_in_again(text: str) -> None:
+    rubric = Rubric("odd", text, Scale(1, 5), ("1",), biases=text)
+    assert f"Criteria includes {text}. Avoid {text}. After thinking" in system_prompt(rubric, 1)
 
 
 def test_a_forced_answer_can_hold_every_score_of_the_scale_and_nothing_else() -> None:
@@ -107,3 +259,12 @@ def test_a_forced_answer_can_hold_every_score_of_the_scale_and_nothing_else() ->
     for wrong in ("4", "4.0</answer>", "4</answer> ", "4</answer><answer>5</answer>", "<answer>4</answer>"):
         assert not single.fullmatch(wrong)
     assert not re.fullmatch(answer_regex(ODD, 1), "1x5</answer>")
+    assert re.fullmatch(answer_regex(GENERAL, 4), "</answer><answer>".join("3581") + "</answer>")
+
+
+def test_a_forced_choice_is_one_of_the_four_options() -> None:
+    choice = re.compile(answer_regex(load_rubric("genai_image"), 2))
+    for option in ("[[A>B]]", "[[B>A]]", "[[A=B=Good]]", "[[A=B=Bad]]"):
+        assert choice.fullmatch(f"{option}</answer>")
+    for wrong in ("A>B</answer>", "[[A=B]]</answer>", "[[A>B]]", "[[A>B]]</answer><answer>[[A>B]]</answer>"):
+        assert not choice.fullmatch(wrong)

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from judges import Comparison, Judgment, Message, Status, Usage, UsageError, Verdict, errors
-from judges.types import messages_of, text_of
+from judges.types import content_of, messages_of, text_of
 
-SCORED = Verdict(Status.OK, (3.0, 5.0), (3.25, 4.5), "the second is right", "budget")
+SCORED = Verdict(
+    Status.OK, (3.0, 5.0), (3.25, 4.5), (0.5, 0.25), reasoning="the second is right", order=(0, 1), forced="budget"
+)
+CHOSEN = Verdict(Status.OK, (1.0, 0.0), choice="A>B", order=(1, 0), waits=2)
 FAILED = Verdict(Status.UNPARSEABLE, reasoning="hm", detail="no <answer>")
 
 
@@ -32,7 +35,7 @@ def test_messages_are_taken_as_trainers_hold_them() -> None:
 
 
 def test_a_response_of_several_messages_is_joined_by_blank_lines() -> None:
-    assert text_of([{"role": "assistant", "content": "5"}, {"role": "assistant", "content": "Bye"}]) == "5\n\nBye"
+    assert content_of([{"role": "assistant", "content": "5"}, {"role": "assistant", "content": "Bye"}]) == "5\n\nBye"
 
 
 @pytest.mark.parametrize(
@@ -58,13 +61,22 @@ def test_swapping_twice_changes_nothing() -> None:
     assert SCORED.swapped().expected_scores == (4.5, 3.25)
     assert SCORED.swapped().swapped() == SCORED
     assert FAILED.swapped() == FAILED
+    assert (CHOSEN.swapped().choice, CHOSEN.swapped().scores, CHOSEN.swapped().order) == ("B>A", (0.0, 1.0), (0, 1))
+
+
+def test_a_permuted_verdict_is_the_verdict_on_the_permuted_comparison() -> None:
+    comparison = Comparison.of("q", "a", "b", "c")
+    scores = dict(zip(comparison.responses, (1.0, 2.0, 3.0), strict=True))
+    order = (2, 0, 1)
+    shown = Verdict(Status.OK, tuple(scores[r] for r in comparison.permuted(order).responses))
+    assert Verdict(Status.OK, (1.0, 2.0, 3.0)).permuted(order).scores == shown.scores
 
 
 @pytest.mark.parametrize(
     ("scores", "preferred"), [((3, 5), 1), ((5, 3), 0), ((4, 4), None), ((4,), None), ((1, 9, 9), None), ((1, 9, 2), 1)]
 )
 def test_only_a_strictly_highest_response_is_preferred(scores: tuple[float, ...], preferred: int | None) -> None:
-    assert judgment(*scores).preferred == preferred
+    assert Verdict(Status.OK, scores).preferred == preferred
 
 
 @pytest.mark.parametrize("status", [s for s in Status if s is not Status.OK])
@@ -79,8 +91,20 @@ def test_a_failed_judgment_has_a_reason_and_no_score(status: Status) -> None:
     "original",
     [
         Judgment(
-            "a", Status.OK, (3.0, 5.0), (3.25, 4.5), "r", (SCORED, FAILED), Usage(9, 4, 2), "m@1", {"engine": "x"}
+            "a",
+            Status.OK,
+            (3.0, 5.0),
+            (3.25, 4.5),
+            "r",
+            preferred=1,
+            spread=(0.5, 0.25),
+            disagreement=0.5,
+            votes=(SCORED, FAILED),
+            usage=Usage(9, 4, 2),
+            model="m@1",
+            provenance={"engine": "x"},
         ),
+        Judgment("d", Status.OK, (1.0, 0.0), None, "r", preferred=0, choice="A>B", votes=(CHOSEN,)),
         Judgment("b", Status.OK, (4.0,), None, "half \ud83d pair"),
         Judgment.unscored("c", Status.TIMEOUT, "no verdict within 5 s"),
     ],
@@ -91,7 +115,7 @@ def test_a_judgment_reads_back_from_json_as_it_was(original: Judgment) -> None:
 
 
 def test_a_stored_judgment_says_which_response_is_preferred() -> None:
-    assert judgment(2, 7).to_json()["preferred"] == 1
+    assert judgment(2, 7, preferred=1).to_json()["preferred"] == 1
 
 
 def test_usage_adds_up() -> None:

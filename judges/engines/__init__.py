@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 
 from judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
@@ -14,6 +15,7 @@ ENGINES = {
     "transformers": "judges.engines.hf:load",
     "vllm": "judges.engines.vllm:load",
     "scripted": "judges.engines.scripted:load",
+    "replay": "judges.engines.replay:load",
 }
 """Engine name -> `module:function`; the function takes an EngineConfig and returns an Engine."""
 
@@ -49,14 +51,28 @@ def resolve_engine(name: str) -> str:
 
 
 def load_engine(config: EngineConfig) -> Engine:
-    """Load the model of `config` into its engine.
+    """Load the model of `config` into its engine, behind its ledger if it names one (a replay records nothing).
 
     Raises:
         EngineUnavailableError: no such engine, or its package is not installed.
         ModelNotFoundError: no such model.
+        LedgerError: the ledger cannot be used.
     """
     name = resolve_engine(config.engine)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # fast tokenizers fork badly once they have used threads
     module, function = ENGINES[name].split(":")
-    engine: Engine = getattr(importlib.import_module(module), function)(replace(config, engine=name))
+    with ExitStack() as undo:
+        ledger = None
+        if config.ledger is not None and name != "replay":
+            from judges.ledger import Ledger
+
+            ledger = Ledger(config.ledger)  # first: what is wrong with a file shows before a model takes its minutes
+            undo.callback(ledger.close)
+        engine: Engine = getattr(importlib.import_module(module), function)(replace(config, engine=name))
+        undo.callback(engine.close)
+        if ledger is not None:
+            from judges.engines.recording import RecordingEngine
+
+            engine = RecordingEngine(engine, ledger)
+        undo.pop_all()
     return engine

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from judges.types import Usage
+from judges.judgments import Usage
+from judges.preparation import Prepared
+from judges.profiles import Profile
 
 FinishReason = Literal["stop", "eos", "length"]
 
@@ -31,6 +33,8 @@ class Sampling:
     logprob_token_ids: tuple[int, ...] = ()
     """At every generated position, report the log-probability of these tokens: of the model's distribution as
     masked by `regex`, before temperature."""
+    draw: int = 0
+    """Which of several draws of the same request this is. Engines ignore it; a ledger tells the draws apart by it."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,20 @@ class Engine(Protocol):
     """Name and fingerprint of the model."""
     tokenizer: Any
     """The model's transformers tokenizer, with its chat template."""
+    profile: Profile
+    """The model's family."""
     max_model_len: int
     """Longest sequence, prompt and continuation together, in tokens."""
 
-    async def generate(self, prompt_token_ids: Sequence[int], sampling: Sampling) -> Generation:
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+    ) -> Generation:
         """Continue one prompt. Cancelling the call gives the work up.
+
+        Args:
+            prompt_token_ids: with one placeholder pad token per medium, which the engine repeats as its model needs.
+            sampling: how to continue.
+            media: what the pads stand for, in their order.
 
         Raises:
             EngineLostError: the engine died.
@@ -93,6 +106,8 @@ class EngineConfig:
     """A name in `judges.engines.ENGINES`, or `auto`: vllm where it is installed, else transformers."""
     dtype: str = "auto"
     """A torch dtype name, or `auto`: bfloat16 where the hardware computes in it, else float32."""
+    adapter: str | None = None
+    """Folder or hub id of a LoRA adapter on the model."""
     max_model_len: int = 8192
     """Cut to what the model supports."""
     max_batch: int = 64
@@ -107,3 +122,5 @@ class EngineConfig:
     own_process: bool = False
     """Run vllm as AsyncLLM with the model in processes of its own, which keeps a GPU busy while this process does
     other things. Within this process it starts in a third of the time and memory, which matters on a CPU."""
+    ledger: str | None = None
+    """SQLite file that keeps every generation: what is in it is not computed again. See `judges.ledger`."""

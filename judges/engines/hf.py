@@ -1,22 +1,44 @@
-"""The transformers engine: batches by itself, left-padded; runs wherever torch does."""
+"""The transformers engine: batches by itself, left-padded, media and all; runs wherever torch does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
+import transformers
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from judges.checkpoints import Checkpoint, open_checkpoint
 from judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
+from judges.engines.hf_media import MediaEncoder, Row, batch
 from judges.engines.threaded import Request, ThreadedEngine
+from judges.errors import JudgeError, UsageError
 from judges.hardware import best_dtype, cuda_device_count
-from judges.models import fingerprint, resolve_model
+
+_THINKER = "Qwen2_5OmniThinkerForConditionalGeneration"
+_ARCHITECTURES = {
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen2_5_omni": _THINKER,
+    "qwen2_5_omni_thinker": _THINKER,
+}
+"""`model_type` -> the class that generates text; all other models are AutoModelForCausalLM."""
 
 
 def load(config: EngineConfig) -> HFEngine:
     return HFEngine(config)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request with its prompt expanded."""
+
+    request: Request
+    row: Row
+    sampling: Sampling
+    """What it can share a batch with: the request's, but for the number of the draw."""
 
 
 class HFEngine(ThreadedEngine):
@@ -25,49 +47,56 @@ class HFEngine(ThreadedEngine):
     name = "transformers"
 
     def __init__(self, config: EngineConfig) -> None:
-        path = resolve_model(config.model)
+        checkpoint = open_checkpoint(config.model, config.adapter)
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.model_id = f"{config.model}@{fingerprint(path)}"
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.model_id = checkpoint.model_id
+        self.tokenizer = checkpoint.tokenizer
+        self.profile = checkpoint.profile
+        self.max_model_len = checkpoint.context_within(config.max_model_len)
         self.device = "cuda" if cuda_device_count() else "cpu"
         dtype = getattr(torch, best_dtype(config.dtype, on_gpu=self.device == "cuda"))
-        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(self.device).eval()
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        self.max_model_len = min(config.max_model_len, limit or config.max_model_len)
-        eos = self.model.generation_config.eos_token_id
-        self._eos = {*(eos if isinstance(eos, list) else [eos]), self.tokenizer.eos_token_id} - {None}
+        self.model: Any = _load_model(checkpoint, dtype).to(self.device).eval()
+        # Checkpoints bring sampling habits (a repetition penalty, say) that nobody asked for here.
+        self.model.generation_config = GenerationConfig()
+        self._encoder = MediaEncoder(checkpoint, self.model.config)
+        self._eos = checkpoint.stop_ids
         self._max_batch = config.max_batch
-        self._waiting: list[Request] = []
+        self._waiting: list[_Job] = []
         self._grammar = lru_cache(maxsize=64)(self._compile_grammar)
         torch.manual_seed(config.seed)
         self._start()
 
     def _work(self, new: list[Request]) -> bool:
-        self._waiting += new
-        new.clear()
-        self._waiting = [r for r in self._waiting if not r.given_up]
+        while new:
+            request = new[0]  # taken out when it is kept elsewhere: whatever happens, it is not forgotten
+            try:
+                row = self._encoder.row(request.prompt, request.media)
+            except JudgeError as e:  # a prompt or medium that cannot be taken is its caller's error
+                request.resolve(e)
+            else:
+                self._waiting.append(_Job(request, row, replace(request.sampling, draw=0)))
+            new.pop(0)
+        self._waiting = [job for job in self._waiting if not job.request.given_up]
         if self._waiting:
             sampling = self._waiting[0].sampling
-            batch = [r for r in self._waiting if r.sampling == sampling][: self._max_batch]
-            generations = self._generate_batch([r.prompt for r in batch], sampling)
-            for request, generation in zip(batch, generations, strict=True):
-                self._waiting.remove(request)
-                request.resolve(generation)
+            jobs = [job for job in self._waiting if job.sampling == sampling][: self._max_batch]
+            generations = self._generate_batch([job.row for job in jobs], sampling)
+            for job, generation in zip(jobs, generations, strict=True):
+                self._waiting.remove(job)
+                job.request.resolve(generation)
         return bool(self._waiting)
 
     def _unfinished(self) -> list[Request]:
-        return self._waiting
+        return [job.request for job in self._waiting]
 
     def _free(self) -> None:
         self.model = None
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Generation]:
-        width = max(map(len, prompts))
+    def _generate_batch(self, rows: list[Row], sampling: Sampling) -> list[Generation]:
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self._eos)
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        inputs = batch(rows, pad, self.device)
         processors = LogitsProcessorList()
         if sampling.regex:
             from xgrammar.contrib.hf import LogitsProcessor as GrammarProcessor
@@ -84,33 +113,37 @@ class HFEngine(ThreadedEngine):
             "top_k": 0,
         }
         output = self.model.generate(
-            ids,
-            attention_mask=mask,
+            **inputs,
             max_new_tokens=sampling.max_tokens,
             stop_strings=list(sampling.stop) or None,
             tokenizer=self.tokenizer if sampling.stop else None,
             logits_processor=processors,
             eos_token_id=sorted(self._eos),
             pad_token_id=pad,
+            # A pad that the model wrote would stand for a medium when the reply becomes part of the next prompt.
+            suppress_tokens=sorted(self._encoder.pads.ids.values()) or None,
             **(drawn if sampling.temperature > 0 else greedy),
         )
-        rows = output[:, width:].tolist()
+        replies = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [
-            self._generation(p, row, pad, sampling, recorder.row(i))
-            for i, (p, row) in enumerate(zip(prompts, rows, strict=True))
+            self._generation(row, reply, pad, sampling, recorder.row(i))
+            for i, (row, reply) in enumerate(zip(rows, replies, strict=True))
         ]
 
     def _generation(
-        self, prompt: list[int], row: list[int], pad: int, sampling: Sampling, logprobs: list[dict[int, float]]
+        self, row: Row, reply: list[int], pad: int, sampling: Sampling, logprobs: list[dict[int, float]]
     ) -> Generation:
-        """One row of a batch, cut where this request ended; what follows there is padding."""
-        ends = [i for i, token in enumerate(row) if token in self._eos or token == pad]
-        ids = row[: ends[0]] if ends else row
+        """One reply of a batch, cut where this request ended; what follows there is padding."""
+        ends = [i for i, token in enumerate(reply) if token in self._eos]
+        ids = reply[: ends[0]] if ends else reply
         reason: FinishReason = "eos" if ends else "length"
         text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         if any(s in text for s in sampling.stop):
-            reason = "stop"  # what follows a stop string in the row is padding, not an end of turn
-        return Generation(text, tuple(ids), reason, tuple(logprobs[: len(ids)]), prompt_tokens=len(prompt))
+            reason = "stop"  # what follows a stop string in the reply is padding, not an end of turn
+            while ids[-1] == pad:
+                ids = ids[:-1]
+            text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return Generation(text, tuple(ids), reason, tuple(logprobs[: len(ids)]), prompt_tokens=len(row.token_ids))
 
     def _compile_grammar(self, regex: str) -> Any:
         import xgrammar
@@ -135,3 +168,20 @@ class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
 
     def row(self, index: int) -> list[dict[int, float]]:
         return [dict(zip(self.token_ids, step[index].tolist(), strict=True)) for step in self.steps]
+
+
+def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The model that generates text, with its adapter if it has one."""
+    architecture = getattr(transformers, _ARCHITECTURES.get(checkpoint.model_type, "AutoModelForCausalLM"))
+    model = architecture.from_pretrained(checkpoint.path, dtype=dtype)
+    if checkpoint.adapter is None:
+        return model
+    from peft import PeftModel
+
+    try:
+        adapted = PeftModel.from_pretrained(model, checkpoint.adapter)
+    except (RuntimeError, ValueError) as e:
+        reason = str(e).strip().splitlines()[0][:120]
+        raise UsageError(f"adapter {checkpoint.adapter}: does not fit the model {checkpoint.path}: {reason}") from e
+    # Merged it costs nothing; but half-precision weights would round much of a small change away.
+    return adapted.merge_and_unload() if dtype == torch.float32 else adapted.get_base_model()

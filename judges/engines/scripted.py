@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
 from judges.errors import EngineLostError, UsageError
+from judges.preparation import Prepared
+from judges.profiles import CHAT, Profile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -35,15 +37,18 @@ class ScriptedEngine:
     name = "scripted"
     model_id = "scripted"
 
-    def __init__(self, script: Script, max_model_len: int = 16384) -> None:
+    def __init__(self, script: Script, max_model_len: int = 16384, profile: Profile = CHAT) -> None:
         self.script = script
+        self.profile = profile
         self.tokenizer = byte_tokenizer()
         self.max_model_len = max_model_len
         self.requests: list[tuple[str, Sampling]] = []
         """Every request so far, as (prompt text, sampling)."""
         self.closed = False
 
-    async def generate(self, prompt_token_ids: Sequence[int], sampling: Sampling) -> Generation:
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+    ) -> Generation:
         await self.check_health()
         prompt = self.tokenizer.decode(list(prompt_token_ids))
         self.requests.append((prompt, sampling))

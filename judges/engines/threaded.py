@@ -12,6 +12,7 @@ from concurrent.futures import Future
 
 from judges.engines.base import Generation, Sampling
 from judges.errors import EngineLostError
+from judges.preparation import Prepared
 
 LINGER_S = 0.02  # how long an idle engine waits for company before it starts
 
@@ -19,9 +20,10 @@ LINGER_S = 0.02  # how long an idle engine waits for company before it starts
 class Request:
     """A prompt on its way through an engine."""
 
-    def __init__(self, prompt: Sequence[int], sampling: Sampling) -> None:
+    def __init__(self, prompt: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()) -> None:
         self.prompt = list(prompt)
         self.sampling = sampling
+        self.media = tuple(media)
         self.future: Future[Generation] = Future()
 
     @property
@@ -62,8 +64,10 @@ class ThreadedEngine(ABC):
     def _free(self) -> None:
         """Let go of the model."""
 
-    async def generate(self, prompt_token_ids: Sequence[int], sampling: Sampling) -> Generation:
-        request = Request(prompt_token_ids, sampling)
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+    ) -> Generation:
+        request = Request(prompt_token_ids, sampling, media)
         with self._lock:
             if self._ended:
                 raise self._lost()

@@ -11,12 +11,16 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from judges.checkpoints import open_checkpoint
 from judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
+from judges.engines.pads import Pads
 from judges.engines.threaded import Request, ThreadedEngine
+from judges.engines.vllm_inputs import adapter_arguments, adapter_request, media_arguments, prompt_of
 from judges.errors import EngineLostError
 from judges.hardware import best_dtype
-from judges.models import fingerprint, resolve_model
+from judges.preparation import Prepared
 
+NEVER = -100.0  # the strongest bias that vllm takes
 CPU_BLOCK = 32  # tokens; only whole blocks are reused, and 32 is the smallest the CPU attention takes
 
 
@@ -45,17 +49,19 @@ class _Base:
     name = "vllm"
 
     def __init__(self, config: EngineConfig) -> None:
-        from transformers import AutoConfig, AutoTokenizer
         from vllm.platforms import current_platform
 
-        path = resolve_model(config.model)
-        self.model_id = f"{config.model}@{fingerprint(path)}"
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        limit = getattr(AutoConfig.from_pretrained(path).get_text_config(), "max_position_embeddings", None)
-        self.max_model_len = min(config.max_model_len, limit or config.max_model_len)
+        checkpoint = open_checkpoint(config.model, config.adapter)
+        self.model_id = checkpoint.model_id
+        self.tokenizer = checkpoint.tokenizer
+        self.profile = checkpoint.profile
+        self.max_model_len = checkpoint.context_within(config.max_model_len)
+        self._pads = Pads(checkpoint.profile, checkpoint.tokenizer)
+        self._stop_ids = sorted(checkpoint.stop_ids)
+        self._adapter = adapter_request(checkpoint)
         on_cpu = current_platform.is_cpu()  # of the vllm that is installed, which need not be the machine's best
         self.engine_args: dict[str, Any] = {
-            "model": str(path),
+            "model": str(checkpoint.path),
             "dtype": best_dtype(config.dtype, on_gpu=not on_cpu),
             "max_model_len": self.max_model_len,
             "max_num_seqs": config.max_batch,
@@ -64,6 +70,9 @@ class _Base:
             "disable_log_stats": True,
             "enforce_eager": on_cpu,  # on a CPU compiling takes minutes and gains little
             "logprobs_mode": "raw_logprobs",
+            "generation_config": "vllm",  # a checkpoint's sampling habits are nobody's wish here
+            **media_arguments(checkpoint.profile),
+            **adapter_arguments(checkpoint),
         }
         self.engine_args |= (
             {"block_size": CPU_BLOCK} if on_cpu else {"gpu_memory_utilization": config.gpu_memory_utilization}
@@ -79,6 +88,9 @@ class _Base:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             stop=list(sampling.stop) or None,
+            stop_token_ids=self._stop_ids,
+            # A pad that the model wrote would stand for a medium when the reply becomes part of the next prompt.
+            logit_bias=dict.fromkeys(self._pads.ids.values(), NEVER) or None,
             include_stop_str_in_output=True,
             skip_special_tokens=False,
             structured_outputs=StructuredOutputsParams(regex=sampling.regex) if sampling.regex else None,
@@ -116,12 +128,15 @@ class AsyncVLLMEngine(_Base):
 
         self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**self.engine_args))
 
-    async def generate(self, prompt_token_ids: Sequence[int], sampling: Sampling) -> Generation:
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+    ) -> Generation:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        prompt = {"prompt_token_ids": list(prompt_token_ids)}
+        prompt, name = prompt_of(prompt_token_ids, media, self._pads), str(next(self._ids))
+        stream = self._llm.generate(prompt, self._params(sampling), name, lora_request=self._adapter)
         try:
-            outputs = [o async for o in self._llm.generate(prompt, self._params(sampling), str(next(self._ids)))]
+            outputs = [output async for output in stream]
         except EngineDeadError as e:
             raise EngineLostError(f"the vllm engine died: {e}") from e
         return self._generation(outputs[-1], sampling)
@@ -148,14 +163,16 @@ class VLLMEngine(_Base, ThreadedEngine):
 
     def _work(self, new: list[Request]) -> bool:
         while new:
-            request = new.pop(0)
+            request = new[0]  # taken out when it is kept elsewhere: whatever happens, it is not forgotten
             name = str(next(self._ids))
             try:
-                self._llm.add_request(name, {"prompt_token_ids": request.prompt}, self._params(request.sampling))
-            except ValueError as e:  # a request that vllm refuses is its caller's error, not the engine's end
+                prompt = prompt_of(request.prompt, request.media, self._pads)
+                self._llm.add_request(name, prompt, self._params(request.sampling), lora_request=self._adapter)
+            except ValueError as e:  # a request that we or vllm refuse is its caller's error, not the engine's end
                 request.resolve(e)
             else:
                 self._running[name] = request
+            new.pop(0)
         for output in self._llm.step():
             if output.finished:
                 request = self._running.pop(output.request_id)

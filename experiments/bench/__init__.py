@@ -1,0 +1,57 @@
+"""`flex-judge bench NAME`: one of the performance ratios, with both sides measured in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.bench import votes
+from experiments.bench.result import BenchResult, print_result
+from experiments.configs import add_flags, build
+
+__all__ = ["BENCHES", "Bench", "BenchResult", "add_arguments", "main"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    help: str
+    """What is measured against what, in one line."""
+    config: type[Any]
+    """Dataclass of its settings, which become its flags."""
+    run: Callable[[Any], BenchResult]
+    """Measures; takes an instance of `config`."""
+
+
+# Modules of benches load no model library before they run: their flags are needed for `--help`.
+BENCHES = {
+    "votes": Bench(
+        "votes cast by adaptive voting, as a share of the votes of fixed voting", votes.VotesConfig, votes.run
+    ),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the name of the bench, and for each bench its own flags."""
+    names = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
+    for name, bench in BENCHES.items():
+        sub = names.add_parser(name, help=bench.help, description=bench.help)
+        add_flags(sub, bench.config)
+        sub.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the bench that the parsed options name, and print its result to standard output.
+
+    Returns:
+        The exit status: 0 where the goal is met, 1 where it is not.
+    """
+    bench = BENCHES[options.bench]
+    result = bench.run(build(bench.config, options))
+    if options.json:
+        print(json.dumps(result.to_json(), allow_nan=False))
+    else:
+        print_result(result)
+    return 0 if result.met else 1

@@ -1,0 +1,94 @@
+"""The votes on one comparison: rounds of replies in one or more orders, until the outcome is decided."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from judges.judgments import Status, Usage, Verdict
+from judges.prompts import judge_turns
+from judges.rendering import RenderedPrompt, Renderer
+from judges.replies import Replier, read_verdict
+from judges.rubrics import OPTIONS
+from judges.settings import JudgeSettings
+from judges.types import Comparison
+from judges.voting import Tally, next_wave, orders
+
+Order = tuple[int, ...]
+
+
+class Ballot:
+    """Holds the vote on one comparison."""
+
+    def __init__(self, comparison: Comparison, replier: Replier, renderer: Renderer, settings: JudgeSettings) -> None:
+        self.comparison, self.replier, self.renderer, self.settings = comparison, replier, renderer, settings
+        self.usage = Usage()
+        """Of the votes that came to an end."""
+        self._prompts: dict[Order, RenderedPrompt] = {}
+
+    async def prompt(self, order: Order) -> RenderedPrompt:
+        """The prompt that shows the responses in that order."""
+        if order not in self._prompts:
+            shown = self.comparison.permuted(order)
+            turns = judge_turns(shown, self.replier.rubric, self.settings.reason_first)
+            render = (turns, self.replier.prime, self.settings.media)
+            if self.comparison.has_media:  # decoding takes a while
+                self._prompts[order] = await asyncio.to_thread(self.renderer.render, *render)
+            else:
+                self._prompts[order] = self.renderer.render(*render)
+        return self._prompts[order]
+
+    async def hold(self) -> list[list[Verdict]]:
+        """Vote.
+
+        Returns:
+            The rounds, each with one verdict per order. Scores are in the order of the comparison's responses.
+        """
+        n = len(self.comparison.responses)
+        rounds: list[list[Verdict]] = []
+        loop = asyncio.get_running_loop()
+        deadline = None if self.settings.deadline_s is None else loop.time() + self.settings.deadline_s
+        per_round = len(self._orders(0))
+        while True:
+            cast = [verdict for verdicts in rounds for verdict in verdicts]
+            # A batch is ranked by its mean scores, which every vote moves: like a single score it has no early end.
+            options = tuple(OPTIONS) if self.replier.rubric.by_options else ()
+            tally = Tally.of(cast, n if n == 2 else 1, options)
+            wave = next_wave(tally, self.settings.votes * per_round, self.settings.vote_confidence)
+            if wave == 0 or (rounds and deadline is not None and loop.time() >= deadline):
+                return rounds
+            numbers = range(len(rounds), len(rounds) + -(-wave // per_round))
+            rounds += await self._wave([(i, order) for i in numbers for order in self._orders(i)], per_round, deadline)
+
+    async def _wave(
+        self, votes: list[tuple[int, Order]], per_round: int, deadline: float | None
+    ) -> list[list[Verdict]]:
+        """Cast votes side by side; those that are not in by the deadline are given up."""
+        tasks = [asyncio.create_task(self._vote(i, order)) for i, order in votes]
+        try:
+            left = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+            done, late = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()  # a lost engine, or a bug, is not this vote's alone
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        missed = f"no verdict within {self.settings.deadline_s} s"
+        verdicts = [
+            Verdict(Status.TIMEOUT, order=order, detail=missed) if task in late else task.result()
+            for task, (_, order) in zip(tasks, votes, strict=True)
+        ]
+        return [verdicts[k : k + per_round] for k in range(0, len(verdicts), per_round)]
+
+    async def _vote(self, number: int, order: Order) -> Verdict:
+        reply = await self.replier.reply(await self.prompt(order), draw=number)
+        self.usage += reply.usage
+        shown = read_verdict(reply, self.replier.rubric, len(order))
+        # Seen from the order that was shown, the given order is the inverse permutation.
+        given = tuple(order.index(i) for i in range(len(order)))
+        return replace(shown.permuted(given), order=order)
+
+    def _orders(self, number: int) -> tuple[Order, ...]:
+        key = f"{self.settings.seed}/{self.comparison.digest}"
+        return orders(len(self.comparison.responses), self.settings.order, number, key)

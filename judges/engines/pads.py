@@ -1,0 +1,54 @@
+"""Which placeholder of a prompt stands for which medium; the check that all engines make before they run one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from judges.errors import MediaError, RenderError
+from judges.media import Modality
+from judges.preparation import Prepared
+from judges.profiles import Profile
+
+
+class Pads:
+    """The placeholder pads of one checkpoint's vocabulary."""
+
+    def __init__(self, profile: Profile, tokenizer: Any) -> None:
+        vocabulary: Mapping[str, int] = tokenizer.get_added_vocab()
+        missing = [p.pad for p in profile.placeholders.values() if p.pad not in vocabulary]
+        if missing:
+            raise RenderError(f"the tokenizer has no token {missing[0]!r}, which {profile.name} marks media with")
+        self.profile = profile
+        self.ids = {modality: vocabulary[p.pad] for modality, p in profile.placeholders.items()}
+        """Modality -> token id of its pad."""
+        self._modalities = {token: modality for modality, token in self.ids.items()}
+
+    def find(self, token_ids: Sequence[int], media: Sequence[Prepared]) -> list[int]:
+        """The place of each medium's pad in a prompt.
+
+        Raises:
+            MediaError: a medium that the family does not take, or one too small to be represented.
+            RenderError: the pads do not stand for the media one by one. A model given such a prompt would look at the
+                wrong thing, or fail in the middle of a batch.
+        """
+        for medium in media:
+            if medium.modality not in self.ids:
+                raise MediaError(f"{medium.modality}: a {self.profile.name} model takes none; use another judge")
+            if medium.height % self.profile.patch or medium.width % self.profile.patch:
+                raise MediaError(
+                    f"{medium.modality}: {medium.width} x {medium.height} pixels; a {self.profile.name} model takes sides "
+                    f"that are multiples of {self.profile.patch}, so prepare it with that model's profile"
+                )
+            if self.profile.tokens(medium) < 1:
+                raise MediaError(f"{medium.modality}: too small for the model to see or hear anything in it")
+        places = [i for i, token in enumerate(token_ids) if token in self._modalities]
+        found = [self._modalities[token_ids[i]] for i in places]
+        wanted = [medium.modality for medium in media]
+        if found != wanted:
+            raise RenderError(f"the prompt's placeholders stand for {_list(found)}, but it comes with {_list(wanted)}")
+        return places
+
+
+def _list(modalities: Sequence[Modality]) -> str:
+    return ", ".join(modalities) or "no media"

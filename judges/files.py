@@ -1,0 +1,183 @@
+"""Files of comparisons and judgments: JSON lines or Parquet, by their ending."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from judges.errors import MediaError, UsageError
+from judges.journal import read_rows, write_rows
+from judges.media import Modality
+from judges.rubrics import load_rubric
+from judges.types import Comparison, content_of, messages_of
+
+FIELDS = ("id", "prompt", "responses", "rubric", "images")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a file of comparisons, checked but with its media not yet read."""
+
+    id: str
+    """The row's own id, or its number in the file, from 1."""
+    where: str
+    """File and row, for messages."""
+    data: Mapping[str, Any]
+    rubric: str
+    folder: Path
+    """Where paths of media start from."""
+
+    def comparison(self) -> Comparison:
+        """The comparison, media read.
+
+        Raises:
+            MediaError: a medium that cannot be read.
+        """
+        try:
+            images = [_from(self.folder, image) for image in self.data.get("images") or ()]
+            prompt, responses = (_media_from(self.folder, self.data[name]) for name in ("prompt", "responses"))
+            return Comparison.of(prompt, *responses, images=images, rubric=self.rubric, id=self.id)
+        except MediaError as e:
+            raise MediaError(f"{self.where}: {e}") from e
+        except UsageError as e:
+            raise UsageError(f"{self.where}: {e}") from e
+
+
+def read_comparisons(path: Path, rubric: str = "general") -> list[Row]:
+    """The rows of a file, all checked before any is judged.
+
+    Args:
+        path: `.jsonl` or `.parquet`; a row has `prompt` (text or messages), `responses` (a list of texts or messages)
+            and perhaps `id`, `rubric` and `images`.
+        rubric: for rows that name none.
+
+    Raises:
+        UsageError: the file or a row is not as it should be; the message names file, row and field.
+    """
+    rows: list[Row] = []
+    places: dict[str, str] = {}
+    for number, (where, data) in enumerate(read_table(path), 1):
+        row = _row(where, data, number, rubric, path.parent)
+        if row.id in places:
+            raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {places[row.id]}")
+        places[row.id] = where
+        rows.append(row)
+    if not rows:
+        raise UsageError(f"{path}: holds no row")
+    return rows
+
+
+def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table with where they stand.
+
+    Raises:
+        UsageError: the file cannot be read or is of another format.
+    """
+    if path.suffix == ".parquet":
+        yield from _read_parquet(path)
+    elif path.suffix in (".jsonl", ".json", ".ndjson"):
+        for number, row in enumerate(read_rows(path), 1):
+            yield f"{path}, row {number}", row
+    else:
+        raise UsageError(f"{path}: expected a file that ends in .jsonl or .parquet")
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a whole table at once: a reader sees the old file or the new one, never a part."""
+    if path.suffix != ".parquet":
+        write_rows(path, rows)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), partial)
+    partial.replace(path)
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        batches = pq.ParquetFile(path).iter_batches(1024)
+        number = 0
+        for batch in batches:
+            for row in batch.to_pylist():
+                number += 1
+                # A column that other rows need is None in this one.
+                yield f"{path}, row {number}", {name: value for name, value in row.items() if value is not None}
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read: {e.strerror or e}") from e
+    except pa.ArrowInvalid as e:
+        raise UsageError(f"{path}: not a Parquet file: {e}") from e
+
+
+def _row(where: str, data: Mapping[str, Any], number: int, rubric: str, folder: Path) -> Row:
+    def wrong(name: str, expected: str) -> UsageError:
+        return UsageError(f"{where}, field {name!r}: expected {expected}, got {data[name]!r:.60}")
+
+    for name in ("prompt", "responses"):
+        if name not in data:
+            raise UsageError(f"{where}: field {name!r} is missing")
+    for name in data:  # a data set may have columns of its own, but a slip must not drop the images in silence
+        if name not in FIELDS and (near := get_close_matches(name, FIELDS, n=1, cutoff=0.75)):
+            raise UsageError(f"{where}: unknown field {name!r}; did you mean {near[0]!r}?")
+    if not isinstance(data["responses"], list) or not data["responses"]:
+        raise wrong("responses", "a list of one or more texts or messages")
+    if not isinstance(data.get("images", []), list):
+        raise wrong("images", "a list of paths or data URIs")
+    if not isinstance(data.get("rubric", rubric), str):
+        raise wrong("rubric", "the name of a rubric")
+    if not isinstance(data.get("id", ""), str | int) or isinstance(data.get("id"), bool):
+        raise wrong("id", "a text")
+    row = Row(str(data.get("id", number)), where, data, data.get("rubric", rubric), folder)
+    checks = {
+        "rubric": lambda: _rubric(row.rubric).check(len(data["responses"])),
+        "prompt": lambda: messages_of(_without_media(data["prompt"])),
+        "responses": lambda: [content_of(r) for r in _without_media(data["responses"])],
+    }
+    for name, check in checks.items():
+        try:
+            check()
+        except UsageError as e:
+            raise UsageError(f"{where}, field {name!r}: {e}") from e
+    return row
+
+
+_rubric = cache(load_rubric)
+
+
+def _is_media(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get("type") in tuple(Modality)
+
+
+def _without_media(value: Any) -> Any:
+    """The value with text where its media are, so that its shape can be checked without reading them."""
+    if _is_media(value):
+        return {"type": "text", "text": ""}
+    if isinstance(value, Mapping):
+        return {name: _without_media(v) for name, v in value.items()}
+    return [_without_media(v) for v in value] if isinstance(value, list) else value
+
+
+def _media_from(folder: Path, value: Any) -> Any:
+    """The value with the paths of its media starting from `folder`."""
+    if _is_media(value) and value["type"] != Modality.MOLECULE:
+        return {name: _from(folder, v) if name == value["type"] else v for name, v in value.items()}
+    if isinstance(value, Mapping):
+        return {name: _media_from(folder, v) for name, v in value.items()}
+    return [_media_from(folder, v) for v in value] if isinstance(value, list) else value
+
+
+def _from(folder: Path, source: Any) -> Any:
+    """A relative path, starting from `folder`; anything else as it is."""
+    if isinstance(source, list):  # the frames of a video
+        return [_from(folder, frame) for frame in source]
+    if not isinstance(source, str) or source.startswith("data:") or "://" in source:
+        return source
+    return str(folder / source)

@@ -1,0 +1,137 @@
+"""Model families: how each marks media in its prompts, opens its thinking, ends its turn, and how large media may be.
+
+All that differs between the families of judges is here and nowhere else. A family is recognised by the checkpoint's
+`config.json`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from judges.media import Modality
+
+if TYPE_CHECKING:
+    from judges.preparation import Prepared
+
+SAMPLE_RATE = 16_000  # Hz, mono: what every audio encoder here takes
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """What stands in the prompt for one medium: `opening`, then `pad` (which an engine repeats), then `closing`."""
+
+    opening: str
+    pad: str
+    closing: str
+
+    @property
+    def text(self) -> str:
+        return self.opening + self.pad + self.closing
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """How media are scaled before a model sees them. None leaves it to the model family."""
+
+    image_max_pixels: int | None = None
+    """Larger images are scaled down, keeping their proportions."""
+    video_fps: float | None = None
+    """Frames taken per second."""
+    video_max_pixels: int | None = None
+    """Per frame."""
+    video_max_frames: int | None = None
+    audio_max_seconds: float | None = None
+    """Longer audio is refused: cutting it would judge something else."""
+
+    def over(self, family: MediaLimits) -> MediaLimits:
+        """These limits, with the family's where these say nothing."""
+        mine = {name: value for name, value in vars(self).items() if value is not None}
+        return MediaLimits(**(vars(family) | mine))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One model family."""
+
+    name: str
+    placeholders: Mapping[Modality, Placeholder] = field(default_factory=dict)
+    """The modalities that the family sees or hears; molecules are shown as text to those that have no entry."""
+    prime: str = "<think>\n"
+    """What a judge's reply is made to begin with."""
+    stop_tokens: tuple[str, ...] = ()
+    """Tokens that end a turn, beside those that the checkpoint names itself."""
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    """Variables for the chat template."""
+    limits: MediaLimits = MediaLimits()
+    patch: int = 28
+    """Side, in pixels, of the square of an image that becomes one token; sides are multiples of it."""
+    frames_per_token: int = 2
+    """Video frames that are merged into one."""
+
+    def tokens(self, medium: Prepared) -> int:
+        """How many times the placeholder's pad is repeated for a medium."""
+        if medium.modality == Modality.IMAGE:
+            return (medium.height // self.patch) * (medium.width // self.patch)
+        if medium.modality == Modality.VIDEO:
+            frames = math.ceil(medium.length / self.frames_per_token)
+            return frames * (medium.height // self.patch) * (medium.width // self.patch)
+        # Whisper's features (one per 160 samples) pass a convolution and a pooling of stride 2 each.
+        features = math.ceil(medium.length / 160)
+        return ((features - 1) // 2 + 1 - 2) // 2 + 1
+
+
+_QWEN_VL = MediaLimits(
+    image_max_pixels=1280 * 28 * 28, video_fps=2.0, video_max_pixels=768 * 28 * 28, video_max_frames=768
+)
+CHAT = Profile("chat")
+"""Any chat model: text only."""
+PROFILES = {
+    "flex-vl": Profile(
+        "flex-vl",
+        placeholders={
+            Modality.IMAGE: Placeholder("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
+            Modality.VIDEO: Placeholder("<|vision_start|>", "<|video_pad|>", "<|vision_end|>"),
+        },
+        stop_tokens=("<|im_end|>", "<|endoftext|>"),
+        limits=_QWEN_VL,
+    ),
+    "flex-omni": Profile(
+        "flex-omni",
+        placeholders={
+            Modality.IMAGE: Placeholder("<|vision_bos|>", "<|IMAGE|>", "<|vision_eos|>"),
+            Modality.VIDEO: Placeholder("<|vision_bos|>", "<|VIDEO|>", "<|vision_eos|>"),
+            Modality.AUDIO: Placeholder("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"),
+        },
+        stop_tokens=("<|im_end|>", "<|endoftext|>"),
+        limits=MediaLimits(audio_max_seconds=300.0).over(_QWEN_VL),
+    ),
+    "flex-llama": Profile(
+        "flex-llama",
+        stop_tokens=("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
+        # Llama's template writes today's date unless it is given one; a judge that changes by the day is none.
+        template_options={"date_string": "26 Jul 2024"},
+    ),
+    "chat": CHAT,
+}
+_FAMILIES = {
+    "qwen2_5_vl": "flex-vl",
+    "qwen2_5_omni": "flex-omni",
+    "qwen2_5_omni_thinker": "flex-omni",
+    "llama": "flex-llama",
+}
+"""`model_type` of a checkpoint's config.json -> profile."""
+
+
+def profile_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Profile:
+    """The profile of a checkpoint.
+
+    Args:
+        config: the content of its config.json.
+        vocabulary: its tokenizer's added tokens. A model built like Llama but with another chat format (the embedded
+            one) is told by them.
+    """
+    profile = PROFILES[_FAMILIES.get(config.get("model_type", ""), "chat")]
+    return CHAT if profile.name == "flex-llama" and "<|eot_id|>" not in vocabulary else profile

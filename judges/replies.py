@@ -1,0 +1,222 @@
+"""One reply of the judge: thinking within a budget, then an answer; an answer that does not come is asked for under a
+grammar. The same cut that ends thinking that runs out of budget, made the other way, is the "Wait" of budget forcing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from judges.engines.base import Engine, Generation, Sampling
+from judges.errors import VerdictParseError
+from judges.judgments import Status, Usage, Verdict
+from judges.parsing import label_scores, parse_answer, split_answer_first, split_reply
+from judges.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, answer_regex
+from judges.rendering import RenderedPrompt, Renderer
+from judges.rubrics import Rubric
+from judges.settings import JudgeSettings
+from judges.uncertainty import AnswerTokens, distribution, moments
+
+WAIT = "Wait"
+"""What is written instead of the end of the thinking (arXiv 2501.19393)."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply as it was made."""
+
+    thinking: str
+    answer: str
+    """All that the judge said outside of its thinking, with the `<answer>` that we may have written for it."""
+    cut: bool
+    """Whether the answer ran out of tokens."""
+    forced: str | None = None
+    """Why the answer was asked for under a grammar: `budget`, `early_end`, `no_answer`, or None."""
+    waits: int = 0
+    usage: Usage = field(default_factory=Usage)
+    places: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """Index in `answer` of each answer -> the probability of every answer at that place."""
+
+
+def read_verdict(reply: Reply, rubric: Rubric, responses: int) -> Verdict:
+    """What a reply says, for the responses in the order in which the judge read them. Pure."""
+    reasoning = reply.thinking.strip().removeprefix(THINK_OPEN).strip()
+    told = Verdict(Status.OK, reasoning=reasoning, forced=reply.forced, waits=reply.waits)
+    try:
+        reading = parse_answer(reply.answer, responses, rubric)
+    except VerdictParseError as e:
+        status = Status.TRUNCATED if reply.cut else Status.UNPARSEABLE
+        return replace(told, status=status, detail=str(e))
+    told = replace(told, scores=reading.scores, choice=reading.choice)
+    found = [reply.places[place] for place in reading.places if place in reply.places]
+    if len(found) < len(reading.places):
+        return told
+    known = [moments(probabilities, label_scores(rubric)) for probabilities in found]
+    means = tuple(m for mean, _ in known for m in mean)
+    return replace(told, expected_scores=means, deviations=tuple(d for _, deviation in known for d in deviation))
+
+
+class Replier:
+    """Has one engine reply to judge's prompts with one number of responses under one rubric."""
+
+    def __init__(
+        self, engine: Engine, renderer: Renderer, settings: JudgeSettings, rubric: Rubric, responses: int
+    ) -> None:
+        self.engine, self.renderer, self.settings = engine, renderer, settings
+        self.rubric, self.responses = rubric, responses
+        self.room = settings.answer_room(responses)
+        self.answers = AnswerTokens(tuple(label_scores(rubric)), renderer.encode_untrusted)
+        self.closing = tuple(renderer.encode_trusted(f"\n{THINK_CLOSE}{ANSWER_OPEN}"))
+        self.opening = tuple(renderer.encode_trusted(ANSWER_OPEN))
+        self.thinking = tuple(renderer.encode_trusted(f"{THINK_OPEN}\n"))
+        self.wait = tuple(renderer.encode_trusted(WAIT))
+
+    @property
+    def prime(self) -> str:
+        """What the reply is made to begin with. One that answers first does not begin with its thinking."""
+        if self.settings.prime is not None:
+            return self.settings.prime
+        return self.engine.profile.prime if self.settings.reason_first else ""
+
+    @property
+    def needed(self) -> int:
+        """The most tokens that a reply can take up after its prompt."""
+        s = self.settings
+        return s.max_think_tokens + 2 * self.room + max(len(self.closing), len(self.opening) + len(self.thinking))
+
+    async def reply(self, prompt: RenderedPrompt, draw: int) -> Reply:
+        """Make a reply. `draw` tells apart the replies to one prompt."""
+        work = _Work(self, prompt, draw)
+        return await (work.reason_first() if self.settings.reason_first else work.answer_first())
+
+
+class _Work:
+    """One reply in the making."""
+
+    def __init__(self, replier: Replier, prompt: RenderedPrompt, draw: int) -> None:
+        self.r, self.prompt, self.draw = replier, prompt, draw
+        self.settings = replier.settings
+        self.usage = Usage()
+
+    async def reason_first(self) -> Reply:
+        thought, last, text, waits = await self._think()
+        if last.finish_reason == "stop":
+            # The token that ends `</think>` may already begin the answer: `><` is one token to many models.
+            begun = last.text.partition(THINK_CLOSE)[2]
+            text = text.removesuffix(THINK_CLOSE + begun)
+            # No stop string: a judge that quoted `</think><answer>...` while it thought goes on to its own verdict.
+            spoken = await self._generate(thought, self.r.room, measured=True)
+            if ANSWER_OPEN in split_reply(THINK_CLOSE + begun + spoken.text)[1] or not self.settings.force:
+                return await self._finish(thought, spoken, begun, text, None, waits)
+            forced, context = "no_answer", thought + self.r.opening
+        elif not self.settings.force:
+            return Reply(text, "", last.finish_reason == "length", waits=waits, usage=self.usage)
+        else:
+            forced = "budget" if last.finish_reason == "length" else "early_end"
+            context = thought + self.r.closing
+        answer = await self._force(context)
+        return await self._finish(context, answer, ANSWER_OPEN, text, forced, waits)
+
+    async def answer_first(self) -> Reply:
+        context: tuple[int, ...] = ()
+        answer = await self._generate(context, self.r.room, stop=THINK_OPEN, measured=True)
+        said, forced = split_answer_first(answer.text)[0], None
+        if ANSWER_OPEN not in said and self.settings.force:
+            context, forced = self.r.opening, "no_answer"
+            answer = await self._force(context)
+            said = ANSWER_OPEN + answer.text
+        places = await self._places(context, answer, said, len(said) - len(answer.text) if forced else 0)
+        opened = () if THINK_OPEN in answer.text else self.r.thinking
+        thought = await self._generate(
+            context + answer.token_ids + opened, self.settings.max_think_tokens, stop=THINK_CLOSE
+        )
+        cut = answer.finish_reason == "length"
+        return Reply(thought.text.partition(THINK_CLOSE)[0], said, cut, forced, 0, self.usage, places)
+
+    async def _think(self) -> tuple[tuple[int, ...], Generation, str, int]:
+        """Think until `</think>`, the end of the turn or the budget, putting the end off as often as is asked.
+
+        Returns:
+            The tokens of the thinking, the last generation of them, their text, and how often the end was put off.
+        """
+        thought: tuple[int, ...] = ()
+        waits = 0
+        while True:
+            left = self.settings.max_think_tokens - len(thought)
+            last = await self._generate(thought, left, stop=THINK_CLOSE)
+            kept = self._before_close(last) + self.r.wait
+            if (
+                waits == self.settings.waits
+                or last.finish_reason == "length"
+                or len(thought) + len(kept) >= self.settings.max_think_tokens
+            ):
+                thought += last.token_ids
+                return thought, last, self.r.renderer.decode(thought) if waits else last.text, waits
+            thought += kept
+            waits += 1
+
+    def _before_close(self, thought: Generation) -> tuple[int, ...]:
+        """The tokens of a thought up to its `</think>`."""
+        text = thought.text.partition(THINK_CLOSE)[0]
+        for n in range(len(thought.token_ids), -1, -1):
+            kept = self.r.renderer.decode(thought.token_ids[:n])
+            if text.startswith(kept):  # a token may hold the end of the thought and the beginning of the tag
+                return thought.token_ids[:n] + tuple(self.r.renderer.encode_untrusted(text[len(kept) :]))
+        raise AssertionError("no tokens decode to no text")
+
+    async def _force(self, context: tuple[int, ...]) -> Generation:
+        regex = answer_regex(self.r.rubric, self.r.responses)
+        stop = ANSWER_CLOSE if self.r.rubric.answer_count(self.r.responses) == 1 else None
+        return await self._generate(context, self.r.room, stop=stop, measured=True, regex=regex)
+
+    async def _finish(
+        self, context: tuple[int, ...], answer: Generation, prefix: str, thinking: str, forced: str | None, waits: int
+    ) -> Reply:
+        """The reply that ends with `answer`, before which `prefix` was already written."""
+        said = split_reply(THINK_CLOSE + prefix + answer.text)[1]
+        places = await self._places(context, answer, said, len(said) - len(answer.text))
+        return Reply(thinking, said, answer.finish_reason == "length", forced, waits, self.usage, places)
+
+    async def _places(
+        self, context: tuple[int, ...], answer: Generation, said: str, offset: int
+    ) -> Mapping[int, Mapping[str, float]]:
+        """The distribution at each place of `said` where an answer is written; `answer` begins there at `offset`."""
+        try:
+            reading = parse_answer(said, self.r.responses, self.r.rubric)
+        except VerdictParseError:
+            return {}
+        places = {}
+        for place in reading.places:
+            if at := self.r.answers.at(answer, place - offset, self.r.renderer.decode):
+                position, labels = at
+                before = context + answer.token_ids[:position]
+
+                async def ask(prefix: tuple[int, ...], before: tuple[int, ...] = before) -> Mapping[int, float]:
+                    probe = await self._generate(before + prefix, 1, measured=True)
+                    return probe.logprobs[0] if probe.logprobs else {}
+
+                taken, logprobs = answer.token_ids[position:], answer.logprobs[position:]
+                if found := await distribution(labels, taken, logprobs, ask):
+                    places[place] = found
+        return places
+
+    async def _generate(
+        self,
+        context: tuple[int, ...],
+        max_tokens: int,
+        stop: str | None = None,
+        measured: bool = False,
+        regex: str | None = None,
+    ) -> Generation:
+        sampling = Sampling(
+            max_tokens,
+            self.settings.temperature,
+            self.settings.top_p,
+            stop=(stop,) if stop else (),
+            regex=regex,
+            logprob_token_ids=self.r.answers.token_ids if measured else (),
+            draw=self.draw,
+        )
+        generation = await self.r.engine.generate(self.prompt.token_ids + context, sampling, self.prompt.media)
+        self.usage += generation.usage
+        return generation

@@ -1,0 +1,66 @@
+"""Scales of scores, and the four options by which a pair may be judged instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+
+MOST_LABELS = 1001
+"""Scores that a scale may have at most: the grammar of a forced answer lists every one of them."""
+OPTIONS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"A>B": (1.0, 0.0), "B>A": (0.0, 1.0), "A=B=Good": (0.5, 0.5), "A=B=Bad": (0.5, 0.5)}
+)
+"""Each of the four options -> the two responses' shares of the win. In an answer it is written `[[A>B]]`."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Evenly spaced scores, as they are written in an answer: `1-10` has ten, `1.0-5.0` has 41."""
+
+    low: float
+    """The worst score."""
+    high: float
+    """The best score."""
+    decimals: int = 0
+    """Digits after the point; neighbouring scores differ by one in the last of them."""
+
+    @classmethod
+    def parse(cls, text: str) -> Scale:
+        """Read a scale such as `1-10` or `1.0-5.0`.
+
+        Raises:
+            ValueError: the text is no scale, or has more than MOST_LABELS scores.
+        """
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?-\d{1,9}(\.\d{1,9})?", text):
+            raise ValueError(f"{text!r} is not a scale such as 1-10 or 1.0-5.0")
+        low, _, high = text.partition("-")
+        decimals = len(low.partition(".")[2])
+        scale = cls(float(low), float(high), decimals)
+        if scale.low >= scale.high or len(high.partition(".")[2]) != decimals or str(scale) != text:
+            raise ValueError(f"{text!r} is not a scale such as 1-10 or 1.0-5.0")
+        if scale._steps >= MOST_LABELS:
+            raise ValueError(f"{text!r} has more than {MOST_LABELS} scores")
+        return scale
+
+    def __str__(self) -> str:
+        return f"{self.low:.{self.decimals}f}-{self.high:.{self.decimals}f}"
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Every score as it is written, lowest first."""
+        return tuple(f"{self.low + i / 10**self.decimals:.{self.decimals}f}" for i in range(self._steps + 1))
+
+    def __contains__(self, score: float) -> bool:
+        """Whether a score lies in the range; 4.5 is in 1-5 though the scale has no label for it."""
+        return self.low <= score <= self.high
+
+    @property
+    def _steps(self) -> int:
+        return round((self.high - self.low) * 10.0**self.decimals)
+
+
+SHARES = Scale(0.0, 1.0, 1)
+"""What a verdict by options is counted in: each response's share of the win, 0, 0.5 or 1."""
