@@ -116,12 +116,50 @@ def _doctor(options: argparse.Namespace) -> int:
     return main(as_json=options.json)
 
 
+def _judge_arguments(parser: argparse.ArgumentParser) -> None:
+    from experiments.configs import add_flags
+    from experiments.judge_config import JudgeRun
+
+    parser.add_argument("file", metavar="FILE", nargs="?", help="comparisons as .jsonl or .parquet")
+    one = parser.add_argument_group("one comparison instead of a file; @FILE stands for what is in a file")
+    one.add_argument("--prompt", metavar="TEXT", help="the question")
+    one.add_argument("--response", metavar="TEXT", action="append", help="an answer; repeat it to compare several")
+    for medium in ("image", "video", "audio", "molecule"):
+        one.add_argument(f"--{medium}", action="append", default=[], help=f"{medium} that belongs to the question")
+    parser.add_argument("--json", action="store_true", help="print the one judgment as JSON")
+    add_flags(parser, JudgeRun)
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from experiments.configs import build
+    from experiments.judge_config import JudgeRun
+    from experiments.judge_view import main
+
+    return main(build(JudgeRun, options), options)
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    from experiments.bench import add_arguments
+
+    add_arguments(parser)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from experiments.bench import main
+
+    return main(options)
+
+
 COMMANDS = {
     "demo": _Command(
         "run the main job end to end on the embedded model: judge service, best-of-N, preference pairs, report",
         _demo_arguments,
         _demo,
     ),
+    "judge": _Command(
+        "judge a file of comparisons, or one from flags, with scores and reasoning", _judge_arguments, _judge
+    ),
+    "bench": _Command("measure one of the performance ratios, both sides in the same run", _bench_arguments, _bench),
     "report": _Command("write the HTML page of a finished run again", _report_arguments, _report),
     "doctor": _Command(
         "show what this machine can run, what is missing, and the command that mends it", _doctor_arguments, _doctor

@@ -1,12 +1,13 @@
 """Configuration dataclasses as command-line flags and YAML files.
 
-A field's `metadata["help"]` is its help; flags win over the file, the file over the defaults.
+A field's `metadata["help"]` is its help; flags win over the file, the file over the defaults. Fields are texts,
+numbers, truth values, and tuples of texts (a flag that may be repeated).
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -16,20 +17,26 @@ from judges.errors import UsageError
 Config = TypeVar("Config")
 
 
+def setting(default: Any, help: str, **metadata: Any) -> Any:
+    """A field of a configuration, with its help."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
 def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     """Add `--config` and one flag per field of the dataclass `config`."""
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings; flags win over it")
     types = get_type_hints(config)
-    for field in fields(config):
-        default = "" if field.default in (None, MISSING) else f" (default: {field.default})"
-        parser.add_argument(
-            "--" + field.name.replace("_", "-"),
-            type=_scalar(types[field.name]),
-            default=argparse.SUPPRESS,
-            choices=field.metadata.get("choices"),
-            metavar=field.metadata.get("metavar"),
-            help=field.metadata["help"] + default,
-        )
+    for f in fields(config):
+        kind = _scalar(types[f.name])
+        default = "" if f.default in (None, MISSING, (), False) else f" (default: {f.default})"
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f.metadata["help"] + default}
+        if kind is bool:
+            # A flag that is on by default is switched off, one that is off is switched on.
+            options["action"] = argparse.BooleanOptionalAction if f.default else "store_true"
+        else:
+            options |= {"choices": f.metadata.get("choices"), "metavar": f.metadata.get("metavar")}
+            options |= {"type": str, "action": "append"} if kind is list else {"type": kind}
+        parser.add_argument("--" + f.name.replace("_", "-"), **options)
 
 
 def build(config: type[Config], arguments: argparse.Namespace) -> Config:
@@ -41,7 +48,7 @@ def build(config: type[Config], arguments: argparse.Namespace) -> Config:
     names = {f.name for f in fields(config)}  # type: ignore[arg-type]
     values = _from_file(config, Path(arguments.config)) if arguments.config else {}
     values |= {name: value for name, value in vars(arguments).items() if name in names}
-    return config(**values)
+    return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _from_file(config: type[Any], path: Path) -> dict[str, Any]:
@@ -67,19 +74,22 @@ def _from_file(config: type[Any], path: Path) -> dict[str, Any]:
         wanted = _scalar(types[name])
         if wanted is float and isinstance(value, int):
             value = float(value)
-        if type(value) is not wanted or (choices[name] and value not in choices[name]):
+        texts = wanted is not list or all(isinstance(v, str) for v in value or ())
+        if type(value) is not wanted or not texts or (choices[name] and value not in choices[name]):
             raise UsageError(f"{path}: setting {key!r} must be {_expected(wanted, choices[name])}, not {value!r}")
         values[name] = value
     return values
 
 
 def _expected(wanted: type, choices: Any) -> str:
+    if wanted is list:
+        return "a list of texts"
     return f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
 
 
 def _scalar(annotation: Any) -> type[Any]:
-    """`int` of `int` and of `int | None`."""
+    """`int` of `int` and of `int | None`, `list` of `tuple[str, ...]`."""
     if isinstance(annotation, UnionType):
         (annotation,) = (a for a in get_args(annotation) if a is not type(None))
-    kinds: dict[Any, type[Any]] = {int: int, float: float, str: str}
+    kinds: dict[Any, type[Any]] = {int: int, float: float, str: str, bool: bool, tuple[str, ...]: list}
     return kinds[annotation]

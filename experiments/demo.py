@@ -13,17 +13,18 @@ import platform
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.policies import EnginePolicy
 from alignment.tasks import arithmetic
+from experiments.configs import setting
 from experiments.console import libraries_to, progress_on
 from experiments.results import write_results
 from experiments.run_folder import RunFolder
 from judges import Comparison, EngineConfig, JudgeConfig, JudgeSettings, Status
-from judges.engines import ENGINES, Sampling, load_engine, resolve_engine
+from judges.engines import MODEL_ENGINES, Sampling, load_engine, resolve_engine
 from judges.errors import ModelNotFoundError, UsageError
 from judges.hardware import cuda_device_count
 from judges.journal import Journal
@@ -44,23 +45,21 @@ GIB_PER_ENGINE = {"vllm": 2.4, "transformers": 2.0, "scripted": 0.4}
 """Measured on the embedded model in float32: the peak of a whole default run, over its policy and its replicas."""
 
 
-def _setting(default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
-
-
 @dataclass(frozen=True)
 class DemoConfig:
-    out: str = _setting("runs/demo", "folder for the results; a run that is there is resumed", metavar="DIR")
-    prompts: int = _setting(24, "how many arithmetic questions", metavar="N")
-    samples: int = _setting(8, "answers sampled for each question", metavar="N")
-    engine: str = _setting("auto", "what runs the models; auto is vllm where installed", choices=("auto", *ENGINES))
-    replicas: int = _setting(2, "judges that work side by side", metavar="N")
-    seed: int = _setting(0, "seed of questions, samples and ties", metavar="N")
-    address: str | None = _setting(
+    out: str = setting("runs/demo", "folder for the results; a run that is there is resumed", metavar="DIR")
+    prompts: int = setting(24, "how many arithmetic questions", metavar="N")
+    samples: int = setting(8, "answers sampled for each question", metavar="N")
+    engine: str = setting(
+        "auto", "what runs the models; auto is vllm where installed", choices=("auto", *MODEL_ENGINES)
+    )
+    replicas: int = setting(2, "judges that work side by side", metavar="N")
+    seed: int = setting(0, "seed of questions, samples and ties", metavar="N")
+    address: str | None = setting(
         None, "join the Ray cluster at this host:port (or auto) instead of starting one", metavar="HOST:PORT"
     )
-    policy: str = _setting("smollm2-135m", "model that answers: embedded name, folder or hub id", metavar="MODEL")
-    judge: str = _setting("smollm2-135m", "model that judges: embedded name, folder or hub id", metavar="MODEL")
+    policy: str = setting("smollm2-135m", "model that answers: embedded name, folder or hub id", metavar="MODEL")
+    judge: str = setting("smollm2-135m", "model that judges: embedded name, folder or hub id", metavar="MODEL")
 
     def __post_init__(self) -> None:
         for name, least in (("prompts", 1), ("samples", 1), ("replicas", 1), ("seed", 0)):

@@ -38,6 +38,12 @@ class Ballot:
                 self._prompts[order] = self.renderer.render(*render)
         return self._prompts[order]
 
+    async def longest(self) -> int:
+        """Tokens of the longest prompt that a vote may need. The same responses in another order can take a few more:
+        what stands beside the end of a text decides how it is cut into tokens."""
+        shown = {order for number in range(self.settings.votes) for order in self._orders(number)}
+        return max([(await self.prompt(order)).length for order in shown])
+
     async def hold(self) -> list[list[Verdict]]:
         """Vote.
 

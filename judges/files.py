@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -136,7 +136,7 @@ def _row(where: str, data: Mapping[str, Any], number: int, rubric: str, folder: 
     if not isinstance(data.get("id", ""), str | int) or isinstance(data.get("id"), bool):
         raise wrong("id", "a text")
     row = Row(str(data.get("id", number)), where, data, data.get("rubric", rubric), folder)
-    checks = {
+    checks: dict[str, Callable[[], object]] = {
         "rubric": lambda: _rubric(row.rubric).check(len(data["responses"])),
         "prompt": lambda: messages_of(_without_media(data["prompt"])),
         "responses": lambda: [content_of(r) for r in _without_media(data["responses"])],

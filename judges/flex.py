@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sized
 from contextlib import aclosing, contextmanager
 from itertools import islice
@@ -99,6 +100,8 @@ class FlexJudge:
         self, comparisons: Iterable[Comparison], concurrency: int
     ) -> AsyncGenerator[tuple[int, Judgment], None]:
         """Judgments as they are ready, with the numbers of their comparisons."""
+        if concurrency < 1:
+            raise UsageError(f"concurrency must be at least 1, not {concurrency}")
         waiting = enumerate(comparisons)
         running: dict[asyncio.Task[Judgment], int] = {}
         try:
@@ -142,10 +145,10 @@ class FlexJudge:
         replier = self._replier(comparison)
         ballot = Ballot(comparison, replier, self.renderer, self.settings)
         provenance = {"engine": self.engine.name, "rubric": comparison.rubric, "key": self.key(comparison)}
-        first = await ballot.prompt(tuple(range(len(comparison.responses))))
-        room = self.engine.max_model_len - first.length
+        longest = await ballot.longest()
+        room = self.engine.max_model_len - longest
         if room < replier.needed:
-            detail = f"prompt of {first.length} tokens leaves {room} of the {replier.needed} that a verdict may need"
+            detail = f"prompt of {longest} tokens leaves {room} of the {replier.needed} that a verdict may need"
             return Judgment.unscored(
                 comparison.id, Status.OVERLONG, detail, model=self.engine.model_id, provenance=provenance
             )
@@ -171,6 +174,8 @@ def _outside(source: AsyncGenerator[T, None], counted: Iterable[Comparison], pro
     async def following() -> T | None:
         return await anext(source, None)
 
+    if _in_event_loop():
+        raise UsageError("judge and stream are for use outside of an event loop; inside one, use ajudge and astream")
     with asyncio.Runner() as runner, _bar(counted, progress) as advance:
         try:
             while (item := runner.run(following())) is not None:
@@ -178,6 +183,14 @@ def _outside(source: AsyncGenerator[T, None], counted: Iterable[Comparison], pro
                 yield item
         finally:
             runner.run(source.aclose())
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -190,6 +203,8 @@ def _bar(comparisons: Iterable[Comparison], shown: bool) -> Iterator[Callable[[]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    # On a terminal rich prints above the bar what is printed elsewhere, but standard output may go to a file.
+    console, above = Console(stderr=True), sys.stdout.isatty()
+    with Progress(*columns, console=console, redirect_stdout=above) as progress:
         task = progress.add_task("judging", total=len(comparisons) if isinstance(comparisons, Sized) else None)
         yield lambda: progress.advance(task)

@@ -150,7 +150,7 @@ def _convert(name: str, model: EmbeddedModel) -> Path:
     if is_converted(name):
         return target
     gguf = _gguf_of(name, model)
-    with _locked(target):
+    with locked(target):
         if is_converted(name):  # another process did it while this one waited
             return target
         partial = target.with_name(target.name + ".partial")
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def _locked(target: Path) -> Iterator[None]:
+def locked(target: Path) -> Iterator[None]:
     """Hold a file lock beside `target`, so that of many processes one converts and the others wait."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target.with_name(target.name + ".lock"), "w") as lock:

@@ -13,8 +13,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from judges.headers import quoted_headers, response_header
 from judges.media import Media, Modality
-from judges.rendering import Span, Turn
+from judges.rendering import Span, Turn, pieces_of
 from judges.rubrics import Rubric
 from judges.types import Comparison, Part, parts_of
 
@@ -57,6 +58,10 @@ def judge_turns(comparison: Comparison, rubric: Rubric, reason_first: bool = Tru
     The prompt's images, videos and clips come first, in their order, then the question's text; a response's stand
     where they are in the response. Molecules stay where they are in either, as most judges read them as text.
 
+    Text is shown as it is, with one exception: a line that begins like one of this rubric's section headers, such as
+    `[Assistant 2's Answer]`, gets `> ` before it, so that the headers in a prompt are ours alone and a response cannot
+    write its rival's. See `judges.headers.quoted_headers`.
+
     Raises:
         UsageError: the rubric is not made for so many responses.
     """
@@ -64,11 +69,11 @@ def judge_turns(comparison: Comparison, rubric: Rubric, reason_first: bool = Tru
     pieces = [part for message in comparison.prompt for part in parts_of(message.content) if _moves(part)]
     user: list[Span | Media] = [p for p in pieces if isinstance(p, Media)]
     user.append(Span(f"{rubric.question_header}\n", trusted=True))
-    user += _question(comparison)
+    user += quoted_headers(_question(comparison), rubric)
     for k, response in enumerate(comparison.responses):
-        header = _response_header(rubric, k, len(comparison.responses))
+        header = response_header(rubric, k, len(comparison.responses))
         user.append(Span(f"\n\n{header}\n", trusted=True))
-        user += [Span(part) if isinstance(part, str) else part for part in parts_of(response)]
+        user += quoted_headers(pieces_of(response), rubric)
     return [Turn("system", (system,)), Turn("user", tuple(user))]
 
 
@@ -109,13 +114,6 @@ def _in_place(parts: Sequence[Part]) -> list[Span | Media]:
 def _moves(part: Part) -> bool:
     """Whether a part of the prompt is put before the question."""
     return isinstance(part, Media) and part.modality != Modality.MOLECULE
-
-
-def _response_header(rubric: Rubric, k: int, responses: int) -> str:
-    """The line above response k, counted from 0."""
-    if responses == 1:
-        return re.sub(r" ?\{k\}", "", rubric.answer_header)
-    return rubric.answer_header.replace("{k}", "AB"[k] if rubric.by_options else str(k + 1))
 
 
 def _words(rubric: Rubric, responses: int) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from judges.engines.base import Engine, Generation, Sampling
 from judges.errors import VerdictParseError
@@ -78,11 +79,13 @@ class Replier:
             return self.settings.prime
         return self.engine.profile.prime if self.settings.reason_first else ""
 
-    @property
+    @cached_property
     def needed(self) -> int:
         """The most tokens that a reply can take up after its prompt."""
-        s = self.settings
-        return s.max_think_tokens + 2 * self.room + max(len(self.closing), len(self.opening) + len(self.thinking))
+        ours = max(len(self.closing), len(self.opening) + len(self.thinking))
+        # An answer that was not given, but whose probability is asked for, may be longer than the one that was.
+        answer = max(len(self.renderer.encode_untrusted(f" {label}")) for label in label_scores(self.rubric))
+        return self.settings.max_think_tokens + ours + self.room + answer
 
     async def reply(self, prompt: RenderedPrompt, draw: int) -> Reply:
         """Make a reply. `draw` tells apart the replies to one prompt."""
@@ -120,18 +123,20 @@ class _Work:
     async def answer_first(self) -> Reply:
         context: tuple[int, ...] = ()
         answer = await self._generate(context, self.r.room, stop=THINK_OPEN, measured=True)
-        said, forced = split_answer_first(answer.text)[0], None
+        # The token that ends `<think>` may already begin the thinking.
+        (said, begun), forced = split_answer_first(answer.text), None
         if ANSWER_OPEN not in said and self.settings.force:
             context, forced = self.r.opening, "no_answer"
             answer = await self._force(context)
-            said = ANSWER_OPEN + answer.text
+            said, begun = ANSWER_OPEN + answer.text, ""
         places = await self._places(context, answer, said, len(said) - len(answer.text) if forced else 0)
         opened = () if THINK_OPEN in answer.text else self.r.thinking
         thought = await self._generate(
             context + answer.token_ids + opened, self.settings.max_think_tokens, stop=THINK_CLOSE
         )
         cut = answer.finish_reason == "length"
-        return Reply(thought.text.partition(THINK_CLOSE)[0], said, cut, forced, 0, self.usage, places)
+        thinking = begun + thought.text.partition(THINK_CLOSE)[0]
+        return Reply(thinking, said, cut, forced, 0, self.usage, places)
 
     async def _think(self) -> tuple[tuple[int, ...], Generation, str, int]:
         """Think until `</think>`, the end of the turn or the budget, putting the end off as often as is asked.
@@ -144,16 +149,13 @@ class _Work:
         while True:
             left = self.settings.max_think_tokens - len(thought)
             last = await self._generate(thought, left, stop=THINK_CLOSE)
-            kept = self._before_close(last) + self.r.wait
-            if (
-                waits == self.settings.waits
-                or last.finish_reason == "length"
-                or len(thought) + len(kept) >= self.settings.max_think_tokens
-            ):
-                thought += last.token_ids
-                return thought, last, self.r.renderer.decode(thought) if waits else last.text, waits
-            thought += kept
-            waits += 1
+            if waits < self.settings.waits and last.finish_reason != "length":
+                kept = thought + self._before_close(last) + self.r.wait
+                if len(kept) < self.settings.max_think_tokens:
+                    thought, waits = kept, waits + 1
+                    continue
+            thought += last.token_ids
+            return thought, last, self.r.renderer.decode(thought) if waits else last.text, waits
 
     def _before_close(self, thought: Generation) -> tuple[int, ...]:
         """The tokens of a thought up to its `</think>`."""

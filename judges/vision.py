@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-MIN_FRAMES = 2
-"""Frames taken of the shortest video, whatever its rate: what a model merges into one."""
+MIN_FRAMES = 4
+"""Frames taken of a short video, whatever the rate, as the published protocol's reader does; fewer where a limit
+says so."""
 
 
 def scaled_image(media: Media, patch: int, limits: MediaLimits) -> Image.Image:
@@ -117,14 +118,14 @@ def _sampling(total: int, rate: float, limits: MediaLimits) -> tuple[list[int], 
 
     most = FPS_MAX_FRAMES if limits.video_max_frames is None else limits.video_max_frames
     wanted = FPS if limits.video_fps is None else limits.video_fps
-    if most < MIN_FRAMES:
-        raise UsageError(f"video_max_frames: expected at least {MIN_FRAMES}, got {most}")
+    if most < 2:  # what a model merges into one
+        raise UsageError(f"video_max_frames: expected at least 2, got {most}")
     if not (math.isfinite(wanted) and wanted > 0):
         raise UsageError(f"video_fps: expected a number above 0, got {wanted}")
     if total == 1 or (wanted >= rate and total + total % 2 <= most):
         # All frames. Where the library would leave the last out for an even number, it is repeated.
         return [*range(total), *[total - 1] * (total % 2)], rate
-    element = {"fps": min(wanted, rate), "min_frames": MIN_FRAMES, "max_frames": min(most, total)}
+    element = {"fps": min(wanted, rate), "min_frames": min(MIN_FRAMES, most), "max_frames": min(most, total)}
     count = smart_nframes(element, total_frames=total, video_fps=rate)
     return [int(i) for i in np.linspace(0, total - 1, count).round()], count / total * rate
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -119,16 +121,22 @@ def test_a_film_is_sampled_evenly_at_the_rate_that_is_asked_for() -> None:
     [("mp4", "mpeg4"), ("avi", "mpeg4"), ("mpegts", "mpeg2video"), ("webm", "libvpx"), ("matroska", "mpeg4")],
 )
 def test_films_of_the_usual_forms_are_read(form: str, codec: str) -> None:
-    prepared = shown(video(film(range(0, 240, 12), 10, form, codec)), video_fps=1.0)
+    prepared = shown(video(film(range(0, 240, 12), 10, form, codec)), video_fps=1.0, video_max_frames=2)
     assert prepared.fps == pytest.approx(1.0)
     assert colours(prepared).mean((1, 2, 3)) == pytest.approx([0, 228], abs=8)
+
+
+def test_of_a_short_film_four_frames_are_shown_at_least() -> None:
+    prepared = shown(video(film(range(0, 240, 12), 10)), video_fps=1.0)
+    assert (prepared.length, prepared.fps) == (4, 2.0)
 
 
 def test_an_animated_gif_is_a_film() -> None:
     pages = [Image.new("L", (56, 56), 20 * i) for i in range(10)]
     data = picture(pages[0], "GIF", save_all=True, append_images=pages[1:], duration=100)
     prepared = shown(video(data), video_fps=2.0)
-    assert colours(prepared).mean((1, 2, 3)) == pytest.approx([0, 180], abs=2)
+    means = colours(prepared).mean((1, 2, 3))
+    assert [means[0], means[-1]] == pytest.approx([0, 180], abs=2)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 5, 40])
@@ -329,3 +337,32 @@ def test_the_digest_depends_on_the_limits_that_matter_and_no_others() -> None:
     assert len({shown(clip, **one).digest for one in limits}) == 4
     assert shown(voice).digest == shown(voice, audio_max_seconds=9.0).digest
     assert len({shown(one).digest for one in (picture_, clip, voice)}) == 3
+
+
+DAMAGED = {
+    image: [picture(noise(), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")],
+    video: [film(range(0, 240, 24), 10, *form) for form in (("mp4", "mpeg4"), ("webm", "libvpx"))],
+    audio: [wav(tone(0.2)), sound(tone(0.2), "flac", "flac"), sound(tone(0.2), "libmp3lame", "mp3")],
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([(make, data) for make, files in DAMAGED.items() for data in files]), st.data())
+def test_a_damaged_file_is_read_or_refused_in_one_line_and_nothing_else(file: Any, draw: Any) -> None:
+    make, data = file
+    damaged = bytearray(data[: draw.draw(st.integers(1, len(data)))])
+    for _ in range(draw.draw(st.integers(0, 4))):
+        damaged[draw.draw(st.integers(0, len(damaged) - 1))] = draw.draw(st.integers(0, 255))
+    with suppress(MediaError), _one_line(f"{make.__name__} in memory: "):
+        shown(make(bytes(damaged)))
+
+
+@contextmanager
+def _one_line(beginning: str) -> Iterator[None]:
+    """What is raised within has to be a MediaError of one line that begins so."""
+    try:
+        yield
+    except MediaError as error:
+        if not str(error).startswith(beginning) or "\n" in str(error):
+            raise AssertionError(str(error)) from error
+        raise

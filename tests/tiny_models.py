@@ -41,7 +41,8 @@ QWEN_TEMPLATE = """\
 {%- endfor -%}{%- endif -%}
 {%- endmacro -%}
 {%- set marks = MARKS -%}
-{%- if messages[0].role != 'system' -%}{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{%- endif -%}
+{%- set default = '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -%}
+{%- if messages[0].role != 'system' -%}{{ default }}{%- endif -%}
 {%- for m in messages -%}{{ '<|im_start|>' + m.role + '\\n' }}{{ parts(m.content) }}{{ '<|im_end|>\\n' }}{%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
@@ -57,7 +58,7 @@ LLAMA_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif -%}
 """
 _CORPUS = (
-    "the judge reads the question and both answers, then thinks and scores them from 1 to 10 for helpfulness and accuracy",
+    "the judge reads the question and both answers, then thinks and scores them from 1 to 10 for helpfulness",
     "<think> </think> <answer>3</answer><answer>5</answer> [Question] [Assistant 1's Answer] [Assistant 2's Answer]",
     "What is seen in the image? A red square on white ground, and a voice that says hello.",
 )
@@ -127,6 +128,28 @@ def tiny_llama(folder: Path) -> Path:
     tokenizer.chat_template = LLAMA_TEMPLATE
     config = LlamaConfig(**_text(tokenizer, mrope=False, vocab_size=_padded(tokenizer)), initializer_range=SPREAD)
     return _write(folder, LlamaForCausalLM, config, tokenizer, None)
+
+
+def random_adapter(model: Path, folder: Path, seed: int = 0, rank: int = 4, alpha: int = 8) -> Path:
+    """A LoRA adapter with random weights for the language model of a checkpoint, in `folder`, which it returns."""
+    import torch
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    kind = json.loads((model / "config.json").read_text())["model_type"]
+    thinker = "Qwen2_5OmniThinkerForConditionalGeneration"
+    kinds = {
+        "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+        "qwen2_5_omni": thinker,
+        "qwen2_5_omni_thinker": thinker,
+    }
+    loader = getattr(transformers, kinds.get(kind, "AutoModelForCausalLM"))
+    layers = r"model\.(language_model\.)?layers\..*\.(q_proj|v_proj|down_proj)"
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, init_lora_weights=False, task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        get_peft_model(loader.from_pretrained(model), config).save_pretrained(folder)
+    return folder
 
 
 def _tokenizer(special: Sequence[str], plain: Sequence[str], normalized: bool, roles: Any = None) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.bench import votes
+from experiments.bench import prefix, ties, votes
 from experiments.bench.result import BenchResult, print_result
 from experiments.configs import add_flags, build
 
@@ -27,6 +27,14 @@ class Bench:
 
 # Modules of benches load no model library before they run: their flags are needed for `--help`.
 BENCHES = {
+    "prefix": Bench(
+        "time to judge groups without shared beginnings, over the time with our prompt order",
+        prefix.PrefixConfig,
+        prefix.run,
+    ),
+    "ties": Bench(
+        "tied tops of best-of-N by expected scores, as a share of those by written scores", ties.TiesConfig, ties.run
+    ),
     "votes": Bench(
         "votes cast by adaptive voting, as a share of the votes of fixed voting", votes.VotesConfig, votes.run
     ),

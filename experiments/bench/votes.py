@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from experiments.bench.result import BenchResult
+from experiments.configs import setting
 from judges.errors import UsageError
 from judges.judgments import Status, Verdict
 from judges.voting import VOTE_CONFIDENCE, Tally, combine, next_wave
@@ -30,18 +30,14 @@ CONFIDENCES = (0.9, 0.95, 0.98, 1.0)
 _VERDICTS = {0: Verdict(Status.OK, (7.0, 5.0)), 1: Verdict(Status.OK, (5.0, 7.0)), None: Verdict(Status.OK, (6.0, 6.0))}
 
 
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help, "metavar": "N"})
-
-
 @dataclass(frozen=True)
 class VotesConfig:
-    comparisons: int = _setting(3000, "how many pairs are judged at each level of noise")
-    votes: int = _setting(15, "votes that fixed voting casts on a pair, and adaptive voting at most")
-    confidence: float = _setting(VOTE_CONFIDENCE, "how sure adaptive voting is before it stops; 1 is certain")
-    noise: float = _setting(0.3, "scale of a vote's noise, in standard deviations of the difference of quality")
-    tie_band: float = _setting(0.15, "differences within this of 0 are voted a tie")
-    seed: int = _setting(0, "seed of the differences and the noise")
+    comparisons: int = setting(3000, "how many pairs are judged at each level of noise")
+    votes: int = setting(15, "votes that fixed voting casts on a pair, and adaptive voting at most")
+    confidence: float = setting(VOTE_CONFIDENCE, "how sure adaptive voting is before it stops; 1 is certain")
+    noise: float = setting(0.3, "scale of a vote's noise, in standard deviations of the difference of quality")
+    tie_band: float = setting(0.15, "differences within this of 0 are voted a tie")
+    seed: int = setting(0, "seed of the differences and the noise")
 
     def __post_init__(self) -> None:
         for name, least in (("comparisons", 1), ("votes", 1), ("seed", 0)):

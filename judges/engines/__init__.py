@@ -18,9 +18,12 @@ ENGINES = {
     "replay": "judges.engines.replay:load",
 }
 """Engine name -> `module:function`; the function takes an EngineConfig and returns an Engine."""
+MODEL_ENGINES = tuple(name for name in ENGINES if name != "replay")
+"""Those that run a model."""
 
 __all__ = [
     "ENGINES",
+    "MODEL_ENGINES",
     "Engine",
     "EngineConfig",
     "FinishReason",

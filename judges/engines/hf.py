@@ -8,23 +8,15 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import transformers
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from judges.adapters import architecture_of, check_adapter
 from judges.checkpoints import Checkpoint, open_checkpoint
 from judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
 from judges.engines.hf_media import MediaEncoder, Row, batch
 from judges.engines.threaded import Request, ThreadedEngine
-from judges.errors import JudgeError, UsageError
+from judges.errors import JudgeError
 from judges.hardware import best_dtype, cuda_device_count
-
-_THINKER = "Qwen2_5OmniThinkerForConditionalGeneration"
-_ARCHITECTURES = {
-    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
-    "qwen2_5_omni": _THINKER,
-    "qwen2_5_omni_thinker": _THINKER,
-}
-"""`model_type` -> the class that generates text; all other models are AutoModelForCausalLM."""
 
 
 def load(config: EngineConfig) -> HFEngine:
@@ -59,7 +51,7 @@ class HFEngine(ThreadedEngine):
         self.model: Any = _load_model(checkpoint, dtype).to(self.device).eval()
         # Checkpoints bring sampling habits (a repetition penalty, say) that nobody asked for here.
         self.model.generation_config = GenerationConfig()
-        self._encoder = MediaEncoder(checkpoint, self.model.config)
+        self._encoder = MediaEncoder(checkpoint, self.model.config, self.max_model_len)
         self._eos = checkpoint.stop_ids
         self._max_batch = config.max_batch
         self._waiting: list[_Job] = []
@@ -172,16 +164,12 @@ class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
 
 def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model that generates text, with its adapter if it has one."""
-    architecture = getattr(transformers, _ARCHITECTURES.get(checkpoint.model_type, "AutoModelForCausalLM"))
-    model = architecture.from_pretrained(checkpoint.path, dtype=dtype)
+    check_adapter(checkpoint)
+    model = architecture_of(checkpoint).from_pretrained(checkpoint.path, dtype=dtype)
     if checkpoint.adapter is None:
         return model
     from peft import PeftModel
 
-    try:
-        adapted = PeftModel.from_pretrained(model, checkpoint.adapter)
-    except (RuntimeError, ValueError) as e:
-        reason = str(e).strip().splitlines()[0][:120]
-        raise UsageError(f"adapter {checkpoint.adapter}: does not fit the model {checkpoint.path}: {reason}") from e
+    adapted = PeftModel.from_pretrained(model, checkpoint.adapter)
     # Merged it costs nothing; but half-precision weights would round much of a small change away.
     return adapted.merge_and_unload() if dtype == torch.float32 else adapted.get_base_model()

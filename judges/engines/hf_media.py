@@ -38,8 +38,15 @@ class Row:
 class MediaEncoder:
     """Turns prompts with media into rows, and rows into a batch, for one checkpoint."""
 
-    def __init__(self, checkpoint: Checkpoint, config: Any) -> None:
-        """Load the processors of a checkpoint; `config` is its model's transformers configuration."""
+    def __init__(self, checkpoint: Checkpoint, config: Any, limit: int) -> None:
+        """Load the processors of a checkpoint.
+
+        Args:
+            checkpoint: whose family and files count.
+            config: its model's transformers configuration.
+            limit: longest sequence that is taken, in tokens.
+        """
+        self._limit = limit
         self.pads = Pads(checkpoint.profile, checkpoint.tokenizer)
         self._profile = checkpoint.profile
         self._processors = {modality: _processor(checkpoint, modality) for modality in self.pads.ids}
@@ -56,10 +63,11 @@ class MediaEncoder:
             media: already scaled; they are not scaled again.
 
         Raises:
+            UsageError: the prompt is too long.
             MediaError: a medium that the model does not take.
             RenderError: pads and media do not agree, or a medium has another number of tokens than its family says.
         """
-        places = self.pads.find(token_ids, media)
+        places = self.pads.find(token_ids, media, self._limit)
         expanded: list[int] = []
         grids: list[Grid] = []
         inputs: dict[Modality, list[tuple[torch.Tensor, torch.Tensor]]] = {}
@@ -162,8 +170,8 @@ def _processor(checkpoint: Checkpoint, modality: Modality) -> Any:
     except (OSError, ValueError) as e:
         reason = str(e).strip().splitlines()[0][:120]
         raise UsageError(
-            f"model {checkpoint.path}: no preprocessor_config.json for {modality} that can be read ({reason}); copy the "
-            "file from the model that this one was tuned from"
+            f"model {checkpoint.path}: no preprocessor_config.json for {modality} that can be read ({reason}); copy it "
+            "from the model that this one was tuned from"
         ) from e
     processor.cap_pixels_per_frame = False  # of videos, which are scaled already; saying so avoids a warning
     return processor

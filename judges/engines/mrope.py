@@ -1,4 +1,4 @@
-"""Position ids of Qwen2.5-VL and Qwen2.5-Omni: one number for time, row and column each (arXiv 2502.13923, section 2.1).
+"""Position ids of Qwen2.5-VL and Qwen2.5-Omni: one number each for time, row and column (arXiv 2502.13923).
 
 Computed here and not by transformers: since 5.x its Qwen2.5-VL continues the text after a video at the height or width
 of a frame, whereas the models were trained (and vllm runs them) with the text continuing after the video's last time.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from judges.errors import MediaError, RenderError
+from judges.errors import MediaError, RenderError, UsageError
 from judges.media import Modality
 from judges.preparation import Prepared
 from judges.profiles import Profile
@@ -24,10 +24,16 @@ class Pads:
         """Modality -> token id of its pad."""
         self._modalities = {token: modality for modality, token in self.ids.items()}
 
-    def find(self, token_ids: Sequence[int], media: Sequence[Prepared]) -> list[int]:
+    def find(self, token_ids: Sequence[int], media: Sequence[Prepared], limit: int) -> list[int]:
         """The place of each medium's pad in a prompt.
 
+        Args:
+            token_ids: the prompt, with one pad per medium.
+            media: what the pads stand for, in their order.
+            limit: longest sequence that the engine takes, in tokens.
+
         Raises:
+            UsageError: the prompt leaves no room for a reply once the pads are repeated.
             MediaError: a medium that the family does not take, or one too small to be represented.
             RenderError: the pads do not stand for the media one by one. A model given such a prompt would look at the
                 wrong thing, or fail in the middle of a batch.
@@ -37,8 +43,8 @@ class Pads:
                 raise MediaError(f"{medium.modality}: a {self.profile.name} model takes none; use another judge")
             if medium.height % self.profile.patch or medium.width % self.profile.patch:
                 raise MediaError(
-                    f"{medium.modality}: {medium.width} x {medium.height} pixels; a {self.profile.name} model takes sides "
-                    f"that are multiples of {self.profile.patch}, so prepare it with that model's profile"
+                    f"{medium.modality}: {medium.width} x {medium.height} pixels; a {self.profile.name} model takes "
+                    f"multiples of {self.profile.patch}, so prepare it with that model's profile"
                 )
             if self.profile.tokens(medium) < 1:
                 raise MediaError(f"{medium.modality}: too small for the model to see or hear anything in it")
@@ -47,6 +53,12 @@ class Pads:
         wanted = [medium.modality for medium in media]
         if found != wanted:
             raise RenderError(f"the prompt's placeholders stand for {_list(found)}, but it comes with {_list(wanted)}")
+        length = len(token_ids) + sum(self.profile.tokens(medium) - 1 for medium in media)
+        if length >= limit:
+            raise UsageError(
+                f"prompt: {length} tokens, media included, leave no room for a reply within the {limit} of the engine; "
+                "shorten it, limit the media, or raise max_model_len"
+            )
         return places
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
+from judges.engines.pads import Pads
 from judges.errors import EngineLostError, UsageError
 from judges.preparation import Prepared
 from judges.profiles import CHAT, Profile
@@ -31,27 +32,34 @@ class ScriptedEngine:
     """Answers from a script, one token per byte; obeys stop strings and `max_tokens` as a real engine would.
 
     A grammar (`Sampling.regex`) is not generated but checked: a script that answers outside it raises AssertionError.
-    Log-probabilities put everything on the scripted token.
+    Log-probabilities put everything on the scripted token. Media are checked against the prompt's pads, as by every
+    engine, and kept for tests to look at; the script sees one pad for each.
     """
 
     name = "scripted"
-    model_id = "scripted"
+    model_id: str = "scripted"
 
     def __init__(self, script: Script, max_model_len: int = 16384, profile: Profile = CHAT) -> None:
         self.script = script
         self.profile = profile
-        self.tokenizer = byte_tokenizer()
+        marks = [(p.opening, p.pad, p.closing) for p in profile.placeholders.values()]
+        self.tokenizer = byte_tokenizer(tuple(dict.fromkeys(token for mark in marks for token in mark)))
+        self._pads = Pads(profile, self.tokenizer)
         self.max_model_len = max_model_len
         self.requests: list[tuple[str, Sampling]] = []
         """Every request so far, as (prompt text, sampling)."""
+        self.media: list[tuple[Prepared, ...]] = []
+        """The media of every request so far."""
         self.closed = False
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
     ) -> Generation:
         await self.check_health()
+        self._pads.find(prompt_token_ids, media, self.max_model_len)
         prompt = self.tokenizer.decode(list(prompt_token_ids))
         self.requests.append((prompt, sampling))
+        self.media.append(tuple(media))
         reply = self.script(prompt, sampling)
         text = reply if isinstance(reply, str) else await reply
         await asyncio.sleep(0)  # let others run, as every real engine does
@@ -68,7 +76,7 @@ class ScriptedEngine:
             tuple(ids),
             reason,
             logprobs if sampling.logprob_token_ids else (),
-            prompt_tokens=len(prompt_token_ids),
+            prompt_tokens=len(prompt_token_ids) + sum(self.profile.tokens(medium) - 1 for medium in media),
         )
 
     async def check_health(self) -> None:
@@ -83,16 +91,18 @@ def load(config: EngineConfig) -> ScriptedEngine:
     """Load the script that `config.model` names as `module:function`."""
     module, _, function = config.model.partition(":")
     try:
-        return ScriptedEngine(getattr(importlib.import_module(module), function))
+        engine = ScriptedEngine(getattr(importlib.import_module(module), function))
     except (ImportError, AttributeError, ValueError) as e:
         raise UsageError(
             f"model {config.model!r}: the scripted engine takes its script as module:function ({e})"
         ) from e
+    engine.model_id = config.model  # so that two scripts do not share what a ledger holds
+    return engine
 
 
 @cache
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of 256 bytes, two control tokens and the ChatML template; needs no file."""
+def byte_tokenizer(control: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer of 256 bytes, two control tokens (and those of `control`) and the ChatML template; needs no file."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -100,7 +110,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
+    backend.add_special_tokens([AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>", *control)])
     options: dict[str, Any] = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "chat_template": CHATML}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **options)
 

@@ -18,6 +18,7 @@ from judges.engines.threaded import Request, ThreadedEngine
 from judges.engines.vllm_inputs import adapter_arguments, adapter_request, media_arguments, prompt_of
 from judges.errors import EngineLostError
 from judges.hardware import best_dtype
+from judges.omni import whole_model
 from judges.preparation import Prepared
 
 NEVER = -100.0  # the strongest bias that vllm takes
@@ -47,6 +48,7 @@ class _Base:
     """What both ways share: arguments in, outputs out."""
 
     name = "vllm"
+    _llm: Any
 
     def __init__(self, config: EngineConfig) -> None:
         from vllm.platforms import current_platform
@@ -61,7 +63,7 @@ class _Base:
         self._adapter = adapter_request(checkpoint)
         on_cpu = current_platform.is_cpu()  # of the vllm that is installed, which need not be the machine's best
         self.engine_args: dict[str, Any] = {
-            "model": str(checkpoint.path),
+            "model": str(whole_model(checkpoint)),
             "dtype": best_dtype(config.dtype, on_gpu=not on_cpu),
             "max_model_len": self.max_model_len,
             "max_num_seqs": config.max_batch,
@@ -78,6 +80,11 @@ class _Base:
             {"block_size": CPU_BLOCK} if on_cpu else {"gpu_memory_utilization": config.gpu_memory_utilization}
         )
         self._ids = itertools.count()
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a block of the prefix cache; only whole blocks are reused."""
+        return int(self._llm.vllm_config.cache_config.block_size)
 
     def _params(self, sampling: Sampling) -> Any:
         from vllm import SamplingParams
@@ -133,7 +140,7 @@ class AsyncVLLMEngine(_Base):
     ) -> Generation:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        prompt, name = prompt_of(prompt_token_ids, media, self._pads), str(next(self._ids))
+        prompt, name = prompt_of(prompt_token_ids, media, self._pads, self.max_model_len), str(next(self._ids))
         stream = self._llm.generate(prompt, self._params(sampling), name, lora_request=self._adapter)
         try:
             outputs = [output async for output in stream]
@@ -162,13 +169,18 @@ class VLLMEngine(_Base, ThreadedEngine):
         self._start()
 
     def _work(self, new: list[Request]) -> bool:
+        from vllm.exceptions import VLLMClientError
+
         while new:
             request = new[0]  # taken out when it is kept elsewhere: whatever happens, it is not forgotten
             name = str(next(self._ids))
             try:
-                prompt = prompt_of(request.prompt, request.media, self._pads)
+                prompt = prompt_of(request.prompt, request.media, self._pads, self.max_model_len)
                 self._llm.add_request(name, prompt, self._params(request.sampling), lora_request=self._adapter)
-            except ValueError as e:  # a request that we or vllm refuse is its caller's error, not the engine's end
+            except (
+                ValueError,
+                VLLMClientError,
+            ) as e:  # a request that we or vllm refuse is its caller's error, not the engine's end
                 request.resolve(e)
             else:
                 self._running[name] = request

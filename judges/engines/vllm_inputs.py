@@ -6,25 +6,35 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from judges.adapters import adapted_modules, check_adapter
 from judges.checkpoints import Checkpoint
 from judges.engines.pads import Pads
 from judges.errors import MediaError, UsageError
 from judges.media import Modality
+from judges.omni import whole_adapter
 from judges.preparation import Prepared
 from judges.profiles import SAMPLE_RATE, Profile
 
 MEDIA_PER_PROMPT = 64  # of each modality; vllm takes but one unless it is told
+ENCODERS = ("model.visual.", "visual.", "audio_tower.")
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vllm makes room for
 
 
-def prompt_of(token_ids: Sequence[int], media: Sequence[Prepared], pads: Pads) -> dict[str, Any]:
+def prompt_of(token_ids: Sequence[int], media: Sequence[Prepared], pads: Pads, limit: int) -> dict[str, Any]:
     """A prompt for vllm, which repeats the pads by itself.
 
+    Args:
+        token_ids: with one pad per medium.
+        media: what the pads stand for.
+        pads: of the model's family.
+        limit: longest sequence that the engine takes, in tokens.
+
     Raises:
+        UsageError: the prompt is too long.
         MediaError: a medium that the model does not take.
         RenderError: pads and media do not agree.
     """
-    pads.find(token_ids, media)
+    pads.find(token_ids, media, limit)
     prompt: dict[str, Any] = {"prompt_token_ids": list(token_ids)}
     if not media:
         return prompt
@@ -32,7 +42,8 @@ def prompt_of(token_ids: Sequence[int], media: Sequence[Prepared], pads: Pads) -
     uuids: dict[str, list[str]] = {}
     for medium in media:
         data.setdefault(medium.modality.value, []).append(_content(medium))
-        uuids.setdefault(medium.modality.value, []).append(medium.digest)
+        shape = f"{medium.length}x{medium.height}x{medium.width}@{medium.fps:g}"
+        uuids.setdefault(medium.modality.value, []).append(f"{medium.digest}:{shape}")
     # Our media are scaled already. vllm's hash of a medium is made of its uuid and of these options.
     options = {"images_kwargs": {"do_resize": False}, "videos_kwargs": _video_options(media, pads.profile)}
     used = {f"{modality}s_kwargs" for modality in data}
@@ -65,7 +76,8 @@ def _video_options(media: Sequence[Prepared], profile: Profile) -> dict[str, Any
                 f"video: one prompt holds videos of {', '.join(f'{r:g}' for r in rates)} frames per second, which a "
                 "flex-omni model on the vllm engine cannot tell apart; sample them alike or use --engine transformers"
             )
-        options |= {"fps": rate for rate in rates}
+        if rates:
+            options["fps"] = rates[0]
     return options
 
 
@@ -80,6 +92,12 @@ def adapter_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
     """Engine arguments for a checkpoint's adapter."""
     if checkpoint.adapter is None:
         return {}
+    check_adapter(checkpoint)
+    if any(name.startswith(ENCODERS) for name in adapted_modules(checkpoint.adapter)):
+        raise UsageError(
+            f"adapter {checkpoint.adapter}: changes the model's encoders, which vllm would leave out; "
+            "use --engine transformers"
+        )
     config = json.loads((checkpoint.adapter / "adapter_config.json").read_text())
     rank = max([config.get("r", 8), *config.get("rank_pattern", {}).values()])
     if rank > LORA_RANKS[-1]:
@@ -89,8 +107,9 @@ def adapter_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def adapter_request(checkpoint: Checkpoint) -> Any:
     """What tells vllm to use the adapter for a request; None where there is none."""
-    if checkpoint.adapter is None:
+    folder = whole_adapter(checkpoint)
+    if folder is None:
         return None
     from vllm.lora.request import LoRARequest
 
-    return LoRARequest("adapter", 1, str(checkpoint.adapter))
+    return LoRARequest("adapter", 1, str(folder))

@@ -1,0 +1,189 @@
+"""Prefix reuse: judging groups of candidates with our prompt order, against prompts that share nothing.
+
+The prompt is laid out rubric, question, candidate, so that of the candidates of a question all but the candidate is
+computed once. The other side is the same work with a salt of a few tokens before every request, so that no request
+shares its beginning with another. Both sides carry a salt of the same length and run in the same engine, one after
+the other, several times.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.bench.result import BenchResult
+from experiments.configs import setting
+from judges import Comparison, EngineConfig, FlexJudge, JudgeSettings
+from judges.engines import Engine, Generation, Sampling, load_engine
+from judges.errors import UsageError
+from judges.preparation import Prepared
+
+GOAL = 1.9
+"""Time without sharing over time with it: at least."""
+CACHED_GOAL = 0.99
+"""Cached tokens over the most that whole blocks allow: at least."""
+SALT = 8  # tokens
+WORDS = (
+    *("river", "stone", "market", "window", "letter", "garden", "morning", "ladder", "silver", "paper", "engine"),
+    *("harbour", "winter", "bottle", "forest", "candle", "bridge", "travel", "number", "simple", "answer", "reason"),
+)
+
+
+@dataclass(frozen=True)
+class PrefixConfig:
+    model: str = setting("smollm2-135m", "the judge: embedded name, folder or hub id", metavar="MODEL")
+    questions: int = setting(3, "groups of candidates", metavar="N")
+    candidates: int = setting(8, "candidates of a question", metavar="N")
+    question_words: int = setting(120, "length of a question", metavar="N")
+    candidate_words: int = setting(80, "length of a candidate", metavar="N")
+    think: int = setting(16, "tokens that the judge may think", metavar="N")
+    repeats: int = setting(2, "times each side is run", metavar="N")
+    seed: int = setting(0, "seed of the texts", metavar="N")
+
+    def __post_init__(self) -> None:
+        for name in ("questions", "candidates", "question_words", "candidate_words", "think", "repeats"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+
+
+def run(config: PrefixConfig) -> BenchResult:
+    """Measure with the vllm engine."""
+    engine = load_engine(EngineConfig(config.model, "vllm", max_model_len=2048))
+    try:
+        salting = _Salting(engine)
+        settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
+        judge = FlexJudge(salting, settings)
+        salting.begin(shared=True)
+        judge.judge(_comparisons(config, random.Random("warm-up"))[:4])  # grammars are compiled at their first use
+        sides: dict[bool, list[_Side]] = {True: [], False: []}
+        for repeat in range(config.repeats):
+            comparisons = _comparisons(config, random.Random(f"{config.seed}-{repeat}"))
+            for shared in (True, False):
+                salting.begin(shared)
+                start = time.perf_counter()
+                judge.judge(comparisons)
+                sides[shared].append(_Side(time.perf_counter() - start, salting.log))
+        block = _block_size(engine)
+    finally:
+        engine.close()
+    return _result(config, sides[True], sides[False], block)
+
+
+@dataclass
+class _Side:
+    seconds: float
+    log: list[tuple[tuple[int, ...], Generation]]
+    """Every request with what came of it, in the order in which they were made."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(g.prompt_tokens for _, g in self.log)
+
+    @property
+    def cached(self) -> int:
+        return sum(g.cached_tokens for _, g in self.log)
+
+
+def _result(config: PrefixConfig, ours: Sequence[_Side], salted: Sequence[_Side], block: int) -> BenchResult:
+    ratio = statistics.median(s.seconds for s in salted) / statistics.median(s.seconds for s in ours)
+    cached, possible = sum(s.cached for s in ours), sum(most_cached(s.log, block) for s in ours)
+    share = cached / possible if possible else 1.0
+    return BenchResult(
+        "prefix",
+        round(ratio, 3),
+        GOAL,
+        ratio >= GOAL and share >= CACHED_GOAL,
+        {
+            "cached_of_possible": round(share, 4),
+            "cached_goal": CACHED_GOAL,
+            "cached_of_prompt_tokens": round(cached / sum(s.prompt_tokens for s in ours), 3),
+            "cached_of_prompt_tokens_salted": round(
+                sum(s.cached for s in salted) / sum(s.prompt_tokens for s in salted), 3
+            ),
+            "seconds": round(statistics.median(s.seconds for s in ours), 2),
+            "seconds_salted": round(statistics.median(s.seconds for s in salted), 2),
+            "requests": len(ours[0].log),
+            "prompt_tokens": ours[0].prompt_tokens,
+            "block_tokens": block,
+            "think_tokens": config.think,
+            "runs": [
+                {"shared": name, "seconds": round(s.seconds, 2), "cached": s.cached, "prompt_tokens": s.prompt_tokens}
+                for pair in zip(ours, salted, strict=True)
+                for name, s in zip((True, False), pair, strict=True)
+            ],
+        },
+    )
+
+
+def most_cached(log: Sequence[tuple[tuple[int, ...], Generation]], block: int) -> int:
+    """The most prompt tokens that an engine can take from its cache, if it keeps all and reuses whole blocks.
+
+    The last token of a prompt is always computed, and of a finished request all tokens but the last one were.
+    """
+    known: set[tuple[int, ...]] = set()
+    total = 0
+    for prompt, generation in log:
+        hit = 0
+        while hit + block <= len(prompt) - 1 and prompt[: hit + block] in known:
+            hit += block
+        total += hit
+        whole = (prompt + generation.token_ids)[:-1]
+        known.update(whole[:end] for end in range(block, len(whole) + 1, block))
+    return total
+
+
+@dataclass
+class _Salting:
+    """An engine that puts a salt before every prompt: the same for all of a run, or another one for each."""
+
+    engine: Engine
+    shared: bool = True
+    log: list[tuple[tuple[int, ...], Generation]] = field(default_factory=list)
+    runs: int = 0
+
+    def __post_init__(self) -> None:
+        self.name, self.model_id, self.profile = self.engine.name, self.engine.model_id, self.engine.profile
+        self.tokenizer: Any = self.engine.tokenizer
+        self.max_model_len = self.engine.max_model_len
+        encoded = [self.tokenizer.encode(str(digit), add_special_tokens=False) for digit in range(10)]
+        self._digits = [ids[-1] for ids in encoded]
+        self._count = 0
+
+    def begin(self, shared: bool) -> None:
+        """Start a run, of which no request shares anything with an earlier run."""
+        self.shared, self.log, self.runs = shared, [], self.runs + 1
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+    ) -> Generation:
+        self._count += 1
+        number = f"{self.runs:03}{0 if self.shared else self._count:0{SALT - 3}}"
+        prompt = tuple(self._digits[int(digit)] for digit in number) + tuple(prompt_token_ids)
+        place = len(self.log)
+        self.log.append((prompt, Generation("", (), "length")))
+        generation = await self.engine.generate(prompt, sampling, media)
+        self.log[place] = (prompt, generation)
+        return generation
+
+    async def check_health(self) -> None:
+        await self.engine.check_health()
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def _comparisons(config: PrefixConfig, rng: random.Random) -> list[Comparison]:
+    def text(words: int) -> str:
+        return " ".join(rng.choice(WORDS) for _ in range(words)).capitalize() + "."
+
+    questions = [text(config.question_words) for _ in range(config.questions)]
+    return [Comparison.of(q, text(config.candidate_words)) for q in questions for _ in range(config.candidates)]
+
+
+def _block_size(engine: Any) -> int:
+    """Of the vllm engine, which alone has blocks."""
+    return int(engine.block_size)
