@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except JudgeError as e:
         return _fail(f"{type(e).__name__}: {e}", 1)
     except KeyboardInterrupt:
-        return _fail("stopped; what was done is kept, and the same command goes on from there", 130)
+        return _fail("stopped; what was written is kept, and the same command goes on from there", 130)
 
 
 def _fail(message: str, status: int) -> int:
@@ -119,14 +119,21 @@ def _doctor(options: argparse.Namespace) -> int:
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
     from experiments.configs import add_flags
     from experiments.judge_config import JudgeRun
+    from judges.rubrics import rubric_names
 
+    one = "--prompt TEXT --response TEXT [--response TEXT ...]"
+    parser.usage = f"%(prog)s FILE [options]\n       %(prog)s {one} [options]"
+    parser.epilog = f"Rubrics that come with it: {', '.join(rubric_names())}."
     parser.add_argument("file", metavar="FILE", nargs="?", help="comparisons as .jsonl or .parquet")
-    one = parser.add_argument_group("one comparison instead of a file; @FILE stands for what is in a file")
-    one.add_argument("--prompt", metavar="TEXT", help="the question")
-    one.add_argument("--response", metavar="TEXT", action="append", help="an answer; repeat it to compare several")
-    for medium in ("image", "video", "audio", "molecule"):
-        one.add_argument(f"--{medium}", action="append", default=[], help=f"{medium} that belongs to the question")
-    parser.add_argument("--json", action="store_true", help="print the one judgment as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print judgments as JSON lines; what a FILE without --out does anyway"
+    )
+    group = parser.add_argument_group("one comparison instead of a file; @FILE stands for what is in a file, @@ for @")
+    group.add_argument("--prompt", metavar="TEXT", help="the question")
+    group.add_argument("--response", metavar="TEXT", action="append", help="an answer; repeat it to compare several")
+    for medium, metavar in (("image", "FILE"), ("video", "FILE"), ("audio", "FILE"), ("molecule", "SMILES")):
+        said = f"{medium} that belongs to the question; may be repeated"
+        group.add_argument(f"--{medium}", metavar=metavar, action="append", default=[], help=said)
     add_flags(parser, JudgeRun)
 
 

@@ -18,7 +18,11 @@ Config = TypeVar("Config")
 
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
-    """A field of a configuration, with its help."""
+    """A field of a configuration, with its help.
+
+    Args:
+        metadata: `choices` and `metavar` of its flag, and `group`, the heading under which the help lists it.
+    """
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -26,9 +30,15 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     """Add `--config` and one flag per field of the dataclass `config`."""
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings; flags win over it")
     types = get_type_hints(config)
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for f in fields(config):
+        place: argparse._ActionsContainer = parser
+        if heading := f.metadata.get("group"):
+            place = groups[heading] = groups.get(heading) or parser.add_argument_group(heading)
         kind = _scalar(types[f.name])
-        default = "" if f.default in (None, MISSING, (), False) else f" (default: {f.default})"
+        default = "" if f.default in (None, MISSING, ()) else f" (default: {f.default})"
+        if kind is bool:
+            default = " (the default)" if f.default else ""
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f.metadata["help"] + default}
         if kind is bool:
             # A flag that is on by default is switched off, one that is off is switched on.
@@ -36,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
         else:
             options |= {"choices": f.metadata.get("choices"), "metavar": f.metadata.get("metavar")}
             options |= {"type": str, "action": "append"} if kind is list else {"type": kind}
-        parser.add_argument("--" + f.name.replace("_", "-"), **options)
+        place.add_argument("--" + f.name.replace("_", "-"), **options)
 
 
 def build(config: type[Config], arguments: argparse.Namespace) -> Config:
@@ -66,15 +76,18 @@ def _from_file(config: type[Any], path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: expected settings as 'name: value', got {type(data).__name__}")
     types = get_type_hints(config)
     choices: dict[str, Any] = {f.name: f.metadata.get("choices") for f in fields(config)}
+    unset = {f.name for f in fields(config) if f.default is None}
     values = {}
     for key, value in data.items():
         name = str(key).replace("-", "_")
         if name not in types:
             raise UsageError(f"{path}: unknown setting {key!r}; there are {', '.join(types)}")
+        if value is None and name in unset:
+            continue
         wanted = _scalar(types[name])
-        if wanted is float and isinstance(value, int):
+        if wanted is float and type(value) is int:  # a truth value is an int to Python, but no number to a person
             value = float(value)
-        texts = wanted is not list or all(isinstance(v, str) for v in value or ())
+        texts = not isinstance(value, list) or all(isinstance(v, str) for v in value)
         if type(value) is not wanted or not texts or (choices[name] and value not in choices[name]):
             raise UsageError(f"{path}: setting {key!r} must be {_expected(wanted, choices[name])}, not {value!r}")
         values[name] = value

@@ -4,42 +4,50 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from experiments.judge_config import JudgeRun
+from experiments.judge_out import Output
 from judges import Comparison, FlexJudge, Judgment
 from judges.engines import load_engine, resolve_engine
 from judges.errors import LedgerError, NotRecordedError, RenderError, UsageError
-from judges.files import read_table, write_table
-from judges.journal import Journal
-from judges.models import check_model
+from judges.models import check_model, resolve_adapter
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 
 class Row(Protocol):
-    """What can be judged; see `judges.files.Row`."""
+    """What can be judged: a row of a file, see `judges.files.Row`, or what flags gave."""
 
     @property
     def id(self) -> str: ...
 
-    def comparison(self) -> Comparison: ...
+    @property
+    def where(self) -> str:
+        """File and row, for messages."""
+        ...
+
+    def comparison(self) -> Comparison:
+        """The comparison, media read; raises UsageError, beginning with `where`, if they cannot be."""
+        ...
 
 
 @dataclass(frozen=True)
 class Given:
-    """A comparison that was given by flags."""
+    """A comparison that is there already."""
 
-    id: str
-    make: Comparison
+    given: Comparison
+    where: str = "the comparison"
+
+    @property
+    def id(self) -> str:
+        return self.given.id
 
     def comparison(self) -> Comparison:
-        return self.make
+        return self.given
 
 
 @dataclass
@@ -49,7 +57,7 @@ class Result:
     judgments: list[Judgment] = field(default_factory=list)
     """In the order of the rows, without those that were lost."""
     lost: dict[str, str] = field(default_factory=dict)
-    """Id of a row that could not be judged at all -> why."""
+    """Id of a row that could not be judged at all -> where it is, and why. In the order of the rows."""
     kept: int = 0
     """Judgments that an earlier run had made."""
     hits: int | None = None
@@ -66,119 +74,99 @@ class Result:
         return counts
 
 
-def judge_rows(config: JudgeRun, rows: Sequence[Row], progress: Progress | None = None) -> Result:
-    """Judge rows. With `config.out`, judgments are in that file as soon as they are made, and those that are in it
-    already, of the same comparison by the same judge, are not made again.
+def check_judge(config: JudgeRun) -> None:
+    """Raise UsageError if the judge cannot be had. Loads no model and, the adapter apart, downloads none."""
+    if config.replay or resolve_engine(config.engine) == "scripted":
+        return
+    check_model(config.model)
+    if config.adapter:
+        resolve_adapter(config.adapter)
+
+
+def judge_rows(
+    config: JudgeRun, rows: Sequence[Row], output: Output | None = None, progress: Progress | None = None
+) -> Result:
+    """Judge rows.
+
+    Args:
+        config: the judge, and how it judges. Its `out` is not looked at.
+        rows: no two with one id.
+        output: judgments are in that file as soon as they are made, and those that are in it already, of the same
+            comparison by the same judge, are not made again.
+        progress: shows how far it is.
 
     Raises:
-        UsageError: settings that cannot work, or an output file that holds something else.
-        EngineLostError: the engine died; what was judged is kept.
+        UsageError: the judge cannot be loaded.
+        EngineLostError: the engine died; what was judged is in `output`.
     """
-    settings = config.settings
-    if not config.replay and resolve_engine(config.engine) != "scripted":
-        check_model(config.model)
-    out = Path(config.out) if config.out else None
     result = Result()
-    with _journal(out, {row.id for row in rows}) as journal:
-        if progress:
-            loading = progress.add_task("loading the judge", total=None)
-        judge = FlexJudge(load_engine(config.engine_config), settings)
-        if progress:
-            progress.update(loading, total=1, completed=1)
-        try:
-            asyncio.run(_Run(judge, journal, result, progress).judge(rows, config.concurrency))
-            result.hits = getattr(judge.engine, "hits", None)
-            result.requests = (result.hits or 0) + getattr(judge.engine, "misses", 0)
-        finally:
-            judge.close()
-    if out is not None:
-        write_table(out, [judgment.to_json() for judgment in result.judgments])
-        if (working := _working_file(out)) != out:
-            working.unlink(missing_ok=True)
+    if progress:
+        loading = progress.add_task("loading the judge", total=None)
+    engine = load_engine(config.engine_config)
+    judge = FlexJudge(engine, config.settings_for(engine.model_id))
+    if progress:
+        progress.update(loading, total=1, completed=1)
+    try:
+        asyncio.run(_Run(judge, output, result, progress).judge(rows, config.concurrency))
+    finally:
+        judge.close()
+    result.hits = getattr(engine, "hits", None)
+    result.requests = (result.hits or 0) + getattr(engine, "misses", 0)
+    if output:
+        output.finish(result.judgments)
     return result
 
 
 class _Run:
     """Rows on their way through a judge."""
 
-    def __init__(self, judge: FlexJudge, journal: Journal | None, result: Result, progress: Progress | None) -> None:
-        self.judge_, self.journal, self.result, self.progress = judge, journal, result, progress
-        self.found: dict[str, Judgment] = {}
+    def __init__(self, judge: FlexJudge, output: Output | None, result: Result, progress: Progress | None) -> None:
+        self._judge, self._output, self._result, self._progress = judge, output, result, progress
+        self._found: dict[str, Judgment] = {}
+        self._lost: dict[str, str] = {}
 
     async def judge(self, rows: Sequence[Row], concurrency: int) -> None:
         """Judge rows, so many at a time."""
         waiting = iter(rows)
-        bar = self.progress.add_task("judging", total=len(rows)) if self.progress else None
+        bar = self._progress.add_task("judging", total=len(rows)) if self._progress else None
 
         async def worker() -> None:
             for row in waiting:
                 await self._row(row)
-                if self.progress and bar is not None:
-                    self.progress.advance(bar)
+                if self._progress and bar is not None:
+                    self._progress.advance(bar)
 
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(min(concurrency, len(rows))):
                     tasks.create_task(worker())
-        except ExceptionGroup as e:
+        except ExceptionGroup as e:  # a lost engine loses all that were under way, in the same words
             raise e.exceptions[0] from e
-        self.result.judgments = [self.found[row.id] for row in rows if row.id in self.found]
+        self._result.judgments = [self._found[row.id] for row in rows if row.id in self._found]
+        self._result.lost = {row.id: self._lost[row.id] for row in rows if row.id in self._lost}
 
     async def _row(self, row: Row) -> None:
+        """Judge a row, or note why it cannot be: its own fault does not hold up the others."""
         try:
-            comparison = row.comparison()
-            if kept := self._kept(row.id, self.judge_.key(comparison)):
-                self.result.kept += 1
-                self.found[row.id] = kept
+            comparison = await asyncio.to_thread(row.comparison)  # which reads files
+        except UsageError as e:
+            self._lost[row.id] = _one_line(e)
+            return
+        try:
+            if self._output and (kept := self._output.kept(row.id, self._judge.key(comparison))):
+                self._result.kept += 1
+                self._found[row.id] = kept
                 return
-            judgment = await self.judge_.ajudge(comparison)
+            judgment = await self._judge.ajudge(comparison)
         except LedgerError:
             raise  # what cannot be recorded ends the run
-        except (NotRecordedError, RenderError, UsageError) as e:  # this row's own fault: the others go on
-            self.result.lost[row.id] = " ".join(str(e).split())
+        except (NotRecordedError, RenderError, UsageError) as e:
+            self._lost[row.id] = f"{row.where}: {_one_line(e).removeprefix(f'comparison {row.id!r}: ')}"
             return
-        self.found[row.id] = judgment
-        if self.journal:
-            self.journal.append(judgment.to_json())
-
-    def _kept(self, row_id: str, key: str) -> Judgment | None:
-        """What an earlier run made of the same comparison, unless another try may end otherwise."""
-        row = self.journal.rows.get(row_id) if self.journal else None
-        if row is None or row["provenance"].get("key") != key:
-            return None
-        judgment = Judgment.from_json(row)
-        return judgment if judgment.status.is_final else None
+        self._found[row.id] = judgment
+        if self._output:
+            self._output.add(judgment)
 
 
-@contextmanager
-def _journal(out: Path | None, ids: Collection[str]) -> Iterator[Journal | None]:
-    """The judgments of earlier runs, and where those of this one go."""
-    if out is None:
-        yield None
-        return
-    if out.suffix not in (".jsonl", ".parquet"):
-        raise UsageError(f"--out {out}: expected a file that ends in .jsonl or .parquet")
-    journal = Journal(_working_file(out))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        journal.__enter__()
-    except OSError as e:
-        raise UsageError(f"{out}: cannot be written: {e.strerror or e}") from e
-    with closing(journal):
-        if out.exists() and out != journal.path:
-            journal.rows = {row["id"]: row for _, row in read_table(out)} | journal.rows
-        _check_rows(out, journal.rows, ids)
-        yield journal
-
-
-def _check_rows(out: Path, rows: dict[str, dict[str, object]], ids: Collection[str]) -> None:
-    for name, row in rows.items():
-        if not {"status", "votes", "provenance"} <= row.keys():
-            raise UsageError(f"{out}: holds something else than judgments; choose another --out")
-        if name not in ids:
-            raise UsageError(f"{out}: holds a judgment of {name!r}, which is not judged here; choose another --out")
-
-
-def _working_file(out: Path) -> Path:
-    """Where judgments are put one by one: a Parquet file can only be written as a whole."""
-    return out.with_name(out.name + ".jsonl") if out.suffix == ".parquet" else out
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from experiments.configs import setting
@@ -16,59 +17,88 @@ THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 128
 """The published budget, and one that suits a model which was never taught to think at length."""
 
 
+_MODEL, _HOW, _MEDIA, _FILES = "the judge", "how it judges", "limits of media", "results"
+"""Headings of the help."""
+
+
 @dataclass(frozen=True)
 class JudgeRun:
     """Settings of a run of the judge."""
 
-    model: str = setting("smollm2-135m", "the judge: embedded name, folder or hub id", metavar="MODEL")
-    adapter: str | None = setting(None, "LoRA adapter on the judge: folder or hub id", metavar="MODEL")
+    model: str = setting(
+        "smollm2-135m", "the judge: name of an embedded model, folder or hub id", metavar="MODEL", group=_MODEL
+    )
+    adapter: str | None = setting(None, "LoRA adapter on the judge: folder or hub id", metavar="MODEL", group=_MODEL)
     engine: str = setting(
         "auto",
         "what runs the judge; auto is vllm where installed",
         choices=("auto", *MODEL_ENGINES),
+        group=_MODEL,
     )
-    rubric: str = setting("general", "rubric of comparisons that name none: a preset or a TOML file", metavar="NAME")
-    out: str | None = setting(None, "write judgments to this .jsonl or .parquet; what is there is kept", metavar="FILE")
-    votes: int = setting(1, "replies per comparison at most", metavar="K")
+    max_model_len: int = setting(8192, "prompt and reply together, in tokens", metavar="N", group=_MODEL)
+    concurrency: int = setting(256, "comparisons under way at a time", metavar="N", group=_MODEL)
+    rubric: str = setting(
+        "general", "rubric of comparisons that name none: a preset or a TOML file", metavar="NAME", group=_HOW
+    )
+    votes: int = setting(1, "replies per comparison at most", metavar="K", group=_HOW)
     vote_confidence: float = setting(
-        VOTE_CONFIDENCE, "how sure voting is before it stops early; 1: certain", metavar="P"
+        VOTE_CONFIDENCE, "how sure voting is before it stops early; 1: certain", metavar="P", group=_HOW
     )
-    order: str = setting("as_given", "in which order the judge reads the responses", choices=ORDERS)
-    waits: int = setting(0, "times the end of the thinking is put off with Wait", metavar="N")
-    reason_first: bool = setting(True, "think before answering")
-    force: bool = setting(True, "ask for an answer that does not come under a grammar")
-    temperature: float = setting(0.4, "of the judge's sampling; 0 is greedy", metavar="T")
-    top_p: float = setting(0.8, "of the judge's sampling", metavar="P")
+    order: str = setting("as_given", "in which order the judge reads the responses", choices=ORDERS, group=_HOW)
+    waits: int = setting(0, "times that thinking which ends is made to go on with Wait", metavar="N", group=_HOW)
+    reason_first: bool = setting(True, "think before answering", group=_HOW)
+    force: bool = setting(True, "where no answer comes, have one written under a grammar", group=_HOW)
+    temperature: float = setting(0.4, "of the judge's sampling; 0 is greedy", metavar="T", group=_HOW)
+    top_p: float = setting(0.8, "of the judge's sampling", metavar="P", group=_HOW)
     max_think_tokens: int | None = setting(
-        None, f"budget of the thinking (default: {THINK_TOKENS}; embedded model: {EMBEDDED_THINK_TOKENS})", metavar="N"
+        None,
+        f"budget of the thinking (default: {THINK_TOKENS}; embedded model: {EMBEDDED_THINK_TOKENS})",
+        metavar="N",
+        group=_HOW,
     )
-    max_answer_tokens: int = setting(64, "room for the answer", metavar="N")
-    max_model_len: int = setting(8192, "prompt and reply together, in tokens", metavar="N")
-    deadline: float = setting(600.0, "seconds after which a judgment is given up", metavar="S")
-    image_max_pixels: int | None = setting(None, "scale larger images down", metavar="N")
-    video_fps: float | None = setting(None, "frames taken of a second of video", metavar="N")
-    video_max_pixels: int | None = setting(None, "scale larger frames down", metavar="N")
-    seed: int = setting(0, "seed of sampling and of random orders", metavar="N")
-    ledger: str | None = setting(None, "keep generations in this file (default: beside --out)", metavar="FILE")
-    no_ledger: bool = setting(False, "keep no generations")
-    replay: str | None = setting(None, "read replies from this ledger instead of running a model", metavar="LEDGER")
-    max_failures: int = setting(0, "comparisons that may stay without a score before the exit status is 1", metavar="N")
-    concurrency: int = setting(256, "comparisons under way at a time", metavar="N")
+    max_answer_tokens: int = setting(64, "room for the answer", metavar="N", group=_HOW)
+    deadline: float = setting(600.0, "seconds after which a judgment is given up", metavar="S", group=_HOW)
+    seed: int = setting(0, "seed of sampling and of random orders", metavar="N", group=_HOW)
+    image_max_pixels: int | None = setting(None, "scale larger images down", metavar="N", group=_MEDIA)
+    video_fps: float | None = setting(None, "frames taken of a second of video", metavar="N", group=_MEDIA)
+    video_max_pixels: int | None = setting(None, "scale larger frames down", metavar="N", group=_MEDIA)
+    out: str | None = setting(
+        None, "write judgments to this .jsonl or .parquet; those in it are not made again", metavar="FILE", group=_FILES
+    )
+    ledger: str | None = setting(
+        None, "keep what the judge says in this file (default: beside --out)", metavar="FILE", group=_FILES
+    )
+    no_ledger: bool = setting(False, "keep nothing of what the judge says but judgments", group=_FILES)
+    replay: str | None = setting(
+        None, "take what the judge says from this ledger instead of running a model", metavar="LEDGER", group=_FILES
+    )
+    max_failures: int = setting(
+        0, "comparisons that may stay without a score before the exit status is 1", metavar="N", group=_FILES
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("max_failures", 0), ("concurrency", 1), ("seed", 0), ("max_model_len", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        least = {"max_failures": 0, "concurrency": 1, "seed": 0, "max_model_len": 1}
+        for name, bound in (least | {"image_max_pixels": 1, "video_max_pixels": 1}).items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+        if self.video_fps is not None and not 0 < self.video_fps < math.inf:
+            raise UsageError(f"--video-fps must be above 0, not {self.video_fps}")
         if self.replay and (self.ledger or self.no_ledger):
             raise UsageError("--replay reads a ledger and writes none; leave out --ledger and --no-ledger")
         if self.ledger and self.no_ledger:
             raise UsageError("--ledger and --no-ledger exclude each other")
+        self.settings_for(self.model)  # what they refuse is to be known before anything is read or written
 
-    @property
-    def settings(self) -> JudgeSettings:
-        budget = EMBEDDED_THINK_TOKENS if self.model in EMBEDDED and not self.replay else THINK_TOKENS
+    def settings_for(self, model: str) -> JudgeSettings:
+        """How the model of that name or id judges; a replay learns its model only from the ledger.
+
+        Raises:
+            UsageError: a setting out of its range, or two that do not go together.
+        """
+        budget = EMBEDDED_THINK_TOKENS if model.partition("@")[0] in EMBEDDED else THINK_TOKENS
         return JudgeSettings(
-            max_think_tokens=self.max_think_tokens or budget,
+            max_think_tokens=budget if self.max_think_tokens is None else self.max_think_tokens,
             max_answer_tokens=self.max_answer_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
@@ -85,6 +115,7 @@ class JudgeRun:
 
     @property
     def engine_config(self) -> EngineConfig:
+        """What runs the judge, and the ledger that it writes to or is replayed from."""
         if self.replay:
             return EngineConfig(self.replay, "replay", max_model_len=self.max_model_len)
         ledger = self.ledger or (f"{self.out}.ledger" if self.out and not self.no_ledger else None)

@@ -19,7 +19,8 @@ STATUS_WORDS = {
 }
 FORCED_WORDS = {
     "budget": "the thinking ran out of its token budget",
-    "early_end": "the reply ended without a verdict",
+    "early_end": "the reply ended while the judge was still thinking",
+    "no_answer": "the judge thought and then answered nothing of the form",
 }
 _EXACT = 1e-9  # accuracies are fractions of counts: what differs by less than this differs by rounding only
 

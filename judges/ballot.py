@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from judges.errors import EngineLostError
 from judges.judgments import Status, Usage, Verdict
 from judges.prompts import judge_turns
 from judges.rendering import RenderedPrompt, Renderer
@@ -88,7 +89,14 @@ class Ballot:
         return [verdicts[k : k + per_round] for k in range(0, len(verdicts), per_round)]
 
     async def _vote(self, number: int, order: Order) -> Verdict:
-        reply = await self.replier.reply(await self.prompt(order), draw=number)
+        try:
+            reply = await self.replier.reply(await self.prompt(order), draw=number)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            # Nobody gave this vote up: what the engine had under way was cancelled within the engine.
+            raise EngineLostError("the engine dropped a request") from None
         self.usage += reply.usage
         shown = read_verdict(reply, self.replier.rubric, len(order))
         # Seen from the order that was shown, the given order is the inverse permutation.

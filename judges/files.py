@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,10 +13,12 @@ from typing import Any
 from judges.errors import MediaError, UsageError
 from judges.journal import read_rows, write_rows
 from judges.media import Modality
-from judges.rubrics import load_rubric
+from judges.rubrics import Rubric, load_rubric
 from judges.types import Comparison, content_of, messages_of
 
 FIELDS = ("id", "prompt", "responses", "rubric", "images")
+OTHER_MEDIA = tuple(f"{m}{s}" for m in Modality if m != Modality.IMAGE for s in ("", "s"))
+"""Columns that would be dropped in silence: of media, only images may stand beside the prompt."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,9 @@ class Row:
     where: str
     """File and row, for messages."""
     data: Mapping[str, Any]
+    """The row as it is in the file, without fields that are null."""
     rubric: str
+    """The row's own rubric, or that of the run."""
     folder: Path
     """Where paths of media start from."""
 
@@ -35,7 +40,8 @@ class Row:
         """The comparison, media read.
 
         Raises:
-            MediaError: a medium that cannot be read.
+            MediaError: a medium that cannot be read; the message begins with `where`, as all here do.
+            UsageError: another number of images than there are places for.
         """
         try:
             images = [_from(self.folder, image) for image in self.data.get("images") or ()]
@@ -52,16 +58,19 @@ def read_comparisons(path: Path, rubric: str = "general") -> list[Row]:
 
     Args:
         path: `.jsonl` or `.parquet`; a row has `prompt` (text or messages), `responses` (a list of texts or messages)
-            and perhaps `id`, `rubric` and `images`.
-        rubric: for rows that name none.
+            and perhaps `id`, `rubric` and `images`. Columns of other names are left alone. Relative paths of media
+            start from the file's folder.
+        rubric: for rows that name none. Relative paths of rubrics start from the working directory.
 
     Raises:
         UsageError: the file or a row is not as it should be; the message names file, row and field.
     """
     rows: list[Row] = []
     places: dict[str, str] = {}
+    rubrics = cache(load_rubric)
+    rubrics(rubric)  # what is wrong with it is not the first row's fault
     for number, (where, data) in enumerate(read_table(path), 1):
-        row = _row(where, data, number, rubric, path.parent)
+        row = _row(where, {k: v for k, v in data.items() if v is not None}, number, rubric, path.parent, rubrics)
         if row.id in places:
             raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {places[row.id]}")
         places[row.id] = where
@@ -79,7 +88,7 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
-    elif path.suffix in (".jsonl", ".json", ".ndjson"):
+    elif path.suffix == ".jsonl":
         for number, row in enumerate(read_rows(path), 1):
             yield f"{path}, row {number}", row
     else:
@@ -87,7 +96,8 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a whole table at once: a reader sees the old file or the new one, never a part."""
+    """Write a whole table at once, in the format of its ending: a reader sees the old file or the new one, never a
+    part."""
     if path.suffix != ".parquet":
         write_rows(path, rows)
         return
@@ -104,40 +114,36 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow.parquet as pq
 
     try:
-        batches = pq.ParquetFile(path).iter_batches(1024)
-        number = 0
-        for batch in batches:
-            for row in batch.to_pylist():
-                number += 1
-                # A column that other rows need is None in this one.
-                yield f"{path}, row {number}", {name: value for name, value in row.items() if value is not None}
+        with path.open("rb") as file:
+            number = 0
+            for batch in pq.ParquetFile(file).iter_batches(1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
     except OSError as e:
         raise UsageError(f"{path}: cannot be read: {e.strerror or e}") from e
     except pa.ArrowInvalid as e:
         raise UsageError(f"{path}: not a Parquet file: {e}") from e
 
 
-def _row(where: str, data: Mapping[str, Any], number: int, rubric: str, folder: Path) -> Row:
+def _row(
+    where: str, data: Mapping[str, Any], number: int, rubric: str, folder: Path, rubrics: Callable[[str], Rubric]
+) -> Row:
     def wrong(name: str, expected: str) -> UsageError:
-        return UsageError(f"{where}, field {name!r}: expected {expected}, got {data[name]!r:.60}")
+        return UsageError(f"{where}, field {name!r}: expected {expected}, got {reprlib.repr(data[name])}")
 
-    for name in ("prompt", "responses"):
-        if name not in data:
-            raise UsageError(f"{where}: field {name!r} is missing")
-    for name in data:  # a data set may have columns of its own, but a slip must not drop the images in silence
-        if name not in FIELDS and (near := get_close_matches(name, FIELDS, n=1, cutoff=0.75)):
-            raise UsageError(f"{where}: unknown field {name!r}; did you mean {near[0]!r}?")
+    _check_names(where, data)
     if not isinstance(data["responses"], list) or not data["responses"]:
         raise wrong("responses", "a list of one or more texts or messages")
     if not isinstance(data.get("images", []), list):
         raise wrong("images", "a list of paths or data URIs")
     if not isinstance(data.get("rubric", rubric), str):
         raise wrong("rubric", "the name of a rubric")
-    if not isinstance(data.get("id", ""), str | int) or isinstance(data.get("id"), bool):
-        raise wrong("id", "a text")
+    if not isinstance(data.get("id", ""), str | int) or isinstance(data.get("id"), bool) or data.get("id") == "":
+        raise wrong("id", "a text or a whole number")
     row = Row(str(data.get("id", number)), where, data, data.get("rubric", rubric), folder)
     checks: dict[str, Callable[[], object]] = {
-        "rubric": lambda: _rubric(row.rubric).check(len(data["responses"])),
+        "rubric": lambda: rubrics(row.rubric).check(len(data["responses"])),
         "prompt": lambda: messages_of(_without_media(data["prompt"])),
         "responses": lambda: [content_of(r) for r in _without_media(data["responses"])],
     }
@@ -145,11 +151,29 @@ def _row(where: str, data: Mapping[str, Any], number: int, rubric: str, folder: 
         try:
             check()
         except UsageError as e:
-            raise UsageError(f"{where}, field {name!r}: {e}") from e
+            what = str(e).removeprefix("prompt: ").removeprefix("response: ")
+            raise UsageError(f"{where}, field {name!r}: {what}") from e
     return row
 
 
-_rubric = cache(load_rubric)
+def _check_names(where: str, data: Mapping[str, Any]) -> None:
+    """A data set may have columns of its own, but a slip must not drop the images, or the rubric, in silence."""
+    absent = [name for name in FIELDS if name not in data]
+    for name in data:
+        # Of names as short as `id` nearly any is near: uid, idx. Only its spelling in capitals is taken for a slip.
+        near = [n for n in absent if n == name.lower()]
+        near = near or get_close_matches(name.lower(), [n for n in absent if n != "id"], n=1, cutoff=0.8)
+        if name not in FIELDS and near:
+            raise UsageError(f"{where}: unknown field {name!r}; did you mean {near[0]!r}?")
+        if name.lower() in OTHER_MEDIA:
+            kind = name.lower().removesuffix("s")
+            raise UsageError(
+                f"{where}: unknown field {name!r}; make it part of the prompt: "
+                f"{{'type': 'text', 'text': ...}} and {{'type': '{kind}', '{kind}': ...}} as the content of a message"
+            )
+    for name in ("prompt", "responses"):
+        if name not in data:
+            raise UsageError(f"{where}: field {name!r} is missing")
 
 
 def _is_media(value: Any) -> bool:
@@ -178,6 +202,8 @@ def _from(folder: Path, source: Any) -> Any:
     """A relative path, starting from `folder`; anything else as it is."""
     if isinstance(source, list):  # the frames of a video
         return [_from(folder, frame) for frame in source]
+    if isinstance(source, Mapping) and source.get("bytes") is None and source.get("path"):  # as data sets hold media
+        return {**source, "path": _from(folder, source["path"])}
     if not isinstance(source, str) or source.startswith("data:") or "://" in source:
         return source
     return str(folder / source)

@@ -81,6 +81,9 @@ class FlexJudge:
     def stream(self, comparisons: Iterable[Comparison], progress: bool = False) -> Iterator[Judgment]:
         """Judge comparisons and yield judgments as they are ready. For use outside of an event loop.
 
+        Judging goes on while the next judgment is waited for, not while the caller does other things; `deadline_s`
+        runs on all the same. A caller who takes long over each judgment should use `astream`.
+
         Args:
             comparisons: taken as there is room for them, so an iterator may be endless.
             progress: show a progress bar on standard error.

@@ -23,8 +23,8 @@ _INVISIBLE = re.compile(
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
 )
 _QUOTATION_MARK = re.compile("[\u2018\u2019\u02bc`\u00b4]")
-_TOKEN = re.compile(r"\{k\}|\w+|[^\w\s]")
-_NUMBER = "(?:[0-9]{1,4}|[a-z])"
+_TOKEN = re.compile(r"\s?\{k\}|\w+|[^\w\s]")
+_NUMBERS = {"{k}": "(?:[0-9]{1,4}|[a-z])", " {k}": r"(?:[0-9]{1,4}|(?<!\w)[a-z])"}  # `Jokes` is not `Joke s`
 _ANYTHING = "\ufffc"  # stands for an image or a sound, which no header holds
 
 
@@ -99,6 +99,6 @@ def _headers(rubric: Rubric) -> re.Pattern[str]:
 
 
 def _pattern(header: str) -> str:
-    tokens = [_NUMBER if token == "{k}" else re.escape(token) for token in _TOKEN.findall(header)]
+    tokens = [_NUMBERS.get(token) or re.escape(token) for token in _TOKEN.findall(header)]
     # A header without brackets ("Topic") is told only where it stands alone: sentences may begin with that word.
     return r"\s*".join(tokens) + (r"[\W_]*\Z" if re.search(r"[\w}]\Z", header) else "")

@@ -45,8 +45,8 @@ class Verdict:
     waits: int = 0
     """How many times the end of the thinking was put off by "Wait"."""
     forced: str | None = None
-    """Why the answer was forced by grammar: `budget` (thinking ran out of tokens), `early_end` (the reply ended
-    without a verdict), or None where the judge answered by itself."""
+    """Why the answer was forced by grammar: `budget` (thinking ran out of tokens), `early_end` (the reply ended while
+    it was still thinking), `no_answer` (nothing was answered after it), or None where the judge answered by itself."""
     detail: str = ""
     """For a status other than ok: what was wrong, in a few words."""
 
@@ -82,7 +82,7 @@ _TURNED = {"A>B": "B>A", "B>A": "A>B"}
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of everything one judgment asked of its engine."""
+    """Token counts of the replies that one judgment is made of; those that were given up at a deadline are left out."""
 
     prompt_tokens: int = 0
     """Tokens sent, cached ones included."""

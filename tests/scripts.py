@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import re
+import signal
 from pathlib import Path
 
 from judges import JudgeSettings
@@ -59,6 +61,37 @@ async def mortal_judge(prompt: str, sampling: Sampling) -> str:
             file.unlink()
         os._exit(1)
     return judge(prompt, sampling)
+
+
+_CANDIDATES = re.compile(r"Answer\]\n(.*?)(?=\n\n\[Assistant \d+'s Answer\]|<\|im_end\|>)", re.DOTALL)
+
+
+def fair_judge(prompt: str, sampling: Sampling) -> str:
+    """As `judge`, for any number of candidates: each has its own score, wherever it stands. `mumble` gets none."""
+    candidates = _CANDIDATES.findall(prompt.rpartition("user\n")[2])
+    if sampling.stop == ("</think>",):
+        return f"I look at: {' and '.join(candidates)}</think>"
+    if "mumble" in candidates:
+        return "<answer>perhaps</answer>"
+    answers = "".join(f"<answer>{1 + _draw(candidate, 5)}</answer>" for candidate in candidates)
+    return answers.removeprefix("<answer>") if sampling.regex else answers  # of a forced answer, that is written
+
+
+async def logged_judge(prompt: str, sampling: Sampling) -> str:
+    """As `fair_judge`, and notes every call in the file FLEX_JUDGE_TEST_CALLS. At a candidate that is the name of a
+    signal it first sends itself that signal, once: it leaves a file beside that one."""
+    await asyncio.sleep(0.02)
+    reply = fair_judge(prompt, sampling)
+    calls = Path(os.environ["FLEX_JUDGE_TEST_CALLS"])
+    for candidate in _CANDIDATES.findall(prompt.rpartition("user\n")[2]):
+        sent = calls.with_name(candidate)
+        if candidate in signal.Signals.__members__ and not sent.exists():
+            sent.touch()
+            os.kill(os.getpid(), signal.Signals[candidate])
+            await asyncio.sleep(0.1)
+    with calls.open("a") as file:
+        file.write(json.dumps([prompt, sampling.stop]) + "\n")
+    return reply
 
 
 SETTINGS = JudgeSettings(max_think_tokens=400, max_answer_tokens=64, temperature=0.0)

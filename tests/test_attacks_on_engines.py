@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacks import Shape, beside_an_image, candidate, on_any, on_model, question
+from attacks import Shape, beside_an_image, candidate, on_any, on_layout, on_model, question
 from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
 from judges import EngineConfig, FlexJudge, JudgeSettings, Status
@@ -40,72 +40,74 @@ class Witness:
 
 
 class Model:
-    """A tiny model on one engine, with the attacks on it."""
+    """A tiny model on one engine."""
 
     def __init__(self, family: str, engine: str, folder: Path) -> None:
         path = str(MODELS[family](folder))
-        self.attacks = [*on_model(open_checkpoint(path)), *on_any()]
-        self.witness = Witness(load_engine(EngineConfig(path, engine, dtype="float32", max_batch=8)))
+        self.checkpoint = open_checkpoint(path)
+        self.witness = Witness(load_engine(EngineConfig(path, engine, dtype="float32", max_batch=16)))
         self.judge = FlexJudge(self.witness, SETTINGS)
 
-    def withstands(self, shape: Shape, media: int) -> None:
-        """Every attack is judged; each prompt has as many placeholders as media, and the forced answer is a score."""
+    def withstands(self, attacks: Sequence[str], shape: Shape) -> None:
+        """Every attack is judged, by a forced answer; each prompt has as many placeholders as media."""
         self.witness.seen.clear()
-        comparisons = [shape(attack) for attack in self.attacks]
-        judgments = self.judge.judge(comparisons)
-        assert [j.status for j in judgments] == [Status.OK] * len(comparisons), [j.votes for j in judgments]
+        judgments = self.judge.judge([shape(attack) for attack in attacks])
+        unscored = [(a, j.status, j.votes) for a, j in zip(attacks, judgments, strict=True) if j.status != Status.OK]
+        assert not unscored
         assert all(1 <= score <= 10 for j in judgments for score in j.scores or (0,))
-        assert len(self.witness.seen) >= 2 * len(comparisons)  # thinking and answer
-        assert all(pads == given == [Modality.IMAGE] * media for pads, given in self.witness.seen)
+        assert len(self.witness.seen) >= 2 * len(attacks)  # thinking and answer
+        media = [Modality.IMAGE] * (2 if shape is beside_an_image else 0)
+        assert all(pads == given == media for pads, given in self.witness.seen)
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def on_transformers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """Each family on the transformers engine."""
     model = Model(request.param, "transformers", tmp_path_factory.mktemp("model"))
     yield model
     model.judge.close()
 
 
-@pytest.fixture(scope="module")
-def on_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    model = Model("Qwen2.5-VL", "vllm", tmp_path_factory.mktemp("model"))
-    yield model
-    model.judge.close()
-
-
-@pytest.mark.parametrize("shape", [question, candidate])
-def test_a_model_withstands_every_attack_without_an_image(shape: Shape, on_transformers: Model) -> None:
-    on_transformers.withstands(shape, media=0)
-
-
-def test_a_model_withstands_every_attack_beside_images(on_transformers: Model) -> None:
-    if not on_transformers.witness.pads:
-        pytest.skip("a text model takes no image")
-    on_transformers.withstands(beside_an_image, media=2)
-
-
-def test_a_model_sees_the_tokens_of_its_media_and_not_one_more(on_transformers: Model) -> None:
-    """Counted where they enter the model, each medium at its full length."""
-    engine, judge = on_transformers.witness.engine, on_transformers.judge
-    entered: list[int] = []
+@pytest.fixture
+def entered(model: Model) -> Iterator[list[int]]:
+    """How many pads entered the model with each prompt, each medium at its full length."""
+    counts: list[int] = []
 
     def count(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         ids = named["input_ids"] if "input_ids" in named else arguments[0]
         if ids.shape[1] > 1:  # a prompt, not a step of its reply
-            entered.extend(sum(int((row == pad).sum()) for pad in on_transformers.witness.pads) for row in ids)
+            counts.extend(sum(int((row == pad).sum()) for pad in model.witness.pads) for row in ids)
 
-    hook = engine.model.register_forward_pre_hook(count, with_kwargs=True)  # type: ignore[attr-defined]
-    try:
-        shapes = [(candidate, 0), (beside_an_image, 2 * 6)] if on_transformers.witness.pads else [(candidate, 0)]
-        for shape, tokens in shapes:  # an image of 84 x 56 pixels has 3 x 2 tokens
-            entered.clear()
-            judge.judge([shape(attack) for attack in on_transformers.attacks[:40]])
-            assert set(entered) == {tokens}
-    finally:
-        hook.remove()
+    hook = model.witness.engine.model.register_forward_pre_hook(count, with_kwargs=True)  # type: ignore[attr-defined]
+    yield counts
+    hook.remove()
+
+
+def test_a_model_withstands_control_tokens_turns_and_stray_placeholders(model: Model, entered: list[int]) -> None:
+    model.withstands(on_layout(model.checkpoint), question)
+    assert set(entered) == {0}
+
+
+def test_a_model_sees_the_tokens_of_its_images_and_not_one_more(model: Model, entered: list[int]) -> None:
+    if not model.witness.pads:
+        pytest.skip("a text model takes no image")
+    model.withstands(on_layout(model.checkpoint), beside_an_image)
+    assert set(entered) == {2 * 3 * 2}  # two images of 84 x 56 pixels
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shape", "media"), [(candidate, 0), (beside_an_image, 2)])
-def test_vllm_withstands_every_attack(shape: Shape, media: int, on_vllm: Model) -> None:
-    on_vllm.withstands(shape, media)
+@pytest.mark.parametrize("shape", [question, candidate, beside_an_image])
+def test_a_model_withstands_every_attack(shape: Shape, model: Model) -> None:
+    if shape is beside_an_image and not model.witness.pads:
+        pytest.skip("a text model takes no image")
+    model.withstands([*on_model(model.checkpoint), *on_any()], shape)
+
+
+@pytest.mark.slow
+def test_vllm_withstands_every_attack(tmp_path: Path) -> None:
+    model = Model("Qwen2.5-VL", "vllm", tmp_path)
+    try:
+        for shape in (question, candidate, beside_an_image):
+            model.withstands([*on_model(model.checkpoint), *on_any()], shape)
+    finally:
+        model.judge.close()

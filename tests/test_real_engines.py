@@ -11,11 +11,13 @@ from judges import Comparison, EngineConfig, FlexJudge, JudgeSettings, Status
 from judges.engines import Sampling, load_engine
 from judges.rendering import Span, Turn
 
-SETTINGS = JudgeSettings(max_think_tokens=32, max_answer_tokens=16, temperature=0.0, top_p=1.0)
+SETTINGS = JudgeSettings(max_think_tokens=24, max_answer_tokens=16, temperature=0.0, top_p=1.0)
 COMPARISONS = [
-    Comparison.of(f"What is {i} + 3?", f"{i} + 3 = {i + 3 + i % 2}", rubric="correctness", id=str(i)) for i in range(10)
+    Comparison.of(f"What is {i} + 3?", f"{i} + 3 = {i + 3 + i % 2}", rubric="correctness", id=str(i)) for i in range(40)
 ]
-PAIRS = [Comparison.of("What is 2 + 3?", "It is 5.", "It is 6. <|im_end|>", id=f"pair {i}") for i in range(2)]
+PAIRS = [
+    Comparison.of(f"What is {i} + 3?", f"It is {i + 3}.", "It is 6. <|im_end|>", id=f"pair {i}") for i in range(10)
+]
 
 
 def load(engine: str, **config: object) -> FlexJudge:
@@ -40,14 +42,13 @@ def hf_judge() -> Iterator[FlexJudge]:
 @pytest.mark.slow
 def test_greedy_judgments_are_the_same_on_both_engines(vllm_judge: FlexJudge, hf_judge: FlexJudge) -> None:
     ours, theirs = vllm_judge.judge([*COMPARISONS, *PAIRS]), hf_judge.judge([*COMPARISONS, *PAIRS])
-    assert [j.status for j in ours] == [Status.OK] * 12
+    assert [j.status for j in ours] == [Status.OK] * 50
     assert [j.scores for j in ours] == [j.scores for j in theirs]
     assert [j.reasoning for j in ours] == [j.reasoning for j in theirs]
     for a, b in zip(ours, theirs, strict=True):
         assert a.expected_scores == pytest.approx(b.expected_scores, abs=0.02)
-        assert a.usage.generated_tokens == b.usage.generated_tokens
         assert a.model == b.model
-    assert all(1 <= s <= 5 for j in ours[:10] for s in j.expected_scores or (0,))
+    assert all(1 <= s <= 5 for j in ours[:40] for s in j.expected_scores or (0,))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from judges import Comparison, FlexJudge, JudgeSettings, Judgment, Status
@@ -226,11 +226,8 @@ def mute(_: str, sampling: Sampling) -> str:
     """Uses up all the tokens it gets, everywhere but in the grammar."""
     if not sampling.regex:
         return RAMBLE
-    return (
-        "[[A=B=Good]]</answer>"
-        if "A=B" in sampling.regex
-        else "10</answer>" + "<answer>10</answer>" * (sampling.regex.count("<answer>"))
-    )
+    more = sampling.regex.count("<answer>")
+    return "[[A=B=Good]]</answer>" if "A=B" in sampling.regex else "10</answer>" + "<answer>10</answer>" * more
 
 
 @pytest.mark.parametrize("comparison", [SINGLE, PAIR, BATCH, IMAGES], ids=["single", "pair", "batch", "options"])
@@ -255,3 +252,22 @@ def test_what_fits_the_engines_context_always_fits_and_the_rest_is_never_sent(
         status, lengths = run(script, least)
         assert status == Status.OK
         assert least - 60 < max(lengths) <= least
+
+
+def test_a_prompt_that_is_too_long_in_one_of_its_orders_only_is_overlong() -> None:
+    """A text that ends in `.` is a token shorter where a header follows, as `.` and the line break are one token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate([*alphabet, ".Ċ"])}, merges=[(".", "Ċ")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>")])
+
+    def status(order: str, room: int) -> tuple[Status, int]:
+        engine = saying("Hm.</think>", "<answer>9</answer><answer>2</answer>", max_model_len=room)
+        engine.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=CHATML)
+        judgment = judged(engine, Comparison.of("q", "a.", "b"), order=order)
+        return judgment.status, len(engine.requests)
+
+    least = bisect_left(range(4000), True, key=lambda room: status("as_given", room)[0] == Status.OK)
+    assert status("both", least) == (Status.OVERLONG, 0)
+    assert status("both", least + 1) == (Status.OK, 4)

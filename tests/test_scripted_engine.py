@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 
 from judges import EngineConfig, UsageError
 from judges.engines import Engine, Generation, Sampling, load_engine, resolve_engine
 from judges.engines.scripted import Script, ScriptedEngine, byte_tokenizer
-from judges.errors import EngineLostError, EngineUnavailableError
+from judges.errors import EngineLostError, EngineUnavailableError, MediaError, RenderError
+from judges.media import Modality
+from judges.preparation import Prepared
+from judges.profiles import CHAT, PROFILES
 
 
 def encode(text: str) -> list[int]:
@@ -78,6 +82,38 @@ def test_requests_are_kept_for_tests_to_look_at() -> None:
     engine = ScriptedEngine(greet)
     asyncio.run(engine.generate(encode("Ana"), Sampling(3)))
     assert engine.requests == [("Ana", Sampling(3))]
+
+
+PICTURE = Prepared(Modality.IMAGE, None, "digest", height=56, width=84)
+
+
+def seeing(text: str, *media: Prepared, **config: Any) -> tuple[ScriptedEngine, Generation]:
+    engine = ScriptedEngine(greet, profile=PROFILES["flex-vl"], **config)
+    ids = engine.tokenizer.encode(text, add_special_tokens=False)
+    return engine, asyncio.run(engine.generate(ids, Sampling(100), media))
+
+
+def test_media_are_kept_and_counted_and_the_script_sees_their_placeholder() -> None:
+    engine, reply = seeing("<|vision_start|><|image_pad|><|vision_end|>?", PICTURE)
+    assert engine.media == [(PICTURE,)]
+    assert reply.text == "Hello, <|vision_start|><|image_pad|><|vision_end|>?!"
+    assert reply.prompt_tokens == 1 + 2 * 3 + 1 + 1
+
+
+def test_media_that_do_not_fit_the_prompt_are_refused_as_by_a_real_engine() -> None:
+    with pytest.raises(RenderError, match="stand for no media, but it comes with image"):
+        seeing("?", PICTURE)
+    with pytest.raises(RenderError, match="stand for image, but it comes with no media"):
+        seeing("<|image_pad|>")
+    with pytest.raises(UsageError, match="9 tokens, media included, leave no room for a reply within the 9"):
+        seeing("<|vision_start|><|image_pad|><|vision_end|>?", PICTURE, max_model_len=9)
+
+
+def test_an_engine_is_of_no_family_unless_it_is_told() -> None:
+    engine = ScriptedEngine(greet)
+    assert engine.profile == CHAT
+    with pytest.raises(MediaError, match="a chat model takes none"):
+        asyncio.run(engine.generate(encode("?"), Sampling(3), [PICTURE]))
 
 
 def test_a_closed_engine_is_lost() -> None:

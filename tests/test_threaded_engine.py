@@ -12,6 +12,8 @@ import pytest
 from judges.engines import Generation, Sampling
 from judges.engines.threaded import Request, ThreadedEngine
 from judges.errors import EngineLostError
+from judges.media import Modality
+from judges.preparation import Prepared
 
 SAMPLING = Sampling(8)
 STEP_S = 0.001
@@ -79,6 +81,16 @@ async def outcomes(*tasks: asyncio.Task[tuple[int, ...]]) -> list[object]:
 async def test_every_caller_gets_the_result_of_its_own_prompt(engine: Doubler) -> None:
     results = await asyncio.gather(*(ask(engine, n, n + 1) for n in range(100, 300)))
     assert results == [(2 * n, 2 * n + 2) for n in range(100, 300)]
+
+
+async def test_media_travel_with_their_prompt(engine: Doubler) -> None:
+    picture = Prepared(Modality.IMAGE, None, "digest")
+    engine.gate.clear()
+    task = asyncio.ensure_future(engine.generate([1], SAMPLING, [picture]))
+    await until_taken(engine, 1)
+    assert engine.taken[0].media == (picture,)
+    engine.gate.set()
+    assert (await task).token_ids == (2,)
 
 
 def test_an_engine_outlives_the_event_loops_of_its_callers(engine: Doubler) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from judges import Comparison, Judgment, Message, Status, Usage, UsageError, Verdict, errors
-from judges.types import content_of, messages_of, text_of
+from judges.types import content_of, messages_of
 
 SCORED = Verdict(
     Status.OK, (3.0, 5.0), (3.25, 4.5), (0.5, 0.25), reasoning="the second is right", order=(0, 1), forced="budget"

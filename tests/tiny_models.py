@@ -130,21 +130,31 @@ def tiny_llama(folder: Path) -> Path:
     return _write(folder, LlamaForCausalLM, config, tokenizer, None)
 
 
-def random_adapter(model: Path, folder: Path, seed: int = 0, rank: int = 4, alpha: int = 8) -> Path:
-    """A LoRA adapter with random weights for the language model of a checkpoint, in `folder`, which it returns."""
+LAYERS = r"model\.(language_model\.)?layers\..*\.(q_proj|v_proj|down_proj)"
+"""Modules of the language model, whatever its architecture calls it, and of no encoder."""
+
+
+def random_adapter(
+    model: Path, folder: Path, seed: int = 0, rank: int = 4, alpha: int = 8, layers: str = LAYERS
+) -> Path:
+    """A LoRA adapter with random weights for a checkpoint, in `folder`, which it returns.
+
+    Args:
+        model: the checkpoint, one of these or another Llama.
+        folder: where the adapter goes.
+        seed: of its weights.
+        rank: of its matrices.
+        alpha: the adapter's weights count `alpha / rank` times.
+        layers: regular expression for the names of the modules that it changes.
+    """
     import torch
     import transformers
     from peft import LoraConfig, get_peft_model
 
     kind = json.loads((model / "config.json").read_text())["model_type"]
-    thinker = "Qwen2_5OmniThinkerForConditionalGeneration"
-    kinds = {
-        "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
-        "qwen2_5_omni": thinker,
-        "qwen2_5_omni_thinker": thinker,
-    }
-    loader = getattr(transformers, kinds.get(kind, "AutoModelForCausalLM"))
-    layers = r"model\.(language_model\.)?layers\..*\.(q_proj|v_proj|down_proj)"
+    kinds = {"qwen2_5_vl": "Qwen2_5_VL", "qwen2_5_omni": "Qwen2_5OmniThinker", "llama": "Llama"}
+    suffix = "ForCausalLM" if kind == "llama" else "ForConditionalGeneration"
+    loader = getattr(transformers, kinds[kind.removesuffix("_thinker")] + suffix)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, init_lora_weights=False, task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

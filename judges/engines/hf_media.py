@@ -10,7 +10,7 @@ import torch
 
 from judges.checkpoints import Checkpoint
 from judges.engines.mrope import Grid, position_ids
-from judges.engines.pads import Pads
+from judges.engines.pads import Pads, check_content
 from judges.errors import RenderError, UsageError
 from judges.media import Modality
 from judges.preparation import Prepared
@@ -87,6 +87,7 @@ class MediaEncoder:
 
     def _content(self, medium: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
         """Content and shape: patches (n, values) and a grid (1, 3), or features (1, mels, n) and a mask (1, n)."""
+        check_content(medium)
         processor = self._processors[medium.modality]
         content, shape = _NAMES[medium.modality]
         if medium.modality == Modality.IMAGE:

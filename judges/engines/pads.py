@@ -62,5 +62,19 @@ class Pads:
         return places
 
 
+def check_content(medium: Prepared) -> None:
+    """Raise MediaError unless a medium's content is what it says of itself: models fail on it in the middle of a batch
+    otherwise."""
+    value, dtype = medium.value, str(getattr(medium.value, "dtype", ""))
+    if medium.modality == Modality.IMAGE:
+        fits = getattr(value, "mode", "") == "RGB" and value.size == (medium.width, medium.height)
+    elif medium.modality == Modality.VIDEO:
+        fits = dtype == "uint8" and value.shape == (medium.length, medium.height, medium.width, 3) and medium.fps > 0
+    else:
+        fits = dtype == "float32" and value.shape == (medium.length,)
+    if not fits:
+        raise MediaError(f"{medium.modality}: not of the type and size that it is said to have; see judges.preparation")
+
+
 def _list(modalities: Sequence[Modality]) -> str:
     return ", ".join(modalities) or "no media"

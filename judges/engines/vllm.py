@@ -16,7 +16,7 @@ from judges.engines.base import Engine, EngineConfig, FinishReason, Generation, 
 from judges.engines.pads import Pads
 from judges.engines.threaded import Request, ThreadedEngine
 from judges.engines.vllm_inputs import adapter_arguments, adapter_request, media_arguments, prompt_of
-from judges.errors import EngineLostError
+from judges.errors import EngineLostError, JudgeError, UsageError
 from judges.hardware import best_dtype
 from judges.omni import whole_model
 from judges.preparation import Prepared
@@ -125,6 +125,10 @@ class _Base:
         )
 
 
+def _refused(error: Exception) -> UsageError:
+    return UsageError(f"vllm refuses the request: {error}")
+
+
 class AsyncVLLMEngine(_Base):
     """vllm's AsyncLLM. Must be made and used within one event loop."""
 
@@ -138,6 +142,7 @@ class AsyncVLLMEngine(_Base):
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
     ) -> Generation:
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         prompt, name = prompt_of(prompt_token_ids, media, self._pads, self.max_model_len), str(next(self._ids))
@@ -146,6 +151,8 @@ class AsyncVLLMEngine(_Base):
             outputs = [output async for output in stream]
         except EngineDeadError as e:
             raise EngineLostError(f"the vllm engine died: {e}") from e
+        except (ValueError, VLLMClientError) as e:
+            raise _refused(e) from e
         return self._generation(outputs[-1], sampling)
 
     async def check_health(self) -> None:
@@ -177,11 +184,10 @@ class VLLMEngine(_Base, ThreadedEngine):
             try:
                 prompt = prompt_of(request.prompt, request.media, self._pads, self.max_model_len)
                 self._llm.add_request(name, prompt, self._params(request.sampling), lora_request=self._adapter)
-            except (
-                ValueError,
-                VLLMClientError,
-            ) as e:  # a request that we or vllm refuse is its caller's error, not the engine's end
+            except JudgeError as e:  # a request that is refused is its caller's error, not the engine's end
                 request.resolve(e)
+            except (ValueError, VLLMClientError) as e:
+                request.resolve(_refused(e))
             else:
                 self._running[name] = request
             new.pop(0)

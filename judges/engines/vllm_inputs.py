@@ -8,7 +8,7 @@ from typing import Any
 
 from judges.adapters import adapted_modules, check_adapter
 from judges.checkpoints import Checkpoint
-from judges.engines.pads import Pads
+from judges.engines.pads import Pads, check_content
 from judges.errors import MediaError, UsageError
 from judges.media import Modality
 from judges.omni import whole_adapter
@@ -41,6 +41,7 @@ def prompt_of(token_ids: Sequence[int], media: Sequence[Prepared], pads: Pads, l
     data: dict[str, list[Any]] = {}
     uuids: dict[str, list[str]] = {}
     for medium in media:
+        check_content(medium)
         data.setdefault(medium.modality.value, []).append(_content(medium))
         shape = f"{medium.length}x{medium.height}x{medium.width}@{medium.fps:g}"
         uuids.setdefault(medium.modality.value, []).append(f"{medium.digest}:{shape}")
