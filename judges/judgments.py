@@ -46,7 +46,8 @@ class Verdict:
     """How many times the end of the thinking was put off by "Wait"."""
     forced: str | None = None
     """Why the answer was forced by grammar: `budget` (thinking ran out of tokens), `early_end` (the reply ended while
-    it was still thinking), `no_answer` (nothing was answered after it), or None where the judge answered by itself."""
+    it was still thinking), `no_answer` (what followed was no answer, or had no end), or None where the judge
+    answered by itself."""
     detail: str = ""
     """For a status other than ok: what was wrong, in a few words."""
 

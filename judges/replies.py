@@ -43,6 +43,8 @@ def read_verdict(reply: Reply, rubric: Rubric, responses: int) -> Verdict:
     """What a reply says, for the responses in the order in which the judge read them. Pure."""
     reasoning = reply.thinking.strip().removeprefix(THINK_OPEN).strip()
     told = Verdict(Status.OK, reasoning=reasoning, forced=reply.forced, waits=reply.waits)
+    if reply.cut and reply.forced is None:
+        return replace(told, status=Status.TRUNCATED, detail="the answer ran out of tokens")
     try:
         reading = parse_answer(reply.answer, responses, rubric)
     except VerdictParseError as e:
@@ -109,9 +111,11 @@ class _Work:
             text = text.removesuffix(THINK_CLOSE + begun)
             # No stop string: a judge that quoted `</think><answer>...` while it thought goes on to its own verdict.
             spoken = await self._generate(thought, self.r.room, measured=True)
-            if ANSWER_OPEN in split_reply(THINK_CLOSE + begun + spoken.text)[1] or not self.settings.force:
+            # One that was cut may have quoted a verdict and not yet come to its own: that is no last word.
+            said = ANSWER_OPEN in split_reply(THINK_CLOSE + begun + spoken.text)[1] and spoken.finish_reason != "length"
+            if said or not self.settings.force:
                 return await self._finish(thought, spoken, begun, text, None, waits)
-            forced, context = "no_answer", thought + self.r.opening
+            forced, context = "no_answer", thought + (self.r.closing if begun.strip() else self.r.opening)
         elif not self.settings.force:
             return Reply(text, "", last.finish_reason == "length", waits=waits, usage=self.usage)
         else:
@@ -125,7 +129,7 @@ class _Work:
         answer = await self._generate(context, self.r.room, stop=THINK_OPEN, measured=True)
         # The token that ends `<think>` may already begin the thinking.
         (said, begun), forced = split_answer_first(answer.text), None
-        if ANSWER_OPEN not in said and self.settings.force:
+        if self.settings.force and (ANSWER_OPEN not in said or answer.finish_reason == "length"):
             context, forced = self.r.opening, "no_answer"
             answer = await self._force(context)
             said, begun = ANSWER_OPEN + answer.text, ""

@@ -87,7 +87,8 @@ class HFEngine(ThreadedEngine):
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _generate_batch(self, rows: list[Row], sampling: Sampling) -> list[Generation]:
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self._eos)
+        # Finished rows are padded while others go on, and a grammar takes nothing after its end but an end of turn.
+        pad = min(self._eos)
         inputs = batch(rows, pad, self.device)
         processors = LogitsProcessorList()
         if sampling.regex:
@@ -118,12 +119,12 @@ class HFEngine(ThreadedEngine):
         )
         replies = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [
-            self._generation(row, reply, pad, sampling, recorder.row(i))
+            self._generation(row, reply, sampling, recorder.row(i))
             for i, (row, reply) in enumerate(zip(rows, replies, strict=True))
         ]
 
     def _generation(
-        self, row: Row, reply: list[int], pad: int, sampling: Sampling, logprobs: list[dict[int, float]]
+        self, row: Row, reply: list[int], sampling: Sampling, logprobs: list[dict[int, float]]
     ) -> Generation:
         """One reply of a batch, cut where this request ended; what follows there is padding."""
         ends = [i for i, token in enumerate(reply) if token in self._eos]
@@ -132,9 +133,6 @@ class HFEngine(ThreadedEngine):
         text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         if any(s in text for s in sampling.stop):
             reason = "stop"  # what follows a stop string in the reply is padding, not an end of turn
-            while ids[-1] == pad:
-                ids = ids[:-1]
-            text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         return Generation(text, tuple(ids), reason, tuple(logprobs[: len(ids)]), prompt_tokens=len(row.token_ids))
 
     def _compile_grammar(self, regex: str) -> Any:
