@@ -221,7 +221,7 @@ class _Work:
             stop=(stop,) if stop else (),
             regex=regex,
             logprob_token_ids=self.r.answers.token_ids if measured else (),
-            draw=self.draw,
+            draw=self.draw + (self.settings.seed << 16),  # another seed asks for other replies
         )
         generation = await self.r.engine.generate(self.prompt.token_ids + context, sampling, self.prompt.media)
         self.usage += generation.usage

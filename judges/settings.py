@@ -41,7 +41,7 @@ class JudgeSettings:
     media: MediaLimits = field(default_factory=MediaLimits)
     """How media are scaled, where that is to differ from the model family's own limits."""
     seed: int = 0
-    """Decides the random orders."""
+    """Decides the random orders. With a ledger, another seed also asks for other replies than it holds."""
     deadline_s: float | None = 600.0
     """Votes not in by then are given up; a judgment without any has status timeout. None waits for ever."""
 

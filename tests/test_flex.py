@@ -274,6 +274,14 @@ def test_an_unknown_rubric_or_number_of_responses_is_the_users_error_and_names_t
         judged(saying("", ""), Comparison.of("q", "a", "b", "c", rubric="judgelm"))
 
 
+def test_another_seed_asks_for_other_draws() -> None:
+    engine = saying("Hm.</think>", "<answer>9</answer>")
+    for seed in (0, 0, 1):
+        judged(engine, settings=replace(SETTINGS, seed=seed))
+    draws = [sampling.draw for _, sampling in engine.requests]
+    assert draws[0] == draws[2] != draws[4]
+
+
 def test_the_settings_reach_the_engine() -> None:
     engine = saying("Hm.</think>", "<answer>9</answer>")
     judged(engine, settings=JudgeSettings(90, 70, temperature=0.6, top_p=0.95, prime=""))

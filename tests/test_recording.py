@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from judges.errors import EngineLostError, LedgerError, UsageError
 from judges.ledger import Ledger
 from judges.media import Modality
 from judges.preparation import Prepared
+from judges.profiles import PROFILES
 
 SAMPLING = Sampling(1000, temperature=0.4)
 
@@ -104,15 +106,17 @@ def test_a_generation_is_the_same_from_the_ledger_with_its_log_probabilities(
     assert engine.hits == 1
 
 
-def test_draws_differ_and_media_differ(engines: tuple[RecordingEngine, ScriptedEngine]) -> None:
-    engine, inner = engines
-    cat, dog = Prepared(Modality.IMAGE, None, "cat"), Prepared(Modality.IMAGE, None, "dog")
-    for _ in range(2):
-        for draw in range(3):
-            ask(engine, "Ana", replace(SAMPLING, draw=draw))
-        for media in ((cat,), (dog,), (cat, dog)):
-            ask(engine, "Ana", media=media)
-    assert (len(inner.requests), engine.hits) == (6, 6)
+def test_draws_differ_and_media_differ(path: Path) -> None:
+    inner = ScriptedEngine(greet, profile=PROFILES["flex-vl"])
+    cat, dog = (Prepared(Modality.IMAGE, None, name, height=28, width=28) for name in ("cat", "dog"))
+    pad = inner.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    with closing(RecordingEngine(inner, Ledger(path))) as engine:
+        for _ in range(2):
+            for draw in range(3):
+                ask(engine, "Ana", replace(SAMPLING, draw=draw))
+            for media in ((cat,), (dog,), (cat, dog), (dog, cat)):
+                asyncio.run(engine.generate([pad] * len(media), SAMPLING, media))
+        assert (len(inner.requests), engine.hits) == (7, 7)
 
 
 def test_a_generation_is_in_the_file_before_it_is_returned(

@@ -82,7 +82,7 @@ def test_a_replay_gives_the_same_generations(path: Path) -> None:
 
 def test_a_replay_is_to_its_callers_what_the_engine_was(path: Path) -> None:
     record(path, "Ana", profile=PROFILES["flex-vl"])
-    engine, tokenizer = replayed(path), byte_tokenizer()
+    engine, tokenizer = replayed(path), ScriptedEngine(lambda *_: "", profile=PROFILES["flex-vl"]).tokenizer
     assert (engine.name, engine.model_id, engine.max_model_len) == ("scripted", "judge@1", 500)
     assert engine.profile is PROFILES["flex-vl"]
     assert engine.tokenizer.get_vocab() == tokenizer.get_vocab()
