@@ -12,33 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recordings import SAMPLING, encode, recording
 
 from judges.engines import Engine, Generation, Sampling
 from judges.engines.recording import RecordingEngine
-from judges.engines.scripted import Script, ScriptedEngine, byte_tokenizer
+from judges.engines.scripted import ScriptedEngine
 from judges.errors import EngineLostError
 from judges.ledger import Ledger
-
-SAMPLING = Sampling(1000, temperature=0.4)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.sqlite"
-
-
-def encode(text: str) -> list[int]:
-    return list(byte_tokenizer().encode(text, add_special_tokens=False))
-
-
-def greet(prompt: str, sampling: Sampling) -> str:
-    return f"Hello, {prompt}!"
-
-
-def recording(path: Path, script: Script = greet) -> tuple[RecordingEngine, ScriptedEngine]:
-    """An engine with a ledger, and the engine within it."""
-    inner = ScriptedEngine(script)
-    return RecordingEngine(inner, Ledger(path)), inner
 
 
 def ask(engine: Engine, prompt: str) -> Generation:

@@ -24,22 +24,8 @@ BATCH = Comparison.of("Rank them.", "a", "b", "c", "d", "e", rubric="mllm_judge_
 IMAGES = Comparison.of("A cat.", "one", "two", rubric="genai_image")
 
 
-class Engine(ScriptedEngine):
-    """Keeps the token ids it was given."""
-
-    def __init__(self, script: Script, max_model_len: int = 16384) -> None:
-        super().__init__(script, max_model_len)
-        self.given: list[tuple[tuple[int, ...], Sampling]] = []
-
-    async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
-    ) -> Generation:
-        self.given.append((tuple(prompt_token_ids), sampling))
-        return await super().generate(prompt_token_ids, sampling, media)
-
-
-def saying(thought: str, answer: str, **options: Any) -> Engine:
-    return Engine(lambda _, sampling: thought if sampling.stop == ("</think>",) else answer, **options)
+def saying(thought: str, answer: str, **options: Any) -> ScriptedEngine:
+    return ScriptedEngine(lambda _, sampling: thought if sampling.stop == ("</think>",) else answer, **options)
 
 
 def judged(engine: ScriptedEngine, comparison: Comparison = SINGLE, **settings: Any) -> Judgment:
@@ -55,7 +41,7 @@ def stubborn(prompt: str, sampling: Sampling) -> str:
 
 @pytest.mark.parametrize("waits", [0, 1, 2, 4])
 def test_the_end_of_the_thinking_is_put_off_as_often_as_is_asked(waits: int) -> None:
-    engine = Engine(stubborn)
+    engine = ScriptedEngine(stubborn)
     judgment = judged(engine, waits=waits)
     thought = "Wait".join(f" Thought {k}." for k in range(waits + 1))
     assert (judgment.scores, judgment.votes[0].forced, judgment.votes[0].waits) == ((9,), None, waits)
@@ -65,14 +51,14 @@ def test_the_end_of_the_thinking_is_put_off_as_often_as_is_asked(waits: int) -> 
 
 
 def test_thinking_that_ends_without_its_tag_is_put_off_too() -> None:
-    engine = Engine(lambda p, s: "9</answer>" if s.regex else "hm" if "Wait" not in p else " no")
+    engine = ScriptedEngine(lambda p, s: "9</answer>" if s.regex else "hm" if "Wait" not in p else " no")
     judgment = judged(engine, waits=2)
     assert (judgment.scores, judgment.votes[0].forced, judgment.votes[0].waits) == ((9,), "early_end", 2)
     assert judgment.reasoning == "hmWait noWait no"
 
 
 def test_waiting_never_thinks_longer_than_the_budget_and_says_that_it_ran_out() -> None:
-    engine = Engine(lambda p, s: "7</answer>" if s.regex else "</think>" if "Wait" not in p else "so " * 100)
+    engine = ScriptedEngine(lambda p, s: "7</answer>" if s.regex else "</think>" if "Wait" not in p else "so " * 100)
     judgment = judged(engine, waits=3)
     assert (judgment.scores, judgment.votes[0].forced, judgment.votes[0].waits) == ((7,), "budget", 1)
     prompt = len(engine.given[0][0])
@@ -85,7 +71,7 @@ def test_the_last_of_the_budget_is_not_spent_on_a_wait_after_which_nothing_could
     backend.add_tokens([AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")])
     ends = {12: (0, None), 15: (0, None), 16: (1, "budget"), 26: (1, "budget"), 27: (1, None), 31: (2, "budget")}
     for budget in range(12, 40):  # the thought is 11 tokens, its end one and the wait four
-        engine = Engine(stubborn)
+        engine = ScriptedEngine(stubborn)
         engine.tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=backend, eos_token="<|im_end|>", chat_template=CHATML
         )
@@ -98,7 +84,7 @@ def test_the_last_of_the_budget_is_not_spent_on_a_wait_after_which_nothing_could
             assert (judgment.votes[0].waits, judgment.votes[0].forced) == ends[budget], budget
 
 
-class LateStop(Engine):
+class LateStop(ScriptedEngine):
     """Stops some characters after the stop string, as engines do whose last token runs past it."""
 
     def __init__(self, script: Script, late: int) -> None:
@@ -127,9 +113,9 @@ def test_what_a_late_stop_says_after_the_thinking_is_cut_when_it_is_told_to_wait
     assert (judgment.scores, judgment.reasoning, judgment.votes[0].waits) == ((3,), "One.Wait Two.", 1)
 
 
-def answering(answer: str, thought: str = "It is right.</think>", **options: Any) -> Engine:
+def answering(answer: str, thought: str = "It is right.</think>", **options: Any) -> ScriptedEngine:
     """A judge that answers before it thinks."""
-    return Engine(lambda _, s: thought if s.stop == ("</think>",) else f"{answer}<think>\n", **options)
+    return ScriptedEngine(lambda _, s: thought if s.stop == ("</think>",) else f"{answer}<think>\n", **options)
 
 
 def test_a_judge_can_answer_before_it_thinks() -> None:
@@ -155,7 +141,7 @@ def test_a_judge_that_thinks_although_it_should_answer_is_made_to_answer() -> No
             return "4</answer>"
         return "Fine.</think><answer>8</answer>" if sampling.stop == ("</think>",) else "<think>\nHm.</think>"
 
-    engine = Engine(script)
+    engine = ScriptedEngine(script)
     judgment = judged(engine, reason_first=False)
     assert (judgment.scores, judgment.expected_scores) == ((4,), (4,))
     assert (judgment.votes[0].forced, judgment.reasoning) == ("no_answer", "Fine.")
@@ -165,7 +151,7 @@ def test_a_judge_that_thinks_although_it_should_answer_is_made_to_answer() -> No
 def test_a_judge_that_answers_first_and_is_not_forced_may_have_no_verdict() -> None:
     judgment = judged(answering("I like it. "), reason_first=False, force=False)
     assert (judgment.status, judgment.scores, judgment.reasoning) == (Status.UNPARSEABLE, None, "It is right.")
-    rambling = Engine(lambda _, s: "well, " * 100)
+    rambling = ScriptedEngine(lambda _, s: "well, " * 100)
     assert judged(rambling, reason_first=False, force=False).status == Status.TRUNCATED
 
 
@@ -242,7 +228,7 @@ def test_what_fits_the_engines_context_always_fits_and_the_rest_is_never_sent(
         return mute(prompt, sampling)
 
     def run(script: Script, room: int) -> tuple[Status, list[int]]:
-        engine = Engine(script, max_model_len=room)
+        engine = ScriptedEngine(script, max_model_len=room)
         status = judged(engine, comparison, **how).status
         return status, [len(ids) + sampling.max_tokens for ids, sampling in engine.given]
 

@@ -2,8 +2,8 @@
 
 The prompt is laid out rubric, question, candidate, so that of the candidates of a question all but the candidate is
 computed once. The other side is the same work with a salt of a few tokens before every request, so that no request
-shares its beginning with another, not even the answer's with that of its own thinking. Both sides carry a salt of the same length and run in the same engine, one after
-the other, several times.
+shares its beginning with another, not even the answer's with that of its own thinking. Both sides carry a salt of the
+same length and run in the same engine, one after the other, several times.
 """
 
 from __future__ import annotations

@@ -48,6 +48,8 @@ class ScriptedEngine:
         self.max_model_len = max_model_len
         self.requests: list[tuple[str, Sampling]] = []
         """Every request so far, as (prompt text, sampling)."""
+        self.given: list[tuple[tuple[int, ...], Sampling]] = []
+        """Every request so far, as (prompt token ids, sampling)."""
         self.media: list[tuple[Prepared, ...]] = []
         """The media of every request so far."""
         self.closed = False
@@ -59,6 +61,7 @@ class ScriptedEngine:
         self._pads.find(prompt_token_ids, media, self.max_model_len)
         prompt = self.tokenizer.decode(list(prompt_token_ids))
         self.requests.append((prompt, sampling))
+        self.given.append((tuple(prompt_token_ids), sampling))
         self.media.append(tuple(media))
         reply = self.script(prompt, sampling)
         text = reply if isinstance(reply, str) else await reply
