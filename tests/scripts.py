@@ -40,7 +40,8 @@ def judge(prompt: str, sampling: Sampling) -> str:
     candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
     if sampling.stop == ("</think>",):
         return f"I look at: {candidate}</think>"
-    return f"<answer>{1 + _draw(candidate, 5)}</answer>"
+    score = 1 + _draw(candidate, 5)
+    return f"{score}</answer>" if sampling.regex else f"<answer>{score}</answer>"
 
 
 async def slow_judge(prompt: str, sampling: Sampling) -> str:
