@@ -107,21 +107,26 @@ def judge_rows(
     if progress:
         progress.update(loading, total=1, completed=1)
     try:
-        asyncio.run(_Run(judge, output, result, progress).judge(rows, config.concurrency))
+        # A replay is there to read the replies again, so it keeps nothing that was read before.
+        run = _Run(judge, output, result, progress, keeps=not config.replay)
+        asyncio.run(run.judge(rows, config.concurrency))
     finally:
         judge.close()
     result.hits = getattr(engine, "hits", None)
     result.requests = (result.hits or 0) + getattr(engine, "misses", 0)
     if output:
-        output.finish(result.judgments)
+        output.finish(result.judgments, lost=result.lost)
     return result
 
 
 class _Run:
     """Rows on their way through a judge."""
 
-    def __init__(self, judge: FlexJudge, output: Output | None, result: Result, progress: Progress | None) -> None:
+    def __init__(
+        self, judge: FlexJudge, output: Output | None, result: Result, progress: Progress | None, keeps: bool
+    ) -> None:
         self._judge, self._output, self._result, self._progress = judge, output, result, progress
+        self._keeps = keeps
         self._found: dict[str, Judgment] = {}
         self._lost: dict[str, str] = {}
 
@@ -153,7 +158,7 @@ class _Run:
             self._lost[row.id] = _one_line(e)
             return
         try:
-            if self._output and (kept := self._output.kept(row.id, self._judge.key(comparison))):
+            if self._keeps and self._output and (kept := self._output.kept(row.id, self._judge.key(comparison))):
                 self._result.kept += 1
                 self._found[row.id] = kept
                 return

@@ -36,11 +36,12 @@ class JudgeRun:
         group=_MODEL,
     )
     max_model_len: int = setting(8192, "prompt and reply together, in tokens", metavar="N", group=_MODEL)
+    max_batch: int = setting(64, "requests that are computed at the same time", metavar="N", group=_MODEL)
     concurrency: int = setting(256, "comparisons under way at a time", metavar="N", group=_MODEL)
     rubric: str = setting(
         "general", "rubric of comparisons that name none: a preset or a TOML file", metavar="NAME", group=_HOW
     )
-    votes: int = setting(1, "replies per comparison at most", metavar="K", group=_HOW)
+    votes: int = setting(1, "rounds of voting at most; a round is one reply in each order", metavar="K", group=_HOW)
     vote_confidence: float = setting(
         VOTE_CONFIDENCE, "how sure voting is before it stops early; 1: certain", metavar="P", group=_HOW
     )
@@ -62,6 +63,8 @@ class JudgeRun:
     image_max_pixels: int | None = setting(None, "scale larger images down", metavar="N", group=_MEDIA)
     video_fps: float | None = setting(None, "frames taken of a second of video", metavar="N", group=_MEDIA)
     video_max_pixels: int | None = setting(None, "scale larger frames down", metavar="N", group=_MEDIA)
+    video_max_frames: int | None = setting(None, "frames taken of a video at most", metavar="N", group=_MEDIA)
+    audio_max_seconds: float | None = setting(None, "refuse longer audio", metavar="S", group=_MEDIA)
     out: str | None = setting(
         None, "write judgments to this .jsonl or .parquet; those in it are not made again", metavar="FILE", group=_FILES
     )
@@ -108,7 +111,13 @@ class JudgeRun:
             waits=self.waits,
             reason_first=self.reason_first,
             force=self.force,
-            media=MediaLimits(self.image_max_pixels, self.video_fps, self.video_max_pixels),
+            media=MediaLimits(
+                image_max_pixels=self.image_max_pixels,
+                video_fps=self.video_fps,
+                video_max_pixels=self.video_max_pixels,
+                video_max_frames=self.video_max_frames,
+                audio_max_seconds=self.audio_max_seconds,
+            ),
             seed=self.seed,
             deadline_s=self.deadline,
         )
@@ -124,6 +133,7 @@ class JudgeRun:
             self.engine,
             adapter=self.adapter,
             max_model_len=self.max_model_len,
+            max_batch=self.max_batch,
             seed=self.seed,
             ledger=ledger,
         )

@@ -44,15 +44,18 @@ class Output:
             return None
         judgment = Judgment.from_json(row)
         # Whether a prompt is too long depends on the model's context, which is no part of the key.
-        return judgment if judgment.status.is_final and judgment.status != Status.OVERLONG else None
+        statuses = {judgment.status, *(vote.status for vote in judgment.votes)}
+        return judgment if all(s.is_final and s != Status.OVERLONG for s in statuses) else None
 
     def add(self, judgment: Judgment) -> None:
         """Put a judgment into the file; the death of this process does not lose it."""
         self._journal.append(judgment.to_json())
 
-    def finish(self, judgments: Sequence[Judgment]) -> None:
-        """Make these the file's content, in this order."""
-        write_table(self.path, [judgment.to_json() for judgment in judgments])
+    def finish(self, judgments: Sequence[Judgment], lost: Collection[str] = ()) -> None:
+        """Make these the file's content, in this order, then what earlier runs made of rows that are lost in this one:
+        an image that cannot be read today takes nothing away."""
+        earlier = [self._journal.rows[name] for name in lost if name in self._journal.rows]
+        write_table(self.path, [*(judgment.to_json() for judgment in judgments), *earlier])
         if self._journal.path != self.path:
             self._journal.path.unlink()
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -194,7 +195,9 @@ def summary_lines(result: Result) -> list[str]:
     forced = sum(v.forced is not None for j in result.judgments for v in j.votes)
     votes = sum(len(j.votes) for j in result.judgments)
     if votes:
-        lines.append(f"{count(votes, 'vote')}, of which {forced} had the answer forced")
+        unscored = Counter(str(v.status) for j in result.judgments for v in j.votes if v.scores is None)
+        without = "".join(f", {n} {why}" for why, n in sorted(unscored.items()))
+        lines.append(f"{count(votes, 'vote')}, of which {forced} had the answer forced{without}")
     disagreed = [j.disagreement for j in result.judgments if j.disagreement is not None]
     if disagreed:
         share = sum(disagreed) / len(disagreed)

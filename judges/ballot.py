@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from judges.errors import EngineLostError
+from judges.errors import EngineLostError, NotRecordedError
 from judges.judgments import Status, Usage, Verdict
 from judges.prompts import judge_turns
 from judges.rendering import RenderedPrompt, Renderer
@@ -26,6 +26,12 @@ class Ballot:
         self.usage = Usage()
         """Of the votes that came to an end."""
         self._prompts: dict[Order, RenderedPrompt] = {}
+        self._unrecorded: NotRecordedError | None = None
+
+    @property
+    def first_wave(self) -> int:
+        """How many replies are asked for at first, side by side."""
+        return self._next([])
 
     async def prompt(self, order: Order) -> RenderedPrompt:
         """The prompt that shows the responses in that order."""
@@ -51,21 +57,29 @@ class Ballot:
         Returns:
             The rounds, each with one verdict per order. Scores are in the order of the comparison's responses.
         """
-        n = len(self.comparison.responses)
         rounds: list[list[Verdict]] = []
         loop = asyncio.get_running_loop()
         deadline = None if self.settings.deadline_s is None else loop.time() + self.settings.deadline_s
         per_round = len(self._orders(0))
-        while True:
-            cast = [verdict for verdicts in rounds for verdict in verdicts]
-            # A batch is ranked by its mean scores, which every vote moves: like a single score it has no early end.
-            options = tuple(OPTIONS) if self.replier.rubric.by_options else ()
-            tally = Tally.of(cast, n if n == 2 else 1, options)
-            wave = next_wave(tally, self.settings.votes * per_round, self.settings.vote_confidence)
-            if wave == 0 or (rounds and deadline is not None and loop.time() >= deadline):
-                return rounds
-            numbers = range(len(rounds), len(rounds) + -(-wave // per_round))
+        while wave := self._next(rounds):
+            if rounds and (self._unrecorded or (deadline is not None and loop.time() >= deadline)):
+                break
+            numbers = range(len(rounds), len(rounds) + wave // per_round)
             rounds += await self._wave([(i, order) for i in numbers for order in self._orders(i)], per_round, deadline)
+        if self._unrecorded and not any(verdict.scores for verdicts in rounds for verdict in verdicts):
+            raise self._unrecorded
+        return rounds
+
+    def _next(self, rounds: list[list[Verdict]]) -> int:
+        """How many replies to ask for next, in whole rounds; 0 when the outcome is decided."""
+        n = len(self.comparison.responses)
+        cast = [verdict for verdicts in rounds for verdict in verdicts]
+        # A batch is ranked by its mean scores, which every vote moves: like a single score it has no early end.
+        options = tuple(OPTIONS) if self.replier.rubric.by_options else ()
+        per_round = len(self._orders(0))
+        tally = Tally.of(cast, n if n == 2 else 1, options)
+        wave = next_wave(tally, self.settings.votes * per_round, self.settings.vote_confidence)
+        return -(-wave // per_round) * per_round
 
     async def _wave(
         self, votes: list[tuple[int, Order]], per_round: int, deadline: float | None
@@ -81,9 +95,8 @@ class Ballot:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        missed = f"no verdict within {self.settings.deadline_s} s"
         verdicts = [
-            Verdict(Status.TIMEOUT, order=order, detail=missed) if task in late else task.result()
+            self._missed(order) if task in late else task.result()
             for task, (_, order) in zip(tasks, votes, strict=True)
         ]
         return [verdicts[k : k + per_round] for k in range(0, len(verdicts), per_round)]
@@ -97,11 +110,18 @@ class Ballot:
                 raise
             # Nobody gave this vote up: what the engine had under way was cancelled within the engine.
             raise EngineLostError("the engine dropped a request") from None
+        except NotRecordedError as e:
+            # In a replay: this vote was given up when the others were recorded, or nothing was recorded.
+            self._unrecorded = e
+            return self._missed(order)
         self.usage += reply.usage
         shown = read_verdict(reply, self.replier.rubric, len(order))
         # Seen from the order that was shown, the given order is the inverse permutation.
         given = tuple(order.index(i) for i in range(len(order)))
         return replace(shown.permuted(given), order=order)
+
+    def _missed(self, order: Order) -> Verdict:
+        return Verdict(Status.TIMEOUT, order=order, detail=f"no verdict within {self.settings.deadline_s} s")
 
     def _orders(self, number: int) -> tuple[Order, ...]:
         key = f"{self.settings.seed}/{self.comparison.digest}"

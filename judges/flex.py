@@ -7,17 +7,20 @@ import hashlib
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sized
 from contextlib import aclosing, contextmanager
+from dataclasses import asdict
 from itertools import islice
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from judges.ballot import Ballot
 from judges.engines import Engine, EngineConfig, load_engine
-from judges.errors import RenderError, UsageError
+from judges.errors import JudgeError, LedgerError, RenderError, UsageError
 from judges.judgments import Judgment, Status
 from judges.rendering import Renderer
 from judges.replies import Replier
 from judges.rubrics import Rubric, load_rubric
 from judges.settings import JudgeConfig, JudgeSettings
+from judges.slots import Slots
 from judges.types import Comparison
 from judges.voting import combine
 
@@ -40,6 +43,8 @@ class FlexJudge:
         self.renderer = Renderer(engine.tokenizer, engine.profile)
         self._rubrics: dict[str, Rubric] = {}
         self._repliers: dict[tuple[str, int], Replier] = {}
+        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, Slots] = WeakKeyDictionary()
+        self._told = {name: value for name, value in asdict(self.settings).items() if value not in (None, {})}
 
     @classmethod
     def from_config(cls, config: JudgeConfig) -> FlexJudge:
@@ -72,7 +77,7 @@ class FlexJudge:
         """Judge all comparisons; judgments come in the same order. For use outside of an event loop.
 
         Raises:
-            UsageError: a comparison that cannot be judged as it is; see `ajudge`.
+            UsageError: a comparison that cannot be judged as it is, see `ajudge`; raised when all others are judged.
             EngineLostError: the engine died. With a ledger, a second run goes on where this one ended.
         """
         found = dict(_outside(self._numbered(comparisons, CONCURRENCY), comparisons, progress))
@@ -94,7 +99,10 @@ class FlexJudge:
     async def astream(
         self, comparisons: Iterable[Comparison], concurrency: int = CONCURRENCY
     ) -> AsyncGenerator[Judgment, None]:
-        """Judge comparisons side by side, so many at a time; yields judgments as they are ready."""
+        """Judge comparisons side by side, so many at a time; yields judgments as they are ready.
+
+        A comparison that cannot be judged as it is does not hold up the others: its error is raised after them.
+        """
         async with aclosing(self._numbered(comparisons, concurrency)) as numbered:
             async for _, judgment in numbered:
                 yield judgment
@@ -107,19 +115,27 @@ class FlexJudge:
             raise UsageError(f"concurrency must be at least 1, not {concurrency}")
         waiting = enumerate(comparisons)
         running: dict[asyncio.Task[Judgment], int] = {}
+        wrong: JudgeError | None = None
         try:
             while True:
                 for number, comparison in islice(waiting, concurrency - len(running)):
                     running[asyncio.create_task(self.ajudge(comparison))] = number
                 if not running:
-                    return
+                    break
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    yield running.pop(task), task.result()
+                    error = task.exception()
+                    if isinstance(error, UsageError | RenderError) and not isinstance(error, LedgerError):
+                        wrong = wrong or error
+                        del running[task]
+                    else:
+                        yield running.pop(task), task.result()
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+        if wrong is not None:
+            raise wrong
 
     async def ajudge(self, comparison: Comparison) -> Judgment:
         """Judge one comparison. Failures become a status, never a score.
@@ -147,15 +163,27 @@ class FlexJudge:
     async def _judge(self, comparison: Comparison) -> Judgment:
         replier = self._replier(comparison)
         ballot = Ballot(comparison, replier, self.renderer, self.settings)
-        provenance = {"engine": self.engine.name, "rubric": comparison.rubric, "key": self.key(comparison)}
+        provenance = {
+            "engine": self.engine.name,
+            "rubric": comparison.rubric,
+            "key": self.key(comparison),
+            "settings": self._told,
+        }
         longest = await ballot.longest()
         room = self.engine.max_model_len - longest
         if room < replier.needed:
             detail = f"prompt of {longest} tokens leaves {room} of the {replier.needed} that a verdict may need"
+            detail += "; raise max_model_len, lower max_think_tokens" + ", or scale media down" * comparison.has_media
             return Judgment.unscored(
                 comparison.id, Status.OVERLONG, detail, model=self.engine.model_id, provenance=provenance
             )
-        rounds = await ballot.hold()
+        # The deadline of a comparison does not run while it waits for the engine to have room for its replies.
+        slots = self._slots.setdefault(asyncio.get_running_loop(), Slots(self.engine.max_batch))
+        taken = await slots.take(ballot.first_wave)
+        try:
+            rounds = await ballot.hold()
+        finally:
+            slots.give(taken)
         return combine(comparison.id, rounds, usage=ballot.usage, model=self.engine.model_id, provenance=provenance)
 
     def _rubric(self, name: str) -> Rubric:

@@ -22,9 +22,15 @@ _INVISIBLE = re.compile(
     "[\0-\x08\x0e-\x1b\x7f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
 )
-_QUOTATION_MARK = re.compile("[\u2018\u2019\u02bc`\u00b4]")
-_TOKEN = re.compile(r"\s?\{k\}|\w+|[^\w\s]")
-_NUMBERS = {"{k}": "(?:[0-9]{1,4}|[a-z])", " {k}": r"(?:[0-9]{1,4}|(?<!\w)[a-z])"}  # `Jokes` is not `Joke s`
+# Apostrophes that count as letters: a word ends at them all the same.
+_LETTER_MARK = re.compile("[\u02b9-\u02ff\u0559\u07f4\u07f5\ua78b\ua78c_]")
+_OPENING, _CLOSING = "【〔〖〘〚⟦❲⁅⦋⦗「『⟨〈《⌈⌊", "】〕〗〙〛⟧❳⁆⦌⦘」』⟩〉》⌉⌋"
+_BRACKETS = str.maketrans(_OPENING + _CLOSING, "[" * len(_OPENING) + "]" * len(_CLOSING))
+_TOKEN = re.compile(r"\{k\}|[^\W_]+|[\[({<\])}>:]")
+# What follows a gap cannot be part of it, so it is taken whole: every pattern takes linear time.
+_INNER_GAP, _WORD_GAP = r"[^\w\[({<]*+", r"[^\w\[\]]*+"  # after an opening bracket, between two words
+_COUNTED = "[a-z]|[ivx]{1,4}|one|two|three|four|five|six|seven|eight|nine|ten"
+_MARKER = r"(?:(?:\d{1,3}|[a-z]|[ivx]{1,4})[.):\]]|[a-z][a-z0-9]{0,9}>)\W*"  # `1.`, `b)`, `iv.`, `<h2>`
 _ANYTHING = "\ufffc"  # stands for an image or a sound, which no header holds
 
 
@@ -38,10 +44,11 @@ def response_header(rubric: Rubric, k: int, responses: int) -> str:
 def quoted_headers(pieces: Sequence[Span | Media], rubric: Rubric) -> list[Span | Media]:
     """Untrusted pieces of one text, with `> ` before every line that begins like a section header of the rubric.
 
-    Headers are told whatever their number, letter case, width and spacing, with invisible characters in them, and
-    behind marks such as `##` or `**`. They are looked for in the whole text, so that one put together from a text and
-    a molecule counts. A text without such a line is returned as it is, and a header quoted within a line stays.
-    A look-alike in other letters (a Cyrillic A, say) is not told: it differs from our header in its tokens.
+    Headers are told by their words, whatever number, letter case, width, spacing, punctuation and kind of square
+    brackets they have, with invisible characters in them, and behind marks such as `##`, `**` or `1.`. They are looked
+    for in the whole text, so that one put together from a text and a molecule counts. A text without such a line is
+    returned as it is, and a header quoted within a line stays. A look-alike in other letters (a Cyrillic A, say) is
+    not told: it differs from our header in its tokens. Takes time in proportion to the text.
 
     Args:
         pieces: a question or a response, in pieces.
@@ -83,7 +90,8 @@ def _forged(text: str, headers: re.Pattern[str]) -> list[int]:
 
 def _canonical(line: str) -> str:
     """A line without what readers do not see or hardly notice."""
-    return _QUOTATION_MARK.sub("'", _INVISIBLE.sub("", unicodedata.normalize("NFKC", line))).casefold()
+    seen = _INVISIBLE.sub("", unicodedata.normalize("NFKC", line)).translate(_BRACKETS)
+    return _LETTER_MARK.sub(" ", seen).casefold()
 
 
 @lru_cache(maxsize=64)
@@ -93,12 +101,32 @@ def _headers(rubric: Rubric) -> re.Pattern[str]:
     Which numbers are in use does not matter: what a text becomes must not depend on how many are judged beside it,
     or they would share no prefix.
     """
-    forms = [rubric.question_header, rubric.answer_header, response_header(rubric, 0, 1)]
-    patterns = [_pattern(form) for form in map(_canonical, forms) if re.search(r"\w", form)]
-    return re.compile(rf"[\W_]*(?:{'|'.join(patterns)})" if patterns else "(?!)")
+    headers = (rubric.question_header, rubric.answer_header, response_header(rubric, 0, 1))
+    patterns = [_pattern(form) for form in map(_canonical, headers) if re.search(r"\w", form)]
+    return re.compile(rf"\W*(?:{_MARKER}){{0,3}}(?:{'|'.join(patterns)})" if patterns else "(?!)")
 
 
 def _pattern(header: str) -> str:
-    tokens = [_NUMBERS.get(token) or re.escape(token) for token in _TOKEN.findall(header)]
-    # A header without brackets ("Topic") is told only where it stands alone: sentences may begin with that word.
-    return r"\s*".join(tokens) + (r"[\W_]*\Z" if re.search(r"[\w}]\Z", header) else "")
+    """Its opening bracket, its words, and then its closing bracket or colon, or the end of the line: sentences may
+    begin with the word of a header without brackets ("Topic")."""
+    tokens = _TOKEN.findall(header)
+    words = [n for n, token in enumerate(tokens) if token == "{k}" or token.isalnum()]
+    first, last = words[0], words[-1]
+    pattern = "".join(re.escape(token) + _INNER_GAP for token in tokens[:first] if token in "[({<")
+    for n in words:
+        gap = _WORD_GAP if n > first else ""
+        if tokens[n] == "{k}":
+            pattern += gap + _number(spaced=" {k}" in header, between=first < n < last)
+        elif n > first and tokens[n] == "s" and "'s" in header:
+            pattern += f"(?:{gap}s)?"
+        else:
+            pattern += gap + re.escape(tokens[n])
+    closing = r"\s*+".join(re.escape(token) for token in tokens[last + 1 :] if token in "])}>:")
+    return pattern + (rf"(?:\W*?{closing}|\W*+\Z)" if closing else r"\W*+\Z")
+
+
+def _number(spaced: bool, between: bool) -> str:
+    """A pattern for what may stand in the place of `{k}`: any word if there is one before and one after it."""
+    word = r"[^\W_]{1,20}" if between else _COUNTED
+    apart = r"(?<!\w)" if spaced else ""  # `Jokes` is not `Joke s`
+    return rf"(?:(?:no|nr|number)\b{_WORD_GAP})?(?:\d{{1,4}}|{apart}(?:{word}))"

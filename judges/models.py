@@ -21,6 +21,8 @@ from pathlib import Path
 from judges.errors import ModelNotFoundError
 
 SAMPLE_BYTES, SAMPLES = 1 << 16, 512  # files of up to 32 MiB are read whole
+FINGERPRINTED = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors", ".bin", ".pt")
+"""Endings of what makes a checkpoint: configuration, chat template, vocabulary and merges, weights."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 CONVERSION = 1  # raise it when the conversion changes, so that old caches are not used
 
@@ -101,11 +103,12 @@ def is_converted(name: str) -> bool:
 def fingerprint(path: Path) -> str:
     """Twelve hex digits that change when a checkpoint does.
 
-    Configuration, tokenizer and chat template count whole; of large weights, evenly spaced samples do, because tuning
-    changes numbers everywhere and reading many gigabytes takes minutes.
+    Every file with one of the endings in `FINGERPRINTED` counts: configuration, tokenizer and chat template whole; of
+    large weights, evenly spaced samples, because tuning changes numbers everywhere and reading many gigabytes takes
+    minutes.
     """
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.iterdir() if p.suffix in (".json", ".jinja", ".safetensors")):
+    for file in sorted(p for p in path.iterdir() if p.suffix in FINGERPRINTED and p.is_file()):
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}:".encode())
         step = max(SAMPLE_BYTES, size // SAMPLES)

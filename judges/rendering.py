@@ -187,6 +187,11 @@ class Renderer:
                 messages, tokenize=False, add_generation_prompt=True, **self.profile.template_options
             )
         except TemplateError as e:
+            if len(messages) > 1 and messages[0]["role"] == "system":
+                # Some families know no system message: there, its words begin the first one of the user.
+                system, first, *rest = messages
+                joined = {"role": first["role"], "content": f"{system['content']}\n\n{first['content']}"}
+                return self._apply_template([joined, *rest])
             raise RenderError(f"the chat template refuses this chat: {e}") from e
         assert isinstance(text, str)
         return text

@@ -112,8 +112,8 @@ class _Work:
             # No stop string: a judge that quoted `</think><answer>...` while it thought goes on to its own verdict.
             spoken = await self._generate(thought, self.r.room, measured=True)
             # One that was cut may have quoted a verdict and not yet come to its own: that is no last word.
-            said = ANSWER_OPEN in split_reply(THINK_CLOSE + begun + spoken.text)[1] and spoken.finish_reason != "length"
-            if said or not self.settings.force:
+            said = split_reply(THINK_CLOSE + begun + spoken.text)[1]
+            if self._is_verdict(said, spoken) or not self.settings.force:
                 return await self._finish(thought, spoken, begun, text, None, waits)
             forced, context = "no_answer", thought + (self.r.closing if begun.strip() else self.r.opening)
         elif not self.settings.force:
@@ -129,7 +129,7 @@ class _Work:
         answer = await self._generate(context, self.r.room, stop=THINK_OPEN, measured=True)
         # The token that ends `<think>` may already begin the thinking.
         (said, begun), forced = split_answer_first(answer.text), None
-        if self.settings.force and (ANSWER_OPEN not in said or answer.finish_reason == "length"):
+        if self.settings.force and not self._is_verdict(said, answer):
             context, forced = self.r.opening, "no_answer"
             answer = await self._force(context)
             said, begun = ANSWER_OPEN + answer.text, ""
@@ -169,6 +169,13 @@ class _Work:
             if text.startswith(kept):  # a token may hold the end of the thought and the beginning of the tag
                 return thought.token_ids[:n] + tuple(self.r.renderer.encode_untrusted(text[len(kept) :]))
         raise AssertionError("no tokens decode to no text")
+
+    def _is_verdict(self, said: str, generation: Generation) -> bool:
+        try:
+            parse_answer(said, self.r.responses, self.r.rubric)
+        except VerdictParseError:
+            return False
+        return generation.finish_reason != "length"
 
     async def _force(self, context: tuple[int, ...]) -> Generation:
         regex = answer_regex(self.r.rubric, self.r.responses)

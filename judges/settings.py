@@ -22,8 +22,8 @@ class JudgeSettings:
     temperature: float = 0.4
     top_p: float = 0.8
     votes: int = 1
-    """Replies that are asked for at most. For scores all are, and the mean counts; for preferences the majority does,
-    and voting ends early."""
+    """Rounds of voting at most; a round is one reply in each of the `order`s. For scores all are held, and the mean
+    counts; for preferences the majority does, and voting ends early."""
     vote_confidence: float = VOTE_CONFIDENCE
     """Voting on a preference ends when the remaining votes leave the outcome as it is with at least this probability;
     at 1.0 only when they can't change it."""
@@ -43,7 +43,8 @@ class JudgeSettings:
     seed: int = 0
     """Decides the random orders. With a ledger, another seed also asks for other replies than it holds."""
     deadline_s: float | None = 600.0
-    """Votes not in by then are given up; a judgment without any has status timeout. None waits for ever."""
+    """Votes not in by then are given up; a judgment without any has status timeout. The time begins when the engine has
+    room for the comparison. None waits for ever."""
 
     def __post_init__(self) -> None:
         for name, least in (("max_think_tokens", 1), ("max_answer_tokens", 1), ("votes", 1), ("waits", 0)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,10 @@ from transformers import PreTrainedTokenizerFast
 from judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, JudgeSettings, Judgment, Status, Usage, UsageError
 from judges.engines import Generation, Sampling
 from judges.engines.scripted import CHATML, ScriptedEngine, byte_tokenizer
+from judges.engines.threaded import Request, ThreadedEngine
 from judges.errors import EngineLostError
 from judges.preparation import Prepared
+from judges.profiles import CHAT
 
 SETTINGS = JudgeSettings(max_think_tokens=100, max_answer_tokens=60)
 UNFORCED = replace(SETTINGS, force=False)
@@ -110,8 +113,14 @@ def test_without_forcing_a_reply_that_runs_out_of_tokens_is_truncated() -> None:
 
 
 @pytest.mark.parametrize("answer", ["<answer>11</answer>", "<answer>9</answer><answer>9</answer><answer>9</answer>"])
-def test_a_score_off_the_scale_or_a_wrong_number_of_scores_is_unparseable(answer: str) -> None:
-    assert judged(saying("Hm.</think>", answer), PAIR).status == Status.UNPARSEABLE
+def test_a_score_off_the_scale_or_a_wrong_number_of_scores_is_asked_for_again_under_a_grammar(answer: str) -> None:
+    assert judged(saying("Hm.</think>", answer), PAIR, UNFORCED).status == Status.UNPARSEABLE
+
+    def script(_: str, sampling: Sampling) -> str:
+        return "Hm.</think>" if thinks(sampling) else "7</answer><answer>3</answer>" if sampling.regex else answer
+
+    judgment = judged(ScriptedEngine(script), PAIR)
+    assert (judgment.scores, judgment.votes[0].forced) == ((7, 3), "no_answer")
 
 
 def test_without_forcing_a_verdict_that_is_cut_within_its_answer_is_truncated() -> None:
@@ -242,6 +251,40 @@ def test_judgments_come_in_the_order_of_the_comparisons() -> None:
     comparisons = [Comparison.of("q", str(n), id=f"c{n}") for n in range(1, 11)]
     judgments = FlexJudge(ScriptedEngine(script), SETTINGS).judge(comparisons)
     assert [(j.id, j.scores) for j in judgments] == [(f"c{n}", (n,)) for n in range(1, 11)]
+
+
+class Queue(ThreadedEngine):
+    """Computes two requests at a time, each pair in a moment."""
+
+    tokenizer, profile, model_id, max_model_len, max_batch = byte_tokenizer(), CHAT, "queue", 16384, 2
+
+    def __init__(self, moment: float) -> None:
+        self.moment, self.waiting = moment, list[Request]()
+        self._start()
+
+    def _work(self, new: list[Request]) -> bool:
+        self.waiting += new
+        new.clear()
+        time.sleep(self.moment)
+        for request in self.waiting[:2]:
+            text = "Hm.</think>" if request.sampling.stop else "<answer>9</answer>"
+            ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+            request.resolve(Generation(text, ids, "stop" if request.sampling.stop else "eos"))
+        del self.waiting[:2]
+        return bool(self.waiting)
+
+    def _unfinished(self) -> list[Request]:
+        return self.waiting
+
+    def _free(self) -> None:
+        pass
+
+
+def test_the_deadline_does_not_run_while_a_comparison_waits_for_the_others() -> None:
+    judge = FlexJudge(Queue(0.05), replace(SETTINGS, deadline_s=1.0))
+    judgments = judge.judge([Comparison.of("q", str(n)) for n in range(40)])  # two seconds of work and more
+    judge.close()
+    assert {j.status for j in judgments} == {Status.OK}
 
 
 def test_judging_nothing_gives_nothing() -> None:

@@ -107,10 +107,10 @@ def test_what_an_answer_tells_the_terminal_is_shown_and_not_obeyed(capfd: pytest
 
 
 def test_one_comparison_without_a_verdict_says_why(capfd: pytest.CaptureFixture[str]) -> None:
-    run = Run(capfd, "--prompt", "Hi", "--response", "mumble", "--response", "ok")
+    run = Run(capfd, "--prompt", "Hi", "--response", "mumble", "--response", "ok", "--no-force")
     assert run.status == 1
     assert "No score: unparseable (" in run.out
-    assert Run(capfd, "--prompt", "Hi", "--response", "mumble", "--max-failures", "1").status == 0
+    assert Run(capfd, "--prompt", "Hi", "--response", "mumble", "--no-force", "--max-failures", "1").status == 0
 
 
 @pytest.mark.parametrize("source", ["--image", "--response"])
@@ -184,11 +184,11 @@ def test_comparisons_without_a_score_are_counted_by_type(capfd: pytest.CaptureFi
     long = {"prompt": "Hi", "responses": ["x" * 16000, "ok"]}
     missing = {"prompt": "Hi", "responses": ["ok"], "images": ["gone.png"]}
     rows = given(ROWS[0], mumbled, long, mumbled | {"prompt": "Ho"}, missing)
-    run = Run(capfd, rows, "--max-failures", "3")
+    run = Run(capfd, rows, "--no-force", "--max-failures", "3")
     assert run.status == 1
     assert "1 of 5 comparisons scored: 1 not judged, 1 overlong, 2 unparseable" in run.err
     assert [row["scores"] is None for row in run.rows] == [False, True, True, True]
-    assert Run(capfd, rows, "--max-failures", "4").status == 0
+    assert Run(capfd, rows, "--no-force", "--max-failures", "4").status == 0
 
 
 def test_of_many_rows_that_were_not_judged_all_are_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:

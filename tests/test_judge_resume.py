@@ -217,11 +217,33 @@ def test_what_may_end_otherwise_is_tried_again(status: str) -> None:
 
 def test_a_judgment_without_a_verdict_is_final() -> None:
     write_rows(3, r1="mumble")
-    assert main([*COMMAND, "--no-ledger", "--out", "o.jsonl"]) == 1
+    assert main([*COMMAND, "--no-ledger", "--no-force", "--out", "o.jsonl"]) == 1
     before = calls()
-    assert main([*COMMAND, "--no-ledger", "--out", "o.jsonl"]) == 1
+    assert main([*COMMAND, "--no-ledger", "--no-force", "--out", "o.jsonl"]) == 1
     assert calls() == before
     assert rows("o.jsonl")[1]["status"] == "unparseable"
+
+
+def test_a_replay_reads_all_replies_again_whatever_its_output_holds() -> None:
+    write_rows(2)
+    assert main([*COMMAND, "--out", "o.jsonl"]) == 0
+    first = rows("o.jsonl")
+    write_table(Path("o.jsonl"), [{**row, "scores": [9.0, 9.0]} for row in first])
+    assert main([*COMMAND, "--out", "o.jsonl", "--replay", "o.jsonl.ledger"]) == 0
+    assert rows("o.jsonl") == first
+
+
+def test_a_row_that_is_lost_today_keeps_what_was_judged_of_it() -> None:
+    picture = {"id": "r0", "prompt": "Hi", "responses": ["a", "b"], "images": ["cat.png"]}
+    text = {"id": "r1", "prompt": "Hi", "responses": ["c", "d"]}
+    write_table(Path("in.jsonl"), [{name: value for name, value in picture.items() if name != "images"}, text])
+    command = [*(argument if argument != "c.jsonl" else "in.jsonl" for argument in COMMAND), "--out", "o.jsonl"]
+    assert main(command) == 0
+    first = rows("o.jsonl")
+    write_table(Path("in.jsonl"), [picture, text])
+    assert main(command) == 1
+    assert sorted(row["id"] for row in rows("o.jsonl")) == ["r0", "r1"]
+    assert rows("o.jsonl")[1] == first[0]
 
 
 @pytest.mark.parametrize("out", ["o.jsonl", "o.parquet"])

@@ -127,6 +127,36 @@ def test_the_fingerprint_changes_with_the_checkpoint(tmp_path: Path, change: dic
     assert fingerprint(checkpoint(tmp_path / "a")) != fingerprint(checkpoint(tmp_path / "b", **change))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model-00001-of-00002.safetensors",
+        "pytorch_model.bin",
+        "consolidated.00.pt",
+        "merges.txt",
+        "vocab.txt",
+        "tokenizer.model",
+        "qwen.tiktoken",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ],
+)
+def test_the_fingerprint_changes_with_the_content_of_every_file_that_makes_a_checkpoint(
+    tmp_path: Path, name: str
+) -> None:
+    first, second = (checkpoint(tmp_path / text, name=name, weights=text.encode()) for text in ("one", "two"))
+    assert fingerprint(first) != fingerprint(second)
+
+
+def test_the_fingerprint_does_not_change_with_what_is_no_part_of_the_model(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "judge")
+    before = fingerprint(folder)
+    (folder / "README.md").write_text("Tuned on a thousand judgments.")
+    (folder / ".gitattributes").write_text("*.bin filter=lfs")
+    (folder / "runs.bin").mkdir()
+    assert fingerprint(folder) == before
+
+
 def test_a_tuned_checkpoint_has_another_fingerprint_than_the_one_it_was_tuned_from(tmp_path: Path) -> None:
     base, tuned = checkpoint(tmp_path / "base"), checkpoint(tmp_path / "tuned", weights=b"12345679")
     assert fingerprint(base) != fingerprint(tuned)

@@ -91,8 +91,10 @@ def reference(tokenizer: Any, chat: list[dict[str, str]]) -> list[int]:
     return [int(i) for i in ids]
 
 
-def harmless(seed: int, count: int) -> list[str]:
-    """Texts of words, white space of many kinds, and random Unicode, without the name of a control token."""
+@cache
+def harmless(seed: str, count: int) -> list[str]:
+    """Texts of words, white space of many kinds, and random Unicode, without the name of a control token. Another seed
+    gives other texts."""
     rng = random.Random(f"harmless-{seed}")
     parts = [
         "\n",
@@ -134,6 +136,8 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "plain": bpe_tokenizer,
     "composes characters": partial(bpe_tokenizer, "composes characters"),
 }
+PER_CASE = 240
+"""How many harmless texts each tokenizer is tried on with each template."""
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
@@ -141,11 +145,16 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 def test_harmless_text_gets_the_tokens_of_the_models_own_template(tokenizer: str, template: str) -> None:
     model = with_template(TOKENIZERS[tokenizer](), TEMPLATES[template])
     renderer = Renderer(model)
-    texts = harmless(seed=0, count=240)
+    texts = harmless(f"{tokenizer}, {template}", PER_CASE)
     for start in range(0, len(texts), 4):
         chat = chat_of(texts[start : start + 4])
         turns = [Turn(m["role"], (Span(m["content"]),)) for m in chat]
         assert list(renderer.render(turns).token_ids) == reference(model, chat), chat
+
+
+def test_tokenizers_and_templates_are_tried_on_thousands_of_harmless_texts() -> None:
+    tried = {text for k in TOKENIZERS for t in TEMPLATES for text in harmless(f"{k}, {t}", PER_CASE)}
+    assert len(tried) >= 5000
 
 
 @pytest.mark.parametrize(
@@ -164,7 +173,7 @@ def test_a_tokenizer_is_followed_exactly_or_refused(kind: str) -> None:
 @pytest.mark.parametrize("template", ["chatml", "trims both ends"])
 def test_spans_are_joined_before_they_are_encoded(template: str) -> None:
     model = with_template(bpe_tokenizer(), TEMPLATES[template])
-    texts = harmless(seed=1, count=300)
+    texts = harmless(f"spans, {template}", 300)
     for start in range(0, len(texts), 3):
         spans = tuple(Span(t, trusted=k == 1) for k, t in enumerate(texts[start : start + 3]))
         turns = [Turn("system", (Span("Judge.", trusted=True),)), Turn("user", spans)]
@@ -260,6 +269,13 @@ def test_a_template_that_repeats_loses_or_rewrites_text_is_refused(template: str
     model = with_template(byte_tokenizer(), template)
     with pytest.raises(RenderError, match="chat template"):
         rendered(model, chat_of(["one", "two", "three"]))
+
+
+def test_where_a_family_knows_no_system_message_its_words_begin_the_users() -> None:
+    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+    model = with_template(byte_tokenizer(), template)
+    joined = reference(model, [{"role": "user", "content": "Judge.\n\nHi"}])
+    assert rendered(model, [{"role": "system", "content": "Judge."}, {"role": "user", "content": "Hi"}]) == joined
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused_by_name() -> None:

@@ -200,8 +200,8 @@ def test_a_batch_gets_a_score_for_each_of_its_responses_also_by_force() -> None:
     assert "[Assistant 5's Answer]\ne" in engine.requests[0][0]
 
 
-def test_a_batch_with_a_score_too_few_is_unparseable() -> None:
-    judgment = judged(saying("Hm.</think>", "<answer>7</answer>" * 4), BATCH)
+def test_without_forcing_a_batch_with_a_score_too_few_is_unparseable() -> None:
+    judgment = judged(saying("Hm.</think>", "<answer>7</answer>" * 4), BATCH, force=False)
     assert (judgment.status, judgment.votes[0].detail) == (Status.UNPARSEABLE, "4 answers for 5 responses")
 
 

@@ -114,7 +114,7 @@ def test_all_votes_on_scores_are_cast_at_once_since_each_moves_the_mean() -> Non
 @given(st.lists(st.sampled_from([(9, 2), (2, 9), (5, 5), ("none",)]), min_size=7, max_size=7))
 @hypothesis_settings(max_examples=40, deadline=None)
 def test_certain_voting_decides_what_all_votes_would(votes: list[tuple[object, ...]]) -> None:
-    judgment = judged(drawing(*votes), votes=7, vote_confidence=1.0)
+    judgment = judged(drawing(*votes), votes=7, vote_confidence=1.0, force=False)
     counts = Counter(vote for vote in votes if len(vote) == 2).most_common()
     if not counts:
         assert (judgment.status, judgment.scores) == (Status.UNPARSEABLE, None)
@@ -124,7 +124,7 @@ def test_certain_voting_decides_what_all_votes_would(votes: list[tuple[object, .
 
 
 def test_a_vote_without_a_score_does_not_vote() -> None:
-    judgment = judged(drawing(["none"], [8], ["11"], [6]), SINGLE, votes=4)
+    judgment = judged(drawing(["none"], [8], ["11"], [6]), SINGLE, votes=4, force=False)
     assert (judgment.status, judgment.scores) == (Status.OK, (7,))
     assert [v.status for v in judgment.votes] == [Status.UNPARSEABLE, Status.OK, Status.UNPARSEABLE, Status.OK]
     assert judgment.reasoning == "This is draw 1."

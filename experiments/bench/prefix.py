@@ -2,8 +2,9 @@
 
 The prompt is laid out rubric, question, candidate, so that of the candidates of a question all but the candidate is
 computed once. The other side is the same work with a salt of a few tokens before every request, so that no request
-shares its beginning with another, not even the answer's with that of its own thinking. Both sides carry a salt of the
-same length and run in the same engine, one after the other, several times.
+shares its beginning with another, not even the answer's with that of its own thinking. A third side has one salt for
+each comparison, which leaves that sharing and shows what the order of the prompt is worth by itself. All sides carry a
+salt of the same length and run in the same engine, one after the other, several times.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ GOAL = 1.9
 CACHED_GOAL = 0.99
 """Cached tokens over the most that whole blocks allow: at least."""
 SALT = 8  # tokens
+SIDES = ("shared", "nothing shared", "each comparison alone")
 WORDS = (
     *("river", "stone", "market", "window", "letter", "garden", "morning", "ladder", "silver", "paper", "engine"),
     *("harbour", "winter", "bottle", "forest", "candle", "bridge", "travel", "number", "simple", "answer", "reason"),
@@ -57,20 +59,20 @@ def run(config: PrefixConfig) -> BenchResult:
         salting = _Salting(engine)
         settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
         judge = FlexJudge(salting, settings)
-        salting.begin(shared=True)
+        salting.begin("shared")
         judge.judge(_comparisons(config, random.Random("warm-up"))[:4])  # grammars are compiled at their first use
-        sides: dict[bool, list[_Side]] = {True: [], False: []}
+        sides: dict[str, list[_Side]] = {side: [] for side in SIDES}
         for repeat in range(config.repeats):
             comparisons = _comparisons(config, random.Random(f"{config.seed}-{repeat}"))
-            for shared in (True, False):
-                salting.begin(shared)
+            for side in SIDES:
+                salting.begin(side)
                 start = time.perf_counter()
                 judge.judge(comparisons)
-                sides[shared].append(_Side(time.perf_counter() - start, salting.log))
+                sides[side].append(_Side(time.perf_counter() - start, salting.log))
         block = _block_size(engine)
     finally:
         engine.close()
-    return _result(config, sides[True], sides[False], block)
+    return _result(config, sides, block)
 
 
 @dataclass
@@ -88,10 +90,14 @@ class _Side:
         return sum(g.cached_tokens for _, g in self.log)
 
 
-def _result(config: PrefixConfig, ours: Sequence[_Side], salted: Sequence[_Side], block: int) -> BenchResult:
-    ratio = statistics.median(s.seconds for s in salted) / statistics.median(s.seconds for s in ours)
+def _result(config: PrefixConfig, sides: Mapping[str, Sequence[_Side]], block: int) -> BenchResult:
+    ours, salted = sides["shared"], sides["nothing shared"]
+    seconds = {name: statistics.median(s.seconds for s in runs) for name, runs in sides.items()}
+    ratio = seconds["nothing shared"] / seconds["shared"]
     cached, possible = sum(s.cached for s in ours), sum(most_cached(s.log, block) for s in ours)
-    share = cached / possible if possible else 1.0
+    if not possible:
+        raise UsageError(f"no block of {block} tokens is shared, so there is nothing to measure; raise --candidates")
+    share = cached / possible
     return BenchResult(
         "prefix",
         round(ratio, 3),
@@ -104,16 +110,15 @@ def _result(config: PrefixConfig, ours: Sequence[_Side], salted: Sequence[_Side]
             "cached_of_prompt_tokens_salted": round(
                 sum(s.cached for s in salted) / sum(s.prompt_tokens for s in salted), 3
             ),
-            "seconds": round(statistics.median(s.seconds for s in ours), 2),
-            "seconds_salted": round(statistics.median(s.seconds for s in salted), 2),
+            "ratio_of_prompt_order_alone": round(seconds["each comparison alone"] / seconds["shared"], 3),
             "requests": len(ours[0].log),
             "prompt_tokens": ours[0].prompt_tokens,
             "block_tokens": block,
             "think_tokens": config.think,
             "runs": [
-                {"shared": name, "seconds": round(s.seconds, 2), "cached": s.cached, "prompt_tokens": s.prompt_tokens}
-                for pair in zip(ours, salted, strict=True)
-                for name, s in zip((True, False), pair, strict=True)
+                {"side": name, "seconds": round(s.seconds, 2), "cached": s.cached, "prompt_tokens": s.prompt_tokens}
+                for runs in zip(*sides.values(), strict=True)
+                for name, s in zip(sides, runs, strict=True)
             ],
         },
     )
@@ -138,36 +143,49 @@ def most_cached(log: Sequence[tuple[tuple[int, ...], Generation]], block: int) -
 
 @dataclass
 class _Salting:
-    """An engine that puts a salt before every prompt: the same for all of a run, or another one for each."""
+    """An engine that puts a salt before every prompt: the same for all of a run, another one for each, or one for
+    each comparison."""
 
     engine: Engine
-    shared: bool = True
+    side: str = SIDES[0]
     log: list[tuple[tuple[int, ...], Generation]] = field(default_factory=list)
     runs: int = 0
 
     def __post_init__(self) -> None:
         self.name, self.model_id, self.profile = self.engine.name, self.engine.model_id, self.engine.profile
         self.tokenizer: Any = self.engine.tokenizer
-        self.max_model_len = self.engine.max_model_len
+        self.max_model_len, self.max_batch = self.engine.max_model_len, self.engine.max_batch
         encoded = [self.tokenizer.encode(str(digit), add_special_tokens=False) for digit in range(10)]
         self._digits = [ids[-1] for ids in encoded]
         self._count = 0
+        self._salts: dict[tuple[int, ...], int] = {}
 
-    def begin(self, shared: bool) -> None:
+    def begin(self, side: str) -> None:
         """Start a run, of which no request shares anything with an earlier run."""
-        self.shared, self.log, self.runs = shared, [], self.runs + 1
+        self.side, self.log, self.runs = side, [], self.runs + 1
+        self._salts.clear()
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
     ) -> Generation:
-        self._count += 1
-        number = f"{self.runs:03}{0 if self.shared else self._count:0{SALT - 3}}"
+        number = f"{self.runs:03}{self._salt(tuple(prompt_token_ids)):0{SALT - 3}}"
         prompt = tuple(self._digits[int(digit)] for digit in number) + tuple(prompt_token_ids)
         place = len(self.log)
         self.log.append((prompt, Generation("", (), "length")))
         generation = await self.engine.generate(prompt, sampling, media)
         self.log[place] = (prompt, generation)
         return generation
+
+    def _salt(self, prompt: tuple[int, ...]) -> int:
+        if self.side == "shared":
+            return 0
+        self._count += 1
+        if self.side == "each comparison alone":  # its answer's request goes on from the request of its thinking
+            for first, salt in self._salts.items():
+                if prompt[: len(first)] == first:
+                    return salt
+            self._salts[prompt] = self._count
+        return self._count
 
     async def check_health(self) -> None:
         await self.engine.check_health()

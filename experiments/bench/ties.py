@@ -51,13 +51,16 @@ def run(config: TiesConfig) -> BenchResult:
         unscored += config.samples - len(group)
         written += _top_is_shared([written_score(j) for j in group])
         expected += _top_is_shared([expected_score(j) for j in group])
-    # With no tie by written score there is nothing to mend, and nothing that this could show.
-    ratio = expected / written if written else 1.0
+    if not written:
+        raise UsageError(
+            f"none of {config.groups} groups is tied by written score, so there is no ratio; raise --groups"
+        )
+    ratio = expected / written
     return BenchResult(
         "ties",
         round(ratio, 4),
         GOAL,
-        written > 0 and ratio <= GOAL,
+        ratio <= GOAL,
         {
             "groups": config.groups,
             "samples": config.samples,

@@ -71,6 +71,8 @@ class Engine(Protocol):
     """The model's family."""
     max_model_len: int
     """Longest sequence, prompt and continuation together, in tokens."""
+    max_batch: int
+    """Requests that are computed at the same time; more than these wait."""
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()

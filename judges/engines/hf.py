@@ -53,7 +53,7 @@ class HFEngine(ThreadedEngine):
         self.model.generation_config = GenerationConfig()
         self._encoder = MediaEncoder(checkpoint, self.model.config, self.max_model_len)
         self._eos = checkpoint.stop_ids
-        self._max_batch = config.max_batch
+        self.max_batch = config.max_batch
         self._waiting: list[_Job] = []
         self._grammar = lru_cache(maxsize=64)(self._compile_grammar)
         torch.manual_seed(config.seed)
@@ -72,7 +72,7 @@ class HFEngine(ThreadedEngine):
         self._waiting = [job for job in self._waiting if not job.request.given_up]
         if self._waiting:
             sampling = self._waiting[0].sampling
-            jobs = [job for job in self._waiting if job.sampling == sampling][: self._max_batch]
+            jobs = [job for job in self._waiting if job.sampling == sampling][: self.max_batch]
             generations = self._generate_batch([job.row for job in jobs], sampling)
             for job, generation in zip(jobs, generations, strict=True):
                 self._waiting.remove(job)

@@ -37,6 +37,7 @@ class RecordingEngine:
         self.tokenizer: Any = engine.tokenizer
         self.profile = engine.profile
         self.max_model_len = engine.max_model_len
+        self.max_batch = engine.max_batch
         self.hits = 0
         """Requests that were answered from the ledger. Equal requests under way together count as one."""
         self.misses = 0

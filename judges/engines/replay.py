@@ -61,6 +61,7 @@ class ReplayEngine:
         self.tokenizer: Any = _unpacked(ledger, model)
         self.profile = PROFILES[model.profile]
         self.max_model_len = min(max_model_len, model.max_model_len)
+        self.max_batch = 1024  # nothing is computed
         self.hits = 0
         """Requests that were answered."""
         self.misses = 0

@@ -46,6 +46,7 @@ class ScriptedEngine:
         self.tokenizer = byte_tokenizer(tuple(dict.fromkeys(token for mark in marks for token in mark)))
         self._pads = Pads(profile, self.tokenizer)
         self.max_model_len = max_model_len
+        self.max_batch = 1024
         self.requests: list[tuple[str, Sampling]] = []
         """Every request so far, as (prompt text, sampling)."""
         self.given: list[tuple[tuple[int, ...], Sampling]] = []

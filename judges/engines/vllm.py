@@ -59,6 +59,7 @@ class _Base:
         self.profile = checkpoint.profile
         self.max_model_len = checkpoint.context_within(config.max_model_len)
         self._pads = Pads(checkpoint.profile, checkpoint.tokenizer)
+        self.max_batch = config.max_batch
         self._stop_ids = sorted(checkpoint.stop_ids)
         self._adapter = adapter_request(checkpoint)
         on_cpu = current_platform.is_cpu()  # of the vllm that is installed, which need not be the machine's best
