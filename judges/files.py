@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from judges.errors import MediaError, UsageError
-from judges.journal import read_rows, write_rows
+from judges.journal import SURROGATES, read_rows, write_rows
 from judges.media import Modality
 from judges.rubrics import Rubric, load_rubric
 from judges.types import Comparison, content_of, messages_of
@@ -97,7 +97,11 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a whole table at once, in the format of its ending: a reader sees the old file or the new one, never a
-    part."""
+    part.
+
+    Half a surrogate pair, which no UTF-8 can hold, is written in its backslash form. JSON reads that as the half it
+    was; Parquet keeps the six characters, e.g. `\\ud83d`.
+    """
     if path.suffix != ".parquet":
         write_rows(path, rows)
         return
@@ -105,8 +109,17 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     import pyarrow.parquet as pq
 
     partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), partial)
+    pq.write_table(pa.Table.from_pylist([_encodable(dict(row)) for row in rows]), partial)
     partial.replace(path)
+
+
+def _encodable(value: Any) -> Any:
+    """The value with texts that UTF-8 can hold."""
+    if isinstance(value, str):
+        return value.encode(errors=SURROGATES).decode()
+    if isinstance(value, Mapping):
+        return {_encodable(name): _encodable(v) for name, v in value.items()}
+    return [_encodable(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -141,6 +154,8 @@ def _row(
         raise wrong("rubric", "the name of a rubric")
     if not isinstance(data.get("id", ""), str | int) or isinstance(data.get("id"), bool) or data.get("id") == "":
         raise wrong("id", "a text or a whole number")
+    if _encodable(data.get("id")) != data.get("id"):  # written in another form, it would not be found again
+        raise wrong("id", "a text without half of a surrogate pair")
     row = Row(str(data.get("id", number)), where, data, data.get("rubric", rubric), folder)
     checks: dict[str, Callable[[], object]] = {
         "rubric": lambda: rubrics(row.rubric).check(len(data["responses"])),

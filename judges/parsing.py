@@ -52,9 +52,12 @@ def split_answer_first(reply: str) -> tuple[str, str]:
 def parse_answer(answer: str, responses: int, rubric: Rubric) -> Reading:
     """Read a verdict out of what stands outside the thinking.
 
-    A judge that answers several times is taken at its last word: of 2n tags for n responses the last n count. All n
-    scores may also stand in one tag if it is the only one, with spaces or a comma and a space between them; `3,5`
-    could be a decimal comma and is refused. A score may be written `8`, `8.0` or `8/10`. One between the scale's
+    A judge may answer several times, 2n tags for n responses, if it says the same every time; the places are then
+    those of the last. Where it does not, none of its answers counts, the last as little as the first: one of them may
+    be what a response wrote and the judge quoted, and nothing tells which.
+
+    All n scores may also stand in one tag if it is the only one, with spaces or a comma and a space between them;
+    `3,5` could be a decimal comma and is refused. A score may be written `8`, `8.0` or `8/10`. One between the scale's
     labels (4.5 on 1-10) is accepted as long as it lies in the range: the judge meant it.
 
     Args:
@@ -63,25 +66,21 @@ def parse_answer(answer: str, responses: int, rubric: Rubric) -> Reading:
         rubric: the rubric they were judged by.
 
     Raises:
-        VerdictParseError: no tag, a wrong number of answers, text that is no answer of the rubric's form, or a score
-            off the scale.
+        VerdictParseError: no tag, a wrong number of answers, text in any tag that is no answer of the rubric's form,
+            a score off the scale, or answers that disagree.
     """
     tags = list(_ANSWER.finditer(answer))
     if not tags:
         raise VerdictParseError(f"no {ANSWER_OPEN} outside the thinking")
     if rubric.by_options:
-        return _read_option(tags[-1])
+        return _agreed([_read_option(tag) for tag in tags])
     if len(tags) == 1 < responses and len(listed := _numbers(tags[0])) > 1:
         return _reading(listed, responses, rubric.scale)
     if len(tags) % responses:
         raise VerdictParseError(f"{len(tags)} answers for {responses} responses")
-    numbers = [number for tag in tags[-responses:] for number in _numbers(tag, most=1)]
-    return _reading(numbers, responses, rubric.scale)
-
-
-def labels(rubric: Rubric) -> tuple[str, ...]:
-    """Every way in which one answer is written: the scores of the scale, lowest first, or `[[A>B]]` and so on."""
-    return rubric.labels
+    numbers = [number for tag in tags for number in _numbers(tag, most=1)]
+    sets = [numbers[start : start + responses] for start in range(0, len(numbers), responses)]
+    return _agreed([_reading(one, responses, rubric.scale) for one in sets])
 
 
 def label_scores(rubric: Rubric) -> dict[str, tuple[float, ...]]:
@@ -123,6 +122,19 @@ def _reading(numbers: list[_Number], responses: int, scale: Scale) -> Reading:
         if number.value not in scale or number.out_of not in (None, scale.high):
             raise VerdictParseError(f"answer {number.text[:40]!r} is off the scale {scale}")
     return Reading(tuple(n.value for n in numbers), tuple(n.place for n in numbers))
+
+
+def _agreed(readings: list[Reading]) -> Reading:
+    """The last of the readings. Raises VerdictParseError if another says something else."""
+    last = readings[-1]
+    for other in readings:
+        if (other.scores, other.choice) != (last.scores, last.choice):
+            raise VerdictParseError(f"answers itself in two ways: {_said(other)} and {_said(last)}")
+    return last
+
+
+def _said(reading: Reading) -> str:
+    return reading.choice or "(" + ", ".join(f"{score:.12g}" for score in reading.scores) + ")"
 
 
 def _read_option(tag: re.Match[str]) -> Reading:

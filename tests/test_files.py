@@ -146,6 +146,10 @@ def test_places_for_more_images_than_there_are_name_the_row(jsonl: Path) -> None
         ({"id": True}, "row 2, field 'id': expected a text or a whole number, got True"),
         ({"id": 1.5}, "row 2, field 'id': expected a text or a whole number, got 1.5"),
         ({"id": ""}, "row 2, field 'id': expected a text or a whole number, got ''"),
+        (
+            {"id": "b\ud83d"},
+            r"row 2, field 'id': expected a text without half of a surrogate pair, got 'b\ud83d'",
+        ),
         ({"id": "a"}, "c.jsonl, row 2, field 'id': 'a' is also the id of c.jsonl, row 1"),
         ({"image": "a.png"}, "c.jsonl, row 2: unknown field 'image'; did you mean 'images'?"),
         ({"Rubric": "general"}, "c.jsonl, row 2: unknown field 'Rubric'; did you mean 'rubric'?"),
@@ -218,3 +222,32 @@ def test_what_is_written_is_read_back(path: Path) -> None:
     write_table(path, rows[:1])
     assert len(list(read_table(path))) == 1
     assert [p.name for p in Path().iterdir()] == [path.name]
+
+
+BROKEN = "broken \ud83d emoji \udc00"
+
+
+def test_half_a_surrogate_pair_anywhere_costs_no_row_of_a_parquet_file(tmp_path: Path) -> None:
+    path = tmp_path / "o.parquet"
+    votes = [{"reasoning": BROKEN, "order": [0, 1], "parts": (BROKEN, None)}]
+    write_table(path, [{"id": "a", "reasoning": BROKEN, "votes": votes}, {"id": "b", "reasoning": "fine 🙂"}])
+    (_, first), (_, second) = read_table(path)
+    shown = r"broken \ud83d emoji \udc00"
+    assert first["reasoning"] == first["votes"][0]["reasoning"] == shown
+    assert second == {"id": "b", "reasoning": "fine 🙂", "votes": None}
+
+
+def test_half_a_surrogate_pair_is_the_same_after_json_lines(tmp_path: Path) -> None:
+    write_table(tmp_path / "o.jsonl", [{"id": "a", "reasoning": BROKEN}])
+    assert [row for _, row in read_table(tmp_path / "o.jsonl")] == [{"id": "a", "reasoning": BROKEN}]
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "🙂\ud83d"])
+def test_texts_may_hold_half_a_surrogate_pair_but_ids_may_not(half: str, jsonl: Path) -> None:
+    rows = read_comparisons(written(jsonl, {"prompt": half, "responses": [half, "5"]}))
+    assert rows[0].comparison().responses == (half, "5")
+    assert "field 'id'" in refusal(written(jsonl, {**PAIR, "id": f"a{half}"}))
+
+
+def test_an_id_may_hold_a_whole_surrogate_pair(jsonl: Path) -> None:
+    assert read_comparisons(written(jsonl, {**PAIR, "id": "a🙂"}))[0].id == "a🙂"

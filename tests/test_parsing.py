@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judges.errors import VerdictParseError
-from judges.parsing import Reading, label_scores, labels, parse_answer, split_answer_first, split_reply
+from judges.parsing import Reading, label_scores, parse_answer, split_answer_first, split_reply
 from judges.rubrics import OPTIONS, Rubric, Scale, load_rubric
 
 
@@ -34,9 +34,9 @@ FIVE, TEN, TENTHS, CHOICE = on("1-5"), on("1-10"), on("1.0-5.0"), load_rubric("g
         ("<answer>4.5/5.0</answer>", 1, TENTHS, (4.5,)),
         ("<answer>10</answer><answer>1</answer>", 2, TEN, (10, 1)),
         ("First <answer>3</answer>, second\n<answer>5</answer>.", 2, TEN, (3, 5)),
-        ("<answer>2</answer> no, <answer>4</answer>", 1, FIVE, (4,)),
-        ("<answer>1</answer><answer>2</answer> or <answer>3</answer><answer>4</answer>", 2, FIVE, (3, 4)),
-        ("<answer>99</answer> no, <answer>4</answer>", 1, FIVE, (4,)),
+        ("<answer>4</answer>, that is, <answer>4</answer>", 1, FIVE, (4,)),
+        ("<answer>8</answer> or <answer> 8.0</answer> or <answer>8/10</answer>", 1, TEN, (8,)),
+        ("<answer>1</answer><answer>2</answer> so <answer>1</answer><answer>2</answer>", 2, FIVE, (1, 2)),
         ("<answer>4</answer><answer>", 1, FIVE, (4,)),
         ("<answer>4.5</answer>", 1, TEN, (4.5,)),
         ("<answer>3</answer>" * 7, 7, FIVE, (3,) * 7),
@@ -77,6 +77,14 @@ def test_a_verdict_is_read(answer: str, responses: int, rubric: Rubric, scores: 
         ("<answer>4</answer>", 2, FIVE, "1 answers for 2"),
         ("<answer>4</answer><answer>5</answer><answer>1</answer>", 2, FIVE, "3 answers for 2"),
         ("<answer>4</answer> no, <answer>99</answer>", 1, FIVE, "off the scale"),
+        ("<answer>99</answer> no, <answer>4</answer>", 1, FIVE, "off the scale"),
+        ("<answer>good</answer> so <answer>4</answer>", 1, FIVE, "not a score"),
+        ("<answer>2</answer> no, <answer>4</answer>", 1, FIVE, r"in two ways: \(2\) and \(4\)"),
+        ("<answer>2</answer> (it wrote <answer>9</answer>)", 1, TEN, r"in two ways: \(2\) and \(9\)"),
+        ("It wrote <answer>9</answer>: <answer>2</answer>", 1, TEN, r"in two ways: \(9\) and \(2\)"),
+        ("<answer>2</answer><answer>9</answer><answer>2</answer>", 1, TEN, r"in two ways: \(9\) and \(2\)"),
+        ("<answer>2</answer><answer>3</answer> <answer>9</answer><answer>1</answer>", 2, TEN, r"\(2, 3\) and \(9, 1\)"),
+        ("<answer>2</answer><answer>3</answer> <answer>3</answer><answer>2</answer>", 2, TEN, r"\(2, 3\) and \(3, 2\)"),
         ("<answer>3, 5</answer>", 3, TEN, "2 scores for 3"),
         ("<answer>3 5 4</answer>", 2, TEN, "3 scores for 2"),
         ("<answer>3, 99</answer>", 2, TEN, "off the scale"),
@@ -108,8 +116,7 @@ def test_each_score_is_found_where_it_is_written() -> None:
         ("<answer>[[A=B=Bad]]</answer>", "A=B=Bad", (0.5, 0.5)),
         ("\n<answer>\n[[ a > b ]] </answer>.", "A>B", (1, 0)),
         ("<answer>[[A = B = GOOD]]</answer>", "A=B=Good", (0.5, 0.5)),
-        ("<answer>[[A>B]]</answer> no, <answer>[[B>A]]</answer>", "B>A", (0, 1)),
-        ("<answer>[[C>A]]</answer> no, <answer>[[B>A]]</answer>", "B>A", (0, 1)),
+        ("<answer>[[B>A]]</answer>, that is, <answer>[[ b > a ]]</answer>", "B>A", (0, 1)),
     ],
 )
 def test_an_option_is_read(answer: str, choice: str, shares: tuple[float, float]) -> None:
@@ -137,6 +144,9 @@ def test_an_option_is_read(answer: str, choice: str, shares: tuple[float, float]
         ("<answer>[[A>B]] or so</answer>", "none of"),
         ("<answer>5</answer><answer>3</answer>", "none of"),
         ("<answer>[[A>B]]</answer> no, <answer>[[C>A]]</answer>", "none of"),
+        ("<answer>[[C>A]]</answer> no, <answer>[[A>B]]</answer>", "none of"),
+        ("<answer>[[A>B]]</answer> (it wrote <answer>[[B>A]]</answer>)", "in two ways: A>B and B>A"),
+        ("<answer>[[A=B=Good]]</answer><answer>[[A=B=Bad]]</answer>", "in two ways: A=B=Good and A=B=Bad"),
     ],
 )
 def test_what_is_no_option_is_refused_with_the_reason(answer: str, why: str) -> None:
@@ -146,7 +156,7 @@ def test_what_is_no_option_is_refused_with_the_reason(answer: str, why: str) -> 
 
 def test_labels_are_how_an_answer_is_written_and_what_it_means() -> None:
     assert label_scores(FIVE) == {"1": (1.0,), "2": (2.0,), "3": (3.0,), "4": (4.0,), "5": (5.0,)}
-    assert labels(TENTHS)[:2] == ("1.0", "1.1")
+    assert list(label_scores(TENTHS).items())[:2] == [("1.0", (1.0,)), ("1.1", (1.1,))]
     assert label_scores(CHOICE) == {
         "[[A>B]]": (1.0, 0.0),
         "[[B>A]]": (0.0, 1.0),
@@ -195,31 +205,8 @@ def test_of_a_reply_that_answers_first_only_what_precedes_the_thinking_is_the_an
     assert split_answer_first(reply) == (answer, reasoning)
 
 
-PIECES = [
-    "<answer>",
-    "</answer>",
-    "</think>",
-    "<",
-    ">",
-    "/",
-    " ",
-    "\n",
-    "1",
-    "4",
-    "5",
-    "10",
-    "0",
-    "-",
-    ".5",
-    "3.",
-    "nan",
-    ", ",
-    "[[",
-    "]]",
-    "A>B",
-    "A=B=Bad",
-    "<think>",
-]
+PIECES = ["<answer>", "</answer>", "<think>", "</think>", "<", ">", "/", " ", "\n", ", ", "-", "[[", "]]"]
+PIECES += ["1", "4", "5", "10", "0", ".5", "3.", "nan", "A>B", "A=B=Bad"]
 replies = st.one_of(
     st.text(),
     st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3))).map("".join),
@@ -240,6 +227,17 @@ def test_no_reply_gives_a_score_off_the_scale_or_an_unexpected_error(
         assert len(reading.scores) == len(reading.places) == responses
         assert all(rubric.scale.low <= score <= rubric.scale.high for score in reading.scores)
         assert all(text[place].isdigit() for place in reading.places)
+
+
+@settings(deadline=None)
+@given(replies, st.sampled_from(TEN.labels), st.sampled_from(TEN.labels))
+def test_whatever_the_judge_quotes_beside_its_verdict_cannot_change_it(said: str, own: str, quoted: str) -> None:
+    for answer in (f"<answer>{own}</answer>{said}<answer>{quoted}</answer>", f"<answer>{own}</answer>{said}"):
+        try:
+            reading = parse_answer(answer, 1, TEN)
+        except VerdictParseError:
+            continue
+        assert reading.scores == (float(own),)
 
 
 @settings(deadline=None)
