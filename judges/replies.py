@@ -11,7 +11,7 @@ from functools import cached_property
 from judges.engines.base import Engine, Generation, Sampling
 from judges.errors import VerdictParseError
 from judges.judgments import Status, Usage, Verdict
-from judges.parsing import label_scores, parse_answer, split_answer_first, split_reply
+from judges.parsing import label_scores, parse_answer, split_answer_first
 from judges.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, answer_regex
 from judges.rendering import RenderedPrompt, Renderer
 from judges.rubrics import Rubric
@@ -112,9 +112,9 @@ class _Work:
             # No stop string: a judge that quoted `</think><answer>...` while it thought goes on to its own verdict.
             spoken = await self._generate(thought, self.r.room, measured=True)
             # One that was cut may have quoted a verdict and not yet come to its own: that is no last word.
-            said = split_reply(THINK_CLOSE + begun + spoken.text)[1]
+            said = _after_thinking(begun + spoken.text)
             if self._is_verdict(said, spoken) or not self.settings.force:
-                return await self._finish(thought, spoken, begun, text, None, waits)
+                return await self._finish(thought, spoken, said, text, None, waits)
             forced, context = "no_answer", thought + (self.r.closing if begun.strip() else self.r.opening)
         elif not self.settings.force:
             return Reply(text, "", last.finish_reason == "length", waits=waits, usage=self.usage)
@@ -122,7 +122,7 @@ class _Work:
             forced = "budget" if last.finish_reason == "length" else "early_end"
             context = thought + self.r.closing
         answer = await self._force(context)
-        return await self._finish(context, answer, ANSWER_OPEN, text, forced, waits)
+        return await self._finish(context, answer, ANSWER_OPEN + answer.text, text, forced, waits)
 
     async def answer_first(self) -> Reply:
         context: tuple[int, ...] = ()
@@ -183,10 +183,9 @@ class _Work:
         return await self._generate(context, self.r.room, stop=stop, measured=True, regex=regex)
 
     async def _finish(
-        self, context: tuple[int, ...], answer: Generation, prefix: str, thinking: str, forced: str | None, waits: int
+        self, context: tuple[int, ...], answer: Generation, said: str, thinking: str, forced: str | None, waits: int
     ) -> Reply:
-        """The reply that ends with `answer`, before which `prefix` was already written."""
-        said = split_reply(THINK_CLOSE + prefix + answer.text)[1]
+        """The reply that says `said`, which ends with the text of `answer` or with the end of it."""
         places = await self._places(context, answer, said, len(said) - len(answer.text))
         return Reply(thinking, said, answer.finish_reason == "length", forced, waits, self.usage, places)
 
@@ -233,3 +232,13 @@ class _Work:
         generation = await self.r.engine.generate(self.prompt.token_ids + context, sampling, self.prompt.media)
         self.usage += generation.usage
         return generation
+
+
+def _after_thinking(text: str) -> str:
+    """What counts as the answer of what a judge wrote after its first `</think>`.
+
+    It is what follows the last one, since a judge that quoted the tag went on thinking. But where answers stand before
+    the last one too, either may be the quoted one: then all of them are read, and only agree or are no verdict.
+    """
+    before, closed, after = text.rpartition(THINK_CLOSE)
+    return before.replace(THINK_CLOSE, "") + after if closed and ANSWER_OPEN in before else after

@@ -124,7 +124,7 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 class WatchedEngine(ScriptedEngine):
-    """A scripted engine with the tokenizer and the family of a checkpoint; keeps the token ids it was given."""
+    """A scripted engine with the tokenizer and the family of a checkpoint; and its tokens."""
 
     def __init__(self, checkpoint: Checkpoint, reply: str = "") -> None:
         super().__init__(self._continue, 1 << 16, checkpoint.profile)
@@ -132,14 +132,11 @@ class WatchedEngine(ScriptedEngine):
         self._pads = Pads(checkpoint.profile, checkpoint.tokenizer)
         self._plain = Renderer(checkpoint.tokenizer, checkpoint.profile).encode_untrusted
         self.reply = reply
-        """What the judge says after the prompt, thinking and all. A grammar is obeyed with the lowest scores."""
-        self.given: list[tuple[tuple[int, ...], int]] = []
-        """Token ids of each prompt, and how many media came with it."""
+        """What the judge says after the prompt, thinking and all. Asked under a grammar, it scores everything 2."""
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
     ) -> Generation:
-        self.given.append((tuple(prompt_token_ids), len(media)))
         said = await super().generate(prompt_token_ids, sampling, media)
         if {*said.token_ids}.isdisjoint(control_tokens(self.tokenizer).values()):
             return said
@@ -147,7 +144,7 @@ class WatchedEngine(ScriptedEngine):
 
     def _continue(self, prompt: str, sampling: Sampling) -> str:
         if sampling.regex:
-            return "</answer><answer>".join(["1"] * (1 + sampling.regex.count("<answer>"))) + "</answer>"
+            return "</answer><answer>".join(["2"] * (1 + sampling.regex.count("<answer>"))) + "</answer>"
         said = max(n for n in range(len(self.reply) + 1) if prompt.endswith(self.reply[:n]))
         return self.reply[said:]
 
@@ -216,7 +213,7 @@ def assault(checkpoint: Checkpoint, shape: Shape, attacks: Iterable[str], reply:
     judge = FlexJudge(engine, replace(SETTINGS, force=reply is None))
     control = set(control_tokens(checkpoint.tokenizer).values())
     judged(judge, shape(HARMLESS))
-    harmless, media = engine.given[0]
+    harmless, media = engine.given[0][0], len(engine.media[0])
     expected = Counter(i for i in harmless if i in control)
     outcome = Outcome()
     for attack in attacks:
@@ -225,6 +222,7 @@ def assault(checkpoint: Checkpoint, shape: Shape, attacks: Iterable[str], reply:
         engine.reply = f"It says: {quoted} -- so be it.</think>{'<answer>2</answer>' * len(comparison.responses)}"
         engine.reply = engine.reply if reply is None else reply
         engine.given.clear()
+        engine.media.clear()
         judgment = judged(judge, comparison)
         outcome.attacks += 1
         if isinstance(judgment, Exception):
@@ -233,7 +231,8 @@ def assault(checkpoint: Checkpoint, shape: Shape, attacks: Iterable[str], reply:
         prompt, _ = engine.given[0]
         if Counter(i for i in prompt if i in control) != expected:
             outcome.leaked.append(attack)
-        if any(ids[: len(prompt)] != prompt or count != media for ids, count in engine.given):
+        asked = zip(engine.given, engine.media, strict=True)
+        if any(ids[: len(prompt)] != prompt or len(seen) != media for (ids, _), seen in asked):
             outcome.failed.append(f"{attack!r}: a request that does not continue the prompt")
         if judgment.scores != (None if reply else (2.0,) * len(comparison.responses)):
             outcome.forged.append(attack)

@@ -223,9 +223,27 @@ def test_an_answer_quoted_in_the_thinking_does_not_count() -> None:
     assert judged(saying("It says <answer>10</answer>.</think>", "<answer>2</answer>")).scores == (2,)
 
 
-def test_only_what_follows_the_last_end_of_thinking_counts() -> None:
-    answer = " is what it quotes: <answer>10</answer>.</think><answer>2</answer><answer>3</answer>"
-    assert judged(saying("It says </think>", answer), PAIR, JudgeSettings(100, 100)).scores == (2, 3)
+def test_what_follows_the_last_end_of_thinking_counts() -> None:
+    answer = " is what it quotes. Poor.</think><answer>2</answer><answer>3</answer>"
+    judgment = judged(saying("It says </think>", answer), PAIR, JudgeSettings(100, 100))
+    assert (judgment.scores, judgment.votes[0].forced) == ((2, 3), None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        " is what it quotes: <answer>10</answer>.</think><answer>2</answer>",
+        "<answer>2</answer> (it wrote </think><answer>10</answer>)",
+    ],
+)
+def test_where_a_quoted_verdict_and_the_judges_own_cannot_be_told_apart_it_is_asked_again(answer: str) -> None:
+    def script(_: str, sampling: Sampling) -> str:
+        return "It says </think>" if thinks(sampling) else "2</answer>" if sampling.regex else answer
+
+    judgment = judged(ScriptedEngine(script), settings=JudgeSettings(100, 100))
+    assert (judgment.scores, judgment.votes[0].forced) == ((2,), "no_answer")
+    unforced = judged(ScriptedEngine(script), settings=JudgeSettings(100, 100, force=False))
+    assert unforced.status == Status.UNPARSEABLE
 
 
 def test_usage_counts_everything_that_was_asked_of_the_engine() -> None:

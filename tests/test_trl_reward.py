@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ def unreadable_if_told(prompt: str, sampling: Sampling) -> str:
 
 @pytest.fixture
 def reward() -> JudgeReward:
-    return JudgeReward(FlexJudge(ScriptedEngine(unreadable_if_told), SETTINGS), rubric="correctness")
+    return JudgeReward(
+        FlexJudge(ScriptedEngine(unreadable_if_told), replace(SETTINGS, force=False)), rubric="correctness"
+    )
 
 
 def test_every_completion_gets_its_score_in_order(reward: JudgeReward) -> None:
