@@ -35,10 +35,14 @@ class Reading:
     """The option (`A>B`, `B>A`, `A=B=Good`, `A=B=Bad`), where the rubric asks for one."""
 
 
-def split_reply(reply: str) -> tuple[str, str]:
-    """The reply as (reasoning, answer), cut at its last `</think>`; a reply without one is all reasoning."""
-    reasoning, closed, answer = reply.rpartition(THINK_CLOSE)
-    return (reasoning, answer) if closed else (reply, "")
+def after_thinking(text: str) -> str:
+    """The answer, out of what a judge wrote after its first `</think>`.
+
+    It is what follows the last one, since a judge that quoted the tag went on thinking. But where answers stand before
+    the last one too, either may be the quoted one: then all of them are the answer, and agree or are no verdict.
+    """
+    before, closed, after = text.rpartition(THINK_CLOSE)
+    return before.replace(THINK_CLOSE, "") + after if closed and ANSWER_OPEN in before else after
 
 
 def split_answer_first(reply: str) -> tuple[str, str]:
@@ -61,7 +65,7 @@ def parse_answer(answer: str, responses: int, rubric: Rubric) -> Reading:
     labels (4.5 on 1-10) is accepted as long as it lies in the range: the judge meant it.
 
     Args:
-        answer: what `split_reply` or `split_answer_first` calls the answer.
+        answer: what `after_thinking` or `split_answer_first` calls the answer.
         responses: how many responses were judged together, n.
         rubric: the rubric they were judged by.
 

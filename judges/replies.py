@@ -11,7 +11,7 @@ from functools import cached_property
 from judges.engines.base import Engine, Generation, Sampling
 from judges.errors import VerdictParseError
 from judges.judgments import Status, Usage, Verdict
-from judges.parsing import label_scores, parse_answer, split_answer_first
+from judges.parsing import after_thinking, label_scores, parse_answer, split_answer_first
 from judges.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, answer_regex
 from judges.rendering import RenderedPrompt, Renderer
 from judges.rubrics import Rubric
@@ -112,7 +112,7 @@ class _Work:
             # No stop string: a judge that quoted `</think><answer>...` while it thought goes on to its own verdict.
             spoken = await self._generate(thought, self.r.room, measured=True)
             # One that was cut may have quoted a verdict and not yet come to its own: that is no last word.
-            said = _after_thinking(begun + spoken.text)
+            said = after_thinking(begun + spoken.text)
             if self._is_verdict(said, spoken) or not self.settings.force:
                 return await self._finish(thought, spoken, said, text, None, waits)
             forced, context = "no_answer", thought + (self.r.closing if begun.strip() else self.r.opening)
@@ -232,13 +232,3 @@ class _Work:
         generation = await self.r.engine.generate(self.prompt.token_ids + context, sampling, self.prompt.media)
         self.usage += generation.usage
         return generation
-
-
-def _after_thinking(text: str) -> str:
-    """What counts as the answer of what a judge wrote after its first `</think>`.
-
-    It is what follows the last one, since a judge that quoted the tag went on thinking. But where answers stand before
-    the last one too, either may be the quoted one: then all of them are read, and only agree or are no verdict.
-    """
-    before, closed, after = text.rpartition(THINK_CLOSE)
-    return before.replace(THINK_CLOSE, "") + after if closed and ANSWER_OPEN in before else after

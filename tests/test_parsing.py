@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judges.errors import VerdictParseError
-from judges.parsing import Reading, label_scores, parse_answer, split_answer_first, split_reply
+from judges.parsing import Reading, after_thinking, label_scores, parse_answer, split_answer_first
 from judges.rubrics import OPTIONS, Rubric, Scale, load_rubric
 
 
@@ -174,17 +174,19 @@ def test_every_label_is_read_as_what_it_means(rubric: Rubric) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "reasoning", "answer"),
+    ("text", "answer"),
     [
-        ("thought</think><answer>4</answer>", "thought", "<answer>4</answer>"),
-        ("quote </think><answer>5</answer> so</think>no", "quote </think><answer>5</answer> so", "no"),
-        ("I would write <answer>5</answer> but think on", "I would write <answer>5</answer> but think on", ""),
-        ("</think>", "", ""),
-        ("", "", ""),
+        ("<answer>4</answer>", "<answer>4</answer>"),
+        (" was a quotation.</think><answer>4</answer>", "<answer>4</answer>"),
+        ("a</think>b</think><answer>4</answer>", "<answer>4</answer>"),
+        ("<answer>5</answer> it says.</think><answer>4</answer>", "<answer>5</answer> it says.<answer>4</answer>"),
+        ("<answer>4</answer> (not </think><answer>5</answer>)", "<answer>4</answer> (not <answer>5</answer>)"),
+        ("</think>", ""),
+        ("", ""),
     ],
 )
-def test_an_answer_quoted_in_the_thinking_is_no_verdict(reply: str, reasoning: str, answer: str) -> None:
-    assert split_reply(reply) == (reasoning, answer)
+def test_the_answer_follows_the_last_end_of_thinking_unless_another_stands_before_it(text: str, answer: str) -> None:
+    assert after_thinking(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ replies = st.one_of(
 def test_no_reply_gives_a_score_off_the_scale_or_an_unexpected_error(
     reply: str, responses: int, rubric: Rubric
 ) -> None:
-    for text in (reply, split_reply(reply)[1], split_answer_first(reply)[0]):
+    for text in (reply, after_thinking(reply), split_answer_first(reply)[0]):
         try:
             reading = parse_answer(text, responses, rubric)
         except VerdictParseError:
@@ -258,7 +260,7 @@ spaces = st.text(" \n\t\u00a0", max_size=3)
 def test_every_verdict_of_scores_on_the_scale_is_read_after_any_thinking(data: Any, rubric: Rubric, said: str) -> None:
     written = data.draw(st.lists(st.sampled_from(rubric.labels), min_size=1, max_size=5))
     tags = [f"<answer>{data.draw(spaces)}{label}{data.draw(spaces)}</answer>{data.draw(spaces)}" for label in written]
-    answer = split_reply(f"{said}</think>{''.join(tags)}")[1]
+    answer = after_thinking(f"{said}</think>{''.join(tags)}")
     reading = parse_answer(answer, len(written), rubric)
     assert reading.scores == tuple(map(float, written))
     assert [answer[place : place + len(label)] for place, label in zip(reading.places, written, strict=True)] == written
