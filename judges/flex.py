@@ -44,7 +44,7 @@ class FlexJudge:
         self._rubrics: dict[str, Rubric] = {}
         self._repliers: dict[tuple[str, int], Replier] = {}
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, Slots] = WeakKeyDictionary()
-        self._told = {name: value for name, value in asdict(self.settings).items() if value not in (None, {})}
+        self._told = _known(asdict(self.settings) | {"media": _known(asdict(self.settings.media))})
 
     @classmethod
     def from_config(cls, config: JudgeConfig) -> FlexJudge:
@@ -197,6 +197,10 @@ class FlexJudge:
             rubric = self._rubric(comparison.rubric)
             self._repliers[key] = Replier(self.engine, self.renderer, self.settings, rubric, key[1])
         return self._repliers[key]
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in (None, {})}
 
 
 def _outside(source: AsyncGenerator[T, None], counted: Iterable[Comparison], progress: bool) -> Iterator[T]:

@@ -231,7 +231,8 @@ def generation_key(
     sampling: Sampling,
     media: Sequence[Prepared] = (),
 ) -> bytes:
-    """SHA-256 (32 bytes) of everything that determines a generation.
+    """SHA-256 (32 bytes) of everything that determines a generation, but for the rounding of the machine that makes it:
+    number format and batching are left out, as two runs on one machine differ in them too.
 
     Args:
         engine: name of the engine: engines round differently, so the same model samples differently in each.

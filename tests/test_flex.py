@@ -48,6 +48,8 @@ def test_a_judge_thinks_then_scores() -> None:
     assert [(v.scores, v.forced, v.detail) for v in judgment.votes] == [((9,), None, "")]
     assert (judgment.model, judgment.provenance["engine"]) == ("scripted", "scripted")
     assert judgment.provenance["rubric"] == "general"
+    assert judgment.provenance["settings"]["max_think_tokens"] == 100
+    assert "media" not in judgment.provenance["settings"]
 
 
 def test_the_answer_continues_the_judges_own_thinking() -> None:
