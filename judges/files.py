@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from judges.errors import MediaError, UsageError
+from judges.errors import UsageError
 from judges.journal import SURROGATES, read_rows, write_rows
 from judges.media import Modality
 from judges.rubrics import Rubric, load_rubric
@@ -47,10 +47,8 @@ class Row:
             images = [_from(self.folder, image) for image in self.data.get("images") or ()]
             prompt, responses = (_media_from(self.folder, self.data[name]) for name in ("prompt", "responses"))
             return Comparison.of(prompt, *responses, images=images, rubric=self.rubric, id=self.id)
-        except MediaError as e:
-            raise MediaError(f"{self.where}: {e}") from e
-        except UsageError as e:
-            raise UsageError(f"{self.where}: {e}") from e
+        except UsageError as e:  # a MediaError is one, and stays one
+            raise type(e)(f"{self.where}: {e}") from e
 
 
 def read_comparisons(path: Path, rubric: str = "general") -> list[Row]:

@@ -7,7 +7,7 @@ All that differs between the families of judges is here and nowhere else. A fami
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,10 @@ class Profile:
         # Whisper's features (one per 160 samples) pass a convolution and a pooling of stride 2 each.
         features = math.ceil(medium.length / 160)
         return ((features - 1) // 2 + 1 - 2) // 2 + 1
+
+    def length(self, token_ids: Sequence[int], media: Iterable[Prepared]) -> int:
+        """Tokens that the model sees of a prompt which holds one pad for each of the media."""
+        return len(token_ids) + sum(self.tokens(medium) - 1 for medium in media)
 
 
 _QWEN_VL = MediaLimits(

@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from judges.engines.pads import Pads
 from judges.errors import MediaError, RenderError
 from judges.media import Media, Modality
 from judges.preparation import Prepared, prepare
@@ -71,6 +72,7 @@ class Renderer:
             raise RenderError(f"tokenizer {tokenizer.name_or_path!r} needs a fast backend and a chat template")
         self.tokenizer = tokenizer
         self.profile = profile
+        self._pads = Pads(profile, tokenizer)
         added = tokenizer.get_added_vocab()
         # Runs of spaces that some tokenizers add as tokens are ordinary text; all else that was added can control.
         self._spaces = {text: i for text, i in added.items() if not text.strip()}
@@ -131,11 +133,10 @@ class Renderer:
             if text.count(nonce) != 1:
                 raise RenderError(f"the chat template writes a message {text.count(nonce)} times instead of once")
         token_ids = tuple(self._encode(text, untrusted))
-        self._check_pads(token_ids, media)
+        self._pads.match(token_ids, [medium.modality for medium in media])
         limits = (limits or MediaLimits()).over(self.profile.limits)
         prepared = tuple(prepare(medium, self.profile, limits) for medium in media)
-        length = len(token_ids) + sum(self.profile.tokens(p) - 1 for p in prepared)
-        return RenderedPrompt(token_ids, prepared, length)
+        return RenderedPrompt(token_ids, prepared, self.profile.length(token_ids, prepared))
 
     def _text(self, piece: Span | Media, untrusted: dict[str, str], media: list[Media]) -> str:
         """What the template is given for a piece; notes untrusted texts by their nonce, and media in their order."""
@@ -155,16 +156,6 @@ class Renderer:
         untrusted[nonce] = core
         lead, trail = piece.text.split(core, 1)
         return lead + nonce + trail
-
-    def _check_pads(self, token_ids: Sequence[int], media: Sequence[Media]) -> None:
-        """Every placeholder in the prompt is one of ours, in the order of the media."""
-        pads = {self._control_ids.get(p.pad): m for m, p in self.profile.placeholders.items()}
-        found = [pads[i] for i in token_ids if i in pads]
-        wanted = [medium.modality for medium in media]
-        if found != wanted:
-            raise RenderError(
-                f"the prompt has placeholders for [{', '.join(found)}] where its media are [{', '.join(wanted)}]"
-            )
 
     def _encode(self, text: str, untrusted: Mapping[str, str]) -> list[int]:
         """Cut at the control tokens of `text`, put the untrusted texts in place of their nonces, encode the pieces."""

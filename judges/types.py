@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from judges.errors import UsageError
@@ -75,14 +76,14 @@ class Comparison:
 
     def swapped(self) -> Comparison:
         """The same comparison with its responses in reverse order."""
-        return replace(self, responses=self.responses[::-1])
+        return self.permuted(range(len(self.responses))[::-1])
 
     @property
     def has_media(self) -> bool:
         contents = [*(m.content for m in self.prompt), *self.responses]
         return any(isinstance(part, Media) for content in contents for part in parts_of(content))
 
-    @property
+    @cached_property  # every vote asks for it, and a response may be long
     def digest(self) -> str:
         """SHA-256 of what is judged, in hex: prompt, media, responses and rubric, not the id."""
 

@@ -1,4 +1,5 @@
-"""Which placeholder of a prompt stands for which medium; the check that all engines make before they run one."""
+"""Which placeholder of a prompt stands for which medium; the check that is made when a prompt is rendered, and again by
+every engine before it runs one."""
 
 from __future__ import annotations
 
@@ -24,6 +25,18 @@ class Pads:
         """Modality -> token id of its pad."""
         self._modalities = {token: modality for modality, token in self.ids.items()}
 
+    def match(self, token_ids: Sequence[int], wanted: Sequence[Modality]) -> list[int]:
+        """The place of each pad in a prompt.
+
+        Raises:
+            RenderError: the pads do not stand for media of these modalities one by one.
+        """
+        places = [i for i, token in enumerate(token_ids) if token in self._modalities]
+        found = [self._modalities[token_ids[i]] for i in places]
+        if found != list(wanted):
+            raise RenderError(f"the prompt's placeholders stand for {_list(found)}, but it comes with {_list(wanted)}")
+        return places
+
     def find(self, token_ids: Sequence[int], media: Sequence[Prepared], limit: int) -> list[int]:
         """The place of each medium's pad in a prompt.
 
@@ -48,12 +61,8 @@ class Pads:
                 )
             if self.profile.tokens(medium) < 1:
                 raise MediaError(f"{medium.modality}: too small for the model to see or hear anything in it")
-        places = [i for i, token in enumerate(token_ids) if token in self._modalities]
-        found = [self._modalities[token_ids[i]] for i in places]
-        wanted = [medium.modality for medium in media]
-        if found != wanted:
-            raise RenderError(f"the prompt's placeholders stand for {_list(found)}, but it comes with {_list(wanted)}")
-        length = len(token_ids) + sum(self.profile.tokens(medium) - 1 for medium in media)
+        places = self.match(token_ids, [medium.modality for medium in media])
+        length = self.profile.length(token_ids, media)
         if length >= limit:
             raise UsageError(
                 f"prompt: {length} tokens, media included, leave no room for a reply within the {limit} of the engine; "
