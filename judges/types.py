@@ -86,12 +86,21 @@ class Comparison:
     @cached_property  # every vote asks for it, and a response may be long
     def digest(self) -> str:
         """SHA-256 of what is judged, in hex: prompt, media, responses and rubric, not the id."""
-
-        def plain(content: Content) -> list[list[str]]:
-            return [["text", p] if isinstance(p, str) else ["media", p.digest] for p in parts_of(content)]
-
-        what = [self.rubric, [[m.role, plain(m.content)] for m in self.prompt], [plain(r) for r in self.responses]]
+        what = [self.rubric, self._plain_prompt(), [_plain(r) for r in self.responses]]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+    @cached_property
+    def prompt_digest(self) -> str:
+        """SHA-256 of what a question's candidates share, in hex: rubric, prompt and its media."""
+        return hashlib.sha256(json.dumps([self.rubric, self._plain_prompt()]).encode()).hexdigest()
+
+    def _plain_prompt(self) -> list[list[Any]]:
+        return [[m.role, _plain(m.content)] for m in self.prompt]
+
+
+def _plain(content: Content) -> list[list[str]]:
+    """Content as JSON holds it, media by their digests."""
+    return [["text", p] if isinstance(p, str) else ["media", p.digest] for p in parts_of(content)]
 
 
 def parts_of(content: Content) -> tuple[Part, ...]:
