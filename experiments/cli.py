@@ -145,6 +145,21 @@ def _judge(options: argparse.Namespace) -> int:
     return main(build(JudgeRun, options), options)
 
 
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    from experiments.configs import add_flags
+    from experiments.serve_config import ServeRun
+
+    add_flags(parser, ServeRun)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from experiments.configs import build
+    from experiments.serve import main
+    from experiments.serve_config import ServeRun
+
+    return main(build(ServeRun, options))
+
+
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     from experiments.bench import add_arguments
 
@@ -165,6 +180,11 @@ COMMANDS = {
     ),
     "judge": _Command(
         "judge a file of comparisons, or one from flags, with scores and reasoning", _judge_arguments, _judge
+    ),
+    "serve": _Command(
+        "start the reward service: replicas of a judge on Ray, HTTP for trainers; prints its address",
+        _serve_arguments,
+        _serve,
     ),
     "bench": _Command("measure one of the performance ratios, both sides in the same run", _bench_arguments, _bench),
     "report": _Command("write the HTML page of a finished run again", _report_arguments, _report),

@@ -1,9 +1,10 @@
-"""The settings of `flex-judge judge`, as flags and YAML."""
+"""The settings of a judge, and those of `flex-judge judge`, as flags and YAML."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from experiments.configs import setting
 from judges import EngineConfig, JudgeSettings
@@ -22,8 +23,8 @@ _MODEL, _HOW, _MEDIA, _FILES = "the judge", "how it judges", "limits of media", 
 
 
 @dataclass(frozen=True)
-class JudgeRun:
-    """Settings of a run of the judge."""
+class JudgeFlags:
+    """Settings of a judge: its model, how it judges, and the limits of media."""
 
     model: str = setting(
         "smollm2-135m", "the judge: name of an embedded model, folder or hub id", metavar="MODEL", group=_MODEL
@@ -37,10 +38,6 @@ class JudgeRun:
     )
     max_model_len: int = setting(8192, "prompt and reply together, in tokens", metavar="N", group=_MODEL)
     max_batch: int = setting(64, "requests that are computed at the same time", metavar="N", group=_MODEL)
-    concurrency: int = setting(256, "comparisons under way at a time", metavar="N", group=_MODEL)
-    rubric: str = setting(
-        "general", "rubric of comparisons that name none: a preset or a TOML file", metavar="NAME", group=_HOW
-    )
     votes: int = setting(1, "rounds of voting at most; a round is one reply in each order", metavar="K", group=_HOW)
     vote_confidence: float = setting(
         VOTE_CONFIDENCE, "how sure voting is before it stops early; 1: certain", metavar="P", group=_HOW
@@ -65,32 +62,12 @@ class JudgeRun:
     video_max_pixels: int | None = setting(None, "scale larger frames down", metavar="N", group=_MEDIA)
     video_max_frames: int | None = setting(None, "frames taken of a video at most", metavar="N", group=_MEDIA)
     audio_max_seconds: float | None = setting(None, "refuse longer audio", metavar="S", group=_MEDIA)
-    out: str | None = setting(
-        None, "write judgments to this .jsonl or .parquet; those in it are not made again", metavar="FILE", group=_FILES
-    )
-    ledger: str | None = setting(
-        None, "keep what the judge says in this file (default: beside --out)", metavar="FILE", group=_FILES
-    )
-    no_ledger: bool = setting(False, "keep nothing of what the judge says but judgments", group=_FILES)
-    replay: str | None = setting(
-        None, "take what the judge says from this ledger instead of running a model", metavar="LEDGER", group=_FILES
-    )
-    max_failures: int = setting(
-        0, "comparisons that may stay without a score before the exit status is 1", metavar="N", group=_FILES
-    )
 
     def __post_init__(self) -> None:
-        least = {"max_failures": 0, "concurrency": 1, "seed": 0, "max_model_len": 1}
-        for name, bound in (least | {"image_max_pixels": 1, "video_max_pixels": 1}).items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+        least = {"seed": 0, "max_model_len": 1, "max_batch": 1, "image_max_pixels": 1, "video_max_pixels": 1}
+        check_least(self, least)
         if self.video_fps is not None and not 0 < self.video_fps < math.inf:
             raise UsageError(f"--video-fps must be above 0, not {self.video_fps}")
-        if self.replay and (self.ledger or self.no_ledger):
-            raise UsageError("--replay reads a ledger and writes none; leave out --ledger and --no-ledger")
-        if self.ledger and self.no_ledger:
-            raise UsageError("--ledger and --no-ledger exclude each other")
         self.settings_for(self.model)  # what they refuse is to be known before anything is read or written
 
     def settings_for(self, model: str) -> JudgeSettings:
@@ -124,10 +101,7 @@ class JudgeRun:
 
     @property
     def engine_config(self) -> EngineConfig:
-        """What runs the judge, and the ledger that it writes to or is replayed from."""
-        if self.replay:
-            return EngineConfig(self.replay, "replay", max_model_len=self.max_model_len)
-        ledger = self.ledger or (f"{self.out}.ledger" if self.out and not self.no_ledger else None)
+        """What runs the judge."""
         return EngineConfig(
             self.model,
             self.engine,
@@ -135,5 +109,51 @@ class JudgeRun:
             max_model_len=self.max_model_len,
             max_batch=self.max_batch,
             seed=self.seed,
-            ledger=ledger,
         )
+
+
+@dataclass(frozen=True)
+class JudgeRun(JudgeFlags):
+    """Settings of a run of the judge over comparisons."""
+
+    rubric: str = setting(
+        "general", "rubric of comparisons that name none: a preset or a TOML file", metavar="NAME", group=_HOW
+    )
+    concurrency: int = setting(256, "comparisons under way at a time", metavar="N", group=_MODEL)
+    out: str | None = setting(
+        None, "write judgments to this .jsonl or .parquet; those in it are not made again", metavar="FILE", group=_FILES
+    )
+    ledger: str | None = setting(
+        None, "keep what the judge says in this file (default: beside --out)", metavar="FILE", group=_FILES
+    )
+    no_ledger: bool = setting(False, "keep nothing of what the judge says but judgments", group=_FILES)
+    replay: str | None = setting(
+        None, "take what the judge says from this ledger instead of running a model", metavar="LEDGER", group=_FILES
+    )
+    max_failures: int = setting(
+        0, "comparisons that may stay without a score before the exit status is 1", metavar="N", group=_FILES
+    )
+
+    def __post_init__(self) -> None:
+        check_least(self, {"max_failures": 0, "concurrency": 1})
+        if self.replay and (self.ledger or self.no_ledger):
+            raise UsageError("--replay reads a ledger and writes none; leave out --ledger and --no-ledger")
+        if self.ledger and self.no_ledger:
+            raise UsageError("--ledger and --no-ledger exclude each other")
+        super().__post_init__()
+
+    @property
+    def engine_config(self) -> EngineConfig:
+        """What runs the judge, and the ledger that it writes to or is replayed from."""
+        if self.replay:
+            return EngineConfig(self.replay, "replay", max_model_len=self.max_model_len)
+        ledger = self.ledger or (f"{self.out}.ledger" if self.out and not self.no_ledger else None)
+        return replace(super().engine_config, ledger=ledger)
+
+
+def check_least(config: object, least: Mapping[str, float]) -> None:
+    """Raise UsageError naming the flag of a field that is set below its least value."""
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value is not None and not value >= bound:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")

@@ -46,3 +46,23 @@ class VerdictParseError(JudgeError, ValueError):
 
 class EngineLostError(JudgeError, RuntimeError):
     """The engine (or the process that holds it) died; the request may be tried elsewhere."""
+
+
+class ServiceUnavailableError(JudgeError, ConnectionError):
+    """A judge service that does not answer, or judges nothing, call after call."""
+
+
+class ServiceTimeoutError(ServiceUnavailableError, TimeoutError):
+    """The first call in a row that got nothing from a judge service within its deadline; the next may fare better."""
+
+
+class AccessError(UsageError, PermissionError):
+    """A judge service that wants another API key than it was given."""
+
+
+class RequestTooLargeError(UsageError):
+    """More in one request than a judge service takes."""
+
+
+class UnscoredError(JudgeError, ValueError):
+    """A completion without a score, where the caller's trainer has no way to leave it out."""

@@ -8,18 +8,18 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sized
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
-from itertools import islice
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from judges.ballot import Ballot
 from judges.engines import Engine, EngineConfig, load_engine
-from judges.errors import JudgeError, LedgerError, RenderError, UsageError
+from judges.errors import RenderError, UsageError
 from judges.judgments import Judgment, Status
 from judges.rendering import Renderer
 from judges.replies import Replier
 from judges.rubrics import Rubric, load_rubric
 from judges.settings import JudgeConfig, JudgeSettings
+from judges.side_by_side import side_by_side
 from judges.slots import Slots
 from judges.types import Comparison
 from judges.voting import combine
@@ -107,35 +107,11 @@ class FlexJudge:
             async for _, judgment in numbered:
                 yield judgment
 
-    async def _numbered(
+    def _numbered(
         self, comparisons: Iterable[Comparison], concurrency: int
     ) -> AsyncGenerator[tuple[int, Judgment], None]:
         """Judgments as they are ready, with the numbers of their comparisons."""
-        if concurrency < 1:
-            raise UsageError(f"concurrency must be at least 1, not {concurrency}")
-        waiting = enumerate(comparisons)
-        running: dict[asyncio.Task[Judgment], int] = {}
-        wrong: JudgeError | None = None
-        try:
-            while True:
-                for number, comparison in islice(waiting, concurrency - len(running)):
-                    running[asyncio.create_task(self.ajudge(comparison))] = number
-                if not running:
-                    break
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    error = task.exception()
-                    if isinstance(error, UsageError | RenderError) and not isinstance(error, LedgerError):
-                        wrong = wrong or error
-                        del running[task]
-                    else:
-                        yield running.pop(task), task.result()
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-        if wrong is not None:
-            raise wrong
+        return side_by_side(comparisons, self.ajudge, concurrency)
 
     async def ajudge(self, comparison: Comparison) -> Judgment:
         """Judge one comparison. Failures become a status, never a score.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from judges.errors import ClusterError, UsageError
 from judges.hardware import GIB, available_memory, cpu_count
+from reward.reaper import VARIABLE
 
 if TYPE_CHECKING:
     import ray
@@ -30,6 +34,8 @@ class Cluster:
     gpus: float
     local: bool
     """Whether it was started here, and ends with this process."""
+    metrics: tuple[str, ...] = ()
+    """Where each node shows its metrics to Prometheus."""
 
 
 @contextmanager
@@ -49,23 +55,17 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
     import ray
 
-    if address:
-        _join(ray, address)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=max(2, cpu_count()),  # so that two replicas have a place on a single core too
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-    try:
+    with ExitStack() as stack:
+        if address:
+            _join(ray, address)
+        else:
+            stack.enter_context(_nothing_left_behind())
+            _start(ray)
+        stack.callback(ray.shutdown)
         resources = ray.cluster_resources()
-        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), local=not address)
-    finally:
-        ray.shutdown()
+        ports = [(n["NodeManagerAddress"], n["MetricsExportPort"]) for n in ray.nodes() if n["Alive"]]
+        metrics = tuple(f"http://{host}:{port}/metrics" for host, port in ports)
+        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), local=not address, metrics=metrics)
 
 
 def check_address(address: str) -> None:
@@ -93,16 +93,54 @@ def check_memory(needed_gib: float, what: str) -> None:
         )
 
 
+def _start(ray_module: ray) -> None:  # type: ignore[valid-type]
+    try:
+        ray_module.init(
+            address="local",
+            num_cpus=max(2, cpu_count()),  # so that two replicas have a place on a single core too
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    except Exception as e:  # Ray raises no narrower one where its processes do not come up in time
+        if type(e) is not Exception:
+            raise
+        raise ClusterError(f"a local Ray did not start: {_first_line(e)}") from e
+    os.environ.pop(VARIABLE, None)  # what this process starts from now on is not the cluster's
+
+
+@contextmanager
+def _nothing_left_behind() -> Iterator[None]:
+    """A process beside this one that ends what the cluster started, when this one is done or is killed."""
+    mark = uuid.uuid4().hex
+    command = [sys.executable, "-m", "reward.reaper", mark]
+    # In a session of its own, so that Ctrl-C does not end it before its work begins.
+    reaper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    os.environ[VARIABLE] = mark
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE, None)
+        assert reaper.stdin is not None
+        reaper.stdin.close()
+        reaper.wait()
+
+
 def _join(ray_module: ray, address: str) -> None:  # type: ignore[valid-type]
     check_address(address)
     try:
         ray_module.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
-        reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
         raise ClusterError(
-            f"the Ray cluster at {address} cannot be joined: {reason}; if it asks for a token, set RAY_AUTH_MODE=token "
-            "and RAY_AUTH_TOKEN"
+            f"the Ray cluster at {address} cannot be joined: {_first_line(e)}; if it asks for a token, set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from e
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def _has_token() -> bool:

@@ -1,43 +1,223 @@
-"""The judge as a reward function of TRL's trainers, within the trainer's own process."""
+"""The judge as a reward function of TRL's trainers: over HTTP, or within the trainer's own process."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from judges import Comparison, FlexJudge
-from judges.errors import UsageError
-from reward.scoring import REWARDS
+from judges.errors import ServiceTimeoutError, UnscoredError, UsageError
+from judges.judgments import Status
+from reward.client import JudgeClient
+from reward.local import judge_of
+from reward.logs import columns, figures
+from reward.rows import Rows, row_error
+from reward.samples import Reward, RewardSpec, Sample
+
+if TYPE_CHECKING:
+    from judges import FlexJudge
+
+NAME = "flex_judge"
+logger = logging.getLogger(__name__)
 
 
-class JudgeReward:
-    """A reward function for GRPOTrainer, RLOOTrainer and their like: one score per completion.
+class _TrlReward:
+    """What both forms of the reward function share."""
 
-    A completion that could not be scored gets None, which TRL leaves out of the group; it is never a number.
+    def __init__(
+        self,
+        judge: FlexJudge | JudgeClient | str,
+        rubric: str = "general",
+        method: str = "pointwise",
+        reward: str = "expected",
+        normalize: str = "none",
+        group_size: int | None = None,
+        gather_s: float = 60.0,
+        *,
+        api_key: str | None = None,
+        deadline_s: float | None = None,
+        unscored: str = "none",
+        baseline_column: str | None = None,
+        name: str = NAME,
+        run: str = "",
+    ) -> None:
+        """
+        Args:
+            judge: the URL of a judge service, a client of one, or a judge in this process.
+            rubric: name of a rubric.
+            method: how completions are judged, see `reward.samples.METHODS`.
+            reward: what of the judgment counts, see `reward.samples.REWARDS`.
+            normalize: what is done to the rewards of a prompt's completions, see `reward.samples.NORMALIZE`.
+            group_size: completions of a prompt (the trainer's num_generations), where they are compared with each
+                other and may lie on several ranks: the service waits for all of them. None: those of one call.
+            gather_s: how long it waits, in seconds, from the first of them on; then it judges what is there.
+            api_key: the service's key; None takes the environment's FLEX_JUDGE_API_KEY.
+            deadline_s: seconds that a call to the service may take, by default 600. It must end before the trainer
+                gives up: other ranks wait in a collective operation (ddp_timeout, 1800 by default), and
+                AsyncGRPOTrainer for a sign of life (heartbeat_stale_after_s, 300 by default).
+            unscored: what a completion without a score gets: `none`, which GRPOTrainer, RLOOTrainer and
+                AsyncGRPOTrainer leave out; or `raise`. OnlineDPOTrainer counts None as 0, so there it must be `raise`.
+            baseline_column: the column with the answers that completions are held against, for method `baseline`.
+            name: under which TRL logs the reward; several judges in one trainer need several names.
+            run: tells apart runs that share a service and a data set, where groups are gathered from several ranks.
+
+        Raises:
+            UsageError: a setting that does not exist or does not go with another.
+        """
+        self.spec = RewardSpec(rubric, method, reward, normalize, group_size, gather_s)
+        self._judge = judge_of(judge, api_key, deadline_s)
+        if unscored not in ("none", "raise"):
+            raise UsageError(f"unscored must be 'none' or 'raise', not {unscored!r}")
+        if (method == "baseline") != (baseline_column is not None):
+            raise UsageError("method 'baseline' needs baseline_column, the column with the answers; others take none")
+        self.__name__ = name  # TRL logs a reward under its function's name
+        self._prefix = "judge" if name == NAME else name
+        self._unscored = unscored
+        self._baseline_column = baseline_column
+        self._run = run
+        self._warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        if not isinstance(self._judge, JudgeClient):
+            raise UsageError(
+                "a JudgeReward with a judge in this process cannot go to another one; serve the judge (flex-judge "
+                "serve) and give its URL"
+            )
+        return self.__dict__
+
+    def _samples(self, prompts: Sequence[Any], completions: Sequence[Any], rest: Mapping[str, Any]) -> list[Sample]:
+        """The rows of one call, which share prompts or not, in any order."""
+        rows, group = Rows(), self._group(rest)
+        images, baselines = self._images(rest, len(prompts)), self._baselines(rest, len(prompts))
+        samples = []
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            try:
+                samples.append(rows.sample(prompt, completion, images[i], baselines[i], group))
+            except UsageError as e:
+                raise row_error(e, "prompts", i) from e
+        return samples
+
+    def _group(self, rest: Mapping[str, Any]) -> str | None:
+        """Name of this step's groups: completions of one prompt in two steps must not meet. It is the same on all
+        ranks. AsyncGRPOTrainer tells no step, but has whole groups in each call."""
+        if self.spec.group_size is None:
+            return None
+        step = getattr(rest.get("trainer_state"), "global_step", None)
+        return f"{self._run} step {step}" if step is not None else self._run or None
+
+    def _images(self, rest: Mapping[str, Any], count: int) -> list[Sequence[Any]]:
+        """The pictures beside each prompt: column `images` (a list a row) or `image` (one a row); None for none."""
+        if rest.get("images") is not None:
+            return [row if isinstance(row, list | tuple) else [] if row is None else [row] for row in rest["images"]]
+        if rest.get("image") is not None:
+            return [[] if row is None else [row] for row in rest["image"]]
+        return [()] * count
+
+    def _baselines(self, rest: Mapping[str, Any], count: int) -> Sequence[Any]:
+        column = self._baseline_column
+        if column is None:
+            return [None] * count
+        if column not in rest:
+            known = ", ".join(repr(name) for name, values in rest.items() if isinstance(values, list))
+            raise UsageError(f"baseline_column: the data set has no column {column!r}; it has {known or 'no others'}")
+        missing = next((i for i, baseline in enumerate(rest[column]) if baseline is None), None)
+        if missing is not None:
+            raise UsageError(f"{column}[{missing}]: there is no answer to hold the completion against")
+        baselines: Sequence[Any] = rest[column]
+        return baselines
+
+    def _unanswered(self, samples: Sequence[Sample], error: ServiceTimeoutError) -> list[Reward]:
+        """Rewards of a call that got nothing. Another one in a row would be an error."""
+        if self._unscored == "raise":
+            raise error
+        logger.warning(
+            "%s; its %d completions have no reward, and if the next call fails too, the run ends", error, len(samples)
+        )
+        return [Reward(None, Status.TIMEOUT, detail=str(error)) for _ in samples]
+
+    def _settled(self, rewards: Sequence[Reward], rest: Mapping[str, Any], started: float) -> list[float | None]:
+        """Values for the trainer, after its logs have got the figures."""
+        if (log_metric := rest.get("log_metric")) is not None:
+            for name, value in figures(rewards, time.monotonic() - started).items():
+                log_metric(f"{self._prefix}/{name}", value)
+        if (log_extra := rest.get("log_extra")) is not None:
+            for name, values in columns(rewards).items():
+                log_extra(f"{self._prefix}_{name}", values)
+        self._warn_of_parts(rewards)
+        lost = [r for r in rewards if r.value is None]
+        if lost and self._unscored == "raise":
+            raise UnscoredError(
+                f"{len(lost)} of {len(rewards)} completions have no score ({_counted(lost)}); the first: "
+                f"{lost[0].detail or lost[0].status}; with unscored='raise' that ends the run, since OnlineDPOTrainer, "
+                "for one, cannot leave a completion out"
+            )
+        return [r.value for r in rewards]
+
+    def _warn_of_parts(self, rewards: Sequence[Reward]) -> None:
+        parts = sum(not r.group.complete or r.group.late for r in rewards)
+        if parts and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%d of %d completions were judged without all %s of their group, or came too late for it: group_size "
+                "is not the trainer's num_generations (in an evaluation num_generations_eval), or some rank takes "
+                "longer than gather_s=%g seconds. Further ones are only counted, in %s/whole",
+                *(parts, len(rewards), self.spec.group_size, self.spec.gather_s, self._prefix),
+            )
+
+
+class JudgeReward(_TrlReward):
+    """A reward function for GRPOTrainer, RLOOTrainer, AsyncGRPOTrainer and OnlineDPOTrainer.
+
+    A completion that could not be scored gets None, never a number. If the service brings nothing for a whole call,
+    all of that call are None; if the next call finds it no better, ServiceUnavailableError ends the run.
+
+    In TRL's logs, as `judge/...` and `judge_...`: see `reward.logs`.
 
     Example:
-        >>> reward = JudgeReward(FlexJudge.from_pretrained("smollm2-135m", max_think_tokens=64))
+        >>> reward = JudgeReward("http://10.0.0.1:8000", rubric="correctness")
         >>> trainer = GRPOTrainer(model=..., reward_funcs=reward, train_dataset=...)
     """
 
-    __name__ = "flex_judge"  # TRL logs a reward under its function's name
-
-    def __init__(self, judge: FlexJudge, rubric: str = "general", reward: str = "expected") -> None:
-        if reward not in REWARDS:
-            raise UsageError(f"reward {reward!r} does not exist; choose one of {', '.join(REWARDS)}")
-        self.judge = judge
-        self.rubric = rubric
-        self.reward = REWARDS[reward]
-
-    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float | None]:
-        """Judge every completion by itself.
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **rest: Any) -> list[float | None]:
+        """Judge completions, all of them at once.
 
         Args:
-            prompts: strings or lists of messages, as many as completions.
+            prompts: strings or lists of messages, as many as completions. Equal prompts are one group, wherever they
+                stand.
             completions: strings or lists of messages.
+            rest: columns of the data set, of which `images`, `image` and the baseline's are used, and what TRL adds.
+
+        Raises:
+            UsageError: a row that cannot be judged, or a service that refuses it.
+            ServiceUnavailableError: the service judges nothing, call after call.
+            UnscoredError: with unscored="raise", a completion has no score.
         """
-        comparisons = [
-            Comparison.of(prompt, completion, rubric=self.rubric, id=str(i))
-            for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
-        ]
-        return [self.reward(judgment) for judgment in self.judge.judge(comparisons)]
+        started = time.monotonic()
+        samples = self._samples(prompts, completions, rest)
+        try:
+            rewards = self._judge.rewards_sync(samples, self.spec)
+        except ServiceTimeoutError as e:
+            rewards = self._unanswered(samples, e)
+        return self._settled(rewards, rest, started)
+
+
+class AsyncJudgeReward(_TrlReward):
+    """As JudgeReward, for trainers that await their reward functions (all but OnlineDPOTrainer): several of them, and
+    tools, then run side by side."""
+
+    async def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **rest: Any) -> list[float | None]:
+        """See `JudgeReward.__call__`."""
+        started = time.monotonic()
+        samples = await asyncio.to_thread(self._samples, prompts, completions, rest)  # encodes images
+        try:
+            rewards = await self._judge.rewards(samples, self.spec)
+        except ServiceTimeoutError as e:
+            rewards = self._unanswered(samples, e)
+        return self._settled(rewards, rest, started)
+
+
+def _counted(rewards: Sequence[Reward]) -> str:
+    return ", ".join(f"{status}: {count}" for status, count in Counter(r.status for r in rewards).items())

@@ -95,4 +95,11 @@ async def logged_judge(prompt: str, sampling: Sampling) -> str:
     return reply
 
 
+async def steady_judge(prompt: str, sampling: Sampling) -> str:
+    """As `fair_judge`, but takes as many seconds to think as FLEX_JUDGE_TEST_THINK says."""
+    if sampling.stop == ("</think>",):
+        await asyncio.sleep(float(os.environ.get("FLEX_JUDGE_TEST_THINK", "0.3")))
+    return fair_judge(prompt, sampling)
+
+
 SETTINGS = JudgeSettings(max_think_tokens=400, max_answer_tokens=64, temperature=0.0)

@@ -113,23 +113,6 @@ async def test_ids_that_occur_twice_are_refused() -> None:
         await anext(service.stream([*groups([["a"]]), *groups([["b"]])]))
 
 
-def test_a_gpu_is_shared_by_replicas_that_outnumber_the_gpus() -> None:
-    config = service_config("judge", replicas=4).placed_on(Cluster(cpus=16, gpus=2, local=True))
-    assert config.gpus_per_replica == 0.5
-    assert config.judge.engine.own_process
-    assert service_config("judge").placed_on(Cluster(cpus=16, gpus=8, local=True)).gpus_per_replica == 1
-
-
-def test_a_local_cluster_gives_its_cpus_to_the_replicas() -> None:
-    config = service_config("judge", replicas=2).placed_on(Cluster(cpus=8, gpus=0, local=True))
-    assert config.cpus_per_replica == config.judge.engine.threads == 4
-
-
-def test_more_replicas_than_cpus_are_refused() -> None:
-    with pytest.raises(ClusterError, match="3 replicas need a CPU each and the cluster has 2"):
-        service_config("judge", replicas=3).placed_on(Cluster(cpus=2, gpus=0, local=True))
-
-
 def test_an_address_at_which_nothing_answers_is_named() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -25,13 +26,14 @@ class Doubler(ThreadedEngine):
 
     name = "doubler"
 
-    def __init__(self) -> None:
+    def __init__(self, stall_s: float = math.inf) -> None:
         self.taken: list[Request] = []
         self.computed: list[list[int]] = []
         self.gate = threading.Event()
         self.gate.set()
         self.step_s = 0.0
-        self._start()
+        self.freed = False
+        self._start(stall_s)
 
     def _work(self, new: list[Request]) -> bool:
         self.taken += new
@@ -52,7 +54,7 @@ class Doubler(ThreadedEngine):
         return self.taken
 
     def _free(self) -> None:
-        pass
+        self.freed = True
 
 
 @pytest.fixture
@@ -71,6 +73,16 @@ async def ask(engine: ThreadedEngine, *numbers: int) -> tuple[int, ...]:
 async def until_taken(engine: Doubler, count: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while len(engine.taken) < count:
+            await asyncio.sleep(STEP_S)
+
+
+async def until_unhealthy(engine: Doubler) -> EngineLostError:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                await engine.check_health()
+            except EngineLostError as e:
+                return e
             await asyncio.sleep(STEP_S)
 
 
@@ -187,3 +199,64 @@ async def test_a_steady_trickle_of_requests_does_not_keep_the_engine_from_starti
     started_in_time = first.done() or bool(engine.computed)
     await asyncio.gather(first, *others)
     assert started_in_time
+
+
+@pytest.fixture
+def impatient() -> Iterator[Doubler]:
+    """An engine that counts as hung after half a second in a step."""
+    engine = Doubler(stall_s=0.5)
+    yield engine
+    engine.gate.set()
+    engine.close()
+
+
+async def test_a_step_that_does_not_return_is_noticed_and_every_caller_is_told(impatient: Doubler) -> None:
+    impatient.gate.clear()
+    tasks = [asyncio.ensure_future(ask(impatient, n)) for n in (1, 2)]
+    await until_taken(impatient, 2)
+    tasks.append(asyncio.ensure_future(ask(impatient, 3)))  # still in the inbox
+    assert "a step has taken more than 0.5 s" in str(await until_unhealthy(impatient))
+    for outcome in [*await outcomes(*tasks), *await outcomes(asyncio.ensure_future(ask(impatient, 4)))]:
+        assert isinstance(outcome, EngineLostError)
+        assert "a step has taken more than 0.5 s" in str(outcome)
+
+
+async def test_an_engine_that_hung_stays_lost_when_its_step_returns_after_all(impatient: Doubler) -> None:
+    impatient.gate.clear()
+    task = asyncio.ensure_future(ask(impatient, 1))
+    await until_taken(impatient, 1)
+    await until_unhealthy(impatient)
+    impatient.gate.set()
+    assert isinstance((await outcomes(task))[0], EngineLostError)
+    impatient.close()
+    with pytest.raises(EngineLostError, match="more than"):
+        await impatient.check_health()
+
+
+async def test_an_engine_that_hangs_is_closed_without_waiting_for_it(impatient: Doubler) -> None:
+    impatient.gate.clear()
+    task = asyncio.ensure_future(ask(impatient, 1))
+    await until_taken(impatient, 1)
+    await until_unhealthy(impatient)
+    start = time.monotonic()
+    impatient.close()
+    assert time.monotonic() - start < PATIENCE_S / 2
+    assert isinstance((await outcomes(task))[0], EngineLostError)
+    assert not impatient.freed  # its step still computes with it
+    impatient.gate.set()
+    async with asyncio.timeout(PATIENCE_S):
+        while not impatient.freed:
+            impatient.close()
+            await asyncio.sleep(STEP_S)
+
+
+async def test_much_work_in_short_steps_and_idleness_are_healthy(impatient: Doubler) -> None:
+    impatient.step_s = 0.01
+    work = asyncio.gather(*(ask(impatient, n) for n in range(100, 160)))
+    while not work.done():
+        await impatient.check_health()
+        await asyncio.sleep(0.02)
+    await work
+    await asyncio.sleep(0.6)
+    await impatient.check_health()
+    assert await ask(impatient, 1) == (2,)

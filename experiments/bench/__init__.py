@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.bench import prefix, ties, votes
+from experiments.bench import loop, prefix, routing, service, ties, votes
 from experiments.bench.result import BenchResult, print_result
 from experiments.configs import add_flags, build
 
@@ -27,10 +27,25 @@ class Bench:
 
 # Modules of benches load no model library before they run: their flags are needed for `--help`.
 BENCHES = {
+    "loop": Bench(
+        "time of a reward function that judges one completion after the other, over that of ours",
+        loop.LoopConfig,
+        loop.run,
+    ),
     "prefix": Bench(
         "time to judge groups without shared beginnings, over the time with our prompt order",
         prefix.PrefixConfig,
         prefix.run,
+    ),
+    "routing": Bench(
+        "prompt tokens that two replicas take from their caches with our router, of all that is possible",
+        routing.RoutingConfig,
+        routing.run,
+    ),
+    "service": Bench(
+        "time of LLM.generate with the same prompts at once, over time of the service through HTTP",
+        service.ServiceBenchConfig,
+        service.run,
     ),
     "ties": Bench(
         "tied tops of best-of-N by expected scores, as a share of those by written scores", ties.TiesConfig, ties.run

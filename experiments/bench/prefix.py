@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.bench.logged import most_cached
 from experiments.bench.result import BenchResult
+from experiments.bench.texts import comparisons
 from experiments.configs import setting
 from judges import Comparison, EngineConfig, FlexJudge, JudgeSettings
 from judges.engines import Engine, Generation, Sampling, load_engine
@@ -29,10 +31,6 @@ CACHED_GOAL = 0.99
 """Cached tokens over the most that whole blocks allow: at least."""
 SALT = 8  # tokens
 SIDES = ("shared", "nothing shared", "each comparison alone")
-WORDS = (
-    *("river", "stone", "market", "window", "letter", "garden", "morning", "ladder", "silver", "paper", "engine"),
-    *("harbour", "winter", "bottle", "forest", "candle", "bridge", "travel", "number", "simple", "answer", "reason"),
-)
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,11 @@ def run(config: PrefixConfig) -> BenchResult:
         judge.judge(_comparisons(config, random.Random("warm-up"))[:4])  # grammars are compiled at their first use
         sides: dict[str, list[_Side]] = {side: [] for side in SIDES}
         for repeat in range(config.repeats):
-            comparisons = _comparisons(config, random.Random(f"{config.seed}-{repeat}"))
+            work = _comparisons(config, random.Random(f"{config.seed}-{repeat}"))
             for side in SIDES:
                 salting.begin(side)
                 start = time.perf_counter()
-                judge.judge(comparisons)
+                judge.judge(work)
                 sides[side].append(_Side(time.perf_counter() - start, salting.log))
         block = _block_size(engine)
     finally:
@@ -124,23 +122,6 @@ def _result(config: PrefixConfig, sides: Mapping[str, Sequence[_Side]], block: i
     )
 
 
-def most_cached(log: Sequence[tuple[tuple[int, ...], Generation]], block: int) -> int:
-    """The most prompt tokens that an engine can take from its cache, if it keeps all and reuses whole blocks.
-
-    The last token of a prompt is always computed, and of a finished request all tokens but the last one were.
-    """
-    known: set[tuple[int, ...]] = set()
-    total = 0
-    for prompt, generation in log:
-        hit = 0
-        while hit + block <= len(prompt) - 1 and prompt[: hit + block] in known:
-            hit += block
-        total += hit
-        whole = (prompt + generation.token_ids)[:-1]
-        known.update(whole[:end] for end in range(block, len(whole) + 1, block))
-    return total
-
-
 @dataclass
 class _Salting:
     """An engine that puts a salt before every prompt: the same for all of a run, another one for each, or one for
@@ -195,11 +176,7 @@ class _Salting:
 
 
 def _comparisons(config: PrefixConfig, rng: random.Random) -> list[Comparison]:
-    def text(words: int) -> str:
-        return " ".join(rng.choice(WORDS) for _ in range(words)).capitalize() + "."
-
-    questions = [text(config.question_words) for _ in range(config.questions)]
-    return [Comparison.of(q, text(config.candidate_words)) for q in questions for _ in range(config.candidates)]
+    return comparisons(config.questions, config.candidates, config.question_words, config.candidate_words, rng)
 
 
 def _block_size(engine: Any) -> int:

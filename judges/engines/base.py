@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from judges.errors import UsageError
 from judges.judgments import Usage
 from judges.preparation import Prepared
 from judges.profiles import Profile
@@ -90,7 +91,10 @@ class Engine(Protocol):
         ...
 
     async def check_health(self) -> None:
-        """Raise EngineLostError if the engine can no longer answer."""
+        """Raise EngineLostError if the engine can no longer answer; answers at once, also while the engine computes.
+
+        An engine that is found to hang is ended, and everyone who waits for it gets an EngineLostError too.
+        """
         ...
 
     def close(self) -> None:
@@ -124,5 +128,16 @@ class EngineConfig:
     own_process: bool = False
     """Run vllm as AsyncLLM with the model in processes of its own, which keeps a GPU busy while this process does
     other things. Within this process it starts in a third of the time and memory, which matters on a CPU."""
+    tensor_parallel: int = 1
+    """GPUs that one engine spreads its model over; above 1 takes vllm and `own_process`."""
+    stall_s: float = 300.0
+    """An engine of vllm whose step takes longer than this counts as lost, see `Engine.check_health`. A first step may
+    compile for minutes. A step of transformers is a whole batch and has no limit."""
     ledger: str | None = None
     """SQLite file that keeps every generation: what is in it is not computed again. See `judges.ledger`."""
+
+    def __post_init__(self) -> None:
+        if self.tensor_parallel < 1:
+            raise UsageError(f"tensor_parallel must be at least 1, not {self.tensor_parallel}")
+        if not self.stall_s > 0:
+            raise UsageError(f"stall_s must be above 0, not {self.stall_s}")

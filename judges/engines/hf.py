@@ -15,11 +15,13 @@ from judges.checkpoints import Checkpoint, open_checkpoint
 from judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
 from judges.engines.hf_media import MediaEncoder, Row, batch
 from judges.engines.threaded import Request, ThreadedEngine
-from judges.errors import JudgeError
+from judges.errors import JudgeError, UsageError
 from judges.hardware import best_dtype, cuda_device_count
 
 
 def load(config: EngineConfig) -> HFEngine:
+    if config.tensor_parallel > 1:
+        raise UsageError(f"tensor_parallel {config.tensor_parallel} takes engine vllm: transformers runs on one GPU")
     return HFEngine(config)
 
 

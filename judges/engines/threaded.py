@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -15,10 +16,13 @@ from judges.errors import EngineLostError
 from judges.preparation import Prepared
 
 LINGER_S = 0.02  # how long an idle engine waits for company before it starts
+CLOSE_S = 60.0  # how long closing waits for the step under way
 
 
 class Request:
     """A prompt on its way through an engine."""
+
+    _resolving = threading.Lock()  # a thread that hung may come back when its callers have been told that it is lost
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()) -> None:
         self.prompt = list(prompt)
@@ -31,12 +35,14 @@ class Request:
         return self.future.cancelled()
 
     def resolve(self, result: Generation | Exception) -> None:
-        if not self.future.set_running_or_notify_cancel():
-            return
-        if isinstance(result, Exception):
-            self.future.set_exception(result)
-        else:
-            self.future.set_result(result)
+        """Answer the caller, unless there has been an answer or nobody waits for one."""
+        with self._resolving:
+            if self.future.done() or not self.future.set_running_or_notify_cancel():
+                return
+            if isinstance(result, Exception):
+                self.future.set_exception(result)
+            else:
+                self.future.set_result(result)
 
 
 class ThreadedEngine(ABC):
@@ -44,11 +50,15 @@ class ThreadedEngine(ABC):
 
     name = ""
 
-    def _start(self) -> None:
+    def _start(self, stall_s: float = math.inf) -> None:
+        """Start the thread. A call of `_work` that takes longer than `stall_s` seconds is taken to hang."""
+        self._stall_s = stall_s
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._new: list[Request] = []
+        self._step_began: float | None = None
         self._error: BaseException | None = None
         self._ended = False
-        self._lock = threading.Lock()  # between a caller who puts a request in and the thread that ends
+        self._lock = threading.Lock()  # between a caller who puts a request in and the engine's end
         self._thread = threading.Thread(target=self._run, name=f"{self.name}-engine", daemon=True)
         self._thread.start()
 
@@ -75,33 +85,57 @@ class ThreadedEngine(ABC):
         return await asyncio.wrap_future(request.future)
 
     async def check_health(self) -> None:
+        if self._hangs and not self._ended:
+            self._end(TimeoutError(f"a step has taken more than {self._stall_s:g} s"))
         if self._ended:
             raise self._lost()
 
     def close(self) -> None:
         if self._thread.is_alive():
             self._inbox.put(None)
-            self._thread.join(timeout=60)
-        self._free()
+            self._thread.join(timeout=0 if self._hangs else CLOSE_S)
+        if self._thread.is_alive():
+            self._end()  # a step that does not return goes on, so what it computes with stays
+        else:
+            self._free()
+
+    @property
+    def _hangs(self) -> bool:
+        began = self._step_began
+        return began is not None and time.monotonic() - began > self._stall_s
 
     def _run(self) -> None:
-        new: list[Request] = []
         busy = False
         try:
-            while self._receive(new, busy):
-                busy = self._work(new)
+            while not self._ended and self._receive(self._new, busy):
+                self._step_began = time.monotonic()
+                busy = self._work(self._new)
+                self._step_began = None
         except BaseException as e:  # the thread's boundary: whatever ended the engine becomes every caller's error
-            self._error = e
+            self._error = self._error or e
             raise
         finally:
-            with self._lock:
-                self._ended = True
-            while not self._inbox.empty():
-                if (item := self._inbox.get()) is not None:
-                    new.append(item)
-            for request in [*new, *self._unfinished()]:
-                if not request.future.done():
-                    request.resolve(self._lost())
+            self._step_began = None
+            self._end()
+
+    def _end(self, error: Exception | None = None) -> None:
+        """Take no more requests, and tell everyone who waits. Called by the thread, or for it when it hangs."""
+        with self._lock:
+            self._ended = True
+            self._error = self._error or error
+        while (item := self._arrived()) is not None:
+            self._new.append(item)
+        for request in [*self._new, *self._unfinished()]:
+            request.resolve(self._lost())
+
+    def _arrived(self) -> Request | None:
+        """The next request that nobody has taken, or None."""
+        try:
+            while (item := self._inbox.get_nowait()) is None:
+                pass  # a request to end
+        except queue.Empty:
+            return None
+        return item
 
     def _receive(self, new: list[Request], busy: bool) -> bool:
         """Move what has arrived to `new`: at once if the engine is busy, else wait. False when it is time to end."""

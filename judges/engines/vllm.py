@@ -6,13 +6,17 @@ replicas on CPUs. `AsyncVLLMEngine` is vllm's AsyncLLM with the model in process
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from judges.checkpoints import open_checkpoint
 from judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
+from judges.engines.guard import Guard
 from judges.engines.pads import Pads
 from judges.engines.threaded import Request, ThreadedEngine
 from judges.engines.vllm_inputs import adapter_arguments, adapter_request, media_arguments, prompt_of
@@ -26,6 +30,8 @@ CPU_BLOCK = 32  # tokens; only whole blocks are reused, and 32 is the smallest t
 
 
 def load(config: EngineConfig) -> Engine:
+    if config.tensor_parallel > 1 and not config.own_process:
+        raise UsageError(f"tensor_parallel {config.tensor_parallel} takes processes of its own; set own_process too")
     _set_environment(config)
     import vllm  # noqa: F401  # takes as long as converting the embedded model, which another process may be doing
 
@@ -68,6 +74,7 @@ class _Base:
             "dtype": best_dtype(config.dtype, on_gpu=not on_cpu),
             "max_model_len": self.max_model_len,
             "max_num_seqs": config.max_batch,
+            "tensor_parallel_size": config.tensor_parallel,
             "seed": config.seed,
             "enable_prefix_caching": True,
             "disable_log_stats": True,
@@ -131,7 +138,11 @@ def _refused(error: Exception) -> UsageError:
 
 
 class AsyncVLLMEngine(_Base):
-    """vllm's AsyncLLM. Must be made and used within one event loop."""
+    """vllm's AsyncLLM. Must be made and used within one event loop.
+
+    If one of its processes dies, vllm ends the others within seconds and every request under way gets an
+    EngineLostError; `check_health` says so within a second.
+    """
 
     def __init__(self, config: EngineConfig) -> None:
         super().__init__(config)
@@ -139,6 +150,10 @@ class AsyncVLLMEngine(_Base):
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**self.engine_args))
+        self._guard = Guard([p.pid for p in self._llm.engine_core.resources.engine_manager.processes])
+        self._stall_s = config.stall_s
+        self._probe: asyncio.Task[None] | None = None
+        self._probed_at = 0.0
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
@@ -159,9 +174,27 @@ class AsyncVLLMEngine(_Base):
     async def check_health(self) -> None:
         if self._llm.errored:
             raise EngineLostError(f"the vllm engine died: {self._llm.dead_error}")
+        now = time.monotonic()
+        if self._probe is None or self._probe.done():
+            self._probe, self._probed_at = asyncio.create_task(self._ask()), now
+        elif now - self._probed_at > self._stall_s:
+            self._guard.kill()  # from which vllm learns that it is dead, and everyone who waits with it
+            raise EngineLostError(f"the vllm engine has not answered for {self._stall_s:g} s; its processes were ended")
 
     def close(self) -> None:
+        from vllm.utils.async_utils import cancel_task_threadsafe
+
+        if self._probe is not None:
+            cancel_task_threadsafe(self._probe)
         self._llm.shutdown()
+        self._guard.close()
+
+    async def _ask(self) -> None:
+        """Ask something, anything, of the process that steps the engine: it answers between two steps."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        with suppress(EngineDeadError):  # which `errored` says too
+            await self._llm.is_sleeping()
 
 
 class VLLMEngine(_Base, ThreadedEngine):
@@ -174,7 +207,7 @@ class VLLMEngine(_Base, ThreadedEngine):
 
         self._llm: Any = LLMEngine.from_engine_args(EngineArgs(**self.engine_args))
         self._running: dict[str, Request] = {}
-        self._start()
+        self._start(config.stall_s)
 
     def _work(self, new: list[Request]) -> bool:
         from vllm.exceptions import VLLMClientError

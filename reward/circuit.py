@@ -1,0 +1,65 @@
+"""A circuit breaker: an outage of the judge ends a training run instead of holding it up step after step."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+SILENT_ROUNDS = 1
+"""Rounds of calls without any answer that a caller may take as missing rewards; the next one is an error."""
+EMPTY_ROUNDS = 3
+"""The same for calls that were answered with nothing but time-outs and lost engines: the service is there, so it is
+given more time."""
+
+
+class Circuit:
+    """Remembers the calls in a row that brought no judgment. Any judgment closes it.
+
+    Calls that were under way at the same time are one round: many single samples that fail together say no more than
+    one call of many samples.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._since: datetime | None = None
+        self._round_ended = 0.0
+        self._rounds = 0
+        self._calls = 0
+        self._problem = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self._since is not None
+
+    def succeeded(self) -> None:
+        self._since = None
+
+    def failed(self, started: float, problem: str, silent: bool) -> bool:
+        """Note a call that brought no judgment. Returns whether that is one too many.
+
+        Args:
+            started: `time.monotonic()` when the call began.
+            problem: what went wrong last, in a few words.
+            silent: whether there was no answer at all.
+        """
+        now = time.monotonic()
+        if self._since is None:
+            self._since = datetime.fromtimestamp(time.time() - (now - started)).astimezone()
+            self._rounds, self._calls, self._round_ended = 0, 0, started
+        self._calls += 1
+        self._problem = problem
+        if started >= self._round_ended:
+            self._rounds += 1
+            self._round_ended = now
+        return self._rounds > (SILENT_ROUNDS if silent else EMPTY_ROUNDS)
+
+    def story(self) -> str:
+        """Since when, how often and why nothing was judged, and what to do, in one line."""
+        since = self._since or datetime.now().astimezone()
+        minutes = (datetime.now().astimezone() - since).total_seconds() / 60
+        calls = f"{self._calls} calls" if self._calls != 1 else "1 call"
+        return (
+            f"{self._url}: the judge service has judged nothing since {since.isoformat(timespec='seconds')} "
+            f"({minutes:.1f} minutes, {calls}); last problem: {self._problem}; see whether it runs and can be reached "
+            f"({self._url}/healthz, its log), then go on from the last checkpoint"
+        )

@@ -1,0 +1,80 @@
+"""`flex-judge serve` as a process, for tests, and what can be done to its processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+
+from reward.reaper import VARIABLE, marked
+
+START_S = 180.0
+
+
+@dataclass
+class Serving:
+    """A running service."""
+
+    process: subprocess.Popen[str]
+    url: str
+    mark: str
+    """What the processes of its Ray have in their environment."""
+
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """The processes of its Ray whose command line holds a name."""
+        return [p for p in marked(self.mark) if name in _command(p)]
+
+    def replicas(self) -> list[psutil.Process]:
+        """The processes of its judges, oldest first."""
+        return sorted(self.processes(":JudgeReplica"), key=lambda p: p.create_time())
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end. Returns the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@contextmanager
+def serving(*flags: str, **environment: str) -> Iterator[Serving]:
+    """`flex-judge serve` with these flags, on a free port, until the block ends."""
+    command = [sys.executable, "-m", "experiments.cli", "serve", "--port", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://"), f"the service did not start: {url!r}, exit status {process.wait(30)}"
+        children = psutil.Process(process.pid).children(recursive=True)
+        (mark,) = {p.environ()[VARIABLE] for p in children if VARIABLE in p.environ()}
+        yield Serving(process, url, mark)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        process.stdout.close()
+
+
+def within(seconds: float, *, what: str) -> Iterator[float]:
+    """Loop until broken out of, a tenth of a second a round; fails after so many seconds."""
+    start = time.monotonic()
+    while (passed := time.monotonic() - start) < seconds:
+        yield passed
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds:g} s: {what}")
