@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +40,26 @@ def libraries_to(log: Path) -> Iterator[Console]:
             os.dup2(kept, descriptor)
             os.close(kept)
         os.close(target)
+
+
+@contextmanager
+def stdout_for_results() -> Iterator[TextIO]:
+    """Send what libraries print to standard error.
+
+    Yields:
+        The real standard output, for what a program reads.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    out = os.fdopen(os.dup(kept), "w", encoding="utf-8")
+    try:
+        os.dup2(2, 1)
+        yield out
+    finally:
+        out.close()
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def progress_on(console: Console) -> Progress:

@@ -8,7 +8,9 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
+from experiments.console import stdout_for_results
 from experiments.serve_config import ServeRun
 from judges.engines import resolve_engine
 from judges.errors import ClusterError
@@ -36,10 +38,11 @@ def main(config: ServeRun) -> int:
         check_address(config.address)
     else:
         config = config.on_port(free_port(config.host, config.port))
-    return asyncio.run(_serve(config))
+    with stdout_for_results() as out:
+        return asyncio.run(_serve(config, out))
 
 
-async def _serve(config: ServeRun) -> int:
+async def _serve(config: ServeRun, out: TextIO) -> int:
     _say(f"starting {config.model}; the first start of a model takes a while")
     with connect(config.address) as cluster:
         service_config = config.service(cluster)
@@ -53,7 +56,7 @@ async def _serve(config: ServeRun) -> int:
                 _say(f"{config.model} with {replicas} replica(s); metrics of each node: {', '.join(cluster.metrics)}")
                 if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
                     _say("anyone who can reach this address can use it; --api-key asks for a key")
-                print(service.url, flush=True)
+                print(service.url, file=out, flush=True)
                 await stop.wait()
                 stop.clear()
                 _say("draining: new requests are refused, what was accepted is answered; stop again to end at once")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import aclosing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from judges.ballot import Ballot
 from judges.engines import Engine, EngineConfig, load_engine
+from judges.engines.recording import RecordingEngine
 from judges.errors import RenderError, UsageError
 from judges.judgments import Judgment, Status
 from judges.rendering import Renderer
@@ -127,6 +128,26 @@ class FlexJudge:
         except (UsageError, RenderError) as e:
             name = f"comparison {comparison.id!r}: " if comparison.id else ""
             raise type(e)(f"{name}{e}") from e
+
+    async def warm_up(self, rubrics: Sequence[str] = ("general",)) -> None:
+        """Judge something short under each rubric and forget it, so that the first comparison does not wait for what an
+        engine does once: its first kernels, a rubric's grammar. The ledger, if there is one, neither answers nor grows.
+
+        Args:
+            rubrics: names or files; each is tried with as many responses as it is made for, up to two.
+
+        Raises:
+            UsageError: a rubric does not exist.
+            EngineLostError: the engine died.
+        """
+        engine = self.engine.engine if isinstance(self.engine, RecordingEngine) else self.engine
+        # A single token of thinking leads straight to an answer under the grammar.
+        once = replace(self.settings, max_think_tokens=1, votes=1, order="as_given", waits=0, reason_first=True)
+        short = FlexJudge(engine, replace(once, force=True, deadline_s=None))
+        for name in rubrics:
+            fewest, most = self._rubric(name).responses
+            for count in sorted({fewest, max(fewest, min(2, most or 2))}):
+                await short.ajudge(Comparison.of("What is 2 + 3?", *["5"] * count, rubric=name))
 
     def key(self, comparison: Comparison) -> str:
         """Hash of everything that determines a judgment: comparison, rubric, settings, model and engine."""

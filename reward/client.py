@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -55,12 +56,14 @@ class JudgeClient:
     retry_s: float = 0.5
     """The first wait between tries is up to this long, each further one up to twice as long as that before."""
     probe_s: float = 30.0
-    """After a call that brought nothing, the next one waits this long for the service to be well again."""
+    """After a call that brought nothing, the next one first waits up to this long for the service to be well again."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise UsageError(f"url must begin with http:// or https://, not {self.url!r}")
         object.__setattr__(self, "url", self.url.rstrip("/"))
+        if self.api_key is not None:
+            _check_key(self.api_key, "api_key")
         for name in ("deadline_s", "attempt_s", "retry_s", "probe_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be seconds above 0, not {getattr(self, name)}")
@@ -186,7 +189,8 @@ class JudgeClient:
         """This process' connection; called in the background loop alone."""
         connection = _connections.get(self)
         if connection is None or connection.loop is not asyncio.get_running_loop():  # after a fork it is the parent's
-            key = self.api_key or os.environ.get(KEY_VARIABLE)
+            key = self.api_key or os.environ.get(KEY_VARIABLE, "").strip()
+            _check_key(key or "-", KEY_VARIABLE)
             limits = self.attempt_s, self.retry_s, self.concurrency, self.waiting
             connection = _connections[self] = Connection(self.url, key, *limits)
         return connection
@@ -210,6 +214,12 @@ class _Questions:
     """An item as JSON, and the media that it refers to, by digest."""
     rest: Mapping[str, Any] = field(default_factory=dict)
     """What else is in the request."""
+
+
+def _check_key(key: str, name: str) -> None:
+    """Raise UsageError for what cannot stand in a header; it is not repeated in the message."""
+    if not re.fullmatch(r"[!-~]+", key):
+        raise UsageError(f"{name} must be one or more ASCII characters without white space")
 
 
 _connections: dict[JudgeClient, Connection] = {}

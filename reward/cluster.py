@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAMESPACE = "flex-judge"
 OBJECT_STORE_BYTES = 256 << 20  # requests are small; Ray's default would reserve a third of the memory
 CONNECT_TIMEOUT_S = 5.0
+START_TRIES = 2
 LOOPBACK = ("localhost", "127.0.0.1")
 
 
@@ -94,20 +95,25 @@ def check_memory(needed_gib: float, what: str) -> None:
 
 
 def _start(ray_module: ray) -> None:  # type: ignore[valid-type]
-    try:
-        ray_module.init(
-            address="local",
-            num_cpus=max(2, cpu_count()),  # so that two replicas have a place on a single core too
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-    except Exception as e:  # Ray raises no narrower one where its processes do not come up in time
-        if type(e) is not Exception:
-            raise
-        raise ClusterError(f"a local Ray did not start: {_first_line(e)}") from e
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            ray_module.init(
+                address="local",
+                num_cpus=max(2, cpu_count()),  # so that two replicas have a place on a single core too
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+            break
+        except Exception as e:
+            # Ray raises no narrower one where its processes do not come up in the half minute that it gives them.
+            if type(e) is not Exception:
+                raise
+            if not tries_left:
+                raise ClusterError(f"a local Ray did not start: {_first_line(e)}") from e
+            ray_module.shutdown()
     os.environ.pop(VARIABLE, None)  # what this process starts from now on is not the cluster's
 
 

@@ -95,10 +95,13 @@ class Connection:
         # One key over all tries: a request whose answer got lost is not judged a second time.
         headers = {"Idempotency-Key": uuid.uuid4().hex, "Content-Type": "application/json"}
         backoff = Backoff(self._retry_s, LONGEST_RETRY_S)
-        first = True
+        problem = ""
         while True:
-            await self._upload_all(media, deadline)
-            answer = await self._send("POST", path, deadline, body, headers)
+            try:
+                await self._upload_all(media, deadline)
+                answer = await self._send("POST", path, deadline, body, headers)
+            except NoAnswerError as e:
+                raise NoAnswerError(f"{problem}; then {e}" if problem else str(e)) from e
             if answer.status_code != 409:
                 return _object(answer)
             lost = {digest for digest in _object(answer).get("missing_media", ()) if digest in media}
@@ -106,9 +109,9 @@ class Connection:
                 raise UsageError(f"{self._url} answered 409 to POST {path}: {_line(answer)}")
             for digest in lost:
                 self._uploaded.pop(digest, None)
-            if not first:  # it does not keep what it is sent: more is under way than its store holds
-                await self._pause(backoff.next(), deadline, f"409: {_line(answer)}")
-            first = False
+            if problem:  # it does not keep what it is sent: more is under way than its store holds
+                await self._pause(backoff.next(), deadline, problem)
+            problem = f"409: {_line(answer)}"
 
     async def health(self, deadline: float) -> dict[str, Any]:
         """What the service says of itself, in one try.
@@ -138,14 +141,15 @@ class Connection:
         await asyncio.shield(self._probe)
 
     async def _probed(self, seconds: float) -> None:
-        started, deadline = asyncio.get_running_loop().time(), asyncio.get_running_loop().time() + seconds
+        started = self.loop.time()
+        deadline, problem = started + seconds, ""
         backoff = Backoff(self._retry_s, LONGEST_RETRY_S)
         while True:
             try:
                 await self.health(deadline)
                 return
-            except NoAnswerError as e:
-                problem = str(e)
+            except NoAnswerError as e:  # of one that was cut short, what was wrong before says more
+                problem = problem if problem and self.loop.time() >= deadline else str(e)
             try:
                 await self._pause(backoff.next(), deadline, problem)
             except NoAnswerError as e:
@@ -158,15 +162,17 @@ class Connection:
         """A request, tried until it has an answer that is final: 2xx or 409."""
         import httpx
 
-        backoff = Backoff(self._retry_s, LONGEST_RETRY_S)
+        backoff, problem = Backoff(self._retry_s, LONGEST_RETRY_S), ""
         while True:
             content = body if isinstance(body, bytes) else json.dumps(body | {"deadline_s": _told(deadline)}).encode()
             wait_s = 0.0
             try:
                 async with asyncio.timeout_at(deadline):
                     answer = await self._http.request(method, self._url + path, content=content, headers=headers)
-            except (httpx.TransportError, TimeoutError) as e:
+            except httpx.TransportError as e:
                 problem = _problem(e)
+            except TimeoutError as e:  # of a try that was cut short, what was wrong before says more
+                raise NoAnswerError(problem or _problem(e)) from e
             else:
                 if answer.is_success or answer.status_code == 409:
                     self._answered = True
@@ -184,7 +190,7 @@ class Connection:
 
     async def _pause(self, seconds: float, deadline: float, problem: str) -> None:
         """Wait before the next try; what would be too late is tried halfway to the deadline, if that is worth it."""
-        left = deadline - asyncio.get_running_loop().time()
+        left = deadline - self.loop.time()
         if seconds >= left:
             seconds = left / 2
             if seconds < self._retry_s:

@@ -32,8 +32,9 @@ T = TypeVar("T")
 Health = Callable[[], Awaitable[Mapping[str, Any]]]
 ANSWERS_MIB = 256
 """Answers to requests with keys that are kept, all together."""
-AHEAD = 0.98
-"""The share of a request's deadline that its comparisons have; the rest is for putting the answer together."""
+MARGIN, LONGEST_MARGIN_S = 0.1, 2.0
+"""The end of a request's deadline, as a share of it and at most so long, in which what its comparisons came to is put
+together; they themselves have the time before it."""
 DRAINING_S = 10.0
 """When to come back to a service that drains: another one may have taken its place."""
 
@@ -119,9 +120,10 @@ class Gateway:
             _check_together([asked[i][0] for i in places], places, spec)
         self.check_room(len(asked))
         left_s = self._deadline(deadline_s)
+        judging_s = left_s - min(MARGIN * left_s, LONGEST_MARGIN_S)
         futures: dict[int, asyncio.Future[Reward]] = {}
         for spec, places in by_spec.items():
-            added = self._gatherer.add([asked[i][0] for i in places], spec, AHEAD * left_s)
+            added = self._gatherer.add([asked[i][0] for i in places], spec, judging_s)
             futures.update(zip(places, added, strict=True))
         found = await self._collected([futures[i] for i in range(len(asked))], "samples", left_s)
         return [Reward(None, Status.TIMEOUT, detail=_late(left_s)) if reward is None else reward for reward in found]
@@ -191,7 +193,7 @@ class Gateway:
 
     def _checked(self, spec: RewardSpec) -> RewardSpec:
         """The spec with the rubric as a judge finds it."""
-        if spec.gather_s > self.config.deadline_s:
+        if spec.needs_group and spec.group_size is not None and spec.gather_s > self.config.deadline_s:
             problem = f"{spec.gather_s:g} s are more than the {self.config.deadline_s:g} s that a request may take"
             raise FieldError.at("gather_s", problem)
         needed = {"pointwise": 1, "batch": spec.group_size}.get(spec.method, 2)

@@ -79,8 +79,9 @@ class GatewayConfig:
             if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host):
                 raise UsageError(f"media_hosts must be names of hosts in small letters, without scheme, not {host!r}")
         gathers = self.openrlhf.needs_group and self.openrlhf.group_size is not None
-        if gathers and self.openrlhf.gather_s >= self.openrlhf_deadline_s:
+        deadline_s = min(self.openrlhf_deadline_s, self.deadline_s)
+        if gathers and self.openrlhf.gather_s >= deadline_s:
             raise UsageError(
-                f"openrlhf.gather_s of {self.openrlhf.gather_s:g} s leaves nothing of openrlhf_deadline_s, which is "
-                f"{self.openrlhf_deadline_s:g} s"
+                f"openrlhf.gather_s of {self.openrlhf.gather_s:g} s leaves nothing of the {deadline_s:g} s in which "
+                "/get_reward must answer"
             )

@@ -135,8 +135,6 @@ class Group:
                 member.future.cancel()
                 member.give_up()
             del self.members[done]
-            if not self.members:
-                self._leave(self)
         elif (error := work.exception()) is not None:
             self._fail(error)
         else:

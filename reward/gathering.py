@@ -123,7 +123,6 @@ class Gatherer:
             self._forget(identity)
         for future in list(self._futures):
             future.cancel()
-        await asyncio.sleep(0)  # groups hear of it
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -45,7 +45,7 @@ class Menu:
         """
         if name not in self._known:
             if name not in self._presets:
-                hint = suggestion(name[:60], [*self._presets, *self._known])
+                hint = suggestion(name[:60], sorted({*self._presets, *self._known}))
                 raise FieldError.at(field, f"rubric {name[:60]!r} does not exist; {hint}")
             self._known[name] = load_rubric(name)
         rubric = self._known[name]

@@ -25,7 +25,7 @@ from reward.access import read_body, strict_json
 from reward.boundary import HELD, Boundary, encoded, json_answer, refusal
 from reward.gateway import Gateway
 from reward.pages import describe, operation
-from reward.refusals import FieldError, RefusedError
+from reward.refusals import FieldError
 from reward.repeats import FIELD
 from reward.samples import RewardSpec
 from reward.schemas import JudgeRequest, OpenRlhfRequest, RewardsRequest, validated
@@ -135,10 +135,9 @@ async def _get_reward(gateway: Gateway, asked: OpenRlhfRequest, _: Callable[[], 
     samples = await gateway.intake.read([(row.field, row.sample) for row in rows])
     try:
         rewards = await gateway.rewards(list(zip(samples, specs, strict=True)), config.openrlhf_deadline_s)
-    except FieldError as e:
-        if isinstance(e, RefusedError):  # a request of OpenRLHF has one sample
-            raise FieldError(*(text.replace("samples[", "query[", 1) for text in (str(e), e.field))) from e
-        raise
+    except FieldError as e:  # results of others are not told: a request of OpenRLHF has one sample
+        name = "labels" if e.field.endswith(".baseline") else "query"
+        raise FieldError(*(text.replace("samples[", f"{name}[", 1) for text in (str(e), e.field))) from e
     return openrlhf.answer(rewards, rubrics)
 
 

@@ -66,23 +66,21 @@ async def climb(latecomer: int, drawn: Sequence[int], bouts: Sequence[Bout], pla
 def reached(members: Iterable[int], bouts: Sequence[Bout]) -> dict[int, int]:
     """How far each member came: the round in which it was knocked out, or one more than the last where it never was."""
     last = max((bout.round for bout in bouts), default=0)
-    levels = dict.fromkeys(members, last + 1)
-    for bout in bouts:
-        for member in bout.members:
-            if member in levels and member != bout.through:
-                levels[member] = min(levels[member], bout.round)
-    return levels
+    # Who is met by a latecomer after it was knocked out is met in that same round.
+    out = {member: bout.round for bout in bouts for member in bout.members if member != bout.through}
+    return {member: out.get(member, last + 1) for member in members}
 
 
 async def _held(a: int, b: int, round: int, before: Sequence[Bout], play: Play) -> Bout:
-    # Who stands first changes from round to round, so that no place is the same one's throughout.
-    bout = await play(*((a, b) if round % 2 else (b, a)))
+    # Who stood second more often stands first, so that a leaning of the judge to one place is not always for the same.
+    bout = await play(*((b, a) if _times_ahead(b, before) < _times_ahead(a, before) else (a, b)))
     return replace(bout, round=round, through=_goes_on(bout, a, b, before))
 
 
 def _goes_on(bout: Bout, a: int, b: int, before: Sequence[Bout]) -> int:
     """Who goes on: the preferred one; at a tie the one with the higher expected score; without a verdict the one with
-    the higher mean score in the bouts before. Where that is level too, `a`, which the draw names first."""
+    the higher mean score in the bouts before. Where that is level too, `a`: the one that comes first in the draw, or
+    was there before the latecomer."""
     place = bout.members.index
     won = bout.won(place(a), place(b))
     if won is not None and won != 0.5:
@@ -93,6 +91,11 @@ def _goes_on(bout: Bout, a: int, b: int, before: Sequence[Bout]) -> int:
         figures = None if bout.equal else bout.figures
         mine, other = (figures[place(a)], figures[place(b)]) if figures else (None, None)
     return b if mine is not None and other is not None and other > mine else a
+
+
+def _times_ahead(member: int, bouts: Sequence[Bout]) -> int:
+    """How much more often it stood first than second."""
+    return sum(1 if bout.members[0] == member else -1 for bout in bouts if member in bout.members)
 
 
 def _mean(member: int, bouts: Sequence[Bout]) -> float | None:

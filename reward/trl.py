@@ -51,8 +51,9 @@ class _TrlReward:
             method: how completions are judged, see `reward.samples.METHODS`.
             reward: what of the judgment counts, see `reward.samples.REWARDS`.
             normalize: what is done to the rewards of a prompt's completions, see `reward.samples.NORMALIZE`.
-            group_size: completions of a prompt (the trainer's num_generations), where they are compared with each
-                other and may lie on several ranks: the service waits for all of them. None: those of one call.
+            group_size: completions of a prompt (the trainer's num_generations, which num_generations_eval must equal),
+                where they are compared with each other and may lie on several ranks: the service waits for all of
+                them. None: those of one call.
             gather_s: how long it waits, in seconds, from the first of them on; then it judges what is there.
             api_key: the service's key; None takes the environment's FLEX_JUDGE_API_KEY.
             deadline_s: seconds that a call to the service may take, by default 600. It must end before the trainer
@@ -78,7 +79,7 @@ class _TrlReward:
         self._unscored = unscored
         self._baseline_column = baseline_column
         self._run = run
-        self._warned = False
+        self._warned: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         if not isinstance(self._judge, JudgeClient):
@@ -106,7 +107,7 @@ class _TrlReward:
         if self.spec.group_size is None:
             return None
         step = getattr(rest.get("trainer_state"), "global_step", None)
-        return f"{self._run} step {step}" if step is not None else self._run or None
+        return f"{self._run} step {step}".strip() if step is not None else self._run or None
 
     def _images(self, rest: Mapping[str, Any], count: int) -> list[Sequence[Any]]:
         """The pictures beside each prompt: column `images` (a list a row) or `image` (one a row); None for none."""
@@ -148,6 +149,13 @@ class _TrlReward:
                 log_extra(f"{self._prefix}_{name}", values)
         self._warn_of_parts(rewards)
         lost = [r for r in rewards if r.value is None]
+        if lost and self._unscored == "none" and rest.get("trainer_state") is not None and log_metric is None:
+            self._warn(
+                "zero",
+                "%d of %d completions have no score, and a trainer that gives reward functions no log_metric, such as "
+                "OnlineDPOTrainer, counts them as 0; with unscored='raise' the run ends instead",
+                *(len(lost), len(rewards)),
+            )
         if lost and self._unscored == "raise":
             raise UnscoredError(
                 f"{len(lost)} of {len(rewards)} completions have no score ({_counted(lost)}); the first: "
@@ -158,14 +166,20 @@ class _TrlReward:
 
     def _warn_of_parts(self, rewards: Sequence[Reward]) -> None:
         parts = sum(not r.group.complete or r.group.late for r in rewards)
-        if parts and not self._warned:
-            self._warned = True
-            logger.warning(
+        if parts:
+            self._warn(
+                "parts",
                 "%d of %d completions were judged without all %s of their group, or came too late for it: group_size "
                 "is not the trainer's num_generations (in an evaluation num_generations_eval), or some rank takes "
                 "longer than gather_s=%g seconds. Further ones are only counted, in %s/whole",
                 *(parts, len(rewards), self.spec.group_size, self.spec.gather_s, self._prefix),
             )
+
+    def _warn(self, what: str, text: str, *values: Any) -> None:
+        """Once for each thing."""
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning(text, *values)
 
 
 class JudgeReward(_TrlReward):

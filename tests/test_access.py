@@ -229,7 +229,7 @@ ENVELOPES: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/rewards", samples("a", group_size=HUGE), "group_size"),
     ("/v1/rewards", samples("a", group_size=2.5), "group_size"),
     ("/v1/rewards", samples("a", gather_s=-1), "gather_s"),
-    ("/v1/rewards", samples("a", gather_s=601), "gather_s"),
+    ("/v1/rewards", samples("a", gather_s=601, group_size=2, reward="rank"), "gather_s"),
     ("/v1/rewards", samples("a", gather_s=HUGE), "gather_s"),
     ("/v1/rewards", samples("a", method="baseline"), "samples[0].baseline"),
     ("/v1/rewards", {"samples": [{"prompt": "p", "response": "r", "group": 3}]}, "samples[0].group"),

@@ -124,6 +124,15 @@ def test_what_waits_for_nobody_is_no_part_of_a_group() -> None:
     assert [(b.at, b.waits) for b in batches_of(["a", "b", "a"], 64, 2)] == [((1,), True), ((0, 2), False)]
 
 
+@given(st.lists(st.sampled_from("abcdef"), max_size=40), st.integers(1, 10), st.none() | st.integers(1, 5))
+def test_every_item_is_asked_once_and_no_group_is_divided(groups: list[str], most: int, size: int | None) -> None:
+    batches = batches_of(groups, most, size)
+    assert sorted(i for batch in batches for i in batch.at) == list(range(len(groups)))
+    assert sum(len({groups[i] for i in batch.at}) for batch in batches) == len(set(groups))
+    assert all(len(batch.at) <= most or len({groups[i] for i in batch.at}) == 1 for batch in batches)
+    assert [batch.waits for batch in batches] == sorted((batch.waits for batch in batches), reverse=True)
+
+
 def test_a_full_service_is_asked_again_when_it_said(service: FakeService) -> None:
     service.script.append(refused(503, "full", Retry_After="1"))
     started = time.monotonic()
@@ -157,7 +166,7 @@ def test_the_service_is_told_less_time_than_is_left(service: FakeService) -> Non
 
 
 def test_a_hung_service_costs_one_deadline_and_then_ends_the_run(service: FakeService) -> None:
-    client = hasty(service)
+    client = client_of(service, deadline_s=0.2, probe_s=1)
     service.always = hang
     with pytest.raises(ServiceTimeoutError, match=r"no answer within 0\.2 s"):
         client.rewards_sync([sample("Question?", "four")])
@@ -270,11 +279,11 @@ def test_another_server_at_the_address_is_said_to_be_one(service: FakeService) -
 
 
 def test_the_key_goes_with_every_request(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEX_JUDGE_API_KEY", "from the environment")
+    monkeypatch.setenv("FLEX_JUDGE_API_KEY", "from-the-environment\n")
     client_of(service).rewards_sync([sample("Question?", "four")])
     replace(client_of(service), api_key="given").rewards_sync([sample("Question?", "four")])
     keys = [request.headers["authorization"] for request in service.seen]
-    assert keys == ["Bearer from the environment", "Bearer given"]
+    assert keys == ["Bearer from-the-environment", "Bearer given"]
     assert "given" not in repr(JudgeClient(service.url, "given"))
 
 
@@ -352,6 +361,7 @@ def test_a_forked_process_has_connections_of_its_own(service: FakeService) -> No
         ({"deadline_s": 0}, "deadline_s must be seconds above 0"),
         ({"attempt_s": float("nan")}, "attempt_s must be seconds above 0"),
         ({"concurrency": 0}, "concurrency must be at least 1"),
+        ({"api_key": "from a file\n"}, "api_key must be one or more ASCII characters"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(settings: dict[str, object], text: str) -> None:

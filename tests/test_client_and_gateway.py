@@ -65,6 +65,7 @@ async def test_verl_s_single_samples_meet_in_their_group() -> None:
     assert {one["judge_whole"] for one in found} == {1}
 
 
+@pytest.mark.slow  # loads what prepares images
 def test_pictures_arrive_and_are_sent_again_when_the_service_has_lost_them() -> None:
     from PIL import Image
 
@@ -73,7 +74,7 @@ def test_pictures_arrive_and_are_sent_again_when_the_service_has_lost_them() -> 
         for colour in ("red", "blue")
     ]
     with served(judge_of()) as service:
-        client = client_of(service)
+        client = client_of(service, deadline_s=300)
         assert {j.status for j in client.judge_sync(asked)} == {Status.OK}
         assert [path for method, path in service.requests if method == "PUT"] == [
             f"/v1/media/image/{c.prompt[0].content[0].digest}" for c in asked

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +17,11 @@ from transformers import PreTrainedTokenizerFast
 
 from judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, JudgeSettings, Judgment, Status, Usage, UsageError
 from judges.engines import Generation, Sampling
+from judges.engines.recording import RecordingEngine
 from judges.engines.scripted import CHATML, ScriptedEngine, byte_tokenizer
 from judges.engines.threaded import Request, ThreadedEngine
 from judges.errors import EngineLostError
+from judges.ledger import Ledger
 from judges.preparation import Prepared
 from judges.profiles import CHAT
 
@@ -370,3 +374,42 @@ def test_a_judge_is_made_from_plain_data() -> None:
 
 def script_of_one_score(_: str, sampling: Sampling) -> str:
     return "Hm.</think>" if thinks(sampling) else "<answer>4</answer>"
+
+
+def in_any_form(_: str, sampling: Sampling) -> str:
+    """Thinks for ever, then gives whatever answer the grammar takes."""
+    forms = ("7</answer>", "7</answer><answer>3</answer>", "[[A>B]]</answer>")
+    return "so " * 99 if thinks(sampling) else next(f for f in forms if re.fullmatch(sampling.regex or "", f))
+
+
+async def test_warming_up_has_the_engine_do_all_that_a_first_judgment_would_wait_for() -> None:
+    engine = ScriptedEngine(in_any_form)
+    judge = FlexJudge(engine, SETTINGS)
+    await judge.warm_up(("general", "genai_image"))
+    warmed = [sampling for _, sampling in engine.requests]
+    assert [s.max_tokens for s in warmed if thinks(s)] == [1, 1, 1]  # one response and two, and two images
+    for comparison in (SINGLE, PAIR, replace(PAIR, rubric="genai_image")):
+        engine.requests.clear()
+        assert (await judge.ajudge(comparison)).votes[0].forced == "budget"
+        assert engine.requests[1][1] in warmed
+
+
+async def test_warming_up_leaves_the_ledger_alone(tmp_path: Path) -> None:
+    engine = ScriptedEngine(in_any_form)
+    recording = RecordingEngine(engine, Ledger(str(tmp_path / "ledger.sqlite")))
+    judge = FlexJudge(recording, SETTINGS)
+    for _ in range(2):
+        engine.requests.clear()
+        await judge.warm_up()
+        assert len(engine.requests) == 4
+    assert (recording.hits, recording.misses) == (0, 0)
+    judge.close()
+
+
+async def test_a_judge_that_cannot_be_warmed_up_says_why() -> None:
+    judge = FlexJudge(ScriptedEngine(in_any_form), SETTINGS)
+    with pytest.raises(UsageError, match="rubric 'nice'"):
+        await judge.warm_up(["nice"])
+    judge.close()
+    with pytest.raises(EngineLostError):
+        await judge.warm_up()

@@ -32,10 +32,10 @@ def spec(reward: str = "win_rate", size: int | None = None, gather_s: float = LO
 
 @asynccontextmanager
 async def gatherer(ask: Ask, retain_s: float = LONG) -> AsyncIterator[Gatherer]:
-    """A gatherer that is closed at the end, in a test that takes no longer than some seconds."""
+    """A gatherer that is closed at the end, in a test that does not hang."""
     made = Gatherer(ask, retain_s)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             yield made
     finally:
         await made.close()
@@ -212,13 +212,24 @@ async def test_an_incomplete_group_is_judged_with_what_is_there_and_says_so() ->
 
 async def test_time_runs_from_the_first_member_on() -> None:
     async with gatherer(Asked()) as gathered:
-        asked = spec(size=3, gather_s=2 * SOON)
-        (first,) = gathered.add(worth(1), asked)
-        await asyncio.sleep(SOON)
+        asked = spec(size=3, gather_s=4 * SOON)
+        gathered.add(worth(1), asked)
+        await asyncio.sleep(3 * SOON)
+        (other,) = gathered.add([sample("worth 1", "other?")], asked)
         (second,) = gathered.add(worth(2), asked)
-        start = asyncio.get_running_loop().time()
-        await asyncio.gather(first, second)
-        assert asyncio.get_running_loop().time() - start < 2 * SOON
+        await other
+        assert second.done()
+
+
+async def test_time_runs_anew_where_the_first_gave_up() -> None:
+    async with gatherer(Asked()) as gathered:
+        asked = spec(size=2, gather_s=8 * SOON)
+        gathered.add(worth(1), asked)[0].cancel()
+        await asyncio.sleep(5 * SOON)
+        (first,) = gathered.add(worth(2), asked)
+        await asyncio.sleep(5 * SOON)
+        rewards = await asyncio.gather(first, *gathered.add(worth(3), asked))
+        assert {reward.group for reward in rewards} == {GroupNote(2, 2)}
 
 
 async def test_one_that_nobody_joins_has_no_relative_reward() -> None:
@@ -257,11 +268,17 @@ async def test_latecomers_complete_a_group_and_the_next_one_begins_a_new_one() -
     asked = spec(size=3, gather_s=SOON)
     async with gatherer(Asked()) as gathered:
         await asyncio.gather(*gathered.add(worth(2, 8), asked))
-        late, fresh = gathered.add(worth(4, 6), asked)
-        assert (await late).group == GroupNote(3, 3, late=True)
-        assert not fresh.done()
-        rewards = await asyncio.gather(fresh, *gathered.add(worth(1, 9), asked))
-        assert {reward.group for reward in rewards} == {GroupNote(3, 3)}
+        late, *fresh = await asyncio.gather(*gathered.add(worth(4, 6, 1, 9), asked))
+        assert late.group == GroupNote(3, 3, late=True)
+        assert [reward.group for reward in fresh] == [GroupNote(3, 3)] * 3
+
+
+async def test_one_latecomer_after_the_other_is_judged_without_waiting_for_the_rest() -> None:
+    asked = spec(size=5, gather_s=SOON)
+    async with gatherer(Asked()) as gathered:
+        await asyncio.gather(*gathered.add(worth(2, 8), asked))
+        notes = [(await gathered.add(worth(score), asked)[0]).group for score in (4, 6)]
+        assert notes == [GroupNote(3, 5, late=True), GroupNote(4, 5, late=True)]
 
 
 async def test_one_who_comes_while_the_group_is_judged_waits_for_that_and_is_late() -> None:
@@ -327,7 +344,7 @@ async def test_a_failing_member_is_told_so_and_the_others_are_rewarded_where_the
 async def test_at_the_deadline_one_slow_comparison_costs_the_others_nothing() -> None:
     for method in ("round_robin", "pointwise"):
         async with gatherer(Asked(held=["worth 5"])) as gathered:
-            rewards = await asyncio.gather(*gathered.add(worth(2, 5, 9), spec(size=3, method=method), deadline_s=SOON))
+            rewards = await asyncio.gather(*gathered.add(worth(2, 5, 9), spec(size=3, method=method), deadline_s=0.5))
         assert values(rewards) == [0.0, None, 1.0]
         assert (rewards[1].status, rewards[1].detail) == (
             Status.TIMEOUT,
@@ -356,12 +373,18 @@ async def test_an_error_reaches_everybody_who_waits_and_the_next_group_is_a_new_
 
 
 async def test_callers_of_a_gathering_group_hear_of_a_pointwise_error_at_once() -> None:
+    held = Asked(held=["worth 2"])
+
     async def ask(comparison: Comparison) -> Judgment:
-        raise UsageError("the judge takes no pictures")
+        if comparison.responses == ("a picture",):
+            raise UsageError("the judge takes no pictures")
+        return await held(comparison)
 
     async with gatherer(ask) as gathered:
-        with pytest.raises(UsageError, match="no pictures"):
-            await gathered.add(worth(2), spec("rank", 3, method="pointwise"))[0]
+        for future in gathered.add(worth(2, "a picture"), spec("rank", 3, method="pointwise")):
+            with pytest.raises(UsageError, match="no pictures"):
+                await future
+        await until(lambda: held.cancelled == held.held_back)
 
 
 async def test_a_call_with_a_sample_that_cannot_be_judged_is_refused_whole() -> None:
@@ -389,7 +412,7 @@ async def test_an_engine_that_drops_a_request_leaves_nobody_waiting() -> None:
 
 @pytest.mark.parametrize("method", ["pointwise", "round_robin", "knockout", "batch"])
 async def test_when_everybody_gave_up_the_work_is_cancelled_and_a_repeat_begins_anew(method: str) -> None:
-    ask = Asked(held=["worth 2"])
+    ask = Asked(held=["worth 2", "worth 5"])
     asked = spec(size=3, method=method)
     async with gatherer(ask) as gathered:
         futures = gathered.add(worth(2, 5, 9), asked)
@@ -400,6 +423,19 @@ async def test_when_everybody_gave_up_the_work_is_cancelled_and_a_repeat_begins_
         ask.go.set()
         rewards = await asyncio.gather(*gathered.add(worth(2, 5, 9), asked))
         assert {reward.group for reward in rewards} == {GroupNote(3, 3)}
+
+
+async def test_a_group_that_everybody_gave_up_leaves_the_next_one_of_its_prompt_alone() -> None:
+    ask = Asked(held=["worth 2"])
+    async with gatherer(ask) as gathered:
+        given_up = gathered.add(worth(2, 5), spec(size=2))
+        await until(lambda: bool(ask.held_back))
+        (first,) = gathered.add(worth(6), spec(size=2))
+        for future in given_up:
+            future.cancel()
+        await until(lambda: ask.cancelled == ask.held_back)
+        rewards = await asyncio.gather(first, *gathered.add(worth(7), spec(size=2)))
+        assert {reward.group for reward in rewards} == {GroupNote(2, 2)}
 
 
 async def test_while_one_still_waits_the_group_is_judged_with_those_who_gave_up() -> None:

@@ -108,6 +108,19 @@ async def test_those_knocked_out_in_the_same_round_are_level() -> None:
     assert Counter(values(rewards)) == {1.5 / 7: 4, 4.5 / 7: 2, 6 / 7: 1, 1.0: 1}
 
 
+async def test_of_two_in_a_knockout_the_one_that_stood_first_before_stands_second() -> None:
+    def times_first(member: int | None, bouts: list[Bout]) -> int:
+        return sum(1 if bout.members[0] == member else -1 for bout in bouts if member in bout.members)
+
+    for best in range(8):
+        texts = [f"worth {9 if i == best else 8 - i % 4}, take {i}" for i in range(8)]
+        bouts = await judge_group(worth(*texts), spec("knockout"), Asked())
+        for bout in bouts:
+            before = [other for other in bouts if other.round < bout.round]
+            first, second = (times_first(member, before) for member in bout.members)
+            assert first <= second
+
+
 async def test_nobody_has_more_than_one_round_without_an_opponent() -> None:
     for n in range(2, 18):
         bouts = await judge_group(

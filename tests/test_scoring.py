@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judges import Judgment, Status, Usage, Verdict
@@ -221,6 +221,7 @@ def test_a_score_is_scaled_by_its_rubric(rubric: str, score: float, share: float
 numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 20), numbers))
 def test_normalised_rewards_have_the_mean_zero_and_the_deviation_one(given_values: dict[int, float]) -> None:
     for how in ("center", "standardize"):
@@ -231,6 +232,7 @@ def test_normalised_rewards_have_the_mean_zero_and_the_deviation_one(given_value
         assert math.fsum(v * v for v in found.values()) / (len(found) - 1) == pytest.approx(1.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=2))
 def test_places_run_from_zero_to_one_and_balance_around_a_half(worth: list[int]) -> None:
     found = placed(dict(enumerate(worth)))
@@ -240,6 +242,7 @@ def test_places_run_from_zero_to_one_and_balance_around_a_half(worth: list[int])
     assert max(found.values()) <= 1.0
 
 
+@settings(deadline=None)
 @given(
     st.integers(2, 6).flatmap(
         lambda n: st.tuples(
@@ -255,6 +258,7 @@ def test_win_rates_of_a_round_robin_add_up_to_half_of_its_members(given_results:
     assert math.fsum(r.margin for r in found if r.margin is not None) == pytest.approx(0.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | numbers, min_size=1, max_size=6), st.sampled_from(REWARDS), st.sampled_from(NORMALIZE))
 def test_a_status_is_ok_exactly_where_there_is_a_value(scores: list[float | None], reward: str, normalize: str) -> None:
     for found in rewards(scored(*scores), len(scores), reward=reward, normalize=normalize):

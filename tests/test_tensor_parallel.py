@@ -6,8 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from processes import ended
-from test_engine_death import all_are_told, at_work, running, until_lost
+from processes import all_are_told, at_work, ended, running, until_lost
 from tiny_engines import generate
 from tiny_models import tiny_llama
 

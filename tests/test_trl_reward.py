@@ -309,6 +309,19 @@ def test_a_trainer_that_cannot_leave_a_completion_out_gets_an_error(service: Fak
         JudgeReward(hasty(service), unscored="raise")(["Question?"], ["four"])
 
 
+def test_a_trainer_that_would_count_the_unscored_as_zero_is_warned_of(
+    service: FakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.always = unscored(Status.TRUNCATED)
+    state = Log().offered["trainer_state"]
+    reward = JudgeReward(client_of(service))
+    reward(["Question?"], ["four"], **Log().offered)  # GRPOTrainer
+    reward(["Question?"], ["four"])  # AsyncGRPOTrainer
+    assert not caplog.text
+    assert reward(["Question?"], ["four"], trainer_state=state) == reward(["Question?"], ["four"]) == [None]
+    assert "such as OnlineDPOTrainer, counts them as 0" in caplog.text
+
+
 def test_groups_judged_in_parts_are_warned_of_once(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
     async def in_parts(request: Any) -> Any:
         from starlette.responses import JSONResponse

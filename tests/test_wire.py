@@ -43,7 +43,7 @@ some_comparisons = st.builds(Comparison, texts, prompts, st.lists(contents, min_
 some_samples = st.builds(Sample, prompts, contents, st.none() | contents, st.none() | texts)
 
 
-def intake(store: MediaStore | None = None, most: int = 16) -> Intake:
+def intake(store: MediaStore | None = None, most: int = 64) -> Intake:
     return Intake(store or MediaStore(1 << 24), UrlReader((), 1 << 20), most)
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,7 +15,6 @@ from scripts import SETTINGS, fair_judge
 from judges import FlexJudge
 from judges.engines import Sampling
 from judges.engines.scripted import ScriptedEngine
-from judges.profiles import CHAT, Profile
 from reward.gateway import Gateway, GatewayConfig
 from reward.routes import asgi_app
 
@@ -22,12 +22,12 @@ from reward.routes import asgi_app
 class HeldJudge:
     """A judge by script, which waits at candidates that begin with `slow` until it is let go."""
 
-    def __init__(self, profile: Profile = CHAT) -> None:
+    def __init__(self) -> None:
         self.go = asyncio.Event()
         self.begun: Counter[str] = Counter()
         """How often the thinking about each last candidate of a prompt was begun."""
         self.given_up: Counter[str] = Counter()
-        self.judge = FlexJudge(ScriptedEngine(self._script, profile=profile), SETTINGS)
+        self.judge = FlexJudge(ScriptedEngine(self._script), replace(SETTINGS, force=False))
 
     async def _script(self, prompt: str, sampling: Sampling) -> str:
         candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
