@@ -150,13 +150,11 @@ class JudgeClient:
             for i, row in zip(batch.at, rows, strict=True)
         }
         rows = [found[i] for i in range(len(found))]
-        if any(not isinstance(row, str) and Status(row["status"]).is_final for row in rows):
+        if any(_is_judged(row) for row in rows):
             circuit.succeeded()
             return rows
         silent = all(isinstance(row, str) for row in rows)
-        problem = next(
-            (row for row in rows if isinstance(row, str)), "it answered, but with time-outs and the like alone"
-        )
+        problem = _problem(next((row for row in rows if isinstance(row, str)), rows[0]))
         if circuit.failed(started, problem, silent):
             raise ServiceUnavailableError(circuit.story())
         if silent:
@@ -214,6 +212,19 @@ class _Questions:
     """An item as JSON, and the media that it refers to, by digest."""
     rest: Mapping[str, Any] = field(default_factory=dict)
     """What else is in the request."""
+
+
+def _is_judged(row: Row) -> bool:
+    """Whether the judge has said anything of the item, if only that it cannot."""
+    return not isinstance(row, str) and (Status(row["status"]).is_final or row.get("score") is not None)
+
+
+def _problem(row: Row) -> str:
+    """What was wrong with an item that was not judged."""
+    if isinstance(row, str):
+        return row
+    details = [row.get("detail"), *(vote.get("detail") for vote in row.get("votes", ()))]
+    return f"it answers, but with status {row['status']} alone: {next(filter(None, details), 'it does not say why')}"
 
 
 def _check_key(key: str, name: str) -> None:

@@ -122,9 +122,7 @@ class Gatherer:
         for identity in list(self._groups):
             self._forget(identity)
         for future in list(self._futures):
-            future.cancel()
-        for task in self._tasks:
-            task.cancel()
+            future.cancel()  # as if all callers had given up: groups end their work
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _join(self, sample: Sample, spec: RewardSpec, deadline: float | None) -> asyncio.Future[Reward]:

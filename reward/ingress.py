@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextvars import Context
 from typing import Any
 
 from judges import Comparison, Judgment
@@ -27,7 +28,9 @@ class Sender:
     async def __call__(self, comparison: Comparison) -> Judgment:
         from ray.exceptions import RayActorError, RayTaskError
 
-        response = self._judge_one.remote(comparison, prefix=comparison.prompt_digest)
+        # In a context of its own: calls made while a request is handled would all get that request's id, and a router
+        # that finds calls by their ids would answer only one of them.
+        response = Context().run(self._judge_one.remote, comparison, prefix=comparison.prompt_digest)
         try:
             judgment: Judgment = await response
         except asyncio.CancelledError:

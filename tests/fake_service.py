@@ -7,7 +7,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -17,8 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from judges import Comparison
 from judges.judgments import Judgment, Status
-from reward.samples import Reward
+from reward.client import JudgeClient
+from reward.samples import Reward, Sample
 
 Act = Callable[[Request], Awaitable[Response]]
 
@@ -162,3 +164,16 @@ async def break_off(request: Request) -> Response:
 async def gibberish(request: Request) -> Response:
     """An answer of this protocol in form alone."""
     return Response(json.dumps({"rewards": []}))
+
+
+def client_of(service: FakeService, **settings: float) -> JudgeClient:
+    return replace(JudgeClient(service.url, deadline_s=30, retry_s=0.01, probe_s=5), **settings)
+
+
+def hasty(service: FakeService) -> JudgeClient:
+    """One for calls that are to fail: it soon gives up."""
+    return client_of(service, deadline_s=0.2, probe_s=0.2)
+
+
+def sample(prompt: str, response: str) -> Sample:
+    return Sample(Comparison.of(prompt, response).prompt, response)

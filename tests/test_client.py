@@ -9,11 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from fake_service import FakeService, break_off, gibberish, hang, refused, unscored
+from fake_service import FakeService, break_off, client_of, gibberish, hang, refused, sample
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
@@ -24,14 +23,13 @@ from judges.errors import (
     AccessError,
     RequestTooLargeError,
     ServiceTimeoutError,
-    ServiceUnavailableError,
     UsageError,
 )
 from judges.judgments import Status
 from reward.backoff import Backoff
 from reward.batches import batches_of
 from reward.client import JudgeClient
-from reward.samples import RewardSpec, Sample
+from reward.samples import RewardSpec
 
 WIN_RATE = RewardSpec(method="round_robin", reward="win_rate", group_size=4, gather_s=1)
 HEAVY = {"torch", "ray", "transformers", "trl", "vllm", "datasets", "scipy", "fastapi", "pydantic"}
@@ -41,19 +39,6 @@ HEAVY = {"torch", "ray", "transformers", "trl", "vllm", "datasets", "scipy", "fa
 def service() -> Iterator[FakeService]:
     with FakeService() as running:
         yield running
-
-
-def client_of(service: FakeService, **settings: float) -> JudgeClient:
-    return replace(JudgeClient(service.url, deadline_s=30, retry_s=0.01, probe_s=5), **settings)
-
-
-def hasty(service: FakeService) -> JudgeClient:
-    """One for calls that are to fail: it soon gives up."""
-    return client_of(service, deadline_s=0.2, probe_s=0.2)
-
-
-def sample(prompt: str, response: str) -> Sample:
-    return Sample(Comparison.of(prompt, response).prompt, response)
 
 
 def picture(size: int, colour: str = "red") -> Comparison:
@@ -163,93 +148,6 @@ def test_the_service_is_told_less_time_than_is_left(service: FakeService) -> Non
     first, second = (request.body["deadline_s"] for request in service.seen)
     assert first <= 27
     assert second <= first - 0.9
-
-
-def test_a_hung_service_costs_one_deadline_and_then_ends_the_run(service: FakeService) -> None:
-    client = client_of(service, deadline_s=0.2, probe_s=1)
-    service.always = hang
-    with pytest.raises(ServiceTimeoutError, match=r"no answer within 0\.2 s"):
-        client.rewards_sync([sample("Question?", "four")])
-    service.well = False
-    with pytest.raises(ServiceUnavailableError) as caught:
-        client.rewards_sync([sample("Question?", "four")])
-    assert not isinstance(caught.value, ServiceTimeoutError)
-    story = str(caught.value)
-    assert "\n" not in story
-    for part in (service.url, "2 calls", "GET /healthz: 503", "checkpoint", "since 20"):
-        assert part in story
-
-
-def test_a_service_that_hangs_again_although_it_says_it_is_well_ends_the_run(service: FakeService) -> None:
-    client = client_of(service, deadline_s=0.2)
-    service.always = hang
-    with pytest.raises(ServiceTimeoutError):
-        client.rewards_sync([sample("Question?", "four")])
-    with pytest.raises(ServiceUnavailableError, match="2 calls"):
-        client.rewards_sync([sample("Question?", "four")])
-    assert service.probes == 1
-
-
-def test_a_judgment_makes_up_for_an_outage(service: FakeService) -> None:
-    for _ in range(3):
-        service.always = hang
-        with pytest.raises(ServiceTimeoutError):
-            hasty(service).rewards_sync([sample("Question?", "four")])
-        service.always = None
-        assert client_of(service).rewards_sync([sample("Question?", "four")])[0].value == 4
-    assert service.probes == 3
-
-
-def test_nobody_at_the_address_is_an_outage_too(service: FakeService) -> None:
-    gone = replace(hasty(service), url="http://127.0.0.1:9")
-    with pytest.raises(ServiceTimeoutError, match="ConnectError"):
-        gone.rewards_sync([sample("Question?", "four")])
-    with pytest.raises(ServiceUnavailableError, match="ConnectError"):
-        gone.rewards_sync([sample("Question?", "four")])
-    with pytest.raises(ServiceUnavailableError, match="see whether the judge service runs"):
-        gone.health_sync()
-
-
-def test_calls_that_fail_at_the_same_time_are_one_failure(service: FakeService) -> None:
-    client = client_of(service, deadline_s=1, probe_s=0.2)
-    service.always = hang
-    with ThreadPoolExecutor(4) as pool:
-        errors = list(pool.map(lambda i: _error(client, str(i)), range(4)))
-    assert [type(e) for e in errors] == [ServiceTimeoutError] * 4
-    service.well = False
-    with ThreadPoolExecutor(4) as pool:
-        errors = list(pool.map(lambda i: _error(client, str(i)), range(4)))
-    assert [type(e) for e in errors] == [ServiceUnavailableError] * 4
-
-
-def _error(client: JudgeClient, text: str) -> Exception:
-    with pytest.raises(ServiceUnavailableError) as caught:
-        client.rewards_sync([sample(text, text)])
-    return caught.value
-
-
-def test_what_was_answered_comes_back_and_the_rest_is_a_timeout(service: FakeService) -> None:
-    service.script.append(hang)
-    client = client_of(service, chunk=1, deadline_s=2)
-    rewards = client.rewards_sync([sample(f"{i}?", "four") for i in range(3)])
-    assert sorted((r.value, r.status) for r in rewards if r.value) == [(4.0, Status.OK)] * 2
-    (lost,) = (r for r in rewards if r.value is None)
-    assert lost.status == Status.TIMEOUT
-    assert "no answer" in lost.detail
-    judgments = client.judge_sync([Comparison.of("Question?", "four")])
-    assert judgments[0].status == Status.OK  # no circuit is open
-
-
-def test_a_service_that_answers_but_judges_nothing_ends_the_run_in_the_end(service: FakeService) -> None:
-    client = client_of(service)
-    service.always = unscored(Status.TIMEOUT)
-    for _ in range(3):
-        assert client.rewards_sync([sample("Question?", "four")])[0].status == Status.TIMEOUT
-    with pytest.raises(ServiceUnavailableError, match="4 calls"):
-        client.rewards_sync([sample("Question?", "four")])
-    service.always = unscored(Status.UNPARSEABLE)  # bad, but judged
-    for _ in range(5):
-        assert client.rewards_sync([sample("Question?", "four")])[0].status == Status.UNPARSEABLE
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,9 @@ class _Base:
         self.engine_args |= (
             {"block_size": CPU_BLOCK} if on_cpu else {"gpu_memory_utilization": config.gpu_memory_utilization}
         )
+        if config.tensor_parallel > 1:
+            # In a placement group of Ray vllm would ask Ray for GPUs, which are all given to the actor it is in.
+            self.engine_args["distributed_executor_backend"] = "mp"
         self._ids = itertools.count()
 
     @property
