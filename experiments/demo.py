@@ -13,7 +13,7 @@ import platform
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +172,10 @@ class _Demo:
                     await service.__aexit__()
 
     def _service_config(self, cluster: Cluster) -> ServiceConfig:
-        judge = JudgeConfig(self._engine_config(self.config.judge, cluster.gpus), SETTINGS)
+        engine = self._engine_config(self.config.judge, cluster.gpus)
+        # The service divides a GPU among its replicas itself.
+        share = engine.gpu_memory_utilization * max(1.0, self.config.replicas / max(1.0, cluster.gpus))
+        judge = JudgeConfig(replace(engine, gpu_memory_utilization=share), SETTINGS)
         # Of this folder only: on a shared cluster, others may run a demo too.
         folder = f"{platform.node()}:{self.run_folder.path.resolve()}"
         name = f"flex-judge-demo-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"

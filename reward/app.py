@@ -27,7 +27,8 @@ def build(args: dict[str, Any]) -> Any:
     most = config.range[1]
     gpus = config.gpus_per_replica or 0.0
     # Serve waits for a cluster that grows, so whatever is asked for is taken to be there.
-    return application(config.placed_on(Cluster(cpus=float(most), gpus=gpus * most, local=False)))
+    cpus = max(1.0, config.cpus_per_replica or 1.0)
+    return application(config.placed_on(Cluster(cpus=cpus * most, gpus=gpus * most, local=False)))
 
 
 def application(config: ServiceConfig) -> Any:

@@ -13,6 +13,7 @@ from judges.errors import ClusterError, UsageError
 from reward.affinity import SLACK
 from reward.cluster import Cluster
 from reward.gateway_config import GatewayConfig
+from reward.keys import read_key
 
 NAME = "flex-judge"
 DEFAULT_MODEL = "smollm2-135m"
@@ -104,7 +105,13 @@ class ServiceConfig:
             )
         engine = self.judge.engine
         if gpus:
-            engine = replace(engine, own_process=True, tensor_parallel=max(1, int(gpus)))
+            share = engine.gpu_memory_utilization * min(1.0, gpus)
+            engine = replace(
+                engine,
+                own_process=True,
+                tensor_parallel=max(1, int(gpus)),
+                gpu_memory_utilization=round(share, 3),
+            )
             cpus = 1.0 if cpus is None else cpus
         elif cpus is None:
             cpus = float(cluster.cpus // self.range[1]) if cluster.local else 1.0
@@ -127,9 +134,12 @@ class ServiceConfig:
         for name in args:
             if name not in known:
                 raise UsageError(f"unknown setting {name!r}; there are {', '.join(known)}")
+        if args.get("api_key") is not None:
+            args = {**args, "api_key": read_key(str(args["api_key"]))}
         engine = _filled(EngineConfig, {"model": DEFAULT_MODEL, **args})
         judge = JudgeConfig(engine, _filled(JudgeSettings, args))
-        return _filled(cls, args, judge=judge, gateway=_filled(GatewayConfig, args))
+        made: ServiceConfig = _filled(cls, args, judge=judge, gateway=_filled(GatewayConfig, args))
+        return made
 
 
 _READ: dict[type, Any] = {

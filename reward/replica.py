@@ -12,11 +12,12 @@ from judges.errors import EngineLostError
 class JudgeReplica:
     """Holds one engine, and ends its process when the engine is lost: Ray Serve then starts another one elsewhere."""
 
-    def __init__(self, config: JudgeConfig) -> None:
+    async def __init__(self, config: JudgeConfig) -> None:  # type: ignore[misc] # awaited by Ray Serve
         from ray import serve
 
         self.id = serve.get_replica_context().replica_id.unique_id
         self.judge = FlexJudge.from_config(config)
+        await self.judge.warm_up()
 
     async def judge_one(self, comparison: Comparison, prefix: str) -> Judgment:  # noqa: ARG002 - the router reads it
         """Judge a comparison; `prefix` says what it shares with others, for `reward.routing`."""

@@ -13,7 +13,7 @@ PREFIX = "prefix"
 """The keyword argument of a request that says which prompt it shares with others."""
 
 
-class PrefixRouter(RequestRouter):
+class PrefixRouter(RequestRouter):  # type: ignore[misc] # Ray has no types
     """Sends requests with the same `prefix` to the same replica, with bounded load, see `Affinity`.
 
     Ray Serve does the rest: it asks the next replica of the ranking where one has no room, forgets replicas that died

@@ -91,18 +91,18 @@ def test_ten_times_too_much_is_refused_at_once_and_afterwards_all_is_well(two: S
 
 
 def test_the_service_tells_prometheus_what_it_does(two: Serving) -> None:
-    ports = {
-        c.laddr.port
-        for p in two.processes("dashboard/agent.py")
+    places = {
+        f"http://{'127.0.0.1' if c.laddr.ip in ('0.0.0.0', '::') else c.laddr.ip}:{c.laddr.port}/metrics"
+        for p in two.processes("DashboardAgent")
         for c in p.net_connections("tcp")
         if c.status == psutil.CONN_LISTEN
     }
     wanted = ("judgments_total", "pending", "request_seconds_bucket", "prompt_tokens_total", "judgment_seconds_count")
-    for _ in within(40, what=f"metrics at one of the ports {ports}"):
+    for _ in within(40, what=f"metrics at one of {places}"):
         texts = []
-        for port in ports:
+        for place in places:
             try:
-                texts.append(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text)
+                texts.append(httpx.get(place, timeout=5).text)
             except httpx.HTTPError:
                 continue
         if any(all(f"ray_flex_judge_{name}" in text for name in wanted) for text in texts):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from judges import EngineConfig, JudgeConfig, JudgeSettings
 from judges.errors import ClusterError, UsageError
+from reward.app import build
 from reward.cluster import Cluster
 from reward.config import ServiceConfig
 
@@ -19,6 +21,7 @@ def config(**settings: Any) -> ServiceConfig:
 def test_a_gpu_is_shared_by_replicas_that_outnumber_the_gpus() -> None:
     placed = config(replicas=4).placed_on(Cluster(cpus=16, gpus=2, local=True))
     assert placed.gpus_per_replica == 0.5
+    assert placed.judge.engine.gpu_memory_utilization == 0.425  # half of what one alone would take
     assert placed.judge.engine.own_process
     assert config().placed_on(Cluster(cpus=16, gpus=8, local=True)).gpus_per_replica == 1
 
@@ -73,6 +76,25 @@ def test_settings_come_by_name_and_from_texts() -> None:
     assert made.gateway is not None
     assert made.gateway.media_hosts == ("a.example", "b.example")
     assert made.gateway.deadline_s == made.judge.settings.deadline_s == 90.0
+
+
+def test_a_key_is_named_by_where_it_is_and_never_taken_literally(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    (tmp_path / "key").write_text("other\n")
+    for source, key in (("env:JUDGE_KEY", "secret"), (str(tmp_path / "key"), "other")):
+        made = ServiceConfig.from_args({"api_key": source})
+        assert made.gateway is not None
+        assert made.gateway.api_key == key
+        assert key not in repr(made)
+    for wrong in ("env:NOT_SET_ANYWHERE", "literal-key"):
+        with pytest.raises(UsageError, match="api key"):
+            ServiceConfig.from_args({"api_key": wrong})
+
+
+def test_the_application_for_a_configuration_file_takes_any_number_of_cpus() -> None:
+    assert build({"model": "scripts:judge", "engine": "scripted", "cpus_per_replica": 4, "replicas": 2}) is not None
 
 
 @pytest.mark.parametrize(

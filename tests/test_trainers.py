@@ -31,6 +31,7 @@ from reward.gateway import GatewayConfig
 from reward.trl import AsyncJudgeReward, JudgeReward
 
 pytestmark = pytest.mark.slow
+RUN_S = 400.0
 GROUP = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8}
 
 
@@ -81,8 +82,13 @@ async def test_groups_that_span_two_ranks_are_judged_whole_by_the_served_embedde
             *(sys.executable, "-m", "accelerate.commands.launch", *flags, str(script), running.url, str(tmp_path)),
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
-        await running.ready()
-        assert await asyncio.wait_for(ranks.wait(), timeout=240) == 0
+        try:
+            await running.ready()
+            assert await asyncio.wait_for(ranks.wait(), timeout=RUN_S) == 0
+        finally:
+            if ranks.returncode is None:
+                ranks.terminate()
+                await ranks.wait()
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first["ranks"] == 2
     assert len(first["calls"]) == len(second["calls"]) == 3

@@ -39,7 +39,7 @@ class LoggedEngine:
 
 
 def waves(log: Log) -> list[Log]:
-    """The log in waves that can be computed at once: a request that goes on from another one's prompt comes after it."""
+    """The log in waves that can be computed at once: what goes on from another request's prompt comes after it."""
     level: dict[tuple[int, ...], int] = {}
     ordered: list[Log] = []
     for prompt, sampling, generation in sorted(log, key=lambda entry: len(entry[0])):

@@ -1,8 +1,8 @@
 """Judging a call's completions side by side, against the usual reward function that judges one after the other.
 
 Both sides are reward functions as a trainer calls them, with the same judge, engine and completions; the usual one asks
-for a judgment, waits for it, and asks for the next. Questions begin with the number of their pass, so that no pass finds
-another's prompts in the prefix cache; within a pass both sides use it.
+for a judgment, waits for it, and asks for the next. Questions begin with the number of their pass, so that no pass
+finds another's prompts in the prefix cache; within a pass both sides use it.
 """
 
 from __future__ import annotations
