@@ -40,8 +40,10 @@ def judge(prompt: str, sampling: Sampling) -> str:
     candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
     if sampling.stop == ("</think>",):
         return f"I look at: {candidate}</think>"
-    score = 1 + _draw(candidate, 5)
-    return f"{score}</answer>" if sampling.regex else f"<answer>{score}</answer>"
+    answer = f"<answer>{1 + _draw(candidate, 5)}</answer>"
+    if sampling.regex:  # what is forced goes on after the first "<answer>", and may want one for each of several
+        return (answer * sampling.regex.count("</answer>")).removeprefix("<answer>")
+    return answer
 
 
 async def slow_judge(prompt: str, sampling: Sampling) -> str:

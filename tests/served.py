@@ -1,46 +1,51 @@
-"""A judge served over HTTP, for tests: in a thread of this process, or by Ray Serve."""
+"""A judge served over HTTP by a thread of this process, for tests."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 
 from judges import FlexJudge
-from reward.cluster import connect
-from reward.config import ServiceConfig
 from reward.gateway import Gateway, GatewayConfig
 from reward.routes import asgi_app
-from reward.service import HttpAddress, JudgeService
 
-START_S = 10.0
+START_S, POLL_S = 10.0, 0.01
 
 
 class Served:
-    """An ASGI application on a port of its own that can go away and come back at the same address."""
+    """An ASGI application on a port of its own, which can go away and come back at the same address."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[], Any]) -> None:
+        """`make` makes the application, once for every start: it remembers nothing, as after a crash."""
         self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.requests: list[tuple[str, str]] = []
+        """Method and path of every request."""
+        self._make = make
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    def start(self) -> None:
+        app = self._make()
 
-    def start(self, app: Any) -> None:
-        server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="error", timeout_graceful_shutdown=1))
+        async def noted(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                self.requests.append((scope["method"], scope["path"]))
+            await app(scope, receive, send)
+
+        server = uvicorn.Server(uvicorn.Config(noted, port=self.port, log_level="error", timeout_graceful_shutdown=1))
         self._server, self._thread = server, threading.Thread(target=server.run, daemon=True)
         self._thread.start()
-        waited = threading.Event()
-        for _ in range(round(START_S / 0.01)):
+        for _ in range(round(START_S / POLL_S)):
             if server.started:
                 return
-            waited.wait(0.01)
+            time.sleep(POLL_S)
         raise TimeoutError(f"nothing listens at {self.url} after {START_S:g} s")
 
     def stop(self) -> None:
@@ -54,22 +59,7 @@ class ServedJudge(Served):
     """A judge behind the gateway, without Ray."""
 
     def __init__(self, judge: FlexJudge, config: GatewayConfig) -> None:
-        super().__init__()
-        self.requests: list[tuple[str, str]] = []
-        """Method and path of every HTTP request."""
-        self._judge = judge
-        self._config = config
-
-    def start(self, app: Any = None) -> None:
-        """Start, or start again: with a new gateway that remembers nothing, as after a crash."""
-        inner = app or asgi_app(Gateway(self._judge.ajudge, self._config))
-
-        async def noted(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] == "http":
-                self.requests.append((scope["method"], scope["path"]))
-            await inner(scope, receive, send)
-
-        super().start(noted)
+        super().__init__(lambda: asgi_app(Gateway(judge.ajudge, config)))
 
 
 @contextmanager
@@ -81,14 +71,6 @@ def served(judge: FlexJudge, config: GatewayConfig | None = None) -> Iterator[Se
         yield service
     finally:
         service.stop()
-
-
-@asynccontextmanager
-async def served_by_ray(config: ServiceConfig) -> AsyncIterator[JudgeService]:
-    """A judge on a Ray of this test's own; `url` of what is yielded is its address, `ready` waits for its replicas."""
-    with connect() as cluster:
-        async with JudgeService(config.placed_on(cluster), HttpAddress(port=free_port())) as service:
-            yield service
 
 
 def free_port() -> int:

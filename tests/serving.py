@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from reward.reaper import VARIABLE, marked
+from reward.reaper import VARIABLE, Family
 
 START_S = 180.0
 
@@ -24,12 +24,13 @@ class Serving:
 
     process: subprocess.Popen[str]
     url: str
-    mark: str
-    """What the processes of its Ray have in their environment."""
+    family: Family
+    """The processes of its Ray."""
 
     def processes(self, name: str = "") -> list[psutil.Process]:
         """The processes of its Ray whose command line holds a name."""
-        return [p for p in marked(self.mark) if name in _command(p)]
+        self.family.look()
+        return [p for p in self.family.alive() if name in _command(p)]
 
     def replicas(self) -> list[psutil.Process]:
         """The processes of its judges, oldest first."""
@@ -59,7 +60,9 @@ def serving(*flags: str, **environment: str) -> Iterator[Serving]:
         assert url.startswith("http://"), f"the service did not start: {url!r}, exit status {process.wait(30)}"
         children = psutil.Process(process.pid).children(recursive=True)
         (mark,) = {p.environ()[VARIABLE] for p in children if VARIABLE in p.environ()}
-        yield Serving(process, url, mark)
+        family = Family(mark)
+        family.look()
+        yield Serving(process, url, family)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,20 +18,19 @@ import pytest
 from PIL import Image
 from policy_server import app
 from scripts import SETTINGS, fair_judge
-from served import Served, ServedJudge, served, served_by_ray
+from served import Served, ServedJudge, served
+from serving import serving
 from tiny_models import tiny_llama, tiny_qwen_vl
 from training import Watched, logged, questions, steps, two_steps
 
-from judges import EngineConfig, FlexJudge, JudgeConfig, JudgeSettings
+from judges import FlexJudge
 from judges.engines import Sampling
 from judges.engines.scripted import ScriptedEngine
 from judges.profiles import PROFILES
-from reward.config import ServiceConfig
-from reward.gateway import GatewayConfig
 from reward.trl import AsyncJudgeReward, JudgeReward
 
 pytestmark = pytest.mark.slow
-RUN_S = 400.0
+RUN_S = 400.0  # a minute and a half where nothing else runs
 GROUP = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8}
 
 
@@ -69,26 +68,19 @@ class Hesitant:
         return "<answer>perhaps</answer>"
 
 
-async def test_groups_that_span_two_ranks_are_judged_whole_by_the_served_embedded_judge(tmp_path: Path) -> None:
-    judge = JudgeConfig(
-        EngineConfig("smollm2-135m", max_model_len=2048, max_batch=16),
-        JudgeSettings(max_think_tokens=16, max_answer_tokens=16, temperature=0.0),
-    )
-    async with served_by_ray(ServiceConfig(judge, replicas=1, gateway=GatewayConfig())) as running:
+def test_groups_that_span_two_ranks_are_judged_whole_by_the_served_embedded_judge(tmp_path: Path) -> None:
+    short = ("--max-think-tokens", "16", "--max-answer-tokens", "16", "--temperature", "0")
+    with serving("--model", "smollm2-135m", "--max-model-len", "2048", "--max-batch", "16", *short) as service:
         script = Path(__file__).parent / "trainers" / "grpo.py"
         # Not --cpu: with it one rank is started, whatever number is asked for.
         flags = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-        ranks = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "accelerate.commands.launch", *flags, str(script), running.url, str(tmp_path)),
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        command = [sys.executable, "-m", "accelerate.commands.launch", *flags, str(script), service.url, str(tmp_path)]
+        ranks = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
         try:
-            await running.ready()
-            assert await asyncio.wait_for(ranks.wait(), timeout=RUN_S) == 0
+            assert ranks.wait(RUN_S) == 0
         finally:
-            if ranks.returncode is None:
-                ranks.terminate()
-                await ranks.wait()
+            ranks.terminate()
+            ranks.wait()
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first["ranks"] == 2
     assert len(first["calls"]) == len(second["calls"]) == 3
@@ -237,8 +229,8 @@ def test_an_asynchronous_trainer_s_worker_scores_its_groups_in_a_process_of_its_
         JudgeReward(service.url, deadline_s=60.0),
         AsyncJudgeReward(service.url, method="round_robin", reward="win_rate", name="wins"),
     ]
-    server = Served()
-    server.start(app())
+    server = Served(app)
+    server.start()
     worker = AsyncRolloutWorker(
         model_name="policy",
         dataset=questions(),

@@ -90,7 +90,8 @@ def answer(prompt: str, sampling: Sampling) -> str:  # noqa: ARG001 - the signat
     """What the scripted engine says: as little as a judge can."""
     if sampling.stop == ("</think>",):
         return "So.</think>"
-    return "7</answer>" if sampling.regex else "<answer>7</answer>"
+    answers = "<answer>7</answer>" * max(1, (sampling.regex or "").count("</answer>"))
+    return answers.removeprefix("<answer>") if sampling.regex else answers
 
 
 def _work(config: ServiceBenchConfig, seed: str) -> list[Comparison]:

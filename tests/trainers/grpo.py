@@ -7,23 +7,18 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
 from training import Watched, questions, steps
 from trl import GRPOConfig, GRPOTrainer
 
-from judges.errors import ServiceUnavailableError
 from judges.models import resolve_model
-from reward.client import JudgeClient
 from reward.trl import JudgeReward
 
 GROUP = 4
-READY_S = 240
 
 
 def main(url: str, out: Path) -> None:
-    wait_for(url)
     watched = Watched(
         JudgeReward(url, method="round_robin", reward="win_rate", group_size=GROUP, gather_s=120, deadline_s=240)
     )
@@ -37,18 +32,6 @@ def main(url: str, out: Path) -> None:
     trainer.train()
     seen = {"ranks": trainer.accelerator.num_processes, "calls": watched.calls, "log": trainer.state.log_history}
     (out / f"rank{trainer.accelerator.process_index}.json").write_text(json.dumps(seen))
-
-
-def wait_for(url: str) -> None:
-    """Wait until the judge is ready; it may be starting beside this."""
-    for _ in range(READY_S):
-        try:
-            JudgeClient(url).health_sync()
-        except ServiceUnavailableError:
-            time.sleep(1.0)
-        else:
-            return
-    raise TimeoutError(f"{url} is not ready after {READY_S} s")
 
 
 if __name__ == "__main__":
