@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -15,10 +16,11 @@ from experiments.serve_config import ServeRun
 from judges.engines import resolve_engine
 from judges.errors import ClusterError
 from judges.models import check_model
-from reward.cluster import check_address, connect
+from reward.cluster import Cluster, check_address, connect, raylet_is_gone
 from reward.service import HttpAddress, JudgeService
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
+LOOK_S = 2.0
 
 
 def main(config: ServeRun) -> int:
@@ -57,7 +59,7 @@ async def _serve(config: ServeRun, out: TextIO) -> int:
                 if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
                     _say("anyone who can reach this address can use it; --api-key asks for a key")
                 print(service.url, file=out, flush=True)
-                await stop.wait()
+                await _stopped(stop, cluster)
                 stop.clear()
                 _say("draining: new requests are refused, what was accepted is answered; stop again to end at once")
                 drained = asyncio.wait_for(service.drain(), config.drain)
@@ -65,6 +67,16 @@ async def _serve(config: ServeRun, out: TextIO) -> int:
                     return 0 if await _first(stop, drained) else 1
                 _say(f"work was still under way after {config.drain:g} s")
                 return 1
+
+
+async def _stopped(stop: asyncio.Event, cluster: Cluster) -> None:
+    """Wait until the service is to stop. Leaves at once where its local Ray is dead."""
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), LOOK_S)
+        if cluster.local and raylet_is_gone():
+            _say("the local Ray died (its raylet is gone), and the service with it; start it again")
+            os._exit(1)  # nothing of it can be ended in order; the reaper ends the rest
 
 
 async def _first(stop: asyncio.Event, work: object) -> bool:

@@ -39,6 +39,14 @@ class Cluster:
     """Where each node shows its metrics to Prometheus."""
 
 
+def raylet_is_gone() -> bool:
+    """Whether the local Ray that this process started has lost its raylet, without which it is nothing."""
+    import psutil
+
+    names = {child.name() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
+    return "raylet" not in names
+
+
 @contextmanager
 def connect(address: str | None = None) -> Iterator[Cluster]:
     """Connect to the cluster at `address` (`host:port` or `auto`), or start a local one and stop it afterwards.

@@ -65,6 +65,10 @@ class JudgeGateway:
 
         return asgi_app(self._gateway)
 
+    async def pending(self) -> int:
+        """Completions and comparisons that are accepted and not yet answered."""
+        return self._gateway.pending
+
     async def drain(self) -> None:
         """Refuse new work from now on, and return when what was accepted is answered."""
         await self._gateway.drain()

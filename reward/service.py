@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from judges import Comparison, Judgment
 from judges.errors import ClusterError, UsageError
@@ -53,6 +54,7 @@ class JudgeService:
         self.config = config
         self.http = http
         self._dispatcher: Dispatcher | None = None
+        self._gateway: Any = None
         self._deployed = self._started_serve = False
 
     async def __aenter__(self) -> JudgeService:
@@ -83,6 +85,10 @@ class JudgeService:
                     reason = (failed[0].message if failed else "") or application.message
                     raise ClusterError(f"the judge service could not start: {_last_line(reason)}")
                 if application.status == ApplicationStatus.RUNNING:
+                    if self.config.gateway is not None:
+                        # Its first call takes a second, which is too long for the one that refuses new requests.
+                        self._gateway = serve.get_deployment_handle(JudgeGateway.__name__, self.config.name)
+                        await self._gateway.pending.remote()
                     return
             await asyncio.sleep(READY_POLL_S)
 
@@ -121,12 +127,9 @@ class JudgeService:
                 yield judgment
 
     async def drain(self) -> None:
-        """Refuse new requests over HTTP, and return when all that were accepted are answered."""
-        from ray import serve
-
-        if self.config.gateway is not None:
-            gateway = serve.get_deployment_handle(JudgeGateway.__name__, self.config.name)
-            await gateway.drain.remote()
+        """Refuse new requests over HTTP, and return when all that were accepted are answered. Needs `ready` first."""
+        if self._gateway is not None:
+            await self._gateway.drain.remote()
 
     async def _dispatch(self, comparison: Comparison) -> Judgment:
         if self._dispatcher is None:

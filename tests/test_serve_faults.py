@@ -25,9 +25,9 @@ STEADY = ("--engine", "scripted", "--model", "scripts:steady_judge", "--temperat
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Serving]:
-    """A service with two replicas of a judge that thinks for half a second."""
+    """A service with two replicas of a judge that takes its time to think."""
     small = ("--max-batch", "8", "--max-pending", "700")
-    with serving(*STEADY, "--replicas", "2", *small, FLEX_JUDGE_TEST_THINK="0.5") as service:
+    with serving(*STEADY, "--replicas", "2", *small, FLEX_JUDGE_TEST_THINK="0.4") as service:
         yield service
 
 
@@ -110,7 +110,7 @@ def test_the_service_tells_prometheus_what_it_does(two: Serving) -> None:
 
 
 def test_what_was_accepted_is_answered_when_the_service_is_stopped() -> None:
-    with serving(*STEADY, "--max-batch", "8", FLEX_JUDGE_TEST_THINK="1.0") as service:
+    with serving(*STEADY, "--max-batch", "8", FLEX_JUDGE_TEST_THINK="2.0") as service:
         body = {"comparisons": [{"prompt": f"Question {i}?", "responses": ["answer"]} for i in range(40)]}
         answers: list[httpx.Response] = []
         asking = threading.Thread(
@@ -131,18 +131,28 @@ def test_what_was_accepted_is_answered_when_the_service_is_stopped() -> None:
         assert not service.processes()
 
 
-@pytest.mark.parametrize("victim", ["serve", "raylet", "ProxyActor", "JudgeGateway", "JudgeReplica"])
-def test_nothing_is_left_15_seconds_after_a_death(victim: str) -> None:
+def test_judge_and_gateway_may_be_killed_and_come_back() -> None:
     with serving(*STEADY, FLEX_JUDGE_TEST_THINK="0.1") as service:
+        for part in ("JudgeReplica", "JudgeGateway"):
+            for process in service.processes(part):
+                process.kill()
+            client = JudgeClient(service.url, deadline_s=90, attempt_s=10)
+            assert client.judge_sync(work(1, 1))[0].status == Status.OK, part
+        assert service.stop() == 0
+        assert nothing_left(service)
+
+
+@pytest.mark.parametrize("victim", ["serve", "raylet/raylet"])
+def test_nothing_is_left_15_seconds_after_the_whole_dies(victim: str) -> None:
+    with serving(*STEADY) as service:
         if victim == "serve":
+            service.processes()
             service.process.kill()
         else:
             for process in service.processes(victim):
                 process.kill()
-        if victim in ("ProxyActor", "JudgeGateway", "JudgeReplica"):  # comes back, and the service goes on
-            client = JudgeClient(service.url, deadline_s=60, attempt_s=10)
-            assert client.judge_sync(work(1, 1))[0].status == Status.OK
-            assert service.stop() == 0
-        for _ in within(15, what=f"the end of {[p.name() for p in service.processes()]}"):
-            if not service.processes():
-                break
+        assert nothing_left(service)
+
+
+def nothing_left(service: Serving) -> bool:
+    return any(not service.processes() for _ in within(15, what=f"the end of {service.processes()}"))
