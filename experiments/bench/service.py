@@ -59,17 +59,18 @@ class ServiceBenchConfig:
 
 def run(config: ServiceBenchConfig) -> BenchResult:
     """Measure with the vllm engine on a local Ray."""
-    passes = [_work(config, f"{config.seed}-{repeat}") for repeat in range(config.repeats)]
+    # The first pass warms both sides up (grammars are compiled at their first use) and does not count.
+    passes = [_work(config, f"{config.seed}-{repeat}") for repeat in range(config.repeats + 1)]
     settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
     with connect() as cluster:
         engine = EngineConfig(config.model, "vllm", max_model_len=2048, max_batch=256)
         service = ServiceConfig(JudgeConfig(engine, settings), replicas=1, name="bench").placed_on(cluster)
         logs, arguments = _requests(service.judge.engine, settings, passes)
-        times = asyncio.run(_both(service, passes, logs, arguments))
+        times = asyncio.run(_both(service, passes, logs, arguments))[1:]
         overheads = [asyncio.run(_overhead(cluster, replicas, config)) for replicas in REPLICAS]
     ratios = [alone / served for served, alone in times]
     ratio = statistics.median(ratios)
-    tokens = sum(len(generation.token_ids) for log in logs for _, _, generation in log)
+    tokens = sum(len(generation.token_ids) for log in logs[1:] for _, _, generation in log)
     return BenchResult(
         "service",
         round(ratio, 3),
@@ -122,15 +123,12 @@ async def _both(
 
     llm = LLM(**arguments)
     async with _served(config) as (_, client):
-        await client.judge(passes[0][:4])  # grammars are compiled at their first use
-        _generate(llm, waves(logs[0])[0][:4])
         times = []
-        for work, log in zip(passes, logs, strict=True):
-            llm.reset_prefix_cache()
+        for work, requests in zip(passes, map(waves, logs), strict=True):
             start = time.perf_counter()
             judgments = await client.judge(work)
             middle = time.perf_counter()
-            for wave in waves(log):
+            for wave in requests:
                 _generate(llm, wave)
             times.append((middle - start, time.perf_counter() - middle))
             _check(judgments)
