@@ -179,7 +179,7 @@ class _Demo:
         # Of this folder only: on a shared cluster, others may run a demo too.
         folder = f"{platform.node()}:{self.run_folder.path.resolve()}"
         name = f"flex-judge-demo-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
-        return ServiceConfig(judge, self.config.replicas, name).placed_on(cluster)
+        return ServiceConfig(judge, self.config.replicas, name=name).placed_on(cluster)
 
     def _engine_config(self, model: str, gpus: float) -> EngineConfig:
         # With GPUs, the policy and some replicas may have to share one.

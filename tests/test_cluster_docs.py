@@ -39,8 +39,15 @@ def pods() -> list[dict[str, Any]]:
     return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
 
 
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    """As the pods and the machines have it."""
+    monkeypatch.setenv(KEY_VARIABLE, "a-key")
+    return "a-key"
+
+
 @pytest.mark.parametrize("config", [in_kubernetes, in_the_text])
-def test_the_configuration_is_one_that_serve_takes_and_our_application_can_be_built_from(config: Any) -> None:
+def test_the_configuration_is_one_that_serve_takes_and_our_application_can_be_built_from(config: Any, key: str) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     (application,) = ServeDeploySchema.model_validate(config()).applications
@@ -51,6 +58,8 @@ def test_the_configuration_is_one_that_serve_takes_and_our_application_can_be_bu
     settings = ServiceConfig.from_args(args)
     assert settings.name == application.name
     assert args["api_key"] == f"env:{KEY_VARIABLE}"  # never the key itself
+    assert settings.gateway is not None
+    assert settings.gateway.api_key == key
 
 
 def test_the_workers_of_the_manifest_have_room_for_its_replicas() -> None:
