@@ -45,7 +45,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.mark.slow
 def test_each_comparison_is_judged_once_each_question_on_one_replica_and_both_replicas_work(cluster: Cluster) -> None:
-    work = groups([[f"answer {i} {k}" for k in range(8)] for i in range(24)])
+    work = groups([[f"answer {i} {k}" for k in range(8)] for i in range(16)])
     judgments = asyncio.run(judge_all(service_config("slow_judge", name="spread").placed_on(cluster), work))
     assert sorted(j.id for j in judgments) == sorted(c.id for group in work for c in group)
     assert all(j.status == Status.OK for j in judgments)
