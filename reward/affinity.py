@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 
 SLACK = 16
@@ -21,14 +21,15 @@ REMEMBERED = 100_000
 class Affinity:
     """Sends what shares a prompt to the replicas that had it before, with bounded load.
 
-    A new prompt goes to the replica with the least under way; where several have, to the one that a hash of prompt
-    and replica names, so that routers that know nothing of each other tend to agree. What follows goes there too
+    A new prompt goes to the replica with the least under way; where several have, to the one with the fewest prompts,
+    and then to the one that a hash of prompt and replica names, so that routers that know nothing of each other tend to agree. What follows goes there too
     until that replica is overloaded; then to the least loaded one, which has the prompt from then on as well.
     """
 
     def __init__(self, slack: int = SLACK, overload: float = OVERLOAD, remembered: int = REMEMBERED) -> None:
         self.slack, self.overload, self.remembered = slack, overload, remembered
         self._homes: OrderedDict[str, list[str]] = OrderedDict()
+        self._placed: Counter[str] = Counter()
 
     def ranked(self, prompt: str | None, loads: Mapping[str, int]) -> list[str]:
         """The replicas, best first, and the first of them remembered as one that has the prompt.
@@ -37,7 +38,8 @@ class Affinity:
             prompt: what the candidates share, as a key; None where nothing is known.
             loads: requests under way at each replica that is there.
         """
-        least = sorted(loads, key=lambda replica: (loads[replica], _weight(prompt, replica)))
+        # In a burst, prompts are placed faster than what they bring is under way, so those placed count as well.
+        least = sorted(loads, key=lambda replica: (loads[replica], self._placed[replica], _weight(prompt, replica)))
         if prompt is None or not least:
             return least
         bound = max(self.slack, math.ceil(self.overload * (sum(loads.values()) + 1) / len(loads)))
@@ -45,6 +47,7 @@ class Affinity:
         chosen = next((replica for replica in homes if loads[replica] < bound), least[0])
         if chosen not in homes:
             homes.append(chosen)
+            self._placed[chosen] += 1
         self._homes[prompt] = homes
         if len(self._homes) > self.remembered:
             self._homes.popitem(last=False)
