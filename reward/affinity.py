@@ -22,8 +22,9 @@ class Affinity:
     """Sends what shares a prompt to the replicas that had it before, with bounded load.
 
     A new prompt goes to the replica with the least under way; where several have, to the one with the fewest prompts,
-    and then to the one that a hash of prompt and replica names, so that routers that know nothing of each other tend to agree. What follows goes there too
-    until that replica is overloaded; then to the least loaded one, which has the prompt from then on as well.
+    and then to the one that a hash of prompt and replica names, so that routers that know nothing of each other tend
+    to agree. What follows goes there too until that replica is overloaded; then to the least loaded one, which has
+    the prompt from then on as well.
     """
 
     def __init__(self, slack: int = SLACK, overload: float = OVERLOAD, remembered: int = REMEMBERED) -> None:
