@@ -7,6 +7,7 @@ numbers, truth values, and tuples of texts (a flag that may be repeated).
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import MISSING, field, fields
 from pathlib import Path
 from types import UnionType
@@ -59,6 +60,14 @@ def build(config: type[Config], arguments: argparse.Namespace) -> Config:
     values = _from_file(config, Path(arguments.config)) if arguments.config else {}
     values |= {name: value for name, value in vars(arguments).items() if name in names}
     return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def check_least(config: object, least: Mapping[str, float]) -> None:
+    """Raise UsageError naming the flag of a field that is set below its least value."""
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value is not None and not value >= bound:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
 
 
 def _from_file(config: type[Any], path: Path) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.policies import EnginePolicy
 from alignment.tasks import arithmetic
-from experiments.configs import setting
+from experiments.configs import check_least, setting
 from experiments.console import libraries_to, progress_on
 from experiments.results import write_results
 from experiments.run_folder import RunFolder
 from judges import Comparison, EngineConfig, JudgeConfig, JudgeSettings, Status
 from judges.engines import MODEL_ENGINES, Sampling, load_engine, resolve_engine
-from judges.errors import ModelNotFoundError, UsageError
+from judges.errors import ModelNotFoundError
 from judges.hardware import cuda_device_count
 from judges.journal import Journal
 from judges.models import EMBEDDED, check_model, is_converted
@@ -62,9 +62,7 @@ class DemoConfig:
     judge: str = setting("smollm2-135m", "model that judges: embedded name, folder or hub id", metavar="MODEL")
 
     def __post_init__(self) -> None:
-        for name, least in (("prompts", 1), ("samples", 1), ("replicas", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name} must be at least {least}, not {getattr(self, name)}")
+        check_least(self, {"prompts": 1, "samples": 1, "replicas": 1, "seed": 0})
 
     def identity(self) -> dict[str, Any]:
         """What determines the results; a run folder holds one such."""

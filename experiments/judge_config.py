@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from experiments.configs import setting
+from experiments.configs import check_least, setting
 from judges import EngineConfig, JudgeSettings
 from judges.engines import MODEL_ENGINES
 from judges.errors import UsageError
@@ -149,11 +148,3 @@ class JudgeRun(JudgeFlags):
             return EngineConfig(self.replay, "replay", max_model_len=self.max_model_len)
         ledger = self.ledger or (f"{self.out}.ledger" if self.out and not self.no_ledger else None)
         return replace(super().engine_config, ledger=ledger)
-
-
-def check_least(config: object, least: Mapping[str, float]) -> None:
-    """Raise UsageError naming the flag of a field that is set below its least value."""
-    for name, bound in least.items():
-        value = getattr(config, name)
-        if value is not None and not value >= bound:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")

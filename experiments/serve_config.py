@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.configs import setting
-from experiments.judge_config import JudgeFlags, check_least
+from experiments.configs import check_least, setting
+from experiments.judge_config import JudgeFlags
 from judges import JudgeConfig
 from judges.errors import UsageError
 from judges.rubrics import load_rubric
 from reward.cluster import Cluster
 from reward.config import ServiceConfig
-from reward.gateway_config import GatewayConfig
+from reward.gateway.config import GatewayConfig
 from reward.keys import read_key
 from reward.samples import METHODS, NORMALIZE, REWARDS, RewardSpec
 

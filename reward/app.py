@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from reward.config import ServiceConfig
-from reward.ingress import JudgeGateway
-from reward.replica import JudgeReplica
+from reward.serving.ingress import JudgeGateway
+from reward.serving.replica import JudgeReplica
 
 QUIET = {"enable_access_log": False, "log_level": "ERROR"}
 
@@ -68,7 +68,7 @@ def _replicas(config: ServiceConfig) -> Any:
     if config.affinity:
         # Named, not given as a class: this module must load where there is no Ray.
         options["request_router_config"] = RequestRouterConfig(
-            request_router_class="reward.routing.PrefixRouter",
+            request_router_class="reward.serving.routing.PrefixRouter",
             request_router_kwargs={"slack": config.affinity_slack},
         )
     if gpus > 1:  # one engine over several GPUs: they must be on one machine

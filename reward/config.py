@@ -10,10 +10,10 @@ from typing import Any, get_args, get_type_hints
 
 from judges import EngineConfig, JudgeConfig, JudgeSettings
 from judges.errors import ClusterError, UsageError
-from reward.affinity import SLACK
 from reward.cluster import Cluster
-from reward.gateway_config import GatewayConfig
+from reward.gateway.config import GatewayConfig
 from reward.keys import read_key
+from reward.serving.affinity import SLACK
 
 NAME = "flex-judge"
 DEFAULT_MODEL = "smollm2-135m"
@@ -37,7 +37,7 @@ class ServiceConfig:
     """Whether a prompt's candidates go to the replica that has its prefix; else to any, as Ray Serve does by
     default."""
     affinity_slack: int = SLACK
-    """Requests that a replica may have under way before its load counts, see `reward.affinity`."""
+    """Requests that a replica may have under way before its load counts, see `reward.serving.affinity`."""
     health_check_period_s: float = 2.0
     health_check_timeout_s: float = 30.0
     upscale_delay_s: float = 10.0

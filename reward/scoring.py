@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from judges import Judgment, Status, Usage
 from judges.rubrics import Rubric, load_rubric
-from reward.bouts import Bout
-from reward.figures import Figures, Numbers, figures_of, normalised
+from reward.groups.bouts import Bout
+from reward.groups.figures import Figures, Numbers, figures_of, normalised
 from reward.samples import GroupNote, Reward, RewardSpec
 
 
@@ -46,8 +46,8 @@ def rewards_of(
     """The rewards of a group's members.
 
     Args:
-        bouts: the comparisons of the group, see `reward.groups.judge_group`. Those of members that are not wanted count
-            too where members are held against each other: in ranks and in normalisation.
+        bouts: the comparisons of the group, see `reward.groups.judging.judge_group`. Those of members that are
+            not wanted count too where members are held against each other: in ranks and in normalisation.
         note: in what company they were judged; its `size` is the number of members.
         wanted: whose rewards, by index; None for all.
 

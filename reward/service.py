@@ -1,8 +1,8 @@
 """A running judge service, seen from the process that starts it.
 
 Ray Serve does the placing, the health checks, the restarts, the autoscaling and the HTTP. What is ours: where a
-prompt's candidates go (`reward.routing`), what happens to what a dead replica had in hand (`reward.dispatch`), and the
-gateway.
+prompt's candidates go (`reward.serving.routing`), what happens to what a dead replica had in hand
+(`reward.serving.dispatch`), and the gateway.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from judges.errors import ClusterError, UsageError
 from judges.side_by_side import side_by_side
 from reward.app import QUIET, application
 from reward.config import ServiceConfig
-from reward.dispatch import Dispatcher
-from reward.ingress import JudgeGateway, Sender
-from reward.replica import JudgeReplica
+from reward.serving.dispatch import Dispatcher
+from reward.serving.ingress import JudgeGateway, Sender
+from reward.serving.replica import JudgeReplica
 
 __all__ = ["HttpAddress", "JudgeService", "ServiceConfig"]
 
@@ -106,7 +106,12 @@ class JudgeService:
         Raises:
             UsageError: it cannot be judged as it is, see `FlexJudge.ajudge`.
         """
-        return await self._dispatch(comparison)
+        if self._dispatcher is None:
+            from ray import serve
+
+            handle = serve.get_deployment_handle(JudgeReplica.__name__, self.config.name)
+            self._dispatcher = Dispatcher(Sender(handle), self.config.room)
+        return await self._dispatcher.judge(comparison)
 
     async def stream(self, groups: Sequence[Sequence[Comparison]]) -> AsyncGenerator[Judgment, None]:
         """Judge groups of comparisons; yields judgments as they are ready. What shares a prompt goes to one replica.
@@ -122,7 +127,7 @@ class JudgeService:
         repeated = [i for i, n in Counter(c.id for c in comparisons).items() if n > 1]
         if repeated:
             raise UsageError(f"{len(repeated)} comparison ids occur more than once, {repeated[0]!r} among them")
-        async with aclosing(side_by_side(comparisons, self._dispatch, 2 * self.config.room)) as judgments:
+        async with aclosing(side_by_side(comparisons, self.judge, 2 * self.config.room)) as judgments:
             async for _, judgment in judgments:
                 yield judgment
 
@@ -130,14 +135,6 @@ class JudgeService:
         """Refuse new requests over HTTP, and return when all that were accepted are answered. Needs `ready` first."""
         if self._gateway is not None:
             await self._gateway.drain.remote()
-
-    async def _dispatch(self, comparison: Comparison) -> Judgment:
-        if self._dispatcher is None:
-            from ray import serve
-
-            handle = serve.get_deployment_handle(JudgeReplica.__name__, self.config.name)
-            self._dispatcher = Dispatcher(Sender(handle), self.config.room)
-        return await self._dispatcher.judge(comparison)
 
     def _deploy(self) -> None:
         import ray

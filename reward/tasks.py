@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def side_by_side(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """The results of some work, in order. The first error ends what else is under way and is raised as itself."""
     try:
         async with asyncio.TaskGroup() as tasks:

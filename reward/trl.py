@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from judges.errors import ServiceTimeoutError, UnscoredError, UsageError
 from judges.judgments import Status
+from reward.adapters.local import judge_of
+from reward.adapters.logs import columns, figures
+from reward.adapters.rows import Rows, row_error
 from reward.client import JudgeClient
-from reward.local import judge_of
-from reward.logs import columns, figures
-from reward.rows import Rows, row_error
 from reward.samples import Reward, RewardSpec, Sample
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class JudgeReward(_TrlReward):
     A completion that could not be scored gets None, never a number. If the service brings nothing for a whole call,
     all of that call are None; if the next call finds it no better, ServiceUnavailableError ends the run.
 
-    In TRL's logs, as `judge/...` and `judge_...`: see `reward.logs`.
+    In TRL's logs, as `judge/...` and `judge_...`: see `reward.adapters.logs`.
 
     Example:
         >>> reward = JudgeReward("http://10.0.0.1:8000", rubric="correctness")

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from judges.errors import JudgeError, UnscoredError, UsageError
-from reward.local import judge_of
-from reward.rows import Rows, row_error
+from reward.adapters.local import judge_of
+from reward.adapters.rows import Rows, row_error
 from reward.samples import Reward, RewardSpec, Sample
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from typing import Any
 
 from judges.errors import ServiceTimeoutError, UnscoredError, UsageError
 from judges.judgments import Status
+from reward.adapters.local import judge_of
+from reward.adapters.rows import Rows, listed
 from reward.client import JudgeClient
-from reward.local import judge_of
-from reward.rows import Rows, listed
 from reward.samples import Reward, RewardSpec, Sample
 
 # No dataclasses here: verl may load this file by its path, without an entry in sys.modules, which they need.

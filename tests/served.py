@@ -12,8 +12,8 @@ from typing import Any
 import uvicorn
 
 from judges import FlexJudge
-from reward.gateway import Gateway, GatewayConfig
-from reward.routes import asgi_app
+from reward.gateway.gateway import Gateway, GatewayConfig
+from reward.gateway.routes import asgi_app
 
 START_S, POLL_S = 10.0, 0.01
 

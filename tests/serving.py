@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from reward.reaper import VARIABLE, Family
+from reward.serving.reaper import VARIABLE, Family
 
 START_S = 180.0
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from web import HeldJudge, client, comparisons, samples
 
 from judges.errors import UsageError
-from reward.access import check_key, strict_json
-from reward.gateway import Gateway, GatewayConfig
-from reward.refusals import FieldError
+from reward.gateway.access import check_key, strict_json
+from reward.gateway.gateway import Gateway, GatewayConfig
+from reward.gateway.refusals import FieldError
 
 KEY = "correct-horse-battery-staple"
 ROUTES = [

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward.affinity import Affinity
+from reward.serving.affinity import Affinity
 
 
 def place(affinity: Affinity, prompts: list[str], replicas: str) -> dict[str, Counter[str]]:

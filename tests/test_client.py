@@ -26,9 +26,9 @@ from judges.errors import (
     UsageError,
 )
 from judges.judgments import Status
-from reward.backoff import Backoff
-from reward.batches import batches_of
 from reward.client import JudgeClient
+from reward.client.backoff import Backoff
+from reward.client.batches import batches_of
 from reward.samples import RewardSpec
 
 WIN_RATE = RewardSpec(method="round_robin", reward="win_rate", group_size=4, gather_s=1)

@@ -17,7 +17,7 @@ from judges.errors import AccessError, RequestTooLargeError, UsageError
 from judges.judgments import Status
 from judges.profiles import PROFILES
 from reward.client import JudgeClient
-from reward.gateway import GatewayConfig
+from reward.gateway.gateway import GatewayConfig
 from reward.samples import RewardSpec, Sample
 from reward.trl import JudgeReward
 from reward.verl import compute_score

@@ -12,7 +12,7 @@ import yaml
 
 from reward.client import KEY_VARIABLE
 from reward.config import ServiceConfig
-from reward.prometheus import PrometheusMetrics
+from reward.serving.prometheus import PrometheusMetrics
 
 DOCS = Path(__file__).parent.parent / "docs"
 

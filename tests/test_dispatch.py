@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from judges import Comparison, Judgment, Status, UsageError
-from reward.dispatch import Dispatcher, ReplicaDiedError
 from reward.metrics import Metrics
+from reward.serving.dispatch import Dispatcher, ReplicaDiedError
 
 
 class Replicas:
@@ -63,7 +63,7 @@ def comparison(name: str) -> Comparison:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reward.dispatch.ROUND_UP_S", 0.01)
+    monkeypatch.setattr("reward.serving.dispatch.ROUND_UP_S", 0.01)
 
 
 async def judged(replicas: Replicas, names: list[str], metrics: Metrics | None = None) -> dict[str, Judgment]:

@@ -20,15 +20,15 @@ from web import HeldJudge, client, comparisons, samples, until
 from judges import Comparison, Judgment, Status
 from judges.errors import EngineLostError, UsageError
 from judges.media import Media, image
-from reward.admission import Admission
-from reward.encoding import encoded_comparison, encoded_sample
-from reward.gateway import Gateway, GatewayConfig
-from reward.media_urls import UrlReader
+from reward.client.encoding import encoded_comparison, encoded_sample
+from reward.gateway.admission import Admission
+from reward.gateway.gateway import Gateway, GatewayConfig
+from reward.gateway.media_urls import UrlReader
+from reward.gateway.refusals import NotNowError
+from reward.gateway.routes import asgi_app
+from reward.gateway.schemas import RewardsRequest
 from reward.metrics import Metrics
-from reward.refusals import NotNowError
-from reward.routes import asgi_app
 from reward.samples import Reward, RewardSpec, Sample
-from reward.schemas import RewardsRequest
 
 JSON = {"Content-Type": "application/json"}
 KEY = {"Idempotency-Key": "one"}
@@ -478,7 +478,7 @@ async def test_media_by_url_come_from_allowed_hosts_alone(monkeypatch: pytest.Mo
         assert request.url.host == "media.test"
         return httpx.Response({"/a": 200, "/b": 500}[request.url.path], stream=httpx.ByteStream(RED.data))
 
-    monkeypatch.setattr("reward.gateway.UrlReader", partial(UrlReader, transport=httpx.MockTransport(network)))
+    monkeypatch.setattr("reward.gateway.gateway.UrlReader", partial(UrlReader, transport=httpx.MockTransport(network)))
     asked: list[Comparison] = []
     async with client(Gateway(partial(_noted, asked), GatewayConfig(media_hosts=("media.test",)))) as http:
         for url, status in (("//media.test/a", 200), ("//media.test/b", 502), ("//evil.test/a", 422)):

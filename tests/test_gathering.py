@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from judges import Comparison, Judgment, Media, Message, Status, UsageError
 from judges.media import Modality
-from reward import gathering
-from reward.gathering import Gatherer, reward_together
-from reward.groups import Ask
+from reward.groups import gathering
+from reward.groups.gathering import Gatherer, reward_together
+from reward.groups.judging import Ask
 from reward.samples import METHODS, GroupNote, Reward, RewardSpec, Sample
 
 SOON = 0.05  # seconds

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from judges import Comparison, Judgment, Media, Status, UsageError
 from judges.media import Modality
-from reward.bouts import Bout
-from reward.groups import WAYS, judge_group
+from reward.groups.bouts import Bout
+from reward.groups.judging import WAYS, judge_group
 from reward.samples import METHODS, GroupNote, Reward, RewardSpec, Sample
 from reward.scoring import rewards_of
 

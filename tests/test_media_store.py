@@ -12,9 +12,9 @@ from clips import film, noise, picture, tone, wav
 
 from judges.errors import MediaError, RequestTooLargeError
 from judges.media import Media, Modality, audio, image, video
-from reward.media_store import MediaStore
-from reward.media_urls import UrlReader
-from reward.refusals import FetchError
+from reward.gateway.media_store import MediaStore
+from reward.gateway.media_urls import UrlReader
+from reward.gateway.refusals import FetchError
 
 IMAGES = [image(picture(noise(8, 8 + i))) for i in range(4)]
 

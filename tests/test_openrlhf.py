@@ -15,8 +15,8 @@ from web import HeldJudge, client, until
 
 from judges import Comparison, Judgment, Media, Status
 from judges.types import text_of
-from reward.gateway import Gateway, GatewayConfig
-from reward.openrlhf import without_end
+from reward.gateway.gateway import Gateway, GatewayConfig
+from reward.gateway.openrlhf import without_end
 from reward.samples import RewardSpec
 
 PROMPT = "<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\n"

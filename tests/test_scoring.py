@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from judges import Judgment, Status, Usage, Verdict
 from judges.rubrics import load_rubric
-from reward.bouts import Bout
-from reward.figures import normalised, placed
+from reward.groups.bouts import Bout
+from reward.groups.figures import normalised, placed
 from reward.samples import NORMALIZE, REWARDS, GroupNote, Reward, RewardSpec
 from reward.scoring import expected_score, rewards_of, scaled, written_score
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from judges import Comparison, Media, Message
 from judges.media import Modality, audio, image, molecule, video
-from reward.encoding import encoded_comparison, encoded_sample
-from reward.intake import Intake
-from reward.media_store import MediaStore
-from reward.media_urls import UrlReader
-from reward.refusals import FieldError, MissingMediaError
+from reward.client.encoding import encoded_comparison, encoded_sample
+from reward.gateway.intake import Intake
+from reward.gateway.media_store import MediaStore
+from reward.gateway.media_urls import UrlReader
+from reward.gateway.refusals import FieldError, MissingMediaError
+from reward.gateway.wire import comparison_from_json, sample_from_json
 from reward.samples import Sample
-from reward.wire import comparison_from_json, sample_from_json
 
 RED, BLUE = (image(picture(noise(8, 8 + i))) for i in range(2))
 MEDIA = (
@@ -79,9 +79,9 @@ def test_media_are_referred_to_by_digest_and_listed_once() -> None:
     ]
 
 
-def test_encoding_loads_no_web_framework_and_no_model_library() -> None:
-    heavy = {"pydantic", "fastapi", "starlette", "httpx", "torch", "ray", "transformers"}
-    check = f"import reward.encoding, sys\nprint('HEAVY', *({heavy!r} & set(sys.modules)))"
+def test_the_client_loads_no_web_framework_and_no_model_library() -> None:
+    heavy = {"pydantic", "fastapi", "starlette", "torch", "ray", "transformers"}
+    check = f"import reward.client, sys\nprint('HEAVY', *({heavy!r} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["HEAVY"]
 

@@ -15,8 +15,8 @@ from scripts import SETTINGS, fair_judge
 from judges import FlexJudge
 from judges.engines import Sampling
 from judges.engines.scripted import ScriptedEngine
-from reward.gateway import Gateway, GatewayConfig
-from reward.routes import asgi_app
+from reward.gateway.gateway import Gateway, GatewayConfig
+from reward.gateway.routes import asgi_app
 
 
 class HeldJudge:

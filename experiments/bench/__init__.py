@@ -11,6 +11,7 @@ from typing import Any
 from experiments.bench import loop, prefix, routing, service, ties, votes
 from experiments.bench.result import BenchResult, print_result
 from experiments.configs import add_flags, build
+from experiments.console import stdout_for_results
 
 __all__ = ["BENCHES", "Bench", "BenchResult", "add_arguments", "main"]
 
@@ -72,7 +73,9 @@ def main(options: argparse.Namespace) -> int:
         The exit status: 0 where the goal is met, 1 where it is not.
     """
     bench = BENCHES[options.bench]
-    result = bench.run(build(bench.config, options))
+    config = build(bench.config, options)
+    with stdout_for_results():  # Ray prints there too
+        result = bench.run(config)
     if options.json:
         print(json.dumps(result.to_json(), allow_nan=False))
     else:

@@ -51,14 +51,14 @@ def waves(log: Log) -> list[Log]:
     return ordered
 
 
-def most_cached(requests: Sequence[tuple[tuple[int, ...], Generation]], block: int) -> int:
+def most_cached(log: Log, block: int) -> int:
     """The most prompt tokens that an engine can take from its cache, if it keeps all and reuses whole blocks.
 
     The last token of a prompt is always computed, and of a finished request all tokens but the last one were.
     """
     known: set[tuple[int, ...]] = set()
     total = 0
-    for prompt, generation in requests:
+    for prompt, _, generation in log:
         hit = 0
         while hit + block <= len(prompt) - 1 and prompt[: hit + block] in known:
             hit += block

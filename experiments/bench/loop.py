@@ -15,10 +15,9 @@ from dataclasses import dataclass
 
 from experiments.bench.result import BenchResult
 from experiments.bench.texts import made_up
-from experiments.configs import setting
+from experiments.configs import check_least, setting
 from judges import Comparison, EngineConfig, FlexJudge, JudgeSettings
 from judges.engines import load_engine
-from judges.errors import UsageError
 from reward.trl import JudgeReward
 
 GOAL = 2.4
@@ -37,9 +36,7 @@ class LoopConfig:
     seed: int = setting(0, "seed of the texts", metavar="N")
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "completions", "words", "think", "repeats"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        check_least(self, dict.fromkeys(("prompts", "completions", "words", "think", "repeats"), 1))
 
 
 def run(config: LoopConfig) -> BenchResult:

@@ -13,13 +13,13 @@ import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from experiments.bench.logged import most_cached
+from experiments.bench.logged import Log, LoggedEngine, most_cached
 from experiments.bench.result import BenchResult
 from experiments.bench.texts import comparisons
-from experiments.configs import setting
+from experiments.configs import check_least, setting
 from judges import Comparison, EngineConfig, FlexJudge, JudgeSettings
 from judges.engines import Engine, Generation, Sampling, load_engine
 from judges.errors import UsageError
@@ -45,9 +45,9 @@ class PrefixConfig:
     seed: int = setting(0, "seed of the texts", metavar="N")
 
     def __post_init__(self) -> None:
-        for name in ("questions", "candidates", "question_words", "candidate_words", "think", "repeats"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        check_least(
+            self, dict.fromkeys(("questions", "candidates", "question_words", "candidate_words", "think", "repeats"), 1)
+        )
 
 
 def run(config: PrefixConfig) -> BenchResult:
@@ -76,16 +76,15 @@ def run(config: PrefixConfig) -> BenchResult:
 @dataclass
 class _Side:
     seconds: float
-    log: list[tuple[tuple[int, ...], Generation]]
-    """Every request with what came of it, in the order in which they were made."""
+    log: Log
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(g.prompt_tokens for _, g in self.log)
+        return sum(g.prompt_tokens for _, _, g in self.log)
 
     @property
     def cached(self) -> int:
-        return sum(g.cached_tokens for _, g in self.log)
+        return sum(g.cached_tokens for _, _, g in self.log)
 
 
 def _result(config: PrefixConfig, sides: Mapping[str, Sequence[_Side]], block: int) -> BenchResult:
@@ -122,57 +121,39 @@ def _result(config: PrefixConfig, sides: Mapping[str, Sequence[_Side]], block: i
     )
 
 
-@dataclass
-class _Salting:
+class _Salting(LoggedEngine):
     """An engine that puts a salt before every prompt: the same for all of a run, another one for each, or one for
     each comparison."""
 
-    engine: Engine
-    side: str = SIDES[0]
-    log: list[tuple[tuple[int, ...], Generation]] = field(default_factory=list)
-    runs: int = 0
-
-    def __post_init__(self) -> None:
-        self.name, self.model_id, self.profile = self.engine.name, self.engine.model_id, self.engine.profile
-        self.tokenizer: Any = self.engine.tokenizer
-        self.max_model_len, self.max_batch = self.engine.max_model_len, self.engine.max_batch
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
         encoded = [self.tokenizer.encode(str(digit), add_special_tokens=False) for digit in range(10)]
         self._digits = [ids[-1] for ids in encoded]
-        self._count = 0
+        self._side, self._runs, self._count = SIDES[0], 0, 0
         self._salts: dict[tuple[int, ...], int] = {}
 
     def begin(self, side: str) -> None:
         """Start a run, of which no request shares anything with an earlier run."""
-        self.side, self.log, self.runs = side, [], self.runs + 1
+        self._side, self.log, self._runs = side, [], self._runs + 1
         self._salts.clear()
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
     ) -> Generation:
-        number = f"{self.runs:03}{self._salt(tuple(prompt_token_ids)):0{SALT - 3}}"
-        prompt = tuple(self._digits[int(digit)] for digit in number) + tuple(prompt_token_ids)
-        place = len(self.log)
-        self.log.append((prompt, Generation("", (), "length")))
-        generation = await self.engine.generate(prompt, sampling, media)
-        self.log[place] = (prompt, generation)
-        return generation
+        number = f"{self._runs:03}{self._salt(tuple(prompt_token_ids)):0{SALT - 3}}"
+        salt = [self._digits[int(digit)] for digit in number]
+        return await super().generate([*salt, *prompt_token_ids], sampling, media)
 
     def _salt(self, prompt: tuple[int, ...]) -> int:
-        if self.side == "shared":
+        if self._side == "shared":
             return 0
         self._count += 1
-        if self.side == "each comparison alone":  # its answer's request goes on from the request of its thinking
+        if self._side == "each comparison alone":  # its answer's request goes on from the request of its thinking
             for first, salt in self._salts.items():
                 if prompt[: len(first)] == first:
                     return salt
             self._salts[prompt] = self._count
         return self._count
-
-    async def check_health(self) -> None:
-        await self.engine.check_health()
-
-    def close(self) -> None:
-        self.engine.close()
 
 
 def _comparisons(config: PrefixConfig, rng: random.Random) -> list[Comparison]:

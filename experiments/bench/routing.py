@@ -18,7 +18,7 @@ from typing import Any
 from experiments.bench.logged import LoggedEngine, most_cached
 from experiments.bench.result import BenchResult
 from experiments.bench.texts import comparisons
-from experiments.configs import setting
+from experiments.configs import check_least, setting
 from judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, JudgeSettings, Judgment
 from judges.engines import load_engine
 from judges.errors import UsageError
@@ -41,9 +41,10 @@ class RoutingConfig:
     seed: int = setting(0, "seed of the texts and of their order", metavar="N")
 
     def __post_init__(self) -> None:
-        for name in ("replicas", "questions", "candidates", "question_words", "candidate_words", "think"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        check_least(
+            self,
+            dict.fromkeys(("replicas", "questions", "candidates", "question_words", "candidate_words", "think"), 1),
+        )
 
 
 def run(config: RoutingConfig) -> BenchResult:
@@ -85,7 +86,7 @@ def _possible(config: EngineConfig, settings: JudgeSettings, work: Sequence[Comp
         block = int(engine.block_size)  # type: ignore[attr-defined] # vllm's alone has blocks
     finally:
         engine.close()
-    possible = most_cached([(prompt, generation) for prompt, _, generation in logged.log], block)
+    possible = most_cached(logged.log, block)
     if not possible:
         raise UsageError(f"no block of {block} tokens is shared, so there is nothing to measure; raise --candidates")
     return possible

@@ -24,14 +24,14 @@ from typing import Any
 from experiments.bench.logged import Log, LoggedEngine, waves
 from experiments.bench.result import BenchResult
 from experiments.bench.texts import comparisons
-from experiments.configs import setting
+from experiments.configs import check_least, setting
 from experiments.serve import free_port
 from judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, JudgeSettings, Judgment, Status
 from judges.engines import Sampling, load_engine
 from judges.errors import UsageError
 from reward.client import JudgeClient
 from reward.cluster import Cluster, connect
-from reward.gateway import GatewayConfig
+from reward.gateway.gateway import GatewayConfig
 from reward.service import HttpAddress, JudgeService, ServiceConfig
 
 GOAL = 0.9
@@ -52,9 +52,7 @@ class ServiceBenchConfig:
     seed: int = setting(0, "seed of the texts", metavar="N")
 
     def __post_init__(self) -> None:
-        for name in ("questions", "candidates", "words", "think", "repeats", "requests"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        check_least(self, dict.fromkeys(("questions", "candidates", "words", "think", "repeats", "requests"), 1))
 
 
 def run(config: ServiceBenchConfig) -> BenchResult:

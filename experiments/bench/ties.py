@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from alignment.tasks import arithmetic
 from experiments.bench.result import BenchResult
-from experiments.configs import setting
+from experiments.configs import check_least, setting
 from judges import Comparison, EngineConfig, FlexJudge, JudgeSettings
 from judges.engines import load_engine
 from judges.errors import UsageError
@@ -30,9 +30,7 @@ class TiesConfig:
     seed: int = setting(0, "seed of questions and candidates", metavar="N")
 
     def __post_init__(self) -> None:
-        for name, least in (("groups", 1), ("samples", 2), ("think", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name} must be at least {least}, not {getattr(self, name)}")
+        check_least(self, {"groups": 1, "samples": 2, "think": 1})
 
 
 def run(config: TiesConfig) -> BenchResult:

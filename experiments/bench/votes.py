@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.bench.result import BenchResult
-from experiments.configs import setting
+from experiments.configs import check_least, setting
 from judges.errors import UsageError
 from judges.judgments import Status, Verdict
 from judges.voting import VOTE_CONFIDENCE, Tally, combine, next_wave
@@ -40,9 +40,7 @@ class VotesConfig:
     seed: int = setting(0, "seed of the differences and the noise")
 
     def __post_init__(self) -> None:
-        for name, least in (("comparisons", 1), ("votes", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name} must be at least {least}, not {getattr(self, name)}")
+        check_least(self, {"comparisons": 1, "votes": 1, "seed": 0})
         if not 0 < self.confidence <= 1:
             raise UsageError(f"--confidence must be above 0 and at most 1, not {self.confidence}")
         for name in ("noise", "tie_band"):

@@ -1,0 +1,67 @@
+"""Comparisons and samples as JSON for the wire. Media go by their digests, so that a service is sent each of them once.
+
+Needs neither a web framework nor a model library: it runs in a trainer's process. The way back is
+`reward.gateway.wire`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from judges.media import Media, Modality
+from judges.types import Comparison, Content, Message
+from reward.samples import Sample
+
+Json = dict[str, Any]
+
+
+def encoded_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
+    """A row of `comparisons` in `POST /v1/judge`, and the media that it refers to, by digest.
+
+    What comes back is the same comparison where contents are in the form that `Comparison.of` gives: text alone is
+    one text.
+    """
+    media: dict[str, Media] = {}
+    row = {
+        "id": comparison.id,
+        "prompt": _prompt(comparison.prompt, media),
+        "responses": [_content(response, media) for response in comparison.responses],
+        "rubric": comparison.rubric,
+    }
+    return row, media
+
+
+def encoded_sample(sample: Sample) -> tuple[Json, dict[str, Media]]:
+    """A row of `samples` in `POST /v1/rewards`, and the media that it refers to, by digest."""
+    media: dict[str, Media] = {}
+    row: Json = {"prompt": _prompt(sample.prompt, media), "response": _content(sample.response, media)}
+    if sample.baseline is not None:
+        row["baseline"] = _content(sample.baseline, media)
+    if sample.group is not None:
+        row["group"] = sample.group
+    return row, media
+
+
+def _prompt(messages: tuple[Message, ...], media: dict[str, Media]) -> list[Json]:
+    return [{"role": message.role, "content": _content(message.content, media)} for message in messages]
+
+
+def _content(content: Content, media: dict[str, Media]) -> str | list[Json]:
+    if isinstance(content, str):
+        return content
+    return [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": str(part.modality), str(part.modality): _reference(part, media)}
+        for part in content
+    ]
+
+
+def _reference(medium: Media, media: dict[str, Media]) -> str | Json:
+    """What stands for a medium on the wire; those that must be uploaded for it are added to `media`."""
+    if medium.modality == Modality.MOLECULE:
+        return medium.data.decode()
+    if medium.frames:
+        return {"frames": [_reference(frame, media) for frame in medium.frames], "fps": medium.fps}
+    media[medium.digest] = medium
+    return {"digest": medium.digest}

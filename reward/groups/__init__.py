@@ -1,0 +1,1 @@
+"""Completions of one prompt, judged together. Free of Ray and of any web framework."""

@@ -1,0 +1,1 @@
+"""What runs in the actors of Ray Serve, and between them."""
