@@ -1,0 +1,103 @@
+"""What the benches with real engines are made of: the log of an engine, what follows from it, and made-up work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from pathlib import Path
+
+import pytest
+from scripts import SETTINGS, judge
+from tiny_models import tiny_llama
+
+from experiments import bench
+from experiments.bench.logged import Log, LoggedEngine, most_cached, waves
+from experiments.bench.loop import LoopConfig
+from experiments.bench.loop import run as run_loop
+from experiments.bench.prefix import PrefixConfig
+from experiments.bench.routing import RoutingConfig
+from experiments.bench.service import ServiceBenchConfig, answer
+from experiments.bench.texts import comparisons
+from judges import Comparison, FlexJudge
+from judges.engines import Generation, Sampling
+from judges.engines.scripted import ScriptedEngine
+from judges.errors import UsageError
+
+
+def request(*prompt: int, then: tuple[int, ...] = ()) -> tuple[tuple[int, ...], Sampling, Generation]:
+    return prompt, Sampling(8), Generation("", then, "length")
+
+
+def test_a_logged_engine_judges_as_before_and_keeps_every_request_in_order() -> None:
+    work = comparisons(2, 3, 5, 5, random.Random(0))
+    plain, logged = ScriptedEngine(judge), LoggedEngine(ScriptedEngine(judge))
+    assert FlexJudge(logged, SETTINGS).judge(work) == FlexJudge(plain, SETTINGS).judge(work)
+    assert [logged.tokenizer.decode(prompt) for prompt, _, _ in logged.log] == [prompt for prompt, _ in plain.requests]
+    assert all(generation.token_ids for _, _, generation in logged.log)
+
+
+def test_waves_put_what_goes_on_from_a_reply_after_the_reply() -> None:
+    thinking = [request(1, 2, then=(3,)), request(1, 5, then=(6,))]
+    answers = [request(1, 5, 6), request(1, 2, 3)]
+    forced = [request(1, 2, 3, 4)]
+    found = waves([thinking[0], answers[1], thinking[1], forced[0], answers[0]])
+    assert [sorted(prompt for prompt, _, _ in wave) for wave in found] == [
+        sorted(prompt for prompt, _, _ in wave) for wave in (thinking, answers, forced)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("log", "cached"),
+    [
+        pytest.param([request(1, 2, 3, 4, 5), request(1, 2, 3, 4, 6)], 4, id="two whole blocks"),
+        pytest.param([request(1, 2, 3, 4), request(1, 2, 3, 4)], 2, id="the last token is always computed"),
+        pytest.param([request(1, 2, 3), request(1, 2, 9)], 2, id="of a block that is cut none"),
+        pytest.param([request(1, then=(2, 3)), request(1, 2, 3, 4)], 2, id="a reply but for its last token"),
+        pytest.param([request(1, 2, 3), request(7, 2, 3)], 0, id="nothing in common"),
+    ],
+)
+def test_the_most_that_blocks_of_two_can_take_from_a_cache(log: Log, cached: int) -> None:
+    assert most_cached(log, 2) == cached
+
+
+@pytest.mark.parametrize("responses", [1, 2])
+def test_the_script_of_the_overhead_gives_every_response_a_score(responses: int) -> None:
+    comparison = Comparison.of("What?", *["This."] * responses)
+    (judgment,) = FlexJudge(ScriptedEngine(answer), SETTINGS).judge([comparison])
+    assert judgment.scores == (7.0,) * responses
+
+
+@pytest.mark.parametrize(
+    ("config", "setting"),
+    [(LoopConfig, "prompts"), (PrefixConfig, "candidate_words"), (RoutingConfig, "replicas"),
+     (ServiceBenchConfig, "requests")],
+)  # fmt: skip
+def test_a_bench_of_nothing_is_refused(config: type, setting: str) -> None:
+    with pytest.raises(UsageError, match=f"--{setting.replace('_', '-')} must be at least 1, not 0"):
+        config(**{setting: 0})
+
+
+@pytest.mark.slow
+def test_the_loop_is_measured_on_both_sides(tmp_path: Path) -> None:
+    model = str(tiny_llama(tmp_path))
+    result = run_loop(LoopConfig(model, prompts=1, completions=3, words=4, think=4, repeats=1))
+    assert [row["side"] for row in result.details["runs"]] == ["side by side", "one by one"]
+    assert (result.details["requests"], result.details["unscored"]) == (3, 0)
+    assert result.met == (result.ratio >= result.goal)
+
+
+def test_what_libraries_print_is_not_in_the_result(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(config: object) -> bench.BenchResult:
+        os.write(1, b"(raylet) of no interest\n")
+        return bench.BenchResult("votes", 1.0, 1.0, True)
+
+    monkeypatch.setitem(bench.BENCHES, "votes", bench.Bench("", bench.BENCHES["votes"].config, run))
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    assert bench.main(parser.parse_args(["votes", "--json"])) == 0
+    said = capfd.readouterr()
+    assert said.out.startswith('{"name": "votes"')
+    assert "of no interest" in said.err
