@@ -62,6 +62,9 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Serve's controller looks at everything ten times a second, which on two cores took an eighth of an engine's speed.
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
+    # A replica that is busy computing may take longer than Serve's tenth of a second to say how much it has; its
+    # prompts would go to another, which would compute them anew.
+    os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")
     if address and address.rpartition(":")[0] in LOOPBACK and _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
     import ray

@@ -48,8 +48,7 @@ class JudgeService:
         """
         Args:
             config: with its replicas placed, see `ServiceConfig.placed_on`.
-            http: where to listen; needs `config.gateway`. On a cluster whose Serve runs already, that one's address
-                stays what it is.
+            http: where to listen; needs `config.gateway`. A cluster whose Serve runs already must listen there.
         """
         self.config = config
         self.http = http
@@ -139,6 +138,7 @@ class JudgeService:
     def _deploy(self) -> None:
         import ray
         from ray import serve
+        from ray.serve.exceptions import RayServeException
 
         name = self.config.name
         try:
@@ -153,6 +153,8 @@ class JudgeService:
                 http_options={"host": self.http.host, "port": self.http.port},
                 logging_config=QUIET,
             )
+            if not self._started_serve:
+                _check_address(self.http)
         if name in serve.status().applications:
             raise ClusterError(
                 f"the cluster already runs an application called {name!r}; if nobody uses it, remove it with: "
@@ -160,16 +162,32 @@ class JudgeService:
             )
         prefix = None if self.config.gateway is None else "/"
         target = serve.RunTarget(target=application(self.config), name=name, route_prefix=prefix)
-        serve.run_many([target], wait_for_applications_running=False)
+        try:
+            serve.run_many([target], wait_for_applications_running=False)
+        except RayServeException as e:  # another application answers at the same path
+            raise ClusterError(f"the judge service could not start: {_last_line(str(e))}") from e
         self._deployed = True
 
     def _remove(self) -> None:
         from ray import serve
 
-        if self._started_serve:
+        # Another's application of the same name is not ours to delete, nor is a Serve that others use by now to end.
+        if self._started_serve and serve.status().applications.keys() <= {self.config.name}:
             serve.shutdown()
-        elif self._deployed:  # another's application of the same name is not ours to delete
+        elif self._deployed:
             serve.delete(self.config.name)
+
+
+def _check_address(http: HttpAddress) -> None:
+    """Raise ClusterError if the Serve that runs already listens elsewhere: it would not listen here too."""
+    from ray.serve.context import _get_global_client
+
+    there = _get_global_client().http_config
+    if (there.host, there.port) != (http.host, http.port):
+        raise ClusterError(
+            f"Ray Serve runs on this cluster already and listens at {there.host}:{there.port}; "
+            f"use --host {there.host} --port {there.port}"
+        )
 
 
 def _last_line(text: str) -> str:

@@ -7,15 +7,20 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scripts import SETTINGS
+from served import free_port
 
 from judges import Comparison, EngineConfig, JudgeConfig, Judgment, Status
 from judges.errors import ClusterError, UsageError
 from reward.cluster import Cluster, check_address, check_memory, connect
-from reward.service import JudgeService, ServiceConfig
+from reward.gateway.config import GatewayConfig
+from reward.service import HttpAddress, JudgeService, ServiceConfig
+
+PORT = free_port()
 
 
 def service_config(script: str, **settings: object) -> ServiceConfig:
@@ -39,13 +44,16 @@ async def judge_all(config: ServiceConfig, work: list[list[Comparison]]) -> list
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     os.environ["FLEX_JUDGE_TEST_POISON"] = str(tmp_path_factory.mktemp("poison") / "poison")
+    from ray import serve
+
     with connect() as cluster:
+        serve.start(http_options={"host": "127.0.0.1", "port": PORT})  # once, for all services of these tests
         yield cluster
 
 
 @pytest.mark.slow
 def test_each_comparison_is_judged_once_each_question_on_one_replica_and_both_replicas_work(cluster: Cluster) -> None:
-    work = groups([[f"answer {i} {k}" for k in range(8)] for i in range(16)])
+    work = groups([[f"answer {i} {k}" for k in range(4)] for i in range(4)])  # so few that no load parts a question
     judgments = asyncio.run(judge_all(service_config("slow_judge", name="spread").placed_on(cluster), work))
     assert sorted(j.id for j in judgments) == sorted(c.id for group in work for c in group)
     assert all(j.status == Status.OK for j in judgments)
@@ -87,14 +95,19 @@ def test_a_service_that_cannot_start_says_why(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-def test_an_application_of_the_same_name_is_refused_and_left_alone(cluster: Cluster) -> None:
-    config = service_config("judge", name="taken").placed_on(cluster)
+def test_an_application_of_the_same_name_or_address_is_refused_and_left_alone(cluster: Cluster) -> None:
+    config = service_config("judge", name="taken", gateway=GatewayConfig()).placed_on(cluster)
+    here, elsewhere = HttpAddress(port=PORT), HttpAddress(port=free_port())
 
     async def run() -> list[Judgment]:
-        async with JudgeService(config) as first:
+        async with JudgeService(config, here) as first:
             await first.ready()
             with pytest.raises(ClusterError, match="serve delete taken -y"):
-                await JudgeService(config).__aenter__()
+                await JudgeService(config, here).__aenter__()
+            with pytest.raises(ClusterError, match=r"Prefix / is being used by application .taken"):
+                await JudgeService(replace(config, name="second"), here).__aenter__()
+            with pytest.raises(ClusterError, match=f"use --host 127.0.0.1 --port {PORT}$"):
+                await JudgeService(replace(config, name="third"), elsewhere).__aenter__()
             return [judgment async for judgment in first.stream(groups([["answer"]]))]
 
     assert [j.status for j in asyncio.run(run())] == [Status.OK]
