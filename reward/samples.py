@@ -21,6 +21,9 @@ REWARDS = ("expected", "score", "win_rate", "rank", "margin")
 NORMALIZE = ("none", "center", "standardize")
 """What is done to the rewards of a group: nothing, minus their mean, or also divided by their standard deviation."""
 LARGEST_GROUP = 1024
+LARGEST_ROUND_ROBIN = 64
+"""Completions of which every pair may be compared: that is 2016 comparisons, and twice as many are four times that."""
+TOO_MANY_PAIRS = f"at most {LARGEST_ROUND_ROBIN} for the method 'round_robin' ('knockout' takes more)"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class RewardSpec:
                 raise UsageError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if self.group_size is not None and not 1 <= self.group_size <= LARGEST_GROUP:
             raise UsageError(f"group_size must be from 1 to {LARGEST_GROUP}, not {self.group_size}")
+        if self.method == "round_robin" and (self.group_size or 0) > LARGEST_ROUND_ROBIN:
+            raise UsageError(f"group_size must be {TOO_MANY_PAIRS}, not {self.group_size}")
         if not 0 <= self.gather_s < math.inf:
             raise UsageError(f"gather_s must be 0 or more seconds, not {self.gather_s}")
 

@@ -58,6 +58,16 @@ async def test_a_round_robin_compares_every_pair_once_and_puts_everyone_first_as
     assert all(abs(first[text] - second[text]) <= 1 for text in first | second)
 
 
+async def test_a_round_robin_too_large_is_refused_before_anything_is_asked() -> None:
+    with pytest.raises(UsageError, match=r"group_size must be at most 64 .*, not 65"):
+        spec("round_robin", group_size=65)
+    ask = Asked()
+    with pytest.raises(UsageError, match=r"completions of one prompt must be at most 64 .*, not 65"):
+        await rewarded(worth(*range(65)), spec("round_robin"), ask)
+    assert not ask.comparisons
+    assert spec("knockout", group_size=65).group_size == 65
+
+
 async def test_equal_responses_tie_in_a_round_robin_without_the_judge_being_asked() -> None:
     ask = Asked()
     rewards = await rewarded(worth(3, 3, 7), spec("round_robin"), ask)

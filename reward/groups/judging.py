@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from judges.errors import UsageError
 from judges.types import Content
 from reward.groups.bouts import Bout
 from reward.groups.tournaments import climb, knock_out
-from reward.samples import RewardSpec, Sample
+from reward.samples import LARGEST_ROUND_ROBIN, TOO_MANY_PAIRS, RewardSpec, Sample
 from reward.scoring import rubric_named
 from reward.tasks import all_of
 
@@ -166,5 +167,9 @@ def check(samples: Sequence[Sample], spec: RewardSpec) -> None:
         for i, sample in enumerate(samples):
             if sample.baseline is None:
                 raise UsageError(f"samples[{i}].baseline: missing, and the method 'baseline' compares with it")
+    if spec.method == "round_robin" and spec.group_size is None:
+        ((_, largest),) = Counter(map(spec.group_of, samples)).most_common(1) or [("", 0)]
+        if largest > LARGEST_ROUND_ROBIN:
+            raise UsageError(f"completions of one prompt must be {TOO_MANY_PAIRS}, not {largest}")
     if spec.method == "batch" and spec.group_size is not None:
         rubric_named(spec.rubric).check(spec.group_size)
