@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from experiments import serve
 from judges import FlexJudge
 from reward.gateway.gateway import Gateway, GatewayConfig
 from reward.gateway.routes import asgi_app
@@ -74,6 +74,4 @@ def served(judge: FlexJudge, config: GatewayConfig | None = None) -> Iterator[Se
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
+    return serve.free_port("127.0.0.1", 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,10 +147,13 @@ async def judge_group(
         The comparisons of which the rewards are made: those of the earlier ones that still count, and the new ones.
 
     Raises:
-        UsageError: a sample has no baseline and needs one; or the rubric is not made for what the method compares.
+        UsageError: a sample has no baseline and needs one; they are too many for a round robin; or the rubric is not made
+            for what the method compares.
         JudgeError: whatever else `ask` raises first; the rest of the group's work is then cancelled.
     """
     check(samples, spec)
+    if spec.method == "round_robin" and len(samples) > LARGEST_ROUND_ROBIN:
+        raise UsageError(f"completions of one prompt must be {TOO_MANY_PAIRS}, not {len(samples)}")
     if not samples:
         return []
     name = f"{spec.group_of(samples[0])[:8]}-{uuid4().hex[:8]}"
@@ -167,9 +169,5 @@ def check(samples: Sequence[Sample], spec: RewardSpec) -> None:
         for i, sample in enumerate(samples):
             if sample.baseline is None:
                 raise UsageError(f"samples[{i}].baseline: missing, and the method 'baseline' compares with it")
-    if spec.method == "round_robin" and spec.group_size is None:
-        ((_, largest),) = Counter(map(spec.group_of, samples)).most_common(1) or [("", 0)]
-        if largest > LARGEST_ROUND_ROBIN:
-            raise UsageError(f"completions of one prompt must be {TOO_MANY_PAIRS}, not {largest}")
     if spec.method == "batch" and spec.group_size is not None:
         rubric_named(spec.rubric).check(spec.group_size)
