@@ -147,8 +147,8 @@ async def judge_group(
         The comparisons of which the rewards are made: those of the earlier ones that still count, and the new ones.
 
     Raises:
-        UsageError: a sample has no baseline and needs one; they are too many for a round robin; or the rubric is not made
-            for what the method compares.
+        UsageError: a sample has no baseline and needs one; they are too many for a round robin; or the
+            rubric is not made for what the method compares.
         JudgeError: whatever else `ask` raises first; the rest of the group's work is then cancelled.
     """
     check(samples, spec)
