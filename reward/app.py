@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from reward.config import ServiceConfig
+from reward.serving.deployed import QUIET
 from reward.serving.ingress import JudgeGateway
 from reward.serving.replica import JudgeReplica
-
-QUIET = {"enable_access_log": False, "log_level": "ERROR"}
 
 
 def build(args: dict[str, Any]) -> Any:

@@ -11,31 +11,19 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 from judges import Comparison, Judgment
-from judges.errors import ClusterError, UsageError
+from judges.errors import UsageError
 from judges.side_by_side import side_by_side
-from reward.app import QUIET, application
+from reward.app import application
 from reward.config import ServiceConfig
+from reward.serving.deployed import Deployed, HttpAddress
 from reward.serving.dispatch import Dispatcher
 from reward.serving.ingress import JudgeGateway, Sender
 from reward.serving.replica import JudgeReplica
 
-__all__ = ["HttpAddress", "JudgeService", "ServiceConfig"]
-
-READY_POLL_S = 0.5
-
-
-@dataclass(frozen=True)
-class HttpAddress:
-    """Where HTTP is served."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    every_node: bool = False
-    """Whether every node of the cluster with a replica listens, or the head node alone."""
+__all__ = ["HttpAddress", "JudgeService", "ServiceConfig", "dispatcher_of"]
 
 
 class JudgeService:
@@ -54,18 +42,19 @@ class JudgeService:
         self.http = http
         self._dispatcher: Dispatcher | None = None
         self._gateway: Any = None
-        self._deployed = self._started_serve = False
+        self._deployed = Deployed(config.name, "judge service", http)
 
     async def __aenter__(self) -> JudgeService:
         try:
-            await asyncio.to_thread(self._deploy)
+            prefix = None if self.config.gateway is None else "/"
+            await asyncio.to_thread(self._deployed.deploy, application(self.config), prefix)
         except BaseException:
             await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await asyncio.shield(asyncio.to_thread(self._remove))
+        await asyncio.shield(asyncio.to_thread(self._deployed.remove))
 
     async def ready(self) -> None:
         """Wait until every replica can judge.
@@ -74,22 +63,12 @@ class JudgeService:
             ClusterError: a replica could not be started; the message says why.
         """
         from ray import serve
-        from ray.serve.schema import ApplicationStatus, DeploymentStatus
 
-        while True:
-            application = (await asyncio.to_thread(serve.status)).applications.get(self.config.name)
-            if application is not None:
-                failed = [d for d in application.deployments.values() if d.status == DeploymentStatus.DEPLOY_FAILED]
-                if application.status == ApplicationStatus.DEPLOY_FAILED or failed:
-                    reason = (failed[0].message if failed else "") or application.message
-                    raise ClusterError(f"the judge service could not start: {_last_line(reason)}")
-                if application.status == ApplicationStatus.RUNNING:
-                    if self.config.gateway is not None:
-                        # Its first call takes a second, which is too long for the one that refuses new requests.
-                        self._gateway = serve.get_deployment_handle(JudgeGateway.__name__, self.config.name)
-                        await self._gateway.pending.remote()
-                    return
-            await asyncio.sleep(READY_POLL_S)
+        await self._deployed.ready()
+        if self.config.gateway is not None:
+            # Its first call takes a second, which is too long for the one that refuses new requests.
+            self._gateway = serve.get_deployment_handle(JudgeGateway.__name__, self.config.name)
+            await self._gateway.pending.remote()
 
     @property
     def url(self) -> str:
@@ -105,11 +84,7 @@ class JudgeService:
         Raises:
             UsageError: it cannot be judged as it is, see `FlexJudge.ajudge`.
         """
-        if self._dispatcher is None:
-            from ray import serve
-
-            handle = serve.get_deployment_handle(JudgeReplica.__name__, self.config.name)
-            self._dispatcher = Dispatcher(Sender(handle), self.config.room)
+        self._dispatcher = self._dispatcher or dispatcher_of(self.config)
         return await self._dispatcher.judge(comparison)
 
     async def stream(self, groups: Sequence[Sequence[Comparison]]) -> AsyncGenerator[Judgment, None]:
@@ -135,63 +110,9 @@ class JudgeService:
         if self._gateway is not None:
             await self._gateway.drain.remote()
 
-    def _deploy(self) -> None:
-        import ray
-        from ray import serve
-        from ray.serve.exceptions import RayServeException
 
-        name = self.config.name
-        try:
-            ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-        except ValueError:
-            self._started_serve = True
-        if self.http is None:
-            serve.start(proxy_location="Disabled", logging_config=QUIET)
-        else:
-            serve.start(
-                proxy_location="EveryNode" if self.http.every_node else "HeadOnly",
-                http_options={"host": self.http.host, "port": self.http.port},
-                logging_config=QUIET,
-            )
-            if not self._started_serve:
-                _check_address(self.http)
-        if name in serve.status().applications:
-            raise ClusterError(
-                f"the cluster already runs an application called {name!r}; if nobody uses it, remove it with: "
-                f"serve delete {name} -y"
-            )
-        prefix = None if self.config.gateway is None else "/"
-        target = serve.RunTarget(target=application(self.config), name=name, route_prefix=prefix)
-        try:
-            serve.run_many([target], wait_for_applications_running=False)
-        except RayServeException as e:  # another application answers at the same path
-            raise ClusterError(f"the judge service could not start: {_last_line(str(e))}") from e
-        self._deployed = True
+def dispatcher_of(config: ServiceConfig) -> Dispatcher:
+    """The client to a judge service that runs, in any process of its cluster. For one event loop."""
+    from ray import serve
 
-    def _remove(self) -> None:
-        from ray import serve
-
-        # Another's application of the same name is not ours to delete, nor is a Serve that others use by now to end.
-        if self._started_serve and serve.status().applications.keys() <= {self.config.name}:
-            serve.shutdown()
-        elif self._deployed:
-            serve.delete(self.config.name)
-
-
-def _check_address(http: HttpAddress) -> None:
-    """Raise ClusterError if the Serve that runs already listens elsewhere: it would not listen here too."""
-    from ray.serve.context import _get_global_client
-
-    there = _get_global_client().http_config
-    if (there.host, there.port) != (http.host, http.port):
-        raise ClusterError(
-            f"Ray Serve runs on this cluster already and listens at {there.host}:{there.port}; "
-            f"use --host {there.host} --port {there.port}"
-        )
-
-
-def _last_line(text: str) -> str:
-    """The line of a traceback that says what happened."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if "Error" in line.split(":")[0]]
-    return (errors or lines or ["no reason given"])[-1][:300]
+    return Dispatcher(Sender(serve.get_deployment_handle(JudgeReplica.__name__, config.name)), config.room)

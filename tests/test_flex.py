@@ -284,7 +284,7 @@ class Queue(ThreadedEngine):
 
     def __init__(self, moment: float) -> None:
         self.moment, self.waiting = moment, list[Request]()
-        self._start()
+        self._start(lambda: None)
 
     def _work(self, new: list[Request]) -> bool:
         self.waiting += new

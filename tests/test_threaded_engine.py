@@ -26,16 +26,24 @@ class Doubler(ThreadedEngine):
 
     name = "doubler"
 
-    def __init__(self, stall_s: float = math.inf) -> None:
+    def __init__(self, stall_s: float = math.inf, broken: str = "") -> None:
         self.taken: list[Request] = []
         self.computed: list[list[int]] = []
+        self.threads: set[int] = set()
         self.gate = threading.Event()
         self.gate.set()
         self.step_s = 0.0
         self.freed = False
-        self._start(stall_s)
+        self.broken = broken
+        self._start(self._load, stall_s)
+
+    def _load(self) -> None:
+        self.threads.add(threading.get_ident())
+        if self.broken:
+            raise OSError(self.broken)
 
     def _work(self, new: list[Request]) -> bool:
+        self.threads.add(threading.get_ident())
         self.taken += new
         new.clear()
         self.gate.wait(PATIENCE_S)
@@ -88,6 +96,17 @@ async def until_unhealthy(engine: Doubler) -> EngineLostError:
 
 async def outcomes(*tasks: asyncio.Task[tuple[int, ...]]) -> list[object]:
     return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+
+async def test_one_thread_loads_the_model_and_computes_with_it(engine: Doubler) -> None:
+    assert await ask(engine, 1) == (2,)
+    assert len(engine.threads) == 1
+    assert threading.get_ident() not in engine.threads
+
+
+def test_who_makes_an_engine_is_told_why_its_model_cannot_be_loaded() -> None:
+    with pytest.raises(OSError, match="no such file"):
+        Doubler(broken="no such file")
 
 
 async def test_every_caller_gets_the_result_of_its_own_prompt(engine: Doubler) -> None:

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from judges.engines.base import Generation, Sampling
@@ -46,12 +46,17 @@ class Request:
 
 
 class ThreadedEngine(ABC):
-    """Base of the in-process engines. A subclass loads its model, calls `_start`, and computes in `_work`."""
+    """Base of the in-process engines. A subclass calls `_start` with what loads its model, and computes in `_work`."""
 
     name = ""
 
-    def _start(self, stall_s: float = math.inf) -> None:
-        """Start the thread. A call of `_work` that takes longer than `stall_s` seconds is taken to hang."""
+    def _start(self, load: Callable[[], None], stall_s: float = math.inf) -> None:
+        """Start the thread, and wait until `load` has run in it. A call of `_work` that takes longer than `stall_s`
+        seconds is taken to hang.
+
+        Raises:
+            Exception: what `load` raises.
+        """
         self._stall_s = stall_s
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._new: list[Request] = []
@@ -59,8 +64,10 @@ class ThreadedEngine(ABC):
         self._error: BaseException | None = None
         self._ended = False
         self._lock = threading.Lock()  # between a caller who puts a request in and the engine's end
-        self._thread = threading.Thread(target=self._run, name=f"{self.name}-engine", daemon=True)
+        loaded: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(load, loaded), name=f"{self.name}-engine", daemon=True)
         self._thread.start()
+        loaded.result()
 
     @abstractmethod
     def _work(self, new: list[Request]) -> bool:
@@ -104,7 +111,15 @@ class ThreadedEngine(ABC):
         began = self._step_began
         return began is not None and time.monotonic() - began > self._stall_s
 
-    def _run(self) -> None:
+    def _run(self, load: Callable[[], None], loaded: Future[None]) -> None:
+        # The model is loaded by the thread that computes with it, because libgomp keeps a pool of threads for each
+        # thread that computes; with two pools it counts more threads than cores, and none waits for work awake.
+        try:
+            load()
+        except BaseException as e:  # noqa: BLE001 - told to whoever waits, whatever it is
+            loaded.set_exception(e)
+            return
+        loaded.set_result(None)
         busy = False
         try:
             while not self._ended and self._receive(self._new, busy):
