@@ -142,20 +142,18 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(tmp_path: Path)
     assert 0 < len(kept) < 120
     assert not (run / "summary.json").exists()
 
+    # What was judged stays; what failed for want of an engine is tried again.
+    lost = {**json.loads(kept[-1]), "status": "engine_lost", "scores": None}
+    kept[-1] = json.dumps(lost)
+    judgments.write_text("".join(row + "\n" for row in kept))
     second = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert second.returncode == 0, second.stderr
     rows = judgments.read_text().splitlines()
     assert rows[: len(kept)] == kept
-    assert len({json.loads(row)["id"] for row in rows}) == len(rows) == 120
+    judged = [json.loads(row) for row in rows]
+    assert len(judged) == 121
+    assert len({row["id"] for row in judged if row["status"] == "ok"}) == 120
     assert "Best-of-4 is right on" in second.stdout
-
-    # What failed for want of an engine is tried again; what was judged stays.
-    lost = {**json.loads(rows[-1]), "status": "engine_lost", "scores": None}
-    judgments.write_text("".join(row + "\n" for row in [*rows[:-1], json.dumps(lost)]))
-    assert subprocess.run(command, capture_output=True, text=True, timeout=120).returncode == 0
-    repaired = judgments.read_text().splitlines()
-    assert len(repaired) == 121
-    assert json.loads(repaired[-1])["scores"] == json.loads(rows[-1])["scores"]
 
     written = {p.name: p.read_bytes() for p in run.iterdir()}
     third = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -184,11 +182,14 @@ def test_a_running_cluster_is_joined_and_left_running(tmp_path: Path) -> None:
             time.sleep(1)
         assert demo.returncode == 0, demo.stderr
         assert cluster.poll() is None
-        # The cluster still works, and nothing of the first demo is left on it: a second one finds its place there.
-        again = subprocess.run(
-            [*command, "--out", str(tmp_path / "again")], capture_output=True, text=True, timeout=120
+        # The cluster still works, and nothing of the demo is left on it.
+        look = (
+            "import ray; from ray import serve; "
+            f"ray.init({address!r}, log_to_driver=False); "
+            "print(dict(serve.status().applications), ray.available_resources()['CPU'])"
         )
-        assert again.returncode == 0, again.stderr
+        seen = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120)
+        assert seen.stdout.split() == ["{}", "2.0"], seen.stderr
     finally:
         cluster.terminate()
         cluster.wait(30)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tiny_engines import GREEDY, HEARD, SEEN, Request, TinyEngines, film, generate, picture, sound, texts, token_ids
+from tiny_engines import GREEDY, HEARD, SEEN, Request, TinyEngines, film, generate, picture, sound, texts
 from tiny_models import tiny_qwen_vl
 
 from judges import EngineConfig
@@ -180,20 +179,3 @@ def test_vllm_refuses_media_that_do_not_fit_and_lives_on(engines: TinyEngines) -
     assert generate(judge, ("{video}{video}", mixed))[0].token_ids
     with pytest.raises(MediaError, match="1, 2 frames per second"):
         generate(engines("omni", "vllm"), ("{video}{video}", mixed))
-
-
-@pytest.mark.slow
-def test_vllm_in_a_process_of_its_own_sees_as_within_this_one(engines: TinyEngines) -> None:
-    async def run() -> list[str]:
-        settings = {"dtype": "float32", "max_model_len": 4096, "max_batch": 8}
-        judge = load_engine(EngineConfig(str(engines.folder("vl")), "vllm", own_process=True, **settings))  # type: ignore[arg-type]
-        try:
-            calls = (judge.generate(token_ids(judge, text), GREEDY, media) for text, media in SEEN)
-            replies = list(await asyncio.gather(*calls))
-            with pytest.raises(RenderError):
-                await judge.generate(token_ids(judge, "{image}"), GREEDY)
-        finally:
-            judge.close()
-        return texts(replies)
-
-    assert asyncio.run(run()) == texts(generate(engines("vl"), *SEEN))

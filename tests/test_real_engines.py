@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from judges import Comparison, EngineConfig, FlexJudge, JudgeSettings, Status
+from alignment.policies import Completion, EnginePolicy
+from judges import Comparison, EngineConfig, FlexJudge, JudgeSettings, Message, Status
 from judges.engines import Sampling, load_engine
 from judges.rendering import Span, Turn
 
 SETTINGS = JudgeSettings(max_think_tokens=24, max_answer_tokens=16, temperature=0.0, top_p=1.0)
 COMPARISONS = [
-    Comparison.of(f"What is {i} + 3?", f"{i} + 3 = {i + 3 + i % 2}", rubric="correctness", id=str(i)) for i in range(40)
+    Comparison.of(f"What is {i} + 3?", f"{i} + 3 = {i + 3 + i % 2}", rubric="correctness", id=str(i)) for i in range(12)
 ]
-PAIRS = [
-    Comparison.of(f"What is {i} + 3?", f"It is {i + 3}.", "It is 6. <|im_end|>", id=f"pair {i}") for i in range(10)
-]
+PAIRS = [Comparison.of(f"What is {i} + 3?", f"It is {i + 3}.", "It is 6. <|im_end|>", id=f"pair {i}") for i in range(4)]
 
 
-def load(engine: str, **config: object) -> FlexJudge:
-    settings = {"max_model_len": 1024, "max_batch": 16, **config}
-    return FlexJudge(load_engine(EngineConfig("smollm2-135m", engine, **settings)), SETTINGS)  # type: ignore[arg-type]
+def load(engine: str) -> FlexJudge:
+    return FlexJudge(load_engine(EngineConfig("smollm2-135m", engine, max_model_len=1024, max_batch=16)), SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +40,13 @@ def hf_judge() -> Iterator[FlexJudge]:
 @pytest.mark.slow
 def test_greedy_judgments_are_the_same_on_both_engines(vllm_judge: FlexJudge, hf_judge: FlexJudge) -> None:
     ours, theirs = vllm_judge.judge([*COMPARISONS, *PAIRS]), hf_judge.judge([*COMPARISONS, *PAIRS])
-    assert [j.status for j in ours] == [Status.OK] * 50
+    assert [j.status for j in ours] == [Status.OK] * 16
     assert [j.scores for j in ours] == [j.scores for j in theirs]
     assert [j.reasoning for j in ours] == [j.reasoning for j in theirs]
     for a, b in zip(ours, theirs, strict=True):
         assert a.expected_scores == pytest.approx(b.expected_scores, abs=0.02)
         assert a.model == b.model
-    assert all(1 <= s <= 5 for j in ours[:40] for s in j.expected_scores or (0,))
+    assert all(1 <= s <= 5 for j in ours[:12] for s in j.expected_scores or (0,))
 
 
 @pytest.mark.slow
@@ -99,12 +97,22 @@ def test_samples_at_a_temperature_differ(engine: str, request: pytest.FixtureReq
 
 
 @pytest.mark.slow
-def test_vllm_in_a_process_of_its_own_judges_as_within_this_one(vllm_judge: FlexJudge) -> None:
-    async def run() -> list[object]:
-        judge = load("vllm", own_process=True)
-        try:
-            return [(j.scores, j.reasoning) for j in await asyncio.gather(*map(judge.ajudge, COMPARISONS[:4]))]
-        finally:
-            judge.close()
+@pytest.mark.parametrize("engine", ["vllm_judge", "hf_judge"])
+def test_a_seeded_sample_is_the_same_in_any_company(engine: str, request: pytest.FixtureRequest) -> None:
+    policy = EnginePolicy(request.getfixturevalue(engine).engine)
+    short, seeded = [Message("user", "Name a colour.")], Sampling(8, 1.0, 0.95, seed=5)
+    # Together more than vllm computes in one step: it computes some of these prompts in pieces.
+    long = [[Message("user", f"{i}" + " river stone market window" * 120)] for i in range(6)]
 
-    assert asyncio.run(run()) == [(j.scores, j.reasoning) for j in vllm_judge.judge(COMPARISONS[:4])]
+    async def in_company() -> list[list[Completion]]:
+        crowd = [policy.sample(prompt, seeded, [0]) for prompt in long]
+        return await asyncio.gather(*crowd, policy.sample(short, Sampling(4, 1.0), range(2)), alone([4, 1]))
+
+    async def alone(draws: Sequence[int]) -> list[Completion]:
+        return await policy.sample(short, seeded, draws)
+
+    six = asyncio.run(alone(range(6)))
+    assert len({c.text for c in six}) > 3
+    first, again = asyncio.run(in_company()), asyncio.run(in_company())
+    assert first[-1] == again[-1] == [six[4], six[1]]
+    assert first[:6] == again[:6]

@@ -109,34 +109,32 @@ def test_the_service_tells_prometheus_what_it_does(two: Serving) -> None:
             break
 
 
-def test_what_was_accepted_is_answered_when_the_service_is_stopped() -> None:
-    with serving(*STEADY, "--max-batch", "8", FLEX_JUDGE_TEST_THINK="2.0") as service:
-        body = {"comparisons": [{"prompt": f"Question {i}?", "responses": ["answer"]} for i in range(40)]}
-        answers: list[httpx.Response] = []
-        asking = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{service.url}/v1/judge", json=body, timeout=60))
-        )
-        asking.start()
-        time.sleep(1.5)
-        service.process.send_signal(signal.SIGTERM)
-        for _ in within(10, what="new requests to be refused"):
-            late = httpx.post(f"{service.url}/v1/judge", json={"comparisons": body["comparisons"][:1]}, timeout=30)
-            if late.status_code == 503:
-                break
-        assert late.headers["retry-after"]
-        asking.join()
-        assert answers[0].status_code == 200
-        assert {row["status"] for row in answers[0].json()["judgments"]} == {"ok"}
-        assert service.process.wait(60) == 0
-        assert not service.processes()
-
-
 def test_judges_and_gateway_may_be_killed_and_come_back(two: Serving) -> None:
     for part in ("JudgeReplica", "JudgeGateway"):
         for process in two.processes(part):
             process.kill()
         client = JudgeClient(two.url, deadline_s=90, attempt_s=10)
         assert client.judge_sync(work(1, 1))[0].status == Status.OK, part
+
+
+def test_what_was_accepted_is_answered_when_the_service_is_stopped(two: Serving) -> None:
+    # The last test of `two`, which it ends.
+    body = {"comparisons": [{"prompt": f"Question {i}?", "responses": ["answer"]} for i in range(200)]}
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(httpx.post(f"{two.url}/v1/judge", json=body, timeout=60)))
+    asking.start()
+    time.sleep(1.5)
+    two.process.send_signal(signal.SIGTERM)
+    for _ in within(10, what="new requests to be refused"):
+        late = httpx.post(f"{two.url}/v1/judge", json={"comparisons": body["comparisons"][:1]}, timeout=30)
+        if late.status_code == 503:
+            break
+    assert late.headers["retry-after"]
+    asking.join()
+    assert answers[0].status_code == 200
+    assert {row["status"] for row in answers[0].json()["judgments"]} == {"ok"}
+    assert two.process.wait(60) == 0
+    assert not two.processes()
 
 
 @pytest.mark.parametrize("victim", ["serve", "raylet/raylet"])
