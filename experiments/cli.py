@@ -95,6 +95,53 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def _best_of_n_arguments(parser: argparse.ArgumentParser) -> None:
+    from experiments.best_of_n import BestOfNRun
+    from experiments.configs import add_flags
+
+    _prompts_argument(parser)
+    add_flags(parser, BestOfNRun)
+
+
+def _prompts_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="prompts: a .jsonl or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded task)",
+    )
+
+
+def _best_of_n(options: argparse.Namespace) -> int:
+    from experiments.best_of_n import BestOfNRun, main
+    from experiments.configs import build
+    from experiments.data_view import exit_status, print_best_of_n
+
+    config = build(BestOfNRun, options)
+    summary = main(config, options.file)
+    print_best_of_n(summary, Path(config.out))
+    return exit_status(summary, config.max_failures)
+
+
+def _preferences_arguments(parser: argparse.ArgumentParser) -> None:
+    from experiments.configs import add_flags
+    from experiments.preferences import PreferenceRun
+
+    _prompts_argument(parser)
+    add_flags(parser, PreferenceRun)
+
+
+def _preferences(options: argparse.Namespace) -> int:
+    from experiments.configs import build
+    from experiments.data_view import exit_status, print_preferences
+    from experiments.preferences import PreferenceRun, main
+
+    config = build(PreferenceRun, options)
+    summary = main(config, options.file)
+    print_preferences(summary, Path(config.out))
+    return exit_status(summary, config.max_failures)
+
+
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of a finished run")
 
@@ -185,6 +232,16 @@ COMMANDS = {
         "start the reward service: replicas of a judge on Ray, HTTP for trainers; prints its address",
         _serve_arguments,
         _serve,
+    ),
+    "best-of-n": _Command(
+        "sample N answers to every prompt of a data set, judge them, and keep the best; resumable",
+        _best_of_n_arguments,
+        _best_of_n,
+    ),
+    "preferences": _Command(
+        "sample answers to every prompt of a data set, judge them, and make a preference data set; resumable",
+        _preferences_arguments,
+        _preferences,
     ),
     "bench": _Command("measure one of the performance ratios, both sides in the same run", _bench_arguments, _bench),
     "report": _Command("write the HTML page of a finished run again", _report_arguments, _report),

@@ -31,6 +31,7 @@ from judges.journal import Journal
 from judges.models import EMBEDDED, check_model, is_converted
 from reward.cluster import Cluster, check_address, check_memory, connect
 from reward.service import JudgeService, ServiceConfig
+from reward.tasks import all_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -193,22 +194,32 @@ class _Demo:
     async def _sample(self, completions: Journal) -> None:
         with self._step("policy loading", "load_policy"):
             config = self._engine_config(self.config.policy, cuda_device_count())
-            policy = EnginePolicy(await _in_thread(lambda: load_engine(config)), SAMPLING)
+            policy = EnginePolicy(await _in_thread(lambda: load_engine(config)))
         try:
-            prompts = [q.prompt for q in self.questions]
-            wanted = [
-                (i, k)
-                for i, question in enumerate(self.questions)
-                for k in range(self.config.samples)
-                if question.sample_id(k) not in completions.rows
-            ]
             with self._step("sampling", "sample", self.total, len(completions.rows)) as advance:
-                async for c in policy.sample(prompts, wanted):
-                    row_id = self.questions[c.prompt].sample_id(c.sample)
-                    completions.append({"id": row_id, "text": c.text, "tokens": c.tokens, "finish": c.finish_reason})
-                    advance()
+                await all_of(
+                    self._draw(policy, question, k, completions, advance)
+                    for question in self.questions
+                    for k in range(self.config.samples)
+                    if question.sample_id(k) not in completions.rows
+                )
         finally:
             await _in_thread(policy.close)
+
+    async def _draw(
+        self,
+        policy: EnginePolicy,
+        question: arithmetic.Question,
+        sample: int,
+        completions: Journal,
+        advance: Callable[[], None],
+    ) -> None:
+        """One sample by itself, noted as soon as it is there. Those of a question share its prefill all the same."""
+        sampling = replace(SAMPLING, seed=self.config.seed)
+        (c,) = await policy.sample(question.prompt, sampling, [sample])
+        row = {"id": question.sample_id(sample), "text": c.text, "tokens": c.tokens}
+        completions.append({**row, "finish": "length" if c.cut else "stop"})
+        advance()
 
     async def _judge(
         self, service: JudgeService, completions: Journal, judgments: Journal, done: Collection[str]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignment.best_of_n import best_of_n, rank
-from alignment.preferences import DROP_REASONS, highest_against_lowest
+from alignment.preferences import highest_against_lowest
 from experiments.report import write_report
 from experiments.run_folder import RunFolder
 from judges import Judgment, Status
@@ -93,15 +93,14 @@ def _best_of_n_row(judged: Judged, best: int | None, tied: int) -> dict[str, Any
 
 
 def _preferences(judged: Sequence[Judged]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    pairs, dropped = [], dict.fromkeys(DROP_REASONS, 0)
+    pairs, dropped = [], Counter[str]()
     for j in judged:
-        pair = highest_against_lowest(j.question.prompt, j.responses, j.judgments)
+        pair = highest_against_lowest(j.question.prompt, j.responses, j.judgments, id=j.question.id)
         if isinstance(pair, str):
             dropped[pair] += 1
         else:
-            pair["provenance"]["id"] = j.question.id
             pairs.append(pair)
-    return pairs, dropped
+    return pairs, dict(dropped)
 
 
 def _accuracies(judged: Sequence[Judged], best: Sequence[int | None]) -> dict[str, float]:

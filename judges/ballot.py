@@ -19,7 +19,11 @@ Order = tuple[int, ...]
 
 
 class Ballot:
-    """Holds the vote on one comparison."""
+    """Holds the vote on one comparison.
+
+    A judgment draws its votes from an endless row of them: those of draw d are the votes from number d * `votes` on. So
+    k judgments by one vote each have the votes of one judgment by k, and a ledger that holds either serves both.
+    """
 
     def __init__(self, comparison: Comparison, replier: Replier, renderer: Renderer, settings: JudgeSettings) -> None:
         self.comparison, self.replier, self.renderer, self.settings = comparison, replier, renderer, settings
@@ -27,6 +31,10 @@ class Ballot:
         """Of the votes that came to an end."""
         self._prompts: dict[Order, RenderedPrompt] = {}
         self._unrecorded: NotRecordedError | None = None
+        self._skipped = comparison.draw * settings.votes
+        # What every draw has in common: orders go on where those of the draw before ended.
+        first = replace(comparison, draw=0) if comparison.draw else comparison
+        self._key = f"{settings.seed}/{first.digest}"
 
     @property
     def first_wave(self) -> int:
@@ -103,7 +111,7 @@ class Ballot:
 
     async def _vote(self, number: int, order: Order) -> Verdict:
         try:
-            reply = await self.replier.reply(await self.prompt(order), draw=number)
+            reply = await self.replier.reply(await self.prompt(order), draw=self._skipped + number)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task and task.cancelling():
@@ -124,5 +132,4 @@ class Ballot:
         return Verdict(Status.TIMEOUT, order=order, detail=f"no verdict within {self.settings.deadline_s} s")
 
     def _orders(self, number: int) -> tuple[Order, ...]:
-        key = f"{self.settings.seed}/{self.comparison.digest}"
-        return orders(len(self.comparison.responses), self.settings.order, number, key)
+        return orders(len(self.comparison.responses), self.settings.order, self._skipped + number, self._key)

@@ -13,6 +13,7 @@ from typing import Any
 from judges.errors import UsageError
 from judges.journal import SURROGATES, read_rows, write_rows
 from judges.media import Modality
+from judges.media_paths import media_from, source_from, without_media
 from judges.rubrics import Rubric, load_rubric
 from judges.types import Comparison, content_of, messages_of
 
@@ -44,8 +45,8 @@ class Row:
             UsageError: another number of images than there are places for.
         """
         try:
-            images = [_from(self.folder, image) for image in self.data.get("images") or ()]
-            prompt, responses = (_media_from(self.folder, self.data[name]) for name in ("prompt", "responses"))
+            images = [source_from(self.folder, image) for image in self.data.get("images") or ()]
+            prompt, responses = (media_from(self.folder, self.data[name]) for name in ("prompt", "responses"))
             return Comparison.of(prompt, *responses, images=images, rubric=self.rubric, id=self.id)
         except UsageError as e:  # a MediaError is one, and stays one
             raise type(e)(f"{self.where}: {e}") from e
@@ -157,8 +158,8 @@ def _row(
     row = Row(str(data.get("id", number)), where, data, data.get("rubric", rubric), folder)
     checks: dict[str, Callable[[], object]] = {
         "rubric": lambda: rubrics(row.rubric).check(len(data["responses"])),
-        "prompt": lambda: messages_of(_without_media(data["prompt"])),
-        "responses": lambda: [content_of(r) for r in _without_media(data["responses"])],
+        "prompt": lambda: messages_of(without_media(data["prompt"])),
+        "responses": lambda: [content_of(r) for r in without_media(data["responses"])],
     }
     for name, check in checks.items():
         try:
@@ -187,36 +188,3 @@ def _check_names(where: str, data: Mapping[str, Any]) -> None:
     for name in ("prompt", "responses"):
         if name not in data:
             raise UsageError(f"{where}: field {name!r} is missing")
-
-
-def _is_media(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("type") in tuple(Modality)
-
-
-def _without_media(value: Any) -> Any:
-    """The value with text where its media are, so that its shape can be checked without reading them."""
-    if _is_media(value):
-        return {"type": "text", "text": ""}
-    if isinstance(value, Mapping):
-        return {name: _without_media(v) for name, v in value.items()}
-    return [_without_media(v) for v in value] if isinstance(value, list) else value
-
-
-def _media_from(folder: Path, value: Any) -> Any:
-    """The value with the paths of its media starting from `folder`."""
-    if _is_media(value) and value["type"] != Modality.MOLECULE:
-        return {name: _from(folder, v) if name == value["type"] else v for name, v in value.items()}
-    if isinstance(value, Mapping):
-        return {name: _media_from(folder, v) for name, v in value.items()}
-    return [_media_from(folder, v) for v in value] if isinstance(value, list) else value
-
-
-def _from(folder: Path, source: Any) -> Any:
-    """A relative path, starting from `folder`; anything else as it is."""
-    if isinstance(source, list):  # the frames of a video
-        return [_from(folder, frame) for frame in source]
-    if isinstance(source, Mapping) and source.get("bytes") is None and source.get("path"):  # as data sets hold media
-        return {**source, "path": _from(folder, source["path"])}
-    if not isinstance(source, str) or source.startswith("data:") or "://" in source:
-        return source
-    return str(folder / source)

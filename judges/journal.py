@@ -56,6 +56,14 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(_line(row) for row in rows))
 
 
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """As `write_rows`, without holding the rows in memory."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", errors=SURROGATES) as file:
+        file.writelines(map(_line, rows))
+    partial.replace(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole file at once: a reader sees the old one or the new one, never a part."""
     partial = path.with_name(path.name + ".partial")

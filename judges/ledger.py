@@ -238,15 +238,18 @@ def generation_key(
         engine: name of the engine: engines round differently, so the same model samples differently in each.
         model_id: name and fingerprint of the model.
         prompt_token_ids: each from 0 to 2**32 - 1.
-        sampling: all fields count, also those that engines ignore.
+        sampling: all fields count, also those that engines ignore; a seed that is None does not.
         media: their digests count, in their order.
     """
+    asked = asdict(sampling)
+    if sampling.seed is None:  # as before there were seeds, so that older ledgers go on answering
+        del asked["seed"]
     parts = {
         "format": KEY_FORMAT,
         "engine": engine,
         "model": model_id,
         "media": [medium.digest for medium in media],
-        "sampling": {name: _number(value) for name, value in asdict(sampling).items()},
+        "sampling": {name: _number(value) for name, value in asked.items()},
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + b"\n")
     digest.update(struct.pack(f"<{len(prompt_token_ids)}I", *prompt_token_ids))

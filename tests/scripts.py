@@ -35,6 +35,18 @@ def policy(prompt: str, sampling: Sampling) -> str:
     return f"The result is {sum(numbers[:2]) + _draw(prompt + str(_Counter.next(prompt)), 4)}."
 
 
+def drawn_policy(prompt: str, sampling: Sampling) -> str:
+    """As `policy`, but the same prompt and seed always give the same answer, in whatever process."""
+    numbers = [int(n) for n in re.findall(r"\d+", prompt.rpartition("user\n")[2])]
+    return f"The result is {sum(numbers[:2]) + _draw(f'{prompt}/{sampling.seed}', 4)}."
+
+
+async def slow_drawn_policy(prompt: str, sampling: Sampling) -> str:
+    """As `drawn_policy`, in a tenth of a second."""
+    await asyncio.sleep(0.1)
+    return drawn_policy(prompt, sampling)
+
+
 def judge(prompt: str, sampling: Sampling) -> str:
     """Thinks, then gives a score from 1 to 5 that depends on the candidate only."""
     candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]

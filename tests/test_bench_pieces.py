@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
-from scripts import SETTINGS, judge
+from scripts import SETTINGS, judge, policy
 from tiny_models import tiny_llama
 
 from experiments import bench
@@ -17,6 +17,8 @@ from experiments.bench.loop import LoopConfig
 from experiments.bench.loop import run as run_loop
 from experiments.bench.prefix import PrefixConfig
 from experiments.bench.routing import RoutingConfig
+from experiments.bench.sampling import SamplingConfig
+from experiments.bench.sampling import measured as measured_sampling
 from experiments.bench.service import ServiceBenchConfig, answer
 from experiments.bench.texts import comparisons
 from judges import Comparison, FlexJudge
@@ -71,11 +73,25 @@ def test_the_script_of_the_overhead_gives_every_response_a_score(responses: int)
 @pytest.mark.parametrize(
     ("config", "setting"),
     [(LoopConfig, "prompts"), (PrefixConfig, "candidate_words"), (RoutingConfig, "replicas"),
-     (ServiceBenchConfig, "requests")],
+     (SamplingConfig, "prompts"), (ServiceBenchConfig, "requests")],
 )  # fmt: skip
 def test_a_bench_of_nothing_is_refused(config: type, setting: str) -> None:
     with pytest.raises(UsageError, match=f"--{setting.replace('_', '-')} must be at least 1, not 0"):
         config(**{setting: 0})
+
+
+def test_samples_share_their_prompt_on_one_side_and_not_even_its_beginning_on_the_other() -> None:
+    engine = ScriptedEngine(policy)
+    config = SamplingConfig(prompts=2, samples=3, prompt_words=30, max_tokens=8, repeats=1)
+    result = measured_sampling(config, engine, block=16)
+    assert [row["side"] for row in result.details["runs"]] == ["shared", "nothing shared"]
+    assert (result.details["samples"], result.details["cached_of_possible"], result.met) == (3, 0.0, False)
+    prompts = [ids for ids, _ in engine.given]
+    warm, shared, salted = prompts[:3], prompts[3:9], prompts[9:]
+    assert [len(set(side)) for side in (warm, shared, salted)] == [1, 2, 6]
+    assert len({ids[:16] for ids in salted}) == 6  # no block is another one's
+    assert {ids[:8] for ids in warm}.isdisjoint({ids[:8] for ids in shared})
+    assert {len(ids) for ids in shared} == {len(ids) for ids in salted}
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ OTHERWISE: dict[str, Any] = {
     "regex": "[1-5]",
     "logprob_token_ids": (5,),
     "draw": 1,
+    "seed": 0,
 }
 """For every field of Sampling, another value than SAMPLING's."""
 

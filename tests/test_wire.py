@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from judges import Comparison, Media, Message
 from judges.media import Modality, audio, image, molecule, video
+from judges.types import LARGEST_DRAW
 from reward.client.encoding import encoded_comparison, encoded_sample
 from reward.gateway.intake import Intake
 from reward.gateway.media_store import MediaStore
@@ -39,7 +40,14 @@ parts = st.lists(st.one_of(texts, st.sampled_from(MEDIA)), min_size=1, max_size=
 # Text alone is one text, as `Comparison.of` makes it.
 contents = st.one_of(texts, parts.filter(lambda content: any(isinstance(p, Media) for p in content)))
 prompts = st.lists(st.builds(Message, texts, contents), min_size=1, max_size=3).map(tuple)
-some_comparisons = st.builds(Comparison, texts, prompts, st.lists(contents, min_size=1, max_size=3).map(tuple), texts)
+some_comparisons = st.builds(
+    Comparison,
+    texts,
+    prompts,
+    st.lists(contents, min_size=1, max_size=3).map(tuple),
+    texts,
+    st.integers(0, LARGEST_DRAW),
+)
 some_samples = st.builds(Sample, prompts, contents, st.none() | contents, st.none() | texts)
 
 
@@ -61,6 +69,11 @@ def decoded(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any
 @given(some_comparisons)
 def test_a_comparison_is_the_same_after_the_wire(comparison: Comparison) -> None:
     assert decoded(comparison_from_json, *encoded_comparison(comparison)) == comparison
+
+
+def test_the_first_draw_is_sent_as_it_was_before_there_were_others() -> None:
+    assert "draw" not in encoded_comparison(Comparison.of("q", "a"))[0]
+    assert encoded_comparison(Comparison.of("q", "a", draw=3))[0]["draw"] == 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -135,6 +148,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"images": "a.png"}, "row.images", "expected a list"),
     ({"id": 3}, "row.id", "expected text"),
     ({"rubric": ["general"]}, "row.rubric", "expected text, got a list"),
+    ({"draw": -1}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"draw": 10**400}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"draw": True}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"draw": 1.0}, "row.draw", "expected a whole number from 0 to 65535"),
 ]
 
 

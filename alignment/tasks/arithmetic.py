@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from judges.errors import UsageError
 from judges.types import Message
@@ -39,7 +42,12 @@ class Question:
 
     def is_right(self, response: str) -> bool:
         """Whether the last number that the response writes is the answer."""
-        return last_number(response) == self.answer
+        return is_right(response, self.answer)
+
+
+def is_right(response: str, answer: float) -> bool:
+    """Whether the last number that a response writes is the answer."""
+    return last_number(response) == answer
 
 
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?")
@@ -116,3 +124,39 @@ def questions(
             cells.remove((kind, level))
             repeats = 0
     return list(found.values())
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The task as a source of prompts, see `alignment.sources`."""
+
+    count: int
+    seed: int = 0
+    levels: tuple[int, ...] = (1, 2)
+    folder: Path = Path()
+    """There are no media."""
+
+    @property
+    def name(self) -> str:
+        return "arithmetic"
+
+    @property
+    def digest(self) -> str:
+        """Stands for the questions, which follow from it."""
+        return f"arithmetic-{self.count}-{self.seed}-{self.levels}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def rows(self, start: int, stop: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, question in enumerate(self._all()[start:stop], start + 1):
+            prompt = [{"role": m.role, "content": m.content} for m in question.prompt]
+            yield f"arithmetic, question {number}", {"id": question.id, "prompt": prompt, "answer": question.answer}
+
+    def _all(self) -> list[Question]:
+        return _made(self.count, self.seed, self.levels)
+
+
+@lru_cache(maxsize=2)
+def _made(count: int, seed: int, levels: tuple[int, ...]) -> list[Question]:
+    return questions(count, seed, levels=levels)

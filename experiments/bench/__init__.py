@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.bench import loop, prefix, routing, service, ties, votes
+from experiments.bench import best_of_n, loop, prefix, routing, sampling, scale, service, ties, votes
 from experiments.bench.result import BenchResult, print_result
 from experiments.configs import add_flags, build
 from experiments.console import stdout_for_results
@@ -28,6 +28,11 @@ class Bench:
 
 # Modules of benches load no model library before they run: their flags are needed for `--help`.
 BENCHES = {
+    "best-of-n": Bench(
+        "judge tokens of successive halving, as a share of those of judging every one of N answers as often",
+        best_of_n.BestOfNConfig,
+        best_of_n.run,
+    ),
     "loop": Bench(
         "time of a reward function that judges one completion after the other, over that of ours",
         loop.LoopConfig,
@@ -42,6 +47,16 @@ BENCHES = {
         "prompt tokens that two replicas take from their caches with our router, of all that is possible",
         routing.RoutingConfig,
         routing.run,
+    ),
+    "sampling": Bench(
+        "time of n samples of a prompt as requests that share nothing, over the time with our policy",
+        sampling.SamplingConfig,
+        sampling.run,
+    ),
+    "scale": Bench(
+        "rows a second and replica with 8 judges over those with one, and the driver's memory as rows grow",
+        scale.ScaleConfig,
+        scale.run,
     ),
     "service": Bench(
         "time of LLM.generate with the same prompts at once, over time of the service through HTTP",

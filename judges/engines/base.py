@@ -36,6 +36,9 @@ class Sampling:
     masked by `regex`, before temperature."""
     draw: int = 0
     """Which of several draws of the same request this is. Engines ignore it; a ledger tells the draws apart by it."""
+    seed: int | None = None
+    """Of this request's draws, from 0 to 2**63 - 1: with it, the same request gives the same reply whatever else is
+    computed beside it, but for rounding. None draws from the engine's own generator."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class EngineConfig:
     max_batch: int = 64
     """Requests that are computed at the same time."""
     seed: int = 0
-    """Seed of the engine's sampler."""
+    """Seed of the engine's sampler, for requests without one of their own."""
     threads: int | None = None
     """CPU threads; None leaves it to the libraries."""
     kv_cache_gib: float = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from judges.adapters import architecture_of, check_adapter
 from judges.checkpoints import Checkpoint, open_checkpoint
 from judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
 from judges.engines.hf_media import MediaEncoder, Row, batch
+from judges.engines.hf_sampling import RowSampler
 from judges.engines.threaded import Request, ThreadedEngine
 from judges.errors import JudgeError, UsageError
 from judges.hardware import best_dtype, cuda_device_count
@@ -32,7 +33,7 @@ class _Job:
     request: Request
     row: Row
     sampling: Sampling
-    """What it can share a batch with: the request's, but for the number of the draw."""
+    """What it can share a batch with: the request's, but for the number of the draw and its seed."""
 
 
 class HFEngine(ThreadedEngine):
@@ -49,17 +50,19 @@ class HFEngine(ThreadedEngine):
         self.profile = checkpoint.profile
         self.max_model_len = checkpoint.context_within(config.max_model_len)
         self.device = "cuda" if cuda_device_count() else "cpu"
-        dtype = getattr(torch, best_dtype(config.dtype, on_gpu=self.device == "cuda"))
-        self.model: Any = _load_model(checkpoint, dtype).to(self.device).eval()
-        # Checkpoints bring sampling habits (a repetition penalty, say) that nobody asked for here.
-        self.model.generation_config = GenerationConfig()
-        self._encoder = MediaEncoder(checkpoint, self.model.config, self.max_model_len)
         self._eos = checkpoint.stop_ids
         self.max_batch = config.max_batch
         self._waiting: list[_Job] = []
         self._grammar = lru_cache(maxsize=64)(self._compile_grammar)
         torch.manual_seed(config.seed)
-        self._start()
+        self._start(partial(self._load, checkpoint, config.dtype))
+
+    def _load(self, checkpoint: Checkpoint, dtype: str) -> None:
+        best = getattr(torch, best_dtype(dtype, on_gpu=self.device == "cuda"))
+        self.model: Any = _load_model(checkpoint, best).to(self.device).eval()
+        # Checkpoints bring sampling habits (a repetition penalty, say) that nobody asked for here.
+        self.model.generation_config = GenerationConfig()
+        self._encoder = MediaEncoder(checkpoint, self.model.config, self.max_model_len)
 
     def _work(self, new: list[Request]) -> bool:
         while new:
@@ -69,13 +72,14 @@ class HFEngine(ThreadedEngine):
             except JudgeError as e:  # a prompt or medium that cannot be taken is its caller's error
                 request.resolve(e)
             else:
-                self._waiting.append(_Job(request, row, replace(request.sampling, draw=0)))
+                self._waiting.append(_Job(request, row, replace(request.sampling, draw=0, seed=None)))
             new.pop(0)
         self._waiting = [job for job in self._waiting if not job.request.given_up]
         if self._waiting:
             sampling = self._waiting[0].sampling
             jobs = [job for job in self._waiting if job.sampling == sampling][: self.max_batch]
-            generations = self._generate_batch([job.row for job in jobs], sampling)
+            seeds = [job.request.sampling.seed for job in jobs]
+            generations = self._generate_batch([job.row for job in jobs], sampling, seeds)
             for job, generation in zip(jobs, generations, strict=True):
                 self._waiting.remove(job)
                 job.request.resolve(generation)
@@ -88,7 +92,7 @@ class HFEngine(ThreadedEngine):
         self.model = None
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def _generate_batch(self, rows: list[Row], sampling: Sampling) -> list[Generation]:
+    def _generate_batch(self, rows: list[Row], sampling: Sampling, seeds: Sequence[int | None]) -> list[Generation]:
         # Finished rows are padded while others go on, and a grammar takes nothing after its end but an end of turn.
         pad = min(self._eos)
         inputs = batch(rows, pad, self.device)
@@ -100,13 +104,8 @@ class HFEngine(ThreadedEngine):
         recorder = _LogprobRecorder(sampling.logprob_token_ids)
         if sampling.logprob_token_ids:
             processors.append(recorder)
-        greedy: dict[str, Any] = {"do_sample": False}
-        drawn: dict[str, Any] = {
-            "do_sample": True,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": 0,
-        }
+        if sampling.temperature > 0:
+            processors.append(RowSampler(sampling.temperature, sampling.top_p, seeds, self.device))
         output = self.model.generate(
             **inputs,
             max_new_tokens=sampling.max_tokens,
@@ -117,7 +116,7 @@ class HFEngine(ThreadedEngine):
             pad_token_id=pad,
             # A pad that the model wrote would stand for a medium when the reply becomes part of the next prompt.
             suppress_tokens=sorted(self._encoder.pads.ids.values()) or None,
-            **(drawn if sampling.temperature > 0 else greedy),
+            do_sample=False,  # the greatest score is a draw where there is a sampler
         )
         replies = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [

@@ -85,7 +85,9 @@ class _Base:
             **adapter_arguments(checkpoint),
         }
         self.engine_args |= (
-            {"block_size": CPU_BLOCK} if on_cpu else {"gpu_memory_utilization": config.gpu_memory_utilization}
+            {"block_size": CPU_BLOCK, "worker_cls": "judges.engines.vllm_cpu.SeededWorker"}
+            if on_cpu
+            else {"gpu_memory_utilization": config.gpu_memory_utilization}
         )
         if config.tensor_parallel > 1:
             # In a placement group of Ray vllm would ask Ray for GPUs, which are all given to the actor it is in.
@@ -105,6 +107,7 @@ class _Base:
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            seed=sampling.seed,
             stop=list(sampling.stop) or None,
             stop_token_ids=self._stop_ids,
             # A pad that the model wrote would stand for a medium when the reply becomes part of the next prompt.
@@ -205,12 +208,15 @@ class VLLMEngine(_Base, ThreadedEngine):
 
     def __init__(self, config: EngineConfig) -> None:
         super().__init__(config)
+        self._llm: Any = None
+        self._running: dict[str, Request] = {}
+        self._start(self._load, config.stall_s)
+
+    def _load(self) -> None:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._llm: Any = LLMEngine.from_engine_args(EngineArgs(**self.engine_args))
-        self._running: dict[str, Request] = {}
-        self._start(config.stall_s)
+        self._llm = LLMEngine.from_engine_args(EngineArgs(**self.engine_args))
 
     def _work(self, new: list[Request]) -> bool:
         from vllm.exceptions import VLLMClientError

@@ -22,12 +22,14 @@ def encoded_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
     one text.
     """
     media: dict[str, Media] = {}
-    row = {
+    row: Json = {
         "id": comparison.id,
         "prompt": _prompt(comparison.prompt, media),
         "responses": [_content(response, media) for response in comparison.responses],
         "rubric": comparison.rubric,
     }
+    if comparison.draw:
+        row["draw"] = comparison.draw
     return row, media
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from judges import Judgment
+from judges.types import LARGEST_DRAW
 from reward.gateway.refusals import FieldError
 from reward.gateway.wire import checked_fields, suggestion
 from reward.samples import METHODS, NORMALIZE, REWARDS, Reward, RewardSpec
@@ -99,6 +100,8 @@ class ComparisonRow(Strict):
     """Name of a rubric."""
     id: str = ""
     """Comes back with the judgment."""
+    draw: Annotated[int, Field(ge=0, le=LARGEST_DRAW)] = 0
+    """Which judgment of the same comparison is wanted: with another number the judge draws other votes."""
 
 
 class JudgeRequest(Strict):

@@ -13,7 +13,7 @@ from typing import Any
 
 from judges.errors import UsageError
 from judges.media import Media, Modality
-from judges.types import Comparison, Message, content_of
+from judges.types import LARGEST_DRAW, Comparison, Message, content_of
 from reward.gateway.refusals import FieldError
 from reward.samples import Sample
 
@@ -40,14 +40,14 @@ def comparison_from_json(row: Any, field: str, media: Take) -> Comparison:
     """A row of `comparisons`. Its rubric is not looked up.
 
     Args:
-        row: `{"prompt", "responses", "images"?, "rubric"?, "id"?}`.
+        row: `{"prompt", "responses", "images"?, "rubric"?, "id"?, "draw"?}`.
         field: where it stands in the request, for messages.
         media: called for every medium, in the order of the row.
 
     Raises:
         FieldError: a field is missing, unknown or wrong.
     """
-    row = checked_fields(row, field, ("prompt", "responses"), ("images", "rubric", "id"))
+    row = checked_fields(row, field, ("prompt", "responses"), ("images", "rubric", "id", "draw"))
     responses = as_list(row["responses"], f"{field}.responses")
     if not responses:
         raise FieldError.at(f"{field}.responses", "expected one response or more, got an empty list")
@@ -57,6 +57,7 @@ def comparison_from_json(row: Any, field: str, media: Take) -> Comparison:
         prompt,
         tuple(_response(r, f"{field}.responses[{i}]", media) for i, r in enumerate(responses)),
         as_text(row.get("rubric", "general"), f"{field}.rubric"),
+        _draw(row.get("draw", 0), f"{field}.draw"),
     )
 
 
@@ -138,6 +139,12 @@ def as_text(value: Any, field: str) -> str:
 def as_list(value: Any, field: str) -> list[Any]:
     if not isinstance(value, list):
         raise FieldError.at(field, f"expected a list, got {_kind(value)}")
+    return value
+
+
+def _draw(value: Any, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_DRAW:
+        raise FieldError.at(field, f"expected a whole number from 0 to {LARGEST_DRAW}")
     return value
 
 

@@ -1,0 +1,17 @@
+"""Policies: the models that are to be made better. A policy samples completions of prompts."""
+
+from alignment.policies.base import Completion, Policy
+from alignment.policies.config import PolicyConfig, check_policy, load_policy, policy_names
+from alignment.policies.engine import EnginePolicy
+from alignment.policies.openai import OpenAIPolicy
+
+__all__ = [
+    "Completion",
+    "EnginePolicy",
+    "OpenAIPolicy",
+    "Policy",
+    "PolicyConfig",
+    "check_policy",
+    "load_policy",
+    "policy_names",
+]

@@ -1,0 +1,123 @@
+"""Which policy, as plain data, and what makes it: our engines, an endpoint, or an outside package.
+
+A package adds a policy by an entry point of the group `flex_judge.policies`: a name, and a callable that takes a
+PolicyConfig and returns a Policy. docs/policies.md has a worked example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from alignment.policies.base import Policy
+from alignment.policies.engine import EnginePolicy
+from alignment.policies.openai import OpenAIPolicy
+from judges.engines import ENGINES, EngineConfig, load_engine, resolve_engine
+from judges.errors import EngineUnavailableError, UsageError
+from judges.models import check_model
+from judges.profiles import MediaLimits
+
+GROUP = "flex_judge.policies"
+ENDPOINT = "openai"
+
+
+@dataclass(frozen=True)
+class PolicyConfig(EngineConfig):
+    """Which model is sampled, where, and with how much of the machine; plain and picklable, so that an actor elsewhere
+    can make the policy.
+
+    `engine` may also be `openai`, an OpenAI-compatible endpoint (which `auto` is too where there is a `url`), or the
+    name of an installed package's policy. Of an endpoint, `max_batch` is the requests under way at a time, and
+    `stall_s` the seconds without an answer after which one is repeated.
+    """
+
+    url: str | None = None
+    """Of an endpoint, such as `http://10.0.0.1:8000/v1`."""
+    api_key: str | None = field(default=None, repr=False)
+    """Where an endpoint's key is: `env:NAME` or a file, read where the policy is made. Never the key itself."""
+    deadline_s: float = 600.0
+    """Seconds that a request to an endpoint may take with all tries and waits."""
+    media: MediaLimits | None = None
+    """How media of prompts are scaled in our engines, where that is to differ from the model family's own limits."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of an endpoint's requests, or what an outside policy makes of them."""
+
+    @property
+    def kind(self) -> str:
+        """`openai`, `auto` or another name of ours, or the name of an outside policy."""
+        return ENDPOINT if self.engine == "auto" and self.url is not None else self.engine
+
+
+def policy_names() -> list[str]:
+    """What `PolicyConfig.engine` may be: ours first, then those of installed packages."""
+    ours = ["auto", *ENGINES, ENDPOINT]
+    return [*ours, *sorted(name for name in entry_points(group=GROUP).names if name not in ours)]
+
+
+def check_policy(config: PolicyConfig) -> None:
+    """Raise what is wrong with a configuration, without loading a model or asking an endpoint.
+
+    Raises:
+        EngineUnavailableError: no such engine or policy; the message lists those there are.
+        ModelNotFoundError: no such model.
+        UsageError: settings that do not belong together.
+    """
+    if config.kind == ENDPOINT:
+        if config.url is None:
+            raise UsageError("engine openai needs a url: the address of an OpenAI-compatible endpoint")
+        _refuse(config, ("adapter", "ledger", "media"), "an endpoint's policy takes none; it is its server's affair")
+        _endpoint(config)  # looks at url and key, and connects to nothing yet
+    elif config.kind == "auto" or config.kind in ENGINES:
+        _refuse(config, ("url", "api_key", "options"), "is for engine openai or an outside policy")
+        if resolve_engine(config.engine) in ("vllm", "transformers"):
+            check_model(config.model)
+    else:
+        _outside(config.kind)
+
+
+def load_policy(config: PolicyConfig) -> Policy:
+    """Make the policy of `config`; loads its model.
+
+    Raises:
+        UsageError: as `check_policy`; or an outside policy is none.
+    """
+    check_policy(config)
+    if config.kind == ENDPOINT:
+        return _endpoint(config)
+    if config.kind == "auto" or config.kind in ENGINES:
+        return EnginePolicy(load_engine(config), config.media)
+    policy = _outside(config.kind).load()(config)
+    if not isinstance(policy, Policy):
+        raise UsageError(f"policy {config.kind!r}: made a {type(policy).__name__}, which lacks methods of a Policy")
+    return policy
+
+
+def _endpoint(config: PolicyConfig) -> OpenAIPolicy:
+    assert config.url is not None
+    return OpenAIPolicy(
+        config.url,
+        config.model,
+        config.api_key,
+        concurrency=config.max_batch,
+        attempt_s=config.stall_s,
+        deadline_s=config.deadline_s,
+        extra=config.options,
+    )
+
+
+def _outside(name: str) -> EntryPoint:
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            return entry
+    raise EngineUnavailableError(
+        f"engine {name!r} does not exist; there are {', '.join(policy_names())}; others come with packages that have "
+        f"an entry point of the group {GROUP}"
+    )
+
+
+def _refuse(config: PolicyConfig, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if getattr(config, name):
+            raise UsageError(f"{name} {why} (engine {config.engine})")

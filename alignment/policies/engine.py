@@ -1,0 +1,77 @@
+"""A language model in one of our engines as a policy: the same engines that run the judge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from alignment.policies.base import Completion
+from alignment.policies.draws import check_draws, completion_text, draw_seed
+from judges.engines import Engine, Sampling
+from judges.errors import EngineLostError, RenderError, UsageError
+from judges.media import Media
+from judges.profiles import MediaLimits
+from judges.rendering import RenderedPrompt, Renderer, Turn, pieces_of
+from judges.types import Message, parts_of
+from reward.tasks import all_of
+
+
+class EnginePolicy:
+    """Implements `Policy` over an engine, which it owns: closing the one closes the other.
+
+    Samples of a prompt are separate requests that are made at once. They share its prefill where the engine has a
+    prefix cache (vllm): what one of them computes the others find, also within the same step.
+    """
+
+    def __init__(self, engine: Engine, media: MediaLimits | None = None) -> None:
+        """
+        Args:
+            engine: runs the model.
+            media: how media of prompts are scaled, where that is to differ from the model family's own limits.
+        """
+        self.engine = engine
+        self.model_id = engine.model_id
+        self._media = media
+        self._renderer = Renderer(engine.tokenizer, engine.profile)
+
+    async def sample(self, prompt: Sequence[Message], sampling: Sampling, draws: Sequence[int]) -> list[Completion]:
+        """See `Policy.sample`. A prompt is too long if it leaves less room than `sampling.max_tokens`."""
+        check_draws(sampling, draws)
+        if any(isinstance(part, Media) for message in prompt for part in parts_of(message.content)):
+            rendered = await asyncio.to_thread(self._render, prompt)  # decoding takes a while
+        else:
+            rendered = self._render(prompt)
+        if rendered.length + sampling.max_tokens > self.engine.max_model_len:
+            raise UsageError(
+                f"the prompt has {rendered.length} tokens; with {sampling.max_tokens} to be generated that is more "
+                f"than the policy's {self.engine.max_model_len}; shorten it, or raise max_model_len"
+            )
+        return await all_of(
+            self._draw(rendered, replace(sampling, draw=draw, seed=draw_seed(prompt, sampling, draw))) for draw in draws
+        )
+
+    async def check_health(self) -> None:
+        await self.engine.check_health()
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def _render(self, prompt: Sequence[Message]) -> RenderedPrompt:
+        turns = [Turn(message.role, pieces_of(message.content)) for message in prompt]
+        try:
+            return self._renderer.render(turns, limits=self._media)
+        except RenderError as e:
+            raise UsageError(f"the prompt cannot be shown to {self.model_id}: {e}") from e
+
+    async def _draw(self, prompt: RenderedPrompt, sampling: Sampling) -> Completion:
+        try:
+            generation = await self.engine.generate(prompt.token_ids, sampling, prompt.media)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            # Nobody gave this sample up: what the engine had under way was cancelled within the engine.
+            raise EngineLostError("the engine dropped a request") from None
+        text = completion_text(generation.text, sampling.stop)
+        return Completion(text, len(generation.token_ids), generation.finish_reason == "length")

@@ -1,0 +1,252 @@
+"""The data card: what a preference data set is, what made it, what was left out, and what to look out for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from alignment.preferences.cautions import percent, warnings_of
+from alignment.preferences.filters import FilterSpec
+from alignment.preferences.formats import FORMATS
+from alignment.preferences.pairs import DROP_REASONS
+from alignment.preferences.rules import RULES, RuleSpec
+from alignment.preferences.sketch import Sketch, Tally
+from alignment.preferences.stats import CardStats
+
+BAR = 40
+"""Characters of the longest bar of a chart."""
+_SIZES = (("1K", 10**3), ("10K", 10**4), ("100K", 10**5), ("1M", 10**6), ("10M", 10**7), ("100M", 10**8), ("1B", 10**9))
+
+
+@dataclass(frozen=True)
+class CardSettings:
+    """What made a data set, for its card."""
+
+    files: str
+    """The files of rows, from the card's folder on; may be a pattern such as `data/*.parquet`."""
+    rule: RuleSpec = field(default_factory=RuleSpec)
+    filters: FilterSpec = field(default_factory=FilterSpec)
+    format: str = "preference"
+    images: bool = False
+    """Whether the data set is for models that see images."""
+    title: str = "Preference data"
+    source: str = ""
+    """Where the prompts come from."""
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    """How the policy was asked: temperature, most tokens..."""
+    judge: Mapping[str, Any] = field(default_factory=dict)
+    """How the judge was asked: votes, order..."""
+
+
+def card(stats: CardStats, settings: CardSettings) -> str:
+    """The card as Markdown with the header that the hub reads, to be saved as `README.md` beside the files.
+
+    The header names files and features, so `load_dataset(folder)` needs to be told nothing. It names no license: that
+    is for whoever publishes the data to choose, under the terms of the prompts and of the models.
+    """
+    body = (
+        [f"# {_line(settings.title)}", "", _opening(stats, settings)],
+        _warnings(stats),
+        ["## Loading", "", *_loading(settings)],
+        ["## How it was made", "", *_table(("", ""), [line for line in _made(stats, settings) if line[1]], left=2)],
+        ["## What was kept", "", *_table(("", "count", "share"), _flow(stats), left=1)],
+        ["## What was dropped", "", *_dropped(stats)],
+        ["## Statistics", "", *_statistics(stats)],
+        ["## Columns", "", *_columns(settings)],
+    )
+    return _header(stats, settings) + "\n" + "\n\n".join("\n".join(part) for part in body if part) + "\n"
+
+
+def _header(stats: CardStats, settings: CardSettings) -> str:
+    from datasets.info import DatasetInfo, DatasetInfosDict
+    from huggingface_hub import DatasetCardData
+
+    from alignment.preferences.schema import features
+
+    data = DatasetCardData(
+        pretty_name=_line(settings.title),
+        annotations_creators=["machine-generated"],
+        size_categories=[_size(stats.rows)],
+        tags=["preference", "synthetic", "llm-as-a-judge", "reward-model", "flex-judge", "trl"],
+        configs=[{"config_name": "default", "data_files": settings.files}],
+    )
+    info = DatasetInfo(features=features(settings.format, settings.images))
+    DatasetInfosDict({"default": info}).to_dataset_card_data(data)
+    note = "# license: yours to choose, under the terms of the prompts and of the models that are named below\n"
+    return f"---\n{note}{data.to_yaml()}\n---\n"
+
+
+def _opening(stats: CardStats, settings: CardSettings) -> str:
+    trainer = FORMATS[settings.format].trainer
+    policies, judges = _names(stats.policies), _names(stats.judges)
+    return (
+        f"Preference pairs: {stats.pairs:,}, from {stats.prompts:,} prompts"
+        + (f" of {_code(settings.source)}" if settings.source else "")
+        + f". Answers by {policies or 'a policy'}, preferences by {judges or 'a judge'} (a reasoning judge model: no "
+        f"human has rated anything). Format `{settings.format}`, for {trainer}"
+        + (", with images." if settings.images else ".")
+    )
+
+
+def _warnings(stats: CardStats) -> list[str]:
+    found = warnings_of(stats)
+    return ["## Before you train on it", "", *(f"- {warning}" for warning in found)] if found else []
+
+
+def _loading(settings: CardSettings) -> list[str]:
+    lines = [
+        "```python",
+        "from datasets import load_dataset",
+        "",
+        'data = load_dataset("PATH_OF_THIS_FOLDER", split="train")',
+    ]
+    lines.append("```")
+    if settings.format in ("preference", "image_pairs"):
+        lines += ["", "TRL's RewardTrainer takes a column `margin` for a margin of its loss; drop that column for it."]
+    return lines
+
+
+def _made(stats: CardStats, settings: CardSettings) -> Iterable[tuple[str, str]]:
+    used = {"two_temperatures": ("winner",), "highest_quantile": ("quantile", "seed")}.get(
+        settings.rule.name, ("seed",)
+    )
+    rule = ", ".join(f"{name} {getattr(settings.rule, name)}" for name in used)
+    told = " ".join((RULES[settings.rule.name].__doc__ or "").split("\n\n")[0].split())
+    yield "policy", _names(stats.policies)
+    yield "sampling", ", ".join([*_pairs_of(settings.policy), *_temperatures(stats)])
+    yield "judge", _names(stats.judges)
+    yield "judging", ", ".join(_pairs_of(settings.judge))
+    yield "rubric", ", ".join(map(_code, sorted(stats.rubrics)))
+    yield "rule", f"`{settings.rule.name}` ({rule}): {told}"
+    filters = {k: v for k, v in asdict(settings.filters).items() if v is not None and v is not True}
+    yield "filters", ", ".join(_pairs_of(filters))
+
+
+def _flow(stats: CardStats) -> Iterable[tuple[str, ...]]:
+    bad = stats.bad_rows.total()
+    yield "rows read", f"{stats.prompts + bad:,}", ""
+    for reason, count in stats.bad_rows.most_common():
+        yield f"- left out: {_line(reason)}", f"{count:,}", _of(count, stats.prompts + bad)
+    yield "prompts", f"{stats.prompts:,}", _of(stats.prompts, stats.prompts + bad)
+    yield "answers", f"{stats.completions:,}", ""
+    yield "- cut off", f"{stats.cut:,}", _of(stats.cut, stats.completions)
+    yield "judgments", f"{stats.judgments.total():,}", ""
+    for status, count in stats.judgments.most_common():
+        yield f"- {status.replace('_', ' ')}", f"{count:,}", _of(count, stats.judgments.total())
+    yield "pairs kept", f"{stats.pairs:,}", ""
+    yield "rows written", f"{stats.rows:,}", ""
+
+
+def _dropped(stats: CardStats) -> list[str]:
+    rows = [
+        (f"`{reason}`", DROP_REASONS[reason], f"{stats.dropped[reason]:,}")
+        for reason in sorted(stats.dropped, key=lambda reason: (-stats.dropped[reason], reason))
+        if stats.dropped[reason]
+    ]
+    if not rows:
+        return ["Nothing."]
+    note = "Each pair counts under one reason; a prompt of which no pair could be made at all counts once."
+    return [*_table(("reason", "meaning", "count"), rows, left=2), "", note]
+
+
+def _statistics(stats: CardStats) -> list[str]:
+    if not stats.margins.count:
+        return ["There is no pair to measure."]
+    lengths = [("chosen", *_lengths(stats.length_chosen)), ("rejected", *_lengths(stats.length_rejected))]
+    pairs = stats.margins.count
+    shares = [
+        ("the chosen answer is the longer one", _of(stats.chosen_is["longer"], pairs)),
+        ("both are equally long", _of(stats.chosen_is["equal"], pairs)),
+        ("the chosen answer was sampled before the other", _of(stats.sampled_first["chosen"], pairs)),
+    ]
+    if votes := stats.places.total():
+        shares += [(f"votes on two answers: {won}", _of(stats.places[key], votes)) for key, won in _PLACES.items()]
+    if orders := stats.orders.total():
+        shares.append(("comparisons in which the orders disagree", _of(stats.orders["disagree"], orders)))
+    return [
+        *_table(("length in characters", "mean", "10 %", "median", "90 %"), lengths, left=1),
+        "",
+        *_table(("", "share"), shares, left=1),
+        "",
+        *_chart("Scores of all answers", stats.scores),
+        "",
+        *_chart("Margins of the pairs", stats.margins),
+    ]
+
+
+_PLACES = {"first": "the one read first wins", "second": "the one read second wins", "tie": "a tie"}
+
+
+def _columns(settings: CardSettings) -> list[str]:
+    own = {
+        "preference": "`prompt`, `chosen`, `rejected`: lists of messages.",
+        "kto": "`prompt`, `completion`: lists of messages; `label`: whether the answer is a chosen one.",
+        "reward": "`chosen`, `rejected`: whole conversations.",
+        "image_pairs": "`prompt`: messages; `chosen_image`, `rejected_image`.",
+    }
+    margin = "score_margin" if settings.format == "reward" else "margin"
+    return [
+        f"- {own[settings.format]}",
+        *(["- `images`: the prompt's images in the order of their parts; empty where it has none."] * settings.images),
+        f"- `score_chosen`, `score_rejected`, `{margin}`: scores on the rubric's scale, and their difference.",
+        "- `judge_reasoning`: what the judge thought of `chosen` and of `rejected`.",
+        "- `provenance`: the prompt's `id` and `prompt_digest`, `rule`, `rubric`, `judge`, `policy`; which of the "
+        "prompt's answers the two are; their expected scores and temperatures; how many `votes` the pair rests on, and "
+        "the share of them that does not say what it says (`disagreement`).",
+    ]
+
+
+def _lengths(sketch: Sketch) -> tuple[str, ...]:
+    return (f"{sketch.mean or 0:,.0f}", *(f"{sketch.quantile(share) or 0:,}" for share in (0.1, 0.5, 0.9)))
+
+
+def _chart(title: str, tally: Tally) -> list[str]:
+    shares = tally.shares()
+    if not shares:
+        return [f"{title}: there are none."]
+    top = max(shares.values())
+    bars = [f"{value:>6g}  {percent(s):>7}  {'█' * max(1, round(BAR * s / top))}" for value, s in shares.items()]
+    return [f"{title} (mean {tally.mean:.2f}):", "", "```text", *bars, "```"]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> list[str]:
+    """A table whose first `left` columns are words; the others are numbers, which stand to the right."""
+    lines = [head, ["---" if i < left else "---:" for i in range(len(head))], *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _pairs_of(values: Mapping[str, Any]) -> list[str]:
+    return [f"{_line(name)} {_line(str(value))}" for name, value in values.items()]
+
+
+def _temperatures(stats: CardStats) -> list[str]:
+    found = sorted(stats.temperatures, key=float)
+    return [f"temperature {' and '.join(found)}"] if found else []
+
+
+def _names(counts: Mapping[str, int]) -> str:
+    return ", ".join(_code(name) for name in sorted(counts) if name)
+
+
+def _of(part: int, whole: int) -> str:
+    return percent(part / whole) if whole else ""
+
+
+def _size(rows: int) -> str:
+    """The hub's name for a size."""
+    below = ""
+    for name, limit in _SIZES:
+        if rows < limit:
+            return f"{below}<n<{name}" if below else f"n<{name}"
+        below = name
+    return f"n>{below}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _code(text: str) -> str:
+    """A name as code; it is somebody else's text."""
+    return f"`{_line(text).replace('`', chr(39))}`"

@@ -1,0 +1,224 @@
+"""The formats in which pairs are written, as trainers read them.
+
+A row is a JSON object with the same columns, of the same types, in every row of a data set: shards whose types are
+inferred one by one still fit together. So a data set is for text models or for models that see, as a whole: with
+`images`, every message's content is a list of parts and every row has a list of images, if an empty one, which is how
+TRL takes mixed sets; without, content is text, and there is no such column, as TRL refuses it for a text model.
+
+An image is a data URI in the row: such a file is whole by itself, its shards can be moved and joined, and both
+`datasets` (as feature Image) and transformers' processors open one. The card's header tells `load_dataset` the
+features. `alignment.preferences.schema` turns rows into Parquet, which holds the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from alignment.preferences.images import data_uri
+from alignment.preferences.pairs import Pair, Side
+from alignment.preferences.texts import prompt_digest, whole
+from judges.errors import UsageError
+from judges.media import Media, Modality
+from judges.types import Content, Message, parts_of, text_of
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write pairs."""
+
+    name: str
+    trainer: str
+    """What reads it."""
+    make: Callable[[Sequence[Pair], bool], list[Row]]
+    takes_images: bool = True
+
+    def rows(self, pairs: Sequence[Pair], images: bool = False) -> list[Row]:
+        """The rows of one prompt's pairs.
+
+        Args:
+            images: whether the data set is for models that see images; the same for all its rows.
+
+        Raises:
+            UsageError: a prompt or an answer has media that the format has no place for.
+        """
+        self.check(images)
+        return self.make(pairs, images)
+
+    def check(self, images: bool) -> None:
+        """Raise UsageError if the format cannot hold images but should."""
+        if images and not self.takes_images:
+            raise UsageError(f"format {self.name!r} is for text alone, as is {self.trainer}; leave images out")
+
+
+def _preference(pairs: Sequence[Pair], images: bool) -> list[Row]:
+    return [
+        {
+            "prompt": _messages(pair, images),
+            "chosen": [_answer(pair, pair.chosen, images)],
+            "rejected": [_answer(pair, pair.rejected, images)],
+            **_images(pair, images),
+            **_about(pair),
+        }
+        for pair in pairs
+    ]
+
+
+def _kto(pairs: Sequence[Pair], images: bool) -> list[Row]:
+    """Each answer once, as desirable or not, with the scores of the first pair it is in. An answer that is chosen in
+    one pair and rejected in another is neither, and left out."""
+    chosen = {pair.chosen.index for pair in pairs}
+    both = chosen & {pair.rejected.index for pair in pairs}
+    found: dict[int, Row] = {}
+    for pair in pairs:
+        for side in (pair.chosen, pair.rejected):
+            if side.index not in both and side.index not in found:
+                found[side.index] = {
+                    "prompt": _messages(pair, images),
+                    "completion": [_answer(pair, side, images)],
+                    "label": side.index in chosen,
+                    **_images(pair, images),
+                    **_about(pair),
+                }
+    return list(found.values())
+
+
+def _reward(pairs: Sequence[Pair], images: bool) -> list[Row]:
+    """Whole conversations. What other formats call `margin` is `score_margin`: TRL's RewardTrainer subtracts a column
+    of the other name from the difference of its rewards, on whose scale the judge's scores are not."""
+    rows = []
+    for pair in pairs:
+        about = _about(pair)
+        prompt = _messages(pair, images)
+        conversations = {
+            name: [*prompt, _answer(pair, side, images)]
+            for name, side in (("chosen", pair.chosen), ("rejected", pair.rejected))
+        }
+        rows.append(conversations | {"score_margin" if name == "margin" else name: v for name, v in about.items()})
+    return rows
+
+
+def _image_pairs(pairs: Sequence[Pair], images: bool) -> list[Row]:
+    """Answers that are images. Trainers of language models have no place for them (TRL gives a model the prompt's
+    images alone), so the form is our own."""
+    return [
+        {
+            "prompt": _messages(pair, images),
+            "chosen_image": _only_image(pair, pair.chosen),
+            "rejected_image": _only_image(pair, pair.rejected),
+            **_images(pair, images),
+            **_about(pair),
+        }
+        for pair in pairs
+    ]
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        f.name: f
+        for f in (
+            Format("preference", "TRL's DPOTrainer", _preference),
+            Format("kto", "TRL's KTOTrainer", _kto),
+            Format("reward", "TRL's RewardTrainer", _reward, takes_images=False),
+            Format("image_pairs", "a trainer of image models", _image_pairs),
+        )
+    }
+)
+"""How pairs are written, by name."""
+
+
+def _about(pair: Pair) -> Row:
+    """The columns that say what the judge thinks and where all came from."""
+    chosen, rejected = pair.chosen, pair.rejected
+    return {
+        "score_chosen": float(chosen.score),
+        "score_rejected": float(rejected.score),
+        "margin": float(pair.margin),
+        "judge_reasoning": {"chosen": whole(chosen.reasoning), "rejected": whole(rejected.reasoning)},
+        "provenance": {
+            "id": whole(pair.row.id),
+            "prompt_digest": prompt_digest(pair.row.prompt),
+            "rule": pair.rule,
+            "rubric": pair.rubric,
+            "judge": pair.judge,
+            "policy": pair.policy,
+            "chosen_index": chosen.index,
+            "rejected_index": rejected.index,
+            "expected_score_chosen": chosen.expected,
+            "expected_score_rejected": rejected.expected,
+            "temperature_chosen": chosen.temperature,
+            "temperature_rejected": rejected.temperature,
+            "votes": pair.votes,
+            "disagreement": float(pair.disagreement),
+        },
+    }
+
+
+def _messages(pair: Pair, images: bool) -> list[Row]:
+    return [{"role": m.role, "content": _content(pair, m.content, images)} for m in pair.row.prompt]
+
+
+def _answer(pair: Pair, side: Side, images: bool) -> Row:
+    if any(isinstance(part, Media) and part.modality != Modality.MOLECULE for part in parts_of(side.response)):
+        raise UsageError(
+            f"{_where(pair)}: the answer {text_of(side.response)!r:.60} has media, for which trainers of language "
+            "models have no place; use the format 'image_pairs'"
+        )
+    return {"role": "assistant", "content": _content(pair, side.response, images)}
+
+
+def _content(pair: Pair, content: Content, images: bool) -> Any:
+    """Text, or parts of which each has both fields: where a field is missing, Arrow would put a null, and templates
+    stumble over it."""
+    parts = _plain(pair, content)
+    if images:
+        return [{"type": "image", "text": ""} if isinstance(p, Media) else {"type": "text", "text": p} for p in parts]
+    if any(isinstance(part, Media) for part in parts):
+        raise UsageError(f"{_where(pair)}: has an image, and the data set is made for text models")
+    return "".join(str(part) for part in parts)
+
+
+def _plain(pair: Pair, content: Content) -> list[str | Media]:
+    """Content as texts, joined where they meet, and images. A molecule is its SMILES, as the policy read it."""
+    told: list[str | Media] = []
+    for part in parts_of(content):
+        if isinstance(part, Media) and part.modality == Modality.MOLECULE:
+            told.append(part.data.decode())
+        elif isinstance(part, Media) and part.modality != Modality.IMAGE:
+            raise UsageError(
+                f"{_where(pair)}: has a part of type {part.modality}, for which TRL's formats have no place"
+            )
+        else:
+            told.append(whole(part) if isinstance(part, str) else part)
+    joined: list[str | Media] = []
+    for part in told:
+        if joined and isinstance(part, str) and isinstance(joined[-1], str):
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return joined
+
+
+def _images(pair: Pair, images: bool) -> Row:
+    """The prompt's images in the order of their parts; no column where the data set is for text models."""
+    return {"images": [data_uri(image) for image in _images_of(pair.row.prompt)]} if images else {}
+
+
+def _images_of(prompt: Sequence[Message]) -> list[Media]:
+    parts = (part for message in prompt for part in parts_of(message.content))
+    return [part for part in parts if isinstance(part, Media) and part.modality == Modality.IMAGE]
+
+
+def _only_image(pair: Pair, side: Side) -> str:
+    parts = [part for part in parts_of(side.response) if isinstance(part, Media) or part.strip()]
+    if len(parts) != 1 or not isinstance(parts[0], Media) or parts[0].modality != Modality.IMAGE:
+        raise UsageError(f"{_where(pair)}: format 'image_pairs' is for answers of one image, got {side.text!r:.60}")
+    return data_uri(parts[0])
+
+
+def _where(pair: Pair) -> str:
+    return pair.row.where or f"prompt {pair.row.id!r}"

@@ -1,0 +1,84 @@
+"""The types of a format's columns, and rows as a Parquet table. Imports `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from datasets import Features, Image, List, Value
+
+from alignment.preferences.formats import FORMATS
+from alignment.preferences.images import bytes_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PROVENANCE = {
+    "id": "string",
+    "prompt_digest": "string",
+    "rule": "string",
+    "rubric": "string",
+    "judge": "string",
+    "policy": "string",
+    "chosen_index": "int64",
+    "rejected_index": "int64",
+    "expected_score_chosen": "float64",
+    "expected_score_rejected": "float64",
+    "temperature_chosen": "float64",
+    "temperature_rejected": "float64",
+    "votes": "int64",
+    "disagreement": "float64",
+}
+
+
+def features(format: str, images: bool = False) -> Features:
+    """The columns of a format's rows: to give to `load_dataset("json", features=...)` where the rows' types are not to
+    be inferred (expected scores that are null in a whole file, images), or to cast to.
+
+    Args:
+        format: a name in FORMATS.
+        images: whether the data set is for models that see images.
+    """
+    FORMATS[format].check(images)
+    part = {"type": Value("string"), "text": Value("string")}
+    messages = List({"role": Value("string"), "content": List(part) if images else Value("string")})
+    own: dict[str, dict[str, Any]] = {
+        "preference": {"prompt": messages, "chosen": messages, "rejected": messages},
+        "kto": {"prompt": messages, "completion": messages, "label": Value("bool")},
+        "reward": {"chosen": messages, "rejected": messages},
+        "image_pairs": {"prompt": messages, "chosen_image": Image(), "rejected_image": Image()},
+    }
+    return Features(
+        {
+            **own[format],
+            **({"images": List(Image())} if images else {}),
+            "score_chosen": Value("float64"),
+            "score_rejected": Value("float64"),
+            "score_margin" if format == "reward" else "margin": Value("float64"),
+            "judge_reasoning": {"chosen": Value("string"), "rejected": Value("string")},
+            "provenance": {name: Value(kind) for name, kind in _PROVENANCE.items()},
+        }
+    )
+
+
+def parquet_table(rows: Sequence[Mapping[str, Any]], format: str, images: bool = False) -> pa.Table:
+    """Rows of a format as a table, images as bytes: `pyarrow.parquet.write_table` makes a file of it that
+    `load_dataset` knows the features of."""
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([_stored(row) for row in rows], schema=features(format, images).arrow_schema)
+
+
+def _stored(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with what `datasets` keeps of an image in the place of data URIs."""
+    kept = dict(row)
+    for name in ("chosen_image", "rejected_image"):
+        if name in row:
+            kept[name] = _bytes(row[name])
+    if "images" in row:
+        kept["images"] = [_bytes(uri) for uri in row["images"]]
+    return kept
+
+
+def _bytes(uri: str) -> dict[str, Any]:
+    return {"bytes": bytes_of(uri), "path": None}

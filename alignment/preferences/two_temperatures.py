@@ -1,0 +1,107 @@
+"""The paper's rule: an answer sampled cold against one sampled hot, judged together in both orders."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from alignment.preferences.pairs import Found, Pair, difference, lacking, side_of
+from alignment.preferences.texts import is_empty, same
+from alignment.rows import Sampled
+from judges import Comparison, Judgment, Verdict
+from judges.errors import UsageError
+
+if TYPE_CHECKING:
+    from alignment.preferences.rules import RuleSpec
+
+
+class TwoTemperatures:
+    """One sample at each of two temperatures (the paper: 0.8 and 1.2), a pair only where one wins in both orders
+    (arXiv 2505.18601).
+
+    With several votes, an answer wins an order if more of that order's votes prefer it than the other. The paper keeps
+    a pair only where the answer of the lower temperature wins, see `RuleSpec.winner`. Of several samples at one
+    temperature the first is taken.
+    """
+
+    order: ClassVar[str] = "both"
+    name: ClassVar[str] = "two_temperatures"
+
+    def __init__(self, spec: RuleSpec) -> None:
+        self.spec = spec
+
+    def check(self, temperatures: Sequence[float]) -> None:
+        if len(set(temperatures)) != 2:
+            found = ", ".join(f"{t:g}" for t in sorted(set(temperatures))) or "none"
+            raise UsageError(f"rule {self.name} needs answers sampled at two temperatures, not at: {found}")
+
+    def comparisons(self, sampled: Sampled, rubric: str) -> list[Comparison]:
+        low, high = self._cold_and_hot(sampled)
+        if not _differ(sampled, low, high):
+            return []
+        responses = sampled.responses[low], sampled.responses[high]
+        return [Comparison(_name(sampled, low, high), sampled.row.prompt, responses, rubric)]
+
+    def pairs(self, sampled: Sampled, judgments: Iterable[Judgment]) -> Found:
+        members = self._cold_and_hot(sampled)
+        if not _differ(sampled, *members):
+            return Found.none(lacking(sampled))
+        name = _name(sampled, *members)
+        judgment = next((judgment for judgment in judgments if judgment.id == name), None)
+        if judgment is None or judgment.scores is None:
+            return Found.none("unscored")
+        votes = [vote for vote in judgment.votes if vote.scores is not None]
+        winners = _winners(name, judgment.votes)
+        if len({vote.order for vote in votes}) < len(winners):
+            return Found.none("unscored")  # in one of the orders
+        if None in winners:
+            return Found.none("tied")
+        if len(set(winners)) > 1:
+            return Found.none("orders_disagree")
+        won = winners[0]
+        assert won is not None, "ties are dropped above"
+        if self.spec.winner not in ("either", ("low", "high")[won]):
+            return Found.none("wrong_side")
+        chosen, rejected = (side_of(sampled, members[place], judgment, place) for place in (won, 1 - won))
+        if difference(chosen.score, rejected.score) <= 0:  # a few votes by much can outweigh more votes by little
+            return Found.none("tied")
+        against = sum(1.0 if vote.preferred == 1 - won else 0.5 for vote in votes if vote.preferred != won)
+        pair = Pair(
+            sampled.row,
+            chosen,
+            rejected,
+            rule=self.name,
+            votes=len(votes),
+            disagreement=against / len(votes),
+            rubric=str(judgment.provenance.get("rubric", "")),
+            judge=judgment.model,
+            policy=sampled.policy,
+        )
+        return Found((pair,))
+
+    def _cold_and_hot(self, sampled: Sampled) -> tuple[int, int]:
+        """The first sample at the lower temperature, and the first at the higher one."""
+        self.check(sampled.temperatures)
+        low, high = (sampled.temperatures.index(t) for t in sorted(set(sampled.temperatures)))
+        return low, high
+
+
+def _differ(sampled: Sampled, low: int, high: int) -> bool:
+    one, other = sampled.responses[low], sampled.responses[high]
+    return not is_empty(one) and not is_empty(other) and same(one) != same(other)
+
+
+def _winners(name: str, votes: Sequence[Verdict]) -> list[int | None]:
+    """Of each order, the response that more of its scored votes prefer; None for a tie."""
+    preferred: dict[tuple[int, ...], Counter[int | None]] = {vote.order: Counter() for vote in votes}
+    if len(preferred) < 2:
+        raise UsageError(f"rule two_temperatures: {name!r} was judged in one order; judge with order 'both'")
+    for vote in votes:
+        if vote.scores is not None:
+            preferred[vote.order][vote.preferred] += 1
+    return [None if p[0] == p[1] else int(p[1] > p[0]) for p in preferred.values()]
+
+
+def _name(sampled: Sampled, low: int, high: int) -> str:
+    return f"{sampled.row.id}/{low}-{high}"

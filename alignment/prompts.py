@@ -1,0 +1,128 @@
+"""From a row of any data set to a prompt: which column is what, and what is wrong with a row that is none."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment.rows import PromptRow
+from alignment.sources import Source
+from judges.errors import UsageError
+from judges.media_paths import media_from, source_from
+from judges.types import Comparison
+
+FIELDS = ("prompt", "id", "images")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a data set is what."""
+
+    prompt: str = "prompt"
+    """Text, or a list of messages. What an assistant says at its end is an answer of the data set's, and left out."""
+    id: str = "id"
+    """Text or whole number; rows without one are known by their number, from 1."""
+    images: str = "images"
+    """A list of images, or one; may be missing. `image` is read where this one is missing."""
+    keep: tuple[str, ...] = ()
+    """Columns that are carried along into the results."""
+    system: str | None = None
+    """Text that stands before every prompt as system message; None for none."""
+
+    @classmethod
+    def of(cls, mapping: Sequence[str], keep: Sequence[str] = (), system: str | None = None) -> Columns:
+        """Out of texts `FIELD=COLUMN`, as a command line gives them.
+
+        Raises:
+            UsageError: a text of another form, or an unknown field.
+        """
+        known: dict[str, str] = {}
+        for text in mapping:
+            name, equals, column = text.partition("=")
+            if not equals or not column or name not in FIELDS:
+                raise UsageError(f"--column {text}: expected FIELD=COLUMN with a field of {', '.join(FIELDS)}")
+            known[name] = column
+        return cls(**known, keep=tuple(keep), system=system)
+
+
+def read_prompts(source: Source, start: int, stop: int, columns: Columns) -> Iterator[PromptRow | UsageError]:
+    """The rows of a stretch of a source; of a row that is none, what is wrong with it.
+
+    Args:
+        start, stop: numbers of rows from 0, `stop` not included.
+    """
+    for number, (where, data) in enumerate(source.rows(start, stop), start + 1):
+        if isinstance(data, UsageError):
+            yield data
+            continue
+        try:
+            yield prompt_row(data, where, number, columns, source.folder)
+        except UsageError as e:
+            yield e
+
+
+def prompt_row(data: Mapping[str, Any], where: str, number: int, columns: Columns, folder: Path) -> PromptRow:
+    """One row as a prompt, its media read.
+
+    Args:
+        where: file and row, which every message begins with.
+        number: of the row, from 1.
+        folder: where relative paths of media start from.
+
+    Raises:
+        UsageError: the row is no prompt, or has media that cannot be read.
+    """
+    if data.get(columns.prompt) is None:
+        known = ", ".join(map(str, data))
+        raise UsageError(f"{where}: field {columns.prompt!r} is missing; there are {known or 'none'} (--column)")
+    name = data.get(columns.id)
+    if name is None:
+        name = number
+    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
+        raise UsageError(f"{where}, field {columns.id!r}: expected a text or a whole number, got {reprlib.repr(name)}")
+    try:
+        prompt = media_from(folder, _question(data[columns.prompt]))
+        images = [source_from(folder, image) for image in _images(data, columns)]
+        messages = Comparison.of(prompt, "", images=images).prompt
+    except UsageError as e:  # a MediaError is one, and stays one
+        raise type(e)(f"{where}, field {columns.prompt!r}: {str(e).removeprefix('prompt: ')}") from e
+    if columns.system is not None:
+        messages = (*Comparison.of([{"role": "system", "content": columns.system}], "").prompt, *messages)
+    return PromptRow(str(name), messages, {name: _kept(data, name, where) for name in columns.keep}, where)
+
+
+def _question(prompt: Any) -> Any:
+    """The prompt up to what is to be answered."""
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise UsageError("expected text, got nothing but white space")
+        return prompt
+    if not isinstance(prompt, list) or not all(isinstance(m, Mapping) for m in prompt):
+        raise UsageError(f"expected text or a list of messages, got {reprlib.repr(prompt)}")
+    asked = [i for i, message in enumerate(prompt) if message.get("role") != "assistant"]
+    if not asked or prompt[asked[-1]].get("role") == "system":
+        raise UsageError("no message of a user's in it")
+    return prompt[: asked[-1] + 1]
+
+
+def _kept(data: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in data:
+        raise UsageError(f"{where}: field {name!r}, which is to be kept, is missing; there are {', '.join(data)}")
+    try:
+        json.dumps(data[name])
+    except (TypeError, ValueError) as e:
+        raise UsageError(f"{where}, field {name!r}: cannot be kept: {e}") from e
+    return data[name]
+
+
+def _images(data: Mapping[str, Any], columns: Columns) -> list[Any]:
+    found = data.get(columns.images)
+    if found is None:
+        found = data.get("image")
+    if found is None:
+        return []
+    return list(found) if isinstance(found, list | tuple) else [found]

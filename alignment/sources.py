@@ -1,0 +1,241 @@
+"""Where prompts come from: files and data sets of any size, of which any stretch of rows can be read by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from judges.errors import UsageError
+
+STRIDE = 64
+"""Lines between two places of a JSON lines file that are remembered."""
+HUB = "hub:"
+
+Read = tuple[str, Mapping[str, Any] | UsageError]
+"""Where a row stands, for messages, and the row, or what is wrong with it."""
+
+
+class Source(Protocol):
+    """Rows that can be counted and read from anywhere on. Small and picklable: whoever reads opens it anew."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Changes with its content."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths of media start from."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, start: int, stop: int) -> Iterator[Read]:
+        """Rows `start` (from 0) to `stop`, this one not included."""
+        ...
+
+
+def open_source(text: str) -> Source:
+    """The source that a text names: a `.jsonl` or `.parquet` file, or `hub:OWNER/NAME[:CONFIG][@SPLIT]`, a data set of
+    the hub or a folder that `datasets.load_dataset` takes (split `train` where none is named).
+
+    Raises:
+        UsageError: there is no such thing, or it has no rows.
+    """
+    source: Source
+    if text.startswith(HUB):
+        source = HubDataset.open(text)
+    else:
+        path = Path(text)
+        kinds = {".jsonl": JsonLines, ".parquet": ParquetFile}
+        if path.suffix not in kinds:
+            raise UsageError(f"{text}: expected a file that ends in .jsonl or .parquet, or hub:OWNER/NAME")
+        source = kinds[path.suffix].open(path)  # type: ignore[attr-defined]
+    if not len(source):
+        raise UsageError(f"{source.name}: holds no row")
+    return source
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """A file with a JSON object on each line; empty lines do not count."""
+
+    path: Path
+    digest: str
+    folder: Path
+    count: int
+    places: tuple[tuple[int, int], ...] = field(repr=False)
+    """Of every STRIDE-th row: where it begins, in bytes, and the number of its line, from 1."""
+
+    @classmethod
+    def open(cls, path: Path) -> JsonLines:
+        """Read the file once, to count its rows."""
+        digest, count, at = hashlib.sha256(), 0, 0
+        places = []
+        try:
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        if count % STRIDE == 0:
+                            places.append((at, number))
+                        count += 1
+                    digest.update(line)
+                    at += len(line)
+        except OSError as e:
+            raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
+        return cls(path.resolve(), digest.hexdigest(), path.resolve().parent, count, tuple(places))
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def __len__(self) -> int:
+        return self.count
+
+    def rows(self, start: int, stop: int) -> Iterator[Read]:
+        if start >= min(stop, self.count):
+            return
+        at, number = self.places[start // STRIDE]
+        with self.path.open("rb") as file:
+            file.seek(at)
+            lines = ((n, line) for n, line in enumerate(file, number) if line.strip())
+            for n, line in itertools.islice(lines, start % STRIDE, start % STRIDE + min(stop, self.count) - start):
+                where = f"{self.name}, line {n}"
+                yield where, _object(where, line)
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """A Parquet file."""
+
+    path: Path
+    digest: str
+    folder: Path
+    count: int
+
+    @classmethod
+    def open(cls, path: Path) -> ParquetFile:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                count = pq.ParquetFile(file).metadata.num_rows
+        except OSError as e:
+            raise UsageError(f"{path}: cannot be read: {e.strerror or e}") from e
+        except pa.ArrowInvalid as e:
+            raise UsageError(f"{path}: not a Parquet file: {e}") from e
+        return cls(path.resolve(), digest, path.resolve().parent, count)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def __len__(self) -> int:
+        return self.count
+
+    def rows(self, start: int, stop: int) -> Iterator[Read]:
+        import pyarrow.parquet as pq
+
+        with self.path.open("rb") as opened:
+            file = pq.ParquetFile(opened)
+            first = 0
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                low, high = max(start, first), min(stop, first + size)
+                if low < high:
+                    table = file.read_row_group(group).slice(low - first, high - low)
+                    for number, row in enumerate(table.to_pylist(), low + 1):
+                        yield f"{self.name}, row {number}", row
+                first += size
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A split of a data set that `datasets` loads: its cache holds it on disk, and reads of it only what is asked."""
+
+    name: str
+    path: str
+    config: str | None
+    split: str
+    digest: str
+    folder: Path
+    count: int
+
+    @classmethod
+    def open(cls, text: str) -> HubDataset:
+        path, _, split = text.removeprefix(HUB).partition("@")
+        path, _, config = path.partition(":")
+        if not path:
+            raise UsageError(f"{text}: expected hub:OWNER/NAME[:CONFIG][@SPLIT]")
+        split = split or "train"
+        table = _load(text, path, config or None, split)
+        folder = Path(path).resolve() if Path(path).is_dir() else Path.cwd()
+        return cls(text, path, config or None, split, table._fingerprint, folder, len(table))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def rows(self, start: int, stop: int) -> Iterator[Read]:
+        table = _load(self.name, self.path, self.config, self.split)
+        for number in range(start, min(stop, self.count)):
+            yield f"{self.name}, row {number + 1}", table[number]
+
+
+@dataclass(frozen=True)
+class First:
+    """The first rows of a source."""
+
+    source: Source
+    most: int
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def digest(self) -> str:
+        return f"{self.source.digest}[:{self.most}]"
+
+    @property
+    def folder(self) -> Path:
+        return self.source.folder
+
+    def __len__(self) -> int:
+        return min(self.most, len(self.source))
+
+    def rows(self, start: int, stop: int) -> Iterator[Read]:
+        yield from self.source.rows(start, min(stop, len(self)))
+
+
+def _load(name: str, path: str, config: str | None, split: str) -> Any:
+    from datasets import DownloadMode, disable_progress_bars, load_dataset
+    from datasets.exceptions import DatasetsError
+
+    disable_progress_bars()
+    try:
+        # What is in the cache is the same for whoever reads it, also where the hub has a newer one by then.
+        return load_dataset(path, config, split=split, download_mode=DownloadMode.REUSE_DATASET_IF_EXISTS)
+    except (DatasetsError, OSError, ValueError) as e:
+        raise UsageError(f"{name}: cannot be loaded: {' '.join(str(e).split())[:300]}") from e
+
+
+def _object(where: str, line: bytes) -> Mapping[str, Any] | UsageError:
+    try:
+        value = json.loads(line)
+    except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are both
+        return UsageError(f"{where}: not JSON ({getattr(e, 'msg', e)})")
+    if not isinstance(value, dict):
+        return UsageError(f"{where}: expected a JSON object, got {type(value).__name__}")
+    return value

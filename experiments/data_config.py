@@ -1,0 +1,185 @@
+"""The settings that runs over data sets share: prompts in, a policy that answers, a judge, where they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from alignment.policies import PolicyConfig, check_policy
+from alignment.prompts import Columns
+from alignment.sources import First, Source, open_source
+from alignment.tasks import arithmetic
+from experiments.configs import check_least, setting
+from experiments.judge_config import JudgeFlags
+from judges import JudgeConfig
+from judges.engines import Sampling, resolve_engine
+from judges.errors import UsageError
+from judges.models import check_model, resolve_adapter
+from judges.rubrics import load_rubric
+from reward.cluster import check_address
+
+_DATA, _POLICY, _RUN = "the prompts", "the policy, which answers", "where it runs, and where results go"
+"""Headings of the help."""
+TASK_PROMPTS = 200
+TASK_TOKENS, TOKENS = 40, 512
+"""Longest answer to a question of the embedded task, which is one line, and to any other."""
+
+
+@dataclass(frozen=True)
+class DataFlags(JudgeFlags):
+    """Settings of a run over prompts."""
+
+    prompts: int | None = setting(
+        None, f"take the first N prompts (default: all; {TASK_PROMPTS} of the embedded task)", metavar="N", group=_DATA
+    )
+    column: tuple[str, ...] = setting(
+        (), "what a column of the data set is: prompt=, id= or images=; may be repeated", metavar="F=COL", group=_DATA
+    )
+    system: str | None = setting(None, "system message before every prompt", metavar="TEXT", group=_DATA)
+    keep: tuple[str, ...] = setting(
+        (), "column to carry along into the results; may be repeated", metavar="COL", group=_DATA
+    )
+    answer: str | None = setting(
+        None, "column with the number that is the right answer, to measure by", metavar="COL", group=_DATA
+    )
+    policy: str = setting(
+        "smollm2-135m",
+        "the model that answers: embedded name, folder, hub id or an endpoint's name",
+        metavar="MODEL",
+        group=_POLICY,
+    )
+    policy_engine: str = setting(
+        "auto", "what runs it: vllm, transformers, openai, or an installed package's", metavar="NAME", group=_POLICY
+    )
+    policy_adapter: str | None = setting(None, "LoRA adapter on it: folder or hub id", metavar="MODEL", group=_POLICY)
+    policy_url: str | None = setting(
+        None, "OpenAI-compatible endpoint to use instead of a model here", metavar="URL", group=_POLICY
+    )
+    policy_key: str | None = setting(None, "the endpoint's key", metavar="env:NAME|FILE", group=_POLICY)
+    samples: int = setting(8, "answers sampled for each prompt", metavar="N", group=_POLICY)
+    sample_temperature: float = setting(0.8, "of the policy's sampling", metavar="T", group=_POLICY)
+    sample_top_p: float = setting(0.95, "of the policy's sampling", metavar="P", group=_POLICY)
+    sample_tokens: int | None = setting(
+        None, f"longest answer (default: {TOKENS}; embedded task: {TASK_TOKENS})", metavar="N", group=_POLICY
+    )
+    sample_stop: tuple[str, ...] = setting((), "text that ends an answer; may be repeated", metavar="T", group=_POLICY)
+    rubric: str | None = setting(
+        None,
+        "rubric: a preset or a TOML file (default: general; embedded task: correctness)",
+        metavar="NAME",
+        group="how it judges",
+    )
+    replicas: int = setting(1, "judges that work side by side", metavar="N", group=_RUN)
+    policy_replicas: int = setting(1, "policies that work side by side", metavar="N", group=_RUN)
+    address: str | None = setting(
+        None,
+        "join the Ray cluster at this host:port, or auto, instead of starting one",
+        metavar="HOST:PORT",
+        group=_RUN,
+    )
+    max_failures: int = setting(
+        0, "prompts that may stay without a result before the exit status is 1", metavar="N", group=_RUN
+    )
+
+    def __post_init__(self) -> None:
+        check_least(
+            self,
+            {"prompts": 1, "samples": 1, "sample_tokens": 1, "replicas": 1, "policy_replicas": 1, "max_failures": 0},
+        )
+        if self.sample_temperature < 0 or not 0 < self.sample_top_p <= 1:
+            raise UsageError("--sample-temperature must be 0 or more, and --sample-top-p above 0 and at most 1")
+        if self.rubric is not None:
+            load_rubric(self.rubric)
+        _ = self.columns_for(None)
+        super().__post_init__()
+
+    def source(self, file: str | None) -> Source:
+        """The prompts: those of a file or data set, or the embedded task's.
+
+        Raises:
+            UsageError: there are none, or a flag says something of columns where there are none.
+        """
+        if file is None:
+            for name in ("column", "keep", "answer"):
+                if getattr(self, name):
+                    raise UsageError(f"--{name} is about the columns of a FILE, and none is given")
+            return arithmetic.Questions(self.prompts or TASK_PROMPTS, self.seed)
+        source = open_source(file)
+        return source if self.prompts is None else First(source, self.prompts)
+
+    def answer_for(self, file: str | None) -> str | None:
+        """The column with the right answer."""
+        return "answer" if file is None else self.answer
+
+    def columns_for(self, file: str | None) -> Columns:
+        answer = self.answer_for(file)
+        kept = dict.fromkeys([*self.keep, *([answer] if answer else [])])
+        return Columns.of(self.column, tuple(kept), self.system)
+
+    def sampling(self, file: str | None) -> Sampling:
+        """How the policy samples. The embedded task's answers are one line."""
+        stop = self.sample_stop or (arithmetic.STOP if file is None else ())
+        tokens = self.sample_tokens or (TASK_TOKENS if file is None else TOKENS)
+        return Sampling(tokens, self.sample_temperature, self.sample_top_p, tuple(stop), seed=self.seed)
+
+    def rubric_for(self, file: str | None) -> str:
+        return self.rubric or ("correctness" if file is None else "general")
+
+    @property
+    def policy_config(self) -> PolicyConfig:
+        """The policy.
+
+        Raises:
+            UsageError: it cannot be had.
+        """
+        config = PolicyConfig(
+            self.policy,
+            self.policy_engine if self.policy_url or self.policy_engine != "auto" else self.engine,
+            adapter=self.policy_adapter,
+            max_model_len=self.max_model_len,
+            max_batch=self.max_batch,
+            seed=self.seed,
+            url=self.policy_url,
+            api_key=self.policy_key,
+        )
+        check_policy(config)
+        return config
+
+    def check(self) -> None:
+        """Look at what can be looked at before anything is started. Loads no model and, adapters apart, downloads none.
+
+        Raises:
+            UsageError: judge or policy cannot be had, or nothing answers at the cluster's address.
+        """
+        _ = self.policy_config
+        if self.address:
+            check_address(self.address)
+        if resolve_engine(self.engine) != "scripted":
+            check_model(self.model)
+            if self.adapter:
+                resolve_adapter(self.adapter)
+
+    @property
+    def judge_config(self) -> JudgeConfig:
+        return JudgeConfig(self.engine_config, self.settings_for(self.model))
+
+    def identity(self, source: Source, file: str | None) -> dict[str, object]:
+        """What determines the results; a run folder holds one such."""
+        sampling = self.sampling(file)
+        return {
+            "source": source.name,
+            "source_digest": source.digest,
+            "columns": repr(self.columns_for(file)),
+            "policy": self.policy,
+            "policy_engine": self.policy_engine,
+            "policy_adapter": self.policy_adapter,
+            "policy_url": self.policy_url,
+            "samples": self.samples,
+            "sampling": repr(replace(sampling, seed=None)),
+            "judge": self.model,
+            "judge_adapter": self.adapter,
+            "engine": self.engine,
+            "judging": repr(self.settings_for(self.model)),
+            "rubric": self.rubric_for(file),
+            "max_model_len": self.max_model_len,
+            "seed": self.seed,
+        }

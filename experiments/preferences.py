@@ -1,0 +1,265 @@
+"""`flex-judge preferences`: sample answers to every prompt, judge them, and make a preference data set of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+from alignment.preferences import FORMATS, RULES, CardSettings, CardStats, FilterSpec, Repeats, RuleSpec, card
+from alignment.scale.preferences import PreferencePlan
+from alignment.tasks.arithmetic import is_right
+from experiments.configs import check_least, setting
+from experiments.console import libraries_to, progress_on
+from experiments.data_config import DataFlags
+from experiments.data_run import DataRun, Done
+from experiments.run_folder import RunFolder
+from judges import JudgeSettings
+from judges.errors import UsageError
+from judges.journal import write_lines, write_text
+
+_PAIRS, _KEPT, _RESULTS = "how pairs are made", "which pairs are kept", "results"
+"""Headings of the help."""
+FILES = ("jsonl", "parquet")
+CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class PreferenceRun(DataFlags):
+    """Settings of a run."""
+
+    out: str = setting(
+        "runs/preferences", "folder for the results; a run that is there is resumed", metavar="DIR", group=_RESULTS
+    )
+    format: str = setting("preference", "whose format the rows have", choices=tuple(FORMATS), group=_RESULTS)
+    file_format: str = setting("jsonl", "what the data set's file is", choices=FILES, group=_RESULTS)
+    with_images: bool = setting(False, "make the data set for models that see images", group=_RESULTS)
+    rule: str = setting("highest_lowest", "which answers make a pair", choices=tuple(RULES), group=_PAIRS)
+    hot_temperature: float = setting(
+        1.2, "two_temperatures: the higher one; the lower is --sample-temperature", metavar="T", group=_PAIRS
+    )
+    winner: str = setting(
+        "low", "two_temperatures: whose answer may be the chosen one", choices=("low", "high", "either"), group=_PAIRS
+    )
+    quantile: float = setting(
+        RuleSpec.quantile,
+        "highest_quantile: where the rejected answer stands; 0 is the lowest",
+        metavar="Q",
+        group=_PAIRS,
+    )
+    margin: float = setting(0.0, "by how much scores must differ at least", metavar="X", group=_KEPT)
+    max_disagreement: float | None = setting(
+        None, "share of votes that may not say what the pair says", metavar="SHARE", group=_KEPT
+    )
+    max_length_ratio: float | None = setting(
+        None, "how many times as long as the other an answer may be", metavar="X", group=_KEPT
+    )
+    max_similarity: float | None = setting(None, "how alike the two texts may be, 0 to 1", metavar="X", group=_KEPT)
+    allow_cut: bool = setting(True, "keep pairs with an answer that was cut off", group=_KEPT)
+    allow_repeated_prompts: bool = setting(True, "keep pairs of a prompt that has occurred before", group=_KEPT)
+    per_prompt: int = setting(FilterSpec.per_prompt, "pairs of one prompt at most", metavar="N", group=_KEPT)
+
+    def __post_init__(self) -> None:
+        check_least(self, {"per_prompt": 1})
+        _ = self.rule_spec, self.filters
+        FORMATS[self.format].check(self.with_images)
+        if self.rule == "two_temperatures" and not self.hot_temperature > self.sample_temperature > 0:
+            raise UsageError("--hot-temperature must be above --sample-temperature, and both above 0")
+        super().__post_init__()
+
+    @property
+    def rule_spec(self) -> RuleSpec:
+        return RuleSpec(self.rule, self.winner, self.quantile, self.seed)
+
+    @property
+    def filters(self) -> FilterSpec:
+        return FilterSpec(
+            self.margin,
+            self.max_disagreement,
+            self.max_length_ratio,
+            self.max_similarity,
+            self.allow_cut,
+            self.allow_repeated_prompts,
+            self.per_prompt,
+            self.seed,
+        )
+
+    def settings_for(self, model: str) -> JudgeSettings:
+        """As the flags say, but in the orders that the rule needs."""
+        settings = super().settings_for(model)
+        return settings if self.rule != "two_temperatures" else replace(settings, order="both")
+
+    def plan(self, models: Any, file: str | None) -> PreferencePlan:
+        two = self.rule == "two_temperatures"
+        return PreferencePlan(
+            models,
+            self.sampling(file),
+            1 if two else self.samples,
+            self.rubric_for(file),
+            self.hot_temperature if two else None,
+            self.rule_spec,
+            self.filters,
+            self.format,
+            self.with_images,
+        )
+
+
+def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
+    """Run, or go on with a run.
+
+    Args:
+        file: the prompts, see `alignment.sources.open_source`; None for the embedded task.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        UsageError: something the user can mend; nothing was started yet.
+    """
+    source = config.source(file)
+    config.check()
+    identity = config.identity(source, file) | {
+        "rule": repr(config.rule_spec),
+        "hot_temperature": config.hot_temperature if config.rule == "two_temperatures" else None,
+        "filters": repr(config.filters),
+        "format": config.format,
+        "file_format": config.file_format,
+        "with_images": config.with_images,
+    }
+    with RunFolder(Path(config.out), identity) as folder:
+        with libraries_to(folder.path / "engines.log") as console, progress_on(console) as progress:
+            run = DataRun(
+                config,
+                source,
+                file,
+                folder,
+                lambda models: config.plan(models, file),
+                1 if config.rule == "two_temperatures" else config.samples,
+                console,
+                progress,
+            )
+            done = run.complete()
+        with folder.phase("join"):
+            for table in ("judgments", "completions"):
+                done.join(table, folder.path / f"{table}.jsonl")
+            stats, right = _write_data(config, folder.path / "data", done, source.name, file)
+        summary = {
+            **folder.settings,
+            "prompts": done.report.rows,
+            "done": done.report.done,
+            "lost": dict(done.report.lost),
+            "pairs": stats.pairs,
+            "rows": stats.rows,
+            "dropped": dict(stats.dropped.most_common()),
+            "judgments": dict(stats.judgments.most_common()),
+            "completions": stats.completions,
+            "cut": stats.cut,
+            "right": right,
+            "seconds": {**folder.seconds, "total": folder.total_seconds},
+        }
+        write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary
+
+
+def _write_data(
+    config: PreferenceRun, data: Path, done: Done, source: str, file: str | None
+) -> tuple[CardStats, dict[str, int] | None]:
+    """Write the data set with its card: a folder that `load_dataset` and the hub take as it is.
+
+    Returns:
+        The counts, and where the right answers are known, of how many pairs the chosen and the rejected one are right.
+    """
+    data.mkdir(exist_ok=True)
+    counted = [CardStats.from_json(report.stats) for report in done.reports.values() if report.stats]
+    stats = reduce(add, counted, CardStats())
+    for reason, number in done.report.lost.items():
+        stats.bad_rows[reason] += number
+    kept = _Kept(config.filters.allow_repeated_prompts, stats)
+    name = f"train.{config.file_format}"
+    if config.file_format == "parquet":
+        _write_parquet(data / name, kept.of(done.rows("preferences")), config)
+    else:
+        write_lines(data / name, kept.of(done.rows("preferences")))
+    told = CardSettings(
+        files=name,
+        rule=config.rule_spec,
+        filters=config.filters,
+        format=config.format,
+        images=config.with_images,
+        source=source,
+        policy={
+            "samples": config.samples,
+            "top_p": config.sample_top_p,
+            "most tokens": config.sampling(file).max_tokens,
+        },
+        judge={
+            "votes": config.votes,
+            "order": config.settings_for(config.model).order,
+            "temperature": config.temperature,
+        },
+    )
+    write_text(data / "README.md", card(stats, told))
+    answer = config.answer_for(file)
+    return stats, None if answer is None else _right(done, answer)
+
+
+@dataclass
+class _Kept:
+    """The rows that stay when prompts are looked at across shards."""
+
+    allow_repeated: bool
+    stats: CardStats
+
+    def of(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        if self.allow_repeated:
+            yield from rows
+            return
+        repeats = Repeats()
+        last = None
+        for row in rows:
+            about = row["provenance"]
+            pair = about["id"], about["chosen_index"], about["rejected_index"]
+            if repeats.again(about["prompt_digest"], about["id"]):
+                self.stats.repeated(int(pair != last), 1)  # a pair can be two rows, one after the other
+            else:
+                yield row
+            last = pair
+
+
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: PreferenceRun) -> None:
+    """Write rows a thousand at a time, so that the whole is never in memory."""
+    import pyarrow.parquet as pq
+
+    from alignment.preferences.schema import parquet_table
+
+    partial = path.with_name(path.name + ".partial")
+    writer = None
+    while (chunk := list(itertools.islice(rows, CHUNK))) or writer is None:
+        table = parquet_table(chunk, config.format, config.with_images)
+        writer = writer or pq.ParquetWriter(partial, table.schema)
+        writer.write_table(table)
+        if not chunk:
+            break
+    writer.close()
+    partial.replace(path)
+
+
+def _right(done: Done, answer: str) -> dict[str, int]:
+    """Of how many pairs which answers are right, as far as the rows hold both."""
+    truth = {row["id"]: row["kept"][answer] for row in done.rows("completions")}
+    counts: Counter[str] = Counter()
+    for row in done.rows("preferences"):
+        if "chosen" in row and isinstance(row["chosen"][-1]["content"], str):
+            expected = truth[row["provenance"]["id"]]
+            chosen, rejected = (is_right(row[side][-1]["content"], expected) for side in ("chosen", "rejected"))
+            counts["both_right" if chosen and rejected else "chosen_right" if chosen else "rejected_right"] += (
+                chosen or rejected
+            )
+            counts["neither_right"] += not chosen and not rejected
+    return dict(sorted(counts.items()))
