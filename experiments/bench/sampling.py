@@ -5,7 +5,7 @@ same work with a salt of a few tokens before every request, so that no request s
 sides carry a salt of the same length and run in the same engine, one after the other, several times.
 
 The sizes are those of someone who picks the best of 16: a question with its instructions, some examples or a page of
-text to be answered from (some 750 tokens), and an answer of a paragraph (96 tokens at most).
+text to be answered from (some 550 tokens), and an answer of a paragraph (64 tokens at most).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class SamplingConfig:
     model: str = setting("smollm2-135m", "the policy: embedded name, folder or hub id", metavar="MODEL")
     prompts: int = setting(2, "prompts that are sampled at the same time", metavar="N")
     samples: int = setting(16, "samples of each prompt", metavar="N")
-    prompt_words: int = setting(700, "length of a prompt; a word is a token or so", metavar="N")
-    max_tokens: int = setting(96, "most tokens of a sample", metavar="N")
+    prompt_words: int = setting(500, "length of a prompt; a word is a token or so", metavar="N")
+    max_tokens: int = setting(64, "most tokens of a sample", metavar="N")
     temperature: float = setting(1.0, "temperature of the samples", metavar="T")
     repeats: int = setting(2, "times each side is run", metavar="N")
     seed: int = setting(0, "seed of prompts and samples", metavar="N")
