@@ -13,7 +13,7 @@ have ended otherwise, and the figures for n < N are estimates of that.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -67,47 +67,63 @@ class Accuracies:
         return asdict(self)
 
 
-def accuracies(prompts: Sequence[Graded], seed: int = 0) -> Accuracies:
+def accuracies(prompts: Iterable[Graded], seed: int = 0) -> Accuracies:
     """Accuracies for each n of `sizes`.
 
     Args:
-        prompts: all of a run. Those without a single verdict belong among them, or the figures flatter.
+        prompts: all of a run, read once. Those without a single verdict belong among them, or the figures flatter.
         seed: of the bootstrap.
 
     Raises:
         UsageError: there is no prompt, one has no answer, or they do not have the same number of them.
     """
-    count = _count([len(prompt.right) for prompt in prompts])
-    shares = [sum(prompt.right) / count for prompt in prompts]
-    chosen = {n: [_chosen(prompt, n) for prompt in prompts] for n in sizes(count)}
+    first, random, gain = Mean(), Mean(), Mean()
+    best: dict[int, Mean] = {}
+    oracle: dict[int, Mean] = {}
+    count = None
+    for prompt in prompts:
+        count = _same_count(count, len(prompt.right))
+        right = sum(prompt.right)
+        first.add(float(prompt.right[0]))
+        random.add(right / count)
+        for n in sizes(count):
+            best.setdefault(n, Mean()).add(_chosen(prompt, n))
+            oracle.setdefault(n, Mean()).add(_any(right, count, n))
+        gain.add(_chosen(prompt, count) - right / count)
+    if count is None:
+        raise UsageError("prompts: expected one or more, got none")
     return Accuracies(
-        first=estimate([float(prompt.right[0]) for prompt in prompts], seed),
-        random=estimate(shares, seed),
-        best={n: estimate(values, seed) for n, values in chosen.items()},
-        any={n: estimate([_any(sum(p.right), count, n) for p in prompts], seed) for n in chosen},
-        gain=estimate([best - share for best, share in zip(chosen[count], shares, strict=True)], seed),
+        first=first.estimate(seed),
+        random=random.estimate(seed),
+        best={n: mean.estimate(seed) for n, mean in best.items()},
+        any={n: mean.estimate(seed) for n, mean in oracle.items()},
+        gain=gain.estimate(seed),
     )
 
 
-def best_scores(scores: Sequence[Sequence[float | None]], seed: int = 0) -> dict[int, Estimate]:
+def best_scores(scores: Iterable[Sequence[float | None]], seed: int = 0) -> dict[int, Estimate]:
     """The mean score of the best of n, for each n of `sizes`, where there is no ground truth.
 
     It is the score by which it was chosen, so with n it also grows by the judge's noise alone: compare it between
     policies at the same n, but take no gain from it.
 
     Args:
-        scores: for each prompt those of its answers, None where unscored. A prompt without any score is left out, see
-            `Estimate.count`; of others, the subsets without any.
+        scores: for each prompt those of its answers, None where unscored; read once. A prompt without any score is left
+            out, see `Estimate.count`; of others, the subsets without any.
 
     Raises:
         UsageError: there is no prompt with a score, or they do not have the same number of answers.
     """
-    count = _count([len(answers) for answers in scores])
-    ranked = [sorted((s for s in answers if s is not None), reverse=True) for answers in scores]
-    scored = [known for known in ranked if known]
-    if not scored:
+    means: dict[int, Mean] = {}
+    count = None
+    for answers in scores:
+        count = _same_count(count, len(answers))
+        known = sorted((s for s in answers if s is not None), reverse=True)
+        for n in sizes(count) if known else ():
+            means.setdefault(n, Mean()).add(_mean_best(known, count, n))
+    if not means:
         raise UsageError("scores: no prompt has an answer with a score")
-    return {n: estimate([_mean_best(known, count, n) for known in scored], seed) for n in sizes(count)}
+    return {n: mean.estimate(seed) for n, mean in means.items()}
 
 
 def sizes(count: int) -> tuple[int, ...]:
@@ -115,39 +131,65 @@ def sizes(count: int) -> tuple[int, ...]:
     return (*(1 << k for k in range((count - 1).bit_length())), count)
 
 
-def estimate(values: Sequence[float], seed: int = 0) -> Estimate:
-    """The mean of one value for each prompt, with a 95 % interval.
+class Mean:
+    """The mean of values that come one by one, of which a bounded number is kept."""
 
-    Of values that are all 0 or 1 it is Wilson's; of others the percentile bootstrap over prompts, or for more than
-    `MOST_RESAMPLED` of them the normal one.
+    def __init__(self) -> None:
+        self._kept: list[float] = []
+        self._count = 0
+        self._sum = self._squares = 0.0
+        self._binary = True
 
-    Raises:
-        UsageError: there are no values.
-    """
-    if not values:
-        raise UsageError("values: expected one or more, got none")
-    value, count = math.fsum(values) / len(values), len(values)
-    return Estimate(value, *_interval(values, value, seed), count)
+    def add(self, value: float) -> None:
+        self._count += 1
+        self._sum += value
+        self._squares += value * value
+        self._binary = self._binary and value in (0.0, 1.0)
+        if self._count <= MOST_RESAMPLED:
+            self._kept.append(value)
+
+    def estimate(self, seed: int = 0) -> Estimate:
+        """The mean, with a 95 % interval.
+
+        Of values that are all 0 or 1 it is Wilson's; of others the percentile bootstrap over prompts, or for more than
+        `MOST_RESAMPLED` of them the normal one.
+
+        Raises:
+            UsageError: there are no values.
+        """
+        if not self._count:
+            raise UsageError("values: expected one or more, got none")
+        whole = self._count == len(self._kept)
+        mean = (math.fsum(self._kept) if whole else self._sum) / self._count
+        return Estimate(mean, *self._interval(mean, seed), self._count)
+
+    def _interval(self, mean: float, seed: int) -> tuple[float | None, float | None]:
+        import numpy as np
+        from scipy import stats
+
+        if self._binary:
+            wilson = stats.binomtest(round(self._sum), self._count).proportion_ci(CONFIDENCE, method="wilson")
+            return float(wilson.low), float(wilson.high)
+        if self._count == 1:
+            return None, None
+        if self._count > MOST_RESAMPLED:
+            variance = max(0.0, self._squares - self._count * mean**2) / (self._count - 1)
+            error = math.sqrt(variance / self._count)
+            low, high = stats.norm.interval(CONFIDENCE, mean, error) if error else (mean, mean)
+            return float(low), float(high)
+        rng = np.random.default_rng(seed)
+        found = stats.bootstrap(
+            (np.asarray(self._kept),), np.mean, n_resamples=RESAMPLES, method="percentile", batch=200, random_state=rng
+        ).confidence_interval
+        return float(found.low), float(found.high)
 
 
-def _interval(values: Sequence[float], mean: float, seed: int) -> tuple[float | None, float | None]:
-    import numpy as np
-    from scipy import stats
-
-    if all(value in (0.0, 1.0) for value in values):
-        wilson = stats.binomtest(round(sum(values)), len(values)).proportion_ci(CONFIDENCE, method="wilson")
-        return float(wilson.low), float(wilson.high)
-    if len(values) == 1:
-        return None, None
-    if len(values) > MOST_RESAMPLED:
-        error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-        low, high = stats.norm.interval(CONFIDENCE, mean, error) if error else (mean, mean)
-        return float(low), float(high)
-    rng = np.random.default_rng(seed)
-    found = stats.bootstrap(
-        (np.asarray(values),), np.mean, n_resamples=RESAMPLES, method="percentile", batch=200, random_state=rng
-    ).confidence_interval
-    return float(found.low), float(found.high)
+def estimate(values: Iterable[float], seed: int = 0) -> Estimate:
+    """The mean of one value for each prompt, with its interval, see `Mean.estimate`."""
+    mean = Mean()
+    for value in values:
+        mean.add(value)
+    return mean.estimate(seed)
 
 
 def _chosen(prompt: Graded, n: int) -> float:
@@ -174,11 +216,11 @@ def _any(right: int, count: int, n: int) -> float:
     return 1.0 - math.comb(count - right, n) / math.comb(count, n)
 
 
-def _count(counts: Sequence[int]) -> int:
+def _same_count(count: int | None, found: int) -> int:
     """The number of answers that every prompt has."""
-    if not counts:
-        raise UsageError("prompts: expected one or more, got none")
-    if min(counts) != max(counts) or not counts[0]:
-        found = f"got from {min(counts)} to {max(counts)}"
-        raise UsageError(f"prompts: expected the same number of answers to each, one or more, {found}")
-    return counts[0]
+    if not found or count not in (None, found):
+        raise UsageError(
+            f"prompts: expected the same number of answers to each, one or more, got from {min(count or 0, found)} to "
+            f"{max(count or 0, found)}"
+        )
+    return found

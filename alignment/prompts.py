@@ -30,11 +30,15 @@ class Columns:
     """A list of images, or one; may be missing. `image` is read where this one is missing."""
     keep: tuple[str, ...] = ()
     """Columns that are carried along into the results."""
+    number: str | None = None
+    """A column that is kept as well, and must hold a number, perhaps as text: the right answer."""
     system: str | None = None
     """Text that stands before every prompt as system message; None for none."""
 
     @classmethod
-    def of(cls, mapping: Sequence[str], keep: Sequence[str] = (), system: str | None = None) -> Columns:
+    def of(
+        cls, mapping: Sequence[str], keep: Sequence[str] = (), number: str | None = None, system: str | None = None
+    ) -> Columns:
         """Out of texts `FIELD=COLUMN`, as a command line gives them.
 
         Raises:
@@ -46,7 +50,7 @@ class Columns:
             if not equals or not column or name not in FIELDS:
                 raise UsageError(f"--column {text}: expected FIELD=COLUMN with a field of {', '.join(FIELDS)}")
             known[name] = column
-        return cls(**known, keep=tuple(keep), system=system)
+        return cls(**known, keep=tuple(keep), number=number, system=system)
 
 
 def read_prompts(source: Source, start: int, stop: int, columns: Columns) -> Iterator[PromptRow | UsageError]:
@@ -92,7 +96,10 @@ def prompt_row(data: Mapping[str, Any], where: str, number: int, columns: Column
         raise type(e)(f"{where}, field {columns.prompt!r}: {str(e).removeprefix('prompt: ')}") from e
     if columns.system is not None:
         messages = (*Comparison.of([{"role": "system", "content": columns.system}], "").prompt, *messages)
-    return PromptRow(str(name), messages, {name: _kept(data, name, where) for name in columns.keep}, where)
+    kept = {column: _kept(data, column, where) for column in columns.keep}
+    if columns.number is not None:
+        kept[columns.number] = _number(_kept(data, columns.number, where), f"{where}, field {columns.number!r}")
+    return PromptRow(str(name), messages, kept, where)
 
 
 def _question(prompt: Any) -> Any:
@@ -117,6 +124,18 @@ def _kept(data: Mapping[str, Any], name: str, where: str) -> Any:
     except (TypeError, ValueError) as e:
         raise UsageError(f"{where}, field {name!r}: cannot be kept: {e}") from e
     return data[name]
+
+
+def _number(value: Any, where: str) -> float:
+    """A number, or a text that is one, with or without commas between thousands."""
+    if isinstance(value, str):
+        try:
+            return float(value.replace(",", ""))
+        except ValueError:
+            pass
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise UsageError(f"{where}: expected a number, got {reprlib.repr(value)}")
 
 
 def _images(data: Mapping[str, Any], columns: Columns) -> list[Any]:

@@ -19,7 +19,7 @@ from reward.groups.bouts import Bout
 from reward.groups.figures import placed
 from reward.groups.judging import Ask, Contest, judge_group
 from reward.groups.tournaments import knock_out
-from reward.samples import GroupNote, Reward, RewardSpec, Sample
+from reward.samples import LARGEST_ROUND_ROBIN, TOO_MANY_PAIRS, GroupNote, Reward, RewardSpec, Sample
 from reward.scoring import rewards_of, rubric_named
 
 METHODS = ("pointwise", "batch", "round_robin", "knockout", "halving")
@@ -121,7 +121,7 @@ async def select(
     samples = [Sample(tuple(prompt), response) for response in responses]
     if not samples:
         return Selection(None, 0, (), (), (), ())
-    _check(spec, len(samples))
+    check(spec, len(samples))
     digests = [sample.comparison(spec.rubric).digest for sample in samples]
     # Whose verdict each response has: where it is judged alone, that of the first one that is the same.
     source = [digests.index(d) for d in digests] if spec.method in ALONE else list(range(len(samples)))
@@ -221,7 +221,10 @@ def _worth(reward: Reward) -> tuple[float, float]:
     return 0.5 if reward.rank is None else reward.rank, -math.inf if score is None else score
 
 
-def _check(spec: SelectionSpec, count: int) -> None:
+def check(spec: SelectionSpec, count: int) -> None:
+    """Raise UsageError if so many answers cannot be judged so."""
     if count == 1 and spec.method not in ALONE:
         raise UsageError(f"responses: the method {spec.method!r} compares, and there is only 1; use 'pointwise'")
+    if spec.method == "round_robin" and count > LARGEST_ROUND_ROBIN:
+        raise UsageError(f"responses to one prompt must be {TOO_MANY_PAIRS}, not {count}")
     rubric_named(spec.rubric).check({"batch": count, "round_robin": 2, "knockout": 2}.get(spec.method, 1))

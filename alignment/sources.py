@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -169,6 +170,8 @@ class HubDataset:
     path: str
     config: str | None
     split: str
+    revision: str | None
+    """Of the hub's repository, so that all read the same rows though others change it; None of a folder."""
     digest: str
     folder: Path
     count: int
@@ -179,16 +182,17 @@ class HubDataset:
         path, _, config = path.partition(":")
         if not path:
             raise UsageError(f"{text}: expected hub:OWNER/NAME[:CONFIG][@SPLIT]")
-        split = split or "train"
-        table = _load(text, path, config or None, split)
-        folder = Path(path).resolve() if Path(path).is_dir() else Path.cwd()
-        return cls(text, path, config or None, split, table._fingerprint, folder, len(table))
+        split, here = split or "train", Path(path).is_dir()
+        revision = None if here else _revision(path)
+        table = _load(text, path, config or None, split, revision)
+        folder = Path(path).resolve() if here else Path.cwd()
+        return cls(text, path, config or None, split, revision, revision or table._fingerprint, folder, len(table))
 
     def __len__(self) -> int:
         return self.count
 
     def rows(self, start: int, stop: int) -> Iterator[Read]:
-        table = _load(self.name, self.path, self.config, self.split)
+        table = _load(self.name, self.path, self.config, self.split, self.revision)
         for number in range(start, min(stop, self.count)):
             yield f"{self.name}, row {number + 1}", table[number]
 
@@ -219,14 +223,27 @@ class First:
         yield from self.source.rows(start, min(stop, len(self)))
 
 
-def _load(name: str, path: str, config: str | None, split: str) -> Any:
-    from datasets import DownloadMode, disable_progress_bars, load_dataset
+def _revision(path: str) -> str | None:
+    """The commit that a data set of the hub is at; None where the hub is not asked, and the cache has what there is."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        sha: str | None = HfApi().dataset_info(path).sha
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+        return None
+    return sha
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, path: str, config: str | None, split: str, revision: str | None) -> Any:
+    """A split, on disk in the cache of `datasets`; opened once in each process."""
+    from datasets import disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetsError
 
     disable_progress_bars()
     try:
-        # What is in the cache is the same for whoever reads it, also where the hub has a newer one by then.
-        return load_dataset(path, config, split=split, download_mode=DownloadMode.REUSE_DATASET_IF_EXISTS)
+        return load_dataset(path, config, split=split, revision=revision)
     except (DatasetsError, OSError, ValueError) as e:
         raise UsageError(f"{name}: cannot be loaded: {' '.join(str(e).split())[:300]}") from e
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import json
+from array import array
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from alignment.metrics import Graded, accuracies, best_scores
 from alignment.scale.best_of_n import BestOfNPlan
 from alignment.scale.parts import Report
-from alignment.selection import METHODS, SelectionSpec
+from alignment.selection import METHODS, SelectionSpec, check
 from alignment.tasks.arithmetic import is_right
 from experiments.configs import check_least, setting
 from experiments.console import libraries_to, progress_on
@@ -49,6 +51,12 @@ class BestOfNRun(DataFlags):
             raise UsageError("--method halving asks a judge again, which takes a --temperature above 0")
         super().__post_init__()
 
+    @property
+    def at_once(self) -> int:
+        """Comparisons of a prompt that are under way at once."""
+        n = self.answers
+        return max(1, {"batch": 1, "round_robin": n * (n - 1) // 2, "knockout": n // 2}.get(self.method, n))
+
     def selection(self, file: str | None) -> SelectionSpec:
         return SelectionSpec(self.method, self.rubric_for(file), self.seed, self.halving_votes, self.halving_budget)
 
@@ -68,6 +76,7 @@ def main(config: BestOfNRun, file: str | None) -> dict[str, Any]:
     source = config.source(file)
     config.check()
     selection = config.selection(file)
+    check(selection, config.answers)
     identity = config.identity(source, file) | {"selection": repr(selection)}
     with RunFolder(Path(config.out), identity) as folder:
         with libraries_to(folder.path / "engines.log") as console, progress_on(console) as progress:
@@ -77,8 +86,8 @@ def main(config: BestOfNRun, file: str | None) -> dict[str, Any]:
                 source,
                 file,
                 folder,
-                lambda models: BestOfNPlan(models, sampling, config.samples, selection),
-                config.samples,
+                lambda models: BestOfNPlan(models, sampling, config.answers, selection),
+                config.at_once,
                 console,
                 progress,
             )
@@ -90,23 +99,34 @@ def main(config: BestOfNRun, file: str | None) -> dict[str, Any]:
 
 
 def write_summary(folder: RunFolder, report: Report, answer: str | None) -> dict[str, Any]:
-    """Say what a finished run came to, in `summary.json`."""
-    rows = list(map(_Seen.of, read_rows(folder.path / "best_of_n.jsonl"), itertools.repeat(answer)))
-    chosen = [row for row in rows if row.best is not None]
+    """Say what a finished run came to, in `summary.json`. Reads the rows several times, and keeps none of them."""
+    import numpy as np
+
+    path = folder.path / "best_of_n.jsonl"
+    counts: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
+    ids = array("Q")
+    for row in read_rows(path):
+        counts["unscored"] += row["best"] is None
+        counts["tied"] += row["tied"] > 1
+        counts["judgments"] += row["judgments"]
+        counts["policy_tokens"] += sum(row["tokens"])
+        counts["cut"] += sum(row["cut"])
+        counts["rows"] += 1
+        statuses.update(row["statuses"])
+        ids.append(int.from_bytes(hashlib.sha256(row["id"].encode(errors="surrogatepass")).digest()[:8]))
+    scored = counts["rows"] > counts["unscored"]
     summary = {
         **folder.settings,
         "prompts": report.rows,
         "done": report.done,
         "lost": dict(report.lost),
-        "without_a_winner": len(rows) - len(chosen),
-        "tied": sum(row.tied > 1 for row in rows),
-        "judgments": sum(row.judgments for row in rows),
-        "statuses": dict(sum((row.statuses for row in rows), Counter())),
-        "policy_tokens": sum(row.tokens for row in rows),
-        "cut": sum(row.cut for row in rows),
-        "accuracies": accuracies([row.graded for row in rows if row.graded]).to_json() if rows and answer else None,
+        **{name: counts[name] for name in ("unscored", "tied", "judgments", "policy_tokens", "cut")},
+        "repeated_ids": len(ids) - len(np.unique(np.array(ids, dtype=np.uint64))),
+        "statuses": dict(statuses),
+        "accuracies": accuracies(_graded(path, answer)).to_json() if counts["rows"] and answer else None,
         "mean_score_of_best": (
-            {n: asdict(e) for n, e in best_scores([row.scores for row in rows]).items()} if chosen else None
+            {n: asdict(found) for n, found in best_scores(map(_scores, read_rows(path))).items()} if scored else None
         ),
         "seconds": {**folder.seconds, "total": folder.total_seconds},
     }
@@ -114,31 +134,12 @@ def write_summary(folder: RunFolder, report: Report, answer: str | None) -> dict
     return summary
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What the summary needs of a row."""
+def _graded(path: Path, answer: str) -> Iterator[Graded]:
+    for row in read_rows(path):
+        yield Graded(tuple(row["ranking"]), tuple(is_right(r, row["kept"][answer]) for r in row["responses"]))
 
-    best: int | None
-    tied: int
-    judgments: int
-    statuses: Counter[str]
-    tokens: int
-    cut: int
-    scores: tuple[float | None, ...]
+
+def _scores(row: Mapping[str, Any]) -> list[float | None]:
     """Expected scores, and written ones where there are none."""
-    graded: Graded | None
-
-    @classmethod
-    def of(cls, row: dict[str, Any], answer: str | None) -> _Seen:
-        finer = zip(row["expected_scores"], row["scores"], strict=True)
-        right = [is_right(response, row["kept"][answer]) for response in row["responses"]] if answer else []
-        return cls(
-            row["best"],
-            row["tied"],
-            row["judgments"],
-            Counter(row["statuses"]),
-            sum(row["tokens"]),
-            sum(row["cut"]),
-            tuple(score if expected is None else expected for expected, score in finer),
-            Graded(tuple(row["ranking"]), tuple(right)) if answer else None,
-        )
+    finer = zip(row["expected_scores"], row["scores"], strict=True)
+    return [score if expected is None else expected for expected, score in finer]

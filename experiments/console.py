@@ -64,7 +64,29 @@ def stdout_for_results() -> Iterator[TextIO]:
 
 def progress_on(console: Console) -> Progress:
     """Progress bars with rates and time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(TextColumn):
+        """How many a minute, of late, and how long the rest will take so."""
+
+        def __init__(self) -> None:
+            super().__init__("")
+            self._left = TimeRemainingColumn(compact=True)
+
+        def render(self, task: Task) -> Text:
+            if task.finished or not task.speed or not task.total or task.total < 2:
+                return Text("")
+            return Text(f"{60 * task.speed:.0f}/min, ") + self._left.render(task) + Text(" left")
 
     return Progress(
         SpinnerColumn(),
@@ -72,5 +94,7 @@ def progress_on(console: Console) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        Rate(),
         console=console,
+        speed_estimate_period=300,
     )

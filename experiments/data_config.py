@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from alignment.policies import PolicyConfig, check_policy
 from alignment.prompts import Columns
 from alignment.sources import First, Source, open_source
 from alignment.tasks import arithmetic
 from experiments.configs import check_least, setting
-from experiments.judge_config import JudgeFlags
-from judges import JudgeConfig
+from experiments.judge_config import THINK_TOKENS, JudgeFlags
+from judges import JudgeConfig, JudgeSettings
 from judges.engines import Sampling, resolve_engine
 from judges.errors import UsageError
-from judges.models import check_model, resolve_adapter
-from judges.rubrics import load_rubric
+from judges.models import EMBEDDED, check_model, fingerprint, resolve_adapter
+from judges.rubrics import load_rubric, rubric_names
 from reward.cluster import check_address
 
 _DATA, _POLICY, _RUN = "the prompts", "the policy, which answers", "where it runs, and where results go"
 """Headings of the help."""
+SAMPLES = 8
 TASK_PROMPTS = 200
+EMBEDDED_THINK = 48
 TASK_TOKENS, TOKENS = 40, 512
 """Longest answer to a question of the embedded task, which is one line, and to any other."""
 
@@ -55,7 +58,9 @@ class DataFlags(JudgeFlags):
         None, "OpenAI-compatible endpoint to use instead of a model here", metavar="URL", group=_POLICY
     )
     policy_key: str | None = setting(None, "the endpoint's key", metavar="env:NAME|FILE", group=_POLICY)
-    samples: int = setting(8, "answers sampled for each prompt", metavar="N", group=_POLICY)
+    samples: int | None = setting(
+        None, f"answers sampled for each prompt (default: {SAMPLES})", metavar="N", group=_POLICY
+    )
     sample_temperature: float = setting(0.8, "of the policy's sampling", metavar="T", group=_POLICY)
     sample_top_p: float = setting(0.95, "of the policy's sampling", metavar="P", group=_POLICY)
     sample_tokens: int | None = setting(
@@ -66,6 +71,12 @@ class DataFlags(JudgeFlags):
         None,
         "rubric: a preset or a TOML file (default: general; embedded task: correctness)",
         metavar="NAME",
+        group="how it judges",
+    )
+    max_think_tokens: int | None = setting(
+        None,
+        f"budget of the judge's thinking (default: {THINK_TOKENS}; embedded model: {EMBEDDED_THINK})",
+        metavar="N",
         group="how it judges",
     )
     replicas: int = setting(1, "judges that work side by side", metavar="N", group=_RUN)
@@ -87,6 +98,8 @@ class DataFlags(JudgeFlags):
         )
         if self.sample_temperature < 0 or not 0 < self.sample_top_p <= 1:
             raise UsageError("--sample-temperature must be 0 or more, and --sample-top-p above 0 and at most 1")
+        if self.sample_temperature == 0 and self.answers > 1:
+            raise UsageError("--sample-temperature must be above 0: greedy samples of a prompt are all the same")
         if self.rubric is not None:
             load_rubric(self.rubric)
         _ = self.columns_for(None)
@@ -102,18 +115,30 @@ class DataFlags(JudgeFlags):
             for name in ("column", "keep", "answer"):
                 if getattr(self, name):
                     raise UsageError(f"--{name} is about the columns of a FILE, and none is given")
-            return arithmetic.Questions(self.prompts or TASK_PROMPTS, self.seed)
+            questions = arithmetic.Questions(self.prompts or TASK_PROMPTS, self.seed)
+            next(questions.rows(0, 1))  # of which there are only so many
+            return questions
         source = open_source(file)
         return source if self.prompts is None else First(source, self.prompts)
+
+    @property
+    def answers(self) -> int:
+        """Answers to each prompt."""
+        return SAMPLES if self.samples is None else self.samples
 
     def answer_for(self, file: str | None) -> str | None:
         """The column with the right answer."""
         return "answer" if file is None else self.answer
 
     def columns_for(self, file: str | None) -> Columns:
-        answer = self.answer_for(file)
-        kept = dict.fromkeys([*self.keep, *([answer] if answer else [])])
-        return Columns.of(self.column, tuple(kept), self.system)
+        return Columns.of(self.column, self.keep, self.answer_for(file), self.system)
+
+    def settings_for(self, model: str) -> JudgeSettings:
+        """As the flags say. An embedded judge thinks in a line or two, and there are many judgments to make."""
+        settings = super().settings_for(model)
+        if self.max_think_tokens is None and model.partition("@")[0] in EMBEDDED:
+            return replace(settings, max_think_tokens=EMBEDDED_THINK)
+        return settings
 
     def sampling(self, file: str | None) -> Sampling:
         """How the policy samples. The embedded task's answers are one line."""
@@ -122,7 +147,9 @@ class DataFlags(JudgeFlags):
         return Sampling(tokens, self.sample_temperature, self.sample_top_p, tuple(stop), seed=self.seed)
 
     def rubric_for(self, file: str | None) -> str:
-        return self.rubric or ("correctness" if file is None else "general")
+        """The rubric's name; of a file its whole path, as replicas have working directories of their own."""
+        name = self.rubric or ("correctness" if file is None else "general")
+        return str(Path(name).resolve()) if name not in rubric_names() else name
 
     @property
     def policy_config(self) -> PolicyConfig:
@@ -169,17 +196,22 @@ class DataFlags(JudgeFlags):
             "source": source.name,
             "source_digest": source.digest,
             "columns": repr(self.columns_for(file)),
-            "policy": self.policy,
+            "policy": _model(self.policy),
             "policy_engine": self.policy_engine,
-            "policy_adapter": self.policy_adapter,
+            "policy_adapter": _model(self.policy_adapter),
             "policy_url": self.policy_url,
-            "samples": self.samples,
+            "samples": self.answers,
             "sampling": repr(replace(sampling, seed=None)),
-            "judge": self.model,
-            "judge_adapter": self.adapter,
+            "judge": _model(self.model),
+            "judge_adapter": _model(self.adapter),
             "engine": self.engine,
             "judging": repr(self.settings_for(self.model)),
-            "rubric": self.rubric_for(file),
+            "rubric": repr(load_rubric(self.rubric_for(file))),
             "max_model_len": self.max_model_len,
             "seed": self.seed,
         }
+
+
+def _model(name: str | None) -> str | None:
+    """A model as the identity of a run holds it: of a folder, what is in it counts too."""
+    return f"{name}@{fingerprint(Path(name))}" if name is not None and Path(name).is_dir() else name

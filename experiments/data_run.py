@@ -16,12 +16,13 @@ from alignment.scale.job import Job, WorkPlan, shard_rows_for, shards_of
 from alignment.scale.models import Models, ServedModels
 from alignment.scale.parts import Parts, Report, summed
 from alignment.scale.policy_service import PolicyService, PolicyServiceConfig
-from alignment.scale.runner import pending, run
+from alignment.scale.runner import pending, reports_of
 from alignment.scale.worker import LOST
 from alignment.sources import Source
 from experiments.data_config import DataFlags
 from experiments.run_folder import RunFolder
 from reward.cluster import Cluster, connect
+from reward.config import gpu_share
 from reward.service import JudgeService, ServiceConfig
 
 if TYPE_CHECKING:
@@ -106,10 +107,8 @@ class DataRun:
             total = len(self.source)
             bar = self.progress.add_task("sampling and judging", total=total, completed=total - _rows(job, todo))
             with self.folder.phase("work"):
-                # Ray Data blocks; Ctrl-C reaches it all the same, and what is done is kept.
-                for report in run(job):
+                async for report in reports_of(job):
                     self.progress.advance(bar, report.rows)
-                    await asyncio.sleep(0)
 
     @contextlib.asynccontextmanager
     async def _services(self) -> AsyncIterator[tuple[PolicyServiceConfig, ServiceConfig]]:
@@ -118,7 +117,11 @@ class DataRun:
             with self._step("starting Ray"):
                 cluster = stack.enter_context(connect(self.config.address))
             policy, judge = self._placed(cluster)
-            async with JudgeService(judge) as judges, PolicyService(policy) as policies:
+            # Who holds the folder's lock is alone with these names.
+            async with (
+                JudgeService(judge, private=True) as judges,
+                PolicyService(policy, private=True) as policies,
+            ):
                 with self._step("models starting"):
                     await judges.ready()
                     await policies.ready()
@@ -131,7 +134,7 @@ class DataRun:
         policy = config.policy_config
         computes = policy.url is None
         engines = config.replicas + config.policy_replicas * computes
-        gpus = min(1.0, cluster.gpus / engines)
+        gpus = gpu_share(cluster.gpus, engines)
         cpus = 1.0 if gpus or not cluster.local else cluster.cpus / engines
         judge = ServiceConfig(
             config.judge_config,

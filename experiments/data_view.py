@@ -12,9 +12,10 @@ from experiments.wording import count, duration
 def print_best_of_n(summary: Mapping[str, Any], out: Path) -> None:
     """Print what the `summary.json` of a best-of-N run says, and where the results are."""
     rows = [
-        ("Prompts with a best answer", f"{summary['done'] - summary['without_a_winner']} of {summary['prompts']}"),
+        ("Prompts with a best answer", f"{summary['done'] - summary['unscored']} of {summary['prompts']}"),
         ("  answers drawn among equals", str(summary["tied"])),
         *_lost(summary),
+        *([("Ids that occur again", str(summary["repeated_ids"]))] if summary["repeated_ids"] else []),
         ("Judgments", str(summary["judgments"])),
         *((f"  answers {status.replace('_', ' ')}", str(n)) for status, n in summary["statuses"].items()),
         ("Answers cut off", str(summary["cut"])),
@@ -48,7 +49,7 @@ def print_preferences(summary: Mapping[str, Any], out: Path) -> None:
         *((f"Judgments {status.replace('_', ' ')}", str(n)) for status, n in summary["judgments"].items()),
     ]
     if summary["right"]:
-        rows += [(f"Pairs: {name.replace('_', ' ')}", str(n)) for name, n in summary["right"].items()]
+        rows += [(f"Pairs of which {name} is right", str(n)) for name, n in summary["right"].items()]
     _print(f"{summary['judge']} judging {summary['policy']}", rows, [], summary)
     print(f"\n{count(summary['pairs'], 'preference pair')}, with their data card: {out / 'data'}")
 
@@ -85,5 +86,5 @@ def _print(
 
 
 def exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
-    """0, or 1 where more prompts than `max_failures` have no result."""
-    return int(sum(summary["lost"].values()) > max_failures)
+    """0, or 1 where more prompts than `max_failures` have no result: they were lost, or no answer has a score."""
+    return int(sum(summary["lost"].values()) + summary["unscored"] > max_failures)

@@ -162,7 +162,8 @@ class _Demo:
         with contextlib.ExitStack() as stack:
             with self._step("starting Ray", "start_ray"):
                 cluster = stack.enter_context(connect(self.config.address))
-                service = JudgeService(self._service_config(cluster))
+                # Who holds the folder's lock is alone with the service's name.
+                service = JudgeService(self._service_config(cluster), private=True)
                 await service.__aenter__()
             try:
                 yield service

@@ -6,13 +6,23 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
 from typing import Any
 
-from alignment.preferences import FORMATS, RULES, CardSettings, CardStats, FilterSpec, Repeats, RuleSpec, card
+from alignment.preferences import (
+    FORMATS,
+    RULES,
+    CardSettings,
+    CardStats,
+    FilterSpec,
+    Repeats,
+    RuleSpec,
+    card,
+    make_rule,
+)
 from alignment.scale.preferences import PreferencePlan
 from alignment.tasks.arithmetic import is_right
 from experiments.configs import check_least, setting
@@ -66,12 +76,27 @@ class PreferenceRun(DataFlags):
     per_prompt: int = setting(FilterSpec.per_prompt, "pairs of one prompt at most", metavar="N", group=_KEPT)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_least(self, {"per_prompt": 1})
         _ = self.rule_spec, self.filters
         FORMATS[self.format].check(self.with_images)
         if self.rule == "two_temperatures" and not self.hot_temperature > self.sample_temperature > 0:
             raise UsageError("--hot-temperature must be above --sample-temperature, and both above 0")
-        super().__post_init__()
+        if self.rule == "two_temperatures" and self.samples not in (None, 1):
+            raise UsageError("--rule two_temperatures takes one answer at each; leave --samples out")
+        make_rule(self.rule_spec).check(self.temperatures)
+
+    @property
+    def answers(self) -> int:
+        """Answers to each prompt at each temperature."""
+        return 1 if self.rule == "two_temperatures" else super().answers
+
+    @property
+    def temperatures(self) -> list[float]:
+        """At which a prompt's answers are sampled."""
+        if self.rule == "two_temperatures":
+            return [self.sample_temperature, self.hot_temperature]
+        return [self.sample_temperature] * self.answers
 
     @property
     def rule_spec(self) -> RuleSpec:
@@ -96,13 +121,12 @@ class PreferenceRun(DataFlags):
         return settings if self.rule != "two_temperatures" else replace(settings, order="both")
 
     def plan(self, models: Any, file: str | None) -> PreferencePlan:
-        two = self.rule == "two_temperatures"
         return PreferencePlan(
             models,
             self.sampling(file),
-            1 if two else self.samples,
+            self.answers,
             self.rubric_for(file),
-            self.hot_temperature if two else None,
+            self.hot_temperature if self.rule == "two_temperatures" else None,
             self.rule_spec,
             self.filters,
             self.format,
@@ -140,7 +164,7 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
                 file,
                 folder,
                 lambda models: config.plan(models, file),
-                1 if config.rule == "two_temperatures" else config.samples,
+                config.answers,
                 console,
                 progress,
             )
@@ -148,7 +172,7 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
         with folder.phase("join"):
             for table in ("judgments", "completions"):
                 done.join(table, folder.path / f"{table}.jsonl")
-            stats, right = _write_data(config, folder.path / "data", done, source.name, file)
+            stats, right = write_data(config, folder.path / "data", done, source.name, file)
         summary = {
             **folder.settings,
             "prompts": done.report.rows,
@@ -157,6 +181,7 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
             "pairs": stats.pairs,
             "rows": stats.rows,
             "dropped": dict(stats.dropped.most_common()),
+            "unscored": stats.dropped["unscored"],
             "judgments": dict(stats.judgments.most_common()),
             "completions": stats.completions,
             "cut": stats.cut,
@@ -167,7 +192,7 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
         return summary
 
 
-def _write_data(
+def write_data(
     config: PreferenceRun, data: Path, done: Done, source: str, file: str | None
 ) -> tuple[CardStats, dict[str, int] | None]:
     """Write the data set with its card: a folder that `load_dataset` and the hub take as it is.
@@ -180,7 +205,8 @@ def _write_data(
     stats = reduce(add, counted, CardStats())
     for reason, number in done.report.lost.items():
         stats.bad_rows[reason] += number
-    kept = _Kept(config.filters.allow_repeated_prompts, stats)
+    answer = config.answer_for(file)
+    kept = _Kept(config.filters.allow_repeated_prompts, stats, done.rows("completions"), answer)
     name = f"train.{config.file_format}"
     if config.file_format == "parquet":
         _write_parquet(data / name, kept.of(done.rows("preferences")), config)
@@ -194,7 +220,7 @@ def _write_data(
         images=config.with_images,
         source=source,
         policy={
-            "samples": config.samples,
+            "samples": config.answers,
             "top_p": config.sample_top_p,
             "most tokens": config.sampling(file).max_tokens,
         },
@@ -205,31 +231,43 @@ def _write_data(
         },
     )
     write_text(data / "README.md", card(stats, told))
-    answer = config.answer_for(file)
-    return stats, None if answer is None else _right(done, answer)
+    return stats, None if answer is None else dict(sorted(kept.right.items()))
 
 
 @dataclass
 class _Kept:
-    """The rows that stay when prompts are looked at across shards."""
+    """The rows that stay when prompts are looked at across shards, and how many of them are right."""
 
     allow_repeated: bool
     stats: CardStats
+    completions: Iterator[dict[str, Any]]
+    """Of all prompts, in the order of the rows."""
+    answer: str | None
+    right: Counter[str] = field(default_factory=Counter)
+    """Of pairs, which answers are right: `chosen`, `rejected`, `both` or `neither`."""
+    answered: dict[str, Any] | None = None
+    """The completions of the prompt whose pairs pass by."""
 
     def of(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        if self.allow_repeated:
-            yield from rows
-            return
         repeats = Repeats()
         last = None
         for row in rows:
             about = row["provenance"]
             pair = about["id"], about["chosen_index"], about["rejected_index"]
-            if repeats.again(about["prompt_digest"], about["id"]):
+            if not self.allow_repeated and repeats.again(about["prompt_digest"], about["id"]):
                 self.stats.repeated(int(pair != last), 1)  # a pair can be two rows, one after the other
             else:
+                if self.answer is not None and pair != last:
+                    self._count(*pair)
                 yield row
             last = pair
+
+    def _count(self, id: str, chosen: int, rejected: int) -> None:
+        if self.answered is None or self.answered["id"] != id:
+            self.answered = next(row for row in self.completions if row["id"] == id)
+        said, truth = self.answered["responses"], self.answered["kept"][self.answer]
+        right = [name for name, k in (("chosen", chosen), ("rejected", rejected)) if is_right(said[k], truth)]
+        self.right["both" if len(right) == 2 else right[0] if right else "neither"] += 1
 
 
 def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: PreferenceRun) -> None:
@@ -248,18 +286,3 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: Preferenc
             break
     writer.close()
     partial.replace(path)
-
-
-def _right(done: Done, answer: str) -> dict[str, int]:
-    """Of how many pairs which answers are right, as far as the rows hold both."""
-    truth = {row["id"]: row["kept"][answer] for row in done.rows("completions")}
-    counts: Counter[str] = Counter()
-    for row in done.rows("preferences"):
-        if "chosen" in row and isinstance(row["chosen"][-1]["content"], str):
-            expected = truth[row["provenance"]["id"]]
-            chosen, rejected = (is_right(row[side][-1]["content"], expected) for side in ("chosen", "rejected"))
-            counts["both_right" if chosen and rejected else "chosen_right" if chosen else "rejected_right"] += (
-                chosen or rejected
-            )
-            counts["neither_right"] += not chosen and not rejected
-    return dict(sorted(counts.items()))

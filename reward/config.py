@@ -97,7 +97,7 @@ class ServiceConfig:
             )
         gpus = self.gpus_per_replica
         if gpus is None:
-            gpus = min(1.0, cluster.gpus / self.range[1]) if cluster.gpus else 0.0
+            gpus = gpu_share(cluster.gpus, self.range[1])
         if gpus * fewest > cluster.gpus:
             raise ClusterError(
                 f"{fewest} replicas need {gpus * fewest:g} GPUs and the cluster has {cluster.gpus:g}; use fewer "
@@ -140,6 +140,12 @@ class ServiceConfig:
         judge = JudgeConfig(engine, _filled(JudgeSettings, args))
         made: ServiceConfig = _filled(cls, args, judge=judge, gateway=_filled(GatewayConfig, args))
         return made
+
+
+def gpu_share(gpus: float, engines: int) -> float:
+    """The share of a GPU that each of so many engines gets: a whole one, or such a part of one that as many as are
+    needed fit on each device."""
+    return 1.0 / max(1, math.ceil(engines / gpus)) if gpus else 0.0
 
 
 _READ: dict[type, Any] = {

@@ -7,7 +7,6 @@ prompt's candidates go (`reward.serving.routing`), what happens to what a dead r
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -32,29 +31,25 @@ class JudgeService:
     Entering only asks for the replicas; `ready` waits for them, so that other work can be done meanwhile.
     """
 
-    def __init__(self, config: ServiceConfig, http: HttpAddress | None = None) -> None:
+    def __init__(self, config: ServiceConfig, http: HttpAddress | None = None, private: bool = False) -> None:
         """
         Args:
             config: with its replicas placed, see `ServiceConfig.placed_on`.
             http: where to listen; needs `config.gateway`. A cluster whose Serve runs already must listen there.
+            private: whether a service of that name can only be what a killed process left, and is removed first.
         """
         self.config = config
         self.http = http
         self._dispatcher: Dispatcher | None = None
         self._gateway: Any = None
-        self._deployed = Deployed(config.name, "judge service", http)
+        self._deployed = Deployed(config.name, "judge service", http, private)
 
     async def __aenter__(self) -> JudgeService:
-        try:
-            prefix = None if self.config.gateway is None else "/"
-            await asyncio.to_thread(self._deployed.deploy, application(self.config), prefix)
-        except BaseException:
-            await self.__aexit__()
-            raise
+        await self._deployed.started(application(self.config), None if self.config.gateway is None else "/")
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await asyncio.shield(asyncio.to_thread(self._deployed.remove))
+        await self._deployed.removed()
 
     async def ready(self) -> None:
         """Wait until every replica can judge.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
+# Started in the background by a shell, this process ignores Ctrl-C, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests never reach for a hub: what they need is in the project, in a package, or made by them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray's workers find the scripts of the scripted engine where this process does.

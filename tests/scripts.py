@@ -8,10 +8,14 @@ import json
 import os
 import re
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
+from alignment.rows import PromptRow
+from alignment.scale.job import Outcome
 from judges import JudgeSettings
 from judges.engines import Sampling
+from judges.errors import AccessError
 
 
 def _draw(text: str, sides: int) -> int:
@@ -39,6 +43,17 @@ def drawn_policy(prompt: str, sampling: Sampling) -> str:
     """As `policy`, but the same prompt and seed always give the same answer, in whatever process."""
     numbers = [int(n) for n in re.findall(r"\d+", prompt.rpartition("user\n")[2])]
     return f"The result is {sum(numbers[:2]) + _draw(f'{prompt}/{sampling.seed}', 4)}."
+
+
+async def mortal_policy(prompt: str, sampling: Sampling) -> str:
+    """As `drawn_policy`, but the process dies over the prompt `poison` while the file FLEX_JUDGE_TEST_POISON exists,
+    and over `once` removes that file first."""
+    file = Path(os.environ.get("FLEX_JUDGE_TEST_POISON", "/nonexistent"))
+    if file.exists() and ("poison" in prompt or "once" in prompt):
+        if "once" in prompt:
+            file.unlink()
+        os._exit(1)
+    return drawn_policy(prompt, sampling)
 
 
 async def slow_drawn_policy(prompt: str, sampling: Sampling) -> str:
@@ -117,3 +132,16 @@ async def steady_judge(prompt: str, sampling: Sampling) -> str:
 
 
 SETTINGS = JudgeSettings(max_think_tokens=400, max_answer_tokens=64, temperature=0.0)
+
+
+@dataclass(frozen=True)
+class DeniedWork:
+    """Work on a data set that finds its models' door closed. Here, so that Ray's workers can import it."""
+
+    tables: tuple[str, ...] = ()
+
+    async def open(self) -> DeniedWork:
+        return self
+
+    async def __call__(self, row: PromptRow) -> Outcome:
+        raise AccessError("401: no such key")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
+from served import free_port
 
 from reward.serving.reaper import VARIABLE, Family
 
@@ -72,6 +77,27 @@ def serving(*flags: str, **environment: str) -> Iterator[Serving]:
                 process.kill()
                 process.wait()
         process.stdout.close()
+
+
+@contextmanager
+def running_cluster() -> Iterator[str]:
+    """A Ray cluster of its own as `ray start` makes one, until the block ends; yields its address."""
+    port = free_port()
+    temporary = tempfile.mkdtemp(prefix="fj")  # not a test's own folder: the paths of Ray's sockets must be short
+    ray = str(Path(sys.executable).with_name("ray"))
+    head = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    head += ["--object-store-memory=200000000", "--temp-dir", temporary, "--block"]
+    environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    cluster = subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in within(60, what="a Ray cluster"):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+        yield f"127.0.0.1:{port}"
+        assert cluster.poll() is None
+    finally:
+        cluster.terminate()
+        cluster.wait(30)
 
 
 def within(seconds: float, *, what: str) -> Iterator[float]:

@@ -11,7 +11,16 @@ import pytest
 from scripts import SETTINGS, judge, policy
 from tiny_models import tiny_llama
 
+from alignment.policies import PolicyConfig
+from alignment.scale.best_of_n import BestOfNPlan
+from alignment.scale.job import Job
+from alignment.scale.models import LocalModels
+from alignment.scale.parts import Parts
+from alignment.scale.worker import ShardWorker
+from alignment.selection import SelectionSpec
+from alignment.sources import open_source
 from experiments import bench
+from experiments.bench import scale
 from experiments.bench.logged import Log, LoggedEngine, most_cached, waves
 from experiments.bench.loop import LoopConfig
 from experiments.bench.loop import run as run_loop
@@ -21,7 +30,7 @@ from experiments.bench.sampling import SamplingConfig
 from experiments.bench.sampling import measured as measured_sampling
 from experiments.bench.service import ServiceBenchConfig, answer
 from experiments.bench.texts import comparisons
-from judges import Comparison, FlexJudge
+from judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, JudgeSettings
 from judges.engines import Generation, Sampling
 from judges.engines.scripted import ScriptedEngine
 from judges.errors import UsageError
@@ -92,6 +101,26 @@ def test_samples_share_their_prompt_on_one_side_and_not_even_its_beginning_on_th
     assert len({ids[:16] for ids in salted}) == 6  # no block is another one's
     assert {ids[:8] for ids in warm}.isdisjoint({ids[:8] for ids in shared})
     assert {len(ids) for ids in shared} == {len(ids) for ids in salted}
+
+
+async def test_the_scripts_of_the_scale_bench_give_every_prompt_a_best_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale, "LATENCY_S", 0.0)
+    policy = PolicyConfig("experiments.bench.scale:say", "scripted")
+    engine = EngineConfig("experiments.bench.scale:judge", "scripted")
+    models = LocalModels(policy, JudgeConfig(engine, JudgeSettings(temperature=0.0)))
+    plan = BestOfNPlan(models, Sampling(64, temperature=1.0, seed=0), 4, SelectionSpec())
+    prompts = scale._prompts(tmp_path / "prompts.jsonl", 3)
+    report = await ShardWorker(Job(open_source(str(prompts)), plan, tmp_path / "parts")).shard(0)
+    assert (report.rows, report.done) == (3, 3)
+    rows = list(Parts(tmp_path / "parts").rows("best_of_n", [0]))
+    assert all(len(set(row["responses"])) == 4 and row["best"] is not None for row in rows)
+
+
+def test_rows_a_second_are_those_while_all_replicas_have_work() -> None:
+    times = [0.0, 9.0, *(10.0 + n / 2 for n in range(20)), 80.0, 90.0]
+    assert scale._steady(times) == pytest.approx(2.0)
 
 
 @pytest.mark.slow

@@ -5,11 +5,9 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -160,36 +158,3 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(tmp_path: Path)
     assert "nothing is sampled or judged again" in third.stderr
     for name in ("completions.jsonl", "judgments.jsonl", "best_of_n.jsonl", "preferences.jsonl"):
         assert (run / name).read_bytes() == written[name]
-
-
-@pytest.mark.slow
-def test_a_running_cluster_is_joined_and_left_running(tmp_path: Path) -> None:
-    environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    ray = str(Path(sys.executable).with_name("ray"))
-    port = "26379"
-    temporary = tempfile.mkdtemp(prefix="fj")  # not tmp_path: the paths of Ray's sockets must be short
-    head = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
-    head += ["--object-store-memory=200000000", "--temp-dir", temporary, "--block"]
-    cluster = subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        address, run = f"127.0.0.1:{port}", tmp_path / "run"
-        command = [sys.executable, "-m", "experiments.cli", *DEMO, "--prompts", "4", "--address", address]
-        deadline = time.monotonic() + 60
-        while True:
-            demo = subprocess.run([*command, "--out", str(run)], capture_output=True, text=True, timeout=120)
-            if demo.returncode == 0 or time.monotonic() > deadline:
-                break
-            time.sleep(1)
-        assert demo.returncode == 0, demo.stderr
-        assert cluster.poll() is None
-        # The cluster still works, and nothing of the demo is left on it.
-        look = (
-            "import ray; from ray import serve; "
-            f"ray.init({address!r}, log_to_driver=False); "
-            "print(dict(serve.status().applications), ray.available_resources()['CPU'])"
-        )
-        seen = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120)
-        assert seen.stdout.split() == ["{}", "2.0"], seen.stderr
-    finally:
-        cluster.terminate()
-        cluster.wait(30)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import running_cluster, within
 
 from alignment.scale.job import Job, shard_rows_for
 from alignment.scale.models import LocalModels
@@ -20,8 +18,9 @@ from alignment.scale.parts import Parts
 from alignment.scale.worker import ShardWorker
 from experiments.best_of_n import BestOfNRun, write_summary
 from experiments.cli import main
+from experiments.data_run import Done
 from experiments.data_view import exit_status, print_best_of_n
-from experiments.preferences import PreferenceRun
+from experiments.preferences import PreferenceRun, write_data
 from experiments.run_folder import RunFolder
 from judges.errors import UsageError
 
@@ -52,6 +51,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--policy", "/no/such/model"], "/no/such/model"),
         (["--policy-engine", "nonsense"], "engine 'nonsense' does not exist"),
         (["--address", "127.0.0.1:1"], "no Ray cluster answers"),
+        (["--prompts", "1000000"], "different questions, not 1000000"),
         (["--sample-top-p", "2"], "--sample-top-p above 0 and at most 1"),
     ],
 )
@@ -72,8 +72,35 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         BestOfNRun(method="halving", temperature=0.0)
     with pytest.raises(UsageError, match="--hot-temperature must be above"):
         PreferenceRun(rule="two_temperatures", sample_temperature=1.3)
+    with pytest.raises(UsageError, match="takes one answer at each; leave --samples out"):
+        PreferenceRun(rule="two_temperatures", samples=4)
+    with pytest.raises(UsageError, match="needs at least 2 answers to a prompt, not 1"):
+        PreferenceRun(samples=1)
+    with pytest.raises(UsageError, match="greedy samples of a prompt are all the same"):
+        BestOfNRun(sample_temperature=0.0)
     with pytest.raises(UsageError, match="format 'reward' is for text alone"):
         PreferenceRun(format="reward", with_images=True)
+
+
+def test_what_a_method_cannot_judge_is_said_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, complaint in (
+        (["--method", "round_robin", "--samples", "65"], "at most 64 for the method 'round_robin'"),
+        (["--method", "knockout", "--samples", "1"], "the method 'knockout' compares"),
+        (["--method", "batch", "--rubric", "mllm_judge_pair"], "mllm_judge_pair"),
+    ):
+        assert complaint in error_of(capsys, "best-of-n", *arguments, "--out", "/nonexistent/run")
+
+
+def test_what_is_in_a_rubric_or_a_model_s_folder_belongs_to_the_identity_of_a_run(tmp_path: Path) -> None:
+    rubric, model = tmp_path / "brief.toml", tmp_path / "model"
+    model.mkdir()
+    seen = []
+    for criteria, weights in (("brevity", "1"), ("brevity", "2"), ("length", "2")):
+        rubric.write_text(f'criteria = "{criteria}"\nscale = "1-5"\nexample = [2, 4]\n')
+        (model / "model.safetensors").write_text(weights)
+        config = BestOfNRun(rubric=str(rubric), policy=str(model))
+        seen.append(config.identity(config.source(None), None))
+    assert [len({str(identity[name]) for identity in seen}) for name in ("policy", "rubric")] == [2, 2]
 
 
 def test_the_rule_of_two_temperatures_has_its_pairs_read_in_both_orders() -> None:
@@ -113,38 +140,70 @@ def test_the_summary_says_how_many_are_right_with_intervals(tmp_path: Path, caps
     assert "Right: best of 4" in capsys.readouterr().out
 
 
-def test_the_exit_status_tells_of_lost_prompts() -> None:
-    summary = {"lost": {"bad row": 2, "engine_lost": 1}}
-    assert (exit_status(summary, 2), exit_status(summary, 3)) == (1, 0)
+def test_the_exit_status_tells_of_prompts_without_a_result() -> None:
+    summary = {"lost": {"bad row": 2, "engine_lost": 1}, "unscored": 1}
+    assert (exit_status(summary, 3), exit_status(summary, 4)) == (1, 0)
+
+
+async def _pairs_here(config: PreferenceRun, folder: Path) -> Done:
+    source = config.source(None)
+    models = LocalModels(config.policy_config, config.judge_config)
+    job = Job(source, config.plan(models, None), folder, config.columns_for(None), 4)
+    worker = ShardWorker(job)
+    for number in range(job.shards):
+        await worker.shard(number)
+    return Done(Parts(folder), Parts(folder).reports())
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("format", ["preference", "kto"])
+def test_a_preference_data_set_loads_with_its_card(file_format: str, format: str, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    config = PreferenceRun(**SCRIPTED, prompts=10, samples=4, temperature=0.0, format=format, file_format=file_format)  # type: ignore[arg-type]
+    done = asyncio.run(_pairs_here(config, tmp_path / "parts"))
+    stats, right = write_data(config, tmp_path / "data", done, "sums", None)
+    data = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(data) == stats.rows
+    assert right is not None
+    assert sum(right.values()) == stats.pairs > 0
+    assert f"{stats.pairs}" in (tmp_path / "data" / "README.md").read_text()
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
-    """On Ray Data and Serve; the undisturbed one runs within this process."""
+    """On a running cluster, which is joined and left as it was; the undisturbed one runs within this process."""
     file = tmp_path / "prompts.jsonl"
     rows = [{"prompt": f"What is {n} + {n % 7}?", "id": f"q{n}", "answer": n + n % 7} for n in range(120)]
     rows[50] = {"question": "in the wrong column"}
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = SCRIPTED | {"samples": 4, "temperature": 0.0, "answer": "answer", "max_failures": 1}
-    config = BestOfNRun(**settings, out=str(tmp_path / "run"))  # type: ignore[arg-type]
-    undisturbed = asyncio.run(_here(config, str(file), tmp_path / "parts"))
-
     run = tmp_path / "run"
+    config = BestOfNRun(**settings, out=str(run))  # type: ignore[arg-type]
+    undisturbed = asyncio.run(_here(config, str(file), tmp_path / "parts"))
     command = [sys.executable, "-m", "experiments.cli", "best-of-n", str(file), *flags(settings), "--out", str(run)]
-    for share in (1 / 3, 2 / 3):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 200
-        while len(list((run / "parts").glob("report-*.json"))) < share * 60 and time.monotonic() < end:
-            assert process.poll() is None
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    reports = len(Parts(run / "parts").reports())
-    assert 40 <= reports < 60
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    with running_cluster() as address:
+        command += ["--address", address]
+        for share in (1 / 3, 2 / 3):
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            for _ in within(200, what="a share of the shards"):
+                assert process.poll() is None
+                if len(list((run / "parts").glob("report-*.json"))) >= share * 60:
+                    break
+            process.kill()
+            process.wait()
+        assert 40 <= len(Parts(run / "parts").reports()) < 60
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        look = (
+            "import ray; from ray import serve; "
+            f"ray.init({address!r}, log_to_driver=False, logging_level='ERROR'); "
+            "print('left:', list(serve.status().applications))"
+        )
+        left = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "lost: bad row" in done.stdout
     assert (run / "best_of_n.jsonl").read_text() == undisturbed["best_of_n"]
     assert (run / "judgments.jsonl").read_text() == undisturbed["judgments"]
     (lost,) = (run / "lost.jsonl").read_text().splitlines()
     assert "prompts.jsonl, line 51: field 'prompt' is missing; there are question (--column)" in lost
+    assert "left: []" in left.stdout, left.stderr

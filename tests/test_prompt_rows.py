@@ -76,6 +76,17 @@ def test_a_column_to_be_kept_must_be_there_and_be_something_json_holds() -> None
         row({"prompt": "Why?", "when": object()}, keep=["when"])
 
 
+@pytest.mark.parametrize(("answer", "number"), [(3, 3), ("3", 3.0), ("1,234.5", 1234.5)])
+def test_a_right_answer_is_a_number_perhaps_as_text(answer: object, number: float) -> None:
+    assert row({"prompt": "Why?", "answer": answer}, number="answer").kept == {"answer": number}
+
+
+@pytest.mark.parametrize("answer", ["three", None, True, [3]])
+def test_a_right_answer_that_is_no_number_is_refused_and_not_counted_as_wrong(answer: object) -> None:
+    with pytest.raises(UsageError, match="line 7, field 'answer': expected a number, got"):
+        row({"prompt": "Why?", "answer": answer}, number="answer")
+
+
 @pytest.mark.parametrize("text", ["prompt", "prompt=", "answer=x", "=x"])
 def test_a_mapping_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected FIELD=COLUMN with a field of prompt, id, images"):

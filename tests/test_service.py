@@ -11,11 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scripts import SETTINGS
+from scripts import SETTINGS, DeniedWork
 from served import free_port
 
-from judges import Comparison, EngineConfig, JudgeConfig, Judgment, Status
-from judges.errors import ClusterError, UsageError
+from alignment.policies import PolicyConfig
+from alignment.scale.job import Job
+from alignment.scale.parts import Parts
+from alignment.scale.policy_service import PolicyService, PolicyServiceConfig, RemotePolicy
+from alignment.scale.runner import run
+from alignment.sources import open_source
+from judges import Comparison, EngineConfig, JudgeConfig, Judgment, Message, Status
+from judges.engines import Sampling
+from judges.errors import AccessError, ClusterError, EngineLostError, UsageError
 from reward.cluster import Cluster, check_address, check_memory, connect
 from reward.gateway.config import GatewayConfig
 from reward.service import HttpAddress, JudgeService, ServiceConfig
@@ -118,6 +125,42 @@ def test_a_wrong_request_fails_alone_and_says_why(cluster: Cluster) -> None:
     wrong = [[Comparison.of("Question?", "answer", rubric="no_such_rubric", id="0")]]
     with pytest.raises(UsageError, match="no_such_rubric"):
         asyncio.run(judge_all(service_config("judge", name="wrong").placed_on(cluster), wrong))
+
+
+@pytest.mark.slow
+def test_what_ends_a_run_over_a_data_set_is_told_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "Why?"}\n')
+    job = Job(open_source(str(tmp_path / "p.jsonl")), DeniedWork(), tmp_path / "parts")
+    with pytest.raises(AccessError, match="401: no such key"):
+        list(run(job))
+    assert Parts(job.folder).reports() == {}
+
+
+@pytest.mark.slow
+def test_a_prompt_goes_to_another_policy_when_one_dies_and_is_given_up_when_it_kills_them_all(cluster: Cluster) -> None:
+    poison = Path(os.environ["FLEX_JUDGE_TEST_POISON"])
+    policy = PolicyConfig("scripts:mortal_policy", "scripted")
+    config = PolicyServiceConfig(policy, replicas=2, name="policy", cpus_per_replica=0.5)
+
+    async def scenario() -> None:
+        async with PolicyService(config) as service, PolicyService(config, private=True) as again:
+            await service.ready()
+            await again.ready()  # what a killed run leaves is removed
+            remote = await RemotePolicy.of(config)
+            assert remote.model_id == "scripts:mortal_policy"
+            sampling = Sampling(32, temperature=1.0, seed=0)
+            poison.touch()
+            (saved,) = await remote.sample([Message("user", "once 1 2")], sampling, [0])
+            assert saved.text.startswith("The result is ")
+            with pytest.raises(UsageError, match="greedy samples"):
+                await remote.sample([Message("user", "1 2")], Sampling(32), [0, 1])
+            poison.touch()
+            with pytest.raises(EngineLostError, match="3 replicas of the policy were lost"):
+                await remote.sample([Message("user", "poison")], sampling, [0])
+            poison.unlink()
+            assert len(await remote.sample([Message("user", "1 2")], sampling, [0, 1])) == 2
+
+    asyncio.run(scenario())
 
 
 async def test_ids_that_occur_twice_are_refused() -> None:

@@ -26,7 +26,7 @@ from alignment.selection import SelectionSpec
 from alignment.sources import open_source
 from judges import EngineConfig, JudgeConfig
 from judges.engines import Sampling
-from judges.errors import EngineLostError, UsageError
+from judges.errors import AccessError, EngineLostError, UsageError
 
 MODELS = LocalModels(
     PolicyConfig("scripts:drawn_policy", "scripted"),
@@ -66,6 +66,12 @@ class Plan:
                 raise UsageError("too long")
             case "engine":
                 raise EngineLostError("the policy died")
+            case "access":
+                raise AccessError("401: no such key")
+            case "bug":
+                raise KeyError("nothing")
+            case "partly":
+                return Outcome({"out": [{"id": row.id}]}, Sum(1), again=True)
         return Outcome({"out": [{"id": row.id, "said": row.prompt[0].content}]}, Sum(1))
 
 
@@ -111,19 +117,38 @@ async def test_rows_that_are_lost_are_told_and_the_others_go_on(tmp_path: Path) 
 
 
 async def test_a_rerun_tries_again_what_a_lost_model_cost_and_nothing_else(tmp_path: Path) -> None:
-    asked = job(tmp_path, Plan({"q1": "refused", "q5": "engine"}))
-    await work(asked)
-    assert pending(Parts(asked.folder), asked.shards) == [1]
+    asked = job(tmp_path, Plan({"q1": "refused", "q5": "engine", "q9": "bug"}))
+    total = summed(await work(asked))
+    assert (total.lost, total.again) == ({"engine_lost": 1, "failed": 1, "refused": 1}, 2)
+    assert pending(Parts(asked.folder), asked.shards) == [1, 2]
     await work(replace(asked, plan=Plan({"q1": "refused"})))
     assert pending(Parts(asked.folder), asked.shards) == []
     assert summed(list(Parts(asked.folder).reports().values())).lost == {"refused": 1}
 
 
-async def test_a_model_that_is_lost_over_every_row_ends_the_run_and_costs_no_row(tmp_path: Path) -> None:
-    asked = job(tmp_path, Plan({f"q{n}": "engine" for n in range(4)}))
-    with pytest.raises(AllLostError, match="the policy died"):
+async def test_a_single_row_that_kills_a_model_does_not_end_the_run(tmp_path: Path) -> None:
+    asked = replace(job(tmp_path, Plan({"q0": "engine"}), rows=1), shard_rows=1)
+    assert [(r.done, r.again) for r in await work(asked)] == [(0, 1)]
+
+
+async def test_row_after_row_lost_ends_the_run_and_costs_no_row(tmp_path: Path) -> None:
+    asked = job(tmp_path, Plan({f"q{n}": "engine" for n in range(4)}), rows_at_once=2)
+    with pytest.raises(AllLostError, match="4 rows in a row were lost, the last one: the policy died"):
         await work(asked)
     assert Parts(asked.folder).reports() == {}
+
+
+async def test_an_endpoint_that_wants_another_key_ends_the_run_at_once_and_costs_no_row(tmp_path: Path) -> None:
+    asked = job(tmp_path, Plan({"q2": "access"}))
+    with pytest.raises(AccessError, match="401"):
+        await work(asked)
+    assert Parts(asked.folder).reports() == {}
+
+
+async def test_a_row_with_judgments_that_were_lost_is_kept_and_tried_again(tmp_path: Path) -> None:
+    asked = job(tmp_path, Plan({"q3": "partly"}))
+    assert [(r.done, r.again) for r in await work(asked)] == [(4, 1), (4, 0), (2, 0)]
+    assert pending(Parts(asked.folder), asked.shards) == [0]
 
 
 async def test_what_a_killed_worker_left_of_a_shard_does_not_count(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class Endpoint:
         if status in (401, 403):
             return AccessError(f"{self._url}: {status}: {line}; give its key as api_key: env:NAME, or a file")
         if status == 404:
-            return UsageError(f"{self._url}: 404: {line}; are the address and the name of the model right?")
+            return AccessError(f"{self._url}: 404: {line}; are the address and the name of the model right?")
         return UsageError(f"{self._url}: {status}: {line}")
 
     def _line(self, answer: httpx.Response) -> str:

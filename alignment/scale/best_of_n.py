@@ -48,7 +48,8 @@ class BestOfN:
         check_lost(selection.judgments)
         judgments = zip(selection.judgments, selection.judged, strict=True)
         told = [{**stable(j), "prompt": row.id, "responses": list(about)} for j, about in judgments]
-        return Outcome({"best_of_n": [best_of_n_row(sampled, selection)], "judgments": told})
+        tables = {"best_of_n": [best_of_n_row(sampled, selection)], "judgments": told}
+        return Outcome(tables, again=unfinished(selection.judgments))
 
 
 def sampled_of(row: PromptRow, completions: list[Completion], temperatures: list[float], policy: Policy) -> Sampled:
@@ -69,6 +70,11 @@ def check_lost(judgments: Sequence[Judgment]) -> None:
     if judgments and all(j.scores is None and not j.status.is_final for j in judgments):
         why = next((vote.detail for j in judgments for vote in j.votes if vote.detail), str(judgments[0].status))
         raise EngineLostError(f"none of {len(judgments)} judgments came to an end: {why}")
+
+
+def unfinished(judgments: Sequence[Judgment]) -> bool:
+    """Whether another try may come to more verdicts."""
+    return any(not judgment.status.is_final for judgment in judgments)
 
 
 def best_of_n_row(sampled: Sampled, selection: Selection) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Outcome:
     tables: Tables
     stats: Stats | None = None
     """What it adds to the counts of the run, if the work keeps some."""
+    again: bool = False
+    """Whether another try may come to more: some of its judgments were lost with an engine, or late."""
 
 
 class Work(Protocol):
@@ -40,7 +42,9 @@ class Work(Protocol):
 
         Raises:
             UsageError: the row cannot be worked on as it is. It is counted and written down, and the run goes on.
-            EngineLostError: a model was lost over it. Likewise, and a rerun tries it again.
+            AccessError: no row can be worked on; ends the run.
+            EngineLostError: a model was lost over it. It is counted, and a rerun tries it again; as with anything else
+                that is raised.
         """
         ...
 

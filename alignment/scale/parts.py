@@ -25,7 +25,7 @@ class Report:
     lost: Mapping[str, int] = field(default_factory=dict)
     """Why other rows have none -> how many."""
     again: int = 0
-    """Of those, rows that another try may get done: a model was lost over them."""
+    """Rows that another try may get done, or further: a model was lost over them, or over some of their answers."""
     seconds: float = 0.0
     stats: Mapping[str, Any] | None = None
     """The counts of the work, if it keeps some."""

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment.policies import Completion, PolicyConfig, load_policy
+from alignment.policies.config import ENDPOINT
 from judges.engines import Sampling
 from judges.errors import EngineLostError, JudgeError, UsageError
 from judges.types import Message
 from reward.serving.deployed import QUIET, Deployed
+from reward.serving.replica import leave
 
 TRIES = 3
 """Of a prompt, on a policy that dies: it may be the prompt that kills it."""
+PAUSE_S = 2.0
+"""Before a second try; twice that before a third. Serve needs a moment to see that a replica is dead."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,35 @@ class PolicyServiceConfig:
 
 
 class PolicyReplica:
-    """Holds one policy, and ends its process when the policy is lost: Ray Serve then starts another one."""
+    """Holds one policy, and ends its process when the policy is lost: Ray Serve then starts another one.
+
+    An endpoint is not this process's to lose: while it is away its requests are repeated here, for as long as
+    `PolicyConfig.deadline_s` says.
+    """
 
     async def __init__(self, config: PolicyConfig) -> None:  # type: ignore[misc] # awaited by Ray Serve
         self.policy = load_policy(config)
+        self._elsewhere = config.kind == ENDPOINT
 
     async def sample(self, prompt: Sequence[Message], sampling: Sampling, draws: Sequence[int]) -> list[Completion]:
-        return await self.policy.sample(prompt, sampling, draws)
+        try:
+            return await self.policy.sample(prompt, sampling, draws)
+        except EngineLostError:
+            if self._elsewhere:
+                raise
+            leave()
 
     async def model_id(self) -> str:
         return self.policy.model_id
 
     async def check_health(self) -> None:
-        """Asked by Ray Serve every few seconds; what it raises makes Serve replace the replica."""
-        await self.policy.check_health()
+        """Asked by Ray Serve every few seconds."""
+        if self._elsewhere:
+            return
+        try:
+            await self.policy.check_health()
+        except EngineLostError:
+            leave()
 
     def __del__(self) -> None:
         if hasattr(self, "policy"):
@@ -58,20 +77,20 @@ class PolicyReplica:
 class PolicyService:
     """A running policy. Use as `async with PolicyService(config) as service`, then wait for `ready`."""
 
-    def __init__(self, config: PolicyServiceConfig) -> None:
+    def __init__(self, config: PolicyServiceConfig, private: bool = False) -> None:
+        """
+        Args:
+            private: whether a service of that name can only be what a killed process left, and is removed first.
+        """
         self.config = config
-        self._deployed = Deployed(config.name, "policy")
+        self._deployed = Deployed(config.name, "policy", private=private)
 
     async def __aenter__(self) -> PolicyService:
-        try:
-            await asyncio.to_thread(self._deployed.deploy, _application(self.config))
-        except BaseException:
-            await self.__aexit__()
-            raise
+        await self._deployed.started(_application(self.config))
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await asyncio.shield(asyncio.to_thread(self._deployed.remove))
+        await self._deployed.removed()
 
     async def ready(self) -> None:
         """Wait until every replica can sample. Raises ClusterError, which says why, if one could not be started."""
@@ -98,7 +117,8 @@ class RemotePolicy:
         """See `Policy.sample`. What was in hand on a replica that died is asked of another, a few times."""
         from ray.exceptions import RayActorError, RayTaskError
 
-        for _ in range(TRIES):
+        for number in range(TRIES):
+            await asyncio.sleep(PAUSE_S * number)
             # In a context of its own, see `reward.serving.ingress.Sender`.
             response = Context().run(self._handle.sample.remote, tuple(prompt), sampling, tuple(draws))
             try:
@@ -109,8 +129,6 @@ class RemotePolicy:
             except RayActorError:
                 continue
             except RayTaskError as e:
-                if isinstance(e.cause, EngineLostError):
-                    continue
                 if isinstance(e.cause, JudgeError):
                     raise e.cause from None
                 raise

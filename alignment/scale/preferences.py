@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from alignment.policies import Policy
 from alignment.preferences import FORMATS, CardStats, FilterSpec, RuleSpec, filtered, make_rule
 from alignment.rows import PromptRow, Sampled
-from alignment.scale.best_of_n import check_lost, message_json, sampled_of, stable
+from alignment.scale.best_of_n import check_lost, message_json, sampled_of, stable, unfinished
 from alignment.scale.job import Outcome
 from alignment.scale.models import Models
 from judges import Comparison, Judgment
@@ -71,7 +71,8 @@ class Preferences:
             "kept": dict(row.kept),
         }
         told = [{**stable(judgment), "prompt": row.id} for judgment in judgments]
-        return Outcome({"preferences": rows, "judgments": told, "completions": [completions]}, stats)
+        tables = {"preferences": rows, "judgments": told, "completions": [completions]}
+        return Outcome(tables, stats, again=unfinished(judgments))
 
     async def _judged(self, comparison: Comparison) -> Judgment:
         return await self.ask(comparison)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from typing import Any
 
 from alignment.scale.job import Job
@@ -54,6 +57,32 @@ def run(job: Job) -> Iterator[Report]:
         raise _cause(e) from e
 
 
+async def reports_of(job: Job) -> AsyncGenerator[Report, None]:
+    """As `run`, within an event loop: who waits for a report can be cancelled, however long a shard takes."""
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[Report | BaseException | None] = asyncio.Queue()
+
+    def tell(what: Report | BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop may be gone by then
+            loop.call_soon_threadsafe(arrived.put_nowait, what)
+
+    def follow() -> None:
+        try:
+            for report in run(job):
+                tell(report)
+        except BaseException as e:  # noqa: BLE001 - handed over to whoever waits, whatever it is
+            tell(e)
+        else:
+            tell(None)
+
+    # A daemon: it ends with the cluster, and nobody should wait for it.
+    threading.Thread(target=follow, name="ray-data", daemon=True).start()
+    while (report := await arrived.get()) is not None:
+        if isinstance(report, BaseException):
+            raise report
+        yield report
+
+
 def _quiet() -> None:
     """Ray Data shows progress bars and logs of its own; ours tell more."""
     import logging
@@ -62,6 +91,7 @@ def _quiet() -> None:
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # else what a worker raised is lost on its way
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -6,20 +6,34 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from alignment.prompts import read_prompts
-from alignment.rows import PromptRow
+from alignment.prompts import prompt_row
 from alignment.scale.job import Job, Outcome, Stats, Work
 from alignment.scale.parts import Parts, Report
-from judges.errors import EngineLostError, RenderError, UsageError
+from alignment.sources import Read
+from judges.errors import AccessError, EngineLostError, LedgerError, RenderError, UsageError
 
 LOST = "lost"
 """Name of the file of rows that have no result, and why."""
+FATAL = (AccessError, LedgerError)
+"""Errors that say nothing of a row, and that the next one would meet too."""
 
 
 class AllLostError(EngineLostError):
-    """A model was lost over every row of a shard: it is not the rows' fault, and going on would lose all others."""
+    """Row after row is lost: it is not the rows' fault, and going on would lose all others."""
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """Why a row has no result."""
+
+    id: str | None
+    reason: str
+    problem: str
+    again: bool = False
+    """Whether another try may succeed."""
 
 
 class ShardWorker:
@@ -31,6 +45,7 @@ class ShardWorker:
         self._room = asyncio.Semaphore(job.rows_at_once)
         self._opening = asyncio.Lock()
         self._work: Work | None = None
+        self._lost_in_a_row = 0
 
     async def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Work on the shards of a batch of Ray Data's: `{"shard": [number, ...]}` to their reports by columns."""
@@ -42,35 +57,30 @@ class ShardWorker:
 
         Raises:
             AllLostError: see there. Nothing is written.
+            AccessError: a model wants another key, or does not exist. Likewise.
         """
         work = await self._opened()
-        start = time.monotonic()
-        prompts = read_prompts(self._job.source, *self._job.stretch(number), self._job.columns)
-        rows = await asyncio.to_thread(list, prompts)  # which reads files
-        results = await asyncio.gather(*(self._row(work, row) for row in rows))
+        began = time.monotonic()
+        start, stop = self._job.stretch(number)
+        rows = await asyncio.to_thread(lambda: list(self._job.source.rows(start, stop)))
+        results = await self._all(work, rows, start)
         tables: dict[str, list[Mapping[str, Any]]] = {name: [] for name in (*self._job.plan.tables, LOST)}
-        lost: Counter[str] = Counter()
         stats: Stats | None = None
-        again = 0
-        for row, result in zip(rows, results, strict=True):
-            if isinstance(result, UsageError | RenderError | EngineLostError):
-                reason = _reason(row, result)
-                lost[reason] += 1
-                again += isinstance(result, EngineLostError)
-                tables[LOST].append(_lost_row(row, reason, result))
-            else:
-                for name, made in result.tables.items():
-                    tables[name].extend(made)
-                stats = result.stats if stats is None or result.stats is None else stats + result.stats
-        if rows and again == len(rows):
-            raise AllLostError(str(next(r for r in results if isinstance(r, EngineLostError))))
+        for result in results:
+            if isinstance(result, _Lost):
+                tables[LOST].append({"id": result.id, "reason": result.reason, "problem": result.problem})
+                continue
+            for name, made in result.tables.items():
+                tables[name].extend(made)
+            stats = result.stats if stats is None or result.stats is None else stats + result.stats
+        lost = Counter(result.reason for result in results if isinstance(result, _Lost))
         report = Report(
             number,
             len(rows),
             len(rows) - lost.total(),
             dict(lost),
-            again,
-            round(time.monotonic() - start, 3),
+            sum(result.again for result in results),
+            round(time.monotonic() - began, 3),
             None if stats is None else stats.to_json(),
         )
         await asyncio.to_thread(self._parts.write, report, tables)
@@ -82,26 +92,55 @@ class ShardWorker:
                 self._work = await self._job.plan.open()
         return self._work
 
-    async def _row(
-        self, work: Work, row: PromptRow | UsageError
-    ) -> Outcome | UsageError | RenderError | EngineLostError:
-        if isinstance(row, UsageError):
-            return row
+    async def _all(self, work: Work, rows: list[Read], start: int) -> list[Outcome | _Lost]:
+        """What the rows came to. The first error that ends the run gives up the others."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(self._row(work, row, n)) for n, row in enumerate(rows, start + 1)]
+        except ExceptionGroup as e:
+            error = e.exceptions[0]
+        else:
+            return [task.result() for task in running]
+        raise error
+
+    async def _row(self, work: Work, read: Read, number: int) -> Outcome | _Lost:
+        where, data = read
+        if isinstance(data, UsageError):
+            return _Lost(None, "bad row", _line(data))
         async with self._room:
             try:
-                return await work(row)
-            except (UsageError, RenderError, EngineLostError) as e:
-                return e
+                # Here, not with the other rows of the shard: reading media takes time and memory.
+                row = await asyncio.to_thread(
+                    prompt_row, data, where, number, self._job.columns, self._job.source.folder
+                )
+            except UsageError as e:
+                return _Lost(None, "bad row", _line(e))
+            try:
+                outcome = await work(row)
+            except FATAL:
+                raise
+            except (UsageError, RenderError) as e:
+                return _Lost(row.id, "refused", f"{where}: {_line(e)}")
+            except Exception as e:  # noqa: BLE001 - the boundary: whatever one row does, the others go on
+                return self._count_lost(row.id, where, e)
+            self._lost_in_a_row = 0
+            return outcome
+
+    def _count_lost(self, id: str, where: str, error: Exception) -> _Lost:
+        """Note a row that was lost through no fault that it is known for.
+
+        Raises:
+            AllLostError: as were all others of late, twice as many as are under way at a time.
+        """
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row >= 2 * self._job.rows_at_once:
+            raise AllLostError(
+                f"{self._lost_in_a_row} rows in a row were lost, the last one: {_line(error)}"
+            ) from error
+        if isinstance(error, EngineLostError):
+            return _Lost(id, "engine_lost", f"{where}: {_line(error)}", again=True)
+        return _Lost(id, "failed", f"{where}: {type(error).__name__}: {_line(error)}", again=True)
 
 
-def _reason(row: PromptRow | UsageError, error: Exception) -> str:
-    if isinstance(row, UsageError):
-        return "bad row"
-    return "engine_lost" if isinstance(error, EngineLostError) else "refused"
-
-
-def _lost_row(row: PromptRow | UsageError, reason: str, error: Exception) -> dict[str, Any]:
-    problem = " ".join(str(error).split())
-    if isinstance(row, UsageError):
-        return {"id": None, "reason": reason, "problem": problem}
-    return {"id": row.id, "reason": reason, "problem": f"{row.where}: {problem}"}
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

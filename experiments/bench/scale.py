@@ -170,8 +170,6 @@ def _peak_mib(rows: int) -> float:
 
 
 def _drive(prompts: str, folder: str) -> None:
-    import resource
-
     source = open_source(prompts)
     job = Job(source, Echo(), Path(folder) / "parts", shard_rows=shard_rows_for(len(source)), workers=2)
     with connect():
@@ -181,7 +179,9 @@ def _drive(prompts: str, folder: str) -> None:
     parts.join("echo", reports, Path(folder) / "echo.jsonl")
     if done != len(source) or summed(list(reports.values())).done != done:
         raise ClusterError(f"only {done} of {len(source)} rows were done")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Not getrusage, whose peak can be that of the process that started this one.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(int(peak.split()[1]) / 1024)
 
 
 def _prompts(path: Path, rows: int) -> Path:

@@ -25,19 +25,22 @@ class HttpAddress:
 class Deployed:
     """An application of ours on Ray Serve.
 
-    What blocks here blocks for seconds: call `deploy` and `remove` in a thread.
+    `deploy` and `remove` block for seconds; in an event loop use `started` and `removed`.
     """
 
-    def __init__(self, name: str, what: str, http: HttpAddress | None = None) -> None:
+    def __init__(self, name: str, what: str, http: HttpAddress | None = None, private: bool = False) -> None:
         """
         Args:
             name: of the application; must be unique within the cluster.
             what: what messages call it, such as "judge service".
             http: where to listen. A cluster whose Serve runs already must listen there.
+            private: whether nobody else can have an application of that name, so that one which is there is what a
+                killed process left, and is removed first.
         """
         self.name = name
         self.http = http
         self._what = what
+        self._private = private
         self._deployed = self._started_serve = False
 
     def deploy(self, target: Any, route_prefix: str | None = None) -> None:
@@ -64,7 +67,9 @@ class Deployed:
             )
             if not self._started_serve:
                 _check_address(self.http)
-        if self.name in serve.status().applications:
+        if self.name in serve.status().applications and self._private:
+            serve.delete(self.name)
+        elif self.name in serve.status().applications:
             raise ClusterError(
                 f"the cluster already runs an application called {self.name!r}; if nobody uses it, remove it with: "
                 f"serve delete {self.name} -y"
@@ -75,6 +80,20 @@ class Deployed:
         except RayServeException as e:  # another application answers at the same path
             raise ClusterError(f"the {self._what} could not start: {_last_line(str(e))}") from e
         self._deployed = True
+
+    async def started(self, target: Any, route_prefix: str | None = None) -> None:
+        """As `deploy`, within an event loop. Cancelled, or failed, it leaves nothing behind."""
+        deploying = asyncio.ensure_future(asyncio.to_thread(self.deploy, target, route_prefix))
+        try:
+            await asyncio.shield(deploying)
+        except BaseException:
+            await asyncio.wait([deploying])  # a thread cannot be stopped halfway
+            await self.removed()
+            raise
+
+    async def removed(self) -> None:
+        """As `remove`, within an event loop; done whether or not the caller is cancelled."""
+        await asyncio.shield(asyncio.to_thread(self.remove))
 
     async def ready(self) -> None:
         """Wait until every replica is at work.

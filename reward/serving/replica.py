@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import NoReturn
 
 from judges import Comparison, FlexJudge, JudgeConfig, Judgment
 from judges.errors import EngineLostError
@@ -24,7 +25,7 @@ class JudgeReplica:
         try:
             judgment = await self.judge.ajudge(comparison)
         except EngineLostError:
-            _leave()
+            leave()
         return replace(judgment, provenance={**judgment.provenance, "replica": self.id})
 
     async def check_health(self) -> None:
@@ -32,14 +33,14 @@ class JudgeReplica:
         try:
             await self.judge.engine.check_health()
         except EngineLostError:
-            _leave()
+            leave()
 
     def __del__(self) -> None:
         if hasattr(self, "judge"):
             self.judge.close()
 
 
-def _leave() -> None:
+def leave() -> NoReturn:
     """End this process and those that it started, at once. Nobody may be sent to a judge without an engine, and an
     engine that hangs cannot be asked to go."""
     import psutil
