@@ -96,8 +96,11 @@ def running_cluster() -> Iterator[str]:
         yield f"127.0.0.1:{port}"
         assert cluster.poll() is None
     finally:
-        cluster.terminate()
-        cluster.wait(30)
+        for process in psutil.Process(cluster.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        cluster.kill()
+        cluster.wait()
 
 
 def within(seconds: float, *, what: str) -> Iterator[float]:
