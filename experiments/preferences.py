@@ -37,6 +37,8 @@ from judges.journal import write_lines, write_text
 _PAIRS, _KEPT, _RESULTS = "how pairs are made", "which pairs are kept", "results"
 """Headings of the help."""
 FILES = ("jsonl", "parquet")
+OF_TEXTS = tuple(name for name in FORMATS if name != "image_pairs")
+"""Formats of answers that are text, as policies give them."""
 CHUNK = 1000
 
 
@@ -47,7 +49,7 @@ class PreferenceRun(DataFlags):
     out: str = setting(
         "runs/preferences", "folder for the results; a run that is there is resumed", metavar="DIR", group=_RESULTS
     )
-    format: str = setting("preference", "whose format the rows have", choices=tuple(FORMATS), group=_RESULTS)
+    format: str = setting("preference", "whose format the rows have", choices=OF_TEXTS, group=_RESULTS)
     file_format: str = setting("jsonl", "what the data set's file is", choices=FILES, group=_RESULTS)
     with_images: bool = setting(False, "make the data set for models that see images", group=_RESULTS)
     rule: str = setting("highest_lowest", "which answers make a pair", choices=tuple(RULES), group=_PAIRS)
