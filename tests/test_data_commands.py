@@ -195,9 +195,10 @@ def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tm
         assert 40 <= len(Parts(run / "parts").reports()) < 60
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         look = (
-            "import ray; from ray import serve; "
-            f"ray.init({address!r}, log_to_driver=False, logging_level='ERROR'); "
-            "print('left:', list(serve.status().applications))"
+            "from reward.cluster import connect\n"
+            f"with connect({address!r}):\n"
+            "    from ray import serve\n"  # Ray reads its settings when it is imported
+            "    print('left:', list(serve.status().applications))"
         )
         left = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
