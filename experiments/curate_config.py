@@ -12,6 +12,7 @@ from alignment.tasks import arithmetic_teacher
 from experiments.configs import check_least, setting
 from experiments.data_config import out_folder
 from experiments.judge_config import THINK_TOKENS, JudgeRun
+from judges.embedded import BASE
 from judges.engines import MODEL_ENGINES
 from judges.errors import UsageError
 from judges.models import identified
@@ -22,7 +23,7 @@ _ROWS, _TEACHER = "the rows", "the teacher, which judges them"
 _KEPT, _SAMPLES, _RESULTS = "which judgments are kept", "which of them become samples", "results"
 """Headings of the help."""
 MODEL, PROGRAM = "model", "arithmetic"
-TOKENIZER = "smollm2-135m"
+TOKENIZER = BASE
 """Whose tokenizer counts where the teacher is no model."""
 SIMILARITY = 0.8
 _DEFAULT = Selection()

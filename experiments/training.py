@@ -23,7 +23,7 @@ from alignment.training.comparing import compared
 from alignment.training.data import Trained, preference_data, prompt_data, write_prompts
 from alignment.training.held_out import held_out
 from alignment.training.tuning import LOG, tune_dpo, tune_grpo
-from experiments.data_config import EMBEDDED_THINK, TASK_PROMPTS, check_served
+from experiments.data_config import TASK_PROMPTS, check_served
 from experiments.ranks import Ranks, run, serving
 from experiments.training_flags import Flags
 from experiments.training_run import SUMMARY, TrainingRun, run_command
@@ -32,7 +32,7 @@ from experiments.training_view import print_training
 from experiments.wording import count
 from judges.errors import EngineLostError, UsageError
 from judges.journal import read_rows, write_text
-from judges.models import EMBEDDED, check_model
+from judges.models import check_model
 from reward.keys import read_key
 from reward.samples import RewardSpec
 
@@ -123,8 +123,6 @@ class Training(TrainingRun):
             flags += ["--adapter", recipe.judge_adapter]
         if recipe.judge_config:
             flags += ["--config", recipe.judge_config]
-        elif recipe.judge in EMBEDDED:
-            flags += ["--max-think-tokens", str(EMBEDDED_THINK)]
         return flags
 
     def _measure(self, when: str) -> None:

@@ -14,10 +14,10 @@ from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig, TrlParser
 from alignment.sft.recipe import JudgeRecipe
 from alignment.tasks import arithmetic
 from alignment.training.recipe import Recipe, RewardRecipe
+from judges.embedded import BASE, EMBEDDED
 from judges.errors import UsageError
-from judges.models import EMBEDDED, check_model, resolve_model
+from judges.models import check_model, resolve_model
 
-EMBEDDED_POLICY = "smollm2-135m"
 KEPT = {"report_to": "none", "save_steps": 0.1, "save_total_limit": 2, "logging_steps": 5}
 """Defaults that are not TRL's: a run can be stopped and goes on where it was, and reports to nobody unless told to."""
 ON_CPU = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
@@ -52,7 +52,7 @@ EXAMS = {
     "greater_is_better": True,
 }
 """A judge in training is examined, and the best one is kept. Left out where there are no exams."""
-RECIPES = ("flex-vl-7b", "flex-vl-3b", "flex-vl-32b-lora", "flex-omni-7b", "flex-llama-8b")
+RECIPES = ("flex-vl-7b", "flex-vl-3b", "flex-vl-32b-lora", "flex-omni-7b", "flex-llama-8b", "flex-smollm2-135m")
 """Those of the published judges."""
 _MEASURED = ("eval_strategy", "no", "the policy is measured before and after")
 
@@ -165,7 +165,7 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
     asked = _Parser(types, prog=f"flex-judge {kind.name}", allow_abbrev=False)
     asked.add_argument("data", metavar="DATA", nargs="?", help=DATA_HELP[kind.name])
     given = _given(argv)
-    asked.set_defaults_with_config(**_defaults(kind, str(given.get("model_name_or_path") or EMBEDDED_POLICY), given))
+    asked.set_defaults_with_config(**_defaults(kind, str(given.get("model_name_or_path") or BASE), given))
     try:
         recipe, args, model, rest, unknown = asked.parse_args_and_config(list(argv), return_remaining_strings=True)
     except UsageError:
@@ -204,7 +204,7 @@ def _with_recipe(argv: Sequence[str], recipes: Collection[str]) -> list[str]:
 def _defaults(kind: Kind, policy: str, given: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
-    defaults = {"model_name_or_path": EMBEDDED_POLICY, "output_dir": f"runs/{kind.name}", **KEPT, **kind.usual}
+    defaults = {"model_name_or_path": BASE, "output_dir": f"runs/{kind.name}", **KEPT, **kind.usual}
     if given.get("eval_strategy") == "no":  # there is no best one then
         defaults = {name: value for name, value in defaults.items() if name not in EXAMS}
     if not torch.accelerator.is_available():

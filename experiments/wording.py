@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from judges.models import EMBEDDED
+from judges.embedded import EMBEDDED
 
 STATUS_WORDS = {
     "ok": "scored",

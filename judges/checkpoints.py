@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from judges.models import fingerprint, resolve_adapter, resolve_model
+from judges.cache import fingerprint
+from judges.models import resolve_adapter, resolve_model
 from judges.profiles import Profile, profile_of
 
 

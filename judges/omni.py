@@ -10,8 +10,8 @@ import json
 import shutil
 from pathlib import Path
 
+from judges.cache import cache_dir, fingerprint, made_once
 from judges.checkpoints import Checkpoint
-from judges.models import cache_dir, fingerprint, locked
 
 _PEFT = "base_model.model."  # what peft puts before the names of the weights it adapts
 
@@ -35,26 +35,22 @@ def whole_adapter(checkpoint: Checkpoint) -> Path | None:
 
 def _renamed(source: Path, kind: str, old: str, new: str) -> Path:
     """A copy of a folder in the cache, in which the names of weights begin with `new` instead of `old`."""
-    target = cache_dir() / f"omni-{kind}-{fingerprint(source)}"
-    with locked(target):
-        if target.is_dir():
-            return target
-        partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+
+    def write(out: Path) -> None:
+        out.mkdir()
         for file in sorted(p for p in source.iterdir() if p.is_file()):
             if file.suffix == ".safetensors":
-                _rename_weights(file, partial / file.name, old, new)
+                _rename_weights(file, out / file.name, old, new)
             else:
-                shutil.copyfile(file, partial / file.name)
+                shutil.copyfile(file, out / file.name)
         if kind == "whole":
-            _wrap_config(partial / "config.json")
-        for index in partial.glob("*.safetensors.index.json"):
+            _wrap_config(out / "config.json")
+        for index in out.glob("*.safetensors.index.json"):
             content = json.loads(index.read_text())
             content["weight_map"] = {_rename(n, old, new): file for n, file in content["weight_map"].items()}
             index.write_text(json.dumps(content, indent=2) + "\n")
-        partial.rename(target)
-    return target
+
+    return made_once(cache_dir() / f"omni-{kind}-{fingerprint(source)}", write)
 
 
 def _rename(name: str, old: str, new: str) -> str:

@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 from judges import EngineConfig, JudgeConfig, JudgeSettings
+from judges.embedded import JUDGE
 from judges.errors import ClusterError, UsageError
 from reward.cluster import Cluster
 from reward.gateway.config import GatewayConfig
@@ -16,7 +17,7 @@ from reward.keys import read_key
 from reward.serving.affinity import SLACK
 
 NAME = "flex-judge"
-DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_MODEL = JUDGE
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from judges.embedded import EMBEDDED
 from judges.errors import UsageError
-from judges.models import EMBEDDED, resolve_model
+from judges.models import resolve_model
 
 SCRIPTED = "scripted"
 """Names the tokenizer of the scripted engine, to which every byte is a token."""

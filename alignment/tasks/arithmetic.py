@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from judges.engines import Sampling
 from judges.errors import UsageError
 from judges.types import Message
 
@@ -21,6 +22,8 @@ STOP = ("\n",)
 """An answer is one line; what small models write after it is noise."""
 TOKENS = 40
 """Longest answer."""
+SAMPLING = Sampling(max_tokens=TOKENS, temperature=0.7, top_p=0.95, stop=STOP)
+"""How a policy answers."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.metrics import interval
-from judges.models import EMBEDDED
+from judges.embedded import EMBEDDED
 
 METHODS = {
     "dpo": ("DPO", "Direct Preference Optimization", "2305.18290"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from judges.embedded import JUDGE
 from judges.errors import UsageError
 from judges.rubrics import load_rubric
 from reward.samples import NORMALIZE, REWARDS, RewardSpec
@@ -18,7 +19,6 @@ METHODS = ("pointwise", "batch", "round_robin", "knockout")
 TASK = "task"
 """What the embedded task is called in place of a file."""
 HELD_OUT = 100
-EMBEDDED_JUDGE = "smollm2-135m"
 
 
 def _flag(default: Any, help: str, **metadata: Any) -> Any:
@@ -34,7 +34,7 @@ class Recipe:
     judge: str | None = _flag(
         None,
         "The judge: name of an embedded model, folder or hub id (the one of the `flex-judge preferences` run that is "
-        f"trained on, with its adapter or address; else {EMBEDDED_JUDGE}).",
+        f"trained on, with its adapter or address; else {JUDGE}).",
     )
     judge_adapter: str | None = _flag(None, "LoRA adapter on the judge: folder or hub id.")
     judge_config: str | None = _flag(
@@ -87,7 +87,7 @@ class Recipe:
         if self.judge is None and self.judge_url is None:
             judge = {name: made_by[name] for name in ("judge", "judge_adapter", "judge_url") if name in made_by}
             if not judge or (self.judge_config and "judge_url" in judge):
-                judge = {"judge": EMBEDDED_JUDGE}
+                judge = {"judge": JUDGE}
         rubric = self.rubric or made_by.get("rubric") or ("correctness" if is_task else "general")
         return replace(self, rubric=rubric, **judge)
 

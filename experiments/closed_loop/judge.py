@@ -1,0 +1,175 @@
+"""`python -m experiments.closed_loop judge`: make the embedded judge again, from the policy's answers to its exam.
+
+The teacher is a program (`alignment.tasks.arithmetic_teacher`), so what the judge learns from is synthetic; the answers
+that it learns to judge, and those that it is examined on, are the policy's own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment.tasks.arithmetic_teacher import Sum
+from experiments.closed_loop.card import write_card
+from experiments.closed_loop.exam import Paper, Results, ask, graded, settings_of_exam
+from experiments.closed_loop.questions import exam_questions, sums, training_questions
+from experiments.closed_loop.samples import MAX_MODEL_LEN, sample
+from experiments.configs import check_least, setting
+from experiments.console import libraries_to, progress_on
+from experiments.curate import main as curate
+from experiments.curate_config import PROGRAM, CurateRun
+from experiments.ranks import run
+from experiments.run_folder import RunFolder
+from judges import FlexJudge, Judgment
+from judges.embedded import BASE, JUDGE
+from judges.engines import EngineConfig, load_engine
+from judges.journal import read_rows, write_rows, write_text
+from judges.models import ADAPTER_FILES
+
+RECIPE = JUDGE
+"""Name of the settings of `flex-judge sft`, and of the judge."""
+HELD_OUT = 40
+"""Judgments that the curation keeps apart."""
+
+
+@dataclass(frozen=True)
+class JudgeMaking:
+    """Settings of a run."""
+
+    out: str = setting("runs/embedded-judge", "folder for everything; a run that is there is resumed", metavar="DIR")
+    questions: int = setting(520, "questions that the policy answers for the judge to learn on", metavar="N")
+    samples: int = setting(6, "its answers to each", metavar="N")
+    size: int = setting(1000, "judgments to learn from, half of single answers, half of pairs", metavar="N")
+    epochs: float = setting(1.0, "how often each is learnt from", metavar="X")
+    reason_first: bool = setting(True, "reason, then answer; the other way round is an ablation")
+    exam_questions: int = setting(120, "questions that the policy answers for the exam", metavar="N")
+    exam_samples: int = setting(8, "its answers to each", metavar="N")
+    seed: int = setting(0, "of sampling, selection and training", metavar="N")
+
+    def __post_init__(self) -> None:
+        check_least(self, {"questions": 1, "samples": 2, "size": 2, "exam_questions": 1, "exam_samples": 2, "seed": 0})
+
+
+@dataclass(frozen=True)
+class Made:
+    """A judge, and how it did in its exam."""
+
+    adapter: Path
+    """Folder of the LoRA adapter on the embedded base model, in half precision."""
+    base: Results
+    """The exam of the base model."""
+    judge: Results
+    """The exam of the judge."""
+
+
+def main(config: JudgeMaking) -> dict[str, Any]:
+    """Make the judge, or go on with it.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        UsageError: the folder holds something else.
+        JudgeError: what ended the run. The same run goes on from there.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name != "out"}
+    with RunFolder(Path(config.out), settings) as folder:
+        made = make(config, folder)
+        results = {"base": made.base.to_json(), "judge": made.judge.to_json()}
+        summary = {**folder.settings, **results, "seconds": {**folder.seconds, "total": folder.total_seconds}}
+        write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_card(made.adapter, summary)
+        return summary
+
+
+def make(config: JudgeMaking, folder: RunFolder) -> Made:
+    """The judge in `folder`, after what was missing of it has been done."""
+    out = folder.path
+    asked = exam_questions(config.exam_questions)
+    taught = training_questions(config.questions, asked)
+    answers, exam_answers = out / "answers.jsonl", out / "exam_answers.jsonl"
+    with folder.phase("sampling"), engines(out, "sampling") as advance:
+        sample(BASE, taught, config.samples, answers, config.seed, advance=advance(len(taught)))
+        sample(BASE, asked, config.exam_samples, exam_answers, config.seed, advance=advance(len(asked)))
+    with folder.phase("curation"):
+        _curate(config, answers, out / "curated")
+    with folder.phase("training"):
+        _train(config, out / "curated", out / "judge")
+    adapter = halved(out / "judge", out / RECIPE)
+    paper = Paper.of(exam_answers, seed=config.seed)
+    sat = [
+        _examined(config, folder, paper, sums(taught), name, path)
+        for name, path in (("base", None), ("judge", adapter))
+    ]
+    return Made(adapter, *sat)
+
+
+def _curate(config: JudgeMaking, answers: Path, out: Path) -> None:
+    settings = CurateRun(
+        teacher=PROGRAM,
+        samples=str(answers),
+        size=config.size,
+        held_out=HELD_OUT,
+        reason_first=config.reason_first,
+        lot_seed=config.seed,
+        out=str(out),
+    )
+    curate(settings, None)
+
+
+def _train(config: JudgeMaking, data: Path, out: Path) -> None:
+    flags = {"config": RECIPE, "output_dir": out, "num_train_epochs": config.epochs, "seed": config.seed}
+    run("sft", str(data), *(text for name, value in flags.items() for text in (f"--{name}", str(value))))
+
+
+def halved(judge: Path, out: Path) -> Path:
+    """A copy of an adapter in half precision, which is what is shipped, and so what is examined."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    settings, weights = ADAPTER_FILES
+    out.mkdir(exist_ok=True)
+    shutil.copyfile(judge / settings, out / settings)
+    tensors = {name: tensor.to(torch.float16) for name, tensor in load_file(judge / weights).items()}
+    save_file(tensors, out / weights, metadata={"format": "pt"})
+    return out
+
+
+def _examined(
+    config: JudgeMaking, folder: RunFolder, paper: Paper, taught: Collection[Sum], name: str, adapter: Path | None
+) -> Results:
+    """The exam of the base model with an adapter, or without; what was asked before is not asked again."""
+    file = folder.path / f"exam_{name}.jsonl"
+    if file.exists():
+        judgments = [Judgment.from_json(row) for row in read_rows(file)]
+    else:
+        with folder.phase(f"exam_{name}"), engines(folder.path, f"exam: {name}") as advance:
+            engine = load_engine(
+                EngineConfig(BASE, adapter=str(adapter) if adapter else None, max_model_len=MAX_MODEL_LEN)
+            )
+            judge = FlexJudge(engine, settings_of_exam(config.reason_first))
+            try:
+                judgments = ask(judge, paper, advance(len(paper.questions)))
+            finally:
+                judge.close()
+        write_rows(file, [judgment.to_json() for judgment in judgments])
+    return graded(paper, judgments, taught)
+
+
+@contextmanager
+def engines(out: Path, title: str) -> Iterator[Callable[[int], Callable[[], object]]]:
+    """Progress of work with an engine, whose own words go to a file. Yields what adds to the work and returns what
+    advances it."""
+    with libraries_to(out / "engines.log") as console, progress_on(console) as progress:
+        bar = progress.add_task(title, total=0)
+
+        def more(total: int) -> Callable[[], object]:
+            progress.update(bar, total=(progress.tasks[bar].total or 0) + total)
+            return lambda: progress.advance(bar)
+
+        yield more
