@@ -133,10 +133,11 @@ def check_embedded_model(name: str) -> Check:
 
 
 def check_cache_folder(name: str) -> Check:
-    """Whether a converted checkpoint can be written there; that of the demo's model need not be written twice."""
-    folder, model = cache_dir().absolute(), DemoConfig().judge
+    """Whether converted checkpoints can be written there; those of the demo's models need not be written twice."""
+    folder, models = cache_dir().absolute(), {DemoConfig().policy, DemoConfig().judge}
     there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-    free, needed = shutil.disk_usage(there).free, 0 if EMBEDDED[model].is_converted else int(EMBEDDED[model].gib * GIB)
+    free = shutil.disk_usage(there).free
+    needed = int(GIB * sum(EMBEDDED[model].gib for model in models if not EMBEDDED[model].is_converted))
     writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
     found = f"{folder}, {'' if writable else 'not '}writable, {_size(free)} free, {_size(needed)} still needed"
     mend = f"export FLEX_JUDGE_CACHE={shlex.quote(str(Path.cwd() / 'runs' / 'cache'))}"

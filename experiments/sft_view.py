@@ -19,12 +19,20 @@ def print_judge(summary: Mapping[str, Any], out: Path) -> None:
     if summary["loss"]:
         rows.append(("Loss, first and last", f"{summary['loss']['first']:.4g}, {summary['loss']['last']:.4g}"))
     grades: list[tuple[str, str]] = []
+    start: Mapping[str, Any] = {}
     if summary["grades"]:
         rows.append(("Examined on", count(summary["held_out_rows"], "held-out judgment")))
-        start: Mapping[str, Any] = next((exam for exam in summary["exams"] if exam["step"] == 0), {})
+        start = next((exam for exam in summary["exams"] if exam["step"] == 0), start)
         for name, title in GRADES:
             if summary["grades"][name] is not None:
                 grades.append((f"{title}: before", share(start.get(name))))
                 grades.append((f"{title}: after", share(summary["grades"][name])))
     print_table(f"{summary['base']} as a judge", rows, grades, summary)
+    if summary["grades"] and _worse(start, summary["grades"]):
+        print("\nIt judges worse than the base model did: look at the data, or train less.")
     print(f"\nThe judge, with its model card: {out}")
+
+
+def _worse(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    first, last = before.get("balanced_accuracy"), after["balanced_accuracy"]
+    return first is not None and last is not None and last < first

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from judges.embedded import EMBEDDED
+from judges.embedded import BASE
 
 STATUS_WORDS = {
     "ok": "scored",
@@ -70,7 +70,7 @@ def verdict_sentence(summary: Mapping[str, Any]) -> str:
     margin, noise = best - chance, chance_margin(chance, prompts)
     start = f"Best-of-{samples} is right on {percent(best)} of {count(prompts, 'prompt')}"
     # A model known to be no judge is called so: a reader should not blame the method for it.
-    judge = "this untuned judge" if str(summary.get("judge", "")).startswith(tuple(EMBEDDED)) else "this judge"
+    judge = "this untuned judge" if str(summary.get("judge", "")).startswith(BASE) else "this judge"
     if margin <= -noise:
         return (
             f"{start}, {_points(-margin)} below a random pick ({percent(chance)}) and further than noise reaches: "

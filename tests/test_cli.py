@@ -39,8 +39,14 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["demo", "--replicas", "0"], "--replicas must be at least 1, not 0"),
         (["demo", "--engine", "abacus"], "invalid choice: 'abacus'"),
         (["demo", "--address", "somewhere"], "Ray address 'somewhere' must be host:port or auto"),
-        (["demo", "--judge", "no/such-model"], "model 'no/such-model' is no embedded model (smollm2-135m)"),
-        (["demo", "--policy", "no such model"], "no embedded model (smollm2-135m) and no folder, and no hub id"),
+        (
+            ["demo", "--judge", "no/such-model"],
+            "is no embedded model (smollm2-135m, flex-s",
+        ),
+        (
+            ["demo", "--policy", "no such model"],
+            "no embedded model (smollm2-135m, flex-smollm2-135m) and no folder, and no hub id",
+        ),
         (["demo", "--prompts", "100000"], "different questions, not 100000"),
         (["demo", "--config", "missing.yaml"], "missing.yaml: cannot be read"),
         (["report", "nowhere"], "nowhere holds no finished run"),

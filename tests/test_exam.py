@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from alignment.sft.exam import Question, gradable, grade, questions
+from experiments.sft_view import print_judge
 from judges import Comparison, Judgment, Status
 from judges.errors import UsageError
 from judges.judgments import Verdict
@@ -70,3 +72,22 @@ def test_the_reference_is_what_is_graded_against_where_a_teacher_differs() -> No
         questions([row, row | {"scores": None}], "f")
     with pytest.raises(UsageError, match="f, row 1: field 'scores' has 2 for 1 responses"):
         questions([row | {"scores": [1, 2]}], "f")
+
+
+@pytest.mark.parametrize("after", [0.4, 0.6])
+def test_a_judge_that_got_worse_is_called_so(after: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grades = {"balanced_accuracy": after} | dict.fromkeys(("accuracy", "singles", "pairs", "agreement", "parsed"))
+    summary = {
+        "base": "small",
+        "rows": 3,
+        "dropped": {},
+        "learning": 1,
+        "parameters": 2,
+        "loss": None,
+        "held_out_rows": 2,
+        "grades": grades,
+        "exams": [{"step": 0, **grades, "balanced_accuracy": 0.5}],
+        "seconds": {"total": 1.0},
+    }
+    print_judge(summary, tmp_path)
+    assert ("worse than the base model" in capsys.readouterr().out) == (after < 0.5)

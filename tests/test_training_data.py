@@ -16,6 +16,7 @@ from alignment.tasks.arithmetic import Questions
 from alignment.training.data import Trained, other_prompts, preference_data, prompt_data, write_prompts
 from alignment.training.held_out import held_out
 from alignment.training.recipe import Recipe, RewardRecipe
+from judges.embedded import JUDGE
 from judges.errors import UsageError
 
 
@@ -134,7 +135,7 @@ def test_the_judge_and_the_rubric_that_made_the_data_measure_the_policy(tmp_path
         asked = Recipe(judge="other", rubric="general").for_data(made_by, is_task=False)
         assert (asked.judge, asked.judge_adapter, asked.judge_url, asked.rubric) == ("other", None, None, "general")
     nothing = Recipe().for_data({}, is_task=True)
-    assert (nothing.judge, nothing.rubric) == ("smollm2-135m", "correctness")
+    assert (nothing.judge, nothing.rubric) == (JUDGE, "correctness")
 
 
 def test_images_are_known_by_their_files_though_trainers_are_given_pixels(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
                 with ThreadPoolExecutor(1) as other:
                     judgments = other.submit(judge.judge, [question.comparison for question in asked])
                     judgments.add_done_callback(lambda _: engine.close())
-                    engine.compute()  # in the thread that trains: libgomp is slow when two threads have computed
+                    with self.accelerator.autocast():  # as it computes in training
+                        engine.compute()  # in the thread that trains: libgomp is slow when two threads have computed
                 for judgment in judgments.result():
                     if judgment.status in (Status.OVERLONG, Status.ENGINE_LOST):
                         why = judgment.votes[0].detail if judgment.votes else judgment.status

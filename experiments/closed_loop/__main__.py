@@ -1,4 +1,4 @@
-"""`python -m experiments.closed_loop [judge]`: the whole loop, or its first step alone."""
+"""`python -m experiments.closed_loop [judge|ablations]`: the whole loop; its first step alone; what matters in that."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status: 0, 2 for what the user can mend, 1 for what ended the run.
     """
-    from experiments.closed_loop import judge, loop
+    from experiments.closed_loop import ablations, judge, loop
     from experiments.closed_loop.card import table
 
     parser = argparse.ArgumentParser(prog="python -m experiments.closed_loop", description=__doc__)
     add_flags(parser, loop.ClosedLoop)
-    steps = parser.add_subparsers(dest="step", metavar="judge")
+    steps = parser.add_subparsers(dest="step", metavar="{judge,ablations}")
     add_flags(steps.add_parser("judge", help="make the embedded judge, and examine it"), judge.JudgeMaking)
+    add_flags(steps.add_parser("ablations", help="make it in other ways, beside it"), judge.JudgeMaking)
     options = parser.parse_args(argv)
     try:
         if options.step == "judge":
             making = build(judge.JudgeMaking, options)
             summary = judge.main(making)
             print(f"{table(summary)}\n\nThe judge, with its card: {Path(making.out) / judge.RECIPE}")
+        elif options.step == "ablations":
+            making = build(judge.JudgeMaking, options)
+            print(ablations.table(ablations.main(making)))
         else:
             config = build(loop.ClosedLoop, options)
             loop.main(config)

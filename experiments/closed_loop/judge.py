@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.curation.selection import ORDERS
+from alignment.tasks.arithmetic import Question
 from alignment.tasks.arithmetic_teacher import Sum
 from experiments.closed_loop.card import write_card
 from experiments.closed_loop.exam import Paper, Results, ask, graded, settings_of_exam
@@ -25,7 +27,7 @@ from experiments.curate import main as curate
 from experiments.curate_config import PROGRAM, CurateRun
 from experiments.ranks import run
 from experiments.run_folder import RunFolder
-from judges import FlexJudge, Judgment
+from judges import FlexJudge, JudgeSettings, Judgment
 from judges.embedded import BASE, JUDGE
 from judges.engines import EngineConfig, load_engine
 from judges.journal import read_rows, write_rows, write_text
@@ -47,6 +49,7 @@ class JudgeMaking:
     size: int = setting(1000, "judgments to learn from, half of single answers, half of pairs", metavar="N")
     epochs: float = setting(1.0, "how often each is learnt from", metavar="X")
     reason_first: bool = setting(True, "reason, then answer; the other way round is an ablation")
+    order: str = setting("given", "which reasoning is taken first; longest and shortest are ablations", choices=ORDERS)
     exam_questions: int = setting(120, "questions that the policy answers for the exam", metavar="N")
     exam_samples: int = setting(8, "its answers to each", metavar="N")
     seed: int = setting(0, "of sampling, selection and training", metavar="N")
@@ -89,24 +92,41 @@ def main(config: JudgeMaking) -> dict[str, Any]:
 
 def make(config: JudgeMaking, folder: RunFolder) -> Made:
     """The judge in `folder`, after what was missing of it has been done."""
-    out = folder.path
-    asked = exam_questions(config.exam_questions)
-    taught = training_questions(config.questions, asked)
-    answers, exam_answers = out / "answers.jsonl", out / "exam_answers.jsonl"
-    with folder.phase("sampling"), engines(out, "sampling") as advance:
-        sample(BASE, taught, config.samples, answers, config.seed, advance=advance(len(taught)))
-        sample(BASE, asked, config.exam_samples, exam_answers, config.seed, advance=advance(len(asked)))
-    with folder.phase("curation"):
-        _curate(config, answers, out / "curated")
-    with folder.phase("training"):
-        _train(config, out / "curated", out / "judge")
-    adapter = halved(out / "judge", out / RECIPE)
-    paper = Paper.of(exam_answers, seed=config.seed)
+    answers, exam_answers = sampled(config, folder)
+    adapter = tuned(config, folder, answers, folder.path)
+    paper, taught = Paper.of(exam_answers, seed=config.seed), sums(taught_questions(config))
     sat = [
-        _examined(config, folder, paper, sums(taught), name, path)
+        examined(folder, paper, taught, settings_of_exam(config.reason_first), folder.path / f"exam_{name}.jsonl", path)
         for name, path in (("base", None), ("judge", adapter))
     ]
     return Made(adapter, *sat)
+
+
+def taught_questions(config: JudgeMaking) -> list[Question]:
+    """Those that the judge learns on."""
+    return training_questions(config.questions, exam_questions(config.exam_questions))
+
+
+def sampled(config: JudgeMaking, folder: RunFolder) -> tuple[Path, Path]:
+    """The policy's answers that the judge learns on, and those of its exam."""
+    answers, exam_answers = folder.path / "answers.jsonl", folder.path / "exam_answers.jsonl"
+    asked = exam_questions(config.exam_questions)
+    taught = taught_questions(config)
+    with folder.phase("sampling"), engines(folder.path, "sampling") as advance:
+        sample(BASE, taught, config.samples, answers, config.seed, advance=advance(len(taught)))
+        sample(BASE, asked, config.exam_samples, exam_answers, config.seed, advance=advance(len(asked)))
+    return answers, exam_answers
+
+
+def tuned(config: JudgeMaking, folder: RunFolder, answers: Path, out: Path) -> Path:
+    """The adapter of a judge that learnt on answers; everything of it is in the folder `out`."""
+    if not (out / RECIPE / ADAPTER_FILES[1]).exists():
+        with folder.phase("curation"):
+            _curate(config, answers, out / "curated")
+        with folder.phase("training"):
+            _train(config, out / "curated", out / "judge")
+        halved(out / "judge", out / RECIPE)
+    return out / RECIPE
 
 
 def _curate(config: JudgeMaking, answers: Path, out: Path) -> None:
@@ -116,6 +136,7 @@ def _curate(config: JudgeMaking, answers: Path, out: Path) -> None:
         size=config.size,
         held_out=HELD_OUT,
         reason_first=config.reason_first,
+        order=config.order,
         lot_seed=config.seed,
         out=str(out),
     )
@@ -133,26 +154,34 @@ def halved(judge: Path, out: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
     settings, weights = ADAPTER_FILES
-    out.mkdir(exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(judge / settings, out / settings)
     tensors = {name: tensor.to(torch.float16) for name, tensor in load_file(judge / weights).items()}
     save_file(tensors, out / weights, metadata={"format": "pt"})
     return out
 
 
-def _examined(
-    config: JudgeMaking, folder: RunFolder, paper: Paper, taught: Collection[Sum], name: str, adapter: Path | None
+def examined(
+    folder: RunFolder,
+    paper: Paper,
+    taught: Collection[Sum],
+    settings: JudgeSettings,
+    file: Path,
+    adapter: Path | None,
 ) -> Results:
-    """The exam of the base model with an adapter, or without; what was asked before is not asked again."""
-    file = folder.path / f"exam_{name}.jsonl"
+    """The exam of the base model with an adapter, or without; what was asked before is not asked again.
+
+    Args:
+        taught: the sums that it was trained on.
+        settings: how it judges.
+        file: keeps its judgments.
+    """
     if file.exists():
         judgments = [Judgment.from_json(row) for row in read_rows(file)]
     else:
-        with folder.phase(f"exam_{name}"), engines(folder.path, f"exam: {name}") as advance:
-            engine = load_engine(
-                EngineConfig(BASE, adapter=str(adapter) if adapter else None, max_model_len=MAX_MODEL_LEN)
-            )
-            judge = FlexJudge(engine, settings_of_exam(config.reason_first))
+        with folder.phase(file.stem), engines(folder.path, file.stem.replace("_", " ")) as advance:
+            config = EngineConfig(BASE, adapter=str(adapter) if adapter else None, max_model_len=MAX_MODEL_LEN)
+            judge = FlexJudge(load_engine(config), settings)
             try:
                 judgments = ask(judge, paper, advance(len(paper.questions)))
             finally:
