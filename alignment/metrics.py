@@ -77,7 +77,7 @@ def accuracies(prompts: Iterable[Graded], seed: int = 0) -> Accuracies:
     Raises:
         UsageError: there is no prompt, one has no answer, or they do not have the same number of them.
     """
-    first, random, gain = Mean(), Mean(), Mean()
+    first, random, gain = Mean(), Mean(), Mean(shares=False)
     best: dict[int, Mean] = {}
     oracle: dict[int, Mean] = {}
     count = None
@@ -134,11 +134,15 @@ def sizes(count: int) -> tuple[int, ...]:
 class Mean:
     """The mean of values that come one by one, of which a bounded number is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, shares: bool = True) -> None:
+        """
+        Args:
+            shares: whether values of 0 and 1 alone count successes; differences never do.
+        """
         self._kept: list[float] = []
         self._count = 0
         self._sum = self._squares = 0.0
-        self._binary = True
+        self._binary = shares
 
     def add(self, value: float) -> None:
         self._count += 1
@@ -184,9 +188,9 @@ class Mean:
         return float(found.low), float(found.high)
 
 
-def estimate(values: Iterable[float], seed: int = 0) -> Estimate:
-    """The mean of one value for each prompt, with its interval, see `Mean.estimate`."""
-    mean = Mean()
+def estimate(values: Iterable[float], seed: int = 0, shares: bool = True) -> Estimate:
+    """The mean of one value for each prompt, with its interval, see `Mean`."""
+    mean = Mean(shares)
     for value in values:
         mean.add(value)
     return mean.estimate(seed)

@@ -29,7 +29,7 @@ from judges.engines import MODEL_ENGINES, load_engine, resolve_engine
 from judges.errors import ModelNotFoundError
 from judges.hardware import cuda_device_count
 from judges.journal import Journal
-from judges.models import check_model
+from judges.models import check_model, identified
 from reward.cluster import Cluster, check_address, check_memory, connect
 from reward.service import JudgeService, ServiceConfig
 from reward.tasks import all_of
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 RUBRIC = "correctness"
 # The embedded judge thinks in a line or two; greedy, so that the same run gives the same scores.
-SETTINGS = JudgeSettings(max_think_tokens=96, max_answer_tokens=16, temperature=0.0, top_p=1.0)
+SETTINGS = JudgeSettings(max_think_tokens=128, max_answer_tokens=16, temperature=0.0, top_p=1.0)
 MAX_MODEL_LEN = 1024
 GIB_PER_ENGINE = {"vllm": 2.4, "transformers": 2.0, "scripted": 0.4}
 """Measured on the embedded model in float32: the peak of a whole default run, over its policy and its replicas."""
@@ -68,8 +68,8 @@ class DemoConfig:
     def identity(self) -> dict[str, Any]:
         """What determines the results; a run folder holds one such."""
         return {
-            "policy": self.policy,
-            "judge": self.judge,
+            "policy": identified(self.policy),
+            "judge": identified(self.judge),
             "engine": resolve_engine(self.engine),
             "prompts": self.prompts,
             "samples": self.samples,
@@ -229,11 +229,7 @@ class _Demo:
         for question in self.questions:
             ids = map(question.sample_id, range(self.config.samples))
             groups.append(
-                [
-                    Comparison.of(question.text, completions.rows[i]["text"], rubric=RUBRIC, id=i)
-                    for i in ids
-                    if i not in done
-                ]
+                [Comparison(i, question.prompt, (completions.rows[i]["text"],), RUBRIC) for i in ids if i not in done]
             )
         with self._step("judging", "judge", self.total, len(done)) as advance:
             async for judgment in service.stream([g for g in groups if g]):

@@ -13,7 +13,7 @@ from judges.errors import UsageError
 from judges.profiles import MediaLimits
 from judges.voting import ORDERS, VOTE_CONFIDENCE
 
-THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 96
+THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 128
 """The published budget, and one that suits a model which was never taught to think at length."""
 
 

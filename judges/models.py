@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from judges.cache import fingerprint
-from judges.embedded import EMBEDDED
+from judges.embedded import EMBEDDED, Tuned
 from judges.errors import ModelNotFoundError
 
 _FINGERPRINT = re.compile(r"@[0-9a-f]{12}$")
@@ -60,7 +60,10 @@ def check_model(name: str, adapter: str | None = None) -> None:
 
 
 def identified(name: str | None) -> str | None:
-    """A model as the identity of a run holds it: of a folder, what is in it counts too."""
+    """A model as the identity of a run holds it: of a folder, and of the embedded judge, what is in it counts too."""
+    embedded = EMBEDDED.get(name or "")
+    if isinstance(embedded, Tuned):
+        return f"{name}@{embedded.digest}"
     return f"{name}@{fingerprint(Path(name))}" if name is not None and Path(name).is_dir() else name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Callable
@@ -10,13 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lessons import lesson
+from scripts import policy
 
-from alignment.tasks.arithmetic import Question, questions
+from alignment.tasks.arithmetic import SAMPLING, Question, questions
 from alignment.tasks.arithmetic_teacher import Sum
 from alignment.tasks.arithmetic_teacher import judge as teach
+from experiments.best_of_n import BestOfNRun
+from experiments.closed_loop import judge as judge_making
+from experiments.closed_loop import loop, samples
+from experiments.closed_loop.__main__ import main as closed_loop
+from experiments.closed_loop.ablations import shorten, variants
 from experiments.closed_loop.card import write_card
 from experiments.closed_loop.exam import Paper, Results, ask, graded, settings_of_exam
 from experiments.closed_loop.figures import looped
+from experiments.closed_loop.judge import JudgeMaking, examined, halved
 from experiments.closed_loop.page import write_page
 from experiments.closed_loop.questions import (
     DEMO,
@@ -26,9 +35,18 @@ from experiments.closed_loop.questions import (
     training_questions,
     unrelated,
 )
+from experiments.closed_loop.samples import sample
+from experiments.configs import add_flags, build
+from experiments.preferences import PreferenceRun
+from experiments.run_folder import RunFolder
+from experiments.training_flags import KINDS, parse
 from judges import FlexJudge, Judgment
-from judges.engines import Sampling
+from judges.cache import fingerprint
+from judges.embedded import BASE, JUDGE
+from judges.engines import EngineConfig, Sampling
 from judges.engines.scripted import ScriptedEngine
+from judges.errors import ModelNotFoundError, UsageError
+from judges.models import ADAPTER_FILES
 
 _ASKED = re.compile(r"\[Question\]\n(.*?)\n\n\[Assistant", re.DOTALL)
 _SAID = re.compile(r"Answer\]\n(.*?)(?=\n\n\[Assistant \d's Answer\]|<\|im_end\|>)", re.DOTALL)
@@ -192,22 +210,43 @@ def exam_of(value: float) -> dict[str, Any]:
 def test_the_page_shows_the_loop_beside_the_paper(tmp_path: Path) -> None:
     exam = {"base": exam_of(0.5), "judge": exam_of(0.9375)}
     figures = results(tmp_path)
-    page = write_page(tmp_path, {**figures, "seeds": 2, "exam": exam}).read_text()
+    told = {**figures, "seeds": 2, "policy": "p", "judge": "<j>", "prompts": 10, "prompts_taught": [7, 9]}
+    page = write_page(tmp_path, {**told, "exam": exam}).read_text()
+    assert "&lt;j&gt;" in page
     assert "<script" not in page
     assert page.count("<svg") == 2
-    for said in ("50.0 (0.0 to", "PAMPA: Mol-LLaMA, chain of thought (paper)", "69.83", "93.8%", "55.0 ± 7.1"):
+    for said in (
+        "50.0 (0.0 to",
+        "PAMPA: Mol-LLaMA, chain of thought (paper)",
+        "69.83",
+        "93.8%",
+        "55.0 ± 7.1",
+        "7, 9 of them ask",
+    ):
         assert said in page, said
-    assert (tmp_path / "table.md").read_text().startswith("| accuracy, % | policy | best of 2 | after DPO |\n|---|")
+    assert (
+        (tmp_path / "table.md")
+        .read_text()
+        .startswith("| accuracy, % | policy | best of 2; paper: of 16 | after DPO |\n|---|")
+    )
     again = {name: (tmp_path / name).read_text() for name in ("curve.svg", "gain.svg")}
-    write_page(tmp_path, {**figures, "seeds": 2, "exam": None})
+    write_page(tmp_path, {**told, "exam": None})
     assert again == {name: (tmp_path / name).read_text() for name in again}
 
 
 def test_the_card_of_the_judge_says_what_is_synthetic_and_how_it_did(tmp_path: Path) -> None:
-    summary = {"base": exam_of(0.5), "judge": exam_of(0.9375), "epochs": 1.0, "size": 1000, "questions": 520}
+    summary = {"base": exam_of(0.5), "judge": exam_of(0.9375), "epochs": 1.0, "judgments": 990}
+    summary |= {"questions_taught": 331, "sums_taught": 204}
     write_card(tmp_path, {**summary, "exam_questions": 120, "seconds": {"total": 3000.0}})
     said = (tmp_path / "README.md").read_text()
-    for words in ("**synthetic**", "| 50.0 % | 93.8 % |", "50 minutes", "python -m experiments.closed_loop judge"):
+    for words in (
+        "**synthetic**",
+        "| 50.0 % | 93.8 % |",
+        "50 minutes",
+        "990",
+        "331",
+        "python -m experiments.closed_loop judge",
+    ):
         assert words in said, words
 
 
@@ -216,3 +255,173 @@ def test_judgments_of_an_exam_can_be_read_again(paper: Paper) -> None:
     judgments = ask(judge, paper, lambda: None)
     again = [Judgment.from_json(json.loads(json.dumps(judgment.to_json()))) for judgment in judgments]
     assert graded(paper, again, frozenset()) == graded(paper, judgments, frozenset())
+
+
+def noisy(prompt: str, sampling: Sampling) -> str:
+    """Of two answers finds the first one better in two of three votes, and both good in the third."""
+    if sampling.stop:
+        return f"Vote {sampling.draw % 3}.</think>"
+    return "<answer>5</answer><answer>5</answer>" if "Vote 0" in prompt else "<answer>4</answer><answer>1</answer>"
+
+
+def test_the_majority_of_votes_on_a_pair_is_what_counts(paper: Paper) -> None:
+    pairs = replace(paper, singles=())
+    judge = FlexJudge(ScriptedEngine(noisy), replace(ROOM, votes=9, temperature=0.7))
+    judgments = ask(judge, pairs, lambda: None)
+    assert {judgment.preferred for judgment in judgments} == {0}
+    flat = [replace(judgment, preferred=None) for judgment in judgments]  # as if most votes had found them level
+    assert graded(pairs, flat, frozenset()).swap_consistency == 1.0
+    assert graded(pairs, flat, frozenset()).pairs.accuracy == 0.0
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that a loop runs, which do nothing here."""
+    ran: list[list[str]] = []
+    monkeypatch.setattr(loop, "run", lambda *arguments: ran.append(list(arguments)))
+    monkeypatch.setattr(loop, "sample", lambda *_, **__: None)
+    monkeypatch.setattr(loop, "looped", lambda *_: {})
+    monkeypatch.setattr(loop, "write_page", lambda *_: None)
+    return ran
+
+
+def test_the_loop_asks_its_commands_for_what_they_know(commands: list[list[str]], tmp_path: Path) -> None:
+    config = loop.ClosedLoop(out=str(tmp_path / "loop"), judge=JUDGE, seeds=2, held_out=9, curve=5, prompts=7)
+    summary = loop.main(config)
+    assert [command[0] for command in commands] == ["best-of-n", "preferences", "dpo"] * 2
+    best, pairs, dpo = commands[3:]
+    seen = []
+    for command, settings in ((best, BestOfNRun), (pairs, PreferenceRun)):
+        parser = argparse.ArgumentParser(allow_abbrev=False)
+        parser.add_argument("file")
+        add_flags(parser, settings)
+        options = parser.parse_args(command[1:])
+        run = build(settings, options)
+        seen.append((run.source(options.file), run))
+        assert (run.model, run.policy, run.seed, run.rubric_for(options.file)) == (JUDGE, BASE, 1, "correctness")
+        assert run.settings_for(JUDGE).temperature == 0.0
+        assert run.sampling(options.file) == replace(SAMPLING, seed=1)
+        assert run.answer_for(options.file) == "answer"
+    assert [len(source) for source, _ in seen] == [5, 7]
+    assert [run.answers for _, run in seen] == [16, 8]
+    flags = parse(KINDS["dpo"], dpo[1:])
+    assert (flags.data, flags.args.seed, flags.recipe.held_out_prompts) == (seen[1][1].out, 1, 0)
+    assert summary["prompts_taught"][0] <= 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"curve": 300}, "--curve 300 is more than --held-out 240"),
+        ({"judge": JUDGE, "curve": 130}, "--curve above 120"),
+        ({"samples": 1}, "--samples must be at least 2"),
+    ],
+)
+def test_a_loop_that_would_measure_on_what_was_taught_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        loop.ClosedLoop(**settings)
+
+
+def test_an_unknown_judge_is_refused_before_anything_is_asked(commands: list[list[str]], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelNotFoundError):
+        loop.main(loop.ClosedLoop(out=str(tmp_path / "loop"), judge=str(tmp_path / "empty")))
+    assert not (tmp_path / "loop").exists()
+    assert not commands
+
+
+@pytest.mark.parametrize(
+    ("argv", "wanted"),
+    [
+        (["--seed", "1"], "--seed"),
+        (["judge", "--seeds", "2"], "--seeds"),
+        (["judge", "--config", "missing.yaml"], "missing.yaml: cannot be read"),
+        (["ablations", "--no-reason-first"], "reasons first"),
+    ],
+)
+def test_each_step_has_its_own_flags(argv: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert closed_loop(argv) == 2
+    said = capsys.readouterr().err
+    assert wanted in said
+    assert said.count("\n") == 1
+
+
+def test_an_adapter_is_shipped_in_half_precision_and_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    (tmp_path / "judge").mkdir()
+    weights = {"a": torch.randn(4, 4)}
+    (tmp_path / "judge" / ADAPTER_FILES[0]).write_text("{}")
+    (tmp_path / "out.partial").mkdir()  # of a start that was killed
+    save_file(weights, tmp_path / "judge" / ADAPTER_FILES[1])
+    out = halved(tmp_path / "judge", tmp_path / "out")
+    found = load_file(out / ADAPTER_FILES[1])["a"]
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), weights["a"], atol=1e-3, rtol=1e-3)
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_an_exam_that_was_held_is_not_held_again_but_for_another_adapter(
+    paper: Paper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def load(config: EngineConfig) -> ScriptedEngine:
+        loaded.append(config.adapter)
+        engine = ScriptedEngine(knowing)
+        engine.model_id = "base@0" + (f"+x@{fingerprint(Path(config.adapter))}" if config.adapter else "")
+        return engine
+
+    monkeypatch.setattr(judge_making, "load_engine", load)
+    adapters = [tmp_path / name for name in ("one", "two")]
+    for adapter in adapters:
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text(adapter.name)
+    file = tmp_path / "run" / "exam.jsonl"
+    with RunFolder(tmp_path / "run", {}) as folder:
+        sittings = [examined(folder, paper, frozenset(), ROOM, file, adapter) for adapter in (*adapters, adapters[1])]
+    assert loaded == list(map(str, adapters))
+    assert sittings[0] == sittings[1] == sittings[2]
+
+
+def test_the_ablations_change_one_thing_each() -> None:
+    config = JudgeMaking(size=100)
+    found = {variant.name: variant for variant in variants(config)}
+    assert len(found) == len(variants(config))
+    assert {variant.recipe.size for variant in found.values()} == {100, 50, 25}
+    assert [v.judging.votes for v in found.values() if "vote" in v.name] == [1, 3, 7, 15]
+    assert [v.judging.waits for v in found.values() if "wait" in v.name] == [0, 1, 2, 4]
+    (answer_first,) = (v for v in found.values() if not v.recipe.reason_first)
+    assert not answer_first.judging.reason_first
+    assert sum(not variant.in_steps for variant in found.values()) == 1
+
+
+def test_short_reasoning_gives_the_same_judgment_without_steps(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text(json.dumps(lesson("What is 17 + 15?", "It is 32.", "It is 33.")) + "\n")
+    shorten(file)
+    (said,) = json.loads(file.read_text())["completion"]
+    assert said["content"].startswith("<think>\n17 + 15 = 32. Assistant 1 said 32, result 32: same, right, so 5.")
+    assert said["content"].endswith("</think>\n\n<answer>5</answer><answer>1</answer>")
+
+
+def test_answers_stand_in_the_order_of_the_questions_and_are_sampled_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = []
+
+    def load(config: EngineConfig) -> ScriptedEngine:
+        engines.append(ScriptedEngine(policy))
+        return engines[-1]
+
+    monkeypatch.setattr(samples, "load_engine", load)
+    asked = questions(6)
+    file = tmp_path / "answers.jsonl"
+    sample(BASE, [asked[4], asked[2]], 2, file)
+    sample(BASE, asked, 2, file)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [question.id for question in asked]
+    assert [len(engine.requests) for engine in engines] == [4, 8]
+    sample(BASE, asked, 2, file)
+    assert len(engines) == 2

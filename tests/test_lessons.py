@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
 from alignment.sft.lessons import IGNORED, Encoded, Fault, encode
 from alignment.sft.tuning import renderer_of
-from alignment.tasks.arithmetic_teacher import judge, sum_of
+from alignment.tasks.arithmetic_teacher import Sum, judge, sum_of
 from judges import Comparison
 from judges.errors import UsageError
 from judges.prompts import judge_turns
@@ -94,14 +95,25 @@ def test_a_reply_that_answers_first_is_taught_as_it_is_written(tmp_path: Path) -
     ("question", "steps"),
     [
         ("What is 9 + 8? Write the equation and its result.", "9 + 8 = 17."),
-        ("What is 17 + 15?", "17 + 15 = 20 + 12 = 32."),
-        ("What is 19 - 15?", "19 - 15 = 4."),
-        ("What is 9 * 17?", "9 * 17 = 90 + 63 = 153."),
+        ("What is 17 + 15?", "17 + 15 = 10 + 10 + 7 + 5 = 20 + 12 = 32."),
+        ("What is 8 - 3?", "8 - 3 = 5."),
+        ("What is 16 - 9?", "16 - 9 = 6 + 10 - 9 = 6 + 1 = 7."),
+        ("What is 18 - 6?", "18 - 6 = 10 + 8 - 6 = 10 + 2 = 12."),
+        ("What is 19 - 15?", "19 - 15 = 9 - 5 = 4."),
+        ("What is 9 * 17?", "9 * 17 = 9 * 10 + 9 * 7 = 90 + 63 = 153."),
         ("Ana has 2 apples and gets 5 more. How many apples does Ana have now?", "2 + 5 = 7."),
     ],
 )
 def test_the_synthetic_teacher_works_a_question_out_from_its_words(question: str, steps: str) -> None:
     assert sum_of(question).worked_out() == steps
+
+
+@pytest.mark.parametrize("sign", ["+", "-", "*"])
+def test_every_step_of_the_synthetic_teacher_comes_to_the_same(sign: str) -> None:
+    for left, right in itertools.product(range(100), repeat=2):
+        if left >= right or sign != "-":
+            steps = Sum(left, sign, right).worked_out().rstrip(".").split(" = ")
+            assert len({eval(step) for step in steps}) == 1, steps
 
 
 def test_the_synthetic_teacher_reads_answers_as_the_task_is_measured() -> None:

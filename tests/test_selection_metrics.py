@@ -109,3 +109,10 @@ def test_accuracies_are_plain_json() -> None:
     row = json.loads(json.dumps(accuracies([Graded((0, 1), (True, False))]).to_json()))
     assert set(row) == {"first", "random", "best", "any", "gain"}
     assert row["best"]["2"]["value"] == 1.0
+
+
+def test_the_interval_of_a_difference_is_none_where_nothing_differs() -> None:
+    assert estimate([0.0] * 20, shares=False) == Estimate(0.0, 0.0, 0.0, 20)
+    found = estimate([1.0] * 5 + [0.0] * 15, shares=False)
+    assert found.low is not None
+    assert 0.0 <= found.low < 0.25

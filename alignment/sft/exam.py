@@ -112,7 +112,7 @@ def grade(asked: Sequence[Question], judgments: Sequence[Judgment]) -> Grades:
         parsed.append(judgment.scores is not None and all(vote.forced is None for vote in judgment.votes))
         exact.append(judgment.scores == question.scores)
         if (wanted := question.side) is not None:
-            said = None if judgment.scores is None else side(judgment.scores, question.middle)
+            said = said_by(judgment, question)
             sides.setdefault((len(question.scores) == 1, wanted), []).append(said == wanted)
     return Grades(
         asked=len(asked),
@@ -123,6 +123,16 @@ def grade(asked: Sequence[Question], judgments: Sequence[Judgment]) -> Grades:
         singles=_balanced([found for (single, _), found in sides.items() if single]),
         pairs=_balanced([found for (single, _), found in sides.items() if not single]),
     )
+
+
+def said_by(judgment: Judgment, question: Question) -> int | None:
+    """What a judgment says, as `Question.side`; of several responses, by the majority of its votes. None without a
+    score."""
+    if judgment.scores is None:
+        return None
+    if len(judgment.scores) == 1:
+        return side(judgment.scores, question.middle)
+    return -1 if judgment.preferred is None else judgment.preferred
 
 
 def _mean(values: Sequence[bool]) -> float | None:

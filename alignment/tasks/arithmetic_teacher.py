@@ -33,14 +33,40 @@ class Sum:
         return {"+": self.left + self.right, "-": self.left - self.right, "*": self.left * self.right}[self.sign]
 
     def worked_out(self) -> str:
-        """The calculation, in steps where a small model needs them: tens and ones apart."""
+        """The calculation in steps that a small model can take: it knows by heart what two digits come to, so tens and
+        ones are written apart before they are put together."""
+        steps = {"+": self._added, "-": self._subtracted, "*": self._multiplied}[self.sign]()
+        return " = ".join([f"{self.left} {self.sign} {self.right}", *steps, str(self.result)]) + "."
+
+    def _added(self) -> list[str]:
+        numbers = (self.left, self.right)
+        tens, ones = [n - n % 10 for n in numbers if n >= 10], [n % 10 for n in numbers]
+        if not tens:
+            return []
+        return [" + ".join(map(str, tens + ones)), f"{sum(tens)} + {sum(ones)}"]
+
+    def _subtracted(self) -> list[str]:
         left, right = self.left, self.right
-        steps = f"{left} {self.sign} {right} = "
-        if self.sign == "*" and right >= 10:
-            steps += f"{left * (right - right % 10)} + {left * (right % 10)} = "
-        elif self.sign == "+" and max(left, right) >= 10:
-            steps += f"{left - left % 10 + right - right % 10} + {left % 10 + right % 10} = "
-        return f"{steps}{self.result}."
+        tens, ones = left - left % 10, left % 10
+        if left < 10:
+            return []
+        if right < 10 and ones >= right:  # 18 - 6 = 10 + 8 - 6 = 10 + 2
+            return [f"{tens} + {ones} - {right}", f"{tens} + {ones - right}"]
+        if right < 10:  # 16 - 9 = 6 + 10 - 9 = 6 + 1
+            return [f"{left - 10} + 10 - {right}", f"{left - 10} + {10 - right}"]
+        if left <= 20:  # 17 - 12 = 7 - 2
+            return [f"{left - 10} - {right - 10}"]
+        if ones < right % 10:  # 84 - 37 = 70 - 30 + 14 - 7 = 40 + 7
+            tens, ones = tens - 10, ones + 10
+        apart = tens - (right - right % 10), ones - right % 10
+        return [f"{tens} - {right - right % 10} + {ones} - {right % 10}", f"{apart[0]} + {apart[1]}"]
+
+    def _multiplied(self) -> list[str]:
+        left, ones = self.left, self.right % 10
+        if self.right < 10:
+            return []
+        tens = self.right - ones
+        return [f"{left} * {tens} + {left} * {ones}", f"{left * tens} + {left * ones}"]
 
 
 _SUM = re.compile(r"What is (\d+) ([-+*]) (\d+)\?")
@@ -60,16 +86,21 @@ def sum_of(question: str) -> Sum:
     raise UsageError(f"{NAME} knows only questions of the embedded task, not {question[:60]!r}")
 
 
-def judge(question: str, answers: Sequence[str]) -> tuple[str, tuple[int, ...]]:
+def judge(question: str, answers: Sequence[str], in_steps: bool = True) -> tuple[str, tuple[int, ...]]:
     """Its judgment of one or more answers: the reasoning, and a score each.
+
+    Args:
+        in_steps: whether the reasoning shows how the result is come by.
 
     Raises:
         UsageError: the question is none of the embedded task's.
     """
-    result = sum_of(question).result
+    asked = sum_of(question)
+    result = asked.result
     names = ["The assistant"] if len(answers) == 1 else [f"Assistant {k}" for k in range(1, len(answers) + 1)]
     found = [_compared(name, answer, result) for name, answer in zip(names, answers, strict=True)]
-    return " ".join([sum_of(question).worked_out(), *(said for said, _ in found)]), tuple(score for _, score in found)
+    begun = asked.worked_out() if in_steps else f"{asked.left} {asked.sign} {asked.right} = {result}."
+    return " ".join([begun, *(said for said, _ in found)]), tuple(score for _, score in found)
 
 
 def _compared(name: str, answer: str, result: int) -> tuple[str, int]:

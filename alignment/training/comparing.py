@@ -82,5 +82,5 @@ def _figures(values: Sequence[tuple[float, float]], seed: int) -> dict[str, Any]
     return {
         "before": asdict(estimate([b for b, _ in values], seed)),
         "after": asdict(estimate([a for _, a in values], seed)),
-        "difference": asdict(estimate([a - b for b, a in values], seed)),
+        "difference": asdict(estimate([a - b for b, a in values], seed, shares=False)),
     }

@@ -1,43 +1,37 @@
-"""`python -m experiments.closed_loop [judge|ablations]`: the whole loop; its first step alone; what matters in that."""
+"""`python -m experiments.closed_loop [loop|judge|ablations]`: the whole loop, its first step alone, and what matters in
+that."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from experiments.configs import add_flags, build
 from judges.errors import JudgeError, UsageError
 
+STEPS = ("loop", "judge", "ablations")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists the flags")
+
 
 def main(argv: Sequence[str]) -> int:
-    """Run the loop.
+    """Run one of STEPS, the loop where none is named.
 
     Returns:
         The exit status: 0, 2 for what the user can mend, 1 for what ended the run.
     """
-    from experiments.closed_loop import ablations, judge, loop
-    from experiments.closed_loop.card import table
-
-    parser = argparse.ArgumentParser(prog="python -m experiments.closed_loop", description=__doc__)
-    add_flags(parser, loop.ClosedLoop)
-    steps = parser.add_subparsers(dest="step", metavar="{judge,ablations}")
-    add_flags(steps.add_parser("judge", help="make the embedded judge, and examine it"), judge.JudgeMaking)
-    add_flags(steps.add_parser("ablations", help="make it in other ways, beside it"), judge.JudgeMaking)
-    options = parser.parse_args(argv)
+    step, flags = (argv[0], argv[1:]) if argv and argv[0] in STEPS else (STEPS[0], argv)
     try:
-        if options.step == "judge":
-            making = build(judge.JudgeMaking, options)
-            summary = judge.main(making)
-            print(f"{table(summary)}\n\nThe judge, with its card: {Path(making.out) / judge.RECIPE}")
-        elif options.step == "ablations":
-            making = build(judge.JudgeMaking, options)
-            print(ablations.table(ablations.main(making)))
-        else:
-            config = build(loop.ClosedLoop, options)
-            loop.main(config)
-            print(f"{(Path(config.out) / 'table.md').read_text()}\nThe page: {Path(config.out) / 'loop.html'}")
+        config, run = _step(step)
+        parser = _Parser(prog=f"python -m experiments.closed_loop {step}", description=__doc__, allow_abbrev=False)
+        add_flags(parser, config)
+        print(run(build(config, parser.parse_args(flags))))
     except UsageError as e:
         print("closed loop:", " ".join(str(e).split()), file=sys.stderr)
         return 2
@@ -48,6 +42,29 @@ def main(argv: Sequence[str]) -> int:
         print("closed loop: stopped; the same command goes on from there", file=sys.stderr)
         return 130
     return 0
+
+
+def _step(name: str) -> tuple[type[Any], Callable[[Any], str]]:
+    """The settings of a step, and what runs it and says what came of it."""
+    from experiments.closed_loop import ablations, judge, loop
+    from experiments.closed_loop.card import table
+
+    def looped(config: loop.ClosedLoop) -> str:
+        loop.main(config)
+        return f"{(Path(config.out) / 'table.md').read_text()}\nThe page: {Path(config.out) / 'loop.html'}"
+
+    def made(config: judge.JudgeMaking) -> str:
+        return f"{table(judge.main(config))}\n\nThe judge, with its card: {Path(config.out) / judge.RECIPE}"
+
+    def ablated(config: judge.JudgeMaking) -> str:
+        return ablations.table(ablations.main(config))
+
+    steps: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
+        "loop": (loop.ClosedLoop, looped),
+        "judge": (judge.JudgeMaking, made),
+        "ablations": (judge.JudgeMaking, ablated),
+    }
+    return steps[name]
 
 
 if __name__ == "__main__":

@@ -58,9 +58,9 @@ def _sections(summary: Mapping[str, Any]) -> Iterator[str]:
         "anything else."
     )
     yield (
-        f"It was tuned on {summary['size']:,} judgments, {summary['epochs']:g} times over, that a program wrote "
-        f"(`{TEACHER}`: **synthetic**) of answers that the base model sampled to "
-        f"{summary['questions']} questions. Made again by"
+        f"It was tuned on {summary['judgments']:,} judgments, {summary['epochs']:g} times over, that a program wrote "
+        f"(`{TEACHER}`: **synthetic**) of answers that the base model sampled to {summary['questions_taught']:,} "
+        f"questions, which ask for {summary['sums_taught']:,} different sums. Made again by"
     )
     yield "    python -m experiments.closed_loop judge"
     yield f"which took {minutes:.0f} minutes."

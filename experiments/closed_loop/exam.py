@@ -18,7 +18,6 @@ from alignment.tasks.arithmetic_teacher import RIGHT, WRONG, Sum, sum_of
 from experiments.closed_loop.questions import mirrored
 from judges import Comparison, FlexJudge, JudgeSettings, Judgment
 from judges.journal import read_rows
-from judges.judgments import preferred
 from judges.rubrics import load_rubric
 
 RUBRIC = "correctness"
@@ -131,5 +130,5 @@ def _same(one: Judgment, swapped: Judgment) -> bool:
     """Whether a judgment of two answers, and one of the same in the other order, prefer the same or neither."""
     if one.scores is None or swapped.scores is None:
         return False
-    first, second = preferred(one.scores), preferred(swapped.scores)
+    first, second = one.preferred, swapped.preferred
     return first is second is None or (first is not None and second is not None and first == 1 - second)

@@ -58,7 +58,7 @@ def _gain(start: Mapping[str, float], runs: Sequence[Mapping[str, float]]) -> di
     return {
         "before": asdict(estimate(start.values())),
         "after": asdict(estimate(after.values())),
-        "difference": asdict(estimate([after[name] - start[name] for name in start])),
+        "difference": asdict(estimate([after[name] - start[name] for name in start], shares=False)),
     }
 
 

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.curation.selection import ORDERS
+from alignment.curation.card import SPLITS
 from alignment.tasks.arithmetic import Question
-from alignment.tasks.arithmetic_teacher import Sum
+from alignment.tasks.arithmetic_teacher import Sum, sum_of
 from experiments.closed_loop.card import write_card
 from experiments.closed_loop.exam import Paper, Results, ask, graded, settings_of_exam
-from experiments.closed_loop.questions import exam_questions, sums, training_questions
+from experiments.closed_loop.questions import EXAM, TRAIN, exam_questions, sums, training_questions
 from experiments.closed_loop.samples import MAX_MODEL_LEN, sample
 from experiments.configs import check_least, setting
 from experiments.console import libraries_to, progress_on
@@ -28,6 +28,7 @@ from experiments.curate_config import PROGRAM, CurateRun
 from experiments.ranks import run
 from experiments.run_folder import RunFolder
 from judges import FlexJudge, JudgeSettings, Judgment
+from judges.cache import fingerprint
 from judges.embedded import BASE, JUDGE
 from judges.engines import EngineConfig, load_engine
 from judges.journal import read_rows, write_rows, write_text
@@ -44,13 +45,12 @@ class JudgeMaking:
     """Settings of a run."""
 
     out: str = setting("runs/embedded-judge", "folder for everything; a run that is there is resumed", metavar="DIR")
-    questions: int = setting(520, "questions that the policy answers for the judge to learn on", metavar="N")
+    questions: int = setting(TRAIN, "questions that the policy answers for the judge to learn on", metavar="N")
     samples: int = setting(6, "its answers to each", metavar="N")
     size: int = setting(1000, "judgments to learn from, half of single answers, half of pairs", metavar="N")
     epochs: float = setting(1.0, "how often each is learnt from", metavar="X")
     reason_first: bool = setting(True, "reason, then answer; the other way round is an ablation")
-    order: str = setting("given", "which reasoning is taken first; longest and shortest are ablations", choices=ORDERS)
-    exam_questions: int = setting(120, "questions that the policy answers for the exam", metavar="N")
+    exam_questions: int = setting(EXAM, "questions that the policy answers for the exam", metavar="N")
     exam_samples: int = setting(8, "its answers to each", metavar="N")
     seed: int = setting(0, "of sampling, selection and training", metavar="N")
 
@@ -81,10 +81,15 @@ def main(config: JudgeMaking) -> dict[str, Any]:
         JudgeError: what ended the run. The same run goes on from there.
     """
     settings = {name: value for name, value in asdict(config).items() if name != "out"}
-    with RunFolder(Path(config.out), settings) as folder:
+    with RunFolder(Path(config.out).resolve(), settings) as folder:
         made = make(config, folder)
         results = {"base": made.base.to_json(), "judge": made.judge.to_json()}
-        summary = {**folder.settings, **results, "seconds": {**folder.seconds, "total": folder.total_seconds}}
+        summary = {
+            **folder.settings,
+            **taught_of(folder.path),
+            **results,
+            "seconds": {**folder.seconds, "total": folder.total_seconds},
+        }
         write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         write_card(made.adapter, summary)
         return summary
@@ -118,11 +123,22 @@ def sampled(config: JudgeMaking, folder: RunFolder) -> tuple[Path, Path]:
     return answers, exam_answers
 
 
-def tuned(config: JudgeMaking, folder: RunFolder, answers: Path, out: Path) -> Path:
-    """The adapter of a judge that learnt on answers; everything of it is in the folder `out`."""
-    if not (out / RECIPE / ADAPTER_FILES[1]).exists():
+def tuned(
+    config: JudgeMaking,
+    folder: RunFolder,
+    answers: Path,
+    out: Path,
+    change: Callable[[Path], None] = lambda _: None,
+) -> Path:
+    """The adapter of a judge that learnt on answers; everything of it is in the folder `out`.
+
+    Args:
+        change: is done to the file of what it learns from.
+    """
+    if not (out / RECIPE).exists():
         with folder.phase("curation"):
             _curate(config, answers, out / "curated")
+            change(out / "curated" / SPLITS["train"])
         with folder.phase("training"):
             _train(config, out / "curated", out / "judge")
         halved(out / "judge", out / RECIPE)
@@ -136,7 +152,6 @@ def _curate(config: JudgeMaking, answers: Path, out: Path) -> None:
         size=config.size,
         held_out=HELD_OUT,
         reason_first=config.reason_first,
-        order=config.order,
         lot_seed=config.seed,
         out=str(out),
     )
@@ -154,10 +169,13 @@ def halved(judge: Path, out: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
     settings, weights = ADAPTER_FILES
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(judge / settings, out / settings)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    shutil.copyfile(judge / settings, partial / settings)
     tensors = {name: tensor.to(torch.float16) for name, tensor in load_file(judge / weights).items()}
-    save_file(tensors, out / weights, metadata={"format": "pt"})
+    save_file(tensors, partial / weights, metadata={"format": "pt"})
+    partial.rename(out)
     return out
 
 
@@ -169,18 +187,22 @@ def examined(
     file: Path,
     adapter: Path | None,
 ) -> Results:
-    """The exam of the base model with an adapter, or without; what was asked before is not asked again.
+    """The exam of the base model with an adapter, or without; no reply that an earlier start got is computed again.
 
     Args:
         taught: the sums that it was trained on.
         settings: how it judges.
         file: keeps its judgments.
     """
-    if file.exists():
-        judgments = [Judgment.from_json(row) for row in read_rows(file)]
-    else:
+    judgments = _stored(file, fingerprint(adapter) if adapter else None)
+    if judgments is None:
         with folder.phase(file.stem), engines(folder.path, file.stem.replace("_", " ")) as advance:
-            config = EngineConfig(BASE, adapter=str(adapter) if adapter else None, max_model_len=MAX_MODEL_LEN)
+            config = EngineConfig(
+                BASE,
+                adapter=str(adapter) if adapter else None,
+                max_model_len=MAX_MODEL_LEN,
+                ledger=str(folder.path / "exams.ledger"),
+            )
             judge = FlexJudge(load_engine(config), settings)
             try:
                 judgments = ask(judge, paper, advance(len(paper.questions)))
@@ -188,6 +210,25 @@ def examined(
                 judge.close()
         write_rows(file, [judgment.to_json() for judgment in judgments])
     return graded(paper, judgments, taught)
+
+
+def _stored(file: Path, adapter: str | None) -> list[Judgment] | None:
+    """The judgments of an exam that was held, unless another adapter sat it."""
+    if not file.exists():
+        return None
+    judgments = [Judgment.from_json(row) for row in read_rows(file)]
+    return judgments if adapter is None or all(j.model.endswith(f"@{adapter}") for j in judgments) else None
+
+
+def taught_of(out: Path) -> dict[str, Any]:
+    """What the judge in a folder was taught; `size` and `questions` are what was asked for."""
+    rows = list(read_rows(out / "curated" / SPLITS["train"]))
+    return {
+        "judgments": len(rows),
+        "judgments_of": {kind: sum(row["kind"] == kind for row in rows) for kind in ("single", "pair")},
+        "questions_taught": len({row["question"] for row in rows}),
+        "sums_taught": len({sum_of(row["question"]) for row in rows}),
+    }
 
 
 @contextmanager

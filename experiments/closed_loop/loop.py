@@ -13,18 +13,21 @@ from typing import Any
 
 from alignment.tasks import arithmetic
 from alignment.tasks.arithmetic import Question
+from alignment.tasks.arithmetic_teacher import sum_of
 from experiments.closed_loop.exam import RUBRIC
 from experiments.closed_loop.figures import looped
-from experiments.closed_loop.judge import RECIPE, JudgeMaking, engines
+from experiments.closed_loop.judge import RECIPE, JudgeMaking, engines, taught_questions
 from experiments.closed_loop.judge import main as make_judge
 from experiments.closed_loop.page import write_page
-from experiments.closed_loop.questions import exam_questions, policy_questions
+from experiments.closed_loop.questions import EXAM, exam_questions, policy_questions, sums
 from experiments.closed_loop.samples import sample
 from experiments.configs import check_least, setting
 from experiments.ranks import run
 from experiments.run_folder import RunFolder
-from judges.embedded import BASE
+from judges.embedded import BASE, JUDGE
+from judges.errors import UsageError
 from judges.journal import write_rows, write_text
+from judges.models import ADAPTER_FILES, check_model
 
 ANSWER = "answer"
 """Column of the right answers."""
@@ -38,7 +41,10 @@ class ClosedLoop:
 
     out: str = setting("runs/closed-loop", "folder for everything; a run that is there is resumed", metavar="DIR")
     judge: str | None = setting(
-        None, "a judge that is there (flex-smollm2-135m, a folder), instead of making one first", metavar="MODEL"
+        None,
+        "a judge that is there, instead of making one first: flex-smollm2-135m, another model, or the folder of an "
+        "adapter on the embedded one",
+        metavar="MODEL",
     )
     seeds: int = setting(3, "runs of what comes after the judge, with seeds 0, 1, ...", metavar="N")
     held_out: int = setting(240, "questions that the policy is measured on, greedily", metavar="N")
@@ -52,6 +58,10 @@ class ClosedLoop:
     def __post_init__(self) -> None:
         least = {"seeds": 1, "held_out": 1, "curve": 1, "samples": 2, "prompts": 1, "prompt_samples": 2}
         check_least(self, {**least, "per_prompt": 1})
+        if self.curve > self.held_out:
+            raise UsageError(f"--curve {self.curve} is more than --held-out {self.held_out}, of which it is a part")
+        if self.judge == JUDGE and self.curve > EXAM:
+            raise UsageError(f"--curve above {EXAM} asks for sums that {JUDGE} was taught; make a judge anew for it")
 
 
 def main(config: ClosedLoop) -> dict[str, Any]:
@@ -65,29 +75,52 @@ def main(config: ClosedLoop) -> dict[str, Any]:
         JudgeError: what ended the run. The same run goes on from there.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "seeds")}
-    with RunFolder(Path(config.out), settings) as folder:
+    if config.judge is not None:
+        check_model(*_named(config.judge))
+    with RunFolder(Path(config.out).resolve(), settings) as folder:
         out = folder.path
+        making = JudgeMaking(out=str(out / "judge"), exam_questions=max(EXAM, config.curve))
         exam = None
-        judge = ["--model", config.judge or BASE]
-        if config.judge is None:
+        judge = config.judge
+        if judge is None:
             with folder.phase("judge"):
-                exam = make_judge(JudgeMaking(out=str(out / "judge")))
-            judge += ["--adapter", str(out / "judge" / RECIPE)]
+                exam = make_judge(making)
+            judge = str(out / "judge" / RECIPE)
         held_out = exam_questions(config.held_out)
         _ask_greedily(folder, held_out, out / "greedy_before.jsonl")
         for seed in range(config.seeds):
-            _one_seed(config, folder, held_out, judge, seed)
+            _one_seed(config, folder, held_out, _flags_of(judge), seed)
         figures = looped([out / f"seed-{seed}" for seed in range(config.seeds)], out / "greedy_before.jsonl")
         summary = {
             **folder.settings,
             "seeds": config.seeds,
+            "policy": BASE,
+            "judge": config.judge or f"{RECIPE}, made here",
             "exam": exam and {"base": exam["base"], "judge": exam["judge"]},
             **figures,
+            "prompts_taught": _taught(config, making) if config.judge in (None, JUDGE) else None,
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
         write_page(out, summary)
         return summary
+
+
+def _named(judge: str) -> tuple[str, str | None]:
+    """A judge as model and adapter: a folder may be an adapter on the embedded base model."""
+    return (BASE, judge) if (Path(judge) / ADAPTER_FILES[0]).is_file() else (judge, None)
+
+
+def _flags_of(judge: str) -> list[str]:
+    model, adapter = _named(judge)
+    return ["--model", model, *(["--adapter", adapter] if adapter else [])]
+
+
+def _taught(config: ClosedLoop, making: JudgeMaking) -> list[int]:
+    """Of the questions that pairs were made of, for each seed how many ask for a sum that the judge was taught."""
+    held_out, taught = exam_questions(config.held_out), sums(taught_questions(making))
+    asked = (policy_questions(config.prompts, held_out, seed) for seed in range(config.seeds))
+    return [sum(sum_of(question.text) in taught for question in some) for some in asked]
 
 
 def _one_seed(config: ClosedLoop, folder: RunFolder, held_out: list[Question], judge: list[str], seed: int) -> None:

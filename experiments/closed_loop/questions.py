@@ -8,6 +8,8 @@ from alignment.tasks.arithmetic import Question, questions
 from alignment.tasks.arithmetic_teacher import Sum, sum_of
 from alignment.training.held_out import SEED as HELD_OUT_SEED
 
+EXAM, TRAIN = 120, 520
+"""How many questions the shipped judge was examined on, and learnt on."""
 LEVELS = (1, 2)
 """Those of the demo and of data runs."""
 DEMO, DEMO_SEED = 24, 0

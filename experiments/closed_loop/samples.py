@@ -10,7 +10,7 @@ from pathlib import Path
 from alignment.policies import EnginePolicy
 from alignment.tasks.arithmetic import SAMPLING, Question
 from judges.engines import EngineConfig, Sampling, load_engine
-from judges.journal import Journal
+from judges.journal import Journal, write_rows
 from reward.tasks import all_of
 
 MAX_MODEL_LEN = 1024
@@ -56,6 +56,10 @@ def sample(
                 asyncio.run(_sample(drawing, left, sampling, range(samples), journal, advance))
             finally:
                 drawing.close()
+        rows = journal.rows
+    # In the order of the questions, whichever was answered first: what is drawn from them goes by the line.
+    if list(rows) != (order := [question.id for question in asked]):
+        write_rows(path, [rows[name] for name in order])
 
 
 async def _sample(

@@ -132,7 +132,14 @@ class Tuned(EmbeddedModel):
 
     @property
     def target(self) -> Path:
-        return cache_dir() / f"{self.name}-v{CONVERSION}-{fingerprint(self.adapter)}"
+        return cache_dir() / f"{self.name}-v{CONVERSION}-{self.digest}"
+
+    @property
+    def digest(self) -> str:
+        """Of the adapter, as `fingerprint` gives it."""
+        if not self.adapter.is_dir():
+            raise ModelNotFoundError(f"model {self.name!r}: its adapter is missing in {self.adapter}; install again")
+        return fingerprint(self.adapter)
 
     def check(self) -> None:
         if not self.is_converted:
