@@ -22,7 +22,7 @@ def asked(number: int, *scores: float) -> Question:
 def said(scores: tuple[float, ...] | None, forced: str | None = None) -> Judgment:
     status = Status.OK if scores else Status.UNPARSEABLE
     votes = (Verdict(status, scores, forced=forced),)
-    return Judgment("", status, scores, None, "", votes=votes)
+    return Judgment("", status, scores, None, "", votes[0].preferred, votes=votes)
 
 
 @pytest.mark.parametrize(
