@@ -22,7 +22,7 @@ from judges.rubrics import load_rubric
 
 RUBRIC = "correctness"
 THINK_TOKENS = 128
-PAIRS = 200
+PAIRS = 120
 
 
 @dataclass(frozen=True)

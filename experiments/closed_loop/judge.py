@@ -51,7 +51,7 @@ class JudgeMaking:
     epochs: float = setting(1.0, "how often each is learnt from", metavar="X")
     reason_first: bool = setting(True, "reason, then answer; the other way round is an ablation")
     exam_questions: int = setting(EXAM, "questions that the policy answers for the exam", metavar="N")
-    exam_samples: int = setting(8, "its answers to each", metavar="N")
+    exam_samples: int = setting(4, "its answers to each", metavar="N")
     seed: int = setting(0, "of sampling, selection and training", metavar="N")
 
     def __post_init__(self) -> None:
