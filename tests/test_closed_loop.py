@@ -425,3 +425,21 @@ def test_answers_stand_in_the_order_of_the_questions_and_are_sampled_once(
     assert [len(engine.requests) for engine in engines] == [4, 8]
     sample(BASE, asked, 2, file)
     assert len(engines) == 2
+
+
+@pytest.mark.slow
+def test_the_judge_is_made_by_one_command_and_goes_on_from_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--questions", "16", "--samples", "4", "--size", "4", "--exam-questions", "6", "--exam-samples", "4"]
+    argv = ["judge", "--out", str(tmp_path / "run"), *small]
+    assert closed_loop(argv) == 0
+    assert "| Verdicts given without being forced |" in capsys.readouterr().out
+    adapter = tmp_path / "run" / JUDGE
+    card = (adapter / "README.md").read_text()
+    assert "**synthetic**" in card
+    before = {file.name: file.stat().st_mtime_ns for file in adapter.iterdir() if file.name != "README.md"}
+    (tmp_path / "run" / "exam_judge.jsonl").unlink()
+    assert closed_loop(argv) == 0  # its exam is held again, out of the ledger
+    after = {file.name: file.stat().st_mtime_ns for file in adapter.iterdir() if file.name != "README.md"}
+    assert (after, (adapter / "README.md").read_text().split("which took")[0]) == (before, card.split("which took")[0])
