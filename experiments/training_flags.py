@@ -53,7 +53,7 @@ EXAMS = {
 }
 """A judge in training is examined, and the best one is kept. Left out where there are no exams."""
 RECIPES = ("flex-vl-7b", "flex-vl-3b", "flex-vl-32b-lora", "flex-omni-7b", "flex-llama-8b", "flex-smollm2-135m")
-"""Those of the published judges."""
+"""Those of the published judges, and of the embedded one."""
 _MEASURED = ("eval_strategy", "no", "the policy is measured before and after")
 
 

@@ -13,7 +13,7 @@ from judges import models
 from judges.cache import cache_dir, fingerprint
 from judges.embedded import BASE, EMBEDDED, JUDGE, Tuned
 from judges.errors import ModelNotFoundError
-from judges.models import check_model, resolve_model
+from judges.models import check_model, identified, name_of, resolve_model
 
 
 @pytest.fixture(autouse=True)
@@ -200,3 +200,19 @@ def test_the_embedded_judge_is_the_base_model_with_the_shipped_adapter(monkeypat
         adapted = PeftModel.from_pretrained(base, judge.adapter)(tokens).logits
     torch.testing.assert_close(said, adapted, atol=1e-3, rtol=1e-3)
     assert (said - untuned).abs().max() > 1
+
+
+def test_an_embedded_judge_without_its_adapter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tuned, "adapter", property(lambda _: tmp_path / "gone"))
+    with pytest.raises(ModelNotFoundError, match=r"its adapter is missing in .*gone; install again"):
+        check_model(JUDGE)
+
+
+def test_a_run_notes_which_adapter_the_embedded_judge_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert identified(BASE) == BASE
+    before = identified(JUDGE)
+    assert before is not None
+    assert name_of(before) == JUDGE
+    other = checkpoint(tmp_path / "adapter")
+    monkeypatch.setattr(Tuned, "adapter", property(lambda _: other))
+    assert identified(JUDGE) not in (before, JUDGE)

@@ -20,7 +20,10 @@ PAIRS = [Comparison.of(f"What is {i} + 3?", f"It is {i + 3}.", "It is 6. <|im_en
 
 
 def load(engine: str) -> FlexJudge:
-    return FlexJudge(load_engine(EngineConfig("smollm2-135m", engine, max_model_len=1024, max_batch=16)), SETTINGS)
+    # bfloat16, where a processor has it, rounds so much that a request is another one in other company.
+    return FlexJudge(
+        load_engine(EngineConfig("smollm2-135m", engine, "float32", max_model_len=1024, max_batch=16)), SETTINGS
+    )
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from experiments.cli import main
 from experiments.training_flags import RECIPES
 from judges import FlexJudge
 from judges.checkpoints import open_checkpoint
+from judges.embedded import JUDGE
 
 TINY = {"flex-vl": tiny_qwen_vl, "flex-omni": tiny_qwen_omni, "flex-llama": tiny_llama}
 HERE = ("--use_cpu", "--bf16", "False", "--dtype", "float32", "--max_steps", "2", "--think_tokens", "4")
@@ -44,7 +45,8 @@ def sft(model: Path, data: Path, out: Path, *flags: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "recipe", [pytest.param(name, marks=[] if name == "flex-omni-7b" else pytest.mark.slow) for name in RECIPES]
+    "recipe",
+    [pytest.param(name, marks=[] if name == "flex-omni-7b" else pytest.mark.slow) for name in RECIPES if name != JUDGE],
 )
 def test_two_steps_of_every_recipe_change_the_language_model_and_nothing_else(
     recipe: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
