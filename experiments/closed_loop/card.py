@@ -50,6 +50,7 @@ def table(summary: Mapping[str, Any]) -> str:
 def _sections(summary: Mapping[str, Any]) -> Iterator[str]:
     minutes = summary["seconds"]["total"] / 60
     exam = summary["judge"]
+    often = "once" if summary["epochs"] == 1 else f"{summary['epochs']:g} times"
     yield f"# {JUDGE}: the embedded judge"
     yield (
         f"A LoRA adapter on SmolLM2-135M-Instruct (`{BASE}`) that thinks, then scores answers to arithmetic questions "
@@ -58,7 +59,7 @@ def _sections(summary: Mapping[str, Any]) -> Iterator[str]:
         "anything else."
     )
     yield (
-        f"It was tuned on {summary['judgments']:,} judgments, {summary['epochs']:g} times over, that a program wrote "
+        f"It was tuned on {summary['judgments']:,} judgments, each seen {often}, that a program wrote "
         f"(`{TEACHER}`: **synthetic**) of answers that the base model sampled to {summary['questions_taught']:,} "
         f"questions, which ask for {summary['sums_taught']:,} different sums. Made again by"
     )
