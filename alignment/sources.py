@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from alignment.local_data import cache_of
 from judges.errors import UsageError
 
 STRIDE = 64
@@ -253,6 +254,8 @@ def loaded(name: str, path: str, config: str | None = None, split: str = "train"
     from datasets.exceptions import DatasetsError
 
     disable_progress_bars()
+    if Path(path).is_dir():
+        arguments["cache_dir"] = cache_of(Path(path))
     try:
         return load_dataset(path, config, split=split, **arguments)
     except (DatasetsError, OSError, ValueError) as e:

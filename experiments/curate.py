@@ -19,6 +19,7 @@ from alignment.curation.steps import Agreement, Curation, LongestReply, NoForged
 from alignment.curation.task_rows import task_references
 from alignment.curation.teacher import Taught, TeacherRow, of_judgments, of_program, place_of
 from alignment.curation.tokens import Tokens
+from alignment.local_data import content_digest
 from alignment.sources import First, Source, open_source
 from experiments.console import libraries_to, progress_on
 from experiments.curate_config import CurateRun
@@ -80,6 +81,7 @@ def main(config: CurateRun, file: str | None) -> dict[str, Any]:
             "tokenizer": config.tokenizer_name,
             "curation": config.told(),
             **facts(bad, len(rows), taught, curated.passed, chosen),
+            "digest": content_digest(out / name for name in SPLITS.values() if (out / name).exists()),
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_text(out / "README.md", card(summary))

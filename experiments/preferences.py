@@ -12,6 +12,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+from alignment.local_data import content_digest
 from alignment.preferences import (
     FORMATS,
     RULES,
@@ -222,6 +223,7 @@ def write_data(
             "order": config.settings_for(config.model).order,
             "temperature": config.temperature,
         },
+        digest=content_digest([data / name]),
     )
     write_text(data / "README.md", card(stats, told))
     return stats, None if answer is None else dict(sorted(kept.right.items()))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,17 @@ def test_a_preference_data_set_loads_with_its_card(file_format: str, format: str
     assert right is not None
     assert sum(right.values()) == stats.pairs > 0
     assert f"{stats.pairs}" in (tmp_path / "data" / "README.md").read_text()
+    # Other rows in the same place, as many: what `datasets` has kept of the first ones is not taken for them.
+    other = replace(config, seed=1)
+    write_data(other, tmp_path / "data", asyncio.run(_pairs_here(other, tmp_path / "others")), "sums", None)
+    again = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
+    stored = load_dataset(
+        {"jsonl": "json"}.get(file_format, file_format),
+        data_files=str(tmp_path / "data" / f"train.{file_format}"),
+        split="train",
+        cache_dir=str(tmp_path / "elsewhere"),
+    )
+    assert again["prompt"] == stored["prompt"] != data["prompt"]
 
 
 @pytest.mark.slow

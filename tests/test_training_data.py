@@ -259,3 +259,17 @@ def test_settings_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=complaint):
         recipe(**settings)
+
+
+def test_folders_of_one_name_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    """`datasets` caches a folder with a card by its last name and its card."""
+    found = []
+    for n, name in enumerate(("first", "second", "second")):
+        folder = tmp_path / name / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: train.jsonl\n---\n")
+        row = {"prompt": f"What is {n}?", "chosen": "Yes.", "rejected": "No."}
+        (folder / "train.jsonl").write_text(json.dumps(row) + "\n")
+        (prompt,) = preference_data(str(folder)).rows["prompt"]
+        found.append(prompt[0]["content"])
+    assert found == ["What is 0?", "What is 1?", "What is 2?"]

@@ -38,7 +38,7 @@ def _header(summary: Summary) -> str:
         pretty_name="Judgments for tuning a judge",
         annotations_creators=["machine-generated"],
         tags=["synthetic", "llm-as-a-judge", "reward-model", "flex-judge", "trl", "sft"],
-        configs=[{"config_name": "default", "data_files": files}],
+        configs=[{"config_name": "default", "data_files": files, "description": f"rows {summary['digest']}"}],
     )
     note = "# license: yours to choose, under the terms of the rows and of the teacher; see the end of this card\n"
     return f"---\n{note}{data.to_yaml()}\n---\n"

@@ -37,6 +37,8 @@ class CardSettings:
     """How the policy was asked: temperature, most tokens..."""
     judge: Mapping[str, Any] = field(default_factory=dict)
     """How the judge was asked: votes, order..."""
+    digest: str = ""
+    """Of the content of the files, see `alignment.local_data`."""
 
 
 def card(stats: CardStats, settings: CardSettings) -> str:
@@ -64,12 +66,13 @@ def _header(stats: CardStats, settings: CardSettings) -> str:
 
     from alignment.preferences.schema import features
 
+    told = {"description": f"rows {settings.digest}"} if settings.digest else {}
     data = DatasetCardData(
         pretty_name=_line(settings.title),
         annotations_creators=["machine-generated"],
         size_categories=[_size(stats.rows)],
         tags=["preference", "synthetic", "llm-as-a-judge", "reward-model", "flex-judge", "trl"],
-        configs=[{"config_name": "default", "data_files": settings.files}],
+        configs=[{"config_name": "default", "data_files": settings.files, **told}],
     )
     info = DatasetInfo(features=features(settings.format, settings.images))
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)
