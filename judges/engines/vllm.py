@@ -12,7 +12,10 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
+
+from torch import set_num_threads  # itself: vllm puts a function that does nothing in its place
 
 from judges.checkpoints import open_checkpoint
 from judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
@@ -210,12 +213,14 @@ class VLLMEngine(_Base, ThreadedEngine):
         super().__init__(config)
         self._llm: Any = None
         self._running: dict[str, Request] = {}
-        self._start(self._load, config.stall_s)
+        self._start(partial(self._load, config.threads), config.stall_s)
 
-    def _load(self) -> None:
+    def _load(self, threads: int | None) -> None:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
+        if threads:  # OpenMP read its variable when torch was imported, and counts for each thread that computes
+            set_num_threads(threads)
         self._llm = LLMEngine.from_engine_args(EngineArgs(**self.engine_args))
 
     def _work(self, new: list[Request]) -> bool:
