@@ -12,7 +12,7 @@ from alignment.curation.benchmarks import Uncontaminated
 from alignment.curation.card import SPLITS, card
 from alignment.curation.duplicates import NearDuplicates
 from alignment.curation.formats import Rubrics
-from alignment.curation.rows import Dropped, Reference, references
+from alignment.curation.rows import Dropped, Fault, Reference, references
 from alignment.curation.selection import Selected, selected
 from alignment.curation.stats import facts
 from alignment.curation.steps import Agreement, Curation, LongestReply, NoForgedTags, Step
@@ -124,11 +124,19 @@ def _rows(config: CurateRun, file: str | None) -> tuple[Source, list[Reference],
         raise UsageError("curate takes either a FILE of rows or --samples, not both")
     source = open_source(name)
     if config.samples is None:
-        found = list(references(source))
+        found = [_in_use(config, row) for row in references(source)]
     else:  # the mix is of the rows that are taken
-        found = task_references(source if config.rows is None else First(source, config.rows), config.lot_seed)
+        taken = source if config.rows is None else First(source, config.rows)
+        found = task_references(taken, config.lot_seed, config.batch_answers if config.batches else 0)
     good = [row for row in found if isinstance(row, Reference)]
     return source, good, [row for row in found if isinstance(row, Dropped)]
+
+
+def _in_use(config: CurateRun, row: Reference | Dropped) -> Reference | Dropped:
+    """A row, or that it is for batches and there are to be none: a teacher would judge it for nothing."""
+    if isinstance(row, Dropped) or len(row.answers) == 2 or config.batches:
+        return row
+    return Dropped(row.row, Fault.MORE_ANSWERS, f"{row.where}: {len(row.answers)} answers; --batches N makes use of it")
 
 
 @dataclass(frozen=True)

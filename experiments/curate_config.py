@@ -84,8 +84,17 @@ class CurateRun:
     )
     singles: int = setting(_DEFAULT.singles, "samples of one answer", metavar="N", group=_SAMPLES)
     pairs: int = setting(_DEFAULT.pairs, "samples of two answers", metavar="N", group=_SAMPLES)
+    batches: int = setting(
+        _DEFAULT.batches, "samples of more answers; the published judges have none", metavar="N", group=_SAMPLES
+    )
+    batch_answers: int = setting(
+        4, "answers of a batch, with --samples; rows of a FILE have as many as they have", metavar="N", group=_SAMPLES
+    )
     size: int | None = setting(
-        None, "samples in all: scales --singles and --pairs, which give the ratio", metavar="N", group=_SAMPLES
+        None,
+        "samples in all: scales --singles, --pairs and --batches, which give the ratio",
+        metavar="N",
+        group=_SAMPLES,
     )
     single_tokens: int | None = setting(
         None,
@@ -139,6 +148,7 @@ class CurateRun:
     def __post_init__(self) -> None:
         least = {"rows": 1, "seeds": 1, "size": 1, "tolerance": 0, "max_failures": 0, "lot_seed": 0}
         check_least(self, least | {"singles": 0, "pairs": 0, "single_tokens": 0, "pair_tokens": 0, "held_out": 0})
+        check_least(self, {"batches": 0, "batch_answers": 3})
         if self.max_similarity is not None and not LEAST <= self.max_similarity <= 1:
             raise UsageError(f"--max-similarity must be from {LEAST} to 1, not {self.max_similarity}")
         if self.seeds > LARGEST_DRAW:
@@ -157,7 +167,7 @@ class CurateRun:
             raise UsageError(f"--rubric {self.rubric_name}: the arithmetic teacher scores on {FIVE}, not on {scale}")
         if scale not in (TEN, FIVE):
             raise UsageError(f"--rubric {self.rubric_name}: its scale must be {TEN} or {FIVE}, not {scale}")
-        sizes = {2, *([1] if self.selection.singles else [])}
+        sizes = {2, *([1] if self.selection.singles else []), *([self.batch_answers] if self.batches else [])}
         for name in self.rubrics.values():
             for responses in sizes:
                 load_rubric(name).check(responses)
@@ -181,12 +191,13 @@ class CurateRun:
     def selection(self) -> Selection:
         usual = _OF_TASK if self.is_program else _DEFAULT
         chosen = {name: getattr(self, name) for name in ("single_tokens", "pair_tokens", "order", "balance", "remap")}
-        singles, pairs = self.singles, self.pairs
-        if self.size is not None and singles + pairs:
-            singles = round(self.size * singles / (singles + pairs))
-            pairs = self.size - singles
+        singles, pairs, batches = self.singles, self.pairs, self.batches
+        if self.size is not None and (total := singles + pairs + batches):
+            singles, batches = round(self.size * singles / total), round(self.size * batches / total)
+            pairs = self.size - singles - batches
         given = {name: value for name, value in chosen.items() if value is not None}
-        return replace(usual, singles=singles, pairs=pairs, held_out=self.held_out, seed=self.lot_seed, **given)
+        given |= {"singles": singles, "pairs": pairs, "batches": batches}
+        return replace(usual, held_out=self.held_out, seed=self.lot_seed, **given)
 
     @property
     def similarity(self) -> float:

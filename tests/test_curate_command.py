@@ -119,7 +119,7 @@ def test_rows_become_samples_and_what_is_left_out_is_counted_and_listed(capfd: p
     told = summary()
     assert (told["rows"], told["judged_rows"], told["rows_lost"]) == (49, 43, 2)
     assert told["bad_rows"] == {
-        "not two scores": 1,
+        "not a score for each answer": 1,
         "empty answer": 1,
         "marked as error": 1,
         "score missing": 1,
@@ -139,7 +139,7 @@ def test_rows_become_samples_and_what_is_left_out_is_counted_and_listed(capfd: p
     dropped = read(Path("run/dropped.jsonl"))
     assert [one["row"] for one in dropped] == sorted(one["row"] for one in dropped)
     assert [(one["row"], one["reason"]) for one in dropped if one["reason"] in list(Fault)] == [
-        (37, "not two scores"),
+        (37, "not a score for each answer"),
         (38, "empty answer"),
         (39, "marked as error"),
         (40, "score missing"),
@@ -177,6 +177,25 @@ def test_the_folder_is_a_data_set_that_loads_by_its_card(tmp_path: Path) -> None
     assert {split: len(some) for split, some in found.items()} == {"train": 14, "held_out": 4}
     assert found["train"].features == found["held_out"].features
     assert all("ssistant" in one["completion"][0]["content"] for one in found["train"])
+
+
+def test_rows_with_more_answers_become_batches_where_they_are_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    three = [
+        row(100 + n, 9, 4, (9, 4, 2), answer3_body=f"Third, worth {2 if n else 3}.") for n in range(6)
+    ]  # of the first one teacher and reference disagree
+    rows(*GOOD, *three)
+    assert main(COMMAND) == 0
+    assert summary()["bad_rows"] == {"more than two answers": 6}
+    listed = next(one for one in read(Path("run/dropped.jsonl")) if one["row"] == 37)
+    assert "3 answers; --batches N makes use of it" in listed["detail"]
+    assert not any(name.startswith("10") and len(name) > 4 for name in calls())
+    assert main([*COMMAND, "--batches", "4"]) == 0
+    samples = [one for one in read(Path("run/train.jsonl")) if one["kind"] == "batch"]
+    assert len(samples) == 4 - summary()["missing"].get("train: batch", 0)
+    assert all(one["scores"] == [9, 4, 2] and len(one["responses"]) == 3 for one in samples if one["scale"] == "1-10")
+    assert all("[Assistant 3's Answer]" in one["prompt"][-1]["content"] for one in samples)
+    assert "batch samples, train" in Path("run/README.md").read_text()
+    assert "Samples train: batch" in capfd.readouterr().out
 
 
 def test_stored_judgments_are_curated_again_without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +357,7 @@ def test_where_nothing_is_left_the_command_fails_and_says_where_it_went(capfd: p
         (["rows.jsonl", "--temperature", "0"], "--seeds above 1 need a --temperature above 0"),
         (["rows.jsonl", "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (["rows.jsonl", "--size", "0"], "--size must be at least 1, not 0"),
-        (["rows.jsonl", "--singles", "0", "--pairs", "0"], "singles and pairs must not both be 0"),
+        (["rows.jsonl", "--singles", "0", "--pairs", "0"], "singles, pairs and batches must not all be 0"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(

@@ -35,9 +35,9 @@ BAD: list[tuple[dict[str, Any] | str, Fault, str]] = [
     (data(1, None), Fault.NO_SCORE, "field 'score' is missing"),
     ({k: v for k, v in data(1).items() if k != "score"}, Fault.NO_SCORE, "field 'score' is missing"),
     (data(1, (8, None)), Fault.NO_SCORE, "one is missing"),
-    (data(1, (8, 4, 3)), Fault.NOT_TWO_SCORES, "got 3"),
-    (data(1, (8,)), Fault.NOT_TWO_SCORES, "got 1"),
-    (data(1, "8 4"), Fault.WRONG_TYPE, "expected two numbers, got '8 4'"),
+    (data(1, (8, 4, 3)), Fault.NOT_ALL_SCORES, "got 3"),
+    (data(1, (8,)), Fault.NOT_ALL_SCORES, "got 1"),
+    (data(1, "8 4"), Fault.WRONG_TYPE, "expected 2 numbers, got '8 4'"),
     (data(1, ("8", 4)), Fault.WRONG_TYPE, "expected numbers, got '8'"),
     (data(1, (True, 4)), Fault.WRONG_TYPE, "expected numbers, got True"),
     (data(1, (11, 4)), Fault.OUT_OF_SCALE, "11 is not within 1-10"),
@@ -121,6 +121,25 @@ def test_other_numbers_are_no_scores(text: str) -> None:
     assert not speaks_of_scale(text)
 
 
+def test_a_row_may_have_more_answers_each_with_its_score(tmp_path: Path) -> None:
+    rows = [
+        data(1, (8, 4, 2), answer3_body="It will be 1."),
+        data(2, (8, 4, 2, 2), answer4_body="Well."),
+        data(3, (8, 4), answer3_body="It will be 3."),
+        data(4, (8, 4), answer3_body=None),
+    ]
+    found = list(references(open_source(str(written(tmp_path / "rows.jsonl", rows)))))
+    three, gap, short, two = found
+    assert isinstance(three, Reference)
+    assert (three.answers, three.scores) == (("It is 1.", "It was 1.", "It will be 1."), (8.0, 4.0, 2.0))
+    assert isinstance(gap, Dropped)
+    assert (gap.reason, "'answer3_body' is missing" in gap.detail) == (Fault.EMPTY_ANSWER, True)
+    assert isinstance(short, Dropped)
+    assert (short.reason, "expected 3 numbers, got 2" in short.detail) == (Fault.NOT_ALL_SCORES, True)
+    assert isinstance(two, Reference)
+    assert len(two.answers) == 2
+
+
 def sampled(number: int, *responses: str, answer: Any = None) -> dict[str, Any]:
     """A line of a best_of_n.jsonl: a sum."""
     question = f"What is {number} + 2? Write the equation and its result."
@@ -154,6 +173,20 @@ def test_samples_of_the_task_become_pairs_in_the_wanted_mix(tmp_path: Path) -> N
     assert len({row.row for row in found[:50]}) >= 34  # of each kind a question gives one pair before any gives two
     assert all(row.scale == "1-5" for row in found)
     assert all(len(set(row.answers)) == 2 for row in found)
+
+
+def test_samples_of_the_task_become_batches_with_right_and_wrong_answers(tmp_path: Path) -> None:
+    right, wrong = [f"It is {5}.", "2 + 3 = 5", "So 5."], ["It is 6.", "It is 7.", "It is 8."]
+    rows = [sampled(3, *wrong, *right), sampled(3, *right, "6"), sampled(3, *right), sampled(3, "5", "6")]
+    file = open_source(str(written(tmp_path / "b.jsonl", rows)))
+    for seed in range(8):
+        found = [row for row in task_references(file, seed, 3) if isinstance(row, Reference) and len(row.answers) > 2]
+        assert [row.row for row in found] == [1, 2]
+        for row in found:
+            assert len(set(row.answers)) == 3
+            assert set(row.scores) == {5.0, 1.0}
+            assert all((score == 5) == ("5" in answer) for answer, score in zip(row.answers, row.scores, strict=True))
+        assert len(task_references(file, seed)) == len(task_references(file, seed, 3)) - 2
 
 
 def test_pairs_of_samples_are_drawn_by_the_seed(tmp_path: Path) -> None:

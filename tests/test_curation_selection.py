@@ -105,6 +105,29 @@ def test_no_prompt_is_in_two_samples_and_no_held_out_question_is_trained_on() ->
     assert not held & {one.question_digest for one in found.train}
 
 
+def batches(count: int) -> list[Lesson]:
+    """Judgments of three answers: the first one is the best of most, and some are ties."""
+    found = []
+    for n in range(1, count + 1):
+        scores = ((9, 4, 1), (8, 3, 2), (7, 2, 1), (3, 9, 1), (1, 2, 9), (6, 6, 1))[n % 6]
+        two = lesson(n + 500, (8, 4), "Assistant 1 is " + "very " * n + "good.")
+        reference = replace(two.reference, answers=(*two.reference.answers, "A third one."), scores=scores)
+        found.append(replace(two, reference=reference, scores=tuple(map(float, scores))))
+    return found
+
+
+def test_batches_are_taken_where_they_are_asked_for_and_every_place_wins() -> None:
+    lessons = [*pool(), *batches(60)]
+    found = choose(lessons, batches=16, held_out=9)
+    assert Counter(one.kind for one in found.train) == {"single": 6, "pair": 12, "batch": 16}
+    assert Counter(one.kind for one in found.held_out) == {"single": 3, "pair": 3, "batch": 3}
+    assert Counter(one.winner for one in found.train if one.kind == "batch") == {0: 4, 1: 4, 2: 4, None: 4}
+    assert found.candidates["batch"] == 60
+    without = choose(lessons)
+    assert rows(without.train) == rows(choose(pool()).train)
+    assert "batch" not in without.candidates
+
+
 def test_the_held_out_set_is_the_same_at_any_size_order_and_seed() -> None:
     lessons = pool()
     first = choose(lessons)
@@ -221,7 +244,7 @@ def test_with_one_kind_alone_all_that_is_held_out_is_of_it() -> None:
     ("settings", "said"),
     [
         ({"singles": -1}, "singles must be 0 or more"),
-        ({"singles": 0, "pairs": 0}, "singles and pairs must not both be 0"),
+        ({"singles": 0, "pairs": 0}, "singles, pairs and batches must not all be 0"),
         ({"remap": 1.5}, "remap must be from 0 to 1"),
         ({"order": "best"}, "order must be one of longest, shortest, drawn, given, not 'best'"),
         ({"balance": "some"}, "balance must be one of none, pairs, all"),

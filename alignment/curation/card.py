@@ -47,8 +47,8 @@ def _header(summary: Summary) -> str:
 def _opening(summary: Summary) -> Iterator[str]:
     made = {split: sum(kinds.values()) for split, kinds in summary["samples"].items()}
     yield (
-        f"{made['train']:,} samples to train on and {made['held_out']:,} held out: judgments of one answer or of two, "
-        "reasoned and then scored, in the prompt and completion of a Flex-Judge (arXiv 2505.18601). "
+        f"{made['train']:,} samples to train on and {made['held_out']:,} held out: judgments of one answer, of two, or "
+        "of more, reasoned and then scored, in the prompt and completion of a Flex-Judge (arXiv 2505.18601). "
         f"Made from `{_line(summary['source'])}`; the teacher is `{_line(summary['teacher'])}`"
         + (", a program: its judgments are synthetic." if summary["synthetic"] else ", a model; no human has judged.")
     )
@@ -70,7 +70,7 @@ def _loading() -> Iterator[str]:
 
 def _flow(summary: Summary) -> Table:
     yield "rows read", summary["rows"], ""
-    yield "rows that are a question, two answers and their scores", summary["judged_rows"], _sum(summary["bad_rows"])
+    yield "rows that are a question, its answers and their scores", summary["judged_rows"], _sum(summary["bad_rows"])
     yield "judgments of the teacher that can be used", summary["judgments"], _sum(summary["bad_judgments"])
     for step in summary["steps"]:
         yield step["step"], step["kept"], _sum(step["dropped"])
@@ -87,7 +87,7 @@ def _dropped(summary: Summary) -> Iterator[str]:
     rows += [(f"{step['step']}: {why}", n) for step in summary["steps"] for why, n in step["dropped"].items()]
     rows += [(f"not fit as {why}", n) for why, n in summary["unfit"].items()]
     yield _table(("reason", "count"), rows, left=1) if rows else "Nothing."
-    yield "`dropped.jsonl` lists them with their rows, but for the unfit, which may be samples of the other kind."
+    yield "`dropped.jsonl` lists them with their rows, but for the unfit, which may be samples of another kind."
 
 
 def _samples(summary: Summary) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _samples(summary: Summary) -> Iterator[str]:
     yield f"Counted by the tokenizer of `{_line(summary['tokenizer'])}`."
     shares = [
         (f"{title}: {name}, {split.replace('_', ' ')}", number, percent(number / sum(found.values())))
-        for title, key in (("winner of a pair", "winners"), ("scale", "scales"))
+        for title, key in (("winner of a pair", "winners"), ("winner of a batch", "batch_winners"), ("scale", "scales"))
         for split, found in summary[key].items()
         for name, number in sorted(found.items())
     ]
@@ -149,7 +149,7 @@ def _columns() -> str:
     return "\n".join(
         (
             "- `prompt`, `completion`: messages. The user's turn is what the judge's renderer shows.",
-            "- `id`, `row`: the sample; the row of the source, from 1. `kind`: `single` or `pair`.",
+            "- `id`, `row`: the sample; the row of the source, from 1. `kind`: `single`, `pair` or `batch`.",
             "- `question`, `responses`: what is judged. `scores`, `reference_scores`: on `scale`.",
             "- `rubric`, `scale`: a name that `judges.rubrics.load_rubric` takes, and its scale.",
             "- `reasoning_tokens`, `teacher`: length of the reasoning, and whose it is.",

@@ -12,13 +12,15 @@ from alignment.preferences.texts import prompt_digest
 from judges.judgments import preferred
 from judges.types import Message
 
+KINDS = ("single", "pair", "batch")
+"""Judgments of one answer, of two, and of more."""
 CountTokens = Callable[[Sequence[str]], list[int]]
 """Texts -> the tokens of each."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A judgment of one or both answers of a row, with the reasoning that leads to it."""
+    """A judgment of the answers of a row, or of the first one alone, with the reasoning that leads to it."""
 
     reference: Reference
     reasoning: str
@@ -42,13 +44,13 @@ class Lesson:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The answers that are judged: both, or the first alone."""
+        """The answers that are judged: all, or the first alone."""
         return self.reference.answers[: len(self.scores)]
 
     @property
     def kind(self) -> str:
-        """`single` or `pair`."""
-        return "single" if len(self.scores) == 1 else "pair"
+        """A name in KINDS."""
+        return KINDS[min(len(self.scores), len(KINDS)) - 1]
 
     @property
     def reference_scores(self) -> tuple[float, ...]:
@@ -57,7 +59,7 @@ class Lesson:
 
     @property
     def winner(self) -> int | None:
-        """Index of the better answer; None for a tie and for a single one."""
+        """Index of the best answer; None for a tie and for a single one."""
         return preferred(self.scores)
 
     @cached_property

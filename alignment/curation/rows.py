@@ -1,7 +1,9 @@
-"""Rows as JudgeLM-100K (arXiv 2310.17631) has them: a question, two answers, and a reference score for each."""
+"""Rows as JudgeLM-100K (arXiv 2310.17631) has them: a question, two answers, and a reference score for each. Rows
+of the same form may have more answers, which JudgeLM's have not."""
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +17,7 @@ from judges.errors import UsageError
 from judges.rubrics import Scale
 
 _TEN = Scale.parse(TEN)
+_BODY = re.compile(r"answer([1-9]\d?)_body")
 
 
 class Fault(StrEnum):
@@ -26,11 +29,12 @@ class Fault(StrEnum):
     EMPTY_ANSWER = "empty answer"
     WRONG_TYPE = "wrong type"
     NO_SCORE = "score missing"
-    NOT_TWO_SCORES = "not two scores"
+    NOT_ALL_SCORES = "not a score for each answer"
     OUT_OF_SCALE = "score out of scale"
     NOT_THE_TASK = "not of the embedded task"
     NO_ANSWERS = "no list of answers"
     NO_TRUTH = "right answer missing"
+    MORE_ANSWERS = "more than two answers"
 
 
 class BadRowError(ValueError):
@@ -57,15 +61,15 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Reference:
-    """A question, two answers, and their reference scores."""
+    """A question, two answers or more, and their reference scores."""
 
     id: str
     """Identity within the source: the row's number, or that and more where a row of the source gives several."""
     row: int
     """Number of the row in its source, from 1."""
     question: str
-    answers: tuple[str, str]
-    scores: tuple[float, float]
+    answers: tuple[str, ...]
+    scores: tuple[float, ...]
     scale: str = TEN
     where: str = ""
     """File and row, for messages."""
@@ -112,17 +116,21 @@ def _reference(data: Mapping[str, Any] | UsageError, number: int, where: str) ->
     if isinstance(data.get("text"), str) and data["text"].strip().lower() == "error":
         raise BadRowError(Fault.ERROR_TEXT, "field 'text' is 'error'")
     question = text_of(data.get("question_body"), "question_body", Fault.NO_QUESTION)
-    first, second = (text_of(data.get(name), name, Fault.EMPTY_ANSWER) for name in ("answer1_body", "answer2_body"))
-    return Reference(str(number), number, question, (first, second), _scores(data.get("score")), where=where)
+    last = max(
+        (int(found[1]) for name in data if (found := _BODY.fullmatch(name)) and data[name] is not None), default=0
+    )
+    names = [f"answer{k}_body" for k in range(1, max(2, last) + 1)]
+    answers = tuple(text_of(data.get(name), name, Fault.EMPTY_ANSWER) for name in names)
+    return Reference(str(number), number, question, answers, _scores(data.get("score"), len(answers)), where=where)
 
 
-def _scores(value: Any) -> tuple[float, float]:
+def _scores(value: Any, count: int) -> tuple[float, ...]:
     if value is None:
         raise BadRowError(Fault.NO_SCORE, "field 'score' is missing")
     if not isinstance(value, list | tuple):
-        raise BadRowError(Fault.WRONG_TYPE, f"field 'score': expected two numbers, got {reprlib.repr(value)}")
-    if len(value) != 2:
-        raise BadRowError(Fault.NOT_TWO_SCORES, f"field 'score': expected two numbers, got {len(value)}")
+        raise BadRowError(Fault.WRONG_TYPE, f"field 'score': expected {count} numbers, got {reprlib.repr(value)}")
+    if len(value) != count:
+        raise BadRowError(Fault.NOT_ALL_SCORES, f"field 'score': expected {count} numbers, got {len(value)}")
     for score in value:
         if score is None:
             raise BadRowError(Fault.NO_SCORE, "field 'score': one is missing")
@@ -130,4 +138,4 @@ def _scores(value: Any) -> tuple[float, float]:
             raise BadRowError(Fault.WRONG_TYPE, f"field 'score': expected numbers, got {reprlib.repr(score)}")
         if score not in _TEN:  # nor is what is not a number
             raise BadRowError(Fault.OUT_OF_SCALE, f"field 'score': {reprlib.repr(score)} is not within {TEN}")
-    return float(value[0]), float(value[1])
+    return tuple(map(float, value))

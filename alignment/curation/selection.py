@@ -1,4 +1,4 @@
-"""Which lessons become samples: singles and pairs, a part of them held out, some on the smaller scale."""
+"""Which lessons become samples: singles, pairs and batches, a part of them held out, some on the smaller scale."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignment.curation.lessons import CountTokens, Lesson
+from alignment.curation.lessons import KINDS, CountTokens, Lesson
 from alignment.curation.scales import TEN, hides_winner, speaks_of_scale
 from alignment.curation.singles import first_of
 from alignment.curation.teacher import counted
@@ -19,8 +19,8 @@ ORDERS = ("longest", "shortest", "drawn", "given")
 """Which come first: those with the longest or the shortest reasoning, as the lot falls, or as the rows stand."""
 Key = Callable[[Lesson], Any]
 BALANCES = ("none", "pairs", "all")
-"""What is balanced: of pairs, how often the first and the second answer wins; of singles, scores above and below the
-middle of the scale."""
+"""What is balanced: of pairs and batches, how often each answer wins; of singles, scores above and below the middle of
+the scale."""
 SPEAKS, HIDES = "reasoning names scores of its scale", "winner would be lost in a tie"
 
 
@@ -30,6 +30,8 @@ class Selection:
 
     singles: int = 500
     pairs: int = 500
+    batches: int = 0
+    """The published judges have none: ranking batches is what they were never shown."""
     single_tokens: int = 375
     """A single's reasoning is longer than this."""
     pair_tokens: int = 750
@@ -39,23 +41,28 @@ class Selection:
     balance: str = "pairs"
     """A name in BALANCES. Where one side is short, the other is cut to it, and there are fewer samples."""
     held_out: int = 50
-    """Samples that are kept apart, half singles and half pairs."""
+    """Samples that are kept apart, as many of each kind."""
     remap: float = 0.5
     """The share of samples on 1-10 that are mapped to 1-5."""
     seed: int = 0
     """Decides lots: orders, and which samples change their scale. Not which ones are held out."""
 
     def __post_init__(self) -> None:
-        for name in ("singles", "pairs", "single_tokens", "pair_tokens", "held_out"):
+        for name in ("singles", "pairs", "batches", "single_tokens", "pair_tokens", "held_out"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        if not self.singles + self.pairs:
-            raise UsageError("singles and pairs must not both be 0")
+        if not any(self.sizes.values()):
+            raise UsageError("singles, pairs and batches must not all be 0")
         if not 0 <= self.remap <= 1:
             raise UsageError(f"remap must be from 0 to 1, not {self.remap}")
         for name, known in (("order", ORDERS), ("balance", BALANCES)):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Kind -> how many samples of it are trained on."""
+        return dict(zip(KINDS, (self.singles, self.pairs, self.batches), strict=True))
 
 
 @dataclass(frozen=True)
@@ -79,10 +86,10 @@ def selected(lessons: Sequence[Lesson], spec: Selection, count: CountTokens) -> 
     """Choose samples. No prompt is in two of them.
 
     The held-out ones are those whose prompts have the smallest hashes, each with a question of its own: the same ones,
-    whatever sizes, order and seed are. Of the others pairs are chosen first, as fewer of them are long enough.
+    whatever sizes, order and seed are. Of the others pairs are chosen before singles, as fewer of them are long enough.
 
     Args:
-        lessons: judgments of pairs, no two with one prompt.
+        lessons: judgments of two answers or more, no two with one prompt.
         count: counts the tokens of what remains of a reasoning when a single is cut out of it.
     """
     made = Selected([], [])
@@ -104,7 +111,7 @@ def selected(lessons: Sequence[Lesson], spec: Selection, count: CountTokens) -> 
         "given": lambda _: 0,
     }
     train: list[Lesson] = []
-    for kind, number in (("pair", spec.pairs), ("single", spec.singles)):
+    for kind, number in reversed(spec.sizes.items()):
         used = {lesson.id for lesson in train}
         pool = [ls for ls in pools[kind] if ls.question_digest not in taken and ls.id not in used]
         found = _chosen(pool, number, keys[spec.order], spec.balance, lambda lesson: lesson.prompt_digest)
@@ -117,15 +124,15 @@ def selected(lessons: Sequence[Lesson], spec: Selection, count: CountTokens) -> 
 
 def _shares(spec: Selection) -> dict[str, int]:
     """How many of each kind are held out."""
-    if not spec.pairs or not spec.singles:
-        return {"pair" if spec.pairs else "single": spec.held_out}
-    return {"single": spec.held_out // 2, "pair": spec.held_out - spec.held_out // 2}
+    kinds = [kind for kind, number in spec.sizes.items() if number]
+    return {kind: (spec.held_out + i) // len(kinds) for i, kind in enumerate(kinds)}
 
 
 def _pools(lessons: Sequence[Lesson], spec: Selection, count: CountTokens, made: Selected) -> dict[str, list[Lesson]]:
     """The lessons that are long enough, by kind. Of singles with the same question and answer there may be several."""
+    twos = [lesson for lesson in lessons if lesson.kind == "pair"]
     cut: list[Lesson] = []
-    for lesson in lessons if spec.singles else ():
+    for lesson in twos if spec.singles else ():
         first = first_of(lesson)
         if isinstance(first, str):
             made.unfit[f"single: {first}"] += 1
@@ -134,13 +141,14 @@ def _pools(lessons: Sequence[Lesson], spec: Selection, count: CountTokens, made:
     cut = counted(cut, count)
     pools = {
         "single": [lesson for lesson in cut if lesson.tokens > spec.single_tokens],
-        "pair": [lesson for lesson in lessons if lesson.tokens > spec.pair_tokens] if spec.pairs else [],
+        "pair": [lesson for lesson in twos if lesson.tokens > spec.pair_tokens] if spec.pairs else [],
+        "batch": [lesson for lesson in lessons if lesson.kind == "batch"] if spec.batches else [],
     }
     if short := len(cut) - len(pools["single"]):
         made.unfit[f"single: reasoning of {spec.single_tokens} tokens or fewer"] = short
-    if spec.pairs and (short := len(lessons) - len(pools["pair"])):
+    if spec.pairs and (short := len(twos) - len(pools["pair"])):
         made.unfit[f"pair: reasoning of {spec.pair_tokens} tokens or fewer"] = short
-    made.candidates.update({kind: len(pool) for kind, pool in pools.items()})
+    made.candidates.update({kind: len(pool) for kind, pool in pools.items() if kind != "batch" or spec.batches})
     return pools
 
 
@@ -154,7 +162,8 @@ def _chosen(
     """So many of a pool, all of one kind, those first whose key is smallest, no two that `apart` gives one name.
 
     Where they are balanced there are as many on either side, one more at most, and as many on none as stand among the
-    first; within each of the three those with the smallest keys.
+    first; within each of the three those with the smallest keys. Of batches every place wins in turn, as long as it has
+    any that it wins, and none does as often as one place.
     """
     once: dict[str, Lesson] = {}
     for lesson in sorted(pool, key=key):
@@ -162,6 +171,8 @@ def _chosen(
     ranked = list(once.values())
     if balance == "none" or (balance == "pairs" and ranked and ranked[0].kind == "single"):
         return ranked[:number]
+    if ranked and ranked[0].kind == "batch":
+        return _in_turn(ranked)[:number]
     sides = {side: [lesson for lesson in ranked if _side(lesson) == side] for side in (0, 1, None)}
     even = sum(_side(lesson) is None for lesson in ranked[:number])
     first, second = (number - even + 1) // 2, (number - even) // 2
@@ -171,6 +182,16 @@ def _chosen(
     if len(sides[0]) < first or len(sides[1]) < second:
         first = second = most
     return [*sides[0][:first], *sides[1][:second], *sides[None][:even]]
+
+
+def _in_turn(ranked: Sequence[Lesson]) -> list[Lesson]:
+    """Batches in an order in which each place wins once before any wins again."""
+    turns: Counter[int | None] = Counter()
+    placed = []
+    for place, lesson in enumerate(ranked):
+        placed.append((turns[lesson.winner], place, lesson))
+        turns[lesson.winner] += 1
+    return [lesson for *_, lesson in sorted(placed, key=lambda one: one[:2])]
 
 
 def _side(lesson: Lesson) -> int | None:
@@ -185,7 +206,7 @@ def _side(lesson: Lesson) -> int | None:
 def _mixed(lessons: Sequence[Lesson], spec: Selection, made: Selected) -> list[Lesson]:
     """Samples in the order of their lots, the wanted share of each kind mapped to the smaller scale."""
     mapped: set[str] = set()
-    for kind in ("single", "pair"):
+    for kind in KINDS:
         on_ten = [lesson for lesson in lessons if lesson.kind == kind and lesson.scale == TEN]
         free = []
         for lesson in on_ten if spec.remap else ():

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from alignment.curation.lessons import Lesson
+from alignment.curation.lessons import KINDS, Lesson
 from alignment.curation.rows import Dropped
 from alignment.curation.selection import Selected
 from alignment.curation.steps import Passed
@@ -43,6 +43,12 @@ def facts(
             split: counts(_WINNERS[lesson.winner] for lesson in found if lesson.kind == "pair")
             for split, found in splits.items()
         },
+        "batch_winners": {
+            split: counts(
+                "tie" if lesson.winner is None else str(lesson.winner + 1) for lesson in found if lesson.kind == "batch"
+            )
+            for split, found in splits.items()
+        },
         "scales": {split: counts(lesson.scale for lesson in found) for split, found in splits.items()},
         "tokens": {split: {kind: _lengths(found, kind) for kind in _kinds(found)} for split, found in splits.items()},
         "single_scores": {split: _scores(found) for split, found in splits.items()},
@@ -57,7 +63,7 @@ def counts(values: Iterable[str]) -> dict[str, int]:
 def _kinds(lessons: Sequence[Lesson]) -> dict[str, int]:
     """Kind -> how many samples there are of it, where there is any."""
     found = Counter(lesson.kind for lesson in lessons)
-    return {kind: found[kind] for kind in ("single", "pair") if found[kind]}
+    return {kind: found[kind] for kind in KINDS if found[kind]}
 
 
 def _lengths(lessons: Sequence[Lesson], kind: str) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""Rows of the embedded task: pairs of answers that a policy itself sampled, scored by what is true."""
+"""Rows of the embedded task: pairs and batches of answers that a policy itself sampled, scored by what is true."""
 
 from __future__ import annotations
 
@@ -81,16 +81,18 @@ class _Kinds:
             taken[kind] += 1
 
 
-def task_references(source: Source, seed: int) -> list[Reference | Dropped]:
-    """Pairs of different answers to one question with reference scores on 1-5, in the shares of MIX.
+def task_references(source: Source, seed: int, batch: int = 0) -> list[Reference | Dropped]:
+    """Pairs of different answers to one question with reference scores on 1-5, in the shares of MIX; then batches.
 
     Args:
         source: a `best_of_n.jsonl` of `flex-judge best-of-n` over the embedded task: `prompt`, `responses`, and the
             right answer in `kept`, as `answer`.
         seed: decides which answers meet, and in which order.
+        batch: answers of a batch, of which there is one of each question that has so many different ones with a right
+            and a wrong one among them; 0: no batches.
 
     Returns:
-        The pairs, and of the rows of the source that give none because of a fault, what it is.
+        The pairs and batches, and of the rows of the source that give none because of a fault, what it is.
 
     Raises:
         UsageError: there is no question with a right and a wrong answer.
@@ -102,23 +104,34 @@ def task_references(source: Source, seed: int) -> list[Reference | Dropped]:
             prompts.append(_prompt(checked(data), number, where))
         except BadRowError as e:
             bad.append(Dropped(number, e.fault, f"{where}: {e.detail}"))
-    pairs = [_reference(prompt, i, j) for prompt, (i, j) in _Kinds.of(prompts, seed).mixed()]
+    pairs = [_reference(prompt, pair) for prompt, pair in _Kinds.of(prompts, seed).mixed()]
     if not pairs:
         said = f"; the first fault: {bad[0].detail}" if bad else ""
         raise UsageError(f"{source.name}: no question has a right answer and a wrong one with a number{said}")
-    return [*bad, *pairs]
+    batches = [_reference(prompt, found) for prompt in prompts if batch and (found := _batch(prompt, batch, seed))]
+    return [*bad, *pairs, *batches]
 
 
-def _reference(prompt: _Prompt, i: int, j: int) -> Reference:
-    first, second = (float(RIGHT if prompt.right[k] else WRONG) for k in (i, j))
+def _batch(prompt: _Prompt, size: int, seed: int) -> tuple[int, ...]:
+    """So many answers in the order of their lots, a right and a wrong one among them; none where that cannot be."""
+    drawn = sorted(prompt.answers, key=lambda k: draw(seed, f"batch {prompt.row} {k}"))
+    if len(drawn) < size or len({prompt.right[k] for k in drawn}) < 2:
+        return ()
+    found = drawn[:size]
+    if len({prompt.right[k] for k in found}) < 2:
+        found[-1] = next(k for k in drawn if prompt.right[k] is not prompt.right[found[0]])
+    return tuple(sorted(found, key=lambda k: draw(seed, f"place {prompt.row} {k}")))
+
+
+def _reference(prompt: _Prompt, places: tuple[int, ...]) -> Reference:
     return Reference(
-        f"{prompt.row}.{i}-{j}",
+        f"{prompt.row}.{'-'.join(map(str, places))}",
         prompt.row,
         prompt.question,
-        (prompt.answers[i], prompt.answers[j]),
-        (first, second),
+        tuple(prompt.answers[k] for k in places),
+        tuple(float(RIGHT if prompt.right[k] else WRONG) for k in places),
         FIVE,
-        f"{prompt.where}, answers {i + 1} and {j + 1}",
+        f"{prompt.where}, answers {', '.join(str(k + 1) for k in places[:-1])} and {places[-1] + 1}",
     )
 
 
