@@ -63,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(name: str, argv: Sequence[str]) -> int:
+    from experiments.launching import launched
+
+    if command := launched(name, argv):
+        os.execv(command[0], command)
     if name == "sft":
         from experiments.sft import main as tune
 

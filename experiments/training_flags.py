@@ -14,6 +14,7 @@ from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig, TrlParser
 from alignment.sft.recipe import JudgeRecipe
 from alignment.tasks import arithmetic
 from alignment.training.recipe import Recipe, RewardRecipe
+from experiments.launching import CONFIG_HELP, PROCESSES_HELP
 from judges.embedded import BASE, EMBEDDED
 from judges.errors import UsageError
 from judges.models import check_model, resolve_model
@@ -164,6 +165,8 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
     types = (kind.recipe, kind.config, ModelConfig)
     asked = _Parser(types, prog=f"flex-judge {kind.name}", allow_abbrev=False)
     asked.add_argument("data", metavar="DATA", nargs="?", help=DATA_HELP[kind.name])
+    asked.add_argument("--accelerate_config", metavar="NAME", help=CONFIG_HELP)
+    asked.add_argument("--num_processes", metavar="N", help=PROCESSES_HELP)
     given = _given(argv)
     asked.set_defaults_with_config(**_defaults(kind, str(given.get("model_name_or_path") or BASE), given))
     try:
@@ -174,6 +177,9 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
         raise UsageError("--config: expected the name of a file") from e
     except (ValueError, TypeError, NotImplementedError, OSError, ImportError, yaml.YAMLError) as e:
         raise UsageError(" ".join(str(e).split())) from e  # of a --config, or what TRL refuses
+    for flag in ("accelerate_config", "num_processes"):
+        if getattr(rest, flag) is not None:
+            raise UsageError(f"--{flag} goes on the command line, beside --accelerate_config")
     if unknown:
         raise UsageError(f"unknown: {' '.join(unknown)}; flex-judge {kind.name} --help lists what there is")
     for name, value, why in (

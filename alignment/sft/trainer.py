@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +15,10 @@ from transformers import EarlyStoppingCallback
 from trl import SFTTrainer
 
 from alignment.sft.exam import Grades, Question, grade, settings
+from alignment.sft.saving import save_judge
 from alignment.training.weights import FamilyWeights
 from judges import FlexJudge, Judgment, Status
+from judges.checkpoints import Checkpoint
 from judges.engines import EngineConfig
 from judges.engines.hf import HFEngine
 from judges.errors import UsageError
@@ -22,6 +27,8 @@ LONGEST = 1 << 20
 """Tokens of a question of an exam with its reply; the model's own context is what counts."""
 BATCH = 16
 """Questions of an exam that are answered at the same time."""
+COPY = "exam"
+"""Name of the folder, within that of the judge, of a copy that sits an exam."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +44,30 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
     """Wherever transformers evaluates, the judge sits its exam too: its grades are metrics (`eval_accuracy`, see
     `Grades`) that choose the best checkpoint and end training early."""
 
-    def __init__(self, *, base: str, exam: Exam | None, patience: int, **trl: Any) -> None:
+    def __init__(self, *, base: str, checkpoint: Checkpoint, exam: Exam | None, patience: int, **trl: Any) -> None:
         """
         Args:
             base: the model that is tuned, by the name that it was loaded from.
+            checkpoint: the same, opened.
             exam: None: there is none.
             patience: exams in a row without a better grade after which training ends; 0: never.
             trl: arguments of SFTTrainer.
 
         Raises:
-            UsageError: the exam cannot be held as the model is trained.
             ValueError: what TRL refuses.
         """
-        self.base, self.exam = base, exam
+        self.base, self.checkpoint, self.exam = base, checkpoint, exam
         callbacks = [EarlyStoppingCallback(patience)] if patience else []
         super().__init__(callbacks=callbacks, **trl)
-        if exam is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise UsageError(
-                "a model whose weights are spread over processes (FSDP, DeepSpeed) cannot be examined while it is "
-                "trained: add --eval_strategy no --held_out_rows 0, and judge held-out comparisons afterwards"
-            )
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether what learns is an adapter, and not the model itself."""
+        return hasattr(self.model, "peft_config")
+
+    def save_judge(self, out: Path) -> None:
+        """Save the judge as it is now so that every engine opens it; in every process."""
+        save_judge(self, self.checkpoint, out, whole=not self.is_adapter)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **more: Any) -> Any:
         """As transformers', with the exam's grades among its metrics."""
@@ -77,34 +88,70 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
         return self.examined()
 
     def examined(self) -> Grades:
-        """The grades of the judge as it is now. Every process asks its share of the questions."""
+        """The grades of the judge as it is now, in every process.
+
+        Every process asks its share of the questions. Where the weights are in pieces, a model computes only when all
+        processes do, in step; so a copy is saved, as the judge itself will be, and the first process asks that.
+        """
         from accelerate.utils import gather_object
 
         assert self.exam is not None
         asked, rank, ranks = self.exam.questions, self.accelerator.process_index, self.accelerator.num_processes
-        found = {judgment.id: judgment for judgment in gather_object(self._judged(asked[rank::ranks]))}
+        judged = self._judged_by_copy(asked) if self.in_pieces else self._judged(asked[rank::ranks])
+        found = {judgment.id: judgment for judgment in gather_object(judged)}
         return grade(asked, [found[question.comparison.id] for question in asked])
 
     def _judged(self, asked: Sequence[Question]) -> list[Judgment]:
-        assert self.exam is not None
+        """By the model itself."""
         model = self.accelerator.unwrap_model(self.model)
         was_training, generation = model.training, model.generation_config
-        devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # an engine seeds what it draws by; training goes on as without an exam
-            config = EngineConfig(self.base, "transformers", max_model_len=LONGEST, max_batch=BATCH)
-            engine = HFEngine(config, model)
-            judge = FlexJudge(engine, settings(self.exam.think_tokens, self.exam.reason_first))
+        # An engine seeds what it draws by; training goes on as without an exam.
+        with torch.random.fork_rng(self._devices):
+            engine = HFEngine(self._engine(self.base), model)
             try:
                 with ThreadPoolExecutor(1) as other:
-                    judgments = other.submit(judge.judge, [question.comparison for question in asked])
+                    judgments = other.submit(self._asked, engine, asked)
                     judgments.add_done_callback(lambda _: engine.close())
                     with self.accelerator.autocast():  # as it computes in training
                         engine.compute()  # in the thread that trains: libgomp is slow when two threads have computed
-                for judgment in judgments.result():
-                    if judgment.status in (Status.OVERLONG, Status.ENGINE_LOST):
-                        why = judgment.votes[0].detail if judgment.votes else judgment.status
-                        raise UsageError(f"held-out judgment {judgment.id} cannot be asked: {why}")
                 return judgments.result()
             finally:
                 model.generation_config = generation
                 model.train(was_training)
+
+    def _judged_by_copy(self, asked: Sequence[Question]) -> list[Judgment]:
+        """By a copy on the first process's device; by nobody in the others."""
+        copy = Path(self.args.output_dir) / COPY
+        self.save_judge(copy)
+        if not self.accelerator.is_main_process:
+            return []
+        deepspeed = self.accelerator.state.deepspeed_plugin
+        # Else what transformers loads is spread over processes, of which the others load nothing.
+        whole = deepspeed.zero3_init_context_manager() if deepspeed else nullcontext()
+        with whole, torch.random.fork_rng(self._devices):
+            config = self._engine(self.base, str(copy)) if self.is_adapter else self._engine(str(copy))
+            engine = HFEngine(config)
+            try:
+                return self._asked(engine, asked)
+            finally:
+                engine.close()
+                shutil.rmtree(copy)
+
+    @property
+    def _devices(self) -> list[torch.device]:
+        device = self.accelerator.device
+        return [device] if device.type == "cuda" else []
+
+    def _engine(self, model: str, adapter: str | None = None) -> EngineConfig:
+        dtype = "bfloat16" if self.args.bf16 else "float32"
+        return EngineConfig(model, "transformers", dtype, adapter=adapter, max_model_len=LONGEST, max_batch=BATCH)
+
+    def _asked(self, engine: HFEngine, asked: Sequence[Question]) -> list[Judgment]:
+        assert self.exam is not None
+        judge = FlexJudge(engine, settings(self.exam.think_tokens, self.exam.reason_first))
+        judgments = judge.judge([question.comparison for question in asked])
+        for judgment in judgments:
+            if judgment.status in (Status.OVERLONG, Status.ENGINE_LOST):
+                why = judgment.votes[0].detail if judgment.votes else judgment.status
+                raise UsageError(f"held-out judgment {judgment.id} cannot be asked: {why}")
+        return judgments

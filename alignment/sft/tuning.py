@@ -3,14 +3,12 @@ every engine opens it."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.sft.data import Lessons
 from alignment.sft.exam import Grades
-from alignment.sft.omni import put_back
 from alignment.sft.parts import language_model_only, lora_targets
 from alignment.sft.trainer import Exam, JudgeTrainer
 from alignment.training.tuning import last_checkpoint, made, write_log
@@ -21,9 +19,6 @@ from judges.rendering import Renderer
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
-
-THINKER = "thinker"
-WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf", ".index.json")
 
 
 @dataclass(frozen=True)
@@ -97,6 +92,7 @@ def tune(
     trainer = made(
         JudgeTrainer,
         base=base,
+        checkpoint=checkpoint,
         exam=exam,
         patience=patience,
         model=loaded,
@@ -106,10 +102,11 @@ def tune(
         processing_class=checkpoint.tokenizer,
         peft_config=peft_config,
     )
-    sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
+    # DeepSpeed leaves of a parameter that it spreads nothing here, and notes its size.
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in trainer.model.parameters()]
     trainer.train(resume_from_checkpoint=last_checkpoint(out) or args.resume_from_checkpoint)
     grades = trainer.grades() if exam else None
-    _save(trainer, checkpoint, out, whole=not model.use_peft)
+    trainer.save_judge(out)
     write_log(trainer, out)
     return Tuned(sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes), grades)
 
@@ -136,18 +133,3 @@ def _load(checkpoint: Checkpoint, model: ModelConfig) -> Any:
         # TRL takes hidden states from there; Qwen2.5-Omni's thinker names a part for it that it has not.
         loaded.base_model_prefix = next(name for name, part in loaded.named_children() if part is loaded.get_decoder())
     return loaded
-
-
-def _save(trainer: JudgeTrainer, checkpoint: Checkpoint, out: Path, whole: bool) -> None:
-    """Save a judge as its family is published: with the processors' files, and a thinker back in its Omni."""
-    apart = whole and checkpoint.is_part
-    trainer.save_model(str(out / THINKER if apart else out))
-    if not trainer.accelerator.is_main_process or not whole:
-        return
-    if apart:
-        put_back(checkpoint.path, out / THINKER, out)
-        shutil.rmtree(out / THINKER)
-        return
-    for file in checkpoint.path.iterdir():
-        if file.is_file() and not file.name.endswith(WEIGHTS) and not (out / file.name).exists():
-            shutil.copyfile(file, out / file.name)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from reward.trl import JudgeReward
 
-Trainer = TypeVar("Trainer")
+Trainer = TypeVar("Trainer", bound=FamilyWeights)
 REFUSALS = (ValueError, NotImplementedError, ImportError, OSError)
 """What TRL's trainers raise, when they are made, for what does not fit."""
 LOG = "training.json"
@@ -85,15 +85,17 @@ def _tune(kind: type[Any], model: ModelConfig, args: Any, rows: Dataset, **more:
 
 
 def made(kind: Callable[..., Trainer], **arguments: Any) -> Trainer:
-    """A trainer of TRL's.
+    """A trainer of TRL's, with `FamilyWeights`.
 
     Raises:
-        UsageError: TRL refuses a setting or the data.
+        UsageError: TRL refuses a setting or the data, or nothing would be saved.
     """
     try:
-        return kind(**arguments)
+        trainer = kind(**arguments)
     except REFUSALS as e:
         raise UsageError(" ".join(str(e).split())) from e
+    trainer.check_saves()
+    return trainer
 
 
 def write_log(trainer: Any, folder: Path) -> None:

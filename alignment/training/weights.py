@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from judges.errors import UsageError
+
 
 class FamilyWeights:
-    """To stand before a trainer of transformers among a class's bases; of what trains all weights in one piece.
+    """To stand before a trainer of transformers among a class's bases.
 
     transformers saves the weights of some architectures (Qwen2.5-VL) under other names than its modules have. Its
     trainer (5.19) looks for the modules' names when it resumes or takes the best checkpoint back: it finds none, warns,
     and goes on with the weights it had. It also notes in the configuration that the model is to generate without a
     cache.
     """
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the weights are spread over the processes (FSDP, DeepSpeed)."""
+        return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled)  # type: ignore[attr-defined]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         config = self.model.config  # type: ignore[attr-defined]
@@ -22,6 +29,22 @@ class FamilyWeights:
             super().save_model(output_dir, _internal_call)  # type: ignore[misc]
         finally:
             config.use_cache = self.args.use_cache  # type: ignore[attr-defined]
+
+    def check_saves(self) -> None:
+        """Raise UsageError where weights in pieces would be trained and then not saved as a model."""
+        trainer: Any = self
+        state = trainer.accelerator.state
+        if trainer.is_fsdp_enabled and "FULL_STATE_DICT" not in str(state.fsdp_plugin.state_dict_type):
+            raise UsageError(
+                "with this FSDP configuration no model would be saved: set fsdp_state_dict_type to FULL_STATE_DICT"
+            )
+        if trainer.is_deepspeed_enabled:
+            zero = state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
+            if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+                raise UsageError(
+                    "with this DeepSpeed configuration no model would be saved: set zero3_save_16bit_model "
+                    "(stage3_gather_16bit_weights_on_model_save in a file of DeepSpeed's)"
+                )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if not self._restored(resume_from_checkpoint, model):
@@ -35,8 +58,7 @@ class FamilyWeights:
         """Whether the checkpoint is of this kind; if so, the model has its weights now."""
         trainer: Any = self
         model = trainer.model if model is None else model
-        in_pieces = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
-        if in_pieces or hasattr(model, "peft_config") or not any(Path(checkpoint).glob("*.safetensors")):
+        if self.in_pieces or hasattr(model, "peft_config") or not any(Path(checkpoint).glob("*.safetensors")):
             return False
         model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
         return True

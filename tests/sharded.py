@@ -1,0 +1,34 @@
+"""`python sharded.py COMMAND ...`: a training command in one of two processes on a CPU, as if each had a GPU.
+
+accelerate spreads weights over processes that have accelerators only; torch itself (FSDP2) does it on CPUs too, over
+gloo. So accelerate is told that there are some, and everything that follows is real.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+
+
+def pretend() -> None:
+    state: Any = PartialState
+    begin = state.__init__
+
+    def begun(self: Any, *arguments: Any, **more: Any) -> None:
+        begin(self, *arguments, **more)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    state.__init__ = begun
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    pretend()
+    from experiments.cli import main
+
+    sys.exit(main(sys.argv[1:]))
