@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,8 @@ EXAMS = {
 """A judge in training is examined, and the best one is kept. Left out where there are no exams."""
 RECIPES = ("flex-vl-7b", "flex-vl-3b", "flex-vl-32b-lora", "flex-omni-7b", "flex-llama-8b", "flex-smollm2-135m")
 """Those of the published judges, and of the embedded one."""
+DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+"""Variable by which a launcher says that weights are spread with DeepSpeed."""
 _MEASURED = ("eval_strategy", "no", "the policy is measured before and after")
 
 
@@ -145,7 +148,13 @@ class Flags:
     def plain(self) -> Any:
         """TRL's own settings for this machine."""
         args = self.args
-        return self.kind.config(output_dir=args.output_dir, use_cpu=args.use_cpu, bf16=args.bf16)
+        # transformers spreads weights with DeepSpeed by the settings that were made last, as long as they live.
+        launched = os.environ.pop(DEEPSPEED, None)
+        try:
+            return self.kind.config(output_dir=args.output_dir, use_cpu=args.use_cpu, bf16=args.bf16)
+        finally:
+            if launched is not None:
+                os.environ[DEEPSPEED] = launched
 
 
 class _Parser(TrlParser):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 from alignment.training.weights import FamilyWeights
 from experiments.cli import main
 from experiments.launching import launched
+from experiments.training_flags import KINDS, parse
 from judges import FlexJudge
 from judges.errors import UsageError
 
@@ -39,9 +41,12 @@ def configuration(name: str, file: Path, **more: Any) -> str:
 
 def over_two(config: str, model: Path, data: Path, out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", "0"]
-    command += [SCRIPT] if "FSDP" in Path(config).read_text() else ["-m", "experiments.cli"]
-    command += ["sft", str(data), "--model_name_or_path", str(model), "--output_dir", str(out)]
-    return subprocess.run([*command, *HERE, *SEEN, *SEED, *flags], capture_output=True, text=True, timeout=600)
+    kind = yaml.safe_load(Path(config).read_text())["distributed_type"]
+    command += ["-m", "experiments.cli"] if kind == "MULTI_GPU" else [SCRIPT]
+    command += ["sft", str(data), "--model_name_or_path", str(model), "--output_dir", str(out), *HERE, *SEEN, *SEED]
+    command += [*flags, *(["--use_cpu", "False"] if kind == "DEEPSPEED" else [])]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
 def losses(out: Path) -> list[float]:
@@ -54,8 +59,10 @@ def exams(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["multi_gpu", "fsdp2"])
+@pytest.mark.parametrize("kind", ["multi_gpu", "fsdp2", "zero3"])
 def test_two_processes_make_the_judge_that_one_makes(kind: str, tmp_path: Path) -> None:
+    if kind == "zero3":
+        pytest.importorskip("deepspeed")
     base, data = tiny_qwen_vl(tmp_path / "base"), curated(tmp_path / "data")
     assert sft(base, data, tmp_path / "one", *SEED) == 0
     done = over_two(configuration(kind, tmp_path / "config.yaml"), base, data, tmp_path / "two")
@@ -133,6 +140,16 @@ def test_a_configuration_by_which_nothing_would_be_saved_is_refused(
     if not_saved is not None:
         with pytest.raises(UsageError, match=mend):
             trainer(kind, **not_saved).check_saves()
+
+
+def test_other_settings_do_not_take_the_place_of_those_that_spread_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process would load the model whole, and the others wait for it."""
+    flags = parse(KINDS["sft"], ["--output_dir", str(tmp_path)])
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert flags.plain.deepspeed_plugin is None
+    assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
 
 
 def test_the_command_starts_itself_again_under_accelerate(tmp_path: Path) -> None:

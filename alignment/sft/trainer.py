@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,7 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
         self.save_judge(copy)
         if not self.accelerator.is_main_process:
             return []
-        deepspeed = self.accelerator.state.deepspeed_plugin
-        # Else what transformers loads is spread over processes, of which the others load nothing.
-        whole = deepspeed.zero3_init_context_manager() if deepspeed else nullcontext()
-        with whole, torch.random.fork_rng(self._devices):
+        with self._alone(), torch.random.fork_rng(self._devices):
             config = self._engine(self.base, str(copy)) if self.is_adapter else self._engine(str(copy))
             engine = HFEngine(config)
             try:
@@ -136,6 +133,20 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
             finally:
                 engine.close()
                 shutil.rmtree(copy)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have transformers load and ask a model as if there were no other processes: with ZeRO-3 it would spread what
+        it loads over all of them, and generate in step with them."""
+        from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+        plugin = self.accelerator.state.deepspeed_plugin
+        unset_hf_deepspeed_config()
+        try:
+            yield
+        finally:
+            if plugin is not None:
+                set_hf_deepspeed_config(plugin.hf_ds_config)
 
     @property
     def _devices(self) -> list[torch.device]:
