@@ -11,9 +11,10 @@ import pytest
 
 from experiments.benchmarks.items import TIE, Item, prediction
 from experiments.benchmarks.metrics import ranking_distance
-from experiments.benchmarks.replies import Stored, replayed
+from experiments.benchmarks.replies import replayed
 from experiments.benchmarks.scores import Opinions, Rankings
 from experiments.benchmarks.scoring import Pairs
+from experiments.benchmarks.stored import Stored
 from judges import media
 from judges.files import Row
 from judges.judgments import Status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,41 @@ def test_replies_in_both_orders_stand_one_after_the_other(capfd: pytest.CaptureF
     told = replies({"id": "p1", "texts": [said(3, 8)], "orders": [[1, 0]]}, {"id": "p2", "text": "[[B]]"})
     run = Run(capfd, "eval", "judgebench", "--data", file, "--replay", told, "--json", "--max-failures", "1")
     assert run.json["tasks"]["pair"]["figures"]["agreement"]["value"] == 1.0
+
+
+def test_replies_are_read_as_the_makers_of_benchmarks_published_them(
+    capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    told = [(7, 1), (9, 0), (4, 0), (5, 2), (6, 2)]
+    rows = [{"idx": i, "pandalm_result": k, "pandalm_reason": "So.", "pandalm_reference": "Thus."} for i, k in told]
+    Path("pandalm-7b.json").write_text(json.dumps(rows))
+    file = str(data.pandalm(folder))
+    run = Run(capfd, "eval", "pandalm", "--data", file, "--replay", "pandalm-7b.json", "--json")
+    assert run.json["agreement"] == 4 / 5
+
+    def llmbar(plain: str, swapped: str) -> dict[str, Any]:
+        run = {"swap = False": {"completion": [plain, "stop"]}, "swap = True": {"completion": [swapped, "stop"]}}
+        return {"results": [run]}
+
+    Path("result.json").write_text(
+        json.dumps([llmbar("Output (a)", "Output (b)"), llmbar("Output (a)", "Output (a)")])  # right; first seen
+    )
+    file = str(data.llmbar(folder / "data") / "Natural" / "dataset.json")
+    run = Run(capfd, "eval", "llmbar", "--data", file, "--replay", "result.json", "--json")
+    assert run.json["agreement"] == 3 / 4
+
+    def judgebench(id: str, *responses: str | None, decisions: Sequence[str | None] = ("A>B", "B>A")) -> dict[str, Any]:
+        told = zip(responses, decisions, strict=True)
+        return {"pair_id": id, "judgments": [{"judgment": {"response": r}, "decision": one} for r, one in told]}
+
+    rows = [
+        judgebench("p1", "[[A>>B]]", "[[B>A]]"),
+        judgebench("p2", None, decisions=["B>A"]),
+        judgebench("p3", None, None),
+    ]
+    file = str(data.judgebench(folder / "data"))
+    run = Run(capfd, "eval", "judgebench", "--data", file, "--replay", replies(*rows), "--json")
+    assert run.json["agreement"] == 1.0
 
 
 def test_replies_to_rows_without_an_id_may_count_them_from_0_or_1(

@@ -37,7 +37,8 @@ class EvalRun(JudgeFlags):
     runs: int = setting(1, "how many times each item is judged independently", metavar="K", group=_DATA)
     replay: str | None = setting(
         None,
-        'read stored replies instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}',
+        'read stored replies instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}, or as '
+        "published with PandaLM, LLMBar and JudgeBench",
         metavar="FILE",
         group=_DATA,
     )

@@ -157,7 +157,7 @@ def _opened(name: str, patterns: Sequence[str], expected: str, columns: Sequence
         digest.update(f"{relative}\0".encode())
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
-        rows = enumerate(_rows(file, columns), 1)
+        rows = enumerate(table_rows(file, columns), 1)
         records += [Record(where, row, number, relative, folder) for number, (where, row) in rows]
     if not records:
         raise UsageError(f"{name}: holds no row; expected {expected}")
@@ -212,7 +212,8 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
     return sorted(file for file in folder.glob(pattern) if file.is_file() and file.suffix in ENDINGS)
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def table_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a file that ends in one of ENDINGS, with where they stand. Raises UsageError."""
     readers: dict[str, Callable[[Path, Sequence[str]], Iterator[tuple[str, Mapping[str, Any]]]]] = {
         ".json": _json,
         ".csv": _separated,

@@ -1,23 +1,15 @@
-"""Replies that were stored, read into judgments without a model: ours, and those of published judges.
-
-A file has a row for each reply, `{"id", "text"}`, or for all replies to an item, `{"id", "texts": [...]}`; rows with
-one id are its runs, in their order. Where a judge reads the responses in several orders, the replies of a run stand in
-that order (given, then swapped); a row may say otherwise: `"orders": [[1, 0], ...]`.
-"""
+"""Stored replies, read into judgments without a model: as our judges write their verdicts, and as published ones do."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 from experiments.benchmarks.items import Item, Outcome, not_judged
+from experiments.benchmarks.stored import Stored
 from judges import Verdict
 from judges.errors import UsageError
-from judges.files import read_table
 from judges.judgments import Status
 from judges.parsing import after_thinking
 from judges.prompts import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
@@ -26,66 +18,6 @@ from judges.rubrics import OPTIONS, Rubric, load_rubric
 from judges.voting import combine, orders
 
 NO_REPLY = "there is no reply"
-
-
-@dataclass(frozen=True)
-class Stored:
-    """The replies to one item."""
-
-    where: str
-    texts: tuple[str | None, ...]
-    """None for one that was not made."""
-    orders: tuple[tuple[int, ...], ...] | None = None
-    """In which order the judge read the responses, where the row says so."""
-
-
-def read_replies(path: Path) -> dict[str, Stored]:
-    """The replies of a file, by the id of their item.
-
-    Raises:
-        UsageError: the file, or a row of it, is not as it should be; the message names both and the field.
-    """
-    found: dict[str, Stored] = {}
-    for where, row in read_table(path):
-        one = _stored(where, row)
-        name = str(row["id"])
-        if earlier := found.get(name):
-            if (earlier.orders is None) != (one.orders is None):
-                raise UsageError(f"{where}: field 'orders' must be in every row of {name!r}, or in none")
-            both = None if earlier.orders is None or one.orders is None else earlier.orders + one.orders
-            one = Stored(earlier.where, earlier.texts + one.texts, both)
-        found[name] = one
-    if not found:
-        raise UsageError(f"{path}: holds no reply")
-    return found
-
-
-def matched(path: Path, items: Sequence[Item]) -> dict[str, Stored]:
-    """The replies of a file, by the id of the item that they are for.
-
-    Where the items are numbered from 1, as rows without an id are, replies may count them from 0. Where no two items
-    end alike (`pair/17`, `score/4`), replies may leave out what is before the end.
-
-    Raises:
-        UsageError: a reply is for no item. An item without a reply is no fault here: it is unscored.
-    """
-    stored = read_replies(path)
-    ids = {item.id for item in items}
-    from_one = ids == {str(k + 1) for k in range(len(items))}
-    if from_one and "0" in stored and str(len(items)) not in stored and all(map(str.isdecimal, stored)):
-        stored = {str(int(name) + 1): one for name, one in stored.items()}
-    ends = Counter(name.rpartition("/")[2] for name in ids)
-    short = {name.rpartition("/")[2]: name for name in ids if ends[name.rpartition("/")[2]] == 1}
-    stored = {name if name in ids else short.get(name, name): one for name, one in stored.items()}
-    unknown = stored.keys() - ids
-    if unknown:
-        first = next(name for name in stored if name in unknown)
-        known = ", ".join(repr(item.id) for item in items[:3])
-        raise UsageError(
-            f"{stored[first].where}, field 'id': {first!r} is no item of the data, as {len(unknown)} ids are; the "
-            f"items are {known}, ..."
-        )
-    return stored
 
 
 def replayed(item: Item, stored: Stored | None, order: str, formats: Sequence[str] = ()) -> Outcome:
@@ -105,27 +37,6 @@ def replayed(item: Item, stored: Stored | None, order: str, formats: Sequence[st
     texts = iter(stored.texts)
     runs = [[_verdict(next(texts), rubric, one, formats) for one in shown] for shown in _orders(stored, n, order)]
     return Outcome(item, tuple(combine(item.id, [run], model="stored replies") for run in runs))
-
-
-def _stored(where: str, row: Mapping[str, Any]) -> Stored:
-    def wrong(name: str, expected: str) -> UsageError:
-        return UsageError(f"{where}, field {name!r}: expected {expected}, got {row.get(name)!r:.80}")
-
-    name = row.get("id")
-    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-        raise wrong("id", "the id of an item")
-    if ("text" in row) == ("texts" in row):
-        raise UsageError(f"{where}: expected a field 'text' or a field 'texts'")
-    texts = [row["text"]] if "text" in row else row["texts"]
-    if not isinstance(texts, list) or not all(text is None or isinstance(text, str) for text in texts):
-        raise wrong("text" if "text" in row else "texts", "a reply" if "text" in row else "a list of replies")
-    shown = row.get("orders")
-    if shown is None:
-        return Stored(where, tuple(texts))
-    lists = isinstance(shown, list) and len(shown) == len(texts)
-    if not lists or not all(isinstance(one, list) and sorted(one) == list(range(len(one))) for one in shown):
-        raise wrong("orders", "for each reply the order of the responses, such as [1, 0]")
-    return Stored(where, tuple(texts), tuple(tuple(one) for one in shown))
 
 
 def _orders(stored: Stored, responses: int, how: str) -> list[list[tuple[int, ...]]]:

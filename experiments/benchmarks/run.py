@@ -19,7 +19,8 @@ from experiments.benchmarks.config import EvalRun
 from experiments.benchmarks.data import Data, open_data
 from experiments.benchmarks.items import Ask, Item, Outcome, not_judged
 from experiments.benchmarks.page import write_page
-from experiments.benchmarks.replies import matched, replayed
+from experiments.benchmarks.replies import replayed
+from experiments.benchmarks.stored import matched
 from experiments.benchmarks.summary import item_row, summarised
 from experiments.console import libraries_to, progress_on
 from experiments.judge import Asking
