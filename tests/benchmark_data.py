@@ -64,14 +64,14 @@ def pandalm(folder: Path) -> Path:
 
 
 def llmbar(folder: Path) -> Path:
-    def rows(*labels: int) -> list[dict[str, Any]]:
+    def rows(name: str, *labels: int) -> list[dict[str, Any]]:
         return [
-            {"input": f"Task {k}.", "output_1": "says=8", "output_2": "says=3", "label": label}
+            {"input": f"{name} task {k}.", "output_1": "says=8", "output_2": "says=3", "label": label}
             for k, label in enumerate(labels)
         ]
 
-    table(folder / "Natural" / "dataset.json", rows(1, 1))
-    table(folder / "Adversarial" / "Manual" / "dataset.json", rows(2))
+    table(folder / "Natural" / "dataset.json", rows("Natural", 1, 1))
+    table(folder / "Adversarial" / "Manual" / "dataset.json", rows("Manual", 2))
     return folder
 
 

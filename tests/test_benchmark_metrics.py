@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_a_tie_may_be_worth_half_where_people_call_none() -> None:
 def test_verdicts_that_are_no_tie_have_a_share_of_their_own() -> None:
     outcomes = [outcome(0, [FIRST, LEVEL]), outcome(0, [LEVEL, LEVEL]), outcome(1, [FIRST, FIRST])]
     figure = Pairs(unit="vote").figures(outcomes, seed=0)["decided"]
-    assert (figure.value, figure.count, figure.asked, figure.strict) == (0.5, 2, 3, None)
+    assert (figure.value, figure.count, figure.asked, figure.strict) == (1 / 3, 2, 3, None)
 
 
 def test_verdicts_in_each_order_count_by_themselves_together_or_by_their_lead() -> None:
@@ -166,3 +167,45 @@ def test_a_judgment_of_several_runs_is_that_of_all_votes() -> None:
     assert isinstance(item.together, Judgment)
     assert item.together.preferred == 0
     assert Pairs().credit(item) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+
+
+def test_an_interval_over_systems_holds_its_own_value() -> None:
+    rng = random.Random(0)
+    rows = []
+    for k in range(40):
+        quality = 1 + 4 * k / 39
+        rows += [(f"s{k}", quality + rng.gauss(0, 1.5), quality + rng.gauss(0, 0.3)) for _ in range(5)]
+    outcomes = [outcome(label, (score,), system=name) for name, score, label in rows]
+    figures = Opinions().figures(outcomes, seed=0)
+    for name in ("system_lcc", "system_srcc", "system_mse"):
+        figure = figures[name]
+        assert figure.low is not None
+        assert figure.high is not None
+        assert figure.low < figure.value < figure.high, name  # type: ignore[operator]
+        assert (figure.count, figure.asked) == (40, 40)
+
+
+def test_a_source_of_which_a_judge_says_nothing_counts_as_0() -> None:
+    rising = [outcome(float(k), (float(k),), source="up") for k in (1, 2, 3)]
+    level = [outcome(float(k), (3.0,), source="level") for k in (1, 2, 3)]
+    mute = [outcome(float(k), None, source="mute") for k in (1, 2, 3)]
+    agreed = [outcome(4.0, (float(k),), source="people agree") for k in (1, 2, 3)]
+    figure = Correlations().figures(rising + level + mute + agreed, seed=0)["pearson"]
+    assert figure.value == pytest.approx(1 / 3)
+    assert (figure.count, figure.asked) == (9, 12)
+
+
+def test_precision_is_of_the_verdicts_that_agreement_counts() -> None:
+    figures = Pairs(classes=True).figures([outcome(0, FIRST, FIRST, SECOND), outcome(1, SECOND, SECOND, FIRST)], seed=0)
+    assert figures["agreement"].value == pytest.approx(2 / 3)
+    assert figures["precision"].value == pytest.approx(2 / 3)
+    assert figures["f1"].value == pytest.approx(2 / 3)
+
+
+def test_what_is_missing_and_wrong_has_an_interval_too() -> None:
+    figure = share([1.0] * 20 + [None] * 20, [1.0] * 20 + [0.0] * 20)
+    assert (figure.low, figure.high) == (1.0, 1.0)
+    assert figure.strict == 0.5
+    assert figure.strict_low is not None
+    assert figure.strict_high is not None
+    assert figure.strict_low < 0.5 < figure.strict_high

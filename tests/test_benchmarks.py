@@ -110,6 +110,15 @@ def test_judgelm_takes_its_labels_from_gpt_4_s_text(tmp_path: Path) -> None:
     assert {"precision", "recall", "f1"} <= summary["tasks"]["pair"]["figures"].keys()
 
 
+def test_judgelm_takes_gpt_4_s_words_before_a_number_whatever_comes_first(tmp_path: Path) -> None:
+    place = data.judgelm(tmp_path / "data")
+    files = [str(place / "judgelm_val_5k.jsonl"), str(place / "judgelm_val_5k_gpt4.jsonl")]
+    spec = BENCHMARKS["judgelm"].spec
+    for order in (files, files[::-1]):
+        items = BENCHMARKS["judgelm"].items(open_data(order, spec.patterns, spec.expected))
+        assert [item.label for item in items] == [0, "tie", 0, None]
+
+
 def test_vl_rewardbench_reads_in_random_order_and_groups_by_where_an_item_comes_from(tmp_path: Path) -> None:
     summary = run("vl-rewardbench", data.vl_rewardbench(tmp_path / "data"), tmp_path)
     assert summary["judgments"] == 15
@@ -186,7 +195,8 @@ MAKERS = {name: getattr(data, name.replace("-", "_")) for name in BENCHMARKS}
 def test_what_a_prompt_asks_for_is_what_is_read(name: str, tmp_path: Path) -> None:
     spec = BENCHMARKS[name].spec
     path = MAKERS[name](tmp_path / "data")
-    items = BENCHMARKS[name].items(open_data([str(path)], spec.patterns, spec.expected, spec.columns))
+    benchmark = BENCHMARKS[name]
+    items = benchmark.present(benchmark.items(open_data([str(path)], spec.patterns, spec.expected, spec.columns)))
     assert {item.task for item in items} == set(spec.tasks)
     for item in items:
         rubric, n = load_rubric(item.row.rubric), len(item.row.data["responses"])

@@ -1,35 +1,14 @@
-"""`flex-judge eval` as its user meets it: data and replies in, figures out, every fault in one line."""
+"""`flex-judge eval` as its user meets it: data in, figures out, every fault in one line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import benchmark_data as data
 import pytest
-
-from experiments.cli import main
-
-JUDGE = ("--engine", "scripted", "--model", "scripts:whole_judge", "--max-think-tokens", "400", "--no-force")
-
-
-class Run:
-    """What a command came to."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str], *arguments: str) -> None:
-        capfd.readouterr()
-        try:
-            self.status = main(list(arguments))
-        except SystemExit as e:
-            self.status = e.code  # type: ignore[assignment]
-        self.out, self.err = capfd.readouterr()
-
-    @property
-    def json(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        return found
+from eval_command import JUDGE, PANDALM, Run, replies
 
 
 @pytest.fixture(autouse=True)
@@ -37,32 +16,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     return tmp_path
-
-
-def said(first: float, second: float) -> str:
-    return f"<think>\nThe first is {first}.\n</think>\n<answer>{first}</answer><answer>{second}</answer>"
-
-
-def replies(*rows: dict[str, Any]) -> str:
-    return str(data.table(Path("replies.jsonl"), list(rows)))
-
-
-PANDALM = (
-    {"id": 7, "text": said(8, 3)},
-    {"id": "9", "text": said(5, 5)},
-    {"id": 4, "text": said(5, 5)},
-    {"id": 5, "text": said(3.5, 4.5)},
-    {"id": 6, "text": said(9, 1)},
-)
-
-
-def test_stored_replies_are_scored_without_a_model(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    file = str(data.pandalm(folder))
-    run = Run(capfd, "eval", "pandalm", "--data", file, "--replay", replies(*PANDALM), "--json")
-    assert run.status == 0
-    assert run.json["agreement"] == 1.0
-    assert (run.json["items"], run.json["scored"], run.json["out"]) == (5, 5, None)
-    assert not (folder / "runs").exists()
 
 
 def test_a_person_sees_the_figures_with_intervals_by_group_and_notes(
@@ -73,122 +26,6 @@ def test_a_person_sees_the_figures_with_intervals_by_group_and_notes(
     assert "1.0000 to 1.0000" in run.out
     assert "annotators all differ" in run.out
     assert "note: 5 items where the published version has 999" in run.out
-
-
-def test_an_item_without_a_reply_is_unscored_and_counts_as_wrong(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    file, some = str(data.pandalm(folder)), replies(*PANDALM[:2])
-    run = Run(capfd, "eval", "pandalm", "--data", file, "--replay", some, "--json")
-    assert run.status == 1
-    assert run.json["agreement"] == 2 / 5
-    assert run.json["tasks"]["pair"]["figures"]["agreement"]["value"] == 1.0
-    assert run.json["unscored"] == {"not judged": 3}
-    assert Run(capfd, "eval", "pandalm", "--data", file, "--replay", some, "--max-failures", "3").status == 0
-
-
-def test_several_runs_stand_in_one_row_or_in_several(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    file = str(data.pandalm(folder))
-    texts = [said(8, 3), said(3, 8), said(8, 3)]
-    others = PANDALM[1:]
-    one = replies({"id": 7, "texts": texts}, *others)
-    first = Run(capfd, "eval", "pandalm", "--data", file, "--replay", one, "--json").json
-    several = replies(*({"id": 7, "text": text} for text in texts), *others)
-    second = Run(capfd, "eval", "pandalm", "--data", file, "--replay", several, "--json").json
-    assert first == second
-    figures = first["tasks"]["pair"]["figures"]
-    assert figures["agreement"]["value"] == pytest.approx((2 / 3 + 4) / 5)
-    assert figures["majority"]["value"] == 1.0
-
-
-def test_replies_in_both_orders_stand_one_after_the_other(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    file = str(data.judgebench(folder / "data"))
-    stored = replies(
-        {"id": "p1", "texts": [said(8, 3), said(3, 8)]},  # the first both times
-        {"id": "p2", "texts": [said(8, 3), said(8, 3)]},  # whatever is read first
-        {"id": "p3", "text": "The first. [[A>B]]"},  # in one order alone, as another judge writes it
-    )
-    run = Run(capfd, "eval", "judgebench", "--data", file, "--replay", stored, "--json")
-    assert run.json["agreement"] == pytest.approx(2 / 3)
-    assert run.json["tasks"]["pair"]["figures"]["consistency"]["value"] == 0.5
-    told = replies({"id": "p1", "texts": [said(3, 8)], "orders": [[1, 0]]}, {"id": "p2", "text": "[[B]]"})
-    run = Run(capfd, "eval", "judgebench", "--data", file, "--replay", told, "--json", "--max-failures", "1")
-    assert run.json["tasks"]["pair"]["figures"]["agreement"]["value"] == 1.0
-
-
-def test_replies_are_read_as_the_makers_of_benchmarks_published_them(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    told = [(7, 1), (9, 0), (4, 0), (5, 2), (6, 2)]
-    rows = [{"idx": i, "pandalm_result": k, "pandalm_reason": "So.", "pandalm_reference": "Thus."} for i, k in told]
-    Path("pandalm-7b.json").write_text(json.dumps(rows))
-    file = str(data.pandalm(folder))
-    run = Run(capfd, "eval", "pandalm", "--data", file, "--replay", "pandalm-7b.json", "--json")
-    assert run.json["agreement"] == 4 / 5
-
-    def llmbar(plain: str, swapped: str) -> dict[str, Any]:
-        run = {"swap = False": {"completion": [plain, "stop"]}, "swap = True": {"completion": [swapped, "stop"]}}
-        return {"results": [run]}
-
-    Path("result.json").write_text(
-        json.dumps([llmbar("Output (a)", "Output (b)"), llmbar("Output (a)", "Output (a)")])  # right; first seen
-    )
-    file = str(data.llmbar(folder / "data") / "Natural" / "dataset.json")
-    run = Run(capfd, "eval", "llmbar", "--data", file, "--replay", "result.json", "--json")
-    assert run.json["agreement"] == 3 / 4
-
-    def judgebench(id: str, *responses: str | None, decisions: Sequence[str | None] = ("A>B", "B>A")) -> dict[str, Any]:
-        told = zip(responses, decisions, strict=True)
-        return {"pair_id": id, "judgments": [{"judgment": {"response": r}, "decision": one} for r, one in told]}
-
-    rows = [
-        judgebench("p1", "[[A>>B]]", "[[B>A]]"),
-        judgebench("p2", None, decisions=["B>A"]),
-        judgebench("p3", None, None),
-    ]
-    file = str(data.judgebench(folder / "data"))
-    run = Run(capfd, "eval", "judgebench", "--data", file, "--replay", replies(*rows), "--json")
-    assert run.json["agreement"] == 1.0
-
-
-def test_replies_to_rows_without_an_id_may_count_them_from_0_or_1(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    file = str(data.llmbar(folder / "data") / "Natural" / "dataset.json")
-    for start in (0, 1):
-        stored = replies({"id": start, "text": said(8, 3)}, {"id": start + 1, "text": "Output (b)"})
-        run = Run(capfd, "eval", "llmbar", "--data", file, "--replay", stored, "--json")
-        assert run.json["agreement"] == 0.5, start
-
-
-def test_an_item_of_several_files_is_called_by_its_file_too_unless_its_own_end_is_enough(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    place = str(data.llmbar(folder / "data"))
-    stored = replies({"id": "Manual/1", "text": said(3, 8)}, {"id": 2, "text": said(8, 3)})  # of Natural, which has two
-    run = Run(capfd, "eval", "llmbar", "--data", place, "--replay", stored, "--json", "--max-failures", "1")
-    assert run.json["agreement"] == pytest.approx(2 / 3)
-    assert run.json["scored"] == 2
-
-
-@pytest.mark.parametrize(
-    ("row", "problem"),
-    [
-        ({"id": 70, "text": "x"}, "field 'id': '70' is no item of the data"),
-        ({"id": 7}, "expected a field 'text' or a field 'texts'"),
-        ({"text": "x"}, "field 'id': expected the id of an item"),
-        ({"id": 7, "texts": "x"}, "field 'texts': expected a list of replies"),
-        ({"id": 7, "text": "x", "orders": [[0, 0]]}, "field 'orders': expected for each reply"),
-    ],
-)
-def test_a_wrong_reply_is_named(
-    row: dict[str, Any], problem: str, capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    run = Run(capfd, "eval", "pandalm", "--data", str(data.pandalm(folder)), "--replay", replies(row))
-    assert run.status == 2
-    assert problem in run.err
-    assert "replies.jsonl" in run.err
-    assert len(run.err.splitlines()) == 1
 
 
 def test_data_that_are_not_there_or_changed_get_one_line_that_says_what_was_expected(
@@ -291,3 +128,66 @@ def test_an_unknown_benchmark_or_task_is_one_line(capfd: pytest.CaptureFixture[s
     run = Run(capfd, "eval", "pandalm", "--data", str(data.pandalm(folder)), "--task", "score")
     assert run.status == 2
     assert "--task score: pandalm has pair" in run.err
+
+
+def test_more_runs_and_more_items_go_on_from_fewer(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    command = ("eval", "pandalm", "--data", str(data.pandalm(folder)), *JUDGE, "--json")
+    assert Run(capfd, *command, "--limit", "2").json["judgments"] == 2
+    journal = folder / "runs" / "eval-pandalm" / "judgments.jsonl"
+    before = journal.read_text()
+    assert Run(capfd, *command, "--runs", "2").json["judgments"] == 10
+    assert journal.read_text().startswith(before)
+
+
+def test_files_of_one_name_are_told_by_their_folders(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    place = data.llmbar(folder / "data")
+    files = [str(place / "Natural" / "dataset.json"), str(place / "Adversarial" / "Manual" / "dataset.json")]
+    whole = Run(capfd, "eval", "llmbar", "--data", str(place), *JUDGE, "--json", "--out", "whole").json
+    parts = Run(
+        capfd, "eval", "llmbar", "--data", files[0], "--data", files[1], *JUDGE, "--json", "--out", "parts"
+    ).json
+    assert parts["tasks"]["pair"]["tables"] == whole["tasks"]["pair"]["tables"]
+
+
+def test_what_else_lies_in_a_clone_of_a_release_is_left_alone(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    file = data.judgebench(folder / "clone" / "data")
+    outputs = folder / "clone" / "outputs"
+    outputs.mkdir()
+    (outputs / f"{file.stem},judge_name=arena_hard,judge_model=m.jsonl").write_bytes(file.read_bytes())
+    (file.parent / "dataset=judgebench,response_model=claude-3-5-sonnet-20240620.jsonl").write_bytes(file.read_bytes())
+    run = Run(capfd, "eval", "judgebench", "--data", str(folder / "clone"), *JUDGE, "--json")
+    assert run.json["items"] == 3
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "row", "problem"),
+    [
+        ("pandalm", {"input": 5}, "field 'input': expected a text, got 5"),
+        ("vl-rewardbench", {"human_ranking": 0}, "field 'human_ranking': expected [0, 1] or [1, 0], got 0"),
+        ("judgelm", {"text": None, "score": [float("nan"), 3]}, "field 'score': expected two numbers"),
+    ],
+)
+def test_a_field_that_is_something_else_is_one_line(
+    benchmark: str, row: dict[str, Any], problem: str, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    made = {"pandalm": data.pandalm, "vl-rewardbench": data.vl_rewardbench, "judgelm": data.judgelm}[benchmark]
+    made(folder / "data")
+    file = next(f for f in sorted((folder / "data").rglob("*.json*")))
+    text = file.read_text()
+    rows = json.loads(text) if file.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+    data.table(file, [{**rows[0], **row}, *rows[1:]])
+    run = Run(capfd, "eval", benchmark, "--data", str(folder / "data"), *JUDGE)
+    assert (run.status, len(run.err.splitlines())) == (2, 1)
+    assert problem in run.err
+
+
+@pytest.mark.parametrize("mos", ["nan", "45", "true", ""])
+def test_an_opinion_that_is_off_the_scale_is_one_line(
+    mos: str, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    place = data.somos(folder / "data")
+    listed = place / "training_files/split1/clean/test_mos_list.txt"
+    listed.write_text(listed.read_text().replace(",3.4", f",{mos}"))
+    run = Run(capfd, "eval", "somos", "--data", str(place), *JUDGE)
+    assert (run.status, len(run.err.splitlines())) == (2, 1)
+    assert "a number from 1 to 5" in run.err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item, medium, question
@@ -10,6 +12,9 @@ from experiments.benchmarks.items import Item
 from experiments.benchmarks.scores import Opinions
 
 PROTOCOL = {"temperature": 0.6, "top_p": 0.95}
+SYNTHETIC = {**PROTOCOL, "temperature": 0.5}
+"""Of BVCC and SOMOS."""
+MOS = (1.0, 5.0)
 ASKED = "How good is the speech in this clip?"
 CLAIM = "Both clips are of the same speaker."
 
@@ -42,9 +47,8 @@ class NISQA(RowBenchmark):
         db = record.text("db")
         clip = record.locate(record.text("filename_deg"), "deg", f"{db}/deg")
         groups = {"set": db, "system": f"{db}/{record.need('con')}"}
-        return make_item(
-            record, id, "mos", ASKED, [medium("audio", clip)], "speech_quality", record.number_of("mos"), **groups
-        )
+        label = record.number_of("mos", within=MOS)
+        return make_item(record, id, "mos", ASKED, [medium("audio", clip)], "speech_quality", label, **groups)
 
 
 class BVCC(RowBenchmark):
@@ -62,7 +66,7 @@ class BVCC(RowBenchmark):
         ids=("clip",),
         columns=("clip", "mos"),
         counts={"mos": 742},
-        protocol=PROTOCOL,
+        protocol=SYNTHETIC,
         published=_published(
             {"mos.lcc": 0.081, "mos.srcc": 0.067, "mos.system_lcc": 0.144, "mos.system_srcc": 0.128},
             {"mos.lcc": 0.261, "mos.srcc": 0.266, "mos.system_lcc": 0.495, "mos.system_srcc": 0.504},
@@ -73,7 +77,7 @@ class BVCC(RowBenchmark):
     def item(self, record: Record, id: str) -> Item:
         name = _wav(record.text("clip"))
         clip = record.locate(name, "wav", "DATA/wav")
-        label = record.number_of("mos") if Path(clip).is_file() else None
+        label = record.number_of("mos", within=MOS)
         return make_item(
             record,
             id,
@@ -82,9 +86,15 @@ class BVCC(RowBenchmark):
             [medium("audio", clip)],
             "speech_quality",
             label,
-            "their audio is not there",
             system=name.partition("-")[0],
         )
+
+    def present(self, items: Sequence[Item]) -> list[Item]:
+        def seen(item: Item) -> Item:
+            there = Path(item.row.data["responses"][0][0]["audio"]).is_file()
+            return item if there else replace(item, label=None, left_out="their audio is not there")
+
+        return [seen(item) for item in items]
 
 
 class SOMOS(RowBenchmark):
@@ -99,7 +109,7 @@ class SOMOS(RowBenchmark):
         ids=("clip",),
         columns=("clip", "mos"),
         counts={"mos": 3000},
-        protocol=PROTOCOL,
+        protocol=SYNTHETIC,
         published=_published(
             {"mos.lcc": 0.150, "mos.srcc": 0.138, "mos.system_lcc": 0.323, "mos.system_srcc": 0.325},
             {"mos.lcc": 0.193, "mos.srcc": 0.186, "mos.system_lcc": 0.434, "mos.system_srcc": 0.436},
@@ -111,7 +121,7 @@ class SOMOS(RowBenchmark):
         name = _wav(record.text("clip"))
         clip = record.locate(name, "audios")
         system = Path(name).stem.rpartition("_")[2]
-        label = record.number_of("mos")
+        label = record.number_of("mos", within=MOS)
         return make_item(record, id, "mos", ASKED, [medium("audio", clip)], "speech_quality", label, system=system)
 
 
@@ -138,7 +148,7 @@ class VoxSim(RowBenchmark):
         folders = ("wav", "dev/wav", "test/wav", "vox1/wav")
         clips = [record.locate(record.text(name), *folders) for name in ("first", "second")]
         asked = question("Are these two clips of the same speaker?", *(("audio", clip) for clip in clips))
-        label = record.number_of("mean")
+        label = record.number_of("mean", within=(1.0, 6.0))
         return make_item(record, id, "similarity", asked, [CLAIM], "speaker_similarity", label)
 
 

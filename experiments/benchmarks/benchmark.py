@@ -74,6 +74,11 @@ class Benchmark(ABC):
             UsageError: a row is not as it should be; the message names file, row and field.
         """
 
+    def present(self, items: Sequence[Item]) -> list[Item]:
+        """The items as a judge can be asked them. Where a release leaves media to others, those of its rows that lack
+        them have no label; elsewhere a missing file is an item that could not be judged."""
+        return list(items)
+
 
 class RowBenchmark(Benchmark):
     """A benchmark of which each row is an item."""

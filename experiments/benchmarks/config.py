@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from experiments.configs import check_least, setting
@@ -14,6 +15,8 @@ from judges.models import check_model, identified
 from reward.cluster import check_address
 
 LEDGER = "judge.ledger"
+ACT_ON_REPLIES = ("data", "task", "limit", "replay", "out", "max_failures", "order", "seed")
+"""Settings that mean something where no model runs."""
 _DATA, _RUN, _RESULTS = "the benchmark", "where it runs", "results"
 """Headings of the help."""
 
@@ -52,22 +55,21 @@ class EvalRun(JudgeFlags):
     concurrency: int = setting(256, "comparisons under way at a time", metavar="N", group=_RUN)
     out: str | None = setting(
         None,
-        "folder for the results; a run that is there is resumed (default: runs/eval-NAME; of a --replay none)",
+        "folder for the results; a run that is there is resumed, with more --runs or a higher --limit too (default: "
+        "runs/eval-NAME; with --replay nothing is written unless a folder is given)",
         metavar="DIR",
         group=_RESULTS,
     )
     max_failures: int = setting(
         0,
-        "items that may stay without a judgment before the exit status is 1; what the judge says is none of its forms "
-        "is a judgment",
+        "items that may fail to be judged (a missing reply, an image that cannot be read, a timeout) before the exit "
+        "status is 1; a reply in which no verdict is found counts as judged",
         metavar="N",
         group=_RESULTS,
     )
 
     def __post_init__(self) -> None:
         check_least(self, {"limit": 1, "runs": 1, "replicas": 1, "concurrency": 1, "max_failures": 0})
-        if self.replay and (self.replicas > 1 or self.address):
-            raise UsageError("--replay runs no model; leave out --replicas and --address")
         super().__post_init__()
 
     @property
@@ -82,14 +84,23 @@ class EvalRun(JudgeFlags):
     def judge_in(self, out: str) -> JudgeConfig:
         return JudgeConfig(self.engine_in(out), self.settings_for(self.model))
 
+    def check_replay(self, protocol: Mapping[str, Any]) -> None:
+        """Raise UsageError if a setting is given that acts on no stored reply.
+
+        Args:
+            protocol: the benchmark's own settings.
+        """
+        for known in fields(self):
+            defaults = (known.default, protocol.get(known.name, known.default))
+            if known.name not in ACT_ON_REPLIES and getattr(self, known.name) not in defaults:
+                raise UsageError(f"--replay runs no model; leave out --{known.name.replace('_', '-')}")
+
     def check(self) -> None:
         """Look at what can be looked at before anything is started.
 
         Raises:
             UsageError: the judge cannot be had, or nothing answers at the cluster's address.
         """
-        if self.replay:
-            return
         if self.address:
             check_address(self.address)
         if resolve_engine(self.engine) != "scripted":
@@ -105,16 +116,13 @@ class EvalRun(JudgeFlags):
         told: dict[str, Any] = {
             "benchmark": benchmark,
             "data_digest": digest,
-            "tasks": list(self.task),
-            "limit": self.limit,
             "order": self.order,
             "seed": self.seed,
         }
         if self.replay:
-            return {**told, "replay_digest": replies}
-        return {
+            return {**told, "tasks": list(self.task), "limit": self.limit, "replay_digest": replies}
+        return {  # of more items or more runs, what is judged already is a part
             **told,
-            "runs": self.runs,
             "judge": identified(self.model),
             "adapter": identified(self.adapter),
             "engine": self.engine,

@@ -9,7 +9,7 @@ import json
 import math
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +58,24 @@ class Record:
         """As `text`, and an empty one where the field is there and holds nothing."""
         return self.text(name) if self.get(name) is not None or name not in self.data else ""
 
-    def number_of(self, *names: str) -> float:
+    def number_of(self, *names: str, within: tuple[float, float] = (-math.inf, math.inf)) -> float:
         """As `get`, and a number, perhaps written as text.
+
+        Args:
+            within: the lowest and the highest that it can be.
 
         Raises:
             UsageError: none is there, or it is something else.
         """
         value = self.need(*names)
+        low, high = within
         try:
-            if isinstance(value, bool):
-                raise ValueError
-            return float(value)
+            number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
-            raise self.wrong(names[0], "a number", value) from None
+            number = math.nan
+        if not (math.isfinite(number) and low <= number <= high):
+            raise self.wrong(names[0], "a number" if math.isinf(low) else f"a number from {low:g} to {high:g}", value)
+        return number
 
     def one_of(self, allowed: Mapping[Any, Any], *names: str) -> Any:
         """What the value of a field stands for.
@@ -80,8 +85,8 @@ class Record:
         """
         value = self.need(*names)
         value = value.strip() if isinstance(value, str) else value
-        if not isinstance(value, str | int | float) or value not in allowed:
-            raise self.wrong(names[0], f"one of {', '.join(map(str, allowed))}", value)
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or value not in allowed:
+            raise self.wrong(names[0], f"one of {', '.join(dict.fromkeys(map(str, allowed)))}", value)
         return allowed[value]
 
     def need(self, *names: str) -> Any:
@@ -120,7 +125,8 @@ def open_data(names: Sequence[str], patterns: Sequence[str], expected: str, colu
 
     Args:
         names: files, folders, or `hub:OWNER/NAME[:CONFIG][@SPLIT]`.
-        patterns: of the files to take from a folder; those of the first that any file matches.
+        patterns: of the files to take from a folder; those of the first that any file matches. `|` stands between
+            patterns of which all are taken.
         expected: what the release looks like, for messages.
         columns: of tables without a header line.
 
@@ -131,8 +137,15 @@ def open_data(names: Sequence[str], patterns: Sequence[str], expected: str, colu
     if len(parts) == 1:
         return parts[0]
     digest = hashlib.sha256("".join(one.digest for one in parts).encode()).hexdigest()
+    if not any(name.startswith(HUB) for name in names):  # files may be called alike, and are told by their folders
+        parts = [replace(one, records=tuple(map(_by_whole_path, one.records))) for one in parts]
     records = tuple(record for one in parts for record in one.records)
     return Data(", ".join(names), tuple(file for one in parts for file in one.files), records, digest)
+
+
+def _by_whole_path(record: Record) -> Record:
+    file = (record.folder / record.file).resolve()
+    return replace(record, file=file.relative_to(file.anchor), folder=Path(file.anchor))
 
 
 def _opened(name: str, patterns: Sequence[str], expected: str, columns: Sequence[str]) -> Data:
@@ -209,7 +222,9 @@ def check_fields(records: Sequence[Record], fields: Collection[str], expected: s
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
-    return sorted(file for file in folder.glob(pattern) if file.is_file() and file.suffix in ENDINGS)
+    """The files of a folder that match a pattern, or one of several with `|` between."""
+    found = {file for one in pattern.split("|") for file in folder.glob(one)}
+    return sorted(file for file in found if file.is_file() and file.suffix in ENDINGS)
 
 
 def table_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -229,7 +244,8 @@ def _json(path: Path, _: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]
     except OSError as e:
         raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
     except ValueError as e:
-        raise UsageError(f"{path}: not JSON ({getattr(e, 'msg', e)})") from e
+        lines = "; if each line is an object, call it .jsonl" * (getattr(e, "msg", "") == "Extra data")
+        raise UsageError(f"{path}: not JSON ({getattr(e, 'msg', e)}){lines}") from e
     lists = [v for v in value.values() if isinstance(v, list)] if isinstance(value, dict) else [value]
     rows = lists[0] if len(lists) == 1 else None
     if not isinstance(rows, list):

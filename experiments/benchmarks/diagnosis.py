@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.benchmarks.items import TIE, Outcome, prediction
 from experiments.benchmarks.metrics import spearman
-from experiments.benchmarks.scores import Rankings
+from experiments.benchmarks.scores import Opinions, Rankings
 from experiments.benchmarks.scoring import Pairs, Scoring
 
 WORST = 8
@@ -35,7 +35,7 @@ def calibration(scoring: Scoring, outcomes: Sequence[Outcome]) -> list[dict[str,
         title = "right"
     elif not isinstance(scoring, Pairs | Rankings):
         for one in outcomes:
-            if one.score is not None and isinstance(one.item.label, int | float):
+            if one.score is not None and isinstance(one.item.label, int | float):  # by the judge's own scores
                 bins.setdefault(round(one.score), []).append(float(one.item.label))
         title = "people's score"
     else:
@@ -80,8 +80,10 @@ def _distance(scoring: Scoring, outcome: Outcome) -> float | None:
     if isinstance(scoring, Rankings):
         return scoring.distance(outcome)[0]
     if not isinstance(scoring, Pairs):
-        label = outcome.item.label
-        return abs(outcome.score - label) if outcome.score is not None and isinstance(label, int | float) else None
+        label, score = outcome.item.label, outcome.score
+        if score is None or not isinstance(label, int | float):
+            return None
+        return abs(float(scoring.mapped(score) if isinstance(scoring, Opinions) else score) - label)
     said = outcome.together
     predicted = prediction(said, scoring.by_options)
     if said.scores is None or predicted == outcome.item.label:

@@ -10,7 +10,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import permutations, product
 from typing import Any
@@ -43,8 +43,17 @@ class Figure:
     """Items with a verdict."""
     strict: float | None = None
     """The same with items that have no verdict counted as wrong; None for what is no share."""
+    strict_low: float | None = None
+    """Lower end of the interval of `strict`."""
+    strict_high: float | None = None
     asked: int = 0
     """Items in all."""
+
+    def with_strict(self, every: Figure) -> Figure:
+        """This figure, and that of all items beside it."""
+        return replace(
+            self, strict=every.value, strict_low=every.low, strict_high=every.high, asked=max(self.asked, every.count)
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,8 +99,27 @@ def share(worth: Sequence[float | None], asked: Sequence[float], seed: int = 0) 
         asked: of each item, with those that are missing counted as wrong.
     """
     known = np.array([credit for credit in worth if credit is not None], dtype=np.float64)
-    strict = float(np.mean(asked)) if len(asked) else None
-    return bootstrapped(lambda at: float(known[at].mean()), len(known), seed, strict=strict, asked=len(asked))
+    every = np.array(asked, dtype=np.float64)
+    scored = bootstrapped(lambda at: float(known[at].mean()), len(known), seed)
+    if len(known) == len(every) and (known == every).all():
+        return scored.with_strict(scored)
+    return scored.with_strict(bootstrapped(lambda at: float(every[at].mean()), len(every), seed))
+
+
+def ratio(parts: Sequence[float], wholes: Sequence[float], seed: int = 0) -> Figure:
+    """The sum of some parts over the sum of their wholes: the share of verdicts, say, of those of all items.
+
+    Args:
+        parts: of each item.
+        wholes: of each item; those at 0 count nothing.
+    """
+    over, under = np.array(parts, dtype=np.float64), np.array(wholes, dtype=np.float64)
+
+    def statistic(at: Indexes) -> float:
+        return float(over[at].sum() / under[at].sum()) if under[at].any() else math.nan
+
+    figure = bootstrapped(statistic, len(under), seed, asked=len(under))
+    return replace(figure, count=int((under > 0).sum()))
 
 
 def mean_of_groups(
@@ -110,9 +138,12 @@ def mean_of_groups(
     known = [i for i, credit in enumerate(worth) if credit is not None]
     values = np.array([worth[i] for i in known], dtype=np.float64)
     numbers, own = _numbered([groups[i] for i in known]), every[known]
-    strict = _macro(np.array(asked, dtype=np.float64), _numbered(groups), every) if len(asked) else None
-    return bootstrapped(
-        lambda at: _macro(values[at], numbers[at], own[at]), len(known), seed, strict=strict, asked=len(asked)
+    scored = bootstrapped(lambda at: _macro(values[at], numbers[at], own[at]), len(known), seed)
+    all_values, all_numbers = np.array(asked, dtype=np.float64), _numbered(groups)
+    if len(known) == len(all_values) and (values == all_values).all():
+        return scored.with_strict(scored)
+    return scored.with_strict(
+        bootstrapped(lambda at: _macro(all_values[at], all_numbers[at], every[at]), len(all_values), seed)
     )
 
 
@@ -144,14 +175,22 @@ def system_means(values: Floats, systems: Indexes, weights: Floats | None = None
     return np.asarray(sums[totals > 0] / totals[totals > 0])
 
 
-def precision_recall_f1(predicted: Sequence[str], labels: Sequence[str], seed: int = 0) -> tuple[Figure, ...]:
-    """Macro averages over the labels that occur (scikit-learn), each with its interval. What was never predicted has
-    precision 0."""
+def precision_recall_f1(predicted: Sequence[Sequence[str]], labels: Sequence[str], seed: int = 0) -> tuple[Figure, ...]:
+    """Macro averages over the labels that occur (scikit-learn), each with its interval over items. What was never
+    predicted has precision 0.
+
+    Args:
+        predicted: of each item, what each of its verdicts says.
+        labels: of each item.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
     known = sorted(set(labels))
-    pairs, place = numbered([f"{said}\n{label}" for said, label in zip(predicted, labels, strict=True)])
+    rows = [(i, f"{said}\n{label}") for i, label in enumerate(labels) for said in predicted[i]]
+    pairs, place = numbered([pair for _, pair in rows])
     said, right = [pair.split("\n")[0] for pair in pairs], [pair.split("\n")[1] for pair in pairs]
+    table = np.zeros((len(labels), len(pairs)), dtype=np.int64)
+    np.add.at(table, (np.array([i for i, _ in rows], dtype=np.int64), place), 1)
 
     @lru_cache(maxsize=2 * RESAMPLES)  # the three are of the same resamples
     def averages(counts: tuple[int, ...]) -> tuple[float, float, float]:
@@ -161,7 +200,7 @@ def precision_recall_f1(predicted: Sequence[str], labels: Sequence[str], seed: i
         return float(found[0]), float(found[1]), float(found[2])
 
     def statistic(k: int) -> Statistic:
-        return lambda at: averages(tuple(np.bincount(place[at], minlength=len(pairs)).tolist()))[k]
+        return lambda at: averages(tuple(table[at].sum(0).tolist()))[k]
 
     return tuple(bootstrapped(statistic(k), len(labels), seed) for k in range(3))
 

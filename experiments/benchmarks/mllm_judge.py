@@ -16,6 +16,11 @@ RUNS = 3
 HUMAN_PAIR: Mapping[Any, Label] = {"A": 0, "B": 1, "C": TIE}
 
 
+def _files(folder: str) -> str:
+    """The patterns of the three files in a folder."""
+    return "|".join(f"{folder}/{task}.jsonl" for task in ("score", "pair", "batch"))
+
+
 def _published(judge: str, *figures: float) -> Published:
     names = ("score.pearson", "pair.macro", "pair.macro_without_ties", "batch.distance")
     return Published(judge, dict(zip(names, figures, strict=True)))
@@ -29,7 +34,7 @@ class MLLMJudge(RowBenchmark):
         "MLLM-as-a-Judge: answers about an image, by score, pair and batch, three runs (arXiv 2402.04788)",
         "MLLM-as-a-Judge's Benchmark folder with score.jsonl, pair.jsonl and batch.jsonl, images in image/ beside it: "
         "rows with image_path, original_dataset, instruction, answer(s) and human",
-        ("**/Benchmark/*.jsonl", "**/Benchmark_Lite/*.jsonl", "**/*.jsonl"),
+        (_files("**/Benchmark"), _files("."), _files("**/Benchmark_Lite"), _files("**"), "**/*.jsonl"),
         {
             "score": Correlations(),
             "pair": Pairs(headline="macro", measure="agreement", unit="voted", macro="source"),
@@ -40,6 +45,8 @@ class MLLMJudge(RowBenchmark):
         protocol={"temperature": 0.4, "top_p": 0.8, "runs": RUNS, "image_max_pixels": 448 * 448},
         published=(
             _published("Flex-VL-7B", 0.332, 0.538, 0.655, 0.426),
+            Published("Flex-VL-3B", {"score.pearson": 0.176}),
+            Published("Flex-VL-32B-LoRA", {"score.pearson": 0.361}),
             _published("Flex-Omni-7B", 0.306, 0.532, 0.650, 0.425),
             _published("Qwen2.5-VL-7B", 0.165, 0.423, 0.425, 0.585),
             _published("LLaVA-Critic-7B", 0.314, 0.556, 0.689, 0.565),

@@ -4,12 +4,10 @@ disagreements. One HTML file that needs no network and no script; texts of model
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments import wording
-from experiments.benchmarks.view import bounds, metric_title, number
+from experiments.benchmarks.view import bounds, metric_title, number, of_all, published_table
 from judges.errors import UsageError
 from judges.journal import read_object, write_text
 
@@ -48,6 +46,7 @@ def write_page(run: Path) -> Path:
         percent=wording.percent,
         number=number,
         bounds=bounds,
+        of_all=of_all,
         metric=metric_title,
         picture=lambda name: picture(run, name),
         cut=cut,
@@ -56,43 +55,6 @@ def write_page(run: Path) -> Path:
     path = run / "report.html"
     write_text(path, page.lstrip().encode("utf-8", errors="replace").decode())
     return path
-
-
-def published_table(summary: Mapping[str, Any]) -> list[list[str]]:
-    """This judge's figures above the published ones: a header, and rows of cells. Empty where none were published."""
-    published: Sequence[Mapping[str, Any]] = summary["published"]
-    names = list(dict.fromkeys(name for one in published for name in one["figures"]))
-    if not names:
-        return []
-    several = len({name.partition(".")[0] for name in names if "." in name}) > 1
-    titles = [
-        f"{task}: {metric_title(metric)}" if several and metric else metric_title(metric or task)
-        for task, _, metric in (name.partition(".") for name in names)
-    ]
-    rows = [["", *titles, "source"], [str(summary["judge"]), *(_ours(summary, name) for name in names), "this run"]]
-    for one in published:
-        cells = [number(one["figures"][name]) if name in one["figures"] else "" for name in names]
-        rows.append([one["judge"], *cells, one["source"]])
-    return rows
-
-
-def figure_named(summary: Mapping[str, Any], name: str) -> float | None:
-    """A figure of a run by `task.figure`, `task.grouping.group`, or `overall`; None where the run has none."""
-    task, _, rest = name.partition(".")
-    if not rest:
-        value = summary.get(name)
-        return value if isinstance(value, int | float) else None
-    found = summary["tasks"].get(task)
-    if not found:
-        return None
-    figure = found["figures"].get(rest)
-    if figure is None:
-        grouping, _, group = rest.partition(".")
-        figure = found["tables"].get(grouping, {}).get(group)
-    if figure is None:
-        return None
-    value = figure["value"] if figure["strict"] is None else figure["strict"]
-    return value if isinstance(value, int | float) else None
 
 
 def picture(run: Path, name: str) -> str:
@@ -106,8 +68,3 @@ def picture(run: Path, name: str) -> str:
 def cut(text: str) -> str:
     """A text that fits on a page."""
     return text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + " …"
-
-
-def _ours(summary: Mapping[str, Any], name: str) -> str:
-    value = figure_named(summary, name)
-    return "" if value is None else number(value)

@@ -12,7 +12,7 @@ from judges import Verdict
 from judges.errors import UsageError
 from judges.judgments import Status
 from judges.parsing import after_thinking
-from judges.prompts import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
+from judges.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from judges.replies import Reply, read_verdict
 from judges.rubrics import OPTIONS, Rubric, load_rubric
 from judges.voting import combine, orders
@@ -33,7 +33,7 @@ def replayed(item: Item, stored: Stored | None, order: str, formats: Sequence[st
     """
     rubric, n = load_rubric(item.row.rubric), len(item.row.data["responses"])
     if stored is None or not stored.texts:
-        return Outcome(item, (not_judged(item.id, NO_REPLY),))
+        return Outcome(item, (not_judged(item.id, f"{item.id}: {NO_REPLY}"),))
     texts = iter(stored.texts)
     runs = [[_verdict(next(texts), rubric, one, formats) for one in shown] for shown in _orders(stored, n, order)]
     return Outcome(item, tuple(combine(item.id, [run], model="stored replies") for run in runs))
@@ -67,7 +67,10 @@ def _read(text: str, rubric: Rubric, responses: int, formats: Sequence[str]) -> 
         return Verdict(Status.TRUNCATED, reasoning=text, detail="the thinking has no end")
     said = after_thinking(text)
     reasoning = before if closed else said.partition(ANSWER_OPEN)[0]
-    if ANSWER_OPEN not in said and responses == 2:
+    if ANSWER_OPEN not in said and rubric.by_options:
+        options = {match[1] for match in _OPTION.finditer(said)}
+        said = f"{ANSWER_OPEN}{options.pop()}{ANSWER_CLOSE}" if len(options) == 1 else said
+    elif ANSWER_OPEN not in said and responses == 2:
         for name in formats:
             if (shares := FORMATS[name](said)) is not None:
                 return Verdict(Status.OK, scores=shares, reasoning=reasoning.strip() or said.strip())
@@ -79,6 +82,7 @@ _FIRST, _SECOND, _LEVEL = OPTIONS["A>B"], OPTIONS["B>A"], OPTIONS["A=B=Good"]
 _BRACKETED = re.compile(
     r"\[\[\s*([ABC]|tie|A\s*[<>]{1,2}\s*B|B\s*[<>]{1,2}\s*A|A\s*=\s*B|B\s*=\s*A)\s*\]\]", re.IGNORECASE
 )
+_OPTION = re.compile(rf"\[\[({'|'.join(map(re.escape, OPTIONS))})\]\]")
 _OUTPUT = re.compile(r"\boutput\s*\(([ab])\)", re.IGNORECASE)
 _TWO_SCORES = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)[\s,;]+([0-9]+(?:\.[0-9]+)?)\s*")
 
@@ -96,8 +100,8 @@ def _meaning(verdict: str) -> Shares:
 
 
 def _output(text: str) -> Shares | None:
-    """`Output (a)` or `Output (b)`: what the last line that names one, and only one, says."""
-    for line in reversed(text.splitlines()):
+    """`Output (a)` or `Output (b)`: what the last sentence that names one says, if it names only one."""
+    for line in reversed(re.split(r"(?<=[.!?])\s+|\n", text)):
         if found := {match[1].lower() for match in _OUTPUT.finditer(line)}:
             return None if len(found) > 1 else _FIRST if "a" in found else _SECOND
     return None

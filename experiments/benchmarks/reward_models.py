@@ -63,9 +63,9 @@ class LLMBar(RowBenchmark):
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "both"},
         formats=("output", "brackets", "label"),
         published=(
-            _llmbar("GPT-4", 0.935, 0.642, 0.766, 0.766, 0.750),
+            _llmbar("GPT-4, plain prompt", 0.935, 0.642, 0.766, 0.766, 0.750),
             _llmbar("GPT-4, own metrics and reference", 0.960, 0.854, 0.897, 0.723, 0.837),
-            _llmbar("ChatGPT", 0.790, 0.179, 0.293, 0.436, 0.370),
+            _llmbar("ChatGPT, plain prompt", 0.790, 0.179, 0.293, 0.436, 0.370),
         ),
     )
 
@@ -83,7 +83,12 @@ class JudgeBench(RowBenchmark):
         "judgebench",
         "JudgeBench: a right and a wrong answer to a hard question, in both orders (arXiv 2410.12784)",
         "JudgeBench's .jsonl of pairs: rows with pair_id, source, question, response_A, response_B and label",
-        ("**/dataset=judgebench*.jsonl", "**/*.jsonl", "**/*.parquet"),
+        (
+            "**/data/dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl",
+            "**/dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl",
+            "**/*.jsonl",
+            "**/*.parquet",
+        ),
         {"pair": Pairs(unit="margin", macro="category")},
         fields=("question", "response_A", "response_B", "label"),
         ids=("pair_id",),

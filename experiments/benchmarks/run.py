@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import platform
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,10 +51,14 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
     """
     spec = benchmark.spec
     data = open_data(_data_names(spec, config), spec.patterns, spec.expected, spec.columns)
-    items = chosen(benchmark, config, data)
-    config.check()
+    every = benchmark.items(data)
     if config.replay:
-        return _replay(benchmark, config, data, items)
+        return _replay(benchmark, config, data, every)
+    every = benchmark.present(every)
+    if all(item.label is None for item in every):
+        raise UsageError(f"{data.name}: no item can be judged, as {every[0].left_out}")
+    items = chosen(benchmark, config, data, every)
+    config.check()
     out = Path(config.out or f"runs/eval-{spec.name}")
     with RunFolder(out, config.identity(benchmark.spec.name, data.digest, None)) as folder:
         with libraries_to(out / "engines.log") as console, progress_on(console) as progress, folder.phase("judging"):
@@ -61,8 +66,8 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
         return _written(benchmark, config, data, outcomes, folder)
 
 
-def chosen(benchmark: Benchmark, config: EvalRun, data: Data) -> list[Item]:
-    """The items of the tasks that are asked for.
+def chosen(benchmark: Benchmark, config: EvalRun, data: Data, every: Sequence[Item]) -> list[Item]:
+    """The items of the tasks that are asked for, of every item of the data.
 
     Raises:
         UsageError: there is no such task, or the data have no item of one.
@@ -70,7 +75,6 @@ def chosen(benchmark: Benchmark, config: EvalRun, data: Data) -> list[Item]:
     for name in config.task:
         if name not in benchmark.spec.tasks:
             raise UsageError(f"--task {name}: {benchmark.spec.name} has {', '.join(benchmark.spec.tasks)}")
-    every = benchmark.items(data)
     found = []
     for name in config.task or benchmark.spec.tasks:
         of_task = [item for item in every if item.task == name]
@@ -79,10 +83,10 @@ def chosen(benchmark: Benchmark, config: EvalRun, data: Data) -> list[Item]:
         found += of_task if config.limit is None else _spread(of_task, config.limit)
     if not found:
         raise UsageError(f"{data.name}: has no item; expected {benchmark.spec.expected}")
-    ids = [item.id for item in found]
-    if len(set(ids)) < len(ids):
-        repeated = next(name for name in ids if ids.count(name) > 1)
-        raise UsageError(f"{data.name}: the id {repeated!r} is that of several items")
+    asked = Counter(ask.id for item in found for ask in item.asks(config.runs))
+    if len(asked) < len(found) * config.runs:
+        repeated = next(name for name, times in asked.items() if times > 1)
+        raise UsageError(f"{data.name}: the id {repeated!r} is that of several items, or of one and another's run")
     return found
 
 
@@ -100,9 +104,11 @@ def _spread(items: Sequence[Item], most: int) -> list[Item]:
     return [items[k * len(items) // most] for k in range(most)]
 
 
-def _replay(benchmark: Benchmark, config: EvalRun, data: Data, items: Sequence[Item]) -> dict[str, Any]:
+def _replay(benchmark: Benchmark, config: EvalRun, data: Data, every: Sequence[Item]) -> dict[str, Any]:
+    config.check_replay(benchmark.spec.protocol)
     file = Path(str(config.replay))
-    stored = matched(file, items)
+    stored = matched(file, every)
+    items = chosen(benchmark, config, data, every)
     labelled = [item for item in items if item.label is not None]
     outcomes = [replayed(item, stored.get(item.id), config.order, benchmark.spec.formats) for item in labelled]
     outcomes += [Outcome(item, ()) for item in items if item.label is None]

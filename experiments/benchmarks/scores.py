@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from experiments.benchmarks.items import Outcome
 from experiments.benchmarks.metrics import (
+    Figure,
     Floats,
     Indexes,
     Numbers,
@@ -25,6 +27,8 @@ from experiments.benchmarks.metrics import (
 )
 from experiments.benchmarks.scoring import Figures, Tables, by_group
 
+_OPINIONS = {"lcc": pearson, "srcc": spearman, "mse": mean_squared_error}
+
 
 @dataclass(frozen=True)
 class Opinions:
@@ -39,62 +43,73 @@ class Opinions:
 
     def figures(self, outcomes: Sequence[Outcome], seed: int) -> Figures:
         known, scores, labels = _scored(outcomes)
-        if self.ranges:
-            (low, high), (least, most) = self.ranges
-            scores = least + (scores - low) * (most - least) / (high - low)
-        found = self._of(scores, labels, len(outcomes), seed)
+        scores = self.mapped(scores)
+        found = {name: _figure(metric, scores, labels, len(outcomes), seed) for name, metric in _OPINIONS.items()}
         if self.system and known and all(self.system in one.item.groups for one in known):
             systems = numbered([one.item.groups[self.system] for one in known])[1]
-            found |= self._of(scores, labels, len(outcomes), seed, systems)
+            means, people = system_means(scores, systems), system_means(labels, systems)
+            asked = len({one.item.groups[self.system] for one in outcomes})
+            for name, metric in _OPINIONS.items():
+                found[f"system_{name}"] = _figure(metric, means, people, asked, seed)
         return found
 
-    def _of(self, scores: Floats, labels: Floats, asked: int, seed: int, systems: Indexes | None = None) -> Figures:
-        """The metrics over items, or over the means of systems."""
-        figures = {}
-        for name, metric in (("lcc", pearson), ("srcc", spearman), ("mse", mean_squared_error)):
-
-            def statistic(at: Indexes, metric: Callable[[Numbers, Numbers], float] = metric) -> float:
-                if systems is None:
-                    return metric(scores[at], labels[at])
-                return metric(system_means(scores[at], systems[at]), system_means(labels[at], systems[at]))
-
-            figures[name if systems is None else f"system_{name}"] = bootstrapped(
-                statistic, len(scores), seed, asked=asked
-            )
-        return figures
+    def mapped(self, score: Any) -> Any:
+        """A score of the judge, or an array of them, on people's scale."""
+        if self.ranges is None:
+            return score
+        (low, high), (least, most) = self.ranges
+        return least + (score - low) * (most - least) / (high - low)
 
     def tables(self, outcomes: Sequence[Outcome], seed: int) -> Tables:
-        tables = by_group(outcomes, lambda part: self.figures(part, seed)[self.headline])
-        return {name: table for name, table in tables.items() if name != self.system}
+        def headline(part: Sequence[Outcome]) -> Figure:
+            _, scores, labels = _scored(part)
+            return _figure(_OPINIONS[self.headline], self.mapped(scores), labels, len(part), seed)
+
+        return by_group(outcomes, headline, but=self.system)
 
 
 @dataclass(frozen=True)
 class Correlations:
     """Scores against people's, by source: Pearson's correlation of each run in each source, their mean over runs, and
-    the mean of that over sources; and that of all items, each with the mean of its runs."""
+    the mean of that over sources; and that of all items, each with the mean of its runs.
+
+    Where a judge gives all items of a source the same score, or none a score, the correlation counts as 0, as in the
+    published figures: left out, saying nothing would pay. A source in which people say the same of all items is left
+    out."""
 
     headline: str = "pearson"
     group: str = "source"
 
     def figures(self, outcomes: Sequence[Outcome], seed: int) -> Figures:
-        known, scores, labels = _scored(outcomes)
-        groups = numbered([one.item.groups[self.group] for one in known])[1] if known else np.zeros(0, np.int64)
-        runs = _by_run(known)
-
-        def of(at: Indexes) -> float:
-            return _mean(pearson(run[at][had], labels[at][had]) for run in runs for had in [~np.isnan(run[at])])
-
-        def mean(at: Indexes) -> float:
-            return _mean(of(at[groups[at] == k]) for k in np.unique(groups[at]))
-
-        asked = len(outcomes)
+        _, scores, labels = _scored(outcomes)
         return {
-            self.headline: bootstrapped(mean, len(known), seed, asked=asked),
-            "pearson_all": bootstrapped(lambda at: pearson(scores[at], labels[at]), len(known), seed, asked=asked),
+            self.headline: self._mean_of_sources(outcomes, seed),
+            "pearson_all": _figure(pearson, scores, labels, len(outcomes), seed),
         }
 
     def tables(self, outcomes: Sequence[Outcome], seed: int) -> Tables:
-        return by_group(outcomes, lambda part: self.figures(part, seed)[self.headline])
+        return by_group(outcomes, lambda part: self._mean_of_sources(part, seed))
+
+    def _mean_of_sources(self, outcomes: Sequence[Outcome], seed: int) -> Figure:
+        labels = np.array([one.item.label for one in outcomes], dtype=np.float64)
+        groups = numbered([one.item.groups[self.group] for one in outcomes])[1]
+        runs = _by_run(outcomes)
+
+        def of(run: Floats, people: Floats) -> float:
+            had = ~np.isnan(run)
+            if len(people) < 2 or people.min() == people.max():
+                return math.nan
+            found = pearson(run[had], people[had])
+            return 0.0 if math.isnan(found) else found
+
+        def mean(at: Indexes) -> float:
+            sources = [at[groups[at] == k] for k in np.unique(groups[at])]
+            return _mean(_mean(of(run[source], labels[source]) for run in runs) for source in sources)
+
+        count = sum(one.score is not None for one in outcomes)
+        if not count:
+            return Figure(None, asked=len(outcomes))
+        return replace(bootstrapped(mean, len(outcomes), seed, asked=len(outcomes)), count=count)
 
 
 @dataclass(frozen=True)
@@ -136,6 +151,13 @@ def _scored(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], Floats, Floats]
     labels = [one.item.label for one, _ in known]
     assert all(isinstance(label, int | float) for label in labels)
     return [one for one, _ in known], np.array([score for _, score in known]), np.array(labels, dtype=np.float64)
+
+
+def _figure(
+    metric: Callable[[Numbers, Numbers], float], scores: Floats, labels: Floats, asked: int, seed: int
+) -> Figure:
+    """A metric of scores and labels, with the interval over them."""
+    return bootstrapped(lambda at: metric(scores[at], labels[at]), len(scores), seed, asked=asked)
 
 
 def _by_run(outcomes: Sequence[Outcome]) -> list[Floats]:

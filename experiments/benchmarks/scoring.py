@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from experiments.benchmarks.metrics import (
     bootstrapped,
     mean_of_groups,
     precision_recall_f1,
+    ratio,
     share,
 )
 from judges import Judgment, Verdict
@@ -91,10 +92,7 @@ class Pairs:
 
     def credit(self, outcome: Outcome) -> tuple[float | None, float]:
         """What an item is worth: over its verdicts, and with missing ones counted as wrong."""
-        votes: Sequence[Judgment | Verdict] = outcome.votes
-        if self.unit in ("run", "voted"):
-            votes = outcome.judgments if self.unit == "run" else [outcome.together]
-        found = [prediction(vote, self.by_options) for vote in votes]
+        found = self._said(outcome)
         known = [said for said in found if said is not None]
         if self.unit == "margin":
             lead = sum((said == outcome.item.label) - (said != outcome.item.label and said != TIE) for said in known)
@@ -109,13 +107,17 @@ class Pairs:
         return any(prediction(one) == TIE for one in outcome.votes)
 
     def _decided(self, outcomes: Sequence[Outcome], seed: int) -> Figure:
-        """The share of verdicts that say what people said, of those that are no tie."""
-        known = []
-        for one in outcomes:
-            said = [prediction(vote) for vote in (one.votes if self.unit == "vote" else one.judgments)]
-            worth = [self._worth(it, one) for it in said if it is not None and it != TIE]
-            known.append(math.fsum(credit or 0.0 for credit in worth) / len(worth) if worth else None)
-        return replace(share(known, [credit or 0.0 for credit in known], seed), strict=None)
+        """The share of verdicts that say what people said, of those of all items that are no tie."""
+        said = [[it for it in self._said(one) if it is not None and it != TIE] for one in outcomes]
+        right = [sum(it == one.item.label for it in its) for one, its in zip(outcomes, said, strict=True)]
+        return ratio(right, [len(its) for its in said], seed)
+
+    def _said(self, outcome: Outcome) -> list[int | str | None]:
+        """What each verdict of an item predicts, None where there is none."""
+        votes: Sequence[Judgment | Verdict] = outcome.votes
+        if self.unit in ("run", "voted"):
+            votes = outcome.judgments if self.unit == "run" else [outcome.together]
+        return [prediction(vote, self.by_options) for vote in votes]
 
     def _macro(self, outcomes: Sequence[Outcome], grouping: str, seed: int) -> Figure:
         worth, asked = self._credits(outcomes)
@@ -137,20 +139,22 @@ class Pairs:
         return self.tie if said == TIE else 0.0
 
     def _classes(self, outcomes: Sequence[Outcome], seed: int) -> Figures:
-        said = [prediction(one.together, self.by_options) for one in outcomes]
+        """Of the verdicts that `credit` counts, over the items that have one, and over all."""
         labels = [str(one.item.label) for one in outcomes]
-        known = [i for i, one in enumerate(said) if one is not None]
-        scored = precision_recall_f1([str(said[i]) for i in known], [labels[i] for i in known], seed)
-        strict = scored if len(known) == len(said) else precision_recall_f1(list(map(str, said)), labels, seed)
-        return {
-            name: replace(figure, strict=every.value, asked=len(said))
-            for name, figure, every in zip(("precision", "recall", "f1"), scored, strict, strict=True)
-        }
+        every = [[str(it) for it in self._said(one)] for one in outcomes]
+        known = [[str(it) for it in self._said(one) if it is not None] for one in outcomes]
+        some = [i for i, its in enumerate(known) if its]
+        scored = precision_recall_f1([known[i] for i in some], [labels[i] for i in some], seed)
+        strict = scored if known == every else precision_recall_f1(every, labels, seed)
+        names = ("precision", "recall", "f1")
+        return {name: one.with_strict(all_) for name, one, all_ in zip(names, scored, strict, strict=True)}
 
 
-def by_group(outcomes: Sequence[Outcome], figure: Callable[[Sequence[Outcome]], Figure]) -> Tables:
-    """A figure of each group, for every grouping of the items that has more than one."""
-    names = dict.fromkeys(name for one in outcomes for name in one.item.groups)
+def by_group(
+    outcomes: Sequence[Outcome], figure: Callable[[Sequence[Outcome]], Figure], but: str | None = None
+) -> Tables:
+    """A figure of each group, for every grouping of the items (but one) that has more than one."""
+    names = dict.fromkeys(name for one in outcomes for name in one.item.groups if name != but)
     tables = {}
     for name in names:
         parts: dict[str, list[Outcome]] = {}

@@ -16,6 +16,7 @@ from typing import Any
 from experiments.benchmarks.data import ENDINGS, table_rows
 from experiments.benchmarks.items import Item
 from judges.errors import UsageError
+from judges.prompts import THINK_CLOSE, THINK_OPEN
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,17 @@ def matched(path: Path, items: Sequence[Item]) -> dict[str, Stored]:
     """
     stored = read_replies(path)
     ids = {item.id for item in items}
-    from_one = ids == {str(k + 1) for k in range(len(items))}
-    if from_one and "0" in stored and str(len(items)) not in stored and all(map(str.isdecimal, stored)):
-        stored = {str(int(name) + 1): one for name, one in stored.items()}
+    if ids == {str(k + 1) for k in range(len(items))} and all(map(str.isdecimal, stored)):
+        stored = _from_one(path, stored, len(items))
     ends = Counter(name.rpartition("/")[2] for name in ids)
     short = {name.rpartition("/")[2]: name for name in ids if ends[name.rpartition("/")[2]] == 1}
-    stored = {name if name in ids else short.get(name, name): one for name, one in stored.items()}
+    named: dict[str, str] = {}
+    for name, one in stored.items():
+        whole = name if name in ids else short.get(name, name)
+        if whole in named:
+            raise UsageError(f"{one.where}, field 'id': {name!r} and {named[whole]!r} are the same item; use one id")
+        named[whole] = name
+    stored = {whole: stored[name] for whole, name in named.items()}
     unknown = stored.keys() - ids
     if unknown:
         first = next(name for name in stored if name in unknown)
@@ -77,6 +83,22 @@ def matched(path: Path, items: Sequence[Item]) -> dict[str, Stored]:
         raise UsageError(
             f"{stored[first].where}, field 'id': {first!r} is no item of the data, as {len(unknown)} ids are; the "
             f"items are {known}, ..."
+        )
+    return stored
+
+
+def _from_one(path: Path, stored: dict[str, Stored], items: int) -> dict[str, Stored]:
+    """Replies by the number of their row from 1, which may be counted from 0.
+
+    Raises:
+        UsageError: they may be counted either way: a row that is missing would move every label by one.
+    """
+    if "0" in stored:
+        return {str(int(name) + 1): one for name, one in stored.items()}
+    if str(items) not in stored and len(stored) > 1:
+        raise UsageError(
+            f"{path}, field 'id': has neither 0 nor {items}, so rows may be counted from 0 or from 1; add a row for "
+            'the first or the last, with "text": null where there is no reply'
         )
     return stored
 
@@ -112,32 +134,45 @@ def _pandalm(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
 
 
 def _llmbar(row: Mapping[str, Any], number: int) -> dict[str, Any] | None:
-    """LLMBar's, a row in the order of the data, each run's completions in both orders:
-    `{"results": [{"swap = False": {"completion": [TEXT, ...]}, "swap = True": {...}}, ...]}`."""
-    runs = row.get("results")
-    if not isinstance(runs, list) or not all(isinstance(run, dict) and set(run) == set(_SWAPS) for run in runs):
+    """LLMBar's, a row in the order of the data: `{"results": [..., {"swap = False": {"completion", "winner"},
+    "swap = True": {...}}]}`. The last result counts, and of it the winner, by the order of the data in both: how the
+    judge was asked, and so how it answers, is another thing in every file."""
+    results = row.get("results")
+    last = results[-1] if isinstance(results, list) and results else None
+    if not isinstance(last, dict) or not all(isinstance(last.get(swap), dict) for swap in _SWAPS):
         return None
-    told = [run[swap].get("completion") for run in runs for swap in _SWAPS]
-    texts = [one[0] if isinstance(one, list) and one and isinstance(one[0], str) else None for one in told]
-    return {"id": number, "texts": texts}
+    orders = [[0, 1], [1, 0]]
+    texts = []
+    for swap, order in zip(_SWAPS, orders, strict=True):
+        winner = {"1": 0, "2": 1}.get(str(last[swap].get("winner")))
+        told = last[swap].get("completion")
+        said = None if winner is None else "A>B" if order[0] == winner else "B>A"
+        texts.append(_decided(told[0] if isinstance(told, list) and told else told, said))
+    return {"id": number, "texts": texts, "orders": orders}
 
 
 def _judgebench(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
     """JudgeBench's, a row: `{"pair_id", "judgments": [{"judgment": {"response"}, "decision": "A>B" | ...}, ...]}`, in
-    the order given and the other; a reward model has decisions alone."""
+    the order given and the other. The decision counts, which every kind of judge has; null is none."""
     judgments = row.get("judgments")
     if "pair_id" not in row or not isinstance(judgments, list):
         return None
     if not all(one is None or isinstance(one, dict) for one in judgments):
         return None
-    return {"id": row["pair_id"], "texts": [_response(one or {}) for one in judgments]}
+    texts = []
+    for one in judgments:
+        told = (one or {}).get("judgment")
+        said = (one or {}).get("decision")
+        texts.append(_decided(told.get("response") if isinstance(told, dict) else None, said))
+    return {"id": row["pair_id"], "texts": texts}
 
 
-def _response(judgment: Mapping[str, Any]) -> str | None:
-    told = judgment.get("judgment")
-    if isinstance(told, dict) and isinstance(told.get("response"), str):
-        return str(told["response"])
-    return f"[[{judgment['decision']}]]" if isinstance(judgment.get("decision"), str) else None
+def _decided(text: Any, verdict: Any) -> str | None:
+    """A reply with its verdict as its makers read it; None where they read none."""
+    if not isinstance(verdict, str):
+        return None
+    reasoning = text.replace(THINK_CLOSE, "") if isinstance(text, str) else ""
+    return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n\n[[{verdict}]]"
 
 
 _SWAPS = ("swap = False", "swap = True")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -67,7 +68,7 @@ def summarised(
         "items": len(outcomes),
         "scored": sum(any(j.scores for j in one.judgments) for one in judged),
         "unscored": dict(Counter(why_unscored(j) for j in judgments if j.scores is None).most_common()),
-        "not_judged": sum(NOT_JUDGED in j.provenance or not j.status.is_final for j in judgments),
+        "not_judged": sum(any(_is_lost(j) for j in one.judgments) for one in judged),
         "examples_not_judged": list(
             dict.fromkeys(j.provenance[NOT_JUDGED] for j in judgments if NOT_JUDGED in j.provenance)
         )[:10],
@@ -81,6 +82,10 @@ def summarised(
         "tasks": tasks,
         "published": [asdict(one) for one in benchmark.spec.published],
     }
+
+
+def _is_lost(judgment: Judgment) -> bool:
+    return NOT_JUDGED in judgment.provenance or not judgment.status.is_final
 
 
 def why_unscored(judgment: Judgment) -> str:
@@ -129,6 +134,9 @@ def _headlines(benchmark: Benchmark, tasks: dict[str, Any]) -> dict[str, float |
     values = [value for value in found.values() if value is not None]
     if benchmark.spec.overall and len(values) == len(benchmark.spec.tasks):
         found["overall"] = sum(values) / len(values)
+        majorities = [task["figures"].get("majority", {}).get("strict") for task in tasks.values()]
+        if None not in majorities:
+            found["majority"] = sum(majorities) / len(majorities)
     return found
 
 
@@ -146,6 +154,28 @@ def _notes(benchmark: Benchmark, config: EvalRun, outcomes: Sequence[Outcome]) -
     for name, value in benchmark.spec.protocol.items():
         if getattr(config, name) != value and not config.replay:
             notes.append(f"{name} is {getattr(config, name)}; the published protocol has {value}")
+    return notes + _notes_of_items(outcomes) + (_notes_of_replies(config, outcomes) if config.replay else [])
+
+
+def _notes_of_items(outcomes: Sequence[Outcome]) -> list[str]:
+    notes = []
+    content = Counter(json.dumps(one.item.row.data, default=repr, sort_keys=True) for one in outcomes)
+    if twice := sum(times - 1 for times in content.values()):
+        notes.append(f"{twice} of {len(outcomes)} items are there more than once")
+    judged = [judgment for one in outcomes for judgment in one.judgments if not _is_lost(judgment)]
+    wordless = sum(judgment.scores is None for judgment in judged)
+    if 2 * wordless > len(judged):
+        notes.append(f"in {wordless} of {len(judged)} replies no verdict was found; look at how they are written")
+    return notes
+
+
+def _notes_of_replies(config: EvalRun, outcomes: Sequence[Outcome]) -> list[str]:
+    notes = []
+    runs = {len(one.judgments) for one in outcomes if not any(map(_is_lost, one.judgments)) and one.judgments}
+    if len(runs) > 1:
+        notes.append(f"items have from {min(runs)} to {max(runs)} runs")
+    if config.order == "random" and not any(vote.order[:1] == (1,) for one in outcomes for vote in one.votes):
+        notes.append('no reply says in which order it was read ("orders"), so all are taken as read in the order given')
     return notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -50,7 +51,8 @@ class PandaLM(RowBenchmark):
 
     def item(self, record: Record, id: str) -> Item:
         answers = [record.text_or_empty("response1"), record.text_or_empty("response2")]
-        asked = "\n\n".join(filter(None, [record.text("instruction"), record.get("input")]))
+        context = record.text("input") if record.get("input") is not None else None
+        asked = "\n\n".join(filter(None, [record.text("instruction"), context]))
         return make_item(record, id, "pair", asked, answers, "pandalm", self._label(record), **self._split(record))
 
     def _label(self, record: Record) -> Label:
@@ -99,6 +101,8 @@ class JudgeLM(RowBenchmark):
         judged = [record for record in judged if "with_reference" not in record.file.name] or judged
         if not judged:
             raise UsageError(f"{data.name}: holds no scores of GPT-4; expected {self.spec.expected}")
+        # GPT-4's own words count before a number that stands in a row.
+        judged.sort(key=lambda record: isinstance(record.get("text", "review"), str))
         scores = {str(record.get("question_id")): _gpt4_scores(record) for record in judged}
         rows = [replace(one, data={**one.data, "gpt4": scores.get(str(one.get("question_id")))}) for one in asked]
         return [self.item(record, name) for record, name in zip(rows, number_rows(rows, self.spec.ids), strict=True)]
@@ -120,5 +124,7 @@ def _gpt4_scores(record: Record) -> tuple[float, float] | None:
     if isinstance(text, str):
         return FORMATS["scores"](text) or (-1.0, -1.0)
     if isinstance(scores, list) and len(scores) == 2 and all(isinstance(one, int | float) for one in scores):
+        if not all(map(math.isfinite, scores)):
+            raise record.wrong("score", "two numbers", scores)
         return float(scores[0]), float(scores[1])
     return None

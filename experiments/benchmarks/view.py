@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from experiments.judge_view import printable
 METRICS = {
     "agreement": "agreement",
     "accuracy": "accuracy",
-    "without_ties": "without items labelled a tie",
-    "decided": "of verdicts that are no tie",
+    "without_ties": "items labelled a tie left out",
+    "decided": "ties left out",
     "majority": "majority of runs",
     "macro": "mean of groups",
     "macro_without_ties": "mean of groups, without ties",
@@ -36,6 +36,12 @@ METRICS = {
 }
 """What figures are called."""
 _MOST_GROUPS = 30
+_WITHOUT_TIES = {
+    "decided": ("accuracy", "agreement"),
+    "without_ties": ("accuracy", "agreement"),
+    "macro_without_ties": ("macro",),
+}
+"""Figures that leave ties out, and those that they are the same as where there is none."""
 
 
 def print_json(summary: Mapping[str, Any]) -> None:
@@ -62,8 +68,17 @@ def print_summary(summary: Mapping[str, Any]) -> None:
                 for group, figure in groups.items():
                     table.add_row(Text(printable(f"  {grouping} {group}")), *_cells(figure))
         console.print(table)
-    if "overall" in summary:
-        console.print(f"overall, the mean of the tasks: {number(summary['overall'])}")
+    for name, words in (("overall", "overall"), ("majority", "overall, by majority of runs")):
+        if name in summary:
+            console.print(f"{words}, the mean of the tasks: {number(summary[name])}")
+    if published := published_table(summary):
+        header, *rows = published
+        table = Table(title="beside the published figures")
+        for column in header:
+            table.add_column(column, justify="left" if column in ("", "source") else "right")
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) for cell in row))
+        console.print(table)
     for line in summary_lines(summary):
         console.print(Text(printable(line)))
     if summary["out"]:
@@ -97,10 +112,63 @@ def bounds(figure: Mapping[str, Any]) -> str:
     return "" if figure["low"] is None else f"{figure['low']:.4f} to {figure['high']:.4f}"
 
 
+def of_all(figure: Mapping[str, Any]) -> str:
+    """A figure with what has no verdict counted as wrong; where that is another one, with its interval."""
+    text = number(figure["strict"])
+    if figure["strict"] in (None, figure["value"]) or figure["strict_low"] is None:
+        return text
+    return f"{text} ({figure['strict_low']:.4f} to {figure['strict_high']:.4f})"
+
+
 def exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
     """0, or 1 where more items than `max_failures` were not judged."""
     return int(summary["not_judged"] > max_failures)
 
 
+def published_table(summary: Mapping[str, Any]) -> list[list[str]]:
+    """This judge's figures above the published ones: a header, and rows of cells. Empty where none were published."""
+    published: Sequence[Mapping[str, Any]] = summary["published"]
+    names = list(dict.fromkeys(name for one in published for name in one["figures"]))
+    if not names:
+        return []
+    several = len({name.partition(".")[0] for name in names if "." in name}) > 1
+    titles = [
+        f"{task}: {metric_title(metric)}" if several and metric else metric_title(metric or task)
+        for task, _, metric in (name.partition(".") for name in names)
+    ]
+    rows = [["", *titles, "source"], [str(summary["judge"]), *(_ours(summary, name) for name in names), "this run"]]
+    for one in published:
+        cells = [number(one["figures"][name]) if name in one["figures"] else "" for name in names]
+        rows.append([one["judge"], *cells, one["source"]])
+    return rows
+
+
+def figure_named(summary: Mapping[str, Any], name: str) -> float | None:
+    """A figure of a run by `task.figure`, `task.grouping.group`, or `overall`; None where the run has none."""
+    task, _, rest = name.partition(".")
+    if not rest:
+        value = summary.get(name)
+        return value if isinstance(value, int | float) else None
+    found = summary["tasks"].get(task)
+    if not found:
+        return None
+    figures = found["figures"]
+    figure = figures.get(rest)
+    if figure is None and rest in _WITHOUT_TIES:  # nothing was tied, so it is the same
+        figure = next((figures[one] for one in _WITHOUT_TIES[rest] if one in figures), None)
+    if figure is None:
+        grouping, _, group = rest.partition(".")
+        figure = found["tables"].get(grouping, {}).get(group)
+    if figure is None:
+        return None
+    value = figure["value"] if figure["strict"] is None else figure["strict"]
+    return value if isinstance(value, int | float) else None
+
+
+def _ours(summary: Mapping[str, Any], name: str) -> str:
+    value = figure_named(summary, name)
+    return "" if value is None else number(value)
+
+
 def _cells(figure: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    return number(figure["value"]), bounds(figure), number(figure["strict"]), f"{figure['count']} of {figure['asked']}"
+    return number(figure["value"]), bounds(figure), of_all(figure), f"{figure['count']} of {figure['asked']}"

@@ -66,6 +66,7 @@ class VLRewardBench(RowBenchmark):
         hub=("hub:MMInstruction/VL-RewardBench@test",),
         counts={"pair": 1250},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random", "runs": 5},
+        formats=("brackets",),
         published=(
             Published(
                 "Flex-VL-7B",
@@ -85,6 +86,22 @@ class VLRewardBench(RowBenchmark):
                     "pair.group.reasoning": 0.6108,
                     "pair.accuracy": 0.4802,
                     "pair.macro": 0.5027,
+                },
+            ),
+            Published(
+                "Flex-VL-3B",
+                {
+                    "pair.group.general": 0.4639,
+                    "pair.group.hallucination": 0.3685,
+                    "pair.group.reasoning": 0.5808,
+                },
+            ),
+            Published(
+                "Flex-VL-32B-LoRA",
+                {
+                    "pair.group.general": 0.5452,
+                    "pair.group.hallucination": 0.4192,
+                    "pair.group.reasoning": 0.6446,
                 },
             ),
             Published(
@@ -115,11 +132,11 @@ class VLRewardBench(RowBenchmark):
         if not isinstance(answers, list) or len(answers) != 2 or not all(isinstance(one, str) for one in answers):
             raise record.wrong("response", "two texts", answers)
         ranking = record.need("human_ranking")
-        if list(ranking) not in ([0, 1], [1, 0]):
+        if not isinstance(ranking, list) or ranking not in ([0, 1], [1, 0]):
             raise record.wrong("human_ranking", "[0, 1] or [1, 0]", ranking)
         shown = source(record, record.get("image", "image_path"), "image")
         asked = question(record.text("query").removeprefix("<image>\n"), ("image", shown))
-        group = _vl_group(str(record.get("image_path") or record.get("id") or ""))
+        group = _vl_group(f"{record.get('image_path') or ''} {record.get('id') or ''}")
         return make_item(record, id, "pair", asked, answers, "vl_rewardbench", ranking[0], group=group)
 
 
@@ -139,12 +156,13 @@ class MJBench(RowBenchmark):
         "MJ-Bench: two generated images, by alignment, safety and artifacts, in both orders (arXiv 2407.04842)",
         "MJ-Bench's splits alignment, safety and quality, each in a file of that name: rows with caption, image0, "
         "image1 and label (0 or 1, the better image)",
-        ("**/*.parquet", "**/*.jsonl", "**/*.json"),
+        ("**/*alignment*|**/*safety*|**/*quality*|**/*artifact*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
         {name: Pairs(headline="accuracy", measure="accuracy", unit="vote") for name in MJ_SPLITS},
         fields=("caption", "image0", "image1", "label"),
         hub=tuple(f"hub:MJ-Bench/MJ-Bench@{split}" for split in MJ_SPLITS.values()),
         counts={"alignment": 724, "safety": 574, "artifact": 1121},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "both", "image_max_pixels": 336 * 336},
+        formats=("brackets",),
         published=(
             _mj("Flex-VL-7B", (0.5816, 0.5913), (0.5751, 0.6688), (0.8232, 0.8908)),
             _mj("Flex-Omni-7B", (0.6084, 0.6246), (0.4769, 0.6521), (0.7580, 0.9166)),
@@ -172,7 +190,7 @@ class GenAIBench(RowBenchmark):
         "GenAI-Bench: two generated images, edits or videos, by four options, seven runs (arXiv 2406.04485)",
         "GenAI-Bench's test_v1 of image_generation, image_edition and video_generation, each in a folder or file of "
         "that name: rows with prompt, left_image, right_image (or left_video, right_video) and vote_type",
-        ("**/*.parquet", "**/*.jsonl", "**/*.json"),
+        ("**/*test_v1*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
         {name: Pairs(by_options=True, headline="accuracy", measure="accuracy") for name in ("image", "edit", "video")},
         fields=("vote_type",),
         ids=("id", "vote_id", "conv_id"),
@@ -194,7 +212,7 @@ class GenAIBench(RowBenchmark):
             ),
             Published(
                 "Flex-VL-7B, majority of 7",
-                {"image.majority": 0.4634, "edit.majority": 0.5419, "video.majority": 0.4734},
+                {"image.majority": 0.4634, "edit.majority": 0.5419, "video.majority": 0.4734, "majority": 0.4929},
             ),
             Published(
                 "Flex-Omni-7B",
@@ -202,7 +220,7 @@ class GenAIBench(RowBenchmark):
             ),
             Published(
                 "Flex-Omni-7B, majority of 7",
-                {"image.majority": 0.4167, "edit.majority": 0.5201, "video.majority": 0.4425},
+                {"image.majority": 0.4167, "edit.majority": 0.5201, "video.majority": 0.4425, "majority": 0.4598},
             ),
             Published(
                 "GPT-4o",
@@ -254,6 +272,7 @@ class MultimodalRewardBench(RowBenchmark):
         ids=("ID",),
         counts={"pair": 5211},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random"},
+        formats=("brackets",),
         published=(
             _mmrb("Flex-VL-7B", 0.620, 0.618, 0.630, 0.677, 0.550, 0.837, 0.686),
             _mmrb("Flex-Omni-7B", 0.616, 0.612, 0.657, 0.625, 0.582, 0.777, 0.631),
