@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from judges import models
+from judges.models import __main__ as command
 from judges.cache import cache_dir, fingerprint
 from judges.embedded import BASE, EMBEDDED, JUDGE, Tuned
 from judges.errors import ModelNotFoundError
@@ -167,9 +168,9 @@ def test_a_tuned_checkpoint_has_another_fingerprint_than_the_one_it_was_tuned_fr
 
 def test_models_can_be_made_ready_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = checkpoint(tmp_path / "judge")
-    assert models.main([str(folder)]) == 0
+    assert command.main([str(folder)]) == 0
     assert capsys.readouterr().out == f"{folder}\n"
-    assert models.main(["no such model"]) == 2
+    assert command.main(["no such model"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1

@@ -1,10 +1,8 @@
-"""Where a model's files are: embedded models, local folders, the hub."""
+"""Where a model's files are: embedded models, local folders, the hub. Architectures of our own are packages below."""
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from judges.cache import fingerprint
@@ -84,18 +82,3 @@ def _from_hub(name: str, only: str | None = None, kind: str = "model") -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
         reason = str(e).strip().splitlines()[0][:120] if str(e).strip() else type(e).__name__
         raise ModelNotFoundError(f"{kind} {name!r} is {known}, and the hub does not give it: {reason}") from e
-
-
-def main(arguments: Sequence[str]) -> int:
-    """`python -m judges.models NAME ...`: make models ready ahead of time, and print their folders."""
-    try:
-        for name in arguments:
-            print(resolve_model(name))
-    except ModelNotFoundError as e:
-        print(e, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

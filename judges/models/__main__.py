@@ -1,0 +1,24 @@
+"""`python -m judges.models NAME ...`: make models ready ahead of time, and print their folders."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from judges.errors import ModelNotFoundError
+from judges.models import resolve_model
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit status."""
+    try:
+        for name in arguments:
+            print(resolve_model(name))
+    except ModelNotFoundError as e:
+        print(e, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

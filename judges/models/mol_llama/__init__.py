@@ -1,0 +1,17 @@
+"""Mol-LLaMA (arXiv 2502.13449), written from its description as an ordinary transformers model: a Llama that sees
+molecules. Importing this package makes it known to transformers' `Auto` classes."""
+
+from __future__ import annotations
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
+
+from judges.models.mol_llama.configuration import MODEL_TYPE, MolLlamaConfig
+from judges.models.mol_llama.judging import import_judge
+from judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration, MolLlamaModel
+from judges.models.mol_llama.processor import MolLlamaProcessor
+
+AutoConfig.register(MODEL_TYPE, MolLlamaConfig, exist_ok=True)
+AutoModelForCausalLM.register(MolLlamaConfig, MolLlamaForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(MolLlamaConfig, MolLlamaProcessor, exist_ok=True)
+
+__all__ = ["MolLlamaConfig", "MolLlamaForConditionalGeneration", "MolLlamaModel", "MolLlamaProcessor", "import_judge"]

@@ -1,0 +1,97 @@
+"""Configuration of Mol-LLaMA (arXiv 2502.13449). The defaults are the dimensions of the released 8B model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from judges.models.mol_llama.features import SYMBOLS
+
+MODEL_TYPE = "mol_llama"
+
+
+class UniMolConfig(PreTrainedConfig):
+    """The 3D encoder (Uni-Mol): a transformer over atoms that gathers pair scores from layer to layer."""
+
+    model_type = "mol_llama_unimol"
+    base_config_key = "unimol_config"
+
+    vocab_size: int = len(SYMBOLS)
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 15
+    num_attention_heads: int = 64
+    num_kernels: int = 128
+    """Gaussian kernels over distances."""
+    layer_norm_eps: float = 1e-5
+
+
+class GINConfig(PreTrainedConfig):
+    """The 2D encoder: the graph isomorphism network of MoleculeSTM."""
+
+    model_type = "mol_llama_gin"
+    base_config_key = "gin_config"
+
+    hidden_size: int = 300
+    num_hidden_layers: int = 5
+    atom_feature_sizes: tuple[int, ...] | list[int] = (119, 4, 12, 12, 10, 6, 6, 2, 2)
+    bond_feature_sizes: tuple[int, ...] | list[int] = (5, 6, 2)
+    batch_norm_eps: float = 1e-5
+
+
+class BlendingConfig(PreTrainedConfig):
+    """The blending module: 2D and 3D features attend to themselves and to each other."""
+
+    model_type = "mol_llama_blending"
+    base_config_key = "blending_config"
+
+    hidden_size: int = 512
+    """The larger of the encoders' widths."""
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 8
+    layer_norm_eps: float = 1e-5
+
+
+class MolLlamaConfig(PreTrainedConfig):
+    """The whole model.
+
+    `text_config` is that of a Llama, whose vocabulary holds two tokens more than its base: one to pad with, and one
+    that is put in the place of a molecule (`molecule_token_id`), `num_query_tokens` of it for each.
+    """
+
+    model_type = MODEL_TYPE
+    sub_configs = {  # noqa: RUF012 - as transformers wants it
+        "unimol_config": UniMolConfig,
+        "gin_config": GINConfig,
+        "blending_config": BlendingConfig,
+        "qformer_config": AutoConfig,
+        "text_config": AutoConfig,
+    }
+
+    unimol_config: Any = None
+    gin_config: Any = None
+    blending_config: Any = None
+    qformer_config: Any = None
+    text_config: Any = None
+    num_query_tokens: int = 8
+    molecule_token_id: int = 128257
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.unimol_config = _part(UniMolConfig, self.unimol_config)
+        self.gin_config = _part(GINConfig, self.gin_config)
+        self.blending_config = _part(BlendingConfig, self.blending_config)
+        width = self.blending_config.hidden_size
+        # The Q-Former is that of BLIP-2 without its text side, as wide as SciBERT.
+        qformer = CONFIG_MAPPING["blip_2_qformer"]
+        self.qformer_config = _part(qformer, self.qformer_config, encoder_hidden_size=width)
+        self.text_config = _part(CONFIG_MAPPING["llama"], self.text_config)
+        super().__post_init__(**kwargs)
+
+
+def _part(kind: type[Any], given: dict[str, Any] | PreTrainedConfig | None, **defaults: Any) -> Any:
+    if given is None or isinstance(given, dict):
+        return kind(**defaults | (given or {}))
+    return given

@@ -1,0 +1,263 @@
+"""Checkpoints in the names of Mol-LLaMA's own code, as ours: a model, and a LoRA adapter of peft's beside it.
+
+Strict in both directions: a weight that is in neither list, of what is taken and of what is known to be of no use, is
+an error that names it, and so is one that is missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from judges.errors import UsageError
+from judges.models.mol_llama.configuration import MolLlamaConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ADAPTER = "adapter"
+"""Folder of the adapter, within that of the model."""
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_TRAINING = "mol_llama."
+_UNIMOL = "encoder.graph_encoder.unimol."
+_GIN = "encoder.graph_encoder.moleculestm."
+_LLM = "llm.base_model.model."
+_PREFIXES = {"gbf.means.weight": _UNIMOL, "molecule_node_model.gnns.0.eps": _GIN, "model.embed_tokens.weight": _LLM}
+"""A name that tells the file of a part alone -> what its names lack."""
+_RENAMED = tuple(
+    (re.compile(pattern), ours)
+    for pattern, ours in (
+        (rf"{_UNIMOL}embed_tokens\.(.+)", r"model.unimol.embed_tokens.\1"),
+        (rf"{_UNIMOL}encoder\.emb_layer_norm\.(.+)", r"model.unimol.embed_norm.\1"),
+        (rf"{_UNIMOL}encoder\.final_layer_norm\.(.+)", r"model.unimol.norm.\1"),
+        (rf"{_UNIMOL}encoder\.layers\.(\d+)\.self_attn_layer_norm\.(.+)", r"model.unimol.layers.\1.attention_norm.\2"),
+        (rf"{_UNIMOL}encoder\.layers\.(\d+)\.self_attn\.in_proj\.(.+)", r"model.unimol.layers.\1.qkv.\2"),
+        (rf"{_UNIMOL}encoder\.layers\.(\d+)\.self_attn\.out_proj\.(.+)", r"model.unimol.layers.\1.out_proj.\2"),
+        (rf"{_UNIMOL}encoder\.layers\.(\d+)\.final_layer_norm\.(.+)", r"model.unimol.layers.\1.mlp_norm.\2"),
+        (rf"{_UNIMOL}encoder\.layers\.(\d+)\.(fc[12])\.(.+)", r"model.unimol.layers.\1.\2.\3"),
+        (rf"{_UNIMOL}gbf\.(means|stds|mul|bias)\.weight", r"model.unimol.kernels.\1.weight"),
+        (rf"{_UNIMOL}gbf_proj\.linear1\.(.+)", r"model.unimol.bias_in.\1"),
+        (rf"{_UNIMOL}gbf_proj\.linear2\.(.+)", r"model.unimol.bias_out.\1"),
+        (rf"{_GIN}molecule_node_model\.atom_encoder\.atom_embedding_list\.(.+)", r"model.gin.atoms.tables.\1"),
+        (
+            rf"{_GIN}molecule_node_model\.gnns\.(\d+)\.bond_encoder\.bond_embedding_list\.(.+)",
+            r"model.gin.layers.\1.bonds.tables.\2",
+        ),
+        (rf"{_GIN}molecule_node_model\.gnns\.(\d+)\.(eps|mlp\..+)", r"model.gin.layers.\1.\2"),
+        (rf"{_GIN}molecule_node_model\.batch_norms\.(\d+)\.(.+)", r"model.gin.layers.\1.norm.\2"),
+        (r"encoder\.ln_graph\.unimol\.(.+)", r"model.connector.blending.norm_3d.\1"),
+        (r"encoder\.ln_graph\.moleculestm\.(.+)", r"model.connector.blending.norm_2d.\1"),
+        (r"encoder\.blending_module\.mlp\.unimol\.0\.(.+)", r"model.connector.blending.proj_3d.\1"),
+        (r"encoder\.blending_module\.mlp\.moleculestm\.0\.(.+)", r"model.connector.blending.proj_2d.\1"),
+        (r"encoder\.blending_module\.cross_attn_blocks\.(.+)", r"model.connector.blending.blocks.\1"),
+        (r"encoder\.query_tokens", r"model.connector.query_tokens"),
+        (r"encoder\.Qformer\.bert\.embeddings\.LayerNorm\.(.+)", r"model.connector.qformer.layernorm.\1"),
+        (
+            r"encoder\.Qformer\.bert\.(encoder\.layer\.\d+\.(?:cross)?attention)\.self\.(.+)",
+            r"model.connector.qformer.\1.attention.\2",
+        ),
+        (
+            r"encoder\.Qformer\.bert\.(encoder\.layer\.\d+\.(?:(?:cross)?attention\.output|intermediate_query|output_query)\..+)",
+            r"model.connector.qformer.\1",
+        ),
+        (r"llm_proj\.(.+)", r"model.connector.proj.\1"),
+        (rf"{re.escape(_LLM)}lm_head\.(.+)", r"lm_head.\1"),
+        (rf"{re.escape(_LLM)}model\.(.+)", r"model.language_model.\1"),
+    )
+)
+_BLENDING = tuple(
+    (re.compile(rf"(?<=\.){theirs}(?=\.)"), ours)
+    for theirs, ours in (
+        ("self_attn_block_2D", "self_2d"),
+        ("self_attn_block_3D", "self_3d"),
+        ("cross_attn_block_3Dto2D", "cross_2d"),
+        ("cross_attn_block_2Dto3D", "cross_3d"),
+        ("ln_q", "query_norm"),
+        ("ln_k", "key_norm"),
+        ("ln_v", "value_norm"),
+        ("attn", "attention"),
+        ("ln", "mlp_norm"),
+        (r"mlp\.0", "fc1"),
+        (r"mlp\.2", "fc2"),
+    )
+)
+_LORA = re.compile(r"(.+)\.lora_([AB])\.default\.weight")
+_OF_NO_USE = re.compile(
+    rf"{_GIN}graph_pred_linear\..+"  # a head that nothing reads
+    r"|encoder\.Qformer\.bert\.embeddings\.(position_ids|(word|position)_embeddings\.weight)"  # the text side
+    r"|encoder\.Qformer\.cls\..+|encoder\.Qformer\.bert\.encoder\.layer\.\d+\.(intermediate|output)\..+"
+    r"|encoder\.(graph_proj|text_proj|gtm_head)\..+"
+    rf"|{_UNIMOL}(lm_head|pair2coord_proj|dist_head|classification_heads)\..+"  # heads of the pretraining
+)
+
+
+@dataclass
+class Converted:
+    """Weights in our names."""
+
+    model: dict[str, Tensor] = field(default_factory=dict)
+    adapter: dict[str, Tensor] = field(default_factory=dict)
+    """In those of a file of peft's."""
+
+
+def rename(states: Iterable[Mapping[str, Tensor]]) -> Converted:
+    """Take over weights; what a later state holds is put in the place of what an earlier one does.
+
+    Args:
+        states: of a whole checkpoint, of a training run (whose names begin with `mol_llama.`), of the first training
+            stage, of one encoder or of a plain language model.
+
+    Raises:
+        UsageError: a name that is not known.
+    """
+    converted = Converted()
+    for state in states:
+        prefix = next((lacks for name, lacks in _PREFIXES.items() if name in state), "")
+        for name, tensor in state.items():
+            whole = prefix + name.removeprefix(_TRAINING)
+            if _OF_NO_USE.fullmatch(whole):
+                continue
+            if lora := _LORA.fullmatch(whole):
+                converted.adapter[f"base_model.model.{_ours(lora[1])}.lora_{lora[2]}.weight"] = tensor
+            else:
+                converted.model[_ours(whole.replace(".base_layer.", "."))] = tensor
+    return converted
+
+
+def _ours(name: str) -> str:
+    for pattern, ours in _RENAMED:
+        if match := pattern.fullmatch(name) or pattern.fullmatch(name + "."):
+            renamed = match.expand(ours).rstrip(".")
+            break
+    else:
+        raise UsageError(f"weight {name!r}: is none that Mol-LLaMA has")
+    if ".blending.blocks." in renamed:
+        for theirs, ours in _BLENDING:
+            renamed = theirs.sub(ours, renamed)
+    return renamed
+
+
+def convert(
+    states: Iterable[Mapping[str, Tensor]],
+    config: MolLlamaConfig,
+    tokenizer: Any,
+    out: Path,
+    rank: int = 8,
+    alpha: int = 32,
+) -> None:
+    """Write a model and, where there are adapters, `out/adapter`.
+
+    Args:
+        states: see `rename`; together they must hold everything.
+        config: of the model to be.
+        tokenizer: of the language model, with or without the two tokens that Mol-LLaMA adds; is saved beside.
+        out: a folder.
+        rank: of the adapters.
+        alpha: of the adapters.
+
+    Raises:
+        UsageError: a weight is unknown, missing or of another shape.
+    """
+    import torch
+
+    from judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration
+    from judges.models.mol_llama.tokens import prepare_tokenizer
+
+    converted = rename(states)
+    with torch.device("meta"):
+        model = MolLlamaForConditionalGeneration(config)
+    _grow(converted.model, config.text_config.vocab_size)
+    check_weights(converted.model, model.state_dict())
+    model.load_state_dict(converted.model, assign=True)
+    check_adapter(converted.adapter, model, rank)
+    prepare_tokenizer(tokenizer, config).save_pretrained(out)
+    model.save_pretrained(out)
+    if converted.adapter:
+        write_adapter(converted.adapter, out / ADAPTER, rank, alpha)
+
+
+def check_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise UsageError unless the names are the same, and the shapes."""
+    if missing := sorted(wanted.keys() - given.keys()):
+        raise UsageError(f"the checkpoint lacks {len(missing)} weights, of which the first is {missing[0]!r}")
+    if unknown := sorted(given.keys() - wanted.keys()):
+        raise UsageError(f"the model has no place for {len(unknown)} weights, of which the first is {unknown[0]!r}")
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name].shape:
+            raise UsageError(
+                f"weight {name!r}: is of shape {tuple(tensor.shape)}, where the configuration says "
+                f"{tuple(wanted[name].shape)}"
+            )
+
+
+def check_adapter(adapter: Mapping[str, Tensor], model: Any, rank: int) -> None:
+    """Raise UsageError unless there are adapters of this rank on all projections of all layers, or none at all."""
+    if not adapter:
+        return
+    shapes = {}
+    for name, module in model.model.language_model.named_modules(prefix="base_model.model.model.language_model"):
+        if name.rpartition(".")[2] in TARGETS:
+            shapes[f"{name}.lora_A.weight"] = (rank, module.in_features)
+            shapes[f"{name}.lora_B.weight"] = (module.out_features, rank)
+    if missing := sorted(shapes.keys() - adapter.keys()):
+        raise UsageError(f"the checkpoint lacks {len(missing)} adapters, of which the first is {missing[0]!r}")
+    for name, tensor in adapter.items():
+        if tuple(tensor.shape) != shapes.get(name):
+            raise UsageError(f"adapter {name!r}: is of shape {tuple(tensor.shape)}, expected {shapes.get(name)}")
+
+
+def write_adapter(adapter: Mapping[str, Tensor], folder: Path, rank: int, alpha: int) -> None:
+    """Write adapters as peft does."""
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGETS), task_type="CAUSAL_LM")
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    save_file({name: tensor.contiguous() for name, tensor in adapter.items()}, folder / "adapter_model.safetensors")
+
+
+def _grow(weights: dict[str, Tensor], rows: int) -> None:
+    """Give a plain language model's embedding and head the rows of the tokens that Mol-LLaMA adds. They are 0: one
+    token is masked wherever it stands, of the other the molecule takes the place, and neither is ever generated."""
+    import torch
+
+    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+        tensor = weights.get(name)
+        if tensor is not None and len(tensor) < rows:
+            weights[name] = torch.cat([tensor, tensor.new_zeros(rows - len(tensor), tensor.shape[1])])
+
+
+def read_states(paths: Sequence[Path]) -> list[dict[str, Tensor]]:
+    """The weights of checkpoint files: .safetensors, or what torch saved (of its entries, `state_dict` or `model`).
+
+    Raises:
+        UsageError: a file that is not there, or none of these.
+    """
+    files = [file for path in paths for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
+    if not files:
+        raise UsageError(f"{', '.join(map(str, paths))}: holds no .safetensors file")
+    return [_read(file) for file in files]
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as e:
+        raise UsageError(f"{file}: cannot be read as a checkpoint: {e}") from e
+    for entry in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(entry), dict):
+            state = state[entry]
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UsageError(f"{file}: holds no weights by name")
+    return state
