@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from judges.cache import fingerprint
-from judges.models import resolve_adapter, resolve_model
+from judges.models import ADAPTER_FILES, MOL_LLAMA, OWN_ADAPTER, resolve_adapter, resolve_model
 from judges.profiles import Profile, profile_of
 
 
@@ -51,7 +52,7 @@ def open_checkpoint(model: str, adapter: str | None = None) -> Checkpoint:
 
     Args:
         model: name of an embedded model, a folder, or a hub id.
-        adapter: folder or hub id of a LoRA adapter.
+        adapter: folder or hub id of a LoRA adapter; None takes that which a Mol-LLaMA brings along.
 
     Raises:
         ModelNotFoundError: the model or the adapter cannot be had.
@@ -61,6 +62,10 @@ def open_checkpoint(model: str, adapter: str | None = None) -> Checkpoint:
     path = resolve_model(model)
     folder = resolve_adapter(adapter) if adapter else None
     whole = _read(path / "config.json")
+    if whole.get("model_type") == MOL_LLAMA:
+        importlib.import_module("judges.models.mol_llama")  # which makes it known to transformers
+        if folder is None and (path / OWN_ADAPTER / ADAPTER_FILES[0]).is_file():
+            adapter, folder = OWN_ADAPTER, path / OWN_ADAPTER
     config = whole.get("thinker_config", whole)
     text = AutoConfig.from_pretrained(path).get_text_config()  # a file may leave out what is as its class has it
     tokenizer = AutoTokenizer.from_pretrained(path)

@@ -30,7 +30,7 @@ class Prepared:
     modality: Modality
     value: Any
     """Image: a PIL image in RGB. Video: uint8 array (frames, height, width, 3). Audio: float32 array (samples,) of
-    16 kHz mono, full scale at 1 (which decoders may overshoot a little)."""
+    16 kHz mono, full scale at 1 (which decoders may overshoot a little). Molecule: `MoleculeFeatures`."""
     digest: str
     """Hash of the content and of the limits it was scaled under."""
     height: int = 0
@@ -76,12 +76,12 @@ def prepare(media: Media, profile: Profile, limits: MediaLimits) -> Prepared:
     """Decode a medium and scale it as the model takes it. What was prepared last is kept and shared.
 
     Args:
-        media: an image, a video or an audio; a molecule is text and is not prepared.
+        media: an image, a video, an audio, or a molecule, whose conformer is computed.
         profile: the model's family, for the side of its patches.
         limits: the limits in force, see `MediaLimits.over`; None in one leaves it to the library.
 
     Raises:
-        MediaError: it is broken, too elongated, too long or too short, or a molecule.
+        MediaError: it is broken, too elongated, too long or too short, or no molecule that can be laid out.
         UsageError: limits under which no video can be shown.
     """
     key = (media.digest, limits, profile.patch)
@@ -95,7 +95,7 @@ def prepare(media: Media, profile: Profile, limits: MediaLimits) -> Prepared:
             case Modality.AUDIO:
                 prepared = _audio(media, limits)
             case Modality.MOLECULE:
-                raise MediaError(f"{media.name}: a molecule is shown to the model as text")
+                prepared = _molecule(media)
         _CACHE.put(key, prepared)
     if profile.tokens(prepared) < 1:
         raise MediaError(f"{media.name}: is too short for the model to hear ({prepared.length / SAMPLE_RATE:.3f} s)")
@@ -145,6 +145,13 @@ def _mono(frame: Any, name: str) -> NDArray[np.float32]:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
     mono: NDArray[np.float32] = in_full_scale(samples, name).mean(axis=0)
     return mono
+
+
+def _molecule(media: Media) -> Prepared:
+    from judges.models.mol_llama.features import featurise
+
+    features = featurise(media.data.decode(), media.name)
+    return Prepared(media.modality, features, _digest(media), length=len(features.atoms))
 
 
 def _digest(media: Media, *limits: float | None) -> str:

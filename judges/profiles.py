@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from judges.media import Modality
@@ -70,11 +70,15 @@ class Profile:
     """Side, in pixels, of the square of an image that becomes one token; sides are multiples of it."""
     frames_per_token: int = 2
     """Video frames that are merged into one."""
+    molecule_tokens: int = 8
+    """Tokens of a molecule, whatever its size."""
 
     def tokens(self, medium: Prepared) -> int:
         """How many times the placeholder's pad is repeated for a medium."""
         if medium.modality == Modality.IMAGE:
             return (medium.height // self.patch) * (medium.width // self.patch)
+        if medium.modality == Modality.MOLECULE:
+            return self.molecule_tokens
         if medium.modality == Modality.VIDEO:
             frames = math.ceil(medium.length / self.frames_per_token)
             return frames * (medium.height // self.patch) * (medium.width // self.patch)
@@ -118,6 +122,12 @@ PROFILES = {
         # Llama's template writes today's date unless it is given one; a judge that changes by the day is none.
         template_options={"date_string": "26 Jul 2024"},
     ),
+    "flex-mol-llama": Profile(
+        "flex-mol-llama",
+        placeholders={Modality.MOLECULE: Placeholder("", "<mol>", "")},
+        prime="<think>",
+        stop_tokens=("<|eot_id|>", "<|end_of_text|>"),
+    ),
     "chat": CHAT,
 }
 _FAMILIES = {
@@ -125,6 +135,7 @@ _FAMILIES = {
     "qwen2_5_omni": "flex-omni",
     "qwen2_5_omni_thinker": "flex-omni",
     "llama": "flex-llama",
+    "mol_llama": "flex-mol-llama",
 }
 """`model_type` of a checkpoint's config.json -> profile."""
 
@@ -138,4 +149,6 @@ def profile_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Prof
             one) is told by them.
     """
     profile = PROFILES[_FAMILIES.get(config.get("model_type", ""), "chat")]
+    if Modality.MOLECULE in profile.placeholders:
+        profile = replace(profile, molecule_tokens=config.get("num_query_tokens", profile.molecule_tokens))
     return CHAT if profile.name == "flex-llama" and "<|eot_id|>" not in vocabulary else profile

@@ -60,7 +60,8 @@ class Comparison:
 
         Args:
             prompt: text or messages; the content of a message is text or a list of parts such as
-                `{"type": "text", "text": ...}`, `{"type": "image", "image": ...}` or a `Media`.
+                `{"type": "text", "text": ...}`, `{"type": "image", "image": ...}`,
+                `{"type": "molecule", "smiles": ...}` or a `Media`.
             responses: the candidates, each text, a Media, a list of parts, or messages.
             images: images that belong to the prompt (paths, bytes, data URIs, PIL). Parts `{"type": "image"}` without
                 an image of their own take the next of them; those left over stand before the question.
@@ -175,6 +176,8 @@ def _part(part: Any, images: Iterator[Media], what: str) -> Part:
     if isinstance(part, str | Media):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == Modality.MOLECULE and part.get("smiles") is not None:
+        return medium(Modality.MOLECULE, part["smiles"])
     if kind == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     if kind in tuple(Modality):

@@ -9,11 +9,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from judges import models
-from judges.models import __main__ as command
 from judges.cache import cache_dir, fingerprint
 from judges.embedded import BASE, EMBEDDED, JUDGE, Tuned
 from judges.errors import ModelNotFoundError
+from judges.models import __main__ as command
 from judges.models import check_model, identified, name_of, resolve_model
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
 from judges.errors import EngineUnavailableError
+from judges.models import MOL_LLAMA, model_type
 
 ENGINES = {
     "transformers": "judges.engines.hf:load",
@@ -62,6 +63,12 @@ def load_engine(config: EngineConfig) -> Engine:
         LedgerError: the ledger cannot be used.
     """
     name = resolve_engine(config.engine)
+    if name == "vllm" and model_type(config.model) == MOL_LLAMA:
+        if config.engine != "auto":
+            raise EngineUnavailableError(
+                f"engine vllm does not run {config.model!r}, which sees molecules; take transformers"
+            )
+        name = "transformers"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # fast tokenizers fork badly once they have used threads
     module, function = ENGINES[name].split(":")
     with ExitStack() as undo:

@@ -1,4 +1,4 @@
-"""What the transformers engine gives a multimodal model beside token ids: pixels, sound and positions."""
+"""What the transformers engine gives a multimodal model beside token ids: pixels, sound, molecules and positions."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class Row:
     """Of shape (3, tokens), for models whose positions have three numbers; None for others."""
     inputs: dict[Modality, list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=dict)
     """The media of each modality in their order: content and shape."""
+    molecules: list[Any] = field(default_factory=list)
+    """Their features, in their order."""
 
 
 class MediaEncoder:
@@ -49,7 +51,8 @@ class MediaEncoder:
         self._limit = limit
         self.pads = Pads(checkpoint.profile, checkpoint.tokenizer)
         self._profile = checkpoint.profile
-        self._processors = {modality: _processor(checkpoint, modality) for modality in self.pads.ids}
+        scaled: list[Modality] = [modality for modality in self.pads.ids if modality != Modality.MOLECULE]
+        self._processors: dict[Modality, Any] = {modality: _processor(checkpoint, modality) for modality in scaled}
         self._per_second = 0
         if Modality.VIDEO in self.pads.ids:
             omni = hasattr(config, "position_id_per_seconds")
@@ -71,19 +74,25 @@ class MediaEncoder:
         expanded: list[int] = []
         grids: list[Grid] = []
         inputs: dict[Modality, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        molecules = []
         done = 0
         for place, medium in zip(places, media, strict=True):
             expanded += token_ids[done:place]
+            done = place + 1
+            if medium.modality == Modality.MOLECULE:
+                check_content(medium)
+                molecules.append(medium.value)
+                expanded += [token_ids[place]] * self._profile.tokens(medium)
+                continue
             content, shape = self._content(medium)
             inputs.setdefault(medium.modality, []).append((content, shape))
             count = self._count(medium, shape)
             if medium.modality != Modality.AUDIO:
                 grids.append(self._grid(len(expanded), medium, shape))
             expanded += [token_ids[place]] * count
-            done = place + 1
         expanded += token_ids[done:]
-        positions = position_ids(len(expanded), grids) if self.pads.ids else None
-        return Row(expanded, positions, inputs)
+        positions = position_ids(len(expanded), grids) if self._processors else None
+        return Row(expanded, positions, inputs, molecules)
 
     def _content(self, medium: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
         """Content and shape: patches (n, values) and a grid (1, 3), or features (1, mels, n) and a mask (1, n)."""
@@ -155,6 +164,10 @@ def batch(rows: Sequence[Row], pad: int, device: str) -> dict[str, Any]:
                 if modality == Modality.AUDIO:
                     tensors = [torch.nn.functional.pad(t, (0, longest - t.shape[-1])) for t in tensors]
                 arguments[name] = torch.cat(tensors)
+    if any(row.molecules for row in rows):
+        from judges.models.mol_llama.graphs import graphs
+
+        arguments |= graphs([row.molecules for row in rows])
     return {name: tensor.to(device) for name, tensor in arguments.items()}
 
 

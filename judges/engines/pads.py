@@ -79,6 +79,8 @@ def check_content(medium: Prepared) -> None:
         fits = getattr(value, "mode", "") == "RGB" and value.size == (medium.width, medium.height)
     elif medium.modality == Modality.VIDEO:
         fits = dtype == "uint8" and value.shape == (medium.length, medium.height, medium.width, 3) and medium.fps > 0
+    elif medium.modality == Modality.MOLECULE:
+        fits = len(getattr(value, "atoms", ())) == medium.length
     else:
         fits = dtype == "float32" and value.shape == (medium.length,)
     if not fits:

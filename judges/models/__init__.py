@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from judges.errors import ModelNotFoundError
 
 _FINGERPRINT = re.compile(r"@[0-9a-f]{12}$")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+OWN_ADAPTER = "adapter"
+"""Folder, in that of a model, with the LoRA adapter that belongs to it."""
+MOL_LLAMA = "mol_llama"
+"""`model_type` of a model that sees molecules, see `judges.models.mol_llama`."""
 
 
 def resolve_model(name: str) -> Path:
@@ -55,6 +60,17 @@ def check_model(name: str, adapter: str | None = None) -> None:
         _from_hub(name, only="config.json")
     if adapter:
         resolve_adapter(adapter)
+
+
+def model_type(name: str) -> str:
+    """The `model_type` in a model's config.json; empty where it cannot be had, which whoever loads it will say."""
+    if name in EMBEDDED:
+        return ""
+    try:
+        folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else _from_hub(name, only="config.json")
+        return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
+    except (ModelNotFoundError, OSError, ValueError):
+        return ""
 
 
 def identified(name: str | None) -> str | None:

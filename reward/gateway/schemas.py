@@ -46,7 +46,7 @@ _PARTS: dict[str, Any] = {
     "type": "array",
     "items": _OBJECT,
     "description": 'Parts: {"type": "text", "text": ...}, {"type": "image", "image": <reference>}, likewise video, '
-    'audio and molecule, or {"type": "image_url", "image_url": {"url": ...}}.',
+    'audio and molecule (or {"type": "molecule", "smiles": ...}), or {"type": "image_url", "image_url": {"url": ...}}.',
 }
 _MESSAGES: dict[str, Any] = {
     "type": "array",

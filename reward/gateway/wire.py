@@ -198,6 +198,8 @@ def _part(part: Any, field: str, media: Take, placeholders: bool) -> Any:
     # Tables of parts hold null where a part of that type has no such field.
     part = {n: v for n, v in part.items() if v is not None} if isinstance(part, Mapping) else part
     kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == Modality.MOLECULE and "smiles" in part:
+        part = {("molecule" if name == "smiles" else name): value for name, value in part.items()}
     if kind == "image_url":  # OpenAI's form
         where = f"{field}.image_url"
         inner = checked_fields(checked_fields(part, field, ("type", kind))[kind], where, ("url",), ("detail",))

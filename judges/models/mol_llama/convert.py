@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from judges.errors import UsageError
+from judges.models import OWN_ADAPTER
 from judges.models.mol_llama.configuration import MolLlamaConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ADAPTER = "adapter"
+ADAPTER = OWN_ADAPTER
 """Folder of the adapter, within that of the model."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _TRAINING = "mol_llama."
