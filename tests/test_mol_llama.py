@@ -23,7 +23,7 @@ BOTH = ASKED.replace("<mol>", "<mol> beside <mol>")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_mol_llama(tmp_path_factory.mktemp("mol") / "model")
+    return tiny.write_tiny(tmp_path_factory.mktemp("mol") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_adapters_folded_in_say_the_same(model: Any, adapted: Any, processor: An
 def test_a_judge_s_weights_come_under_the_adapters(folder: Path, processor: Any, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    judge = AutoModelForCausalLM.from_pretrained(tiny.tiny_judge_llm(tmp_path / "judge"), dtype=torch.float32)
+    judge = AutoModelForCausalLM.from_pretrained(tiny.write_tiny_judge(tmp_path / "judge"), dtype=torch.float32)
     base = MolLlamaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     own = base.lm_head.weight[-2:].clone()
     eyes = base.model.connector.proj.weight.clone()

@@ -9,7 +9,6 @@ import mol_llama as tiny
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import LLAMA_TOKENS, _tokenizer
 from transformers import AutoTokenizer
 
 from judges.errors import UsageError
@@ -100,16 +99,14 @@ def test_what_is_of_no_use_is_passed_over_and_what_is_unknown_is_not() -> None:
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint under official names, beside the tokenizer of its base."""
     folder = tmp_path_factory.mktemp("official")
-    ours = tiny.tiny_mol_llama(folder / "ours")
+    ours = tiny.write_tiny(folder / "ours")
     names = {**load_file(ours / "model.safetensors")}
     state = {_official(name): one for name, one in names.items()}
     for name, one in load_file(ours / "adapter" / "adapter_model.safetensors").items():
         whole = name.removeprefix("base_model.model.model.language_model.")
         state[f"{LLM}model.{whole.replace('.weight', '.default.weight')}"] = one
     save_file(state, folder / "model.safetensors")
-    tokenizer = _tokenizer(LLAMA_TOKENS, (), normalized=False)
-    tokenizer.bos_token = "<|begin_of_text|>"
-    tokenizer.save_pretrained(folder / "base")
+    tiny.tiny_tokenizer().save_pretrained(folder / "base")
     MolLlamaForConditionalGeneration.from_pretrained(ours).config.save_pretrained(folder / "configuration")
     return folder
 
@@ -215,7 +212,7 @@ def test_a_file_that_holds_no_weights_is_one_line(
 
 
 def test_a_judge_is_imported_from_the_command_line(official: Path, tmp_path: Path) -> None:
-    judge = tiny.tiny_judge_llm(tmp_path / "judge")
+    judge = tiny.write_tiny_judge(tmp_path / "judge")
     arguments = ["import-judge", str(official / "ours"), str(judge), "--out", str(tmp_path / "out")]
     assert main(arguments) == 0
     made, theirs = load_file(tmp_path / "out" / "model.safetensors"), load_file(judge / "model.safetensors")

@@ -23,7 +23,7 @@ pytest.importorskip("rdkit")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.tiny_mol_llama(tmp_path_factory.mktemp("mol") / "model")
+    return tiny.write_tiny(tmp_path_factory.mktemp("mol") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_a_checkpoint_brings_its_adapter_along_and_runs_in_transformers(judge: F
 
 
 def test_the_judge_sees_the_molecule_and_reads_no_smiles(judge: FlexJudge) -> None:
-    verdicts = [judge.judge([asked(one)])[0].votes[0] for one in (tiny.ASPIRIN, tiny.CAFFEINE, tiny.WATER)]
-    assert len({verdict.reasoning for verdict in verdicts}) == 3
+    judgments = [judge.judge([asked(one)])[0] for one in (tiny.ASPIRIN, tiny.CAFFEINE, tiny.WATER)]
+    assert len({judgment.expected_scores for judgment in judgments}) == 3
     rubric = load_rubric("general")
     sizes = [judge.renderer.render(judge_turns(asked(one), rubric)).length for one in (tiny.ASPIRIN, tiny.WATER)]
     without = judge.renderer.render(judge_turns(Comparison.of("Is  soluble in water?", "Yes."), rubric)).length

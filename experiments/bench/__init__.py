@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.bench import best_of_n, loop, prefix, routing, sampling, scale, service, ties, votes
+from experiments.bench import best_of_n, loop, molecules, prefix, routing, sampling, scale, service, ties, votes
 from experiments.bench.result import BenchResult, print_result
 from experiments.configs import add_flags, build
 from experiments.console import stdout_for_results
@@ -37,6 +37,11 @@ BENCHES = {
         "time of a reward function that judges one completion after the other, over that of ours",
         loop.LoopConfig,
         loop.run,
+    ),
+    "molecules": Bench(
+        "time to answer questions about molecules one after the other, over the time in a batch",
+        molecules.MoleculesConfig,
+        molecules.run,
     ),
     "prefix": Bench(
         "time to judge groups without shared beginnings, over the time with our prompt order",

@@ -1,4 +1,4 @@
-"""`python -m judges.models.mol_llama convert|import-judge`: make checkpoints that every command here takes."""
+"""`python -m judges.models.mol_llama convert|import-judge|tiny`: make checkpoints that every command here takes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from judges.errors import ModelNotFoundError, UsageError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one of the two; returns the exit status."""
+    """Run one of the three; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
         if arguments.command == "convert":
             _convert(arguments)
+        elif arguments.command == "tiny":
+            from judges.models.mol_llama.tiny import write_tiny
+
+            write_tiny(arguments.out)
         else:
             from judges.models.mol_llama.judging import import_judge_to
 
@@ -62,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     judge = commands.add_parser("import-judge", help="put a Flex-Llama judge's weights under Mol-LLaMA's adapters")
     judge.add_argument("mol_llama", help="a converted Mol-LLaMA: folder or hub id")
     judge.add_argument("judge", help="the judge: folder or hub id")
-    for command in (made, judge):
+    tiny = commands.add_parser("tiny", help="a tiny model with random weights, to try commands with")
+    for command in (made, judge, tiny):
         command.add_argument("--out", type=Path, required=True, help="folder for the new checkpoint")
     return parser
 

@@ -1,0 +1,125 @@
+"""A tiny Mol-LLaMA with random weights, to try commands with, to measure and to test. What it says means nothing, but
+depends on every atom and every token that it is given."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from judges.models.mol_llama.configuration import MolLlamaConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LLAMA_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+SPREAD = 0.15
+"""Standard deviation of the weights: much more than usual, so that replies differ from prompt to prompt."""
+RANK, ALPHA = 8, 32
+
+
+def tiny_tokenizer() -> Any:
+    """A tokenizer of bytes, with the control tokens of Llama 3."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={one: i for i, one in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LLAMA_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=LLAMA_TOKENS[0],
+        eos_token=LLAMA_TOKENS[-1],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_config(tokens: int) -> MolLlamaConfig:
+    """Of a model whose base knows so many tokens. Widths differ, so that a mixed-up one fails."""
+    text = {
+        "vocab_size": tokens + 2,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500_000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 2048,
+        },
+    }
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    return MolLlamaConfig(
+        unimol_config={"hidden_size": 32, "intermediate_size": 40, "num_kernels": 8, **sizes},
+        gin_config={"hidden_size": 24, "num_hidden_layers": 2},
+        blending_config={"hidden_size": 32, "intermediate_size": 56, **sizes},
+        qformer_config={"hidden_size": 48, "intermediate_size": 72, **sizes},
+        text_config=text,
+        molecule_token_id=tokens + 1,
+    )
+
+
+def write_tiny(folder: Path, adapter: bool = True, seed: int = 0) -> Path:
+    """A checkpoint, with an adapter in it, in `folder`, which it returns."""
+    import torch
+
+    from judges.models.mol_llama import MolLlamaForConditionalGeneration, MolLlamaProcessor
+    from judges.models.mol_llama.convert import ADAPTER, TARGETS, write_adapter
+    from judges.models.mol_llama.tokens import prepare_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    config = tiny_config(len(tokenizer))
+    torch.manual_seed(seed)
+    model = MolLlamaForConditionalGeneration(config)
+    scramble(model.state_dict())
+    model.save_pretrained(folder)
+    MolLlamaProcessor(prepare_tokenizer(tokenizer, config), config.num_query_tokens).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": tokenizer.eos_token_id}))
+    if adapter:
+        weights = {}
+        for name, module in model.model.language_model.named_modules(prefix="base_model.model.model.language_model"):
+            if name.rpartition(".")[2] in TARGETS:
+                weights[f"{name}.lora_A.weight"] = torch.randn(RANK, module.in_features) * SPREAD
+                weights[f"{name}.lora_B.weight"] = torch.randn(module.out_features, RANK) * SPREAD
+        write_adapter(weights, folder / ADAPTER, RANK, ALPHA)
+    return folder
+
+
+def write_tiny_judge(folder: Path, seed: int = 1) -> Path:
+    """A judge of text with the dimensions of the language model, in `folder`, which it returns."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from judges.models.mol_llama.tokens import CHAT_TEMPLATE
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    text = tiny_config(len(tokenizer)).text_config.to_dict() | {"vocab_size": len(tokenizer)}
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**text))
+    scramble(model.state_dict())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def scramble(weights: dict[str, Tensor]) -> None:
+    """Give every weight and running average a random value, none of them neutral."""
+    import torch
+
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.randn_like(tensor) * SPREAD)
+                scales = "norm" in name.lower() and not name.endswith(("bias", "running_mean"))
+                if scales or name.endswith("running_var"):
+                    tensor.abs_().add_(1.0)
