@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.preferences.formats import MOLECULE
 from alignment.rows import PromptRow
 from alignment.sources import Source
 from judges.errors import UsageError
@@ -16,6 +18,11 @@ from judges.media_paths import media_from, source_from
 from judges.types import Comparison
 
 FIELDS = ("prompt", "id", "images")
+MOLECULES = "molecules"
+"""The column with SMILES strings, of which each has a place in the prompt."""
+_PLACES = re.compile(f"((?:{re.escape(MOLECULE)})+)")
+EXPANDED = 8
+"""Times that a place is written in data which were made for a model's own tokens."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def prompt_row(data: Mapping[str, Any], where: str, number: int, columns: Column
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
         raise UsageError(f"{where}, field {columns.id!r}: expected a text or a whole number, got {reprlib.repr(name)}")
     try:
-        prompt = media_from(folder, _question(data[columns.prompt]))
+        prompt = media_from(folder, with_molecules(_question(data[columns.prompt]), data.get(MOLECULES)))
         images = [source_from(folder, image) for image in _images(data, columns)]
         messages = Comparison.of(prompt, "", images=images).prompt
     except UsageError as e:  # a MediaError is one, and stays one
@@ -100,6 +107,51 @@ def prompt_row(data: Mapping[str, Any], where: str, number: int, columns: Column
     if columns.number is not None:
         kept[columns.number] = _number(_kept(data, columns.number, where), f"{where}, field {columns.number!r}")
     return PromptRow(str(name), messages, kept, where)
+
+
+def with_molecules(prompt: Any, molecules: Any) -> Any:
+    """A prompt with molecules in their places: `<mol>` in its text, once for each, or EXPANDED times in a row.
+
+    Args:
+        prompt: text or messages.
+        molecules: SMILES strings in the order of their places; None, where the text is all there is.
+
+    Raises:
+        UsageError: there are more or fewer places than molecules.
+    """
+    if molecules is None:
+        return prompt
+    if not isinstance(molecules, list) or not all(isinstance(one, str) for one in molecules):
+        raise UsageError(f"expected a list of SMILES in {MOLECULES!r}, got {reprlib.repr(molecules)}")
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    runs = [len(run) // len(MOLECULE) for m in messages for run in _PLACES.findall(_texts(m.get("content")))]
+    once, given = sum(runs) == len(molecules), iter(molecules)
+    if not once and (sum(runs) != len(molecules) * EXPANDED or any(run % EXPANDED for run in runs)):
+        raise UsageError(f"has {sum(runs)} times {MOLECULE} for {len(molecules)} molecules")
+
+    def placed(content: Any) -> Any:
+        if isinstance(content, list):
+            return [part for one in content for part in (placed(one["text"]) if _is_text(one) else [one])]
+        parts: list[Any] = []
+        for piece in _PLACES.split(content):
+            if piece.startswith(MOLECULE):
+                count = len(piece) // len(MOLECULE) // (1 if once else EXPANDED)
+                parts += [{"type": "molecule", "smiles": next(given)} for _ in range(count)]
+            elif piece:
+                parts.append({"type": "text", "text": piece})
+        return parts
+
+    return [{**message, "content": placed(message["content"])} for message in messages] if molecules else prompt
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _texts(content: Any) -> str:
+    if isinstance(content, list):
+        return " ".join(part["text"] for part in content if _is_text(part))
+    return content if isinstance(content, str) else ""
 
 
 def _question(prompt: Any) -> Any:

@@ -50,6 +50,11 @@ class PreferenceRun(DataFlags):
     format: str = setting("preference", "whose format the rows have", choices=OF_TEXTS, group=_RESULTS)
     file_format: str = setting("jsonl", "what the data set's file is", choices=FILES, group=_RESULTS)
     with_images: bool = setting(False, "make the data set for models that see images", group=_RESULTS)
+    with_molecules: bool = setting(
+        False,
+        "make it for models that see molecules: <mol> in the text, SMILES in a column of their own",
+        group=_RESULTS,
+    )
     rule: str = setting("highest_lowest", "which answers make a pair", choices=tuple(RULES), group=_PAIRS)
     hot_temperature: float = setting(
         1.2, "two_temperatures: the higher one; the lower is --sample-temperature", metavar="T", group=_PAIRS
@@ -79,7 +84,7 @@ class PreferenceRun(DataFlags):
         super().__post_init__()
         check_least(self, {"per_prompt": 1})
         _ = self.rule_spec, self.filters
-        FORMATS[self.format].check(self.with_images)
+        FORMATS[self.format].check(self.with_images, self.with_molecules)
         if self.rule == "two_temperatures" and not self.hot_temperature > self.sample_temperature > 0:
             raise UsageError("--hot-temperature must be above --sample-temperature, and both above 0")
         if self.rule == "two_temperatures" and self.samples not in (None, 1):
@@ -133,6 +138,7 @@ class PreferenceRun(DataFlags):
             self.filters,
             self.format,
             self.with_images,
+            self.with_molecules,
         )
 
 
@@ -157,6 +163,7 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
         "format": config.format,
         "file_format": config.file_format,
         "with_images": config.with_images,
+        "with_molecules": config.with_molecules,
     }
 
     def plan(models: Models) -> PreferencePlan:
@@ -212,6 +219,7 @@ def write_data(
         filters=config.filters,
         format=config.format,
         images=config.with_images,
+        molecules=config.with_molecules,
         source=source,
         policy={
             "samples": config.answers,
@@ -274,7 +282,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: Preferenc
     partial = path.with_name(path.name + ".partial")
     writer = None
     while (chunk := list(itertools.islice(rows, CHUNK))) or writer is None:
-        table = parquet_table(chunk, config.format, config.with_images)
+        table = parquet_table(chunk, config.format, config.with_images, config.with_molecules)
         writer = writer or pq.ParquetWriter(partial, table.schema)
         writer.write_table(table)
         if not chunk:

@@ -2,7 +2,7 @@
 
 from alignment.preferences.card import CardSettings, card
 from alignment.preferences.filters import FILTERS, FilterSpec, filtered
-from alignment.preferences.formats import FORMATS, Format, prompt_columns, sees_images
+from alignment.preferences.formats import FORMATS, Format, prompt_columns, sees_images, sees_molecules
 from alignment.preferences.pairs import DROP_REASONS, Found, Pair, Side
 from alignment.preferences.rules import RULES, Rule, RuleSpec, make_rule
 from alignment.preferences.shortcut import highest_against_lowest
@@ -31,4 +31,5 @@ __all__ = [
     "prompt_columns",
     "prompt_digest",
     "sees_images",
+    "sees_molecules",
 ]

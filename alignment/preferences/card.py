@@ -30,6 +30,8 @@ class CardSettings:
     format: str = "preference"
     images: bool = False
     """Whether the data set is for models that see images."""
+    molecules: bool = False
+    """Whether it is for models that see molecules."""
     title: str = "Preference data"
     source: str = ""
     """Where the prompts come from."""
@@ -74,7 +76,7 @@ def _header(stats: CardStats, settings: CardSettings) -> str:
         tags=["preference", "synthetic", "llm-as-a-judge", "reward-model", "flex-judge", "trl"],
         configs=[{"config_name": "default", "data_files": settings.files, **told}],
     )
-    info = DatasetInfo(features=features(settings.format, settings.images))
+    info = DatasetInfo(features=features(settings.format, settings.images, settings.molecules))
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)
     note = "# license: yours to choose, under the terms of the prompts and of the models that are named below\n"
     return f"---\n{note}{data.to_yaml()}\n---\n"
@@ -88,7 +90,7 @@ def _opening(stats: CardStats, settings: CardSettings) -> str:
         + (f" of {_code(settings.source)}" if settings.source else "")
         + f". Answers by {policies or 'a policy'}, preferences by {judges or 'a judge'} (a reasoning judge model: no "
         f"human has rated anything). Format `{settings.format}`, for {trainer}"
-        + (", with images." if settings.images else ".")
+        + (", with images." if settings.images else ", with molecules." if settings.molecules else ".")
     )
 
 
@@ -192,6 +194,7 @@ def _columns(settings: CardSettings) -> list[str]:
     return [
         f"- {own[settings.format]}",
         *(["- `images`: the prompt's images in the order of their parts; empty where it has none."] * settings.images),
+        *(["- `molecules`: SMILES of the molecules, in the order of their places, `<mol>`."] * settings.molecules),
         f"- `score_chosen`, `score_rejected`, `{margin}`: scores on the rubric's scale, and their difference.",
         "- `judge_reasoning`: what the judge thought of `chosen` and of `rejected`.",
         "- `provenance`: the prompt's `id` and `prompt_digest`, `rule`, `rubric`, `judge`, `policy`; which of the "

@@ -7,7 +7,8 @@ TRL takes mixed sets; without, content is text, and there is no such column, as 
 
 An image is a data URI in the row: such a file is whole by itself, its shards can be moved and joined, and both
 `datasets` (as feature Image) and transformers' processors open one. The card's header tells `load_dataset` the
-features. `alignment.preferences.schema` turns rows into Parquet, which holds the bytes.
+features. With `molecules`, a molecule is `<mol>` in the text, and its SMILES is in the list of the column `molecules`;
+without, its SMILES is the text. `alignment.preferences.schema` turns rows into Parquet, which holds the bytes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,18 @@ from judges.types import Content, Message, parts_of, text_of
 Row = dict[str, Any]
 
 
+MOLECULE = "<mol>"
+"""In a text, the place of a molecule."""
+
+
+@dataclass(frozen=True)
+class Sees:
+    """What the models see that a data set is for."""
+
+    images: bool = False
+    molecules: bool = False
+
+
 @dataclass(frozen=True)
 class Format:
     """One way to write pairs."""
@@ -35,41 +48,44 @@ class Format:
     name: str
     trainer: str
     """What reads it."""
-    make: Callable[[Sequence[Pair], bool], list[Row]]
+    make: Callable[[Sequence[Pair], Sees], list[Row]]
     takes_images: bool = True
 
-    def rows(self, pairs: Sequence[Pair], images: bool = False) -> list[Row]:
+    def rows(self, pairs: Sequence[Pair], images: bool = False, molecules: bool = False) -> list[Row]:
         """The rows of one prompt's pairs.
 
         Args:
             images: whether the data set is for models that see images; the same for all its rows.
+            molecules: whether it is for models that see molecules.
 
         Raises:
             UsageError: a prompt or an answer has media that the format has no place for.
         """
-        self.check(images)
-        return self.make(pairs, images)
+        self.check(images, molecules)
+        return self.make(pairs, Sees(images, molecules))
 
-    def check(self, images: bool) -> None:
-        """Raise UsageError if the format cannot hold images but should."""
+    def check(self, images: bool, molecules: bool = False) -> None:
+        """Raise UsageError if the format cannot hold images or molecules but should."""
+        if molecules and (images or self.name not in ("preference", "kto")):
+            raise UsageError(f"format {self.name!r} has no place for molecules" + " and images in one row" * images)
         if images and not self.takes_images:
             raise UsageError(f"format {self.name!r} is for text alone, as is {self.trainer}; leave images out")
 
 
-def _preference(pairs: Sequence[Pair], images: bool) -> list[Row]:
+def _preference(pairs: Sequence[Pair], sees: Sees) -> list[Row]:
     return [
         {
-            "prompt": _messages(pair.row, images),
-            "chosen": [_answer(pair, pair.chosen, images)],
-            "rejected": [_answer(pair, pair.rejected, images)],
-            **_images(pair.row, images),
+            "prompt": _messages(pair.row, sees),
+            "chosen": [_answer(pair, pair.chosen, sees)],
+            "rejected": [_answer(pair, pair.rejected, sees)],
+            **_media(pair.row, sees),
             **_about(pair),
         }
         for pair in pairs
     ]
 
 
-def _kto(pairs: Sequence[Pair], images: bool) -> list[Row]:
+def _kto(pairs: Sequence[Pair], sees: Sees) -> list[Row]:
     """Each answer once, as desirable or not, with the scores of the first pair it is in. An answer that is chosen in
     one pair and rejected in another is neither, and left out."""
     chosen = {pair.chosen.index for pair in pairs}
@@ -79,39 +95,39 @@ def _kto(pairs: Sequence[Pair], images: bool) -> list[Row]:
         for side in (pair.chosen, pair.rejected):
             if side.index not in both and side.index not in found:
                 found[side.index] = {
-                    "prompt": _messages(pair.row, images),
-                    "completion": [_answer(pair, side, images)],
+                    "prompt": _messages(pair.row, sees),
+                    "completion": [_answer(pair, side, sees)],
                     "label": side.index in chosen,
-                    **_images(pair.row, images),
+                    **_media(pair.row, sees),
                     **_about(pair),
                 }
     return list(found.values())
 
 
-def _reward(pairs: Sequence[Pair], images: bool) -> list[Row]:
+def _reward(pairs: Sequence[Pair], sees: Sees) -> list[Row]:
     """Whole conversations. What other formats call `margin` is `score_margin`: TRL's RewardTrainer subtracts a column
     of the other name from the difference of its rewards, on whose scale the judge's scores are not."""
     rows = []
     for pair in pairs:
         about = _about(pair)
-        prompt = _messages(pair.row, images)
+        prompt = _messages(pair.row, sees)
         conversations = {
-            name: [*prompt, _answer(pair, side, images)]
+            name: [*prompt, _answer(pair, side, sees)]
             for name, side in (("chosen", pair.chosen), ("rejected", pair.rejected))
         }
         rows.append(conversations | {"score_margin" if name == "margin" else name: v for name, v in about.items()})
     return rows
 
 
-def _image_pairs(pairs: Sequence[Pair], images: bool) -> list[Row]:
+def _image_pairs(pairs: Sequence[Pair], sees: Sees) -> list[Row]:
     """Answers that are images. Trainers of language models have no place for them (TRL gives a model the prompt's
     images alone), so the form is our own."""
     return [
         {
-            "prompt": _messages(pair.row, images),
+            "prompt": _messages(pair.row, sees),
             "chosen_image": _only_image(pair, pair.chosen),
             "rejected_image": _only_image(pair, pair.rejected),
-            **_images(pair.row, images),
+            **_media(pair.row, sees),
             **_about(pair),
         }
         for pair in pairs
@@ -159,13 +175,14 @@ def _about(pair: Pair) -> Row:
     }
 
 
-def prompt_columns(row: PromptRow, images: bool = False) -> Row:
-    """The columns of a prompt alone, as trainers read them: `prompt`, and with `images` also these.
+def prompt_columns(row: PromptRow, images: bool = False, molecules: bool = False) -> Row:
+    """The columns of a prompt alone, as trainers read them: `prompt`, with `images` also these, and with `molecules`.
 
     Raises:
         UsageError: it has media for which there is no place.
     """
-    return {"prompt": _messages(row, images), **_images(row, images)}
+    sees = Sees(images, molecules)
+    return {"prompt": _messages(row, sees), **_media(row, sees)}
 
 
 def sees_images(row: PromptRow) -> bool:
@@ -173,36 +190,42 @@ def sees_images(row: PromptRow) -> bool:
     return bool(_images_of(row.prompt))
 
 
-def _messages(row: PromptRow, images: bool) -> list[Row]:
-    return [{"role": m.role, "content": _content(row, m.content, images)} for m in row.prompt]
+def sees_molecules(row: PromptRow) -> bool:
+    """Whether a prompt has molecules."""
+    return bool(_molecules_of(row.prompt))
 
 
-def _answer(pair: Pair, side: Side, images: bool) -> Row:
+def _messages(row: PromptRow, sees: Sees) -> list[Row]:
+    return [{"role": m.role, "content": _content(row, m.content, sees)} for m in row.prompt]
+
+
+def _answer(pair: Pair, side: Side, sees: Sees) -> Row:
     if any(isinstance(part, Media) and part.modality != Modality.MOLECULE for part in parts_of(side.response)):
         raise UsageError(
             f"{_where(pair.row)}: the answer {text_of(side.response)!r:.60} has media, for which trainers of language "
             "models have no place; use the format 'image_pairs'"
         )
-    return {"role": "assistant", "content": _content(pair.row, side.response, images)}
+    return {"role": "assistant", "content": _content(pair.row, side.response, sees)}
 
 
-def _content(row: PromptRow, content: Content, images: bool) -> Any:
+def _content(row: PromptRow, content: Content, sees: Sees) -> Any:
     """Text, or parts of which each has both fields: where a field is missing, Arrow would put a null, and templates
     stumble over it."""
-    parts = _plain(row, content)
-    if images:
+    parts = _plain(row, content, sees.molecules)
+    if sees.images:
         return [{"type": "image", "text": ""} if isinstance(p, Media) else {"type": "text", "text": p} for p in parts]
     if any(isinstance(part, Media) for part in parts):
         raise UsageError(f"{_where(row)}: has an image, and the data set is made for text models")
     return "".join(str(part) for part in parts)
 
 
-def _plain(row: PromptRow, content: Content) -> list[str | Media]:
-    """Content as texts, joined where they meet, and images. A molecule is its SMILES, as the policy read it."""
+def _plain(row: PromptRow, content: Content, molecules: bool) -> list[str | Media]:
+    """Content as texts, joined where they meet, and images. A molecule is its place, or its SMILES, as the policy read
+    it."""
     told: list[str | Media] = []
     for part in parts_of(content):
         if isinstance(part, Media) and part.modality == Modality.MOLECULE:
-            told.append(part.data.decode())
+            told.append(MOLECULE if molecules else part.data.decode())
         elif isinstance(part, Media) and part.modality != Modality.IMAGE:
             raise UsageError(
                 f"{_where(row)}: has a part of type {part.modality}, for which TRL's formats have no place"
@@ -218,9 +241,22 @@ def _plain(row: PromptRow, content: Content) -> list[str | Media]:
     return joined
 
 
-def _images(row: PromptRow, images: bool) -> Row:
-    """The prompt's images in the order of their parts; no column where the data set is for text models."""
-    return {"images": [data_uri(image) for image in _images_of(row.prompt)]} if images else {}
+def _media(row: PromptRow, sees: Sees) -> Row:
+    """The prompt's media in the order of their parts; no column of a kind that the data set's models do not see."""
+    images = {"images": [data_uri(image) for image in _images_of(row.prompt)]} if sees.images else {}
+    molecules = [one.data.decode() for one in _molecules_of(row.prompt)]
+    if sees.molecules and "".join(text_of(m.content) for m in row.prompt).count(MOLECULE):
+        raise UsageError(f"{_where(row)}: has {MOLECULE} in its text, which stands for a molecule in the data set")
+    return {**images, **({"molecules": molecules} if sees.molecules else {})}
+
+
+def _molecules_of(prompt: Sequence[Message]) -> list[Media]:
+    return [
+        part
+        for message in prompt
+        for part in parts_of(message.content)
+        if isinstance(part, Media) and part.modality == Modality.MOLECULE
+    ]
 
 
 def _images_of(prompt: Sequence[Message]) -> list[Media]:

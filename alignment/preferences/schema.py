@@ -31,15 +31,16 @@ _PROVENANCE = {
 }
 
 
-def features(format: str, images: bool = False) -> Features:
+def features(format: str, images: bool = False, molecules: bool = False) -> Features:
     """The columns of a format's rows: to give to `load_dataset("json", features=...)` where the rows' types are not to
     be inferred (expected scores that are null in a whole file, images), or to cast to.
 
     Args:
         format: a name in FORMATS.
         images: whether the data set is for models that see images.
+        molecules: whether it is for models that see molecules.
     """
-    FORMATS[format].check(images)
+    FORMATS[format].check(images, molecules)
     part = {"type": Value("string"), "text": Value("string")}
     messages = List({"role": Value("string"), "content": List(part) if images else Value("string")})
     own: dict[str, dict[str, Any]] = {
@@ -52,6 +53,7 @@ def features(format: str, images: bool = False) -> Features:
         {
             **own[format],
             **({"images": List(Image())} if images else {}),
+            **({"molecules": List(Value("string"))} if molecules else {}),
             "score_chosen": Value("float64"),
             "score_rejected": Value("float64"),
             "score_margin" if format == "reward" else "margin": Value("float64"),
@@ -61,12 +63,14 @@ def features(format: str, images: bool = False) -> Features:
     )
 
 
-def parquet_table(rows: Sequence[Mapping[str, Any]], format: str, images: bool = False) -> pa.Table:
+def parquet_table(
+    rows: Sequence[Mapping[str, Any]], format: str, images: bool = False, molecules: bool = False
+) -> pa.Table:
     """Rows of a format as a table, images as bytes: `pyarrow.parquet.write_table` makes a file of it that
     `load_dataset` knows the features of."""
     import pyarrow as pa
 
-    return pa.Table.from_pylist([_stored(row) for row in rows], schema=features(format, images).arrow_schema)
+    return pa.Table.from_pylist([_stored(row) for row in rows], schema=features(format, images, molecules).arrow_schema)
 
 
 def _stored(row: Mapping[str, Any]) -> dict[str, Any]:

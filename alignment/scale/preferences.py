@@ -34,6 +34,8 @@ class PreferencePlan:
     format: str = "preference"
     images: bool = False
     """Whether the data set is for models that see images."""
+    molecules: bool = False
+    """Whether it is for models that see molecules."""
     tables: tuple[str, ...] = ("preferences", "judgments", "completions")
 
     async def open(self) -> Preferences:
@@ -58,7 +60,7 @@ class Preferences:
         judgments = await all_of(self._judged(c) for c in rule.comparisons(sampled, plan.rubric))
         check_lost(judgments)
         found = filtered(rule.pairs(sampled, judgments), plan.filters)
-        rows = FORMATS[plan.format].rows(found.pairs, plan.images)
+        rows = FORMATS[plan.format].rows(found.pairs, plan.images, plan.molecules)
         stats = CardStats()
         stats.add(sampled, judgments, found, len(rows))
         completions = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alignment.preferences import prompt_columns, prompt_digest, sees_images
-from alignment.prompts import Columns, prompt_row, read_prompts
+from alignment.preferences import prompt_columns, prompt_digest, sees_images, sees_molecules
+from alignment.prompts import MOLECULES, Columns, prompt_row, read_prompts
 from alignment.rows import PromptRow
 from alignment.sources import HUB, HubDataset, Source, loaded
 from alignment.tasks import arithmetic
@@ -19,7 +19,7 @@ from judges.errors import UsageError
 from judges.journal import write_lines
 from judges.models import name_of
 
-ASKED = ("prompt", "images", "image")
+ASKED = ("prompt", "images", "image", MOLECULES)
 """Columns that a prompt is in."""
 SIDES = ("chosen", "rejected")
 AHEAD = 64
@@ -180,7 +180,10 @@ def other_prompts(source: Source, columns: Columns, trained: Collection[str], co
 
 def write_prompts(path: Path, rows: Sequence[PromptRow]) -> None:
     """Write prompts to a JSON lines file that `flex-judge best-of-n` reads."""
-    write_lines(path, ({"id": row.id, **prompt_columns(row, sees_images(row)), **row.kept} for row in rows))
+    write_lines(
+        path,
+        ({"id": row.id, **prompt_columns(row, sees_images(row), sees_molecules(row)), **row.kept} for row in rows),
+    )
 
 
 def _rows(source: Source, columns: Columns) -> Iterator[PromptRow]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from alignment.training.weights import FamilyWeights
 from judges.errors import UsageError
 from judges.journal import write_text
+from judges.models import MOL_LLAMA, model_type, resolve_model
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,7 +35,39 @@ def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
     """
     from trl import DPOTrainer
 
-    _tune(DPOTrainer, model, args, rows)
+    if model_type(model.model_name_or_path) == MOL_LLAMA:
+        _tune_on_molecules(model, args, rows)
+    else:
+        _tune(DPOTrainer, model, args, rows)
+
+
+def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
+    """As `_tune`, of a policy that sees molecules."""
+    from transformers import AutoTokenizer
+    from trl import get_peft_config
+
+    from alignment.training.molecules import (
+        MoleculeDPOTrainer,
+        MoleculePreferences,
+        forget_reference,
+        policy_to_train,
+        with_places,
+    )
+
+    policy = policy_to_train(model.model_name_or_path, model.dtype, get_peft_config(model))
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(model.model_name_or_path))
+    queries = policy.get_base_model().config.num_query_tokens
+    collator = MoleculePreferences(tokenizer.pad_token_id, args.max_length, args.truncation_mode)
+    trainer = made(
+        MoleculeDPOTrainer,
+        model=policy,
+        args=args,
+        train_dataset=with_places(rows, queries, "the preference data"),
+        processing_class=tokenizer,
+        data_collator=collator,
+    )
+    _run(trainer, args)
+    forget_reference(Path(args.output_dir))
 
 
 def tune_grpo(model: ModelConfig, args: GRPOConfig, rows: Dataset, reward: JudgeReward) -> None:
@@ -64,7 +97,6 @@ def _with_model(args: Any, model: ModelConfig) -> Any:
 def _tune(kind: type[Any], model: ModelConfig, args: Any, rows: Dataset, **more: Any) -> None:
     from trl import get_peft_config, get_quantization_config
 
-    out = Path(args.output_dir)
     trainer = made(
         type(kind.__name__, (FamilyWeights, kind), {}),
         model=model.model_name_or_path,
@@ -74,6 +106,12 @@ def _tune(kind: type[Any], model: ModelConfig, args: Any, rows: Dataset, **more:
         peft_config=get_peft_config(model),
         **more,
     )
+    _run(trainer, args)
+
+
+def _run(trainer: Any, args: Any) -> None:
+    """Train to the end, from where an earlier start was, and save."""
+    out = Path(args.output_dir)
     # The run's own checkpoint is further than the one that it began from.
     trainer.train(resume_from_checkpoint=last_checkpoint(out) or args.resume_from_checkpoint)
     trainer.save_model(str(out))
