@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,17 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 
+from alignment.policies import EnginePolicy
+from alignment.preferences import RuleSpec
 from alignment.prompts import Columns, prompt_row
+from alignment.scale.best_of_n import BestOfN, BestOfNPlan
+from alignment.scale.preferences import PreferencePlan, Preferences
+from alignment.selection import SelectionSpec
 from alignment.training.data import preference_data
 from alignment.training.molecules import policy_to_train, with_places
 from experiments.cli import main
-from judges.engines import EngineConfig, load_engine
+from judges import FlexJudge, JudgeSettings
+from judges.engines import EngineConfig, Sampling, load_engine
 from judges.errors import UsageError
 from judges.models.mol_llama import MolLlamaForConditionalGeneration
 
@@ -119,3 +126,58 @@ def test_two_steps_of_dpo_are_saved_and_say_the_same_when_loaded(
     connector = engine.model.model.connector.proj.weight  # type: ignore[attr-defined]
     assert torch.equal(connector, trained["base_model.model.model.connector.proj.weight"])
     engine.close()
+
+
+async def _chosen(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Best-of-N results and pairs of a policy's own answers, judged while the molecule is seen."""
+    policy = EnginePolicy(load_engine(EngineConfig(str(folder), dtype="float32")))
+    judge = FlexJudge(policy.engine, JudgeSettings(max_think_tokens=8, order="both"))
+    rule = RuleSpec("two_temperatures")
+    sampling = Sampling(8, 0.8, seed=4)
+    best = BestOfN(BestOfNPlan(None, sampling, 4, SelectionSpec(rubric="membrane_permeability")), policy, judge.ajudge)  # type: ignore[arg-type]
+    plan = PreferencePlan(
+        None,  # type: ignore[arg-type]
+        sampling,
+        1,
+        "general",
+        hot=1.2,
+        rule=rule,
+        molecules=True,
+    )
+    pairs_of = Preferences(plan, policy, judge.ajudge)
+    results, rows = [], []
+    for i, smiles in enumerate(SMILES[:4]):
+        asked = {"prompt": "Does <mol> pass a membrane?", "molecules": [smiles]}
+        row = prompt_row(asked, f"row {i + 1}", i + 1, Columns(), Path())
+        results += (await best(row)).tables["best_of_n"]
+        rows += (await pairs_of(row)).tables["preferences"]
+    policy.close()
+    return results, rows
+
+
+def test_the_whole_chain(folder: Path, tmp_path: Path) -> None:
+    results, rows = asyncio.run(_chosen(folder))
+    assert len(results) == 4
+    assert all(len(result["responses"]) == 4 and result["best"] in range(4) for result in results)
+    assert {tuple(row["molecules"]) for row in rows} <= {(smiles,) for smiles in SMILES}
+    assert all(row["prompt"][0]["content"] == "Does <mol> pass a membrane?" for row in rows)
+    data = tmp_path / "pairs.jsonl"
+    chosen = {result["id"]: result["text"] for result in results}
+    if len(rows) < 4:  # of random weights few pairs may be left; what was chosen is one side of others
+        rows = [json.loads(line) for line in pairs(data).read_text().splitlines()]
+        for i, row in enumerate(rows[:4], 1):
+            row["chosen"][0]["content"] = chosen[str(i)].replace("<mol>", "")
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "policy"
+    command = ["dpo", str(data), "--model_name_or_path", str(folder), "--output_dir", str(out), "--max_steps", "2"]
+    command += ["--per_device_train_batch_size", "2", "--use_cpu", "--bf16", "False", "--held_out_prompts", "0"]
+    assert main([*command, "--dtype", "float32"]) == 0
+    assert asyncio.run(_first_answer(folder, str(out))) == asyncio.run(_first_answer(folder, str(out)))
+
+
+async def _first_answer(folder: Path, adapter: str) -> str:
+    policy = EnginePolicy(load_engine(EngineConfig(str(folder), adapter=adapter, dtype="float32")))
+    row = prompt_row({"prompt": "<mol>?", "molecules": ["CCO"]}, "here", 1, Columns(), Path())
+    (answer,) = await policy.sample(row.prompt, Sampling(8), [0])
+    policy.close()
+    return answer.text
