@@ -298,9 +298,14 @@ def test_a_sound_file_cut_short_is_refused(codec: str, form: str) -> None:
         shown(audio(data[: len(data) // 2]))
 
 
-def test_a_molecule_is_not_prepared() -> None:
-    with pytest.raises(MediaError, match="molecule CCO: a molecule is shown to the model as text"):
-        shown(molecule("CCO"))
+def test_a_molecule_is_laid_out_once_and_shared() -> None:
+    pytest.importorskip("rdkit")
+    profile = PROFILES["flex-mol-llama"]
+    one, other = (prepare(molecule("CCO"), profile, profile.limits) for _ in range(2))
+    assert one is other
+    assert (one.length, one.value.tokens.tolist(), profile.tokens(one)) == (3, [1, 4, 4, 6, 2], 8)
+    with pytest.raises(MediaError, match="molecule C1CC: is no molecule that RDKit can read"):
+        prepare(molecule("C1CC"), profile, profile.limits)
 
 
 def test_what_was_prepared_is_shared_by_all_who_show_it() -> None:
