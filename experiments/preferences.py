@@ -33,10 +33,12 @@ from experiments.data_run import Done, finished
 from judges import JudgeSettings
 from judges.errors import UsageError
 from judges.journal import write_lines, write_text
+from judges.rubrics import load_rubric
 
 _PAIRS, _KEPT, _RESULTS = "how pairs are made", "which pairs are kept", "results"
 """Headings of the help."""
 FILES = ("jsonl", "parquet")
+
 OF_TEXTS = tuple(name for name in FORMATS if name != "image_pairs")
 """Formats of answers that are text, as policies give them."""
 CHUNK = 1000
@@ -156,6 +158,8 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
     """
     source = config.source(file)
     config.check()
+    if config.rule == "two_temperatures":
+        load_rubric(config.rubric_for(file)).check(2)
     identity = {
         "rule": repr(config.rule_spec),
         "hot_temperature": config.hot_temperature if config.rule == "two_temperatures" else None,

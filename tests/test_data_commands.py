@@ -25,6 +25,7 @@ from experiments.cli import main
 from experiments.data_run import Done
 from experiments.data_view import exit_status, print_best_of_n
 from experiments.preferences import PreferenceRun, write_data
+from experiments.preferences import main as make_preferences
 from experiments.run_folder import RunFolder
 from judges import Comparison, FlexJudge
 from judges.engines.scripted import ScriptedEngine
@@ -123,6 +124,18 @@ def test_a_service_that_runs_already_judges_instead_of_one_of_the_run_s_own() ->
     own = Path(judges.rubrics.__file__).parent / "presets" / "general.toml"
     with pytest.raises(UsageError, match=r"--rubric must be one of .* where a service judges"):
         BestOfNRun(judge_url=service.url, rubric=str(own))
+
+
+def test_a_rubric_that_reads_no_pairs_is_refused_before_anything_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = PreferenceRun(
+        rule="two_temperatures", rubric="membrane_permeability", engine="scripted", model="scripts:x"
+    )
+    with pytest.raises(UsageError, match="is made for 1 responses at a time, not 2"):
+        make_preferences(config, None)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_rule_of_two_temperatures_has_its_pairs_read_in_both_orders() -> None:

@@ -166,6 +166,10 @@ def test_the_page_sets_all_steps_beside_the_paper_and_who_always_says_the_same(t
         (["--data", "t.csv", "--policy", "x", "--model", "y", "--style", "haiku"], "--style haiku: expected one of"),
         (["--data", "t.csv", "--policy", "x", "--model", "y", "--dpo", "beta"], "--dpo beta: expected NAME=VALUE"),
         (["--data", "t.csv", "--policy", "x", "--model", "y"], "t.csv: cannot be read"),
+        (
+            ["--data", "t.csv", "--policy", "x", "--model", "y", "--pair-rubric", "membrane_permeability"],
+            "is made for 1 responses at a time, not 2",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line(

@@ -22,8 +22,10 @@ from experiments.run_folder import RunFolder
 from judges.errors import EngineLostError, UsageError
 from judges.journal import read_rows, write_rows, write_text
 from judges.models import check_model
+from judges.rubrics import load_rubric
 
 _TASK, _STEPS = "the task", "the steps"
+PAPER_RULE = "two_temperatures"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,10 @@ class CaseStudy:
     )
     question: str = setting(QUESTION, "what is asked, with <mol> for the molecule", metavar="TEXT", group=_TASK)
     about: str = setting(TOLD, "what the style task-info tells of the task", metavar="TEXT", group=_TASK)
-    rubric: str = setting("membrane_permeability", "what the judge judges by", metavar="NAME", group=_TASK)
+    rubric: str = setting("membrane_permeability", "what an answer is judged by", metavar="NAME", group=_TASK)
+    pair_rubric: str = setting(
+        "general", "what pairs of --rule two_temperatures are judged by", metavar="NAME", group=_TASK
+    )
     style: tuple[str, ...] = setting(
         STYLES, f"how it is asked: {', '.join(STYLES)}; may be repeated", metavar="STYLE", group=_TASK
     )
@@ -56,6 +61,12 @@ class CaseStudy:
     train: int = setting(
         500, "molecules of the training split whose answers make pairs for DPO; 0: no DPO", metavar="N", group=_STEPS
     )
+    rule: str = setting(
+        PAPER_RULE,
+        "how their pairs are made: two_temperatures, as the paper does, or highest_lowest of --samples answers",
+        choices=(PAPER_RULE, "highest_lowest"),
+        group=_STEPS,
+    )
     dpo: tuple[str, ...] = setting(
         (), "a flag of flex-judge dpo, as NAME=VALUE; may be repeated", metavar="FLAG", group=_STEPS
     )
@@ -70,6 +81,8 @@ class CaseStudy:
         for name in ("data", "policy", "model"):
             if not getattr(self, name):
                 raise UsageError(f"--{name} is needed")
+        load_rubric(self.rubric).check(1)
+        load_rubric(self.pair_rubric).check(2)
         for flag in self.dpo:
             if "=" not in flag:
                 raise UsageError(f"--dpo {flag}: expected NAME=VALUE, such as num_train_epochs=3")
@@ -189,7 +202,12 @@ class _Style:
         """The adapter that DPO makes of the policy's answers at two temperatures, of which the judge prefers one."""
         pairs, out = self.out / "preferences", self.out / "policy"
         with self.folder.phase("preferences"):
-            flags = self._flags(rule="two_temperatures", out=pairs, sample_temperature=self.config.sample_temperature)
+            config = self.config
+            flags = self._flags(rule=config.rule, out=pairs, sample_temperature=config.sample_temperature)
+            if config.rule == PAPER_RULE:
+                flags += ["--rubric", config.pair_rubric]
+            else:
+                flags += ["--samples", str(config.samples)]
             run("preferences", str(asked), *flags, "--with-molecules", "--max-failures", str(10**9))
         if not any(True for _ in read_rows(pairs / "data" / "train.jsonl")):
             raise EngineLostError(f"no pair came of {asked}; see {pairs / 'summary.json'}")
