@@ -22,7 +22,7 @@ from alignment.training.card import write_card
 from alignment.training.comparing import compared
 from alignment.training.data import Trained, preference_data, prompt_data, write_prompts
 from alignment.training.held_out import held_out
-from alignment.training.tuning import LOG, tune_dpo, tune_grpo
+from alignment.training.tuning import LOG, check_grpo, tune_dpo, tune_grpo
 from experiments.data_config import TASK_PROMPTS, check_served
 from experiments.ranks import Ranks, run, serving
 from experiments.training_flags import Flags
@@ -58,6 +58,8 @@ class Training(TrainingRun):
             UsageError: there is none, or the settings do not fit it.
         """
         super().__init__(flags, ranks)
+        if flags.kind.name == "grpo":
+            check_grpo(flags.policy)
         data = _data(flags)
         self.recipe = flags.recipe.for_data(data.made_by, data.is_task)
         self.held_out, taken = held_out(self.recipe, data, flags.args.seed)

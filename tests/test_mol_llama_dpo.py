@@ -128,6 +128,14 @@ def test_two_steps_of_dpo_are_saved_and_say_the_same_when_loaded(
     engine.close()
 
 
+def test_grpo_is_refused_before_anything_is_started(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["grpo", "--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "policy"), "--use_cpu"]
+    assert main([*command, "--bf16", "False"]) == 2
+    assert "sees molecules, which TRL's GRPOTrainer does not show it" in capsys.readouterr().err
+
+
 async def _chosen(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Best-of-N results and pairs of a policy's own answers, judged while the molecule is seen."""
     policy = EnginePolicy(load_engine(EngineConfig(str(folder), dtype="float32")))

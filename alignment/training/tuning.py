@@ -82,6 +82,15 @@ def tune_grpo(model: ModelConfig, args: GRPOConfig, rows: Dataset, reward: Judge
     _tune(GRPOTrainer, model, args, rows, reward_funcs=reward)
 
 
+def check_grpo(policy: str) -> None:
+    """Raise UsageError if a policy sees what TRL's GRPOTrainer does not show it."""
+    if model_type(policy) == MOL_LLAMA:
+        raise UsageError(
+            f"policy {policy!r} sees molecules, which TRL's GRPOTrainer does not show it; make pairs with flex-judge "
+            "preferences --with-molecules, and train with flex-judge dpo"
+        )
+
+
 def _with_model(args: Any, model: ModelConfig) -> Any:
     """The settings with how the model is loaded, as TRL's own scripts put it there."""
     given = {
