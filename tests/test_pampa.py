@@ -136,6 +136,8 @@ def summary() -> dict[str, Any]:
         "samples": 2,
         "test": 3,
         "majority": {"class": HIGH, "accuracy": 2 / 3},
+        "classes_seen": 2,
+        "is_paper_s": True,
         "styles": {"default": {**style, "dpo": of_first(rows, TASK)}, "cot": style},
     }
 
@@ -151,11 +153,15 @@ def test_the_page_sets_all_steps_beside_the_paper_and_who_always_says_the_same(t
     assert found["default: best of 2"][-1] == "68.85"
     assert found["default: greedy, after DPO"][-1] == "76.41"
     assert "cot: greedy, after DPO" not in found
+    (tmp_path / "other").mkdir()
     page = write_page(tmp_path, summary()).read_text()
     assert "84.52" in page
     assert "no class" in page
     assert "<script" not in page
     assert write_page(tmp_path, summary()).read_text() == page
+    other = summary() | {"is_paper_s": False}
+    assert all(len(cells) == len(head) - 1 for cells in table(other))
+    assert "84.52" not in write_page(tmp_path / "other", other).read_text()
     assert "| default: greedy | 33.33 |" in (tmp_path / "table.md").read_text()
 
 

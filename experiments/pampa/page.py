@@ -21,7 +21,8 @@ ALWAYS = 84.52
 STEPS = {"greedy": "greedy", "best": "best of {n}", "dpo": "greedy, after DPO"}
 LEGEND = (
     "Accuracy counts no answer as wrong; of the best of N it is the mean over draws with its standard deviation. "
-    "Balanced accuracy is the mean over classes, MCC is Matthews' correlation: who always says the same has 50 % and 0."
+    "Balanced accuracy is the mean over classes, MCC is Matthews' correlation: of who always says the same, both are "
+    "those of chance."
 )
 _COLOURS = ("#2f6f4e", "#b08a3c", "#4a6fa5")
 
@@ -53,18 +54,21 @@ def write_page(out: Path, summary: Mapping[str, Any]) -> Path:
 
 def table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Header, and a row of each step of each style, with the paper's accuracy beside where there is one."""
-    head = ("", "accuracy, %", "balanced, %", "MCC", "answered", "the paper's accuracy, %")
+    head = ("", "accuracy, %", "balanced, %", "MCC", "answered", "the paper's accuracy, % (best of 16)")
     name, share = summary["majority"]["class"], summary["majority"]["accuracy"]
-    rows: list[tuple[str, ...]] = [(f"always “{name}”", f"{100 * share:.2f}", "50.00", "0.000", "", f"{ALWAYS:.2f}")]
+    alike = 100 / summary["classes_seen"]
+    always = f"{ALWAYS:.2f}" if summary["is_paper_s"] else ""
+    rows: list[tuple[str, ...]] = [(f"always “{name}”", f"{100 * share:.2f}", f"{alike:.2f}", "0.000", "", always)]
     for style, found in summary["styles"].items():
         n = max(found["best"], key=int)
-        paper = dict(zip(STEPS, (f"{one:.2f}" for one in PAPER.get(style, ())), strict=False))
+        figures_there = PAPER.get(style, ()) if summary["is_paper_s"] else ()
+        paper = dict(zip(STEPS, (f"{one:.2f}" for one in figures_there), strict=False))
         for step, words in STEPS.items():
             figures = found["best"][n] if step == "best" else found.get(step)
             if figures is not None:
                 rows.append((f"{style}: {words.format(n=n)}", *_cells(figures, summary["test"]), paper.get(step, "")))
         rows.append((f"{style}: any of {n}", f"{100 * found['any']:.2f}", "", "", "", ""))
-    return [head, *rows]
+    return [head, *rows] if summary["is_paper_s"] else [head[:-1], *(row[:-1] for row in rows)]
 
 
 def _cells(figures: Mapping[str, Any], count: int) -> tuple[str, ...]:

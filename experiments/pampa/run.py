@@ -135,6 +135,8 @@ def main(config: CaseStudy) -> dict[str, Any]:
             "molecules": len(molecules),
             "test": len(test),
             "majority": {"class": name, "accuracy": share},
+            "classes_seen": len({one.label for one in test}),
+            "is_paper_s": config.question == QUESTION and config.classes == CLASSES,
             "styles": styles,
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
