@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from lessons import curated
+from mol_llama import write_tiny
 from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
 from experiments.cli import main
@@ -195,3 +196,12 @@ def test_what_cannot_be_done_is_said_in_a_line(
     base = tiny_llama(tmp_path / "base")
     assert sft(base, curated(tmp_path / "data"), tmp_path / "judge", *flags) == 2
     assert complaint in capfd.readouterr().err
+
+
+def test_a_model_whose_adapter_would_be_left_behind_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = write_tiny(tmp_path / "base")
+    assert sft(base, curated(tmp_path / "data"), tmp_path / "judge") == 2
+    assert "python -m judges.models.mol_llama import-judge" in capfd.readouterr().err
+    assert not (tmp_path / "judge").exists()

@@ -37,9 +37,15 @@ def renderer_of(base: str) -> Renderer:
     """What renders for a base model.
 
     Raises:
-        UsageError: it cannot be had, has no chat template, or one that ends turns with a token it does not stop at.
+        UsageError: it cannot be had, has no chat template, or one that ends turns with a token it does not stop at;
+            or an adapter belongs to its language model, which tuning would leave behind.
     """
     checkpoint = open_checkpoint(base)
+    if checkpoint.adapter is not None:
+        raise UsageError(
+            f"model {base!r}: sees molecules through the adapter that it brings along, which tuning would leave "
+            "behind; tune the Llama that is under it, then join the two: python -m judges.models.mol_llama import-judge"
+        )
     renderer = Renderer(checkpoint.tokenizer, checkpoint.profile)
     end = renderer.end_of_turn()[-1]
     if end not in checkpoint.stop_ids:
