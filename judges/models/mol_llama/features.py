@@ -182,7 +182,7 @@ def _rdkit() -> Iterator[Any]:
         from rdkit import Chem
     except ImportError as e:
         raise EngineUnavailableError(
-            "molecules need RDKit, which is not installed; run: uv sync --extra molecules, or pip install rdkit"
+            "molecules need RDKit, which is not installed; flex-judge doctor tells how to have it"
         ) from e
     with _quiet():
         yield Chem
