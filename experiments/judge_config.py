@@ -10,7 +10,7 @@ from judges import EngineConfig, JudgeSettings
 from judges.embedded import EMBEDDED, JUDGE
 from judges.engines import MODEL_ENGINES
 from judges.errors import UsageError
-from judges.profiles import MediaLimits
+from judges.prepared import MediaLimits
 from judges.voting import ORDERS, VOTE_CONFIDENCE
 
 THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 128

@@ -26,7 +26,7 @@ from typing import Any
 
 from judges.engines.base import Generation, Sampling
 from judges.errors import LedgerError
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 SCHEMA = 1
 """Version of the tables; raise it when they change."""

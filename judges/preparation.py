@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from judges.errors import MediaError
 from judges.media import Media, Modality
 from judges.media_files import check_samples, check_whole, in_full_scale, opened_stream
-from judges.profiles import SAMPLE_RATE, MediaLimits, Profile
+from judges.prepared import SAMPLE_RATE, MediaLimits, Prepared
+from judges.profiles import Profile
 from judges.vision import scaled_frames, scaled_image
 
 if TYPE_CHECKING:
@@ -21,24 +21,6 @@ if TYPE_CHECKING:
 MAX_AUDIO_SECONDS = 4 * 3600.0
 """Where a model's limits name none: a small file can hold days of silence."""
 CACHE_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A medium, ready for an engine. Shared by all prompts that show it, so its value is not to be changed."""
-
-    modality: Modality
-    value: Any
-    """Image: a PIL image in RGB. Video: uint8 array (frames, height, width, 3). Audio: float32 array (samples,) of
-    16 kHz mono, full scale at 1 (which decoders may overshoot a little). Molecule: `MoleculeFeatures`."""
-    digest: str
-    """Hash of the content and of the limits it was scaled under."""
-    height: int = 0
-    width: int = 0
-    length: int = 1
-    """Frames of a video, samples of an audio."""
-    fps: float = 0.0
-    """Frames per second of a video as sampled."""
 
 
 class _Cache:

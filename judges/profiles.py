@@ -9,14 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from judges.media import Modality
-
-if TYPE_CHECKING:
-    from judges.preparation import Prepared
-
-SAMPLE_RATE = 16_000  # Hz, mono: what every audio encoder here takes
+from judges.prepared import MediaLimits, Prepared
 
 
 @dataclass(frozen=True)
@@ -33,26 +29,6 @@ class Placeholder:
 
 
 @dataclass(frozen=True)
-class MediaLimits:
-    """How media are scaled before a model sees them. None leaves it to the model family."""
-
-    image_max_pixels: int | None = None
-    """Larger images are scaled down, keeping their proportions."""
-    video_fps: float | None = None
-    """Frames taken per second."""
-    video_max_pixels: int | None = None
-    """Per frame."""
-    video_max_frames: int | None = None
-    audio_max_seconds: float | None = None
-    """Longer audio is refused: cutting it would judge something else."""
-
-    def over(self, family: MediaLimits) -> MediaLimits:
-        """These limits, with the family's where these say nothing."""
-        mine = {name: value for name, value in vars(self).items() if value is not None}
-        return MediaLimits(**(vars(family) | mine))
-
-
-@dataclass(frozen=True)
 class Profile:
     """One model family."""
 
@@ -65,7 +41,7 @@ class Profile:
     """Tokens that end a turn, beside those that the checkpoint names itself."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
     """Variables for the chat template."""
-    limits: MediaLimits = MediaLimits()
+    limits: MediaLimits = field(default_factory=MediaLimits)
     patch: int = 28
     """Side, in pixels, of the square of an image that becomes one token; sides are multiples of it."""
     frames_per_token: int = 2

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from judges.engines.pads import Pads
 from judges.errors import MediaError, RenderError
 from judges.media import Media, Modality
-from judges.preparation import Prepared, prepare
-from judges.profiles import CHAT, MediaLimits, Profile
+from judges.preparation import prepare
+from judges.prepared import MediaLimits, Prepared
+from judges.profiles import CHAT, Profile
 from judges.types import Content, parts_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from judges.engines.base import EngineConfig
 from judges.errors import UsageError
-from judges.profiles import MediaLimits
+from judges.prepared import MediaLimits
 from judges.voting import ORDERS, VOTE_CONFIDENCE
 
 

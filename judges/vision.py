@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from judges.errors import MediaError, UsageError
 from judges.media import Media
 from judges.media_files import check_pixels, check_whole, opened_image, opened_stream, reading, upright_rgb
-from judges.profiles import MediaLimits
+from judges.prepared import MediaLimits
 
 if TYPE_CHECKING:
     import numpy as np

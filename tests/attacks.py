@@ -15,7 +15,7 @@ from judges.engines import Generation, Sampling
 from judges.engines.pads import Pads
 from judges.engines.scripted import ScriptedEngine
 from judges.media import image, molecule
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 from judges.rendering import Renderer
 
 SETTINGS = JudgeSettings(max_think_tokens=3000, max_answer_tokens=3000)

@@ -14,7 +14,7 @@ from judges import EngineConfig, FlexJudge, JudgeSettings, Status
 from judges.checkpoints import open_checkpoint
 from judges.engines import Engine, Generation, Sampling, load_engine
 from judges.media import Modality
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 SETTINGS = JudgeSettings(max_think_tokens=4, max_answer_tokens=32)
 MODELS = {"Qwen2.5-VL": tiny_qwen_vl, "Qwen2.5-Omni": tiny_qwen_omni, "Llama 3.1": tiny_llama}

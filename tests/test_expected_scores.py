@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from judges import Comparison, FlexJudge, JudgeSettings, Judgment
 from judges.engines import Generation, Sampling
 from judges.engines.scripted import CHATML, Script, ScriptedEngine
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 SINGLE = Comparison.of("What is 2 + 3?", "It is 5.")
 PAIR = Comparison.of("What is 2 + 3?", "It is 5.", "It is 6.")

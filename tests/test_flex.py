@@ -22,7 +22,7 @@ from judges.engines.scripted import CHATML, ScriptedEngine, byte_tokenizer
 from judges.engines.threaded import Request, ThreadedEngine
 from judges.errors import EngineLostError
 from judges.ledger import Ledger
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 from judges.profiles import CHAT
 
 SETTINGS = JudgeSettings(max_think_tokens=100, max_answer_tokens=60)

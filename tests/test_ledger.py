@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from judges.engines.base import Generation, Sampling
 from judges.ledger import Ledger, RecordedModel, generation_key
 from judges.media import Modality
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 FULL = Generation(
     text="<think>naïve 🙂 \ud83d \0</think>",

@@ -16,7 +16,7 @@ from judges import EngineConfig
 from judges.engines import Sampling, load_engine
 from judges.errors import MediaError, RenderError, UsageError
 from judges.media import Modality
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from judges.engines import Sampling, load_engine
 from judges.engines.scripted import ScriptedEngine
 from judges.errors import EngineLostError, EngineUnavailableError, MediaError, ModelNotFoundError
 from judges.media import audio
-from judges.profiles import MediaLimits
+from judges.prepared import MediaLimits
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "policies.md"
 PROMPT = (Message("user", "Name a colour."),)

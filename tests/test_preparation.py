@@ -18,8 +18,9 @@ from PIL import Image
 from judges import preparation
 from judges.errors import MediaError, UsageError
 from judges.media import audio, image, molecule, video
-from judges.preparation import Prepared, prepare
-from judges.profiles import PROFILES, MediaLimits
+from judges.preparation import prepare
+from judges.prepared import MediaLimits, Prepared
+from judges.profiles import PROFILES
 
 OMNI = PROFILES["flex-omni"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from judges.media import Modality
-from judges.preparation import Prepared
-from judges.profiles import CHAT, PROFILES, SAMPLE_RATE, MediaLimits, profile_of
+from judges.prepared import SAMPLE_RATE, MediaLimits, Prepared
+from judges.profiles import CHAT, PROFILES, profile_of
 
 VL, OMNI = PROFILES["flex-vl"], PROFILES["flex-omni"]
 

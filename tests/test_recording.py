@@ -24,7 +24,7 @@ from judges.engines.scripted import ScriptedEngine
 from judges.errors import EngineLostError, LedgerError, UsageError
 from judges.ledger import Ledger
 from judges.media import Modality
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 from judges.profiles import PROFILES
 
 

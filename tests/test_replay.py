@@ -19,7 +19,7 @@ from judges.engines.scripted import ScriptedEngine, byte_tokenizer
 from judges.errors import LedgerError, NotRecordedError
 from judges.ledger import Ledger
 from judges.media import Modality
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 from judges.profiles import CHAT, PROFILES, Profile
 
 SAMPLING = Sampling(1000, temperature=0.4, logprob_token_ids=(40, 41))

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from judges import Comparison, FlexJudge, JudgeSettings, Judgment, Status
 from judges.engines import Generation, Sampling
 from judges.engines.scripted import CHATML, Script, ScriptedEngine, byte_tokenizer
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 SETTINGS = JudgeSettings(max_think_tokens=100, max_answer_tokens=60)
 SINGLE = Comparison.of("What is 2 + 3?", "It is 5.", id="one")

@@ -13,7 +13,7 @@ from judges.engines import Engine, Generation, Sampling, load_engine, resolve_en
 from judges.engines.scripted import Script, ScriptedEngine, byte_tokenizer
 from judges.errors import EngineLostError, EngineUnavailableError, MediaError, RenderError
 from judges.media import Modality
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 from judges.profiles import CHAT, PROFILES
 
 

@@ -14,7 +14,7 @@ from judges.engines import Generation, Sampling
 from judges.engines.threaded import Request, ThreadedEngine
 from judges.errors import EngineLostError
 from judges.media import Modality
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 SAMPLING = Sampling(8)
 STEP_S = 0.001

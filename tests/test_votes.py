@@ -18,7 +18,7 @@ from judges import Comparison, FlexJudge, JudgeSettings, Judgment, Status, Usage
 from judges.engines import Generation, Sampling
 from judges.engines.scripted import ScriptedEngine
 from judges.errors import EngineLostError
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 Scorer = Callable[[list[str], int], Sequence[object]]
 """(responses in the order in which the judge reads them, number of the draw) -> an answer for each of them."""

@@ -14,7 +14,7 @@ from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 from judges import EngineConfig
 from judges.engines import Engine, Generation, Sampling, load_engine
 from judges.media import Modality
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 GREEDY = Sampling(12)
 Request = tuple[str, list[Prepared]]

@@ -17,7 +17,7 @@ from alignment.policies.openai import OpenAIPolicy
 from judges.engines import ENGINES, EngineConfig, load_engine, resolve_engine
 from judges.errors import EngineUnavailableError, UsageError
 from judges.models import check_model
-from judges.profiles import MediaLimits
+from judges.prepared import MediaLimits
 
 GROUP = "flex_judge.policies"
 ENDPOINT = "openai"

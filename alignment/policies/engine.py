@@ -11,7 +11,7 @@ from alignment.policies.draws import check_draws, completion_text, draw_seed
 from judges.engines import Engine, Sampling
 from judges.errors import EngineLostError, RenderError, UsageError
 from judges.media import Media
-from judges.profiles import MediaLimits
+from judges.prepared import MediaLimits
 from judges.rendering import RenderedPrompt, Renderer, Turn, pieces_of
 from judges.types import Message, parts_of
 from reward.tasks import all_of

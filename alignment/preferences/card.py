@@ -10,7 +10,8 @@ from alignment.preferences.cautions import percent, warnings_of
 from alignment.preferences.filters import FilterSpec
 from alignment.preferences.formats import FORMATS
 from alignment.preferences.pairs import DROP_REASONS
-from alignment.preferences.rules import RULES, RuleSpec
+from alignment.preferences.rule_spec import RuleSpec
+from alignment.preferences.rules import RULES
 from alignment.preferences.sketch import Sketch, Tally
 from alignment.preferences.stats import CardStats
 

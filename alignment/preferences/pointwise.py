@@ -8,18 +8,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from alignment.best_of_n import rank
 from alignment.preferences.pairs import Found, Pair, difference, lacking, side_of
+from alignment.preferences.rule_spec import RuleSpec
 from alignment.preferences.texts import draw, is_empty, same
 from alignment.rows import Sampled
 from judges import Comparison, Judgment
 from judges.errors import UsageError
 from reward.scoring import written_score
-
-if TYPE_CHECKING:
-    from alignment.preferences.rules import RuleSpec
 
 
 @dataclass(frozen=True)

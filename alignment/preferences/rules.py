@@ -8,40 +8,15 @@ process that asks makes a difference.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 from alignment.preferences.pairs import Found
 from alignment.preferences.pointwise import AllPairs, HighestLowest, HighestQuantile, Pointwise
+from alignment.preferences.rule_spec import RuleSpec
 from alignment.preferences.two_temperatures import TwoTemperatures
 from alignment.rows import Sampled
 from judges import Comparison, Judgment
-from judges.errors import UsageError
-
-WINNERS = ("low", "high", "either")
-
-
-@dataclass(frozen=True)
-class RuleSpec:
-    """Which rule, and its settings."""
-
-    name: str = "highest_lowest"
-    """A name in RULES."""
-    winner: str = "low"
-    """For `two_temperatures`: the temperature whose answer may be the chosen one. `low` is the paper's."""
-    quantile: float = 0.25
-    """For `highest_quantile`: where among the scored answers the rejected one stands: 0 the lowest, 0.5 the middle."""
-    seed: int = 0
-    """Decides between answers that the judge finds equal."""
-
-    def __post_init__(self) -> None:
-        if self.name not in RULES:
-            raise UsageError(f"rule must be one of {', '.join(RULES)}, not {self.name!r}")
-        if self.winner not in WINNERS:
-            raise UsageError(f"winner must be one of {', '.join(WINNERS)}, not {self.winner!r}")
-        if not 0 <= self.quantile < 1:
-            raise UsageError(f"quantile must be 0 or more and below 1, not {self.quantile}")
 
 
 class Rule(Protocol):

@@ -8,7 +8,8 @@ from typing import Any
 
 from alignment.preferences.formats import FORMATS
 from alignment.preferences.pairs import DROP_REASONS
-from alignment.preferences.rules import RuleSpec, make_rule
+from alignment.preferences.rule_spec import RuleSpec
+from alignment.preferences.rules import make_rule
 from alignment.rows import PromptRow, Sampled
 from judges import Judgment, Message
 

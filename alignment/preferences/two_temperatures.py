@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from alignment.preferences.pairs import Found, Pair, difference, lacking, side_of
+from alignment.preferences.rule_spec import RuleSpec
 from alignment.preferences.texts import is_empty, same
 from alignment.rows import Sampled
 from judges import Comparison, Judgment, Verdict
 from judges.errors import UsageError
-
-if TYPE_CHECKING:
-    from alignment.preferences.rules import RuleSpec
 
 
 class TwoTemperatures:

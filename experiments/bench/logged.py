@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from judges.engines import Engine, Generation, Sampling
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 Log = list[tuple[tuple[int, ...], Sampling, Generation]]
 """Requests in the order in which they were made: prompt token ids, sampling, and what came of it."""

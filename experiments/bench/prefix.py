@@ -23,7 +23,7 @@ from experiments.configs import check_least, setting
 from judges import Comparison, EngineConfig, FlexJudge, JudgeSettings
 from judges.engines import Engine, Generation, Sampling, load_engine
 from judges.errors import UsageError
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 GOAL = 1.9
 """Time without sharing over time with it: at least."""

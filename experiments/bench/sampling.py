@@ -26,7 +26,7 @@ from experiments.configs import check_least, setting
 from judges import EngineConfig, Message
 from judges.engines import Engine, Generation, Sampling, load_engine
 from judges.errors import UsageError
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 GOAL = 2.4
 """Time without sharing over time with it: at least."""

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from judges.errors import UsageError
 from judges.judgments import Usage
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 from judges.profiles import Profile
 
 FinishReason = Literal["stop", "eos", "length"]

@@ -13,8 +13,7 @@ from judges.engines.mrope import Grid, position_ids
 from judges.engines.pads import Pads, check_content
 from judges.errors import RenderError, UsageError
 from judges.media import Modality
-from judges.preparation import Prepared
-from judges.profiles import SAMPLE_RATE
+from judges.prepared import SAMPLE_RATE, Prepared
 
 _NAMES = {  # modality -> the model's arguments for its content, and for the content's shape
     Modality.IMAGE: ("pixel_values", "image_grid_thw"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from judges.errors import MediaError, RenderError, UsageError
 from judges.media import Modality
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 from judges.profiles import Profile
 
 

@@ -11,7 +11,7 @@ from judges.engines.base import Engine, Generation, Sampling
 from judges.engines.replay import record_model
 from judges.errors import EngineLostError
 from judges.ledger import Ledger, generation_key
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from typing import Any
 from judges.engines.base import Engine, EngineConfig, Generation, Sampling
 from judges.errors import LedgerError, NotRecordedError
 from judges.ledger import REMEDY, Ledger, RecordedModel, generation_key
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 from judges.profiles import PROFILES
 
 

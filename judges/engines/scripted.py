@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
 from judges.engines.pads import Pads
 from judges.errors import EngineLostError, UsageError
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 from judges.profiles import CHAT, Profile
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 
 from judges.engines.base import Generation, Sampling
 from judges.errors import EngineLostError
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 LINGER_S = 0.02  # how long an idle engine waits for company before it starts
 CLOSE_S = 60.0  # how long closing waits for the step under way

@@ -26,7 +26,7 @@ from judges.engines.vllm_inputs import adapter_arguments, adapter_request, media
 from judges.errors import EngineLostError, JudgeError, UsageError
 from judges.hardware import best_dtype
 from judges.omni import whole_model
-from judges.preparation import Prepared
+from judges.prepared import Prepared
 
 NEVER = -100.0  # the strongest bias that vllm takes
 CPU_BLOCK = 32  # tokens; only whole blocks are reused, and 32 is the smallest the CPU attention takes

@@ -12,8 +12,8 @@ from judges.engines.pads import Pads, check_content
 from judges.errors import MediaError, UsageError
 from judges.media import Modality
 from judges.omni import whole_adapter
-from judges.preparation import Prepared
-from judges.profiles import SAMPLE_RATE, Profile
+from judges.prepared import SAMPLE_RATE, Prepared
+from judges.profiles import Profile
 
 MEDIA_PER_PROMPT = 64  # of each modality; vllm takes but one unless it is told
 ENCODERS = ("model.visual.", "visual.", "audio_tower.")
