@@ -22,7 +22,7 @@ from alignment.training.card import write_card
 from alignment.training.comparing import compared
 from alignment.training.data import Trained, preference_data, prompt_data, write_prompts
 from alignment.training.held_out import held_out
-from alignment.training.tuning import LOG, check_grpo, tune_dpo, tune_grpo
+from alignment.training.tuning import LOG, check_grpo, shown, tune_dpo, tune_grpo
 from experiments.data_config import TASK_PROMPTS, check_served
 from experiments.ranks import Ranks, run, serving
 from experiments.training_flags import Flags
@@ -67,6 +67,8 @@ class Training(TrainingRun):
         if not len(self.data.rows):
             raise UsageError(f"{data.name}: no row is left to train on, as all are held out; use fewer")
         model = flags.model
+        if flags.kind.name == "dpo":
+            self.data = shown(model, flags.args, self.data)
         if self.held_out and model.use_peft and (model.use_dora or model.lora_modules_to_save):
             raise UsageError(
                 "--use_dora and --lora_modules_to_save make adapters that a policy cannot be measured with; leave them "

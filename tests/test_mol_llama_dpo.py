@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mol_llama as tiny
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
+from tiny_models import tiny_llama
 
 from alignment.policies import EnginePolicy
 from alignment.preferences import RuleSpec
@@ -20,7 +23,8 @@ from alignment.scale.best_of_n import BestOfN, BestOfNPlan
 from alignment.scale.preferences import PreferencePlan, Preferences
 from alignment.selection import SelectionSpec
 from alignment.training.data import preference_data
-from alignment.training.molecules import policy_to_train, with_places
+from alignment.training.molecule_rows import with_places
+from alignment.training.molecules import MoleculeDPOTrainer, MoleculePreferences, policy_to_train
 from experiments.cli import main
 from judges import FlexJudge, JudgeSettings
 from judges.engines import EngineConfig, Sampling, load_engine
@@ -84,14 +88,123 @@ def test_trained_are_adapters_and_connector_and_nothing_else(folder: Path) -> No
     ("change", "problem"),
     [
         ({"molecules": ["C1CC"]}, r"row 1, field 'molecules', molecule 1: .* no molecule that RDKit can read"),
+        ({"molecules": [None]}, r"row 1, field 'molecules', molecule 1: expected a SMILES string, got None"),
         ({"molecules": []}, r"row 1, field 'prompt': has 1 times <mol> for 0 molecules"),
-        ({"chosen": [{"role": "assistant", "content": "It is <mol>."}]}, r"row 1, field 'chosen': has <mol> in an"),
     ],
 )
 def test_a_row_that_cannot_be_shown_is_named(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in pairs(tmp_path / "pairs.jsonl", change).read_text().splitlines()]
+    data = preference_data(str(pairs(tmp_path / "pairs.jsonl")))
+    data = replace(data, rows=[{**data.rows[0], **change}, *data.rows.select(range(1, 8))])
     with pytest.raises(UsageError, match=problem):
-        with_places(Dataset.from_list(rows), 8, "pairs.jsonl")
+        with_places(data, 8)
+
+
+def test_molecules_are_parts_of_messages_or_a_column_and_a_place_in_an_answer_is_left_out(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "What is "}, {"type": "molecule", "smiles": "CCO"}, {"type": "text", "text": "?"}]
+    rows = [json.loads(line) for line in pairs(tmp_path / "pairs.jsonl").read_text().splitlines()]
+    told = [{**row, "prompt": [{"role": "user", "content": parts}], "molecules": None} for row in rows[:2]]
+    (tmp_path / "parts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    shown = with_places(preference_data(str(tmp_path / "parts.jsonl")), 8)
+    assert shown.rows["molecules"][:] == [["CCO"], ["CCO"]]
+    assert shown.rows[0]["prompt"] == [{"role": "user", "content": f"What is {'<mol>' * 8}?"}]
+    answer = {"chosen": [{"role": "assistant", "content": "It is <mol>."}]}
+    left = with_places(preference_data(str(pairs(tmp_path / "pairs.jsonl", answer))), 8)
+    assert len(left.rows) == len(left.prompts) == 7
+    assert left.problems[0].endswith("row 1, field 'chosen': has <mol> in an answer; the row is left out")
+
+
+HERE = ("--use_cpu", "--bf16", "False", "--held_out_prompts", "0", "--per_device_train_batch_size", "2")
+
+
+def dpo(data: Path, policy: Path, out: Path, *flags: str) -> int:
+    return main(["dpo", str(data), "--model_name_or_path", str(policy), "--output_dir", str(out), *HERE, *flags])
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--use_peft"], "brings its own, which are trained; leave it out"),
+        (["--load_in_4bit"], "is trained unquantized"),
+        (["--truncation_mode", "keep_end"], "would cut molecules off"),
+        (["--lora_modules_to_save", "lm_head"], "that is the connector; leave it out"),
+        (["--attn_implementation", "nonsense"], "nonsense"),
+        (["--max_length", "9"], "each prompt alone is longer than --max_length 9"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_one_line(
+    flags: list[str], problem: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dpo(pairs(tmp_path / "pairs.jsonl"), folder, tmp_path / "policy", *flags) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flex-judge: error")]
+    assert problem in said
+
+
+def test_new_adapters_are_on_the_language_model_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("adapter"))
+    data, out = pairs(tmp_path / "pairs.jsonl"), tmp_path / "policy"
+    assert dpo(data, bare, out) == 2
+    assert "add new ones with --use_peft" in capsys.readouterr().err
+    assert dpo(data, bare, tmp_path / "wrong", "--use_peft", "--lora_target_modules", "q_projj") == 2
+    assert "the language model has no q_projj; choose down_proj" in capsys.readouterr().err
+    assert dpo(data, bare, out, "--use_peft", "--max_steps", "1", "--lora_r", "4") == 0
+    trained = load_file(out / "adapter_model.safetensors")
+    adapters = [name for name in trained if ".lora_" in name]
+    assert len(adapters) == 2 * 7 * 2
+    assert all(".language_model." in name for name in adapters)
+    assert {min(trained[name].shape) for name in adapters} == {4}
+
+
+def test_a_policy_that_sees_no_molecules_is_not_trained_on_their_places(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dpo(pairs(tmp_path / "pairs.jsonl"), tiny_llama(tmp_path / "llama"), tmp_path / "policy") == 2
+    assert "has molecules, which policy" in capsys.readouterr().err
+
+
+def test_a_run_that_was_interrupted_goes_on_with_the_policy_as_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Trainer
+
+    data = pairs(tmp_path / "pairs.jsonl")
+    flags = ("--max_steps", "4", "--learning_rate", "1e-2", "--save_steps", "2", "--logging_steps", "1", "--seed", "3")
+    assert dpo(data, folder, tmp_path / "whole", *flags) == 0
+    step = Trainer.training_step
+
+    def interrupted(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        if trainer.state.global_step == 3:
+            raise KeyboardInterrupt
+        return step(trainer, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MoleculeDPOTrainer, "training_step", interrupted)
+        with contextlib.suppress(KeyboardInterrupt):
+            assert dpo(data, folder, tmp_path / "again", *flags) != 0
+    assert dpo(data, folder, tmp_path / "again", *flags) == 0
+    whole, again = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "again"))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(again[name], tensor, atol=1e-6, rtol=0, msg=name)
+
+
+def test_all_that_is_trained_is_in_32_bits_so_that_small_steps_count(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+    from trl import DPOConfig
+
+    policy, tokenizer = policy_to_train(str(folder), torch.bfloat16), AutoTokenizer.from_pretrained(folder)
+    trainer = MoleculeDPOTrainer(
+        model=policy,
+        args=DPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", learning_rate=1e-5, max_steps=1),
+        train_dataset=with_places(preference_data(str(pairs(tmp_path / "pairs.jsonl"))), 8).rows,
+        processing_class=tokenizer,
+        data_collator=MoleculePreferences(tokenizer.pad_token_id),
+    )
+    assert {one.dtype for one in policy.parameters() if one.requires_grad} == {torch.float32}
+    place = "base_model.model.model.connector.modules_to_save.default.proj.weight"
+    before = policy.get_parameter(place).clone()
+    trainer.train()
+    assert (policy.get_parameter(place) != before).float().mean() > 0.9
 
 
 def test_two_steps_of_dpo_are_saved_and_say_the_same_when_loaded(

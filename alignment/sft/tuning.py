@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.sft.data import Lessons
 from alignment.sft.exam import Grades
-from alignment.sft.parts import language_model_only, lora_targets
 from alignment.sft.trainer import Exam, JudgeTrainer
+from alignment.training.parts import language_model_only, lora_targets
 from alignment.training.tuning import last_checkpoint, made, write_log
 from judges.adapters import architecture_of
 from judges.checkpoints import Checkpoint, open_checkpoint

@@ -7,28 +7,27 @@ The reference is the policy as it began, adapters and connector: TRL keeps a cop
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from alignment.prompts import MOLECULES
+from alignment.training.molecule_rows import features
+from alignment.training.parts import lora_targets
 from alignment.training.weights import FamilyWeights
 from judges.errors import UsageError
 from judges.models import ADAPTER_FILES, OWN_ADAPTER, resolve_model
-from judges.models.mol_llama.features import MoleculeFeatures, featurise
 from judges.models.mol_llama.graphs import graphs
-from judges.models.mol_llama.processor import expand
-from judges.models.mol_llama.tokens import MOLECULE_TOKEN
+
+if TYPE_CHECKING:
+    from trl import DPOConfig, ModelConfig
 
 CONNECTOR = "connector"
 """The module that is trained whole, beside the adapters."""
 _PLACE = f"base_model.model.model.{CONNECTOR}"
 """Where it stands in a file of peft's."""
-KEPT = 4096
-"""Molecules whose features are kept while a policy is trained."""
 REFERENCE = "ref"
 """What TRL calls its copy of the adapters."""
 
@@ -38,7 +37,7 @@ class MoleculePreferences(DataCollatorForPreference):  # type: ignore[misc]
     """As TRL's, with the molecules of the prompts: once for the chosen answers, once for the rejected ones."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        seen = [[_features(smiles) for smiles in example.get(MOLECULES) or ()] for example in examples]
+        seen = [[features(smiles) for smiles in example.get(MOLECULES) or ()] for example in examples]
         return {**super().torch_call(examples), **graphs([*seen, *seen])}
 
 
@@ -47,39 +46,68 @@ class MoleculeDPOTrainer(FamilyWeights, DPOTrainer):  # type: ignore[misc]
 
     _signature_columns: list[str] | None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # As peft does with adapters: steps of 1e-5 are lost on weights of 16 bits.
+        for name, parameter in self.model.named_parameters():
+            if ".modules_to_save." in name:
+                parameter.data = parameter.data.float()
+
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             self._signature_columns = [*(self._signature_columns or ()), MOLECULES]
 
 
-def policy_to_train(name: str, dtype: Any, peft_config: Any = None, adapter: Path | None = None) -> Any:
+def check(model: ModelConfig, args: DPOConfig) -> None:
+    """Raise UsageError for settings of TRL's that such a policy cannot be trained with."""
+    name = model.model_name_or_path
+    if model.load_in_4bit or model.load_in_8bit:
+        raise UsageError(f"--load_in_4bit and --load_in_8bit: {name!r}, which sees molecules, is trained unquantized")
+    if args.truncation_mode != "keep_start":
+        raise UsageError(f"--truncation_mode {args.truncation_mode} would cut molecules off; use keep_start")
+    if model.lora_modules_to_save:
+        raise UsageError("--lora_modules_to_save: of a policy that sees molecules that is the connector; leave it out")
+    brings = has_adapter(name)
+    if brings and model.use_peft:
+        raise UsageError(f"--use_peft makes new adapters, and {name!r} brings its own, which are trained; leave it out")
+    if not brings and not model.use_peft:
+        raise UsageError(f"policy {name!r}: brings no adapters along to be trained; add new ones with --use_peft")
+
+
+def has_adapter(name: str) -> bool:
+    """Whether a model brings adapters along."""
+    return (resolve_model(name) / OWN_ADAPTER / ADAPTER_FILES[0]).is_file()
+
+
+def policy_to_train(name: str, dtype: Any, peft_config: Any = None, attn_implementation: str | None = None) -> Any:
     """The policy with its adapters and its connector to be trained, and nothing else.
 
     Args:
         name: folder or hub id of the model.
         dtype: of its weights.
-        peft_config: of new adapters, for a model that has none.
-        adapter: folder of the adapters to go on with; None for those that the model brings along.
+        peft_config: of new adapters, for a model that brings none; they are put on its language model.
+        attn_implementation: as transformers takes it.
 
     Raises:
-        UsageError: the model has no adapters, and none are to be made.
+        UsageError: its language model has no layer of a name that the adapters are for.
     """
     from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 
     from judges.models.mol_llama import MolLlamaForConditionalGeneration
 
     folder = resolve_model(name)
-    own = adapter or folder / OWN_ADAPTER
-    had = (own / ADAPTER_FILES[0]).is_file()
-    if not had and peft_config is None:
-        raise UsageError(f"policy {name!r}: brings no adapters along to be trained; add new ones with --use_peft")
-    model = MolLlamaForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-    config = LoraConfig.from_pretrained(own) if had else peft_config
+    own = folder / OWN_ADAPTER if has_adapter(name) else None
+    model = MolLlamaForConditionalGeneration.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attn_implementation
+    )
+    config = LoraConfig.from_pretrained(own) if own else peft_config
+    if not own:
+        config.target_modules = lora_targets(model, config.target_modules)
     config.modules_to_save, config.inference_mode = [CONNECTOR], False
     connector = {f"{_PLACE}.{name}": one.clone() for name, one in model.model.connector.state_dict().items()}
     policy = get_peft_model(model, config)
-    if had:  # an adapter that was trained here has a connector of its own
+    if own:  # an adapter that was trained here has a connector of its own
         weights = {**connector, **load_peft_weights(own, device="cpu")}
         unplaced = set_peft_model_state_dict(policy, weights).unexpected_keys
         if unplaced:
@@ -90,55 +118,8 @@ def policy_to_train(name: str, dtype: Any, peft_config: Any = None, adapter: Pat
     return policy
 
 
-def with_places(rows: Any, queries: int, name: str) -> Any:
-    """Preference rows whose prompts have as many tokens in the place of a molecule as it takes vectors.
-
-    Args:
-        rows: a `datasets.Dataset` of conversations, with a column `molecules`.
-        queries: vectors of a molecule.
-        name: what messages call it.
-
-    Raises:
-        UsageError: a row has another number of places than molecules, a molecule that cannot be shown, or a place in an
-            answer. It says which row.
-    """
-    problems = _problems(rows)
-    if problems:
-        more = f" (and {len(problems) - 1} more rows)" * (len(problems) > 1)
-        raise UsageError(f"{name}, {problems[0]}{more}")
-
-    def placed(row: dict[str, Any], number: int) -> dict[str, Any]:
-        prompt = [dict(message) for message in row["prompt"]]
-        whole = "\0".join(message["content"] for message in prompt)
-        count = len(row.get(MOLECULES) or ())
-        texts = expand(whole, count, queries, f"{name}, row {number + 1}, field 'prompt'").split("\0")
-        return {"prompt": [{**one, "content": text} for one, text in zip(prompt, texts, strict=True)]}
-
-    return rows.map(placed, with_indices=True)
-
-
-def _problems(rows: Any) -> list[str]:
-    """What is wrong with rows, each with its number."""
-    found = []
-    for number, row in enumerate(rows, 1):
-        for side in ("chosen", "rejected"):
-            if any(MOLECULE_TOKEN in message["content"] for message in row[side]):
-                found.append(f"row {number}, field {side!r}: has {MOLECULE_TOKEN} in an answer, where no molecule is")
-        for k, smiles in enumerate(row.get(MOLECULES) or (), 1):
-            try:
-                _features(smiles)
-            except UsageError as e:
-                found.append(f"row {number}, field {MOLECULES!r}, molecule {k}: {e}")
-    return found
-
-
 def forget_reference(folder: Path) -> None:
     """Take away the copy of the adapters that was saved beside the trained ones."""
     import shutil
 
     shutil.rmtree(folder / REFERENCE, ignore_errors=True)
-
-
-@lru_cache(maxsize=KEPT)
-def _features(smiles: str) -> MoleculeFeatures:
-    return featurise(smiles)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignment.training.weights import FamilyWeights
+from judges.checkpoints import open_checkpoint
 from judges.errors import UsageError
 from judges.journal import write_text
 from judges.models import MOL_LLAMA, model_type, resolve_model
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from trl import DPOConfig, GRPOConfig, ModelConfig
 
+    from alignment.training.data import Trained
     from reward.trl import JudgeReward
 
 Trainer = TypeVar("Trainer", bound=FamilyWeights)
+Made = TypeVar("Made")
 REFUSALS = (ValueError, NotImplementedError, ImportError, OSError)
 """What TRL's trainers raise, when they are made, for what does not fit."""
 LOG = "training.json"
@@ -28,7 +31,7 @@ LOG = "training.json"
 
 
 def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
-    """Tune a policy on preferences.
+    """Tune a policy on preferences that went through `shown`.
 
     Raises:
         UsageError: TRL refuses a setting or the data.
@@ -41,28 +44,47 @@ def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
         _tune(DPOTrainer, model, args, rows)
 
 
+def shown(model: ModelConfig, args: DPOConfig, data: Trained) -> Trained:
+    """Preferences as a policy sees them.
+
+    Raises:
+        UsageError: they have molecules, and the policy sees none; or it sees them, and they cannot be shown, or a
+            setting of TRL's does not fit.
+    """
+    from alignment.training.molecule_rows import has_molecules, with_places
+
+    policy = str(model.model_name_or_path)
+    if model_type(policy) == MOL_LLAMA:
+        from alignment.training.molecules import check
+
+        check(model, args)
+        return with_places(data, open_checkpoint(policy).profile.molecule_tokens)
+    if has_molecules(data):
+        raise UsageError(
+            f"{data.name}: has molecules, which policy {policy!r} does not see; make it with flex-judge preferences "
+            "without --with-molecules, and their SMILES are in the text"
+        )
+    return data
+
+
 def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
     """As `_tune`, of a policy that sees molecules."""
     from transformers import AutoTokenizer
     from trl import get_peft_config
 
-    from alignment.training.molecules import (
-        MoleculeDPOTrainer,
-        MoleculePreferences,
-        forget_reference,
-        policy_to_train,
-        with_places,
-    )
+    from alignment.training.molecules import MoleculeDPOTrainer, MoleculePreferences, forget_reference, policy_to_train
 
-    policy = policy_to_train(model.model_name_or_path, model.dtype, get_peft_config(model))
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(model.model_name_or_path))
-    queries = policy.get_base_model().config.num_query_tokens
-    collator = MoleculePreferences(tokenizer.pad_token_id, args.max_length, args.truncation_mode)
+    name = model.model_name_or_path
+    policy = _taken(policy_to_train, name, model.dtype, get_peft_config(model), model.attn_implementation)
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
+    collator = MoleculePreferences(
+        tokenizer.pad_token_id, args.max_length, args.truncation_mode, args.pad_to_multiple_of
+    )
     trainer = made(
         MoleculeDPOTrainer,
         model=policy,
         args=args,
-        train_dataset=with_places(rows, queries, "the preference data"),
+        train_dataset=rows,
         processing_class=tokenizer,
         data_collator=collator,
     )
@@ -135,14 +157,23 @@ def made(kind: Callable[..., Trainer], **arguments: Any) -> Trainer:
     """A trainer of TRL's, with `FamilyWeights`.
 
     Raises:
-        UsageError: TRL refuses a setting or the data, or nothing would be saved.
+        UsageError: TRL refuses a setting or the data, no row is left to train on, or nothing would be saved.
     """
-    try:
-        trainer = kind(**arguments)
-    except REFUSALS as e:
-        raise UsageError(" ".join(str(e).split())) from e
+    trainer = _taken(kind, **arguments)
+    rows = trainer.train_dataset  # type: ignore[attr-defined]
+    if hasattr(rows, "__len__") and not len(rows):
+        limit = arguments["args"].max_length
+        raise UsageError(f"no row is left to train on: each prompt alone is longer than --max_length {limit}")
     trainer.check_saves()
     return trainer
+
+
+def _taken(make: Callable[..., Made], *arguments: Any, **named: Any) -> Made:
+    """What is made of settings, or a UsageError where they are refused."""
+    try:
+        return make(*arguments, **named)
+    except REFUSALS as e:
+        raise UsageError(" ".join(str(e).split())) from e
 
 
 def write_log(trainer: Any, folder: Path) -> None:

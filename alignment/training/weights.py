@@ -14,7 +14,8 @@ class FamilyWeights:
     transformers saves the weights of some architectures (Qwen2.5-VL) under other names than its modules have. Its
     trainer (5.19) looks for the modules' names when it resumes or takes the best checkpoint back: it finds none, warns,
     and goes on with the weights it had. It also notes in the configuration that the model is to generate without a
-    cache.
+    cache. And where a checkpoint holds TRL's copy of the adapters beside those that are trained, it takes back the copy
+    alone, and the trained ones begin anew.
     """
 
     @property
@@ -58,7 +59,21 @@ class FamilyWeights:
         """Whether the checkpoint is of this kind; if so, the model has its weights now."""
         trainer: Any = self
         model = trainer.model if model is None else model
+        if not self.in_pieces and any(Path(checkpoint).glob("*/adapter_model.safetensors")):
+            return _restored_adapter(checkpoint, model)
         if self.in_pieces or hasattr(model, "peft_config") or not any(Path(checkpoint).glob("*.safetensors")):
             return False
         model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
         return True
+
+
+def _restored_adapter(checkpoint: str, model: Any) -> bool:
+    """Give the adapter that is trained the weights of a checkpoint which holds others too, in folders of their own;
+    those are as they were."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    weights = load_peft_weights(checkpoint, device="cpu")
+    unplaced = set_peft_model_state_dict(model, weights, adapter_name=model.active_adapters[0]).unexpected_keys
+    if unplaced:
+        raise UsageError(f"checkpoint {checkpoint}: does not fit the policy: no place for {unplaced[0]!r}")
+    return True

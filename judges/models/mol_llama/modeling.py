@@ -38,10 +38,11 @@ class MolLlamaConnector(nn.Module):
         self, flat: torch.Tensor, solid: torch.Tensor, real_2d: torch.Tensor, real_3d: torch.Tensor
     ) -> torch.Tensor:
         """Vectors (molecules, queries, width of the language model); the arguments are those of `Blending`."""
-        blended, real = self.blending(flat, solid, real_2d, real_3d)
+        dtype = self.proj.weight.dtype  # where it is trained, more precise than the rest
+        blended, real = self.blending(flat.to(dtype), solid.to(dtype), real_2d, real_3d)
         queries = self.query_tokens.expand(len(blended), -1, -1)
         seen = self.qformer(queries, encoder_hidden_states=blended, encoder_attention_mask=real.long())
-        return self.proj(seen.last_hidden_state.to(self.proj.weight.dtype))  # type: ignore[no-any-return]
+        return self.proj(seen.last_hidden_state.to(dtype))  # type: ignore[no-any-return]
 
 
 class MolLlamaPreTrainedModel(PreTrainedModel):

@@ -1,5 +1,5 @@
-"""What of a model learns when it becomes a judge: its language model, whole or by an adapter; encoders and projectors
-stay as they are, or what they see would no longer be what the language model knows."""
+"""What of a model learns: its language model, whole or by an adapter. Encoders and projectors stay as they are, or what
+they see would no longer be what the language model knows."""
 
 from __future__ import annotations
 
