@@ -132,6 +132,8 @@ def with_molecules(prompt: Any, molecules: Any) -> Any:
     def placed(content: Any) -> Any:
         if isinstance(content, list):
             return [part for one in content for part in (placed(one["text"]) if _is_text(one) else [one])]
+        if not isinstance(content, str):
+            return content  # what is wrong with it is said by whoever reads the message
         parts: list[Any] = []
         for piece in _PLACES.split(content):
             if piece.startswith(MOLECULE):
@@ -141,7 +143,7 @@ def with_molecules(prompt: Any, molecules: Any) -> Any:
                 parts.append({"type": "text", "text": piece})
         return parts
 
-    return [{**message, "content": placed(message["content"])} for message in messages] if molecules else prompt
+    return [{**message, "content": placed(message.get("content"))} for message in messages] if molecules else prompt
 
 
 def _is_text(part: Any) -> bool:

@@ -87,7 +87,9 @@ class Replier:
         ours = max(len(self.closing), len(self.opening) + len(self.thinking))
         # An answer that was not given, but whose probability is asked for, may be longer than the one that was.
         answer = max(len(self.renderer.encode_untrusted(f" {label}")) for label in label_scores(self.rubric))
-        return self.settings.max_think_tokens + ours + self.room + answer
+        # Where the answer comes last, what was said in its place is kept before the one that is asked for.
+        rooms = 1 + (self.settings.reason_first and self.settings.force)
+        return self.settings.max_think_tokens + ours + rooms * self.room + answer
 
     async def reply(self, prompt: RenderedPrompt, draw: int) -> Reply:
         """Make a reply. `draw` tells apart the replies to one prompt."""
@@ -115,7 +117,17 @@ class _Work:
             said = after_thinking(begun + spoken.text)
             if self._is_verdict(said, spoken) or not self.settings.force:
                 return await self._finish(thought, spoken, said, text, None, waits)
-            forced, context = "no_answer", thought + (self.r.closing if begun.strip() else self.r.opening)
+            if spoken.finish_reason == "length":
+                spoken = await self._on(thought, spoken)
+                said = after_thinking(begun + spoken.text)
+                if self._is_verdict(said, spoken):
+                    return await self._finish(thought, spoken, said, text, None, waits)
+            forced, context = "no_answer", thought + self.r.opening
+            if (begun + spoken.text).strip():
+                # After all that it said, never at its first `</think>`: if that was quoted out of a response, what
+                # stands there is the verdict that the response wants, and a grammar would have it completed.
+                context = thought + spoken.token_ids + self.r.closing
+                text += THINK_CLOSE + begun + spoken.text
         elif not self.settings.force:
             return Reply(text, "", last.finish_reason == "length", waits=waits, usage=self.usage)
         else:
@@ -160,6 +172,20 @@ class _Work:
                     continue
             thought += last.token_ids
             return thought, last, self.r.renderer.decode(thought) if waits else last.text, waits
+
+    async def _on(self, thought: tuple[int, ...], spoken: Generation) -> Generation:
+        """What was spoken after the thinking and then cut, gone on with for as long as thinking may still last."""
+        left = self.settings.max_think_tokens - len(thought)
+        if left <= 0:
+            return spoken
+        more = await self._generate(thought + spoken.token_ids, left, measured=True)
+        tokens = spoken.token_ids + more.token_ids
+        return replace(
+            more,
+            text=self.r.renderer.decode(tokens),
+            token_ids=tokens,
+            logprobs=(*spoken.logprobs, *more.logprobs),
+        )
 
     def _before_close(self, thought: Generation) -> tuple[int, ...]:
         """The tokens of a thought up to its `</think>`."""

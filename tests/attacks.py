@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,7 +133,8 @@ class WatchedEngine(ScriptedEngine):
         self._pads = Pads(checkpoint.profile, checkpoint.tokenizer)
         self._plain = Renderer(checkpoint.tokenizer, checkpoint.profile).encode_untrusted
         self.reply = reply
-        """What the judge says after the prompt, thinking and all. Asked under a grammar, it scores everything 2."""
+        """What the judge says after the prompt, thinking and all. Asked under a grammar, it goes on with that where the
+        grammar lets it, and else scores everything 2."""
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
@@ -143,10 +145,13 @@ class WatchedEngine(ScriptedEngine):
         return replace(said, token_ids=tuple(self._plain(said.text)), logprobs=())  # it quotes one, letter by letter
 
     def _continue(self, prompt: str, sampling: Sampling) -> str:
-        if sampling.regex:
-            return "</answer><answer>".join(["2"] * (1 + sampling.regex.count("<answer>"))) + "</answer>"
         said = max(n for n in range(len(self.reply) + 1) if prompt.endswith(self.reply[:n]))
-        return self.reply[said:]
+        if sampling.regex is None:
+            return self.reply[said:]
+        going_on = re.match(sampling.regex, self.reply[said:]) if said else None
+        if going_on:
+            return going_on[0]
+        return "</answer><answer>".join(["2"] * (1 + sampling.regex.count("<answer>"))) + "</answer>"
 
 
 @dataclass

@@ -98,9 +98,11 @@ def _measured(config: MoleculesConfig, engine: Engine) -> BenchResult:
             "most_tokens_of_an_answer": config.max_tokens,
             "tokens_in_a_batch": tokens[True],
             "tokens_one_after_the_other": tokens[False],
-            "seconds_in_a_batch": [round(one, 3) for one in seconds[True]],
-            "seconds_one_after_the_other": [round(one, 3) for one in seconds[False]],
             "answers_per_second": round(config.molecules / batch, 2),
+            "seconds": [
+                {"in_a_batch": round(one, 3), "one_after_the_other": round(other, 3)}
+                for one, other in zip(seconds[True], seconds[False], strict=True)
+            ],
         },
     )
 

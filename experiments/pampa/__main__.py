@@ -1,4 +1,4 @@
-"""`python -m experiments.pampa --data FILE --policy MODEL --model JUDGE`: see `run.CaseStudy`."""
+"""`python -m experiments.pampa --data FILE --policy MODEL --model JUDGE`: see `config.CaseStudy`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     """Run the study; returns the exit status: 0, 2 for what the user can mend, 1 for what ended the run."""
-    from experiments.pampa.run import CaseStudy
+    from experiments.pampa.config import CaseStudy
     from experiments.pampa.run import main as study
 
     try:

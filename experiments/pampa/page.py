@@ -7,7 +7,6 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.wording import percent
 from judges.journal import write_text
 
 if TYPE_CHECKING:
@@ -18,9 +17,11 @@ PAPER = {"default": (63.55, 68.85, 76.41), "cot": (64.37, 69.83, 75.92), "task-i
 Flex-Mol-LLaMA, and after DPO."""
 ALWAYS = 84.52
 """Accuracy there of who always answers `high`, in percent: above every published figure."""
+PAPER_SAMPLES = 16
 STEPS = {"greedy": "greedy", "best": "best of {n}", "dpo": "greedy, after DPO"}
 LEGEND = (
-    "Accuracy counts no answer as wrong; of the best of N it is the mean over draws with its standard deviation. "
+    "No answer is a wrong one. In brackets are 95 % intervals over molecules. Of the best of N a figure is the mean "
+    "over draws of N answers, ± its standard deviation, which goes to nothing where nothing is left to draw. "
     "Balanced accuracy is the mean over classes, MCC is Matthews' correlation: of who always says the same, both are "
     "those of chance."
 )
@@ -46,7 +47,17 @@ def write_page(out: Path, summary: Mapping[str, Any]) -> Path:
         loader=jinja2.PackageLoader("experiments"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     page = env.get_template("pampa.html").render(
-        s=summary, plot=plot[plot.index("<svg") :], table=rows, legend=LEGEND, percent=percent, always=ALWAYS
+        s=summary,
+        plot=plot[plot.index("<svg") :],
+        table=rows,
+        legend=LEGEND,
+        always=ALWAYS,
+        read=[
+            (style, STEPS[step].format(n=1) if step != "sampled" else "samples", outcome, count)
+            for style, found in summary["styles"].items()
+            for step in ("greedy", "sampled", "dpo")
+            for outcome, count in found.get(step, {}).get("outcomes", {}).items()
+        ],
     )
     write_text(out / "pampa.html", page)
     return out / "pampa.html"
@@ -60,24 +71,38 @@ def table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     always = f"{ALWAYS:.2f}" if summary["is_paper_s"] else ""
     rows: list[tuple[str, ...]] = [(f"always “{name}”", f"{100 * share:.2f}", f"{alike:.2f}", "0.000", "", always)]
     for style, found in summary["styles"].items():
-        n = max(found["best"], key=int)
+        n = max(found["best"], key=int, default="")
         figures_there = PAPER.get(style, ()) if summary["is_paper_s"] else ()
         paper = dict(zip(STEPS, (f"{one:.2f}" for one in figures_there), strict=False))
+        if n != str(PAPER_SAMPLES):
+            paper.pop("best", None)
         for step, words in STEPS.items():
-            figures = found["best"][n] if step == "best" else found.get(step)
+            figures = found["best"].get(n) if step == "best" else found.get(step)
             if figures is not None:
                 rows.append((f"{style}: {words.format(n=n)}", *_cells(figures, summary["test"]), paper.get(step, "")))
-        rows.append((f"{style}: any of {n}", f"{100 * found['any']:.2f}", "", "", "", ""))
+        if "gain" in found:
+            rows.append((f"{style}: DPO gains", _with_interval(found["gain"], "+.2f"), "", "", "", ""))
+        if n:
+            rows.append((f"{style}: any of {n} is right", f"{100 * found['any'][n]:.2f}", "", "", "", ""))
     return [head, *rows] if summary["is_paper_s"] else [head[:-1], *(row[:-1] for row in rows)]
 
 
 def _cells(figures: Mapping[str, Any], count: int) -> tuple[str, ...]:
     return (
-        _told(figures["accuracy"], 100, 2),
+        _told(figures["accuracy"], 100, 2) + _between(figures["interval"]),
         _told(figures["balanced_accuracy"], 100, 2),
         _told(figures["mcc"], 1, 3),
         f"{_told(figures['answered'], 1, 0)} of {count}",
     )
+
+
+def _with_interval(estimate: Mapping[str, Any], form: str = ".2f") -> str:
+    return f"{100 * estimate['value']:{form}}{_between(estimate)}"
+
+
+def _between(estimate: Mapping[str, Any]) -> str:
+    low, high = estimate["low"], estimate["high"]
+    return "" if low is None else f" ({100 * low:.2f} to {100 * high:.2f})"
 
 
 def _told(value: Any, scale: float, digits: int) -> str:

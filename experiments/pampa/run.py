@@ -7,101 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.configs import check_least, setting
-from experiments.pampa.figures import LABEL, of_any, of_best, of_first
+from experiments.pampa.config import PUBLISHED_DPO, CaseStudy
+from experiments.pampa.figures import LABEL, gain, of_any, of_best, of_first, outcomes
 from experiments.pampa.page import write_page
-from experiments.pampa.task import ABOUT as TOLD
-from experiments.pampa.task import CLASSES, QUESTION, STYLES, Molecule, Task, majority, read_molecules, split
+from experiments.pampa.table import Molecule, majority, read_table, split, unseen
+from experiments.pampa.task import HIGH
 from experiments.ranks import run
 from experiments.run_folder import RunFolder
-from judges.errors import EngineLostError, UsageError
+from judges.errors import EngineLostError
 from judges.journal import read_rows, write_rows, write_text
-from judges.models import check_model
-from judges.rubrics import load_rubric
+from judges.models import ADAPTER_FILES, MOL_LLAMA, check_model, model_type
 
-_TASK, _STEPS = "the task", "the steps"
-PAPER_RULE = "two_temperatures"
-
-
-@dataclass(frozen=True)
-class CaseStudy:
-    """Settings of a run."""
-
-    data: str | None = setting(
-        None, "table with SMILES and classes: TDC's PAMPA_NCATS, or another", metavar="FILE", group=_TASK
-    )
-    smiles: str | None = setting(None, "column of the SMILES (default: Drug or smiles)", metavar="COLUMN", group=_TASK)
-    label: str | None = setting(None, "column of the classes (default: Y or label)", metavar="COLUMN", group=_TASK)
-    classes: tuple[str, ...] = setting(
-        CLASSES, "a class, as VALUE=NAME|OTHER WORDS; to be repeated", metavar="CLASS", group=_TASK
-    )
-    question: str = setting(QUESTION, "what is asked, with <mol> for the molecule", metavar="TEXT", group=_TASK)
-    about: str = setting(TOLD, "what the style task-info tells of the task", metavar="TEXT", group=_TASK)
-    rubric: str = setting("membrane_permeability", "what an answer is judged by", metavar="NAME", group=_TASK)
-    pair_rubric: str = setting(
-        "general", "what pairs of --rule two_temperatures are judged by", metavar="NAME", group=_TASK
-    )
-    style: tuple[str, ...] = setting(
-        STYLES, f"how it is asked: {', '.join(STYLES)}; may be repeated", metavar="STYLE", group=_TASK
-    )
-    limit: int | None = setting(None, "only the first N molecules of the test split", metavar="N", group=_TASK)
-    policy: str | None = setting(
-        None, "the policy: a Mol-LLaMA (folder or hub id), or any model", metavar="MODEL", group=_STEPS
-    )
-    model: str | None = setting(None, "the judge", metavar="MODEL", group=_STEPS)
-    samples: int = setting(16, "answers to choose from", metavar="N", group=_STEPS)
-    sample_temperature: float = setting(0.8, "at which they are sampled", metavar="T", group=_STEPS)
-    sample_tokens: int = setting(512, "most tokens of an answer", metavar="N", group=_STEPS)
-    max_think_tokens: int = setting(2048, "most tokens that the judge thinks", metavar="N", group=_STEPS)
-    train: int = setting(
-        500, "molecules of the training split whose answers make pairs for DPO; 0: no DPO", metavar="N", group=_STEPS
-    )
-    rule: str = setting(
-        PAPER_RULE,
-        "how their pairs are made: two_temperatures, as the paper does, or highest_lowest of --samples answers",
-        choices=(PAPER_RULE, "highest_lowest"),
-        group=_STEPS,
-    )
-    dpo: tuple[str, ...] = setting(
-        (), "a flag of flex-judge dpo, as NAME=VALUE; may be repeated", metavar="FLAG", group=_STEPS
-    )
-    seed: int = setting(0, "seed of samples and draws", metavar="N", group=_STEPS)
-    out: str = setting("runs/pampa", "folder for everything; a run that is there is resumed", metavar="DIR")
-
-    def __post_init__(self) -> None:
-        check_least(self, {"samples": 2, "sample_tokens": 1, "train": 0, "limit": 1})
-        for style in self.style:
-            if style not in STYLES:
-                raise UsageError(f"--style {style}: expected one of {', '.join(STYLES)}")
-        for name in ("data", "policy", "model"):
-            if not getattr(self, name):
-                raise UsageError(f"--{name} is needed")
-        load_rubric(self.rubric).check(1)
-        load_rubric(self.pair_rubric).check(2)
-        for flag in self.dpo:
-            if "=" not in flag:
-                raise UsageError(f"--dpo {flag}: expected NAME=VALUE, such as num_train_epochs=3")
-
-    @property
-    def task(self) -> Task:
-        return Task.of(self.classes, self.question, self.about)
-
-
-PUBLISHED_DPO = {
-    "beta": 0.1,
-    "learning_rate": 1e-5,
-    "weight_decay": 0.05,
-    "warmup_steps": 100,
-    "num_train_epochs": 3,
-    "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 8,
-}
-"""As the paper trains, with 32 pairs a step."""
+PAPER_TEST = (407, HIGH, 344)
+"""Molecules that the paper tests with, their most frequent class, and how many have it."""
+APART = ("out", "style", "data", "train", "preferences", "rule", "pair_rubric", "hot_temperature", "dpo")
+"""Settings on which neither the greedy answers nor the best of N depend; the folders of the other steps know them."""
 
 
 def main(config: CaseStudy) -> dict[str, Any]:
@@ -115,29 +41,41 @@ def main(config: CaseStudy) -> dict[str, Any]:
         EngineLostError: a step failed. The same run goes on from there.
     """
     path, task = Path(str(config.data)), config.task
-    molecules = read_molecules(path, task, config.smiles, config.label)
-    train, test = split(molecules)
-    test = test[: config.limit]
+    table = read_table(path, task, config.smiles, config.label)
+    train, whole = split(table.molecules)
+    test = _drawn(whole, config.limit, config.seed)
+    fresh = [] if config.train == 0 or config.preferences else unseen(train, whole)
+    learnt = _drawn(fresh, config.train, config.seed)
     for model in (config.policy, config.model):
         check_model(str(model))
-    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "style", "data")}
+    settings = {name: value for name, value in asdict(config).items() if name not in APART}
     settings |= {
         "data_digest": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         "classes": list(config.classes),
-        "dpo": list(config.dpo),
     }
     with RunFolder(Path(config.out).resolve(), settings) as folder:
-        styles = {style: _Style(config, folder, style).figures(train[: config.train], test) for style in config.style}
+        steps = _Steps(config, folder)
+        styles = {style: steps.answers(style, test) for style in config.style}
+        dpo = None
+        if learnt or config.preferences:
+            policy, dpo = steps.tuned(learnt)
+            for style, found in styles.items():
+                steps.add_after_dpo(style, found, policy)
         name, share = majority(test)
+        paper = (len(test), name, round(share * len(test))) == PAPER_TEST
         summary = {
             **folder.settings,
             "data": config.data,
-            "molecules": len(molecules),
+            "molecules": len(table.molecules),
+            "left_out": dict(table.left_out),
             "test": len(test),
+            "train": len(learnt),
+            "train_in_the_test_split": len(train) - len(fresh) if fresh else None,
             "majority": {"class": name, "accuracy": share},
             "classes_seen": len({one.label for one in test}),
-            "is_paper_s": config.question == QUESTION and config.classes == CLASSES,
+            "is_paper_s": config.is_the_paper_s and paper,
             "styles": styles,
+            "dpo": dpo,
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -146,84 +84,102 @@ def main(config: CaseStudy) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Style:
-    """The steps for one way of asking."""
+class _Steps:
+    """The commands of a run."""
 
     config: CaseStudy
     folder: RunFolder
-    style: str
+    _greedy: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
-    @property
-    def out(self) -> Path:
-        return self.folder.path / self.style
-
-    def figures(self, train: Sequence[Molecule], test: Sequence[Molecule]) -> dict[str, Any]:
-        """All steps, and what they came to."""
-        self.out.mkdir(exist_ok=True)
-        asked = self._write(self.out / "test.jsonl", test)
-        greedy = self._answers(asked, "greedy")
-        sampled = self._answers(asked, "sampled", samples=self.config.samples)
-        task = self.config.task
-        found: dict[str, Any] = {
+    def answers(self, style: str, test: Sequence[Molecule]) -> dict[str, Any]:
+        """What the policy as it is says, asked in a style, and the best of it."""
+        asked, task = self._write(style, ((style, one) for one in test), "test"), self.config.task
+        greedy = self._greedy[style] = self._answers(style, asked, "greedy")
+        sampled = self._answers(style, asked, "sampled", samples=self.config.samples)
+        return {
             "greedy": of_first(greedy, task),
+            "sampled": {"outcomes": outcomes(sampled, task)},
             "best": of_best(sampled, task, seed=self.config.seed),
             "any": of_any(sampled, task),
         }
-        if train:
-            policy = self._tuned(self._write(self.out / "train.jsonl", train))
-            found["dpo"] = of_first(self._answers(asked, "greedy_after_dpo", adapter=policy), task)
-        return found
 
-    def _write(self, file: Path, molecules: Sequence[Molecule]) -> Path:
-        text = self.config.task.prompt(self.style)
-        rows = ({"id": one.id, "prompt": text, "molecules": [one.smiles], LABEL: one.label} for one in molecules)
-        write_rows(file, rows)
-        return file
+    def add_after_dpo(self, style: str, found: dict[str, Any], policy: Path) -> None:
+        """Add to what was found in a style what the policy says after DPO."""
+        task = self.config.task
+        after = self._answers(style, self.folder.path / style / "test.jsonl", "greedy_after_dpo", tuned=policy)
+        found["dpo"] = of_first(after, task)
+        found["gain"] = gain(self._greedy[style], after, task)
 
-    def _flags(self, **more: Any) -> list[str]:
-        config = self.config
-        told = {"policy": config.policy, "model": config.model, "rubric": config.rubric, "seed": config.seed}
-        told |= {"sample-tokens": config.sample_tokens, "max-think-tokens": config.max_think_tokens}
-        told |= {"temperature": 0, **more}
-        return [text for name, value in told.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    def tuned(self, train: Sequence[Molecule]) -> tuple[Path, dict[str, Any]]:
+        """What DPO makes of the policy on pairs of its own answers, and how; one policy for all styles."""
+        config, out = self.config, self.folder.path / "dpo" / "policy"
+        data = config.preferences or str(self._pairs(train))
+        told = {**PUBLISHED_DPO, "seed": config.seed, **dict(flag.split("=", 1) for flag in config.dpo)}
+        where = {"model_name_or_path": config.policy, "output_dir": out, "held_out_prompts": 0}
+        flags = [text for name, value in {**where, **told}.items() for text in (f"--{name}", str(value))]
+        with self.folder.phase("dpo"):
+            run("dpo", data, *flags)
+        trained = json.loads((out / "training.json").read_text(encoding="utf-8"))
+        rates = [row["learning_rate"] for row in trained["log"] if "learning_rate" in row]
+        steps = max((row["step"] for row in trained["log"]), default=0)
+        return out, {"pairs": trained["rows"], "steps": steps, "highest_learning_rate": max(rates, default=None)}
 
-    def _answers(self, asked: Path, name: str, samples: int = 1, adapter: Path | None = None) -> list[dict[str, Any]]:
-        """Judged answers to the questions of a file: greedy, or so many samples. What could not be answered has none,
-        and stays."""
-        hot = self.config.sample_temperature if samples > 1 else 0
-        flags = self._flags(samples=samples, sample_temperature=hot, out=self.out / name)
-        flags += ["--keep", LABEL, "--max-failures", str(10**9)]
-        flags += ["--policy-adapter", str(adapter)] if adapter else []
-        with self.folder.phase(name):
-            run("best-of-n", str(asked), *flags)
-        given = {row["id"]: row for row in read_rows(self.out / name / "best_of_n.jsonl")}
-        nothing = {"responses": [""] * samples, "scores": [None] * samples}
-        return [given.get(str(row["id"]), {**nothing, "kept": {LABEL: row[LABEL]}}) for row in read_rows(asked)]
-
-    def _tuned(self, asked: Path) -> Path:
-        """The adapter that DPO makes of the policy's answers at two temperatures, of which the judge prefers one."""
-        pairs, out = self.out / "preferences", self.out / "policy"
+    def _pairs(self, train: Sequence[Molecule]) -> Path:
+        """Pairs of the policy's answers to questions about molecules to train on, each asked in every style."""
+        asked = self._write("dpo", ((style, one) for one in train for style in self.config.style), "train")
+        pairs = self.folder.path / "dpo" / "preferences"
         with self.folder.phase("preferences"):
-            config = self.config
-            flags = self._flags(rule=config.rule, out=pairs, sample_temperature=config.sample_temperature)
-            if config.rule == PAPER_RULE:
-                flags += ["--rubric", config.pair_rubric]
-            else:
-                flags += ["--samples", str(config.samples)]
-            run("preferences", str(asked), *flags, "--with-molecules", "--max-failures", str(10**9))
+            flags = [*self._models(), *self.config.pair_flags, "--out", str(pairs), "--max-failures", str(10**9)]
+            if model_type(str(self.config.policy)) == MOL_LLAMA:
+                flags.append("--with-molecules")
+            run("preferences", str(asked), *flags)
         if not any(True for _ in read_rows(pairs / "data" / "train.jsonl")):
             raise EngineLostError(f"no pair came of {asked}; see {pairs / 'summary.json'}")
-        given = dict(flag.split("=", 1) for flag in self.config.dpo)
-        told = {**PUBLISHED_DPO, "seed": self.config.seed, **given}
-        with self.folder.phase("dpo"):
-            flags = [text for name, value in told.items() for text in (f"--{name}", str(value))]
-            where = [
-                "--model_name_or_path",
-                str(self.config.policy),
-                "--output_dir",
-                str(out),
-                "--held_out_prompts",
-                "0",
-            ]
-            run("dpo", str(pairs), *where, *flags)
-        return out
+        return pairs
+
+    def _write(self, where: str, questions: Any, name: str) -> Path:
+        folder = self.folder.path / where
+        folder.mkdir(exist_ok=True)
+        rows = (
+            {
+                "id": f"{molecule.id}-{style}",
+                "prompt": self.config.task.prompt(style),
+                "molecules": [molecule.smiles],
+                LABEL: molecule.label,
+            }
+            for style, molecule in questions
+        )
+        write_rows(folder / f"{name}.jsonl", rows)
+        return folder / f"{name}.jsonl"
+
+    def _models(self, policy: Mapping[str, Any] | None = None) -> list[str]:
+        config = self.config
+        told = {"policy": config.policy, **(policy or {}), "model": config.model, "seed": config.seed}
+        told |= {"sample-tokens": config.sample_tokens, "max-think-tokens": config.max_think_tokens, "temperature": 0}
+        return [text for name, value in told.items() for text in (f"--{name}", str(value))]
+
+    def _answers(
+        self, style: str, asked: Path, name: str, samples: int = 1, tuned: Path | None = None
+    ) -> list[dict[str, Any]]:
+        """Judged answers to the questions of a file: greedy, or so many samples. A question that could not be answered
+        has none, and stays."""
+        out = self.folder.path / style / name
+        hot = self.config.sample_temperature if samples > 1 else 0
+        policy: dict[str, Any] = {}
+        if tuned is not None:
+            is_adapter = (tuned / ADAPTER_FILES[0]).is_file()
+            policy = {"policy-adapter": tuned} if is_adapter else {"policy": tuned}
+        flags = [*self._models(policy), "--samples", str(samples), "--sample-temperature", str(hot)]
+        flags += ["--rubric", self.config.rubric, "--out", str(out), "--keep", LABEL, "--max-failures", str(10**9)]
+        with self.folder.phase(f"{style}: {name}"):
+            run("best-of-n", str(asked), *flags)
+        given = {row["id"]: row for row in read_rows(out / "best_of_n.jsonl")}
+        nothing = {"responses": None, "scores": None}
+        return [given.get(str(row["id"]), {**nothing, "kept": {LABEL: row[LABEL]}}) for row in read_rows(asked)]
+
+
+def _drawn(molecules: Sequence[Molecule], count: int | None, seed: int) -> list[Molecule]:
+    """So many of them, by lot, in the order of the table; None for all."""
+    if count is None or count >= len(molecules):
+        return list(molecules)
+    return [molecules[i] for i in sorted(random.Random(seed).sample(range(len(molecules)), count))]

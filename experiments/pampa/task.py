@@ -1,24 +1,18 @@
-"""A table with SMILES and classes as questions about molecules, and answers as classes. Pure, but for the table.
+"""A class of a molecule as a question about it, and answers as classes. Pure.
 
 The default is PAMPA_NCATS of TDC (Therapeutics Data Commons): whether a molecule passes an artificial membrane.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from judges.errors import UsageError
 
-SPLIT_SEED = 42
-"""TDC's."""
-TEST_SHARE = 0.2
-SMILES_COLUMNS = ("Drug", "smiles", "SMILES")
-LABEL_COLUMNS = ("Y", "label")
 HIGH, LOW = "High permeability", "Low-to-moderate permeability"
 CLASSES = (f"0={LOW}|Moderate permeability|Low permeability", f"1={HIGH}")
 QUESTION = "How well does the molecule <mol> pass an artificial membrane by passive diffusion?"
@@ -31,19 +25,13 @@ ABOUT = (
     "donors and acceptors of hydrogen bonds, a charge at physiological pH, many rotatable bonds and a large molecular "
     "weight hinder."
 )
-_FINAL = re.compile(r"final\s+answer\s*:", re.IGNORECASE)
+ANSWERED, UNMARKED, SEVERAL, NONE = "answered", "answered without the last line", "several classes", "no class"
+_FINAL = re.compile(r"\bfinal\s+answer\W*(?:is\b\W*)?", re.IGNORECASE)
+_SENTENCE_ENDS = re.compile(r"[.;!?](?:\s|$)")
 _GAPS = re.compile(r"[\W_]+")
-
-
-@dataclass(frozen=True)
-class Molecule:
-    """A row of the table."""
-
-    id: str
-    smiles: str
-    label: str
-    """The name of its class."""
-    where: str
+_NOT = frozenset(("not", "no", "non", "never", "neither", "nor", "than", "t"))  # the last of "isn't"
+_TAKEN = "|"
+"""Stands for the words of a class that was found. No word has it."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +50,33 @@ class Task:
         """Out of texts `VALUE=NAME|OTHER WORDS`, as a command line gives them.
 
         Raises:
-            UsageError: a text of another form, fewer than two classes, or a question without a place for the molecule.
+            UsageError: a text of another form, fewer than two classes, names that cannot be told from each other in an
+                answer, or a question without a place for the molecule.
         """
         known: dict[str, tuple[str, ...]] = {}
         for text in classes:
             value, equals, names = text.partition("=")
             words = tuple(name.strip() for name in names.split("|") if name.strip())
-            if not equals or not value or not words:
+            given = label_of(value)
+            if not equals or given is None or not words:
                 raise UsageError(f"--classes {text}: expected VALUE=NAME, such as 1='{HIGH}'")
-            known[value] = words
+            if given in known:
+                raise UsageError(f"--classes {text}: there is a class of the value {given} already")
+            known[given] = words
         if len(known) < 2:
             raise UsageError("--classes: expected two classes or more")
         if question.count("<mol>") != 1:
             raise UsageError(f"--question: has {question.count('<mol>')} times <mol>; expected one, for the molecule")
-        return cls(known, question, about)
+        task = cls(known, question, about)
+        if len(set(task.names)) < len(known):
+            raise UsageError("--classes: two have the same name")
+        for words in known.values():
+            for name in words:
+                if task.answered(f"{FINAL} {name}") != (words[0], ANSWERED):
+                    raise UsageError(
+                        f"--classes: an answer {name!r} would not be read as {words[0]!r}; a name needs its own words"
+                    )
+        return task
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,14 +94,76 @@ class Task:
         return " ".join([*parts, f"End with {options}."])
 
     def answered(self, text: str) -> tuple[str | None, str]:
-        """The class that an answer names, and what came of reading it: `answered`; `answered without the last line`
-        where there is no `Final answer:`; `several classes` or `no class`, which are no answer."""
-        last = _FINAL.split(text)[-1]
-        marked = _FINAL.search(text) is not None
-        found = [words[0] for words in self.classes.values() if any(_plain(one) in _plain(last) for one in words)]
+        """The class that an answer names, and what came of reading it.
+
+        What counts is the first sentence after the last `Final answer:`, in which a class may be shortened (`High`);
+        where that names none, all that follows; and without a `Final answer:` the whole text. A class that is denied
+        (`not ...`) or is the end of a range (`moderate to high ...`) is not named.
+
+        Returns:
+            The class, ANSWERED or UNMARKED; or None and SEVERAL or NONE.
+        """
+        before, *said = _FINAL.split(text)
+        while said and not said[-1].strip():
+            said.pop()
+        if not said:
+            return self._one(self._named(before), UNMARKED)
+        line = [_sentence(said[-1])]
+        for earlier in reversed(said[:-1]):  # in one line, as who repeats the question does
+            if "\n" in earlier:
+                break
+            line.append(_sentence(earlier))
+        found = {name for part in line for name in self._named(part) or self._short(part)}
+        return self._one(found or self._named(said[-1]), ANSWERED)
+
+    def _one(self, found: set[str], outcome: str) -> tuple[str | None, str]:
         if len(found) == 1:
-            return found[0], "answered" if marked else "answered without the last line"
-        return None, "several classes" if found else "no class"
+            return next(iter(found)), outcome
+        return None, SEVERAL if found else NONE
+
+    def _named(self, text: str) -> set[str]:
+        """The classes that a text names; the longest words first, as one may hold another."""
+        plain, found = _plain(text), set()
+        known = sorted(((_plain(word), words[0]) for words in self.classes.values() for word in words), key=_length)
+        for word, name in known:
+            while word.strip() and (at := plain.find(word)) >= 0:
+                if not self._denied(plain[:at].split(), name):
+                    found.add(name)
+                plain = f"{plain[:at]} {_TAKEN} {plain[at + len(word) :]}"
+        return found
+
+    def _denied(self, before: Sequence[str], name: str) -> bool:
+        if before and before[-1] in _NOT:
+            return True
+        if len(before) < 2 or before[-1] not in ("to", "or"):
+            return False
+        others = {_plain(word).split()[0] for words in self.classes.values() if words[0] != name for word in words}
+        return before[-2] in others
+
+    def _short(self, text: str) -> set[str]:
+        """The classes of which a text is the beginning."""
+        plain = _plain(text)
+        if not plain.strip():
+            return set()
+        return {words[0] for words in self.classes.values() if any(_plain(word).startswith(plain) for word in words)}
+
+
+def label_of(value: Any) -> str | None:
+    """A label of a table or a command line, in one form: numbers without a fraction of nothing; None is no label."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    text = str(value).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text or None
+    return f"{number:g}" if math.isfinite(number) else text
+
+
+def _sentence(text: str) -> str:
+    """The first one of the first line that has any."""
+    line = next((one for one in text.splitlines() if one.strip()), "")
+    return _SENTENCE_ENDS.split(line, maxsplit=1)[0]
 
 
 def _plain(text: str) -> str:
@@ -108,69 +171,5 @@ def _plain(text: str) -> str:
     return f" {_GAPS.sub(' ', text.lower()).strip()} "
 
 
-def read_molecules(path: Path, task: Task, smiles: str | None = None, label: str | None = None) -> list[Molecule]:
-    """The rows of a table (.csv, .tsv, .tab, .parquet, .jsonl).
-
-    Args:
-        smiles, label: columns; None for those that TDC's tables have.
-
-    Raises:
-        UsageError: it cannot be read, a column is missing, or a row has no molecule or a label that is no class.
-    """
-    rows = _rows(path)
-    first = rows[0][1]
-    of_smiles, of_label = _column(path, first, smiles, SMILES_COLUMNS), _column(path, first, label, LABEL_COLUMNS)
-    found = []
-    for number, (where, row) in enumerate(rows, 1):
-        value = row.get(of_label)
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-        if text not in task.classes:
-            expected = ", ".join(task.classes)
-            raise UsageError(f"{where}, column {of_label!r}: expected one of {expected}, got {value!r} (--classes)")
-        molecule = row.get(of_smiles)
-        if not isinstance(molecule, str) or not molecule.strip():
-            raise UsageError(f"{where}, column {of_smiles!r}: expected a SMILES string, got {molecule!r}")
-        found.append(Molecule(str(number), molecule.strip(), task.classes[text][0], where))
-    return found
-
-
-def split(molecules: Sequence[Molecule], seed: int = SPLIT_SEED) -> tuple[list[Molecule], list[Molecule]]:
-    """Molecules to train on and to test with: TDC's random split, of which the part for validation is left with the
-    first."""
-    import pandas as pd
-
-    numbers = pd.DataFrame({"number": range(len(molecules))})
-    test = set(numbers.sample(frac=TEST_SHARE, replace=False, random_state=seed)["number"])
-    return [m for i, m in enumerate(molecules) if i not in test], [molecules[i] for i in sorted(test)]
-
-
-def majority(molecules: Sequence[Molecule]) -> tuple[str, float]:
-    """The most frequent class, and how right one is who always says it."""
-    name, count = Counter(molecule.label for molecule in molecules).most_common(1)[0]
-    return name, count / len(molecules)
-
-
-def _rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
-    import pandas as pd
-
-    if path.suffix not in (".csv", ".tsv", ".tab", ".parquet", ".jsonl"):
-        raise UsageError(f"{path}: expected a table that ends in .csv, .tsv, .tab, .parquet or .jsonl")
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        elif path.suffix == ".jsonl":
-            table = pd.read_json(path, lines=True)
-        else:
-            table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t")
-    except (OSError, ValueError) as e:
-        raise UsageError(f"{path}: cannot be read as a table: {' '.join(str(e).split())}") from e
-    if table.empty:
-        raise UsageError(f"{path}: holds no row")
-    return [(f"{path}, row {i}", row) for i, row in enumerate(table.to_dict("records"), 1)]
-
-
-def _column(path: Path, row: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> str:
-    found = named if named in row else None if named else next((one for one in usual if one in row), None)
-    if found is None:
-        raise UsageError(f"{path}: has no column {named or usual[0]!r}; there are {', '.join(map(str, row))}")
-    return found
+def _length(known: tuple[str, str]) -> int:
+    return -len(known[0])
