@@ -104,6 +104,11 @@ class DataFlags(JudgeFlags):
         metavar="HOST:PORT",
         group=_RUN,
     )
+    retry_lost: bool = setting(
+        False,
+        "try prompts again that were refused in an earlier start, with the others of their shards",
+        group=_RUN,
+    )
     max_failures: int = setting(
         0, "prompts that may stay without a result before the exit status is 1", metavar="N", group=_RUN
     )

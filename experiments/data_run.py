@@ -109,7 +109,7 @@ class DataRun:
         parts = Parts(self.folder.path.resolve() / "parts")
         shard_rows = shard_rows_for(len(self.source))
         shards = shards_of(len(self.source), shard_rows)
-        if todo := pending(parts, shards):
+        if todo := pending(parts, shards, self.config.retry_lost):
             asyncio.run(self._work(parts, shard_rows, todo))
         else:
             self.console.print(f"{self.folder.path} is complete: nothing is sampled or judged again", soft_wrap=True)
@@ -130,6 +130,7 @@ class DataRun:
                 rows_at_once=-(-at_once // workers),
                 workers=workers,
                 shards_at_once=max(2, -(-2 * at_once // (workers * shard_rows))),
+                retry_lost=self.config.retry_lost,
             )
             total = len(self.source)
             bar = self.progress.add_task("sampling and judging", total=total, completed=total - _rows(job, todo))

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from judges.errors import ServiceTimeoutError, UnscoredError, UsageError
 from judges.judgments import Status
+from reward.adapters.beside import Beside, awaited, checked, named, summed, waited
 from reward.adapters.local import judge_of
 from reward.adapters.logs import columns, figures
 from reward.adapters.rows import Rows, row_error
+from reward.adapters.run_name import ranks, run_name
 from reward.client import JudgeClient
 from reward.samples import Reward, RewardSpec, Sample
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from judges import FlexJudge
 
 NAME = "flex_judge"
+BLIND_CALLS, BLIND_COMPLETIONS = 5, 20
+"""So many calls in a row, of so many completions altogether, of which none has a score, end a run."""
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +46,8 @@ class _TrlReward:
         unscored: str = "none",
         baseline_column: str | None = None,
         name: str = NAME,
-        run: str = "",
+        run: str | None = None,
+        beside: Beside = (),
     ) -> None:
         """
         Args:
@@ -60,10 +65,14 @@ class _TrlReward:
                 gives up: other ranks wait in a collective operation (ddp_timeout, 1800 by default), and
                 AsyncGRPOTrainer for a sign of life (heartbeat_stale_after_s, 300 by default).
             unscored: what a completion without a score gets: `none`, which GRPOTrainer, RLOOTrainer and
-                AsyncGRPOTrainer leave out; or `raise`. OnlineDPOTrainer counts None as 0, so there it must be `raise`.
+                AsyncGRPOTrainer leave out if this is their only reward function; or `raise`. OnlineDPOTrainer counts
+                None as 0, so there it must be `raise`.
             baseline_column: the column with the answers that completions are held against, for method `baseline`.
             name: under which TRL logs the reward; several judges in one trainer need several names.
             run: tells apart runs that share a service and a data set, where groups are gathered from several ranks.
+                None: a name that the ranks of this start agree on (`reward.adapters.run_name`).
+            beside: other reward functions and their weights, in place of further ones of the trainer's: of several,
+                TRL takes a completion that the judge could not score as one that it gave 0.
 
         Raises:
             UsageError: a setting that does not exist or does not go with another.
@@ -79,7 +88,9 @@ class _TrlReward:
         self._unscored = unscored
         self._baseline_column = baseline_column
         self._run = run
+        self._beside = checked(beside)
         self._warned: set[str] = set()
+        self._unseen = (0, 0)  # calls in a row without any score, and their completions
 
     def __getstate__(self) -> dict[str, Any]:
         if not isinstance(self._judge, JudgeClient):
@@ -104,10 +115,17 @@ class _TrlReward:
     def _group(self, rest: Mapping[str, Any]) -> str | None:
         """Name of this step's groups: completions of one prompt in two steps must not meet. It is the same on all
         ranks. AsyncGRPOTrainer tells no step, but has whole groups in each call."""
-        if self.spec.group_size is None:
-            return None
         step = getattr(rest.get("trainer_state"), "global_step", None)
-        return f"{self._run} step {step}".strip() if step is not None else self._run or None
+        if self.spec.group_size is None:
+            if self.spec.needs_group and step is not None and "log_metric" in rest and ranks() > 1:
+                raise UsageError(
+                    f"group_size is missing: completions are compared with each other, and {ranks()} ranks train, each "
+                    "of which may have but some of a prompt's; set it to the trainer's num_generations"
+                )
+            return None
+        if step is None:
+            return self._run or None
+        return f"{run_name() if self._run is None else self._run} step {step}".strip()
 
     def _images(self, rest: Mapping[str, Any], count: int) -> list[Sequence[Any]]:
         """The pictures beside each prompt: column `images` (a list a row) or `image` (one a row); None for none."""
@@ -148,6 +166,7 @@ class _TrlReward:
             for name, values in columns(rewards).items():
                 log_extra(f"{self._prefix}_{name}", values)
         self._warn_of_parts(rewards)
+        self._check_sight(rewards)
         lost = [r for r in rewards if r.value is None]
         if lost and self._unscored == "none" and rest.get("trainer_state") is not None and log_metric is None:
             self._warn(
@@ -163,6 +182,29 @@ class _TrlReward:
                 "for one, cannot leave a completion out"
             )
         return [r.value for r in rewards]
+
+    def _summed(
+        self, judged: list[float | None], others: Sequence[Sequence[float | None]], rest: Mapping[str, Any]
+    ) -> list[float | None]:
+        """The judge's rewards with those of the functions beside it, whose means are logged."""
+        total = summed(judged, self._beside, others)
+        if (log_metric := rest.get("log_metric")) is not None:
+            for (function, _), given in zip(self._beside, others, strict=True):
+                if known := [value for value in given if value is not None]:
+                    log_metric(f"{self._prefix}/beside_{named(function)}", sum(known) / len(known))
+        return total
+
+    def _check_sight(self, rewards: Sequence[Reward]) -> None:
+        """Warn of a call in which nothing is scored, and end a run in which that goes on: it would learn nothing."""
+        if not rewards or any(r.value is not None for r in rewards):
+            self._unseen = (0, 0)
+            return
+        calls, completions = self._unseen = (self._unseen[0] + 1, self._unseen[1] + len(rewards))
+        why = next((r.detail for r in rewards if r.detail), None) or rewards[0].status
+        told = f"no score for any of {len(rewards)} completions ({_counted(rewards)}): {why}"
+        if calls >= BLIND_CALLS and completions >= BLIND_COMPLETIONS:
+            raise UnscoredError(f"the judge has scored nothing in {calls} calls in a row; in the last, {told}")
+        self._warn("blind", "%s. If that goes on, the run ends", told)
 
     def _warn_of_parts(self, rewards: Sequence[Reward]) -> None:
         parts = sum(not r.group.complete or r.group.late for r in rewards)
@@ -207,7 +249,8 @@ class JudgeReward(_TrlReward):
         Raises:
             UsageError: a row that cannot be judged, or a service that refuses it.
             ServiceUnavailableError: the service judges nothing, call after call.
-            UnscoredError: with unscored="raise", a completion has no score.
+            UnscoredError: with unscored="raise", a completion has no score; or the judge scored none of the completions
+                of several calls in a row.
         """
         started = time.monotonic()
         samples = self._samples(prompts, completions, rest)
@@ -215,7 +258,9 @@ class JudgeReward(_TrlReward):
             rewards = self._judge.rewards_sync(samples, self.spec)
         except ServiceTimeoutError as e:
             rewards = self._unanswered(samples, e)
-        return self._settled(rewards, rest, started)
+        judged = self._settled(rewards, rest, started)
+        others = [waited(function, prompts=prompts, completions=completions, **rest) for function, _ in self._beside]
+        return self._summed(judged, others, rest)
 
 
 class AsyncJudgeReward(_TrlReward):
@@ -226,11 +271,12 @@ class AsyncJudgeReward(_TrlReward):
         """See `JudgeReward.__call__`."""
         started = time.monotonic()
         samples = await asyncio.to_thread(self._samples, prompts, completions, rest)  # encodes images
+        asked = [awaited(function, prompts=prompts, completions=completions, **rest) for function, _ in self._beside]
         try:
-            rewards = await self._judge.rewards(samples, self.spec)
+            rewards, others = await asyncio.gather(self._judge.rewards(samples, self.spec), asyncio.gather(*asked))
         except ServiceTimeoutError as e:
-            rewards = self._unanswered(samples, e)
-        return self._settled(rewards, rest, started)
+            rewards, others = self._unanswered(samples, e), [[None] * len(samples) for _ in self._beside]
+        return self._summed(self._settled(rewards, rest, started), others, rest)
 
 
 def _counted(rewards: Sequence[Reward]) -> str:

@@ -41,7 +41,8 @@ def judge_reward(
         api_key: the service's key; None takes the environment's FLEX_JUDGE_API_KEY.
         deadline_s: seconds that a call may take, by default 600.
         spec: rubric, method, reward, normalize, group_size, gather_s, see `reward.samples.RewardSpec`. With a
-            group_size the service collects the rollouts of a prompt; `judge_group_reward` needs none.
+            group_size the service collects the rollouts of a prompt; `judge_group_reward` needs none. And `run`, a name
+            that tells these groups from those of other runs on the same service.
 
     Raises:
         UsageError: a setting that does not exist or does not go with another.
@@ -136,11 +137,12 @@ class _Asker:
             raise UsageError("method 'baseline' has no answers to compare with here; choose another one")
         limits = {"concurrency": CONCURRENCY} if isinstance(judge, str) else {}
         self._judge = judge_of(judge, api_key, deadline_s, **limits)
+        self._run = spec.pop("run", None)
         self._spec = RewardSpec(**spec)
 
     async def values(self, prompts: Sequence[Any], completions: Sequence[Any], states: Sequence[Any]) -> list[float]:
         try:
-            rewards = await self._judge.rewards(_samples(prompts, completions), self._spec)
+            rewards = await self._judge.rewards(_samples(prompts, completions, self._run), self._spec)
             return _scored(rewards)
         except JudgeError as e:
             for state in states:
@@ -149,11 +151,11 @@ class _Asker:
             raise
 
 
-def _samples(prompts: Sequence[Any], completions: Sequence[Any]) -> list[Sample]:
+def _samples(prompts: Sequence[Any], completions: Sequence[Any], run: str | None) -> list[Sample]:
     rows, samples = Rows(), []
     for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         try:
-            samples.append(rows.sample(prompt, completion))
+            samples.append(rows.sample(prompt, completion, group=run))
         except UsageError as e:
             raise row_error(e, "prompts", i) from e
     return samples

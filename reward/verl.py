@@ -20,6 +20,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from judges.errors import ServiceTimeoutError, UnscoredError, UsageError
@@ -65,6 +66,7 @@ async def compute_score(
     image_key: str = "images",
     baseline_key: str = "baseline",
     unscored: str = "nan",
+    run: str | None = None,
     **others: Any,
 ) -> dict[str, float | str]:
     """Judge one completion.
@@ -90,6 +92,8 @@ async def compute_score(
             group and FSDP actors leave out that update, as its gradient is not finite: nothing is learnt from it, but
             a few of them cost much. `mean`: 0, which with `normalize` is the mean of its group, hence no advantage.
             `raise`: the run ends.
+        run: a name that tells this run's groups from those of others on the same service; verl's workers have none in
+            common, so say one (the experiment's) where a group_size is given.
         others: what verl adds.
 
     Returns:
@@ -108,7 +112,7 @@ async def compute_score(
     client = _client(url, api_key, deadline_s, concurrency)
     _wonder(others)
     baseline = baseline_key if method == "baseline" else None
-    sample = _sample(solution_str, extra_info or {}, prompt_key, image_key, baseline)
+    sample = replace(_sample(solution_str, extra_info or {}, prompt_key, image_key, baseline), group=run)
     try:
         (found,) = await client.rewards([sample], spec)
     except ServiceTimeoutError as e:

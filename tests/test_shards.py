@@ -83,7 +83,7 @@ def job(tmp_path: Path, plan: Any, rows: int = 10, **settings: Any) -> Job:
 
 async def work(job: Job) -> list[Report]:
     worker = ShardWorker(job)
-    return [await worker.shard(n) for n in pending(Parts(job.folder), job.shards)]
+    return [await worker.shard(n) for n in pending(Parts(job.folder), job.shards, job.retry_lost)]
 
 
 def joined(job: Job, *tables: str) -> list[str]:
@@ -136,6 +136,23 @@ async def test_row_after_row_lost_ends_the_run_and_costs_no_row(tmp_path: Path) 
     with pytest.raises(AllLostError, match="4 rows in a row were lost, the last one: the policy died"):
         await work(asked)
     assert Parts(asked.folder).reports() == {}
+
+
+async def test_row_after_row_refused_in_the_same_words_ends_the_run_and_costs_no_row(tmp_path: Path) -> None:
+    asked = job(tmp_path, Plan({f"q{n}": "refused" for n in range(4)}), rows_at_once=2)
+    with pytest.raises(AllLostError, match="4 rows in a row were refused: too long"):
+        await work(asked)
+    assert Parts(asked.folder).reports() == {}
+
+
+async def test_what_was_refused_is_tried_again_where_that_is_asked_for(tmp_path: Path) -> None:
+    asked = job(tmp_path, Plan({"q1": "refused"}))
+    await work(asked)
+    assert pending(Parts(asked.folder), asked.shards) == []
+    assert pending(Parts(asked.folder), asked.shards, retry_lost=True) == [0]
+    await work(replace(asked, plan=Plan({}), retry_lost=True))
+    assert summed(list(Parts(asked.folder).reports().values())).lost == {}
+    assert pending(Parts(asked.folder), asked.shards, retry_lost=True) == []
 
 
 async def test_an_endpoint_that_wants_another_key_ends_the_run_at_once_and_costs_no_row(tmp_path: Path) -> None:

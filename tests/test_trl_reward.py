@@ -22,6 +22,7 @@ from judges.engines import Sampling
 from judges.engines.scripted import ScriptedEngine
 from judges.errors import ServiceTimeoutError, ServiceUnavailableError, UnscoredError, UsageError
 from judges.judgments import Status
+from reward.adapters import run_name
 from reward.client import JudgeClient
 from reward.trl import AsyncJudgeReward, JudgeReward
 
@@ -171,6 +172,75 @@ def test_the_service_is_told_how_to_judge(service: FakeService) -> None:
     assert {row["group"] for row in body["samples"]} == {"mine step 7"}  # later steps must not meet it
 
 
+def test_every_start_of_a_run_has_a_name_of_its_own(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of two runs, or of a run and what it left behind when it was killed, must not meet."""
+
+    def group() -> str:
+        monkeypatch.setattr(run_name, "_names", [])  # as a new process has it
+        for judged in (JudgeReward, JudgeReward):
+            judged(client_of(service), group_size=2)(["Question?"] * 2, ["a", "b"], **Log().offered)
+        first, second = (body.body["samples"][0]["group"] for body in service.seen[-2:])
+        assert first == second  # the reward functions of one process share it
+        return str(first)
+
+    assert group().endswith(" step 7")
+    assert group() != group()
+
+
+def test_on_several_ranks_a_comparison_needs_the_size_of_a_group(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = JudgeReward(client_of(service), method="round_robin", reward="win_rate")
+    reward(["Question?"] * 2, ["a", "b"], **Log().offered)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"group_size is missing: .* 2 ranks train"):
+        reward(["Question?"] * 2, ["a", "b"], **Log().offered)
+    JudgeReward(client_of(service))(["Question?"], ["a"], **Log().offered)
+
+
+async def test_others_beside_the_judge_do_not_score_what_it_could_not(service: FakeService) -> None:
+    def short(prompts: Any, completions: Any, **rest: Any) -> list[float | None]:
+        assert rest["answer"] == ["1", "2", "3"]
+        return [None, 1.0, 2.0]
+
+    async def slow(**call: Any) -> list[float]:
+        return [3.0] * len(call["completions"])
+
+    judge = FlexJudge(ScriptedEngine(unreadable_if_told), replace(SETTINGS, force=False))
+    call: dict[str, Any] = {
+        "prompts": ["Question?"] * 3,
+        "completions": ["a", "b", "mumble"],
+        "answer": ["1", "2", "3"],
+    }
+    alone = JudgeReward(judge)(**call)
+    log = Log()
+    values = JudgeReward(judge, beside=[(short, 0.5)])(**call, **log.offered)
+    assert values == [alone[0], (alone[1] or 0) + 0.5, None]
+    assert log.metrics["judge/beside_short"] == 1.5
+    both = await AsyncJudgeReward(judge, beside=[(short, 0.5), (slow, -1)])(**call)
+    assert both == [(alone[0] or 0) - 3, (alone[1] or 0) + 0.5 - 3, None]
+    with pytest.raises(UsageError, match="slow has to be awaited; use AsyncJudgeReward"):
+        JudgeReward(judge, beside=[(slow, 1.0)])(**call)
+    with pytest.raises(UsageError, match="gave 1 values for 3 completions"):
+        JudgeReward(judge, beside=[(lambda **_: [1.0], 1.0)])(**call)
+    with pytest.raises(UsageError, match="expected pairs of a reward function and its weight"):
+        JudgeReward(judge, beside=[short])  # type: ignore[list-item]
+
+
+def test_a_judge_that_scores_nothing_is_told_of_and_ends_a_run_that_goes_on(
+    local: JudgeReward, caplog: pytest.LogCaptureFixture
+) -> None:
+    call: dict[str, Any] = {"prompts": ["Question?"] * 5, "completions": ["mumble"] * 5}
+    for _ in range(4):
+        assert local(**call, **Log().offered) == [None] * 5
+    assert caplog.text.count("no score for any of 5 completions (unparseable: 5): answer 'mumble' is not a score") == 1
+    assert local(["Question?"], ["answer"])[0] is not None  # all is well again
+    for _ in range(4):
+        local(**call)
+    with pytest.raises(UnscoredError, match="the judge has scored nothing in 5 calls in a row"):
+        local(**call)
+
+
 def test_a_group_has_no_name_where_nothing_is_gathered(service: FakeService) -> None:
     JudgeReward(client_of(service))(["Question?"], ["a"], **Log().offered)
     assert "group" not in service.seen[0].body["samples"][0]
@@ -317,7 +387,7 @@ def test_a_trainer_that_would_count_the_unscored_as_zero_is_warned_of(
     reward = JudgeReward(client_of(service))
     reward(["Question?"], ["four"], **Log().offered)  # GRPOTrainer
     reward(["Question?"], ["four"])  # AsyncGRPOTrainer
-    assert not caplog.text
+    assert "as 0" not in caplog.text
     assert reward(["Question?"], ["four"], trainer_state=state) == reward(["Question?"], ["four"]) == [None]
     assert "such as OnlineDPOTrainer, counts them as 0" in caplog.text
 

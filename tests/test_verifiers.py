@@ -166,3 +166,9 @@ def test_settings_that_do_not_exist_are_refused(service: FakeService) -> None:
         judge_group_reward(service.url, reward="applause")
     with pytest.raises(UsageError, match="url must begin with"):
         TraceJudge("10.0.0.1:8000")
+
+
+async def test_a_run_has_a_name_where_its_groups_are_gathered(service: FakeService) -> None:
+    reward = judge_reward(service.url, group_size=1, run="mine")
+    await reward("Q?", "four", None, {}, None, None)
+    assert service.seen[-1].body["samples"][0]["group"] == "mine"

@@ -170,3 +170,8 @@ async def test_a_misspelt_setting_is_said_once_and_what_verl_adds_is_not(
         await compute_score(**called(service, rubrik="mine", reward_router_address=None))
     assert caplog.text.count("does not know rubrik") == 1
     assert "router" not in caplog.text
+
+
+async def test_a_run_has_a_name_where_its_groups_are_gathered(service: FakeService) -> None:
+    await compute_score("x", "four", None, {"question": "Q?"}, url=service.url, group_size=1, run="mine")
+    assert service.seen[-1].body["samples"][0]["group"] == "mine"

@@ -14,11 +14,12 @@ from alignment.scale.worker import ShardWorker
 from judges.errors import ClusterError, JudgeError
 
 
-def pending(parts: Parts, shards: int) -> list[int]:
+def pending(parts: Parts, shards: int, retry_lost: bool = False) -> list[int]:
     """Of so many shards, those that are still to be worked on: without a report, or with rows that another try may get
-    done."""
+    done; where all that is lost is tried again, also with rows that were refused."""
     there = parts.reports()
-    return [shard for shard in range(shards) if shard not in there or not there[shard].is_final]
+    done = {shard for shard, report in there.items() if report.is_final and not (retry_lost and report.lost)}
+    return [shard for shard in range(shards) if shard not in done]
 
 
 def run(job: Job) -> Iterator[Report]:
@@ -29,7 +30,7 @@ def run(job: Job) -> Iterator[Report]:
     Raises:
         JudgeError: what ended a worker: a model that cannot be reached, a disk that is full. What was done is kept.
     """
-    shards = pending(Parts(job.folder), job.shards)
+    shards = pending(Parts(job.folder), job.shards, job.retry_lost)
     if not shards:
         return
     import ray

@@ -46,6 +46,8 @@ class ShardWorker:
         self._opening = asyncio.Lock()
         self._work: Work | None = None
         self._lost_in_a_row = 0
+        self._refused_in_a_row = 0
+        self._refusal = ""
 
     async def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Work on the shards of a batch of Ray Data's: `{"shard": [number, ...]}` to their reports by columns."""
@@ -120,11 +122,24 @@ class ShardWorker:
             except FATAL:
                 raise
             except (UsageError, RenderError) as e:
-                return _Lost(row.id, "refused", f"{where}: {_line(e)}")
+                return self._count_refused(row.id, where, e)
             except Exception as e:  # noqa: BLE001 - the boundary: whatever one row does, the others go on
                 return self._count_lost(row.id, where, e)
-            self._lost_in_a_row = 0
+            self._lost_in_a_row = self._refused_in_a_row = 0
             return outcome
+
+    def _count_refused(self, id: str, where: str, error: Exception) -> _Lost:
+        """Note a row that a model does not take.
+
+        Raises:
+            AllLostError: row after row was refused in the same words, so it is a setting that is refused and no row.
+        """
+        refusal = _line(error)
+        self._refused_in_a_row = self._refused_in_a_row + 1 if refusal == self._refusal else 1
+        self._refusal = refusal
+        if self._refused_in_a_row >= 2 * self._job.rows_at_once:
+            raise AllLostError(f"{self._refused_in_a_row} rows in a row were refused: {refusal}") from error
+        return _Lost(id, "refused", f"{where}: {refusal}")
 
     def _count_lost(self, id: str, where: str, error: Exception) -> _Lost:
         """Note a row that was lost through no fault that it is known for.
