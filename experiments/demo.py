@@ -146,7 +146,7 @@ class _Demo:
             return
         with self._step("preparing models", "prepare_models"):
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "judges.models", *sorted(names), stderr=asyncio.subprocess.PIPE
+                sys.executable, "-P", "-m", "judges.models", *sorted(names), stderr=asyncio.subprocess.PIPE
             )
             try:
                 _, error = await process.communicate()

@@ -72,7 +72,7 @@ def run(*arguments: str) -> None:
     Raises:
         EngineLostError: it failed; what was wrong it has said itself.
     """
-    command = [sys.executable, "-m", "experiments.cli", *arguments]
+    command = [sys.executable, "-P", "-m", "experiments.cli", *arguments]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, preexec_fn=_end_with_parent)
     with _ended(process):
         status = process.wait()
@@ -92,7 +92,7 @@ def serving(*arguments: str) -> Iterator[str]:
     Raises:
         EngineLostError: it did not start; what was wrong it has said itself.
     """
-    command = [sys.executable, "-m", "experiments.cli", "serve", "--port", "0", *arguments]
+    command = [sys.executable, "-P", "-m", "experiments.cli", "serve", "--port", "0", *arguments]
     process = subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, text=True, preexec_fn=_end_with_parent
     )

@@ -24,6 +24,7 @@ NAMESPACE = "flex-judge"
 OBJECT_STORE_BYTES = 256 << 20  # requests are small; Ray's default would reserve a third of the memory
 CONNECT_TIMEOUT_S = 5.0
 START_TRIES = 2
+PACKAGES = ("judges", "reward", "alignment", "experiments")
 LOOPBACK = ("localhost", "127.0.0.1")
 
 
@@ -53,7 +54,9 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
 
     Raises:
         ClusterError: nothing answers at the address, or what answers is no Ray cluster of this Ray version.
+        UsageError: this folder holds a package that would hide one of ours from Ray's workers.
     """
+    _check_folder()
     # Started through `uv run`, Ray would start every worker through `uv run` again, each in an environment of its own.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # Engines start processes of their own; they must not outlive the worker that started them.
@@ -130,11 +133,23 @@ def _start(ray_module: ray) -> None:  # type: ignore[valid-type]
     os.environ.pop(VARIABLE, None)  # what this process starts from now on is not the cluster's
 
 
+def _check_folder() -> None:
+    """Ray's workers look for packages in the folder that the driver was started in before all other places."""
+    here, ours = Path.cwd(), Path(__file__).resolve().parents[1]
+    for name in PACKAGES:
+        found = next((path for path in (here / name / "__init__.py", here / f"{name}.py") if path.is_file()), None)
+        if found is not None and found.resolve() != ours / name / "__init__.py":
+            raise UsageError(
+                f"{found} would be taken for flex-judge's own package {name!r} by Ray's workers; start the command in "
+                "another folder"
+            )
+
+
 @contextmanager
 def _nothing_left_behind() -> Iterator[None]:
     """A process beside this one that ends what the cluster started, when this one is done or is killed."""
     mark = uuid.uuid4().hex
-    command = [sys.executable, "-m", "reward.serving.reaper", mark]
+    command = [sys.executable, "-P", "-m", "reward.serving.reaper", mark]
     # In a session of its own, so that Ctrl-C does not end it before its work begins.
     reaper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     os.environ[VARIABLE] = mark

@@ -182,7 +182,7 @@ def _peak_mib(rows: int) -> float:
     """Peak memory of a driver that has so many rows worked on, in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         prompts = _prompts(Path(folder) / "prompts.jsonl", rows)
-        command = [sys.executable, "-m", "experiments.bench.scale", str(prompts), folder]
+        command = [sys.executable, "-P", "-m", "experiments.bench.scale", str(prompts), folder]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[-1])
 

@@ -27,7 +27,7 @@ class Guard:
         self._processes = _with_descendants([psutil.Process(root) for root in roots])
         # Process ids are used again; with the time of its start a process is told from its successor.
         names = [f"{p.pid}:{p.create_time()!r}" for p in self._processes]
-        command = [sys.executable, "-m", __name__, *names]
+        command = [sys.executable, "-P", "-m", __name__, *names]
         # In a session of its own, so that what ends the owner's process group leaves it to its work.
         self._watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
