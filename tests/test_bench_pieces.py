@@ -24,7 +24,10 @@ from experiments.bench import scale
 from experiments.bench.logged import Log, LoggedEngine, most_cached, waves
 from experiments.bench.loop import LoopConfig
 from experiments.bench.loop import run as run_loop
+from experiments.bench.molecules import MoleculesConfig
+from experiments.bench.molecules import run as run_molecules
 from experiments.bench.prefix import PrefixConfig
+from experiments.bench.result import print_result
 from experiments.bench.routing import RoutingConfig
 from experiments.bench.sampling import SamplingConfig
 from experiments.bench.sampling import measured as measured_sampling
@@ -146,3 +149,11 @@ def test_what_libraries_print_is_not_in_the_result(
     said = capfd.readouterr()
     assert said.out.startswith('{"name": "votes"')
     assert "of no interest" in said.err
+
+
+def test_molecules_are_measured_on_both_sides_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rdkit")
+    result = run_molecules(MoleculesConfig(molecules=2, max_tokens=4, repeats=1))
+    assert result.details["tokens_in_a_batch"] == result.details["tokens_one_after_the_other"] == 8
+    print_result(result)
+    assert "in a batch" in capsys.readouterr().out

@@ -109,7 +109,7 @@ def test_a_molecule_without_a_conformer_is_refused() -> None:
 
 def test_without_rdkit_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rdkit", None)
-    with pytest.raises(EngineUnavailableError, match="uv sync --extra molecules"):
+    with pytest.raises(EngineUnavailableError, match="flex-judge doctor tells how to have it"):
         featurise("O")
 
 
