@@ -73,10 +73,11 @@ async def until_lost(engine: Engine) -> str:
 
 
 async def all_are_told(tasks: list[asyncio.Task[object]]) -> bool:
-    """Whether each of these requests ends with the news that its engine is lost."""
+    """Whether each of these requests that had not come to its end ends with the news that its engine is lost."""
     async with asyncio.timeout(WITHIN_S):
         results = await asyncio.gather(*tasks, return_exceptions=True)
-    return bool(results) and all(isinstance(r, EngineLostError) for r in results)
+    failed = [result for result in results if isinstance(result, BaseException)]
+    return bool(failed) and all(isinstance(error, EngineLostError) for error in failed)
 
 
 async def _own(model: Path) -> None:
