@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reward.config import ServiceConfig
-from reward.serving.deployed import QUIET
+from reward.serving.deployed import DRAIN_POLL_S, QUIET
 from reward.serving.ingress import JudgeGateway
 from reward.serving.replica import JudgeReplica
 
@@ -46,6 +46,7 @@ def application(config: ServiceConfig) -> Any:
         health_check_period_s=config.health_check_period_s,
         health_check_timeout_s=config.health_check_timeout_s,
         graceful_shutdown_timeout_s=config.drain_s,
+        graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
         logging_config=QUIET,
     )
     return gateway.bind(judges, config.gateway, config.room, config.name)
@@ -62,6 +63,7 @@ def _replicas(config: ServiceConfig) -> Any:
         "health_check_period_s": config.health_check_period_s,
         "health_check_timeout_s": config.health_check_timeout_s,
         "graceful_shutdown_timeout_s": config.drain_s,
+        "graceful_shutdown_wait_loop_s": DRAIN_POLL_S,
         "logging_config": QUIET,
     }
     if config.affinity:

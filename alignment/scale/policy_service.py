@@ -13,7 +13,7 @@ from alignment.policies.config import ENDPOINT
 from judges.engines import Sampling
 from judges.errors import EngineLostError, JudgeError, UsageError
 from judges.types import Message
-from reward.serving.deployed import QUIET, Deployed
+from reward.serving.deployed import DRAIN_POLL_S, QUIET, Deployed
 from reward.serving.replica import leave
 
 TRIES = 3
@@ -151,6 +151,7 @@ def _application(config: PolicyServiceConfig) -> Any:
         "ray_actor_options": {"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
         "health_check_period_s": 2.0,
         "graceful_shutdown_timeout_s": 5.0,
+        "graceful_shutdown_wait_loop_s": DRAIN_POLL_S,
         "logging_config": QUIET,
     }
     return serve.deployment(PolicyReplica).options(**options).bind(config.policy)

@@ -10,6 +10,8 @@ from judges.errors import ClusterError
 
 QUIET = {"enable_access_log": False, "log_level": "ERROR"}
 READY_POLL_S = 0.5
+DRAIN_POLL_S = 0.2
+"""How often a replica that is to end looks whether it is idle. Serve's own 2 s pass before the first look."""
 
 
 @dataclass(frozen=True)
