@@ -128,6 +128,8 @@ class Reward:
     """Comparisons in which it took part."""
     usage: Usage = field(default_factory=Usage)
     """Tokens of those comparisons, each divided evenly among the completions in it (rounded down)."""
+    model: str = ""
+    """Name and fingerprint of the judge's model; empty where it judged nothing."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

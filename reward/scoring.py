@@ -99,6 +99,7 @@ def _reward(
         disagreement=math.fsum(disagreements) / len(disagreements) if disagreements else None,
         judgments=len(judgments),
         usage=sum((_usage_share(bout) for bout in bouts), Usage()),
+        model=next((j.model for j in judgments if j.model), ""),
     )
 
 

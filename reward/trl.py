@@ -90,6 +90,7 @@ class _TrlReward:
         self._run = run
         self._beside = checked(beside)
         self._warned: set[str] = set()
+        self._model = ""
         self._unseen = (0, 0)  # calls in a row without any score, and their completions
 
     def __getstate__(self) -> dict[str, Any]:
@@ -167,6 +168,7 @@ class _TrlReward:
                 log_extra(f"{self._prefix}_{name}", values)
         self._warn_of_parts(rewards)
         self._check_sight(rewards)
+        self._check_model(rewards)
         lost = [r for r in rewards if r.value is None]
         if lost and self._unscored == "none" and rest.get("trainer_state") is not None and log_metric is None:
             self._warn(
@@ -205,6 +207,16 @@ class _TrlReward:
         if calls >= BLIND_CALLS and completions >= BLIND_COMPLETIONS:
             raise UnscoredError(f"the judge has scored nothing in {calls} calls in a row; in the last, {told}")
         self._warn("blind", "%s. If that goes on, the run ends", told)
+
+    def _check_model(self, rewards: Sequence[Reward]) -> None:
+        """End a run whose judge has become another one: its rewards would mean something else from here on."""
+        for model in sorted({r.model for r in rewards if r.model}):
+            self._model = self._model or model
+            if model != self._model:
+                raise UsageError(
+                    f"the judge is {model} now, and was {self._model}: another model gives other rewards; serve the "
+                    "one that the run began with"
+                )
 
     def _warn_of_parts(self, rewards: Sequence[Reward]) -> None:
         parts = sum(not r.group.complete or r.group.late for r in rewards)
@@ -247,7 +259,7 @@ class JudgeReward(_TrlReward):
             rest: columns of the data set, of which `images`, `image` and the baseline's are used, and what TRL adds.
 
         Raises:
-            UsageError: a row that cannot be judged, or a service that refuses it.
+            UsageError: a row that cannot be judged, a service that refuses it, or another judge than before.
             ServiceUnavailableError: the service judges nothing, call after call.
             UnscoredError: with unscored="raise", a completion has no score; or the judge scored none of the completions
                 of several calls in a row.

@@ -241,6 +241,24 @@ def test_a_judge_that_scores_nothing_is_told_of_and_ends_a_run_that_goes_on(
         local(**call)
 
 
+def test_another_judge_at_the_same_address_ends_a_run(service: FakeService) -> None:
+    from starlette.responses import JSONResponse
+
+    from reward.samples import Reward
+
+    models = iter(["a@1", "", "a@1", "b@2"])
+
+    async def by_one(_: Any) -> Any:
+        return JSONResponse({"rewards": [Reward(0.5, Status.OK, model=next(models)).to_json()]})
+
+    service.always = by_one
+    reward = JudgeReward(client_of(service))
+    for _ in range(3):
+        reward(["Question?"], ["four"])
+    with pytest.raises(UsageError, match="the judge is b@2 now, and was a@1"):
+        reward(["Question?"], ["four"])
+
+
 def test_a_group_has_no_name_where_nothing_is_gathered(service: FakeService) -> None:
     JudgeReward(client_of(service))(["Question?"], ["a"], **Log().offered)
     assert "group" not in service.seen[0].body["samples"][0]

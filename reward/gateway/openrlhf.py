@@ -1,4 +1,4 @@
-"""OpenRLHF's remote reward model: `--remote_rm_url http://HOST:8000/get_reward`, with its trainer unchanged.
+"""OpenRLHF's remote reward model: `--reward.remote_url http://HOST:8000/get_reward`, with its trainer unchanged.
 
 OpenRLHF (0.11) posts `{"query": [prompt + response], "prompts": [...], "labels": [...]}`, one sample in a request, the
 texts with the tokens of the chat template; it waits 180 s and tries five times, a second apart. It takes `rewards` for

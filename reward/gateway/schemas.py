@@ -150,7 +150,7 @@ class RewardsResponse(BaseModel):
 
 
 class OpenRlhfRequest(BaseModel):
-    """What OpenRLHF sends to its `--remote_rm_url`."""
+    """What OpenRLHF sends to its remote reward model."""
 
     model_config = ConfigDict(strict=True, extra="ignore", use_attribute_docstrings=True)
 
