@@ -72,13 +72,13 @@ def counted(numbers: Sequence[int], seed: int = 0) -> CardStats:
 @pytest.fixture(scope="module")
 def whole() -> CardStats:
     stats = counted(range(300))
-    stats.bad_row("no prompt")
+    stats.bad_rows["no prompt"] += 1
     return stats
 
 
 def test_parts_that_are_counted_apart_add_up_to_the_whole_in_any_order(whole: CardStats) -> None:
     parts = [counted(range(k, min(k + 70, 300))) for k in range(0, 300, 70)]
-    parts[1].bad_row("no prompt")
+    parts[1].bad_rows["no prompt"] += 1
     random.Random(0).shuffle(parts)
     kept = [CardStats.from_json(json.loads(json.dumps(part.to_json()))) for part in parts]
     total = sum(kept, CardStats())

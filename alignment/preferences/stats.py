@@ -27,7 +27,7 @@ class CardStats:
     prompts: int = 0
     """Prompts that were read, without rows that are none."""
     bad_rows: Counter[str] = field(default_factory=Counter)
-    """Why rows were left out -> how many."""
+    """Why rows were left out -> how many. Reasons are few: a text that names the row would be one of its own."""
     completions: int = 0
     cut: int = 0
     """Completions that were cut off."""
@@ -62,10 +62,6 @@ class CardStats:
     """By the completions that were sampled at them."""
     digests: array[int] = field(default_factory=lambda: array("Q"), repr=False)
     """Of each prompt, see `prompt_digest`."""
-
-    def bad_row(self, reason: str) -> None:
-        """Count a row that was left out. Reasons are few: a text that names the row would be one of its own."""
-        self.bad_rows[reason] += 1
 
     def add(self, sampled: Sampled, judgments: Iterable[Judgment], found: Found, rows: int) -> None:
         """Count what became of a prompt.
