@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from experiments.cli import main as command
+from experiments.pampa import run
 from experiments.pampa.__main__ import main
 from experiments.pampa.figures import gain, measures, of_any, of_best, of_first, outcomes
 from experiments.pampa.page import table, write_page
@@ -259,6 +261,11 @@ def test_the_study_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pytest.importorskip("rdkit")
     from judges.models.mol_llama.tiny import write_tiny
 
+    def here(*arguments: str) -> None:
+        """The command in this process, which has imported all that it takes seconds to import."""
+        assert command(arguments) == 0
+
+    monkeypatch.setattr(run, "run", here)
     monkeypatch.chdir(tmp_path)
     write_tiny(Path("tiny"))
     smiles = ("CCO", "O", "c1ccccc1", "CC(=O)C", "C1CC", "CCN", "CCC", "CO", "CN", "C=O")  # the fifth is none
