@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from judges.errors import JudgeError, UsageError
+from flex_judge.judges.errors import JudgeError, UsageError
 
 if TYPE_CHECKING:
-    from experiments.data_config import DataFlags
+    from flex_judge.experiments.common.data_runs.config import DataFlags
 
 RunOverPrompts = Callable[[Any, str | None], dict[str, Any]]
 """Takes settings and a file; returns a summary."""
@@ -63,15 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(name: str, argv: Sequence[str]) -> int:
-    from experiments.launching import launched
+    from flex_judge.experiments.common.launching import launched
 
     if command := launched(name, argv):
         os.execv(command[0], command)
     if name == "sft":
-        from experiments.sft import main as tune
+        from flex_judge.experiments.commands.sft.run import main as tune
 
         return tune(argv)
-    from experiments.training import main
+    from flex_judge.experiments.commands.train_policy.run import main
 
     return main(name, argv)
 
@@ -104,16 +104,16 @@ class _Version(argparse.Action):
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
-    from experiments.configs import add_flags
-    from experiments.demo import DemoConfig
+    from flex_judge.experiments.commands.demo.run import DemoConfig
+    from flex_judge.experiments.common.flags import add_flags
 
     add_flags(parser, DemoConfig)
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from experiments.configs import build
-    from experiments.demo import DemoConfig, main
-    from experiments.terminal import print_summary
+    from flex_judge.experiments.commands.demo.run import DemoConfig, main
+    from flex_judge.experiments.commands.demo.view import print_summary
+    from flex_judge.experiments.common.flags import build
 
     config = build(DemoConfig, options)
     print_summary(main(config), Path(config.out))
@@ -124,7 +124,7 @@ def _over_prompts(help: str, load: Callable[[], tuple[type[DataFlags], RunOverPr
     """A command that goes over prompts: its settings, what it does, and what it shows in the end."""
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        from experiments.configs import add_flags
+        from flex_judge.experiments.common.flags import add_flags
 
         parser.add_argument(
             "file",
@@ -135,8 +135,8 @@ def _over_prompts(help: str, load: Callable[[], tuple[type[DataFlags], RunOverPr
         add_flags(parser, load()[0])
 
     def run(options: argparse.Namespace) -> int:
-        from experiments.configs import build
-        from experiments.data_view import exit_status
+        from flex_judge.experiments.common.data_runs.view import exit_status
+        from flex_judge.experiments.common.flags import build
 
         settings, main, show = load()
         config = build(settings, options)
@@ -148,22 +148,22 @@ def _over_prompts(help: str, load: Callable[[], tuple[type[DataFlags], RunOverPr
 
 
 def _best_of_n() -> tuple[type[DataFlags], RunOverPrompts, ShowSummary]:
-    from experiments.best_of_n import BestOfNRun, main
-    from experiments.data_view import print_best_of_n
+    from flex_judge.experiments.commands.best_of_n.run import BestOfNRun, main
+    from flex_judge.experiments.common.data_runs.view import print_best_of_n
 
     return BestOfNRun, main, print_best_of_n
 
 
 def _preferences() -> tuple[type[DataFlags], RunOverPrompts, ShowSummary]:
-    from experiments.data_view import print_preferences
-    from experiments.preferences import PreferenceRun, main
+    from flex_judge.experiments.commands.preferences.run import PreferenceRun, main
+    from flex_judge.experiments.common.data_runs.view import print_preferences
 
     return PreferenceRun, main, print_preferences
 
 
 def _curate_arguments(parser: argparse.ArgumentParser) -> None:
-    from experiments.configs import add_flags
-    from experiments.curate_config import CurateRun
+    from flex_judge.experiments.commands.curate.config import CurateRun
+    from flex_judge.experiments.common.flags import add_flags
 
     parser.add_argument(
         "file",
@@ -176,10 +176,10 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _curate(options: argparse.Namespace) -> int:
-    from experiments.configs import build
-    from experiments.curate import exit_status, main
-    from experiments.curate_config import CurateRun
-    from experiments.curate_view import print_curated
+    from flex_judge.experiments.commands.curate.config import CurateRun
+    from flex_judge.experiments.commands.curate.run import exit_status, main
+    from flex_judge.experiments.commands.curate.view import print_curated
+    from flex_judge.experiments.common.flags import build
 
     config = build(CurateRun, options)
     summary = main(config, options.file)
@@ -192,7 +192,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from experiments.pages import write_page
+    from flex_judge.experiments.commands.report.pages import write_page
 
     print(write_page(Path(options.run)))
     return 0
@@ -203,15 +203,15 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from experiments.doctor import main
+    from flex_judge.experiments.commands.doctor.run import main
 
     return main(as_json=options.json)
 
 
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
-    from experiments.configs import add_flags
-    from experiments.judge_config import JudgeRun
-    from judges.rubrics import rubric_names
+    from flex_judge.experiments.commands.judge.config import JudgeRun
+    from flex_judge.experiments.common.flags import add_flags
+    from flex_judge.judges.rubrics import rubric_names
 
     one = "--prompt TEXT --response TEXT [--response TEXT ...]"
     parser.usage = f"%(prog)s FILE [options]\n       %(prog)s {one} [options]"
@@ -230,48 +230,48 @@ def _judge_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _judge(options: argparse.Namespace) -> int:
-    from experiments.configs import build
-    from experiments.judge_config import JudgeRun
-    from experiments.judge_view import main
+    from flex_judge.experiments.commands.judge.config import JudgeRun
+    from flex_judge.experiments.commands.judge.view import main
+    from flex_judge.experiments.common.flags import build
 
     return main(build(JudgeRun, options), options)
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
-    from experiments.configs import add_flags
-    from experiments.serve_config import ServeRun
+    from flex_judge.experiments.commands.serve.config import ServeRun
+    from flex_judge.experiments.common.flags import add_flags
 
     add_flags(parser, ServeRun)
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from experiments.configs import build
-    from experiments.serve import main
-    from experiments.serve_config import ServeRun
+    from flex_judge.experiments.commands.serve.config import ServeRun
+    from flex_judge.experiments.commands.serve.run import main
+    from flex_judge.experiments.common.flags import build
 
     return main(build(ServeRun, options))
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
-    from experiments.benchmarks.command import add_arguments
+    from flex_judge.experiments.commands.eval.command import add_arguments
 
     add_arguments(parser)
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from experiments.benchmarks.command import main
+    from flex_judge.experiments.commands.eval.command import main
 
     return main(options)
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
-    from experiments.bench import add_arguments
+    from flex_judge.experiments.commands.bench import add_arguments
 
     add_arguments(parser)
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from experiments.bench import main
+    from flex_judge.experiments.commands.bench import main
 
     return main(options)
 

@@ -8,21 +8,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from judges.errors import JudgeError, UsageError
-from judges.judgments import Judgment, Status, Usage, Verdict
-from judges.media import Media
-from judges.types import Comparison, Message
+from flex_judge.judges.errors import JudgeError, UsageError
+from flex_judge.judges.judgments import Judgment, Status, Usage, Verdict
+from flex_judge.judges.media.types import Media
+from flex_judge.judges.types import Comparison, Message
 
 if TYPE_CHECKING:
-    from judges.engines.base import EngineConfig
-    from judges.flex import FlexJudge
-    from judges.settings import JudgeConfig, JudgeSettings
+    from flex_judge.judges.engines.base import EngineConfig
+    from flex_judge.judges.judge import FlexJudge
+    from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 
 _LAZY = {
-    "EngineConfig": "judges.engines.base",
-    "FlexJudge": "judges.flex",
-    "JudgeConfig": "judges.settings",
-    "JudgeSettings": "judges.settings",
+    "EngineConfig": "flex_judge.judges.engines.base",
+    "FlexJudge": "flex_judge.judges.judge",
+    "JudgeConfig": "flex_judge.judges.protocol.settings",
+    "JudgeSettings": "flex_judge.judges.protocol.settings",
 }
 
 __all__ = [

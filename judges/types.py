@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from judges.errors import UsageError
-from judges.media import Media, Modality, medium
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.media.types import Media, Modality, medium
 
 Part = str | Media
 Content = str | tuple[Part, ...]
@@ -38,7 +38,7 @@ class Comparison:
     responses: tuple[Content, ...]
     """Candidate answers, in the order in which they were given."""
     rubric: str = "general"
-    """Name of the rubric, see `judges.rubrics`."""
+    """Name of the rubric, see `flex_judge.judges.rubrics`."""
     draw: int = 0
     """Which judgment of the same comparison this is: with another number the judge draws other votes, see `Ballot`."""
 

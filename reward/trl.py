@@ -9,18 +9,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from judges.errors import ServiceTimeoutError, UnscoredError, UsageError
-from judges.judgments import Status
-from reward.adapters.beside import Beside, awaited, checked, named, summed, waited
-from reward.adapters.local import judge_of
-from reward.adapters.logs import columns, figures
-from reward.adapters.rows import Rows, row_error
-from reward.adapters.run_name import ranks, run_name
-from reward.client import JudgeClient
-from reward.samples import Reward, RewardSpec, Sample
+from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageError
+from flex_judge.judges.judgments import Status
+from flex_judge.reward.client import JudgeClient
+from flex_judge.reward.integrations.extra_rewards import Beside, awaited, checked, named, summed, waited
+from flex_judge.reward.integrations.local import judge_of
+from flex_judge.reward.integrations.logs import columns, figures
+from flex_judge.reward.integrations.rows import Rows, row_error
+from flex_judge.reward.integrations.run_id import ranks, run_name
+from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 if TYPE_CHECKING:
-    from judges import FlexJudge
+    from flex_judge.judges import FlexJudge
 
 NAME = "flex_judge"
 BLIND_CALLS, BLIND_COMPLETIONS = 5, 20
@@ -53,9 +53,9 @@ class _TrlReward:
         Args:
             judge: the URL of a judge service, a client of one, or a judge in this process.
             rubric: name of a rubric.
-            method: how completions are judged, see `reward.samples.METHODS`.
-            reward: what of the judgment counts, see `reward.samples.REWARDS`.
-            normalize: what is done to the rewards of a prompt's completions, see `reward.samples.NORMALIZE`.
+            method: how completions are judged, see `flex_judge.reward.types.METHODS`.
+            reward: what of the judgment counts, see `flex_judge.reward.types.REWARDS`.
+            normalize: what is done to the rewards of a prompt's completions, see `flex_judge.reward.types.NORMALIZE`.
             group_size: completions of a prompt (the trainer's num_generations, which num_generations_eval must equal),
                 where they are compared with each other and may lie on several ranks: the service waits for all of
                 them. None: those of one call.
@@ -70,7 +70,7 @@ class _TrlReward:
             baseline_column: the column with the answers that completions are held against, for method `baseline`.
             name: under which TRL logs the reward; several judges in one trainer need several names.
             run: tells apart runs that share a service and a data set, where groups are gathered from several ranks.
-                None: a name that the ranks of this start agree on (`reward.adapters.run_name`).
+                None: a name that the ranks of this start agree on (`flex_judge.reward.integrations.run_id`).
             beside: other reward functions and their weights, in place of further ones of the trainer's: of several,
                 TRL takes a completion that the judge could not score as one that it gave 0.
 
@@ -242,7 +242,7 @@ class JudgeReward(_TrlReward):
     A completion that could not be scored gets None, never a number. If the service brings nothing for a whole call,
     all of that call are None; if the next call finds it no better, ServiceUnavailableError ends the run.
 
-    In TRL's logs, as `judge/...` and `judge_...`: see `reward.adapters.logs`.
+    In TRL's logs, as `judge/...` and `judge_...`: see `flex_judge.reward.integrations.logs`.
 
     Example:
         >>> reward = JudgeReward("http://10.0.0.1:8000", rubric="correctness")

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from judges.errors import JudgeError, UnscoredError, UsageError
-from reward.adapters.local import judge_of
-from reward.adapters.rows import Rows, row_error
-from reward.samples import Reward, RewardSpec, Sample
+from flex_judge.judges.errors import JudgeError, UnscoredError, UsageError
+from flex_judge.reward.integrations.local import judge_of
+from flex_judge.reward.integrations.rows import Rows, row_error
+from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 if TYPE_CHECKING:
-    from judges import FlexJudge
-    from reward.client import JudgeClient
+    from flex_judge.judges import FlexJudge
+    from flex_judge.reward.client import JudgeClient
 
 NAME = "flex_judge"
 CONCURRENCY = 64
@@ -40,7 +40,7 @@ def judge_reward(
         name: under which verifiers reports it.
         api_key: the service's key; None takes the environment's FLEX_JUDGE_API_KEY.
         deadline_s: seconds that a call may take, by default 600.
-        spec: rubric, method, reward, normalize, group_size, gather_s, see `reward.samples.RewardSpec`. With a
+        spec: rubric, method, reward, normalize, group_size, gather_s, see `flex_judge.reward.types.RewardSpec`. With a
             group_size the service collects the rollouts of a prompt; `judge_group_reward` needs none. And `run`, a name
             that tells these groups from those of other runs on the same service.
 

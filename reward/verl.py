@@ -23,12 +23,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from judges.errors import ServiceTimeoutError, UnscoredError, UsageError
-from judges.judgments import Status
-from reward.adapters.local import judge_of
-from reward.adapters.rows import Rows, listed
-from reward.client import JudgeClient
-from reward.samples import Reward, RewardSpec, Sample
+from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageError
+from flex_judge.judges.judgments import Status
+from flex_judge.reward.client import JudgeClient
+from flex_judge.reward.integrations.local import judge_of
+from flex_judge.reward.integrations.rows import Rows, listed
+from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 # No dataclasses here: verl may load this file by its path, without an entry in sys.modules, which they need.
 
@@ -81,7 +81,7 @@ async def compute_score(
         deadline_s: seconds that a call may take, by default 600.
         concurrency: requests under way at a time in each of verl's reward workers.
         rubric: name of a rubric.
-        method, reward, normalize: how completions are judged and what counts, see `reward.samples.RewardSpec`.
+        method, reward, normalize: how completions are judged and what counts, see `flex_judge.reward.types.RewardSpec`.
         group_size: completions of a prompt (verl's rollout.n), where they are compared with each other: the service
             collects them from all workers.
         gather_s: how long it waits for them, in seconds.
@@ -134,7 +134,7 @@ def compute_score_sync(
     data_source: str, solution_str: str, ground_truth: Any, extra_info: Mapping[str, Any] | None = None, **settings: Any
 ) -> dict[str, float | str]:
     """As `compute_score`, for those of verl's reward managers that do not await."""
-    from reward.background import waited
+    from flex_judge.judges.concurrency.background import waited
 
     return waited(compute_score(data_source, solution_str, ground_truth, extra_info, **settings))
 

@@ -14,7 +14,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Tests never reach for a hub: what they need is in the project, in a package, or made by them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray's workers find the scripts of the scripted engine where this process does.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent / "support"), os.environ.get("PYTHONPATH")])
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignment.curation.lessons import Lesson
-from alignment.curation.steps import Sifted
-from alignment.preferences.texts import normalised
-from judges.errors import UsageError
-from judges.files import read_table
+from flex_judge.alignment.curation.examples import Lesson
+from flex_judge.alignment.curation.steps import Sifted
+from flex_judge.alignment.data.texts import normalised
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.files import read_table
 
 RUN = 13
 """Words in a row that two texts share by more than chance, as in the decontamination of GPT-3 (arXiv 2005.14165)."""

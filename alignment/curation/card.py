@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from alignment.curation.scales import FIVE, TEN
-from alignment.curation.stats import QUANTILES
-from alignment.preferences.cautions import percent
+from flex_judge.alignment.curation.scales import FIVE, TEN
+from flex_judge.alignment.curation.stats import QUANTILES
+from flex_judge.alignment.preferences.warnings import percent
 
 SPLITS = {"train": "train.jsonl", "held_out": "held_out.jsonl"}
 Summary = Mapping[str, Any]
@@ -18,7 +18,8 @@ def card(summary: Summary) -> str:
     """The card as Markdown with the header that the hub reads, to be saved as `README.md` beside the files.
 
     Args:
-        summary: of a run, see `alignment.curation.stats.facts` and `experiments.curate`.
+        summary: of a run, see `flex_judge.alignment.curation.stats.facts` and
+        `flex_judge.experiments.commands.curate.run`.
     """
     sections = ["# Judgments for tuning a judge", *_opening(summary), *_warnings(summary), *_loading()]
     sections += ["## Counts", _table(("after", "kept", "dropped"), _flow(summary), left=1)]
@@ -151,7 +152,7 @@ def _columns() -> str:
             "- `prompt`, `completion`: messages. The user's turn is what the judge's renderer shows.",
             "- `id`, `row`: the sample; the row of the source, from 1. `kind`: `single`, `pair` or `batch`.",
             "- `question`, `responses`: what is judged. `scores`, `reference_scores`: on `scale`.",
-            "- `rubric`, `scale`: a name that `judges.rubrics.load_rubric` takes, and its scale.",
+            "- `rubric`, `scale`: a name that `flex_judge.judges.rubrics.load_rubric` takes, and its scale.",
             "- `reasoning_tokens`, `teacher`: length of the reasoning, and whose it is.",
         )
     )

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignment.curation.lessons import Lesson
-from alignment.curation.steps import Sifted
-from alignment.preferences.texts import SHINGLE, normalised, similarity
+from flex_judge.alignment.curation.examples import Lesson
+from flex_judge.alignment.curation.steps import Sifted
+from flex_judge.alignment.data.texts import SHINGLE, normalised, similarity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ class NearDuplicates:
     """
 
     most: float = 0.8
-    """How alike two may be, 0.7 to 1, see `alignment.preferences.texts.similarity`; at 1 nothing is dropped."""
+    """How alike two may be, 0.7 to 1, see `flex_judge.alignment.data.texts.similarity`; at 1 nothing is dropped."""
     name: str = "no near-duplicates"
 
     def __call__(self, lessons: Sequence[Lesson]) -> Sifted:

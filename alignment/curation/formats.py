@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.curation.lessons import Lesson
-from judges.errors import UsageError, VerdictParseError
-from judges.parsing import after_thinking, split_answer_first
-from judges.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, judge_turns
-from judges.rendering import Span
-from judges.replies import Reply, read_verdict
-from judges.rubrics import Rubric, load_rubric
-from judges.types import Comparison, Message
+from flex_judge.alignment.curation.examples import Lesson
+from flex_judge.judges.errors import UsageError, VerdictParseError
+from flex_judge.judges.protocol.generation import Reply, read_verdict
+from flex_judge.judges.protocol.parsing import after_thinking, split_answer_first
+from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, judge_turns
+from flex_judge.judges.protocol.rendering import Span
+from flex_judge.judges.rubrics import Rubric, load_rubric
+from flex_judge.judges.types import Comparison, Message
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Rubrics:
         return cls(found, reason_first)
 
     def sample(self, lesson: Lesson) -> dict[str, Any]:
-        """A lesson as a row. What a judge is taught is what `judges.rendering.Renderer` will show it, and the
+        """A lesson as a row. What a judge is taught is what `flex_judge.judges.protocol.rendering.Renderer` will
+        show it, and the
         completion is one that it would read as exactly these scores.
 
         Raises:

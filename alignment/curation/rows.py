@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from alignment.curation.scales import TEN, on_scale
-from alignment.preferences.texts import whole
-from alignment.sources import Source
-from judges.errors import UsageError
-from judges.rubrics import Scale
+from flex_judge.alignment.curation.scales import TEN, on_scale
+from flex_judge.alignment.data.sources import Source
+from flex_judge.alignment.data.texts import whole
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.rubrics import Scale
 
 _TEN = Scale.parse(TEN)
 _BODY = re.compile(r"answer([1-9]\d?)_body")

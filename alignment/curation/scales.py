@@ -6,8 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from judges.errors import UsageError
-from judges.judgments import preferred
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judgments import preferred
 
 TEN, FIVE = "1-10", "1-5"
 """The scales of samples: that of the reference scores, and half of it."""

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignment.curation.lessons import KINDS, CountTokens, Lesson
-from alignment.curation.scales import TEN, hides_winner, speaks_of_scale
-from alignment.curation.singles import first_of
-from alignment.curation.teacher import counted
-from alignment.preferences.texts import draw
-from judges.errors import UsageError
-from judges.rubrics import Scale
+from flex_judge.alignment.curation.examples import KINDS, CountTokens, Lesson
+from flex_judge.alignment.curation.pointwise import first_of
+from flex_judge.alignment.curation.scales import TEN, hides_winner, speaks_of_scale
+from flex_judge.alignment.curation.teacher import counted
+from flex_judge.alignment.data.texts import draw
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.rubrics import Scale
 
 ORDERS = ("longest", "shortest", "drawn", "given")
 """Which come first: those with the longest or the shortest reasoning, as the lot falls, or as the rows stand."""

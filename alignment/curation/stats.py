@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from alignment.curation.lessons import KINDS, Lesson
-from alignment.curation.rows import Dropped
-from alignment.curation.selection import Selected
-from alignment.curation.steps import Passed
-from alignment.curation.teacher import Taught
+from flex_judge.alignment.curation.examples import KINDS, Lesson
+from flex_judge.alignment.curation.rows import Dropped
+from flex_judge.alignment.curation.selection import Selected
+from flex_judge.alignment.curation.steps import Passed
+from flex_judge.alignment.curation.teacher import Taught
 
 QUANTILES = {"least": 0.0, "10 %": 0.1, "median": 0.5, "90 %": 0.9, "most": 1.0}
 _WINNERS = {0: "first", 1: "second", None: "tie"}

@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from alignment.curation.lessons import Lesson
-from alignment.curation.rows import Dropped
+from flex_judge.alignment.curation.examples import Lesson
+from flex_judge.alignment.curation.rows import Dropped
 
 
 @dataclass(frozen=True)

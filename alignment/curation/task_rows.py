@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignment.curation.rows import BadRowError, Dropped, Fault, Reference, checked, text_of
-from alignment.curation.scales import FIVE
-from alignment.preferences.texts import draw, normalised, whole
-from alignment.sources import Source
-from alignment.tasks.arithmetic import is_right, last_number
-from alignment.tasks.arithmetic_teacher import RIGHT, WRONG, sum_of
-from judges.errors import UsageError
+from flex_judge.alignment.curation.rows import BadRowError, Dropped, Fault, Reference, checked, text_of
+from flex_judge.alignment.curation.scales import FIVE
+from flex_judge.alignment.data.sources import Source
+from flex_judge.alignment.data.texts import draw, normalised, whole
+from flex_judge.alignment.tasks.arithmetic import is_right, last_number
+from flex_judge.alignment.tasks.synthetic_teacher import RIGHT, WRONG, sum_of
+from flex_judge.judges.errors import UsageError
 
 MIX = {"one right": 0.68, "one right, the other without a number": 0.12, "both right": 0.1, "both wrong": 0.1}
 """The shares of rows. Of wrong answers so 12 % have no number, which are the easy ones. The first kind sets how many

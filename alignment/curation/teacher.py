@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from alignment.curation.lessons import CountTokens, Lesson
-from alignment.curation.rows import Dropped, Fault, Reference
-from alignment.curation.scales import FIVE
-from alignment.tasks import arithmetic_teacher
-from judges import Comparison, Judgment, Message, Status, Verdict
-from judges.errors import UsageError
-from judges.rubrics import Rubric
-from judges.types import LARGEST_DRAW
+from flex_judge.alignment.curation.examples import CountTokens, Lesson
+from flex_judge.alignment.curation.rows import Dropped, Fault, Reference
+from flex_judge.alignment.curation.scales import FIVE
+from flex_judge.alignment.tasks import synthetic_teacher as arithmetic_teacher
+from flex_judge.judges import Comparison, Judgment, Message, Status, Verdict
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.rubrics import Rubric
+from flex_judge.judges.types import LARGEST_DRAW
 
 NO_END, NO_ANSWER = "reasoning without end", "no answer of its own"
 NO_REASONING, OFF_LABELS = "no reasoning", "score that the scale has no label for"
@@ -28,7 +28,7 @@ _FORCED = {"budget": NO_END, "early_end": NO_END, "no_answer": NO_ANSWER}
 
 @dataclass(frozen=True)
 class TeacherRow:
-    """One judgment to be asked for: a row of the source, see `experiments.judge.Row`."""
+    """One judgment to be asked for: a row of the source, see `flex_judge.experiments.commands.judge.run.Row`."""
 
     reference: Reference
     draw: int

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from judges.embedded import EMBEDDED
-from judges.errors import UsageError
-from judges.models import resolve_model
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.models import resolve_model
+from flex_judge.judges.models.embedded import EMBEDDED
 
 SCRIPTED = "scripted"
 """Names the tokenizer of the scripted engine, to which every byte is a token."""
@@ -34,7 +34,7 @@ class Tokens:
             UsageError: it cannot be had.
         """
         if name == SCRIPTED:
-            from judges.engines.scripted import byte_tokenizer
+            from flex_judge.judges.engines.scripted import byte_tokenizer
 
             return cls(byte_tokenizer(), name)
         path = resolve_model(name) if name in EMBEDDED else Path(name).expanduser()

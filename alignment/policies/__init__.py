@@ -1,9 +1,9 @@
 """Policies: the models that are to be made better. A policy samples completions of prompts."""
 
-from alignment.policies.base import Completion, Policy
-from alignment.policies.config import PolicyConfig, check_policy, load_policy, policy_names
-from alignment.policies.engine import EnginePolicy
-from alignment.policies.openai import OpenAIPolicy
+from flex_judge.alignment.policies.base import Completion, Policy
+from flex_judge.alignment.policies.config import PolicyConfig, check_policy, load_policy, policy_names
+from flex_judge.alignment.policies.engine import EnginePolicy
+from flex_judge.alignment.policies.openai import OpenAIPolicy
 
 __all__ = [
     "Completion",

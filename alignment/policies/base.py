@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from judges.engines import Sampling
-from judges.types import Message
+from flex_judge.judges.engines import Sampling
+from flex_judge.judges.types import Message
 
 
 @dataclass(frozen=True)

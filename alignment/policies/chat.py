@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from alignment.policies.base import Completion
-from alignment.policies.draws import completion_text
-from judges.errors import MediaError, UsageError
-from judges.media import Media, Modality, image
-from judges.media_files import opened_image, reading
-from judges.types import Message
+from flex_judge.alignment.policies.base import Completion
+from flex_judge.alignment.policies.sampling import completion_text
+from flex_judge.judges.errors import MediaError, UsageError
+from flex_judge.judges.media.files import opened_image, reading
+from flex_judge.judges.media.types import Media, Modality, image
+from flex_judge.judges.types import Message
 
 Json = dict[str, Any]
 IMAGES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from alignment.policies.base import Policy
-from alignment.policies.engine import EnginePolicy
-from alignment.policies.openai import OpenAIPolicy
-from judges.engines import ENGINES, EngineConfig, load_engine, resolve_engine
-from judges.errors import EngineUnavailableError, UsageError
-from judges.models import check_model
-from judges.prepared import MediaLimits
+from flex_judge.alignment.policies.base import Policy
+from flex_judge.alignment.policies.engine import EnginePolicy
+from flex_judge.alignment.policies.openai import OpenAIPolicy
+from flex_judge.judges.engines import ENGINES, EngineConfig, load_engine, resolve_engine
+from flex_judge.judges.errors import EngineUnavailableError, UsageError
+from flex_judge.judges.media.prepared import MediaLimits
+from flex_judge.judges.models import check_model
 
 GROUP = "flex_judge.policies"
 ENDPOINT = "openai"

@@ -7,9 +7,9 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from judges.errors import AccessError, EngineLostError, UsageError
-from reward.client.backoff import Backoff, retry_after
-from reward.client.connection import CONNECT_S, LONGEST_RETRY_S, TRANSIENT
+from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
+from flex_judge.reward.client.backoff import Backoff, retry_after
+from flex_judge.reward.client.transport import CONNECT_S, LONGEST_RETRY_S, TRANSIENT
 
 if TYPE_CHECKING:
     import httpx

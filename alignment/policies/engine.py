@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from alignment.policies.base import Completion
-from alignment.policies.draws import check_draws, completion_text, draw_seed
-from judges.engines import Engine, Sampling
-from judges.errors import EngineLostError, RenderError, UsageError
-from judges.media import Media
-from judges.prepared import MediaLimits
-from judges.rendering import RenderedPrompt, Renderer, Turn, pieces_of
-from judges.types import Message, parts_of
-from reward.tasks import all_of
+from flex_judge.alignment.policies.base import Completion
+from flex_judge.alignment.policies.sampling import check_draws, completion_text, draw_seed
+from flex_judge.judges.concurrency.tasks import all_of
+from flex_judge.judges.engines import Engine, Sampling
+from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
+from flex_judge.judges.media.prepared import MediaLimits
+from flex_judge.judges.media.types import Media
+from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer, Turn, pieces_of
+from flex_judge.judges.types import Message, parts_of
 
 
 class EnginePolicy:

@@ -7,16 +7,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment.policies.base import Completion
-from alignment.policies.chat import completions_of, encoded_prompt
-from alignment.policies.draws import check_draws, draw_seed
-from alignment.policies.endpoint import Endpoint, base_of
-from judges.engines import Sampling
-from judges.errors import AccessError, EngineLostError, UsageError
-from judges.types import Message
-from reward.background import awaited, waited
-from reward.keys import read_key
-from reward.tasks import all_of
+from flex_judge.alignment.policies.base import Completion
+from flex_judge.alignment.policies.chat import completions_of, encoded_prompt
+from flex_judge.alignment.policies.endpoint import Endpoint, base_of
+from flex_judge.alignment.policies.sampling import check_draws, draw_seed
+from flex_judge.judges.concurrency.background import awaited, waited
+from flex_judge.judges.concurrency.tasks import all_of
+from flex_judge.judges.engines import Sampling
+from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
+from flex_judge.judges.types import Message
+from flex_judge.reward.client.api_key import read_key
 
 PATH = "/chat/completions"
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from alignment.preferences.cautions import percent, warnings_of
-from alignment.preferences.filters import FilterSpec
-from alignment.preferences.formats import FORMATS
-from alignment.preferences.pairs import DROP_REASONS
-from alignment.preferences.rule_spec import RuleSpec
-from alignment.preferences.rules import RULES
-from alignment.preferences.sketch import Sketch, Tally
-from alignment.preferences.stats import CardStats
+from flex_judge.alignment.preferences.filters import FilterSpec
+from flex_judge.alignment.preferences.formats import FORMATS
+from flex_judge.alignment.preferences.histogram import Sketch, Tally
+from flex_judge.alignment.preferences.pairs import DROP_REASONS
+from flex_judge.alignment.preferences.rule_spec import RuleSpec
+from flex_judge.alignment.preferences.rules import RULES
+from flex_judge.alignment.preferences.stats import CardStats
+from flex_judge.alignment.preferences.warnings import percent, warnings_of
 
 BAR = 40
 """Characters of the longest bar of a chart."""
@@ -41,7 +41,7 @@ class CardSettings:
     judge: Mapping[str, Any] = field(default_factory=dict)
     """How the judge was asked: votes, order..."""
     digest: str = ""
-    """Of the content of the files, see `alignment.local_data`."""
+    """Of the content of the files, see `flex_judge.alignment.data.folders`."""
 
 
 def card(stats: CardStats, settings: CardSettings) -> str:
@@ -67,7 +67,7 @@ def _header(stats: CardStats, settings: CardSettings) -> str:
     from datasets.info import DatasetInfo, DatasetInfosDict
     from huggingface_hub import DatasetCardData
 
-    from alignment.preferences.schema import features
+    from flex_judge.alignment.preferences.schema import features
 
     told = {"description": f"rows {settings.digest}"} if settings.digest else {}
     data = DatasetCardData(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from alignment.preferences.pairs import Found, Pair
-from alignment.preferences.texts import draw, similarity
-from judges.errors import UsageError
+from flex_judge.alignment.data.texts import draw, similarity
+from flex_judge.alignment.preferences.pairs import Found, Pair
+from flex_judge.judges.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class FilterSpec:
     max_length_ratio: float | None = None
     """How many times as long as the other, in characters, an answer may be."""
     max_similarity: float | None = None
-    """How alike the two texts may be, 0 to 1, see `alignment.preferences.texts.similarity`. Off unless asked for: of
-    short answers a single digit can be all that matters."""
+    """How alike the two texts may be, 0 to 1, see `flex_judge.alignment.data.texts.similarity`. Off unless asked for:
+    of     short answers a single digit can be all that matters."""
     allow_cut: bool = True
     """Whether an answer that was cut off may be in a pair."""
     allow_repeated_prompts: bool = True

@@ -8,7 +8,8 @@ TRL takes mixed sets; without, content is text, and there is no such column, as 
 An image is a data URI in the row: such a file is whole by itself, its shards can be moved and joined, and both
 `datasets` (as feature Image) and transformers' processors open one. The card's header tells `load_dataset` the
 features. With `molecules`, a molecule is `<mol>` in the text, and its SMILES is in the list of the column `molecules`;
-without, its SMILES is the text. `alignment.preferences.schema` turns rows into Parquet, which holds the bytes.
+without, its SMILES is the text. `flex_judge.alignment.preferences.schema` turns rows into Parquet, which holds the
+bytes.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from alignment.preferences.images import data_uri
-from alignment.preferences.pairs import Pair, Side
-from alignment.preferences.texts import prompt_digest, whole
-from alignment.rows import PromptRow
-from judges.errors import UsageError
-from judges.media import Media, Modality
-from judges.types import Content, Message, parts_of, text_of
+from flex_judge.alignment.data.image_uris import data_uri
+from flex_judge.alignment.data.rows import PromptRow
+from flex_judge.alignment.data.texts import prompt_digest, whole
+from flex_judge.alignment.preferences.pairs import Pair, Side
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.media.types import Media, Modality
+from flex_judge.judges.types import Content, Message, parts_of, text_of
 
 Row = dict[str, Any]
 

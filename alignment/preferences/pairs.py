@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from alignment.preferences.texts import is_empty
-from alignment.rows import PromptRow, Sampled
-from judges import Judgment
-from judges.types import Content, text_of
+from flex_judge.alignment.data.rows import PromptRow, Sampled
+from flex_judge.alignment.data.texts import is_empty
+from flex_judge.judges import Judgment
+from flex_judge.judges.types import Content, text_of
 
 DROP_REASONS = {
     "empty": "fewer than two candidates have a text",

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import ClassVar
 
-from alignment.best_of_n import rank
-from alignment.preferences.pairs import Found, Pair, difference, lacking, side_of
-from alignment.preferences.rule_spec import RuleSpec
-from alignment.preferences.texts import draw, is_empty, same
-from alignment.rows import Sampled
-from judges import Comparison, Judgment
-from judges.errors import UsageError
-from reward.scoring import written_score
+from flex_judge.alignment.best_of_n.choice import rank
+from flex_judge.alignment.data.rows import Sampled
+from flex_judge.alignment.data.texts import draw, is_empty, same
+from flex_judge.alignment.preferences.pairs import Found, Pair, difference, lacking, side_of
+from flex_judge.alignment.preferences.rule_spec import RuleSpec
+from flex_judge.judges import Comparison, Judgment
+from flex_judge.judges.errors import UsageError
+from flex_judge.reward.groups.rewards import written_score
 
 
 @dataclass(frozen=True)

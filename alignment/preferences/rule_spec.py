@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from judges.errors import UsageError
+from flex_judge.judges.errors import UsageError
 
 NAMES = ("highest_lowest", "highest_quantile", "all_pairs", "two_temperatures")
 WINNERS = ("low", "high", "either")

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
-from alignment.preferences.pairs import Found
-from alignment.preferences.pointwise import AllPairs, HighestLowest, HighestQuantile, Pointwise
-from alignment.preferences.rule_spec import RuleSpec
-from alignment.preferences.two_temperatures import TwoTemperatures
-from alignment.rows import Sampled
-from judges import Comparison, Judgment
+from flex_judge.alignment.data.rows import Sampled
+from flex_judge.alignment.preferences.pairs import Found
+from flex_judge.alignment.preferences.pointwise import AllPairs, HighestLowest, HighestQuantile, Pointwise
+from flex_judge.alignment.preferences.rule_spec import RuleSpec
+from flex_judge.alignment.preferences.two_temperatures import TwoTemperatures
+from flex_judge.judges import Comparison, Judgment
 
 
 class Rule(Protocol):

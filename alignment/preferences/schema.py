@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Features, Image, List, Value
 
-from alignment.preferences.formats import FORMATS
-from alignment.preferences.images import bytes_of
+from flex_judge.alignment.data.image_uris import bytes_of
+from flex_judge.alignment.preferences.formats import FORMATS
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from alignment.preferences.formats import FORMATS
-from alignment.preferences.pairs import DROP_REASONS
-from alignment.preferences.rule_spec import RuleSpec
-from alignment.preferences.rules import make_rule
-from alignment.rows import PromptRow, Sampled
-from judges import Judgment, Message
+from flex_judge.alignment.data.rows import PromptRow, Sampled
+from flex_judge.alignment.preferences.formats import FORMATS
+from flex_judge.alignment.preferences.pairs import DROP_REASONS
+from flex_judge.alignment.preferences.rule_spec import RuleSpec
+from flex_judge.alignment.preferences.rules import make_rule
+from flex_judge.judges import Judgment, Message
 
 
 def highest_against_lowest(

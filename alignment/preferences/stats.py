@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from alignment.preferences.pairs import Found, Pair
-from alignment.preferences.sketch import Sketch, Tally
-from alignment.preferences.texts import prompt_digest
-from alignment.rows import Sampled
-from judges import Judgment
+from flex_judge.alignment.data.rows import Sampled
+from flex_judge.alignment.data.texts import prompt_digest
+from flex_judge.alignment.preferences.histogram import Sketch, Tally
+from flex_judge.alignment.preferences.pairs import Found, Pair
+from flex_judge.judges import Judgment
 
 
 @dataclass

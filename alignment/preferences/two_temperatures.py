@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from alignment.preferences.pairs import Found, Pair, difference, lacking, side_of
-from alignment.preferences.rule_spec import RuleSpec
-from alignment.preferences.texts import is_empty, same
-from alignment.rows import Sampled
-from judges import Comparison, Judgment, Verdict
-from judges.errors import UsageError
+from flex_judge.alignment.data.rows import Sampled
+from flex_judge.alignment.data.texts import is_empty, same
+from flex_judge.alignment.preferences.pairs import Found, Pair, difference, lacking, side_of
+from flex_judge.alignment.preferences.rule_spec import RuleSpec
+from flex_judge.judges import Comparison, Judgment, Verdict
+from flex_judge.judges.errors import UsageError
 
 
 class TwoTemperatures:

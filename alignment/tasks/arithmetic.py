@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from judges.engines import Sampling
-from judges.errors import UsageError
-from judges.types import Message
+from flex_judge.judges.engines import Sampling
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.types import Message
 
 ASK = "Write the equation and its result."
 STOP = ("\n",)
@@ -133,7 +133,7 @@ def questions(
 
 @dataclass(frozen=True)
 class Questions:
-    """The task as a source of prompts, see `alignment.sources`."""
+    """The task as a source of prompts, see `flex_judge.alignment.data.sources`."""
 
     count: int
     seed: int = 0

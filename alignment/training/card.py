@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.metrics import interval
-from judges.embedded import EMBEDDED
+from flex_judge.alignment.best_of_n.metrics import interval
+from flex_judge.judges.models.embedded import EMBEDDED
 
 METHODS = {
     "dpo": ("DPO", "Direct Preference Optimization", "2305.18290"),

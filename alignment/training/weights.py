@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from judges.errors import UsageError
+from flex_judge.judges.errors import UsageError
 
 
 class FamilyWeights:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item, medium, question
-from experiments.benchmarks.data import Record
-from experiments.benchmarks.items import Item
-from experiments.benchmarks.scores import Opinions
+from flex_judge.experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item, medium, question
+from flex_judge.experiments.benchmarks.data import Record
+from flex_judge.experiments.benchmarks.items import Item
+from flex_judge.experiments.benchmarks.scores import Opinions
 
 PROTOCOL = {"temperature": 0.6, "top_p": 0.95}
 SYNTHETIC = {**PROTOCOL, "temperature": 0.5}

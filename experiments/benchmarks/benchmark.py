@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from experiments.benchmarks.data import Data, Record, check_fields, number_rows
-from experiments.benchmarks.items import Item, Label
-from experiments.benchmarks.scoring import Scoring
-from judges.files import Row
+from flex_judge.experiments.benchmarks.data import Data, Record, check_fields, number_rows
+from flex_judge.experiments.benchmarks.items import Item, Label
+from flex_judge.experiments.benchmarks.scoring import Scoring
+from flex_judge.judges.io.files import Row
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignment.sources import HUB, HubDataset
-from judges.errors import UsageError
-from judges.files import read_table
+from flex_judge.alignment.data.sources import HUB, HubDataset
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.files import read_table
 
 ENDINGS = (".json", ".jsonl", ".parquet", ".csv", ".tsv", ".txt")
 

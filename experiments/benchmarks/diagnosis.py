@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.benchmarks.items import TIE, Outcome, prediction
-from experiments.benchmarks.metrics import spearman
-from experiments.benchmarks.scores import Opinions, Rankings
-from experiments.benchmarks.scoring import Pairs, Scoring
+from flex_judge.experiments.benchmarks.items import TIE, Outcome, prediction
+from flex_judge.experiments.benchmarks.metrics import spearman
+from flex_judge.experiments.benchmarks.scores import Opinions, Rankings
+from flex_judge.experiments.benchmarks.scoring import Pairs, Scoring
 
 WORST = 8
 """Items of each task that are shown in full."""

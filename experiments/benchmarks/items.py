@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from judges import Comparison, Judgment, Verdict
-from judges.files import Row
-from judges.judgments import Status
-from judges.types import text_of
-from judges.voting import combine
+from flex_judge.judges import Comparison, Judgment, Verdict
+from flex_judge.judges.io.files import Row
+from flex_judge.judges.judgments import Status
+from flex_judge.judges.protocol.voting import combine
+from flex_judge.judges.types import text_of
 
 NOT_JUDGED = "not_judged"
 TIE = "tie"
@@ -61,7 +61,7 @@ class Ask:
         return self.item.row.where
 
     def comparison(self) -> Comparison:
-        """The comparison, media read; see `judges.files.Row`."""
+        """The comparison, media read; see `flex_judge.judges.io.files.Row`."""
         return replace(self.item.row.comparison(), id=self.id, draw=self.run)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.benchmarks.benchmark import Benchmark, Published, Spec, make_item
-from experiments.benchmarks.data import Data, Record
-from experiments.benchmarks.items import TIE, Item
-from experiments.benchmarks.scores import Correlations
-from experiments.benchmarks.scoring import Pairs
-from experiments.benchmarks.vision import source
-from judges.errors import UsageError
+from flex_judge.experiments.benchmarks.benchmark import Benchmark, Published, Spec, make_item
+from flex_judge.experiments.benchmarks.data import Data, Record
+from flex_judge.experiments.benchmarks.items import TIE, Item
+from flex_judge.experiments.benchmarks.scores import Correlations
+from flex_judge.experiments.benchmarks.scoring import Pairs
+from flex_judge.experiments.benchmarks.vision import source
+from flex_judge.judges.errors import UsageError
 
 OVERALL = ("overall", "overall_score")
 """The judgments that are taken: those of an answer as a whole, not by one of the six criteria."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.metrics import CONFIDENCE
+from flex_judge.alignment.best_of_n.metrics import CONFIDENCE
 
 RESAMPLES = 1000
 MOST_ORDERS = 5040

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item, question
-from experiments.benchmarks.data import Record
-from experiments.benchmarks.items import TIE, Item, Label
-from experiments.benchmarks.scores import Correlations, Rankings
-from experiments.benchmarks.scoring import Pairs
-from experiments.benchmarks.vision import source
+from flex_judge.experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item, question
+from flex_judge.experiments.benchmarks.data import Record
+from flex_judge.experiments.benchmarks.items import TIE, Item, Label
+from flex_judge.experiments.benchmarks.scores import Correlations, Rankings
+from flex_judge.experiments.benchmarks.scoring import Pairs
+from flex_judge.experiments.benchmarks.vision import source
 
 RUNS = 3
 HUMAN_PAIR: Mapping[Any, Label] = {"A": 0, "B": 1, "C": TIE}

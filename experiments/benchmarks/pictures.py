@@ -7,10 +7,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.items import Item
-from judges.media import Media, Modality
-from judges.media_files import opened_image, reading, upright_rgb
-from judges.types import Content, parts_of
+from flex_judge.experiments.benchmarks.items import Item
+from flex_judge.judges.media.files import opened_image, reading, upright_rgb
+from flex_judge.judges.media.types import Media, Modality
+from flex_judge.judges.types import Content, parts_of
 
 SIDE = 320
 """Of a copy, in pixels, at most."""

@@ -6,16 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from experiments.benchmarks.items import Item, Outcome, not_judged
-from experiments.benchmarks.stored import Stored
-from judges import Verdict
-from judges.errors import UsageError
-from judges.judgments import Status
-from judges.parsing import after_thinking
-from judges.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
-from judges.replies import Reply, read_verdict
-from judges.rubrics import OPTIONS, Rubric, load_rubric
-from judges.voting import combine, orders
+from flex_judge.experiments.benchmarks.items import Item, Outcome, not_judged
+from flex_judge.experiments.benchmarks.stored import Stored
+from flex_judge.judges import Verdict
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judgments import Status
+from flex_judge.judges.protocol.generation import Reply, read_verdict
+from flex_judge.judges.protocol.parsing import after_thinking
+from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
+from flex_judge.judges.protocol.voting import combine, orders
+from flex_judge.judges.rubrics import OPTIONS, Rubric, load_rubric
 
 NO_REPLY = "there is no reply"
 

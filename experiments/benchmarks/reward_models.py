@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item
-from experiments.benchmarks.data import Record
-from experiments.benchmarks.items import Item
-from experiments.benchmarks.scoring import Pairs
-from experiments.benchmarks.text import FIRST_SECOND
+from flex_judge.experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item
+from flex_judge.experiments.benchmarks.data import Record
+from flex_judge.experiments.benchmarks.items import Item
+from flex_judge.experiments.benchmarks.scoring import Pairs
+from flex_judge.experiments.benchmarks.text import FIRST_SECOND
 
 SECTIONS = {
     "Chat": ("alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med"),

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.items import Outcome
-from experiments.benchmarks.metrics import (
+from flex_judge.experiments.benchmarks.items import Outcome
+from flex_judge.experiments.benchmarks.metrics import (
     Figure,
     Floats,
     Indexes,
@@ -25,7 +25,7 @@ from experiments.benchmarks.metrics import (
     spearman,
     system_means,
 )
-from experiments.benchmarks.scoring import Figures, Tables, by_group
+from flex_judge.experiments.benchmarks.scoring import Figures, Tables, by_group
 
 _OPINIONS = {"lcc": pearson, "srcc": spearman, "mse": mean_squared_error}
 

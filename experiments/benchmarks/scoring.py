@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from experiments.benchmarks.items import TIE, Outcome, prediction
-from experiments.benchmarks.metrics import (
+from flex_judge.experiments.benchmarks.items import TIE, Outcome, prediction
+from flex_judge.experiments.benchmarks.metrics import (
     Figure,
     bootstrapped,
     mean_of_groups,
@@ -18,7 +18,7 @@ from experiments.benchmarks.metrics import (
     ratio,
     share,
 )
-from judges import Judgment, Verdict
+from flex_judge.judges import Judgment, Verdict
 
 Figures = dict[str, Figure]
 Tables = dict[str, dict[str, Figure]]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.data import ENDINGS, table_rows
-from experiments.benchmarks.items import Item
-from judges.errors import UsageError
-from judges.prompts import THINK_CLOSE, THINK_OPEN
+from flex_judge.experiments.benchmarks.data import ENDINGS, table_rows
+from flex_judge.experiments.benchmarks.items import Item
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.protocol.prompts import THINK_CLOSE, THINK_OPEN
 
 
 @dataclass(frozen=True)

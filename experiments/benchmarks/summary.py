@@ -9,15 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.benchmark import Benchmark
-from experiments.benchmarks.config import EvalRun
-from experiments.benchmarks.data import Data
-from experiments.benchmarks.diagnosis import biases, calibration, worst
-from experiments.benchmarks.items import NOT_JUDGED, Outcome, prediction
-from experiments.benchmarks.pictures import shown_parts
-from experiments.benchmarks.scoring import Pairs
-from judges import Judgment
-from judges.errors import MediaError
+from flex_judge.experiments.benchmarks.benchmark import Benchmark
+from flex_judge.experiments.benchmarks.data import Data
+from flex_judge.experiments.benchmarks.diagnosis import biases, calibration, worst
+from flex_judge.experiments.benchmarks.items import NOT_JUDGED, Outcome, prediction
+from flex_judge.experiments.benchmarks.pictures import shown_parts
+from flex_judge.experiments.benchmarks.scoring import Pairs
+from flex_judge.experiments.commands.eval.config import EvalRun
+from flex_judge.judges import Judgment
+from flex_judge.judges.errors import MediaError
 
 _TOLD = ("order", "task", "limit", "seed")
 _TOLD_OF_JUDGE = (

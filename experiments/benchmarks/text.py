@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item
-from experiments.benchmarks.data import Data, Record, check_fields, number_rows
-from experiments.benchmarks.items import TIE, Item, Label
-from experiments.benchmarks.replies import FORMATS
-from experiments.benchmarks.scoring import Pairs
-from judges.errors import UsageError
+from flex_judge.experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item
+from flex_judge.experiments.benchmarks.data import Data, Record, check_fields, number_rows
+from flex_judge.experiments.benchmarks.items import TIE, Item, Label
+from flex_judge.experiments.benchmarks.replies import FORMATS
+from flex_judge.experiments.benchmarks.scoring import Pairs
+from flex_judge.judges.errors import UsageError
 
 FIRST_SECOND_TIE: Mapping[Any, Label] = {1: 0, 2: 1, 0: TIE, "1": 0, "2": 1, "0": TIE, "tie": TIE, "Tie": TIE}
 FIRST_SECOND = {name: label for name, label in FIRST_SECOND_TIE.items() if label != TIE}

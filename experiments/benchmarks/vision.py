@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item, medium, question
-from experiments.benchmarks.data import Record
-from experiments.benchmarks.items import Item, Label
-from experiments.benchmarks.scoring import Pairs
-from judges.errors import UsageError
-from judges.rubrics import OPTIONS
+from flex_judge.experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item, medium, question
+from flex_judge.experiments.benchmarks.data import Record
+from flex_judge.experiments.benchmarks.items import Item, Label
+from flex_judge.experiments.benchmarks.scoring import Pairs
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.rubrics import OPTIONS
 
 MEDIA_FOLDERS = ("images", "image", "videos", "video")
 

@@ -8,15 +8,15 @@ import os
 from contextlib import ExitStack
 from dataclasses import replace
 
-from judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
-from judges.errors import EngineUnavailableError
-from judges.models import MOL_LLAMA, model_type
+from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
+from flex_judge.judges.errors import EngineUnavailableError
+from flex_judge.judges.models import MOL_LLAMA, model_type
 
 ENGINES = {
-    "transformers": "judges.engines.hf:load",
-    "vllm": "judges.engines.vllm:load",
-    "scripted": "judges.engines.scripted:load",
-    "replay": "judges.engines.replay:load",
+    "transformers": "flex_judge.judges.engines.hf.engine:load",
+    "vllm": "flex_judge.judges.engines.vllm.engine:load",
+    "scripted": "flex_judge.judges.engines.scripted:load",
+    "replay": "flex_judge.judges.engines.recording.replay:load",
 }
 """Engine name -> `module:function`; the function takes an EngineConfig and returns an Engine."""
 MODEL_ENGINES = tuple(name for name in ENGINES if name != "replay")
@@ -74,14 +74,14 @@ def load_engine(config: EngineConfig) -> Engine:
     with ExitStack() as undo:
         ledger = None
         if config.ledger is not None and name != "replay":
-            from judges.ledger import Ledger
+            from flex_judge.judges.engines.recording.ledger import Ledger
 
             ledger = Ledger(config.ledger)  # first: what is wrong with a file shows before a model takes its minutes
             undo.callback(ledger.close)
         engine: Engine = getattr(importlib.import_module(module), function)(replace(config, engine=name))
         undo.callback(engine.close)
         if ledger is not None:
-            from judges.engines.recording import RecordingEngine
+            from flex_judge.judges.engines.recording.recording import RecordingEngine
 
             engine = RecordingEngine(engine, ledger)
         undo.pop_all()

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from judges.errors import UsageError
-from judges.judgments import Usage
-from judges.prepared import Prepared
-from judges.profiles import Profile
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judgments import Usage
+from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.models.profiles import Profile
 
 FinishReason = Literal["stop", "eos", "length"]
 
@@ -110,9 +110,9 @@ class EngineConfig:
     """Which model runs in which engine, and how much of the machine it may use."""
 
     model: str
-    """Name of an embedded model, a local folder, or a hub id; see `judges.models`."""
+    """Name of an embedded model, a local folder, or a hub id; see `flex_judge.judges.models`."""
     engine: str = "auto"
-    """A name in `judges.engines.ENGINES`, or `auto`: vllm where it is installed, else transformers."""
+    """A name in `flex_judge.judges.engines.ENGINES`, or `auto`: vllm where it is installed, else transformers."""
     dtype: str = "auto"
     """A torch dtype name, or `auto`: bfloat16 where the hardware computes in it, else float32."""
     adapter: str | None = None
@@ -137,7 +137,8 @@ class EngineConfig:
     """An engine of vllm whose step takes longer than this counts as lost, see `Engine.check_health`. A first step may
     compile for minutes. A step of transformers is a whole batch and has no limit."""
     ledger: str | None = None
-    """SQLite file that keeps every generation: what is in it is not computed again. See `judges.ledger`."""
+    """SQLite file that keeps every generation: what is in it is not computed again. See
+    `flex_judge.judges.engines.recording.ledger`."""
 
     def __post_init__(self) -> None:
         if self.tensor_parallel < 1:

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
-from judges.engines.pads import Pads
-from judges.errors import EngineLostError, UsageError
-from judges.prepared import Prepared
-from judges.profiles import CHAT, Profile
+from flex_judge.judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
+from flex_judge.judges.errors import EngineLostError, UsageError
+from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.models.inputs.placeholders import Pads
+from flex_judge.judges.models.profiles import CHAT, Profile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from judges.engines.base import Generation, Sampling
-from judges.errors import EngineLostError
-from judges.prepared import Prepared
+from flex_judge.judges.engines.base import Generation, Sampling
+from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.media.prepared import Prepared
 
 LINGER_S = 0.02  # how long an idle engine waits for company before it starts
 CLOSE_S = 60.0  # how long closing waits for the step under way

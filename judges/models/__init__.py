@@ -6,16 +6,16 @@ import json
 import re
 from pathlib import Path
 
-from judges.cache import fingerprint
-from judges.embedded import EMBEDDED, Tuned
-from judges.errors import ModelNotFoundError
+from flex_judge.judges.errors import ModelNotFoundError
+from flex_judge.judges.models.cache import fingerprint
+from flex_judge.judges.models.embedded import EMBEDDED, Tuned
 
 _FINGERPRINT = re.compile(r"@[0-9a-f]{12}$")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 OWN_ADAPTER = "adapter"
 """Folder, in that of a model, with the LoRA adapter that belongs to it."""
 MOL_LLAMA = "mol_llama"
-"""`model_type` of a model that sees molecules, see `judges.models.mol_llama`."""
+"""`model_type` of a model that sees molecules, see `flex_judge.judges.models.mol_llama`."""
 
 
 def resolve_model(name: str) -> Path:

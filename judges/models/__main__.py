@@ -1,12 +1,12 @@
-"""`python -m judges.models NAME ...`: make models ready ahead of time, and print their folders."""
+"""`python -m flex_judge.judges.models NAME ...`: make models ready ahead of time, and print their folders."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from judges.errors import ModelNotFoundError
-from judges.models import resolve_model
+from flex_judge.judges.errors import ModelNotFoundError
+from flex_judge.judges.models import resolve_model
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ Those that come with the project lie in `presets/`; one of your own is used by i
     criteria = "politeness and clarity"
     scale = "1-5"
 
-`judges.rubrics.rubric.Rubric` lists the fields.
+`flex_judge.judges.rubrics.rubric.Rubric` lists the fields.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 
-from judges.errors import UsageError
-from judges.rubrics.rubric import Rubric
-from judges.rubrics.scale import MOST_LABELS, OPTIONS, SHARES, Scale
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.rubrics.rubric import Rubric
+from flex_judge.judges.rubrics.scale import MOST_LABELS, OPTIONS, SHARES, Scale
 
 __all__ = ["MOST_LABELS", "OPTIONS", "SHARES", "Rubric", "Scale", "load_rubric", "rubric_names"]
 

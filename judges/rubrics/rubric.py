@@ -1,4 +1,6 @@
-"""One rubric as data, and its reading out of a TOML table. How its words become a prompt is in `judges.prompts`."""
+"""One rubric as data, and its reading out of a TOML table. How its words become a prompt is in
+`flex_judge.judges.protocol.prompts`.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from itertools import chain, cycle, islice
 from math import gcd
 from typing import Any
 
-from judges.errors import UsageError
-from judges.rubrics.scale import MOST_LABELS, OPTIONS, SHARES, Scale
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.rubrics.scale import MOST_LABELS, OPTIONS, SHARES, Scale
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """The client of a judge service over HTTP; needs neither torch nor Ray."""
 
-from reward.client.judge_client import KEY_VARIABLE, JudgeClient
+from flex_judge.reward.client.client import KEY_VARIABLE, JudgeClient
 
 __all__ = ["KEY_VARIABLE", "JudgeClient"]

@@ -1,16 +1,16 @@
 """Comparisons and samples as JSON for the wire. Media go by their digests, so that a service is sent each of them once.
 
 Needs neither a web framework nor a model library: it runs in a trainer's process. The way back is
-`reward.gateway.wire`.
+`flex_judge.reward.server.decoding`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from judges.media import Media, Modality
-from judges.types import Comparison, Content, Message
-from reward.samples import Sample
+from flex_judge.judges.media.types import Media, Modality
+from flex_judge.judges.types import Comparison, Content, Message
+from flex_judge.reward.types import Sample
 
 Json = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Which replica a prompt's candidates go to: the one that has their prompt in its cache, unless it is overloaded.
 
-Pure: no Ray, no clock. `reward.serving.routing` puts it into Ray Serve.
+Pure: no Ray, no clock. `flex_judge.reward.serving.routing` puts it into Ray Serve.
 """
 
 from __future__ import annotations

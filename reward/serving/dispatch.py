@@ -7,8 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from judges import Comparison, Judgment, Status
-from reward.metrics import Metrics
+from flex_judge.judges import Comparison, Judgment, Status
+from flex_judge.reward.server.metrics import Metrics
 
 Send = Callable[[Comparison], Awaitable[Judgment]]
 """Have some replica judge a comparison. Raises ReplicaDiedError if that replica died over it."""

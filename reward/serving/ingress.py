@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from contextvars import Context
 from typing import Any
 
-from judges import Comparison, Judgment
-from judges.errors import JudgeError
-from reward.gateway.config import GatewayConfig
-from reward.gateway.gateway import Gateway
-from reward.serving.dispatch import Dispatcher, ReplicaDiedError
-from reward.serving.prometheus import PrometheusMetrics
-from reward.serving.replica import JudgeReplica
+from flex_judge.judges import Comparison, Judgment
+from flex_judge.judges.errors import JudgeError
+from flex_judge.reward.server.config import GatewayConfig
+from flex_judge.reward.server.gateway import Gateway
+from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
+from flex_judge.reward.serving.prometheus import PrometheusMetrics
+from flex_judge.reward.serving.replica import JudgeReplica
 
 HEALTH_AGE_S = 1.0
 
@@ -61,7 +61,7 @@ class JudgeGateway:
         self._known_at = -HEALTH_AGE_S
 
     def __serve_build_asgi_app__(self) -> Any:
-        from reward.gateway.routes import asgi_app
+        from flex_judge.reward.server.routes import asgi_app
 
         return asgi_app(self._gateway)
 

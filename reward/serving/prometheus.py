@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from judges import Judgment
-from reward.metrics import Metrics
+from flex_judge.judges import Judgment
+from flex_judge.reward.server.metrics import Metrics
 
 SECONDS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 600]
 

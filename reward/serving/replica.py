@@ -6,8 +6,8 @@ import os
 from dataclasses import replace
 from typing import NoReturn
 
-from judges import Comparison, FlexJudge, JudgeConfig, Judgment
-from judges.errors import EngineLostError
+from flex_judge.judges import Comparison, FlexJudge, JudgeConfig, Judgment
+from flex_judge.judges.errors import EngineLostError
 
 
 class JudgeReplica:
@@ -21,7 +21,7 @@ class JudgeReplica:
         await self.judge.warm_up()
 
     async def judge_one(self, comparison: Comparison, prefix: str) -> Judgment:  # noqa: ARG002 - the router reads it
-        """Judge a comparison; `prefix` says what it shares with others, for `reward.serving.routing`."""
+        """Judge a comparison; `prefix` says what it shares with others, for `flex_judge.reward.serving.routing`."""
         try:
             judgment = await self.judge.ajudge(comparison)
         except EngineLostError:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from reward.serving.affinity import Affinity
+from flex_judge.reward.serving.affinity import Affinity
 
 PREFIX = "prefix"
 """The keyword argument of a request that says which prompt it shares with others."""

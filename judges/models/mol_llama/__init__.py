@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 
-from judges.models.mol_llama.configuration import MODEL_TYPE, MolLlamaConfig
-from judges.models.mol_llama.judging import import_judge
-from judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration, MolLlamaModel
-from judges.models.mol_llama.processor import MolLlamaProcessor
+from flex_judge.judges.models.mol_llama.configuration import MODEL_TYPE, MolLlamaConfig
+from flex_judge.judges.models.mol_llama.judging import import_judge
+from flex_judge.judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration, MolLlamaModel
+from flex_judge.judges.models.mol_llama.processor import MolLlamaProcessor
 
 AutoConfig.register(MODEL_TYPE, MolLlamaConfig, exist_ok=True)
 AutoModelForCausalLM.register(MolLlamaConfig, MolLlamaForConditionalGeneration, exist_ok=True)

@@ -1,4 +1,6 @@
-"""`python -m judges.models.mol_llama convert|import-judge|tiny`: make checkpoints that every command here takes."""
+"""`python -m flex_judge.judges.models.mol_llama convert|import-judge|tiny`: make checkpoints that every command here
+takes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from judges.errors import ModelNotFoundError, UsageError
+from flex_judge.judges.errors import ModelNotFoundError, UsageError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,11 +19,11 @@ def main(argv: Sequence[str]) -> int:
         if arguments.command == "convert":
             _convert(arguments)
         elif arguments.command == "tiny":
-            from judges.models.mol_llama.tiny import write_tiny
+            from flex_judge.judges.models.mol_llama.tiny import write_tiny
 
             write_tiny(arguments.out)
         else:
-            from judges.models.mol_llama.judging import import_judge_to
+            from flex_judge.judges.models.mol_llama.judging import import_judge_to
 
             import_judge_to(arguments.mol_llama, arguments.judge, arguments.out)
     except (UsageError, ModelNotFoundError) as e:
@@ -34,9 +36,9 @@ def main(argv: Sequence[str]) -> int:
 def _convert(arguments: argparse.Namespace) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
-    from judges.models import resolve_model
-    from judges.models.mol_llama import MolLlamaConfig
-    from judges.models.mol_llama.convert import convert, read_states
+    from flex_judge.judges.models import resolve_model
+    from flex_judge.judges.models.mol_llama import MolLlamaConfig
+    from flex_judge.judges.models.mol_llama.convert import convert, read_states
 
     states = read_states([Path(one) for one in arguments.checkpoint])
     base = resolve_model(arguments.base) if not Path(arguments.base).is_dir() else Path(arguments.base)
@@ -51,7 +53,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m judges.models.mol_llama", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m flex_judge.judges.models.mol_llama", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     made = commands.add_parser("convert", help="a checkpoint of Mol-LLaMA's own code, as one of ours")
     made.add_argument(

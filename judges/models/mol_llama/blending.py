@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from judges.models.mol_llama.configuration import BlendingConfig
+from flex_judge.judges.models.mol_llama.configuration import BlendingConfig
 
 
 class BlendingUnit(nn.Module):

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from judges.models.mol_llama.features import SYMBOLS
+from flex_judge.judges.models.mol_llama.features import SYMBOLS
 
 MODEL_TYPE = "mol_llama"
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from judges.errors import UsageError
-from judges.models import OWN_ADAPTER
-from judges.models.mol_llama.configuration import MolLlamaConfig
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.models import OWN_ADAPTER
+from flex_judge.judges.models.mol_llama.configuration import MolLlamaConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,8 +164,8 @@ def convert(
     """
     import torch
 
-    from judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration
-    from judges.models.mol_llama.tokens import prepare_tokenizer
+    from flex_judge.judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration
+    from flex_judge.judges.models.mol_llama.tokens import prepare_tokenizer
 
     converted = rename(states)
     with torch.device("meta"):

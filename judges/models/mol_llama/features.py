@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from judges.errors import EngineUnavailableError, MediaError
+from flex_judge.judges.errors import EngineUnavailableError, MediaError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from judges.models.mol_llama.configuration import GINConfig
+from flex_judge.judges.models.mol_llama.configuration import GINConfig
 
 PAD = -1
 """In the place of a feature or an atom that is not there."""

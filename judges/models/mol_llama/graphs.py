@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from judges.models.mol_llama.features import MoleculeFeatures
+from flex_judge.judges.models.mol_llama.features import MoleculeFeatures
 
 if TYPE_CHECKING:
     import numpy as np

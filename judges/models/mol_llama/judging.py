@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from judges.errors import UsageError
+from flex_judge.judges.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,9 +65,9 @@ def import_judge_to(mol_llama: str, judge_llm: str, out: Path) -> Path:
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from judges.models import resolve_model
-    from judges.models.mol_llama import MolLlamaForConditionalGeneration
-    from judges.models.mol_llama.convert import ADAPTER
+    from flex_judge.judges.models import resolve_model
+    from flex_judge.judges.models.mol_llama import MolLlamaForConditionalGeneration
+    from flex_judge.judges.models.mol_llama.convert import ADAPTER
 
     seeing, judging = resolve_model(mol_llama), resolve_model(judge_llm)
     tokenizer, theirs = AutoTokenizer.from_pretrained(seeing), AutoTokenizer.from_pretrained(judging)

@@ -13,11 +13,11 @@ from torch import nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from judges.models.mol_llama.blending import Blending
-from judges.models.mol_llama.configuration import MolLlamaConfig
-from judges.models.mol_llama.gin import GIN
-from judges.models.mol_llama.graphs import GRAPHS
-from judges.models.mol_llama.unimol import PAD, DistanceKernels, UniMol
+from flex_judge.judges.models.mol_llama.blending import Blending
+from flex_judge.judges.models.mol_llama.configuration import MolLlamaConfig
+from flex_judge.judges.models.mol_llama.gin import GIN
+from flex_judge.judges.models.mol_llama.graphs import GRAPHS
+from flex_judge.judges.models.mol_llama.unimol import PAD, DistanceKernels, UniMol
 
 FROZEN = ("unimol", "gin")
 """The parts of `MolLlamaModel` that nothing trains."""

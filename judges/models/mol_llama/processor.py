@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import BatchFeature, ProcessorMixin
 
-from judges.errors import UsageError
-from judges.models.mol_llama.features import featurise
-from judges.models.mol_llama.graphs import GRAPHS, graphs
-from judges.models.mol_llama.tokens import MOLECULE_TOKEN
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.models.mol_llama.features import featurise
+from flex_judge.judges.models.mol_llama.graphs import GRAPHS, graphs
+from flex_judge.judges.models.mol_llama.tokens import MOLECULE_TOKEN
 
 _RUN = re.compile(f"(?:{re.escape(MOLECULE_TOKEN)})+")
 

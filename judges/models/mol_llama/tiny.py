@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from judges.models.mol_llama.configuration import MolLlamaConfig
+from flex_judge.judges.models.mol_llama.configuration import MolLlamaConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,9 +71,9 @@ def write_tiny(folder: Path, adapter: bool = True, seed: int = 0) -> Path:
     """A checkpoint, with an adapter in it, in `folder`, which it returns."""
     import torch
 
-    from judges.models.mol_llama import MolLlamaForConditionalGeneration, MolLlamaProcessor
-    from judges.models.mol_llama.convert import ADAPTER, TARGETS, write_adapter
-    from judges.models.mol_llama.tokens import prepare_tokenizer
+    from flex_judge.judges.models.mol_llama import MolLlamaForConditionalGeneration, MolLlamaProcessor
+    from flex_judge.judges.models.mol_llama.convert import ADAPTER, TARGETS, write_adapter
+    from flex_judge.judges.models.mol_llama.tokens import prepare_tokenizer
 
     tokenizer = tiny_tokenizer()
     config = tiny_config(len(tokenizer))
@@ -99,7 +99,7 @@ def write_tiny_judge(folder: Path, seed: int = 1) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from judges.models.mol_llama.tokens import CHAT_TEMPLATE
+    from flex_judge.judges.models.mol_llama.tokens import CHAT_TEMPLATE
 
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE

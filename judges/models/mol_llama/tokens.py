@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from judges.errors import UsageError
-from judges.models.mol_llama.configuration import MolLlamaConfig
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.models.mol_llama.configuration import MolLlamaConfig
 
 PAD_TOKEN, MOLECULE_TOKEN = "[PAD]", "<mol>"
 CHAT_TEMPLATE = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from judges.models.mol_llama.configuration import UniMolConfig
+from flex_judge.judges.models.mol_llama.configuration import UniMolConfig
 
 PAD = 0
 """The id of no atom."""

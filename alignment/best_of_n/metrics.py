@@ -1,0 +1,245 @@
+"""What best-of-N is worth: figures for every smaller N from one sampling, with confidence intervals over prompts. Pure.
+
+For n < N samples the figure is not that of the first n, but the mean over all subsets of n samples. Samples of a prompt
+are drawn alike, so both are unbiased; the mean over subsets scatters less, and is as cheap: of the samples in the order
+in which they are chosen, the one at place j (from 0) is the best of C(N - 1 - j, n - 1) of the C(N, n) subsets. For
+"any" this is the pass@k estimator of arXiv 2107.03374.
+
+The order is that of all N. Where each answer is judged by itself, leaving others out does not change it. Where answers
+were compared, and in a knock-out or successive halving, which look at most of them but briefly, a smaller field might
+have ended otherwise, and the figures for n < N are estimates of that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from flex_judge.judges.errors import UsageError
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+MOST_RESAMPLED = 2000
+"""Prompts up to which the interval is bootstrapped. With more, the normal law gives the same and needs no memory."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A prompt's answers, of which it is known whether they are right."""
+
+    ranking: tuple[int, ...]
+    """The answers that have a verdict, best first, as indexes: `Selection.ranking`."""
+    right: tuple[bool, ...]
+    """Of every answer, in the order in which they were sampled. Ground truth: it measures, and never chooses."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over prompts."""
+
+    value: float
+    low: float | None
+    """Lower end of the confidence interval; None where one prompt is all there is to go by."""
+    high: float | None
+    count: int
+    """Prompts that it is the mean of."""
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Shares of prompts answered rightly. A prompt of which no answer has a verdict counts as not right."""
+
+    first: Estimate
+    """By the first sample."""
+    random: Estimate
+    """By one sample, drawn at random: the mean over samples."""
+    best: Mapping[int, Estimate]
+    """By the judge's choice of n samples."""
+    any: Mapping[int, Estimate]
+    """By at least one of n samples: what a perfect judge would come to."""
+    gain: Estimate
+    """What the choice of all samples gains over one drawn at random, prompt by prompt."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def accuracies(prompts: Iterable[Graded], seed: int = 0) -> Accuracies:
+    """Accuracies for each n of `sizes`.
+
+    Args:
+        prompts: all of a run, read once. Those without a single verdict belong among them, or the figures flatter.
+        seed: of the bootstrap.
+
+    Raises:
+        UsageError: there is no prompt, one has no answer, or they do not have the same number of them.
+    """
+    first, random, gain = Mean(), Mean(), Mean(shares=False)
+    best: dict[int, Mean] = {}
+    oracle: dict[int, Mean] = {}
+    count = None
+    for prompt in prompts:
+        count = _same_count(count, len(prompt.right))
+        right = sum(prompt.right)
+        first.add(float(prompt.right[0]))
+        random.add(right / count)
+        for n in sizes(count):
+            best.setdefault(n, Mean()).add(_chosen(prompt, n))
+            oracle.setdefault(n, Mean()).add(_any(right, count, n))
+        gain.add(_chosen(prompt, count) - right / count)
+    if count is None:
+        raise UsageError("prompts: expected one or more, got none")
+    return Accuracies(
+        first=first.estimate(seed),
+        random=random.estimate(seed),
+        best={n: mean.estimate(seed) for n, mean in best.items()},
+        any={n: mean.estimate(seed) for n, mean in oracle.items()},
+        gain=gain.estimate(seed),
+    )
+
+
+def best_scores(scores: Iterable[Sequence[float | None]], seed: int = 0) -> dict[int, Estimate]:
+    """The mean score of the best of n, for each n of `sizes`, where there is no ground truth.
+
+    It is the score by which it was chosen, so with n it also grows by the judge's noise alone: compare it between
+    policies at the same n, but take no gain from it.
+
+    Args:
+        scores: for each prompt those of its answers, None where unscored; read once. A prompt without any score is left
+            out, see `Estimate.count`; of others, the subsets without any.
+
+    Raises:
+        UsageError: there is no prompt with a score, or they do not have the same number of answers.
+    """
+    means: dict[int, Mean] = {}
+    count = None
+    for answers in scores:
+        count = _same_count(count, len(answers))
+        known = sorted((s for s in answers if s is not None), reverse=True)
+        for n in sizes(count) if known else ():
+            means.setdefault(n, Mean()).add(_mean_best(known, count, n))
+    if not means:
+        raise UsageError("scores: no prompt has an answer with a score")
+    return {n: mean.estimate(seed) for n, mean in means.items()}
+
+
+def sizes(count: int) -> tuple[int, ...]:
+    """The numbers of samples for which figures are given: 1, 2, 4 and so on, and all of them."""
+    return (*(1 << k for k in range((count - 1).bit_length())), count)
+
+
+class Mean:
+    """The mean of values that come one by one, of which a bounded number is kept."""
+
+    def __init__(self, shares: bool = True) -> None:
+        """
+        Args:
+            shares: whether values of 0 and 1 alone count successes; differences never do.
+        """
+        self._kept: list[float] = []
+        self._count = 0
+        self._sum = self._squares = 0.0
+        self._binary = shares
+
+    def add(self, value: float) -> None:
+        self._count += 1
+        self._sum += value
+        self._squares += value * value
+        self._binary = self._binary and value in (0.0, 1.0)
+        if self._count <= MOST_RESAMPLED:
+            self._kept.append(value)
+
+    def estimate(self, seed: int = 0) -> Estimate:
+        """The mean, with a 95 % interval.
+
+        Of values that are all 0 or 1 it is Wilson's; of others the percentile bootstrap over prompts, or for more than
+        `MOST_RESAMPLED` of them the normal one.
+
+        Raises:
+            UsageError: there are no values.
+        """
+        if not self._count:
+            raise UsageError("values: expected one or more, got none")
+        whole = self._count == len(self._kept)
+        mean = (math.fsum(self._kept) if whole else self._sum) / self._count
+        return Estimate(mean, *self._interval(mean, seed), self._count)
+
+    def _interval(self, mean: float, seed: int) -> tuple[float | None, float | None]:
+        import numpy as np
+        from scipy import stats
+
+        if self._binary:
+            wilson = stats.binomtest(round(self._sum), self._count).proportion_ci(CONFIDENCE, method="wilson")
+            return float(wilson.low), float(wilson.high)
+        if self._count == 1:
+            return None, None
+        if self._count > MOST_RESAMPLED:
+            variance = max(0.0, self._squares - self._count * mean**2) / (self._count - 1)
+            error = math.sqrt(variance / self._count)
+            low, high = stats.norm.interval(CONFIDENCE, mean, error) if error else (mean, mean)
+            return float(low), float(high)
+        rng = np.random.default_rng(seed)
+        found = stats.bootstrap(
+            (np.asarray(self._kept),), np.mean, n_resamples=RESAMPLES, method="percentile", batch=200, random_state=rng
+        ).confidence_interval
+        return float(found.low), float(found.high)
+
+
+def estimate(values: Iterable[float], seed: int = 0, shares: bool = True) -> Estimate:
+    """The mean of one value for each prompt, with its interval, see `Mean`."""
+    mean = Mean(shares)
+    for value in values:
+        mean.add(value)
+    return mean.estimate(seed)
+
+
+def finest_scores(row: Mapping[str, Any]) -> list[float | None]:
+    """The scores of a row that a best-of-N run wrote: expected ones, and written ones where there are none."""
+    finer = zip(row["expected_scores"], row["scores"], strict=True)
+    return [score if expected is None else expected for expected, score in finer]
+
+
+def interval(figure: Mapping[str, Any], scale: float = 1.0) -> str:
+    """An estimate as JSON holds it, in words: `3.10 (2.95 to 3.24)`; a share in percent with a scale of 100."""
+    digits, unit = (1, " %") if scale == 100 else (2, "")
+    value = f"{scale * figure['value']:.{digits}f}{unit}"
+    if figure["low"] is None:
+        return value
+    return f"{value} ({scale * figure['low']:.{digits}f} to {scale * figure['high']:.{digits}f})"
+
+
+def _chosen(prompt: Graded, n: int) -> float:
+    """The share of the subsets of n answers whose best is right."""
+    shares = _shares(len(prompt.ranking), len(prompt.right), n)
+    return math.fsum(share for i, share in zip(prompt.ranking, shares, strict=True) if prompt.right[i])
+
+
+def _mean_best(scores: Sequence[float], count: int, n: int) -> float:
+    """The mean of the highest score over subsets of n answers; scores in falling order, of those that have one."""
+    shares = _shares(len(scores), count, n)
+    return math.fsum(score * share for score, share in zip(scores, shares, strict=True)) / math.fsum(shares)
+
+
+@lru_cache(maxsize=1024)
+def _shares(ranked: int, count: int, n: int) -> tuple[float, ...]:
+    """The shares of the subsets of n of `count` answers in which each of those that are ranked is the best. They add up
+    to 1 less the share of the subsets in which nobody is ranked."""
+    subsets = math.comb(count, n)
+    return tuple(math.comb(count - 1 - place, n - 1) / subsets for place in range(ranked))
+
+
+def _any(right: int, count: int, n: int) -> float:
+    return 1.0 - math.comb(count - right, n) / math.comb(count, n)
+
+
+def _same_count(count: int | None, found: int) -> int:
+    """The number of answers that every prompt has."""
+    if not found or count not in (None, found):
+        raise UsageError(
+            f"prompts: expected the same number of answers to each, one or more, got from {min(count or 0, found)} to "
+            f"{max(count or 0, found)}"
+        )
+    return found

@@ -1,0 +1,4 @@
+"""Prompts and their sources: files and data sets of any size, read by row range.
+
+May import judges; no policy and no reward.
+"""

@@ -1,0 +1,142 @@
+"""A judge out of a base model: loaded, with only its language model learning, tuned by TRL, examined, and saved so that
+every engine opens it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flex_judge.alignment.judge_training.data import Lessons
+from flex_judge.alignment.judge_training.evaluation import Grades
+from flex_judge.alignment.judge_training.trainer import Exam, JudgeTrainer
+from flex_judge.alignment.policy_training.tuning import last_checkpoint, made, write_log
+from flex_judge.alignment.training.trainable_parameters import language_model_only, lora_targets
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.models.adapters import architecture_of
+from flex_judge.judges.models.checkpoints import Checkpoint, open_checkpoint
+from flex_judge.judges.protocol.rendering import Renderer
+
+if TYPE_CHECKING:
+    from trl import ModelConfig, SFTConfig
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning came to."""
+
+    learning: int
+    """Parameters that learnt."""
+    parameters: int
+    """All of them."""
+    grades: Grades | None
+    """Of the judge that was saved: the best one where that is asked for. None without an exam."""
+
+
+def renderer_of(base: str) -> Renderer:
+    """What renders for a base model.
+
+    Raises:
+        UsageError: it cannot be had, has no chat template, or one that ends turns with a token it does not stop at;
+            or an adapter belongs to its language model, which tuning would leave behind.
+    """
+    checkpoint = open_checkpoint(base)
+    if checkpoint.adapter is not None:
+        raise UsageError(
+            f"model {base!r}: sees molecules through the adapter that it brings along, which tuning would leave "
+            "behind; tune the Llama that is under it, then join the two: "
+            "python -m flex_judge.judges.models.mol_llama import-judge"
+        )
+    renderer = Renderer(checkpoint.tokenizer, checkpoint.profile)
+    end = renderer.end_of_turn()[-1]
+    if end not in checkpoint.stop_ids:
+        token = checkpoint.tokenizer.convert_ids_to_tokens(end)
+        raise UsageError(
+            f"model {base!r}: its chat template ends a turn with {token}, at which no engine would stop; add {end} to "
+            "eos_token_id in its generation_config.json"
+        )
+    return renderer
+
+
+def tune(
+    base: str,
+    model: ModelConfig,
+    args: SFTConfig,
+    lessons: Lessons,
+    held_out: Lessons | None,
+    exam: Exam | None,
+    patience: int,
+) -> Tuned:
+    """Tune a judge into `args.output_dir`, from the last checkpoint there if there is one.
+
+    Args:
+        base: name of an embedded model, a folder, or a hub id.
+        model: TRL's: the adapter, and how the model is loaded.
+        args: TRL's.
+        lessons: what it is trained on.
+        held_out: what the loss is measured on beside; None: nothing.
+        exam: None: there is none.
+        patience: see `JudgeTrainer`.
+
+    Raises:
+        UsageError: TRL refuses a setting.
+    """
+    checkpoint = open_checkpoint(base)
+    out = Path(args.output_dir)
+    _check_packing(checkpoint, model, args)
+    if last_checkpoint(out):  # its exam has been held, and what counts exams goes on
+        args.eval_on_start, args.restore_callback_states_from_checkpoint = False, True
+    loaded = _load(checkpoint, model)
+    loaded.name_or_path = loaded.config._name_or_path = base  # what an adapter notes: a name, not where it was found
+    peft_config = None
+    if model.use_peft:
+        from trl import get_peft_config
+
+        peft_config = get_peft_config(model)
+        peft_config.target_modules = lora_targets(loaded, model.lora_target_modules)
+    else:
+        language_model_only(loaded)
+    trainer = made(
+        JudgeTrainer,
+        base=base,
+        checkpoint=checkpoint,
+        exam=exam,
+        patience=patience,
+        model=loaded,
+        args=args,
+        train_dataset=lessons.dataset,
+        eval_dataset=held_out.dataset if held_out else None,
+        processing_class=checkpoint.tokenizer,
+        peft_config=peft_config,
+    )
+    # DeepSpeed leaves of a parameter that it spreads nothing here, and notes its size.
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in trainer.model.parameters()]
+    trainer.train(resume_from_checkpoint=last_checkpoint(out) or args.resume_from_checkpoint)
+    grades = trainer.grades() if exam else None
+    trainer.save_judge(out)
+    write_log(trainer, out)
+    return Tuned(sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes), grades)
+
+
+def _check_packing(checkpoint: Checkpoint, model: ModelConfig, args: SFTConfig) -> None:
+    """Raise UsageError where packed lessons would see each other, or be cut in two, in silence."""
+    if args.packing and args.packing_strategy == "wrapped":
+        raise UsageError("--packing_strategy wrapped cuts lessons in two; use bfd")
+    flash = "flash" in (model.attn_implementation or "")
+    if (args.packing or args.padding_free) and not flash and checkpoint.profile.placeholders:
+        raise UsageError(
+            "--packing and --padding_free: with this model's positions lessons would see each other, but for "
+            "FlashAttention (--attn_implementation flash_attention_2)"
+        )
+
+
+def _load(checkpoint: Checkpoint, model: ModelConfig) -> Any:
+    import torch
+
+    dtype = model.dtype if model.dtype in (None, "auto") else getattr(torch, model.dtype)
+    options = {"attn_implementation": model.attn_implementation} if model.attn_implementation else {}
+    loaded = architecture_of(checkpoint).from_pretrained(checkpoint.path, dtype=dtype or torch.float32, **options)
+    if loaded.base_model is loaded:
+        # TRL takes hidden states from there; Qwen2.5-Omni's thinker names a part for it that it has not.
+        loaded.base_model_prefix = next(name for name, part in loaded.named_children() if part is loaded.get_decoder())
+    return loaded

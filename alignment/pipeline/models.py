@@ -1,0 +1,76 @@
+"""The policy and the judge of a run: within a process, or as services of the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from flex_judge.alignment.pipeline.policy_service import PolicyServiceConfig, RemotePolicy
+from flex_judge.alignment.policies import Policy, PolicyConfig, load_policy
+from flex_judge.judges import Comparison, FlexJudge, JudgeConfig, Judgment
+from flex_judge.reward.client import JudgeClient
+from flex_judge.reward.client.api_key import read_key
+from flex_judge.reward.groups.methods import Ask
+from flex_judge.reward.serving.config import ServiceConfig
+
+
+class Models(Protocol):
+    """Where a worker finds its models. Picklable."""
+
+    async def open(self) -> tuple[Policy, Ask]: ...
+
+
+@dataclass(frozen=True)
+class JudgeAt:
+    """A judge service that runs already, asked over HTTP."""
+
+    url: str
+    room: int = 64
+    """Comparisons that it is sent at a time."""
+    api_key: str | None = field(default=None, repr=False)
+    """Where its key is: `env:NAME` or a file, read where it is asked. Never the key itself."""
+
+    @property
+    def client(self) -> JudgeClient:
+        """
+        Raises:
+            UsageError: the address is none, or the key cannot be read.
+        """
+        return JudgeClient(self.url, read_key(self.api_key) if self.api_key else None, concurrency=self.room)
+
+    def ask(self) -> Ask:
+        client = self.client
+
+        async def ask(comparison: Comparison) -> Judgment:
+            return (await client.judge([comparison]))[0]
+
+        return ask
+
+
+@dataclass(frozen=True)
+class ServedModels:
+    """Services that are ready: the policy on the cluster that the worker is on, the judge there or elsewhere."""
+
+    policy: PolicyServiceConfig
+    judge: ServiceConfig | JudgeAt
+
+    async def open(self) -> tuple[Policy, Ask]:
+        from flex_judge.reward.serving.service import dispatcher_of
+
+        judge = self.judge
+        return await RemotePolicy.of(self.policy), (
+            judge.ask() if isinstance(judge, JudgeAt) else dispatcher_of(judge).judge
+        )
+
+
+@dataclass(frozen=True)
+class LocalModels:
+    """Models of the worker's own."""
+
+    policy: PolicyConfig
+    judge: JudgeConfig
+
+    async def open(self) -> tuple[Policy, Ask]:
+        policy = await asyncio.to_thread(load_policy, self.policy)
+        return policy, (await asyncio.to_thread(FlexJudge.from_config, self.judge)).ajudge

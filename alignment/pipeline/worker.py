@@ -1,0 +1,161 @@
+"""One worker of a run: takes shards, and leaves their results in the folder."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flex_judge.alignment.data.prompts import prompt_row
+from flex_judge.alignment.data.sources import Read
+from flex_judge.alignment.pipeline.job import Job, Outcome, Stats, Work
+from flex_judge.alignment.pipeline.shards import Parts, Report
+from flex_judge.judges.errors import AccessError, EngineLostError, LedgerError, RenderError, UsageError
+
+LOST = "lost"
+"""Name of the file of rows that have no result, and why."""
+FATAL = (AccessError, LedgerError)
+"""Errors that say nothing of a row, and that the next one would meet too."""
+
+
+class AllLostError(EngineLostError):
+    """Row after row is lost: it is not the rows' fault, and going on would lose all others."""
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """Why a row has no result."""
+
+    id: str | None
+    reason: str
+    problem: str
+    again: bool = False
+    """Whether another try may succeed."""
+
+
+class ShardWorker:
+    """Works on shards, many rows at a time. Ray Data makes one in each of its actors; an event loop is enough too."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._parts = Parts(job.folder)
+        self._room = asyncio.Semaphore(job.rows_at_once)
+        self._opening = asyncio.Lock()
+        self._work: Work | None = None
+        self._lost_in_a_row = 0
+        self._refused_in_a_row = 0
+        self._refusal = ""
+
+    async def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Work on the shards of a batch of Ray Data's: `{"shard": [number, ...]}` to their reports by columns."""
+        reports = [await self.shard(int(shard)) for shard in batch["shard"]]
+        return {name: [getattr(r, name) for r in reports] for name in ("shard", "rows", "done", "again")}
+
+    async def shard(self, number: int) -> Report:
+        """Work on a shard and write its results.
+
+        Raises:
+            AllLostError: see there. Nothing is written.
+            AccessError: a model wants another key, or does not exist. Likewise.
+        """
+        work = await self._opened()
+        began = time.monotonic()
+        start, stop = self._job.stretch(number)
+        rows = await asyncio.to_thread(lambda: list(self._job.source.rows(start, stop)))
+        results = await self._all(work, rows, start)
+        tables: dict[str, list[Mapping[str, Any]]] = {name: [] for name in (*self._job.plan.tables, LOST)}
+        stats: Stats | None = None
+        for result in results:
+            if isinstance(result, _Lost):
+                tables[LOST].append({"id": result.id, "reason": result.reason, "problem": result.problem})
+                continue
+            for name, made in result.tables.items():
+                tables[name].extend(made)
+            stats = result.stats if stats is None or result.stats is None else stats + result.stats
+        lost = Counter(result.reason for result in results if isinstance(result, _Lost))
+        report = Report(
+            number,
+            len(rows),
+            len(rows) - lost.total(),
+            dict(lost),
+            sum(result.again for result in results),
+            round(time.monotonic() - began, 3),
+            None if stats is None else stats.to_json(),
+        )
+        await asyncio.to_thread(self._parts.write, report, tables)
+        return report
+
+    async def _opened(self) -> Work:
+        async with self._opening:
+            if self._work is None:
+                self._work = await self._job.plan.open()
+        return self._work
+
+    async def _all(self, work: Work, rows: list[Read], start: int) -> list[Outcome | _Lost]:
+        """What the rows came to. The first error that ends the run gives up the others."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(self._row(work, row, n)) for n, row in enumerate(rows, start + 1)]
+        except ExceptionGroup as e:
+            error = e.exceptions[0]
+        else:
+            return [task.result() for task in running]
+        raise error
+
+    async def _row(self, work: Work, read: Read, number: int) -> Outcome | _Lost:
+        where, data = read
+        if isinstance(data, UsageError):
+            return _Lost(None, "bad row", _line(data))
+        async with self._room:
+            try:
+                # Here, not with the other rows of the shard: reading media takes time and memory.
+                row = await asyncio.to_thread(
+                    prompt_row, data, where, number, self._job.columns, self._job.source.folder
+                )
+            except UsageError as e:
+                return _Lost(None, "bad row", _line(e))
+            try:
+                outcome = await work(row)
+            except FATAL:
+                raise
+            except (UsageError, RenderError) as e:
+                return self._count_refused(row.id, where, e)
+            except Exception as e:  # noqa: BLE001 - the boundary: whatever one row does, the others go on
+                return self._count_lost(row.id, where, e)
+            self._lost_in_a_row = self._refused_in_a_row = 0
+            return outcome
+
+    def _count_refused(self, id: str, where: str, error: Exception) -> _Lost:
+        """Note a row that a model does not take.
+
+        Raises:
+            AllLostError: row after row was refused in the same words, so it is a setting that is refused and no row.
+        """
+        refusal = _line(error)
+        self._refused_in_a_row = self._refused_in_a_row + 1 if refusal == self._refusal else 1
+        self._refusal = refusal
+        if self._refused_in_a_row >= 2 * self._job.rows_at_once:
+            raise AllLostError(f"{self._refused_in_a_row} rows in a row were refused: {refusal}") from error
+        return _Lost(id, "refused", f"{where}: {refusal}")
+
+    def _count_lost(self, id: str, where: str, error: Exception) -> _Lost:
+        """Note a row that was lost through no fault that it is known for.
+
+        Raises:
+            AllLostError: as were all others of late, twice as many as are under way at a time.
+        """
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row >= 2 * self._job.rows_at_once:
+            raise AllLostError(
+                f"{self._lost_in_a_row} rows in a row were lost, the last one: {_line(error)}"
+            ) from error
+        if isinstance(error, EngineLostError):
+            return _Lost(id, "engine_lost", f"{where}: {_line(error)}", again=True)
+        return _Lost(id, "failed", f"{where}: {type(error).__name__}: {_line(error)}", again=True)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,40 @@
+"""What all policies share: which draws can be asked for, the seed of each, and where a completion ends."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from flex_judge.judges.engines import Sampling
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.types import Comparison, Message
+
+SEEDS = 1 << 31
+"""How many there are: some endpoints take no more than this."""
+
+
+def check_draws(sampling: Sampling, draws: Sequence[int]) -> None:
+    """Raise UsageError where several draws would be the same one: sampling is never silently greedy."""
+    if sampling.temperature <= 0 and (len(draws) > 1 or any(draws)):
+        raise UsageError(
+            "a policy samples at a temperature above 0: greedy samples of a prompt are all the same; "
+            "raise the temperature, or ask for one sample"
+        )
+
+
+def draw_seed(prompt: Sequence[Message], sampling: Sampling, draw: int) -> int | None:
+    """The seed of one draw, out of `sampling.seed`, the prompt and the number; None without a seed.
+
+    The temperature is in it too: the answers at two temperatures that a pair is made of are to be independent draws,
+    and not the same noise twice.
+    """
+    if sampling.seed is None:
+        return None
+    digest = Comparison("", tuple(prompt), ()).prompt_digest
+    key = f"{sampling.seed}/{digest}/{float(sampling.temperature)!r}/{draw}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % SEEDS
+
+
+def completion_text(text: str, stop: Sequence[str]) -> str:
+    """`text` up to the stop string that comes first, without white space around it."""
+    return text[: min((text.index(s) for s in stop if s in text), default=len(text))].strip()

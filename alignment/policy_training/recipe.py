@@ -1,0 +1,109 @@
+"""The settings of a training run that are not TRL's: the judge, and the prompts that the policy is measured on.
+
+Plain fields, as TRL's parser of dataclasses wants them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.models.embedded import JUDGE
+from flex_judge.judges.rubrics import load_rubric
+from flex_judge.reward.types import NORMALIZE, REWARDS, RewardSpec
+
+METHODS = ("pointwise", "batch", "round_robin", "knockout")
+"""Ways to judge a prompt's completions that need nothing but them."""
+TASK = "task"
+"""What the embedded task is called in place of a file."""
+HELD_OUT = 100
+
+
+def _flag(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class Recipe:
+    """Which judge, and which prompts the policy is measured on before and after."""
+
+    _argument_group_name = "the judge, and how the policy is measured before and after"
+
+    judge: str | None = _flag(
+        None,
+        "The judge: name of an embedded model, folder or hub id (the one of the `flex-judge preferences` run that is "
+        f"trained on, with its adapter or address; else {JUDGE}).",
+    )
+    judge_adapter: str | None = _flag(None, "LoRA adapter on the judge: folder or hub id.")
+    judge_config: str | None = _flag(
+        None, "YAML file with more settings of the judge, such as engine or votes; see `flex-judge judge --help`."
+    )
+    judge_url: str | None = _flag(None, "Ask the judge service at this address (flex-judge serve) instead.")
+    judge_key: str | None = _flag(None, "The service's key: env:NAME, or a file that holds it.")
+    rubric: str | None = _flag(None, "Rubric (that of the data; else general, of the embedded task correctness).")
+    held_out: str | None = _flag(
+        None,
+        "Prompts to measure on: .jsonl, .parquet, hub:OWNER/NAME[:CONFIG][@SPLIT], or task for new questions of the "
+        "embedded task, as is the default for data of that task. Else the default is to take prompts out of the data.",
+    )
+    held_out_prompts: int | None = _flag(
+        None, f"How many ({HELD_OUT}; out of the data a tenth at most); 0: do not measure. None of them is trained on."
+    )
+    held_out_answer: str | None = _flag(None, "Column of --held_out with the number that is the right answer.")
+    held_out_samples: int = _flag(4, "Answers sampled to each.")
+    held_out_tokens: int | None = _flag(None, "Longest such answer (512; of the embedded task: 40).")
+    held_out_engine: str = _flag("auto", "What runs the policy that answers them: vllm or transformers.")
+    columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "What a column of the prompts' files is, as FIELD=COLUMN: prompt=, id= or images=."},
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("held_out_prompts", 0), ("held_out_samples", 1), ("held_out_tokens", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"--{name} must be at least {least}, not {value}")
+        if self.held_out_answer is not None and self.held_out in (None, TASK):
+            raise UsageError("--held_out_answer is a column of --held_out, and no file is given there")
+        if self.rubric is not None:
+            load_rubric(self.rubric)
+        if self.judge_url is None and self.judge_key is not None:
+            raise UsageError("--judge_key goes with --judge_url")
+        if self.judge_url is not None and (self.judge or self.judge_config or self.judge_adapter):
+            raise UsageError("--judge, --judge_adapter and --judge_config are for the service at --judge_url to say")
+        if self.judge_adapter is not None and self.judge is None:
+            raise UsageError("--judge_adapter goes with --judge, the model that it is on")
+
+    def for_data(self, made_by: Mapping[str, str], is_task: bool) -> Self:
+        """With the judge and the rubric that data were made by, where nothing else is asked for.
+
+        Args:
+            made_by: see `flex_judge.alignment.policy_training.data.Trained`.
+            is_task: whether the data are of the embedded task.
+        """
+        judge: dict[str, Any] = {}
+        if self.judge is None and self.judge_url is None:
+            judge = {name: made_by[name] for name in ("judge", "judge_adapter", "judge_url") if name in made_by}
+            if not judge or (self.judge_config and "judge_url" in judge):
+                judge = {"judge": JUDGE}
+        rubric = self.rubric or made_by.get("rubric") or ("correctness" if is_task else "general")
+        return replace(self, rubric=rubric, **judge)
+
+
+@dataclass
+class RewardRecipe(Recipe):
+    """As Recipe, and how the judge rewards a policy while it is trained."""
+
+    judge_method: str = _flag("pointwise", "How a prompt's completions are judged.", choices=METHODS)
+    judge_reward: str = _flag("expected", "What of the judgment counts.", choices=REWARDS)
+    judge_normalize: str = _flag("none", "What is done to a prompt's rewards.", choices=NORMALIZE)
+    judge_deadline_s: float = _flag(600.0, "Seconds that a step may wait for its rewards.")
+    judge_gather_s: float = _flag(60.0, "Seconds that a prompt's first completion waits for those of other ranks.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        RewardSpec("general", self.judge_method, self.judge_reward, self.judge_normalize)
+        if not 0 < self.judge_gather_s < self.judge_deadline_s:
+            raise UsageError("--judge_gather_s must be above 0 and below --judge_deadline_s")

@@ -1,0 +1,100 @@
+"""Judging a call's completions side by side, against the usual reward function that judges one after the other.
+
+Both sides are reward functions as a trainer calls them, with the same judge, engine and completions; the usual one asks
+for a judgment, waits for it, and asks for the next. Questions begin with the number of their pass, so that no pass
+finds another's prompts in the prefix cache; within a pass both sides use it.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flex_judge.experiments.commands.bench.result import BenchResult
+from flex_judge.experiments.commands.bench.texts import made_up
+from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeSettings
+from flex_judge.judges.engines import load_engine
+from flex_judge.reward.trl import JudgeReward
+
+GOAL = 2.4
+"""Time of one after the other over time side by side: at least."""
+RUBRIC = "general"
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    model: str = setting("smollm2-135m", "the judge: embedded name, folder or hub id", metavar="MODEL")
+    prompts: int = setting(2, "questions in a call", metavar="N")
+    completions: int = setting(8, "completions of each", metavar="N")
+    words: int = setting(60, "length of a question and of a completion", metavar="N")
+    think: int = setting(32, "tokens that the judge may think", metavar="N")
+    repeats: int = setting(2, "times each side is run", metavar="N")
+    seed: int = setting(0, "seed of the texts", metavar="N")
+
+    def __post_init__(self) -> None:
+        check_least(self, dict.fromkeys(("prompts", "completions", "words", "think", "repeats"), 1))
+
+
+def run(config: LoopConfig) -> BenchResult:
+    """Measure with the vllm engine, in this process."""
+    engine = load_engine(EngineConfig(config.model, "vllm", max_model_len=2048))
+    try:
+        settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
+        judge = FlexJudge(engine, settings)
+        ours = JudgeReward(judge, rubric=RUBRIC)
+
+        def usual(prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
+            rewards: list[float | None] = []
+            for prompt, completion in zip(prompts, completions, strict=True):
+                (judgment,) = judge.judge([Comparison.of(prompt, completion, rubric=RUBRIC)])
+                rewards.append(judgment.expected_scores[0] if judgment.expected_scores else None)
+            return rewards
+
+        sides: dict[str, Callable[..., list[float | None]]] = {"side by side": ours, "one by one": usual}
+        for name, side in sides.items():
+            side(*_call(config, f"Warm-up {name}", 1))
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        unscored = 0
+        for repeat in range(config.repeats):
+            for number, (name, side) in enumerate(sides.items()):
+                call = _call(config, f"{repeat}.{number}", config.completions)
+                start = time.perf_counter()
+                rewards = side(*call)
+                seconds[name].append(time.perf_counter() - start)
+                unscored += rewards.count(None)
+    finally:
+        engine.close()
+    return _result(config, seconds, unscored)
+
+
+def _call(config: LoopConfig, label: str, completions: int) -> tuple[list[str], list[str]]:
+    """The prompts and completions of one call; but for the label they are always the same."""
+    rng = random.Random(config.seed)
+    asked = [f"{label}: {made_up(config.words, rng)}" for _ in range(config.prompts)]
+    prompts = [prompt for prompt in asked for _ in range(completions)]
+    return prompts, [made_up(config.words, rng) for _ in prompts]
+
+
+def _result(config: LoopConfig, seconds: dict[str, list[float]], unscored: int) -> BenchResult:
+    ratios = [usual / ours for ours, usual in zip(seconds["side by side"], seconds["one by one"], strict=True)]
+    ratio = statistics.median(ratios)
+    return BenchResult(
+        "loop",
+        round(ratio, 3),
+        GOAL,
+        ratio >= GOAL and not unscored,
+        {
+            "requests": config.prompts * config.completions,
+            "unscored": unscored,
+            "worst_ratio": round(min(ratios), 3),
+            "runs": [
+                {"side": name, "seconds": round(s, 2)}
+                for runs in zip(*seconds.values(), strict=True)
+                for name, s in zip(seconds, runs, strict=True)
+            ],
+        },
+    )

@@ -1,0 +1,119 @@
+"""Answers to questions about molecules: in one batch with a cache of keys and values, against one after the other.
+
+Both sides are the same requests to the same engine, with the same cache; only what runs side by side differs. The
+default is a tiny model with random weights, whose answers are as long as they may be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flex_judge.experiments.commands.bench.result import BenchResult
+from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.judges import EngineConfig, Message
+from flex_judge.judges.engines import Engine, Generation, Sampling, load_engine
+from flex_judge.judges.media.types import molecule
+from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer, Turn, pieces_of
+
+GOAL = 3.0
+"""Time one after the other over time in a batch: at least."""
+SMILES = (
+    "CC(=O)Oc1ccccc1C(=O)O",
+    "CN1C=NC2=C1C(=O)N(C(=O)N2C)C",
+    "C[N+](C)(C)C[C@H](O)CC(=O)[O-]",
+    "CC(C)Cc1ccc(cc1)C(C)C(=O)O",
+    "CC(=O)Nc1ccc(O)cc1",
+    "OC[C@H]1OC(O)[C@H](O)[C@@H](O)[C@@H]1O",
+    "c1ccc2ccccc2c1",
+    "O",
+    "[Na+].[O-]C(=O)/C=C/c1ccccc1",
+    "CCO",
+    "NCCc1ccc(O)c(O)c1",
+    "CN1CCC[C@H]1c1cccnc1",
+    "Clc1ccc(cc1)C(c1ccc(Cl)cc1)C(Cl)(Cl)Cl",
+    "C1CCCCC1",
+    "CC1=C(C(CCC1)(C)C)/C=C/C(C)=C/CO",
+    "NC(=O)c1cccnc1",
+)
+"""Of all sizes, with salts, charges and stereo marks."""
+QUESTION = "Is this molecule likely to pass a membrane by itself? Explain why, by its structure."
+
+
+@dataclass(frozen=True)
+class MoleculesConfig:
+    model: str | None = setting(None, "a Mol-LLaMA: folder or hub id (default: a tiny random one)", metavar="MODEL")
+    molecules: int = setting(16, "molecules, of which each is asked about", metavar="N")
+    max_tokens: int = setting(64, "most tokens of an answer", metavar="N")
+    repeats: int = setting(3, "times each side is run", metavar="N")
+
+    def __post_init__(self) -> None:
+        check_least(self, {"molecules": 2, "max_tokens": 1, "repeats": 1})
+
+
+def run(config: MoleculesConfig) -> BenchResult:
+    """Measure with the transformers engine."""
+    with tempfile.TemporaryDirectory() as folder:
+        if config.model is None:
+            from flex_judge.judges.models.mol_llama.tiny import write_tiny
+
+            write_tiny(Path(folder) / "tiny")
+        model = config.model or str(Path(folder) / "tiny")
+        engine = load_engine(
+            EngineConfig(model, max_batch=config.molecules, dtype="float32" if not config.model else "auto")
+        )
+        try:
+            return _measured(config, engine)
+        finally:
+            engine.close()
+
+
+def _measured(config: MoleculesConfig, engine: Engine) -> BenchResult:
+    renderer = Renderer(engine.tokenizer, engine.profile)
+    prompts = [_prompt(renderer, SMILES[i % len(SMILES)]) for i in range(config.molecules)]
+    sampling = Sampling(config.max_tokens)
+    asyncio.run(_answers(engine, prompts[:2], sampling, at_once=True))  # warm-up
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    tokens: dict[bool, int] = {}
+    for _ in range(config.repeats):
+        for at_once in (True, False):
+            start = time.perf_counter()
+            answers = asyncio.run(_answers(engine, prompts, sampling, at_once))
+            seconds[at_once].append(time.perf_counter() - start)
+            tokens[at_once] = sum(len(answer.token_ids) for answer in answers)
+    batch, alone = statistics.median(seconds[True]), statistics.median(seconds[False])
+    return BenchResult(
+        "molecules",
+        round(alone / batch, 3),
+        GOAL,
+        alone / batch >= GOAL,
+        {
+            "model": engine.model_id if config.model else "tiny, random weights",
+            "molecules": config.molecules,
+            "most_tokens_of_an_answer": config.max_tokens,
+            "tokens_in_a_batch": tokens[True],
+            "tokens_one_after_the_other": tokens[False],
+            "answers_per_second": round(config.molecules / batch, 2),
+            "seconds": [
+                {"in_a_batch": round(one, 3), "one_after_the_other": round(other, 3)}
+                for one, other in zip(seconds[True], seconds[False], strict=True)
+            ],
+        },
+    )
+
+
+def _prompt(renderer: Renderer, smiles: str) -> RenderedPrompt:
+    message = Message("user", (molecule(smiles), f" {QUESTION}"))
+    return renderer.render([Turn(message.role, pieces_of(message.content))])
+
+
+async def _answers(
+    engine: Engine, prompts: Sequence[RenderedPrompt], sampling: Sampling, at_once: bool
+) -> list[Generation]:
+    asked = (engine.generate(one.token_ids, sampling, one.media) for one in prompts)
+    return list(await asyncio.gather(*asked)) if at_once else [await one for one in asked]

@@ -1,0 +1,107 @@
+"""Prefix-affinity routing against Ray Serve's default, on two replicas with real engines.
+
+Single-sample requests arrive in a random order, many at a time, as from callers that know nothing of each other. What
+counts is how many prompt tokens the engines take from their caches, of the most that one engine with everything in one
+place could: the rubric's tokens that each further replica has to compute for itself are counted as a loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flex_judge.experiments.commands.bench.logged import LoggedEngine, most_cached
+from flex_judge.experiments.commands.bench.result import BenchResult
+from flex_judge.experiments.commands.bench.texts import comparisons
+from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, JudgeSettings, Judgment
+from flex_judge.judges.engines import load_engine
+from flex_judge.judges.errors import UsageError
+from flex_judge.reward.serving.cluster import connect
+from flex_judge.reward.serving.service import JudgeService, ServiceConfig
+
+GOAL = 0.95
+"""Cached tokens with our router over the most that are possible: at least."""
+
+
+@dataclass(frozen=True)
+class RoutingConfig:
+    model: str = setting("smollm2-135m", "the judge: embedded name, folder or hub id", metavar="MODEL")
+    replicas: int = setting(2, "judges that work side by side", metavar="N")
+    questions: int = setting(12, "groups of candidates", metavar="N")
+    candidates: int = setting(8, "candidates of a question", metavar="N")
+    question_words: int = setting(120, "length of a question", metavar="N")
+    candidate_words: int = setting(40, "length of a candidate", metavar="N")
+    think: int = setting(16, "tokens that the judge may think", metavar="N")
+    seed: int = setting(0, "seed of the texts and of their order", metavar="N")
+
+    def __post_init__(self) -> None:
+        check_least(
+            self,
+            dict.fromkeys(("replicas", "questions", "candidates", "question_words", "candidate_words", "think"), 1),
+        )
+
+
+def run(config: RoutingConfig) -> BenchResult:
+    """Measure with the vllm engine on a local Ray."""
+    rng = random.Random(config.seed)
+    work = comparisons(config.questions, config.candidates, config.question_words, config.candidate_words, rng)
+    rng.shuffle(work)
+    engine = EngineConfig(config.model, "vllm", max_model_len=2048)
+    settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
+    possible = _possible(engine, settings, work)
+    judge = JudgeConfig(engine, settings)
+    with connect() as cluster:
+        ours = ServiceConfig(judge, config.replicas, name="routing-prefix").placed_on(cluster)
+        theirs = replace(ours, affinity=False, name="routing-default")
+        sides = {name: asyncio.run(_side(c, work)) for name, c in (("prefix affinity", ours), ("default", theirs))}
+    share = {name: side["cached"] / possible for name, side in sides.items()}
+    ratio = share["prefix affinity"]
+    return BenchResult(
+        "routing",
+        round(ratio, 4),
+        GOAL,
+        ratio >= GOAL,
+        {
+            "possible_cached_tokens": possible,
+            "cached_of_possible_default": round(share["default"], 4),
+            "time_of_default_over_ours": round(sides["default"]["seconds"] / sides["prefix affinity"]["seconds"], 3),
+            "requests": len(work),
+            "sides": [{"side": name, **side} for name, side in sides.items()],
+        },
+    )
+
+
+def _possible(config: EngineConfig, settings: JudgeSettings, work: Sequence[Comparison]) -> int:
+    """The most tokens that one engine could take from its cache while it judges `work`."""
+    engine = load_engine(config)
+    try:
+        logged = LoggedEngine(engine)
+        FlexJudge(logged, settings).judge(work)
+        block = int(engine.block_size)  # type: ignore[attr-defined] # vllm's alone has blocks
+    finally:
+        engine.close()
+    possible = most_cached(logged.log, block)
+    if not possible:
+        raise UsageError(f"no block of {block} tokens is shared, so there is nothing to measure; raise --candidates")
+    return possible
+
+
+async def _side(config: ServiceConfig, work: Sequence[Comparison]) -> dict[str, Any]:
+    async with JudgeService(config) as service:
+        await service.ready()
+        start = time.perf_counter()
+        judgments: list[Judgment] = [j async for j in service.stream([work])]
+        seconds = time.perf_counter() - start
+    per_replica = Counter(j.provenance["replica"] for j in judgments)
+    return {
+        "seconds": round(seconds, 2),
+        "cached": sum(j.usage.cached_tokens for j in judgments),
+        "prompt_tokens": sum(j.usage.prompt_tokens for j in judgments),
+        "fewest_on_a_replica": min(per_replica.values()) if len(per_replica) == config.replicas else 0,
+    }

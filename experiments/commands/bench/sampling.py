@@ -1,0 +1,173 @@
+"""n samples of a prompt: our policy, whose requests share the prompt's prefill, against requests that share nothing.
+
+The policy asks for n samples as n requests at once, of which the engine computes the prompt once. The other side is the
+same work with a salt of a few tokens before every request, so that no request shares its beginning with another. Both
+sides carry a salt of the same length and run in the same engine, one after the other, several times.
+
+The sizes are those of someone who picks the best of 16: a question with its instructions, some examples or a page of
+text to be answered from (some 550 tokens), and an answer of a paragraph (64 tokens at most).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flex_judge.alignment.policies import Completion, EnginePolicy
+from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, most_cached
+from flex_judge.experiments.commands.bench.result import BenchResult
+from flex_judge.experiments.commands.bench.texts import made_up
+from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.judges import EngineConfig, Message
+from flex_judge.judges.engines import Engine, Generation, Sampling, load_engine
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.media.prepared import Prepared
+
+GOAL = 2.4
+"""Time without sharing over time with it: at least."""
+CACHED_GOAL = 0.99
+"""Cached tokens over the most that whole blocks allow: at least."""
+SALT = 8  # tokens
+SIDES = ("shared", "nothing shared")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    model: str = setting("smollm2-135m", "the policy: embedded name, folder or hub id", metavar="MODEL")
+    prompts: int = setting(2, "prompts that are sampled at the same time", metavar="N")
+    samples: int = setting(16, "samples of each prompt", metavar="N")
+    prompt_words: int = setting(500, "length of a prompt; a word is a token or so", metavar="N")
+    max_tokens: int = setting(64, "most tokens of a sample", metavar="N")
+    temperature: float = setting(1.0, "temperature of the samples", metavar="T")
+    repeats: int = setting(2, "times each side is run", metavar="N")
+    seed: int = setting(0, "seed of prompts and samples", metavar="N")
+
+    def __post_init__(self) -> None:
+        check_least(self, dict.fromkeys(("prompts", "prompt_words", "max_tokens", "repeats"), 1) | {"samples": 2})
+        check_least(self, {"temperature": 0.01, "seed": 0})
+
+
+def run(config: SamplingConfig) -> BenchResult:
+    """Measure with the vllm engine."""
+    engine: Any = load_engine(EngineConfig(config.model, "vllm"))
+    try:
+        return measured(config, engine, engine.block_size)
+    finally:
+        engine.close()
+
+
+def measured(config: SamplingConfig, engine: Engine, block: int) -> BenchResult:
+    """Measure with an engine whose prefix cache has blocks of so many tokens."""
+    salting = _Salting(engine)
+    policy = EnginePolicy(salting)
+    salting.begin("shared")
+    _sampled(policy, config, _prompts(config, "warm-up")[:1])
+    sides: dict[str, list[_Side]] = {side: [] for side in SIDES}
+    for repeat in range(config.repeats):
+        prompts = _prompts(config, str(repeat))
+        for side in SIDES:
+            salting.begin(side)
+            start = time.perf_counter()
+            samples = _sampled(policy, config, prompts)
+            sides[side].append(_Side(time.perf_counter() - start, samples, salting.log))
+    return _result(config, sides, block)
+
+
+def _sampled(policy: EnginePolicy, config: SamplingConfig, prompts: Sequence[str]) -> list[Completion]:
+    sampling = Sampling(config.max_tokens, config.temperature, seed=config.seed)
+
+    async def all_prompts() -> list[list[Completion]]:
+        messages = [[Message("user", prompt)] for prompt in prompts]
+        return await asyncio.gather(*(policy.sample(m, sampling, range(config.samples)) for m in messages))
+
+    return [sample for samples in asyncio.run(all_prompts()) for sample in samples]
+
+
+def _prompts(config: SamplingConfig, name: str) -> list[str]:
+    rng = random.Random(f"{config.seed}-{name}")
+    return [f"Tell a long story out of these words: {made_up(config.prompt_words, rng)}" for _ in range(config.prompts)]
+
+
+@dataclass
+class _Side:
+    """One run of one side."""
+
+    seconds: float
+    samples: list[Completion]
+    log: Log
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(generation.prompt_tokens for _, _, generation in self.log)
+
+    @property
+    def cached(self) -> int:
+        return sum(generation.cached_tokens for _, _, generation in self.log)
+
+    @property
+    def generated(self) -> int:
+        return sum(sample.tokens for sample in self.samples)
+
+
+def _result(config: SamplingConfig, sides: Mapping[str, Sequence[_Side]], block: int) -> BenchResult:
+    ours, salted = (sides[side] for side in SIDES)
+    seconds = [statistics.median(run.seconds for run in runs) for runs in (ours, salted)]
+    ratio = seconds[1] / seconds[0]
+    cached, possible = sum(run.cached for run in ours), sum(most_cached(run.log, block) for run in ours)
+    if not possible:
+        raise UsageError(f"a prompt has no block of {block} tokens to share; raise --prompt-words")
+    share = cached / possible
+    return BenchResult(
+        "sampling",
+        round(ratio, 3),
+        GOAL,
+        ratio >= GOAL and share >= CACHED_GOAL,
+        {
+            "samples": config.samples,
+            "prompts_at_a_time": config.prompts,
+            "tokens_of_a_prompt": round(ours[0].prompt_tokens / len(ours[0].log)),
+            "most_tokens_of_a_sample": config.max_tokens,
+            "mean_tokens_of_a_sample": round(statistics.mean(s.tokens for run in ours for s in run.samples), 1),
+            "mean_tokens_of_a_sample_salted": round(statistics.mean(s.tokens for r in salted for s in r.samples), 1),
+            "samples_per_second": round(len(ours[0].samples) / seconds[0], 2),
+            "samples_per_second_salted": round(len(ours[0].samples) / seconds[1], 2),
+            "cached_of_possible": round(share, 4),
+            "cached_goal": CACHED_GOAL,
+            "cached_of_prompt_tokens": round(cached / sum(run.prompt_tokens for run in ours), 3),
+            "cached_of_prompt_tokens_salted": round(
+                sum(run.cached for run in salted) / sum(run.prompt_tokens for run in salted), 3
+            ),
+            "block_tokens": block,
+            "runs": [
+                {"side": side, "seconds": round(run.seconds, 2), "cached": run.cached, "generated": run.generated}
+                for runs in zip(*sides.values(), strict=True)
+                for side, run in zip(sides, runs, strict=True)
+            ],
+        },
+    )
+
+
+class _Salting(LoggedEngine):
+    """An engine that puts a salt before every prompt: the same for all of a run, or another one for each."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        encoded = [self.tokenizer.encode(str(digit), add_special_tokens=False) for digit in range(10)]
+        self._digits = [ids[-1] for ids in encoded]
+        self._side, self._runs = SIDES[0], 0
+
+    def begin(self, side: str) -> None:
+        """Start a run, of which no request shares anything with an earlier run."""
+        self._side, self.log, self._runs = side, [], self._runs + 1
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+    ) -> Generation:
+        number = f"{self._runs:03}{len(self.log) if self._side == 'nothing shared' else 0:0{SALT - 3}}"
+        salt = [self._digits[int(digit)] for digit in number]
+        return await super().generate([*salt, *prompt_token_ids], sampling, media)

@@ -1,0 +1,218 @@
+"""Rows of a data set through policy and judges: rows a second as replicas are added, the driver's memory as rows are.
+
+Policy and judge are scripted: the policy answers at once, the judge takes a fixed time and so many answers at a time,
+as a machine of its own would. What is measured is what is between them: Ray Data, Serve, the router, the shards.
+
+The driver's memory is that of a process of its own with work that needs no model, so that a million rows are done in
+minutes; the driver does the same, whatever the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flex_judge.alignment.best_of_n.selection import SelectionSpec
+from flex_judge.alignment.data.rows import PromptRow
+from flex_judge.alignment.data.sources import open_source
+from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
+from flex_judge.alignment.pipeline.job import Job, Outcome, shard_rows_for
+from flex_judge.alignment.pipeline.models import ServedModels
+from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicyServiceConfig
+from flex_judge.alignment.pipeline.runner import run as run_job
+from flex_judge.alignment.pipeline.shards import Parts, summed
+from flex_judge.alignment.policies import PolicyConfig
+from flex_judge.experiments.commands.bench.result import BenchResult
+from flex_judge.experiments.commands.best_of_n.run import write_summary
+from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.judges import EngineConfig, JudgeConfig, JudgeSettings
+from flex_judge.judges.engines import Sampling
+from flex_judge.judges.errors import ClusterError
+from flex_judge.reward.serving.cluster import Cluster, connect
+from flex_judge.reward.serving.service import JudgeService, ServiceConfig
+
+GOAL = 0.9
+"""Rows a second and replica with the most replicas, over those with one: at least."""
+MEMORY_GOAL = 1.3
+"""The driver's peak with most rows over that with fewest: at most."""
+REPLICAS = (1, 2, 4, 8)
+ANSWERS_AT_ONCE = 4
+"""That an engine computes at a time; a replica is sent a few more."""
+LATENCY_S = 1.0
+"""That a judgment takes."""
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    seconds: int = setting(20, "how long each number of replicas works, if all goes well", metavar="S")
+    samples: int = setting(4, "answers to a prompt", metavar="N")
+    few: int = setting(10_000, "rows of the smaller run that the driver's memory is measured in", metavar="N")
+    many: int = setting(1_000_000, "rows of the larger one", metavar="N")
+
+    def __post_init__(self) -> None:
+        check_least(self, {"seconds": 5, "samples": 1, "few": 1, "many": 1})
+
+
+def run(config: ScaleConfig) -> BenchResult:
+    """Measure on a local Ray, whose processors count for more than there are: scripts only wait."""
+    with tempfile.TemporaryDirectory() as folder, connect() as cluster:
+        rates = {n: asyncio.run(_rate(config, n, cluster, Path(folder))) for n in REPLICAS}
+    peaks = {rows: _peak_mib(rows) for rows in (config.few, config.many)}
+    efficiencies = {n: rate / n / rates[1] for n, rate in rates.items()}
+    growth = peaks[config.many] / peaks[config.few]
+    ratio = efficiencies[REPLICAS[-1]]
+    return BenchResult(
+        "scale",
+        round(ratio, 3),
+        GOAL,
+        ratio >= GOAL and growth <= MEMORY_GOAL,
+        {
+            "judge_seconds": LATENCY_S,
+            "answers_at_once": _judges().per_replica,
+            "samples": config.samples,
+            "memory_ratio": round(growth, 3),
+            "memory_goal": MEMORY_GOAL,
+            "by_replicas": [
+                {"replicas": n, "rows_per_second": round(rate, 2), "efficiency": round(efficiencies[n], 3)}
+                for n, rate in rates.items()
+            ],
+            "driver": [{"rows": rows, "peak_mib": round(peak)} for rows, peak in peaks.items()],
+        },
+    )
+
+
+def say(prompt: str, sampling: Sampling) -> str:  # noqa: ARG001 - the signature of a script
+    """The scripted policy: every sample another answer."""
+    return f"Answer {sampling.seed}."
+
+
+async def judge(prompt: str, sampling: Sampling) -> str:
+    """The scripted judge: thinks for a while, then gives a score that depends on the answer."""
+    if sampling.stop == ("</think>",):
+        await asyncio.sleep(LATENCY_S)
+        return "So.</think>"
+    score = 1 + len(prompt) % 10
+    if sampling.regex:  # of one answer, or of two where a replica tries itself out
+        return f"{score}</answer>" + f"<answer>{score}</answer>" * sampling.regex.count("<answer>")
+    return f"<answer>{score}</answer>"
+
+
+def _judges() -> ServiceConfig:
+    engine = EngineConfig("flex_judge.experiments.commands.bench.scale:judge", "scripted", max_batch=ANSWERS_AT_ONCE)
+    return ServiceConfig(JudgeConfig(engine, JudgeSettings(temperature=0.0)))
+
+
+async def _rate(config: ScaleConfig, replicas: int, cluster: Cluster, folder: Path) -> float:
+    """Rows a second with so many judges, from the first shard that is done to the last."""
+    share = cluster.cpus / (replicas + 1)
+    judges = replace(_judges(), replicas=replicas, name=f"scale-{replicas}", cpus_per_replica=share).placed_on(cluster)
+    policy = PolicyServiceConfig(
+        PolicyConfig("flex_judge.experiments.commands.bench.scale:say", "scripted"),
+        name=f"scale-policy-{replicas}",
+        cpus_per_replica=share,
+    )
+    per_second = replicas * ANSWERS_AT_ONCE / LATENCY_S / config.samples
+    rows = max(8, round(config.seconds * per_second))
+    async with JudgeService(judges) as service, PolicyService(policy) as answering:
+        await service.ready()
+        await answering.ready()
+        sampling = Sampling(64, temperature=1.0, seed=0)
+        plan = BestOfNPlan(ServedModels(policy, judges), sampling, config.samples, SelectionSpec())
+        at_once = 2 * max(1, judges.room // config.samples)
+        # Shards of one prompt, so that the clock starts and stops between prompts.
+        job = Job(
+            open_source(str(_prompts(folder / f"{replicas}.jsonl", rows))),
+            plan,
+            folder / f"parts-{replicas}",
+            shard_rows=1,
+            rows_at_once=at_once,
+            shards_at_once=at_once,
+        )
+        times = await asyncio.to_thread(_times, job)
+    reports = Parts(job.folder).reports().values()
+    if summed(list(reports)).done != rows:
+        raise ClusterError(f"only {summed(list(reports)).done} of {rows} rows were done")
+    return _steady(times)
+
+
+def _times(job: Job) -> list[float]:
+    return [time.perf_counter() for _ in run_job(job)]
+
+
+def _steady(times: list[float]) -> float:
+    """Rows a second between the first quarter and the last, where all replicas have work."""
+    low, high = len(times) // 4, 3 * len(times) // 4
+    return (high - low) / (times[high] - times[low])
+
+
+@dataclass(frozen=True)
+class Echo:
+    """Work that needs no model, with rows as those of best-of-N are."""
+
+    tables: tuple[str, ...] = ("best_of_n",)
+
+    async def open(self) -> Echo:
+        return self
+
+    async def __call__(self, row: PromptRow) -> Outcome:
+        said = {
+            "id": row.id,
+            "prompt": [{"role": "user", "content": row.prompt[0].content}],
+            "responses": ["Yes.", "No."],
+            "scores": [7.0, 3.0],
+            "expected_scores": [6.5, 3.5],
+            "statuses": ["ok", "ok"],
+            "ranking": [0, 1],
+            "best": 0,
+            "tied": 1,
+            "judgments": 2,
+            "tokens": [2, 2],
+            "cut": [False, False],
+            "kept": {},
+        }
+        return Outcome({"best_of_n": [said]})
+
+
+def _peak_mib(rows: int) -> float:
+    """Peak memory of a driver that has so many rows worked on, in MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = _prompts(Path(folder) / "prompts.jsonl", rows)
+        command = [sys.executable, "-P", "-m", "flex_judge.experiments.commands.bench.scale", str(prompts), folder]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def _drive(prompts: str, folder: str) -> None:
+    """What the driver of `flex-judge best-of-n` does: hands out shards, joins their rows, and sums them up."""
+    source = open_source(prompts)
+    with RunFolder(Path(folder) / "run", {}) as run:
+        parts = Parts(run.path / "parts")
+        job = Job(source, Echo(), parts.folder, shard_rows=shard_rows_for(len(source)), workers=2)
+        with connect():
+            for _ in run_job(job):
+                pass
+        reports = parts.reports()
+        parts.join("best_of_n", reports, run.path / "best_of_n.jsonl")
+        done = write_summary(run, summed(list(reports.values())), None)["done"]
+    if done != len(source):
+        raise ClusterError(f"only {done} of {len(source)} rows were done")
+    # Not getrusage, whose peak can be that of the process that started this one.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(int(peak.split()[1]) / 1024)
+
+
+def _prompts(path: Path, rows: int) -> Path:
+    with path.open("w") as file:
+        file.writelines(json.dumps({"id": n, "prompt": f"Question {n}?"}) + "\n" for n in range(rows))
+    return path
+
+
+if __name__ == "__main__":
+    _drive(*sys.argv[1:])

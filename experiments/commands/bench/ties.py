@@ -1,0 +1,89 @@
+"""Ties: how often the top of best-of-N is shared, by expected scores against the scores as they are written."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flex_judge.alignment.tasks import arithmetic
+from flex_judge.experiments.commands.bench.result import BenchResult
+from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeSettings
+from flex_judge.judges.engines import load_engine
+from flex_judge.judges.errors import UsageError
+from flex_judge.reward.groups.rewards import expected_score, written_score
+
+GOAL = 0.2
+"""Tied tops by expected score, as a share of those by written score: at most."""
+FORMS = ("{n}", "It is {n}.", "The answer is {n}.", "{n} is the result.")
+
+
+@dataclass(frozen=True)
+class TiesConfig:
+    model: str = setting("smollm2-135m", "the judge: embedded name, folder or hub id", metavar="MODEL")
+    engine: str = setting("auto", "what runs the judge", choices=("auto", "vllm", "transformers"))
+    groups: int = setting(12, "questions", metavar="N")
+    samples: int = setting(16, "different candidates of a question", metavar="N")
+    think: int = setting(24, "tokens that the judge may think", metavar="N")
+    rubric: str = setting("general", "rubric that is judged by", metavar="NAME")
+    seed: int = setting(0, "seed of questions and candidates", metavar="N")
+
+    def __post_init__(self) -> None:
+        check_least(self, {"groups": 1, "samples": 2, "think": 1})
+
+
+def run(config: TiesConfig) -> BenchResult:
+    """Judge candidates that are all different texts, and count shared tops."""
+    engine = load_engine(EngineConfig(config.model, config.engine, max_model_len=1024))
+    try:
+        settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
+        comparisons = _comparisons(config)
+        judgments = FlexJudge(engine, settings).judge(comparisons)
+        name = engine.name
+    finally:
+        engine.close()
+    written, expected, unscored = 0, 0, 0
+    for start in range(0, len(judgments), config.samples):
+        group = [j for j in judgments[start : start + config.samples] if j.scores is not None]
+        unscored += config.samples - len(group)
+        written += _top_is_shared([written_score(j) for j in group])
+        expected += _top_is_shared([expected_score(j) for j in group])
+    if not written:
+        raise UsageError(
+            f"none of {config.groups} groups is tied by written score, so there is no ratio; raise --groups"
+        )
+    ratio = expected / written
+    return BenchResult(
+        "ties",
+        round(ratio, 4),
+        GOAL,
+        ratio <= GOAL,
+        {
+            "groups": config.groups,
+            "samples": config.samples,
+            "tied_by_written_score": round(written / config.groups, 4),
+            "tied_by_expected_score": round(expected / config.groups, 4),
+            "unscored": unscored,
+            "engine": name,
+            "rubric": config.rubric,
+        },
+    )
+
+
+def _top_is_shared(scores: Sequence[float | None]) -> bool:
+    known = [score for score in scores if score is not None]
+    return len(known) > 1 and known.count(max(known)) > 1
+
+
+def _comparisons(config: TiesConfig) -> list[Comparison]:
+    rng = random.Random(f"ties-{config.seed}")
+    comparisons = []
+    for question in arithmetic.questions(config.groups, config.seed):
+        near = range(question.answer - config.samples, question.answer + config.samples)
+        numbers = [question.answer, *rng.sample([n for n in near if n != question.answer], config.samples - 1)]
+        rng.shuffle(numbers)
+        comparisons += [
+            Comparison.of(question.text, rng.choice(FORMS).format(n=n), rubric=config.rubric) for n in numbers
+        ]
+    return comparisons

@@ -1,0 +1,130 @@
+"""`flex-judge best-of-n`: sample N answers to every prompt, judge them, keep the best."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flex_judge.alignment.best_of_n.metrics import Graded, accuracies, best_scores, finest_scores
+from flex_judge.alignment.best_of_n.selection import METHODS, SelectionSpec, check
+from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
+from flex_judge.alignment.pipeline.models import Models
+from flex_judge.alignment.pipeline.shards import Report
+from flex_judge.alignment.tasks.arithmetic import is_right
+from flex_judge.experiments.common.data_runs.config import DataFlags, out_folder
+from flex_judge.experiments.common.data_runs.run import finished
+from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.jsonl import read_rows, write_text
+
+TABLES = ("best_of_n", "judgments")
+
+
+@dataclass(frozen=True)
+class BestOfNRun(DataFlags):
+    """Settings of a run."""
+
+    out: str = out_folder("runs/best-of-n")
+    method: str = setting("pointwise", "how the best answer is found", choices=METHODS, group="how the best is found")
+    halving_votes: int = setting(
+        SelectionSpec.votes, "halving: judgments of one answer at most", metavar="K", group="how the best is found"
+    )
+    halving_budget: float = setting(
+        SelectionSpec.budget,
+        "halving: share of all those judgments that it may ask for",
+        metavar="SHARE",
+        group="how the best is found",
+    )
+
+    def __post_init__(self) -> None:
+        check_least(self, {"halving_votes": 1})
+        if self.method == "halving" and self.temperature == 0:
+            raise UsageError("--method halving asks a judge again, which takes a --temperature above 0")
+        super().__post_init__()
+
+    @property
+    def at_once(self) -> int:
+        """Comparisons of a prompt that are under way at once."""
+        n = self.answers
+        return max(1, {"batch": 1, "round_robin": n * (n - 1) // 2, "knockout": n // 2}.get(self.method, n))
+
+    def selection(self, file: str | None) -> SelectionSpec:
+        return SelectionSpec(self.method, self.rubric_for(file), self.seed, self.halving_votes, self.halving_budget)
+
+
+def main(config: BestOfNRun, file: str | None) -> dict[str, Any]:
+    """Run, or go on with a run.
+
+    Args:
+        file: the prompts, see `flex_judge.alignment.data.sources.open_source`; None for the embedded task.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        UsageError: something the user can mend; nothing was started yet.
+    """
+    source = config.source(file)
+    config.check()
+    selection = config.selection(file)
+    check(selection, config.answers)
+    sampling = config.sampling(file)
+
+    def plan(models: Models) -> BestOfNPlan:
+        return BestOfNPlan(models, sampling, config.answers, selection)
+
+    with finished(config, source, file, plan, config.at_once, {"selection": repr(selection)}) as (folder, done):
+        with folder.phase("join"):
+            for table in TABLES:
+                done.join(table, folder.path / f"{table}.jsonl")
+        return write_summary(folder, done.report, config.answer_for(file))
+
+
+def write_summary(folder: RunFolder, report: Report, answer: str | None) -> dict[str, Any]:
+    """Say what a finished run came to, in `summary.json`. Reads the rows several times, and keeps none of them."""
+    import numpy as np
+
+    path = folder.path / "best_of_n.jsonl"
+    counts: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
+    ids = array("Q")
+    for row in read_rows(path):
+        counts["unscored"] += row["best"] is None
+        counts["tied"] += row["tied"] > 1
+        counts["judgments"] += row["judgments"]
+        counts["policy_tokens"] += sum(row["tokens"])
+        counts["cut"] += sum(row["cut"])
+        counts["rows"] += 1
+        statuses.update(row["statuses"])
+        ids.append(int.from_bytes(hashlib.sha256(row["id"].encode(errors="surrogatepass")).digest()[:8]))
+    scored = counts["rows"] > counts["unscored"]
+    summary = {
+        **folder.settings,
+        "prompts": report.rows,
+        "done": report.done,
+        "lost": dict(report.lost),
+        **{name: counts[name] for name in ("unscored", "tied", "judgments", "policy_tokens", "cut")},
+        "repeated_ids": len(ids) - len(np.unique(np.array(ids, dtype=np.uint64))),
+        "statuses": dict(statuses),
+        "accuracies": accuracies(_graded(path, answer)).to_json() if counts["rows"] and answer else None,
+        "mean_score_of_best": (
+            {n: asdict(found) for n, found in best_scores(map(finest_scores, read_rows(path))).items()}
+            if scored
+            else None
+        ),
+        "seconds": {**folder.seconds, "total": folder.total_seconds},
+    }
+    write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _graded(path: Path, answer: str) -> Iterator[Graded]:
+    for row in read_rows(path):
+        yield Graded(tuple(row["ranking"]), tuple(is_right(r, row["kept"][answer]) for r in row["responses"]))

@@ -1,0 +1,190 @@
+"""`flex-judge curate`: a teacher's judgments of rows, turned into what a judge is trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flex_judge.alignment.curation.benchmarks import Uncontaminated
+from flex_judge.alignment.curation.card import SPLITS, card
+from flex_judge.alignment.curation.duplicates import NearDuplicates
+from flex_judge.alignment.curation.formats import Rubrics
+from flex_judge.alignment.curation.rows import Dropped, Fault, Reference, references
+from flex_judge.alignment.curation.selection import Selected, selected
+from flex_judge.alignment.curation.stats import facts
+from flex_judge.alignment.curation.steps import Agreement, Curation, LongestReply, NoForgedTags, Step
+from flex_judge.alignment.curation.task_rows import task_references
+from flex_judge.alignment.curation.teacher import Taught, TeacherRow, of_judgments, of_program, place_of
+from flex_judge.alignment.curation.tokens import Tokens
+from flex_judge.alignment.data.folders import content_digest
+from flex_judge.alignment.data.sources import First, Source, open_source
+from flex_judge.experiments.commands.curate.config import CurateRun
+from flex_judge.experiments.commands.judge.output import opened
+from flex_judge.experiments.commands.judge.run import check_judge, judge_rows
+from flex_judge.experiments.common.console import libraries_to, progress_on
+from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.judges import Judgment
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.jsonl import Journal, write_lines, write_text
+from flex_judge.judges.rubrics import load_rubric
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+JUDGMENTS = "judgments.jsonl"
+
+
+def main(config: CurateRun, file: str | None) -> dict[str, Any]:
+    """Run, or go on with a run. What the teacher judged before is not judged again, however it is curated.
+
+    Args:
+        file: rows as JudgeLM-100K has them, see `flex_judge.alignment.data.sources.open_source`; None where there
+        are samples.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        UsageError: something the user can mend; nothing was started yet.
+        EngineLostError: the teacher died. What it judged is kept, and the same run goes on from there.
+    """
+    source, every, faults = _rows(config, file)
+    most = len(source) if config.rows is None else config.rows
+    rows, bad = [row for row in every if row.row <= most], [row for row in faults if row.row <= most]
+    if not rows:
+        raise UsageError(f"{source.name}: none of {len(bad)} rows can be used; the first: {bad[0].detail}")
+    rubrics = Rubrics.load(config.rubrics, config.reason_first)
+    benchmarks = Uncontaminated.read(config.benchmark) if config.benchmark else None
+    out = Path(config.out)
+    work = _Work(config, rows, every, out / JUDGMENTS)
+    if not config.is_program and not work.path.exists():
+        check_judge(config.teacher_run(None))
+    with RunFolder(out, config.identity(source.name, source.digest)) as folder:
+        with libraries_to(out / "engines.log") as console, progress_on(console) as progress:
+            tokens = Tokens.load(config.tokenizer_name)
+            with folder.phase("judging"):
+                taught = work.done(tokens, progress)
+            with folder.phase("curation"):
+                bar = progress.add_task("curating", total=1)
+                curated = Curation(_steps(config, tokens, benchmarks))(taught.lessons)
+                chosen = selected(curated.lessons, config.selection, tokens)
+                _write(out, rubrics, chosen, [*bad, *taught.dropped, *curated.dropped])
+                progress.advance(bar)
+        summary = {
+            **folder.settings,
+            "teacher": next((lesson.teacher for lesson in taught.lessons), folder.settings["teacher"]),
+            "synthetic": config.is_program,
+            "draws": work.draws,
+            "rubrics": config.rubrics,
+            "tokenizer": config.tokenizer_name,
+            "curation": config.told(),
+            **facts(bad, len(rows), taught, curated.passed, chosen),
+            "digest": content_digest(out / name for name in SPLITS.values() if (out / name).exists()),
+            "seconds": {**folder.seconds, "total": folder.total_seconds},
+        }
+        write_text(out / "README.md", card(summary))
+        write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary
+
+
+def _steps(config: CurateRun, tokens: Tokens, benchmarks: Uncontaminated | None) -> tuple[Step, ...]:
+    """What judgments pass through, the cheapest first."""
+    return (
+        Agreement(config.tolerance),
+        NoForgedTags(tokens.controls),
+        *([benchmarks] if benchmarks else []),
+        LongestReply(),
+        NearDuplicates(config.similarity),
+    )
+
+
+def _write(out: Path, rubrics: Rubrics, chosen: Selected, dropped: Sequence[Dropped]) -> None:
+    """Write the samples, and what was dropped. No file of an earlier curation stays beside one of this."""
+    for name in ("summary.json", "README.md", *SPLITS.values()):
+        (out / name).unlink(missing_ok=True)
+    for split, name in SPLITS.items():
+        if lessons := getattr(chosen, split):  # an empty file is none that can be loaded
+            write_lines(out / name, map(rubrics.sample, lessons))
+    write_lines(out / "dropped.jsonl", (one.to_json() for one in sorted(dropped, key=lambda one: one.row)))
+
+
+def exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
+    """0, or 1 where the teacher lost more rows than `max_failures`, or nothing is left to train on."""
+    return int(summary["rows_lost"] > max_failures or not summary["samples"]["train"])
+
+
+def _rows(config: CurateRun, file: str | None) -> tuple[Source, list[Reference], list[Dropped]]:
+    """The source, its rows, and what is wrong with those that are none."""
+    name = config.samples if file is None else file
+    if name is None:
+        raise UsageError("curate takes a FILE of rows, or --samples FILE with --teacher arithmetic")
+    if config.samples is not None and file is not None:
+        raise UsageError("curate takes either a FILE of rows or --samples, not both")
+    source = open_source(name)
+    if config.samples is None:
+        found = [_in_use(config, row) for row in references(source)]
+    else:  # the mix is of the rows that are taken
+        taken = source if config.rows is None else First(source, config.rows)
+        found = task_references(taken, config.lot_seed, config.batch_answers if config.batches else 0)
+    good = [row for row in found if isinstance(row, Reference)]
+    return source, good, [row for row in found if isinstance(row, Dropped)]
+
+
+def _in_use(config: CurateRun, row: Reference | Dropped) -> Reference | Dropped:
+    """A row, or that it is for batches and there are to be none: a teacher would judge it for nothing."""
+    if isinstance(row, Dropped) or len(row.answers) == 2 or config.batches:
+        return row
+    return Dropped(row.row, Fault.MORE_ANSWERS, f"{row.where}: {len(row.answers)} answers; --batches N makes use of it")
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the teacher has to do, and has done."""
+
+    config: CurateRun
+    rows: Sequence[Reference]
+    """Those to be judged."""
+    every: Sequence[Reference]
+    """All rows of the source: earlier runs may have judged others."""
+    path: Path
+    """Of the judgments."""
+
+    @property
+    def draws(self) -> int:
+        return 1 if self.config.is_program else self.config.seeds
+
+    def done(self, tokens: Tokens, progress: Progress) -> Taught:
+        """The lessons, after what was missing has been judged. The folder must be this process's."""
+        if self.config.is_program:
+            return of_program(self.rows, tokens)
+        # The draws of a row follow each other, so that an engine with a prefix cache computes their prompt once.
+        wanted = [TeacherRow(row, draw, self.config.rubric_name) for row in self.rows for draw in range(self.draws)]
+        judgments, lost = self._stored(), dict[str, str]()
+        if any(row.id not in judgments or not judgments[row.id].status.is_final for row in wanted):
+            run = self.config.teacher_run(str(self.path.with_name("teacher.ledger")))
+            check_judge(run)
+            wanted += self._others(judgments, {row.id for row in wanted})
+            with opened(self.path, {row.id for row in wanted}) as output:
+                result = judge_rows(run, wanted, output, progress)
+            judgments, lost = {judgment.id: judgment for judgment in result.judgments}, result.lost
+        return of_judgments(self.rows, judgments, self.draws, load_rubric(self.config.rubric_name), tokens, lost)
+
+    def _stored(self) -> dict[str, Judgment]:
+        """What earlier runs have judged, by id."""
+        if not self.path.exists():
+            return {}
+        with Journal(self.path) as journal:
+            return {name: Judgment.from_json(row) for name, row in journal.rows.items()}
+
+    def _others(self, judgments: Mapping[str, Judgment], wanted: Collection[str]) -> list[TeacherRow]:
+        """What is stored of other rows and draws: it stays in the file, and as it is there, is not judged again."""
+        rows = {row.id: row for row in self.every}
+        places = [place_of(name) for name in judgments if name not in wanted]
+        return [
+            TeacherRow(rows[place[0]], place[1], self.config.rubric_name)
+            for place in places
+            if place is not None and place[0] in rows
+        ]

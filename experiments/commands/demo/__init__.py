@@ -1,0 +1,1 @@
+"""`flex-judge demo`: the whole loop on the embedded model."""

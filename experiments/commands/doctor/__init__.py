@@ -1,0 +1,1 @@
+"""`flex-judge doctor`: what this machine can run and what is missing."""

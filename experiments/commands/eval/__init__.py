@@ -1,0 +1,1 @@
+"""`flex-judge eval`: benchmarks of a judge."""

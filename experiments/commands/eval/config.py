@@ -1,0 +1,131 @@
+"""The settings of `flex-judge eval`, as flags and YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from flex_judge.experiments.commands.judge.config import JudgeFlags
+from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.judges import EngineConfig, JudgeConfig
+from flex_judge.judges.engines import resolve_engine
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.models import check_model, identified
+from flex_judge.reward.serving.cluster import check_address
+
+LEDGER = "judge.ledger"
+ACT_ON_REPLIES = ("data", "task", "limit", "replay", "out", "max_failures", "order", "seed")
+"""Settings that mean something where no model runs."""
+_DATA, _RUN, _RESULTS = "the benchmark", "where it runs", "results"
+"""Headings of the help."""
+
+
+@dataclass(frozen=True)
+class EvalRun(JudgeFlags):
+    """Settings of a run of a benchmark."""
+
+    data: tuple[str, ...] = setting(
+        (),
+        "its data: a file or folder of the original release, or hub:OWNER/NAME[:CONFIG][@SPLIT]; may be repeated",
+        metavar="PATH",
+        group=_DATA,
+    )
+    task: tuple[str, ...] = setting(
+        (), "only this part of it; may be repeated (default: all that the data have)", metavar="NAME", group=_DATA
+    )
+    limit: int | None = setting(
+        None, "only N items of each task, evenly spread over the data", metavar="N", group=_DATA
+    )
+    runs: int = setting(1, "how many times each item is judged independently", metavar="K", group=_DATA)
+    replay: str | None = setting(
+        None,
+        'read stored replies instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}, or as '
+        "published with PandaLM, LLMBar and JudgeBench",
+        metavar="FILE",
+        group=_DATA,
+    )
+    replicas: int = setting(1, "judges that work side by side, on Ray", metavar="N", group=_RUN)
+    address: str | None = setting(
+        None,
+        "join the Ray cluster at this host:port, or auto, instead of starting one",
+        metavar="HOST:PORT",
+        group=_RUN,
+    )
+    concurrency: int = setting(256, "comparisons under way at a time", metavar="N", group=_RUN)
+    out: str | None = setting(
+        None,
+        "folder for the results; a run that is there is resumed, with more --runs or a higher --limit too (default: "
+        "runs/eval-NAME; with --replay nothing is written unless a folder is given)",
+        metavar="DIR",
+        group=_RESULTS,
+    )
+    max_failures: int = setting(
+        0,
+        "items that may fail to be judged (a missing reply, an image that cannot be read, a timeout) before the exit "
+        "status is 1; a reply in which no verdict is found counts as judged",
+        metavar="N",
+        group=_RESULTS,
+    )
+
+    def __post_init__(self) -> None:
+        check_least(self, {"limit": 1, "runs": 1, "replicas": 1, "concurrency": 1, "max_failures": 0})
+        super().__post_init__()
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether judges are replicas on a Ray cluster, rather than one in this process."""
+        return self.replicas > 1 or self.address is not None
+
+    def engine_in(self, out: str) -> EngineConfig:
+        """What runs the judge, which keeps what it says beside the results."""
+        return replace(self.engine_config, ledger=f"{out}/{LEDGER}")
+
+    def judge_in(self, out: str) -> JudgeConfig:
+        return JudgeConfig(self.engine_in(out), self.settings_for(self.model))
+
+    def check_replay(self, protocol: Mapping[str, Any]) -> None:
+        """Raise UsageError if a setting is given that acts on no stored reply.
+
+        Args:
+            protocol: the benchmark's own settings.
+        """
+        for known in fields(self):
+            defaults = (known.default, protocol.get(known.name, known.default))
+            if known.name not in ACT_ON_REPLIES and getattr(self, known.name) not in defaults:
+                raise UsageError(f"--replay runs no model; leave out --{known.name.replace('_', '-')}")
+
+    def check(self) -> None:
+        """Look at what can be looked at before anything is started.
+
+        Raises:
+            UsageError: the judge cannot be had, or nothing answers at the cluster's address.
+        """
+        if self.address:
+            check_address(self.address)
+        if resolve_engine(self.engine) != "scripted":
+            check_model(self.model, self.adapter)
+
+    def identity(self, benchmark: str, digest: str, replies: str | None) -> dict[str, Any]:
+        """What determines the results; a run folder holds one such.
+
+        Args:
+            digest: of the data.
+            replies: digest of stored replies.
+        """
+        told: dict[str, Any] = {
+            "benchmark": benchmark,
+            "data_digest": digest,
+            "order": self.order,
+            "seed": self.seed,
+        }
+        if self.replay:
+            return {**told, "tasks": list(self.task), "limit": self.limit, "replay_digest": replies}
+        return {  # of more items or more runs, what is judged already is a part
+            **told,
+            "judge": identified(self.model),
+            "adapter": identified(self.adapter),
+            "engine": self.engine,
+            "judging": repr(self.settings_for(self.model)),
+            "max_model_len": self.max_model_len,
+        }

@@ -1,0 +1,1 @@
+"""`flex-judge judge`: judge the comparisons of a file."""

@@ -1,0 +1,1 @@
+"""`flex-judge preferences`: a preference data set from prompts."""

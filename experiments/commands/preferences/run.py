@@ -1,0 +1,295 @@
+"""`flex-judge preferences`: sample answers to every prompt, judge them, and make a preference data set of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+from flex_judge.alignment.data.folders import content_digest
+from flex_judge.alignment.pipeline.models import Models
+from flex_judge.alignment.pipeline.preferences import PreferencePlan
+from flex_judge.alignment.preferences import (
+    FORMATS,
+    RULES,
+    CardSettings,
+    CardStats,
+    FilterSpec,
+    Repeats,
+    RuleSpec,
+    card,
+    make_rule,
+)
+from flex_judge.alignment.tasks.arithmetic import is_right
+from flex_judge.experiments.common.data_runs.config import DataFlags, out_folder
+from flex_judge.experiments.common.data_runs.run import Done, finished
+from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.judges import JudgeSettings
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.jsonl import write_lines, write_text
+from flex_judge.judges.rubrics import load_rubric
+
+_PAIRS, _KEPT, _RESULTS = "how pairs are made", "which pairs are kept", "results"
+"""Headings of the help."""
+FILES = ("jsonl", "parquet")
+
+OF_TEXTS = tuple(name for name in FORMATS if name != "image_pairs")
+"""Formats of answers that are text, as policies give them."""
+CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class PreferenceRun(DataFlags):
+    """Settings of a run."""
+
+    out: str = out_folder("runs/preferences")
+    format: str = setting("preference", "whose format the rows have", choices=OF_TEXTS, group=_RESULTS)
+    file_format: str = setting("jsonl", "what the data set's file is", choices=FILES, group=_RESULTS)
+    with_images: bool = setting(False, "make the data set for models that see images", group=_RESULTS)
+    with_molecules: bool = setting(
+        False,
+        "make it for models that see molecules: <mol> in the text, SMILES in a column of their own",
+        group=_RESULTS,
+    )
+    rule: str = setting("highest_lowest", "which answers make a pair", choices=tuple(RULES), group=_PAIRS)
+    hot_temperature: float = setting(
+        1.2, "two_temperatures: the higher one; the lower is --sample-temperature", metavar="T", group=_PAIRS
+    )
+    winner: str = setting(
+        "low", "two_temperatures: whose answer may be the chosen one", choices=("low", "high", "either"), group=_PAIRS
+    )
+    quantile: float = setting(
+        RuleSpec.quantile,
+        "highest_quantile: where the rejected answer stands; 0 is the lowest",
+        metavar="Q",
+        group=_PAIRS,
+    )
+    margin: float = setting(0.0, "by how much scores must differ at least", metavar="X", group=_KEPT)
+    max_disagreement: float | None = setting(
+        None, "share of votes that may not say what the pair says", metavar="SHARE", group=_KEPT
+    )
+    max_length_ratio: float | None = setting(
+        None, "how many times as long as the other an answer may be", metavar="X", group=_KEPT
+    )
+    max_similarity: float | None = setting(None, "how alike the two texts may be, 0 to 1", metavar="X", group=_KEPT)
+    allow_cut: bool = setting(True, "keep pairs with an answer that was cut off", group=_KEPT)
+    allow_repeated_prompts: bool = setting(True, "keep pairs of a prompt that has occurred before", group=_KEPT)
+    per_prompt: int = setting(FilterSpec.per_prompt, "pairs of one prompt at most", metavar="N", group=_KEPT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, {"per_prompt": 1})
+        _ = self.rule_spec, self.filters
+        FORMATS[self.format].check(self.with_images, self.with_molecules)
+        if self.rule == "two_temperatures" and not self.hot_temperature > self.sample_temperature > 0:
+            raise UsageError("--hot-temperature must be above --sample-temperature, and both above 0")
+        if self.rule == "two_temperatures" and self.samples not in (None, 1):
+            raise UsageError("--rule two_temperatures takes one answer at each; leave --samples out")
+        if self.rule == "two_temperatures" and self.judge_url:
+            raise UsageError("--rule two_temperatures needs a judge that reads both orders; leave --judge-url out")
+        make_rule(self.rule_spec).check(self.temperatures)
+
+    @property
+    def answers(self) -> int:
+        """Answers to each prompt at each temperature."""
+        return 1 if self.rule == "two_temperatures" else super().answers
+
+    @property
+    def temperatures(self) -> list[float]:
+        """At which a prompt's answers are sampled."""
+        if self.rule == "two_temperatures":
+            return [self.sample_temperature, self.hot_temperature]
+        return [self.sample_temperature] * self.answers
+
+    @property
+    def rule_spec(self) -> RuleSpec:
+        return RuleSpec(self.rule, self.winner, self.quantile, self.seed)
+
+    @property
+    def filters(self) -> FilterSpec:
+        return FilterSpec(
+            self.margin,
+            self.max_disagreement,
+            self.max_length_ratio,
+            self.max_similarity,
+            self.allow_cut,
+            self.allow_repeated_prompts,
+            self.per_prompt,
+            self.seed,
+        )
+
+    def settings_for(self, model: str) -> JudgeSettings:
+        """As the flags say, but in the orders that the rule needs."""
+        settings = super().settings_for(model)
+        return settings if self.rule != "two_temperatures" else replace(settings, order="both")
+
+    def plan(self, models: Models, file: str | None) -> PreferencePlan:
+        return PreferencePlan(
+            models,
+            self.sampling(file),
+            self.answers,
+            self.rubric_for(file),
+            self.hot_temperature if self.rule == "two_temperatures" else None,
+            self.rule_spec,
+            self.filters,
+            self.format,
+            self.with_images,
+            self.with_molecules,
+        )
+
+
+def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
+    """Run, or go on with a run.
+
+    Args:
+        file: the prompts, see `flex_judge.alignment.data.sources.open_source`; None for the embedded task.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        UsageError: something the user can mend; nothing was started yet.
+    """
+    source = config.source(file)
+    config.check()
+    if config.rule == "two_temperatures":
+        load_rubric(config.rubric_for(file)).check(2)
+    identity = {
+        "rule": repr(config.rule_spec),
+        "hot_temperature": config.hot_temperature if config.rule == "two_temperatures" else None,
+        "filters": repr(config.filters),
+        "format": config.format,
+        "file_format": config.file_format,
+        "with_images": config.with_images,
+        "with_molecules": config.with_molecules,
+    }
+
+    def plan(models: Models) -> PreferencePlan:
+        return config.plan(models, file)
+
+    with finished(config, source, file, plan, config.answers, identity) as (folder, done):
+        with folder.phase("join"):
+            for table in ("judgments", "completions"):
+                done.join(table, folder.path / f"{table}.jsonl")
+            stats, right = write_data(config, folder.path / "data", done, source.name, file)
+        summary = {
+            **folder.settings,
+            "prompts": done.report.rows,
+            "done": done.report.done,
+            "lost": dict(done.report.lost),
+            "pairs": stats.pairs,
+            "rows": stats.rows,
+            "dropped": dict(stats.dropped.most_common()),
+            "unscored": stats.dropped["unscored"],
+            "judgments": dict(stats.judgments.most_common()),
+            "completions": stats.completions,
+            "cut": stats.cut,
+            "right": right,
+            "seconds": {**folder.seconds, "total": folder.total_seconds},
+        }
+        write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary
+
+
+def write_data(
+    config: PreferenceRun, data: Path, done: Done, source: str, file: str | None
+) -> tuple[CardStats, dict[str, int] | None]:
+    """Write the data set with its card: a folder that `load_dataset` and the hub take as it is.
+
+    Returns:
+        The counts, and where the right answers are known, of how many pairs the chosen and the rejected one are right.
+    """
+    data.mkdir(exist_ok=True)
+    counted = [CardStats.from_json(report.stats) for report in done.reports.values() if report.stats]
+    stats = reduce(add, counted, CardStats())
+    for reason, number in done.report.lost.items():
+        stats.bad_rows[reason] += number
+    answer = config.answer_for(file)
+    kept = _Kept(config.filters.allow_repeated_prompts, stats, done.rows("completions"), answer)
+    name = f"train.{config.file_format}"
+    if config.file_format == "parquet":
+        _write_parquet(data / name, kept.of(done.rows("preferences")), config)
+    else:
+        write_lines(data / name, kept.of(done.rows("preferences")))
+    told = CardSettings(
+        files=name,
+        rule=config.rule_spec,
+        filters=config.filters,
+        format=config.format,
+        images=config.with_images,
+        molecules=config.with_molecules,
+        source=source,
+        policy={
+            "samples": config.answers,
+            "top_p": config.sample_top_p,
+            "most tokens": config.sampling(file).max_tokens,
+        },
+        judge={
+            "votes": config.votes,
+            "order": config.settings_for(config.model).order,
+            "temperature": config.temperature,
+        },
+        digest=content_digest([data / name]),
+    )
+    write_text(data / "README.md", card(stats, told))
+    return stats, None if answer is None else dict(sorted(kept.right.items()))
+
+
+@dataclass
+class _Kept:
+    """The rows that stay when prompts are looked at across shards, and how many of them are right."""
+
+    allow_repeated: bool
+    stats: CardStats
+    completions: Iterator[dict[str, Any]]
+    """Of all prompts, in the order of the rows."""
+    answer: str | None
+    right: Counter[str] = field(default_factory=Counter)
+    """Of pairs, which answers are right: `chosen`, `rejected`, `both` or `neither`."""
+    answered: dict[str, Any] | None = None
+    """The completions of the prompt whose pairs pass by."""
+
+    def of(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        repeats = Repeats()
+        last = None
+        for row in rows:
+            about = row["provenance"]
+            pair = about["id"], about["chosen_index"], about["rejected_index"]
+            if not self.allow_repeated and repeats.again(about["prompt_digest"], about["id"]):
+                self.stats.repeated(int(pair != last), 1)  # a pair can be two rows, one after the other
+            else:
+                if self.answer is not None and pair != last:
+                    self._count(*pair)
+                yield row
+            last = pair
+
+    def _count(self, id: str, chosen: int, rejected: int) -> None:
+        if self.answered is None or self.answered["id"] != id:
+            self.answered = next(row for row in self.completions if row["id"] == id)
+        said, truth = self.answered["responses"], self.answered["kept"][self.answer]
+        right = [name for name, k in (("chosen", chosen), ("rejected", rejected)) if is_right(said[k], truth)]
+        self.right["both" if len(right) == 2 else right[0] if right else "neither"] += 1
+
+
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: PreferenceRun) -> None:
+    """Write rows a thousand at a time, so that the whole is never in memory."""
+    import pyarrow.parquet as pq
+
+    from flex_judge.alignment.preferences.schema import parquet_table
+
+    partial = path.with_name(path.name + ".partial")
+    writer = None
+    while (chunk := list(itertools.islice(rows, CHUNK))) or writer is None:
+        table = parquet_table(chunk, config.format, config.with_images, config.with_molecules)
+        writer = writer or pq.ParquetWriter(partial, table.schema)
+        writer.write_table(table)
+        if not chunk:
+            break
+    writer.close()
+    partial.replace(path)

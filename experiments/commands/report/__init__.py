@@ -1,0 +1,1 @@
+"""`flex-judge report`: the HTML page of a run."""

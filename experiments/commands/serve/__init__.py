@@ -1,0 +1,1 @@
+"""`flex-judge serve`: the reward service in the foreground."""

@@ -1,0 +1,127 @@
+"""`flex-judge serve`: the reward service in the foreground, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+from flex_judge.experiments.commands.serve.config import ServeRun
+from flex_judge.experiments.common.console import stdout_for_results
+from flex_judge.judges.engines import resolve_engine
+from flex_judge.judges.errors import ClusterError
+from flex_judge.judges.models import check_model
+from flex_judge.reward.serving.cluster import Cluster, check_address, connect, raylet_is_gone
+from flex_judge.reward.serving.service import HttpAddress, JudgeService
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+LOOK_S = 2.0
+
+
+def main(config: ServeRun) -> int:
+    """Start the service, print its address when it can judge, and serve until SIGINT or SIGTERM.
+
+    Then new work is refused, what was accepted is answered, and the service ends; a second signal ends it at once.
+
+    Returns:
+        The exit status: 0 after a clean end, 1 where the second signal cut work short.
+
+    Raises:
+        UsageError: something the user can mend; nothing was started yet.
+    """
+    if resolve_engine(config.engine) != "scripted":
+        check_model(config.model)
+    if config.address:
+        check_address(config.address)
+    else:
+        config = config.on_port(free_port(config.host, config.port))
+    with stdout_for_results() as out:
+        return asyncio.run(_serve(config, out))
+
+
+async def _serve(config: ServeRun, out: TextIO) -> int:
+    _say(f"starting {config.model}; the first start of a model takes a while")
+    with connect(config.address) as cluster:
+        service_config = config.service(cluster)
+        http = HttpAddress(config.host, config.port, config.every_node)
+        with _stopping() as stop:
+            async with JudgeService(service_config, http) as service:
+                if not await _first(stop, service.ready()):
+                    return 0
+                fewest, most = service_config.range
+                replicas = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+                _say(f"{config.model} with {replicas} replica(s); metrics of each node: {', '.join(cluster.metrics)}")
+                if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
+                    _say("anyone who can reach this address can use it; --api-key asks for a key")
+                print(service.url, file=out, flush=True)
+                await _stopped(stop, cluster)
+                stop.clear()
+                _say("draining: new requests are refused, what was accepted is answered; stop again to end at once")
+                drained = asyncio.wait_for(service.drain(), config.drain)
+                with contextlib.suppress(TimeoutError):
+                    return 0 if await _first(stop, drained) else 1
+                _say(f"work was still under way after {config.drain:g} s")
+                return 1
+
+
+async def _stopped(stop: asyncio.Event, cluster: Cluster) -> None:
+    """Wait until the service is to stop. Leaves at once where its local Ray is dead."""
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), LOOK_S)
+        if cluster.local and raylet_is_gone():
+            _say("the local Ray died (its raylet is gone), and the service with it; start it again")
+            os._exit(1)  # nothing of it can be ended in order; the reaper ends the rest
+
+
+async def _first(stop: asyncio.Event, work: object) -> bool:
+    """Do some work unless `stop` is set first; returns whether it was done."""
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        return bool(task.done())
+    finally:
+        for one in (task, waiting):
+            one.cancel()
+        await asyncio.gather(task, waiting, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in STOPS:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in STOPS:
+            loop.remove_signal_handler(number)
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or any free one for 0.
+
+    Raises:
+        ClusterError: it is taken, or the address is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except OSError as e:
+        raise ClusterError(f"cannot listen on {host}:{port}: {e.strerror or e}; choose another --host or --port") from e
+
+
+def _say(text: str) -> None:
+    print(f"flex-judge: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""`flex-judge sft`: train a judge from a base model."""

@@ -1,0 +1,146 @@
+"""`flex-judge sft`: make a judge out of a base model, examine it while it learns, and say what came of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flex_judge.alignment.judge_training import evaluation as exams
+from flex_judge.alignment.judge_training.card import GRADES, write_card
+from flex_judge.alignment.judge_training.data import Lessons, held_out_file, read, train_file
+from flex_judge.alignment.judge_training.trainer import Exam
+from flex_judge.alignment.judge_training.tuning import renderer_of, tune
+from flex_judge.alignment.policy_training.tuning import LOG
+from flex_judge.experiments.commands.sft.view import print_judge
+from flex_judge.experiments.common.ranks import Ranks
+from flex_judge.experiments.common.reporting.wording import count
+from flex_judge.experiments.common.training.flags import Flags
+from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
+from flex_judge.experiments.common.training.settings import identity, settings_of
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.jsonl import write_lines, write_text
+from flex_judge.judges.protocol.rendering import Renderer
+
+RECORD = "recipe"
+"""Name of the folder, within that of the judge, where all is that is not the judge."""
+DROPPED = "dropped.jsonl"
+ROOM = 1.5
+"""The budget of the thinking in an exam, by the longest reply of the data."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command, see `run_command`."""
+    return run_command("sft", argv, Making, print_judge)
+
+
+class Making(TrainingRun):
+    """A run of the command, in one of its processes."""
+
+    record = RECORD
+
+    def __init__(self, flags: Flags, ranks: Ranks) -> None:
+        """Read the data.
+
+        Raises:
+            UsageError: there is none, or the settings do not fit it.
+        """
+        super().__init__(flags, ranks)
+        data, args = str(flags.data), flags.args
+        at_once = args.per_device_train_batch_size * ranks.count
+        args.gradient_accumulation_steps = flags.recipe.accumulation(at_once) or args.gradient_accumulation_steps
+        if args.max_length is None:
+            raise UsageError("--max_length is missing: a lesson must fit, as a cut one would lose its verdict")
+        renderer = renderer_of(flags.policy)
+        file = train_file(data)
+        rows = read(file)
+        self.lessons = Lessons.of(str(file), rows, renderer, args.max_length)
+        taught = {row["question"] for row in rows if row.get("question") is not None}
+        self.exam, self.held_out = self._exam(data, renderer, taught)
+        if self.exam is None and args.eval_strategy != "no":
+            raise UsageError(
+                f"{data}: nothing is held out that the judge could be examined on; name a file with --held_out, or add "
+                "--eval_strategy no"
+            )
+        self._check_metric()
+
+    def _exam(self, data: str, renderer: Renderer, taught: Collection[str]) -> tuple[Exam | None, Lessons | None]:
+        recipe, args = self.flags.recipe, self.flags.args
+        file = None if recipe.held_out_rows == 0 else held_out_file(data, recipe.held_out)
+        if file is None:
+            return None, None
+        rows = read(file)[: recipe.held_out_rows]
+        held_out = Lessons.of(str(file), rows, renderer, args.max_length)
+        for bad in held_out.dropped:
+            raise UsageError(f"{file}, row {bad.row}: {bad.reason}: {bad.detail}; mend the row, or take it out")
+        if shared := [row["question"] for row in rows if row.get("question") in taught]:
+            raise UsageError(f"{file}: {len(shared)} of its questions are trained on, such as {shared[0][:60]!r}")
+        questions = tuple(exams.questions(rows, str(file)))
+        tokens = recipe.think_tokens or math.ceil(ROOM * self.lessons.longest_reply)
+        return Exam(questions, tokens, self.lessons.reason_first), held_out
+
+    def _check_metric(self) -> None:
+        """Raise UsageError for what would end training at its first exam."""
+        args, patience = self.flags.args, self.flags.recipe.patience
+        if patience and (args.eval_strategy == "no" or not args.load_best_model_at_end):
+            raise UsageError("--patience takes exams during training, and --load_best_model_at_end")
+        if self.exam is None or not args.load_best_model_at_end:
+            return
+        known = {"loss", *exams.gradable(self.exam.questions)}
+        if str(args.metric_for_best_model).removeprefix("eval_") not in known:
+            names = ", ".join(f"eval_{name}" for name in sorted(known - {"asked"}))
+            raise UsageError(
+                f"--metric_for_best_model {args.metric_for_best_model}: the held-out judgments give {names}"
+            )
+
+    def _work(self) -> None:
+        rows = count(len(self.lessons.rows), "judgment")
+        left_out = f", {len(self.lessons.dropped)} left out" if self.lessons.dropped else ""
+        self._say(f"training on {rows}{left_out}")
+        flags = self.flags
+        self.tuned = tune(
+            flags.policy, flags.model, flags.args, self.lessons, self.held_out, self.exam, flags.recipe.patience
+        )
+
+    def _begin(self, folder: Path) -> None:
+        write_lines(folder / DROPPED, (row.to_json() for row in self.lessons.dropped))
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What determines the results; a folder holds one such run."""
+        return {
+            **identity(self.flags, self.flags.recipe),
+            "data": self.lessons.name,
+            "data_digest": self.lessons.digest,
+            "held_out_digest": self.held_out.digest if self.held_out else None,
+            "ranks": self.ranks.count,
+        }
+
+    def _summarise(self) -> dict[str, Any]:
+        log = json.loads((self.out / LOG).read_text(encoding="utf-8"))
+        losses = [(entry["step"], entry["loss"]) for entry in log["log"] if entry.get("loss") is not None]
+        summary = {
+            **self.folder.settings,
+            "base": self.flags.policy,
+            "rows": len(self.lessons.rows),
+            "dropped": dict(Counter(row.reason for row in self.lessons.dropped)),
+            "held_out_rows": len(self.exam.questions) if self.exam else 0,
+            "think_tokens": self.exam.think_tokens if self.exam else None,
+            **asdict(self.tuned),
+            "exams": [_exam_of(entry) for entry in log["log"] if "eval_asked" in entry],
+            "loss": {"first": losses[0][1], "last": losses[-1][1], "steps": losses[-1][0]} if losses else None,
+            "trl": settings_of(self.flags),
+            "seconds": {"total": self.folder.total_seconds},
+        }
+        write_text(self.folder.path / SUMMARY, json.dumps(summary, indent=2, default=str) + "\n")
+        write_card(self.out, summary)
+        return summary
+
+
+def _exam_of(entry: dict[str, Any]) -> dict[str, Any]:
+    names = ("loss", *(name for name, _ in GRADES))
+    return {"step": entry["step"], **{name: entry.get(f"eval_{name}") for name in names}}

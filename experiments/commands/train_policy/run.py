@@ -1,0 +1,227 @@
+"""`flex-judge dpo` and `flex-judge grpo`: measure a policy, tune it with TRL, measure it again, say what came of it.
+
+Measuring is a best-of-N run over prompts that are not trained on, so it has what those have: replicas, resuming, files
+of all answers and judgments. It runs in processes of its own, before the one that trains holds a model and after.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+from uuid import uuid4
+
+from flex_judge.alignment.data.prompts import Columns
+from flex_judge.alignment.data.sources import open_source
+from flex_judge.alignment.pipeline.models import JudgeAt
+from flex_judge.alignment.policy_training.data import Trained, preference_data, prompt_data, write_prompts
+from flex_judge.alignment.policy_training.evaluation import compared
+from flex_judge.alignment.policy_training.held_out import held_out
+from flex_judge.alignment.policy_training.tuning import LOG, check_grpo, shown, tune_dpo, tune_grpo
+from flex_judge.alignment.tasks import arithmetic
+from flex_judge.alignment.training.card import write_card
+from flex_judge.experiments.commands.train_policy.view import print_training
+from flex_judge.experiments.common.data_runs.config import TASK_PROMPTS, check_served
+from flex_judge.experiments.common.ranks import Ranks, run, serving
+from flex_judge.experiments.common.reporting.wording import count
+from flex_judge.experiments.common.training.flags import Flags
+from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
+from flex_judge.experiments.common.training.settings import identity, settings_of
+from flex_judge.judges.errors import EngineLostError, UsageError
+from flex_judge.judges.io.jsonl import read_rows, write_text
+from flex_judge.judges.models import check_model
+from flex_judge.reward.client.api_key import read_key
+from flex_judge.reward.types import RewardSpec
+
+EVALUATION = "evaluation"
+"""Name of the folder, within that of the policy, where all is that is not the policy."""
+PROMPTS = "held_out.jsonl"
+
+
+def main(name: str, argv: Sequence[str]) -> int:
+    """Run `flex-judge dpo` or `grpo`, see `run_command`."""
+    return run_command(name, argv, Training, print_training)
+
+
+class Training(TrainingRun):
+    """A run of one of the two, in one of its processes."""
+
+    record, makes = EVALUATION, "policy"
+
+    def __init__(self, flags: Flags, ranks: Ranks) -> None:
+        """Read the data.
+
+        Raises:
+            UsageError: there is none, or the settings do not fit it.
+        """
+        super().__init__(flags, ranks)
+        if flags.kind.name == "grpo":
+            check_grpo(flags.policy)
+        data = _data(flags)
+        self.recipe = flags.recipe.for_data(data.made_by, data.is_task)
+        self.held_out, taken = held_out(self.recipe, data, flags.args.seed)
+        self.data = data.without(taken)
+        if not len(self.data.rows):
+            raise UsageError(f"{data.name}: no row is left to train on, as all are held out; use fewer")
+        model = flags.model
+        if flags.kind.name == "dpo":
+            self.data = shown(model, flags.args, self.data)
+        if self.held_out and model.use_peft and (model.use_dora or model.lora_modules_to_save):
+            raise UsageError(
+                "--use_dora and --lora_modules_to_save make adapters that a policy cannot be measured with; leave them "
+                "out, or measure nothing with --held_out_prompts 0"
+            )
+
+    def _work(self) -> None:
+        self.ranks.by_first(self._check_judge)
+        self.ranks.by_first(lambda: self._measure("before"))
+        if not self.ranks.by_first((self.out / LOG).is_file):
+            self._say(f"training on {count(len(self.data.rows), 'row')}")
+            with self._phase("train"):
+                self._tune()
+        self.ranks.by_first(lambda: self._measure("after"))
+
+    def _begin(self, folder: Path) -> None:
+        if self.held_out:
+            write_prompts(folder / PROMPTS, self.held_out.rows)
+        for problem in self.data.problems:
+            self._say(problem)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What determines the results; a folder holds one such run."""
+        return {
+            **identity(self.flags, self.recipe),
+            "data": self.data.name,
+            "data_digest": self.data.digest,
+            "held_out_digest": self.held_out.digest if self.held_out else None,
+            "ranks": self.ranks.count,
+        }
+
+    def _phase(self, name: str) -> AbstractContextManager[None]:
+        return self.folder.phase(name) if self.ranks.is_first else nullcontext()
+
+    def _check_judge(self) -> None:
+        recipe = self.recipe
+        serves = self.flags.kind.name == "grpo" or recipe.judge_url is not None
+        if serves:
+            check_served(recipe.rubric)
+        if recipe.judge_url is not None:
+            JudgeAt(recipe.judge_url, api_key=recipe.judge_key).client.health_sync()
+            return
+        check_model(recipe.judge, recipe.judge_adapter)
+        if self.flags.kind.name == "grpo" and not self.flags.args.use_cpu:
+            raise UsageError(
+                "--judge_url is missing: where a policy is trained on an accelerator, the judge needs one of its own; "
+                "start it there with `flex-judge serve`, and give its address"
+            )
+
+    def _judge_flags(self) -> list[str]:
+        """The judge, as flags of `flex-judge serve` and `flex-judge best-of-n`."""
+        recipe = self.recipe
+        flags = ["--model", recipe.judge]
+        if recipe.judge_adapter:
+            flags += ["--adapter", recipe.judge_adapter]
+        if recipe.judge_config:
+            flags += ["--config", recipe.judge_config]
+        return flags
+
+    def _measure(self, when: str) -> None:
+        """Have the policy, as it is then, answer the held-out prompts, and have that judged.
+
+        Raises:
+            EngineLostError: it could not be measured, or no prompt came to anything.
+        """
+        held, recipe = self.held_out, self.recipe
+        if held is None:
+            return
+        folder = self.folder.path
+        self._say(f"measuring the policy {when} training, on {count(len(held.rows), 'prompt')} not trained on")
+        policy = ["--policy", self.flags.policy]
+        if when == "after":
+            tuned = (self.out / "adapter_config.json").is_file()
+            policy = [*policy, "--policy-adapter", str(self.out)] if tuned else ["--policy", str(self.out)]
+        if recipe.judge_url is not None:
+            judge = ["--judge-url", recipe.judge_url]
+            judge += ["--judge-key", recipe.judge_key] if recipe.judge_key else []
+        else:
+            judge = self._judge_flags()
+            if recipe.judge_config is None:
+                judge += ["--temperature", "0"]  # so that the same answer has the same score before and after
+        flags = {
+            "policy-engine": recipe.held_out_engine,
+            "samples": recipe.held_out_samples,
+            "rubric": recipe.rubric,
+            "seed": self.flags.args.seed,
+            "max-failures": len(held.rows) * 2,  # what is lost is counted in the summary
+            "out": folder / when,
+        }
+        given = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+        given += ["--sample-tokens", str(held.tokens)] if held.tokens else []
+        given += ["--answer", held.answer] if held.answer else []
+        given += ["--sample-stop", *arithmetic.STOP] if held.is_task else []
+        with self.folder.phase(f"measure_{when}"):
+            run("best-of-n", str(folder / PROMPTS), *given, *policy, *judge)
+        if not any(True for _ in read_rows(folder / when / "best_of_n.jsonl")):
+            raise EngineLostError(f"no held-out prompt was answered and judged; see {folder / when / 'lost.jsonl'}")
+
+    def _tune(self) -> None:
+        flags, recipe, rows = self.flags, self.recipe, self.data.rows
+        if flags.kind.name == "dpo":
+            tune_dpo(flags.model, flags.args, rows)
+            return
+        from flex_judge.reward.trl import JudgeReward
+
+        spec = RewardSpec(recipe.rubric, recipe.judge_method, recipe.judge_reward, recipe.judge_normalize)
+        with ExitStack() as stack:
+            url = recipe.judge_url
+            if url is None:
+                self._say("starting the judge")
+                url = self.ranks.by_first(lambda: stack.enter_context(serving(*self._judge_flags())))
+            reward = JudgeReward(
+                url,
+                spec.rubric,
+                spec.method,
+                spec.reward,
+                spec.normalize,
+                flags.args.num_generations if spec.needs_group and self.ranks.count > 1 else None,
+                recipe.judge_gather_s,
+                api_key=read_key(recipe.judge_key) if recipe.judge_key else None,
+                deadline_s=recipe.judge_deadline_s,
+                run=self.ranks.by_first(lambda: uuid4().hex),
+            )
+            tune_grpo(flags.model, flags.args, rows, reward)
+
+    def _summarise(self) -> dict[str, Any]:
+        folder, held = self.folder, self.held_out
+        log = json.loads((self.out / LOG).read_text(encoding="utf-8"))
+        losses = [entry["loss"] for entry in log["log"] if entry.get("loss") is not None]
+        measured = None
+        if held:
+            before, after = (read_rows(folder.path / when / "best_of_n.jsonl") for when in ("before", "after"))
+            measured = compared(before, after, held.answer, self.flags.args.seed)
+        summary = {
+            **folder.settings,
+            "policy": self.flags.policy,
+            "rows": log["rows"],
+            "rows_left_out": len(self.data.rows) - log["rows"],
+            "bad_rows": len(self.data.problems),
+            "loss": fmean(losses) if losses else None,
+            "measured": measured,
+            "trl": settings_of(self.flags),
+            "seconds": {**folder.seconds, "total": folder.total_seconds},
+        }
+        write_card(self.out, summary)
+        write_text(folder.path / SUMMARY, json.dumps(summary, indent=2, default=str) + "\n")
+        return summary
+
+
+def _data(flags: Flags) -> Trained:
+    if flags.kind.name == "dpo":
+        return preference_data(str(flags.data))
+    if flags.data is None:
+        return prompt_data(arithmetic.Questions(TASK_PROMPTS, flags.args.seed), Columns())
+    return prompt_data(open_source(flags.data), Columns.of(flags.recipe.columns or ()))

@@ -1,0 +1,4 @@
+"""Tables, figures and pages of a run.
+
+May import metrics of alignment; no command.
+"""

@@ -1,0 +1,87 @@
+"""The folder of a run: which settings made it, and that only one process works in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.jsonl import write_text
+
+
+class RunFolder:
+    """A run's output folder. Opening one that other settings made is refused, one of the same settings resumes."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], flag: str = "--out") -> None:
+        """`flag` is the one that names the folder, for messages."""
+        self.path = path
+        self._flag = flag
+        self.settings = dict(settings)
+        self.seconds: dict[str, float] = {}
+        """Time spent in each phase, over all starts of the run; phases can overlap."""
+        self._start = time.monotonic()
+        self._before = 0.0
+
+    def __enter__(self) -> RunFolder:
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file; give a folder with {self._flag}")
+        self._check()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as e:
+            raise UsageError(f"{self.path}: cannot be written: {e.strerror}; choose another {self._flag}") from e
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            self._lock.close()
+            raise UsageError(
+                f"{self.path} is in use by another process; wait for it or choose another {self._flag}"
+            ) from e
+        self._save()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.close()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to the phase `name`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 1)
+            self._save()
+
+    @property
+    def total_seconds(self) -> float:
+        """Time spent on the run, over all its starts."""
+        return round(self._before + time.monotonic() - self._start, 1)
+
+    def _check(self) -> None:
+        file = self.path / "run.json"
+        if not file.exists():
+            if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+                raise UsageError(f"{self.path} holds files that are no run; choose another {self._flag}")
+            return
+        try:
+            run = json.loads(file.read_text(encoding="utf-8"))
+            made, self.seconds, self._before = run["settings"], run["seconds"], run["total_seconds"]
+        except (ValueError, KeyError, TypeError) as e:
+            raise UsageError(f"{file} is broken; delete {self.path} or choose another {self._flag}") from e
+        for name in sorted(set(made) | set(self.settings)):
+            if made.get(name) != self.settings.get(name):
+                raise UsageError(
+                    f"{self.path} holds a run with {name} = {made.get(name)!r}, not {self.settings.get(name)!r}; "
+                    f"use the same settings to resume it, or choose another {self._flag}"
+                )
+
+    def _save(self) -> None:
+        state = {"settings": self.settings, "seconds": self.seconds, "total_seconds": self.total_seconds}
+        write_text(self.path / "run.json", json.dumps(state, indent=2) + "\n")

@@ -1,1 +1,0 @@
-"""`python -m experiments.pampa`: the paper's case study of molecules, and other tables with SMILES and classes."""

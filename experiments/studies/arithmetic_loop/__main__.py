@@ -1,0 +1,77 @@
+"""`python -m flex_judge.experiments.studies.arithmetic_loop [loop|judge|ablations]`.
+
+The whole loop, its first step alone, and what matters in
+that."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from flex_judge.experiments.common.flags import add_flags, build
+from flex_judge.judges.errors import JudgeError, UsageError
+
+STEPS = ("loop", "judge", "ablations")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists the flags")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of STEPS, the loop where none is named.
+
+    Returns:
+        The exit status: 0, 2 for what the user can mend, 1 for what ended the run.
+    """
+    step, flags = (argv[0], argv[1:]) if argv and argv[0] in STEPS else (STEPS[0], argv)
+    try:
+        config, run = _step(step)
+        parser = _Parser(
+            prog=f"python -m flex_judge.experiments.studies.arithmetic_loop {step}",
+            description=__doc__,
+            allow_abbrev=False,
+        )
+        add_flags(parser, config)
+        print(run(build(config, parser.parse_args(flags))))
+    except UsageError as e:
+        print("closed loop:", " ".join(str(e).split()), file=sys.stderr)
+        return 2
+    except JudgeError as e:
+        print(f"closed loop: {type(e).__name__}: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("closed loop: stopped; the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _step(name: str) -> tuple[type[Any], Callable[[Any], str]]:
+    """The settings of a step, and what runs it and says what came of it."""
+    from flex_judge.experiments.studies.arithmetic_loop import ablations, judge, loop
+    from flex_judge.experiments.studies.arithmetic_loop.card import table
+
+    def looped(config: loop.ClosedLoop) -> str:
+        loop.main(config)
+        return f"{(Path(config.out) / 'table.md').read_text()}\nThe page: {Path(config.out) / 'loop.html'}"
+
+    def made(config: judge.JudgeMaking) -> str:
+        return f"{table(judge.main(config))}\n\nThe judge, with its card: {Path(config.out) / judge.RECIPE}"
+
+    def ablated(config: judge.JudgeMaking) -> str:
+        return ablations.table(ablations.main(config))
+
+    steps: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
+        "loop": (loop.ClosedLoop, looped),
+        "judge": (judge.JudgeMaking, made),
+        "ablations": (judge.JudgeMaking, ablated),
+    }
+    return steps[name]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,138 @@
+"""`python -m flex_judge.experiments.studies.arithmetic_loop ablations`.
+
+What the number of judgments, the order of reasoning and answer, the
+length of the reasoning, voting and budget forcing do to the embedded judge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flex_judge.alignment.judge_training.card import share
+from flex_judge.alignment.judge_training.evaluation import Question
+from flex_judge.alignment.tasks.synthetic_teacher import judge
+from flex_judge.experiments.common.reporting.wording import count
+from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.experiments.studies.arithmetic_loop.card import FIGURES, figure
+from flex_judge.experiments.studies.arithmetic_loop.evaluation import THINK_TOKENS, Paper, settings_of_exam
+from flex_judge.experiments.studies.arithmetic_loop.judge import JudgeMaking, examined, sampled, taught_questions, tuned
+from flex_judge.experiments.studies.arithmetic_loop.questions import sums
+from flex_judge.judges import JudgeSettings
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
+
+HALF = 2
+"""What is compared of the recipe is compared on half of the judgments, where there is room to differ."""
+VOTES = (1, 3, 7, 15)
+VOTING_TEMPERATURE = 0.7
+WAITS = (0, 1, 2, 4)
+SHORT = 60
+"""Single answers, and pairs, at most, of the exam of a judge that votes or is made to wait."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A judge that differs in one thing."""
+
+    name: str
+    recipe: JudgeMaking
+    """How it is made."""
+    judging: JudgeSettings
+    """How it judges."""
+    in_steps: bool = True
+    """Whether the reasoning that it learns shows how a result is come by."""
+    often: bool = False
+    """Whether it judges each question many times over, and so sits the short exam."""
+
+
+def variants(config: JudgeMaking) -> list[Variant]:
+    """The whole recipe first, then each thing that is changed."""
+    usual = settings_of_exam()
+    half = replace(config, size=max(2, config.size // HALF))
+    quarter = replace(config, size=max(2, half.size // HALF))
+    back = replace(half, reason_first=False)
+    voting = replace(usual, temperature=VOTING_TEMPERATURE)
+    return [
+        *(Variant(f"{one.size} judgments", one, usual) for one in (config, half, quarter)),
+        Variant(f"{half.size}, answer before the reasoning", back, settings_of_exam(reason_first=False)),
+        Variant(f"{half.size}, short reasoning: results without steps", half, usual, in_steps=False),
+        *(Variant(f"drawn, {count(k, 'vote')}", config, replace(voting, votes=k), often=True) for k in VOTES),
+        *(
+            Variant(
+                f"greedy, made to wait {count(k, 'time')}",
+                config,
+                replace(usual, waits=k, max_think_tokens=THINK_TOKENS * (k + 1)),
+                often=True,
+            )
+            for k in WAITS
+        ),
+    ]
+
+
+def main(config: JudgeMaking) -> dict[str, Any]:
+    """Make and examine the variants beside the judge itself, in the folder of its run.
+
+    Returns:
+        The summary, as written to `ablations/summary.json`.
+
+    Raises:
+        UsageError: the folder holds something else, or the judge answers before it reasons.
+        JudgeError: what ended the run. The same run goes on from there.
+    """
+    if not config.reason_first:
+        raise UsageError("ablations are of the judge that reasons first; leave --no-reason-first out")
+    settings = {name: value for name, value in asdict(config).items() if name != "out"}
+    with RunFolder(Path(config.out).resolve(), settings) as folder:
+        answers, exam_answers = sampled(config, folder)
+        paper, taught = Paper.of(exam_answers, seed=config.seed), sums(taught_questions(config))
+        short = Paper(*(spread(part, SHORT) for part in (paper.singles, paper.pairs, paper.swapped)))
+        out = folder.path / "ablations"
+        out.mkdir(exist_ok=True)
+        rows = []
+        for variant in variants(config):
+            where = folder.path if variant.recipe == config and variant.in_steps else out / _slug(variant.name)
+            change = (lambda _: None) if variant.in_steps else shorten
+            adapter = tuned(variant.recipe, folder, answers, where, change)
+            asked = short if variant.often else paper
+            file = out / f"exam_{_slug(variant.name)}.jsonl"
+            results = examined(folder, asked, taught, variant.judging, file, adapter)
+            rows.append({"name": variant.name, **results.to_json()})
+        summary = {**folder.settings, "variants": rows}
+        write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_text(out / "table.md", table(summary))
+        return summary
+
+
+def spread(questions: Sequence[Question], most: int) -> tuple[Question, ...]:
+    """At most so many of the questions, evenly spaced: neighbours are about the same sum."""
+    step = max(1, -(-len(questions) // most))
+    return tuple(questions[::step])
+
+
+def shorten(file: Path) -> None:
+    """Take the steps out of the teacher's reasoning in a file of what is learnt; judgments and questions stay."""
+    rows = []
+    for row in read_rows(file):
+        short, _ = judge(row["question"], row["responses"], in_steps=False)
+        long, _ = judge(row["question"], row["responses"])
+        (message,) = row["completion"]
+        rows.append({**row, "completion": [{**message, "content": message["content"].replace(long, short)}]})
+    write_rows(file, rows)
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The figures of all variants, in Markdown. Of votes the majority counts for pairs, the mean for singles."""
+    lines = ["| | " + " | ".join(title.lstrip("- ") for title, _ in FIGURES) + " | asked |"]
+    lines.append("|---" * (len(FIGURES) + 2) + "|")
+    for row in summary["variants"]:
+        asked = row["singles"]["asked"] + row["pairs"]["asked"]
+        cells = [share(figure(row, path)) for _, path in FIGURES]
+        lines.append(f"| {' | '.join([row['name'], *cells, str(asked)])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _slug(name: str) -> str:
+    return name.replace(",", "").replace(" ", "_")

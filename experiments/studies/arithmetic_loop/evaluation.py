@@ -1,0 +1,134 @@
+"""The embedded judge's exam: answers that the policy itself sampled to questions that the judge was not trained on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flex_judge.alignment.curation.rows import Reference
+from flex_judge.alignment.curation.task_rows import task_references
+from flex_judge.alignment.data.sources import open_source
+from flex_judge.alignment.data.texts import normalised
+from flex_judge.alignment.judge_training.evaluation import Grades, Question, grade, settings
+from flex_judge.alignment.tasks.arithmetic import is_right
+from flex_judge.alignment.tasks.synthetic_teacher import RIGHT, WRONG, Sum, sum_of
+from flex_judge.experiments.studies.arithmetic_loop.questions import mirrored
+from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment
+from flex_judge.judges.io.jsonl import read_rows
+from flex_judge.judges.rubrics import load_rubric
+
+RUBRIC = "correctness"
+THINK_TOKENS = 128
+PAIRS = 120
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What is asked."""
+
+    singles: tuple[Question, ...]
+    """Each different answer by itself."""
+    pairs: tuple[Question, ...]
+    """Two answers to a question, in the shares of `flex_judge.alignment.curation.task_rows.MIX`."""
+    swapped: tuple[Question, ...]
+    """The same pairs, the other answer first."""
+
+    @classmethod
+    def of(cls, samples: Path, pairs: int = PAIRS, seed: int = 0) -> Paper:
+        """The exam on a file of the policy's answers, see `samples.sample`."""
+        rubric = load_rubric(RUBRIC)
+
+        def question(id: str, text: str, answers: Sequence[str], scores: Sequence[float]) -> Question:
+            comparison = Comparison.of(text, *answers, rubric=RUBRIC, id=id)
+            return Question(comparison, tuple(scores), rubric.scale.middle)
+
+        singles = []
+        for row in read_rows(samples, ["id", "prompt", "responses", "kept"]):
+            different = {normalised(answer): answer for answer in row["responses"] if answer.strip()}
+            for k, answer in enumerate(different.values()):
+                score = RIGHT if is_right(answer, row["kept"]["answer"]) else WRONG
+                singles.append(question(f"{row['id']}/{k}", row["prompt"][0]["content"], [answer], [score]))
+        found = [row for row in task_references(open_source(str(samples)), seed) if isinstance(row, Reference)][:pairs]
+        return cls(
+            tuple(singles),
+            tuple(question(row.id, row.question, row.answers, row.scores) for row in found),
+            tuple(question(f"{row.id} swapped", row.question, row.answers[::-1], row.scores[::-1]) for row in found),
+        )
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        return self.singles + self.pairs + self.swapped
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an exam came to."""
+
+    singles: Grades
+    unrelated: Grades
+    """Of singles whose sum is not taught the other way round either."""
+    pairs: Grades
+    """In both orders."""
+    swap_consistency: float | None
+    """Pairs of which the other order gives the same verdict, of all pairs; those without a verdict are not."""
+
+    @property
+    def parsed(self) -> float:
+        """Verdicts that the judge gave by itself, of all."""
+        parts = [(g.parsed, g.asked) for g in (self.singles, self.pairs) if g.parsed is not None]
+        return sum(share * asked for share, asked in parts) / sum(asked for _, asked in parts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "parsed": self.parsed}
+
+
+def ask(judge: FlexJudge, paper: Paper, advance: Callable[[], object]) -> list[Judgment]:
+    """A judge's judgments of a paper's questions, in their order.
+
+    Args:
+        judge: with the settings of `settings_of_exam`.
+        advance: is called after each.
+    """
+
+    async def all_asked() -> list[Judgment]:
+        found = {}
+        async for judgment in judge.astream([question.comparison for question in paper.questions]):
+            found[judgment.id] = judgment
+            advance()
+        return [found[question.comparison.id] for question in paper.questions]
+
+    return asyncio.run(all_asked())
+
+
+def settings_of_exam(reason_first: bool = True) -> JudgeSettings:
+    """Greedy, once, with an answer forced where none comes, which counts as not parsed."""
+    return settings(THINK_TOKENS, reason_first)
+
+
+def graded(paper: Paper, judgments: Sequence[Judgment], taught: Collection[Sum]) -> Results:
+    """Grade judgments of a paper's questions, in their order."""
+    n, k = len(paper.singles), len(paper.pairs)
+    singles, pairs, swapped = judgments[:n], judgments[n : n + k], judgments[n + k :]
+    apart = [i for i, question in enumerate(paper.singles) if mirrored(_sum(question)) not in taught]
+    same = [_same(one, other) for one, other in zip(pairs, swapped, strict=True)]
+    return Results(
+        grade(paper.singles, singles),
+        grade([paper.singles[i] for i in apart], [singles[i] for i in apart]),
+        grade(paper.pairs + paper.swapped, judgments[n:]),
+        sum(same) / k if k else None,
+    )
+
+
+def _sum(question: Question) -> Sum:
+    return sum_of(str(question.comparison.prompt[0].content))
+
+
+def _same(one: Judgment, swapped: Judgment) -> bool:
+    """Whether a judgment of two answers, and one of the same in the other order, prefer the same or neither."""
+    if one.scores is None or swapped.scores is None:
+        return False
+    first, second = one.preferred, swapped.preferred
+    return first is second is None or (first is not None and second is not None and first == 1 - second)

@@ -1,0 +1,254 @@
+"""`python -m flex_judge.experiments.studies.arithmetic_loop judge`.
+
+Make the embedded judge again, from the policy's answers to its exam.
+
+The teacher is a program (`flex_judge.alignment.tasks.synthetic_teacher`), so what the judge learns from is
+synthetic; the answers
+that it learns to judge, and those that it is examined on, are the policy's own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flex_judge.alignment.curation.card import SPLITS
+from flex_judge.alignment.tasks.arithmetic import Question
+from flex_judge.alignment.tasks.synthetic_teacher import Sum, sum_of
+from flex_judge.experiments.commands.curate.config import PROGRAM, CurateRun
+from flex_judge.experiments.commands.curate.run import main as curate
+from flex_judge.experiments.common.console import libraries_to, progress_on
+from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.ranks import run
+from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.experiments.studies.arithmetic_loop.card import write_card
+from flex_judge.experiments.studies.arithmetic_loop.evaluation import Paper, Results, ask, graded, settings_of_exam
+from flex_judge.experiments.studies.arithmetic_loop.questions import (
+    EXAM,
+    TRAIN,
+    exam_questions,
+    sums,
+    training_questions,
+)
+from flex_judge.experiments.studies.arithmetic_loop.samples import MAX_MODEL_LEN, sample
+from flex_judge.judges import FlexJudge, JudgeSettings, Judgment
+from flex_judge.judges.engines import EngineConfig, load_engine
+from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
+from flex_judge.judges.models import ADAPTER_FILES
+from flex_judge.judges.models.cache import fingerprint
+from flex_judge.judges.models.embedded import BASE, JUDGE
+
+RECIPE = JUDGE
+"""Name of the settings of `flex-judge sft`, and of the judge."""
+HELD_OUT = 40
+"""Judgments that the curation keeps apart."""
+
+
+@dataclass(frozen=True)
+class JudgeMaking:
+    """Settings of a run."""
+
+    out: str = setting("runs/embedded-judge", "folder for everything; a run that is there is resumed", metavar="DIR")
+    questions: int = setting(TRAIN, "questions that the policy answers for the judge to learn on", metavar="N")
+    samples: int = setting(6, "its answers to each", metavar="N")
+    size: int = setting(1000, "judgments to learn from, half of single answers, half of pairs", metavar="N")
+    epochs: float = setting(1.0, "how often each is learnt from", metavar="X")
+    reason_first: bool = setting(True, "reason, then answer; the other way round is an ablation")
+    exam_questions: int = setting(EXAM, "questions that the policy answers for the exam", metavar="N")
+    exam_samples: int = setting(4, "its answers to each", metavar="N")
+    seed: int = setting(0, "of sampling, selection and training", metavar="N")
+
+    def __post_init__(self) -> None:
+        check_least(self, {"questions": 1, "samples": 2, "size": 2, "exam_questions": 1, "exam_samples": 2, "seed": 0})
+
+
+@dataclass(frozen=True)
+class Made:
+    """A judge, and how it did in its exam."""
+
+    adapter: Path
+    """Folder of the LoRA adapter on the embedded base model, in half precision."""
+    base: Results
+    """The exam of the base model."""
+    judge: Results
+    """The exam of the judge."""
+
+
+def main(config: JudgeMaking) -> dict[str, Any]:
+    """Make the judge, or go on with it.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        UsageError: the folder holds something else.
+        JudgeError: what ended the run. The same run goes on from there.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name != "out"}
+    with RunFolder(Path(config.out).resolve(), settings) as folder:
+        made = make(config, folder)
+        results = {"base": made.base.to_json(), "judge": made.judge.to_json()}
+        summary = {
+            **folder.settings,
+            **taught_of(folder.path),
+            **results,
+            "seconds": {**folder.seconds, "total": folder.total_seconds},
+        }
+        write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_card(made.adapter, summary)
+        return summary
+
+
+def make(config: JudgeMaking, folder: RunFolder) -> Made:
+    """The judge in `folder`, after what was missing of it has been done."""
+    answers, exam_answers = sampled(config, folder)
+    adapter = tuned(config, folder, answers, folder.path)
+    paper, taught = Paper.of(exam_answers, seed=config.seed), sums(taught_questions(config))
+    sat = [
+        examined(folder, paper, taught, settings_of_exam(config.reason_first), folder.path / f"exam_{name}.jsonl", path)
+        for name, path in (("base", None), ("judge", adapter))
+    ]
+    return Made(adapter, *sat)
+
+
+def taught_questions(config: JudgeMaking) -> list[Question]:
+    """Those that the judge learns on."""
+    return training_questions(config.questions, exam_questions(config.exam_questions))
+
+
+def sampled(config: JudgeMaking, folder: RunFolder) -> tuple[Path, Path]:
+    """The policy's answers that the judge learns on, and those of its exam."""
+    answers, exam_answers = folder.path / "answers.jsonl", folder.path / "exam_answers.jsonl"
+    asked = exam_questions(config.exam_questions)
+    taught = taught_questions(config)
+    with folder.phase("sampling"), engines(folder.path, "sampling") as advance:
+        sample(BASE, taught, config.samples, answers, config.seed, advance=advance(len(taught)))
+        sample(BASE, asked, config.exam_samples, exam_answers, config.seed, advance=advance(len(asked)))
+    return answers, exam_answers
+
+
+def tuned(
+    config: JudgeMaking,
+    folder: RunFolder,
+    answers: Path,
+    out: Path,
+    change: Callable[[Path], None] = lambda _: None,
+) -> Path:
+    """The adapter of a judge that learnt on answers; everything of it is in the folder `out`.
+
+    Args:
+        change: is done to the file of what it learns from.
+    """
+    if not (out / RECIPE).exists():
+        with folder.phase("curation"):
+            _curate(config, answers, out / "curated")
+            change(out / "curated" / SPLITS["train"])
+        with folder.phase("training"):
+            _train(config, out / "curated", out / "judge")
+        halved(out / "judge", out / RECIPE)
+    return out / RECIPE
+
+
+def _curate(config: JudgeMaking, answers: Path, out: Path) -> None:
+    settings = CurateRun(
+        teacher=PROGRAM,
+        samples=str(answers),
+        size=config.size,
+        held_out=HELD_OUT,
+        reason_first=config.reason_first,
+        lot_seed=config.seed,
+        out=str(out),
+    )
+    curate(settings, None)
+
+
+def _train(config: JudgeMaking, data: Path, out: Path) -> None:
+    flags = {"config": RECIPE, "output_dir": out, "num_train_epochs": config.epochs, "seed": config.seed}
+    run("sft", str(data), *(text for name, value in flags.items() for text in (f"--{name}", str(value))))
+
+
+def halved(judge: Path, out: Path) -> Path:
+    """A copy of an adapter in half precision, which is what is shipped, and so what is examined."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    settings, weights = ADAPTER_FILES
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    shutil.copyfile(judge / settings, partial / settings)
+    tensors = {name: tensor.to(torch.float16) for name, tensor in load_file(judge / weights).items()}
+    save_file(tensors, partial / weights, metadata={"format": "pt"})
+    partial.rename(out)
+    return out
+
+
+def examined(
+    folder: RunFolder,
+    paper: Paper,
+    taught: Collection[Sum],
+    settings: JudgeSettings,
+    file: Path,
+    adapter: Path | None,
+) -> Results:
+    """The exam of the base model with an adapter, or without; no reply that an earlier start got is computed again.
+
+    Args:
+        taught: the sums that it was trained on.
+        settings: how it judges.
+        file: keeps its judgments.
+    """
+    judgments = _stored(file, fingerprint(adapter) if adapter else None)
+    if judgments is None:
+        with folder.phase(file.stem), engines(folder.path, file.stem.replace("_", " ")) as advance:
+            config = EngineConfig(
+                BASE,
+                adapter=str(adapter) if adapter else None,
+                max_model_len=MAX_MODEL_LEN,
+                ledger=str(folder.path / "exams.ledger"),
+            )
+            judge = FlexJudge(load_engine(config), settings)
+            try:
+                judgments = ask(judge, paper, advance(len(paper.questions)))
+            finally:
+                judge.close()
+        write_rows(file, [judgment.to_json() for judgment in judgments])
+    return graded(paper, judgments, taught)
+
+
+def _stored(file: Path, adapter: str | None) -> list[Judgment] | None:
+    """The judgments of an exam that was held, unless another adapter sat it."""
+    if not file.exists():
+        return None
+    judgments = [Judgment.from_json(row) for row in read_rows(file)]
+    return judgments if adapter is None or all(j.model.endswith(f"@{adapter}") for j in judgments) else None
+
+
+def taught_of(out: Path) -> dict[str, Any]:
+    """What the judge in a folder was taught; `size` and `questions` are what was asked for."""
+    rows = list(read_rows(out / "curated" / SPLITS["train"]))
+    return {
+        "judgments": len(rows),
+        "judgments_of": {kind: sum(row["kind"] == kind for row in rows) for kind in ("single", "pair")},
+        "questions_taught": len({row["question"] for row in rows}),
+        "sums_taught": len({sum_of(row["question"]) for row in rows}),
+    }
+
+
+@contextmanager
+def engines(out: Path, title: str) -> Iterator[Callable[[int], Callable[[], object]]]:
+    """Progress of work with an engine, whose own words go to a file. Yields what adds to the work and returns what
+    advances it."""
+    with libraries_to(out / "engines.log") as console, progress_on(console) as progress:
+        bar = progress.add_task(title, total=0)
+
+        def more(total: int) -> Callable[[], object]:
+            progress.update(bar, total=(progress.tasks[bar].total or 0) + total)
+            return lambda: progress.advance(bar)
+
+        yield more

@@ -1,0 +1,171 @@
+"""`python -m flex_judge.experiments.studies.arithmetic_loop`.
+
+Make the judge, choose by it, tune the policy on what it chose, and measure.
+
+Every step is a command that users have, in a folder of its own, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flex_judge.alignment.tasks import arithmetic
+from flex_judge.alignment.tasks.arithmetic import Question
+from flex_judge.alignment.tasks.synthetic_teacher import sum_of
+from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.ranks import run
+from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.experiments.studies.arithmetic_loop.evaluation import RUBRIC
+from flex_judge.experiments.studies.arithmetic_loop.judge import RECIPE, JudgeMaking, engines, taught_questions
+from flex_judge.experiments.studies.arithmetic_loop.judge import main as make_judge
+from flex_judge.experiments.studies.arithmetic_loop.page import write_page
+from flex_judge.experiments.studies.arithmetic_loop.questions import EXAM, exam_questions, policy_questions, sums
+from flex_judge.experiments.studies.arithmetic_loop.samples import sample
+from flex_judge.experiments.studies.arithmetic_loop.statistics import looped
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.jsonl import write_rows, write_text
+from flex_judge.judges.models import ADAPTER_FILES, check_model
+from flex_judge.judges.models.embedded import BASE, JUDGE
+
+ANSWER = "answer"
+"""Column of the right answers."""
+MARGIN = 1.0
+"""By how much the scores of a pair differ: of answers that the judge finds alike there is nothing to learn."""
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """Settings of a run."""
+
+    out: str = setting("runs/closed-loop", "folder for everything; a run that is there is resumed", metavar="DIR")
+    judge: str | None = setting(
+        None,
+        "a judge that is there, instead of making one first: flex-smollm2-135m, another model, or the folder of an "
+        "adapter on the embedded one",
+        metavar="MODEL",
+    )
+    seeds: int = setting(3, "runs of what comes after the judge, with seeds 0, 1, ...", metavar="N")
+    held_out: int = setting(240, "questions that the policy is measured on, greedily", metavar="N")
+    curve: int = setting(120, "how many of them have samples to choose from", metavar="N")
+    samples: int = setting(16, "samples to choose from", metavar="N")
+    prompts: int = setting(160, "other questions, whose answers make preference pairs", metavar="N")
+    prompt_samples: int = setting(8, "answers to each of those", metavar="N")
+    per_prompt: int = setting(2, "pairs of one question at most", metavar="N")
+    epochs: float = setting(1.0, "of DPO", metavar="X")
+
+    def __post_init__(self) -> None:
+        least = {"seeds": 1, "held_out": 1, "curve": 1, "samples": 2, "prompts": 1, "prompt_samples": 2}
+        check_least(self, {**least, "per_prompt": 1})
+        if self.curve > self.held_out:
+            raise UsageError(f"--curve {self.curve} is more than --held-out {self.held_out}, of which it is a part")
+        if self.judge == JUDGE and self.curve > EXAM:
+            raise UsageError(f"--curve above {EXAM} asks for sums that {JUDGE} was taught; make a judge anew for it")
+
+
+def main(config: ClosedLoop) -> dict[str, Any]:
+    """Run the loop, or go on with it.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        UsageError: the folder holds something else.
+        JudgeError: what ended the run. The same run goes on from there.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "seeds")}
+    if config.judge is not None:
+        check_model(*_named(config.judge))
+    with RunFolder(Path(config.out).resolve(), settings) as folder:
+        out = folder.path
+        making = JudgeMaking(out=str(out / "judge"), exam_questions=max(EXAM, config.curve))
+        exam = None
+        judge = config.judge
+        if judge is None:
+            with folder.phase("judge"):
+                exam = make_judge(making)
+            judge = str(out / "judge" / RECIPE)
+        held_out = exam_questions(config.held_out)
+        _ask_greedily(folder, held_out, out / "greedy_before.jsonl")
+        for seed in range(config.seeds):
+            _one_seed(config, folder, held_out, _flags_of(judge), seed)
+        figures = looped([out / f"seed-{seed}" for seed in range(config.seeds)], out / "greedy_before.jsonl")
+        summary = {
+            **folder.settings,
+            "seeds": config.seeds,
+            "policy": BASE,
+            "judge": config.judge or f"{RECIPE}, made here",
+            "exam": exam and {"base": exam["base"], "judge": exam["judge"]},
+            **figures,
+            "prompts_taught": _taught(config, making) if config.judge in (None, JUDGE) else None,
+            "seconds": {**folder.seconds, "total": folder.total_seconds},
+        }
+        write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_page(out, summary)
+        return summary
+
+
+def _named(judge: str) -> tuple[str, str | None]:
+    """A judge as model and adapter: a folder may be an adapter on the embedded base model."""
+    return (BASE, judge) if (Path(judge) / ADAPTER_FILES[0]).is_file() else (judge, None)
+
+
+def _flags_of(judge: str) -> list[str]:
+    model, adapter = _named(judge)
+    return ["--model", model, *(["--adapter", adapter] if adapter else [])]
+
+
+def _taught(config: ClosedLoop, making: JudgeMaking) -> list[int]:
+    """Of the questions that pairs were made of, for each seed how many ask for a sum that the judge was taught."""
+    held_out, taught = exam_questions(config.held_out), sums(taught_questions(making))
+    asked = (policy_questions(config.prompts, held_out, seed) for seed in range(config.seeds))
+    return [sum(sum_of(question.text) in taught for question in some) for some in asked]
+
+
+def _one_seed(config: ClosedLoop, folder: RunFolder, held_out: list[Question], judge: list[str], seed: int) -> None:
+    out = folder.path / f"seed-{seed}"
+    out.mkdir(exist_ok=True)
+    curve, prompts = out / "held_out.jsonl", out / "prompts.jsonl"
+    _write_prompts(curve, held_out[: config.curve])
+    _write_prompts(prompts, policy_questions(config.prompts, held_out, seed))
+    told = {"policy": BASE, "rubric": RUBRIC, "temperature": 0, "answer": ANSWER, "seed": seed}
+    told |= {"sample-tokens": arithmetic.TOKENS, "sample-stop": arithmetic.STOP[0]}
+    told |= {"sample-temperature": arithmetic.SAMPLING.temperature, "sample-top-p": arithmetic.SAMPLING.top_p}
+    with folder.phase("best_of_n"):
+        more = {"samples": config.samples, "out": out / "best_of_n"}
+        run("best-of-n", str(curve), *_flags({**told, **more}), *judge)
+    with folder.phase("preferences"):
+        more = {"samples": config.prompt_samples, "out": out / "preferences"}
+        more |= {"rule": "all_pairs", "margin": MARGIN, "per-prompt": config.per_prompt}
+        run("preferences", str(prompts), *_flags({**told, **more}), *judge)
+    with folder.phase("dpo"):
+        flags = {"output_dir": out / "policy", "held_out_prompts": 0, "seed": seed, "num_train_epochs": config.epochs}
+        run("dpo", str(out / "preferences"), *_flags(flags))
+    _ask_greedily(folder, held_out, out / "greedy_after.jsonl", out / "policy")
+
+
+def _ask_greedily(folder: RunFolder, asked: list[Question], file: Path, adapter: Path | None = None) -> None:
+    """Have the policy answer once each, with its likeliest words."""
+    with folder.phase("greedy_answers"), engines(folder.path, f"answering: {file.stem}") as advance:
+        sample(BASE, asked, 1, file, adapter=adapter, temperature=0.0, advance=advance(len(asked)))
+
+
+def _write_prompts(file: Path, asked: Iterable[Question]) -> None:
+    write_rows(
+        file,
+        (
+            {
+                "id": question.id,
+                "prompt": [{"role": message.role, "content": message.content} for message in question.prompt],
+                ANSWER: question.answer,
+            }
+            for question in asked
+        ),
+    )
+
+
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    return [text for name, value in values.items() for text in (f"--{name}", str(value))]

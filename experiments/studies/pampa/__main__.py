@@ -1,0 +1,44 @@
+"""`python -m flex_judge.experiments.studies.pampa --data FILE --policy MODEL --model JUDGE`: see `config.CaseStudy`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from flex_judge.experiments.common.flags import add_flags, build
+from flex_judge.judges.errors import JudgeError, UsageError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists the flags")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the study; returns the exit status: 0, 2 for what the user can mend, 1 for what ended the run."""
+    from flex_judge.experiments.studies.pampa.config import CaseStudy
+    from flex_judge.experiments.studies.pampa.run import main as study
+
+    try:
+        parser = _Parser(prog="python -m flex_judge.experiments.studies.pampa", description=__doc__, allow_abbrev=False)
+        add_flags(parser, CaseStudy)
+        config = build(CaseStudy, parser.parse_args(argv))
+        study(config)
+    except UsageError as e:
+        print("pampa:", " ".join(str(e).split()), file=sys.stderr)
+        return 2
+    except JudgeError as e:
+        print(f"pampa: {type(e).__name__}: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("pampa: stopped; the same command goes on from there", file=sys.stderr)
+        return 130
+    print(f"{(Path(config.out) / 'table.md').read_text()}\nThe page: {Path(config.out) / 'pampa.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

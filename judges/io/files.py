@@ -1,0 +1,190 @@
+"""Files of comparisons and judgments: JSON lines or Parquet, by their ending."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.jsonl import SURROGATES, read_rows, write_rows
+from flex_judge.judges.media.paths import media_from, source_from, without_media
+from flex_judge.judges.media.types import Modality
+from flex_judge.judges.rubrics import Rubric, load_rubric
+from flex_judge.judges.types import Comparison, content_of, messages_of
+
+FIELDS = ("id", "prompt", "responses", "rubric", "images")
+OTHER_MEDIA = tuple(f"{m}{s}" for m in Modality if m != Modality.IMAGE for s in ("", "s"))
+"""Columns that would be dropped in silence: of media, only images may stand beside the prompt."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a file of comparisons, checked but with its media not yet read."""
+
+    id: str
+    """The row's own id, or its number in the file, from 1."""
+    where: str
+    """File and row, for messages."""
+    data: Mapping[str, Any]
+    """The row as it is in the file, without fields that are null."""
+    rubric: str
+    """The row's own rubric, or that of the run."""
+    folder: Path
+    """Where paths of media start from."""
+
+    def comparison(self) -> Comparison:
+        """The comparison, media read.
+
+        Raises:
+            MediaError: a medium that cannot be read; the message begins with `where`, as all here do.
+            UsageError: another number of images than there are places for.
+        """
+        try:
+            images = [source_from(self.folder, image) for image in self.data.get("images") or ()]
+            prompt, responses = (media_from(self.folder, self.data[name]) for name in ("prompt", "responses"))
+            return Comparison.of(prompt, *responses, images=images, rubric=self.rubric, id=self.id)
+        except UsageError as e:  # a MediaError is one, and stays one
+            raise type(e)(f"{self.where}: {e}") from e
+
+
+def read_comparisons(path: Path, rubric: str = "general") -> list[Row]:
+    """The rows of a file, all checked before any is judged.
+
+    Args:
+        path: `.jsonl` or `.parquet`; a row has `prompt` (text or messages), `responses` (a list of texts or messages)
+            and perhaps `id`, `rubric` and `images`. Columns of other names are left alone. Relative paths of media
+            start from the file's folder.
+        rubric: for rows that name none. Relative paths of rubrics start from the working directory.
+
+    Raises:
+        UsageError: the file or a row is not as it should be; the message names file, row and field.
+    """
+    rows: list[Row] = []
+    places: dict[str, str] = {}
+    rubrics = cache(load_rubric)
+    rubrics(rubric)  # what is wrong with it is not the first row's fault
+    for number, (where, data) in enumerate(read_table(path), 1):
+        row = _row(where, {k: v for k, v in data.items() if v is not None}, number, rubric, path.parent, rubrics)
+        if row.id in places:
+            raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {places[row.id]}")
+        places[row.id] = where
+        rows.append(row)
+    if not rows:
+        raise UsageError(f"{path}: holds no row")
+    return rows
+
+
+def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table with where they stand.
+
+    Raises:
+        UsageError: the file cannot be read or is of another format.
+    """
+    if path.suffix == ".parquet":
+        yield from _read_parquet(path)
+    elif path.suffix == ".jsonl":
+        for number, row in enumerate(read_rows(path), 1):
+            yield f"{path}, row {number}", row
+    else:
+        raise UsageError(f"{path}: expected a file that ends in .jsonl or .parquet")
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a whole table at once, in the format of its ending: a reader sees the old file or the new one, never a
+    part.
+
+    Half a surrogate pair, which no UTF-8 can hold, is written in its backslash form. JSON reads that as the half it
+    was; Parquet keeps the six characters, e.g. `\\ud83d`.
+    """
+    if path.suffix != ".parquet":
+        write_rows(path, rows)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(pa.Table.from_pylist([_encodable(dict(row)) for row in rows]), partial)
+    partial.replace(path)
+
+
+def _encodable(value: Any) -> Any:
+    """The value with texts that UTF-8 can hold."""
+    if isinstance(value, str):
+        return value.encode(errors=SURROGATES).decode()
+    if isinstance(value, Mapping):
+        return {_encodable(name): _encodable(v) for name, v in value.items()}
+    return [_encodable(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as file:
+            number = 0
+            for batch in pq.ParquetFile(file).iter_batches(1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read: {e.strerror or e}") from e
+    except pa.ArrowInvalid as e:
+        raise UsageError(f"{path}: not a Parquet file: {e}") from e
+
+
+def _row(
+    where: str, data: Mapping[str, Any], number: int, rubric: str, folder: Path, rubrics: Callable[[str], Rubric]
+) -> Row:
+    def wrong(name: str, expected: str) -> UsageError:
+        return UsageError(f"{where}, field {name!r}: expected {expected}, got {reprlib.repr(data[name])}")
+
+    _check_names(where, data)
+    if not isinstance(data["responses"], list) or not data["responses"]:
+        raise wrong("responses", "a list of one or more texts or messages")
+    if not isinstance(data.get("images", []), list):
+        raise wrong("images", "a list of paths or data URIs")
+    if not isinstance(data.get("rubric", rubric), str):
+        raise wrong("rubric", "the name of a rubric")
+    if not isinstance(data.get("id", ""), str | int) or isinstance(data.get("id"), bool) or data.get("id") == "":
+        raise wrong("id", "a text or a whole number")
+    if _encodable(data.get("id")) != data.get("id"):  # written in another form, it would not be found again
+        raise wrong("id", "a text without half of a surrogate pair")
+    row = Row(str(data.get("id", number)), where, data, data.get("rubric", rubric), folder)
+    checks: dict[str, Callable[[], object]] = {
+        "rubric": lambda: rubrics(row.rubric).check(len(data["responses"])),
+        "prompt": lambda: messages_of(without_media(data["prompt"])),
+        "responses": lambda: [content_of(r) for r in without_media(data["responses"])],
+    }
+    for name, check in checks.items():
+        try:
+            check()
+        except UsageError as e:
+            what = str(e).removeprefix("prompt: ").removeprefix("response: ")
+            raise UsageError(f"{where}, field {name!r}: {what}") from e
+    return row
+
+
+def _check_names(where: str, data: Mapping[str, Any]) -> None:
+    """A data set may have columns of its own, but a slip must not drop the images, or the rubric, in silence."""
+    absent = [name for name in FIELDS if name not in data]
+    for name in data:
+        # Of names as short as `id` nearly any is near: uid, idx. Only its spelling in capitals is taken for a slip.
+        near = [n for n in absent if n == name.lower()]
+        near = near or get_close_matches(name.lower(), [n for n in absent if n != "id"], n=1, cutoff=0.8)
+        if name not in FIELDS and near:
+            raise UsageError(f"{where}: unknown field {name!r}; did you mean {near[0]!r}?")
+        if name.lower() in OTHER_MEDIA:
+            kind = name.lower().removesuffix("s")
+            raise UsageError(
+                f"{where}: unknown field {name!r}; make it part of the prompt: "
+                f"{{'type': 'text', 'text': ...}} and {{'type': '{kind}', '{kind}': ...}} as the content of a message"
+            )
+    for name in ("prompt", "responses"):
+        if name not in data:
+            raise UsageError(f"{where}: field {name!r} is missing")

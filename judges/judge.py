@@ -1,0 +1,242 @@
+"""The judge: comparisons in, judgments out, side by side and in the order in which they are ready."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import aclosing, contextmanager
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from flex_judge.judges.concurrency.slots import Slots
+from flex_judge.judges.concurrency.streams import side_by_side
+from flex_judge.judges.engines import Engine, EngineConfig, load_engine
+from flex_judge.judges.engines.recording.recording import RecordingEngine
+from flex_judge.judges.errors import RenderError, UsageError
+from flex_judge.judges.judgments import Judgment, Status
+from flex_judge.judges.protocol.generation import Replier
+from flex_judge.judges.protocol.rendering import Renderer
+from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
+from flex_judge.judges.protocol.vote_loop import Ballot
+from flex_judge.judges.protocol.voting import combine
+from flex_judge.judges.rubrics import Rubric, load_rubric
+from flex_judge.judges.types import Comparison
+
+T = TypeVar("T")
+CONCURRENCY = 256
+"""Comparisons that a judge has under way at a time."""
+
+
+class FlexJudge:
+    """Judges comparisons with one engine.
+
+    Example:
+        >>> judge = FlexJudge.from_pretrained("smollm2-135m", max_think_tokens=64)
+        >>> judge.judge([Comparison.of("What is 2 + 3?", "It is 5.")])[0].scores
+    """
+
+    def __init__(self, engine: Engine, settings: JudgeSettings | None = None) -> None:
+        self.engine = engine
+        self.settings = settings or JudgeSettings()
+        self.renderer = Renderer(engine.tokenizer, engine.profile)
+        self._rubrics: dict[str, Rubric] = {}
+        self._repliers: dict[tuple[str, int], Replier] = {}
+        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, Slots] = WeakKeyDictionary()
+        self._told = _known(asdict(self.settings) | {"media": _known(asdict(self.settings.media))})
+
+    @classmethod
+    def from_config(cls, config: JudgeConfig) -> FlexJudge:
+        return cls(load_engine(config.engine), config.settings)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str,
+        engine: str = "auto",
+        adapter: str | None = None,
+        max_model_len: int = 8192,
+        ledger: str | None = None,
+        **settings: Any,
+    ) -> FlexJudge:
+        """Load a judge.
+
+        Args:
+            model: name of an embedded model, a folder, or a hub id.
+            engine: `vllm`, `transformers`, or `auto`.
+            adapter: folder or hub id of a LoRA adapter on the model.
+            max_model_len: longest prompt and reply together, in tokens.
+            ledger: SQLite file that keeps what was generated; what it holds is not computed again.
+            settings: the fields of JudgeSettings.
+        """
+        config = EngineConfig(model, engine, adapter=adapter, max_model_len=max_model_len, ledger=ledger)
+        return cls.from_config(JudgeConfig(config, JudgeSettings(**settings)))
+
+    def judge(self, comparisons: Iterable[Comparison], progress: bool = False) -> list[Judgment]:
+        """Judge all comparisons; judgments come in the same order. For use outside of an event loop.
+
+        Raises:
+            UsageError: a comparison that cannot be judged as it is, see `ajudge`; raised when all others are judged.
+            EngineLostError: the engine died. With a ledger, a second run goes on where this one ended.
+        """
+        found = dict(_outside(self._numbered(comparisons, CONCURRENCY), comparisons, progress))
+        return [found[i] for i in range(len(found))]
+
+    def stream(self, comparisons: Iterable[Comparison], progress: bool = False) -> Iterator[Judgment]:
+        """Judge comparisons and yield judgments as they are ready. For use outside of an event loop.
+
+        Judging goes on while the next judgment is waited for, not while the caller does other things; `deadline_s`
+        runs on all the same. A caller who takes long over each judgment should use `astream`.
+
+        Args:
+            comparisons: taken as there is room for them, so an iterator may be endless.
+            progress: show a progress bar on standard error.
+        """
+        for _, judgment in _outside(self._numbered(comparisons, CONCURRENCY), comparisons, progress):
+            yield judgment
+
+    async def astream(
+        self, comparisons: Iterable[Comparison], concurrency: int = CONCURRENCY
+    ) -> AsyncGenerator[Judgment, None]:
+        """Judge comparisons side by side, so many at a time; yields judgments as they are ready.
+
+        A comparison that cannot be judged as it is does not hold up the others: its error is raised after them.
+        """
+        async with aclosing(self._numbered(comparisons, concurrency)) as numbered:
+            async for _, judgment in numbered:
+                yield judgment
+
+    def _numbered(
+        self, comparisons: Iterable[Comparison], concurrency: int
+    ) -> AsyncGenerator[tuple[int, Judgment], None]:
+        """Judgments as they are ready, with the numbers of their comparisons."""
+        return side_by_side(comparisons, self.ajudge, concurrency)
+
+    async def ajudge(self, comparison: Comparison) -> Judgment:
+        """Judge one comparison. Failures become a status, never a score.
+
+        Raises:
+            UsageError: the rubric does not exist, or is not made for this number of responses.
+            MediaError: a medium that cannot be read, or that the model does not take.
+            RenderError: the model's chat template cannot be followed.
+            EngineLostError: the engine died; whoever owns it decides where to try again.
+        """
+        try:
+            return await self._judge(comparison)
+        except (UsageError, RenderError) as e:
+            name = f"comparison {comparison.id!r}: " if comparison.id else ""
+            raise type(e)(f"{name}{e}") from e
+
+    async def warm_up(self, rubrics: Sequence[str] = ("general",)) -> None:
+        """Judge something short under each rubric and forget it, so that the first comparison does not wait for what an
+        engine does once: its first kernels, a rubric's grammar. The ledger, if there is one, neither answers nor grows.
+
+        Args:
+            rubrics: names or files; each is tried with as many responses as it is made for, up to two.
+
+        Raises:
+            UsageError: a rubric does not exist.
+            EngineLostError: the engine died.
+        """
+        engine = self.engine.engine if isinstance(self.engine, RecordingEngine) else self.engine
+        # A single token of thinking leads straight to an answer under the grammar.
+        once = replace(self.settings, max_think_tokens=1, votes=1, order="as_given", waits=0, reason_first=True)
+        short = FlexJudge(engine, replace(once, force=True, deadline_s=None))
+        for name in rubrics:
+            fewest, most = self._rubric(name).responses
+            for count in sorted({fewest, max(fewest, min(2, most or 2))}):
+                await short.ajudge(Comparison.of("What is 2 + 3?", *["5"] * count, rubric=name))
+
+    def key(self, comparison: Comparison) -> str:
+        """Hash of everything that determines a judgment: comparison, rubric, settings, model and engine."""
+        what = [comparison.digest, self._rubric(comparison.rubric), self.settings, self.engine.model_id]
+        return hashlib.sha256(repr([*what, self.engine.name]).encode()).hexdigest()[:32]
+
+    def close(self) -> None:
+        self.engine.close()
+
+    async def _judge(self, comparison: Comparison) -> Judgment:
+        replier = self._replier(comparison)
+        ballot = Ballot(comparison, replier, self.renderer, self.settings)
+        provenance = {
+            "engine": self.engine.name,
+            "rubric": comparison.rubric,
+            "key": self.key(comparison),
+            "settings": self._told,
+        }
+        longest = await ballot.longest()
+        room = self.engine.max_model_len - longest
+        if room < replier.needed:
+            detail = f"prompt of {longest} tokens leaves {room} of the {replier.needed} that a verdict may need"
+            detail += "; raise max_model_len, lower max_think_tokens" + ", or scale media down" * comparison.has_media
+            return Judgment.unscored(
+                comparison.id, Status.OVERLONG, detail, model=self.engine.model_id, provenance=provenance
+            )
+        # The deadline of a comparison does not run while it waits for the engine to have room for its replies.
+        slots = self._slots.setdefault(asyncio.get_running_loop(), Slots(self.engine.max_batch))
+        taken = await slots.take(ballot.first_wave)
+        try:
+            rounds = await ballot.hold()
+        finally:
+            slots.give(taken)
+        return combine(comparison.id, rounds, usage=ballot.usage, model=self.engine.model_id, provenance=provenance)
+
+    def _rubric(self, name: str) -> Rubric:
+        if name not in self._rubrics:
+            self._rubrics[name] = load_rubric(name)
+        return self._rubrics[name]
+
+    def _replier(self, comparison: Comparison) -> Replier:
+        key = (comparison.rubric, len(comparison.responses))
+        if key not in self._repliers:
+            rubric = self._rubric(comparison.rubric)
+            self._repliers[key] = Replier(self.engine, self.renderer, self.settings, rubric, key[1])
+        return self._repliers[key]
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in (None, {})}
+
+
+def _outside(source: AsyncGenerator[T, None], counted: Iterable[Comparison], progress: bool) -> Iterator[T]:
+    """What an asynchronous generator yields, for a caller without an event loop."""
+
+    async def following() -> T | None:
+        return await anext(source, None)
+
+    if _in_event_loop():
+        raise UsageError("judge and stream are for use outside of an event loop; inside one, use ajudge and astream")
+    with asyncio.Runner() as runner, _bar(counted, progress) as advance:
+        try:
+            while (item := runner.run(following())) is not None:
+                advance()
+                yield item
+        finally:
+            runner.run(source.aclose())
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextmanager
+def _bar(comparisons: Iterable[Comparison], shown: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar on standard error, or nothing; yields what advances it."""
+    if not shown:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    # On a terminal rich prints above the bar what is printed elsewhere, but standard output may go to a file.
+    console, above = Console(stderr=True), sys.stdout.isatty()
+    with Progress(*columns, console=console, redirect_stdout=above) as progress:
+        task = progress.add_task("judging", total=len(comparisons) if isinstance(comparisons, Sized) else None)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,212 @@
+"""One group on its way from its callers to their rewards: it gathers, is judged, and judges latecomers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from flex_judge.judges import Comparison, Judgment, Status
+from flex_judge.judges.media.types import Media
+from flex_judge.judges.types import Content, parts_of
+from flex_judge.reward.groups.match import Bout
+from flex_judge.reward.groups.methods import Ask, judge_group
+from flex_judge.reward.groups.rewards import rewards_of
+from flex_judge.reward.types import GroupNote, Reward, RewardSpec, Sample
+
+T = TypeVar("T")
+ALONE = ("pointwise", "baseline")
+"""Methods by which a completion is judged without the others: it is asked about as soon as it comes, and only the
+figures wait for the group."""
+
+
+class Start(Protocol):
+    """Make a task and hold on to it until it ends."""
+
+    def __call__(self, work: Coroutine[Any, Any, T], /) -> asyncio.Task[T]: ...
+
+
+@dataclass(eq=False)
+class Member:
+    sample: Sample
+    future: asyncio.Future[Reward]
+    deadline: float | None
+    """By the event loop's clock; a comparison without a verdict by then has status timeout."""
+    alone: asyncio.Task[list[Bout]] | None
+    """What is asked about it without the others, see ALONE."""
+
+    def give_up(self) -> None:
+        if self.alone is not None:
+            self.alone.cancel()
+
+
+class Group:
+    """Members come by `add`; `judge` says that no more of them are waited for.
+
+    Members are judged in waves: those that gathered, then whoever came while the wave before was judged, or later.
+    Nothing that a caller was told changes when a latecomer comes. A member whose caller gave up (its future was
+    cancelled) before its wave began leaves; one that is being judged stays as an opponent, unless nobody waits for its
+    wave any more: then the wave is cancelled.
+    """
+
+    def __init__(
+        self, spec: RewardSpec, ask: Ask, wanted: int | None, start: Start, leave: Callable[[Group], None]
+    ) -> None:
+        """
+        Args:
+            wanted: how many members it should have; None where that is not known.
+            start: makes its tasks.
+            leave: told when the group is of no more use to anybody: all gave up, or its work failed.
+        """
+        self.spec, self.ask, self.wanted, self._start, self._leave = spec, ask, wanted, start, leave
+        self.members: list[Member] = []
+        self.closed = False
+        """Whether whoever comes now is late."""
+        self._bouts: list[Bout] = []
+        self._judged = 0  # members that have been judged, the first ones
+        self._in_hand = 0  # members that are being judged, the next ones
+        self._work: asyncio.Task[tuple[list[Bout], list[Reward]]] | None = None
+
+    @property
+    def full(self) -> bool:
+        return len(self.members) == self.wanted
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it holds: its one prompt, what its members wrote, and a KiB for each member and comparison."""
+        samples = [member.sample for member in self.members]
+        contents = [message.content for sample in samples[:1] for message in sample.prompt]
+        contents += [content for s in samples for content in (s.response, s.baseline) if content is not None]
+        records = len(samples) * (len(samples) if self.spec.method == "round_robin" else 2)
+        return sum(map(_size, contents)) + 1024 * records
+
+    def add(self, sample: Sample, deadline: float | None = None) -> asyncio.Future[Reward]:
+        """One more member; its reward comes when the group has been judged."""
+        self._let_go()
+        if self.members:  # equal prompts are one, so that a group holds the media in it once
+            sample = replace(sample, prompt=self.members[0].sample.prompt)
+        future: asyncio.Future[Reward] = asyncio.get_running_loop().create_future()
+        alone = None
+        if self.spec.method in ALONE:
+            alone = self._start(judge_group([sample], self.spec, until(self.ask, deadline)))
+            alone.add_done_callback(self._alone_ended)
+        member = Member(sample, future, deadline, alone)
+        self.members.append(member)
+        future.add_done_callback(self._answered)
+        if self.closed:
+            self.judge()
+        return future
+
+    def judge(self) -> None:
+        """Judge the members that are there; from now on, others are late."""
+        self.closed = True
+        if self._work is None:
+            self._work = self._start(self._judge())
+            self._work.add_done_callback(self._ended)
+
+    async def _judge(self) -> tuple[list[Bout], list[Reward]]:
+        # Told only now, so that latecomers who come in one call are in one wave.
+        self._let_go()
+        samples = [member.sample for member in self.members]
+        wave = range(self._judged, len(samples))
+        self._in_hand = len(wave)
+        if not wave:
+            return self._bouts, []
+        members = [self.members[i] for i in wave]
+        if self.spec.method in ALONE:
+            bouts = list(self._bouts)
+            for i, member in zip(wave, members, strict=True):
+                assert member.alone is not None
+                bouts += [_as_member(i, bout) for bout in await member.alone]
+        else:
+            waiting = [m.deadline for m in members if m.deadline is not None and not m.future.done()]
+            ask = until(self.ask, min(waiting, default=None))
+            bouts = await judge_group(samples, self.spec, ask, wave, self._bouts)
+        note = GroupNote(len(samples), self.wanted, late=self._judged > 0)
+        return bouts, rewards_of(bouts, self.spec, note, wave)
+
+    def _ended(self, work: asyncio.Task[tuple[list[Bout], list[Reward]]]) -> None:
+        self._work = None
+        done = slice(self._judged, self._judged + self._in_hand)
+        self._in_hand = 0
+        if work.cancelled():  # nobody waits for it any more
+            for member in self.members[done]:
+                member.future.cancel()
+                member.give_up()
+            del self.members[done]
+        elif (error := work.exception()) is not None:
+            self._fail(error)
+        else:
+            bouts, rewards = work.result()
+            self._bouts = [bout.without_words() for bout in bouts]
+            self._judged = done.stop
+            for member, reward in zip(self.members[done], rewards, strict=True):
+                if not member.future.done():
+                    member.future.set_result(reward)
+        if len(self.members) > self._judged:
+            self.judge()
+
+    def _alone_ended(self, alone: asyncio.Task[list[Bout]]) -> None:
+        # The group would find out when it is judged; its callers need not wait until then.
+        if not alone.cancelled() and (error := alone.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Everybody who waits gets the error."""
+        members, self.members, self._judged, self._in_hand = self.members, [], 0, 0
+        for member in members:
+            member.give_up()
+            if not member.future.done():
+                member.future.set_exception(error)
+                member.future.exception()  # one caller who looks is enough: asyncio need not complain of the others
+        if self._work is not None:
+            self._work.cancel()
+        self._leave(self)
+
+    def _answered(self, future: asyncio.Future[Reward]) -> None:
+        if not future.cancelled():
+            return
+        self._let_go()
+        in_hand = self.members[self._judged : self._judged + self._in_hand]
+        if self._work is not None and in_hand and all(member.future.done() for member in in_hand):
+            self._work.cancel()
+        if all(member.future.cancelled() for member in self.members):
+            self._leave(self)
+
+    def _let_go(self) -> None:
+        """Drop the members whose callers gave up before they were being judged."""
+        begun = self._judged + self._in_hand
+        for member in self.members[begun:]:
+            if member.future.cancelled():
+                self.members.remove(member)
+                member.give_up()
+
+
+def until(ask: Ask, deadline: float | None) -> Ask:
+    """The same, but what has no verdict by the deadline (of the event loop's clock) has status timeout."""
+
+    async def asked(comparison: Comparison) -> Judgment:
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                return await ask(comparison)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return Judgment.unscored(comparison.id, Status.TIMEOUT, "no verdict before the deadline of the request")
+
+    return asked
+
+
+def _as_member(index: int, bout: Bout) -> Bout:
+    """The bout of one who was judged as a group of its own."""
+    return replace(bout, members=tuple(None if member is None else index for member in bout.members))
+
+
+def _size(content: Content) -> int:
+    """Bytes of a content, about."""
+    return sum(len(part) if isinstance(part, str) else _media_size(part) for part in parts_of(content))
+
+
+def _media_size(media: Media) -> int:
+    return len(media.data) + sum(map(_media_size, media.frames))

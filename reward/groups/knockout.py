@@ -1,0 +1,103 @@
+"""Knock-out tournaments: the best of n by n - 1 comparisons (arXiv 2501.13007), and the place of a latecomer."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+
+from flex_judge.judges.concurrency.tasks import all_of
+from flex_judge.reward.groups.match import Bout
+
+Play = Callable[[int, int], Awaitable[Bout]]
+"""Have two members compared, the first of them standing first."""
+
+
+async def knock_out(drawn: Sequence[int], play: Play) -> list[Bout]:
+    """Single elimination: n - 1 bouts in ceil(log2 n) rounds; each is held as soon as its two members are known.
+
+    The draw is halved again and again; where n is no power of two, some members have no bout in the first round.
+
+    Args:
+        drawn: the members in the order of the draw.
+
+    Returns:
+        All bouts with their rounds and who went on, see `_goes_on`; the final last.
+    """
+    bouts, _ = await _bracket(drawn, (len(drawn) - 1).bit_length(), play)
+    return bouts
+
+
+async def _bracket(drawn: Sequence[int], round: int, play: Play) -> tuple[list[Bout], int]:
+    """The bouts among some members, the last of them in that round, and who comes out of them."""
+    if len(drawn) == 1:
+        return [], drawn[0]
+    half = (len(drawn) + 1) // 2
+    (left, a), (right, b) = await all_of(
+        [_bracket(drawn[:half], round - 1, play), _bracket(drawn[half:], round - 1, play)]
+    )
+    bout = await _held(a, b, round, [*left, *right], play)
+    assert bout.through is not None
+    return [*left, *right, bout], bout.through
+
+
+async def climb(latecomer: int, drawn: Sequence[int], bouts: Sequence[Bout], play: Play) -> list[Bout]:
+    """The bouts of one who comes when the knock-out is over, as though it had been in the draw.
+
+    It meets one of those who were knocked out in the first round, then one of the second, and so on until it is knocked
+    out itself or has beaten the winner: at most one bout for each round, and one.
+
+    Args:
+        drawn: the members that it may meet.
+        bouts: the knock-out, and the bouts of earlier latecomers.
+    """
+    held: list[Bout] = []
+    levels = reached(drawn, bouts)
+    for level in sorted(set(levels.values())):
+        # Not always the same one, so that one upset does not place all latecomers.
+        opponent = random.Random(f"{latecomer}/{level}").choice([m for m in drawn if levels[m] == level])
+        held.append(await _held(opponent, latecomer, level, [*bouts, *held], play))
+        if held[-1].through != latecomer:
+            break
+    return held
+
+
+def reached(members: Iterable[int], bouts: Sequence[Bout]) -> dict[int, int]:
+    """How far each member came: the round in which it was knocked out, or one more than the last where it never was."""
+    last = max((bout.round for bout in bouts), default=0)
+    # Who is met by a latecomer after it was knocked out is met in that same round.
+    out = {member: bout.round for bout in bouts for member in bout.members if member != bout.through}
+    return {member: out.get(member, last + 1) for member in members}
+
+
+async def _held(a: int, b: int, round: int, before: Sequence[Bout], play: Play) -> Bout:
+    # Who stood second more often stands first, so that a leaning of the judge to one place is not always for the same.
+    bout = await play(*((b, a) if _times_ahead(b, before) < _times_ahead(a, before) else (a, b)))
+    return replace(bout, round=round, through=_goes_on(bout, a, b, before))
+
+
+def _goes_on(bout: Bout, a: int, b: int, before: Sequence[Bout]) -> int:
+    """Who goes on: the preferred one; at a tie the one with the higher expected score; without a verdict the one with
+    the higher mean score in the bouts before. Where that is level too, `a`: the one that comes first in the draw, or
+    was there before the latecomer."""
+    place = bout.members.index
+    won = bout.won(place(a), place(b))
+    if won is not None and won != 0.5:
+        return a if won else b
+    if won is None:
+        mine, other = _mean(a, before), _mean(b, before)
+    else:
+        figures = None if bout.equal else bout.figures
+        mine, other = (figures[place(a)], figures[place(b)]) if figures else (None, None)
+    return b if mine is not None and other is not None and other > mine else a
+
+
+def _times_ahead(member: int, bouts: Sequence[Bout]) -> int:
+    """How much more often it stood first than second."""
+    return sum(1 if bout.members[0] == member else -1 for bout in bouts if member in bout.members)
+
+
+def _mean(member: int, bouts: Sequence[Bout]) -> float | None:
+    scores = [bout.figures[bout.members.index(member)] for bout in bouts if member in bout.members and bout.figures]
+    return math.fsum(scores) / len(scores) if scores else None

@@ -1,0 +1,120 @@
+"""Rows of trainers and environments as samples: prompts and completions as text, messages of dicts or of objects, with
+images in the message or beside it, and with tool calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flex_judge.judges.errors import MediaError, UsageError
+from flex_judge.judges.media.types import Media
+from flex_judge.judges.types import Comparison, Message, content_of, parts_of
+from flex_judge.reward.integrations.images import Pictures
+from flex_judge.reward.types import Sample
+
+
+class Rows:
+    """Reads the rows of one call."""
+
+    def __init__(self) -> None:
+        self._picture = Pictures()
+
+    def sample(
+        self, prompt: Any, response: Any, images: Sequence[Any] = (), baseline: Any = None, group: str | None = None
+    ) -> Sample:
+        """One completion as what is judged.
+
+        Args:
+            prompt: text or messages.
+            response: text or messages; an empty one is an answer like any other.
+            images: those of the row. They belong to the parts `{"type": "image"}` without an image of their own, or,
+                if the prompt has no image part at all, before its question. A prompt whose parts have theirs needs
+                none: trainers hand out the same pictures twice.
+            baseline: the answer that it is held against.
+            group: name of its group, see `Sample`.
+
+        Raises:
+            UsageError: a prompt or response of another shape.
+            MediaError: an image that cannot be read, or that would have to be fetched.
+        """
+        messages = self._plain(prompt)
+        bare, own = _image_parts(messages)
+        beside = [self._picture(image) for image in images] if bare or not own else []
+        comparison = Comparison.of(messages, self._plain(response), images=beside)
+        held = None if baseline is None else content_of(self._plain(baseline))
+        return Sample(comparison.prompt, comparison.responses[0], held, group)
+
+    def _plain(self, value: Any) -> Any:
+        """Text as it is; messages as dicts with a role and a content, which `Comparison.of` takes."""
+        value = listed(value)
+        return [self._message(one) for one in value] if isinstance(value, list) else value
+
+    def _message(self, message: Any) -> Any:
+        if hasattr(message, "model_dump"):
+            message = message.model_dump()
+        if not isinstance(message, Mapping) or "role" not in message:
+            return self._part(message)
+        content = listed(message.get("content"))
+        if content is None:  # an assistant that only called tools may have none
+            content = ""
+        parts = [self._part(part) for part in content] if isinstance(content, list) else content
+        if isinstance(parts, str | list):
+            parts = _with_calls(parts, message.get("tool_calls") or ())
+        return {"role": message["role"], "content": parts}
+
+    def _part(self, part: Any) -> Any:
+        """A part of a message; images are opened, also those in the form that OpenAI's messages have."""
+        if not isinstance(part, Mapping):
+            return part
+        if part.get("type") == "image_url":
+            source = part.get("image_url")
+            url = source.get("url") if isinstance(source, Mapping) else source
+            if not isinstance(url, str) or not url.startswith("data:"):
+                raise MediaError(
+                    f"image_url: expected a data URI, got {url!r:.80}; nothing is fetched from the network"
+                )
+            return self._picture(url)
+        if part.get("type") == "image" and part.get("image") is not None:
+            return self._picture(part["image"])
+        return part
+
+
+def listed(value: Any) -> Any:
+    """A sequence as a list: rows of Parquet files hold arrays of objects where JSON has lists."""
+    if str(getattr(value, "dtype", "")) == "object":
+        return value.tolist()
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
+
+
+def _with_calls(parts: str | list[Any], calls: Sequence[Any]) -> str | list[Any]:
+    """A message's content with the tools that it calls, one line of JSON each."""
+    if not calls:
+        return parts
+    text = "\n" * bool(parts) + "\n".join(json.dumps(_called(c), ensure_ascii=False, default=str) for c in calls)
+    return parts + text if isinstance(parts, str) else [*parts, text]
+
+
+def _called(call: Any) -> Any:
+    """Name and arguments of a tool call, of which there are two forms."""
+    function = call.get("function", call) if isinstance(call, Mapping) else call
+    if not isinstance(function, Mapping):
+        return function
+    return {name: function[name] for name in ("name", "arguments") if name in function}
+
+
+def _image_parts(messages: Any) -> tuple[int, int]:
+    """How many image parts of a prompt have no image of their own, and how many media it has."""
+    parts: list[Any] = []
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, Message):
+            parts += parts_of(message.content)
+        elif isinstance(message, Mapping) and isinstance(message["content"], list):
+            parts += message["content"]
+    bare = sum(isinstance(part, Mapping) and part.get("type") == "image" for part in parts)
+    return bare, sum(isinstance(part, Media) for part in parts)
+
+
+def row_error(error: UsageError, name: str, number: int) -> UsageError:
+    """The same error, with the row that it is about."""
+    return type(error)(f"{name}[{number}]: {error}")

@@ -1,0 +1,227 @@
+"""From JSON off the wire to comparisons and samples. `flex_judge.reward.client.encoding` is the way there.
+
+What comes in is anybody's: every wrong value is named by its place, and no text is ever taken for a path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.media.types import Media, Modality
+from flex_judge.judges.types import LARGEST_DRAW, Comparison, Message, content_of
+from flex_judge.reward.server.errors import FieldError
+from flex_judge.reward.types import Sample
+
+Take = Callable[[Any, Modality, str], Media]
+"""What gives the medium that a reference stands for: (reference, modality, field) -> medium."""
+MOST_FPS = 1_000_000
+HOW = 'a base64 data URI, {"digest": ...} of what was uploaded, or {"url": ...}; paths are never opened'
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What stands for a medium on the wire, its form checked."""
+
+    modality: Modality
+    kind: str
+    """`digest`, `data` (a data URI), `url`, `smiles`, or `frames`."""
+    value: str | tuple[Reference, ...]
+    """The text, or of `frames` the images."""
+    fps: float | None = None
+    """Frames per second of `frames`."""
+
+
+def comparison_from_json(row: Any, field: str, media: Take) -> Comparison:
+    """A row of `comparisons`. Its rubric is not looked up.
+
+    Args:
+        row: `{"prompt", "responses", "images"?, "rubric"?, "id"?, "draw"?}`.
+        field: where it stands in the request, for messages.
+        media: called for every medium, in the order of the row.
+
+    Raises:
+        FieldError: a field is missing, unknown or wrong.
+    """
+    row = checked_fields(row, field, ("prompt", "responses"), ("images", "rubric", "id", "draw"))
+    responses = as_list(row["responses"], f"{field}.responses")
+    if not responses:
+        raise FieldError.at(f"{field}.responses", "expected one response or more, got an empty list")
+    prompt = _prompt(row, field, media)
+    return Comparison(
+        as_text(row.get("id", ""), f"{field}.id"),
+        prompt,
+        tuple(_response(r, f"{field}.responses[{i}]", media) for i, r in enumerate(responses)),
+        as_text(row.get("rubric", "general"), f"{field}.rubric"),
+        _draw(row.get("draw", 0), f"{field}.draw"),
+    )
+
+
+def sample_from_json(row: Any, field: str, media: Take) -> Sample:
+    """A row of `samples`, `{"prompt", "response", "baseline"?, "group"?, "images"?}`. As `comparison_from_json`."""
+    row = checked_fields(row, field, ("prompt", "response"), ("baseline", "group", "images"))
+    return Sample(
+        _prompt(row, field, media),
+        _response(row["response"], f"{field}.response", media),
+        _response(row["baseline"], f"{field}.baseline", media) if "baseline" in row else None,
+        as_text(row["group"], f"{field}.group") if "group" in row else None,
+    )
+
+
+def reference(value: Any, modality: Modality, field: str) -> Reference:
+    """The reference that JSON holds for a medium.
+
+    Raises:
+        FieldError: it is none, a path for instance.
+    """
+    if modality == Modality.MOLECULE:
+        return Reference(modality, "smiles", as_text(value, field))
+    if isinstance(value, str):
+        if value.startswith("data:"):
+            return Reference(modality, "data", value)
+        raise FieldError.at(field, f"expected {HOW}; got {value[:60]!r}")
+    if not isinstance(value, Mapping):
+        raise FieldError.at(field, f"expected {HOW}; got {_kind(value)}")
+    if modality == Modality.VIDEO and "frames" in value:
+        row = checked_fields(value, field, ("frames", "fps"))
+        frames = as_list(row["frames"], f"{field}.frames")
+        fps = row["fps"]
+        if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MOST_FPS:
+            raise FieldError.at(f"{field}.fps", f"expected frames per second, above 0 and at most {MOST_FPS}")
+        if not frames:
+            raise FieldError.at(f"{field}.frames", "expected one image or more, got an empty list")
+        images = [reference(frame, Modality.IMAGE, f"{field}.frames[{i}]") for i, frame in enumerate(frames)]
+        return Reference(modality, "frames", tuple(images), float(fps))
+    if set(value) == {"digest"}:
+        digest = as_text(value["digest"], f"{field}.digest")
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise FieldError.at(f"{field}.digest", f"expected SHA-256 as 64 small hex digits, got {digest[:80]!r}")
+        return Reference(modality, "digest", digest)
+    if set(value) == {"url"}:
+        return Reference(modality, "url", as_text(value["url"], f"{field}.url"))
+    raise FieldError.at(field, f"expected {HOW}; got an object with {', '.join(map(repr, value)) or 'nothing'}"[:400])
+
+
+def checked_fields(row: Any, field: str, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """An object's fields, those left out that are null and not needed.
+
+    Raises:
+        FieldError: it is no object, or a field is missing or unknown: a slip must not drop the images in silence.
+    """
+    if not isinstance(row, Mapping):
+        raise FieldError.at(field, f"expected an object, got {_kind(row)}")
+    known = (*needed, *optional)
+    for name in row:
+        if name not in known:
+            raise FieldError.at(f"{field}.{name:.60}", f"unknown field; {suggestion(name, known)}")
+    for name in needed:
+        if name not in row:
+            raise FieldError.at(f"{field}.{name}", "is missing")
+    return {name: value for name, value in row.items() if value is not None or name in needed}
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """What an unknown field may have been meant to be."""
+    near = get_close_matches(name.lower(), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+
+
+def as_text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise FieldError.at(field, f"expected text, got {_kind(value)}")
+    return value
+
+
+def as_list(value: Any, field: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise FieldError.at(field, f"expected a list, got {_kind(value)}")
+    return value
+
+
+def _draw(value: Any, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_DRAW:
+        raise FieldError.at(field, f"expected a whole number from 0 to {LARGEST_DRAW}")
+    return value
+
+
+def _prompt(row: Mapping[str, Any], field: str, media: Take) -> tuple[Message, ...]:
+    """The prompt with the images that belong to it."""
+    images = [
+        media(image, Modality.IMAGE, f"{field}.images[{i}]")
+        for i, image in enumerate(as_list(row.get("images", []), f"{field}.images"))
+    ]
+    field = f"{field}.prompt"
+    prompt: Any = row["prompt"]
+    if isinstance(prompt, list):
+        prompt = [_message(message, f"{field}[{i}]", media, placeholders=True) for i, message in enumerate(prompt)]
+    elif not isinstance(prompt, str):
+        raise FieldError.at(field, f"expected text or a list of messages, got {_kind(prompt)}")
+    try:
+        return Comparison.of(prompt, images=images).prompt
+    except UsageError as e:
+        raise FieldError.at(field, str(e).removeprefix("prompt: ")) from e
+
+
+def _response(value: Any, field: str, media: Take) -> Any:
+    """The content of a response: text, parts, or messages."""
+    if isinstance(value, list) and value and all(isinstance(m, Mapping) and "role" in m for m in value):
+        return content_of([_message(message, f"{field}[{i}]", media) for i, message in enumerate(value)])
+    return content_of(_content(value, field, media))
+
+
+def _message(message: Any, field: str, media: Take, placeholders: bool = False) -> dict[str, Any]:
+    # What else a message may carry (a name, tool calls) is no part of what is judged.
+    if not isinstance(message, Mapping):
+        raise FieldError.at(field, f"expected a message with 'role' and 'content', got {_kind(message)}")
+    for name in ("role", "content"):
+        if name not in message:
+            raise FieldError.at(f"{field}.{name}", "is missing")
+    content = _content(message["content"], f"{field}.content", media, placeholders)
+    return {"role": as_text(message["role"], f"{field}.role"), "content": content}
+
+
+def _content(value: Any, field: str, media: Take, placeholders: bool = False) -> str | list[Any]:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise FieldError.at(field, f"expected text or a list of parts, got {_kind(value)}")
+    return [_part(part, f"{field}[{i}]", media, placeholders) for i, part in enumerate(value)]
+
+
+def _part(part: Any, field: str, media: Take, placeholders: bool) -> Any:
+    if isinstance(part, str):
+        return part
+    # Tables of parts hold null where a part of that type has no such field.
+    part = {n: v for n, v in part.items() if v is not None} if isinstance(part, Mapping) else part
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == Modality.MOLECULE and "smiles" in part:
+        part = {("molecule" if name == "smiles" else name): value for name, value in part.items()}
+    if kind == "image_url":  # OpenAI's form
+        where = f"{field}.image_url"
+        inner = checked_fields(checked_fields(part, field, ("type", kind))[kind], where, ("url",), ("detail",))
+        url = as_text(inner["url"], f"{where}.url")
+        return media(url if url.startswith("data:") else {"url": url}, Modality.IMAGE, f"{where}.url")
+    if isinstance(kind, str) and kind in ("text", *Modality):
+        row = checked_fields(part, field, ("type",), (kind,))
+        if kind == "text":
+            return as_text(row.get(kind), f"{field}.{kind}")
+        if kind in row:
+            return media(row[kind], Modality(kind), f"{field}.{kind}")
+        if kind == Modality.IMAGE and placeholders:
+            return {"type": "image"}  # takes the next of `images`
+        raise FieldError.at(f"{field}.{kind}", "is missing")
+    kinds = ", ".join(["text", "image_url", *Modality])
+    raise FieldError.at(field, f"expected a part with a type of {kinds}, got {_shown(part)}")
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _shown(value: Any) -> str:
+    return f"{value.get('type')!r:.60} as its type" if isinstance(value, Mapping) else _kind(value)

@@ -1,0 +1,21 @@
+"""What a service tells of itself while it runs. Names and units are those that Prometheus shows."""
+
+from __future__ import annotations
+
+from flex_judge.judges import Judgment
+
+
+class Metrics:
+    """Told of everything that happens; this one keeps nothing."""
+
+    def pending(self, count: int) -> None:
+        """So many completions and comparisons are accepted and not yet answered."""
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """A request to `route` (its pattern, not its path) was answered with this HTTP status."""
+
+    def judged(self, judgment: Judgment, seconds: float) -> None:
+        """A comparison has its judgment, so many seconds after it was asked for."""
+
+    def retried(self) -> None:
+        """A comparison goes to another replica, as its own died."""

@@ -1,0 +1,87 @@
+"""Ends what a local Ray leaves behind, however its starter ends: `python -m flex_judge.reward.serving.cleanup MARK`.
+
+Most of Ray's processes follow their driver within seconds; its agents and what engines start may not. This small
+process waits until the pipe on its standard input closes, which happens when the driver is gone, killed or not.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+import time
+
+import psutil
+
+VARIABLE = "FLEX_JUDGE_CLUSTER"
+"""Set in the environment of everything that a local Ray starts."""
+LOOK_S = 1.0
+GRACE_S = 3.0
+"""How long processes may take to end by themselves."""
+SWEEPS_S = 5.0
+"""How long is looked for more: what is killed may just have started something."""
+
+
+class Family:
+    """The processes that were started with a mark in their environment, and what these started.
+
+    Some of Ray's overwrite their environment when they give themselves a name, and once their parent is gone nothing
+    tells where they belong. So `look` must be called while the family is whole.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._members: set[psutil.Process] = set()
+        self._strangers: set[psutil.Process] = {psutil.Process()}
+
+    def look(self) -> None:
+        """Find members that are new since last time."""
+        processes = set(psutil.process_iter())  # the same objects for the same processes as last time
+        self._strangers &= processes
+        new = processes - self._members - self._strangers
+        self._members |= {process for process in new if self._is_marked(process)}
+        for process in new - self._members:
+            try:
+                family = self._members & set(process.parents())
+            except (psutil.Error, OSError):  # it ended meanwhile
+                continue
+            (self._members if family else self._strangers).add(process)
+
+    def alive(self) -> list[psutil.Process]:
+        """The members that have not ended. One that nobody has waited for, a zombie, has."""
+        return [p for p in self._members if p.is_running() and _status(p) != psutil.STATUS_ZOMBIE]
+
+    def _is_marked(self, process: psutil.Process) -> bool:
+        try:
+            return process not in self._strangers and process.environ().get(VARIABLE) == self._mark
+        except (psutil.Error, OSError):  # another user's
+            return False
+
+
+def _status(process: psutil.Process) -> str:
+    try:
+        return str(process.status())
+    except psutil.Error:
+        return str(psutil.STATUS_ZOMBIE)
+
+
+def main(mark: str) -> None:
+    family = Family(mark)
+    while not select.select([sys.stdin], [], [], LOOK_S)[0]:  # nothing is ever written, so what comes is the end
+        family.look()
+    psutil.wait_procs(family.alive(), timeout=GRACE_S)
+    end = time.monotonic() + SWEEPS_S
+    while time.monotonic() < end:
+        family.look()
+        left = family.alive()
+        if not left:
+            return
+        for process in left:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(left, timeout=1.0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

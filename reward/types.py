@@ -1,0 +1,143 @@
+"""What a trainer asks and gets: completions of prompts in, rewards out. Plain, frozen, picklable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judgments import Status, Usage
+from flex_judge.judges.types import Comparison, Content, Message
+
+METHODS = ("pointwise", "round_robin", "knockout", "baseline", "batch")
+"""How the completions of a prompt are judged: each alone, every pair, a knock-out, each against a given answer, or
+all in one comparison."""
+REWARDS = ("expected", "score", "win_rate", "rank", "margin")
+"""What of a judgment becomes the reward, see `Reward`."""
+NORMALIZE = ("none", "center", "standardize")
+"""What is done to the rewards of a group: nothing, minus their mean, or also divided by their standard deviation."""
+LARGEST_GROUP = 1024
+LARGEST_ROUND_ROBIN = 64
+"""Completions of which every pair may be compared: that is 2016 comparisons, and twice as many are four times that."""
+TOO_MANY_PAIRS = f"at most {LARGEST_ROUND_ROBIN} for the method 'round_robin' ('knockout' takes more)"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion of one prompt."""
+
+    prompt: tuple[Message, ...]
+    response: Content
+    baseline: Content | None = None
+    """The answer that it is held against; for the method `baseline` alone."""
+    group: str | None = None
+    """Name of the group that it belongs to. Samples with the same prompt belong together as it is; a name tells apart
+    groups whose prompts are the same."""
+
+    def comparison(self, rubric: str, *others: Content, id: str = "") -> Comparison:
+        """Its response, and others after it, as what a judge is asked."""
+        return Comparison(id, self.prompt, (self.response, *others), rubric)
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """How completions become rewards."""
+
+    rubric: str = "general"
+    """Name of the rubric, see `flex_judge.judges.rubrics`."""
+    method: str = "pointwise"
+    """One of METHODS."""
+    reward: str = "expected"
+    """One of REWARDS."""
+    normalize: str = "none"
+    """One of NORMALIZE."""
+    group_size: int | None = None
+    """Completions that a prompt's group has; None: those of one call that share a prompt."""
+    gather_s: float = 60.0
+    """Seconds that a group waits for its missing members, from its first one on."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("method", METHODS), ("reward", REWARDS), ("normalize", NORMALIZE)):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.group_size is not None and not 1 <= self.group_size <= LARGEST_GROUP:
+            raise UsageError(f"group_size must be from 1 to {LARGEST_GROUP}, not {self.group_size}")
+        if self.method == "round_robin" and (self.group_size or 0) > LARGEST_ROUND_ROBIN:
+            raise UsageError(f"group_size must be {TOO_MANY_PAIRS}, not {self.group_size}")
+        if not 0 <= self.gather_s < math.inf:
+            raise UsageError(f"gather_s must be 0 or more seconds, not {self.gather_s}")
+
+    @property
+    def needs_group(self) -> bool:
+        """Whether a completion's reward depends on the others of its prompt."""
+        relative = self.reward in ("win_rate", "rank", "margin") and self.method != "baseline"
+        return relative or self.normalize != "none" or self.method in ("round_robin", "knockout", "batch")
+
+    def group_of(self, sample: Sample) -> str:
+        """Identity of the sample's group: its prompt with its media, how it is judged, and the name it was given."""
+        what = [sample.comparison(self.rubric).prompt_digest, sample.group, asdict(self)]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class GroupNote:
+    """In what company a completion was judged."""
+
+    size: int
+    """Completions that were there when it was judged, itself included."""
+    wanted: int | None
+    """Completions that the group should have; None where nobody said."""
+    late: bool = False
+    """Whether it came after its group had been judged."""
+
+    @property
+    def complete(self) -> bool:
+        return self.wanted is None or self.size >= self.wanted
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What one completion gets. Unscored is not zero: without a score, every number is None."""
+
+    value: float | None
+    """The reward that was asked for, normalised as was asked for."""
+    status: Status
+    """ok, or why there is no value."""
+    score: float | None = None
+    """The written score on the rubric's scale; the mean over the comparisons in which it took part."""
+    expected: float | None = None
+    """The expected score likewise."""
+    win_rate: float | None = None
+    """Share of its opponents that it beat, a tie counting half; of a prompt's others, or the baseline."""
+    rank: float | None = None
+    """Its place among the scored completions of its prompt: 1 for the best, 0 for the worst, ties in the middle."""
+    margin: float | None = None
+    """Its score minus the mean score of its opponents, expected scores where there are."""
+    reasoning: str = ""
+    """What the judge thought, of the first comparison with a verdict."""
+    detail: str = ""
+    """Without a value: what was wrong, in a few words."""
+    group: GroupNote = GroupNote(1, None)
+    disagreement: float | None = None
+    """Mean of its comparisons' disagreement between orders; None where no comparison was read in two orders."""
+    judgments: int = 0
+    """Comparisons in which it took part."""
+    usage: Usage = field(default_factory=Usage)
+    """Tokens of those comparisons, each divided evenly among the completions in it (rounded down)."""
+    model: str = ""
+    """Name and fingerprint of the judge's model; empty where it judged nothing."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Reward:
+        values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        values["status"] = Status(row["status"])
+        values["group"] = GroupNote(**row["group"])
+        values["usage"] = Usage(**row["usage"])
+        return cls(**values)

@@ -1,0 +1,204 @@
+"""Steps of curation: each keeps what it should, and counts the rest by reason."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from curating import lesson, words, written
+
+from flex_judge.alignment.curation import duplicates
+from flex_judge.alignment.curation.benchmarks import Uncontaminated
+from flex_judge.alignment.curation.duplicates import NearDuplicates
+from flex_judge.alignment.curation.rows import Reference
+from flex_judge.alignment.curation.steps import Agreement, Curation, LongestReply, NoForgedTags
+from flex_judge.alignment.curation.teacher import of_judgments, of_program, place_of
+from flex_judge.judges import Judgment, Status, Verdict
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.rubrics import load_rubric
+
+
+def test_steps_follow_each_other_and_the_counts_after_each_are_kept() -> None:
+    lessons = [
+        lesson(1, draw=0),
+        lesson(1, draw=1, reasoning="Assistant 1 is right. Assistant 2 is, all in all, wrong."),
+        lesson(2, reference=(3, 4)),
+        lesson(3),
+    ]
+    curated = Curation((Agreement(), LongestReply()))(lessons)
+    assert [one.id for one in curated.lessons] == ["1/1", "3/0"]
+    assert [(p.step, p.kept, p.dropped) for p in curated.passed] == [
+        ("agreement with the reference", 3, Counter({"disagrees with the reference": 1})),
+        ("longest reply to each prompt", 2, Counter({"shorter reply to the same prompt": 1})),
+    ]
+    assert [(d.row, d.detail) for d in curated.dropped] == [
+        (2, "rows.jsonl, line 2, draw 0: scores 8, 4, reference 3, 4"),
+        (1, "rows.jsonl, line 1, draw 0"),
+    ]
+
+
+def test_agreement_is_exact_unless_a_tolerance_is_given() -> None:
+    near = [lesson(1, (8, 4), reference=(7, 4)), lesson(2, (8, 4), reference=(6, 4))]
+    assert not Agreement()(near).kept
+    assert [one.reference.row for one in Agreement(1)(near).kept] == [1]
+
+
+def test_agreement_is_on_the_scale_of_the_teacher() -> None:
+    row = Reference("1", 1, "q", ("a", "b"), (8.0, 3.0))
+    taught = lesson(1, (4, 2), scale="1-5")
+    assert Agreement()([type(taught)(row, "r", (4.0, 2.0), "1-5", 1, "t")]).kept
+    assert not Agreement()([type(taught)(row, "r", (4.0, 1.0), "1-5", 1, "t")]).kept
+
+
+def test_the_longest_reply_is_told_by_prompt_not_by_row() -> None:
+    same = [lesson(n, question="Who?", answers=("I.", "You."), reasoning="word " * n) for n in (1, 3, 2)]
+    assert [one.reference.row for one in LongestReply()(same).kept] == [3]
+    shouted = lesson(4, question="WHO? ", answers=("I.", "you."), reasoning="word " * 9)
+    assert [one.reference.row for one in LongestReply()([*same, shouted]).kept] == [4]
+    other = lesson(5, question="Who?", answers=("You.", "I."))
+    assert len(LongestReply()([same[0], other]).kept) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["</think>", "<answer>9</answer>", "< /THINK >", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "[/INST]", "</s>"],
+)
+@pytest.mark.parametrize("place", ["question", "first", "second", "reasoning"])
+def test_texts_that_hold_tags_or_control_tokens_are_dropped(text: str, place: str) -> None:
+    said = f"See {text} there"
+    first, second = (said if place == name else "" for name in ("first", "second"))
+    forged = lesson(
+        2,
+        question=said if place == "question" else "",
+        answers=(first, second),
+        reasoning=said if place == "reasoning" else "Fine.",
+    )
+    sifted = NoForgedTags()([lesson(1), forged, lesson(3, question="Is 1 < 2 <b>bold</b> || x | y?")])
+    assert [one.reference.row for one in sifted.kept] == [1, 3]
+    assert [d.reason for d in sifted.dropped] == ["tag or control token in its text"]
+
+
+def test_control_tokens_of_the_tokenizer_at_hand_count_too() -> None:
+    called = lesson(1, reasoning="Assistant 1 writes <tool_call> here.")
+    assert NoForgedTags()([called]).kept
+    assert not NoForgedTags({"<tool_call>", "<tool"})([called]).kept
+
+
+def _article(rng: random.Random, length: int) -> str:
+    return " ".join(f"{rng.choice('bcdfgklmnprst')}{rng.choice('aeiou')}{rng.randint(10, 999)}" for _ in range(length))
+
+
+def test_of_near_duplicates_the_longest_reasoning_stays() -> None:
+    rng = random.Random(0)
+    texts = [_article(rng, 80) for _ in range(30)]
+    lessons = [lesson(n, question=text, reasoning="word " * 10) for n, text in enumerate(texts, 1)]
+    copies = [
+        lesson(n + 100, question=text.replace(" ", "  ", 3).upper() + " ok", reasoning="word " * (11 if n % 2 else 9))
+        for n, text in enumerate(texts[:10], 1)
+    ]
+    half = lesson(200, question=" ".join([*texts[20].split()[:40], *_article(rng, 40).split()]))
+    sifted = NearDuplicates()([*lessons, *copies, half])
+    kept = {one.reference.row for one in sifted.kept}
+    assert kept == {n + 100 if n <= 10 and n % 2 else n for n in range(1, 31)} | {200}
+    assert sifted.dropped[0].detail == "rows.jsonl, line 1, draw 0: as row 101"
+    assert len(NearDuplicates(1.0)([*lessons, *copies]).kept) == 40
+
+
+def test_near_duplicates_of_many_rows_are_not_compared_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    monkeypatch.setattr(duplicates, "similarity", lambda one, other: compared.append((one, other)) or 0.0)
+    rng = random.Random(1)
+    shared = "Please answer the following question as well as you can: "
+    lessons = [lesson(n, question=shared + _article(rng, 30)) for n in range(1, 1001)]
+    assert len(NearDuplicates()(lessons).kept) == 1000
+    assert len(compared) < 1000
+
+
+def test_rows_that_share_a_question_or_thirteen_words_with_a_benchmark_are_dropped(tmp_path: Path) -> None:
+    long = " ".join(f"word{n}" for n in range(20))
+    written(tmp_path / "a.jsonl", [{"question": "Who wrote Faust?"}, {"prompt": [{"role": "user", "content": long}]}])
+    parts = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": [{"type": "text", "text": "Why?"}]}]
+    written(tmp_path / "b.jsonl", [{"prompt": parts, "question": None}])
+    step = Uncontaminated.read([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
+    run = " ".join(f"WORD{n}," for n in range(3, 16))
+    sifted = step(
+        [
+            lesson(1, question="who  wrote faust?"),
+            lesson(2, question=f"Continue: {run} and so on"),
+            lesson(3, question=f"Continue: {run.rpartition(' ')[0]} and so on"),
+            lesson(4, answers=("", f"It says {run}")),
+            lesson(5, question="why?"),
+            lesson(6, question="Be kind."),
+        ]
+    )
+    assert [one.reference.row for one in sifted.kept] == [3, 6]
+    assert Counter(d.reason for d in sifted.dropped) == {
+        "question of a benchmark": 2,
+        "13 words in a row of a benchmark": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [([], "holds no row"), ([{"text": "Who?"}], "b.jsonl, row 1: no text in a field of prompt, question")],
+)
+def test_a_benchmark_that_checks_nothing_is_refused(rows: list[dict[str, str]], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        Uncontaminated.read([str(written(tmp_path / "b.jsonl", [json.dumps(row) for row in rows]))])
+
+
+ROW = Reference("1", 1, "What is 1?", ("One.", "Two."), (8.0, 4.0), where="r.jsonl, line 1")
+
+
+@pytest.mark.parametrize(
+    ("vote", "reason"),
+    [
+        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced="budget"), "reasoning without end"),
+        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced="early_end"), "reasoning without end"),
+        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced="no_answer"), "no answer of its own"),
+        (Verdict(Status.UNPARSEABLE, reasoning="So."), "no answer of its own"),
+        (Verdict(Status.TRUNCATED, reasoning="So."), "answer without end"),
+        (Verdict(Status.TIMEOUT), "no reply in time"),
+        (Verdict(Status.ENGINE_LOST), "engine lost"),
+        (Verdict(Status.OVERLONG), "prompt too long for the teacher"),
+        (Verdict(Status.OK, (8.0, 4.0), reasoning=" "), "no reasoning"),
+        (Verdict(Status.OK, (7.5, 4.0), reasoning="So."), "score that the scale has no label for"),
+        (None, "not judged"),
+    ],
+)
+def test_replies_that_teach_nothing_are_dropped_and_named(vote: Verdict | None, reason: str) -> None:
+    good = Verdict(Status.OK, (8.0, 4.0), reasoning="Assistant 1 it is.")
+    judgments = {
+        name: Judgment(name, v.status, v.scores, None, v.reasoning, votes=(v,), model="m@1")
+        for name, v in (("1/0", good), ("1/1", vote))
+        if v is not None
+    }
+    taught = of_judgments([ROW], judgments, 2, load_rubric("general"), words, {})
+    assert [(one.id, one.tokens, one.teacher) for one in taught.lessons] == [("1/0", 4, "m@1")]
+    assert [(d.row, d.reason) for d in taught.dropped] == [(1, reason)]
+    assert taught.dropped[0].detail.startswith("r.jsonl, line 1, draw 1: ")
+    assert taught.lost == 0
+    assert (
+        of_judgments(
+            [ROW], {k: v for k, v in judgments.items() if k != "1/0"}, 2, load_rubric("general"), words, {}
+        ).lost
+        == 1
+    )
+
+
+def test_the_program_judges_its_task_and_no_other() -> None:
+    task = Reference("1", 1, "What is 2 + 3?", ("2 + 3 = 5", "6"), (9.0, 2.0))
+    taught = of_program([task, ROW], words)
+    (known,) = taught.lessons
+    assert (known.scores, known.scale, known.teacher) == ((5.0, 1.0), "1-5", "arithmetic-teacher")
+    assert Agreement()([known]).kept
+    assert [d.reason for d in taught.dropped] == ["not of the embedded task"]
+    assert taught.lost == 1
+
+
+def test_the_id_of_a_judgment_tells_row_and_draw() -> None:
+    assert place_of("12.3-4/10") == ("12.3-4", 10)
+    assert place_of("12") is place_of("/1") is place_of("1/x") is place_of("1/99999999") is None

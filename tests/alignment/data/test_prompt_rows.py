@@ -1,0 +1,103 @@
+"""From rows of any data set to prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from flex_judge.alignment.data.prompts import Columns, prompt_row, read_prompts
+from flex_judge.alignment.data.rows import PromptRow
+from flex_judge.alignment.data.sources import open_source
+from flex_judge.judges import Message
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.media.types import Media
+
+
+def row(data: dict[str, Any], *mapping: str, folder: Path = Path(), **columns: Any) -> PromptRow:
+    return prompt_row(data, "p.jsonl, line 7", 7, Columns.of(mapping, **columns), folder)
+
+
+def test_a_text_is_a_user_s_message_and_the_row_s_number_its_id() -> None:
+    assert row({"prompt": "Why?", "other": 1}) == PromptRow("7", (Message("user", "Why?"),), {}, "p.jsonl, line 7")
+
+
+def test_columns_go_by_other_names_where_it_is_said() -> None:
+    found = row({"question": "Why?", "uid": 12, "answer": 3}, "prompt=question", "id=uid", keep=["answer"])
+    assert (found.id, found.prompt[0].content, found.kept) == ("12", "Why?", {"answer": 3})
+
+
+def test_a_conversation_goes_up_to_what_is_to_be_answered() -> None:
+    said = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Why?"), ("assistant", "So.")]
+    found = row({"prompt": [{"role": role, "content": content} for role, content in said]})
+    assert [message.role for message in found.prompt] == ["system", "user", "assistant", "user"]
+
+
+def test_a_system_message_stands_before_every_prompt() -> None:
+    assert row({"prompt": "Why?"}, system="Be brief.").prompt == (
+        Message("system", "Be brief."),
+        Message("user", "Why?"),
+    )
+
+
+@pytest.mark.parametrize("column", [{"images": ["a.png"]}, {"image": "a.png"}])
+def test_images_are_found_from_the_file_s_folder_and_stand_before_the_question(
+    column: dict[str, Any], tmp_path: Path
+) -> None:
+    Image.new("RGB", (28, 28), "red").save(tmp_path / "a.png")
+    (message,) = row({"prompt": "What is it?", **column}, folder=tmp_path).prompt
+    assert isinstance(message.content[0], Media)
+    assert message.content[1] == "What is it?"
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ({"question": "Why?"}, r"line 7: field 'prompt' is missing; there are question \(--column\)"),
+        ({"prompt": "  "}, "line 7, field 'prompt': expected text, got nothing but white space"),
+        ({"prompt": 5}, "field 'prompt': expected text or a list of messages, got 5"),
+        ({"prompt": [{"role": "assistant", "content": "So."}]}, "field 'prompt': no message of a user's in it"),
+        ({"prompt": "Why?", "id": True}, "field 'id': expected a text or a whole number, got True"),
+        ({"prompt": "Why?", "images": ["none.png"]}, r"field 'prompt': .*none.png"),
+    ],
+)
+def test_a_row_that_is_no_prompt_is_told_with_file_row_and_field(data: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        row(data)
+
+
+def test_a_column_to_be_kept_must_be_there_and_be_something_json_holds() -> None:
+    with pytest.raises(UsageError, match="field 'answer', which is to be kept, is missing; there are prompt"):
+        row({"prompt": "Why?"}, keep=["answer"])
+    with pytest.raises(UsageError, match="field 'when': cannot be kept"):
+        row({"prompt": "Why?", "when": object()}, keep=["when"])
+
+
+@pytest.mark.parametrize(("answer", "number"), [(3, 3), ("3", 3.0), ("1,234.5", 1234.5)])
+def test_a_right_answer_is_a_number_perhaps_as_text(answer: object, number: float) -> None:
+    assert row({"prompt": "Why?", "answer": answer}, number="answer").kept == {"answer": number}
+
+
+@pytest.mark.parametrize("answer", ["three", None, True, [3]])
+def test_a_right_answer_that_is_no_number_is_refused_and_not_counted_as_wrong(answer: object) -> None:
+    with pytest.raises(UsageError, match="line 7, field 'answer': expected a number, got"):
+        row({"prompt": "Why?", "answer": answer}, number="answer")
+
+
+@pytest.mark.parametrize("text", ["prompt", "prompt=", "answer=x", "=x"])
+def test_a_mapping_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="expected FIELD=COLUMN with a field of prompt, id, images"):
+        Columns.of([text])
+
+
+def test_bad_rows_stand_in_their_places_among_good_ones(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text(
+        "\n".join([json.dumps({"prompt": "a"}), "{", json.dumps({"text": "b"}), json.dumps({"prompt": "c"})])
+    )
+    found = list(read_prompts(open_source(str(file)), 0, 4, Columns()))
+    assert [isinstance(r, UsageError) for r in found] == [False, True, True, False]
+    assert [r.id for r in found if isinstance(r, PromptRow)] == ["1", "4"]

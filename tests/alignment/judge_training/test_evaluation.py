@@ -1,0 +1,93 @@
+"""The exam of a judge: what a grade is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flex_judge.alignment.judge_training.evaluation import Question, gradable, grade, questions
+from flex_judge.experiments.commands.sft.view import print_judge
+from flex_judge.judges import Comparison, Judgment, Status
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judgments import Verdict
+
+
+def asked(number: int, *scores: float) -> Question:
+    responses = [f"It is {k}." for k, _ in enumerate(scores)]
+    return Question(Comparison.of("What is it?", *responses, rubric="correctness", id=str(number)), scores, 3.0)
+
+
+def said(scores: tuple[float, ...] | None, forced: str | None = None) -> Judgment:
+    status = Status.OK if scores else Status.UNPARSEABLE
+    votes = (Verdict(status, scores, forced=forced),)
+    return Judgment("", status, scores, None, "", votes[0].preferred, votes=votes)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "accuracy", "agreement", "parsed"),
+    [
+        ((5.0,), said((4.0,)), 1.0, 0.0, 1.0),
+        ((5.0,), said((5.0,)), 1.0, 1.0, 1.0),
+        ((1.0,), said((4.0,)), 0.0, 0.0, 1.0),
+        ((5.0,), said((3.0,)), 0.0, 0.0, 1.0),
+        ((3.0,), said((3.0,)), None, 1.0, 1.0),
+        ((5.0,), said(None), 0.0, 0.0, 0.0),
+        ((5.0,), said((5.0,), "budget"), 1.0, 1.0, 0.0),
+        ((5.0, 1.0), said((4.0, 2.0)), 1.0, 0.0, 1.0),
+        ((5.0, 1.0), said((1.0, 5.0)), 0.0, 0.0, 1.0),
+        ((5.0, 1.0), said((5.0, 5.0)), 0.0, 0.0, 1.0),
+        ((5.0, 5.0), said((2.0, 2.0)), 1.0, 0.0, 1.0),
+        ((5.0, 5.0), said((5.0, 1.0)), 0.0, 0.0, 1.0),
+    ],
+)
+def test_a_verdict_is_right_on_the_reference_s_side(
+    wanted: tuple[float, ...], given: Judgment, accuracy: float | None, agreement: float, parsed: float
+) -> None:
+    grades = grade([asked(1, *wanted)], [given])
+    assert (grades.accuracy, grades.agreement, grades.parsed) == (accuracy, agreement, parsed)
+
+
+def test_sides_count_alike_however_often_they_are_asked() -> None:
+    rows = [asked(1, 5.0), asked(2, 5.0), asked(3, 5.0), asked(4, 1.0), asked(5, 5.0, 1.0)]
+    grades = grade(rows, [said((5.0,))] * 4 + [said((5.0, 1.0))])
+    assert grades.accuracy == 4 / 5
+    assert grades.singles == 0.5
+    assert grades.pairs == 1.0
+    assert grades.balanced_accuracy == pytest.approx(2 / 3)
+
+
+def test_what_is_not_asked_has_no_grade() -> None:
+    assert gradable([asked(1, 3.0)]) == {"asked", "parsed", "agreement"}
+    assert "pairs" not in gradable([asked(1, 5.0)])
+    assert {"pairs", "balanced_accuracy"} <= gradable([asked(1, 5.0, 1.0)])
+
+
+def test_the_reference_is_what_is_graded_against_where_a_teacher_differs() -> None:
+    row: dict[str, Any] = {"question": "?", "responses": ["a"], "rubric": "correctness", "scores": [4.0]}
+    assert questions([row], "f")[0].scores == (4.0,)
+    assert questions([row | {"reference_scores": [5.0]}], "f")[0].scores == (5.0,)
+    with pytest.raises(UsageError, match="f, row 2: has no 'scores'"):
+        questions([row, row | {"scores": None}], "f")
+    with pytest.raises(UsageError, match="f, row 1: field 'scores' has 2 for 1 responses"):
+        questions([row | {"scores": [1, 2]}], "f")
+
+
+@pytest.mark.parametrize("after", [0.4, 0.6])
+def test_a_judge_that_got_worse_is_called_so(after: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grades = {"balanced_accuracy": after} | dict.fromkeys(("accuracy", "singles", "pairs", "agreement", "parsed"))
+    summary = {
+        "base": "small",
+        "rows": 3,
+        "dropped": {},
+        "learning": 1,
+        "parameters": 2,
+        "loss": None,
+        "held_out_rows": 2,
+        "grades": grades,
+        "exams": [{"step": 0, **grades, "balanced_accuracy": 0.5}],
+        "seconds": {"total": 1.0},
+    }
+    print_judge(summary, tmp_path)
+    assert ("worse than the base model" in capsys.readouterr().out) == (after < 0.5)

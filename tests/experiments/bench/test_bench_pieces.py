@@ -1,0 +1,159 @@
+"""What the benches with real engines are made of: the log of an engine, what follows from it, and made-up work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from pathlib import Path
+
+import pytest
+from scripts import SETTINGS, judge, policy
+from tiny_models import tiny_llama
+
+from flex_judge.alignment.best_of_n.selection import SelectionSpec
+from flex_judge.alignment.data.sources import open_source
+from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
+from flex_judge.alignment.pipeline.job import Job
+from flex_judge.alignment.pipeline.models import LocalModels
+from flex_judge.alignment.pipeline.shards import Parts
+from flex_judge.alignment.pipeline.worker import ShardWorker
+from flex_judge.alignment.policies import PolicyConfig
+from flex_judge.experiments.commands import bench
+from flex_judge.experiments.commands.bench import scale
+from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, most_cached, waves
+from flex_judge.experiments.commands.bench.loop import LoopConfig
+from flex_judge.experiments.commands.bench.loop import run as run_loop
+from flex_judge.experiments.commands.bench.molecules import MoleculesConfig
+from flex_judge.experiments.commands.bench.molecules import run as run_molecules
+from flex_judge.experiments.commands.bench.prefix import PrefixConfig
+from flex_judge.experiments.commands.bench.result import print_result
+from flex_judge.experiments.commands.bench.routing import RoutingConfig
+from flex_judge.experiments.commands.bench.sampling import SamplingConfig
+from flex_judge.experiments.commands.bench.sampling import measured as measured_sampling
+from flex_judge.experiments.commands.bench.service import ServiceBenchConfig, answer
+from flex_judge.experiments.commands.bench.texts import comparisons
+from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, JudgeSettings
+from flex_judge.judges.engines import Generation, Sampling
+from flex_judge.judges.engines.scripted import ScriptedEngine
+from flex_judge.judges.errors import UsageError
+
+
+def request(*prompt: int, then: tuple[int, ...] = ()) -> tuple[tuple[int, ...], Sampling, Generation]:
+    return prompt, Sampling(8), Generation("", then, "length")
+
+
+def test_a_logged_engine_judges_as_before_and_keeps_every_request_in_order() -> None:
+    work = comparisons(2, 3, 5, 5, random.Random(0))
+    plain, logged = ScriptedEngine(judge), LoggedEngine(ScriptedEngine(judge))
+    assert FlexJudge(logged, SETTINGS).judge(work) == FlexJudge(plain, SETTINGS).judge(work)
+    assert [logged.tokenizer.decode(prompt) for prompt, _, _ in logged.log] == [prompt for prompt, _ in plain.requests]
+    assert all(generation.token_ids for _, _, generation in logged.log)
+
+
+def test_waves_put_what_goes_on_from_a_reply_after_the_reply() -> None:
+    thinking = [request(1, 2, then=(3,)), request(1, 5, then=(6,))]
+    answers = [request(1, 5, 6), request(1, 2, 3)]
+    forced = [request(1, 2, 3, 4)]
+    found = waves([thinking[0], answers[1], thinking[1], forced[0], answers[0]])
+    assert [sorted(prompt for prompt, _, _ in wave) for wave in found] == [
+        sorted(prompt for prompt, _, _ in wave) for wave in (thinking, answers, forced)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("log", "cached"),
+    [
+        pytest.param([request(1, 2, 3, 4, 5), request(1, 2, 3, 4, 6)], 4, id="two whole blocks"),
+        pytest.param([request(1, 2, 3, 4), request(1, 2, 3, 4)], 2, id="the last token is always computed"),
+        pytest.param([request(1, 2, 3), request(1, 2, 9)], 2, id="of a block that is cut none"),
+        pytest.param([request(1, then=(2, 3)), request(1, 2, 3, 4)], 2, id="a reply but for its last token"),
+        pytest.param([request(1, 2, 3), request(7, 2, 3)], 0, id="nothing in common"),
+    ],
+)
+def test_the_most_that_blocks_of_two_can_take_from_a_cache(log: Log, cached: int) -> None:
+    assert most_cached(log, 2) == cached
+
+
+@pytest.mark.parametrize("responses", [1, 2])
+def test_the_script_of_the_overhead_gives_every_response_a_score(responses: int) -> None:
+    comparison = Comparison.of("What?", *["This."] * responses)
+    (judgment,) = FlexJudge(ScriptedEngine(answer), SETTINGS).judge([comparison])
+    assert judgment.scores == (7.0,) * responses
+
+
+@pytest.mark.parametrize(
+    ("config", "setting"),
+    [(LoopConfig, "prompts"), (PrefixConfig, "candidate_words"), (RoutingConfig, "replicas"),
+     (SamplingConfig, "prompts"), (ServiceBenchConfig, "requests")],
+)  # fmt: skip
+def test_a_bench_of_nothing_is_refused(config: type, setting: str) -> None:
+    with pytest.raises(UsageError, match=f"--{setting.replace('_', '-')} must be at least 1, not 0"):
+        config(**{setting: 0})
+
+
+def test_samples_share_their_prompt_on_one_side_and_not_even_its_beginning_on_the_other() -> None:
+    engine = ScriptedEngine(policy)
+    config = SamplingConfig(prompts=2, samples=3, prompt_words=30, max_tokens=8, repeats=1)
+    result = measured_sampling(config, engine, block=16)
+    assert [row["side"] for row in result.details["runs"]] == ["shared", "nothing shared"]
+    assert (result.details["samples"], result.details["cached_of_possible"], result.met) == (3, 0.0, False)
+    prompts = [ids for ids, _ in engine.given]
+    warm, shared, salted = prompts[:3], prompts[3:9], prompts[9:]
+    assert [len(set(side)) for side in (warm, shared, salted)] == [1, 2, 6]
+    assert len({ids[:16] for ids in salted}) == 6  # no block is another one's
+    assert {ids[:8] for ids in warm}.isdisjoint({ids[:8] for ids in shared})
+    assert {len(ids) for ids in shared} == {len(ids) for ids in salted}
+
+
+async def test_the_scripts_of_the_scale_bench_give_every_prompt_a_best_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale, "LATENCY_S", 0.0)
+    policy = PolicyConfig("flex_judge.experiments.commands.bench.scale:say", "scripted")
+    engine = EngineConfig("flex_judge.experiments.commands.bench.scale:judge", "scripted")
+    models = LocalModels(policy, JudgeConfig(engine, JudgeSettings(temperature=0.0)))
+    plan = BestOfNPlan(models, Sampling(64, temperature=1.0, seed=0), 4, SelectionSpec())
+    prompts = scale._prompts(tmp_path / "prompts.jsonl", 3)
+    report = await ShardWorker(Job(open_source(str(prompts)), plan, tmp_path / "parts")).shard(0)
+    assert (report.rows, report.done) == (3, 3)
+    rows = list(Parts(tmp_path / "parts").rows("best_of_n", [0]))
+    assert all(len(set(row["responses"])) == 4 and row["best"] is not None for row in rows)
+
+
+def test_rows_a_second_are_those_while_all_replicas_have_work() -> None:
+    times = [0.0, 9.0, *(10.0 + n / 2 for n in range(20)), 80.0, 90.0]
+    assert scale._steady(times) == pytest.approx(2.0)
+
+
+@pytest.mark.slow
+def test_the_loop_is_measured_on_both_sides(tmp_path: Path) -> None:
+    model = str(tiny_llama(tmp_path))
+    result = run_loop(LoopConfig(model, prompts=1, completions=3, words=4, think=4, repeats=1))
+    assert [row["side"] for row in result.details["runs"]] == ["side by side", "one by one"]
+    assert (result.details["requests"], result.details["unscored"]) == (3, 0)
+    assert result.met == (result.ratio >= result.goal)
+
+
+def test_what_libraries_print_is_not_in_the_result(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(config: object) -> bench.BenchResult:
+        os.write(1, b"(raylet) of no interest\n")
+        return bench.BenchResult("votes", 1.0, 1.0, True)
+
+    monkeypatch.setitem(bench.BENCHES, "votes", bench.Bench("", bench.BENCHES["votes"].config, run))
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    assert bench.main(parser.parse_args(["votes", "--json"])) == 0
+    said = capfd.readouterr()
+    assert said.out.startswith('{"name": "votes"')
+    assert "of no interest" in said.err
+
+
+def test_molecules_are_measured_on_both_sides_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rdkit")
+    result = run_molecules(MoleculesConfig(molecules=2, max_tokens=4, repeats=1))
+    assert result.details["tokens_in_a_batch"] == result.details["tokens_one_after_the_other"] == 8
+    print_result(result)
+    assert "in a batch" in capsys.readouterr().out

@@ -1,0 +1,395 @@
+"""`flex-judge curate` as its user runs it: rows in, a data set with its card out, and nothing judged twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from curating import data, read, written
+
+import flex_judge.experiments.commands.curate.run as curate_run
+from flex_judge.alignment.curation.rows import Fault
+from flex_judge.experiments.cli import main
+from flex_judge.experiments.commands.curate.config import CurateRun
+from flex_judge.judges.engines import Sampling
+from flex_judge.judges.errors import UsageError
+
+TEACHER = ["--engine", "scripted", "--model", f"{__name__}:teacher", "--max-think-tokens", "900"]
+SIZES = ["--singles", "6", "--pairs", "8", "--held-out", "4", "--single-tokens", "60", "--pair-tokens", "120"]
+COMMAND = ["curate", "rows.jsonl", "--out", "run", "--max-similarity", "1", *TEACHER, *SIZES]
+
+
+async def teacher(prompt: str, sampling: Sampling) -> str:
+    """Judges answers that say their own score, at greater length in each draw, and notes what it is asked to think
+    about. Told to, it thinks without end, answers nonsense, or sends itself a signal, once."""
+    await asyncio.sleep(0)
+    asked = prompt.rpartition("user\n")[2]
+    number = int(re.findall(r"What is (\d+)", asked)[0])
+    scores = re.findall(r"worth (\d+)", asked)
+    if sampling.stop == ("</think>",):
+        notes = Path(os.environ["FLEX_JUDGE_TEST_CALLS"])
+        told = next((name for name in ("SIGINT", "SIGKILL") if name in asked), None)
+        if told and not notes.with_name(told).exists():
+            notes.with_name(told).touch()
+            os.kill(os.getpid(), signal.Signals[told])
+            await asyncio.sleep(0.1)
+        with notes.open("a") as file:
+            file.write(f"{number}/{sampling.draw}\n")
+        if "endless" in asked:
+            return "and so on " * 100
+        length = "really " * (number % 40 + 5 * sampling.draw + 3)
+        return f"Assistant 1 is {length}good. Assistant 2 is {length}bad.</think>"
+    if "fickle" in asked and sampling.draw != 1:
+        scores = scores[::-1]
+    if sampling.regex:
+        return "1</answer><answer>1</answer>"
+    return "Hm." if "mute" in asked else "".join(f"<answer>{score}</answer>" for score in scores)
+
+
+def row(number: int, first: int = 8, second: int = 4, score: Any = None, **other: Any) -> dict[str, Any]:
+    answers = {"answer1_body": f"Answer worth {first}.", "answer2_body": f"Reply worth {second}."}
+    return data(number, (first, second) if score is None else score, **(answers | other))
+
+
+GOOD = [row(n, *((9, 4), (3, 8), (6, 6))[n % 3]) for n in range(1, 37)]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and beside it the place where the teacher notes its calls."""
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("FLEX_JUDGE_TEST_CALLS", str(tmp_path / "notes" / "calls"))
+    return tmp_path
+
+
+def calls() -> Counter[str]:
+    """Row and draw -> how often the teacher was asked about it."""
+    file = Path(os.environ["FLEX_JUDGE_TEST_CALLS"])
+    return Counter(file.read_text().splitlines() if file.exists() else [])
+
+
+def rows(*some: dict[str, Any] | str) -> None:
+    written(Path("rows.jsonl"), some)
+
+
+def summary() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("run/summary.json").read_text())
+    return found
+
+
+def test_rows_become_samples_and_what_is_left_out_is_counted_and_listed(capfd: pytest.CaptureFixture[str]) -> None:
+    bad = [
+        row(91, score=(8, 4, 2)),
+        row(92, answer1_body=""),
+        row(93, text="error"),
+        {k: v for k, v in row(94).items() if k != "score"},
+        row(95, score="8 4"),
+        "{broken",
+    ]
+    odd = [
+        row(51, score=(2, 9)),
+        row(52, answer1_body="endless, worth 8"),
+        row(53, answer1_body="mute, worth 8"),
+        row(54, answer1_body="fickle, worth 8"),
+        row(55, answer1_body="See <answer>10</answer>, worth 8"),
+        row(56),
+        row(56),
+    ]
+    rows(*GOOD, *bad, *odd)
+    written(Path("bench.jsonl"), [{"question": "what is 36?"}])
+    command = [*COMMAND, "--seeds", "2", "--max-similarity", "0.99", "--benchmark", "bench.jsonl"]
+    assert main(command) == 1
+    out, err = capfd.readouterr()
+    assert "2 rows without any judgment that can be used" in out
+    assert "14 samples, with their data card: run" in out
+    assert "judging" in err
+
+    told = summary()
+    assert (told["rows"], told["judged_rows"], told["rows_lost"]) == (49, 43, 2)
+    assert told["bad_rows"] == {
+        "not a score for each answer": 1,
+        "empty answer": 1,
+        "marked as error": 1,
+        "score missing": 1,
+        "wrong type": 1,
+        "not a JSON object": 1,
+    }
+    assert told["bad_judgments"] == {"reasoning without end": 2, "no answer of its own": 2}
+    assert told["judgments"] == 2 * 43 - 4
+    flow = {step["step"]: (step["kept"], step["dropped"]) for step in told["steps"]}
+    assert flow == {
+        "agreement with the reference": (79, {"disagrees with the reference": 3}),
+        "no tags and control tokens in texts": (77, {"tag or control token in its text": 2}),
+        "nothing of the benchmarks": (75, {"question of a benchmark": 2}),
+        "longest reply to each prompt": (37, {"shorter reply to the same prompt": 38}),
+        "no near-duplicates": (37, {}),
+    }
+    dropped = read(Path("run/dropped.jsonl"))
+    assert [one["row"] for one in dropped] == sorted(one["row"] for one in dropped)
+    assert [(one["row"], one["reason"]) for one in dropped if one["reason"] in list(Fault)] == [
+        (37, "not a score for each answer"),
+        (38, "empty answer"),
+        (39, "marked as error"),
+        (40, "score missing"),
+        (41, "wrong type"),
+        (42, "not a JSON object"),
+    ]
+    assert {one["row"] for one in dropped if one["reason"] == "reasoning without end"} == {44}
+    assert "rows.jsonl, line 44, draw 1: the answer had to be forced (budget)" in {one["detail"] for one in dropped}
+
+    train, held = read(Path("run/train.jsonl")), read(Path("run/held_out.jsonl"))
+    assert Counter(one["kind"] for one in train) == {"single": 6, "pair": 8}
+    assert Counter(one["kind"] for one in held) == {"single": 2, "pair": 2}
+    assert not {one["question"] for one in train} & {one["question"] for one in held}
+    assert all(one["id"].endswith("/1") for one in train)  # the longer one of the two draws
+    assert {one["scale"] for one in train} == {"1-10", "1-5"}
+    assert {one["teacher"] for one in train} == {f"{__name__}:teacher"}
+    card = Path("run/README.md").read_text()
+    for said in (
+        "| rows read | 49 |",
+        "CC BY-NC 4.0",
+        "| row: wrong type | 1 |",
+        "halved and rounded up",
+        "arXiv 2505.18601",
+    ):
+        assert said in card
+    assert main([*command, "--max-failures", "2"]) == 0
+
+
+def test_the_folder_is_a_data_set_that_loads_by_its_card(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    rows(*GOOD)
+    assert main(COMMAND) == 0
+    found = load_dataset("run", cache_dir=str(tmp_path / "cache"))
+    assert {split: len(some) for split, some in found.items()} == {"train": 14, "held_out": 4}
+    assert found["train"].features == found["held_out"].features
+    assert all("ssistant" in one["completion"][0]["content"] for one in found["train"])
+
+
+def test_rows_with_more_answers_become_batches_where_they_are_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    three = [
+        row(100 + n, 9, 4, (9, 4, 2), answer3_body=f"Third, worth {2 if n else 3}.") for n in range(6)
+    ]  # of the first one teacher and reference disagree
+    rows(*GOOD, *three)
+    assert main(COMMAND) == 0
+    assert summary()["bad_rows"] == {"more than two answers": 6}
+    listed = next(one for one in read(Path("run/dropped.jsonl")) if one["row"] == 37)
+    assert "3 answers; --batches N makes use of it" in listed["detail"]
+    assert not any(name.startswith("10") and len(name) > 4 for name in calls())
+    assert main([*COMMAND, "--batches", "4"]) == 0
+    samples = [one for one in read(Path("run/train.jsonl")) if one["kind"] == "batch"]
+    assert len(samples) == 4 - summary()["missing"].get("train: batch", 0)
+    assert all(one["scores"] == [9, 4, 2] and len(one["responses"]) == 3 for one in samples if one["scale"] == "1-10")
+    assert all("[Assistant 3's Answer]" in one["prompt"][-1]["content"] for one in samples)
+    assert "batch samples, train" in Path("run/README.md").read_text()
+    assert "Samples train: batch" in capfd.readouterr().out
+
+
+def test_stored_judgments_are_curated_again_without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows(*GOOD)
+    assert main(COMMAND) == 0
+    before, judgments = calls(), Path("run/judgments.jsonl").read_bytes()
+    held = {one["id"] for one in read(Path("run/held_out.jsonl"))}
+    monkeypatch.setattr(curate_run, "judge_rows", lambda *_: pytest.fail("asked the teacher"))
+    assert (
+        main([*COMMAND, "--pairs", "3", "--singles", "2", "--remap", "0", "--lot-seed", "7", "--order", "drawn"]) == 0
+    )
+    assert Counter(one["kind"] for one in read(Path("run/train.jsonl"))) == {"single": 2, "pair": 3}
+    assert {one["id"] for one in read(Path("run/held_out.jsonl"))} == held
+    assert main([*COMMAND, "--seeds", "1", "--rows", "30"]) == 0
+    assert {one["row"] for one in read(Path("run/train.jsonl"))} <= set(range(1, 31))
+    assert main([*COMMAND, "--size", "4", "--held-out", "0"]) == 0
+    assert len(read(Path("run/train.jsonl"))) == 4
+    assert not Path("run/held_out.jsonl").exists()
+    assert calls() == before
+    assert Path("run/judgments.jsonl").read_bytes() == judgments
+
+
+def test_more_rows_and_draws_are_judged_without_losing_or_repeating_any() -> None:
+    rows(*GOOD)
+    assert main([*COMMAND, "--seeds", "2", "--rows", "30"]) == 0
+    assert calls().total() == 60
+    assert main([*COMMAND, "--seeds", "1"]) == 0
+    assert calls().total() == 66
+    assert main([*COMMAND, "--seeds", "2"]) == 0
+    assert calls().total() == 72
+    assert set(calls().values()) == {1}
+    assert len(read(Path("run/judgments.jsonl"))) == 72
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--temperature", "0.2"], "holds a run with judging = "),
+        (["--model", "scripts:fair_judge"], f"holds a run with teacher = '{__name__}:teacher'"),
+        (["--rubric", "pandalm", "--singles", "0"], "holds a run with rubric = "),
+        (["--seed", "1"], "holds a run with judging = "),
+    ],
+)
+def test_another_teacher_is_not_mixed_in(flags: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    rows(*GOOD[:12])
+    main(COMMAND)
+    kept = Path("run/judgments.jsonl").read_bytes()
+    capfd.readouterr()
+    assert main([*COMMAND, *flags]) == 2
+    assert said in capfd.readouterr().err
+    assert Path("run/judgments.jsonl").read_bytes() == kept
+
+
+def test_other_rows_are_not_mixed_in(capfd: pytest.CaptureFixture[str]) -> None:
+    rows(*GOOD[:12])
+    main(COMMAND)
+    rows(*GOOD[:11], row(99))
+    assert main(COMMAND) == 2
+    assert "holds a run with source_digest = " in capfd.readouterr().err
+
+
+def test_ctrl_c_keeps_what_was_judged_and_the_same_command_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+    rows(*GOOD[:20], row(60, answer1_body="SIGINT, worth 8"), *GOOD[20:])
+    assert main([*COMMAND, "--concurrency", "1"]) == 130
+    assert "the same command goes on from there" in capfd.readouterr().err
+    assert len(read(Path("run/judgments.jsonl"))) == 60
+    assert not Path("run/summary.json").exists()
+    assert main(COMMAND) == 0
+    assert set(calls().values()) == {1}
+    assert calls().total() == 3 * 37
+    assert main([*COMMAND, "--out", "undisturbed"]) == 0
+    for name in ("train.jsonl", "held_out.jsonl", "dropped.jsonl"):
+        assert Path("run", name).read_bytes() == Path("undisturbed", name).read_bytes()
+
+
+def test_a_killed_run_goes_on_and_judges_nothing_twice_that_was_written() -> None:
+    rows(*GOOD[:20], row(60, answer1_body="SIGKILL, worth 8"), *GOOD[20:])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "flex_judge.experiments.cli", *COMMAND, "--concurrency", "1"]
+    assert subprocess.run(command, capture_output=True, env=environment, timeout=90).returncode == -signal.SIGKILL
+    assert len(read(Path("run/judgments.jsonl"))) == 60
+    with Path("run/judgments.jsonl").open("a") as file:
+        file.write('{"id": "21/0", "sta')  # what a kill leaves of a judgment that was being written
+    before = calls()
+    assert main(COMMAND) == 0
+    assert not set(before) & set(calls() - before)
+    assert len(read(Path("run/judgments.jsonl"))) == 3 * 37
+
+
+def samples(path: str = "best_of_n.jsonl") -> None:
+    """Sums with answers that a policy might have sampled."""
+    lines = []
+    for n in range(40):
+        question = f"What is {n % 9 + 2} + {n}? Write the equation and its result."
+        right = n % 9 + 2 + n
+        said = [f"It is {right}.", f"The result is {right + 1}", f"= {right}", "No idea.", f"So {right - 1}"]
+        prompt = [{"role": "user", "content": question}]
+        lines.append({"id": f"q{n}", "prompt": prompt, "responses": said, "kept": {"answer": right}})
+    written(Path(path), lines)
+
+
+def test_the_embedded_task_has_a_teacher_that_needs_no_model(capfd: pytest.CaptureFixture[str]) -> None:
+    samples()
+    command = ["curate", "--samples", "best_of_n.jsonl", "--teacher", "arithmetic", "--tokenizer", "scripted"]
+    assert main([*command, "--out", "run", "--size", "80", "--held-out", "10"]) == 0
+    train, held = read(Path("run/train.jsonl")), read(Path("run/held_out.jsonl"))
+    assert Counter(one["kind"] for one in train) == {"single": 40, "pair": 40}
+    assert Counter(one["kind"] for one in held) == {"single": 5, "pair": 5}
+    assert {one["rubric"] for one in train} == {"correctness"}
+    assert Counter(one["scores"][0] for one in train if one["kind"] == "single") == {1.0: 20, 5.0: 20}
+    tally = Counter(tuple(one["scores"]) for one in train if one["kind"] == "pair")
+    assert tally[5.0, 1.0] == tally[1.0, 5.0]
+    assert 28 <= tally[5.0, 1.0] * 2 <= 36
+    assert not {one["question"] for one in train} & {one["question"] for one in held}
+    assert not Path("run/judgments.jsonl").exists()
+    card = Path("run/README.md").read_text()
+    assert "`arithmetic-teacher`, a program: its judgments are synthetic" in card
+    assert "CC BY-NC" not in card
+    assert "80 samples, with their data card: run" in capfd.readouterr().out
+    first = Path("run/train.jsonl").read_bytes()
+    assert main([*command, "--out", "again", "--size", "80", "--held-out", "10"]) == 0
+    assert Path("again/train.jsonl").read_bytes() == first
+
+
+def test_settings_come_from_a_file_and_flags() -> None:
+    rows(*GOOD)
+    Path("c.yaml").write_text("singles: 2\npairs: 2\nseeds: 1\nbenchmark: []\n")
+    command = ["curate", "rows.jsonl", "--out", "run", *TEACHER, "--config", "c.yaml", *SIZES[-4:]]
+    assert main([*command, "--pairs", "4", "--max-similarity", "1", "--held-out", "0"]) == 0
+    assert Counter(one["kind"] for one in read(Path("run/train.jsonl"))) == {"single": 2, "pair": 4}
+
+
+def test_where_nothing_is_left_the_command_fails_and_says_where_it_went(capfd: pytest.CaptureFixture[str]) -> None:
+    rows(*[row(n, score=(1, 1)) for n in range(5)])
+    assert main(COMMAND) == 1
+    assert "Nothing is left to train on; run/README.md says where it went" in capfd.readouterr().out
+    assert not Path("run/train.jsonl").exists()
+    assert "fewer than wanted (train: pair)" in Path("run/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "curate takes a FILE of rows, or --samples FILE with --teacher arithmetic"),
+        (["nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (["bad.jsonl"], "bad.jsonl: none of 1 rows can be used; the first: bad.jsonl, line 1: field 'question_body'"),
+        (
+            ["rows.jsonl", "--samples", "rows.jsonl"],
+            "--samples are rows of the embedded task, for --teacher arithmetic",
+        ),
+        (["rows.jsonl", "--samples", "s", "--teacher", "arithmetic"], "either a FILE of rows or --samples, not both"),
+        (["rows.jsonl", "--benchmark", "bad.jsonl"], "bad.jsonl, row 1: no text in a field of prompt, question"),
+        (["rows.jsonl", "--rubric", "judgelm"], "rubric 'judgelm' is made for 2 responses at a time, not 1"),
+        (["rows.jsonl", "--rubric", "speech_quality"], "its scale must be 1-10 or 1-5, not 1.0-5.0"),
+        (["rows.jsonl", "--remapped-rubric", "general"], "rubric 'general' must be for scores on 1-5"),
+        (["rows.jsonl", "--teacher", "arithmetic", "--rubric", "general"], "the arithmetic teacher scores on 1-5"),
+        (["rows.jsonl", "--model", "no such model"], "model 'no such model' is no embedded model"),
+        (["rows.jsonl", "--max-similarity", "0.2"], "--max-similarity must be from 0.7 to 1, not 0.2"),
+        (["rows.jsonl", "--temperature", "0"], "--seeds above 1 need a --temperature above 0"),
+        (["rows.jsonl", "--seeds", "0"], "--seeds must be at least 1, not 0"),
+        (["rows.jsonl", "--size", "0"], "--size must be at least 1, not 0"),
+        (["rows.jsonl", "--singles", "0", "--pairs", "0"], "singles, pairs and batches must not all be 0"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
+    arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows(*GOOD)
+    written(Path("bad.jsonl"), [{"text": "no row"}])
+    assert main(["curate", *arguments, "--out", "run"]) == 2
+    error = capfd.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not Path("run").exists()
+
+
+def test_a_size_keeps_the_ratio_of_singles_and_pairs() -> None:
+    chosen = CurateRun(singles=300, pairs=100, size=41).selection
+    assert (chosen.singles, chosen.pairs) == (31, 10)
+    assert CurateRun(size=1).selection.pairs + CurateRun(size=1).selection.singles == 1
+    with pytest.raises(UsageError, match="--single-tokens must be at least 0"):
+        CurateRun(single_tokens=-1)
+
+
+def test_the_defaults_are_those_of_the_published_recipe() -> None:
+    config = CurateRun()
+    chosen = config.selection
+    assert (config.model, config.temperature, config.top_p) == ("nuojohnchen/JudgeLRM-7B", 0.1, 0.95)
+    assert (config.max_think_tokens, config.seeds, config.rubrics) == (
+        4096,
+        3,
+        {"1-10": "general", "1-5": "general_1_5"},
+    )
+    assert (chosen.singles, chosen.pairs, chosen.single_tokens, chosen.pair_tokens) == (500, 500, 375, 750)
+    assert (chosen.order, chosen.balance, chosen.remap, chosen.held_out) == ("longest", "pairs", 0.5, 50)
+    settings = config.teacher_run(None).settings_for(config.model)
+    assert (settings.votes, settings.order, settings.reason_first) == (1, "as_given", True)

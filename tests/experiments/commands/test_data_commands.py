@@ -1,0 +1,265 @@
+"""`flex-judge best-of-n` and `flex-judge preferences`, as a user runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripts import SETTINGS, fair_judge
+from served import served
+from serving import running_cluster, within
+
+import flex_judge.judges.rubrics as rubrics
+from flex_judge.alignment.pipeline.job import Job, shard_rows_for
+from flex_judge.alignment.pipeline.models import LocalModels
+from flex_judge.alignment.pipeline.shards import Parts
+from flex_judge.alignment.pipeline.worker import ShardWorker
+from flex_judge.experiments.cli import main
+from flex_judge.experiments.commands.best_of_n.run import BestOfNRun, write_summary
+from flex_judge.experiments.commands.preferences.run import PreferenceRun, write_data
+from flex_judge.experiments.commands.preferences.run import main as make_preferences
+from flex_judge.experiments.common.data_runs.run import Done
+from flex_judge.experiments.common.data_runs.view import exit_status, print_best_of_n
+from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.judges import Comparison, FlexJudge
+from flex_judge.judges.engines.scripted import ScriptedEngine
+from flex_judge.judges.errors import UsageError
+
+SCRIPTED = {"engine": "scripted", "policy": "scripts:slow_drawn_policy", "model": "scripts:fair_judge"}
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    return [text for name, value in settings.items() for text in ("--" + name.replace("_", "-"), str(value))]
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize("command", ["best-of-n", "preferences"])
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (["p.csv"], "expected a file that ends in .jsonl or .parquet"),
+        (["--samples", "0"], "--samples must be at least 1"),
+        (["--rubric", "nonsense"], "nonsense"),
+        (["--column", "prompt"], "expected FIELD=COLUMN"),
+        (["--answer", "result"], "--answer is about the columns of a FILE, and none is given"),
+        (["--policy", "/no/such/model"], "/no/such/model"),
+        (["--policy-engine", "nonsense"], "engine 'nonsense' does not exist"),
+        (["--address", "127.0.0.1:1"], "no Ray cluster answers"),
+        (["--prompts", "1000000"], "different questions, not 1000000"),
+        (["--sample-top-p", "2"], "--sample-top-p above 0 and at most 1"),
+        (["--judge-url", "http://127.0.0.1:1"], "see whether the judge service runs there"),
+        (["--judge-url", "http://h", "--votes", "3"], "--votes is for the service at --judge-url to say"),
+        (["--judge-key", "env:KEY"], "--judge-key goes with --judge-url"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
+    command: str, arguments: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    status = main([command, *arguments, "--out", str(out)])
+    error = capsys.readouterr().err
+    assert status in (1, 2)
+    assert complaint in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(UsageError, match="halving asks a judge again"):
+        BestOfNRun(method="halving", temperature=0.0)
+    with pytest.raises(UsageError, match="--hot-temperature must be above"):
+        PreferenceRun(rule="two_temperatures", sample_temperature=1.3)
+    with pytest.raises(UsageError, match="takes one answer at each; leave --samples out"):
+        PreferenceRun(rule="two_temperatures", samples=4)
+    with pytest.raises(UsageError, match="needs at least 2 answers to a prompt, not 1"):
+        PreferenceRun(samples=1)
+    with pytest.raises(UsageError, match="greedy samples of a prompt are all the same"):
+        BestOfNRun(sample_temperature=0.0)
+    with pytest.raises(UsageError, match="format 'reward' is for text alone"):
+        PreferenceRun(format="reward", with_images=True)
+
+
+def test_what_a_method_cannot_judge_is_said_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, complaint in (
+        (["--method", "round_robin", "--samples", "65"], "at most 64 for the method 'round_robin'"),
+        (["--method", "knockout", "--samples", "1"], "the method 'knockout' compares"),
+        (["--method", "batch", "--rubric", "mllm_judge_pair"], "mllm_judge_pair"),
+    ):
+        assert complaint in error_of(capsys, "best-of-n", *arguments, "--out", "/nonexistent/run")
+
+
+def test_what_is_in_a_rubric_or_a_model_s_folder_belongs_to_the_identity_of_a_run(tmp_path: Path) -> None:
+    rubric, model = tmp_path / "brief.toml", tmp_path / "model"
+    model.mkdir()
+    seen = []
+    for criteria, weights in (("brevity", "1"), ("brevity", "2"), ("length", "2")):
+        rubric.write_text(f'criteria = "{criteria}"\nscale = "1-5"\nexample = [2, 4]\n')
+        (model / "model.safetensors").write_text(weights)
+        config = BestOfNRun(rubric=str(rubric), policy=str(model))
+        seen.append(config.identity(config.source(None), None))
+    assert [len({str(identity[name]) for identity in seen}) for name in ("policy", "rubric")] == [2, 2]
+
+
+def test_a_service_that_runs_already_judges_instead_of_one_of_the_run_s_own() -> None:
+    engine = ScriptedEngine(fair_judge)
+    with served(FlexJudge(engine, SETTINGS)) as service:
+        config = BestOfNRun(judge_url=service.url, max_batch=4)
+        assert config.judge_at is not None
+        comparison = Comparison.of("What is 2 + 3?", "The result is 5.", id="c1")
+        judgment = asyncio.run(config.judge_at.ask()(comparison))
+    assert (judgment.id, judgment.scores) == ("c1", FlexJudge(engine, SETTINGS).judge([comparison])[0].scores)
+    own = Path(rubrics.__file__).parent / "presets" / "general.toml"
+    with pytest.raises(UsageError, match=r"--rubric must be one of .* where a service judges"):
+        BestOfNRun(judge_url=service.url, rubric=str(own))
+
+
+def test_a_rubric_that_reads_no_pairs_is_refused_before_anything_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = PreferenceRun(
+        rule="two_temperatures", rubric="membrane_permeability", engine="scripted", model="scripts:x"
+    )
+    with pytest.raises(UsageError, match="is made for 1 responses at a time, not 2"):
+        make_preferences(config, None)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_rule_of_two_temperatures_has_its_pairs_read_in_both_orders() -> None:
+    assert PreferenceRun(rule="two_temperatures").settings_for("smollm2-135m").order == "both"
+    assert PreferenceRun().settings_for("smollm2-135m").order == "as_given"
+
+
+async def _here(config: BestOfNRun, file: str | None, folder: Path) -> dict[str, str]:
+    """What a run gives that nothing disturbs, without Ray: the text of each table."""
+    from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
+
+    source = config.source(file)
+    models = LocalModels(config.policy_config, config.judge_config)
+    plan = BestOfNPlan(models, config.sampling(file), config.samples, config.selection(file))
+    job = Job(source, plan, folder, config.columns_for(file), shard_rows_for(len(source)))
+    worker = ShardWorker(job)
+    await asyncio.gather(*(worker.shard(n) for n in range(job.shards)))
+    parts = Parts(folder)
+    for table in plan.tables:
+        parts.join(table, range(job.shards), folder / table)
+    return {table: (folder / table).read_text() for table in plan.tables}
+
+
+def test_the_summary_says_how_many_are_right_with_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = BestOfNRun(**SCRIPTED, prompts=40, samples=4, temperature=0.0, out=str(tmp_path / "run"))
+    tables = asyncio.run(_here(config, None, tmp_path / "parts"))
+    with RunFolder(tmp_path / "run", {"judge": "j", "policy": "p"}) as folder:
+        (folder.path / "best_of_n.jsonl").write_text(tables["best_of_n"])
+        summary = write_summary(folder, Parts(tmp_path / "parts").reports()[0], "answer")
+    shown = summary["accuracies"]
+    rows = [json.loads(line) for line in tables["best_of_n"].splitlines()]
+    right = [f"is {row['kept']['answer']}." in row["text"] for row in rows]
+    assert shown["best"][4]["value"] == sum(right) / 40
+    assert shown["best"][4]["low"] < shown["best"][4]["value"] < shown["best"][4]["high"]
+    assert shown["random"]["value"] <= shown["any"][4]["value"]
+    print_best_of_n(summary, tmp_path)
+    assert "Right: best of 4" in capsys.readouterr().out
+
+
+def test_the_exit_status_tells_of_prompts_without_a_result() -> None:
+    summary = {"lost": {"bad row": 2, "engine_lost": 1}, "unscored": 1}
+    assert (exit_status(summary, 3), exit_status(summary, 4)) == (1, 0)
+
+
+async def _pairs_here(config: PreferenceRun, folder: Path) -> Done:
+    source = config.source(None)
+    models = LocalModels(config.policy_config, config.judge_config)
+    job = Job(source, config.plan(models, None), folder, config.columns_for(None), 4)
+    worker = ShardWorker(job)
+    for number in range(job.shards):
+        await worker.shard(number)
+    return Done(Parts(folder), Parts(folder).reports())
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("format", ["preference", "kto"])
+def test_a_preference_data_set_loads_with_its_card(file_format: str, format: str, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    config = PreferenceRun(**SCRIPTED, prompts=10, samples=4, temperature=0.0, format=format, file_format=file_format)  # type: ignore[arg-type]
+    done = asyncio.run(_pairs_here(config, tmp_path / "parts"))
+    stats, right = write_data(config, tmp_path / "data", done, "sums", None)
+    data = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(data) == stats.rows
+    assert right is not None
+    assert sum(right.values()) == stats.pairs > 0
+    assert f"{stats.pairs}" in (tmp_path / "data" / "README.md").read_text()
+    # Other rows in the same place, as many: what `datasets` has kept of the first ones is not taken for them.
+    other = replace(config, seed=1)
+    write_data(other, tmp_path / "data", asyncio.run(_pairs_here(other, tmp_path / "others")), "sums", None)
+    again = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
+    stored = load_dataset(
+        {"jsonl": "json"}.get(file_format, file_format),
+        data_files=str(tmp_path / "data" / f"train.{file_format}"),
+        split="train",
+        cache_dir=str(tmp_path / "elsewhere"),
+    )
+    assert again["prompt"] == stored["prompt"] != data["prompt"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """On a running cluster, which is joined and left as it was; the undisturbed one runs within this process."""
+    file = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": f"What is {n} + {n % 7}?", "id": f"q{n}", "answer": n + n % 7} for n in range(120)]
+    rows[50] = {"question": "in the wrong column"}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = SCRIPTED | {"samples": 4, "temperature": 0.0, "answer": "answer", "max_failures": 1}
+    run = tmp_path / "run"
+    config = BestOfNRun(**settings, out=str(run))  # type: ignore[arg-type]
+    undisturbed = asyncio.run(_here(config, str(file), tmp_path / "parts"))
+    command = [
+        sys.executable,
+        "-m",
+        "flex_judge.experiments.cli",
+        "best-of-n",
+        str(file),
+        *flags(settings),
+        "--out",
+        str(run),
+    ]
+    with running_cluster() as address:
+        command += ["--address", address]
+        for share in (1 / 3, 2 / 3):
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            for _ in within(200, what="a share of the shards"):
+                assert process.poll() is None
+                if len(list((run / "parts").glob("report-*.json"))) >= share * 60:
+                    break
+            process.kill()
+            process.wait()
+        assert 40 <= len(Parts(run / "parts").reports()) < 60
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        look = (
+            "from flex_judge.reward.serving.cluster import connect\n"
+            f"with connect({address!r}):\n"
+            "    from ray import serve\n"  # Ray reads its settings when it is imported
+            "    print('left:', list(serve.status().applications))"
+        )
+        left = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "lost: bad row" in done.stdout
+    assert (run / "best_of_n.jsonl").read_text() == undisturbed["best_of_n"]
+    assert (run / "judgments.jsonl").read_text() == undisturbed["judgments"]
+    (lost,) = (run / "lost.jsonl").read_text().splitlines()
+    assert "prompts.jsonl, line 51: field 'prompt' is missing; there are question (--column)" in lost
+    assert "left: []" in left.stdout, left.stderr

@@ -1,0 +1,182 @@
+"""`flex-judge sft` on tiny checkpoints of the true architectures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lessons import curated
+from mol_llama import write_tiny
+from sft_command import sft, tensors
+from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
+
+from flex_judge.experiments.common.training.flags import RECIPES
+from flex_judge.judges import FlexJudge
+from flex_judge.judges.models.checkpoints import open_checkpoint
+from flex_judge.judges.models.embedded import JUDGE
+
+TINY = {"flex-vl": tiny_qwen_vl, "flex-omni": tiny_qwen_omni, "flex-llama": tiny_llama}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(name, marks=[] if name == "flex-omni-7b" else pytest.mark.slow) for name in RECIPES if name != JUDGE],
+)
+def test_two_steps_of_every_recipe_change_the_language_model_and_nothing_else(
+    recipe: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    family = "-".join(recipe.split("-")[:2])
+    base, out = TINY[family](tmp_path / "base"), tmp_path / "judge"
+    assert sft(base, curated(tmp_path / "data"), out, "--config", recipe, "--load_best_model_at_end", "False") == 0
+    capfd.readouterr()
+    if recipe.endswith("lora"):
+        adapted = tensors(out)
+        assert adapted
+        assert all("language_model" in name and "visual" not in name for name in adapted)
+        assert any(name.endswith("lora_B.weight") and bool(tensor.any()) for name, tensor in adapted.items())
+        assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    else:
+        before, after = tensors(base), tensors(out)
+        assert before.keys() == after.keys()
+        changed = {name for name in before if not bool((before[name] == after[name]).all())}
+        encoders = {name for name in before if any(part in name for part in ("visual", "audio_tower", "talker"))}
+        assert changed
+        assert not changed & encoders
+        assert any("layers.1.mlp" in name for name in changed)
+        config = open_checkpoint(str(out)).config
+        assert config["model_type"] == open_checkpoint(str(base)).config["model_type"]
+        assert config.get("use_cache", True)
+    adapter = str(out) if recipe.endswith("lora") else None
+    judge = FlexJudge.from_pretrained(
+        str(base if adapter else out), "transformers", adapter, max_think_tokens=4, max_answer_tokens=8, temperature=0.0
+    )
+    judge.close()
+    summary = json.loads((out / "recipe" / "summary.json").read_text())
+    assert summary["rows"] == 6
+    assert [exam["step"] for exam in summary["exams"]] == [0, 1, 2]
+    assert 0 < summary["learning"] <= summary["parameters"]
+    assert f"{summary['learning']:,} of" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "exams",
+    [("--eval_strategy", "no"), ("--eval_steps", "1", "--load_best_model_at_end", "False")],
+    ids=["none", "some"],
+)
+def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
+    exams: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flex_judge.alignment.judge_training.trainer import JudgeTrainer
+
+    base, data, flags = tiny_qwen_vl(tmp_path / "base"), curated(tmp_path / "data"), ("--save_steps", "1", *exams)
+    assert sft(base, data, tmp_path / "whole", *flags) == 0
+    step = JudgeTrainer.training_step
+    calls: list[int] = []
+
+    def interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(self.state.global_step)
+        if len(calls) == 3:  # a step is two batches
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(JudgeTrainer, "training_step", interrupted)
+    assert sft(base, data, tmp_path / "cut", *flags) == 130
+    assert sft(base, data, tmp_path / "cut", *flags) == 0
+    assert calls == [0, 0, 1, 1, 1]
+    whole, cut = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
+    assert all(bool((whole[name] == cut[name]).all()) for name in whole)
+    held = [json.loads((tmp_path / run / "recipe" / "summary.json").read_text())["exams"] for run in ("whole", "cut")]
+    assert [[exam["step"] for exam in exams] for exams in held] == [[0, 1, 2] if len(exams) > 2 else []] * 2
+
+
+def test_the_best_judge_is_kept_and_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flex_judge.alignment.judge_training.evaluation import Grades
+    from flex_judge.alignment.judge_training.trainer import JudgeTrainer
+
+    found = iter((0.1, 0.9, 0.2))
+
+    def examined(_: JudgeTrainer) -> Grades:
+        share = next(found)
+        return Grades(2, 1.0, share, share, share, None, share)
+
+    monkeypatch.setattr(JudgeTrainer, "examined", examined)
+    base, data, out = tiny_qwen_vl(tmp_path / "base"), curated(tmp_path / "data"), tmp_path / "judge"
+    assert sft(base, data, out) == 0
+    best, last = tensors(out / "checkpoint-1"), tensors(out / "checkpoint-2")
+    kept = tensors(out)
+    assert all(bool((kept[name] == best[name]).all()) for name in best)
+    assert any(not bool((kept[name] == last[name]).all()) for name in last)
+    exams = json.loads((out / "recipe" / "summary.json").read_text())["exams"]
+    assert [exam["balanced_accuracy"] for exam in exams] == [0.1, 0.9, 0.2]
+    assert json.loads((out / "recipe" / "summary.json").read_text())["grades"]["balanced_accuracy"] == 0.9
+
+
+def test_a_judge_that_is_complete_is_not_trained_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    base, data, out = tiny_llama(tmp_path / "base"), curated(tmp_path / "data"), tmp_path / "judge"
+    assert sft(base, data, out) == 0
+    first = json.loads((out / "recipe" / "summary.json").read_text())
+    assert sft(base, data, out) == 0
+    assert "nothing is trained again" in capfd.readouterr().err
+    assert json.loads((out / "recipe" / "summary.json").read_text()) == first
+    assert sft(base, data, out, "--weight_decay", "0.5") == 2
+    assert "weight_decay" in capfd.readouterr().err
+
+
+def test_held_out_questions_that_are_trained_on_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = curated(tmp_path / "data")
+    (data / "held_out.jsonl").write_text((data / "train.jsonl").read_text().splitlines()[0] + "\n")
+    assert sft(tiny_llama(tmp_path / "base"), data, tmp_path / "judge") == 2
+    assert "1 of its questions are trained on, such as 'What is 0 + 3?'" in capfd.readouterr().err
+
+
+def test_what_cannot_be_learnt_from_is_counted_and_listed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = curated(tmp_path / "data", held_out=0)
+    with (data / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": [{"role": "user", "content": "?"}], "completion": "none"}) + "\n")
+    base, out = tiny_llama(tmp_path / "base"), tmp_path / "judge"
+    assert sft(base, data, out) == 2
+    assert "--eval_strategy no" in capfd.readouterr().err
+    assert sft(base, data, out, "--eval_strategy", "no") == 0
+    assert "left out" in capfd.readouterr().out
+    (dropped,) = (json.loads(line) for line in (out / "recipe" / "dropped.jsonl").read_text().splitlines())
+    assert (dropped["row"], dropped["reason"]) == (7, "prompt or completion is no list of messages")
+    assert json.loads((out / "recipe" / "summary.json").read_text())["grades"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (
+            ["--effective_batch", "3", "--per_device_train_batch_size", "2"],
+            "3 is no multiple of the 2",
+        ),
+        (["--held_out", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
+        (["--load_in_4bit"], "--load_in_4bit is not for this command"),
+        (["--completion_only_loss", "False"], "the loss is on the reply"),
+        (["--think_tokens", "0"], "--think_tokens must be at least 1"),
+        (["--held_out", "x.jsonl", "--held_out_rows", "0"], "leave one out"),
+        (["--held_out_rows", "0"], "nothing is held out"),
+        (["--patience", "1", "--load_best_model_at_end", "False"], "--patience takes exams during training"),
+        (["--metric_for_best_model", "eval_singels"], "the held-out judgments give eval_accuracy, eval_agreement"),
+        (["--chat_template_path", "x.jinja"], "--chat_template_path is not for this command"),
+        (["--packing", "--packing_strategy", "wrapped"], "--packing_strategy wrapped cuts lessons in two"),
+        (["--use_peft", "--lora_target_modules", "visual"], "the language model has no visual; choose down_proj"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    flags: list[str], complaint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = tiny_llama(tmp_path / "base")
+    assert sft(base, curated(tmp_path / "data"), tmp_path / "judge", *flags) == 2
+    assert complaint in capfd.readouterr().err
+
+
+def test_a_model_whose_adapter_would_be_left_behind_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = write_tiny(tmp_path / "base")
+    assert sft(base, curated(tmp_path / "data"), tmp_path / "judge") == 2
+    assert "python -m flex_judge.judges.models.mol_llama import-judge" in capfd.readouterr().err
+    assert not (tmp_path / "judge").exists()

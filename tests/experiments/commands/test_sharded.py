@@ -1,0 +1,189 @@
+"""`flex-judge sft` over two processes, with the model whole in each of them and with its weights spread over both."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from lessons import curated
+from repository import SUPPORT
+from sft_command import HERE, SEEN, sft, tensors
+from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
+from trl.cli.accelerate_config import resolve_accelerate_config_argument
+
+from flex_judge.alignment.training.weights import FamilyWeights
+from flex_judge.experiments.cli import main
+from flex_judge.experiments.common.launching import launched
+from flex_judge.experiments.common.training.flags import KINDS, parse
+from flex_judge.judges import FlexJudge
+from flex_judge.judges.errors import UsageError
+
+SCRIPT = str(SUPPORT / "sharded.py")
+SEED = ("--logging_steps", "1", "--data_seed", "1")
+
+
+def configuration(name: str, file: Path, **more: Any) -> str:
+    """The file of a configuration that comes with TRL, for this machine, with something else in it."""
+    config = yaml.safe_load(Path(str(resolve_accelerate_config_argument(["--accelerate_config", name])[1])).read_text())
+    config |= {"mixed_precision": "no", "num_processes": 2}
+    for settings in ("fsdp_config", "deepspeed_config"):
+        if settings in config:
+            config[settings] |= more
+    file.write_text(yaml.safe_dump(config))
+    return str(file)
+
+
+def over_two(config: str, model: Path, data: Path, out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", "0"]
+    kind = yaml.safe_load(Path(config).read_text())["distributed_type"]
+    command += ["-m", "flex_judge.experiments.cli"] if kind == "MULTI_GPU" else [SCRIPT]
+    command += ["sft", str(data), "--model_name_or_path", str(model), "--output_dir", str(out), *HERE, *SEEN, *SEED]
+    command += [*flags, *(["--use_cpu", "False"] if kind == "DEEPSPEED" else [])]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+
+
+def losses(out: Path) -> list[float]:
+    return [entry["loss"] for entry in json.loads((out / "training.json").read_text())["log"] if "loss" in entry]
+
+
+def exams(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "recipe" / "summary.json").read_text())["exams"]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multi_gpu", "fsdp2", "zero3"])
+def test_two_processes_make_the_judge_that_one_makes(kind: str, tmp_path: Path) -> None:
+    if kind == "zero3":
+        pytest.importorskip("deepspeed")
+    base, data = tiny_qwen_vl(tmp_path / "base"), curated(tmp_path / "data")
+    assert sft(base, data, tmp_path / "one", *SEED) == 0
+    done = over_two(configuration(kind, tmp_path / "config.yaml"), base, data, tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    before, one, two = tensors(base), tensors(tmp_path / "one"), tensors(tmp_path / "two")
+    assert two.keys() == before.keys()
+    changed = {name for name in before if not bool((before[name] == two[name]).all())}
+    assert changed == {name for name in before if not bool((before[name] == one[name]).all())}
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    for alone, together in zip(exams(tmp_path / "one"), exams(tmp_path / "two"), strict=True):
+        assert together == pytest.approx(alone, rel=1e-2)
+    assert not (tmp_path / "two" / "exam").exists()
+    FlexJudge.from_pretrained(str(tmp_path / "two"), "transformers", max_think_tokens=4).close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "flags"),
+    # Of exams that are all alike the first one is the best, when nothing has been learnt yet.
+    [(tiny_qwen_omni, ()), (tiny_llama, ("--use_peft", "--load_best_model_at_end", "False"))],
+    ids=["thinker", "adapter"],
+)
+def test_what_is_spread_is_examined_and_saved_as_its_family_is(
+    make: Any, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    base, data, out = make(tmp_path / "base"), curated(tmp_path / "data"), tmp_path / "judge"
+    done = over_two(configuration("fsdp2", tmp_path / "config.yaml"), base, data, out, *flags)
+    assert done.returncode == 0, done.stderr
+    assert [exam["step"] for exam in exams(out)] == [0, 1, 2]
+    if flags:
+        FlexJudge.from_pretrained(str(base), "transformers", str(out), max_think_tokens=4).close()
+        assert any(bool(tensor.any()) for name, tensor in tensors(out).items() if "lora_B" in name)
+    else:
+        assert tensors(out).keys() == tensors(base).keys()
+        FlexJudge.from_pretrained(str(out), "transformers", max_think_tokens=4).close()
+
+
+def trainer(kind: str, **settings: Any) -> FamilyWeights:
+    """A trainer as far as it is asked about how its weights are spread."""
+
+    class Spread(FamilyWeights):
+        is_fsdp_enabled, is_deepspeed_enabled = kind == "fsdp", kind == "deepspeed"
+        accelerator = SimpleNamespace(
+            state=SimpleNamespace(
+                fsdp_plugin=SimpleNamespace(**settings),
+                deepspeed_plugin=SimpleNamespace(deepspeed_config={"zero_optimization": settings}),
+            )
+        )
+
+    return Spread()
+
+
+@pytest.mark.parametrize(
+    ("kind", "saved", "not_saved", "mend"),
+    [
+        (
+            "fsdp",
+            {"state_dict_type": "StateDictType.FULL_STATE_DICT"},
+            {"state_dict_type": "StateDictType.SHARDED_STATE_DICT"},
+            "set fsdp_state_dict_type to FULL_STATE_DICT",
+        ),
+        (
+            "deepspeed",
+            {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
+            {"stage": 3},
+            "set zero3_save_16bit_model",
+        ),
+        ("deepspeed", {"stage": 2}, None, ""),
+    ],
+)
+def test_a_configuration_by_which_nothing_would_be_saved_is_refused(
+    kind: str, saved: dict[str, Any], not_saved: dict[str, Any] | None, mend: str
+) -> None:
+    trainer(kind, **saved).check_saves()
+    if not_saved is not None:
+        with pytest.raises(UsageError, match=mend):
+            trainer(kind, **not_saved).check_saves()
+
+
+def test_other_settings_do_not_take_the_place_of_those_that_spread_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process would load the model whole, and the others wait for it."""
+    flags = parse(KINDS["sft"], ["--output_dir", str(tmp_path)])
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert flags.plain.deepspeed_plugin is None
+    assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
+
+
+def test_the_command_starts_itself_again_under_accelerate(tmp_path: Path) -> None:
+    asked = ["runs/curate", "--accelerate_config", "multi_gpu", "--num_processes", "8", "--config", "flex-vl-7b"]
+    command = launched("sft", asked)
+    assert command is not None
+    assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    assert command[-6:] == ["-m", "flex_judge.experiments.cli", "sft", "runs/curate", "--config", "flex-vl-7b"]
+    assert command[command.index("--num_processes") + 1] == "8"
+    assert yaml.safe_load(Path(command[command.index("--config_file") + 1]).read_text())["num_processes"] == 8
+    file = configuration("multi_gpu", tmp_path / "mine.yaml")
+    mine = launched("sft", ["x", f"--accelerate_config={file}"])
+    assert mine is not None
+    assert file in mine
+    assert launched("sft", ["runs/curate"]) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--accelerate_config", "nope"], "nope: no such file, and TRL has no configuration of that name"),
+        (["--accelerate_config", "HERE/odd.yaml"], "odd.yaml: not a configuration of accelerate's"),
+        (["--accelerate_config"], "argument --accelerate_config/--accelerate-config: expected one argument"),
+        (["--num_processes", "2"], "--num_processes goes on the command line, beside --accelerate_config"),
+        (["--config", "HERE/run.yaml"], "--accelerate_config goes on the command line"),
+    ],
+)
+def test_what_cannot_be_launched_is_said_in_a_line(
+    flags: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd.yaml").write_text("- 1\n")
+    (tmp_path / "run.yaml").write_text("accelerate_config: zero3\n")
+    assert main(["sft", "x", *(flag.replace("HERE", str(tmp_path)) for flag in flags)]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1

@@ -1,0 +1,140 @@
+"""The flags of `flex-judge dpo` and `flex-judge grpo`, before anything is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flex_judge.experiments.cli import main
+from flex_judge.experiments.common.ranks import environment
+from flex_judge.experiments.common.training.flags import KINDS, parse
+from flex_judge.experiments.common.training.settings import identity, settings_of
+
+
+@pytest.mark.parametrize("command", ["dpo", "grpo"])
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nowhere.jsonl"], "nowhere.jsonl"),
+        (["--nonsense"], "unknown: --nonsense; flex-judge"),
+        (["--model_name", "x"], "unknown: --model_name"),
+        (["--config"], "--config: expected the name of a file"),
+        (["--learning_rate", "fast"], "invalid float value: 'fast'"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--model_name_or_path", "/no/such/model"], "/no/such/model"),
+        (["--model_revision", "v2"], "--model_revision is not for this command"),
+        (["--eval_strategy", "steps"], "the policy is measured before and after"),
+        (["--push_to_hub"], "--push_to_hub is not for this command"),
+        (["--held_out_samples", "0"], "--held_out_samples must be at least 1"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
+    command: str,
+    arguments: list[str],
+    complaint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([command, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_judge_that_cannot_be_had_is_known_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for k, (flags, status, complaint) in enumerate(
+        (
+            (["--judge", "/no/such/judge"], 2, "/no/such/judge"),
+            (["--judge_url", "http://127.0.0.1:1"], 1, "see whether the judge service runs there"),
+        )
+    ):
+        assert main(["dpo", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / f"out{k}"), *flags]) == status
+        assert complaint in capsys.readouterr().err
+
+
+def test_trl_s_own_flags_and_file_win_over_our_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: 0.5\nbeta: 0.3\nheld_out: task\n")
+    flags = parse(KINDS["dpo"], ["data", "--config", str(file), "--learning_rate", "0.25"])
+    assert (flags.data, flags.args.learning_rate, flags.args.beta, flags.recipe.held_out) == ("data", 0.25, 0.3, "task")
+    assert flags.model.use_peft
+    assert flags.args.report_to == []
+
+
+def test_other_models_have_trl_s_defaults(tmp_path: Path) -> None:
+    from tiny_models import tiny_llama
+
+    policy = str(tiny_llama(tmp_path / "policy"))
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model_name_or_path: {policy}\n")
+    named = parse(KINDS["dpo"], ["--model_name_or_path", policy])
+    filed = parse(KINDS["dpo"], ["--config", str(file)])
+    for flags in (named, filed):
+        assert flags.policy == policy
+        assert not flags.model.use_peft
+        assert flags.args.learning_rate == KINDS["dpo"].config.learning_rate
+
+
+def test_answers_to_the_embedded_task_are_short_unless_told_otherwise() -> None:
+    lengths = [
+        parse(KINDS["grpo"], arguments).args.max_completion_length
+        for arguments in ([], ["--max-completion-length", "99"], ["prompts.jsonl"])
+    ]
+    assert lengths == [40, 99, KINDS["grpo"].config.max_completion_length]
+
+
+def test_keys_are_neither_in_the_card_nor_in_the_folder() -> None:
+    flags = parse(
+        KINDS["dpo"], ["--hub_token", "secret", "--beta", "0.3", "--model_init_kwargs", '{"token": "secret"}']
+    )
+    assert settings_of(flags)["beta"] == 0.3
+    assert "secret" not in json.dumps(settings_of(flags)) + json.dumps(identity(flags, flags.recipe))
+
+
+def test_what_determines_no_result_may_change_between_starts() -> None:
+    plain, other = (
+        identity(flags, flags.recipe)
+        for flags in (parse(KINDS["dpo"], given) for given in ([], ["--save_steps", "7", "--logging_steps", "3"]))
+    )
+    assert plain == other
+    flags = parse(KINDS["dpo"], ["--bf16", "true", "--use_cpu"])
+    assert identity(flags, flags.recipe) != plain
+
+
+def test_a_policy_of_others_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "training.json").touch()
+    assert main(["dpo", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path)]) == 2
+    assert "holds a policy, and not how it was made" in capsys.readouterr().err
+
+
+def test_adapters_that_cannot_be_measured_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["dpo", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "out"), "--use_dora"]) == 2
+    assert "--use_dora" in capsys.readouterr().err
+
+
+def test_help_lists_our_flags_and_trl_s(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["grpo", "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in ("--judge_method", "--held_out", "--num_generations", "--lora_r", "DATA"):
+        assert flag in shown
+
+
+def test_children_are_no_ranks_of_the_launcher_that_started_their_parent() -> None:
+    told = {"RANK": "1", "MASTER_PORT": "9", "TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "1", "HOME": "/h", "A": "b"}
+    assert environment(told) == {"HOME": "/h", "A": "b"}
+    assert environment({"OMP_NUM_THREADS": "1"}) == {"OMP_NUM_THREADS": "1"}

@@ -1,0 +1,118 @@
+"""The main job on the embedded model, as a newcomer runs it, and what can be done with its results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from repository import ROOT
+from training import two_steps
+
+UV = os.environ.get("UV", "uv")  # `uv run` says which uv it is
+
+
+def flex_judge(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flex_judge.experiments.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    flex_judge("demo", "--out", str(folder), "--prompts", "8", "--samples", "6")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_demo_writes_what_it_promises(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["engine"], summary["replicas"], summary["prompts"]) == ("vllm", 2, 8)
+    assert summary["samples_per_prompt"] == 6
+    assert sum(summary["judgments"].values()) == 48
+    assert summary["pairs"] + sum(summary["dropped"].values()) == 8
+    assert 0 <= summary["accuracy_random"] <= summary["accuracy_any"] <= 1
+    assert summary["accuracy_best_of_n"] <= summary["accuracy_any"]
+    assert summary["policy_tokens"] > 0
+    assert summary["judge_tokens"] > 0
+    assert not summary["forced"]  # the embedded judge answers by itself
+    assert summary["judge_auc"] > 0.8
+    assert summary["cached_tokens"] > summary["prompt_tokens"] / 2
+    judged = rows(run / "judgments.jsonl")
+    assert len({j["id"] for j in judged}) == 48
+    assert len({j["provenance"]["replica"] for j in judged}) == 2
+    for row in rows(run / "best_of_n.jsonl"):
+        assert row["text"] == row["responses"][row["best"]]
+        assert row["scores"][row["best"]] == max(s for s in row["scores"] if s is not None)
+    assert "<html" in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_second_run_judges_nothing_again(run: Path) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in run.glob("*s.jsonl")}
+    done = flex_judge("demo", "--out", str(run), "--prompts", "8", "--samples", "6")
+    assert "nothing is sampled or judged again" in done.stderr
+    journals = ("completions.jsonl", "judgments.jsonl")
+    assert all((run / name).stat().st_mtime_ns == before[name] for name in journals)
+
+
+@pytest.mark.slow
+def test_preference_pairs_load_and_train_a_policy_with_trl(run: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    from flex_judge.judges.models import resolve_model
+
+    pairs = load_dataset("json", data_files=str(run / "preferences.jsonl"), split="train", cache_dir=str(tmp_path))
+    assert len(pairs) >= 2
+    for pair in pairs:
+        assert pair["chosen"][0]["content"] != pair["rejected"][0]["content"]
+        assert pair["score_chosen"] > pair["score_rejected"]
+        assert pair["margin"] == pair["score_chosen"] - pair["score_rejected"]
+        assert pair["prompt"][-1]["role"] == "user"
+    path = resolve_model("smollm2-135m")
+    options = DPOConfig(per_device_train_batch_size=1, learning_rate=1e-4, **two_steps(tmp_path / "dpo"))
+    trainer = DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(path, dtype="float32"),
+        args=options,
+        train_dataset=pairs,
+        processing_class=AutoTokenizer.from_pretrained(path),
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 2
+    assert losses[0] == pytest.approx(0.693, abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_wheel_provides_the_command_and_the_four_packages(tmp_path: Path) -> None:
+    subprocess.run([UV, "build", "--wheel", "--out-dir", str(tmp_path), str(ROOT)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "empty")
+    python = tmp_path / "empty" / "bin" / "python"
+    # Without dependencies: help and the light packages need none, so they work even where an install is broken.
+    install = [UV, "pip", "install", "--python", str(python), "--no-deps", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    command = tmp_path / "empty" / "bin" / "flex-judge"
+    shown = subprocess.run([command, "--help"], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert "demo" in shown.stdout
+    code = (
+        "import flex_judge.reward.trl, flex_judge.experiments.commands.report.run; "
+        "from flex_judge.judges.rubrics import load_rubric; "
+        "from importlib import resources; load_rubric('general'); "
+        "print((resources.files('flex_judge.experiments.common.reporting') / 'templates' / 'report.html').is_file())"
+    )
+    out = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert out.stdout.strip() == "True"

@@ -1,0 +1,98 @@
+"""Configuration dataclasses as flags and YAML: what a person writes is taken or refused by name, never ignored."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flex_judge.experiments.common.flags import add_flags, build, setting
+from flex_judge.judges import UsageError
+
+
+@dataclass(frozen=True)
+class Cake:
+    eggs: int = setting(3, "how many", metavar="N")
+    sugar: float = setting(0.5, "how much", group="taste")
+    nuts: str | None = setting(None, "which", group="taste")
+    layers: tuple[str, ...] = setting((), "of what")
+    baked: bool = setting(True, "in the oven")
+    vegan: bool = setting(False, "without eggs")
+    shape: str = setting("round", "how it looks", choices=("round", "square"))
+
+
+def made(*flags: str, yaml: str = "", folder: Path | None = None) -> Cake:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_flags(parser, Cake)
+    if folder:
+        (folder / "c.yaml").write_text(yaml)
+        flags = ("--config", str(folder / "c.yaml"), *flags)
+    return build(Cake, parser.parse_args(flags))
+
+
+def test_without_flags_and_file_the_defaults_stand() -> None:
+    assert made() == Cake()
+
+
+def test_flags_set_values_of_every_kind() -> None:
+    flags = ["--eggs", "2", "--sugar", "1", "--nuts", "hazel", "--layers", "a", "--layers", "b", "--no-baked"]
+    assert made(*flags, "--vegan", "--shape", "square") == Cake(2, 1.0, "hazel", ("a", "b"), False, True, "square")
+
+
+def test_a_file_sets_values_of_every_kind(tmp_path: Path) -> None:
+    yaml = "eggs: 2\nsugar: 1\nnuts: hazel\nlayers: [a, b]\nbaked: false\nvegan: true\nshape: square\n"
+    assert made(yaml=yaml, folder=tmp_path) == Cake(2, 1.0, "hazel", ("a", "b"), False, True, "square")
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    assert made("--eggs", "5", "--baked", yaml="eggs: 4\nsugar: 2\nbaked: no", folder=tmp_path) == Cake(5, 2.0)
+
+
+def test_an_optional_setting_may_be_null_in_the_file(tmp_path: Path) -> None:
+    assert made(yaml="nuts: null", folder=tmp_path) == Cake()
+    assert made(yaml="nuts: ~\neggs: 1", folder=tmp_path) == Cake(1)
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
+    assert made(yaml="# nothing\n", folder=tmp_path) == Cake()
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        ("egs: 3", "unknown setting 'egs'; there are eggs, sugar"),
+        ("eggs: null", "setting 'eggs' must be of type int, not None"),
+        ("eggs: '3'", "setting 'eggs' must be of type int, not '3'"),
+        ("eggs: 3.0", "setting 'eggs' must be of type int, not 3.0"),
+        ("sugar: true", "setting 'sugar' must be of type float, not True"),
+        ("nuts: 3", "setting 'nuts' must be of type str, not 3"),
+        ("layers: 3", "setting 'layers' must be a list of texts, not 3"),
+        ("layers: a", "setting 'layers' must be a list of texts, not 'a'"),
+        ("layers: [a, 3]", "setting 'layers' must be a list of texts, not ['a', 3]"),
+        ("baked: 1", "setting 'baked' must be of type bool, not 1"),
+        ("shape: oval", "setting 'shape' must be one of round, square, not 'oval'"),
+        ("- eggs", "expected settings as 'name: value', got list"),
+        ("eggs: [", "not YAML"),
+    ],
+)
+def test_a_wrong_setting_in_a_file_is_named(yaml: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as e:
+        made(yaml=yaml, folder=tmp_path)
+    assert str(e.value).startswith(f"{tmp_path / 'c.yaml'}: ")
+    assert said in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_the_help_shows_defaults_and_headings(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        made("--help")
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "--eggs N how many (default: 3)" in lines
+    assert "--baked, --no-baked in the oven (the default)" in lines
+    assert "--vegan without eggs" in lines
+    taste = lines.index("taste:")
+    assert lines[taste + 1 : taste + 3] == ["--sugar SUGAR how much (default: 0.5)", "--nuts NUTS which"]

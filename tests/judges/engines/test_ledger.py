@@ -1,0 +1,239 @@
+"""The ledger keeps every generation: exactly, by all that determines it, for many writers, through crashes."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flex_judge.judges.engines.base import Generation, Sampling
+from flex_judge.judges.engines.recording.ledger import Ledger, RecordedModel, generation_key
+from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.types import Modality
+
+FULL = Generation(
+    text="<think>naïve 🙂 \ud83d \0</think>",
+    token_ids=(0, 5, 2**31),
+    finish_reason="stop",
+    logprobs=({5: -0.1, 7: -math.inf}, {}, {7: 0.0, 5: -1e-300}),
+    prompt_tokens=812,
+    cached_tokens=768,
+)
+SAMPLING = Sampling(64)
+OTHERWISE: dict[str, Any] = {
+    "max_tokens": 65,
+    "temperature": 0.4,
+    "top_p": 0.8,
+    "stop": ("</think>",),
+    "regex": "[1-5]",
+    "logprob_token_ids": (5,),
+    "draw": 1,
+    "seed": 0,
+}
+"""For every field of Sampling, another value than SAMPLING's."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    with Ledger(path) as ledger:
+        yield ledger
+
+
+def key_of(number: int) -> bytes:
+    return generation_key("scripted", "model", (number,), SAMPLING)
+
+
+def generation_of(number: int) -> Generation:
+    return replace(FULL, text=f"reply {number} " + "x" * 200, token_ids=tuple(range(number % 100)))
+
+
+def image(digest: str) -> Prepared:
+    return Prepared(Modality.IMAGE, None, digest)
+
+
+# What goes in comes out
+
+
+def test_a_generation_comes_back_exactly_as_it_was(ledger: Ledger) -> None:
+    for f in fields(Generation):
+        assert getattr(FULL, f.name) != f.default, f"FULL has nothing to lose in {f.name}"
+    assert ledger.get(key_of(1)) is None
+    assert ledger.put(key_of(1), FULL) == FULL
+    assert ledger.get(key_of(1)) == FULL
+    assert ledger.get(key_of(2)) is None
+    assert len(ledger) == 1
+
+
+def test_it_is_still_there_when_the_file_is_opened_again(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.put(key_of(1), FULL)
+    for read_only in (False, True):
+        with Ledger(path, read_only) as ledger:
+            assert ledger.get(key_of(1)) == FULL
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    text=st.text(st.characters()),
+    logprobs=st.lists(st.dictionaries(st.integers(0, 2**32), st.floats(max_value=0, allow_nan=False), max_size=3)),
+)
+def test_any_text_and_any_log_probabilities_survive(
+    tmp_path_factory: pytest.TempPathFactory, text: str, logprobs: list[dict[int, float]]
+) -> None:
+    generation = Generation(text, tuple(range(len(logprobs))), "eos", tuple(logprobs))
+    with Ledger(tmp_path_factory.mktemp("ledger") / "l") as ledger:
+        ledger.put(key_of(1), generation)
+        found = ledger.get(key_of(1))
+    assert found == generation
+    assert repr(found) == repr(generation)  # -0.0 == 0.0, and 1 == 1.0
+
+
+def test_a_long_thought_takes_little_room(ledger: Ledger, path: Path) -> None:
+    thought = Generation("The second answer is more helpful. " * 585, tuple(range(1000, 5096)), "stop")
+    for number in range(20):
+        ledger.put(key_of(number), thought)
+    ledger.close()
+    assert path.stat().st_size / 20 < 20_000
+
+
+def test_what_was_stored_first_stays_and_is_what_counts(ledger: Ledger) -> None:
+    ledger.put(key_of(1), FULL)
+    assert ledger.put(key_of(1), replace(FULL, text="another draw")) == FULL
+    assert ledger.get(key_of(1)) == FULL
+
+
+# Keys
+
+
+@pytest.mark.parametrize("field", fields(Sampling), ids=lambda f: f.name)
+def test_another_sampling_is_another_request(field: Any) -> None:
+    other = replace(SAMPLING, **{field.name: OTHERWISE[field.name]})
+    assert generation_key("vllm", "m", (1, 2), other) != generation_key("vllm", "m", (1, 2), SAMPLING)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("transformers", "m@1", (1, 2), SAMPLING, (image("a"), image("b"))),
+        ("vllm", "m@2", (1, 2), SAMPLING, (image("a"), image("b"))),
+        ("vllm", "m@1", (1, 3), SAMPLING, (image("a"), image("b"))),
+        ("vllm", "m@1", (2, 1), SAMPLING, (image("a"), image("b"))),
+        ("vllm", "m@1", (1, 2, 0), SAMPLING, (image("a"), image("b"))),
+        ("vllm", "m@1", (), SAMPLING, (image("a"), image("b"))),
+        ("vllm", "m@1", (1, 2), SAMPLING, (image("b"), image("a"))),
+        ("vllm", "m@1", (1, 2), SAMPLING, (image("a"),)),
+        ("vllm", "m@1", (1, 2), SAMPLING, (image("ab"),)),
+        ("vllm", "m@1", (1, 2), SAMPLING),
+    ],
+)
+def test_another_engine_model_prompt_or_medium_is_another_request(other: tuple[Any, ...]) -> None:
+    one = generation_key("vllm", "m@1", (1, 2), SAMPLING, (image("a"), image("b")))
+    assert len(one) == 32
+    assert generation_key(*other) != one
+
+
+def test_the_same_request_has_the_same_key_however_it_is_written() -> None:
+    one = generation_key("vllm", "m", (1, 2), Sampling(64, temperature=1.0, stop=("a",)), ())
+    assert one == generation_key("vllm", "m", [1, 2], Sampling(64, temperature=1, stop=["a"]), [])  # type: ignore[arg-type]
+    assert generation_key("vllm", "m", (1,), replace(SAMPLING, temperature=-0.0)) == generation_key(
+        "vllm", "m", (1,), SAMPLING
+    )
+
+
+def test_keys_stay_the_same_from_one_version_to_the_next() -> None:
+    # If this changes on purpose, raise KEY_FORMAT: the ledgers of users answer nothing any more.
+    key = generation_key("vllm", "m@1", (1, 2), Sampling(64, 0.4, 0.8, ("</think>",), "[1-5]", (5,), 3), (image("a"),))
+    assert key.hex() == "e8bb13e258da604b89872c490d18aec01788806af081bc03177a557ab6799650"
+
+
+# Models
+
+
+def test_a_model_is_noted_once_with_the_longest_context_it_was_run_with(ledger: Ledger) -> None:
+    model = RecordedModel("vllm", "m@1", "chat", 4096)
+    ledger.add_model(model, b"files")
+    ledger.add_model(replace(model, max_model_len=8192), b"others")
+    ledger.add_model(replace(model, max_model_len=512), b"others")
+    ledger.add_model(replace(model, engine="transformers"), b"more")
+    assert ledger.models() == [replace(model, max_model_len=8192), replace(model, engine="transformers")]
+    assert [ledger.tokenizer(m) for m in ledger.models()] == [b"files", b"more"]
+    with pytest.raises(LookupError, match="m@2"):
+        ledger.tokenizer(replace(model, model_id="m@2"))
+
+
+# Many writers
+
+
+def _write(path: Path, numbers: range, threads: int) -> None:
+    with Ledger(path) as ledger, ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(lambda n: ledger.put(key_of(n), generation_of(n)), numbers):
+            pass
+
+
+def test_threads_and_processes_write_to_one_new_file_and_nothing_is_lost(path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    # Neighbours overlap by half, and all of them find no file when they start.
+    writers = [spawn.Process(target=_write, args=(path, range(100 * i, 100 * i + 200), 4)) for i in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
+    with Ledger(path) as ledger:
+        assert len(ledger) == 500
+        assert all(ledger.get(key_of(n)) == generation_of(n) for n in range(500))
+
+
+def test_ledgers_that_open_and_close_all_the_time_do_not_lock_each_other_out(path: Path) -> None:
+    def briefly(number: int) -> None:
+        with Ledger(path) as ledger:
+            ledger.put(key_of(number), FULL)
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(briefly, range(200)):
+            pass
+    with Ledger(path) as ledger:
+        assert len(ledger) == 200
+
+
+ENDLESS_WRITER = """
+import sys
+from flex_judge.judges.engines.base import Generation, Sampling
+from flex_judge.judges.engines.recording.ledger import Ledger, generation_key
+ledger = Ledger(sys.argv[1])
+for n in range(10**9):
+    ledger.put(generation_key("scripted", "model", (n,), Sampling(64)), Generation("x" * 500, (n,), "eos"))
+    print(n, flush=True)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_everything_it_had_confirmed(path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDLESS_WRITER, str(path)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        confirmed = [writer.stdout.readline() for _ in range(300)]
+        writer.send_signal(signal.SIGKILL)
+        confirmed += writer.stdout.readlines()
+    assert writer.returncode == -signal.SIGKILL
+    for read_only in (True, False):
+        with Ledger(path, read_only) as ledger:
+            assert len(ledger) >= len(confirmed)
+            for line in confirmed:
+                assert ledger.get(key_of(int(line))) == Generation("x" * 500, (int(line),), "eos")
+    with Ledger(path) as ledger:
+        assert ledger.put(b"next", FULL) == FULL

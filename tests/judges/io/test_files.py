@@ -1,0 +1,253 @@
+"""Files of comparisons: JSON lines or Parquet, checked whole before anything is judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from flex_judge.judges import Message, UsageError
+from flex_judge.judges.errors import MediaError
+from flex_judge.judges.io.files import read_comparisons, read_table, write_table
+from flex_judge.judges.media.types import Media, image
+from flex_judge.judges.types import parts_of
+
+PAIR: dict[str, Any] = {"prompt": "What is 2 + 3?", "responses": ["5", "6"]}
+
+
+def written(path: Path, *rows: Any) -> Path:
+    """A file of these rows, in the format of its ending."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(params=["c.jsonl", "c.parquet"])
+def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path(request.param)
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path("c.jsonl")
+
+
+def refusal(path: Path, rubric: str = "general") -> str:
+    with pytest.raises(UsageError) as e:
+        read_comparisons(path, rubric)
+    assert "\n" not in str(e.value)
+    return str(e.value)
+
+
+def test_rows_come_in_their_order_with_their_ids_or_else_their_numbers(path: Path) -> None:
+    rows = read_comparisons(written(path, {**PAIR, "id": "z"}, PAIR, {**PAIR, "id": "a"}))
+    assert [row.id for row in rows] == ["z", "2", "a"]
+    assert [row.where for row in rows] == [f"{path}, row {n}" for n in (1, 2, 3)]
+    comparison = rows[1].comparison()
+    assert (comparison.id, comparison.prompt) == ("2", (Message("user", "What is 2 + 3?"),))
+    assert comparison.responses == ("5", "6")
+
+
+def test_a_whole_number_is_an_id(path: Path) -> None:
+    assert [row.id for row in read_comparisons(written(path, {**PAIR, "id": 7}, {**PAIR, "id": 3}))] == ["7", "3"]
+
+
+def test_messages_are_prompts_and_responses_too(path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    row = {"prompt": turns, "responses": [turns[1:], turns[1:]]}
+    comparison = read_comparisons(written(path, row))[0].comparison()
+    assert comparison.prompt == (Message("user", "Hi"), Message("assistant", "Hello"))
+    assert comparison.responses == ("Hello", "Hello")
+
+
+def test_a_row_names_its_own_rubric_and_the_others_take_that_of_the_run(path: Path) -> None:
+    rows = read_comparisons(written(path, {**PAIR, "rubric": "vl_rewardbench"}, PAIR), "pandalm")
+    assert [row.comparison().rubric for row in rows] == ["vl_rewardbench", "pandalm"]
+
+
+def test_a_field_that_is_null_is_a_field_that_is_not_there(path: Path) -> None:
+    rows = read_comparisons(written(path, {**PAIR, "id": None, "rubric": None, "images": None}, {**PAIR, "id": "b"}))
+    assert [(row.id, row.rubric) for row in rows] == [("1", "general"), ("b", "general")]
+    assert rows[0].comparison().responses == ("5", "6")
+
+
+def test_columns_of_other_names_are_left_alone(path: Path) -> None:
+    row = {**PAIR, "uid": "x", "idx": 3, "prompt_id": 4, "source": "web", "image_size": [3, 4]}
+    assert read_comparisons(written(path, row))[0].id == "1"
+
+
+def test_paths_of_media_start_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (40, 30), "red").save("data/red.png")
+    part = {"type": "image", "image": "red.png"}
+    rows = [
+        {**PAIR, "images": ["red.png"]},
+        {**PAIR, "images": [str(tmp_path / "data" / "red.png")]},
+        {**PAIR, "images": [{"bytes": None, "path": "red.png"}]},
+        {"prompt": [{"role": "user", "content": [part, {"type": "text", "text": "What?"}]}], "responses": ["a", "b"]},
+    ]
+    for row in read_comparisons(written(Path("data/c.jsonl"), *rows)):
+        medium = parts_of(row.comparison().prompt[0].content)[0]
+        assert isinstance(medium, Media)
+        assert medium.digest == image("data/red.png").digest
+    in_response = {"prompt": "Draw.", "responses": [[part], "no"]}
+    comparison = read_comparisons(written(Path("data/d.jsonl"), in_response))[0].comparison()
+    assert isinstance(parts_of(comparison.responses[0])[0], Media)
+
+
+def test_a_parquet_file_may_hold_its_images_as_bytes(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    stored = {"bytes": (tmp_path / "red.png").read_bytes(), "path": "elsewhere.png"}
+    row = read_comparisons(written(tmp_path / "c.parquet", {**PAIR, "images": [stored]}))[0]
+    assert isinstance(parts_of(row.comparison().prompt[0].content)[0], Media)
+
+
+def test_media_are_read_only_when_a_row_is_judged_and_a_broken_one_names_the_row(jsonl: Path) -> None:
+    Path("broken.png").write_bytes(b"no image")
+    rows = read_comparisons(written(jsonl, PAIR, {**PAIR, "images": ["broken.png"]}, {**PAIR, "images": ["gone.png"]}))
+    with pytest.raises(MediaError, match=r"^c\.jsonl, row 2: broken\.png: cannot be read as image: unknown format$"):
+        rows[1].comparison()
+    with pytest.raises(MediaError, match=r"^c\.jsonl, row 3: gone\.png: cannot be read: No such file"):
+        rows[2].comparison()
+
+
+def test_places_for_more_images_than_there_are_name_the_row(jsonl: Path) -> None:
+    row = {**PAIR, "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}], "images": []}
+    with pytest.raises(UsageError, match=r"^c\.jsonl, row 1: prompt: more parts of type 'image' than there are images"):
+        read_comparisons(written(jsonl, row))[0].comparison()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prompt": None}, "c.jsonl, row 2: field 'prompt' is missing"),
+        ({"responses": None}, "c.jsonl, row 2: field 'responses' is missing"),
+        ({"prompt": 3}, "c.jsonl, row 2, field 'prompt': expected text or a list of messages, got 3"),
+        ({"prompt": []}, "c.jsonl, row 2, field 'prompt': expected text or a list of messages, got an empty list"),
+        ({"prompt": [{"role": "user"}]}, "row 2, field 'prompt': expected text or messages with a text 'role'"),
+        ({"responses": "5"}, "row 2, field 'responses': expected a list of one or more texts or messages, got '5'"),
+        ({"responses": []}, "row 2, field 'responses': expected a list of one or more texts or messages, got []"),
+        ({"responses": ["5", 6]}, "row 2, field 'responses': expected text or a list of parts, got 6"),
+        ({"responses": ["5", [{"type": "gif"}]]}, "row 2, field 'responses': expected parts such as"),
+        ({"images": "a.png"}, "row 2, field 'images': expected a list of paths or data URIs, got 'a.png'"),
+        ({"rubric": 3}, "row 2, field 'rubric': expected the name of a rubric, got 3"),
+        ({"rubric": "pandalmm"}, "row 2, field 'rubric': rubric 'pandalmm' does not exist (did you mean 'pandalm'?)"),
+        ({"rubric": "pandalm", "responses": ["5"]}, "row 2, field 'rubric': rubric 'pandalm' is made for 2 responses"),
+        ({"id": True}, "row 2, field 'id': expected a text or a whole number, got True"),
+        ({"id": 1.5}, "row 2, field 'id': expected a text or a whole number, got 1.5"),
+        ({"id": ""}, "row 2, field 'id': expected a text or a whole number, got ''"),
+        (
+            {"id": "b\ud83d"},
+            r"row 2, field 'id': expected a text without half of a surrogate pair, got 'b\ud83d'",
+        ),
+        ({"id": "a"}, "c.jsonl, row 2, field 'id': 'a' is also the id of c.jsonl, row 1"),
+        ({"image": "a.png"}, "c.jsonl, row 2: unknown field 'image'; did you mean 'images'?"),
+        ({"Rubric": "general"}, "c.jsonl, row 2: unknown field 'Rubric'; did you mean 'rubric'?"),
+        ({"ID": "x"}, "c.jsonl, row 2: unknown field 'ID'; did you mean 'id'?"),
+        ({"prompts": "Hi", "prompt": None}, "c.jsonl, row 2: unknown field 'prompts'; did you mean 'prompt'?"),
+        ({"response": ["a"], "responses": None}, "c.jsonl, row 2: unknown field 'response'; did you mean 'responses'?"),
+        ({"videos": ["a.mp4"]}, "c.jsonl, row 2: unknown field 'videos'; make it part of the prompt"),
+        ({"audio": "a.wav"}, "{'type': 'audio', 'audio': ...} as the content of a message"),
+    ],
+)
+def test_a_wrong_row_is_refused_with_file_row_and_field(change: dict[str, Any], said: str, jsonl: Path) -> None:
+    assert said in refusal(written(jsonl, {**PAIR, "id": "a"}, {**PAIR, **change}, PAIR))
+
+
+def test_a_wrong_value_is_quoted_in_short(jsonl: Path) -> None:
+    assert len(refusal(written(jsonl, {**PAIR, "responses": {"long": "x" * 5000}}))) < 200
+
+
+def test_the_rubric_of_the_run_is_not_the_first_rows_fault(jsonl: Path) -> None:
+    assert refusal(written(jsonl, PAIR), "generall").startswith("rubric 'generall' does not exist (did you mean 'gen")
+
+
+def test_a_rubric_of_ones_own_is_read_anew_for_every_file(jsonl: Path) -> None:
+    Path("mine.toml").write_text('criteria = "brevity"\nscale = "1-5"\n')
+    assert read_comparisons(written(jsonl, PAIR), "mine.toml")[0].rubric == "mine.toml"
+    Path("mine.toml").write_text('criteria = "brevity"\nscale = "5-1"\n')
+    assert refusal(jsonl, "mine.toml").startswith("mine.toml: field 'scale'")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("c.jsonl", None, "c.jsonl: cannot be read: No such file or directory"),
+        ("c.parquet", None, "c.parquet: cannot be read: No such file or directory"),
+        ("c.jsonl", b"", "c.jsonl: holds no row"),
+        ("c.jsonl", b"\n\n", "c.jsonl: holds no row"),
+        ("c.parquet", b"", "c.parquet: not a Parquet file"),
+        ("c.parquet", b"PAR1 no, PAR1", "c.parquet: not a Parquet file"),
+        ("c.csv", b"a,b\n", "c.csv: expected a file that ends in .jsonl or .parquet"),
+        ("c.json", b"[]", "c.json: expected a file that ends in .jsonl or .parquet"),
+        ("c.jsonl", b'{"prompt": "a", "responses": ["b"]}\n{"prompt": "a",\n', "c.jsonl, line 2: not JSON"),
+        ("c.jsonl", b"[]\n", "c.jsonl, line 1: expected a JSON object, got list"),
+        ("c.jsonl", b"\xff\xfe\n", "c.jsonl, line 1: not JSON"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(
+    name: str, content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path(name).write_bytes(content)
+    assert said in refusal(Path(name))
+
+
+def test_a_folder_is_no_file_of_comparisons(path: Path) -> None:
+    path.mkdir()
+    assert f"{path}: cannot be read: Is a directory" in refusal(path)
+
+
+def test_a_parquet_file_without_rows_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "c.parquet")
+    assert "holds no row" in refusal(tmp_path / "c.parquet")
+
+
+def test_what_is_written_is_read_back(path: Path) -> None:
+    rows = [{"id": "a", "scores": [1.0, 2.5], "votes": [{"order": [0, 1], "choice": None}]}, {"id": "b ü\n"}]
+    write_table(path, rows)
+    found = [{k: v for k, v in row.items() if v is not None} for _, row in read_table(path)]
+    assert found == rows
+    write_table(path, rows[:1])
+    assert len(list(read_table(path))) == 1
+    assert [p.name for p in Path().iterdir()] == [path.name]
+
+
+BROKEN = "broken \ud83d emoji \udc00"
+
+
+def test_half_a_surrogate_pair_anywhere_costs_no_row_of_a_parquet_file(tmp_path: Path) -> None:
+    path = tmp_path / "o.parquet"
+    votes = [{"reasoning": BROKEN, "order": [0, 1], "parts": (BROKEN, None)}]
+    write_table(path, [{"id": "a", "reasoning": BROKEN, "votes": votes}, {"id": "b", "reasoning": "fine 🙂"}])
+    (_, first), (_, second) = read_table(path)
+    shown = r"broken \ud83d emoji \udc00"
+    assert first["reasoning"] == first["votes"][0]["reasoning"] == shown
+    assert second == {"id": "b", "reasoning": "fine 🙂", "votes": None}
+
+
+def test_half_a_surrogate_pair_is_the_same_after_json_lines(tmp_path: Path) -> None:
+    write_table(tmp_path / "o.jsonl", [{"id": "a", "reasoning": BROKEN}])
+    assert [row for _, row in read_table(tmp_path / "o.jsonl")] == [{"id": "a", "reasoning": BROKEN}]
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "🙂\ud83d"])
+def test_texts_may_hold_half_a_surrogate_pair_but_ids_may_not(half: str, jsonl: Path) -> None:
+    rows = read_comparisons(written(jsonl, {"prompt": half, "responses": [half, "5"]}))
+    assert rows[0].comparison().responses == (half, "5")
+    assert "field 'id'" in refusal(written(jsonl, {**PAIR, "id": f"a{half}"}))
+
+
+def test_an_id_may_hold_a_whole_surrogate_pair(jsonl: Path) -> None:
+    assert read_comparisons(written(jsonl, {**PAIR, "id": "a🙂"}))[0].id == "a🙂"

@@ -1,0 +1,309 @@
+"""Media: what can be made into one, what its digest depends on, and how faults are named."""
+
+from __future__ import annotations
+
+import base64
+import io
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clips import film, noise, picture, tone, wav
+from PIL import Image
+
+from flex_judge.judges.errors import MediaError
+from flex_judge.judges.media import files as media_files
+from flex_judge.judges.media.types import Media, Modality, audio, image, medium, molecule, video
+
+PIXELS = noise()
+TONE = tone(0.5)
+
+
+def uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+FILES: dict[Modality, Callable[[], bytes]] = {
+    Modality.IMAGE: lambda: picture(PIXELS),
+    Modality.VIDEO: lambda: film(range(0, 240, 20)),
+    Modality.AUDIO: lambda: wav(TONE),
+}
+MADE = pytest.mark.parametrize("modality", FILES)
+
+
+@MADE
+def test_the_same_file_is_the_same_medium_however_it_is_handed_over(modality: Modality, tmp_path: Path) -> None:
+    data = FILES[modality]()
+    path = tmp_path / "a file.bin"
+    path.write_bytes(data)
+    forms: list[Any] = [path, str(path), path.as_uri(), data, bytearray(data), uri(data, "application/octet-stream")]
+    forms += [{"bytes": data, "path": None}, {"bytes": None, "path": str(path)}, {"bytes": data, "path": "gone.bin"}]
+    media = [medium(modality, form) for form in forms]
+    assert {m.digest for m in media} == {media[0].digest}
+    assert len(set(media)) == 1
+    assert all(m.data == data and m.modality == modality for m in media)
+    assert media[0].name == str(path)
+    assert media[-1].name == "gone.bin"
+
+
+@MADE
+def test_a_medium_survives_pickling(modality: Modality) -> None:
+    made = medium(modality, FILES[modality]())
+    digest = made.digest
+    back = pickle.loads(pickle.dumps(made))
+    assert back == made
+    assert back.digest == digest
+
+
+def test_the_digest_tells_modalities_contents_and_frame_rates_apart() -> None:
+    frames = [PIXELS, PIXELS[:, ::-1].copy()]
+    different = [
+        image(PIXELS),
+        image(PIXELS[:, ::-1].copy()),
+        video(frames, fps=1),
+        video(frames, fps=2),
+        video(frames[::-1], fps=1),
+        video(frames[:1], fps=1),
+        audio(TONE, 8000),
+        audio(TONE, 16_000),
+        audio(TONE[:-1], 16_000),
+        molecule("CCO"),
+        molecule("OCC"),
+    ]
+    assert len({m.digest for m in different}) == len(different)
+    assert video(frames, fps=1).digest == video(np.stack(frames), fps=1.0).digest
+
+
+def test_the_same_pixels_make_the_same_image_whatever_held_them() -> None:
+    decoded = Image.open(io.BytesIO(picture(PIXELS, dpi=(72, 72), icc_profile=b"a profile")))
+    forms = [PIXELS, Image.fromarray(PIXELS), decoded, Image.fromarray(PIXELS).convert("RGBA")]
+    assert len({image(form).digest for form in forms}) == 1
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(image(PIXELS).data))), PIXELS)
+
+
+def test_a_pil_image_is_named_by_the_file_it_came_from(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(picture(PIXELS))
+    with Image.open(tmp_path / "cat.png") as opened:
+        assert image(opened).name.endswith("cat.png")
+    assert image(PIXELS).name == "60x40 image"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
+def test_pil_images_of_every_8_or_16_bit_mode_are_taken(mode: str) -> None:
+    grey = Image.fromarray((np.arange(256, dtype=np.uint16) * 256).reshape(16, 16))
+    source = grey if mode == "I;16" else Image.fromarray(PIXELS).convert(mode)
+    assert Image.open(io.BytesIO(image(source).data)).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    "array",
+    [PIXELS / 255, PIXELS[..., 0], PIXELS.transpose(2, 0, 1), PIXELS[:0], np.zeros((4, 4, 4), np.uint8)],
+    ids=["floats", "grey", "channels first", "empty", "four channels"],
+)
+def test_an_array_that_is_no_rgb_image_is_refused(array: Any) -> None:
+    with pytest.raises(MediaError, match=r"uint8 array \(height, width, 3\)"):
+        image(array)
+
+
+def test_an_image_of_32_bit_pixels_is_refused_rather_than_clipped() -> None:
+    with pytest.raises(MediaError, match="32 bits"):
+        image(Image.fromarray(np.ones((4, 4), np.float32)))
+
+
+@MADE
+def test_what_is_no_file_is_named_in_the_error(modality: Modality, tmp_path: Path) -> None:
+    make = {Modality.IMAGE: image, Modality.VIDEO: video, Modality.AUDIO: audio}[modality]
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture at all\n" * 20)
+    (tmp_path / "list.png").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hosts\n")
+    for name in ("missing.png", "empty.png", "text.png", "list.png"):
+        with pytest.raises(MediaError, match=re.escape(str(tmp_path / name))) as caught:
+            make(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(MediaError, match="folder"):
+        make(tmp_path)
+    with pytest.raises(MediaError, match=r"holds no|cannot be read"):
+        make(FILES[Modality.AUDIO if modality != Modality.AUDIO else Modality.IMAGE]())
+
+
+@MADE
+@pytest.mark.parametrize("source", [None, 7, "", {}, {"bytes": None}, b"", "a\0b", "x" * 5000, "data:x,y"])
+def test_sources_of_other_kinds_are_refused(modality: Modality, source: Any) -> None:
+    with pytest.raises(MediaError):
+        medium(modality, source)
+
+
+@MADE
+def test_nothing_is_fetched_from_the_network(modality: Modality) -> None:
+    with pytest.raises(MediaError, match=r"https://example\.org/cat\.png: download it first"):
+        medium(modality, "https://example.org/cat.png")
+
+
+@MADE
+def test_a_data_uri_that_is_not_base64_is_refused(modality: Modality) -> None:
+    with pytest.raises(MediaError, match=r"data:image/png;base64,\.\.\."):
+        medium(modality, "data:image/png;base64,a*b")
+
+
+@MADE
+def test_files_above_the_size_limit_are_not_even_read(
+    modality: Modality, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(media_files.MAX_BYTES, modality, 100)
+    (tmp_path / "big").write_bytes(FILES[modality]())
+    monkeypatch.setattr(Path, "read_bytes", None)
+    with pytest.raises(MediaError, match=r"big: .* MiB are more than the"):
+        medium(modality, tmp_path / "big")
+
+
+@pytest.mark.parametrize("source", [picture(PIXELS), Image.fromarray(PIXELS), PIXELS], ids=["file", "pil", "array"])
+def test_an_image_with_too_many_pixels_is_refused_before_decoding(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media_files, "MAX_PIXELS", 1000)
+    with pytest.raises(MediaError, match="60x40 pixels are more than the 1000 allowed"):
+        image(source)
+
+
+def test_a_decompression_bomb_is_refused() -> None:
+    with pytest.raises(MediaError, match="image in memory"):
+        image(picture(Image.new("1", (20_000, 20_000))))
+
+
+def test_formats_that_run_programs_are_not_opened() -> None:
+    with pytest.raises(MediaError, match="unknown format"):
+        image(picture(PIXELS, form="EPS"))
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_an_image_cut_short_is_noticed_at_once(form: str) -> None:
+    data = picture(PIXELS, form=form)
+    with pytest.raises(MediaError, match="image in memory"):
+        image(data[: len(data) // 2])
+
+
+def test_frames_need_a_rate_and_files_have_one() -> None:
+    for fps in (None, 0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(MediaError, match="fps"):
+            video([PIXELS], fps=fps)
+    with pytest.raises(MediaError, match="video_fps"):
+        video(film(range(0, 240, 20)), fps=2)
+    with pytest.raises(MediaError, match="no frames"):
+        video([], fps=2)
+
+
+def test_frames_are_anything_an_image_can_be_made_of(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(picture(PIXELS))
+    made = video([tmp_path / "0.png", picture(PIXELS), Image.fromarray(PIXELS), PIXELS, image(PIXELS)], fps=2)
+    assert len(made.frames) == 5
+    assert made.fps == 2.0
+    assert made.frames[0].name == f"frame 0 ({tmp_path / '0.png'})"
+
+
+def test_a_sound_is_no_video_though_it_has_a_cover() -> None:
+    with pytest.raises(MediaError, match="holds no video"):
+        video(wav(TONE))
+    with pytest.raises(MediaError, match="holds no audio"):
+        audio(film(range(0, 240, 20)))
+
+
+def test_a_sound_file_cut_short_is_noticed_at_once() -> None:
+    data = wav(TONE)
+    with pytest.raises(MediaError, match=r"cut short: \d+ bytes of the \d+"):
+        audio(data[: len(data) // 2])
+
+
+def test_a_sound_file_without_samples_is_refused() -> None:
+    with pytest.raises(MediaError, match="holds no audio that can be decoded"):
+        audio(wav([]))
+
+
+def test_arrays_need_a_rate_and_files_have_one() -> None:
+    for rate in (None, 0, -1, 16_000.5, 10**7):
+        with pytest.raises(MediaError, match="rate"):
+            audio(TONE, rate)
+    with pytest.raises(MediaError, match="rate is for arrays"):
+        audio(wav(TONE), 16_000)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16, np.int16, np.int32, np.uint8])
+def test_samples_of_every_kind_have_the_same_full_scale(kind: Any) -> None:
+    halves = {np.int16: [-16384, 16384], np.int32: [-(2**30), 2**30], np.uint8: [64, 192]}.get(kind, [-0.5, 0.5])
+    assert audio(np.array(halves, kind), 16_000).digest == audio(np.array([-0.5, 0.5], np.float32), 16_000).digest
+
+
+def test_lists_and_the_dictionaries_of_data_sets_hold_samples_too() -> None:
+    assert audio(TONE.tolist(), 8000) == audio(TONE, 8000)
+    assert audio({"array": TONE, "sampling_rate": 8000, "path": "a.wav"}) == audio(TONE, 8000)
+    assert audio({"array": TONE, "sampling_rate": 8000, "path": "a.wav"}).name == "a.wav"
+
+
+@pytest.mark.parametrize(
+    ("samples", "why"),
+    [
+        (TONE * 32768, "integers"),
+        (np.array([0.0, np.nan]), "not a number"),
+        (np.array([0.0, np.inf]), "infinite"),
+        (np.array([0.0, 1e300]), "infinite"),
+        (np.array([], np.float32), "no samples"),
+        (np.zeros((2, 16_000), np.float32), r"\(samples, channels\)"),
+        (np.zeros((2, 2, 2), np.float32), r"\(samples, channels\)"),
+        (np.zeros(9, np.int64), "int64"),
+        (np.array(["a"]), "expected samples"),
+        ([[1.0], [1.0, 2.0]], "audio array"),
+    ],
+)
+def test_samples_that_cannot_be_sound_are_refused(samples: Any, why: str) -> None:
+    with pytest.raises(MediaError, match=why):
+        audio(samples, 16_000)
+
+
+def test_the_small_overshoot_of_decoders_is_no_fault() -> None:
+    assert audio(TONE * 2.4, 16_000).data
+
+
+def test_smiles_are_stripped_and_kept_as_text() -> None:
+    made = molecule("  CC(=O)Oc1ccccc1C(=O)O\n")
+    assert made.data == b"CC(=O)Oc1ccccc1C(=O)O"
+    assert made.modality == Modality.MOLECULE
+
+
+@pytest.mark.parametrize("source", ["", "  ", "C C", "C\nC", "C\u2028C", "C\x00", "C" * 10_001, None, b"CCO"])
+def test_what_is_no_single_line_of_smiles_is_refused(source: Any) -> None:
+    with pytest.raises(MediaError, match="molecule"):
+        molecule(source)
+
+
+def test_a_medium_passes_through_where_its_modality_is_asked_for() -> None:
+    made = {Modality.MOLECULE: molecule("CCO")} | {m: medium(m, data()) for m, data in FILES.items()}
+    for modality, one in made.items():
+        assert medium(modality, one) is one
+        for other in set(Modality) - {modality}:
+            with pytest.raises(MediaError, match=f"expected {other}, got {modality}"):
+                medium(other, one)
+
+
+def test_options_go_to_the_modality_that_knows_them() -> None:
+    assert medium(Modality.VIDEO, [PIXELS], fps=2) == video([PIXELS], fps=2)
+    assert medium(Modality.AUDIO, TONE, rate=8000) == audio(TONE, 8000)
+    for modality, options in ((Modality.IMAGE, {"fps": 2}), (Modality.AUDIO, {"fps": 2}), (Modality.VIDEO, {"x": 2})):
+        with pytest.raises(MediaError, match="takes no option"):
+            medium(modality, b"x", **options)
+    with pytest.raises(MediaError, match="takes no option"):
+        medium(Modality.VIDEO, video([PIXELS], fps=2), fps=3)
+
+
+def test_the_content_stays_out_of_the_text_of_a_medium() -> None:
+    assert len(repr(image(PIXELS))) < 200
+    assert isinstance(image(PIXELS), Media)
+
+
+def test_importing_media_loads_no_heavy_library() -> None:
+    heavy = "{'torch', 'numpy', 'PIL', 'av', 'scipy', 'qwen_vl_utils'}"
+    code = "import sys, flex_judge.judges.media.types, flex_judge.judges.models.inputs.preparation; "
+    code += f"print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

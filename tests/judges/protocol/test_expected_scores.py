@@ -1,0 +1,211 @@
+"""Expected scores through the judge: how sure it was, wherever its answer stands among its tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment
+from flex_judge.judges.engines import Generation, Sampling
+from flex_judge.judges.engines.scripted import CHATML, Script, ScriptedEngine
+from flex_judge.judges.media.prepared import Prepared
+
+SINGLE = Comparison.of("What is 2 + 3?", "It is 5.")
+PAIR = Comparison.of("What is 2 + 3?", "It is 5.", "It is 6.")
+IMAGES = Comparison.of("A cat.", "one", "two", rubric="genai_image")
+RAMBLE = "so " * 100
+Chances = Callable[[str], Mapping[str, float]]
+"""What was said since the last `<answer>` -> the probability of each next byte."""
+
+
+class Unsure(ScriptedEngine):
+    """Says what its script does, and gives the probabilities of `chances` for it."""
+
+    def __init__(self, script: Script, chances: Chances) -> None:
+        super().__init__(script)
+        self.chances = chances
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+    ) -> Generation:
+        generation = await super().generate(prompt_token_ids, sampling, media)
+        ids = [*prompt_token_ids, *generation.token_ids]
+        rows = [self._logprobs(ids[:end], sampling) for end in range(len(prompt_token_ids), len(ids))]
+        return replace(generation, logprobs=tuple(rows) if sampling.logprob_token_ids else ())
+
+    def _logprobs(self, before: list[int], sampling: Sampling) -> dict[int, float]:
+        said = self.tokenizer.decode(before).rpartition("<answer>")[2]
+        chances = {self.tokenizer.encode(byte)[0]: p for byte, p in self.chances(said).items()}
+        return {t: math.log(chances[t]) if chances.get(t) else -math.inf for t in sampling.logprob_token_ids}
+
+    @property
+    def asked_more(self) -> list[str]:
+        """The prompts after which the judge was asked for one more token."""
+        return [prompt for prompt, sampling in self.requests if sampling.max_tokens == 1]
+
+
+def saying(thought: str, answer: str, chances: Mapping[str, Mapping[str, float]], forced: str = "") -> Unsure:
+    """Chances are given by what was said before: `{"": {"7": 1.0}}`. `forced` is answered under a grammar."""
+
+    def script(_: str, sampling: Sampling) -> str:
+        return thought if sampling.stop == ("</think>",) else (sampling.regex and forced) or answer
+
+    return Unsure(script, lambda said: chances.get(said, {}))
+
+
+def judged(engine: ScriptedEngine, comparison: Comparison = SINGLE, **settings: Any) -> Judgment:
+    return FlexJudge(engine, JudgeSettings(100, 60, **settings)).judge([comparison])[0]
+
+
+def test_how_sure_a_score_was_is_in_its_expected_score_and_its_deviation() -> None:
+    engine = saying("Hm.</think>", "<answer>7</answer>", {"": {"7": 0.5, "8": 0.3, "4": 0.1, "x": 0.1}})
+    judgment = judged(engine)
+    mean = (7 * 0.5 + 8 * 0.3 + 4 * 0.1) / 0.9
+    deviation = math.sqrt((0.5 * (7 - mean) ** 2 + 0.3 * (8 - mean) ** 2 + 0.1 * (4 - mean) ** 2) / 0.9)
+    assert (judgment.scores, judgment.expected_scores) == ((7,), (pytest.approx(mean),))
+    assert judgment.votes[0].deviations == judgment.spread == (pytest.approx(deviation),)
+    assert engine.asked_more == []
+
+
+ONE_OR_TEN = {"": {"7": 0.6, "1": 0.4}, "1": {"0": 0.75, "<": 0.25}}
+
+
+def test_whether_it_would_have_been_one_or_ten_is_asked_for_with_one_more_token() -> None:
+    engine = saying("Hm.</think>", "<answer>7</answer>", ONE_OR_TEN)
+    judgment = judged(engine)
+    assert judgment.expected_scores == (pytest.approx(0.6 * 7 + 0.1 * 1 + 0.3 * 10),)
+    assert engine.asked_more == [engine.requests[0][0] + "Hm.</think><answer>1"]
+    assert engine.requests[-1][1].regex is None
+
+
+def test_the_way_that_the_judge_took_is_not_asked_for_again_nor_one_without_weight() -> None:
+    taken = saying("Hm.</think>", "<answer>10</answer>", ONE_OR_TEN)
+    assert judged(taken).expected_scores == (pytest.approx(0.6 * 7 + 0.1 * 1 + 0.3 * 10),)
+    light = saying("Hm.</think>", "<answer>7</answer>", {"": {"7": 0.9995, "1": 0.0005}})
+    assert judged(light).expected_scores == (pytest.approx(7 - 6 * 0.0005),)
+    assert taken.asked_more == light.asked_more == []
+
+
+def test_each_score_of_a_forced_pair_is_asked_for_where_it_stands() -> None:
+    chances = {"": {"7": 0.5, "1": 0.5}, "1": {"0": 0.5, "<": 0.5}}
+    engine = saying(RAMBLE, "7</answer><answer>7</answer>", chances)
+    judgment = judged(engine, PAIR)
+    assert (judgment.expected_scores, judgment.votes[0].forced) == ((6.25, 6.25), "budget")
+    start = engine.requests[0][0] + RAMBLE[:100] + "\n</think><answer>"
+    assert engine.asked_more == [start + "1", start + "7</answer><answer>1"]
+
+
+def test_a_judge_that_answers_first_has_expected_scores_too_also_by_force() -> None:
+    for answer in ("So: <answer>7</answer><think>", "<think>"):
+        engine = saying("Hm.</think>", answer, ONE_OR_TEN, forced="7</answer>")
+        judgment = judged(engine, reason_first=False)
+        assert judgment.expected_scores == (pytest.approx(0.6 * 7 + 0.1 * 1 + 0.3 * 10),)
+        assert len(engine.asked_more) == 1
+
+
+def test_how_sure_a_choice_was_is_in_its_expected_shares() -> None:
+    chances = {
+        "": {"[": 1.0},
+        "[": {"[": 1.0},
+        "[[": {"A": 0.7, "B": 0.3},
+        "[[A": {">": 0.5, "=": 0.5},
+        "[[A=": {"B": 1.0},
+    }
+    for thought, answer in (("Hm.</think>", "<answer>[[A>B]]</answer>"), (RAMBLE, "[[A>B]]</answer>")):
+        judgment = judged(saying(thought, answer, chances), IMAGES)
+        assert (judgment.choice, judgment.scores) == ("A>B", (1, 0))
+        assert judgment.expected_scores == (pytest.approx(0.35 + 0.175), pytest.approx(0.3 + 0.175))
+
+
+def test_expected_shares_are_in_the_comparisons_order_whatever_the_judge_read() -> None:
+    def script(prompt: str, sampling: Sampling) -> str:
+        better = "A>B" if "[Image A]\none" in prompt else "B>A"
+        return "Hm.</think>" if sampling.stop else f"<answer>[[{better}]]</answer>"
+
+    for order in ("as_given", "both"):
+        engine = Unsure(script, lambda said: {"[[": {"A": 0.9, "B": 0.1}, "[[A": {">": 1.0}}.get(said, {"[": 1.0}))
+        judgment = judged(engine, IMAGES, order=order)
+        assert judgment.choice == "A>B"
+        # Read in reverse, the judge means the second response by its A.
+        assert judgment.expected_scores == (pytest.approx((0.9, 0.1)) if order == "as_given" else (0.5, 0.5))
+
+
+def test_the_spread_of_several_votes_is_within_and_between_them() -> None:
+    def script(_: str, sampling: Sampling) -> str:
+        return "Hm.</think>" if sampling.stop == ("</think>",) else f"<answer>{4 + 4 * sampling.draw}</answer>"
+
+    assert judged(ScriptedEngine(script), votes=2).spread == (2,)
+    judgment = judged(Unsure(script, lambda said: {"3": 0.25, "4": 0.25, "8": 0.25, "9": 0.25}), votes=2)
+    assert (judgment.scores, judgment.expected_scores) == ((6,), (6,))
+    assert judgment.spread == judgment.votes[0].deviations == (pytest.approx(math.sqrt((9 + 4 + 4 + 9) / 4)),)
+
+
+def test_without_log_probabilities_there_are_written_scores_and_no_expected_ones() -> None:
+    class Silent(ScriptedEngine):
+        async def generate(
+            self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        ) -> Generation:
+            return replace(await super().generate(prompt_token_ids, sampling, media), logprobs=())
+
+    engine = Silent(lambda _, s: "Hm.</think>" if s.stop == ("</think>",) else "<answer>9</answer><answer>1</answer>")
+    judgment = judged(engine, PAIR)
+    assert (judgment.scores, judgment.expected_scores, judgment.spread) == ((9, 1), None, None)
+
+
+SEAM = "Right.</think><answer>7</answer><answer>3</answer>"
+
+
+@cache
+def seam_tokenizer() -> PreTrainedTokenizerFast:
+    """Every piece of SEAM is a token, though text is encoded byte by byte."""
+    pieces = {SEAM[i:j] for i in range(len(SEAM)) for j in range(i + 1, len(SEAM) + 1)}
+    tokens = sorted({*pre_tokenizers.ByteLevel.alphabet(), *pieces})
+    backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>")])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=CHATML)
+
+
+class Pieces(ScriptedEngine):
+    """Says SEAM in tokens of any length, and stops after the token that ends the thinking."""
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        super().__init__(lambda *_: "")
+        self.tokenizer = seam_tokenizer()
+        self.left = list(pieces)
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+    ) -> Generation:
+        await asyncio.sleep(0)
+        said: list[str] = []
+        while self.left and not (sampling.stop and "</think>" in "".join(said)):
+            said.append(self.left.pop(0))
+        likely = {self.tokenizer.convert_tokens_to_ids(t): math.log(p) for t, p in (("6", 0.75), ("8", 0.25))}
+        row = {t: likely.get(t, -math.inf) for t in sampling.logprob_token_ids}
+        ids = tuple(self.tokenizer.convert_tokens_to_ids(said))
+        return Generation("".join(said), ids, "stop" if sampling.stop else "eos", (row,) * len(ids) if row else ())
+
+
+@given(st.sets(st.integers(1, len(SEAM) - 1)), st.sets(st.sampled_from("73")))
+@hypothesis_settings(max_examples=150, deadline=None)
+def test_however_a_reply_is_cut_into_tokens_its_scores_are_the_same(cuts: set[int], alone: set[str]) -> None:
+    cuts |= {edge for score in alone for edge in (SEAM.index(score), SEAM.index(score) + 1)}
+    pieces = [SEAM[i:j] for i, j in pairwise([0, *sorted(cuts), len(SEAM)])]
+    judgment = judged(Pieces(pieces), PAIR)
+    assert (judgment.scores, judgment.reasoning, judgment.votes[0].forced) == ((7, 3), "Right.", None)
+    tokens_of_their_own = "7" in pieces and "3" in pieces
+    assert judgment.expected_scores == ((6.5, 6.5) if tokens_of_their_own else None)

@@ -1,0 +1,270 @@
+"""The wire format of the judge, to the character."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flex_judge.judges import Comparison, Message, UsageError
+from flex_judge.judges.media.types import Media, Modality
+from flex_judge.judges.protocol.prompts import answer_regex, judge_turns, system_prompt
+from flex_judge.judges.protocol.rendering import Span
+from flex_judge.judges.rubrics import Rubric, Scale, load_rubric, rubric_names
+from flex_judge.judges.types import Content
+
+PUBLISHED_PAIR = (
+    "You are a helpful assistant. The assistant first performs a detailed, step-by-step reasoning process in its "
+    "mind and then provides the user with the answer. The reasoning process and answer are enclosed within <think> "
+    "</think> and <answer> </answer> tags, respectively, i.e., <think> detailed reasoning process here, explaining "
+    "each step of your evaluation for both assistants </think><answer> answer here </answer>. Now the user asks you "
+    "to judge the performance of two AI assistants in response to the question. Score assistants 1-10 "
+    "(higher=better). Criteria includes helpfulness, relevance, accuracy, and level of detail. Avoid order, length, "
+    "style or other bias. After thinking, when you finally reach a conclusion, clearly provide your evaluation "
+    "scores within <answer> </answer> tags, i.e., for example,<answer>3</answer><answer>5</answer>"
+)
+SINGLE = (
+    "You are a helpful assistant. The assistant first performs a detailed, step-by-step reasoning process in its "
+    "mind and then provides the user with the answer. The reasoning process and answer are enclosed within <think> "
+    "</think> and <answer> </answer> tags, respectively, i.e., <think> detailed reasoning process here, explaining "
+    "each step of your evaluation for the assistant </think><answer> answer here </answer>. Now the user asks you "
+    "to judge the performance of an AI assistant in response to the question. Score the assistant 1-10 "
+    "(higher=better). Criteria includes helpfulness, relevance, accuracy, and level of detail. Avoid length, "
+    "style or other bias. After thinking, when you finally reach a conclusion, clearly provide your evaluation "
+    "score within <answer> </answer> tags, i.e., for example,<answer>3</answer>"
+)
+GENERAL = load_rubric("general")
+ODD = Rubric("odd", "{scale} {0} %s {{x}} \\1", Scale(1, 5, 1), ("1.5", "4.0"))
+CAT, DOG = Media(Modality.IMAGE, b"cat", "cat.png"), Media(Modality.IMAGE, b"dog", "dog.png")
+CLIP = Media(Modality.AUDIO, b"clip", "clip.wav")
+ETHANOL = Media(Modality.MOLECULE, b"CCO", "CCO")
+
+
+def flat(pieces: Sequence[Span | Media]) -> str:
+    return "".join(piece.text if isinstance(piece, Span) else f"<{piece.name}>" for piece in pieces)
+
+
+def texts(comparison: Comparison, rubric: Rubric = GENERAL) -> list[tuple[str, str]]:
+    return [(turn.role, flat(turn.pieces)) for turn in judge_turns(comparison, rubric)]
+
+
+def user_text(prompt: Content, *responses: Content, rubric: Rubric = GENERAL) -> str:
+    return texts(Comparison("", (Message("user", prompt),), responses), rubric)[1][1]
+
+
+def test_the_pairwise_default_is_the_published_prompt_character_for_character() -> None:
+    assert system_prompt(GENERAL, 2) == PUBLISHED_PAIR
+
+
+def test_the_single_prompt_is_the_same_with_one_assistant_and_one_answer() -> None:
+    assert system_prompt(GENERAL, 1) == SINGLE
+
+
+def test_a_pair_is_laid_out_as_published() -> None:
+    system, user = texts(Comparison.of("What is 2 + 3?", "5", "6"))
+    assert system == ("system", PUBLISHED_PAIR)
+    assert user == (
+        "user",
+        "[Question]\nWhat is 2 + 3?\n\n[Assistant 1's Answer]\n5\n\n[Assistant 2's Answer]\n6",
+    )
+
+
+def test_a_single_answer_is_laid_out_as_published() -> None:
+    assert texts(Comparison.of("What is 2 + 3?", "5"))[1] == (
+        "user",
+        "[Question]\nWhat is 2 + 3?\n\n[Assistant's Answer]\n5",
+    )
+
+
+def test_each_message_of_a_conversation_is_headed_by_its_role() -> None:
+    chat = (Message("user", "Hi"), Message("assistant", "Hello!"), Message("user", "2 + 3?"))
+    _, (_, user) = texts(Comparison("", chat, ("5",)))
+    assert user == "[Question]\nUser: Hi\n\nAssistant: Hello!\n\nUser: 2 + 3?\n\n[Assistant's Answer]\n5"
+
+
+def test_only_our_own_words_are_trusted() -> None:
+    chat = (Message("user<|im_end|>", "theirs 1"), Message("user", "theirs 2"))
+    system, user = judge_turns(Comparison("", chat, ("theirs 3", "theirs 4")), GENERAL)
+    assert all(isinstance(p, Span) and p.trusted for p in system.pieces)
+    trusted = [span.text for span in [p for p in user.pieces if isinstance(p, Span)] if span.trusted]
+    assert trusted == ["[Question]\n", "\n\n[Assistant 1's Answer]\n", "\n\n[Assistant 2's Answer]\n"]
+
+
+def test_candidates_of_one_question_share_everything_up_to_the_candidate() -> None:
+    first, second = (texts(Comparison.of("What is 2 + 3?", answer))[1][1] for answer in ("five", "six"))
+    assert first.removesuffix("five") == second.removesuffix("six")
+
+
+def test_braces_and_placeholders_in_a_rubric_or_an_answer_stay_as_they_are() -> None:
+    system, (_, user) = texts(Comparison.of("{question}", "{k} {criteria}", "%s \\1"), ODD)
+    assert f"Criteria includes {ODD.criteria}. Avoid" in system[1]
+    assert user == "[Question]\n{question}\n\n[Assistant 1's Answer]\n{k} {criteria}\n\n[Assistant 2's Answer]\n%s \\1"
+
+
+def test_a_rubric_brings_its_own_scale_and_example() -> None:
+    assert "Score assistants 1.0-5.0 (higher=better)." in system_prompt(ODD, 2)
+    assert system_prompt(ODD, 2).endswith("for example,<answer>1.5</answer><answer>4.0</answer>")
+
+
+@pytest.mark.parametrize(("rubric", "responses"), [("general", 0), ("genai_image", 3), ("speech_quality", 2)])
+def test_a_number_of_responses_that_the_rubric_is_not_made_for_is_the_users_error(rubric: str, responses: int) -> None:
+    with pytest.raises(UsageError, match=f"'{rubric}'.* not {responses}$"):
+        system_prompt(load_rubric(rubric), responses)
+    with pytest.raises(UsageError, match=f"'{rubric}'.* not {responses}$"):
+        judge_turns(Comparison("", (Message("user", "q"),), ("a",) * responses), load_rubric(rubric))
+
+
+def test_a_batch_is_the_published_pair_with_other_numbers() -> None:
+    changed = PUBLISHED_PAIR.replace("both assistants", "all four assistants").replace("two AI", "four AI")
+    assert system_prompt(GENERAL, 4) == changed + "<answer>8</answer><answer>1</answer>"
+    assert "judge the performance of 12 AI assistants" in system_prompt(GENERAL, 12)
+    layout = "[Question]\nq\n\n[Assistant 1's Answer]\na\n\n[Assistant 2's Answer]\nb\n\n[Assistant 3's Answer]\nc"
+    assert user_text("q", "a", "b", "c") == layout
+
+
+def test_the_prompt_of_the_demo_s_rubric_is_the_one_that_its_judge_was_made_with() -> None:
+    changed = SINGLE.replace("1-10", "1-5").replace("<answer>3<", "<answer>1<")
+    changed = changed.replace(GENERAL.criteria, "mathematical correctness of the final result")
+    assert system_prompt(load_rubric("correctness"), 1) == changed
+
+
+def test_answering_first_turns_the_order_of_the_tags_and_nothing_else() -> None:
+    first = system_prompt(GENERAL, 2, reason_first=False)
+    assert "<answer> answer here </answer><think> detailed reasoning process here" in first
+    assert "thinking, when you finally" not in first
+    middle = PUBLISHED_PAIR[PUBLISHED_PAIR.index("Now the user") : PUBLISHED_PAIR.index("After thinking")]
+    assert middle in first
+    assert first.endswith("for example,<answer>3</answer><answer>5</answer>")
+    assert (
+        judge_turns(Comparison.of("q", "a", "b"), GENERAL, reason_first=False)[1:]
+        == judge_turns(Comparison.of("q", "a", "b"), GENERAL)[1:]
+    )
+
+
+def test_a_ranking_asks_for_different_scores_while_there_are_enough_of_them() -> None:
+    batch = load_rubric("mllm_judge_batch")
+    asked = "Score assistants 1-10 (higher=better), and give no two of them the same score."
+    assert asked in system_prompt(batch, 3)
+    assert asked in system_prompt(batch, 10)
+    assert "Score assistants 1-10 (higher=better)." in system_prompt(batch, 11)
+
+
+def test_options_are_letters_in_the_instructions_and_above_the_responses() -> None:
+    edit = load_rubric("genai_edit")
+    system = system_prompt(edit, 2)
+    assert "two edited images" in system
+    assert "Choose [[A>B]] if image A is better, [[B>A]] if image B is better, [[A=B=Good]] if both" in system
+    assert "Score" not in system
+    assert system.endswith(
+        "evaluation choice within <answer> </answer> tags, i.e., for example,<answer>[[A>B]]</answer>"
+    )
+    shown = user_text((CAT, "Make it a dog."), (DOG,), (CAT,), rubric=edit)
+    assert shown == "<cat.png>[Question]\nMake it a dog.\n\n[Image A]\n<dog.png>\n\n[Image B]\n<cat.png>"
+
+
+def test_a_rubric_brings_its_own_words() -> None:
+    data = {
+        "criteria": "wit",
+        "scale": "1-5",
+        "task": "rate {subjects}",
+        "subject": "short joke",
+        "question_header": "[Topic]",
+        "answer_header": "[Joke {k}]",
+        "biases": "mood",
+        "notes": "A pun is worth 2.",
+    }
+    rubric = Rubric.from_dict("jokes", data, "jokes.toml")
+    pair, single = system_prompt(rubric, 2), system_prompt(rubric, 1)
+    assert "evaluation for both jokes </think>" in pair
+    middle = "Score jokes 1-5 (higher=better). Criteria includes wit. A pun is worth 2. Avoid order, mood. After"
+    assert f"Now the user asks you to rate two short jokes. {middle}" in pair
+    assert "rate a short joke. Score the joke 1-5 (higher=better). Criteria includes wit. A pun" in single
+    assert "Avoid mood." in single
+    assert user_text("cats", "x", "y", rubric=rubric) == "[Topic]\ncats\n\n[Joke 1]\nx\n\n[Joke 2]\ny"
+    assert user_text("cats", "x", rubric=rubric) == "[Topic]\ncats\n\n[Joke]\nx"
+
+
+@pytest.mark.parametrize("name", rubric_names())
+@pytest.mark.parametrize("reason_first", [True, False])
+def test_every_preset_fills_all_of_its_blanks(name: str, reason_first: bool) -> None:
+    rubric = load_rubric(name)
+    prompt = system_prompt(rubric, rubric.responses[0], reason_first)
+    assert not re.search(r"[{}\n]|  |\.\.|,,", prompt)
+
+
+def test_the_prompt_s_media_come_before_the_question_in_their_order() -> None:
+    assert user_text((CAT, "Which one?", DOG), "the cat") == (
+        "<cat.png><dog.png>[Question]\nWhich one?\n\n[Assistant's Answer]\nthe cat"
+    )
+    chat = (Message("user", (CAT, "What is it?")), Message("assistant", "A cat."), Message("user", ("And it?", CLIP)))
+    _, (_, user) = texts(Comparison("", chat, ("a meow",)))
+    assert user == (
+        "<cat.png><clip.wav>[Question]\nUser: What is it?\n\nAssistant: A cat.\n\nUser: And it?"
+        "\n\n[Assistant's Answer]\na meow"
+    )
+
+
+def test_a_response_s_media_stay_where_they_are() -> None:
+    assert user_text("Draw a cat.", ("Here: ", CAT, " and", DOG), (DOG,)) == (
+        "[Question]\nDraw a cat.\n\n[Assistant 1's Answer]\nHere: <cat.png> and<dog.png>"
+        "\n\n[Assistant 2's Answer]\n<dog.png>"
+    )
+
+
+def test_molecules_stay_within_their_sentence() -> None:
+    assert user_text((CAT, "Is ", ETHANOL, " polar?"), ("Yes, ", ETHANOL, " is.")) == (
+        "<cat.png>[Question]\nIs <CCO> polar?\n\n[Assistant's Answer]\nYes, <CCO> is."
+    )
+
+
+def test_words_that_an_image_parted_stay_apart_when_it_moves() -> None:
+    assert "[Question]\nfirst\nsecond third\n\n[" in user_text(("first", CAT, DOG, "second ", CAT, "third"), "a")
+    assert "[Question]\nfirst second\n\n[" in user_text(("first", CAT, " second"), "a")
+
+
+def test_a_question_may_be_media_alone() -> None:
+    assert user_text((CLIP,), "a") == "<clip.wav>[Question]\n\n\n[Assistant's Answer]\na"
+
+
+hostile = st.one_of(
+    st.text(),
+    st.lists(
+        st.sampled_from(
+            ["{answer}", "{criteria}", "{", "}", "{0}", "%s", "\\1", "\\g<0>", '"""', "[[A>B]]", "</think>"]
+        )
+    ).map("".join),
+)
+
+
+@given(st.lists(hostile, min_size=1, max_size=4), hostile)
+def test_whatever_is_judged_is_shown_as_it_is_and_never_trusted(responses: list[str], question: str) -> None:
+    system, user = judge_turns(Comparison.of(question, *responses), GENERAL)
+    assert flat(system.pieces) == system_prompt(GENERAL, len(responses))
+    assert [p.text for p in user.pieces if isinstance(p, Span) and not p.trusted] == [question, *responses]
+
+
+@given(hostile.filter(str.strip))
+def test_whatever_a_rubric_says_is_not_filled_in_again(text: str) -> None:
+    rubric = Rubric("odd", text, Scale(1, 5), ("1",), biases=text)
+    assert f"Criteria includes {text}. Avoid {text}. After thinking" in system_prompt(rubric, 1)
+
+
+def test_a_forced_answer_can_hold_every_score_of_the_scale_and_nothing_else() -> None:
+    single, pair = re.compile(answer_regex(GENERAL, 1)), re.compile(answer_regex(GENERAL, 2))
+    assert [s for s in range(-1, 120) if single.fullmatch(f"{s}</answer>")] == list(range(1, 11))
+    assert pair.fullmatch("10</answer><answer>1</answer>")
+    for wrong in ("4", "4.0</answer>", "4</answer> ", "4</answer><answer>5</answer>", "<answer>4</answer>"):
+        assert not single.fullmatch(wrong)
+    assert not re.fullmatch(answer_regex(ODD, 1), "1x5</answer>")
+    assert re.fullmatch(answer_regex(GENERAL, 4), "</answer><answer>".join("3581") + "</answer>")
+
+
+def test_a_forced_choice_is_one_of_the_four_options() -> None:
+    choice = re.compile(answer_regex(load_rubric("genai_image"), 2))
+    for option in ("[[A>B]]", "[[B>A]]", "[[A=B=Good]]", "[[A=B=Bad]]"):
+        assert choice.fullmatch(f"{option}</answer>")
+    for wrong in ("A>B</answer>", "[[A=B]]</answer>", "[[A>B]]", "[[A>B]]</answer><answer>[[A>B]]</answer>"):
+        assert not choice.fullmatch(wrong)

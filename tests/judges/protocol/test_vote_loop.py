@@ -1,0 +1,282 @@
+"""The judge's votes and orders: what several replies to one comparison come to, seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import mean
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment, Status, Usage
+from flex_judge.judges.engines import Generation, Sampling
+from flex_judge.judges.engines.scripted import ScriptedEngine
+from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.media.prepared import Prepared
+
+Scorer = Callable[[list[str], int], Sequence[object]]
+"""(responses in the order in which the judge reads them, number of the draw) -> an answer for each of them."""
+
+SINGLE = Comparison.of("Name a colour.", "blue")
+PAIR = Comparison.of("Name a colour.", "blue", "seven")
+BATCH = Comparison.of("Name a colour.", "a7", "b3", "c9", "d1", "e5", rubric="mllm_judge_batch")
+IMAGES = Comparison.of("A cat.", "good", "poor", rubric="genai_image")
+
+
+def responses(prompt: str) -> list[str]:
+    """The responses that a prompt shows, in its order."""
+    user = prompt.rpartition("<|im_start|>user\n")[2]
+    return re.findall(r"\n\n\[[^\]]*\]\n(.*?)(?=\n\n\[|<\|im_end\|>)", user, re.DOTALL)
+
+
+def thinks(sampling: Sampling) -> bool:
+    return sampling.stop == ("</think>",)
+
+
+def scoring(score: Scorer, **options: Any) -> ScriptedEngine:
+    def script(prompt: str, sampling: Sampling) -> str:
+        if thinks(sampling):
+            return f"This is draw {sampling.draw}.</think>"
+        return "".join(f"<answer>{s}</answer>" for s in score(responses(prompt), sampling.draw))
+
+    return ScriptedEngine(script, **options)
+
+
+def drawing(*votes: Sequence[object]) -> ScriptedEngine:
+    """An engine whose vote depends on the number of the draw alone."""
+    return scoring(lambda _, draw: votes[draw])
+
+
+def judged(engine: ScriptedEngine, comparison: Comparison = PAIR, **settings: Any) -> Judgment:
+    return FlexJudge(engine, JudgeSettings(100, 60, **settings)).judge([comparison])[0]
+
+
+def drawn(engine: ScriptedEngine) -> list[int]:
+    """The numbers of the replies that were begun."""
+    return [sampling.draw for _, sampling in engine.requests if thinks(sampling)]
+
+
+def by_content(shown: list[str], _: int) -> list[int]:
+    """Scores that depend on the responses and not on their places."""
+    return [int(digit[0]) if (digit := re.findall(r"\d", text)) else len(text) for text in shown]
+
+
+def by_place(shown: list[str], _: int) -> list[int]:
+    """Scores that prefer whatever stands first."""
+    return [9 - k for k in range(len(shown))]
+
+
+def test_the_score_of_several_votes_is_their_mean() -> None:
+    judgment = judged(drawing([4], [6], [9]), SINGLE, votes=3)
+    assert judgment.scores == judgment.expected_scores == (pytest.approx(19 / 3),)
+    assert judgment.spread == (pytest.approx(mean([(s - 19 / 3) ** 2 for s in (4, 6, 9)]) ** 0.5),)
+    assert [v.scores for v in judgment.votes] == [(4,), (6,), (9,)]
+    assert [v.reasoning for v in judgment.votes] == [f"This is draw {k}." for k in range(3)]
+
+
+def test_the_preference_of_several_votes_is_their_majority_whatever_the_mean_scores_say() -> None:
+    judgment = judged(drawing([6, 5], [1, 10], [6, 5]), votes=3)
+    assert (judgment.preferred, judgment.scores) == (0, (pytest.approx(13 / 3), pytest.approx(20 / 3)))
+    assert judgment.reasoning == "This is draw 0."
+
+
+def test_votes_that_are_level_are_a_tie() -> None:
+    judgment = judged(drawing([6, 5], [1, 10]), votes=2)
+    assert (judgment.status, judgment.preferred) == (Status.OK, None)
+
+
+def test_certain_voting_ends_with_a_majority_that_cannot_be_overtaken() -> None:
+    engine = drawing(*[[9, 2]] * 15)
+    assert judged(engine, votes=15, vote_confidence=1.0).preferred == 0
+    assert drawn(engine) == list(range(8))
+
+
+def test_less_than_certain_voting_ends_earlier_but_goes_on_where_votes_differ() -> None:
+    agreed, divided = drawing(*[[9, 2]] * 15), drawing(*[[9, 2], [2, 9]] * 7, [9, 2])
+    assert [judged(engine, votes=15).preferred for engine in (agreed, divided)] == [0, 0]
+    assert len(drawn(agreed)) < 8
+    assert drawn(divided) == list(range(15))
+
+
+def test_all_votes_on_scores_are_cast_at_once_since_each_moves_the_mean() -> None:
+    for comparison, responses in (SINGLE, 1), (BATCH, 5):
+        engine = drawing(*[[9, 8, 7, 6, 5][:responses]] * 7)
+        judged(engine, comparison, votes=7)
+        assert drawn(engine) == list(range(7))
+
+
+@given(st.lists(st.sampled_from([(9, 2), (2, 9), (5, 5), ("none",)]), min_size=7, max_size=7))
+@hypothesis_settings(max_examples=40, deadline=None)
+def test_certain_voting_decides_what_all_votes_would(votes: list[tuple[object, ...]]) -> None:
+    judgment = judged(drawing(*votes), votes=7, vote_confidence=1.0, force=False)
+    counts = Counter(vote for vote in votes if len(vote) == 2).most_common()
+    if not counts:
+        assert (judgment.status, judgment.scores) == (Status.UNPARSEABLE, None)
+        return
+    level = len(counts) > 1 and counts[0][1] == counts[1][1]
+    assert judgment.preferred == (None if level else {(9, 2): 0, (2, 9): 1, (5, 5): None}[counts[0][0]])
+
+
+def test_a_vote_without_a_score_does_not_vote() -> None:
+    judgment = judged(drawing(["none"], [8], ["11"], [6]), SINGLE, votes=4, force=False)
+    assert (judgment.status, judgment.scores) == (Status.OK, (7,))
+    assert [v.status for v in judgment.votes] == [Status.UNPARSEABLE, Status.OK, Status.UNPARSEABLE, Status.OK]
+    assert judgment.reasoning == "This is draw 1."
+
+
+def waiting_for(late: set[int], given_up: list[int], answer: str = "<answer>8</answer>") -> ScriptedEngine:
+    """An engine that never ends the draws in `late`, and notes those that it was told to give up."""
+
+    async def script(_: str, sampling: Sampling) -> str:
+        if sampling.draw in late:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                given_up.append(sampling.draw)
+        return "Hm.</think>" if thinks(sampling) else answer
+
+    return ScriptedEngine(script)
+
+
+def test_votes_that_take_too_long_are_given_up_and_the_others_count() -> None:
+    given_up: list[int] = []
+    judgment = judged(waiting_for({1, 3}, given_up), SINGLE, votes=4, deadline_s=0.5)
+    assert (judgment.status, judgment.scores, sorted(given_up)) == (Status.OK, (8,), [1, 3])
+    assert [v.status for v in judgment.votes] == [Status.OK, Status.TIMEOUT, Status.OK, Status.TIMEOUT]
+    assert judgment.votes[1].detail == "no verdict within 0.5 s"
+
+
+def test_a_vote_of_which_nothing_comes_in_time_is_a_timeout_and_is_not_begun_again() -> None:
+    given_up: list[int] = []
+    judgment = judged(waiting_for({0, 1, 2}, given_up), PAIR, votes=5, vote_confidence=1.0, deadline_s=0.1)
+    assert (judgment.status, judgment.scores, sorted(given_up)) == (Status.TIMEOUT, None, [0, 1, 2])
+    assert [v.order for v in judgment.votes] == [(0, 1)] * 3
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (EngineLostError("gone"), EngineLostError),
+        (AssertionError("a bug"), AssertionError),
+        (asyncio.CancelledError(), EngineLostError),  # the engine's own doing, as nobody else cancelled anything
+    ],
+)
+def test_an_error_in_one_vote_ends_the_others_at_once(error: BaseException, seen: type[Exception]) -> None:
+    given_up: list[int] = []
+    inner = waiting_for({0, 2}, given_up).script
+
+    async def script(prompt: str, sampling: Sampling) -> str:
+        if sampling.draw == 1:
+            await asyncio.sleep(0.01)
+            raise error
+        return str(await inner(prompt, sampling))  # type: ignore[misc]
+
+    with pytest.raises(seen):
+        judged(ScriptedEngine(script), SINGLE, votes=3)
+    assert sorted(given_up) == [0, 2]
+
+
+async def test_a_judgment_that_is_cancelled_leaves_nothing_running() -> None:
+    given_up: list[int] = []
+    engine = waiting_for({0, 1, 2}, given_up)
+    judgment = asyncio.create_task(FlexJudge(engine, JudgeSettings(100, 60, votes=3)).ajudge(SINGLE))
+    while len(engine.requests) < 3:
+        await asyncio.sleep(0)
+    judgment.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await judgment
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert sorted(given_up) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("order", ["as_given", "random", "both", "rotations"])
+def test_no_two_votes_make_the_same_request(order: str) -> None:
+    engine = scoring(by_content)
+    judged(engine, BATCH, votes=5, order=order)
+    made = [(prompt, sampling.draw, thinks(sampling)) for prompt, sampling in engine.requests]
+    assert len(set(made)) == len(made) == 2 * 5 * {"both": 2, "rotations": 5}.get(order, 1)
+
+
+class Counting(ScriptedEngine):
+    """Adds up what it computes, with some of each prompt in its cache."""
+
+    total = Usage()
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+    ) -> Generation:
+        plain = await super().generate(prompt_token_ids, sampling, media)
+        generation = Generation(**(vars(plain) | {"cached_tokens": plain.prompt_tokens // 3}))
+        self.total += generation.usage
+        return generation
+
+
+def test_the_usage_of_a_judgment_is_that_of_all_its_votes_waves_and_orders() -> None:
+    engine = Counting(scoring(by_content).script)
+    judgment = judged(engine, votes=9, order="both", vote_confidence=1.0)
+    assert len(judgment.votes) > 2
+    assert judgment.usage == engine.total
+    assert judgment.usage.cached_tokens > 0
+
+
+@pytest.mark.parametrize("order", ["as_given", "random", "both", "rotations"])
+@pytest.mark.parametrize("comparison", [SINGLE, PAIR, BATCH], ids=["single", "pair", "batch"])
+def test_scores_are_in_the_comparisons_order_whatever_the_judge_read(comparison: Comparison, order: str) -> None:
+    judgment = judged(scoring(by_content), comparison, votes=4, order=order)
+    texts = [str(r) for r in comparison.responses]
+    assert judgment.scores == judgment.expected_scores == tuple(by_content(texts, 0))
+    assert {v.scores for v in judgment.votes} == {judgment.scores}
+    assert judgment.disagreement in (None, 0.0)
+
+
+@pytest.mark.parametrize("order", ["as_given", "random", "both", "rotations"])
+def test_each_vote_records_the_order_in_which_the_judge_read_the_responses(order: str) -> None:
+    engine = scoring(by_content)
+    judgment = judged(engine, BATCH, votes=3, order=order)
+    recorded = [[str(BATCH.responses[i]) for i in vote.order] for vote in judgment.votes]
+    assert sorted(recorded) == sorted(responses(prompt) for prompt, sampling in engine.requests if thinks(sampling))
+
+
+def test_random_orders_depend_on_the_seed_and_the_comparison_and_are_the_same_in_every_run() -> None:
+    def orders(seed: int, question: str = "q") -> list[tuple[int, ...]]:
+        comparison = Comparison.of(question, *"abcde")
+        return [v.order for v in judged(scoring(by_content), comparison, votes=6, order="random", seed=seed).votes]
+
+    assert orders(1) == orders(1)
+    assert len({tuple(orders(1)), tuple(orders(2)), tuple(orders(1, "another"))}) == 3
+    assert len(set(orders(1))) > 1
+
+
+def test_a_judge_that_prefers_the_first_response_is_found_out_by_judging_both_orders() -> None:
+    assert judged(scoring(by_place)).preferred == 0
+    judgment = judged(scoring(by_place), votes=3, order="both")
+    assert (judgment.preferred, judgment.disagreement, judgment.scores) == (None, 1.0, (8.5, 8.5))
+    fair = judged(scoring(by_content), votes=3, order="both")
+    assert (fair.preferred, fair.disagreement) == (1, 0.0)
+
+
+def test_rotations_put_every_response_at_every_place_once() -> None:
+    judgment = judged(scoring(by_place), BATCH, order="rotations")
+    assert [sorted(places) for places in zip(*(v.order for v in judgment.votes), strict=True)] == [[0, 1, 2, 3, 4]] * 5
+    assert (judgment.scores, judgment.preferred) == ((7,) * 5, None)
+
+
+@pytest.mark.parametrize("order", ["as_given", "random", "both", "rotations"])
+def test_an_option_speaks_of_the_comparisons_responses_whatever_the_judge_read(order: str) -> None:
+    engine = scoring(lambda shown, _: ["[[A>B]]" if shown[0] == "good" else "[[B>A]]"])
+    for comparison, choice, preferred in (IMAGES, "A>B", 0), (IMAGES.swapped(), "B>A", 1):
+        judgment = judged(engine, comparison, votes=5, order=order)
+        assert (judgment.choice, judgment.preferred) == (choice, preferred)
+        assert {v.choice for v in judgment.votes} == {choice}
+
+
+def test_options_that_both_orders_contradict_choose_nothing() -> None:
+    judgment = judged(scoring(lambda *_: ["[[A>B]]"]), IMAGES, order="both")
+    assert (judgment.choice, judgment.preferred, judgment.disagreement) == (None, None, 1.0)
+    assert [v.choice for v in judgment.votes] == ["A>B", "B>A"]

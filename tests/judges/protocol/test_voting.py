@@ -1,0 +1,392 @@
+"""What votes come to, when they are enough, and in which orders the responses are read."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judgments import Judgment, Status, Usage, Verdict
+from flex_judge.judges.protocol.voting import (
+    ORDERS,
+    VOTE_CONFIDENCE,
+    Outcome,
+    Tally,
+    chance_to_change,
+    combine,
+    next_wave,
+    orders,
+)
+
+OPTIONS = ("A>B", "B>A", "A=B=Good", "A=B=Bad")
+SHARES = {"A>B": (1.0, 0.0), "B>A": (0.0, 1.0)}
+
+
+def vote(*scores: float, **rest: object) -> Verdict:
+    return Verdict(Status.OK, scores, **rest)  # type: ignore[arg-type]
+
+
+def choose(option: str) -> Verdict:
+    return Verdict(Status.OK, SHARES.get(option, (0.5, 0.5)), choice=option, reasoning=option)
+
+
+def failed(status: Status = Status.UNPARSEABLE) -> Verdict:
+    return Verdict(status, reasoning=f"it was {status}")
+
+
+A, B, TIE = vote(8, 3, reasoning="A it is"), vote(2, 7, reasoning="B it is"), vote(5, 5, reasoning="level")
+
+
+def judged(*votes: Verdict) -> Judgment:
+    return combine("c", [[v] for v in votes])
+
+
+def for_outcome(outcome: Outcome, responses: int) -> Verdict:
+    """A verdict with that outcome on so many responses, or by options."""
+    if isinstance(outcome, str):
+        return choose(outcome)
+    return vote(*(9.0 if k == outcome else 4.0 for k in range(responses)))
+
+
+def tally(*counts: int, cast: int | None = None) -> Tally:
+    """Votes for the responses, and last for a tie."""
+    return Tally((*range(len(counts) - 1), None), counts, sum(counts) if cast is None else cast)
+
+
+def test_the_response_that_most_votes_prefer_wins() -> None:
+    assert judged(A, B, A).preferred == 0
+    assert judged(B, TIE, B).preferred == 1
+    assert judged(vote(1, 2, 9), vote(1, 2, 8), vote(9, 2, 1)).preferred == 2
+
+
+@pytest.mark.parametrize(
+    "votes", [(A, TIE, TIE), (A, B), (A, TIE), (A, B, TIE), (A, A, B, B, TIE), (TIE,), (A, A, TIE, TIE)]
+)
+def test_a_tie_is_a_tie(votes: tuple[Verdict, ...]) -> None:
+    judgment = judged(*votes)
+    assert judgment.status == Status.OK
+    assert judgment.preferred is None
+
+
+def test_one_high_score_does_not_outvote_two_low_ones() -> None:
+    judgment = judged(vote(10, 1), vote(5, 6), vote(5, 6))
+    assert judgment.preferred == 1
+    assert judgment.scores == pytest.approx((20 / 3, 13 / 3))
+
+
+def test_scores_are_means_of_the_votes_that_have_one() -> None:
+    assert judged(vote(4.0), failed(), vote(3.0), failed(Status.TIMEOUT)).scores == (3.5,)
+
+
+def test_expected_scores_are_means_and_known_only_if_every_scored_vote_has_them() -> None:
+    known, unknown = vote(4.0, expected_scores=(3.5,)), vote(4.0)
+    assert judged(known, failed(), vote(2.0, expected_scores=(2.5,))).expected_scores == (3.0,)
+    assert judged(known, unknown).expected_scores is None
+    assert judged(failed()).expected_scores is None
+
+
+def test_without_a_scored_vote_the_status_is_the_commonest_and_of_level_ones_the_first() -> None:
+    lost, late = failed(Status.ENGINE_LOST), failed(Status.TIMEOUT)
+    assert judged(lost, late, late).status == Status.TIMEOUT
+    judgment = judged(lost, late, late, lost)
+    assert judgment.status == Status.ENGINE_LOST
+    assert judgment.reasoning == lost.reasoning
+    assert (judgment.scores, judgment.preferred, judgment.choice, judgment.spread) == (None, None, None, None)
+
+
+def test_one_scored_vote_makes_the_judgment_ok() -> None:
+    judgment = judged(failed(), failed(), B)
+    assert (judgment.status, judgment.preferred, judgment.reasoning) == (Status.OK, 1, "B it is")
+
+
+def test_the_reasoning_is_that_of_the_first_vote_that_agrees_with_the_outcome() -> None:
+    assert judged(failed(), B, A, A).reasoning == "A it is"
+    assert judged(A, TIE, TIE).reasoning == "level"
+    assert judged(failed(), B, A).reasoning == "B it is"  # none says tie
+    assert judged(failed(), vote(3.0, reasoning="fair"), vote(4.0)).reasoning == "fair"
+
+
+def test_the_option_that_most_votes_choose_wins_and_says_whom_it_prefers() -> None:
+    judgment = judged(choose("B>A"), choose("A=B=Bad"), choose("B>A"))
+    assert (judgment.choice, judgment.preferred, judgment.reasoning) == ("B>A", 1, "B>A")
+    assert judgment.scores == pytest.approx((1 / 6, 5 / 6))
+    both_bad = judged(choose("A=B=Bad"), choose("A>B"), choose("A=B=Bad"), choose("A=B=Good"))
+    assert (both_bad.choice, both_bad.preferred, both_bad.reasoning) == ("A=B=Bad", None, "A=B=Bad")
+
+
+def test_options_that_are_level_choose_nothing() -> None:
+    judgment = judged(choose("A>B"), choose("A=B=Bad"))
+    assert (judgment.choice, judgment.preferred, judgment.reasoning) == (None, None, "A>B")
+
+
+def test_the_spread_adds_what_is_within_votes_to_what_is_between_them() -> None:
+    votes = [vote(4.0, expected_scores=(e,), deviations=(d,)) for e, d in ((3.0, 0.5), (5.0, 1.5))]
+    within, between = (0.5**2 + 1.5**2) / 2, 1.0
+    assert judged(*votes).spread == pytest.approx((math.sqrt(within + between),))
+    assert judged(votes[1], failed()).spread == pytest.approx((1.5,))
+
+
+def test_without_distributions_the_spread_is_between_the_votes_only() -> None:
+    assert judged(vote(3.0, 2.0), vote(5.0, 2.0)).spread == pytest.approx((1.0, 0.0))
+    assert judged(vote(3.0, expected_scores=(3.5,)), vote(3.0, expected_scores=(4.5,))).spread == pytest.approx((0.5,))
+    assert judged(vote(3.0), failed()).spread is None
+
+
+def test_disagreement_is_the_share_of_rounds_whose_orders_prefer_different_things() -> None:
+    rounds = [[A, A], [A, B], [A, TIE], [B, B], [A, failed()], [failed(), failed()]]
+    assert combine("c", rounds).disagreement == pytest.approx(2 / 4)
+    assert combine("c", [[choose("A=B=Bad"), choose("A=B=Good")]]).disagreement == 0.0
+
+
+def test_without_a_round_of_several_scored_orders_there_is_no_disagreement_to_report() -> None:
+    assert judged(A, B).disagreement is None
+    assert combine("c", [[A, failed()]]).disagreement is None
+
+
+def test_a_judgment_keeps_all_votes_in_time_and_what_the_caller_knows() -> None:
+    rounds = [[A, B], [failed(), TIE]]
+    judgment = combine("c", rounds, usage=Usage(5, 3, 2), model="judge", provenance={"rubric": "general"})
+    assert judgment.votes == (A, B, rounds[1][0], TIE)
+    assert (judgment.id, judgment.usage.generated_tokens, judgment.model) == ("c", 2, "judge")
+    assert Judgment.from_json(judgment.to_json()) == judgment
+
+
+def test_no_vote_is_no_judgment() -> None:
+    with pytest.raises(ValueError, match="no vote"):
+        combine("c", [[]])
+
+
+scores = st.integers(1, 10).map(float)
+pair_votes = st.lists(
+    st.one_of(
+        st.builds(
+            lambda a, b, e: vote(a, b, expected_scores=(e, 10 - e), deviations=(e / 7, 1.0)), scores, scores, scores
+        ),
+        st.sampled_from([failed(), failed(Status.TIMEOUT)]),
+    ),
+    min_size=1,
+    max_size=9,
+)
+
+
+@given(pair_votes, st.randoms())
+def test_the_order_of_the_votes_does_not_matter(votes: list[Verdict], random: random.Random) -> None:
+    mixed = random.sample(votes, len(votes))
+    for name in ("preferred", "scores", "expected_scores", "spread"):
+        assert getattr(judged(*votes), name) == getattr(judged(*mixed), name)
+
+
+@given(pair_votes)
+def test_unscored_votes_change_nothing(votes: list[Verdict]) -> None:
+    scored = [v for v in votes if v.scores is not None]
+    if scored:
+        assert judged(*votes) == replace(judged(*scored), votes=tuple(votes))
+
+
+@given(pair_votes)
+def test_judging_the_swapped_comparison_swaps_the_judgment(votes: list[Verdict]) -> None:
+    there, back = judged(*votes), judged(*(v.swapped() if v.scores else v for v in votes))
+    assert back.preferred == (None if there.preferred is None else 1 - there.preferred)
+    assert back.scores == (there.scores and there.scores[::-1])
+
+
+# Early stopping
+
+
+def test_a_tally_counts_scored_votes_by_outcome_and_all_that_were_cast() -> None:
+    assert Tally.of([A, B, failed(), A, TIE], responses=2) == Tally((0, 1, None), (2, 1, 1), 5)
+    assert Tally.of([choose("B>A"), failed()], 2, OPTIONS) == Tally(OPTIONS, (0, 1, 0, 0), 2)
+    assert Tally.of([vote(4.0), vote(5.0)], responses=1) == Tally((), (), 2)
+
+
+def test_a_vote_for_something_that_is_no_outcome_is_refused() -> None:
+    with pytest.raises(ValueError, match="'C>B' is none of the outcomes"):
+        Tally.of([choose("C>B")], 2, OPTIONS)
+
+
+def test_certain_voting_on_a_pair_begins_with_a_bare_majority_and_ends_with_it() -> None:
+    assert next_wave(tally(0, 0, 0), 15, confidence=1.0) == 8
+    assert next_wave(tally(8, 0, 0), 15, confidence=1.0) == 0
+    assert next_wave(tally(7, 1, 0), 15, confidence=1.0) == 1
+    assert next_wave(tally(7, 0, 1), 15, confidence=1.0) == 1
+    assert next_wave(tally(2, 0, 6), 15, confidence=1.0) == 2
+
+
+def test_less_than_certain_voting_stops_earlier() -> None:
+    waves = [next_wave(tally(0, 0, 0), 15, confidence) for confidence in (0.9, 0.95, 0.98, 1.0)]
+    assert waves == [3, 4, 5, 8]
+    assert next_wave(tally(4, 0, 0), 15) == 0
+
+
+def test_one_vote_is_one_wave() -> None:
+    assert next_wave(tally(0, 0, 0), 1) == 1
+    assert next_wave(tally(1, 0, 0), 1) == 0
+
+
+def test_all_votes_on_a_single_score_are_one_wave() -> None:
+    assert next_wave(Tally.of([], responses=1), 7) == 7
+    assert next_wave(Tally.of([vote(3.0), failed()], responses=1), 7) == 5
+
+
+def test_unscored_votes_decide_nothing_but_use_up_the_votes() -> None:
+    assert next_wave(tally(0, 0, 0, cast=3), 5, confidence=0.01) == 1
+    assert next_wave(tally(0, 0, 0, cast=5), 5) == 0
+    assert next_wave(tally(2, 0, 0, cast=3), 4, confidence=1.0) == 0
+
+
+@pytest.mark.parametrize(("total", "confidence"), [(0, 0.9), (3, 0.0), (3, 1.01), (3, float("nan"))])
+def test_impossible_settings_are_refused(total: int, confidence: float) -> None:
+    with pytest.raises(UsageError, match="must be"):
+        next_wave(tally(0, 0, 0), total, confidence)
+
+
+def by_enumeration(tally: Tally, remaining: int) -> float:
+    """The chance to change, over every sequence of votes; after each vote its outcome is drawn more likely."""
+    changed = 0.0
+    for sequence in itertools.product(range(len(tally.counts)), repeat=remaining):
+        counts, chance = list(tally.counts), 1.0
+        for drawn in sequence:
+            chance *= (counts[drawn] + 1) / (sum(counts) + len(counts))
+            counts[drawn] += 1
+        changed += chance * (Tally(tally.outcomes, tuple(counts), 0).decision != tally.decision)
+    return changed
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 4), min_size=3, max_size=5).filter(any), st.integers(0, 4), st.booleans())
+def test_the_chance_to_change_is_that_of_all_sequences(counts: list[int], remaining: int, options: bool) -> None:
+    outcomes: tuple[Outcome, ...] = (*"wxyz?"[: len(counts)],) if options else (*range(len(counts) - 1), None)
+    now = Tally(outcomes, tuple(counts), sum(counts))
+    assert chance_to_change(now, remaining) == pytest.approx(by_enumeration(now, remaining))
+
+
+def test_the_chance_to_change_is_nothing_without_votes_left_and_certain_before_the_first() -> None:
+    assert chance_to_change(tally(3, 2, 1), 0) == 0.0
+    assert chance_to_change(tally(0, 0, 0), 0) == 0.0
+    assert chance_to_change(tally(0, 0, 0), 5) == 1.0
+
+
+def decide(stream: Sequence[Verdict], responses: int, options: Sequence[str], confidence: float) -> tuple[Verdict, ...]:
+    votes: tuple[Verdict, ...] = ()
+    while wave := next_wave(Tally.of(votes, responses, options), len(stream), confidence):
+        assert len(votes) + wave <= len(stream)
+        votes = tuple(stream[: len(votes) + wave])
+    return votes
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[list[Verdict], int, tuple[str, ...]]:
+    """All votes of a comparison, its number of responses, and its options; lopsided, so that some end early."""
+    options = OPTIONS if draw(st.booleans()) else ()
+    responses = 2 if options else draw(st.integers(2, 5))
+    outcomes: tuple[Outcome, ...] = options or (*range(responses), None)
+    few = draw(st.lists(st.sampled_from(outcomes), min_size=1, max_size=3))
+    kinds = st.sampled_from([for_outcome(o, responses) for o in few] + [failed()])
+    return draw(st.lists(kinds, min_size=1, max_size=20)), responses, options
+
+
+@settings(deadline=None)
+@given(streams())
+def test_certain_voting_always_decides_what_all_votes_would(case: tuple[list[Verdict], int, tuple[str, ...]]) -> None:
+    stream, responses, options = case
+    early, full = judged(*decide(stream, responses, options, 1.0)), judged(*stream)
+    assert (early.status, early.preferred, early.choice) == (full.status, full.preferred, full.choice)
+
+
+@settings(deadline=None)
+@given(streams(), st.sampled_from([0.8, VOTE_CONFIDENCE, 1.0]))
+def test_no_vote_of_a_wave_is_wasted(case: tuple[list[Verdict], int, tuple[str, ...]], confidence: float) -> None:
+    """But for a tie, which may stand a vote earlier than the response that a wave waits for."""
+    stream, responses, options = case
+    votes = len(decide(stream, responses, options, confidence))
+    for fewer in range(votes):
+        now = Tally.of(stream[:fewer], responses, options)
+        assert next_wave(now, len(stream), confidence) > 0 or now.decision is None
+
+
+@settings(deadline=None)
+@given(streams(), st.sampled_from([0.8, VOTE_CONFIDENCE, 1.0]))
+def test_voting_stops_only_when_a_change_is_unlikely(
+    case: tuple[list[Verdict], int, tuple[str, ...]], confidence: float
+) -> None:
+    stream, responses, options = case
+    votes = decide(stream, responses, options, confidence)
+    left = len(stream) - len(votes)
+    assert chance_to_change(Tally.of(votes, responses, options), left) <= 1 - confidence
+
+
+def test_the_default_keeps_98_in_100_decisions_of_15_votes_under_its_own_prior() -> None:
+    """Over every course that the votes can take, each outcome drawn the more likely the more votes it has."""
+
+    @cache
+    def changed(counts: tuple[int, ...], until: int) -> float:
+        if sum(counts) == until:
+            wave = next_wave(tally(*counts), 15)
+            if not wave:
+                return chance_to_change(tally(*counts), 15 - until)
+            until += wave
+        grown = [(n, (*counts[:i], n + 1, *counts[i + 1 :])) for i, n in enumerate(counts)]
+        return sum((n + 1) * changed(more, until) for n, more in grown) / (sum(counts) + len(counts))
+
+    assert changed((0, 0, 0), 0) < 0.02
+
+
+def test_large_votes_on_large_batches_are_counted_in_a_moment() -> None:
+    assert 1 <= next_wave(tally(*[0] * 17), 64) < 20
+    assert 0 < chance_to_change(tally(9, 8, 7, *[1] * 14), 26) < 1
+
+
+# Orders
+
+
+def test_each_way_to_order_gives_the_orders_that_it_names() -> None:
+    assert orders(3, "as_given") == ((0, 1, 2),)
+    assert orders(3, "both") == ((0, 1, 2), (2, 1, 0))
+    assert orders(3, "rotations") == ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+    assert orders(2, "both") == orders(2, "rotations") == ((0, 1), (1, 0))
+
+
+@pytest.mark.parametrize("how", ORDERS)
+def test_a_response_on_its_own_has_one_order(how: str) -> None:
+    assert orders(1, how) == ((0,),)
+
+
+def test_an_order_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="order 'sideways' does not exist; choose one of as_given, random"):
+        orders(2, "sideways")
+
+
+@given(st.integers(1, 8), st.sampled_from(ORDERS), st.integers(0, 20), st.text(max_size=8))
+def test_orders_are_permutations_and_the_same_each_time(responses: int, how: str, round: int, key: str) -> None:
+    found = orders(responses, how, round, key)
+    assert all(sorted(order) == list(range(responses)) for order in found)
+    assert len(set(found)) == len(found)
+    assert found == orders(responses, how, round, key)
+
+
+def test_random_orders_differ_by_round_and_key_and_favour_no_one() -> None:
+    firsts = Counter(orders(2, "random", number, key)[0][0] for number in range(100) for key in ("a", "b"))
+    assert firsts[0] == pytest.approx(100, abs=30)
+    one, other = ([orders(4, "random", number, key) for number in range(9)] for key in ("a", "b"))
+    assert len(set(one)) > 4
+    assert one != other
+
+
+def test_random_orders_are_the_same_in_another_process() -> None:
+    code = (
+        "from flex_judge.judges.protocol.voting import orders; print([orders(5, 'random', r, 'key') for r in range(5)])"
+    )
+    env = {"PYTHONHASHSEED": "77"}
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    assert there.strip() == str([orders(5, "random", r, "key") for r in range(5)])

@@ -1,0 +1,52 @@
+"""Room at an engine: first come, first served, and nothing is lost when somebody leaves."""
+
+from __future__ import annotations
+
+import asyncio
+
+from flex_judge.judges.concurrency.slots import Slots
+
+
+async def _settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_as_much_is_taken_as_there_is_and_the_rest_waits_its_turn() -> None:
+    slots, order = Slots(4), []
+
+    async def guest(name: str, wanted: int) -> None:
+        taken = await slots.take(wanted)
+        order.append(name)
+        await _settle()
+        slots.give(taken)
+
+    await asyncio.gather(guest("a", 3), guest("b", 3), guest("c", 1), guest("all", 99), guest("d", 1))
+    assert order == ["a", "b", "c", "all", "d"]
+    assert await slots.take(4) == 4
+
+
+async def test_who_leaves_the_queue_holds_up_nobody() -> None:
+    slots = Slots(2)
+    assert await slots.take(1) == 1
+    large = asyncio.create_task(slots.take(2))
+    await _settle()
+    small = asyncio.create_task(slots.take(1))
+    await _settle()
+    assert not small.done()
+    large.cancel()
+    await _settle()
+    assert small.done()
+    slots.give(2)
+    assert await slots.take(2) == 2
+
+
+async def test_who_is_served_and_leaves_at_once_gives_back_what_it_took() -> None:
+    slots = Slots(1)
+    await slots.take(1)
+    late = asyncio.create_task(slots.take(1))
+    await _settle()
+    slots.give(1)
+    late.cancel()
+    await asyncio.gather(late, return_exceptions=True)
+    assert await slots.take(1) == 1

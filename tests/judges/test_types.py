@@ -1,0 +1,142 @@
+"""Comparisons, verdicts and judgments: what can be built, mirrored, stored and read back."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from flex_judge.judges import Comparison, Judgment, Message, Status, Usage, UsageError, Verdict, errors
+from flex_judge.judges.types import content_of, messages_of
+
+SCORED = Verdict(
+    Status.OK, (3.0, 5.0), (3.25, 4.5), (0.5, 0.25), reasoning="the second is right", order=(0, 1), forced="budget"
+)
+CHOSEN = Verdict(Status.OK, (1.0, 0.0), choice="A>B", order=(1, 0), waits=2)
+FAILED = Verdict(Status.UNPARSEABLE, reasoning="hm", detail="no <answer>")
+
+
+def judgment(*scores: float, **rest: Any) -> Judgment:
+    return Judgment("a", Status.OK, scores, None, "", **rest)
+
+
+def test_a_text_is_one_user_message() -> None:
+    comparison = Comparison.of("What is 2 + 3?", "5", "6", rubric="correctness", id="q1")
+    assert comparison == Comparison("q1", (Message("user", "What is 2 + 3?"),), ("5", "6"), "correctness")
+
+
+def test_messages_are_taken_as_trainers_hold_them() -> None:
+    chat = [{"role": "user", "content": "Hi"}, Message("assistant", "Hello"), {"role": "user", "content": "2 + 3?"}]
+    comparison = Comparison.of(chat, [{"role": "assistant", "content": "5"}])
+    assert [m.role for m in comparison.prompt] == ["user", "assistant", "user"]
+    assert comparison.responses == ("5",)
+
+
+def test_a_response_of_several_messages_is_joined_by_blank_lines() -> None:
+    assert content_of([{"role": "assistant", "content": "5"}, {"role": "assistant", "content": "Bye"}]) == "5\n\nBye"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [[], [{"role": "user"}], [{"content": "x"}], [{"role": "user", "content": None}], ["x"], None, 7, {"a": 1}],
+)
+def test_a_prompt_that_is_neither_text_nor_messages_is_the_users_error(prompt: Any) -> None:
+    with pytest.raises(UsageError, match="prompt"):
+        messages_of(prompt)
+
+
+@pytest.mark.parametrize("response", [None, 5, [{"role": "assistant"}]])
+def test_a_response_that_is_neither_text_nor_messages_is_the_users_error(response: Any) -> None:
+    with pytest.raises(UsageError):
+        Comparison.of("What is 2 + 3?", response)
+
+
+def test_swapping_twice_changes_nothing() -> None:
+    comparison = Comparison.of("q", "a", "b", id="1")
+    assert comparison.swapped().responses == ("b", "a")
+    assert comparison.swapped().swapped() == comparison
+    assert SCORED.swapped().scores == (5.0, 3.0)
+    assert SCORED.swapped().expected_scores == (4.5, 3.25)
+    assert SCORED.swapped().swapped() == SCORED
+    assert FAILED.swapped() == FAILED
+    assert (CHOSEN.swapped().choice, CHOSEN.swapped().scores, CHOSEN.swapped().order) == ("B>A", (0.0, 1.0), (0, 1))
+
+
+def test_a_permuted_verdict_is_the_verdict_on_the_permuted_comparison() -> None:
+    comparison = Comparison.of("q", "a", "b", "c")
+    scores = dict(zip(comparison.responses, (1.0, 2.0, 3.0), strict=True))
+    order = (2, 0, 1)
+    shown = Verdict(Status.OK, tuple(scores[r] for r in comparison.permuted(order).responses))
+    assert Verdict(Status.OK, (1.0, 2.0, 3.0)).permuted(order).scores == shown.scores
+
+
+@pytest.mark.parametrize(
+    ("scores", "preferred"), [((3, 5), 1), ((5, 3), 0), ((4, 4), None), ((4,), None), ((1, 9, 9), None), ((1, 9, 2), 1)]
+)
+def test_only_a_strictly_highest_response_is_preferred(scores: tuple[float, ...], preferred: int | None) -> None:
+    assert Verdict(Status.OK, scores).preferred == preferred
+
+
+@pytest.mark.parametrize("status", [s for s in Status if s is not Status.OK])
+def test_a_failed_judgment_has_a_reason_and_no_score(status: Status) -> None:
+    failed = Judgment.unscored("a", status, "why", model="m", provenance={"engine": "scripted"})
+    assert (failed.scores, failed.expected_scores, failed.preferred) == (None, None, None)
+    assert [(v.status, v.detail, v.scores) for v in failed.votes] == [(status, "why", None)]
+    assert (failed.model, failed.provenance) == ("m", {"engine": "scripted"})
+
+
+@pytest.mark.parametrize(
+    "original",
+    [
+        Judgment(
+            "a",
+            Status.OK,
+            (3.0, 5.0),
+            (3.25, 4.5),
+            "r",
+            preferred=1,
+            spread=(0.5, 0.25),
+            disagreement=0.5,
+            votes=(SCORED, FAILED),
+            usage=Usage(9, 4, 2),
+            model="m@1",
+            provenance={"engine": "x"},
+        ),
+        Judgment("d", Status.OK, (1.0, 0.0), None, "r", preferred=0, choice="A>B", votes=(CHOSEN,)),
+        Judgment("b", Status.OK, (4.0,), None, "half \ud83d pair"),
+        Judgment.unscored("c", Status.TIMEOUT, "no verdict within 5 s"),
+    ],
+    ids=lambda j: j.id,
+)
+def test_a_judgment_reads_back_from_json_as_it_was(original: Judgment) -> None:
+    assert Judgment.from_json(json.loads(json.dumps(original.to_json()))) == original
+
+
+def test_a_stored_judgment_says_which_response_is_preferred() -> None:
+    assert judgment(2, 7, preferred=1).to_json()["preferred"] == 1
+
+
+def test_usage_adds_up() -> None:
+    assert Usage(10, 4, 3) + Usage(1, 0, 2) == Usage(11, 4, 5)
+
+
+@pytest.mark.parametrize("value", [Comparison.of("q", "a"), SCORED, Judgment("a", Status.OK, (3.0,), None, "r")])
+def test_what_travels_between_processes_pickles(value: object) -> None:
+    assert pickle.loads(pickle.dumps(value)) == value
+
+
+ERRORS = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.JudgeError)]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_errors_survive_the_way_between_processes(error: type[Exception]) -> None:
+    copy = pickle.loads(pickle.dumps(error("what to do")))
+    assert type(copy) is error
+    assert str(copy) == "what to do"
+
+
+@pytest.mark.parametrize("error", [e for e in ERRORS if e is not errors.JudgeError])
+def test_errors_are_also_the_built_in_error_they_are_a_kind_of(error: type[Exception]) -> None:
+    assert issubclass(error, (ValueError, ImportError, ConnectionError, RuntimeError))

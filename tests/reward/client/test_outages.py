@@ -1,0 +1,108 @@
+"""A judge service that is away, or might as well be: what a call costs, when a run ends, and what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from fake_service import FakeService, client_of, hang, hasty, sample, unscored
+
+from flex_judge.judges import Comparison
+from flex_judge.judges.errors import ServiceTimeoutError, ServiceUnavailableError
+from flex_judge.judges.judgments import Status
+from flex_judge.reward.client import JudgeClient
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    with FakeService() as running:
+        yield running
+
+
+def test_a_hung_service_costs_one_deadline_and_then_ends_the_run(service: FakeService) -> None:
+    client = client_of(service, deadline_s=0.2, probe_s=1)
+    service.always = hang
+    with pytest.raises(ServiceTimeoutError, match=r"no answer within 0\.2 s"):
+        client.rewards_sync([sample("Question?", "four")])
+    service.well = False
+    with pytest.raises(ServiceUnavailableError) as caught:
+        client.rewards_sync([sample("Question?", "four")])
+    assert not isinstance(caught.value, ServiceTimeoutError)
+    story = str(caught.value)
+    assert "\n" not in story
+    for part in (service.url, "2 calls", "GET /healthz: 503", "checkpoint", "since 20"):
+        assert part in story
+
+
+def test_a_service_that_hangs_again_although_it_says_it_is_well_ends_the_run(service: FakeService) -> None:
+    client = client_of(service, deadline_s=0.2)
+    service.always = hang
+    with pytest.raises(ServiceTimeoutError):
+        client.rewards_sync([sample("Question?", "four")])
+    with pytest.raises(ServiceUnavailableError, match="2 calls"):
+        client.rewards_sync([sample("Question?", "four")])
+    assert service.probes == 1
+
+
+def test_a_judgment_makes_up_for_an_outage(service: FakeService) -> None:
+    for _ in range(3):
+        service.always = hang
+        with pytest.raises(ServiceTimeoutError):
+            hasty(service).rewards_sync([sample("Question?", "four")])
+        service.always = None
+        assert client_of(service).rewards_sync([sample("Question?", "four")])[0].value == 4
+    assert service.probes == 3
+
+
+def test_nobody_at_the_address_is_an_outage_too(service: FakeService) -> None:
+    gone = replace(hasty(service), url="http://127.0.0.1:9")
+    with pytest.raises(ServiceTimeoutError, match="ConnectError"):
+        gone.rewards_sync([sample("Question?", "four")])
+    with pytest.raises(ServiceUnavailableError, match="ConnectError"):
+        gone.rewards_sync([sample("Question?", "four")])
+    with pytest.raises(ServiceUnavailableError, match="see whether the judge service runs"):
+        gone.health_sync()
+
+
+def test_calls_that_fail_at_the_same_time_are_one_failure(service: FakeService) -> None:
+    client = client_of(service, deadline_s=1, probe_s=0.2)
+    service.always = hang
+    with ThreadPoolExecutor(4) as pool:
+        errors = list(pool.map(lambda i: _error(client, str(i)), range(4)))
+    assert [type(e) for e in errors] == [ServiceTimeoutError] * 4
+    service.well = False
+    with ThreadPoolExecutor(4) as pool:
+        errors = list(pool.map(lambda i: _error(client, str(i)), range(4)))
+    assert [type(e) for e in errors] == [ServiceUnavailableError] * 4
+
+
+def _error(client: JudgeClient, text: str) -> Exception:
+    with pytest.raises(ServiceUnavailableError) as caught:
+        client.rewards_sync([sample(text, text)])
+    return caught.value
+
+
+def test_what_was_answered_comes_back_and_the_rest_is_a_timeout(service: FakeService) -> None:
+    service.script.append(hang)
+    client = client_of(service, chunk=1, deadline_s=2)
+    rewards = client.rewards_sync([sample(f"{i}?", "four") for i in range(3)])
+    assert sorted((r.value, r.status) for r in rewards if r.value) == [(4.0, Status.OK)] * 2
+    (lost,) = (r for r in rewards if r.value is None)
+    assert lost.status == Status.TIMEOUT
+    assert "no answer" in lost.detail
+    judgments = client.judge_sync([Comparison.of("Question?", "four")])
+    assert judgments[0].status == Status.OK  # no circuit is open
+
+
+def test_a_service_that_answers_but_judges_nothing_ends_the_run_in_the_end(service: FakeService) -> None:
+    client = client_of(service)
+    service.always = unscored(Status.TIMEOUT)
+    for _ in range(3):
+        assert client.rewards_sync([sample("Question?", "four")])[0].status == Status.TIMEOUT
+    with pytest.raises(ServiceUnavailableError, match=r"4 calls.*it answers, but with status timeout alone: not today"):
+        client.rewards_sync([sample("Question?", "four")])
+    service.always = unscored(Status.UNPARSEABLE)  # bad, but judged
+    for _ in range(5):
+        assert client.rewards_sync([sample("Question?", "four")])[0].status == Status.UNPARSEABLE

@@ -1,0 +1,372 @@
+"""A prompt's completions are judged by each method: who is compared with whom, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from itertools import combinations, permutations
+from random import Random
+
+import pytest
+from grading import Asked, sample, worth
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flex_judge.judges import Comparison, Judgment, Media, Status, UsageError
+from flex_judge.judges.media.types import Modality
+from flex_judge.reward.groups.match import Bout
+from flex_judge.reward.groups.methods import WAYS, judge_group
+from flex_judge.reward.groups.rewards import rewards_of
+from flex_judge.reward.types import METHODS, GroupNote, Reward, RewardSpec, Sample
+
+
+def spec(method: str, reward: str = "win_rate", **rest: object) -> RewardSpec:
+    return RewardSpec(method=method, reward=reward, **rest)  # type: ignore[arg-type]
+
+
+async def rewarded(samples: list[Sample], asked: RewardSpec, ask: Asked | None = None) -> list[Reward]:
+    bouts = await judge_group(samples, asked, ask or Asked())
+    return rewards_of(bouts, asked, GroupNote(len(samples), None))
+
+
+def values(rewards: list[Reward]) -> list[float | None]:
+    return [reward.value for reward in rewards]
+
+
+def with_baseline(samples: list[Sample], baseline: str = "worth 5") -> list[Sample]:
+    return [sample(str(s.response), baseline=baseline) for s in samples]
+
+
+def test_every_method_that_can_be_asked_for_exists() -> None:
+    assert set(WAYS) == set(METHODS)
+
+
+async def test_pointwise_asks_about_each_alone_and_about_equal_ones_each() -> None:
+    ask = Asked()
+    rewards = await rewarded(worth(3, 5, 3), spec("pointwise", "score"), ask)
+    assert sorted(ask.texts) == [("worth 3",), ("worth 3",), ("worth 5",)]
+    assert values(rewards) == [3.0, 5.0, 3.0]
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
+async def test_a_round_robin_compares_every_pair_once_and_puts_everyone_first_as_often_as_second(n: int) -> None:
+    ask = Asked()
+    await rewarded(worth(*range(1, n + 1)), spec("round_robin"), ask)
+    pairs = {frozenset(pair) for pair in ask.texts}
+    assert len(ask.texts) == len(pairs) == n * (n - 1) // 2
+    first, second = (Counter(pair[place] for pair in ask.texts) for place in (0, 1))
+    assert all(abs(first[text] - second[text]) <= 1 for text in first | second)
+
+
+async def test_a_round_robin_too_large_is_refused_before_anything_is_asked() -> None:
+    with pytest.raises(UsageError, match=r"group_size must be at most 64 .*, not 65"):
+        spec("round_robin", group_size=65)
+    ask = Asked()
+    with pytest.raises(UsageError, match=r"completions of one prompt must be at most 64 .*, not 65"):
+        await rewarded(worth(*range(65)), spec("round_robin"), ask)
+    assert not ask.comparisons
+    assert spec("knockout", group_size=65).group_size == 65
+
+
+async def test_equal_responses_tie_in_a_round_robin_without_the_judge_being_asked() -> None:
+    ask = Asked()
+    rewards = await rewarded(worth(3, 3, 7), spec("round_robin"), ask)
+    assert len(ask.comparisons) == 2
+    assert values(rewards) == [0.25, 0.25, 1.0]
+    assert [reward.rank for reward in rewards] == [0.25, 0.25, 1.0]
+
+
+@pytest.mark.parametrize("method", ["round_robin", "knockout", "batch"])
+async def test_a_group_of_nothing_but_equals_is_a_tie_that_nobody_is_asked_about(method: str) -> None:
+    ask = Asked()
+    rewards = await rewarded(worth(4, 4, 4), spec(method), ask)
+    assert ask.comparisons == []
+    assert values(rewards) == [0.5, 0.5, 0.5]
+    assert {reward.status for reward in rewards} == {Status.OK}
+
+
+@pytest.mark.parametrize("method", ["round_robin", "knockout", "batch", "baseline"])
+async def test_equals_are_asked_about_where_the_reward_is_a_score_that_nothing_else_gives(method: str) -> None:
+    samples = with_baseline(worth(4, 4), "worth 4")
+    rewards = await rewarded(samples, spec(method, "expected"))
+    assert values(rewards) == [4.0, 4.0]
+    assert [reward.win_rate for reward in rewards] == [0.5, 0.5]
+
+
+async def test_a_picture_equals_another_by_its_content() -> None:
+    pictures = [Media(Modality.MOLECULE, b"CCO", name) for name in ("one", "other")]
+    samples = [Sample(sample("").prompt, (picture,)) for picture in pictures]
+    ask = Asked()
+    assert values(await rewarded(samples, spec("round_robin"), ask)) == [0.5, 0.5]
+    assert ask.comparisons == []
+
+
+@pytest.mark.parametrize("n", range(1, 10))
+async def test_a_knockout_finds_the_best_by_one_comparison_less_than_there_are_members(n: int) -> None:
+    ask = Asked()
+    rewards = await rewarded(worth(*range(1, n + 1)), spec("knockout", "rank"), ask)
+    assert len(ask.comparisons) == n - 1
+    if n > 1:
+        assert rewards[-1].rank == 1.0
+        assert rewards[-1].win_rate == 1.0
+        assert [r.value for r in rewards].count(1.0) == 1
+
+
+async def test_those_knocked_out_in_the_same_round_are_level() -> None:
+    rewards = await rewarded(worth(1, 2, 3, 4, 5, 6, 7, 8), spec("knockout", "rank"))
+    # Four lose their first comparison (places 0 to 3), two their second (4, 5), one the final (6).
+    assert Counter(values(rewards)) == {1.5 / 7: 4, 4.5 / 7: 2, 6 / 7: 1, 1.0: 1}
+
+
+async def test_of_two_in_a_knockout_the_one_that_stood_first_before_stands_second() -> None:
+    def times_first(member: int | None, bouts: list[Bout]) -> int:
+        return sum(1 if bout.members[0] == member else -1 for bout in bouts if member in bout.members)
+
+    for best in range(8):
+        texts = [f"worth {9 if i == best else 8 - i % 4}, take {i}" for i in range(8)]
+        bouts = await judge_group(worth(*texts), spec("knockout"), Asked())
+        for bout in bouts:
+            before = [other for other in bouts if other.round < bout.round]
+            first, second = (times_first(member, before) for member in bout.members)
+            assert first <= second
+
+
+async def test_nobody_has_more_than_one_round_without_an_opponent() -> None:
+    for n in range(2, 18):
+        bouts = await judge_group(
+            worth(*(f"worth {1 + i % 10}, take {i}" for i in range(n))), spec("knockout"), Asked()
+        )
+        rounds = max(bout.round for bout in bouts)
+        assert 2 ** (rounds - 1) < n <= 2**rounds
+        first = {m: min(b.round for b in bouts if m in b.members) for m in range(n)}
+        assert set(first.values()) <= {1, 2}
+
+
+@pytest.mark.parametrize("method", ["knockout", "round_robin", "batch"])
+async def test_the_order_in_which_members_come_does_not_change_who_meets_whom(method: str) -> None:
+    asked: set[frozenset[tuple[str, ...]]] = set()
+    for samples in permutations(worth(2, 5, 5, 9)):
+        ask = Asked()
+        await rewarded(list(samples), spec(method), ask)
+        asked.add(frozenset(Counter(ask.texts).items()))  # type: ignore[arg-type]
+    assert len(asked) == 1
+
+
+async def test_a_knockout_tie_is_broken_by_the_expected_score_then_by_the_draw() -> None:
+    async def level(comparison: Comparison) -> Judgment:
+        finer = tuple(5.0 + int(str(r)[-1]) / 10 for r in comparison.responses)
+        return Judgment(comparison.id, Status.OK, (5.0, 5.0), finer, "")
+
+    async def wholly_level(comparison: Comparison) -> Judgment:
+        return Judgment(comparison.id, Status.OK, (5.0, 5.0), (5.0, 5.0), "")
+
+    samples = worth(1, 2, 3, 4)
+    assert (await judge_group(samples, spec("knockout"), level))[-1].through == 3
+    drawn = {(await judge_group(samples, spec("knockout"), wholly_level))[-1].through for _ in range(3)}
+    assert len(drawn) == 1
+
+
+async def test_somebody_goes_on_where_a_comparison_has_no_verdict_and_the_rest_is_judged() -> None:
+    samples = worth(3, 8, "mumble", 5, 1)
+    rewards = await rewarded(samples, spec("knockout", "rank"))
+    mumbled = rewards[2]
+    assert (mumbled.value, mumbled.status) == (None, Status.UNPARSEABLE)
+    assert sum(reward.value is not None for reward in rewards) >= 3
+    again = await rewarded(samples, spec("knockout", "rank"))
+    assert values(rewards) == values(again)
+
+
+async def test_of_two_without_a_verdict_the_one_with_the_better_scores_before_goes_on() -> None:
+    async def lost_final(comparison: Comparison) -> Judgment:
+        judgment = await ask(comparison)
+        if len(ask.comparisons) == 3:
+            return Judgment.unscored(comparison.id, Status.ENGINE_LOST, "two replicas died")
+        return judgment
+
+    for best in (0, 1):
+        ask = Asked()
+        texts = [f"worth {9 if i == best else 8 if i == 1 - best else 1}, take {i}" for i in range(4)]
+        bouts = await judge_group(worth(*texts), spec("knockout"), lost_final)
+        final = bouts[-1]
+        reached = {m: b.figures[b.members.index(m)] for b in bouts[:-1] for m in final.members if m in b.members}  # type: ignore[index,arg-type]
+        assert final.through == max(reached, key=lambda m: reached[m])  # type: ignore[arg-type,return-value]
+
+
+async def test_rounds_of_a_knockout_do_not_wait_for_slow_comparisons_elsewhere_in_the_draw() -> None:
+    texts = [f"worth {i + 1}, take {i}" for i in range(8)]
+    drawn = [m for b in await judge_group(worth(*texts), spec("knockout"), Asked()) if b.round == 1 for m in b.members]
+    ask = Asked(held=[texts[drawn[0] or 0]])
+    work = asyncio.create_task(judge_group(worth(*texts), spec("knockout"), ask))
+    while len(ask.comparisons) < 5:  # the first round, and the second of the other half
+        await asyncio.sleep(0.001)
+    ask.go.set()
+    assert len(await work) == 7
+
+
+async def test_a_baseline_is_compared_with_each_and_takes_no_rank_from_the_others() -> None:
+    ask = Asked()
+    samples = [
+        sample("worth 7", baseline="worth 5"),
+        sample("worth 2", baseline="worth 2"),
+        sample("worth 1", baseline="worth 9"),
+    ]
+    rewards = await rewarded(samples, spec("baseline"), ask)
+    assert sorted(ask.texts) == [("worth 1", "worth 9"), ("worth 7", "worth 5")]
+    assert values(rewards) == [1.0, 0.5, 0.0]
+    assert [reward.rank for reward in rewards] == [1.0, 0.5, 0.0]
+    assert [reward.margin for reward in rewards] == [2.0, 0.0, -8.0]
+    assert [reward.score for reward in rewards] == [7.0, None, 1.0]
+
+
+async def test_a_sample_without_a_baseline_is_named_before_anything_is_asked() -> None:
+    ask = Asked()
+    with pytest.raises(UsageError, match=r"^samples\[1\].baseline: missing"):
+        await judge_group([sample("a", baseline="b"), sample("c")], spec("baseline"), ask)
+    assert ask.comparisons == []
+
+
+async def test_a_batch_is_one_comparison_of_all() -> None:
+    ask = Asked()
+    rewards = await rewarded(worth(2, 9, 5), spec("batch", "rank"), ask)
+    assert [sorted(texts) for texts in ask.texts] == [["worth 2", "worth 5", "worth 9"]]
+    assert values(rewards) == [0.0, 1.0, 0.5]
+    assert [reward.margin for reward in rewards] == [-5.0, 5.5, -0.5]
+
+
+async def test_a_batch_too_small_for_its_rubric_is_not_asked_and_says_so() -> None:
+    ask = Asked()
+    asked = spec("batch", "score", rubric="mllm_judge_batch")
+    rewards = await rewarded(worth(2, 9), asked, ask)
+    assert ask.comparisons == []
+    assert {(r.value, r.status) for r in rewards} == {(None, Status.TIMEOUT)}
+    assert rewards[0].detail == "only 2 completions of its prompt arrived, too few for the rubric"
+
+
+async def test_a_batch_whose_rubric_can_never_take_the_group_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"mllm_judge_batch.*3 or more"):
+        await judge_group(worth(1, 2), spec("batch", rubric="mllm_judge_batch", group_size=2), Asked())
+
+
+@pytest.mark.parametrize("method", ["round_robin", "knockout", "batch"])
+async def test_a_lone_completion_has_no_relative_reward_and_says_what_was_missing(method: str) -> None:
+    (reward,) = await rewarded(worth(5), spec(method))
+    assert (reward.value, reward.status) == (None, Status.TIMEOUT)
+    assert reward.detail == "no other completion of its prompt arrived, and the reward needs one"
+
+
+@pytest.mark.parametrize("relative", ["win_rate", "rank", "margin"])
+async def test_a_lone_completion_keeps_the_score_it_got_by_itself(relative: str) -> None:
+    (reward,) = await rewarded(worth(5), spec("pointwise", relative))
+    assert (reward.value, reward.status, reward.score, reward.expected) == (None, Status.TIMEOUT, 5.0, 5.0)
+
+
+@pytest.mark.parametrize("method", ["pointwise", "round_robin", "baseline"])
+async def test_a_failed_member_costs_the_others_nothing(method: str) -> None:
+    rewards = await rewarded(with_baseline(worth(2, "mumble", 9)), spec(method))
+    assert (rewards[1].value, rewards[1].score, rewards[1].status) == (None, None, Status.UNPARSEABLE)
+    assert rewards[1].detail
+    assert [rewards[0].value, rewards[2].value] == [0.0, 1.0]
+
+
+async def test_a_failed_batch_leaves_every_member_without_a_value() -> None:
+    rewards = await rewarded(worth(2, "mumble", 9), spec("batch"))
+    assert {(r.value, r.status) for r in rewards} == {(None, Status.UNPARSEABLE)}
+
+
+async def test_ids_of_comparisons_are_unique_and_name_the_members() -> None:
+    ask = Asked()
+    for _ in range(2):
+        await rewarded(worth(1, 2, 3), spec("round_robin"), ask)
+        await rewarded(with_baseline(worth(1, 2)), spec("baseline"), ask)
+    ids = [comparison.id for comparison in ask.comparisons]
+    assert len(set(ids)) == len(ids) == 10
+    assert {frozenset(name.partition("/")[2].split("-")) for name in ids} >= {
+        frozenset("01"),
+        frozenset(("0", "baseline")),
+    }
+
+
+@pytest.mark.parametrize("method", ["pointwise", "round_robin", "knockout", "batch", "baseline"])
+async def test_an_error_of_one_comparison_ends_the_group_with_that_error(method: str) -> None:
+    under_way: list[Comparison] = []
+
+    async def broken(comparison: Comparison) -> Judgment:
+        under_way.append(comparison)
+        if len(under_way) == 1:
+            raise UsageError("the rubric is wrong")
+        return await Asked(held=[str(r) for r in comparison.responses])(comparison)
+
+    async with asyncio.timeout(5):
+        with pytest.raises(UsageError, match="the rubric is wrong"):
+            await judge_group(with_baseline(worth(1, 2, 3, 4)), spec(method), broken)
+
+
+async def test_an_empty_group_is_asked_nothing() -> None:
+    assert await judge_group([], spec("round_robin"), Asked()) == []
+
+
+async def late(
+    method: str, there: list[int | str], coming: list[int | str], reward: str = "win_rate"
+) -> tuple[Asked, list[Reward], list[Bout]]:
+    """What is asked, and what latecomers get, after a group was judged."""
+    samples, asked = worth(*there, *coming), spec(method, reward)
+    earlier = await judge_group(samples[: len(there)], asked, Asked())
+    ask, wanted = Asked(), range(len(there), len(samples))
+    bouts = await judge_group(samples, asked, ask, wanted, earlier)
+    return ask, rewards_of(bouts, asked, GroupNote(len(samples), None, late=True), wanted), bouts
+
+
+async def test_of_latecomers_pointwise_asks_about_themselves_alone() -> None:
+    ask, rewards, _ = await late("pointwise", [2, 6], [4])
+    assert ask.texts == [("worth 4",)]
+    assert values(rewards) == [0.5]
+
+
+async def test_latecomers_of_a_round_robin_meet_everyone_once() -> None:
+    ask, rewards, _ = await late("round_robin", [2, 6], [4, 8])
+    met = {frozenset(pair) for pair in ask.texts}
+    expected = {frozenset((f"worth {a}", f"worth {b}")) for a, b in combinations((2, 4, 6, 8), 2) if {a, b} & {4, 8}}
+    assert met == expected
+    assert values(rewards) == [1 / 3, 1.0]
+
+
+async def test_a_latecomer_that_beats_the_winner_of_a_knockout_is_first() -> None:
+    ask, rewards, bouts = await late("knockout", [1, 2, 3, 4], [9], "rank")
+    assert len(ask.comparisons) == 3  # one who lost in each round, and the winner
+    assert len(bouts) == 6
+    assert values(rewards) == [1.0]
+
+
+async def test_a_latecomer_stops_where_it_is_knocked_out() -> None:
+    ask, rewards, _ = await late("knockout", [3, 4, 5, 6], [1, 2], "rank")
+    assert len(ask.comparisons) == 2
+    assert values(rewards) == [1.5 / 5, 1.5 / 5]  # level with the two that lost in the first round
+
+
+async def test_a_latecomer_of_a_lone_completion_plays_it() -> None:
+    ask, rewards, _ = await late("knockout", [3], [5], "rank")
+    assert len(ask.comparisons) == 1
+    assert values(rewards) == [1.0]
+
+
+async def test_for_latecomers_of_a_batch_all_are_compared_anew() -> None:
+    ask, rewards, bouts = await late("batch", [3, 5], [4], "rank")
+    assert [sorted(texts) for texts in ask.texts] == [["worth 3", "worth 4", "worth 5"]]
+    assert len(bouts) == 1
+    assert values(rewards) == [0.5]
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.integers(1, 10), min_size=2, max_size=5), st.randoms(use_true_random=False))
+def test_who_comes_first_does_not_matter_to_what_anyone_gets(scores: list[int], random: Random) -> None:
+    # A knock-out breaks ties by the draw, which does not tell equal texts apart.
+    texts = [f"worth {score}, take {i}" for i, score in enumerate(scores)]
+    order = random.sample(range(len(texts)), len(texts))
+    for method in ("pointwise", "round_robin", "knockout", "batch"):
+        plain = asyncio.run(rewarded(worth(*texts), spec(method)))
+        turned = asyncio.run(rewarded(worth(*(texts[i] for i in order)), spec(method)))
+        assert [figures(plain[i]) for i in order] == [figures(reward) for reward in turned]
+
+
+def figures(reward: Reward) -> tuple[float | None, ...]:
+    return reward.score, reward.expected, reward.win_rate, reward.rank, reward.margin

@@ -1,0 +1,232 @@
+"""Comparisons and samples over the wire and back, and what is refused on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+import pytest
+from clips import film, noise, picture, tone, wav
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flex_judge.judges import Comparison, Media, Message
+from flex_judge.judges.media.types import Modality, audio, image, molecule, video
+from flex_judge.judges.types import LARGEST_DRAW
+from flex_judge.reward.client.encoding import encoded_comparison, encoded_sample
+from flex_judge.reward.server.decoding import comparison_from_json, sample_from_json
+from flex_judge.reward.server.errors import FieldError, MissingMediaError
+from flex_judge.reward.server.media_decoding import Intake
+from flex_judge.reward.server.media_store import MediaStore
+from flex_judge.reward.server.media_urls import UrlReader
+from flex_judge.reward.types import Sample
+
+RED, BLUE = (image(picture(noise(8, 8 + i))) for i in range(2))
+MEDIA = (
+    RED,
+    BLUE,
+    audio(wav(tone(0.1))),
+    video(film(range(0, 100, 20))),
+    video([RED, BLUE, RED], fps=2.5),
+    molecule("CC(=O)O"),
+)
+texts = st.text(st.characters(), max_size=12)  # with half surrogate pairs and control characters
+parts = st.lists(st.one_of(texts, st.sampled_from(MEDIA)), min_size=1, max_size=4).map(tuple)
+# Text alone is one text, as `Comparison.of` makes it.
+contents = st.one_of(texts, parts.filter(lambda content: any(isinstance(p, Media) for p in content)))
+prompts = st.lists(st.builds(Message, texts, contents), min_size=1, max_size=3).map(tuple)
+some_comparisons = st.builds(
+    Comparison,
+    texts,
+    prompts,
+    st.lists(contents, min_size=1, max_size=3).map(tuple),
+    texts,
+    st.integers(0, LARGEST_DRAW),
+)
+some_samples = st.builds(Sample, prompts, contents, st.none() | contents, st.none() | texts)
+
+
+def intake(store: MediaStore | None = None, most: int = 64) -> Intake:
+    return Intake(store or MediaStore(1 << 24), UrlReader((), 1 << 20), most)
+
+
+def decoded(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any:
+    """A row that came as JSON, with media that were uploaded before."""
+    store = MediaStore(1 << 24)
+    for digest, medium in (media or {}).items():
+        store.put(medium.modality, digest, medium.data)
+    row = json.loads(json.dumps(row))
+    (found,) = asyncio.run(intake(store).read([("row", partial(decode, row, "row"))]))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_comparisons)
+def test_a_comparison_is_the_same_after_the_wire(comparison: Comparison) -> None:
+    assert decoded(comparison_from_json, *encoded_comparison(comparison)) == comparison
+
+
+def test_the_first_draw_is_sent_as_it_was_before_there_were_others() -> None:
+    assert "draw" not in encoded_comparison(Comparison.of("q", "a"))[0]
+    assert encoded_comparison(Comparison.of("q", "a", draw=3))[0]["draw"] == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_samples)
+def test_a_sample_is_the_same_after_the_wire(sample: Sample) -> None:
+    assert decoded(sample_from_json, *encoded_sample(sample)) == sample
+
+
+def test_media_are_referred_to_by_digest_and_listed_once() -> None:
+    comparison = Comparison.of("Which?", (RED, "or", RED), video([RED, BLUE], fps=1), images=[BLUE])
+    row, media = encoded_comparison(comparison)
+    assert media == {RED.digest: RED, BLUE.digest: BLUE}
+    assert RED.data not in json.dumps(row).encode()
+    assert row["responses"][1] == [
+        {"type": "video", "video": {"frames": [{"digest": RED.digest}, {"digest": BLUE.digest}], "fps": 1.0}}
+    ]
+
+
+def test_the_client_loads_no_web_framework_and_no_model_library() -> None:
+    heavy = {"pydantic", "fastapi", "starlette", "torch", "ray", "transformers"}
+    check = f"import flex_judge.reward.client, sys\nprint('HEAVY', *({heavy!r} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["HEAVY"]
+
+
+def test_prompts_and_responses_come_in_the_usual_shapes() -> None:
+    row = {
+        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?", "image": None}]}],
+        "images": [uri(RED)],
+        "responses": ["text", ["a", {"type": "text", "text": "b"}], [{"role": "assistant", "content": "c"}], ""],
+        "id": None,
+    }
+    found = decoded(comparison_from_json, row)
+    assert found == Comparison("", (Message("user", (RED, "What?")),), ("text", "ab", "c", ""))
+
+
+def test_an_image_in_openais_form_is_an_image() -> None:
+    part = {"type": "image_url", "image_url": {"url": uri(RED), "detail": "high"}}
+    assert decoded(sample_from_json, {"prompt": "p", "response": [part]}).response == (RED,)
+
+
+def test_images_that_have_no_place_in_the_prompt_stand_before_it() -> None:
+    found = decoded(sample_from_json, {"prompt": "Which?", "response": "r", "images": [uri(RED), uri(BLUE)]})
+    assert found.prompt == (Message("user", (RED, BLUE, "Which?")),)
+
+
+def uri(medium: Media) -> str:
+    return f"data:application/octet-stream;base64,{base64.b64encode(medium.data).decode()}"
+
+
+TEXT = {"type": "text", "text": "t"}
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"prompt": 3}, "row.prompt", "expected text or a list of messages, got a number"),
+    ({"prompt": None}, "row.prompt", "got null"),
+    ({"prompt": []}, "row.prompt", "empty list"),
+    ({"prompt": ["text"]}, "row.prompt[0]", "expected a message"),
+    ({"prompt": [{"role": "user"}]}, "row.prompt[0].content", "is missing"),
+    ({"prompt": [{"role": 3, "content": ""}]}, "row.prompt[0].role", "expected text, got a number"),
+    ({"prompt": [{"role": "user", "content": None}]}, "row.prompt[0].content", "got null"),
+    ({"prompt": [{"role": "user", "content": [{"type": "image"}]}]}, "row.prompt", "more parts of type 'image'"),
+    ({"prompt": [{"role": "user", "content": [{"type": "audio"}]}]}, "row.prompt[0].content[0].audio", "is missing"),
+    ({"responses": []}, "row.responses", "empty list"),
+    ({"responses": "text"}, "row.responses", "expected a list, got a text"),
+    ({"responses": [True]}, "row.responses[0]", "true or false"),
+    ({"responses": ["a", [{"type": "image"}]]}, "row.responses[1][0].image", "is missing"),
+    ({"responses": [[{"type": "sculpture"}]]}, "row.responses[0][0]", "'sculpture'"),
+    ({"responses": [[{"type": {"a": 1}}]]}, "row.responses[0][0]", "expected a part"),
+    ({"responses": [[TEXT | {"image": "x"}]]}, "row.responses[0][0].image", "unknown field"),
+    ({"responses": [[{"type": "text", "text": 3}]]}, "row.responses[0][0].text", "got a number"),
+    ({"responses": [[{"role": "user", "content": "a"}, "b"]]}, "row.responses[0][0]", "expected a part"),
+    ({"image": []}, "row.image", "did you mean 'images'?"),
+    ({"images": "a.png"}, "row.images", "expected a list"),
+    ({"id": 3}, "row.id", "expected text"),
+    ({"rubric": ["general"]}, "row.rubric", "expected text, got a list"),
+    ({"draw": -1}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"draw": 10**400}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"draw": True}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"draw": 1.0}, "row.draw", "expected a whole number from 0 to 65535"),
+]
+
+
+@pytest.mark.parametrize(("change", "field", "problem"), WRONG, ids=[str(w[0])[:60] for w in WRONG])
+def test_what_is_wrong_is_named_by_its_place(change: dict[str, Any], field: str, problem: str) -> None:
+    with pytest.raises(FieldError) as error:
+        decoded(comparison_from_json, {"prompt": "p", "responses": ["r"]} | change)
+    assert error.value.field == field
+    assert str(error.value).startswith(f"{field}: ")
+    assert problem in str(error.value)
+
+
+FRAMES = {"frames": [{"digest": "0" * 64}], "fps": 1}
+REFUSED: list[tuple[str, Any, str]] = [
+    ("image", "/etc/passwd", ""),
+    ("image", "cat.png", ""),
+    ("image", "file:///etc/passwd", ""),
+    ("image", " data:image/png;base64,AAAA", ""),
+    ("image", "https://example.com/a.png", ""),
+    ("image", {"path": "/etc/passwd"}, ""),
+    ("image", {"bytes": "AAAA"}, ""),
+    ("image", {"digest": "0" * 64, "path": "/etc/passwd"}, ""),
+    ("image", {"digest": "../../etc/passwd"}, ".digest"),
+    ("image", {"digest": "A" * 64}, ".digest"),
+    ("image", {"digest": None}, ".digest"),
+    ("image", {"url": ["https://example.com"]}, ".url"),
+    ("image", {"url": "https://example.com/a.png"}, ""),
+    ("image", {"url": "file:///etc/passwd"}, ""),
+    ("image", FRAMES, ""),
+    ("image", [], ""),
+    ("image", True, ""),
+    ("image", "data:image/png;base64,!!!!", ""),
+    ("image", "data:image/png,AAAA", ""),
+    ("image", "data:image/png;base64,AAAA", ""),
+    ("video", FRAMES | {"fps": 0}, ".fps"),
+    ("video", FRAMES | {"fps": True}, ".fps"),
+    ("video", FRAMES | {"fps": 10**400}, ".fps"),
+    ("video", FRAMES | {"fps": "2"}, ".fps"),
+    ("video", {"frames": FRAMES["frames"]}, ".fps"),
+    ("video", {"frames": [], "fps": 1}, ".frames"),
+    ("video", {"frames": ["/etc/passwd"], "fps": 1}, ".frames[0]"),
+    ("video", {"frames": [FRAMES], "fps": 1}, ".frames[0]"),
+    ("audio", "/etc/passwd", ""),
+    ("molecule", {"digest": "0" * 64}, ""),
+    ("molecule", "C C", ""),
+    ("molecule", "", ""),
+]
+
+
+@pytest.mark.parametrize(("kind", "reference", "below"), REFUSED, ids=[f"{r[0]} {str(r[1])[:50]}" for r in REFUSED])
+def test_only_references_of_the_known_forms_are_media(kind: str, reference: Any, below: str) -> None:
+    row = {"prompt": "p", "response": [TEXT, {"type": kind, kind: reference}]}
+    with pytest.raises(FieldError) as error:
+        decoded(sample_from_json, row)
+    assert error.value.field == f"row.response[1].{kind}{below}"
+
+
+def test_a_digest_of_another_modality_is_refused() -> None:
+    row = {"prompt": "p", "response": [{"type": "audio", "audio": {"digest": RED.digest}}]}
+    with pytest.raises(FieldError, match=r"row\.response\[0\]\.audio: expected audio, and this digest is of image"):
+        decoded(sample_from_json, row, {RED.digest: RED})
+
+
+async def test_all_media_that_are_missing_are_named_at_once() -> None:
+    row, _ = encoded_sample(Sample((Message("user", (RED, "?")),), (video([RED, BLUE], fps=1),)))
+    store = MediaStore(1 << 20)
+    with pytest.raises(MissingMediaError) as error:
+        await intake(store).read([("row", partial(sample_from_json, row, "row"))])
+    assert set(error.value.digests) == {RED.digest, BLUE.digest}
+    for medium in (RED, BLUE):
+        store.put(Modality.IMAGE, medium.digest, medium.data)
+    await intake(store).read([("row", partial(sample_from_json, row, "row"))])
+
+
+async def test_an_image_that_stands_in_many_rows_is_read_once() -> None:
+    row = {"prompt": "p", "response": "r", "images": [uri(RED)]}
+    found = await intake().read([(f"row {i}", partial(sample_from_json, row, f"row {i}")) for i in range(3)])
+    assert len({id(sample.prompt[0].content[0]) for sample in found}) == 1

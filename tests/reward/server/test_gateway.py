@@ -1,0 +1,540 @@
+"""The service behind its routes: what it takes on, when it answers, and what happens to work whose client is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from clips import noise, picture
+from web import HeldJudge, client, comparisons, samples, until
+
+from flex_judge.judges import Comparison, Judgment, Status
+from flex_judge.judges.errors import EngineLostError, UsageError
+from flex_judge.judges.media.types import Media, image
+from flex_judge.reward.client.encoding import encoded_comparison, encoded_sample
+from flex_judge.reward.server.backpressure import Admission
+from flex_judge.reward.server.errors import NotNowError
+from flex_judge.reward.server.gateway import Gateway, GatewayConfig
+from flex_judge.reward.server.media_urls import UrlReader
+from flex_judge.reward.server.metrics import Metrics
+from flex_judge.reward.server.routes import asgi_app
+from flex_judge.reward.server.schemas import RewardsRequest
+from flex_judge.reward.types import Reward, RewardSpec, Sample
+
+JSON = {"Content-Type": "application/json"}
+KEY = {"Idempotency-Key": "one"}
+RED, BLUE = (image(picture(noise(28, 28 + 28 * i))) for i in range(2))
+
+
+class Told(Metrics):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self.requests: list[tuple[str, int]] = []
+
+    def pending(self, count: int) -> None:
+        self.counts.append(count)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.requests.append((route, status))
+
+
+def statuses(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    (rows,) = answer.json().values()
+    return [row["status"] for row in rows]
+
+
+async def test_judgments_come_in_the_order_of_the_request() -> None:
+    async with client(HeldJudge().gateway()) as http:
+        answer = await http.post("/v1/judge", json=comparisons("a", "b", "c", "a"))
+    judgments = [Judgment.from_json(row) for row in answer.json()["judgments"]]
+    assert [j.id for j in judgments] == ["id of a", "id of b", "id of c", "id of a"]
+    assert [j.reasoning for j in judgments] == [f"I look at: {x}" for x in "abca"]
+    assert all(j.status == Status.OK and j.scores for j in judgments)
+
+
+async def test_judgments_over_http_are_those_of_the_judge() -> None:
+    judge = HeldJudge()
+    pair = Comparison.of("Which?", "first", "second \ud83d", id="half \udc00")
+    row, _ = encoded_comparison(pair)
+    async with client(judge.gateway()) as http:
+        answer = await http.post("/v1/judge", content=json.dumps({"comparisons": [row]}).encode(), headers=JSON)
+    assert Judgment.from_json(answer.json()["judgments"][0]) == await judge.judge.ajudge(pair)
+
+
+async def test_rewards_come_in_the_order_of_the_request() -> None:
+    async with client(HeldJudge().gateway()) as http:
+        body = samples("a", "b", "mumble", "c", method="round_robin", reward="win_rate")
+        answer = await http.post("/v1/rewards", json=body)
+    rewards = [Reward.from_json(row) for row in answer.json()["rewards"]]
+    assert [r.status for r in rewards] == [Status.OK, Status.OK, Status.UNPARSEABLE, Status.OK]
+    assert [r.value is None for r in rewards] == [False, False, True, False]
+    assert all(r.group.size == 4 for r in rewards)
+
+
+async def test_a_group_is_gathered_from_several_requests() -> None:
+    judge = HeldJudge()
+    options = {"method": "round_robin", "reward": "win_rate", "group_size": 3}
+    async with client(judge.gateway()) as http:
+        answers = await asyncio.gather(*(http.post("/v1/rewards", json=samples(x, **options)) for x in "abc"))
+    rewards = [Reward.from_json(answer.json()["rewards"][0]) for answer in answers]
+    assert sum(r.value or 0 for r in rewards) == pytest.approx(1.5)
+    assert all(r.group.size == r.group.wanted == 3 for r in rewards)
+
+
+async def test_what_is_not_ready_at_the_deadline_has_status_timeout_and_the_rest_is_there() -> None:
+    judge = HeldJudge()
+    async with client(judge.gateway()) as http:
+        answer = await http.post("/v1/judge", json=comparisons("a", "slow", "b") | {"deadline_s": 0.5})
+        assert statuses(answer) == ["ok", "timeout", "ok"]
+        assert "deadline of 0." in answer.json()["judgments"][1]["votes"][0]["detail"]
+        assert answer.json()["judgments"][1]["scores"] is None
+        answer = await http.post("/v1/rewards", json=samples("a", "slow", "b", deadline_s=0.5))
+        assert statuses(answer) == ["ok", "timeout", "ok"]
+        assert answer.json()["rewards"][1]["value"] is None
+        await until(lambda: judge.given_up["slow"] == 2)
+
+
+async def test_a_request_cannot_ask_for_more_time_than_the_service_gives() -> None:
+    async with client(HeldJudge().gateway(GatewayConfig(deadline_s=0.1))) as http:
+        for more in ({"deadline_s": 1e300}, {"deadline_s": None}, {}):
+            assert statuses(await http.post("/v1/judge", json=comparisons("slow") | more)) == ["timeout"]
+
+
+async def test_a_short_deadline_of_the_service_leaves_requests_that_wait_for_nobody_alone() -> None:
+    async with client(HeldJudge().gateway(GatewayConfig(deadline_s=5.0))) as http:  # below the default of gather_s
+        assert statuses(await http.post("/v1/rewards", json=samples("a"))) == ["ok"]
+        body = {"query": ["ab"], "prompts": ["a"], "labels": [""]}
+        assert (await http.post("/get_reward", json=body)).json()["rewards"] != [None]
+
+
+async def test_a_request_without_any_time_left_is_answered_at_once() -> None:
+    async with client(HeldJudge().gateway()) as http:
+        assert statuses(await http.post("/v1/judge", json=comparisons("slow") | {"deadline_s": 0})) == ["timeout"]
+
+
+async def test_nothing_is_judged_of_a_request_with_one_wrong_rubric() -> None:
+    judge = HeldJudge()
+    rows = comparisons("a")["comparisons"] + comparisons("b", rubric="genral")["comparisons"]
+    async with client(judge.gateway()) as http:
+        answer = await http.post("/v1/judge", json={"comparisons": rows})
+        assert answer.status_code == 422
+        assert "did you mean 'general'" in answer.json()["error"]
+        rows[1]["rubric"] = "mllm_judge_pair"
+        answer = await http.post("/v1/judge", json={"comparisons": rows})
+        assert answer.json()["error"].startswith("comparisons[1].rubric: rubric 'mllm_judge_pair' is made for 2")
+    assert not judge.begun
+
+
+async def test_what_cannot_be_judged_costs_the_others_nothing() -> None:
+    """That a model takes no images shows only when it judges."""
+    rows = comparisons("a", "b")["comparisons"]
+    data = f"data:image/png;base64,{base64.b64encode(RED.data).decode()}"
+    rows[0]["images"] = [data]
+    async with client(HeldJudge().gateway()) as http:
+        answer = await http.post("/v1/judge", json={"comparisons": rows})
+        assert answer.status_code == 422
+        assert answer.json()["field"] == "comparisons[0]"
+        assert "comparisons[0]: comparison 'id of a': " in answer.json()["error"]
+        refused, judged = answer.json()["results"]
+        assert refused is None
+        assert judged["id"] == "id of b"
+        assert judged["status"] == "ok"
+        body = samples("a", "b")
+        body["samples"][1] |= {"images": [data]}
+        answer = await http.post("/v1/rewards", json=body)
+        assert answer.json()["field"] == "samples[1]"
+        assert [row and row["status"] for row in answer.json()["results"]] == ["ok", None]
+
+
+async def test_an_engine_that_is_lost_is_a_status() -> None:
+    async def lost(_: Comparison) -> Judgment:
+        raise EngineLostError("the engine died")
+
+    async with client(Gateway(lost)) as http:
+        assert statuses(await http.post("/v1/judge", json=comparisons("a"))) == ["engine_lost"]
+        assert statuses(await http.post("/v1/rewards", json=samples("a"))) == ["engine_lost"]
+
+
+async def test_the_operators_rubrics_are_called_by_name_and_where_they_lie_is_not_told(tmp_path: Path) -> None:
+    file = tmp_path / "brevity.toml"
+    file.write_text('criteria = "brevity"\nscale = "1-5"\nresponses = 1\n')
+    async with client(HeldJudge().gateway(GatewayConfig(rubrics=(str(file),)))) as http:
+        answer = await http.post("/v1/judge", json=comparisons("a", rubric="brevity"))
+        assert statuses(answer) == ["ok"]
+        assert answer.json()["judgments"][0]["provenance"]["rubric"] == "brevity"
+        assert statuses(await http.post("/v1/rewards", json=samples("a", rubric="brevity"))) == ["ok"]
+        refused = await http.post("/v1/rewards", json=samples("a", "b", rubric="brevity", method="round_robin"))
+        assert refused.json()["error"] == "rubric: rubric 'brevity' is made for 1 responses at a time, not 2"
+        assert str(tmp_path) not in answer.text + refused.text
+
+
+def test_rubrics_that_cannot_be_used_are_refused_at_the_start(tmp_path: Path) -> None:
+    broken, general = tmp_path / "broken.toml", tmp_path / "general.toml"
+    broken.write_text("criteria = 3")
+    general.write_text('criteria = "brevity"\nscale = "1-5"\n')
+    for file, problem in ((broken, "criteria"), (general, "already"), (tmp_path / "gone.toml", "does not exist")):
+        with pytest.raises(UsageError, match=problem):
+            HeldJudge().gateway(GatewayConfig(rubrics=(str(file),)))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"max_pending": 0}, "max_pending must be at least 1"),
+        ({"max_pending": 10}, "max_items must be at most max_pending, which is 10"),
+        ({"max_bodies_mib": 8}, "max_body_mib must be at most max_bodies_mib"),
+        ({"deadline_s": 0.0}, "deadline_s must be seconds above 0"),
+        ({"media_hosts": ("https://media.test",)}, "media_hosts"),
+        ({"media_hosts": ("media.test:80",)}, "media_hosts"),
+        ({"openrlhf": RewardSpec(reward="rank", group_size=4, gather_s=170.0)}, "leaves nothing"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        GatewayConfig(**options)
+
+
+async def test_what_is_too_much_is_refused_with_a_time_to_come_back_and_the_service_recovers() -> None:
+    judge, told = HeldJudge(), Told()
+    gateway = judge.gateway(GatewayConfig(max_pending=10, max_items=10), metrics=told)
+    async with client(gateway) as http:
+        held = asyncio.create_task(http.post("/v1/judge", json=comparisons(*(f"slow {i}" for i in range(6)))))
+        await until(lambda: gateway.pending == 6)
+        refused = await http.post("/v1/rewards", json=samples(*"abcde"))
+        assert refused.status_code == 503
+        assert "6 completions are waiting and at most 10 may" in refused.json()["error"]
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert gateway.pending == 6
+        assert not any(x in judge.begun for x in "abcde")
+        assert statuses(await http.post("/v1/rewards", json=samples(*"abcd"))) == ["ok"] * 4  # there is room for these
+        judge.go.set()
+        assert statuses(await held) == ["ok"] * 6
+        assert gateway.pending == 0
+        assert statuses(await http.post("/v1/judge", json=comparisons(*"abcdefghij"))) == ["ok"] * 10
+    assert max(told.counts) == 10
+    assert told.counts[-1] == 0
+    assert ("/v1/rewards", 503) in told.requests
+    assert ("/v1/judge", 200) in told.requests
+
+
+async def test_ten_times_too_much_ends_in_answers_and_refusals_alone() -> None:
+    judge = HeldJudge()
+    gateway = judge.gateway(GatewayConfig(max_pending=10, max_items=10))
+    async with client(gateway) as http:
+        sent = [asyncio.create_task(http.post("/v1/judge", json=comparisons(f"slow {i}"))) for i in range(100)]
+        await until(lambda: sum(task.done() for task in sent) == 90)
+        judge.go.set()
+        answers = await asyncio.gather(*sent)
+        assert sorted(answer.status_code for answer in answers) == [200] * 10 + [503] * 90
+        assert statuses(await http.post("/v1/judge", json=comparisons("a"))) == ["ok"]
+
+
+def test_the_time_to_come_back_follows_the_rate_of_answers() -> None:
+    now = 1000.0
+    admission = Admission(100, clock=lambda: now)
+    admission.admit(100)
+    with pytest.raises(NotNowError) as error:
+        admission.admit(1)
+    assert error.value.retry_after_s == 5  # nothing is known
+    for _ in range(10):
+        now += 1
+        admission.finished(2)
+    admission.admit(20)
+    with pytest.raises(NotNowError) as error:
+        admission.admit(20)
+    assert error.value.retry_after_s == pytest.approx(10, rel=0.2)  # 20 at 2 a second
+    with pytest.raises(NotNowError) as error:
+        admission.admit(1)
+    assert error.value.retry_after_s == 1
+    with pytest.raises(NotNowError) as error:
+        admission.admit(100_000)
+    assert error.value.retry_after_s == 60
+    now += 100
+    with pytest.raises(NotNowError) as error:
+        admission.admit(20)
+    assert error.value.retry_after_s == 5
+
+
+async def test_a_request_with_a_key_is_judged_once_however_often_it_is_sent() -> None:
+    judge = HeldJudge()
+    gateway = judge.gateway()
+    async with client(gateway) as http:
+        body = comparisons("slow a", "b")
+        sent = [asyncio.create_task(http.post("/v1/judge", json=body, headers=KEY)) for _ in range(3)]
+        await until(lambda: judge.begun["slow a"] and gateway.pending == 1)
+        # A client that asks again has less time left; that is no other request.
+        sent.append(asyncio.create_task(http.post("/v1/judge", json=body | {"deadline_s": 7.5}, headers=KEY)))
+        await asyncio.sleep(0.01)
+        judge.go.set()
+        answers = [*await asyncio.gather(*sent), await http.post("/v1/judge", json=body, headers=KEY)]
+        assert {answer.text for answer in answers} == {answers[0].text}
+        assert statuses(answers[0]) == ["ok", "ok"]
+        assert judge.begun == {"slow a": 1, "b": 1}
+        await http.post("/v1/judge", json=body, headers={"Idempotency-Key": "two"})
+        await http.post("/v1/judge", json=body)
+        assert judge.begun == {"slow a": 3, "b": 3}
+
+
+async def test_another_request_under_the_same_key_is_refused() -> None:
+    judge = HeldJudge()
+    async with client(judge.gateway()) as http:
+        assert statuses(await http.post("/v1/judge", json=comparisons("a"), headers=KEY)) == ["ok"]
+        refused = await http.post("/v1/judge", json=comparisons("b"), headers=KEY)
+        assert refused.status_code == 422
+        assert refused.json()["field"] == "Idempotency-Key"
+        assert statuses(await http.post("/v1/rewards", json=samples("b"), headers=KEY)) == ["ok"]  # another route
+        for key in ("", "x" * 256):
+            answer = await http.post("/v1/judge", json=comparisons("b"), headers={"Idempotency-Key": key})
+            assert answer.status_code == 422
+
+
+async def left(task: asyncio.Task[Any]) -> None:
+    """The client goes away."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_work_under_a_key_goes_on_when_its_client_is_gone_and_is_not_done_twice() -> None:
+    judge = HeldJudge()
+    gateway = judge.gateway()
+    async with client(gateway) as http:
+        sent = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow"), headers=KEY))
+        await until(lambda: judge.begun["slow"])
+        await left(sent)
+        judge.go.set()
+        await until(lambda: gateway.pending == 0)
+        assert statuses(await http.post("/v1/judge", json=comparisons("slow"), headers=KEY)) == ["ok"]
+    assert judge.begun == {"slow": 1}
+    assert not judge.given_up
+
+
+async def test_work_without_a_key_ends_when_its_client_is_gone() -> None:
+    judge = HeldJudge()
+    gateway = judge.gateway()
+    async with client(gateway) as http:
+        for path, body in (("/v1/judge", comparisons("slow")), ("/v1/rewards", samples("slow"))):
+            sent = asyncio.create_task(http.post(path, json=body))
+            await until(lambda: gateway.pending == 1)
+            await left(sent)
+            await until(lambda: gateway.pending == 0)
+        await until(lambda: judge.given_up["slow"] == judge.begun["slow"])
+
+
+async def test_a_server_that_only_reports_the_disconnect_ends_the_work_too() -> None:
+    judge, told = HeldJudge(), Told()
+    gateway = judge.gateway(metrics=told)
+    body = json.dumps(comparisons("slow")).encode()
+    gone = asyncio.Event()
+    messages = [
+        {"type": "http.request", "body": body[:9], "more_body": True},
+        {"type": "http.request", "body": body[9:]},
+    ]
+
+    async def receive() -> Mapping[str, Any]:
+        if messages:
+            return messages.pop(0)
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Mapping[str, Any]) -> None:
+        raise AssertionError("nobody is there to be answered")
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/judge", "query_string": b"", "root_path": ""}
+    scope |= {"headers": [(b"content-type", b"application/json")]}
+    served = asyncio.create_task(asgi_app(gateway)(scope, receive, send))  # type: ignore[arg-type]
+    await until(lambda: judge.begun["slow"])
+    gone.set()
+    await served
+    await until(lambda: gateway.pending == 0)
+    assert told.requests == [("/v1/judge", 499)]
+    await gateway.close()
+
+
+async def test_what_failed_under_a_key_is_tried_again() -> None:
+    judge = HeldJudge()
+    gateway = judge.gateway(GatewayConfig(max_pending=1, max_items=1))
+    async with client(gateway) as http:
+        held = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow")))
+        await until(lambda: gateway.pending == 1)
+        assert (await http.post("/v1/judge", json=comparisons("a"), headers=KEY)).status_code == 503
+        judge.go.set()
+        await held
+        assert statuses(await http.post("/v1/judge", json=comparisons("a"), headers=KEY)) == ["ok"]
+
+
+async def test_answers_are_forgotten_after_a_while() -> None:
+    judge = HeldJudge()
+    async with client(judge.gateway(GatewayConfig(retain_s=0.05))) as http:
+        for _ in range(2):
+            await http.post("/v1/judge", json=comparisons("a"), headers=KEY)
+        assert judge.begun["a"] == 1
+        await asyncio.sleep(0.06)
+        assert statuses(await http.post("/v1/judge", json=comparisons("b"), headers=KEY)) == ["ok"]
+
+
+async def test_draining_refuses_what_is_new_and_answers_all_that_was_accepted() -> None:
+    judge = HeldJudge()
+    gateway = judge.gateway()
+    async with client(gateway) as http:
+        accepted = [asyncio.create_task(http.post("/v1/judge", json=comparisons(f"slow {i}"))) for i in range(5)]
+        abandoned = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow key"), headers=KEY))
+        await until(lambda: gateway.pending == 6)
+        await left(abandoned)
+        drained = asyncio.create_task(gateway.drain())
+        await asyncio.sleep(0.01)
+        assert not drained.done()
+        health = await http.get("/healthz")
+        assert (health.status_code, health.json()["status"]) == (503, "draining")
+        refused = await http.post("/v1/judge", json=comparisons("a"))
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) >= 1
+        joined = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow key"), headers=KEY))  # is not new
+        await asyncio.sleep(0.01)
+        judge.go.set()
+        await asyncio.wait_for(drained, 1)
+        assert all(statuses(answer) == ["ok"] for answer in await asyncio.gather(*accepted, joined))
+    assert judge.begun["a"] == 0
+
+
+async def test_draining_a_service_with_nothing_in_hand_takes_no_time() -> None:
+    gateway = HeldJudge().gateway()
+    await asyncio.wait_for(gateway.drain(), 0.5)
+    await gateway.close()
+
+
+async def test_closing_ends_what_is_under_way() -> None:
+    judge = HeldJudge()
+    gateway = judge.gateway()
+    async with client(gateway) as http:
+        sent = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow"), headers=KEY))
+        await until(lambda: judge.begun["slow"])
+        await gateway.close()
+        assert (await sent).status_code == 503
+    assert judge.given_up["slow"] == 1
+    assert gateway.pending == 0
+
+
+async def test_health_tells_of_what_is_behind() -> None:
+    replicas = 0
+
+    async def health() -> Mapping[str, Any]:
+        return {"replicas": replicas}
+
+    async with client(HeldJudge().gateway(GatewayConfig(api_key="key"), health=health)) as http:
+        answer = await http.get("/healthz")
+        assert (answer.status_code, answer.json()) == (503, {"status": "starting", "pending": 0, "replicas": 0})
+        replicas = 2
+        answer = await http.get("/healthz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok", "pending": 0, "replicas": 2})
+
+
+async def upload(http: httpx.AsyncClient, *media: Media) -> None:
+    for medium in media:
+        answer = await http.put(f"/v1/media/{medium.modality}/{medium.digest}", content=medium.data)
+        assert (answer.status_code, answer.json()) == (200, {"digest": medium.digest})
+
+
+async def _noted(asked: list[Comparison], comparison: Comparison) -> Judgment:
+    asked.append(comparison)
+    return Judgment(comparison.id, Status.OK, (3.0,), None, "")
+
+
+async def test_media_are_uploaded_once_and_referred_to_many_times() -> None:
+    asked: list[Comparison] = []
+    gateway = Gateway(partial(_noted, asked))
+    sample = Sample(Comparison.of("Which?", "-", images=[RED, BLUE]).prompt, "a")
+    row, media = encoded_sample(sample)
+    async with client(gateway) as http:
+        body = {"samples": [row, row | {"response": "b"}]}
+        missing = await http.post("/v1/rewards", json=body, headers=KEY)
+        assert missing.status_code == 409
+        assert sorted(missing.json()["missing_media"]) == sorted(media)
+        assert not asked
+        await upload(http, *media.values())
+        assert statuses(await http.post("/v1/rewards", json=body, headers=KEY)) == ["ok", "ok"]
+        for _ in range(3):
+            assert statuses(await http.post("/v1/rewards", json=body)) == ["ok", "ok"]
+    assert gateway.store.uploads == 2
+    assert len(asked) == 8
+    assert all(comparison.prompt == sample.prompt for comparison in asked)
+
+
+async def test_media_by_url_come_from_allowed_hosts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def network(request: httpx.Request) -> httpx.Response:
+        assert request.url.host == "media.test"
+        return httpx.Response({"/a": 200, "/b": 500}[request.url.path], stream=httpx.ByteStream(RED.data))
+
+    monkeypatch.setattr(
+        "flex_judge.reward.server.gateway.UrlReader", partial(UrlReader, transport=httpx.MockTransport(network))
+    )
+    asked: list[Comparison] = []
+    async with client(Gateway(partial(_noted, asked), GatewayConfig(media_hosts=("media.test",)))) as http:
+        for url, status in (("//media.test/a", 200), ("//media.test/b", 502), ("//evil.test/a", 422)):
+            answer = await http.post("/v1/judge", json=comparisons("a", images=[{"url": f"https:{url}"}]))
+            assert answer.status_code == status
+            assert status == 200 or answer.json()["error"].startswith("comparisons[0].images[0]: ")
+    assert [comparison.prompt[0].content[0] for comparison in asked] == [RED]
+
+
+async def test_media_that_were_dropped_for_want_of_room_are_asked_for_again() -> None:
+    gateway = HeldJudge().gateway(GatewayConfig(media_store_mib=1, max_body_mib=1))
+    gateway.store.most_bytes = len(BLUE.data)
+    row, _ = encoded_comparison(Comparison.of("Which?", "a", images=[RED]))
+    async with client(gateway) as http:
+        await upload(http, RED, BLUE)
+        answer = await http.post("/v1/judge", json={"comparisons": [row]})
+        assert (answer.status_code, answer.json()["missing_media"]) == (409, [RED.digest])
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        (f"image/{RED.digest[:-1]}0", "body"),
+        (f"image/{RED.digest.upper()}", "body"),
+        (f"audio/{RED.digest}", "body"),
+        (f"molecule/{RED.digest}", "modality"),
+        (f"IMAGE/{RED.digest}", "modality"),
+        (f"sculpture/{RED.digest}", "modality"),
+    ],
+)
+async def test_what_is_uploaded_must_be_what_it_says(path: str, field: str) -> None:
+    gateway = HeldJudge().gateway()
+    async with client(gateway) as http:
+        answer = await http.put(f"/v1/media/{path}", content=RED.data)
+        assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert len(gateway.store) == 0
+
+
+async def test_the_openapi_page_describes_every_route_and_its_examples_work() -> None:
+    async with client(HeldJudge().gateway()) as http:
+        page = (await http.get("/openapi.json")).json()
+        assert set(page["paths"]) == {
+            "/v1/judge",
+            "/v1/rewards",
+            "/v1/media/{modality}/{digest}",
+            "/get_reward",
+            "/healthz",
+        }
+        references = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(page)))
+        assert references <= set(page["components"]["schemas"])
+        for path in ("/v1/judge", "/v1/rewards", "/get_reward"):
+            example = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+            assert (await http.post(path, json=example)).status_code in (200, 409)  # one example has an image
+
+
+def test_every_setting_of_rewards_can_be_asked_for() -> None:
+    assert {field.name for field in fields(RewardSpec)} <= set(RewardsRequest.model_fields)

@@ -1,0 +1,109 @@
+"""What docs/ says about clusters can be deployed as it stands, but for what is the reader's to fill in."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from repository import DOCS
+
+from flex_judge.reward.client import KEY_VARIABLE
+from flex_judge.reward.serving.config import ServiceConfig
+from flex_judge.reward.serving.prometheus import PrometheusMetrics
+
+
+def manifest() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((DOCS / "kuberay.yaml").read_text())
+    return content
+
+
+def in_kubernetes() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(manifest()["spec"]["serveConfigV2"])
+    return content
+
+
+def in_the_text() -> dict[str, Any]:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "cluster.md").read_text(), re.DOTALL)
+    content: dict[str, Any] = yaml.safe_load(block)
+    return content
+
+
+def pods() -> list[dict[str, Any]]:
+    """The head's template, then the workers'."""
+    cluster = manifest()["spec"]["rayClusterConfig"]
+    return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    """As the pods and the machines have it."""
+    monkeypatch.setenv(KEY_VARIABLE, "a-key")
+    return "a-key"
+
+
+@pytest.mark.parametrize("config", [in_kubernetes, in_the_text])
+def test_the_configuration_is_one_that_serve_takes_and_our_application_can_be_built_from(config: Any, key: str) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    (application,) = ServeDeploySchema.model_validate(config()).applications
+    assert application.route_prefix == "/"
+    module, _, function = application.import_path.partition(":")
+    args = application.args
+    assert getattr(importlib.import_module(module), function)(args) is not None
+    settings = ServiceConfig.from_args(args)
+    assert settings.name == application.name
+    assert args["api_key"] == f"env:{KEY_VARIABLE}"  # never the key itself
+    assert settings.gateway is not None
+    assert settings.gateway.api_key == key
+
+
+def test_the_workers_of_the_manifest_have_room_for_its_replicas() -> None:
+    (application,) = in_kubernetes()["applications"]
+    settings = ServiceConfig.from_args(application["args"])
+    (group,) = manifest()["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    limits = worker["resources"]["limits"]
+    gpus, cpus = settings.gpus_per_replica or 0.0, settings.cpus_per_replica or 1.0
+    assert gpus >= 1
+    per_pod = min(int(limits["nvidia.com/gpu"]) // gpus, int(limits["cpu"]) // cpus)
+    assert per_pod * group["replicas"] >= settings.range[1]
+    assert worker["resources"]["requests"] == limits
+
+
+def test_the_manifest_names_no_registry_and_holds_no_key() -> None:
+    for pod in pods():
+        for container in pod["spec"]["containers"]:
+            assert "/" not in container["image"]
+            (key,) = [e for e in container["env"] if e["name"] == KEY_VARIABLE]
+            assert set(key) == {"name", "valueFrom"}
+            assert set(key["valueFrom"]) == {"secretKeyRef"}
+
+
+def test_kubernetes_and_prometheus_look_where_the_service_answers() -> None:
+    import ray
+
+    serve = in_kubernetes()
+    for pod in pods():
+        (container,) = pod["spec"]["containers"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert ports["serve"] == serve["http_options"]["port"]
+        assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(ports["metrics"])
+    probe = pods()[1]["spec"]["containers"][0]["readinessProbe"]["httpGet"]
+    assert probe == {"path": "/healthz", "port": "serve"}
+    spec = manifest()["spec"]
+    assert spec["rayClusterConfig"]["rayVersion"] == ray.__version__
+    assert spec["rayClusterDeletionDelaySeconds"] > serve["applications"][0]["args"]["deadline_s"]
+
+
+def test_the_metrics_in_the_text_are_those_of_the_service() -> None:
+    text = (DOCS / "cluster.md").read_text()
+    table = text.partition("| metric (`ray_flex_judge_...`) | is |")[2].partition("\n\n")[0]
+    names = re.findall(r"`([a-z_]+)[`{]", "".join(row.split("|")[1] for row in table.strip().splitlines()[1:]))
+    source = Path(str(importlib.import_module(PrometheusMetrics.__module__).__file__)).read_text()
+    assert len(names) > 8
+    for name in names:
+        assert f'"{name.removesuffix("_total").removesuffix("_seconds")}"' in source or f'flex_judge_{name}"' in source

@@ -1,0 +1,113 @@
+"""What a replica gets of a cluster, and settings by name as Serve's configuration files give them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flex_judge.judges import EngineConfig, JudgeConfig, JudgeSettings
+from flex_judge.judges.errors import ClusterError, UsageError
+from flex_judge.reward.serving.app import build
+from flex_judge.reward.serving.cluster import Cluster
+from flex_judge.reward.serving.config import ServiceConfig
+
+
+def config(**settings: Any) -> ServiceConfig:
+    return ServiceConfig(JudgeConfig(EngineConfig("scripts:judge", "scripted"), JudgeSettings()), **settings)
+
+
+def test_a_gpu_is_shared_by_replicas_that_outnumber_the_gpus() -> None:
+    placed = config(replicas=4).placed_on(Cluster(cpus=16, gpus=2, local=True))
+    assert placed.gpus_per_replica == 0.5
+    assert placed.judge.engine.gpu_memory_utilization == 0.425  # half of what one alone would take
+    assert placed.judge.engine.own_process
+    assert config().placed_on(Cluster(cpus=16, gpus=8, local=True)).gpus_per_replica == 1
+
+
+def test_gpus_per_replica_is_the_tensor_parallel_size() -> None:
+    placed = config(replicas=2, gpus_per_replica=4).placed_on(Cluster(cpus=16, gpus=8, local=False))
+    assert (placed.gpus_per_replica, placed.judge.engine.tensor_parallel) == (4, 4)
+    with pytest.raises(ClusterError, match="2 replicas need 8 GPUs and the cluster has 4"):
+        config(replicas=2, gpus_per_replica=4).placed_on(Cluster(cpus=16, gpus=4, local=False))
+    with pytest.raises(UsageError, match=r"a whole number, or a fraction of one GPU, not 1\.5"):
+        config(gpus_per_replica=1.5)
+
+
+def test_a_replica_may_do_without_the_gpus_that_are_there() -> None:
+    placed = config(replicas=2, gpus_per_replica=0).placed_on(Cluster(cpus=8, gpus=8, local=True))
+    assert (placed.gpus_per_replica, placed.cpus_per_replica) == (0, 4)
+    assert not placed.judge.engine.own_process
+
+
+def test_a_local_cluster_gives_its_cpus_to_the_replicas() -> None:
+    placed = config(replicas=2).placed_on(Cluster(cpus=8, gpus=0, local=True))
+    assert placed.cpus_per_replica == placed.judge.engine.threads == 4
+
+
+def test_more_replicas_than_cpus_are_refused_unless_they_are_given_less_than_one() -> None:
+    with pytest.raises(ClusterError, match="3 replicas need a CPU each and the cluster has 2"):
+        config(replicas=3).placed_on(Cluster(cpus=2, gpus=0, local=True))
+    assert (
+        config(replicas=3, cpus_per_replica=0.5).placed_on(Cluster(cpus=2, gpus=0, local=True)).cpus_per_replica == 0.5
+    )
+
+
+def test_autoscaling_needs_room_for_its_fewest_replicas_alone() -> None:
+    placed = config(autoscale="1:8").placed_on(Cluster(cpus=4, gpus=0, local=False))
+    assert placed.range == (1, 8)
+    with pytest.raises(ClusterError, match="6 replicas need a CPU each"):
+        config(autoscale="6:8").placed_on(Cluster(cpus=4, gpus=0, local=False))
+
+
+@pytest.mark.parametrize("text", ["4", "0:2", "3:2", "a:b", ":", "1:2:3", "-1:2"])
+def test_autoscaling_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="autoscale must be MIN:MAX"):
+        config(autoscale=text)
+
+
+def test_settings_come_by_name_and_from_texts() -> None:
+    args = {"model": "m", "replicas": "3", "max_batch": 16, "votes": "5", "temperature": 1, "deadline_s": "90"}
+    made = ServiceConfig.from_args({**args, "media_hosts": "a.example, b.example", "force": "false", "adapter": "none"})
+    assert (made.replicas, made.judge.engine.model, made.judge.engine.max_batch) == (3, "m", 16)
+    assert (made.judge.settings.votes, made.judge.settings.temperature, made.judge.settings.force) == (5, 1.0, False)
+    assert made.judge.engine.adapter is None
+    assert made.gateway is not None
+    assert made.gateway.media_hosts == ("a.example", "b.example")
+    assert made.gateway.deadline_s == made.judge.settings.deadline_s == 90.0
+
+
+def test_a_key_is_named_by_where_it_is_and_never_taken_literally(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    (tmp_path / "key").write_text("other\n")
+    for source, key in (("env:JUDGE_KEY", "secret"), (str(tmp_path / "key"), "other")):
+        made = ServiceConfig.from_args({"api_key": source})
+        assert made.gateway is not None
+        assert made.gateway.api_key == key
+        assert key not in repr(made)
+    for wrong in ("env:NOT_SET_ANYWHERE", "literal-key"):
+        with pytest.raises(UsageError, match="api key"):
+            ServiceConfig.from_args({"api_key": wrong})
+
+
+def test_the_application_for_a_configuration_file_takes_any_number_of_cpus() -> None:
+    assert build({"model": "scripts:judge", "engine": "scripted", "cpus_per_replica": 4, "replicas": 2}) is not None
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"modle": "m"}, "unknown setting 'modle'; there are adapter, affinity, "),
+        ({"replicas": "two"}, "setting 'replicas' must be of type int, not 'two'"),
+        ({"replicas": 2.5}, "setting 'replicas' must be of type int, not 2.5"),
+        ({"force": "perhaps"}, "setting 'force' must be of type bool, not 'perhaps'"),
+        ({"gateway": "x"}, "unknown setting 'gateway'"),
+        ({"votes": 0}, "votes must be at least 1, not 0"),
+    ],
+)
+def test_a_wrong_setting_is_named(args: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ServiceConfig.from_args(args)

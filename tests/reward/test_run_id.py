@@ -1,0 +1,35 @@
+"""The name that the ranks of a run agree on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RANK = """
+import sys, torch.distributed as dist
+from flex_judge.reward.integrations.run_id import ranks, run_name
+rank, store = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+print(run_name(), run_name(), ranks())
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_all_ranks_of_a_start_have_one_name_and_another_start_another(tmp_path: Path) -> None:
+    names = []
+    for start in ("first", "second"):
+        command = [sys.executable, "-c", RANK]
+        processes = [
+            subprocess.Popen([*command, str(rank), str(tmp_path / start)], stdout=subprocess.PIPE, text=True)
+            for rank in (0, 1)
+        ]
+        told = [process.communicate(timeout=120)[0].split() for process in processes]
+        assert told[0] == told[1]
+        name, again, ranks = told[0]
+        assert (name == again, ranks) == (True, "2")
+        names.append(name)
+    assert names[0] != names[1]

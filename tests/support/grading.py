@@ -1,0 +1,65 @@
+"""A judge that finds in each answer what it is worth, and an ask around it that keeps what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Collection
+
+from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment, Message
+from flex_judge.judges.engines import Sampling
+from flex_judge.judges.engines.scripted import ScriptedEngine
+from flex_judge.judges.types import text_of
+from flex_judge.reward.types import Sample
+
+_CANDIDATES = re.compile(r"Answer\]\n(.*?)(?=\n\n\[Assistant \d+'s Answer\]|<\|im_end\|>)", re.DOTALL)
+
+
+def grade(prompt: str, sampling: Sampling) -> str:
+    """Scores `worth 4` with 4, for any number of candidates; one that mumbles spoils the verdict on all of them."""
+    candidates = _CANDIDATES.findall(prompt.rpartition("user\n")[2])
+    if sampling.stop == ("</think>",):
+        return f"I look at: {' and '.join(candidates)}</think>"
+    if any("mumble" in candidate for candidate in candidates):
+        return "<answer>perhaps</answer>"
+    scores = [re.findall(r"worth (\d+)", candidate)[0] for candidate in candidates]
+    return "".join(f"<answer>{score}</answer>" for score in scores)
+
+
+class Asked:
+    """An ask, answered by a judge of its own that grades. The texts in `held` are not judged until `go` is set."""
+
+    def __init__(self, held: Collection[str] = (), order: str = "as_given") -> None:
+        settings = JudgeSettings(max_think_tokens=400, temperature=0.0, force=False, order=order)
+        self.judge = FlexJudge(ScriptedEngine(grade), settings)
+        self.comparisons: list[Comparison] = []
+        """What was asked, in order."""
+        self.held_back: list[Comparison] = []
+        self.cancelled: list[Comparison] = []
+        self.held = held
+        self.go = asyncio.Event()
+
+    async def __call__(self, comparison: Comparison) -> Judgment:
+        self.comparisons.append(comparison)
+        try:
+            if not set(self.held).isdisjoint(map(text_of, comparison.responses)):
+                self.held_back.append(comparison)
+                await self.go.wait()
+            return await self.judge.ajudge(comparison)
+        except asyncio.CancelledError:
+            self.cancelled.append(comparison)
+            raise
+
+    @property
+    def texts(self) -> list[tuple[str, ...]]:
+        """The responses of what was asked."""
+        return [tuple(map(text_of, comparison.responses)) for comparison in self.comparisons]
+
+
+def sample(response: str, prompt: str = "How much?", baseline: str | None = None, group: str | None = None) -> Sample:
+    return Sample((Message("user", prompt),), response, baseline, group)
+
+
+def worth(*scores: int | str) -> list[Sample]:
+    """Samples of one prompt: numbers become `worth N`."""
+    return [sample(f"worth {score}" if isinstance(score, int) else score) for score in scores]

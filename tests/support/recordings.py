@@ -1,0 +1,26 @@
+"""An engine with a ledger, for tests of what it records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flex_judge.judges.engines import Sampling
+from flex_judge.judges.engines.recording.ledger import Ledger
+from flex_judge.judges.engines.recording.recording import RecordingEngine
+from flex_judge.judges.engines.scripted import Script, ScriptedEngine, byte_tokenizer
+
+SAMPLING = Sampling(1000, temperature=0.4)
+
+
+def encode(text: str) -> list[int]:
+    return list(byte_tokenizer().encode(text, add_special_tokens=False))
+
+
+def greet(prompt: str, sampling: Sampling) -> str:
+    return f"Hello, {prompt}!"
+
+
+def recording(path: Path, script: Script = greet) -> tuple[RecordingEngine, ScriptedEngine]:
+    """An engine with a ledger, and the engine within it."""
+    inner = ScriptedEngine(script)
+    return RecordingEngine(inner, Ledger(path)), inner

@@ -1,0 +1,77 @@
+"""A judge served over HTTP by a thread of this process, for tests."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from flex_judge.experiments.commands.serve import run as serve
+from flex_judge.judges import FlexJudge
+from flex_judge.reward.server.gateway import Gateway, GatewayConfig
+from flex_judge.reward.server.routes import asgi_app
+
+START_S, POLL_S = 10.0, 0.01
+
+
+class Served:
+    """An ASGI application on a port of its own, which can go away and come back at the same address."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        """`make` makes the application, once for every start: it remembers nothing, as after a crash."""
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.requests: list[tuple[str, str]] = []
+        """Method and path of every request."""
+        self._make = make
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        app = self._make()
+
+        async def noted(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                self.requests.append((scope["method"], scope["path"]))
+            await app(scope, receive, send)
+
+        server = uvicorn.Server(uvicorn.Config(noted, port=self.port, log_level="error", timeout_graceful_shutdown=1))
+        self._server, self._thread = server, threading.Thread(target=server.run, daemon=True)
+        self._thread.start()
+        for _ in range(round(START_S / POLL_S)):
+            if server.started:
+                return
+            time.sleep(POLL_S)
+        raise TimeoutError(f"nothing listens at {self.url} after {START_S:g} s")
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join()
+        self._server = self._thread = None
+
+
+class ServedJudge(Served):
+    """A judge behind the gateway, without Ray."""
+
+    def __init__(self, judge: FlexJudge, config: GatewayConfig) -> None:
+        super().__init__(lambda: asgi_app(Gateway(judge.ajudge, config)))
+
+
+@contextmanager
+def served(judge: FlexJudge, config: GatewayConfig | None = None) -> Iterator[ServedJudge]:
+    """A judge served by a thread of this process."""
+    service = ServedJudge(judge, config or GatewayConfig())
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def free_port() -> int:
+    return serve.free_port("127.0.0.1", 0)

@@ -1,0 +1,112 @@
+"""`flex-judge serve` as a process, for tests, and what can be done to its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from served import free_port
+
+from flex_judge.reward.serving.cleanup import VARIABLE, Family
+
+START_S = 180.0
+
+
+@dataclass
+class Serving:
+    """A running service."""
+
+    process: subprocess.Popen[str]
+    url: str
+    family: Family
+    """The processes of its Ray."""
+
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """The processes of its Ray whose command line holds a name."""
+        self.family.look()
+        return [p for p in self.family.alive() if name in _command(p)]
+
+    def replicas(self) -> list[psutil.Process]:
+        """The processes of its judges, oldest first."""
+        return sorted(self.processes(":JudgeReplica"), key=lambda p: p.create_time())
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end. Returns the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@contextmanager
+def serving(*flags: str, **environment: str) -> Iterator[Serving]:
+    """`flex-judge serve` with these flags, on a free port, until the block ends."""
+    command = [sys.executable, "-m", "flex_judge.experiments.cli", "serve", "--port", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://"), f"the service did not start: {url!r}, exit status {process.wait(30)}"
+        children = psutil.Process(process.pid).children(recursive=True)
+        (mark,) = {p.environ()[VARIABLE] for p in children if VARIABLE in p.environ()}
+        family = Family(mark)
+        family.look()
+        yield Serving(process, url, family)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        process.stdout.close()
+
+
+@contextmanager
+def running_cluster() -> Iterator[str]:
+    """A Ray cluster of its own as `ray start` makes one, until the block ends; yields its address."""
+    port = free_port()
+    temporary = tempfile.mkdtemp(prefix="fj")  # not a test's own folder: the paths of Ray's sockets must be short
+    ray = str(Path(sys.executable).with_name("ray"))
+    head = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    head += ["--object-store-memory=200000000", "--temp-dir", temporary, "--block"]
+    environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    cluster = subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in within(60, what="a Ray cluster"):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+        yield f"127.0.0.1:{port}"
+        assert cluster.poll() is None
+    finally:
+        for process in psutil.Process(cluster.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        cluster.kill()
+        cluster.wait()
+
+
+def within(seconds: float, *, what: str) -> Iterator[float]:
+    """Loop until broken out of, a tenth of a second a round; fails after so many seconds."""
+    start = time.monotonic()
+    while (passed := time.monotonic() - start) < seconds:
+        yield passed
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds:g} s: {what}")

@@ -1,0 +1,34 @@
+"""`flex-judge sft` as its tests run it: on a CPU, for two steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flex_judge.experiments.cli import main
+
+HERE = ("--use_cpu", "--bf16", "False", "--dtype", "float32", "--max_steps", "2", "--think_tokens", "4")
+SEEN = (
+    "--disable_tqdm",
+    "True",
+    "--learning_rate",
+    "0.01",
+    "--effective_batch",
+    "2",
+    "--per_device_train_batch_size",
+    "1",
+)
+
+
+def tensors(folder: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    found: dict[str, Any] = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            found |= {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+    return found
+
+
+def sft(model: Path, data: Path, out: Path, *flags: str) -> int:
+    return main(["sft", str(data), "--model_name_or_path", str(model), "--output_dir", str(out), *HERE, *SEEN, *flags])

@@ -1,0 +1,97 @@
+"""Media made up for tests, and short ways to ask an engine about them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
+
+from flex_judge.judges import EngineConfig
+from flex_judge.judges.engines import Engine, Generation, Sampling, load_engine
+from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.types import Modality
+
+GREEDY = Sampling(12)
+Request = tuple[str, list[Prepared]]
+
+
+def picture(seed: int, height: int = 56, width: int = 84) -> Prepared:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Prepared(Modality.IMAGE, Image.fromarray(pixels), f"picture {seed}", height, width)
+
+
+def film(seed: int, frames: int = 5, side: int = 56, fps: float = 2.0) -> Prepared:
+    pixels = np.random.default_rng(seed).integers(0, 256, (frames, side, side, 3), dtype=np.uint8)
+    return Prepared(Modality.VIDEO, pixels, f"film {seed}", side, side, frames, fps)
+
+
+def sound(seed: int, samples: int) -> Prepared:
+    wave = 0.1 * np.random.default_rng(seed).standard_normal(samples)
+    return Prepared(Modality.AUDIO, wave.astype(np.float32), f"sound {seed}", length=samples)
+
+
+SEEN: list[Request] = [
+    ("no media at all, and longer than some of the others here", []),
+    ("a picture {image} and then?", [picture(1)]),
+    ("{image}{image} compare these two", [picture(1), picture(2, 112, 56)]),
+    ("watch {video} and {image} ok", [film(3, fps=1.0), picture(2, 28, 28)]),
+    ("{video}", [film(4, frames=8)]),
+]
+HEARD: list[Request] = [
+    ("hear {audio}", [sound(1, 16000)]),
+    ("{image} hear {audio}, {audio} and see {video}", [picture(1), sound(2, 5001), sound(1, 16000), film(3)]),
+]
+
+
+def token_ids(engine: Engine, text: str) -> list[int]:
+    marks = {str(modality): placeholder.text for modality, placeholder in engine.profile.placeholders.items()}
+    ids: list[int] = engine.tokenizer.encode(text.format(**marks), add_special_tokens=False)
+    return ids
+
+
+def generate(engine: Engine, *requests: Request, sampling: Sampling = GREEDY) -> list[Generation]:
+    """All requests at once, which an engine computes as one batch."""
+
+    async def all_of_them() -> list[Generation]:
+        calls = (engine.generate(token_ids(engine, text), sampling, media) for text, media in requests)
+        return list(await asyncio.gather(*calls))
+
+    return asyncio.run(all_of_them())
+
+
+def texts(generations: Sequence[Generation]) -> list[str]:
+    return [g.text for g in generations]
+
+
+class TinyEngines:
+    """Tiny checkpoints below a folder, and engines that run them; each is made once."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._engines: dict[Any, Engine] = {}
+
+    def folder(self, model: str) -> Path:
+        """The checkpoint `vl`, `omni` (whole), `thinker` (by itself) or `llama`."""
+        folder = self._base / model
+        if not folder.exists():
+            if model == "thinker":
+                tiny_qwen_omni(folder, whole=False)
+            else:
+                {"vl": tiny_qwen_vl, "omni": tiny_qwen_omni, "llama": tiny_llama}[model](folder)
+        return folder
+
+    def __call__(self, model: str, name: str = "transformers", **config: Any) -> Engine:
+        key = (model, name, *config.items())
+        if key not in self._engines:
+            settings = {"dtype": "float32", "max_model_len": 4096, "max_batch": 8, **config}
+            self._engines[key] = load_engine(EngineConfig(str(self.folder(model)), name, **settings))
+        return self._engines[key]
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()

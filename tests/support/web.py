@@ -1,0 +1,72 @@
+"""Gateways for tests: a judge that can be made to wait, and its service without a network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import httpx
+from scripts import SETTINGS, fair_judge
+
+from flex_judge.judges import FlexJudge
+from flex_judge.judges.engines import Sampling
+from flex_judge.judges.engines.scripted import ScriptedEngine
+from flex_judge.reward.server.gateway import Gateway, GatewayConfig
+from flex_judge.reward.server.routes import asgi_app
+
+
+class HeldJudge:
+    """A judge by script, which waits at candidates that begin with `slow` until it is let go."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.begun: Counter[str] = Counter()
+        """How often the thinking about each last candidate of a prompt was begun."""
+        self.given_up: Counter[str] = Counter()
+        self.judge = FlexJudge(ScriptedEngine(self._script), replace(SETTINGS, force=False))
+
+    async def _script(self, prompt: str, sampling: Sampling) -> str:
+        candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
+        if sampling.stop == ("</think>",):
+            self.begun[candidate] += 1
+            if candidate.startswith("slow"):
+                try:
+                    await self.go.wait()
+                except asyncio.CancelledError:
+                    self.given_up[candidate] += 1
+                    raise
+        return fair_judge(prompt, sampling)
+
+    def gateway(self, config: GatewayConfig | None = None, **options: Any) -> Gateway:
+        return Gateway(self.judge.ajudge, config, **options)
+
+
+@asynccontextmanager
+async def client(gateway: Gateway, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client to the gateway's application."""
+    transport = httpx.ASGITransport(asgi_app(gateway))
+    async with httpx.AsyncClient(transport=transport, base_url="http://judge", **options) as http:
+        yield http
+    await gateway.close()
+
+
+def comparisons(*responses: str, **rest: Any) -> dict[str, Any]:
+    """The body of a request to /v1/judge: single scores."""
+    rows = [{"prompt": "Question?", "responses": [r], "id": f"id of {r}", **rest} for r in responses]
+    return {"comparisons": rows}
+
+
+def samples(*responses: str, **rest: Any) -> dict[str, Any]:
+    """The body of a request to /v1/rewards: completions of one prompt."""
+    return {"samples": [{"prompt": "Question?", "response": r} for r in responses], **rest}
+
+
+async def until(condition: Any) -> None:
+    """Let others run until something is so; at most two seconds."""
+    async with asyncio.timeout(2):
+        while not condition():
+            await asyncio.sleep(0.001)
