@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from flex_judge.judges.concurrency.slots import Slots
-from flex_judge.judges.concurrency.streams import side_by_side
+from flex_judge.judges.concurrency.semaphore import EngineSemaphore
+from flex_judge.judges.concurrency.streams import run_concurrently
 from flex_judge.judges.engines import Engine, EngineConfig, load_engine
 from flex_judge.judges.engines.recording.recording import RecordingEngine
 from flex_judge.judges.errors import RenderError, UsageError
@@ -20,7 +20,7 @@ from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.protocol.generation import Replier
 from flex_judge.judges.protocol.rendering import Renderer
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
-from flex_judge.judges.protocol.vote_loop import Ballot
+from flex_judge.judges.protocol.vote_loop import VoteLoop
 from flex_judge.judges.protocol.voting import combine
 from flex_judge.judges.rubrics import Rubric, load_rubric
 from flex_judge.judges.types import Comparison
@@ -44,7 +44,7 @@ class FlexJudge:
         self.renderer = Renderer(engine.tokenizer, engine.profile)
         self._rubrics: dict[str, Rubric] = {}
         self._repliers: dict[tuple[str, int], Replier] = {}
-        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, Slots] = WeakKeyDictionary()
+        self._semaphore: WeakKeyDictionary[asyncio.AbstractEventLoop, EngineSemaphore] = WeakKeyDictionary()
         self._told = _known(asdict(self.settings) | {"media": _known(asdict(self.settings.media))})
 
     @classmethod
@@ -112,7 +112,7 @@ class FlexJudge:
         self, comparisons: Iterable[Comparison], concurrency: int
     ) -> AsyncGenerator[tuple[int, Judgment], None]:
         """Judgments as they are ready, with the numbers of their comparisons."""
-        return side_by_side(comparisons, self.ajudge, concurrency)
+        return run_concurrently(comparisons, self.ajudge, concurrency)
 
     async def ajudge(self, comparison: Comparison) -> Judgment:
         """Judge one comparison. Failures become a status, never a score.
@@ -142,8 +142,8 @@ class FlexJudge:
         """
         engine = self.engine.engine if isinstance(self.engine, RecordingEngine) else self.engine
         # A single token of thinking leads straight to an answer under the grammar.
-        once = replace(self.settings, max_think_tokens=1, votes=1, order="as_given", waits=0, reason_first=True)
-        short = FlexJudge(engine, replace(once, force=True, deadline_s=None))
+        once = replace(self.settings, max_think_tokens=1, votes=1, order="as_given", num_waits=0, reason_first=True)
+        short = FlexJudge(engine, replace(once, forced_answer=True, deadline_s=None))
         for name in rubrics:
             fewest, most = self._rubric(name).responses
             for count in sorted({fewest, max(fewest, min(2, most or 2))}):
@@ -159,14 +159,14 @@ class FlexJudge:
 
     async def _judge(self, comparison: Comparison) -> Judgment:
         replier = self._replier(comparison)
-        ballot = Ballot(comparison, replier, self.renderer, self.settings)
+        vote_loop = VoteLoop(comparison, replier, self.renderer, self.settings)
         provenance = {
             "engine": self.engine.name,
             "rubric": comparison.rubric,
             "key": self.key(comparison),
             "settings": self._told,
         }
-        longest = await ballot.longest()
+        longest = await vote_loop.longest()
         room = self.engine.max_model_len - longest
         if room < replier.needed:
             detail = f"prompt of {longest} tokens leaves {room} of the {replier.needed} that a verdict may need"
@@ -175,13 +175,13 @@ class FlexJudge:
                 comparison.id, Status.OVERLONG, detail, model=self.engine.model_id, provenance=provenance
             )
         # The deadline of a comparison does not run while it waits for the engine to have room for its replies.
-        slots = self._slots.setdefault(asyncio.get_running_loop(), Slots(self.engine.max_batch))
-        taken = await slots.take(ballot.first_wave)
+        semaphore = self._semaphore.setdefault(asyncio.get_running_loop(), EngineSemaphore(self.engine.max_batch))
+        taken = await semaphore.take(vote_loop.first_wave)
         try:
-            rounds = await ballot.hold()
+            rounds = await vote_loop.hold()
         finally:
-            slots.give(taken)
-        return combine(comparison.id, rounds, usage=ballot.usage, model=self.engine.model_id, provenance=provenance)
+            semaphore.give(taken)
+        return combine(comparison.id, rounds, usage=vote_loop.usage, model=self.engine.model_id, provenance=provenance)
 
     def _rubric(self, name: str) -> Rubric:
         if name not in self._rubrics:

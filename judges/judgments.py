@@ -42,9 +42,9 @@ class Verdict:
     """What the judge thought."""
     order: tuple[int, ...] = ()
     """In which order the judge read the responses: response `order[k]` stood at place k."""
-    waits: int = 0
+    num_waits: int = 0
     """How many times the end of the thinking was put off by "Wait"."""
-    forced: str | None = None
+    forced_answer: str | None = None
     """Why the answer was forced by grammar: `budget` (thinking ran out of tokens), `early_end` (the reply ended while
     it was still thinking), `no_answer` (what followed was no answer, or had no end), or None where the judge
     answered by itself."""

@@ -15,7 +15,7 @@ from flex_judge.judges.media.types import Media, Modality, medium
 Part = str | Media
 Content = str | tuple[Part, ...]
 """What a message or a response holds: text, or text and media in their order."""
-LARGEST_DRAW = (1 << 16) - 1
+MAX_SAMPLE_INDEX = (1 << 16) - 1
 """Judgments of one comparison that can be told apart, less one."""
 
 
@@ -39,12 +39,13 @@ class Comparison:
     """Candidate answers, in the order in which they were given."""
     rubric: str = "general"
     """Name of the rubric, see `flex_judge.judges.rubrics`."""
-    draw: int = 0
-    """Which judgment of the same comparison this is: with another number the judge draws other votes, see `Ballot`."""
+    sample_index: int = 0
+    """Which judgment of the same comparison this is: with another number the judge draws other votes, see
+    `VoteLoop`."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.draw <= LARGEST_DRAW:
-            raise UsageError(f"draw must be from 0 to {LARGEST_DRAW}, not {self.draw}")
+        if not 0 <= self.sample_index <= MAX_SAMPLE_INDEX:
+            raise UsageError(f"draw must be from 0 to {MAX_SAMPLE_INDEX}, not {self.sample_index}")
 
     @classmethod
     def of(
@@ -54,7 +55,7 @@ class Comparison:
         images: Sequence[Any] = (),
         rubric: str = "general",
         id: str = "",
-        draw: int = 0,
+        sample_index: int = 0,
     ) -> Comparison:
         """Build from strings or from lists of `{"role", "content"}` messages, as trainers and data sets hold them.
 
@@ -67,7 +68,7 @@ class Comparison:
                 an image of their own take the next of them; those left over stand before the question.
             rubric: name of a rubric, or the path of its file.
             id: identity of the comparison within its run.
-            draw: which judgment of the same comparison this is.
+            sample_index: which judgment of the same comparison this is.
 
         Raises:
             UsageError: a prompt or response of another shape, or a draw that is out of range.
@@ -79,7 +80,7 @@ class Comparison:
         if spare:
             last = messages[-1]
             messages = (*messages[:-1], Message(last.role, (*spare, *parts_of(last.content))))
-        return cls(id, messages, tuple(content_of(r) for r in responses), rubric, draw)
+        return cls(id, messages, tuple(content_of(r) for r in responses), rubric, sample_index)
 
     def permuted(self, order: Sequence[int]) -> Comparison:
         """The same comparison with response `order[k]` at place k."""
@@ -98,8 +99,8 @@ class Comparison:
     def digest(self) -> str:
         """SHA-256 of what is judged, in hex: prompt, media, responses, rubric and draw, not the id."""
         what: list[Any] = [self.rubric, self._plain_prompt(), [_plain(r) for r in self.responses]]
-        if self.draw:  # the first one is called as it was before there were others
-            what.append(self.draw)
+        if self.sample_index:  # the first one is called as it was before there were others
+            what.append(self.sample_index)
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     @cached_property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.client import JudgeClient
-from flex_judge.reward.integrations.extra_rewards import Beside, awaited, checked, named, summed, waited
+from flex_judge.reward.integrations.extra_rewards import ExtraRewards, awaited, checked, named, summed, waited
 from flex_judge.reward.integrations.local import judge_of
 from flex_judge.reward.integrations.logs import columns, figures
 from flex_judge.reward.integrations.rows import Rows, row_error
@@ -39,7 +39,7 @@ class _TrlReward:
         reward: str = "expected",
         normalize: str = "none",
         group_size: int | None = None,
-        gather_s: float = 60.0,
+        group_timeout_s: float = 60.0,
         *,
         api_key: str | None = None,
         deadline_s: float | None = None,
@@ -47,7 +47,7 @@ class _TrlReward:
         baseline_column: str | None = None,
         name: str = NAME,
         run: str | None = None,
-        beside: Beside = (),
+        extra_rewards: ExtraRewards = (),
     ) -> None:
         """
         Args:
@@ -59,7 +59,7 @@ class _TrlReward:
             group_size: completions of a prompt (the trainer's num_generations, which num_generations_eval must equal),
                 where they are compared with each other and may lie on several ranks: the service waits for all of
                 them. None: those of one call.
-            gather_s: how long it waits, in seconds, from the first of them on; then it judges what is there.
+            group_timeout_s: how long it waits, in seconds, from the first of them on; then it judges what is there.
             api_key: the service's key; None takes the environment's FLEX_JUDGE_API_KEY.
             deadline_s: seconds that a call to the service may take, by default 600. It must end before the trainer
                 gives up: other ranks wait in a collective operation (ddp_timeout, 1800 by default), and
@@ -71,13 +71,14 @@ class _TrlReward:
             name: under which TRL logs the reward; several judges in one trainer need several names.
             run: tells apart runs that share a service and a data set, where groups are gathered from several ranks.
                 None: a name that the ranks of this start agree on (`flex_judge.reward.integrations.run_id`).
-            beside: other reward functions and their weights, in place of further ones of the trainer's: of several,
+            extra_rewards: other reward functions and their weights, in place of further ones of the trainer's: of
+            several,
                 TRL takes a completion that the judge could not score as one that it gave 0.
 
         Raises:
             UsageError: a setting that does not exist or does not go with another.
         """
-        self.spec = RewardSpec(rubric, method, reward, normalize, group_size, gather_s)
+        self.spec = RewardSpec(rubric, method, reward, normalize, group_size, group_timeout_s)
         self._judge = judge_of(judge, api_key, deadline_s)
         if unscored not in ("none", "raise"):
             raise UsageError(f"unscored must be 'none' or 'raise', not {unscored!r}")
@@ -88,7 +89,7 @@ class _TrlReward:
         self._unscored = unscored
         self._baseline_column = baseline_column
         self._run = run
-        self._beside = checked(beside)
+        self._extra_rewards = checked(extra_rewards)
         self._warned: set[str] = set()
         self._model = ""
         self._unseen = (0, 0)  # calls in a row without any score, and their completions
@@ -189,9 +190,9 @@ class _TrlReward:
         self, judged: list[float | None], others: Sequence[Sequence[float | None]], rest: Mapping[str, Any]
     ) -> list[float | None]:
         """The judge's rewards with those of the functions beside it, whose means are logged."""
-        total = summed(judged, self._beside, others)
+        total = summed(judged, self._extra_rewards, others)
         if (log_metric := rest.get("log_metric")) is not None:
-            for (function, _), given in zip(self._beside, others, strict=True):
+            for (function, _), given in zip(self._extra_rewards, others, strict=True):
                 if known := [value for value in given if value is not None]:
                     log_metric(f"{self._prefix}/beside_{named(function)}", sum(known) / len(known))
         return total
@@ -225,8 +226,8 @@ class _TrlReward:
                 "parts",
                 "%d of %d completions were judged without all %s of their group, or came too late for it: group_size "
                 "is not the trainer's num_generations (in an evaluation num_generations_eval), or some rank takes "
-                "longer than gather_s=%g seconds. Further ones are only counted, in %s/whole",
-                *(parts, len(rewards), self.spec.group_size, self.spec.gather_s, self._prefix),
+                "longer than group_timeout_s=%g seconds. Further ones are only counted, in %s/whole",
+                *(parts, len(rewards), self.spec.group_size, self.spec.group_timeout_s, self._prefix),
             )
 
     def _warn(self, what: str, text: str, *values: Any) -> None:
@@ -271,7 +272,9 @@ class JudgeReward(_TrlReward):
         except ServiceTimeoutError as e:
             rewards = self._unanswered(samples, e)
         judged = self._settled(rewards, rest, started)
-        others = [waited(function, prompts=prompts, completions=completions, **rest) for function, _ in self._beside]
+        others = [
+            waited(function, prompts=prompts, completions=completions, **rest) for function, _ in self._extra_rewards
+        ]
         return self._summed(judged, others, rest)
 
 
@@ -283,11 +286,13 @@ class AsyncJudgeReward(_TrlReward):
         """See `JudgeReward.__call__`."""
         started = time.monotonic()
         samples = await asyncio.to_thread(self._samples, prompts, completions, rest)  # encodes images
-        asked = [awaited(function, prompts=prompts, completions=completions, **rest) for function, _ in self._beside]
+        asked = [
+            awaited(function, prompts=prompts, completions=completions, **rest) for function, _ in self._extra_rewards
+        ]
         try:
             rewards, others = await asyncio.gather(self._judge.rewards(samples, self.spec), asyncio.gather(*asked))
         except ServiceTimeoutError as e:
-            rewards, others = self._unanswered(samples, e), [[None] * len(samples) for _ in self._beside]
+            rewards, others = self._unanswered(samples, e), [[None] * len(samples) for _ in self._extra_rewards]
         return self._summed(self._settled(rewards, rest, started), others, rest)
 
 

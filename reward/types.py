@@ -57,7 +57,7 @@ class RewardSpec:
     """One of NORMALIZE."""
     group_size: int | None = None
     """Completions that a prompt's group has; None: those of one call that share a prompt."""
-    gather_s: float = 60.0
+    group_timeout_s: float = 60.0
     """Seconds that a group waits for its missing members, from its first one on."""
 
     def __post_init__(self) -> None:
@@ -68,8 +68,8 @@ class RewardSpec:
             raise UsageError(f"group_size must be from 1 to {LARGEST_GROUP}, not {self.group_size}")
         if self.method == "round_robin" and (self.group_size or 0) > LARGEST_ROUND_ROBIN:
             raise UsageError(f"group_size must be {TOO_MANY_PAIRS}, not {self.group_size}")
-        if not 0 <= self.gather_s < math.inf:
-            raise UsageError(f"gather_s must be 0 or more seconds, not {self.gather_s}")
+        if not 0 <= self.group_timeout_s < math.inf:
+            raise UsageError(f"group_timeout_s must be 0 or more seconds, not {self.group_timeout_s}")
 
     @property
     def needs_group(self) -> bool:

@@ -40,7 +40,8 @@ def judge_reward(
         name: under which verifiers reports it.
         api_key: the service's key; None takes the environment's FLEX_JUDGE_API_KEY.
         deadline_s: seconds that a call may take, by default 600.
-        spec: rubric, method, reward, normalize, group_size, gather_s, see `flex_judge.reward.types.RewardSpec`. With a
+        spec: rubric, method, reward, normalize, group_size, group_timeout_s, see
+            `flex_judge.reward.types.RewardSpec`. With a
             group_size the service collects the rollouts of a prompt; `judge_group_reward` needs none. And `run`, a name
             that tells these groups from those of other runs on the same service.
 

@@ -61,7 +61,7 @@ async def compute_score(
     reward: str = "expected",
     normalize: str = "none",
     group_size: int | None = None,
-    gather_s: float = 60.0,
+    group_timeout_s: float = 60.0,
     prompt_key: str = "question",
     image_key: str = "images",
     baseline_key: str = "baseline",
@@ -84,7 +84,7 @@ async def compute_score(
         method, reward, normalize: how completions are judged and what counts, see `flex_judge.reward.types.RewardSpec`.
         group_size: completions of a prompt (verl's rollout.n), where they are compared with each other: the service
             collects them from all workers.
-        gather_s: how long it waits for them, in seconds.
+        group_timeout_s: how long it waits for them, in seconds.
         prompt_key: where `extra_info` has the prompt, as text or messages.
         image_key: where it has the prompt's images, if there are any.
         baseline_key: where it has the answer to compare with, for the method `baseline`.
@@ -107,7 +107,7 @@ async def compute_score(
         UnscoredError: with unscored="raise".
     """
     del data_source, ground_truth  # not what the judge goes by
-    spec = RewardSpec(rubric, method, reward, normalize, group_size, gather_s)
+    spec = RewardSpec(rubric, method, reward, normalize, group_size, group_timeout_s)
     fill = _fill(unscored, spec)
     client = _client(url, api_key, deadline_s, concurrency)
     _wonder(others)

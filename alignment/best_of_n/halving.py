@@ -17,7 +17,7 @@ from typing import Any
 
 from flex_judge.judges import Judgment, Status
 from flex_judge.judges.concurrency.tasks import all_of
-from flex_judge.reward.groups.match import Bout
+from flex_judge.reward.groups.match import Match
 
 Vote = Callable[[int, int], Coroutine[Any, Any, Judgment]]
 """(candidate, number of the draw) -> a judgment of that candidate alone."""
@@ -49,7 +49,7 @@ class Rules:
 class Heard:
     """What the judge has said of one candidate so far."""
 
-    figures: tuple[float, ...] = ()
+    statistics: tuple[float, ...] = ()
     """Of each judgment that has one, the expected score, or the written one."""
     errors: tuple[float, ...] = ()
     """The variances of those figures, as far as the judgments know them: what they say of their spread, divided by
@@ -61,27 +61,29 @@ class Heard:
 
     @property
     def mean(self) -> float:
-        return math.fsum(self.figures) / len(self.figures)
+        return math.fsum(self.statistics) / len(self.statistics)
 
     @property
     def is_open(self) -> bool:
         """Whether it has no score yet but may get one."""
-        return not self.figures and not self.in_vain and self.asked < TRIES
+        return not self.statistics and not self.in_vain and self.asked < TRIES
 
     def with_judgment(self, judgment: Judgment) -> Heard:
-        said = Bout((0,), judgment).figures
+        said = Match((0,), judgment).statistics
         if said is None:
             return replace(self, asked=self.asked + 1, in_vain=judgment.status == Status.OVERLONG)
         votes = sum(vote.scores is not None for vote in judgment.votes) or 1
         known = () if judgment.spread is None else (judgment.spread[0] ** 2 / votes,)
-        return replace(self, figures=(*self.figures, said[0]), errors=(*self.errors, *known), asked=self.asked + 1)
+        return replace(
+            self, statistics=(*self.statistics, said[0]), errors=(*self.errors, *known), asked=self.asked + 1
+        )
 
 
 @dataclass(frozen=True)
 class Race:
     """What came of it."""
 
-    bouts: tuple[Bout, ...]
+    matches: tuple[Match, ...]
     """Every judgment, by candidate and draw within each round."""
     worth: Mapping[int, tuple[int, float]]
     """What scored candidates are ordered by: how many rounds each was among the contenders, and its mean score."""
@@ -101,14 +103,14 @@ async def halve(field: Sequence[int], vote: Vote, rules: Rules) -> Race:
     heard = dict.fromkeys(field, Heard())
     rounds = max(1, (len(field) - 1).bit_length())
     reached = dict.fromkeys(field, 0)
-    bouts: list[Bout] = []
+    matches: list[Match] = []
     running, wave, held = list(field), dict.fromkeys(field, 1), 0
     while wave:
         asked = [(i, heard[i].asked + k) for i, more in wave.items() for k in range(more)]
-        judgments = await all_of(vote(i, draw) for i, draw in asked)
+        judgments = await all_of(vote(i, sample_index) for i, sample_index in asked)
         for (i, _), judgment in zip(asked, judgments, strict=True):
             heard[i] = heard[i].with_judgment(judgment)
-            bouts.append(Bout((i,), judgment))
+            matches.append(Match((i,), judgment))
         held += 1
         ahead = contenders({i: heard[i] for i in running}, -(-len(field) >> held) + 1, rules)
         reached |= dict.fromkeys(ahead, held)
@@ -117,13 +119,13 @@ async def halve(field: Sequence[int], vote: Vote, rules: Rules) -> Race:
             break
         running = [*ahead, *unheard]
         wave = next_wave(heard, ahead, unheard, rules.budget // rounds, rules)
-    return Race(tuple(bouts), {i: (reached[i], heard[i].mean) for i in field if heard[i].figures})
+    return Race(tuple(matches), {i: (reached[i], heard[i].mean) for i in field if heard[i].statistics})
 
 
 def contenders(heard: Mapping[int, Heard], most: int, rules: Rules) -> list[int]:
     """Those who may still come out on top: at most so many, the best first, and none that is behind the leader beyond
     doubt."""
-    ranked = sorted((i for i in heard if heard[i].figures), key=lambda i: -heard[i].mean)[:most]
+    ranked = sorted((i for i in heard if heard[i].statistics), key=lambda i: -heard[i].mean)[:most]
     noise = noise_of(list(heard.values()), rules.noise)
     return [i for i in ranked if i == ranked[0] or not is_behind(heard[i], heard[ranked[0]], noise, rules)]
 
@@ -153,7 +155,7 @@ def is_behind(candidate: Heard, leader: Heard, noise: float, rules: Rules) -> bo
     noise^2 (1/n - 1/V): with all votes cast nothing is left open.
     """
     gap = leader.mean - candidate.mean
-    unknown = sum(max(0.0, 1 / len(h.figures) - 1 / rules.votes) for h in (candidate, leader))
+    unknown = sum(max(0.0, 1 / len(h.statistics) - 1 / rules.votes) for h in (candidate, leader))
     if gap <= 0 or unknown <= 0:
         return gap > 0
     if rules.confidence >= 1:
@@ -169,8 +171,8 @@ def noise_of(heard: Sequence[Heard], assumed: float) -> float:
     """
     said = [error for h in heard for error in h.errors]
     prior = max(assumed**2, math.fsum(said) / len(said) if said else 0.0)
-    squares = math.fsum((figure - h.mean) ** 2 for h in heard for figure in h.figures)
-    freedom = sum(len(h.figures) - 1 for h in heard if h.figures)
+    squares = math.fsum((figure - h.mean) ** 2 for h in heard for figure in h.statistics)
+    freedom = sum(len(h.statistics) - 1 for h in heard if h.statistics)
     return math.sqrt((PRIOR_WEIGHT * prior + squares) / (PRIOR_WEIGHT + freedom))
 
 

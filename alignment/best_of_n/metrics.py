@@ -27,7 +27,7 @@ MOST_RESAMPLED = 2000
 
 
 @dataclass(frozen=True)
-class Graded:
+class LabelledSamples:
     """A prompt's answers, of which it is known whether they are right."""
 
     ranking: tuple[int, ...]
@@ -67,7 +67,7 @@ class Accuracies:
         return asdict(self)
 
 
-def accuracies(prompts: Iterable[Graded], seed: int = 0) -> Accuracies:
+def accuracies(prompts: Iterable[LabelledSamples], seed: int = 0) -> Accuracies:
     """Accuracies for each n of `sizes`.
 
     Args:
@@ -211,7 +211,7 @@ def interval(figure: Mapping[str, Any], scale: float = 1.0) -> str:
     return f"{value} ({scale * figure['low']:.{digits}f} to {scale * figure['high']:.{digits}f})"
 
 
-def _chosen(prompt: Graded, n: int) -> float:
+def _chosen(prompt: LabelledSamples, n: int) -> float:
     """The share of the subsets of n answers whose best is right."""
     shares = _shares(len(prompt.ranking), len(prompt.right), n)
     return math.fsum(share for i, share in zip(prompt.ranking, shares, strict=True) if prompt.right[i])

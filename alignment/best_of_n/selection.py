@@ -17,7 +17,7 @@ from flex_judge.judges import Comparison, Judgment, Message, Usage
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.types import Content
 from flex_judge.reward.groups.knockout import knock_out
-from flex_judge.reward.groups.match import Bout
+from flex_judge.reward.groups.match import Match
 from flex_judge.reward.groups.methods import Ask, Contest, judge_group
 from flex_judge.reward.groups.rewards import rewards_of, rubric_named
 from flex_judge.reward.groups.statistics import placed
@@ -112,7 +112,7 @@ async def select(
     Args:
         prompt: the conversation that was answered.
         responses: the answers, in any order; it does not matter to what is chosen, but for what a judge makes of it.
-        ask: the judge. `halving` asks about the same response again with another `Comparison.draw`.
+        ask: the judge. `halving` asks about the same response again with another `Comparison.sample_index`.
         id: identity of the prompt within its run.
 
     Raises:
@@ -133,7 +133,7 @@ async def select(
     found = await (_halving if spec.method == "halving" else _compared)(samples, drawn, spec, ask, name)
     worth = {i: found.worth[s] for i, s in enumerate(source) if s in found.worth}
     ranking = sorted(sorted(worth, key=lambda i: (lots[i], i)), key=lambda i: worth[i], reverse=True)
-    told = [(bout.judgment, bout.members) for bout in found.bouts if bout.judgment is not None]
+    told = [(match.judgment, match.members) for match in found.matches if match.judgment is not None]
     return Selection(
         ranking[0] if ranking else None,
         len({digests[i] for i in ranking if worth[i] == worth[ranking[0]]}),
@@ -147,7 +147,7 @@ async def select(
 class _Found(NamedTuple):
     """What judging came to; responses go by their numbers."""
 
-    bouts: Sequence[Bout]
+    matches: Sequence[Match]
     rewards: Mapping[int, Reward]
     """Of each response that was to be judged."""
     worth: Mapping[int, tuple[float, float]]
@@ -174,29 +174,34 @@ async def _compared(
     how = RewardSpec(spec.rubric, spec.method, "expected" if spec.method in ALONE else "win_rate")
     if spec.method == "knockout":
         contest = Contest(group, how, named, frozenset(range(len(group))), (), name)
-        bouts = await knock_out([field.index(i) for i in drawn], contest.bout)
+        matches = await knock_out([field.index(i) for i in drawn], contest.match)
     else:
-        bouts = await judge_group(group, how, named)
-    rewards = dict(zip(field, rewards_of(bouts, how, GroupNote(len(group), None)), strict=True))
+        matches = await judge_group(group, how, named)
+    rewards = dict(zip(field, rewards_of(matches, how, GroupNote(len(group), None)), strict=True))
     worth = {i: _worth(reward) for i, reward in rewards.items() if reward.value is not None}
-    bouts = [_among(bout, field) for bout in bouts]
-    if spec.method == "knockout" and _is_level(bouts[-1]):  # the draw decided the final
-        worth |= dict.fromkeys((m for m in bouts[-1].members if m is not None), max(worth.values()))
-    return _Found(bouts, rewards, worth)
+    matches = [_among(match, field) for match in matches]
+    if spec.method == "knockout" and _is_level(matches[-1]):  # the draw decided the final
+        worth |= dict.fromkeys((m for m in matches[-1].members if m is not None), max(worth.values()))
+    return _Found(matches, rewards, worth)
 
 
 async def _halving(samples: Sequence[Sample], drawn: Sequence[int], spec: SelectionSpec, ask: Ask, name: str) -> _Found:
     """Judge by successive halving; as `_compared`."""
     field = sorted(drawn)
 
-    async def vote(k: int, draw: int) -> Judgment:
-        return await ask(replace(samples[field[k]].comparison(spec.rubric, id=f"{name}/{field[k]}/{draw}"), draw=draw))
+    async def vote(k: int, sample_index: int) -> Judgment:
+        return await ask(
+            replace(
+                samples[field[k]].comparison(spec.rubric, id=f"{name}/{field[k]}/{sample_index}"),
+                sample_index=sample_index,
+            )
+        )
 
     scale = rubric_named(spec.rubric).scale
     budget = max(len(field), math.floor(spec.budget * spec.votes * len(field)))
     rules = Rules(spec.votes, budget, spec.confidence, PRIOR_NOISE * (scale.high - scale.low))
     race = await halve([field.index(i) for i in drawn], vote, rules)
-    alone = rewards_of(race.bouts, RewardSpec(spec.rubric), GroupNote(len(field), None))
+    alone = rewards_of(race.matches, RewardSpec(spec.rubric), GroupNote(len(field), None))
     # Its own order, as who was given up early can have the higher mean, by few judgments.
     ranks = placed(race.worth)
     rewards = {
@@ -204,17 +209,17 @@ async def _halving(samples: Sequence[Sample], drawn: Sequence[int], spec: Select
         for k, (i, r) in enumerate(zip(field, alone, strict=True))
     }
     worth = {field[k]: (float(rounds), mean) for k, (rounds, mean) in race.worth.items()}
-    return _Found([_among(bout, field) for bout in race.bouts], rewards, worth)
+    return _Found([_among(match, field) for match in race.matches], rewards, worth)
 
 
-def _among(bout: Bout, field: Sequence[int]) -> Bout:
+def _among(match: Match, field: Sequence[int]) -> Match:
     """The comparison with its members by the numbers of their responses."""
-    return replace(bout, members=tuple(None if member is None else field[member] for member in bout.members))
+    return replace(match, members=tuple(None if member is None else field[member] for member in match.members))
 
 
-def _is_level(bout: Bout) -> bool:
+def _is_level(match: Match) -> bool:
     """Whether a pair is a tie that expected scores do not break either."""
-    return bout.won(0, 1) == 0.5 and (bout.figures is None or bout.figures[0] == bout.figures[1])
+    return match.won(0, 1) == 0.5 and (match.statistics is None or match.statistics[0] == match.statistics[1])
 
 
 def _worth(reward: Reward) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.curation.examples import Lesson
+from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.alignment.curation.steps import Sifted
 from flex_judge.alignment.data.texts import normalised
 from flex_judge.judges.errors import UsageError
@@ -54,15 +54,15 @@ class Uncontaminated:
                 raise UsageError(f"--benchmark {name}: holds no row")
         return cls(frozenset(questions), frozenset(runs))
 
-    def __call__(self, lessons: Sequence[Lesson]) -> Sifted:
+    def __call__(self, examples: Sequence[TrainingExample]) -> Sifted:
         sifted = Sifted([], [])
-        for lesson in lessons:
-            if normalised(lesson.question) in self.questions:
-                sifted.dropped.append(lesson.dropped("question of a benchmark"))
-            elif any(run in self.runs for text in lesson.texts for run in _runs(text)):
-                sifted.dropped.append(lesson.dropped(f"{RUN} words in a row of a benchmark"))
+        for example in examples:
+            if normalised(example.question) in self.questions:
+                sifted.dropped.append(example.dropped("question of a benchmark"))
+            elif any(run in self.runs for text in example.texts for run in _runs(text)):
+                sifted.dropped.append(example.dropped(f"{RUN} words in a row of a benchmark"))
             else:
-                sifted.kept.append(lesson)
+                sifted.kept.append(example)
         return sifted
 
 

@@ -122,7 +122,7 @@ def _settings(summary: Summary) -> Table:
     yield "source", f"`{_line(summary['source'])}`"
     yield "teacher", f"`{_line(summary['teacher'])}`"
     if not summary["synthetic"]:
-        yield "judgments of a row", summary["draws"]
+        yield "judgments of a row", summary["samples_per_row"]
         yield "judging", f"`{_line(summary['judging'])}`"
     for scale, name in summary["rubrics"].items():
         yield f"rubric on {scale}", f"`{_line(name)}`"

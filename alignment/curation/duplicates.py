@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flex_judge.alignment.curation.examples import Lesson
+from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.alignment.curation.steps import Sifted
 from flex_judge.alignment.data.texts import SHINGLE, normalised, similarity
 
@@ -35,20 +35,20 @@ class NearDuplicates:
     """How alike two may be, 0.7 to 1, see `flex_judge.alignment.data.texts.similarity`; at 1 nothing is dropped."""
     name: str = "no near-duplicates"
 
-    def __call__(self, lessons: Sequence[Lesson]) -> Sifted:
+    def __call__(self, examples: Sequence[TrainingExample]) -> Sifted:
         if self.most >= 1:
-            return Sifted(list(lessons), [])
+            return Sifted(list(examples), [])
         index = _Index(self.most)
-        rival: dict[str, Lesson] = {}
-        for lesson in sorted(lessons, key=lambda lesson: (-lesson.tokens, lesson.id)):
-            if (found := index.alike("\n".join(lesson.texts), lesson)) is not None:
-                rival[lesson.id] = found
+        rival: dict[str, TrainingExample] = {}
+        for example in sorted(examples, key=lambda example: (-example.tokens, example.id)):
+            if (found := index.alike("\n".join(example.texts), example)) is not None:
+                rival[example.id] = found
         return Sifted(
-            [lesson for lesson in lessons if lesson.id not in rival],
+            [example for example in examples if example.id not in rival],
             [
-                lesson.dropped("near-duplicate of another row", f"as row {rival[lesson.id].reference.row}")
-                for lesson in lessons
-                if lesson.id in rival
+                example.dropped("near-duplicate of another row", f"as row {rival[example.id].reference.row}")
+                for example in examples
+                if example.id in rival
             ],
         )
 
@@ -62,10 +62,10 @@ class _Index:
         self._most = most
         rng = np.random.default_rng(0)  # the same functions in every run
         self._factors = rng.integers(0, 1 << 63, BANDS * BAND, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-        self._kept: list[tuple[str, Lesson, NDArray[np.uint64]]] = []
+        self._kept: list[tuple[str, TrainingExample, NDArray[np.uint64]]] = []
         self._buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
 
-    def alike(self, text: str, lesson: Lesson) -> Lesson | None:
+    def alike(self, text: str, example: TrainingExample) -> TrainingExample | None:
         """The lesson that has nearly this text already; if there is none, this one is kept."""
         text = normalised(text)
         signature = self._signature(text)
@@ -77,7 +77,7 @@ class _Index:
                 return kept
         for key in keys:
             self._buckets[key].append(len(self._kept))
-        self._kept.append((text, lesson, signature))
+        self._kept.append((text, example, signature))
         return None
 
     def _candidates(self, keys: Sequence[tuple[int, bytes]]) -> Iterator[int]:

@@ -19,7 +19,7 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingExample:
     """A judgment of the answers of a row, or of the first one alone, with the reasoning that leads to it."""
 
     reference: Reference
@@ -31,12 +31,12 @@ class Lesson:
     """Of the reasoning."""
     teacher: str
     """Whose judgment it is: name and fingerprint of a model, or the name of a program."""
-    draw: int = 0
+    sample_index: int = 0
     """Which of the teacher's judgments of the row it is."""
 
     @property
     def id(self) -> str:
-        return f"{self.reference.id}/{self.draw}"
+        return f"{self.reference.id}/{self.sample_index}"
 
     @property
     def question(self) -> str:
@@ -77,11 +77,11 @@ class Lesson:
         """Question and answers."""
         return (self.question, *self.answers)
 
-    def halved(self) -> Lesson:
+    def halved(self) -> TrainingExample:
         """The lesson on the scale 1-5."""
         return replace(self, scores=on_scale(self.scores, self.scale, FIVE), scale=FIVE)
 
     def dropped(self, reason: str, detail: str = "") -> Dropped:
         """That it is left out."""
-        said = f"{self.reference.where}, draw {self.draw}"
+        said = f"{self.reference.where}, draw {self.sample_index}"
         return Dropped(self.reference.row, reason, f"{said}: {detail}" if detail else said)

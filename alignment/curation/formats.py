@@ -1,4 +1,6 @@
-"""Lessons as samples: TRL's conversational prompt-completion format, in the words of the judge's own protocol."""
+"""Training examples as samples: TRL's conversational prompt-completion format, in the words of the judge's own
+protocol.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flex_judge.alignment.curation.examples import Lesson
+from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.judges.errors import UsageError, VerdictParseError
 from flex_judge.judges.protocol.generation import Reply, read_verdict
 from flex_judge.judges.protocol.parsing import after_thinking, split_answer_first
@@ -37,7 +39,7 @@ class Rubrics:
                 raise UsageError(f"rubric {rubric.name!r} must be for scores on {scale}, not on {rubric.scale}")
         return cls(found, reason_first)
 
-    def sample(self, lesson: Lesson) -> dict[str, Any]:
+    def sample(self, example: TrainingExample) -> dict[str, Any]:
         """A lesson as a row. What a judge is taught is what `flex_judge.judges.protocol.rendering.Renderer` will
         show it, and the
         completion is one that it would read as exactly these scores.
@@ -46,45 +48,45 @@ class Rubrics:
             VerdictParseError: the completion would be read as something else.
             UsageError: the rubric is not made for so many answers.
         """
-        rubric = self.by_scale[lesson.scale]
-        comparison = Comparison(lesson.id, (Message("user", lesson.question),), lesson.answers, rubric.name)
-        reply = completion(lesson, rubric, self.reason_first)
-        check(reply, lesson, rubric, self.reason_first)
+        rubric = self.by_scale[example.scale]
+        comparison = Comparison(example.id, (Message("user", example.question),), example.answers, rubric.name)
+        reply = completion(example, rubric, self.reason_first)
+        check(reply, example, rubric, self.reason_first)
         return {
             "prompt": [
                 {"role": turn.role, "content": "".join(p.text for p in turn.pieces if isinstance(p, Span))}
                 for turn in judge_turns(comparison, rubric, self.reason_first)
             ],
             "completion": [{"role": "assistant", "content": reply}],
-            "id": lesson.id,
-            "kind": lesson.kind,
-            "question": lesson.question,
-            "responses": list(lesson.answers),
-            "scores": list(lesson.scores),
-            "reference_scores": list(lesson.reference_scores),
+            "id": example.id,
+            "kind": example.kind,
+            "question": example.question,
+            "responses": list(example.answers),
+            "scores": list(example.scores),
+            "reference_scores": list(example.reference_scores),
             "rubric": rubric.name,
-            "scale": lesson.scale,
-            "reasoning_tokens": lesson.tokens,
-            "teacher": lesson.teacher,
-            "row": lesson.reference.row,
+            "scale": example.scale,
+            "reasoning_tokens": example.tokens,
+            "teacher": example.teacher,
+            "row": example.reference.row,
         }
 
 
-def completion(lesson: Lesson, rubric: Rubric, reason_first: bool = True) -> str:
+def completion(example: TrainingExample, rubric: Rubric, reason_first: bool = True) -> str:
     """What the judge is taught to say."""
     digits = rubric.scale.decimals
-    answers = "".join(f"{ANSWER_OPEN}{score:.{digits}f}{ANSWER_CLOSE}" for score in lesson.scores)
-    thinking = f"{THINK_OPEN}\n{lesson.reasoning.strip()}\n{THINK_CLOSE}"
+    answers = "".join(f"{ANSWER_OPEN}{score:.{digits}f}{ANSWER_CLOSE}" for score in example.scores)
+    thinking = f"{THINK_OPEN}\n{example.reasoning.strip()}\n{THINK_CLOSE}"
     return f"{thinking}\n\n{answers}" if reason_first else f"{answers}\n\n{thinking}"
 
 
-def check(reply: str, lesson: Lesson, rubric: Rubric, reason_first: bool = True) -> None:
+def check(reply: str, example: TrainingExample, rubric: Rubric, reason_first: bool = True) -> None:
     """Raise VerdictParseError unless a judge that says this is understood as the lesson means it."""
     if reason_first:
         thinking, _, said = reply.partition(THINK_CLOSE)
         said = after_thinking(said)
     else:
         said, thinking = split_answer_first(reply)
-    verdict = read_verdict(Reply(thinking, said, cut=False), rubric, len(lesson.answers))
-    if verdict.scores != lesson.scores or verdict.reasoning != lesson.reasoning.strip():
-        raise VerdictParseError(f"{lesson.reference.where}: the sample would be read as {verdict.scores}")
+    verdict = read_verdict(Reply(thinking, said, cut=False), rubric, len(example.answers))
+    if verdict.scores != example.scores or verdict.reasoning != example.reasoning.strip():
+        raise VerdictParseError(f"{example.reference.where}: the sample would be read as {verdict.scores}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from flex_judge.alignment.curation.examples import Lesson
+from flex_judge.alignment.curation.examples import TrainingExample
 
 OTHER_FIRST = "reasoning speaks of the second assistant or of both before the first"
 NOT_OF_FIRST = "reasoning does not speak of the first assistant by itself"
@@ -37,7 +37,7 @@ _LEAD = re.compile(r"(?:(?<=[.!?:*])\s+|(?:\A|\n)\s*)(?:\(?\d{1,2}[.)]|[-*•#_]
 _BEGINS = re.compile(r"""(?:\A|\n|[.!?]["'”’)\]*_]*\s)[\s>*_#"'“‘(•-]*(?:\d{1,2}[.)]\s*)?[\s*_]*\Z""")
 
 
-def first_of(lesson: Lesson) -> Lesson | str:
+def first_of(example: TrainingExample) -> TrainingExample | str:
     """The judgment of the first answer alone: the reasoning up to the sentence that first speaks of the second
     assistant or of both, in words that fit a single one ("Assistant 1" is "the assistant"), and the first score. Its
     tokens are not counted anew.
@@ -45,12 +45,12 @@ def first_of(lesson: Lesson) -> Lesson | str:
     Returns:
         The lesson, or why there is none.
     """
-    other = _OTHERS.search(lesson.reasoning)
-    reasoning = lesson.reasoning[: _sentence(lesson.reasoning, other.start())] if other else lesson.reasoning
+    other = _OTHERS.search(example.reasoning)
+    reasoning = example.reasoning[: _sentence(example.reasoning, other.start())] if other else example.reasoning
     reasoning = _trimmed(reasoning)
     if not _FIRST.search(reasoning):
         return OTHER_FIRST if other else NOT_OF_FIRST
-    return replace(lesson, reasoning=_FIRST.sub(_renamed, reasoning), scores=lesson.scores[:1])
+    return replace(example, reasoning=_FIRST.sub(_renamed, reasoning), scores=example.scores[:1])
 
 
 def _sentence(text: str, place: int) -> int:

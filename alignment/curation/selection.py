@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flex_judge.alignment.curation.examples import KINDS, CountTokens, Lesson
+from flex_judge.alignment.curation.examples import KINDS, CountTokens, TrainingExample
 from flex_judge.alignment.curation.pointwise import first_of
 from flex_judge.alignment.curation.scales import TEN, hides_winner, speaks_of_scale
 from flex_judge.alignment.curation.teacher import counted
-from flex_judge.alignment.data.texts import draw
+from flex_judge.alignment.data.texts import seeded_hash
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics import Scale
 
 ORDERS = ("longest", "shortest", "drawn", "given")
 """Which come first: those with the longest or the shortest reasoning, as the lot falls, or as the rows stand."""
-Key = Callable[[Lesson], Any]
+Key = Callable[[TrainingExample], Any]
 BALANCES = ("none", "pairs", "all")
 """What is balanced: of pairs and batches, how often each answer wins; of singles, scores above and below the middle of
 the scale."""
@@ -69,8 +69,8 @@ class Selection:
 class Selected:
     """The samples of a data set, and what they were chosen from."""
 
-    train: list[Lesson]
-    held_out: list[Lesson]
+    train: list[TrainingExample]
+    held_out: list[TrainingExample]
     """No question of these is in `train`."""
     candidates: Counter[str] = field(default_factory=Counter)
     """Kind -> lessons that could have become a sample of it."""
@@ -82,39 +82,39 @@ class Selected:
     """Split and kind -> how many fewer there are than wanted."""
 
 
-def selected(lessons: Sequence[Lesson], spec: Selection, count: CountTokens) -> Selected:
+def selected(examples: Sequence[TrainingExample], spec: Selection, count: CountTokens) -> Selected:
     """Choose samples. No prompt is in two of them.
 
     The held-out ones are those whose prompts have the smallest hashes, each with a question of its own: the same ones,
     whatever sizes, order and seed are. Of the others pairs are chosen before singles, as fewer of them are long enough.
 
     Args:
-        lessons: judgments of two answers or more, no two with one prompt.
+        examples: judgments of two answers or more, no two with one prompt.
         count: counts the tokens of what remains of a reasoning when a single is cut out of it.
     """
     made = Selected([], [])
-    pools = _pools(lessons, spec, count, made)
-    held: list[Lesson] = []
+    pools = _pools(examples, spec, count, made)
+    held: list[TrainingExample] = []
     for kind, number in _shares(spec).items():
-        taken = {lesson.question_digest for lesson in held}
-        pool = [lesson for lesson in pools[kind] if lesson.question_digest not in taken]
+        taken = {example.question_digest for example in held}
+        pool = [example for example in pools[kind] if example.question_digest not in taken]
         found = _chosen(
-            pool, number, lambda lesson: lesson.prompt_digest, spec.balance, lambda lesson: lesson.question_digest
+            pool, number, lambda example: example.prompt_digest, spec.balance, lambda example: example.question_digest
         )
         _note_missing(made, "held out", kind, number - len(found))
         held += found
-    taken = {lesson.question_digest for lesson in held}
+    taken = {example.question_digest for example in held}
     keys: dict[str, Key] = {
-        "longest": lambda lesson: (-lesson.tokens, lesson.id),
-        "shortest": lambda lesson: (lesson.tokens, lesson.id),
-        "drawn": lambda lesson: _lot(spec.seed, "order", lesson),
+        "longest": lambda example: (-example.tokens, example.id),
+        "shortest": lambda example: (example.tokens, example.id),
+        "drawn": lambda example: _tie_break(spec.seed, "order", example),
         "given": lambda _: 0,
     }
-    train: list[Lesson] = []
+    train: list[TrainingExample] = []
     for kind, number in reversed(spec.sizes.items()):
-        used = {lesson.id for lesson in train}
+        used = {example.id for example in train}
         pool = [ls for ls in pools[kind] if ls.question_digest not in taken and ls.id not in used]
-        found = _chosen(pool, number, keys[spec.order], spec.balance, lambda lesson: lesson.prompt_digest)
+        found = _chosen(pool, number, keys[spec.order], spec.balance, lambda example: example.prompt_digest)
         _note_missing(made, "train", kind, number - len(found))
         train += found
     made.train.extend(_mixed(train, spec, made))
@@ -128,21 +128,23 @@ def _shares(spec: Selection) -> dict[str, int]:
     return {kind: (spec.held_out + i) // len(kinds) for i, kind in enumerate(kinds)}
 
 
-def _pools(lessons: Sequence[Lesson], spec: Selection, count: CountTokens, made: Selected) -> dict[str, list[Lesson]]:
+def _pools(
+    examples: Sequence[TrainingExample], spec: Selection, count: CountTokens, made: Selected
+) -> dict[str, list[TrainingExample]]:
     """The lessons that are long enough, by kind. Of singles with the same question and answer there may be several."""
-    twos = [lesson for lesson in lessons if lesson.kind == "pair"]
-    cut: list[Lesson] = []
-    for lesson in twos if spec.singles else ():
-        first = first_of(lesson)
+    twos = [example for example in examples if example.kind == "pair"]
+    cut: list[TrainingExample] = []
+    for example in twos if spec.singles else ():
+        first = first_of(example)
         if isinstance(first, str):
             made.unfit[f"single: {first}"] += 1
         else:
             cut.append(first)
     cut = counted(cut, count)
     pools = {
-        "single": [lesson for lesson in cut if lesson.tokens > spec.single_tokens],
-        "pair": [lesson for lesson in twos if lesson.tokens > spec.pair_tokens] if spec.pairs else [],
-        "batch": [lesson for lesson in lessons if lesson.kind == "batch"] if spec.batches else [],
+        "single": [example for example in cut if example.tokens > spec.single_tokens],
+        "pair": [example for example in twos if example.tokens > spec.pair_tokens] if spec.pairs else [],
+        "batch": [example for example in examples if example.kind == "batch"] if spec.batches else [],
     }
     if short := len(cut) - len(pools["single"]):
         made.unfit[f"single: reasoning of {spec.single_tokens} tokens or fewer"] = short
@@ -153,28 +155,28 @@ def _pools(lessons: Sequence[Lesson], spec: Selection, count: CountTokens, made:
 
 
 def _chosen(
-    pool: Sequence[Lesson],
+    pool: Sequence[TrainingExample],
     number: int,
     key: Key,
     balance: str,
-    apart: Callable[[Lesson], str],
-) -> list[Lesson]:
+    apart: Callable[[TrainingExample], str],
+) -> list[TrainingExample]:
     """So many of a pool, all of one kind, those first whose key is smallest, no two that `apart` gives one name.
 
     Where they are balanced there are as many on either side, one more at most, and as many on none as stand among the
     first; within each of the three those with the smallest keys. Of batches every place wins in turn, as long as it has
     any that it wins, and none does as often as one place.
     """
-    once: dict[str, Lesson] = {}
-    for lesson in sorted(pool, key=key):
-        once.setdefault(apart(lesson), lesson)
+    once: dict[str, TrainingExample] = {}
+    for example in sorted(pool, key=key):
+        once.setdefault(apart(example), example)
     ranked = list(once.values())
     if balance == "none" or (balance == "pairs" and ranked and ranked[0].kind == "single"):
         return ranked[:number]
     if ranked and ranked[0].kind == "batch":
         return _in_turn(ranked)[:number]
-    sides = {side: [lesson for lesson in ranked if _side(lesson) == side] for side in (0, 1, None)}
-    even = sum(_side(lesson) is None for lesson in ranked[:number])
+    sides = {side: [example for example in ranked if _side(example) == side] for side in (0, 1, None)}
+    even = sum(_side(example) is None for example in ranked[:number])
     first, second = (number - even + 1) // 2, (number - even) // 2
     if len(sides[0]) < first and len(sides[1]) > len(sides[0]):
         first, second = second, first  # the odd one is on the side that has it
@@ -184,41 +186,41 @@ def _chosen(
     return [*sides[0][:first], *sides[1][:second], *sides[None][:even]]
 
 
-def _in_turn(ranked: Sequence[Lesson]) -> list[Lesson]:
+def _in_turn(ranked: Sequence[TrainingExample]) -> list[TrainingExample]:
     """Batches in an order in which each place wins once before any wins again."""
     turns: Counter[int | None] = Counter()
     placed = []
-    for place, lesson in enumerate(ranked):
-        placed.append((turns[lesson.winner], place, lesson))
-        turns[lesson.winner] += 1
-    return [lesson for *_, lesson in sorted(placed, key=lambda one: one[:2])]
+    for place, example in enumerate(ranked):
+        placed.append((turns[example.winner], place, example))
+        turns[example.winner] += 1
+    return [example for *_, example in sorted(placed, key=lambda one: one[:2])]
 
 
-def _side(lesson: Lesson) -> int | None:
+def _side(example: TrainingExample) -> int | None:
     """0 or 1 for the answer that wins, or for a score above or below the middle; None in between."""
-    if lesson.kind == "pair":
-        return lesson.winner
-    middle = Scale.parse(lesson.scale).middle
-    (score,) = lesson.scores
+    if example.kind == "pair":
+        return example.winner
+    middle = Scale.parse(example.scale).middle
+    (score,) = example.scores
     return None if score == middle else int(score < middle)
 
 
-def _mixed(lessons: Sequence[Lesson], spec: Selection, made: Selected) -> list[Lesson]:
+def _mixed(examples: Sequence[TrainingExample], spec: Selection, made: Selected) -> list[TrainingExample]:
     """Samples in the order of their lots, the wanted share of each kind mapped to the smaller scale."""
     mapped: set[str] = set()
     for kind in KINDS:
-        on_ten = [lesson for lesson in lessons if lesson.kind == kind and lesson.scale == TEN]
+        on_ten = [example for example in examples if example.kind == kind and example.scale == TEN]
         free = []
-        for lesson in on_ten if spec.remap else ():
-            why = SPEAKS if speaks_of_scale(lesson.reasoning) else HIDES if hides_winner(lesson.scores) else None
+        for example in on_ten if spec.remap else ():
+            why = SPEAKS if speaks_of_scale(example.reasoning) else HIDES if hides_winner(example.scores) else None
             if why:
                 made.kept_scale[why] += 1
             else:
-                free.append(lesson)
-        free.sort(key=lambda lesson: _lot(spec.seed, "scale", lesson))
-        mapped.update(lesson.id for lesson in free[: round(spec.remap * len(on_ten))])
-    ordered = sorted(lessons, key=lambda lesson: _lot(spec.seed, "place", lesson))
-    return [lesson.halved() if lesson.id in mapped else lesson for lesson in ordered]
+                free.append(example)
+        free.sort(key=lambda example: _tie_break(spec.seed, "scale", example))
+        mapped.update(example.id for example in free[: round(spec.remap * len(on_ten))])
+    ordered = sorted(examples, key=lambda example: _tie_break(spec.seed, "place", example))
+    return [example.halved() if example.id in mapped else example for example in ordered]
 
 
 def _note_missing(made: Selected, split: str, kind: str, number: int) -> None:
@@ -226,5 +228,5 @@ def _note_missing(made: Selected, split: str, kind: str, number: int) -> None:
         made.missing[f"{split}: {kind}"] += number
 
 
-def _lot(seed: int, what: str, lesson: Lesson) -> str:
-    return draw(seed, f"{what} {lesson.id}", *lesson.texts)
+def _tie_break(seed: int, what: str, example: TrainingExample) -> str:
+    return seeded_hash(seed, f"{what} {example.id}", *example.texts)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from flex_judge.alignment.curation.examples import KINDS, Lesson
+from flex_judge.alignment.curation.examples import KINDS, TrainingExample
 from flex_judge.alignment.curation.rows import Dropped
 from flex_judge.alignment.curation.selection import Selected
 from flex_judge.alignment.curation.steps import Passed
@@ -31,7 +31,7 @@ def facts(
         "bad_rows": counts(dropped.reason for dropped in bad),
         "judged_rows": rows,
         "rows_lost": taught.lost,
-        "judgments": len(taught.lessons),
+        "judgments": len(taught.examples),
         "bad_judgments": counts(dropped.reason for dropped in taught.dropped),
         "steps": [{"step": p.step, "kept": p.kept, "dropped": dict(p.dropped.most_common())} for p in passed],
         "candidates": dict(chosen.candidates),
@@ -40,16 +40,18 @@ def facts(
         "missing": dict(chosen.missing),
         "samples": {split: _kinds(found) for split, found in splits.items()},
         "winners": {
-            split: counts(_WINNERS[lesson.winner] for lesson in found if lesson.kind == "pair")
+            split: counts(_WINNERS[example.winner] for example in found if example.kind == "pair")
             for split, found in splits.items()
         },
         "batch_winners": {
             split: counts(
-                "tie" if lesson.winner is None else str(lesson.winner + 1) for lesson in found if lesson.kind == "batch"
+                "tie" if example.winner is None else str(example.winner + 1)
+                for example in found
+                if example.kind == "batch"
             )
             for split, found in splits.items()
         },
-        "scales": {split: counts(lesson.scale for lesson in found) for split, found in splits.items()},
+        "scales": {split: counts(example.scale for example in found) for split, found in splits.items()},
         "tokens": {split: {kind: _lengths(found, kind) for kind in _kinds(found)} for split, found in splits.items()},
         "single_scores": {split: _scores(found) for split, found in splits.items()},
     }
@@ -60,22 +62,22 @@ def counts(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _kinds(lessons: Sequence[Lesson]) -> dict[str, int]:
+def _kinds(examples: Sequence[TrainingExample]) -> dict[str, int]:
     """Kind -> how many samples there are of it, where there is any."""
-    found = Counter(lesson.kind for lesson in lessons)
+    found = Counter(example.kind for example in examples)
     return {kind: found[kind] for kind in KINDS if found[kind]}
 
 
-def _lengths(lessons: Sequence[Lesson], kind: str) -> Mapping[str, int]:
+def _lengths(examples: Sequence[TrainingExample], kind: str) -> Mapping[str, int]:
     """Tokens of the reasoning of one kind of samples, of which there is one or more, at each of QUANTILES."""
-    found = sorted(lesson.tokens for lesson in lessons if lesson.kind == kind)
+    found = sorted(example.tokens for example in examples if example.kind == kind)
     return {name: found[round(share * (len(found) - 1))] for name, share in QUANTILES.items()}
 
 
-def _scores(lessons: Sequence[Lesson]) -> dict[str, dict[str, int]]:
+def _scores(examples: Sequence[TrainingExample]) -> dict[str, dict[str, int]]:
     """Scale -> score of a single -> how many, lowest first."""
     found: dict[str, Counter[float]] = {}
-    for lesson in lessons:
-        if lesson.kind == "single":
-            found.setdefault(lesson.scale, Counter())[lesson.scores[0]] += 1
+    for example in examples:
+        if example.kind == "single":
+            found.setdefault(example.scale, Counter())[example.scores[0]] += 1
     return {scale: {f"{score:g}": tally[score] for score in sorted(tally)} for scale, tally in sorted(found.items())}

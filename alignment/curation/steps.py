@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flex_judge.alignment.curation.examples import Lesson
+from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.alignment.curation.rows import Dropped
 
 
@@ -16,7 +16,7 @@ from flex_judge.alignment.curation.rows import Dropped
 class Sifted:
     """What a step leaves."""
 
-    kept: list[Lesson]
+    kept: list[TrainingExample]
     """In the order in which they came."""
     dropped: list[Dropped]
 
@@ -29,7 +29,7 @@ class Step(Protocol):
         """What a table calls it."""
         ...
 
-    def __call__(self, lessons: Sequence[Lesson]) -> Sifted: ...
+    def __call__(self, examples: Sequence[TrainingExample]) -> Sifted: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Passed:
 class Curated:
     """What all steps leave, and the counts after each."""
 
-    lessons: list[Lesson]
+    examples: list[TrainingExample]
     passed: list[Passed]
     dropped: list[Dropped]
 
@@ -57,8 +57,8 @@ class Curation:
 
     steps: tuple[Step, ...]
 
-    def __call__(self, lessons: Sequence[Lesson]) -> Curated:
-        left, passed, dropped = list(lessons), [], []
+    def __call__(self, examples: Sequence[TrainingExample]) -> Curated:
+        left, passed, dropped = list(examples), [], []
         for step in self.steps:
             sifted = step(left)
             left = sifted.kept
@@ -75,15 +75,15 @@ class Agreement:
     """By how much each score may differ, on the lesson's scale."""
     name: str = "agreement with the reference"
 
-    def __call__(self, lessons: Sequence[Lesson]) -> Sifted:
+    def __call__(self, examples: Sequence[TrainingExample]) -> Sifted:
         sifted = Sifted([], [])
-        for lesson in lessons:
-            wanted = lesson.reference_scores
-            if all(abs(a - b) <= self.tolerance for a, b in zip(lesson.scores, wanted, strict=True)):
-                sifted.kept.append(lesson)
+        for example in examples:
+            wanted = example.reference_scores
+            if all(abs(a - b) <= self.tolerance for a, b in zip(example.scores, wanted, strict=True)):
+                sifted.kept.append(example)
             else:
-                said = f"scores {_written(lesson.scores)}, reference {_written(wanted)}"
-                sifted.dropped.append(lesson.dropped("disagrees with the reference", said))
+                said = f"scores {_written(example.scores)}, reference {_written(wanted)}"
+                sifted.dropped.append(example.dropped("disagrees with the reference", said))
         return sifted
 
 
@@ -93,16 +93,16 @@ class LongestReply:
 
     name: str = "longest reply to each prompt"
 
-    def __call__(self, lessons: Sequence[Lesson]) -> Sifted:
-        best: dict[str, Lesson] = {}
-        for lesson in lessons:
-            kept = best.setdefault(lesson.prompt_digest, lesson)
-            if lesson.tokens > kept.tokens:
-                best[lesson.prompt_digest] = lesson
-        chosen = {lesson.id for lesson in best.values()}
+    def __call__(self, examples: Sequence[TrainingExample]) -> Sifted:
+        best: dict[str, TrainingExample] = {}
+        for example in examples:
+            kept = best.setdefault(example.prompt_digest, example)
+            if example.tokens > kept.tokens:
+                best[example.prompt_digest] = example
+        chosen = {example.id for example in best.values()}
         return Sifted(
-            [lesson for lesson in lessons if lesson.id in chosen],
-            [lesson.dropped("shorter reply to the same prompt") for lesson in lessons if lesson.id not in chosen],
+            [example for example in examples if example.id in chosen],
+            [example.dropped("shorter reply to the same prompt") for example in examples if example.id not in chosen],
         )
 
 
@@ -123,15 +123,15 @@ class NoForgedTags:
     """Control tokens of the tokenizer that is at hand; the usual ones are known without."""
     name: str = "no tags and control tokens in texts"
 
-    def __call__(self, lessons: Sequence[Lesson]) -> Sifted:
+    def __call__(self, examples: Sequence[TrainingExample]) -> Sifted:
         own = re.compile("|".join(map(re.escape, sorted(self.controls, key=len, reverse=True))) or r"(?!)")
         sifted = Sifted([], [])
-        for lesson in lessons:
-            found = next(filter(None, (_first(text, own) for text in (*lesson.texts, lesson.reasoning))), None)
+        for example in examples:
+            found = next(filter(None, (_first(text, own) for text in (*example.texts, example.reasoning))), None)
             if found is None:
-                sifted.kept.append(lesson)
+                sifted.kept.append(example)
             else:
-                sifted.dropped.append(lesson.dropped("tag or control token in its text", repr(found)))
+                sifted.dropped.append(example.dropped("tag or control token in its text", repr(found)))
         return sifted
 
 

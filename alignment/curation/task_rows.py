@@ -12,7 +12,7 @@ from typing import Any
 from flex_judge.alignment.curation.rows import BadRowError, Dropped, Fault, Reference, checked, text_of
 from flex_judge.alignment.curation.scales import FIVE
 from flex_judge.alignment.data.sources import Source
-from flex_judge.alignment.data.texts import draw, normalised, whole
+from flex_judge.alignment.data.texts import normalised, seeded_hash, whole
 from flex_judge.alignment.tasks.arithmetic import is_right, last_number
 from flex_judge.alignment.tasks.synthetic_teacher import RIGHT, WRONG, sum_of
 from flex_judge.judges.errors import UsageError
@@ -57,7 +57,7 @@ class _Kinds:
         """Of every prompt a pair is taken before any gives a second one; beyond that the lot decides."""
         ranked: dict[str, list[tuple[int, str, _Prompt, tuple[int, int]]]] = defaultdict(list)
         for prompt in prompts:
-            drawn = [(draw(seed, str(prompt.row), *map(str, pair)), kind, pair) for kind, pair in prompt.pairs()]
+            drawn = [(seeded_hash(seed, str(prompt.row), *map(str, pair)), kind, pair) for kind, pair in prompt.pairs()]
             ranks: Counter[str] = Counter()
             for lot, kind, pair in sorted(drawn):
                 ranked[kind].append((ranks[kind], lot, prompt, pair))
@@ -114,13 +114,13 @@ def task_references(source: Source, seed: int, batch: int = 0) -> list[Reference
 
 def _batch(prompt: _Prompt, size: int, seed: int) -> tuple[int, ...]:
     """So many answers in the order of their lots, a right and a wrong one among them; none where that cannot be."""
-    drawn = sorted(prompt.answers, key=lambda k: draw(seed, f"batch {prompt.row} {k}"))
+    drawn = sorted(prompt.answers, key=lambda k: seeded_hash(seed, f"batch {prompt.row} {k}"))
     if len(drawn) < size or len({prompt.right[k] for k in drawn}) < 2:
         return ()
     found = drawn[:size]
     if len({prompt.right[k] for k in found}) < 2:
         found[-1] = next(k for k in drawn if prompt.right[k] is not prompt.right[found[0]])
-    return tuple(sorted(found, key=lambda k: draw(seed, f"place {prompt.row} {k}")))
+    return tuple(sorted(found, key=lambda k: seeded_hash(seed, f"place {prompt.row} {k}")))
 
 
 def _reference(prompt: _Prompt, places: tuple[int, ...]) -> Reference:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from flex_judge.alignment.curation.examples import CountTokens, Lesson
+from flex_judge.alignment.curation.examples import CountTokens, TrainingExample
 from flex_judge.alignment.curation.rows import Dropped, Fault, Reference
 from flex_judge.alignment.curation.scales import FIVE
 from flex_judge.alignment.tasks import synthetic_teacher as arithmetic_teacher
 from flex_judge.judges import Comparison, Judgment, Message, Status, Verdict
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics import Rubric
-from flex_judge.judges.types import LARGEST_DRAW
+from flex_judge.judges.types import MAX_SAMPLE_INDEX
 
 NO_END, NO_ANSWER = "reasoning without end", "no answer of its own"
 NO_REASONING, OFF_LABELS = "no reasoning", "score that the scale has no label for"
@@ -31,39 +31,43 @@ class TeacherRow:
     """One judgment to be asked for: a row of the source, see `flex_judge.experiments.commands.judge.run.Row`."""
 
     reference: Reference
-    draw: int
+    sample_index: int
     rubric: str
 
     @property
     def id(self) -> str:
-        return judgment_id(self.reference.id, self.draw)
+        return judgment_id(self.reference.id, self.sample_index)
 
     @property
     def where(self) -> str:
-        return f"{self.reference.where}, draw {self.draw}"
+        return f"{self.reference.where}, draw {self.sample_index}"
 
     def comparison(self) -> Comparison:
         """Question and answers as they are given: the judge draws one vote, and another one for each draw."""
         return Comparison(
-            self.id, (Message("user", self.reference.question),), self.reference.answers, self.rubric, self.draw
+            self.id, (Message("user", self.reference.question),), self.reference.answers, self.rubric, self.sample_index
         )
 
 
-def judgment_id(reference: str, draw: int) -> str:
-    return f"{reference}/{draw}"
+def judgment_id(reference: str, sample_index: int) -> str:
+    return f"{reference}/{sample_index}"
 
 
 def place_of(id: str) -> tuple[str, int] | None:
     """The reference and the draw that a judgment's id names; None for an id of another form."""
-    reference, _, draw = id.rpartition("/")
-    return (reference, int(draw)) if reference and draw.isdecimal() and int(draw) <= LARGEST_DRAW else None
+    reference, _, sample_index = id.rpartition("/")
+    return (
+        (reference, int(sample_index))
+        if reference and sample_index.isdecimal() and int(sample_index) <= MAX_SAMPLE_INDEX
+        else None
+    )
 
 
 @dataclass
 class Taught:
     """What a teacher gave."""
 
-    lessons: list[Lesson]
+    examples: list[TrainingExample]
     dropped: list[Dropped]
     """Replies that teach nothing, and why."""
     lost: int = 0
@@ -73,7 +77,7 @@ class Taught:
 def of_judgments(
     references: Sequence[Reference],
     judgments: dict[str, Judgment],
-    draws: int,
+    samples_per_row: int,
     rubric: Rubric,
     count: CountTokens,
     lost: dict[str, str],
@@ -82,27 +86,29 @@ def of_judgments(
 
     Args:
         judgments: by `judgment_id`.
-        draws: how many of each row are looked at.
+        samples_per_row: how many of each row are looked at.
         rubric: the one that was judged by.
         lost: id of a judgment that could not be made -> why.
     """
     taught = Taught([], [])
     for reference in references:
         found = 0
-        for draw in range(draws):
-            name = judgment_id(reference.id, draw)
+        for sample_index in range(samples_per_row):
+            name = judgment_id(reference.id, sample_index)
             if name not in judgments:
                 why = lost.get(name, "no judgment of it is stored")
-                taught.dropped.append(Dropped(reference.row, "not judged", f"{reference.where}, draw {draw}: {why}"))
+                taught.dropped.append(
+                    Dropped(reference.row, "not judged", f"{reference.where}, draw {sample_index}: {why}")
+                )
                 continue
-            lesson = _lesson(reference, draw, judgments[name], rubric)
-            if isinstance(lesson, Dropped):
-                taught.dropped.append(lesson)
+            example = _example(reference, sample_index, judgments[name], rubric)
+            if isinstance(example, Dropped):
+                taught.dropped.append(example)
             else:
-                taught.lessons.append(lesson)
+                taught.examples.append(example)
                 found += 1
         taught.lost += not found
-    return replace(taught, lessons=counted(taught.lessons, count))
+    return replace(taught, examples=counted(taught.examples, count))
 
 
 def of_program(references: Sequence[Reference], count: CountTokens) -> Taught:
@@ -116,27 +122,27 @@ def of_program(references: Sequence[Reference], count: CountTokens) -> Taught:
             taught.lost += 1
             continue
         given = tuple(map(float, scores))
-        taught.lessons.append(Lesson(reference, reasoning, given, FIVE, 0, arithmetic_teacher.NAME))
-    return replace(taught, lessons=counted(taught.lessons, count))
+        taught.examples.append(TrainingExample(reference, reasoning, given, FIVE, 0, arithmetic_teacher.NAME))
+    return replace(taught, examples=counted(taught.examples, count))
 
 
-def counted(lessons: Sequence[Lesson], count: CountTokens) -> list[Lesson]:
+def counted(examples: Sequence[TrainingExample], count: CountTokens) -> list[TrainingExample]:
     """The lessons with the tokens of their reasoning."""
-    found = count([lesson.reasoning for lesson in lessons])
-    return [replace(lesson, tokens=tokens) for lesson, tokens in zip(lessons, found, strict=True)]
+    found = count([example.reasoning for example in examples])
+    return [replace(example, tokens=tokens) for example, tokens in zip(examples, found, strict=True)]
 
 
-def _lesson(reference: Reference, draw: int, judgment: Judgment, rubric: Rubric) -> Lesson | Dropped:
+def _example(reference: Reference, sample_index: int, judgment: Judgment, rubric: Rubric) -> TrainingExample | Dropped:
     def dropped(reason: str, detail: str) -> Dropped:
-        return Dropped(reference.row, reason, f"{reference.where}, draw {draw}: {detail}")
+        return Dropped(reference.row, reason, f"{reference.where}, draw {sample_index}: {detail}")
 
     vote: Verdict = judgment.votes[0]
-    if vote.forced is not None:
-        return dropped(_FORCED[vote.forced], f"the answer had to be forced ({vote.forced})")
+    if vote.forced_answer is not None:
+        return dropped(_FORCED[vote.forced_answer], f"the answer had to be forced ({vote.forced_answer})")
     if vote.scores is None:
         return dropped(_WORDS[vote.status], vote.detail)
     if not vote.reasoning.strip():
         return dropped(NO_REASONING, "the teacher answered without a thought")
     if not set(vote.scores) <= {float(label) for label in rubric.labels}:
         return dropped(OFF_LABELS, f"scores {', '.join(f'{s:g}' for s in vote.scores)} on {rubric.scale}")
-    return Lesson(reference, vote.reasoning, vote.scores, str(rubric.scale), 0, judgment.model, draw)
+    return TrainingExample(reference, vote.reasoning, vote.scores, str(rubric.scale), 0, judgment.model, sample_index)

@@ -62,13 +62,13 @@ def prompt_digest(prompt: Sequence[Message]) -> str:
     return digest.hexdigest()[:16]
 
 
-def draw(seed: int, id: str, *contents: Content) -> str:
+def seeded_hash(seed: int, id: str, *contents: Content) -> str:
     """A lot: hex digits that depend on what is given alone, the same in every process."""
     told = [[part if isinstance(part, str) else part.digest for part in parts_of(content)] for content in contents]
     return hashlib.sha256(json.dumps([seed, id, told]).encode()).hexdigest()
 
 
-class Repeats:
+class SeenPrompts:
     """Tells prompts that have occurred before, under another id: the first id keeps a prompt.
 
     For whoever sees the prompts, or the rows of their pairs, of a whole run in their order. Rows with one id must

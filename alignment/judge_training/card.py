@@ -8,7 +8,7 @@ from typing import Any
 
 from flex_judge.alignment.training.card import is_adapter, save_card, settings_sections
 
-GRADES = (
+JUDGE_METRICS = (
     ("balanced_accuracy", "Right verdicts, balanced over the sides"),
     ("accuracy", "Right verdicts"),
     ("singles", "Right of single responses, balanced"),
@@ -49,12 +49,12 @@ def _sections(summary: Mapping[str, Any], form: str) -> Iterator[str]:
             + "."
         )
     yield "## Exams"
-    yield from _exams(summary)
+    yield from _evaluations(summary)
     yield from settings_sections(summary["trl"])
 
 
-def _exams(summary: Mapping[str, Any]) -> Iterator[str]:
-    if summary["grades"] is None:
+def _evaluations(summary: Mapping[str, Any]) -> Iterator[str]:
+    if summary["metrics"] is None:
         yield "It was not examined."
         return
     yield (
@@ -62,11 +62,14 @@ def _exams(summary: Mapping[str, Any]) -> Iterator[str]:
         "to think. A verdict is right if it prefers the response that the reference prefers, or puts a single response "
         "on the same side of the middle of the scale; without a score it is wrong."
     )
-    lines = ["| step | " + " | ".join(title for _, title in GRADES) + " | loss |", "|---" * (len(GRADES) + 2) + "|"]
-    for exam in summary["exams"]:
-        cells = " | ".join(share(exam[name]) for name, _ in GRADES)
-        loss = "-" if exam["loss"] is None else f"{exam['loss']:.4g}"
-        lines.append(f"| {exam['step']} | {cells} | {loss} |")
-    cells = " | ".join(share(summary["grades"][name]) for name, _ in GRADES)
+    lines = [
+        "| step | " + " | ".join(title for _, title in JUDGE_METRICS) + " | loss |",
+        "|---" * (len(JUDGE_METRICS) + 2) + "|",
+    ]
+    for evaluation in summary["evaluations"]:
+        cells = " | ".join(share(evaluation[name]) for name, _ in JUDGE_METRICS)
+        loss = "-" if evaluation["loss"] is None else f"{evaluation['loss']:.4g}"
+        lines.append(f"| {evaluation['step']} | {cells} | {loss} |")
+    cells = " | ".join(share(summary["metrics"][name]) for name, _ in JUDGE_METRICS)
     lines.append(f"| this judge | {cells} | |")
     yield "\n".join(lines)

@@ -24,7 +24,7 @@ TRAIN, HELD_OUT = SPLITS["train"], SPLITS["held_out"]
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TrainingExamples:
     """What a judge is trained on."""
 
     name: str
@@ -32,7 +32,7 @@ class Lessons:
     dropped: tuple[Dropped, ...]
 
     @classmethod
-    def of(cls, name: str, rows: Sequence[Mapping[str, Any]], renderer: Renderer, max_length: int) -> Lessons:
+    def of(cls, name: str, rows: Sequence[Mapping[str, Any]], renderer: Renderer, max_length: int) -> TrainingExamples:
         """Rows as lessons.
 
         Args:

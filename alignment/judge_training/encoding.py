@@ -1,4 +1,4 @@
-"""Lessons for a judge as token ids and labels, cut exactly as the judge will see and write them when it judges.
+"""Training examples for a judge as token ids and labels, cut exactly as at judging time.
 
 TRL takes rows that are tokens already. They are made by the judge's own renderer, not by the chat template alone, so
 that what is trained is what is asked: `<|im_end|>` in an answer is ordinary text here as there, Llama's template gets
@@ -129,12 +129,12 @@ def _tokens(turns: Sequence[Turn], reply: str, renderer: Renderer) -> tuple[list
         plain = plain.replace(tag, "")
     if renderer.holds_control(plain):
         raise BadRowError(Fault.CONTROL, "the reply has the text of one of the model's control tokens")
-    prime = renderer.profile.prime if reasons_first(reply) and reply.startswith(renderer.profile.prime) else ""
+    prefill = renderer.profile.prefill if reasons_first(reply) and reply.startswith(renderer.profile.prefill) else ""
     try:
         prompt = renderer.render(turns).token_ids
-        primed = renderer.render(turns, prime).token_ids
+        prefilled = renderer.render(turns, prefill).token_ids
     except RenderError as e:
         raise BadRowError(Fault.NO_CHAT, str(e)) from e
     # The last token of the prompt may be another one where it meets the reply's first.
-    start = next((i for i, (a, b) in enumerate(zip(prompt, primed, strict=False)) if a != b), len(prompt))
-    return [*primed, *renderer.encode_trusted(reply.removeprefix(prime))], start
+    start = next((i for i, (a, b) in enumerate(zip(prompt, prefilled, strict=False)) if a != b), len(prompt))
+    return [*prefilled, *renderer.encode_trusted(reply.removeprefix(prefill))], start

@@ -46,7 +46,7 @@ def side(scores: Sequence[float], middle: float) -> int | None:
 
 
 @dataclass(frozen=True)
-class Grades:
+class JudgeMetrics:
     """What an exam came to; all but `asked` are shares, of 0 to 1, and None where nothing was asked."""
 
     asked: int
@@ -98,23 +98,23 @@ def settings(think_tokens: int, reason_first: bool = True) -> JudgeSettings:
     )
 
 
-def gradable(asked: Sequence[Question]) -> set[str]:
+def measurable_metrics(asked: Sequence[Question]) -> set[str]:
     """The grades that these questions can be given."""
     silent = [Judgment.unscored(question.comparison.id, Status.TIMEOUT, "") for question in asked]
-    return {name for name, value in vars(grade(asked, silent)).items() if value is not None}
+    return {name for name, value in vars(compute_metrics(asked, silent)).items() if value is not None}
 
 
-def grade(asked: Sequence[Question], judgments: Sequence[Judgment]) -> Grades:
+def compute_metrics(asked: Sequence[Question], judgments: Sequence[Judgment]) -> JudgeMetrics:
     """Grade judgments of the questions, in the same order."""
     sides: dict[tuple[bool, int], list[bool]] = {}
     exact, parsed = [], []
     for question, judgment in zip(asked, judgments, strict=True):
-        parsed.append(judgment.scores is not None and all(vote.forced is None for vote in judgment.votes))
+        parsed.append(judgment.scores is not None and all(vote.forced_answer is None for vote in judgment.votes))
         exact.append(judgment.scores == question.scores)
         if (wanted := question.side) is not None:
             said = said_by(judgment, question)
             sides.setdefault((len(question.scores) == 1, wanted), []).append(said == wanted)
-    return Grades(
+    return JudgeMetrics(
         asked=len(asked),
         parsed=_mean(parsed),
         accuracy=_mean([right for found in sides.values() for right in found]),

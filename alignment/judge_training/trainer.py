@@ -14,7 +14,7 @@ import torch
 from transformers import EarlyStoppingCallback
 from trl import SFTTrainer
 
-from flex_judge.alignment.judge_training.evaluation import Grades, Question, grade, settings
+from flex_judge.alignment.judge_training.evaluation import JudgeMetrics, Question, compute_metrics, settings
 from flex_judge.alignment.judge_training.saving import save_judge
 from flex_judge.alignment.training.weights import FamilyWeights
 from flex_judge.judges import FlexJudge, Judgment, Status
@@ -27,12 +27,12 @@ LONGEST = 1 << 20
 """Tokens of a question of an exam with its reply; the model's own context is what counts."""
 BATCH = 16
 """Questions of an exam that are answered at the same time."""
-COPY = "exam"
+COPY = "evaluation"
 """Name of the folder, within that of the judge, of a copy that sits an exam."""
 
 
 @dataclass(frozen=True)
-class Exam:
+class HeldOutEvaluation:
     """What a judge in training is asked, and how long it may think."""
 
     questions: tuple[Question, ...]
@@ -42,21 +42,23 @@ class Exam:
 
 class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
     """Wherever transformers evaluates, the judge sits its exam too: its grades are metrics (`eval_accuracy`, see
-    `Grades`) that choose the best checkpoint and end training early."""
+    `JudgeMetrics`) that choose the best checkpoint and end training early."""
 
-    def __init__(self, *, base: str, checkpoint: Checkpoint, exam: Exam | None, patience: int, **trl: Any) -> None:
+    def __init__(
+        self, *, base: str, checkpoint: Checkpoint, evaluation: HeldOutEvaluation | None, patience: int, **trl: Any
+    ) -> None:
         """
         Args:
             base: the model that is tuned, by the name that it was loaded from.
             checkpoint: the same, opened.
-            exam: None: there is none.
+            evaluation: None: there is none.
             patience: exams in a row without a better grade after which training ends; 0: never.
             trl: arguments of SFTTrainer.
 
         Raises:
             ValueError: what TRL refuses.
         """
-        self.base, self.checkpoint, self.exam = base, checkpoint, exam
+        self.base, self.checkpoint, self.evaluation = base, checkpoint, evaluation
         callbacks = [EarlyStoppingCallback(patience)] if patience else []
         super().__init__(callbacks=callbacks, **trl)
 
@@ -72,22 +74,22 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **more: Any) -> Any:
         """As transformers', with the exam's grades among its metrics."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **more)
-        if self.exam is not None:
-            grades = asdict(self.examined())
-            output.metrics.update({f"{metric_key_prefix}_{name}": v for name, v in grades.items() if v is not None})
+        if self.evaluation is not None:
+            metrics = asdict(self.evaluate_judge())
+            output.metrics.update({f"{metric_key_prefix}_{name}": v for name, v in metrics.items() if v is not None})
         return output
 
-    def grades(self) -> Grades:
+    def metrics(self) -> JudgeMetrics:
         """Those of the judge that training ended with, which may be an earlier one that was better. It is examined only
         where it has not been."""
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         step = int(best.rpartition("-")[2]) if best else self.state.global_step
         for entry in reversed(self.state.log_history):
             if entry["step"] == step and "eval_asked" in entry:
-                return Grades(**{f.name: entry.get(f"eval_{f.name}") for f in fields(Grades)})
-        return self.examined()
+                return JudgeMetrics(**{f.name: entry.get(f"eval_{f.name}") for f in fields(JudgeMetrics)})
+        return self.evaluate_judge()
 
-    def examined(self) -> Grades:
+    def evaluate_judge(self) -> JudgeMetrics:
         """The grades of the judge as it is now, in every process.
 
         Every process asks its share of the questions. Where the weights are in pieces, a model computes only when all
@@ -95,11 +97,11 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
         """
         from accelerate.utils import gather_object
 
-        assert self.exam is not None
-        asked, rank, ranks = self.exam.questions, self.accelerator.process_index, self.accelerator.num_processes
+        assert self.evaluation is not None
+        asked, rank, ranks = self.evaluation.questions, self.accelerator.process_index, self.accelerator.num_processes
         judged = self._judged_by_copy(asked) if self.in_pieces else self._judged(asked[rank::ranks])
         found = {judgment.id: judgment for judgment in gather_object(judged)}
-        return grade(asked, [found[question.comparison.id] for question in asked])
+        return compute_metrics(asked, [found[question.comparison.id] for question in asked])
 
     def _judged(self, asked: Sequence[Question]) -> list[Judgment]:
         """By the model itself."""
@@ -158,8 +160,8 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
         return EngineConfig(model, "transformers", dtype, adapter=adapter, max_model_len=LONGEST, max_batch=BATCH)
 
     def _asked(self, engine: HFEngine, asked: Sequence[Question]) -> list[Judgment]:
-        assert self.exam is not None
-        judge = FlexJudge(engine, settings(self.exam.think_tokens, self.exam.reason_first))
+        assert self.evaluation is not None
+        judge = FlexJudge(engine, settings(self.evaluation.think_tokens, self.evaluation.reason_first))
         judgments = judge.judge([question.comparison for question in asked])
         for judgment in judgments:
             if judgment.status in (Status.OVERLONG, Status.ENGINE_LOST):

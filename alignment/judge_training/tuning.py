@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flex_judge.alignment.judge_training.data import Lessons
-from flex_judge.alignment.judge_training.evaluation import Grades
-from flex_judge.alignment.judge_training.trainer import Exam, JudgeTrainer
+from flex_judge.alignment.judge_training.data import TrainingExamples
+from flex_judge.alignment.judge_training.evaluation import JudgeMetrics
+from flex_judge.alignment.judge_training.trainer import HeldOutEvaluation, JudgeTrainer
 from flex_judge.alignment.policy_training.tuning import last_checkpoint, made, write_log
 from flex_judge.alignment.training.trainable_parameters import language_model_only, lora_targets
 from flex_judge.judges.errors import UsageError
@@ -29,7 +29,7 @@ class Tuned:
     """Parameters that learnt."""
     parameters: int
     """All of them."""
-    grades: Grades | None
+    metrics: JudgeMetrics | None
     """Of the judge that was saved: the best one where that is asked for. None without an exam."""
 
 
@@ -62,9 +62,9 @@ def tune(
     base: str,
     model: ModelConfig,
     args: SFTConfig,
-    lessons: Lessons,
-    held_out: Lessons | None,
-    exam: Exam | None,
+    examples: TrainingExamples,
+    held_out: TrainingExamples | None,
+    evaluation: HeldOutEvaluation | None,
     patience: int,
 ) -> Tuned:
     """Tune a judge into `args.output_dir`, from the last checkpoint there if there is one.
@@ -73,9 +73,9 @@ def tune(
         base: name of an embedded model, a folder, or a hub id.
         model: TRL's: the adapter, and how the model is loaded.
         args: TRL's.
-        lessons: what it is trained on.
+        examples: what it is trained on.
         held_out: what the loss is measured on beside; None: nothing.
-        exam: None: there is none.
+        evaluation: None: there is none.
         patience: see `JudgeTrainer`.
 
     Raises:
@@ -100,11 +100,11 @@ def tune(
         JudgeTrainer,
         base=base,
         checkpoint=checkpoint,
-        exam=exam,
+        evaluation=evaluation,
         patience=patience,
         model=loaded,
         args=args,
-        train_dataset=lessons.dataset,
+        train_dataset=examples.dataset,
         eval_dataset=held_out.dataset if held_out else None,
         processing_class=checkpoint.tokenizer,
         peft_config=peft_config,
@@ -112,10 +112,10 @@ def tune(
     # DeepSpeed leaves of a parameter that it spreads nothing here, and notes its size.
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in trainer.model.parameters()]
     trainer.train(resume_from_checkpoint=last_checkpoint(out) or args.resume_from_checkpoint)
-    grades = trainer.grades() if exam else None
+    metrics = trainer.metrics() if evaluation else None
     trainer.save_judge(out)
     write_log(trainer, out)
-    return Tuned(sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes), grades)
+    return Tuned(sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes), metrics)
 
 
 def _check_packing(checkpoint: Checkpoint, model: ModelConfig, args: SFTConfig) -> None:

@@ -45,7 +45,7 @@ class BestOfN:
         completions = await self.policy.sample(row.prompt, self.plan.sampling, range(self.plan.samples))
         sampled = sampled_of(row, completions, [self.plan.sampling.temperature] * len(completions), self.policy)
         selection = await select(row.prompt, sampled.responses, self.plan.selection, self.ask, row.id)
-        check_lost(selection.judgments)
+        check_engine_lost(selection.judgments)
         judgments = zip(selection.judgments, selection.judged, strict=True)
         told = [{**stable(j), "prompt": row.id, "responses": list(about)} for j, about in judgments]
         tables = {"best_of_n": [best_of_n_row(sampled, selection)], "judgments": told}
@@ -64,7 +64,7 @@ def sampled_of(row: PromptRow, completions: list[Completion], temperatures: list
     )
 
 
-def check_lost(judgments: Sequence[Judgment]) -> None:
+def check_engine_lost(judgments: Sequence[Judgment]) -> None:
     """Raise EngineLostError where no judgment has a verdict and all might have had: the judge was lost or late, which
     says nothing of the answers."""
     if judgments and all(j.scores is None and not j.status.is_final for j in judgments):

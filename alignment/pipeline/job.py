@@ -77,7 +77,7 @@ class Job:
     workers: int = 1
     shards_at_once: int = 4
     """Shards that a worker has under way at a time, so that no replica waits for the last row of one."""
-    retry_lost: bool = False
+    retry_rejected: bool = False
     """Whether rows that were refused are tried again."""
 
     @property

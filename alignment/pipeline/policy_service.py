@@ -49,9 +49,11 @@ class PolicyReplica:
         self.policy = load_policy(config)
         self._elsewhere = config.kind == ENDPOINT
 
-    async def sample(self, prompt: Sequence[Message], sampling: Sampling, draws: Sequence[int]) -> list[Completion]:
+    async def sample(
+        self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
+    ) -> list[Completion]:
         try:
-            return await self.policy.sample(prompt, sampling, draws)
+            return await self.policy.sample(prompt, sampling, sample_indices)
         except EngineLostError:
             if self._elsewhere:
                 raise
@@ -113,14 +115,16 @@ class RemotePolicy:
         policy.model_id = await policy._handle.model_id.remote()
         return policy
 
-    async def sample(self, prompt: Sequence[Message], sampling: Sampling, draws: Sequence[int]) -> list[Completion]:
+    async def sample(
+        self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
+    ) -> list[Completion]:
         """See `Policy.sample`. What was in hand on a replica that died is asked of another, a few times."""
         from ray.exceptions import RayActorError, RayTaskError
 
         for number in range(TRIES):
             await asyncio.sleep(PAUSE_S * number)
             # In a context of its own, see `flex_judge.reward.serving.ingress.Sender`.
-            response = Context().run(self._handle.sample.remote, tuple(prompt), sampling, tuple(draws))
+            response = Context().run(self._handle.sample.remote, tuple(prompt), sampling, tuple(sample_indices))
             try:
                 completions: list[Completion] = await response
             except asyncio.CancelledError:

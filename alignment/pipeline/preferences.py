@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from flex_judge.alignment.data.rows import PromptRow, Sampled
-from flex_judge.alignment.pipeline.best_of_n import check_lost, message_json, sampled_of, stable, unfinished
+from flex_judge.alignment.pipeline.best_of_n import check_engine_lost, message_json, sampled_of, stable, unfinished
 from flex_judge.alignment.pipeline.job import Outcome
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.policies import Policy
@@ -58,7 +58,7 @@ class Preferences:
             raise UsageError("has images, and the data set is made for text models; use --with-images")
         sampled = await self._sampled(row)
         judgments = await all_of(self._judged(c) for c in rule.comparisons(sampled, plan.rubric))
-        check_lost(judgments)
+        check_engine_lost(judgments)
         found = filtered(rule.pairs(sampled, judgments), plan.filters)
         rows = FORMATS[plan.format].rows(found.pairs, plan.images, plan.molecules)
         stats = CardStats()

@@ -9,16 +9,16 @@ from contextlib import suppress
 from typing import Any
 
 from flex_judge.alignment.pipeline.job import Job
-from flex_judge.alignment.pipeline.shards import Parts, Report
+from flex_judge.alignment.pipeline.shards import Report, ShardFolder
 from flex_judge.alignment.pipeline.worker import ShardWorker
 from flex_judge.judges.errors import ClusterError, JudgeError
 
 
-def pending(parts: Parts, shards: int, retry_lost: bool = False) -> list[int]:
+def pending(shard_folder: ShardFolder, shards: int, retry_rejected: bool = False) -> list[int]:
     """Of so many shards, those that are still to be worked on: without a report, or with rows that another try may get
     done; where all that is lost is tried again, also with rows that were refused."""
-    there = parts.reports()
-    done = {shard for shard, report in there.items() if report.is_final and not (retry_lost and report.lost)}
+    there = shard_folder.reports()
+    done = {shard for shard, report in there.items() if report.is_final and not (retry_rejected and report.failed)}
     return [shard for shard in range(shards) if shard not in done]
 
 
@@ -30,7 +30,7 @@ def run(job: Job) -> Iterator[Report]:
     Raises:
         JudgeError: what ended a worker: a model that cannot be reached, a disk that is full. What was done is kept.
     """
-    shards = pending(Parts(job.folder), job.shards, job.retry_lost)
+    shards = pending(ShardFolder(job.folder), job.shards, job.retry_rejected)
     if not shards:
         return
     import ray

@@ -22,7 +22,7 @@ class Report:
     """Rows that were read."""
     done: int
     """Rows that have results."""
-    lost: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
     """Why other rows have none -> how many."""
     again: int = 0
     """Rows that another try may get done, or further: a model was lost over them, or over some of their answers."""
@@ -35,7 +35,7 @@ class Report:
         return not self.again
 
 
-class Parts:
+class ShardFolder:
     """The results of shards, on a file system that all workers share.
 
     A shard counts from the moment its report is there, which is written last; what a killed worker left of a shard is
@@ -80,14 +80,14 @@ class Parts:
 
 def summed(reports: Collection[Report]) -> Report:
     """Of several shards, what became of their rows altogether."""
-    lost: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
     for report in reports:
-        lost.update(report.lost)
+        failed.update(report.failed)
     return Report(
         shard=-1,
         rows=sum(r.rows for r in reports),
         done=sum(r.done for r in reports),
-        lost=dict(sorted(lost.items())),
+        failed=dict(sorted(failed.items())),
         again=sum(r.again for r in reports),
         seconds=round(sum(r.seconds for r in reports), 1),
     )

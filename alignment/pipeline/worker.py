@@ -12,21 +12,21 @@ from typing import Any
 from flex_judge.alignment.data.prompts import prompt_row
 from flex_judge.alignment.data.sources import Read
 from flex_judge.alignment.pipeline.job import Job, Outcome, Stats, Work
-from flex_judge.alignment.pipeline.shards import Parts, Report
+from flex_judge.alignment.pipeline.shards import Report, ShardFolder
 from flex_judge.judges.errors import AccessError, EngineLostError, LedgerError, RenderError, UsageError
 
-LOST = "lost"
+FAILED = "failed"
 """Name of the file of rows that have no result, and why."""
 FATAL = (AccessError, LedgerError)
 """Errors that say nothing of a row, and that the next one would meet too."""
 
 
-class AllLostError(EngineLostError):
+class AllFailedError(EngineLostError):
     """Row after row is lost: it is not the rows' fault, and going on would lose all others."""
 
 
 @dataclass(frozen=True)
-class _Lost:
+class _FailedRow:
     """Why a row has no result."""
 
     id: str | None
@@ -41,12 +41,12 @@ class ShardWorker:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._parts = Parts(job.folder)
+        self._shard_folder = ShardFolder(job.folder)
         self._room = asyncio.Semaphore(job.rows_at_once)
         self._opening = asyncio.Lock()
         self._work: Work | None = None
-        self._lost_in_a_row = 0
-        self._refused_in_a_row = 0
+        self._failed_in_a_row = 0
+        self._rejected_in_a_row = 0
         self._refusal = ""
 
     async def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -58,7 +58,7 @@ class ShardWorker:
         """Work on a shard and write its results.
 
         Raises:
-            AllLostError: see there. Nothing is written.
+            AllFailedError: see there. Nothing is written.
             AccessError: a model wants another key, or does not exist. Likewise.
         """
         work = await self._opened()
@@ -66,26 +66,26 @@ class ShardWorker:
         start, stop = self._job.stretch(number)
         rows = await asyncio.to_thread(lambda: list(self._job.source.rows(start, stop)))
         results = await self._all(work, rows, start)
-        tables: dict[str, list[Mapping[str, Any]]] = {name: [] for name in (*self._job.plan.tables, LOST)}
+        tables: dict[str, list[Mapping[str, Any]]] = {name: [] for name in (*self._job.plan.tables, FAILED)}
         stats: Stats | None = None
         for result in results:
-            if isinstance(result, _Lost):
-                tables[LOST].append({"id": result.id, "reason": result.reason, "problem": result.problem})
+            if isinstance(result, _FailedRow):
+                tables[FAILED].append({"id": result.id, "reason": result.reason, "problem": result.problem})
                 continue
             for name, made in result.tables.items():
                 tables[name].extend(made)
             stats = result.stats if stats is None or result.stats is None else stats + result.stats
-        lost = Counter(result.reason for result in results if isinstance(result, _Lost))
+        failed = Counter(result.reason for result in results if isinstance(result, _FailedRow))
         report = Report(
             number,
             len(rows),
-            len(rows) - lost.total(),
-            dict(lost),
+            len(rows) - failed.total(),
+            dict(failed),
             sum(result.again for result in results),
             round(time.monotonic() - began, 3),
             None if stats is None else stats.to_json(),
         )
-        await asyncio.to_thread(self._parts.write, report, tables)
+        await asyncio.to_thread(self._shard_folder.write, report, tables)
         return report
 
     async def _opened(self) -> Work:
@@ -94,7 +94,7 @@ class ShardWorker:
                 self._work = await self._job.plan.open()
         return self._work
 
-    async def _all(self, work: Work, rows: list[Read], start: int) -> list[Outcome | _Lost]:
+    async def _all(self, work: Work, rows: list[Read], start: int) -> list[Outcome | _FailedRow]:
         """What the rows came to. The first error that ends the run gives up the others."""
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -105,10 +105,10 @@ class ShardWorker:
             return [task.result() for task in running]
         raise error
 
-    async def _row(self, work: Work, read: Read, number: int) -> Outcome | _Lost:
+    async def _row(self, work: Work, read: Read, number: int) -> Outcome | _FailedRow:
         where, data = read
         if isinstance(data, UsageError):
-            return _Lost(None, "bad row", _line(data))
+            return _FailedRow(None, "bad row", _line(data))
         async with self._room:
             try:
                 # Here, not with the other rows of the shard: reading media takes time and memory.
@@ -116,45 +116,45 @@ class ShardWorker:
                     prompt_row, data, where, number, self._job.columns, self._job.source.folder
                 )
             except UsageError as e:
-                return _Lost(None, "bad row", _line(e))
+                return _FailedRow(None, "bad row", _line(e))
             try:
                 outcome = await work(row)
             except FATAL:
                 raise
             except (UsageError, RenderError) as e:
-                return self._count_refused(row.id, where, e)
+                return self._count_rejected(row.id, where, e)
             except Exception as e:  # noqa: BLE001 - the boundary: whatever one row does, the others go on
-                return self._count_lost(row.id, where, e)
-            self._lost_in_a_row = self._refused_in_a_row = 0
+                return self._count_failed(row.id, where, e)
+            self._failed_in_a_row = self._rejected_in_a_row = 0
             return outcome
 
-    def _count_refused(self, id: str, where: str, error: Exception) -> _Lost:
+    def _count_rejected(self, id: str, where: str, error: Exception) -> _FailedRow:
         """Note a row that a model does not take.
 
         Raises:
-            AllLostError: row after row was refused in the same words, so it is a setting that is refused and no row.
+            AllFailedError: row after row was refused in the same words, so it is a setting that is refused and no row.
         """
         refusal = _line(error)
-        self._refused_in_a_row = self._refused_in_a_row + 1 if refusal == self._refusal else 1
+        self._rejected_in_a_row = self._rejected_in_a_row + 1 if refusal == self._refusal else 1
         self._refusal = refusal
-        if self._refused_in_a_row >= 2 * self._job.rows_at_once:
-            raise AllLostError(f"{self._refused_in_a_row} rows in a row were refused: {refusal}") from error
-        return _Lost(id, "refused", f"{where}: {refusal}")
+        if self._rejected_in_a_row >= 2 * self._job.rows_at_once:
+            raise AllFailedError(f"{self._rejected_in_a_row} rows in a row were refused: {refusal}") from error
+        return _FailedRow(id, "rejected", f"{where}: {refusal}")
 
-    def _count_lost(self, id: str, where: str, error: Exception) -> _Lost:
+    def _count_failed(self, id: str, where: str, error: Exception) -> _FailedRow:
         """Note a row that was lost through no fault that it is known for.
 
         Raises:
-            AllLostError: as were all others of late, twice as many as are under way at a time.
+            AllFailedError: as were all others of late, twice as many as are under way at a time.
         """
-        self._lost_in_a_row += 1
-        if self._lost_in_a_row >= 2 * self._job.rows_at_once:
-            raise AllLostError(
-                f"{self._lost_in_a_row} rows in a row were lost, the last one: {_line(error)}"
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= 2 * self._job.rows_at_once:
+            raise AllFailedError(
+                f"{self._failed_in_a_row} rows in a row were lost, the last one: {_line(error)}"
             ) from error
         if isinstance(error, EngineLostError):
-            return _Lost(id, "engine_lost", f"{where}: {_line(error)}", again=True)
-        return _Lost(id, "failed", f"{where}: {type(error).__name__}: {_line(error)}", again=True)
+            return _FailedRow(id, "engine_lost", f"{where}: {_line(error)}", again=True)
+        return _FailedRow(id, "failed", f"{where}: {type(error).__name__}: {_line(error)}", again=True)
 
 
 def _line(error: Exception) -> str:

@@ -29,13 +29,16 @@ class Policy(Protocol):
     model_id: str
     """Name, and where there is one, fingerprint of the model."""
 
-    async def sample(self, prompt: Sequence[Message], sampling: Sampling, draws: Sequence[int]) -> list[Completion]:
+    async def sample(
+        self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
+    ) -> list[Completion]:
         """Sample completions of one prompt. Cancelling the call gives the work up.
 
         Args:
             prompt: the conversation, which ends with the message to be answered.
             sampling: how to sample. Of several draws at temperature 0 all would be the same, so that is refused.
-            draws: the number of each completion that is wanted. With `sampling.seed`, the same number of the same
+            sample_indices: the number of each completion that is wanted. With `sampling.seed`, the same number of
+            the same
                 prompt gives the same completion.
 
         Returns:

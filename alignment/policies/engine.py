@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flex_judge.alignment.policies.base import Completion
-from flex_judge.alignment.policies.sampling import check_draws, completion_text, draw_seed
+from flex_judge.alignment.policies.sampling import check_sample_indices, completion_text, sample_seed
 from flex_judge.judges.concurrency.tasks import all_of
 from flex_judge.judges.engines import Engine, Sampling
 from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
@@ -35,9 +35,11 @@ class EnginePolicy:
         self._media = media
         self._renderer = Renderer(engine.tokenizer, engine.profile)
 
-    async def sample(self, prompt: Sequence[Message], sampling: Sampling, draws: Sequence[int]) -> list[Completion]:
+    async def sample(
+        self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
+    ) -> list[Completion]:
         """See `Policy.sample`. A prompt is too long if it leaves less room than `sampling.max_tokens`."""
-        check_draws(sampling, draws)
+        check_sample_indices(sampling, sample_indices)
         if any(isinstance(part, Media) for message in prompt for part in parts_of(message.content)):
             rendered = await asyncio.to_thread(self._render, prompt)  # decoding takes a while
         else:
@@ -48,7 +50,10 @@ class EnginePolicy:
                 f"than the policy's {self.engine.max_model_len}; shorten it, or raise max_model_len"
             )
         return await all_of(
-            self._draw(rendered, replace(sampling, draw=draw, seed=draw_seed(prompt, sampling, draw))) for draw in draws
+            self._sample_one(
+                rendered, replace(sampling, sample_index=sample_index, seed=sample_seed(prompt, sampling, sample_index))
+            )
+            for sample_index in sample_indices
         )
 
     async def check_health(self) -> None:
@@ -64,7 +69,7 @@ class EnginePolicy:
         except RenderError as e:
             raise UsageError(f"the prompt cannot be shown to {self.model_id}: {e}") from e
 
-    async def _draw(self, prompt: RenderedPrompt, sampling: Sampling) -> Completion:
+    async def _sample_one(self, prompt: RenderedPrompt, sampling: Sampling) -> Completion:
         try:
             generation = await self.engine.generate(prompt.token_ids, sampling, prompt.media)
         except asyncio.CancelledError:

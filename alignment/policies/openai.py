@@ -10,7 +10,7 @@ from typing import Any
 from flex_judge.alignment.policies.base import Completion
 from flex_judge.alignment.policies.chat import completions_of, encoded_prompt
 from flex_judge.alignment.policies.endpoint import Endpoint, base_of
-from flex_judge.alignment.policies.sampling import check_draws, draw_seed
+from flex_judge.alignment.policies.sampling import check_sample_indices, sample_seed
 from flex_judge.judges.concurrency.background import awaited, waited
 from flex_judge.judges.concurrency.tasks import all_of
 from flex_judge.judges.engines import Sampling
@@ -70,14 +70,16 @@ class OpenAIPolicy:
         self._most = math.inf  # draws that it gives in one request, as far as is known
         self._endpoint: Endpoint | None = None
 
-    async def sample(self, prompt: Sequence[Message], sampling: Sampling, draws: Sequence[int]) -> list[Completion]:
+    async def sample(
+        self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
+    ) -> list[Completion]:
         """See `Policy.sample`."""
-        check_draws(sampling, draws)
+        check_sample_indices(sampling, sample_indices)
         if sampling.regex is not None or sampling.logprob_token_ids:
             raise UsageError("a policy behind an endpoint takes no regex and no logprob_token_ids")
-        if not draws:
+        if not sample_indices:
             return []
-        return await awaited(self._sample(prompt, sampling, draws))
+        return await awaited(self._sample(prompt, sampling, sample_indices))
 
     async def check_health(self) -> None:
         await awaited(self._check_health())
@@ -86,7 +88,9 @@ class OpenAIPolicy:
         if self._endpoint is not None:
             waited(self._close())
 
-    async def _sample(self, prompt: Sequence[Message], sampling: Sampling, draws: Sequence[int]) -> list[Completion]:
+    async def _sample(
+        self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
+    ) -> list[Completion]:
         body = {
             "model": self.model_id,
             "messages": await asyncio.to_thread(encoded_prompt, prompt),
@@ -96,8 +100,8 @@ class OpenAIPolicy:
             "stop": list(sampling.stop) or None,
         } | self._extra
         if sampling.seed is None:
-            return await self._several(body, sampling.stop, len(draws))
-        seeds = [draw_seed(prompt, sampling, draw) for draw in draws]
+            return await self._several(body, sampling.stop, len(sample_indices))
+        seeds = [sample_seed(prompt, sampling, sample_index) for sample_index in sample_indices]
         found = await all_of(self._ask(body | {"seed": seed}, sampling.stop, 1) for seed in seeds)
         return [completion for (completion,) in found]
 

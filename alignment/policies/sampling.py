@@ -13,16 +13,16 @@ SEEDS = 1 << 31
 """How many there are: some endpoints take no more than this."""
 
 
-def check_draws(sampling: Sampling, draws: Sequence[int]) -> None:
+def check_sample_indices(sampling: Sampling, sample_indices: Sequence[int]) -> None:
     """Raise UsageError where several draws would be the same one: sampling is never silently greedy."""
-    if sampling.temperature <= 0 and (len(draws) > 1 or any(draws)):
+    if sampling.temperature <= 0 and (len(sample_indices) > 1 or any(sample_indices)):
         raise UsageError(
             "a policy samples at a temperature above 0: greedy samples of a prompt are all the same; "
             "raise the temperature, or ask for one sample"
         )
 
 
-def draw_seed(prompt: Sequence[Message], sampling: Sampling, draw: int) -> int | None:
+def sample_seed(prompt: Sequence[Message], sampling: Sampling, sample_index: int) -> int | None:
     """The seed of one draw, out of `sampling.seed`, the prompt and the number; None without a seed.
 
     The temperature is in it too: the answers at two temperatures that a pair is made of are to be independent draws,
@@ -31,7 +31,7 @@ def draw_seed(prompt: Sequence[Message], sampling: Sampling, draw: int) -> int |
     if sampling.seed is None:
         return None
     digest = Comparison("", tuple(prompt), ()).prompt_digest
-    key = f"{sampling.seed}/{digest}/{float(sampling.temperature)!r}/{draw}"
+    key = f"{sampling.seed}/{digest}/{float(sampling.temperature)!r}/{sample_index}"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % SEEDS
 
 

@@ -100,10 +100,12 @@ class RewardRecipe(Recipe):
     judge_reward: str = _flag("expected", "What of the judgment counts.", choices=REWARDS)
     judge_normalize: str = _flag("none", "What is done to a prompt's rewards.", choices=NORMALIZE)
     judge_deadline_s: float = _flag(600.0, "Seconds that a step may wait for its rewards.")
-    judge_gather_s: float = _flag(60.0, "Seconds that a prompt's first completion waits for those of other ranks.")
+    judge_group_timeout_s: float = _flag(
+        60.0, "Seconds that a prompt's first completion waits for those of other ranks."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         RewardSpec("general", self.judge_method, self.judge_reward, self.judge_normalize)
-        if not 0 < self.judge_gather_s < self.judge_deadline_s:
+        if not 0 < self.judge_group_timeout_s < self.judge_deadline_s:
             raise UsageError("--judge_gather_s must be above 0 and below --judge_deadline_s")

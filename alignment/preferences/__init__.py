@@ -1,6 +1,6 @@
 """Preference data: rules that make pairs of judged answers, filters, the formats of trainers, and the data card."""
 
-from flex_judge.alignment.data.texts import Repeats, prompt_digest
+from flex_judge.alignment.data.texts import SeenPrompts, prompt_digest
 from flex_judge.alignment.preferences.card import CardSettings, card
 from flex_judge.alignment.preferences.filters import FILTERS, FilterSpec, filtered
 from flex_judge.alignment.preferences.formats import FORMATS, Format, prompt_columns, sees_images, sees_molecules
@@ -21,9 +21,9 @@ __all__ = [
     "Format",
     "Found",
     "Pair",
-    "Repeats",
     "Rule",
     "RuleSpec",
+    "SeenPrompts",
     "Side",
     "card",
     "filtered",

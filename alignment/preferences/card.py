@@ -8,7 +8,7 @@ from typing import Any
 
 from flex_judge.alignment.preferences.filters import FilterSpec
 from flex_judge.alignment.preferences.formats import FORMATS
-from flex_judge.alignment.preferences.histogram import Sketch, Tally
+from flex_judge.alignment.preferences.histogram import Histogram, Tally
 from flex_judge.alignment.preferences.pairs import DROP_REASONS
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.alignment.preferences.rules import RULES
@@ -204,8 +204,8 @@ def _columns(settings: CardSettings) -> list[str]:
     ]
 
 
-def _lengths(sketch: Sketch) -> tuple[str, ...]:
-    return (f"{sketch.mean or 0:,.0f}", *(f"{sketch.quantile(share) or 0:,}" for share in (0.1, 0.5, 0.9)))
+def _lengths(histogram: Histogram) -> tuple[str, ...]:
+    return (f"{histogram.mean or 0:,.0f}", *(f"{histogram.quantile(share) or 0:,}" for share in (0.1, 0.5, 0.9)))
 
 
 def _chart(title: str, tally: Tally) -> list[str]:

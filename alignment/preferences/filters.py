@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from flex_judge.alignment.data.texts import draw, similarity
+from flex_judge.alignment.data.texts import seeded_hash, similarity
 from flex_judge.alignment.preferences.pairs import Found, Pair
 from flex_judge.judges.errors import UsageError
 
@@ -28,7 +28,7 @@ class FilterSpec:
     allow_cut: bool = True
     """Whether an answer that was cut off may be in a pair."""
     allow_repeated_prompts: bool = True
-    """Whether a prompt that has occurred under another id has pairs too. Applied with `Repeats` where the rows of a
+    """Whether a prompt that has occurred under another id has pairs too. Applied with `SeenPrompts` where the rows of a
     whole run pass by."""
     per_prompt: int = 8
     """Pairs that are kept of one prompt at most."""
@@ -93,10 +93,10 @@ def filtered(found: Found, spec: FilterSpec) -> Found:
             dropped[reason] += 1
     if len(kept) > spec.per_prompt:
         dropped["over_cap"] += len(kept) - spec.per_prompt
-        drawn = sorted(range(len(kept)), key=lambda i: _lot(kept[i], spec.seed))[: spec.per_prompt]
+        drawn = sorted(range(len(kept)), key=lambda i: _tie_break(kept[i], spec.seed))[: spec.per_prompt]
         kept = [kept[i] for i in sorted(drawn)]
     return Found(tuple(kept), dropped)
 
 
-def _lot(pair: Pair, seed: int) -> str:
-    return draw(seed, pair.row.id, pair.chosen.response, pair.rejected.response)
+def _tie_break(pair: Pair, seed: int) -> str:
+    return seeded_hash(seed, pair.row.id, pair.chosen.response, pair.rejected.response)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WIDTH = 1.05
-"""Of neighbouring bins of a Sketch, the upper is this much wider: values are off by 2.5 % at most."""
+"""Of neighbouring bins of a Histogram, the upper is this much wider: values are off by 2.5 % at most."""
 STEP = 10
 """Bins of a Tally in a unit."""
 _MICRO = 1_000_000
 
 
 @dataclass
-class Sketch:
+class Histogram:
     """Whole numbers from 0 on, in bins that widen with them (as in DDSketch, arXiv 1908.10693): some 400 bins go up to
     a thousand million. The sum is exact, so that it is the same in whatever order parts are added."""
 
@@ -28,8 +28,8 @@ class Sketch:
         self.total += value
         self.bins[math.ceil(math.log(value, WIDTH) - 1e-9) if value else -1] += 1
 
-    def __add__(self, other: Sketch) -> Sketch:
-        return Sketch(self.total + other.total, self.bins + other.bins)
+    def __add__(self, other: Histogram) -> Histogram:
+        return Histogram(self.total + other.total, self.bins + other.bins)
 
     @property
     def count(self) -> int:
@@ -53,7 +53,7 @@ class Sketch:
         return {"total": self.total, "bins": _sorted(self.bins)}
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Sketch:
+    def from_json(cls, row: Mapping[str, Any]) -> Histogram:
         return cls(row["total"], _counted(row["bins"]))
 
 

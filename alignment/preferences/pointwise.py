@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from flex_judge.alignment.best_of_n.choice import rank
 from flex_judge.alignment.data.rows import Sampled
-from flex_judge.alignment.data.texts import draw, is_empty, same
+from flex_judge.alignment.data.texts import is_empty, same, seeded_hash
 from flex_judge.alignment.preferences.pairs import Found, Pair, difference, lacking, side_of
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.judges import Comparison, Judgment
@@ -66,11 +66,11 @@ class Pointwise(ABC):
         if len(candidates) < 2:
             return Found.none("unscored")
         return self.paired(
-            sampled, sorted(candidates, key=lambda c: (rank(c.judgment), self._lot(sampled, c), c.index))
+            sampled, sorted(candidates, key=lambda c: (rank(c.judgment), self._tie_break(sampled, c), c.index))
         )
 
-    def _lot(self, sampled: Sampled, candidate: Candidate) -> str:
-        return draw(self.spec.seed, sampled.row.id, sampled.responses[candidate.index])
+    def _tie_break(self, sampled: Sampled, candidate: Candidate) -> str:
+        return seeded_hash(self.spec.seed, sampled.row.id, sampled.responses[candidate.index])
 
     @abstractmethod
     def paired(self, sampled: Sampled, candidates: Sequence[Candidate]) -> Found:

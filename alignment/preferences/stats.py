@@ -12,7 +12,7 @@ from typing import Any
 
 from flex_judge.alignment.data.rows import Sampled
 from flex_judge.alignment.data.texts import prompt_digest
-from flex_judge.alignment.preferences.histogram import Sketch, Tally
+from flex_judge.alignment.preferences.histogram import Histogram, Tally
 from flex_judge.alignment.preferences.pairs import Found, Pair
 from flex_judge.judges import Judgment
 
@@ -47,9 +47,9 @@ class CardStats:
     """Of scored votes on two answers, which won: the one read `first`, the one read `second`, or a `tie`."""
     orders: Counter[str] = field(default_factory=Counter)
     """Of judgments that were made in several orders, whether these `agree` in all rounds or `disagree`."""
-    length_chosen: Sketch = field(default_factory=Sketch)
+    length_chosen: Histogram = field(default_factory=Histogram)
     """Characters."""
-    length_rejected: Sketch = field(default_factory=Sketch)
+    length_rejected: Histogram = field(default_factory=Histogram)
     scores: Tally = field(default_factory=Tally)
     """All scores of answers, whether they are in a pair or not."""
     margins: Tally = field(default_factory=Tally)
@@ -86,7 +86,7 @@ class CardStats:
 
     def repeated(self, pairs: int, rows: int) -> None:
         """Count pairs, and their rows, as dropped that were counted as kept: those of a prompt that turned out to
-        repeat another when shards were joined, see `Repeats`. Lengths, margins and places still have them."""
+        repeat another when shards were joined, see `SeenPrompts`. Lengths, margins and places still have them."""
         self.pairs -= pairs
         self.rows -= rows
         self.dropped["repeated_prompt"] += pairs
@@ -139,7 +139,7 @@ def _told(value: Any) -> Any:
         return base64.b64encode(_little(value).tobytes()).decode()
     if isinstance(value, Counter):
         return {name: value[name] for name in sorted(value) if value[name]}
-    return value.to_json() if isinstance(value, Sketch | Tally) else value
+    return value.to_json() if isinstance(value, Histogram | Tally) else value
 
 
 def _read(kind: Any, value: Any) -> Any:
@@ -148,7 +148,7 @@ def _read(kind: Any, value: Any) -> Any:
         return _little(array("Q", base64.b64decode(value)))
     if isinstance(kind, Counter):
         return Counter(value)
-    return type(kind).from_json(value) if isinstance(kind, Sketch | Tally) else value
+    return type(kind).from_json(value) if isinstance(kind, Histogram | Tally) else value
 
 
 def _little(numbers: array[int]) -> array[int]:

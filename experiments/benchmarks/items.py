@@ -62,7 +62,7 @@ class Ask:
 
     def comparison(self) -> Comparison:
         """The comparison, media read; see `flex_judge.judges.io.files.Row`."""
-        return replace(self.item.row.comparison(), id=self.id, draw=self.run)
+        return replace(self.item.row.comparison(), id=self.id, sample_index=self.run)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ Statistic = Callable[[Indexes], float]
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One metric of a judge on a benchmark."""
 
     value: float | None
@@ -49,7 +49,7 @@ class Figure:
     asked: int = 0
     """Items in all."""
 
-    def with_strict(self, every: Figure) -> Figure:
+    def with_strict(self, every: Metric) -> Metric:
         """This figure, and that of all items beside it."""
         return replace(
             self, strict=every.value, strict_low=every.low, strict_high=every.high, asked=max(self.asked, every.count)
@@ -59,7 +59,7 @@ class Figure:
         return asdict(self)
 
 
-def bootstrapped(statistic: Statistic, count: int, seed: int = 0, **rest: Any) -> Figure:
+def bootstrapped(statistic: Statistic, count: int, seed: int = 0, **rest: Any) -> Metric:
     """A statistic of so many items, with its percentile bootstrap interval (scipy).
 
     Resamples on which it is not defined (one score, in all of them) are left out of the interval.
@@ -70,14 +70,14 @@ def bootstrapped(statistic: Statistic, count: int, seed: int = 0, **rest: Any) -
     from scipy import stats
 
     if not count:
-        return Figure(None, **rest)
+        return Metric(None, **rest)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of undefined resamples, which are looked at below
         value = float(statistic(np.arange(count)))
         if math.isnan(value):
-            return Figure(None, count=count, **rest)
+            return Metric(None, count=count, **rest)
         if count < 2:
-            return Figure(value, count=count, **rest)
+            return Metric(value, count=count, **rest)
         drawn = stats.bootstrap(
             (np.arange(count),),
             statistic,
@@ -88,10 +88,10 @@ def bootstrapped(statistic: Statistic, count: int, seed: int = 0, **rest: Any) -
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution
         low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Figure(value, float(low), float(high), count, **rest)
+    return Metric(value, float(low), float(high), count, **rest)
 
 
-def share(worth: Sequence[float | None], asked: Sequence[float], seed: int = 0) -> Figure:
+def share(worth: Sequence[float | None], asked: Sequence[float], seed: int = 0) -> Metric:
     """The mean of what items are credited with.
 
     Args:
@@ -106,7 +106,7 @@ def share(worth: Sequence[float | None], asked: Sequence[float], seed: int = 0) 
     return scored.with_strict(bootstrapped(lambda at: float(every[at].mean()), len(every), seed))
 
 
-def ratio(parts: Sequence[float], wholes: Sequence[float], seed: int = 0) -> Figure:
+def ratio(parts: Sequence[float], wholes: Sequence[float], seed: int = 0) -> Metric:
     """The sum of some parts over the sum of their wholes: the share of verdicts, say, of those of all items.
 
     Args:
@@ -128,7 +128,7 @@ def mean_of_groups(
     groups: Sequence[str],
     weights: Sequence[float] | None = None,
     seed: int = 0,
-) -> Figure:
+) -> Metric:
     """The unweighted mean of the groups' shares; see `share` for the others.
 
     Args:
@@ -175,7 +175,7 @@ def system_means(values: Floats, systems: Indexes, weights: Floats | None = None
     return np.asarray(sums[totals > 0] / totals[totals > 0])
 
 
-def precision_recall_f1(predicted: Sequence[Sequence[str]], labels: Sequence[str], seed: int = 0) -> tuple[Figure, ...]:
+def precision_recall_f1(predicted: Sequence[Sequence[str]], labels: Sequence[str], seed: int = 0) -> tuple[Metric, ...]:
     """Macro averages over the labels that occur (scikit-learn), each with its interval over items. What was never
     predicted has precision 0.
 

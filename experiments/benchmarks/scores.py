@@ -11,9 +11,9 @@ import numpy as np
 
 from flex_judge.experiments.benchmarks.items import Outcome
 from flex_judge.experiments.benchmarks.metrics import (
-    Figure,
     Floats,
     Indexes,
+    Metric,
     Numbers,
     bootstrapped,
     mean_of_groups,
@@ -25,7 +25,7 @@ from flex_judge.experiments.benchmarks.metrics import (
     spearman,
     system_means,
 )
-from flex_judge.experiments.benchmarks.scoring import Figures, Tables, by_group
+from flex_judge.experiments.benchmarks.scoring import Metrics, Tables, by_group
 
 _OPINIONS = {"lcc": pearson, "srcc": spearman, "mse": mean_squared_error}
 
@@ -41,7 +41,7 @@ class Opinions:
     """Lowest and highest score of the judge's scale and of people's, where they differ: scores are mapped from one to
     the other, or their squared difference would mean nothing."""
 
-    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Figures:
+    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Metrics:
         known, scores, labels = _scored(outcomes)
         scores = self.mapped(scores)
         found = {name: _figure(metric, scores, labels, len(outcomes), seed) for name, metric in _OPINIONS.items()}
@@ -61,7 +61,7 @@ class Opinions:
         return least + (score - low) * (most - least) / (high - low)
 
     def tables(self, outcomes: Sequence[Outcome], seed: int) -> Tables:
-        def headline(part: Sequence[Outcome]) -> Figure:
+        def headline(part: Sequence[Outcome]) -> Metric:
             _, scores, labels = _scored(part)
             return _figure(_OPINIONS[self.headline], self.mapped(scores), labels, len(part), seed)
 
@@ -80,7 +80,7 @@ class Correlations:
     headline: str = "pearson"
     group: str = "source"
 
-    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Figures:
+    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Metrics:
         _, scores, labels = _scored(outcomes)
         return {
             self.headline: self._mean_of_sources(outcomes, seed),
@@ -90,7 +90,7 @@ class Correlations:
     def tables(self, outcomes: Sequence[Outcome], seed: int) -> Tables:
         return by_group(outcomes, lambda part: self._mean_of_sources(part, seed))
 
-    def _mean_of_sources(self, outcomes: Sequence[Outcome], seed: int) -> Figure:
+    def _mean_of_sources(self, outcomes: Sequence[Outcome], seed: int) -> Metric:
         labels = np.array([one.item.label for one in outcomes], dtype=np.float64)
         groups = numbered([one.item.groups[self.group] for one in outcomes])[1]
         runs = _by_run(outcomes)
@@ -108,7 +108,7 @@ class Correlations:
 
         count = sum(one.score is not None for one in outcomes)
         if not count:
-            return Figure(None, asked=len(outcomes))
+            return Metric(None, asked=len(outcomes))
         return replace(bootstrapped(mean, len(outcomes), seed, asked=len(outcomes)), count=count)
 
 
@@ -120,7 +120,7 @@ class Rankings:
     headline: str = "distance"
     group: str = "source"
 
-    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Figures:
+    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Metrics:
         distances, asked = self._distances(outcomes)
         groups = [one.item.groups[self.group] for one in outcomes]
         return {
@@ -155,7 +155,7 @@ def _scored(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], Floats, Floats]
 
 def _figure(
     metric: Callable[[Numbers, Numbers], float], scores: Floats, labels: Floats, asked: int, seed: int
-) -> Figure:
+) -> Metric:
     """A metric of scores and labels, with the interval over them."""
     return bootstrapped(lambda at: metric(scores[at], labels[at]), len(scores), seed, asked=asked)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from flex_judge.experiments.benchmarks.items import TIE, Outcome, prediction
 from flex_judge.experiments.benchmarks.metrics import (
-    Figure,
+    Metric,
     bootstrapped,
     mean_of_groups,
     precision_recall_f1,
@@ -20,8 +20,8 @@ from flex_judge.experiments.benchmarks.metrics import (
 )
 from flex_judge.judges import Judgment, Verdict
 
-Figures = dict[str, Figure]
-Tables = dict[str, dict[str, Figure]]
+Metrics = dict[str, Metric]
+Tables = dict[str, dict[str, Metric]]
 """Of a grouping (`source`) each group's figure."""
 
 
@@ -33,7 +33,7 @@ class Scoring(Protocol):
         """Name of the figure that stands for the task."""
         ...
 
-    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Figures: ...
+    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Metrics: ...
 
     def tables(self, outcomes: Sequence[Outcome], seed: int) -> Tables: ...
 
@@ -60,7 +60,7 @@ class Pairs:
     classes: bool = False
     """Whether precision, recall and F1 are told."""
 
-    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Figures:
+    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Metrics:
         found = {self.measure: self._share(outcomes, seed)}
         decided = [one for one in outcomes if one.item.label != TIE]
         parts = {"": outcomes}
@@ -100,13 +100,13 @@ class Pairs:
         worth = math.fsum(self._worth(said, outcome) or 0.0 for said in known)
         return (worth / len(known) if known else None), worth / max(1, len(found))
 
-    def _share(self, outcomes: Sequence[Outcome], seed: int) -> Figure:
+    def _share(self, outcomes: Sequence[Outcome], seed: int) -> Metric:
         return share(*self._credits(outcomes), seed)
 
     def _drew(self, outcome: Outcome) -> bool:
         return any(prediction(one) == TIE for one in outcome.votes)
 
-    def _decided(self, outcomes: Sequence[Outcome], seed: int) -> Figure:
+    def _decided(self, outcomes: Sequence[Outcome], seed: int) -> Metric:
         """The share of verdicts that say what people said, of those of all items that are no tie."""
         said = [[it for it in self._said(one) if it is not None and it != TIE] for one in outcomes]
         right = [sum(it == one.item.label for it in its) for one, its in zip(outcomes, said, strict=True)]
@@ -119,7 +119,7 @@ class Pairs:
             votes = outcome.judgments if self.unit == "run" else [outcome.together]
         return [prediction(vote, self.by_options) for vote in votes]
 
-    def _macro(self, outcomes: Sequence[Outcome], grouping: str, seed: int) -> Figure:
+    def _macro(self, outcomes: Sequence[Outcome], grouping: str, seed: int) -> Metric:
         worth, asked = self._credits(outcomes)
         groups = [one.item.groups[grouping] for one in outcomes]
         return mean_of_groups(worth, asked, groups, [self._weight(one) for one in outcomes], seed)
@@ -138,7 +138,7 @@ class Pairs:
             return 1.0
         return self.tie if said == TIE else 0.0
 
-    def _classes(self, outcomes: Sequence[Outcome], seed: int) -> Figures:
+    def _classes(self, outcomes: Sequence[Outcome], seed: int) -> Metrics:
         """Of the verdicts that `credit` counts, over the items that have one, and over all."""
         labels = [str(one.item.label) for one in outcomes]
         every = [[str(it) for it in self._said(one)] for one in outcomes]
@@ -151,7 +151,7 @@ class Pairs:
 
 
 def by_group(
-    outcomes: Sequence[Outcome], figure: Callable[[Sequence[Outcome]], Figure], but: str | None = None
+    outcomes: Sequence[Outcome], figure: Callable[[Sequence[Outcome]], Metric], but: str | None = None
 ) -> Tables:
     """A figure of each group, for every grouping of the items (but one) that has more than one."""
     names = dict.fromkeys(name for one in outcomes for name in one.item.groups if name != but)

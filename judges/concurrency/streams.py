@@ -13,7 +13,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-async def side_by_side(
+async def run_concurrently(
     items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, R]], at_a_time: int
 ) -> AsyncGenerator[tuple[int, R], None]:
     """Work on items, so many at a time; yields results as they are ready, with the numbers of their items.

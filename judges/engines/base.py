@@ -34,7 +34,7 @@ class Sampling:
     logprob_token_ids: tuple[int, ...] = ()
     """At every generated position, report the log-probability of these tokens: of the model's distribution as
     masked by `regex`, before temperature."""
-    draw: int = 0
+    sample_index: int = 0
     """Which of several draws of the same request this is. Engines ignore it; a ledger tells the draws apart by it."""
     seed: int | None = None
     """Of this request's draws, from 0 to 2**63 - 1: with it, the same request gives the same reply whatever else is

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flex_judge.judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
 from flex_judge.judges.errors import EngineLostError, UsageError
 from flex_judge.judges.media.prepared import Prepared
-from flex_judge.judges.models.inputs.placeholders import Pads
+from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.models.profiles import CHAT, Profile
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class ScriptedEngine:
         self.profile = profile
         marks = [(p.opening, p.pad, p.closing) for p in profile.placeholders.values()]
         self.tokenizer = byte_tokenizer(tuple(dict.fromkeys(token for mark in marks for token in mark)))
-        self._pads = Pads(profile, self.tokenizer)
+        self._placeholders = PlaceholderTokens(profile, self.tokenizer)
         self.max_model_len = max_model_len
         self.max_batch = 1024
         self.requests: list[tuple[str, Sampling]] = []
@@ -59,7 +59,7 @@ class ScriptedEngine:
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
     ) -> Generation:
         await self.check_health()
-        self._pads.find(prompt_token_ids, media, self.max_model_len)
+        self._placeholders.find(prompt_token_ids, media, self.max_model_len)
         prompt = self.tokenizer.decode(list(prompt_token_ids))
         self.requests.append((prompt, sampling))
         self.given.append((tuple(prompt_token_ids), sampling))

@@ -35,7 +35,7 @@ class Profile:
     name: str
     placeholders: Mapping[Modality, Placeholder] = field(default_factory=dict)
     """The modalities that the family sees or hears; molecules are shown as text to those that have no entry."""
-    prime: str = "<think>\n"
+    prefill: str = "<think>\n"
     """What a judge's reply is made to begin with."""
     stop_tokens: tuple[str, ...] = ()
     """Tokens that end a turn, beside those that the checkpoint names itself."""
@@ -101,7 +101,7 @@ PROFILES = {
     "flex-mol-llama": Profile(
         "flex-mol-llama",
         placeholders={Modality.MOLECULE: Placeholder("", "<mol>", "")},
-        prime="<think>",
+        prefill="<think>",
         stop_tokens=("<|eot_id|>", "<|end_of_text|>"),
     ),
     "chat": CHAT,

@@ -31,9 +31,9 @@ class Reply:
     """All that the judge said outside of its thinking, with the `<answer>` that we may have written for it."""
     cut: bool
     """Whether the answer ran out of tokens."""
-    forced: str | None = None
+    forced_answer: str | None = None
     """Why the answer was asked for under a grammar: `budget`, `early_end`, `no_answer`, or None."""
-    waits: int = 0
+    num_waits: int = 0
     usage: Usage = field(default_factory=Usage)
     places: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """Index in `answer` of each answer -> the probability of every answer at that place."""
@@ -42,8 +42,8 @@ class Reply:
 def read_verdict(reply: Reply, rubric: Rubric, responses: int) -> Verdict:
     """What a reply says, for the responses in the order in which the judge read them. Pure."""
     reasoning = reply.thinking.strip().removeprefix(THINK_OPEN).strip()
-    told = Verdict(Status.OK, reasoning=reasoning, forced=reply.forced, waits=reply.waits)
-    if reply.cut and reply.forced is None:
+    told = Verdict(Status.OK, reasoning=reasoning, forced_answer=reply.forced_answer, num_waits=reply.num_waits)
+    if reply.cut and reply.forced_answer is None:
         return replace(told, status=Status.TRUNCATED, detail="the answer ran out of tokens")
     try:
         reading = parse_answer(reply.answer, responses, rubric)
@@ -75,11 +75,11 @@ class Replier:
         self.wait = tuple(renderer.encode_trusted(WAIT))
 
     @property
-    def prime(self) -> str:
+    def prefill(self) -> str:
         """What the reply is made to begin with. One that answers first does not begin with its thinking."""
-        if self.settings.prime is not None:
-            return self.settings.prime
-        return self.engine.profile.prime if self.settings.reason_first else ""
+        if self.settings.prefill is not None:
+            return self.settings.prefill
+        return self.engine.profile.prefill if self.settings.reason_first else ""
 
     @cached_property
     def needed(self) -> int:
@@ -88,25 +88,25 @@ class Replier:
         # An answer that was not given, but whose probability is asked for, may be longer than the one that was.
         answer = max(len(self.renderer.encode_untrusted(f" {label}")) for label in label_scores(self.rubric))
         # Where the answer comes last, what was said in its place is kept before the one that is asked for.
-        rooms = 1 + (self.settings.reason_first and self.settings.force)
+        rooms = 1 + (self.settings.reason_first and self.settings.forced_answer)
         return self.settings.max_think_tokens + ours + rooms * self.room + answer
 
-    async def reply(self, prompt: RenderedPrompt, draw: int) -> Reply:
-        """Make a reply. `draw` tells apart the replies to one prompt."""
-        work = _Work(self, prompt, draw)
+    async def reply(self, prompt: RenderedPrompt, sample_index: int) -> Reply:
+        """Make a reply. `sample_index` tells apart the replies to one prompt."""
+        work = _Work(self, prompt, sample_index)
         return await (work.reason_first() if self.settings.reason_first else work.answer_first())
 
 
 class _Work:
     """One reply in the making."""
 
-    def __init__(self, replier: Replier, prompt: RenderedPrompt, draw: int) -> None:
-        self.r, self.prompt, self.draw = replier, prompt, draw
+    def __init__(self, replier: Replier, prompt: RenderedPrompt, sample_index: int) -> None:
+        self.r, self.prompt, self.sample_index = replier, prompt, sample_index
         self.settings = replier.settings
         self.usage = Usage()
 
     async def reason_first(self) -> Reply:
-        thought, last, text, waits = await self._think()
+        thought, last, text, num_waits = await self._think()
         if last.finish_reason == "stop":
             # The token that ends `</think>` may already begin the answer: `><` is one token to many models.
             begun = last.text.partition(THINK_CLOSE)[2]
@@ -115,44 +115,44 @@ class _Work:
             spoken = await self._generate(thought, self.r.room, measured=True)
             # One that was cut may have quoted a verdict and not yet come to its own: that is no last word.
             said = after_thinking(begun + spoken.text)
-            if self._is_verdict(said, spoken) or not self.settings.force:
-                return await self._finish(thought, spoken, said, text, None, waits)
+            if self._is_verdict(said, spoken) or not self.settings.forced_answer:
+                return await self._finish(thought, spoken, said, text, None, num_waits)
             if spoken.finish_reason == "length":
                 spoken = await self._on(thought, spoken)
                 said = after_thinking(begun + spoken.text)
                 if self._is_verdict(said, spoken):
-                    return await self._finish(thought, spoken, said, text, None, waits)
-            forced, context = "no_answer", thought + self.r.opening
+                    return await self._finish(thought, spoken, said, text, None, num_waits)
+            forced_answer, context = "no_answer", thought + self.r.opening
             if (begun + spoken.text).strip():
                 # After all that it said, never at its first `</think>`: if that was quoted out of a response, what
                 # stands there is the verdict that the response wants, and a grammar would have it completed.
                 context = thought + spoken.token_ids + self.r.closing
                 text += THINK_CLOSE + begun + spoken.text
-        elif not self.settings.force:
-            return Reply(text, "", last.finish_reason == "length", waits=waits, usage=self.usage)
+        elif not self.settings.forced_answer:
+            return Reply(text, "", last.finish_reason == "length", num_waits=num_waits, usage=self.usage)
         else:
-            forced = "budget" if last.finish_reason == "length" else "early_end"
+            forced_answer = "budget" if last.finish_reason == "length" else "early_end"
             context = thought + self.r.closing
-        answer = await self._force(context)
-        return await self._finish(context, answer, ANSWER_OPEN + answer.text, text, forced, waits)
+        answer = await self._generate_forced_answer(context)
+        return await self._finish(context, answer, ANSWER_OPEN + answer.text, text, forced_answer, num_waits)
 
     async def answer_first(self) -> Reply:
         context: tuple[int, ...] = ()
         answer = await self._generate(context, self.r.room, stop=THINK_OPEN, measured=True)
         # The token that ends `<think>` may already begin the thinking.
-        (said, begun), forced = split_answer_first(answer.text), None
-        if self.settings.force and not self._is_verdict(said, answer):
-            context, forced = self.r.opening, "no_answer"
-            answer = await self._force(context)
+        (said, begun), forced_answer = split_answer_first(answer.text), None
+        if self.settings.forced_answer and not self._is_verdict(said, answer):
+            context, forced_answer = self.r.opening, "no_answer"
+            answer = await self._generate_forced_answer(context)
             said, begun = ANSWER_OPEN + answer.text, ""
-        places = await self._places(context, answer, said, len(said) - len(answer.text) if forced else 0)
+        places = await self._places(context, answer, said, len(said) - len(answer.text) if forced_answer else 0)
         opened = () if THINK_OPEN in answer.text else self.r.thinking
         thought = await self._generate(
             context + answer.token_ids + opened, self.settings.max_think_tokens, stop=THINK_CLOSE
         )
         cut = answer.finish_reason == "length"
         thinking = begun + thought.text.partition(THINK_CLOSE)[0]
-        return Reply(thinking, said, cut, forced, 0, self.usage, places)
+        return Reply(thinking, said, cut, forced_answer, 0, self.usage, places)
 
     async def _think(self) -> tuple[tuple[int, ...], Generation, str, int]:
         """Think until `</think>`, the end of the turn or the budget, putting the end off as often as is asked.
@@ -161,17 +161,17 @@ class _Work:
             The tokens of the thinking, the last generation of them, their text, and how often the end was put off.
         """
         thought: tuple[int, ...] = ()
-        waits = 0
+        num_waits = 0
         while True:
             left = self.settings.max_think_tokens - len(thought)
             last = await self._generate(thought, left, stop=THINK_CLOSE)
-            if waits < self.settings.waits and last.finish_reason != "length":
+            if num_waits < self.settings.num_waits and last.finish_reason != "length":
                 kept = thought + self._before_close(last) + self.r.wait
                 if len(kept) < self.settings.max_think_tokens:
-                    thought, waits = kept, waits + 1
+                    thought, num_waits = kept, num_waits + 1
                     continue
             thought += last.token_ids
-            return thought, last, self.r.renderer.decode(thought) if waits else last.text, waits
+            return thought, last, self.r.renderer.decode(thought) if num_waits else last.text, num_waits
 
     async def _on(self, thought: tuple[int, ...], spoken: Generation) -> Generation:
         """What was spoken after the thinking and then cut, gone on with for as long as thinking may still last."""
@@ -203,17 +203,23 @@ class _Work:
             return False
         return generation.finish_reason != "length"
 
-    async def _force(self, context: tuple[int, ...]) -> Generation:
+    async def _generate_forced_answer(self, context: tuple[int, ...]) -> Generation:
         regex = answer_regex(self.r.rubric, self.r.responses)
         stop = ANSWER_CLOSE if self.r.rubric.answer_count(self.r.responses) == 1 else None
         return await self._generate(context, self.r.room, stop=stop, measured=True, regex=regex)
 
     async def _finish(
-        self, context: tuple[int, ...], answer: Generation, said: str, thinking: str, forced: str | None, waits: int
+        self,
+        context: tuple[int, ...],
+        answer: Generation,
+        said: str,
+        thinking: str,
+        forced_answer: str | None,
+        num_waits: int,
     ) -> Reply:
         """The reply that says `said`, which ends with the text of `answer` or with the end of it."""
         places = await self._places(context, answer, said, len(said) - len(answer.text))
-        return Reply(thinking, said, answer.finish_reason == "length", forced, waits, self.usage, places)
+        return Reply(thinking, said, answer.finish_reason == "length", forced_answer, num_waits, self.usage, places)
 
     async def _places(
         self, context: tuple[int, ...], answer: Generation, said: str, offset: int
@@ -253,7 +259,7 @@ class _Work:
             stop=(stop,) if stop else (),
             regex=regex,
             logprob_token_ids=self.r.answers.token_ids if measured else (),
-            draw=self.draw + (self.settings.seed << 16),  # another seed asks for other replies
+            sample_index=self.sample_index + (self.settings.seed << 16),  # another seed asks for other replies
         )
         generation = await self.r.engine.generate(self.prompt.token_ids + context, sampling, self.prompt.media)
         self.usage += generation.usage

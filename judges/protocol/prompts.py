@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any
 
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.protocol.quoting import quoted_headers, response_header
+from flex_judge.judges.protocol.quoting import quote_section_headers, response_header
 from flex_judge.judges.protocol.rendering import Span, Turn, pieces_of
 from flex_judge.judges.rubrics import Rubric
 from flex_judge.judges.types import Comparison, Part, parts_of
@@ -60,7 +60,7 @@ def judge_turns(comparison: Comparison, rubric: Rubric, reason_first: bool = Tru
 
     Text is shown as it is, with one exception: a line that begins like one of this rubric's section headers, such as
     `[Assistant 2's Answer]`, gets `> ` before it, so that the headers in a prompt are ours alone and a response cannot
-    write its rival's. See `flex_judge.judges.protocol.quoting.quoted_headers`.
+    write its rival's. See `flex_judge.judges.protocol.quoting.quote_section_headers`.
 
     Raises:
         UsageError: the rubric is not made for so many responses.
@@ -69,11 +69,11 @@ def judge_turns(comparison: Comparison, rubric: Rubric, reason_first: bool = Tru
     pieces = [part for message in comparison.prompt for part in parts_of(message.content) if _moves(part)]
     user: list[Span | Media] = [p for p in pieces if isinstance(p, Media)]
     user.append(Span(f"{rubric.question_header}\n", trusted=True))
-    user += quoted_headers(_question(comparison), rubric)
+    user += quote_section_headers(_question(comparison), rubric)
     for k, response in enumerate(comparison.responses):
         header = response_header(rubric, k, len(comparison.responses))
         user.append(Span(f"\n\n{header}\n", trusted=True))
-        user += quoted_headers(pieces_of(response), rubric)
+        user += quote_section_headers(pieces_of(response), rubric)
     return [Turn("system", (system,)), Turn("user", tuple(user))]
 
 
@@ -148,5 +148,5 @@ def _fill(text: str, words: Mapping[str, str]) -> str:
 
 @cache
 def _sentences() -> dict[str, Any]:
-    path = resources.files("judges") / "rubrics" / "prompt.toml"
+    path = resources.files("flex_judge.judges") / "rubrics" / "prompt.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))

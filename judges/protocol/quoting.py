@@ -41,7 +41,7 @@ def response_header(rubric: Rubric, k: int, responses: int) -> str:
     return rubric.answer_header.replace("{k}", "AB"[k] if rubric.by_options else str(k + 1))
 
 
-def quoted_headers(pieces: Sequence[Span | Media], rubric: Rubric) -> list[Span | Media]:
+def quote_section_headers(pieces: Sequence[Span | Media], rubric: Rubric) -> list[Span | Media]:
     """Untrusted pieces of one text, with `> ` before every line that begins like a section header of the rubric.
 
     Headers are told by their words, whatever number, letter case, width, spacing, punctuation and kind of square

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from flex_judge.judges.errors import MediaError, RenderError
 from flex_judge.judges.media.prepared import MediaLimits, Prepared
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.models.inputs.placeholders import Pads
+from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.models.inputs.preparation import prepare
 from flex_judge.judges.models.profiles import CHAT, Profile
 from flex_judge.judges.types import Content, parts_of
@@ -73,7 +73,7 @@ class Renderer:
             raise RenderError(f"tokenizer {tokenizer.name_or_path!r} needs a fast backend and a chat template")
         self.tokenizer = tokenizer
         self.profile = profile
-        self._pads = Pads(profile, tokenizer)
+        self._placeholders = PlaceholderTokens(profile, tokenizer)
         added = tokenizer.get_added_vocab()
         # Runs of spaces that some tokenizers add as tokens are ordinary text; all else that was added can control.
         self._spaces = {text: i for text, i in added.items() if not text.strip()}
@@ -108,12 +108,12 @@ class Renderer:
         """The text of token ids, control tokens by name and no white space tidied away."""
         return str(self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
 
-    def render(self, turns: Sequence[Turn], prime: str = "", limits: MediaLimits | None = None) -> RenderedPrompt:
+    def render(self, turns: Sequence[Turn], prefill: str = "", limits: MediaLimits | None = None) -> RenderedPrompt:
         """The token ids of a chat, up to where the assistant's reply begins. Decodes media, which can take a while.
 
         Args:
             turns: the chat, system message first if there is one.
-            prime: trusted text that the reply is made to begin with, unless the template ends with it anyway.
+            prefill: trusted text that the reply is made to begin with, unless the template ends with it anyway.
             limits: how media are scaled, where that differs from the model family's own limits.
 
         Raises:
@@ -129,12 +129,12 @@ class Renderer:
             content = "".join(self._text(piece, untrusted, media) for piece in turn.pieces)
             messages.append({"role": turn.role, "content": content})
         text = self._apply_template(messages)
-        text += "" if text.endswith(prime) else prime
+        text += "" if text.endswith(prefill) else prefill
         for nonce in untrusted:
             if text.count(nonce) != 1:
                 raise RenderError(f"the chat template writes a message {text.count(nonce)} times instead of once")
         token_ids = tuple(self._encode(text, untrusted))
-        self._pads.match(token_ids, [medium.modality for medium in media])
+        self._placeholders.match(token_ids, [medium.modality for medium in media])
         limits = (limits or MediaLimits()).over(self.profile.limits)
         prepared = tuple(prepare(medium, self.profile, limits) for medium in media)
         return RenderedPrompt(token_ids, prepared, self.profile.length(token_ids, prepared))

@@ -30,13 +30,13 @@ class JudgeSettings:
     order: str = "as_given"
     """In which order the judge reads the responses. `as_given`; `random`: drawn anew for each vote; `both`: each vote
     in the given order and in reverse; `rotations`: each vote in every cyclic order."""
-    waits: int = 0
+    num_waits: int = 0
     """How many times the end of the thinking is put off with "Wait" (budget forcing, arXiv 2501.19393)."""
     reason_first: bool = True
     """Whether the judge thinks before it answers. The other way round is the paper's ablation, and worse."""
-    force: bool = True
+    forced_answer: bool = True
     """Whether an answer that does not come is asked for under a grammar. Without it such a reply has no score."""
-    prime: str | None = None
+    prefill: str | None = None
     """What the reply is made to begin with; None takes what the model family was trained on."""
     media: MediaLimits = field(default_factory=MediaLimits)
     """How media are scaled, where that is to differ from the model family's own limits."""
@@ -47,7 +47,7 @@ class JudgeSettings:
     room for the comparison. None waits for ever."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_think_tokens", 1), ("max_answer_tokens", 1), ("votes", 1), ("waits", 0)):
+        for name, least in (("max_think_tokens", 1), ("max_answer_tokens", 1), ("votes", 1), ("num_waits", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 <= self.temperature < math.inf:
@@ -60,7 +60,7 @@ class JudgeSettings:
             raise UsageError(f"order must be one of {', '.join(ORDERS)}, not {self.order!r}")
         if self.votes > 1 and self.temperature == 0 and self.order != "random":
             raise UsageError("votes above 1 need a temperature above 0, or order random: greedy votes are all the same")
-        if self.waits and not self.reason_first:
+        if self.num_waits and not self.reason_first:
             raise UsageError("waits put off the answer, so they need reason_first")
         if self.deadline_s is not None and not self.deadline_s > 0:
             raise UsageError(f"deadline_s must be above 0, or None for no deadline, not {self.deadline_s}")

@@ -18,7 +18,7 @@ from flex_judge.judges.types import Comparison
 Order = tuple[int, ...]
 
 
-class Ballot:
+class VoteLoop:
     """Holds the vote on one comparison.
 
     A judgment draws its votes from an endless row of them: those of draw d are the votes from number d * `votes` on. So
@@ -31,9 +31,9 @@ class Ballot:
         """Of the votes that came to an end."""
         self._prompts: dict[Order, RenderedPrompt] = {}
         self._unrecorded: NotRecordedError | None = None
-        self._skipped = comparison.draw * settings.votes
+        self._skipped = comparison.sample_index * settings.votes
         # What every draw has in common: orders go on where those of the draw before ended.
-        first = replace(comparison, draw=0) if comparison.draw else comparison
+        first = replace(comparison, sample_index=0) if comparison.sample_index else comparison
         self._key = f"{settings.seed}/{first.digest}"
 
     @property
@@ -46,7 +46,7 @@ class Ballot:
         if order not in self._prompts:
             shown = self.comparison.permuted(order)
             turns = judge_turns(shown, self.replier.rubric, self.settings.reason_first)
-            render = (turns, self.replier.prime, self.settings.media)
+            render = (turns, self.replier.prefill, self.settings.media)
             if self.comparison.has_media:  # decoding takes a while
                 self._prompts[order] = await asyncio.to_thread(self.renderer.render, *render)
             else:
@@ -111,7 +111,7 @@ class Ballot:
 
     async def _vote(self, number: int, order: Order) -> Verdict:
         try:
-            reply = await self.replier.reply(await self.prompt(order), draw=self._skipped + number)
+            reply = await self.replier.reply(await self.prompt(order), sample_index=self._skipped + number)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task and task.cancelling():

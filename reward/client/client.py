@@ -120,10 +120,10 @@ class JudgeClient:
 
     async def _rewards(self, samples: Sequence[Sample], spec: RewardSpec) -> list[Reward]:
         group_size = spec.group_size if spec.needs_group else None
-        if group_size is not None and spec.gather_s >= self.deadline_s:
+        if group_size is not None and spec.group_timeout_s >= self.deadline_s:
             raise UsageError(
-                f"gather_s of {spec.gather_s:g} s must be below the deadline_s of {self.deadline_s:g} s: an incomplete "
-                "group is judged only after it"
+                f"group_timeout_s of {spec.group_timeout_s:g} s must be below the deadline_s of {self.deadline_s:g} s: "
+                "an incomplete group is judged only after it"
             )
         batches = batches_of([spec.group_of(sample) for sample in samples], self.chunk, group_size)
         questions = _Questions("/v1/rewards", "samples", "rewards", lambda i: encoded_sample(samples[i]), asdict(spec))

@@ -28,8 +28,8 @@ def encoded_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
         "responses": [_content(response, media) for response in comparison.responses],
         "rubric": comparison.rubric,
     }
-    if comparison.draw:
-        row["draw"] = comparison.draw
+    if comparison.sample_index:
+        row["sample_index"] = comparison.sample_index
     return row, media
 
 

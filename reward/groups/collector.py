@@ -59,10 +59,11 @@ def _by_group(samples: Sequence[Sample], spec: RewardSpec) -> list[list[int]]:
     return groups
 
 
-class Gatherer:
+class GroupCollector:
     """Collects samples into groups across calls, has the groups judged, and hands out the rewards.
 
-    A group is judged when it has `group_size` members, or `gather_s` after its first one came with what there is.
+    A group is judged when it has `group_size` members, or `group_timeout_s` after its first one came with what there
+    is.
     In the second case whoever comes within `retain_s` more is late, judged against what is there and marked so, until
     the group has all its members; the next one begins a new group. Complete groups are forgotten at once, and so are
     those that everybody gave up; incomplete ones after `retain_s`, or earlier where they hold more than RETAINED_BYTES.
@@ -88,7 +89,7 @@ class Gatherer:
         Args:
             deadline_s: a comparison that has no verdict so many seconds from now has status timeout; the others of its
                 group lose nothing by it. In a group of several callers the earliest deadline counts. Gathering takes
-                part of it, so it should be longer than `gather_s`.
+                part of it, so it should be longer than `group_timeout_s`.
 
         Returns:
             One future per sample, in order. To cancel it is to give the sample up; work that everybody gave up is
@@ -131,7 +132,7 @@ class Gatherer:
         if group is None:
             group = Group(spec, self._ask, spec.group_size, self._start, lambda left: self._forget(identity, left))
             self._groups[identity] = group
-            self._after(spec.gather_s, identity)
+            self._after(spec.group_timeout_s, identity)
         future = group.add(sample, deadline)
         if group.full:
             self._forget(identity)

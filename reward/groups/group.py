@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.media.types import Media
 from flex_judge.judges.types import Content, parts_of
-from flex_judge.reward.groups.match import Bout
+from flex_judge.reward.groups.match import Match
 from flex_judge.reward.groups.methods import Ask, judge_group
 from flex_judge.reward.groups.rewards import rewards_of
 from flex_judge.reward.types import GroupNote, Reward, RewardSpec, Sample
@@ -33,7 +33,7 @@ class Member:
     future: asyncio.Future[Reward]
     deadline: float | None
     """By the event loop's clock; a comparison without a verdict by then has status timeout."""
-    alone: asyncio.Task[list[Bout]] | None
+    alone: asyncio.Task[list[Match]] | None
     """What is asked about it without the others, see ALONE."""
 
     def give_up(self) -> None:
@@ -63,10 +63,10 @@ class Group:
         self.members: list[Member] = []
         self.closed = False
         """Whether whoever comes now is late."""
-        self._bouts: list[Bout] = []
+        self._matches: list[Match] = []
         self._judged = 0  # members that have been judged, the first ones
         self._in_hand = 0  # members that are being judged, the next ones
-        self._work: asyncio.Task[tuple[list[Bout], list[Reward]]] | None = None
+        self._work: asyncio.Task[tuple[list[Match], list[Reward]]] | None = None
 
     @property
     def full(self) -> bool:
@@ -105,28 +105,28 @@ class Group:
             self._work = self._start(self._judge())
             self._work.add_done_callback(self._ended)
 
-    async def _judge(self) -> tuple[list[Bout], list[Reward]]:
+    async def _judge(self) -> tuple[list[Match], list[Reward]]:
         # Told only now, so that latecomers who come in one call are in one wave.
         self._let_go()
         samples = [member.sample for member in self.members]
         wave = range(self._judged, len(samples))
         self._in_hand = len(wave)
         if not wave:
-            return self._bouts, []
+            return self._matches, []
         members = [self.members[i] for i in wave]
         if self.spec.method in ALONE:
-            bouts = list(self._bouts)
+            matches = list(self._matches)
             for i, member in zip(wave, members, strict=True):
                 assert member.alone is not None
-                bouts += [_as_member(i, bout) for bout in await member.alone]
+                matches += [_as_member(i, match) for match in await member.alone]
         else:
             waiting = [m.deadline for m in members if m.deadline is not None and not m.future.done()]
             ask = until(self.ask, min(waiting, default=None))
-            bouts = await judge_group(samples, self.spec, ask, wave, self._bouts)
+            matches = await judge_group(samples, self.spec, ask, wave, self._matches)
         note = GroupNote(len(samples), self.wanted, late=self._judged > 0)
-        return bouts, rewards_of(bouts, self.spec, note, wave)
+        return matches, rewards_of(matches, self.spec, note, wave)
 
-    def _ended(self, work: asyncio.Task[tuple[list[Bout], list[Reward]]]) -> None:
+    def _ended(self, work: asyncio.Task[tuple[list[Match], list[Reward]]]) -> None:
         self._work = None
         done = slice(self._judged, self._judged + self._in_hand)
         self._in_hand = 0
@@ -138,8 +138,8 @@ class Group:
         elif (error := work.exception()) is not None:
             self._fail(error)
         else:
-            bouts, rewards = work.result()
-            self._bouts = [bout.without_words() for bout in bouts]
+            matches, rewards = work.result()
+            self._matches = [match.without_words() for match in matches]
             self._judged = done.stop
             for member, reward in zip(self.members[done], rewards, strict=True):
                 if not member.future.done():
@@ -147,7 +147,7 @@ class Group:
         if len(self.members) > self._judged:
             self.judge()
 
-    def _alone_ended(self, alone: asyncio.Task[list[Bout]]) -> None:
+    def _alone_ended(self, alone: asyncio.Task[list[Match]]) -> None:
         # The group would find out when it is judged; its callers need not wait until then.
         if not alone.cancelled() and (error := alone.exception()) is not None:
             self._fail(error)
@@ -198,9 +198,9 @@ def until(ask: Ask, deadline: float | None) -> Ask:
     return asked
 
 
-def _as_member(index: int, bout: Bout) -> Bout:
+def _as_member(index: int, match: Match) -> Match:
     """The bout of one who was judged as a group of its own."""
-    return replace(bout, members=tuple(None if member is None else index for member in bout.members))
+    return replace(match, members=tuple(None if member is None else index for member in match.members))
 
 
 def _size(content: Content) -> int:

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
 from flex_judge.judges.concurrency.tasks import all_of
-from flex_judge.reward.groups.match import Bout
+from flex_judge.reward.groups.match import Match
 
-Play = Callable[[int, int], Awaitable[Bout]]
+Play = Callable[[int, int], Awaitable[Match]]
 """Have two members compared, the first of them standing first."""
 
 
-async def knock_out(drawn: Sequence[int], play: Play) -> list[Bout]:
+async def knock_out(drawn: Sequence[int], play: Play) -> list[Match]:
     """Single elimination: n - 1 bouts in ceil(log2 n) rounds; each is held as soon as its two members are known.
 
     The draw is halved again and again; where n is no power of two, some members have no bout in the first round.
@@ -25,11 +25,11 @@ async def knock_out(drawn: Sequence[int], play: Play) -> list[Bout]:
     Returns:
         All bouts with their rounds and who went on, see `_goes_on`; the final last.
     """
-    bouts, _ = await _bracket(drawn, (len(drawn) - 1).bit_length(), play)
-    return bouts
+    matches, _ = await _bracket(drawn, (len(drawn) - 1).bit_length(), play)
+    return matches
 
 
-async def _bracket(drawn: Sequence[int], round: int, play: Play) -> tuple[list[Bout], int]:
+async def _bracket(drawn: Sequence[int], round: int, play: Play) -> tuple[list[Match], int]:
     """The bouts among some members, the last of them in that round, and who comes out of them."""
     if len(drawn) == 1:
         return [], drawn[0]
@@ -37,12 +37,12 @@ async def _bracket(drawn: Sequence[int], round: int, play: Play) -> tuple[list[B
     (left, a), (right, b) = await all_of(
         [_bracket(drawn[:half], round - 1, play), _bracket(drawn[half:], round - 1, play)]
     )
-    bout = await _held(a, b, round, [*left, *right], play)
-    assert bout.through is not None
-    return [*left, *right, bout], bout.through
+    match = await _held(a, b, round, [*left, *right], play)
+    assert match.through is not None
+    return [*left, *right, match], match.through
 
 
-async def climb(latecomer: int, drawn: Sequence[int], bouts: Sequence[Bout], play: Play) -> list[Bout]:
+async def climb(latecomer: int, drawn: Sequence[int], matches: Sequence[Match], play: Play) -> list[Match]:
     """The bouts of one who comes when the knock-out is over, as though it had been in the draw.
 
     It meets one of those who were knocked out in the first round, then one of the second, and so on until it is knocked
@@ -50,54 +50,58 @@ async def climb(latecomer: int, drawn: Sequence[int], bouts: Sequence[Bout], pla
 
     Args:
         drawn: the members that it may meet.
-        bouts: the knock-out, and the bouts of earlier latecomers.
+        matches: the knock-out, and the bouts of earlier latecomers.
     """
-    held: list[Bout] = []
-    levels = reached(drawn, bouts)
+    held: list[Match] = []
+    levels = reached(drawn, matches)
     for level in sorted(set(levels.values())):
         # Not always the same one, so that one upset does not place all latecomers.
         opponent = random.Random(f"{latecomer}/{level}").choice([m for m in drawn if levels[m] == level])
-        held.append(await _held(opponent, latecomer, level, [*bouts, *held], play))
+        held.append(await _held(opponent, latecomer, level, [*matches, *held], play))
         if held[-1].through != latecomer:
             break
     return held
 
 
-def reached(members: Iterable[int], bouts: Sequence[Bout]) -> dict[int, int]:
+def reached(members: Iterable[int], matches: Sequence[Match]) -> dict[int, int]:
     """How far each member came: the round in which it was knocked out, or one more than the last where it never was."""
-    last = max((bout.round for bout in bouts), default=0)
+    last = max((match.round for match in matches), default=0)
     # Who is met by a latecomer after it was knocked out is met in that same round.
-    out = {member: bout.round for bout in bouts for member in bout.members if member != bout.through}
+    out = {member: match.round for match in matches for member in match.members if member != match.through}
     return {member: out.get(member, last + 1) for member in members}
 
 
-async def _held(a: int, b: int, round: int, before: Sequence[Bout], play: Play) -> Bout:
+async def _held(a: int, b: int, round: int, before: Sequence[Match], play: Play) -> Match:
     # Who stood second more often stands first, so that a leaning of the judge to one place is not always for the same.
-    bout = await play(*((b, a) if _times_ahead(b, before) < _times_ahead(a, before) else (a, b)))
-    return replace(bout, round=round, through=_goes_on(bout, a, b, before))
+    match = await play(*((b, a) if _times_ahead(b, before) < _times_ahead(a, before) else (a, b)))
+    return replace(match, round=round, through=_goes_on(match, a, b, before))
 
 
-def _goes_on(bout: Bout, a: int, b: int, before: Sequence[Bout]) -> int:
+def _goes_on(match: Match, a: int, b: int, before: Sequence[Match]) -> int:
     """Who goes on: the preferred one; at a tie the one with the higher expected score; without a verdict the one with
     the higher mean score in the bouts before. Where that is level too, `a`: the one that comes first in the draw, or
     was there before the latecomer."""
-    place = bout.members.index
-    won = bout.won(place(a), place(b))
+    place = match.members.index
+    won = match.won(place(a), place(b))
     if won is not None and won != 0.5:
         return a if won else b
     if won is None:
         mine, other = _mean(a, before), _mean(b, before)
     else:
-        figures = None if bout.equal else bout.figures
-        mine, other = (figures[place(a)], figures[place(b)]) if figures else (None, None)
+        statistics = None if match.equal else match.statistics
+        mine, other = (statistics[place(a)], statistics[place(b)]) if statistics else (None, None)
     return b if mine is not None and other is not None and other > mine else a
 
 
-def _times_ahead(member: int, bouts: Sequence[Bout]) -> int:
+def _times_ahead(member: int, matches: Sequence[Match]) -> int:
     """How much more often it stood first than second."""
-    return sum(1 if bout.members[0] == member else -1 for bout in bouts if member in bout.members)
+    return sum(1 if match.members[0] == member else -1 for match in matches if member in match.members)
 
 
-def _mean(member: int, bouts: Sequence[Bout]) -> float | None:
-    scores = [bout.figures[bout.members.index(member)] for bout in bouts if member in bout.members and bout.figures]
+def _mean(member: int, matches: Sequence[Match]) -> float | None:
+    scores = [
+        match.statistics[match.members.index(member)]
+        for match in matches
+        if member in match.members and match.statistics
+    ]
     return math.fsum(scores) / len(scores) if scores else None

@@ -8,7 +8,7 @@ from flex_judge.judges import Judgment
 
 
 @dataclass(frozen=True)
-class Bout:
+class Match:
     """One comparison of members of a group, or of one alone."""
 
     members: tuple[int | None, ...]
@@ -23,7 +23,7 @@ class Bout:
     """Of a knock-out: who went on."""
 
     @property
-    def figures(self) -> tuple[float, ...] | None:
+    def statistics(self) -> tuple[float, ...] | None:
         """The scores by place, expected ones where there are; None without a verdict."""
         if self.judgment is None:
             return None
@@ -35,21 +35,21 @@ class Bout:
 
         Of a pair it is what most votes prefer; among more it is the higher score, expected where there is one.
         """
-        figures = self.figures
+        statistics = self.statistics
         if self.equal:
             return 0.5
-        if self.judgment is None or figures is None:
+        if self.judgment is None or statistics is None:
             return None
         if len(self.members) == 2:
             preferred = self.judgment.preferred
             return 0.5 if preferred is None else float(preferred == place)
-        return 0.5 if figures[place] == figures[other] else float(figures[place] > figures[other])
+        return 0.5 if statistics[place] == statistics[other] else float(statistics[place] > statistics[other])
 
     @property
     def has_verdict(self) -> bool:
-        return self.equal or self.figures is not None
+        return self.equal or self.statistics is not None
 
-    def without_words(self) -> Bout:
+    def without_words(self) -> Match:
         """The same with nothing but its scores, to be kept."""
         if self.judgment is None:
             return self

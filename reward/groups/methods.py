@@ -14,7 +14,7 @@ from flex_judge.judges.concurrency.tasks import all_of
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.types import Content
 from flex_judge.reward.groups.knockout import climb, knock_out
-from flex_judge.reward.groups.match import Bout
+from flex_judge.reward.groups.match import Match
 from flex_judge.reward.groups.rewards import rubric_named
 from flex_judge.reward.types import LARGEST_ROUND_ROBIN, TOO_MANY_PAIRS, RewardSpec, Sample
 
@@ -33,7 +33,7 @@ class Contest:
     ask: Ask
     wanted: frozenset[int]
     """The members that are to be judged, by index; the others are there as opponents."""
-    earlier: tuple[Bout, ...]
+    earlier: tuple[Match, ...]
     """The comparisons of the group that there have been."""
     name: str
     """What the ids of its comparisons begin with; no two contests have the same."""
@@ -50,23 +50,23 @@ class Contest:
         """Whether some of the members are there as opponents alone."""
         return len(self.wanted) < len(self.samples)
 
-    async def bout(self, *members: int) -> Bout:
+    async def match(self, *members: int) -> Match:
         """Have members compared, in this order. Equal responses are a tie, and most often not asked about."""
         first, *others = (self.samples[member] for member in members)
-        return await self._bout(members, first, [other.response for other in others])
+        return await self._match(members, first, [other.response for other in others])
 
-    async def bout_with_baseline(self, member: int) -> Bout:
+    async def match_with_baseline(self, member: int) -> Match:
         """Have a member compared with the baseline it was given, which stands second."""
         sample = self.samples[member]
         assert sample.baseline is not None, "see check"
-        return await self._bout((member, None), sample, [sample.baseline])
+        return await self._match((member, None), sample, [sample.baseline])
 
-    async def _bout(self, members: tuple[int | None, ...], first: Sample, others: list[Content]) -> Bout:
+    async def _match(self, members: tuple[int | None, ...], first: Sample, others: list[Content]) -> Match:
         equal = bool(others) and all(other == first.response for other in others)
         if equal and not self._scores_of_equals:
-            return Bout(members, None, equal=True)
+            return Match(members, None, equal=True)
         name = f"{self.name}/{'-'.join('baseline' if m is None else str(m) for m in members)}"
-        return Bout(members, await self.ask(first.comparison(self.spec.rubric, *others, id=name)), equal=equal)
+        return Match(members, await self.ask(first.comparison(self.spec.rubric, *others, id=name)), equal=equal)
 
     @cached_property
     def _scores_of_equals(self) -> bool:
@@ -76,18 +76,18 @@ class Contest:
         return self.spec.reward in ("score", "expected") and (alike or self.spec.method in ("baseline", "knockout"))
 
 
-async def pointwise(contest: Contest) -> list[Bout]:
+async def pointwise(contest: Contest) -> list[Match]:
     """Each member alone: n comparisons."""
-    return [*contest.earlier, *await all_of(contest.bout(m) for m in sorted(contest.wanted))]
+    return [*contest.earlier, *await all_of(contest.match(m) for m in sorted(contest.wanted))]
 
 
-async def baseline(contest: Contest) -> list[Bout]:
+async def baseline(contest: Contest) -> list[Match]:
     """Each member against its own baseline: n comparisons. The baseline stands second throughout, so that a leaning of
     the judge to one place is the same for all."""
-    return [*contest.earlier, *await all_of(contest.bout_with_baseline(m) for m in sorted(contest.wanted))]
+    return [*contest.earlier, *await all_of(contest.match_with_baseline(m) for m in sorted(contest.wanted))]
 
 
-async def round_robin(contest: Contest) -> list[Bout]:
+async def round_robin(contest: Contest) -> list[Match]:
     """Every pair once: n (n - 1) / 2 comparisons; of latecomers, the pairs in which there is one.
 
     Of members i and j of the draw, the earlier one stands first where i + j is even: each stands first in half of its
@@ -98,32 +98,32 @@ async def round_robin(contest: Contest) -> list[Bout]:
         for (i, a), (j, b) in combinations(enumerate(contest.drawn), 2)
         if not contest.wanted.isdisjoint((a, b))
     ]
-    return [*contest.earlier, *await all_of(contest.bout(*pair) for pair in pairs)]
+    return [*contest.earlier, *await all_of(contest.match(*pair) for pair in pairs)]
 
 
-async def knockout(contest: Contest) -> list[Bout]:
+async def knockout(contest: Contest) -> list[Match]:
     """Single elimination: n - 1 comparisons (arXiv 2501.13007), see `flex_judge.reward.groups.knockout`.
 
     A group of one has none. Latecomers do not meet each other; each climbs the rounds that there were until it is
     knocked out.
     """
     if not contest.late:
-        return await knock_out(contest.drawn, contest.bout)
+        return await knock_out(contest.drawn, contest.match)
     field = [member for member in contest.drawn if member not in contest.wanted]
-    climbs = await all_of(climb(m, field, contest.earlier, contest.bout) for m in sorted(contest.wanted))
-    return [*contest.earlier, *(bout for bouts in climbs for bout in bouts)]
+    climbs = await all_of(climb(m, field, contest.earlier, contest.match) for m in sorted(contest.wanted))
+    return [*contest.earlier, *(match for matches in climbs for match in matches)]
 
 
-async def batch(contest: Contest) -> list[Bout]:
+async def batch(contest: Contest) -> list[Match]:
     """All members in one comparison, in the order of the draw; of fewer than the rubric is made for, none.
 
     With latecomers, everyone is judged anew, and what was said earlier no longer counts.
     """
     fewest, _ = rubric_named(contest.spec.rubric).responses
-    return [await contest.bout(*contest.drawn)] if len(contest.samples) >= fewest else []
+    return [await contest.match(*contest.drawn)] if len(contest.samples) >= fewest else []
 
 
-WAYS: Mapping[str, Callable[[Contest], Awaitable[list[Bout]]]] = MappingProxyType(
+WAYS: Mapping[str, Callable[[Contest], Awaitable[list[Match]]]] = MappingProxyType(
     {"pointwise": pointwise, "round_robin": round_robin, "knockout": knockout, "baseline": baseline, "batch": batch}
 )
 """How groups are judged, by the names in `flex_judge.reward.types.METHODS`. Each returns the comparisons that count."""
@@ -134,8 +134,8 @@ async def judge_group(
     spec: RewardSpec,
     ask: Ask,
     wanted: Collection[int] | None = None,
-    earlier: Sequence[Bout] = (),
-) -> list[Bout]:
+    earlier: Sequence[Match] = (),
+) -> list[Match]:
     """Judge the completions of one prompt by `spec.method`, comparisons side by side as far as the method allows.
 
     Args:

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from flex_judge.judges import Judgment, Status, Usage
 from flex_judge.judges.rubrics import Rubric, load_rubric
-from flex_judge.reward.groups.match import Bout
-from flex_judge.reward.groups.statistics import Figures, Numbers, figures_of, normalised
+from flex_judge.reward.groups.match import Match
+from flex_judge.reward.groups.statistics import MemberStatistics, Numbers, compute_statistics, normalised
 from flex_judge.reward.types import GroupNote, Reward, RewardSpec
 
 
@@ -41,12 +41,12 @@ def scaled(score: float, rubric: Rubric | str) -> float:
 
 
 def rewards_of(
-    bouts: Sequence[Bout], spec: RewardSpec, note: GroupNote, wanted: Collection[int] | None = None
+    matches: Sequence[Match], spec: RewardSpec, note: GroupNote, wanted: Collection[int] | None = None
 ) -> list[Reward]:
     """The rewards of a group's members.
 
     Args:
-        bouts: the comparisons of the group, see `flex_judge.reward.groups.methods.judge_group`. Those of members
+        matches: the comparisons of the group, see `flex_judge.reward.groups.methods.judge_group`. Those of members
         that are
             not wanted count too where members are held against each other: in ranks and in normalisation.
         note: in what company they were judged; its `size` is the number of members.
@@ -56,55 +56,55 @@ def rewards_of(
         One for each wanted member, in the order of their indexes. Its status is ok exactly where it has a value.
     """
     members = range(note.size)
-    figures = figures_of(bouts, spec.method)
-    values = normalised(_asked_for(figures, spec.reward), spec.normalize)
-    own: dict[int, list[Bout]] = {member: [] for member in members}
-    for bout in bouts:
-        for member in bout.members:
+    statistics = compute_statistics(matches, spec.method)
+    values = normalised(_asked_for(statistics, spec.reward), spec.normalize)
+    own: dict[int, list[Match]] = {member: [] for member in members}
+    for match in matches:
+        for member in match.members:
             if member is not None:
-                own[member].append(bout)
+                own[member].append(match)
     return [
-        _reward(member, own[member], figures, values, note, own)
+        _reward(member, own[member], statistics, values, note, own)
         for member in (members if wanted is None else sorted(wanted))
     ]
 
 
-def _asked_for(figures: Figures, reward: str) -> Numbers:
+def _asked_for(statistics: MemberStatistics, reward: str) -> Numbers:
     """The figure that is the reward. One expected score that the engine gives no distribution for would cost the
     completion its reward; its written score is on the same scale."""
     if reward == "expected":
-        return figures.best_known
-    found: Numbers = getattr(figures, reward)
+        return statistics.best_known
+    found: Numbers = getattr(statistics, reward)
     return found
 
 
 def _reward(
     member: int,
-    bouts: Sequence[Bout],
-    figures: Figures,
+    matches: Sequence[Match],
+    statistics: MemberStatistics,
     values: Numbers,
     note: GroupNote,
-    everyone: dict[int, list[Bout]],
+    everyone: dict[int, list[Match]],
 ) -> Reward:
-    judgments = [bout.judgment for bout in bouts if bout.judgment is not None]
+    judgments = [match.judgment for match in matches if match.judgment is not None]
     value = values.get(member)
     status, detail = (Status.OK, "") if value is not None else _why(member, note, everyone)
     disagreements = [j.disagreement for j in judgments if j.disagreement is not None]
     return Reward(
         value,
         status,
-        **{field.name: getattr(figures, field.name).get(member) for field in fields(figures)},
+        **{field.name: getattr(statistics, field.name).get(member) for field in fields(statistics)},
         reasoning=next((j.reasoning for j in judgments if j.scores is not None), ""),
         detail=detail,
         group=note,
         disagreement=math.fsum(disagreements) / len(disagreements) if disagreements else None,
         judgments=len(judgments),
-        usage=sum((_usage_share(bout) for bout in bouts), Usage()),
+        usage=sum((_usage_share(match) for match in matches), Usage()),
         model=next((j.model for j in judgments if j.model), ""),
     )
 
 
-def _why(member: int, note: GroupNote, everyone: dict[int, list[Bout]]) -> tuple[Status, str]:
+def _why(member: int, note: GroupNote, everyone: dict[int, list[Match]]) -> tuple[Status, str]:
     """Why a member has no value: its own comparisons failed, there was nobody to hold it against, or all of those
     failed."""
     own = _failure(everyone[member])
@@ -114,14 +114,14 @@ def _why(member: int, note: GroupNote, everyone: dict[int, list[Bout]]) -> tuple
         return Status.TIMEOUT, "no other completion of its prompt arrived, and the reward needs one"
     if not everyone[member]:
         return Status.TIMEOUT, f"only {note.size} completions of its prompt arrived, too few for the rubric"
-    others = _failure(bout for other, bouts in everyone.items() if other != member for bout in bouts)
+    others = _failure(match for other, matches in everyone.items() if other != member for match in matches)
     assert others is not None, "it has a verdict and so has another: then it has every figure"
     return others[0], f"no other completion of its prompt has a score: {others[1]}"
 
 
-def _failure(bouts: Iterable[Bout]) -> tuple[Status, str] | None:
+def _failure(matches: Iterable[Match]) -> tuple[Status, str] | None:
     """The commonest status of failed comparisons, and what was wrong in the first of them."""
-    failed = [bout.judgment for bout in bouts if bout.judgment is not None and bout.judgment.scores is None]
+    failed = [match.judgment for match in matches if match.judgment is not None and match.judgment.scores is None]
     if not failed:
         return None
     status = Counter(judgment.status for judgment in failed).most_common(1)[0][0]
@@ -129,10 +129,10 @@ def _failure(bouts: Iterable[Bout]) -> tuple[Status, str] | None:
     return status, next((vote.detail for vote in first.votes if vote.detail), "")
 
 
-def _usage_share(bout: Bout) -> Usage:
+def _usage_share(match: Match) -> Usage:
     """The tokens of a comparison, divided evenly among the completions in it; a baseline pays nothing."""
-    if bout.judgment is None:
+    if match.judgment is None:
         return Usage()
-    sharing = sum(member is not None for member in bout.members)
-    usage = bout.judgment.usage
+    sharing = sum(member is not None for member in match.members)
+    usage = match.judgment.usage
     return Usage(*(getattr(usage, field.name) // sharing for field in fields(usage)))

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.reward.groups.knockout import reached
-from flex_judge.reward.groups.match import Bout
+from flex_judge.reward.groups.match import Match
 
 Numbers = Mapping[int, float]
 """A figure by the index of the member; those that do not have it are not in it."""
 
 
 @dataclass(frozen=True)
-class Figures:
+class MemberStatistics:
     """The figures of a group's members, see `flex_judge.reward.types.Reward`."""
 
     score: Numbers
@@ -33,7 +33,7 @@ class Figures:
         return {**self.score, **self.expected}
 
 
-def figures_of(bouts: Sequence[Bout], method: str) -> Figures:
+def compute_statistics(matches: Sequence[Match], method: str) -> MemberStatistics:
     """The figures that comparisons come to.
 
     Members that were judged alone are held against each other by their expected scores (written, where there are
@@ -45,32 +45,32 @@ def figures_of(bouts: Sequence[Bout], method: str) -> Figures:
     expected: dict[int, list[float | None]] = defaultdict(list)
     won: dict[int, list[float]] = defaultdict(list)
     ahead: dict[int, list[float]] = defaultdict(list)
-    for bout in bouts:
-        for place, member in enumerate(bout.members):
-            if member is None or not bout.has_verdict:
+    for match in matches:
+        for place, member in enumerate(match.members):
+            if member is None or not match.has_verdict:
                 continue
-            if bout.judgment is not None and bout.judgment.scores is not None:
-                written[member].append(bout.judgment.scores[place])
-                means = bout.judgment.expected_scores
+            if match.judgment is not None and match.judgment.scores is not None:
+                written[member].append(match.judgment.scores[place])
+                means = match.judgment.expected_scores
                 expected[member].append(None if means is None else means[place])
-            if len(bout.members) > 1:
-                won[member].append(_share(bout, place))
-                ahead[member].append(_lead(bout, place))
+            if len(match.members) > 1:
+                won[member].append(_share(match, place))
+                ahead[member].append(_lead(match, place))
     score = {member: _mean(values) for member, values in written.items()}
     finer = {member: _mean(_known(values)) for member, values in expected.items() if None not in values}
     if method == "pointwise":
         known = {**score, **finer}
         ranks = placed(known)
         # The share of the others that one beats, a tie counting half, is its place among them.
-        return Figures(score, finer, ranks, ranks, _leads(known))
+        return MemberStatistics(score, finer, ranks, ranks, _leads(known))
     rates = {member: _mean(values) for member, values in won.items()}
     margins = {member: _mean(values) for member, values in ahead.items()}
     if method == "baseline":
-        return Figures(score, finer, rates, rates, margins)
+        return MemberStatistics(score, finer, rates, rates, margins)
     worth: Mapping[int, Any] = (
-        reached(rates, bouts) if method == "knockout" else {m: (rates[m], margins[m]) for m in rates}
+        reached(rates, matches) if method == "knockout" else {m: (rates[m], margins[m]) for m in rates}
     )
-    return Figures(score, finer, rates, placed(worth), margins)
+    return MemberStatistics(score, finer, rates, placed(worth), margins)
 
 
 def placed(worth: Mapping[int, Any]) -> Numbers:
@@ -99,19 +99,19 @@ def normalised(values: Numbers, how: str) -> Numbers:
     return {member: value / deviation for member, value in centred.items()}
 
 
-def _share(bout: Bout, place: int) -> float:
+def _share(match: Match, place: int) -> float:
     """What a place has won of the others in its comparison, on average."""
     return _mean(
-        [won for other in range(len(bout.members)) if other != place and (won := bout.won(place, other)) is not None]
+        [won for other in range(len(match.members)) if other != place and (won := match.won(place, other)) is not None]
     )
 
 
-def _lead(bout: Bout, place: int) -> float:
+def _lead(match: Match, place: int) -> float:
     """How far a place is ahead of the mean of the others in its comparison."""
-    figures = bout.figures
-    if bout.equal or figures is None:
+    statistics = match.statistics
+    if match.equal or statistics is None:
         return 0.0
-    return figures[place] - _mean([*figures[:place], *figures[place + 1 :]])
+    return statistics[place] - _mean([*statistics[:place], *statistics[place + 1 :]])
 
 
 def _leads(scores: Numbers) -> Numbers:

@@ -12,13 +12,13 @@ from typing import Any
 
 from flex_judge.judges.errors import UsageError
 
-Beside = Sequence[tuple[Callable[..., Any], float]]
+ExtraRewards = Sequence[tuple[Callable[..., Any], float]]
 """Reward functions as TRL's trainers call them, and what each is multiplied by."""
 
 
-def checked(beside: Beside) -> list[tuple[Callable[..., Any], float]]:
+def checked(extra_rewards: ExtraRewards) -> list[tuple[Callable[..., Any], float]]:
     """Raises UsageError for what is no pair of a function and a number."""
-    found = list(beside)
+    found = list(extra_rewards)
     for pair in found:
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2
         if not is_pair or not callable(pair[0]) or isinstance(pair[1], bool) or not isinstance(pair[1], int | float):
@@ -48,7 +48,7 @@ async def awaited(function: Callable[..., Any], *args: Any, **rest: Any) -> list
 
 
 def summed(
-    judged: Sequence[float | None], beside: Beside, values: Sequence[Sequence[float | None]]
+    judged: Sequence[float | None], extra_rewards: ExtraRewards, values: Sequence[Sequence[float | None]]
 ) -> list[float | None]:
     """The judge's rewards and the others', weighted. None of the judge's stays None; None of another, which says
     nothing of that completion, adds nothing.
@@ -56,12 +56,12 @@ def summed(
     Raises:
         UsageError: a function gave another number of values than there are completions.
     """
-    for (function, _), given in zip(beside, values, strict=True):
+    for (function, _), given in zip(extra_rewards, values, strict=True):
         if len(given) != len(judged):
             raise UsageError(f"beside: {named(function)} gave {len(given)} values for {len(judged)} completions")
     return [
         None
         if value is None
-        else value + sum(weight * (given[i] or 0.0) for (_, weight), given in zip(beside, values, strict=True))
+        else value + sum(weight * (given[i] or 0.0) for (_, weight), given in zip(extra_rewards, values, strict=True))
         for i, value in enumerate(judged)
     ]

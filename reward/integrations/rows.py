@@ -40,8 +40,8 @@ class Rows:
         """
         messages = self._plain(prompt)
         bare, own = _image_parts(messages)
-        beside = [self._picture(image) for image in images] if bare or not own else []
-        comparison = Comparison.of(messages, self._plain(response), images=beside)
+        extra_rewards = [self._picture(image) for image in images] if bare or not own else []
+        comparison = Comparison.of(messages, self._plain(response), images=extra_rewards)
         held = None if baseline is None else content_of(self._plain(baseline))
         return Sample(comparison.prompt, comparison.responses[0], held, group)
 

@@ -17,7 +17,7 @@ UNKNOWN_S = 5.0
 SHORTEST_S, LONGEST_S = 1.0, 60.0
 
 
-class Admission:
+class Backpressure:
     """Counts what was accepted and is not yet answered."""
 
     def __init__(

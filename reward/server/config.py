@@ -78,10 +78,10 @@ class GatewayConfig:
         for host in self.media_hosts:
             if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host):
                 raise UsageError(f"media_hosts must be names of hosts in small letters, without scheme, not {host!r}")
-        gathers = self.openrlhf.needs_group and self.openrlhf.group_size is not None
+        waits_for_groups = self.openrlhf.needs_group and self.openrlhf.group_size is not None
         deadline_s = min(self.openrlhf_deadline_s, self.deadline_s)
-        if gathers and self.openrlhf.gather_s >= deadline_s:
+        if waits_for_groups and self.openrlhf.group_timeout_s >= deadline_s:
             raise UsageError(
-                f"openrlhf.gather_s of {self.openrlhf.gather_s:g} s leaves nothing of the {deadline_s:g} s in which "
-                "/get_reward must answer"
+                f"openrlhf.group_timeout_s={self.openrlhf.group_timeout_s:g} leaves no time in the {deadline_s:g} s "
+                "in which /get_reward must answer"
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.types import LARGEST_DRAW, Comparison, Message, content_of
+from flex_judge.judges.types import MAX_SAMPLE_INDEX, Comparison, Message, content_of
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.types import Sample
 
@@ -40,14 +40,14 @@ def comparison_from_json(row: Any, field: str, media: Take) -> Comparison:
     """A row of `comparisons`. Its rubric is not looked up.
 
     Args:
-        row: `{"prompt", "responses", "images"?, "rubric"?, "id"?, "draw"?}`.
+        row: `{"prompt", "responses", "images"?, "rubric"?, "id"?, "sample_index"?}`.
         field: where it stands in the request, for messages.
         media: called for every medium, in the order of the row.
 
     Raises:
         FieldError: a field is missing, unknown or wrong.
     """
-    row = checked_fields(row, field, ("prompt", "responses"), ("images", "rubric", "id", "draw"))
+    row = checked_fields(row, field, ("prompt", "responses"), ("images", "rubric", "id", "sample_index"))
     responses = as_list(row["responses"], f"{field}.responses")
     if not responses:
         raise FieldError.at(f"{field}.responses", "expected one response or more, got an empty list")
@@ -57,7 +57,7 @@ def comparison_from_json(row: Any, field: str, media: Take) -> Comparison:
         prompt,
         tuple(_response(r, f"{field}.responses[{i}]", media) for i, r in enumerate(responses)),
         as_text(row.get("rubric", "general"), f"{field}.rubric"),
-        _draw(row.get("draw", 0), f"{field}.draw"),
+        _sample_index(row.get("sample_index", 0), f"{field}.draw"),
     )
 
 
@@ -142,9 +142,9 @@ def as_list(value: Any, field: str) -> list[Any]:
     return value
 
 
-def _draw(value: Any, field: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_DRAW:
-        raise FieldError.at(field, f"expected a whole number from 0 to {LARGEST_DRAW}")
+def _sample_index(value: Any, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SAMPLE_INDEX:
+        raise FieldError.at(field, f"expected a whole number from 0 to {MAX_SAMPLE_INDEX}")
     return value
 
 

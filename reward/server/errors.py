@@ -20,7 +20,7 @@ class FieldError(UsageError):
         return cls(f"{field}: {problem}", field)
 
 
-class RefusedError(FieldError):
+class RejectedError(FieldError):
     """Something in a request cannot be judged as it is, which showed only when it was judged."""
 
     def __init__(self, message: str, field: str = "", results: Sequence[Any] = ()) -> None:

@@ -13,17 +13,17 @@ from typing import Any, TypeVar
 
 from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
-from flex_judge.reward.groups.collector import Gatherer
+from flex_judge.reward.groups.collector import GroupCollector
 from flex_judge.reward.groups.methods import Ask, check
-from flex_judge.reward.server.backpressure import Admission, Bodies
+from flex_judge.reward.server.backpressure import Backpressure, Bodies
 from flex_judge.reward.server.config import MIB, GatewayConfig
-from flex_judge.reward.server.errors import FieldError, NotNowError, RefusedError
-from flex_judge.reward.server.idempotency import Repeats
-from flex_judge.reward.server.media_decoding import Intake
+from flex_judge.reward.server.errors import FieldError, NotNowError, RejectedError
+from flex_judge.reward.server.idempotency import IdempotencyCache
+from flex_judge.reward.server.media_decoding import MediaDecoder
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlReader
 from flex_judge.reward.server.metrics import Metrics
-from flex_judge.reward.server.rubrics import Menu
+from flex_judge.reward.server.rubrics import RubricRegistry
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 __all__ = ["Gateway", "GatewayConfig"]
@@ -62,16 +62,16 @@ class Gateway:
         self.config = config = config or GatewayConfig()
         self.metrics = metrics or Metrics()
         self.draining = False
-        self.rubrics = Menu(config.rubrics)
+        self.rubrics = RubricRegistry(config.rubrics)
         self.store = MediaStore(config.media_store_mib * MIB)
         self.bodies = Bodies(config.max_bodies_mib * MIB)
         urls = UrlReader(config.media_hosts, config.max_body_mib * MIB)
-        self.intake = Intake(self.store, urls, config.max_media)
+        self.media_decoder = MediaDecoder(self.store, urls, config.max_media)
         self._ask = ask
         self._health = health
-        self._admission = Admission(config.max_pending, self.metrics.pending)
-        self._gatherer = Gatherer(self._asked, config.retain_s)
-        self._repeats = Repeats(config.retain_s, ANSWERS_MIB * MIB)
+        self._backpressure = Backpressure(config.max_pending, self.metrics.pending)
+        self._collector = GroupCollector(self._asked, config.retain_s)
+        self._idempotency = IdempotencyCache(config.retain_s, ANSWERS_MIB * MIB)
         self._ending: set[asyncio.Future[Any]] = set()
         self._in_hand = 0
         self._idle = asyncio.Event()
@@ -80,7 +80,7 @@ class Gateway:
     @property
     def pending(self) -> int:
         """Completions and comparisons that are accepted and not yet answered."""
-        return self._admission.pending
+        return self._backpressure.pending
 
     async def judge(self, comparisons: Sequence[Comparison], deadline_s: float | None = None) -> list[Judgment]:
         """Judgments in the same order. Failures become a status, never a score.
@@ -91,7 +91,7 @@ class Gateway:
         Raises:
             FieldError: a rubric does not exist or is not made for so many responses; nothing was judged.
             NotNowError: there is no room for all of them, or the service drains; nothing was judged.
-            RefusedError: one cannot be judged as it is; it holds the judgments of the others.
+            RejectedError: one cannot be judged as it is; it holds the judgments of the others.
         """
         rubrics = [
             self.rubrics.find(c.rubric, len(c.responses), f"comparisons[{i}].rubric") for i, c in enumerate(comparisons)
@@ -123,7 +123,7 @@ class Gateway:
         judging_s = left_s - min(MARGIN * left_s, LONGEST_MARGIN_S)
         futures: dict[int, asyncio.Future[Reward]] = {}
         for spec, places in by_spec.items():
-            added = self._gatherer.add([asked[i][0] for i in places], spec, judging_s)
+            added = self._collector.add([asked[i][0] for i in places], spec, judging_s)
             futures.update(zip(places, added, strict=True))
         found = await self._collected([futures[i] for i in range(len(asked))], "samples", left_s)
         return [Reward(None, Status.TIMEOUT, detail=_late(left_s)) if reward is None else reward for reward in found]
@@ -139,18 +139,18 @@ class Gateway:
             with self.occupied():  # also when nobody waits for it any more
                 return await work()
 
-        return await self._repeats.once(key, fingerprint, working)
+        return await self._idempotency.once(key, fingerprint, working)
 
     def check_open(self, key: str | None) -> None:
         """Raise NotNowError where a request would be refused anyway, before its body is read."""
-        if key is None or not self._repeats.knows(key):
+        if key is None or not self._idempotency.knows(key):
             self.check_room(1)
 
     def check_room(self, count: int) -> None:
         """Raise NotNowError if so many more are not taken."""
         if self.draining:
             raise NotNowError("the service is shutting down and takes nothing new", DRAINING_S)
-        self._admission.check(count)
+        self._backpressure.check(count)
 
     @contextmanager
     def occupied(self) -> Iterator[None]:
@@ -178,8 +178,8 @@ class Gateway:
     async def close(self) -> None:
         """Give up everything."""
         self.draining = True
-        await self._repeats.close()
-        await self._gatherer.close()
+        await self._idempotency.close()
+        await self._collector.close()
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def _asked(self, comparison: Comparison) -> Judgment:
@@ -193,18 +193,20 @@ class Gateway:
 
     def _checked(self, spec: RewardSpec) -> RewardSpec:
         """The spec with the rubric as a judge finds it."""
-        if spec.needs_group and spec.group_size is not None and spec.gather_s > self.config.deadline_s:
-            problem = f"{spec.gather_s:g} s are more than the {self.config.deadline_s:g} s that a request may take"
-            raise FieldError.at("gather_s", problem)
+        if spec.needs_group and spec.group_size is not None and spec.group_timeout_s > self.config.deadline_s:
+            problem = (
+                f"{spec.group_timeout_s:g} s are more than the {self.config.deadline_s:g} s that a request may take"
+            )
+            raise FieldError.at("group_timeout_s", problem)
         needed = {"pointwise": 1, "batch": spec.group_size}.get(spec.method, 2)
         return replace(spec, rubric=self.rubrics.find(spec.rubric, needed).name)
 
     async def _collected(self, work: Sequence[asyncio.Future[T]], name: str, left_s: float) -> list[T | None]:
         """What is ready when the time is up; None for the rest, which is given up."""
         with self.occupied():
-            self._admission.admit(len(work))
+            self._backpressure.admit(len(work))
             for one in work:
-                one.add_done_callback(lambda _: self._admission.finished())
+                one.add_done_callback(lambda _: self._backpressure.finished())
             try:
                 if work:
                     await asyncio.wait(work, timeout=left_s)
@@ -225,7 +227,7 @@ class Gateway:
         if refused:
             first = min(refused)
             more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
-            raise RefusedError(f"{name}[{first}]: {refused[first]}{more}", f"{name}[{first}]", found)
+            raise RejectedError(f"{name}[{first}]: {refused[first]}{more}", f"{name}[{first}]", found)
         return found
 
     def _give_up(self, work: asyncio.Future[Any]) -> None:

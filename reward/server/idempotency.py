@@ -22,7 +22,7 @@ class Answer:
     """None while it is under way."""
 
 
-class Repeats:
+class IdempotencyCache:
     """Answers by their keys, for some minutes. Work under a key goes on when nobody waits for it any more.
 
     What ends in an error is forgotten at once: sent again, it is tried again. For one event loop.

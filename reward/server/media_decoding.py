@@ -24,7 +24,7 @@ Found = dict[tuple[Modality, str, str], Media]
 """(modality, kind, value) -> medium: what stands in a request more than once is read once."""
 
 
-class Intake:
+class MediaDecoder:
     """Decodes rows of requests, and reads the media that they refer to without holding up the event loop."""
 
     def __init__(self, store: MediaStore, urls: UrlReader, most: int) -> None:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flex_judge.judges.errors import AccessError, RenderError, RequestTooLargeError, UsageError
 from flex_judge.reward.server.auth import check_key
-from flex_judge.reward.server.errors import FetchError, FieldError, MissingMediaError, NotNowError, RefusedError
+from flex_judge.reward.server.errors import FetchError, FieldError, MissingMediaError, NotNowError, RejectedError
 from flex_judge.reward.server.gateway import Gateway
 
 OPEN = "/healthz"
@@ -29,7 +29,7 @@ HELD = "flex_judge.held"
 log = logging.getLogger(__name__)
 
 
-class Boundary:
+class Middleware:
     """ASGI middleware around all routes."""
 
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
@@ -60,7 +60,7 @@ class Boundary:
                 except Exception as error:  # the one place where what nobody expected becomes an answer
                     if status:
                         raise  # the answer is half out; the server ends the connection
-                    await refusal(error)(scope, receive, sending)
+                    await error_response(error)(scope, receive, sending)
             finally:
                 route = getattr(scope.get("route"), "path", "other")
                 self._gateway.metrics.request(route, status or GONE, time.monotonic() - started)
@@ -78,7 +78,7 @@ def encoded(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, allow_nan=False).encode()
 
 
-def refusal(error: Exception) -> Response:
+def error_response(error: Exception) -> Response:
     """What the client is told of an error. Of one that nobody expected, nothing but that there was one."""
     body: dict[str, Any] = {"error": " ".join(str(error).split())}
     if isinstance(error, FieldError) and error.field:
@@ -90,7 +90,7 @@ def refusal(error: Exception) -> Response:
             return json_answer(body, 413)
         case MissingMediaError():
             return json_answer(body | {"missing_media": list(error.digests)}, 409)
-        case RefusedError():
+        case RejectedError():
             results = [None if result is None else result.to_json() for result in error.results]
             return json_answer(body | {"results": results}, 422)
         case UsageError() | RenderError():

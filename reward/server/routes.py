@@ -26,7 +26,7 @@ from flex_judge.reward.server.decoding import comparison_from_json, sample_from_
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.idempotency import FIELD
-from flex_judge.reward.server.middleware import HELD, Boundary, encoded, json_answer, refusal
+from flex_judge.reward.server.middleware import HELD, Middleware, encoded, error_response, json_answer
 from flex_judge.reward.server.openapi import describe, operation
 from flex_judge.reward.server.schemas import JudgeRequest, OpenRlhfRequest, RewardsRequest, validated
 from flex_judge.reward.types import RewardSpec
@@ -53,7 +53,7 @@ def asgi_app(gateway: Gateway) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.add_middleware(Boundary, gateway=gateway)
+    app.add_middleware(Middleware, gateway=gateway)
     app.add_exception_handler(HTTPException, _http_error)  # of the router: 404, 405
     posts: dict[str, tuple[type[BaseModel], Work[Any]]] = {
         "/v1/judge": (JudgeRequest, _judge),
@@ -103,7 +103,7 @@ async def _judge(gateway: Gateway, asked: JudgeRequest, left_s: Callable[[], flo
     _check_count(gateway, asked.comparisons, "comparisons")
     fields = (f"comparisons[{i}]" for i in range(len(asked.comparisons)))
     rows = [(f, partial(comparison_from_json, row, f)) for f, row in zip(fields, asked.comparisons, strict=True)]
-    comparisons = await gateway.intake.read(rows)
+    comparisons = await gateway.media_decoder.read(rows)
     return {"judgments": [j.to_json() for j in await gateway.judge(comparisons, left_s())]}
 
 
@@ -117,7 +117,7 @@ async def _rewards(gateway: Gateway, asked: RewardsRequest, left_s: Callable[[],
     gateway.rubrics.find(spec.rubric)
     places = (f"samples[{i}]" for i in range(len(asked.samples)))
     rows = [(f, partial(sample_from_json, row, f)) for f, row in zip(places, asked.samples, strict=True)]
-    samples = await gateway.intake.read(rows)
+    samples = await gateway.media_decoder.read(rows)
     return {"rewards": [r.to_json() for r in await gateway.rewards([(s, spec) for s in samples], left_s())]}
 
 
@@ -132,7 +132,7 @@ async def _get_reward(gateway: Gateway, asked: OpenRlhfRequest, _: Callable[[], 
     rows = [openrlhf.Row(*told, i, config.end_of_turn) for i, told in texts]
     specs = [config.openrlhf if row.rubric is None else replace(config.openrlhf, rubric=row.rubric) for row in rows]
     rubrics = [gateway.rubrics.find(s.rubric, field=f"{r.field}.rubric") for s, r in zip(specs, rows, strict=True)]
-    samples = await gateway.intake.read([(row.field, row.sample) for row in rows])
+    samples = await gateway.media_decoder.read([(row.field, row.sample) for row in rows])
     try:
         rewards = await gateway.rewards(list(zip(samples, specs, strict=True)), config.openrlhf_deadline_s)
     except FieldError as e:  # results of others are not told: a request of OpenRLHF has one sample
@@ -166,7 +166,7 @@ def _healthz(gateway: Gateway) -> Route:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    return refusal(error)
+    return error_response(error)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:

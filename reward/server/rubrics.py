@@ -11,7 +11,7 @@ from flex_judge.reward.server.decoding import suggestion
 from flex_judge.reward.server.errors import FieldError
 
 
-class Menu:
+class RubricRegistry:
     """Finds rubrics by name; a name is never taken for a path."""
 
     def __init__(self, files: Sequence[str] = ()) -> None:

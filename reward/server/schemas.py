@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from flex_judge.judges import Judgment
-from flex_judge.judges.types import LARGEST_DRAW
+from flex_judge.judges.types import MAX_SAMPLE_INDEX
 from flex_judge.reward.server.decoding import checked_fields, suggestion
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.types import METHODS, NORMALIZE, REWARDS, Reward, RewardSpec
@@ -101,7 +101,7 @@ class ComparisonRow(Strict):
     """Name of a rubric."""
     id: str = ""
     """Comes back with the judgment."""
-    draw: Annotated[int, Field(ge=0, le=LARGEST_DRAW)] = 0
+    sample_index: Annotated[int, Field(ge=0, le=MAX_SAMPLE_INDEX)] = 0
     """Which judgment of the same comparison is wanted: with another number the judge draws other votes."""
 
 
@@ -140,7 +140,7 @@ class RewardsRequest(Strict):
     """What is done to the rewards of a group."""
     group_size: int | None = None
     """Completions that a prompt's group has, from any number of requests; null: those of this request."""
-    gather_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _SPEC.gather_s
+    group_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _SPEC.group_timeout_s
     """Seconds that a group waits for its missing members."""
     deadline_s: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     """Seconds until the answer; what is not ready by then has status timeout. The service has a longest one."""

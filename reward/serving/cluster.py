@@ -152,15 +152,15 @@ def _nothing_left_behind() -> Iterator[None]:
     mark = uuid.uuid4().hex
     command = [sys.executable, "-P", "-m", "flex_judge.reward.serving.cleanup", mark]
     # In a session of its own, so that Ctrl-C does not end it before its work begins.
-    reaper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    cleanup = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     os.environ[VARIABLE] = mark
     try:
         yield
     finally:
         os.environ.pop(VARIABLE, None)
-        assert reaper.stdin is not None
-        reaper.stdin.close()
-        reaper.wait()
+        assert cleanup.stdin is not None
+        cleanup.stdin.close()
+        cleanup.wait()
 
 
 def _join(ray_module: ray, address: str) -> None:  # type: ignore[valid-type]

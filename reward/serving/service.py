@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Any
 
 from flex_judge.judges import Comparison, Judgment
-from flex_judge.judges.concurrency.streams import side_by_side
+from flex_judge.judges.concurrency.streams import run_concurrently
 from flex_judge.judges.errors import UsageError
 from flex_judge.reward.serving.app import application
 from flex_judge.reward.serving.config import ServiceConfig
@@ -96,7 +96,7 @@ class JudgeService:
         repeated = [i for i, n in Counter(c.id for c in comparisons).items() if n > 1]
         if repeated:
             raise UsageError(f"{len(repeated)} comparison ids occur more than once, {repeated[0]!r} among them")
-        async with aclosing(side_by_side(comparisons, self.judge, 2 * self.config.room)) as judgments:
+        async with aclosing(run_concurrently(comparisons, self.judge, 2 * self.config.room)) as judgments:
             async for _, judgment in judgments:
                 yield judgment
 

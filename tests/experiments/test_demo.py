@@ -46,7 +46,7 @@ def test_the_demo_writes_what_it_promises(run: Path) -> None:
     assert summary["accuracy_best_of_n"] <= summary["accuracy_any"]
     assert summary["policy_tokens"] > 0
     assert summary["judge_tokens"] > 0
-    assert not summary["forced"]  # the embedded judge answers by itself
+    assert not summary["forced_answer"]  # the embedded judge answers by itself
     assert summary["judge_auc"] > 0.8
     assert summary["cached_tokens"] > summary["prompt_tokens"] / 2
     judged = rows(run / "judgments.jsonl")

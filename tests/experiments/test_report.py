@@ -32,10 +32,10 @@ SUMMARY: dict[str, Any] = json.loads("""{
 EVIL = "<script>alert('x')</script><img src=https://evil.example/x.png>"
 
 
-def judgment(id: str, score: float | None, status: str = "ok", forced: str | None = None) -> dict[str, Any]:
+def judgment(id: str, score: float | None, status: str = "ok", forced_answer: str | None = None) -> dict[str, Any]:
     scores = None if score is None else [score]
     detail = "" if status == "ok" else "no verdict within 600 s"
-    vote = {"status": status, "scores": scores, "reasoning": "", "forced": forced, "detail": detail}
+    vote = {"status": status, "scores": scores, "reasoning": "", "forced_answer": forced_answer, "detail": detail}
     reasoning, provenance = f"I think <b>{id}</b> is fine.", {"rubric": "correctness"}
     return vote | {"id": id, "reasoning": reasoning, "votes": [vote], "provenance": provenance}
 
@@ -68,7 +68,7 @@ def run(tmp_path: Path) -> Path:
     write_rows(tmp_path / "preferences.jsonl", [preference("q1", 1, 0)])
     ids = [f"{q}/{k}" for q in ("q1", "q2") for k in range(3)]
     rows = [judgment(i, s) for i, s in zip(ids, [1.0, 5.0, 3.0, 4.0, None, 4.0], strict=True)]
-    rows[2] = judgment("q1/2", 3.0, forced="budget")
+    rows[2] = judgment("q1/2", 3.0, forced_answer="budget")
     rows[4] = judgment("q2/1", None, "timeout")
     write_rows(tmp_path / "judgments.jsonl", rows)
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
@@ -152,7 +152,14 @@ def test_figures(run: Path) -> None:
 
 
 def test_optional_and_unknown_keys(run: Path) -> None:
-    more = {"cached_tokens": 30, "prompt_tokens": 40, "forced": {"budget": 1}, "judge_auc": 0.75, "seed": 7, "new": []}
+    more = {
+        "cached_tokens": 30,
+        "prompt_tokens": 40,
+        "forced_answer": {"budget": 1},
+        "judge_auc": 0.75,
+        "seed": 7,
+        "new": [],
+    }
     (run / "summary.json").write_text(json.dumps(SUMMARY | more))
     html, _ = page_of(run)
     assert "30 (75.0%)" in html
@@ -247,7 +254,9 @@ def test_prompts_with_a_pair_come_first_in_file_order() -> None:
 
 def test_several_votes_keep_each_reasoning() -> None:
     row = judgment("q1/0", 3.0)
-    row["votes"] = [row["votes"][0] | {"reasoning": r, "forced": f} for r, f in (("one", "budget"), ("two", None))]
+    row["votes"] = [
+        row["votes"][0] | {"reasoning": r, "forced_answer": f} for r, f in (("one", "budget"), ("two", None))
+    ]
     (prompt,) = join_prompts([best_of_n("q1", [3.0], 0, None)], [], [row])
     assert prompt.candidates[0].reasonings == ("one", "two")
     assert prompt.candidates[0].detail.startswith("1 of 2 answers were forced")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from flex_judge.judges.concurrency.slots import Slots
+from flex_judge.judges.concurrency.semaphore import EngineSemaphore
 
 
 async def _settle() -> None:
@@ -13,40 +13,40 @@ async def _settle() -> None:
 
 
 async def test_as_much_is_taken_as_there_is_and_the_rest_waits_its_turn() -> None:
-    slots, order = Slots(4), []
+    semaphore, order = EngineSemaphore(4), []
 
     async def guest(name: str, wanted: int) -> None:
-        taken = await slots.take(wanted)
+        taken = await semaphore.take(wanted)
         order.append(name)
         await _settle()
-        slots.give(taken)
+        semaphore.give(taken)
 
     await asyncio.gather(guest("a", 3), guest("b", 3), guest("c", 1), guest("all", 99), guest("d", 1))
     assert order == ["a", "b", "c", "all", "d"]
-    assert await slots.take(4) == 4
+    assert await semaphore.take(4) == 4
 
 
 async def test_who_leaves_the_queue_holds_up_nobody() -> None:
-    slots = Slots(2)
-    assert await slots.take(1) == 1
-    large = asyncio.create_task(slots.take(2))
+    semaphore = EngineSemaphore(2)
+    assert await semaphore.take(1) == 1
+    large = asyncio.create_task(semaphore.take(2))
     await _settle()
-    small = asyncio.create_task(slots.take(1))
+    small = asyncio.create_task(semaphore.take(1))
     await _settle()
     assert not small.done()
     large.cancel()
     await _settle()
     assert small.done()
-    slots.give(2)
-    assert await slots.take(2) == 2
+    semaphore.give(2)
+    assert await semaphore.take(2) == 2
 
 
 async def test_who_is_served_and_leaves_at_once_gives_back_what_it_took() -> None:
-    slots = Slots(1)
-    await slots.take(1)
-    late = asyncio.create_task(slots.take(1))
+    semaphore = EngineSemaphore(1)
+    await semaphore.take(1)
+    late = asyncio.create_task(semaphore.take(1))
     await _settle()
-    slots.give(1)
+    semaphore.give(1)
     late.cancel()
     await asyncio.gather(late, return_exceptions=True)
-    assert await slots.take(1) == 1
+    assert await semaphore.take(1) == 1

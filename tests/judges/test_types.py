@@ -12,9 +12,15 @@ from flex_judge.judges import Comparison, Judgment, Message, Status, Usage, Usag
 from flex_judge.judges.types import content_of, messages_of
 
 SCORED = Verdict(
-    Status.OK, (3.0, 5.0), (3.25, 4.5), (0.5, 0.25), reasoning="the second is right", order=(0, 1), forced="budget"
+    Status.OK,
+    (3.0, 5.0),
+    (3.25, 4.5),
+    (0.5, 0.25),
+    reasoning="the second is right",
+    order=(0, 1),
+    forced_answer="budget",
 )
-CHOSEN = Verdict(Status.OK, (1.0, 0.0), choice="A>B", order=(1, 0), waits=2)
+CHOSEN = Verdict(Status.OK, (1.0, 0.0), choice="A>B", order=(1, 0), num_waits=2)
 FAILED = Verdict(Status.UNPARSEABLE, reasoning="hm", detail="no <answer>")
 
 

@@ -66,7 +66,7 @@ def engine() -> ScriptedEngine:
 
 @pytest.fixture
 def judge(engine: ScriptedEngine) -> FlexJudge:
-    return FlexJudge(engine, replace(SETTINGS, force=False))
+    return FlexJudge(engine, replace(SETTINGS, forced_answer=False))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def seen_pictures(engine: ScriptedEngine) -> list[int]:
 
 
 def test_two_ranks_with_a_part_of_a_group_each_get_the_rewards_of_the_whole_group(service: ServedJudge) -> None:
-    options = {"method": "round_robin", "reward": "win_rate", "gather_s": 20.0}
+    options = {"method": "round_robin", "reward": "win_rate", "group_timeout_s": 20.0}
     whole = JudgeReward(service.url, **options)
     ranks = [JudgeReward(service.url, group_size=4, **options) for _ in range(2)]
     trainers = [Trainer(), Trainer()]

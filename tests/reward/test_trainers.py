@@ -128,7 +128,7 @@ def test_completions_without_a_verdict_are_left_out_and_not_counted_as_zero(poli
     import pyarrow.parquet
     from trl import GRPOConfig, GRPOTrainer
 
-    hesitant = FlexJudge(ScriptedEngine(Hesitant()), replace(SETTINGS, force=False))
+    hesitant = FlexJudge(ScriptedEngine(Hesitant()), replace(SETTINGS, forced_answer=False))
     with served(hesitant) as service:
         trainer = GRPOTrainer(
             model=policy,

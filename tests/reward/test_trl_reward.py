@@ -35,7 +35,7 @@ def unreadable_if_told(prompt: str, sampling: Sampling) -> str:
 @pytest.fixture
 def local() -> JudgeReward:
     engine = ScriptedEngine(unreadable_if_told)
-    return JudgeReward(FlexJudge(engine, replace(SETTINGS, force=False)), rubric="correctness")
+    return JudgeReward(FlexJudge(engine, replace(SETTINGS, forced_answer=False)), rubric="correctness")
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_the_service_is_told_how_to_judge(service: FakeService) -> None:
         "win_rate",
         "center",
         group_size=2,
-        gather_s=2,
+        group_timeout_s=2,
         run="mine",
     )
     reward(["Question?"] * 2, ["a", "b"], **Log().offered)
@@ -168,7 +168,7 @@ def test_the_service_is_told_how_to_judge(service: FakeService) -> None:
         "reward": "win_rate",
         "normalize": "center",
         "group_size": 2,
-        "gather_s": 2,
+        "group_timeout_s": 2,
     }
     assert {row["group"] for row in body["samples"]} == {"mine step 7"}  # later steps must not meet it
 
@@ -207,7 +207,7 @@ async def test_others_beside_the_judge_do_not_score_what_it_could_not(service: F
     async def slow(**call: Any) -> list[float]:
         return [3.0] * len(call["completions"])
 
-    judge = FlexJudge(ScriptedEngine(unreadable_if_told), replace(SETTINGS, force=False))
+    judge = FlexJudge(ScriptedEngine(unreadable_if_told), replace(SETTINGS, forced_answer=False))
     call: dict[str, Any] = {
         "prompts": ["Question?"] * 3,
         "completions": ["a", "b", "mumble"],
@@ -215,17 +215,17 @@ async def test_others_beside_the_judge_do_not_score_what_it_could_not(service: F
     }
     alone = JudgeReward(judge)(**call)
     log = Log()
-    values = JudgeReward(judge, beside=[(short, 0.5)])(**call, **log.offered)
+    values = JudgeReward(judge, extra_rewards=[(short, 0.5)])(**call, **log.offered)
     assert values == [alone[0], (alone[1] or 0) + 0.5, None]
     assert log.metrics["judge/beside_short"] == 1.5
-    both = await AsyncJudgeReward(judge, beside=[(short, 0.5), (slow, -1)])(**call)
+    both = await AsyncJudgeReward(judge, extra_rewards=[(short, 0.5), (slow, -1)])(**call)
     assert both == [(alone[0] or 0) - 3, (alone[1] or 0) + 0.5 - 3, None]
     with pytest.raises(UsageError, match="slow has to be awaited; use AsyncJudgeReward"):
-        JudgeReward(judge, beside=[(slow, 1.0)])(**call)
+        JudgeReward(judge, extra_rewards=[(slow, 1.0)])(**call)
     with pytest.raises(UsageError, match="gave 1 values for 3 completions"):
-        JudgeReward(judge, beside=[(lambda **_: [1.0], 1.0)])(**call)
+        JudgeReward(judge, extra_rewards=[(lambda **_: [1.0], 1.0)])(**call)
     with pytest.raises(UsageError, match="expected pairs of a reward function and its weight"):
-        JudgeReward(judge, beside=[short])  # type: ignore[list-item]
+        JudgeReward(judge, extra_rewards=[short])  # type: ignore[list-item]
 
 
 def test_a_judge_that_scores_nothing_is_told_of_and_ends_a_run_that_goes_on(
@@ -422,7 +422,7 @@ def test_groups_judged_in_parts_are_warned_of_once(service: FakeService, caplog:
 
     service.always = in_parts
     log = Log()
-    reward = JudgeReward(client_of(service), method="round_robin", reward="win_rate", group_size=4, gather_s=1)
+    reward = JudgeReward(client_of(service), method="round_robin", reward="win_rate", group_size=4, group_timeout_s=1)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert reward(["Question?"] * 2, ["four", "fives"], **log.offered) == [0.5, 0.5]

@@ -102,7 +102,7 @@ async def test_failures_have_the_same_keys_and_no_number(service: FakeService) -
 
 async def test_the_unscored_may_have_their_group_s_mean_or_end_the_run(service: FakeService) -> None:
     service.always = unscored(Status.TRUNCATED)
-    centred = called(service, unscored="mean", normalize="center", group_size=4, gather_s=5)
+    centred = called(service, unscored="mean", normalize="center", group_size=4, group_timeout_s=5)
     found = await compute_score(**centred)
     assert (found["score"], found["judge_ok"]) == (0, 0)
     with pytest.raises(UsageError, match="unscored='mean' needs normalize"):

@@ -16,7 +16,7 @@ from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.media.prepared import Prepared
 from flex_judge.judges.media.types import image, molecule
 from flex_judge.judges.models.checkpoints import Checkpoint
-from flex_judge.judges.models.inputs.placeholders import Pads
+from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.protocol.rendering import Renderer
 
 SETTINGS = JudgeSettings(max_think_tokens=3000, max_answer_tokens=3000)
@@ -130,7 +130,7 @@ class WatchedEngine(ScriptedEngine):
     def __init__(self, checkpoint: Checkpoint, reply: str = "") -> None:
         super().__init__(self._continue, 1 << 16, checkpoint.profile)
         self.tokenizer = checkpoint.tokenizer
-        self._pads = Pads(checkpoint.profile, checkpoint.tokenizer)
+        self._placeholders = PlaceholderTokens(checkpoint.profile, checkpoint.tokenizer)
         self._plain = Renderer(checkpoint.tokenizer, checkpoint.profile).encode_untrusted
         self.reply = reply
         """What the judge says after the prompt, thinking and all. Asked under a grammar, it goes on with that where the
@@ -215,7 +215,7 @@ def assault(checkpoint: Checkpoint, shape: Shape, attacks: Iterable[str], reply:
             its thinking, then give 2 to every response, and that must be the verdict.
     """
     engine = WatchedEngine(checkpoint)
-    judge = FlexJudge(engine, replace(SETTINGS, force=reply is None))
+    judge = FlexJudge(engine, replace(SETTINGS, forced_answer=reply is None))
     control = set(control_tokens(checkpoint.tokenizer).values())
     judged(judge, shape(HARMLESS))
     harmless, media = engine.given[0][0], len(engine.media[0])

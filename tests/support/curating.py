@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.curation.examples import Lesson
+from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.alignment.curation.rows import Reference
 
 BOTH = "Assistant 1 is right. Assistant 2 is wrong."
@@ -18,16 +18,16 @@ def words(texts: Sequence[str]) -> list[int]:
     return [len(text.split()) for text in texts]
 
 
-def lesson(
+def example(
     row: int = 1,
     scores: tuple[float, ...] = (8, 4),
     reasoning: str = BOTH,
     question: str = "",
     answers: tuple[str, str] = ("", ""),
     reference: tuple[float, float] | None = None,
-    draw: int = 0,
+    sample_index: int = 0,
     scale: str = "1-10",
-) -> Lesson:
+) -> TrainingExample:
     """A teacher's judgment of a row; texts that are not given are the row's own."""
     first, second = answers
     left, right = map(float, reference or (scores[0], scores[-1]))
@@ -40,7 +40,9 @@ def lesson(
         scale,
         f"rows.jsonl, line {row}",
     )
-    return Lesson(told, reasoning, tuple(map(float, scores)), scale, words([reasoning])[0], "teacher@1", draw)
+    return TrainingExample(
+        told, reasoning, tuple(map(float, scores)), scale, words([reasoning])[0], "teacher@1", sample_index
+    )
 
 
 def data(number: int, score: Any = (8, 4), **other: Any) -> dict[str, Any]:

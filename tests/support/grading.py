@@ -15,7 +15,7 @@ from flex_judge.reward.types import Sample
 _CANDIDATES = re.compile(r"Answer\]\n(.*?)(?=\n\n\[Assistant \d+'s Answer\]|<\|im_end\|>)", re.DOTALL)
 
 
-def grade(prompt: str, sampling: Sampling) -> str:
+def compute_metrics(prompt: str, sampling: Sampling) -> str:
     """Scores `worth 4` with 4, for any number of candidates; one that mumbles spoils the verdict on all of them."""
     candidates = _CANDIDATES.findall(prompt.rpartition("user\n")[2])
     if sampling.stop == ("</think>",):
@@ -30,8 +30,8 @@ class Asked:
     """An ask, answered by a judge of its own that grades. The texts in `held` are not judged until `go` is set."""
 
     def __init__(self, held: Collection[str] = (), order: str = "as_given") -> None:
-        settings = JudgeSettings(max_think_tokens=400, temperature=0.0, force=False, order=order)
-        self.judge = FlexJudge(ScriptedEngine(grade), settings)
+        settings = JudgeSettings(max_think_tokens=400, temperature=0.0, forced_answer=False, order=order)
+        self.judge = FlexJudge(ScriptedEngine(compute_metrics), settings)
         self.comparisons: list[Comparison] = []
         """What was asked, in order."""
         self.held_back: list[Comparison] = []

@@ -19,7 +19,7 @@ from flex_judge.judges.errors import AccessError
 from flex_judge.judges.models.profiles import PROFILES
 
 
-def _draw(text: str, sides: int) -> int:
+def _pick(text: str, sides: int) -> int:
     return hashlib.sha256(text.encode()).digest()[0] % sides
 
 
@@ -37,13 +37,13 @@ class _Counter:
 def policy(prompt: str, sampling: Sampling) -> str:
     """Answers with the right sum or something near it."""
     numbers = [int(n) for n in re.findall(r"\d+", prompt.rpartition("user\n")[2])]
-    return f"The result is {sum(numbers[:2]) + _draw(prompt + str(_Counter.next(prompt)), 4)}."
+    return f"The result is {sum(numbers[:2]) + _pick(prompt + str(_Counter.next(prompt)), 4)}."
 
 
 def drawn_policy(prompt: str, sampling: Sampling) -> str:
     """As `policy`, but the same prompt and seed always give the same answer, in whatever process."""
     numbers = [int(n) for n in re.findall(r"\d+", prompt.rpartition("user\n")[2])]
-    return f"The result is {sum(numbers[:2]) + _draw(f'{prompt}/{sampling.seed}', 4)}."
+    return f"The result is {sum(numbers[:2]) + _pick(f'{prompt}/{sampling.seed}', 4)}."
 
 
 async def mortal_policy(prompt: str, sampling: Sampling) -> str:
@@ -68,7 +68,7 @@ def judge(prompt: str, sampling: Sampling) -> str:
     candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
     if sampling.stop == ("</think>",):
         return f"I look at: {candidate}</think>"
-    answer = f"<answer>{1 + _draw(candidate, 5)}</answer>"
+    answer = f"<answer>{1 + _pick(candidate, 5)}</answer>"
     if sampling.regex:  # what is forced goes on after the first "<answer>", and may want one for each of several
         return (answer * sampling.regex.count("</answer>")).removeprefix("<answer>")
     return answer
@@ -104,7 +104,7 @@ def fair_judge(prompt: str, sampling: Sampling) -> str:
         return f"I look at: {' and '.join(candidates)}</think>"
     if "mumble" in candidates:
         return "<answer>perhaps</answer>"
-    answers = "".join(f"<answer>{1 + _draw(candidate, 5)}</answer>" for candidate in candidates)
+    answers = "".join(f"<answer>{1 + _pick(candidate, 5)}</answer>" for candidate in candidates)
     return answers.removeprefix("<answer>") if sampling.regex else answers  # of a forced answer, that is written
 
 
@@ -148,12 +148,12 @@ def whole_judge(prompt: str, sampling: Sampling) -> str:
     said = re.findall(r"says=([0-9.]+)", asked)
     if "[[A>B]]" in system:
         options = ("[[A>B]]", "[[B>A]]", "[[A=B=Good]]", "[[A=B=Bad]]")
-        answers = [options[_draw(asked, 4)]]
+        answers = [options[_pick(asked, 4)]]
     else:
         low, high, point = re.findall(r" ([0-9]+)(?:\.[0-9])?-([0-9]+)(\.[0-9])? ", system)[0]
         wanted = max(1, len(re.findall(r"<answer>", system.rpartition("example,")[2])))
         drawn = [
-            str(int(low) + _draw(f"{asked}{k}", int(high) - int(low) + 1)) + (".0" if point else "")
+            str(int(low) + _pick(f"{asked}{k}", int(high) - int(low) + 1)) + (".0" if point else "")
             for k in range(wanted)
         ]
         answers = said if len(said) == wanted else drawn

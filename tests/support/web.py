@@ -27,7 +27,7 @@ class HeldJudge:
         self.begun: Counter[str] = Counter()
         """How often the thinking about each last candidate of a prompt was begun."""
         self.given_up: Counter[str] = Counter()
-        self.judge = FlexJudge(ScriptedEngine(self._script), replace(SETTINGS, force=False))
+        self.judge = FlexJudge(ScriptedEngine(self._script), replace(SETTINGS, forced_answer=False))
 
     async def _script(self, prompt: str, sampling: Sampling) -> str:
         candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]

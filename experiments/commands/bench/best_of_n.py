@@ -78,7 +78,7 @@ class _Prompt:
 
     async def one(self, comparison: Comparison) -> Judgment:
         """One judgment: the one that the draw names."""
-        return self.judgments[_index(comparison)][comparison.draw]
+        return self.judgments[_index(comparison)][comparison.sample_index]
 
     async def all(self, comparison: Comparison) -> Judgment:
         """All judgments of an answer as one, as a judge with so many votes gives it."""
@@ -199,20 +199,20 @@ def _regret(
 
 
 def _prompts(config: BestOfNConfig, noise: float, seed: int) -> list[_Prompt]:
-    draw = random.Random(f"best-of-n/{seed}/{noise}")
+    rng = random.Random(f"best-of-n/{seed}/{noise}")
     made = []
     for _ in range(config.prompts):
-        centre = draw.gauss(5.5, 1.0)
-        qualities = tuple(draw.gauss(centre, config.spread) for _ in range(config.samples))
-        judgments = tuple(tuple(_judgment(draw, q, noise, k) for k in range(config.votes)) for q in qualities)
+        centre = rng.gauss(5.5, 1.0)
+        qualities = tuple(rng.gauss(centre, config.spread) for _ in range(config.samples))
+        judgments = tuple(tuple(_judgment(rng, q, noise, k) for k in range(config.votes)) for q in qualities)
         made.append(_Prompt(qualities, judgments))
     return made
 
 
-def _judgment(draw: random.Random, quality: float, noise: float, number: int) -> Judgment:
-    seen = quality + noise * draw.gauss(0.0, 1.0)
-    failed = draw.random() < UNSCORED
-    thinking = round(THINKING_TOKENS * math.exp(0.5 * draw.gauss(0.0, 1.0)))
+def _judgment(rng: random.Random, quality: float, noise: float, number: int) -> Judgment:
+    seen = quality + noise * rng.gauss(0.0, 1.0)
+    failed = rng.random() < UNSCORED
+    thinking = round(THINKING_TOKENS * math.exp(0.5 * rng.gauss(0.0, 1.0)))
     verdict = Verdict(Status.UNPARSEABLE) if failed else Verdict(Status.OK, (float(min(10, max(1, round(seen)))),))
     usage = Usage(PROMPT_TOKENS, PROMPT_TOKENS if number else 0, thinking)
     return Judgment("", verdict.status, verdict.scores, None, "", votes=(verdict,), usage=usage)

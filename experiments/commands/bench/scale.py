@@ -26,7 +26,7 @@ from flex_judge.alignment.pipeline.job import Job, Outcome, shard_rows_for
 from flex_judge.alignment.pipeline.models import ServedModels
 from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicyServiceConfig
 from flex_judge.alignment.pipeline.runner import run as run_job
-from flex_judge.alignment.pipeline.shards import Parts, summed
+from flex_judge.alignment.pipeline.shards import ShardFolder, summed
 from flex_judge.alignment.policies import PolicyConfig
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.best_of_n.run import write_summary
@@ -136,7 +136,7 @@ async def _rate(config: ScaleConfig, replicas: int, cluster: Cluster, folder: Pa
             shards_at_once=at_once,
         )
         times = await asyncio.to_thread(_times, job)
-    reports = Parts(job.folder).reports().values()
+    reports = ShardFolder(job.folder).reports().values()
     if summed(list(reports)).done != rows:
         raise ClusterError(f"only {summed(list(reports)).done} of {rows} rows were done")
     return _steady(times)
@@ -193,13 +193,13 @@ def _drive(prompts: str, folder: str) -> None:
     """What the driver of `flex-judge best-of-n` does: hands out shards, joins their rows, and sums them up."""
     source = open_source(prompts)
     with RunFolder(Path(folder) / "run", {}) as run:
-        parts = Parts(run.path / "parts")
-        job = Job(source, Echo(), parts.folder, shard_rows=shard_rows_for(len(source)), workers=2)
+        shard_folder = ShardFolder(run.path / "shard_folder")
+        job = Job(source, Echo(), shard_folder.folder, shard_rows=shard_rows_for(len(source)), workers=2)
         with connect():
             for _ in run_job(job):
                 pass
-        reports = parts.reports()
-        parts.join("best_of_n", reports, run.path / "best_of_n.jsonl")
+        reports = shard_folder.reports()
+        shard_folder.join("best_of_n", reports, run.path / "best_of_n.jsonl")
         done = write_summary(run, summed(list(reports.values())), None)["done"]
     if done != len(source):
         raise ClusterError(f"only {done} of {len(source)} rows were done")

@@ -99,17 +99,17 @@ def run(config: VotesConfig) -> BenchResult:
 
 
 def _pairs(config: VotesConfig, noise: float) -> list[_Pair]:
-    draw = random.Random(f"{config.seed}/{noise}")
+    rng = random.Random(f"{config.seed}/{noise}")
     pairs = []
     for _ in range(config.comparisons):
-        difference = draw.gauss(0.0, 1.0)
-        votes = tuple(_vote(difference + noise * _logistic(draw), config.tie_band) for _ in range(config.votes))
+        difference = rng.gauss(0.0, 1.0)
+        votes = tuple(_vote(difference + noise * _logistic(rng), config.tie_band) for _ in range(config.votes))
         pairs.append(_Pair(int(difference < 0), votes, _decision(votes)))
     return pairs
 
 
-def _logistic(draw: random.Random) -> float:
-    chance = draw.uniform(1e-12, 1 - 1e-12)  # neither 0 nor 1
+def _logistic(rng: random.Random) -> float:
+    chance = rng.uniform(1e-12, 1 - 1e-12)  # neither 0 nor 1
     return math.log(chance / (1 - chance))
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.best_of_n.metrics import Graded, accuracies, best_scores, finest_scores
+from flex_judge.alignment.best_of_n.metrics import LabelledSamples, accuracies, best_scores, finest_scores
 from flex_judge.alignment.best_of_n.selection import METHODS, SelectionSpec, check
 from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
 from flex_judge.alignment.pipeline.models import Models
@@ -109,11 +109,11 @@ def write_summary(folder: RunFolder, report: Report, answer: str | None) -> dict
         **folder.settings,
         "prompts": report.rows,
         "done": report.done,
-        "lost": dict(report.lost),
+        "failed": dict(report.failed),
         **{name: counts[name] for name in ("unscored", "tied", "judgments", "policy_tokens", "cut")},
         "repeated_ids": len(ids) - len(np.unique(np.array(ids, dtype=np.uint64))),
         "statuses": dict(statuses),
-        "accuracies": accuracies(_graded(path, answer)).to_json() if counts["rows"] and answer else None,
+        "accuracies": accuracies(_read_labelled_samples(path, answer)).to_json() if counts["rows"] and answer else None,
         "mean_score_of_best": (
             {n: asdict(found) for n, found in best_scores(map(finest_scores, read_rows(path))).items()}
             if scored
@@ -125,6 +125,6 @@ def write_summary(folder: RunFolder, report: Report, answer: str | None) -> dict
     return summary
 
 
-def _graded(path: Path, answer: str) -> Iterator[Graded]:
+def _read_labelled_samples(path: Path, answer: str) -> Iterator[LabelledSamples]:
     for row in read_rows(path):
-        yield Graded(tuple(row["ranking"]), tuple(is_right(r, row["kept"][answer]) for r in row["responses"]))
+        yield LabelledSamples(tuple(row["ranking"]), tuple(is_right(r, row["kept"][answer]) for r in row["responses"]))

@@ -17,7 +17,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import identified
 from flex_judge.judges.models.embedded import BASE
 from flex_judge.judges.rubrics import load_rubric
-from flex_judge.judges.types import LARGEST_DRAW
+from flex_judge.judges.types import MAX_SAMPLE_INDEX
 
 _ROWS, _TEACHER = "the rows", "the teacher, which judges them"
 _KEPT, _SAMPLES, _RESULTS = "which judgments are kept", "which of them become samples", "results"
@@ -139,20 +139,20 @@ class CurateRun:
         metavar="MODEL",
         group=_SAMPLES,
     )
-    lot_seed: int = setting(0, "decides what is left to the lot", metavar="N", group=_SAMPLES)
+    order_seed: int = setting(0, "decides what is left to the lot", metavar="N", group=_SAMPLES)
     out: str = out_folder("runs/curate")
     max_failures: int = setting(
         0, "rows of which the teacher may give no judgment before the exit status is 1", metavar="N", group=_RESULTS
     )
 
     def __post_init__(self) -> None:
-        least = {"rows": 1, "seeds": 1, "size": 1, "tolerance": 0, "max_failures": 0, "lot_seed": 0}
+        least = {"rows": 1, "seeds": 1, "size": 1, "tolerance": 0, "max_failures": 0, "order_seed": 0}
         check_least(self, least | {"singles": 0, "pairs": 0, "single_tokens": 0, "pair_tokens": 0, "held_out": 0})
         check_least(self, {"batches": 0, "batch_answers": 3})
         if self.max_similarity is not None and not LEAST <= self.max_similarity <= 1:
             raise UsageError(f"--max-similarity must be from {LEAST} to 1, not {self.max_similarity}")
-        if self.seeds > LARGEST_DRAW:
-            raise UsageError(f"--seeds must be at most {LARGEST_DRAW}, not {self.seeds}")
+        if self.seeds > MAX_SAMPLE_INDEX:
+            raise UsageError(f"--seeds must be at most {MAX_SAMPLE_INDEX}, not {self.seeds}")
         if self.samples is not None and not self.is_program:
             raise UsageError(f"--samples are rows of the embedded task, for --teacher {PROGRAM}")
         if not self.is_program and self.seeds > 1 and self.temperature == 0:
@@ -197,7 +197,7 @@ class CurateRun:
             pairs = self.size - singles - batches
         given = {name: value for name, value in chosen.items() if value is not None}
         given |= {"singles": singles, "pairs": pairs, "batches": batches}
-        return replace(usual, held_out=self.held_out, seed=self.lot_seed, **given)
+        return replace(usual, held_out=self.held_out, seed=self.order_seed, **given)
 
     @property
     def similarity(self) -> float:

@@ -69,15 +69,15 @@ def main(config: CurateRun, file: str | None) -> dict[str, Any]:
                 taught = work.done(tokens, progress)
             with folder.phase("curation"):
                 bar = progress.add_task("curating", total=1)
-                curated = Curation(_steps(config, tokens, benchmarks))(taught.lessons)
-                chosen = selected(curated.lessons, config.selection, tokens)
+                curated = Curation(_steps(config, tokens, benchmarks))(taught.examples)
+                chosen = selected(curated.examples, config.selection, tokens)
                 _write(out, rubrics, chosen, [*bad, *taught.dropped, *curated.dropped])
                 progress.advance(bar)
         summary = {
             **folder.settings,
-            "teacher": next((lesson.teacher for lesson in taught.lessons), folder.settings["teacher"]),
+            "teacher": next((example.teacher for example in taught.examples), folder.settings["teacher"]),
             "synthetic": config.is_program,
-            "draws": work.draws,
+            "samples_per_row": work.samples_per_row,
             "rubrics": config.rubrics,
             "tokenizer": config.tokenizer_name,
             "curation": config.told(),
@@ -106,8 +106,8 @@ def _write(out: Path, rubrics: Rubrics, chosen: Selected, dropped: Sequence[Drop
     for name in ("summary.json", "README.md", *SPLITS.values()):
         (out / name).unlink(missing_ok=True)
     for split, name in SPLITS.items():
-        if lessons := getattr(chosen, split):  # an empty file is none that can be loaded
-            write_lines(out / name, map(rubrics.sample, lessons))
+        if examples := getattr(chosen, split):  # an empty file is none that can be loaded
+            write_lines(out / name, map(rubrics.sample, examples))
     write_lines(out / "dropped.jsonl", (one.to_json() for one in sorted(dropped, key=lambda one: one.row)))
 
 
@@ -128,7 +128,7 @@ def _rows(config: CurateRun, file: str | None) -> tuple[Source, list[Reference],
         found = [_in_use(config, row) for row in references(source)]
     else:  # the mix is of the rows that are taken
         taken = source if config.rows is None else First(source, config.rows)
-        found = task_references(taken, config.lot_seed, config.batch_answers if config.batches else 0)
+        found = task_references(taken, config.order_seed, config.batch_answers if config.batches else 0)
     good = [row for row in found if isinstance(row, Reference)]
     return source, good, [row for row in found if isinstance(row, Dropped)]
 
@@ -153,7 +153,7 @@ class _Work:
     """Of the judgments."""
 
     @property
-    def draws(self) -> int:
+    def samples_per_row(self) -> int:
         return 1 if self.config.is_program else self.config.seeds
 
     def done(self, tokens: Tokens, progress: Progress) -> Taught:
@@ -161,7 +161,11 @@ class _Work:
         if self.config.is_program:
             return of_program(self.rows, tokens)
         # The draws of a row follow each other, so that an engine with a prefix cache computes their prompt once.
-        wanted = [TeacherRow(row, draw, self.config.rubric_name) for row in self.rows for draw in range(self.draws)]
+        wanted = [
+            TeacherRow(row, sample_index, self.config.rubric_name)
+            for row in self.rows
+            for sample_index in range(self.samples_per_row)
+        ]
         judgments, lost = self._stored(), dict[str, str]()
         if any(row.id not in judgments or not judgments[row.id].status.is_final for row in wanted):
             run = self.config.teacher_run(str(self.path.with_name("teacher.ledger")))
@@ -170,7 +174,9 @@ class _Work:
             with opened(self.path, {row.id for row in wanted}) as output:
                 result = judge_rows(run, wanted, output, progress)
             judgments, lost = {judgment.id: judgment for judgment in result.judgments}, result.lost
-        return of_judgments(self.rows, judgments, self.draws, load_rubric(self.config.rubric_name), tokens, lost)
+        return of_judgments(
+            self.rows, judgments, self.samples_per_row, load_rubric(self.config.rubric_name), tokens, lost
+        )
 
     def _stored(self) -> dict[str, Judgment]:
         """What earlier runs have judged, by id."""

@@ -65,7 +65,7 @@ def write_results(
         "pairs": len(pairs),
         "dropped": dropped,
         "judgments": dict(Counter(str(j.status) for j in judgments.values())),
-        "forced": dict(Counter(v.forced for j in judgments.values() for v in j.votes if v.forced)),
+        "forced_answer": dict(Counter(v.forced_answer for j in judgments.values() for v in j.votes if v.forced_answer)),
         "policy_tokens": sum(row["tokens"] for row in completions.values()),
         "judge_tokens": sum(j.usage.generated_tokens for j in judgments.values()),
         "prompt_tokens": sum(j.usage.prompt_tokens for j in judgments.values()),

@@ -199,7 +199,7 @@ class _Demo:
         try:
             with self._step("sampling", "sample", self.total, len(completions.rows)) as advance:
                 await all_of(
-                    self._draw(policy, question, k, completions, advance)
+                    self._sample_answer(policy, question, k, completions, advance)
                     for question in self.questions
                     for k in range(self.config.samples)
                     if question.sample_id(k) not in completions.rows
@@ -207,7 +207,7 @@ class _Demo:
         finally:
             await _in_thread(policy.close)
 
-    async def _draw(
+    async def _sample_answer(
         self,
         policy: EnginePolicy,
         question: arithmetic.Question,

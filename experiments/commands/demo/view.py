@@ -34,8 +34,8 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     table.add_section()
     for status, number in summary["judgments"].items():
         table.add_row(f"Judgments {STATUS_WORDS[status]}", str(number))
-    forced = sum(summary["forced"].values())
-    table.add_row("  of these, answer had to be forced", str(forced))
+    forced_answer = sum(summary["forced_answer"].values())
+    table.add_row("  of these, answer had to be forced", str(forced_answer))
     for label, figure in token_rows(summary):
         table.add_row(f"Tokens {label}", figure)
     table.add_section()

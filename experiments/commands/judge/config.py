@@ -40,9 +40,9 @@ class JudgeFlags:
         VOTE_CONFIDENCE, "how sure voting is before it stops early; 1: certain", metavar="P", group=_HOW
     )
     order: str = setting("as_given", "in which order the judge reads the responses", choices=ORDERS, group=_HOW)
-    waits: int = setting(0, "times that thinking which ends is made to go on with Wait", metavar="N", group=_HOW)
+    num_waits: int = setting(0, "times that thinking which ends is made to go on with Wait", metavar="N", group=_HOW)
     reason_first: bool = setting(True, "think before answering", group=_HOW)
-    force: bool = setting(True, "where no answer comes, have one written under a grammar", group=_HOW)
+    forced_answer: bool = setting(True, "where no answer comes, have one written under a grammar", group=_HOW)
     temperature: float = setting(0.4, "of the judge's sampling; 0 is greedy", metavar="T", group=_HOW)
     top_p: float = setting(0.8, "of the judge's sampling", metavar="P", group=_HOW)
     max_think_tokens: int | None = setting(
@@ -82,9 +82,9 @@ class JudgeFlags:
             votes=self.votes,
             vote_confidence=self.vote_confidence,
             order=self.order,
-            waits=self.waits,
+            num_waits=self.num_waits,
             reason_first=self.reason_first,
-            force=self.force,
+            forced_answer=self.forced_answer,
             media=MediaLimits(
                 image_max_pixels=self.image_max_pixels,
                 video_fps=self.video_fps,

@@ -163,10 +163,10 @@ def _said(vote: Verdict) -> str:
         said = vote.choice or f"scores {', '.join(f'{s:g}' for s in vote.scores)}"
     if vote.order != tuple(sorted(vote.order)):
         said += f", read as {', '.join(str(i + 1) for i in vote.order)}"
-    if vote.waits:
-        said += f", thinking put off its end {count(vote.waits, 'time')}"
-    if vote.forced:
-        said += f", answer forced ({vote.forced})"
+    if vote.num_waits:
+        said += f", thinking put off its end {count(vote.num_waits, 'time')}"
+    if vote.forced_answer:
+        said += f", answer forced ({vote.forced_answer})"
     return printable(said)
 
 
@@ -192,12 +192,12 @@ def summary_lines(result: Result) -> list[str]:
     lines = [f"{scored} of {count(len(result.judgments) + len(result.lost), 'comparison')} scored"]
     if result.failures:
         lines[0] += ": " + ", ".join(f"{n} {why}" for why, n in sorted(result.failures.items()))
-    forced = sum(v.forced is not None for j in result.judgments for v in j.votes)
+    forced_answer = sum(v.forced_answer is not None for j in result.judgments for v in j.votes)
     votes = sum(len(j.votes) for j in result.judgments)
     if votes:
         unscored = Counter(str(v.status) for j in result.judgments for v in j.votes if v.scores is None)
         without = "".join(f", {n} {why}" for why, n in sorted(unscored.items()))
-        lines.append(f"{count(votes, 'vote')}, of which {forced} had the answer forced{without}")
+        lines.append(f"{count(votes, 'vote')}, of which {forced_answer} had the answer forced{without}")
     disagreed = [j.disagreement for j in result.judgments if j.disagreement is not None]
     if disagreed:
         share = sum(disagreed) / len(disagreed)

@@ -21,8 +21,8 @@ from flex_judge.alignment.preferences import (
     CardSettings,
     CardStats,
     FilterSpec,
-    Repeats,
     RuleSpec,
+    SeenPrompts,
     card,
     make_rule,
 )
@@ -182,7 +182,7 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
             **folder.settings,
             "prompts": done.report.rows,
             "done": done.report.done,
-            "lost": dict(done.report.lost),
+            "failed": dict(done.report.failed),
             "pairs": stats.pairs,
             "rows": stats.rows,
             "dropped": dict(stats.dropped.most_common()),
@@ -208,7 +208,7 @@ def write_data(
     data.mkdir(exist_ok=True)
     counted = [CardStats.from_json(report.stats) for report in done.reports.values() if report.stats]
     stats = reduce(add, counted, CardStats())
-    for reason, number in done.report.lost.items():
+    for reason, number in done.report.failed.items():
         stats.bad_rows[reason] += number
     answer = config.answer_for(file)
     kept = _Kept(config.filters.allow_repeated_prompts, stats, done.rows("completions"), answer)
@@ -256,7 +256,7 @@ class _Kept:
     """The completions of the prompt whose pairs pass by."""
 
     def of(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        repeats = Repeats()
+        repeats = SeenPrompts()
         last = None
         for row in rows:
             about = row["provenance"]

@@ -126,7 +126,7 @@ def build_view(run: Path) -> Row:
         "seconds": [(name, wording.duration(t)) for name, t in (summary.get("seconds") or {}).items()],
         "tokens": wording.token_rows(summary),
         "status_words": wording.STATUS_WORDS,
-        "forced_words": wording.FORCED_WORDS,
+        "forced_words": wording.FORCED_ANSWER_REASONS,
         "dropped_words": DROP_REASONS,
         "prompts": select_prompts(prompts),
         "prompt_count": len(prompts),
@@ -165,9 +165,9 @@ def _candidate(index: int, text: str, values: Row, judgment: Row | None, badges:
     if score is None:
         causes = "; ".join(dict.fromkeys(v["detail"] for v in votes if v.get("detail")))
         details.append(f"Unscored: {wording.STATUS_WORDS.get(status, status)}{f' ({causes})' if causes else ''}.")
-    for reason, times in Counter(v["forced"] for v in votes if v.get("forced")).items():
+    for reason, times in Counter(v["forced_answer"] for v in votes if v.get("forced_answer")).items():
         which = "The answer was forced" if len(votes) == 1 else f"{times} of {len(votes)} answers were forced"
-        details.append(f"{which}: {wording.FORCED_WORDS.get(reason, reason)}.")
+        details.append(f"{which}: {wording.FORCED_ANSWER_REASONS.get(reason, reason)}.")
     # Each vote has thought for itself; the judgment's own reasoning is that of one of them.
     reasonings = [v.get("reasoning") for v in votes] if len(votes) > 1 else [judgment.get("reasoning")]
     said = tuple(r for r in reasonings if r)

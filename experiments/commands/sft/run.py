@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.judge_training import evaluation as exams
-from flex_judge.alignment.judge_training.card import GRADES, write_card
-from flex_judge.alignment.judge_training.data import Lessons, held_out_file, read, train_file
-from flex_judge.alignment.judge_training.trainer import Exam
+from flex_judge.alignment.judge_training import evaluation as evaluations
+from flex_judge.alignment.judge_training.card import JUDGE_METRICS, write_card
+from flex_judge.alignment.judge_training.data import TrainingExamples, held_out_file, read, train_file
+from flex_judge.alignment.judge_training.trainer import HeldOutEvaluation
 from flex_judge.alignment.judge_training.tuning import renderer_of, tune
 from flex_judge.alignment.policy_training.tuning import LOG
 from flex_judge.experiments.commands.sft.view import print_judge
@@ -58,39 +58,41 @@ class Making(TrainingRun):
         renderer = renderer_of(flags.policy)
         file = train_file(data)
         rows = read(file)
-        self.lessons = Lessons.of(str(file), rows, renderer, args.max_length)
+        self.examples = TrainingExamples.of(str(file), rows, renderer, args.max_length)
         taught = {row["question"] for row in rows if row.get("question") is not None}
-        self.exam, self.held_out = self._exam(data, renderer, taught)
-        if self.exam is None and args.eval_strategy != "no":
+        self.evaluation, self.held_out = self._evaluation(data, renderer, taught)
+        if self.evaluation is None and args.eval_strategy != "no":
             raise UsageError(
                 f"{data}: nothing is held out that the judge could be examined on; name a file with --held_out, or add "
                 "--eval_strategy no"
             )
         self._check_metric()
 
-    def _exam(self, data: str, renderer: Renderer, taught: Collection[str]) -> tuple[Exam | None, Lessons | None]:
+    def _evaluation(
+        self, data: str, renderer: Renderer, taught: Collection[str]
+    ) -> tuple[HeldOutEvaluation | None, TrainingExamples | None]:
         recipe, args = self.flags.recipe, self.flags.args
         file = None if recipe.held_out_rows == 0 else held_out_file(data, recipe.held_out)
         if file is None:
             return None, None
         rows = read(file)[: recipe.held_out_rows]
-        held_out = Lessons.of(str(file), rows, renderer, args.max_length)
+        held_out = TrainingExamples.of(str(file), rows, renderer, args.max_length)
         for bad in held_out.dropped:
             raise UsageError(f"{file}, row {bad.row}: {bad.reason}: {bad.detail}; mend the row, or take it out")
         if shared := [row["question"] for row in rows if row.get("question") in taught]:
             raise UsageError(f"{file}: {len(shared)} of its questions are trained on, such as {shared[0][:60]!r}")
-        questions = tuple(exams.questions(rows, str(file)))
-        tokens = recipe.think_tokens or math.ceil(ROOM * self.lessons.longest_reply)
-        return Exam(questions, tokens, self.lessons.reason_first), held_out
+        questions = tuple(evaluations.questions(rows, str(file)))
+        tokens = recipe.think_tokens or math.ceil(ROOM * self.examples.longest_reply)
+        return HeldOutEvaluation(questions, tokens, self.examples.reason_first), held_out
 
     def _check_metric(self) -> None:
         """Raise UsageError for what would end training at its first exam."""
         args, patience = self.flags.args, self.flags.recipe.patience
         if patience and (args.eval_strategy == "no" or not args.load_best_model_at_end):
             raise UsageError("--patience takes exams during training, and --load_best_model_at_end")
-        if self.exam is None or not args.load_best_model_at_end:
+        if self.evaluation is None or not args.load_best_model_at_end:
             return
-        known = {"loss", *exams.gradable(self.exam.questions)}
+        known = {"loss", *evaluations.measurable_metrics(self.evaluation.questions)}
         if str(args.metric_for_best_model).removeprefix("eval_") not in known:
             names = ", ".join(f"eval_{name}" for name in sorted(known - {"asked"}))
             raise UsageError(
@@ -98,24 +100,24 @@ class Making(TrainingRun):
             )
 
     def _work(self) -> None:
-        rows = count(len(self.lessons.rows), "judgment")
-        left_out = f", {len(self.lessons.dropped)} left out" if self.lessons.dropped else ""
+        rows = count(len(self.examples.rows), "judgment")
+        left_out = f", {len(self.examples.dropped)} left out" if self.examples.dropped else ""
         self._say(f"training on {rows}{left_out}")
         flags = self.flags
         self.tuned = tune(
-            flags.policy, flags.model, flags.args, self.lessons, self.held_out, self.exam, flags.recipe.patience
+            flags.policy, flags.model, flags.args, self.examples, self.held_out, self.evaluation, flags.recipe.patience
         )
 
     def _begin(self, folder: Path) -> None:
-        write_lines(folder / DROPPED, (row.to_json() for row in self.lessons.dropped))
+        write_lines(folder / DROPPED, (row.to_json() for row in self.examples.dropped))
 
     @property
     def _identity(self) -> dict[str, Any]:
         """What determines the results; a folder holds one such run."""
         return {
             **identity(self.flags, self.flags.recipe),
-            "data": self.lessons.name,
-            "data_digest": self.lessons.digest,
+            "data": self.examples.name,
+            "data_digest": self.examples.digest,
             "held_out_digest": self.held_out.digest if self.held_out else None,
             "ranks": self.ranks.count,
         }
@@ -126,12 +128,12 @@ class Making(TrainingRun):
         summary = {
             **self.folder.settings,
             "base": self.flags.policy,
-            "rows": len(self.lessons.rows),
-            "dropped": dict(Counter(row.reason for row in self.lessons.dropped)),
-            "held_out_rows": len(self.exam.questions) if self.exam else 0,
-            "think_tokens": self.exam.think_tokens if self.exam else None,
+            "rows": len(self.examples.rows),
+            "dropped": dict(Counter(row.reason for row in self.examples.dropped)),
+            "held_out_rows": len(self.evaluation.questions) if self.evaluation else 0,
+            "think_tokens": self.evaluation.think_tokens if self.evaluation else None,
             **asdict(self.tuned),
-            "exams": [_exam_of(entry) for entry in log["log"] if "eval_asked" in entry],
+            "evaluations": [_evaluation_from_log(entry) for entry in log["log"] if "eval_asked" in entry],
             "loss": {"first": losses[0][1], "last": losses[-1][1], "steps": losses[-1][0]} if losses else None,
             "trl": settings_of(self.flags),
             "seconds": {"total": self.folder.total_seconds},
@@ -141,6 +143,6 @@ class Making(TrainingRun):
         return summary
 
 
-def _exam_of(entry: dict[str, Any]) -> dict[str, Any]:
-    names = ("loss", *(name for name, _ in GRADES))
+def _evaluation_from_log(entry: dict[str, Any]) -> dict[str, Any]:
+    names = ("loss", *(name for name, _ in JUDGE_METRICS))
     return {"step": entry["step"], **{name: entry.get(f"eval_{name}") for name in names}}

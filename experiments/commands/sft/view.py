@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.judge_training.card import GRADES, share
+from flex_judge.alignment.judge_training.card import JUDGE_METRICS, share
 from flex_judge.experiments.common.data_runs.view import print_table
 from flex_judge.experiments.common.reporting.wording import count
 
@@ -18,17 +18,17 @@ def print_judge(summary: Mapping[str, Any], out: Path) -> None:
     rows.append(("Parameters that learnt", f"{summary['learning']:,} of {summary['parameters']:,}"))
     if summary["loss"]:
         rows.append(("Loss, first and last", f"{summary['loss']['first']:.4g}, {summary['loss']['last']:.4g}"))
-    grades: list[tuple[str, str]] = []
+    metrics: list[tuple[str, str]] = []
     start: Mapping[str, Any] = {}
-    if summary["grades"]:
+    if summary["metrics"]:
         rows.append(("Examined on", count(summary["held_out_rows"], "held-out judgment")))
-        start = next((exam for exam in summary["exams"] if exam["step"] == 0), start)
-        for name, title in GRADES:
-            if summary["grades"][name] is not None:
-                grades.append((f"{title}: before", share(start.get(name))))
-                grades.append((f"{title}: after", share(summary["grades"][name])))
-    print_table(f"{summary['base']} as a judge", rows, grades, summary)
-    if summary["grades"] and _worse(start, summary["grades"]):
+        start = next((evaluation for evaluation in summary["evaluations"] if evaluation["step"] == 0), start)
+        for name, title in JUDGE_METRICS:
+            if summary["metrics"][name] is not None:
+                metrics.append((f"{title}: before", share(start.get(name))))
+                metrics.append((f"{title}: after", share(summary["metrics"][name])))
+    print_table(f"{summary['base']} as a judge", rows, metrics, summary)
+    if summary["metrics"] and _worse(start, summary["metrics"]):
         print("\nIt judges worse than the base model did: look at the data, or train less.")
     print(f"\nThe judge, with its model card: {out}")
 

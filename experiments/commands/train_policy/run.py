@@ -188,7 +188,7 @@ class Training(TrainingRun):
                 spec.reward,
                 spec.normalize,
                 flags.args.num_generations if spec.needs_group and self.ranks.count > 1 else None,
-                recipe.judge_gather_s,
+                recipe.judge_group_timeout_s,
                 api_key=read_key(recipe.judge_key) if recipe.judge_key else None,
                 deadline_s=recipe.judge_deadline_s,
                 run=self.ranks.by_first(lambda: uuid4().hex),

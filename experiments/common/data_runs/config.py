@@ -104,7 +104,7 @@ class DataFlags(JudgeFlags):
         metavar="HOST:PORT",
         group=_RUN,
     )
-    retry_lost: bool = setting(
+    retry_rejected: bool = setting(
         False,
         "try prompts again that were refused in an earlier start, with the others of their shards",
         group=_RUN,

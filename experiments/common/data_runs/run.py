@@ -16,8 +16,8 @@ from flex_judge.alignment.pipeline.job import Job, WorkPlan, shard_rows_for, sha
 from flex_judge.alignment.pipeline.models import JudgeAt, Models, ServedModels
 from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicyServiceConfig
 from flex_judge.alignment.pipeline.runner import pending, reports_of
-from flex_judge.alignment.pipeline.shards import Parts, Report, summed
-from flex_judge.alignment.pipeline.worker import LOST
+from flex_judge.alignment.pipeline.shards import Report, ShardFolder, summed
+from flex_judge.alignment.pipeline.worker import FAILED
 from flex_judge.alignment.policies import PolicyConfig
 from flex_judge.experiments.common.console import libraries_to, progress_on
 from flex_judge.experiments.common.data_runs.config import DataFlags
@@ -40,7 +40,7 @@ WORKER_ROWS = 256
 class Done:
     """The results of a run whose shards are all there."""
 
-    parts: Parts
+    shard_folder: ShardFolder
     reports: Mapping[int, Report]
     """By shard."""
 
@@ -51,11 +51,11 @@ class Done:
 
     def join(self, table: str, path: Path) -> None:
         """Write a table to one file."""
-        self.parts.join(table, self.reports, path)
+        self.shard_folder.join(table, self.reports, path)
 
     def rows(self, table: str) -> Iterator[dict[str, Any]]:
         """The rows of a table in the order of the prompts."""
-        return self.parts.rows(table, self.reports)
+        return self.shard_folder.rows(table, self.reports)
 
 
 @contextlib.contextmanager
@@ -106,31 +106,31 @@ class DataRun:
         Raises:
             JudgeError: what ended the run. What was done is kept, and the same run goes on from there.
         """
-        parts = Parts(self.folder.path.resolve() / "parts")
+        shard_folder = ShardFolder(self.folder.path.resolve() / "shard_folder")
         shard_rows = shard_rows_for(len(self.source))
         shards = shards_of(len(self.source), shard_rows)
-        if todo := pending(parts, shards, self.config.retry_lost):
-            asyncio.run(self._work(parts, shard_rows, todo))
+        if todo := pending(shard_folder, shards, self.config.retry_rejected):
+            asyncio.run(self._work(shard_folder, shard_rows, todo))
         else:
             self.console.print(f"{self.folder.path} is complete: nothing is sampled or judged again", soft_wrap=True)
-        done = Done(parts, parts.reports())
-        done.join(LOST, self.folder.path / f"{LOST}.jsonl")
+        done = Done(shard_folder, shard_folder.reports())
+        done.join(FAILED, self.folder.path / f"{FAILED}.jsonl")
         return done
 
-    async def _work(self, parts: Parts, shard_rows: int, todo: list[int]) -> None:
+    async def _work(self, shard_folder: ShardFolder, shard_rows: int, todo: list[int]) -> None:
         async with self._services() as (policy, judge):
             at_once = AHEAD * max(1, judge.room // self.comparisons)
             workers = -(-at_once // WORKER_ROWS)
             job = Job(
                 self.source,
                 self.plan(ServedModels(policy, judge)),
-                parts.folder,
+                shard_folder.folder,
                 self.config.columns_for(self.file),
                 shard_rows,
                 rows_at_once=-(-at_once // workers),
                 workers=workers,
                 shards_at_once=max(2, -(-2 * at_once // (workers * shard_rows))),
-                retry_lost=self.config.retry_lost,
+                retry_rejected=self.config.retry_rejected,
             )
             total = len(self.source)
             bar = self.progress.add_task("sampling and judging", total=total, completed=total - _rows(job, todo))

@@ -15,7 +15,7 @@ def print_best_of_n(summary: Mapping[str, Any], out: Path) -> None:
     rows = [
         ("Prompts with a best answer", f"{summary['done'] - summary['unscored']} of {summary['prompts']}"),
         ("  answers drawn among equals", str(summary["tied"])),
-        *_lost(summary),
+        *_failed(summary),
         *([("Ids that occur again", str(summary["repeated_ids"]))] if summary["repeated_ids"] else []),
         ("Judgments", str(summary["judgments"])),
         *((f"  answers {status.replace('_', ' ')}", str(n)) for status, n in summary["statuses"].items()),
@@ -44,7 +44,7 @@ def print_preferences(summary: Mapping[str, Any], out: Path) -> None:
     """Print what the `summary.json` of a preference data set says, and where it is."""
     rows = [
         ("Prompts", f"{summary['done']} of {summary['prompts']}"),
-        *_lost(summary),
+        *_failed(summary),
         ("Preference pairs", str(summary["pairs"])),
         *((f"  no pair: {reason.replace('_', ' ')}", str(n)) for reason, n in summary["dropped"].items()),
         *((f"Judgments {status.replace('_', ' ')}", str(n)) for status, n in summary["judgments"].items()),
@@ -55,9 +55,9 @@ def print_preferences(summary: Mapping[str, Any], out: Path) -> None:
     print(f"\n{count(summary['pairs'], 'preference pair')}, with their data card: {out / 'data'}")
 
 
-def _lost(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for reason, number in summary["lost"].items():
-        yield f"  lost: {reason.replace('_', ' ')} (see lost.jsonl)", str(number)
+def _failed(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for reason, number in summary["failed"].items():
+        yield f"  failed: {reason.replace('_', ' ')} (see lost.jsonl)", str(number)
 
 
 def print_table(
@@ -81,4 +81,4 @@ def print_table(
 
 def exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
     """0, or 1 where more prompts than `max_failures` have no result: they were lost, or no answer has a score."""
-    return int(sum(summary["lost"].values()) + summary["unscored"] > max_failures)
+    return int(sum(summary["failed"].values()) + summary["unscored"] > max_failures)

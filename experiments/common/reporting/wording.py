@@ -17,7 +17,7 @@ STATUS_WORDS = {
     "overlong": "the prompt does not fit the judge's context",
     "not_judged": "no judgment of it was written",
 }
-FORCED_WORDS = {
+FORCED_ANSWER_REASONS = {
     "budget": "the thinking ran out of its token budget",
     "early_end": "the reply ended while the judge was still thinking",
     "no_answer": "the judge thought and then answered nothing of the form",

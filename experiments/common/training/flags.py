@@ -45,7 +45,7 @@ PUBLISHED = {
     "max_length": 4096,
 }
 """The recipe of the published judges (arXiv 2505.18601), but for what depends on the model's size."""
-EXAMS = {
+EVALUATIONS = {
     "eval_strategy": "steps",
     "eval_steps": 0.25,
     "eval_on_start": True,
@@ -94,7 +94,7 @@ KINDS = {
                 "max_length": 1024,
                 "train_sampling_strategy": "group_by_length",
             },
-            {**PUBLISHED, "save_steps": 0.25, **EXAMS},
+            {**PUBLISHED, "save_steps": 0.25, **EVALUATIONS},
             (
                 ("load_in_4bit", False, "load the model as it is"),
                 ("load_in_8bit", False, "load the model as it is"),
@@ -221,7 +221,7 @@ def _defaults(kind: Kind, policy: str, given: Mapping[str, Any]) -> dict[str, An
 
     defaults = {"model_name_or_path": BASE, "output_dir": f"runs/{kind.name}", **KEPT, **kind.usual}
     if given.get("eval_strategy") == "no":  # there is no best one then
-        defaults = {name: value for name, value in defaults.items() if name not in EXAMS}
+        defaults = {name: value for name, value in defaults.items() if name not in EVALUATIONS}
     if not torch.accelerator.is_available():
         defaults |= ON_CPU
     if policy in EMBEDDED:

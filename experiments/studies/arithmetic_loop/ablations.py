@@ -17,8 +17,14 @@ from flex_judge.alignment.tasks.synthetic_teacher import judge
 from flex_judge.experiments.common.reporting.wording import count
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.arithmetic_loop.card import FIGURES, figure
-from flex_judge.experiments.studies.arithmetic_loop.evaluation import THINK_TOKENS, Paper, settings_of_exam
-from flex_judge.experiments.studies.arithmetic_loop.judge import JudgeMaking, examined, sampled, taught_questions, tuned
+from flex_judge.experiments.studies.arithmetic_loop.evaluation import THINK_TOKENS, Paper, evaluation_settings
+from flex_judge.experiments.studies.arithmetic_loop.judge import (
+    JudgeMaking,
+    evaluate_judge,
+    sampled,
+    taught_questions,
+    tuned,
+)
 from flex_judge.experiments.studies.arithmetic_loop.questions import sums
 from flex_judge.judges import JudgeSettings
 from flex_judge.judges.errors import UsageError
@@ -50,21 +56,21 @@ class Variant:
 
 def variants(config: JudgeMaking) -> list[Variant]:
     """The whole recipe first, then each thing that is changed."""
-    usual = settings_of_exam()
+    usual = evaluation_settings()
     half = replace(config, size=max(2, config.size // HALF))
     quarter = replace(config, size=max(2, half.size // HALF))
     back = replace(half, reason_first=False)
     voting = replace(usual, temperature=VOTING_TEMPERATURE)
     return [
         *(Variant(f"{one.size} judgments", one, usual) for one in (config, half, quarter)),
-        Variant(f"{half.size}, answer before the reasoning", back, settings_of_exam(reason_first=False)),
+        Variant(f"{half.size}, answer before the reasoning", back, evaluation_settings(reason_first=False)),
         Variant(f"{half.size}, short reasoning: results without steps", half, usual, in_steps=False),
         *(Variant(f"drawn, {count(k, 'vote')}", config, replace(voting, votes=k), often=True) for k in VOTES),
         *(
             Variant(
                 f"greedy, made to wait {count(k, 'time')}",
                 config,
-                replace(usual, waits=k, max_think_tokens=THINK_TOKENS * (k + 1)),
+                replace(usual, num_waits=k, max_think_tokens=THINK_TOKENS * (k + 1)),
                 often=True,
             )
             for k in WAITS
@@ -86,8 +92,8 @@ def main(config: JudgeMaking) -> dict[str, Any]:
         raise UsageError("ablations are of the judge that reasons first; leave --no-reason-first out")
     settings = {name: value for name, value in asdict(config).items() if name != "out"}
     with RunFolder(Path(config.out).resolve(), settings) as folder:
-        answers, exam_answers = sampled(config, folder)
-        paper, taught = Paper.of(exam_answers, seed=config.seed), sums(taught_questions(config))
+        answers, evaluation_answers = sampled(config, folder)
+        paper, taught = Paper.of(evaluation_answers, seed=config.seed), sums(taught_questions(config))
         short = Paper(*(spread(part, SHORT) for part in (paper.singles, paper.pairs, paper.swapped)))
         out = folder.path / "ablations"
         out.mkdir(exist_ok=True)
@@ -98,7 +104,7 @@ def main(config: JudgeMaking) -> dict[str, Any]:
             adapter = tuned(variant.recipe, folder, answers, where, change)
             asked = short if variant.often else paper
             file = out / f"exam_{_slug(variant.name)}.jsonl"
-            results = examined(folder, asked, taught, variant.judging, file, adapter)
+            results = evaluate_judge(folder, asked, taught, variant.judging, file, adapter)
             rows.append({"name": variant.name, **results.to_json()})
         summary = {**folder.settings, "variants": rows}
         write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")

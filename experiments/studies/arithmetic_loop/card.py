@@ -49,7 +49,7 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def _sections(summary: Mapping[str, Any]) -> Iterator[str]:
     minutes = summary["seconds"]["total"] / 60
-    exam = summary["judge"]
+    evaluation = summary["judge"]
     often = "once" if summary["epochs"] == 1 else f"{summary['epochs']:g} times"
     yield f"# {JUDGE}: the embedded judge"
     yield (
@@ -65,11 +65,12 @@ def _sections(summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield "    python -m flex_judge.experiments.studies.arithmetic_loop judge"
     yield f"which took {minutes:.0f} minutes."
-    yield "## Exam"
+    yield "## HeldOutEvaluation"
     yield (
-        f"On {exam['singles']['asked']:,} different answers that the base model sampled to "
-        f"{summary['exam_questions']} other questions, none of which asks for a sum that was taught, and "
-        f"{exam['pairs']['asked'] // 2} pairs of them in both orders. Judged greedily, once; a verdict without a score "
+        f"On {evaluation['singles']['asked']:,} different answers that the base model sampled to "
+        f"{summary['evaluation_questions']} other questions, none of which asks for a sum that was taught, and "
+        f"{evaluation['pairs']['asked'] // 2} pairs of them in both orders. Judged greedily, once; "
+        "a verdict without a score "
         "is wrong."
     )
     yield table(summary)

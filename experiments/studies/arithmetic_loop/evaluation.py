@@ -12,7 +12,7 @@ from flex_judge.alignment.curation.rows import Reference
 from flex_judge.alignment.curation.task_rows import task_references
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.data.texts import normalised
-from flex_judge.alignment.judge_training.evaluation import Grades, Question, grade, settings
+from flex_judge.alignment.judge_training.evaluation import JudgeMetrics, Question, compute_metrics, settings
 from flex_judge.alignment.tasks.arithmetic import is_right
 from flex_judge.alignment.tasks.synthetic_teacher import RIGHT, WRONG, Sum, sum_of
 from flex_judge.experiments.studies.arithmetic_loop.questions import mirrored
@@ -67,10 +67,10 @@ class Paper:
 class Results:
     """What an exam came to."""
 
-    singles: Grades
-    unrelated: Grades
+    singles: JudgeMetrics
+    unrelated: JudgeMetrics
     """Of singles whose sum is not taught the other way round either."""
-    pairs: Grades
+    pairs: JudgeMetrics
     """In both orders."""
     swap_consistency: float | None
     """Pairs of which the other order gives the same verdict, of all pairs; those without a verdict are not."""
@@ -89,7 +89,7 @@ def ask(judge: FlexJudge, paper: Paper, advance: Callable[[], object]) -> list[J
     """A judge's judgments of a paper's questions, in their order.
 
     Args:
-        judge: with the settings of `settings_of_exam`.
+        judge: with the settings of `evaluation_settings`.
         advance: is called after each.
     """
 
@@ -103,21 +103,21 @@ def ask(judge: FlexJudge, paper: Paper, advance: Callable[[], object]) -> list[J
     return asyncio.run(all_asked())
 
 
-def settings_of_exam(reason_first: bool = True) -> JudgeSettings:
+def evaluation_settings(reason_first: bool = True) -> JudgeSettings:
     """Greedy, once, with an answer forced where none comes, which counts as not parsed."""
     return settings(THINK_TOKENS, reason_first)
 
 
-def graded(paper: Paper, judgments: Sequence[Judgment], taught: Collection[Sum]) -> Results:
+def evaluate_results(paper: Paper, judgments: Sequence[Judgment], taught: Collection[Sum]) -> Results:
     """Grade judgments of a paper's questions, in their order."""
     n, k = len(paper.singles), len(paper.pairs)
     singles, pairs, swapped = judgments[:n], judgments[n : n + k], judgments[n + k :]
     apart = [i for i, question in enumerate(paper.singles) if mirrored(_sum(question)) not in taught]
     same = [_same(one, other) for one, other in zip(pairs, swapped, strict=True)]
     return Results(
-        grade(paper.singles, singles),
-        grade([paper.singles[i] for i in apart], [singles[i] for i in apart]),
-        grade(paper.pairs + paper.swapped, judgments[n:]),
+        compute_metrics(paper.singles, singles),
+        compute_metrics([paper.singles[i] for i in apart], [singles[i] for i in apart]),
+        compute_metrics(paper.pairs + paper.swapped, judgments[n:]),
         sum(same) / k if k else None,
     )
 

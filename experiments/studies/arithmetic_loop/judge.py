@@ -27,11 +27,17 @@ from flex_judge.experiments.common.flags import check_least, setting
 from flex_judge.experiments.common.ranks import run
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.arithmetic_loop.card import write_card
-from flex_judge.experiments.studies.arithmetic_loop.evaluation import Paper, Results, ask, graded, settings_of_exam
+from flex_judge.experiments.studies.arithmetic_loop.evaluation import (
+    Paper,
+    Results,
+    ask,
+    evaluate_results,
+    evaluation_settings,
+)
 from flex_judge.experiments.studies.arithmetic_loop.questions import (
-    EXAM,
+    EVALUATION,
     TRAIN,
-    exam_questions,
+    evaluation_questions,
     sums,
     training_questions,
 )
@@ -59,12 +65,15 @@ class JudgeMaking:
     size: int = setting(1000, "judgments to learn from, half of single answers, half of pairs", metavar="N")
     epochs: float = setting(1.0, "how often each is learnt from", metavar="X")
     reason_first: bool = setting(True, "reason, then answer; the other way round is an ablation")
-    exam_questions: int = setting(EXAM, "questions that the policy answers for the exam", metavar="N")
-    exam_samples: int = setting(4, "its answers to each", metavar="N")
+    evaluation_questions: int = setting(EVALUATION, "questions that the policy answers for the exam", metavar="N")
+    evaluation_samples: int = setting(4, "its answers to each", metavar="N")
     seed: int = setting(0, "of sampling, selection and training", metavar="N")
 
     def __post_init__(self) -> None:
-        check_least(self, {"questions": 1, "samples": 2, "size": 2, "exam_questions": 1, "exam_samples": 2, "seed": 0})
+        check_least(
+            self,
+            {"questions": 1, "samples": 2, "size": 2, "evaluation_questions": 1, "evaluation_samples": 2, "seed": 0},
+        )
 
 
 @dataclass(frozen=True)
@@ -106,11 +115,13 @@ def main(config: JudgeMaking) -> dict[str, Any]:
 
 def make(config: JudgeMaking, folder: RunFolder) -> Made:
     """The judge in `folder`, after what was missing of it has been done."""
-    answers, exam_answers = sampled(config, folder)
+    answers, evaluation_answers = sampled(config, folder)
     adapter = tuned(config, folder, answers, folder.path)
-    paper, taught = Paper.of(exam_answers, seed=config.seed), sums(taught_questions(config))
+    paper, taught = Paper.of(evaluation_answers, seed=config.seed), sums(taught_questions(config))
     sat = [
-        examined(folder, paper, taught, settings_of_exam(config.reason_first), folder.path / f"exam_{name}.jsonl", path)
+        evaluate_judge(
+            folder, paper, taught, evaluation_settings(config.reason_first), folder.path / f"exam_{name}.jsonl", path
+        )
         for name, path in (("base", None), ("judge", adapter))
     ]
     return Made(adapter, *sat)
@@ -118,18 +129,18 @@ def make(config: JudgeMaking, folder: RunFolder) -> Made:
 
 def taught_questions(config: JudgeMaking) -> list[Question]:
     """Those that the judge learns on."""
-    return training_questions(config.questions, exam_questions(config.exam_questions))
+    return training_questions(config.questions, evaluation_questions(config.evaluation_questions))
 
 
 def sampled(config: JudgeMaking, folder: RunFolder) -> tuple[Path, Path]:
     """The policy's answers that the judge learns on, and those of its exam."""
-    answers, exam_answers = folder.path / "answers.jsonl", folder.path / "exam_answers.jsonl"
-    asked = exam_questions(config.exam_questions)
+    answers, evaluation_answers = folder.path / "answers.jsonl", folder.path / "exam_answers.jsonl"
+    asked = evaluation_questions(config.evaluation_questions)
     taught = taught_questions(config)
     with folder.phase("sampling"), engines(folder.path, "sampling") as advance:
         sample(BASE, taught, config.samples, answers, config.seed, advance=advance(len(taught)))
-        sample(BASE, asked, config.exam_samples, exam_answers, config.seed, advance=advance(len(asked)))
-    return answers, exam_answers
+        sample(BASE, asked, config.evaluation_samples, evaluation_answers, config.seed, advance=advance(len(asked)))
+    return answers, evaluation_answers
 
 
 def tuned(
@@ -161,7 +172,7 @@ def _curate(config: JudgeMaking, answers: Path, out: Path) -> None:
         size=config.size,
         held_out=HELD_OUT,
         reason_first=config.reason_first,
-        lot_seed=config.seed,
+        order_seed=config.seed,
         out=str(out),
     )
     curate(settings, None)
@@ -188,7 +199,7 @@ def halved(judge: Path, out: Path) -> Path:
     return out
 
 
-def examined(
+def evaluate_judge(
     folder: RunFolder,
     paper: Paper,
     taught: Collection[Sum],
@@ -218,7 +229,7 @@ def examined(
             finally:
                 judge.close()
         write_rows(file, [judgment.to_json() for judgment in judgments])
-    return graded(paper, judgments, taught)
+    return evaluate_results(paper, judgments, taught)
 
 
 def _stored(file: Path, adapter: str | None) -> list[Judgment] | None:

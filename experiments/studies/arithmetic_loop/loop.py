@@ -23,7 +23,12 @@ from flex_judge.experiments.studies.arithmetic_loop.evaluation import RUBRIC
 from flex_judge.experiments.studies.arithmetic_loop.judge import RECIPE, JudgeMaking, engines, taught_questions
 from flex_judge.experiments.studies.arithmetic_loop.judge import main as make_judge
 from flex_judge.experiments.studies.arithmetic_loop.page import write_page
-from flex_judge.experiments.studies.arithmetic_loop.questions import EXAM, exam_questions, policy_questions, sums
+from flex_judge.experiments.studies.arithmetic_loop.questions import (
+    EVALUATION,
+    evaluation_questions,
+    policy_questions,
+    sums,
+)
 from flex_judge.experiments.studies.arithmetic_loop.samples import sample
 from flex_judge.experiments.studies.arithmetic_loop.statistics import looped
 from flex_judge.judges.errors import UsageError
@@ -62,8 +67,10 @@ class ClosedLoop:
         check_least(self, {**least, "per_prompt": 1})
         if self.curve > self.held_out:
             raise UsageError(f"--curve {self.curve} is more than --held-out {self.held_out}, of which it is a part")
-        if self.judge == JUDGE and self.curve > EXAM:
-            raise UsageError(f"--curve above {EXAM} asks for sums that {JUDGE} was taught; make a judge anew for it")
+        if self.judge == JUDGE and self.curve > EVALUATION:
+            raise UsageError(
+                f"--curve above {EVALUATION} asks for sums that {JUDGE} was taught; make a judge anew for it"
+            )
 
 
 def main(config: ClosedLoop) -> dict[str, Any]:
@@ -81,14 +88,14 @@ def main(config: ClosedLoop) -> dict[str, Any]:
         check_model(*_named(config.judge))
     with RunFolder(Path(config.out).resolve(), settings) as folder:
         out = folder.path
-        making = JudgeMaking(out=str(out / "judge"), exam_questions=max(EXAM, config.curve))
-        exam = None
+        making = JudgeMaking(out=str(out / "judge"), evaluation_questions=max(EVALUATION, config.curve))
+        evaluation = None
         judge = config.judge
         if judge is None:
             with folder.phase("judge"):
-                exam = make_judge(making)
+                evaluation = make_judge(making)
             judge = str(out / "judge" / RECIPE)
-        held_out = exam_questions(config.held_out)
+        held_out = evaluation_questions(config.held_out)
         _ask_greedily(folder, held_out, out / "greedy_before.jsonl")
         for seed in range(config.seeds):
             _one_seed(config, folder, held_out, _flags_of(judge), seed)
@@ -98,7 +105,7 @@ def main(config: ClosedLoop) -> dict[str, Any]:
             "seeds": config.seeds,
             "policy": BASE,
             "judge": config.judge or f"{RECIPE}, made here",
-            "exam": exam and {"base": exam["base"], "judge": exam["judge"]},
+            "evaluation": evaluation and {"base": evaluation["base"], "judge": evaluation["judge"]},
             **figures,
             "prompts_taught": _taught(config, making) if config.judge in (None, JUDGE) else None,
             "seconds": {**folder.seconds, "total": folder.total_seconds},
@@ -120,7 +127,7 @@ def _flags_of(judge: str) -> list[str]:
 
 def _taught(config: ClosedLoop, making: JudgeMaking) -> list[int]:
     """Of the questions that pairs were made of, for each seed how many ask for a sum that the judge was taught."""
-    held_out, taught = exam_questions(config.held_out), sums(taught_questions(making))
+    held_out, taught = evaluation_questions(config.held_out), sums(taught_questions(making))
     asked = (policy_questions(config.prompts, held_out, seed) for seed in range(config.seeds))
     return [sum(sum_of(question.text) in taught for question in some) for some in asked]
 

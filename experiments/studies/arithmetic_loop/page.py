@@ -52,12 +52,13 @@ def write_page(out: Path, summary: Mapping[str, Any]) -> Path:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    exam = summary["exam"]
+    evaluation = summary["evaluation"]
     page = env.get_template("loop.html").render(
         s=summary,
         plots={name: plot[plot.index("<svg") :] for name, plot in plots.items()},
         table=rows,
-        exam=exam and [(title, *(figure(exam[who], path) for who in ("base", "judge"))) for title, path in FIGURES],
+        evaluation=evaluation
+        and [(title, *(figure(evaluation[who], path) for who in ("base", "judge"))) for title, path in FIGURES],
         legend=LEGEND,
         percent=percent,
         points=_points,

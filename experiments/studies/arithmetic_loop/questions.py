@@ -8,7 +8,7 @@ from flex_judge.alignment.policy_training.held_out import SEED as HELD_OUT_SEED
 from flex_judge.alignment.tasks.arithmetic import Question, questions
 from flex_judge.alignment.tasks.synthetic_teacher import Sum, sum_of
 
-EXAM, TRAIN = 120, 520
+EVALUATION, TRAIN = 120, 520
 """How many questions the shipped judge was examined on, and learnt on."""
 LEVELS = (1, 2)
 """Those of the demo and of data runs."""
@@ -20,7 +20,7 @@ POLICY_SEED = 3_000_003
 """Of those that the policy is tuned on, to which the seed of the run is added."""
 
 
-def exam_questions(count: int) -> list[Question]:
+def evaluation_questions(count: int) -> list[Question]:
     """The judge's exam: the first of those that policies are measured on.
 
     Raises:
@@ -29,13 +29,13 @@ def exam_questions(count: int) -> list[Question]:
     return questions(count, HELD_OUT_SEED, levels=LEVELS)
 
 
-def training_questions(count: int, exam: Iterable[Question]) -> list[Question]:
+def training_questions(count: int, evaluation: Iterable[Question]) -> list[Question]:
     """Questions for the judge to learn on: none asks for a sum of the exam's or of the demo's, in whatever words.
 
     Raises:
         UsageError: there are not so many.
     """
-    return _without(count, TRAIN_SEED, sums(exam) | sums(questions(DEMO, DEMO_SEED, levels=LEVELS)))
+    return _without(count, TRAIN_SEED, sums(evaluation) | sums(questions(DEMO, DEMO_SEED, levels=LEVELS)))
 
 
 def policy_questions(count: int, held_out: Iterable[Question], seed: int) -> list[Question]:

@@ -82,7 +82,7 @@ class HFEngine(ThreadedEngine):
             except JudgeError as e:  # a prompt or medium that cannot be taken is its caller's error
                 request.resolve(e)
             else:
-                self._waiting.append(_Job(request, row, replace(request.sampling, draw=0, seed=None)))
+                self._waiting.append(_Job(request, row, replace(request.sampling, sample_index=0, seed=None)))
             new.pop(0)
         self._waiting = [job for job in self._waiting if not job.request.given_up]
         if self._waiting:
@@ -125,7 +125,7 @@ class HFEngine(ThreadedEngine):
             eos_token_id=sorted(self._eos),
             pad_token_id=pad,
             # A pad that the model wrote would stand for a medium when the reply becomes part of the next prompt.
-            suppress_tokens=sorted(self._encoder.pads.ids.values()) or None,
+            suppress_tokens=sorted(self._encoder.placeholders.ids.values()) or None,
             do_sample=False,  # the greatest score is a draw where there is a sampler
         )
         replies = output[:, inputs["input_ids"].shape[1] :].tolist()

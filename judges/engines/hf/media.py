@@ -13,7 +13,7 @@ from flex_judge.judges.errors import RenderError, UsageError
 from flex_judge.judges.media.prepared import SAMPLE_RATE, Prepared
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.checkpoints import Checkpoint
-from flex_judge.judges.models.inputs.placeholders import Pads, check_content
+from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens, check_content
 
 _NAMES = {  # modality -> the model's arguments for its content, and for the content's shape
     Modality.IMAGE: ("pixel_values", "image_grid_thw"),
@@ -48,12 +48,12 @@ class MediaEncoder:
             limit: longest sequence that is taken, in tokens.
         """
         self._limit = limit
-        self.pads = Pads(checkpoint.profile, checkpoint.tokenizer)
+        self.placeholders = PlaceholderTokens(checkpoint.profile, checkpoint.tokenizer)
         self._profile = checkpoint.profile
-        scaled: list[Modality] = [modality for modality in self.pads.ids if modality != Modality.MOLECULE]
+        scaled: list[Modality] = [modality for modality in self.placeholders.ids if modality != Modality.MOLECULE]
         self._processors: dict[Modality, Any] = {modality: _processor(checkpoint, modality) for modality in scaled}
         self._per_second = 0
-        if Modality.VIDEO in self.pads.ids:
+        if Modality.VIDEO in self.placeholders.ids:
             omni = hasattr(config, "position_id_per_seconds")
             self._per_second = config.position_id_per_seconds if omni else config.vision_config.tokens_per_second
 
@@ -69,7 +69,7 @@ class MediaEncoder:
             MediaError: a medium that the model does not take.
             RenderError: pads and media do not agree, or a medium has another number of tokens than its family says.
         """
-        places = self.pads.find(token_ids, media, self._limit)
+        places = self.placeholders.find(token_ids, media, self._limit)
         expanded: list[int] = []
         grids: list[Grid] = []
         inputs: dict[Modality, list[tuple[torch.Tensor, torch.Tensor]]] = {}

@@ -30,7 +30,7 @@ from flex_judge.judges.media.prepared import Prepared
 
 SCHEMA = 1
 """Version of the tables; raise it when they change."""
-KEY_FORMAT = 1
+KEY_FORMAT = 2
 """Version of what a key is made of; raise it when engines come to answer the same request differently."""
 APPLICATION = 0x464C4A44  # in the header of the file: tells a ledger from any other SQLite file
 BUSY_S = 60.0  # how long to wait for other processes that write
@@ -242,7 +242,7 @@ def generation_key(
         media: their digests count, in their order.
     """
     asked = asdict(sampling)
-    if sampling.seed is None:  # as before there were seeds, so that older ledgers go on answering
+    if sampling.seed is None:  # the engine's own generator: not part of the request
         del asked["seed"]
     parts = {
         "format": KEY_FORMAT,

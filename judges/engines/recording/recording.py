@@ -22,7 +22,7 @@ class RecordingEngine:
 
     A generation is recorded before it is returned. Equal requests that are under way at the same time in one event
     loop are computed once; if the computation fails, it fails for all of them, and nothing is recorded. Draws that
-    are to differ must differ in `Sampling.draw` or `Sampling.seed`.
+    are to differ must differ in `Sampling.sample_index` or `Sampling.seed`.
     """
 
     def __init__(self, engine: Engine, ledger: Ledger) -> None:

@@ -25,7 +25,7 @@ from flex_judge.judges.errors import EngineLostError, JudgeError, UsageError
 from flex_judge.judges.hardware import best_dtype
 from flex_judge.judges.media.prepared import Prepared
 from flex_judge.judges.models.checkpoints import open_checkpoint
-from flex_judge.judges.models.inputs.placeholders import Pads
+from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.models.omni import whole_model
 
 NEVER = -100.0  # the strongest bias that vllm takes
@@ -67,7 +67,7 @@ class _Base:
         self.tokenizer = checkpoint.tokenizer
         self.profile = checkpoint.profile
         self.max_model_len = checkpoint.context_within(config.max_model_len)
-        self._pads = Pads(checkpoint.profile, checkpoint.tokenizer)
+        self._placeholders = PlaceholderTokens(checkpoint.profile, checkpoint.tokenizer)
         self.max_batch = config.max_batch
         self._stop_ids = sorted(checkpoint.stop_ids)
         self._adapter = adapter_request(checkpoint)
@@ -114,7 +114,7 @@ class _Base:
             stop=list(sampling.stop) or None,
             stop_token_ids=self._stop_ids,
             # A pad that the model wrote would stand for a medium when the reply becomes part of the next prompt.
-            logit_bias=dict.fromkeys(self._pads.ids.values(), NEVER) or None,
+            logit_bias=dict.fromkeys(self._placeholders.ids.values(), NEVER) or None,
             include_stop_str_in_output=True,
             skip_special_tokens=False,
             structured_outputs=StructuredOutputsParams(regex=sampling.regex) if sampling.regex else None,
@@ -170,7 +170,7 @@ class AsyncVLLMEngine(_Base):
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        prompt, name = prompt_of(prompt_token_ids, media, self._pads, self.max_model_len), str(next(self._ids))
+        prompt, name = prompt_of(prompt_token_ids, media, self._placeholders, self.max_model_len), str(next(self._ids))
         stream = self._llm.generate(prompt, self._params(sampling), name, lora_request=self._adapter)
         try:
             outputs = [output async for output in stream]
@@ -230,7 +230,7 @@ class VLLMEngine(_Base, ThreadedEngine):
             request = new[0]  # taken out when it is kept elsewhere: whatever happens, it is not forgotten
             name = str(next(self._ids))
             try:
-                prompt = prompt_of(request.prompt, request.media, self._pads, self.max_model_len)
+                prompt = prompt_of(request.prompt, request.media, self._placeholders, self.max_model_len)
                 self._llm.add_request(name, prompt, self._params(request.sampling), lora_request=self._adapter)
             except JudgeError as e:  # a request that is refused is its caller's error, not the engine's end
                 request.resolve(e)

@@ -11,7 +11,7 @@ from flex_judge.judges.media.prepared import SAMPLE_RATE, Prepared
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.adapters import adapted_modules, check_adapter
 from flex_judge.judges.models.checkpoints import Checkpoint
-from flex_judge.judges.models.inputs.placeholders import Pads, check_content
+from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens, check_content
 from flex_judge.judges.models.omni import whole_adapter
 from flex_judge.judges.models.profiles import Profile
 
@@ -20,13 +20,15 @@ ENCODERS = ("model.visual.", "visual.", "audio_tower.")
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vllm makes room for
 
 
-def prompt_of(token_ids: Sequence[int], media: Sequence[Prepared], pads: Pads, limit: int) -> dict[str, Any]:
+def prompt_of(
+    token_ids: Sequence[int], media: Sequence[Prepared], placeholders: PlaceholderTokens, limit: int
+) -> dict[str, Any]:
     """A prompt for vllm, which repeats the pads by itself.
 
     Args:
         token_ids: with one pad per medium.
         media: what the pads stand for.
-        pads: of the model's family.
+        placeholders: of the model's family.
         limit: longest sequence that the engine takes, in tokens.
 
     Raises:
@@ -34,7 +36,7 @@ def prompt_of(token_ids: Sequence[int], media: Sequence[Prepared], pads: Pads, l
         MediaError: a medium that the model does not take.
         RenderError: pads and media do not agree.
     """
-    pads.find(token_ids, media, limit)
+    placeholders.find(token_ids, media, limit)
     prompt: dict[str, Any] = {"prompt_token_ids": list(token_ids)}
     if not media:
         return prompt
@@ -46,7 +48,7 @@ def prompt_of(token_ids: Sequence[int], media: Sequence[Prepared], pads: Pads, l
         shape = f"{medium.length}x{medium.height}x{medium.width}@{medium.fps:g}"
         uuids.setdefault(medium.modality.value, []).append(f"{medium.digest}:{shape}")
     # Our media are scaled already. vllm's hash of a medium is made of its uuid and of these options.
-    options = {"images_kwargs": {"do_resize": False}, "videos_kwargs": _video_options(media, pads.profile)}
+    options = {"images_kwargs": {"do_resize": False}, "videos_kwargs": _video_options(media, placeholders.profile)}
     used = {f"{modality}s_kwargs" for modality in data}
     return {
         **prompt,

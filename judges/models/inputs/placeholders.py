@@ -12,7 +12,7 @@ from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.profiles import Profile
 
 
-class Pads:
+class PlaceholderTokens:
     """The placeholder pads of one checkpoint's vocabulary."""
 
     def __init__(self, profile: Profile, tokenizer: Any) -> None:

@@ -41,9 +41,9 @@ class Table:
     def counts(self) -> Counter[int]:
         return Counter(i for i, _ in self.asked)
 
-    async def vote(self, candidate: int, draw: int) -> Judgment:
-        self.asked.append((candidate, draw))
-        return self.rows[candidate][draw]
+    async def vote(self, candidate: int, sample_index: int) -> Judgment:
+        self.asked.append((candidate, sample_index))
+        return self.rows[candidate][sample_index]
 
 
 async def raced(rows: Sequence[Sequence[Judgment]], rules: Rules = RULES) -> tuple[Race, Table]:
@@ -62,8 +62,8 @@ async def test_everyone_is_judged_once_and_a_clear_winner_needs_no_more() -> Non
 
 
 async def test_votes_go_to_those_who_may_still_win() -> None:
-    draw = Random(3)
-    rows = [[said(level + draw.choice((-1, 0, 1))) for _ in range(8)] for level in [8, 7.5, 7] + [3] * 13]
+    sample_index = Random(3)
+    rows = [[said(level + sample_index.choice((-1, 0, 1))) for _ in range(8)] for level in [8, 7.5, 7] + [3] * 13]
     race, table = await raced(rows)
     assert {i for i, count in table.counts.items() if count > 1} <= {0, 1, 2}
     assert table.counts[0] > 3
@@ -85,7 +85,7 @@ async def test_those_who_are_level_have_all_votes_and_not_more() -> None:
 async def test_draws_of_a_candidate_are_asked_for_one_after_the_other_and_none_twice() -> None:
     _, table = await raced([[said(7)] * 8] * 5)
     for i in range(5):
-        draws = [draw for who, draw in table.asked if who == i]
+        draws = [sample_index for who, sample_index in table.asked if who == i]
         assert draws == list(range(len(draws)))
 
 
@@ -123,7 +123,7 @@ async def test_no_budget_is_overdrawn_and_no_candidate_has_more_votes_than_it_ma
 ) -> None:
     budget = max(len(rows), math.floor(share * 6 * len(rows)))
     race, table = await raced([[said(s) for s in row] for row in rows], Rules(6, budget, confidence, 1.5))
-    assert len(race.bouts) == len(table.asked) <= max(budget, len(rows))
+    assert len(race.matches) == len(table.asked) <= max(budget, len(rows))
     assert set(table.counts) == set(range(len(rows)))
     assert max(table.counts.values()) <= 6
     assert set(race.worth) == {i for i, row in enumerate(rows) if any(row[: table.counts[i]])}
@@ -175,7 +175,7 @@ def noisy(prompt: str, sampling: Sampling) -> str:
     if sampling.stop == ("</think>",):
         return "Hm.</think>"
     level = int(prompt.rpartition("level ")[2].partition(" ")[0].partition("<")[0])
-    return f"<answer>{level + Random(f'{level}/{sampling.draw}').choice((-1, 0, 1))}</answer>"
+    return f"<answer>{level + Random(f'{level}/{sampling.sample_index}').choice((-1, 0, 1))}</answer>"
 
 
 async def test_a_judge_draws_other_votes_each_time_and_halving_spends_less_than_all() -> None:
@@ -191,9 +191,9 @@ async def test_a_judge_draws_other_votes_each_time_and_halving_spends_less_than_
     selection = await select(prompt, responses, SelectionSpec("halving", votes=6), ask, id="q")
     assert selection.best == 3
     assert 5 < len(asked) <= 5 * 6 / 2  # five are different
-    assert len({(text_of(c.responses[0]), c.draw) for c in asked}) == len(asked)
+    assert len({(text_of(c.responses[0]), c.sample_index) for c in asked}) == len(asked)
     assert [j.id for j in selection.judgments] == [
-        f"q/{i}/{c.draw}" for (i,), c in zip(selection.judged, asked, strict=True)
+        f"q/{i}/{c.sample_index}" for (i,), c in zip(selection.judged, asked, strict=True)
     ]
 
 
@@ -201,7 +201,7 @@ async def test_the_winner_stands_above_one_that_was_given_up_with_a_higher_mean(
     rows = {"low": [1] * 8, "lucky": [9, 1, 1, 1, 1, 1, 1, 1], "good": [9, 9, 9, 9, 9, 9, 9, 9], "even": [8] * 8}
 
     async def ask(comparison: Comparison) -> Judgment:
-        return said(rows[text_of(comparison.responses[0])][comparison.draw])
+        return said(rows[text_of(comparison.responses[0])][comparison.sample_index])
 
     texts = list(rows)
     selection = await select((Message("user", "?"),), texts, SelectionSpec("halving"), ask)  # type: ignore[arg-type]

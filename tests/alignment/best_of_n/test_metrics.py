@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flex_judge.alignment.best_of_n.metrics import Estimate, Graded, accuracies, best_scores, estimate, sizes
+from flex_judge.alignment.best_of_n.metrics import Estimate, LabelledSamples, accuracies, best_scores, estimate, sizes
 from flex_judge.judges import UsageError
 
 
@@ -21,7 +21,7 @@ def test_figures_are_given_for_powers_of_two_and_for_all(count: int, found: tupl
     assert sizes(count) == found
 
 
-graded = st.integers(1, 6).flatmap(
+evaluate_results = st.integers(1, 6).flatmap(
     lambda n: st.tuples(
         st.permutations(range(n)).flatmap(lambda order: st.integers(0, n).map(lambda k: tuple(order[:k]))),
         st.lists(st.booleans(), min_size=n, max_size=n).map(tuple),
@@ -30,10 +30,10 @@ graded = st.integers(1, 6).flatmap(
 
 
 @settings(deadline=None, max_examples=25)
-@given(graded)
+@given(evaluate_results)
 def test_the_best_of_n_is_averaged_over_every_subset_of_n(prompt: tuple[tuple[int, ...], tuple[bool, ...]]) -> None:
     ranking, right = prompt
-    found = accuracies([Graded(ranking, right)])
+    found = accuracies([LabelledSamples(ranking, right)])
     for n in sizes(len(right)):
         subsets = [set(subset) for subset in combinations(range(len(right)), n)]
         chosen = [next((i for i in ranking if i in subset), None) for subset in subsets]
@@ -42,7 +42,7 @@ def test_the_best_of_n_is_averaged_over_every_subset_of_n(prompt: tuple[tuple[in
 
 
 def test_the_best_of_all_is_the_one_that_was_chosen() -> None:
-    prompts = [Graded((2, 0, 1), (False, False, True)), Graded((0, 2, 1), (False, True, True))]
+    prompts = [LabelledSamples((2, 0, 1), (False, False, True)), LabelledSamples((0, 2, 1), (False, True, True))]
     found = accuracies(prompts)
     assert found.best[3].value == 0.5
     assert found.first.value == 0.0
@@ -52,13 +52,13 @@ def test_the_best_of_all_is_the_one_that_was_chosen() -> None:
 
 
 def test_a_prompt_without_a_verdict_stays_in_the_denominator_and_counts_as_not_right() -> None:
-    found = accuracies([Graded((), (True, True)), Graded((0, 1), (True, True))])
+    found = accuracies([LabelledSamples((), (True, True)), LabelledSamples((0, 1), (True, True))])
     assert (found.best[1].value, found.best[2].value, found.best[2].count) == (0.5, 0.5, 2)
     assert found.any[2].value == 1.0
 
 
 def test_an_answer_without_a_verdict_is_not_the_best_of_itself() -> None:
-    found = accuracies([Graded((1,), (True, True))])
+    found = accuracies([LabelledSamples((1,), (True, True))])
     assert (found.best[1].value, found.best[2].value) == (0.5, 1.0)
 
 
@@ -102,11 +102,11 @@ def test_runs_that_have_no_figures_are_refused() -> None:
         with pytest.raises(UsageError):
             nothing()
     with pytest.raises(UsageError, match="the same number of answers to each, one or more, got from 1 to 2"):
-        accuracies([Graded((0,), (True,)), Graded((0,), (True, False))])
+        accuracies([LabelledSamples((0,), (True,)), LabelledSamples((0,), (True, False))])
 
 
 def test_accuracies_are_plain_json() -> None:
-    row = json.loads(json.dumps(accuracies([Graded((0, 1), (True, False))]).to_json()))
+    row = json.loads(json.dumps(accuracies([LabelledSamples((0, 1), (True, False))]).to_json()))
     assert set(row) == {"first", "random", "best", "any", "gain"}
     assert row["best"]["2"]["value"] == 1.0
 

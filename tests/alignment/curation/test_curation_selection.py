@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from curating import lesson, words
+from curating import example, words
 
-from flex_judge.alignment.curation.examples import Lesson
+from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.alignment.curation.pointwise import NOT_OF_FIRST, OTHER_FIRST, first_of
 from flex_judge.alignment.curation.selection import HIDES, SPEAKS, Selected, Selection, selected
 from flex_judge.judges.errors import UsageError
@@ -45,8 +45,8 @@ from flex_judge.judges.errors import UsageError
     ],
 )
 def test_a_single_is_the_judgment_of_the_first_assistant_alone(reasoning: str, single: str) -> None:
-    found = first_of(lesson(1, (8, 3), reasoning))
-    assert isinstance(found, Lesson)
+    found = first_of(example(1, (8, 3), reasoning))
+    assert isinstance(found, TrainingExample)
     assert found.reasoning == single
     assert (found.scores, found.kind, found.answers) == ((8.0,), "single", ("The one answer of 1.",))
     assert found.reference_scores == (8.0,)
@@ -65,36 +65,36 @@ def test_a_single_is_the_judgment_of_the_first_assistant_alone(reasoning: str, s
     ],
 )
 def test_reasoning_that_begins_with_the_other_or_both_is_no_single(reasoning: str, why: str) -> None:
-    assert first_of(lesson(1, reasoning=reasoning)) == why
+    assert first_of(example(1, reasoning=reasoning)) == why
 
 
-def pool(count: int = 60, start: int = 1, **other: Any) -> list[Lesson]:
-    """Lessons of different lengths; every third is a tie, the others are won in turn."""
+def pool(count: int = 60, start: int = 1, **other: Any) -> list[TrainingExample]:
+    """TrainingExamples of different lengths; every third is a tie, the others are won in turn."""
     scores = ((8, 4), (4, 9), (5, 5))
     return [
-        lesson(
+        example(
             n, scores[n % 3], "Assistant 1 is " + "very " * n + "good. Assistant 2 is " + "so " * n + "bad.", **other
         )
         for n in range(start, start + count)
     ]
 
 
-def choose(lessons: Sequence[Lesson], **settings: Any) -> Selected:
+def choose(examples: Sequence[TrainingExample], **settings: Any) -> Selected:
     usual = {"singles": 6, "pairs": 12, "single_tokens": 5, "pair_tokens": 10, "held_out": 6, "remap": 0.0}
-    return selected(lessons, Selection(**(usual | settings)), words)
+    return selected(examples, Selection(**(usual | settings)), words)
 
 
-def rows(lessons: Sequence[Lesson], kind: str | None = None) -> list[int]:
-    return sorted(one.reference.row for one in lessons if kind in (None, one.kind))
+def rows(examples: Sequence[TrainingExample], kind: str | None = None) -> list[int]:
+    return sorted(one.reference.row for one in examples if kind in (None, one.kind))
 
 
 def test_no_prompt_is_in_two_samples_and_no_held_out_question_is_trained_on() -> None:
-    lessons = pool()
-    lessons += [
+    examples = pool()
+    examples += [
         replace(one, reference=replace(one.reference, id=f"{n}b", answers=(f"x{n}", "y")))
-        for n, one in enumerate(lessons)
+        for n, one in enumerate(examples)
     ]
-    found = choose(lessons, singles=30, pairs=30, held_out=11)
+    found = choose(examples, singles=30, pairs=30, held_out=11)
     assert Counter(one.kind for one in found.train) == {"single": 30, "pair": 30}
     assert Counter(one.kind for one in found.held_out) == {"single": 5, "pair": 6}
     samples = [*found.train, *found.held_out]
@@ -105,36 +105,36 @@ def test_no_prompt_is_in_two_samples_and_no_held_out_question_is_trained_on() ->
     assert not held & {one.question_digest for one in found.train}
 
 
-def batches(count: int) -> list[Lesson]:
+def batches(count: int) -> list[TrainingExample]:
     """Judgments of three answers: the first one is the best of most, and some are ties."""
     found = []
     for n in range(1, count + 1):
         scores = ((9, 4, 1), (8, 3, 2), (7, 2, 1), (3, 9, 1), (1, 2, 9), (6, 6, 1))[n % 6]
-        two = lesson(n + 500, (8, 4), "Assistant 1 is " + "very " * n + "good.")
+        two = example(n + 500, (8, 4), "Assistant 1 is " + "very " * n + "good.")
         reference = replace(two.reference, answers=(*two.reference.answers, "A third one."), scores=scores)
         found.append(replace(two, reference=reference, scores=tuple(map(float, scores))))
     return found
 
 
 def test_batches_are_taken_where_they_are_asked_for_and_every_place_wins() -> None:
-    lessons = [*pool(), *batches(60)]
-    found = choose(lessons, batches=16, held_out=9)
+    examples = [*pool(), *batches(60)]
+    found = choose(examples, batches=16, held_out=9)
     assert Counter(one.kind for one in found.train) == {"single": 6, "pair": 12, "batch": 16}
     assert Counter(one.kind for one in found.held_out) == {"single": 3, "pair": 3, "batch": 3}
     assert Counter(one.winner for one in found.train if one.kind == "batch") == {0: 4, 1: 4, 2: 4, None: 4}
     assert found.candidates["batch"] == 60
-    without = choose(lessons)
+    without = choose(examples)
     assert rows(without.train) == rows(choose(pool()).train)
     assert "batch" not in without.candidates
 
 
 def test_the_held_out_set_is_the_same_at_any_size_order_and_seed() -> None:
-    lessons = pool()
-    first = choose(lessons)
+    examples = pool()
+    first = choose(examples)
     for other in ({"singles": 2, "pairs": 3}, {"order": "shortest"}, {"order": "drawn", "seed": 5}):
-        again = choose(lessons, **other)
+        again = choose(examples, **other)
         assert {one.id for one in again.held_out} == {one.id for one in first.held_out}
-    assert {one.id for one in choose(lessons[::-1]).held_out} == {one.id for one in first.held_out}
+    assert {one.id for one in choose(examples[::-1]).held_out} == {one.id for one in first.held_out}
 
 
 def test_the_longest_are_taken_first_unless_told_otherwise() -> None:
@@ -161,14 +161,14 @@ def test_reasoning_must_be_longer_than_the_threshold_and_what_is_not_is_counted(
 
 
 def test_reasoning_that_gives_no_single_is_counted_and_may_be_a_pair() -> None:
-    both = [lesson(n, reasoning="Both assistants are " + "so " * 20 + "good.") for n in range(1, 5)]
+    both = [example(n, reasoning="Both assistants are " + "so " * 20 + "good.") for n in range(1, 5)]
     found = choose(both, singles=2, pairs=4, held_out=0, balance="none")
     assert Counter(one.kind for one in found.train) == {"pair": 4}
     assert found.unfit == {f"single: {OTHER_FIRST}": 4}
 
 
-def winners(lessons: Sequence[Lesson]) -> Counter[int | None]:
-    return Counter(one.winner for one in lessons if one.kind == "pair")
+def winners(examples: Sequence[TrainingExample]) -> Counter[int | None]:
+    return Counter(one.winner for one in examples if one.kind == "pair")
 
 
 def test_winners_of_pairs_stand_first_and_second_equally_often() -> None:
@@ -194,7 +194,7 @@ def test_scores_of_singles_are_balanced_on_request() -> None:
 
 def test_singles_with_the_same_question_and_answer_are_one_sample() -> None:
     same = [
-        lesson(n, question="Who?", answers=("Me.", f"You {n}."), reasoning="Assistant 1 is " + "so " * n + "good.")
+        example(n, question="Who?", answers=("Me.", f"You {n}."), reasoning="Assistant 1 is " + "so " * n + "good.")
         for n in range(3, 9)
     ]
     found = choose(same, singles=4, pairs=0, held_out=0)

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from curating import lesson, words, written
+from curating import example, words, written
 
 from flex_judge.alignment.curation import duplicates
 from flex_judge.alignment.curation.benchmarks import Uncontaminated
@@ -22,14 +22,14 @@ from flex_judge.judges.rubrics import load_rubric
 
 
 def test_steps_follow_each_other_and_the_counts_after_each_are_kept() -> None:
-    lessons = [
-        lesson(1, draw=0),
-        lesson(1, draw=1, reasoning="Assistant 1 is right. Assistant 2 is, all in all, wrong."),
-        lesson(2, reference=(3, 4)),
-        lesson(3),
+    examples = [
+        example(1, sample_index=0),
+        example(1, sample_index=1, reasoning="Assistant 1 is right. Assistant 2 is, all in all, wrong."),
+        example(2, reference=(3, 4)),
+        example(3),
     ]
-    curated = Curation((Agreement(), LongestReply()))(lessons)
-    assert [one.id for one in curated.lessons] == ["1/1", "3/0"]
+    curated = Curation((Agreement(), LongestReply()))(examples)
+    assert [one.id for one in curated.examples] == ["1/1", "3/0"]
     assert [(p.step, p.kept, p.dropped) for p in curated.passed] == [
         ("agreement with the reference", 3, Counter({"disagrees with the reference": 1})),
         ("longest reply to each prompt", 2, Counter({"shorter reply to the same prompt": 1})),
@@ -41,24 +41,24 @@ def test_steps_follow_each_other_and_the_counts_after_each_are_kept() -> None:
 
 
 def test_agreement_is_exact_unless_a_tolerance_is_given() -> None:
-    near = [lesson(1, (8, 4), reference=(7, 4)), lesson(2, (8, 4), reference=(6, 4))]
+    near = [example(1, (8, 4), reference=(7, 4)), example(2, (8, 4), reference=(6, 4))]
     assert not Agreement()(near).kept
     assert [one.reference.row for one in Agreement(1)(near).kept] == [1]
 
 
 def test_agreement_is_on_the_scale_of_the_teacher() -> None:
     row = Reference("1", 1, "q", ("a", "b"), (8.0, 3.0))
-    taught = lesson(1, (4, 2), scale="1-5")
+    taught = example(1, (4, 2), scale="1-5")
     assert Agreement()([type(taught)(row, "r", (4.0, 2.0), "1-5", 1, "t")]).kept
     assert not Agreement()([type(taught)(row, "r", (4.0, 1.0), "1-5", 1, "t")]).kept
 
 
 def test_the_longest_reply_is_told_by_prompt_not_by_row() -> None:
-    same = [lesson(n, question="Who?", answers=("I.", "You."), reasoning="word " * n) for n in (1, 3, 2)]
+    same = [example(n, question="Who?", answers=("I.", "You."), reasoning="word " * n) for n in (1, 3, 2)]
     assert [one.reference.row for one in LongestReply()(same).kept] == [3]
-    shouted = lesson(4, question="WHO? ", answers=("I.", "you."), reasoning="word " * 9)
+    shouted = example(4, question="WHO? ", answers=("I.", "you."), reasoning="word " * 9)
     assert [one.reference.row for one in LongestReply()([*same, shouted]).kept] == [4]
-    other = lesson(5, question="Who?", answers=("You.", "I."))
+    other = example(5, question="Who?", answers=("You.", "I."))
     assert len(LongestReply()([same[0], other]).kept) == 2
 
 
@@ -70,19 +70,19 @@ def test_the_longest_reply_is_told_by_prompt_not_by_row() -> None:
 def test_texts_that_hold_tags_or_control_tokens_are_dropped(text: str, place: str) -> None:
     said = f"See {text} there"
     first, second = (said if place == name else "" for name in ("first", "second"))
-    forged = lesson(
+    forged = example(
         2,
         question=said if place == "question" else "",
         answers=(first, second),
         reasoning=said if place == "reasoning" else "Fine.",
     )
-    sifted = NoForgedTags()([lesson(1), forged, lesson(3, question="Is 1 < 2 <b>bold</b> || x | y?")])
+    sifted = NoForgedTags()([example(1), forged, example(3, question="Is 1 < 2 <b>bold</b> || x | y?")])
     assert [one.reference.row for one in sifted.kept] == [1, 3]
     assert [d.reason for d in sifted.dropped] == ["tag or control token in its text"]
 
 
 def test_control_tokens_of_the_tokenizer_at_hand_count_too() -> None:
-    called = lesson(1, reasoning="Assistant 1 writes <tool_call> here.")
+    called = example(1, reasoning="Assistant 1 writes <tool_call> here.")
     assert NoForgedTags()([called]).kept
     assert not NoForgedTags({"<tool_call>", "<tool"})([called]).kept
 
@@ -94,17 +94,17 @@ def _article(rng: random.Random, length: int) -> str:
 def test_of_near_duplicates_the_longest_reasoning_stays() -> None:
     rng = random.Random(0)
     texts = [_article(rng, 80) for _ in range(30)]
-    lessons = [lesson(n, question=text, reasoning="word " * 10) for n, text in enumerate(texts, 1)]
+    examples = [example(n, question=text, reasoning="word " * 10) for n, text in enumerate(texts, 1)]
     copies = [
-        lesson(n + 100, question=text.replace(" ", "  ", 3).upper() + " ok", reasoning="word " * (11 if n % 2 else 9))
+        example(n + 100, question=text.replace(" ", "  ", 3).upper() + " ok", reasoning="word " * (11 if n % 2 else 9))
         for n, text in enumerate(texts[:10], 1)
     ]
-    half = lesson(200, question=" ".join([*texts[20].split()[:40], *_article(rng, 40).split()]))
-    sifted = NearDuplicates()([*lessons, *copies, half])
+    half = example(200, question=" ".join([*texts[20].split()[:40], *_article(rng, 40).split()]))
+    sifted = NearDuplicates()([*examples, *copies, half])
     kept = {one.reference.row for one in sifted.kept}
     assert kept == {n + 100 if n <= 10 and n % 2 else n for n in range(1, 31)} | {200}
     assert sifted.dropped[0].detail == "rows.jsonl, line 1, draw 0: as row 101"
-    assert len(NearDuplicates(1.0)([*lessons, *copies]).kept) == 40
+    assert len(NearDuplicates(1.0)([*examples, *copies]).kept) == 40
 
 
 def test_near_duplicates_of_many_rows_are_not_compared_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +112,8 @@ def test_near_duplicates_of_many_rows_are_not_compared_each_with_each(monkeypatc
     monkeypatch.setattr(duplicates, "similarity", lambda one, other: compared.append((one, other)) or 0.0)
     rng = random.Random(1)
     shared = "Please answer the following question as well as you can: "
-    lessons = [lesson(n, question=shared + _article(rng, 30)) for n in range(1, 1001)]
-    assert len(NearDuplicates()(lessons).kept) == 1000
+    examples = [example(n, question=shared + _article(rng, 30)) for n in range(1, 1001)]
+    assert len(NearDuplicates()(examples).kept) == 1000
     assert len(compared) < 1000
 
 
@@ -126,12 +126,12 @@ def test_rows_that_share_a_question_or_thirteen_words_with_a_benchmark_are_dropp
     run = " ".join(f"WORD{n}," for n in range(3, 16))
     sifted = step(
         [
-            lesson(1, question="who  wrote faust?"),
-            lesson(2, question=f"Continue: {run} and so on"),
-            lesson(3, question=f"Continue: {run.rpartition(' ')[0]} and so on"),
-            lesson(4, answers=("", f"It says {run}")),
-            lesson(5, question="why?"),
-            lesson(6, question="Be kind."),
+            example(1, question="who  wrote faust?"),
+            example(2, question=f"Continue: {run} and so on"),
+            example(3, question=f"Continue: {run.rpartition(' ')[0]} and so on"),
+            example(4, answers=("", f"It says {run}")),
+            example(5, question="why?"),
+            example(6, question="Be kind."),
         ]
     )
     assert [one.reference.row for one in sifted.kept] == [3, 6]
@@ -156,9 +156,9 @@ ROW = Reference("1", 1, "What is 1?", ("One.", "Two."), (8.0, 4.0), where="r.jso
 @pytest.mark.parametrize(
     ("vote", "reason"),
     [
-        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced="budget"), "reasoning without end"),
-        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced="early_end"), "reasoning without end"),
-        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced="no_answer"), "no answer of its own"),
+        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced_answer="budget"), "reasoning without end"),
+        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced_answer="early_end"), "reasoning without end"),
+        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced_answer="no_answer"), "no answer of its own"),
         (Verdict(Status.UNPARSEABLE, reasoning="So."), "no answer of its own"),
         (Verdict(Status.TRUNCATED, reasoning="So."), "answer without end"),
         (Verdict(Status.TIMEOUT), "no reply in time"),
@@ -177,7 +177,7 @@ def test_replies_that_teach_nothing_are_dropped_and_named(vote: Verdict | None, 
         if v is not None
     }
     taught = of_judgments([ROW], judgments, 2, load_rubric("general"), words, {})
-    assert [(one.id, one.tokens, one.teacher) for one in taught.lessons] == [("1/0", 4, "m@1")]
+    assert [(one.id, one.tokens, one.teacher) for one in taught.examples] == [("1/0", 4, "m@1")]
     assert [(d.row, d.reason) for d in taught.dropped] == [(1, reason)]
     assert taught.dropped[0].detail.startswith("r.jsonl, line 1, draw 1: ")
     assert taught.lost == 0
@@ -192,7 +192,7 @@ def test_replies_that_teach_nothing_are_dropped_and_named(vote: Verdict | None, 
 def test_the_program_judges_its_task_and_no_other() -> None:
     task = Reference("1", 1, "What is 2 + 3?", ("2 + 3 = 5", "6"), (9.0, 2.0))
     taught = of_program([task, ROW], words)
-    (known,) = taught.lessons
+    (known,) = taught.examples
     assert (known.scores, known.scale, known.teacher) == ((5.0, 1.0), "1-5", "arithmetic-teacher")
     assert Agreement()([known]).kept
     assert [d.reason for d in taught.dropped] == ["not of the embedded task"]

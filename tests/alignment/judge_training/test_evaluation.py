@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flex_judge.alignment.judge_training.evaluation import Question, gradable, grade, questions
+from flex_judge.alignment.judge_training.evaluation import Question, compute_metrics, measurable_metrics, questions
 from flex_judge.experiments.commands.sft.view import print_judge
 from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.errors import UsageError
@@ -19,9 +19,9 @@ def asked(number: int, *scores: float) -> Question:
     return Question(Comparison.of("What is it?", *responses, rubric="correctness", id=str(number)), scores, 3.0)
 
 
-def said(scores: tuple[float, ...] | None, forced: str | None = None) -> Judgment:
+def said(scores: tuple[float, ...] | None, forced_answer: str | None = None) -> Judgment:
     status = Status.OK if scores else Status.UNPARSEABLE
-    votes = (Verdict(status, scores, forced=forced),)
+    votes = (Verdict(status, scores, forced_answer=forced_answer),)
     return Judgment("", status, scores, None, "", votes[0].preferred, votes=votes)
 
 
@@ -45,23 +45,23 @@ def said(scores: tuple[float, ...] | None, forced: str | None = None) -> Judgmen
 def test_a_verdict_is_right_on_the_reference_s_side(
     wanted: tuple[float, ...], given: Judgment, accuracy: float | None, agreement: float, parsed: float
 ) -> None:
-    grades = grade([asked(1, *wanted)], [given])
-    assert (grades.accuracy, grades.agreement, grades.parsed) == (accuracy, agreement, parsed)
+    metrics = compute_metrics([asked(1, *wanted)], [given])
+    assert (metrics.accuracy, metrics.agreement, metrics.parsed) == (accuracy, agreement, parsed)
 
 
 def test_sides_count_alike_however_often_they_are_asked() -> None:
     rows = [asked(1, 5.0), asked(2, 5.0), asked(3, 5.0), asked(4, 1.0), asked(5, 5.0, 1.0)]
-    grades = grade(rows, [said((5.0,))] * 4 + [said((5.0, 1.0))])
-    assert grades.accuracy == 4 / 5
-    assert grades.singles == 0.5
-    assert grades.pairs == 1.0
-    assert grades.balanced_accuracy == pytest.approx(2 / 3)
+    metrics = compute_metrics(rows, [said((5.0,))] * 4 + [said((5.0, 1.0))])
+    assert metrics.accuracy == 4 / 5
+    assert metrics.singles == 0.5
+    assert metrics.pairs == 1.0
+    assert metrics.balanced_accuracy == pytest.approx(2 / 3)
 
 
 def test_what_is_not_asked_has_no_grade() -> None:
-    assert gradable([asked(1, 3.0)]) == {"asked", "parsed", "agreement"}
-    assert "pairs" not in gradable([asked(1, 5.0)])
-    assert {"pairs", "balanced_accuracy"} <= gradable([asked(1, 5.0, 1.0)])
+    assert measurable_metrics([asked(1, 3.0)]) == {"asked", "parsed", "agreement"}
+    assert "pairs" not in measurable_metrics([asked(1, 5.0)])
+    assert {"pairs", "balanced_accuracy"} <= measurable_metrics([asked(1, 5.0, 1.0)])
 
 
 def test_the_reference_is_what_is_graded_against_where_a_teacher_differs() -> None:
@@ -76,7 +76,7 @@ def test_the_reference_is_what_is_graded_against_where_a_teacher_differs() -> No
 
 @pytest.mark.parametrize("after", [0.4, 0.6])
 def test_a_judge_that_got_worse_is_called_so(after: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grades = {"balanced_accuracy": after} | dict.fromkeys(("accuracy", "singles", "pairs", "agreement", "parsed"))
+    metrics = {"balanced_accuracy": after} | dict.fromkeys(("accuracy", "singles", "pairs", "agreement", "parsed"))
     summary = {
         "base": "small",
         "rows": 3,
@@ -85,8 +85,8 @@ def test_a_judge_that_got_worse_is_called_so(after: float, tmp_path: Path, capsy
         "parameters": 2,
         "loss": None,
         "held_out_rows": 2,
-        "grades": grades,
-        "exams": [{"step": 0, **grades, "balanced_accuracy": 0.5}],
+        "metrics": metrics,
+        "evaluations": [{"step": 0, **metrics, "balanced_accuracy": 0.5}],
         "seconds": {"total": 1.0},
     }
     print_judge(summary, tmp_path)

@@ -20,8 +20,8 @@ from flex_judge.alignment.pipeline.job import Job, Outcome, shard_rows_for
 from flex_judge.alignment.pipeline.models import LocalModels
 from flex_judge.alignment.pipeline.preferences import PreferencePlan
 from flex_judge.alignment.pipeline.runner import pending
-from flex_judge.alignment.pipeline.shards import Parts, Report, summed
-from flex_judge.alignment.pipeline.worker import AllLostError, ShardWorker
+from flex_judge.alignment.pipeline.shards import Report, ShardFolder, summed
+from flex_judge.alignment.pipeline.worker import AllFailedError, ShardWorker
 from flex_judge.alignment.policies import PolicyConfig
 from flex_judge.alignment.preferences import CardStats
 from flex_judge.judges import EngineConfig, JudgeConfig
@@ -54,15 +54,15 @@ class Sum:
 class Plan:
     """Work that needs no model, and loses the rows that it is told to lose."""
 
-    lost: Mapping[str, str]
+    failed: Mapping[str, str]
     tables: tuple[str, ...] = ("out",)
 
     async def open(self) -> Plan:
         return self
 
     async def __call__(self, row: PromptRow) -> Outcome:
-        match self.lost.get(row.id):
-            case "refused":
+        match self.failed.get(row.id):
+            case "rejected":
                 raise UsageError("too long")
             case "engine":
                 raise EngineLostError("the policy died")
@@ -83,11 +83,11 @@ def job(tmp_path: Path, plan: Any, rows: int = 10, **settings: Any) -> Job:
 
 async def work(job: Job) -> list[Report]:
     worker = ShardWorker(job)
-    return [await worker.shard(n) for n in pending(Parts(job.folder), job.shards, job.retry_lost)]
+    return [await worker.shard(n) for n in pending(ShardFolder(job.folder), job.shards, job.retry_rejected)]
 
 
 def joined(job: Job, *tables: str) -> list[str]:
-    parts = Parts(job.folder)
+    parts = ShardFolder(job.folder)
     for table in tables:
         parts.join(table, parts.reports(), job.folder / f"{table}.all")
     return [(job.folder / f"{table}.all").read_text() for table in tables]
@@ -100,30 +100,30 @@ async def test_every_row_is_worked_on_once_and_kept_in_order(tmp_path: Path) -> 
     (text,) = joined(asked, "out")
     assert [json.loads(line)["id"] for line in text.splitlines()] == [f"q{n}" for n in range(10)]
     assert summed(reports).rows == 10
-    assert [r.stats for r in Parts(asked.folder).reports().values()] == [{"total": 4}, {"total": 4}, {"total": 2}]
+    assert [r.stats for r in ShardFolder(asked.folder).reports().values()] == [{"total": 4}, {"total": 4}, {"total": 2}]
 
 
 async def test_rows_that_are_lost_are_told_and_the_others_go_on(tmp_path: Path) -> None:
-    asked = job(tmp_path, Plan({"q1": "refused", "q5": "engine"}))
+    asked = job(tmp_path, Plan({"q1": "rejected", "q5": "engine"}))
     file = tmp_path / "prompts.jsonl"
     file.write_text(file.read_text().replace('{"prompt": "Question 2?", "id": "q2"}', "{"))
     asked = replace(asked, source=open_source(str(file)))
     total = summed(await work(asked))
-    assert (total.rows, total.done, total.lost) == (10, 7, {"bad row": 1, "engine_lost": 1, "refused": 1})
-    lost = list(Parts(asked.folder).rows("lost", range(3)))
-    assert [row["id"] for row in lost] == ["q1", None, "q5"]
-    assert lost[0]["problem"] == "prompts.jsonl, line 2: too long"
-    assert "prompts.jsonl, line 3: not JSON" in lost[1]["problem"]
+    assert (total.rows, total.done, total.failed) == (10, 7, {"bad row": 1, "engine_lost": 1, "rejected": 1})
+    failed = list(ShardFolder(asked.folder).rows("failed", range(3)))
+    assert [row["id"] for row in failed] == ["q1", None, "q5"]
+    assert failed[0]["problem"] == "prompts.jsonl, line 2: too long"
+    assert "prompts.jsonl, line 3: not JSON" in failed[1]["problem"]
 
 
 async def test_a_rerun_tries_again_what_a_lost_model_cost_and_nothing_else(tmp_path: Path) -> None:
-    asked = job(tmp_path, Plan({"q1": "refused", "q5": "engine", "q9": "bug"}))
+    asked = job(tmp_path, Plan({"q1": "rejected", "q5": "engine", "q9": "bug"}))
     total = summed(await work(asked))
-    assert (total.lost, total.again) == ({"engine_lost": 1, "failed": 1, "refused": 1}, 2)
-    assert pending(Parts(asked.folder), asked.shards) == [1, 2]
-    await work(replace(asked, plan=Plan({"q1": "refused"})))
-    assert pending(Parts(asked.folder), asked.shards) == []
-    assert summed(list(Parts(asked.folder).reports().values())).lost == {"refused": 1}
+    assert (total.failed, total.again) == ({"engine_lost": 1, "failed": 1, "rejected": 1}, 2)
+    assert pending(ShardFolder(asked.folder), asked.shards) == [1, 2]
+    await work(replace(asked, plan=Plan({"q1": "rejected"})))
+    assert pending(ShardFolder(asked.folder), asked.shards) == []
+    assert summed(list(ShardFolder(asked.folder).reports().values())).failed == {"rejected": 1}
 
 
 async def test_a_single_row_that_kills_a_model_does_not_end_the_run(tmp_path: Path) -> None:
@@ -133,39 +133,39 @@ async def test_a_single_row_that_kills_a_model_does_not_end_the_run(tmp_path: Pa
 
 async def test_row_after_row_lost_ends_the_run_and_costs_no_row(tmp_path: Path) -> None:
     asked = job(tmp_path, Plan({f"q{n}": "engine" for n in range(4)}), rows_at_once=2)
-    with pytest.raises(AllLostError, match="4 rows in a row were lost, the last one: the policy died"):
+    with pytest.raises(AllFailedError, match="4 rows in a row were lost, the last one: the policy died"):
         await work(asked)
-    assert Parts(asked.folder).reports() == {}
+    assert ShardFolder(asked.folder).reports() == {}
 
 
 async def test_row_after_row_refused_in_the_same_words_ends_the_run_and_costs_no_row(tmp_path: Path) -> None:
-    asked = job(tmp_path, Plan({f"q{n}": "refused" for n in range(4)}), rows_at_once=2)
-    with pytest.raises(AllLostError, match="4 rows in a row were refused: too long"):
+    asked = job(tmp_path, Plan({f"q{n}": "rejected" for n in range(4)}), rows_at_once=2)
+    with pytest.raises(AllFailedError, match="4 rows in a row were refused: too long"):
         await work(asked)
-    assert Parts(asked.folder).reports() == {}
+    assert ShardFolder(asked.folder).reports() == {}
 
 
 async def test_what_was_refused_is_tried_again_where_that_is_asked_for(tmp_path: Path) -> None:
-    asked = job(tmp_path, Plan({"q1": "refused"}))
+    asked = job(tmp_path, Plan({"q1": "rejected"}))
     await work(asked)
-    assert pending(Parts(asked.folder), asked.shards) == []
-    assert pending(Parts(asked.folder), asked.shards, retry_lost=True) == [0]
-    await work(replace(asked, plan=Plan({}), retry_lost=True))
-    assert summed(list(Parts(asked.folder).reports().values())).lost == {}
-    assert pending(Parts(asked.folder), asked.shards, retry_lost=True) == []
+    assert pending(ShardFolder(asked.folder), asked.shards) == []
+    assert pending(ShardFolder(asked.folder), asked.shards, retry_rejected=True) == [0]
+    await work(replace(asked, plan=Plan({}), retry_rejected=True))
+    assert summed(list(ShardFolder(asked.folder).reports().values())).failed == {}
+    assert pending(ShardFolder(asked.folder), asked.shards, retry_rejected=True) == []
 
 
 async def test_an_endpoint_that_wants_another_key_ends_the_run_at_once_and_costs_no_row(tmp_path: Path) -> None:
     asked = job(tmp_path, Plan({"q2": "access"}))
     with pytest.raises(AccessError, match="401"):
         await work(asked)
-    assert Parts(asked.folder).reports() == {}
+    assert ShardFolder(asked.folder).reports() == {}
 
 
 async def test_a_row_with_judgments_that_were_lost_is_kept_and_tried_again(tmp_path: Path) -> None:
     asked = job(tmp_path, Plan({"q3": "partly"}))
     assert [(r.done, r.again) for r in await work(asked)] == [(4, 1), (4, 0), (2, 0)]
-    assert pending(Parts(asked.folder), asked.shards) == [0]
+    assert pending(ShardFolder(asked.folder), asked.shards) == [0]
 
 
 async def test_what_a_killed_worker_left_of_a_shard_does_not_count(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ async def test_what_a_killed_worker_left_of_a_shard_does_not_count(tmp_path: Pat
     whole = joined(asked, "out")
     (asked.folder / "report-000001.json").unlink()
     (asked.folder / "out-000001.jsonl").write_text('{"id": "q4", "sa')
-    assert pending(Parts(asked.folder), asked.shards) == [1]
+    assert pending(ShardFolder(asked.folder), asked.shards) == [1]
     await work(asked)
     assert joined(asked, "out") == whole
 
@@ -194,8 +194,8 @@ async def test_two_runs_give_the_same_bytes(plan: Any, tables: tuple[str, ...], 
 async def test_best_of_n_writes_the_best_answer_with_its_scores_and_what_the_judge_said(tmp_path: Path) -> None:
     asked = job(tmp_path, BEST)
     await work(asked)
-    rows = list(Parts(asked.folder).rows("best_of_n", range(3)))
-    judged = Counter(j["prompt"] for j in Parts(asked.folder).rows("judgments", range(3)))
+    rows = list(ShardFolder(asked.folder).rows("best_of_n", range(3)))
+    judged = Counter(j["prompt"] for j in ShardFolder(asked.folder).rows("judgments", range(3)))
     assert [row["id"] for row in rows] == [f"q{n}" for n in range(10)]
     for row in rows:
         assert len(row["responses"]) == len(row["scores"]) == 4
@@ -207,7 +207,7 @@ async def test_best_of_n_writes_the_best_answer_with_its_scores_and_what_the_jud
 async def test_preferences_are_counted_for_their_card(tmp_path: Path) -> None:
     asked = job(tmp_path, PAIRS)
     await work(asked)
-    parts = Parts(asked.folder)
+    parts = ShardFolder(asked.folder)
     stats = sum((CardStats.from_json(r.stats or {}) for r in parts.reports().values()), CardStats())
     pairs = list(parts.rows("preferences", range(3)))
     assert stats.prompts == 10

@@ -91,12 +91,14 @@ def policy(server: Server) -> Iterator[OpenAIPolicy]:
     policy.close()
 
 
-def sampled(policy: Any, sampling: Sampling = WARM, draws: Sequence[int] = range(1), prompt: Any = PROMPT) -> list[str]:
-    return [c.text for c in asyncio.run(policy.sample(prompt, sampling, draws))]
+def sampled(
+    policy: Any, sampling: Sampling = WARM, sample_indices: Sequence[int] = range(1), prompt: Any = PROMPT
+) -> list[str]:
+    return [c.text for c in asyncio.run(policy.sample(prompt, sampling, sample_indices))]
 
 
 def test_all_draws_of_a_prompt_are_one_request(server: Server, policy: OpenAIPolicy) -> None:
-    assert sampled(policy, draws=range(5)) == [f"no seed {i}" for i in range(5)]
+    assert sampled(policy, sample_indices=range(5)) == [f"no seed {i}" for i in range(5)]
     (body,) = server.seen
     assert body == {
         "model": "tiny",
@@ -113,16 +115,16 @@ def test_an_endpoint_that_gives_fewer_is_asked_again_and_then_in_its_own_measure
     server: Server, policy: OpenAIPolicy
 ) -> None:
     server.most = 2
-    assert len(sampled(policy, draws=range(5))) == 5
+    assert len(sampled(policy, sample_indices=range(5))) == 5
     assert [body.get("n") for body in server.seen] == [5, 2, None]
     server.seen.clear()
-    assert len(sampled(policy, draws=range(5))) == 5
+    assert len(sampled(policy, sample_indices=range(5))) == 5
     assert sorted(body.get("n", 1) for body in server.seen) == [1, 2, 2]
 
 
 def test_an_endpoint_that_refuses_several_is_asked_one_by_one(server: Server, policy: OpenAIPolicy) -> None:
     server.allowed = 1
-    assert len(sampled(policy, draws=range(3))) == 3
+    assert len(sampled(policy, sample_indices=range(3))) == 3
     assert [body.get("n") for body in server.seen] == [3, None, None, None]
 
 
@@ -232,7 +234,7 @@ def test_a_refusal_is_in_the_words_of_the_endpoint(server: Server, policy: OpenA
 def test_the_key_is_in_no_message_and_no_repr(server: Server, policy: OpenAIPolicy) -> None:
     server.script.append(JSONResponse({"error": {"message": f"Incorrect API key: {KEY}."}}, 401))
     with pytest.raises(AccessError) as refused:
-        sampled(policy, draws=range(2))
+        sampled(policy, sample_indices=range(2))
     assert "Incorrect API key: ***." in str(refused.value)
     config = PolicyConfig("m", url="http://h", api_key=KEY)  # a mistake, and no reason to show it
     assert KEY not in f"{refused.value} {policy!r} {vars(policy)['url']} {config!r}"

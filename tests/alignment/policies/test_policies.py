@@ -41,8 +41,10 @@ def echo_seed(prompt: str, sampling: Sampling) -> str:
     return f" {sampling.seed} "
 
 
-def texts(policy: Policy, sampling: Sampling, draws: Sequence[int], prompt: Sequence[Message] = PROMPT) -> list[str]:
-    return [c.text for c in asyncio.run(policy.sample(prompt, sampling, draws))]
+def texts(
+    policy: Policy, sampling: Sampling, sample_indices: Sequence[int], prompt: Sequence[Message] = PROMPT
+) -> list[str]:
+    return [c.text for c in asyncio.run(policy.sample(prompt, sampling, sample_indices))]
 
 
 # Over an engine
@@ -50,8 +52,8 @@ def texts(policy: Policy, sampling: Sampling, draws: Sequence[int], prompt: Sequ
 
 def test_completions_come_in_the_order_of_their_draws() -> None:
     async def last_first(prompt: str, sampling: Sampling) -> str:
-        await asyncio.sleep(0.02 / (1 + sampling.draw))
-        return f"draw {sampling.draw}"
+        await asyncio.sleep(0.02 / (1 + sampling.sample_index))
+        return f"draw {sampling.sample_index}"
 
     policy = by_script(last_first)
     assert isinstance(policy, Policy)
@@ -72,7 +74,7 @@ def test_a_completion_ends_before_the_stop_string_and_says_whether_it_was_cut() 
 def test_without_a_seed_the_engine_draws_as_it_likes_and_a_ledger_tells_the_draws_apart() -> None:
     policy = by_script(echo_seed)
     assert texts(policy, WARM, range(3)) == ["None"] * 3
-    assert [sampling.draw for _, sampling in policy.engine.requests] == [0, 1, 2]  # type: ignore[attr-defined]
+    assert [sampling.sample_index for _, sampling in policy.engine.requests] == [0, 1, 2]  # type: ignore[attr-defined]
 
 
 def test_with_a_seed_every_draw_has_its_own_and_keeps_it() -> None:
@@ -96,11 +98,11 @@ def test_seeds_stay_the_same_from_one_version_to_the_next() -> None:
     assert texts(by_script(echo_seed), replace(WARM, seed=3), [0, 1]) == ["1864120294", "652686630"]
 
 
-@pytest.mark.parametrize("draws", [[0, 1], [3]])
-def test_it_never_samples_greedily_in_silence(draws: list[int]) -> None:
+@pytest.mark.parametrize("sample_indices", [[0, 1], [3]])
+def test_it_never_samples_greedily_in_silence(sample_indices: list[int]) -> None:
     policy = by_script(echo_seed)
     with pytest.raises(UsageError, match="greedy samples of a prompt are all the same"):
-        texts(policy, Sampling(8), draws)
+        texts(policy, Sampling(8), sample_indices)
     assert len(texts(policy, Sampling(8), [0])) == 1
 
 
@@ -132,12 +134,12 @@ def test_a_lost_engine_is_one_error_and_gives_up_the_other_draws() -> None:
     given_up = []
 
     async def script(prompt: str, sampling: Sampling) -> str:
-        if sampling.draw == 2:
+        if sampling.sample_index == 2:
             raise EngineLostError("gone")
         try:
             await asyncio.sleep(9)
         except asyncio.CancelledError:
-            given_up.append(sampling.draw)
+            given_up.append(sampling.sample_index)
             raise
         return ""
 

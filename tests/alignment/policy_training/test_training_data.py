@@ -257,7 +257,7 @@ def test_held_out_prompts_are_written_as_best_of_n_reads_them(tmp_path: Path) ->
         (Recipe, {"judge_adapter": "a"}, "--judge_adapter goes with --judge"),
         (Recipe, {"rubric": "nonsense"}, "nonsense"),
         (RewardRecipe, {"judge_reward": "applause"}, "applause"),
-        (RewardRecipe, {"judge_gather_s": 700.0}, "--judge_gather_s must be above 0 and below"),
+        (RewardRecipe, {"judge_group_timeout_s": 700.0}, "--judge_gather_s must be above 0 and below"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(

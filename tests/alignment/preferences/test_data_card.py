@@ -26,7 +26,7 @@ from flex_judge.alignment.preferences import (
     filtered,
     make_rule,
 )
-from flex_judge.alignment.preferences.histogram import Sketch, Tally
+from flex_judge.alignment.preferences.histogram import Histogram, Tally
 from flex_judge.judges import Judgment, Message, Status, Verdict
 from flex_judge.judges.protocol.voting import combine
 
@@ -200,21 +200,21 @@ def test_a_set_without_a_pair_has_a_card_all_the_same() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 100_000), min_size=1, max_size=200), st.sampled_from([0.1, 0.5, 0.9]))
 def test_quantiles_are_right_to_within_a_few_per_cent(numbers: list[int], share: float) -> None:
-    halves = [Sketch(), Sketch()]
+    halves = [Histogram(), Histogram()]
     for i, number in enumerate(numbers):
         halves[i % 2].add(number)
-    sketch = halves[0] + halves[1]
+    histogram = halves[0] + halves[1]
     exact = sorted(numbers)[int(share * (len(numbers) - 1))]
-    assert sketch.quantile(share) == pytest.approx(exact, abs=0.025 * exact + 0.5)
-    assert sketch.mean == sum(numbers) / len(numbers)
+    assert histogram.quantile(share) == pytest.approx(exact, abs=0.025 * exact + 0.5)
+    assert histogram.mean == sum(numbers) / len(numbers)
 
 
 def test_quantiles_of_small_numbers_are_exact() -> None:
     for number in range(21):
-        sketch = Sketch()
-        sketch.add(number)
-        assert sketch.quantile(0.5) == number
-    assert Sketch().quantile(0.5) is None
+        histogram = Histogram()
+        histogram.add(number)
+        assert histogram.quantile(0.5) == number
+    assert Histogram().quantile(0.5) is None
 
 
 def test_a_histogram_of_many_tenths_is_shown_in_whole_numbers() -> None:

@@ -16,7 +16,7 @@ from flex_judge.alignment.preferences import (
     FilterSpec,
     Found,
     Pair,
-    Repeats,
+    SeenPrompts,
     Side,
     filtered,
     prompt_digest,
@@ -136,5 +136,5 @@ def test_prompts_are_the_same_whatever_their_case_and_white_space_but_not_with_o
 def test_the_first_id_keeps_a_prompt_and_all_its_rows() -> None:
     one, other = (prompt_digest((Message("user", text),)) for text in ("one", "other"))
     rows = [(one, "a"), (one, "a"), (other, "b"), (one, "c"), (one, "c"), (other, "b2"), (one, "d")]
-    repeats = Repeats()
+    repeats = SeenPrompts()
     assert [repeats.again(*row) for row in rows] == [False, False, False, True, True, True, True]

@@ -16,7 +16,7 @@ from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
 from flex_judge.alignment.pipeline.job import Job
 from flex_judge.alignment.pipeline.models import LocalModels
-from flex_judge.alignment.pipeline.shards import Parts
+from flex_judge.alignment.pipeline.shards import ShardFolder
 from flex_judge.alignment.pipeline.worker import ShardWorker
 from flex_judge.alignment.policies import PolicyConfig
 from flex_judge.experiments.commands import bench
@@ -54,10 +54,10 @@ def test_a_logged_engine_judges_as_before_and_keeps_every_request_in_order() -> 
 def test_waves_put_what_goes_on_from_a_reply_after_the_reply() -> None:
     thinking = [request(1, 2, then=(3,)), request(1, 5, then=(6,))]
     answers = [request(1, 5, 6), request(1, 2, 3)]
-    forced = [request(1, 2, 3, 4)]
-    found = waves([thinking[0], answers[1], thinking[1], forced[0], answers[0]])
+    forced_answer = [request(1, 2, 3, 4)]
+    found = waves([thinking[0], answers[1], thinking[1], forced_answer[0], answers[0]])
     assert [sorted(prompt for prompt, _, _ in wave) for wave in found] == [
-        sorted(prompt for prompt, _, _ in wave) for wave in (thinking, answers, forced)
+        sorted(prompt for prompt, _, _ in wave) for wave in (thinking, answers, forced_answer)
     ]
 
 
@@ -117,7 +117,7 @@ async def test_the_scripts_of_the_scale_bench_give_every_prompt_a_best_answer(
     prompts = scale._prompts(tmp_path / "prompts.jsonl", 3)
     report = await ShardWorker(Job(open_source(str(prompts)), plan, tmp_path / "parts")).shard(0)
     assert (report.rows, report.done) == (3, 3)
-    rows = list(Parts(tmp_path / "parts").rows("best_of_n", [0]))
+    rows = list(ShardFolder(tmp_path / "parts").rows("best_of_n", [0]))
     assert all(len(set(row["responses"])) == 4 and row["best"] is not None for row in rows)
 
 

@@ -18,7 +18,12 @@ from flex_judge.judges.protocol.prompts import judge_turns
 from flex_judge.judges.protocol.rendering import Span
 from flex_judge.judges.rubrics import load_rubric
 
-JUDGE: dict[str, Any] = {"engine": "scripted", "model": "scripts:whole_judge", "max_think_tokens": 400, "force": False}
+JUDGE: dict[str, Any] = {
+    "engine": "scripted",
+    "model": "scripts:whole_judge",
+    "max_think_tokens": 400,
+    "forced_answer": False,
+}
 
 
 def run(name: str, path: Path, folder: Path, **settings: Any) -> dict[str, Any]:

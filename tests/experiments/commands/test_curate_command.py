@@ -43,12 +43,12 @@ async def teacher(prompt: str, sampling: Sampling) -> str:
             os.kill(os.getpid(), signal.Signals[told])
             await asyncio.sleep(0.1)
         with notes.open("a") as file:
-            file.write(f"{number}/{sampling.draw}\n")
+            file.write(f"{number}/{sampling.sample_index}\n")
         if "endless" in asked:
             return "and so on " * 100
-        length = "really " * (number % 40 + 5 * sampling.draw + 3)
+        length = "really " * (number % 40 + 5 * sampling.sample_index + 3)
         return f"Assistant 1 is {length}good. Assistant 2 is {length}bad.</think>"
-    if "fickle" in asked and sampling.draw != 1:
+    if "fickle" in asked and sampling.sample_index != 1:
         scores = scores[::-1]
     if sampling.regex:
         return "1</answer><answer>1</answer>"
@@ -205,7 +205,7 @@ def test_stored_judgments_are_curated_again_without_a_model(monkeypatch: pytest.
     held = {one["id"] for one in read(Path("run/held_out.jsonl"))}
     monkeypatch.setattr(curate_run, "judge_rows", lambda *_: pytest.fail("asked the teacher"))
     assert (
-        main([*COMMAND, "--pairs", "3", "--singles", "2", "--remap", "0", "--lot-seed", "7", "--order", "drawn"]) == 0
+        main([*COMMAND, "--pairs", "3", "--singles", "2", "--remap", "0", "--order-seed", "7", "--order", "drawn"]) == 0
     )
     assert Counter(one["kind"] for one in read(Path("run/train.jsonl"))) == {"single": 2, "pair": 3}
     assert {one["id"] for one in read(Path("run/held_out.jsonl"))} == held

@@ -18,7 +18,7 @@ from serving import running_cluster, within
 import flex_judge.judges.rubrics as rubrics
 from flex_judge.alignment.pipeline.job import Job, shard_rows_for
 from flex_judge.alignment.pipeline.models import LocalModels
-from flex_judge.alignment.pipeline.shards import Parts
+from flex_judge.alignment.pipeline.shards import ShardFolder
 from flex_judge.alignment.pipeline.worker import ShardWorker
 from flex_judge.experiments.cli import main
 from flex_judge.experiments.commands.best_of_n.run import BestOfNRun, write_summary
@@ -153,7 +153,7 @@ async def _here(config: BestOfNRun, file: str | None, folder: Path) -> dict[str,
     job = Job(source, plan, folder, config.columns_for(file), shard_rows_for(len(source)))
     worker = ShardWorker(job)
     await asyncio.gather(*(worker.shard(n) for n in range(job.shards)))
-    parts = Parts(folder)
+    parts = ShardFolder(folder)
     for table in plan.tables:
         parts.join(table, range(job.shards), folder / table)
     return {table: (folder / table).read_text() for table in plan.tables}
@@ -164,7 +164,7 @@ def test_the_summary_says_how_many_are_right_with_intervals(tmp_path: Path, caps
     tables = asyncio.run(_here(config, None, tmp_path / "parts"))
     with RunFolder(tmp_path / "run", {"judge": "j", "policy": "p"}) as folder:
         (folder.path / "best_of_n.jsonl").write_text(tables["best_of_n"])
-        summary = write_summary(folder, Parts(tmp_path / "parts").reports()[0], "answer")
+        summary = write_summary(folder, ShardFolder(tmp_path / "parts").reports()[0], "answer")
     shown = summary["accuracies"]
     rows = [json.loads(line) for line in tables["best_of_n"].splitlines()]
     right = [f"is {row['kept']['answer']}." in row["text"] for row in rows]
@@ -176,7 +176,7 @@ def test_the_summary_says_how_many_are_right_with_intervals(tmp_path: Path, caps
 
 
 def test_the_exit_status_tells_of_prompts_without_a_result() -> None:
-    summary = {"lost": {"bad row": 2, "engine_lost": 1}, "unscored": 1}
+    summary = {"failed": {"bad row": 2, "engine_lost": 1}, "unscored": 1}
     assert (exit_status(summary, 3), exit_status(summary, 4)) == (1, 0)
 
 
@@ -187,7 +187,7 @@ async def _pairs_here(config: PreferenceRun, folder: Path) -> Done:
     worker = ShardWorker(job)
     for number in range(job.shards):
         await worker.shard(number)
-    return Done(Parts(folder), Parts(folder).reports())
+    return Done(ShardFolder(folder), ShardFolder(folder).reports())
 
 
 @pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
@@ -247,7 +247,7 @@ def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tm
                     break
             process.kill()
             process.wait()
-        assert 40 <= len(Parts(run / "parts").reports()) < 60
+        assert 40 <= len(ShardFolder(run / "parts").reports()) < 60
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         look = (
             "from flex_judge.reward.serving.cluster import connect\n"
@@ -260,6 +260,6 @@ def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tm
     assert "lost: bad row" in done.stdout
     assert (run / "best_of_n.jsonl").read_text() == undisturbed["best_of_n"]
     assert (run / "judgments.jsonl").read_text() == undisturbed["judgments"]
-    (lost,) = (run / "lost.jsonl").read_text().splitlines()
-    assert "prompts.jsonl, line 51: field 'prompt' is missing; there are question (--column)" in lost
+    (failed,) = (run / "lost.jsonl").read_text().splitlines()
+    assert "prompts.jsonl, line 51: field 'prompt' is missing; there are question (--column)" in failed
     assert "left: []" in left.stdout, left.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lessons import curated
+from examples import curated
 from mol_llama import write_tiny
 from sft_command import sft, tensors
 from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
@@ -55,22 +55,22 @@ def test_two_steps_of_every_recipe_change_the_language_model_and_nothing_else(
     judge.close()
     summary = json.loads((out / "recipe" / "summary.json").read_text())
     assert summary["rows"] == 6
-    assert [exam["step"] for exam in summary["exams"]] == [0, 1, 2]
+    assert [evaluation["step"] for evaluation in summary["evaluations"]] == [0, 1, 2]
     assert 0 < summary["learning"] <= summary["parameters"]
     assert f"{summary['learning']:,} of" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
-    "exams",
+    "evaluations",
     [("--eval_strategy", "no"), ("--eval_steps", "1", "--load_best_model_at_end", "False")],
     ids=["none", "some"],
 )
 def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
-    exams: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluations: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flex_judge.alignment.judge_training.trainer import JudgeTrainer
 
-    base, data, flags = tiny_qwen_vl(tmp_path / "base"), curated(tmp_path / "data"), ("--save_steps", "1", *exams)
+    base, data, flags = tiny_qwen_vl(tmp_path / "base"), curated(tmp_path / "data"), ("--save_steps", "1", *evaluations)
     assert sft(base, data, tmp_path / "whole", *flags) == 0
     step = JudgeTrainer.training_step
     calls: list[int] = []
@@ -87,30 +87,34 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
     assert calls == [0, 0, 1, 1, 1]
     whole, cut = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
     assert all(bool((whole[name] == cut[name]).all()) for name in whole)
-    held = [json.loads((tmp_path / run / "recipe" / "summary.json").read_text())["exams"] for run in ("whole", "cut")]
-    assert [[exam["step"] for exam in exams] for exams in held] == [[0, 1, 2] if len(exams) > 2 else []] * 2
+    held = [
+        json.loads((tmp_path / run / "recipe" / "summary.json").read_text())["evaluations"] for run in ("whole", "cut")
+    ]
+    assert [[evaluation["step"] for evaluation in evaluations] for evaluations in held] == [
+        [0, 1, 2] if len(evaluations) > 2 else []
+    ] * 2
 
 
 def test_the_best_judge_is_kept_and_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flex_judge.alignment.judge_training.evaluation import Grades
+    from flex_judge.alignment.judge_training.evaluation import JudgeMetrics
     from flex_judge.alignment.judge_training.trainer import JudgeTrainer
 
     found = iter((0.1, 0.9, 0.2))
 
-    def examined(_: JudgeTrainer) -> Grades:
+    def evaluate_judge(_: JudgeTrainer) -> JudgeMetrics:
         share = next(found)
-        return Grades(2, 1.0, share, share, share, None, share)
+        return JudgeMetrics(2, 1.0, share, share, share, None, share)
 
-    monkeypatch.setattr(JudgeTrainer, "examined", examined)
+    monkeypatch.setattr(JudgeTrainer, "evaluate_judge", evaluate_judge)
     base, data, out = tiny_qwen_vl(tmp_path / "base"), curated(tmp_path / "data"), tmp_path / "judge"
     assert sft(base, data, out) == 0
     best, last = tensors(out / "checkpoint-1"), tensors(out / "checkpoint-2")
     kept = tensors(out)
     assert all(bool((kept[name] == best[name]).all()) for name in best)
     assert any(not bool((kept[name] == last[name]).all()) for name in last)
-    exams = json.loads((out / "recipe" / "summary.json").read_text())["exams"]
-    assert [exam["balanced_accuracy"] for exam in exams] == [0.1, 0.9, 0.2]
-    assert json.loads((out / "recipe" / "summary.json").read_text())["grades"]["balanced_accuracy"] == 0.9
+    evaluations = json.loads((out / "recipe" / "summary.json").read_text())["evaluations"]
+    assert [evaluation["balanced_accuracy"] for evaluation in evaluations] == [0.1, 0.9, 0.2]
+    assert json.loads((out / "recipe" / "summary.json").read_text())["metrics"]["balanced_accuracy"] == 0.9
 
 
 def test_a_judge_that_is_complete_is_not_trained_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +146,7 @@ def test_what_cannot_be_learnt_from_is_counted_and_listed(tmp_path: Path, capfd:
     assert "left out" in capfd.readouterr().out
     (dropped,) = (json.loads(line) for line in (out / "recipe" / "dropped.jsonl").read_text().splitlines())
     assert (dropped["row"], dropped["reason"]) == (7, "prompt or completion is no list of messages")
-    assert json.loads((out / "recipe" / "summary.json").read_text())["grades"] is None
+    assert json.loads((out / "recipe" / "summary.json").read_text())["metrics"] is None
 
 
 @pytest.mark.parametrize(

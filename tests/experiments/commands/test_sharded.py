@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from lessons import curated
+from examples import curated
 from repository import SUPPORT
 from sft_command import HERE, SEEN, sft, tensors
 from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
@@ -54,8 +54,8 @@ def losses(out: Path) -> list[float]:
     return [entry["loss"] for entry in json.loads((out / "training.json").read_text())["log"] if "loss" in entry]
 
 
-def exams(out: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((out / "recipe" / "summary.json").read_text())["exams"]
+def evaluations(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "recipe" / "summary.json").read_text())["evaluations"]
     return found
 
 
@@ -73,9 +73,9 @@ def test_two_processes_make_the_judge_that_one_makes(kind: str, tmp_path: Path) 
     changed = {name for name in before if not bool((before[name] == two[name]).all())}
     assert changed == {name for name in before if not bool((before[name] == one[name]).all())}
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
-    for alone, together in zip(exams(tmp_path / "one"), exams(tmp_path / "two"), strict=True):
+    for alone, together in zip(evaluations(tmp_path / "one"), evaluations(tmp_path / "two"), strict=True):
         assert together == pytest.approx(alone, rel=1e-2)
-    assert not (tmp_path / "two" / "exam").exists()
+    assert not (tmp_path / "two" / "evaluation").exists()
     FlexJudge.from_pretrained(str(tmp_path / "two"), "transformers", max_think_tokens=4).close()
 
 
@@ -92,7 +92,7 @@ def test_what_is_spread_is_examined_and_saved_as_its_family_is(
     base, data, out = make(tmp_path / "base"), curated(tmp_path / "data"), tmp_path / "judge"
     done = over_two(configuration("fsdp2", tmp_path / "config.yaml"), base, data, out, *flags)
     assert done.returncode == 0, done.stderr
-    assert [exam["step"] for exam in exams(out)] == [0, 1, 2]
+    assert [evaluation["step"] for evaluation in evaluations(out)] == [0, 1, 2]
     if flags:
         FlexJudge.from_pretrained(str(base), "transformers", str(out), max_think_tokens=4).close()
         assert any(bool(tensor.any()) for name, tensor in tensors(out).items() if "lora_B" in name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lessons import lesson
+from examples import example
 from scripts import policy
 
 from flex_judge.alignment.tasks.arithmetic import SAMPLING, Question, questions
@@ -27,12 +27,18 @@ from flex_judge.experiments.studies.arithmetic_loop import loop, samples
 from flex_judge.experiments.studies.arithmetic_loop.__main__ import main as closed_loop
 from flex_judge.experiments.studies.arithmetic_loop.ablations import shorten, variants
 from flex_judge.experiments.studies.arithmetic_loop.card import write_card
-from flex_judge.experiments.studies.arithmetic_loop.evaluation import Paper, Results, ask, graded, settings_of_exam
-from flex_judge.experiments.studies.arithmetic_loop.judge import JudgeMaking, examined, halved
+from flex_judge.experiments.studies.arithmetic_loop.evaluation import (
+    Paper,
+    Results,
+    ask,
+    evaluate_results,
+    evaluation_settings,
+)
+from flex_judge.experiments.studies.arithmetic_loop.judge import JudgeMaking, evaluate_judge, halved
 from flex_judge.experiments.studies.arithmetic_loop.page import write_page
 from flex_judge.experiments.studies.arithmetic_loop.questions import (
     DEMO,
-    exam_questions,
+    evaluation_questions,
     policy_questions,
     sums,
     training_questions,
@@ -97,26 +103,26 @@ def paper(tmp_path: Path) -> Paper:
     )
 
 
-ROOM = replace(settings_of_exam(), max_think_tokens=1000, max_answer_tokens=64)
+ROOM = replace(evaluation_settings(), max_think_tokens=1000, max_answer_tokens=64)
 """The scripted engine's tokens are bytes."""
 
 
 def sat(script: Callable[[str, Sampling], str], paper: Paper, taught: frozenset[Sum] = frozenset()) -> Results:
     judge = FlexJudge(ScriptedEngine(script), ROOM)
-    return graded(paper, ask(judge, paper, lambda: None), taught)
+    return evaluate_results(paper, ask(judge, paper, lambda: None), taught)
 
 
 def test_a_judge_is_trained_on_no_sum_of_its_exam_or_of_the_demo() -> None:
-    exam = exam_questions(120)
-    taught = training_questions(520, exam)
+    evaluation = evaluation_questions(120)
+    taught = training_questions(520, evaluation)
     assert len({question.id for question in taught}) == 520
-    assert not sums(taught) & sums(exam)
+    assert not sums(taught) & sums(evaluation)
     assert not sums(taught) & sums(questions(DEMO, 0, levels=(1, 2)))
-    assert exam_questions(20) == exam[:20]  # so a shorter exam is part of a longer one
+    assert evaluation_questions(20) == evaluation[:20]  # so a shorter exam is part of a longer one
 
 
 def test_a_policy_is_tuned_on_no_sum_that_it_is_measured_on_and_other_seeds_ask_other_questions() -> None:
-    held_out = exam_questions(240)
+    held_out = evaluation_questions(240)
     first, second = (policy_questions(160, held_out, seed) for seed in (0, 1))
     assert not sums(first + second) & sums(held_out)
     assert {q.text for q in first} != {q.text for q in second}
@@ -162,7 +168,7 @@ def test_pairs_without_a_verdict_are_not_consistent(paper: Paper) -> None:
     judge = FlexJudge(ScriptedEngine(knowing), ROOM)
     judgments = ask(judge, paper, lambda: None)
     silent = replace(judgments[-1], scores=None)
-    assert graded(paper, [*judgments[:-1], silent], frozenset()).swap_consistency == 0.5
+    assert evaluate_results(paper, [*judgments[:-1], silent], frozenset()).swap_consistency == 0.5
 
 
 def test_ties_in_both_orders_are_the_same_verdict(tmp_path: Path) -> None:
@@ -203,15 +209,15 @@ def test_the_figures_of_a_loop_are_over_seeds_and_questions(tmp_path: Path) -> N
 
 
 def exam_of(value: float) -> dict[str, Any]:
-    grades = {"asked": 10, "balanced_accuracy": value, "agreement": value}
-    return {"singles": grades, "unrelated": grades, "pairs": grades, "swap_consistency": value, "parsed": None}
+    metrics = {"asked": 10, "balanced_accuracy": value, "agreement": value}
+    return {"singles": metrics, "unrelated": metrics, "pairs": metrics, "swap_consistency": value, "parsed": None}
 
 
 def test_the_page_shows_the_loop_beside_the_paper(tmp_path: Path) -> None:
-    exam = {"base": exam_of(0.5), "judge": exam_of(0.9375)}
+    evaluation = {"base": exam_of(0.5), "judge": exam_of(0.9375)}
     figures = results(tmp_path)
     told = {**figures, "seeds": 2, "policy": "p", "judge": "<j>", "prompts": 10, "prompts_taught": [7, 9]}
-    page = write_page(tmp_path, {**told, "exam": exam}).read_text()
+    page = write_page(tmp_path, {**told, "evaluation": evaluation}).read_text()
     assert "&lt;j&gt;" in page
     assert "<script" not in page
     assert page.count("<svg") == 2
@@ -230,14 +236,14 @@ def test_the_page_shows_the_loop_beside_the_paper(tmp_path: Path) -> None:
         .startswith("| accuracy, % | policy | best of 2; paper: of 16 | after DPO |\n|---|")
     )
     again = {name: (tmp_path / name).read_text() for name in ("curve.svg", "gain.svg")}
-    write_page(tmp_path, {**told, "exam": None})
+    write_page(tmp_path, {**told, "evaluation": None})
     assert again == {name: (tmp_path / name).read_text() for name in again}
 
 
 def test_the_card_of_the_judge_says_what_is_synthetic_and_how_it_did(tmp_path: Path) -> None:
     summary = {"base": exam_of(0.5), "judge": exam_of(0.9375), "epochs": 1.0, "judgments": 990}
     summary |= {"questions_taught": 331, "sums_taught": 204}
-    write_card(tmp_path, {**summary, "exam_questions": 120, "seconds": {"total": 3000.0}})
+    write_card(tmp_path, {**summary, "evaluation_questions": 120, "seconds": {"total": 3000.0}})
     said = (tmp_path / "README.md").read_text()
     for words in (
         "**synthetic**",
@@ -254,13 +260,13 @@ def test_judgments_of_an_exam_can_be_read_again(paper: Paper) -> None:
     judge = FlexJudge(ScriptedEngine(knowing), ROOM)
     judgments = ask(judge, paper, lambda: None)
     again = [Judgment.from_json(json.loads(json.dumps(judgment.to_json()))) for judgment in judgments]
-    assert graded(paper, again, frozenset()) == graded(paper, judgments, frozenset())
+    assert evaluate_results(paper, again, frozenset()) == evaluate_results(paper, judgments, frozenset())
 
 
 def noisy(prompt: str, sampling: Sampling) -> str:
     """Of two answers finds the first one better in two of three votes, and both good in the third."""
     if sampling.stop:
-        return f"Vote {sampling.draw % 3}.</think>"
+        return f"Vote {sampling.sample_index % 3}.</think>"
     return "<answer>5</answer><answer>5</answer>" if "Vote 0" in prompt else "<answer>4</answer><answer>1</answer>"
 
 
@@ -270,8 +276,8 @@ def test_the_majority_of_votes_on_a_pair_is_what_counts(paper: Paper) -> None:
     judgments = ask(judge, pairs, lambda: None)
     assert {judgment.preferred for judgment in judgments} == {0}
     flat = [replace(judgment, preferred=None) for judgment in judgments]  # as if most votes had found them level
-    assert graded(pairs, flat, frozenset()).swap_consistency == 1.0
-    assert graded(pairs, flat, frozenset()).pairs.accuracy == 0.0
+    assert evaluate_results(pairs, flat, frozenset()).swap_consistency == 1.0
+    assert evaluate_results(pairs, flat, frozenset()).pairs.accuracy == 0.0
 
 
 @pytest.fixture
@@ -380,7 +386,9 @@ def test_an_exam_that_was_held_is_not_held_again_but_for_another_adapter(
         (adapter / "adapter_config.json").write_text(adapter.name)
     file = tmp_path / "run" / "exam.jsonl"
     with RunFolder(tmp_path / "run", {}) as folder:
-        sittings = [examined(folder, paper, frozenset(), ROOM, file, adapter) for adapter in (*adapters, adapters[1])]
+        sittings = [
+            evaluate_judge(folder, paper, frozenset(), ROOM, file, adapter) for adapter in (*adapters, adapters[1])
+        ]
     assert loaded == list(map(str, adapters))
     assert sittings[0] == sittings[1] == sittings[2]
 
@@ -391,7 +399,7 @@ def test_the_ablations_change_one_thing_each() -> None:
     assert len(found) == len(variants(config))
     assert {variant.recipe.size for variant in found.values()} == {100, 50, 25}
     assert [v.judging.votes for v in found.values() if "vote" in v.name] == [1, 3, 7, 15]
-    assert [v.judging.waits for v in found.values() if "wait" in v.name] == [0, 1, 2, 4]
+    assert [v.judging.num_waits for v in found.values() if "wait" in v.name] == [0, 1, 2, 4]
     (answer_first,) = (v for v in found.values() if not v.recipe.reason_first)
     assert not answer_first.judging.reason_first
     assert sum(not variant.in_steps for variant in found.values()) == 1
@@ -399,7 +407,7 @@ def test_the_ablations_change_one_thing_each() -> None:
 
 def test_short_reasoning_gives_the_same_judgment_without_steps(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
-    file.write_text(json.dumps(lesson("What is 17 + 15?", "It is 32.", "It is 33.")) + "\n")
+    file.write_text(json.dumps(example("What is 17 + 15?", "It is 32.", "It is 33.")) + "\n")
     shorten(file)
     (said,) = json.loads(file.read_text())["completion"]
     assert said["content"].startswith("<think>\n17 + 15 = 32. Assistant 1 said 32, result 32: same, right, so 5.")
@@ -431,7 +439,18 @@ def test_answers_stand_in_the_order_of_the_questions_and_are_sampled_once(
 def test_the_judge_is_made_by_one_command_and_goes_on_from_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--questions", "16", "--samples", "4", "--size", "4", "--exam-questions", "6", "--exam-samples", "4"]
+    small = [
+        "--questions",
+        "16",
+        "--samples",
+        "4",
+        "--size",
+        "4",
+        "--evaluation-questions",
+        "6",
+        "--evaluation-samples",
+        "4",
+    ]
     argv = ["judge", "--out", str(tmp_path / "run"), *small]
     assert closed_loop(argv) == 0
     assert "| Verdicts given without being forced |" in capsys.readouterr().out

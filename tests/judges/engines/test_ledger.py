@@ -38,7 +38,7 @@ OTHERWISE: dict[str, Any] = {
     "stop": ("</think>",),
     "regex": "[1-5]",
     "logprob_token_ids": (5,),
-    "draw": 1,
+    "sample_index": 1,
     "seed": 0,
 }
 """For every field of Sampling, another value than SAMPLING's."""
@@ -159,7 +159,7 @@ def test_the_same_request_has_the_same_key_however_it_is_written() -> None:
 def test_keys_stay_the_same_from_one_version_to_the_next() -> None:
     # If this changes on purpose, raise KEY_FORMAT: the ledgers of users answer nothing any more.
     key = generation_key("vllm", "m@1", (1, 2), Sampling(64, 0.4, 0.8, ("</think>",), "[1-5]", (5,), 3), (image("a"),))
-    assert key.hex() == "e8bb13e258da604b89872c490d18aec01788806af081bc03177a557ab6799650"
+    assert key.hex() == "2206ea66677168af08f2868c13612a2ec2507c248782e297703653deac2e55fd"
 
 
 # Models

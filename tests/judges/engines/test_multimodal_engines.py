@@ -56,8 +56,14 @@ def test_a_model_says_what_it_says_behind_its_familys_own_processor(model: str, 
         return_tensors="pt",
     )
     reference = getattr(transformers, name).from_pretrained(engines.folder(model), dtype=torch.float32)
-    pads = [judge.tokenizer.convert_tokens_to_ids(p.pad) for p in judge.profile.placeholders.values()]
-    habits = {"do_sample": False, "repetition_penalty": 1.0, "temperature": 1.0, "top_k": 0, "suppress_tokens": pads}
+    placeholders = [judge.tokenizer.convert_tokens_to_ids(p.pad) for p in judge.profile.placeholders.values()]
+    habits = {
+        "do_sample": False,
+        "repetition_penalty": 1.0,
+        "temperature": 1.0,
+        "top_k": 0,
+        "suppress_tokens": placeholders,
+    }
     output = reference.generate(**inputs, max_new_tokens=GREEDY.max_tokens, **habits)
     ours = generate(judge, (text, media))[0]
     assert ours.prompt_tokens == inputs["input_ids"].shape[1]
@@ -99,11 +105,11 @@ def test_stop_strings_grammars_and_log_probabilities_work_beside_media(engines: 
 @pytest.mark.parametrize("model", ["vl", "omni"])
 def test_no_placeholder_is_ever_generated(model: str, engines: TinyEngines) -> None:
     judge = engines(model)
-    pads = {judge.tokenizer.convert_tokens_to_ids(p.pad) for p in judge.profile.placeholders.values()}
+    placeholders = {judge.tokenizer.convert_tokens_to_ids(p.pad) for p in judge.profile.placeholders.values()}
     wild = Sampling(150, temperature=8.0)
     replies = generate(judge, *[SEEN[1]] * 8, sampling=wild)
     assert len({t for reply in replies for t in reply.token_ids}) > 150
-    assert pads.isdisjoint(t for reply in replies for t in reply.token_ids)
+    assert placeholders.isdisjoint(t for reply in replies for t in reply.token_ids)
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,8 @@ def test_draws_differ_and_media_differ(path: Path) -> None:
     pad = inner.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     with closing(RecordingEngine(inner, Ledger(path))) as engine:
         for _ in range(2):
-            for draw in range(3):
-                ask(engine, "Ana", replace(SAMPLING, draw=draw))
+            for sample_index in range(3):
+                ask(engine, "Ana", replace(SAMPLING, sample_index=sample_index))
             for media in ((cat,), (dog,), (cat, dog), (dog, cat)):
                 asyncio.run(engine.generate([pad] * len(media), SAMPLING, media))
         assert (len(inner.requests), engine.hits) == (7, 7)

@@ -117,7 +117,7 @@ def test_a_replay_goes_beside_a_run_that_is_still_recording(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "sampling", "media"),
-    [("Ben", SAMPLING, ()), ("Ana", replace(SAMPLING, draw=1), ()), ("Ana", SAMPLING, (CAT,))],
+    [("Ben", SAMPLING, ()), ("Ana", replace(SAMPLING, sample_index=1), ()), ("Ana", SAMPLING, (CAT,))],
 )
 def test_what_was_not_recorded_is_a_typed_error(
     path: Path, prompt: str, sampling: Sampling, media: tuple[Prepared, ...]

@@ -24,15 +24,15 @@ BATCH = Comparison.of("Which?", "one", "two", "three", rubric="mllm_judge_batch"
 def noisy(prompt: str, sampling: Sampling) -> str:
     """Thinks of the draw's number, and scores at random by it and the prompt."""
     if sampling.stop == ("</think>",):
-        return f"{sampling.draw}</think>"
-    draw = Random(f"{prompt.partition('<think>')[0]}/{sampling.draw}")
+        return f"{sampling.sample_index}</think>"
+    sample_index = Random(f"{prompt.partition('<think>')[0]}/{sampling.sample_index}")
     count = 3 if "[Assistant 3" in prompt else 1
-    return "".join(f"<answer>{score}</answer>" for score in draw.sample(range(1, 11), count))
+    return "".join(f"<answer>{score}</answer>" for score in sample_index.sample(range(1, 11), count))
 
 
 def judged(comparison: Comparison, *draws: int, votes: int = 1, **rest: object) -> list[Judgment]:
     judge = FlexJudge(ScriptedEngine(noisy), JudgeSettings(100, 90, votes=votes, **rest))  # type: ignore[arg-type]
-    return judge.judge([replace(comparison, draw=draw) for draw in draws])
+    return judge.judge([replace(comparison, sample_index=sample_index) for sample_index in draws])
 
 
 def test_another_draw_has_other_votes() -> None:
@@ -57,44 +57,44 @@ async def test_a_ledger_serves_both_and_never_gives_one_draw_for_another(tmp_pat
     one, four = (FlexJudge(engine, JudgeSettings(100, 90, votes=votes)) for votes in (1, 4))
     together = await four.ajudge(SINGLE)
     computed = engine.misses
-    apart = [await one.ajudge(replace(SINGLE, draw=draw)) for draw in range(4)]
+    apart = [await one.ajudge(replace(SINGLE, sample_index=sample_index)) for sample_index in range(4)]
     assert engine.misses == computed
     assert [judgment.votes[0] for judgment in apart] == list(together.votes)
-    await one.ajudge(replace(SINGLE, draw=4))
+    await one.ajudge(replace(SINGLE, sample_index=4))
     assert engine.misses > computed
     engine.close()
 
 
 def test_the_first_draw_keeps_its_digest_and_others_have_their_own() -> None:
     assert SINGLE.digest == "2acc41f4c6455f1a36366aaf6dc566e88bd5bfb620996294ab0c663e56c1c338"
-    others = {replace(SINGLE, draw=draw).digest for draw in range(5)}
+    others = {replace(SINGLE, sample_index=sample_index).digest for sample_index in range(5)}
     assert len(others) == 5
     assert SINGLE.digest in others
-    assert replace(SINGLE, draw=3).prompt_digest == SINGLE.prompt_digest
+    assert replace(SINGLE, sample_index=3).prompt_digest == SINGLE.prompt_digest
 
 
 def test_every_draw_has_a_key_of_its_own() -> None:
     judge = FlexJudge(ScriptedEngine(noisy))
-    keys = [judge.key(replace(SINGLE, draw=draw)) for draw in range(5)]
+    keys = [judge.key(replace(SINGLE, sample_index=sample_index)) for sample_index in range(5)]
     assert len(set(keys)) == 5
     assert judged(SINGLE, 2)[0].provenance["key"] != judged(SINGLE, 0)[0].provenance["key"]
 
 
 def test_a_comparison_in_another_order_or_another_process_is_of_the_same_draw() -> None:
-    comparison = Comparison.of("q", "a", "b", draw=7)
-    assert comparison.swapped().draw == comparison.permuted((1, 0)).draw == 7
-    assert pickle.loads(pickle.dumps(comparison)).draw == 7
+    comparison = Comparison.of("q", "a", "b", sample_index=7)
+    assert comparison.swapped().sample_index == comparison.permuted((1, 0)).sample_index == 7
+    assert pickle.loads(pickle.dumps(comparison)).sample_index == 7
 
 
-@pytest.mark.parametrize("draw", [-1, 65536])
-def test_a_draw_out_of_range_is_refused(draw: int) -> None:
-    with pytest.raises(UsageError, match=f"draw must be from 0 to 65535, not {draw}"):
-        Comparison.of("q", "a", draw=draw)
+@pytest.mark.parametrize("sample_index", [-1, 65536])
+def test_a_draw_out_of_range_is_refused(sample_index: int) -> None:
+    with pytest.raises(UsageError, match=f"draw must be from 0 to 65535, not {sample_index}"):
+        Comparison.of("q", "a", sample_index=sample_index)
 
 
 def test_the_service_says_what_draws_there_are() -> None:
-    row = {"prompt": "q", "responses": ["a"], "draw": 3}
-    assert validated(ComparisonRow, row).draw == 3
-    with pytest.raises(FieldError, match="draw"):
-        validated(ComparisonRow, row | {"draw": "3"})
-    assert schemas()["ComparisonRow"]["properties"]["draw"]["maximum"] == 65535
+    row = {"prompt": "q", "responses": ["a"], "sample_index": 3}
+    assert validated(ComparisonRow, row).sample_index == 3
+    with pytest.raises(FieldError, match="sample_index"):
+        validated(ComparisonRow, row | {"sample_index": "3"})
+    assert schemas()["ComparisonRow"]["properties"]["sample_index"]["maximum"] == 65535

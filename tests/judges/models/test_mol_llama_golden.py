@@ -221,7 +221,7 @@ def test_prompts(name: str, folder: Path) -> None:
     assert expand(whole, len(case["molecules"]), 8) == whole
     if ends:  # as a judge renders it, piece by piece
         turns = [Turn(one["role"], (Span(one["content"], trusted=True),)) for one in case["messages"]]
-        plain = Renderer(tokenizer).render(turns, prime="<think>" * case["think"])
+        plain = Renderer(tokenizer).render(turns, prefill="<think>" * case["think"])
         assert [i for i in plain.token_ids for _ in range(8 if i == REFERENCE["tokens"]["<mol>"] else 1)] == ids
 
 

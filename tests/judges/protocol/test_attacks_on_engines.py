@@ -26,7 +26,7 @@ class Witness:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         vocabulary = engine.tokenizer.get_added_vocab()
-        self.pads = {vocabulary[p.pad]: modality for modality, p in engine.profile.placeholders.items()}
+        self.placeholders = {vocabulary[p.pad]: modality for modality, p in engine.profile.placeholders.items()}
         self.seen: list[tuple[list[Modality], list[Modality]]] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -35,7 +35,9 @@ class Witness:
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
     ) -> Generation:
-        self.seen.append(([self.pads[i] for i in prompt_token_ids if i in self.pads], [m.modality for m in media]))
+        self.seen.append(
+            ([self.placeholders[i] for i in prompt_token_ids if i in self.placeholders], [m.modality for m in media])
+        )
         return await self.engine.generate(prompt_token_ids, sampling, media)
 
 
@@ -57,7 +59,7 @@ class Model:
         assert all(1 <= score <= 10 for j in judgments for score in j.scores or (0,))
         assert len(self.witness.seen) >= 2 * len(attacks)  # thinking and answer
         media = [Modality.IMAGE] * (2 if shape is beside_an_image else 0)
-        assert all(pads == given == media for pads, given in self.witness.seen)
+        assert all(placeholders == given == media for placeholders, given in self.witness.seen)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -76,7 +78,7 @@ def entered(model: Model) -> Iterator[list[int]]:
     def count(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         ids = named["input_ids"] if "input_ids" in named else arguments[0]
         if ids.shape[1] > 1:  # a prompt, not a step of its reply
-            counts.extend(sum(int((row == pad).sum()) for pad in model.witness.pads) for row in ids)
+            counts.extend(sum(int((row == pad).sum()) for pad in model.witness.placeholders) for row in ids)
 
     hook = model.witness.engine.model.register_forward_pre_hook(count, with_kwargs=True)  # type: ignore[attr-defined]
     yield counts
@@ -89,7 +91,7 @@ def test_a_model_withstands_control_tokens_turns_and_stray_placeholders(model: M
 
 
 def test_a_model_sees_the_tokens_of_its_images_and_not_one_more(model: Model, entered: list[int]) -> None:
-    if not model.witness.pads:
+    if not model.witness.placeholders:
         pytest.skip("a text model takes no image")
     model.withstands(on_layout(model.checkpoint), beside_an_image)
     assert set(entered) == {2 * 3 * 2}  # two images of 84 x 56 pixels
@@ -98,7 +100,7 @@ def test_a_model_sees_the_tokens_of_its_images_and_not_one_more(model: Model, en
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [question, candidate, beside_an_image])
 def test_a_model_withstands_every_attack(shape: Shape, model: Model) -> None:
-    if shape is beside_an_image and not model.witness.pads:
+    if shape is beside_an_image and not model.witness.placeholders:
         pytest.skip("a text model takes no image")
     model.withstands([*on_model(model.checkpoint), *on_any()], shape)
 

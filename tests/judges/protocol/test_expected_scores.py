@@ -56,11 +56,11 @@ class Unsure(ScriptedEngine):
         return [prompt for prompt, sampling in self.requests if sampling.max_tokens == 1]
 
 
-def saying(thought: str, answer: str, chances: Mapping[str, Mapping[str, float]], forced: str = "") -> Unsure:
-    """Chances are given by what was said before: `{"": {"7": 1.0}}`. `forced` is answered under a grammar."""
+def saying(thought: str, answer: str, chances: Mapping[str, Mapping[str, float]], forced_answer: str = "") -> Unsure:
+    """Chances are given by what was said before: `{"": {"7": 1.0}}`. `forced_answer` is answered under a grammar."""
 
     def script(_: str, sampling: Sampling) -> str:
-        return thought if sampling.stop == ("</think>",) else (sampling.regex and forced) or answer
+        return thought if sampling.stop == ("</think>",) else (sampling.regex and forced_answer) or answer
 
     return Unsure(script, lambda said: chances.get(said, {}))
 
@@ -102,14 +102,14 @@ def test_each_score_of_a_forced_pair_is_asked_for_where_it_stands() -> None:
     chances = {"": {"7": 0.5, "1": 0.5}, "1": {"0": 0.5, "<": 0.5}}
     engine = saying(RAMBLE, "7</answer><answer>7</answer>", chances)
     judgment = judged(engine, PAIR)
-    assert (judgment.expected_scores, judgment.votes[0].forced) == ((6.25, 6.25), "budget")
+    assert (judgment.expected_scores, judgment.votes[0].forced_answer) == ((6.25, 6.25), "budget")
     start = engine.requests[0][0] + RAMBLE[:100] + "\n</think><answer>"
     assert engine.asked_more == [start + "1", start + "7</answer><answer>1"]
 
 
 def test_a_judge_that_answers_first_has_expected_scores_too_also_by_force() -> None:
     for answer in ("So: <answer>7</answer><think>", "<think>"):
-        engine = saying("Hm.</think>", answer, ONE_OR_TEN, forced="7</answer>")
+        engine = saying("Hm.</think>", answer, ONE_OR_TEN, forced_answer="7</answer>")
         judgment = judged(engine, reason_first=False)
         assert judgment.expected_scores == (pytest.approx(0.6 * 7 + 0.1 * 1 + 0.3 * 10),)
         assert len(engine.asked_more) == 1
@@ -144,7 +144,7 @@ def test_expected_shares_are_in_the_comparisons_order_whatever_the_judge_read() 
 
 def test_the_spread_of_several_votes_is_within_and_between_them() -> None:
     def script(_: str, sampling: Sampling) -> str:
-        return "Hm.</think>" if sampling.stop == ("</think>",) else f"<answer>{4 + 4 * sampling.draw}</answer>"
+        return "Hm.</think>" if sampling.stop == ("</think>",) else f"<answer>{4 + 4 * sampling.sample_index}</answer>"
 
     assert judged(ScriptedEngine(script), votes=2).spread == (2,)
     judgment = judged(Unsure(script, lambda said: {"3": 0.25, "4": 0.25, "8": 0.25, "9": 0.25}), votes=2)
@@ -206,6 +206,6 @@ def test_however_a_reply_is_cut_into_tokens_its_scores_are_the_same(cuts: set[in
     cuts |= {edge for score in alone for edge in (SEAM.index(score), SEAM.index(score) + 1)}
     pieces = [SEAM[i:j] for i, j in pairwise([0, *sorted(cuts), len(SEAM)])]
     judgment = judged(Pieces(pieces), PAIR)
-    assert (judgment.scores, judgment.reasoning, judgment.votes[0].forced) == ((7, 3), "Right.", None)
+    assert (judgment.scores, judgment.reasoning, judgment.votes[0].forced_answer) == ((7, 3), "Right.", None)
     tokens_of_their_own = "7" in pieces and "3" in pieces
     assert judgment.expected_scores == ((6.5, 6.5) if tokens_of_their_own else None)

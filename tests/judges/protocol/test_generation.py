@@ -39,28 +39,28 @@ def stubborn(prompt: str, sampling: Sampling) -> str:
     return "9</answer>" if sampling.regex else "<answer>9</answer>"
 
 
-@pytest.mark.parametrize("waits", [0, 1, 2, 4])
-def test_the_end_of_the_thinking_is_put_off_as_often_as_is_asked(waits: int) -> None:
+@pytest.mark.parametrize("num_waits", [0, 1, 2, 4])
+def test_the_end_of_the_thinking_is_put_off_as_often_as_is_asked(num_waits: int) -> None:
     engine = ScriptedEngine(stubborn)
-    judgment = judged(engine, waits=waits)
-    thought = "Wait".join(f" Thought {k}." for k in range(waits + 1))
-    assert (judgment.scores, judgment.votes[0].forced, judgment.votes[0].waits) == ((9,), None, waits)
+    judgment = judged(engine, num_waits=num_waits)
+    thought = "Wait".join(f" Thought {k}." for k in range(num_waits + 1))
+    assert (judgment.scores, judgment.votes[0].forced_answer, judgment.votes[0].num_waits) == ((9,), None, num_waits)
     assert judgment.reasoning == thought.strip()
-    assert len(engine.requests) == waits + 2
+    assert len(engine.requests) == num_waits + 2
     assert engine.requests[-1][0] == engine.requests[0][0] + thought + "</think>"
 
 
 def test_thinking_that_ends_without_its_tag_is_put_off_too() -> None:
     engine = ScriptedEngine(lambda p, s: "9</answer>" if s.regex else "hm" if "Wait" not in p else " no")
-    judgment = judged(engine, waits=2)
-    assert (judgment.scores, judgment.votes[0].forced, judgment.votes[0].waits) == ((9,), "early_end", 2)
+    judgment = judged(engine, num_waits=2)
+    assert (judgment.scores, judgment.votes[0].forced_answer, judgment.votes[0].num_waits) == ((9,), "early_end", 2)
     assert judgment.reasoning == "hmWait noWait no"
 
 
 def test_waiting_never_thinks_longer_than_the_budget_and_says_that_it_ran_out() -> None:
     engine = ScriptedEngine(lambda p, s: "7</answer>" if s.regex else "</think>" if "Wait" not in p else "so " * 100)
-    judgment = judged(engine, waits=3)
-    assert (judgment.scores, judgment.votes[0].forced, judgment.votes[0].waits) == ((7,), "budget", 1)
+    judgment = judged(engine, num_waits=3)
+    assert (judgment.scores, judgment.votes[0].forced_answer, judgment.votes[0].num_waits) == ((7,), "budget", 1)
     prompt = len(engine.given[0][0])
     assert [len(ids) - prompt + sampling.max_tokens for ids, sampling in engine.given[:2]] == [100, 100]
     assert engine.requests[-1][0].endswith("so " * 32 + "\n</think><answer>")
@@ -75,13 +75,13 @@ def test_the_last_of_the_budget_is_not_spent_on_a_wait_after_which_nothing_could
         engine.tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=backend, eos_token="<|im_end|>", chat_template=CHATML
         )
-        judgment = judged(engine, waits=5, max_think_tokens=budget)
+        judgment = judged(engine, num_waits=5, max_think_tokens=budget)
         prompt = len(engine.given[0][0])
         thinking = [(len(ids) - prompt, s.max_tokens) for ids, s in engine.given if s.stop == ("</think>",)]
         assert all(left > 0 and spent + left == budget for spent, left in thinking)
         assert judgment.scores == (9,)
         if budget in ends:
-            assert (judgment.votes[0].waits, judgment.votes[0].forced) == ends[budget], budget
+            assert (judgment.votes[0].num_waits, judgment.votes[0].forced_answer) == ends[budget], budget
 
 
 class LateStop(ScriptedEngine):
@@ -109,8 +109,8 @@ def test_what_a_late_stop_says_after_the_thinking_is_cut_when_it_is_told_to_wait
             return "One.</think><answer>10</answer>" if "Wait" not in reply else " Two.</think><answer>3</answer>"
         return "</think><answer>3</answer>".removeprefix(reply[reply.index("</think>") :])
 
-    judgment = judged(LateStop(script, late), waits=1)
-    assert (judgment.scores, judgment.reasoning, judgment.votes[0].waits) == ((3,), "One.Wait Two.", 1)
+    judgment = judged(LateStop(script, late), num_waits=1)
+    assert (judgment.scores, judgment.reasoning, judgment.votes[0].num_waits) == ((3,), "One.Wait Two.", 1)
 
 
 def answering(answer: str, thought: str = "It is right.</think>", **options: Any) -> ScriptedEngine:
@@ -121,7 +121,7 @@ def answering(answer: str, thought: str = "It is right.</think>", **options: Any
 def test_a_judge_can_answer_before_it_thinks() -> None:
     engine = answering("<answer>9</answer><answer>2</answer>")
     judgment = judged(engine, PAIR, reason_first=False)
-    assert (judgment.scores, judgment.expected_scores, judgment.votes[0].forced) == ((9, 2), (9, 2), None)
+    assert (judgment.scores, judgment.expected_scores, judgment.votes[0].forced_answer) == ((9, 2), (9, 2), None)
     assert judgment.reasoning == "It is right."
     (first, _), (second, _) = engine.requests
     assert "Before thinking, clearly provide your evaluation scores" in first
@@ -144,15 +144,15 @@ def test_a_judge_that_thinks_although_it_should_answer_is_made_to_answer() -> No
     engine = ScriptedEngine(script)
     judgment = judged(engine, reason_first=False)
     assert (judgment.scores, judgment.expected_scores) == ((4,), (4,))
-    assert (judgment.votes[0].forced, judgment.reasoning) == ("no_answer", "Fine.")
+    assert (judgment.votes[0].forced_answer, judgment.reasoning) == ("no_answer", "Fine.")
     assert engine.requests[-1][0] == engine.requests[0][0] + "<answer>4</answer><think>\n"
 
 
 def test_a_judge_that_answers_first_and_is_not_forced_may_have_no_verdict() -> None:
-    judgment = judged(answering("I like it. "), reason_first=False, force=False)
+    judgment = judged(answering("I like it. "), reason_first=False, forced_answer=False)
     assert (judgment.status, judgment.scores, judgment.reasoning) == (Status.UNPARSEABLE, None, "It is right.")
     rambling = ScriptedEngine(lambda _, s: "well, " * 100)
-    assert judged(rambling, reason_first=False, force=False).status == Status.TRUNCATED
+    assert judged(rambling, reason_first=False, forced_answer=False).status == Status.TRUNCATED
 
 
 def test_the_beginning_of_the_thinking_in_the_token_that_opens_it_is_kept() -> None:
@@ -184,7 +184,7 @@ def test_a_judge_can_choose_one_of_four_options(said: str, choice: str, shares: 
 def test_an_option_that_does_not_come_is_forced_under_its_grammar() -> None:
     engine = saying("so " * 100, "[[B>A]]</answer>")
     judgment = judged(engine, IMAGES)
-    assert (judgment.choice, judgment.votes[0].forced) == ("B>A", "budget")
+    assert (judgment.choice, judgment.votes[0].forced_answer) == ("B>A", "budget")
     _, sampling = engine.requests[-1]
     allowed = [f"[[{o}]]</answer>" for o in ("A>B", "B>A", "A=B=Good", "A=B=Bad", "C>A", "A=B")]
     assert [bool(re.fullmatch(sampling.regex or "", text)) for text in allowed] == [True] * 4 + [False] * 2
@@ -201,7 +201,7 @@ def test_a_batch_gets_a_score_for_each_of_its_responses_also_by_force() -> None:
 
 
 def test_without_forcing_a_batch_with_a_score_too_few_is_unparseable() -> None:
-    judgment = judged(saying("Hm.</think>", "<answer>7</answer>" * 4), BATCH, force=False)
+    judgment = judged(saying("Hm.</think>", "<answer>7</answer>" * 4), BATCH, forced_answer=False)
     assert (judgment.status, judgment.votes[0].detail) == (Status.UNPARSEABLE, "4 answers for 5 responses")
 
 
@@ -217,7 +217,7 @@ def mute(_: str, sampling: Sampling) -> str:
 
 
 @pytest.mark.parametrize("comparison", [SINGLE, PAIR, BATCH, IMAGES], ids=["single", "pair", "batch", "options"])
-@pytest.mark.parametrize("how", [{}, {"waits": 3}, {"reason_first": False}, {"order": "both"}], ids=str)
+@pytest.mark.parametrize("how", [{}, {"num_waits": 3}, {"reason_first": False}, {"order": "both"}], ids=str)
 def test_what_fits_the_engines_context_always_fits_and_the_rest_is_never_sent(
     comparison: Comparison, how: dict[str, Any]
 ) -> None:
@@ -241,7 +241,7 @@ def test_what_fits_the_engines_context_always_fits_and_the_rest_is_never_sent(
         assert max(lengths) <= least
         longest = max(longest, *lengths)
     # A judge that is made to wait comes to the end of its budget, and then says nothing in the answer's place.
-    assert longest > least - (60 if "waits" not in how else 140)
+    assert longest > least - (60 if "num_waits" not in how else 140)
 
 
 def test_a_prompt_that_is_too_long_in_one_of_its_orders_only_is_overlong() -> None:

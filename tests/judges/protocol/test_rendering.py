@@ -81,9 +81,9 @@ def chat_of(texts: list[str]) -> list[dict[str, str]]:
     return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
 
 
-def rendered(tokenizer: Any, chat: list[dict[str, str]], trusted: bool = False, prime: str = "") -> list[int]:
+def rendered(tokenizer: Any, chat: list[dict[str, str]], trusted: bool = False, prefill: str = "") -> list[int]:
     turns = [Turn(m["role"], (Span(m["content"], trusted),)) for m in chat]
-    return list(Renderer(tokenizer).render(turns, prime).token_ids)
+    return list(Renderer(tokenizer).render(turns, prefill).token_ids)
 
 
 def reference(tokenizer: Any, chat: list[dict[str, str]]) -> list[int]:
@@ -243,8 +243,8 @@ def test_the_prime_follows_the_generation_prompt_as_control_tokens_where_there_a
     model = bpe_tokenizer()
     chat = chat_of(["Judge.", "Hi"])
     text = model.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) + "<think>\n"
-    assert rendered(model, chat, prime="<think>\n") == model.encode(text, add_special_tokens=False)
-    assert model.convert_tokens_to_ids("<think>") in rendered(model, chat, prime="<think>\n")
+    assert rendered(model, chat, prefill="<think>\n") == model.encode(text, add_special_tokens=False)
+    assert model.convert_tokens_to_ids("<think>") in rendered(model, chat, prefill="<think>\n")
 
 
 def test_half_a_surrogate_pair_is_rendered_like_any_other_text() -> None:

@@ -42,15 +42,15 @@ def thinks(sampling: Sampling) -> bool:
 def scoring(score: Scorer, **options: Any) -> ScriptedEngine:
     def script(prompt: str, sampling: Sampling) -> str:
         if thinks(sampling):
-            return f"This is draw {sampling.draw}.</think>"
-        return "".join(f"<answer>{s}</answer>" for s in score(responses(prompt), sampling.draw))
+            return f"This is draw {sampling.sample_index}.</think>"
+        return "".join(f"<answer>{s}</answer>" for s in score(responses(prompt), sampling.sample_index))
 
     return ScriptedEngine(script, **options)
 
 
 def drawing(*votes: Sequence[object]) -> ScriptedEngine:
     """An engine whose vote depends on the number of the draw alone."""
-    return scoring(lambda _, draw: votes[draw])
+    return scoring(lambda _, sample_index: votes[sample_index])
 
 
 def judged(engine: ScriptedEngine, comparison: Comparison = PAIR, **settings: Any) -> Judgment:
@@ -59,7 +59,7 @@ def judged(engine: ScriptedEngine, comparison: Comparison = PAIR, **settings: An
 
 def drawn(engine: ScriptedEngine) -> list[int]:
     """The numbers of the replies that were begun."""
-    return [sampling.draw for _, sampling in engine.requests if thinks(sampling)]
+    return [sampling.sample_index for _, sampling in engine.requests if thinks(sampling)]
 
 
 def by_content(shown: list[str], _: int) -> list[int]:
@@ -114,7 +114,7 @@ def test_all_votes_on_scores_are_cast_at_once_since_each_moves_the_mean() -> Non
 @given(st.lists(st.sampled_from([(9, 2), (2, 9), (5, 5), ("none",)]), min_size=7, max_size=7))
 @hypothesis_settings(max_examples=40, deadline=None)
 def test_certain_voting_decides_what_all_votes_would(votes: list[tuple[object, ...]]) -> None:
-    judgment = judged(drawing(*votes), votes=7, vote_confidence=1.0, force=False)
+    judgment = judged(drawing(*votes), votes=7, vote_confidence=1.0, forced_answer=False)
     counts = Counter(vote for vote in votes if len(vote) == 2).most_common()
     if not counts:
         assert (judgment.status, judgment.scores) == (Status.UNPARSEABLE, None)
@@ -124,7 +124,7 @@ def test_certain_voting_decides_what_all_votes_would(votes: list[tuple[object, .
 
 
 def test_a_vote_without_a_score_does_not_vote() -> None:
-    judgment = judged(drawing(["none"], [8], ["11"], [6]), SINGLE, votes=4, force=False)
+    judgment = judged(drawing(["none"], [8], ["11"], [6]), SINGLE, votes=4, forced_answer=False)
     assert (judgment.status, judgment.scores) == (Status.OK, (7,))
     assert [v.status for v in judgment.votes] == [Status.UNPARSEABLE, Status.OK, Status.UNPARSEABLE, Status.OK]
     assert judgment.reasoning == "This is draw 1."
@@ -134,11 +134,11 @@ def waiting_for(late: set[int], given_up: list[int], answer: str = "<answer>8</a
     """An engine that never ends the draws in `late`, and notes those that it was told to give up."""
 
     async def script(_: str, sampling: Sampling) -> str:
-        if sampling.draw in late:
+        if sampling.sample_index in late:
             try:
                 await asyncio.sleep(60)
             finally:
-                given_up.append(sampling.draw)
+                given_up.append(sampling.sample_index)
         return "Hm.</think>" if thinks(sampling) else answer
 
     return ScriptedEngine(script)
@@ -172,7 +172,7 @@ def test_an_error_in_one_vote_ends_the_others_at_once(error: BaseException, seen
     inner = waiting_for({0, 2}, given_up).script
 
     async def script(prompt: str, sampling: Sampling) -> str:
-        if sampling.draw == 1:
+        if sampling.sample_index == 1:
             await asyncio.sleep(0.01)
             raise error
         return str(await inner(prompt, sampling))  # type: ignore[misc]
@@ -199,7 +199,7 @@ async def test_a_judgment_that_is_cancelled_leaves_nothing_running() -> None:
 def test_no_two_votes_make_the_same_request(order: str) -> None:
     engine = scoring(by_content)
     judged(engine, BATCH, votes=5, order=order)
-    made = [(prompt, sampling.draw, thinks(sampling)) for prompt, sampling in engine.requests]
+    made = [(prompt, sampling.sample_index, thinks(sampling)) for prompt, sampling in engine.requests]
     assert len(set(made)) == len(made) == 2 * 5 * {"both": 2, "rotations": 5}.get(order, 1)
 
 

@@ -26,7 +26,7 @@ from flex_judge.reward.client.backoff import Backoff
 from flex_judge.reward.client.batching import batches_of
 from flex_judge.reward.types import RewardSpec
 
-WIN_RATE = RewardSpec(method="round_robin", reward="win_rate", group_size=4, gather_s=1)
+WIN_RATE = RewardSpec(method="round_robin", reward="win_rate", group_size=4, group_timeout_s=1)
 HEAVY = {"torch", "ray", "transformers", "trl", "vllm", "datasets", "scipy", "fastapi", "pydantic"}
 
 
@@ -93,8 +93,8 @@ def test_parts_of_groups_go_first_and_are_not_held_up_by_whole_ones(service: Fak
 
 
 def test_time_to_gather_that_leaves_none_to_judge_is_refused(service: FakeService) -> None:
-    spec = replace(WIN_RATE, gather_s=60)
-    with pytest.raises(UsageError, match="gather_s of 60 s must be below the deadline_s of 30 s"):
+    spec = replace(WIN_RATE, group_timeout_s=60)
+    with pytest.raises(UsageError, match="group_timeout_s of 60 s must be below the deadline_s of 30 s"):
         client_of(service).rewards_sync([sample("Question?", "four")], spec)
     assert client_of(service).rewards_sync([sample("Question?", "four")], replace(spec, group_size=None))
 

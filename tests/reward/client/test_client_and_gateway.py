@@ -47,17 +47,19 @@ async def test_judgments_over_http_are_those_of_the_judge() -> None:
 
 def test_a_group_over_four_callers_is_judged_whole() -> None:
     with served(judge_of()) as service:
-        reward = JudgeReward(client_of(service), method="round_robin", reward="win_rate", group_size=4, gather_s=20)
-        figures: dict[str, float] = {}
+        reward = JudgeReward(
+            client_of(service), method="round_robin", reward="win_rate", group_size=4, group_timeout_s=20
+        )
+        statistics: dict[str, float] = {}
         with ThreadPoolExecutor(4) as ranks:
-            call = lambda i: reward([QUESTION], [f"answer {i}"], log_metric=figures.__setitem__)[0]  # noqa: E731
+            call = lambda i: reward([QUESTION], [f"answer {i}"], log_metric=statistics.__setitem__)[0]  # noqa: E731
             values = list(ranks.map(call, range(4)))
     assert sum(value or 0 for value in values) == 2
-    assert figures["judge/whole"] == 1
+    assert statistics["judge/whole"] == 1
 
 
 async def test_verl_s_single_samples_meet_in_their_group() -> None:
-    settings = {"method": "round_robin", "reward": "win_rate", "group_size": 3, "gather_s": 20, "deadline_s": 30}
+    settings = {"method": "round_robin", "reward": "win_rate", "group_size": 3, "group_timeout_s": 20, "deadline_s": 30}
     with served(judge_of()) as service:
         rows = [("sums", f"answer {i}", "42", {"question": QUESTION}) for i in range(3)]
         found = await asyncio.gather(*(compute_score(*row, url=service.url, **settings) for row in rows))

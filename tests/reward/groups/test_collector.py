@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from flex_judge.judges import Comparison, Judgment, Media, Message, Status, UsageError
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.groups import collector as gathering
-from flex_judge.reward.groups.collector import Gatherer, reward_together
+from flex_judge.reward.groups.collector import GroupCollector, reward_together
 from flex_judge.reward.groups.methods import Ask
 from flex_judge.reward.types import METHODS, GroupNote, Reward, RewardSpec, Sample
 
@@ -26,14 +26,16 @@ SOON = 0.05  # seconds
 LONG = 60.0
 
 
-def spec(reward: str = "win_rate", size: int | None = None, gather_s: float = LONG, **rest: Any) -> RewardSpec:
-    return RewardSpec(**({"method": "round_robin", "reward": reward, "group_size": size, "gather_s": gather_s} | rest))
+def spec(reward: str = "win_rate", size: int | None = None, group_timeout_s: float = LONG, **rest: Any) -> RewardSpec:
+    return RewardSpec(
+        **({"method": "round_robin", "reward": reward, "group_size": size, "group_timeout_s": group_timeout_s} | rest)
+    )
 
 
 @asynccontextmanager
-async def gatherer(ask: Ask, retain_s: float = LONG) -> AsyncIterator[Gatherer]:
+async def collector(ask: Ask, retain_s: float = LONG) -> AsyncIterator[GroupCollector]:
     """A gatherer that is closed at the end, in a test that does not hang."""
-    made = Gatherer(ask, retain_s)
+    made = GroupCollector(ask, retain_s)
     try:
         async with asyncio.timeout(30):
             yield made
@@ -97,7 +99,7 @@ async def test_a_reward_that_needs_no_group_is_never_incomplete() -> None:
 
 async def test_no_samples_have_no_rewards() -> None:
     assert await reward_together([], spec(), Asked()) == []
-    async with gatherer(Asked()) as gathered:
+    async with collector(Asked()) as gathered:
         assert gathered.add([], spec(size=2)) == []
 
 
@@ -112,7 +114,7 @@ async def test_a_call_judged_together_gets_what_the_gatherer_gives(method: str) 
     samples = [replace(s, baseline="worth 4") for s in worth(2, 9, 5, 5)]
     asked = spec("margin", 4, method=method, normalize="standardize")
     together = await reward_together(samples, asked, Asked())
-    async with gatherer(Asked()) as gathered:
+    async with collector(Asked()) as gathered:
         assert await asyncio.gather(*gathered.add(samples, asked)) == together
 
 
@@ -121,7 +123,7 @@ async def test_a_call_judged_together_gets_what_the_gatherer_gives(method: str) 
 
 async def test_a_group_that_spans_two_callers_is_judged_whole() -> None:
     ask = Asked()
-    async with gatherer(ask) as gathered:
+    async with collector(ask) as gathered:
         one, two = worth(2, 9, 5, 7)[:2], worth(2, 9, 5, 7)[2:]
         first = gathered.add([*one, sample("worth 1", "other?")], spec(size=4))
         await asyncio.sleep(0.01)
@@ -134,7 +136,7 @@ async def test_a_group_that_spans_two_callers_is_judged_whole() -> None:
 
 
 async def test_single_samples_from_many_callers_fill_groups_in_turn() -> None:
-    async with gatherer(Asked()) as gathered:
+    async with collector(Asked()) as gathered:
         futures = [gathered.add([one], spec(size=2))[0] for one in worth(1, 2, 9, 3)]
         assert values(await asyncio.gather(*futures)) == [0.0, 1.0, 1.0, 0.0]
 
@@ -144,7 +146,7 @@ async def test_single_samples_from_many_callers_fill_groups_in_turn() -> None:
 def test_it_does_not_matter_in_which_calls_the_members_come(scores: list[int], cuts: set[int]) -> None:
     async def rewarded() -> None:
         asked, ends = spec(size=len(scores)), sorted({*cuts, len(scores)})
-        async with gatherer(Asked()) as gathered:
+        async with collector(Asked()) as gathered:
             calls = [scores[a:b] for a, b in zip([0, *ends], ends, strict=False)]
             rewards = await asyncio.gather(*(future for call in calls for future in gathered.add(worth(*call), asked)))
         assert rewards == await reward_together(worth(*scores), asked, Asked())
@@ -153,7 +155,7 @@ def test_it_does_not_matter_in_which_calls_the_members_come(scores: list[int], c
 
 
 async def test_samples_that_are_judged_otherwise_are_another_group() -> None:
-    async with gatherer(Asked()) as gathered:
+    async with collector(Asked()) as gathered:
         (by_rate,) = gathered.add(worth(1), spec("win_rate", 2))
         (by_rank,) = gathered.add(worth(2), spec("rank", 2))
         await asyncio.sleep(0.01)
@@ -162,14 +164,14 @@ async def test_samples_that_are_judged_otherwise_are_another_group() -> None:
 
 
 async def test_equal_completions_are_members_of_their_own() -> None:
-    async with gatherer(Asked()) as gathered:
+    async with collector(Asked()) as gathered:
         rewards = await asyncio.gather(*gathered.add(worth(3, 3), spec(size=3)), *gathered.add(worth(7), spec(size=3)))
         assert values(rewards) == [0.25, 0.25, 1.0]
         assert rewards[0].group == GroupNote(3, 3)
 
 
 async def test_what_needs_no_group_does_not_wait() -> None:
-    async with gatherer(Asked()) as gathered:
+    async with collector(Asked()) as gathered:
         (alone,) = gathered.add(worth(4), spec("expected", 8, method="pointwise"))
         assert (await alone).value == 4.0
         together = gathered.add(worth(4, 6), spec(size=None))
@@ -179,7 +181,7 @@ async def test_what_needs_no_group_does_not_wait() -> None:
 async def test_pointwise_verdicts_are_asked_for_on_arrival_and_only_the_figures_wait() -> None:
     ask = Asked()
     asked = spec("rank", 3, method="pointwise")
-    async with gatherer(ask) as gathered:
+    async with collector(ask) as gathered:
         first = gathered.add(worth(2, 8), asked)
         await until(lambda: len(ask.comparisons) == 2)
         await asyncio.sleep(0.01)
@@ -191,7 +193,7 @@ async def test_pointwise_verdicts_are_asked_for_on_arrival_and_only_the_figures_
 
 async def test_after_a_full_group_a_new_one_begins_even_while_it_is_judged() -> None:
     ask = Asked(held=["worth 1"])
-    async with gatherer(ask) as gathered:
+    async with collector(ask) as gathered:
         slow = gathered.add(worth(1, 2), spec(size=2))
         assert values(await asyncio.gather(*gathered.add(worth(3, 4), spec(size=2)))) == [0.0, 1.0]
         assert not any(future.done() for future in slow)
@@ -203,16 +205,16 @@ async def test_after_a_full_group_a_new_one_begins_even_while_it_is_judged() -> 
 
 
 async def test_an_incomplete_group_is_judged_with_what_is_there_and_says_so() -> None:
-    async with gatherer(Asked()) as gathered:
-        rewards = await asyncio.gather(*gathered.add(worth(1, 2, 3), spec(size=4, gather_s=SOON)))
+    async with collector(Asked()) as gathered:
+        rewards = await asyncio.gather(*gathered.add(worth(1, 2, 3), spec(size=4, group_timeout_s=SOON)))
         assert values(rewards) == [0.0, 0.5, 1.0]
         assert {reward.group for reward in rewards} == {GroupNote(3, 4)}
         assert not rewards[0].group.complete
 
 
 async def test_time_runs_from_the_first_member_on() -> None:
-    async with gatherer(Asked()) as gathered:
-        asked = spec(size=3, gather_s=4 * SOON)
+    async with collector(Asked()) as gathered:
+        asked = spec(size=3, group_timeout_s=4 * SOON)
         gathered.add(worth(1), asked)
         await asyncio.sleep(3 * SOON)
         (other,) = gathered.add([sample("worth 1", "other?")], asked)
@@ -222,8 +224,8 @@ async def test_time_runs_from_the_first_member_on() -> None:
 
 
 async def test_time_runs_anew_where_the_first_gave_up() -> None:
-    async with gatherer(Asked()) as gathered:
-        asked = spec(size=2, gather_s=8 * SOON)
+    async with collector(Asked()) as gathered:
+        asked = spec(size=2, group_timeout_s=8 * SOON)
         gathered.add(worth(1), asked)[0].cancel()
         await asyncio.sleep(5 * SOON)
         (first,) = gathered.add(worth(2), asked)
@@ -233,15 +235,15 @@ async def test_time_runs_anew_where_the_first_gave_up() -> None:
 
 
 async def test_one_that_nobody_joins_has_no_relative_reward() -> None:
-    async with gatherer(Asked()) as gathered:
-        reward = await gathered.add(worth(5), spec(size=2, gather_s=SOON))[0]
+    async with collector(Asked()) as gathered:
+        reward = await gathered.add(worth(5), spec(size=2, group_timeout_s=SOON))[0]
         assert (reward.value, reward.status, reward.group) == (None, Status.TIMEOUT, GroupNote(1, 2))
 
 
 @pytest.mark.parametrize("method", ["pointwise", "round_robin", "batch"])
 async def test_latecomers_are_judged_against_what_is_there_and_marked(method: str) -> None:
-    asked = spec(size=4, gather_s=SOON, method=method)
-    async with gatherer(Asked()) as gathered:
+    asked = spec(size=4, group_timeout_s=SOON, method=method)
+    async with collector(Asked()) as gathered:
         early = await asyncio.gather(*gathered.add(worth(2, 8), asked))
         late = await asyncio.gather(*gathered.add(worth(4, 6), asked))
         assert values(early) == [0.0, 1.0]
@@ -251,7 +253,7 @@ async def test_latecomers_are_judged_against_what_is_there_and_marked(method: st
 
 async def test_latecomers_of_a_knockout_find_their_place_in_it() -> None:
     asked = spec("rank", 5, SOON, method="knockout")
-    async with gatherer(Asked()) as gathered:
+    async with collector(Asked()) as gathered:
         await asyncio.gather(*gathered.add(worth(2, 4, 6), asked))
         assert values(await asyncio.gather(*gathered.add(worth(9, 1), asked))) == [1.0, 0.125]
 
@@ -259,14 +261,14 @@ async def test_latecomers_of_a_knockout_find_their_place_in_it() -> None:
 async def test_latecomers_with_a_baseline_are_normalised_with_the_others() -> None:
     asked = spec("margin", 3, SOON, method="baseline", normalize="center")
     samples = [replace(s, baseline="worth 4") for s in worth(2, 6, 10)]
-    async with gatherer(Asked()) as gathered:
+    async with collector(Asked()) as gathered:
         assert values(await asyncio.gather(*gathered.add(samples[:2], asked))) == [-2.0, 2.0]
         assert values(await asyncio.gather(*gathered.add(samples[2:], asked))) == [4.0]
 
 
 async def test_latecomers_complete_a_group_and_the_next_one_begins_a_new_one() -> None:
-    asked = spec(size=3, gather_s=SOON)
-    async with gatherer(Asked()) as gathered:
+    asked = spec(size=3, group_timeout_s=SOON)
+    async with collector(Asked()) as gathered:
         await asyncio.gather(*gathered.add(worth(2, 8), asked))
         late, *fresh = await asyncio.gather(*gathered.add(worth(4, 6, 1, 9), asked))
         assert late.group == GroupNote(3, 3, late=True)
@@ -274,8 +276,8 @@ async def test_latecomers_complete_a_group_and_the_next_one_begins_a_new_one() -
 
 
 async def test_one_latecomer_after_the_other_is_judged_without_waiting_for_the_rest() -> None:
-    asked = spec(size=5, gather_s=SOON)
-    async with gatherer(Asked()) as gathered:
+    asked = spec(size=5, group_timeout_s=SOON)
+    async with collector(Asked()) as gathered:
         await asyncio.gather(*gathered.add(worth(2, 8), asked))
         notes = [(await gathered.add(worth(score), asked)[0]).group for score in (4, 6)]
         assert notes == [GroupNote(3, 5, late=True), GroupNote(4, 5, late=True)]
@@ -283,8 +285,8 @@ async def test_one_latecomer_after_the_other_is_judged_without_waiting_for_the_r
 
 async def test_one_who_comes_while_the_group_is_judged_waits_for_that_and_is_late() -> None:
     ask = Asked(held=["worth 2"])
-    asked = spec(size=4, gather_s=SOON)
-    async with gatherer(ask) as gathered:
+    asked = spec(size=4, group_timeout_s=SOON)
+    async with collector(ask) as gathered:
         early = gathered.add(worth(2, 8), asked)
         await until(lambda: len(ask.comparisons) == 1)
         late = gathered.add(worth(4), asked)
@@ -299,8 +301,8 @@ async def test_one_who_comes_while_the_group_is_judged_waits_for_that_and_is_lat
 
 
 async def test_after_a_while_nobody_is_late_any_more() -> None:
-    asked = spec(size=3, gather_s=SOON)
-    async with gatherer(Asked(), retain_s=SOON) as gathered:
+    asked = spec(size=3, group_timeout_s=SOON)
+    async with collector(Asked(), retain_s=SOON) as gathered:
         await asyncio.gather(*gathered.add(worth(2, 8), asked))
         await asyncio.sleep(2 * SOON)
         rewards = await asyncio.gather(*gathered.add(worth(4, 6, 5), asked))
@@ -309,8 +311,8 @@ async def test_after_a_while_nobody_is_late_any_more() -> None:
 
 async def test_incomplete_groups_are_forgotten_early_where_they_hold_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "RETAINED_BYTES", 250_000)
-    asked = spec(size=3, gather_s=0.0)
-    async with gatherer(Asked()) as gathered:
+    asked = spec(size=3, group_timeout_s=0.0)
+    async with collector(Asked()) as gathered:
         for prompt in ("one?", "two?", "three?"):
             long = [sample(f"worth {i} {'.' * 50_000}", prompt) for i in (1, 2)]
             await asyncio.gather(*gathered.add(long, replace(asked, method="pointwise", rubric="correctness")))
@@ -331,7 +333,7 @@ async def test_incomplete_groups_are_forgotten_early_where_they_hold_too_much(mo
 @pytest.mark.parametrize("method", METHODS)
 async def test_a_failing_member_is_told_so_and_the_others_are_rewarded_where_they_can_be(method: str) -> None:
     samples = [replace(s, baseline="worth 4") for s in worth(2, "mumble", 9)]
-    async with gatherer(Asked()) as gathered:
+    async with collector(Asked()) as gathered:
         rewards = await asyncio.gather(*gathered.add(samples, spec(size=3, method=method)))
     assert (rewards[1].value, rewards[1].status) == (None, Status.UNPARSEABLE)
     if method in ("pointwise", "round_robin", "baseline"):
@@ -343,7 +345,7 @@ async def test_a_failing_member_is_told_so_and_the_others_are_rewarded_where_the
 
 async def test_at_the_deadline_one_slow_comparison_costs_the_others_nothing() -> None:
     for method in ("round_robin", "pointwise"):
-        async with gatherer(Asked(held=["worth 5"])) as gathered:
+        async with collector(Asked(held=["worth 5"])) as gathered:
             rewards = await asyncio.gather(*gathered.add(worth(2, 5, 9), spec(size=3, method=method), deadline_s=0.5))
         assert values(rewards) == [0.0, None, 1.0]
         assert (rewards[1].status, rewards[1].detail) == (
@@ -363,7 +365,7 @@ async def test_an_error_reaches_everybody_who_waits_and_the_next_group_is_a_new_
 
     asked = spec("margin", 3, method=method, normalize="center")
     samples = [replace(s, baseline="worth 4") for s in worth(2, 5, 9)]
-    async with gatherer(ask) as gathered:
+    async with collector(ask) as gathered:
         futures = [*gathered.add(samples[:1], asked), *gathered.add(samples[1:], asked)]
         errors = await asyncio.gather(*futures, return_exceptions=True)
         assert [str(error) for error in errors] == ["the judge takes no pictures"] * 3
@@ -380,7 +382,7 @@ async def test_callers_of_a_gathering_group_hear_of_a_pointwise_error_at_once() 
             raise UsageError("the judge takes no pictures")
         return await held(comparison)
 
-    async with gatherer(ask) as gathered:
+    async with collector(ask) as gathered:
         for future in gathered.add(worth(2, "a picture"), spec("rank", 3, method="pointwise")):
             with pytest.raises(UsageError, match="no pictures"):
                 await future
@@ -389,7 +391,7 @@ async def test_callers_of_a_gathering_group_hear_of_a_pointwise_error_at_once() 
 
 async def test_a_call_with_a_sample_that_cannot_be_judged_is_refused_whole() -> None:
     ask = Asked()
-    async with gatherer(ask) as gathered:
+    async with collector(ask) as gathered:
         with pytest.raises(UsageError, match=r"samples\[1\].baseline"):
             gathered.add([sample("a", baseline="b"), sample("c")], spec("expected", method="baseline"))
         await asyncio.sleep(0)
@@ -401,7 +403,7 @@ async def test_an_engine_that_drops_a_request_leaves_nobody_waiting() -> None:
         raise asyncio.CancelledError
 
     for method in ("pointwise", "round_robin"):
-        async with gatherer(ask) as gathered:
+        async with collector(ask) as gathered:
             futures = gathered.add(worth(1, 2), spec(size=2, method=method))
             await asyncio.wait(futures, timeout=5)
             assert all(future.cancelled() for future in futures)
@@ -414,7 +416,7 @@ async def test_an_engine_that_drops_a_request_leaves_nobody_waiting() -> None:
 async def test_when_everybody_gave_up_the_work_is_cancelled_and_a_repeat_begins_anew(method: str) -> None:
     ask = Asked(held=["worth 2", "worth 5"])
     asked = spec(size=3, method=method)
-    async with gatherer(ask) as gathered:
+    async with collector(ask) as gathered:
         futures = gathered.add(worth(2, 5, 9), asked)
         await until(lambda: bool(ask.held_back))
         for future in futures:
@@ -427,7 +429,7 @@ async def test_when_everybody_gave_up_the_work_is_cancelled_and_a_repeat_begins_
 
 async def test_a_group_that_everybody_gave_up_leaves_the_next_one_of_its_prompt_alone() -> None:
     ask = Asked(held=["worth 2"])
-    async with gatherer(ask) as gathered:
+    async with collector(ask) as gathered:
         given_up = gathered.add(worth(2, 5), spec(size=2))
         await until(lambda: bool(ask.held_back))
         (first,) = gathered.add(worth(6), spec(size=2))
@@ -440,7 +442,7 @@ async def test_a_group_that_everybody_gave_up_leaves_the_next_one_of_its_prompt_
 
 async def test_while_one_still_waits_the_group_is_judged_with_those_who_gave_up() -> None:
     ask = Asked(held=["worth 2"])
-    async with gatherer(ask) as gathered:
+    async with collector(ask) as gathered:
         low, high = gathered.add(worth(2, 9), spec(size=2))
         await until(lambda: len(ask.comparisons) == 1)
         low.cancel()
@@ -454,7 +456,7 @@ async def test_while_one_still_waits_the_group_is_judged_with_those_who_gave_up(
 async def test_one_who_gives_up_while_the_group_gathers_leaves_its_place_to_another(noticed: bool) -> None:
     ask = Asked(held=["worth 2"])
     asked = spec("rank", 2, method="pointwise")
-    async with gatherer(ask) as gathered:
+    async with collector(ask) as gathered:
         (gone,) = gathered.add(worth(2), asked)
         if noticed:
             await until(lambda: len(ask.comparisons) == 1)
@@ -467,8 +469,8 @@ async def test_one_who_gives_up_while_the_group_gathers_leaves_its_place_to_anot
 
 async def test_a_latecomer_who_gives_up_does_not_count() -> None:
     ask = Asked(held=["worth 4"])
-    asked = spec(size=3, gather_s=SOON)
-    async with gatherer(ask) as gathered:
+    asked = spec(size=3, group_timeout_s=SOON)
+    async with collector(ask) as gathered:
         await asyncio.gather(*gathered.add(worth(2, 8), asked))
         (gone,) = gathered.add(worth(4), asked)
         await until(lambda: len(ask.comparisons) == 3)
@@ -480,7 +482,7 @@ async def test_a_latecomer_who_gives_up_does_not_count() -> None:
 
 async def test_closing_cancels_everything_and_takes_nothing_more() -> None:
     ask = Asked(held=["worth 2", "worth 9"])
-    async with gatherer(ask) as gathered:
+    async with collector(ask) as gathered:
         judged = gathered.add(worth(2, 5), spec(size=2))
         waiting = gathered.add(worth(9), spec("rank", 2, method="pointwise"))
         await until(lambda: len(ask.comparisons) == 2)
@@ -493,13 +495,13 @@ async def test_closing_cancels_everything_and_takes_nothing_more() -> None:
 
 async def test_nothing_is_left_of_groups_that_are_done() -> None:
     ask = Asked()
-    async with gatherer(ask, retain_s=0.0) as gathered:
+    async with collector(ask, retain_s=0.0) as gathered:
         responses: list[weakref.ref[Media]] = []
         for size in (2, 3):  # a complete group, and one that is not
             media = [Media(Modality.MOLECULE, f"worth {i}".encode(), "m") for i in (1, 2)]
             responses += map(weakref.ref, media)
             samples = [Sample(sample("").prompt, ("worth 3, like ", medium)) for medium in media]
-            await asyncio.gather(*gathered.add(samples, spec(size=size, gather_s=0.0)))
+            await asyncio.gather(*gathered.add(samples, spec(size=size, group_timeout_s=0.0)))
             del media, samples
         ask.comparisons.clear()
         await asyncio.sleep(0.01)

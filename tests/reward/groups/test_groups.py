@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flex_judge.judges import Comparison, Judgment, Media, Status, UsageError
 from flex_judge.judges.media.types import Modality
-from flex_judge.reward.groups.match import Bout
+from flex_judge.reward.groups.match import Match
 from flex_judge.reward.groups.methods import WAYS, judge_group
 from flex_judge.reward.groups.rewards import rewards_of
 from flex_judge.reward.types import METHODS, GroupNote, Reward, RewardSpec, Sample
@@ -25,8 +25,8 @@ def spec(method: str, reward: str = "win_rate", **rest: object) -> RewardSpec:
 
 
 async def rewarded(samples: list[Sample], asked: RewardSpec, ask: Asked | None = None) -> list[Reward]:
-    bouts = await judge_group(samples, asked, ask or Asked())
-    return rewards_of(bouts, asked, GroupNote(len(samples), None))
+    matches = await judge_group(samples, asked, ask or Asked())
+    return rewards_of(matches, asked, GroupNote(len(samples), None))
 
 
 def values(rewards: list[Reward]) -> list[float | None]:
@@ -119,26 +119,26 @@ async def test_those_knocked_out_in_the_same_round_are_level() -> None:
 
 
 async def test_of_two_in_a_knockout_the_one_that_stood_first_before_stands_second() -> None:
-    def times_first(member: int | None, bouts: list[Bout]) -> int:
-        return sum(1 if bout.members[0] == member else -1 for bout in bouts if member in bout.members)
+    def times_first(member: int | None, matches: list[Match]) -> int:
+        return sum(1 if match.members[0] == member else -1 for match in matches if member in match.members)
 
     for best in range(8):
         texts = [f"worth {9 if i == best else 8 - i % 4}, take {i}" for i in range(8)]
-        bouts = await judge_group(worth(*texts), spec("knockout"), Asked())
-        for bout in bouts:
-            before = [other for other in bouts if other.round < bout.round]
-            first, second = (times_first(member, before) for member in bout.members)
+        matches = await judge_group(worth(*texts), spec("knockout"), Asked())
+        for match in matches:
+            before = [other for other in matches if other.round < match.round]
+            first, second = (times_first(member, before) for member in match.members)
             assert first <= second
 
 
 async def test_nobody_has_more_than_one_round_without_an_opponent() -> None:
     for n in range(2, 18):
-        bouts = await judge_group(
+        matches = await judge_group(
             worth(*(f"worth {1 + i % 10}, take {i}" for i in range(n))), spec("knockout"), Asked()
         )
-        rounds = max(bout.round for bout in bouts)
+        rounds = max(match.round for match in matches)
         assert 2 ** (rounds - 1) < n <= 2**rounds
-        first = {m: min(b.round for b in bouts if m in b.members) for m in range(n)}
+        first = {m: min(b.round for b in matches if m in b.members) for m in range(n)}
         assert set(first.values()) <= {1, 2}
 
 
@@ -186,9 +186,9 @@ async def test_of_two_without_a_verdict_the_one_with_the_better_scores_before_go
     for best in (0, 1):
         ask = Asked()
         texts = [f"worth {9 if i == best else 8 if i == 1 - best else 1}, take {i}" for i in range(4)]
-        bouts = await judge_group(worth(*texts), spec("knockout"), lost_final)
-        final = bouts[-1]
-        reached = {m: b.figures[b.members.index(m)] for b in bouts[:-1] for m in final.members if m in b.members}  # type: ignore[index,arg-type]
+        matches = await judge_group(worth(*texts), spec("knockout"), lost_final)
+        final = matches[-1]
+        reached = {m: b.statistics[b.members.index(m)] for b in matches[:-1] for m in final.members if m in b.members}  # type: ignore[index,arg-type]
         assert final.through == max(reached, key=lambda m: reached[m])  # type: ignore[arg-type,return-value]
 
 
@@ -307,13 +307,13 @@ async def test_an_empty_group_is_asked_nothing() -> None:
 
 async def late(
     method: str, there: list[int | str], coming: list[int | str], reward: str = "win_rate"
-) -> tuple[Asked, list[Reward], list[Bout]]:
+) -> tuple[Asked, list[Reward], list[Match]]:
     """What is asked, and what latecomers get, after a group was judged."""
     samples, asked = worth(*there, *coming), spec(method, reward)
     earlier = await judge_group(samples[: len(there)], asked, Asked())
     ask, wanted = Asked(), range(len(there), len(samples))
-    bouts = await judge_group(samples, asked, ask, wanted, earlier)
-    return ask, rewards_of(bouts, asked, GroupNote(len(samples), None, late=True), wanted), bouts
+    matches = await judge_group(samples, asked, ask, wanted, earlier)
+    return ask, rewards_of(matches, asked, GroupNote(len(samples), None, late=True), wanted), matches
 
 
 async def test_of_latecomers_pointwise_asks_about_themselves_alone() -> None:
@@ -331,9 +331,9 @@ async def test_latecomers_of_a_round_robin_meet_everyone_once() -> None:
 
 
 async def test_a_latecomer_that_beats_the_winner_of_a_knockout_is_first() -> None:
-    ask, rewards, bouts = await late("knockout", [1, 2, 3, 4], [9], "rank")
+    ask, rewards, matches = await late("knockout", [1, 2, 3, 4], [9], "rank")
     assert len(ask.comparisons) == 3  # one who lost in each round, and the winner
-    assert len(bouts) == 6
+    assert len(matches) == 6
     assert values(rewards) == [1.0]
 
 
@@ -350,9 +350,9 @@ async def test_a_latecomer_of_a_lone_completion_plays_it() -> None:
 
 
 async def test_for_latecomers_of_a_batch_all_are_compared_anew() -> None:
-    ask, rewards, bouts = await late("batch", [3, 5], [4], "rank")
+    ask, rewards, matches = await late("batch", [3, 5], [4], "rank")
     assert [sorted(texts) for texts in ask.texts] == [["worth 3", "worth 4", "worth 5"]]
-    assert len(bouts) == 1
+    assert len(matches) == 1
     assert values(rewards) == [0.5]
 
 
@@ -365,8 +365,8 @@ def test_who_comes_first_does_not_matter_to_what_anyone_gets(scores: list[int], 
     for method in ("pointwise", "round_robin", "knockout", "batch"):
         plain = asyncio.run(rewarded(worth(*texts), spec(method)))
         turned = asyncio.run(rewarded(worth(*(texts[i] for i in order)), spec(method)))
-        assert [figures(plain[i]) for i in order] == [figures(reward) for reward in turned]
+        assert [statistics(plain[i]) for i in order] == [statistics(reward) for reward in turned]
 
 
-def figures(reward: Reward) -> tuple[float | None, ...]:
+def statistics(reward: Reward) -> tuple[float | None, ...]:
     return reward.score, reward.expected, reward.win_rate, reward.rank, reward.margin

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flex_judge.judges import Judgment, Status, Usage, Verdict
 from flex_judge.judges.rubrics import load_rubric
-from flex_judge.reward.groups.match import Bout
+from flex_judge.reward.groups.match import Match
 from flex_judge.reward.groups.rewards import expected_score, rewards_of, scaled, written_score
 from flex_judge.reward.groups.statistics import normalised, placed
 from flex_judge.reward.types import NORMALIZE, REWARDS, GroupNote, Reward, RewardSpec
@@ -28,22 +28,22 @@ def failed(status: Status = Status.UNPARSEABLE, detail: str = "no verdict") -> J
     return Judgment.unscored("a", status, detail)
 
 
-def alone(*judgments: Judgment) -> list[Bout]:
-    return [Bout((i,), j) for i, j in enumerate(judgments)]
+def alone(*judgments: Judgment) -> list[Match]:
+    return [Match((i,), j) for i, j in enumerate(judgments)]
 
 
-def scored(*scores: float | None) -> list[Bout]:
+def scored(*scores: float | None) -> list[Match]:
     """Members judged alone, with expected scores; None for a failure."""
     return alone(*(failed() if score is None else judgment((round(score),), (score,)) for score in scores))
 
 
-def pair(a: int | None, b: int | None, *scores: float, **rest: Any) -> Bout:
+def pair(a: int | None, b: int | None, *scores: float, **rest: Any) -> Match:
     won = None if scores[0] == scores[1] else int(scores[1] > scores[0])
-    return Bout((a, b), judgment(scores, scores, preferred=won, **rest))
+    return Match((a, b), judgment(scores, scores, preferred=won, **rest))
 
 
-def rewards(bouts: list[Bout], size: int, method: str = "pointwise", **spec: Any) -> list[Reward]:
-    return rewards_of(bouts, RewardSpec(method=method, **spec), GroupNote(size, None))
+def rewards(matches: list[Match], size: int, method: str = "pointwise", **spec: Any) -> list[Reward]:
+    return rewards_of(matches, RewardSpec(method=method, **spec), GroupNote(size, None))
 
 
 def values(found: list[Reward]) -> list[float | None]:
@@ -54,8 +54,8 @@ def values(found: list[Reward]) -> list[float | None]:
 @pytest.mark.parametrize("reward", REWARDS)
 @pytest.mark.parametrize("normalize", NORMALIZE)
 def test_a_failed_judgment_has_no_number_whatever_is_asked_for(status: Status, reward: str, normalize: str) -> None:
-    bouts = alone(failed(status, "why"), judgment((4.0,), (3.6,)), judgment((2.0,), (2.2,)))
-    lost = rewards(bouts, 3, reward=reward, normalize=normalize)[0]
+    matches = alone(failed(status, "why"), judgment((4.0,), (3.6,)), judgment((2.0,), (2.2,)))
+    lost = rewards(matches, 3, reward=reward, normalize=normalize)[0]
     assert (lost.value, lost.status, lost.detail) == (None, status, "why")
     assert lost.score is lost.expected is lost.win_rate is lost.rank is lost.margin is None
 
@@ -76,9 +76,9 @@ def test_a_score_of_zero_is_a_reward() -> None:
 
 
 def test_written_and_expected_scores_are_both_told_and_the_one_asked_for_is_the_value() -> None:
-    bouts = alone(judgment((4.0,), (3.6,)))
-    assert values(rewards(bouts, 1, reward="score")) == [4.0]
-    (reward,) = rewards(bouts, 1, reward="expected")
+    matches = alone(judgment((4.0,), (3.6,)))
+    assert values(rewards(matches, 1, reward="score")) == [4.0]
+    (reward,) = rewards(matches, 1, reward="expected")
     assert (reward.value, reward.score, reward.expected) == (3.6, 4.0, 3.6)
 
 
@@ -101,54 +101,58 @@ def test_the_unscored_are_nobodys_opponents() -> None:
 
 
 def test_a_relative_reward_among_failures_has_the_status_of_the_failures() -> None:
-    bouts = alone(
+    matches = alone(
         judgment((4.0,)), failed(Status.TIMEOUT, "too slow"), failed(Status.OVERLONG, "x"), failed(Status.OVERLONG, "y")
     )
-    (reward, *_) = rewards(bouts, 4, reward="rank")
+    (reward, *_) = rewards(matches, 4, reward="rank")
     assert (reward.value, reward.status, reward.score) == (None, Status.OVERLONG, 4.0)
     assert reward.detail == "no other completion of its prompt has a score: x"
 
 
 def test_the_status_of_one_that_failed_throughout_is_the_commonest() -> None:
     lost, late = failed(Status.ENGINE_LOST, "died"), failed(Status.TIMEOUT, "late")
-    bouts = [
-        Bout((0, 1), lost),
-        Bout((0, 2), late),
-        Bout((3, 0), late),
+    matches = [
+        Match((0, 1), lost),
+        Match((0, 2), late),
+        Match((3, 0), late),
         pair(1, 2, 3, 4),
         pair(1, 3, 3, 4),
         pair(2, 3, 5, 4),
     ]
-    found = rewards(bouts, 4, "round_robin", reward="win_rate")
+    found = rewards(matches, 4, "round_robin", reward="win_rate")
     assert (found[0].status, found[0].detail, found[0].judgments) == (Status.TIMEOUT, "late", 3)
     assert values(found) == [None, 0.0, 1.0, 0.5]
 
 
 def test_votes_decide_a_pair_even_where_the_mean_score_says_otherwise() -> None:
-    bouts = [Bout((0, 1), judgment((5.0, 6.0), (5.0, 6.0), preferred=0))]
-    found = rewards(bouts, 2, "round_robin", reward="win_rate")
+    matches = [Match((0, 1), judgment((5.0, 6.0), (5.0, 6.0), preferred=0))]
+    found = rewards(matches, 2, "round_robin", reward="win_rate")
     assert values(found) == [1.0, 0.0]
     assert [r.margin for r in found] == [-1.0, 1.0]
 
 
 def test_options_count_as_shares_of_the_win() -> None:
     draw = judgment((0.5, 0.5), choice="A=B=Bad")
-    bouts = [Bout((0, 1), judgment((1.0, 0.0), choice="A>B", preferred=0)), Bout((1, 2), draw), pair(2, 0, 0.0, 1.0)]
-    found = rewards(bouts, 3, "round_robin", reward="score")
+    matches = [
+        Match((0, 1), judgment((1.0, 0.0), choice="A>B", preferred=0)),
+        Match((1, 2), draw),
+        pair(2, 0, 0.0, 1.0),
+    ]
+    found = rewards(matches, 3, "round_robin", reward="score")
     assert values(found) == [1.0, 0.25, 0.25]
     assert [r.win_rate for r in found] == [1.0, 0.25, 0.25]
 
 
 def test_equal_win_rates_are_ranked_by_margin() -> None:
-    bouts = [pair(0, 1, 9, 1), pair(1, 2, 5, 4), pair(2, 0, 5, 4)]
-    found = rewards(bouts, 3, "round_robin", reward="rank")
+    matches = [pair(0, 1, 9, 1), pair(1, 2, 5, 4), pair(2, 0, 5, 4)]
+    found = rewards(matches, 3, "round_robin", reward="rank")
     assert [r.win_rate for r in found] == [0.5, 0.5, 0.5]
     assert values(found) == [1.0, 0.0, 0.5]
 
 
 def test_a_tie_of_equals_has_no_score_and_still_counts_as_half() -> None:
-    bouts = [Bout((0, 1), None, equal=True), pair(0, 2, 4, 8), pair(2, 1, 8, 3)]
-    found = rewards(bouts, 3, "round_robin", reward="win_rate")
+    matches = [Match((0, 1), None, equal=True), pair(0, 2, 4, 8), pair(2, 1, 8, 3)]
+    found = rewards(matches, 3, "round_robin", reward="win_rate")
     assert values(found) == [0.25, 0.25, 1.0]
     assert [r.score for r in found] == [4.0, 3.0, 8.0]
     assert [r.margin for r in found] == [-2.0, -2.5, 4.5]
@@ -187,25 +191,25 @@ def test_tokens_are_divided_among_those_in_a_comparison_and_a_baseline_pays_noth
 
 
 def test_disagreement_is_the_mean_of_where_it_was_measured() -> None:
-    bouts = [pair(0, 1, 4, 5, disagreement=1.0), pair(0, 2, 4, 5, disagreement=0.0), pair(1, 2, 4, 5)]
-    assert [r.disagreement for r in rewards(bouts, 3, "round_robin")] == [0.5, 1.0, 0.0]
+    matches = [pair(0, 1, 4, 5, disagreement=1.0), pair(0, 2, 4, 5, disagreement=0.0), pair(1, 2, 4, 5)]
+    assert [r.disagreement for r in rewards(matches, 3, "round_robin")] == [0.5, 1.0, 0.0]
     assert rewards(scored(3.0), 1)[0].disagreement is None
 
 
 def test_the_reasoning_is_of_the_first_comparison_with_a_verdict() -> None:
     mumbled = Judgment("a", Status.UNPARSEABLE, None, None, "hm", votes=(Verdict(Status.UNPARSEABLE),))
-    bouts = [Bout((0, 1), mumbled), pair(0, 2, 4, 5, reasoning="first"), pair(0, 3, 4, 5, reasoning="second")]
-    assert rewards(bouts, 4, "round_robin")[0].reasoning == "first"
+    matches = [Match((0, 1), mumbled), pair(0, 2, 4, 5, reasoning="first"), pair(0, 3, 4, 5, reasoning="second")]
+    assert rewards(matches, 4, "round_robin")[0].reasoning == "first"
     assert rewards(alone(mumbled), 1)[0].reasoning == ""
 
 
 def test_one_that_went_on_without_a_verdict_is_not_ranked_unless_it_has_one_later() -> None:
-    bouts = [
-        Bout((0, 1), failed(), round=1, through=0),
-        Bout((2, 3), judgment((4.0, 6.0), preferred=1), round=1, through=3),
-        Bout((0, 3), judgment((7.0, 6.0), preferred=0), round=2, through=0),
+    matches = [
+        Match((0, 1), failed(), round=1, through=0),
+        Match((2, 3), judgment((4.0, 6.0), preferred=1), round=1, through=3),
+        Match((0, 3), judgment((7.0, 6.0), preferred=0), round=2, through=0),
     ]
-    found = rewards(bouts, 4, "knockout", reward="rank")
+    found = rewards(matches, 4, "knockout", reward="rank")
     assert values(found) == [1.0, None, 0.0, 0.5]
     assert [r.win_rate for r in found] == [1.0, None, 0.0, 0.5]
 
@@ -252,8 +256,8 @@ def test_places_run_from_zero_to_one_and_balance_around_a_half(worth: list[int])
 )
 def test_win_rates_of_a_round_robin_add_up_to_half_of_its_members(given_results: tuple[int, list[int]]) -> None:
     n, results = given_results
-    bouts = [pair(a, b, 5, 5 + won) for (a, b), won in zip(combinations(range(n), 2), results, strict=True)]
-    found = rewards(bouts, n, "round_robin", reward="win_rate")
+    matches = [pair(a, b, 5, 5 + won) for (a, b), won in zip(combinations(range(n), 2), results, strict=True)]
+    found = rewards(matches, n, "round_robin", reward="win_rate")
     assert math.fsum(r.value for r in found if r.value is not None) == pytest.approx(n / 2)
     assert math.fsum(r.margin for r in found if r.margin is not None) == pytest.approx(0.0)
 

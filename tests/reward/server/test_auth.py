@@ -228,9 +228,9 @@ ENVELOPES: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/rewards", samples("a", group_size=0), "group_size"),
     ("/v1/rewards", samples("a", group_size=HUGE), "group_size"),
     ("/v1/rewards", samples("a", group_size=2.5), "group_size"),
-    ("/v1/rewards", samples("a", gather_s=-1), "gather_s"),
-    ("/v1/rewards", samples("a", gather_s=601, group_size=2, reward="rank"), "gather_s"),
-    ("/v1/rewards", samples("a", gather_s=HUGE), "gather_s"),
+    ("/v1/rewards", samples("a", group_timeout_s=-1), "group_timeout_s"),
+    ("/v1/rewards", samples("a", group_timeout_s=601, group_size=2, reward="rank"), "group_timeout_s"),
+    ("/v1/rewards", samples("a", group_timeout_s=HUGE), "group_timeout_s"),
     ("/v1/rewards", samples("a", method="baseline"), "samples[0].baseline"),
     ("/v1/rewards", {"samples": [{"prompt": "p", "response": "r", "group": 3}]}, "samples[0].group"),
     ("/v1/rewards", {"samples": [{"prompt": "p"}]}, "samples[0].response"),
@@ -313,7 +313,9 @@ rows = st.recursive(
 async def test_whatever_comes_in_is_judged_or_refused(
     web: httpx.AsyncClient, samples: list[Any], data: st.DataObject
 ) -> None:
-    rest = data.draw(st.dictionaries(st.sampled_from(["method", "group_size", "gather_s", "rubric"]), json_values))
+    rest = data.draw(
+        st.dictionaries(st.sampled_from(["method", "group_size", "group_timeout_s", "rubric"]), json_values)
+    )
     body = json.dumps({"samples": samples} | rest).encode()
     answer = await web.post("/v1/rewards", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (200, 409, 413, 422)

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from flex_judge.judges import Comparison, Media, Message
 from flex_judge.judges.media.types import Modality, audio, image, molecule, video
-from flex_judge.judges.types import LARGEST_DRAW
+from flex_judge.judges.types import MAX_SAMPLE_INDEX
 from flex_judge.reward.client.encoding import encoded_comparison, encoded_sample
 from flex_judge.reward.server.decoding import comparison_from_json, sample_from_json
 from flex_judge.reward.server.errors import FieldError, MissingMediaError
-from flex_judge.reward.server.media_decoding import Intake
+from flex_judge.reward.server.media_decoding import MediaDecoder
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlReader
 from flex_judge.reward.types import Sample
@@ -46,13 +46,13 @@ some_comparisons = st.builds(
     prompts,
     st.lists(contents, min_size=1, max_size=3).map(tuple),
     texts,
-    st.integers(0, LARGEST_DRAW),
+    st.integers(0, MAX_SAMPLE_INDEX),
 )
 some_samples = st.builds(Sample, prompts, contents, st.none() | contents, st.none() | texts)
 
 
-def intake(store: MediaStore | None = None, most: int = 64) -> Intake:
-    return Intake(store or MediaStore(1 << 24), UrlReader((), 1 << 20), most)
+def media_decoder(store: MediaStore | None = None, most: int = 64) -> MediaDecoder:
+    return MediaDecoder(store or MediaStore(1 << 24), UrlReader((), 1 << 20), most)
 
 
 def decoded(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any:
@@ -61,7 +61,7 @@ def decoded(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any
     for digest, medium in (media or {}).items():
         store.put(medium.modality, digest, medium.data)
     row = json.loads(json.dumps(row))
-    (found,) = asyncio.run(intake(store).read([("row", partial(decode, row, "row"))]))
+    (found,) = asyncio.run(media_decoder(store).read([("row", partial(decode, row, "row"))]))
     return found
 
 
@@ -72,8 +72,8 @@ def test_a_comparison_is_the_same_after_the_wire(comparison: Comparison) -> None
 
 
 def test_the_first_draw_is_sent_as_it_was_before_there_were_others() -> None:
-    assert "draw" not in encoded_comparison(Comparison.of("q", "a"))[0]
-    assert encoded_comparison(Comparison.of("q", "a", draw=3))[0]["draw"] == 3
+    assert "sample_index" not in encoded_comparison(Comparison.of("q", "a"))[0]
+    assert encoded_comparison(Comparison.of("q", "a", sample_index=3))[0]["sample_index"] == 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -148,10 +148,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"images": "a.png"}, "row.images", "expected a list"),
     ({"id": 3}, "row.id", "expected text"),
     ({"rubric": ["general"]}, "row.rubric", "expected text, got a list"),
-    ({"draw": -1}, "row.draw", "expected a whole number from 0 to 65535"),
-    ({"draw": 10**400}, "row.draw", "expected a whole number from 0 to 65535"),
-    ({"draw": True}, "row.draw", "expected a whole number from 0 to 65535"),
-    ({"draw": 1.0}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"sample_index": -1}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"sample_index": 10**400}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"sample_index": True}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"sample_index": 1.0}, "row.draw", "expected a whole number from 0 to 65535"),
 ]
 
 
@@ -219,14 +219,14 @@ async def test_all_media_that_are_missing_are_named_at_once() -> None:
     row, _ = encoded_sample(Sample((Message("user", (RED, "?")),), (video([RED, BLUE], fps=1),)))
     store = MediaStore(1 << 20)
     with pytest.raises(MissingMediaError) as error:
-        await intake(store).read([("row", partial(sample_from_json, row, "row"))])
+        await media_decoder(store).read([("row", partial(sample_from_json, row, "row"))])
     assert set(error.value.digests) == {RED.digest, BLUE.digest}
     for medium in (RED, BLUE):
         store.put(Modality.IMAGE, medium.digest, medium.data)
-    await intake(store).read([("row", partial(sample_from_json, row, "row"))])
+    await media_decoder(store).read([("row", partial(sample_from_json, row, "row"))])
 
 
 async def test_an_image_that_stands_in_many_rows_is_read_once() -> None:
     row = {"prompt": "p", "response": "r", "images": [uri(RED)]}
-    found = await intake().read([(f"row {i}", partial(sample_from_json, row, f"row {i}")) for i in range(3)])
+    found = await media_decoder().read([(f"row {i}", partial(sample_from_json, row, f"row {i}")) for i in range(3)])
     assert len({id(sample.prompt[0].content[0]) for sample in found}) == 1

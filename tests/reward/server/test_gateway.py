@@ -21,7 +21,7 @@ from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.errors import EngineLostError, UsageError
 from flex_judge.judges.media.types import Media, image
 from flex_judge.reward.client.encoding import encoded_comparison, encoded_sample
-from flex_judge.reward.server.backpressure import Admission
+from flex_judge.reward.server.backpressure import Backpressure
 from flex_judge.reward.server.errors import NotNowError
 from flex_judge.reward.server.gateway import Gateway, GatewayConfig
 from flex_judge.reward.server.media_urls import UrlReader
@@ -114,7 +114,9 @@ async def test_a_request_cannot_ask_for_more_time_than_the_service_gives() -> No
 
 
 async def test_a_short_deadline_of_the_service_leaves_requests_that_wait_for_nobody_alone() -> None:
-    async with client(HeldJudge().gateway(GatewayConfig(deadline_s=5.0))) as http:  # below the default of gather_s
+    async with client(
+        HeldJudge().gateway(GatewayConfig(deadline_s=5.0))
+    ) as http:  # below the default of group_timeout_s
         assert statuses(await http.post("/v1/rewards", json=samples("a"))) == ["ok"]
         body = {"query": ["ab"], "prompts": ["a"], "labels": [""]}
         assert (await http.post("/get_reward", json=body)).json()["rewards"] != [None]
@@ -199,7 +201,7 @@ def test_rubrics_that_cannot_be_used_are_refused_at_the_start(tmp_path: Path) ->
         ({"deadline_s": 0.0}, "deadline_s must be seconds above 0"),
         ({"media_hosts": ("https://media.test",)}, "media_hosts"),
         ({"media_hosts": ("media.test:80",)}, "media_hosts"),
-        ({"openrlhf": RewardSpec(reward="rank", group_size=4, gather_s=170.0)}, "leaves nothing"),
+        ({"openrlhf": RewardSpec(reward="rank", group_size=4, group_timeout_s=170.0)}, "leaves nothing"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(options: dict[str, Any], problem: str) -> None:
@@ -244,27 +246,27 @@ async def test_ten_times_too_much_ends_in_answers_and_refusals_alone() -> None:
 
 def test_the_time_to_come_back_follows_the_rate_of_answers() -> None:
     now = 1000.0
-    admission = Admission(100, clock=lambda: now)
-    admission.admit(100)
+    backpressure = Backpressure(100, clock=lambda: now)
+    backpressure.admit(100)
     with pytest.raises(NotNowError) as error:
-        admission.admit(1)
+        backpressure.admit(1)
     assert error.value.retry_after_s == 5  # nothing is known
     for _ in range(10):
         now += 1
-        admission.finished(2)
-    admission.admit(20)
+        backpressure.finished(2)
+    backpressure.admit(20)
     with pytest.raises(NotNowError) as error:
-        admission.admit(20)
+        backpressure.admit(20)
     assert error.value.retry_after_s == pytest.approx(10, rel=0.2)  # 20 at 2 a second
     with pytest.raises(NotNowError) as error:
-        admission.admit(1)
+        backpressure.admit(1)
     assert error.value.retry_after_s == 1
     with pytest.raises(NotNowError) as error:
-        admission.admit(100_000)
+        backpressure.admit(100_000)
     assert error.value.retry_after_s == 60
     now += 100
     with pytest.raises(NotNowError) as error:
-        admission.admit(20)
+        backpressure.admit(20)
     assert error.value.retry_after_s == 5
 
 

@@ -90,7 +90,7 @@ async def test_the_answer_comes_before_openrlhf_gives_up() -> None:
 
 
 async def test_single_samples_are_gathered_into_their_group() -> None:
-    spec = RewardSpec(method="round_robin", reward="win_rate", group_size=4, gather_s=5)
+    spec = RewardSpec(method="round_robin", reward="win_rate", group_size=4, group_timeout_s=5)
     other = PROMPT.replace("2 + 3", "3 + 4")
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf=spec))) as http:
         sent = [payload(x, prompt=prompt) for x in "abcd" for prompt in (PROMPT, other)]
@@ -103,7 +103,7 @@ async def test_single_samples_are_gathered_into_their_group() -> None:
 
 
 async def test_a_group_that_stays_incomplete_is_judged_in_time_and_says_so() -> None:
-    spec = RewardSpec(reward="rank", group_size=3, gather_s=0.1)
+    spec = RewardSpec(reward="rank", group_size=3, group_timeout_s=0.1)
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf=spec))) as http:
         answers = await asyncio.gather(*(http.post("/get_reward", json=payload(x)) for x in "ab"))
     for answer in answers:

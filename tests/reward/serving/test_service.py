@@ -18,7 +18,7 @@ from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.pipeline.job import Job
 from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicyServiceConfig, RemotePolicy
 from flex_judge.alignment.pipeline.runner import run
-from flex_judge.alignment.pipeline.shards import Parts
+from flex_judge.alignment.pipeline.shards import ShardFolder
 from flex_judge.alignment.policies import PolicyConfig
 from flex_judge.judges import Comparison, EngineConfig, JudgeConfig, Judgment, Message, Status
 from flex_judge.judges.engines import Sampling
@@ -133,7 +133,7 @@ def test_what_ends_a_run_over_a_data_set_is_told_as_it_is(cluster: Cluster, tmp_
     job = Job(open_source(str(tmp_path / "p.jsonl")), DeniedWork(), tmp_path / "parts")
     with pytest.raises(AccessError, match="401: no such key"):
         list(run(job))
-    assert Parts(job.folder).reports() == {}
+    assert ShardFolder(job.folder).reports() == {}
 
 
 @pytest.mark.slow

@@ -69,9 +69,15 @@ def test_autoscaling_of_another_form_is_refused(text: str) -> None:
 
 def test_settings_come_by_name_and_from_texts() -> None:
     args = {"model": "m", "replicas": "3", "max_batch": 16, "votes": "5", "temperature": 1, "deadline_s": "90"}
-    made = ServiceConfig.from_args({**args, "media_hosts": "a.example, b.example", "force": "false", "adapter": "none"})
+    made = ServiceConfig.from_args(
+        {**args, "media_hosts": "a.example, b.example", "forced_answer": "false", "adapter": "none"}
+    )
     assert (made.replicas, made.judge.engine.model, made.judge.engine.max_batch) == (3, "m", 16)
-    assert (made.judge.settings.votes, made.judge.settings.temperature, made.judge.settings.force) == (5, 1.0, False)
+    assert (made.judge.settings.votes, made.judge.settings.temperature, made.judge.settings.forced_answer) == (
+        5,
+        1.0,
+        False,
+    )
     assert made.judge.engine.adapter is None
     assert made.gateway is not None
     assert made.gateway.media_hosts == ("a.example", "b.example")
@@ -103,7 +109,7 @@ def test_the_application_for_a_configuration_file_takes_any_number_of_cpus() -> 
         ({"modle": "m"}, "unknown setting 'modle'; there are adapter, affinity, "),
         ({"replicas": "two"}, "setting 'replicas' must be of type int, not 'two'"),
         ({"replicas": 2.5}, "setting 'replicas' must be of type int, not 2.5"),
-        ({"force": "perhaps"}, "setting 'force' must be of type bool, not 'perhaps'"),
+        ({"forced_answer": "perhaps"}, "setting 'forced_answer' must be of type bool, not 'perhaps'"),
         ({"gateway": "x"}, "unknown setting 'gateway'"),
         ({"votes": 0}, "votes must be at least 1, not 0"),
     ],

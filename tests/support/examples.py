@@ -13,7 +13,7 @@ from flex_judge.judges.protocol.rendering import Span
 from flex_judge.judges.rubrics import load_rubric
 
 
-def lesson(question: str, *responses: str) -> dict[str, Any]:
+def example(question: str, *responses: str) -> dict[str, Any]:
     """The teacher's judgment as a row."""
     reasoning, scores = judge(question, responses)
     turns = judge_turns(Comparison.of(question, *responses, rubric="correctness"), load_rubric("correctness"))
@@ -29,20 +29,20 @@ def lesson(question: str, *responses: str) -> dict[str, Any]:
     }
 
 
-def lessons(count: int) -> list[dict[str, Any]]:
+def examples(count: int) -> list[dict[str, Any]]:
     """Single responses and pairs in turn, half of what they say right."""
     rows = []
     for n in range(count):
         right, wrong = f"It is {n + 3}.", f"It is {n + 4}."
         said = [(right,), (right, wrong), (wrong,), (wrong, right)][n % 4]
-        rows.append(lesson(f"What is {n} + 3?", *said))
+        rows.append(example(f"What is {n} + 3?", *said))
     return rows
 
 
 def curated(folder: Path, count: int = 6, held_out: int = 2) -> Path:
     """A folder of lessons and held-out judgments, which is returned."""
     folder.mkdir(parents=True)
-    rows = lessons(count + held_out)
+    rows = examples(count + held_out)
     for name, some in (("train", rows[:count]), ("held_out", rows[count:])):
         if some:
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 
-class Slots:
+class EngineSemaphore:
     """So many slots; first come, first served. For one event loop."""
 
     def __init__(self, capacity: int) -> None:
