@@ -1,4 +1,4 @@
-"""The how-tos of CONTRIBUTING.md are true: every example runs, and every path that the text names exists."""
+"""The contributor documents are true: the examples of CONTRIBUTING.md run, and what the texts name exists."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from repository import ROOT
 from scripts import SETTINGS, fair_judge
 
-from flex_judge import Comparison, FlexJudge, Status
+from flex_judge import Comparison, FlexJudge, Status, __version__
+from flex_judge.experiments.cli import main as command_line
 from flex_judge.experiments.benchmarks import BENCHMARKS
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.run import main as evaluate
@@ -76,6 +78,20 @@ def test_every_marker_in_the_text_is_a_marker_of_the_tests() -> None:
     options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     markers = {marker.partition(":")[0] for marker in options["markers"]}
     assert set(re.findall(r'pytest -m "?(?:not )?(\w+)', TEXT)) == markers
+
+
+def test_every_flag_that_the_security_policy_names_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command_line(["serve", "--help"])
+    flags = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    named = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))) - {"--version"}
+    assert len(named) > 5
+    assert named <= flags
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == __version__
 
 
 def test_the_rubric_is_loaded_and_judged_by(tmp_path: Path) -> None:
