@@ -17,8 +17,8 @@ from repository import ROOT
 from scripts import SETTINGS, fair_judge
 
 from flex_judge import Comparison, FlexJudge, Status, __version__
-from flex_judge.experiments.cli import main as command_line
 from flex_judge.experiments.benchmarks import BENCHMARKS
+from flex_judge.experiments.cli import main as command_line
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.run import main as evaluate
 from flex_judge.judges.engines import ENGINES, Engine
