@@ -82,6 +82,6 @@ class GatewayConfig:
         deadline_s = min(self.openrlhf_deadline_s, self.deadline_s)
         if waits_for_groups and self.openrlhf.group_timeout_s >= deadline_s:
             raise UsageError(
-                f"openrlhf.group_timeout_s={self.openrlhf.group_timeout_s:g} leaves no time in the {deadline_s:g} s "
+                f"openrlhf.group_timeout_s={self.openrlhf.group_timeout_s:g} leaves nothing of the {deadline_s:g} s "
                 "in which /get_reward must answer"
             )
