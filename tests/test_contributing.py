@@ -25,7 +25,7 @@ from flex_judge.judges.engines import ENGINES, Engine
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.rubrics import load_rubric, rubric_names
 
-JUDGE_WITHOUT_FALLBACK = replace(SETTINGS, force=False)
+JUDGE_WITHOUT_FALLBACK = replace(SETTINGS, forced_answer=False)
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"^```(?:python|toml)\n# (\S+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
 """Path in the first line of an example -> the rest of it."""
