@@ -1,1 +1,48 @@
-"""Rewards used to make models better: policies, best-of-N, preference pairs."""
+"""Rewards used to improve models: policies, best-of-N, preference data, training.
+
+Importing this package loads no model library. May import `flex_judge.judges` and `flex_judge.reward`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flex_judge.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from flex_judge.alignment.best_of_n.choice import Choice, best_of_n
+    from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select
+    from flex_judge.alignment.policies.base import Completion, Policy
+    from flex_judge.alignment.policies.config import PolicyConfig, load_policy
+    from flex_judge.alignment.preferences.filters import FilterSpec
+    from flex_judge.alignment.preferences.rule_spec import RuleSpec
+    from flex_judge.alignment.preferences.rules import highest_against_lowest, make_rule
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "flex_judge.alignment.best_of_n.choice": ["Choice", "best_of_n"],
+        "flex_judge.alignment.best_of_n.selection": ["Selection", "SelectionSpec", "select"],
+        "flex_judge.alignment.policies.base": ["Completion", "Policy"],
+        "flex_judge.alignment.policies.config": ["PolicyConfig", "load_policy"],
+        "flex_judge.alignment.preferences.filters": ["FilterSpec"],
+        "flex_judge.alignment.preferences.rule_spec": ["RuleSpec"],
+        "flex_judge.alignment.preferences.rules": ["highest_against_lowest", "make_rule"],
+    },
+)
+
+__all__ = [
+    "Choice",
+    "Completion",
+    "FilterSpec",
+    "Policy",
+    "PolicyConfig",
+    "RuleSpec",
+    "Selection",
+    "SelectionSpec",
+    "best_of_n",
+    "highest_against_lowest",
+    "load_policy",
+    "make_rule",
+    "select",
+]

@@ -10,8 +10,9 @@ Example:
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from flex_judge.judges.judge import FlexJudge
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    "FlexJudge": "flex_judge.judges.judge",
-    "Comparison": "flex_judge.judges.types",
-    "Message": "flex_judge.judges.types",
-    "Judgment": "flex_judge.judges.judgments",
-    "Status": "flex_judge.judges.judgments",
-    "JudgeReward": "flex_judge.reward.trl",
-    "AsyncJudgeReward": "flex_judge.reward.trl",
-    "JudgeClient": "flex_judge.reward.client.client",
-}
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "flex_judge.judges.judge": ["FlexJudge"],
+        "flex_judge.judges.judgments": ["Judgment", "Status"],
+        "flex_judge.judges.types": ["Comparison", "Message"],
+        "flex_judge.reward.client.client": ["JudgeClient"],
+        "flex_judge.reward.trl": ["AsyncJudgeReward", "JudgeReward"],
+    },
+)
 
 __all__ = [
     "AsyncJudgeReward",
@@ -44,15 +45,3 @@ __all__ = [
     "Status",
     "__version__",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -1,29 +1,37 @@
-"""What a judgment is, and the judge that makes one.
+"""The judge: comparisons in, judgments out.
 
-Importing this package loads no model library; the judge's own module is loaded when it is first asked for.
+Importing this package loads no model library. May import nothing of the other packages.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flex_judge.judges.errors import JudgeError, UsageError
-from flex_judge.judges.judgments import Judgment, Status, Usage, Verdict
-from flex_judge.judges.media.types import Media
-from flex_judge.judges.types import Comparison, Message
+from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from flex_judge.judges.engines.base import EngineConfig
+    from flex_judge.judges.errors import JudgeError, UsageError
     from flex_judge.judges.judge import FlexJudge
+    from flex_judge.judges.judgments import Judgment, Status, Usage, Verdict
+    from flex_judge.judges.media.types import Media
     from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
+    from flex_judge.judges.rubrics import load_rubric, rubric_names
+    from flex_judge.judges.types import Comparison, Message
 
-_LAZY = {
-    "EngineConfig": "flex_judge.judges.engines.base",
-    "FlexJudge": "flex_judge.judges.judge",
-    "JudgeConfig": "flex_judge.judges.protocol.settings",
-    "JudgeSettings": "flex_judge.judges.protocol.settings",
-}
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "flex_judge.judges.engines.base": ["EngineConfig"],
+        "flex_judge.judges.errors": ["JudgeError", "UsageError"],
+        "flex_judge.judges.judge": ["FlexJudge"],
+        "flex_judge.judges.judgments": ["Judgment", "Status", "Usage", "Verdict"],
+        "flex_judge.judges.media.types": ["Media"],
+        "flex_judge.judges.protocol.settings": ["JudgeConfig", "JudgeSettings"],
+        "flex_judge.judges.rubrics": ["load_rubric", "rubric_names"],
+        "flex_judge.judges.types": ["Comparison", "Message"],
+    },
+)
 
 __all__ = [
     "Comparison",
@@ -39,10 +47,6 @@ __all__ = [
     "Usage",
     "UsageError",
     "Verdict",
+    "load_rubric",
+    "rubric_names",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'judges' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)

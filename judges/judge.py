@@ -11,9 +11,9 @@ from dataclasses import asdict, replace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from flex_judge.judges.concurrency.semaphore import EngineSemaphore
-from flex_judge.judges.concurrency.streams import run_concurrently
-from flex_judge.judges.engines import Engine, EngineConfig, load_engine
+from flex_judge.judges.concurrency import EngineSemaphore, run_concurrently
+from flex_judge.judges.engines import load_engine
+from flex_judge.judges.engines.base import Engine, EngineConfig
 from flex_judge.judges.engines.recording.recording import RecordingEngine
 from flex_judge.judges.errors import RenderError, UsageError
 from flex_judge.judges.judgments import Judgment, Status
@@ -22,7 +22,8 @@ from flex_judge.judges.protocol.rendering import Renderer
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 from flex_judge.judges.protocol.vote_loop import VoteLoop
 from flex_judge.judges.protocol.voting import combine
-from flex_judge.judges.rubrics import Rubric, load_rubric
+from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison
 
 T = TypeVar("T")
@@ -176,11 +177,11 @@ class FlexJudge:
             )
         # The deadline of a comparison does not run while it waits for the engine to have room for its replies.
         semaphore = self._semaphore.setdefault(asyncio.get_running_loop(), EngineSemaphore(self.engine.max_batch))
-        taken = await semaphore.take(vote_loop.first_wave)
+        taken = await semaphore.acquire(vote_loop.first_wave)
         try:
             rounds = await vote_loop.hold()
         finally:
-            semaphore.give(taken)
+            semaphore.release(taken)
         return combine(comparison.id, rounds, usage=vote_loop.usage, model=self.engine.model_id, provenance=provenance)
 
     def _rubric(self, name: str) -> Rubric:

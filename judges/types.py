@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.media.types import Media, Modality, medium
+from flex_judge.judges.media.opening import medium
+from flex_judge.judges.media.types import Media, Modality
 
 Part = str | Media
 Content = str | tuple[Part, ...]

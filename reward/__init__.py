@@ -1,1 +1,39 @@
-"""Judgments as rewards, at scale: the Ray Serve application, scoring, adapters to trainers."""
+"""Judgments as rewards: adapters for trainers, the HTTP client, and the service on Ray Serve.
+
+Importing this package loads neither Ray nor a trainer. May import `flex_judge.judges`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flex_judge.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from flex_judge.reward.client.client import JudgeClient
+    from flex_judge.reward.serving.config import ServiceConfig
+    from flex_judge.reward.serving.service import JudgeService
+    from flex_judge.reward.trl import AsyncJudgeReward, JudgeReward
+    from flex_judge.reward.types import Reward, RewardSpec, Sample
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "flex_judge.reward.client.client": ["JudgeClient"],
+        "flex_judge.reward.serving.config": ["ServiceConfig"],
+        "flex_judge.reward.serving.service": ["JudgeService"],
+        "flex_judge.reward.trl": ["AsyncJudgeReward", "JudgeReward"],
+        "flex_judge.reward.types": ["Reward", "RewardSpec", "Sample"],
+    },
+)
+
+__all__ = [
+    "AsyncJudgeReward",
+    "JudgeClient",
+    "JudgeReward",
+    "JudgeService",
+    "Reward",
+    "RewardSpec",
+    "Sample",
+    "ServiceConfig",
+]

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
-from flex_judge.reward.client import JudgeClient
-from flex_judge.reward.integrations.extra_rewards import ExtraRewards, awaited, checked, named, summed, waited
+from flex_judge.reward.client.client import JudgeClient
+from flex_judge.reward.integrations import training
 from flex_judge.reward.integrations.local import judge_of
-from flex_judge.reward.integrations.logs import columns, figures
 from flex_judge.reward.integrations.rows import Rows, row_error
-from flex_judge.reward.integrations.run_id import ranks, run_name
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 if TYPE_CHECKING:
-    from flex_judge.judges import FlexJudge
+    from flex_judge.judges.judge import FlexJudge
 
 NAME = "flex_judge"
 BLIND_CALLS, BLIND_COMPLETIONS = 5, 20
@@ -47,7 +45,7 @@ class _TrlReward:
         baseline_column: str | None = None,
         name: str = NAME,
         run: str | None = None,
-        extra_rewards: ExtraRewards = (),
+        extra_rewards: training.ExtraRewards = (),
     ) -> None:
         """
         Args:
@@ -70,7 +68,7 @@ class _TrlReward:
             baseline_column: the column with the answers that completions are held against, for method `baseline`.
             name: under which TRL logs the reward; several judges in one trainer need several names.
             run: tells apart runs that share a service and a data set, where groups are gathered from several ranks.
-                None: a name that the ranks of this start agree on (`flex_judge.reward.integrations.run_id`).
+                None: a name that the ranks of this start agree on (`flex_judge.reward.integrations.training`).
             extra_rewards: other reward functions and their weights, in place of further ones of the trainer's: of
             several,
                 TRL takes a completion that the judge could not score as one that it gave 0.
@@ -89,7 +87,7 @@ class _TrlReward:
         self._unscored = unscored
         self._baseline_column = baseline_column
         self._run = run
-        self._extra_rewards = checked(extra_rewards)
+        self._extra_rewards = training.check_extra_rewards(extra_rewards)
         self._warned: set[str] = set()
         self._model = ""
         self._unseen = (0, 0)  # calls in a row without any score, and their completions
@@ -119,15 +117,16 @@ class _TrlReward:
         ranks. AsyncGRPOTrainer tells no step, but has whole groups in each call."""
         step = getattr(rest.get("trainer_state"), "global_step", None)
         if self.spec.group_size is None:
-            if self.spec.needs_group and step is not None and "log_metric" in rest and ranks() > 1:
+            if self.spec.needs_group and step is not None and "log_metric" in rest and training.count_ranks() > 1:
                 raise UsageError(
-                    f"group_size is missing: completions are compared with each other, and {ranks()} ranks train, each "
-                    "of which may have but some of a prompt's; set it to the trainer's num_generations"
+                    "group_size is missing: completions are compared with each other, and "
+                    f"{training.count_ranks()} ranks train, each of which may have but some of a prompt's; set it to "
+                    "the trainer's num_generations"
                 )
             return None
         if step is None:
             return self._run or None
-        return f"{run_name() if self._run is None else self._run} step {step}".strip()
+        return f"{training.run_id() if self._run is None else self._run} step {step}".strip()
 
     def _images(self, rest: Mapping[str, Any], count: int) -> list[Sequence[Any]]:
         """The pictures beside each prompt: column `images` (a list a row) or `image` (one a row); None for none."""
@@ -162,10 +161,10 @@ class _TrlReward:
     def _settled(self, rewards: Sequence[Reward], rest: Mapping[str, Any], started: float) -> list[float | None]:
         """Values for the trainer, after its logs have got the figures."""
         if (log_metric := rest.get("log_metric")) is not None:
-            for name, value in figures(rewards, time.monotonic() - started).items():
+            for name, value in training.judge_metrics(rewards, time.monotonic() - started).items():
                 log_metric(f"{self._prefix}/{name}", value)
         if (log_extra := rest.get("log_extra")) is not None:
-            for name, values in columns(rewards).items():
+            for name, values in training.completion_columns(rewards).items():
                 log_extra(f"{self._prefix}_{name}", values)
         self._warn_of_parts(rewards)
         self._check_sight(rewards)
@@ -190,11 +189,13 @@ class _TrlReward:
         self, judged: list[float | None], others: Sequence[Sequence[float | None]], rest: Mapping[str, Any]
     ) -> list[float | None]:
         """The judge's rewards with those of the functions beside it, whose means are logged."""
-        total = summed(judged, self._extra_rewards, others)
+        total = training.add_rewards(judged, self._extra_rewards, others)
         if (log_metric := rest.get("log_metric")) is not None:
             for (function, _), given in zip(self._extra_rewards, others, strict=True):
                 if known := [value for value in given if value is not None]:
-                    log_metric(f"{self._prefix}/beside_{named(function)}", sum(known) / len(known))
+                    log_metric(
+                        f"{self._prefix}/extra_reward_{training.function_name(function)}", sum(known) / len(known)
+                    )
         return total
 
     def _check_sight(self, rewards: Sequence[Reward]) -> None:
@@ -243,7 +244,7 @@ class JudgeReward(_TrlReward):
     A completion that could not be scored gets None, never a number. If the service brings nothing for a whole call,
     all of that call are None; if the next call finds it no better, ServiceUnavailableError ends the run.
 
-    In TRL's logs, as `judge/...` and `judge_...`: see `flex_judge.reward.integrations.logs`.
+    In TRL's logs, as `judge/...` and `judge_...`: see `flex_judge.reward.integrations.training`.
 
     Example:
         >>> reward = JudgeReward("http://10.0.0.1:8000", rubric="correctness")
@@ -273,7 +274,8 @@ class JudgeReward(_TrlReward):
             rewards = self._unanswered(samples, e)
         judged = self._settled(rewards, rest, started)
         others = [
-            waited(function, prompts=prompts, completions=completions, **rest) for function, _ in self._extra_rewards
+            training.call_reward(function, prompts=prompts, completions=completions, **rest)
+            for function, _ in self._extra_rewards
         ]
         return self._summed(judged, others, rest)
 
@@ -287,7 +289,8 @@ class AsyncJudgeReward(_TrlReward):
         started = time.monotonic()
         samples = await asyncio.to_thread(self._samples, prompts, completions, rest)  # encodes images
         asked = [
-            awaited(function, prompts=prompts, completions=completions, **rest) for function, _ in self._extra_rewards
+            training.acall_reward(function, prompts=prompts, completions=completions, **rest)
+            for function, _ in self._extra_rewards
         ]
         try:
             rewards, others = await asyncio.gather(self._judge.rewards(samples, self.spec), asyncio.gather(*asked))

@@ -18,8 +18,8 @@ from flex_judge.reward.integrations.rows import Rows, row_error
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 if TYPE_CHECKING:
-    from flex_judge.judges import FlexJudge
-    from flex_judge.reward.client import JudgeClient
+    from flex_judge.judges.judge import FlexJudge
+    from flex_judge.reward.client.client import JudgeClient
 
 NAME = "flex_judge"
 CONCURRENCY = 64

@@ -25,7 +25,7 @@ from typing import Any
 
 from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
-from flex_judge.reward.client import JudgeClient
+from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations.local import judge_of
 from flex_judge.reward.integrations.rows import Rows, listed
 from flex_judge.reward.types import Reward, RewardSpec, Sample
@@ -134,9 +134,9 @@ def compute_score_sync(
     data_source: str, solution_str: str, ground_truth: Any, extra_info: Mapping[str, Any] | None = None, **settings: Any
 ) -> dict[str, float | str]:
     """As `compute_score`, for those of verl's reward managers that do not await."""
-    from flex_judge.judges.concurrency.background import waited
+    from flex_judge.judges.concurrency import run_in_background
 
-    return waited(compute_score(data_source, solution_str, ground_truth, extra_info, **settings))
+    return run_in_background(compute_score(data_source, solution_str, ground_truth, extra_info, **settings))
 
 
 def _fill(unscored: str, spec: RewardSpec) -> float | None:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flex_judge.judges import Judgment
+from flex_judge.judges.judgments import Judgment
 from flex_judge.reward.groups.rewards import expected_score, written_score
 
 

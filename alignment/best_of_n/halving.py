@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
-from flex_judge.judges import Judgment, Status
-from flex_judge.judges.concurrency.tasks import all_of
+from flex_judge.judges.concurrency import gather_all
+from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.reward.groups.match import Match
 
 Vote = Callable[[int, int], Coroutine[Any, Any, Judgment]]
@@ -107,7 +107,7 @@ async def halve(field: Sequence[int], vote: Vote, rules: Rules) -> Race:
     running, wave, held = list(field), dict.fromkeys(field, 1), 0
     while wave:
         asked = [(i, heard[i].asked + k) for i, more in wave.items() for k in range(more)]
-        judgments = await all_of(vote(i, sample_index) for i, sample_index in asked)
+        judgments = await gather_all(vote(i, sample_index) for i, sample_index in asked)
         for (i, _), judgment in zip(asked, judgments, strict=True):
             heard[i] = heard[i].with_judgment(judgment)
             matches.append(Match((i,), judgment))

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from flex_judge.alignment.best_of_n.halving import PRIOR_NOISE, Rules, halve
-from flex_judge.judges import Comparison, Judgment, Message, Usage
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.types import Content
-from flex_judge.reward.groups.knockout import knock_out
-from flex_judge.reward.groups.match import Match
+from flex_judge.judges.judgments import Judgment, Usage
+from flex_judge.judges.rubrics import cached_rubric
+from flex_judge.judges.types import Comparison, Content, Message
+from flex_judge.reward.groups.match import Match, knock_out
 from flex_judge.reward.groups.methods import Ask, Contest, judge_group
-from flex_judge.reward.groups.rewards import rewards_of, rubric_named
-from flex_judge.reward.groups.statistics import placed
+from flex_judge.reward.groups.rewards import placed, rewards_of
 from flex_judge.reward.types import LARGEST_ROUND_ROBIN, TOO_MANY_PAIRS, GroupNote, Reward, RewardSpec, Sample
 
 METHODS = ("pointwise", "batch", "round_robin", "knockout", "halving")
@@ -197,7 +196,7 @@ async def _halving(samples: Sequence[Sample], drawn: Sequence[int], spec: Select
             )
         )
 
-    scale = rubric_named(spec.rubric).scale
+    scale = cached_rubric(spec.rubric).scale
     budget = max(len(field), math.floor(spec.budget * spec.votes * len(field)))
     rules = Rules(spec.votes, budget, spec.confidence, PRIOR_NOISE * (scale.high - scale.low))
     race = await halve([field.index(i) for i in drawn], vote, rules)
@@ -234,4 +233,4 @@ def check(spec: SelectionSpec, count: int) -> None:
         raise UsageError(f"responses: the method {spec.method!r} compares, and there is only 1; use 'pointwise'")
     if spec.method == "round_robin" and count > LARGEST_ROUND_ROBIN:
         raise UsageError(f"responses to one prompt must be {TOO_MANY_PAIRS}, not {count}")
-    rubric_named(spec.rubric).check({"batch": count, "round_robin": 2, "knockout": 2}.get(spec.method, 1))
+    cached_rubric(spec.rubric).check({"batch": count, "round_robin": 2, "knockout": 2}.get(spec.method, 1))

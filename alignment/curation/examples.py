@@ -1,7 +1,11 @@
-"""A lesson: one judgment of the teacher's, as what a judge may learn from it."""
+"""Training examples: one judgment by the teacher as something that a judge can learn from.
+
+A pairwise judgment also gives a pointwise example: the judgment of the first assistant, cut out of it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -85,3 +89,71 @@ class TrainingExample:
         """That it is left out."""
         said = f"{self.reference.where}, draw {self.sample_index}"
         return Dropped(self.reference.row, reason, f"{said}: {detail}" if detail else said)
+
+
+OTHER_FIRST = "reasoning speaks of the second assistant or of both before the first"
+NOT_OF_FIRST = "reasoning does not speak of the first assistant by itself"
+
+_THINGS = r"(?:assistants?|answers?|responses?|replies|candidates?)"
+_OTHERS = re.compile(
+    rf"""
+    \bassistant\s*(?:\#|no\.|number)?\s*(?:2|two)\b | (?-i:\b(?:Answer|Response|Reply)\s*\#?\s*2\b)
+    | \b(?:second|other)\s+(?:\w+\s+)?{_THINGS}\b | \bthe\s+(?:latter|other\s+one)\b
+    | \b(?:both|two|each|either|neither|these|all)\s+(?:of\s+)?(?:(?:the|these)\s+)?(?:\w+\s+){{0,2}}?{_THINGS}\b
+    | \b(?:both|each|either|neither)\s+(?:of\s+them|one)\b | \bassistants\b
+    | \bassistant\s+(?:1|one)\s*(?:and|&|/|or|vs\.?|versus)\s*(?:2|two)\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_FIRST = re.compile(
+    r"""
+    \b(?:the\s+)?(?:AI\s+)?assistant\s*(?:\#|no\.|number)?\s*(?:1|one)\b
+    | \bthe\s+first\s+(?:AI\s+)?(?P<thing>assistant|answer|response|reply)\b
+    | (?-i:\b(?:the\s+)?(?P<named>Answer|Response|Reply)\s*\#?\s*1\b)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# Where a sentence ends: its mark, what closes with it, white space; or a line. "vs." and "e.g." end none.
+_END = re.compile(r"""(?<!\bvs)(?<!\be\.g)(?<!\bi\.e)(?<!\bno)[.!?]["'”’)\]*_]*\s+|\n+""", re.IGNORECASE)
+# What is left at the end of a text when the sentence it led to is gone: "2.", "-", "**", "###".
+_LEAD = re.compile(r"(?:(?<=[.!?:*])\s+|(?:\A|\n)\s*)(?:\(?\d{1,2}[.)]|[-*•#_]+)[\s*_#-]*\Z")
+# What stands between the end of a sentence and a name that the next one begins with.
+_BEGINS = re.compile(r"""(?:\A|\n|[.!?]["'”’)\]*_]*\s)[\s>*_#"'“‘(•-]*(?:\d{1,2}[.)]\s*)?[\s*_]*\Z""")
+
+
+def first_of(example: TrainingExample) -> TrainingExample | str:
+    """The judgment of the first answer alone: the reasoning up to the sentence that first speaks of the second
+    assistant or of both, in words that fit a single one ("Assistant 1" is "the assistant"), and the first score. Its
+    tokens are not counted anew.
+
+    Returns:
+        The lesson, or why there is none.
+    """
+    other = _OTHERS.search(example.reasoning)
+    reasoning = example.reasoning[: _sentence(example.reasoning, other.start())] if other else example.reasoning
+    reasoning = _trimmed(reasoning)
+    if not _FIRST.search(reasoning):
+        return OTHER_FIRST if other else NOT_OF_FIRST
+    return replace(example, reasoning=_FIRST.sub(_renamed, reasoning), scores=example.scores[:1])
+
+
+def _sentence(text: str, place: int) -> int:
+    """Where the sentence begins that stands at `place`."""
+    start = 0
+    for end in _END.finditer(text, 0, place):
+        start = end.end()
+    return start
+
+
+def _trimmed(text: str) -> str:
+    text = text.rstrip()
+    while lead := _LEAD.search(text):
+        text = text[: lead.start()].rstrip()
+    return text
+
+
+def _renamed(found: re.Match[str]) -> str:
+    thing = (found["thing"] or found["named"] or "assistant").lower()
+    if found[0].lower().startswith("the "):
+        return found[0][:4] + thing
+    return ("The " if _BEGINS.search(found.string, 0, found.start()) else "the ") + thing

@@ -13,8 +13,9 @@ from flex_judge.judges.errors import UsageError, VerdictParseError
 from flex_judge.judges.protocol.generation import Reply, read_verdict
 from flex_judge.judges.protocol.parsing import after_thinking, split_answer_first
 from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, judge_turns
-from flex_judge.judges.protocol.rendering import Span
-from flex_judge.judges.rubrics import Rubric, load_rubric
+from flex_judge.judges.protocol.turns import Span
+from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison, Message
 
 

@@ -14,7 +14,7 @@ from flex_judge.alignment.curation.scales import TEN, on_scale
 from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.data.texts import whole
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.rubrics import Scale
+from flex_judge.judges.rubrics.scale import Scale
 
 _TEN = Scale.parse(TEN)
 _BODY = re.compile(r"answer([1-9]\d?)_body")

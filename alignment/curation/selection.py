@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flex_judge.alignment.curation.examples import KINDS, CountTokens, TrainingExample
-from flex_judge.alignment.curation.pointwise import first_of
+from flex_judge.alignment.curation.examples import KINDS, CountTokens, TrainingExample, first_of
 from flex_judge.alignment.curation.scales import TEN, hides_winner, speaks_of_scale
 from flex_judge.alignment.curation.teacher import counted
 from flex_judge.alignment.data.texts import seeded_hash
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.rubrics import Scale
+from flex_judge.judges.rubrics.scale import Scale
 
 ORDERS = ("longest", "shortest", "drawn", "given")
 """Which come first: those with the longest or the shortest reasoning, as the lot falls, or as the rows stand."""

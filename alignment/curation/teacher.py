@@ -9,10 +9,10 @@ from flex_judge.alignment.curation.examples import CountTokens, TrainingExample
 from flex_judge.alignment.curation.rows import Dropped, Fault, Reference
 from flex_judge.alignment.curation.scales import FIVE
 from flex_judge.alignment.tasks import synthetic_teacher as arithmetic_teacher
-from flex_judge.judges import Comparison, Judgment, Message, Status, Verdict
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.rubrics import Rubric
-from flex_judge.judges.types import MAX_SAMPLE_INDEX
+from flex_judge.judges.judgments import Judgment, Status, Verdict
+from flex_judge.judges.rubrics.rubric import Rubric
+from flex_judge.judges.types import MAX_SAMPLE_INDEX, Comparison, Message
 
 NO_END, NO_ANSWER = "reasoning without end", "no answer of its own"
 NO_REASONING, OFF_LABELS = "no reasoning", "score that the scale has no label for"

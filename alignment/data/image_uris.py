@@ -6,7 +6,8 @@ import base64
 import io
 import re
 
-from flex_judge.judges.media.types import Media, image
+from flex_judge.judges.media.opening import image
+from flex_judge.judges.media.types import Media
 
 FORMS = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp", "GIF": "gif"}
 """Kinds of files that Pillow and torchvision both open -> the names of their types. Others are turned into PNG."""

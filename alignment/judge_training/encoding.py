@@ -17,7 +17,8 @@ from flex_judge.alignment.curation.rows import BadRowError, Dropped
 from flex_judge.judges.errors import RenderError, UsageError, VerdictParseError
 from flex_judge.judges.protocol.parsing import after_thinking, parse_answer, split_answer_first
 from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
-from flex_judge.judges.protocol.rendering import Renderer, Span, Turn
+from flex_judge.judges.protocol.rendering import Renderer
+from flex_judge.judges.protocol.turns import Span, Turn
 from flex_judge.judges.rubrics import load_rubric
 
 IGNORED = -100

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from flex_judge.judges import Comparison, JudgeSettings, Judgment, Status
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.judgments import preferred
+from flex_judge.judges.judgments import Judgment, Status, preferred
+from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.types import Comparison
 
 ANSWER_ROOM = 32
 """Tokens for the answer of an exam's verdict."""

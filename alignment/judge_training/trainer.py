@@ -17,10 +17,11 @@ from trl import SFTTrainer
 from flex_judge.alignment.judge_training.evaluation import JudgeMetrics, Question, compute_metrics, settings
 from flex_judge.alignment.judge_training.saving import save_judge
 from flex_judge.alignment.training.weights import FamilyWeights
-from flex_judge.judges import FlexJudge, Judgment, Status
-from flex_judge.judges.engines import EngineConfig
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.engines.hf.engine import HFEngine
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judge import FlexJudge
+from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.models.checkpoints import Checkpoint
 
 LONGEST = 1 << 20

@@ -10,10 +10,10 @@ from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, s
 from flex_judge.alignment.data.rows import PromptRow, Sampled
 from flex_judge.alignment.pipeline.job import Outcome
 from flex_judge.alignment.pipeline.models import Models
-from flex_judge.alignment.policies import Completion, Policy
-from flex_judge.judges import Judgment
-from flex_judge.judges.engines import Sampling
+from flex_judge.alignment.policies.base import Completion, Policy
+from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Message, parts_of
 from flex_judge.reward.groups.methods import Ask
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from flex_judge.alignment.pipeline.policy_service import PolicyServiceConfig, RemotePolicy
-from flex_judge.alignment.policies import Policy, PolicyConfig, load_policy
-from flex_judge.judges import Comparison, FlexJudge, JudgeConfig, Judgment
-from flex_judge.reward.client import JudgeClient
+from flex_judge.alignment.policies.base import Policy
+from flex_judge.alignment.policies.config import PolicyConfig, load_policy
+from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.protocol.settings import JudgeConfig
+from flex_judge.judges.types import Comparison
 from flex_judge.reward.client.api_key import read_key
+from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.groups.methods import Ask
 from flex_judge.reward.serving.config import ServiceConfig
 
@@ -72,5 +75,7 @@ class LocalModels:
     judge: JudgeConfig
 
     async def open(self) -> tuple[Policy, Ask]:
+        from flex_judge.judges.judge import FlexJudge  # in the worker only
+
         policy = await asyncio.to_thread(load_policy, self.policy)
         return policy, (await asyncio.to_thread(FlexJudge.from_config, self.judge)).ajudge

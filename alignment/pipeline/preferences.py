@@ -9,12 +9,17 @@ from flex_judge.alignment.data.rows import PromptRow, Sampled
 from flex_judge.alignment.pipeline.best_of_n import check_engine_lost, message_json, sampled_of, stable, unfinished
 from flex_judge.alignment.pipeline.job import Outcome
 from flex_judge.alignment.pipeline.models import Models
-from flex_judge.alignment.policies import Policy
-from flex_judge.alignment.preferences import FORMATS, CardStats, FilterSpec, RuleSpec, filtered, make_rule, sees_images
-from flex_judge.judges import Comparison, Judgment
-from flex_judge.judges.concurrency.tasks import all_of
-from flex_judge.judges.engines import Sampling
+from flex_judge.alignment.policies.base import Policy
+from flex_judge.alignment.preferences.filters import FilterSpec, filtered
+from flex_judge.alignment.preferences.formats import FORMATS, sees_images
+from flex_judge.alignment.preferences.rule_spec import RuleSpec
+from flex_judge.alignment.preferences.rules import make_rule
+from flex_judge.alignment.preferences.stats import CardStats
+from flex_judge.judges.concurrency import gather_all
+from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.methods import Ask
 
 
@@ -57,7 +62,7 @@ class Preferences:
         if FORMATS[plan.format].takes_images and not plan.images and sees_images(row):
             raise UsageError("has images, and the data set is made for text models; use --with-images")
         sampled = await self._sampled(row)
-        judgments = await all_of(self._judged(c) for c in rule.comparisons(sampled, plan.rubric))
+        judgments = await gather_all(self._judged(c) for c in rule.comparisons(sampled, plan.rubric))
         check_engine_lost(judgments)
         found = filtered(rule.pairs(sampled, judgments), plan.filters)
         rows = FORMATS[plan.format].rows(found.pairs, plan.images, plan.molecules)
@@ -83,6 +88,6 @@ class Preferences:
         """The prompt with its answers, those of the lower temperature first."""
         cold = self.plan.sampling
         samplings = [cold] if self.plan.hot is None else [cold, replace(cold, temperature=self.plan.hot)]
-        drawn = await all_of(self.policy.sample(row.prompt, s, range(self.plan.samples)) for s in samplings)
+        drawn = await gather_all(self.policy.sample(row.prompt, s, range(self.plan.samples)) for s in samplings)
         temperatures = [s.temperature for s in samplings for _ in range(self.plan.samples)]
         return sampled_of(row, [c for completions in drawn for c in completions], temperatures, self.policy)

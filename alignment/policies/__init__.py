@@ -1,9 +1,29 @@
-"""Policies: the models that are to be made better. A policy samples completions of prompts."""
+"""Policies: the models that are trained. A policy samples completions of prompts.
 
-from flex_judge.alignment.policies.base import Completion, Policy
-from flex_judge.alignment.policies.config import PolicyConfig, check_policy, load_policy, policy_names
-from flex_judge.alignment.policies.engine import EnginePolicy
-from flex_judge.alignment.policies.openai import OpenAIPolicy
+May import judges and the reward client; no other room of alignment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flex_judge.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from flex_judge.alignment.policies.base import Completion, Policy
+    from flex_judge.alignment.policies.config import PolicyConfig, check_policy, load_policy, policy_names
+    from flex_judge.alignment.policies.engine import EnginePolicy
+    from flex_judge.alignment.policies.openai import OpenAIPolicy
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "flex_judge.alignment.policies.base": ["Completion", "Policy"],
+        "flex_judge.alignment.policies.config": ["PolicyConfig", "check_policy", "load_policy", "policy_names"],
+        "flex_judge.alignment.policies.engine": ["EnginePolicy"],
+        "flex_judge.alignment.policies.openai": ["OpenAIPolicy"],
+    },
+)
 
 __all__ = [
     "Completion",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from flex_judge.judges.engines import Sampling
+from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.types import Message
 
 

@@ -11,7 +11,8 @@ from flex_judge.alignment.policies.base import Completion
 from flex_judge.alignment.policies.sampling import completion_text
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.media.files import opened_image, reading
-from flex_judge.judges.media.types import Media, Modality, image
+from flex_judge.judges.media.opening import image
+from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Message
 
 Json = dict[str, Any]

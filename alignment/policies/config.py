@@ -14,7 +14,8 @@ from typing import Any
 from flex_judge.alignment.policies.base import Policy
 from flex_judge.alignment.policies.engine import EnginePolicy
 from flex_judge.alignment.policies.openai import OpenAIPolicy
-from flex_judge.judges.engines import ENGINES, EngineConfig, load_engine, resolve_engine
+from flex_judge.judges.engines import ENGINES, load_engine, resolve_engine
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import EngineUnavailableError, UsageError
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.models import check_model

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
-from flex_judge.reward.client.backoff import Backoff, retry_after
+from flex_judge.reward.client.retry import Backoff, retry_after
 from flex_judge.reward.client.transport import CONNECT_S, LONGEST_RETRY_S, TRANSIENT
 
 if TYPE_CHECKING:

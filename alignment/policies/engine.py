@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from flex_judge.alignment.policies.base import Completion
 from flex_judge.alignment.policies.sampling import check_sample_indices, completion_text, sample_seed
-from flex_judge.judges.concurrency.tasks import all_of
-from flex_judge.judges.engines import Engine, Sampling
+from flex_judge.judges.concurrency import gather_all
+from flex_judge.judges.engines.base import Engine, Sampling
 from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.media.types import Media
-from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer, Turn, pieces_of
+from flex_judge.judges.protocol.prompts import pieces_of
+from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
+from flex_judge.judges.protocol.turns import Turn
 from flex_judge.judges.types import Message, parts_of
 
 
@@ -49,7 +51,7 @@ class EnginePolicy:
                 f"the prompt has {rendered.length} tokens; with {sampling.max_tokens} to be generated that is more "
                 f"than the policy's {self.engine.max_model_len}; shorten it, or raise max_model_len"
             )
-        return await all_of(
+        return await gather_all(
             self._sample_one(
                 rendered, replace(sampling, sample_index=sample_index, seed=sample_seed(prompt, sampling, sample_index))
             )

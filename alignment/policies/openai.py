@@ -11,9 +11,8 @@ from flex_judge.alignment.policies.base import Completion
 from flex_judge.alignment.policies.chat import completions_of, encoded_prompt
 from flex_judge.alignment.policies.endpoint import Endpoint, base_of
 from flex_judge.alignment.policies.sampling import check_sample_indices, sample_seed
-from flex_judge.judges.concurrency.background import awaited, waited
-from flex_judge.judges.concurrency.tasks import all_of
-from flex_judge.judges.engines import Sampling
+from flex_judge.judges.concurrency import await_in_background, gather_all, run_in_background
+from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
 from flex_judge.judges.types import Message
 from flex_judge.reward.client.api_key import read_key
@@ -79,14 +78,14 @@ class OpenAIPolicy:
             raise UsageError("a policy behind an endpoint takes no regex and no logprob_token_ids")
         if not sample_indices:
             return []
-        return await awaited(self._sample(prompt, sampling, sample_indices))
+        return await await_in_background(self._sample(prompt, sampling, sample_indices))
 
     async def check_health(self) -> None:
-        await awaited(self._check_health())
+        await await_in_background(self._check_health())
 
     def close(self) -> None:
         if self._endpoint is not None:
-            waited(self._close())
+            run_in_background(self._close())
 
     async def _sample(
         self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
@@ -102,7 +101,7 @@ class OpenAIPolicy:
         if sampling.seed is None:
             return await self._several(body, sampling.stop, len(sample_indices))
         seeds = [sample_seed(prompt, sampling, sample_index) for sample_index in sample_indices]
-        found = await all_of(self._ask(body | {"seed": seed}, sampling.stop, 1) for seed in seeds)
+        found = await gather_all(self._ask(body | {"seed": seed}, sampling.stop, 1) for seed in seeds)
         return [completion for (completion,) in found]
 
     async def _several(self, body: dict[str, Any], stop: Sequence[str], n: int) -> list[Completion]:
@@ -111,7 +110,7 @@ class OpenAIPolicy:
         while missing := n - len(found):
             most = int(min(missing, self._most))
             sizes = [min(most, missing - start) for start in range(0, missing, most)]
-            for completions in await all_of(self._ask(body, stop, size) for size in sizes):
+            for completions in await gather_all(self._ask(body, stop, size) for size in sizes):
                 found += completions
         return found
 

@@ -12,8 +12,8 @@ from typing import Any
 from flex_judge.alignment.data.prompts import MOLECULES, Columns, prompt_row, read_prompts
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import HUB, HubDataset, Source, loaded
-from flex_judge.alignment.policy_training.conversations import conversational
-from flex_judge.alignment.preferences import prompt_columns, prompt_digest, sees_images, sees_molecules
+from flex_judge.alignment.data.texts import prompt_digest
+from flex_judge.alignment.preferences.formats import prompt_columns, sees_images, sees_molecules
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import write_lines
@@ -197,3 +197,49 @@ def _rows(source: Source, columns: Columns) -> Iterator[PromptRow]:
 def _prompt(row: dict[str, Any], name: str, i: int) -> PromptRow:
     asked = {column: row[column] for column in ASKED if row.get(column) is not None}
     return prompt_row(asked, f"{name}, row {i + 1}", i + 1, Columns(), Path())
+
+
+Row = Mapping[str, Any]
+
+
+def conversational(rows: Any, name: str) -> Any:
+    """Preference rows with a prompt and answers that are lists of messages.
+
+    Text without roles is what a user says, and an assistant; where the answers hold the prompt too, it is taken out.
+    TRL would show plain text to the model without its chat template, and a policy is not asked so.
+
+    Args:
+        rows: a `datasets.Dataset` with columns `chosen` and `rejected`, perhaps `prompt`.
+        name: what messages call it.
+
+    Raises:
+        UsageError: a row of another form.
+    """
+    first = rows[0]
+    if all(_is_messages(first.get(part)) for part in ("prompt", "chosen", "rejected")):
+        return rows
+    whole = _is_messages(first["chosen"]) and any(m["role"] == "user" for m in first["chosen"])
+    if whole or "prompt" not in rows.column_names:
+        from trl import extract_prompt
+
+        if not whole:
+            raise UsageError(f"{name}: has no column 'prompt', and answers that hold none; DPO needs one")
+        return rows.map(extract_prompt)
+    return rows.map(lambda row, i: _row(row, f"{name}, row {i + 1}"), with_indices=True)
+
+
+def _row(row: Row, where: str) -> dict[str, Any]:
+    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    return {part: _messages(row[part], role, f"{where}, field {part!r}") for part, role in roles.items()}
+
+
+def _messages(content: Any, role: str, where: str) -> Any:
+    if isinstance(content, str):
+        return [{"role": role, "content": content}]
+    if _is_messages(content):
+        return content
+    raise UsageError(f"{where}: expected text or a list of messages, got {type(content).__name__}")
+
+
+def _is_messages(content: Any) -> bool:
+    return isinstance(content, list) and all(isinstance(m, Mapping) and "role" in m for m in content)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from flex_judge.alignment.data.prompts import Columns
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import open_source
+from flex_judge.alignment.data.texts import prompt_digest
 from flex_judge.alignment.policy_training.data import Trained, other_prompts
-from flex_judge.alignment.policy_training.recipe import HELD_OUT, TASK, Recipe
-from flex_judge.alignment.preferences import prompt_digest
 from flex_judge.alignment.tasks import arithmetic
+from flex_judge.alignment.training.recipes import HELD_OUT, TASK, Recipe
 
 SEED = 1_000_003
 """Of the embedded task's questions that policies are measured on; runs that make data have small seeds."""

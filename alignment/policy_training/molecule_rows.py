@@ -10,7 +10,7 @@ from typing import Any
 
 from flex_judge.alignment.data.prompts import MOLECULES, Columns, prompt_row
 from flex_judge.alignment.policy_training.data import SIDES, Trained
-from flex_judge.alignment.preferences import prompt_columns
+from flex_judge.alignment.preferences.formats import prompt_columns
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.mol_llama.features import MoleculeFeatures, featurise
 from flex_judge.judges.models.mol_llama.processor import expand

@@ -94,7 +94,7 @@ def policy_to_train(name: str, dtype: Any, peft_config: Any = None, attn_impleme
     """
     from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 
-    from flex_judge.judges.models.mol_llama import MolLlamaForConditionalGeneration
+    from flex_judge.judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration
 
     folder = resolve_model(name)
     own = folder / OWN_ADAPTER if has_adapter(name) else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flex_judge.alignment.data.rows import PromptRow, Sampled
 from flex_judge.alignment.data.texts import is_empty
-from flex_judge.judges import Judgment
+from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Content, text_of
 
 DROP_REASONS = {

@@ -15,8 +15,9 @@ from flex_judge.alignment.data.rows import Sampled
 from flex_judge.alignment.data.texts import is_empty, same, seeded_hash
 from flex_judge.alignment.preferences.pairs import Found, Pair, difference, lacking, side_of
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
-from flex_judge.judges import Comparison, Judgment
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.rewards import written_score
 
 

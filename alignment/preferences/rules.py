@@ -8,15 +8,18 @@ process that asks makes a difference.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
-from flex_judge.alignment.data.rows import Sampled
-from flex_judge.alignment.preferences.pairs import Found
+from flex_judge.alignment.data.rows import PromptRow, Sampled
+from flex_judge.alignment.preferences.formats import FORMATS
+from flex_judge.alignment.preferences.pairs import DROP_REASONS, Found
 from flex_judge.alignment.preferences.pointwise import AllPairs, HighestLowest, HighestQuantile, Pointwise
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.alignment.preferences.two_temperatures import TwoTemperatures
-from flex_judge.judges import Comparison, Judgment
+from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.types import Comparison, Message
 
 
 class Rule(Protocol):
@@ -58,3 +61,26 @@ RULES: Mapping[str, type[Pointwise] | type[TwoTemperatures]] = MappingProxyType(
 def make_rule(spec: RuleSpec) -> Rule:
     """The rule that the settings name."""
     return RULES[spec.name](spec)
+
+
+def highest_against_lowest(
+    prompt: Sequence[Message], responses: Sequence[str], judgments: Sequence[Judgment], id: str = ""
+) -> dict[str, Any] | str:
+    """The answer with the highest score as chosen, the one with the lowest as rejected, in TRL's preference format.
+
+    Args:
+        prompt: the conversation that was answered; text alone.
+        responses: the answers.
+        judgments: one single-response judgment per answer, in the same order.
+        id: of the prompt, for the row's provenance.
+
+    Returns:
+        The row, or the name in DROP_REASONS of why there is none.
+    """
+    sampled = Sampled(PromptRow(id, tuple(prompt)), tuple(responses), temperatures=())
+    named = [replace(judgment, id=f"{id}/{i}") for i, judgment in enumerate(judgments)]
+    found = make_rule(RuleSpec("highest_lowest")).pairs(sampled, named)
+    if not found.pairs:
+        return next(reason for reason in DROP_REASONS if found.dropped[reason])
+    (row,) = FORMATS["preference"].rows(found.pairs)
+    return row

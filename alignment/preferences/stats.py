@@ -14,7 +14,7 @@ from flex_judge.alignment.data.rows import Sampled
 from flex_judge.alignment.data.texts import prompt_digest
 from flex_judge.alignment.preferences.histogram import Histogram, Tally
 from flex_judge.alignment.preferences.pairs import Found, Pair
-from flex_judge.judges import Judgment
+from flex_judge.judges.judgments import Judgment
 
 
 @dataclass

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from flex_judge.judges import Comparison, Judgment, Verdict
 from flex_judge.judges.io.files import Row
-from flex_judge.judges.judgments import Status
+from flex_judge.judges.judgments import Judgment, Status, Verdict
 from flex_judge.judges.protocol.voting import combine
-from flex_judge.judges.types import text_of
+from flex_judge.judges.types import Comparison, text_of
 
 NOT_JUDGED = "not_judged"
 TIE = "tie"

@@ -8,14 +8,15 @@ from dataclasses import replace
 
 from flex_judge.experiments.benchmarks.items import Item, Outcome, not_judged
 from flex_judge.experiments.benchmarks.stored import Stored
-from flex_judge.judges import Verdict
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.judgments import Status
+from flex_judge.judges.judgments import Status, Verdict
 from flex_judge.judges.protocol.generation import Reply, read_verdict
 from flex_judge.judges.protocol.parsing import after_thinking
 from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from flex_judge.judges.protocol.voting import combine, orders
-from flex_judge.judges.rubrics import OPTIONS, Rubric, load_rubric
+from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.rubrics.rubric import Rubric
+from flex_judge.judges.rubrics.scale import OPTIONS
 
 NO_REPLY = "there is no reply"
 

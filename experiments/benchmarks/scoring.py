@@ -18,7 +18,7 @@ from flex_judge.experiments.benchmarks.metrics import (
     ratio,
     share,
 )
-from flex_judge.judges import Judgment, Verdict
+from flex_judge.judges.judgments import Judgment, Verdict
 
 Metrics = dict[str, Metric]
 Tables = dict[str, dict[str, Metric]]

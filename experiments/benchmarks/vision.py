@@ -11,7 +11,7 @@ from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import Item, Label
 from flex_judge.experiments.benchmarks.scoring import Pairs
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.rubrics import OPTIONS
+from flex_judge.judges.rubrics.scale import OPTIONS
 
 MEDIA_FOLDERS = ("images", "image", "videos", "video")
 

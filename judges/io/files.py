@@ -14,7 +14,8 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import SURROGATES, read_rows, write_rows
 from flex_judge.judges.media.paths import media_from, source_from, without_media
 from flex_judge.judges.media.types import Modality
-from flex_judge.judges.rubrics import Rubric, load_rubric
+from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison, content_of, messages_of
 
 FIELDS = ("id", "prompt", "responses", "rubric", "images")

@@ -1,35 +1,16 @@
-"""Images, video, audio and molecules as they enter a judgment: bytes with a content hash, checked when they are made.
+"""Images, video, audio and molecules as they enter a judgment: bytes with a content hash.
 
-Nothing is decoded here for a model; `flex_judge.judges.models.inputs.preparation` does that, under the limits of the
-model's profile.
-Everything is held in memory and nothing is fetched: a judgment does not depend on a network.
+`flex_judge.judges.media.opening` makes them from files, arrays and data URIs;
+`flex_judge.judges.models.inputs.preparation` decodes them under the limits of a model. Everything is held in memory and
+nothing is fetched: a judgment does not depend on a network.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
-
-from flex_judge.judges.errors import MediaError
-from flex_judge.judges.media.files import (
-    check_container,
-    check_pixels,
-    check_samples,
-    check_size,
-    in_full_scale,
-    opened_image,
-    read,
-    reading,
-    upright_rgb,
-)
-
-MAX_SMILES = 10_000  # characters
 
 
 class Modality(StrEnum):
@@ -61,157 +42,3 @@ class Media:
         for frame in self.frames:
             digest.update(frame.digest.encode())
         return digest.hexdigest()
-
-
-def image(source: Any) -> Media:
-    """An image; of an animated one, the first frame.
-
-    Args:
-        source: a path, the bytes of a file, a base64 data URI, `{"bytes", "path"}` as data sets store images, a PIL
-            image, or a uint8 array (height, width, 3). Files are kept as they are. Pixels become a PNG; that of a PIL
-            image shows it upright and over white, and is the same for the same pixels.
-
-    Raises:
-        MediaError: it is missing, empty, too large, broken or no image.
-    """
-    import numpy as np
-    from PIL import Image
-
-    if isinstance(source, Media):
-        return _of_modality(source, Modality.IMAGE)
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-            raise MediaError(
-                f"image: expected a uint8 array (height, width, 3), got {source.dtype} {source.shape}; floats in 0 to "
-                "1 are multiplied by 255, and channels come last"
-            )
-        source = Image.fromarray(np.ascontiguousarray(source))
-    if isinstance(source, Image.Image):
-        name = str(getattr(source, "filename", "")) or f"{source.width}x{source.height} image"
-        check_pixels(source.width, source.height, name)
-        with reading(name, Modality.IMAGE):
-            encoded = io.BytesIO()
-            upright_rgb(source, name).save(encoded, "PNG", compress_level=1)
-        return Media(Modality.IMAGE, encoded.getvalue(), name)
-    data, name = read(source, Modality.IMAGE)
-    with reading(name, Modality.IMAGE):
-        opened_image(data, name).verify()  # for PNG: all checksums; decoding checks the others
-    return Media(Modality.IMAGE, data, name)
-
-
-def video(source: Any, fps: float | None = None) -> Media:
-    """A video.
-
-    Args:
-        source: a path, the bytes of a file, a base64 data URI, `{"bytes", "path"}`, or its frames: a sequence of
-            anything that `image` takes, or a uint8 array (frames, height, width, 3).
-        fps: frames per second of the frames. A file has its own.
-
-    Raises:
-        MediaError: it is missing, empty, too large, broken or no video, or `fps` is missing or one too many.
-    """
-    import numpy as np
-
-    if isinstance(source, Media):
-        return _of_modality(source, Modality.VIDEO)
-    is_array = isinstance(source, np.ndarray) and source.ndim == 4
-    if is_array or (isinstance(source, Sequence) and not isinstance(source, str | bytes | bytearray | memoryview)):
-        frames = list(source)
-    else:
-        if fps is not None:
-            raise MediaError("video: fps is for frames; how a file is sampled is set by the limits (video_fps)")
-        data, name = read(source, Modality.VIDEO)
-        check_container(data, name, Modality.VIDEO)
-        return Media(Modality.VIDEO, data, name)
-    if not frames:
-        raise MediaError("video: got no frames")
-    if fps is None or not (math.isfinite(fps) and fps > 0):
-        raise MediaError(f"video: frames need fps, a number of frames per second above 0, got {fps!r}")
-    images = [image(frame) for frame in frames]
-    named = tuple(replace(one, name=f"frame {i} ({one.name})") for i, one in enumerate(images))
-    return Media(Modality.VIDEO, b"", f"video of {len(named)} frames", named, float(fps))
-
-
-def audio(source: Any, rate: int | None = None) -> Media:
-    """A sound.
-
-    Args:
-        source: a path, the bytes of a file, a base64 data URI, `{"bytes", "path"}` or `{"array", "sampling_rate"}` as
-            data sets store audio, or an array (samples,) or (samples, channels): floats with full scale at 1, or
-            int16, int32 or uint8, which are divided by theirs. Arrays become a WAV file of float32. Columns of
-            `datasets` are cast with `Audio(decode=False)`, which gives bytes and path.
-        rate: samples per second of an array. A file has its own.
-
-    Raises:
-        MediaError: it is missing, empty, too large, broken or no audio, an array is out of range or of another
-            shape, or `rate` is missing or one too many.
-    """
-    import numpy as np
-    from scipy.io import wavfile
-
-    if isinstance(source, Media):
-        return _of_modality(source, Modality.AUDIO)
-    name = "audio array"
-    if isinstance(source, Mapping) and source.get("array") is not None and rate is None:
-        name = str(source.get("path") or name)
-        source, rate = source["array"], source.get("sampling_rate")
-    if not isinstance(source, np.ndarray | list | tuple):
-        if rate is not None:
-            raise MediaError("audio: rate is for arrays; a file has its own")
-        data, name = read(source, Modality.AUDIO)
-        check_container(data, name, Modality.AUDIO)
-        return Media(Modality.AUDIO, data, name)
-    if not isinstance(rate, int | np.integer) or not 1 <= rate <= 1_000_000:
-        raise MediaError(f"{name}: expected a rate in samples per second, a whole number, got {rate!r}")
-    with reading(name, Modality.AUDIO):
-        samples = in_full_scale(np.asarray(source), name)
-    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > 32):
-        raise MediaError(f"{name}: expected an array (samples,) or (samples, channels), got {samples.shape}")
-    check_samples(samples, name)
-    encoded = io.BytesIO()
-    wavfile.write(encoded, int(rate), samples)
-    check_size(len(encoded.getvalue()), name, Modality.AUDIO)
-    return Media(Modality.AUDIO, encoded.getvalue(), name)
-
-
-def molecule(source: Any) -> Media:
-    """A molecule, as SMILES. Only its form is looked at (one line, no white space), not its chemistry."""
-    if isinstance(source, Media):
-        return _of_modality(source, Modality.MOLECULE)
-    if not isinstance(source, str):
-        raise MediaError(f"molecule: expected SMILES as text, got {type(source).__name__}")
-    smiles = source.strip()
-    name = f"molecule {smiles:.40}" if smiles.isprintable() else "molecule"
-    if not smiles or not smiles.isprintable() or smiles.split() != [smiles]:
-        raise MediaError(f"{name}: expected SMILES, one line of text without white space")
-    if len(smiles) > MAX_SMILES:
-        raise MediaError(f"{name}: {len(smiles)} characters are more than the {MAX_SMILES} allowed")
-    return Media(Modality.MOLECULE, smiles.encode(), name)
-
-
-_MAKERS: dict[Modality, tuple[Callable[..., Media], tuple[str, ...]]] = {
-    Modality.IMAGE: (image, ()),
-    Modality.VIDEO: (video, ("fps",)),
-    Modality.AUDIO: (audio, ("rate",)),
-    Modality.MOLECULE: (molecule, ()),
-}
-"""What makes a medium of each modality, and the options it takes."""
-
-
-def medium(modality: Modality, source: Any, **options: Any) -> Media:
-    """A medium of the given modality, see the function of its name; a Media of that modality passes through.
-
-    Raises:
-        MediaError: it cannot be read, is of another modality, or an option is not one of its own.
-    """
-    make, known = _MAKERS[modality]
-    unknown = [name for name in options if name not in known or isinstance(source, Media)]
-    if unknown:
-        raise MediaError(f"{modality}: takes no option {unknown[0]!r} here")
-    return make(source, **options)
-
-
-def _of_modality(media: Media, modality: Modality) -> Media:
-    if media.modality != modality:
-        raise MediaError(f"{media.name}: expected {modality}, got {media.modality}")
-    return media

@@ -16,7 +16,7 @@ from flex_judge.judges.protocol.parsing import after_thinking, label_scores, par
 from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, answer_regex
 from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
 from flex_judge.judges.protocol.settings import JudgeSettings
-from flex_judge.judges.rubrics import Rubric
+from flex_judge.judges.rubrics.rubric import Rubric
 
 WAIT = "Wait"
 """What is written instead of the end of the thinking (arXiv 2501.19393)."""

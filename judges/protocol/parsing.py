@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from flex_judge.judges.errors import VerdictParseError
 from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
-from flex_judge.judges.rubrics import OPTIONS, Rubric, Scale
+from flex_judge.judges.rubrics.rubric import Rubric
+from flex_judge.judges.rubrics.scale import OPTIONS, Scale
 
 _ANSWER = re.compile(re.escape(ANSWER_OPEN) + r"(.*?)" + re.escape(ANSWER_CLOSE), re.DOTALL)
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"

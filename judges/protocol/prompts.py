@@ -15,14 +15,19 @@ from typing import Any
 
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.protocol.quoting import quote_section_headers, response_header
-from flex_judge.judges.protocol.rendering import Span, Turn, pieces_of
-from flex_judge.judges.rubrics import Rubric
-from flex_judge.judges.types import Comparison, Part, parts_of
+from flex_judge.judges.protocol.turns import Span, Turn
+from flex_judge.judges.rubrics.rubric import Rubric
+from flex_judge.judges.types import Comparison, Content, Part, parts_of
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 _NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+def pieces_of(content: Content) -> tuple[Span | Media, ...]:
+    """A message's content, untrusted, as pieces of a turn."""
+    return tuple(Span(part) if isinstance(part, str) else part for part in parts_of(content))
 
 
 def system_prompt(rubric: Rubric, responses: int, reason_first: bool = True) -> str:

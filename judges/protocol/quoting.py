@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.protocol.rendering import Span
-from flex_judge.judges.rubrics import Rubric
+from flex_judge.judges.protocol.turns import Span
+from flex_judge.judges.rubrics.rubric import Rubric
 
 QUOTE = "> "
 """What is put before a forged header: as much as the mark of a quotation in mail and Markdown, and seen by readers."""

@@ -23,29 +23,12 @@ from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.models.inputs.preparation import prepare
 from flex_judge.judges.models.profiles import CHAT, Profile
-from flex_judge.judges.types import Content, parts_of
+from flex_judge.judges.protocol.turns import Span, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class Span:
-    """A piece of a message."""
-
-    text: str
-    trusted: bool = False
-    """Whether control tokens written in the text are meant as such: true for our own words only."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message of a chat, in pieces."""
-
-    role: str
-    pieces: tuple[Span | Media, ...]
 
 
 @dataclass(frozen=True)
@@ -56,11 +39,6 @@ class RenderedPrompt:
     """What the pads stand for, in their order."""
     length: int = 0
     """Tokens that the model will see, every medium at its full length."""
-
-
-def pieces_of(content: Content) -> tuple[Span | Media, ...]:
-    """A message's content, untrusted, as pieces of a turn."""
-    return tuple(Span(part) if isinstance(part, str) else part for part in parts_of(content))
 
 
 class Renderer:

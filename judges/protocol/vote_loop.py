@@ -12,7 +12,7 @@ from flex_judge.judges.protocol.prompts import judge_turns
 from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.protocol.voting import Tally, next_wave, orders
-from flex_judge.judges.rubrics import OPTIONS
+from flex_judge.judges.rubrics.scale import OPTIONS
 from flex_judge.judges.types import Comparison
 
 Order = tuple[int, ...]

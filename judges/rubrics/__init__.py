@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tomllib
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.rubrics.scale import MOST_LABELS, OPTIONS, SHARES, Scale
 
-__all__ = ["MOST_LABELS", "OPTIONS", "SHARES", "Rubric", "Scale", "load_rubric", "rubric_names"]
+__all__ = ["MOST_LABELS", "OPTIONS", "SHARES", "Rubric", "Scale", "cached_rubric", "load_rubric", "rubric_names"]
 
 _PRESETS = resources.files("flex_judge.judges") / "rubrics" / "presets"
 
@@ -48,3 +49,9 @@ def load_rubric(name: str) -> Rubric:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise UsageError(f"{name}: not a TOML file: {e}") from e
     return Rubric.from_dict(name, data, source=name)
+
+
+@lru_cache(maxsize=64)
+def cached_rubric(name: str) -> Rubric:
+    """Load a rubric once per process; a changed file is noticed by the next process only."""
+    return load_rubric(name)

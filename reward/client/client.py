@@ -10,14 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from flex_judge.judges import Comparison, Judgment
-from flex_judge.judges.concurrency.background import awaited, waited
-from flex_judge.judges.concurrency.tasks import all_of
+from flex_judge.judges.concurrency import await_in_background, gather_all, run_in_background
 from flex_judge.judges.errors import ServiceTimeoutError, ServiceUnavailableError, UsageError
-from flex_judge.judges.judgments import Status
+from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.media.types import Media
-from flex_judge.reward.client.batching import Batch, batches_of
-from flex_judge.reward.client.encoding import encoded_comparison, encoded_sample
+from flex_judge.judges.types import Comparison
+from flex_judge.reward.client.encoding import Batch, batches_of, encoded_comparison, encoded_sample
 from flex_judge.reward.client.transport import Connection, NoAnswerError
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
@@ -79,11 +77,11 @@ class JudgeClient:
             ServiceTimeoutError: there was no answer at all within the deadline.
             ServiceUnavailableError: nor was there one in the calls before.
         """
-        return await awaited(self._judge(comparisons))
+        return await await_in_background(self._judge(comparisons))
 
     async def rewards(self, samples: Sequence[Sample], spec: RewardSpec | None = None) -> list[Reward]:
         """Rewards in the same order. Raises what `judge` raises."""
-        return await awaited(self._rewards(samples, spec or RewardSpec()))
+        return await await_in_background(self._rewards(samples, spec or RewardSpec()))
 
     async def health(self) -> dict[str, Any]:
         """What the service says of itself.
@@ -91,23 +89,23 @@ class JudgeClient:
         Raises:
             ServiceUnavailableError: it gives no answer within ten seconds, or is starting or draining.
         """
-        return await awaited(self._health())
+        return await await_in_background(self._health())
 
     def judge_sync(self, comparisons: Sequence[Comparison]) -> list[Judgment]:
         """As `judge`, for a caller that does not await."""
-        return waited(self._judge(comparisons))
+        return run_in_background(self._judge(comparisons))
 
     def rewards_sync(self, samples: Sequence[Sample], spec: RewardSpec | None = None) -> list[Reward]:
         """As `rewards`, for a caller that does not await."""
-        return waited(self._rewards(samples, spec or RewardSpec()))
+        return run_in_background(self._rewards(samples, spec or RewardSpec()))
 
     def health_sync(self) -> dict[str, Any]:
         """As `health`, for a caller that does not await."""
-        return waited(self._health())
+        return run_in_background(self._health())
 
     def close(self) -> None:
         """Close what this process has connected. The next call connects again."""
-        waited(self._close())
+        run_in_background(self._close())
 
     async def _judge(self, comparisons: Sequence[Comparison]) -> list[Judgment]:
         def unanswered(i: int, problem: str) -> Judgment:
@@ -146,7 +144,7 @@ class JudgeClient:
         asks = [self._ask(questions, batch, connection, deadline) for batch in batches]
         found = {
             i: row
-            for batch, rows in zip(batches, await all_of(asks), strict=True)
+            for batch, rows in zip(batches, await gather_all(asks), strict=True)
             for i, row in zip(batch.at, rows, strict=True)
         }
         rows = [found[i] for i in range(len(found))]

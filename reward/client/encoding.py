@@ -1,11 +1,13 @@
-"""Comparisons and samples as JSON for the wire. Media go by their digests, so that a service is sent each of them once.
+"""Comparisons and samples as JSON, split into requests. Media are sent by digest, so each is uploaded once.
 
-Needs neither a web framework nor a model library: it runs in a trainer's process. The way back is
+Needs neither a web framework nor a model library: it runs in a trainer's process. The service decodes the rows with
 `flex_judge.reward.server.decoding`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.judges.media.types import Media, Modality
@@ -67,3 +69,38 @@ def _reference(medium: Media, media: dict[str, Media]) -> str | Json:
         return {"frames": [_reference(frame, media) for frame in medium.frames], "fps": medium.fps}
     media[medium.digest] = medium
     return {"digest": medium.digest}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items of one request."""
+
+    at: tuple[int, ...]
+    """Their numbers within the call."""
+    waits: bool = False
+    """Whether they wait at the service for members of their group that come from elsewhere."""
+
+
+def batches_of(groups: Sequence[str], most: int, group_size: int | None = None) -> list[Batch]:
+    """Items as requests of `most` items. What is of one group stays together, however many that are.
+
+    Groups that are not complete within this call come first, each in a request of its own: a group's time runs from
+    its first member on, and an answer comes only when all of its request is there.
+
+    Args:
+        groups: the group of each item.
+        group_size: members of a complete group, where groups wait for theirs; None if none does.
+    """
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    fragments: list[Batch] = []
+    packed: list[list[int]] = []
+    for at in members.values():
+        if group_size is not None and len(at) % group_size:
+            fragments.append(Batch(tuple(at), waits=True))
+        elif packed and len(packed[-1]) + len(at) <= most:
+            packed[-1] += at
+        else:
+            packed.append(list(at))
+    return [*fragments, *(Batch(tuple(at)) for at in packed)]

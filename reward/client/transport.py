@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from flex_judge.judges.concurrency.tasks import all_of
+from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.errors import (
     AccessError,
     JudgeError,
@@ -21,8 +21,7 @@ from flex_judge.judges.errors import (
     UsageError,
 )
 from flex_judge.judges.media.types import Media
-from flex_judge.reward.client.backoff import Backoff, retry_after
-from flex_judge.reward.client.circuit_breaker import Circuit
+from flex_judge.reward.client.retry import Backoff, Circuit, retry_after
 
 if TYPE_CHECKING:
     import httpx
@@ -208,7 +207,7 @@ class Connection:
         for digest in media.keys() & self._uploaded.keys():
             self._uploaded.move_to_end(digest)
         new = [digest for digest in media if digest not in self._uploaded]
-        await all_of([self._upload(digest, media[digest], deadline) for digest in new])
+        await gather_all([self._upload(digest, media[digest], deadline) for digest in new])
 
     async def _upload(self, digest: str, medium: Media, deadline: float) -> None:
         lock = self._uploading.setdefault(digest, asyncio.Lock())

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from flex_judge.judges.concurrency.tasks import all_of
+from flex_judge.judges.concurrency import gather_all
 from flex_judge.reward.groups.group import Group
 from flex_judge.reward.groups.methods import Ask, check, judge_group
 from flex_judge.reward.groups.rewards import rewards_of
@@ -39,7 +39,7 @@ async def reward_together(samples: Sequence[Sample], spec: RewardSpec, ask: Ask)
         note = GroupNote(len(members), spec.group_size if spec.needs_group else None)
         return rewards_of(await judge_group(members, spec, ask), spec, note)
 
-    found = await all_of(judged(places) for places in groups)
+    found = await gather_all(judged(places) for places in groups)
     by_place = {
         i: r for places, rewards in zip(groups, found, strict=True) for i, r in zip(places, rewards, strict=True)
     }

@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from flex_judge.judges import Comparison, Judgment, Status
+from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.media.types import Media
-from flex_judge.judges.types import Content, parts_of
+from flex_judge.judges.types import Comparison, Content, parts_of
 from flex_judge.reward.groups.match import Match
 from flex_judge.reward.groups.methods import Ask, judge_group
 from flex_judge.reward.groups.rewards import rewards_of

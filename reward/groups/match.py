@@ -1,10 +1,14 @@
-"""One comparison within a group: who stood in it, and what it says of them."""
+"""Matches between members of a group, and knock-out tournaments (arXiv 2501.13007)."""
 
 from __future__ import annotations
 
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from flex_judge.judges import Judgment
+from flex_judge.judges.concurrency import gather_all
+from flex_judge.judges.judgments import Judgment
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,100 @@ class Match:
         if self.judgment is None:
             return self
         return replace(self, judgment=replace(self.judgment, reasoning="", votes=(), provenance={}))
+
+
+Play = Callable[[int, int], Awaitable[Match]]
+"""Have two members compared, the first of them standing first."""
+
+
+async def knock_out(drawn: Sequence[int], play: Play) -> list[Match]:
+    """Single elimination: n - 1 bouts in ceil(log2 n) rounds; each is held as soon as its two members are known.
+
+    The draw is halved again and again; where n is no power of two, some members have no bout in the first round.
+
+    Args:
+        drawn: the members in the order of the draw.
+
+    Returns:
+        All bouts with their rounds and who went on, see `_goes_on`; the final last.
+    """
+    matches, _ = await _bracket(drawn, (len(drawn) - 1).bit_length(), play)
+    return matches
+
+
+async def _bracket(drawn: Sequence[int], round: int, play: Play) -> tuple[list[Match], int]:
+    """The bouts among some members, the last of them in that round, and who comes out of them."""
+    if len(drawn) == 1:
+        return [], drawn[0]
+    half = (len(drawn) + 1) // 2
+    (left, a), (right, b) = await gather_all(
+        [_bracket(drawn[:half], round - 1, play), _bracket(drawn[half:], round - 1, play)]
+    )
+    match = await _held(a, b, round, [*left, *right], play)
+    assert match.through is not None
+    return [*left, *right, match], match.through
+
+
+async def climb(latecomer: int, drawn: Sequence[int], matches: Sequence[Match], play: Play) -> list[Match]:
+    """The bouts of one who comes when the knock-out is over, as though it had been in the draw.
+
+    It meets one of those who were knocked out in the first round, then one of the second, and so on until it is knocked
+    out itself or has beaten the winner: at most one bout for each round, and one.
+
+    Args:
+        drawn: the members that it may meet.
+        matches: the knock-out, and the bouts of earlier latecomers.
+    """
+    held: list[Match] = []
+    levels = reached(drawn, matches)
+    for level in sorted(set(levels.values())):
+        # Not always the same one, so that one upset does not place all latecomers.
+        opponent = random.Random(f"{latecomer}/{level}").choice([m for m in drawn if levels[m] == level])
+        held.append(await _held(opponent, latecomer, level, [*matches, *held], play))
+        if held[-1].through != latecomer:
+            break
+    return held
+
+
+def reached(members: Iterable[int], matches: Sequence[Match]) -> dict[int, int]:
+    """How far each member came: the round in which it was knocked out, or one more than the last where it never was."""
+    last = max((match.round for match in matches), default=0)
+    # Who is met by a latecomer after it was knocked out is met in that same round.
+    out = {member: match.round for match in matches for member in match.members if member != match.through}
+    return {member: out.get(member, last + 1) for member in members}
+
+
+async def _held(a: int, b: int, round: int, before: Sequence[Match], play: Play) -> Match:
+    # Who stood second more often stands first, so that a leaning of the judge to one place is not always for the same.
+    match = await play(*((b, a) if _times_ahead(b, before) < _times_ahead(a, before) else (a, b)))
+    return replace(match, round=round, through=_goes_on(match, a, b, before))
+
+
+def _goes_on(match: Match, a: int, b: int, before: Sequence[Match]) -> int:
+    """Who goes on: the preferred one; at a tie the one with the higher expected score; without a verdict the one with
+    the higher mean score in the bouts before. Where that is level too, `a`: the one that comes first in the draw, or
+    was there before the latecomer."""
+    place = match.members.index
+    won = match.won(place(a), place(b))
+    if won is not None and won != 0.5:
+        return a if won else b
+    if won is None:
+        mine, other = _mean(a, before), _mean(b, before)
+    else:
+        statistics = None if match.equal else match.statistics
+        mine, other = (statistics[place(a)], statistics[place(b)]) if statistics else (None, None)
+    return b if mine is not None and other is not None and other > mine else a
+
+
+def _times_ahead(member: int, matches: Sequence[Match]) -> int:
+    """How much more often it stood first than second."""
+    return sum(1 if match.members[0] == member else -1 for match in matches if member in match.members)
+
+
+def _mean(member: int, matches: Sequence[Match]) -> float | None:
+    scores = [
+        match.statistics[match.members.index(member)]
+        for match in matches
+        if member in match.members and match.statistics
+    ]
+    return math.fsum(scores) / len(scores) if scores else None

@@ -9,13 +9,12 @@ from itertools import combinations
 from types import MappingProxyType
 from uuid import uuid4
 
-from flex_judge.judges import Comparison, Judgment
-from flex_judge.judges.concurrency.tasks import all_of
+from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.types import Content
-from flex_judge.reward.groups.knockout import climb, knock_out
-from flex_judge.reward.groups.match import Match
-from flex_judge.reward.groups.rewards import rubric_named
+from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.rubrics import cached_rubric
+from flex_judge.judges.types import Comparison, Content
+from flex_judge.reward.groups.match import Match, climb, knock_out
 from flex_judge.reward.types import LARGEST_ROUND_ROBIN, TOO_MANY_PAIRS, RewardSpec, Sample
 
 Ask = Callable[[Comparison], Awaitable[Judgment]]
@@ -78,13 +77,13 @@ class Contest:
 
 async def pointwise(contest: Contest) -> list[Match]:
     """Each member alone: n comparisons."""
-    return [*contest.earlier, *await all_of(contest.match(m) for m in sorted(contest.wanted))]
+    return [*contest.earlier, *await gather_all(contest.match(m) for m in sorted(contest.wanted))]
 
 
 async def baseline(contest: Contest) -> list[Match]:
     """Each member against its own baseline: n comparisons. The baseline stands second throughout, so that a leaning of
     the judge to one place is the same for all."""
-    return [*contest.earlier, *await all_of(contest.match_with_baseline(m) for m in sorted(contest.wanted))]
+    return [*contest.earlier, *await gather_all(contest.match_with_baseline(m) for m in sorted(contest.wanted))]
 
 
 async def round_robin(contest: Contest) -> list[Match]:
@@ -98,11 +97,11 @@ async def round_robin(contest: Contest) -> list[Match]:
         for (i, a), (j, b) in combinations(enumerate(contest.drawn), 2)
         if not contest.wanted.isdisjoint((a, b))
     ]
-    return [*contest.earlier, *await all_of(contest.match(*pair) for pair in pairs)]
+    return [*contest.earlier, *await gather_all(contest.match(*pair) for pair in pairs)]
 
 
 async def knockout(contest: Contest) -> list[Match]:
-    """Single elimination: n - 1 comparisons (arXiv 2501.13007), see `flex_judge.reward.groups.knockout`.
+    """Single elimination: n - 1 comparisons (arXiv 2501.13007), see `flex_judge.reward.groups.match`.
 
     A group of one has none. Latecomers do not meet each other; each climbs the rounds that there were until it is
     knocked out.
@@ -110,7 +109,7 @@ async def knockout(contest: Contest) -> list[Match]:
     if not contest.late:
         return await knock_out(contest.drawn, contest.match)
     field = [member for member in contest.drawn if member not in contest.wanted]
-    climbs = await all_of(climb(m, field, contest.earlier, contest.match) for m in sorted(contest.wanted))
+    climbs = await gather_all(climb(m, field, contest.earlier, contest.match) for m in sorted(contest.wanted))
     return [*contest.earlier, *(match for matches in climbs for match in matches)]
 
 
@@ -119,7 +118,7 @@ async def batch(contest: Contest) -> list[Match]:
 
     With latecomers, everyone is judged anew, and what was said earlier no longer counts.
     """
-    fewest, _ = rubric_named(contest.spec.rubric).responses
+    fewest, _ = cached_rubric(contest.spec.rubric).responses
     return [await contest.match(*contest.drawn)] if len(contest.samples) >= fewest else []
 
 
@@ -170,4 +169,4 @@ def check(samples: Sequence[Sample], spec: RewardSpec) -> None:
             if sample.baseline is None:
                 raise UsageError(f"samples[{i}].baseline: missing, and the method 'baseline' compares with it")
     if spec.method == "batch" and spec.group_size is not None:
-        rubric_named(spec.rubric).check(spec.group_size)
+        cached_rubric(spec.rubric).check(spec.group_size)

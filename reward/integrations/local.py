@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flex_judge.judges.concurrency.background import waited
+from flex_judge.judges.concurrency import run_in_background
 from flex_judge.judges.errors import UsageError
-from flex_judge.reward.client import JudgeClient
+from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 if TYPE_CHECKING:
-    from flex_judge.judges import FlexJudge
+    from flex_judge.judges.judge import FlexJudge
 
 
 class LocalJudge:
@@ -27,7 +27,7 @@ class LocalJudge:
         return await reward_together(samples, spec, self.judge.ajudge)
 
     def rewards_sync(self, samples: Sequence[Sample], spec: RewardSpec) -> list[Reward]:
-        return waited(self.rewards(samples, spec))
+        return run_in_background(self.rewards(samples, spec))
 
 
 def judge_of(

@@ -1,6 +1,7 @@
-"""From JSON off the wire to comparisons and samples. `flex_judge.reward.client.encoding` is the way there.
+"""Decode request JSON to comparisons and samples, and resolve rubric names.
 
-What comes in is anybody's: every wrong value is named by its place, and no text is ever taken for a path.
+`flex_judge.reward.client.encoding` is the other direction. Requests are untrusted: every wrong value is reported by its
+field, and no text is ever taken for a path.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Media, Modality
+from flex_judge.judges.rubrics import load_rubric, rubric_names
+from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import MAX_SAMPLE_INDEX, Comparison, Message, content_of
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.types import Sample
@@ -225,3 +229,49 @@ def _kind(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     return f"{value.get('type')!r:.60} as its type" if isinstance(value, Mapping) else _kind(value)
+
+
+class RubricRegistry:
+    """Finds rubrics by name; a name is never taken for a path."""
+
+    def __init__(self, files: Sequence[str] = ()) -> None:
+        """
+        Args:
+            files: rubrics of the operator's; a request calls one by its file's name without the ending.
+
+        Raises:
+            UsageError: a file is wrong or not there, or two rubrics have the same name.
+        """
+        self._presets = rubric_names()
+        self._known: dict[str, Rubric] = {}
+        for file in files:
+            if not file.endswith(".toml"):
+                problem = "expected the path of a TOML file; those of the project need no mention"
+                raise UsageError(f"rubric {file!r}: {problem}")
+            name = Path(file).stem
+            if name in self._presets or name in self._known:
+                raise UsageError(f"rubric {file!r}: there is a rubric {name!r} already; give the file another name")
+            self._known[name] = load_rubric(file)
+
+    def find(self, name: str, responses: int | None = None, field: str = "rubric") -> Rubric:
+        """The rubric that a request names; its own `name` is what a judge finds it by.
+
+        Args:
+            responses: how many it is to be used for; None leaves that open.
+            field: where the name stands in the request.
+
+        Raises:
+            FieldError: there is none, or it is not made for so many.
+        """
+        if name not in self._known:
+            if name not in self._presets:
+                hint = suggestion(name[:60], sorted({*self._presets, *self._known}))
+                raise FieldError.at(field, f"rubric {name[:60]!r} does not exist; {hint}")
+            self._known[name] = load_rubric(name)
+        rubric = self._known[name]
+        if responses is not None:
+            try:
+                rubric.check(responses)
+            except UsageError as e:
+                raise FieldError.at(field, str(e).replace(repr(rubric.name), repr(name))) from e
+        return rubric

@@ -11,19 +11,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
+from flex_judge.judges.judgments import Judgment, Status
+from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.collector import GroupCollector
 from flex_judge.reward.groups.methods import Ask, check
 from flex_judge.reward.server.backpressure import Backpressure, Bodies
 from flex_judge.reward.server.config import MIB, GatewayConfig
+from flex_judge.reward.server.decoding import RubricRegistry
 from flex_judge.reward.server.errors import FieldError, NotNowError, RejectedError
 from flex_judge.reward.server.idempotency import IdempotencyCache
 from flex_judge.reward.server.media_decoding import MediaDecoder
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlReader
 from flex_judge.reward.server.metrics import Metrics
-from flex_judge.reward.server.rubrics import RubricRegistry
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 __all__ = ["Gateway", "GatewayConfig"]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from flex_judge.judges.concurrency.tasks import all_of
+from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.errors import MediaError, RequestTooLargeError
-from flex_judge.judges.media.types import Media, Modality, medium
+from flex_judge.judges.media.opening import medium
+from flex_judge.judges.media.types import Media, Modality
 from flex_judge.reward.server.decoding import Reference, Take, reference
 from flex_judge.reward.server.errors import FetchError, FieldError, MissingMediaError
 from flex_judge.reward.server.media_store import MediaStore
@@ -87,7 +88,7 @@ class MediaDecoder:
         if missing:
             raise MissingMediaError(f"{len(missing)} media must be uploaded first: PUT /v1/media/...", missing)
         left = [(key, where) for key, where in places.items() if key not in found]
-        read = await all_of(self._read(key, where) for key, where in left)
+        read = await gather_all(self._read(key, where) for key, where in left)
         for (key, _), medium_ in zip(left, read, strict=True):
             found[key] = medium_
         return found

@@ -7,7 +7,8 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from flex_judge.judges.errors import MediaError, RequestTooLargeError
-from flex_judge.judges.media.types import Media, Modality, medium
+from flex_judge.judges.media.opening import medium
+from flex_judge.judges.media.types import Media, Modality
 
 MIB = 1 << 20
 

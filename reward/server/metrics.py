@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flex_judge.judges import Judgment
+from flex_judge.judges.judgments import Judgment
 
 
 class Metrics:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from flex_judge.judges import Status
-from flex_judge.judges.rubrics import Rubric
+from flex_judge.judges.judgments import Status
+from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.reward.groups.rewards import scaled
 from flex_judge.reward.server.auth import strict_json
 from flex_judge.reward.server.decoding import Take, as_text, sample_from_json

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
-from flex_judge.judges import Judgment
+from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
 from flex_judge.reward.server.decoding import checked_fields, suggestion
 from flex_judge.reward.server.errors import FieldError

@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields, replace
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
-from flex_judge.judges import EngineConfig, JudgeConfig, JudgeSettings
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import ClusterError, UsageError
 from flex_judge.judges.models.embedded import JUDGE
+from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.serving.affinity import SLACK

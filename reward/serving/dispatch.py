@@ -7,7 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from flex_judge.judges import Comparison, Judgment, Status
+from flex_judge.judges.judgments import Judgment, Status
+from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.metrics import Metrics
 
 Send = Callable[[Comparison], Awaitable[Judgment]]

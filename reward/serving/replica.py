@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from typing import NoReturn
 
-from flex_judge.judges import Comparison, FlexJudge, JudgeConfig, Judgment
 from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.protocol.settings import JudgeConfig
+from flex_judge.judges.types import Comparison
+from flex_judge.reward.serving.cleanup import leave
 
 
 class JudgeReplica:
@@ -15,6 +16,8 @@ class JudgeReplica:
 
     async def __init__(self, config: JudgeConfig) -> None:  # type: ignore[misc] # awaited by Ray Serve
         from ray import serve
+
+        from flex_judge.judges.judge import FlexJudge  # in the actor only: the driver needs no judge
 
         self.id = serve.get_replica_context().replica_id.unique_id
         self.judge = FlexJudge.from_config(config)
@@ -38,13 +41,3 @@ class JudgeReplica:
     def __del__(self) -> None:
         if hasattr(self, "judge"):
             self.judge.close()
-
-
-def leave() -> NoReturn:
-    """End this process and those that it started, at once. Nobody may be sent to a judge without an engine, and an
-    engine that hangs cannot be asked to go."""
-    import psutil
-
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-    os._exit(1)

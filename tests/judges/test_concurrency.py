@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from flex_judge.judges.concurrency.semaphore import EngineSemaphore
+from flex_judge.judges.concurrency import EngineSemaphore
 
 
 async def _settle() -> None:
@@ -16,37 +16,37 @@ async def test_as_much_is_taken_as_there_is_and_the_rest_waits_its_turn() -> Non
     semaphore, order = EngineSemaphore(4), []
 
     async def guest(name: str, wanted: int) -> None:
-        taken = await semaphore.take(wanted)
+        taken = await semaphore.acquire(wanted)
         order.append(name)
         await _settle()
-        semaphore.give(taken)
+        semaphore.release(taken)
 
     await asyncio.gather(guest("a", 3), guest("b", 3), guest("c", 1), guest("all", 99), guest("d", 1))
     assert order == ["a", "b", "c", "all", "d"]
-    assert await semaphore.take(4) == 4
+    assert await semaphore.acquire(4) == 4
 
 
 async def test_who_leaves_the_queue_holds_up_nobody() -> None:
     semaphore = EngineSemaphore(2)
-    assert await semaphore.take(1) == 1
-    large = asyncio.create_task(semaphore.take(2))
+    assert await semaphore.acquire(1) == 1
+    large = asyncio.create_task(semaphore.acquire(2))
     await _settle()
-    small = asyncio.create_task(semaphore.take(1))
+    small = asyncio.create_task(semaphore.acquire(1))
     await _settle()
     assert not small.done()
     large.cancel()
     await _settle()
     assert small.done()
-    semaphore.give(2)
-    assert await semaphore.take(2) == 2
+    semaphore.release(2)
+    assert await semaphore.acquire(2) == 2
 
 
 async def test_who_is_served_and_leaves_at_once_gives_back_what_it_took() -> None:
     semaphore = EngineSemaphore(1)
-    await semaphore.take(1)
-    late = asyncio.create_task(semaphore.take(1))
+    await semaphore.acquire(1)
+    late = asyncio.create_task(semaphore.acquire(1))
     await _settle()
-    semaphore.give(1)
+    semaphore.release(1)
     late.cancel()
     await asyncio.gather(late, return_exceptions=True)
-    assert await semaphore.take(1) == 1
+    assert await semaphore.acquire(1) == 1

@@ -10,7 +10,7 @@ import pytest
 
 RANK = """
 import sys, torch.distributed as dist
-from flex_judge.reward.integrations.run_id import ranks, run_name
+from flex_judge.reward.integrations.training import ranks, run_name
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 print(run_name(), run_name(), ranks())
@@ -29,7 +29,7 @@ def test_all_ranks_of_a_start_have_one_name_and_another_start_another(tmp_path: 
         ]
         told = [process.communicate(timeout=120)[0].split() for process in processes]
         assert told[0] == told[1]
-        name, again, ranks = told[0]
-        assert (name == again, ranks) == (True, "2")
+        name, again, count_ranks = told[0]
+        assert (name == again, count_ranks) == (True, "2")
         names.append(name)
     assert names[0] != names[1]

@@ -19,7 +19,7 @@ from served import ServedJudge, served
 
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines.scripted import ScriptedEngine
-from flex_judge.judges.media.types import image
+from flex_judge.judges.media.opening import image
 from flex_judge.judges.models.profiles import PROFILES
 from flex_judge.reward.trl import AsyncJudgeReward, JudgeReward
 

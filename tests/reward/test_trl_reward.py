@@ -22,9 +22,9 @@ from flex_judge.judges.engines import Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import ServiceTimeoutError, ServiceUnavailableError, UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
-from flex_judge.judges.media import types as media
+from flex_judge.judges.media import opening as media
 from flex_judge.reward.client import JudgeClient
-from flex_judge.reward.integrations import run_id as run_name
+from flex_judge.reward.integrations import training as run_id
 from flex_judge.reward.trl import AsyncJudgeReward, JudgeReward
 
 
@@ -177,7 +177,7 @@ def test_every_start_of_a_run_has_a_name_of_its_own(service: FakeService, monkey
     """Groups of two runs, or of a run and what it left behind when it was killed, must not meet."""
 
     def group() -> str:
-        monkeypatch.setattr(run_name, "_names", [])  # as a new process has it
+        monkeypatch.setattr(run_id, "_names", [])  # as a new process has it
         for judged in (JudgeReward, JudgeReward):
             judged(client_of(service), group_size=2)(["Question?"] * 2, ["a", "b"], **Log().offered)
         first, second = (body.body["samples"][0]["group"] for body in service.seen[-2:])
@@ -335,7 +335,7 @@ def test_a_picture_that_is_there_for_every_completion_is_encoded_and_sent_once(
         return [{"role": "user", "content": [{"type": "image", "image": rgb("red")}, {"type": "text", "text": "?"}]}]
 
     encoded, image = [], media.image
-    monkeypatch.setattr("flex_judge.judges.media.types.image", lambda source: encoded.append(source) or image(source))
+    monkeypatch.setattr("flex_judge.judges.media.opening.image", lambda source: encoded.append(source) or image(source))
     JudgeReward(client_of(service))([asked() for _ in range(8)], ["four"] * 8)
     assert len(service.uploads) == 1
     assert len([source for source in encoded if not isinstance(source, media.Media)]) == 1

@@ -13,8 +13,8 @@ from clips import noise, picture
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment
 from flex_judge.judges.engines import Generation, Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
+from flex_judge.judges.media.opening import image, molecule
 from flex_judge.judges.media.prepared import Prepared
-from flex_judge.judges.media.types import image, molecule
 from flex_judge.judges.models.checkpoints import Checkpoint
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.protocol.rendering import Renderer

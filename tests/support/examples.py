@@ -9,7 +9,7 @@ from typing import Any
 from flex_judge.alignment.tasks.synthetic_teacher import judge
 from flex_judge.judges import Comparison
 from flex_judge.judges.protocol.prompts import judge_turns
-from flex_judge.judges.protocol.rendering import Span
+from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import load_rubric
 
 

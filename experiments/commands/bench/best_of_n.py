@@ -30,9 +30,10 @@ from typing import Any
 from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import Comparison, Judgment, Message, Status, Usage, UsageError, Verdict
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judgments import Judgment, Status, Usage, Verdict
 from flex_judge.judges.protocol.voting import combine
-from flex_judge.judges.types import text_of
+from flex_judge.judges.types import Comparison, Message, text_of
 
 GOAL = 0.5
 """Tokens of halving, as a share of those of the exhaustive way: at most."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flex_judge.judges.engines import Engine, Generation, Sampling
+from flex_judge.judges.engines.base import Engine, Generation, Sampling
 from flex_judge.judges.media.prepared import Prepared
 
 Log = list[tuple[tuple[int, ...], Sampling, Generation]]

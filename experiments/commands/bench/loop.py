@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import made_up
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeSettings
 from flex_judge.judges.engines import load_engine
+from flex_judge.judges.engines.base import EngineConfig
+from flex_judge.judges.judge import FlexJudge
+from flex_judge.judges.protocol.settings import JudgeSettings
+from flex_judge.judges.types import Comparison
 from flex_judge.reward.trl import JudgeReward
 
 GOAL = 2.4

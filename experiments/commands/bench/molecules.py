@@ -16,10 +16,13 @@ from pathlib import Path
 
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import EngineConfig, Message
-from flex_judge.judges.engines import Engine, Generation, Sampling, load_engine
-from flex_judge.judges.media.types import molecule
-from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer, Turn, pieces_of
+from flex_judge.judges.engines import load_engine
+from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
+from flex_judge.judges.media.opening import molecule
+from flex_judge.judges.protocol.prompts import pieces_of
+from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
+from flex_judge.judges.protocol.turns import Turn
+from flex_judge.judges.types import Message
 
 GOAL = 3.0
 """Time one after the other over time in a batch: at least."""

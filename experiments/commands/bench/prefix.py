@@ -20,10 +20,13 @@ from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, most
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import comparisons
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeSettings
-from flex_judge.judges.engines import Engine, Generation, Sampling, load_engine
+from flex_judge.judges.engines import load_engine
+from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.protocol.settings import JudgeSettings
+from flex_judge.judges.types import Comparison
 
 GOAL = 1.9
 """Time without sharing over time with it: at least."""

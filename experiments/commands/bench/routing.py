@@ -19,9 +19,13 @@ from flex_judge.experiments.commands.bench.logged import LoggedEngine, most_cach
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import comparisons
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, JudgeSettings, Judgment
 from flex_judge.judges.engines import load_engine
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judge import FlexJudge
+from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
+from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.cluster import connect
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 

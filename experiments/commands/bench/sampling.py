@@ -18,15 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flex_judge.alignment.policies import Completion, EnginePolicy
+from flex_judge.alignment.policies.base import Completion
+from flex_judge.alignment.policies.engine import EnginePolicy
 from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, most_cached
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import made_up
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import EngineConfig, Message
-from flex_judge.judges.engines import Engine, Generation, Sampling, load_engine
+from flex_judge.judges.engines import load_engine
+from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.types import Message
 
 GOAL = 2.4
 """Time without sharing over time with it: at least."""

@@ -27,14 +27,14 @@ from flex_judge.alignment.pipeline.models import ServedModels
 from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicyServiceConfig
 from flex_judge.alignment.pipeline.runner import run as run_job
 from flex_judge.alignment.pipeline.shards import ShardFolder, summed
-from flex_judge.alignment.policies import PolicyConfig
+from flex_judge.alignment.policies.config import PolicyConfig
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.best_of_n.run import write_summary
 from flex_judge.experiments.common.flags import check_least, setting
 from flex_judge.experiments.common.run_folder import RunFolder
-from flex_judge.judges import EngineConfig, JudgeConfig, JudgeSettings
-from flex_judge.judges.engines import Sampling
+from flex_judge.judges.engines.base import EngineConfig, Sampling
 from flex_judge.judges.errors import ClusterError
+from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 from flex_judge.reward.serving.cluster import Cluster, connect
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 

@@ -27,10 +27,14 @@ from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import comparisons
 from flex_judge.experiments.commands.serve.run import free_port
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, JudgeSettings, Judgment, Status
-from flex_judge.judges.engines import Sampling, load_engine
+from flex_judge.judges.engines import load_engine
+from flex_judge.judges.engines.base import EngineConfig, Sampling
 from flex_judge.judges.errors import UsageError
-from flex_judge.reward.client import JudgeClient
+from flex_judge.judges.judge import FlexJudge
+from flex_judge.judges.judgments import Judgment, Status
+from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
+from flex_judge.judges.types import Comparison
+from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.server.gateway import GatewayConfig
 from flex_judge.reward.serving.cluster import Cluster, connect
 from flex_judge.reward.serving.service import HttpAddress, JudgeService, ServiceConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from flex_judge.judges import Comparison
+from flex_judge.judges.types import Comparison
 
 WORDS = (
     *("river", "stone", "market", "window", "letter", "garden", "morning", "ladder", "silver", "paper", "engine"),

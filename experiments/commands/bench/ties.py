@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeSettings
 from flex_judge.judges.engines import load_engine
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judge import FlexJudge
+from flex_judge.judges.protocol.settings import JudgeSettings
+from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.rewards import expected_score, written_score
 
 GOAL = 0.2

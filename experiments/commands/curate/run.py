@@ -26,9 +26,9 @@ from flex_judge.experiments.commands.judge.output import opened
 from flex_judge.experiments.commands.judge.run import check_judge, judge_rows
 from flex_judge.experiments.common.console import libraries_to, progress_on
 from flex_judge.experiments.common.run_folder import RunFolder
-from flex_judge.judges import Judgment
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import Journal, write_lines, write_text
+from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.rubrics import load_rubric
 
 if TYPE_CHECKING:

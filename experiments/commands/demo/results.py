@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.best_of_n.choice import best_of_n, rank
-from flex_judge.alignment.preferences import highest_against_lowest
+from flex_judge.alignment.preferences.rules import highest_against_lowest
 from flex_judge.experiments.commands.report.run import write_report
 from flex_judge.experiments.common.run_folder import RunFolder
-from flex_judge.judges import Judgment, Status
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
+from flex_judge.judges.judgments import Judgment, Status
 
 if TYPE_CHECKING:
     from flex_judge.alignment.tasks.arithmetic import Question

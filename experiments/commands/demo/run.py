@@ -17,20 +17,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flex_judge.alignment.policies import EnginePolicy
+from flex_judge.alignment.policies.engine import EnginePolicy
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.commands.demo.results import write_results
 from flex_judge.experiments.common.console import libraries_to, progress_on
 from flex_judge.experiments.common.flags import check_least, setting
 from flex_judge.experiments.common.run_folder import RunFolder
-from flex_judge.judges import Comparison, EngineConfig, JudgeConfig, JudgeSettings, Status
-from flex_judge.judges.concurrency.tasks import all_of
+from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines import MODEL_ENGINES, load_engine, resolve_engine
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import ModelNotFoundError
 from flex_judge.judges.hardware import cuda_device_count
 from flex_judge.judges.io.jsonl import Journal
+from flex_judge.judges.judgments import Status
 from flex_judge.judges.models import check_model, identified
 from flex_judge.judges.models.embedded import BASE, EMBEDDED, JUDGE
+from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
+from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.cluster import Cluster, check_address, check_memory, connect
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
@@ -198,7 +201,7 @@ class _Demo:
             policy = EnginePolicy(await _in_thread(lambda: load_engine(config)))
         try:
             with self._step("sampling", "sample", self.total, len(completions.rows)) as advance:
-                await all_of(
+                await gather_all(
                     self._sample_answer(policy, question, k, completions, advance)
                     for question in self.questions
                     for k in range(self.config.samples)

@@ -8,10 +8,11 @@ from typing import Any
 
 from flex_judge.experiments.commands.judge.config import JudgeFlags
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import EngineConfig, JudgeConfig
 from flex_judge.judges.engines import resolve_engine
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import check_model, identified
+from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.reward.serving.cluster import check_address
 
 LEDGER = "judge.ledger"

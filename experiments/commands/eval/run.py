@@ -26,10 +26,12 @@ from flex_judge.experiments.commands.eval.page import write_page
 from flex_judge.experiments.commands.judge.run import Asking
 from flex_judge.experiments.common.console import libraries_to, progress_on
 from flex_judge.experiments.common.run_folder import RunFolder
-from flex_judge.judges import Comparison, FlexJudge, Judgment
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import Journal, write_rows, write_text
+from flex_judge.judges.judge import FlexJudge
+from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.cluster import connect
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 

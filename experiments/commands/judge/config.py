@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, replace
 
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import EngineConfig, JudgeSettings
 from flex_judge.judges.engines import MODEL_ENGINES
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.models.embedded import EMBEDDED, JUDGE
+from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.protocol.voting import ORDERS, VOTE_CONFIDENCE
 
 THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 128

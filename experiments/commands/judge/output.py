@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flex_judge.judges import Judgment, Status
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table, write_table
 from flex_judge.judges.io.jsonl import Journal
+from flex_judge.judges.judgments import Judgment, Status
 
 ENDINGS = (".jsonl", ".parquet")
 _NEEDED = {"id", "status", "votes", "provenance"}

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import Output
-from flex_judge.judges import Comparison, FlexJudge, Judgment
 from flex_judge.judges.engines import load_engine, resolve_engine
 from flex_judge.judges.errors import LedgerError, NotRecordedError, RenderError, UsageError
+from flex_judge.judges.judge import FlexJudge
+from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.models import check_model
+from flex_judge.judges.types import Comparison
 
 if TYPE_CHECKING:
     from rich.progress import Progress

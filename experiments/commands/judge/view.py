@@ -17,12 +17,13 @@ from flex_judge.experiments.commands.judge.output import Output, opened
 from flex_judge.experiments.commands.judge.run import Given, Result, Row, check_judge, judge_rows
 from flex_judge.experiments.common.console import libraries_to, progress_on
 from flex_judge.experiments.common.reporting.wording import count
-from flex_judge.judges import Comparison, Judgment, Message, Verdict
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_comparisons
-from flex_judge.judges.media.types import Modality, medium
+from flex_judge.judges.judgments import Judgment, Verdict
+from flex_judge.judges.media.opening import medium
+from flex_judge.judges.media.types import Modality
 from flex_judge.judges.rubrics import load_rubric
-from flex_judge.judges.types import Content, parts_of, text_of
+from flex_judge.judges.types import Comparison, Content, Message, parts_of, text_of
 
 MOST_LOST = 10
 """Rows that are named in the summary; where there are more, the log names all."""

@@ -13,26 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.data.folders import content_digest
+from flex_judge.alignment.data.texts import SeenPrompts
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.pipeline.preferences import PreferencePlan
-from flex_judge.alignment.preferences import (
-    FORMATS,
-    RULES,
-    CardSettings,
-    CardStats,
-    FilterSpec,
-    RuleSpec,
-    SeenPrompts,
-    card,
-    make_rule,
-)
+from flex_judge.alignment.preferences.card import CardSettings, card
+from flex_judge.alignment.preferences.filters import FilterSpec
+from flex_judge.alignment.preferences.formats import FORMATS
+from flex_judge.alignment.preferences.rule_spec import RuleSpec
+from flex_judge.alignment.preferences.rules import RULES, make_rule
+from flex_judge.alignment.preferences.stats import CardStats
 from flex_judge.alignment.tasks.arithmetic import is_right
 from flex_judge.experiments.common.data_runs.config import DataFlags, out_folder
 from flex_judge.experiments.common.data_runs.run import Done, finished
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import JudgeSettings
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import write_lines, write_text
+from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.rubrics import load_rubric
 
 _PAIRS, _KEPT, _RESULTS = "how pairs are made", "which pairs are kept", "results"

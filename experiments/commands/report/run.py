@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.preferences import DROP_REASONS
+from flex_judge.alignment.preferences.pairs import DROP_REASONS
 from flex_judge.experiments.common.reporting import wording
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object, read_rows, write_text

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from flex_judge.experiments.commands.judge.config import JudgeFlags
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import JudgeConfig
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.server.config import GatewayConfig

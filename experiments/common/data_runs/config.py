@@ -9,15 +9,16 @@ from typing import Any
 from flex_judge.alignment.data.prompts import Columns
 from flex_judge.alignment.data.sources import First, Source, open_source
 from flex_judge.alignment.pipeline.models import JudgeAt
-from flex_judge.alignment.policies import PolicyConfig, check_policy
+from flex_judge.alignment.policies.config import PolicyConfig, check_policy
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.commands.judge.config import MODEL, JudgeFlags
 from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges import JudgeConfig
-from flex_judge.judges.engines import Sampling, resolve_engine
+from flex_judge.judges.engines import resolve_engine
+from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import check_model, identified
 from flex_judge.judges.models.embedded import BASE
+from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric, rubric_names
 from flex_judge.reward.serving.cluster import check_address
 

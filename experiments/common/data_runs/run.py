@@ -18,7 +18,7 @@ from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicySe
 from flex_judge.alignment.pipeline.runner import pending, reports_of
 from flex_judge.alignment.pipeline.shards import Report, ShardFolder, summed
 from flex_judge.alignment.pipeline.worker import FAILED
-from flex_judge.alignment.policies import PolicyConfig
+from flex_judge.alignment.policies.config import PolicyConfig
 from flex_judge.experiments.common.console import libraries_to, progress_on
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.run_folder import RunFolder

@@ -12,9 +12,8 @@ from typing import Any, NoReturn
 import yaml
 from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
-from flex_judge.alignment.judge_training.recipe import JudgeRecipe
-from flex_judge.alignment.policy_training.recipe import Recipe, RewardRecipe
 from flex_judge.alignment.tasks import arithmetic
+from flex_judge.alignment.training.recipes import JudgeRecipe, Recipe, RewardRecipe
 from flex_judge.experiments.common.launching import CONFIG_HELP, PROCESSES_HELP
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import check_model, resolve_model

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from flex_judge.alignment.policy_training.recipe import Recipe
+from flex_judge.alignment.training.recipes import Recipe
 from flex_judge.experiments.common.training.flags import Flags
 from flex_judge.judges.models import identified
 

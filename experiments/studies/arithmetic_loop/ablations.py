@@ -26,9 +26,9 @@ from flex_judge.experiments.studies.arithmetic_loop.judge import (
     tuned,
 )
 from flex_judge.experiments.studies.arithmetic_loop.questions import sums
-from flex_judge.judges import JudgeSettings
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
+from flex_judge.judges.protocol.settings import JudgeSettings
 
 HALF = 2
 """What is compared of the recipe is compared on half of the judgments, where there is room to differ."""

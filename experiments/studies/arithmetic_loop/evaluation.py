@@ -16,9 +16,12 @@ from flex_judge.alignment.judge_training.evaluation import JudgeMetrics, Questio
 from flex_judge.alignment.tasks.arithmetic import is_right
 from flex_judge.alignment.tasks.synthetic_teacher import RIGHT, WRONG, Sum, sum_of
 from flex_judge.experiments.studies.arithmetic_loop.questions import mirrored
-from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment
 from flex_judge.judges.io.jsonl import read_rows
+from flex_judge.judges.judge import FlexJudge
+from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.types import Comparison
 
 RUBRIC = "correctness"
 THINK_TOKENS = 128

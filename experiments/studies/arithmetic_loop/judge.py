@@ -42,12 +42,15 @@ from flex_judge.experiments.studies.arithmetic_loop.questions import (
     training_questions,
 )
 from flex_judge.experiments.studies.arithmetic_loop.samples import MAX_MODEL_LEN, sample
-from flex_judge.judges import FlexJudge, JudgeSettings, Judgment
-from flex_judge.judges.engines import EngineConfig, load_engine
+from flex_judge.judges.engines import load_engine
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
+from flex_judge.judges.judge import FlexJudge
+from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.models import ADAPTER_FILES
 from flex_judge.judges.models.cache import fingerprint
 from flex_judge.judges.models.embedded import BASE, JUDGE
+from flex_judge.judges.protocol.settings import JudgeSettings
 
 RECIPE = JUDGE
 """Name of the settings of `flex-judge sft`, and of the judge."""

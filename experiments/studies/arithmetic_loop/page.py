@@ -105,10 +105,10 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 def _svg(draw: Any) -> str:
     """A plot as SVG; its letters are text, and the same figures give the same file."""
     import matplotlib as mpl
-    from matplotlib.figure import Metric
+    from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flex-judge", "font.family": "sans-serif"}):
-        drawn = Metric(figsize=(5.2, 3.4), layout="constrained")
+        drawn = Figure(figsize=(5.2, 3.4), layout="constrained")
         axes = drawn.subplots()
         draw(axes)
         axes.spines[["top", "right"]].set_visible(False)

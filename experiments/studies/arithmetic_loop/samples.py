@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flex_judge.alignment.policies import EnginePolicy
+from flex_judge.alignment.policies.engine import EnginePolicy
 from flex_judge.alignment.tasks.arithmetic import SAMPLING, Question
-from flex_judge.judges.concurrency.tasks import all_of
-from flex_judge.judges.engines import EngineConfig, Sampling, load_engine
+from flex_judge.judges.concurrency import gather_all
+from flex_judge.judges.engines import load_engine
+from flex_judge.judges.engines.base import EngineConfig, Sampling
 from flex_judge.judges.io.jsonl import Journal, write_rows
 
 MAX_MODEL_LEN = 1024
@@ -77,4 +78,4 @@ async def _sample(
         journal.append({**row, "kept": {"answer": question.answer}})
         advance()
 
-    await all_of(map(ask, asked))
+    await gather_all(map(ask, asked))

@@ -126,10 +126,10 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 def _svg(summary: Mapping[str, Any]) -> str:
     """Accuracy and balanced accuracy of the best of N, as SVG; the same figures give the same file."""
     import matplotlib as mpl
-    from matplotlib.figure import Metric
+    from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flex-judge", "font.family": "sans-serif"}):
-        drawn = Metric(figsize=(6.4, 3.6), layout="constrained")
+        drawn = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = drawn.subplots()
         _curves(axes, summary)
         axes.spines[["top", "right"]].set_visible(False)

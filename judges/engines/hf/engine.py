@@ -8,11 +8,16 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from flex_judge.judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
 from flex_judge.judges.engines.hf.media import MediaEncoder, Row, batch
-from flex_judge.judges.engines.hf.sampling import RowSampler
 from flex_judge.judges.engines.threaded import Request, ThreadedEngine
 from flex_judge.judges.errors import JudgeError, UsageError
 from flex_judge.judges.hardware import best_dtype, cuda_device_count
@@ -182,3 +187,29 @@ def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     adapted = PeftModel.from_pretrained(model, checkpoint.adapter)
     # Merged it costs nothing; but half-precision weights would round much of a small change away.
     return adapted.merge_and_unload() if dtype == torch.float32 else adapted.get_base_model()
+
+
+class RowSampler(LogitsProcessor):  # type: ignore[misc]
+    """Makes the greatest score of each row a draw from its distribution; to be the last of the processors."""
+
+    def __init__(self, temperature: float, top_p: float, seeds: Sequence[int | None], device: str) -> None:
+        """
+        Args:
+            temperature: above 0.
+            top_p: above 0, at most 1.
+            seeds: of the rows; None draws from torch's own generator.
+            device: where the scores are. The same seed draws otherwise on another kind of device.
+        """
+        self._warpers = LogitsProcessorList()
+        if temperature != 1:
+            self._warpers.append(TemperatureLogitsWarper(float(temperature)))
+        if top_p < 1:
+            self._warpers.append(TopPLogitsWarper(top_p))
+        self._generators = [None if seed is None else torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = self._warpers(input_ids, scores).float()
+        noise = torch.empty_like(scores)
+        for row, generator in zip(noise, self._generators, strict=True):
+            row.exponential_(generator=generator)  # minus the logarithm of it has a Gumbel distribution
+        return scores - noise.clamp_min_(torch.finfo(noise.dtype).tiny).log_()

@@ -37,7 +37,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     from flex_judge.judges.models import resolve_model
-    from flex_judge.judges.models.mol_llama import MolLlamaConfig
+    from flex_judge.judges.models.mol_llama.configuration import MolLlamaConfig
     from flex_judge.judges.models.mol_llama.convert import convert, read_states
 
     states = read_states([Path(one) for one in arguments.checkpoint])

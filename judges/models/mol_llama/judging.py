@@ -66,8 +66,8 @@ def import_judge_to(mol_llama: str, judge_llm: str, out: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from flex_judge.judges.models import resolve_model
-    from flex_judge.judges.models.mol_llama import MolLlamaForConditionalGeneration
     from flex_judge.judges.models.mol_llama.convert import ADAPTER
+    from flex_judge.judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration
 
     seeing, judging = resolve_model(mol_llama), resolve_model(judge_llm)
     tokenizer, theirs = AutoTokenizer.from_pretrained(seeing), AutoTokenizer.from_pretrained(judging)

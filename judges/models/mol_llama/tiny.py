@@ -71,8 +71,9 @@ def write_tiny(folder: Path, adapter: bool = True, seed: int = 0) -> Path:
     """A checkpoint, with an adapter in it, in `folder`, which it returns."""
     import torch
 
-    from flex_judge.judges.models.mol_llama import MolLlamaForConditionalGeneration, MolLlamaProcessor
     from flex_judge.judges.models.mol_llama.convert import ADAPTER, TARGETS, write_adapter
+    from flex_judge.judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration
+    from flex_judge.judges.models.mol_llama.processor import MolLlamaProcessor
     from flex_judge.judges.models.mol_llama.tokens import prepare_tokenizer
 
     tokenizer = tiny_tokenizer()

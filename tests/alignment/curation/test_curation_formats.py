@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from curating import example
 
-from flex_judge.alignment.curation.examples import TrainingExample
+from flex_judge.alignment.curation.examples import TrainingExample, first_of
 from flex_judge.alignment.curation.formats import Rubrics, completion
-from flex_judge.alignment.curation.pointwise import first_of
 from flex_judge.alignment.curation.scales import FIVE, TEN
 from flex_judge.judges.engines.scripted import byte_tokenizer
 from flex_judge.judges.errors import UsageError, VerdictParseError

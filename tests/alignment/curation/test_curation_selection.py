@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from curating import example, words
 
-from flex_judge.alignment.curation.examples import TrainingExample
-from flex_judge.alignment.curation.pointwise import NOT_OF_FIRST, OTHER_FIRST, first_of
+from flex_judge.alignment.curation.examples import NOT_OF_FIRST, OTHER_FIRST, TrainingExample, first_of
 from flex_judge.alignment.curation.selection import HIDES, SPEAKS, Selected, Selection, selected
 from flex_judge.judges.errors import UsageError
 

@@ -22,7 +22,7 @@ from flex_judge.alignment.policies import Completion, OpenAIPolicy, PolicyConfig
 from flex_judge.judges import Comparison, Message
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.errors import AccessError, EngineLostError, MediaError, UsageError
-from flex_judge.judges.media.types import molecule, video
+from flex_judge.judges.media.opening import molecule, video
 
 KEY = "sk-very-secret"
 WARM = Sampling(16, 0.8, top_p=0.9)

@@ -25,8 +25,8 @@ from flex_judge.judges import Comparison, EngineConfig, Message, UsageError
 from flex_judge.judges.engines import Sampling, load_engine
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import EngineLostError, EngineUnavailableError, MediaError, ModelNotFoundError
+from flex_judge.judges.media.opening import audio
 from flex_judge.judges.media.prepared import MediaLimits
-from flex_judge.judges.media.types import audio
 
 DOCUMENT = DOCS / "policies.md"
 PROMPT = (Message("user", "Name a colour."),)
@@ -232,7 +232,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyEngines]:
 def test_rows_are_drawn_from_the_distribution_that_was_asked_for() -> None:
     import torch
 
-    from flex_judge.judges.engines.hf.sampling import RowSampler
+    from flex_judge.judges.engines.hf.engine import RowSampler
 
     rows = 4000
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, -torch.inf]]).repeat(rows, 1)

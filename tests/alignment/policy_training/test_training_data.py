@@ -20,8 +20,8 @@ from flex_judge.alignment.policy_training.data import (
     write_prompts,
 )
 from flex_judge.alignment.policy_training.held_out import held_out
-from flex_judge.alignment.policy_training.recipe import Recipe, RewardRecipe
 from flex_judge.alignment.tasks.arithmetic import Questions
+from flex_judge.alignment.training.recipes import Recipe, RewardRecipe
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.embedded import JUDGE
 
@@ -257,7 +257,7 @@ def test_held_out_prompts_are_written_as_best_of_n_reads_them(tmp_path: Path) ->
         (Recipe, {"judge_adapter": "a"}, "--judge_adapter goes with --judge"),
         (Recipe, {"rubric": "nonsense"}, "nonsense"),
         (RewardRecipe, {"judge_reward": "applause"}, "applause"),
-        (RewardRecipe, {"judge_group_timeout_s": 700.0}, "--judge_gather_s must be above 0 and below"),
+        (RewardRecipe, {"judge_group_timeout_s": 700.0}, "--judge_group_timeout_s must be above 0 and below"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(

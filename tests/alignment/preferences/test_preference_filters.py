@@ -22,7 +22,7 @@ from flex_judge.alignment.preferences import (
     prompt_digest,
 )
 from flex_judge.judges import Message, UsageError
-from flex_judge.judges.media.types import image
+from flex_judge.judges.media.opening import image
 
 ROW = PromptRow("q1", (Message("user", "What is 2 + 3?"),))
 

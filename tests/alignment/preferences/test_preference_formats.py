@@ -17,7 +17,7 @@ from flex_judge.alignment.data.image_uris import data_uri
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.preferences import FORMATS, Pair, Side
 from flex_judge.judges import Message, UsageError
-from flex_judge.judges.media.types import audio, image, molecule
+from flex_judge.judges.media.opening import audio, image, molecule
 from flex_judge.judges.types import Content
 
 PNG = image(picture(noise(40, 60)))

@@ -17,7 +17,7 @@ from flex_judge.experiments.benchmarks.scoring import Pairs
 from flex_judge.experiments.benchmarks.stored import Stored
 from flex_judge.judges.io.files import Row
 from flex_judge.judges.judgments import Status
-from flex_judge.judges.media import types as media
+from flex_judge.judges.media import opening as media
 from flex_judge.judges.models.inputs.preparation import prepare
 from flex_judge.judges.models.profiles import PROFILES
 

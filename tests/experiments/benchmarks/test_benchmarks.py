@@ -15,7 +15,7 @@ from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.run import main
 from flex_judge.judges.protocol.parsing import parse_answer
 from flex_judge.judges.protocol.prompts import judge_turns
-from flex_judge.judges.protocol.rendering import Span
+from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import load_rubric
 
 JUDGE: dict[str, Any] = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flex_judge.judges.engines.hf.mrope import Grid, position_ids
+from flex_judge.judges.engines.hf.media import Grid, position_ids
 
 
 def test_text_counts_up_in_all_three_alike() -> None:

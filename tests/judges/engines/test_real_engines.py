@@ -10,7 +10,7 @@ import pytest
 from flex_judge.alignment.policies import Completion, EnginePolicy
 from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeSettings, Message, Status
 from flex_judge.judges.engines import Sampling, load_engine
-from flex_judge.judges.protocol.rendering import Span, Turn
+from flex_judge.judges.protocol.turns import Span, Turn
 
 SETTINGS = JudgeSettings(max_think_tokens=24, max_answer_tokens=16, temperature=0.0, top_p=1.0)
 COMPARISONS = [

@@ -14,7 +14,8 @@ from PIL import Image
 from flex_judge.judges import Message, UsageError
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.io.files import read_comparisons, read_table, write_table
-from flex_judge.judges.media.types import Media, image
+from flex_judge.judges.media.opening import image
+from flex_judge.judges.media.types import Media
 from flex_judge.judges.types import parts_of
 
 PAIR: dict[str, Any] = {"prompt": "What is 2 + 3?", "responses": ["5", "6"]}

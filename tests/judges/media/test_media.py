@@ -19,7 +19,8 @@ from PIL import Image
 
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.media import files as media_files
-from flex_judge.judges.media.types import Media, Modality, audio, image, medium, molecule, video
+from flex_judge.judges.media.opening import audio, image, medium, molecule, video
+from flex_judge.judges.media.types import Media, Modality
 
 PIXELS = noise()
 TONE = tone(0.5)

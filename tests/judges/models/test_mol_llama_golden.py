@@ -208,7 +208,8 @@ def test_qformer_and_projector(base: Any) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_prompts(name: str, folder: Path) -> None:
-    from flex_judge.judges.protocol.rendering import Renderer, Span, Turn
+    from flex_judge.judges.protocol.rendering import Renderer
+    from flex_judge.judges.protocol.turns import Span, Turn
 
     case, stored = CASES[name], tensors("prompts")
     tokenizer = AutoTokenizer.from_pretrained(folder)

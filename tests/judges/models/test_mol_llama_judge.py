@@ -14,7 +14,7 @@ from flex_judge.alignment.policies.engine import EnginePolicy
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings
 from flex_judge.judges.engines import EngineConfig, Sampling, load_engine
 from flex_judge.judges.errors import EngineUnavailableError, UsageError
-from flex_judge.judges.media.types import molecule
+from flex_judge.judges.media.opening import molecule
 from flex_judge.judges.protocol.prompts import judge_turns
 from flex_judge.judges.rubrics import load_rubric
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flex_judge.judges.errors import MediaError, UsageError
+from flex_judge.judges.media.opening import audio, image, molecule, video
 from flex_judge.judges.media.prepared import MediaLimits, Prepared
-from flex_judge.judges.media.types import audio, image, molecule, video
 from flex_judge.judges.models.inputs import preparation
 from flex_judge.judges.models.inputs.preparation import prepare
 from flex_judge.judges.models.profiles import PROFILES

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flex_judge.judges import Comparison, Message, UsageError
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.protocol.prompts import answer_regex, judge_turns, system_prompt
-from flex_judge.judges.protocol.rendering import Span
+from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import Rubric, Scale, load_rubric, rubric_names
 from flex_judge.judges.types import Content
 

@@ -12,7 +12,7 @@ from flex_judge.judges import Comparison, Message
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.protocol.prompts import judge_turns
 from flex_judge.judges.protocol.quoting import quote_section_headers, response_header
-from flex_judge.judges.protocol.rendering import Span
+from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import Rubric, Scale, load_rubric, rubric_names
 
 GENERAL = load_rubric("general")

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from flex_judge.judges.engines.scripted import CHATML, byte_tokenizer
 from flex_judge.judges.errors import RenderError
-from flex_judge.judges.protocol.rendering import Renderer, Span, Turn
+from flex_judge.judges.protocol.rendering import Renderer
+from flex_judge.judges.protocol.turns import Span, Turn
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<think>"]
 CORPUS = [

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from flex_judge.judges import Judgment, Status, Usage, Verdict
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.reward.groups.match import Match
-from flex_judge.reward.groups.rewards import expected_score, rewards_of, scaled, written_score
-from flex_judge.reward.groups.statistics import normalised, placed
+from flex_judge.reward.groups.rewards import expected_score, normalised, placed, rewards_of, scaled, written_score
 from flex_judge.reward.types import NORMALIZE, REWARDS, GroupNote, Reward, RewardSpec
 
 FAILURES = [status for status in Status if status is not Status.OK]

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flex_judge.judges import Comparison, Media, Message
-from flex_judge.judges.media.types import Modality, audio, image, molecule, video
+from flex_judge.judges.media.opening import audio, image, molecule, video
+from flex_judge.judges.media.types import Modality
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
 from flex_judge.reward.client.encoding import encoded_comparison, encoded_sample
 from flex_judge.reward.server.decoding import comparison_from_json, sample_from_json

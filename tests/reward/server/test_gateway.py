@@ -19,7 +19,8 @@ from web import HeldJudge, client, comparisons, samples, until
 
 from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.errors import EngineLostError, UsageError
-from flex_judge.judges.media.types import Media, image
+from flex_judge.judges.media.opening import image
+from flex_judge.judges.media.types import Media
 from flex_judge.reward.client.encoding import encoded_comparison, encoded_sample
 from flex_judge.reward.server.backpressure import Backpressure
 from flex_judge.reward.server.errors import NotNowError

@@ -11,7 +11,8 @@ import pytest
 from clips import film, noise, picture, tone, wav
 
 from flex_judge.judges.errors import MediaError, RequestTooLargeError
-from flex_judge.judges.media.types import Media, Modality, audio, image, video
+from flex_judge.judges.media.opening import audio, image, video
+from flex_judge.judges.media.types import Media, Modality
 from flex_judge.reward.server.errors import FetchError
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlReader

@@ -13,7 +13,7 @@ from repository import DOCS
 
 from flex_judge.reward.client import KEY_VARIABLE
 from flex_judge.reward.serving.config import ServiceConfig
-from flex_judge.reward.serving.prometheus import PrometheusMetrics
+from flex_judge.reward.serving.ingress import PrometheusMetrics
 
 
 def manifest() -> dict[str, Any]:

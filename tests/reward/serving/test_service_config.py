@@ -9,9 +9,9 @@ import pytest
 
 from flex_judge.judges import EngineConfig, JudgeConfig, JudgeSettings
 from flex_judge.judges.errors import ClusterError, UsageError
-from flex_judge.reward.serving.app import build
 from flex_judge.reward.serving.cluster import Cluster
 from flex_judge.reward.serving.config import ServiceConfig
+from flex_judge.reward.serving.service import build
 
 
 def config(**settings: Any) -> ServiceConfig:
