@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from flex_judge.alignment.best_of_n.choice import Choice, best_of_n
+    from flex_judge.alignment.best_of_n.choice import Choice
     from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select
     from flex_judge.alignment.policies.base import Completion, Policy
     from flex_judge.alignment.policies.config import PolicyConfig, load_policy
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __getattr__ = lazy_exports(
     __name__,
     {
-        "flex_judge.alignment.best_of_n.choice": ["Choice", "best_of_n"],
+        "flex_judge.alignment.best_of_n.choice": ["Choice"],
         "flex_judge.alignment.best_of_n.selection": ["Selection", "SelectionSpec", "select"],
         "flex_judge.alignment.policies.base": ["Completion", "Policy"],
         "flex_judge.alignment.policies.config": ["PolicyConfig", "load_policy"],
@@ -40,7 +40,6 @@ __all__ = [
     "RuleSpec",
     "Selection",
     "SelectionSpec",
-    "best_of_n",
     "highest_against_lowest",
     "load_policy",
     "make_rule",

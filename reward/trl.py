@@ -59,19 +59,17 @@ class _TrlReward:
                 them. None: those of one call.
             group_timeout_s: how long it waits, in seconds, from the first of them on; then it judges what is there.
             api_key: the service's key; None takes the environment's FLEX_JUDGE_API_KEY.
-            deadline_s: seconds that a call to the service may take, by default 600. It must end before the trainer
-                gives up: other ranks wait in a collective operation (ddp_timeout, 1800 by default), and
-                AsyncGRPOTrainer for a sign of life (heartbeat_stale_after_s, 300 by default).
+            deadline_s: seconds for one call to the service (default 600). Keep it below the trainer's own limits:
+                ddp_timeout (1800 by default), AsyncGRPOTrainer's heartbeat_stale_after_s (300 by default).
             unscored: what a completion without a score gets: `none`, which GRPOTrainer, RLOOTrainer and
                 AsyncGRPOTrainer leave out if this is their only reward function; or `raise`. OnlineDPOTrainer counts
                 None as 0, so there it must be `raise`.
             baseline_column: the column with the answers that completions are held against, for method `baseline`.
-            name: under which TRL logs the reward; several judges in one trainer need several names.
-            run: tells apart runs that share a service and a data set, where groups are gathered from several ranks.
-                None: a name that the ranks of this start agree on (`flex_judge.reward.integrations.training`).
-            extra_rewards: other reward functions and their weights, in place of further ones of the trainer's: of
-            several,
-                TRL takes a completion that the judge could not score as one that it gave 0.
+            name: name of the reward in TRL's logs; must be unique per trainer.
+            run: id that keeps the groups of runs apart that share a service and a data set. None: one that the ranks
+                of this run agree on.
+            extra_rewards: other reward functions and their weights. Give them here instead of to the trainer: with
+                several reward functions, TRL counts an unscored completion as 0.
 
         Raises:
             UsageError: a setting that does not exist or does not go with another.
@@ -281,8 +279,7 @@ class JudgeReward(_TrlReward):
 
 
 class AsyncJudgeReward(_TrlReward):
-    """As JudgeReward, for trainers that await their reward functions (all but OnlineDPOTrainer): several of them, and
-    tools, then run side by side."""
+    """JudgeReward for trainers that await reward functions (all but OnlineDPOTrainer), run concurrently."""
 
     async def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **rest: Any) -> list[float | None]:
         """See `JudgeReward.__call__`."""

@@ -1,6 +1,6 @@
 """The structure of the source: imports point one way, light modules stay light, chains stay short.
 
-Run `python -m pytest tests/test_layers.py -s` to see the longest import chains and the number of rooms of each package.
+`python -m pytest tests/test_layers.py -s` prints the longest import chains and the rooms of each package.
 """
 
 from __future__ import annotations
@@ -11,12 +11,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from import_graph import LAYERS, PACKAGE, ImportGraph, longest_chain
 from repository import ROOT
 
-PACKAGE = "flex_judge"
-LAYERS = ("judges", "reward", "alignment", "experiments")
 HEAVY = {"torch", "ray", "vllm", "transformers", "trl", "datasets", "scipy"}
 SOURCES = sorted(p for layer in LAYERS for p in (ROOT / layer).rglob("*.py"))
+MOST_LINES = 300
+MOST_ROOMS = 14
+LONGEST_AT_MODULE_LEVEL, LONGEST_ANYWHERE = 14, 20
+SMALL = 80
+"""Lines below which a module with one importer belongs into that importer, unless it is a seam."""
+SEAMS: dict[str, str] = {}
+"""Small modules with one importer -> why they stand alone."""
+
+
+@pytest.fixture(scope="module")
+def graph() -> ImportGraph:
+    return ImportGraph(ROOT)
 
 
 def imported(path: Path) -> set[str]:
@@ -45,8 +56,39 @@ def test_judges_know_neither_ray_nor_trl_and_only_its_engine_knows_vllm(path: Pa
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_module_says_what_it_is(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+def test_every_module_says_what_it_is_and_can_be_read_in_one_go(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) <= MOST_LINES
+
+
+def test_import_chains_are_short(graph: ImportGraph) -> None:
+    at_module_level, anywhere = longest_chain(graph.at_module_level), longest_chain(graph.anywhere)
+    print(f"\nlongest chain of module-level imports: {len(at_module_level)}: {' > '.join(at_module_level)}")
+    print(f"longest chain of imports anywhere: {len(anywhere)}: {' > '.join(anywhere)}")
+    assert len(at_module_level) <= LONGEST_AT_MODULE_LEVEL
+    assert len(anywhere) <= LONGEST_ANYWHERE
+
+
+def test_rooms_of_a_package_import_each_other_one_way(graph: ImportGraph) -> None:
+    assert not graph.rooms_in_circles()
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_a_package_has_few_rooms(graph: ImportGraph, package: str) -> None:
+    rooms = graph.rooms(package)
+    print(f"\n{package}: {len(rooms)} rooms: {', '.join(rooms)}")
+    assert len(rooms) <= MOST_ROOMS
+
+
+def test_small_modules_with_one_importer_are_seams(graph: ImportGraph) -> None:
+    importers = graph.importers()
+    small = {
+        name
+        for name, path in graph.paths.items()
+        if len(importers[name]) == 1 and graph.lines(name) < SMALL and path.name not in ("__init__.py", "__main__.py")
+    }
+    assert small == set(SEAMS)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +96,7 @@ def test_every_module_says_what_it_is(path: Path) -> None:
     [
         "import flex_judge, flex_judge.judges, flex_judge.reward, flex_judge.alignment, flex_judge.experiments",
         "import flex_judge.experiments.commands.demo.run, flex_judge.experiments.commands.report.run",
-        "import flex_judge.reward.serving.service, flex_judge.alignment.policies",
+        "import flex_judge.reward.serving.service, flex_judge.alignment.policies.config",
         "from flex_judge.experiments.cli import main; main([])",
     ],
 )

@@ -1,4 +1,24 @@
-"""Best-of-N: choosing the best sample, successive halving, and pass@N metrics.
+"""Best-of-N: choose the best sample, successive halving, pass@N metrics.
 
 May import judges and reward.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flex_judge.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from flex_judge.alignment.best_of_n.choice import Choice, best_of_n, rank
+    from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "flex_judge.alignment.best_of_n.choice": ["Choice", "best_of_n", "rank"],
+        "flex_judge.alignment.best_of_n.selection": ["Selection", "SelectionSpec", "select"],
+    },
+)
+
+__all__ = ["Choice", "Selection", "SelectionSpec", "best_of_n", "rank", "select"]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.rows import PromptRow
+from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.sources import Source
-from flex_judge.alignment.preferences.formats import MOLECULE
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.paths import media_from, source_from
 from flex_judge.judges.types import Comparison
@@ -20,7 +19,7 @@ from flex_judge.judges.types import Comparison
 FIELDS = ("prompt", "id", "images")
 MOLECULES = "molecules"
 """The column with SMILES strings, of which each has a place in the prompt."""
-_PLACES = re.compile(f"((?:{re.escape(MOLECULE)})+)")
+_PLACES = re.compile(f"((?:{re.escape(MOLECULE_MARK)})+)")
 EXPANDED = 8
 """Times that a place is written in data which were made for a model's own tokens."""
 
@@ -124,10 +123,10 @@ def with_molecules(prompt: Any, molecules: Any) -> Any:
     if not isinstance(molecules, list) or not all(isinstance(one, str) for one in molecules):
         raise UsageError(f"expected a list of SMILES in {MOLECULES!r}, got {reprlib.repr(molecules)}")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    runs = [len(run) // len(MOLECULE) for m in messages for run in _PLACES.findall(_texts(m.get("content")))]
+    runs = [len(run) // len(MOLECULE_MARK) for m in messages for run in _PLACES.findall(_texts(m.get("content")))]
     once, given = sum(runs) == len(molecules), iter(molecules)
     if not once and (sum(runs) != len(molecules) * EXPANDED or any(run % EXPANDED for run in runs)):
-        raise UsageError(f"has {sum(runs)} times {MOLECULE} for {len(molecules)} molecules")
+        raise UsageError(f"has {sum(runs)} times {MOLECULE_MARK} for {len(molecules)} molecules")
 
     def placed(content: Any) -> Any:
         if isinstance(content, list):
@@ -136,8 +135,8 @@ def with_molecules(prompt: Any, molecules: Any) -> Any:
             return content  # what is wrong with it is said by whoever reads the message
         parts: list[Any] = []
         for piece in _PLACES.split(content):
-            if piece.startswith(MOLECULE):
-                count = len(piece) // len(MOLECULE) // (1 if once else EXPANDED)
+            if piece.startswith(MOLECULE_MARK):
+                count = len(piece) // len(MOLECULE_MARK) // (1 if once else EXPANDED)
                 parts += [{"type": "molecule", "smiles": next(given)} for _ in range(count)]
             elif piece:
                 parts.append({"type": "text", "text": piece})

@@ -8,6 +8,9 @@ from typing import Any
 
 from flex_judge.judges.types import Message
 
+MOLECULE_MARK = "<mol>"
+"""Marks the place of a molecule in a text."""
+
 
 @dataclass(frozen=True)
 class PromptRow:

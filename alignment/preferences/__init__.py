@@ -11,7 +11,7 @@ from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from flex_judge.alignment.data.texts import SeenPrompts, prompt_digest
-    from flex_judge.alignment.preferences.card import CardSettings, card
+    from flex_judge.alignment.preferences.card import CardSettings
     from flex_judge.alignment.preferences.filters import FILTERS, FilterSpec, filtered
     from flex_judge.alignment.preferences.formats import FORMATS, Format, prompt_columns, sees_images, sees_molecules
     from flex_judge.alignment.preferences.pairs import DROP_REASONS, Found, Pair, Side
@@ -23,7 +23,7 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "flex_judge.alignment.data.texts": ["SeenPrompts", "prompt_digest"],
-        "flex_judge.alignment.preferences.card": ["CardSettings", "card"],
+        "flex_judge.alignment.preferences.card": ["CardSettings"],
         "flex_judge.alignment.preferences.filters": ["FILTERS", "FilterSpec", "filtered"],
         "flex_judge.alignment.preferences.formats": [
             "FORMATS",
@@ -54,7 +54,6 @@ __all__ = [
     "RuleSpec",
     "SeenPrompts",
     "Side",
-    "card",
     "filtered",
     "highest_against_lowest",
     "make_rule",

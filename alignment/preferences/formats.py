@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flex_judge.alignment.data.image_uris import data_uri
-from flex_judge.alignment.data.rows import PromptRow
+from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.texts import prompt_digest, whole
 from flex_judge.alignment.preferences.pairs import Pair, Side
 from flex_judge.judges.errors import UsageError
@@ -28,10 +28,6 @@ from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Content, Message, parts_of, text_of
 
 Row = dict[str, Any]
-
-
-MOLECULE = "<mol>"
-"""In a text, the place of a molecule."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +222,7 @@ def _plain(row: PromptRow, content: Content, molecules: bool) -> list[str | Medi
     told: list[str | Media] = []
     for part in parts_of(content):
         if isinstance(part, Media) and part.modality == Modality.MOLECULE:
-            told.append(MOLECULE if molecules else part.data.decode())
+            told.append(MOLECULE_MARK if molecules else part.data.decode())
         elif isinstance(part, Media) and part.modality != Modality.IMAGE:
             raise UsageError(
                 f"{_where(row)}: has a part of type {part.modality}, for which TRL's formats have no place"
@@ -246,8 +242,8 @@ def _media(row: PromptRow, sees: Sees) -> Row:
     """The prompt's media in the order of their parts; no column of a kind that the data set's models do not see."""
     images = {"images": [data_uri(image) for image in _images_of(row.prompt)]} if sees.images else {}
     molecules = [one.data.decode() for one in _molecules_of(row.prompt)]
-    if sees.molecules and "".join(text_of(m.content) for m in row.prompt).count(MOLECULE):
-        raise UsageError(f"{_where(row)}: has {MOLECULE} in its text, which stands for a molecule in the data set")
+    if sees.molecules and "".join(text_of(m.content) for m in row.prompt).count(MOLECULE_MARK):
+        raise UsageError(f"{_where(row)}: has {MOLECULE_MARK} in its text, which stands for a molecule in the data set")
     return {**images, **({"molecules": molecules} if sees.molecules else {})}
 
 

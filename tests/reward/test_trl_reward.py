@@ -217,7 +217,7 @@ async def test_others_beside_the_judge_do_not_score_what_it_could_not(service: F
     log = Log()
     values = JudgeReward(judge, extra_rewards=[(short, 0.5)])(**call, **log.offered)
     assert values == [alone[0], (alone[1] or 0) + 0.5, None]
-    assert log.metrics["judge/beside_short"] == 1.5
+    assert log.metrics["judge/extra_reward_short"] == 1.5
     both = await AsyncJudgeReward(judge, extra_rewards=[(short, 0.5), (slow, -1)])(**call)
     assert both == [(alone[0] or 0) - 3, (alone[1] or 0) + 0.5 - 3, None]
     with pytest.raises(UsageError, match="slow has to be awaited; use AsyncJudgeReward"):

@@ -20,9 +20,9 @@ from flex_judge.experiments.benchmarks.data import Data, open_data
 from flex_judge.experiments.benchmarks.items import Ask, Item, Outcome, not_judged
 from flex_judge.experiments.benchmarks.replies import replayed
 from flex_judge.experiments.benchmarks.stored import matched
-from flex_judge.experiments.benchmarks.summary import item_row, summarised
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.page import write_page
+from flex_judge.experiments.commands.eval.summary import item_row, summarised
 from flex_judge.experiments.commands.judge.run import Asking
 from flex_judge.experiments.common.console import libraries_to, progress_on
 from flex_judge.experiments.common.run_folder import RunFolder

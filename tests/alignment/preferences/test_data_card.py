@@ -22,10 +22,10 @@ from flex_judge.alignment.preferences import (
     FilterSpec,
     Found,
     RuleSpec,
-    card,
     filtered,
     make_rule,
 )
+from flex_judge.alignment.preferences.card import card
 from flex_judge.alignment.preferences.histogram import Histogram, Tally
 from flex_judge.judges import Judgment, Message, Status, Verdict
 from flex_judge.judges.protocol.voting import combine

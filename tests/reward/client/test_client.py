@@ -101,7 +101,7 @@ def test_time_to_gather_that_leaves_none_to_judge_is_refused(service: FakeServic
 
 def test_what_waits_for_nobody_is_no_part_of_a_group() -> None:
     assert [b.at for b in batches_of(["a", "a", "b"], 64)] == [(0, 1, 2)]
-    assert [(b.at, b.num_waits) for b in batches_of(["a", "b", "a"], 64, 2)] == [((1,), True), ((0, 2), False)]
+    assert [(b.at, b.waits) for b in batches_of(["a", "b", "a"], 64, 2)] == [((1,), True), ((0, 2), False)]
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=40), st.integers(1, 10), st.none() | st.integers(1, 5))
@@ -110,7 +110,7 @@ def test_every_item_is_asked_once_and_no_group_is_divided(groups: list[str], mos
     assert sorted(i for batch in batches for i in batch.at) == list(range(len(groups)))
     assert sum(len({groups[i] for i in batch.at}) for batch in batches) == len(set(groups))
     assert all(len(batch.at) <= most or len({groups[i] for i in batch.at}) == 1 for batch in batches)
-    assert [batch.num_waits for batch in batches] == sorted((batch.num_waits for batch in batches), reverse=True)
+    assert [batch.waits for batch in batches] == sorted((batch.waits for batch in batches), reverse=True)
 
 
 def test_a_full_service_is_asked_again_when_it_said(service: FakeService) -> None:

@@ -1,0 +1,94 @@
+"""The public names: each package exports what users import, and loads it when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import pkgutil
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+
+import pytest
+
+import flex_judge
+
+PACKAGES = (
+    "flex_judge",
+    "flex_judge.judges",
+    "flex_judge.reward",
+    "flex_judge.reward.client",
+    "flex_judge.alignment",
+    "flex_judge.alignment.best_of_n",
+    "flex_judge.alignment.policies",
+    "flex_judge.alignment.preferences",
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_can_be_imported(package: str) -> None:
+    module = importlib.import_module(package)
+    assert module.__all__
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    assert sorted(module.__all__) == list(dict.fromkeys(sorted(module.__all__)))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_public_name_is_hidden_by_a_module(package: str) -> None:
+    module = importlib.import_module(package)
+    assert not set(module.__all__) & {info.name for info in pkgutil.iter_modules(module.__path__)}
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'flex_judge' has no attribute 'no_such_name'"):
+        _ = flex_judge.no_such_name
+
+
+def test_the_public_api_is_on_one_page() -> None:
+    assert set(flex_judge.__all__) == {
+        "AsyncJudgeReward",
+        "Comparison",
+        "FlexJudge",
+        "JudgeClient",
+        "JudgeReward",
+        "Judgment",
+        "Message",
+        "Status",
+        "__version__",
+    }
+    assert flex_judge.__version__ == version("flex-judge")
+
+
+def test_importing_the_package_loads_nothing_but_itself() -> None:
+    check = "import sys, flex_judge; print(*sorted(m for m in sys.modules if m.startswith('flex_judge')))"
+    out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["flex_judge", "flex_judge.lazy"]
+
+
+def test_rewards_and_clients_are_pickled_by_their_public_modules() -> None:
+    reward = flex_judge.JudgeReward("http://127.0.0.1:1")
+    client = flex_judge.JudgeClient("http://127.0.0.1:1")
+    for value in (reward, client):
+        data = pickle.dumps(value)
+        assert b"flex_judge.reward" in data
+        assert type(pickle.loads(data)) is type(value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "flex_judge.reward.app:build",
+        "flex_judge.reward.app:application",
+        "flex_judge.reward.verl:compute_score",
+        "flex_judge.experiments.cli:main",
+    ],
+)
+def test_addresses_in_other_tools_settings_resolve(address: str) -> None:
+    module, _, name = address.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_the_command_is_installed() -> None:
+    (script,) = entry_points(group="console_scripts", name="flex-judge")
+    assert script.value == "flex_judge.experiments.cli:main"
