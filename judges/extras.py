@@ -29,9 +29,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "numpy",
         "jinja2",
     ),
-    "serve": ("ray", "fastapi", "starlette", "uvicorn", "psutil"),
+    "serve": ("ray", "fastapi", "uvicorn", "psutil"),
     "train": ("trl", "datasets", "accelerate", "pyarrow", "scipy"),
-    "eval": ("scipy", "sklearn", "rapidfuzz", "matplotlib", "numpy", "jinja2"),
+    "eval": ("scipy", "sklearn", "rapidfuzz", "matplotlib", "pandas", "numpy", "jinja2"),
     "vllm": ("vllm",),
     "molecules": ("rdkit",),
 }

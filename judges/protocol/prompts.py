@@ -148,5 +148,5 @@ def _fill(text: str, words: Mapping[str, str]) -> str:
 
 @cache
 def _sentences() -> dict[str, Any]:
-    path = resources.files("judges") / "rubrics" / "prompt.toml"
+    path = resources.files("flex_judge.judges") / "rubrics" / "prompt.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))

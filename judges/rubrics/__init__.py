@@ -21,7 +21,7 @@ from flex_judge.judges.rubrics.scale import MOST_LABELS, OPTIONS, SHARES, Scale
 
 __all__ = ["MOST_LABELS", "OPTIONS", "SHARES", "Rubric", "Scale", "load_rubric", "rubric_names"]
 
-_PRESETS = resources.files("judges") / "rubrics" / "presets"
+_PRESETS = resources.files("flex_judge.judges") / "rubrics" / "presets"
 
 
 def rubric_names() -> list[str]:
