@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from flex_judge.experiments.common.command_extras import (
+    HELP_NEEDS_EXTRAS,
+    explain_missing_module,
+    require_command_extras,
+)
 from flex_judge.judges.errors import JudgeError, UsageError
 
 if TYPE_CHECKING:
@@ -40,14 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser(argv[0] if argv else "")
-    if not argv:
-        parser.print_help()
-        return 0
     try:
+        if argv and argv[0] in HELP_NEEDS_EXTRAS:
+            require_command_extras(argv[0])
+        parser = _parser(argv[0] if argv else "")
+        if not argv:
+            parser.print_help()
+            return 0
         if argv[0] in TRAINING:
             return _train(argv[0], argv[1:])
         options = parser.parse_args(argv)
+        require_command_extras(options.command)
         status = COMMANDS[options.command].run(options)
         sys.stdout.flush()
         return status
@@ -56,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except UsageError as e:
         return _fail(f"error: {e}", 2)
+    except ModuleNotFoundError as e:
+        if not argv or (missing := explain_missing_module(argv[0], e)) is None:
+            raise
+        return _fail(f"error: {missing}", 2)
     except JudgeError as e:
         return _fail(f"{type(e).__name__}: {e}", 1)
     except KeyboardInterrupt:
@@ -97,9 +109,9 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
+        from flex_judge import __version__
 
-        print(version("flex-judge"))
+        print(__version__)
         parser.exit()
 
 

@@ -16,6 +16,7 @@ from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig
 from flex_judge.judges.engines.recording.recording import RecordingEngine
 from flex_judge.judges.errors import RenderError, UsageError
+from flex_judge.judges.extras import require_extras
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.protocol.generation import Replier
 from flex_judge.judges.protocol.rendering import Renderer
@@ -50,6 +51,12 @@ class FlexJudge:
 
     @classmethod
     def from_config(cls, config: JudgeConfig) -> FlexJudge:
+        """Load a judge from its configuration.
+
+        Raises:
+            MissingExtraError: the extra `judge` is not installed.
+        """
+        require_extras("FlexJudge", "judge")
         return cls(load_engine(config.engine), config.settings)
 
     @classmethod
@@ -71,6 +78,9 @@ class FlexJudge:
             max_model_len: longest prompt and reply together, in tokens.
             ledger: SQLite file that keeps what was generated; what it holds is not computed again.
             settings: the fields of JudgeSettings.
+
+        Raises:
+            MissingExtraError: the extra `judge` is not installed.
         """
         config = EngineConfig(model, engine, adapter=adapter, max_model_len=max_model_len, ledger=ledger)
         return cls.from_config(JudgeConfig(config, JudgeSettings(**settings)))

@@ -1,8 +1,8 @@
 """The judge as verl's custom reward function: one completion a call, over HTTP.
 
-In verl's configuration, `pkg://reward.verl` or the path of this file:
+In verl's configuration, `pkg://flex_judge.reward.verl` or the path of this file:
 
-    reward.custom_reward_function.path=pkg://reward.verl
+    reward.custom_reward_function.path=pkg://flex_judge.reward.verl
     reward.custom_reward_function.name=compute_score
     +reward.custom_reward_function.reward_kwargs.url=http://10.0.0.1:8000
 

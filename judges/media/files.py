@@ -11,6 +11,7 @@ import base64
 import io
 import math
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 from flex_judge.judges.errors import MediaError, UsageError
+from flex_judge.judges.extras import is_instance_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,9 +54,7 @@ def reading(name: str, kind: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        from PIL import UnidentifiedImageError
-
-        unknown = isinstance(error, UnidentifiedImageError)  # its text is the address of a buffer
+        unknown = is_instance_of(error, "PIL", "UnidentifiedImageError")  # its text is the address of a buffer
         reason = "unknown format" if unknown else getattr(error, "strerror", None) or str(error) or repr(error)
         raise MediaError(f"{name}: cannot be read as {kind}: {reason.splitlines()[0]}") from error
 
@@ -226,3 +226,21 @@ def check_samples(samples: NDArray[np.float32], name: str) -> None:
         raise MediaError(f"{name}: holds samples that are infinite or not a number")
     if peak > MAX_SAMPLE:
         raise MediaError(f"{name}: reaches {peak:g} where full scale is 1; are these integers? Divide by 32768")
+
+
+def encode_wav(samples: NDArray[np.float32], rate: int) -> bytes:
+    """Encode audio as a WAV file of 32-bit floats, byte for byte as scipy.io.wavfile writes it.
+
+    Args:
+        samples: shape (samples,) or (samples, channels).
+        rate: samples per second.
+    """
+    channels = 1 if samples.ndim == 1 else samples.shape[1]
+    body = samples.astype("<f4").tobytes()
+    frame_bytes = 4 * channels
+    float_format, bits = 3, 32  # WAVE_FORMAT_IEEE_FLOAT
+    header = struct.pack(
+        "<4sIHHIIHHH", b"fmt ", 18, float_format, channels, rate, rate * frame_bytes, frame_bytes, bits, 0
+    )
+    header += struct.pack("<4sII", b"fact", 4, len(samples)) + struct.pack("<4sI", b"data", len(body))
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(header) + len(body), b"WAVE") + header + body

@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from flex_judge.judges.errors import MediaError
+from flex_judge.judges.extras import import_optional, is_installed, is_instance_of
 from flex_judge.judges.media.files import (
     check_container,
     check_pixels,
     check_samples,
     check_size,
+    encode_wav,
     in_full_scale,
     opened_image,
     read,
@@ -26,6 +28,8 @@ from flex_judge.judges.media.files import (
 from flex_judge.judges.media.types import Media, Modality
 
 MAX_SMILES = 10_000  # characters
+ENCODING = "a medium given as an array"
+"""What needs numpy and Pillow, for error messages."""
 
 
 def image(source: Any) -> Media:
@@ -37,21 +41,20 @@ def image(source: Any) -> Media:
             image shows it upright and over white, and is the same for the same pixels.
 
     Raises:
-        MediaError: it is missing, empty, too large, broken or no image.
+        MediaError: it is missing, empty, too large, broken or no image. Without Pillow, whether a file is broken is
+            left to the judge service.
     """
-    import numpy as np
-    from PIL import Image
-
     if isinstance(source, Media):
         return _of_modality(source, Modality.IMAGE)
-    if isinstance(source, np.ndarray):
+    if is_instance_of(source, "numpy", "ndarray"):
+        np, pillow = import_optional("numpy", ENCODING), import_optional("PIL.Image", ENCODING)
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
             raise MediaError(
                 f"image: expected a uint8 array (height, width, 3), got {source.dtype} {source.shape}; floats in 0 to "
                 "1 are multiplied by 255, and channels come last"
             )
-        source = Image.fromarray(np.ascontiguousarray(source))
-    if isinstance(source, Image.Image):
+        source = pillow.fromarray(np.ascontiguousarray(source))
+    if is_instance_of(source, "PIL.Image", "Image"):
         name = str(getattr(source, "filename", "")) or f"{source.width}x{source.height} image"
         check_pixels(source.width, source.height, name)
         with reading(name, Modality.IMAGE):
@@ -59,8 +62,9 @@ def image(source: Any) -> Media:
             upright_rgb(source, name).save(encoded, "PNG", compress_level=1)
         return Media(Modality.IMAGE, encoded.getvalue(), name)
     data, name = read(source, Modality.IMAGE)
-    with reading(name, Modality.IMAGE):
-        opened_image(data, name).verify()  # for PNG: all checksums; decoding checks the others
+    if is_installed("PIL"):  # in a core install, the judge service is the one that verifies files
+        with reading(name, Modality.IMAGE):
+            opened_image(data, name).verify()  # for PNG: all checksums; decoding checks the others
     return Media(Modality.IMAGE, data, name)
 
 
@@ -75,18 +79,17 @@ def video(source: Any, fps: float | None = None) -> Media:
     Raises:
         MediaError: it is missing, empty, too large, broken or no video, or `fps` is missing or one too many.
     """
-    import numpy as np
-
     if isinstance(source, Media):
         return _of_modality(source, Modality.VIDEO)
-    is_array = isinstance(source, np.ndarray) and source.ndim == 4
+    is_array = is_instance_of(source, "numpy", "ndarray") and source.ndim == 4
     if is_array or (isinstance(source, Sequence) and not isinstance(source, str | bytes | bytearray | memoryview)):
         frames = list(source)
     else:
         if fps is not None:
             raise MediaError("video: fps is for frames; how a file is sampled is set by the limits (video_fps)")
         data, name = read(source, Modality.VIDEO)
-        check_container(data, name, Modality.VIDEO)
+        if is_installed("av"):
+            check_container(data, name, Modality.VIDEO)
         return Media(Modality.VIDEO, data, name)
     if not frames:
         raise MediaError("video: got no frames")
@@ -111,21 +114,20 @@ def audio(source: Any, rate: int | None = None) -> Media:
         MediaError: it is missing, empty, too large, broken or no audio, an array is out of range or of another
             shape, or `rate` is missing or one too many.
     """
-    import numpy as np
-    from scipy.io import wavfile
-
     if isinstance(source, Media):
         return _of_modality(source, Modality.AUDIO)
     name = "audio array"
     if isinstance(source, Mapping) and source.get("array") is not None and rate is None:
         name = str(source.get("path") or name)
         source, rate = source["array"], source.get("sampling_rate")
-    if not isinstance(source, np.ndarray | list | tuple):
+    if not isinstance(source, list | tuple) and not is_instance_of(source, "numpy", "ndarray"):
         if rate is not None:
             raise MediaError("audio: rate is for arrays; a file has its own")
         data, name = read(source, Modality.AUDIO)
-        check_container(data, name, Modality.AUDIO)
+        if is_installed("av"):
+            check_container(data, name, Modality.AUDIO)
         return Media(Modality.AUDIO, data, name)
+    np = import_optional("numpy", ENCODING)
     if not isinstance(rate, int | np.integer) or not 1 <= rate <= 1_000_000:
         raise MediaError(f"{name}: expected a rate in samples per second, a whole number, got {rate!r}")
     with reading(name, Modality.AUDIO):
@@ -133,10 +135,10 @@ def audio(source: Any, rate: int | None = None) -> Media:
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > 32):
         raise MediaError(f"{name}: expected an array (samples,) or (samples, channels), got {samples.shape}")
     check_samples(samples, name)
-    encoded = io.BytesIO()
-    wavfile.write(encoded, int(rate), samples)
-    check_size(len(encoded.getvalue()), name, Modality.AUDIO)
-    return Media(Modality.AUDIO, encoded.getvalue(), name)
+    with reading(name, Modality.AUDIO):
+        encoded = encode_wav(samples, int(rate))
+    check_size(len(encoded), name, Modality.AUDIO)
+    return Media(Modality.AUDIO, encoded, name)
 
 
 def molecule(source: Any) -> Media:

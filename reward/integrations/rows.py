@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flex_judge.judges.errors import MediaError, UsageError
+from flex_judge.judges.extras import is_instance_of
 from flex_judge.judges.media import opening as media
 from flex_judge.judges.media.files import MAX_PIXELS, reading
 from flex_judge.judges.media.types import Media, Modality
@@ -153,9 +154,11 @@ class Pictures:
 
 def _pixels(source: Any) -> tuple[Any, ...] | None:
     """What two PIL images share that show the same; None where that takes more than a look at the pixels."""
-    from PIL import Image
-
-    if not isinstance(source, Image.Image) or source.mode not in PLAIN or source.width * source.height > MAX_PIXELS:
+    if (
+        not is_instance_of(source, "PIL.Image", "Image")
+        or source.mode not in PLAIN
+        or source.width * source.height > MAX_PIXELS
+    ):
         return None
     with reading(str(getattr(source, "filename", "")) or "image", Modality.IMAGE):
         if source.has_transparency_data or source.getexif().get(ORIENTATION, 1) != 1:

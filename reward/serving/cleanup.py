@@ -14,8 +14,8 @@ from typing import NoReturn
 
 import psutil
 
-VARIABLE = "FLEX_JUDGE_CLUSTER"
-"""Set in the environment of everything that a local Ray starts."""
+from flex_judge.reward.serving import VARIABLE
+
 LOOK_S = 1.0
 GRACE_S = 3.0
 """How long processes may take to end by themselves."""

