@@ -13,8 +13,8 @@ from flex_judge.alignment.policies.config import ENDPOINT, PolicyConfig, load_po
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError, JudgeError, UsageError
 from flex_judge.judges.types import Message
-from flex_judge.reward.serving.cleanup import leave
 from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, Deployed
+from flex_judge.reward.serving.replica import leave
 
 TRIES = 3
 """Of a prompt, on a policy that dies: it may be the prompt that kills it."""

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 from flex_judge.judges.errors import MediaError, UsageError
-from flex_judge.judges.extras import is_instance_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +53,7 @@ def reading(name: str, kind: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        unknown = is_instance_of(error, "PIL", "UnidentifiedImageError")  # its text is the address of a buffer
+        unknown = type(error).__name__ == "UnidentifiedImageError"  # Pillow's; its text is the address of a buffer
         reason = "unknown format" if unknown else getattr(error, "strerror", None) or str(error) or repr(error)
         raise MediaError(f"{name}: cannot be read as {kind}: {reason.splitlines()[0]}") from error
 

@@ -6,11 +6,9 @@ process waits until the pipe on its standard input closes, which happens when th
 
 from __future__ import annotations
 
-import os
 import select
 import sys
 import time
-from typing import NoReturn
 
 import psutil
 
@@ -64,14 +62,6 @@ def _status(process: psutil.Process) -> str:
         return str(process.status())
     except psutil.Error:
         return str(psutil.STATUS_ZOMBIE)
-
-
-def leave() -> NoReturn:
-    """End this process and those that it started, at once. Nobody may be sent to a judge without an engine, and an
-    engine that hangs cannot be asked to go."""
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-    os._exit(1)
 
 
 def main(mark: str) -> None:

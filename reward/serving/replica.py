@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from typing import NoReturn
 
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
-from flex_judge.reward.serving.cleanup import leave
 
 
 class JudgeReplica:
@@ -41,3 +42,13 @@ class JudgeReplica:
     def __del__(self) -> None:
         if hasattr(self, "judge"):
             self.judge.close()
+
+
+def leave() -> NoReturn:
+    """End this process and those that it started, at once. Nobody may be sent to a judge without an engine, and an
+    engine that hangs cannot be asked to go."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(1)

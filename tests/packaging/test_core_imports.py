@@ -57,8 +57,8 @@ def test_reward_functions_pickle_under_their_public_package() -> None:
 def test_media_files_need_no_decoder_on_their_way_to_a_service() -> None:
     code = (
         "from flex_judge import Comparison\n"
-        "from flex_judge.judges.media.types import audio, image, molecule, video\n"
-        "from flex_judge.reward.integrations.images import Pictures\n"
+        "from flex_judge.judges.media.opening import audio, image, molecule, video\n"
+        "from flex_judge.reward.integrations.rows import Pictures\n"
         "media = [make(b'some bytes') for make in (image, video, audio, Pictures())]\n"
         "print([m.modality.value for m in media], molecule('CCO').data, len({m.digest for m in media}))"
     )
@@ -68,7 +68,7 @@ def test_media_files_need_no_decoder_on_their_way_to_a_service() -> None:
 def test_media_that_are_no_files_are_still_refused() -> None:
     code = (
         "from flex_judge.judges.errors import MediaError\n"
-        "from flex_judge.judges.media.types import audio, image\n"
+        "from flex_judge.judges.media.opening import audio, image\n"
         "for make, source in ((image, b''), (image, 3), (image, 'none.png'), (audio, b'')):\n"
         "    try:\n        make(source)\n    except MediaError as e:\n        print(e)"
     )
@@ -83,7 +83,7 @@ def test_media_that_are_no_files_are_still_refused() -> None:
 
 def test_audio_samples_name_the_extra() -> None:
     code = (
-        "from flex_judge.judges.extras import MissingExtraError\nfrom flex_judge.judges.media.types import audio\n"
+        "from flex_judge.judges.extras import MissingExtraError\nfrom flex_judge.judges.media.opening import audio\n"
         "try:\n    audio([0.0, 0.5], rate=16000)\nexcept MissingExtraError as e:\n    print(e)"
     )
     message = "a medium given as an array needs the extra 'judge': pip install 'flex-judge[judge]'"
