@@ -16,6 +16,7 @@ import flex_judge
 PACKAGES = (
     "flex_judge",
     "flex_judge.judges",
+    "flex_judge.judges.media",
     "flex_judge.reward",
     "flex_judge.reward.client",
     "flex_judge.alignment",

@@ -2,3 +2,23 @@
 
 May import errors only; scaling for a model is in `flex_judge.judges.models.inputs`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flex_judge.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from flex_judge.judges.media.opening import audio, image, medium, molecule, video
+    from flex_judge.judges.media.types import Media, Modality
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "flex_judge.judges.media.opening": ["audio", "image", "medium", "molecule", "video"],
+        "flex_judge.judges.media.types": ["Media", "Modality"],
+    },
+)
+
+__all__ = ["Media", "Modality", "audio", "image", "medium", "molecule", "video"]
