@@ -27,10 +27,10 @@ ORDERS = ("as_given", "random", "both", "rotations")
 
 VOTE_CONFIDENCE = 0.95
 """How sure voting is before it stops early, unless told otherwise. Under the rule's own prior, 15 votes stopped at this
-come to what all 15 would have in 98 % of comparisons. `flex-judge bench votes` measures it: where one vote agrees with
-all 15 in eight of ten comparisons, 0.95 casts 45 % of the votes and keeps 99 % of the decisions, while 0.9 only just
-keeps 98 % and 0.98 casts more than half. A judge so noisy that one vote agrees in less than three of four still needs
-more than half of its votes."""
+come to what all 15 would have in 98 % of comparisons. `python -m tests.perf votes` measures it: where one vote agrees
+with all 15 in eight of ten comparisons, 0.95 casts 45 % of the votes and keeps 99 % of the decisions, while 0.9 only
+just keeps 98 % and 0.98 casts more than half. A judge so noisy that one vote agrees in less than three of four still
+needs more than half of its votes."""
 
 
 def outcome(verdict: Verdict) -> Outcome:

@@ -1,25 +1,17 @@
-"""`flex-judge bench NAME`: one of the performance ratios, with both sides measured in the same run."""
+"""`flex-judge bench NAME`: performance ratios for a user's machine, with both sides measured in the same run.
+
+Seeded simulations and one-off evidence are in `tests/perf` (`python -m tests.perf NAME`) and share this command line.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flex_judge.experiments.commands.bench import (
-    best_of_n,
-    loop,
-    molecules,
-    prefix,
-    routing,
-    sampling,
-    scale,
-    service,
-    ties,
-    votes,
-)
+from flex_judge.experiments.commands.bench import prefix, routing, sampling, scale, service
 from flex_judge.experiments.commands.bench.result import BenchResult, print_result
 from flex_judge.experiments.common.console import stdout_for_results
 from flex_judge.experiments.common.flags import add_flags, build
@@ -39,21 +31,6 @@ class Bench:
 
 # Modules of benches load no model library before they run: their flags are needed for `--help`.
 BENCHES = {
-    "best-of-n": Bench(
-        "judge tokens of successive halving, as a share of those of judging every one of N answers as often",
-        best_of_n.BestOfNConfig,
-        best_of_n.run,
-    ),
-    "loop": Bench(
-        "time of a reward function that judges one completion after the other, over that of ours",
-        loop.LoopConfig,
-        loop.run,
-    ),
-    "molecules": Bench(
-        "time to answer questions about molecules one after the other, over the time in a batch",
-        molecules.MoleculesConfig,
-        molecules.run,
-    ),
     "prefix": Bench(
         "time to judge groups without shared beginnings, over the time with our prompt order",
         prefix.PrefixConfig,
@@ -79,31 +56,25 @@ BENCHES = {
         service.ServiceBenchConfig,
         service.run,
     ),
-    "ties": Bench(
-        "tied tops of best-of-N by expected scores, as a share of those by written scores", ties.TiesConfig, ties.run
-    ),
-    "votes": Bench(
-        "votes cast by adaptive voting, as a share of the votes of fixed voting", votes.VotesConfig, votes.run
-    ),
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the name of the bench, and for each bench its own flags."""
+def add_arguments(parser: argparse.ArgumentParser, benches: Mapping[str, Bench] = BENCHES) -> None:
+    """Add one subcommand for each bench, with its own flags."""
     names = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
-    for name, bench in BENCHES.items():
+    for name, bench in benches.items():
         sub = names.add_parser(name, help=bench.help, description=bench.help)
         add_flags(sub, bench.config)
         sub.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
 
-def main(options: argparse.Namespace) -> int:
-    """Run the bench that the parsed options name, and print its result to standard output.
+def main(options: argparse.Namespace, benches: Mapping[str, Bench] = BENCHES) -> int:
+    """Run the selected bench and print its result to standard output.
 
     Returns:
-        The exit status: 0 where the goal is met, 1 where it is not.
+        The exit status: 0 if the goal is met, 1 if it is missed.
     """
-    bench = BENCHES[options.bench]
+    bench = benches[options.bench]
     config = build(bench.config, options)
     with stdout_for_results():  # Ray prints there too
         result = bench.run(config)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from scripts import SETTINGS, judge, policy
-from tiny_models import tiny_llama
 
 from flex_judge.alignment.best_of_n.selection import SelectionSpec
 from flex_judge.alignment.data.sources import open_source
@@ -22,12 +21,7 @@ from flex_judge.alignment.policies import PolicyConfig
 from flex_judge.experiments.commands import bench
 from flex_judge.experiments.commands.bench import scale
 from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, most_cached, waves
-from flex_judge.experiments.commands.bench.loop import LoopConfig
-from flex_judge.experiments.commands.bench.loop import run as run_loop
-from flex_judge.experiments.commands.bench.molecules import MoleculesConfig
-from flex_judge.experiments.commands.bench.molecules import run as run_molecules
 from flex_judge.experiments.commands.bench.prefix import PrefixConfig
-from flex_judge.experiments.commands.bench.result import print_result
 from flex_judge.experiments.commands.bench.routing import RoutingConfig
 from flex_judge.experiments.commands.bench.sampling import SamplingConfig
 from flex_judge.experiments.commands.bench.sampling import measured as measured_sampling
@@ -84,7 +78,7 @@ def test_the_script_of_the_overhead_gives_every_response_a_score(responses: int)
 
 @pytest.mark.parametrize(
     ("config", "setting"),
-    [(LoopConfig, "prompts"), (PrefixConfig, "candidate_words"), (RoutingConfig, "replicas"),
+    [(PrefixConfig, "candidate_words"), (RoutingConfig, "replicas"),
      (SamplingConfig, "prompts"), (ServiceBenchConfig, "requests")],
 )  # fmt: skip
 def test_a_bench_of_nothing_is_refused(config: type, setting: str) -> None:
@@ -126,34 +120,25 @@ def test_rows_a_second_are_those_while_all_replicas_have_work() -> None:
     assert scale._steady(times) == pytest.approx(2.0)
 
 
-@pytest.mark.slow
-def test_the_loop_is_measured_on_both_sides(tmp_path: Path) -> None:
-    model = str(tiny_llama(tmp_path))
-    result = run_loop(LoopConfig(model, prompts=1, completions=3, words=4, think=4, repeats=1))
-    assert [row["side"] for row in result.details["runs"]] == ["side by side", "one by one"]
-    assert (result.details["requests"], result.details["unscored"]) == (3, 0)
-    assert result.met == (result.ratio >= result.goal)
-
-
 def test_what_libraries_print_is_not_in_the_result(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(config: object) -> bench.BenchResult:
         os.write(1, b"(raylet) of no interest\n")
-        return bench.BenchResult("votes", 1.0, 1.0, True)
+        return bench.BenchResult("prefix", 1.0, 1.0, True)
 
-    monkeypatch.setitem(bench.BENCHES, "votes", bench.Bench("", bench.BENCHES["votes"].config, run))
+    monkeypatch.setitem(bench.BENCHES, "prefix", bench.Bench("", bench.BENCHES["prefix"].config, run))
     parser = argparse.ArgumentParser()
     bench.add_arguments(parser)
-    assert bench.main(parser.parse_args(["votes", "--json"])) == 0
+    assert bench.main(parser.parse_args(["prefix", "--json"])) == 0
     said = capfd.readouterr()
-    assert said.out.startswith('{"name": "votes"')
+    assert said.out.startswith('{"name": "prefix"')
     assert "of no interest" in said.err
 
 
-def test_molecules_are_measured_on_both_sides_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("rdkit")
-    result = run_molecules(MoleculesConfig(molecules=2, max_tokens=4, repeats=1))
-    assert result.details["tokens_in_a_batch"] == result.details["tokens_one_after_the_other"] == 8
-    print_result(result)
-    assert "in a batch" in capsys.readouterr().out
+def test_every_bench_has_flags_with_help() -> None:
+    for name in bench.BENCHES:
+        parser = argparse.ArgumentParser()
+        bench.add_arguments(parser)
+        with pytest.raises(SystemExit, match="0"):
+            parser.parse_args([name, "--help"])

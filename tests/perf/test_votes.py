@@ -1,27 +1,21 @@
-"""The benches: the frame they share, and adaptive voting against fixed voting."""
+"""Adaptive voting against fixed voting, and the command line that all measurements share."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 
-from flex_judge.experiments.commands import bench
-from flex_judge.experiments.commands.bench import BENCHES, BenchResult, votes
-from flex_judge.experiments.commands.bench.votes import VotesConfig
+from flex_judge.experiments.commands.bench import BenchResult
 from flex_judge.judges.errors import UsageError
-
-
-def flex_judge_bench(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
-    return bench.main(parser.parse_args(arguments))
+from tests.perf import votes
+from tests.perf.__main__ import BENCHES, main
+from tests.perf.votes import VotesConfig
 
 
 def test_json_is_one_object_with_five_keys_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    assert flex_judge_bench("votes", "--comparisons", "300", "--json") == 0
+    assert main(["votes", "--comparisons", "300", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert list(result) == ["name", "ratio", "goal", "met", "details"]
     assert (result["name"], result["goal"], result["met"]) == ("votes", 0.5, True)
@@ -29,7 +23,7 @@ def test_json_is_one_object_with_five_keys_and_nothing_else(capsys: pytest.Captu
 
 
 def test_without_json_a_person_gets_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    flex_judge_bench("votes", "--comparisons", "50")
+    main(["votes", "--comparisons", "50"])
     out = capsys.readouterr().out
     for word in ("bench votes", "ratio", "goal", "same decision", "by noise", "by confidence", "adaptive"):
         assert word in out
@@ -37,14 +31,14 @@ def test_without_json_a_person_gets_tables(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_goal_that_is_not_met_is_exit_status_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert flex_judge_bench("votes", "--comparisons", "50", "--confidence", "1", "--noise", "2", "--json") == 1
+    assert main(["votes", "--comparisons", "50", "--confidence", "1", "--noise", "2", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["met"] is False
 
 
 def test_settings_may_stand_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bench.yaml"
     file.write_text("comparisons: 40\ntie-band: 0\n")
-    flex_judge_bench("votes", "--config", str(file), "--comparisons", "30", "--json")
+    main(["votes", "--config", str(file), "--comparisons", "30", "--json"])
     details = json.loads(capsys.readouterr().out)["details"]
     assert (details["comparisons"], details["tie_band"]) == (30, 0.0)
 
@@ -61,10 +55,13 @@ def test_impossible_settings_name_their_flag(settings: dict[str, float], flag: s
 
 def test_every_bench_has_flags_with_help() -> None:
     for name in BENCHES:
-        parser = argparse.ArgumentParser()
-        bench.add_arguments(parser)
         with pytest.raises(SystemExit, match="0"):
-            parser.parse_args([name, "--help"])
+            main([name, "--help"])
+
+
+def test_wrong_usage_is_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["votes", "--votes", "0"]) == 2
+    assert "--votes must be" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import pytest
 
-from flex_judge.experiments.commands import bench
-from flex_judge.experiments.commands.bench.best_of_n import BestOfNConfig, run
-from flex_judge.experiments.commands.bench.result import BenchResult
+from flex_judge.experiments.commands.bench import BenchResult
 from flex_judge.judges.errors import UsageError
+from tests.perf.__main__ import main
+from tests.perf.best_of_n import BestOfNConfig, run
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +47,8 @@ def test_the_same_seed_measures_the_same() -> None:
     assert run(config) != run(BestOfNConfig(prompts=5, seeds=1, samples=4, seed=1))
 
 
-def test_the_bench_is_called_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
-    options = parser.parse_args(
-        ["best-of-n", "--prompts", "3", "--seeds", "1", "--budget", "1", "--votes", "2", "--json"]
-    )
-    status = bench.main(options)
+def test_the_measurement_is_called_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["best-of-n", "--prompts", "3", "--seeds", "1", "--budget", "1", "--votes", "2", "--json"])
     result = json.loads(capsys.readouterr().out)
     assert list(result) == ["name", "ratio", "goal", "met", "details"]
     assert (result["name"], status) == ("best-of-n", 0 if result["met"] else 1)
