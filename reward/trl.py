@@ -17,7 +17,7 @@ from flex_judge.reward.integrations.local import judge_of
 from flex_judge.reward.integrations.logs import columns, figures
 from flex_judge.reward.integrations.rows import Rows, row_error
 from flex_judge.reward.integrations.run_id import ranks, run_name
-from flex_judge.reward.types import Reward, RewardSpec, Sample
+from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec, Sample
 
 if TYPE_CHECKING:
     from flex_judge.judges import FlexJudge
@@ -35,9 +35,9 @@ class _TrlReward:
         self,
         judge: FlexJudge | JudgeClient | str,
         rubric: str = "general",
-        method: str = "pointwise",
-        reward: str = "expected",
-        normalize: str = "none",
+        method: Method = "pointwise",
+        reward: RewardKind = "expected",
+        normalize: Normalization = "none",
         group_size: int | None = None,
         group_timeout_s: float = 60.0,
         *,

@@ -57,4 +57,4 @@ RULES: Mapping[str, type[Pointwise] | type[TwoTemperatures]] = MappingProxyType(
 
 def make_rule(spec: RuleSpec) -> Rule:
     """The rule that the settings name."""
-    return RULES[spec.name](spec)
+    return RULES[spec.rule](spec)
