@@ -11,6 +11,9 @@ class JudgeError(Exception):
 class UsageError(JudgeError, ValueError):
     """Something the user can mend: a flag, a file, a missing package. The command line exits with status 2."""
 
+    setting: str | None = None
+    """Name of the setting that has a wrong value, if one has."""
+
 
 class ModelNotFoundError(UsageError):
     """A model name that is neither known, nor a local folder, nor reachable on the hub."""

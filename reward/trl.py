@@ -15,7 +15,7 @@ from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations import training
 from flex_judge.reward.integrations.local import judge_of
 from flex_judge.reward.integrations.rows import Rows, row_error
-from flex_judge.reward.types import Reward, RewardSpec, Sample
+from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec, Sample
 
 if TYPE_CHECKING:
     from flex_judge.judges.judge import FlexJudge
@@ -33,9 +33,9 @@ class _TrlReward:
         self,
         judge: FlexJudge | JudgeClient | str,
         rubric: str = "general",
-        method: str = "pointwise",
-        reward: str = "expected",
-        normalize: str = "none",
+        method: Method = "pointwise",
+        reward: RewardKind = "expected",
+        normalize: Normalization = "none",
         group_size: int | None = None,
         group_timeout_s: float = 60.0,
         *,

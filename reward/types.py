@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_types import Interval
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Status, Usage
 from flex_judge.judges.types import Comparison, Content, Message
+from flex_judge.judges.validation import NonNegativeFloat, settings_class
 
-METHODS = ("pointwise", "round_robin", "knockout", "baseline", "batch")
+Method = Literal["pointwise", "round_robin", "knockout", "baseline", "batch"]
+METHODS: tuple[Method, ...] = get_args(Method)
 """How the completions of a prompt are judged: each alone, every pair, a knock-out, each against a given answer, or
 all in one comparison."""
-REWARDS = ("expected", "score", "win_rate", "rank", "margin")
+RewardKind = Literal["expected", "score", "win_rate", "rank", "margin"]
+REWARDS: tuple[RewardKind, ...] = get_args(RewardKind)
 """What of a judgment becomes the reward, see `Reward`."""
-NORMALIZE = ("none", "center", "standardize")
+Normalization = Literal["none", "center", "standardize"]
+NORMALIZE: tuple[Normalization, ...] = get_args(Normalization)
 """What is done to the rewards of a group: nothing, minus their mean, or also divided by their standard deviation."""
 LARGEST_GROUP = 1024
 LARGEST_ROUND_ROBIN = 64
@@ -43,33 +48,26 @@ class Sample:
         return Comparison(id, self.prompt, (self.response, *others), rubric)
 
 
-@dataclass(frozen=True)
+@settings_class
 class RewardSpec:
     """How completions become rewards."""
 
     rubric: str = "general"
-    """Name of the rubric, see `flex_judge.judges.rubrics`."""
-    method: str = "pointwise"
-    """One of METHODS."""
-    reward: str = "expected"
-    """One of REWARDS."""
-    normalize: str = "none"
-    """One of NORMALIZE."""
-    group_size: int | None = None
-    """Completions that a prompt's group has; None: those of one call that share a prompt."""
-    group_timeout_s: float = 60.0
-    """Seconds that a group waits for its missing members, from its first one on."""
+    """Rubric: name of a preset or a registered rubric."""
+    method: Method = "pointwise"
+    """How a prompt's completions are compared."""
+    reward: RewardKind = "expected"
+    """Statistic of the judgments that becomes the reward."""
+    normalize: Normalization = "none"
+    """How the rewards of a group are normalized."""
+    group_size: Annotated[int, Interval(ge=1, le=LARGEST_GROUP)] | None = None
+    """Number of completions in a prompt's group; None groups the completions of one call that share a prompt."""
+    group_timeout_s: NonNegativeFloat = 60.0
+    """Seconds that a group waits for missing members, counted from its first completion."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("method", METHODS), ("reward", REWARDS), ("normalize", NORMALIZE)):
-            if getattr(self, name) not in allowed:
-                raise UsageError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        if self.group_size is not None and not 1 <= self.group_size <= LARGEST_GROUP:
-            raise UsageError(f"group_size must be from 1 to {LARGEST_GROUP}, not {self.group_size}")
         if self.method == "round_robin" and (self.group_size or 0) > LARGEST_ROUND_ROBIN:
             raise UsageError(f"group_size must be {TOO_MANY_PAIRS}, not {self.group_size}")
-        if not 0 <= self.group_timeout_s < math.inf:
-            raise UsageError(f"group_timeout_s must be 0 or more seconds, not {self.group_timeout_s}")
 
     @property
     def needs_group(self) -> bool:

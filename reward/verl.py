@@ -28,7 +28,7 @@ from flex_judge.judges.judgments import Status
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations.local import judge_of
 from flex_judge.reward.integrations.rows import Rows, listed
-from flex_judge.reward.types import Reward, RewardSpec, Sample
+from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec, Sample
 
 # No dataclasses here: verl may load this file by its path, without an entry in sys.modules, which they need.
 
@@ -57,9 +57,9 @@ async def compute_score(
     deadline_s: float | None = None,
     concurrency: int = CONCURRENCY,
     rubric: str = "general",
-    method: str = "pointwise",
-    reward: str = "expected",
-    normalize: str = "none",
+    method: Method = "pointwise",
+    reward: RewardKind = "expected",
+    normalize: Normalization = "none",
     group_size: int | None = None,
     group_timeout_s: float = 60.0,
     prompt_key: str = "question",

@@ -10,54 +10,46 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from flex_judge.alignment.best_of_n.halving import PRIOR_NOISE, Rules, halve
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Usage
 from flex_judge.judges.rubrics import cached_rubric
 from flex_judge.judges.types import Comparison, Content, Message
+from flex_judge.judges.validation import Confidence, Fraction, PositiveInt, settings_class
 from flex_judge.reward.groups.match import Match, knock_out
 from flex_judge.reward.groups.methods import Ask, Contest, judge_group
 from flex_judge.reward.groups.rewards import placed, rewards_of
 from flex_judge.reward.types import LARGEST_ROUND_ROBIN, TOO_MANY_PAIRS, GroupNote, Reward, RewardSpec, Sample
 
-METHODS = ("pointwise", "batch", "round_robin", "knockout", "halving")
+Method = Literal["pointwise", "batch", "round_robin", "knockout", "halving"]
+METHODS: tuple[Method, ...] = get_args(Method)
 """How answers are judged: each alone, all in one comparison, every pair, a knock-out, or each alone again and again for
 as long as the top is undecided."""
 ALONE = ("pointwise", "halving")
 """The methods that judge each answer by itself."""
 
 
-@dataclass(frozen=True)
+@settings_class
 class SelectionSpec:
     """How the best answer is chosen."""
 
-    method: str = "pointwise"
-    """One of METHODS."""
+    method: Method = "pointwise"
+    """How the best answer is found; halving judges answers again until the best is clear."""
     rubric: str = "general"
     """Name of the rubric, see `flex_judge.judges.rubrics`. It must be made for as many responses as are judged
     together."""
     seed: int = 0
     """Decides between answers that are level, and who meets whom in a knock-out."""
-    votes: int = 8
+    votes: PositiveInt = 8
     """Of `halving`: judgments of one answer at most. Giving all to every answer is the exhaustive way. They differ only
     where the judge's temperature is above 0; a greedy one is asked once."""
-    budget: float = 0.5
+    budget: Fraction = 0.5
     """Of `halving`: the share of the exhaustive way's judgments that it may ask for; but every answer gets one."""
-    confidence: float = 0.98
+    confidence: Confidence = 0.98
     """Of `halving`: how sure it must be that an answer stays behind before it is given up for that; at 1.0 about half
     of the answers are given up in each round, and none for any other reason."""
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
-        if self.votes < 1:
-            raise UsageError(f"votes must be at least 1, not {self.votes}")
-        if not 0 < self.budget <= 1:
-            raise UsageError(f"budget must be above 0 and at most 1, not {self.budget}")
-        if not 0.5 <= self.confidence <= 1:
-            raise UsageError(f"confidence must be from 0.5 to 1, not {self.confidence}")
 
 
 @dataclass(frozen=True)
@@ -170,7 +162,8 @@ async def _compared(
         return await ask(replace(comparison, id=f"{name}/{'-'.join(members)}"))
 
     group = [samples[i] for i in field]
-    how = RewardSpec(spec.rubric, spec.method, "expected" if spec.method in ALONE else "win_rate")
+    method = "pointwise" if spec.method == "halving" else spec.method
+    how = RewardSpec(spec.rubric, method, "expected" if spec.method in ALONE else "win_rate")
     if spec.method == "knockout":
         contest = Contest(group, how, named, frozenset(range(len(group))), (), name)
         matches = await knock_out([field.index(i) for i in drawn], contest.match)

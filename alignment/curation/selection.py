@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from flex_judge.alignment.curation.examples import KINDS, CountTokens, TrainingExample, first_of
 from flex_judge.alignment.curation.scales import TEN, hides_winner, speaks_of_scale
@@ -13,50 +13,45 @@ from flex_judge.alignment.curation.teacher import counted
 from flex_judge.alignment.data.texts import seeded_hash
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import Scale
+from flex_judge.judges.validation import NonNegativeInt, Share, settings_class
 
-ORDERS = ("longest", "shortest", "drawn", "given")
-"""Which come first: those with the longest or the shortest reasoning, as the lot falls, or as the rows stand."""
+Order = Literal["longest", "shortest", "drawn", "given"]
+"""Which examples come first: the longest or the shortest reasoning, a random order, or the order of the rows."""
 Key = Callable[[TrainingExample], Any]
-BALANCES = ("none", "pairs", "all")
+Balance = Literal["none", "pairs", "all"]
 """What is balanced: of pairs and batches, how often each answer wins; of singles, scores above and below the middle of
 the scale."""
 SPEAKS, HIDES = "reasoning names scores of its scale", "winner would be lost in a tie"
 
 
-@dataclass(frozen=True)
+@settings_class
 class Selection:
     """How many samples there are, and which ones. The defaults are those of the published judges."""
 
-    singles: int = 500
-    pairs: int = 500
-    batches: int = 0
-    """The published judges have none: ranking batches is what they were never shown."""
-    single_tokens: int = 375
-    """A single's reasoning is longer than this."""
-    pair_tokens: int = 750
-    """A pair's reasoning, on both together, is longer than this."""
-    order: str = "longest"
-    """A name in ORDERS."""
-    balance: str = "pairs"
-    """A name in BALANCES. Where one side is short, the other is cut to it, and there are fewer samples."""
-    held_out: int = 50
-    """Samples that are kept apart, as many of each kind."""
-    remap: float = 0.5
-    """The share of samples on 1-10 that are mapped to 1-5."""
+    singles: NonNegativeInt = 500
+    """Number of pointwise training examples."""
+    pairs: NonNegativeInt = 500
+    """Number of pairwise training examples."""
+    batches: NonNegativeInt = 0
+    """Number of listwise training examples; the published judges have none."""
+    single_tokens: NonNegativeInt = 375
+    """Minimum reasoning length of a pointwise example in tokens, exclusive."""
+    pair_tokens: NonNegativeInt = 750
+    """Minimum reasoning length of a pairwise example in tokens, for both answers together, exclusive."""
+    order: Order = "longest"
+    """Which examples are taken first: longest or shortest reasoning, drawn (random) or given (order of the rows)."""
+    balance: Balance = "pairs"
+    """Balance the winners of pairs, or with all the scores of singles too. The larger side is cut to the smaller."""
+    held_out: NonNegativeInt = 50
+    """Number of held-out examples, divided evenly among the kinds."""
+    remap: Share = 0.5
+    """Fraction of the examples on 1-10 that is mapped to 1-5 by halving and rounding up."""
     seed: int = 0
-    """Decides lots: orders, and which samples change their scale. Not which ones are held out."""
+    """Seed of random orders and of which examples change their scale; held-out examples do not depend on it."""
 
     def __post_init__(self) -> None:
-        for name in ("singles", "pairs", "batches", "single_tokens", "pair_tokens", "held_out"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if not any(self.sizes.values()):
             raise UsageError("singles, pairs and batches must not all be 0")
-        if not 0 <= self.remap <= 1:
-            raise UsageError(f"remap must be from 0 to 1, not {self.remap}")
-        for name, known in (("order", ORDERS), ("balance", BALANCES)):
-            if getattr(self, name) not in known:
-                raise UsageError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -115,16 +115,16 @@ def _loading(settings: CardSettings) -> list[str]:
 
 def _made(stats: CardStats, settings: CardSettings) -> Iterable[tuple[str, str]]:
     used = {"two_temperatures": ("winner",), "highest_quantile": ("quantile", "seed")}.get(
-        settings.rule.name, ("seed",)
+        settings.rule.rule, ("seed",)
     )
     rule = ", ".join(f"{name} {getattr(settings.rule, name)}" for name in used)
-    told = " ".join((RULES[settings.rule.name].__doc__ or "").split("\n\n")[0].split())
+    told = " ".join((RULES[settings.rule.rule].__doc__ or "").split("\n\n")[0].split())
     yield "policy", _names(stats.policies)
     yield "sampling", ", ".join([*_pairs_of(settings.policy), *_temperatures(stats)])
     yield "judge", _names(stats.judges)
     yield "judging", ", ".join(_pairs_of(settings.judge))
     yield "rubric", ", ".join(map(_code, sorted(stats.rubrics)))
-    yield "rule", f"`{settings.rule.name}` ({rule}): {told}"
+    yield "rule", f"`{settings.rule.rule}` ({rule}): {told}"
     filters = {k: v for k, v in asdict(settings.filters).items() if v is not None and v is not True}
     yield "filters", ", ".join(_pairs_of(filters))
 

@@ -4,47 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Annotated
+
+from annotated_types import Ge
 
 from flex_judge.alignment.data.texts import seeded_hash, similarity
 from flex_judge.alignment.preferences.pairs import Found, Pair
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.validation import NonNegativeFloat, PositiveInt, Share, settings_class
 
 
-@dataclass(frozen=True)
+@settings_class
 class FilterSpec:
     """What a pair must be like to be kept. The defaults keep nearly all; None switches a filter off."""
 
-    margin: float = 0.0
-    """By how much scores must differ at least, on the rubric's scale. They always differ by something."""
-    max_disagreement: float | None = None
-    """The largest share of votes that may not say what the pair says, 0 to 1, see `Pair.disagreement`."""
-    max_length_ratio: float | None = None
-    """How many times as long as the other, in characters, an answer may be."""
-    max_similarity: float | None = None
-    """How alike the two texts may be, 0 to 1, see `flex_judge.alignment.data.texts.similarity`. Off unless asked for:
-    of     short answers a single digit can be all that matters."""
+    margin: NonNegativeFloat = 0.0
+    """Minimum difference between the scores of a pair, on the rubric's scale. Equal scores never make a pair."""
+    max_disagreement: Share | None = None
+    """Maximum fraction of votes against the pair's preference, 0 to 1."""
+    max_length_ratio: Annotated[float, Ge(1)] | None = None
+    """Maximum ratio between the lengths of the two answers, in characters."""
+    max_similarity: Share | None = None
+    """Maximum similarity of the two texts, 0 to 1. Short answers may differ in one digit only."""
     allow_cut: bool = True
-    """Whether an answer that was cut off may be in a pair."""
+    """Keep pairs with a truncated answer."""
     allow_repeated_prompts: bool = True
-    """Whether a prompt that has occurred under another id has pairs too. Applied with `SeenPrompts` where the rows of a
-    whole run pass by."""
-    per_prompt: int = 8
-    """Pairs that are kept of one prompt at most."""
+    """Keep pairs of a prompt that has occurred before under another id."""
+    per_prompt: PositiveInt = 8
+    """Maximum number of pairs per prompt."""
     seed: int = 0
-    """Draws which ones."""
-
-    def __post_init__(self) -> None:
-        if not self.margin >= 0:
-            raise UsageError(f"margin must be 0 or more, not {self.margin}")
-        for name, low, high in (("max_disagreement", 0, 1), ("max_length_ratio", 1, None), ("max_similarity", 0, 1)):
-            value = getattr(self, name)
-            if value is not None and not (low <= value and (high is None or value <= high)):
-                allowed = f"{low} or more" if high is None else f"from {low} to {high}"
-                raise UsageError(f"{name} must be {allowed}, not {value}")
-        if self.per_prompt < 1:
-            raise UsageError(f"per_prompt must be at least 1, not {self.per_prompt}")
+    """Seed that selects the pairs of a prompt with too many."""
 
 
 def _small_margin(pair: Pair, spec: FilterSpec) -> bool:

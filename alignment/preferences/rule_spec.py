@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
-from flex_judge.judges.errors import UsageError
+from annotated_types import Interval
 
-NAMES = ("highest_lowest", "highest_quantile", "all_pairs", "two_temperatures")
-WINNERS = ("low", "high", "either")
+from flex_judge.judges.validation import settings_class
+
+RuleName = Literal["highest_lowest", "highest_quantile", "all_pairs", "two_temperatures"]
+Winner = Literal["low", "high", "either"]
+NAMES: tuple[RuleName, ...] = get_args(RuleName)
+WINNERS: tuple[Winner, ...] = get_args(Winner)
 
 
-@dataclass(frozen=True)
+@settings_class
 class RuleSpec:
     """Which rule, and its settings."""
 
-    name: str = "highest_lowest"
-    """One of NAMES."""
-    winner: str = "low"
-    """For `two_temperatures`: the temperature whose answer may be the chosen one. `low` is the paper's."""
-    quantile: float = 0.25
-    """For `highest_quantile`: where among the scored answers the rejected one stands: 0 the lowest, 0.5 the middle."""
+    rule: RuleName = "highest_lowest"
+    """Rule that makes pairs from a prompt's answers."""
+    winner: Winner = "low"
+    """two_temperatures: the temperature whose answer may be the chosen one; low is the paper's."""
+    quantile: Annotated[float, Interval(ge=0, lt=1)] = 0.25
+    """highest_quantile: rank of the rejected answer among the scored ones; 0 is the lowest, 0.5 the middle."""
     seed: int = 0
-    """Decides between answers that the judge finds equal."""
-
-    def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise UsageError(f"rule must be one of {', '.join(NAMES)}, not {self.name!r}")
-        if self.winner not in WINNERS:
-            raise UsageError(f"winner must be one of {', '.join(WINNERS)}, not {self.winner!r}")
-        if not 0 <= self.quantile < 1:
-            raise UsageError(f"quantile must be 0 or more and below 1, not {self.quantile}")
+    """Seed of random tie-breaks between answers that the judge scores alike."""

@@ -60,7 +60,7 @@ RULES: Mapping[str, type[Pointwise] | type[TwoTemperatures]] = MappingProxyType(
 
 def make_rule(spec: RuleSpec) -> Rule:
     """The rule that the settings name."""
-    return RULES[spec.name](spec)
+    return RULES[spec.rule](spec)
 
 
 def highest_against_lowest(

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.embedded import JUDGE
 from flex_judge.judges.rubrics import load_rubric
-from flex_judge.reward.types import NORMALIZE, REWARDS, RewardSpec
+from flex_judge.reward.types import Normalization, RewardKind, RewardSpec
 
-METHODS = ("pointwise", "batch", "round_robin", "knockout")
-"""Ways to judge a prompt's completions that need nothing but them."""
 TASK = "task"
 """What the embedded task is called in place of a file."""
 HELD_OUT = 100
@@ -96,9 +94,11 @@ class Recipe:
 class RewardRecipe(Recipe):
     """As Recipe, and how the judge rewards a policy while it is trained."""
 
-    judge_method: str = _flag("pointwise", "How a prompt's completions are judged.", choices=METHODS)
-    judge_reward: str = _flag("expected", "What of the judgment counts.", choices=REWARDS)
-    judge_normalize: str = _flag("none", "What is done to a prompt's rewards.", choices=NORMALIZE)
+    judge_method: Literal["pointwise", "batch", "round_robin", "knockout"] = field(
+        default="pointwise", metadata={"help": "How a prompt's completions are judged."}
+    )
+    judge_reward: RewardKind = field(default="expected", metadata={"help": "What of the judgment counts."})
+    judge_normalize: Normalization = field(default="none", metadata={"help": "What is done to a prompt's rewards."})
     judge_deadline_s: float = _flag(600.0, "Seconds that a step may wait for its rewards.")
     judge_group_timeout_s: float = _flag(
         60.0, "Seconds that a prompt's first completion waits for those of other ranks."

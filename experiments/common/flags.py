@@ -1,74 +1,93 @@
-"""Configuration dataclasses as command-line flags and YAML files.
+"""Settings as command-line flags and YAML files.
 
-A field's `metadata["help"]` is its help; flags win over the file, the file over the defaults. Fields are texts,
-numbers, truth values, and tuples of texts (a flag that may be repeated).
+Flags and keys are the flat view of a configuration: every field is one, and those of nested settings are too, under the
+same names (`--max-think-tokens`, `max_think_tokens:`). Flags win over the file, the file over the defaults.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import textwrap
 from collections.abc import Mapping
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.validation import Metavar, Section, Setting, flatten, from_flat
 
 Config = TypeVar("Config")
+METAVARS: Mapping[type[Any], str] = {int: "N", float: "X"}
 
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
-    """A field of a configuration, with its help.
+    """Declare a field of a configuration that only one command has.
 
     Args:
+        help: its help; other fields have their docstring for it.
         metadata: `choices` and `metavar` of its flag, and `group`, the heading under which the help lists it.
     """
     return field(default=default, metadata={"help": help, **metadata})
 
 
+def flag_of(name: str) -> str:
+    """Spell a setting's name as a flag."""
+    return "--" + name.replace("_", "-")
+
+
 def add_flags(parser: argparse.ArgumentParser, config: type[Any], defaults: Mapping[str, Any] | None = None) -> None:
-    """Add `--config` and one flag per field of the dataclass `config`.
+    """Add `--config` and one flag per setting of `config`.
 
     Args:
-        defaults: values to say in the help instead of the fields' own, as `build` is given them.
+        defaults: defaults to show instead of the fields' own; `build` takes the same.
     """
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings; flags win over it")
-    types = get_type_hints(config)
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for f in fields(config):
+    for name, found in flatten(config, Section(defaults=defaults or {})).items():
         place: argparse._ActionsContainer = parser
-        if heading := f.metadata.get("group"):
-            place = groups[heading] = groups.get(heading) or parser.add_argument_group(heading)
-        kind = _scalar(types[f.name])
-        given = (defaults or {}).get(f.name, f.default)
-        default = "" if given in (None, MISSING, ()) else f" (default: {given})"
-        if kind is bool:
-            default = " (the default)" if f.default else ""
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f.metadata["help"] + default}
-        if kind is bool:
+        if found.title:
+            place = groups[found.title] = groups.get(found.title) or parser.add_argument_group(found.title)
+        kind = found.kind
+        default = "" if found.default in (None, MISSING, ()) else f" (default: {found.default})"
+        options: dict[str, Any] = {"default": argparse.SUPPRESS}
+        if kind.scalar is bool:
             # A flag that is on by default is switched off, one that is off is switched on.
-            options["action"] = argparse.BooleanOptionalAction if f.default else "store_true"
+            options["action"] = argparse.BooleanOptionalAction if found.default is True else "store_true"
+            default = " (the default)" if found.default is True else ""
         else:
-            options |= {"choices": f.metadata.get("choices"), "metavar": f.metadata.get("metavar")}
-            options |= {"type": str, "action": "append"} if kind is list else {"type": kind}
-        place.add_argument("--" + f.name.replace("_", "-"), **options)
+            options |= {"choices": kind.choices or None, "metavar": _metavar(found)}
+            is_list = kind.scalar is tuple
+            options |= {"type": str, "action": "append"} if is_list else {"type": kind.scalar}
+        place.add_argument(flag_of(name), help=(_help(found) + default).replace("%", "%%"), **options)
 
 
 def build(config: type[Config], arguments: argparse.Namespace, defaults: Mapping[str, Any] | None = None) -> Config:
-    """The configuration that the parsed flags and their `--config` file describe.
+    """Make the configuration that the parsed flags and their `--config` file describe.
 
     Args:
-        defaults: values of fields that neither says anything of, instead of the fields' own.
+        defaults: defaults instead of the fields' own.
 
     Raises:
-        UsageError: the file cannot be read, has an unknown setting or one of a wrong type; named with its file.
+        UsageError: the file cannot be read, or has an unknown setting; a value is of a wrong type or out of its bounds.
     """
-    names = {f.name for f in fields(config)}  # type: ignore[arg-type]
-    values = _from_file(config, Path(arguments.config)) if arguments.config else {}
-    values |= {name: value for name, value in vars(arguments).items() if name in names}
-    values = {**(defaults or {}), **values}
-    return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    settings = flatten(config)
+    values = _from_file(settings, Path(arguments.config)) if arguments.config else {}
+    flags = {name: value for name, value in vars(arguments).items() if name in settings}
+    values |= {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    return from_flat(config, {**(defaults or {}), **values}, flag_of)
+
+
+def make_config(config: type[Config], **values: Any) -> Config:
+    """Make a configuration from its flat settings, as `build` does from flags.
+
+    Raises:
+        UsageError: an unknown setting; a value of a wrong type or out of its bounds.
+    """
+    if unknown := set(values) - set(flatten(config)):
+        raise UsageError(f"unknown setting {min(unknown)!r}; there are {', '.join(flatten(config))}")
+    return from_flat(config, values, flag_of)
 
 
 def check_least(config: object, least: Mapping[str, float]) -> None:
@@ -76,10 +95,37 @@ def check_least(config: object, least: Mapping[str, float]) -> None:
     for name, bound in least.items():
         value = getattr(config, name)
         if value is not None and not value >= bound:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+            raise UsageError(f"{flag_of(name)} must be at least {bound}, not {value}")
 
 
-def _from_file(config: type[Any], path: Path) -> dict[str, Any]:
+def _metavar(found: Setting) -> str | None:
+    if text := found.field.metadata.get("metavar"):
+        return str(text)
+    declared = [item.text for item in found.kind.metadata if isinstance(item, Metavar)]
+    if declared or found.kind.choices or "help" in found.field.metadata:
+        return declared[0] if declared else None
+    return "S" if found.field.name.endswith("_s") else METAVARS.get(found.kind.scalar)
+
+
+def _help(found: Setting) -> str:
+    declared = found.field.metadata.get("help")
+    return str(declared) if declared else _field_docs(found.owner).get(found.field.name, "")
+
+
+def _field_docs(cls: type[Any]) -> dict[str, str]:
+    """Field name -> the docstring below the field, on one line."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(node, ast.ClassDef)
+        for target, text in zip(node.body, node.body[1:], strict=False):
+            match target, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                    docs[name] = " ".join(doc.replace("`", "").split())
+    return docs
+
+
+def _from_file(settings: Mapping[str, Setting], path: Path) -> dict[str, Any]:
     import yaml
 
     try:
@@ -92,35 +138,10 @@ def _from_file(config: type[Any], path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise UsageError(f"{path}: expected settings as 'name: value', got {type(data).__name__}")
-    types = get_type_hints(config)
-    choices: dict[str, Any] = {f.name: f.metadata.get("choices") for f in fields(config)}
-    unset = {f.name for f in fields(config) if f.default is None}
     values = {}
     for key, value in data.items():
         name = str(key).replace("-", "_")
-        if name not in types:
-            raise UsageError(f"{path}: unknown setting {key!r}; there are {', '.join(types)}")
-        if value is None and name in unset:
-            continue
-        wanted = _scalar(types[name])
-        if wanted is float and type(value) is int:  # a truth value is an int to Python, but no number to a person
-            value = float(value)
-        texts = not isinstance(value, list) or all(isinstance(v, str) for v in value)
-        if type(value) is not wanted or not texts or (choices[name] and value not in choices[name]):
-            raise UsageError(f"{path}: setting {key!r} must be {_expected(wanted, choices[name])}, not {value!r}")
-        values[name] = value
+        if name not in settings:
+            raise UsageError(f"{path}: unknown setting {key!r}; there are {', '.join(settings)}")
+        values[name] = settings[name].check(value, f"{path}: setting {key!r}")
     return values
-
-
-def _expected(wanted: type, choices: Any) -> str:
-    if wanted is list:
-        return "a list of texts"
-    return f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
-
-
-def _scalar(annotation: Any) -> type[Any]:
-    """`int` of `int` and of `int | None`, `list` of `tuple[str, ...]`."""
-    if isinstance(annotation, UnionType):
-        (annotation,) = (a for a in get_args(annotation) if a is not type(None))
-    kinds: dict[Any, type[Any]] = {int: int, float: float, str: str, bool: bool, tuple[str, ...]: list}
-    return kinds[annotation]

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Usage
 from flex_judge.judges.media.prepared import Prepared
 from flex_judge.judges.models.profiles import Profile
+from flex_judge.judges.validation import Fraction, PositiveFloat, PositiveInt, settings_class
 
 FinishReason = Literal["stop", "eos", "length"]
 
@@ -105,43 +105,37 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@settings_class
 class EngineConfig:
     """Which model runs in which engine, and how much of the machine it may use."""
 
     model: str
-    """Name of an embedded model, a local folder, or a hub id; see `flex_judge.judges.models`."""
+    """Model: name of an embedded model, local folder or hub id."""
     engine: str = "auto"
-    """A name in `flex_judge.judges.engines.ENGINES`, or `auto`: vllm where it is installed, else transformers."""
+    """Inference engine; auto is vllm where it is installed, else transformers."""
     dtype: str = "auto"
-    """A torch dtype name, or `auto`: bfloat16 where the hardware computes in it, else float32."""
+    """Torch dtype of the weights; auto is bfloat16 where the hardware computes in it, else float32."""
     adapter: str | None = None
-    """Folder or hub id of a LoRA adapter on the model."""
-    max_model_len: int = 8192
-    """Cut to what the model supports."""
-    max_batch: int = 64
-    """Requests that are computed at the same time."""
+    """LoRA adapter on the model: folder or hub id."""
+    max_model_len: PositiveInt = 8192
+    """Context length in tokens, prompt and reply together; capped at what the model supports."""
+    max_batch: PositiveInt = 64
+    """Maximum number of requests that the engine computes at the same time."""
     seed: int = 0
-    """Seed of the engine's sampler, for requests without one of their own."""
-    threads: int | None = None
+    """Seed of the engine's sampler, for requests without a seed."""
+    threads: PositiveInt | None = None
     """CPU threads; None leaves it to the libraries."""
-    kv_cache_gib: float = 1.0
-    """Memory for key-value states on a CPU (a GPU takes `gpu_memory_utilization`)."""
-    gpu_memory_utilization: float = 0.85
+    kv_cache_gib: PositiveFloat = 1.0
+    """Memory for the KV cache on a CPU, in GiB; a GPU uses gpu_memory_utilization."""
+    gpu_memory_utilization: Fraction = 0.85
+    """Fraction of the GPU memory that vllm may use."""
     own_process: bool = False
-    """Run vllm as AsyncLLM with the model in processes of its own, which keeps a GPU busy while this process does
-    other things. Within this process it starts in a third of the time and memory, which matters on a CPU."""
-    tensor_parallel: int = 1
-    """GPUs that one engine spreads its model over; above 1 takes vllm and `own_process`."""
-    stall_s: float = 300.0
-    """An engine of vllm whose step takes longer than this counts as lost, see `Engine.check_health`. A first step may
-    compile for minutes. A step of transformers is a whole batch and has no limit."""
+    """Run vllm as AsyncLLM with the model in separate processes, which keeps a GPU busy while this process does other
+    work. In this process vllm starts in a third of the time and memory, which matters on a CPU."""
+    tensor_parallel: PositiveInt = 1
+    """GPUs that one engine spreads its model over; above 1 needs vllm and own_process."""
+    stall_s: PositiveFloat = 300.0
+    """Seconds after which a running step of vllm counts as a lost engine. A first step may compile for minutes. A step
+    of transformers is a whole batch and has no limit."""
     ledger: str | None = None
-    """SQLite file that keeps every generation: what is in it is not computed again. See
-    `flex_judge.judges.engines.recording.ledger`."""
-
-    def __post_init__(self) -> None:
-        if self.tensor_parallel < 1:
-            raise UsageError(f"tensor_parallel must be at least 1, not {self.tensor_parallel}")
-        if not self.stall_s > 0:
-            raise UsageError(f"stall_s must be above 0, not {self.stall_s}")
+    """SQLite file that records every generation; recorded generations are not computed again."""

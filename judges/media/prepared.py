@@ -6,24 +6,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.judges.media.types import Modality
+from flex_judge.judges.validation import PositiveFloat, PositiveInt, settings_class
 
 SAMPLE_RATE = 16_000
 """Hz, mono: what every audio encoder here takes."""
 
 
-@dataclass(frozen=True)
+@settings_class
 class MediaLimits:
     """How media are scaled before a model sees them. None leaves it to the model family."""
 
-    image_max_pixels: int | None = None
-    """Larger images are scaled down, keeping their proportions."""
-    video_fps: float | None = None
-    """Frames taken per second."""
-    video_max_pixels: int | None = None
-    """Per frame."""
-    video_max_frames: int | None = None
-    audio_max_seconds: float | None = None
-    """Longer audio is refused: cutting it would judge something else."""
+    image_max_pixels: PositiveInt | None = None
+    """Scale images above N pixels down, keeping their proportions."""
+    video_fps: PositiveFloat | None = None
+    """Video frames to sample per second."""
+    video_max_pixels: PositiveInt | None = None
+    """Scale video frames above N pixels down."""
+    video_max_frames: PositiveInt | None = None
+    """Maximum number of frames sampled from a video."""
+    audio_max_seconds: PositiveFloat | None = None
+    """Reject audio longer than N seconds; cutting it would judge something else."""
 
     def over(self, family: MediaLimits) -> MediaLimits:
         """These limits, with the family's where these say nothing."""

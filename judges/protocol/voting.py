@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Status, Verdict
@@ -22,7 +22,8 @@ from flex_judge.judges.judgments import Judgment, Status, Verdict
 Outcome = int | str | None
 """The index of the preferred response, the chosen option, or None for a tie."""
 
-ORDERS = ("as_given", "random", "both", "rotations")
+Order = Literal["as_given", "random", "both", "rotations"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 """In which orders a round reads the responses, see `orders`."""
 
 VOTE_CONFIDENCE = 0.95

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
 
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.validation import Metavar, PositiveFloat, PositiveInt, Section, settings_class
 from flex_judge.reward.types import RewardSpec
 
 MIB = 1 << 20
@@ -29,47 +30,43 @@ END_OF_TURN = (
 """What the common model families end a turn with, or fill up with behind it."""
 
 
-@dataclass(frozen=True)
+@settings_class
 class GatewayConfig:
-    """What a service takes, from whom, and for how long it works on it."""
+    """Which requests the service accepts, from whom, and for how long it works on them."""
 
     api_key: str | None = field(default=None, repr=False)
-    """What every request but /healthz must bring, as `Authorization: Bearer KEY`; None lets everybody in."""
-    max_pending: int = 4096
-    """Completions and comparisons that are accepted and not yet answered; more are refused with 503."""
-    max_items: int = 1024
-    """Completions or comparisons in one request."""
-    deadline_s: float = 600.0
-    """How long a request is worked on: what is not ready by then has status timeout. A request may ask for less."""
-    max_body_mib: int = 64
-    """Size of one request, and of one medium by URL."""
-    max_bodies_mib: int = 1024
-    """Size of all requests in hand together."""
-    media_store_mib: int = 1024
-    """Size of all uploaded media that are kept; those not used for longest go first."""
-    max_media: int = 256
-    """Media in one comparison or sample; each frame of a video counts."""
-    media_hosts: tuple[str, ...] = ()
-    """Hosts from which media are fetched by URL: exact names, HTTPS alone. Without any, no URL is taken."""
-    rubrics: tuple[str, ...] = ()
-    """Files of rubrics that requests may name beside those that come with the project, by the file's name without its
-    ending. The files must be where the replicas are, too."""
-    retain_s: float = 600.0
-    """How long the answer to a request with an Idempotency-Key is kept, for when it is sent again."""
-    openrlhf: RewardSpec = field(default_factory=RewardSpec)
-    """How the samples of /get_reward are judged. With `group_size`, samples that come one by one are gathered."""
-    openrlhf_deadline_s: float = 170.0
-    """`deadline_s` for /get_reward; OpenRLHF waits 180 s."""
-    end_of_turn: tuple[str, ...] = END_OF_TURN
-    """Tokens that are cut from the end of what /get_reward is sent."""
+    """Key that every request but /healthz must send as `Authorization: Bearer KEY`; None admits everybody."""
+    max_pending: PositiveInt = 4096
+    """Maximum number of accepted and unanswered completions; more get status 503."""
+    max_items: PositiveInt = 1024
+    """Maximum number of completions or comparisons in one request."""
+    deadline_s: PositiveFloat = 600.0
+    """Time limit of a request in seconds; comparisons that are not ready by then have status timeout. A request may ask
+    for less."""
+    max_body_mib: PositiveInt = 64
+    """Maximum size of one request, and of one medium by URL, in MiB."""
+    max_bodies_mib: PositiveInt = 1024
+    """Maximum size of all requests in hand together, in MiB."""
+    media_store_mib: PositiveInt = 1024
+    """Memory for uploaded media in MiB; the least recently used are evicted first."""
+    max_media: PositiveInt = 256
+    """Maximum number of media in one comparison; each video frame counts."""
+    media_hosts: Annotated[tuple[str, ...], Metavar("HOST")] = ()
+    """Host from which media may be fetched by URL: exact name, HTTPS only; may be repeated. None are fetched without
+    it."""
+    rubrics: Annotated[tuple[str, ...], Metavar("FILE")] = ()
+    """Rubric file that requests may name by its stem, next to the presets. The file must exist where the replicas
+    are."""
+    retain_s: PositiveFloat = 600.0
+    """Seconds that the answer to a request with an Idempotency-Key is kept for a retry."""
+    openrlhf: Annotated[RewardSpec, Section("how /get_reward (OpenRLHF) judges")] = field(default_factory=RewardSpec)
+    """How the samples of /get_reward are judged. With `group_size`, samples that come one by one are grouped."""
+    openrlhf_deadline_s: PositiveFloat = 170.0
+    """Time limit of /get_reward in seconds; OpenRLHF waits 180 s."""
+    end_of_turn: Annotated[tuple[str, ...], Metavar("TOKEN")] = END_OF_TURN
+    """Token that is cut from the end of the texts that /get_reward receives; may be repeated."""
 
     def __post_init__(self) -> None:
-        for name in ("max_pending", "max_items", "max_body_mib", "max_bodies_mib", "media_store_mib", "max_media"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("deadline_s", "openrlhf_deadline_s", "retain_s"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must be seconds above 0, not {getattr(self, name)}")
         for small, large in (("max_items", "max_pending"), ("max_body_mib", "max_bodies_mib")):
             if getattr(self, small) > getattr(self, large):
                 raise UsageError(f"{small} must be at most {large}, which is {getattr(self, large)}")

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from types import UnionType
-from typing import Any, get_args, get_type_hints
+from dataclasses import replace
+from typing import Annotated, Any
 
-from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import ClusterError, UsageError
 from flex_judge.judges.models.embedded import JUDGE
-from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
+from flex_judge.judges.protocol.settings import JudgeConfig
+from flex_judge.judges.validation import (
+    Metavar,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    flatten,
+    from_flat,
+    settings_class,
+)
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.serving.affinity import SLACK
@@ -21,41 +28,40 @@ NAME = "flex-judge"
 DEFAULT_MODEL = JUDGE
 
 
-@dataclass(frozen=True)
+@settings_class
 class ServiceConfig:
+    """A judge service: the judge that each replica holds, how many replicas there are, and their share of a cluster."""
+
     judge: JudgeConfig
-    replicas: int = 2
-    autoscale: str | None = None
-    """`MIN:MAX` replicas, as many as the load asks for; instead of `replicas`."""
+    replicas: PositiveInt = 2
+    """Number of judge replicas."""
+    autoscale: Annotated[str, Metavar("MIN:MAX")] | None = None
+    """Autoscale between MIN and MAX replicas with the load; replaces replicas."""
     name: str = NAME
     """Name of the Serve application; must be unique within the cluster."""
     gateway: GatewayConfig | None = None
     """The HTTP side; None leaves it out, and the service is used by its handle alone."""
-    cpus_per_replica: float | None = None
-    gpus_per_replica: float | None = None
-    """A whole number is also the engine's tensor parallel size. None for either: a share of the cluster, see
-    `placed_on`."""
+    cpus_per_replica: NonNegativeFloat | None = None
+    """CPUs of each replica; None takes an equal share of the cluster, see `placed_on`."""
+    gpus_per_replica: NonNegativeFloat | None = None
+    """GPUs of each replica; a whole number is also its tensor parallel size. None takes an equal share of the cluster,
+    one GPU at most."""
     affinity: bool = True
-    """Whether a prompt's candidates go to the replica that has its prefix; else to any, as Ray Serve does by
-    default."""
+    """Send a prompt's candidates to the replica that has its prefix cached; else to any, as Ray Serve does."""
     affinity_slack: int = SLACK
-    """Requests that a replica may have under way before its load counts, see `flex_judge.reward.serving.affinity`."""
-    health_check_period_s: float = 2.0
-    health_check_timeout_s: float = 30.0
-    upscale_delay_s: float = 10.0
-    """With autoscaling: how long the load must ask for more replicas before there are more."""
-    downscale_delay_s: float = 300.0
-    """With autoscaling: how long the load must ask for fewer. A trainer's load comes in waves."""
-    drain_s: float = 5.0
-    """How long a replica that is to go may still work on what it has."""
+    """Requests in progress on a replica before its load counts, see `flex_judge.reward.serving.affinity`."""
+    health_check_period_s: PositiveFloat = 2.0
+    """Seconds between two health checks of a replica."""
+    health_check_timeout_s: PositiveFloat = 30.0
+    """Seconds after which a health check fails."""
+    upscale_delay_s: NonNegativeFloat = 10.0
+    """Autoscaling: seconds of high load before replicas are added."""
+    downscale_delay_s: NonNegativeFloat = 300.0
+    """Autoscaling: seconds of low load before replicas are removed. A trainer's load comes in waves."""
+    drain_s: NonNegativeFloat = 5.0
+    """Seconds that a replica may work on pending requests before it is stopped."""
 
     def __post_init__(self) -> None:
-        if self.replicas < 1:
-            raise UsageError(f"replicas must be at least 1, not {self.replicas}")
-        for name in ("cpus_per_replica", "gpus_per_replica"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise UsageError(f"{name} must be 0 or more, not {value}")
         gpus = self.gpus_per_replica
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise UsageError(f"gpus_per_replica must be a whole number, or a fraction of one GPU, not {gpus}")
@@ -125,62 +131,23 @@ class ServiceConfig:
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> ServiceConfig:
         """Settings by name, as `serve run flex_judge.reward.app:build model=... replicas=2` and a Serve
-        configuration file give them: those of this class, of GatewayConfig, EngineConfig and JudgeSettings, in one
-        table.
+        configuration file give them. The names are those of `flex-judge serve`: nested settings are flat.
 
         Raises:
             UsageError: an unknown name, or a value of another type.
         """
-        skipped = ("judge", "gateway", "media", "openrlhf")  # tables of their own
-        configs = (cls, GatewayConfig, EngineConfig, JudgeSettings)
-        known = sorted({f.name for c in configs for f in fields(c)} - set(skipped))
-        for name in args:
-            if name not in known:
-                raise UsageError(f"unknown setting {name!r}; there are {', '.join(known)}")
-        if args.get("api_key") is not None:
-            args = {**args, "api_key": read_key(str(args["api_key"]))}
-        engine = _filled(EngineConfig, {"model": DEFAULT_MODEL, **args})
-        judge = JudgeConfig(engine, _filled(JudgeSettings, args))
-        made: ServiceConfig = _filled(cls, args, judge=judge, gateway=_filled(GatewayConfig, args))
-        return made
+        settings = flatten(cls)
+        values = {}
+        for name, value in args.items():
+            if name not in settings:
+                raise UsageError(f"unknown setting {name!r}; there are {', '.join(sorted(settings))}")
+            values[name] = settings[name].check(value, f"setting {name!r}", parse=True)
+        if values.get("api_key") is not None:
+            values["api_key"] = read_key(values["api_key"])
+        return from_flat(cls, {"model": DEFAULT_MODEL, **values})
 
 
 def gpu_share(gpus: float, engines: int) -> float:
     """The share of a GPU that each of so many engines gets: a whole one, or such a part of one that as many as are
     needed fit on each device."""
     return 1.0 / max(1, math.ceil(engines / gpus)) if gpus else 0.0
-
-
-_READ: dict[type, Any] = {
-    int: int,
-    float: float,
-    str: str,
-    bool: lambda text: {"true": True, "1": True, "false": False, "0": False}[text.lower()],
-    tuple: lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
-}
-
-
-def _filled(config: type[Any], args: Mapping[str, Any], **made: Any) -> Any:
-    """An instance of a dataclass with those values that it has a field for. Two classes may share one: a deadline."""
-    types = get_type_hints(config)
-    values = {f.name: _value(f.name, args[f.name], types[f.name]) for f in fields(config) if f.name in args}
-    return config(**(values | made))
-
-
-def _value(name: str, value: Any, annotation: Any) -> Any:
-    """A value as the annotation wants it; a text, as a command line gives it, is read."""
-    if isinstance(annotation, UnionType):
-        if value is None or value in ("null", "none"):
-            return None
-        (annotation,) = (a for a in get_args(annotation) if a is not type(None))
-    kind = getattr(annotation, "__origin__", annotation)
-    try:
-        if isinstance(value, str):
-            return _READ[kind](value)
-        if kind is tuple and isinstance(value, list):
-            return tuple(map(str, value))
-        if type(value) is kind or (kind is float and type(value) is int):
-            return kind(value)
-    except (ValueError, KeyError) as e:
-        raise UsageError(f"setting {name!r} must be of type {kind.__name__}, not {value!r}") from e
-    raise UsageError(f"setting {name!r} must be of type {kind.__name__}, not {value!r}")

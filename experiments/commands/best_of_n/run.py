@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.best_of_n.metrics import LabelledSamples, accuracies, best_scores, finest_scores
-from flex_judge.alignment.best_of_n.selection import METHODS, SelectionSpec, check
+from flex_judge.alignment.best_of_n.selection import Method, SelectionSpec, check
 from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.pipeline.shards import Report
@@ -32,7 +32,7 @@ class BestOfNRun(DataFlags):
     """Settings of a run."""
 
     out: str = out_folder("runs/best-of-n")
-    method: str = setting("pointwise", "how the best answer is found", choices=METHODS, group="how the best is found")
+    method: Method = setting("pointwise", "how the best answer is found", group="how the best is found")
     halving_votes: int = setting(
         SelectionSpec.votes, "halving: judgments of one answer at most", metavar="K", group="how the best is found"
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 from flex_judge.alignment.curation.duplicates import LEAST
 from flex_judge.alignment.curation.scales import FIVE, TEN
-from flex_judge.alignment.curation.selection import BALANCES, ORDERS, Selection
+from flex_judge.alignment.curation.selection import Balance, Order, Selection
 from flex_judge.alignment.curation.tokens import SCRIPTED
 from flex_judge.alignment.tasks import synthetic_teacher as arithmetic_teacher
 from flex_judge.experiments.commands.judge.config import THINK_TOKENS, JudgeRun
@@ -108,17 +108,15 @@ class CurateRun:
         metavar="N",
         group=_SAMPLES,
     )
-    order: str | None = setting(
+    order: Order | None = setting(
         None,
         f"which reasoning is taken first (default: {_DEFAULT.order}; arithmetic: {_OF_TASK.order})",
-        choices=ORDERS,
         group=_SAMPLES,
     )
-    balance: str | None = setting(
+    balance: Balance | None = setting(
         None,
         "balance winners of pairs, or scores of singles too "
         f"(default: {_DEFAULT.balance}; arithmetic: {_OF_TASK.balance})",
-        choices=BALANCES,
         group=_SAMPLES,
     )
     held_out: int = setting(_DEFAULT.held_out, "samples that are kept apart", metavar="N", group=_SAMPLES)

@@ -12,7 +12,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.models.embedded import EMBEDDED, JUDGE
 from flex_judge.judges.protocol.settings import JudgeSettings
-from flex_judge.judges.protocol.voting import ORDERS, VOTE_CONFIDENCE
+from flex_judge.judges.protocol.voting import VOTE_CONFIDENCE, Order
 
 THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 128
 """The published budget, and one that suits a model which was never taught to think at length."""
@@ -40,7 +40,7 @@ class JudgeFlags:
     vote_confidence: float = setting(
         VOTE_CONFIDENCE, "how sure voting is before it stops early; 1: certain", metavar="P", group=_HOW
     )
-    order: str = setting("as_given", "in which order the judge reads the responses", choices=ORDERS, group=_HOW)
+    order: Order = setting("as_given", "in which order the judge reads the responses", group=_HOW)
     num_waits: int = setting(0, "times that thinking which ends is made to go on with Wait", metavar="N", group=_HOW)
     reason_first: bool = setting(True, "think before answering", group=_HOW)
     forced_answer: bool = setting(True, "where no answer comes, have one written under a grammar", group=_HOW)

@@ -19,8 +19,8 @@ from flex_judge.alignment.pipeline.preferences import PreferencePlan
 from flex_judge.alignment.preferences.card import CardSettings, card
 from flex_judge.alignment.preferences.filters import FilterSpec
 from flex_judge.alignment.preferences.formats import FORMATS
-from flex_judge.alignment.preferences.rule_spec import RuleSpec
-from flex_judge.alignment.preferences.rules import RULES, make_rule
+from flex_judge.alignment.preferences.rule_spec import RuleName, RuleSpec, Winner
+from flex_judge.alignment.preferences.rules import make_rule
 from flex_judge.alignment.preferences.stats import CardStats
 from flex_judge.alignment.tasks.arithmetic import is_right
 from flex_judge.experiments.common.data_runs.config import DataFlags, out_folder
@@ -53,13 +53,11 @@ class PreferenceRun(DataFlags):
         "make it for models that see molecules: <mol> in the text, SMILES in a column of their own",
         group=_RESULTS,
     )
-    rule: str = setting("highest_lowest", "which answers make a pair", choices=tuple(RULES), group=_PAIRS)
+    rule: RuleName = setting("highest_lowest", "which answers make a pair", group=_PAIRS)
     hot_temperature: float = setting(
         1.2, "two_temperatures: the higher one; the lower is --sample-temperature", metavar="T", group=_PAIRS
     )
-    winner: str = setting(
-        "low", "two_temperatures: whose answer may be the chosen one", choices=("low", "high", "either"), group=_PAIRS
-    )
+    winner: Winner = setting("low", "two_temperatures: whose answer may be the chosen one", group=_PAIRS)
     quantile: float = setting(
         RuleSpec.quantile,
         "highest_quantile: where the rejected answer stands; 0 is the lowest",

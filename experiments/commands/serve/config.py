@@ -14,7 +14,7 @@ from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.serving.cluster import Cluster
 from flex_judge.reward.serving.config import ServiceConfig
-from flex_judge.reward.types import METHODS, NORMALIZE, REWARDS, RewardSpec
+from flex_judge.reward.types import Method, Normalization, RewardKind, RewardSpec
 
 _WHERE, _WHO, _REMOTE = "where it runs", "who may ask, and how much", "how /get_reward (OpenRLHF) judges"
 """Headings of the help."""
@@ -76,9 +76,9 @@ class ServeRun(JudgeFlags):
         (), "rubric file that clients may ask for by its stem; may be repeated", metavar="FILE", group=_WHO
     )
     rubric: str = setting("general", "rubric", metavar="NAME", group=_REMOTE)
-    method: str = setting("pointwise", "how a prompt's completions are judged", choices=METHODS, group=_REMOTE)
-    reward: str = setting("expected", "what becomes the reward", choices=REWARDS, group=_REMOTE)
-    normalize: str = setting("none", "what is done to a group's rewards", choices=NORMALIZE, group=_REMOTE)
+    method: Method = setting("pointwise", "how a prompt's completions are judged", group=_REMOTE)
+    reward: RewardKind = setting("expected", "what becomes the reward", group=_REMOTE)
+    normalize: Normalization = setting("none", "what is done to a group's rewards", group=_REMOTE)
     group_size: int | None = setting(None, "completions of a prompt to wait for", metavar="N", group=_REMOTE)
     gather: float = setting(60.0, "seconds to wait for them", metavar="S", group=_REMOTE)
 

@@ -242,7 +242,7 @@ def test_with_one_kind_alone_all_that_is_held_out_is_of_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"singles": -1}, "singles must be 0 or more"),
+        ({"singles": -1}, "singles must be at least 0"),
         ({"singles": 0, "pairs": 0}, "singles, pairs and batches must not all be 0"),
         ({"remap": 1.5}, "remap must be from 0 to 1"),
         ({"order": "best"}, "order must be one of longest, shortest, drawn, given, not 'best'"),

@@ -268,7 +268,7 @@ async def test_every_rule_works_with_a_judge(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"name": "best"}, "rule must be one of highest_lowest"),
+        ({"rule": "best"}, "rule must be one of highest_lowest"),
         ({"winner": "hot"}, "winner must be one of low, high, either"),
         ({"quantile": 1.0}, "quantile must be 0 or more and below 1"),
     ],

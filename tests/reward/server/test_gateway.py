@@ -199,7 +199,7 @@ def test_rubrics_that_cannot_be_used_are_refused_at_the_start(tmp_path: Path) ->
         ({"max_pending": 0}, "max_pending must be at least 1"),
         ({"max_pending": 10}, "max_items must be at most max_pending, which is 10"),
         ({"max_bodies_mib": 8}, "max_body_mib must be at most max_bodies_mib"),
-        ({"deadline_s": 0.0}, "deadline_s must be seconds above 0"),
+        ({"deadline_s": 0.0}, "deadline_s must be above 0"),
         ({"media_hosts": ("https://media.test",)}, "media_hosts"),
         ({"media_hosts": ("media.test:80",)}, "media_hosts"),
         ({"openrlhf": RewardSpec(reward="rank", group_size=4, group_timeout_s=170.0)}, "leaves nothing"),
