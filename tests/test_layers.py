@@ -23,6 +23,8 @@ SMALL = 80
 """Lines below which a module with one importer belongs into that importer, unless it is a seam."""
 SEAMS: dict[str, str] = {}
 """Small modules with one importer -> why they stand alone."""
+PARTS_OF_A_COMMAND = ("config", "run", "view")
+"""Every command is split into these modules, however small they are."""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,10 @@ def test_small_modules_with_one_importer_are_seams(graph: ImportGraph) -> None:
     small = {
         name
         for name, path in graph.paths.items()
-        if len(importers[name]) == 1 and graph.lines(name) < SMALL and path.name not in ("__init__.py", "__main__.py")
+        if len(importers[name]) == 1
+        and graph.lines(name) < SMALL
+        and path.name not in ("__init__.py", "__main__.py")
+        and not (name.startswith("experiments.commands.") and path.stem in PARTS_OF_A_COMMAND)
     }
     assert small == set(SEAMS)
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.policies.base import Policy
-from flex_judge.alignment.policies.engine import EnginePolicy
-from flex_judge.alignment.policies.openai import OpenAIPolicy
 from flex_judge.judges.engines import ENGINES, load_engine, resolve_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import EngineUnavailableError, UsageError
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.models import check_model
+
+if TYPE_CHECKING:
+    from flex_judge.alignment.policies.openai import OpenAIPolicy
 
 GROUP = "flex_judge.policies"
 ENDPOINT = "openai"
@@ -88,6 +89,8 @@ def load_policy(config: PolicyConfig) -> Policy:
     if config.kind == ENDPOINT:
         return _endpoint(config)
     if config.kind == "auto" or config.kind in ENGINES:
+        from flex_judge.alignment.policies.engine import EnginePolicy
+
         return EnginePolicy(load_engine(config), config.media)
     policy = _outside(config.kind).load()(config)
     if not isinstance(policy, Policy):
@@ -96,6 +99,8 @@ def load_policy(config: PolicyConfig) -> Policy:
 
 
 def _endpoint(config: PolicyConfig) -> OpenAIPolicy:
+    from flex_judge.alignment.policies.openai import OpenAIPolicy
+
     assert config.url is not None
     return OpenAIPolicy(
         config.url,

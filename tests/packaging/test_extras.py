@@ -20,8 +20,8 @@ from flex_judge.judges.errors import EngineUnavailableError, UsageError
 from flex_judge.judges.extras import EXTRAS, INCLUDED_EXTRAS, MissingExtraError, describe_missing_extras
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-THROUGH_OTHERS = {"huggingface_hub", "tokenizers", "starlette", "packaging"}
-"""Imported too, and brought by transformers and FastAPI."""
+THROUGH_OTHERS = {"annotated_types", "pydantic_core", "huggingface_hub", "tokenizers", "starlette", "packaging"}
+"""Imported too, and brought by pydantic, transformers and FastAPI."""
 
 
 def distributions(requirements: list[str]) -> set[str]:
@@ -69,9 +69,11 @@ def test_the_error_is_a_usage_error_and_an_import_error() -> None:
 
 def test_an_import_that_fails_within_a_command_names_the_extra() -> None:
     code = (
+        "from types import SimpleNamespace\n"
         "from flex_judge.experiments import cli\n"
         "def run(options):\n    import torch\n"
-        "cli.COMMANDS['doctor'] = cli._Command('', lambda parser: None, run)\n"
+        "module = SimpleNamespace(add_arguments=lambda parser: None, main=run)\n"
+        "cli.COMMANDS['doctor'] = SimpleNamespace(help='', load=lambda: module)\n"
         "print(cli.main(['doctor']))"
     )
     done = run_in_core(code)

@@ -30,7 +30,8 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        visible = name.partition(".")[0] in VISIBLE
+        # `_sysconfigdata...` belongs to the standard library, under a name of the platform.
+        visible = name.partition(".")[0] in VISIBLE or name.startswith("_sysconfigdata")
         return self._finder.find_spec(name, path, target) if visible else None
 
     def find_distributions(self, *arguments: Any, **options: Any) -> Iterator[Any]:

@@ -8,13 +8,15 @@ Every step is a command that users have, in a folder of its own, so an interrupt
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
+from flex_judge.alignment.best_of_n.metrics import estimate
 from flex_judge.alignment.tasks import arithmetic
-from flex_judge.alignment.tasks.arithmetic import Question
+from flex_judge.alignment.tasks.arithmetic import Question, is_right
 from flex_judge.alignment.tasks.synthetic_teacher import sum_of
 from flex_judge.experiments.common.flags import check_least, setting
 from flex_judge.experiments.common.ranks import run
@@ -30,9 +32,8 @@ from flex_judge.experiments.studies.arithmetic_loop.questions import (
     sums,
 )
 from flex_judge.experiments.studies.arithmetic_loop.samples import sample
-from flex_judge.experiments.studies.arithmetic_loop.statistics import looped
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.jsonl import write_rows, write_text
+from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.models import ADAPTER_FILES, check_model
 from flex_judge.judges.models.embedded import BASE, JUDGE
 
@@ -176,3 +177,63 @@ def _write_prompts(file: Path, asked: Iterable[Question]) -> None:
 
 def _flags(values: Mapping[str, Any]) -> list[str]:
     return [text for name, value in values.items() for text in (f"--{name}", str(value))]
+
+
+def looped(seeds: Sequence[Path], before: Path) -> dict[str, Any]:
+    """The figures of a loop.
+
+    Args:
+        seeds: the folders of the runs, one for each seed.
+        before: the greedy answers of the policy that all started from.
+
+    Returns:
+        `curve`: of best-of-N for each N, the mean over seeds and its deviation; `greedy`: the accuracy before and after
+        tuning, and the difference, each with a 95 % interval over questions of the mean over seeds; `runs`: the same
+        of each seed; `pairs`: what was tuned on.
+
+    Raises:
+        UsageError: a run measured other questions than the start.
+    """
+    start = _right(before)
+    runs = []
+    for folder in seeds:
+        after = _right(folder / "greedy_after.jsonl")
+        if start.keys() != after.keys():
+            raise UsageError(f"{folder}: its questions are not those of {before}")
+        runs.append(after)
+    chosen = [json.loads((folder / "best_of_n" / "summary.json").read_text(encoding="utf-8")) for folder in seeds]
+    pairs = [json.loads((folder / "preferences" / "summary.json").read_text(encoding="utf-8")) for folder in seeds]
+    return {
+        "curve": _curve([run["accuracies"] for run in chosen]),
+        "curve_questions": chosen[0]["prompts"],
+        "greedy": _gain(start, runs),
+        "runs": [_gain(start, [run]) for run in runs],
+        "pairs": [{"pairs": run["pairs"], "right": run["right"]} for run in pairs],
+    }
+
+
+def _right(file: Path) -> dict[str, float]:
+    """Whether the answer to each question is right, as 0 or 1."""
+    return {row["id"]: float(is_right(row["responses"][0], row["kept"]["answer"])) for row in read_rows(file)}
+
+
+def _gain(start: Mapping[str, float], runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    after = {name: fmean(run[name] for run in runs) for name in start}
+    return {
+        "before": asdict(estimate(start.values())),
+        "after": asdict(estimate(after.values())),
+        "difference": asdict(estimate([after[name] - start[name] for name in start], shares=False)),
+    }
+
+
+def _curve(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of accuracies as best-of-N runs give them, the mean over runs and its deviation."""
+    return {
+        "random": _over([run["random"]["value"] for run in runs]),
+        "best": {n: _over([run["best"][n]["value"] for run in runs]) for n in runs[0]["best"]},
+        "any": {n: _over([run["any"][n]["value"] for run in runs]) for n in runs[0]["any"]},
+    }
+
+
+def _over(values: Sequence[float]) -> dict[str, Any]:
+    return {"mean": fmean(values), "deviation": stdev(values) if len(values) > 1 else None, "values": list(values)}

@@ -35,6 +35,7 @@ from flex_judge.experiments.studies.arithmetic_loop.evaluation import (
     evaluation_settings,
 )
 from flex_judge.experiments.studies.arithmetic_loop.judge import JudgeMaking, evaluate_judge, halved
+from flex_judge.experiments.studies.arithmetic_loop.loop import looped
 from flex_judge.experiments.studies.arithmetic_loop.page import write_page
 from flex_judge.experiments.studies.arithmetic_loop.questions import (
     DEMO,
@@ -45,7 +46,6 @@ from flex_judge.experiments.studies.arithmetic_loop.questions import (
     unrelated,
 )
 from flex_judge.experiments.studies.arithmetic_loop.samples import sample
-from flex_judge.experiments.studies.arithmetic_loop.statistics import looped
 from flex_judge.judges import FlexJudge, Judgment
 from flex_judge.judges.engines import EngineConfig, Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine

@@ -1,0 +1,37 @@
+"""The command line that commands over prompts share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flex_judge.experiments.common.data_runs.config import DataFlags
+from flex_judge.experiments.common.data_runs.view import exit_status
+from flex_judge.experiments.common.flags import add_flags, build
+
+RunOverPrompts = Callable[[Any, str | None], dict[str, Any]]
+"""Takes settings and a file; returns a summary."""
+ShowSummary = Callable[[dict[str, Any], Path], None]
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, settings: type[DataFlags]) -> None:
+    """Add the file of prompts and the flags of a command."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="prompts: a .jsonl or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded task)",
+    )
+    add_flags(parser, settings)
+
+
+def run_over_prompts(
+    options: argparse.Namespace, settings: type[DataFlags], run: RunOverPrompts, show: ShowSummary
+) -> int:
+    """Run a command over prompts, print its summary, and return its exit status."""
+    config = build(settings, options)
+    summary = run(config, options.file)
+    show(summary, Path(config.out))
+    return exit_status(summary, config.max_failures)
