@@ -29,7 +29,6 @@ from flex_judge.alignment.pipeline.runner import run as run_job
 from flex_judge.alignment.pipeline.shards import ShardFolder, summed
 from flex_judge.alignment.policies.config import PolicyConfig
 from flex_judge.experiments.commands.bench.result import BenchResult
-from flex_judge.experiments.commands.best_of_n.run import write_summary
 from flex_judge.experiments.common.flags import check_least, setting
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.engines.base import EngineConfig, Sampling
@@ -191,9 +190,11 @@ def _peak_mib(rows: int) -> float:
 
 def _drive(prompts: str, folder: str) -> None:
     """What the driver of `flex-judge best-of-n` does: hands out shards, joins their rows, and sums them up."""
+    from flex_judge.experiments.commands.best_of_n.run import write_summary
+
     source = open_source(prompts)
     with RunFolder(Path(folder) / "run", {}) as run:
-        shard_folder = ShardFolder(run.path / "shard_folder")
+        shard_folder = ShardFolder(run.path / "shards")
         job = Job(source, Echo(), shard_folder.folder, shard_rows=shard_rows_for(len(source)), workers=2)
         with connect():
             for _ in run_job(job):

@@ -106,7 +106,7 @@ class DataRun:
         Raises:
             JudgeError: what ended the run. What was done is kept, and the same run goes on from there.
         """
-        shard_folder = ShardFolder(self.folder.path.resolve() / "shard_folder")
+        shard_folder = ShardFolder(self.folder.path.resolve() / "shards")
         shard_rows = shard_rows_for(len(self.source))
         shards = shards_of(len(self.source), shard_rows)
         if todo := pending(shard_folder, shards, self.config.retry_rejected):
