@@ -243,7 +243,7 @@ def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tm
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             for _ in within(200, what="a share of the shards"):
                 assert process.poll() is None
-                if len(list((run / "parts").glob("report-*.json"))) >= share * 60:
+                if len(list((run / "shards").glob("report-*.json"))) >= share * 60:
                     break
             process.kill()
             process.wait()
