@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer
-from transformers import PreTrainedTokenizerFast
+from lazy import lazy
 
 from flex_judge.judges import (
     Comparison,
@@ -34,6 +33,9 @@ from flex_judge.judges.engines.threaded import Request, ThreadedEngine
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.media.prepared import Prepared
 from flex_judge.judges.models.profiles import CHAT
+
+AddedToken, Tokenizer = lazy("tokenizers", "AddedToken", "Tokenizer")
+PreTrainedTokenizerFast = lazy("transformers", "PreTrainedTokenizerFast")
 
 SETTINGS = JudgeSettings(max_think_tokens=100, max_answer_tokens=60)
 UNFORCED = replace(SETTINGS, forced_answer=False)
@@ -332,9 +334,10 @@ def test_judgments_come_in_the_order_of_the_comparisons() -> None:
 class Queue(ThreadedEngine):
     """Computes two requests at a time, each pair in a moment."""
 
-    tokenizer, profile, model_id, max_model_len, max_batch = byte_tokenizer(), CHAT, "queue", 16384, 2
+    profile, model_id, max_model_len, max_batch = CHAT, "queue", 16384, 2
 
     def __init__(self, moment: float) -> None:
+        self.tokenizer = byte_tokenizer()
         self.moment, self.waiting = moment, list[Request]()
         self._start(lambda: None)
 

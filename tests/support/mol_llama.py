@@ -1,6 +1,10 @@
 """A tiny Mol-LLaMA with random weights, and molecules to show it."""
 
-from flex_judge.judges.models.mol_llama.tiny import tiny_config, tiny_tokenizer, write_tiny, write_tiny_judge
+from lazy import lazy
+
+tiny_config, tiny_tokenizer, write_tiny, write_tiny_judge = lazy(
+    "flex_judge.judges.models.mol_llama.tiny", "tiny_config", "tiny_tokenizer", "write_tiny", "write_tiny_judge"
+)
 
 __all__ = ["tiny_config", "tiny_tokenizer", "write_tiny", "write_tiny_judge"]
 

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 from examples import example, examples
+from lazy import lazy
 from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
 from flex_judge.alignment.judge_training.encoding import IGNORED, Encoded, Fault, encode
-from flex_judge.alignment.judge_training.tuning import renderer_of
 from flex_judge.alignment.tasks.synthetic_teacher import Sum, judge, sum_of
 from flex_judge.judges import Comparison
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.prompts import judge_turns
 from flex_judge.judges.protocol.rendering import Renderer
 from flex_judge.judges.rubrics import load_rubric
+
+renderer_of = lazy("flex_judge.alignment.judge_training.tuning", "renderer_of")
 
 TINY = {"flex-vl": tiny_qwen_vl, "flex-omni": tiny_qwen_omni, "flex-llama": tiny_llama}
 ENDS = {"flex-vl": "<|im_end|>", "flex-omni": "<|im_end|>", "flex-llama": "<|eot_id|>"}

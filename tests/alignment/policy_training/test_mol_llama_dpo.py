@@ -12,8 +12,7 @@ from typing import Any
 
 import mol_llama as tiny
 import pytest
-import torch
-from safetensors.torch import load_file
+from lazy import lazy
 from tiny_models import tiny_llama
 
 from flex_judge.alignment.best_of_n.selection import SelectionSpec
@@ -22,14 +21,19 @@ from flex_judge.alignment.pipeline.best_of_n import BestOfN, BestOfNPlan
 from flex_judge.alignment.pipeline.preferences import PreferencePlan, Preferences
 from flex_judge.alignment.policies import EnginePolicy
 from flex_judge.alignment.policy_training.data import preference_data
-from flex_judge.alignment.policy_training.molecule_rows import with_places
-from flex_judge.alignment.policy_training.molecules import MoleculeDPOTrainer, MoleculePreferences, policy_to_train
 from flex_judge.alignment.preferences import RuleSpec
 from flex_judge.experiments.cli import main
 from flex_judge.judges import FlexJudge, JudgeSettings
 from flex_judge.judges.engines import EngineConfig, Sampling, load_engine
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.models.mol_llama import MolLlamaForConditionalGeneration
+
+torch = lazy("torch")
+with_places = lazy("flex_judge.alignment.policy_training.molecule_rows", "with_places")
+load_file = lazy("safetensors.torch", "load_file")
+MoleculeDPOTrainer, MoleculePreferences, policy_to_train = lazy(
+    "flex_judge.alignment.policy_training.molecules", "MoleculeDPOTrainer", "MoleculePreferences", "policy_to_train"
+)
+MolLlamaForConditionalGeneration = lazy("flex_judge.judges.models.mol_llama", "MolLlamaForConditionalGeneration")
 
 pytest.importorskip("rdkit")
 SMILES = (tiny.ASPIRIN, tiny.CAFFEINE, tiny.WATER, tiny.SALT, "CCO", "c1ccccc1", "CC(=O)C", "C1CCCCC1")

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from examples import curated
 from mol_llama import write_tiny
+from repository import ROOT
 from sft_command import sft, tensors
 from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
-from flex_judge.experiments.common.training.flags import RECIPES
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.models.checkpoints import open_checkpoint
 from flex_judge.judges.models.embedded import JUDGE
+
+RECIPES = sorted(path.stem for path in (ROOT / "experiments" / "recipes").rglob("flex-*.yaml"))
 
 TINY = {"flex-vl": tiny_qwen_vl, "flex-omni": tiny_qwen_omni, "flex-llama": tiny_llama}
 

@@ -13,17 +13,19 @@ from typing import Any
 import pytest
 import yaml
 from examples import curated
+from lazy import lazy
 from repository import SUPPORT
 from sft_command import HERE, SEEN, sft, tensors
 from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
-from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from flex_judge.alignment.training.weights import FamilyWeights
 from flex_judge.experiments.cli import main
 from flex_judge.experiments.common.launching import launched
-from flex_judge.experiments.common.training.flags import KINDS, parse
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.errors import UsageError
+
+resolve_accelerate_config_argument = lazy("trl.cli.accelerate_config", "resolve_accelerate_config_argument")
+KINDS, parse = lazy("flex_judge.experiments.common.training.flags", "KINDS", "parse")
 
 SCRIPT = str(SUPPORT / "sharded.py")
 SEED = ("--logging_steps", "1", "--data_seed", "1")

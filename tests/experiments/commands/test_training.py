@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard
 from scripts import SETTINGS, fair_judge
 from served import served
 from tiny_models import tiny_llama
@@ -62,6 +61,8 @@ def test_a_policy_is_tuned_on_preferences_and_measured_before_and_after(tmp_path
     assert before != after
     assert "Score by the judge: before" in shown
     assert summary["rows"] == 8
+    from huggingface_hub import ModelCard
+
     assert "| Score by the judge |" in ModelCard.load(out / "README.md").text
     assert (out / "model.safetensors").is_file()
     assert again == shown  # and nothing of what libraries print

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from lazy import lazy
 
 from flex_judge.experiments.cli import main
 from flex_judge.experiments.common.ranks import environment
-from flex_judge.experiments.common.training.flags import KINDS, parse
-from flex_judge.experiments.common.training.settings import identity, settings_of
+
+identity, settings_of = lazy("flex_judge.experiments.common.training.settings", "identity", "settings_of")
+KINDS, parse = lazy("flex_judge.experiments.common.training.flags", "KINDS", "parse")
 
 
 @pytest.mark.parametrize("command", ["dpo", "grpo"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from examples import example
+from lazy import lazy
 from scripts import policy
 
 from flex_judge.alignment.tasks.arithmetic import SAMPLING, Question, questions
@@ -21,7 +22,6 @@ from flex_judge.experiments.commands.best_of_n.run import BestOfNRun
 from flex_judge.experiments.commands.preferences.run import PreferenceRun
 from flex_judge.experiments.common.flags import add_flags, build
 from flex_judge.experiments.common.run_folder import RunFolder
-from flex_judge.experiments.common.training.flags import KINDS, parse
 from flex_judge.experiments.studies.arithmetic_loop import judge as judge_making
 from flex_judge.experiments.studies.arithmetic_loop import loop, samples
 from flex_judge.experiments.studies.arithmetic_loop.__main__ import main as closed_loop
@@ -53,6 +53,8 @@ from flex_judge.judges.errors import ModelNotFoundError, UsageError
 from flex_judge.judges.models import ADAPTER_FILES
 from flex_judge.judges.models.cache import fingerprint
 from flex_judge.judges.models.embedded import BASE, JUDGE
+
+KINDS, parse = lazy("flex_judge.experiments.common.training.flags", "KINDS", "parse")
 
 _ASKED = re.compile(r"\[Question\]\n(.*?)\n\n\[Assistant", re.DOTALL)
 _SAID = re.compile(r"Answer\]\n(.*?)(?=\n\n\[Assistant \d's Answer\]|<\|im_end\|>)", re.DOTALL)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
-from flex_judge.judges.engines.hf.media import Grid, position_ids
+Grid, position_ids = lazy("flex_judge.judges.engines.hf.media", "Grid", "position_ids")
 
 
 def test_text_counts_up_in_all_three_alike() -> None:

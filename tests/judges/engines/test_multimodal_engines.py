@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-import transformers
+from lazy import lazy
 from tiny_engines import GREEDY, HEARD, SEEN, Request, TinyEngines, film, generate, picture, sound, texts
 from tiny_models import tiny_qwen_vl
 
@@ -17,6 +16,9 @@ from flex_judge.judges.engines import Sampling, load_engine
 from flex_judge.judges.errors import MediaError, RenderError, UsageError
 from flex_judge.judges.media.prepared import Prepared
 from flex_judge.judges.media.types import Modality
+
+torch = lazy("torch")
+transformers = lazy("transformers")
 
 
 @pytest.fixture(scope="module")

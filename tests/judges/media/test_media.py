@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from clips import film, noise, picture, tone, wav
 from PIL import Image
-from scipy.io import wavfile
 
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.media import files as media_files
@@ -116,6 +115,8 @@ def test_an_array_that_is_no_rgb_image_is_refused(array: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(7,), (7, 1), (7, 2)])
 def test_arrays_become_the_same_wav_files_as_with_scipy(shape: tuple[int, ...]) -> None:
+    from scipy.io import wavfile
+
     samples = np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(shape)
     expected = io.BytesIO()
     wavfile.write(expected, 16_000, samples)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
+from lazy import lazy
 from tiny_models import CONTEXT, random_adapter, tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
 from flex_judge.judges.engines.vllm.inputs import adapter_arguments
@@ -15,6 +15,8 @@ from flex_judge.judges.models import resolve_adapter
 from flex_judge.judges.models.adapters import adapted_modules, check_adapter
 from flex_judge.judges.models.checkpoints import Checkpoint, open_checkpoint
 from flex_judge.judges.models.omni import whole_adapter, whole_model
+
+safe_open = lazy("safetensors", "safe_open")
 
 
 @pytest.fixture(scope="module")

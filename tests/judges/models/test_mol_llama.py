@@ -7,11 +7,16 @@ from typing import Any
 
 import mol_llama as tiny
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
+from lazy import lazy
 
-from flex_judge.judges.models.mol_llama import MolLlamaForConditionalGeneration, import_judge
-from flex_judge.judges.models.mol_llama.modeling import FROZEN
+torch = lazy("torch")
+AutoConfig, AutoModelForCausalLM, AutoProcessor = lazy(
+    "transformers", "AutoConfig", "AutoModelForCausalLM", "AutoProcessor"
+)
+MolLlamaForConditionalGeneration, import_judge = lazy(
+    "flex_judge.judges.models.mol_llama", "MolLlamaForConditionalGeneration", "import_judge"
+)
+FROZEN = lazy("flex_judge.judges.models.mol_llama.modeling", "FROZEN")
 
 pytest.importorskip("rdkit")
 ASKED = (
@@ -49,14 +54,14 @@ def inputs(processor: Any, *asked: tuple[str, list[str]]) -> Any:
     return processor(list(texts), list(molecules), return_tensors="pt", padding=True)
 
 
-@torch.no_grad()
 def logits(model: Any, given: Any) -> Any:
     """Of the last position, which is that of the reply's first token."""
-    return model(**given).logits[:, -1]
+    with torch.no_grad():
+        return model(**given).logits[:, -1]
 
 
 def test_auto_classes_know_the_model(folder: Path, model: Any) -> None:
-    assert type(model) is MolLlamaForConditionalGeneration
+    assert isinstance(model, MolLlamaForConditionalGeneration)
     assert AutoConfig.from_pretrained(folder).molecule_token_id == model.config.molecule_token_id
 
 

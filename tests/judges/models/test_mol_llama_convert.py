@@ -7,14 +7,16 @@ from typing import Any
 
 import mol_llama as tiny
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from lazy import lazy
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.models.mol_llama import MolLlamaForConditionalGeneration
-from flex_judge.judges.models.mol_llama.__main__ import main
-from flex_judge.judges.models.mol_llama.convert import convert, read_states, rename
+
+torch = lazy("torch")
+load_file, save_file = lazy("safetensors.torch", "load_file", "save_file")
+AutoTokenizer = lazy("transformers", "AutoTokenizer")
+MolLlamaForConditionalGeneration = lazy("flex_judge.judges.models.mol_llama", "MolLlamaForConditionalGeneration")
+main = lazy("flex_judge.judges.models.mol_llama.__main__", "main")
+convert, read_states, rename = lazy("flex_judge.judges.models.mol_llama.convert", "convert", "read_states", "rename")
 
 UNIMOL, GIN = "encoder.graph_encoder.unimol.", "encoder.graph_encoder.moleculestm.molecule_node_model."
 LLM = "llm.base_model.model."

@@ -7,17 +7,20 @@ import sys
 import mol_llama as tiny
 import numpy as np
 import pytest
+from lazy import lazy
 
 from flex_judge.judges.errors import EngineUnavailableError, MediaError
-from flex_judge.judges.models.mol_llama.features import (
-    MAX_ATOMS,
-    MoleculeFeatures,
-    features_2d,
-    features_3d,
-    featurise,
-    parsed,
+
+MoleculeFeatures, features_2d, features_3d, featurise, parsed = lazy(
+    "flex_judge.judges.models.mol_llama.features",
+    "MoleculeFeatures",
+    "features_2d",
+    "features_3d",
+    "featurise",
+    "parsed",
 )
-from flex_judge.judges.models.mol_llama.graphs import GRAPHS, graphs
+modules = lazy("flex_judge.judges.models.mol_llama")
+graphs = lazy("flex_judge.judges.models.mol_llama.graphs", "graphs")
 
 pytest.importorskip("rdkit")
 
@@ -86,7 +89,7 @@ def test_an_element_outside_the_vocabulary_is_unknown_and_not_refused() -> None:
 def test_of_a_large_molecule_the_same_atoms_are_kept_every_time() -> None:
     places = np.random.default_rng(1).normal(size=(700, 3))
     one, other = (features_3d(["C"] * 600 + ["N"] * 100, places) for _ in range(2))
-    assert len(one[0]) == MAX_ATOMS + 2
+    assert len(one[0]) == modules.features.MAX_ATOMS + 2
     assert np.array_equal(one[0], other[0])
     assert np.array_equal(one[1], other[1])
     assert one[0][1:-1].tolist() == sorted(one[0][1:-1].tolist())  # in their order: carbons, then nitrogens
@@ -123,7 +126,7 @@ def test_without_rdkit_one_line_says_what_to_install(monkeypatch: pytest.MonkeyP
 def test_a_batch_pads_each_kind_with_what_means_nothing() -> None:
     prompts: list[list[MoleculeFeatures]] = [[featurise("O"), featurise("CC")], [], [featurise("C=O")]]
     tensors = graphs(prompts)
-    assert tuple(tensors) == GRAPHS
+    assert tuple(tensors) == modules.graphs.GRAPHS
     assert tensors["atom_tokens"].tolist() == [
         [[1, 6, 2, 0], [1, 4, 4, 2]],
         [[0, 0, 0, 0], [0, 0, 0, 0]],

@@ -8,16 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from lazy import lazy
 from repository import SHARED
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from flex_judge.judges.models.mol_llama import MolLlamaConfig, MolLlamaForConditionalGeneration, import_judge
-from flex_judge.judges.models.mol_llama.convert import convert, rename
-from flex_judge.judges.models.mol_llama.features import features_2d, features_3d, parsed
-from flex_judge.judges.models.mol_llama.graphs import GRAPHS
-from flex_judge.judges.models.mol_llama.processor import expand
+torch = lazy("torch")
+load_file = lazy("safetensors.torch", "load_file")
+AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM = lazy(
+    "transformers", "AutoModelForCausalLM", "AutoTokenizer", "LlamaConfig", "LlamaForCausalLM"
+)
+MolLlamaConfig, MolLlamaForConditionalGeneration, import_judge = lazy(
+    "flex_judge.judges.models.mol_llama", "MolLlamaConfig", "MolLlamaForConditionalGeneration", "import_judge"
+)
+convert, rename = lazy("flex_judge.judges.models.mol_llama.convert", "convert", "rename")
+features_2d, features_3d, parsed = lazy(
+    "flex_judge.judges.models.mol_llama.features", "features_2d", "features_3d", "parsed"
+)
+GRAPHS = lazy("flex_judge.judges.models.mol_llama.graphs", "GRAPHS")
+expand = lazy("flex_judge.judges.models.mol_llama.processor", "expand")
 
 GOLDEN = SHARED / "golden" / "mol_llama"
 if not GOLDEN.is_dir():
@@ -346,4 +353,4 @@ def test_preference_loss_and_its_gradients(folder: Path) -> None:
 
 
 def test_what_is_converted_loads_by_auto_classes(folder: Path) -> None:
-    assert type(AutoModelForCausalLM.from_pretrained(folder)) is MolLlamaForConditionalGeneration
+    assert isinstance(AutoModelForCausalLM.from_pretrained(folder), MolLlamaForConditionalGeneration)

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from lazy import lazy
 
-from flex_judge.judges.models.mol_llama import MolLlamaForConditionalGeneration
-from flex_judge.judges.models.mol_llama.features import MoleculeFeatures, features_2d, features_3d, parsed
-from flex_judge.judges.models.mol_llama.graphs import graphs
-from flex_judge.judges.models.mol_llama.tiny import tiny_config
+torch = lazy("torch")
+MolLlamaForConditionalGeneration = lazy("flex_judge.judges.models.mol_llama", "MolLlamaForConditionalGeneration")
+MoleculeFeatures, features_2d, features_3d, parsed = lazy(
+    "flex_judge.judges.models.mol_llama.features", "MoleculeFeatures", "features_2d", "features_3d", "parsed"
+)
+graphs = lazy("flex_judge.judges.models.mol_llama.graphs", "graphs")
+tiny_config = lazy("flex_judge.judges.models.mol_llama.tiny", "tiny_config")
 
 VECTORS = Path(__file__).parent / "data" / "mol_llama.json"
 TOKENS = 40
@@ -51,9 +54,13 @@ def sines(model: Any) -> Any:
     return model.eval()
 
 
-@torch.no_grad()
 def computed() -> dict[str, list[float]]:
     """Some values of each stage."""
+    with torch.no_grad():
+        return _computed()
+
+
+def _computed() -> dict[str, list[float]]:
     config = tiny_config(TOKENS)
     model = sines(MolLlamaForConditionalGeneration(config))
     given = graphs(shown())

@@ -14,13 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from lazy import lazy
 
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment
 from flex_judge.judges.engines import Generation, Sampling
 from flex_judge.judges.engines.scripted import CHATML, Script, ScriptedEngine
 from flex_judge.judges.media.prepared import Prepared
+
+AddedToken, Tokenizer, decoders, models, pre_tokenizers = lazy(
+    "tokenizers", "AddedToken", "Tokenizer", "decoders", "models", "pre_tokenizers"
+)
+PreTrainedTokenizerFast = lazy("transformers", "PreTrainedTokenizerFast")
 
 SINGLE = Comparison.of("What is 2 + 3?", "It is 5.")
 PAIR = Comparison.of("What is 2 + 3?", "It is 5.", "It is 6.")

@@ -9,13 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from lazy import lazy
 
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment, Status
 from flex_judge.judges.engines import Generation, Sampling
 from flex_judge.judges.engines.scripted import CHATML, Script, ScriptedEngine, byte_tokenizer
 from flex_judge.judges.media.prepared import Prepared
+
+AddedToken, Tokenizer, decoders, models, pre_tokenizers = lazy(
+    "tokenizers", "AddedToken", "Tokenizer", "decoders", "models", "pre_tokenizers"
+)
+PreTrainedTokenizerFast = lazy("transformers", "PreTrainedTokenizerFast")
 
 SETTINGS = JudgeSettings(max_think_tokens=100, max_answer_tokens=60)
 SINGLE = Comparison.of("What is 2 + 3?", "It is 5.", id="one")

@@ -9,13 +9,17 @@ from functools import cache, partial
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from lazy import lazy
 
 from flex_judge.judges.engines.scripted import CHATML, byte_tokenizer
 from flex_judge.judges.errors import RenderError
 from flex_judge.judges.protocol.rendering import Renderer
 from flex_judge.judges.protocol.turns import Span, Turn
+
+AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers = lazy(
+    "tokenizers", "AddedToken", "Tokenizer", "decoders", "models", "normalizers", "pre_tokenizers", "trainers"
+)
+PreTrainedTokenizerFast = lazy("transformers", "PreTrainedTokenizerFast")
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<think>"]
 CORPUS = [
