@@ -62,7 +62,7 @@ class Metavar:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashable, as a member of a union must be
 class Section:
     """How nested settings appear in the flat view of the settings that they are part of, as metadata of a field."""
 
@@ -72,10 +72,17 @@ class Section:
     """Nested fields that are left out, because the outer class sets them."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Field name -> default, where it is not the nested class's own."""
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Field name -> allowed values on the command line and in files, where they are fewer than the field takes."""
 
     def within(self, outer: Section) -> Section:
-        """This section inside another, whose settings win."""
-        return Section(self.title or outer.title, self.skip | outer.skip, {**self.defaults, **outer.defaults})
+        """Combine this section with the one around it, which wins except for the title."""
+        return Section(
+            self.title or outer.title,
+            self.skip | outer.skip,
+            {**self.defaults, **outer.defaults},
+            {**self.choices, **outer.choices},
+        )
 
 
 TOP = Section()
@@ -206,17 +213,10 @@ class Setting:
     field: Field[Any]
     owner: type[Any]
     """Class that declares it."""
-    annotation: Any
+    kind: Kind
     default: Any
     """MISSING for a setting without a default."""
     title: str = ""
-
-    @property
-    def kind(self) -> Kind:
-        """The values that it takes."""
-        kind = Kind.of(self.annotation)
-        choices = self.field.metadata.get("choices")
-        return replace(kind, choices=tuple(choices)) if choices else kind
 
     def check(self, value: Any, label: str, parse: bool = False) -> Any:
         """Check a value that was read from a file or a command line.
@@ -266,13 +266,15 @@ def flatten(cls: Any, section: Section = TOP) -> dict[str, Setting]:
     for f in fields(cls):
         if f.name in section.skip:
             continue
-        annotation = type_hints(cls)[f.name]
-        kind = Kind.of(annotation)
+        kind = Kind.of(type_hints(cls)[f.name])
         if is_dataclass(kind.scalar):
-            found = {**flatten(kind.scalar, _section_of(kind).within(section)), **found}
+            for name, inner in flatten(kind.scalar, _section_of(kind).within(section)).items():
+                found.setdefault(name, inner)
             continue
+        if choices := section.choices.get(f.name, f.metadata.get("choices", ())):
+            kind = replace(kind, choices=tuple(choices))
         default = section.defaults.get(f.name, f.default)
-        found[f.name] = Setting(f, cls, annotation, default, f.metadata.get("group") or section.title)
+        found[f.name] = Setting(f, cls, kind, default, f.metadata.get("group") or section.title)
     return found
 
 
@@ -280,19 +282,21 @@ def from_flat(cls: type[T], values: Mapping[str, Any], spell: Callable[[str], st
     """Make an instance, with its nested ones, from values by name; the inverse of `flatten`.
 
     Args:
-        values: names that the class does not have are ignored.
+        values: names that the class does not have are ignored. A class method `complete_values` may add defaults that
+            depend on other values.
         spell: spells a setting's name in an error.
 
     Raises:
         UsageError: a value of a wrong type or out of its bounds, or two that do not go together.
     """
+    complete = getattr(cls, "complete_values", None)
+    values = {name: value for name, value in values.items() if name not in section.skip}
+    values = complete(values) if complete else values
     known = {**section.defaults, **values}
     owner: Any = cls
     hints = type_hints(owner)
     chosen: dict[str, Any] = {}
-    for f in fields(cls):  # type: ignore[arg-type]
-        if f.name in section.skip:
-            continue
+    for f in fields(owner):
         kind = Kind.of(hints[f.name])
         if is_dataclass(kind.scalar):
             inner = _section_of(kind).within(section)
@@ -305,6 +309,15 @@ def from_flat(cls: type[T], values: Mapping[str, Any], spell: Callable[[str], st
         if e.setting is None:
             raise
         raise UsageError(str(e).replace(e.setting, spell(e.setting), 1)) from None
+
+
+def flat_values(instance: Any) -> dict[str, Any]:
+    """The values of an instance by name, with those of nested instances among them."""
+    values: dict[str, Any] = {}
+    for f in fields(instance):
+        value = getattr(instance, f.name)
+        values = {**flat_values(value), **values} if is_dataclass(value) else {**values, f.name: value}
+    return values
 
 
 def _section_of(kind: Kind) -> Section:

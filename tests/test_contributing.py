@@ -21,6 +21,7 @@ from flex_judge.experiments.benchmarks import BENCHMARKS
 from flex_judge.experiments.cli import main as command_line
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.run import main as evaluate
+from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges.engines import ENGINES, Engine
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.rubrics import load_rubric, rubric_names
@@ -130,7 +131,7 @@ def test_the_benchmark_scores_two_rows(tmp_path: Path, monkeypatch: pytest.Monke
     data = tmp_path / "capitals.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     judge: dict[str, Any] = {"engine": "scripted", "model": "scripts:whole_judge", "max_think_tokens": 400}
-    summary = evaluate(benchmark, EvalRun(data=(str(data),), out=str(tmp_path / "run"), **judge))
+    summary = evaluate(benchmark, make_config(EvalRun, data=(str(data),), out=str(tmp_path / "run"), **judge))
     figures = summary["tasks"]["pair"]["figures"]
     assert (figures["agreement"]["value"], figures["agreement"]["count"]) == (0.5, 2)
 

@@ -60,7 +60,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any], defaults: Mapp
             options |= {"choices": kind.choices or None, "metavar": _metavar(found)}
             is_list = kind.scalar is tuple
             options |= {"type": str, "action": "append"} if is_list else {"type": kind.scalar}
-        place.add_argument(flag_of(name), help=(_help(found) + default).replace("%", "%%"), **options)
+        place.add_argument(flag_of(name), help=(_help(found).removesuffix(".") + default).replace("%", "%%"), **options)
 
 
 def build(config: type[Config], arguments: argparse.Namespace, defaults: Mapping[str, Any] | None = None) -> Config:

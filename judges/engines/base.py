@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from flex_judge.judges.judgments import Usage
 from flex_judge.judges.media.prepared import Prepared
 from flex_judge.judges.models.profiles import Profile
-from flex_judge.judges.validation import Fraction, PositiveFloat, PositiveInt, settings_class
+from flex_judge.judges.validation import Fraction, Metavar, PositiveFloat, PositiveInt, settings_class
 
 FinishReason = Literal["stop", "eos", "length"]
 
@@ -109,20 +109,20 @@ class Engine(Protocol):
 class EngineConfig:
     """Which model runs in which engine, and how much of the machine it may use."""
 
-    model: str
+    model: Annotated[str, Metavar("MODEL")]
     """Model: name of an embedded model, local folder or hub id."""
     engine: str = "auto"
     """Inference engine; auto is vllm where it is installed, else transformers."""
     dtype: str = "auto"
     """Torch dtype of the weights; auto is bfloat16 where the hardware computes in it, else float32."""
-    adapter: str | None = None
+    adapter: Annotated[str, Metavar("MODEL")] | None = None
     """LoRA adapter on the model: folder or hub id."""
     max_model_len: PositiveInt = 8192
     """Context length in tokens, prompt and reply together; capped at what the model supports."""
     max_batch: PositiveInt = 64
     """Maximum number of requests that the engine computes at the same time."""
     seed: int = 0
-    """Seed of the engine's sampler, for requests without a seed."""
+    """Sampling seed. Changing it invalidates cached judgments."""
     threads: PositiveInt | None = None
     """CPU threads; None leaves it to the libraries."""
     kv_cache_gib: PositiveFloat = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
@@ -15,6 +16,7 @@ from flex_judge.judges.validation import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Section,
     settings_class,
 )
 
@@ -47,7 +49,7 @@ class JudgeSettings:
     """Constrained-decode an answer if the model gives none; otherwise such a reply has no score."""
     prefill: str | None = None
     """Text that the reply starts with; None uses the prefill that the model family was trained on."""
-    media: MediaLimits = field(default_factory=MediaLimits)
+    media: Annotated[MediaLimits, Section("media limits")] = field(default_factory=MediaLimits)
     """How media are scaled, where that is to differ from the model family's own limits."""
     seed: int = 0
     """Sampling seed. Changing it invalidates cached judgments."""
@@ -70,5 +72,5 @@ class JudgeSettings:
 class JudgeConfig:
     """Everything a judge is made of; plain data, so that a replica elsewhere can be made from it."""
 
-    engine: EngineConfig
-    settings: JudgeSettings = field(default_factory=JudgeSettings)
+    engine: Annotated[EngineConfig, Section("judge model")]
+    settings: Annotated[JudgeSettings, Section("judging")] = field(default_factory=JudgeSettings)

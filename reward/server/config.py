@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated
+from typing import Annotated, Any
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation import Metavar, PositiveFloat, PositiveInt, Section, settings_class
@@ -65,6 +66,15 @@ class GatewayConfig:
     """Time limit of /get_reward in seconds; OpenRLHF waits 180 s."""
     end_of_turn: Annotated[tuple[str, ...], Metavar("TOKEN")] = END_OF_TURN
     """Token that is cut from the end of the texts that /get_reward receives; may be repeated."""
+
+    @classmethod
+    def complete_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Let the defaults of `max_items` and `max_bodies_mib` follow limits that are set past them."""
+        usual = {
+            "max_items": min(cls.max_items, values.get("max_pending", cls.max_pending)),
+            "max_bodies_mib": max(cls.max_bodies_mib, values.get("max_body_mib", cls.max_body_mib)),
+        }
+        return {**usual, **values}
 
     def __post_init__(self) -> None:
         for small, large in (("max_items", "max_pending"), ("max_body_mib", "max_bodies_mib")):

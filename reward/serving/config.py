@@ -15,6 +15,7 @@ from flex_judge.judges.validation import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    Section,
     flatten,
     from_flat,
     settings_class,
@@ -39,7 +40,7 @@ class ServiceConfig:
     """Autoscale between MIN and MAX replicas with the load; replaces replicas."""
     name: str = NAME
     """Name of the Serve application; must be unique within the cluster."""
-    gateway: GatewayConfig | None = None
+    gateway: Annotated[GatewayConfig, Section("access and limits")] | None = None
     """The HTTP side; None leaves it out, and the service is used by its handle alone."""
     cpus_per_replica: NonNegativeFloat | None = None
     """CPUs of each replica; None takes an equal share of the cluster, see `placed_on`."""

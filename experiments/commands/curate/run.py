@@ -128,14 +128,14 @@ def _rows(config: CurateRun, file: str | None) -> tuple[Source, list[Reference],
         found = [_in_use(config, row) for row in references(source)]
     else:  # the mix is of the rows that are taken
         taken = source if config.rows is None else First(source, config.rows)
-        found = task_references(taken, config.order_seed, config.batch_answers if config.batches else 0)
+        found = task_references(taken, config.order_seed, config.batch_answers if config.examples.batches else 0)
     good = [row for row in found if isinstance(row, Reference)]
     return source, good, [row for row in found if isinstance(row, Dropped)]
 
 
 def _in_use(config: CurateRun, row: Reference | Dropped) -> Reference | Dropped:
     """A row, or that it is for batches and there are to be none: a teacher would judge it for nothing."""
-    if isinstance(row, Dropped) or len(row.answers) == 2 or config.batches:
+    if isinstance(row, Dropped) or len(row.answers) == 2 or config.examples.batches:
         return row
     return Dropped(row.row, Fault.MORE_ANSWERS, f"{row.where}: {len(row.answers)} answers; --batches N makes use of it")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any
 
 from flex_judge.experiments.commands.judge.config import JudgeFlags
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import flag_of, setting
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import check_model, identified
 from flex_judge.judges.protocol.settings import JudgeConfig
+from flex_judge.judges.validation import NonNegativeInt, PositiveInt, flat_values, flatten, settings_class
 from flex_judge.reward.serving.cluster import check_address
 
 LEDGER = "judge.ledger"
@@ -22,7 +23,7 @@ _DATA, _RUN, _RESULTS = "the benchmark", "where it runs", "results"
 """Headings of the help."""
 
 
-@dataclass(frozen=True)
+@settings_class(kw_only=True)
 class EvalRun(JudgeFlags):
     """Settings of a run of a benchmark."""
 
@@ -35,10 +36,10 @@ class EvalRun(JudgeFlags):
     task: tuple[str, ...] = setting(
         (), "only this part of it; may be repeated (default: all that the data have)", metavar="NAME", group=_DATA
     )
-    limit: int | None = setting(
+    limit: PositiveInt | None = setting(
         None, "only N items of each task, evenly spread over the data", metavar="N", group=_DATA
     )
-    runs: int = setting(1, "how many times each item is judged independently", metavar="K", group=_DATA)
+    runs: PositiveInt = setting(1, "how many times each item is judged independently", metavar="K", group=_DATA)
     replay: str | None = setting(
         None,
         'read stored replies instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}, or as '
@@ -46,14 +47,14 @@ class EvalRun(JudgeFlags):
         metavar="FILE",
         group=_DATA,
     )
-    replicas: int = setting(1, "judges that work side by side, on Ray", metavar="N", group=_RUN)
+    replicas: PositiveInt = setting(1, "judges that work side by side, on Ray", metavar="N", group=_RUN)
     address: str | None = setting(
         None,
         "join the Ray cluster at this host:port, or auto, instead of starting one",
         metavar="HOST:PORT",
         group=_RUN,
     )
-    concurrency: int = setting(256, "comparisons under way at a time", metavar="N", group=_RUN)
+    concurrency: PositiveInt = setting(256, "comparisons under way at a time", metavar="N", group=_RUN)
     out: str | None = setting(
         None,
         "folder for the results; a run that is there is resumed, with more --runs or a higher --limit too (default: "
@@ -61,17 +62,13 @@ class EvalRun(JudgeFlags):
         metavar="DIR",
         group=_RESULTS,
     )
-    max_failures: int = setting(
+    max_failures: NonNegativeInt = setting(
         0,
         "items that may fail to be judged (a missing reply, an image that cannot be read, a timeout) before the exit "
         "status is 1; a reply in which no verdict is found counts as judged",
         metavar="N",
         group=_RESULTS,
     )
-
-    def __post_init__(self) -> None:
-        check_least(self, {"limit": 1, "runs": 1, "replicas": 1, "concurrency": 1, "max_failures": 0})
-        super().__post_init__()
 
     @property
     def on_ray(self) -> bool:
@@ -83,7 +80,7 @@ class EvalRun(JudgeFlags):
         return replace(self.engine_config, ledger=f"{out}/{LEDGER}")
 
     def judge_in(self, out: str) -> JudgeConfig:
-        return JudgeConfig(self.engine_in(out), self.settings_for(self.model))
+        return JudgeConfig(self.engine_in(out), self.judge_config.settings)
 
     def check_replay(self, protocol: Mapping[str, Any]) -> None:
         """Raise UsageError if a setting is given that acts on no stored reply.
@@ -91,10 +88,11 @@ class EvalRun(JudgeFlags):
         Args:
             protocol: the benchmark's own settings.
         """
-        for known in fields(self):
-            defaults = (known.default, protocol.get(known.name, known.default))
-            if known.name not in ACT_ON_REPLIES and getattr(self, known.name) not in defaults:
-                raise UsageError(f"--replay runs no model; leave out --{known.name.replace('_', '-')}")
+        values = flat_values(self)
+        for name, known in flatten(type(self)).items():
+            defaults = (known.default, protocol.get(name, known.default))
+            if name not in ACT_ON_REPLIES and values[name] not in defaults:
+                raise UsageError(f"--replay runs no model; leave out {flag_of(name)}")
 
     def check(self) -> None:
         """Look at what can be looked at before anything is started.
@@ -104,8 +102,8 @@ class EvalRun(JudgeFlags):
         """
         if self.address:
             check_address(self.address)
-        if resolve_engine(self.engine) != "scripted":
-            check_model(self.model, self.adapter)
+        if resolve_engine(self.judge.engine.engine) != "scripted":
+            check_model(self.judge.engine.model, self.judge.engine.adapter)
 
     def identity(self, benchmark: str, digest: str, replies: str | None) -> dict[str, Any]:
         """What determines the results; a run folder holds one such.
@@ -117,16 +115,17 @@ class EvalRun(JudgeFlags):
         told: dict[str, Any] = {
             "benchmark": benchmark,
             "data_digest": digest,
-            "order": self.order,
-            "seed": self.seed,
+            "order": self.judge.settings.order,
+            "seed": self.judge.settings.seed,
         }
         if self.replay:
             return {**told, "tasks": list(self.task), "limit": self.limit, "replay_digest": replies}
+        engine = self.judge.engine
         return {  # of more items or more runs, what is judged already is a part
             **told,
-            "judge": identified(self.model),
-            "adapter": identified(self.adapter),
-            "engine": self.engine,
-            "judging": repr(self.settings_for(self.model)),
-            "max_model_len": self.max_model_len,
+            "judge": identified(engine.model),
+            "adapter": identified(engine.adapter),
+            "engine": engine.engine,
+            "judging": repr(self.judge_config.settings),
+            "max_model_len": engine.max_model_len,
         }

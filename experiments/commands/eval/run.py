@@ -112,7 +112,9 @@ def _replay(benchmark: Benchmark, config: EvalRun, data: Data, every: Sequence[I
     stored = matched(file, every)
     items = chosen(benchmark, config, data, every)
     labelled = [item for item in items if item.label is not None]
-    outcomes = [replayed(item, stored.get(item.id), config.order, benchmark.spec.formats) for item in labelled]
+    outcomes = [
+        replayed(item, stored.get(item.id), config.judge.settings.order, benchmark.spec.formats) for item in labelled
+    ]
     outcomes += [Outcome(item, ()) for item in items if item.label is None]
     if config.out is None:
         return summarised(benchmark, config, data, outcomes)

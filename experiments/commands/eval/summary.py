@@ -22,6 +22,7 @@ from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.media.files import opened_image, reading, upright_rgb
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Content, parts_of
+from flex_judge.judges.validation import flat_values
 
 _TOLD = ("order", "task", "limit", "seed")
 _TOLD_OF_JUDGE = (
@@ -66,7 +67,7 @@ def summarised(
     return {
         **_headlines(benchmark, tasks),
         "benchmark": benchmark.spec.name,
-        "judge": next((j.model for j in judgments if j.model), config.model),
+        "judge": next((j.model for j in judgments if j.model), config.judge.engine.model),
         "replay": config.replay,
         "out": str(out) if out else None,
         "items": len(outcomes),
@@ -115,7 +116,8 @@ def item_row(benchmark: Benchmark, outcome: Outcome) -> dict[str, Any]:
 
 def _task(benchmark: Benchmark, config: EvalRun, outcomes: Sequence[Outcome], out: Path | None) -> dict[str, Any]:
     scoring = benchmark.spec.tasks[outcomes[0].item.task]
-    figures, tables = scoring.figures(outcomes, config.seed), scoring.tables(outcomes, config.seed)
+    seed = config.judge.settings.seed
+    figures, tables = scoring.figures(outcomes, seed), scoring.tables(outcomes, seed)
     return {
         "headline": scoring.headline,
         "items": len(outcomes),
@@ -156,8 +158,8 @@ def _notes(benchmark: Benchmark, config: EvalRun, outcomes: Sequence[Outcome]) -
                 where = f" of {task}" if len(benchmark.spec.tasks) > 1 else ""
                 notes.append(f"{found} items{where} where the published version has {count}")
     for name, value in benchmark.spec.protocol.items():
-        if getattr(config, name) != value and not config.replay:
-            notes.append(f"{name} is {getattr(config, name)}; the published protocol has {value}")
+        if flat_values(config)[name] != value and not config.replay:
+            notes.append(f"{name} is {flat_values(config)[name]}; the published protocol has {value}")
     return notes + _notes_of_items(outcomes) + (_notes_of_replies(config, outcomes) if config.replay else [])
 
 
@@ -178,13 +180,15 @@ def _notes_of_replies(config: EvalRun, outcomes: Sequence[Outcome]) -> list[str]
     runs = {len(one.judgments) for one in outcomes if not any(map(_is_lost, one.judgments)) and one.judgments}
     if len(runs) > 1:
         notes.append(f"items have from {min(runs)} to {max(runs)} runs")
-    if config.order == "random" and not any(vote.order[:1] == (1,) for one in outcomes for vote in one.votes):
+    is_random = config.judge.settings.order == "random"
+    if is_random and not any(vote.order[:1] == (1,) for one in outcomes for vote in one.votes):
         notes.append('no reply says in which order it was read ("orders"), so all are taken as read in the order given')
     return notes
 
 
 def _settings(config: EvalRun) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in (_TOLD if config.replay else _TOLD + _TOLD_OF_JUDGE)}
+    values = flat_values(config)
+    return {name: values[name] for name in (_TOLD if config.replay else _TOLD + _TOLD_OF_JUDGE)}
 
 
 def _shown(outcome: Outcome, distance: float, out: Path | None) -> dict[str, Any]:

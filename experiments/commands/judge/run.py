@@ -78,9 +78,9 @@ class Result:
 
 def check_judge(config: JudgeRun) -> None:
     """Raise UsageError if the judge cannot be had. Loads no model and, the adapter apart, downloads none."""
-    if config.replay or resolve_engine(config.engine) == "scripted":
+    if config.replay or resolve_engine(config.judge.engine.engine) == "scripted":
         return
-    check_model(config.model, config.adapter)
+    check_model(config.judge.engine.model, config.judge.engine.adapter)
 
 
 def judge_rows(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from flex_judge.alignment.data.folders import content_digest
 from flex_judge.alignment.data.texts import SeenPrompts
@@ -19,109 +19,79 @@ from flex_judge.alignment.pipeline.preferences import PreferencePlan
 from flex_judge.alignment.preferences.card import CardSettings, card
 from flex_judge.alignment.preferences.filters import FilterSpec
 from flex_judge.alignment.preferences.formats import FORMATS
-from flex_judge.alignment.preferences.rule_spec import RuleName, RuleSpec, Winner
+from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.alignment.preferences.rules import make_rule
 from flex_judge.alignment.preferences.stats import CardStats
 from flex_judge.alignment.tasks.arithmetic import is_right
 from flex_judge.experiments.common.data_runs.config import DataFlags, out_folder
 from flex_judge.experiments.common.data_runs.run import Done, finished
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import write_lines, write_text
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.validation import Section, settings_class
 
-_PAIRS, _KEPT, _RESULTS = "how pairs are made", "which pairs are kept", "results"
+_PAIRS, _KEPT, _RESULTS = "pairs", "filters", "results"
 """Headings of the help."""
-FILES = ("jsonl", "parquet")
 
 OF_TEXTS = tuple(name for name in FORMATS if name != "image_pairs")
 """Formats of answers that are text, as policies give them."""
 CHUNK = 1000
 
 
-@dataclass(frozen=True)
+@settings_class(kw_only=True)
 class PreferenceRun(DataFlags):
     """Settings of a run."""
 
     out: str = out_folder("runs/preferences")
-    format: str = setting("preference", "whose format the rows have", choices=OF_TEXTS, group=_RESULTS)
-    file_format: str = setting("jsonl", "what the data set's file is", choices=FILES, group=_RESULTS)
-    with_images: bool = setting(False, "make the data set for models that see images", group=_RESULTS)
+    format: str = setting("preference", "TRL format of the rows", choices=OF_TEXTS, group=_RESULTS)
+    file_format: Literal["jsonl", "parquet"] = setting("jsonl", "File format of the data set", group=_RESULTS)
+    with_images: bool = setting(False, "Write images for policies that take them", group=_RESULTS)
     with_molecules: bool = setting(
         False,
-        "make it for models that see molecules: <mol> in the text, SMILES in a column of their own",
+        "Write molecules for policies that take them: <mol> in the text, SMILES in a column of their own",
         group=_RESULTS,
     )
-    rule: RuleName = setting("highest_lowest", "which answers make a pair", group=_PAIRS)
+    rule_spec: Annotated[RuleSpec, Section(_PAIRS)]
     hot_temperature: float = setting(
-        1.2, "two_temperatures: the higher one; the lower is --sample-temperature", metavar="T", group=_PAIRS
+        1.2, "two_temperatures: the higher temperature; the lower is --sample-temperature", metavar="T", group=_PAIRS
     )
-    winner: Winner = setting("low", "two_temperatures: whose answer may be the chosen one", group=_PAIRS)
-    quantile: float = setting(
-        RuleSpec.quantile,
-        "highest_quantile: where the rejected answer stands; 0 is the lowest",
-        metavar="Q",
-        group=_PAIRS,
-    )
-    margin: float = setting(0.0, "by how much scores must differ at least", metavar="X", group=_KEPT)
-    max_disagreement: float | None = setting(
-        None, "share of votes that may not say what the pair says", metavar="SHARE", group=_KEPT
-    )
-    max_length_ratio: float | None = setting(
-        None, "how many times as long as the other an answer may be", metavar="X", group=_KEPT
-    )
-    max_similarity: float | None = setting(None, "how alike the two texts may be, 0 to 1", metavar="X", group=_KEPT)
-    allow_cut: bool = setting(True, "keep pairs with an answer that was cut off", group=_KEPT)
-    allow_repeated_prompts: bool = setting(True, "keep pairs of a prompt that has occurred before", group=_KEPT)
-    per_prompt: int = setting(FilterSpec.per_prompt, "pairs of one prompt at most", metavar="N", group=_KEPT)
+    filters: Annotated[FilterSpec, Section(_KEPT)]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, {"per_prompt": 1})
-        _ = self.rule_spec, self.filters
         FORMATS[self.format].check(self.with_images, self.with_molecules)
-        if self.rule == "two_temperatures" and not self.hot_temperature > self.sample_temperature > 0:
-            raise UsageError("--hot-temperature must be above --sample-temperature, and both above 0")
-        if self.rule == "two_temperatures" and self.samples not in (None, 1):
-            raise UsageError("--rule two_temperatures takes one answer at each; leave --samples out")
-        if self.rule == "two_temperatures" and self.judge_url:
-            raise UsageError("--rule two_temperatures needs a judge that reads both orders; leave --judge-url out")
+        if self.is_two_temperatures:
+            if not self.hot_temperature > self.sample_temperature > 0:
+                raise UsageError("--hot-temperature must be above --sample-temperature, and both above 0")
+            if self.samples not in (None, 1):
+                raise UsageError("--rule two_temperatures takes one answer at each; leave --samples out")
+            if self.judge_url:
+                raise UsageError("--rule two_temperatures needs a judge that reads both orders; leave --judge-url out")
         make_rule(self.rule_spec).check(self.temperatures)
+
+    @property
+    def is_two_temperatures(self) -> bool:
+        """Whether answers are sampled at two temperatures."""
+        return self.rule_spec.rule == "two_temperatures"
 
     @property
     def answers(self) -> int:
         """Answers to each prompt at each temperature."""
-        return 1 if self.rule == "two_temperatures" else super().answers
+        return 1 if self.is_two_temperatures else super().answers
 
     @property
     def temperatures(self) -> list[float]:
         """At which a prompt's answers are sampled."""
-        if self.rule == "two_temperatures":
+        if self.is_two_temperatures:
             return [self.sample_temperature, self.hot_temperature]
         return [self.sample_temperature] * self.answers
-
-    @property
-    def rule_spec(self) -> RuleSpec:
-        return RuleSpec(self.rule, self.winner, self.quantile, self.seed)
-
-    @property
-    def filters(self) -> FilterSpec:
-        return FilterSpec(
-            self.margin,
-            self.max_disagreement,
-            self.max_length_ratio,
-            self.max_similarity,
-            self.allow_cut,
-            self.allow_repeated_prompts,
-            self.per_prompt,
-            self.seed,
-        )
 
     def settings_for(self, model: str) -> JudgeSettings:
         """As the flags say, but in the orders that the rule needs."""
         settings = super().settings_for(model)
-        return settings if self.rule != "two_temperatures" else replace(settings, order="both")
+        return settings if not self.is_two_temperatures else replace(settings, order="both")
 
     def plan(self, models: Models, file: str | None) -> PreferencePlan:
         return PreferencePlan(
@@ -129,7 +99,7 @@ class PreferenceRun(DataFlags):
             self.sampling(file),
             self.answers,
             self.rubric_for(file),
-            self.hot_temperature if self.rule == "two_temperatures" else None,
+            self.hot_temperature if self.is_two_temperatures else None,
             self.rule_spec,
             self.filters,
             self.format,
@@ -152,11 +122,11 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
     """
     source = config.source(file)
     config.check()
-    if config.rule == "two_temperatures":
+    if config.is_two_temperatures:
         load_rubric(config.rubric_for(file)).check(2)
     identity = {
         "rule": repr(config.rule_spec),
-        "hot_temperature": config.hot_temperature if config.rule == "two_temperatures" else None,
+        "hot_temperature": config.hot_temperature if config.is_two_temperatures else None,
         "filters": repr(config.filters),
         "format": config.format,
         "file_format": config.file_format,
@@ -225,9 +195,9 @@ def write_data(
             "most tokens": config.sampling(file).max_tokens,
         },
         judge={
-            "votes": config.votes,
-            "order": config.settings_for(config.model).order,
-            "temperature": config.temperature,
+            "votes": config.judge.settings.votes,
+            "order": config.judge_config.settings.order,
+            "temperature": config.judge.settings.temperature,
         },
         digest=content_digest([data / name]),
     )

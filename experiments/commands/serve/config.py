@@ -2,124 +2,95 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
-from flex_judge.experiments.commands.judge.config import JudgeFlags
-from flex_judge.experiments.common.flags import check_least, setting
+from annotated_types import Interval
+
+from flex_judge.experiments.commands.judge.config import JUDGE_SECTION, think_tokens, with_budget
+from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.validation import PositiveInt, Section, settings_class
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.serving.cluster import Cluster
 from flex_judge.reward.serving.config import ServiceConfig
-from flex_judge.reward.types import Method, Normalization, RewardKind, RewardSpec
 
-_WHERE, _WHO, _REMOTE = "where it runs", "who may ask, and how much", "how /get_reward (OpenRLHF) judges"
+PLACEMENT, ACCESS = "placement", "access and limits"
 """Headings of the help."""
+NO_FLAGS = frozenset(
+    {"affinity", "affinity_slack", "health_check_period_s", "health_check_timeout_s", "upscale_delay_s"}
+    | {"downscale_delay_s", "max_items", "max_bodies_mib", "retain_s", "openrlhf_deadline_s", "end_of_turn"}
+    | {"replicas", "api_key", "rubrics"}
+)
+"""Settings of a service that the command decides, or that are left at their defaults."""
 
 
-@dataclass(frozen=True)
-class ServeRun(JudgeFlags):
+@settings_class(kw_only=True)
+class ServeRun:
     """Settings of the reward service."""
 
-    replicas: int | None = setting(
-        None, "judges that work side by side (default: one for each GPU, or 1)", metavar="N", group=_WHERE
-    )
-    autoscale: str | None = setting(
-        None, "instead: as many replicas as the load asks for", metavar="MIN:MAX", group=_WHERE
-    )
-    gpus_per_replica: float | None = setting(
-        None,
-        "GPUs that each replica gets; a whole number is its tensor parallel size (default: its share, 1 at most)",
-        metavar="N",
-        group=_WHERE,
-    )
-    cpus_per_replica: float | None = setting(
-        None, "CPUs that each replica gets (default: its share)", metavar="N", group=_WHERE
+    service: Annotated[ServiceConfig, Section(PLACEMENT, NO_FLAGS, {"drain_s": 600.0}).within(JUDGE_SECTION)]
+    """The service, without what depends on the cluster: see `service_on`."""
+    max_think_tokens: PositiveInt | None = think_tokens()
+    replicas: PositiveInt | None = setting(
+        None, "Number of judge replicas (default: one per GPU, or 1)", metavar="N", group=PLACEMENT
     )
     address: str | None = setting(
         None,
-        "join the Ray cluster at this host:port (or auto) instead of starting one",
+        "Join the Ray cluster at this host:port, or auto, instead of starting one",
         metavar="HOST:PORT",
-        group=_WHERE,
+        group=PLACEMENT,
     )
-    name: str = setting("flex-judge", "name of the application on its cluster", metavar="NAME", group=_WHERE)
-    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for all", metavar="HOST", group=_WHERE)
-    port: int = setting(8000, "port to listen on; 0 for any that is free", metavar="PORT", group=_WHERE)
-    every_node: bool = setting(False, "listen on every node of the cluster, not on its head alone", group=_WHERE)
-    drain: float = setting(
-        600.0, "seconds that work under way gets to end when the service is stopped", metavar="S", group=_WHERE
+    host: str = setting(
+        "127.0.0.1", "Address to listen on; 0.0.0.0 for all interfaces", metavar="HOST", group=PLACEMENT
+    )
+    port: Annotated[int, Interval(ge=0, le=65535)] = setting(
+        8000, "Port to listen on; 0 for any free port", metavar="PORT", group=PLACEMENT
+    )
+    every_node: bool = setting(
+        False, "Listen on every node of the cluster instead of on its head only", group=PLACEMENT
     )
     api_key: str | None = setting(
         None,
-        "the key that clients must send: env:NAME, or a file that holds it",
+        "Key that clients must send: env:NAME, or a file that holds it",
         metavar="env:NAME|FILE",
-        group=_WHO,
-    )
-    max_pending: int = setting(
-        GatewayConfig.max_pending,
-        "completions accepted and not yet answered; more are refused with 503",
-        metavar="N",
-        group=_WHO,
-    )
-    max_body_mib: int = setting(GatewayConfig.max_body_mib, "largest request", metavar="N", group=_WHO)
-    max_media: int = setting(GatewayConfig.max_media, "media in one comparison", metavar="N", group=_WHO)
-    media_store_mib: int = setting(
-        GatewayConfig.media_store_mib, "memory for media that clients sent", metavar="N", group=_WHO
-    )
-    media_host: tuple[str, ...] = setting(
-        (), "host from which media may be fetched by URL; may be repeated (default: none)", metavar="HOST", group=_WHO
+        group=ACCESS,
     )
     allow_rubric: tuple[str, ...] = setting(
-        (), "rubric file that clients may ask for by its stem; may be repeated", metavar="FILE", group=_WHO
+        (), "Rubric file that clients may name by its stem; may be repeated", metavar="FILE", group=ACCESS
     )
-    rubric: str = setting("general", "rubric", metavar="NAME", group=_REMOTE)
-    method: Method = setting("pointwise", "how a prompt's completions are judged", group=_REMOTE)
-    reward: RewardKind = setting("expected", "what becomes the reward", group=_REMOTE)
-    normalize: Normalization = setting("none", "what is done to a group's rewards", group=_REMOTE)
-    group_size: int | None = setting(None, "completions of a prompt to wait for", metavar="N", group=_REMOTE)
-    gather: float = setting(60.0, "seconds to wait for them", metavar="S", group=_REMOTE)
 
     def __post_init__(self) -> None:
-        check_least(self, {"replicas": 1, "drain": 0, "port": 0, "max_pending": 1, "max_body_mib": 1, "max_media": 1})
-        if self.port > 65535:
-            raise UsageError(f"--port must be at most 65535, not {self.port}")
-        if self.replicas is not None and self.autoscale is not None:
+        if self.replicas is not None and self.service.autoscale is not None:
             raise UsageError("--replicas and --autoscale exclude each other")
         for path in self.allow_rubric:
             load_rubric(path)
-        load_rubric(self.rubric)
-        _ = self.gateway
-        _ = self.service(Cluster(cpus=1e6, gpus=1e6, local=False))
-        super().__post_init__()
+        load_rubric(self.gateway.openrlhf.rubric)
+        _ = self.service_on(Cluster(cpus=1e6, gpus=1e6, local=False))
 
     @property
     def gateway(self) -> GatewayConfig:
         """The HTTP side.
 
         Raises:
-            UsageError: the key cannot be read, or a setting is out of its range.
+            UsageError: the key cannot be read.
         """
-        return GatewayConfig(
+        assert self.service.gateway is not None
+        return replace(
+            self.service.gateway,
             api_key=read_key(self.api_key) if self.api_key is not None else None,
-            max_pending=self.max_pending,
-            max_items=min(GatewayConfig.max_items, self.max_pending),
-            deadline_s=self.deadline,
-            max_body_mib=self.max_body_mib,
-            max_bodies_mib=max(GatewayConfig.max_bodies_mib, self.max_body_mib),
-            media_store_mib=self.media_store_mib,
-            max_media=self.max_media,
-            media_hosts=self.media_host,
             rubrics=tuple(str(Path(path).resolve()) for path in self.allow_rubric),
-            openrlhf=RewardSpec(self.rubric, self.method, self.reward, self.normalize, self.group_size, self.gather),
         )
 
     def on_port(self, port: int) -> ServeRun:
+        """The same settings with another port."""
         return replace(self, port=port)
 
-    def service(self, cluster: Cluster) -> ServiceConfig:
+    def service_on(self, cluster: Cluster) -> ServiceConfig:
         """The service, with its replicas placed on a cluster.
 
         Raises:
@@ -127,16 +98,10 @@ class ServeRun(JudgeFlags):
         """
         replicas = self.replicas
         if replicas is None:
-            replicas = max(1, int(cluster.gpus / max(1.0, self.gpus_per_replica or 1.0)))
-        settings = self.settings_for(self.model)
-        config = ServiceConfig(
-            JudgeConfig(self.engine_config, settings),
-            replicas=replicas,
-            autoscale=self.autoscale,
-            name=self.name,
-            gateway=self.gateway,
-            cpus_per_replica=self.cpus_per_replica,
-            gpus_per_replica=self.gpus_per_replica,
-            drain_s=self.drain,
+            replicas = max(1, int(cluster.gpus / max(1.0, self.service.gpus_per_replica or 1.0)))
+        judge = self.service.judge
+        settings = with_budget(judge.settings, judge.engine.model, self.max_think_tokens)
+        config = replace(
+            self.service, judge=JudgeConfig(judge.engine, settings), replicas=replicas, gateway=self.gateway
         )
         return config.placed_on(cluster)

@@ -34,8 +34,9 @@ def main(config: ServeRun) -> int:
     Raises:
         UsageError: something the user can mend; nothing was started yet.
     """
-    if resolve_engine(config.engine) != "scripted":
-        check_model(config.model)
+    engine = config.service.judge.engine
+    if resolve_engine(engine.engine) != "scripted":
+        check_model(engine.model)
     if config.address:
         check_address(config.address)
     else:
@@ -45,9 +46,10 @@ def main(config: ServeRun) -> int:
 
 
 async def _serve(config: ServeRun, out: TextIO) -> int:
-    _say(f"starting {config.model}; the first start of a model takes a while")
+    model = config.service.judge.engine.model
+    _say(f"starting {model}; the first start of a model takes a while")
     with connect(config.address) as cluster:
-        service_config = config.service(cluster)
+        service_config = config.service_on(cluster)
         http = HttpAddress(config.host, config.port, config.every_node)
         with _stopping() as stop:
             async with JudgeService(service_config, http) as service:
@@ -55,17 +57,17 @@ async def _serve(config: ServeRun, out: TextIO) -> int:
                     return 0
                 fewest, most = service_config.range
                 replicas = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-                _say(f"{config.model} with {replicas} replica(s); metrics of each node: {', '.join(cluster.metrics)}")
+                _say(f"{model} with {replicas} replica(s); metrics of each node: {', '.join(cluster.metrics)}")
                 if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
                     _say("anyone who can reach this address can use it; --api-key asks for a key")
                 print(service.url, file=out, flush=True)
                 await _stopped(stop, cluster)
                 stop.clear()
                 _say("draining: new requests are refused, what was accepted is answered; stop again to end at once")
-                drained = asyncio.wait_for(service.drain(), config.drain)
+                drained = asyncio.wait_for(service.drain(), config.service.drain_s)
                 with contextlib.suppress(TimeoutError):
                     return 0 if await _first(stop, drained) else 1
-                _say(f"work was still under way after {config.drain:g} s")
+                _say(f"work was still under way after {config.service.drain_s:g} s")
                 return 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,26 @@ from flex_judge.alignment.data.sources import First, Source, open_source
 from flex_judge.alignment.pipeline.models import JudgeAt
 from flex_judge.alignment.policies.config import PolicyConfig, check_policy
 from flex_judge.alignment.tasks import arithmetic
-from flex_judge.experiments.commands.judge.config import MODEL, JudgeFlags
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.commands.judge.config import JUDGING, MODEL, JudgeFlags
+from flex_judge.experiments.common.flags import flag_of, setting
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import check_model, identified
 from flex_judge.judges.models.embedded import BASE
-from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric, rubric_names
+from flex_judge.judges.validation import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    flat_values,
+    flatten,
+    settings_class,
+)
 from flex_judge.reward.serving.cluster import check_address
 
-_DATA, _POLICY, _RUN = "the prompts", "the policy, which answers", "where it runs, and where results go"
+_DATA, _POLICY, _RUN = "prompts", "policy", "placement and retries"
 """Headings of the help."""
 SHARED = ("seed", "max_model_len", "max_batch")
 """Settings of a judge that are the policy's as well."""
@@ -34,7 +42,7 @@ TOKENS = 512
 
 def out_folder(default: str) -> Any:
     """The setting where a command's results go."""
-    return setting(default, "folder for the results; a run that is there is resumed", metavar="DIR", group="results")
+    return setting(default, "Output folder; a run that is there is resumed", metavar="DIR", group="results")
 
 
 def check_served(rubric: str) -> None:
@@ -43,102 +51,107 @@ def check_served(rubric: str) -> None:
         raise UsageError(f"--rubric must be one of {', '.join(rubric_names())} where a service judges")
 
 
-@dataclass(frozen=True)
+@settings_class(kw_only=True)
 class DataFlags(JudgeFlags):
     """Settings of a run over prompts."""
 
     out: str = out_folder("runs/data")
-    prompts: int | None = setting(
-        None, f"take the first N prompts (default: all; {TASK_PROMPTS} of the embedded task)", metavar="N", group=_DATA
+    prompts: PositiveInt | None = setting(
+        None, f"Take the first N prompts (default: all; embedded task: {TASK_PROMPTS})", metavar="N", group=_DATA
     )
     column: tuple[str, ...] = setting(
-        (), "what a column of the data set is: prompt=, id= or images=; may be repeated", metavar="F=COL", group=_DATA
+        (), "Column mapping of the data set: prompt=, id= or images=; may be repeated", metavar="F=COL", group=_DATA
     )
-    system: str | None = setting(None, "system message before every prompt", metavar="TEXT", group=_DATA)
-    keep: tuple[str, ...] = setting(
-        (), "column to carry along into the results; may be repeated", metavar="COL", group=_DATA
-    )
+    system: str | None = setting(None, "System message before every prompt", metavar="TEXT", group=_DATA)
+    keep: tuple[str, ...] = setting((), "Column to copy into the results; may be repeated", metavar="COL", group=_DATA)
     answer: str | None = setting(
-        None, "column with the number that is the right answer, to measure by", metavar="COL", group=_DATA
+        None, "Column with the number that is the right answer, for accuracies", metavar="COL", group=_DATA
     )
     policy: str = setting(
         BASE,
-        "the model that answers: embedded name, folder, hub id or an endpoint's name",
+        "Policy model: embedded name, folder, hub id or an endpoint's name",
         metavar="MODEL",
         group=_POLICY,
     )
     policy_engine: str = setting(
-        "auto", "what runs it: vllm, transformers, openai, or an installed package's", metavar="NAME", group=_POLICY
+        "auto",
+        "Engine of the policy: vllm, transformers, openai, or an installed package's",
+        metavar="NAME",
+        group=_POLICY,
     )
-    policy_adapter: str | None = setting(None, "LoRA adapter on it: folder or hub id", metavar="MODEL", group=_POLICY)
+    policy_adapter: str | None = setting(
+        None, "LoRA adapter on the policy: folder or hub id", metavar="MODEL", group=_POLICY
+    )
     policy_url: str | None = setting(
-        None, "OpenAI-compatible endpoint to use instead of a model here", metavar="URL", group=_POLICY
+        None,
+        "OpenAI-compatible endpoint of the policy, instead of a local model",
+        metavar="URL",
+        group=_POLICY,
     )
-    policy_key: str | None = setting(None, "the endpoint's key", metavar="env:NAME|FILE", group=_POLICY)
-    samples: int | None = setting(
-        None, f"answers sampled for each prompt (default: {SAMPLES})", metavar="N", group=_POLICY
+    policy_key: str | None = setting(None, "Key of the policy's endpoint", metavar="env:NAME|FILE", group=_POLICY)
+    samples: PositiveInt | None = setting(
+        None, f"Number of answers sampled per prompt (default: {SAMPLES})", metavar="N", group=_POLICY
     )
-    sample_temperature: float = setting(0.8, "of the policy's sampling", metavar="T", group=_POLICY)
-    sample_top_p: float = setting(0.95, "of the policy's sampling", metavar="P", group=_POLICY)
-    sample_tokens: int | None = setting(
-        None, f"longest answer (default: {TOKENS}; embedded task: {arithmetic.TOKENS})", metavar="N", group=_POLICY
+    sample_temperature: NonNegativeFloat = setting(
+        0.8, "Sampling temperature of the policy", metavar="T", group=_POLICY
     )
-    sample_stop: tuple[str, ...] = setting((), "text that ends an answer; may be repeated", metavar="T", group=_POLICY)
+    sample_top_p: Fraction = setting(
+        0.95, "Nucleus sampling of the policy: probability mass to sample from", metavar="P", group=_POLICY
+    )
+    sample_tokens: PositiveInt | None = setting(
+        None,
+        f"Maximum answer length in tokens (default: {TOKENS}; embedded task: {arithmetic.TOKENS})",
+        metavar="N",
+        group=_POLICY,
+    )
+    sample_stop: tuple[str, ...] = setting((), "Text that ends an answer; may be repeated", metavar="T", group=_POLICY)
     rubric: str | None = setting(
         None,
-        "rubric: a preset or a TOML file (default: general; embedded task: correctness)",
+        "Rubric: a preset or a TOML file (default: general; embedded task: correctness)",
         metavar="NAME",
-        group="how it judges",
+        group=JUDGING,
     )
     judge_url: str | None = setting(
         None,
-        "ask the judge service at this address (flex-judge serve) instead of starting one",
+        "Judge service to use (flex-judge serve) instead of starting one",
         metavar="URL",
         group=MODEL,
     )
-    judge_key: str | None = setting(None, "the service's key", metavar="env:NAME|FILE", group=MODEL)
-    replicas: int = setting(1, "judges that work side by side", metavar="N", group=_RUN)
-    policy_replicas: int = setting(1, "policies that work side by side", metavar="N", group=_RUN)
+    judge_key: str | None = setting(None, "Key of the judge service", metavar="env:NAME|FILE", group=MODEL)
+    replicas: PositiveInt = setting(1, "Number of judge replicas", metavar="N", group=_RUN)
+    policy_replicas: PositiveInt = setting(1, "Number of policy replicas", metavar="N", group=_RUN)
     address: str | None = setting(
         None,
-        "join the Ray cluster at this host:port, or auto, instead of starting one",
+        "Join the Ray cluster at this host:port, or auto, instead of starting one",
         metavar="HOST:PORT",
         group=_RUN,
     )
     retry_rejected: bool = setting(
         False,
-        "try prompts again that were refused in an earlier start, with the others of their shards",
+        "Retry prompts that an earlier run rejected, with the others of their shards",
         group=_RUN,
     )
-    max_failures: int = setting(
-        0, "prompts that may stay without a result before the exit status is 1", metavar="N", group=_RUN
+    max_failures: NonNegativeInt = setting(
+        0, "Number of prompts without a result above which the exit status is 1", metavar="N", group=_RUN
     )
 
     def __post_init__(self) -> None:
-        check_least(
-            self,
-            {"prompts": 1, "samples": 1, "sample_tokens": 1, "replicas": 1, "policy_replicas": 1, "max_failures": 0},
-        )
-        if self.sample_temperature < 0 or not 0 < self.sample_top_p <= 1:
-            raise UsageError("--sample-temperature must be 0 or more, and --sample-top-p above 0 and at most 1")
         if self.sample_temperature == 0 and self.answers > 1:
             raise UsageError("--sample-temperature must be above 0: greedy samples of a prompt are all the same")
         if self.rubric is not None:
             load_rubric(self.rubric)
         _ = self.columns_for(None)
         self._check_service()
-        super().__post_init__()
 
     def _check_service(self) -> None:
         if self.judge_url is None:
             if self.judge_key is not None:
                 raise UsageError("--judge-key goes with --judge-url")
             return
-        given = [f.name for f in fields(JudgeFlags) if f.name not in SHARED and getattr(self, f.name) != f.default]
-        if given:
-            raise UsageError(
-                f"--{given[0].replace('_', '-')} is for the service at --judge-url to say, see flex-judge serve"
-            )
+        values = flat_values(self)
+        for name, known in flatten(JudgeFlags).items():
+            if name not in SHARED and values[name] != known.default:
+                raise UsageError(f"{flag_of(name)} is for the service at --judge-url to say, see flex-judge serve")
         if self.rubric is not None:
             check_served(self.rubric)
 
@@ -152,7 +165,7 @@ class DataFlags(JudgeFlags):
             for name in ("column", "keep", "answer"):
                 if getattr(self, name):
                     raise UsageError(f"--{name} is about the columns of a FILE, and none is given")
-            questions = arithmetic.Questions(self.prompts or TASK_PROMPTS, self.seed)
+            questions = arithmetic.Questions(self.prompts or TASK_PROMPTS, self.judge.engine.seed)
             next(questions.rows(0, 1))  # of which there are only so many
             return questions
         source = open_source(file)
@@ -174,7 +187,7 @@ class DataFlags(JudgeFlags):
         """How the policy samples. The embedded task's answers are one line."""
         stop = self.sample_stop or (arithmetic.STOP if file is None else ())
         tokens = self.sample_tokens or (arithmetic.TOKENS if file is None else TOKENS)
-        return Sampling(tokens, self.sample_temperature, self.sample_top_p, tuple(stop), seed=self.seed)
+        return Sampling(tokens, self.sample_temperature, self.sample_top_p, tuple(stop), seed=self.judge.engine.seed)
 
     def rubric_for(self, file: str | None) -> str:
         """The rubric's name; of a file its whole path, as replicas have working directories of their own."""
@@ -188,13 +201,14 @@ class DataFlags(JudgeFlags):
         Raises:
             UsageError: it cannot be had.
         """
+        engine = self.judge.engine
         config = PolicyConfig(
             self.policy,
-            self.policy_engine if self.policy_url or self.policy_engine != "auto" else self.engine,
+            self.policy_engine if self.policy_url or self.policy_engine != "auto" else engine.engine,
             adapter=self.policy_adapter,
-            max_model_len=self.max_model_len,
-            max_batch=self.max_batch,
-            seed=self.seed,
+            max_model_len=engine.max_model_len,
+            max_batch=engine.max_batch,
+            seed=engine.seed,
             url=self.policy_url,
             api_key=self.policy_key,
         )
@@ -213,21 +227,17 @@ class DataFlags(JudgeFlags):
             check_address(self.address)
         if self.judge_at is not None:
             self.judge_at.client.health_sync()
-        elif resolve_engine(self.engine) != "scripted":
-            check_model(self.model, self.adapter)
+        elif resolve_engine(self.judge.engine.engine) != "scripted":
+            check_model(self.judge.engine.model, self.judge.engine.adapter)
 
     @property
     def judge_at(self) -> JudgeAt | None:
         """The service that judges; None where this run starts one of its own."""
-        return None if self.judge_url is None else JudgeAt(self.judge_url, self.max_batch, self.judge_key)
-
-    @property
-    def judge_config(self) -> JudgeConfig:
-        return JudgeConfig(self.engine_config, self.settings_for(self.model))
+        return None if self.judge_url is None else JudgeAt(self.judge_url, self.judge.engine.max_batch, self.judge_key)
 
     def identity(self, source: Source, file: str | None) -> dict[str, object]:
         """What determines the results; a run folder holds one such."""
-        sampling = self.sampling(file)
+        sampling, engine = self.sampling(file), self.judge.engine
         return {
             "source": source.name,
             "source_digest": source.digest,
@@ -238,11 +248,11 @@ class DataFlags(JudgeFlags):
             "policy_url": self.policy_url,
             "samples": self.answers,
             "sampling": repr(replace(sampling, seed=None)),
-            "judge": identified(self.model) if self.judge_url is None else self.judge_url,
-            "judge_adapter": identified(self.adapter),
-            "engine": self.engine,
-            "judging": repr(self.settings_for(self.model)),
+            "judge": identified(engine.model) if self.judge_url is None else self.judge_url,
+            "judge_adapter": identified(engine.adapter),
+            "engine": engine.engine,
+            "judging": repr(self.judge_config.settings),
             "rubric": repr(load_rubric(self.rubric_for(file))),
-            "max_model_len": self.max_model_len,
-            "seed": self.seed,
+            "max_model_len": engine.max_model_len,
+            "seed": engine.seed,
         }

@@ -23,7 +23,7 @@ from flex_judge.alignment.tasks.synthetic_teacher import Sum, sum_of
 from flex_judge.experiments.commands.curate.config import PROGRAM, CurateRun
 from flex_judge.experiments.commands.curate.run import main as curate
 from flex_judge.experiments.common.console import libraries_to, progress_on
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import check_least, make_config, setting
 from flex_judge.experiments.common.ranks import run
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.arithmetic_loop.card import write_card
@@ -169,7 +169,8 @@ def tuned(
 
 
 def _curate(config: JudgeMaking, answers: Path, out: Path) -> None:
-    settings = CurateRun(
+    settings = make_config(
+        CurateRun,
         teacher=PROGRAM,
         samples=str(answers),
         size=config.size,

@@ -13,6 +13,7 @@ from flex_judge.experiments.benchmarks import BENCHMARKS
 from flex_judge.experiments.benchmarks.data import open_data
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.run import main
+from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges.protocol.parsing import parse_answer
 from flex_judge.judges.protocol.prompts import judge_turns
 from flex_judge.judges.protocol.turns import Span
@@ -30,7 +31,7 @@ def run(name: str, path: Path, folder: Path, **settings: Any) -> dict[str, Any]:
     """A run of a benchmark with its own protocol, over data."""
     benchmark = BENCHMARKS[name]
     protocol = {**benchmark.spec.protocol, **JUDGE, "out": str(folder / "run"), **settings}
-    return main(benchmark, EvalRun(data=(str(path),), **protocol))
+    return main(benchmark, make_config(EvalRun, data=(str(path),), **protocol))
 
 
 def figure(summary: dict[str, Any], name: str, task: str | None = None) -> Any:
@@ -188,7 +189,7 @@ def test_voxsim_hears_both_clips_and_maps_its_scale_to_people_s(tmp_path: Path) 
     )
     summary = run("voxsim", data.voxsim(tmp_path / "data"), tmp_path)
     assert summary["scored"] == 3
-    replayed = main(BENCHMARKS["voxsim"], EvalRun(data=(str(tmp_path / "data"),), replay=str(replies)))
+    replayed = main(BENCHMARKS["voxsim"], make_config(EvalRun, data=(str(tmp_path / "data"),), replay=str(replies)))
     # 1.8, 5 and 1 on 1-5 are 2, 6 and 1 on 1-6, beside 2, 5.5 and 1.
     assert figure(replayed, "mse")["value"] == pytest.approx(0.25 / 3)
 
@@ -237,7 +238,7 @@ def test_a_data_set_of_the_hub_shows_the_images_that_it_holds(tmp_path: Path) ->
     benchmark = BENCHMARKS["vl-rewardbench"]
     for number, name in enumerate((f"hub:{tmp_path / 'data'}@test", str(tmp_path / "data"))):
         settings = {**benchmark.spec.protocol, **JUDGE, "out": str(tmp_path / str(number))}
-        summary = main(benchmark, EvalRun(data=(name,), **settings))
+        summary = main(benchmark, make_config(EvalRun, data=(name,), **settings))
         assert (summary["scored"], summary["not_judged"]) == (3, 0), name
         assert summary["accuracy"] == pytest.approx(2 / 3), name
         assert len(list((tmp_path / str(number) / "pictures").iterdir())) == 1, name

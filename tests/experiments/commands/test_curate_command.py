@@ -20,6 +20,7 @@ import flex_judge.experiments.commands.curate.run as curate_run
 from flex_judge.alignment.curation.rows import Fault
 from flex_judge.experiments.cli import main
 from flex_judge.experiments.commands.curate.config import CurateRun
+from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.errors import UsageError
 
@@ -373,23 +374,24 @@ def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
 
 
 def test_a_size_keeps_the_ratio_of_singles_and_pairs() -> None:
-    chosen = CurateRun(singles=300, pairs=100, size=41).selection
+    chosen = make_config(CurateRun, singles=300, pairs=100, size=41).selection
     assert (chosen.singles, chosen.pairs) == (31, 10)
-    assert CurateRun(size=1).selection.pairs + CurateRun(size=1).selection.singles == 1
+    assert make_config(CurateRun, size=1).selection.pairs + make_config(CurateRun, size=1).selection.singles == 1
     with pytest.raises(UsageError, match="--single-tokens must be at least 0"):
-        CurateRun(single_tokens=-1)
+        make_config(CurateRun, single_tokens=-1)
 
 
 def test_the_defaults_are_those_of_the_published_recipe() -> None:
-    config = CurateRun()
+    config = make_config(CurateRun)
     chosen = config.selection
-    assert (config.model, config.temperature, config.top_p) == ("nuojohnchen/JudgeLRM-7B", 0.1, 0.95)
-    assert (config.max_think_tokens, config.seeds, config.rubrics) == (
+    engine, settings = config.judge.engine, config.judge.settings
+    assert (engine.model, settings.temperature, settings.top_p) == ("nuojohnchen/JudgeLRM-7B", 0.1, 0.95)
+    assert (settings.max_think_tokens, config.seeds, config.rubrics) == (
         4096,
         3,
         {"1-10": "general", "1-5": "general_1_5"},
     )
     assert (chosen.singles, chosen.pairs, chosen.single_tokens, chosen.pair_tokens) == (500, 500, 375, 750)
     assert (chosen.order, chosen.balance, chosen.remap, chosen.held_out) == ("longest", "pairs", 0.5, 50)
-    settings = config.teacher_run(None).settings_for(config.model)
+    settings = config.teacher_run(None).settings_for(engine.model)
     assert (settings.votes, settings.order, settings.reason_first) == (1, "as_given", True)

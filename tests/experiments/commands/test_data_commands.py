@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from flex_judge.experiments.commands.preferences.run import PreferenceRun, write
 from flex_judge.experiments.commands.preferences.run import main as make_preferences
 from flex_judge.experiments.common.data_runs.run import Done
 from flex_judge.experiments.common.data_runs.view import exit_status, print_best_of_n
+from flex_judge.experiments.common.flags import make_config
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges import Comparison, FlexJudge
 from flex_judge.judges.engines.scripted import ScriptedEngine
@@ -59,7 +59,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--policy-engine", "nonsense"], "engine 'nonsense' does not exist"),
         (["--address", "127.0.0.1:1"], "no Ray cluster answers"),
         (["--prompts", "1000000"], "different questions, not 1000000"),
-        (["--sample-top-p", "2"], "--sample-top-p above 0 and at most 1"),
+        (["--sample-top-p", "2"], "--sample-top-p must be above 0 and at most 1"),
         (["--judge-url", "http://127.0.0.1:1"], "see whether the judge service runs there"),
         (["--judge-url", "http://h", "--votes", "3"], "--votes is for the service at --judge-url to say"),
         (["--judge-key", "env:KEY"], "--judge-key goes with --judge-url"),
@@ -79,17 +79,17 @@ def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(UsageError, match="halving asks a judge again"):
-        BestOfNRun(method="halving", temperature=0.0)
+        make_config(BestOfNRun, method="halving", temperature=0.0)
     with pytest.raises(UsageError, match="--hot-temperature must be above"):
-        PreferenceRun(rule="two_temperatures", sample_temperature=1.3)
+        make_config(PreferenceRun, rule="two_temperatures", sample_temperature=1.3)
     with pytest.raises(UsageError, match="takes one answer at each; leave --samples out"):
-        PreferenceRun(rule="two_temperatures", samples=4)
+        make_config(PreferenceRun, rule="two_temperatures", samples=4)
     with pytest.raises(UsageError, match="needs at least 2 answers to a prompt, not 1"):
-        PreferenceRun(samples=1)
+        make_config(PreferenceRun, samples=1)
     with pytest.raises(UsageError, match="greedy samples of a prompt are all the same"):
-        BestOfNRun(sample_temperature=0.0)
+        make_config(BestOfNRun, sample_temperature=0.0)
     with pytest.raises(UsageError, match="format 'reward' is for text alone"):
-        PreferenceRun(format="reward", with_images=True)
+        make_config(PreferenceRun, format="reward", with_images=True)
 
 
 def test_what_a_method_cannot_judge_is_said_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +108,7 @@ def test_what_is_in_a_rubric_or_a_model_s_folder_belongs_to_the_identity_of_a_ru
     for criteria, weights in (("brevity", "1"), ("brevity", "2"), ("length", "2")):
         rubric.write_text(f'criteria = "{criteria}"\nscale = "1-5"\nexample = [2, 4]\n')
         (model / "model.safetensors").write_text(weights)
-        config = BestOfNRun(rubric=str(rubric), policy=str(model))
+        config = make_config(BestOfNRun, rubric=str(rubric), policy=str(model))
         seen.append(config.identity(config.source(None), None))
     assert [len({str(identity[name]) for identity in seen}) for name in ("policy", "rubric")] == [2, 2]
 
@@ -116,22 +116,22 @@ def test_what_is_in_a_rubric_or_a_model_s_folder_belongs_to_the_identity_of_a_ru
 def test_a_service_that_runs_already_judges_instead_of_one_of_the_run_s_own() -> None:
     engine = ScriptedEngine(fair_judge)
     with served(FlexJudge(engine, SETTINGS)) as service:
-        config = BestOfNRun(judge_url=service.url, max_batch=4)
+        config = make_config(BestOfNRun, judge_url=service.url, max_batch=4)
         assert config.judge_at is not None
         comparison = Comparison.of("What is 2 + 3?", "The result is 5.", id="c1")
         judgment = asyncio.run(config.judge_at.ask()(comparison))
     assert (judgment.id, judgment.scores) == ("c1", FlexJudge(engine, SETTINGS).judge([comparison])[0].scores)
     own = Path(rubrics.__file__).parent / "presets" / "general.toml"
     with pytest.raises(UsageError, match=r"--rubric must be one of .* where a service judges"):
-        BestOfNRun(judge_url=service.url, rubric=str(own))
+        make_config(BestOfNRun, judge_url=service.url, rubric=str(own))
 
 
 def test_a_rubric_that_reads_no_pairs_is_refused_before_anything_is_sampled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = PreferenceRun(
-        rule="two_temperatures", rubric="membrane_permeability", engine="scripted", model="scripts:x"
+    config = make_config(
+        PreferenceRun, rule="two_temperatures", rubric="membrane_permeability", engine="scripted", model="scripts:x"
     )
     with pytest.raises(UsageError, match="is made for 1 responses at a time, not 2"):
         make_preferences(config, None)
@@ -139,8 +139,8 @@ def test_a_rubric_that_reads_no_pairs_is_refused_before_anything_is_sampled(
 
 
 def test_the_rule_of_two_temperatures_has_its_pairs_read_in_both_orders() -> None:
-    assert PreferenceRun(rule="two_temperatures").settings_for("smollm2-135m").order == "both"
-    assert PreferenceRun().settings_for("smollm2-135m").order == "as_given"
+    assert make_config(PreferenceRun, rule="two_temperatures").settings_for("smollm2-135m").order == "both"
+    assert make_config(PreferenceRun).settings_for("smollm2-135m").order == "as_given"
 
 
 async def _here(config: BestOfNRun, file: str | None, folder: Path) -> dict[str, str]:
@@ -160,7 +160,7 @@ async def _here(config: BestOfNRun, file: str | None, folder: Path) -> dict[str,
 
 
 def test_the_summary_says_how_many_are_right_with_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = BestOfNRun(**SCRIPTED, prompts=40, samples=4, temperature=0.0, out=str(tmp_path / "run"))
+    config = make_config(BestOfNRun, **SCRIPTED, prompts=40, samples=4, temperature=0.0, out=str(tmp_path / "run"))
     tables = asyncio.run(_here(config, None, tmp_path / "parts"))
     with RunFolder(tmp_path / "run", {"judge": "j", "policy": "p"}) as folder:
         (folder.path / "best_of_n.jsonl").write_text(tables["best_of_n"])
@@ -195,7 +195,8 @@ async def _pairs_here(config: PreferenceRun, folder: Path) -> Done:
 def test_a_preference_data_set_loads_with_its_card(file_format: str, format: str, tmp_path: Path) -> None:
     from datasets import load_dataset
 
-    config = PreferenceRun(**SCRIPTED, prompts=10, samples=4, temperature=0.0, format=format, file_format=file_format)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"prompts": 10, "samples": 4, "format": format, "file_format": file_format}
+    config = make_config(PreferenceRun, **SCRIPTED, **settings, temperature=0.0)
     done = asyncio.run(_pairs_here(config, tmp_path / "parts"))
     stats, right = write_data(config, tmp_path / "data", done, "sums", None)
     data = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
@@ -204,7 +205,7 @@ def test_a_preference_data_set_loads_with_its_card(file_format: str, format: str
     assert sum(right.values()) == stats.pairs > 0
     assert f"{stats.pairs}" in (tmp_path / "data" / "README.md").read_text()
     # Other rows in the same place, as many: what `datasets` has kept of the first ones is not taken for them.
-    other = replace(config, seed=1)
+    other = make_config(PreferenceRun, **SCRIPTED, **settings, temperature=0.0, seed=1)
     write_data(other, tmp_path / "data", asyncio.run(_pairs_here(other, tmp_path / "others")), "sums", None)
     again = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
     stored = load_dataset(
@@ -225,7 +226,7 @@ def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tm
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = SCRIPTED | {"samples": 4, "temperature": 0.0, "answer": "answer", "max_failures": 1}
     run = tmp_path / "run"
-    config = BestOfNRun(**settings, out=str(run))  # type: ignore[arg-type]
+    config = make_config(BestOfNRun, **settings, out=str(run))  # type: ignore[arg-type]
     undisturbed = asyncio.run(_here(config, str(file), tmp_path / "parts"))
     command = [
         sys.executable,

@@ -16,6 +16,7 @@ from PIL import Image
 
 from flex_judge.experiments.cli import main
 from flex_judge.experiments.commands.judge.config import EMBEDDED_THINK_TOKENS, THINK_TOKENS, JudgeRun
+from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges.io.files import read_table
 
 SCRIPTED = ["judge", "--engine", "scripted", "--model", "scripts:fair_judge", "--max-think-tokens", "400"]
@@ -227,7 +228,7 @@ def test_of_many_rows_that_were_not_judged_all_are_in_the_log(capfd: pytest.Capt
         (["c.jsonl", "--replay", "l", "--ledger", "m"], "--replay reads a ledger and writes none"),
         (["c.jsonl", "--replay", "gone.ledger", "--out", "o.jsonl"], "gone.ledger: there is no such ledger"),
         (["c.jsonl", "--votes", "0"], "votes must be at least 1, not 0"),
-        (["c.jsonl", "--max-think-tokens", "0"], "max_think_tokens must be at least 1, not 0"),
+        (["c.jsonl", "--max-think-tokens", "0"], "--max-think-tokens must be at least 1, not 0"),
         (["c.jsonl", "--votes", "3", "--temperature", "0"], "votes above 1 need a temperature above 0"),
         (["c.jsonl", "--max-failures", "-1"], "--max-failures must be at least 0, not -1"),
         (["c.jsonl", "--concurrency", "0"], "--concurrency must be at least 1, not 0"),
@@ -324,10 +325,10 @@ def test_a_replay_of_what_was_not_recorded_names_the_row_and_judges_the_others(
 
 
 def test_a_replay_thinks_as_much_as_the_recorded_model_did() -> None:
-    run = JudgeRun(replay="some.ledger")
+    run = make_config(JudgeRun, replay="some.ledger")
     assert run.settings_for("smollm2-135m@0123456789ab").max_think_tokens == EMBEDDED_THINK_TOKENS
     assert run.settings_for("org/large@0123456789ab+mine@0123456789ab").max_think_tokens == THINK_TOKENS
-    chosen = JudgeRun(replay="some.ledger", max_think_tokens=77)
+    chosen = make_config(JudgeRun, replay="some.ledger", max_think_tokens=77)
     assert chosen.settings_for("smollm2-135m@0123456789ab").max_think_tokens == 77
 
 
@@ -350,6 +351,6 @@ def test_the_help_lists_the_flags_under_headings(capfd: pytest.CaptureFixture[st
     assert run.status == 0
     assert "usage: flex-judge judge FILE [options]" in run.out
     assert "mllm_judge_batch, " in " ".join(run.out.split())
-    for heading in ("one comparison instead of a file", "the judge:", "how it judges:", "limits of media:", "results:"):
+    for heading in ("one comparison instead of a file", "judge model:", "judging:", "media limits:", "results:"):
         assert heading in run.out
     assert max(map(len, run.out.splitlines())) <= 100

@@ -306,7 +306,8 @@ def test_the_loop_asks_its_commands_for_what_they_know(commands: list[list[str]]
         options = parser.parse_args(command[1:])
         run = build(settings, options)
         seen.append((run.source(options.file), run))
-        assert (run.model, run.policy, run.seed, run.rubric_for(options.file)) == (JUDGE, BASE, 1, "correctness")
+        engine = run.judge.engine
+        assert (engine.model, run.policy, engine.seed, run.rubric_for(options.file)) == (JUDGE, BASE, 1, "correctness")
         assert run.settings_for(JUDGE).temperature == 0.0
         assert run.sampling(options.file) == replace(SAMPLING, seed=1)
         assert run.answer_for(options.file) == "answer"

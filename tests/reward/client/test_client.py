@@ -27,7 +27,7 @@ from flex_judge.reward.client.retry import Backoff
 from flex_judge.reward.types import RewardSpec
 
 WIN_RATE = RewardSpec(method="round_robin", reward="win_rate", group_size=4, group_timeout_s=1)
-HEAVY = {"torch", "ray", "transformers", "trl", "vllm", "datasets", "scipy", "fastapi", "pydantic"}
+HEAVY = {"torch", "ray", "transformers", "trl", "vllm", "datasets", "scipy", "fastapi"}
 
 
 @pytest.fixture
