@@ -192,7 +192,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from flex_judge.experiments.commands.report.pages import write_page
+    from flex_judge.experiments.commands.report.run import write_page
 
     print(write_page(Path(options.run)))
     return 0
