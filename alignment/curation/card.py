@@ -1,42 +1,47 @@
-"""The data card of a curated data set: what it is, how it was made, what was left out, and what it is not."""
+"""The data card of a curated data set: contents, method, dropped rows and limits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flex_judge.alignment.curation.scales import FIVE, TEN
 from flex_judge.alignment.curation.stats import QUANTILES
 from flex_judge.alignment.preferences.warnings import percent
+from flex_judge.alignment.reporting.markdown import code, one_line, to_markdown
+from flex_judge.alignment.reporting.model import Block, Report, Row, Section, Table
 
 SPLITS = {"train": "train.jsonl", "held_out": "held_out.jsonl"}
 Summary = Mapping[str, Any]
-Table = Iterable[Sequence[object]]
+TITLE = "Judgments for tuning a judge"
 
 
 def card(summary: Summary) -> str:
-    """The card as Markdown with the header that the hub reads, to be saved as `README.md` beside the files.
+    """Write the card of a data set as Markdown, with the header that the hub reads.
 
     Args:
-        summary: of a run, see `flex_judge.alignment.curation.stats.facts` and
-        `flex_judge.experiments.commands.curate.run`.
+        summary: the summary of a run, see `flex_judge.alignment.curation.stats.facts` and
+            `flex_judge.experiments.commands.curate.run`.
     """
-    sections = ["# Judgments for tuning a judge", *_opening(summary), *_warnings(summary), *_loading()]
-    sections += ["## Counts", _table(("after", "kept", "dropped"), _flow(summary), left=1)]
-    sections += ["## What was dropped", *_dropped(summary)]
-    sections += ["## Samples", *_samples(summary)]
-    sections += ["## How it was made", _table(("", ""), _settings(summary), left=2), *_method(summary)]
-    sections += ["## Columns", _columns(), "## License", _licence(summary), "## Limits", _limits(summary)]
-    return f"{_header(summary)}\n" + "\n\n".join(sections) + "\n"
+    sections = [
+        Section("Loading", _LOADING),
+        Section("Counts", [Table(("after", "kept", "dropped"), _flow(summary))]),
+        Section("What was dropped", _dropped(summary)),
+        Section("Samples", _samples(summary)),
+        Section("How it was made", [Table(("", ""), _settings(summary), text_columns=2), *_method(summary)]),
+        Section("Columns", [_COLUMNS]),
+        Section("License", [_license(summary)]),
+        Section("Limits", [_limits(summary)]),
+    ]
+    return f"{_header(summary)}\n{to_markdown(Report(TITLE, _intro(summary), sections))}"
 
 
 def _header(summary: Summary) -> str:
     from huggingface_hub import DatasetCardData
 
-    there = {split: name for split, name in SPLITS.items() if summary["samples"][split]}
-    files = [{"split": split, "path": name} for split, name in there.items()]
+    files = [{"split": split, "path": name} for split, name in SPLITS.items() if summary["samples"][split]]
     data = DatasetCardData(
-        pretty_name="Judgments for tuning a judge",
+        pretty_name=TITLE,
         annotations_creators=["machine-generated"],
         tags=["synthetic", "llm-as-a-judge", "reward-model", "flex-judge", "trl", "sft"],
         configs=[{"config_name": "default", "data_files": files, "description": f"rows {summary['digest']}"}],
@@ -45,31 +50,26 @@ def _header(summary: Summary) -> str:
     return f"---\n{note}{data.to_yaml()}\n---\n"
 
 
-def _opening(summary: Summary) -> Iterator[str]:
-    made = {split: sum(kinds.values()) for split, kinds in summary["samples"].items()}
+def _intro(summary: Summary) -> Iterator[str]:
+    counts = {split: sum(kinds.values()) for split, kinds in summary["samples"].items()}
     yield (
-        f"{made['train']:,} samples to train on and {made['held_out']:,} held out: judgments of one answer, of two, or "
-        "of more, reasoned and then scored, in the prompt and completion of a Flex-Judge (arXiv 2505.18601). "
-        f"Made from `{_line(summary['source'])}`; the teacher is `{_line(summary['teacher'])}`"
+        f"{counts['train']:,} samples to train on and {counts['held_out']:,} held out: judgments of one answer, of "
+        "two, or of more, reasoned and then scored, in the prompt and completion of a Flex-Judge (arXiv 2505.18601). "
+        f"Made from {code(summary['source'])}; the teacher is {code(summary['teacher'])}"
         + (", a program: its judgments are synthetic." if summary["synthetic"] else ", a model; no human has judged.")
     )
+    missing = [f"{n:,} fewer than wanted ({kind})" for kind, n in summary["missing"].items()]
+    if missing:
+        yield f"**There are fewer samples than requested:** {'; '.join(missing)}."
 
 
-def _warnings(summary: Summary) -> Iterator[str]:
-    found = [f"{number:,} fewer than wanted ({what})" for what, number in summary["missing"].items()]
-    if found:
-        yield "**There are not as many samples as were asked for:** " + "; ".join(found) + "."
+_LOADING = (
+    '```python\nfrom datasets import load_dataset\n\ndata = load_dataset("PATH_OF_THIS_FOLDER", split="train")\n```',
+    "TRL's SFTTrainer takes the data set unchanged and trains on the completion only.",
+)
 
 
-def _loading() -> Iterator[str]:
-    yield "## Loading"
-    yield (
-        '```python\nfrom datasets import load_dataset\n\ndata = load_dataset("PATH_OF_THIS_FOLDER", split="train")\n```'
-    )
-    yield "TRL's SFTTrainer takes it as it is, and trains on the completion only."
-
-
-def _flow(summary: Summary) -> Table:
+def _flow(summary: Summary) -> Iterator[Row]:
     yield "rows read", summary["rows"], ""
     yield "rows that are a question, its answers and their scores", summary["judged_rows"], _sum(summary["bad_rows"])
     yield "judgments of the teacher that can be used", summary["judgments"], _sum(summary["bad_judgments"])
@@ -82,52 +82,52 @@ def _flow(summary: Summary) -> Table:
             yield f"- {kind} samples, {split.replace('_', ' ')}", number, ""
 
 
-def _dropped(summary: Summary) -> Iterator[str]:
-    rows = [(f"row: {why}", n) for why, n in summary["bad_rows"].items()]
-    rows += [(f"judgment: {why}", n) for why, n in summary["bad_judgments"].items()]
-    rows += [(f"{step['step']}: {why}", n) for step in summary["steps"] for why, n in step["dropped"].items()]
-    rows += [(f"not fit as {why}", n) for why, n in summary["unfit"].items()]
-    yield _table(("reason", "count"), rows, left=1) if rows else "Nothing."
-    yield "`dropped.jsonl` lists them with their rows, but for the unfit, which may be samples of another kind."
+def _dropped(summary: Summary) -> Iterator[Block]:
+    rows = [(f"row: {reason}", n) for reason, n in summary["bad_rows"].items()]
+    rows += [(f"judgment: {reason}", n) for reason, n in summary["bad_judgments"].items()]
+    rows += [(f"{step['step']}: {reason}", n) for step in summary["steps"] for reason, n in step["dropped"].items()]
+    rows += [(f"not fit as {reason}", n) for reason, n in summary["unfit"].items()]
+    yield Table(("reason", "count"), rows) if rows else "Nothing."
+    yield "`dropped.jsonl` lists them with their rows, except the unfit ones, which may be samples of another kind."
 
 
-def _samples(summary: Summary) -> Iterator[str]:
+def _samples(summary: Summary) -> Iterator[Block]:
     lengths = [
-        (f"{kind}, {split.replace('_', ' ')}", *(found[name] for name in QUANTILES))
+        (f"{kind}, {split.replace('_', ' ')}", *(quantiles[name] for name in QUANTILES))
         for split, kinds in summary["tokens"].items()
-        for kind, found in kinds.items()
+        for kind, quantiles in kinds.items()
     ]
     if not lengths:
         yield "There is no sample."
         return
-    yield _table(("tokens of the reasoning", *QUANTILES), lengths, left=1)
-    yield f"Counted by the tokenizer of `{_line(summary['tokenizer'])}`."
+    note = f"Counted by the tokenizer of {code(summary['tokenizer'])}."
+    yield Table(("tokens of the reasoning", *QUANTILES), lengths, note=note)
     shares = [
-        (f"{title}: {name}, {split.replace('_', ' ')}", number, percent(number / sum(found.values())))
+        (f"{title}: {name}, {split.replace('_', ' ')}", n, percent(n / sum(counts.values())))
         for title, key in (("winner of a pair", "winners"), ("winner of a batch", "batch_winners"), ("scale", "scales"))
-        for split, found in summary[key].items()
-        for name, number in sorted(found.items())
+        for split, counts in summary[key].items()
+        for name, n in sorted(counts.items())
     ]
-    yield _table(("", "count", "share"), shares, left=1)
+    yield Table(("", "count", "share"), shares)
     scores = [
         (f"{scale}, {split.replace('_', ' ')}", ", ".join(f"{score}: {n}" for score, n in tally.items()))
         for split, scales in summary["single_scores"].items()
         for scale, tally in scales.items()
     ]
     if scores:
-        yield _table(("scores of singles", "score: count"), scores, left=2)
+        yield Table(("scores of singles", "score: count"), scores, text_columns=2)
 
 
-def _settings(summary: Summary) -> Table:
-    yield "source", f"`{_line(summary['source'])}`"
-    yield "teacher", f"`{_line(summary['teacher'])}`"
+def _settings(summary: Summary) -> Iterator[Row]:
+    yield "source", code(summary["source"])
+    yield "teacher", code(summary["teacher"])
     if not summary["synthetic"]:
         yield "judgments of a row", summary["samples_per_row"]
-        yield "judging", f"`{_line(summary['judging'])}`"
+        yield "judging", code(summary["judging"])
     for scale, name in summary["rubrics"].items():
-        yield f"rubric on {scale}", f"`{_line(name)}`"
+        yield f"rubric on {scale}", code(name)
     for name, value in summary["curation"].items():
-        yield name.replace("_", " "), _line(str(value))
+        yield name.replace("_", " "), one_line(str(value))
 
 
 def _method(summary: Summary) -> Iterator[str]:
@@ -146,19 +146,15 @@ def _method(summary: Summary) -> Iterator[str]:
         )
 
 
-def _columns() -> str:
-    return "\n".join(
-        (
-            "- `prompt`, `completion`: messages. The user's turn is what the judge's renderer shows.",
-            "- `id`, `row`: the sample; the row of the source, from 1. `kind`: `single`, `pair` or `batch`.",
-            "- `question`, `responses`: what is judged. `scores`, `reference_scores`: on `scale`.",
-            "- `rubric`, `scale`: a name that `flex_judge.judges.rubrics.load_rubric` takes, and its scale.",
-            "- `reasoning_tokens`, `teacher`: length of the reasoning, and whose it is.",
-        )
-    )
+_COLUMNS = """\
+- `prompt`, `completion`: messages. The user's turn is the text that the judge's renderer makes.
+- `id`, `row`: the sample; the row of the source, from 1. `kind`: `single`, `pair` or `batch`.
+- `question`, `responses`: what is judged. `scores`, `reference_scores`: on `scale`.
+- `rubric`, `scale`: a name that `flex_judge.judges.rubrics.load_rubric` takes, and its scale.
+- `reasoning_tokens`, `teacher`: length of the reasoning, and who wrote it."""
 
 
-def _licence(summary: Summary) -> str:
+def _license(summary: Summary) -> str:
     if summary["synthetic"]:
         return "Questions, scores and reasoning are made by programs; the answers are under the terms of their policy."
     return (
@@ -182,18 +178,3 @@ def _limits(summary: Summary) -> str:
 
 def _sum(counts: Mapping[str, int]) -> int:
     return sum(counts.values())
-
-
-def _table(head: Sequence[str], rows: Table, left: int) -> str:
-    """A table whose first `left` columns are words; the others are numbers, which stand to the right."""
-    lines: list[Sequence[object]] = [head, ["---" if i < left else "---:" for i in range(len(head))], *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
-
-
-def _line(text: str) -> str:
-    """A text of somebody else's, in one line."""
-    return " ".join(text.split()).replace("`", "'")

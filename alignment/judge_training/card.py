@@ -1,4 +1,4 @@
-"""The model card of a judge: what it was made of, how, and how it did in its exams."""
+"""The model card of a judge: its training data, its settings and its evaluations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.training.card import is_adapter, save_card, settings_sections
+from flex_judge.alignment.reporting.model import Block, Report, Row, Section, Table, number, percent
+from flex_judge.alignment.training.card import is_adapter, save_card, settings_section
 
 JUDGE_METRICS = (
     ("balanced_accuracy", "Right verdicts, balanced over the sides"),
@@ -18,58 +19,50 @@ JUDGE_METRICS = (
 )
 
 
-def share(value: float | None) -> str:
-    """A share in per cent."""
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
 def write_card(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write `README.md` beside a judge, with the header that the hub reads.
+    """Write the model card of a judge to `README.md` in its folder.
 
     Args:
-        summary: that of a run of `flex-judge sft`.
+        folder: the folder of the judge.
+        summary: the summary of a run of `flex-judge sft`.
     """
-    form = "A LoRA adapter on" if is_adapter(folder) else "All of the language model of"
     tags = ["trl", "sft", "flex-judge", "reward-model"]
-    save_card(folder, summary["base"], tags, _sections(summary, form))
+    save_card(folder, summary["base"], tags, _report(folder, summary))
 
 
-def _sections(summary: Mapping[str, Any], form: str) -> Iterator[str]:
-    yield f"# {summary['base']} as a judge"
-    yield (
+def _report(folder: Path, summary: Mapping[str, Any]) -> Report:
+    form = "A LoRA adapter on" if is_adapter(folder) else "All of the language model of"
+    intro = [
         f"{form} `{summary['base']}`, tuned to think and then score answers ([arXiv 2505.18601]"
         f"(https://arxiv.org/abs/2505.18601)) on {summary['rows']:,} judgments of `{summary['data']}`. "
-        f"{summary['learning']:,} of {summary['parameters']:,} parameters learnt; encoders and projectors, where there "
-        "are any, stayed as they were."
-    )
+        f"{summary['learning']:,} of {summary['parameters']:,} parameters were trained; encoders and projectors, if "
+        "there are any, were frozen."
+    ]
     if summary["dropped"]:
-        yield (
-            "Rows that were left out: "
-            + "; ".join(f"{reason}: {n:,}" for reason, n in summary["dropped"].items())
-            + "."
-        )
-    yield "## Exams"
-    yield from _evaluations(summary)
-    yield from settings_sections(summary["trl"])
+        reasons = "; ".join(f"{reason}: {n:,}" for reason, n in summary["dropped"].items())
+        intro.append(f"Rows that were left out: {reasons}.")
+    sections = [Section("Evaluations", _evaluations(summary)), settings_section(summary["trl"])]
+    return Report(f"{summary['base']} as a judge", intro, sections)
 
 
-def _evaluations(summary: Mapping[str, Any]) -> Iterator[str]:
+def _evaluations(summary: Mapping[str, Any]) -> Iterator[Block]:
     if summary["metrics"] is None:
-        yield "It was not examined."
+        yield "It was not evaluated."
         return
     yield (
-        f"On {summary['held_out_rows']:,} held-out judgments, judged greedily with {summary['think_tokens']:,} tokens "
-        "to think. A verdict is right if it prefers the response that the reference prefers, or puts a single response "
-        "on the same side of the middle of the scale; without a score it is wrong."
+        f"On {summary['held_out_rows']:,} held-out judgments, with greedy decoding and up to "
+        f"{summary['think_tokens']:,} tokens of reasoning. A verdict is right if it prefers the response that the "
+        "reference prefers, or puts a single response on the same side of the middle of the scale. A verdict without "
+        "a score counts as wrong."
     )
-    lines = [
-        "| step | " + " | ".join(title for _, title in JUDGE_METRICS) + " | loss |",
-        "|---" * (len(JUDGE_METRICS) + 2) + "|",
+    yield evaluations_table(summary)
+
+
+def evaluations_table(summary: Mapping[str, Any]) -> Table:
+    """Metrics of the judge by training step, the saved judge last."""
+    final = {**summary["metrics"], "step": "this judge", "loss": None}
+    rows: list[Row] = [
+        (str(one["step"]), *(percent(one[name]) for name, _ in JUDGE_METRICS), number(one["loss"], digits=4))
+        for one in (*summary["evaluations"], final)
     ]
-    for evaluation in summary["evaluations"]:
-        cells = " | ".join(share(evaluation[name]) for name, _ in JUDGE_METRICS)
-        loss = "-" if evaluation["loss"] is None else f"{evaluation['loss']:.4g}"
-        lines.append(f"| {evaluation['step']} | {cells} | {loss} |")
-    cells = " | ".join(share(summary["metrics"][name]) for name, _ in JUDGE_METRICS)
-    lines.append(f"| this judge | {cells} | |")
-    yield "\n".join(lines)
+    return Table(("step", *(title for _, title in JUDGE_METRICS), "loss"), rows)

@@ -1,9 +1,10 @@
-"""The data card: what a preference data set is, what made it, what was left out, and what to look out for."""
+"""The data card of a preference data set: contents, method, dropped pairs and warnings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from flex_judge.alignment.preferences.filters import FilterSpec
@@ -14,6 +15,8 @@ from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.alignment.preferences.rules import RULES
 from flex_judge.alignment.preferences.stats import CardStats
 from flex_judge.alignment.preferences.warnings import percent, warnings_of
+from flex_judge.alignment.reporting.markdown import code, one_line, to_markdown
+from flex_judge.alignment.reporting.model import Block, Report, Row, Section, Table
 
 BAR = 40
 """Characters of the longest bar of a chart."""
@@ -50,17 +53,17 @@ def card(stats: CardStats, settings: CardSettings) -> str:
     The header names files and features, so `load_dataset(folder)` needs to be told nothing. It names no license: that
     is for whoever publishes the data to choose, under the terms of the prompts and of the models.
     """
-    body = (
-        [f"# {_line(settings.title)}", "", _opening(stats, settings)],
-        _warnings(stats),
-        ["## Loading", "", *_loading(settings)],
-        ["## How it was made", "", *_table(("", ""), [line for line in _made(stats, settings) if line[1]], left=2)],
-        ["## What was kept", "", *_table(("", "count", "share"), _flow(stats), left=1)],
-        ["## What was dropped", "", *_dropped(stats)],
-        ["## Statistics", "", *_statistics(stats)],
-        ["## Columns", "", *_columns(settings)],
-    )
-    return _header(stats, settings) + "\n" + "\n\n".join("\n".join(part) for part in body if part) + "\n"
+    sections = [
+        *([Section("Before you train on it", [_list(found)])] if (found := warnings_of(stats)) else []),
+        Section("Loading", _loading(settings)),
+        Section("How it was made", [Table(("", ""), filter(itemgetter(1), _method(stats, settings)), text_columns=2)]),
+        Section("What was kept", [Table(("", "count", "share"), _flow(stats))]),
+        Section("What was dropped", _dropped(stats)),
+        Section("Statistics", _statistics(stats)),
+        Section("Columns", [_list(_columns(settings))]),
+    ]
+    report = Report(settings.title, [_intro(stats, settings)], sections)
+    return f"{_header(stats, settings)}\n{to_markdown(report)}"
 
 
 def _header(stats: CardStats, settings: CardSettings) -> str:
@@ -71,7 +74,7 @@ def _header(stats: CardStats, settings: CardSettings) -> str:
 
     told = {"description": f"rows {settings.digest}"} if settings.digest else {}
     data = DatasetCardData(
-        pretty_name=_line(settings.title),
+        pretty_name=one_line(settings.title),
         annotations_creators=["machine-generated"],
         size_categories=[_size(stats.rows)],
         tags=["preference", "synthetic", "llm-as-a-judge", "reward-model", "flex-judge", "trl"],
@@ -83,37 +86,27 @@ def _header(stats: CardStats, settings: CardSettings) -> str:
     return f"---\n{note}{data.to_yaml()}\n---\n"
 
 
-def _opening(stats: CardStats, settings: CardSettings) -> str:
+def _intro(stats: CardStats, settings: CardSettings) -> str:
     trainer = FORMATS[settings.format].trainer
     policies, judges = _names(stats.policies), _names(stats.judges)
     return (
         f"Preference pairs: {stats.pairs:,}, from {stats.prompts:,} prompts"
-        + (f" of {_code(settings.source)}" if settings.source else "")
+        + (f" of {code(settings.source)}" if settings.source else "")
         + f". Answers by {policies or 'a policy'}, preferences by {judges or 'a judge'} (a reasoning judge model: no "
         f"human has rated anything). Format `{settings.format}`, for {trainer}"
         + (", with images." if settings.images else ", with molecules." if settings.molecules else ".")
     )
 
 
-def _warnings(stats: CardStats) -> list[str]:
-    found = warnings_of(stats)
-    return ["## Before you train on it", "", *(f"- {warning}" for warning in found)] if found else []
-
-
-def _loading(settings: CardSettings) -> list[str]:
-    lines = [
-        "```python",
-        "from datasets import load_dataset",
-        "",
-        'data = load_dataset("PATH_OF_THIS_FOLDER", split="train")',
-    ]
-    lines.append("```")
+def _loading(settings: CardSettings) -> Iterator[str]:
+    yield (
+        '```python\nfrom datasets import load_dataset\n\ndata = load_dataset("PATH_OF_THIS_FOLDER", split="train")\n```'
+    )
     if settings.format in ("preference", "image_pairs"):
-        lines += ["", "TRL's RewardTrainer takes a column `margin` for a margin of its loss; drop that column for it."]
-    return lines
+        yield "TRL's RewardTrainer uses a column `margin` in its loss; drop that column if you do not want this."
 
 
-def _made(stats: CardStats, settings: CardSettings) -> Iterable[tuple[str, str]]:
+def _method(stats: CardStats, settings: CardSettings) -> Iterator[tuple[str, str]]:
     used = {"two_temperatures": ("winner",), "highest_quantile": ("quantile", "seed")}.get(
         settings.rule.rule, ("seed",)
     )
@@ -123,42 +116,41 @@ def _made(stats: CardStats, settings: CardSettings) -> Iterable[tuple[str, str]]
     yield "sampling", ", ".join([*_pairs_of(settings.policy), *_temperatures(stats)])
     yield "judge", _names(stats.judges)
     yield "judging", ", ".join(_pairs_of(settings.judge))
-    yield "rubric", ", ".join(map(_code, sorted(stats.rubrics)))
+    yield "rubric", ", ".join(map(code, sorted(stats.rubrics)))
     yield "rule", f"`{settings.rule.rule}` ({rule}): {told}"
     filters = {k: v for k, v in asdict(settings.filters).items() if v is not None and v is not True}
     yield "filters", ", ".join(_pairs_of(filters))
 
 
-def _flow(stats: CardStats) -> Iterable[tuple[str, ...]]:
+def _flow(stats: CardStats) -> Iterator[Row]:
     bad = stats.bad_rows.total()
-    yield "rows read", f"{stats.prompts + bad:,}", ""
+    yield "rows read", stats.prompts + bad, ""
     for reason, count in stats.bad_rows.most_common():
-        yield f"- left out: {_line(reason)}", f"{count:,}", _of(count, stats.prompts + bad)
-    yield "prompts", f"{stats.prompts:,}", _of(stats.prompts, stats.prompts + bad)
-    yield "answers", f"{stats.completions:,}", ""
-    yield "- cut off", f"{stats.cut:,}", _of(stats.cut, stats.completions)
-    yield "judgments", f"{stats.judgments.total():,}", ""
+        yield f"- left out: {one_line(reason)}", count, _of(count, stats.prompts + bad)
+    yield "prompts", stats.prompts, _of(stats.prompts, stats.prompts + bad)
+    yield "answers", stats.completions, ""
+    yield "- cut off", stats.cut, _of(stats.cut, stats.completions)
+    yield "judgments", stats.judgments.total(), ""
     for status, count in stats.judgments.most_common():
-        yield f"- {status.replace('_', ' ')}", f"{count:,}", _of(count, stats.judgments.total())
-    yield "pairs kept", f"{stats.pairs:,}", ""
-    yield "rows written", f"{stats.rows:,}", ""
+        yield f"- {status.replace('_', ' ')}", count, _of(count, stats.judgments.total())
+    yield "pairs kept", stats.pairs, ""
+    yield "rows written", stats.rows, ""
 
 
-def _dropped(stats: CardStats) -> list[str]:
+def _dropped(stats: CardStats) -> Iterator[Block]:
     rows = [
-        (f"`{reason}`", DROP_REASONS[reason], f"{stats.dropped[reason]:,}")
+        (f"`{reason}`", DROP_REASONS[reason], stats.dropped[reason])
         for reason in sorted(stats.dropped, key=lambda reason: (-stats.dropped[reason], reason))
         if stats.dropped[reason]
     ]
-    if not rows:
-        return ["Nothing."]
     note = "Each pair counts under one reason; a prompt of which no pair could be made at all counts once."
-    return [*_table(("reason", "meaning", "count"), rows, left=2), "", note]
+    yield Table(("reason", "meaning", "count"), rows, note=note, text_columns=2) if rows else "Nothing."
 
 
-def _statistics(stats: CardStats) -> list[str]:
+def _statistics(stats: CardStats) -> Iterator[Block]:
     if not stats.margins.count:
-        return ["There is no pair to measure."]
+        yield "There is no pair to measure."
+        return
     lengths = [("chosen", *_lengths(stats.length_chosen)), ("rejected", *_lengths(stats.length_rejected))]
     pairs = stats.margins.count
     shares = [
@@ -170,15 +162,10 @@ def _statistics(stats: CardStats) -> list[str]:
         shares += [(f"votes on two answers: {won}", _of(stats.places[key], votes)) for key, won in _PLACES.items()]
     if orders := stats.orders.total():
         shares.append(("comparisons in which the orders disagree", _of(stats.orders["disagree"], orders)))
-    return [
-        *_table(("length in characters", "mean", "10 %", "median", "90 %"), lengths, left=1),
-        "",
-        *_table(("", "share"), shares, left=1),
-        "",
-        *_chart("Scores of all answers", stats.scores),
-        "",
-        *_chart("Margins of the pairs", stats.margins),
-    ]
+    yield Table(("length in characters", "mean", "10 %", "median", "90 %"), lengths)
+    yield Table(("", "share"), shares)
+    yield _chart("Scores of all answers", stats.scores)
+    yield _chart("Margins of the pairs", stats.margins)
 
 
 _PLACES = {"first": "the one read first wins", "second": "the one read second wins", "tie": "a tie"}
@@ -193,12 +180,12 @@ def _columns(settings: CardSettings) -> list[str]:
     }
     margin = "score_margin" if settings.format == "reward" else "margin"
     return [
-        f"- {own[settings.format]}",
-        *(["- `images`: the prompt's images in the order of their parts; empty where it has none."] * settings.images),
-        *(["- `molecules`: SMILES of the molecules, in the order of their places, `<mol>`."] * settings.molecules),
-        f"- `score_chosen`, `score_rejected`, `{margin}`: scores on the rubric's scale, and their difference.",
-        "- `judge_reasoning`: what the judge thought of `chosen` and of `rejected`.",
-        "- `provenance`: the prompt's `id` and `prompt_digest`, `rule`, `rubric`, `judge`, `policy`; which of the "
+        f"{own[settings.format]}",
+        *(["`images`: the prompt's images in the order of their parts; empty where it has none."] * settings.images),
+        *(["`molecules`: SMILES of the molecules, in the order of their places, `<mol>`."] * settings.molecules),
+        f"`score_chosen`, `score_rejected`, `{margin}`: scores on the rubric's scale, and their difference.",
+        "`judge_reasoning`: what the judge thought of `chosen` and of `rejected`.",
+        "`provenance`: the prompt's `id` and `prompt_digest`, `rule`, `rubric`, `judge`, `policy`; which of the "
         "prompt's answers the two are; their expected scores and temperatures; how many `votes` the pair rests on, and "
         "the share of them that does not say what it says (`disagreement`).",
     ]
@@ -208,23 +195,21 @@ def _lengths(histogram: Histogram) -> tuple[str, ...]:
     return (f"{histogram.mean or 0:,.0f}", *(f"{histogram.quantile(share) or 0:,}" for share in (0.1, 0.5, 0.9)))
 
 
-def _chart(title: str, tally: Tally) -> list[str]:
+def _chart(title: str, tally: Tally) -> str:
     shares = tally.shares()
     if not shares:
-        return [f"{title}: there are none."]
+        return f"{title}: there are none."
     top = max(shares.values())
     bars = [f"{value:>6g}  {percent(s):>7}  {'█' * max(1, round(BAR * s / top))}" for value, s in shares.items()]
-    return [f"{title} (mean {tally.mean:.2f}):", "", "```text", *bars, "```"]
+    return "\n".join([f"{title} (mean {tally.mean:.2f}):", "", "```text", *bars, "```"])
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> list[str]:
-    """A table whose first `left` columns are words; the others are numbers, which stand to the right."""
-    lines = [head, ["---" if i < left else "---:" for i in range(len(head))], *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
 
 
 def _pairs_of(values: Mapping[str, Any]) -> list[str]:
-    return [f"{_line(name)} {_line(str(value))}" for name, value in values.items()]
+    return [f"{one_line(name)} {one_line(str(value))}" for name, value in values.items()]
 
 
 def _temperatures(stats: CardStats) -> list[str]:
@@ -233,7 +218,7 @@ def _temperatures(stats: CardStats) -> list[str]:
 
 
 def _names(counts: Mapping[str, int]) -> str:
-    return ", ".join(_code(name) for name in sorted(counts) if name)
+    return ", ".join(code(name) for name in sorted(counts) if name)
 
 
 def _of(part: int, whole: int) -> str:
@@ -248,12 +233,3 @@ def _size(rows: int) -> str:
             return f"{below}<n<{name}" if below else f"n<{name}"
         below = name
     return f"n>{below}"
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _code(text: str) -> str:
-    """A name as code; it is somebody else's text."""
-    return f"`{_line(text).replace('`', chr(39))}`"

@@ -1,30 +1,35 @@
-"""The model card of a tuned policy: what it was trained on, how, and what was measured before and after."""
+"""The model card of a tuned policy: its training data, its settings, and metrics before and after training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.best_of_n.metrics import interval
+from flex_judge.alignment.reporting.markdown import to_markdown
+from flex_judge.alignment.reporting.model import Block, Report, Row, Section, Table, number
 from flex_judge.judges.models.embedded import EMBEDDED
 
 METHODS = {
     "dpo": ("DPO", "Direct Preference Optimization", "2305.18290"),
     "grpo": ("GRPO", "Group Relative Policy Optimization", "2402.03300"),
 }
-FIGURES = (("score", "Score by the judge", 1), ("right", "Right answers", 100), ("tokens", "Tokens of an answer", 1))
+_METRICS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    ("score", "Score by the judge", {}),
+    ("right", "Right answers", {"scale": 100, "digits": 1, "unit": " %"}),
+    ("tokens", "Tokens of an answer", {}),
+)
+"""Name in the summary, title, and format of each metric."""
 
 
 def write_card(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write `README.md` beside a policy, with the header that the hub reads.
+    """Write the model card of a policy to `README.md` in its folder.
 
     Args:
-        summary: that of a training run.
+        folder: the folder of the policy.
+        summary: the summary of the training run.
     """
-    policy = summary["policy"]
-    form = "A LoRA adapter on" if is_adapter(folder) else "All weights of"
-    save_card(folder, policy, ["trl", summary["command"], "flex-judge"], _sections(summary, policy, form))
+    save_card(folder, summary["policy"], ["trl", summary["command"], "flex-judge"], _report(folder, summary))
 
 
 def is_adapter(folder: Path) -> bool:
@@ -32,14 +37,14 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def save_card(folder: Path, base: str, tags: Sequence[str], sections: Iterable[str]) -> None:
-    """Write the card of a tuned model.
+def save_card(folder: Path, base: str, tags: Sequence[str], report: Report) -> None:
+    """Write the card of a tuned model to `README.md` in its folder, with the header that the hub reads.
 
     Args:
-        folder: of the model.
-        base: what it was tuned from, by its name.
-        tags: for the hub.
-        sections: of the card, in Markdown.
+        folder: the folder of the model.
+        base: name of the model that was tuned.
+        tags: tags for the hub.
+        report: the body of the card.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -48,49 +53,56 @@ def save_card(folder: Path, base: str, tags: Sequence[str], sections: Iterable[s
         library_name="peft" if is_adapter(folder) else "transformers",
         tags=list(tags),
     )
-    text = "\n\n".join(sections)
-    ModelCard(f"---\n{header.to_yaml()}\n---\n\n{text}\n").save(folder / "README.md")
+    ModelCard(f"---\n{header.to_yaml()}\n---\n\n{to_markdown(report)}").save(folder / "README.md")
 
 
-def settings_sections(trl: Mapping[str, Any]) -> Iterator[str]:
-    """What a card says of TRL's settings."""
-    yield "## Settings that are not TRL's defaults"
-    yield "\n".join(f"- {name}: `{trl[name]}`" for name in sorted(trl) if trl[name] is not None)
+def settings_section(trl: Mapping[str, Any]) -> Section:
+    """List TRL's settings that differ from its defaults."""
+    settings = "\n".join(f"- {name}: `{trl[name]}`" for name in sorted(trl) if trl[name] is not None)
+    return Section("Settings that are not TRL's defaults", [settings])
 
 
-def _sections(summary: Mapping[str, Any], policy: str, form: str) -> Iterator[str]:
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """Metrics of a policy before and after training, with the difference prompt by prompt."""
+    steps = ("before", "after", "difference")
+    rows: list[Row] = [
+        (title, *(number(metrics[name][step], **form) for step in steps))
+        for name, title, form in _METRICS
+        if metrics[name]
+    ]
+    return Table(("", *steps), rows)
+
+
+def _report(folder: Path, summary: Mapping[str, Any]) -> Report:
     short, method, paper = METHODS[summary["command"]]
+    policy = summary["policy"]
+    form = "A LoRA adapter on" if is_adapter(folder) else "All weights of"
     judge = summary["judge_url"] or summary["judge"]
     adapter = f" with the adapter `{summary['judge_adapter']}`" if summary["judge_adapter"] else ""
-    yield f"# {policy} tuned with {short}"
-    yield (
+    intro = (
         f"{form} `{policy}`, tuned with {method} ([arXiv {paper}](https://arxiv.org/abs/{paper})) as TRL implements "
         f"it, on {summary['rows']:,} rows of `{summary['data']}`. The judge that measures it is `{judge}`{adapter}, "
         f"with the rubric `{summary['rubric']}`."
     )
-    yield "## Measured before and after"
-    if summary["measured"] is None:
-        yield "It was not measured."
-    else:
-        yield from _measured(summary["measured"], summary["held_out_samples"])
-    yield from settings_sections(summary["trl"])
+    measured = summary["measured"]
+    blocks = _measured(measured, summary["held_out_samples"]) if measured else ["It was not measured."]
+    return Report(
+        f"{policy} tuned with {short}",
+        [intro],
+        [Section("Measured before and after", blocks), settings_section(summary["trl"])],
+    )
 
 
-def _measured(figures: Mapping[str, Any], samples: int) -> Iterator[str]:
+def _measured(metrics: Mapping[str, Any], samples: int) -> Iterator[Block]:
     answers = "one sampled answer" if samples == 1 else f"{samples} sampled answers"
     yield (
-        f"On {figures['prompts']:,} prompts that were not trained on, {answers} to each; means with 95 % intervals "
-        "over prompts. The difference is taken prompt by prompt. A policy that is trained on what a judge says can "
-        "please that judge more without being better."
+        f"On {metrics['prompts']:,} prompts that were not trained on, {answers} to each; means with 95 % intervals "
+        "over prompts. The difference is taken prompt by prompt. A policy that is trained on a judge's scores can get "
+        "higher scores from that judge without being better."
     )
-    lines = ["| | before | after | difference |", "|---|---|---|---|"]
-    for name, title, scale in FIGURES:
-        if found := figures[name]:
-            cells = (interval(found[when], scale) for when in ("before", "after", "difference"))
-            lines.append(f"| {title} | {' | '.join(cells)} |")
-    yield "\n".join(lines)
-    lost = figures["answers_without_a_score"]
+    yield metrics_table(metrics)
+    unscored = metrics["answers_without_a_score"]
     yield (
-        f"Answers without a score: {lost['before']} before, {lost['after']} after; prompts without one, which are left "
-        f"out of the scores: {figures['prompts_without_a_score']}; prompts lost: {figures['prompts_lost']}."
+        f"Answers without a score: {unscored['before']} before, {unscored['after']} after; prompts without one, which "
+        f"are left out of the scores: {metrics['prompts_without_a_score']}; prompts lost: {metrics['prompts_lost']}."
     )

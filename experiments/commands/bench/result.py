@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from flex_judge.alignment.reporting.model import RULE, Table
+from flex_judge.experiments.common.reporting.terminal import print_table
 
 
 @dataclass(frozen=True)
@@ -34,36 +36,21 @@ class BenchResult:
 
 def print_result(result: BenchResult) -> None:
     """Print a table of the result and its plain details, then one for each list of rows, to standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     lists = {name: value for name, value in result.details.items() if isinstance(value, list)}
-    table = Table(title=f"bench {result.name}", show_header=False, min_width=40)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    for name, value in (("ratio", result.ratio), ("goal", result.goal), ("met", result.met)):
-        table.add_row(name, _shown(value))
-    table.add_section()
-    for name, value in result.details.items():
-        if name not in lists:
-            table.add_row(_words(name), _shown(value))
-    console.print(table)
+    plain = [(_words(name), _format(value)) for name, value in result.details.items() if name not in lists]
+    goal = [(name, _format(getattr(result, name))) for name in ("ratio", "goal", "met")]
+    print_table(Table(("", ""), [*goal, RULE, *plain], f"bench {result.name}"))
     for name, rows in lists.items():
-        table = Table(title=_words(name), min_width=40)
         columns = list(rows[0]) if rows else []
-        for column in columns:
-            table.add_column(_words(column), justify="right")
-        for row in rows:
-            table.add_row(*(_shown(row[column]) for column in columns))
-        console.print(table)
+        cells = [[_format(row[column]) for column in columns] for row in rows]
+        print_table(Table([_words(column) for column in columns], cells, _words(name), text_columns=0))
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{round(value, 3):g}" if isinstance(value, float) else str(value)

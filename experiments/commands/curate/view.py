@@ -1,4 +1,4 @@
-"""What `flex-judge curate` shows a person in the end."""
+"""Terminal output of `flex-judge curate`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.experiments.common.data_runs.view import print_table
+from flex_judge.alignment.reporting.model import Row
+from flex_judge.experiments.common.reporting.terminal import print_run
 from flex_judge.experiments.common.reporting.wording import count
-
-Row = tuple[str, str]
 
 
 def print_curated(summary: Mapping[str, Any], out: Path) -> None:
-    """Print what the `summary.json` of a run says, and where the results are, to standard output."""
-    print_table(f"Judgments of {summary['teacher']}", [*_flow(summary), *_samples(summary)], [], summary)
+    """Print the summary of a run, and the path of its results."""
+    print_run(f"Judgments of {summary['teacher']}", summary, [*_flow(summary), *_samples(summary)])
     made = {split: sum(kinds.values()) for split, kinds in summary["samples"].items()}
     for what, number in summary["missing"].items():
         print(f"{count(number, 'sample')} fewer than wanted: {what}")
@@ -27,25 +26,25 @@ def print_curated(summary: Mapping[str, Any], out: Path) -> None:
 
 
 def _flow(summary: Mapping[str, Any]) -> Iterator[Row]:
-    yield "Rows", f"{summary['rows']:,}"
+    yield "Rows", summary["rows"]
     yield from _reasons(summary["bad_rows"])
-    yield "Judgments that can be used", f"{summary['judgments']:,}"
+    yield "Judgments that can be used", summary["judgments"]
     yield from _reasons(summary["bad_judgments"])
     for step in summary["steps"]:
-        yield f"After {step['step']}", f"{step['kept']:,}"
+        yield f"After {step['step']}", step["kept"]
         yield from _reasons(step["dropped"])
 
 
 def _samples(summary: Mapping[str, Any]) -> Iterator[Row]:
     for split, kinds in summary["samples"].items():
         for kind, number in kinds.items():
-            yield f"Samples {split.replace('_', ' ')}: {kind}", f"{number:,}"
+            yield f"Samples {split.replace('_', ' ')}: {kind}", number
     for name, number in summary["winners"]["train"].items():
-        yield f"  pairs to train on, winner: {name}", f"{number:,}"
+        yield f"  pairs to train on, winner: {name}", number
     for scale, number in summary["scales"]["train"].items():
-        yield f"  to train on, scale {scale}", f"{number:,}"
+        yield f"  to train on, scale {scale}", number
 
 
 def _reasons(counts: Mapping[str, int]) -> Iterator[Row]:
     for reason, number in counts.items():
-        yield f"  {reason}", f"{number:,}"
+        yield f"  {reason}", number

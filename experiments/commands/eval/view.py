@@ -1,14 +1,16 @@
-"""What `flex-judge eval` shows: a table for a person, or one JSON object for a program."""
+"""Output of `flex-judge eval`: tables in the terminal, or one JSON object."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flex_judge.experiments.commands.judge.view import printable
-from flex_judge.experiments.common.reporting import wording
+from flex_judge.alignment.reporting.model import RULE, Cell, Row, Table, number
+from flex_judge.experiments.common.reporting.terminal import open_console, print_table, printable
+from flex_judge.experiments.common.reporting.wording import count
 
 METRICS = {
     "agreement": "agreement",
@@ -34,117 +36,103 @@ METRICS = {
     "system_mse": "system MSE",
     "overall": "overall",
 }
-"""What figures are called."""
+"""Titles of the metrics."""
 _MOST_GROUPS = 30
 _WITHOUT_TIES = {
     "decided": ("accuracy", "agreement"),
     "without_ties": ("accuracy", "agreement"),
     "macro_without_ties": ("macro",),
 }
-"""Figures that leave ties out, and those that they are the same as where there is none."""
+"""Metrics that leave ties out, and the metrics that they equal if nothing is tied."""
 
 
 def print_json(summary: Mapping[str, Any]) -> None:
-    """The summary as one JSON object on one line, without the texts of items; they are in the run's folder."""
+    """Print the summary as one JSON object on one line, without the texts of items, which are in the run's folder."""
     tasks = {name: {k: v for k, v in task.items() if k != "worst"} for name, task in summary["tasks"].items()}
     print(json.dumps({**summary, "tasks": tasks}))
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """The figures of a run, and what was not judged."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
+    """Print the metrics of a run, and the items that were not judged."""
+    console = open_console()
     for name, task in summary["tasks"].items():
-        table = Table(title=Text(f"{summary['benchmark']}, {name}: {wording.count(task['items'], 'item')}"))
-        for column in ("", "value", "95 % interval", "missing as wrong", "scored"):
-            table.add_column(column, justify="left" if not column else "right")
-        for metric, figure in task["figures"].items():
-            table.add_row(metric_title(metric), *_cells(figure))
-        for grouping, groups in task["tables"].items():
-            if len(groups) <= _MOST_GROUPS:
-                for group, figure in groups.items():
-                    table.add_row(Text(printable(f"  {grouping} {group}")), *_cells(figure))
-        console.print(table)
+        title = f"{summary['benchmark']}, {name}: {count(task['items'], 'item')}"
+        print_table(replace(metrics_table(task, _MOST_GROUPS), title=title))
     for name, words in (("overall", "overall"), ("majority", "overall, by majority of runs")):
         if name in summary:
-            console.print(f"{words}, the mean of the tasks: {number(summary[name])}")
+            console.print(f"{words}, the mean of the tasks: {_score(summary[name])}")
     if published := published_table(summary):
-        header, *rows = published
-        table = Table(title="beside the published figures")
-        for column in header:
-            table.add_column(column, justify="left" if column in ("", "source") else "right")
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        console.print(table)
-    for line in summary_lines(summary):
-        console.print(Text(printable(line)))
+        print_table(replace(published, title="published results"))
+    lines = summary_lines(summary)
     if summary["out"]:
-        console.print(Text(f"report: {Path(summary['out']) / 'report.html'}"), soft_wrap=True)
+        lines.append(f"report: {Path(summary['out']) / 'report.html'}")
+    for line in lines:
+        console.print(printable(line), markup=False)
+
+
+def metrics_table(task: Mapping[str, Any], most_groups: int | None = None) -> Table:
+    """The metrics of a task, over all items and then by group.
+
+    Args:
+        task: a task of the summary.
+        most_groups: leave out groupings with more groups than this.
+    """
+    rows: list[Row] = [(metric_title(metric), *_cells(estimate)) for metric, estimate in task["figures"].items()]
+    tables = {name: groups for name, groups in task["tables"].items() if not most_groups or len(groups) <= most_groups}
+    for grouping, groups in tables.items():
+        rows.append(RULE)
+        rows += [(f"{grouping} {group}", *_cells(estimate)) for group, estimate in groups.items()]
+    note = f"Rows of a group: {metric_title(task['headline'])}." if tables else ""
+    return Table(("", "value", "95 % interval", "missing as wrong", "scored"), rows, note=note)
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """What else there is to know, a line each."""
+    """List the items without a verdict or a judgment, and the notes, one line each."""
     lines = []
     if summary["unscored"]:
-        told = ", ".join(f"{times} {why}" for why, times in summary["unscored"].items())
-        lines.append(f"without a verdict: {told} (of {wording.count(summary['judgments'], 'judgment')})")
+        reasons = ", ".join(f"{n} {status}" for status, n in summary["unscored"].items())
+        lines.append(f"without a verdict: {reasons} (of {count(summary['judgments'], 'judgment')})")
     lines += [f"not judged: {why}" for why in summary["examples_not_judged"]]
-    lines += [f"left out: {wording.count(times, 'item')}: {why}" for why, times in summary["left_out"].items()]
+    lines += [f"left out: {count(n, 'item')}: {why}" for why, n in summary["left_out"].items()]
     lines += [f"note: {note}" for note in summary["notes"]]
     return lines
 
 
 def metric_title(name: str) -> str:
-    """A metric's name in words; of a group's figure, the group."""
+    """The title of a metric; for the metric of a group, the group's name."""
     return METRICS.get(name) or name.partition(".")[2] or name
 
 
-def number(value: float | None) -> str:
-    """A figure with the digits that published ones have."""
-    return "–" if value is None else f"{value:.4f}"
-
-
-def bounds(figure: Mapping[str, Any]) -> str:
-    """The interval of a figure."""
-    return "" if figure["low"] is None else f"{figure['low']:.4f} to {figure['high']:.4f}"
-
-
-def of_all(figure: Mapping[str, Any]) -> str:
-    """A figure with what has no verdict counted as wrong; where that is another one, with its interval."""
-    text = number(figure["strict"])
-    if figure["strict"] in (None, figure["value"]) or figure["strict_low"] is None:
-        return text
-    return f"{text} ({figure['strict_low']:.4f} to {figure['strict_high']:.4f})"
-
-
 def exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
-    """0, or 1 where more items than `max_failures` were not judged."""
+    """Return 1 if more items than `max_failures` were not judged, else 0."""
     return int(summary["not_judged"] > max_failures)
 
 
-def published_table(summary: Mapping[str, Any]) -> list[list[str]]:
-    """This judge's figures above the published ones: a header, and rows of cells. Empty where none were published."""
+def published_table(summary: Mapping[str, Any]) -> Table | None:
+    """This judge's results above the published ones; None if none were published."""
     published: Sequence[Mapping[str, Any]] = summary["published"]
     names = list(dict.fromkeys(name for one in published for name in one["figures"]))
     if not names:
-        return []
+        return None
     several = len({name.partition(".")[0] for name in names if "." in name}) > 1
     titles = [
         f"{task}: {metric_title(metric)}" if several and metric else metric_title(metric or task)
         for task, _, metric in (name.partition(".") for name in names)
     ]
-    rows = [["", *titles, "source"], [str(summary["judge"]), *(_ours(summary, name) for name in names), "this run"]]
-    for one in published:
-        cells = [number(one["figures"][name]) if name in one["figures"] else "" for name in names]
-        rows.append([one["judge"], *cells, one["source"]])
-    return rows
+    ours = {name: value for name in names if (value := figure_named(summary, name)) is not None}
+    rows: list[Row] = [
+        (judge, *(_score(figures[name]) if name in figures else "" for name in names), source)
+        for judge, figures, source in (
+            (str(summary["judge"]), ours, "this run"),
+            *((one["judge"], one["figures"], one["source"]) for one in published),
+        )
+    ]
+    note = "Items without a verdict count as wrong if a metric is a share."
+    return Table(("", *titles, "source"), rows, note=note, highlight=0)
 
 
 def figure_named(summary: Mapping[str, Any], name: str) -> float | None:
-    """A figure of a run by `task.figure`, `task.grouping.group`, or `overall`; None where the run has none."""
+    """Look up a metric by `task.metric`, `task.grouping.group`, or `overall`; None if the run does not have it."""
     task, _, rest = name.partition(".")
     if not rest:
         value = summary.get(name)
@@ -165,10 +153,15 @@ def figure_named(summary: Mapping[str, Any], name: str) -> float | None:
     return value if isinstance(value, int | float) else None
 
 
-def _ours(summary: Mapping[str, Any], name: str) -> str:
-    value = figure_named(summary, name)
-    return "" if value is None else number(value)
+def _score(value: float | None) -> str:
+    """A metric with as many digits as the published ones."""
+    return str(number(value, digits=4))
 
 
-def _cells(figure: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    return number(figure["value"]), bounds(figure), of_all(figure), f"{figure['count']} of {figure['asked']}"
+def _cells(estimate: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """Value, interval, value with missing verdicts counted as wrong, and number of scored items."""
+    plain = number(estimate, digits=4)
+    strict = number(estimate["strict"], digits=4)
+    if estimate["strict"] not in (None, estimate["value"]) and estimate["strict_low"] is not None:
+        strict = replace(strict, low=estimate["strict_low"], high=estimate["strict_high"])
+    return _score(plain.value), plain.bounds, strict, f"{estimate['count']} of {estimate['asked']}"

@@ -1,21 +1,21 @@
-"""What `flex-judge judge` shows: one judgment for a person to read, or the figures of a file of them."""
+"""Terminal output of `flex-judge judge`: one judgment, or the summary of a file of them."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from flex_judge.alignment.reporting.model import Cell, Table
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import Output, opened
 from flex_judge.experiments.commands.judge.run import Given, Result, Row, check_judge, judge_rows
 from flex_judge.experiments.common.console import libraries_to, progress_on
+from flex_judge.experiments.common.reporting.terminal import open_console, print_table, printable
 from flex_judge.experiments.common.reporting.wording import count
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_comparisons
@@ -27,7 +27,6 @@ from flex_judge.judges.types import Comparison, Content, Message, parts_of, text
 
 MOST_LOST = 10
 """Rows that are named in the summary; where there are more, the log names all."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 SUFFIXES: Mapping[str, Modality] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"), Modality.IMAGE),
     **dict.fromkeys((".mp4", ".mkv", ".webm", ".mov", ".avi"), Modality.VIDEO),
@@ -129,34 +128,24 @@ def content_from(argument: str) -> Content:
 
 
 def print_judgment(comparison: Comparison, judgment: Judgment) -> None:
-    """One judgment for a person: scores, the outcome, and the judge's own words."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print one judgment: scores, verdict, and the reasoning of each vote."""
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    table = Table(title=Text(f"{judgment.model}, rubric {comparison.rubric}"))
-    for name in ("", "response"):
-        table.add_column(name, overflow="fold")
-    for name in ("score", "expected", "spread"):
-        table.add_column(name, justify="right")
+    rows: list[tuple[Cell, ...]] = []
     for i, response in enumerate(comparison.responses):
         mark = "→ " if judgment.preferred == i else ""
-        figures = [_figure(values, i) for values in (judgment.scores, judgment.expected_scores, judgment.spread)]
-        table.add_row(f"{mark}{i + 1}", Text(_short(response)), *figures)
-    console.print(table)
+        scores = [_format_score(values, i) for values in (judgment.scores, judgment.expected_scores, judgment.spread)]
+        rows.append((f"{mark}{i + 1}", _short(response), *scores))
+    columns = ("", "response", "score", "expected", "spread")
+    print_table(Table(columns, rows, f"{judgment.model}, rubric {comparison.rubric}", text_columns=2))
+    console = open_console()
     console.print(Text(_outcome(comparison, judgment)))
     for number, vote in enumerate(judgment.votes, 1):
-        console.print(Text.assemble((f"\nVote {number}", "bold"), f": {_said(vote)}"))
+        console.print(Text.assemble((f"\nVote {number}", "bold"), f": {_describe_vote(vote)}"))
         console.print(Text(printable(vote.reasoning) or "(no reasoning)", style="dim"))
 
 
-def printable(text: str) -> str:
-    """Text that a terminal shows and does not obey: control characters, which a policy may write, as their codes."""
-    return _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
-
-
-def _said(vote: Verdict) -> str:
+def _describe_vote(vote: Verdict) -> str:
     """What a vote came to, and how, in one line."""
     if vote.scores is None:
         said = f"{vote.status}: {vote.detail}"
@@ -173,8 +162,6 @@ def _said(vote: Verdict) -> str:
 
 def _print_summary(result: Result, output: Output | None) -> None:
     """What became of a run, to standard error."""
-    from rich.console import Console
-
     lines = summary_lines(result)
     if len(result.lost) > MOST_LOST and output:
         with output.log.open("a", encoding="utf-8", errors="backslashreplace") as log:
@@ -182,9 +169,9 @@ def _print_summary(result: Result, output: Output | None) -> None:
         lines.append(f"all that were not judged: {output.log}")
     if output:
         lines.append(f"judgments: {output.path}")
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = open_console(stderr=True)
     for line in lines:
-        console.print(printable(line), markup=False)
+        console.print(printable(line), markup=False, soft_wrap=True)
 
 
 def summary_lines(result: Result) -> list[str]:
@@ -223,7 +210,7 @@ def _outcome(comparison: Comparison, judgment: Judgment) -> str:
     return "A tie" if judgment.preferred is None else f"Response {judgment.preferred + 1} is better"
 
 
-def _figure(values: tuple[float, ...] | None, i: int) -> str:
+def _format_score(values: tuple[float, ...] | None, i: int) -> str:
     return "-" if values is None else f"{values[i]:.2f}".rstrip("0").rstrip(".")
 
 

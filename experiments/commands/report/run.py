@@ -1,7 +1,6 @@
 """The report page of a run: one HTML file that needs no network and no script.
 
-Reading and computing are here, the looks are in `templates/report.html`. Texts of models are untrusted: the template
-escapes everything, and the page forbids scripts in case it ever does not.
+This module reads and computes; `templates/report.html` lays out.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from typing import Any
 
 from flex_judge.alignment.preferences.pairs import DROP_REASONS
 from flex_judge.experiments.common.reporting import wording
+from flex_judge.experiments.common.reporting.html import write_template
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.jsonl import read_object, read_rows, write_text
+from flex_judge.judges.io.jsonl import read_object, read_rows
 from flex_judge.judges.rubrics import load_rubric
 
 SHOWN = 12  # prompts shown in full
@@ -74,27 +74,25 @@ class Histogram:
     total: int
 
 
+def write_page(run: Path) -> Path:
+    """Write the page of a finished run of any command, and return its path.
+
+    Raises:
+        UsageError: the folder holds no finished run, or a broken one.
+    """
+    from flex_judge.experiments.commands.eval.page import write_page as write_benchmark
+
+    file = run / "summary.json"
+    return write_benchmark(run) if file.is_file() and "benchmark" in read_object(file) else write_report(run)
+
+
 def write_report(run: Path) -> Path:
     """Write `report.html` into the run folder and return its path.
 
     Raises:
         UsageError: a file of the run is missing or broken; the message names it, and the line.
     """
-    import jinja2  # only here: importing the command line stays light
-
-    env = jinja2.Environment(
-        loader=jinja2.PackageLoader("flex_judge.experiments.common.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.filters["percent"] = wording.percent
-    page = env.get_template("report.html").render(build_view(run)).lstrip()
-    path = run / "report.html"
-    # A model may write half a surrogate pair, which has no encoding: a question mark is better than no report.
-    write_text(path, page.encode("utf-8", errors="replace").decode())
-    return path
+    return write_template(run / "report.html", "report.html", **build_view(run))
 
 
 def build_view(run: Path) -> Row:
@@ -112,7 +110,7 @@ def build_view(run: Path) -> Row:
     expected = [(c.expected, c.right) for c in every if c.expected is not None]
     return {
         "s": summary,
-        "count": wording.count,
+        "title": "Flex-Judge report",
         "verdict": wording.verdict_sentence(summary),
         "accuracies": wording.accuracies(summary),
         "band": wording.noise_band(summary),

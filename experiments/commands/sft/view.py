@@ -1,4 +1,4 @@
-"""What making a judge came to, for a person at a terminal."""
+"""Terminal output of `flex-judge sft`."""
 
 from __future__ import annotations
 
@@ -6,33 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.judge_training.card import JUDGE_METRICS, share
-from flex_judge.experiments.common.data_runs.view import print_table
+from flex_judge.alignment.judge_training.card import evaluations_table
+from flex_judge.alignment.reporting.model import Row
+from flex_judge.experiments.common.reporting.terminal import print_run, print_table
 from flex_judge.experiments.common.reporting.wording import count
 
 
 def print_judge(summary: Mapping[str, Any], out: Path) -> None:
-    """Print what the summary of a run says, and where the judge is."""
-    rows: list[tuple[str, str]] = [("Trained on", count(summary["rows"], "judgment"))]
-    rows += [(f"  left out: {reason}", str(n)) for reason, n in summary["dropped"].items()]
-    rows.append(("Parameters that learnt", f"{summary['learning']:,} of {summary['parameters']:,}"))
+    """Print the summary of a run, and the path of the judge."""
+    rows: list[Row] = [("Trained on", count(summary["rows"], "judgment"))]
+    rows += [(f"  left out: {reason}", n) for reason, n in summary["dropped"].items()]
+    rows.append(("Trained parameters", f"{summary['learning']:,} of {summary['parameters']:,}"))
     if summary["loss"]:
         rows.append(("Loss, first and last", f"{summary['loss']['first']:.4g}, {summary['loss']['last']:.4g}"))
-    metrics: list[tuple[str, str]] = []
-    start: Mapping[str, Any] = {}
-    if summary["metrics"]:
-        rows.append(("Examined on", count(summary["held_out_rows"], "held-out judgment")))
-        start = next((evaluation for evaluation in summary["evaluations"] if evaluation["step"] == 0), start)
-        for name, title in JUDGE_METRICS:
-            if summary["metrics"][name] is not None:
-                metrics.append((f"{title}: before", share(start.get(name))))
-                metrics.append((f"{title}: after", share(summary["metrics"][name])))
-    print_table(f"{summary['base']} as a judge", rows, metrics, summary)
-    if summary["metrics"] and _worse(start, summary["metrics"]):
-        print("\nIt judges worse than the base model did: look at the data, or train less.")
+    metrics = summary["metrics"]
+    if metrics:
+        rows.append(("Evaluated on", count(summary["held_out_rows"], "held-out judgment")))
+    print_run(f"{summary['base']} as a judge", summary, rows)
+    if metrics:
+        print_table(evaluations_table(summary))
+        start: Mapping[str, Any] = next((one for one in summary["evaluations"] if one["step"] == 0), {})
+        before, after = start.get("balanced_accuracy"), metrics["balanced_accuracy"]
+        if before is not None and after is not None and after < before:
+            print("\nIt judges worse than the base model did: look at the data, or train less.")
     print(f"\nThe judge, with its model card: {out}")
-
-
-def _worse(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    first, last = before.get("balanced_accuracy"), after["balanced_accuracy"]
-    return first is not None and last is not None and last < first

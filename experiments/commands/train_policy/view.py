@@ -1,4 +1,4 @@
-"""What a training run came to, for a person at a terminal."""
+"""Terminal output of `flex-judge dpo` and `flex-judge grpo`."""
 
 from __future__ import annotations
 
@@ -6,34 +6,30 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.best_of_n.metrics import interval
-from flex_judge.alignment.training.card import FIGURES
-from flex_judge.experiments.common.data_runs.view import print_table
+from flex_judge.alignment.reporting.model import Row
+from flex_judge.alignment.training.card import metrics_table
+from flex_judge.experiments.common.reporting.terminal import print_run, print_table
 from flex_judge.experiments.common.reporting.wording import count
 
 
 def print_training(summary: Mapping[str, Any], out: Path) -> None:
-    """Print what the summary of a training run says, and where the policy is."""
-    rows = [
-        ("Trained on", count(summary["rows"], "row")),
-        *([("  rows left out, as they are no prompts", str(summary["bad_rows"]))] if summary["bad_rows"] else []),
-        *([("  rows left out, as too long", str(summary["rows_left_out"]))] if summary["rows_left_out"] else []),
-        *([("Loss, mean", f"{summary['loss']:.4g}")] if summary["loss"] is not None else []),
-    ]
-    figures = summary["measured"]
-    measured = list(_measured(figures)) if figures else []
-    if figures:
-        rows.append(("Measured on", count(figures["prompts"], "held-out prompt")))
-        lost = figures["answers_without_a_score"]
-        if lost["before"] or lost["after"]:
-            rows.append(("  answers without a score", f"{lost['before']} before, {lost['after']} after"))
-    print_table(f"{summary['policy']} after {summary['command'].upper()}", rows, measured, summary)
+    """Print the summary of a training run, and the path of the policy."""
+    print_run(f"{summary['policy']} after {summary['command'].upper()}", summary, _data(summary))
+    if summary["measured"]:
+        print_table(metrics_table(summary["measured"]))
     print(f"\nThe policy, with its model card: {out}")
 
 
-def _measured(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, title, scale in FIGURES:
-        if found := figures[name]:
-            yield f"{title}: before", interval(found["before"], scale)
-            yield f"{title}: after", interval(found["after"], scale)
-            yield "  difference, prompt by prompt", interval(found["difference"], scale)
+def _data(summary: Mapping[str, Any]) -> Iterator[Row]:
+    yield "Trained on", count(summary["rows"], "row")
+    if summary["bad_rows"]:
+        yield "  rows left out, as they are no prompts", summary["bad_rows"]
+    if summary["rows_left_out"]:
+        yield "  rows left out, as too long", summary["rows_left_out"]
+    if summary["loss"] is not None:
+        yield "Loss, mean", f"{summary['loss']:.4g}"
+    if measured := summary["measured"]:
+        yield "Measured on", count(measured["prompts"], "held-out prompt")
+        unscored = measured["answers_without_a_score"]
+        if unscored["before"] or unscored["after"]:
+            yield "  answers without a score", f"{unscored['before']} before, {unscored['after']} after"

@@ -52,6 +52,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _step(name: str) -> tuple[type[Any], Callable[[Any], str]]:
     """The settings of a step, and what runs it and says what came of it."""
+    from flex_judge.alignment.reporting.markdown import to_markdown
     from flex_judge.experiments.studies.arithmetic_loop import ablations, judge, loop
     from flex_judge.experiments.studies.arithmetic_loop.card import table
 
@@ -60,7 +61,7 @@ def _step(name: str) -> tuple[type[Any], Callable[[Any], str]]:
         return f"{(Path(config.out) / 'table.md').read_text()}\nThe page: {Path(config.out) / 'loop.html'}"
 
     def made(config: judge.JudgeMaking) -> str:
-        return f"{table(judge.main(config))}\n\nThe judge, with its card: {Path(config.out) / judge.RECIPE}"
+        return f"{to_markdown(table(judge.main(config)))}\nThe judge, with its card: {Path(config.out) / judge.RECIPE}"
 
     def ablated(config: judge.JudgeMaking) -> str:
         return ablations.table(ablations.main(config))

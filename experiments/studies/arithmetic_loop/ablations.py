@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.judge_training.card import share
 from flex_judge.alignment.judge_training.evaluation import Question
+from flex_judge.alignment.reporting.markdown import to_markdown
+from flex_judge.alignment.reporting.model import Table, percent
 from flex_judge.alignment.tasks.synthetic_teacher import judge
 from flex_judge.experiments.common.reporting.wording import count
 from flex_judge.experiments.common.run_folder import RunFolder
-from flex_judge.experiments.studies.arithmetic_loop.card import FIGURES, figure
+from flex_judge.experiments.studies.arithmetic_loop.card import METRICS, metric
 from flex_judge.experiments.studies.arithmetic_loop.evaluation import THINK_TOKENS, Paper, evaluation_settings
 from flex_judge.experiments.studies.arithmetic_loop.judge import (
     JudgeMaking,
@@ -130,14 +131,17 @@ def shorten(file: Path) -> None:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The figures of all variants, in Markdown. Of votes the majority counts for pairs, the mean for singles."""
-    lines = ["| | " + " | ".join(title.lstrip("- ") for title, _ in FIGURES) + " | asked |"]
-    lines.append("|---" * (len(FIGURES) + 2) + "|")
-    for row in summary["variants"]:
-        asked = row["singles"]["asked"] + row["pairs"]["asked"]
-        cells = [share(figure(row, path)) for _, path in FIGURES]
-        lines.append(f"| {' | '.join([row['name'], *cells, str(asked)])} |")
-    return "\n".join(lines) + "\n"
+    """Compare all variants, in Markdown. With several votes, pairs count the majority and singles the mean."""
+    columns = ("", *(title.lstrip("- ") for title, _ in METRICS), "asked")
+    rows = [
+        (
+            row["name"],
+            *(percent(metric(row, path)) for _, path in METRICS),
+            row["singles"]["asked"] + row["pairs"]["asked"],
+        )
+        for row in summary["variants"]
+    ]
+    return to_markdown(Table(columns, rows))
 
 
 def _slug(name: str) -> str:

@@ -1,17 +1,17 @@
-"""The card of the embedded judge: what it is, what it was made of, and how it did in its exam."""
+"""The model card of the embedded judge: its training data and its evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.judge_training.card import share
+from flex_judge.alignment.reporting.model import Report, Section, Table, percent
 from flex_judge.alignment.tasks.synthetic_teacher import NAME as TEACHER
 from flex_judge.alignment.training.card import save_card
 from flex_judge.judges.models.embedded import BASE, JUDGE
 
-FIGURES = (
+METRICS = (
     ("Single answers, balanced over right and wrong", ("singles", "balanced_accuracy")),
     ("- of sums that were not taught the other way round either", ("unrelated", "balanced_accuracy")),
     ("- exactly the right score", ("singles", "agreement")),
@@ -19,58 +19,51 @@ FIGURES = (
     ("Same verdict on a pair in the other order", ("swap_consistency",)),
     ("Verdicts given without being forced", ("parsed",)),
 )
-"""Title -> where it is in the results."""
+"""Title of each metric, and its path in the results of an evaluation."""
 
 
-def figure(results: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
-    """A figure of an exam's results."""
-    found: Any = results
+def metric(results: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
+    """Look up a metric in the results of an evaluation."""
+    value: Any = results
     for name in path:
-        found = found[name]
-    return None if found is None else float(found)
+        value = value[name]
+    return None if value is None else float(value)
 
 
 def write_card(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write `README.md` beside the adapter, with the header that the hub reads.
+    """Write the model card of the embedded judge to `README.md` in its folder.
 
     Args:
-        summary: that of `judge.main`.
+        folder: the folder of the adapter.
+        summary: the summary that `judge.main` returns.
     """
-    save_card(folder, BASE, ["trl", "sft", "flex-judge", "reward-model"], _sections(summary))
+    save_card(folder, BASE, ["trl", "sft", "flex-judge", "reward-model"], _report(summary))
 
 
-def table(summary: Mapping[str, Any]) -> str:
-    """The figures of both exams, as a table in Markdown."""
-    lines = ["| | base model | this judge |", "|---|---|---|"]
-    for title, path in FIGURES:
-        lines.append(f"| {title} | {share(figure(summary['base'], path))} | {share(figure(summary['judge'], path))} |")
-    return "\n".join(lines)
+def table(evaluations: Mapping[str, Any]) -> Table:
+    """Compare the evaluations of the base model (`base`) and of the judge (`judge`)."""
+    base, judge = evaluations["base"], evaluations["judge"]
+    rows = [(title, percent(metric(base, path)), percent(metric(judge, path))) for title, path in METRICS]
+    return Table(("", "base model", "this judge"), rows)
 
 
-def _sections(summary: Mapping[str, Any]) -> Iterator[str]:
-    minutes = summary["seconds"]["total"] / 60
+def _report(summary: Mapping[str, Any]) -> Report:
     evaluation = summary["judge"]
-    often = "once" if summary["epochs"] == 1 else f"{summary['epochs']:g} times"
-    yield f"# {JUDGE}: the embedded judge"
-    yield (
+    epochs = "once" if summary["epochs"] == 1 else f"{summary['epochs']:g} times"
+    intro = [
         f"A LoRA adapter on SmolLM2-135M-Instruct (`{BASE}`) that thinks, then scores answers to arithmetic questions "
         "from 1 to 5, one at a time or two side by side. It shows what the recipe of Flex-Judge ([arXiv 2505.18601]"
-        "(https://arxiv.org/abs/2505.18601)) does on a model that runs anywhere. It knows sums, and is no judge of "
-        "anything else."
-    )
-    yield (
-        f"It was tuned on {summary['judgments']:,} judgments, each seen {often}, that a program wrote "
-        f"(`{TEACHER}`: **synthetic**) of answers that the base model sampled to {summary['questions_taught']:,} "
-        f"questions, which ask for {summary['sums_taught']:,} different sums. Made again by"
-    )
-    yield "    python -m flex_judge.experiments.studies.arithmetic_loop judge"
-    yield f"which took {minutes:.0f} minutes."
-    yield "## HeldOutEvaluation"
-    yield (
+        "(https://arxiv.org/abs/2505.18601)) does on a model that runs anywhere. It can judge sums and nothing else.",
+        f"It was tuned on {summary['judgments']:,} judgments, each seen {epochs}, that a program wrote "
+        f"(`{TEACHER}`: **synthetic**). They judge answers that the base model sampled to "
+        f"{summary['questions_taught']:,} questions with {summary['sums_taught']:,} different sums. To reproduce it:",
+        "    python -m flex_judge.experiments.studies.arithmetic_loop judge",
+        f"which took {summary['seconds']['total'] / 60:.0f} minutes.",
+    ]
+    held_out = (
         f"On {evaluation['singles']['asked']:,} different answers that the base model sampled to "
-        f"{summary['evaluation_questions']} other questions, none of which asks for a sum that was taught, and "
-        f"{evaluation['pairs']['asked'] // 2} pairs of them in both orders. Judged greedily, once; "
-        "a verdict without a score "
-        "is wrong."
+        f"{summary['evaluation_questions']} other questions, none with a sum from the training data, and "
+        f"{evaluation['pairs']['asked'] // 2} pairs of them in both orders. Greedy decoding, one vote; a verdict "
+        "without a score counts as wrong."
     )
-    yield table(summary)
+    return Report(f"{JUDGE}: the embedded judge", intro, [Section("Held-out evaluation", [held_out, table(summary)])])

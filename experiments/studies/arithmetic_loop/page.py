@@ -1,15 +1,17 @@
-"""The page of a loop, and its table and plots as files."""
+"""The page of the arithmetic loop, and its table and plots as files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from io import StringIO
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flex_judge.alignment.best_of_n.metrics import interval
-from flex_judge.experiments.common.reporting.wording import percent
-from flex_judge.experiments.studies.arithmetic_loop.card import FIGURES, figure
+from flex_judge.alignment.reporting.markdown import to_markdown
+from flex_judge.alignment.reporting.model import Block, Figure, Metric, Note, Report, Row, Section, Table, number
+from flex_judge.experiments.common.reporting import html
+from flex_judge.experiments.common.reporting.plots import label_sample_axes, plot_curve, render_svg, strip_prolog
+from flex_judge.experiments.common.reporting.wording import count, percent
+from flex_judge.experiments.studies.arithmetic_loop.card import table as evaluation_table
 from flex_judge.judges.io.jsonl import write_text
 
 if TYPE_CHECKING:
@@ -34,87 +36,94 @@ def write_page(out: Path, summary: Mapping[str, Any]) -> Path:
     """Write `loop.html`, `table.md`, `curve.svg` and `gain.svg` into the run's folder.
 
     Args:
-        summary: that of `loop.main`.
+        out: the folder.
+        summary: the summary that `loop.main` returns.
 
     Returns:
-        The page.
+        The path of the page.
     """
-    import jinja2
-
-    plots = {"curve": _svg(lambda axes: _curve(axes, summary)), "gain": _svg(lambda axes: _gain(axes, summary))}
+    plots = {
+        "curve": render_svg(lambda axes: _curve(axes, summary), (5.2, 3.4)),
+        "gain": render_svg(lambda axes: _gain(axes, summary), (5.2, 3.4)),
+    }
     for name, plot in plots.items():
         write_text(out / f"{name}.svg", plot)
-    rows = table(summary)
-    write_text(out / "table.md", f"{_markdown(rows)}\n{LEGEND}\n")
-    env = jinja2.Environment(
-        loader=jinja2.PackageLoader("flex_judge.experiments.common.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    evaluation = summary["evaluation"]
-    page = env.get_template("loop.html").render(
-        s=summary,
-        plots={name: plot[plot.index("<svg") :] for name, plot in plots.items()},
-        table=rows,
-        evaluation=evaluation
-        and [(title, *(figure(evaluation[who], path) for who in ("base", "judge"))) for title, path in FIGURES],
-        legend=LEGEND,
-        percent=percent,
-        points=_points,
-    )
-    write_text(out / "loop.html", page)
-    return out / "loop.html"
+    write_text(out / "table.md", f"{to_markdown(table(summary))}\n{LEGEND}\n")
+    return html.write_page(out / "loop.html", _report(summary, plots))
 
 
-def table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The loop beside the paper's: header and rows of task, policy, best of N, and policy after DPO."""
+def _report(summary: Mapping[str, Any], plots: Mapping[str, str]) -> Report:
+    greedy = summary["greedy"]
+    intro: list[Block] = [
+        f"A judge ({summary['judge']}) chose among the answers of a policy ({summary['policy']}). The policy was tuned "
+        "on these choices and measured on other questions. The task is arithmetic, so the right answers are known and "
+        "used for measuring only; the judge works them out by itself. The embedded judge was trained on synthetic "
+        "judgments, written by a program, of answers of this policy. Its training data holds no sum of the questions "
+        "on which its choices are measured.",
+        f"Greedy accuracy {percent(greedy['before']['value'])} before, {percent(greedy['after']['value'])} after DPO: "
+        f"{_points(greedy['difference'])} points (mean of {count(summary['seeds'], 'seed')}, "
+        f"{greedy['before']['count']} held-out questions; 95 % interval over questions).",
+        Figure(
+            strip_prolog(plots["curve"]),
+            f"Best of N on {summary['curve_questions']} held-out questions",
+            "Means over seeds with standard deviations; every smaller N from the same samples.",
+        ),
+        Figure(strip_prolog(plots["gain"]), "The policy, before and after DPO", "95 % intervals over questions."),
+    ]
+    paper = Note(
+        f"{LEGEND} The gains can be compared, the levels cannot: what choosing gains, and what tuning on the choices "
+        "gains (arXiv 2505.18601)."
+    )
+    sections = [Section("Comparison with the paper's molecules", [table(summary), paper])]
+    if summary["evaluation"]:
+        sections.append(Section("Evaluation of the judge", [evaluation_table(summary["evaluation"])]))
+    sections.append(Section("Seeds", _seeds(summary)))
+    return Report("The arithmetic loop", intro, sections)
+
+
+def _seeds(summary: Mapping[str, Any]) -> Iterator[Table | Note]:
+    columns = (
+        "",
+        "pairs",
+        "only the chosen answer is right",
+        "only the rejected answer is right",
+        "greedy, after",
+        "difference, points",
+    )
+    rows = [
+        (
+            f"seed {k}",
+            pairs["pairs"],
+            pairs["right"].get("chosen", 0),
+            pairs["right"].get("rejected", 0),
+            percent(run["after"]["value"]),
+            _points(run["difference"]),
+        )
+        for k, (run, pairs) in enumerate(zip(summary["runs"], summary["pairs"], strict=False))
+    ]
+    yield Table(columns, rows)
+    if summary["prompts_taught"] is not None:
+        yield Note(
+            f"Pairs were made from {summary['prompts']} questions per seed; "
+            f"{', '.join(map(str, summary['prompts_taught']))} of them ask for a sum from the judge's training data."
+        )
+
+
+def table(summary: Mapping[str, Any]) -> Table:
+    """Compare the loop with the paper: accuracy of the policy, of the best of N, and of the policy after DPO."""
     curve, greedy = summary["curve"], summary["greedy"]
     n = max(curve["best"], key=int)
-    best, start = curve["best"][n], curve["random"]
-    ours = (
-        "Embedded task, sampled",
-        f"{100 * start['mean']:.1f}",
-        f"{100 * best['mean']:.1f}{_spread(best)}",
-        "",
-    )
-    tuned = (
-        "Embedded task, greedy",
-        f"{100 * greedy['before']['value']:.1f}",
-        "",
-        _points(greedy["after"]),
-    )
-    paper = [(f"PAMPA: {name} (paper)", *(f"{value:.2f}" for value in values)) for name, *values in PAPER]
-    return [("accuracy, %", "policy", f"best of {n}; paper: of 16", "after DPO"), ours, tuned, *paper]
+    rows: list[Row] = [
+        ("Embedded task, sampled", _points(curve["random"]["mean"]), _points(curve["best"][n]), ""),
+        ("Embedded task, greedy", _points(greedy["before"]["value"]), "", _points(greedy["after"])),
+        *((f"PAMPA: {name} (paper)", *(f"{value:.2f}" for value in values)) for name, *values in PAPER),
+    ]
+    return Table(("accuracy, %", "policy", f"best of {n}; paper: of 16", "after DPO"), rows)
 
 
-def _points(found: Mapping[str, Any]) -> str:
-    """An estimate of a share, in points."""
-    return interval(found, 100).replace(" %", "")
-
-
-def _spread(found: Mapping[str, Any]) -> str:
-    return "" if found["deviation"] is None else f" ± {100 * found['deviation']:.1f}"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    head, *rest = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, "|---" * len(rows[0]) + "|", *rest]) + "\n"
-
-
-def _svg(draw: Any) -> str:
-    """A plot as SVG; its letters are text, and the same figures give the same file."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flex-judge", "font.family": "sans-serif"}):
-        drawn = Figure(figsize=(5.2, 3.4), layout="constrained")
-        axes = drawn.subplots()
-        draw(axes)
-        axes.spines[["top", "right"]].set_visible(False)
-        text = StringIO()
-        drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+def _points(estimate: float | Mapping[str, Any]) -> Metric:
+    """A share, or an estimate of one, in points."""
+    return number(estimate, scale=100, digits=1)
 
 
 def _curve(axes: Axes, summary: Mapping[str, Any]) -> None:
@@ -124,23 +133,9 @@ def _curve(axes: Axes, summary: Mapping[str, Any]) -> None:
         ("any", "any of N is right", CEILING_COLOUR),
         ("best", "best of N, by the judge", JUDGE_COLOUR),
     ):
-        found = [curve[name][str(n)] for n in sizes]
-        axes.errorbar(
-            sizes,
-            [100 * one["mean"] for one in found],
-            yerr=[100 * (one["deviation"] or 0.0) for one in found],
-            marker="o",
-            capsize=3,
-            color=colour,
-            label=label,
-        )
+        plot_curve(axes, sizes, [curve[name][str(n)] for n in sizes], label, color=colour)
     axes.axhline(100 * curve["random"]["mean"], color=START_COLOUR, linestyle="--", label="one sample")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(n) for n in sizes])
-    axes.set_xlabel("N samples")
-    axes.set_ylabel("right answers, %")
-    axes.set_ylim(0, 100)
-    axes.legend(frameon=False)
+    label_sample_axes(axes, sizes, "right answers, %")
 
 
 def _gain(axes: Axes, summary: Mapping[str, Any]) -> None:

@@ -1,12 +1,15 @@
-"""The page of a case study, and its table and plot as files."""
+"""The page of the PAMPA case study, and its table and plot as files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from io import StringIO
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flex_judge.alignment.reporting.markdown import to_markdown
+from flex_judge.alignment.reporting.model import Block, Figure, Metric, Note, Report, Section, Table, number
+from flex_judge.experiments.common.reporting import html
+from flex_judge.experiments.common.reporting.plots import label_sample_axes, plot_curve, render_svg, strip_prolog
 from flex_judge.judges.io.jsonl import write_text
 
 if TYPE_CHECKING:
@@ -32,38 +35,62 @@ def write_page(out: Path, summary: Mapping[str, Any]) -> Path:
     """Write `pampa.html`, `table.md` and `curve.svg` into the run's folder.
 
     Args:
-        summary: that of `run.main`.
+        out: the folder.
+        summary: the summary that `run.main` returns.
 
     Returns:
-        The page.
+        The path of the page.
     """
-    import jinja2
-
-    plot = _svg(summary)
-    rows = table(summary)
+    plot = render_svg(lambda axes: _curves(axes, summary), (6.4, 3.6))
+    rows = _table(summary)
     write_text(out / "curve.svg", plot)
-    write_text(out / "table.md", f"{_markdown(rows)}\n{LEGEND}\n")
-    env = jinja2.Environment(
-        loader=jinja2.PackageLoader("flex_judge.experiments.common.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
+    write_text(out / "table.md", f"{to_markdown(rows)}\n{LEGEND}\n")
+    intro = _intro(summary, rows)
+    sections = [
+        Section("The best of N", [Figure(strip_prolog(plot))]),
+        Section("Parsing of the answers", [_outcomes(summary)]),
+    ]
+    return html.write_page(out / "pampa.html", Report("Molecules, answered and judged", intro, sections))
+
+
+def _intro(summary: Mapping[str, Any], rows: Table) -> Iterator[Block]:
+    yield (
+        f"{summary['policy']} answered {summary['test']} questions about molecules of {summary['data']}; "
+        f"{summary['model']} judged the answers with the molecule as input, and chose among {summary['samples']} of "
+        f"them. The question: “{summary['question']}”"
     )
-    page = env.get_template("pampa.html").render(
-        s=summary,
-        plot=plot[plot.index("<svg") :],
-        table=rows,
-        legend=LEGEND,
-        always=ALWAYS,
-        read=[
-            (style, STEPS[step].format(n=1) if step != "sampled" else "samples", outcome, count)
-            for style, found in summary["styles"].items()
-            for step in ("greedy", "sampled", "dpo")
-            for outcome, count in found.get(step, {}).get("outcomes", {}).items()
-        ],
+    yield rows
+    always = (
+        f" The paper's metrics (arXiv 2505.18601) are for PAMPA, 407 molecules, where always answering “high” is right "
+        f"on {ALWAYS} %."
     )
-    write_text(out / "pampa.html", page)
-    return out / "pampa.html"
+    yield Note(LEGEND + (always if summary["is_paper_s"] else ""))
+    if dpo := summary["dpo"]:
+        rate = dpo["highest_learning_rate"]
+        paper = (
+            "; the paper's had 4,253 pairs of answers to other questions about molecules, and about 399 steps"
+            if summary["is_paper_s"]
+            else ""
+        )
+        rate_text = f", a learning rate of at most {rate:.1e}" if rate else ""
+        yield f"DPO: {dpo['pairs']} pairs, {dpo['steps']} steps{rate_text}{paper}."
+    if summary["left_out"]:
+        yield Note("Rows left out: " + ", ".join(f"{n} ({reason})" for reason, n in summary["left_out"].items()) + ".")
+
+
+def _outcomes(summary: Mapping[str, Any]) -> Table:
+    rows = [
+        (style, STEPS[step].format(n=1) if step != "sampled" else "samples", outcome, n)
+        for style, steps in summary["styles"].items()
+        for step in ("greedy", "sampled", "dpo")
+        for outcome, n in steps.get(step, {}).get("outcomes", {}).items()
+    ]
+    return Table(("", "step", "outcome", "answers"), rows, text_columns=3)
+
+
+def _table(summary: Mapping[str, Any]) -> Table:
+    head, *rows = table(summary)
+    return Table(head, rows)
 
 
 def table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -84,58 +111,21 @@ def table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
             if figures is not None:
                 rows.append((f"{style}: {words.format(n=n)}", *_cells(figures, summary["test"]), paper.get(step, "")))
         if "gain" in found:
-            rows.append((f"{style}: DPO gains", _with_interval(found["gain"], "+.2f"), "", "", "", ""))
+            rows.append((f"{style}: DPO gains", str(Metric.of(found["gain"], scale=100, sign="+")), "", "", "", ""))
         if n:
             rows.append((f"{style}: any of {n} is right", f"{100 * found['any'][n]:.2f}", "", "", "", ""))
     return [head, *rows] if summary["is_paper_s"] else [head[:-1], *(row[:-1] for row in rows)]
 
 
-def _cells(figures: Mapping[str, Any], count: int) -> tuple[str, ...]:
+def _cells(metrics: Mapping[str, Any], asked: int) -> tuple[str, ...]:
+    interval = Metric.of(metrics["interval"], scale=100)
+    accuracy = number(metrics["accuracy"], scale=100)
     return (
-        _told(figures["accuracy"], 100, 2) + _between(figures["interval"]),
-        _told(figures["balanced_accuracy"], 100, 2),
-        _told(figures["mcc"], 1, 3),
-        f"{_told(figures['answered'], 1, 0)} of {count}",
+        f"{accuracy} ({interval.bounds})" if interval.bounds else str(accuracy),
+        str(number(metrics["balanced_accuracy"], scale=100)),
+        str(number(metrics["mcc"], digits=3)),
+        f"{number(metrics['answered'], digits=0)} of {asked}",
     )
-
-
-def _with_interval(estimate: Mapping[str, Any], form: str = ".2f") -> str:
-    return f"{100 * estimate['value']:{form}}{_between(estimate)}"
-
-
-def _between(estimate: Mapping[str, Any]) -> str:
-    low, high = estimate["low"], estimate["high"]
-    return "" if low is None else f" ({100 * low:.2f} to {100 * high:.2f})"
-
-
-def _told(value: Any, scale: float, digits: int) -> str:
-    """A figure, or a mean over draws with its deviation."""
-    if not isinstance(value, Mapping):
-        return f"{scale * value:.{digits}f}"
-    if value["mean"] is None:
-        return "–"
-    spread = "" if not value["deviation"] else f" ± {scale * value['deviation']:.{digits}f}"
-    return f"{scale * value['mean']:.{digits}f}{spread}"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    head, *rest = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, "|---" * len(rows[0]) + "|", *rest]) + "\n"
-
-
-def _svg(summary: Mapping[str, Any]) -> str:
-    """Accuracy and balanced accuracy of the best of N, as SVG; the same figures give the same file."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flex-judge", "font.family": "sans-serif"}):
-        drawn = Figure(figsize=(6.4, 3.6), layout="constrained")
-        axes = drawn.subplots()
-        _curves(axes, summary)
-        axes.spines[["top", "right"]].set_visible(False)
-        text = StringIO()
-        drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
 
 
 def _curves(axes: Axes, summary: Mapping[str, Any]) -> None:
@@ -144,20 +134,7 @@ def _curves(axes: Axes, summary: Mapping[str, Any]) -> None:
         sizes = sorted(map(int, found["best"]))
         for measure, line in (("accuracy", "-"), ("balanced_accuracy", ":")):
             points = [found["best"][str(n)][measure] for n in sizes]
-            axes.errorbar(
-                sizes,
-                [100 * one["mean"] for one in points],
-                yerr=[100 * (one["deviation"] or 0.0) for one in points],
-                marker="o",
-                capsize=3,
-                linestyle=line,
-                color=_COLOURS[k % len(_COLOURS)],
-                label=f"{style}, {measure.replace('_', ' ')}",
-            )
+            style_of_line = {"linestyle": line, "color": _COLOURS[k % len(_COLOURS)]}
+            plot_curve(axes, sizes, points, f"{style}, {measure.replace('_', ' ')}", **style_of_line)
     axes.axhline(100 * summary["majority"]["accuracy"], color="#8a8a8a", linestyle="--", label="always the same")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(n) for n in sizes])
-    axes.set_xlabel("N samples")
-    axes.set_ylabel("%")
-    axes.set_ylim(0, 100)
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+    label_sample_axes(axes, sizes, "%", fontsize=8, ncols=2)

@@ -227,7 +227,7 @@ def test_the_page_shows_the_loop_beside_the_paper(tmp_path: Path) -> None:
         "50.0 (0.0 to",
         "PAMPA: Mol-LLaMA, chain of thought (paper)",
         "69.83",
-        "93.8%",
+        "93.8 %",
         "55.0 ± 7.1",
         "7, 9 of them ask",
     ):

@@ -220,7 +220,7 @@ def test_the_page_sets_all_steps_beside_the_paper_and_who_always_says_the_same(t
     other = summary() | {"is_paper_s": False}
     assert all(len(cells) == len(head) - 1 for cells in table(other))
     assert "84.52" not in write_page(tmp_path / "other", other).read_text()
-    assert "a learning rate of at most\n1.0e-05" in page
+    assert "a learning rate of at most 1.0e-05" in page
     assert "Rows left out: 2 (has no label)" in page
     assert "| default: greedy | 33.33 (" in (tmp_path / "table.md").read_text()
 

@@ -1,0 +1,48 @@
+"""Reports as HTML pages: one file that needs no network and no script.
+
+All pages extend `templates/base.html`, which holds the style sheet. Texts of models are untrusted: the templates escape
+everything but plots, and the base template's content security policy forbids scripts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flex_judge.alignment.reporting.model import Report, cell_text
+from flex_judge.experiments.common.reporting.wording import count, percent
+from flex_judge.judges.io.jsonl import write_text
+
+
+def write_page(path: Path, report: Report, template: str = "page.html", **values: Any) -> Path:
+    """Write a report as an HTML page.
+
+    Args:
+        path: the file to write.
+        report: the content of the page.
+        template: a template that extends `page.html`.
+        values: further variables of that template.
+
+    Returns:
+        The path.
+    """
+    return write_template(path, template, title=report.title, report=report, **values)
+
+
+def write_template(path: Path, template: str, **values: Any) -> Path:
+    """Render a template into a file and return its path."""
+    import jinja2  # imported here to keep the import of the command line light
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("flex_judge.experiments.common.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(cell=cell_text, percent=percent)
+    environment.globals["count"] = count
+    page = environment.get_template(template).render(values).lstrip()
+    # A model may write half a surrogate pair, which UTF-8 cannot encode: write a question mark instead.
+    write_text(path, page.encode("utf-8", errors="replace").decode())
+    return path

@@ -1,0 +1,58 @@
+"""Plots for pages, with matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def render_svg(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
+    """Draw a plot as SVG. Its letters are text, and the same data give the same file.
+
+    Args:
+        draw: draws into the axes that it is given.
+        size: width and height in inches.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flex-judge", "font.family": "sans-serif"}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def strip_prolog(svg: str) -> str:
+    """Drop the XML declaration and the document type, which HTML does not take."""
+    return svg[svg.index("<svg") :]
+
+
+def plot_curve(axes: Axes, sizes: Sequence[int], points: Sequence[Mapping[str, Any]], label: str, **style: Any) -> None:
+    """Plot means with their standard deviations, in percent, over the number of samples."""
+    axes.errorbar(
+        sizes,
+        [100 * point["mean"] for point in points],
+        yerr=[100 * (point["deviation"] or 0.0) for point in points],
+        marker="o",
+        capsize=3,
+        label=label,
+        **style,
+    )
+
+
+def label_sample_axes(axes: Axes, sizes: Sequence[int], y_label: str, **legend: Any) -> None:
+    """Set up the axes of a curve over the number of samples: log scale below, 0 to 100 % on the left."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(n) for n in sizes])
+    axes.set_xlabel("N samples")
+    axes.set_ylabel(y_label)
+    axes.set_ylim(0, 100)
+    axes.legend(frameon=False, **legend)

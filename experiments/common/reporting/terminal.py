@@ -1,0 +1,63 @@
+"""Reports in the terminal, with rich."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from flex_judge.alignment.reporting.model import RULE, Row, Table, cell_text
+from flex_judge.experiments.common.reporting.wording import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """Open a rich console that does not break the lines of piped output."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
+
+
+def print_table(table: Table) -> None:
+    """Print a table to standard output. Cells may hold texts of models: markup and control codes have no effect."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    has_header = any(table.columns)
+    grid = RichTable(
+        title=Text(printable(table.title)) if table.title else None,
+        caption=table.note or None,
+        show_header=has_header,
+        min_width=None if has_header else 60,
+    )
+    for i, column in enumerate(table.columns):
+        is_text = i < table.text_columns
+        grid.add_column(
+            column,
+            justify="left" if is_text else "right",
+            overflow="fold",
+            style="bold" if i == 0 and not has_header else None,
+        )
+    for row in table.rows:
+        if row:
+            grid.add_row(*(Text(printable(cell_text(cell))) for cell in row))
+        else:
+            grid.add_section()
+    open_console().print(grid)
+
+
+def print_run(title: str, summary: Mapping[str, Any], *groups: Iterable[Row]) -> None:
+    """Print the results of a run: groups of named values, separated by lines, and the total time."""
+    rows = [row for group in groups for row in (*group, RULE)]
+    print_table(Table(("", ""), [*rows, ("Time, all starts together", duration(summary["seconds"]["total"]))], title))
+
+
+def printable(text: str) -> str:
+    """Escape control characters, which a policy may write, so that the terminal shows them and does not obey them."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
