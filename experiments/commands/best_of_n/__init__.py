@@ -7,7 +7,7 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    from flex_judge.experiments.commands.best_of_n.run import BestOfNRun
+    from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
     from flex_judge.experiments.common.data_runs.command import add_data_arguments
 
     add_data_arguments(parser, BestOfNRun)
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from flex_judge.experiments.commands.best_of_n.run import BestOfNRun
+    from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
     from flex_judge.experiments.commands.best_of_n.run import main as run
     from flex_judge.experiments.common.data_runs.command import run_over_prompts
     from flex_judge.experiments.common.data_runs.view import print_best_of_n

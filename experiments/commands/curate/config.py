@@ -13,9 +13,10 @@ from flex_judge.alignment.curation.scales import FIVE, TEN
 from flex_judge.alignment.curation.selection import Selection
 from flex_judge.alignment.curation.tokens import SCRIPTED
 from flex_judge.alignment.tasks import synthetic_teacher as arithmetic_teacher
-from flex_judge.experiments.commands.judge.config import JUDGE_SECTION, JUDGING, MODEL, THINK_TOKENS, JudgeRun
+from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.common.data_runs.config import out_folder
 from flex_judge.experiments.common.flags import flag_of, setting
+from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, MODEL, THINK_TOKENS
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import identified
 from flex_judge.judges.models.embedded import BASE

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flex_judge.experiments.commands.judge.config import JudgeFlags
 from flex_judge.experiments.common.flags import flag_of, setting
+from flex_judge.experiments.common.judge_config import JudgeFlags
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError

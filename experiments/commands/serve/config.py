@@ -8,8 +8,8 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from flex_judge.experiments.commands.judge.config import JUDGE_SECTION, think_tokens, with_budget
 from flex_judge.experiments.common.flags import setting
+from flex_judge.experiments.common.judge_config import JUDGE_SECTION, think_tokens, with_budget
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric

@@ -11,8 +11,8 @@ from flex_judge.alignment.data.sources import First, Source, open_source
 from flex_judge.alignment.pipeline.models import JudgeAt
 from flex_judge.alignment.policies.config import PolicyConfig, check_policy
 from flex_judge.alignment.tasks import arithmetic
-from flex_judge.experiments.commands.judge.config import JUDGING, MODEL, JudgeFlags
 from flex_judge.experiments.common.flags import flag_of, setting
+from flex_judge.experiments.common.judge_config import JUDGING, MODEL, JudgeFlags
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError

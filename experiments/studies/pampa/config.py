@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from flex_judge.experiments.commands.preferences.run import PreferenceRun
+from flex_judge.experiments.commands.preferences.config import PreferenceRun
 from flex_judge.experiments.common.flags import add_flags, build, check_least, setting
 from flex_judge.experiments.studies.pampa.task import ABOUT as TOLD
 from flex_judge.experiments.studies.pampa.task import CLASSES, QUESTION, STYLES, Task

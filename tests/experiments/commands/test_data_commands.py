@@ -20,9 +20,11 @@ from flex_judge.alignment.pipeline.models import LocalModels
 from flex_judge.alignment.pipeline.shards import ShardFolder
 from flex_judge.alignment.pipeline.worker import ShardWorker
 from flex_judge.experiments.cli import main
-from flex_judge.experiments.commands.best_of_n.run import BestOfNRun, write_summary
-from flex_judge.experiments.commands.preferences.run import PreferenceRun, write_data
+from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
+from flex_judge.experiments.commands.best_of_n.run import write_summary
+from flex_judge.experiments.commands.preferences.config import PreferenceRun
 from flex_judge.experiments.commands.preferences.run import main as make_preferences
+from flex_judge.experiments.commands.preferences.run import write_data
 from flex_judge.experiments.common.data_runs.run import Done
 from flex_judge.experiments.common.data_runs.view import exit_status, print_best_of_n
 from flex_judge.experiments.common.flags import make_config

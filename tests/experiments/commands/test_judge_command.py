@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from flex_judge.experiments.cli import main
-from flex_judge.experiments.commands.judge.config import EMBEDDED_THINK_TOKENS, THINK_TOKENS, JudgeRun
+from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.common.flags import make_config
+from flex_judge.experiments.common.judge_config import EMBEDDED_THINK_TOKENS, THINK_TOKENS
 from flex_judge.judges.io.files import read_table
 
 SCRIPTED = ["judge", "--engine", "scripted", "--model", "scripts:fair_judge", "--max-think-tokens", "400"]

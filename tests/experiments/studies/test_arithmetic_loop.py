@@ -18,8 +18,8 @@ from scripts import policy
 from flex_judge.alignment.tasks.arithmetic import SAMPLING, Question, questions
 from flex_judge.alignment.tasks.synthetic_teacher import Sum
 from flex_judge.alignment.tasks.synthetic_teacher import judge as teach
-from flex_judge.experiments.commands.best_of_n.run import BestOfNRun
-from flex_judge.experiments.commands.preferences.run import PreferenceRun
+from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
+from flex_judge.experiments.commands.preferences.config import PreferenceRun
 from flex_judge.experiments.common.flags import add_flags, build
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.arithmetic_loop import judge as judge_making

@@ -1,0 +1,93 @@
+"""Settings of `flex-judge preferences`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from flex_judge.alignment.pipeline.models import Models
+from flex_judge.alignment.pipeline.preferences import PreferencePlan
+from flex_judge.alignment.preferences.filters import FilterSpec
+from flex_judge.alignment.preferences.formats import FORMATS
+from flex_judge.alignment.preferences.rule_spec import RuleSpec
+from flex_judge.alignment.preferences.rules import make_rule
+from flex_judge.experiments.common.data_runs.config import DataFlags, out_folder
+from flex_judge.experiments.common.flags import setting
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.protocol.settings import JudgeSettings
+from flex_judge.judges.validation import Section, settings_class
+
+_PAIRS, _KEPT, _RESULTS = "pairs", "filters", "results"
+"""Headings of the help."""
+
+
+OF_TEXTS = tuple(name for name in FORMATS if name != "image_pairs")
+"""Formats of answers that are text, as policies give them."""
+
+
+@settings_class(kw_only=True)
+class PreferenceRun(DataFlags):
+    """Settings of a run."""
+
+    out: str = out_folder("runs/preferences")
+    format: str = setting("preference", "TRL format of the rows", choices=OF_TEXTS, group=_RESULTS)
+    file_format: Literal["jsonl", "parquet"] = setting("jsonl", "File format of the data set", group=_RESULTS)
+    with_images: bool = setting(False, "Write images for policies that take them", group=_RESULTS)
+    with_molecules: bool = setting(
+        False,
+        "Write molecules for policies that take them: <mol> in the text, SMILES in a column of their own",
+        group=_RESULTS,
+    )
+    rule_spec: Annotated[RuleSpec, Section(_PAIRS)]
+    hot_temperature: float = setting(
+        1.2, "two_temperatures: the higher temperature; the lower is --sample-temperature", metavar="T", group=_PAIRS
+    )
+    filters: Annotated[FilterSpec, Section(_KEPT)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        FORMATS[self.format].check(self.with_images, self.with_molecules)
+        if self.is_two_temperatures:
+            if not self.hot_temperature > self.sample_temperature > 0:
+                raise UsageError("--hot-temperature must be above --sample-temperature, and both above 0")
+            if self.samples not in (None, 1):
+                raise UsageError("--rule two_temperatures takes one answer at each; leave --samples out")
+            if self.judge_url:
+                raise UsageError("--rule two_temperatures needs a judge that reads both orders; leave --judge-url out")
+        make_rule(self.rule_spec).check(self.temperatures)
+
+    @property
+    def is_two_temperatures(self) -> bool:
+        """Whether answers are sampled at two temperatures."""
+        return self.rule_spec.rule == "two_temperatures"
+
+    @property
+    def answers(self) -> int:
+        """Answers to each prompt at each temperature."""
+        return 1 if self.is_two_temperatures else super().answers
+
+    @property
+    def temperatures(self) -> list[float]:
+        """At which a prompt's answers are sampled."""
+        if self.is_two_temperatures:
+            return [self.sample_temperature, self.hot_temperature]
+        return [self.sample_temperature] * self.answers
+
+    def settings_for(self, model: str) -> JudgeSettings:
+        """As the flags say, but in the orders that the rule needs."""
+        settings = super().settings_for(model)
+        return settings if not self.is_two_temperatures else replace(settings, order="both")
+
+    def plan(self, models: Models, file: str | None) -> PreferencePlan:
+        return PreferencePlan(
+            models,
+            self.sampling(file),
+            self.answers,
+            self.rubric_for(file),
+            self.hot_temperature if self.is_two_temperatures else None,
+            self.rule_spec,
+            self.filters,
+            self.format,
+            self.with_images,
+            self.with_molecules,
+        )
