@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 from flex_judge.judges.judgments import Usage
 from flex_judge.judges.media.prepared import Prepared
-from flex_judge.judges.models.profiles import Profile
 from flex_judge.judges.validation import Fraction, Metavar, PositiveFloat, PositiveInt, settings_class
+
+if TYPE_CHECKING:  # profiles hold limits of media, which load pydantic; an engine is made later
+    from flex_judge.judges.models.profiles import Profile
 
 FinishReason = Literal["stop", "eos", "length"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,6 +58,11 @@ RECIPES = ("flex-vl-7b", "flex-vl-3b", "flex-vl-32b-lora", "flex-omni-7b", "flex
 DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 """Variable by which a launcher says that weights are spread with DeepSpeed."""
 _MEASURED = ("eval_strategy", "no", "the policy is measured before and after")
+
+
+HELP_ALL = "--help-all"
+ALWAYS_SHOWN = ("accelerate_config", "num_processes", "model_name_or_path", "output_dir")
+"""Flags that --help lists besides those of our recipes."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,10 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
     asked.add_argument("data", metavar="DATA", nargs="?", help=DATA_HELP[kind.name])
     asked.add_argument("--accelerate_config", metavar="NAME", help=CONFIG_HELP)
     asked.add_argument("--num_processes", metavar="N", help=PROCESSES_HELP)
+    if HELP_ALL in argv:
+        argv = ["--help" if text == HELP_ALL else text for text in argv]
+    else:
+        _hide_flags_of_trl(asked, kind)
     given = _given(argv)
     asked.set_defaults_with_config(**_defaults(kind, str(given.get("model_name_or_path") or BASE), given))
     try:
@@ -204,6 +213,16 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
     if kind.data is None and rest.data is None and "max_completion_length" not in given:
         args.max_completion_length = arithmetic.TOKENS
     return Flags(kind, rest.data or kind.data, recipe, args, model, policy)
+
+
+def _hide_flags_of_trl(parser: argparse.ArgumentParser, kind: Kind) -> None:
+    """Leave the flags that are TRL's out of the help, but those that every run needs. They are still accepted."""
+    shown = {*(f.name for f in fields(kind.recipe)), *ALWAYS_SHOWN, "help", "data"}
+    for action in parser._actions:
+        if action.dest not in shown:
+            action.help = argparse.SUPPRESS
+    parser.usage = "%(prog)s [DATA] [options]"
+    parser.epilog = f"--config FILE reads any setting from YAML; flags win over it. TRL's own settings: {HELP_ALL}"
 
 
 def _with_recipe(argv: Sequence[str], recipes: Collection[str]) -> list[str]:

@@ -127,13 +127,28 @@ def test_adapters_that_cannot_be_measured_are_refused(tmp_path: Path, capsys: py
     assert "--use_dora" in capsys.readouterr().err
 
 
-def test_help_lists_our_flags_and_trl_s(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_all_lists_our_flags_and_trl_s(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["grpo", "--help"])
+        main(["grpo", "--help-all"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
     for flag in ("--judge_method", "--held_out", "--num_generations", "--lora_r", "DATA"):
         assert flag in shown
+
+
+@pytest.mark.parametrize(("command", "ours"), [("sft", "--patience"), ("dpo", "--judge"), ("grpo", "--judge_method")])
+def test_help_lists_our_flags_and_names_the_flag_for_trl_s(
+    command: str, ours: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    for text in (ours, "--held_out", "--model_name_or_path", "DATA", "TRL's own settings: --help-all"):
+        assert text in " ".join(shown.split())
+    for flag in ("--learning_rate", "--lora_r", "--logging_steps"):
+        assert flag not in shown
+    assert len(shown.splitlines()) < 100
 
 
 def test_children_are_no_ranks_of_the_launcher_that_started_their_parent() -> None:
