@@ -84,7 +84,7 @@ def held_out_file(data: str, named: str | None) -> Path | None:
     """
     if named is not None:
         if not Path(named).is_file():
-            raise UsageError(f"--held_out: {named} does not exist")
+            raise UsageError(f"--held-out: {named} does not exist")
         return Path(named)
     path = train_file(data).with_name(HELD_OUT)
     return path if Path(data).is_dir() and path.is_file() else None

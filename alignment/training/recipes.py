@@ -49,7 +49,7 @@ class Recipe:
     held_out_prompts: int | None = _flag(
         None, f"How many ({HELD_OUT}; out of the data a tenth at most); 0: do not measure. None of them is trained on."
     )
-    held_out_answer: str | None = _flag(None, "Column of --held_out with the number that is the right answer.")
+    held_out_answer: str | None = _flag(None, "Column of --held-out with the number that is the right answer.")
     held_out_samples: int = _flag(4, "Answers sampled to each.")
     held_out_tokens: int | None = _flag(None, "Longest such answer (512; of the embedded task: 40).")
     held_out_engine: str = _flag("auto", "What runs the policy that answers them: vllm or transformers.")
@@ -64,15 +64,15 @@ class Recipe:
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, not {value}")
         if self.held_out_answer is not None and self.held_out in (None, TASK):
-            raise UsageError("--held_out_answer is a column of --held_out, and no file is given there")
+            raise UsageError("--held-out-answer is a column of --held-out, and no file is given there")
         if self.rubric is not None:
             load_rubric(self.rubric)
         if self.judge_url is None and self.judge_key is not None:
-            raise UsageError("--judge_key goes with --judge_url")
+            raise UsageError("--judge-key goes with --judge-url")
         if self.judge_url is not None and (self.judge or self.judge_config or self.judge_adapter):
-            raise UsageError("--judge, --judge_adapter and --judge_config are for the service at --judge_url to say")
+            raise UsageError("--judge, --judge-adapter and --judge-config are for the service at --judge-url to say")
         if self.judge_adapter is not None and self.judge is None:
-            raise UsageError("--judge_adapter goes with --judge, the model that it is on")
+            raise UsageError("--judge-adapter goes with --judge, the model that it is on")
 
     def for_data(self, made_by: Mapping[str, str], is_task: bool) -> Self:
         """With the judge and the rubric that data were made by, where nothing else is asked for.
@@ -108,7 +108,7 @@ class RewardRecipe(Recipe):
         super().__post_init__()
         RewardSpec("general", self.judge_method, self.judge_reward, self.judge_normalize)
         if not 0 < self.judge_group_timeout_s < self.judge_deadline_s:
-            raise UsageError("--judge_group_timeout_s must be above 0 and below --judge_deadline_s")
+            raise UsageError("--judge-group-timeout-s must be above 0 and below --judge-deadline-s")
 
 
 @dataclass
@@ -144,7 +144,7 @@ class JudgeRecipe:
             return None
         if self.effective_batch % at_once:
             raise UsageError(
-                f"--effective_batch {self.effective_batch} is no multiple of the {at_once} that all processes compute "
+                f"--effective-batch {self.effective_batch} is no multiple of the {at_once} that all processes compute "
                 "at once (--per_device_train_batch_size times processes)"
             )
         return self.effective_batch // at_once
@@ -155,4 +155,4 @@ class JudgeRecipe:
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, not {value}")
         if self.held_out is not None and self.held_out_rows == 0:
-            raise UsageError("--held_out names judgments to ask, and --held_out_rows 0 asks none; leave one out")
+            raise UsageError("--held-out names judgments to ask, and --held-out-rows 0 asks none; leave one out")

@@ -7,13 +7,13 @@ from typing import Any
 
 from flex_judge.experiments.cli import main
 
-HERE = ("--use_cpu", "--bf16", "False", "--dtype", "float32", "--max_steps", "2", "--think_tokens", "4")
+HERE = ("--use_cpu", "--bf16", "False", "--dtype", "float32", "--max_steps", "2", "--think-tokens", "4")
 SEEN = (
     "--disable_tqdm",
     "True",
     "--learning_rate",
     "0.01",
-    "--effective_batch",
+    "--effective-batch",
     "2",
     "--per_device_train_batch_size",
     "1",

@@ -63,7 +63,7 @@ class Making(TrainingRun):
         self.evaluation, self.held_out = self._evaluation(data, renderer, taught)
         if self.evaluation is None and args.eval_strategy != "no":
             raise UsageError(
-                f"{data}: nothing is held out that the judge could be examined on; name a file with --held_out, or add "
+                f"{data}: nothing is held out that the judge could be examined on; name a file with --held-out, or add "
                 "--eval_strategy no"
             )
         self._check_metric()

@@ -72,7 +72,7 @@ class Training(TrainingRun):
         if self.held_out and model.use_peft and (model.use_dora or model.lora_modules_to_save):
             raise UsageError(
                 "--use_dora and --lora_modules_to_save make adapters that a policy cannot be measured with; leave them "
-                "out, or measure nothing with --held_out_prompts 0"
+                "out, or measure nothing with --held-out-prompts 0"
             )
 
     def _work(self) -> None:
@@ -115,7 +115,7 @@ class Training(TrainingRun):
         check_model(recipe.judge, recipe.judge_adapter)
         if self.flags.kind.name == "grpo" and not self.flags.args.use_cpu:
             raise UsageError(
-                "--judge_url is missing: where a policy is trained on an accelerator, the judge needs one of its own; "
+                "--judge-url is missing: where a policy is trained on an accelerator, the judge needs one of its own; "
                 "start it there with `flex-judge serve`, and give its address"
             )
 

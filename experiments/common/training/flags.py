@@ -180,6 +180,7 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
     asked.add_argument("data", metavar="DATA", nargs="?", help=DATA_HELP[kind.name])
     asked.add_argument("--accelerate_config", metavar="NAME", help=CONFIG_HELP)
     asked.add_argument("--num_processes", metavar="N", help=PROCESSES_HELP)
+    _spell_with_dashes(asked, kind)
     if HELP_ALL in argv:
         argv = ["--help" if text == HELP_ALL else text for text in argv]
     else:
@@ -213,6 +214,16 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
     if kind.data is None and rest.data is None and "max_completion_length" not in given:
         args.max_completion_length = arithmetic.TOKENS
     return Flags(kind, rest.data or kind.data, recipe, args, model, policy)
+
+
+def _spell_with_dashes(parser: argparse.ArgumentParser, kind: Kind) -> None:
+    """Give our own flags the one spelling they have in all commands; TRL's parser adds one with underscores."""
+    ours = {f.name for f in fields(kind.recipe)}
+    for action in parser._actions:
+        if action.dest in ours:
+            for text in [text for text in action.option_strings if "_" in text]:
+                del parser._option_string_actions[text]
+                action.option_strings.remove(text)
 
 
 def _hide_flags_of_trl(parser: argparse.ArgumentParser, kind: Kind) -> None:

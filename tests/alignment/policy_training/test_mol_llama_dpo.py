@@ -117,7 +117,7 @@ def test_molecules_are_parts_of_messages_or_a_column_and_a_place_in_an_answer_is
     assert left.problems[0].endswith("row 1, field 'chosen': has <mol> in an answer; the row is left out")
 
 
-HERE = ("--use_cpu", "--bf16", "False", "--held_out_prompts", "0", "--per_device_train_batch_size", "2")
+HERE = ("--use_cpu", "--bf16", "False", "--held-out-prompts", "0", "--per_device_train_batch_size", "2")
 
 
 def dpo(data: Path, policy: Path, out: Path, *flags: str) -> int:
@@ -218,7 +218,7 @@ def test_two_steps_of_dpo_are_saved_and_say_the_same_when_loaded(
     assert preference_data(str(data)).prompts[0] != preference_data(str(data)).prompts[1]  # told by their molecules
     command = ["dpo", str(data), "--model_name_or_path", str(folder), "--output_dir", str(out), "--max_steps", "2"]
     command += ["--per_device_train_batch_size", "2", "--learning_rate", "1e-2", "--use_cpu", "--bf16", "False"]
-    command += ["--held_out_prompts", "0", "--dtype", "float32", "--logging_steps", "1", "--seed", "3"]
+    command += ["--held-out-prompts", "0", "--dtype", "float32", "--logging_steps", "1", "--seed", "3"]
     assert main(command) == 0
     assert not (out / "ref").exists()
     log = json.loads((out / "training.json").read_text())["log"]
@@ -295,7 +295,7 @@ def test_the_whole_chain(folder: Path, tmp_path: Path) -> None:
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "policy"
     command = ["dpo", str(data), "--model_name_or_path", str(folder), "--output_dir", str(out), "--max_steps", "2"]
-    command += ["--per_device_train_batch_size", "2", "--use_cpu", "--bf16", "False", "--held_out_prompts", "0"]
+    command += ["--per_device_train_batch_size", "2", "--use_cpu", "--bf16", "False", "--held-out-prompts", "0"]
     assert main([*command, "--dtype", "float32"]) == 0
     assert asyncio.run(_first_answer(folder, str(out))) == asyncio.run(_first_answer(folder, str(out)))
 

@@ -249,15 +249,15 @@ def test_held_out_prompts_are_written_as_best_of_n_reads_them(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("recipe", "settings", "complaint"),
     [
-        (Recipe, {"held_out_prompts": -1}, "--held_out_prompts must be at least 0"),
-        (Recipe, {"held_out_answer": "x"}, "--held_out_answer is a column of --held_out"),
-        (Recipe, {"judge_key": "env:KEY"}, "--judge_key goes with --judge_url"),
-        (Recipe, {"judge_url": "http://h", "judge_adapter": "a"}, "for the service at --judge_url to say"),
-        (Recipe, {"judge_url": "http://h", "judge": "j"}, "for the service at --judge_url to say"),
-        (Recipe, {"judge_adapter": "a"}, "--judge_adapter goes with --judge"),
+        (Recipe, {"held_out_prompts": -1}, "--held-out-prompts must be at least 0"),
+        (Recipe, {"held_out_answer": "x"}, "--held-out-answer is a column of --held-out"),
+        (Recipe, {"judge_key": "env:KEY"}, "--judge-key goes with --judge-url"),
+        (Recipe, {"judge_url": "http://h", "judge_adapter": "a"}, "for the service at --judge-url to say"),
+        (Recipe, {"judge_url": "http://h", "judge": "j"}, "for the service at --judge-url to say"),
+        (Recipe, {"judge_adapter": "a"}, "--judge-adapter goes with --judge"),
         (Recipe, {"rubric": "nonsense"}, "nonsense"),
         (RewardRecipe, {"judge_reward": "applause"}, "applause"),
-        (RewardRecipe, {"judge_group_timeout_s": 700.0}, "--judge_group_timeout_s must be above 0 and below"),
+        (RewardRecipe, {"judge_group_timeout_s": 700.0}, "--judge-group-timeout-s must be above 0 and below"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(

@@ -44,10 +44,10 @@ def test_a_policy_is_tuned_on_preferences_and_measured_before_and_after(tmp_path
     out = tmp_path / "policy"
     engine = ScriptedEngine(fair_judge, profile=PROFILES["flex-vl"])
     with served(FlexJudge(engine, SETTINGS)) as service:
-        command = [sys.executable, "-m", "flex_judge.experiments.cli", "dpo", str(rows), "--judge_url", service.url]
+        command = [sys.executable, "-m", "flex_judge.experiments.cli", "dpo", str(rows), "--judge-url", service.url]
         command += ["--model_name_or_path", str(tiny_llama(tmp_path / "base")), "--output_dir", str(out)]
-        command += ["--held_out", str(held), "--held_out_answer", "sum", "--held_out_samples", "2"]
-        command += ["--held_out_tokens", "8", "--held_out_engine", "transformers"]
+        command += ["--held-out", str(held), "--held-out-answer", "sum", "--held-out-samples", "2"]
+        command += ["--held-out-tokens", "8", "--held-out-engine", "transformers"]
         command += ["--max_steps", "2", "--learning_rate", "1e-3"]
         shown = completed(*command)
         asked = len(engine.requests)
@@ -85,8 +85,8 @@ def test_two_ranks_are_rewarded_by_the_judge_that_the_command_serves(tmp_path: P
     command += ["--main_process_port", "0", "-m", "flex_judge.experiments.cli", "grpo", "--output_dir", str(out)]
     # Two completions on each rank: every group spans both.
     command += ["--per_device_train_batch_size", "2", "--num_generations", "4", "--max_completion_length", "8"]
-    command += ["--judge_config", str(judge), "--judge_method", "round_robin", "--judge_reward", "win_rate"]
-    command += ["--max_steps", "2", "--logging_steps", "1", "--held_out_prompts", "0"]
+    command += ["--judge-config", str(judge), "--judge-method", "round_robin", "--judge-reward", "win_rate"]
+    command += ["--max_steps", "2", "--logging_steps", "1", "--held-out-prompts", "0"]
     shown = completed(*command)
     log = read(out / "training.json")["log"]
     steps = [entry for entry in log if "judge/whole" in entry]

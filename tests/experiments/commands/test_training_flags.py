@@ -29,7 +29,7 @@ KINDS, parse = lazy("flex_judge.experiments.common.training.flags", "KINDS", "pa
         (["--model_revision", "v2"], "--model_revision is not for this command"),
         (["--eval_strategy", "steps"], "the policy is measured before and after"),
         (["--push_to_hub"], "--push_to_hub is not for this command"),
-        (["--held_out_samples", "0"], "--held_out_samples must be at least 1"),
+        (["--held-out-samples", "0"], "--held-out-samples must be at least 1"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
@@ -56,7 +56,7 @@ def test_a_judge_that_cannot_be_had_is_known_before_training(
     for k, (flags, status, complaint) in enumerate(
         (
             (["--judge", "/no/such/judge"], 2, "/no/such/judge"),
-            (["--judge_url", "http://127.0.0.1:1"], 1, "see whether the judge service runs there"),
+            (["--judge-url", "http://127.0.0.1:1"], 1, "see whether the judge service runs there"),
         )
     ):
         assert main(["dpo", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / f"out{k}"), *flags]) == status
@@ -132,11 +132,11 @@ def test_help_all_lists_our_flags_and_trl_s(capsys: pytest.CaptureFixture[str]) 
         main(["grpo", "--help-all"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    for flag in ("--judge_method", "--held_out", "--num_generations", "--lora_r", "DATA"):
+    for flag in ("--judge-method", "--held-out", "--num_generations", "--lora_r", "DATA"):
         assert flag in shown
 
 
-@pytest.mark.parametrize(("command", "ours"), [("sft", "--patience"), ("dpo", "--judge"), ("grpo", "--judge_method")])
+@pytest.mark.parametrize(("command", "ours"), [("sft", "--patience"), ("dpo", "--judge"), ("grpo", "--judge-method")])
 def test_help_lists_our_flags_and_names_the_flag_for_trl_s(
     command: str, ours: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,7 +144,7 @@ def test_help_lists_our_flags_and_names_the_flag_for_trl_s(
         main([command, "--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    for text in (ours, "--held_out", "--model_name_or_path", "DATA", "TRL's own settings: --help-all"):
+    for text in (ours, "--held-out", "--model_name_or_path", "DATA", "TRL's own settings: --help-all"):
         assert text in " ".join(shown.split())
     for flag in ("--learning_rate", "--lora_r", "--logging_steps"):
         assert flag not in shown
