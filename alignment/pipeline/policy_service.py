@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextvars import Context
-from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.alignment.policies.base import Completion
 from flex_judge.alignment.policies.config import ENDPOINT, PolicyConfig, load_policy
 from flex_judge.judges.engines.base import Sampling
-from flex_judge.judges.errors import EngineLostError, JudgeError, UsageError
+from flex_judge.judges.errors import EngineLostError, JudgeError
 from flex_judge.judges.types import Message
+from flex_judge.judges.validation import NonNegativeFloat, PositiveInt, settings_class
 from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, Deployed
 from flex_judge.reward.serving.replica import leave
 
@@ -22,20 +22,19 @@ PAUSE_S = 2.0
 """Before a second try; twice that before a third. Serve needs a moment to see that a replica is dead."""
 
 
-@dataclass(frozen=True)
+@settings_class
 class PolicyServiceConfig:
+    """A policy service: the policy that each replica holds, and how many replicas there are."""
+
     policy: PolicyConfig
-    replicas: int = 1
+    replicas: PositiveInt = 1
+    """Number of policy replicas."""
     name: str = "flex-judge-policy"
     """Name of the Serve application; must be unique within the cluster."""
-    cpus_per_replica: float = 1.0
-    gpus_per_replica: float = 0.0
-    prompts_at_once: int = 64
-    """Prompts that a replica takes at a time; more wait in front of it."""
-
-    def __post_init__(self) -> None:
-        if self.replicas < 1:
-            raise UsageError(f"policy replicas must be at least 1, not {self.replicas}")
+    cpus_per_replica: NonNegativeFloat = 1.0
+    gpus_per_replica: NonNegativeFloat = 0.0
+    prompts_at_once: PositiveInt = 64
+    """Maximum number of prompts in progress on a replica; more wait in front of it."""
 
 
 class PolicyReplica:

@@ -7,7 +7,7 @@ PolicyConfig and returns a Policy. docs/policies.md has a worked example.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import EngineUnavailableError, UsageError
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.models import check_model
+from flex_judge.judges.validation import PositiveFloat, settings_class
 
 if TYPE_CHECKING:
     from flex_judge.alignment.policies.openai import OpenAIPolicy
@@ -25,7 +26,7 @@ GROUP = "flex_judge.policies"
 ENDPOINT = "openai"
 
 
-@dataclass(frozen=True)
+@settings_class
 class PolicyConfig(EngineConfig):
     """Which model is sampled, where, and with how much of the machine; plain and picklable, so that an actor elsewhere
     can make the policy.
@@ -36,11 +37,11 @@ class PolicyConfig(EngineConfig):
     """
 
     url: str | None = None
-    """Of an endpoint, such as `http://10.0.0.1:8000/v1`."""
+    """Address of an endpoint, such as `http://10.0.0.1:8000/v1`."""
     api_key: str | None = field(default=None, repr=False)
-    """Where an endpoint's key is: `env:NAME` or a file, read where the policy is made. Never the key itself."""
-    deadline_s: float = 600.0
-    """Seconds that a request to an endpoint may take with all tries and waits."""
+    """Key of an endpoint: `env:NAME` or a file, read where the policy is made. Never the key itself."""
+    deadline_s: PositiveFloat = 600.0
+    """Time limit of a request to an endpoint in seconds, with all retries and waits."""
     media: MediaLimits | None = None
     """How media of prompts are scaled in our engines, where that is to differ from the model family's own limits."""
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -221,9 +221,10 @@ def _spell_with_dashes(parser: argparse.ArgumentParser, kind: Kind) -> None:
     ours = {f.name for f in fields(kind.recipe)}
     for action in parser._actions:
         if action.dest in ours:
-            for text in [text for text in action.option_strings if "_" in text]:
-                del parser._option_string_actions[text]
-                action.option_strings.remove(text)
+            for text in action.option_strings:
+                if "_" in text:
+                    del parser._option_string_actions[text]
+            action.option_strings = [text for text in action.option_strings if "_" not in text]
 
 
 def _hide_flags_of_trl(parser: argparse.ArgumentParser, kind: Kind) -> None:

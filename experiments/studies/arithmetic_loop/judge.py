@@ -15,7 +15,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from flex_judge.alignment.curation.card import SPLITS
 from flex_judge.alignment.tasks.arithmetic import Question
@@ -23,7 +25,7 @@ from flex_judge.alignment.tasks.synthetic_teacher import Sum, sum_of
 from flex_judge.experiments.commands.curate.config import PROGRAM, CurateRun
 from flex_judge.experiments.commands.curate.run import main as curate
 from flex_judge.experiments.common.console import libraries_to, progress_on
-from flex_judge.experiments.common.flags import check_least, make_config, setting
+from flex_judge.experiments.common.flags import make_config, setting
 from flex_judge.experiments.common.ranks import run
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.arithmetic_loop.card import write_card
@@ -51,6 +53,7 @@ from flex_judge.judges.models import ADAPTER_FILES
 from flex_judge.judges.models.cache import fingerprint
 from flex_judge.judges.models.embedded import BASE, JUDGE
 from flex_judge.judges.protocol.settings import JudgeSettings
+from flex_judge.judges.validation import NonNegativeInt, PositiveInt, settings_class
 
 RECIPE = JUDGE
 """Name of the settings of `flex-judge sft`, and of the judge."""
@@ -58,25 +61,21 @@ HELD_OUT = 40
 """Judgments that the curation keeps apart."""
 
 
-@dataclass(frozen=True)
+@settings_class
 class JudgeMaking:
     """Settings of a run."""
 
-    out: str = setting("runs/embedded-judge", "folder for everything; a run that is there is resumed", metavar="DIR")
-    questions: int = setting(TRAIN, "questions that the policy answers for the judge to learn on", metavar="N")
-    samples: int = setting(6, "its answers to each", metavar="N")
-    size: int = setting(1000, "judgments to learn from, half of single answers, half of pairs", metavar="N")
-    epochs: float = setting(1.0, "how often each is learnt from", metavar="X")
-    reason_first: bool = setting(True, "reason, then answer; the other way round is an ablation")
-    evaluation_questions: int = setting(EVALUATION, "questions that the policy answers for the exam", metavar="N")
-    evaluation_samples: int = setting(4, "its answers to each", metavar="N")
-    seed: int = setting(0, "of sampling, selection and training", metavar="N")
-
-    def __post_init__(self) -> None:
-        check_least(
-            self,
-            {"questions": 1, "samples": 2, "size": 2, "evaluation_questions": 1, "evaluation_samples": 2, "seed": 0},
-        )
+    out: str = setting("runs/embedded-judge", "Output folder; a run that is there is resumed", metavar="DIR")
+    questions: PositiveInt = setting(TRAIN, "Number of questions whose answers the judge is trained on", metavar="N")
+    samples: Annotated[int, Ge(2)] = setting(6, "Number of answers to each of those", metavar="N")
+    size: Annotated[int, Ge(2)] = setting(
+        1000, "Number of training examples, half of them pointwise, half pairwise", metavar="N"
+    )
+    epochs: float = setting(1.0, "Number of training epochs", metavar="X")
+    reason_first: bool = setting(True, "Train to reason, then answer; the reverse is an ablation")
+    evaluation_questions: PositiveInt = setting(EVALUATION, "Number of questions in the evaluation", metavar="N")
+    evaluation_samples: Annotated[int, Ge(2)] = setting(4, "Number of answers to each of those", metavar="N")
+    seed: NonNegativeInt = setting(0, "Seed of sampling, selection and training", metavar="N")
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from flex_judge.alignment.best_of_n.metrics import estimate
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.alignment.tasks.arithmetic import Question, is_right
 from flex_judge.alignment.tasks.synthetic_teacher import sum_of
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import setting
 from flex_judge.experiments.common.ranks import run
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.arithmetic_loop.evaluation import RUBRIC
@@ -36,6 +38,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.models import ADAPTER_FILES, check_model
 from flex_judge.judges.models.embedded import BASE, JUDGE
+from flex_judge.judges.validation import PositiveInt, settings_class
 
 ANSWER = "answer"
 """Column of the right answers."""
@@ -43,29 +46,27 @@ MARGIN = 1.0
 """By how much the scores of a pair differ: of answers that the judge finds alike there is nothing to learn."""
 
 
-@dataclass(frozen=True)
+@settings_class
 class ClosedLoop:
     """Settings of a run."""
 
-    out: str = setting("runs/closed-loop", "folder for everything; a run that is there is resumed", metavar="DIR")
+    out: str = setting("runs/closed-loop", "Output folder; a run that is there is resumed", metavar="DIR")
     judge: str | None = setting(
         None,
-        "a judge that is there, instead of making one first: flex-smollm2-135m, another model, or the folder of an "
+        "Existing judge, instead of making one first: flex-smollm2-135m, another model, or the folder of an "
         "adapter on the embedded one",
         metavar="MODEL",
     )
-    seeds: int = setting(3, "runs of what comes after the judge, with seeds 0, 1, ...", metavar="N")
-    held_out: int = setting(240, "questions that the policy is measured on, greedily", metavar="N")
-    curve: int = setting(120, "how many of them have samples to choose from", metavar="N")
-    samples: int = setting(16, "samples to choose from", metavar="N")
-    prompts: int = setting(160, "other questions, whose answers make preference pairs", metavar="N")
-    prompt_samples: int = setting(8, "answers to each of those", metavar="N")
-    per_prompt: int = setting(2, "pairs of one question at most", metavar="N")
-    epochs: float = setting(1.0, "of DPO", metavar="X")
+    seeds: PositiveInt = setting(3, "Number of runs after the judge is made, with seeds 0, 1, ...", metavar="N")
+    held_out: PositiveInt = setting(240, "Number of questions that the policy is evaluated on, greedily", metavar="N")
+    curve: PositiveInt = setting(120, "Number of those questions with samples for best-of-N", metavar="N")
+    samples: Annotated[int, Ge(2)] = setting(16, "Number of samples per question for best-of-N", metavar="N")
+    prompts: PositiveInt = setting(160, "Number of other questions, for preference pairs", metavar="N")
+    prompt_samples: Annotated[int, Ge(2)] = setting(8, "Number of answers to each of those", metavar="N")
+    per_prompt: PositiveInt = setting(2, "Maximum number of pairs per question", metavar="N")
+    epochs: float = setting(1.0, "Number of DPO epochs", metavar="X")
 
     def __post_init__(self) -> None:
-        least = {"seeds": 1, "held_out": 1, "curve": 1, "samples": 2, "prompts": 1, "prompt_samples": 2}
-        check_least(self, {**least, "per_prompt": 1})
         if self.curve > self.held_out:
             raise UsageError(f"--curve {self.curve} is more than --held-out {self.held_out}, of which it is a part")
         if self.judge == JUDGE and self.curve > EVALUATION:

@@ -2,76 +2,76 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import fields
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from flex_judge.experiments.commands.preferences.config import PreferenceRun
-from flex_judge.experiments.common.flags import add_flags, build, check_least, setting
+from flex_judge.experiments.common.flags import flag_of, make_config, setting
 from flex_judge.experiments.studies.pampa.task import ABOUT as TOLD
 from flex_judge.experiments.studies.pampa.task import CLASSES, QUESTION, STYLES, Task
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.validation import NonNegativeInt, PositiveInt, settings_class
 
 _TASK, _STEPS = "the task", "the steps"
 PAPER_RULE = "two_temperatures"
 
 
-@dataclass(frozen=True)
+@settings_class
 class CaseStudy:
     """Settings of a run."""
 
     data: str | None = setting(
-        None, "table with SMILES and classes: TDC's PAMPA_NCATS, or another", metavar="FILE", group=_TASK
+        None, "Table with SMILES and classes: TDC's PAMPA_NCATS, or another", metavar="FILE", group=_TASK
     )
-    smiles: str | None = setting(None, "column of the SMILES (default: Drug or smiles)", metavar="COLUMN", group=_TASK)
-    label: str | None = setting(None, "column of the classes (default: Y or label)", metavar="COLUMN", group=_TASK)
+    smiles: str | None = setting(None, "Column of the SMILES (default: Drug or smiles)", metavar="COLUMN", group=_TASK)
+    label: str | None = setting(None, "Column of the classes (default: Y or label)", metavar="COLUMN", group=_TASK)
     classes: tuple[str, ...] = setting(
-        CLASSES, "a class, as VALUE=NAME|OTHER WORDS; to be repeated", metavar="CLASS", group=_TASK
+        CLASSES, "Class, as VALUE=NAME|OTHER WORDS; may be repeated", metavar="CLASS", group=_TASK
     )
-    question: str = setting(QUESTION, "what is asked, with <mol> for the molecule", metavar="TEXT", group=_TASK)
-    about: str = setting(TOLD, "what the style task-info tells of the task", metavar="TEXT", group=_TASK)
-    rubric: str = setting("membrane_permeability", "what an answer is judged by", metavar="NAME", group=_TASK)
-    pair_rubric: str = setting(
-        "general", "what pairs of --rule two_temperatures are judged by", metavar="NAME", group=_TASK
-    )
+    question: str = setting(QUESTION, "Question, with <mol> for the molecule", metavar="TEXT", group=_TASK)
+    about: str = setting(TOLD, "Description of the task in the style task-info", metavar="TEXT", group=_TASK)
+    rubric: str = setting("membrane_permeability", "Rubric of single answers", metavar="NAME", group=_TASK)
+    pair_rubric: str = setting("general", "Rubric of pairs, for --rule two_temperatures", metavar="NAME", group=_TASK)
     style: tuple[str, ...] = setting(
-        STYLES, f"how it is asked: {', '.join(STYLES)}; may be repeated", metavar="STYLE", group=_TASK
+        STYLES, f"Prompt style: {', '.join(STYLES)}; may be repeated", metavar="STYLE", group=_TASK
     )
-    limit: int | None = setting(None, "only N molecules of the test split, drawn by lot", metavar="N", group=_TASK)
+    limit: PositiveInt | None = setting(
+        None, "Evaluate on N random molecules of the test split only", metavar="N", group=_TASK
+    )
     policy: str | None = setting(
-        None, "the policy: a Mol-LLaMA (folder or hub id), or any model", metavar="MODEL", group=_STEPS
+        None, "Policy: a Mol-LLaMA (folder or hub id), or any model", metavar="MODEL", group=_STEPS
     )
-    model: str | None = setting(None, "the judge", metavar="MODEL", group=_STEPS)
-    samples: int = setting(16, "answers to choose from", metavar="N", group=_STEPS)
-    sample_temperature: float = setting(0.8, "at which they are sampled", metavar="T", group=_STEPS)
-    sample_tokens: int = setting(512, "most tokens of an answer", metavar="N", group=_STEPS)
-    max_think_tokens: int = setting(2048, "most tokens that the judge thinks", metavar="N", group=_STEPS)
-    hot_temperature: float = setting(1.2, "the hotter one of --rule two_temperatures", metavar="T", group=_STEPS)
-    train: int | None = setting(
+    model: str | None = setting(None, "Judge model: folder or hub id", metavar="MODEL", group=_STEPS)
+    samples: Annotated[int, Ge(2)] = setting(16, "Number of answers to choose from", metavar="N", group=_STEPS)
+    sample_temperature: float = setting(0.8, "Sampling temperature of the policy", metavar="T", group=_STEPS)
+    sample_tokens: PositiveInt = setting(512, "Maximum answer length in tokens", metavar="N", group=_STEPS)
+    max_think_tokens: PositiveInt = setting(2048, "Thinking budget of the judge in tokens", metavar="N", group=_STEPS)
+    hot_temperature: float = setting(1.2, "Higher temperature of --rule two_temperatures", metavar="T", group=_STEPS)
+    train: NonNegativeInt | None = setting(
         None,
-        "molecules of the training split, drawn by lot, whose answers make pairs for DPO (default: all); 0: no DPO",
+        "Make DPO pairs from N random molecules of the training split (default: all); 0: no DPO",
         metavar="N",
         group=_STEPS,
     )
     preferences: str | None = setting(
-        None, "DPO on these pairs instead: what flex-judge dpo takes", metavar="DATA", group=_STEPS
+        None, "Train on these pairs instead: data as flex-judge dpo takes them", metavar="DATA", group=_STEPS
     )
-    rule: str = setting(
+    rule: Literal["two_temperatures", "highest_lowest"] = setting(
         PAPER_RULE,
-        "how their pairs are made: two_temperatures, as the paper does, or highest_lowest of --samples answers",
-        choices=(PAPER_RULE, "highest_lowest"),
+        "Rule that makes the pairs: two_temperatures is the paper's, highest_lowest takes --samples answers",
         group=_STEPS,
     )
     dpo: tuple[str, ...] = setting(
-        (), "a flag of flex-judge dpo, as NAME=VALUE; may be repeated", metavar="FLAG", group=_STEPS
+        (), "Flag of flex-judge dpo, as NAME=VALUE; may be repeated", metavar="FLAG", group=_STEPS
     )
-    seed: int = setting(0, "seed of samples and draws", metavar="N", group=_STEPS)
-    out: str = setting("runs/pampa", "folder for everything; a run that is there is resumed", metavar="DIR")
+    seed: int = setting(0, "Seed of samples and random choices", metavar="N", group=_STEPS)
+    out: str = setting("runs/pampa", "Output folder; a run that is there is resumed", metavar="DIR")
 
     def __post_init__(self) -> None:
-        check_least(self, {"samples": 2, "sample_tokens": 1, "train": 0, "limit": 1})
         for style in self.style:
             if style not in STYLES:
                 raise UsageError(f"--style {style}: expected one of {', '.join(STYLES)}")
@@ -81,19 +81,20 @@ class CaseStudy:
         load_rubric(self.rubric).check(1)
         load_rubric(self.pair_rubric).check(2)
         _check_flags(self.dpo)
-        parser = argparse.ArgumentParser()
-        add_flags(parser, PreferenceRun)
-        build(PreferenceRun, parser.parse_args(self.pair_flags))  # what does not fit is said before anything is started
+        make_config(PreferenceRun, **self.pair_settings)  # a wrong one ends the run before anything is started
+
+    @property
+    def pair_settings(self) -> dict[str, Any]:
+        """How pairs are made, as settings of `flex-judge preferences`."""
+        settings: dict[str, Any] = {"rule": self.rule, "sample_temperature": self.sample_temperature}
+        if self.rule == PAPER_RULE:
+            return settings | {"rubric": self.pair_rubric, "hot_temperature": self.hot_temperature}
+        return settings | {"rubric": self.rubric, "samples": self.samples}
 
     @property
     def pair_flags(self) -> list[str]:
         """How pairs are made, as flags of `flex-judge preferences`."""
-        told: dict[str, Any] = {"rule": self.rule, "sample-temperature": self.sample_temperature}
-        if self.rule == PAPER_RULE:
-            told |= {"rubric": self.pair_rubric, "hot-temperature": self.hot_temperature}
-        else:
-            told |= {"rubric": self.rubric, "samples": self.samples}
-        return [text for name, value in told.items() for text in (f"--{name}", str(value))]
+        return [text for name, value in self.pair_settings.items() for text in (flag_of(name), str(value))]
 
     @property
     def is_the_paper_s(self) -> bool:

@@ -20,7 +20,7 @@ from flex_judge.alignment.tasks.synthetic_teacher import Sum
 from flex_judge.alignment.tasks.synthetic_teacher import judge as teach
 from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
 from flex_judge.experiments.commands.preferences.config import PreferenceRun
-from flex_judge.experiments.common.flags import add_flags, build
+from flex_judge.experiments.common.flags import add_flags, build, make_config
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.arithmetic_loop import judge as judge_making
 from flex_judge.experiments.studies.arithmetic_loop import loop, samples
@@ -328,7 +328,7 @@ def test_the_loop_asks_its_commands_for_what_they_know(commands: list[list[str]]
 )
 def test_a_loop_that_would_measure_on_what_was_taught_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        loop.ClosedLoop(**settings)
+        make_config(loop.ClosedLoop, **settings)
 
 
 def test_an_unknown_judge_is_refused_before_anything_is_asked(commands: list[list[str]], tmp_path: Path) -> None:
