@@ -1,7 +1,8 @@
-"""The main job end to end on the embedded model: sample, judge on Ray, best-of-N, preference pairs, report.
+"""`flex-judge demo`: best-of-n, preferences and report on the embedded model, with the same samples and judgments.
 
-Everything goes through a run folder, so an interrupted demo goes on where it stopped:
-`completions.jsonl` and `judgments.jsonl` grow as work is done, the other files are made from them at the end.
+Both steps run the code of their commands on one policy, one judge service and one Ray cluster. An interrupted demo is
+resumed: `completions.jsonl` and `judgments.jsonl` grow as work is done, and the other files are made from them at the
+end.
 """
 
 from __future__ import annotations
@@ -12,18 +13,25 @@ import hashlib
 import platform
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flex_judge.alignment.best_of_n.selection import SelectionSpec
+from flex_judge.alignment.data.prompts import Columns, prompt_row
+from flex_judge.alignment.data.rows import PromptRow
+from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
+from flex_judge.alignment.pipeline.job import Outcome
+from flex_judge.alignment.pipeline.preferences import PreferencePlan
 from flex_judge.alignment.policies import EnginePolicy
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.commands.demo.results import write_results
+from flex_judge.experiments.commands.demo.shared import Judgments, Samples, SharedModels
 from flex_judge.experiments.common.console import libraries_to, progress_on
 from flex_judge.experiments.common.flags import check_least, setting
 from flex_judge.experiments.common.run_folder import RunFolder
-from flex_judge.judges import Comparison, EngineConfig, JudgeConfig, JudgeSettings, Status
+from flex_judge.judges import EngineConfig, JudgeConfig, JudgeSettings
 from flex_judge.judges.concurrency.tasks import all_of
 from flex_judge.judges.engines import MODEL_ENGINES, load_engine, resolve_engine
 from flex_judge.judges.errors import ModelNotFoundError
@@ -87,57 +95,74 @@ def main(config: DemoConfig) -> dict[str, Any]:
         UsageError: something the user can mend; nothing was started yet.
     """
     identity = config.identity()
-    questions = arithmetic.questions(config.prompts, config.seed, levels=(1, 2))
+    source = arithmetic.Questions(config.prompts, config.seed)
+    rows = [
+        prompt_row(data, where, number, Columns(number="answer"), source.folder)
+        for number, (where, data) in enumerate(source.rows(0, len(source)), 1)
+    ]
     for name in {config.policy, config.judge}:
         if identity["engine"] != "scripted":
             check_model(name)
     if config.address:
         check_address(config.address)
-    with RunFolder(Path(config.out), identity) as run:
+    with (
+        RunFolder(Path(config.out), identity) as run,
+        Journal(run.path / "completions.jsonl") as completions,
+        Journal(run.path / "judgments.jsonl") as judgments,
+    ):
+        samples = Samples(identity["policy"], rows, config.samples, completions)
+        stored = Judgments(samples, judgments)
         with libraries_to(run.path / "engines.log") as console, progress_on(console) as progress:
-            demo = _Demo(config, identity["engine"], run, questions, console, progress)
-            asyncio.run(demo.run())
-        return write_results(run, questions, config.samples, config.seed, replicas=config.replicas)
+            demo = _Demo(config, identity["engine"], run, rows, samples, stored, console, progress)
+            best, preferences = asyncio.run(demo.run())
+        return write_results(run, best, preferences, samples, stored, config.replicas)
 
 
+@dataclass(frozen=True)
 class _Demo:
-    """The two phases that need models: sampling and judging."""
+    """The phases that need models, sampling and judging, and the two steps that choose among the samples."""
 
-    def __init__(
-        self,
-        config: DemoConfig,
-        engine: str,
-        run: RunFolder,
-        questions: Sequence[arithmetic.Question],
-        console: Console,
-        progress: Progress,
-    ) -> None:
-        self.config, self.engine, self.run_folder, self.questions = config, engine, run, questions
-        self.console, self.progress = console, progress
-        self.total = config.prompts * config.samples
+    config: DemoConfig
+    engine: str
+    run_folder: RunFolder
+    rows: Sequence[PromptRow]
+    samples: Samples
+    judgments: Judgments
+    console: Console
+    progress: Progress
 
-    async def run(self) -> None:
-        with (
-            Journal(self.run_folder.path / "completions.jsonl") as completions,
-            Journal(self.run_folder.path / "judgments.jsonl") as judgments,
-        ):
-            done = {i for i, row in judgments.rows.items() if Status(row["status"]).is_final}
-            if len(done) == self.total:
-                self.console.print(
-                    f"{self.run_folder.path} is complete: nothing is sampled or judged again", soft_wrap=True
-                )
-                return
-            sampling = len(completions.rows) < self.total
-            self._check_memory(sampling)
-            # Converting the model, starting Ray and loading the judges all take a while and run side by side.
-            models = asyncio.create_task(self._prepare_models())
-            async with _finished_or_cancelled(models), self._service() as service:
-                await models
-                if sampling:
-                    await self._sample(completions)
-                with self._step("judges starting", "start_judges"):
-                    await service.ready()
-                await self._judge(service, completions, judgments, done)
+    async def run(self) -> tuple[list[Outcome], list[Outcome]]:
+        """Sample and judge what is missing.
+
+        Returns:
+            The outcomes of best-of-n and of preferences, in the order of the prompts.
+        """
+        if self.judgments.done == self.samples.total:
+            self.console.print(
+                f"{self.run_folder.path} is complete: nothing is sampled or judged again", soft_wrap=True
+            )
+            return await self._choose()
+        self._check_memory()
+        # Converting the model, starting Ray and loading the judges all take a while and run side by side.
+        models = asyncio.create_task(self._prepare_models())
+        async with _finished_or_cancelled(models), self._service() as service:
+            await models
+            if self.samples.missing:
+                await self._sample()
+            with self._step("judges starting", "start_judges"):
+                await service.ready()
+            with self._step("judging", "judge", self.samples.total, self.judgments.done) as advance:
+                self.judgments.connect(service.judge, advance)
+                return await self._choose()
+
+    async def _choose(self) -> tuple[list[Outcome], list[Outcome]]:
+        """Run best-of-n and preferences on the shared samples and judgments."""
+        config, models = self.config, SharedModels(self.samples, self.judgments)
+        selection = SelectionSpec(rubric=RUBRIC, seed=config.seed)
+        best_of_n = await BestOfNPlan(models, arithmetic.SAMPLING, config.samples, selection).open()
+        preferences = await PreferencePlan(models, arithmetic.SAMPLING, config.samples, RUBRIC).open()
+        best = await all_of(best_of_n(row) for row in self.rows)
+        return best, await all_of(preferences(row) for row in self.rows)
 
     async def _prepare_models(self) -> None:
         names = {self.config.policy, self.config.judge} if self.engine != "scripted" else set()
@@ -192,53 +217,30 @@ class _Demo:
             gpu_memory_utilization=round(0.85 / sharing, 3),
         )
 
-    async def _sample(self, completions: Journal) -> None:
+    async def _sample(self) -> None:
         with self._step("policy loading", "load_policy"):
             config = self._engine_config(self.config.policy, cuda_device_count())
             policy = EnginePolicy(await _in_thread(lambda: load_engine(config)))
+        missing = self.samples.missing
         try:
-            with self._step("sampling", "sample", self.total, len(completions.rows)) as advance:
-                await all_of(
-                    self._sample_answer(policy, question, k, completions, advance)
-                    for question in self.questions
-                    for k in range(self.config.samples)
-                    if question.sample_id(k) not in completions.rows
-                )
+            with self._step("sampling", "sample", self.samples.total, self.samples.total - len(missing)) as advance:
+                await all_of(self._sample_answer(policy, row, k, advance) for row, k in missing)
         finally:
             await _in_thread(policy.close)
 
     async def _sample_answer(
-        self,
-        policy: EnginePolicy,
-        question: arithmetic.Question,
-        sample: int,
-        completions: Journal,
-        advance: Callable[[], None],
+        self, policy: EnginePolicy, row: PromptRow, sample: int, advance: Callable[[], None]
     ) -> None:
-        """One sample by itself, noted as soon as it is there. Those of a question share its prefill all the same."""
+        """Sample one answer and store it at once. The samples of a prompt share its prefill all the same."""
         sampling = replace(arithmetic.SAMPLING, seed=self.config.seed)
-        (c,) = await policy.sample(question.prompt, sampling, [sample])
-        row = {"id": question.sample_id(sample), "text": c.text, "tokens": c.tokens}
-        completions.append({**row, "finish": "length" if c.cut else "stop"})
+        (completion,) = await policy.sample(row.prompt, sampling, [sample])
+        self.samples.store(row.id, sample, completion)
         advance()
 
-    async def _judge(
-        self, service: JudgeService, completions: Journal, judgments: Journal, done: Collection[str]
-    ) -> None:
-        groups = []
-        for question in self.questions:
-            ids = map(question.sample_id, range(self.config.samples))
-            groups.append(
-                [Comparison(i, question.prompt, (completions.rows[i]["text"],), RUBRIC) for i in ids if i not in done]
-            )
-        with self._step("judging", "judge", self.total, len(done)) as advance:
-            async for judgment in service.stream([g for g in groups if g]):
-                judgments.append(judgment.to_json())
-                advance()
-
-    def _check_memory(self, sampling: bool) -> None:
+    def _check_memory(self) -> None:
         replicas = 0 if self.config.address else self.config.replicas
-        check_memory(memory_gib(self.engine, replicas + sampling), f"a demo with {self.engine}")
+        engines = replicas + bool(self.samples.missing)
+        check_memory(memory_gib(self.engine, engines), f"a demo with {self.engine}")
 
     @contextlib.contextmanager
     def _step(self, title: str, phase: str, total: int | None = None, done: int = 0) -> Iterator[Callable[[], None]]:
