@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from flex_judge.alignment.data.rows import PromptRow
-from flex_judge.alignment.policies import Completion
+from flex_judge.alignment.policies import Completion, Policy
 from flex_judge.judges import Comparison, Judgment, Message, Status, Usage
+from flex_judge.judges.concurrency.tasks import all_of
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.io.jsonl import Journal
 from flex_judge.reward.groups.methods import Ask
 
 
 class Samples:
-    """Stored samples as a policy, see `flex_judge.alignment.policies.Policy`. Their ids are `PROMPT/NUMBER`."""
+    """A policy that stores its samples, and samples none twice. Their ids are `PROMPT/NUMBER`."""
 
     def __init__(self, model_id: str, rows: Sequence[PromptRow], count: int, journal: Journal) -> None:
         """
@@ -27,19 +28,19 @@ class Samples:
         self.model_id = model_id
         self.journal = journal
         self.total = len(rows) * count
-        self._rows, self._count = rows, count
+        self._count = count
         self._ids = {row.prompt: row.id for row in rows}
+        self._policy: Policy | None = None
+        self._advance: Callable[[], None] = lambda: None
 
     @property
-    def missing(self) -> list[tuple[PromptRow, int]]:
-        """Prompts and numbers of the samples that are not stored yet."""
-        numbers = range(self._count)
-        return [(row, k) for row in self._rows for k in numbers if f"{row.id}/{k}" not in self.journal.rows]
+    def done(self) -> int:
+        """Number of stored samples."""
+        return len(self.journal.rows)
 
-    def store(self, prompt: str, number: int, completion: Completion) -> None:
-        """Append a sample to the journal."""
-        row = {"id": f"{prompt}/{number}", "text": completion.text, "tokens": completion.tokens}
-        self.journal.append({**row, "finish": "length" if completion.cut else "stop"})
+    def connect(self, policy: Policy, advance: Callable[[], None]) -> None:
+        """Use a policy for the missing samples, and call `advance` after each."""
+        self._policy, self._advance = policy, advance
 
     def copies(self, id: str) -> list[str]:
         """Other samples of the same prompt with the same text."""
@@ -50,10 +51,19 @@ class Samples:
     async def sample(
         self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
     ) -> list[Completion]:
-        """Look up stored samples."""
-        del sampling  # they were sampled before
-        rows = [self.journal.rows[f"{self._ids[tuple(prompt)]}/{k}"] for k in sample_indices]
-        return [Completion(row["text"], row["tokens"], row["finish"] == "length") for row in rows]
+        """Look up stored samples, and sample those that are missing."""
+        return await all_of(self._sample(prompt, sampling, k) for k in sample_indices)
+
+    async def _sample(self, prompt: Sequence[Message], sampling: Sampling, number: int) -> Completion:
+        name = f"{self._ids[tuple(prompt)]}/{number}"
+        if name not in self.journal.rows:
+            assert self._policy is not None, f"{name} is not sampled"
+            (completion,) = await self._policy.sample(prompt, sampling, [number])
+            sample = {"id": name, "text": completion.text, "tokens": completion.tokens}
+            self.journal.append({**sample, "finish": "length" if completion.cut else "stop"})
+            self._advance()
+        row = self.journal.rows[name]
+        return Completion(row["text"], row["tokens"], row["finish"] == "length")
 
     async def check_health(self) -> None:
         """Stored samples are always available."""
