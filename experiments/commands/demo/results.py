@@ -1,133 +1,94 @@
-"""From judgments to results: the best of each question's samples, preference pairs, the summary and the report."""
+"""The result files of a demo: `best_of_n.jsonl`, `preferences.jsonl`, `summary.json` and `report.html`."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import Any
 
-from flex_judge.alignment.best_of_n.choice import best_of_n, rank
-from flex_judge.alignment.preferences.rules import highest_against_lowest
+from flex_judge.alignment.best_of_n.metrics import LabelledSamples, accuracies
+from flex_judge.alignment.pipeline.job import Outcome
+from flex_judge.alignment.preferences.stats import CardStats
+from flex_judge.alignment.tasks.arithmetic import is_right
+from flex_judge.experiments.commands.demo.shared import Judgments, Samples
 from flex_judge.experiments.commands.report.run import write_report
 from flex_judge.experiments.common.run_folder import RunFolder
-from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
-from flex_judge.judges.judgments import Judgment, Status
-
-if TYPE_CHECKING:
-    from flex_judge.alignment.tasks.arithmetic import Question
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A question with its samples and what the judge thinks of them."""
-
-    question: Question
-    responses: list[str]
-    judgments: list[Judgment]
-
-    @property
-    def right(self) -> list[bool]:
-        """Ground truth: measures, never chooses."""
-        return [self.question.is_right(response) for response in self.responses]
+from flex_judge.judges.io.jsonl import write_rows, write_text
 
 
 def write_results(
-    run: RunFolder, questions: Sequence[Question], samples: int, seed: int, **described: Any
+    run: RunFolder,
+    best_of_n: Sequence[Outcome],
+    preferences: Sequence[Outcome],
+    samples: Samples,
+    judgments: Judgments,
+    replicas: int,
 ) -> dict[str, Any]:
     """Write every result file of a complete run.
 
     Returns:
         The summary.
     """
-    with run.phase("select"):
-        completions = {row["id"]: row for row in read_rows(run.path / "completions.jsonl")}
-        judgments = {row["id"]: Judgment.from_json(row) for row in read_rows(run.path / "judgments.jsonl")}
-        judged = []
-        for question in questions:
-            ids = [question.sample_id(k) for k in range(samples)]
-            judged.append(Judged(question, [completions[i]["text"] for i in ids], [judgments[i] for i in ids]))
-        choices = [best_of_n(j.judgments, seed=f"{seed}-{j.question.id}") for j in judged]
-        write_rows(
-            run.path / "best_of_n.jsonl",
-            [_best_of_n_row(j, c.best, c.tied) for j, c in zip(judged, choices, strict=True)],
-        )
-        pairs, dropped = _preferences(judged)
-        write_rows(run.path / "preferences.jsonl", pairs)
+    rows = [_label(row) for outcome in best_of_n for row in outcome.tables["best_of_n"]]
+    pairs = [row for outcome in preferences for row in outcome.tables["preferences"]]
+    write_rows(run.path / "best_of_n.jsonl", rows)
+    write_rows(run.path / "preferences.jsonl", pairs)
+    stats = reduce(add, (outcome.stats for outcome in preferences if isinstance(outcome.stats, CardStats)), CardStats())
+    right = accuracies(LabelledSamples(tuple(row["ranking"]), tuple(row["right"])) for row in rows)
+    count = len(rows[0]["responses"])
+    judged = list(judgments.journal.rows.values())
+    votes = [vote for row in judged for vote in row["votes"]]
+    settings = {name: value for name, value in run.settings.items() if name != "samples"}
     summary = {
-        **run.settings,
-        "samples_per_prompt": samples,
-        **described,
-        **_accuracies(judged, [c.best for c in choices]),
-        "judge_auc": _auc(judged),
-        "tied_top": sum(c.tied > 1 for c in choices),
-        "pairs": len(pairs),
-        "dropped": dropped,
-        "judgments": dict(Counter(str(j.status) for j in judgments.values())),
-        "forced_answer": dict(Counter(v.forced_answer for j in judgments.values() for v in j.votes if v.forced_answer)),
-        "policy_tokens": sum(row["tokens"] for row in completions.values()),
-        "judge_tokens": sum(j.usage.generated_tokens for j in judgments.values()),
-        "prompt_tokens": sum(j.usage.prompt_tokens for j in judgments.values()),
-        "cached_tokens": sum(j.usage.cached_tokens for j in judgments.values()),
+        **settings,
+        "samples_per_prompt": count,
+        "replicas": replicas,
+        "accuracy_first": right.first.value,
+        "accuracy_random": right.random.value,
+        "accuracy_best_of_n": right.best[count].value,
+        "accuracy_any": right.any[count].value,
+        "judge_auc": _auc(rows),
+        "tied_top": sum(row["tied"] > 1 for row in rows),
+        "pairs": stats.pairs,
+        "dropped": dict(stats.dropped),
+        "judgments": dict(Counter(row["status"] for row in judged)),
+        "forced_answer": dict(Counter(vote["forced_answer"] for vote in votes if vote["forced_answer"])),
+        "policy_tokens": sum(row["tokens"] for row in samples.journal.rows.values()),
+        "judge_tokens": sum(row["usage"]["generated_tokens"] for row in judged),
+        "prompt_tokens": sum(row["usage"]["prompt_tokens"] for row in judged),
+        "cached_tokens": sum(row["usage"]["cached_tokens"] for row in judged),
         "seconds": {**run.seconds, "total": run.total_seconds},
     }
-    del summary["samples"]
     write_text(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     write_report(run.path)
     return summary
 
 
-def _best_of_n_row(judged: Judged, best: int | None, tied: int) -> dict[str, Any]:
-    return {
-        "id": judged.question.id,
-        "prompt": [{"role": m.role, "content": m.content} for m in judged.question.prompt],
-        "responses": judged.responses,
-        "scores": [j.scores and j.scores[0] for j in judged.judgments],
-        "expected_scores": [j.expected_scores and j.expected_scores[0] for j in judged.judgments],
-        "right": judged.right,
-        "best": best,
-        "text": None if best is None else judged.responses[best],
-        "tied": tied,
-    }
+def _label(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the ground truth to a row of best-of-n. It is used for measuring only."""
+    return {**row, "right": [is_right(response, row["kept"]["answer"]) for response in row["responses"]]}
 
 
-def _preferences(judged: Sequence[Judged]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    pairs, dropped = [], Counter[str]()
-    for j in judged:
-        pair = highest_against_lowest(j.question.prompt, j.responses, j.judgments, id=j.question.id)
-        if isinstance(pair, str):
-            dropped[pair] += 1
-        else:
-            pairs.append(pair)
-    return pairs, dict(dropped)
+def _auc(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Area under the ROC curve: how often a right answer ranks above a wrong one, over all pairs of the run.
 
-
-def _accuracies(judged: Sequence[Judged], best: Sequence[int | None]) -> dict[str, float]:
-    """Shares of questions; a question whose candidates are all unscored stays in the denominator, as not right."""
-    n = len(judged)
-    right = [j.right for j in judged]
-    return {
-        "accuracy_first": sum(r[0] for r in right) / n,
-        "accuracy_random": sum(sum(r) / len(r) for r in right) / n,
-        "accuracy_best_of_n": sum(b is not None and r[b] for r, b in zip(right, best, strict=True)) / n,
-        "accuracy_any": sum(any(r) for r in right) / n,
-    }
-
-
-def _auc(judged: Sequence[Judged]) -> float | None:
-    """How often the judge ranks a right answer above a wrong one, over all such pairs; ties count half. 0.5 is chance.
-
-    None where there is no such pair.
+    Answers rank by written score, then by expected score. Ties count as half, and 0.5 is chance. None if no right or no
+    wrong answer has a score.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import mannwhitneyu
 
-    scored = [(rank(j), r) for q in judged for j, r in zip(q.judgments, q.right, strict=True) if j.status == Status.OK]
+    scored = [
+        ((score, score if expected is None else expected), right)
+        for row in rows
+        for score, expected, right in zip(row["scores"], row["expected_scores"], row["right"], strict=True)
+        if score is not None
+    ]
     order = {value: i for i, value in enumerate(sorted({value for value, _ in scored}))}
-    right = sum(r for _, r in scored)
-    wrong = len(scored) - right
+    right = [order[value] for value, is_correct in scored if is_correct]
+    wrong = [order[value] for value, is_correct in scored if not is_correct]
     if not right or not wrong:
         return None
-    ranks = rankdata([order[value] for value, _ in scored])
-    rank_sum = sum(position for position, (_, r) in zip(ranks, scored, strict=True) if r)
-    return float((rank_sum - right * (right + 1) / 2) / (right * wrong))
+    return float(mannwhitneyu(right, wrong).statistic / (len(right) * len(wrong)))

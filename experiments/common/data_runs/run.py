@@ -85,62 +85,17 @@ def finished(
 
 
 @dataclass(frozen=True)
-class DataRun:
-    """A run, and where it shows itself."""
+class RunServices:
+    """The policy and the judge of a run, on one Ray cluster."""
 
     config: DataFlags
-    source: Source
-    file: str | None
-    """The prompts as the command line names them; None for the embedded task."""
     folder: RunFolder
-    plan: Callable[[Models], WorkPlan]
-    """What is done with each prompt, given the models."""
-    comparisons: int
-    """Comparisons of a prompt that are under way at once."""
     console: Console
     progress: Progress
 
-    def complete(self) -> Done:
-        """Work on what is not done yet.
-
-        Raises:
-            JudgeError: what ended the run. What was done is kept, and the same run goes on from there.
-        """
-        shard_folder = ShardFolder(self.folder.path.resolve() / "shards")
-        shard_rows = shard_rows_for(len(self.source))
-        shards = shards_of(len(self.source), shard_rows)
-        if todo := pending(shard_folder, shards, self.config.retry_rejected):
-            asyncio.run(self._work(shard_folder, shard_rows, todo))
-        else:
-            self.console.print(f"{self.folder.path} is complete: nothing is sampled or judged again", soft_wrap=True)
-        done = Done(shard_folder, shard_folder.reports())
-        done.join(FAILED, self.folder.path / f"{FAILED}.jsonl")
-        return done
-
-    async def _work(self, shard_folder: ShardFolder, shard_rows: int, todo: list[int]) -> None:
-        async with self._services() as (policy, judge):
-            at_once = AHEAD * max(1, judge.room // self.comparisons)
-            workers = -(-at_once // WORKER_ROWS)
-            job = Job(
-                self.source,
-                self.plan(ServedModels(policy, judge)),
-                shard_folder.folder,
-                self.config.columns_for(self.file),
-                shard_rows,
-                rows_at_once=-(-at_once // workers),
-                workers=workers,
-                shards_at_once=max(2, -(-2 * at_once // (workers * shard_rows))),
-                retry_rejected=self.config.retry_rejected,
-            )
-            total = len(self.source)
-            bar = self.progress.add_task("sampling and judging", total=total, completed=total - _rows(job, todo))
-            with self.folder.phase("work"):
-                async for report in reports_of(job):
-                    self.progress.advance(bar, report.rows)
-
     @contextlib.asynccontextmanager
-    async def _services(self) -> AsyncIterator[tuple[PolicyServiceConfig, ServiceConfig | JudgeAt]]:
-        """The policy and the judge, at work."""
+    async def start(self) -> AsyncIterator[tuple[PolicyServiceConfig, ServiceConfig | JudgeAt]]:
+        """Start the services, wait until they are ready, and yield their configurations."""
         async with contextlib.AsyncExitStack() as stack:
             with self._step("starting Ray"):
                 cluster = stack.enter_context(connect(self.config.address))
@@ -194,6 +149,61 @@ class DataRun:
             yield
         self.progress.update(task, total=1, completed=1)
         self.progress.stop_task(task)
+
+
+@dataclass(frozen=True)
+class DataRun:
+    """A run, and where it shows itself."""
+
+    config: DataFlags
+    source: Source
+    file: str | None
+    """The prompts as the command line names them; None for the embedded task."""
+    folder: RunFolder
+    plan: Callable[[Models], WorkPlan]
+    """What is done with each prompt, given the models."""
+    comparisons: int
+    """Comparisons of a prompt that are under way at once."""
+    console: Console
+    progress: Progress
+
+    def complete(self) -> Done:
+        """Work on what is not done yet.
+
+        Raises:
+            JudgeError: what ended the run. What was done is kept, and the same run goes on from there.
+        """
+        shard_folder = ShardFolder(self.folder.path.resolve() / "shards")
+        shard_rows = shard_rows_for(len(self.source))
+        shards = shards_of(len(self.source), shard_rows)
+        if todo := pending(shard_folder, shards, self.config.retry_rejected):
+            asyncio.run(self._work(shard_folder, shard_rows, todo))
+        else:
+            self.console.print(f"{self.folder.path} is complete: nothing is sampled or judged again", soft_wrap=True)
+        done = Done(shard_folder, shard_folder.reports())
+        done.join(FAILED, self.folder.path / f"{FAILED}.jsonl")
+        return done
+
+    async def _work(self, shard_folder: ShardFolder, shard_rows: int, todo: list[int]) -> None:
+        async with RunServices(self.config, self.folder, self.console, self.progress).start() as (policy, judge):
+            at_once = AHEAD * max(1, judge.room // self.comparisons)
+            workers = -(-at_once // WORKER_ROWS)
+            job = Job(
+                self.source,
+                self.plan(ServedModels(policy, judge)),
+                shard_folder.folder,
+                self.config.columns_for(self.file),
+                shard_rows,
+                rows_at_once=-(-at_once // workers),
+                workers=workers,
+                shards_at_once=max(2, -(-2 * at_once // (workers * shard_rows))),
+                retry_rejected=self.config.retry_rejected,
+            )
+            total = len(self.source)
+            bar = self.progress.add_task("sampling and judging", total=total, completed=total - _rows(job, todo))
+            with self.folder.phase("work"):
+                async for report in reports_of(job):
+                    self.progress.advance(bar, report.rows)
 
 
 def _on(policy: PolicyConfig, cpus: float, gpus: float) -> PolicyConfig:
