@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from flex_judge.alignment.best_of_n.choice import Choice
-    from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select
+    from flex_judge.alignment.best_of_n.selection import Choice, Selection, SelectionSpec, select
     from flex_judge.alignment.policies.base import Completion, Policy
     from flex_judge.alignment.policies.config import PolicyConfig, load_policy
     from flex_judge.alignment.preferences.filters import FilterSpec
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 __getattr__ = lazy_exports(
     __name__,
     {
-        "flex_judge.alignment.best_of_n.choice": ["Choice"],
-        "flex_judge.alignment.best_of_n.selection": ["Selection", "SelectionSpec", "select"],
+        "flex_judge.alignment.best_of_n.selection": ["Choice", "Selection", "SelectionSpec", "select"],
         "flex_judge.alignment.policies.base": ["Completion", "Policy"],
         "flex_judge.alignment.policies.config": ["PolicyConfig", "load_policy"],
         "flex_judge.alignment.preferences.filters": ["FilterSpec"],

@@ -13,7 +13,7 @@ from annotated_types import Interval
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Status, Usage
 from flex_judge.judges.types import Comparison, Content, Message
-from flex_judge.judges.validation import NonNegativeFloat, settings_class
+from flex_judge.judges.validation.classes import NonNegativeFloat, settings_class
 
 Method = Literal["pointwise", "round_robin", "knockout", "baseline", "batch"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING
 from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from flex_judge.alignment.best_of_n.choice import Choice, best_of_n, rank
-    from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select
+    from flex_judge.alignment.best_of_n.selection import Choice, Selection, SelectionSpec, best_of_n, rank, select
 
 __getattr__ = lazy_exports(
     __name__,
     {
-        "flex_judge.alignment.best_of_n.choice": ["Choice", "best_of_n", "rank"],
-        "flex_judge.alignment.best_of_n.selection": ["Selection", "SelectionSpec", "select"],
+        "flex_judge.alignment.best_of_n.selection": [
+            "Choice",
+            "Selection",
+            "SelectionSpec",
+            "best_of_n",
+            "rank",
+            "select",
+        ]
     },
 )
 

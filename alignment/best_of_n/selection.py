@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
@@ -17,10 +18,10 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Usage
 from flex_judge.judges.rubrics import cached_rubric
 from flex_judge.judges.types import Comparison, Content, Message
-from flex_judge.judges.validation import Confidence, Fraction, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import Confidence, Fraction, PositiveInt, settings_class
 from flex_judge.reward.groups.match import Match, knock_out
 from flex_judge.reward.groups.methods import Ask, Contest, judge_group
-from flex_judge.reward.groups.rewards import placed, rewards_of
+from flex_judge.reward.groups.rewards import expected_score, placed, rewards_of, written_score
 from flex_judge.reward.types import LARGEST_ROUND_ROBIN, TOO_MANY_PAIRS, GroupNote, Reward, RewardSpec, Sample
 
 Method = Literal["pointwise", "batch", "round_robin", "knockout", "halving"]
@@ -227,3 +228,35 @@ def check(spec: SelectionSpec, count: int) -> None:
     if spec.method == "round_robin" and count > LARGEST_ROUND_ROBIN:
         raise UsageError(f"responses to one prompt must be {TOO_MANY_PAIRS}, not {count}")
     cached_rubric(spec.rubric).check({"batch": count, "round_robin": 2, "knockout": 2}.get(spec.method, 1))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The winner among the candidates of one prompt."""
+
+    best: int | None
+    """Index of the winner; None if no candidate has a score."""
+    tied: int
+    """How many candidates shared the top and were drawn from; 1 for a clear winner, 0 if there is none."""
+
+
+def best_of_n(judgments: Sequence[Judgment], seed: int | str = 0) -> Choice:
+    """Choose by written score, then by expected score, then at random.
+
+    Args:
+        judgments: one single-response judgment per candidate, in the candidates' order.
+        seed: decides between candidates that are equal in both; the same seed draws the same winner.
+    """
+    ranked = {i: rank(j) for i, j in enumerate(judgments) if written_score(j) is not None}
+    if not ranked:
+        return Choice(None, 0)
+    top = max(ranked.values())
+    tied = [i for i, r in ranked.items() if r == top]
+    return Choice(random.Random(f"best-of-n-{seed}").choice(tied), len(tied))
+
+
+def rank(judgment: Judgment) -> tuple[float, float]:
+    """What scored candidates are ordered by: the written score, and within it the expected score."""
+    score, expected = written_score(judgment), expected_score(judgment)
+    assert score is not None, "an unscored candidate has no rank"
+    return score, score if expected is None else expected

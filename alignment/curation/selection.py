@@ -13,7 +13,7 @@ from flex_judge.alignment.curation.teacher import counted
 from flex_judge.alignment.data.texts import seeded_hash
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import Scale
-from flex_judge.judges.validation import NonNegativeInt, Share, settings_class
+from flex_judge.judges.validation.classes import NonNegativeInt, Share, settings_class
 
 Order = Literal["longest", "shortest", "drawn", "given"]
 """Which examples come first: the longest or the shortest reasoning, a random order, or the order of the rows."""

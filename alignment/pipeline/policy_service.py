@@ -12,7 +12,7 @@ from flex_judge.alignment.policies.config import ENDPOINT, PolicyConfig, load_po
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError, JudgeError
 from flex_judge.judges.types import Message
-from flex_judge.judges.validation import NonNegativeFloat, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import NonNegativeFloat, PositiveInt, settings_class
 from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, Deployed
 from flex_judge.reward.serving.replica import leave
 

@@ -17,7 +17,7 @@ from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import EngineUnavailableError, UsageError
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.models import check_model
-from flex_judge.judges.validation import PositiveFloat, settings_class
+from flex_judge.judges.validation.classes import PositiveFloat, settings_class
 
 if TYPE_CHECKING:
     from flex_judge.alignment.policies.openai import OpenAIPolicy

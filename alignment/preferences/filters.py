@@ -11,7 +11,7 @@ from annotated_types import Ge
 
 from flex_judge.alignment.data.texts import seeded_hash, similarity
 from flex_judge.alignment.preferences.pairs import Found, Pair
-from flex_judge.judges.validation import NonNegativeFloat, PositiveInt, Share, settings_class
+from flex_judge.judges.validation.classes import NonNegativeFloat, PositiveInt, Share, settings_class
 
 
 @settings_class

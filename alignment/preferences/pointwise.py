@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import ClassVar
 
-from flex_judge.alignment.best_of_n.choice import rank
+from flex_judge.alignment.best_of_n.selection import rank
 from flex_judge.alignment.data.rows import Sampled
 from flex_judge.alignment.data.texts import is_empty, same, seeded_hash
 from flex_judge.alignment.preferences.pairs import Found, Pair, difference, lacking, side_of

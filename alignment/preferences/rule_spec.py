@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from annotated_types import Interval
 
-from flex_judge.judges.validation import settings_class
+from flex_judge.judges.validation.classes import settings_class
 
 RuleName = Literal["highest_lowest", "highest_quantile", "all_pairs", "two_temperatures"]
 Winner = Literal["low", "high", "either"]

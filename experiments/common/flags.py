@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.validation import Metavar, Section, Setting, flatten, from_flat
+from flex_judge.judges.validation.classes import Metavar
+from flex_judge.judges.validation.flat import Section, Setting, flatten, from_flat
 
 Config = TypeVar("Config")
 METAVARS: Mapping[type[Any], str] = {int: "N", float: "X"}

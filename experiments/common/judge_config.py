@@ -10,7 +10,8 @@ from flex_judge.judges.engines import MODEL_ENGINES
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.models.embedded import EMBEDDED, JUDGE
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
-from flex_judge.judges.validation import PositiveInt, Section, settings_class
+from flex_judge.judges.validation.classes import PositiveInt, settings_class
+from flex_judge.judges.validation.flat import Section
 
 THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 128
 """The published budget, and one that suits a model which was never taught to think at length."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_che
 
 from flex_judge.judges.judgments import Usage
 from flex_judge.judges.media.prepared import Prepared
-from flex_judge.judges.validation import Fraction, Metavar, PositiveFloat, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import Fraction, Metavar, PositiveFloat, PositiveInt, settings_class
 
 if TYPE_CHECKING:  # profiles hold limits of media, which load pydantic; an engine is made later
     from flex_judge.judges.models.profiles import Profile

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.judges.media.types import Modality
-from flex_judge.judges.validation import PositiveFloat, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import PositiveFloat, PositiveInt, settings_class
 
 SAMPLE_RATE = 16_000
 """Hz, mono: what every audio encoder here takes."""

@@ -9,16 +9,16 @@ from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.protocol.voting import VOTE_CONFIDENCE, Order
-from flex_judge.judges.validation import (
+from flex_judge.judges.validation.classes import (
     Confidence,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Section,
     settings_class,
 )
+from flex_judge.judges.validation.flat import Section
 
 
 @settings_class

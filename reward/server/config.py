@@ -8,7 +8,8 @@ from dataclasses import field
 from typing import Annotated, Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.validation import Metavar, PositiveFloat, PositiveInt, Section, settings_class
+from flex_judge.judges.validation.classes import Metavar, PositiveFloat, PositiveInt, settings_class
+from flex_judge.judges.validation.flat import Section
 from flex_judge.reward.types import RewardSpec
 
 MIB = 1 << 20

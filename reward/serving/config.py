@@ -10,16 +10,8 @@ from typing import Annotated, Any
 from flex_judge.judges.errors import ClusterError, UsageError
 from flex_judge.judges.models.embedded import JUDGE
 from flex_judge.judges.protocol.settings import JudgeConfig
-from flex_judge.judges.validation import (
-    Metavar,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-    flatten,
-    from_flat,
-    settings_class,
-)
+from flex_judge.judges.validation.classes import Metavar, NonNegativeFloat, PositiveFloat, PositiveInt, settings_class
+from flex_judge.judges.validation.flat import Section, flatten, from_flat
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.serving.affinity import SLACK

@@ -10,15 +10,8 @@ import pytest
 from annotated_types import Ge, Interval
 
 from flex_judge.judges import JudgeConfig, JudgeSettings, UsageError
-from flex_judge.judges.validation import (
-    NonNegativeFloat,
-    PositiveInt,
-    Section,
-    flat_values,
-    flatten,
-    from_flat,
-    settings_class,
-)
+from flex_judge.judges.validation.classes import NonNegativeFloat, PositiveInt, settings_class
+from flex_judge.judges.validation.flat import Section, flat_values, flatten, from_flat
 
 
 @settings_class

@@ -6,7 +6,7 @@ from flex_judge.alignment.best_of_n.selection import Method, SelectionSpec
 from flex_judge.experiments.common.data_runs.config import DataFlags, out_folder
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.validation import Fraction, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import Fraction, PositiveInt, settings_class
 
 _SELECTION = "selection"
 """Heading of the help."""

@@ -23,7 +23,8 @@ from flex_judge.judges.models.embedded import BASE
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
-from flex_judge.judges.validation import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, settings_class
+from flex_judge.judges.validation.classes import NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.flat import Section
 
 _ROWS, _KEPT, _EXAMPLES, _RESULTS = "rows", "filters", "training examples", "results"
 """Headings of the help."""

@@ -33,7 +33,7 @@ from flex_judge.judges.engines import MODEL_ENGINES, resolve_engine
 from flex_judge.judges.io.jsonl import Journal
 from flex_judge.judges.models import identified
 from flex_judge.judges.models.embedded import BASE, JUDGE
-from flex_judge.judges.validation import NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 from flex_judge.reward.serving.cluster import check_memory
 
 RUBRIC = "correctness"

@@ -13,7 +13,8 @@ from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import check_model, identified
 from flex_judge.judges.protocol.settings import JudgeConfig
-from flex_judge.judges.validation import NonNegativeInt, PositiveInt, flat_values, flatten, settings_class
+from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.flat import flat_values, flatten
 from flex_judge.reward.serving.cluster import check_address
 
 LEDGER = "judge.ledger"

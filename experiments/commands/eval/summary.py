@@ -22,7 +22,7 @@ from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.media.files import opened_image, reading, upright_rgb
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Content, parts_of
-from flex_judge.judges.validation import flat_values
+from flex_judge.judges.validation.flat import flat_values
 
 _TOLD = ("order", "task", "limit", "seed")
 _TOLD_OF_JUDGE = (

@@ -8,7 +8,7 @@ from flex_judge.experiments.common.flags import setting
 from flex_judge.experiments.common.judge_config import JUDGING, MODEL, RESULTS, JudgeFlags
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.validation import NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 
 
 @settings_class(kw_only=True)

@@ -15,7 +15,8 @@ from flex_judge.experiments.common.data_runs.config import DataFlags, out_folder
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.settings import JudgeSettings
-from flex_judge.judges.validation import Section, settings_class
+from flex_judge.judges.validation.classes import settings_class
+from flex_judge.judges.validation.flat import Section
 
 _PAIRS, _KEPT, _RESULTS = "pairs", "filters", "results"
 """Headings of the help."""

@@ -13,7 +13,8 @@ from flex_judge.experiments.common.judge_config import JUDGE_SECTION, think_toke
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric
-from flex_judge.judges.validation import PositiveInt, Section, settings_class
+from flex_judge.judges.validation.classes import PositiveInt, settings_class
+from flex_judge.judges.validation.flat import Section
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.serving.cluster import Cluster

@@ -19,15 +19,8 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import check_model, identified
 from flex_judge.judges.models.embedded import BASE
 from flex_judge.judges.rubrics import load_rubric, rubric_names
-from flex_judge.judges.validation import (
-    Fraction,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    flat_values,
-    flatten,
-    settings_class,
-)
+from flex_judge.judges.validation.classes import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.flat import flat_values, flatten
 from flex_judge.reward.serving.cluster import check_address
 
 _DATA, _POLICY, _RUN = "prompts", "policy", "placement and retries"

@@ -53,7 +53,7 @@ from flex_judge.judges.models import ADAPTER_FILES
 from flex_judge.judges.models.cache import fingerprint
 from flex_judge.judges.models.embedded import BASE, JUDGE
 from flex_judge.judges.protocol.settings import JudgeSettings
-from flex_judge.judges.validation import NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 
 RECIPE = JUDGE
 """Name of the settings of `flex-judge sft`, and of the judge."""

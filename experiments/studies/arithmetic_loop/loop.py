@@ -38,7 +38,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.models import ADAPTER_FILES, check_model
 from flex_judge.judges.models.embedded import BASE, JUDGE
-from flex_judge.judges.validation import PositiveInt, settings_class
+from flex_judge.judges.validation.classes import PositiveInt, settings_class
 
 ANSWER = "answer"
 """Column of the right answers."""

@@ -14,7 +14,7 @@ from flex_judge.experiments.studies.pampa.task import ABOUT as TOLD
 from flex_judge.experiments.studies.pampa.task import CLASSES, QUESTION, STYLES, Task
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics import load_rubric
-from flex_judge.judges.validation import NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 
 _TASK, _STEPS = "the task", "the steps"
 PAPER_RULE = "two_temperatures"

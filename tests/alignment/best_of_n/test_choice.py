@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flex_judge.alignment.best_of_n.choice import Choice, best_of_n, rank
+from flex_judge.alignment.best_of_n.selection import Choice, best_of_n, rank
 from flex_judge.judges import Judgment, Status
 
 UNSCORED = Judgment.unscored("a", Status.TIMEOUT, "no verdict within 5 s")
