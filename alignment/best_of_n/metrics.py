@@ -202,15 +202,6 @@ def finest_scores(row: Mapping[str, Any]) -> list[float | None]:
     return [score if expected is None else expected for expected, score in finer]
 
 
-def interval(figure: Mapping[str, Any], scale: float = 1.0) -> str:
-    """An estimate as JSON holds it, in words: `3.10 (2.95 to 3.24)`; a share in percent with a scale of 100."""
-    digits, unit = (1, " %") if scale == 100 else (2, "")
-    value = f"{scale * figure['value']:.{digits}f}{unit}"
-    if figure["low"] is None:
-        return value
-    return f"{value} ({scale * figure['low']:.{digits}f} to {scale * figure['high']:.{digits}f})"
-
-
 def _chosen(prompt: LabelledSamples, n: int) -> float:
     """The share of the subsets of n answers whose best is right."""
     shares = _shares(len(prompt.ranking), len(prompt.right), n)

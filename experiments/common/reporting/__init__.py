@@ -1,4 +1,4 @@
-"""Tables, figures and pages of a run.
+"""Reports in the terminal, as HTML pages and as plots.
 
-May import metrics of alignment; no command.
+The report model itself is `flex_judge.alignment.reporting`. May import alignment; no command.
 """
