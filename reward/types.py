@@ -15,7 +15,7 @@ from flex_judge.judges.judgments import Status, Usage
 from flex_judge.judges.types import Comparison, Content, Message
 from flex_judge.judges.validation.classes import NonNegativeFloat, settings_class
 
-Method = Literal["pointwise", "round_robin", "knockout", "baseline", "batch"]
+Method = Literal["pointwise", "round_robin", "knockout", "baseline", "listwise"]
 METHODS: tuple[Method, ...] = get_args(Method)
 """How the completions of a prompt are judged: each alone, every pair, a knock-out, each against a given answer, or
 all in one comparison."""
@@ -73,7 +73,7 @@ class RewardSpec:
     def needs_group(self) -> bool:
         """Whether a completion's reward depends on the others of its prompt."""
         relative = self.reward in ("win_rate", "rank", "margin") and self.method != "baseline"
-        return relative or self.normalize != "none" or self.method in ("round_robin", "knockout", "batch")
+        return relative or self.normalize != "none" or self.method in ("round_robin", "knockout", "listwise")
 
     def group_of(self, sample: Sample) -> str:
         """Identity of the sample's group: its prompt with its media, how it is judged, and the name it was given."""

@@ -24,7 +24,7 @@ from flex_judge.reward.groups.methods import Ask, Contest, judge_group
 from flex_judge.reward.groups.rewards import expected_score, placed, rewards_of, written_score
 from flex_judge.reward.types import LARGEST_ROUND_ROBIN, TOO_MANY_PAIRS, GroupNote, Reward, RewardSpec, Sample
 
-Method = Literal["pointwise", "batch", "round_robin", "knockout", "halving"]
+Method = Literal["pointwise", "listwise", "round_robin", "knockout", "halving"]
 METHODS: tuple[Method, ...] = get_args(Method)
 """How answers are judged: each alone, all in one comparison, every pair, a knock-out, or each alone again and again for
 as long as the top is undecided."""
@@ -227,7 +227,7 @@ def check(spec: SelectionSpec, count: int) -> None:
         raise UsageError(f"responses: the method {spec.method!r} compares, and there is only 1; use 'pointwise'")
     if spec.method == "round_robin" and count > LARGEST_ROUND_ROBIN:
         raise UsageError(f"responses to one prompt must be {TOO_MANY_PAIRS}, not {count}")
-    cached_rubric(spec.rubric).check({"batch": count, "round_robin": 2, "knockout": 2}.get(spec.method, 1))
+    cached_rubric(spec.rubric).check({"listwise": count, "round_robin": 2, "knockout": 2}.get(spec.method, 1))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from flex_judge.alignment.data.texts import prompt_digest
 from flex_judge.judges.judgments import preferred
 from flex_judge.judges.types import Message
 
-KINDS = ("single", "pair", "batch")
+KINDS = ("pointwise", "pairwise", "listwise")
 """Judgments of one answer, of two, and of more."""
 CountTokens = Callable[[Sequence[str]], list[int]]
 """Texts -> the tokens of each."""

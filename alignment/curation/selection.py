@@ -18,7 +18,7 @@ from flex_judge.judges.validation.classes import NonNegativeInt, Share, settings
 Order = Literal["longest", "shortest", "drawn", "given"]
 """Which examples come first: the longest or the shortest reasoning, a random order, or the order of the rows."""
 Key = Callable[[TrainingExample], Any]
-Balance = Literal["none", "pairs", "all"]
+Balance = Literal["none", "pairwise", "all"]
 """What is balanced: of pairs and batches, how often each answer wins; of singles, scores above and below the middle of
 the scale."""
 SPEAKS, HIDES = "reasoning names scores of its scale", "winner would be lost in a tie"
@@ -28,19 +28,19 @@ SPEAKS, HIDES = "reasoning names scores of its scale", "winner would be lost in 
 class Selection:
     """How many samples there are, and which ones. The defaults are those of the published judges."""
 
-    singles: NonNegativeInt = 500
+    pointwise: NonNegativeInt = 500
     """Number of pointwise training examples."""
-    pairs: NonNegativeInt = 500
+    pairwise: NonNegativeInt = 500
     """Number of pairwise training examples."""
-    batches: NonNegativeInt = 0
+    listwise: NonNegativeInt = 0
     """Number of listwise training examples; the published judges have none."""
-    single_tokens: NonNegativeInt = 375
+    pointwise_tokens: NonNegativeInt = 375
     """Minimum reasoning length of a pointwise example in tokens, exclusive."""
-    pair_tokens: NonNegativeInt = 750
+    pairwise_tokens: NonNegativeInt = 750
     """Minimum reasoning length of a pairwise example in tokens, for both answers together, exclusive."""
     order: Order = "longest"
     """Which examples are taken first: longest or shortest reasoning, drawn (random) or given (order of the rows)."""
-    balance: Balance = "pairs"
+    balance: Balance = "pairwise"
     """Balance the winners of pairs, or with all the scores of singles too. The larger side is cut to the smaller."""
     held_out: NonNegativeInt = 50
     """Number of held-out examples, divided evenly among the kinds."""
@@ -51,12 +51,12 @@ class Selection:
 
     def __post_init__(self) -> None:
         if not any(self.sizes.values()):
-            raise UsageError("singles, pairs and batches must not all be 0")
+            raise UsageError("pointwise, pairwise and listwise must not all be 0")
 
     @property
     def sizes(self) -> dict[str, int]:
         """Kind -> how many samples of it are trained on."""
-        return dict(zip(KINDS, (self.singles, self.pairs, self.batches), strict=True))
+        return dict(zip(KINDS, (self.pointwise, self.pairwise, self.listwise), strict=True))
 
 
 @dataclass(frozen=True)
@@ -126,25 +126,25 @@ def _pools(
     examples: Sequence[TrainingExample], spec: Selection, count: CountTokens, made: Selected
 ) -> dict[str, list[TrainingExample]]:
     """The lessons that are long enough, by kind. Of singles with the same question and answer there may be several."""
-    twos = [example for example in examples if example.kind == "pair"]
+    twos = [example for example in examples if example.kind == "pairwise"]
     cut: list[TrainingExample] = []
-    for example in twos if spec.singles else ():
+    for example in twos if spec.pointwise else ():
         first = first_of(example)
         if isinstance(first, str):
-            made.unfit[f"single: {first}"] += 1
+            made.unfit[f"pointwise: {first}"] += 1
         else:
             cut.append(first)
     cut = counted(cut, count)
     pools = {
-        "single": [example for example in cut if example.tokens > spec.single_tokens],
-        "pair": [example for example in twos if example.tokens > spec.pair_tokens] if spec.pairs else [],
-        "batch": [example for example in examples if example.kind == "batch"] if spec.batches else [],
+        "pointwise": [example for example in cut if example.tokens > spec.pointwise_tokens],
+        "pairwise": [example for example in twos if example.tokens > spec.pairwise_tokens] if spec.pairwise else [],
+        "listwise": [example for example in examples if example.kind == "listwise"] if spec.listwise else [],
     }
-    if short := len(cut) - len(pools["single"]):
-        made.unfit[f"single: reasoning of {spec.single_tokens} tokens or fewer"] = short
-    if spec.pairs and (short := len(twos) - len(pools["pair"])):
-        made.unfit[f"pair: reasoning of {spec.pair_tokens} tokens or fewer"] = short
-    made.candidates.update({kind: len(pool) for kind, pool in pools.items() if kind != "batch" or spec.batches})
+    if short := len(cut) - len(pools["pointwise"]):
+        made.unfit[f"pointwise: reasoning of {spec.pointwise_tokens} tokens or fewer"] = short
+    if spec.pairwise and (short := len(twos) - len(pools["pairwise"])):
+        made.unfit[f"pairwise: reasoning of {spec.pairwise_tokens} tokens or fewer"] = short
+    made.candidates.update({kind: len(pool) for kind, pool in pools.items() if kind != "listwise" or spec.listwise})
     return pools
 
 
@@ -165,9 +165,9 @@ def _chosen(
     for example in sorted(pool, key=key):
         once.setdefault(apart(example), example)
     ranked = list(once.values())
-    if balance == "none" or (balance == "pairs" and ranked and ranked[0].kind == "single"):
+    if balance == "none" or (balance == "pairwise" and ranked and ranked[0].kind == "pointwise"):
         return ranked[:number]
-    if ranked and ranked[0].kind == "batch":
+    if ranked and ranked[0].kind == "listwise":
         return _in_turn(ranked)[:number]
     sides = {side: [example for example in ranked if _side(example) == side] for side in (0, 1, None)}
     even = sum(_side(example) is None for example in ranked[:number])
@@ -192,7 +192,7 @@ def _in_turn(ranked: Sequence[TrainingExample]) -> list[TrainingExample]:
 
 def _side(example: TrainingExample) -> int | None:
     """0 or 1 for the answer that wins, or for a score above or below the middle; None in between."""
-    if example.kind == "pair":
+    if example.kind == "pairwise":
         return example.winner
     middle = Scale.parse(example.scale).middle
     (score,) = example.scores

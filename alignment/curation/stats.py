@@ -40,14 +40,14 @@ def facts(
         "missing": dict(chosen.missing),
         "samples": {split: _kinds(found) for split, found in splits.items()},
         "winners": {
-            split: counts(_WINNERS[example.winner] for example in found if example.kind == "pair")
+            split: counts(_WINNERS[example.winner] for example in found if example.kind == "pairwise")
             for split, found in splits.items()
         },
         "batch_winners": {
             split: counts(
                 "tie" if example.winner is None else str(example.winner + 1)
                 for example in found
-                if example.kind == "batch"
+                if example.kind == "listwise"
             )
             for split, found in splits.items()
         },
@@ -78,6 +78,6 @@ def _scores(examples: Sequence[TrainingExample]) -> dict[str, dict[str, int]]:
     """Scale -> score of a single -> how many, lowest first."""
     found: dict[str, Counter[float]] = {}
     for example in examples:
-        if example.kind == "single":
+        if example.kind == "pointwise":
             found.setdefault(example.scale, Counter())[example.scores[0]] += 1
     return {scale: {f"{score:g}": tally[score] for score in sorted(tally)} for scale, tally in sorted(found.items())}

@@ -12,8 +12,8 @@ from flex_judge.alignment.training.card import is_adapter, save_card, settings_s
 JUDGE_METRICS = (
     ("balanced_accuracy", "Right verdicts, balanced over the sides"),
     ("accuracy", "Right verdicts"),
-    ("singles", "Right of single responses, balanced"),
-    ("pairs", "Right of pairs, balanced"),
+    ("pointwise", "Right of single responses, balanced"),
+    ("pairwise", "Right of pairs, balanced"),
     ("agreement", "Exactly the reference's scores"),
     ("parsed", "Answered without being forced"),
 )

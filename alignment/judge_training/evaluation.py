@@ -59,9 +59,9 @@ class JudgeMetrics:
     """The mean of that over the sides: of single responses over high and low, of pairs over first, second and tie."""
     agreement: float | None
     """Verdicts whose scores are exactly the reference's, of all."""
-    singles: float | None
+    pointwise: float | None
     """Balanced accuracy on single responses."""
-    pairs: float | None
+    pairwise: float | None
     """Balanced accuracy on several responses."""
 
 
@@ -121,8 +121,8 @@ def compute_metrics(asked: Sequence[Question], judgments: Sequence[Judgment]) ->
         accuracy=_mean([right for found in sides.values() for right in found]),
         balanced_accuracy=_balanced(sides.values()),
         agreement=_mean(exact),
-        singles=_balanced([found for (single, _), found in sides.items() if single]),
-        pairs=_balanced([found for (single, _), found in sides.items() if not single]),
+        pointwise=_balanced([found for (single, _), found in sides.items() if single]),
+        pairwise=_balanced([found for (single, _), found in sides.items() if not single]),
     )
 
 

@@ -62,7 +62,7 @@ class Recipe:
         for name, least in (("held_out_prompts", 0), ("held_out_samples", 1), ("held_out_tokens", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise UsageError(f"--{name} must be at least {least}, not {value}")
+                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
         if self.held_out_answer is not None and self.held_out in (None, TASK):
             raise UsageError("--held-out-answer is a column of --held-out, and no file is given there")
         if self.rubric is not None:
@@ -94,7 +94,7 @@ class Recipe:
 class RewardRecipe(Recipe):
     """As Recipe, and how the judge rewards a policy while it is trained."""
 
-    judge_method: Literal["pointwise", "batch", "round_robin", "knockout"] = field(
+    judge_method: Literal["pointwise", "listwise", "round_robin", "knockout"] = field(
         default="pointwise", metadata={"help": "How a prompt's completions are judged."}
     )
     judge_reward: RewardKind = field(default="expected", metadata={"help": "What of the judgment counts."})
@@ -153,6 +153,6 @@ class JudgeRecipe:
         for name, least in (("held_out_rows", 0), ("think_tokens", 1), ("patience", 0), ("effective_batch", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise UsageError(f"--{name} must be at least {least}, not {value}")
+                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
         if self.held_out is not None and self.held_out_rows == 0:
             raise UsageError("--held-out names judgments to ask, and --held-out-rows 0 asks none; leave one out")

@@ -113,7 +113,7 @@ async def knockout(contest: Contest) -> list[Match]:
     return [*contest.earlier, *(match for matches in climbs for match in matches)]
 
 
-async def batch(contest: Contest) -> list[Match]:
+async def listwise(contest: Contest) -> list[Match]:
     """All members in one comparison, in the order of the draw; of fewer than the rubric is made for, none.
 
     With latecomers, everyone is judged anew, and what was said earlier no longer counts.
@@ -123,7 +123,13 @@ async def batch(contest: Contest) -> list[Match]:
 
 
 WAYS: Mapping[str, Callable[[Contest], Awaitable[list[Match]]]] = MappingProxyType(
-    {"pointwise": pointwise, "round_robin": round_robin, "knockout": knockout, "baseline": baseline, "batch": batch}
+    {
+        "pointwise": pointwise,
+        "round_robin": round_robin,
+        "knockout": knockout,
+        "baseline": baseline,
+        "listwise": listwise,
+    }
 )
 """How groups are judged, by the names in `flex_judge.reward.types.METHODS`. Each returns the comparisons that count."""
 
@@ -168,5 +174,5 @@ def check(samples: Sequence[Sample], spec: RewardSpec) -> None:
         for i, sample in enumerate(samples):
             if sample.baseline is None:
                 raise UsageError(f"samples[{i}].baseline: missing, and the method 'baseline' compares with it")
-    if spec.method == "batch" and spec.group_size is not None:
+    if spec.method == "listwise" and spec.group_size is not None:
         cached_rubric(spec.rubric).check(spec.group_size)

@@ -199,7 +199,7 @@ class Gateway:
                 f"{spec.group_timeout_s:g} s are more than the {self.config.deadline_s:g} s that a request may take"
             )
             raise FieldError.at("group_timeout_s", problem)
-        needed = {"pointwise": 1, "batch": spec.group_size}.get(spec.method, 2)
+        needed = {"pointwise": 1, "listwise": spec.group_size}.get(spec.method, 2)
         return replace(spec, rubric=self.rubrics.find(spec.rubric, needed).name)
 
     async def _collected(self, work: Sequence[asyncio.Future[T]], name: str, left_s: float) -> list[T | None]:

@@ -34,7 +34,7 @@ class BestOfNRun(DataFlags):
     def at_once(self) -> int:
         """Comparisons of a prompt that are under way at once."""
         n = self.answers
-        return max(1, {"batch": 1, "round_robin": n * (n - 1) // 2, "knockout": n // 2}.get(self.method, n))
+        return max(1, {"listwise": 1, "round_robin": n * (n - 1) // 2, "knockout": n // 2}.get(self.method, n))
 
     def selection(self, file: str | None) -> SelectionSpec:
         return SelectionSpec(

@@ -28,11 +28,11 @@ from flex_judge.judges.validation.flat import Section
 
 _ROWS, _KEPT, _EXAMPLES, _RESULTS = "rows", "filters", "training examples", "results"
 """Headings of the help."""
-PROGRAM = "arithmetic"
+PROGRAM = "synthetic"
 TOKENIZER = BASE
 """Whose tokenizer counts where the teacher is no model."""
 SIMILARITY = 0.8
-OF_TASK = {"single_tokens": 0, "pair_tokens": 0, "order": "given", "balance": "all", "remap": 0.0}
+OF_TASK = {"pointwise_tokens": 0, "pairwise_tokens": 0, "order": "given", "balance": "all", "remap": 0.0}
 """The embedded task's rows come in the wanted mix and order, and their reasoning is short."""
 TEACHER_SECTION = Section(
     skip=(JUDGE_SECTION.skip - {"max_think_tokens"})
@@ -60,7 +60,7 @@ class CurateRun:
         group=_ROWS,
     )
     rows: PositiveInt | None = setting(None, "Take the first N rows (default: all)", metavar="N", group=_ROWS)
-    teacher: Literal["model", "arithmetic"] = setting(
+    teacher: Literal["model", "synthetic"] = setting(
         "model",
         "Teacher: a judge model, or the synthetic teacher of the embedded task, which has the defaults "
         + " ".join(f"{flag_of(name)} {value}" for name, value in OF_TASK.items()),
@@ -75,7 +75,7 @@ class CurateRun:
     )
     rubric: str | None = setting(
         None,
-        "Rubric of the teacher and of the examples: a preset or TOML file (default: general; arithmetic: correctness)",
+        "Rubric of the teacher and of the examples: a preset or TOML file (default: general; synthetic: correctness)",
         metavar="NAME",
         group=JUDGING,
     )
@@ -85,7 +85,7 @@ class CurateRun:
     max_similarity: Annotated[float, Interval(ge=LEAST, le=1)] | None = setting(
         None,
         f"Maximum similarity between question and answers of two rows, {LEAST} to 1 (default: {SIMILARITY}; "
-        "arithmetic: 1)",
+        "synthetic: 1)",
         metavar="X",
         group=_KEPT,
     )
@@ -96,7 +96,7 @@ class CurateRun:
         group=_KEPT,
     )
     examples: Annotated[Selection, Section(_EXAMPLES, skip=frozenset({"seed"}))]
-    batch_answers: Annotated[int, Ge(3)] = setting(
+    listwise_answers: Annotated[int, Ge(3)] = setting(
         4,
         "Number of answers in a listwise example made from --samples; rows of a FILE keep theirs",
         metavar="N",
@@ -104,7 +104,7 @@ class CurateRun:
     )
     size: PositiveInt | None = setting(
         None,
-        "Number of examples in all; scales --singles, --pairs and --batches, which give the ratio",
+        "Number of examples in all; scales --pointwise, --pairwise and --listwise, which give the ratio",
         metavar="N",
         group=_EXAMPLES,
     )
@@ -114,7 +114,7 @@ class CurateRun:
     )
     tokenizer: str | None = setting(
         None,
-        f"Model whose tokenizer is used: name, folder or hub id (default: the teacher's; arithmetic: {TOKENIZER})",
+        f"Model whose tokenizer is used: name, folder or hub id (default: the teacher's; synthetic: {TOKENIZER})",
         metavar="MODEL",
         group=_EXAMPLES,
     )
@@ -144,10 +144,14 @@ class CurateRun:
     def _check_rubrics(self) -> None:
         scale = str(load_rubric(self.rubric_name).scale)
         if self.is_program and scale != FIVE:
-            raise UsageError(f"--rubric {self.rubric_name}: the arithmetic teacher scores on {FIVE}, not on {scale}")
+            raise UsageError(f"--rubric {self.rubric_name}: the synthetic teacher scores on {FIVE}, not on {scale}")
         if scale not in (TEN, FIVE):
             raise UsageError(f"--rubric {self.rubric_name}: its scale must be {TEN} or {FIVE}, not {scale}")
-        sizes = {2, *([1] if self.selection.singles else []), *([self.batch_answers] if self.examples.batches else [])}
+        sizes = {
+            2,
+            *([1] if self.selection.pointwise else []),
+            *([self.listwise_answers] if self.examples.listwise else []),
+        }
         for name in self.rubrics.values():
             for responses in sizes:
                 load_rubric(name).check(responses)
@@ -171,11 +175,11 @@ class CurateRun:
     def selection(self) -> Selection:
         """How many examples there are, and which ones."""
         chosen = self.examples
-        singles, pairs, batches = chosen.singles, chosen.pairs, chosen.batches
-        if self.size is not None and (total := singles + pairs + batches):
-            singles, batches = round(self.size * singles / total), round(self.size * batches / total)
-            pairs = self.size - singles - batches
-        return replace(chosen, singles=singles, pairs=pairs, batches=batches, seed=self.order_seed)
+        pointwise, pairwise, listwise = chosen.pointwise, chosen.pairwise, chosen.listwise
+        if self.size is not None and (total := pointwise + pairwise + listwise):
+            pointwise, listwise = round(self.size * pointwise / total), round(self.size * listwise / total)
+            pairwise = self.size - pointwise - listwise
+        return replace(chosen, pointwise=pointwise, pairwise=pairwise, listwise=listwise, seed=self.order_seed)
 
     @property
     def similarity(self) -> float:

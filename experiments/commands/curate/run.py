@@ -120,7 +120,7 @@ def _rows(config: CurateRun, file: str | None) -> tuple[Source, list[Reference],
     """The source, its rows, and what is wrong with those that are none."""
     name = config.samples if file is None else file
     if name is None:
-        raise UsageError("curate takes a FILE of rows, or --samples FILE with --teacher arithmetic")
+        raise UsageError("curate takes a FILE of rows, or --samples FILE with --teacher synthetic")
     if config.samples is not None and file is not None:
         raise UsageError("curate takes either a FILE of rows or --samples, not both")
     source = open_source(name)
@@ -128,16 +128,18 @@ def _rows(config: CurateRun, file: str | None) -> tuple[Source, list[Reference],
         found = [_in_use(config, row) for row in references(source)]
     else:  # the mix is of the rows that are taken
         taken = source if config.rows is None else First(source, config.rows)
-        found = task_references(taken, config.order_seed, config.batch_answers if config.examples.batches else 0)
+        found = task_references(taken, config.order_seed, config.listwise_answers if config.examples.listwise else 0)
     good = [row for row in found if isinstance(row, Reference)]
     return source, good, [row for row in found if isinstance(row, Dropped)]
 
 
 def _in_use(config: CurateRun, row: Reference | Dropped) -> Reference | Dropped:
     """A row, or that it is for batches and there are to be none: a teacher would judge it for nothing."""
-    if isinstance(row, Dropped) or len(row.answers) == 2 or config.examples.batches:
+    if isinstance(row, Dropped) or len(row.answers) == 2 or config.examples.listwise:
         return row
-    return Dropped(row.row, Fault.MORE_ANSWERS, f"{row.where}: {len(row.answers)} answers; --batches N makes use of it")
+    return Dropped(
+        row.row, Fault.MORE_ANSWERS, f"{row.where}: {len(row.answers)} answers; --listwise N makes use of it"
+    )
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class Training(TrainingRun):
         with self.folder.phase(f"measure_{when}"):
             run("best-of-n", str(folder / PROMPTS), *given, *policy, *judge)
         if not any(True for _ in read_rows(folder / when / "best_of_n.jsonl")):
-            raise EngineLostError(f"no held-out prompt was answered and judged; see {folder / when / 'lost.jsonl'}")
+            raise EngineLostError(f"no held-out prompt was answered and judged; see {folder / when / 'failed.jsonl'}")
 
     def _tune(self) -> None:
         flags, recipe, rows = self.flags, self.recipe, self.data.rows

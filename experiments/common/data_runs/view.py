@@ -56,7 +56,7 @@ def print_preferences(summary: Mapping[str, Any], out: Path) -> None:
 
 def _failed(summary: Mapping[str, Any]) -> Iterator[Row]:
     for reason, n in summary["failed"].items():
-        yield f"  failed: {reason.replace('_', ' ')} (see lost.jsonl)", n
+        yield f"  failed: {reason.replace('_', ' ')} (see failed.jsonl)", n
 
 
 def exit_status(summary: Mapping[str, Any], max_failures: int) -> int:

@@ -95,7 +95,7 @@ def main(config: JudgeMaking) -> dict[str, Any]:
     with RunFolder(Path(config.out).resolve(), settings) as folder:
         answers, evaluation_answers = sampled(config, folder)
         paper, taught = Paper.of(evaluation_answers, seed=config.seed), sums(taught_questions(config))
-        short = Paper(*(spread(part, SHORT) for part in (paper.singles, paper.pairs, paper.swapped)))
+        short = Paper(*(spread(part, SHORT) for part in (paper.pointwise, paper.pairwise, paper.swapped)))
         out = folder.path / "ablations"
         out.mkdir(exist_ok=True)
         rows = []
@@ -137,7 +137,7 @@ def table(summary: Mapping[str, Any]) -> str:
         (
             row["name"],
             *(percent(metric(row, path)) for _, path in METRICS),
-            row["singles"]["asked"] + row["pairs"]["asked"],
+            row["pointwise"]["asked"] + row["pairwise"]["asked"],
         )
         for row in summary["variants"]
     ]

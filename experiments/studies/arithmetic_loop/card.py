@@ -12,10 +12,10 @@ from flex_judge.alignment.training.card import save_card
 from flex_judge.judges.models.embedded import BASE, JUDGE
 
 METRICS = (
-    ("Single answers, balanced over right and wrong", ("singles", "balanced_accuracy")),
+    ("Single answers, balanced over right and wrong", ("pointwise", "balanced_accuracy")),
     ("- of sums that were not taught the other way round either", ("unrelated", "balanced_accuracy")),
-    ("- exactly the right score", ("singles", "agreement")),
-    ("Pairs, balanced over first, second and tie", ("pairs", "balanced_accuracy")),
+    ("- exactly the right score", ("pointwise", "agreement")),
+    ("Pairs, balanced over first, second and tie", ("pairwise", "balanced_accuracy")),
     ("Same verdict on a pair in the other order", ("swap_consistency",)),
     ("Verdicts given without being forced", ("parsed",)),
 )
@@ -61,9 +61,9 @@ def _report(summary: Mapping[str, Any]) -> Report:
         f"which took {summary['seconds']['total'] / 60:.0f} minutes.",
     ]
     held_out = (
-        f"On {evaluation['singles']['asked']:,} different answers that the base model sampled to "
+        f"On {evaluation['pointwise']['asked']:,} different answers that the base model sampled to "
         f"{summary['evaluation_questions']} other questions, none with a sum from the training data, and "
-        f"{evaluation['pairs']['asked'] // 2} pairs of them in both orders. Greedy decoding, one vote; a verdict "
+        f"{evaluation['pairwise']['asked'] // 2} pairs of them in both orders. Greedy decoding, one vote; a verdict "
         "without a score counts as wrong."
     )
     return Report(f"{JUDGE}: the embedded judge", intro, [Section("Held-out evaluation", [held_out, table(summary)])])

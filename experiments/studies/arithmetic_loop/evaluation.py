@@ -32,15 +32,15 @@ PAIRS = 120
 class Paper:
     """What is asked."""
 
-    singles: tuple[Question, ...]
+    pointwise: tuple[Question, ...]
     """Each different answer by itself."""
-    pairs: tuple[Question, ...]
+    pairwise: tuple[Question, ...]
     """Two answers to a question, in the shares of `flex_judge.alignment.curation.task_rows.MIX`."""
     swapped: tuple[Question, ...]
     """The same pairs, the other answer first."""
 
     @classmethod
-    def of(cls, samples: Path, pairs: int = PAIRS, seed: int = 0) -> Paper:
+    def of(cls, samples: Path, pairwise: int = PAIRS, seed: int = 0) -> Paper:
         """The exam on a file of the policy's answers, see `samples.sample`."""
         rubric = load_rubric(RUBRIC)
 
@@ -48,32 +48,34 @@ class Paper:
             comparison = Comparison.of(text, *answers, rubric=RUBRIC, id=id)
             return Question(comparison, tuple(scores), rubric.scale.middle)
 
-        singles = []
+        pointwise = []
         for row in read_rows(samples, ["id", "prompt", "responses", "kept"]):
             different = {normalised(answer): answer for answer in row["responses"] if answer.strip()}
             for k, answer in enumerate(different.values()):
                 score = RIGHT if is_right(answer, row["kept"]["answer"]) else WRONG
-                singles.append(question(f"{row['id']}/{k}", row["prompt"][0]["content"], [answer], [score]))
-        found = [row for row in task_references(open_source(str(samples)), seed) if isinstance(row, Reference)][:pairs]
+                pointwise.append(question(f"{row['id']}/{k}", row["prompt"][0]["content"], [answer], [score]))
+        found = [row for row in task_references(open_source(str(samples)), seed) if isinstance(row, Reference)][
+            :pairwise
+        ]
         return cls(
-            tuple(singles),
+            tuple(pointwise),
             tuple(question(row.id, row.question, row.answers, row.scores) for row in found),
             tuple(question(f"{row.id} swapped", row.question, row.answers[::-1], row.scores[::-1]) for row in found),
         )
 
     @property
     def questions(self) -> tuple[Question, ...]:
-        return self.singles + self.pairs + self.swapped
+        return self.pointwise + self.pairwise + self.swapped
 
 
 @dataclass(frozen=True)
 class Results:
     """What an exam came to."""
 
-    singles: JudgeMetrics
+    pointwise: JudgeMetrics
     unrelated: JudgeMetrics
     """Of singles whose sum is not taught the other way round either."""
-    pairs: JudgeMetrics
+    pairwise: JudgeMetrics
     """In both orders."""
     swap_consistency: float | None
     """Pairs of which the other order gives the same verdict, of all pairs; those without a verdict are not."""
@@ -81,7 +83,7 @@ class Results:
     @property
     def parsed(self) -> float:
         """Verdicts that the judge gave by itself, of all."""
-        parts = [(g.parsed, g.asked) for g in (self.singles, self.pairs) if g.parsed is not None]
+        parts = [(g.parsed, g.asked) for g in (self.pointwise, self.pairwise) if g.parsed is not None]
         return sum(share * asked for share, asked in parts) / sum(asked for _, asked in parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -113,14 +115,14 @@ def evaluation_settings(reason_first: bool = True) -> JudgeSettings:
 
 def evaluate_results(paper: Paper, judgments: Sequence[Judgment], taught: Collection[Sum]) -> Results:
     """Grade judgments of a paper's questions, in their order."""
-    n, k = len(paper.singles), len(paper.pairs)
-    singles, pairs, swapped = judgments[:n], judgments[n : n + k], judgments[n + k :]
-    apart = [i for i, question in enumerate(paper.singles) if mirrored(_sum(question)) not in taught]
-    same = [_same(one, other) for one, other in zip(pairs, swapped, strict=True)]
+    n, k = len(paper.pointwise), len(paper.pairwise)
+    pointwise, pairwise, swapped = judgments[:n], judgments[n : n + k], judgments[n + k :]
+    apart = [i for i, question in enumerate(paper.pointwise) if mirrored(_sum(question)) not in taught]
+    same = [_same(one, other) for one, other in zip(pairwise, swapped, strict=True)]
     return Results(
-        compute_metrics(paper.singles, singles),
-        compute_metrics([paper.singles[i] for i in apart], [singles[i] for i in apart]),
-        compute_metrics(paper.pairs + paper.swapped, judgments[n:]),
+        compute_metrics(paper.pointwise, pointwise),
+        compute_metrics([paper.pointwise[i] for i in apart], [pointwise[i] for i in apart]),
+        compute_metrics(paper.pairwise + paper.swapped, judgments[n:]),
         sum(same) / k if k else None,
     )
 

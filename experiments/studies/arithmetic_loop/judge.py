@@ -248,7 +248,7 @@ def taught_of(out: Path) -> dict[str, Any]:
     rows = list(read_rows(out / "curated" / SPLITS["train"]))
     return {
         "judgments": len(rows),
-        "judgments_of": {kind: sum(row["kind"] == kind for row in rows) for kind in ("single", "pair")},
+        "judgments_of": {kind: sum(row["kind"] == kind for row in rows) for kind in ("pointwise", "pairwise")},
         "questions_taught": len({row["question"] for row in rows}),
         "sums_taught": len({sum_of(row["question"]) for row in rows}),
     }

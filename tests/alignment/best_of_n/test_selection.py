@@ -52,7 +52,7 @@ async def test_every_method_chooses_the_best_and_puts_it_first(method: str) -> N
     assert selection.usage == sum((j.usage for j in selection.judgments), Usage())
 
 
-@pytest.mark.parametrize(("method", "count"), [("pointwise", 5), ("batch", 1), ("round_robin", 10), ("knockout", 4)])
+@pytest.mark.parametrize(("method", "count"), [("pointwise", 5), ("listwise", 1), ("round_robin", 10), ("knockout", 4)])
 async def test_a_method_asks_for_as_many_judgments_as_it_says(method: str, count: int) -> None:
     ask = Asked()
     selection = await chosen(worth(3, 5, 9, 2, 7), method, ask)
@@ -185,7 +185,7 @@ async def test_an_answer_that_can_be_compared_with_nothing_is_refused(method: st
 @pytest.mark.parametrize(
     ("method", "rubric", "problem"),
     [("pointwise", "mllm_judge_pair", "made for 2"), ("halving", "genai_image", "made for 2"),
-     ("round_robin", "mllm_judge_batch", "made for 3 or more"), ("batch", "mllm_judge_pair", "not 3")],
+     ("round_robin", "mllm_judge_batch", "made for 3 or more"), ("listwise", "mllm_judge_pair", "not 3")],
 )  # fmt: skip
 async def test_a_rubric_that_is_not_made_for_the_method_is_refused_before_anything_is_asked(
     method: str, rubric: str, problem: str

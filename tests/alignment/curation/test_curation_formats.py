@@ -77,7 +77,7 @@ def test_a_sample_says_all_that_is_known_of_it() -> None:
     ]
     assert {k: v for k, v in sample.items() if k not in ("prompt", "completion")} == {
         "id": "3/0",
-        "kind": "single",
+        "kind": "pointwise",
         "question": "  Why?\n",
         "responses": ["So. "],
         "scores": [4.0],

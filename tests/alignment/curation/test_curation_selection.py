@@ -47,7 +47,7 @@ def test_a_single_is_the_judgment_of_the_first_assistant_alone(reasoning: str, s
     found = first_of(example(1, (8, 3), reasoning))
     assert isinstance(found, TrainingExample)
     assert found.reasoning == single
-    assert (found.scores, found.kind, found.answers) == ((8.0,), "single", ("The one answer of 1.",))
+    assert (found.scores, found.kind, found.answers) == ((8.0,), "pointwise", ("The one answer of 1.",))
     assert found.reference_scores == (8.0,)
 
 
@@ -79,7 +79,7 @@ def pool(count: int = 60, start: int = 1, **other: Any) -> list[TrainingExample]
 
 
 def choose(examples: Sequence[TrainingExample], **settings: Any) -> Selected:
-    usual = {"singles": 6, "pairs": 12, "single_tokens": 5, "pair_tokens": 10, "held_out": 6, "remap": 0.0}
+    usual = {"pointwise": 6, "pairwise": 12, "pointwise_tokens": 5, "pairwise_tokens": 10, "held_out": 6, "remap": 0.0}
     return selected(examples, Selection(**(usual | settings)), words)
 
 
@@ -93,9 +93,9 @@ def test_no_prompt_is_in_two_samples_and_no_held_out_question_is_trained_on() ->
         replace(one, reference=replace(one.reference, id=f"{n}b", answers=(f"x{n}", "y")))
         for n, one in enumerate(examples)
     ]
-    found = choose(examples, singles=30, pairs=30, held_out=11)
-    assert Counter(one.kind for one in found.train) == {"single": 30, "pair": 30}
-    assert Counter(one.kind for one in found.held_out) == {"single": 5, "pair": 6}
+    found = choose(examples, pointwise=30, pairwise=30, held_out=11)
+    assert Counter(one.kind for one in found.train) == {"pointwise": 30, "pairwise": 30}
+    assert Counter(one.kind for one in found.held_out) == {"pointwise": 5, "pairwise": 6}
     samples = [*found.train, *found.held_out]
     assert len({one.reference.id for one in samples}) == len(samples)
     assert len({one.prompt_digest for one in samples}) == len(samples)
@@ -104,7 +104,7 @@ def test_no_prompt_is_in_two_samples_and_no_held_out_question_is_trained_on() ->
     assert not held & {one.question_digest for one in found.train}
 
 
-def batches(count: int) -> list[TrainingExample]:
+def listwise(count: int) -> list[TrainingExample]:
     """Judgments of three answers: the first one is the best of most, and some are ties."""
     found = []
     for n in range(1, count + 1):
@@ -116,30 +116,30 @@ def batches(count: int) -> list[TrainingExample]:
 
 
 def test_batches_are_taken_where_they_are_asked_for_and_every_place_wins() -> None:
-    examples = [*pool(), *batches(60)]
-    found = choose(examples, batches=16, held_out=9)
-    assert Counter(one.kind for one in found.train) == {"single": 6, "pair": 12, "batch": 16}
-    assert Counter(one.kind for one in found.held_out) == {"single": 3, "pair": 3, "batch": 3}
-    assert Counter(one.winner for one in found.train if one.kind == "batch") == {0: 4, 1: 4, 2: 4, None: 4}
-    assert found.candidates["batch"] == 60
+    examples = [*pool(), *listwise(60)]
+    found = choose(examples, listwise=16, held_out=9)
+    assert Counter(one.kind for one in found.train) == {"pointwise": 6, "pairwise": 12, "listwise": 16}
+    assert Counter(one.kind for one in found.held_out) == {"pointwise": 3, "pairwise": 3, "listwise": 3}
+    assert Counter(one.winner for one in found.train if one.kind == "listwise") == {0: 4, 1: 4, 2: 4, None: 4}
+    assert found.candidates["listwise"] == 60
     without = choose(examples)
     assert rows(without.train) == rows(choose(pool()).train)
-    assert "batch" not in without.candidates
+    assert "listwise" not in without.candidates
 
 
 def test_the_held_out_set_is_the_same_at_any_size_order_and_seed() -> None:
     examples = pool()
     first = choose(examples)
-    for other in ({"singles": 2, "pairs": 3}, {"order": "shortest"}, {"order": "drawn", "seed": 5}):
+    for other in ({"pointwise": 2, "pairwise": 3}, {"order": "shortest"}, {"order": "drawn", "seed": 5}):
         again = choose(examples, **other)
         assert {one.id for one in again.held_out} == {one.id for one in first.held_out}
     assert {one.id for one in choose(examples[::-1]).held_out} == {one.id for one in first.held_out}
 
 
 def test_the_longest_are_taken_first_unless_told_otherwise() -> None:
-    settings = {"singles": 0, "held_out": 0, "balance": "none"}
+    settings = {"pointwise": 0, "held_out": 0, "balance": "none"}
     assert rows(choose(pool(), **settings).train) == list(range(49, 61))
-    assert rows(choose(pool(), **settings, order="shortest", pair_tokens=21).train) == list(range(7, 19))
+    assert rows(choose(pool(), **settings, order="shortest", pairwise_tokens=21).train) == list(range(7, 19))
     assert rows(choose(pool()[::-1], **settings, order="given").train) == list(range(49, 61))
     drawn = rows(choose(pool(), **settings, order="drawn").train)
     assert drawn == rows(choose(pool()[::-1], **settings, order="drawn").train)
@@ -147,47 +147,49 @@ def test_the_longest_are_taken_first_unless_told_otherwise() -> None:
 
 
 def test_reasoning_must_be_longer_than_the_threshold_and_what_is_not_is_counted() -> None:
-    found = choose(pool(), singles=60, pairs=60, single_tokens=50, pair_tokens=100, held_out=0, balance="none")
+    found = choose(
+        pool(), pointwise=60, pairwise=60, pointwise_tokens=50, pairwise_tokens=100, held_out=0, balance="none"
+    )
     # A single of row n has n + 4 words, a pair 2 n + 8.
-    assert min(one.tokens for one in found.train if one.kind == "pair") == 102
-    assert rows(found.train, "pair") == list(range(47, 61))
-    assert found.candidates == {"single": 14, "pair": 14}
+    assert min(one.tokens for one in found.train if one.kind == "pairwise") == 102
+    assert rows(found.train, "pairwise") == list(range(47, 61))
+    assert found.candidates == {"pointwise": 14, "pairwise": 14}
     assert found.unfit == {
-        "single: reasoning of 50 tokens or fewer": 46,
-        "pair: reasoning of 100 tokens or fewer": 46,
+        "pointwise: reasoning of 50 tokens or fewer": 46,
+        "pairwise: reasoning of 100 tokens or fewer": 46,
     }
-    assert found.missing == {"train: single": 60, "train: pair": 46}
+    assert found.missing == {"train: pointwise": 60, "train: pairwise": 46}
 
 
 def test_reasoning_that_gives_no_single_is_counted_and_may_be_a_pair() -> None:
     both = [example(n, reasoning="Both assistants are " + "so " * 20 + "good.") for n in range(1, 5)]
-    found = choose(both, singles=2, pairs=4, held_out=0, balance="none")
-    assert Counter(one.kind for one in found.train) == {"pair": 4}
-    assert found.unfit == {f"single: {OTHER_FIRST}": 4}
+    found = choose(both, pointwise=2, pairwise=4, held_out=0, balance="none")
+    assert Counter(one.kind for one in found.train) == {"pairwise": 4}
+    assert found.unfit == {f"pointwise: {OTHER_FIRST}": 4}
 
 
 def winners(examples: Sequence[TrainingExample]) -> Counter[int | None]:
-    return Counter(one.winner for one in examples if one.kind == "pair")
+    return Counter(one.winner for one in examples if one.kind == "pairwise")
 
 
 def test_winners_of_pairs_stand_first_and_second_equally_often() -> None:
     assert winners(choose(pool(), held_out=0).train) == {0: 4, 1: 4, None: 4}
     skewed = [one for one in pool(120) if one.winner != 1 or one.reference.row % 4 == 0]
-    assert winners(choose(skewed, singles=0, held_out=0, balance="none").train)[1] < 4
-    found = choose(skewed, singles=0, held_out=0)
+    assert winners(choose(skewed, pointwise=0, held_out=0, balance="none").train)[1] < 4
+    found = choose(skewed, pointwise=0, held_out=0)
     assert winners(found.train).total() == 12
     assert abs(winners(found.train)[0] - winners(found.train)[1]) <= 1  # one is odd
     few = [one for one in pool(120) if one.winner != 1 or one.reference.row < 11]
-    found = choose(few, singles=0, held_out=0)
+    found = choose(few, pointwise=0, held_out=0)
     assert winners(found.train) == {0: 3, 1: 3, None: 6}  # rows 4, 7 and 10 are all that is long enough
-    found = choose([one for one in few if one.winner is not None], singles=0, held_out=0)
+    found = choose([one for one in few if one.winner is not None], pointwise=0, held_out=0)
     assert winners(found.train) == {0: 3, 1: 3}
-    assert found.missing == {"train: pair": 6}
+    assert found.missing == {"train: pairwise": 6}
 
 
 def test_scores_of_singles_are_balanced_on_request() -> None:
     high = [one for one in pool(90) if one.winner == 0 or one.reference.row > 60]
-    taken = choose(high, pairs=0, singles=12, held_out=0, balance="all").train
+    taken = choose(high, pairwise=0, pointwise=12, held_out=0, balance="all").train
     assert Counter(one.scores[0] > 5.5 for one in taken) == {True: 6, False: 6}
 
 
@@ -196,30 +198,30 @@ def test_singles_with_the_same_question_and_answer_are_one_sample() -> None:
         example(n, question="Who?", answers=("Me.", f"You {n}."), reasoning="Assistant 1 is " + "so " * n + "good.")
         for n in range(3, 9)
     ]
-    found = choose(same, singles=4, pairs=0, held_out=0)
+    found = choose(same, pointwise=4, pairwise=0, held_out=0)
     assert rows(found.train) == [8]
-    assert found.missing == {"train: single": 3}
+    assert found.missing == {"train: pointwise": 3}
 
 
 def test_a_share_of_each_kind_is_mapped_to_the_smaller_scale() -> None:
-    found = choose(pool(), singles=10, pairs=20, remap=0.5)
-    for kind, number in (("single", 10), ("pair", 20)):
+    found = choose(pool(), pointwise=10, pairwise=20, remap=0.5)
+    for kind, number in (("pointwise", 10), ("pairwise", 20)):
         assert Counter(one.scale for one in found.train if one.kind == kind) == {"1-5": number / 2, "1-10": number / 2}
     known = {one.id: one for one in pool()}
     for one in found.train:
         told = known[one.id].scores[: len(one.scores)]
         assert one.scores == (tuple(-(-score // 2) for score in told) if one.scale == "1-5" else told)
         assert one.reference_scores == one.scores
-    again = choose(pool(), singles=10, pairs=20, remap=0.5)
+    again = choose(pool(), pointwise=10, pairwise=20, remap=0.5)
     assert again.train == found.train
-    assert choose(pool(), singles=10, pairs=20, remap=0.5, seed=1).train != found.train
+    assert choose(pool(), pointwise=10, pairwise=20, remap=0.5, seed=1).train != found.train
 
 
 def test_samples_that_speak_of_their_scale_or_would_become_a_tie_keep_it() -> None:
     said = [replace(one, reasoning=f"Assistant 1 gets 8/10. {one.reasoning}") for one in pool(10, start=3)]
     close = [replace(one, scores=(8.0, 7.0)) for one in pool(5, start=20)]
     free = pool(5, start=40)
-    found = choose([*said, *close, *free], singles=0, pairs=20, held_out=0, balance="none", remap=1.0)
+    found = choose([*said, *close, *free], pointwise=0, pairwise=20, held_out=0, balance="none", remap=1.0)
     assert {one.reference.row for one in found.train if one.scale == "1-5"} == set(range(40, 45))
     assert found.kept_scale == {SPEAKS: 10, HIDES: 5}
     assert not choose(pool(), remap=0.0).kept_scale
@@ -235,15 +237,15 @@ def test_samples_of_a_teacher_on_the_smaller_scale_stay_on_it() -> None:
 
 
 def test_with_one_kind_alone_all_that_is_held_out_is_of_it() -> None:
-    assert {one.kind for one in choose(pool(), singles=0).held_out} == {"pair"}
-    assert {one.kind for one in choose(pool(), pairs=0).held_out} == {"single"}
+    assert {one.kind for one in choose(pool(), pointwise=0).held_out} == {"pairwise"}
+    assert {one.kind for one in choose(pool(), pairwise=0).held_out} == {"pointwise"}
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"singles": -1}, "singles must be at least 0"),
-        ({"singles": 0, "pairs": 0}, "singles, pairs and batches must not all be 0"),
+        ({"pointwise": -1}, "singles must be at least 0"),
+        ({"pointwise": 0, "pairwise": 0}, "pointwise, pairwise and listwise must not all be 0"),
         ({"remap": 1.5}, "remap must be from 0 to 1"),
         ({"order": "best"}, "order must be one of longest, shortest, drawn, given, not 'best'"),
         ({"balance": "some"}, "balance must be one of none, pairs, all"),

@@ -53,15 +53,15 @@ def test_sides_count_alike_however_often_they_are_asked() -> None:
     rows = [asked(1, 5.0), asked(2, 5.0), asked(3, 5.0), asked(4, 1.0), asked(5, 5.0, 1.0)]
     metrics = compute_metrics(rows, [said((5.0,))] * 4 + [said((5.0, 1.0))])
     assert metrics.accuracy == 4 / 5
-    assert metrics.singles == 0.5
-    assert metrics.pairs == 1.0
+    assert metrics.pointwise == 0.5
+    assert metrics.pairwise == 1.0
     assert metrics.balanced_accuracy == pytest.approx(2 / 3)
 
 
 def test_what_is_not_asked_has_no_grade() -> None:
     assert measurable_metrics([asked(1, 3.0)]) == {"asked", "parsed", "agreement"}
-    assert "pairs" not in measurable_metrics([asked(1, 5.0)])
-    assert {"pairs", "balanced_accuracy"} <= measurable_metrics([asked(1, 5.0, 1.0)])
+    assert "pairwise" not in measurable_metrics([asked(1, 5.0)])
+    assert {"pairwise", "balanced_accuracy"} <= measurable_metrics([asked(1, 5.0, 1.0)])
 
 
 def test_the_reference_is_what_is_graded_against_where_a_teacher_differs() -> None:
@@ -76,7 +76,7 @@ def test_the_reference_is_what_is_graded_against_where_a_teacher_differs() -> No
 
 @pytest.mark.parametrize("after", [0.4, 0.6])
 def test_a_judge_that_got_worse_is_called_so(after: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = {"balanced_accuracy": after} | dict.fromkeys(("accuracy", "singles", "pairs", "agreement", "parsed"))
+    metrics = {"balanced_accuracy": after} | dict.fromkeys(("accuracy", "pointwise", "pairwise", "agreement", "parsed"))
     summary = {
         "base": "small",
         "rows": 3,

@@ -25,7 +25,18 @@ from flex_judge.judges.engines import Sampling
 from flex_judge.judges.errors import UsageError
 
 TEACHER = ["--engine", "scripted", "--model", f"{__name__}:teacher", "--max-think-tokens", "900"]
-SIZES = ["--singles", "6", "--pairs", "8", "--held-out", "4", "--single-tokens", "60", "--pair-tokens", "120"]
+SIZES = [
+    "--pointwise",
+    "6",
+    "--pairwise",
+    "8",
+    "--held-out",
+    "4",
+    "--pointwise-tokens",
+    "60",
+    "--pairwise-tokens",
+    "120",
+]
 COMMAND = ["curate", "rows.jsonl", "--out", "run", "--max-similarity", "1", *TEACHER, *SIZES]
 
 
@@ -151,8 +162,8 @@ def test_rows_become_samples_and_what_is_left_out_is_counted_and_listed(capfd: p
     assert "rows.jsonl, line 44, draw 1: the answer had to be forced (budget)" in {one["detail"] for one in dropped}
 
     train, held = read(Path("run/train.jsonl")), read(Path("run/held_out.jsonl"))
-    assert Counter(one["kind"] for one in train) == {"single": 6, "pair": 8}
-    assert Counter(one["kind"] for one in held) == {"single": 2, "pair": 2}
+    assert Counter(one["kind"] for one in train) == {"pointwise": 6, "pairwise": 8}
+    assert Counter(one["kind"] for one in held) == {"pointwise": 2, "pairwise": 2}
     assert not {one["question"] for one in train} & {one["question"] for one in held}
     assert all(one["id"].endswith("/1") for one in train)  # the longer one of the two draws
     assert {one["scale"] for one in train} == {"1-10", "1-5"}
@@ -188,15 +199,15 @@ def test_rows_with_more_answers_become_batches_where_they_are_asked_for(capfd: p
     assert main(COMMAND) == 0
     assert summary()["bad_rows"] == {"more than two answers": 6}
     listed = next(one for one in read(Path("run/dropped.jsonl")) if one["row"] == 37)
-    assert "3 answers; --batches N makes use of it" in listed["detail"]
+    assert "3 answers; --listwise N makes use of it" in listed["detail"]
     assert not any(name.startswith("10") and len(name) > 4 for name in calls())
-    assert main([*COMMAND, "--batches", "4"]) == 0
-    samples = [one for one in read(Path("run/train.jsonl")) if one["kind"] == "batch"]
-    assert len(samples) == 4 - summary()["missing"].get("train: batch", 0)
+    assert main([*COMMAND, "--listwise", "4"]) == 0
+    samples = [one for one in read(Path("run/train.jsonl")) if one["kind"] == "listwise"]
+    assert len(samples) == 4 - summary()["missing"].get("train: listwise", 0)
     assert all(one["scores"] == [9, 4, 2] and len(one["responses"]) == 3 for one in samples if one["scale"] == "1-10")
     assert all("[Assistant 3's Answer]" in one["prompt"][-1]["content"] for one in samples)
-    assert "batch samples, train" in Path("run/README.md").read_text()
-    assert "Samples train: batch" in capfd.readouterr().out
+    assert "listwise samples, train" in Path("run/README.md").read_text()
+    assert "Samples train: listwise" in capfd.readouterr().out
 
 
 def test_stored_judgments_are_curated_again_without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,9 +217,10 @@ def test_stored_judgments_are_curated_again_without_a_model(monkeypatch: pytest.
     held = {one["id"] for one in read(Path("run/held_out.jsonl"))}
     monkeypatch.setattr(curate_run, "judge_rows", lambda *_: pytest.fail("asked the teacher"))
     assert (
-        main([*COMMAND, "--pairs", "3", "--singles", "2", "--remap", "0", "--order-seed", "7", "--order", "drawn"]) == 0
+        main([*COMMAND, "--pairwise", "3", "--pointwise", "2", "--remap", "0", "--order-seed", "7", "--order", "drawn"])
+        == 0
     )
-    assert Counter(one["kind"] for one in read(Path("run/train.jsonl"))) == {"single": 2, "pair": 3}
+    assert Counter(one["kind"] for one in read(Path("run/train.jsonl"))) == {"pointwise": 2, "pairwise": 3}
     assert {one["id"] for one in read(Path("run/held_out.jsonl"))} == held
     assert main([*COMMAND, "--seeds", "1", "--rows", "30"]) == 0
     assert {one["row"] for one in read(Path("run/train.jsonl"))} <= set(range(1, 31))
@@ -236,7 +248,7 @@ def test_more_rows_and_draws_are_judged_without_losing_or_repeating_any() -> Non
     [
         (["--temperature", "0.2"], "holds a run with judging = "),
         (["--model", "scripts:fair_judge"], f"holds a run with teacher = '{__name__}:teacher'"),
-        (["--rubric", "pandalm", "--singles", "0"], "holds a run with rubric = "),
+        (["--rubric", "pandalm", "--pointwise", "0"], "holds a run with rubric = "),
         (["--seed", "1"], "holds a run with judging = "),
     ],
 )
@@ -300,14 +312,14 @@ def samples(path: str = "best_of_n.jsonl") -> None:
 
 def test_the_embedded_task_has_a_teacher_that_needs_no_model(capfd: pytest.CaptureFixture[str]) -> None:
     samples()
-    command = ["curate", "--samples", "best_of_n.jsonl", "--teacher", "arithmetic", "--tokenizer", "scripted"]
+    command = ["curate", "--samples", "best_of_n.jsonl", "--teacher", "synthetic", "--tokenizer", "scripted"]
     assert main([*command, "--out", "run", "--size", "80", "--held-out", "10"]) == 0
     train, held = read(Path("run/train.jsonl")), read(Path("run/held_out.jsonl"))
-    assert Counter(one["kind"] for one in train) == {"single": 40, "pair": 40}
-    assert Counter(one["kind"] for one in held) == {"single": 5, "pair": 5}
+    assert Counter(one["kind"] for one in train) == {"pointwise": 40, "pairwise": 40}
+    assert Counter(one["kind"] for one in held) == {"pointwise": 5, "pairwise": 5}
     assert {one["rubric"] for one in train} == {"correctness"}
-    assert Counter(one["scores"][0] for one in train if one["kind"] == "single") == {1.0: 20, 5.0: 20}
-    tally = Counter(tuple(one["scores"]) for one in train if one["kind"] == "pair")
+    assert Counter(one["scores"][0] for one in train if one["kind"] == "pointwise") == {1.0: 20, 5.0: 20}
+    tally = Counter(tuple(one["scores"]) for one in train if one["kind"] == "pairwise")
     assert tally[5.0, 1.0] == tally[1.0, 5.0]
     assert 28 <= tally[5.0, 1.0] * 2 <= 36
     assert not {one["question"] for one in train} & {one["question"] for one in held}
@@ -325,8 +337,8 @@ def test_settings_come_from_a_file_and_flags() -> None:
     rows(*GOOD)
     Path("c.yaml").write_text("singles: 2\npairs: 2\nseeds: 1\nbenchmark: []\n")
     command = ["curate", "rows.jsonl", "--out", "run", *TEACHER, "--config", "c.yaml", *SIZES[-4:]]
-    assert main([*command, "--pairs", "4", "--max-similarity", "1", "--held-out", "0"]) == 0
-    assert Counter(one["kind"] for one in read(Path("run/train.jsonl"))) == {"single": 2, "pair": 4}
+    assert main([*command, "--pairwise", "4", "--max-similarity", "1", "--held-out", "0"]) == 0
+    assert Counter(one["kind"] for one in read(Path("run/train.jsonl"))) == {"pointwise": 2, "pairwise": 4}
 
 
 def test_where_nothing_is_left_the_command_fails_and_says_where_it_went(capfd: pytest.CaptureFixture[str]) -> None:
@@ -334,31 +346,31 @@ def test_where_nothing_is_left_the_command_fails_and_says_where_it_went(capfd: p
     assert main(COMMAND) == 1
     assert "Nothing is left to train on; run/README.md says where it went" in capfd.readouterr().out
     assert not Path("run/train.jsonl").exists()
-    assert "fewer than wanted (train: pair)" in Path("run/README.md").read_text()
+    assert "fewer than wanted (train: pairwise)" in Path("run/README.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "curate takes a FILE of rows, or --samples FILE with --teacher arithmetic"),
+        ([], "curate takes a FILE of rows, or --samples FILE with --teacher synthetic"),
         (["nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (["bad.jsonl"], "bad.jsonl: none of 1 rows can be used; the first: bad.jsonl, line 1: field 'question_body'"),
         (
             ["rows.jsonl", "--samples", "rows.jsonl"],
-            "--samples are rows of the embedded task, for --teacher arithmetic",
+            "--samples are rows of the embedded task, for --teacher synthetic",
         ),
-        (["rows.jsonl", "--samples", "s", "--teacher", "arithmetic"], "either a FILE of rows or --samples, not both"),
+        (["rows.jsonl", "--samples", "s", "--teacher", "synthetic"], "either a FILE of rows or --samples, not both"),
         (["rows.jsonl", "--benchmark", "bad.jsonl"], "bad.jsonl, row 1: no text in a field of prompt, question"),
         (["rows.jsonl", "--rubric", "judgelm"], "rubric 'judgelm' is made for 2 responses at a time, not 1"),
         (["rows.jsonl", "--rubric", "speech_quality"], "its scale must be 1-10 or 1-5, not 1.0-5.0"),
         (["rows.jsonl", "--remapped-rubric", "general"], "rubric 'general' must be for scores on 1-5"),
-        (["rows.jsonl", "--teacher", "arithmetic", "--rubric", "general"], "the arithmetic teacher scores on 1-5"),
+        (["rows.jsonl", "--teacher", "synthetic", "--rubric", "general"], "the synthetic teacher scores on 1-5"),
         (["rows.jsonl", "--model", "no such model"], "model 'no such model' is no embedded model"),
         (["rows.jsonl", "--max-similarity", "0.2"], "--max-similarity must be from 0.7 to 1, not 0.2"),
         (["rows.jsonl", "--temperature", "0"], "--seeds above 1 need a --temperature above 0"),
         (["rows.jsonl", "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (["rows.jsonl", "--size", "0"], "--size must be at least 1, not 0"),
-        (["rows.jsonl", "--singles", "0", "--pairs", "0"], "singles, pairs and batches must not all be 0"),
+        (["rows.jsonl", "--pointwise", "0", "--pairwise", "0"], "singles, pairs and batches must not all be 0"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
@@ -374,11 +386,11 @@ def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
 
 
 def test_a_size_keeps_the_ratio_of_singles_and_pairs() -> None:
-    chosen = make_config(CurateRun, singles=300, pairs=100, size=41).selection
-    assert (chosen.singles, chosen.pairs) == (31, 10)
-    assert make_config(CurateRun, size=1).selection.pairs + make_config(CurateRun, size=1).selection.singles == 1
-    with pytest.raises(UsageError, match="--single-tokens must be at least 0"):
-        make_config(CurateRun, single_tokens=-1)
+    chosen = make_config(CurateRun, pointwise=300, pairwise=100, size=41).selection
+    assert (chosen.pointwise, chosen.pairwise) == (31, 10)
+    assert make_config(CurateRun, size=1).selection.pairwise + make_config(CurateRun, size=1).selection.pointwise == 1
+    with pytest.raises(UsageError, match="--pointwise-tokens must be at least 0"):
+        make_config(CurateRun, pointwise_tokens=-1)
 
 
 def test_the_defaults_are_those_of_the_published_recipe() -> None:
@@ -391,7 +403,7 @@ def test_the_defaults_are_those_of_the_published_recipe() -> None:
         3,
         {"1-10": "general", "1-5": "general_1_5"},
     )
-    assert (chosen.singles, chosen.pairs, chosen.single_tokens, chosen.pair_tokens) == (500, 500, 375, 750)
-    assert (chosen.order, chosen.balance, chosen.remap, chosen.held_out) == ("longest", "pairs", 0.5, 50)
+    assert (chosen.pointwise, chosen.pairwise, chosen.pointwise_tokens, chosen.pairwise_tokens) == (500, 500, 375, 750)
+    assert (chosen.order, chosen.balance, chosen.remap, chosen.held_out) == ("longest", "pairwise", 0.5, 50)
     settings = config.teacher_run(None).settings_for(engine.model)
     assert (settings.votes, settings.order, settings.reason_first) == (1, "as_given", True)

@@ -98,7 +98,7 @@ def test_what_a_method_cannot_judge_is_said_before_anything_starts(capsys: pytes
     for arguments, complaint in (
         (["--method", "round_robin", "--samples", "65"], "at most 64 for the method 'round_robin'"),
         (["--method", "knockout", "--samples", "1"], "the method 'knockout' compares"),
-        (["--method", "batch", "--rubric", "mllm_judge_pair"], "mllm_judge_pair"),
+        (["--method", "listwise", "--rubric", "mllm_judge_pair"], "mllm_judge_pair"),
     ):
         assert complaint in error_of(capsys, "best-of-n", *arguments, "--out", "/nonexistent/run")
 
@@ -263,6 +263,6 @@ def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tm
     assert "lost: bad row" in done.stdout
     assert (run / "best_of_n.jsonl").read_text() == undisturbed["best_of_n"]
     assert (run / "judgments.jsonl").read_text() == undisturbed["judgments"]
-    (failed,) = (run / "lost.jsonl").read_text().splitlines()
+    (failed,) = (run / "failed.jsonl").read_text().splitlines()
     assert "prompts.jsonl, line 51: field 'prompt' is missing; there are question (--column)" in failed
     assert "left: []" in left.stdout, left.stderr

@@ -240,7 +240,7 @@ async def test_one_that_nobody_joins_has_no_relative_reward() -> None:
         assert (reward.value, reward.status, reward.group) == (None, Status.TIMEOUT, GroupNote(1, 2))
 
 
-@pytest.mark.parametrize("method", ["pointwise", "round_robin", "batch"])
+@pytest.mark.parametrize("method", ["pointwise", "round_robin", "listwise"])
 async def test_latecomers_are_judged_against_what_is_there_and_marked(method: str) -> None:
     asked = spec(size=4, group_timeout_s=SOON, method=method)
     async with collector(Asked()) as gathered:
@@ -412,7 +412,7 @@ async def test_an_engine_that_drops_a_request_leaves_nobody_waiting() -> None:
 # Callers who give up
 
 
-@pytest.mark.parametrize("method", ["pointwise", "round_robin", "knockout", "batch"])
+@pytest.mark.parametrize("method", ["pointwise", "round_robin", "knockout", "listwise"])
 async def test_when_everybody_gave_up_the_work_is_cancelled_and_a_repeat_begins_anew(method: str) -> None:
     ask = Asked(held=["worth 2", "worth 5"])
     asked = spec(size=3, method=method)

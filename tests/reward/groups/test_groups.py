@@ -76,7 +76,7 @@ async def test_equal_responses_tie_in_a_round_robin_without_the_judge_being_aske
     assert [reward.rank for reward in rewards] == [0.25, 0.25, 1.0]
 
 
-@pytest.mark.parametrize("method", ["round_robin", "knockout", "batch"])
+@pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise"])
 async def test_a_group_of_nothing_but_equals_is_a_tie_that_nobody_is_asked_about(method: str) -> None:
     ask = Asked()
     rewards = await rewarded(worth(4, 4, 4), spec(method), ask)
@@ -85,7 +85,7 @@ async def test_a_group_of_nothing_but_equals_is_a_tie_that_nobody_is_asked_about
     assert {reward.status for reward in rewards} == {Status.OK}
 
 
-@pytest.mark.parametrize("method", ["round_robin", "knockout", "batch", "baseline"])
+@pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise", "baseline"])
 async def test_equals_are_asked_about_where_the_reward_is_a_score_that_nothing_else_gives(method: str) -> None:
     samples = with_baseline(worth(4, 4), "worth 4")
     rewards = await rewarded(samples, spec(method, "expected"))
@@ -142,7 +142,7 @@ async def test_nobody_has_more_than_one_round_without_an_opponent() -> None:
         assert set(first.values()) <= {1, 2}
 
 
-@pytest.mark.parametrize("method", ["knockout", "round_robin", "batch"])
+@pytest.mark.parametrize("method", ["knockout", "round_robin", "listwise"])
 async def test_the_order_in_which_members_come_does_not_change_who_meets_whom(method: str) -> None:
     asked: set[frozenset[tuple[str, ...]]] = set()
     for samples in permutations(worth(2, 5, 5, 9)):
@@ -227,7 +227,7 @@ async def test_a_sample_without_a_baseline_is_named_before_anything_is_asked() -
 
 async def test_a_batch_is_one_comparison_of_all() -> None:
     ask = Asked()
-    rewards = await rewarded(worth(2, 9, 5), spec("batch", "rank"), ask)
+    rewards = await rewarded(worth(2, 9, 5), spec("listwise", "rank"), ask)
     assert [sorted(texts) for texts in ask.texts] == [["worth 2", "worth 5", "worth 9"]]
     assert values(rewards) == [0.0, 1.0, 0.5]
     assert [reward.margin for reward in rewards] == [-5.0, 5.5, -0.5]
@@ -235,7 +235,7 @@ async def test_a_batch_is_one_comparison_of_all() -> None:
 
 async def test_a_batch_too_small_for_its_rubric_is_not_asked_and_says_so() -> None:
     ask = Asked()
-    asked = spec("batch", "score", rubric="mllm_judge_batch")
+    asked = spec("listwise", "score", rubric="mllm_judge_batch")
     rewards = await rewarded(worth(2, 9), asked, ask)
     assert ask.comparisons == []
     assert {(r.value, r.status) for r in rewards} == {(None, Status.TIMEOUT)}
@@ -244,10 +244,10 @@ async def test_a_batch_too_small_for_its_rubric_is_not_asked_and_says_so() -> No
 
 async def test_a_batch_whose_rubric_can_never_take_the_group_is_refused() -> None:
     with pytest.raises(UsageError, match=r"mllm_judge_batch.*3 or more"):
-        await judge_group(worth(1, 2), spec("batch", rubric="mllm_judge_batch", group_size=2), Asked())
+        await judge_group(worth(1, 2), spec("listwise", rubric="mllm_judge_batch", group_size=2), Asked())
 
 
-@pytest.mark.parametrize("method", ["round_robin", "knockout", "batch"])
+@pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise"])
 async def test_a_lone_completion_has_no_relative_reward_and_says_what_was_missing(method: str) -> None:
     (reward,) = await rewarded(worth(5), spec(method))
     assert (reward.value, reward.status) == (None, Status.TIMEOUT)
@@ -269,7 +269,7 @@ async def test_a_failed_member_costs_the_others_nothing(method: str) -> None:
 
 
 async def test_a_failed_batch_leaves_every_member_without_a_value() -> None:
-    rewards = await rewarded(worth(2, "mumble", 9), spec("batch"))
+    rewards = await rewarded(worth(2, "mumble", 9), spec("listwise"))
     assert {(r.value, r.status) for r in rewards} == {(None, Status.UNPARSEABLE)}
 
 
@@ -286,7 +286,7 @@ async def test_ids_of_comparisons_are_unique_and_name_the_members() -> None:
     }
 
 
-@pytest.mark.parametrize("method", ["pointwise", "round_robin", "knockout", "batch", "baseline"])
+@pytest.mark.parametrize("method", ["pointwise", "round_robin", "knockout", "listwise", "baseline"])
 async def test_an_error_of_one_comparison_ends_the_group_with_that_error(method: str) -> None:
     under_way: list[Comparison] = []
 
@@ -350,7 +350,7 @@ async def test_a_latecomer_of_a_lone_completion_plays_it() -> None:
 
 
 async def test_for_latecomers_of_a_batch_all_are_compared_anew() -> None:
-    ask, rewards, matches = await late("batch", [3, 5], [4], "rank")
+    ask, rewards, matches = await late("listwise", [3, 5], [4], "rank")
     assert [sorted(texts) for texts in ask.texts] == [["worth 3", "worth 4", "worth 5"]]
     assert len(matches) == 1
     assert values(rewards) == [0.5]
@@ -362,7 +362,7 @@ def test_who_comes_first_does_not_matter_to_what_anyone_gets(scores: list[int], 
     # A knock-out breaks ties by the draw, which does not tell equal texts apart.
     texts = [f"worth {score}, take {i}" for i, score in enumerate(scores)]
     order = random.sample(range(len(texts)), len(texts))
-    for method in ("pointwise", "round_robin", "knockout", "batch"):
+    for method in ("pointwise", "round_robin", "knockout", "listwise"):
         plain = asyncio.run(rewarded(worth(*texts), spec(method)))
         turned = asyncio.run(rewarded(worth(*(texts[i] for i in order)), spec(method)))
         assert [statistics(plain[i]) for i in order] == [statistics(reward) for reward in turned]
