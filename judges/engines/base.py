@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_che
 
 from flex_judge.judges.judgments import Usage
 from flex_judge.judges.media.prepared import Prepared
-from flex_judge.judges.validation.classes import Fraction, Metavar, PositiveFloat, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import (
+    Fraction,
+    Metavar,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    settings_class,
+)
 
 if TYPE_CHECKING:  # profiles hold limits of media, which load pydantic; an engine is made later
     from flex_judge.judges.models.profiles import Profile
@@ -123,7 +130,7 @@ class EngineConfig:
     """Context length in tokens, prompt and reply together; capped at what the model supports."""
     max_batch: PositiveInt = 64
     """Maximum number of requests that the engine computes at the same time."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Sampling seed. Changing it invalidates cached judgments."""
     threads: PositiveInt | None = None
     """CPU threads; None leaves it to the libraries."""

@@ -51,7 +51,7 @@ class JudgeSettings:
     """Text that the reply starts with; None uses the prefill that the model family was trained on."""
     media: Annotated[MediaLimits, Section("media limits")] = field(default_factory=MediaLimits)
     """How media are scaled, where that is to differ from the model family's own limits."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Sampling seed. Changing it invalidates cached judgments."""
     deadline_s: PositiveFloat | None = 600.0
     """Time limit of a judgment in seconds, counted from when the engine has room for it; votes that come later are

@@ -244,11 +244,11 @@ def test_with_one_kind_alone_all_that_is_held_out_is_of_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"pointwise": -1}, "singles must be at least 0"),
+        ({"pointwise": -1}, "pointwise must be at least 0"),
         ({"pointwise": 0, "pairwise": 0}, "pointwise, pairwise and listwise must not all be 0"),
         ({"remap": 1.5}, "remap must be from 0 to 1"),
         ({"order": "best"}, "order must be one of longest, shortest, drawn, given, not 'best'"),
-        ({"balance": "some"}, "balance must be one of none, pairs, all"),
+        ({"balance": "some"}, "balance must be one of none, pairwise, all"),
     ],
 )
 def test_a_selection_that_makes_no_sense_is_refused(settings: dict[str, Any], said: str) -> None:

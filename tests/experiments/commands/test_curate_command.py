@@ -335,7 +335,7 @@ def test_the_embedded_task_has_a_teacher_that_needs_no_model(capfd: pytest.Captu
 
 def test_settings_come_from_a_file_and_flags() -> None:
     rows(*GOOD)
-    Path("c.yaml").write_text("singles: 2\npairs: 2\nseeds: 1\nbenchmark: []\n")
+    Path("c.yaml").write_text("pointwise: 2\npairwise: 2\nseeds: 1\nbenchmark: []\n")
     command = ["curate", "rows.jsonl", "--out", "run", *TEACHER, "--config", "c.yaml", *SIZES[-4:]]
     assert main([*command, "--pairwise", "4", "--max-similarity", "1", "--held-out", "0"]) == 0
     assert Counter(one["kind"] for one in read(Path("run/train.jsonl"))) == {"pointwise": 2, "pairwise": 4}
@@ -370,7 +370,7 @@ def test_where_nothing_is_left_the_command_fails_and_says_where_it_went(capfd: p
         (["rows.jsonl", "--temperature", "0"], "--seeds above 1 need a --temperature above 0"),
         (["rows.jsonl", "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (["rows.jsonl", "--size", "0"], "--size must be at least 1, not 0"),
-        (["rows.jsonl", "--pointwise", "0", "--pairwise", "0"], "singles, pairs and batches must not all be 0"),
+        (["rows.jsonl", "--pointwise", "0", "--pairwise", "0"], "pointwise, pairwise and listwise must not all be 0"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
