@@ -32,14 +32,14 @@ def print_table(table: Table) -> None:
     has_header = any(table.columns)
     grid = RichTable(
         title=Text(printable(table.title)) if table.title else None,
-        caption=table.note or None,
+        caption=Text(table.note) if table.note else None,
         show_header=has_header,
         min_width=None if has_header else 60,
     )
     for i, column in enumerate(table.columns):
         is_text = i < table.text_columns
         grid.add_column(
-            column,
+            Text(printable(column)),
             justify="left" if is_text else "right",
             overflow="fold",
             style="bold" if i == 0 and not has_header else None,

@@ -23,10 +23,10 @@ ALWAYS = 84.52
 PAPER_SAMPLES = 16
 STEPS = {"greedy": "greedy", "best": "best of {n}", "dpo": "greedy, after DPO"}
 LEGEND = (
-    "No answer is a wrong one. In brackets are 95 % intervals over molecules. Of the best of N a figure is the mean "
-    "over draws of N answers, ± its standard deviation, which goes to nothing where nothing is left to draw. "
-    "Balanced accuracy is the mean over classes, MCC is Matthews' correlation: of who always says the same, both are "
-    "those of chance."
+    "A missing answer counts as wrong. In brackets: 95 % intervals over molecules. A metric of best-of-N is the mean "
+    "over random subsets of N answers, ± its standard deviation, which is 0 if N is the number of all answers. "
+    "Balanced accuracy is the mean over classes, MCC is Matthews' correlation coefficient; a constant answer has the "
+    "values of chance in both."
 )
 _COLOURS = ("#2f6f4e", "#b08a3c", "#4a6fa5")
 
