@@ -70,8 +70,8 @@ def _report(summary: Mapping[str, Any], plots: Mapping[str, str]) -> Report:
         Figure(strip_prolog(plots["gain"]), "The policy, before and after DPO", "95 % intervals over questions."),
     ]
     paper = Note(
-        f"{LEGEND} Compare the gains, not the levels: the gain of best-of-N over the policy, and the gain of DPO on the "
-        "chosen answers (arXiv 2505.18601)."
+        f"{LEGEND} Compare the gains, not the levels: the gain of best-of-N over the policy, and the gain of DPO on "
+        "the chosen answers (arXiv 2505.18601)."
     )
     sections = [Section("Comparison with the paper's molecules", [table(summary), paper])]
     if summary["evaluation"]:
