@@ -60,7 +60,7 @@ def _evaluations(summary: Mapping[str, Any]) -> Iterator[Block]:
 
 def evaluations_table(summary: Mapping[str, Any]) -> Table:
     """Metrics of the judge by training step, the saved judge last."""
-    final = {**summary["metrics"], "step": "this judge", "loss": None}
+    final = {**summary["metrics"], "step": "this judge"}
     rows: list[Row] = [
         (str(one["step"]), *(percent(one[name]) for name, _ in JUDGE_METRICS), number(one.get("loss"), digits=4))
         for one in (*summary["evaluations"], final)
