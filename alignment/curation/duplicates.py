@@ -26,7 +26,7 @@ _SPREAD = 0.2
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Of lessons whose question and answers are nearly the same, keeps the one with the longest reasoning.
+    """Of training examples whose question and answers are nearly the same, keeps the one with the longest reasoning.
 
     Takes time in proportion to the texts, and to the pairs that are nearly alike.
     """
@@ -66,7 +66,7 @@ class _Index:
         self._buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
 
     def alike(self, text: str, example: TrainingExample) -> TrainingExample | None:
-        """The lesson that has nearly this text already; if there is none, this one is kept."""
+        """The training example that has nearly this text already; if there is none, this one is kept."""
         text = normalised(text)
         signature = self._signature(text)
         keys = list(enumerate(part.tobytes() for part in signature.reshape(BANDS, BAND)))

@@ -58,7 +58,7 @@ class TrainingExample:
 
     @property
     def reference_scores(self) -> tuple[float, ...]:
-        """On the lesson's scale."""
+        """On the training example's scale."""
         return self.reference.scores_on(self.scale)[: len(self.scores)]
 
     @property
@@ -82,7 +82,7 @@ class TrainingExample:
         return (self.question, *self.answers)
 
     def halved(self) -> TrainingExample:
-        """The lesson on the scale 1-5."""
+        """The training example on the scale 1-5."""
         return replace(self, scores=on_scale(self.scores, self.scale, FIVE), scale=FIVE)
 
     def dropped(self, reason: str, detail: str = "") -> Dropped:
@@ -127,7 +127,7 @@ def first_of(example: TrainingExample) -> TrainingExample | str:
     tokens are not counted anew.
 
     Returns:
-        The lesson, or why there is none.
+        The training example, or why there is none.
     """
     other = _OTHERS.search(example.reasoning)
     reasoning = example.reasoning[: _sentence(example.reasoning, other.start())] if other else example.reasoning

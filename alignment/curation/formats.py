@@ -41,7 +41,8 @@ class Rubrics:
         return cls(found, reason_first)
 
     def sample(self, example: TrainingExample) -> dict[str, Any]:
-        """A lesson as a row. What a judge is taught is what `flex_judge.judges.protocol.rendering.Renderer` will
+        """A training example as a row. What a judge is taught is what
+        `flex_judge.judges.protocol.rendering.Renderer` will
         show it, and the
         completion is one that it would read as exactly these scores.
 
@@ -82,7 +83,7 @@ def completion(example: TrainingExample, rubric: Rubric, reason_first: bool = Tr
 
 
 def check(reply: str, example: TrainingExample, rubric: Rubric, reason_first: bool = True) -> None:
-    """Raise VerdictParseError unless a judge that says this is understood as the lesson means it."""
+    """Raise VerdictParseError unless a judge that says this is understood as the training example means it."""
     if reason_first:
         thinking, _, said = reply.partition(THINK_CLOSE)
         said = after_thinking(said)

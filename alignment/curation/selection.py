@@ -1,4 +1,4 @@
-"""Which lessons become samples: singles, pairs and batches, a part of them held out, some on the smaller scale."""
+"""Select training examples: pointwise, pairwise and listwise, some of them held out, some on the smaller scale."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class Selected:
     held_out: list[TrainingExample]
     """No question of these is in `train`."""
     candidates: Counter[str] = field(default_factory=Counter)
-    """Kind -> lessons that could have become a sample of it."""
+    """Kind -> training examples that could have become a sample of it."""
     unfit: Counter[str] = field(default_factory=Counter)
-    """Why lessons could not -> how many."""
+    """Why training examples could not -> how many."""
     kept_scale: Counter[str] = field(default_factory=Counter)
     """Why samples stay on their scale though they might have been mapped -> how many."""
     missing: Counter[str] = field(default_factory=Counter)
@@ -125,7 +125,7 @@ def _shares(spec: Selection) -> dict[str, int]:
 def _pools(
     examples: Sequence[TrainingExample], spec: Selection, count: CountTokens, made: Selected
 ) -> dict[str, list[TrainingExample]]:
-    """The lessons that are long enough, by kind. Of singles with the same question and answer there may be several."""
+    """Return the examples that are long enough, by kind. Several pointwise ones may share a question and an answer."""
     twos = [example for example in examples if example.kind == "pairwise"]
     cut: list[TrainingExample] = []
     for example in twos if spec.pointwise else ():

@@ -1,4 +1,4 @@
-"""Steps of curation: each looks at all lessons and says which it keeps, and why it drops the others."""
+"""Steps of curation: each looks at all training examples and says which it keeps, and why it drops the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Sifted:
 
 
 class Step(Protocol):
-    """Something that lessons pass through. Pure: the same lessons give the same."""
+    """Something that training examples pass through. Pure: the same training examples give the same."""
 
     @property
     def name(self) -> str:
@@ -34,7 +34,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Passed:
-    """What became of the lessons at one step."""
+    """What became of the training examples at one step."""
 
     step: str
     kept: int
@@ -72,7 +72,7 @@ class Agreement:
     """Keeps judgments whose scores are the reference's."""
 
     tolerance: float = 0.0
-    """By how much each score may differ, on the lesson's scale."""
+    """By how much each score may differ, on the training example's scale."""
     name: str = "agreement with the reference"
 
     def __call__(self, examples: Sequence[TrainingExample]) -> Sifted:
@@ -116,7 +116,7 @@ _FORGED = re.compile(
 
 @dataclass(frozen=True)
 class NoForgedTags:
-    """Drops lessons in which question, answers or reasoning hold a tag of the judge's or a control token of a chat:
+    """Drops examples in which question, answers or reasoning hold a tag of the judge's or a control token of a chat:
     trainers encode them as such, and a verdict that an answer forges would be learnt."""
 
     controls: Collection[str] = ()

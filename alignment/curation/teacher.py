@@ -1,4 +1,4 @@
-"""The teacher's judgments as lessons: a model's, several draws of each row, or those of a program."""
+"""The teacher's judgments as training examples: a model's, several draws of each row, or those of a program."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Taught:
     dropped: list[Dropped]
     """Replies that teach nothing, and why."""
     lost: int = 0
-    """Rows without a single lesson."""
+    """Rows without a single training example."""
 
 
 def of_judgments(
@@ -82,7 +82,7 @@ def of_judgments(
     count: CountTokens,
     lost: dict[str, str],
 ) -> Taught:
-    """The lessons of a model's judgments.
+    """The training examples of a model's judgments.
 
     Args:
         judgments: by `judgment_id`.
@@ -112,7 +112,8 @@ def of_judgments(
 
 
 def of_program(references: Sequence[Reference], count: CountTokens) -> Taught:
-    """The lessons that the program for the embedded task gives: synthetic, and right wherever its reading is."""
+    """The training examples that the program for the embedded task gives: synthetic, and right wherever its reading
+    is."""
     taught = Taught([], [])
     for reference in references:
         try:
@@ -127,7 +128,7 @@ def of_program(references: Sequence[Reference], count: CountTokens) -> Taught:
 
 
 def counted(examples: Sequence[TrainingExample], count: CountTokens) -> list[TrainingExample]:
-    """The lessons with the tokens of their reasoning."""
+    """The training examples with the tokens of their reasoning."""
     found = count([example.reasoning for example in examples])
     return [replace(example, tokens=tokens) for example, tokens in zip(examples, found, strict=True)]
 

@@ -1,1 +1,1 @@
-"""The judge's own training: lessons as tokens, what of a model learns, the exam on held-out judgments, the trainer."""
+"""Training of a judge: examples as tokens, trainable parameters, evaluation on held-out judgments, the trainer."""

@@ -33,7 +33,7 @@ class TrainingExamples:
 
     @classmethod
     def of(cls, name: str, rows: Sequence[Mapping[str, Any]], renderer: Renderer, max_length: int) -> TrainingExamples:
-        """Rows as lessons.
+        """Rows as training examples.
 
         Args:
             name: of their file.
@@ -71,7 +71,7 @@ class TrainingExamples:
 
 
 def train_file(data: str) -> Path:
-    """The file of the lessons: that of a curated folder, or the one that is named."""
+    """The file of the training examples: that of a curated folder, or the one that is named."""
     path = Path(data)
     return path / TRAIN if path.is_dir() else path
 

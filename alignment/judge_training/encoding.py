@@ -39,7 +39,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class Encoded:
-    """A lesson as the trainer takes it."""
+    """A training example as the trainer takes it."""
 
     row: int
     """Its number in the data, from 1."""
@@ -61,7 +61,8 @@ def encode(
     Args:
         rows: with `prompt` and `completion`, lists of messages.
         renderer: of the model that is tuned.
-        max_length: of prompt and reply together, in tokens. A longer lesson would lose its verdict if it were cut.
+        max_length: of prompt and reply together, in tokens. A longer training example would lose its verdict if it
+        were cut.
     """
     end = renderer.end_of_turn()
     found, dropped = [], []

@@ -1,4 +1,4 @@
-"""The exam of a judge: held-out judgments, judged as it will judge, and graded against the reference.
+"""The evaluation of a judge: held-out judgments, judged as it will judge, and graded against the reference.
 
 Training loss says how well a teacher's words are copied, not whether the verdicts are right. So the judge thinks and
 answers here through `FlexJudge` itself, and an answer that had to be forced counts as not parsed.
@@ -18,7 +18,7 @@ from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.types import Comparison
 
 ANSWER_ROOM = 32
-"""Tokens for the answer of an exam's verdict."""
+"""Tokens for the answer of an evaluation's verdict."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def side(scores: Sequence[float], middle: float) -> int | None:
 
 @dataclass(frozen=True)
 class JudgeMetrics:
-    """What an exam came to; all but `asked` are shares, of 0 to 1, and None where nothing was asked."""
+    """Metrics of an evaluation; all but `asked` are shares, of 0 to 1, and None where nothing was asked."""
 
     asked: int
     parsed: float | None
@@ -88,7 +88,7 @@ def questions(rows: Iterable[Mapping[str, Any]], name: str) -> list[Question]:
 
 
 def settings(think_tokens: int, reason_first: bool = True) -> JudgeSettings:
-    """How a judge judges in an exam: greedily, once, with an answer forced where none comes."""
+    """How a judge judges in an evaluation: greedily, once, with an answer forced where none comes."""
     return JudgeSettings(
         max_think_tokens=think_tokens,
         max_answer_tokens=ANSWER_ROOM,

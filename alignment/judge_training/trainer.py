@@ -25,11 +25,11 @@ from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.models.checkpoints import Checkpoint
 
 LONGEST = 1 << 20
-"""Tokens of a question of an exam with its reply; the model's own context is what counts."""
+"""Tokens of a question of an evaluation with its reply; the model's own context is what counts."""
 BATCH = 16
-"""Questions of an exam that are answered at the same time."""
+"""Questions of an evaluation that are answered at the same time."""
 COPY = "evaluation"
-"""Name of the folder, within that of the judge, of a copy that sits an exam."""
+"""Name of the folder, within that of the judge, of a copy that sits an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class HeldOutEvaluation:
 
 
 class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
-    """Wherever transformers evaluates, the judge sits its exam too: its grades are metrics (`eval_accuracy`, see
+    """Wherever transformers evaluates, the judge is evaluated too: its grades are metrics (`eval_accuracy`, see
     `JudgeMetrics`) that choose the best checkpoint and end training early."""
 
     def __init__(
@@ -53,7 +53,7 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
             base: the model that is tuned, by the name that it was loaded from.
             checkpoint: the same, opened.
             evaluation: None: there is none.
-            patience: exams in a row without a better grade after which training ends; 0: never.
+            patience: evaluations in a row without a better grade after which training ends; 0: never.
             trl: arguments of SFTTrainer.
 
         Raises:
@@ -73,7 +73,7 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
         save_judge(self, self.checkpoint, out, whole=not self.is_adapter)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **more: Any) -> Any:
-        """As transformers', with the exam's grades among its metrics."""
+        """As transformers', with the evaluation's grades among its metrics."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **more)
         if self.evaluation is not None:
             metrics = asdict(self.evaluate_judge())
@@ -81,7 +81,7 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
         return output
 
     def metrics(self) -> JudgeMetrics:
-        """Those of the judge that training ended with, which may be an earlier one that was better. It is examined only
+        """Those of the judge that training ended with, which may be an earlier, better one. It is evaluated only
         where it has not been."""
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         step = int(best.rpartition("-")[2]) if best else self.state.global_step
@@ -108,7 +108,7 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
         """By the model itself."""
         model = self.accelerator.unwrap_model(self.model)
         was_training, generation = model.training, model.generation_config
-        # An engine seeds what it draws by; training goes on as without an exam.
+        # An engine seeds what it draws by; training goes on as without an evaluation.
         with torch.random.fork_rng(self._devices):
             engine = HFEngine(self._engine(self.base), model)
             try:

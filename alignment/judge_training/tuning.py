@@ -1,5 +1,4 @@
-"""A judge out of a base model: loaded, with only its language model learning, tuned by TRL, examined, and saved so that
-every engine opens it."""
+"""Make a judge of a base model: load it, train its language model with TRL, evaluate it, save it for every engine."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ class Tuned:
     parameters: int
     """All of them."""
     metrics: JudgeMetrics | None
-    """Of the judge that was saved: the best one where that is asked for. None without an exam."""
+    """Of the judge that was saved: the best one where that is asked for. None without an evaluation."""
 
 
 def renderer_of(base: str) -> Renderer:
@@ -84,7 +83,7 @@ def tune(
     checkpoint = open_checkpoint(base)
     out = Path(args.output_dir)
     _check_packing(checkpoint, model, args)
-    if last_checkpoint(out):  # its exam has been held, and what counts exams goes on
+    if last_checkpoint(out):  # its evaluation has been held, and what counts evaluations goes on
         args.eval_on_start, args.restore_callback_states_from_checkpoint = False, True
     loaded = _load(checkpoint, model)
     loaded.name_or_path = loaded.config._name_or_path = base  # what an adapter notes: a name, not where it was found
@@ -119,13 +118,13 @@ def tune(
 
 
 def _check_packing(checkpoint: Checkpoint, model: ModelConfig, args: SFTConfig) -> None:
-    """Raise UsageError where packed lessons would see each other, or be cut in two, in silence."""
+    """Raise UsageError where packed training examples would see each other, or be cut in two, in silence."""
     if args.packing and args.packing_strategy == "wrapped":
-        raise UsageError("--packing_strategy wrapped cuts lessons in two; use bfd")
+        raise UsageError("--packing_strategy wrapped cuts training examples in two; use bfd")
     flash = "flash" in (model.attn_implementation or "")
     if (args.packing or args.padding_free) and not flash and checkpoint.profile.placeholders:
         raise UsageError(
-            "--packing and --padding_free: with this model's positions lessons would see each other, but for "
+            "--packing and --padding_free: with this model's positions training examples would see each other, but for "
             "FlashAttention (--attn_implementation flash_attention_2)"
         )
 

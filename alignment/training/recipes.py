@@ -113,25 +113,27 @@ class RewardRecipe(Recipe):
 
 @dataclass
 class JudgeRecipe:
-    """The exam that the judge sits while it is trained."""
+    """The evaluation that the judge sits while it is trained."""
 
-    _argument_group_name = "the exam on held-out judgments"
+    _argument_group_name = "the evaluation on held-out judgments"
 
     held_out: str | None = _flag(
         None,
         "Held-out judgments, .jsonl or .parquet as `flex-judge curate` writes them (default: held_out.jsonl of the "
         "data's folder). With --eval_strategy no they are asked after training only.",
     )
-    held_out_rows: int | None = _flag(None, "How many, the first ones, are asked at each exam (all); 0: no exam.")
+    held_out_rows: int | None = _flag(
+        None, "How many, the first ones, are asked at each evaluation (all); 0: no evaluation."
+    )
     think_tokens: int | None = _flag(
-        None, "Budget of the thinking in the exam (half as much again as the longest reply of the data)."
+        None, "Budget of the thinking in the evaluation (half as much again as the longest reply of the data)."
     )
     effective_batch: int | None = _flag(
         None,
         "Judgments a step over all processes; sets --gradient_accumulation_steps to what is left of it after "
         "--per_device_train_batch_size and the processes.",
     )
-    patience: int = _flag(0, "End training after so many exams in a row without a better grade; 0: never.")
+    patience: int = _flag(0, "End training after so many evaluations in a row without a better grade; 0: never.")
 
     def accumulation(self, at_once: int) -> int | None:
         """Batches that make a step, where `at_once` judgments are computed at a time over all processes; None for what

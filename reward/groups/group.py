@@ -199,7 +199,7 @@ def until(ask: Ask, deadline: float | None) -> Ask:
 
 
 def _as_member(index: int, match: Match) -> Match:
-    """The bout of one who was judged as a group of its own."""
+    """The match of one who was judged as a group of its own."""
     return replace(match, members=tuple(None if member is None else index for member in match.members))
 
 

@@ -65,22 +65,22 @@ Play = Callable[[int, int], Awaitable[Match]]
 
 
 async def knock_out(drawn: Sequence[int], play: Play) -> list[Match]:
-    """Single elimination: n - 1 bouts in ceil(log2 n) rounds; each is held as soon as its two members are known.
+    """Single elimination: n - 1 matches in ceil(log2 n) rounds; each is held as soon as its two members are known.
 
-    The draw is halved again and again; where n is no power of two, some members have no bout in the first round.
+    The draw is halved again and again; where n is no power of two, some members have no match in the first round.
 
     Args:
         drawn: the members in the order of the draw.
 
     Returns:
-        All bouts with their rounds and who went on, see `_goes_on`; the final last.
+        All matches with their rounds and who went on, see `_goes_on`; the final last.
     """
     matches, _ = await _bracket(drawn, (len(drawn) - 1).bit_length(), play)
     return matches
 
 
 async def _bracket(drawn: Sequence[int], round: int, play: Play) -> tuple[list[Match], int]:
-    """The bouts among some members, the last of them in that round, and who comes out of them."""
+    """The matches among some members, the last of them in that round, and who comes out of them."""
     if len(drawn) == 1:
         return [], drawn[0]
     half = (len(drawn) + 1) // 2
@@ -93,14 +93,14 @@ async def _bracket(drawn: Sequence[int], round: int, play: Play) -> tuple[list[M
 
 
 async def climb(latecomer: int, drawn: Sequence[int], matches: Sequence[Match], play: Play) -> list[Match]:
-    """The bouts of one who comes when the knock-out is over, as though it had been in the draw.
+    """The matches of one who comes when the knock-out is over, as though it had been in the draw.
 
     It meets one of those who were knocked out in the first round, then one of the second, and so on until it is knocked
-    out itself or has beaten the winner: at most one bout for each round, and one.
+    out itself or has beaten the winner: at most one match for each round, and one.
 
     Args:
         drawn: the members that it may meet.
-        matches: the knock-out, and the bouts of earlier latecomers.
+        matches: the knock-out, and the matches of earlier latecomers.
     """
     held: list[Match] = []
     levels = reached(drawn, matches)
@@ -129,7 +129,7 @@ async def _held(a: int, b: int, round: int, before: Sequence[Match], play: Play)
 
 def _goes_on(match: Match, a: int, b: int, before: Sequence[Match]) -> int:
     """Who goes on: the preferred one; at a tie the one with the higher expected score; without a verdict the one with
-    the higher mean score in the bouts before. Where that is level too, `a`: the one that comes first in the draw, or
+    the higher mean score in the matches before. Where that is level too, `a`: the one that comes first in the draw, or
     was there before the latecomer."""
     place = match.members.index
     won = match.won(place(a), place(b))

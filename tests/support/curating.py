@@ -1,4 +1,4 @@
-"""Rows, judgments and lessons for the tests of curation."""
+"""Rows, judgments and training examples for the tests of curation."""
 
 from __future__ import annotations
 

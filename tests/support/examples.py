@@ -40,7 +40,7 @@ def examples(count: int) -> list[dict[str, Any]]:
 
 
 def curated(folder: Path, count: int = 6, held_out: int = 2) -> Path:
-    """A folder of lessons and held-out judgments, which is returned."""
+    """A folder of training examples and held-out judgments, which is returned."""
     folder.mkdir(parents=True)
     rows = examples(count + held_out)
     for name, some in (("train", rows[:count]), ("held_out", rows[count:])):

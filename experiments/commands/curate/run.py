@@ -159,7 +159,7 @@ class _Work:
         return 1 if self.config.is_program else self.config.seeds
 
     def done(self, tokens: Tokens, progress: Progress) -> Taught:
-        """The lessons, after what was missing has been judged. The folder must be this process's."""
+        """The training examples, after what was missing has been judged. The folder must be this process's."""
         if self.config.is_program:
             return of_program(self.rows, tokens)
         # The draws of a row follow each other, so that an engine with a prefix cache computes their prompt once.

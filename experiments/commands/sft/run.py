@@ -30,7 +30,7 @@ RECORD = "recipe"
 """Name of the folder, within that of the judge, where all is that is not the judge."""
 DROPPED = "dropped.jsonl"
 ROOM = 1.5
-"""The budget of the thinking in an exam, by the longest reply of the data."""
+"""The budget of the thinking in an evaluation, by the longest reply of the data."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,7 +54,9 @@ class Making(TrainingRun):
         at_once = args.per_device_train_batch_size * ranks.count
         args.gradient_accumulation_steps = flags.recipe.accumulation(at_once) or args.gradient_accumulation_steps
         if args.max_length is None:
-            raise UsageError("--max_length is missing: a lesson must fit, as a cut one would lose its verdict")
+            raise UsageError(
+                "--max_length is missing: a training example must fit, as a cut one would lose its verdict"
+            )
         renderer = renderer_of(flags.policy)
         file = train_file(data)
         rows = read(file)
@@ -63,7 +65,7 @@ class Making(TrainingRun):
         self.evaluation, self.held_out = self._evaluation(data, renderer, taught)
         if self.evaluation is None and args.eval_strategy != "no":
             raise UsageError(
-                f"{data}: nothing is held out that the judge could be examined on; name a file with --held-out, or add "
+                f"{data}: nothing is held out to evaluate the judge on; name a file with --held-out, or add "
                 "--eval_strategy no"
             )
         self._check_metric()
@@ -86,10 +88,10 @@ class Making(TrainingRun):
         return HeldOutEvaluation(questions, tokens, self.examples.reason_first), held_out
 
     def _check_metric(self) -> None:
-        """Raise UsageError for what would end training at its first exam."""
+        """Raise UsageError for what would end training at its first evaluation."""
         args, patience = self.flags.args, self.flags.recipe.patience
         if patience and (args.eval_strategy == "no" or not args.load_best_model_at_end):
-            raise UsageError("--patience takes exams during training, and --load_best_model_at_end")
+            raise UsageError("--patience takes evaluations during training, and --load_best_model_at_end")
         if self.evaluation is None or not args.load_best_model_at_end:
             return
         known = {"loss", *evaluations.measurable_metrics(self.evaluation.questions)}

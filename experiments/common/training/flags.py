@@ -52,7 +52,7 @@ EVALUATIONS = {
     "metric_for_best_model": "eval_balanced_accuracy",
     "greater_is_better": True,
 }
-"""A judge in training is examined, and the best one is kept. Left out where there are no exams."""
+"""A judge in training is evaluated, and the best one is kept. Left out where there are no evaluations."""
 RECIPES = ("flex-vl-7b", "flex-vl-3b", "flex-vl-32b-lora", "flex-omni-7b", "flex-llama-8b", "flex-smollm2-135m")
 """Those of the published judges, and of the embedded one."""
 DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
@@ -103,7 +103,7 @@ KINDS = {
                 ("load_in_4bit", False, "load the model as it is"),
                 ("load_in_8bit", False, "load the model as it is"),
                 ("completion_only_loss", None, "the loss is on the reply, always"),
-                ("chat_template_path", None, "lessons are cut by the model's own template, as it judges"),
+                ("chat_template_path", None, "training examples are cut by the model's own template, as it judges"),
                 ("eos_token", None, "turns end as the model's own template ends them"),
                 ("model_init_kwargs", None, "use --dtype and --attn_implementation"),
                 ("trust_remote_code", False, "the judge's engines run no code of checkpoints"),

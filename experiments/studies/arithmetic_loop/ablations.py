@@ -37,7 +37,7 @@ VOTES = (1, 3, 7, 15)
 VOTING_TEMPERATURE = 0.7
 WAITS = (0, 1, 2, 4)
 SHORT = 60
-"""Single answers, and pairs, at most, of the exam of a judge that votes or is made to wait."""
+"""Single answers, and pairs, at most, of the evaluation of a judge that votes or is made to wait."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Variant:
     in_steps: bool = True
     """Whether the reasoning that it learns shows how a result is come by."""
     often: bool = False
-    """Whether it judges each question many times over, and so sits the short exam."""
+    """Whether it judges each question many times over, and so gets the short evaluation."""
 
 
 def variants(config: JudgeMaking) -> list[Variant]:

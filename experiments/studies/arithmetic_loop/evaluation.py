@@ -1,4 +1,4 @@
-"""The embedded judge's exam: answers that the policy itself sampled to questions that the judge was not trained on."""
+"""Evaluation of the embedded judge: answers that the policy sampled to questions outside the training data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Paper:
 
     @classmethod
     def of(cls, samples: Path, pairwise: int = PAIRS, seed: int = 0) -> Paper:
-        """The exam on a file of the policy's answers, see `samples.sample`."""
+        """The evaluation on a file of the policy's answers, see `samples.sample`."""
         rubric = load_rubric(RUBRIC)
 
         def question(id: str, text: str, answers: Sequence[str], scores: Sequence[float]) -> Question:
@@ -70,7 +70,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Results:
-    """What an exam came to."""
+    """Metrics of an evaluation."""
 
     pointwise: JudgeMetrics
     unrelated: JudgeMetrics

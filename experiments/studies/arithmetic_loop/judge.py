@@ -1,10 +1,10 @@
 """`python -m flex_judge.experiments.studies.arithmetic_loop judge`.
 
-Make the embedded judge again, from the policy's answers to its exam.
+Make the embedded judge again, from the policy's answers to its evaluation.
 
 The teacher is a program (`flex_judge.alignment.tasks.synthetic_teacher`), so what the judge learns from is
 synthetic; the answers
-that it learns to judge, and those that it is examined on, are the policy's own.
+that it learns to judge, and those that it is evaluated on, are the policy's own.
 """
 
 from __future__ import annotations
@@ -80,14 +80,14 @@ class JudgeMaking:
 
 @dataclass(frozen=True)
 class Made:
-    """A judge, and how it did in its exam."""
+    """A judge, and how it was evaluated."""
 
     adapter: Path
     """Folder of the LoRA adapter on the embedded base model, in half precision."""
     base: Results
-    """The exam of the base model."""
+    """The evaluation of the base model."""
     judge: Results
-    """The exam of the judge."""
+    """The evaluation of the judge."""
 
 
 def main(config: JudgeMaking) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def taught_questions(config: JudgeMaking) -> list[Question]:
 
 
 def sampled(config: JudgeMaking, folder: RunFolder) -> tuple[Path, Path]:
-    """The policy's answers that the judge learns on, and those of its exam."""
+    """The policy's answers that the judge learns on, and those of its evaluation."""
     answers, evaluation_answers = folder.path / "answers.jsonl", folder.path / "exam_answers.jsonl"
     asked = evaluation_questions(config.evaluation_questions)
     taught = taught_questions(config)
@@ -187,7 +187,7 @@ def _train(config: JudgeMaking, data: Path, out: Path) -> None:
 
 
 def halved(judge: Path, out: Path) -> Path:
-    """A copy of an adapter in half precision, which is what is shipped, and so what is examined."""
+    """A copy of an adapter in half precision, which is what is shipped, and so what is evaluated."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -210,7 +210,7 @@ def evaluate_judge(
     file: Path,
     adapter: Path | None,
 ) -> Results:
-    """The exam of the base model with an adapter, or without; no reply that an earlier start got is computed again.
+    """The evaluation of the base model with an adapter, or without; replies of an earlier start are not computed again.
 
     Args:
         taught: the sums that it was trained on.
@@ -224,7 +224,7 @@ def evaluate_judge(
                 BASE,
                 adapter=str(adapter) if adapter else None,
                 max_model_len=MAX_MODEL_LEN,
-                ledger=str(folder.path / "exams.ledger"),
+                ledger=str(folder.path / "evaluations.ledger"),
             )
             judge = FlexJudge(load_engine(config), settings)
             try:
@@ -236,7 +236,7 @@ def evaluate_judge(
 
 
 def _stored(file: Path, adapter: str | None) -> list[Judgment] | None:
-    """The judgments of an exam that was held, unless another adapter sat it."""
+    """The judgments of an evaluation that was held, unless another adapter sat it."""
     if not file.exists():
         return None
     judgments = [Judgment.from_json(row) for row in read_rows(file)]

@@ -1,4 +1,4 @@
-"""Which questions of the embedded task are asked where. The judge is trained on no sum that it is examined on."""
+"""Which questions of the embedded task are asked where. The judge is trained on no sum that it is evaluated on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flex_judge.alignment.tasks.arithmetic import Question, questions
 from flex_judge.alignment.tasks.synthetic_teacher import Sum, sum_of
 
 EVALUATION, TRAIN = 120, 520
-"""How many questions the shipped judge was examined on, and learnt on."""
+"""How many questions the shipped judge was evaluated on, and learnt on."""
 LEVELS = (1, 2)
 """Those of the demo and of data runs."""
 DEMO, DEMO_SEED = 24, 0
@@ -21,7 +21,7 @@ POLICY_SEED = 3_000_003
 
 
 def evaluation_questions(count: int) -> list[Question]:
-    """The judge's exam: the first of those that policies are measured on.
+    """The judge's evaluation: the first of those that policies are measured on.
 
     Raises:
         UsageError: there are not so many.
@@ -30,7 +30,7 @@ def evaluation_questions(count: int) -> list[Question]:
 
 
 def training_questions(count: int, evaluation: Iterable[Question]) -> list[Question]:
-    """Questions for the judge to learn on: none asks for a sum of the exam's or of the demo's, in whatever words.
+    """Questions for the judge to learn on: none asks for a sum of the evaluation's or of the demo's, in whatever words.
 
     Raises:
         UsageError: there are not so many.

@@ -1,4 +1,4 @@
-"""The exam of a judge: what a grade is made of."""
+"""The evaluation of a judge: what a grade is made of."""
 
 from __future__ import annotations
 

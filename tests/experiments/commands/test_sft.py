@@ -164,10 +164,10 @@ def test_what_cannot_be_learnt_from_is_counted_and_listed(tmp_path: Path, capfd:
         (["--think-tokens", "0"], "--think-tokens must be at least 1"),
         (["--held-out", "x.jsonl", "--held-out-rows", "0"], "leave one out"),
         (["--held-out-rows", "0"], "nothing is held out"),
-        (["--patience", "1", "--load_best_model_at_end", "False"], "--patience takes exams during training"),
+        (["--patience", "1", "--load_best_model_at_end", "False"], "--patience takes evaluations during training"),
         (["--metric_for_best_model", "eval_singels"], "the held-out judgments give eval_accuracy, eval_agreement"),
         (["--chat_template_path", "x.jinja"], "--chat_template_path is not for this command"),
-        (["--packing", "--packing_strategy", "wrapped"], "--packing_strategy wrapped cuts lessons in two"),
+        (["--packing", "--packing_strategy", "wrapped"], "--packing_strategy wrapped cuts training examples in two"),
         (["--use_peft", "--lora_target_modules", "visual"], "the language model has no visual; choose down_proj"),
     ],
 )

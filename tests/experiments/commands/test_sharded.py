@@ -84,7 +84,7 @@ def test_two_processes_make_the_judge_that_one_makes(kind: str, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "flags"),
-    # Of exams that are all alike the first one is the best, when nothing has been learnt yet.
+    # Of evaluations that are all alike the first one is the best, when nothing has been learnt yet.
     [(tiny_qwen_omni, ()), (tiny_llama, ("--use_peft", "--load_best_model_at_end", "False"))],
     ids=["thinker", "adapter"],
 )

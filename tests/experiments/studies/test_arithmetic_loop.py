@@ -1,4 +1,4 @@
-"""The loop on the embedded task: which questions are asked where, the judge's exam, the figures and the page."""
+"""The loop on the embedded task: which questions are asked where, the judge's evaluation, the figures and the page."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_judge_is_trained_on_no_sum_of_its_exam_or_of_the_demo() -> None:
     assert len({question.id for question in taught}) == 520
     assert not sums(taught) & sums(evaluation)
     assert not sums(taught) & sums(questions(DEMO, 0, levels=(1, 2)))
-    assert evaluation_questions(20) == evaluation[:20]  # so a shorter exam is part of a longer one
+    assert evaluation_questions(20) == evaluation[:20]  # so a shorter evaluation is part of a longer one
 
 
 def test_a_policy_is_tuned_on_no_sum_that_it_is_measured_on_and_other_seeds_ask_other_questions() -> None:
@@ -387,7 +387,7 @@ def test_an_exam_that_was_held_is_not_held_again_but_for_another_adapter(
     for adapter in adapters:
         adapter.mkdir()
         (adapter / "adapter_config.json").write_text(adapter.name)
-    file = tmp_path / "run" / "exam.jsonl"
+    file = tmp_path / "run" / "evaluation.jsonl"
     with RunFolder(tmp_path / "run", {}) as folder:
         sittings = [
             evaluate_judge(folder, paper, frozenset(), ROOM, file, adapter) for adapter in (*adapters, adapters[1])
@@ -462,6 +462,6 @@ def test_the_judge_is_made_by_one_command_and_goes_on_from_where_it_was(
     assert "**synthetic**" in card
     before = {file.name: file.stat().st_mtime_ns for file in adapter.iterdir() if file.name != "README.md"}
     (tmp_path / "run" / "exam_judge.jsonl").unlink()
-    assert closed_loop(argv) == 0  # its exam is held again, out of the ledger
+    assert closed_loop(argv) == 0  # its evaluation is held again, out of the ledger
     after = {file.name: file.stat().st_mtime_ns for file in adapter.iterdir() if file.name != "README.md"}
     assert (after, (adapter / "README.md").read_text().split("which took")[0]) == (before, card.split("which took")[0])
