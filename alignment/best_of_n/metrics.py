@@ -3,7 +3,7 @@
 For n < N samples the figure is not that of the first n, but the mean over all subsets of n samples. Samples of a prompt
 are drawn alike, so both are unbiased; the mean over subsets scatters less, and is as cheap: of the samples in the order
 in which they are chosen, the one at place j (from 0) is the best of C(N - 1 - j, n - 1) of the C(N, n) subsets. For
-"any" this is the pass@k estimator of arXiv 2107.03374.
+pass@n this is the estimator of arXiv 2107.03374.
 
 The order is that of all N. Where each answer is judged by itself, leaving others out does not change it. Where answers
 were compared, and in a knock-out or successive halving, which look at most of them but briefly, a smaller field might
@@ -52,13 +52,13 @@ class Estimate:
 class Accuracies:
     """Shares of prompts answered rightly. A prompt of which no answer has a verdict counts as not right."""
 
-    first: Estimate
-    """By the first sample."""
+    pass_at_1: Estimate
+    """By the first sample (pass@1)."""
     random: Estimate
     """By one sample, drawn at random: the mean over samples."""
     best: Mapping[int, Estimate]
     """By the judge's choice of n samples."""
-    any: Mapping[int, Estimate]
+    pass_at: Mapping[int, Estimate]
     """By at least one of n samples: what a perfect judge would come to."""
     gain: Estimate
     """What the choice of all samples gains over one drawn at random, prompt by prompt."""
@@ -93,10 +93,10 @@ def accuracies(prompts: Iterable[LabelledSamples], seed: int = 0) -> Accuracies:
     if count is None:
         raise UsageError("prompts: expected one or more, got none")
     return Accuracies(
-        first=first.estimate(seed),
+        pass_at_1=first.estimate(seed),
         random=random.estimate(seed),
         best={n: mean.estimate(seed) for n, mean in best.items()},
-        any={n: mean.estimate(seed) for n, mean in oracle.items()},
+        pass_at={n: mean.estimate(seed) for n, mean in oracle.items()},
         gain=gain.estimate(seed),
     )
 

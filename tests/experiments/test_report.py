@@ -25,8 +25,8 @@ from flex_judge.judges.errors import UsageError
 
 SUMMARY: dict[str, Any] = json.loads("""{
   "policy": "some-policy", "judge": "some-judge", "engine": "vllm", "replicas": 2, "prompts": 2,
-  "samples_per_prompt": 3, "accuracy_first": 0.5, "accuracy_random": 0.5, "accuracy_best_of_n": 1.0,
-  "accuracy_any": 1.0, "pairs": 1, "dropped": {"tied": 1, "equal_text": 0}, "judgments": {"ok": 5, "timeout": 1},
+  "samples_per_prompt": 3, "accuracy_pass_at_1": 0.5, "accuracy_random": 0.5, "accuracy_best_of_n": 1.0,
+  "accuracy_pass_at_n": 1.0, "pairs": 1, "dropped": {"tied": 1, "equal_text": 0}, "judgments": {"ok": 5, "timeout": 1},
   "policy_tokens": 1234, "judge_tokens": 5678, "seconds": {"start_ray": 2.5, "judge": 75.0}
 }""")
 EVIL = "<script>alert('x')</script><img src=https://evil.example/x.png>"
@@ -169,7 +169,7 @@ def test_optional_and_unknown_keys(run: Path) -> None:
 
 
 def test_a_run_without_pairs_truth_or_scores(run: Path) -> None:
-    nothing = dict.fromkeys(("accuracy_first", "accuracy_random", "accuracy_best_of_n", "accuracy_any"))
+    nothing = dict.fromkeys(("accuracy_pass_at_1", "accuracy_random", "accuracy_best_of_n", "accuracy_pass_at_n"))
     (run / "summary.json").write_text(json.dumps(SUMMARY | nothing | {"pairs": 0}))
     (run / "preferences.jsonl").write_text("")
     (run / "judgments.jsonl").write_text("")
@@ -290,7 +290,7 @@ def test_the_axis_is_the_rubric_s_scale() -> None:
 
 
 def figures(best: float | None, chance: float | None, ceiling: float | None = 0.8, **rest: Any) -> dict[str, Any]:
-    accuracy = {"accuracy_best_of_n": best, "accuracy_random": chance, "accuracy_any": ceiling}
+    accuracy = {"accuracy_best_of_n": best, "accuracy_random": chance, "accuracy_pass_at_n": ceiling}
     return SUMMARY | {"prompts": 100, "samples_per_prompt": 8} | accuracy | rest
 
 

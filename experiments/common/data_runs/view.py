@@ -28,12 +28,12 @@ def print_best_of_n(summary: Mapping[str, Any], out: Path) -> None:
 
 def _best_of_n_metrics(summary: Mapping[str, Any]) -> Iterator[Row]:
     if accuracies := summary["accuracies"]:
-        yield "Right: first sample", percent(accuracies["first"])
+        yield "Right: pass@1 (first sample)", percent(accuracies["pass_at_1"])
         yield "Right: random sample", percent(accuracies["random"])
         for n, estimate in accuracies["best"].items():
             yield f"Right: best of {n}", percent(estimate)
-        most = max(accuracies["any"], key=int)
-        yield f"Right: any of {most}", percent(accuracies["any"][most])
+        most = max(accuracies["pass_at"], key=int)
+        yield f"Right: pass@{most}", percent(accuracies["pass_at"][most])
         yield "Gain over a random sample", percent(accuracies["gain"])
     else:
         for n, estimate in (summary["mean_score_of_best"] or {}).items():

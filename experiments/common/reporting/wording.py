@@ -58,7 +58,7 @@ def verdict_sentence(summary: Mapping[str, Any]) -> str:
     """One honest sentence on whether the judge chose better than chance, from the figures of `summary.json`."""
     prompts, samples = int(summary.get("prompts") or 0), int(summary.get("samples_per_prompt") or 0)
     best, chance = summary.get("accuracy_best_of_n"), summary.get("accuracy_random")
-    ceiling = summary.get("accuracy_any")
+    ceiling = summary.get("accuracy_pass_at_n")
     if not prompts:
         return "No prompts were run, so there is nothing to say about the judge."
     if best is None or chance is None:
@@ -96,10 +96,10 @@ def accuracies(summary: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """Name, explanation and share of each accuracy that was measured, worst expected first."""
     n = summary["samples_per_prompt"]
     bars = [
-        ("accuracy_first", "First sample", "what one would get without a judge"),
+        ("accuracy_pass_at_1", "pass@1 (first sample)", "what one would get without a judge"),
         ("accuracy_random", "Random pick", f"the mean over all {n} samples"),
         ("accuracy_best_of_n", f"Best of {n}", "the sample that the judge scored highest"),
-        ("accuracy_any", f"Any of {n}", "the ceiling: what a perfect judge would get"),
+        ("accuracy_pass_at_n", f"pass@{n}", "the ceiling: what a perfect judge would get"),
     ]
     return [(label, note, summary[key]) for key, label, note in bars if summary.get(key) is not None]
 

@@ -151,7 +151,7 @@ def _one_seed(config: ClosedLoop, folder: RunFolder, held_out: list[Question], j
         more |= {"rule": "all_pairs", "margin": MARGIN, "per-prompt": config.per_prompt}
         run("preferences", str(prompts), *_flags({**told, **more}), *judge)
     with folder.phase("dpo"):
-        flags = {"output_dir": out / "policy", "held_out_prompts": 0, "seed": seed, "num_train_epochs": config.epochs}
+        flags = {"output_dir": out / "policy", "held-out-prompts": 0, "seed": seed, "num_train_epochs": config.epochs}
         run("dpo", str(out / "preferences"), *_flags(flags))
     _ask_greedily(folder, held_out, out / "greedy_after.jsonl", out / "policy")
 
@@ -232,7 +232,7 @@ def _curve(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "random": _over([run["random"]["value"] for run in runs]),
         "best": {n: _over([run["best"][n]["value"] for run in runs]) for n in runs[0]["best"]},
-        "any": {n: _over([run["any"][n]["value"] for run in runs]) for n in runs[0]["any"]},
+        "pass_at": {n: _over([run["pass_at"][n]["value"] for run in runs]) for n in runs[0]["pass_at"]},
     }
 
 

@@ -130,7 +130,7 @@ def _curve(axes: Axes, summary: Mapping[str, Any]) -> None:
     curve = summary["curve"]
     sizes = sorted(map(int, curve["best"]))
     for name, label, colour in (
-        ("any", "any of N is right", CEILING_COLOUR),
+        ("pass_at", "pass@N", CEILING_COLOUR),
         ("best", "best of N, by the judge", JUDGE_COLOUR),
     ):
         plot_curve(axes, sizes, [curve[name][str(n)] for n in sizes], label, color=colour)

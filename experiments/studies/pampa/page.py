@@ -113,7 +113,7 @@ def table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
         if "gain" in found:
             rows.append((f"{style}: DPO gains", str(Metric.of(found["gain"], scale=100, sign="+")), "", "", "", ""))
         if n:
-            rows.append((f"{style}: any of {n} is right", f"{100 * found['any'][n]:.2f}", "", "", "", ""))
+            rows.append((f"{style}: pass@{n}", f"{100 * found['pass_at'][n]:.2f}", "", "", "", ""))
     return [head, *rows] if summary["is_paper_s"] else [head[:-1], *(row[:-1] for row in rows)]
 
 

@@ -17,7 +17,7 @@ from flex_judge.experiments.common.ranks import run
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.pampa.config import PUBLISHED_DPO, CaseStudy
 from flex_judge.experiments.studies.pampa.page import write_page
-from flex_judge.experiments.studies.pampa.statistics import LABEL, gain, of_any, of_best, of_first, outcomes
+from flex_judge.experiments.studies.pampa.statistics import LABEL, gain, of_best, outcomes, pass_at_1, pass_at_n
 from flex_judge.experiments.studies.pampa.table import Molecule, majority, read_table, split, unseen
 from flex_judge.experiments.studies.pampa.task import HIGH
 from flex_judge.judges.errors import EngineLostError
@@ -97,17 +97,17 @@ class _Steps:
         greedy = self._greedy[style] = self._answers(style, asked, "greedy")
         sampled = self._answers(style, asked, "sampled", samples=self.config.samples)
         return {
-            "greedy": of_first(greedy, task),
+            "greedy": pass_at_1(greedy, task),
             "sampled": {"outcomes": outcomes(sampled, task)},
             "best": of_best(sampled, task, seed=self.config.seed),
-            "any": of_any(sampled, task),
+            "pass_at": pass_at_n(sampled, task),
         }
 
     def add_after_dpo(self, style: str, found: dict[str, Any], policy: Path) -> None:
         """Add to what was found in a style what the policy says after DPO."""
         task = self.config.task
         after = self._answers(style, self.folder.path / style / "test.jsonl", "greedy_after_dpo", tuned=policy)
-        found["dpo"] = of_first(after, task)
+        found["dpo"] = pass_at_1(after, task)
         found["gain"] = gain(self._greedy[style], after, task)
 
     def tuned(self, train: Sequence[Molecule]) -> tuple[Path, dict[str, Any]]:
@@ -115,7 +115,7 @@ class _Steps:
         config, out = self.config, self.folder.path / "dpo" / "policy"
         data = config.preferences or str(self._pairs(train))
         told = {**PUBLISHED_DPO, "seed": config.seed, **dict(flag.split("=", 1) for flag in config.dpo)}
-        where = {"model_name_or_path": config.policy, "output_dir": out, "held_out_prompts": 0}
+        where = {"model_name_or_path": config.policy, "output_dir": out, "held-out-prompts": 0}
         flags = [text for name, value in {**where, **told}.items() for text in (f"--{name}", str(value))]
         with self.folder.phase("dpo"):
             run("dpo", data, *flags)

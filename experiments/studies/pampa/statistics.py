@@ -57,7 +57,7 @@ def rights(labels: Sequence[str], said: Sequence[str | None]) -> list[bool]:
     return [label == one for label, one in zip(labels, said, strict=True)]
 
 
-def of_first(rows: Sequence[Row], task: Task) -> dict[str, Any]:
+def pass_at_1(rows: Sequence[Row], task: Task) -> dict[str, Any]:
     """Figures of the first answer to each molecule, `interval` of its accuracy over molecules (95 %), and what came of
     reading the answers (`outcomes`)."""
     labels, said = _labels(rows), first_said(rows, task)
@@ -106,7 +106,7 @@ def of_best(rows: Sequence[Row], task: Task, draws: int = DRAWS, seed: int = 0) 
     return found
 
 
-def of_any(rows: Sequence[Row], task: Task) -> dict[str, float]:
+def pass_at_n(rows: Sequence[Row], task: Task) -> dict[str, float]:
     """By N: how many molecules have a right answer among N of theirs, on the average over all ways to take N."""
     read, labels = _read(rows, task), _labels(rows)
     most = min((len(answers) for answers in read if answers), default=0)

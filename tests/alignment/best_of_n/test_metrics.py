@@ -38,23 +38,23 @@ def test_the_best_of_n_is_averaged_over_every_subset_of_n(prompt: tuple[tuple[in
         subsets = [set(subset) for subset in combinations(range(len(right)), n)]
         chosen = [next((i for i in ranking if i in subset), None) for subset in subsets]
         assert found.best[n].value == pytest.approx(sum(i is not None and right[i] for i in chosen) / len(subsets))
-        assert found.any[n].value == pytest.approx(sum(any(right[i] for i in s) for s in subsets) / len(subsets))
+        assert found.pass_at[n].value == pytest.approx(sum(any(right[i] for i in s) for s in subsets) / len(subsets))
 
 
 def test_the_best_of_all_is_the_one_that_was_chosen() -> None:
     prompts = [LabelledSamples((2, 0, 1), (False, False, True)), LabelledSamples((0, 2, 1), (False, True, True))]
     found = accuracies(prompts)
     assert found.best[3].value == 0.5
-    assert found.first.value == 0.0
+    assert found.pass_at_1.value == 0.0
     assert found.random.value == found.best[1].value == pytest.approx(0.5)
-    assert found.any[3].value == 1.0
+    assert found.pass_at[3].value == 1.0
     assert found.gain.value == pytest.approx(0.0)
 
 
 def test_a_prompt_without_a_verdict_stays_in_the_denominator_and_counts_as_not_right() -> None:
     found = accuracies([LabelledSamples((), (True, True)), LabelledSamples((0, 1), (True, True))])
     assert (found.best[1].value, found.best[2].value, found.best[2].count) == (0.5, 0.5, 2)
-    assert found.any[2].value == 1.0
+    assert found.pass_at[2].value == 1.0
 
 
 def test_an_answer_without_a_verdict_is_not_the_best_of_itself() -> None:
@@ -107,7 +107,7 @@ def test_runs_that_have_no_figures_are_refused() -> None:
 
 def test_accuracies_are_plain_json() -> None:
     row = json.loads(json.dumps(accuracies([LabelledSamples((0, 1), (True, False))]).to_json()))
-    assert set(row) == {"first", "random", "best", "any", "gain"}
+    assert set(row) == {"pass_at_1", "random", "best", "pass_at", "gain"}
     assert row["best"]["2"]["value"] == 1.0
 
 

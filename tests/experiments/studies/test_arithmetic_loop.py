@@ -140,21 +140,21 @@ def test_a_sum_is_related_to_the_same_sum_the_other_way_round() -> None:
 
 
 def test_an_exam_asks_each_different_answer_once_and_pairs_in_both_orders(paper: Paper) -> None:
-    assert [(q.comparison.responses[0], q.scores) for q in paper.singles] == [
+    assert [(q.comparison.responses[0], q.scores) for q in paper.pointwise] == [
         ("It is 7.", (5.0,)),
         ("It is 8.", (1.0,)),
         ("It is 5.", (1.0,)),
         ("It is 7.", (5.0,)),
     ]
-    assert len(paper.pairs) == 2
-    for pair, swapped in zip(paper.pairs, paper.swapped, strict=True):
+    assert len(paper.pairwise) == 2
+    for pair, swapped in zip(paper.pairwise, paper.swapped, strict=True):
         assert swapped.scores == pair.scores[::-1]
         assert swapped.comparison.responses == pair.comparison.responses[::-1]
 
 
 def test_a_judge_that_knows_passes(paper: Paper) -> None:
     results = sat(knowing, paper)
-    assert results.singles.balanced_accuracy == results.pairs.balanced_accuracy == results.swap_consistency == 1.0
+    assert results.pointwise.balanced_accuracy == results.pairwise.balanced_accuracy == results.swap_consistency == 1.0
     assert results.parsed == 1.0
     assert results.unrelated.asked == 4
     assert sat(knowing, paper, frozenset({Sum(4, "+", 3)})).unrelated.asked == 2
@@ -162,7 +162,7 @@ def test_a_judge_that_knows_passes(paper: Paper) -> None:
 
 def test_a_judge_with_a_favourite_place_is_found_out(paper: Paper) -> None:
     results = sat(stubborn, paper)
-    assert results.singles.balanced_accuracy == results.pairs.balanced_accuracy == 0.5
+    assert results.pointwise.balanced_accuracy == results.pairwise.balanced_accuracy == 0.5
     assert results.swap_consistency == 0.0
 
 
@@ -190,9 +190,9 @@ def results(tmp_path: Path) -> dict[str, Any]:
             (folder / name).mkdir(parents=True)
         after = [(text, n, [str(n)] if i <= right else said) for i, (text, n, said) in enumerate(before)]
         answered(folder / "greedy_after.jsonl", *after)
-        found = {"random": {"value": 0.25}, "best": {}, "any": {}}
+        found = {"random": {"value": 0.25}, "best": {}, "pass_at": {}}
         for n, best in (("1", 0.25), ("2", 0.5 + 0.1 * seed)):
-            found["best"][n], found["any"][n] = {"value": best}, {"value": 0.75}
+            found["best"][n], found["pass_at"][n] = {"value": best}, {"value": 0.75}
         (folder / "best_of_n" / "summary.json").write_text(json.dumps({"accuracies": found, "prompts": 3}))
         pairs = {"pairs": 5, "right": {"chosen": 4, "neither": 1}}
         (folder / "preferences" / "summary.json").write_text(json.dumps(pairs))
@@ -212,7 +212,7 @@ def test_the_figures_of_a_loop_are_over_seeds_and_questions(tmp_path: Path) -> N
 
 def exam_of(value: float) -> dict[str, Any]:
     metrics = {"asked": 10, "balanced_accuracy": value, "agreement": value}
-    return {"singles": metrics, "unrelated": metrics, "pairs": metrics, "swap_consistency": value, "parsed": None}
+    return {"pointwise": metrics, "unrelated": metrics, "pairwise": metrics, "swap_consistency": value, "parsed": None}
 
 
 def test_the_page_shows_the_loop_beside_the_paper(tmp_path: Path) -> None:
@@ -273,13 +273,13 @@ def noisy(prompt: str, sampling: Sampling) -> str:
 
 
 def test_the_majority_of_votes_on_a_pair_is_what_counts(paper: Paper) -> None:
-    pairs = replace(paper, singles=())
+    pairs = replace(paper, pointwise=())
     judge = FlexJudge(ScriptedEngine(noisy), replace(ROOM, votes=9, temperature=0.7))
     judgments = ask(judge, pairs, lambda: None)
     assert {judgment.preferred for judgment in judgments} == {0}
     flat = [replace(judgment, preferred=None) for judgment in judgments]  # as if most votes had found them level
     assert evaluate_results(pairs, flat, frozenset()).swap_consistency == 1.0
-    assert evaluate_results(pairs, flat, frozenset()).pairs.accuracy == 0.0
+    assert evaluate_results(pairs, flat, frozenset()).pairwise.accuracy == 0.0
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from flex_judge.experiments.cli import main as command
 from flex_judge.experiments.studies.pampa import run
 from flex_judge.experiments.studies.pampa.__main__ import main
 from flex_judge.experiments.studies.pampa.page import table, write_page
-from flex_judge.experiments.studies.pampa.statistics import gain, measures, of_any, of_best, of_first, outcomes
+from flex_judge.experiments.studies.pampa.statistics import gain, measures, of_best, outcomes, pass_at_1, pass_at_n
 from flex_judge.experiments.studies.pampa.table import majority, read_table, split, unseen
 from flex_judge.experiments.studies.pampa.task import CLASSES, HIGH, LOW, STYLES, Task
 from flex_judge.judges.errors import UsageError
@@ -158,17 +158,17 @@ def test_the_highest_score_is_chosen_ties_by_lot_and_nothing_leaves_the_count() 
     assert found["1"]["accuracy"]["mean"] == pytest.approx((1 / 4 + 1 / 4 + 0) / 3, abs=0.05)
     assert found["1"]["interval"]["value"] == pytest.approx(found["1"]["accuracy"]["mean"])
     assert found["1"]["interval"]["low"] < found["1"]["interval"]["value"] < found["1"]["interval"]["high"]
-    assert of_any(rows, TASK) == pytest.approx({"1": (1 + 1 + 4) / 12, "2": (1 / 2 + 1 / 2 + 1) / 3, "4": 1.0})
-    assert of_first(rows, TASK)["outcomes"] == {"answered": 3}
+    assert pass_at_n(rows, TASK) == pytest.approx({"1": (1 + 1 + 4) / 12, "2": (1 / 2 + 1 / 2 + 1) / 3, "4": 1.0})
+    assert pass_at_1(rows, TASK)["outcomes"] == {"answered": 3}
 
 
 def test_a_molecule_without_any_answer_is_wrong_and_told_as_such() -> None:
     lost: dict[str, Any] = {"responses": None, "scores": None, "kept": {"label": HIGH}}
     rows = [row(LOW, ("h", 9), ("l", 3)), row(HIGH, ("h", 5), ("h", 5)), lost]
     assert outcomes(rows, TASK) == {"answered": 4, "could not be answered": 1}
-    assert of_first(rows, TASK)["outcomes"] == {"answered": 2, "could not be answered": 1}
+    assert pass_at_1(rows, TASK)["outcomes"] == {"answered": 2, "could not be answered": 1}
     assert of_best(rows, TASK)["2"]["accuracy"] == {"mean": pytest.approx(1 / 3), "deviation": 0.0}
-    assert of_any(rows, TASK) == pytest.approx({"1": 0.5, "2": 2 / 3})
+    assert pass_at_n(rows, TASK) == pytest.approx({"1": 0.5, "2": 2 / 3})
     found = gain(rows, [row(LOW, ("l", 9)), row(HIGH, ("h", 5)), lost], TASK)
     assert found["value"] == pytest.approx(1 / 3)
     assert found["low"] <= found["value"] <= found["high"]
@@ -180,7 +180,7 @@ def test_silence_is_no_way_to_be_right_half_the_time() -> None:
 
 def summary() -> dict[str, Any]:
     rows = [row(HIGH, ("h", 9), ("l", 3)), row(LOW, ("h", 5), ("l", 6)), row(HIGH, ("?", 1), ("?", None))]
-    style = {"greedy": of_first(rows, TASK), "best": of_best(rows, TASK), "any": of_any(rows, TASK)}
+    style = {"greedy": pass_at_1(rows, TASK), "best": of_best(rows, TASK), "pass_at": pass_at_n(rows, TASK)}
     style["sampled"] = {"outcomes": outcomes(rows, TASK)}
     return {
         "data": "pampa.tab",
@@ -194,7 +194,7 @@ def summary() -> dict[str, Any]:
         "is_paper_s": True,
         "left_out": {"has no label": 2},
         "dpo": {"pairs": 40, "steps": 4, "highest_learning_rate": 1e-5},
-        "styles": {"default": {**style, "dpo": of_first(rows, TASK), "gain": gain(rows, rows, TASK)}, "cot": style},
+        "styles": {"default": {**style, "dpo": pass_at_1(rows, TASK), "gain": gain(rows, rows, TASK)}, "cot": style},
     }
 
 
@@ -207,7 +207,7 @@ def test_the_page_sets_all_steps_beside_the_paper_and_who_always_says_the_same(t
     assert found["default: greedy"] == ("33.33 (6.15 to 79.23)", "25.00", "-0.500", "2 of 3", "63.55")
     assert found["default: best of 2"][0].startswith("66.67 (")
     assert found["default: best of 2"][-1] == ""  # the paper's is of 16
-    assert found["default: any of 2 is right"][0] == "66.67"
+    assert found["default: pass@2"][0] == "66.67"
     assert found["default: DPO gains"][0] == "+0.00 (0.00 to 0.00)"
     assert found["default: greedy, after DPO"][-1] == "76.41"
     assert "cot: greedy, after DPO" not in found
