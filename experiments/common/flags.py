@@ -91,14 +91,6 @@ def make_config(config: type[Config], **values: Any) -> Config:
     return from_flat(config, values, flag_of)
 
 
-def check_least(config: object, least: Mapping[str, float]) -> None:
-    """Raise UsageError naming the flag of a field that is set below its least value."""
-    for name, bound in least.items():
-        value = getattr(config, name)
-        if value is not None and not value >= bound:
-            raise UsageError(f"{flag_of(name)} must be at least {bound}, not {value}")
-
-
 def _metavar(found: Setting) -> str | None:
     if text := found.field.metadata.get("metavar"):
         return str(text)

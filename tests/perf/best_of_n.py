@@ -25,15 +25,18 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select
 from flex_judge.experiments.commands.bench.result import BenchResult
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Status, Usage, Verdict
 from flex_judge.judges.protocol.voting import combine
 from flex_judge.judges.types import Comparison, Message, text_of
+from flex_judge.judges.validation.classes import NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
 
 GOAL = 0.5
 """Tokens of halving, as a share of those of the exhaustive way: at most."""
@@ -48,23 +51,23 @@ THINKING_TOKENS = 400
 PROMPT = (Message("user", "?"),)
 
 
-@dataclass(frozen=True)
+@settings_class
 class BestOfNConfig:
-    prompts: int = setting(100, "prompts for each seed and level of noise")
-    samples: int = setting(16, "answers to a prompt")
-    votes: int = setting(8, "judgments of every answer on the exhaustive side, and of one answer at most by halving")
-    noise: float = setting(1.0, "standard deviation of a judgment's error, in points of the scale from 1 to 10")
-    spread: float = setting(1.5, "standard deviation of the qualities of a prompt's answers, in the same points")
-    budget: float = setting(SelectionSpec.budget, "share of the exhaustive side's judgments that halving may spend")
-    confidence: float = setting(SelectionSpec.confidence, "how sure halving is before it gives an answer up")
-    seeds: int = setting(5, "seeds of qualities and noise; the worst of them is reported")
-    seed: int = setting(0, "first of the seeds")
+    """Settings of the bench."""
+
+    prompts: PositiveInt = setting(100, "Number of prompts per seed and noise level")
+    samples: Annotated[int, Ge(2)] = setting(16, "Number of answers per prompt")
+    votes: PositiveInt = setting(8, "Judgments per answer if exhaustive; the maximum with halving")
+    noise: NonNegativeFloat = setting(1.0, "Standard deviation of a judgment's error, in points on the scale 1-10")
+    spread: Annotated[float, Ge(0.01)] = setting(
+        1.5, "Standard deviation of the qualities of answers to a prompt, in these points"
+    )
+    budget: float = setting(SelectionSpec.budget, "Fraction of the exhaustive judgments that halving may spend")
+    confidence: float = setting(SelectionSpec.confidence, "Confidence at which halving drops an answer")
+    seeds: PositiveInt = setting(5, "Number of seeds; the worst result is reported")
+    seed: NonNegativeInt = setting(0, "First seed")
 
     def __post_init__(self) -> None:
-        check_least(self, {"prompts": 1, "samples": 2, "votes": 1, "seeds": 1, "seed": 0})
-        for name, least in (("noise", 0.0), ("spread", 0.01)):
-            if not least <= getattr(self, name) < math.inf:
-                raise UsageError(f"--{name} must be at least {least}, not {getattr(self, name)}")
         try:
             _spec(self)
         except UsageError as e:

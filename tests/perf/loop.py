@@ -11,16 +11,16 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import made_up
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.types import Comparison
+from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.reward.trl import JudgeReward
 
 GOAL = 2.4
@@ -28,18 +28,17 @@ GOAL = 2.4
 RUBRIC = "general"
 
 
-@dataclass(frozen=True)
+@settings_class
 class LoopConfig:
-    model: str = setting("smollm2-135m", "the judge: embedded name, folder or hub id", metavar="MODEL")
-    prompts: int = setting(2, "questions in a call", metavar="N")
-    completions: int = setting(8, "completions of each", metavar="N")
-    words: int = setting(60, "length of a question and of a completion", metavar="N")
-    think: int = setting(32, "tokens that the judge may think", metavar="N")
-    repeats: int = setting(2, "times each side is run", metavar="N")
-    seed: int = setting(0, "seed of the texts", metavar="N")
+    """Settings of the bench."""
 
-    def __post_init__(self) -> None:
-        check_least(self, dict.fromkeys(("prompts", "completions", "words", "think", "repeats"), 1))
+    model: str = setting("smollm2-135m", "Judge model: embedded name, folder or hub id", metavar="MODEL")
+    prompts: PositiveInt = setting(2, "Number of questions per call", metavar="N")
+    completions: PositiveInt = setting(8, "Number of completions per question", metavar="N")
+    words: PositiveInt = setting(60, "Length of a question and of a completion in words", metavar="N")
+    think: PositiveInt = setting(32, "Thinking budget in tokens", metavar="N")
+    repeats: PositiveInt = setting(2, "Number of runs of each side", metavar="N")
+    seed: int = setting(0, "Seed of the texts", metavar="N")
 
 
 def run(config: LoopConfig) -> BenchResult:

@@ -11,11 +11,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
 
 from flex_judge.experiments.commands.bench.result import BenchResult
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
 from flex_judge.judges.media.opening import molecule
@@ -23,6 +25,7 @@ from flex_judge.judges.protocol.prompts import pieces_of
 from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
 from flex_judge.judges.protocol.turns import Turn
 from flex_judge.judges.types import Message
+from flex_judge.judges.validation.classes import PositiveInt, settings_class
 
 GOAL = 3.0
 """Time one after the other over time in a batch: at least."""
@@ -48,15 +51,14 @@ SMILES = (
 QUESTION = "Is this molecule likely to pass a membrane by itself? Explain why, by its structure."
 
 
-@dataclass(frozen=True)
+@settings_class
 class MoleculesConfig:
-    model: str | None = setting(None, "a Mol-LLaMA: folder or hub id (default: a tiny random one)", metavar="MODEL")
-    molecules: int = setting(16, "molecules, of which each is asked about", metavar="N")
-    max_tokens: int = setting(64, "most tokens of an answer", metavar="N")
-    repeats: int = setting(3, "times each side is run", metavar="N")
+    """Settings of the bench."""
 
-    def __post_init__(self) -> None:
-        check_least(self, {"molecules": 2, "max_tokens": 1, "repeats": 1})
+    model: str | None = setting(None, "Mol-LLaMA: folder or hub id (default: a tiny random one)", metavar="MODEL")
+    molecules: Annotated[int, Ge(2)] = setting(16, "Number of molecules, with one question each", metavar="N")
+    max_tokens: PositiveInt = setting(64, "Maximum length of an answer in tokens", metavar="N")
+    repeats: PositiveInt = setting(3, "Number of runs of each side", metavar="N")
 
 
 def run(config: MoleculesConfig) -> BenchResult:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from flex_judge.experiments.commands.bench import BenchResult
+from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges.errors import UsageError
 from tests.perf.__main__ import main
 from tests.perf.best_of_n import BestOfNConfig, run
@@ -62,4 +63,4 @@ def test_the_measurement_is_called_by_its_name(capsys: pytest.CaptureFixture[str
 )  # fmt: skip
 def test_impossible_settings_name_their_flag(settings: dict[str, float], flag: str) -> None:
     with pytest.raises(UsageError, match=f"{flag} must be"):
-        BestOfNConfig(**settings)  # type: ignore[arg-type]
+        make_config(BestOfNConfig, **settings)

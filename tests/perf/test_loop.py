@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_llama
 
+from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges.errors import UsageError
 from tests.perf.loop import LoopConfig, run
 
 
 def test_a_measurement_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="--prompts must be at least 1, not 0"):
-        LoopConfig(prompts=0)
+        make_config(LoopConfig, prompts=0)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flex_judge.experiments.commands.bench import BenchResult
+from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges.errors import UsageError
 from tests.perf import votes
 from tests.perf.__main__ import BENCHES, main
@@ -50,7 +51,7 @@ def test_settings_may_stand_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixt
 )  # fmt: skip
 def test_impossible_settings_name_their_flag(settings: dict[str, float], flag: str) -> None:
     with pytest.raises(UsageError, match=f"{flag} must be"):
-        VotesConfig(**settings)  # type: ignore[arg-type]
+        make_config(VotesConfig, **settings)
 
 
 def test_every_bench_has_flags_with_help() -> None:

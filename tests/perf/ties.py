@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
 
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.commands.bench.result import BenchResult
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.types import Comparison
+from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.reward.groups.rewards import expected_score, written_score
 
 GOAL = 0.2
@@ -22,18 +25,17 @@ GOAL = 0.2
 FORMS = ("{n}", "It is {n}.", "The answer is {n}.", "{n} is the result.")
 
 
-@dataclass(frozen=True)
+@settings_class
 class TiesConfig:
-    model: str = setting("smollm2-135m", "the judge: embedded name, folder or hub id", metavar="MODEL")
-    engine: str = setting("auto", "what runs the judge", choices=("auto", "vllm", "transformers"))
-    groups: int = setting(12, "questions", metavar="N")
-    samples: int = setting(16, "different candidates of a question", metavar="N")
-    think: int = setting(24, "tokens that the judge may think", metavar="N")
-    rubric: str = setting("general", "rubric that is judged by", metavar="NAME")
-    seed: int = setting(0, "seed of questions and candidates", metavar="N")
+    """Settings of the bench."""
 
-    def __post_init__(self) -> None:
-        check_least(self, {"groups": 1, "samples": 2, "think": 1})
+    model: str = setting("smollm2-135m", "Judge model: embedded name, folder or hub id", metavar="MODEL")
+    engine: str = setting("auto", "Engine of the judge", choices=("auto", "vllm", "transformers"))
+    groups: PositiveInt = setting(12, "Number of questions", metavar="N")
+    samples: Annotated[int, Ge(2)] = setting(16, "Number of different candidates per question", metavar="N")
+    think: PositiveInt = setting(24, "Thinking budget in tokens", metavar="N")
+    rubric: str = setting("general", "Rubric: a preset or a TOML file", metavar="NAME")
+    seed: int = setting(0, "Seed of questions and candidates", metavar="N")
 
 
 def run(config: TiesConfig) -> BenchResult:

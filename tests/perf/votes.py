@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flex_judge.experiments.commands.bench.result import BenchResult
-from flex_judge.experiments.common.flags import check_least, setting
-from flex_judge.judges.errors import UsageError
+from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.judgments import Status, Verdict
 from flex_judge.judges.protocol.voting import VOTE_CONFIDENCE, Tally, combine, next_wave
+from flex_judge.judges.validation.classes import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
 
 GOAL = 0.5
 """Votes cast by adaptive voting, as a share of those of fixed voting: at most."""
@@ -30,22 +30,16 @@ CONFIDENCES = (0.9, 0.95, 0.98, 1.0)
 _VERDICTS = {0: Verdict(Status.OK, (7.0, 5.0)), 1: Verdict(Status.OK, (5.0, 7.0)), None: Verdict(Status.OK, (6.0, 6.0))}
 
 
-@dataclass(frozen=True)
+@settings_class
 class VotesConfig:
-    comparisons: int = setting(3000, "how many pairs are judged at each level of noise")
-    votes: int = setting(15, "votes that fixed voting casts on a pair, and adaptive voting at most")
-    confidence: float = setting(VOTE_CONFIDENCE, "how sure adaptive voting is before it stops; 1 is certain")
-    noise: float = setting(0.3, "scale of a vote's noise, in standard deviations of the difference of quality")
-    tie_band: float = setting(0.15, "differences within this of 0 are voted a tie")
-    seed: int = setting(0, "seed of the differences and the noise")
+    """Settings of the bench."""
 
-    def __post_init__(self) -> None:
-        check_least(self, {"comparisons": 1, "votes": 1, "seed": 0})
-        if not 0 < self.confidence <= 1:
-            raise UsageError(f"--confidence must be above 0 and at most 1, not {self.confidence}")
-        for name in ("noise", "tie_band"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
+    comparisons: PositiveInt = setting(3000, "Number of pairs judged at each noise level")
+    votes: PositiveInt = setting(15, "Votes per pair with fixed voting; the maximum with adaptive voting")
+    confidence: Fraction = setting(VOTE_CONFIDENCE, "Confidence at which adaptive voting stops, at most 1")
+    noise: NonNegativeFloat = setting(0.3, "Noise of a vote, in standard deviations of the difference in quality")
+    tie_band: NonNegativeFloat = setting(0.15, "Differences below this are voted a tie")
+    seed: NonNegativeInt = setting(0, "Seed of the differences and the noise")
 
 
 @dataclass(frozen=True)

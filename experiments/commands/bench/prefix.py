@@ -19,7 +19,7 @@ from typing import Any
 from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, most_cached
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import comparisons
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
 from flex_judge.judges.errors import UsageError
@@ -27,6 +27,7 @@ from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.media.prepared import Prepared
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.types import Comparison
+from flex_judge.judges.validation.classes import PositiveInt, settings_class
 
 GOAL = 1.9
 """Time without sharing over time with it: at least."""
@@ -36,21 +37,18 @@ SALT = 8  # tokens
 SIDES = ("shared", "nothing shared", "each comparison alone")
 
 
-@dataclass(frozen=True)
+@settings_class
 class PrefixConfig:
-    model: str = setting("smollm2-135m", "the judge: embedded name, folder or hub id", metavar="MODEL")
-    questions: int = setting(3, "groups of candidates", metavar="N")
-    candidates: int = setting(8, "candidates of a question", metavar="N")
-    question_words: int = setting(120, "length of a question", metavar="N")
-    candidate_words: int = setting(80, "length of a candidate", metavar="N")
-    think: int = setting(16, "tokens that the judge may think", metavar="N")
-    repeats: int = setting(2, "times each side is run", metavar="N")
-    seed: int = setting(0, "seed of the texts", metavar="N")
+    """Settings of the bench."""
 
-    def __post_init__(self) -> None:
-        check_least(
-            self, dict.fromkeys(("questions", "candidates", "question_words", "candidate_words", "think", "repeats"), 1)
-        )
+    model: str = setting("smollm2-135m", "Judge model: embedded name, folder or hub id", metavar="MODEL")
+    questions: PositiveInt = setting(3, "Number of questions, each with a group of candidates", metavar="N")
+    candidates: PositiveInt = setting(8, "Number of candidates per question", metavar="N")
+    question_words: PositiveInt = setting(120, "Length of a question in words", metavar="N")
+    candidate_words: PositiveInt = setting(80, "Length of a candidate in words", metavar="N")
+    think: PositiveInt = setting(16, "Thinking budget in tokens", metavar="N")
+    repeats: PositiveInt = setting(2, "Number of runs of each side", metavar="N")
+    seed: int = setting(0, "Seed of the texts", metavar="N")
 
 
 def run(config: PrefixConfig) -> BenchResult:

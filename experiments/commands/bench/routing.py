@@ -12,13 +12,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from flex_judge.experiments.commands.bench.logged import LoggedEngine, most_cached
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import comparisons
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
@@ -26,6 +26,7 @@ from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 from flex_judge.judges.types import Comparison
+from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.reward.serving.cluster import connect
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
@@ -33,22 +34,18 @@ GOAL = 0.95
 """Cached tokens with our router over the most that are possible: at least."""
 
 
-@dataclass(frozen=True)
+@settings_class
 class RoutingConfig:
-    model: str = setting("smollm2-135m", "the judge: embedded name, folder or hub id", metavar="MODEL")
-    replicas: int = setting(2, "judges that work side by side", metavar="N")
-    questions: int = setting(12, "groups of candidates", metavar="N")
-    candidates: int = setting(8, "candidates of a question", metavar="N")
-    question_words: int = setting(120, "length of a question", metavar="N")
-    candidate_words: int = setting(40, "length of a candidate", metavar="N")
-    think: int = setting(16, "tokens that the judge may think", metavar="N")
-    seed: int = setting(0, "seed of the texts and of their order", metavar="N")
+    """Settings of the bench."""
 
-    def __post_init__(self) -> None:
-        check_least(
-            self,
-            dict.fromkeys(("replicas", "questions", "candidates", "question_words", "candidate_words", "think"), 1),
-        )
+    model: str = setting("smollm2-135m", "Judge model: embedded name, folder or hub id", metavar="MODEL")
+    replicas: PositiveInt = setting(2, "Number of judge replicas", metavar="N")
+    questions: PositiveInt = setting(12, "Number of questions, each with a group of candidates", metavar="N")
+    candidates: PositiveInt = setting(8, "Number of candidates per question", metavar="N")
+    question_words: PositiveInt = setting(120, "Length of a question in words", metavar="N")
+    candidate_words: PositiveInt = setting(40, "Length of a candidate in words", metavar="N")
+    think: PositiveInt = setting(16, "Thinking budget in tokens", metavar="N")
+    seed: int = setting(0, "Seed of the texts and of their order", metavar="N")
 
 
 def run(config: RoutingConfig) -> BenchResult:

@@ -16,19 +16,22 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from flex_judge.alignment.policies.base import Completion
 from flex_judge.alignment.policies.engine import EnginePolicy
 from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, most_cached
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import made_up
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.prepared import Prepared
 from flex_judge.judges.types import Message
+from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 
 GOAL = 2.4
 """Time without sharing over time with it: at least."""
@@ -38,20 +41,18 @@ SALT = 8  # tokens
 SIDES = ("shared", "nothing shared")
 
 
-@dataclass(frozen=True)
+@settings_class
 class SamplingConfig:
-    model: str = setting("smollm2-135m", "the policy: embedded name, folder or hub id", metavar="MODEL")
-    prompts: int = setting(2, "prompts that are sampled at the same time", metavar="N")
-    samples: int = setting(16, "samples of each prompt", metavar="N")
-    prompt_words: int = setting(500, "length of a prompt; a word is a token or so", metavar="N")
-    max_tokens: int = setting(64, "most tokens of a sample", metavar="N")
-    temperature: float = setting(1.0, "temperature of the samples", metavar="T")
-    repeats: int = setting(2, "times each side is run", metavar="N")
-    seed: int = setting(0, "seed of prompts and samples", metavar="N")
+    """Settings of the bench."""
 
-    def __post_init__(self) -> None:
-        check_least(self, dict.fromkeys(("prompts", "prompt_words", "max_tokens", "repeats"), 1) | {"samples": 2})
-        check_least(self, {"temperature": 0.01, "seed": 0})
+    model: str = setting("smollm2-135m", "Policy model: embedded name, folder or hub id", metavar="MODEL")
+    prompts: PositiveInt = setting(2, "Number of prompts sampled at the same time", metavar="N")
+    samples: Annotated[int, Ge(2)] = setting(16, "Number of samples per prompt", metavar="N")
+    prompt_words: PositiveInt = setting(500, "Length of a prompt in words (about one token each)", metavar="N")
+    max_tokens: PositiveInt = setting(64, "Maximum length of a sample in tokens", metavar="N")
+    temperature: Annotated[float, Ge(0.01)] = setting(1.0, "Sampling temperature", metavar="T")
+    repeats: PositiveInt = setting(2, "Number of runs of each side", metavar="N")
+    seed: NonNegativeInt = setting(0, "Seed of prompts and samples", metavar="N")
 
 
 def run(config: SamplingConfig) -> BenchResult:

@@ -17,6 +17,9 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
 
 from flex_judge.alignment.best_of_n.selection import SelectionSpec
 from flex_judge.alignment.data.rows import PromptRow
@@ -29,11 +32,12 @@ from flex_judge.alignment.pipeline.runner import run as run_job
 from flex_judge.alignment.pipeline.shards import ShardFolder, summed
 from flex_judge.alignment.policies.config import PolicyConfig
 from flex_judge.experiments.commands.bench.result import BenchResult
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import setting
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.engines.base import EngineConfig, Sampling
 from flex_judge.judges.errors import ClusterError
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
+from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.reward.serving.cluster import Cluster, connect
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
@@ -48,15 +52,16 @@ LATENCY_S = 1.0
 """That a judgment takes."""
 
 
-@dataclass(frozen=True)
+@settings_class
 class ScaleConfig:
-    seconds: int = setting(20, "how long each number of replicas works, if all goes well", metavar="S")
-    samples: int = setting(4, "answers to a prompt", metavar="N")
-    few: int = setting(10_000, "rows of the smaller run that the driver's memory is measured in", metavar="N")
-    many: int = setting(1_000_000, "rows of the larger one", metavar="N")
+    """Settings of the bench."""
 
-    def __post_init__(self) -> None:
-        check_least(self, {"seconds": 5, "samples": 1, "few": 1, "many": 1})
+    seconds: Annotated[int, Ge(5)] = setting(
+        20, "Seconds of work per number of replicas, with perfect scaling", metavar="S"
+    )
+    samples: PositiveInt = setting(4, "Number of answers per prompt", metavar="N")
+    few: PositiveInt = setting(10_000, "Rows in the smaller run of the memory measurement", metavar="N")
+    many: PositiveInt = setting(1_000_000, "Rows in the larger run of the memory measurement", metavar="N")
 
 
 def run(config: ScaleConfig) -> BenchResult:

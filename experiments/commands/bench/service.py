@@ -19,14 +19,14 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, waves
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import comparisons
 from flex_judge.experiments.commands.serve.run import free_port
-from flex_judge.experiments.common.flags import check_least, setting
+from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig, Sampling
 from flex_judge.judges.errors import UsageError
@@ -34,6 +34,7 @@ from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 from flex_judge.judges.types import Comparison
+from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.server.gateway import GatewayConfig
 from flex_judge.reward.serving.cluster import Cluster, connect
@@ -47,19 +48,18 @@ WORKER_NICENESS = 15
 SCRIPT = "flex_judge.experiments.commands.bench.service:answer"
 
 
-@dataclass(frozen=True)
+@settings_class
 class ServiceBenchConfig:
-    model: str = setting("smollm2-135m", "the judge: embedded name, folder or hub id", metavar="MODEL")
-    questions: int = setting(8, "groups of candidates", metavar="N")
-    candidates: int = setting(8, "candidates of a question", metavar="N")
-    words: int = setting(60, "length of a question and of a candidate", metavar="N")
-    think: int = setting(48, "tokens that the judge may think", metavar="N")
-    repeats: int = setting(3, "times each side is run", metavar="N")
-    requests: int = setting(100, "requests of which each overhead is measured", metavar="N")
-    seed: int = setting(0, "seed of the texts", metavar="N")
+    """Settings of the bench."""
 
-    def __post_init__(self) -> None:
-        check_least(self, dict.fromkeys(("questions", "candidates", "words", "think", "repeats", "requests"), 1))
+    model: str = setting("smollm2-135m", "Judge model: embedded name, folder or hub id", metavar="MODEL")
+    questions: PositiveInt = setting(8, "Number of questions, each with a group of candidates", metavar="N")
+    candidates: PositiveInt = setting(8, "Number of candidates per question", metavar="N")
+    words: PositiveInt = setting(60, "Length of a question and of a candidate in words", metavar="N")
+    think: PositiveInt = setting(48, "Thinking budget in tokens", metavar="N")
+    repeats: PositiveInt = setting(3, "Number of runs of each side", metavar="N")
+    requests: PositiveInt = setting(100, "Number of requests for each overhead measurement", metavar="N")
+    seed: int = setting(0, "Seed of the texts", metavar="N")
 
 
 def run(config: ServiceBenchConfig) -> BenchResult:

@@ -27,6 +27,7 @@ from flex_judge.experiments.commands.bench.sampling import SamplingConfig
 from flex_judge.experiments.commands.bench.sampling import measured as measured_sampling
 from flex_judge.experiments.commands.bench.service import ServiceBenchConfig, answer
 from flex_judge.experiments.commands.bench.texts import comparisons
+from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, JudgeSettings
 from flex_judge.judges.engines import Generation, Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
@@ -83,7 +84,7 @@ def test_the_script_of_the_overhead_gives_every_response_a_score(responses: int)
 )  # fmt: skip
 def test_a_bench_of_nothing_is_refused(config: type, setting: str) -> None:
     with pytest.raises(UsageError, match=f"--{setting.replace('_', '-')} must be at least 1, not 0"):
-        config(**{setting: 0})
+        make_config(config, **{setting: 0})
 
 
 def test_samples_share_their_prompt_on_one_side_and_not_even_its_beginning_on_the_other() -> None:
