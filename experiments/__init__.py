@@ -1,1 +1,4 @@
-"""What is run and reported: the command line, the demo, reports."""
+"""The command line, benchmarks, studies and recipes.
+
+May import the three packages below: judges, reward and alignment.
+"""

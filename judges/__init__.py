@@ -11,24 +11,26 @@ from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from flex_judge.judges.engines.base import EngineConfig
-    from flex_judge.judges.errors import JudgeError, UsageError
+    from flex_judge.judges.errors import EngineLostError, JudgeError, UsageError
     from flex_judge.judges.judge import FlexJudge
     from flex_judge.judges.judgments import Judgment, Status, Usage, Verdict
     from flex_judge.judges.media.types import Media
     from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
     from flex_judge.judges.rubrics import load_rubric, rubric_names
+    from flex_judge.judges.rubrics.rubric import Rubric
     from flex_judge.judges.types import Comparison, Message
 
 __getattr__ = lazy_exports(
     __name__,
     {
         "flex_judge.judges.engines.base": ["EngineConfig"],
-        "flex_judge.judges.errors": ["JudgeError", "UsageError"],
+        "flex_judge.judges.errors": ["EngineLostError", "JudgeError", "UsageError"],
         "flex_judge.judges.judge": ["FlexJudge"],
         "flex_judge.judges.judgments": ["Judgment", "Status", "Usage", "Verdict"],
         "flex_judge.judges.media.types": ["Media"],
         "flex_judge.judges.protocol.settings": ["JudgeConfig", "JudgeSettings"],
         "flex_judge.judges.rubrics": ["load_rubric", "rubric_names"],
+        "flex_judge.judges.rubrics.rubric": ["Rubric"],
         "flex_judge.judges.types": ["Comparison", "Message"],
     },
 )
@@ -36,6 +38,7 @@ __getattr__ = lazy_exports(
 __all__ = [
     "Comparison",
     "EngineConfig",
+    "EngineLostError",
     "FlexJudge",
     "JudgeConfig",
     "JudgeError",
@@ -43,6 +46,7 @@ __all__ = [
     "Judgment",
     "Media",
     "Message",
+    "Rubric",
     "Status",
     "Usage",
     "UsageError",

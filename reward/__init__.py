@@ -11,6 +11,7 @@ from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from flex_judge.reward.client.client import JudgeClient
+    from flex_judge.reward.serving.cluster import connect
     from flex_judge.reward.serving.config import ServiceConfig
     from flex_judge.reward.serving.service import JudgeService
     from flex_judge.reward.trl import AsyncJudgeReward, JudgeReward
@@ -20,6 +21,7 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "flex_judge.reward.client.client": ["JudgeClient"],
+        "flex_judge.reward.serving.cluster": ["connect"],
         "flex_judge.reward.serving.config": ["ServiceConfig"],
         "flex_judge.reward.serving.service": ["JudgeService"],
         "flex_judge.reward.trl": ["AsyncJudgeReward", "JudgeReward"],
@@ -36,4 +38,5 @@ __all__ = [
     "RewardSpec",
     "Sample",
     "ServiceConfig",
+    "connect",
 ]

@@ -61,7 +61,7 @@ class RewardSpec:
     normalize: Normalization = "none"
     """How the rewards of a group are normalized."""
     group_size: Annotated[int, Interval(ge=1, le=LARGEST_GROUP)] | None = None
-    """Number of completions in a prompt's group; None groups the completions of one call that share a prompt."""
+    """Number of completions in a prompt's group (default: the completions of one call that share the prompt)."""
     group_timeout_s: NonNegativeFloat = 60.0
     """Seconds that a group waits for missing members, counted from its first completion."""
 

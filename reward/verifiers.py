@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NAME = "flex_judge"
 CONCURRENCY = 64
 
+__all__ = ["TraceJudge", "judge_group_reward", "judge_reward"]
+
 
 def judge_reward(
     judge: FlexJudge | JudgeClient | str,

@@ -45,6 +45,8 @@ OF_VERL = {
 logger = logging.getLogger(__name__)
 _wondered: set[str] = set()
 
+__all__ = ["compute_score", "compute_score_sync"]
+
 
 async def compute_score(
     data_source: str,

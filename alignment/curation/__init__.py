@@ -1,1 +1,4 @@
-"""Curation: a teacher's judgments, turned by small steps into what a judge is trained on."""
+"""Curation: a teacher's judgments filtered and selected into training examples for a judge.
+
+May import data, preferences, reporting and tasks.
+"""

@@ -115,7 +115,7 @@ def _samples(summary: Summary) -> Iterator[Block]:
         for scale, tally in scales.items()
     ]
     if scores:
-        yield Table(("scores of singles", "score: count"), scores, text_columns=2)
+        yield Table(("pointwise scores", "score: count"), scores, text_columns=2)
 
 
 def _settings(summary: Summary) -> Iterator[Row]:

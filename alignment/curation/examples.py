@@ -87,7 +87,7 @@ class TrainingExample:
 
     def dropped(self, reason: str, detail: str = "") -> Dropped:
         """That it is left out."""
-        said = f"{self.reference.where}, draw {self.sample_index}"
+        said = f"{self.reference.where}, sample {self.sample_index}"
         return Dropped(self.reference.row, reason, f"{said}: {detail}" if detail else said)
 
 

@@ -19,7 +19,7 @@ Order = Literal["longest", "shortest", "drawn", "given"]
 """Which examples come first: the longest or the shortest reasoning, a random order, or the order of the rows."""
 Key = Callable[[TrainingExample], Any]
 Balance = Literal["none", "pairwise", "all"]
-"""What is balanced: of pairs and batches, how often each answer wins; of singles, scores above and below the middle of
+"""What is balanced: of pairs and lists, how often each answer wins; of pointwise examples, scores above and below the middle of
 the scale."""
 SPEAKS, HIDES = "reasoning names scores of its scale", "winner would be lost in a tie"
 
@@ -41,7 +41,7 @@ class Selection:
     order: Order = "longest"
     """Which examples are taken first: longest or shortest reasoning, drawn (random) or given (order of the rows)."""
     balance: Balance = "pairwise"
-    """Balance the winners of pairs, or with all the scores of singles too. The larger side is cut to the smaller."""
+    """Balance the winners of pairs, or with all also pointwise scores. The larger side is cut to the smaller."""
     held_out: NonNegativeInt = 50
     """Number of held-out examples, divided evenly among the kinds."""
     remap: Share = 0.5
@@ -80,7 +80,8 @@ def selected(examples: Sequence[TrainingExample], spec: Selection, count: CountT
     """Choose samples. No prompt is in two of them.
 
     The held-out ones are those whose prompts have the smallest hashes, each with a question of its own: the same ones,
-    whatever sizes, order and seed are. Of the others pairs are chosen before singles, as fewer of them are long enough.
+    whatever sizes, order and seed are. Of the others pairs are chosen before pointwise examples, as fewer of them
+    are long enough.
 
     Args:
         examples: judgments of two answers or more, no two with one prompt.
@@ -158,7 +159,8 @@ def _chosen(
     """So many of a pool, all of one kind, those first whose key is smallest, no two that `apart` gives one name.
 
     Where they are balanced there are as many on either side, one more at most, and as many on none as stand among the
-    first; within each of the three those with the smallest keys. Of batches every place wins in turn, as long as it has
+    first; within each of the three those with the smallest keys. Of listwise examples every place wins in turn, as
+    long as it has
     any that it wins, and none does as often as one place.
     """
     once: dict[str, TrainingExample] = {}
@@ -181,7 +183,7 @@ def _chosen(
 
 
 def _in_turn(ranked: Sequence[TrainingExample]) -> list[TrainingExample]:
-    """Batches in an order in which each place wins once before any wins again."""
+    """Listwise examples in an order in which each place wins once before any wins again."""
     turns: Counter[int | None] = Counter()
     placed = []
     for place, example in enumerate(ranked):

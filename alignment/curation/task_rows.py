@@ -1,4 +1,4 @@
-"""Rows of the embedded task: pairs and batches of answers that a policy itself sampled, scored by what is true."""
+"""Rows of the embedded task: pairs and lists of answers that a policy itself sampled, scored by what is true."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def task_references(source: Source, seed: int, batch: int = 0) -> list[Reference
             right answer in `kept`, as `answer`.
         seed: decides which answers meet, and in which order.
         batch: answers of a batch, of which there is one of each question that has so many different ones with a right
-            and a wrong one among them; 0: no batches.
+            and a wrong one among them; 0: no lists.
 
     Returns:
-        The pairs and batches, and of the rows of the source that give none because of a fault, what it is.
+        The pairs and lists, and of the rows of the source that give none because of a fault, what it is.
 
     Raises:
         UsageError: there is no question with a right and a wrong answer.

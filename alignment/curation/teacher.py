@@ -40,7 +40,7 @@ class TeacherRow:
 
     @property
     def where(self) -> str:
-        return f"{self.reference.where}, draw {self.sample_index}"
+        return f"{self.reference.where}, sample {self.sample_index}"
 
     def comparison(self) -> Comparison:
         """Question and answers as they are given: the judge draws one vote, and another one for each draw."""
@@ -98,7 +98,7 @@ def of_judgments(
             if name not in judgments:
                 why = lost.get(name, "no judgment of it is stored")
                 taught.dropped.append(
-                    Dropped(reference.row, "not judged", f"{reference.where}, draw {sample_index}: {why}")
+                    Dropped(reference.row, "not judged", f"{reference.where}, sample {sample_index}: {why}")
                 )
                 continue
             example = _example(reference, sample_index, judgments[name], rubric)
@@ -135,7 +135,7 @@ def counted(examples: Sequence[TrainingExample], count: CountTokens) -> list[Tra
 
 def _example(reference: Reference, sample_index: int, judgment: Judgment, rubric: Rubric) -> TrainingExample | Dropped:
     def dropped(reason: str, detail: str) -> Dropped:
-        return Dropped(reference.row, reason, f"{reference.where}, draw {sample_index}: {detail}")
+        return Dropped(reference.row, reason, f"{reference.where}, sample {sample_index}: {detail}")
 
     vote: Verdict = judgment.votes[0]
     if vote.forced_answer is not None:

@@ -100,7 +100,7 @@ def settings(think_tokens: int, reason_first: bool = True) -> JudgeSettings:
 
 
 def measurable_metrics(asked: Sequence[Question]) -> set[str]:
-    """The grades that these questions can be given."""
+    """The metrics that can be computed on these questions."""
     silent = [Judgment.unscored(question.comparison.id, Status.TIMEOUT, "") for question in asked]
     return {name for name, value in vars(compute_metrics(asked, silent)).items() if value is not None}
 

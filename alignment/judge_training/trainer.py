@@ -29,7 +29,7 @@ LONGEST = 1 << 20
 BATCH = 16
 """Questions of an evaluation that are answered at the same time."""
 COPY = "evaluation"
-"""Name of the folder, within that of the judge, of a copy that sits an evaluation."""
+"""Name of the folder, within that of the judge, of a copy that is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class HeldOutEvaluation:
 
 
 class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
-    """Wherever transformers evaluates, the judge is evaluated too: its grades are metrics (`eval_accuracy`, see
+    """Wherever transformers evaluates, the judge is evaluated too: the results are metrics (`eval_accuracy`, see
     `JudgeMetrics`) that choose the best checkpoint and end training early."""
 
     def __init__(
@@ -53,7 +53,7 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
             base: the model that is tuned, by the name that it was loaded from.
             checkpoint: the same, opened.
             evaluation: None: there is none.
-            patience: evaluations in a row without a better grade after which training ends; 0: never.
+            patience: evaluations in a row without a better metric after which training ends; 0: never.
             trl: arguments of SFTTrainer.
 
         Raises:
@@ -73,7 +73,7 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
         save_judge(self, self.checkpoint, out, whole=not self.is_adapter)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **more: Any) -> Any:
-        """As transformers', with the evaluation's grades among its metrics."""
+        """As transformers', with the judge's metrics added."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **more)
         if self.evaluation is not None:
             metrics = asdict(self.evaluate_judge())
@@ -91,7 +91,7 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
         return self.evaluate_judge()
 
     def evaluate_judge(self) -> JudgeMetrics:
-        """The grades of the judge as it is now, in every process.
+        """The metrics of the judge as it is now, in every process.
 
         Every process asks its share of the questions. Where the weights are in pieces, a model computes only when all
         processes do, in step; so a copy is saved, as the judge itself will be, and the first process asks that.

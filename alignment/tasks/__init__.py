@@ -1,1 +1,4 @@
-"""Tasks whose answers can be checked, to measure judges and policies with."""
+"""Tasks with verifiable answers, to measure judges and policies with.
+
+May import judges only.
+"""

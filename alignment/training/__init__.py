@@ -1,1 +1,4 @@
-"""Policies tuned with TRL's trainers on what the judge made, and what came of it."""
+"""What the training of judges and of policies share: recipes, cards, trainable parameters, weights.
+
+May import best_of_n, reporting and the reward types.
+"""

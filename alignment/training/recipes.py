@@ -27,35 +27,37 @@ def _flag(default: Any, help: str, **metadata: Any) -> Any:
 class Recipe:
     """Which judge, and which prompts the policy is measured on before and after."""
 
-    _argument_group_name = "the judge, and how the policy is measured before and after"
+    _argument_group_name = "judge and evaluation"
 
     judge: str | None = _flag(
         None,
-        "The judge: name of an embedded model, folder or hub id (the one of the `flex-judge preferences` run that is "
-        f"trained on, with its adapter or address; else {JUDGE}).",
+        "Judge model: embedded name, folder or hub id (default: that of the `flex-judge preferences` run "
+        f"that is trained on, with its adapter or address; else {JUDGE}).",
     )
     judge_adapter: str | None = _flag(None, "LoRA adapter on the judge: folder or hub id.")
     judge_config: str | None = _flag(
-        None, "YAML file with more settings of the judge, such as engine or votes; see `flex-judge judge --help`."
+        None, "YAML file with more settings of the judge, such as engine or votes (`flex-judge judge --help`)."
     )
-    judge_url: str | None = _flag(None, "Ask the judge service at this address (flex-judge serve) instead.")
-    judge_key: str | None = _flag(None, "The service's key: env:NAME, or a file that holds it.")
-    rubric: str | None = _flag(None, "Rubric (that of the data; else general, of the embedded task correctness).")
+    judge_url: str | None = _flag(None, "Judge service to use (flex-judge serve) instead of starting one.")
+    judge_key: str | None = _flag(None, "Key of the judge service: env:NAME, or a file that holds it.")
+    rubric: str | None = _flag(None, "Rubric (default: that of the data, else general; embedded task: correctness).")
     held_out: str | None = _flag(
         None,
-        "Prompts to measure on: .jsonl, .parquet, hub:OWNER/NAME[:CONFIG][@SPLIT], or task for new questions of the "
-        "embedded task, as is the default for data of that task. Else the default is to take prompts out of the data.",
+        "Held-out prompts: .jsonl, .parquet, hub:OWNER/NAME[:CONFIG][@SPLIT], or task for new questions of the "
+        "embedded task (default: task for data of that task, else prompts taken out of the data).",
     )
     held_out_prompts: int | None = _flag(
-        None, f"How many ({HELD_OUT}; out of the data a tenth at most); 0: do not measure. None of them is trained on."
+        None, f"Number of held-out prompts, none of them trained on (default: {HELD_OUT}, at most a tenth of the data)."
     )
     held_out_answer: str | None = _flag(None, "Column of --held-out with the number that is the right answer.")
-    held_out_samples: int = _flag(4, "Answers sampled to each.")
-    held_out_tokens: int | None = _flag(None, "Longest such answer (512; of the embedded task: 40).")
-    held_out_engine: str = _flag("auto", "What runs the policy that answers them: vllm or transformers.")
+    held_out_samples: int = _flag(4, "Number of answers sampled per held-out prompt.")
+    held_out_tokens: int | None = _flag(
+        None, "Maximum length of such an answer in tokens (default: 512; embedded task: 40)."
+    )
+    held_out_engine: str = _flag("auto", "Engine of the policy for held-out prompts: auto, vllm or transformers.")
     columns: list[str] | None = field(
         default=None,
-        metadata={"help": "What a column of the prompts' files is, as FIELD=COLUMN: prompt=, id= or images=."},
+        metadata={"help": "Column mapping of the prompts, as FIELD=COLUMN: prompt=, id= or images=."},
     )
 
     def __post_init__(self) -> None:
@@ -95,13 +97,17 @@ class RewardRecipe(Recipe):
     """As Recipe, and how the judge rewards a policy while it is trained."""
 
     judge_method: Literal["pointwise", "listwise", "round_robin", "knockout"] = field(
-        default="pointwise", metadata={"help": "How a prompt's completions are judged."}
+        default="pointwise", metadata={"help": "How the completions of a prompt are judged."}
     )
-    judge_reward: RewardKind = field(default="expected", metadata={"help": "What of the judgment counts."})
-    judge_normalize: Normalization = field(default="none", metadata={"help": "What is done to a prompt's rewards."})
-    judge_deadline_s: float = _flag(600.0, "Seconds that a step may wait for its rewards.")
+    judge_reward: RewardKind = field(
+        default="expected", metadata={"help": "Statistic of the judgment that is the reward."}
+    )
+    judge_normalize: Normalization = field(
+        default="none", metadata={"help": "Normalization of rewards within a prompt."}
+    )
+    judge_deadline_s: float = _flag(600.0, "Time limit for the rewards of a step, in seconds.")
     judge_group_timeout_s: float = _flag(
-        60.0, "Seconds that a prompt's first completion waits for those of other ranks."
+        60.0, "Time that a prompt's first completion waits for those of other ranks, in seconds."
     )
 
     def __post_init__(self) -> None:
@@ -113,27 +119,27 @@ class RewardRecipe(Recipe):
 
 @dataclass
 class JudgeRecipe:
-    """The evaluation that the judge sits while it is trained."""
+    """How the judge is evaluated while it is trained."""
 
-    _argument_group_name = "the evaluation on held-out judgments"
+    _argument_group_name = "evaluation on held-out judgments"
 
     held_out: str | None = _flag(
         None,
         "Held-out judgments, .jsonl or .parquet as `flex-judge curate` writes them (default: held_out.jsonl of the "
-        "data's folder). With --eval_strategy no they are asked after training only.",
+        "data's folder). With --eval_strategy no they are judged after training only.",
     )
     held_out_rows: int | None = _flag(
-        None, "How many, the first ones, are asked at each evaluation (all); 0: no evaluation."
+        None, "Number of held-out judgments per evaluation, the first N (default: all); 0: no evaluation."
     )
     think_tokens: int | None = _flag(
-        None, "Budget of the thinking in the evaluation (half as much again as the longest reply of the data)."
+        None, "Thinking budget of the evaluation in tokens (default: 1.5 times the longest reply of the data)."
     )
     effective_batch: int | None = _flag(
         None,
-        "Judgments a step over all processes; sets --gradient_accumulation_steps to what is left of it after "
-        "--per_device_train_batch_size and the processes.",
+        "Judgments per step over all processes; sets --gradient_accumulation_steps from it, "
+        "--per_device_train_batch_size and the number of processes.",
     )
-    patience: int = _flag(0, "End training after so many evaluations in a row without a better grade; 0: never.")
+    patience: int = _flag(0, "Early stopping: end training after N evaluations without a better metric; 0: never.")
 
     def accumulation(self, at_once: int) -> int | None:
         """Batches that make a step, where `at_once` judgments are computed at a time over all processes; None for what

@@ -10,13 +10,13 @@ COMMAND_EXTRAS: dict[str, tuple[str, ...]] = {
     "serve": ("serve",),
     "best-of-n": ("serve", "train"),
     "preferences": ("serve", "train"),
-    "curate": ("serve", "train"),
+    "curate": ("train",),
     "eval": ("eval",),
     "bench": ("serve", "train"),
     "report": ("eval",),
     "sft": ("train",),
-    "dpo": ("train",),
-    "grpo": ("train",),
+    "dpo": ("serve", "train"),
+    "grpo": ("serve", "train"),
 }
 """Command -> extras; `doctor` is not here because it needs none."""
 HELP_NEEDS_EXTRAS = ("eval", "sft", "dpo", "grpo")

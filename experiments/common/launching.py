@@ -11,10 +11,10 @@ from pathlib import Path
 from flex_judge.judges.errors import UsageError
 
 CONFIG_HELP = (
-    "Start a process for each GPU, by a configuration of accelerate's: zero3, fsdp2, another that comes with TRL, or a "
-    "file. On the command line only."
+    "Configuration of accelerate, to start one process per GPU: zero3, fsdp2, another that TRL ships, or a file. "
+    "On the command line only."
 )
-PROCESSES_HELP = "How many, with --accelerate_config (what the configuration says)."
+PROCESSES_HELP = "Number of processes with --accelerate_config (default: the configuration's)."
 
 
 def launched(name: str, argv: Sequence[str]) -> list[str] | None:

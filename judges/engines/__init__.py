@@ -1,4 +1,7 @@
-"""Engines: the ways a model is run. Each module imports its library only when its engine is loaded."""
+"""Engines: the backends that run a model. Each imports its library only when it is loaded.
+
+May import models and media; no protocol.
+"""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class EngineConfig:
     seed: NonNegativeInt = 0
     """Sampling seed. Changing it invalidates cached judgments."""
     threads: PositiveInt | None = None
-    """CPU threads; None leaves it to the libraries."""
+    """CPU threads (default: as the libraries choose)."""
     kv_cache_gib: PositiveFloat = 1.0
     """Memory for the KV cache on a CPU, in GiB; a GPU uses gpu_memory_utilization."""
     gpu_memory_utilization: Fraction = 0.85

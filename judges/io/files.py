@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.extras import import_optional
 from flex_judge.judges.io.jsonl import SURROGATES, read_rows, write_rows
 from flex_judge.judges.media.paths import media_from, source_from, without_media
 from flex_judge.judges.media.types import Modality
@@ -18,6 +19,8 @@ from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison, content_of, messages_of
 
+PARQUET = "a Parquet file"
+"""What needs pyarrow, for error messages."""
 FIELDS = ("id", "prompt", "responses", "rubric", "images")
 OTHER_MEDIA = tuple(f"{m}{s}" for m in Modality if m != Modality.IMAGE for s in ("", "s"))
 """Columns that would be dropped in silence: of media, only images may stand beside the prompt."""
@@ -105,9 +108,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     if path.suffix != ".parquet":
         write_rows(path, rows)
         return
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = import_optional("pyarrow", PARQUET), import_optional("pyarrow.parquet", PARQUET)
     partial = path.with_name(path.name + ".partial")
     pq.write_table(pa.Table.from_pylist([_encodable(dict(row)) for row in rows]), partial)
     partial.replace(path)
@@ -123,9 +124,7 @@ def _encodable(value: Any) -> Any:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = import_optional("pyarrow", PARQUET), import_optional("pyarrow.parquet", PARQUET)
     try:
         with path.open("rb") as file:
             number = 0

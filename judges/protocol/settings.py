@@ -55,7 +55,7 @@ class JudgeSettings:
     """Sampling seed. Changing it invalidates cached judgments."""
     deadline_s: PositiveFloat | None = 600.0
     """Time limit of a judgment in seconds, counted from when the engine has room for it; votes that come later are
-    dropped, and a judgment without votes has status timeout. None means no limit."""
+    dropped, and a judgment without votes has status timeout."""
 
     def __post_init__(self) -> None:
         if self.votes > 1 and self.temperature == 0 and self.order != "random":

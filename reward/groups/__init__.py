@@ -1,1 +1,4 @@
-"""Completions of one prompt, judged together. Free of Ray and of any web framework."""
+"""Completions of one prompt judged together: matches, methods, collectors, rewards.
+
+Free of Ray and of any web framework. May import types only.
+"""

@@ -1,1 +1,4 @@
-"""The HTTP side of the service: what is taken on, in what form, and from whom. Free of Ray."""
+"""The HTTP side of the service: routes, request decoding, authentication, backpressure, idempotency.
+
+Free of Ray. May import groups and types.
+"""

@@ -1,4 +1,7 @@
-"""What runs in the actors of Ray Serve, and between them."""
+"""The service on Ray Serve: application, cluster, replicas, routing, process cleanup.
+
+May import client, server, groups and types; Ray is imported inside functions.
+"""
 
 VARIABLE = "FLEX_JUDGE_CLUSTER"
 """Environment variable that marks every process of a local Ray."""

@@ -35,10 +35,10 @@ class ServiceConfig:
     gateway: Annotated[GatewayConfig, Section("access and limits")] | None = None
     """The HTTP side; None leaves it out, and the service is used by its handle alone."""
     cpus_per_replica: NonNegativeFloat | None = None
-    """CPUs of each replica; None takes an equal share of the cluster, see `placed_on`."""
+    """CPUs of each replica; the default is an equal share of the cluster."""
     gpus_per_replica: NonNegativeFloat | None = None
-    """GPUs of each replica; a whole number is also its tensor parallel size. None takes an equal share of the cluster,
-    one GPU at most."""
+    """GPUs of each replica; a whole number is also its tensor parallel size. The default is an equal share of the
+    cluster, one GPU at most."""
     affinity: bool = True
     """Send a prompt's candidates to the replica that has its prefix cached; else to any, as Ray Serve does."""
     affinity_slack: int = SLACK

@@ -134,7 +134,7 @@ def _rows(config: CurateRun, file: str | None) -> tuple[Source, list[Reference],
 
 
 def _in_use(config: CurateRun, row: Reference | Dropped) -> Reference | Dropped:
-    """A row, or that it is for batches and there are to be none: a teacher would judge it for nothing."""
+    """A row, or that it is for listwise examples and there are to be none: a teacher would judge it for nothing."""
     if isinstance(row, Dropped) or len(row.answers) == 2 or config.examples.listwise:
         return row
     return Dropped(

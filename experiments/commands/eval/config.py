@@ -20,7 +20,7 @@ from flex_judge.reward.serving.cluster import check_address
 LEDGER = "judge.ledger"
 ACT_ON_REPLIES = ("data", "task", "limit", "replay", "out", "max_failures", "order", "seed")
 """Settings that mean something where no model runs."""
-_DATA, _RUN, _RESULTS = "the benchmark", "where it runs", "results"
+_DATA, _RUN, _RESULTS = "benchmark", "placement", "results"
 """Headings of the help."""
 
 
@@ -30,43 +30,48 @@ class EvalRun(JudgeFlags):
 
     data: tuple[str, ...] = setting(
         (),
-        "its data: a file or folder of the original release, or hub:OWNER/NAME[:CONFIG][@SPLIT]; may be repeated",
+        "Data: a file or folder of the original release, or hub:OWNER/NAME[:CONFIG][@SPLIT]; may be repeated",
         metavar="PATH",
         group=_DATA,
     )
     task: tuple[str, ...] = setting(
-        (), "only this part of it; may be repeated (default: all that the data have)", metavar="NAME", group=_DATA
+        (),
+        "Part of the benchmark to run; may be repeated (default: all parts in the data)",
+        metavar="NAME",
+        group=_DATA,
     )
     limit: PositiveInt | None = setting(
-        None, "only N items of each task, evenly spread over the data", metavar="N", group=_DATA
+        None, "Number of items per task, evenly spread over the data (default: all)", metavar="N", group=_DATA
     )
-    runs: PositiveInt = setting(1, "how many times each item is judged independently", metavar="K", group=_DATA)
+    runs: PositiveInt = setting(1, "Number of independent judgments per item", metavar="K", group=_DATA)
     replay: str | None = setting(
         None,
-        'read stored replies instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}, or as '
+        'Read stored replies instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}, or as '
         "published with PandaLM, LLMBar and JudgeBench",
         metavar="FILE",
         group=_DATA,
     )
-    replicas: PositiveInt = setting(1, "judges that work side by side, on Ray", metavar="N", group=_RUN)
+    replicas: PositiveInt = setting(1, "Number of judge replicas on Ray", metavar="N", group=_RUN)
     address: str | None = setting(
         None,
-        "join the Ray cluster at this host:port, or auto, instead of starting one",
+        "Join the Ray cluster at this host:port, or auto, instead of starting one",
         metavar="HOST:PORT",
         group=_RUN,
     )
-    concurrency: PositiveInt = setting(256, "comparisons under way at a time", metavar="N", group=_RUN)
+    concurrency: PositiveInt = setting(
+        256, "Maximum number of comparisons in progress at a time", metavar="N", group=_RUN
+    )
     out: str | None = setting(
         None,
-        "folder for the results; a run that is there is resumed, with more --runs or a higher --limit too (default: "
+        "Output folder; a run that is there is resumed, with more --runs or a higher --limit too (default: "
         "runs/eval-NAME; with --replay nothing is written unless a folder is given)",
         metavar="DIR",
         group=_RESULTS,
     )
     max_failures: NonNegativeInt = setting(
         0,
-        "items that may fail to be judged (a missing reply, an image that cannot be read, a timeout) before the exit "
-        "status is 1; a reply in which no verdict is found counts as judged",
+        "Number of items without a judgment (no reply, unreadable image, timeout) above which the exit status is 1; "
+        "a reply without a verdict counts as judged",
         metavar="N",
         group=_RESULTS,
     )

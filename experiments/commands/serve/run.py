@@ -78,7 +78,7 @@ async def _stopped(stop: asyncio.Event, cluster: Cluster) -> None:
             await asyncio.wait_for(stop.wait(), LOOK_S)
         if cluster.local and raylet_is_gone():
             _say("the local Ray died (its raylet is gone), and the service with it; start it again")
-            os._exit(1)  # nothing of it can be ended in order; the reaper ends the rest
+            os._exit(1)  # nothing of it can be ended in order; the process cleanup ends the rest
 
 
 async def _first(stop: asyncio.Event, work: object) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from flex_judge.experiments.common.flags import add_flags, build
 from flex_judge.judges.errors import JudgeError, UsageError
+from flex_judge.judges.extras import require_extras
 
 STEPS = ("loop", "judge", "ablations")
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     """
     step, flags = (argv[0], argv[1:]) if argv and argv[0] in STEPS else (STEPS[0], argv)
     try:
+        require_extras("the arithmetic loop", "serve", "train", "eval")
         config, run = _step(step)
         parser = _Parser(
             prog=f"python -m flex_judge.experiments.studies.arithmetic_loop {step}",
@@ -39,13 +41,13 @@ def main(argv: Sequence[str]) -> int:
         add_flags(parser, config)
         print(run(build(config, parser.parse_args(flags))))
     except UsageError as e:
-        print("closed loop:", " ".join(str(e).split()), file=sys.stderr)
+        print("arithmetic loop:", " ".join(str(e).split()), file=sys.stderr)
         return 2
     except JudgeError as e:
-        print(f"closed loop: {type(e).__name__}: {e}", file=sys.stderr)
+        print(f"arithmetic loop: {type(e).__name__}: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("closed loop: stopped; the same command goes on from there", file=sys.stderr)
+        print("arithmetic loop: stopped; the same command goes on from there", file=sys.stderr)
         return 130
     return 0
 

@@ -104,7 +104,7 @@ def main(config: JudgeMaking) -> dict[str, Any]:
             change = (lambda _: None) if variant.in_steps else shorten
             adapter = tuned(variant.recipe, folder, answers, where, change)
             asked = short if variant.often else paper
-            file = out / f"exam_{_slug(variant.name)}.jsonl"
+            file = out / f"evaluation_{_slug(variant.name)}.jsonl"
             results = evaluate_judge(folder, asked, taught, variant.judging, file, adapter)
             rows.append({"name": variant.name, **results.to_json()})
         summary = {**folder.settings, "variants": rows}
@@ -131,7 +131,8 @@ def shorten(file: Path) -> None:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Compare all variants, in Markdown. With several votes, pairs count the majority and singles the mean."""
+    """Compare all variants, in Markdown. With several votes, pairs count the majority and pointwise examples the
+    mean."""
     columns = ("", *(title.lstrip("- ") for title, _ in METRICS), "asked")
     rows = [
         (

@@ -1,6 +1,6 @@
 """`python -m flex_judge.experiments.studies.arithmetic_loop judge`.
 
-Make the embedded judge again, from the policy's answers to its evaluation.
+Reproduce the embedded judge, from the policy's answers through to the judge's evaluation.
 
 The teacher is a program (`flex_judge.alignment.tasks.synthetic_teacher`), so what the judge learns from is
 synthetic; the answers
@@ -122,7 +122,12 @@ def make(config: JudgeMaking, folder: RunFolder) -> Made:
     paper, taught = Paper.of(evaluation_answers, seed=config.seed), sums(taught_questions(config))
     sat = [
         evaluate_judge(
-            folder, paper, taught, evaluation_settings(config.reason_first), folder.path / f"exam_{name}.jsonl", path
+            folder,
+            paper,
+            taught,
+            evaluation_settings(config.reason_first),
+            folder.path / f"evaluation_{name}.jsonl",
+            path,
         )
         for name, path in (("base", None), ("judge", adapter))
     ]
@@ -136,7 +141,7 @@ def taught_questions(config: JudgeMaking) -> list[Question]:
 
 def sampled(config: JudgeMaking, folder: RunFolder) -> tuple[Path, Path]:
     """The policy's answers that the judge learns on, and those of its evaluation."""
-    answers, evaluation_answers = folder.path / "answers.jsonl", folder.path / "exam_answers.jsonl"
+    answers, evaluation_answers = folder.path / "answers.jsonl", folder.path / "evaluation_answers.jsonl"
     asked = evaluation_questions(config.evaluation_questions)
     taught = taught_questions(config)
     with folder.phase("sampling"), engines(folder.path, "sampling") as advance:
@@ -236,7 +241,7 @@ def evaluate_judge(
 
 
 def _stored(file: Path, adapter: str | None) -> list[Judgment] | None:
-    """The judgments of an evaluation that was held, unless another adapter sat it."""
+    """The judgments of an evaluation that was held, unless another adapter was evaluated."""
     if not file.exists():
         return None
     judgments = [Judgment.from_json(row) for row in read_rows(file)]

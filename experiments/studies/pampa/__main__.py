@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from flex_judge.experiments.common.flags import add_flags, build
 from flex_judge.judges.errors import JudgeError, UsageError
+from flex_judge.judges.extras import require_extras
 
 
 class _Parser(argparse.ArgumentParser):
@@ -19,10 +20,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     """Run the study; returns the exit status: 0, 2 for what the user can mend, 1 for what ended the run."""
-    from flex_judge.experiments.studies.pampa.config import CaseStudy
-    from flex_judge.experiments.studies.pampa.run import main as study
-
     try:
+        require_extras("the study of molecules", "serve", "train", "eval", "molecules")
+        from flex_judge.experiments.studies.pampa.config import CaseStudy
+        from flex_judge.experiments.studies.pampa.run import main as study
+
         parser = _Parser(prog="python -m flex_judge.experiments.studies.pampa", description=__doc__, allow_abbrev=False)
         add_flags(parser, CaseStudy)
         config = build(CaseStudy, parser.parse_args(argv))

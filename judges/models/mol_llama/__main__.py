@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flex_judge.judges.errors import ModelNotFoundError, UsageError
+from flex_judge.judges.extras import require_extras
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one of the three; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
+        require_extras("Mol-LLaMA", "judge")
         if arguments.command == "convert":
             _convert(arguments)
         elif arguments.command == "tiny":
@@ -63,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--base", required=True, help="the Llama that it was made from: folder or hub id")
     made.add_argument("--config", help="folder with a configuration (default: the released 8B model's, over --base)")
-    made.add_argument("--rank", type=int, default=8, help="of the adapters (default: %(default)s)")
-    made.add_argument("--alpha", type=int, default=32, help="of the adapters (default: %(default)s)")
+    made.add_argument("--rank", type=int, default=8, help="Rank of the adapters (default: %(default)s)")
+    made.add_argument("--alpha", type=int, default=32, help="Alpha of the adapters (default: %(default)s)")
     judge = commands.add_parser("import-judge", help="put a Flex-Llama judge's weights under Mol-LLaMA's adapters")
     judge.add_argument("mol_llama", help="a converted Mol-LLaMA: folder or hub id")
     judge.add_argument("judge", help="the judge: folder or hub id")

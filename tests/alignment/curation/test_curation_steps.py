@@ -35,8 +35,8 @@ def test_steps_follow_each_other_and_the_counts_after_each_are_kept() -> None:
         ("longest reply to each prompt", 2, Counter({"shorter reply to the same prompt": 1})),
     ]
     assert [(d.row, d.detail) for d in curated.dropped] == [
-        (2, "rows.jsonl, line 2, draw 0: scores 8, 4, reference 3, 4"),
-        (1, "rows.jsonl, line 1, draw 0"),
+        (2, "rows.jsonl, line 2, sample 0: scores 8, 4, reference 3, 4"),
+        (1, "rows.jsonl, line 1, sample 0"),
     ]
 
 
@@ -103,7 +103,7 @@ def test_of_near_duplicates_the_longest_reasoning_stays() -> None:
     sifted = NearDuplicates()([*examples, *copies, half])
     kept = {one.reference.row for one in sifted.kept}
     assert kept == {n + 100 if n <= 10 and n % 2 else n for n in range(1, 31)} | {200}
-    assert sifted.dropped[0].detail == "rows.jsonl, line 1, draw 0: as row 101"
+    assert sifted.dropped[0].detail == "rows.jsonl, line 1, sample 0: as row 101"
     assert len(NearDuplicates(1.0)([*examples, *copies]).kept) == 40
 
 
@@ -179,7 +179,7 @@ def test_replies_that_teach_nothing_are_dropped_and_named(vote: Verdict | None, 
     taught = of_judgments([ROW], judgments, 2, load_rubric("general"), words, {})
     assert [(one.id, one.tokens, one.teacher) for one in taught.examples] == [("1/0", 4, "m@1")]
     assert [(d.row, d.reason) for d in taught.dropped] == [(1, reason)]
-    assert taught.dropped[0].detail.startswith("r.jsonl, line 1, draw 1: ")
+    assert taught.dropped[0].detail.startswith("r.jsonl, line 1, sample 1: ")
     assert taught.lost == 0
     assert (
         of_judgments(

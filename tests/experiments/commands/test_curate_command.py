@@ -159,7 +159,7 @@ def test_rows_become_samples_and_what_is_left_out_is_counted_and_listed(capfd: p
         (42, "not a JSON object"),
     ]
     assert {one["row"] for one in dropped if one["reason"] == "reasoning without end"} == {44}
-    assert "rows.jsonl, line 44, draw 1: the answer had to be forced (budget)" in {one["detail"] for one in dropped}
+    assert "rows.jsonl, line 44, sample 1: the answer had to be forced (budget)" in {one["detail"] for one in dropped}
 
     train, held = read(Path("run/train.jsonl")), read(Path("run/held_out.jsonl"))
     assert Counter(one["kind"] for one in train) == {"pointwise": 6, "pairwise": 8}

@@ -461,7 +461,7 @@ def test_the_judge_is_made_by_one_command_and_goes_on_from_where_it_was(
     card = (adapter / "README.md").read_text()
     assert "**synthetic**" in card
     before = {file.name: file.stat().st_mtime_ns for file in adapter.iterdir() if file.name != "README.md"}
-    (tmp_path / "run" / "exam_judge.jsonl").unlink()
+    (tmp_path / "run" / "evaluation_judge.jsonl").unlink()
     assert closed_loop(argv) == 0  # its evaluation is held again, out of the ledger
     after = {file.name: file.stat().st_mtime_ns for file in adapter.iterdir() if file.name != "README.md"}
     assert (after, (adapter / "README.md").read_text().split("which took")[0]) == (before, card.split("which took")[0])

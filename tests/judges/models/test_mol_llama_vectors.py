@@ -1,7 +1,7 @@
 """Values of every stage of Mol-LLaMA on a small model of our own, written down when it agreed with its original.
 
 The weights are sines of their places, so none need to be stored; the molecules come with their coordinates, so no
-conformer is computed. `python tests/test_mol_llama_vectors.py` writes the values anew.
+conformer is computed. `python tests/judges/models/test_mol_llama_vectors.py` writes the values anew.
 """
 
 from __future__ import annotations
