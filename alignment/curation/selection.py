@@ -19,8 +19,8 @@ Order = Literal["longest", "shortest", "drawn", "given"]
 """Which examples come first: the longest or the shortest reasoning, a random order, or the order of the rows."""
 Key = Callable[[TrainingExample], Any]
 Balance = Literal["none", "pairwise", "all"]
-"""What is balanced: of pairs and lists, how often each answer wins; of pointwise examples, scores above and below the middle of
-the scale."""
+"""What is balanced: with `pairwise`, how often each answer wins; with `all`, also pointwise scores above and below the
+middle of the scale."""
 SPEAKS, HIDES = "reasoning names scores of its scale", "winner would be lost in a tie"
 
 
