@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from annotated_types import Interval
 
@@ -10,8 +10,6 @@ from flex_judge.judges.validation.classes import settings_class
 
 RuleName = Literal["highest_lowest", "highest_quantile", "all_pairs", "two_temperatures"]
 Winner = Literal["low", "high", "either"]
-NAMES: tuple[RuleName, ...] = get_args(RuleName)
-WINNERS: tuple[Winner, ...] = get_args(Winner)
 
 
 @settings_class

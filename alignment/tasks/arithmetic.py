@@ -41,10 +41,6 @@ class Question:
         """The question with the request for a short answer that small models follow best."""
         return (Message("user", f"{self.text} {ASK}"),)
 
-    def sample_id(self, sample: int) -> str:
-        """What the question's sample of that number is called, in every file of a run."""
-        return f"{self.id}/{sample}"
-
     def is_right(self, response: str) -> bool:
         """Whether the last number that the response writes is the answer."""
         return is_right(response, self.answer)

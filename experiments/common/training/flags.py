@@ -161,6 +161,13 @@ class Flags:
                 os.environ[DEEPSPEED] = launched
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Appends defaults to help texts, but not `(default: None)`."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class _Parser(TrlParser):  # type: ignore[misc]
     """As TRL's, but what is wrong is one line."""
 
@@ -177,6 +184,7 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
     argv = _with_recipe(argv, kind.recipes)
     types = (kind.recipe, kind.config, ModelConfig)
     asked = _Parser(types, prog=f"flex-judge {kind.name}", allow_abbrev=False)
+    asked.formatter_class = _HelpFormatter
     asked.add_argument("data", metavar="DATA", nargs="?", help=DATA_HELP[kind.name])
     asked.add_argument("--accelerate_config", metavar="NAME", help=CONFIG_HELP)
     asked.add_argument("--num_processes", metavar="N", help=PROCESSES_HELP)
