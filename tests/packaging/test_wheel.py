@@ -96,7 +96,7 @@ def source_files() -> set[str]:
     """Every file of the four packages, as it is called within the wheel."""
     files = (path for name in PACKAGES for path in (ROOT / name).rglob("*"))
     own = {f"flex_judge/{p.relative_to(ROOT)}" for p in files if p.is_file() and p.parent.name != "__pycache__"}
-    return own | {"flex_judge/__init__.py", "flex_judge/py.typed"}
+    return own | {f"flex_judge/{path.name}" for path in (ROOT / "flex_judge").iterdir() if path.is_file()}
 
 
 def test_the_wheel_holds_one_package_with_all_its_files(built: Built) -> None:
