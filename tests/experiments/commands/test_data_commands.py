@@ -250,7 +250,7 @@ def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tm
                     break
             process.kill()
             process.wait()
-        assert 40 <= len(ShardFolder(run / "parts").reports()) < 60
+        assert 40 <= len(ShardFolder(run / "shards").reports()) < 60
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         look = (
             "from flex_judge.reward.serving.cluster import connect\n"
