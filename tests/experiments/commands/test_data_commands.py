@@ -260,7 +260,7 @@ def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tm
         )
         left = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "lost: bad row" in done.stdout
+    assert "failed: bad row" in done.stdout
     assert (run / "best_of_n.jsonl").read_text() == undisturbed["best_of_n"]
     assert (run / "judgments.jsonl").read_text() == undisturbed["judgments"]
     (failed,) = (run / "failed.jsonl").read_text().splitlines()
