@@ -43,6 +43,7 @@ def print_table(table: Table) -> None:
             justify="left" if is_text else "right",
             overflow="fold",
             style="bold" if i == 0 and not has_header else None,
+            min_width=_name_width(table) if i == 0 and has_header else None,
         )
     for row in table.rows:
         if row:
@@ -50,6 +51,11 @@ def print_table(table: Table) -> None:
         else:
             grid.add_section()
     open_console().print(grid)
+
+
+def _name_width(table: Table) -> int:
+    """Width that keeps the names of rows on one line in a narrow terminal, up to 30 characters."""
+    return min(30, max((len(cell_text(row[0])) for row in table.rows if row), default=0))
 
 
 def print_run(title: str, summary: Mapping[str, Any], *groups: Iterable[Row]) -> None:
