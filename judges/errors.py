@@ -69,3 +69,8 @@ class RequestTooLargeError(UsageError):
 
 class UnscoredError(JudgeError, ValueError):
     """A completion without a score, where the caller's trainer has no way to leave it out."""
+
+
+def one_line(error: object) -> str:
+    """Return the text of an error, or any other text, with all white space as single spaces."""
+    return " ".join(str(error).split())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, one_line
 from flex_judge.judges.models import resolve_model
 from flex_judge.judges.models.embedded import EMBEDDED
 
@@ -43,7 +43,7 @@ class Tokens:
         try:
             return cls(AutoTokenizer.from_pretrained(path if path.is_dir() else name), name)
         except (OSError, ValueError) as e:
-            said = " ".join(str(e).split())[:200]
+            said = one_line(e)[:200]
             raise UsageError(f"tokenizer of {name!r}: cannot be loaded; name another with --tokenizer ({said})") from e
 
     def __call__(self, texts: Sequence[str]) -> list[int]:

@@ -13,7 +13,7 @@ from flex_judge.alignment.data.prompts import prompt_row
 from flex_judge.alignment.data.sources import Read
 from flex_judge.alignment.pipeline.job import Job, Outcome, Stats, Work
 from flex_judge.alignment.pipeline.shards import Report, ShardFolder
-from flex_judge.judges.errors import AccessError, EngineLostError, LedgerError, RenderError, UsageError
+from flex_judge.judges.errors import AccessError, EngineLostError, LedgerError, RenderError, UsageError, one_line
 
 FAILED = "failed"
 """Name of the file of rows that have no result, and why."""
@@ -108,7 +108,7 @@ class ShardWorker:
     async def _row(self, work: Work, read: Read, number: int) -> Outcome | _FailedRow:
         where, data = read
         if isinstance(data, UsageError):
-            return _FailedRow(None, "bad row", _line(data))
+            return _FailedRow(None, "bad row", one_line(data))
         async with self._room:
             try:
                 # Here, not with the other rows of the shard: reading media takes time and memory.
@@ -116,7 +116,7 @@ class ShardWorker:
                     prompt_row, data, where, number, self._job.columns, self._job.source.folder
                 )
             except UsageError as e:
-                return _FailedRow(None, "bad row", _line(e))
+                return _FailedRow(None, "bad row", one_line(e))
             try:
                 outcome = await work(row)
             except FATAL:
@@ -134,7 +134,7 @@ class ShardWorker:
         Raises:
             AllFailedError: row after row was refused in the same words, so it is a setting that is refused and no row.
         """
-        refusal = _line(error)
+        refusal = one_line(error)
         self._rejected_in_a_row = self._rejected_in_a_row + 1 if refusal == self._refusal else 1
         self._refusal = refusal
         if self._rejected_in_a_row >= 2 * self._job.rows_at_once:
@@ -150,12 +150,8 @@ class ShardWorker:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= 2 * self._job.rows_at_once:
             raise AllFailedError(
-                f"{self._failed_in_a_row} rows in a row were lost, the last one: {_line(error)}"
+                f"{self._failed_in_a_row} rows in a row were lost, the last one: {one_line(error)}"
             ) from error
         if isinstance(error, EngineLostError):
-            return _FailedRow(id, "engine_lost", f"{where}: {_line(error)}", again=True)
-        return _FailedRow(id, "failed", f"{where}: {type(error).__name__}: {_line(error)}", again=True)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+            return _FailedRow(id, "engine_lost", f"{where}: {one_line(error)}", again=True)
+        return _FailedRow(id, "failed", f"{where}: {type(error).__name__}: {one_line(error)}", again=True)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
 from flex_judge.reward.client.retry import Backoff, retry_after
-from flex_judge.reward.client.transport import CONNECT_S, LONGEST_RETRY_S, TRANSIENT
+from flex_judge.reward.client.transport import CONNECT_S, LONGEST_RETRY_S, TRANSIENT, describe_no_answer
 
 if TYPE_CHECKING:
     import httpx
@@ -80,9 +80,9 @@ class Endpoint:
                             self._url + path, content=content, headers={"Content-Type": "application/json"}
                         )
                 except httpx.RequestError as e:
-                    problem = _problem(e)
+                    problem = describe_no_answer(e)
                 except TimeoutError as e:  # of a try that was cut short, what was wrong before says more
-                    raise self._lost(problem or _problem(e)) from e
+                    raise self._lost(problem or describe_no_answer(e)) from e
                 else:
                     if answer.is_success:
                         return self._json(answer)
@@ -102,7 +102,7 @@ class Endpoint:
         try:
             answer = await self._http.get(f"{self._url}/models", timeout=HEALTH_S)
         except httpx.RequestError as e:
-            raise EngineLostError(f"{self._url}: {_problem(e)}; see whether the endpoint runs there") from e
+            raise EngineLostError(f"{self._url}: {describe_no_answer(e)}; see whether the endpoint runs there") from e
         if answer.status_code >= 500:
             raise EngineLostError(f"{self._url}: {answer.status_code}: {self._line(answer)}")
 
@@ -132,10 +132,6 @@ class Endpoint:
 
     def _lost(self, problem: str) -> EngineLostError:
         return EngineLostError(f"{self._url}: no completion within {self._deadline_s:g} s; last problem: {problem}")
-
-
-def _problem(error: Exception) -> str:
-    return f"no answer ({type(error).__name__}{f': {error}' if str(error) else ''})"
 
 
 def _told(answer: httpx.Response) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flex_judge.alignment.training.weights import FamilyWeights
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, one_line
 from flex_judge.judges.io.jsonl import write_text
 from flex_judge.judges.models import MOL_LLAMA, model_type, resolve_model
 from flex_judge.judges.models.checkpoints import open_checkpoint
@@ -178,7 +178,7 @@ def _taken(make: Callable[..., Made], *arguments: Any, **named: Any) -> Made:
     try:
         return make(*arguments, **named)
     except REFUSALS as e:
-        raise UsageError(" ".join(str(e).split())) from e
+        raise UsageError(one_line(e)) from e
 
 
 def write_log(trainer: Any, folder: Path) -> None:

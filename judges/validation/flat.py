@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
-from typing import (
-    Any,
-)
+from typing import Any
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.classes import Kind, T, type_hints

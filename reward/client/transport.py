@@ -131,7 +131,7 @@ class Connection:
             async with asyncio.timeout_at(deadline):
                 answer = await self._http.get(f"{self._url}/healthz")
         except (httpx.TransportError, TimeoutError) as e:
-            raise NoAnswerError(_problem(e)) from e
+            raise NoAnswerError(describe_no_answer(e)) from e
         if answer.status_code != 200:
             raise NoAnswerError(f"GET /healthz: {answer.status_code}: {_line(answer)}")
         return _object(answer)
@@ -176,9 +176,9 @@ class Connection:
                 async with asyncio.timeout_at(deadline):
                     answer = await self._http.request(method, self._url + path, content=content, headers=headers)
             except httpx.TransportError as e:
-                problem = _problem(e)
+                problem = describe_no_answer(e)
             except TimeoutError as e:  # of a try that was cut short, what was wrong before says more
-                raise NoAnswerError(problem or _problem(e)) from e
+                raise NoAnswerError(problem or describe_no_answer(e)) from e
             else:
                 if answer.is_success or answer.status_code == 409:
                     self._answered = True
@@ -232,7 +232,8 @@ def _told(deadline: float) -> float:
     return round(left - min(5.0, 0.1 * left), 3)
 
 
-def _problem(error: Exception) -> str:
+def describe_no_answer(error: Exception) -> str:
+    """Say that a request got no answer, and why."""
     return f"no answer ({type(error).__name__}{f': {error}' if str(error) else ''})"
 
 

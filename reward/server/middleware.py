@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flex_judge.judges.errors import AccessError, RenderError, RequestTooLargeError, UsageError
+from flex_judge.judges.errors import AccessError, RenderError, RequestTooLargeError, UsageError, one_line
 from flex_judge.reward.server.auth import check_key
 from flex_judge.reward.server.errors import FetchError, FieldError, MissingMediaError, NotNowError, RejectedError
 from flex_judge.reward.server.gateway import Gateway
@@ -80,7 +80,7 @@ def encoded(content: Mapping[str, Any]) -> bytes:
 
 def error_response(error: Exception) -> Response:
     """What the client is told of an error. Of one that nobody expected, nothing but that there was one."""
-    body: dict[str, Any] = {"error": " ".join(str(error).split())}
+    body: dict[str, Any] = {"error": one_line(error)}
     if isinstance(error, FieldError) and error.field:
         body["field"] = error.field
     match error:

@@ -48,7 +48,7 @@ class ImportGraph:
                     yield module
             pending.extend(ast.iter_child_nodes(node))
 
-    def _targets_of_rooms(self, edges: Edges) -> dict[str, dict[tuple[str, str], str]]:
+    def _imports_between_rooms(self, edges: Edges) -> dict[str, dict[tuple[str, str], str]]:
         rooms: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
         for source, targets in edges.items():
             for target in targets:
@@ -61,7 +61,7 @@ class ImportGraph:
     def rooms_in_circles(self) -> list[str]:
         """Imports between the rooms of a package that go both ways, directly or through other rooms."""
         circles = []
-        for package, between in self._targets_of_rooms(self.anywhere).items():
+        for package, between in self._imports_between_rooms(self.anywhere).items():
             neighbours: dict[str, set[str]] = defaultdict(set)
             for source, target in between:
                 neighbours[source].add(target)

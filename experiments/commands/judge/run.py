@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import Output
 from flex_judge.judges.engines import load_engine, resolve_engine
-from flex_judge.judges.errors import LedgerError, NotRecordedError, RenderError, UsageError
+from flex_judge.judges.errors import LedgerError, NotRecordedError, RenderError, UsageError, one_line
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.models import check_model
@@ -185,7 +185,7 @@ class Asking:
         try:
             comparison = await asyncio.to_thread(row.comparison)  # which reads files
         except UsageError as e:
-            self._lost[row.id] = _one_line(e)
+            self._lost[row.id] = one_line(e)
             return
         try:
             judgment = self._kept(row, comparison)
@@ -196,11 +196,7 @@ class Asking:
         except LedgerError:
             raise  # what cannot be recorded ends the run
         except (NotRecordedError, RenderError, UsageError) as e:
-            self._lost[row.id] = f"{row.where}: {_one_line(e).removeprefix(f'comparison {row.id!r}: ')}"
+            self._lost[row.id] = f"{row.where}: {one_line(e).removeprefix(f'comparison {row.id!r}: ')}"
             return
         self._found[row.id] = judgment
         self._add(judgment)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -15,7 +15,7 @@ from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig, TrlParser
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.alignment.training.recipes import JudgeRecipe, Recipe, RewardRecipe
 from flex_judge.experiments.common.launching import CONFIG_HELP, PROCESSES_HELP
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, one_line
 from flex_judge.judges.models import check_model, resolve_model
 from flex_judge.judges.models.embedded import BASE, EMBEDDED
 
@@ -202,7 +202,7 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
     except IndexError as e:
         raise UsageError("--config: expected the name of a file") from e
     except (ValueError, TypeError, NotImplementedError, OSError, ImportError, yaml.YAMLError) as e:
-        raise UsageError(" ".join(str(e).split())) from e  # of a --config, or what TRL refuses
+        raise UsageError(one_line(e)) from e  # of a --config, or what TRL refuses
     for flag in ("accelerate_config", "num_processes"):
         if getattr(rest, flag) is not None:
             raise UsageError(f"--{flag} goes on the command line, beside --accelerate_config")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flex_judge.experiments.common.flags import add_flags, build
-from flex_judge.judges.errors import JudgeError, UsageError
+from flex_judge.judges.errors import JudgeError, UsageError, one_line
 from flex_judge.judges.extras import require_extras
 
 STEPS = ("loop", "judge", "ablations")
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         add_flags(parser, config)
         print(run(build(config, parser.parse_args(flags))))
     except UsageError as e:
-        print("arithmetic loop:", " ".join(str(e).split()), file=sys.stderr)
+        print("arithmetic loop:", one_line(e), file=sys.stderr)
         return 2
     except JudgeError as e:
         print(f"arithmetic loop: {type(e).__name__}: {e}", file=sys.stderr)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from flex_judge.experiments.common.flags import add_flags, build
-from flex_judge.judges.errors import JudgeError, UsageError
+from flex_judge.judges.errors import JudgeError, UsageError, one_line
 from flex_judge.judges.extras import require_extras
 
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         config = build(CaseStudy, parser.parse_args(argv))
         study(config)
     except UsageError as e:
-        print("pampa:", " ".join(str(e).split()), file=sys.stderr)
+        print("pampa:", one_line(e), file=sys.stderr)
         return 2
     except JudgeError as e:
         print(f"pampa: {type(e).__name__}: {e}", file=sys.stderr)
