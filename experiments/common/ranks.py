@@ -65,6 +65,18 @@ class Ranks:
             raise error
         return cast(Result, result)
 
+    def leave(self) -> None:
+        """Wait for all ranks to finish, then close their connections.
+
+        A rank that exits while another still uses the process group can be aborted by the C++ threads of gloo.
+        """
+        if self.count == 1:
+            return
+        import torch.distributed as dist
+
+        dist.barrier(group=self._group)
+        dist.destroy_process_group()
+
 
 def run(*arguments: str) -> None:
     """Run a command of ours to its end, its progress on standard error.

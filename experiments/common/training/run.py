@@ -106,4 +106,5 @@ def run_command(
         summary = run.complete()
     if run.ranks.is_first:
         show(summary, run.out)
+    run.ranks.leave()
     return 0
