@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from flex_judge.alignment.best_of_n.selection import Choice, Selection, SelectionSpec, select
+    from flex_judge.alignment.best_of_n.selection import Choice, Selection, SelectionSpec, select_best
     from flex_judge.alignment.policies.base import Completion, Policy
     from flex_judge.alignment.policies.config import PolicyConfig, load_policy
     from flex_judge.alignment.preferences.filters import FilterSpec
     from flex_judge.alignment.preferences.rule_spec import RuleSpec
-    from flex_judge.alignment.preferences.rules import highest_against_lowest, make_rule
+    from flex_judge.alignment.preferences.rules import make_rule, pair_highest_with_lowest
 
 __getattr__ = lazy_exports(
     __name__,
     {
-        "flex_judge.alignment.best_of_n.selection": ["Choice", "Selection", "SelectionSpec", "select"],
+        "flex_judge.alignment.best_of_n.selection": ["Choice", "Selection", "SelectionSpec", "select_best"],
         "flex_judge.alignment.policies.base": ["Completion", "Policy"],
         "flex_judge.alignment.policies.config": ["PolicyConfig", "load_policy"],
         "flex_judge.alignment.preferences.filters": ["FilterSpec"],
         "flex_judge.alignment.preferences.rule_spec": ["RuleSpec"],
-        "flex_judge.alignment.preferences.rules": ["highest_against_lowest", "make_rule"],
+        "flex_judge.alignment.preferences.rules": ["pair_highest_with_lowest", "make_rule"],
     },
 )
 
@@ -38,8 +38,8 @@ __all__ = [
     "RuleSpec",
     "Selection",
     "SelectionSpec",
-    "highest_against_lowest",
     "load_policy",
     "make_rule",
-    "select",
+    "pair_highest_with_lowest",
+    "select_best",
 ]

@@ -31,7 +31,7 @@ class Command:
     help: str
     package: str
 
-    def load(self) -> Any:
+    def load_package(self) -> Any:
         """Import the package of the command."""
         return importlib.import_module(f"flex_judge.experiments.commands.{self.package}")
 
@@ -46,36 +46,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if argv and argv[0] in HELP_NEEDS_EXTRAS:
             require_command_extras(argv[0])
-        parser = _parser(argv[0] if argv else "")
+        parser = _build_parser(argv[0] if argv else "")
         if not argv:
             parser.print_help()
             return 0
-        if argv[0] in TRAINING:
-            return _train(argv[0], argv[1:])
+        if argv[0] in TRAINING_COMMANDS:
+            return _run_training(argv[0], argv[1:])
         options = parser.parse_args(argv)
         require_command_extras(options.command)
-        status: int = COMMANDS[options.command].load().main(options)
+        status: int = COMMANDS[options.command].load_package().main(options)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except UsageError as e:
-        return _fail(f"error: {e}", 2)
+        return _print_error(f"error: {e}", 2)
     except ModuleNotFoundError as e:
         if not argv or (missing := explain_missing_module(argv[0], e)) is None:
             raise
-        return _fail(f"error: {missing}", 2)
+        return _print_error(f"error: {missing}", 2)
     except JudgeError as e:
-        return _fail(f"{type(e).__name__}: {e}", 1)
+        return _print_error(f"{type(e).__name__}: {e}", 1)
     except KeyboardInterrupt:
-        return _fail("stopped; what was written is kept, and the same command goes on from there", 130)
+        return _print_error("stopped; what was written is kept, and the same command goes on from there", 130)
 
 
-def _train(name: str, argv: Sequence[str]) -> int:
-    from flex_judge.experiments.common.launching import launched
+def _run_training(name: str, argv: Sequence[str]) -> int:
+    from flex_judge.experiments.common.launching import build_launch_command
 
-    if command := launched(name, argv):
+    if command := build_launch_command(name, argv):
         os.execv(command[0], command)
     if name == "sft":
         from flex_judge.experiments.commands.sft.run import main as tune
@@ -86,26 +86,26 @@ def _train(name: str, argv: Sequence[str]) -> int:
     return main(name, argv)
 
 
-def _fail(message: str, status: int) -> int:
+def _print_error(message: str, status: int) -> int:
     print("flex-judge:", " ".join(message.split()), file=sys.stderr)
     return status
 
 
-def _parser(chosen: str) -> argparse.ArgumentParser:
+def _build_parser(chosen: str) -> argparse.ArgumentParser:
     """The parser; of all commands only the chosen one gets its flags, which need its module."""
     parser = _Parser(prog="flex-judge", description="A reasoning multimodal judge as a reward model.")
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help)
         if name == chosen:
-            command.load().add_arguments(sub)
-    for name, said in TRAINING.items():
+            command.load_package().add_arguments(sub)
+    for name, said in TRAINING_COMMANDS.items():
         commands.add_parser(name, help=said)
     return parser
 
 
-class _Version(argparse.Action):
+class _VersionAction(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from flex_judge import __version__
 
@@ -127,7 +127,7 @@ COMMANDS = {
     "report": Command("Rebuild the HTML page of a finished run.", "report"),
     "doctor": Command("Show what this machine can run, what is missing, and how to fix it.", "doctor"),
 }
-TRAINING = {
+TRAINING_COMMANDS = {
     "sft": "Train a judge on curated judgments with TRL's SFTTrainer. Resumable.",
     "dpo": "Train a policy on preferences with TRL's DPOTrainer; evaluate it before and after. Resumable.",
     "grpo": "Train a policy on rewards from a judge with TRL's GRPOTrainer; evaluate it before and after. Resumable.",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flex_judge.judges.judgments import Judgment, Status, Usage, Verdict
     from flex_judge.judges.media.types import Media
     from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
-    from flex_judge.judges.rubrics import load_rubric, rubric_names
+    from flex_judge.judges.rubrics import list_rubrics, load_rubric
     from flex_judge.judges.rubrics.rubric import Rubric
     from flex_judge.judges.types import Comparison, Message
 
@@ -29,7 +29,7 @@ __getattr__ = lazy_exports(
         "flex_judge.judges.judgments": ["Judgment", "Status", "Usage", "Verdict"],
         "flex_judge.judges.media.types": ["Media"],
         "flex_judge.judges.protocol.settings": ["JudgeConfig", "JudgeSettings"],
-        "flex_judge.judges.rubrics": ["load_rubric", "rubric_names"],
+        "flex_judge.judges.rubrics": ["load_rubric", "list_rubrics"],
         "flex_judge.judges.rubrics.rubric": ["Rubric"],
         "flex_judge.judges.types": ["Comparison", "Message"],
     },
@@ -51,6 +51,6 @@ __all__ = [
     "Usage",
     "UsageError",
     "Verdict",
+    "list_rubrics",
     "load_rubric",
-    "rubric_names",
 ]

@@ -73,12 +73,12 @@ class EngineSemaphore:
         wanted = min(wanted, self.capacity)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((wanted, turn))
-        self._serve()
+        self._wake_waiters()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._serve()  # those behind it may have waited for its sake alone
+                self._wake_waiters()  # those behind it may have waited for its sake alone
             else:
                 self.release(wanted)  # it was served and cancelled at once
             raise
@@ -87,9 +87,9 @@ class EngineSemaphore:
     def release(self, taken: int) -> None:
         """Give slots back."""
         self._free += taken
-        self._serve()
+        self._wake_waiters()
 
-    def _serve(self) -> None:
+    def _wake_waiters(self) -> None:
         while self._waiting and (self._waiting[0][1].cancelled() or self._waiting[0][0] <= self._free):
             wanted, turn = self._waiting.popleft()
             if not turn.cancelled():
@@ -109,16 +109,16 @@ async def gather_all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     raise error
 
 
-class _Background:
+class _BackgroundLoop:
     """The loop of this process, once somebody has asked for it."""
 
-    def __init__(self, inherited: _Background | None = None) -> None:
+    def __init__(self, inherited: _BackgroundLoop | None = None) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         # A forked process gets a loop without its thread. It is kept, not closed: what it watches is the parent's too.
         self._inherited = inherited
 
-    def loop(self) -> asyncio.AbstractEventLoop:
+    def get_or_start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -126,21 +126,21 @@ class _Background:
             return self._loop
 
 
-_background = _Background()
+_background = _BackgroundLoop()
 
 
-def _after_fork() -> None:
+def _reset_background_loop() -> None:
     global _background
-    _background = _Background(_background)
+    _background = _BackgroundLoop(_background)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_reset_background_loop)
 
 
 def run_in_background(work: Coroutine[Any, Any, T]) -> T:
     """Have the background loop do the work and wait for it; also from within a running event loop, which stands still
     for as long."""
-    future = asyncio.run_coroutine_threadsafe(work, _background.loop())
+    future = asyncio.run_coroutine_threadsafe(work, _background.get_or_start())
     try:
         return future.result()
     finally:
@@ -149,4 +149,4 @@ def run_in_background(work: Coroutine[Any, Any, T]) -> T:
 
 async def await_in_background(work: Coroutine[Any, Any, T]) -> T:
     """Have the background loop do the work, and await it. Who cancels this cancels the work."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, _background.loop()))
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, _background.get_or_start()))

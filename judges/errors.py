@@ -71,6 +71,6 @@ class UnscoredError(JudgeError, ValueError):
     """A completion without a score, where the caller's trainer has no way to leave it out."""
 
 
-def one_line(error: object) -> str:
+def to_one_line(error: object) -> str:
     """Return the text of an error, or any other text, with all white space as single spaces."""
     return " ".join(str(error).split())

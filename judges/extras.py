@@ -53,7 +53,7 @@ def find_missing_modules(extra: str) -> list[str]:
     return [module for module in modules if not is_installed(module)]
 
 
-def find_extras_of(module: str) -> list[str]:
+def find_extras_with_module(module: str) -> list[str]:
     """List the extras that install a module, given by its full or top-level name."""
     return [extra for extra, modules in EXTRAS.items() if module.partition(".")[0] in modules]
 
@@ -67,10 +67,10 @@ def describe_missing_extras(feature: str, extras: Iterable[str]) -> str:
     """
     names = list(extras)
     noun = "extra" if len(names) == 1 else "extras"
-    return f"{feature} needs the {noun} {', '.join(map(repr, names))}: {install_command(names)}"
+    return f"{feature} needs the {noun} {', '.join(map(repr, names))}: {format_install_command(names)}"
 
 
-def install_command(extras: Iterable[str]) -> str:
+def format_install_command(extras: Iterable[str]) -> str:
     """Return the pip command that installs extras."""
     return f"pip install 'flex-judge[{','.join(extras)}]'"
 
@@ -105,7 +105,7 @@ def import_optional(module: str, feature: str) -> Any:
         MissingExtraError: it is not installed; the message names the extra that brings it.
     """
     if not is_installed(module.partition(".")[0]):
-        raise MissingExtraError(describe_missing_extras(feature, find_extras_of(module)[:1]))
+        raise MissingExtraError(describe_missing_extras(feature, find_extras_with_module(module)[:1]))
     return importlib.import_module(module)
 
 

@@ -10,57 +10,62 @@ GIB = 1 << 30
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86 AVX-512 and AMX; `bf16` is Arm's
 
 
-def cpu_count() -> int:
+def count_cpus() -> int:
     """Processors this process may use: affinity and control-group quota taken into account."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    quota = _read("/sys/fs/cgroup/cpu.max").split()
+    quota = _read_system_file("/sys/fs/cgroup/cpu.max").split()
     if len(quota) == 2 and quota[0] != "max":
         allowed = min(allowed, max(1, int(quota[0]) // int(quota[1])))
     return allowed
 
 
-def available_memory() -> int:
+def measure_available_memory() -> int:
     """Bytes that new processes can take without swapping, control-group limit included."""
     available = sys.maxsize
-    for line in _read("/proc/meminfo").splitlines():
+    for line in _read_system_file("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * 1024
-    limit, used = _read("/sys/fs/cgroup/memory.max").strip(), _read("/sys/fs/cgroup/memory.current").strip()
+    limit, used = (
+        _read_system_file("/sys/fs/cgroup/memory.max").strip(),
+        _read_system_file("/sys/fs/cgroup/memory.current").strip(),
+    )
     if limit.isdigit() and used.isdigit():
-        available = min(available, int(limit) - int(used) + _reclaimable())
+        available = min(available, int(limit) - int(used) + _read_reclaimable_memory())
     return available
 
 
-def _reclaimable() -> int:
+def _read_reclaimable_memory() -> int:
     """Bytes that the control group holds as file cache and gives back when asked."""
-    for line in _read("/sys/fs/cgroup/memory.stat").splitlines():
+    for line in _read_system_file("/sys/fs/cgroup/memory.stat").splitlines():
         if line.startswith("inactive_file "):
             return int(line.split()[1])
     return 0
 
 
-def cpu_computes_bfloat16() -> bool:
+def has_native_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself. Where it does not, bfloat16 is emulated and several times
     slower than float32."""
-    flags = next((line for line in _read("/proc/cpuinfo").splitlines() if line.startswith(("flags", "Features"))), "")
+    flags = next(
+        (line for line in _read_system_file("/proc/cpuinfo").splitlines() if line.startswith(("flags", "Features"))), ""
+    )
     return any(flag in flags.split() for flag in _BF16_FLAGS)
 
 
-def cuda_device_count() -> int:
+def count_cuda_devices() -> int:
     """GPUs that torch can use. Imports torch."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def best_dtype(name: str, on_gpu: bool) -> str:
+def choose_dtype(name: str, on_gpu: bool) -> str:
     """`name`, or for `auto` the torch dtype that is fastest there without loss that matters."""
     if name != "auto":
         return name
-    return "bfloat16" if on_gpu or cpu_computes_bfloat16() else "float32"
+    return "bfloat16" if on_gpu or has_native_bfloat16() else "float32"
 
 
-def _read(path: str) -> str:
+def _read_system_file(path: str) -> str:
     try:
         return Path(path).read_text()
     except OSError:

@@ -18,11 +18,11 @@ from flex_judge.judges.engines.recording.recording import RecordingEngine
 from flex_judge.judges.errors import RenderError, UsageError
 from flex_judge.judges.extras import require_extras
 from flex_judge.judges.judgments import Judgment, Status
-from flex_judge.judges.protocol.generation import Replier
+from flex_judge.judges.protocol.generation import ReplyGenerator
 from flex_judge.judges.protocol.rendering import Renderer
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 from flex_judge.judges.protocol.vote_loop import VoteLoop
-from flex_judge.judges.protocol.voting import combine
+from flex_judge.judges.protocol.voting import combine_votes
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison
@@ -45,9 +45,11 @@ class FlexJudge:
         self.settings = settings or JudgeSettings()
         self.renderer = Renderer(engine.tokenizer, engine.profile)
         self._rubrics: dict[str, Rubric] = {}
-        self._repliers: dict[tuple[str, int], Replier] = {}
+        self._repliers: dict[tuple[str, int], ReplyGenerator] = {}
         self._semaphore: WeakKeyDictionary[asyncio.AbstractEventLoop, EngineSemaphore] = WeakKeyDictionary()
-        self._told = _known(asdict(self.settings) | {"media": _known(asdict(self.settings.media))})
+        self._told = _drop_unset_values(
+            asdict(self.settings) | {"media": _drop_unset_values(asdict(self.settings.media))}
+        )
 
     @classmethod
     def from_config(cls, config: JudgeConfig) -> FlexJudge:
@@ -92,7 +94,7 @@ class FlexJudge:
             UsageError: a comparison that cannot be judged as it is, see `ajudge`; raised when all others are judged.
             EngineLostError: the engine died. With a ledger, a second run goes on where this one ended.
         """
-        found = dict(_outside(self._numbered(comparisons, CONCURRENCY), comparisons, progress))
+        found = dict(_iterate_in_new_loop(self._judge_concurrently(comparisons, CONCURRENCY), comparisons, progress))
         return [found[i] for i in range(len(found))]
 
     def stream(self, comparisons: Iterable[Comparison], progress: bool = False) -> Iterator[Judgment]:
@@ -105,7 +107,9 @@ class FlexJudge:
             comparisons: taken as there is room for them, so an iterator may be endless.
             progress: show a progress bar on standard error.
         """
-        for _, judgment in _outside(self._numbered(comparisons, CONCURRENCY), comparisons, progress):
+        for _, judgment in _iterate_in_new_loop(
+            self._judge_concurrently(comparisons, CONCURRENCY), comparisons, progress
+        ):
             yield judgment
 
     async def astream(
@@ -115,11 +119,11 @@ class FlexJudge:
 
         A comparison that cannot be judged as it is does not hold up the others: its error is raised after them.
         """
-        async with aclosing(self._numbered(comparisons, concurrency)) as numbered:
+        async with aclosing(self._judge_concurrently(comparisons, concurrency)) as numbered:
             async for _, judgment in numbered:
                 yield judgment
 
-    def _numbered(
+    def _judge_concurrently(
         self, comparisons: Iterable[Comparison], concurrency: int
     ) -> AsyncGenerator[tuple[int, Judgment], None]:
         """Judgments as they are ready, with the numbers of their comparisons."""
@@ -135,7 +139,7 @@ class FlexJudge:
             EngineLostError: the engine died; whoever owns it decides where to try again.
         """
         try:
-            return await self._judge(comparison)
+            return await self._judge_comparison(comparison)
         except (UsageError, RenderError) as e:
             name = f"comparison {comparison.id!r}: " if comparison.id else ""
             raise type(e)(f"{name}{e}") from e
@@ -156,79 +160,83 @@ class FlexJudge:
         once = replace(self.settings, max_think_tokens=1, votes=1, order="as_given", num_waits=0, reason_first=True)
         short = FlexJudge(engine, replace(once, forced_answer=True, deadline_s=None))
         for name in rubrics:
-            fewest, most = self._rubric(name).responses
+            fewest, most = self._get_rubric(name).responses
             for count in sorted({fewest, max(fewest, min(2, most or 2))}):
                 await short.ajudge(Comparison.of("What is 2 + 3?", *["5"] * count, rubric=name))
 
-    def key(self, comparison: Comparison) -> str:
+    def compute_key(self, comparison: Comparison) -> str:
         """Hash of everything that determines a judgment: comparison, rubric, settings, model and engine."""
-        what = [comparison.digest, self._rubric(comparison.rubric), self.settings, self.engine.model_id]
+        what = [comparison.digest, self._get_rubric(comparison.rubric), self.settings, self.engine.model_id]
         return hashlib.sha256(repr([*what, self.engine.name]).encode()).hexdigest()[:32]
 
     def close(self) -> None:
         self.engine.close()
 
-    async def _judge(self, comparison: Comparison) -> Judgment:
-        replier = self._replier(comparison)
+    async def _judge_comparison(self, comparison: Comparison) -> Judgment:
+        replier = self._get_reply_generator(comparison)
         vote_loop = VoteLoop(comparison, replier, self.renderer, self.settings)
         provenance = {
             "engine": self.engine.name,
             "rubric": comparison.rubric,
-            "key": self.key(comparison),
+            "key": self.compute_key(comparison),
             "settings": self._told,
         }
-        longest = await vote_loop.longest()
+        longest = await vote_loop.measure_longest_prompt()
         room = self.engine.max_model_len - longest
-        if room < replier.needed:
-            detail = f"prompt of {longest} tokens leaves {room} of the {replier.needed} that a verdict may need"
+        if room < replier.max_reply_tokens:
+            detail = (
+                f"prompt of {longest} tokens leaves {room} of the {replier.max_reply_tokens} that a verdict may need"
+            )
             detail += "; raise max_model_len, lower max_think_tokens" + ", or scale media down" * comparison.has_media
-            return Judgment.unscored(
+            return Judgment.from_failure(
                 comparison.id, Status.OVERLONG, detail, model=self.engine.model_id, provenance=provenance
             )
         # The deadline of a comparison does not run while it waits for the engine to have room for its replies.
         semaphore = self._semaphore.setdefault(asyncio.get_running_loop(), EngineSemaphore(self.engine.max_batch))
-        taken = await semaphore.acquire(vote_loop.first_wave)
+        taken = await semaphore.acquire(vote_loop.first_wave_size)
         try:
-            rounds = await vote_loop.hold()
+            rounds = await vote_loop.collect_votes()
         finally:
             semaphore.release(taken)
-        return combine(comparison.id, rounds, usage=vote_loop.usage, model=self.engine.model_id, provenance=provenance)
+        return combine_votes(
+            comparison.id, rounds, usage=vote_loop.usage, model=self.engine.model_id, provenance=provenance
+        )
 
-    def _rubric(self, name: str) -> Rubric:
+    def _get_rubric(self, name: str) -> Rubric:
         if name not in self._rubrics:
             self._rubrics[name] = load_rubric(name)
         return self._rubrics[name]
 
-    def _replier(self, comparison: Comparison) -> Replier:
+    def _get_reply_generator(self, comparison: Comparison) -> ReplyGenerator:
         key = (comparison.rubric, len(comparison.responses))
         if key not in self._repliers:
-            rubric = self._rubric(comparison.rubric)
-            self._repliers[key] = Replier(self.engine, self.renderer, self.settings, rubric, key[1])
+            rubric = self._get_rubric(comparison.rubric)
+            self._repliers[key] = ReplyGenerator(self.engine, self.renderer, self.settings, rubric, key[1])
         return self._repliers[key]
 
 
-def _known(values: dict[str, Any]) -> dict[str, Any]:
+def _drop_unset_values(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, {})}
 
 
-def _outside(source: AsyncGenerator[T, None], counted: Iterable[Comparison], progress: bool) -> Iterator[T]:
+def _iterate_in_new_loop(source: AsyncGenerator[T, None], counted: Iterable[Comparison], progress: bool) -> Iterator[T]:
     """What an asynchronous generator yields, for a caller without an event loop."""
 
-    async def following() -> T | None:
+    async def next_item() -> T | None:
         return await anext(source, None)
 
-    if _in_event_loop():
+    if _is_in_event_loop():
         raise UsageError("judge and stream are for use outside of an event loop; inside one, use ajudge and astream")
-    with asyncio.Runner() as runner, _bar(counted, progress) as advance:
+    with asyncio.Runner() as runner, _show_progress_bar(counted, progress) as advance:
         try:
-            while (item := runner.run(following())) is not None:
+            while (item := runner.run(next_item())) is not None:
                 advance()
                 yield item
         finally:
             runner.run(source.aclose())
 
 
-def _in_event_loop() -> bool:
+def _is_in_event_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -237,7 +245,7 @@ def _in_event_loop() -> bool:
 
 
 @contextmanager
-def _bar(comparisons: Iterable[Comparison], shown: bool) -> Iterator[Callable[[], None]]:
+def _show_progress_bar(comparisons: Iterable[Comparison], shown: bool) -> Iterator[Callable[[], None]]:
     """A progress bar on standard error, or nothing; yields what advances it."""
     if not shown:
         yield lambda: None

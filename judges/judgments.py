@@ -54,31 +54,31 @@ class Verdict:
     @property
     def preferred(self) -> int | None:
         """Index of the response with the strictly highest score; None if unscored, tied or alone."""
-        return preferred(self.scores)
+        return find_preferred_response(self.scores)
 
-    def swapped(self) -> Verdict:
+    def swap_responses(self) -> Verdict:
         """The verdict on the same two responses in reverse order."""
-        return self.permuted(tuple(reversed(range(len(self.scores or self.order)))))
+        return self.permute_responses(tuple(reversed(range(len(self.scores or self.order)))))
 
-    def permuted(self, order: Sequence[int]) -> Verdict:
+    def permute_responses(self, order: Sequence[int]) -> Verdict:
         """The verdict on `comparison` as seen from `comparison.permuted(order)`: place k gets what `order[k]` had."""
 
-        def move(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        def reorder_values(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
             return None if values is None else tuple(values[i] for i in order)
 
         turned = self.choice is not None and tuple(order) == (1, 0)
         place = {response: k for k, response in enumerate(order)}
         return replace(
             self,
-            scores=move(self.scores),
-            expected_scores=move(self.expected_scores),
-            deviations=move(self.deviations),
-            choice=_TURNED.get(self.choice or "", self.choice) if turned else self.choice,
+            scores=reorder_values(self.scores),
+            expected_scores=reorder_values(self.expected_scores),
+            deviations=reorder_values(self.deviations),
+            choice=_SWAPPED_CHOICES.get(self.choice or "", self.choice) if turned else self.choice,
             order=tuple(place[i] for i in self.order),
         )
 
 
-_TURNED = {"A>B": "B>A", "B>A": "A>B"}
+_SWAPPED_CHOICES = {"A>B": "B>A", "B>A": "A>B"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Judgment:
     """Where and how it was judged: engine, replica, rubric."""
 
     @classmethod
-    def unscored(cls, id: str, status: Status, detail: str, **rest: Any) -> Judgment:
+    def from_failure(cls, id: str, status: Status, detail: str, **rest: Any) -> Judgment:
         """A judgment that failed before any reply could be read."""
         return cls(id, status, None, None, "", votes=(Verdict(status, detail=detail),), **rest)
 
@@ -139,14 +139,14 @@ class Judgment:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Judgment:
         values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
-        values |= {name: _floats(values.get(name)) for name in ("scores", "expected_scores", "spread")}
+        values |= {name: _to_float_tuple(values.get(name)) for name in ("scores", "expected_scores", "spread")}
         values["status"] = Status(row["status"])
-        values["votes"] = tuple(map(_verdict, row["votes"]))
+        values["votes"] = tuple(map(_verdict_from_json, row["votes"]))
         values["usage"] = Usage(**row["usage"])
         return cls(**values)
 
 
-def preferred(scores: Sequence[float] | None) -> int | None:
+def find_preferred_response(scores: Sequence[float] | None) -> int | None:
     """Index of the strictly highest score; None if there are none, a tie, or fewer than two."""
     if scores is None or len(scores) < 2:
         return None
@@ -154,13 +154,13 @@ def preferred(scores: Sequence[float] | None) -> int | None:
     return scores.index(best) if scores.count(best) == 1 else None
 
 
-def _verdict(row: Mapping[str, Any]) -> Verdict:
+def _verdict_from_json(row: Mapping[str, Any]) -> Verdict:
     values = {f.name: row[f.name] for f in fields(Verdict) if f.name in row}
-    values |= {name: _floats(values.get(name)) for name in ("scores", "expected_scores", "deviations")}
+    values |= {name: _to_float_tuple(values.get(name)) for name in ("scores", "expected_scores", "deviations")}
     values["status"] = Status(row["status"])
     values["order"] = tuple(row.get("order", ()))
     return Verdict(**values)
 
 
-def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
+def _to_float_tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(float(v) for v in values)

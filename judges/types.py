@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.media.opening import medium
+from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Media, Modality
 
 Part = str | Media
@@ -75,31 +75,31 @@ class Comparison:
             UsageError: a prompt or response of another shape, or a draw that is out of range.
             MediaError: a medium that cannot be read.
         """
-        given = iter([medium(Modality.IMAGE, image) for image in images])
-        messages = messages_of(prompt, given)
+        given = iter([make_media(Modality.IMAGE, image) for image in images])
+        messages = parse_messages(prompt, given)
         spare = tuple(given)
         if spare:
             last = messages[-1]
-            messages = (*messages[:-1], Message(last.role, (*spare, *parts_of(last.content))))
-        return cls(id, messages, tuple(content_of(r) for r in responses), rubric, sample_index)
+            messages = (*messages[:-1], Message(last.role, (*spare, *split_content(last.content))))
+        return cls(id, messages, tuple(parse_response(r) for r in responses), rubric, sample_index)
 
-    def permuted(self, order: Sequence[int]) -> Comparison:
+    def permute_responses(self, order: Sequence[int]) -> Comparison:
         """The same comparison with response `order[k]` at place k."""
         return replace(self, responses=tuple(self.responses[i] for i in order))
 
-    def swapped(self) -> Comparison:
+    def swap_responses(self) -> Comparison:
         """The same comparison with its responses in reverse order."""
-        return self.permuted(range(len(self.responses))[::-1])
+        return self.permute_responses(range(len(self.responses))[::-1])
 
     @property
     def has_media(self) -> bool:
         contents = [*(m.content for m in self.prompt), *self.responses]
-        return any(isinstance(part, Media) for content in contents for part in parts_of(content))
+        return any(isinstance(part, Media) for content in contents for part in split_content(content))
 
     @cached_property  # every vote asks for it, and a response may be long
     def digest(self) -> str:
         """SHA-256 of what is judged, in hex: prompt, media, responses, rubric and draw, not the id."""
-        what: list[Any] = [self.rubric, self._plain_prompt(), [_plain(r) for r in self.responses]]
+        what: list[Any] = [self.rubric, self._prompt_to_json(), [_content_to_json(r) for r in self.responses]]
         if self.sample_index:  # the first one is called as it was before there were others
             what.append(self.sample_index)
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
@@ -107,28 +107,28 @@ class Comparison:
     @cached_property
     def prompt_digest(self) -> str:
         """SHA-256 of what a question's candidates share, in hex: rubric, prompt and its media."""
-        return hashlib.sha256(json.dumps([self.rubric, self._plain_prompt()]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.rubric, self._prompt_to_json()]).encode()).hexdigest()
 
-    def _plain_prompt(self) -> list[list[Any]]:
-        return [[m.role, _plain(m.content)] for m in self.prompt]
+    def _prompt_to_json(self) -> list[list[Any]]:
+        return [[m.role, _content_to_json(m.content)] for m in self.prompt]
 
 
-def _plain(content: Content) -> list[list[str]]:
+def _content_to_json(content: Content) -> list[list[str]]:
     """Content as JSON holds it, media by their digests."""
-    return [["text", p] if isinstance(p, str) else ["media", p.digest] for p in parts_of(content)]
+    return [["text", p] if isinstance(p, str) else ["media", p.digest] for p in split_content(content)]
 
 
-def parts_of(content: Content) -> tuple[Part, ...]:
+def split_content(content: Content) -> tuple[Part, ...]:
     """Content as parts; plain text is one part."""
     return (content,) if isinstance(content, str) else content
 
 
-def text_of(content: Content) -> str:
+def content_to_text(content: Content) -> str:
     """The text of a content; each medium is its modality in brackets."""
-    return "".join(p if isinstance(p, str) else f"[{p.modality}]" for p in parts_of(content))
+    return "".join(p if isinstance(p, str) else f"[{p.modality}]" for p in split_content(content))
 
 
-def messages_of(prompt: str | Sequence[Any], images: Iterator[Media] | None = None) -> tuple[Message, ...]:
+def parse_messages(prompt: str | Sequence[Any], images: Iterator[Media] | None = None) -> tuple[Message, ...]:
     """A prompt in any of the usual shapes, as messages: a string is one user message."""
     images = iter(()) if images is None else images
     if isinstance(prompt, str):
@@ -140,7 +140,7 @@ def messages_of(prompt: str | Sequence[Any], images: Iterator[Media] | None = No
         if isinstance(m, Message):
             messages.append(m)
         elif isinstance(m, Mapping) and isinstance(m.get("role"), str) and "content" in m:
-            messages.append(Message(m["role"], _content(m["content"], images, "prompt")))
+            messages.append(Message(m["role"], _parse_content(m["content"], images, "prompt")))
         else:
             raise UsageError(f"prompt: expected text or messages with a text 'role' and a 'content', got {m!r:.80}")
     if not messages:
@@ -148,44 +148,44 @@ def messages_of(prompt: str | Sequence[Any], images: Iterator[Media] | None = No
     return tuple(messages)
 
 
-def content_of(response: Any) -> Content:
+def parse_response(response: Any) -> Content:
     """A response in any of the usual shapes, as content: messages are joined by blank lines."""
     if isinstance(response, str | Media):
-        return _content(response, iter(()), "response")
+        return _parse_content(response, iter(()), "response")
     if isinstance(response, Sequence) and response and all(_is_message(m) for m in response):
         joined: list[Part] = []
-        for message in messages_of(response):
-            joined += [*(["\n\n"] if joined else []), *parts_of(message.content)]
-        return _simple(joined)
-    return _content(response, iter(()), "response")
+        for message in parse_messages(response):
+            joined += [*(["\n\n"] if joined else []), *split_content(message.content)]
+        return _merge_text_parts(joined)
+    return _parse_content(response, iter(()), "response")
 
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, Message) or (isinstance(value, Mapping) and "role" in value)
 
 
-def _content(value: Any, images: Iterator[Media], what: str) -> Content:
+def _parse_content(value: Any, images: Iterator[Media], what: str) -> Content:
     if isinstance(value, str):
         return value
     if isinstance(value, Media):
         return (value,)
     if not isinstance(value, Sequence) or isinstance(value, bytes):
         raise UsageError(f"{what}: expected text or a list of parts, got {value!r:.80}")
-    return _simple([_part(part, images, what) for part in value])
+    return _merge_text_parts([_parse_part(part, images, what) for part in value])
 
 
-def _part(part: Any, images: Iterator[Media], what: str) -> Part:
+def _parse_part(part: Any, images: Iterator[Media], what: str) -> Part:
     if isinstance(part, str | Media):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == Modality.MOLECULE and part.get("smiles") is not None:
-        return medium(Modality.MOLECULE, part["smiles"])
+        return make_media(Modality.MOLECULE, part["smiles"])
     if kind == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     if kind in tuple(Modality):
         if part.get(kind) is not None:
             options = {name: part[name] for name in ("rate", "fps") if part.get(name) is not None}
-            return medium(Modality(kind), part[kind], **options)
+            return make_media(Modality(kind), part[kind], **options)
         if kind == Modality.IMAGE:
             image = next(images, None)
             if image is None:
@@ -197,7 +197,7 @@ def _part(part: Any, images: Iterator[Media], what: str) -> Part:
     )
 
 
-def _simple(parts: Sequence[Part]) -> Content:
+def _merge_text_parts(parts: Sequence[Part]) -> Content:
     """Parts of text alone are one text."""
     if all(isinstance(p, str) for p in parts):
         return "".join(str(p) for p in parts)

@@ -13,20 +13,20 @@ from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageEr
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations import training
-from flex_judge.reward.integrations.local import judge_of
-from flex_judge.reward.integrations.rows import Rows, row_error
+from flex_judge.reward.integrations.local import resolve_judge
+from flex_judge.reward.integrations.rows import RowConverter, prefix_row_error
 from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec, Sample
 
 if TYPE_CHECKING:
     from flex_judge.judges.judge import FlexJudge
 
 NAME = "flex_judge"
-BLIND_CALLS, BLIND_COMPLETIONS = 5, 20
+MAX_UNSCORED_CALLS, MIN_UNSCORED_COMPLETIONS = 5, 20
 """So many calls in a row, of so many completions altogether, of which none has a score, end a run."""
 logger = logging.getLogger(__name__)
 
 
-class _TrlReward:
+class _BaseTrlReward:
     """What both forms of the reward function share."""
 
     def __init__(
@@ -75,7 +75,7 @@ class _TrlReward:
             UsageError: a setting that does not exist or does not go with another.
         """
         self.spec = RewardSpec(rubric, method, reward, normalize, group_size, group_timeout_s)
-        self._judge = judge_of(judge, api_key, deadline_s)
+        self._judge = resolve_judge(judge, api_key, deadline_s)
         if unscored not in ("none", "raise"):
             raise UsageError(f"unscored must be 'none' or 'raise', not {unscored!r}")
         if (method == "baseline") != (baseline_column is not None):
@@ -98,19 +98,21 @@ class _TrlReward:
             )
         return self.__dict__
 
-    def _samples(self, prompts: Sequence[Any], completions: Sequence[Any], rest: Mapping[str, Any]) -> list[Sample]:
+    def _build_samples(
+        self, prompts: Sequence[Any], completions: Sequence[Any], rest: Mapping[str, Any]
+    ) -> list[Sample]:
         """The rows of one call, which share prompts or not, in any order."""
-        rows, group = Rows(), self._group(rest)
-        images, baselines = self._images(rest, len(prompts)), self._baselines(rest, len(prompts))
+        rows, group = RowConverter(), self._name_group(rest)
+        images, baselines = self._get_images(rest, len(prompts)), self._get_baselines(rest, len(prompts))
         samples = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             try:
-                samples.append(rows.sample(prompt, completion, images[i], baselines[i], group))
+                samples.append(rows.build_sample(prompt, completion, images[i], baselines[i], group))
             except UsageError as e:
-                raise row_error(e, "prompts", i) from e
+                raise prefix_row_error(e, "prompts", i) from e
         return samples
 
-    def _group(self, rest: Mapping[str, Any]) -> str | None:
+    def _name_group(self, rest: Mapping[str, Any]) -> str | None:
         """Name of this step's groups: completions of one prompt in two steps must not meet. It is the same on all
         ranks. AsyncGRPOTrainer tells no step, but has whole groups in each call."""
         step = getattr(rest.get("trainer_state"), "global_step", None)
@@ -124,9 +126,9 @@ class _TrlReward:
             return None
         if step is None:
             return self._run or None
-        return f"{training.run_id() if self._run is None else self._run} step {step}".strip()
+        return f"{training.get_run_id() if self._run is None else self._run} step {step}".strip()
 
-    def _images(self, rest: Mapping[str, Any], count: int) -> list[Sequence[Any]]:
+    def _get_images(self, rest: Mapping[str, Any], count: int) -> list[Sequence[Any]]:
         """The pictures beside each prompt: column `images` (a list a row) or `image` (one a row); None for none."""
         if rest.get("images") is not None:
             return [row if isinstance(row, list | tuple) else [] if row is None else [row] for row in rest["images"]]
@@ -134,7 +136,7 @@ class _TrlReward:
             return [[] if row is None else [row] for row in rest["image"]]
         return [()] * count
 
-    def _baselines(self, rest: Mapping[str, Any], count: int) -> Sequence[Any]:
+    def _get_baselines(self, rest: Mapping[str, Any], count: int) -> Sequence[Any]:
         column = self._baseline_column
         if column is None:
             return [None] * count
@@ -147,7 +149,7 @@ class _TrlReward:
         baselines: Sequence[Any] = rest[column]
         return baselines
 
-    def _unanswered(self, samples: Sequence[Sample], error: ServiceTimeoutError) -> list[Reward]:
+    def _handle_timeout(self, samples: Sequence[Sample], error: ServiceTimeoutError) -> list[Reward]:
         """Rewards of a call that got nothing. Another one in a row would be an error."""
         if self._unscored == "raise":
             raise error
@@ -156,20 +158,20 @@ class _TrlReward:
         )
         return [Reward(None, Status.TIMEOUT, detail=str(error)) for _ in samples]
 
-    def _settled(self, rewards: Sequence[Reward], rest: Mapping[str, Any], started: float) -> list[float | None]:
+    def _finish_call(self, rewards: Sequence[Reward], rest: Mapping[str, Any], started: float) -> list[float | None]:
         """Values for the trainer, after its logs have got the figures."""
         if (log_metric := rest.get("log_metric")) is not None:
-            for name, value in training.judge_metrics(rewards, time.monotonic() - started).items():
+            for name, value in training.compute_judge_metrics(rewards, time.monotonic() - started).items():
                 log_metric(f"{self._prefix}/{name}", value)
         if (log_extra := rest.get("log_extra")) is not None:
-            for name, values in training.completion_columns(rewards).items():
+            for name, values in training.build_completion_columns(rewards).items():
                 log_extra(f"{self._prefix}_{name}", values)
-        self._warn_of_parts(rewards)
-        self._check_sight(rewards)
-        self._check_model(rewards)
+        self._warn_of_incomplete_groups(rewards)
+        self._check_any_scored(rewards)
+        self._check_same_model(rewards)
         lost = [r for r in rewards if r.value is None]
         if lost and self._unscored == "none" and rest.get("trainer_state") is not None and log_metric is None:
-            self._warn(
+            self._warn_once(
                 "zero",
                 "%d of %d completions have no score, and a trainer that gives reward functions no log_metric, such as "
                 "OnlineDPOTrainer, counts them as 0; with unscored='raise' the run ends instead",
@@ -177,13 +179,13 @@ class _TrlReward:
             )
         if lost and self._unscored == "raise":
             raise UnscoredError(
-                f"{len(lost)} of {len(rewards)} completions have no score ({_counted(lost)}); the first: "
+                f"{len(lost)} of {len(rewards)} completions have no score ({_count_statuses(lost)}); the first: "
                 f"{lost[0].detail or lost[0].status}; with unscored='raise' that ends the run, since OnlineDPOTrainer, "
                 "for one, cannot leave a completion out"
             )
         return [r.value for r in rewards]
 
-    def _summed(
+    def _add_extra_rewards(
         self, judged: list[float | None], others: Sequence[Sequence[float | None]], rest: Mapping[str, Any]
     ) -> list[float | None]:
         """The judge's rewards with those of the functions beside it, whose means are logged."""
@@ -192,23 +194,23 @@ class _TrlReward:
             for (function, _), given in zip(self._extra_rewards, others, strict=True):
                 if known := [value for value in given if value is not None]:
                     log_metric(
-                        f"{self._prefix}/extra_reward_{training.function_name(function)}", sum(known) / len(known)
+                        f"{self._prefix}/extra_reward_{training.get_function_name(function)}", sum(known) / len(known)
                     )
         return total
 
-    def _check_sight(self, rewards: Sequence[Reward]) -> None:
+    def _check_any_scored(self, rewards: Sequence[Reward]) -> None:
         """Warn of a call in which nothing is scored, and end a run in which that goes on: it would learn nothing."""
         if not rewards or any(r.value is not None for r in rewards):
             self._unseen = (0, 0)
             return
         calls, completions = self._unseen = (self._unseen[0] + 1, self._unseen[1] + len(rewards))
         why = next((r.detail for r in rewards if r.detail), None) or rewards[0].status
-        told = f"no score for any of {len(rewards)} completions ({_counted(rewards)}): {why}"
-        if calls >= BLIND_CALLS and completions >= BLIND_COMPLETIONS:
+        told = f"no score for any of {len(rewards)} completions ({_count_statuses(rewards)}): {why}"
+        if calls >= MAX_UNSCORED_CALLS and completions >= MIN_UNSCORED_COMPLETIONS:
             raise UnscoredError(f"the judge has scored nothing in {calls} calls in a row; in the last, {told}")
-        self._warn("blind", "%s. If that goes on, the run ends", told)
+        self._warn_once("blind", "%s. If that goes on, the run ends", told)
 
-    def _check_model(self, rewards: Sequence[Reward]) -> None:
+    def _check_same_model(self, rewards: Sequence[Reward]) -> None:
         """End a run whose judge has become another one: its rewards would mean something else from here on."""
         for model in sorted({r.model for r in rewards if r.model}):
             self._model = self._model or model
@@ -218,10 +220,10 @@ class _TrlReward:
                     "one that the run began with"
                 )
 
-    def _warn_of_parts(self, rewards: Sequence[Reward]) -> None:
-        parts = sum(not r.group.complete or r.group.late for r in rewards)
+    def _warn_of_incomplete_groups(self, rewards: Sequence[Reward]) -> None:
+        parts = sum(not r.group.is_complete or r.group.late for r in rewards)
         if parts:
-            self._warn(
+            self._warn_once(
                 "parts",
                 "%d of %d completions were judged without all %s of their group, or came too late for it: group_size "
                 "is not the trainer's num_generations (in an evaluation num_generations_eval), or some rank takes "
@@ -229,14 +231,14 @@ class _TrlReward:
                 *(parts, len(rewards), self.spec.group_size, self.spec.group_timeout_s, self._prefix),
             )
 
-    def _warn(self, what: str, text: str, *values: Any) -> None:
+    def _warn_once(self, what: str, text: str, *values: Any) -> None:
         """Once for each thing."""
         if what not in self._warned:
             self._warned.add(what)
             logger.warning(text, *values)
 
 
-class JudgeReward(_TrlReward):
+class JudgeReward(_BaseTrlReward):
     """A reward function for GRPOTrainer, RLOOTrainer, AsyncGRPOTrainer and OnlineDPOTrainer.
 
     A completion that could not be scored gets None, never a number. If the service brings nothing for a whole call,
@@ -265,26 +267,26 @@ class JudgeReward(_TrlReward):
                 of several calls in a row.
         """
         started = time.monotonic()
-        samples = self._samples(prompts, completions, rest)
+        samples = self._build_samples(prompts, completions, rest)
         try:
             rewards = self._judge.rewards_sync(samples, self.spec)
         except ServiceTimeoutError as e:
-            rewards = self._unanswered(samples, e)
-        judged = self._settled(rewards, rest, started)
+            rewards = self._handle_timeout(samples, e)
+        judged = self._finish_call(rewards, rest, started)
         others = [
             training.call_reward(function, prompts=prompts, completions=completions, **rest)
             for function, _ in self._extra_rewards
         ]
-        return self._summed(judged, others, rest)
+        return self._add_extra_rewards(judged, others, rest)
 
 
-class AsyncJudgeReward(_TrlReward):
+class AsyncJudgeReward(_BaseTrlReward):
     """JudgeReward for trainers that await reward functions (all but OnlineDPOTrainer), run concurrently."""
 
     async def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **rest: Any) -> list[float | None]:
         """See `JudgeReward.__call__`."""
         started = time.monotonic()
-        samples = await asyncio.to_thread(self._samples, prompts, completions, rest)  # encodes images
+        samples = await asyncio.to_thread(self._build_samples, prompts, completions, rest)  # encodes images
         asked = [
             training.acall_reward(function, prompts=prompts, completions=completions, **rest)
             for function, _ in self._extra_rewards
@@ -292,9 +294,9 @@ class AsyncJudgeReward(_TrlReward):
         try:
             rewards, others = await asyncio.gather(self._judge.rewards(samples, self.spec), asyncio.gather(*asked))
         except ServiceTimeoutError as e:
-            rewards, others = self._unanswered(samples, e), [[None] * len(samples) for _ in self._extra_rewards]
-        return self._summed(self._settled(rewards, rest, started), others, rest)
+            rewards, others = self._handle_timeout(samples, e), [[None] * len(samples) for _ in self._extra_rewards]
+        return self._add_extra_rewards(self._finish_call(rewards, rest, started), others, rest)
 
 
-def _counted(rewards: Sequence[Reward]) -> str:
+def _count_statuses(rewards: Sequence[Reward]) -> str:
     return ", ".join(f"{status}: {count}" for status, count in Counter(r.status for r in rewards).items())

@@ -23,12 +23,12 @@ RewardKind = Literal["expected", "score", "win_rate", "rank", "margin"]
 REWARDS: tuple[RewardKind, ...] = get_args(RewardKind)
 """What of a judgment becomes the reward, see `Reward`."""
 Normalization = Literal["none", "center", "standardize"]
-NORMALIZE: tuple[Normalization, ...] = get_args(Normalization)
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 """What is done to the rewards of a group: nothing, minus their mean, or also divided by their standard deviation."""
-LARGEST_GROUP = 1024
-LARGEST_ROUND_ROBIN = 64
+MAX_GROUP_SIZE = 1024
+MAX_ROUND_ROBIN_SIZE = 64
 """Completions of which every pair may be compared: that is 2016 comparisons, and twice as many are four times that."""
-TOO_MANY_PAIRS = f"at most {LARGEST_ROUND_ROBIN} for the method 'round_robin' ('knockout' takes more)"
+ROUND_ROBIN_LIMIT = f"at most {MAX_ROUND_ROBIN_SIZE} for the method 'round_robin' ('knockout' takes more)"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Sample:
     """Name of the group that it belongs to. Samples with the same prompt belong together as it is; a name tells apart
     groups whose prompts are the same."""
 
-    def comparison(self, rubric: str, *others: Content, id: str = "") -> Comparison:
+    def to_comparison(self, rubric: str, *others: Content, id: str = "") -> Comparison:
         """Its response, and others after it, as what a judge is asked."""
         return Comparison(id, self.prompt, (self.response, *others), rubric)
 
@@ -60,14 +60,14 @@ class RewardSpec:
     """Statistic of the judgments that becomes the reward."""
     normalize: Normalization = "none"
     """How the rewards of a group are normalized."""
-    group_size: Annotated[int, Interval(ge=1, le=LARGEST_GROUP)] | None = None
+    group_size: Annotated[int, Interval(ge=1, le=MAX_GROUP_SIZE)] | None = None
     """Number of completions in a prompt's group (default: the completions of one call that share the prompt)."""
     group_timeout_s: NonNegativeFloat = 60.0
     """Seconds that a group waits for missing members, counted from its first completion."""
 
     def __post_init__(self) -> None:
-        if self.method == "round_robin" and (self.group_size or 0) > LARGEST_ROUND_ROBIN:
-            raise UsageError(f"group_size must be {TOO_MANY_PAIRS}, not {self.group_size}")
+        if self.method == "round_robin" and (self.group_size or 0) > MAX_ROUND_ROBIN_SIZE:
+            raise UsageError(f"group_size must be {ROUND_ROBIN_LIMIT}, not {self.group_size}")
 
     @property
     def needs_group(self) -> bool:
@@ -75,14 +75,14 @@ class RewardSpec:
         relative = self.reward in ("win_rate", "rank", "margin") and self.method != "baseline"
         return relative or self.normalize != "none" or self.method in ("round_robin", "knockout", "listwise")
 
-    def group_of(self, sample: Sample) -> str:
+    def compute_group_id(self, sample: Sample) -> str:
         """Identity of the sample's group: its prompt with its media, how it is judged, and the name it was given."""
-        what = [sample.comparison(self.rubric).prompt_digest, sample.group, asdict(self)]
+        what = [sample.to_comparison(self.rubric).prompt_digest, sample.group, asdict(self)]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class GroupNote:
+class GroupInfo:
     """In what company a completion was judged."""
 
     size: int
@@ -93,7 +93,7 @@ class GroupNote:
     """Whether it came after its group had been judged."""
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         return self.wanted is None or self.size >= self.wanted
 
 
@@ -119,7 +119,7 @@ class Reward:
     """What the judge thought, of the first comparison with a verdict."""
     detail: str = ""
     """Without a value: what was wrong, in a few words."""
-    group: GroupNote = GroupNote(1, None)
+    group: GroupInfo = GroupInfo(1, None)
     disagreement: float | None = None
     """Mean of its comparisons' disagreement between orders; None where no comparison was read in two orders."""
     judgments: int = 0
@@ -136,6 +136,6 @@ class Reward:
     def from_json(cls, row: Mapping[str, Any]) -> Reward:
         values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
         values["status"] = Status(row["status"])
-        values["group"] = GroupNote(**row["group"])
+        values["group"] = GroupInfo(**row["group"])
         values["usage"] = Usage(**row["usage"])
         return cls(**values)

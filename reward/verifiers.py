@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.errors import JudgeError, UnscoredError, UsageError
-from flex_judge.reward.integrations.local import judge_of
-from flex_judge.reward.integrations.rows import Rows, row_error
+from flex_judge.reward.integrations.local import resolve_judge
+from flex_judge.reward.integrations.rows import RowConverter, prefix_row_error
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ def judge_reward(
     Raises:
         UsageError: a setting that does not exist or does not go with another.
     """
-    asker = _Asker(judge, api_key, deadline_s, spec)
+    asker = _RolloutScorer(judge, api_key, deadline_s, spec)
 
     async def reward(prompt: Any, completion: Any, answer: Any, state: Any, task: Any, info: Any) -> float:
         """Raises UnscoredError without a score, UsageError or ServiceUnavailableError; `state["error"]` says so too."""
         del answer, task, info  # verifiers goes by the names of the parameters
-        (value,) = await asker.values([prompt], [completion], [state])
+        (value,) = await asker.score_rollouts([prompt], [completion], [state])
         return value
 
     reward.__name__ = reward.__qualname__ = name
@@ -72,12 +72,12 @@ def judge_group_reward(
 ) -> Callable[..., Awaitable[list[float]]]:
     """A reward function for all rollouts of a group at once, which can be compared with each other. See
     `judge_reward`."""
-    asker = _Asker(judge, api_key, deadline_s, spec)
+    asker = _RolloutScorer(judge, api_key, deadline_s, spec)
 
     async def reward(prompts: Any, completions: Any, answers: Any, states: Any, tasks: Any, infos: Any) -> list[float]:
         """As that of `judge_reward`; one rollout without a score is an error of the group."""
         del answers, tasks, infos
-        return await asker.values(prompts, completions, states)
+        return await asker.score_rollouts(prompts, completions, states)
 
     reward.__name__ = reward.__qualname__ = name
     return reward
@@ -107,7 +107,7 @@ class TraceJudge:
             judge: see `judge_reward`, as for the others.
             transcript: whether the whole transcript is judged, not the last reply alone.
         """
-        self._asker = _Asker(judge, api_key, deadline_s, spec)
+        self._asker = _RolloutScorer(judge, api_key, deadline_s, spec)
         self._transcript = transcript
 
     async def score(self, task: Any, trace: Any) -> float:
@@ -125,12 +125,12 @@ class TraceJudge:
 
     async def score_group(self, task: Any, traces: Sequence[Any]) -> list[float]:
         """Judge all traces of a task at once, as `@vf.group_reward` has them."""
-        prompt = _prompt_of(task)
+        prompt = _build_prompt(task)
         replies = [trace.transcript if self._transcript else trace.last_reply for trace in traces]
-        return await self._asker.values([prompt] * len(traces), replies, [None] * len(traces))
+        return await self._asker.score_rollouts([prompt] * len(traces), replies, [None] * len(traces))
 
 
-class _Asker:
+class _RolloutScorer:
     """Has rollouts judged and refuses to go on without a score."""
 
     def __init__(
@@ -139,14 +139,16 @@ class _Asker:
         if spec.get("method") == "baseline":
             raise UsageError("method 'baseline' has no answers to compare with here; choose another one")
         limits = {"concurrency": CONCURRENCY} if isinstance(judge, str) else {}
-        self._judge = judge_of(judge, api_key, deadline_s, **limits)
+        self._judge = resolve_judge(judge, api_key, deadline_s, **limits)
         self._run = spec.pop("run", None)
         self._spec = RewardSpec(**spec)
 
-    async def values(self, prompts: Sequence[Any], completions: Sequence[Any], states: Sequence[Any]) -> list[float]:
+    async def score_rollouts(
+        self, prompts: Sequence[Any], completions: Sequence[Any], states: Sequence[Any]
+    ) -> list[float]:
         try:
-            rewards = await self._judge.rewards(_samples(prompts, completions, self._run), self._spec)
-            return _scored(rewards)
+            rewards = await self._judge.rewards(_build_samples(prompts, completions, self._run), self._spec)
+            return _require_scores(rewards)
         except JudgeError as e:
             for state in states:
                 if isinstance(state, MutableMapping) and state.get("error") is None:
@@ -154,17 +156,17 @@ class _Asker:
             raise
 
 
-def _samples(prompts: Sequence[Any], completions: Sequence[Any], run: str | None) -> list[Sample]:
-    rows, samples = Rows(), []
+def _build_samples(prompts: Sequence[Any], completions: Sequence[Any], run: str | None) -> list[Sample]:
+    rows, samples = RowConverter(), []
     for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         try:
-            samples.append(rows.sample(prompt, completion, group=run))
+            samples.append(rows.build_sample(prompt, completion, group=run))
         except UsageError as e:
-            raise row_error(e, "prompts", i) from e
+            raise prefix_row_error(e, "prompts", i) from e
     return samples
 
 
-def _scored(rewards: Sequence[Reward]) -> list[float]:
+def _require_scores(rewards: Sequence[Reward]) -> list[float]:
     lost = [r for r in rewards if r.value is None]
     if lost:
         raise UnscoredError(
@@ -173,7 +175,7 @@ def _scored(rewards: Sequence[Reward]) -> list[float]:
     return [r.value for r in rewards if r.value is not None]
 
 
-def _prompt_of(task: Any) -> Any:
+def _build_prompt(task: Any) -> Any:
     """A task's prompt, after its system prompt."""
     prompt, system = task.prompt, getattr(task, "system_prompt", None)
     if prompt is None:

@@ -26,15 +26,15 @@ from typing import Any
 from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.client.client import JudgeClient
-from flex_judge.reward.integrations.local import judge_of
-from flex_judge.reward.integrations.rows import Rows, listed
+from flex_judge.reward.integrations.local import resolve_judge
+from flex_judge.reward.integrations.rows import RowConverter, to_list
 from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec, Sample
 
 # No dataclasses here: verl may load this file by its path, without an entry in sys.modules, which they need.
 
 URL_VARIABLE = "FLEX_JUDGE_URL"
 CONCURRENCY = 64
-OF_VERL = {
+VERL_ARGUMENTS = {
     "reward_router_address",
     "reward_model_tokenizer",
     "sandbox_fusion_url",
@@ -110,11 +110,11 @@ async def compute_score(
     """
     del data_source, ground_truth  # not what the judge goes by
     spec = RewardSpec(rubric, method, reward, normalize, group_size, group_timeout_s)
-    fill = _fill(unscored, spec)
-    client = _client(url, api_key, deadline_s, concurrency)
-    _wonder(others)
+    fill = _get_fill_value(unscored, spec)
+    client = _create_client(url, api_key, deadline_s, concurrency)
+    _warn_of_unknown_settings(others)
     baseline = baseline_key if method == "baseline" else None
-    sample = replace(_sample(solution_str, extra_info or {}, prompt_key, image_key, baseline), group=run)
+    sample = replace(_build_sample(solution_str, extra_info or {}, prompt_key, image_key, baseline), group=run)
     try:
         (found,) = await client.rewards([sample], spec)
     except ServiceTimeoutError as e:
@@ -127,7 +127,7 @@ async def compute_score(
         "judge_ok": float(found.value is not None),
         "judge_score": math.nan if found.score is None else found.score,
         "judge_expected": math.nan if found.expected is None else found.expected,
-        "judge_whole": float(found.group.complete and not found.group.late),
+        "judge_whole": float(found.group.is_complete and not found.group.late),
         "judge_status": str(found.status),
     }
 
@@ -141,7 +141,7 @@ def compute_score_sync(
     return run_in_background(compute_score(data_source, solution_str, ground_truth, extra_info, **settings))
 
 
-def _fill(unscored: str, spec: RewardSpec) -> float | None:
+def _get_fill_value(unscored: str, spec: RewardSpec) -> float | None:
     """The score of the unscored; None where they are an error."""
     if unscored == "mean" and spec.normalize == "none":
         raise UsageError("unscored='mean' needs normalize 'center' or 'standardize': only then is 0 a group's mean")
@@ -151,28 +151,30 @@ def _fill(unscored: str, spec: RewardSpec) -> float | None:
     return fills[unscored]
 
 
-def _client(url: str | None, api_key: str | None, deadline_s: float | None, concurrency: int) -> JudgeClient:
+def _create_client(url: str | None, api_key: str | None, deadline_s: float | None, concurrency: int) -> JudgeClient:
     url = url or os.environ.get(URL_VARIABLE)
     if not url:
         raise UsageError(f"no judge service: set reward_kwargs.url, or {URL_VARIABLE} in the workers' environment")
-    client = judge_of(str(url), api_key, deadline_s, concurrency=concurrency)
+    client = resolve_judge(str(url), api_key, deadline_s, concurrency=concurrency)
     assert isinstance(client, JudgeClient)
     return client
 
 
-def _sample(response: str, row: Mapping[str, Any], prompt_key: str, image_key: str, baseline: str | None) -> Sample:
+def _build_sample(
+    response: str, row: Mapping[str, Any], prompt_key: str, image_key: str, baseline: str | None
+) -> Sample:
     for key, what in ((prompt_key, "the prompt"), (baseline, "the answer to compare with")):
         if key is not None and row.get(key) is None:
             known = ", ".join(repr(str(name)) for name in row) or "nothing"
             raise UsageError(f"extra_info has no {key!r} with {what}, but {known}; put it there, or name its key")
-    images = listed(row.get(image_key))
+    images = to_list(row.get(image_key))
     images = [] if images is None else images if isinstance(images, list) else [images]
-    return Rows().sample(row[prompt_key], response, images, None if baseline is None else row[baseline])
+    return RowConverter().build_sample(row[prompt_key], response, images, None if baseline is None else row[baseline])
 
 
-def _wonder(others: Mapping[str, Any]) -> None:
+def _warn_of_unknown_settings(others: Mapping[str, Any]) -> None:
     """Say once that a setting is not known here; verl may have added it, or it is misspelt."""
-    unknown = others.keys() - OF_VERL - _wondered
+    unknown = others.keys() - VERL_ARGUMENTS - _wondered
     if unknown:
         _wondered.update(unknown)
         logger.warning("compute_score does not know %s, and goes on without", ", ".join(sorted(unknown)))

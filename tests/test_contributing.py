@@ -24,7 +24,7 @@ from flex_judge.experiments.commands.eval.run import main as evaluate
 from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges.engines import ENGINES, Engine
 from flex_judge.judges.engines.scripted import ScriptedEngine
-from flex_judge.judges.rubrics import load_rubric, rubric_names
+from flex_judge.judges.rubrics import list_rubrics, load_rubric
 
 JUDGE_WITHOUT_FALLBACK = replace(SETTINGS, forced_answer=False)
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def test_the_rubric_is_loaded_and_judged_by(tmp_path: Path) -> None:
     name = write_rubric(tmp_path)
     rubric = load_rubric(name)
     assert (str(rubric.scale), rubric.example, rubric.responses) == ("1-5", ("2", "4"), (1, 2))
-    assert Path(RUBRIC).stem not in rubric_names()
+    assert Path(RUBRIC).stem not in list_rubrics()
     judge = FlexJudge(ScriptedEngine(fair_judge), SETTINGS)
     (judgment,) = judge.judge([Comparison.of("Hi", "Hello!", "What?", rubric=name)])
     assert judgment.status is Status.OK

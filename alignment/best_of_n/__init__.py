@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from flex_judge.alignment.best_of_n.selection import Choice, Selection, SelectionSpec, best_of_n, rank, select
+    from flex_judge.alignment.best_of_n.selection import (
+        Choice,
+        Selection,
+        SelectionSpec,
+        choose_best,
+        judgment_sort_key,
+        select_best,
+    )
 
 __getattr__ = lazy_exports(
     __name__,
@@ -19,11 +26,11 @@ __getattr__ = lazy_exports(
             "Choice",
             "Selection",
             "SelectionSpec",
-            "best_of_n",
-            "rank",
-            "select",
+            "choose_best",
+            "judgment_sort_key",
+            "select_best",
         ]
     },
 )
 
-__all__ = ["Choice", "Selection", "SelectionSpec", "best_of_n", "rank", "select"]
+__all__ = ["Choice", "Selection", "SelectionSpec", "choose_best", "judgment_sort_key", "select_best"]

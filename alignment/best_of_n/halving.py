@@ -19,7 +19,7 @@ from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.reward.groups.match import Match
 
-Vote = Callable[[int, int], Coroutine[Any, Any, Judgment]]
+JudgeCandidate = Callable[[int, int], Coroutine[Any, Any, Judgment]]
 """(candidate, number of the draw) -> a judgment of that candidate alone."""
 PRIOR_NOISE = 1 / 6
 """How far the judgments of one response are taken to scatter before there are two: standard deviation, as a share of
@@ -27,12 +27,12 @@ the rubric's scale. Of a scale of 1 to 10 that is 1.5, which is much: who is giv
 back, and if the judge scatters less, the next round shows it."""
 PRIOR_WEIGHT = 2.0
 """How many differences between judgments the prior counts as."""
-TRIES = 2
+MAX_UNSCORED_TRIES = 2
 """Judgments asked for of a candidate of which none has a score."""
 
 
 @dataclass(frozen=True)
-class Rules:
+class HalvingRules:
     """How a race is run."""
 
     votes: int
@@ -46,7 +46,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Heard:
+class CandidateState:
     """What the judge has said of one candidate so far."""
 
     statistics: tuple[float, ...] = ()
@@ -64,12 +64,12 @@ class Heard:
         return math.fsum(self.statistics) / len(self.statistics)
 
     @property
-    def is_open(self) -> bool:
+    def needs_score(self) -> bool:
         """Whether it has no score yet but may get one."""
-        return not self.statistics and not self.in_vain and self.asked < TRIES
+        return not self.statistics and not self.in_vain and self.asked < MAX_UNSCORED_TRIES
 
-    def with_judgment(self, judgment: Judgment) -> Heard:
-        said = Match((0,), judgment).statistics
+    def with_judgment(self, judgment: Judgment) -> CandidateState:
+        said = Match((0,), judgment).best_scores
         if said is None:
             return replace(self, asked=self.asked + 1, in_vain=judgment.status == Status.OVERLONG)
         votes = sum(vote.scores is not None for vote in judgment.votes) or 1
@@ -80,7 +80,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Race:
+class HalvingResult:
     """What came of it."""
 
     matches: tuple[Match, ...]
@@ -89,7 +89,7 @@ class Race:
     """What scored candidates are ordered by: how many rounds each was among the contenders, and its mean score."""
 
 
-async def halve(field: Sequence[int], vote: Vote, rules: Rules) -> Race:
+async def run_halving(field: Sequence[int], vote: JudgeCandidate, rules: HalvingRules) -> HalvingResult:
     """Run a race. The judgments of a round are asked for side by side.
 
     Args:
@@ -100,7 +100,7 @@ async def halve(field: Sequence[int], vote: Vote, rules: Rules) -> Race:
     Raises:
         JudgeError: whatever `vote` raises first; the rest of the round's work is then cancelled.
     """
-    heard = dict.fromkeys(field, Heard())
+    heard = dict.fromkeys(field, CandidateState())
     rounds = max(1, (len(field) - 1).bit_length())
     reached = dict.fromkeys(field, 0)
     matches: list[Match] = []
@@ -112,26 +112,30 @@ async def halve(field: Sequence[int], vote: Vote, rules: Rules) -> Race:
             heard[i] = heard[i].with_judgment(judgment)
             matches.append(Match((i,), judgment))
         held += 1
-        ahead = contenders({i: heard[i] for i in running}, -(-len(field) >> held) + 1, rules)
+        ahead = select_contenders({i: heard[i] for i in running}, -(-len(field) >> held) + 1, rules)
         reached |= dict.fromkeys(ahead, held)
-        unheard = [i for i in running if heard[i].is_open and heard[i].asked < rules.votes]
+        unheard = [i for i in running if heard[i].needs_score and heard[i].asked < rules.votes]
         if all(map(_is_greedy, judgments)):
             break
         running = [*ahead, *unheard]
-        wave = next_wave(heard, ahead, unheard, rules.budget // rounds, rules)
-    return Race(tuple(matches), {i: (reached[i], heard[i].mean) for i in field if heard[i].statistics})
+        wave = plan_next_wave(heard, ahead, unheard, rules.budget // rounds, rules)
+    return HalvingResult(tuple(matches), {i: (reached[i], heard[i].mean) for i in field if heard[i].statistics})
 
 
-def contenders(heard: Mapping[int, Heard], most: int, rules: Rules) -> list[int]:
+def select_contenders(heard: Mapping[int, CandidateState], most: int, rules: HalvingRules) -> list[int]:
     """Those who may still come out on top: at most so many, the best first, and none that is behind the leader beyond
     doubt."""
     ranked = sorted((i for i in heard if heard[i].statistics), key=lambda i: -heard[i].mean)[:most]
-    noise = noise_of(list(heard.values()), rules.noise)
+    noise = estimate_noise(list(heard.values()), rules.noise)
     return [i for i in ranked if i == ranked[0] or not is_behind(heard[i], heard[ranked[0]], noise, rules)]
 
 
-def next_wave(
-    heard: Mapping[int, Heard], ahead: Sequence[int], unheard: Sequence[int], per_round: int, rules: Rules
+def plan_next_wave(
+    heard: Mapping[int, CandidateState],
+    ahead: Sequence[int],
+    unheard: Sequence[int],
+    per_round: int,
+    rules: HalvingRules,
 ) -> dict[int, int]:
     """How many more judgments each candidate gets; none when it is decided, or when there are none left to give.
 
@@ -148,7 +152,7 @@ def next_wave(
     return wave
 
 
-def is_behind(candidate: Heard, leader: Heard, noise: float, rules: Rules) -> bool:
+def is_behind(candidate: CandidateState, leader: CandidateState, noise: float, rules: HalvingRules) -> bool:
     """Whether a candidate would stay behind the leader if both were given all votes, as sure as the rules ask.
 
     A mean of n votes and the mean that V votes come to, of which they are the first, differ with variance
@@ -163,7 +167,7 @@ def is_behind(candidate: Heard, leader: Heard, noise: float, rules: Rules) -> bo
     return gap > NormalDist().inv_cdf(rules.confidence) * noise * math.sqrt(unknown)
 
 
-def noise_of(heard: Sequence[Heard], assumed: float) -> float:
+def estimate_noise(heard: Sequence[CandidateState], assumed: float) -> float:
     """The standard deviation between judgments of one response, of all candidates together about the mean of each.
 
     What was assumed counts as `PRIOR_WEIGHT` differences; where the judge itself says that it is less sure than that,

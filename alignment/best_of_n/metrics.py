@@ -22,7 +22,7 @@ from flex_judge.judges.errors import UsageError
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-MOST_RESAMPLED = 2000
+MAX_BOOTSTRAPPED = 2000
 """Prompts up to which the interval is bootstrapped. With more, the normal law gives the same and needs no memory."""
 
 
@@ -67,7 +67,7 @@ class Accuracies:
         return asdict(self)
 
 
-def accuracies(prompts: Iterable[LabelledSamples], seed: int = 0) -> Accuracies:
+def compute_accuracies(prompts: Iterable[LabelledSamples], seed: int = 0) -> Accuracies:
     """Accuracies for each n of `sizes`.
 
     Args:
@@ -77,19 +77,19 @@ def accuracies(prompts: Iterable[LabelledSamples], seed: int = 0) -> Accuracies:
     Raises:
         UsageError: there is no prompt, one has no answer, or they do not have the same number of them.
     """
-    first, random, gain = Mean(), Mean(), Mean(shares=False)
-    best: dict[int, Mean] = {}
-    oracle: dict[int, Mean] = {}
+    first, random, gain = MeanEstimator(), MeanEstimator(), MeanEstimator(shares=False)
+    best: dict[int, MeanEstimator] = {}
+    oracle: dict[int, MeanEstimator] = {}
     count = None
     for prompt in prompts:
-        count = _same_count(count, len(prompt.right))
+        count = _check_same_count(count, len(prompt.right))
         right = sum(prompt.right)
         first.add(float(prompt.right[0]))
         random.add(right / count)
-        for n in sizes(count):
-            best.setdefault(n, Mean()).add(_chosen(prompt, n))
-            oracle.setdefault(n, Mean()).add(_any(right, count, n))
-        gain.add(_chosen(prompt, count) - right / count)
+        for n in list_sample_sizes(count):
+            best.setdefault(n, MeanEstimator()).add(_compute_selection_accuracy(prompt, n))
+            oracle.setdefault(n, MeanEstimator()).add(_compute_pass_at(right, count, n))
+        gain.add(_compute_selection_accuracy(prompt, count) - right / count)
     if count is None:
         raise UsageError("prompts: expected one or more, got none")
     return Accuracies(
@@ -101,7 +101,7 @@ def accuracies(prompts: Iterable[LabelledSamples], seed: int = 0) -> Accuracies:
     )
 
 
-def best_scores(scores: Iterable[Sequence[float | None]], seed: int = 0) -> dict[int, Estimate]:
+def compute_best_scores(scores: Iterable[Sequence[float | None]], seed: int = 0) -> dict[int, Estimate]:
     """The mean score of the best of n, for each n of `sizes`, where there is no ground truth.
 
     It is the score by which it was chosen, so with n it also grows by the judge's noise alone: compare it between
@@ -114,24 +114,24 @@ def best_scores(scores: Iterable[Sequence[float | None]], seed: int = 0) -> dict
     Raises:
         UsageError: there is no prompt with a score, or they do not have the same number of answers.
     """
-    means: dict[int, Mean] = {}
+    means: dict[int, MeanEstimator] = {}
     count = None
     for answers in scores:
-        count = _same_count(count, len(answers))
+        count = _check_same_count(count, len(answers))
         known = sorted((s for s in answers if s is not None), reverse=True)
-        for n in sizes(count) if known else ():
-            means.setdefault(n, Mean()).add(_mean_best(known, count, n))
+        for n in list_sample_sizes(count) if known else ():
+            means.setdefault(n, MeanEstimator()).add(_average_best_score(known, count, n))
     if not means:
         raise UsageError("scores: no prompt has an answer with a score")
     return {n: mean.estimate(seed) for n, mean in means.items()}
 
 
-def sizes(count: int) -> tuple[int, ...]:
+def list_sample_sizes(count: int) -> tuple[int, ...]:
     """The numbers of samples for which figures are given: 1, 2, 4 and so on, and all of them."""
     return (*(1 << k for k in range((count - 1).bit_length())), count)
 
 
-class Mean:
+class MeanEstimator:
     """The mean of values that come one by one, of which a bounded number is kept."""
 
     def __init__(self, shares: bool = True) -> None:
@@ -149,7 +149,7 @@ class Mean:
         self._sum += value
         self._squares += value * value
         self._binary = self._binary and value in (0.0, 1.0)
-        if self._count <= MOST_RESAMPLED:
+        if self._count <= MAX_BOOTSTRAPPED:
             self._kept.append(value)
 
     def estimate(self, seed: int = 0) -> Estimate:
@@ -165,9 +165,9 @@ class Mean:
             raise UsageError("values: expected one or more, got none")
         whole = self._count == len(self._kept)
         mean = (math.fsum(self._kept) if whole else self._sum) / self._count
-        return Estimate(mean, *self._interval(mean, seed), self._count)
+        return Estimate(mean, *self._compute_interval(mean, seed), self._count)
 
-    def _interval(self, mean: float, seed: int) -> tuple[float | None, float | None]:
+    def _compute_interval(self, mean: float, seed: int) -> tuple[float | None, float | None]:
         import numpy as np
         from scipy import stats
 
@@ -176,7 +176,7 @@ class Mean:
             return float(wilson.low), float(wilson.high)
         if self._count == 1:
             return None, None
-        if self._count > MOST_RESAMPLED:
+        if self._count > MAX_BOOTSTRAPPED:
             variance = max(0.0, self._squares - self._count * mean**2) / (self._count - 1)
             error = math.sqrt(variance / self._count)
             low, high = stats.norm.interval(CONFIDENCE, mean, error) if error else (mean, mean)
@@ -188,45 +188,45 @@ class Mean:
         return float(found.low), float(found.high)
 
 
-def estimate(values: Iterable[float], seed: int = 0, shares: bool = True) -> Estimate:
+def estimate_mean(values: Iterable[float], seed: int = 0, shares: bool = True) -> Estimate:
     """The mean of one value for each prompt, with its interval, see `Mean`."""
-    mean = Mean(shares)
+    mean = MeanEstimator(shares)
     for value in values:
         mean.add(value)
     return mean.estimate(seed)
 
 
-def finest_scores(row: Mapping[str, Any]) -> list[float | None]:
+def prefer_expected_scores(row: Mapping[str, Any]) -> list[float | None]:
     """The scores of a row that a best-of-N run wrote: expected ones, and written ones where there are none."""
     finer = zip(row["expected_scores"], row["scores"], strict=True)
     return [score if expected is None else expected for expected, score in finer]
 
 
-def _chosen(prompt: LabelledSamples, n: int) -> float:
+def _compute_selection_accuracy(prompt: LabelledSamples, n: int) -> float:
     """The share of the subsets of n answers whose best is right."""
-    shares = _shares(len(prompt.ranking), len(prompt.right), n)
+    shares = _compute_subset_shares(len(prompt.ranking), len(prompt.right), n)
     return math.fsum(share for i, share in zip(prompt.ranking, shares, strict=True) if prompt.right[i])
 
 
-def _mean_best(scores: Sequence[float], count: int, n: int) -> float:
+def _average_best_score(scores: Sequence[float], count: int, n: int) -> float:
     """The mean of the highest score over subsets of n answers; scores in falling order, of those that have one."""
-    shares = _shares(len(scores), count, n)
+    shares = _compute_subset_shares(len(scores), count, n)
     return math.fsum(score * share for score, share in zip(scores, shares, strict=True)) / math.fsum(shares)
 
 
 @lru_cache(maxsize=1024)
-def _shares(ranked: int, count: int, n: int) -> tuple[float, ...]:
+def _compute_subset_shares(ranked: int, count: int, n: int) -> tuple[float, ...]:
     """The shares of the subsets of n of `count` answers in which each of those that are ranked is the best. They add up
     to 1 less the share of the subsets in which nobody is ranked."""
     subsets = math.comb(count, n)
     return tuple(math.comb(count - 1 - place, n - 1) / subsets for place in range(ranked))
 
 
-def _any(right: int, count: int, n: int) -> float:
+def _compute_pass_at(right: int, count: int, n: int) -> float:
     return 1.0 - math.comb(count - right, n) / math.comb(count, n)
 
 
-def _same_count(count: int | None, found: int) -> int:
+def _check_same_count(count: int | None, found: int) -> int:
     """The number of answers that every prompt has."""
     if not found or count not in (None, found):
         raise UsageError(

@@ -13,22 +13,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from flex_judge.alignment.best_of_n.halving import PRIOR_NOISE, Rules, halve
+from flex_judge.alignment.best_of_n.halving import PRIOR_NOISE, HalvingRules, run_halving
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Usage
-from flex_judge.judges.rubrics import cached_rubric
+from flex_judge.judges.rubrics import get_rubric
 from flex_judge.judges.types import Comparison, Content, Message
 from flex_judge.judges.validation.classes import Confidence, Fraction, PositiveInt, settings_class
-from flex_judge.reward.groups.match import Match, knock_out
-from flex_judge.reward.groups.methods import Ask, Contest, judge_group
-from flex_judge.reward.groups.rewards import expected_score, placed, rewards_of, written_score
-from flex_judge.reward.types import LARGEST_ROUND_ROBIN, TOO_MANY_PAIRS, GroupNote, Reward, RewardSpec, Sample
+from flex_judge.reward.groups.match import Match, play_knockout
+from flex_judge.reward.groups.methods import Ask, GroupContext, judge_group
+from flex_judge.reward.groups.rewards import build_rewards, get_expected_score, get_written_score, rank_members
+from flex_judge.reward.types import MAX_ROUND_ROBIN_SIZE, ROUND_ROBIN_LIMIT, GroupInfo, Reward, RewardSpec, Sample
 
 Method = Literal["pointwise", "listwise", "round_robin", "knockout", "halving"]
 METHODS: tuple[Method, ...] = get_args(Method)
 """How answers are judged: each alone, all in one comparison, every pair, a knock-out, or each alone again and again for
 as long as the top is undecided."""
-ALONE = ("pointwise", "halving")
+POINTWISE_METHODS = ("pointwise", "halving")
 """The methods that judge each answer by itself."""
 
 
@@ -82,7 +82,7 @@ class Selection:
         return tuple(candidate.score for candidate in self.candidates)
 
     @property
-    def expected(self) -> tuple[float | None, ...]:
+    def expected_scores(self) -> tuple[float | None, ...]:
         """The expected score of each response likewise."""
         return tuple(candidate.expected for candidate in self.candidates)
 
@@ -92,7 +92,7 @@ class Selection:
         return tuple(candidate.win_rate for candidate in self.candidates)
 
 
-async def select(
+async def select_best(
     prompt: Sequence[Message], responses: Sequence[Content], spec: SelectionSpec, ask: Ask, id: str = ""
 ) -> Selection:
     """Have the responses to a prompt judged, and choose the best of them.
@@ -115,14 +115,16 @@ async def select(
     samples = [Sample(tuple(prompt), response) for response in responses]
     if not samples:
         return Selection(None, 0, (), (), (), ())
-    check(spec, len(samples))
-    digests = [sample.comparison(spec.rubric).digest for sample in samples]
+    check_selection(spec, len(samples))
+    digests = [sample.to_comparison(spec.rubric).digest for sample in samples]
     # Whose verdict each response has: where it is judged alone, that of the first one that is the same.
-    source = [digests.index(d) for d in digests] if spec.method in ALONE else list(range(len(samples)))
+    source = [digests.index(d) for d in digests] if spec.method in POINTWISE_METHODS else list(range(len(samples)))
     lots = [hashlib.sha256(f"{spec.seed}/{id}/{digest}".encode()).digest() for digest in digests]
     drawn = sorted(set(source), key=lambda i: (lots[i], i))
-    name = id or samples[0].comparison(spec.rubric).prompt_digest[:12]
-    found = await (_halving if spec.method == "halving" else _compared)(samples, drawn, spec, ask, name)
+    name = id or samples[0].to_comparison(spec.rubric).prompt_digest[:12]
+    found = await (_judge_by_halving if spec.method == "halving" else _judge_by_comparison)(
+        samples, drawn, spec, ask, name
+    )
     worth = {i: found.worth[s] for i, s in enumerate(source) if s in found.worth}
     ranking = sorted(sorted(worth, key=lambda i: (lots[i], i)), key=lambda i: worth[i], reverse=True)
     told = [(match.judgment, match.members) for match in found.matches if match.judgment is not None]
@@ -136,7 +138,7 @@ async def select(
     )
 
 
-class _Found(NamedTuple):
+class _JudgedGroup(NamedTuple):
     """What judging came to; responses go by their numbers."""
 
     matches: Sequence[Match]
@@ -146,9 +148,9 @@ class _Found(NamedTuple):
     """What those with a verdict are ordered by."""
 
 
-async def _compared(
+async def _judge_by_comparison(
     samples: Sequence[Sample], drawn: Sequence[int], spec: SelectionSpec, ask: Ask, name: str
-) -> _Found:
+) -> _JudgedGroup:
     """Judge by a method of `flex_judge.reward.groups`.
 
     Args:
@@ -157,77 +159,83 @@ async def _compared(
     """
     field = sorted(drawn)
 
-    async def named(comparison: Comparison) -> Judgment:
+    async def ask_with_stable_id(comparison: Comparison) -> Judgment:
         # Ids of groups are new each time; a run that is repeated must give the same ones.
         members = (str(field[int(place)]) for place in comparison.id.rpartition("/")[2].split("-"))
         return await ask(replace(comparison, id=f"{name}/{'-'.join(members)}"))
 
     group = [samples[i] for i in field]
     method = "pointwise" if spec.method == "halving" else spec.method
-    how = RewardSpec(spec.rubric, method, "expected" if spec.method in ALONE else "win_rate")
+    how = RewardSpec(spec.rubric, method, "expected" if spec.method in POINTWISE_METHODS else "win_rate")
     if spec.method == "knockout":
-        contest = Contest(group, how, named, frozenset(range(len(group))), (), name)
-        matches = await knock_out([field.index(i) for i in drawn], contest.match)
+        contest = GroupContext(group, how, ask_with_stable_id, frozenset(range(len(group))), (), name)
+        matches = await play_knockout([field.index(i) for i in drawn], contest.play_match)
     else:
-        matches = await judge_group(group, how, named)
-    rewards = dict(zip(field, rewards_of(matches, how, GroupNote(len(group), None)), strict=True))
-    worth = {i: _worth(reward) for i, reward in rewards.items() if reward.value is not None}
-    matches = [_among(match, field) for match in matches]
-    if spec.method == "knockout" and _is_level(matches[-1]):  # the draw decided the final
+        matches = await judge_group(group, how, ask_with_stable_id)
+    rewards = dict(zip(field, build_rewards(matches, how, GroupInfo(len(group), None)), strict=True))
+    worth = {i: _reward_sort_key(reward) for i, reward in rewards.items() if reward.value is not None}
+    matches = [_renumber_members(match, field) for match in matches]
+    if spec.method == "knockout" and _is_unbroken_tie(matches[-1]):  # the draw decided the final
         worth |= dict.fromkeys((m for m in matches[-1].members if m is not None), max(worth.values()))
-    return _Found(matches, rewards, worth)
+    return _JudgedGroup(matches, rewards, worth)
 
 
-async def _halving(samples: Sequence[Sample], drawn: Sequence[int], spec: SelectionSpec, ask: Ask, name: str) -> _Found:
+async def _judge_by_halving(
+    samples: Sequence[Sample], drawn: Sequence[int], spec: SelectionSpec, ask: Ask, name: str
+) -> _JudgedGroup:
     """Judge by successive halving; as `_compared`."""
     field = sorted(drawn)
 
-    async def vote(k: int, sample_index: int) -> Judgment:
+    async def judge_candidate(k: int, sample_index: int) -> Judgment:
         return await ask(
             replace(
-                samples[field[k]].comparison(spec.rubric, id=f"{name}/{field[k]}/{sample_index}"),
+                samples[field[k]].to_comparison(spec.rubric, id=f"{name}/{field[k]}/{sample_index}"),
                 sample_index=sample_index,
             )
         )
 
-    scale = cached_rubric(spec.rubric).scale
+    scale = get_rubric(spec.rubric).scale
     budget = max(len(field), math.floor(spec.budget * spec.votes * len(field)))
-    rules = Rules(spec.votes, budget, spec.confidence, PRIOR_NOISE * (scale.high - scale.low))
-    race = await halve([field.index(i) for i in drawn], vote, rules)
-    alone = rewards_of(race.matches, RewardSpec(spec.rubric), GroupNote(len(field), None))
+    rules = HalvingRules(spec.votes, budget, spec.confidence, PRIOR_NOISE * (scale.high - scale.low))
+    race = await run_halving([field.index(i) for i in drawn], judge_candidate, rules)
+    alone = build_rewards(race.matches, RewardSpec(spec.rubric), GroupInfo(len(field), None))
     # Its own order, as who was given up early can have the higher mean, by few judgments.
-    ranks = placed(race.worth)
+    ranks = rank_members(race.worth)
     rewards = {
         i: replace(r, rank=ranks.get(k), win_rate=ranks.get(k))
         for k, (i, r) in enumerate(zip(field, alone, strict=True))
     }
     worth = {field[k]: (float(rounds), mean) for k, (rounds, mean) in race.worth.items()}
-    return _Found([_among(match, field) for match in race.matches], rewards, worth)
+    return _JudgedGroup([_renumber_members(match, field) for match in race.matches], rewards, worth)
 
 
-def _among(match: Match, field: Sequence[int]) -> Match:
+def _renumber_members(match: Match, field: Sequence[int]) -> Match:
     """The comparison with its members by the numbers of their responses."""
     return replace(match, members=tuple(None if member is None else field[member] for member in match.members))
 
 
-def _is_level(match: Match) -> bool:
+def _is_unbroken_tie(match: Match) -> bool:
     """Whether a pair is a tie that expected scores do not break either."""
-    return match.won(0, 1) == 0.5 and (match.statistics is None or match.statistics[0] == match.statistics[1])
+    return match.get_outcome(0, 1) == 0.5 and (
+        match.best_scores is None or match.best_scores[0] == match.best_scores[1]
+    )
 
 
-def _worth(reward: Reward) -> tuple[float, float]:
+def _reward_sort_key(reward: Reward) -> tuple[float, float]:
     """What responses are ordered by: their rank, then their expected scores; one alone has no rank."""
     score = reward.score if reward.expected is None else reward.expected
     return 0.5 if reward.rank is None else reward.rank, -math.inf if score is None else score
 
 
-def check(spec: SelectionSpec, count: int) -> None:
+def check_selection(spec: SelectionSpec, count: int) -> None:
     """Raise UsageError if so many answers cannot be judged so."""
-    if count == 1 and spec.method not in ALONE:
+    if count == 1 and spec.method not in POINTWISE_METHODS:
         raise UsageError(f"responses: the method {spec.method!r} compares, and there is only 1; use 'pointwise'")
-    if spec.method == "round_robin" and count > LARGEST_ROUND_ROBIN:
-        raise UsageError(f"responses to one prompt must be {TOO_MANY_PAIRS}, not {count}")
-    cached_rubric(spec.rubric).check({"listwise": count, "round_robin": 2, "knockout": 2}.get(spec.method, 1))
+    if spec.method == "round_robin" and count > MAX_ROUND_ROBIN_SIZE:
+        raise UsageError(f"responses to one prompt must be {ROUND_ROBIN_LIMIT}, not {count}")
+    get_rubric(spec.rubric).check_response_count(
+        {"listwise": count, "round_robin": 2, "knockout": 2}.get(spec.method, 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -240,14 +248,14 @@ class Choice:
     """How many candidates shared the top and were drawn from; 1 for a clear winner, 0 if there is none."""
 
 
-def best_of_n(judgments: Sequence[Judgment], seed: int | str = 0) -> Choice:
+def choose_best(judgments: Sequence[Judgment], seed: int | str = 0) -> Choice:
     """Choose by written score, then by expected score, then at random.
 
     Args:
         judgments: one single-response judgment per candidate, in the candidates' order.
         seed: decides between candidates that are equal in both; the same seed draws the same winner.
     """
-    ranked = {i: rank(j) for i, j in enumerate(judgments) if written_score(j) is not None}
+    ranked = {i: judgment_sort_key(j) for i, j in enumerate(judgments) if get_written_score(j) is not None}
     if not ranked:
         return Choice(None, 0)
     top = max(ranked.values())
@@ -255,8 +263,8 @@ def best_of_n(judgments: Sequence[Judgment], seed: int | str = 0) -> Choice:
     return Choice(random.Random(f"best-of-n-{seed}").choice(tied), len(tied))
 
 
-def rank(judgment: Judgment) -> tuple[float, float]:
+def judgment_sort_key(judgment: Judgment) -> tuple[float, float]:
     """What scored candidates are ordered by: the written score, and within it the expected score."""
-    score, expected = written_score(judgment), expected_score(judgment)
+    score, expected = get_written_score(judgment), get_expected_score(judgment)
     assert score is not None, "an unscored candidate has no rank"
     return score, score if expected is None else expected

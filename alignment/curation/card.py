@@ -7,16 +7,16 @@ from typing import Any
 
 from flex_judge.alignment.curation.scales import FIVE, TEN
 from flex_judge.alignment.curation.stats import QUANTILES
-from flex_judge.alignment.preferences.warnings import percent
-from flex_judge.alignment.reporting.markdown import code, one_line, to_markdown
-from flex_judge.alignment.reporting.model import Block, Report, Row, Section, Table
+from flex_judge.alignment.preferences.warnings import format_percent
+from flex_judge.alignment.reporting.markdown import format_code, join_lines, to_markdown
+from flex_judge.alignment.reporting.model import Block, Report, Section, Table, TableRow
 
 SPLITS = {"train": "train.jsonl", "held_out": "held_out.jsonl"}
 Summary = Mapping[str, Any]
 TITLE = "Judgments for tuning a judge"
 
 
-def card(summary: Summary) -> str:
+def render_card(summary: Summary) -> str:
     """Write the card of a data set as Markdown, with the header that the hub reads.
 
     Args:
@@ -25,18 +25,20 @@ def card(summary: Summary) -> str:
     """
     sections = [
         Section("Loading", _LOADING),
-        Section("Counts", [Table(("after", "kept", "dropped"), _flow(summary))]),
-        Section("What was dropped", _dropped(summary)),
-        Section("Samples", _samples(summary)),
-        Section("How it was made", [Table(("", ""), _settings(summary), text_columns=2), *_method(summary)]),
+        Section("Counts", [Table(("after", "kept", "dropped"), _list_counts(summary))]),
+        Section("What was dropped", _list_drop_reasons(summary)),
+        Section("Samples", _describe_samples(summary)),
+        Section(
+            "How it was made", [Table(("", ""), _list_settings(summary), text_columns=2), *_describe_method(summary)]
+        ),
         Section("Columns", [_COLUMNS]),
-        Section("License", [_license(summary)]),
-        Section("Limits", [_limits(summary)]),
+        Section("License", [_describe_license(summary)]),
+        Section("Limits", [_describe_limits(summary)]),
     ]
-    return f"{_header(summary)}\n{to_markdown(Report(TITLE, _intro(summary), sections))}"
+    return f"{_render_header(summary)}\n{to_markdown(Report(TITLE, _build_intro(summary), sections))}"
 
 
-def _header(summary: Summary) -> str:
+def _render_header(summary: Summary) -> str:
     from huggingface_hub import DatasetCardData
 
     files = [{"split": split, "path": name} for split, name in SPLITS.items() if summary["samples"][split]]
@@ -50,12 +52,12 @@ def _header(summary: Summary) -> str:
     return f"---\n{note}{data.to_yaml()}\n---\n"
 
 
-def _intro(summary: Summary) -> Iterator[str]:
+def _build_intro(summary: Summary) -> Iterator[str]:
     counts = {split: sum(kinds.values()) for split, kinds in summary["samples"].items()}
     yield (
         f"{counts['train']:,} samples to train on and {counts['held_out']:,} held out: judgments of one answer, of "
         "two, or of more, reasoned and then scored, in the prompt and completion of a Flex-Judge (arXiv 2505.18601). "
-        f"Made from {code(summary['source'])}; the teacher is {code(summary['teacher'])}"
+        f"Made from {format_code(summary['source'])}; the teacher is {format_code(summary['teacher'])}"
         + (", a program: its judgments are synthetic." if summary["synthetic"] else ", a model; no human has judged.")
     )
     missing = [f"{n:,} fewer than wanted ({kind})" for kind, n in summary["missing"].items()]
@@ -69,12 +71,16 @@ _LOADING = (
 )
 
 
-def _flow(summary: Summary) -> Iterator[Row]:
+def _list_counts(summary: Summary) -> Iterator[TableRow]:
     yield "rows read", summary["rows"], ""
-    yield "rows that are a question, its answers and their scores", summary["judged_rows"], _sum(summary["bad_rows"])
-    yield "judgments of the teacher that can be used", summary["judgments"], _sum(summary["bad_judgments"])
+    yield (
+        "rows that are a question, its answers and their scores",
+        summary["judged_rows"],
+        _sum_counts(summary["bad_rows"]),
+    )
+    yield "judgments of the teacher that can be used", summary["judgments"], _sum_counts(summary["bad_judgments"])
     for step in summary["steps"]:
-        yield step["step"], step["kept"], _sum(step["dropped"])
+        yield step["step"], step["kept"], _sum_counts(step["dropped"])
     for kind, number in summary["candidates"].items():
         yield f"- fit to be a {kind}", number, ""
     for split, kinds in summary["samples"].items():
@@ -82,7 +88,7 @@ def _flow(summary: Summary) -> Iterator[Row]:
             yield f"- {kind} samples, {split.replace('_', ' ')}", number, ""
 
 
-def _dropped(summary: Summary) -> Iterator[Block]:
+def _list_drop_reasons(summary: Summary) -> Iterator[Block]:
     rows = [(f"row: {reason}", n) for reason, n in summary["bad_rows"].items()]
     rows += [(f"judgment: {reason}", n) for reason, n in summary["bad_judgments"].items()]
     rows += [(f"{step['step']}: {reason}", n) for step in summary["steps"] for reason, n in step["dropped"].items()]
@@ -91,7 +97,7 @@ def _dropped(summary: Summary) -> Iterator[Block]:
     yield "`dropped.jsonl` lists them with their rows, except the unfit ones, which may be samples of another kind."
 
 
-def _samples(summary: Summary) -> Iterator[Block]:
+def _describe_samples(summary: Summary) -> Iterator[Block]:
     lengths = [
         (f"{kind}, {split.replace('_', ' ')}", *(quantiles[name] for name in QUANTILES))
         for split, kinds in summary["tokens"].items()
@@ -100,10 +106,10 @@ def _samples(summary: Summary) -> Iterator[Block]:
     if not lengths:
         yield "There is no sample."
         return
-    note = f"Counted by the tokenizer of {code(summary['tokenizer'])}."
+    note = f"Counted by the tokenizer of {format_code(summary['tokenizer'])}."
     yield Table(("tokens of the reasoning", *QUANTILES), lengths, note=note)
     shares = [
-        (f"{title}: {name}, {split.replace('_', ' ')}", n, percent(n / sum(counts.values())))
+        (f"{title}: {name}, {split.replace('_', ' ')}", n, format_percent(n / sum(counts.values())))
         for title, key in (("winner of a pair", "winners"), ("winner of a batch", "batch_winners"), ("scale", "scales"))
         for split, counts in summary[key].items()
         for name, n in sorted(counts.items())
@@ -118,19 +124,19 @@ def _samples(summary: Summary) -> Iterator[Block]:
         yield Table(("pointwise scores", "score: count"), scores, text_columns=2)
 
 
-def _settings(summary: Summary) -> Iterator[Row]:
-    yield "source", code(summary["source"])
-    yield "teacher", code(summary["teacher"])
+def _list_settings(summary: Summary) -> Iterator[TableRow]:
+    yield "source", format_code(summary["source"])
+    yield "teacher", format_code(summary["teacher"])
     if not summary["synthetic"]:
         yield "judgments of a row", summary["samples_per_row"]
-        yield "judging", code(summary["judging"])
+        yield "judging", format_code(summary["judging"])
     for scale, name in summary["rubrics"].items():
-        yield f"rubric on {scale}", code(name)
+        yield f"rubric on {scale}", format_code(name)
     for name, value in summary["curation"].items():
-        yield name.replace("_", " "), one_line(str(value))
+        yield name.replace("_", " "), join_lines(str(value))
 
 
-def _method(summary: Summary) -> Iterator[str]:
+def _describe_method(summary: Summary) -> Iterator[str]:
     yield (
         "A single is a judgment of two answers from which the second answer, its score, and all reasoning from the "
         "first sentence on that speaks of the second assistant or of both, were cut; `Assistant 1` became `the "
@@ -154,7 +160,7 @@ _COLUMNS = """\
 - `reasoning_tokens`, `teacher`: length of the reasoning, and who wrote it."""
 
 
-def _license(summary: Summary) -> str:
+def _describe_license(summary: Summary) -> str:
     if summary["synthetic"]:
         return "Questions, scores and reasoning are made by programs; the answers are under the terms of their policy."
     return (
@@ -163,7 +169,7 @@ def _license(summary: Summary) -> str:
     )
 
 
-def _limits(summary: Summary) -> str:
+def _describe_limits(summary: Summary) -> str:
     if summary["synthetic"]:
         return (
             "The reasoning is a program's and follows one pattern; a judge that learns it judges the embedded task and "
@@ -176,5 +182,5 @@ def _limits(summary: Summary) -> str:
     )
 
 
-def _sum(counts: Mapping[str, int]) -> int:
+def _sum_counts(counts: Mapping[str, int]) -> int:
     return sum(counts.values())

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from flex_judge.alignment.curation.rows import Dropped, Reference
-from flex_judge.alignment.curation.scales import FIVE, on_scale
-from flex_judge.alignment.data.texts import prompt_digest
-from flex_judge.judges.judgments import preferred
+from flex_judge.alignment.curation.rows import DropRecord, ReferenceRow
+from flex_judge.alignment.curation.scales import FIVE, rescale_scores
+from flex_judge.alignment.data.texts import compute_prompt_digest
+from flex_judge.judges.judgments import find_preferred_response
 from flex_judge.judges.types import Message
 
 KINDS = ("pointwise", "pairwise", "listwise")
@@ -26,7 +26,7 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 class TrainingExample:
     """A judgment of the answers of a row, or of the first one alone, with the reasoning that leads to it."""
 
-    reference: Reference
+    reference: ReferenceRow
     reasoning: str
     scores: tuple[float, ...]
     """One for each answer that is judged."""
@@ -59,40 +59,40 @@ class TrainingExample:
     @property
     def reference_scores(self) -> tuple[float, ...]:
         """On the training example's scale."""
-        return self.reference.scores_on(self.scale)[: len(self.scores)]
+        return self.reference.rescale_scores(self.scale)[: len(self.scores)]
 
     @property
     def winner(self) -> int | None:
         """Index of the best answer; None for a tie and for a single one."""
-        return preferred(self.scores)
+        return find_preferred_response(self.scores)
 
     @cached_property
     def question_digest(self) -> str:
         """The same for questions that differ in letter case and white space only."""
-        return prompt_digest([Message("user", self.question)])
+        return compute_prompt_digest([Message("user", self.question)])
 
     @cached_property
     def prompt_digest(self) -> str:
         """The same for questions and answers that differ in letter case and white space only."""
-        return prompt_digest([Message("user", self.question), *(Message("assistant", a) for a in self.answers)])
+        return compute_prompt_digest([Message("user", self.question), *(Message("assistant", a) for a in self.answers)])
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Question and answers."""
         return (self.question, *self.answers)
 
-    def halved(self) -> TrainingExample:
+    def rescale_to_five(self) -> TrainingExample:
         """The training example on the scale 1-5."""
-        return replace(self, scores=on_scale(self.scores, self.scale, FIVE), scale=FIVE)
+        return replace(self, scores=rescale_scores(self.scores, self.scale, FIVE), scale=FIVE)
 
-    def dropped(self, reason: str, detail: str = "") -> Dropped:
+    def record_drop(self, reason: str, detail: str = "") -> DropRecord:
         """That it is left out."""
         said = f"{self.reference.where}, sample {self.sample_index}"
-        return Dropped(self.reference.row, reason, f"{said}: {detail}" if detail else said)
+        return DropRecord(self.reference.row, reason, f"{said}: {detail}" if detail else said)
 
 
-OTHER_FIRST = "reasoning speaks of the second assistant or of both before the first"
-NOT_OF_FIRST = "reasoning does not speak of the first assistant by itself"
+STARTS_WITH_OTHER = "reasoning speaks of the second assistant or of both before the first"
+FIRST_NOT_MENTIONED = "reasoning does not speak of the first assistant by itself"
 
 _THINGS = r"(?:assistants?|answers?|responses?|replies|candidates?)"
 _OTHERS = re.compile(
@@ -121,7 +121,7 @@ _LEAD = re.compile(r"(?:(?<=[.!?:*])\s+|(?:\A|\n)\s*)(?:\(?\d{1,2}[.)]|[-*•#_]
 _BEGINS = re.compile(r"""(?:\A|\n|[.!?]["'”’)\]*_]*\s)[\s>*_#"'“‘(•-]*(?:\d{1,2}[.)]\s*)?[\s*_]*\Z""")
 
 
-def first_of(example: TrainingExample) -> TrainingExample | str:
+def cut_to_first_answer(example: TrainingExample) -> TrainingExample | str:
     """The judgment of the first answer alone: the reasoning up to the sentence that first speaks of the second
     assistant or of both, in words that fit a single one ("Assistant 1" is "the assistant"), and the first score. Its
     tokens are not counted anew.
@@ -130,14 +130,16 @@ def first_of(example: TrainingExample) -> TrainingExample | str:
         The training example, or why there is none.
     """
     other = _OTHERS.search(example.reasoning)
-    reasoning = example.reasoning[: _sentence(example.reasoning, other.start())] if other else example.reasoning
-    reasoning = _trimmed(reasoning)
+    reasoning = (
+        example.reasoning[: _find_sentence_start(example.reasoning, other.start())] if other else example.reasoning
+    )
+    reasoning = _strip_list_markers(reasoning)
     if not _FIRST.search(reasoning):
-        return OTHER_FIRST if other else NOT_OF_FIRST
-    return replace(example, reasoning=_FIRST.sub(_renamed, reasoning), scores=example.scores[:1])
+        return STARTS_WITH_OTHER if other else FIRST_NOT_MENTIONED
+    return replace(example, reasoning=_FIRST.sub(_rename_assistant, reasoning), scores=example.scores[:1])
 
 
-def _sentence(text: str, place: int) -> int:
+def _find_sentence_start(text: str, place: int) -> int:
     """Where the sentence begins that stands at `place`."""
     start = 0
     for end in _END.finditer(text, 0, place):
@@ -145,14 +147,14 @@ def _sentence(text: str, place: int) -> int:
     return start
 
 
-def _trimmed(text: str) -> str:
+def _strip_list_markers(text: str) -> str:
     text = text.rstrip()
     while lead := _LEAD.search(text):
         text = text[: lead.start()].rstrip()
     return text
 
 
-def _renamed(found: re.Match[str]) -> str:
+def _rename_assistant(found: re.Match[str]) -> str:
     thing = (found["thing"] or found["named"] or "assistant").lower()
     if found[0].lower().startswith("the "):
         return found[0][:4] + thing

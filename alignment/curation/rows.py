@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from flex_judge.alignment.curation.scales import TEN, on_scale
+from flex_judge.alignment.curation.scales import TEN, rescale_scores
 from flex_judge.alignment.data.sources import Source
-from flex_judge.alignment.data.texts import whole
+from flex_judge.alignment.data.texts import replace_surrogates
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import Scale
 
@@ -20,7 +20,7 @@ _TEN = Scale.parse(TEN)
 _BODY = re.compile(r"answer([1-9]\d?)_body")
 
 
-class Fault(StrEnum):
+class RowFault(StrEnum):
     """Why a row is left out before any teacher sees it."""
 
     NOT_AN_OBJECT = "not a JSON object"
@@ -46,7 +46,7 @@ class BadRowError(ValueError):
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DropRecord:
     """Something that is left out."""
 
     row: int
@@ -60,7 +60,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceRow:
     """A question, two answers or more, and their reference scores."""
 
     id: str
@@ -74,68 +74,70 @@ class Reference:
     where: str = ""
     """File and row, for messages."""
 
-    def scores_on(self, scale: str) -> tuple[float, ...]:
+    def rescale_scores(self, scale: str) -> tuple[float, ...]:
         """The reference scores on a scale that theirs can be mapped to."""
-        return on_scale(self.scores, self.scale, scale)
+        return rescale_scores(self.scores, self.scale, scale)
 
 
-def references(source: Source, count: int | None = None) -> Iterator[Reference | Dropped]:
+def read_reference_rows(source: Source, count: int | None = None) -> Iterator[ReferenceRow | DropRecord]:
     """The first rows of a source, or all; of those that are none, why."""
     stop = len(source) if count is None else min(count, len(source))
-    for number, (where, data) in enumerate(source.rows(0, stop), 1):
+    for number, (where, data) in enumerate(source.read_range(0, stop), 1):
         try:
-            yield _reference(data, number, where)
+            yield _parse_row(data, number, where)
         except BadRowError as e:
-            yield Dropped(number, e.fault, f"{where}: {e.detail}")
+            yield DropRecord(number, e.fault, f"{where}: {e.detail}")
 
 
-def checked(data: Mapping[str, Any] | UsageError) -> Mapping[str, Any]:
+def check_row(data: Mapping[str, Any] | UsageError) -> Mapping[str, Any]:
     """What a source read, if it is a row. Raises BadRowError if it is not."""
     if isinstance(data, UsageError):
-        raise BadRowError(Fault.NOT_AN_OBJECT, str(data))
+        raise BadRowError(RowFault.NOT_AN_OBJECT, str(data))
     return data
 
 
-def text_of(value: Any, name: str, missing: Fault) -> str:
+def require_text(value: Any, name: str, missing: RowFault) -> str:
     """A text that is not empty, with no half of a surrogate pair in it, which no file of JSON lines could be loaded
     with. Raises BadRowError for anything else."""
     if value is None:
         raise BadRowError(missing, f"field {name!r} is missing")
     if not isinstance(value, str):
-        raise BadRowError(Fault.WRONG_TYPE, f"field {name!r}: expected text, got {reprlib.repr(value)}")
+        raise BadRowError(RowFault.WRONG_TYPE, f"field {name!r}: expected text, got {reprlib.repr(value)}")
     said = value.strip()
     if not said:
         raise BadRowError(missing, f"field {name!r} is empty")
     if said.lower() == "error":
-        raise BadRowError(Fault.ERROR_TEXT, f"field {name!r} is {said!r}")
-    return whole(value)
+        raise BadRowError(RowFault.ERROR_TEXT, f"field {name!r} is {said!r}")
+    return replace_surrogates(value)
 
 
-def _reference(data: Mapping[str, Any] | UsageError, number: int, where: str) -> Reference:
-    data = checked(data)
+def _parse_row(data: Mapping[str, Any] | UsageError, number: int, where: str) -> ReferenceRow:
+    data = check_row(data)
     if isinstance(data.get("text"), str) and data["text"].strip().lower() == "error":
-        raise BadRowError(Fault.ERROR_TEXT, "field 'text' is 'error'")
-    question = text_of(data.get("question_body"), "question_body", Fault.NO_QUESTION)
+        raise BadRowError(RowFault.ERROR_TEXT, "field 'text' is 'error'")
+    question = require_text(data.get("question_body"), "question_body", RowFault.NO_QUESTION)
     last = max(
         (int(found[1]) for name in data if (found := _BODY.fullmatch(name)) and data[name] is not None), default=0
     )
     names = [f"answer{k}_body" for k in range(1, max(2, last) + 1)]
-    answers = tuple(text_of(data.get(name), name, Fault.EMPTY_ANSWER) for name in names)
-    return Reference(str(number), number, question, answers, _scores(data.get("score"), len(answers)), where=where)
+    answers = tuple(require_text(data.get(name), name, RowFault.EMPTY_ANSWER) for name in names)
+    return ReferenceRow(
+        str(number), number, question, answers, _parse_scores(data.get("score"), len(answers)), where=where
+    )
 
 
-def _scores(value: Any, count: int) -> tuple[float, ...]:
+def _parse_scores(value: Any, count: int) -> tuple[float, ...]:
     if value is None:
-        raise BadRowError(Fault.NO_SCORE, "field 'score' is missing")
+        raise BadRowError(RowFault.NO_SCORE, "field 'score' is missing")
     if not isinstance(value, list | tuple):
-        raise BadRowError(Fault.WRONG_TYPE, f"field 'score': expected {count} numbers, got {reprlib.repr(value)}")
+        raise BadRowError(RowFault.WRONG_TYPE, f"field 'score': expected {count} numbers, got {reprlib.repr(value)}")
     if len(value) != count:
-        raise BadRowError(Fault.NOT_ALL_SCORES, f"field 'score': expected {count} numbers, got {len(value)}")
+        raise BadRowError(RowFault.NOT_ALL_SCORES, f"field 'score': expected {count} numbers, got {len(value)}")
     for score in value:
         if score is None:
-            raise BadRowError(Fault.NO_SCORE, "field 'score': one is missing")
+            raise BadRowError(RowFault.NO_SCORE, "field 'score': one is missing")
         if isinstance(score, bool) or not isinstance(score, int | float):
-            raise BadRowError(Fault.WRONG_TYPE, f"field 'score': expected numbers, got {reprlib.repr(score)}")
+            raise BadRowError(RowFault.WRONG_TYPE, f"field 'score': expected numbers, got {reprlib.repr(score)}")
         if score not in _TEN:  # nor is what is not a number
-            raise BadRowError(Fault.OUT_OF_SCALE, f"field 'score': {reprlib.repr(score)} is not within {TEN}")
+            raise BadRowError(RowFault.OUT_OF_SCALE, f"field 'score': {reprlib.repr(score)} is not within {TEN}")
     return tuple(map(float, value))

@@ -7,18 +7,18 @@ import re
 from collections.abc import Sequence
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.judgments import preferred
+from flex_judge.judges.judgments import find_preferred_response
 
 TEN, FIVE = "1-10", "1-5"
 """The scales of samples: that of the reference scores, and half of it."""
 
 
-def halved(score: float) -> float:
+def halve_score(score: float) -> float:
     """A score on 1-10 as one on 1-5, rounded up: 1 and 2 become 1, 9 and 10 become 5."""
     return float(math.ceil(score / 2))
 
 
-def on_scale(scores: Sequence[float], scale: str, wanted: str) -> tuple[float, ...]:
+def rescale_scores(scores: Sequence[float], scale: str, wanted: str) -> tuple[float, ...]:
     """Scores of one scale on another.
 
     Raises:
@@ -28,12 +28,15 @@ def on_scale(scores: Sequence[float], scale: str, wanted: str) -> tuple[float, .
         return tuple(scores)
     if (scale, wanted) != (TEN, FIVE):
         raise UsageError(f"scores on {scale} cannot be mapped to {wanted}; only {TEN} to {FIVE} can")
-    return tuple(map(halved, scores))
+    return tuple(map(halve_score, scores))
 
 
 def hides_winner(scores: Sequence[float]) -> bool:
     """Whether halving makes a tie of scores on 1-10 of which one was the highest."""
-    return preferred(scores) is not None and preferred([halved(s) for s in scores]) is None
+    return (
+        find_preferred_response(scores) is not None
+        and find_preferred_response([halve_score(s) for s in scores]) is None
+    )
 
 
 _NUMBER = r"(?:\d{1,2}(?:\.\d+)?|one|two|three|four|five|six|seven|eight|nine|ten)"
@@ -50,7 +53,7 @@ _OF_SCALE = re.compile(
 _NAMED = re.compile(r"assistant\s*#?\s*\d+", re.IGNORECASE)
 
 
-def speaks_of_scale(reasoning: str) -> bool:
+def mentions_scores(reasoning: str) -> bool:
     """Whether a reasoning names scores ("8/10", "out of 10", "a score of 8"): on another scale it would contradict its
     verdict. Rather says so too often than too seldom."""
     return _OF_SCALE.search(_NAMED.sub("assistant", reasoning)) is not None

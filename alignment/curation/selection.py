@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flex_judge.alignment.curation.examples import KINDS, CountTokens, TrainingExample, first_of
-from flex_judge.alignment.curation.scales import TEN, hides_winner, speaks_of_scale
-from flex_judge.alignment.curation.teacher import counted
-from flex_judge.alignment.data.texts import seeded_hash
+from flex_judge.alignment.curation.examples import KINDS, CountTokens, TrainingExample, cut_to_first_answer
+from flex_judge.alignment.curation.scales import TEN, hides_winner, mentions_scores
+from flex_judge.alignment.curation.teacher import add_token_counts
+from flex_judge.alignment.data.texts import compute_seeded_hash
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import Scale
 from flex_judge.judges.validation.classes import NonNegativeInt, Share, settings_class
 
-Order = Literal["longest", "shortest", "drawn", "given"]
+SelectionOrder = Literal["longest", "shortest", "drawn", "given"]
 """Which examples come first: the longest or the shortest reasoning, a random order, or the order of the rows."""
-Key = Callable[[TrainingExample], Any]
+SortKey = Callable[[TrainingExample], Any]
 Balance = Literal["none", "pairwise", "all"]
 """What is balanced: with `pairwise`, how often each answer wins; with `all`, also pointwise scores above and below the
 middle of the scale."""
-SPEAKS, HIDES = "reasoning names scores of its scale", "winner would be lost in a tie"
+MENTIONS_SCORES, WINNER_LOST = "reasoning names scores of its scale", "winner would be lost in a tie"
 
 
 @settings_class
@@ -38,7 +38,7 @@ class Selection:
     """Minimum reasoning length of a pointwise example in tokens, exclusive."""
     pairwise_tokens: NonNegativeInt = 750
     """Minimum reasoning length of a pairwise example in tokens, for both answers together, exclusive."""
-    order: Order = "longest"
+    order: SelectionOrder = "longest"
     """Which examples are taken first: longest or shortest reasoning, drawn (random) or given (order of the rows)."""
     balance: Balance = "pairwise"
     """Balance the winners of pairs, or with all also pointwise scores. The larger side is cut to the smaller."""
@@ -60,7 +60,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Selected:
+class SelectionResult:
     """The samples of a data set, and what they were chosen from."""
 
     train: list[TrainingExample]
@@ -76,7 +76,7 @@ class Selected:
     """Split and kind -> how many fewer there are than wanted."""
 
 
-def selected(examples: Sequence[TrainingExample], spec: Selection, count: CountTokens) -> Selected:
+def select_examples(examples: Sequence[TrainingExample], spec: Selection, count: CountTokens) -> SelectionResult:
     """Choose samples. No prompt is in two of them.
 
     The held-out ones are those whose prompts have the smallest hashes, each with a question of its own: the same ones,
@@ -87,55 +87,55 @@ def selected(examples: Sequence[TrainingExample], spec: Selection, count: CountT
         examples: judgments of two answers or more, no two with one prompt.
         count: counts the tokens of what remains of a reasoning when a single is cut out of it.
     """
-    made = Selected([], [])
-    pools = _pools(examples, spec, count, made)
+    made = SelectionResult([], [])
+    pools = _build_pools(examples, spec, count, made)
     held: list[TrainingExample] = []
-    for kind, number in _shares(spec).items():
+    for kind, number in _split_held_out(spec).items():
         taken = {example.question_digest for example in held}
         pool = [example for example in pools[kind] if example.question_digest not in taken]
-        found = _chosen(
+        found = _choose_examples(
             pool, number, lambda example: example.prompt_digest, spec.balance, lambda example: example.question_digest
         )
         _note_missing(made, "held out", kind, number - len(found))
         held += found
     taken = {example.question_digest for example in held}
-    keys: dict[str, Key] = {
+    keys: dict[str, SortKey] = {
         "longest": lambda example: (-example.tokens, example.id),
         "shortest": lambda example: (example.tokens, example.id),
-        "drawn": lambda example: _tie_break(spec.seed, "order", example),
+        "drawn": lambda example: _compute_sort_hash(spec.seed, "order", example),
         "given": lambda _: 0,
     }
     train: list[TrainingExample] = []
     for kind, number in reversed(spec.sizes.items()):
         used = {example.id for example in train}
         pool = [ls for ls in pools[kind] if ls.question_digest not in taken and ls.id not in used]
-        found = _chosen(pool, number, keys[spec.order], spec.balance, lambda example: example.prompt_digest)
+        found = _choose_examples(pool, number, keys[spec.order], spec.balance, lambda example: example.prompt_digest)
         _note_missing(made, "train", kind, number - len(found))
         train += found
-    made.train.extend(_mixed(train, spec, made))
-    made.held_out.extend(_mixed(held, spec, made))
+    made.train.extend(_remap_and_shuffle(train, spec, made))
+    made.held_out.extend(_remap_and_shuffle(held, spec, made))
     return made
 
 
-def _shares(spec: Selection) -> dict[str, int]:
+def _split_held_out(spec: Selection) -> dict[str, int]:
     """How many of each kind are held out."""
     kinds = [kind for kind, number in spec.sizes.items() if number]
     return {kind: (spec.held_out + i) // len(kinds) for i, kind in enumerate(kinds)}
 
 
-def _pools(
-    examples: Sequence[TrainingExample], spec: Selection, count: CountTokens, made: Selected
+def _build_pools(
+    examples: Sequence[TrainingExample], spec: Selection, count: CountTokens, made: SelectionResult
 ) -> dict[str, list[TrainingExample]]:
     """Return the examples that are long enough, by kind. Several pointwise ones may share a question and an answer."""
     twos = [example for example in examples if example.kind == "pairwise"]
     cut: list[TrainingExample] = []
     for example in twos if spec.pointwise else ():
-        first = first_of(example)
+        first = cut_to_first_answer(example)
         if isinstance(first, str):
             made.unfit[f"pointwise: {first}"] += 1
         else:
             cut.append(first)
-    cut = counted(cut, count)
+    cut = add_token_counts(cut, count)
     pools = {
         "pointwise": [example for example in cut if example.tokens > spec.pointwise_tokens],
         "pairwise": [example for example in twos if example.tokens > spec.pairwise_tokens] if spec.pairwise else [],
@@ -149,10 +149,10 @@ def _pools(
     return pools
 
 
-def _chosen(
+def _choose_examples(
     pool: Sequence[TrainingExample],
     number: int,
-    key: Key,
+    key: SortKey,
     balance: str,
     apart: Callable[[TrainingExample], str],
 ) -> list[TrainingExample]:
@@ -170,9 +170,9 @@ def _chosen(
     if balance == "none" or (balance == "pairwise" and ranked and ranked[0].kind == "pointwise"):
         return ranked[:number]
     if ranked and ranked[0].kind == "listwise":
-        return _in_turn(ranked)[:number]
-    sides = {side: [example for example in ranked if _side(example) == side] for side in (0, 1, None)}
-    even = sum(_side(example) is None for example in ranked[:number])
+        return _interleave_winners(ranked)[:number]
+    sides = {side: [example for example in ranked if _find_side(example) == side] for side in (0, 1, None)}
+    even = sum(_find_side(example) is None for example in ranked[:number])
     first, second = (number - even + 1) // 2, (number - even) // 2
     if len(sides[0]) < first and len(sides[1]) > len(sides[0]):
         first, second = second, first  # the odd one is on the side that has it
@@ -182,7 +182,7 @@ def _chosen(
     return [*sides[0][:first], *sides[1][:second], *sides[None][:even]]
 
 
-def _in_turn(ranked: Sequence[TrainingExample]) -> list[TrainingExample]:
+def _interleave_winners(ranked: Sequence[TrainingExample]) -> list[TrainingExample]:
     """Listwise examples in an order in which each place wins once before any wins again."""
     turns: Counter[int | None] = Counter()
     placed = []
@@ -192,7 +192,7 @@ def _in_turn(ranked: Sequence[TrainingExample]) -> list[TrainingExample]:
     return [example for *_, example in sorted(placed, key=lambda one: one[:2])]
 
 
-def _side(example: TrainingExample) -> int | None:
+def _find_side(example: TrainingExample) -> int | None:
     """0 or 1 for the answer that wins, or for a score above or below the middle; None in between."""
     if example.kind == "pairwise":
         return example.winner
@@ -201,28 +201,36 @@ def _side(example: TrainingExample) -> int | None:
     return None if score == middle else int(score < middle)
 
 
-def _mixed(examples: Sequence[TrainingExample], spec: Selection, made: Selected) -> list[TrainingExample]:
+def _remap_and_shuffle(
+    examples: Sequence[TrainingExample], spec: Selection, made: SelectionResult
+) -> list[TrainingExample]:
     """Samples in the order of their lots, the wanted share of each kind mapped to the smaller scale."""
     mapped: set[str] = set()
     for kind in KINDS:
         on_ten = [example for example in examples if example.kind == kind and example.scale == TEN]
         free = []
         for example in on_ten if spec.remap else ():
-            why = SPEAKS if speaks_of_scale(example.reasoning) else HIDES if hides_winner(example.scores) else None
+            why = (
+                MENTIONS_SCORES
+                if mentions_scores(example.reasoning)
+                else WINNER_LOST
+                if hides_winner(example.scores)
+                else None
+            )
             if why:
                 made.kept_scale[why] += 1
             else:
                 free.append(example)
-        free.sort(key=lambda example: _tie_break(spec.seed, "scale", example))
+        free.sort(key=lambda example: _compute_sort_hash(spec.seed, "scale", example))
         mapped.update(example.id for example in free[: round(spec.remap * len(on_ten))])
-    ordered = sorted(examples, key=lambda example: _tie_break(spec.seed, "place", example))
-    return [example.halved() if example.id in mapped else example for example in ordered]
+    ordered = sorted(examples, key=lambda example: _compute_sort_hash(spec.seed, "place", example))
+    return [example.rescale_to_five() if example.id in mapped else example for example in ordered]
 
 
-def _note_missing(made: Selected, split: str, kind: str, number: int) -> None:
+def _note_missing(made: SelectionResult, split: str, kind: str, number: int) -> None:
     if number:
         made.missing[f"{split}: {kind}"] += number
 
 
-def _tie_break(seed: int, what: str, example: TrainingExample) -> str:
-    return seeded_hash(seed, f"{what} {example.id}", *example.texts)
+def _compute_sort_hash(seed: int, what: str, example: TrainingExample) -> str:
+    return compute_seeded_hash(seed, f"{what} {example.id}", *example.texts)

@@ -9,22 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flex_judge.alignment.curation.rows import BadRowError, Dropped, Fault, Reference, checked, text_of
+from flex_judge.alignment.curation.rows import BadRowError, DropRecord, ReferenceRow, RowFault, check_row, require_text
 from flex_judge.alignment.curation.scales import FIVE
 from flex_judge.alignment.data.sources import Source
-from flex_judge.alignment.data.texts import normalised, seeded_hash, whole
-from flex_judge.alignment.tasks.arithmetic import is_right, last_number
-from flex_judge.alignment.tasks.synthetic_teacher import RIGHT, WRONG, sum_of
+from flex_judge.alignment.data.texts import compute_seeded_hash, normalise_text, replace_surrogates
+from flex_judge.alignment.tasks.arithmetic import find_last_number, is_correct_answer
+from flex_judge.alignment.tasks.synthetic_teacher import RIGHT_SCORE, WRONG_SCORE, parse_question
 from flex_judge.judges.errors import UsageError
 
-MIX = {"one right": 0.68, "one right, the other without a number": 0.12, "both right": 0.1, "both wrong": 0.1}
+PAIR_MIX = {"one right": 0.68, "one right, the other without a number": 0.12, "both right": 0.1, "both wrong": 0.1}
 """The shares of rows. Of wrong answers so 12 % have no number, which are the easy ones. The first kind sets how many
 rows there are; where another is short, its share is smaller."""
-_MAIN, _SILENT, _BOTH_RIGHT, _BOTH_WRONG = MIX
+_MAIN, _SILENT, _BOTH_RIGHT, _BOTH_WRONG = PAIR_MIX
 
 
 @dataclass(frozen=True)
-class _Prompt:
+class _AnsweredPrompt:
     """A question with the different answers to it."""
 
     row: int
@@ -34,10 +34,10 @@ class _Prompt:
     """By their number among the samples, from 0."""
     right: Mapping[int, bool]
 
-    def pairs(self) -> Iterator[tuple[str, tuple[int, int]]]:
+    def iter_pairs(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """Each two answers with the name of their kind; of one that is right, it stands first."""
         for i, j in itertools.combinations(self.answers, 2):
-            silent = [last_number(self.answers[k]) is None for k in (i, j)]
+            silent = [find_last_number(self.answers[k]) is None for k in (i, j)]
             if self.right[i] and self.right[j]:
                 yield _BOTH_RIGHT, (i, j)
             elif self.right[i] or self.right[j]:
@@ -47,17 +47,20 @@ class _Prompt:
 
 
 @dataclass
-class _Kinds:
+class _PairPools:
     """Pairs by kind, in the order in which they are taken."""
 
-    pairs: dict[str, list[tuple[_Prompt, tuple[int, int]]]] = field(default_factory=dict)
+    pairs: dict[str, list[tuple[_AnsweredPrompt, tuple[int, int]]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, prompts: Sequence[_Prompt], seed: int) -> _Kinds:
+    def from_prompts(cls, prompts: Sequence[_AnsweredPrompt], seed: int) -> _PairPools:
         """Of every prompt a pair is taken before any gives a second one; beyond that the lot decides."""
-        ranked: dict[str, list[tuple[int, str, _Prompt, tuple[int, int]]]] = defaultdict(list)
+        ranked: dict[str, list[tuple[int, str, _AnsweredPrompt, tuple[int, int]]]] = defaultdict(list)
         for prompt in prompts:
-            drawn = [(seeded_hash(seed, str(prompt.row), *map(str, pair)), kind, pair) for kind, pair in prompt.pairs()]
+            drawn = [
+                (compute_seeded_hash(seed, str(prompt.row), *map(str, pair)), kind, pair)
+                for kind, pair in prompt.iter_pairs()
+            ]
             ranks: Counter[str] = Counter()
             for lot, kind, pair in sorted(drawn):
                 ranked[kind].append((ranks[kind], lot, prompt, pair))
@@ -69,19 +72,19 @@ class _Kinds:
             }
         )
 
-    def mixed(self) -> Iterator[tuple[_Prompt, tuple[int, int]]]:
+    def iter_mix(self) -> Iterator[tuple[_AnsweredPrompt, tuple[int, int]]]:
         """Pairs in the shares of MIX at any length, each side right equally often, until the first kind runs out."""
         taken: Counter[str] = Counter()
         while taken[_MAIN] < len(self.pairs.get(_MAIN, ())):
-            left = [kind for kind in MIX if taken[kind] < len(self.pairs.get(kind, ()))]
+            left = [kind for kind in PAIR_MIX if taken[kind] < len(self.pairs.get(kind, ()))]
             total = taken.total() + 1
-            kind = max(left, key=lambda kind: MIX[kind] * total - taken[kind])
+            kind = max(left, key=lambda kind: PAIR_MIX[kind] * total - taken[kind])
             prompt, (i, j) = self.pairs[kind][taken[kind]]
             yield prompt, (i, j) if taken[kind] % 2 == 0 else (j, i)
             taken[kind] += 1
 
 
-def task_references(source: Source, seed: int, batch: int = 0) -> list[Reference | Dropped]:
+def build_task_rows(source: Source, seed: int, batch: int = 0) -> list[ReferenceRow | DropRecord]:
     """Pairs of different answers to one question with reference scores on 1-5, in the shares of MIX; then batches.
 
     Args:
@@ -97,68 +100,72 @@ def task_references(source: Source, seed: int, batch: int = 0) -> list[Reference
     Raises:
         UsageError: there is no question with a right and a wrong answer.
     """
-    prompts: list[_Prompt] = []
-    bad: list[Dropped] = []
-    for number, (where, data) in enumerate(source.rows(0, len(source)), 1):
+    prompts: list[_AnsweredPrompt] = []
+    bad: list[DropRecord] = []
+    for number, (where, data) in enumerate(source.read_range(0, len(source)), 1):
         try:
-            prompts.append(_prompt(checked(data), number, where))
+            prompts.append(_parse_prompt(check_row(data), number, where))
         except BadRowError as e:
-            bad.append(Dropped(number, e.fault, f"{where}: {e.detail}"))
-    pairs = [_reference(prompt, pair) for prompt, pair in _Kinds.of(prompts, seed).mixed()]
+            bad.append(DropRecord(number, e.fault, f"{where}: {e.detail}"))
+    pairs = [_make_reference(prompt, pair) for prompt, pair in _PairPools.from_prompts(prompts, seed).iter_mix()]
     if not pairs:
         said = f"; the first fault: {bad[0].detail}" if bad else ""
         raise UsageError(f"{source.name}: no question has a right answer and a wrong one with a number{said}")
-    batches = [_reference(prompt, found) for prompt in prompts if batch and (found := _batch(prompt, batch, seed))]
+    batches = [
+        _make_reference(prompt, found) for prompt in prompts if batch and (found := _choose_list(prompt, batch, seed))
+    ]
     return [*bad, *pairs, *batches]
 
 
-def _batch(prompt: _Prompt, size: int, seed: int) -> tuple[int, ...]:
+def _choose_list(prompt: _AnsweredPrompt, size: int, seed: int) -> tuple[int, ...]:
     """So many answers in the order of their lots, a right and a wrong one among them; none where that cannot be."""
-    drawn = sorted(prompt.answers, key=lambda k: seeded_hash(seed, f"batch {prompt.row} {k}"))
+    drawn = sorted(prompt.answers, key=lambda k: compute_seeded_hash(seed, f"batch {prompt.row} {k}"))
     if len(drawn) < size or len({prompt.right[k] for k in drawn}) < 2:
         return ()
     found = drawn[:size]
     if len({prompt.right[k] for k in found}) < 2:
         found[-1] = next(k for k in drawn if prompt.right[k] is not prompt.right[found[0]])
-    return tuple(sorted(found, key=lambda k: seeded_hash(seed, f"place {prompt.row} {k}")))
+    return tuple(sorted(found, key=lambda k: compute_seeded_hash(seed, f"place {prompt.row} {k}")))
 
 
-def _reference(prompt: _Prompt, places: tuple[int, ...]) -> Reference:
-    return Reference(
+def _make_reference(prompt: _AnsweredPrompt, places: tuple[int, ...]) -> ReferenceRow:
+    return ReferenceRow(
         f"{prompt.row}.{'-'.join(map(str, places))}",
         prompt.row,
         prompt.question,
         tuple(prompt.answers[k] for k in places),
-        tuple(float(RIGHT if prompt.right[k] else WRONG) for k in places),
+        tuple(float(RIGHT_SCORE if prompt.right[k] else WRONG_SCORE) for k in places),
         FIVE,
         f"{prompt.where}, answers {', '.join(str(k + 1) for k in places[:-1])} and {places[-1] + 1}",
     )
 
 
-def _prompt(data: Mapping[str, Any], row: int, where: str) -> _Prompt:
-    question = text_of(_question(data.get("prompt")), "prompt", Fault.NO_QUESTION)
+def _parse_prompt(data: Mapping[str, Any], row: int, where: str) -> _AnsweredPrompt:
+    question = require_text(_extract_question(data.get("prompt")), "prompt", RowFault.NO_QUESTION)
     try:
-        sum_of(question)
+        parse_question(question)
     except UsageError as e:
-        raise BadRowError(Fault.NOT_THE_TASK, f"field 'prompt': {e}") from e
+        raise BadRowError(RowFault.NOT_THE_TASK, f"field 'prompt': {e}") from e
     kept = data.get("kept")
     truth = kept.get("answer") if isinstance(kept, Mapping) else None
     if truth is None:
-        raise BadRowError(Fault.NO_TRUTH, "field 'kept' has no 'answer'")
+        raise BadRowError(RowFault.NO_TRUTH, "field 'kept' has no 'answer'")
     if isinstance(truth, bool) or not isinstance(truth, int | float):
-        raise BadRowError(Fault.WRONG_TYPE, f"field 'kept': 'answer' must be a number, not {reprlib.repr(truth)}")
+        raise BadRowError(RowFault.WRONG_TYPE, f"field 'kept': 'answer' must be a number, not {reprlib.repr(truth)}")
     responses = data.get("responses")
     if not isinstance(responses, list) or not all(isinstance(response, str) for response in responses):
-        raise BadRowError(Fault.NO_ANSWERS, f"field 'responses': expected texts, got {reprlib.repr(responses)}")
+        raise BadRowError(RowFault.NO_ANSWERS, f"field 'responses': expected texts, got {reprlib.repr(responses)}")
     different: dict[str, int] = {}
     for k, response in enumerate(responses):
         if response.strip():
-            different.setdefault(normalised(response), k)
-    answers = {k: whole(responses[k]) for k in different.values()}
-    return _Prompt(row, where, question, answers, {k: is_right(said, truth) for k, said in answers.items()})
+            different.setdefault(normalise_text(response), k)
+    answers = {k: replace_surrogates(responses[k]) for k in different.values()}
+    return _AnsweredPrompt(
+        row, where, question, answers, {k: is_correct_answer(said, truth) for k, said in answers.items()}
+    )
 
 
-def _question(prompt: Any) -> Any:
+def _extract_question(prompt: Any) -> Any:
     """The text of a prompt that is one message of a user's; else the prompt as it is, which is none of the task's."""
     one = isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], Mapping)
     return prompt[0].get("content") if one and prompt[0].get("role") == "user" else prompt

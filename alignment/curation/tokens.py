@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flex_judge.judges.errors import UsageError, one_line
+from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.models import resolve_model
 from flex_judge.judges.models.embedded import EMBEDDED
 
@@ -17,14 +17,14 @@ _AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenCounter:
     """Counts tokens."""
 
     tokenizer: Any
     name: str
 
     @classmethod
-    def load(cls, name: str) -> Tokens:
+    def from_name(cls, name: str) -> TokenCounter:
         """Load a tokenizer, and of a model of the hub nothing else.
 
         Args:
@@ -34,16 +34,16 @@ class Tokens:
             UsageError: it cannot be had.
         """
         if name == SCRIPTED:
-            from flex_judge.judges.engines.scripted import byte_tokenizer
+            from flex_judge.judges.engines.scripted import build_byte_tokenizer
 
-            return cls(byte_tokenizer(), name)
+            return cls(build_byte_tokenizer(), name)
         path = resolve_model(name) if name in EMBEDDED else Path(name).expanduser()
         from transformers import AutoTokenizer
 
         try:
             return cls(AutoTokenizer.from_pretrained(path if path.is_dir() else name), name)
         except (OSError, ValueError) as e:
-            said = one_line(e)[:200]
+            said = to_one_line(e)[:200]
             raise UsageError(f"tokenizer of {name!r}: cannot be loaded; name another with --tokenizer ({said})") from e
 
     def __call__(self, texts: Sequence[str]) -> list[int]:
@@ -55,6 +55,6 @@ class Tokens:
         return found
 
     @property
-    def controls(self) -> frozenset[str]:
+    def control_tokens(self) -> frozenset[str]:
         """The texts of its control tokens."""
         return frozenset(text for text in self.tokenizer.get_added_vocab() if text.strip())

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def content_digest(files: Iterable[Path]) -> str:
+def compute_content_digest(files: Iterable[Path]) -> str:
     """Sixteen hex digits that change with the content of files. In a card, they make other rows another data set."""
     digest = hashlib.sha256()
     for file in files:
@@ -20,7 +20,7 @@ def content_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def cache_of(folder: Path) -> str:
+def get_cache_folder(folder: Path) -> str:
     """A place in the cache of `datasets` for what is in a folder now, and for nothing else."""
     from datasets import config
 

@@ -6,7 +6,7 @@ import base64
 import io
 import re
 
-from flex_judge.judges.media.opening import image
+from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.media.types import Media
 
 FORMS = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp", "GIF": "gif"}
@@ -14,7 +14,7 @@ FORMS = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp", "GIF": "gif"}
 _NOT_IN_PATHS = re.compile(r"/(?=/|\Z)")
 
 
-def data_uri(media: Media) -> str:
+def encode_data_uri(media: Media) -> str:
     """The base64 data URI of an image, of its file as it is where every loader opens that kind.
 
     The feature Image of `datasets` treats it as a path, in which it would make one of two slashes and drop a last one.
@@ -25,11 +25,11 @@ def data_uri(media: Media) -> str:
     with Image.open(io.BytesIO(media.data)) as opened:
         form, data = opened.format or "", media.data
         if form not in FORMS:
-            form, data = "PNG", image(opened).data
+            form, data = "PNG", make_image(opened).data
     text = _NOT_IN_PATHS.sub("/\n", base64.b64encode(data).decode())
     return f"data:image/{FORMS[form]};base64,{text}"
 
 
-def bytes_of(uri: str) -> bytes:
+def decode_data_uri(uri: str) -> bytes:
     """What a data URI of ours holds."""
     return base64.b64decode(uri.partition(",")[2])

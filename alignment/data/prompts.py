@@ -13,19 +13,19 @@ from typing import Any
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.sources import Source
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.media.paths import media_from, source_from
+from flex_judge.judges.media.paths import resolve_media_paths, resolve_source_path
 from flex_judge.judges.types import Comparison
 
 FIELDS = ("prompt", "id", "images")
 MOLECULES = "molecules"
 """The column with SMILES strings, of which each has a place in the prompt."""
 _PLACES = re.compile(f"((?:{re.escape(MOLECULE_MARK)})+)")
-EXPANDED = 8
+TOKENS_PER_MOLECULE = 8
 """Times that a place is written in data which were made for a model's own tokens."""
 
 
 @dataclass(frozen=True)
-class Columns:
+class PromptColumns:
     """Which column of a data set is what."""
 
     prompt: str = "prompt"
@@ -42,9 +42,9 @@ class Columns:
     """Text that stands before every prompt as system message; None for none."""
 
     @classmethod
-    def of(
+    def from_arguments(
         cls, mapping: Sequence[str], keep: Sequence[str] = (), number: str | None = None, system: str | None = None
-    ) -> Columns:
+    ) -> PromptColumns:
         """Out of texts `FIELD=COLUMN`, as a command line gives them.
 
         Raises:
@@ -59,23 +59,25 @@ class Columns:
         return cls(**known, keep=tuple(keep), number=number, system=system)
 
 
-def read_prompts(source: Source, start: int, stop: int, columns: Columns) -> Iterator[PromptRow | UsageError]:
+def read_prompts(source: Source, start: int, stop: int, columns: PromptColumns) -> Iterator[PromptRow | UsageError]:
     """The rows of a stretch of a source; of a row that is none, what is wrong with it.
 
     Args:
         start, stop: numbers of rows from 0, `stop` not included.
     """
-    for number, (where, data) in enumerate(source.rows(start, stop), start + 1):
+    for number, (where, data) in enumerate(source.read_range(start, stop), start + 1):
         if isinstance(data, UsageError):
             yield data
             continue
         try:
-            yield prompt_row(data, where, number, columns, source.folder)
+            yield parse_prompt_row(data, where, number, columns, source.folder)
         except UsageError as e:
             yield e
 
 
-def prompt_row(data: Mapping[str, Any], where: str, number: int, columns: Columns, folder: Path) -> PromptRow:
+def parse_prompt_row(
+    data: Mapping[str, Any], where: str, number: int, columns: PromptColumns, folder: Path
+) -> PromptRow:
     """One row as a prompt, its media read.
 
     Args:
@@ -95,20 +97,24 @@ def prompt_row(data: Mapping[str, Any], where: str, number: int, columns: Column
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
         raise UsageError(f"{where}, field {columns.id!r}: expected a text or a whole number, got {reprlib.repr(name)}")
     try:
-        prompt = media_from(folder, with_molecules(_question(data[columns.prompt]), data.get(MOLECULES)))
-        images = [source_from(folder, image) for image in _images(data, columns)]
+        prompt = resolve_media_paths(
+            folder, insert_molecules(_drop_final_answer(data[columns.prompt]), data.get(MOLECULES))
+        )
+        images = [resolve_source_path(folder, image) for image in _list_images(data, columns)]
         messages = Comparison.of(prompt, "", images=images).prompt
     except UsageError as e:  # a MediaError is one, and stays one
         raise type(e)(f"{where}, field {columns.prompt!r}: {str(e).removeprefix('prompt: ')}") from e
     if columns.system is not None:
         messages = (*Comparison.of([{"role": "system", "content": columns.system}], "").prompt, *messages)
-    kept = {column: _kept(data, column, where) for column in columns.keep}
+    kept = {column: _read_extra_column(data, column, where) for column in columns.keep}
     if columns.number is not None:
-        kept[columns.number] = _number(_kept(data, columns.number, where), f"{where}, field {columns.number!r}")
+        kept[columns.number] = _parse_number(
+            _read_extra_column(data, columns.number, where), f"{where}, field {columns.number!r}"
+        )
     return PromptRow(str(name), messages, kept, where)
 
 
-def with_molecules(prompt: Any, molecules: Any) -> Any:
+def insert_molecules(prompt: Any, molecules: Any) -> Any:
     """A prompt with molecules in their places: `<mol>` in its text, once for each, or EXPANDED times in a row.
 
     Args:
@@ -123,39 +129,45 @@ def with_molecules(prompt: Any, molecules: Any) -> Any:
     if not isinstance(molecules, list) or not all(isinstance(one, str) for one in molecules):
         raise UsageError(f"expected a list of SMILES in {MOLECULES!r}, got {reprlib.repr(molecules)}")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    runs = [len(run) // len(MOLECULE_MARK) for m in messages for run in _PLACES.findall(_texts(m.get("content")))]
+    runs = [len(run) // len(MOLECULE_MARK) for m in messages for run in _PLACES.findall(_join_texts(m.get("content")))]
     once, given = sum(runs) == len(molecules), iter(molecules)
-    if not once and (sum(runs) != len(molecules) * EXPANDED or any(run % EXPANDED for run in runs)):
+    if not once and (
+        sum(runs) != len(molecules) * TOKENS_PER_MOLECULE or any(run % TOKENS_PER_MOLECULE for run in runs)
+    ):
         raise UsageError(f"has {sum(runs)} times {MOLECULE_MARK} for {len(molecules)} molecules")
 
-    def placed(content: Any) -> Any:
+    def split_at_places(content: Any) -> Any:
         if isinstance(content, list):
-            return [part for one in content for part in (placed(one["text"]) if _is_text(one) else [one])]
+            return [part for one in content for part in (split_at_places(one["text"]) if _is_text_part(one) else [one])]
         if not isinstance(content, str):
             return content  # what is wrong with it is said by whoever reads the message
         parts: list[Any] = []
         for piece in _PLACES.split(content):
             if piece.startswith(MOLECULE_MARK):
-                count = len(piece) // len(MOLECULE_MARK) // (1 if once else EXPANDED)
+                count = len(piece) // len(MOLECULE_MARK) // (1 if once else TOKENS_PER_MOLECULE)
                 parts += [{"type": "molecule", "smiles": next(given)} for _ in range(count)]
             elif piece:
                 parts.append({"type": "text", "text": piece})
         return parts
 
-    return [{**message, "content": placed(message.get("content"))} for message in messages] if molecules else prompt
+    return (
+        [{**message, "content": split_at_places(message.get("content"))} for message in messages]
+        if molecules
+        else prompt
+    )
 
 
-def _is_text(part: Any) -> bool:
+def _is_text_part(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
-def _texts(content: Any) -> str:
+def _join_texts(content: Any) -> str:
     if isinstance(content, list):
-        return " ".join(part["text"] for part in content if _is_text(part))
+        return " ".join(part["text"] for part in content if _is_text_part(part))
     return content if isinstance(content, str) else ""
 
 
-def _question(prompt: Any) -> Any:
+def _drop_final_answer(prompt: Any) -> Any:
     """The prompt up to what is to be answered."""
     if isinstance(prompt, str):
         if not prompt.strip():
@@ -169,7 +181,7 @@ def _question(prompt: Any) -> Any:
     return prompt[: asked[-1] + 1]
 
 
-def _kept(data: Mapping[str, Any], name: str, where: str) -> Any:
+def _read_extra_column(data: Mapping[str, Any], name: str, where: str) -> Any:
     if name not in data:
         raise UsageError(f"{where}: field {name!r}, which is to be kept, is missing; there are {', '.join(data)}")
     try:
@@ -179,7 +191,7 @@ def _kept(data: Mapping[str, Any], name: str, where: str) -> Any:
     return data[name]
 
 
-def _number(value: Any, where: str) -> float:
+def _parse_number(value: Any, where: str) -> float:
     """A number, or a text that is one, with or without commas between thousands."""
     if isinstance(value, str):
         try:
@@ -191,7 +203,7 @@ def _number(value: Any, where: str) -> float:
     raise UsageError(f"{where}: expected a number, got {reprlib.repr(value)}")
 
 
-def _images(data: Mapping[str, Any], columns: Columns) -> list[Any]:
+def _list_images(data: Mapping[str, Any], columns: PromptColumns) -> list[Any]:
     found = data.get(columns.images)
     if found is None:
         found = data.get("image")

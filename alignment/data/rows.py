@@ -27,7 +27,7 @@ class PromptRow:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledPrompt:
     """A prompt with the answers of a policy."""
 
     row: PromptRow

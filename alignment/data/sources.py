@@ -11,14 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from flex_judge.alignment.data.folders import cache_of
+from flex_judge.alignment.data.folders import get_cache_folder
 from flex_judge.judges.errors import UsageError
 
-STRIDE = 64
+INDEX_STRIDE = 64
 """Lines between two places of a JSON lines file that are remembered."""
 HUB = "hub:"
 
-Read = tuple[str, Mapping[str, Any] | UsageError]
+LocatedRow = tuple[str, Mapping[str, Any] | UsageError]
 """Where a row stands, for messages, and the row, or what is wrong with it."""
 
 
@@ -42,7 +42,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def rows(self, start: int, stop: int) -> Iterator[Read]:
+    def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
         """Rows `start` (from 0) to `stop`, this one not included."""
         ...
 
@@ -59,7 +59,7 @@ def open_source(text: str) -> Source:
         source = HubDataset.open(text)
     else:
         path = Path(text)
-        kinds = {".jsonl": JsonLines, ".parquet": ParquetFile}
+        kinds = {".jsonl": JsonLinesFile, ".parquet": ParquetFile}
         if path.suffix not in kinds:
             raise UsageError(f"{text}: expected a file that ends in .jsonl or .parquet, or hub:OWNER/NAME")
         source = kinds[path.suffix].open(path)  # type: ignore[attr-defined]
@@ -69,7 +69,7 @@ def open_source(text: str) -> Source:
 
 
 @dataclass(frozen=True)
-class _File:
+class _RowFile:
     """What the kinds of files share."""
 
     path: Path
@@ -86,14 +86,14 @@ class _File:
 
 
 @dataclass(frozen=True)
-class JsonLines(_File):
+class JsonLinesFile(_RowFile):
     """A file with a JSON object on each line; empty lines do not count."""
 
     places: tuple[tuple[int, int], ...] = field(repr=False)
     """Of every STRIDE-th row: where it begins, in bytes, and the number of its line, from 1."""
 
     @classmethod
-    def open(cls, path: Path) -> JsonLines:
+    def open(cls, path: Path) -> JsonLinesFile:
         """Read the file once, to count its rows."""
         digest, count, at = hashlib.sha256(), 0, 0
         places = []
@@ -101,7 +101,7 @@ class JsonLines(_File):
             with path.open("rb") as file:
                 for number, line in enumerate(file, 1):
                     if line.strip():
-                        if count % STRIDE == 0:
+                        if count % INDEX_STRIDE == 0:
                             places.append((at, number))
                         count += 1
                     digest.update(line)
@@ -110,20 +110,22 @@ class JsonLines(_File):
             raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
         return cls(path.resolve(), digest.hexdigest(), path.resolve().parent, count, tuple(places))
 
-    def rows(self, start: int, stop: int) -> Iterator[Read]:
+    def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
         if start >= min(stop, self.count):
             return
-        at, number = self.places[start // STRIDE]
+        at, number = self.places[start // INDEX_STRIDE]
         with self.path.open("rb") as file:
             file.seek(at)
             lines = ((n, line) for n, line in enumerate(file, number) if line.strip())
-            for n, line in itertools.islice(lines, start % STRIDE, start % STRIDE + min(stop, self.count) - start):
+            for n, line in itertools.islice(
+                lines, start % INDEX_STRIDE, start % INDEX_STRIDE + min(stop, self.count) - start
+            ):
                 where = f"{self.name}, line {n}"
-                yield where, _object(where, line)
+                yield where, _parse_object(where, line)
 
 
 @dataclass(frozen=True)
-class ParquetFile(_File):
+class ParquetFile(_RowFile):
     """A Parquet file."""
 
     @classmethod
@@ -141,7 +143,7 @@ class ParquetFile(_File):
             raise UsageError(f"{path}: not a Parquet file: {e}") from e
         return cls(path.resolve(), digest, path.resolve().parent, count)
 
-    def rows(self, start: int, stop: int) -> Iterator[Read]:
+    def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
         import pyarrow.parquet as pq
 
         with self.path.open("rb") as opened:
@@ -178,27 +180,27 @@ class HubDataset:
         if not path:
             raise UsageError(f"{text}: expected hub:OWNER/NAME[:CONFIG][@SPLIT]")
         split, here = split or "train", Path(path).is_dir()
-        revision = None if here else _revision(path)
-        table = _load(text, path, config or None, split, revision)
+        revision = None if here else _fetch_revision(path)
+        table = _load_split_once(text, path, config or None, split, revision)
         folder = Path(path).resolve() if here else Path.cwd()
         return cls(text, path, config or None, split, revision, revision or table._fingerprint, folder, len(table))
 
     @property
     def table(self) -> Any:
         """The `datasets.Dataset`."""
-        return _load(self.name, self.path, self.config, self.split, self.revision)
+        return _load_split_once(self.name, self.path, self.config, self.split, self.revision)
 
     def __len__(self) -> int:
         return self.count
 
-    def rows(self, start: int, stop: int) -> Iterator[Read]:
+    def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
         table = self.table
         for number in range(start, min(stop, self.count)):
             yield f"{self.name}, row {number + 1}", table[number]
 
 
 @dataclass(frozen=True)
-class First:
+class FirstRows:
     """The first rows of a source."""
 
     source: Source
@@ -219,11 +221,11 @@ class First:
     def __len__(self) -> int:
         return min(self.most, len(self.source))
 
-    def rows(self, start: int, stop: int) -> Iterator[Read]:
-        yield from self.source.rows(start, min(stop, len(self)))
+    def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
+        yield from self.source.read_range(start, min(stop, len(self)))
 
 
-def _revision(path: str) -> str | None:
+def _fetch_revision(path: str) -> str | None:
     """The commit that a data set of the hub is at; None where the hub is not asked, and the cache has what there is."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -236,12 +238,12 @@ def _revision(path: str) -> str | None:
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, path: str, config: str | None, split: str, revision: str | None) -> Any:
+def _load_split_once(name: str, path: str, config: str | None, split: str, revision: str | None) -> Any:
     """A split, opened once in each process."""
-    return loaded(name, path, config, split, revision=revision)
+    return load_split(name, path, config, split, revision=revision)
 
 
-def loaded(name: str, path: str, config: str | None = None, split: str = "train", **arguments: Any) -> Any:
+def load_split(name: str, path: str, config: str | None = None, split: str = "train", **arguments: Any) -> Any:
     """A split that `datasets.load_dataset` gives, which lies on disk in its cache.
 
     Args:
@@ -255,14 +257,14 @@ def loaded(name: str, path: str, config: str | None = None, split: str = "train"
 
     disable_progress_bars()
     if Path(path).is_dir():
-        arguments["cache_dir"] = cache_of(Path(path))
+        arguments["cache_dir"] = get_cache_folder(Path(path))
     try:
         return load_dataset(path, config, split=split, **arguments)
     except (DatasetsError, OSError, ValueError) as e:
         raise UsageError(f"{name}: cannot be loaded: {' '.join(str(e).split())[:300]}") from e
 
 
-def _object(where: str, line: bytes) -> Mapping[str, Any] | UsageError:
+def _parse_object(where: str, line: bytes) -> Mapping[str, Any] | UsageError:
     try:
         value = json.loads(line)
     except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are both

@@ -9,62 +9,62 @@ import unicodedata
 from collections.abc import Sequence
 
 from flex_judge.judges.media.types import Media
-from flex_judge.judges.types import Content, Message, parts_of
+from flex_judge.judges.types import Content, Message, split_content
 
 SHINGLE = 5
 """Characters of a shingle."""
 _HALF = re.compile("[\ud800-\udfff]")
 
 
-def normalised(text: str) -> str:
+def normalise_text(text: str) -> str:
     """A text without what seldom makes a difference: letter case, white space, compatibility forms of characters."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def similarity(one: str, other: str) -> float:
+def compute_similarity(one: str, other: str) -> float:
     """How alike two texts are: the Jaccard index of their sets of shingles of five characters (Broder 1997), 0 to 1.
 
     Texts are normalised first. Takes time in proportion to their lengths.
     """
-    a, b = _shingles(normalised(one)), _shingles(normalised(other))
+    a, b = _split_shingles(normalise_text(one)), _split_shingles(normalise_text(other))
     return len(a & b) / len(a | b)
 
 
-def _shingles(text: str) -> set[str]:
+def _split_shingles(text: str) -> set[str]:
     return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
 
 
-def whole(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """A text with a replacement character for each half of a surrogate pair, which neither UTF-8 nor Arrow takes."""
     return _HALF.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def same(content: Content) -> Content:
+def strip_response(content: Content) -> Content:
     """What two answers have in common if they count as the same: their text but for white space around it."""
     return content.strip() if isinstance(content, str) else content
 
 
-def is_empty(content: Content) -> bool:
+def is_empty_response(content: Content) -> bool:
     """Whether an answer has neither text nor media."""
-    return not any(isinstance(part, Media) or part.strip() for part in parts_of(content))
+    return not any(isinstance(part, Media) or part.strip() for part in split_content(content))
 
 
-def prompt_digest(prompt: Sequence[Message]) -> str:
+def compute_prompt_digest(prompt: Sequence[Message]) -> str:
     """Sixteen hex digits (8 bytes) that prompts with the same normalised texts and the same media share.
 
     Two different prompts share them by chance too: among a million, about once in 37 million runs.
     """
     digest = hashlib.sha256()
     for message in prompt:
-        for part in (f"{message.role}:", *parts_of(message.content)):
-            said = normalised(part) if isinstance(part, str) else f"{part.modality}:{part.digest}"
+        for part in (f"{message.role}:", *split_content(message.content)):
+            said = normalise_text(part) if isinstance(part, str) else f"{part.modality}:{part.digest}"
             digest.update(said.encode(errors="surrogatepass") + b"\0")
     return digest.hexdigest()[:16]
 
 
-def seeded_hash(seed: int, id: str, *contents: Content) -> str:
+def compute_seeded_hash(seed: int, id: str, *contents: Content) -> str:
     """A lot: hex digits that depend on what is given alone, the same in every process."""
-    told = [[part if isinstance(part, str) else part.digest for part in parts_of(content)] for content in contents]
+    told = [[part if isinstance(part, str) else part.digest for part in split_content(content)] for content in contents]
     return hashlib.sha256(json.dumps([seed, id, told]).encode()).hexdigest()
 
 
@@ -80,7 +80,7 @@ class SeenPrompts:
         self._last: tuple[str, str] | None = None
         self._again = False
 
-    def again(self, digest: str, id: str) -> bool:
+    def is_repeat(self, digest: str, id: str) -> bool:
         """Whether the prompt is another's; to be asked once for each row.
 
         Args:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import Block, Report, Row, Section, Table, number, percent
-from flex_judge.alignment.training.card import is_adapter, save_card, settings_section
+from flex_judge.alignment.reporting.model import Block, Report, Section, Table, TableRow, as_number, as_percent
+from flex_judge.alignment.training.card import build_settings_section, is_adapter, save_card
 
 JUDGE_METRICS = (
     ("balanced_accuracy", "Right verdicts, balanced over the sides"),
@@ -27,10 +27,10 @@ def write_card(folder: Path, summary: Mapping[str, Any]) -> None:
         summary: the summary of a run of `flex-judge sft`.
     """
     tags = ["trl", "sft", "flex-judge", "reward-model"]
-    save_card(folder, summary["base"], tags, _report(folder, summary))
+    save_card(folder, summary["base"], tags, _build_report(folder, summary))
 
 
-def _report(folder: Path, summary: Mapping[str, Any]) -> Report:
+def _build_report(folder: Path, summary: Mapping[str, Any]) -> Report:
     form = "A LoRA adapter on" if is_adapter(folder) else "All of the language model of"
     intro = [
         f"{form} `{summary['base']}`, tuned to think and then score answers ([arXiv 2505.18601]"
@@ -41,11 +41,11 @@ def _report(folder: Path, summary: Mapping[str, Any]) -> Report:
     if summary["dropped"]:
         reasons = "; ".join(f"{reason}: {n:,}" for reason, n in summary["dropped"].items())
         intro.append(f"Rows that were left out: {reasons}.")
-    sections = [Section("Evaluations", _evaluations(summary)), settings_section(summary["trl"])]
+    sections = [Section("Evaluations", _describe_evaluations(summary)), build_settings_section(summary["trl"])]
     return Report(f"{summary['base']} as a judge", intro, sections)
 
 
-def _evaluations(summary: Mapping[str, Any]) -> Iterator[Block]:
+def _describe_evaluations(summary: Mapping[str, Any]) -> Iterator[Block]:
     if summary["metrics"] is None:
         yield "It was not evaluated."
         return
@@ -55,14 +55,14 @@ def _evaluations(summary: Mapping[str, Any]) -> Iterator[Block]:
         "reference prefers, or puts a single response on the same side of the middle of the scale. A verdict without "
         "a score counts as wrong."
     )
-    yield evaluations_table(summary)
+    yield build_evaluations_table(summary)
 
 
-def evaluations_table(summary: Mapping[str, Any]) -> Table:
+def build_evaluations_table(summary: Mapping[str, Any]) -> Table:
     """Metrics of the judge by training step, the saved judge last."""
     final = {**summary["metrics"], "step": "this judge"}
-    rows: list[Row] = [
-        (str(one["step"]), *(percent(one[name]) for name, _ in JUDGE_METRICS), number(one.get("loss"), digits=4))
+    rows: list[TableRow] = [
+        (str(one["step"]), *(as_percent(one[name]) for name, _ in JUDGE_METRICS), as_number(one.get("loss"), digits=4))
         for one in (*summary["evaluations"], final)
     ]
     return Table(("step", *(title for _, title in JUDGE_METRICS), "loss"), rows)

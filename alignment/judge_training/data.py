@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.curation.card import SPLITS
-from flex_judge.alignment.curation.rows import Dropped
-from flex_judge.alignment.judge_training.encoding import Encoded, encode
+from flex_judge.alignment.curation.rows import DropRecord
+from flex_judge.alignment.judge_training.encoding import EncodedExample, encode_examples
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table
 from flex_judge.judges.protocol.rendering import Renderer
@@ -24,15 +24,17 @@ TRAIN, HELD_OUT = SPLITS["train"], SPLITS["held_out"]
 
 
 @dataclass(frozen=True)
-class TrainingExamples:
+class JudgeTrainingData:
     """What a judge is trained on."""
 
     name: str
-    rows: tuple[Encoded, ...]
-    dropped: tuple[Dropped, ...]
+    rows: tuple[EncodedExample, ...]
+    dropped: tuple[DropRecord, ...]
 
     @classmethod
-    def of(cls, name: str, rows: Sequence[Mapping[str, Any]], renderer: Renderer, max_length: int) -> TrainingExamples:
+    def from_rows(
+        cls, name: str, rows: Sequence[Mapping[str, Any]], renderer: Renderer, max_length: int
+    ) -> JudgeTrainingData:
         """Rows as training examples.
 
         Args:
@@ -42,7 +44,7 @@ class TrainingExamples:
         Raises:
             UsageError: no row is any good.
         """
-        found, dropped = encode(rows, renderer, max_length)
+        found, dropped = encode_examples(rows, renderer, max_length)
         if not found:
             first = f"; row {dropped[0].row}: {dropped[0].reason}: {dropped[0].detail}" if dropped else ""
             raise UsageError(f"{name}: holds no judgment to learn from{first}")
@@ -65,18 +67,18 @@ class TrainingExamples:
         return Dataset.from_list([{"input_ids": list(r.input_ids), "labels": list(r.labels)} for r in self.rows])
 
     @property
-    def longest_reply(self) -> int:
+    def longest_reply_tokens(self) -> int:
         """In tokens."""
         return max(sum(label >= 0 for label in row.labels) for row in self.rows)
 
 
-def train_file(data: str) -> Path:
+def find_train_file(data: str) -> Path:
     """The file of the training examples: that of a curated folder, or the one that is named."""
     path = Path(data)
     return path / TRAIN if path.is_dir() else path
 
 
-def held_out_file(data: str, named: str | None) -> Path | None:
+def find_held_out_file(data: str, named: str | None) -> Path | None:
     """The file of held-out judgments: the one that is named, or that of a curated folder if it has any.
 
     Raises:
@@ -86,11 +88,11 @@ def held_out_file(data: str, named: str | None) -> Path | None:
         if not Path(named).is_file():
             raise UsageError(f"--held-out: {named} does not exist")
         return Path(named)
-    path = train_file(data).with_name(HELD_OUT)
+    path = find_train_file(data).with_name(HELD_OUT)
     return path if Path(data).is_dir() and path.is_file() else None
 
 
-def read(file: Path) -> list[dict[str, Any]]:
+def read_training_rows(file: Path) -> list[dict[str, Any]]:
     """The rows of a file.
 
     Raises:

@@ -12,17 +12,17 @@ from statistics import fmean
 from typing import Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.judgments import Judgment, Status, preferred
+from flex_judge.judges.judgments import Judgment, Status, find_preferred_response
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.types import Comparison
 
-ANSWER_ROOM = 32
+ANSWER_TOKENS = 32
 """Tokens for the answer of an evaluation's verdict."""
 
 
 @dataclass(frozen=True)
-class Question:
+class HeldOutComparison:
     """A held-out judgment."""
 
     comparison: Comparison
@@ -35,14 +35,14 @@ class Question:
     def side(self) -> int | None:
         """What the reference says: of several responses, which is best, -1 for none; of one, whether its score is
         above (1) or below (0) the middle of the scale. None where it says neither."""
-        return side(self.scores, self.middle)
+        return find_side(self.scores, self.middle)
 
 
-def side(scores: Sequence[float], middle: float) -> int | None:
+def find_side(scores: Sequence[float], middle: float) -> int | None:
     """See `Question.side`."""
     if len(scores) == 1:
         return None if scores[0] == middle else int(scores[0] > middle)
-    best = preferred(tuple(scores))
+    best = find_preferred_response(tuple(scores))
     return -1 if best is None else best
 
 
@@ -65,7 +65,7 @@ class JudgeMetrics:
     """Balanced accuracy on several responses."""
 
 
-def questions(rows: Iterable[Mapping[str, Any]], name: str) -> list[Question]:
+def build_held_out_comparisons(rows: Iterable[Mapping[str, Any]], name: str) -> list[HeldOutComparison]:
     """Held-out judgments as `flex-judge curate` writes them: `question`, `responses`, `rubric` and `reference_scores`,
     or else the `scores` that a teacher gave.
 
@@ -83,15 +83,15 @@ def questions(rows: Iterable[Mapping[str, Any]], name: str) -> list[Question]:
             raise UsageError(
                 f"{name}, row {number}: field 'scores' has {len(scores)} for {len(comparison.responses)} responses"
             )
-        found.append(Question(comparison, scores, load_rubric(row["rubric"]).scale.middle))
+        found.append(HeldOutComparison(comparison, scores, load_rubric(row["rubric"]).scale.middle))
     return found
 
 
-def settings(think_tokens: int, reason_first: bool = True) -> JudgeSettings:
+def make_evaluation_settings(think_tokens: int, reason_first: bool = True) -> JudgeSettings:
     """How a judge judges in an evaluation: greedily, once, with an answer forced where none comes."""
     return JudgeSettings(
         max_think_tokens=think_tokens,
-        max_answer_tokens=ANSWER_ROOM,
+        max_answer_tokens=ANSWER_TOKENS,
         temperature=0.0,
         top_p=1.0,
         reason_first=reason_first,
@@ -99,13 +99,13 @@ def settings(think_tokens: int, reason_first: bool = True) -> JudgeSettings:
     )
 
 
-def measurable_metrics(asked: Sequence[Question]) -> set[str]:
+def list_measurable_metrics(asked: Sequence[HeldOutComparison]) -> set[str]:
     """The metrics that can be computed on these questions."""
-    silent = [Judgment.unscored(question.comparison.id, Status.TIMEOUT, "") for question in asked]
+    silent = [Judgment.from_failure(question.comparison.id, Status.TIMEOUT, "") for question in asked]
     return {name for name, value in vars(compute_metrics(asked, silent)).items() if value is not None}
 
 
-def compute_metrics(asked: Sequence[Question], judgments: Sequence[Judgment]) -> JudgeMetrics:
+def compute_metrics(asked: Sequence[HeldOutComparison], judgments: Sequence[Judgment]) -> JudgeMetrics:
     """Grade judgments of the questions, in the same order."""
     sides: dict[tuple[bool, int], list[bool]] = {}
     exact, parsed = [], []
@@ -113,33 +113,33 @@ def compute_metrics(asked: Sequence[Question], judgments: Sequence[Judgment]) ->
         parsed.append(judgment.scores is not None and all(vote.forced_answer is None for vote in judgment.votes))
         exact.append(judgment.scores == question.scores)
         if (wanted := question.side) is not None:
-            said = said_by(judgment, question)
+            said = find_verdict_side(judgment, question)
             sides.setdefault((len(question.scores) == 1, wanted), []).append(said == wanted)
     return JudgeMetrics(
         asked=len(asked),
-        parsed=_mean(parsed),
-        accuracy=_mean([right for found in sides.values() for right in found]),
-        balanced_accuracy=_balanced(sides.values()),
-        agreement=_mean(exact),
-        pointwise=_balanced([found for (single, _), found in sides.items() if single]),
-        pairwise=_balanced([found for (single, _), found in sides.items() if not single]),
+        parsed=_compute_mean(parsed),
+        accuracy=_compute_mean([right for found in sides.values() for right in found]),
+        balanced_accuracy=_compute_balanced_mean(sides.values()),
+        agreement=_compute_mean(exact),
+        pointwise=_compute_balanced_mean([found for (single, _), found in sides.items() if single]),
+        pairwise=_compute_balanced_mean([found for (single, _), found in sides.items() if not single]),
     )
 
 
-def said_by(judgment: Judgment, question: Question) -> int | None:
+def find_verdict_side(judgment: Judgment, question: HeldOutComparison) -> int | None:
     """What a judgment says, as `Question.side`; of several responses, by the majority of its votes. None without a
     score."""
     if judgment.scores is None:
         return None
     if len(judgment.scores) == 1:
-        return side(judgment.scores, question.middle)
+        return find_side(judgment.scores, question.middle)
     return -1 if judgment.preferred is None else judgment.preferred
 
 
-def _mean(values: Sequence[bool]) -> float | None:
+def _compute_mean(values: Sequence[bool]) -> float | None:
     return fmean(values) if values else None
 
 
-def _balanced(sides: Iterable[Sequence[bool]]) -> float | None:
+def _compute_balanced_mean(sides: Iterable[Sequence[bool]]) -> float | None:
     means = [fmean(side) for side in sides]
     return fmean(means) if means else None

@@ -11,7 +11,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.checkpoints import Checkpoint
 
 THINKER = "thinker"
-WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf", ".index.json")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".index.json")
 
 
 def save_judge(trainer: Any, checkpoint: Checkpoint, out: Path, whole: bool) -> None:
@@ -29,19 +29,19 @@ def save_judge(trainer: Any, checkpoint: Checkpoint, out: Path, whole: bool) -> 
     if not trainer.accelerator.is_main_process or not whole:
         return
     if apart:
-        put_back(checkpoint.path, out / THINKER, out)
+        merge_thinker(checkpoint.path, out / THINKER, out)
         shutil.rmtree(out / THINKER)
         return
     for file in checkpoint.path.iterdir():
-        if file.is_file() and not file.name.endswith(WEIGHTS) and not (out / file.name).exists():
+        if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES) and not (out / file.name).exists():
             shutil.copyfile(file, out / file.name)
 
 
-PREFIX = "thinker."
+THINKER_PREFIX = "thinker."
 """What the names of the thinker's weights begin with in a whole checkpoint."""
 
 
-def put_back(whole: Path, thinker: Path, out: Path) -> None:
+def merge_thinker(whole: Path, thinker: Path, out: Path) -> None:
     """Write a whole checkpoint: its files as they are in `whole`, the thinker's weights as in `thinker`. One file of
     weights is in memory at a time.
 
@@ -57,7 +57,7 @@ def put_back(whole: Path, thinker: Path, out: Path) -> None:
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
-    places = _places(thinker)
+    places = _map_weight_files(thinker)
     left = set(places)
     for file in sorted(p for p in whole.iterdir() if p.is_file()):
         if file.suffix != ".safetensors":
@@ -67,8 +67,8 @@ def put_back(whole: Path, thinker: Path, out: Path) -> None:
             weights = {}
             for name in old.keys():  # noqa: SIM118
                 tensor = old.get_tensor(name)
-                if name.startswith(PREFIX):
-                    inner = name.removeprefix(PREFIX)
+                if name.startswith(THINKER_PREFIX):
+                    inner = name.removeprefix(THINKER_PREFIX)
                     if inner not in places:
                         raise UsageError(f"{thinker}: has no {inner}, which {file} has")
                     with safe_open(places[inner], framework="pt") as new:
@@ -80,7 +80,7 @@ def put_back(whole: Path, thinker: Path, out: Path) -> None:
         raise UsageError(f"{thinker}: has {sorted(left)[0]}, which {whole} has not")
 
 
-def _places(folder: Path) -> dict[str, Path]:
+def _map_weight_files(folder: Path) -> dict[str, Path]:
     """Name of every weight of a checkpoint -> the file that it is in."""
     from safetensors import safe_open
 

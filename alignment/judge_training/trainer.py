@@ -14,9 +14,14 @@ import torch
 from transformers import EarlyStoppingCallback
 from trl import SFTTrainer
 
-from flex_judge.alignment.judge_training.evaluation import JudgeMetrics, Question, compute_metrics, settings
+from flex_judge.alignment.judge_training.evaluation import (
+    HeldOutComparison,
+    JudgeMetrics,
+    compute_metrics,
+    make_evaluation_settings,
+)
 from flex_judge.alignment.judge_training.saving import save_judge
-from flex_judge.alignment.training.weights import FamilyWeights
+from flex_judge.alignment.training.weights import FamilyWeightsMixin
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.engines.hf.engine import HFEngine
 from flex_judge.judges.errors import UsageError
@@ -24,11 +29,11 @@ from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.models.checkpoints import Checkpoint
 
-LONGEST = 1 << 20
+EVALUATION_MAX_LEN = 1 << 20
 """Tokens of a question of an evaluation with its reply; the model's own context is what counts."""
-BATCH = 16
+EVALUATION_BATCH = 16
 """Questions of an evaluation that are answered at the same time."""
-COPY = "evaluation"
+COPY_FOLDER = "evaluation"
 """Name of the folder, within that of the judge, of a copy that is evaluated."""
 
 
@@ -36,12 +41,12 @@ COPY = "evaluation"
 class HeldOutEvaluation:
     """What a judge in training is asked, and how long it may think."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[HeldOutComparison, ...]
     think_tokens: int
     reason_first: bool = True
 
 
-class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
+class JudgeTrainer(FamilyWeightsMixin, SFTTrainer):  # type: ignore[misc]
     """Wherever transformers evaluates, the judge is evaluated too: the results are metrics (`eval_accuracy`, see
     `JudgeMetrics`) that choose the best checkpoint and end training early."""
 
@@ -80,7 +85,7 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
             output.metrics.update({f"{metric_key_prefix}_{name}": v for name, v in metrics.items() if v is not None})
         return output
 
-    def metrics(self) -> JudgeMetrics:
+    def compute_final_metrics(self) -> JudgeMetrics:
         """Those of the judge that training ended with, which may be an earlier, better one. It is evaluated only
         where it has not been."""
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
@@ -100,45 +105,49 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
 
         assert self.evaluation is not None
         asked, rank, ranks = self.evaluation.questions, self.accelerator.process_index, self.accelerator.num_processes
-        judged = self._judged_by_copy(asked) if self.in_pieces else self._judged(asked[rank::ranks])
+        judged = self._judge_with_copy(asked) if self.is_sharded else self._judge_with_model(asked[rank::ranks])
         found = {judgment.id: judgment for judgment in gather_object(judged)}
         return compute_metrics(asked, [found[question.comparison.id] for question in asked])
 
-    def _judged(self, asked: Sequence[Question]) -> list[Judgment]:
+    def _judge_with_model(self, asked: Sequence[HeldOutComparison]) -> list[Judgment]:
         """By the model itself."""
         model = self.accelerator.unwrap_model(self.model)
         was_training, generation = model.training, model.generation_config
         # An engine seeds what it draws by; training goes on as without an evaluation.
-        with torch.random.fork_rng(self._devices):
-            engine = HFEngine(self._engine(self.base), model)
+        with torch.random.fork_rng(self._cuda_devices):
+            engine = HFEngine(self._make_engine_config(self.base), model)
             try:
                 with ThreadPoolExecutor(1) as other:
-                    judgments = other.submit(self._asked, engine, asked)
+                    judgments = other.submit(self._judge_with_engine, engine, asked)
                     judgments.add_done_callback(lambda _: engine.close())
                     with self.accelerator.autocast():  # as it computes in training
-                        engine.compute()  # in the thread that trains: libgomp is slow when two threads have computed
+                        engine.serve_requests()  # in the thread that trains: libgomp is slow when two threads have computed
                 return judgments.result()
             finally:
                 model.generation_config = generation
                 model.train(was_training)
 
-    def _judged_by_copy(self, asked: Sequence[Question]) -> list[Judgment]:
+    def _judge_with_copy(self, asked: Sequence[HeldOutComparison]) -> list[Judgment]:
         """By a copy on the first process's device; by nobody in the others."""
-        copy = Path(self.args.output_dir) / COPY
+        copy = Path(self.args.output_dir) / COPY_FOLDER
         self.save_judge(copy)
         if not self.accelerator.is_main_process:
             return []
-        with self._alone(), torch.random.fork_rng(self._devices):
-            config = self._engine(self.base, str(copy)) if self.is_adapter else self._engine(str(copy))
+        with self._unset_deepspeed_config(), torch.random.fork_rng(self._cuda_devices):
+            config = (
+                self._make_engine_config(self.base, str(copy))
+                if self.is_adapter
+                else self._make_engine_config(str(copy))
+            )
             engine = HFEngine(config)
             try:
-                return self._asked(engine, asked)
+                return self._judge_with_engine(engine, asked)
             finally:
                 engine.close()
                 shutil.rmtree(copy)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _unset_deepspeed_config(self) -> Iterator[None]:
         """Have transformers load and ask a model as if there were no other processes: with ZeRO-3 it would spread what
         it loads over all of them, and generate in step with them."""
         from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
@@ -152,17 +161,19 @@ class JudgeTrainer(FamilyWeights, SFTTrainer):  # type: ignore[misc]
                 set_hf_deepspeed_config(plugin.hf_ds_config)
 
     @property
-    def _devices(self) -> list[torch.device]:
+    def _cuda_devices(self) -> list[torch.device]:
         device = self.accelerator.device
         return [device] if device.type == "cuda" else []
 
-    def _engine(self, model: str, adapter: str | None = None) -> EngineConfig:
+    def _make_engine_config(self, model: str, adapter: str | None = None) -> EngineConfig:
         dtype = "bfloat16" if self.args.bf16 else "float32"
-        return EngineConfig(model, "transformers", dtype, adapter=adapter, max_model_len=LONGEST, max_batch=BATCH)
+        return EngineConfig(
+            model, "transformers", dtype, adapter=adapter, max_model_len=EVALUATION_MAX_LEN, max_batch=EVALUATION_BATCH
+        )
 
-    def _asked(self, engine: HFEngine, asked: Sequence[Question]) -> list[Judgment]:
+    def _judge_with_engine(self, engine: HFEngine, asked: Sequence[HeldOutComparison]) -> list[Judgment]:
         assert self.evaluation is not None
-        judge = FlexJudge(engine, settings(self.evaluation.think_tokens, self.evaluation.reason_first))
+        judge = FlexJudge(engine, make_evaluation_settings(self.evaluation.think_tokens, self.evaluation.reason_first))
         judgments = judge.judge([question.comparison for question in asked])
         for judgment in judgments:
             if judgment.status in (Status.OVERLONG, Status.ENGINE_LOST):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flex_judge.alignment.judge_training.data import TrainingExamples
+from flex_judge.alignment.judge_training.data import JudgeTrainingData
 from flex_judge.alignment.judge_training.evaluation import JudgeMetrics
 from flex_judge.alignment.judge_training.trainer import HeldOutEvaluation, JudgeTrainer
-from flex_judge.alignment.policy_training.tuning import last_checkpoint, made, write_log
-from flex_judge.alignment.training.trainable_parameters import language_model_only, lora_targets
+from flex_judge.alignment.policy_training.tuning import build_trainer, find_last_checkpoint, write_training_log
+from flex_judge.alignment.training.trainable_parameters import find_lora_targets, freeze_all_but_language_model
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.models.adapters import architecture_of
+from flex_judge.judges.models.adapters import resolve_architecture
 from flex_judge.judges.models.checkpoints import Checkpoint, open_checkpoint
 from flex_judge.judges.protocol.rendering import Renderer
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningResult:
     """What tuning came to."""
 
     learning: int
@@ -32,7 +32,7 @@ class Tuned:
     """Of the judge that was saved: the best one where that is asked for. None without an evaluation."""
 
 
-def renderer_of(base: str) -> Renderer:
+def load_renderer(base: str) -> Renderer:
     """What renders for a base model.
 
     Raises:
@@ -47,7 +47,7 @@ def renderer_of(base: str) -> Renderer:
             "python -m flex_judge.judges.models.mol_llama import-judge"
         )
     renderer = Renderer(checkpoint.tokenizer, checkpoint.profile)
-    end = renderer.end_of_turn()[-1]
+    end = renderer.encode_end_of_turn()[-1]
     if end not in checkpoint.stop_ids:
         token = checkpoint.tokenizer.convert_ids_to_tokens(end)
         raise UsageError(
@@ -57,15 +57,15 @@ def renderer_of(base: str) -> Renderer:
     return renderer
 
 
-def tune(
+def tune_judge(
     base: str,
     model: ModelConfig,
     args: SFTConfig,
-    examples: TrainingExamples,
-    held_out: TrainingExamples | None,
+    examples: JudgeTrainingData,
+    held_out: JudgeTrainingData | None,
     evaluation: HeldOutEvaluation | None,
     patience: int,
-) -> Tuned:
+) -> TuningResult:
     """Tune a judge into `args.output_dir`, from the last checkpoint there if there is one.
 
     Args:
@@ -83,19 +83,19 @@ def tune(
     checkpoint = open_checkpoint(base)
     out = Path(args.output_dir)
     _check_packing(checkpoint, model, args)
-    if last_checkpoint(out):  # its evaluation has been held, and what counts evaluations goes on
+    if find_last_checkpoint(out):  # its evaluation has been held, and what counts evaluations goes on
         args.eval_on_start, args.restore_callback_states_from_checkpoint = False, True
-    loaded = _load(checkpoint, model)
+    loaded = _load_model(checkpoint, model)
     loaded.name_or_path = loaded.config._name_or_path = base  # what an adapter notes: a name, not where it was found
     peft_config = None
     if model.use_peft:
         from trl import get_peft_config
 
         peft_config = get_peft_config(model)
-        peft_config.target_modules = lora_targets(loaded, model.lora_target_modules)
+        peft_config.target_modules = find_lora_targets(loaded, model.lora_target_modules)
     else:
-        language_model_only(loaded)
-    trainer = made(
+        freeze_all_but_language_model(loaded)
+    trainer = build_trainer(
         JudgeTrainer,
         base=base,
         checkpoint=checkpoint,
@@ -110,11 +110,11 @@ def tune(
     )
     # DeepSpeed leaves of a parameter that it spreads nothing here, and notes its size.
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in trainer.model.parameters()]
-    trainer.train(resume_from_checkpoint=last_checkpoint(out) or args.resume_from_checkpoint)
-    metrics = trainer.metrics() if evaluation else None
+    trainer.train(resume_from_checkpoint=find_last_checkpoint(out) or args.resume_from_checkpoint)
+    metrics = trainer.compute_final_metrics() if evaluation else None
     trainer.save_judge(out)
-    write_log(trainer, out)
-    return Tuned(sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes), metrics)
+    write_training_log(trainer, out)
+    return TuningResult(sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes), metrics)
 
 
 def _check_packing(checkpoint: Checkpoint, model: ModelConfig, args: SFTConfig) -> None:
@@ -129,12 +129,12 @@ def _check_packing(checkpoint: Checkpoint, model: ModelConfig, args: SFTConfig) 
         )
 
 
-def _load(checkpoint: Checkpoint, model: ModelConfig) -> Any:
+def _load_model(checkpoint: Checkpoint, model: ModelConfig) -> Any:
     import torch
 
     dtype = model.dtype if model.dtype in (None, "auto") else getattr(torch, model.dtype)
     options = {"attn_implementation": model.attn_implementation} if model.attn_implementation else {}
-    loaded = architecture_of(checkpoint).from_pretrained(checkpoint.path, dtype=dtype or torch.float32, **options)
+    loaded = resolve_architecture(checkpoint).from_pretrained(checkpoint.path, dtype=dtype or torch.float32, **options)
     if loaded.base_model is loaded:
         # TRL takes hidden states from there; Qwen2.5-Omni's thinker names a part for it that it has not.
         loaded.base_model_prefix = next(name for name, part in loaded.named_children() if part is loaded.get_decoder())

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select
-from flex_judge.alignment.data.rows import PromptRow, Sampled
-from flex_judge.alignment.pipeline.job import Outcome
+from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select_best
+from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
+from flex_judge.alignment.pipeline.job import RowResult
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.policies.base import Completion, Policy
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.judgments import Judgment
-from flex_judge.judges.types import Message, parts_of
+from flex_judge.judges.types import Message, split_content
 from flex_judge.reward.groups.methods import Ask
 
 
@@ -28,33 +28,35 @@ class BestOfNPlan:
     selection: SelectionSpec
     tables: tuple[str, ...] = ("best_of_n", "judgments")
 
-    async def open(self) -> BestOfN:
+    async def open(self) -> BestOfNWork:
         policy, ask = await self.models.open()
-        return BestOfN(self, policy, ask)
+        return BestOfNWork(self, policy, ask)
 
 
 @dataclass(frozen=True)
-class BestOfN:
+class BestOfNWork:
     """Works on one prompt after another, many at a time."""
 
     plan: BestOfNPlan
     policy: Policy
     ask: Ask
 
-    async def __call__(self, row: PromptRow) -> Outcome:
+    async def __call__(self, row: PromptRow) -> RowResult:
         completions = await self.policy.sample(row.prompt, self.plan.sampling, range(self.plan.samples))
-        sampled = sampled_of(row, completions, [self.plan.sampling.temperature] * len(completions), self.policy)
-        selection = await select(row.prompt, sampled.responses, self.plan.selection, self.ask, row.id)
+        sampled = make_sampled_row(row, completions, [self.plan.sampling.temperature] * len(completions), self.policy)
+        selection = await select_best(row.prompt, sampled.responses, self.plan.selection, self.ask, row.id)
         check_engine_lost(selection.judgments)
         judgments = zip(selection.judgments, selection.judged, strict=True)
-        told = [{**stable(j), "prompt": row.id, "responses": list(about)} for j, about in judgments]
-        tables = {"best_of_n": [best_of_n_row(sampled, selection)], "judgments": told}
-        return Outcome(tables, again=unfinished(selection.judgments))
+        told = [{**judgment_to_json(j), "prompt": row.id, "responses": list(about)} for j, about in judgments]
+        tables = {"best_of_n": [make_best_of_n_row(sampled, selection)], "judgments": told}
+        return RowResult(tables, again=needs_retry(selection.judgments))
 
 
-def sampled_of(row: PromptRow, completions: list[Completion], temperatures: list[float], policy: Policy) -> Sampled:
+def make_sampled_row(
+    row: PromptRow, completions: list[Completion], temperatures: list[float], policy: Policy
+) -> SampledPrompt:
     """A prompt with the completions that a policy gave."""
-    return Sampled(
+    return SampledPrompt(
         row,
         tuple(c.text for c in completions),
         tuple(temperatures),
@@ -72,19 +74,19 @@ def check_engine_lost(judgments: Sequence[Judgment]) -> None:
         raise EngineLostError(f"none of {len(judgments)} judgments came to an end: {why}")
 
 
-def unfinished(judgments: Sequence[Judgment]) -> bool:
+def needs_retry(judgments: Sequence[Judgment]) -> bool:
     """Whether another try may come to more verdicts."""
     return any(not judgment.status.is_final for judgment in judgments)
 
 
-def best_of_n_row(sampled: Sampled, selection: Selection) -> dict[str, Any]:
+def make_best_of_n_row(sampled: SampledPrompt, selection: Selection) -> dict[str, Any]:
     """What is written of a prompt."""
     return {
         "id": sampled.row.id,
-        "prompt": [message_json(message) for message in sampled.row.prompt],
+        "prompt": [message_to_json(message) for message in sampled.row.prompt],
         "responses": list(sampled.responses),
         "scores": list(selection.scores),
-        "expected_scores": list(selection.expected),
+        "expected_scores": list(selection.expected_scores),
         "win_rates": list(selection.win_rates),
         "statuses": [str(candidate.status) for candidate in selection.candidates],
         "ranking": list(selection.ranking),
@@ -99,18 +101,18 @@ def best_of_n_row(sampled: Sampled, selection: Selection) -> dict[str, Any]:
     }
 
 
-def message_json(message: Message) -> dict[str, Any]:
+def message_to_json(message: Message) -> dict[str, Any]:
     """A message as JSON holds it; a medium is named by its digest, and stays where it was."""
     if isinstance(message.content, str):
         return {"role": message.role, "content": message.content}
     parts = [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": str(part.modality), "digest": part.digest}
-        for part in parts_of(message.content)
+        for part in split_content(message.content)
     ]
     return {"role": message.role, "content": parts}
 
 
-def stable(judgment: Judgment) -> dict[str, Any]:
+def judgment_to_json(judgment: Judgment) -> dict[str, Any]:
     """A judgment without what differs from run to run though judge and answers are the same: which replica it was, and
     what that one had in its cache."""
     provenance = {name: value for name, value in judgment.provenance.items() if name != "replica"}

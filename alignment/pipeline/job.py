@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from flex_judge.alignment.data.prompts import Columns
+from flex_judge.alignment.data.prompts import PromptColumns
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import Source
 
@@ -15,7 +15,7 @@ Tables = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows to be written, by the name of their file."""
 
 
-class Stats(Protocol):
+class WorkStats(Protocol):
     """Counts that add up, over rows and over shards: `+`."""
 
     def __add__(self, other: Self, /) -> Self: ...
@@ -24,11 +24,11 @@ class Stats(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RowResult:
     """What a row came to."""
 
     tables: Tables
-    stats: Stats | None = None
+    stats: WorkStats | None = None
     """What it adds to the counts of the run, if the work keeps some."""
     again: bool = False
     """Whether another try may come to more: some of its judgments were lost with an engine, or late."""
@@ -37,7 +37,7 @@ class Outcome:
 class Work(Protocol):
     """What is done with one row. Opened once in each worker; many rows are worked on at the same time."""
 
-    async def __call__(self, row: PromptRow) -> Outcome:
+    async def __call__(self, row: PromptRow) -> RowResult:
         """The results of a row; the same row always gives the same ones.
 
         Raises:
@@ -68,7 +68,7 @@ class Job:
     plan: WorkPlan
     folder: Path
     """Of the parts; on a file system that all workers share."""
-    columns: Columns = field(default_factory=Columns)
+    columns: PromptColumns = field(default_factory=PromptColumns)
     shard_rows: int = 64
     """Rows whose results are written together, see `shard_rows_for`: what a killed run loses at most of each shard
     under way."""
@@ -81,21 +81,21 @@ class Job:
     """Whether rows that were refused are tried again."""
 
     @property
-    def shards(self) -> int:
-        return shards_of(len(self.source), self.shard_rows)
+    def shard_count(self) -> int:
+        return count_shards(len(self.source), self.shard_rows)
 
-    def stretch(self, shard: int) -> tuple[int, int]:
+    def get_row_range(self, shard: int) -> tuple[int, int]:
         """First row of a shard, and the one after its last."""
         start = shard * self.shard_rows
         return start, min(start + self.shard_rows, len(self.source))
 
 
-def shards_of(rows: int, shard_rows: int) -> int:
+def count_shards(rows: int, shard_rows: int) -> int:
     """How many shards so many rows make."""
     return -(-rows // shard_rows)
 
 
-def shard_rows_for(rows: int) -> int:
+def choose_shard_rows(rows: int) -> int:
     """How many rows go into a shard of a data set of that size: some fifty shards, of 1 to 256 rows.
 
     A function of the size alone, so that a run that goes on finds the same shards.

@@ -25,11 +25,11 @@ class Models(Protocol):
 
 
 @dataclass(frozen=True)
-class JudgeAt:
+class RemoteJudge:
     """A judge service that runs already, asked over HTTP."""
 
     url: str
-    room: int = 64
+    max_requests: int = 64
     """Comparisons that it is sent at a time."""
     api_key: str | None = field(default=None, repr=False)
     """Where its key is: `env:NAME` or a file, read where it is asked. Never the key itself."""
@@ -40,15 +40,15 @@ class JudgeAt:
         Raises:
             UsageError: the address is none, or the key cannot be read.
         """
-        return JudgeClient(self.url, read_key(self.api_key) if self.api_key else None, concurrency=self.room)
+        return JudgeClient(self.url, read_key(self.api_key) if self.api_key else None, concurrency=self.max_requests)
 
-    def ask(self) -> Ask:
+    def make_ask(self) -> Ask:
         client = self.client
 
-        async def ask(comparison: Comparison) -> Judgment:
+        async def ask_client(comparison: Comparison) -> Judgment:
             return (await client.judge([comparison]))[0]
 
-        return ask
+        return ask_client
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class ServedModels:
     """Services that are ready: the policy on the cluster that the worker is on, the judge there or elsewhere."""
 
     policy: PolicyServiceConfig
-    judge: ServiceConfig | JudgeAt
+    judge: ServiceConfig | RemoteJudge
 
     async def open(self) -> tuple[Policy, Ask]:
-        from flex_judge.reward.serving.service import dispatcher_of
+        from flex_judge.reward.serving.service import create_dispatcher
 
         judge = self.judge
-        return await RemotePolicy.of(self.policy), (
-            judge.ask() if isinstance(judge, JudgeAt) else dispatcher_of(judge).judge
+        return await RemotePolicy.from_config(self.policy), (
+            judge.make_ask() if isinstance(judge, RemoteJudge) else create_dispatcher(judge).judge
         )
 
 

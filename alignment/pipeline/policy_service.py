@@ -8,17 +8,17 @@ from contextvars import Context
 from typing import Any
 
 from flex_judge.alignment.policies.base import Completion
-from flex_judge.alignment.policies.config import ENDPOINT, PolicyConfig, load_policy
+from flex_judge.alignment.policies.config import ENDPOINT_ENGINE, PolicyConfig, load_policy
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError, JudgeError
 from flex_judge.judges.types import Message
 from flex_judge.judges.validation.classes import NonNegativeFloat, PositiveInt, settings_class
-from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, Deployed
-from flex_judge.reward.serving.replica import leave
+from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, ServeApplication
+from flex_judge.reward.serving.replica import exit_process_tree
 
-TRIES = 3
+MAX_TRIES = 3
 """Of a prompt, on a policy that dies: it may be the prompt that kills it."""
-PAUSE_S = 2.0
+RETRY_PAUSE_S = 2.0
 """Before a second try; twice that before a third. Serve needs a moment to see that a replica is dead."""
 
 
@@ -46,7 +46,7 @@ class PolicyReplica:
 
     async def __init__(self, config: PolicyConfig) -> None:  # type: ignore[misc] # awaited by Ray Serve
         self.policy = load_policy(config)
-        self._elsewhere = config.kind == ENDPOINT
+        self._elsewhere = config.kind == ENDPOINT_ENGINE
 
     async def sample(
         self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
@@ -56,7 +56,7 @@ class PolicyReplica:
         except EngineLostError:
             if self._elsewhere:
                 raise
-            leave()
+            exit_process_tree()
 
     async def model_id(self) -> str:
         return self.policy.model_id
@@ -68,7 +68,7 @@ class PolicyReplica:
         try:
             await self.policy.check_health()
         except EngineLostError:
-            leave()
+            exit_process_tree()
 
     def __del__(self) -> None:
         if hasattr(self, "policy"):
@@ -84,18 +84,18 @@ class PolicyService:
             private: whether a service of that name can only be what a killed process left, and is removed first.
         """
         self.config = config
-        self._deployed = Deployed(config.name, "policy", private=private)
+        self._deployed = ServeApplication(config.name, "policy", private=private)
 
     async def __aenter__(self) -> PolicyService:
-        await self._deployed.started(_application(self.config))
+        await self._deployed.deploy_async(_build_application(self.config))
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._deployed.removed()
+        await self._deployed.remove_async()
 
-    async def ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until every replica can sample. Raises ClusterError, which says why, if one could not be started."""
-        await self._deployed.ready()
+        await self._deployed.wait_until_ready()
 
 
 class RemotePolicy:
@@ -108,7 +108,7 @@ class RemotePolicy:
         self._handle = serve.get_deployment_handle(PolicyReplica.__name__, config.name)
 
     @classmethod
-    async def of(cls, config: PolicyServiceConfig) -> RemotePolicy:
+    async def from_config(cls, config: PolicyServiceConfig) -> RemotePolicy:
         """The client to a service that is ready."""
         policy = cls(config, "")
         policy.model_id = await policy._handle.model_id.remote()
@@ -120,8 +120,8 @@ class RemotePolicy:
         """See `Policy.sample`. What was in hand on a replica that died is asked of another, a few times."""
         from ray.exceptions import RayActorError, RayTaskError
 
-        for number in range(TRIES):
-            await asyncio.sleep(PAUSE_S * number)
+        for number in range(MAX_TRIES):
+            await asyncio.sleep(RETRY_PAUSE_S * number)
             # In a context of its own, see `flex_judge.reward.serving.ingress.Sender`.
             response = Context().run(self._handle.sample.remote, tuple(prompt), sampling, tuple(sample_indices))
             try:
@@ -136,7 +136,7 @@ class RemotePolicy:
                     raise e.cause from None
                 raise
             return completions
-        raise EngineLostError(f"{TRIES} replicas of the policy were lost while they had this prompt in hand")
+        raise EngineLostError(f"{MAX_TRIES} replicas of the policy were lost while they had this prompt in hand")
 
     async def check_health(self) -> None:
         """Serve watches the replicas."""
@@ -145,7 +145,7 @@ class RemotePolicy:
         """Nothing is held here."""
 
 
-def _application(config: PolicyServiceConfig) -> Any:
+def _build_application(config: PolicyServiceConfig) -> Any:
     from ray import serve
 
     options = {

@@ -5,13 +5,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from flex_judge.alignment.data.rows import PromptRow, Sampled
-from flex_judge.alignment.pipeline.best_of_n import check_engine_lost, message_json, sampled_of, stable, unfinished
-from flex_judge.alignment.pipeline.job import Outcome
+from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
+from flex_judge.alignment.pipeline.best_of_n import (
+    check_engine_lost,
+    judgment_to_json,
+    make_sampled_row,
+    message_to_json,
+    needs_retry,
+)
+from flex_judge.alignment.pipeline.job import RowResult
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.policies.base import Policy
-from flex_judge.alignment.preferences.filters import FilterSpec, filtered
-from flex_judge.alignment.preferences.formats import FORMATS, sees_images
+from flex_judge.alignment.preferences.filters import FilterSpec, filter_pairs
+from flex_judge.alignment.preferences.formats import FORMATS, has_images
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.alignment.preferences.rules import make_rule
 from flex_judge.alignment.preferences.stats import CardStats
@@ -43,51 +49,51 @@ class PreferencePlan:
     """Whether it is for models that see molecules."""
     tables: tuple[str, ...] = ("preferences", "judgments", "completions")
 
-    async def open(self) -> Preferences:
+    async def open(self) -> PreferenceWork:
         policy, ask = await self.models.open()
-        return Preferences(self, policy, ask)
+        return PreferenceWork(self, policy, ask)
 
 
 @dataclass(frozen=True)
-class Preferences:
+class PreferenceWork:
     """Works on one prompt after another, many at a time."""
 
     plan: PreferencePlan
     policy: Policy
     ask: Ask
 
-    async def __call__(self, row: PromptRow) -> Outcome:
+    async def __call__(self, row: PromptRow) -> RowResult:
         plan = self.plan
         rule = make_rule(plan.rule)
-        if FORMATS[plan.format].takes_images and not plan.images and sees_images(row):
+        if FORMATS[plan.format].takes_images and not plan.images and has_images(row):
             raise UsageError("has images, and the data set is made for text models; use --with-images")
-        sampled = await self._sampled(row)
-        judgments = await gather_all(self._judged(c) for c in rule.comparisons(sampled, plan.rubric))
+        sampled = await self._sample_answers(row)
+        judgments = await gather_all(self._ask_judge(c) for c in rule.make_comparisons(sampled, plan.rubric))
         check_engine_lost(judgments)
-        found = filtered(rule.pairs(sampled, judgments), plan.filters)
-        rows = FORMATS[plan.format].rows(found.pairs, plan.images, plan.molecules)
+        found = filter_pairs(rule.make_pairs(sampled, judgments), plan.filters)
+        rows = FORMATS[plan.format].make_rows(found.pairs, plan.images, plan.molecules)
         stats = CardStats()
-        stats.add(sampled, judgments, found, len(rows))
+        stats.add_prompt(sampled, judgments, found, len(rows))
         completions = {
             "id": row.id,
-            "prompt": [message_json(message) for message in row.prompt],
+            "prompt": [message_to_json(message) for message in row.prompt],
             "responses": list(sampled.responses),
             "temperatures": list(sampled.temperatures),
             "tokens": list(sampled.tokens),
             "cut": list(sampled.cut),
             "kept": dict(row.kept),
         }
-        told = [{**stable(judgment), "prompt": row.id} for judgment in judgments]
+        told = [{**judgment_to_json(judgment), "prompt": row.id} for judgment in judgments]
         tables = {"preferences": rows, "judgments": told, "completions": [completions]}
-        return Outcome(tables, stats, again=unfinished(judgments))
+        return RowResult(tables, stats, again=needs_retry(judgments))
 
-    async def _judged(self, comparison: Comparison) -> Judgment:
+    async def _ask_judge(self, comparison: Comparison) -> Judgment:
         return await self.ask(comparison)
 
-    async def _sampled(self, row: PromptRow) -> Sampled:
+    async def _sample_answers(self, row: PromptRow) -> SampledPrompt:
         """The prompt with its answers, those of the lower temperature first."""
         cold = self.plan.sampling
         samplings = [cold] if self.plan.hot is None else [cold, replace(cold, temperature=self.plan.hot)]
         drawn = await gather_all(self.policy.sample(row.prompt, s, range(self.plan.samples)) for s in samplings)
         temperatures = [s.temperature for s in samplings for _ in range(self.plan.samples)]
-        return sampled_of(row, [c for completions in drawn for c in completions], temperatures, self.policy)
+        return make_sampled_row(row, [c for completions in drawn for c in completions], temperatures, self.policy)

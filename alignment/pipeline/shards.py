@@ -14,7 +14,7 @@ from flex_judge.judges.io.jsonl import read_object, read_rows, write_rows, write
 
 
 @dataclass(frozen=True)
-class Report:
+class ShardReport:
     """What became of the rows of a shard."""
 
     shard: int
@@ -45,45 +45,45 @@ class ShardFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, report: Report, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def write_shard(self, report: ShardReport, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Keep what became of a shard."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, rows in tables.items():
-            write_rows(self._file(name, report.shard), rows)
-        write_text(self._report(report.shard), json.dumps(asdict(report)) + "\n")
+            write_rows(self._table_path(name, report.shard), rows)
+        write_text(self._report_path(report.shard), json.dumps(asdict(report)) + "\n")
 
-    def reports(self) -> dict[int, Report]:
+    def read_reports(self) -> dict[int, ShardReport]:
         """The reports that are there, by shard."""
-        found = (Report(**read_object(path)) for path in sorted(self.folder.glob("report-*.json")))
+        found = (ShardReport(**read_object(path)) for path in sorted(self.folder.glob("report-*.json")))
         return {report.shard: report for report in found}
 
-    def join(self, table: str, shards: Collection[int], path: Path) -> None:
+    def join_table(self, table: str, shards: Collection[int], path: Path) -> None:
         """Write the rows of all shards of a table to one file, in the order of the shards."""
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as whole:
             for shard in sorted(shards):
-                with self._file(table, shard).open("rb") as part:
+                with self._table_path(table, shard).open("rb") as part:
                     shutil.copyfileobj(part, whole)
         partial.replace(path)
 
-    def rows(self, table: str, shards: Collection[int]) -> Iterator[dict[str, Any]]:
+    def read_table_rows(self, table: str, shards: Collection[int]) -> Iterator[dict[str, Any]]:
         """The rows of all shards of a table, in the order of the shards."""
         for shard in sorted(shards):
-            yield from read_rows(self._file(table, shard))
+            yield from read_rows(self._table_path(table, shard))
 
-    def _file(self, table: str, shard: int) -> Path:
+    def _table_path(self, table: str, shard: int) -> Path:
         return self.folder / f"{table}-{shard:06d}.jsonl"
 
-    def _report(self, shard: int) -> Path:
+    def _report_path(self, shard: int) -> Path:
         return self.folder / f"report-{shard:06d}.json"
 
 
-def summed(reports: Collection[Report]) -> Report:
+def sum_reports(reports: Collection[ShardReport]) -> ShardReport:
     """Of several shards, what became of their rows altogether."""
     failed: Counter[str] = Counter()
     for report in reports:
         failed.update(report.failed)
-    return Report(
+    return ShardReport(
         shard=-1,
         rows=sum(r.rows for r in reports),
         done=sum(r.done for r in reports),

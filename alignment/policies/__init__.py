@@ -11,7 +11,7 @@ from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from flex_judge.alignment.policies.base import Completion, Policy
-    from flex_judge.alignment.policies.config import PolicyConfig, check_policy, load_policy, policy_names
+    from flex_judge.alignment.policies.config import PolicyConfig, check_policy, list_policy_names, load_policy
     from flex_judge.alignment.policies.engine import EnginePolicy
     from flex_judge.alignment.policies.openai import OpenAIPolicy
 
@@ -19,7 +19,7 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "flex_judge.alignment.policies.base": ["Completion", "Policy"],
-        "flex_judge.alignment.policies.config": ["PolicyConfig", "check_policy", "load_policy", "policy_names"],
+        "flex_judge.alignment.policies.config": ["PolicyConfig", "check_policy", "load_policy", "list_policy_names"],
         "flex_judge.alignment.policies.engine": ["EnginePolicy"],
         "flex_judge.alignment.policies.openai": ["OpenAIPolicy"],
     },
@@ -32,6 +32,6 @@ __all__ = [
     "Policy",
     "PolicyConfig",
     "check_policy",
+    "list_policy_names",
     "load_policy",
-    "policy_names",
 ]

@@ -22,8 +22,8 @@ from flex_judge.judges.validation.classes import PositiveFloat, settings_class
 if TYPE_CHECKING:
     from flex_judge.alignment.policies.openai import OpenAIPolicy
 
-GROUP = "flex_judge.policies"
-ENDPOINT = "openai"
+ENTRY_POINT_GROUP = "flex_judge.policies"
+ENDPOINT_ENGINE = "openai"
 
 
 @settings_class
@@ -50,13 +50,13 @@ class PolicyConfig(EngineConfig):
     @property
     def kind(self) -> str:
         """`openai`, `auto` or another name of ours, or the name of an outside policy."""
-        return ENDPOINT if self.engine == "auto" and self.url is not None else self.engine
+        return ENDPOINT_ENGINE if self.engine == "auto" and self.url is not None else self.engine
 
 
-def policy_names() -> list[str]:
+def list_policy_names() -> list[str]:
     """What `PolicyConfig.engine` may be: ours first, then those of installed packages."""
-    ours = ["auto", *ENGINES, ENDPOINT]
-    return [*ours, *sorted(name for name in entry_points(group=GROUP).names if name not in ours)]
+    ours = ["auto", *ENGINES, ENDPOINT_ENGINE]
+    return [*ours, *sorted(name for name in entry_points(group=ENTRY_POINT_GROUP).names if name not in ours)]
 
 
 def check_policy(config: PolicyConfig) -> None:
@@ -67,17 +67,19 @@ def check_policy(config: PolicyConfig) -> None:
         ModelNotFoundError: no such model.
         UsageError: settings that do not belong together.
     """
-    if config.kind == ENDPOINT:
+    if config.kind == ENDPOINT_ENGINE:
         if config.url is None:
             raise UsageError("engine openai needs a url: the address of an OpenAI-compatible endpoint")
-        _refuse(config, ("adapter", "ledger", "media"), "an endpoint's policy takes none; it is its server's affair")
-        _endpoint(config)  # looks at url and key, and connects to nothing yet
+        _reject_settings(
+            config, ("adapter", "ledger", "media"), "an endpoint's policy takes none; it is its server's affair"
+        )
+        _make_openai_policy(config)  # looks at url and key, and connects to nothing yet
     elif config.kind == "auto" or config.kind in ENGINES:
-        _refuse(config, ("url", "api_key", "options"), "is for engine openai or an outside policy")
+        _reject_settings(config, ("url", "api_key", "options"), "is for engine openai or an outside policy")
         if resolve_engine(config.engine) in ("vllm", "transformers"):
             check_model(config.model)
     else:
-        _outside(config.kind)
+        _find_entry_point(config.kind)
 
 
 def load_policy(config: PolicyConfig) -> Policy:
@@ -87,19 +89,19 @@ def load_policy(config: PolicyConfig) -> Policy:
         UsageError: as `check_policy`; or an outside policy is none.
     """
     check_policy(config)
-    if config.kind == ENDPOINT:
-        return _endpoint(config)
+    if config.kind == ENDPOINT_ENGINE:
+        return _make_openai_policy(config)
     if config.kind == "auto" or config.kind in ENGINES:
         from flex_judge.alignment.policies.engine import EnginePolicy
 
         return EnginePolicy(load_engine(config), config.media)
-    policy = _outside(config.kind).load()(config)
+    policy = _find_entry_point(config.kind).load()(config)
     if not isinstance(policy, Policy):
         raise UsageError(f"policy {config.kind!r}: made a {type(policy).__name__}, which lacks methods of a Policy")
     return policy
 
 
-def _endpoint(config: PolicyConfig) -> OpenAIPolicy:
+def _make_openai_policy(config: PolicyConfig) -> OpenAIPolicy:
     from flex_judge.alignment.policies.openai import OpenAIPolicy
 
     assert config.url is not None
@@ -114,17 +116,17 @@ def _endpoint(config: PolicyConfig) -> OpenAIPolicy:
     )
 
 
-def _outside(name: str) -> EntryPoint:
-    for entry in entry_points(group=GROUP):
+def _find_entry_point(name: str) -> EntryPoint:
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
         if entry.name == name:
             return entry
     raise EngineUnavailableError(
-        f"engine {name!r} does not exist; there are {', '.join(policy_names())}; others come with packages that have "
-        f"an entry point of the group {GROUP}"
+        f"engine {name!r} does not exist; there are {', '.join(list_policy_names())}; others come with packages that have "
+        f"an entry point of the group {ENTRY_POINT_GROUP}"
     )
 
 
-def _refuse(config: PolicyConfig, names: tuple[str, ...], why: str) -> None:
+def _reject_settings(config: PolicyConfig, names: tuple[str, ...], why: str) -> None:
     for name in names:
         if getattr(config, name):
             raise UsageError(f"{name} {why} (engine {config.engine})")

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
-from flex_judge.reward.client.retry import Backoff, retry_after
-from flex_judge.reward.client.transport import CONNECT_S, LONGEST_RETRY_S, TRANSIENT, describe_no_answer
+from flex_judge.reward.client.retry import Backoff, parse_retry_after
+from flex_judge.reward.client.transport import CONNECT_TIMEOUT_S, MAX_RETRY_S, TRANSIENT_STATUSES, describe_no_response
 
 if TYPE_CHECKING:
     import httpx
 
 FIRST_RETRY_S = 0.5
-HEALTH_S = 10.0
+HEALTH_TIMEOUT_S = 10.0
 
 
-def base_of(url: str) -> str:
+def normalize_base_url(url: str) -> str:
     """The address that paths are added to: what was given, or with `/v1` where it has no path.
 
     Raises:
@@ -52,7 +52,7 @@ class Endpoint:
         self._room = asyncio.Semaphore(concurrency)
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(attempt_s, connect=min(CONNECT_S, attempt_s), pool=None),
+            timeout=httpx.Timeout(attempt_s, connect=min(CONNECT_TIMEOUT_S, attempt_s), pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=concurrency),
         )
 
@@ -69,7 +69,7 @@ class Endpoint:
         import httpx
 
         content = json.dumps(body).encode()
-        backoff, problem = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S), ""
+        backoff, problem = Backoff(FIRST_RETRY_S, MAX_RETRY_S), ""
         async with self._room:
             deadline = self.loop.time() + self._deadline_s
             while True:
@@ -80,19 +80,19 @@ class Endpoint:
                             self._url + path, content=content, headers={"Content-Type": "application/json"}
                         )
                 except httpx.RequestError as e:
-                    problem = describe_no_answer(e)
+                    problem = describe_no_response(e)
                 except TimeoutError as e:  # of a try that was cut short, what was wrong before says more
-                    raise self._lost(problem or describe_no_answer(e)) from e
+                    raise self._make_lost_error(problem or describe_no_response(e)) from e
                 else:
                     if answer.is_success:
-                        return self._json(answer)
-                    if answer.status_code not in TRANSIENT:
-                        raise self._refusal(answer)
-                    problem = f"{answer.status_code}: {self._line(answer)}"
-                    wait_s = retry_after(answer.headers.get("Retry-After"))
-                pause = backoff.next(wait_s)
+                        return self._parse_json(answer)
+                    if answer.status_code not in TRANSIENT_STATUSES:
+                        raise self._make_error(answer)
+                    problem = f"{answer.status_code}: {self._summarize_error(answer)}"
+                    wait_s = parse_retry_after(answer.headers.get("Retry-After"))
+                pause = backoff.next_delay(wait_s)
                 if self.loop.time() + pause >= deadline:
-                    raise self._lost(problem)
+                    raise self._make_lost_error(problem)
                 await asyncio.sleep(pause)
 
     async def check_health(self) -> None:
@@ -100,41 +100,41 @@ class Endpoint:
         import httpx
 
         try:
-            answer = await self._http.get(f"{self._url}/models", timeout=HEALTH_S)
+            answer = await self._http.get(f"{self._url}/models", timeout=HEALTH_TIMEOUT_S)
         except httpx.RequestError as e:
-            raise EngineLostError(f"{self._url}: {describe_no_answer(e)}; see whether the endpoint runs there") from e
+            raise EngineLostError(f"{self._url}: {describe_no_response(e)}; see whether the endpoint runs there") from e
         if answer.status_code >= 500:
-            raise EngineLostError(f"{self._url}: {answer.status_code}: {self._line(answer)}")
+            raise EngineLostError(f"{self._url}: {answer.status_code}: {self._summarize_error(answer)}")
 
-    def _json(self, answer: httpx.Response) -> Any:
+    def _parse_json(self, answer: httpx.Response) -> Any:
         try:
             return answer.json()
         except ValueError as e:
             raise UsageError(
-                f"{self._url}: expected JSON, got {self._line(answer)!r:.80}; is this the address of an "
+                f"{self._url}: expected JSON, got {self._summarize_error(answer)!r:.80}; is this the address of an "
                 "OpenAI-compatible endpoint?"
             ) from e
 
-    def _refusal(self, answer: httpx.Response) -> UsageError:
-        line, status = self._line(answer), answer.status_code
+    def _make_error(self, answer: httpx.Response) -> UsageError:
+        line, status = self._summarize_error(answer), answer.status_code
         if status in (401, 403):
             return AccessError(f"{self._url}: {status}: {line}; give its key as api_key: env:NAME, or a file")
         if status == 404:
             return AccessError(f"{self._url}: 404: {line}; are the address and the name of the model right?")
         return UsageError(f"{self._url}: {status}: {line}")
 
-    def _line(self, answer: httpx.Response) -> str:
+    def _summarize_error(self, answer: httpx.Response) -> str:
         """What is wrong, in the endpoint's own words but for the key, which some repeat."""
-        text = " ".join(_told(answer).split())
+        text = " ".join(_extract_message(answer).split())
         if self._key:
             text = text.replace(self._key, "***")
         return text[:500] or answer.reason_phrase
 
-    def _lost(self, problem: str) -> EngineLostError:
+    def _make_lost_error(self, problem: str) -> EngineLostError:
         return EngineLostError(f"{self._url}: no completion within {self._deadline_s:g} s; last problem: {problem}")
 
 
-def _told(answer: httpx.Response) -> str:
+def _extract_message(answer: httpx.Response) -> str:
     """The message of an error: OpenAI's servers have it in `error.message`, others in one of several places."""
     try:
         body = answer.json()

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flex_judge.alignment.policies.base import Completion
-from flex_judge.alignment.policies.sampling import check_sample_indices, completion_text, sample_seed
+from flex_judge.alignment.policies.sampling import check_sample_indices, seed_for_sample, trim_completion
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines.base import Engine, Sampling
 from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.media.types import Media
-from flex_judge.judges.protocol.prompts import pieces_of
+from flex_judge.judges.protocol.prompts import content_to_pieces
 from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
 from flex_judge.judges.protocol.turns import Turn
-from flex_judge.judges.types import Message, parts_of
+from flex_judge.judges.types import Message, split_content
 
 
 class EnginePolicy:
@@ -42,10 +42,10 @@ class EnginePolicy:
     ) -> list[Completion]:
         """See `Policy.sample`. A prompt is too long if it leaves less room than `sampling.max_tokens`."""
         check_sample_indices(sampling, sample_indices)
-        if any(isinstance(part, Media) for message in prompt for part in parts_of(message.content)):
-            rendered = await asyncio.to_thread(self._render, prompt)  # decoding takes a while
+        if any(isinstance(part, Media) for message in prompt for part in split_content(message.content)):
+            rendered = await asyncio.to_thread(self._render_prompt, prompt)  # decoding takes a while
         else:
-            rendered = self._render(prompt)
+            rendered = self._render_prompt(prompt)
         if rendered.length + sampling.max_tokens > self.engine.max_model_len:
             raise UsageError(
                 f"the prompt has {rendered.length} tokens; with {sampling.max_tokens} to be generated that is more "
@@ -53,7 +53,8 @@ class EnginePolicy:
             )
         return await gather_all(
             self._sample_one(
-                rendered, replace(sampling, sample_index=sample_index, seed=sample_seed(prompt, sampling, sample_index))
+                rendered,
+                replace(sampling, sample_index=sample_index, seed=seed_for_sample(prompt, sampling, sample_index)),
             )
             for sample_index in sample_indices
         )
@@ -64,8 +65,8 @@ class EnginePolicy:
     def close(self) -> None:
         self.engine.close()
 
-    def _render(self, prompt: Sequence[Message]) -> RenderedPrompt:
-        turns = [Turn(message.role, pieces_of(message.content)) for message in prompt]
+    def _render_prompt(self, prompt: Sequence[Message]) -> RenderedPrompt:
+        turns = [Turn(message.role, content_to_pieces(message.content)) for message in prompt]
         try:
             return self._renderer.render(turns, limits=self._media)
         except RenderError as e:
@@ -80,5 +81,5 @@ class EnginePolicy:
                 raise
             # Nobody gave this sample up: what the engine had under way was cancelled within the engine.
             raise EngineLostError("the engine dropped a request") from None
-        text = completion_text(generation.text, sampling.stop)
+        text = trim_completion(generation.text, sampling.stop)
         return Completion(text, len(generation.token_ids), generation.finish_reason == "length")

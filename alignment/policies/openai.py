@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flex_judge.alignment.policies.base import Completion
-from flex_judge.alignment.policies.chat import completions_of, encoded_prompt
-from flex_judge.alignment.policies.endpoint import Endpoint, base_of
-from flex_judge.alignment.policies.sampling import check_sample_indices, sample_seed
+from flex_judge.alignment.policies.chat import encode_prompt, parse_completions
+from flex_judge.alignment.policies.endpoint import Endpoint, normalize_base_url
+from flex_judge.alignment.policies.sampling import check_sample_indices, seed_for_sample
 from flex_judge.judges.concurrency import await_in_background, gather_all, run_in_background
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
 from flex_judge.judges.types import Message
 from flex_judge.reward.client.api_key import read_key
 
-PATH = "/chat/completions"
+COMPLETIONS_PATH = "/chat/completions"
 
 
 class OpenAIPolicy:
@@ -63,7 +63,7 @@ class OpenAIPolicy:
         if concurrency < 1:
             raise UsageError(f"concurrency must be at least 1, not {concurrency}")
         self.model_id = model
-        self.url = base_of(url)
+        self.url = normalize_base_url(url)
         self._extra = dict(extra or {})
         self._settings = (self.url, key, attempt_s, deadline_s, concurrency)
         self._most = math.inf  # draws that it gives in one request, as far as is known
@@ -78,63 +78,67 @@ class OpenAIPolicy:
             raise UsageError("a policy behind an endpoint takes no regex and no logprob_token_ids")
         if not sample_indices:
             return []
-        return await await_in_background(self._sample(prompt, sampling, sample_indices))
+        return await await_in_background(self._sample_in_background(prompt, sampling, sample_indices))
 
     async def check_health(self) -> None:
         await await_in_background(self._check_health())
 
     def close(self) -> None:
         if self._endpoint is not None:
-            run_in_background(self._close())
+            run_in_background(self._close_endpoint())
 
-    async def _sample(
+    async def _sample_in_background(
         self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
     ) -> list[Completion]:
         body = {
             "model": self.model_id,
-            "messages": await asyncio.to_thread(encoded_prompt, prompt),
+            "messages": await asyncio.to_thread(encode_prompt, prompt),
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "stop": list(sampling.stop) or None,
         } | self._extra
         if sampling.seed is None:
-            return await self._several(body, sampling.stop, len(sample_indices))
-        seeds = [sample_seed(prompt, sampling, sample_index) for sample_index in sample_indices]
-        found = await gather_all(self._ask(body | {"seed": seed}, sampling.stop, 1) for seed in seeds)
+            return await self._request_completions(body, sampling.stop, len(sample_indices))
+        seeds = [seed_for_sample(prompt, sampling, sample_index) for sample_index in sample_indices]
+        found = await gather_all(self._request_once(body | {"seed": seed}, sampling.stop, 1) for seed in seeds)
         return [completion for (completion,) in found]
 
-    async def _several(self, body: dict[str, Any], stop: Sequence[str], n: int) -> list[Completion]:
+    async def _request_completions(self, body: dict[str, Any], stop: Sequence[str], n: int) -> list[Completion]:
         """So many completions, in as few requests as the endpoint allows."""
         found: list[Completion] = []
         while missing := n - len(found):
             most = int(min(missing, self._most))
             sizes = [min(most, missing - start) for start in range(0, missing, most)]
-            for completions in await gather_all(self._ask(body, stop, size) for size in sizes):
+            for completions in await gather_all(self._request_once(body, stop, size) for size in sizes):
                 found += completions
         return found
 
-    async def _ask(self, body: dict[str, Any], stop: Sequence[str], n: int) -> list[Completion]:
+    async def _request_once(self, body: dict[str, Any], stop: Sequence[str], n: int) -> list[Completion]:
         """One request; from one completion to n."""
         try:
-            answer = await self._post(body | {"n": n} if n > 1 else body)
+            answer = await self._post_body(body | {"n": n} if n > 1 else body)
         except AccessError:
             raise
         except UsageError:
             if n == 1:
                 raise
-            answer = await self._post(body)  # some refuse to give several at a time; what else is wrong shows again
-        completions = completions_of(answer, stop, self.url)[:n]
+            answer = await self._post_body(
+                body
+            )  # some refuse to give several at a time; what else is wrong shows again
+        completions = parse_completions(answer, stop, self.url)[:n]
         if not completions:
             raise EngineLostError(f"{self.url}: answered without a completion")
         if len(completions) < n:
             self._most = min(self._most, len(completions))
         return completions
 
-    async def _post(self, body: dict[str, Any]) -> Any:
-        return await self._connected().post(PATH, {name: value for name, value in body.items() if value is not None})
+    async def _post_body(self, body: dict[str, Any]) -> Any:
+        return await self._get_endpoint().post(
+            COMPLETIONS_PATH, {name: value for name, value in body.items() if value is not None}
+        )
 
-    def _connected(self) -> Endpoint:
+    def _get_endpoint(self) -> Endpoint:
         """This process' connections (after a fork others than its parent's); called in the background loop alone."""
         if (
             self._endpoint is None or self._endpoint.loop is not asyncio.get_running_loop()
@@ -143,9 +147,9 @@ class OpenAIPolicy:
         return self._endpoint
 
     async def _check_health(self) -> None:
-        await self._connected().check_health()
+        await self._get_endpoint().check_health()
 
-    async def _close(self) -> None:
+    async def _close_endpoint(self) -> None:
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is not None and endpoint.loop is asyncio.get_running_loop():
             await endpoint.close()

@@ -9,7 +9,7 @@ from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.types import Comparison, Message
 
-SEEDS = 1 << 31
+SEED_COUNT = 1 << 31
 """How many there are: some endpoints take no more than this."""
 
 
@@ -22,7 +22,7 @@ def check_sample_indices(sampling: Sampling, sample_indices: Sequence[int]) -> N
         )
 
 
-def sample_seed(prompt: Sequence[Message], sampling: Sampling, sample_index: int) -> int | None:
+def seed_for_sample(prompt: Sequence[Message], sampling: Sampling, sample_index: int) -> int | None:
     """The seed of one draw, out of `sampling.seed`, the prompt and the number; None without a seed.
 
     The temperature is in it too: the answers at two temperatures that a pair is made of are to be independent draws,
@@ -32,9 +32,9 @@ def sample_seed(prompt: Sequence[Message], sampling: Sampling, sample_index: int
         return None
     digest = Comparison("", tuple(prompt), ()).prompt_digest
     key = f"{sampling.seed}/{digest}/{float(sampling.temperature)!r}/{sample_index}"
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % SEEDS
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % SEED_COUNT
 
 
-def completion_text(text: str, stop: Sequence[str]) -> str:
+def trim_completion(text: str, stop: Sequence[str]) -> str:
     """`text` up to the stop string that comes first, without white space around it."""
     return text[: min((text.index(s) for s in stop if s in text), default=len(text))].strip()

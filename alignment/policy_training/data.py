@@ -9,25 +9,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.prompts import MOLECULES, Columns, prompt_row, read_prompts
+from flex_judge.alignment.data.prompts import MOLECULES, PromptColumns, parse_prompt_row, read_prompts
 from flex_judge.alignment.data.rows import PromptRow
-from flex_judge.alignment.data.sources import HUB, HubDataset, Source, loaded
-from flex_judge.alignment.data.texts import prompt_digest
-from flex_judge.alignment.preferences.formats import prompt_columns, sees_images, sees_molecules
+from flex_judge.alignment.data.sources import HUB, HubDataset, Source, load_split
+from flex_judge.alignment.data.texts import compute_prompt_digest
+from flex_judge.alignment.preferences.formats import has_images, has_molecules, make_prompt_columns
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import write_lines
-from flex_judge.judges.models import name_of
+from flex_judge.judges.models import strip_fingerprint
 
-ASKED = ("prompt", "images", "image", MOLECULES)
+PROMPT_COLUMNS = ("prompt", "images", "image", MOLECULES)
 """Columns that a prompt is in."""
-SIDES = ("chosen", "rejected")
-AHEAD = 64
+ANSWER_COLUMNS = ("chosen", "rejected")
+READ_AHEAD = 64
 """Rows read at a time in search of held-out prompts."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class PolicyTrainingData:
     """What is trained on."""
 
     name: str
@@ -44,12 +44,12 @@ class Trained:
     problems: tuple[str, ...] = ()
     """What was wrong with rows that are left out."""
 
-    def without(self, prompts: Collection[str]) -> Trained:
+    def exclude_prompts(self, prompts: Collection[str]) -> PolicyTrainingData:
         """The same without all rows of prompts with these digests."""
         kept = [i for i, digest in enumerate(self.prompts) if digest not in prompts]
         return replace(self, rows=self.rows.select(kept), prompts=tuple(self.prompts[i] for i in kept))
 
-    def some(self, count: int, seed: int) -> list[int]:
+    def sample_rows(self, count: int, seed: int) -> list[int]:
         """Numbers of rows with different prompts, drawn by lot from all prompts."""
         first: dict[str, int] = {}
         for i, digest in enumerate(self.prompts):
@@ -57,12 +57,12 @@ class Trained:
         lots = {digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest() for digest in first}
         return sorted(first[digest] for digest in sorted(first, key=lots.__getitem__)[:count])
 
-    def prompt(self, i: int) -> PromptRow:
+    def get_prompt(self, i: int) -> PromptRow:
         """The prompt of a row."""
-        return _prompt(self.rows[i], self.name, i)
+        return _parse_prompt(self.rows[i], self.name, i)
 
 
-def preference_data(text: str) -> Trained:
+def load_preference_data(text: str) -> PolicyTrainingData:
     """Preference data, as conversations: text without roles is what a user says, and an assistant.
 
     Args:
@@ -76,31 +76,35 @@ def preference_data(text: str) -> Trained:
     is_task = False
     if (Path(text) / "run.json").is_file() and (Path(text) / "data").is_dir():
         settings = json.loads((Path(text) / "run.json").read_text(encoding="utf-8"))["settings"]
-        is_task, made_by = settings.get("source") == "arithmetic", _judge(settings)
+        is_task, made_by = settings.get("source") == "arithmetic", _find_judge(settings)
         text = str(Path(text) / "data")
-    rows = conversational(_read(text), text)
+    rows = convert_to_conversations(_read_preferences(text), text)
     if "provenance" in rows.column_names and (rows[0]["provenance"] or {}).get("rubric"):
         made_by["rubric"] = rows[0]["provenance"]["rubric"]
     prompts, content = [], hashlib.sha256()
-    for i, row in enumerate(_undecoded(rows.select_columns([c for c in (*ASKED, *SIDES) if c in rows.column_names]))):
-        prompts.append(prompt_digest(_prompt(row, text, i).prompt))
-        content.update(json.dumps([prompts[-1], *(row[side] for side in SIDES)]).encode())
-    return Trained(text, rows, tuple(prompts), content.hexdigest()[:16], is_task, made_by)
+    for i, row in enumerate(
+        _disable_image_decoding(
+            rows.select_columns([c for c in (*PROMPT_COLUMNS, *ANSWER_COLUMNS) if c in rows.column_names])
+        )
+    ):
+        prompts.append(compute_prompt_digest(_parse_prompt(row, text, i).prompt))
+        content.update(json.dumps([prompts[-1], *(row[side] for side in ANSWER_COLUMNS)]).encode())
+    return PolicyTrainingData(text, rows, tuple(prompts), content.hexdigest()[:16], is_task, made_by)
 
 
-def _read(text: str) -> Any:
+def _read_preferences(text: str) -> Any:
     if text.startswith(HUB):
         rows = HubDataset.open(text).table
     elif Path(text).is_dir():
-        rows = loaded(text, text)
+        rows = load_split(text, text)
     elif Path(text).is_file() and Path(text).suffix in (".jsonl", ".parquet"):
-        rows = loaded(text, "json" if Path(text).suffix == ".jsonl" else "parquet", data_files=text)
+        rows = load_split(text, "json" if Path(text).suffix == ".jsonl" else "parquet", data_files=text)
     else:
         raise UsageError(
             f"{text}: no such preference data; expected the folder of a `flex-judge preferences` run, a .jsonl or "
             ".parquet file, or hub:OWNER/NAME"
         )
-    missing = [name for name in SIDES if name not in rows.column_names]
+    missing = [name for name in ANSWER_COLUMNS if name not in rows.column_names]
     if missing:
         known = ", ".join(rows.column_names)
         raise UsageError(f"{text}: has no column {missing[0]!r}, which DPO needs; there are {known}")
@@ -109,16 +113,16 @@ def _read(text: str) -> Any:
     return rows
 
 
-def _judge(settings: Mapping[str, Any]) -> dict[str, str]:
+def _find_judge(settings: Mapping[str, Any]) -> dict[str, str]:
     """The judge that the settings of a `flex-judge preferences` run name."""
     judge = str(settings["judge"])
     if judge.startswith(("http://", "https://")):
         return {"judge_url": judge}
     named = {"judge": judge, "judge_adapter": settings.get("judge_adapter")}
-    return {name: name_of(value) for name, value in named.items() if value}
+    return {name: strip_fingerprint(value) for name, value in named.items() if value}
 
 
-def _undecoded(rows: Any) -> Any:
+def _disable_image_decoding(rows: Any) -> Any:
     """The rows with the files of their images as they are, not as pixels, whose digest would be another."""
     from datasets import Image, List
 
@@ -130,7 +134,7 @@ def _undecoded(rows: Any) -> Any:
     return rows
 
 
-def prompt_data(source: Source, columns: Columns) -> Trained:
+def load_prompt_data(source: Source, columns: PromptColumns) -> PolicyTrainingData:
     """Prompts to be answered while the policy is trained.
 
     Raises:
@@ -146,16 +150,18 @@ def prompt_data(source: Source, columns: Columns) -> Trained:
             found.append(row)
     if not found:
         raise UsageError(problems[0])
-    images = any(map(sees_images, found))
-    rows = Dataset.from_list([{"id": row.id, **prompt_columns(row, images)} for row in found])
+    images = any(map(has_images, found))
+    rows = Dataset.from_list([{"id": row.id, **make_prompt_columns(row, images)} for row in found])
     if images:
         rows = rows.cast_column("images", List(Image()))
-    prompts = tuple(prompt_digest(row.prompt) for row in found)
-    is_task = isinstance(source, arithmetic.Questions)
-    return Trained(source.name, rows, prompts, source.digest, is_task, problems=tuple(problems))
+    prompts = tuple(compute_prompt_digest(row.prompt) for row in found)
+    is_task = isinstance(source, arithmetic.ArithmeticSource)
+    return PolicyTrainingData(source.name, rows, prompts, source.digest, is_task, problems=tuple(problems))
 
 
-def other_prompts(source: Source, columns: Columns, trained: Collection[str], count: int) -> list[PromptRow]:
+def select_unseen_prompts(
+    source: Source, columns: PromptColumns, trained: Collection[str], count: int
+) -> list[PromptRow]:
     """The first prompts of a source that are not trained on, each of them once.
 
     Args:
@@ -165,10 +171,10 @@ def other_prompts(source: Source, columns: Columns, trained: Collection[str], co
         UsageError: a row is no prompt, or all are trained on.
     """
     found: dict[str, PromptRow] = {}
-    for row in _rows(source, columns):
+    for row in _iter_prompt_rows(source, columns):
         if len(found) == count:
             break
-        digest = prompt_digest(row.prompt)
+        digest = compute_prompt_digest(row.prompt)
         if digest not in trained:
             found.setdefault(digest, row)
     if not found:
@@ -182,27 +188,27 @@ def write_prompts(path: Path, rows: Sequence[PromptRow]) -> None:
     """Write prompts to a JSON lines file that `flex-judge best-of-n` reads."""
     write_lines(
         path,
-        ({"id": row.id, **prompt_columns(row, sees_images(row), sees_molecules(row)), **row.kept} for row in rows),
+        ({"id": row.id, **make_prompt_columns(row, has_images(row), has_molecules(row)), **row.kept} for row in rows),
     )
 
 
-def _rows(source: Source, columns: Columns) -> Iterator[PromptRow]:
-    for start in range(0, len(source), AHEAD):
-        for row in read_prompts(source, start, start + AHEAD, columns):
+def _iter_prompt_rows(source: Source, columns: PromptColumns) -> Iterator[PromptRow]:
+    for start in range(0, len(source), READ_AHEAD):
+        for row in read_prompts(source, start, start + READ_AHEAD, columns):
             if isinstance(row, UsageError):
                 raise row
             yield row
 
 
-def _prompt(row: dict[str, Any], name: str, i: int) -> PromptRow:
-    asked = {column: row[column] for column in ASKED if row.get(column) is not None}
-    return prompt_row(asked, f"{name}, row {i + 1}", i + 1, Columns(), Path())
+def _parse_prompt(row: dict[str, Any], name: str, i: int) -> PromptRow:
+    asked = {column: row[column] for column in PROMPT_COLUMNS if row.get(column) is not None}
+    return parse_prompt_row(asked, f"{name}, row {i + 1}", i + 1, PromptColumns(), Path())
 
 
 Row = Mapping[str, Any]
 
 
-def conversational(rows: Any, name: str) -> Any:
+def convert_to_conversations(rows: Any, name: str) -> Any:
     """Preference rows with a prompt and answers that are lists of messages.
 
     Text without roles is what a user says, and an assistant; where the answers hold the prompt too, it is taken out.
@@ -216,30 +222,30 @@ def conversational(rows: Any, name: str) -> Any:
         UsageError: a row of another form.
     """
     first = rows[0]
-    if all(_is_messages(first.get(part)) for part in ("prompt", "chosen", "rejected")):
+    if all(_is_message_list(first.get(part)) for part in ("prompt", "chosen", "rejected")):
         return rows
-    whole = _is_messages(first["chosen"]) and any(m["role"] == "user" for m in first["chosen"])
+    whole = _is_message_list(first["chosen"]) and any(m["role"] == "user" for m in first["chosen"])
     if whole or "prompt" not in rows.column_names:
         from trl import extract_prompt
 
         if not whole:
             raise UsageError(f"{name}: has no column 'prompt', and answers that hold none; DPO needs one")
         return rows.map(extract_prompt)
-    return rows.map(lambda row, i: _row(row, f"{name}, row {i + 1}"), with_indices=True)
+    return rows.map(lambda row, i: _convert_row(row, f"{name}, row {i + 1}"), with_indices=True)
 
 
-def _row(row: Row, where: str) -> dict[str, Any]:
+def _convert_row(row: Row, where: str) -> dict[str, Any]:
     roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
-    return {part: _messages(row[part], role, f"{where}, field {part!r}") for part, role in roles.items()}
+    return {part: _convert_messages(row[part], role, f"{where}, field {part!r}") for part, role in roles.items()}
 
 
-def _messages(content: Any, role: str, where: str) -> Any:
+def _convert_messages(content: Any, role: str, where: str) -> Any:
     if isinstance(content, str):
         return [{"role": role, "content": content}]
-    if _is_messages(content):
+    if _is_message_list(content):
         return content
     raise UsageError(f"{where}: expected text or a list of messages, got {type(content).__name__}")
 
 
-def _is_messages(content: Any) -> bool:
+def _is_message_list(content: Any) -> bool:
     return isinstance(content, list) and all(isinstance(m, Mapping) and "role" in m for m in content)

@@ -14,12 +14,12 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from flex_judge.alignment.data.prompts import MOLECULES
-from flex_judge.alignment.policy_training.molecule_rows import features
-from flex_judge.alignment.training.trainable_parameters import lora_targets
-from flex_judge.alignment.training.weights import FamilyWeights
+from flex_judge.alignment.policy_training.molecule_rows import get_features
+from flex_judge.alignment.training.trainable_parameters import find_lora_targets
+from flex_judge.alignment.training.weights import FamilyWeightsMixin
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.models import ADAPTER_FILES, OWN_ADAPTER, resolve_model
-from flex_judge.judges.models.mol_llama.graphs import graphs
+from flex_judge.judges.models import ADAPTER_FILES, BUNDLED_ADAPTER, resolve_model
+from flex_judge.judges.models.mol_llama.graphs import collate_molecules
 
 if TYPE_CHECKING:
     from trl import DPOConfig, ModelConfig
@@ -28,20 +28,20 @@ CONNECTOR = "connector"
 """The module that is trained whole, beside the adapters."""
 _PLACE = f"base_model.model.model.{CONNECTOR}"
 """Where it stands in a file of peft's."""
-REFERENCE = "ref"
+REFERENCE_ADAPTER = "ref"
 """What TRL calls its copy of the adapters."""
 
 
 @dataclass
-class MoleculePreferences(DataCollatorForPreference):  # type: ignore[misc]
+class MoleculePreferenceCollator(DataCollatorForPreference):  # type: ignore[misc]
     """As TRL's, with the molecules of the prompts: once for the chosen answers, once for the rejected ones."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        seen = [[features(smiles) for smiles in example.get(MOLECULES) or ()] for example in examples]
-        return {**super().torch_call(examples), **graphs([*seen, *seen])}
+        seen = [[get_features(smiles) for smiles in example.get(MOLECULES) or ()] for example in examples]
+        return {**super().torch_call(examples), **collate_molecules([*seen, *seen])}
 
 
-class MoleculeDPOTrainer(FamilyWeights, DPOTrainer):  # type: ignore[misc]
+class MoleculeDPOTrainer(FamilyWeightsMixin, DPOTrainer):  # type: ignore[misc]
     """TRL's trainer, which would take the column of molecules away before the collator sees it."""
 
     _signature_columns: list[str] | None
@@ -59,7 +59,7 @@ class MoleculeDPOTrainer(FamilyWeights, DPOTrainer):  # type: ignore[misc]
             self._signature_columns = [*(self._signature_columns or ()), MOLECULES]
 
 
-def check(model: ModelConfig, args: DPOConfig) -> None:
+def check_molecule_settings(model: ModelConfig, args: DPOConfig) -> None:
     """Raise UsageError for settings of TRL's that such a policy cannot be trained with."""
     name = model.model_name_or_path
     if model.load_in_4bit or model.load_in_8bit:
@@ -77,10 +77,12 @@ def check(model: ModelConfig, args: DPOConfig) -> None:
 
 def has_adapter(name: str) -> bool:
     """Whether a model brings adapters along."""
-    return (resolve_model(name) / OWN_ADAPTER / ADAPTER_FILES[0]).is_file()
+    return (resolve_model(name) / BUNDLED_ADAPTER / ADAPTER_FILES[0]).is_file()
 
 
-def policy_to_train(name: str, dtype: Any, peft_config: Any = None, attn_implementation: str | None = None) -> Any:
+def load_trainable_policy(
+    name: str, dtype: Any, peft_config: Any = None, attn_implementation: str | None = None
+) -> Any:
     """The policy with its adapters and its connector to be trained, and nothing else.
 
     Args:
@@ -97,13 +99,13 @@ def policy_to_train(name: str, dtype: Any, peft_config: Any = None, attn_impleme
     from flex_judge.judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration
 
     folder = resolve_model(name)
-    own = folder / OWN_ADAPTER if has_adapter(name) else None
+    own = folder / BUNDLED_ADAPTER if has_adapter(name) else None
     model = MolLlamaForConditionalGeneration.from_pretrained(
         folder, dtype=dtype, attn_implementation=attn_implementation
     )
     config = LoraConfig.from_pretrained(own) if own else peft_config
     if not own:
-        config.target_modules = lora_targets(model, config.target_modules)
+        config.target_modules = find_lora_targets(model, config.target_modules)
     config.modules_to_save, config.inference_mode = [CONNECTOR], False
     connector = {f"{_PLACE}.{name}": one.clone() for name, one in model.model.connector.state_dict().items()}
     policy = get_peft_model(model, config)
@@ -118,8 +120,8 @@ def policy_to_train(name: str, dtype: Any, peft_config: Any = None, attn_impleme
     return policy
 
 
-def forget_reference(folder: Path) -> None:
+def remove_reference_adapter(folder: Path) -> None:
     """Take away the copy of the adapters that was saved beside the trained ones."""
     import shutil
 
-    shutil.rmtree(folder / REFERENCE, ignore_errors=True)
+    shutil.rmtree(folder / REFERENCE_ADAPTER, ignore_errors=True)

@@ -9,24 +9,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flex_judge.alignment.training.weights import FamilyWeights
-from flex_judge.judges.errors import UsageError, one_line
+from flex_judge.alignment.training.weights import FamilyWeightsMixin
+from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.jsonl import write_text
-from flex_judge.judges.models import MOL_LLAMA, model_type, resolve_model
+from flex_judge.judges.models import MOL_LLAMA, read_model_type, resolve_model
 from flex_judge.judges.models.checkpoints import open_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from trl import DPOConfig, GRPOConfig, ModelConfig
 
-    from flex_judge.alignment.policy_training.data import Trained
+    from flex_judge.alignment.policy_training.data import PolicyTrainingData
     from flex_judge.reward.trl import JudgeReward
 
-Trainer = TypeVar("Trainer", bound=FamilyWeights)
+Trainer = TypeVar("Trainer", bound=FamilyWeightsMixin)
 Made = TypeVar("Made")
-REFUSALS = (ValueError, NotImplementedError, ImportError, OSError)
+TRL_ERRORS = (ValueError, NotImplementedError, ImportError, OSError)
 """What TRL's trainers raise, when they are made, for what does not fit."""
-LOG = "training.json"
+LOG_FILE = "training.json"
 """Name of the file with what the trainer logged; a folder that has it holds a policy whose training has ended."""
 
 
@@ -38,27 +38,27 @@ def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
     """
     from trl import DPOTrainer
 
-    if model_type(model.model_name_or_path) == MOL_LLAMA:
+    if read_model_type(model.model_name_or_path) == MOL_LLAMA:
         _tune_on_molecules(model, args, rows)
     else:
-        _tune(DPOTrainer, model, args, rows)
+        _tune_with_trainer(DPOTrainer, model, args, rows)
 
 
-def shown(model: ModelConfig, args: DPOConfig, data: Trained) -> Trained:
+def prepare_preferences(model: ModelConfig, args: DPOConfig, data: PolicyTrainingData) -> PolicyTrainingData:
     """Preferences as a policy sees them.
 
     Raises:
         UsageError: they have molecules, and the policy sees none; or it sees them, and they cannot be shown, or a
             setting of TRL's does not fit.
     """
-    from flex_judge.alignment.policy_training.molecule_rows import has_molecules, with_places
+    from flex_judge.alignment.policy_training.molecule_rows import expand_molecules, has_molecules
 
     policy = str(model.model_name_or_path)
-    if model_type(policy) == MOL_LLAMA:
-        from flex_judge.alignment.policy_training.molecules import check
+    if read_model_type(policy) == MOL_LLAMA:
+        from flex_judge.alignment.policy_training.molecules import check_molecule_settings
 
-        check(model, args)
-        return with_places(data, open_checkpoint(policy).profile.molecule_tokens)
+        check_molecule_settings(model, args)
+        return expand_molecules(data, open_checkpoint(policy).profile.molecule_tokens)
     if has_molecules(data):
         raise UsageError(
             f"{data.name}: has molecules, which policy {policy!r} does not see; make it with flex-judge preferences "
@@ -74,18 +74,18 @@ def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset) -> No
 
     from flex_judge.alignment.policy_training.molecules import (
         MoleculeDPOTrainer,
-        MoleculePreferences,
-        forget_reference,
-        policy_to_train,
+        MoleculePreferenceCollator,
+        load_trainable_policy,
+        remove_reference_adapter,
     )
 
     name = model.model_name_or_path
-    policy = _taken(policy_to_train, name, model.dtype, get_peft_config(model), model.attn_implementation)
+    policy = _call_trl(load_trainable_policy, name, model.dtype, get_peft_config(model), model.attn_implementation)
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
-    collator = MoleculePreferences(
+    collator = MoleculePreferenceCollator(
         tokenizer.pad_token_id, args.max_length, args.truncation_mode, args.pad_to_multiple_of
     )
-    trainer = made(
+    trainer = build_trainer(
         MoleculeDPOTrainer,
         model=policy,
         args=args,
@@ -93,8 +93,8 @@ def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset) -> No
         processing_class=tokenizer,
         data_collator=collator,
     )
-    _run(trainer, args)
-    forget_reference(Path(args.output_dir))
+    _train_and_save(trainer, args)
+    remove_reference_adapter(Path(args.output_dir))
 
 
 def tune_grpo(model: ModelConfig, args: GRPOConfig, rows: Dataset, reward: JudgeReward) -> None:
@@ -106,19 +106,19 @@ def tune_grpo(model: ModelConfig, args: GRPOConfig, rows: Dataset, reward: Judge
     """
     from trl import GRPOTrainer
 
-    _tune(GRPOTrainer, model, args, rows, reward_funcs=reward)
+    _tune_with_trainer(GRPOTrainer, model, args, rows, reward_funcs=reward)
 
 
-def check_grpo(policy: str) -> None:
+def check_grpo_policy(policy: str) -> None:
     """Raise UsageError if a policy sees what TRL's GRPOTrainer does not show it."""
-    if model_type(policy) == MOL_LLAMA:
+    if read_model_type(policy) == MOL_LLAMA:
         raise UsageError(
             f"policy {policy!r} sees molecules, which TRL's GRPOTrainer does not show it; make pairs with flex-judge "
             "preferences --with-molecules, and train with flex-judge dpo"
         )
 
 
-def _with_model(args: Any, model: ModelConfig) -> Any:
+def _add_model_settings(args: Any, model: ModelConfig) -> Any:
     """The settings with how the model is loaded, as TRL's own scripts put it there."""
     given = {
         "revision": model.model_revision,
@@ -130,41 +130,41 @@ def _with_model(args: Any, model: ModelConfig) -> Any:
     return args
 
 
-def _tune(kind: type[Any], model: ModelConfig, args: Any, rows: Dataset, **more: Any) -> None:
+def _tune_with_trainer(kind: type[Any], model: ModelConfig, args: Any, rows: Dataset, **more: Any) -> None:
     from trl import get_peft_config, get_quantization_config
 
-    trainer = made(
-        type(kind.__name__, (FamilyWeights, kind), {}),
+    trainer = build_trainer(
+        type(kind.__name__, (FamilyWeightsMixin, kind), {}),
         model=model.model_name_or_path,
-        args=_with_model(args, model),
+        args=_add_model_settings(args, model),
         train_dataset=rows,
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
         **more,
     )
-    _run(trainer, args)
+    _train_and_save(trainer, args)
 
 
-def _run(trainer: Any, args: Any) -> None:
+def _train_and_save(trainer: Any, args: Any) -> None:
     """Train to the end, from where an earlier start was, and save."""
     out = Path(args.output_dir)
     # The run's own checkpoint is further than the one that it began from.
-    trainer.train(resume_from_checkpoint=last_checkpoint(out) or args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=find_last_checkpoint(out) or args.resume_from_checkpoint)
     trainer.save_model(str(out))
-    write_log(trainer, out)
+    write_training_log(trainer, out)
     trainer.accelerator.free_memory()
     del trainer
     gc.collect()
     _empty_cache()
 
 
-def made(kind: Callable[..., Trainer], **arguments: Any) -> Trainer:
+def build_trainer(kind: Callable[..., Trainer], **arguments: Any) -> Trainer:
     """A trainer of TRL's, with `FamilyWeights`.
 
     Raises:
         UsageError: TRL refuses a setting or the data, no row is left to train on, or nothing would be saved.
     """
-    trainer = _taken(kind, **arguments)
+    trainer = _call_trl(kind, **arguments)
     rows = trainer.train_dataset  # type: ignore[attr-defined]
     if hasattr(rows, "__len__") and not len(rows):
         limit = arguments["args"].max_length
@@ -173,23 +173,23 @@ def made(kind: Callable[..., Trainer], **arguments: Any) -> Trainer:
     return trainer
 
 
-def _taken(make: Callable[..., Made], *arguments: Any, **named: Any) -> Made:
+def _call_trl(make: Callable[..., Made], *arguments: Any, **named: Any) -> Made:
     """What is made of settings, or a UsageError where they are refused."""
     try:
         return make(*arguments, **named)
-    except REFUSALS as e:
-        raise UsageError(one_line(e)) from e
+    except TRL_ERRORS as e:
+        raise UsageError(to_one_line(e)) from e
 
 
-def write_log(trainer: Any, folder: Path) -> None:
+def write_training_log(trainer: Any, folder: Path) -> None:
     """Note in LOG that training has ended, with what was logged; in every process."""
     if trainer.accelerator.is_main_process:
         told = {"rows": len(trainer.train_dataset), "log": trainer.state.log_history}
-        write_text(folder / LOG, json.dumps(_finite(told), indent=1) + "\n")
+        write_text(folder / LOG_FILE, json.dumps(_replace_non_finite(told), indent=1) + "\n")
     trainer.accelerator.wait_for_everyone()
 
 
-def last_checkpoint(folder: Path) -> str | None:
+def find_last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end; its state is written last."""
     found = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
     steps = {int(path.name.rpartition("-")[2]): path for path in found if path.name.rpartition("-")[2].isdecimal()}
@@ -204,10 +204,10 @@ def _empty_cache() -> None:
         torch.cuda.empty_cache()
 
 
-def _finite(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     """The value as JSON holds it, which has no number for what is none."""
     if isinstance(value, Mapping):
-        return {name: _finite(v) for name, v in value.items()}
+        return {name: _replace_non_finite(v) for name, v in value.items()}
     if isinstance(value, list):
-        return [_finite(v) for v in value]
+        return [_replace_non_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

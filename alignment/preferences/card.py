@@ -9,18 +9,26 @@ from typing import Any
 
 from flex_judge.alignment.preferences.filters import FilterSpec
 from flex_judge.alignment.preferences.formats import FORMATS
-from flex_judge.alignment.preferences.histogram import Histogram, Tally
+from flex_judge.alignment.preferences.histogram import LogHistogram, ScoreHistogram
 from flex_judge.alignment.preferences.pairs import DROP_REASONS
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.alignment.preferences.rules import RULES
 from flex_judge.alignment.preferences.stats import CardStats
-from flex_judge.alignment.preferences.warnings import percent, warnings_of
-from flex_judge.alignment.reporting.markdown import code, one_line, to_markdown
-from flex_judge.alignment.reporting.model import Block, Report, Row, Section, Table
+from flex_judge.alignment.preferences.warnings import format_percent, list_warnings
+from flex_judge.alignment.reporting.markdown import format_code, join_lines, to_markdown
+from flex_judge.alignment.reporting.model import Block, Report, Section, Table, TableRow
 
-BAR = 40
+BAR_WIDTH = 40
 """Characters of the longest bar of a chart."""
-_SIZES = (("1K", 10**3), ("10K", 10**4), ("100K", 10**5), ("1M", 10**6), ("10M", 10**7), ("100M", 10**8), ("1B", 10**9))
+_SIZE_LIMITS = (
+    ("1K", 10**3),
+    ("10K", 10**4),
+    ("100K", 10**5),
+    ("1M", 10**6),
+    ("10M", 10**7),
+    ("100M", 10**8),
+    ("1B", 10**9),
+)
 
 
 @dataclass(frozen=True)
@@ -47,58 +55,61 @@ class CardSettings:
     """Of the content of the files, see `flex_judge.alignment.data.folders`."""
 
 
-def card(stats: CardStats, settings: CardSettings) -> str:
+def render_card(stats: CardStats, settings: CardSettings) -> str:
     """The card as Markdown with the header that the hub reads, to be saved as `README.md` beside the files.
 
     The header names files and features, so `load_dataset(folder)` needs to be told nothing. It names no license: that
     is for whoever publishes the data to choose, under the terms of the prompts and of the models.
     """
     sections = [
-        *([Section("Before you train on it", [_list(found)])] if (found := warnings_of(stats)) else []),
-        Section("Loading", _loading(settings)),
-        Section("How it was made", [Table(("", ""), filter(itemgetter(1), _method(stats, settings)), text_columns=2)]),
-        Section("What was kept", [Table(("", "count", "share"), _flow(stats))]),
-        Section("What was dropped", _dropped(stats)),
-        Section("Statistics", _statistics(stats)),
-        Section("Columns", [_list(_columns(settings))]),
+        *([Section("Before you train on it", [_format_list(found)])] if (found := list_warnings(stats)) else []),
+        Section("Loading", _render_loading(settings)),
+        Section(
+            "How it was made",
+            [Table(("", ""), filter(itemgetter(1), _list_method_rows(stats, settings)), text_columns=2)],
+        ),
+        Section("What was kept", [Table(("", "count", "share"), _list_count_rows(stats))]),
+        Section("What was dropped", _render_drops(stats)),
+        Section("Statistics", _render_statistics(stats)),
+        Section("Columns", [_format_list(_describe_columns(settings))]),
     ]
-    report = Report(settings.title, [_intro(stats, settings)], sections)
-    return f"{_header(stats, settings)}\n{to_markdown(report)}"
+    report = Report(settings.title, [_render_intro(stats, settings)], sections)
+    return f"{_render_header(stats, settings)}\n{to_markdown(report)}"
 
 
-def _header(stats: CardStats, settings: CardSettings) -> str:
+def _render_header(stats: CardStats, settings: CardSettings) -> str:
     from datasets.info import DatasetInfo, DatasetInfosDict
     from huggingface_hub import DatasetCardData
 
-    from flex_judge.alignment.preferences.schema import features
+    from flex_judge.alignment.preferences.schema import make_features
 
     told = {"description": f"rows {settings.digest}"} if settings.digest else {}
     data = DatasetCardData(
-        pretty_name=one_line(settings.title),
+        pretty_name=join_lines(settings.title),
         annotations_creators=["machine-generated"],
-        size_categories=[_size(stats.rows)],
+        size_categories=[_size_category(stats.rows)],
         tags=["preference", "synthetic", "llm-as-a-judge", "reward-model", "flex-judge", "trl"],
         configs=[{"config_name": "default", "data_files": settings.files, **told}],
     )
-    info = DatasetInfo(features=features(settings.format, settings.images, settings.molecules))
+    info = DatasetInfo(features=make_features(settings.format, settings.images, settings.molecules))
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)
     note = "# license: yours to choose, under the terms of the prompts and of the models that are named below\n"
     return f"---\n{note}{data.to_yaml()}\n---\n"
 
 
-def _intro(stats: CardStats, settings: CardSettings) -> str:
+def _render_intro(stats: CardStats, settings: CardSettings) -> str:
     trainer = FORMATS[settings.format].trainer
-    policies, judges = _names(stats.policies), _names(stats.judges)
+    policies, judges = _format_names(stats.policies), _format_names(stats.judges)
     return (
         f"Preference pairs: {stats.pairs:,}, from {stats.prompts:,} prompts"
-        + (f" of {code(settings.source)}" if settings.source else "")
+        + (f" of {format_code(settings.source)}" if settings.source else "")
         + f". Answers by {policies or 'a policy'}, preferences by {judges or 'a judge'} (a reasoning judge model: no "
         f"human has rated anything). Format `{settings.format}`, for {trainer}"
         + (", with images." if settings.images else ", with molecules." if settings.molecules else ".")
     )
 
 
-def _loading(settings: CardSettings) -> Iterator[str]:
+def _render_loading(settings: CardSettings) -> Iterator[str]:
     yield (
         '```python\nfrom datasets import load_dataset\n\ndata = load_dataset("PATH_OF_THIS_FOLDER", split="train")\n```'
     )
@@ -106,38 +117,38 @@ def _loading(settings: CardSettings) -> Iterator[str]:
         yield "TRL's RewardTrainer uses a column `margin` in its loss; drop that column if you do not want this."
 
 
-def _method(stats: CardStats, settings: CardSettings) -> Iterator[tuple[str, str]]:
+def _list_method_rows(stats: CardStats, settings: CardSettings) -> Iterator[tuple[str, str]]:
     used = {"two_temperatures": ("winner",), "highest_quantile": ("quantile", "seed")}.get(
         settings.rule.rule, ("seed",)
     )
     rule = ", ".join(f"{name} {getattr(settings.rule, name)}" for name in used)
     told = " ".join((RULES[settings.rule.rule].__doc__ or "").split("\n\n")[0].split())
-    yield "policy", _names(stats.policies)
-    yield "sampling", ", ".join([*_pairs_of(settings.policy), *_temperatures(stats)])
-    yield "judge", _names(stats.judges)
-    yield "judging", ", ".join(_pairs_of(settings.judge))
-    yield "rubric", ", ".join(map(code, sorted(stats.rubrics)))
+    yield "policy", _format_names(stats.policies)
+    yield "sampling", ", ".join([*_format_settings(settings.policy), *_format_temperatures(stats)])
+    yield "judge", _format_names(stats.judges)
+    yield "judging", ", ".join(_format_settings(settings.judge))
+    yield "rubric", ", ".join(map(format_code, sorted(stats.rubrics)))
     yield "rule", f"`{settings.rule.rule}` ({rule}): {told}"
     filters = {k: v for k, v in asdict(settings.filters).items() if v is not None and v is not True}
-    yield "filters", ", ".join(_pairs_of(filters))
+    yield "filters", ", ".join(_format_settings(filters))
 
 
-def _flow(stats: CardStats) -> Iterator[Row]:
+def _list_count_rows(stats: CardStats) -> Iterator[TableRow]:
     bad = stats.bad_rows.total()
     yield "rows read", stats.prompts + bad, ""
     for reason, count in stats.bad_rows.most_common():
-        yield f"- left out: {one_line(reason)}", count, _of(count, stats.prompts + bad)
-    yield "prompts", stats.prompts, _of(stats.prompts, stats.prompts + bad)
+        yield f"- left out: {join_lines(reason)}", count, _format_share(count, stats.prompts + bad)
+    yield "prompts", stats.prompts, _format_share(stats.prompts, stats.prompts + bad)
     yield "answers", stats.completions, ""
-    yield "- cut off", stats.cut, _of(stats.cut, stats.completions)
+    yield "- cut off", stats.cut, _format_share(stats.cut, stats.completions)
     yield "judgments", stats.judgments.total(), ""
     for status, count in stats.judgments.most_common():
-        yield f"- {status.replace('_', ' ')}", count, _of(count, stats.judgments.total())
+        yield f"- {status.replace('_', ' ')}", count, _format_share(count, stats.judgments.total())
     yield "pairs kept", stats.pairs, ""
     yield "rows written", stats.rows, ""
 
 
-def _dropped(stats: CardStats) -> Iterator[Block]:
+def _render_drops(stats: CardStats) -> Iterator[Block]:
     rows = [
         (f"`{reason}`", DROP_REASONS[reason], stats.dropped[reason])
         for reason in sorted(stats.dropped, key=lambda reason: (-stats.dropped[reason], reason))
@@ -147,31 +158,37 @@ def _dropped(stats: CardStats) -> Iterator[Block]:
     yield Table(("reason", "meaning", "count"), rows, note=note, text_columns=2) if rows else "Nothing."
 
 
-def _statistics(stats: CardStats) -> Iterator[Block]:
+def _render_statistics(stats: CardStats) -> Iterator[Block]:
     if not stats.margins.count:
         yield "There is no pair to measure."
         return
-    lengths = [("chosen", *_lengths(stats.length_chosen)), ("rejected", *_lengths(stats.length_rejected))]
+    lengths = [
+        ("chosen", *_format_length_quantiles(stats.length_chosen)),
+        ("rejected", *_format_length_quantiles(stats.length_rejected)),
+    ]
     pairs = stats.margins.count
     shares = [
-        ("the chosen answer is the longer one", _of(stats.chosen_is["longer"], pairs)),
-        ("both are equally long", _of(stats.chosen_is["equal"], pairs)),
-        ("the chosen answer was sampled before the other", _of(stats.sampled_first["chosen"], pairs)),
+        ("the chosen answer is the longer one", _format_share(stats.chosen_is["longer"], pairs)),
+        ("both are equally long", _format_share(stats.chosen_is["equal"], pairs)),
+        ("the chosen answer was sampled before the other", _format_share(stats.sampled_first["chosen"], pairs)),
     ]
     if votes := stats.places.total():
-        shares += [(f"votes on two answers: {won}", _of(stats.places[key], votes)) for key, won in _PLACES.items()]
+        shares += [
+            (f"votes on two answers: {won}", _format_share(stats.places[key], votes))
+            for key, won in _POSITION_LABELS.items()
+        ]
     if orders := stats.orders.total():
-        shares.append(("comparisons in which the orders disagree", _of(stats.orders["disagree"], orders)))
+        shares.append(("comparisons in which the orders disagree", _format_share(stats.orders["disagree"], orders)))
     yield Table(("length in characters", "mean", "10 %", "median", "90 %"), lengths)
     yield Table(("", "share"), shares)
-    yield _chart("Scores of all answers", stats.scores)
-    yield _chart("Margins of the pairs", stats.margins)
+    yield _render_chart("Scores of all answers", stats.scores)
+    yield _render_chart("Margins of the pairs", stats.margins)
 
 
-_PLACES = {"first": "the one read first wins", "second": "the one read second wins", "tie": "a tie"}
+_POSITION_LABELS = {"first": "the one read first wins", "second": "the one read second wins", "tie": "a tie"}
 
 
-def _columns(settings: CardSettings) -> list[str]:
+def _describe_columns(settings: CardSettings) -> list[str]:
     own = {
         "preference": "`prompt`, `chosen`, `rejected`: lists of messages.",
         "kto": "`prompt`, `completion`: lists of messages; `label`: whether the answer is a chosen one.",
@@ -191,44 +208,47 @@ def _columns(settings: CardSettings) -> list[str]:
     ]
 
 
-def _lengths(histogram: Histogram) -> tuple[str, ...]:
+def _format_length_quantiles(histogram: LogHistogram) -> tuple[str, ...]:
     return (f"{histogram.mean or 0:,.0f}", *(f"{histogram.quantile(share) or 0:,}" for share in (0.1, 0.5, 0.9)))
 
 
-def _chart(title: str, tally: Tally) -> str:
-    shares = tally.shares()
+def _render_chart(title: str, tally: ScoreHistogram) -> str:
+    shares = tally.compute_shares()
     if not shares:
         return f"{title}: there are none."
     top = max(shares.values())
-    bars = [f"{value:>6g}  {percent(s):>7}  {'█' * max(1, round(BAR * s / top))}" for value, s in shares.items()]
+    bars = [
+        f"{value:>6g}  {format_percent(s):>7}  {'█' * max(1, round(BAR_WIDTH * s / top))}"
+        for value, s in shares.items()
+    ]
     return "\n".join([f"{title} (mean {tally.mean:.2f}):", "", "```text", *bars, "```"])
 
 
-def _list(items: Iterable[str]) -> str:
+def _format_list(items: Iterable[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def _pairs_of(values: Mapping[str, Any]) -> list[str]:
-    return [f"{one_line(name)} {one_line(str(value))}" for name, value in values.items()]
+def _format_settings(values: Mapping[str, Any]) -> list[str]:
+    return [f"{join_lines(name)} {join_lines(str(value))}" for name, value in values.items()]
 
 
-def _temperatures(stats: CardStats) -> list[str]:
+def _format_temperatures(stats: CardStats) -> list[str]:
     found = sorted(stats.temperatures, key=float)
     return [f"temperature {' and '.join(found)}"] if found else []
 
 
-def _names(counts: Mapping[str, int]) -> str:
-    return ", ".join(code(name) for name in sorted(counts) if name)
+def _format_names(counts: Mapping[str, int]) -> str:
+    return ", ".join(format_code(name) for name in sorted(counts) if name)
 
 
-def _of(part: int, whole: int) -> str:
-    return percent(part / whole) if whole else ""
+def _format_share(part: int, whole: int) -> str:
+    return format_percent(part / whole) if whole else ""
 
 
-def _size(rows: int) -> str:
+def _size_category(rows: int) -> str:
     """The hub's name for a size."""
     below = ""
-    for name, limit in _SIZES:
+    for name, limit in _SIZE_LIMITS:
         if rows < limit:
             return f"{below}<n<{name}" if below else f"n<{name}"
         below = name

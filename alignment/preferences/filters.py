@@ -9,8 +9,8 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from flex_judge.alignment.data.texts import seeded_hash, similarity
-from flex_judge.alignment.preferences.pairs import Found, Pair
+from flex_judge.alignment.data.texts import compute_seeded_hash, compute_similarity
+from flex_judge.alignment.preferences.pairs import Pair, PairResult
 from flex_judge.judges.validation.classes import NonNegativeFloat, PositiveInt, Share, settings_class
 
 
@@ -36,41 +36,41 @@ class FilterSpec:
     """Seed that selects the pairs of a prompt with too many."""
 
 
-def _small_margin(pair: Pair, spec: FilterSpec) -> bool:
+def _has_small_margin(pair: Pair, spec: FilterSpec) -> bool:
     return pair.margin < spec.margin
 
 
-def _disagreement(pair: Pair, spec: FilterSpec) -> bool:
+def _has_disagreement(pair: Pair, spec: FilterSpec) -> bool:
     return spec.max_disagreement is not None and pair.disagreement > spec.max_disagreement
 
 
-def _cut(pair: Pair, spec: FilterSpec) -> bool:
+def _has_truncated_answer(pair: Pair, spec: FilterSpec) -> bool:
     return not spec.allow_cut and (pair.chosen.cut or pair.rejected.cut)
 
 
-def _length(pair: Pair, spec: FilterSpec) -> bool:
+def _exceeds_length_ratio(pair: Pair, spec: FilterSpec) -> bool:
     shorter, longer = sorted((len(pair.chosen.text), len(pair.rejected.text)))
     return spec.max_length_ratio is not None and longer > spec.max_length_ratio * shorter
 
 
-def _near_duplicate(pair: Pair, spec: FilterSpec) -> bool:
+def _is_near_duplicate(pair: Pair, spec: FilterSpec) -> bool:
     most = spec.max_similarity
-    return most is not None and similarity(pair.chosen.text, pair.rejected.text) > most
+    return most is not None and compute_similarity(pair.chosen.text, pair.rejected.text) > most
 
 
 FILTERS: Mapping[str, Callable[[Pair, FilterSpec], bool]] = MappingProxyType(
     {
-        "small_margin": _small_margin,
-        "disagreement": _disagreement,
-        "cut": _cut,
-        "length": _length,
-        "near_duplicate": _near_duplicate,
+        "small_margin": _has_small_margin,
+        "disagreement": _has_disagreement,
+        "cut": _has_truncated_answer,
+        "length": _exceeds_length_ratio,
+        "near_duplicate": _is_near_duplicate,
     }
 )
 """Why a pair is dropped, by names in DROP_REASONS -> whether it is. The first that applies counts."""
 
 
-def filtered(found: Found, spec: FilterSpec) -> Found:
+def filter_pairs(found: PairResult, spec: FilterSpec) -> PairResult:
     """The pairs of a prompt that are kept, in the order in which they came."""
     dropped: Counter[str] = Counter(found.dropped)
     kept = []
@@ -82,10 +82,10 @@ def filtered(found: Found, spec: FilterSpec) -> Found:
             dropped[reason] += 1
     if len(kept) > spec.per_prompt:
         dropped["over_cap"] += len(kept) - spec.per_prompt
-        drawn = sorted(range(len(kept)), key=lambda i: _tie_break(kept[i], spec.seed))[: spec.per_prompt]
+        drawn = sorted(range(len(kept)), key=lambda i: _hash_pair(kept[i], spec.seed))[: spec.per_prompt]
         kept = [kept[i] for i in sorted(drawn)]
-    return Found(tuple(kept), dropped)
+    return PairResult(tuple(kept), dropped)
 
 
-def _tie_break(pair: Pair, seed: int) -> str:
-    return seeded_hash(seed, pair.row.id, pair.chosen.response, pair.rejected.response)
+def _hash_pair(pair: Pair, seed: int) -> str:
+    return compute_seeded_hash(seed, pair.row.id, pair.chosen.response, pair.rejected.response)

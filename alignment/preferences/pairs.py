@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from flex_judge.alignment.data.rows import PromptRow, Sampled
-from flex_judge.alignment.data.texts import is_empty
+from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
+from flex_judge.alignment.data.texts import is_empty_response
 from flex_judge.judges.judgments import Judgment
-from flex_judge.judges.types import Content, text_of
+from flex_judge.judges.types import Content, content_to_text
 
 DROP_REASONS = {
     "empty": "fewer than two candidates have a text",
@@ -49,7 +49,7 @@ class Side:
     @property
     def text(self) -> str:
         """Its text; each medium is its modality in brackets."""
-        return text_of(self.response)
+        return content_to_text(self.response)
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Pair:
     @property
     def margin(self) -> float:
         """By how much the scores differ; above 0."""
-        return difference(self.chosen.score, self.rejected.score)
+        return score_difference(self.chosen.score, self.rejected.score)
 
 
 @dataclass(frozen=True)
-class Found:
+class PairResult:
     """The pairs of one prompt, and how many there might have been."""
 
     pairs: tuple[Pair, ...] = ()
@@ -88,16 +88,16 @@ class Found:
     at all counts once."""
 
     @classmethod
-    def none(cls, reason: str) -> Found:
+    def without_pairs(cls, reason: str) -> PairResult:
         return cls((), Counter({reason: 1}))
 
 
-def difference(high: float, low: float) -> float:
+def score_difference(high: float, low: float) -> float:
     """The difference of two scores, without what floats add to it: 3.3 - 3.0 is a little less than 0.3."""
     return round(high - low, 6)
 
 
-def side_of(sampled: Sampled, index: int, judgment: Judgment, place: int = 0) -> Side:
+def make_side(sampled: SampledPrompt, index: int, judgment: Judgment, place: int = 0) -> Side:
     """A candidate with what a judgment says of it, which has scores.
 
     Args:
@@ -115,6 +115,6 @@ def side_of(sampled: Sampled, index: int, judgment: Judgment, place: int = 0) ->
     )
 
 
-def lacking(sampled: Sampled) -> str:
+def get_drop_reason(sampled: SampledPrompt) -> str:
     """Why a prompt has no two different answers with a text."""
-    return "equal_text" if sum(not is_empty(response) for response in sampled.responses) > 1 else "empty"
+    return "equal_text" if sum(not is_empty_response(response) for response in sampled.responses) > 1 else "empty"

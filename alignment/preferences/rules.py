@@ -12,10 +12,10 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
-from flex_judge.alignment.data.rows import PromptRow, Sampled
+from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
 from flex_judge.alignment.preferences.formats import FORMATS
-from flex_judge.alignment.preferences.pairs import DROP_REASONS, Found
-from flex_judge.alignment.preferences.pointwise import AllPairs, HighestLowest, HighestQuantile, Pointwise
+from flex_judge.alignment.preferences.pairs import DROP_REASONS, PairResult
+from flex_judge.alignment.preferences.pointwise import AllPairs, HighestLowest, HighestQuantile, PointwiseRule
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.alignment.preferences.two_temperatures import TwoTemperatures
 from flex_judge.judges.judgments import Judgment
@@ -28,11 +28,11 @@ class Rule(Protocol):
     order: ClassVar[str]
     """In which order the judge must read what the rule compares, see `JudgeSettings.order`."""
 
-    def check(self, temperatures: Sequence[float]) -> None:
+    def check_temperatures(self, temperatures: Sequence[float]) -> None:
         """Raise UsageError if answers sampled at these temperatures, one at each, can make no pair by this rule."""
         ...
 
-    def comparisons(self, sampled: Sampled, rubric: str) -> list[Comparison]:
+    def make_comparisons(self, sampled: SampledPrompt, rubric: str) -> list[Comparison]:
         """What must be judged; nothing where that can't lead to a pair. Ids begin with the prompt's.
 
         Raises:
@@ -40,7 +40,7 @@ class Rule(Protocol):
         """
         ...
 
-    def pairs(self, sampled: Sampled, judgments: Iterable[Judgment]) -> Found:
+    def make_pairs(self, sampled: SampledPrompt, judgments: Iterable[Judgment]) -> PairResult:
         """The pairs that the judgments come to.
 
         Args:
@@ -52,7 +52,7 @@ class Rule(Protocol):
         ...
 
 
-RULES: Mapping[str, type[Pointwise] | type[TwoTemperatures]] = MappingProxyType(
+RULES: Mapping[str, type[PointwiseRule] | type[TwoTemperatures]] = MappingProxyType(
     {rule.name: rule for rule in (HighestLowest, HighestQuantile, AllPairs, TwoTemperatures)}
 )
 """How pairs are made, by name."""
@@ -63,7 +63,7 @@ def make_rule(spec: RuleSpec) -> Rule:
     return RULES[spec.rule](spec)
 
 
-def highest_against_lowest(
+def pair_highest_with_lowest(
     prompt: Sequence[Message], responses: Sequence[str], judgments: Sequence[Judgment], id: str = ""
 ) -> dict[str, Any] | str:
     """The answer with the highest score as chosen, the one with the lowest as rejected, in TRL's preference format.
@@ -77,10 +77,10 @@ def highest_against_lowest(
     Returns:
         The row, or the name in DROP_REASONS of why there is none.
     """
-    sampled = Sampled(PromptRow(id, tuple(prompt)), tuple(responses), temperatures=())
+    sampled = SampledPrompt(PromptRow(id, tuple(prompt)), tuple(responses), temperatures=())
     named = [replace(judgment, id=f"{id}/{i}") for i, judgment in enumerate(judgments)]
-    found = make_rule(RuleSpec("highest_lowest")).pairs(sampled, named)
+    found = make_rule(RuleSpec("highest_lowest")).make_pairs(sampled, named)
     if not found.pairs:
         return next(reason for reason in DROP_REASONS if found.dropped[reason])
-    (row,) = FORMATS["preference"].rows(found.pairs)
+    (row,) = FORMATS["preference"].make_rows(found.pairs)
     return row

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Features, Image, List, Value
 
-from flex_judge.alignment.data.image_uris import bytes_of
+from flex_judge.alignment.data.image_uris import decode_data_uri
 from flex_judge.alignment.preferences.formats import FORMATS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_PROVENANCE = {
+_PROVENANCE_TYPES = {
     "id": "string",
     "prompt_digest": "string",
     "rule": "string",
@@ -31,7 +31,7 @@ _PROVENANCE = {
 }
 
 
-def features(format: str, images: bool = False, molecules: bool = False) -> Features:
+def make_features(format: str, images: bool = False, molecules: bool = False) -> Features:
     """The columns of a format's rows: to give to `load_dataset("json", features=...)` where the rows' types are not to
     be inferred (expected scores that are null in a whole file, images), or to cast to.
 
@@ -40,7 +40,7 @@ def features(format: str, images: bool = False, molecules: bool = False) -> Feat
         images: whether the data set is for models that see images.
         molecules: whether it is for models that see molecules.
     """
-    FORMATS[format].check(images, molecules)
+    FORMATS[format].check_media(images, molecules)
     part = {"type": Value("string"), "text": Value("string")}
     messages = List({"role": Value("string"), "content": List(part) if images else Value("string")})
     own: dict[str, dict[str, Any]] = {
@@ -58,31 +58,33 @@ def features(format: str, images: bool = False, molecules: bool = False) -> Feat
             "score_rejected": Value("float64"),
             "score_margin" if format == "reward" else "margin": Value("float64"),
             "judge_reasoning": {"chosen": Value("string"), "rejected": Value("string")},
-            "provenance": {name: Value(kind) for name, kind in _PROVENANCE.items()},
+            "provenance": {name: Value(kind) for name, kind in _PROVENANCE_TYPES.items()},
         }
     )
 
 
-def parquet_table(
+def make_parquet_table(
     rows: Sequence[Mapping[str, Any]], format: str, images: bool = False, molecules: bool = False
 ) -> pa.Table:
     """Rows of a format as a table, images as bytes: `pyarrow.parquet.write_table` makes a file of it that
     `load_dataset` knows the features of."""
     import pyarrow as pa
 
-    return pa.Table.from_pylist([_stored(row) for row in rows], schema=features(format, images, molecules).arrow_schema)
+    return pa.Table.from_pylist(
+        [_replace_data_uris(row) for row in rows], schema=make_features(format, images, molecules).arrow_schema
+    )
 
 
-def _stored(row: Mapping[str, Any]) -> dict[str, Any]:
+def _replace_data_uris(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with what `datasets` keeps of an image in the place of data URIs."""
     kept = dict(row)
     for name in ("chosen_image", "rejected_image"):
         if name in row:
-            kept[name] = _bytes(row[name])
+            kept[name] = _encode_image(row[name])
     if "images" in row:
-        kept["images"] = [_bytes(uri) for uri in row["images"]]
+        kept["images"] = [_encode_image(uri) for uri in row["images"]]
     return kept
 
 
-def _bytes(uri: str) -> dict[str, Any]:
-    return {"bytes": bytes_of(uri), "path": None}
+def _encode_image(uri: str) -> dict[str, Any]:
+    return {"bytes": decode_data_uri(uri), "path": None}

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from flex_judge.alignment.data.rows import Sampled
-from flex_judge.alignment.data.texts import prompt_digest
-from flex_judge.alignment.preferences.histogram import Histogram, Tally
-from flex_judge.alignment.preferences.pairs import Found, Pair
+from flex_judge.alignment.data.rows import SampledPrompt
+from flex_judge.alignment.data.texts import compute_prompt_digest
+from flex_judge.alignment.preferences.histogram import LogHistogram, ScoreHistogram
+from flex_judge.alignment.preferences.pairs import Pair, PairResult
 from flex_judge.judges.judgments import Judgment
 
 
@@ -47,12 +47,12 @@ class CardStats:
     """Of scored votes on two answers, which won: the one read `first`, the one read `second`, or a `tie`."""
     orders: Counter[str] = field(default_factory=Counter)
     """Of judgments that were made in several orders, whether these `agree` in all rounds or `disagree`."""
-    length_chosen: Histogram = field(default_factory=Histogram)
+    length_chosen: LogHistogram = field(default_factory=LogHistogram)
     """Characters."""
-    length_rejected: Histogram = field(default_factory=Histogram)
-    scores: Tally = field(default_factory=Tally)
+    length_rejected: LogHistogram = field(default_factory=LogHistogram)
+    scores: ScoreHistogram = field(default_factory=ScoreHistogram)
     """All scores of answers, whether they are in a pair or not."""
-    margins: Tally = field(default_factory=Tally)
+    margins: ScoreHistogram = field(default_factory=ScoreHistogram)
     judges: Counter[str] = field(default_factory=Counter)
     """Models by the judgments they made."""
     policies: Counter[str] = field(default_factory=Counter)
@@ -63,7 +63,7 @@ class CardStats:
     digests: array[int] = field(default_factory=lambda: array("Q"), repr=False)
     """Of each prompt, see `prompt_digest`."""
 
-    def add(self, sampled: Sampled, judgments: Iterable[Judgment], found: Found, rows: int) -> None:
+    def add_prompt(self, sampled: SampledPrompt, judgments: Iterable[Judgment], found: PairResult, rows: int) -> None:
         """Count what became of a prompt.
 
         Args:
@@ -72,19 +72,19 @@ class CardStats:
             rows: that were written.
         """
         self.prompts += 1
-        self.digests.append(int(prompt_digest(sampled.row.prompt), 16))
+        self.digests.append(int(compute_prompt_digest(sampled.row.prompt), 16))
         self.completions += len(sampled.responses)
         self.cut += sum(sampled.cut)
         self.policies.update([sampled.policy] if sampled.policy else ())
         self.temperatures.update(f"{temperature:g}" for temperature in sampled.temperatures)
         for judgment in judgments:
-            self._judged(judgment)
+            self._count_judgment(judgment)
         self.rows += rows
         self.dropped.update(found.dropped)
         for pair in found.pairs:
-            self._paired(pair)
+            self._count_pair(pair)
 
-    def repeated(self, pairs: int, rows: int) -> None:
+    def drop_repeated_pairs(self, pairs: int, rows: int) -> None:
         """Count pairs, and their rows, as dropped that were counted as kept: those of a prompt that turned out to
         repeat another when shards were joined, see `SeenPrompts`. Lengths, margins and places still have them."""
         self.pairs -= pairs
@@ -103,14 +103,14 @@ class CardStats:
 
     def to_json(self) -> dict[str, Any]:
         """As an object that JSON can hold, the same for the same counts."""
-        return {f.name: _told(getattr(self, f.name)) for f in fields(self)}
+        return {f.name: _encode_value(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> CardStats:
         empty = cls()
-        return cls(**{f.name: _read(getattr(empty, f.name), row[f.name]) for f in fields(cls)})
+        return cls(**{f.name: _decode_value(getattr(empty, f.name), row[f.name]) for f in fields(cls)})
 
-    def _judged(self, judgment: Judgment) -> None:
+    def _count_judgment(self, judgment: Judgment) -> None:
         self.judgments[str(judgment.status)] += 1
         self.judges.update([judgment.model] if judgment.model else ())
         self.rubrics.update([str(judgment.provenance["rubric"])] if "rubric" in judgment.provenance else ())
@@ -123,7 +123,7 @@ class CardStats:
                 won = vote.preferred
                 self.places["tie" if won is None else ("first", "second")[vote.order.index(won)]] += 1
 
-    def _paired(self, pair: Pair) -> None:
+    def _count_pair(self, pair: Pair) -> None:
         chosen, rejected = len(pair.chosen.text), len(pair.rejected.text)
         self.pairs += 1
         self.chosen_cut += pair.chosen.cut
@@ -134,24 +134,24 @@ class CardStats:
         self.margins.add(pair.margin)
 
 
-def _told(value: Any) -> Any:
+def _encode_value(value: Any) -> Any:
     if isinstance(value, array):
-        return base64.b64encode(_little(value).tobytes()).decode()
+        return base64.b64encode(_to_little_endian(value).tobytes()).decode()
     if isinstance(value, Counter):
         return {name: value[name] for name in sorted(value) if value[name]}
-    return value.to_json() if isinstance(value, Histogram | Tally) else value
+    return value.to_json() if isinstance(value, LogHistogram | ScoreHistogram) else value
 
 
-def _read(kind: Any, value: Any) -> Any:
+def _decode_value(kind: Any, value: Any) -> Any:
     """A value as `_told` left it, as one of the same kind as another."""
     if isinstance(kind, array):
-        return _little(array("Q", base64.b64decode(value)))
+        return _to_little_endian(array("Q", base64.b64decode(value)))
     if isinstance(kind, Counter):
         return Counter(value)
-    return type(kind).from_json(value) if isinstance(kind, Histogram | Tally) else value
+    return type(kind).from_json(value) if isinstance(kind, LogHistogram | ScoreHistogram) else value
 
 
-def _little(numbers: array[int]) -> array[int]:
+def _to_little_endian(numbers: array[int]) -> array[int]:
     """The numbers with their bytes in the order of small machines, or back."""
     if sys.byteorder == "little":
         return numbers

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from flex_judge.alignment.data.rows import Sampled
-from flex_judge.alignment.data.texts import is_empty, same
-from flex_judge.alignment.preferences.pairs import Found, Pair, difference, lacking, side_of
+from flex_judge.alignment.data.rows import SampledPrompt
+from flex_judge.alignment.data.texts import is_empty_response, strip_response
+from flex_judge.alignment.preferences.pairs import Pair, PairResult, get_drop_reason, make_side, score_difference
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Verdict
@@ -30,41 +30,41 @@ class TwoTemperatures:
     def __init__(self, spec: RuleSpec) -> None:
         self.spec = spec
 
-    def check(self, temperatures: Sequence[float]) -> None:
+    def check_temperatures(self, temperatures: Sequence[float]) -> None:
         if len(set(temperatures)) != 2:
             found = ", ".join(f"{t:g}" for t in sorted(set(temperatures))) or "none"
             raise UsageError(f"rule {self.name} needs answers sampled at two temperatures, not at: {found}")
 
-    def comparisons(self, sampled: Sampled, rubric: str) -> list[Comparison]:
-        low, high = self._cold_and_hot(sampled)
-        if not _differ(sampled, low, high):
+    def make_comparisons(self, sampled: SampledPrompt, rubric: str) -> list[Comparison]:
+        low, high = self._find_low_and_high(sampled)
+        if not _has_distinct_answers(sampled, low, high):
             return []
         responses = sampled.responses[low], sampled.responses[high]
-        return [Comparison(_name(sampled, low, high), sampled.row.prompt, responses, rubric)]
+        return [Comparison(_make_comparison_id(sampled, low, high), sampled.row.prompt, responses, rubric)]
 
-    def pairs(self, sampled: Sampled, judgments: Iterable[Judgment]) -> Found:
-        members = self._cold_and_hot(sampled)
-        if not _differ(sampled, *members):
-            return Found.none(lacking(sampled))
-        name = _name(sampled, *members)
+    def make_pairs(self, sampled: SampledPrompt, judgments: Iterable[Judgment]) -> PairResult:
+        members = self._find_low_and_high(sampled)
+        if not _has_distinct_answers(sampled, *members):
+            return PairResult.without_pairs(get_drop_reason(sampled))
+        name = _make_comparison_id(sampled, *members)
         judgment = next((judgment for judgment in judgments if judgment.id == name), None)
         if judgment is None or judgment.scores is None:
-            return Found.none("unscored")
+            return PairResult.without_pairs("unscored")
         votes = [vote for vote in judgment.votes if vote.scores is not None]
-        winners = _winners(name, judgment.votes)
+        winners = _find_winners(name, judgment.votes)
         if len({vote.order for vote in votes}) < len(winners):
-            return Found.none("unscored")  # in one of the orders
+            return PairResult.without_pairs("unscored")  # in one of the orders
         if None in winners:
-            return Found.none("tied")
+            return PairResult.without_pairs("tied")
         if len(set(winners)) > 1:
-            return Found.none("orders_disagree")
+            return PairResult.without_pairs("orders_disagree")
         won = winners[0]
         assert won is not None, "ties are dropped above"
         if self.spec.winner not in ("either", ("low", "high")[won]):
-            return Found.none("wrong_side")
-        chosen, rejected = (side_of(sampled, members[place], judgment, place) for place in (won, 1 - won))
-        if difference(chosen.score, rejected.score) <= 0:  # a few votes by much can outweigh more votes by little
-            return Found.none("tied")
+            return PairResult.without_pairs("wrong_side")
+        chosen, rejected = (make_side(sampled, members[place], judgment, place) for place in (won, 1 - won))
+        if score_difference(chosen.score, rejected.score) <= 0:  # a few votes by much can outweigh more votes by little
+            return PairResult.without_pairs("tied")
         against = sum(1.0 if vote.preferred == 1 - won else 0.5 for vote in votes if vote.preferred != won)
         pair = Pair(
             sampled.row,
@@ -77,21 +77,21 @@ class TwoTemperatures:
             judge=judgment.model,
             policy=sampled.policy,
         )
-        return Found((pair,))
+        return PairResult((pair,))
 
-    def _cold_and_hot(self, sampled: Sampled) -> tuple[int, int]:
+    def _find_low_and_high(self, sampled: SampledPrompt) -> tuple[int, int]:
         """The first sample at the lower temperature, and the first at the higher one."""
-        self.check(sampled.temperatures)
+        self.check_temperatures(sampled.temperatures)
         low, high = (sampled.temperatures.index(t) for t in sorted(set(sampled.temperatures)))
         return low, high
 
 
-def _differ(sampled: Sampled, low: int, high: int) -> bool:
+def _has_distinct_answers(sampled: SampledPrompt, low: int, high: int) -> bool:
     one, other = sampled.responses[low], sampled.responses[high]
-    return not is_empty(one) and not is_empty(other) and same(one) != same(other)
+    return not is_empty_response(one) and not is_empty_response(other) and strip_response(one) != strip_response(other)
 
 
-def _winners(name: str, votes: Sequence[Verdict]) -> list[int | None]:
+def _find_winners(name: str, votes: Sequence[Verdict]) -> list[int | None]:
     """Of each order, the response that more of its scored votes prefer; None for a tie."""
     preferred: dict[tuple[int, ...], Counter[int | None]] = {vote.order: Counter() for vote in votes}
     if len(preferred) < 2:
@@ -102,5 +102,5 @@ def _winners(name: str, votes: Sequence[Verdict]) -> list[int | None]:
     return [None if p[0] == p[1] else int(p[1] > p[0]) for p in preferred.values()]
 
 
-def _name(sampled: Sampled, low: int, high: int) -> str:
+def _make_comparison_id(sampled: SampledPrompt, low: int, high: int) -> str:
     return f"{sampled.row.id}/{low}-{high}"

@@ -4,21 +4,21 @@
 terminal and for HTML pages. Imports nothing but the standard library.
 """
 
-from flex_judge.alignment.reporting.markdown import code, one_line, to_markdown
+from flex_judge.alignment.reporting.markdown import format_code, join_lines, to_markdown
 from flex_judge.alignment.reporting.model import (
     RULE,
     Block,
     Cell,
     Figure,
-    Metric,
+    MetricValue,
     Note,
     Report,
-    Row,
     Section,
     Table,
-    cell_text,
-    number,
-    percent,
+    TableRow,
+    as_number,
+    as_percent,
+    format_cell,
 )
 
 __all__ = [
@@ -26,16 +26,16 @@ __all__ = [
     "Block",
     "Cell",
     "Figure",
-    "Metric",
+    "MetricValue",
     "Note",
     "Report",
-    "Row",
     "Section",
     "Table",
-    "cell_text",
-    "code",
-    "number",
-    "one_line",
-    "percent",
+    "TableRow",
+    "as_number",
+    "as_percent",
+    "format_cell",
+    "format_code",
+    "join_lines",
     "to_markdown",
 ]

@@ -11,7 +11,7 @@ MISSING = "–"
 
 
 @dataclass(frozen=True)
-class Metric:
+class MetricValue:
     """A measured number, its uncertainty and its format.
 
     Example:
@@ -33,7 +33,7 @@ class Metric:
     """`+` prints the sign of positive numbers too."""
 
     @classmethod
-    def of(cls, estimate: Mapping[str, Any], **form: Any) -> Metric:
+    def from_estimate(cls, estimate: Mapping[str, Any], **form: Any) -> MetricValue:
         """Read an estimate from JSON: `value` or `mean`, and optionally `low`, `high` and `deviation`."""
         value = estimate["mean"] if "mean" in estimate else estimate["value"]
         return cls(value, estimate.get("low"), estimate.get("high"), estimate.get("deviation"), **form)
@@ -41,37 +41,41 @@ class Metric:
     @property
     def bounds(self) -> str:
         """The interval, as `19.1 to 30.9`; empty if there is none."""
-        return "" if self.low is None or self.high is None else f"{self._format(self.low)} to {self._format(self.high)}"
+        return (
+            ""
+            if self.low is None or self.high is None
+            else f"{self._format_value(self.low)} to {self._format_value(self.high)}"
+        )
 
     def __str__(self) -> str:
         if self.value is None:
             return MISSING
-        text = f"{self._format(self.value, self.sign)}{self.unit}"
+        text = f"{self._format_value(self.value, self.sign)}{self.unit}"
         if self.deviation:
-            text += f" ± {self._format(self.deviation)}"
+            text += f" ± {self._format_value(self.deviation)}"
         return f"{text} ({self.bounds})" if self.bounds else text
 
-    def _format(self, value: float, sign: str = "") -> str:
+    def _format_value(self, value: float, sign: str = "") -> str:
         return f"{self.scale * value:{sign}.{self.digits}f}"
 
 
-def percent(value: float | Mapping[str, Any] | None) -> Metric:
+def as_percent(value: float | Mapping[str, Any] | None) -> MetricValue:
     """A share, or an estimate of one, in percent with one decimal: `41.7 %`."""
-    return number(value, scale=100, digits=1, unit=" %")
+    return as_number(value, scale=100, digits=1, unit=" %")
 
 
-def number(value: float | Mapping[str, Any] | None, **form: Any) -> Metric:
+def as_number(value: float | Mapping[str, Any] | None, **form: Any) -> MetricValue:
     """A number, or an estimate of one, with two decimals unless `form` gives other fields of `Metric`."""
-    return Metric.of(value, **form) if isinstance(value, Mapping) else Metric(value, **form)
+    return MetricValue.from_estimate(value, **form) if isinstance(value, Mapping) else MetricValue(value, **form)
 
 
-Cell = str | int | Metric | None
-Row = Sequence[Cell]
-RULE: Row = ()
+Cell = str | int | MetricValue | None
+TableRow = Sequence[Cell]
+RULE: TableRow = ()
 """A row that stands for a horizontal line in the terminal and is left out elsewhere."""
 
 
-def cell_text(cell: Cell) -> str:
+def format_cell(cell: Cell) -> str:
     """The text of a cell: whole numbers with thousands separators, nothing for None."""
     if isinstance(cell, int):
         return f"{cell:,}"
@@ -84,7 +88,7 @@ class Table:
 
     columns: Sequence[str]
     """Column titles. A table without any title has no header in the terminal."""
-    rows: Iterable[Row]
+    rows: Iterable[TableRow]
     title: str = ""
     note: str = ""
     """A sentence below the table."""

@@ -17,17 +17,17 @@ from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.types import Message
 
-ASK = "Write the equation and its result."
+INSTRUCTION = "Write the equation and its result."
 STOP = ("\n",)
 """An answer is one line; what small models write after it is noise."""
-TOKENS = 40
+MAX_ANSWER_TOKENS = 40
 """Longest answer."""
-SAMPLING = Sampling(max_tokens=TOKENS, temperature=0.7, top_p=0.95, stop=STOP)
+SAMPLING = Sampling(max_tokens=MAX_ANSWER_TOKENS, temperature=0.7, top_p=0.95, stop=STOP)
 """How a policy answers."""
 
 
 @dataclass(frozen=True)
-class Question:
+class ArithmeticQuestion:
     id: str
     text: str
     answer: int
@@ -39,67 +39,67 @@ class Question:
     @property
     def prompt(self) -> tuple[Message, ...]:
         """The question with the request for a short answer that small models follow best."""
-        return (Message("user", f"{self.text} {ASK}"),)
+        return (Message("user", f"{self.text} {INSTRUCTION}"),)
 
-    def is_right(self, response: str) -> bool:
+    def is_correct(self, response: str) -> bool:
         """Whether the last number that the response writes is the answer."""
-        return is_right(response, self.answer)
+        return is_correct_answer(response, self.answer)
 
 
-def is_right(response: str, answer: float) -> bool:
+def is_correct_answer(response: str, answer: float) -> bool:
     """Whether the last number that a response writes is the answer."""
-    return last_number(response) == answer
+    return find_last_number(response) == answer
 
 
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?")
 
 
-def last_number(text: str) -> float | None:
+def find_last_number(text: str) -> float | None:
     """The last number in a text; None if there is none. Thousands separators are allowed."""
     numbers = _NUMBER.findall(text)
     return float(numbers[-1].replace(",", "")) if numbers else None
 
 
-def _operand(rng: random.Random, level: int) -> int:
+def _sample_operand(rng: random.Random, level: int) -> int:
     """Level 1 has one digit, level 2 numbers to 20, level 3 two digits."""
     return rng.randint(*((2, 9), (5, 20), (11, 99))[level - 1])
 
 
-def _addition(rng: random.Random, level: int) -> tuple[str, int]:
-    a, b = _operand(rng, level), _operand(rng, level)
+def _make_addition(rng: random.Random, level: int) -> tuple[str, int]:
+    a, b = _sample_operand(rng, level), _sample_operand(rng, level)
     return f"What is {a} + {b}?", a + b
 
 
-def _subtraction(rng: random.Random, level: int) -> tuple[str, int]:
-    b, a = sorted((_operand(rng, level), _operand(rng, level)))
+def _make_subtraction(rng: random.Random, level: int) -> tuple[str, int]:
+    b, a = sorted((_sample_operand(rng, level), _sample_operand(rng, level)))
     return f"What is {a} - {b}?", a - b
 
 
-def _multiplication(rng: random.Random, level: int) -> tuple[str, int]:
-    a, b = rng.randint(2, 9), _operand(rng, level)
+def _make_multiplication(rng: random.Random, level: int) -> tuple[str, int]:
+    a, b = rng.randint(2, 9), _sample_operand(rng, level)
     return f"What is {a} * {b}?", a * b
 
 
-def _story(rng: random.Random, level: int) -> tuple[str, int]:
+def _make_story(rng: random.Random, level: int) -> tuple[str, int]:
     name, thing = rng.choice(("Ana", "Ben", "Chen", "Dora", "Emil")), rng.choice(("apples", "books", "coins", "shells"))
-    a, b = _operand(rng, level), _operand(rng, level)
+    a, b = _sample_operand(rng, level), _sample_operand(rng, level)
     return f"{name} has {a} {thing} and gets {b} more. How many {thing} does {name} have now?", a + b
 
 
 KINDS: dict[str, Callable[[random.Random, int], tuple[str, int]]] = {
-    "addition": _addition,
-    "subtraction": _subtraction,
-    "multiplication": _multiplication,
-    "story": _story,
+    "addition": _make_addition,
+    "subtraction": _make_subtraction,
+    "multiplication": _make_multiplication,
+    "story": _make_story,
 }
 LEVELS = (1, 2, 3)
-EXHAUSTED = 2000
+MAX_REPEATS = 2000
 """A kind and level that gives only known questions so many times in a row is taken to have no more."""
 
 
-def questions(
+def generate_questions(
     count: int, seed: int = 0, kinds: Sequence[str] = tuple(KINDS), levels: Sequence[int] = LEVELS
-) -> list[Question]:
+) -> list[ArithmeticQuestion]:
     """`count` different questions, kinds and levels in turn. The same arguments give the same questions, and a larger
     count only adds to them.
 
@@ -111,7 +111,7 @@ def questions(
             raise UsageError(f"arithmetic: {value!r} is none of {', '.join(map(str, known))}")
     rng = random.Random(f"arithmetic-{seed}")
     cells = [(kind, level) for level in levels for kind in kinds]
-    found: dict[str, Question] = {}
+    found: dict[str, ArithmeticQuestion] = {}
     turn = repeats = 0
     while len(found) < count:
         if not cells:
@@ -119,16 +119,16 @@ def questions(
         kind, level = cells[turn % len(cells)]
         text, answer = KINDS[kind](rng, level)
         if text not in found:
-            found[text] = Question(f"arithmetic-{seed}-{len(found)}", text, answer, kind, level)
+            found[text] = ArithmeticQuestion(f"arithmetic-{seed}-{len(found)}", text, answer, kind, level)
             turn, repeats = turn + 1, 0
-        elif (repeats := repeats + 1) > EXHAUSTED:
+        elif (repeats := repeats + 1) > MAX_REPEATS:
             cells.remove((kind, level))
             repeats = 0
     return list(found.values())
 
 
 @dataclass(frozen=True)
-class Questions:
+class ArithmeticSource:
     """The task as a source of prompts, see `flex_judge.alignment.data.sources`."""
 
     count: int
@@ -149,15 +149,15 @@ class Questions:
     def __len__(self) -> int:
         return self.count
 
-    def rows(self, start: int, stop: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        for number, question in enumerate(self._all()[start:stop], start + 1):
+    def read_range(self, start: int, stop: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, question in enumerate(self._list_questions()[start:stop], start + 1):
             prompt = [{"role": m.role, "content": m.content} for m in question.prompt]
             yield f"arithmetic, question {number}", {"id": question.id, "prompt": prompt, "answer": question.answer}
 
-    def _all(self) -> list[Question]:
-        return _made(self.count, self.seed, self.levels)
+    def _list_questions(self) -> list[ArithmeticQuestion]:
+        return _generate_questions_once(self.count, self.seed, self.levels)
 
 
 @lru_cache(maxsize=2)
-def _made(count: int, seed: int, levels: tuple[int, ...]) -> list[Question]:
-    return questions(count, seed, levels=levels)
+def _generate_questions_once(count: int, seed: int, levels: tuple[int, ...]) -> list[ArithmeticQuestion]:
+    return generate_questions(count, seed, levels=levels)

@@ -10,17 +10,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flex_judge.alignment.tasks.arithmetic import last_number
+from flex_judge.alignment.tasks.arithmetic import find_last_number
 from flex_judge.judges.errors import UsageError
 
-NAME = "arithmetic-teacher"
+TEACHER_NAME = "arithmetic-teacher"
 """What data cards and rows call it. It is no model."""
-RIGHT, WRONG = 5, 1
+RIGHT_SCORE, WRONG_SCORE = 5, 1
 """The scores it gives, of 1 to 5."""
 
 
 @dataclass(frozen=True)
-class Sum:
+class Calculation:
     """What a question asks for: two whole numbers, and what is done with them."""
 
     left: int
@@ -32,20 +32,24 @@ class Sum:
     def result(self) -> int:
         return {"+": self.left + self.right, "-": self.left - self.right, "*": self.left * self.right}[self.sign]
 
-    def worked_out(self) -> str:
+    def write_steps(self) -> str:
         """The calculation in steps that a small model can take: it knows by heart what two digits come to, so tens and
         ones are written apart before they are put together."""
-        steps = {"+": self._added, "-": self._subtracted, "*": self._multiplied}[self.sign]()
+        steps = {
+            "+": self._list_addition_steps,
+            "-": self._list_subtraction_steps,
+            "*": self._list_multiplication_steps,
+        }[self.sign]()
         return " = ".join([f"{self.left} {self.sign} {self.right}", *steps, str(self.result)]) + "."
 
-    def _added(self) -> list[str]:
+    def _list_addition_steps(self) -> list[str]:
         numbers = (self.left, self.right)
         tens, ones = [n - n % 10 for n in numbers if n >= 10], [n % 10 for n in numbers]
         if not tens:
             return []
         return [" + ".join(map(str, tens + ones)), f"{sum(tens)} + {sum(ones)}"]
 
-    def _subtracted(self) -> list[str]:
+    def _list_subtraction_steps(self) -> list[str]:
         left, right = self.left, self.right
         tens, ones = left - left % 10, left % 10
         if left < 10:
@@ -61,7 +65,7 @@ class Sum:
         apart = tens - (right - right % 10), ones - right % 10
         return [f"{tens} - {right - right % 10} + {ones} - {right % 10}", f"{apart[0]} + {apart[1]}"]
 
-    def _multiplied(self) -> list[str]:
+    def _list_multiplication_steps(self) -> list[str]:
         left, ones = self.left, self.right % 10
         if self.right < 10:
             return []
@@ -73,20 +77,20 @@ _SUM = re.compile(r"What is (\d+) ([-+*]) (\d+)\?")
 _STORY = re.compile(r"has (\d+) \w+ and gets (\d+) more\.")
 
 
-def sum_of(question: str) -> Sum:
+def parse_question(question: str) -> Calculation:
     """What a question of the embedded task asks for.
 
     Raises:
         UsageError: it is none of that task's.
     """
     if found := _SUM.search(question):
-        return Sum(int(found[1]), found[2], int(found[3]))
+        return Calculation(int(found[1]), found[2], int(found[3]))
     if found := _STORY.search(question):
-        return Sum(int(found[1]), "+", int(found[2]))
-    raise UsageError(f"{NAME} knows only questions of the embedded task, not {question[:60]!r}")
+        return Calculation(int(found[1]), "+", int(found[2]))
+    raise UsageError(f"{TEACHER_NAME} knows only questions of the embedded task, not {question[:60]!r}")
 
 
-def judge(question: str, answers: Sequence[str], in_steps: bool = True) -> tuple[str, tuple[int, ...]]:
+def judge_answers(question: str, answers: Sequence[str], in_steps: bool = True) -> tuple[str, tuple[int, ...]]:
     """Its judgment of one or more answers: the reasoning, and a score each.
 
     Args:
@@ -95,21 +99,21 @@ def judge(question: str, answers: Sequence[str], in_steps: bool = True) -> tuple
     Raises:
         UsageError: the question is none of the embedded task's.
     """
-    asked = sum_of(question)
+    asked = parse_question(question)
     result = asked.result
     names = ["The assistant"] if len(answers) == 1 else [f"Assistant {k}" for k in range(1, len(answers) + 1)]
-    found = [_compared(name, answer, result) for name, answer in zip(names, answers, strict=True)]
-    begun = asked.worked_out() if in_steps else f"{asked.left} {asked.sign} {asked.right} = {result}."
+    found = [_judge_answer(name, answer, result) for name, answer in zip(names, answers, strict=True)]
+    begun = asked.write_steps() if in_steps else f"{asked.left} {asked.sign} {asked.right} = {result}."
     return " ".join([begun, *(said for said, _ in found)]), tuple(score for _, score in found)
 
 
-def _compared(name: str, answer: str, result: int) -> tuple[str, int]:
+def _judge_answer(name: str, answer: str, result: int) -> tuple[str, int]:
     """What the number that an answer says is worth. The two numbers stand side by side, and the score is said before it
     is given: a model of this size learns to look back a few words, not further."""
-    number = last_number(answer)
+    number = find_last_number(answer)
     if number is None:
-        return f"{name} said no number: wrong, so {WRONG}.", WRONG
+        return f"{name} said no number: wrong, so {WRONG_SCORE}.", WRONG_SCORE
     told = f"{name} said {number:.15g}, result {result}"
     if number == result:
-        return f"{told}: same, right, so {RIGHT}.", RIGHT
-    return f"{told}: different, wrong, so {WRONG}.", WRONG
+        return f"{told}: same, right, so {RIGHT_SCORE}.", RIGHT_SCORE
+    return f"{told}: different, wrong, so {WRONG_SCORE}.", WRONG_SCORE

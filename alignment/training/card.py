@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.reporting.markdown import to_markdown
-from flex_judge.alignment.reporting.model import Block, Report, Row, Section, Table, number
+from flex_judge.alignment.reporting.model import Block, Report, Section, Table, TableRow, as_number
 from flex_judge.judges.models.embedded import EMBEDDED
 
 METHODS = {
@@ -29,7 +29,7 @@ def write_card(folder: Path, summary: Mapping[str, Any]) -> None:
         folder: the folder of the policy.
         summary: the summary of the training run.
     """
-    save_card(folder, summary["policy"], ["trl", summary["command"], "flex-judge"], _report(folder, summary))
+    save_card(folder, summary["policy"], ["trl", summary["command"], "flex-judge"], _build_report(folder, summary))
 
 
 def is_adapter(folder: Path) -> bool:
@@ -56,24 +56,24 @@ def save_card(folder: Path, base: str, tags: Sequence[str], report: Report) -> N
     ModelCard(f"---\n{header.to_yaml()}\n---\n\n{to_markdown(report)}").save(folder / "README.md")
 
 
-def settings_section(trl: Mapping[str, Any]) -> Section:
+def build_settings_section(trl: Mapping[str, Any]) -> Section:
     """List TRL's settings that differ from its defaults."""
     settings = "\n".join(f"- {name}: `{trl[name]}`" for name in sorted(trl) if trl[name] is not None)
     return Section("Settings that are not TRL's defaults", [settings])
 
 
-def metrics_table(metrics: Mapping[str, Any]) -> Table:
+def build_metrics_table(metrics: Mapping[str, Any]) -> Table:
     """Metrics of a policy before and after training, with the difference prompt by prompt."""
     steps = ("before", "after", "difference")
-    rows: list[Row] = [
-        (title, *(number(metrics[name][step], **form) for step in steps))
+    rows: list[TableRow] = [
+        (title, *(as_number(metrics[name][step], **form) for step in steps))
         for name, title, form in _METRICS
         if metrics[name]
     ]
     return Table(("", *steps), rows)
 
 
-def _report(folder: Path, summary: Mapping[str, Any]) -> Report:
+def _build_report(folder: Path, summary: Mapping[str, Any]) -> Report:
     short, method, paper = METHODS[summary["command"]]
     policy = summary["policy"]
     form = "A LoRA adapter on" if is_adapter(folder) else "All weights of"
@@ -85,22 +85,22 @@ def _report(folder: Path, summary: Mapping[str, Any]) -> Report:
         f"with the rubric `{summary['rubric']}`."
     )
     measured = summary["measured"]
-    blocks = _measured(measured, summary["held_out_samples"]) if measured else ["It was not measured."]
+    blocks = _describe_metrics(measured, summary["held_out_samples"]) if measured else ["It was not measured."]
     return Report(
         f"{policy} tuned with {short}",
         [intro],
-        [Section("Measured before and after", blocks), settings_section(summary["trl"])],
+        [Section("Measured before and after", blocks), build_settings_section(summary["trl"])],
     )
 
 
-def _measured(metrics: Mapping[str, Any], samples: int) -> Iterator[Block]:
+def _describe_metrics(metrics: Mapping[str, Any], samples: int) -> Iterator[Block]:
     answers = "one sampled answer" if samples == 1 else f"{samples} sampled answers"
     yield (
         f"On {metrics['prompts']:,} prompts that were not trained on, {answers} to each; means with 95 % intervals "
         "over prompts. The difference is taken prompt by prompt. A policy that is trained on a judge's scores can get "
         "higher scores from that judge without being better."
     )
-    yield metrics_table(metrics)
+    yield build_metrics_table(metrics)
     unscored = metrics["answers_without_a_score"]
     yield (
         f"Answers without a score: {unscored['before']} before, {unscored['after']} after; prompts without one, which "

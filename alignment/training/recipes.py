@@ -16,45 +16,48 @@ from flex_judge.reward.types import Normalization, RewardKind, RewardSpec
 
 TASK = "task"
 """What the embedded task is called in place of a file."""
-HELD_OUT = 100
+HELD_OUT_PROMPTS = 100
 
 
-def _flag(default: Any, help: str, **metadata: Any) -> Any:
+def _make_flag(default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass
-class Recipe:
+class PolicyRecipe:
     """Which judge, and which prompts the policy is measured on before and after."""
 
     _argument_group_name = "judge and evaluation"
 
-    judge: str | None = _flag(
+    judge: str | None = _make_flag(
         None,
         "Judge model: embedded name, folder or hub id (default: that of the `flex-judge preferences` run "
         f"that is trained on, with its adapter or address; else {JUDGE}).",
     )
-    judge_adapter: str | None = _flag(None, "LoRA adapter on the judge: folder or hub id.")
-    judge_config: str | None = _flag(
+    judge_adapter: str | None = _make_flag(None, "LoRA adapter on the judge: folder or hub id.")
+    judge_config: str | None = _make_flag(
         None, "YAML file with more settings of the judge, such as engine or votes (`flex-judge judge --help`)."
     )
-    judge_url: str | None = _flag(None, "Judge service to use (flex-judge serve) instead of starting one.")
-    judge_key: str | None = _flag(None, "Key of the judge service: env:NAME, or a file that holds it.")
-    rubric: str | None = _flag(None, "Rubric (default: that of the data, else general; embedded task: correctness).")
-    held_out: str | None = _flag(
+    judge_url: str | None = _make_flag(None, "Judge service to use (flex-judge serve) instead of starting one.")
+    judge_key: str | None = _make_flag(None, "Key of the judge service: env:NAME, or a file that holds it.")
+    rubric: str | None = _make_flag(
+        None, "Rubric (default: that of the data, else general; embedded task: correctness)."
+    )
+    held_out: str | None = _make_flag(
         None,
         "Held-out prompts: .jsonl, .parquet, hub:OWNER/NAME[:CONFIG][@SPLIT], or task for new questions of the "
         "embedded task (default: task for data of that task, else prompts taken out of the data).",
     )
-    held_out_prompts: int | None = _flag(
-        None, f"Number of held-out prompts, none of them trained on (default: {HELD_OUT}, at most a tenth of the data)."
+    held_out_prompts: int | None = _make_flag(
+        None,
+        f"Number of held-out prompts, none of them trained on (default: {HELD_OUT_PROMPTS}, at most a tenth of the data).",
     )
-    held_out_answer: str | None = _flag(None, "Column of --held-out with the number that is the right answer.")
-    held_out_samples: int = _flag(4, "Number of answers sampled per held-out prompt.")
-    held_out_tokens: int | None = _flag(
+    held_out_answer: str | None = _make_flag(None, "Column of --held-out with the number that is the right answer.")
+    held_out_samples: int = _make_flag(4, "Number of answers sampled per held-out prompt.")
+    held_out_tokens: int | None = _make_flag(
         None, "Maximum length of such an answer in tokens (default: 512; embedded task: 40)."
     )
-    held_out_engine: str = _flag("auto", "Engine of the policy for held-out prompts: auto, vllm or transformers.")
+    held_out_engine: str = _make_flag("auto", "Engine of the policy for held-out prompts: auto, vllm or transformers.")
     columns: list[str] | None = field(
         default=None,
         metadata={"help": "Column mapping of the prompts, as FIELD=COLUMN: prompt=, id= or images=."},
@@ -76,7 +79,7 @@ class Recipe:
         if self.judge_adapter is not None and self.judge is None:
             raise UsageError("--judge-adapter goes with --judge, the model that it is on")
 
-    def for_data(self, made_by: Mapping[str, str], is_task: bool) -> Self:
+    def with_data_defaults(self, made_by: Mapping[str, str], is_task: bool) -> Self:
         """With the judge and the rubric that data were made by, where nothing else is asked for.
 
         Args:
@@ -93,7 +96,7 @@ class Recipe:
 
 
 @dataclass
-class RewardRecipe(Recipe):
+class RewardRecipe(PolicyRecipe):
     """As Recipe, and how the judge rewards a policy while it is trained."""
 
     judge_method: Literal["pointwise", "listwise", "round_robin", "knockout"] = field(
@@ -105,8 +108,8 @@ class RewardRecipe(Recipe):
     judge_normalize: Normalization = field(
         default="none", metadata={"help": "Normalization of rewards within a prompt."}
     )
-    judge_deadline_s: float = _flag(600.0, "Time limit for the rewards of a step, in seconds.")
-    judge_group_timeout_s: float = _flag(
+    judge_deadline_s: float = _make_flag(600.0, "Time limit for the rewards of a step, in seconds.")
+    judge_group_timeout_s: float = _make_flag(
         60.0, "Time that a prompt's first completion waits for those of other ranks, in seconds."
     )
 
@@ -123,25 +126,25 @@ class JudgeRecipe:
 
     _argument_group_name = "evaluation on held-out judgments"
 
-    held_out: str | None = _flag(
+    held_out: str | None = _make_flag(
         None,
         "Held-out judgments, .jsonl or .parquet as `flex-judge curate` writes them (default: held_out.jsonl of the "
         "data's folder). With --eval_strategy no they are judged after training only.",
     )
-    held_out_rows: int | None = _flag(
+    held_out_rows: int | None = _make_flag(
         None, "Number of held-out judgments per evaluation, the first N (default: all); 0: no evaluation."
     )
-    think_tokens: int | None = _flag(
+    think_tokens: int | None = _make_flag(
         None, "Thinking budget of the evaluation in tokens (default: 1.5 times the longest reply of the data)."
     )
-    effective_batch: int | None = _flag(
+    effective_batch: int | None = _make_flag(
         None,
         "Judgments per step over all processes; sets --gradient_accumulation_steps from it, "
         "--per_device_train_batch_size and the number of processes.",
     )
-    patience: int = _flag(0, "Early stopping: end training after N evaluations without a better metric; 0: never.")
+    patience: int = _make_flag(0, "Early stopping: end training after N evaluations without a better metric; 0: never.")
 
-    def accumulation(self, at_once: int) -> int | None:
+    def compute_accumulation_steps(self, at_once: int) -> int | None:
         """Batches that make a step, where `at_once` judgments are computed at a time over all processes; None for what
         TRL's own flag says.
 

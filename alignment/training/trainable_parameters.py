@@ -9,7 +9,7 @@ from typing import Any
 from flex_judge.judges.errors import UsageError
 
 
-def language_model_only(model: Any) -> int:
+def freeze_all_but_language_model(model: Any) -> int:
     """Let the language model of a transformers model learn, and nothing else of it.
 
     Returns:
@@ -23,7 +23,7 @@ def language_model_only(model: Any) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def lora_targets(model: Any, asked: list[str] | str | None) -> str:
+def find_lora_targets(model: Any, asked: list[str] | str | None) -> str:
     """The modules that an adapter changes, as the regular expression that PEFT takes: linear layers of the language
     model's blocks, and none of an encoder or projector, which may have layers of the same names.
 

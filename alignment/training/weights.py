@@ -8,7 +8,7 @@ from typing import Any
 from flex_judge.judges.errors import UsageError
 
 
-class FamilyWeights:
+class FamilyWeightsMixin:
     """To stand before a trainer of transformers among a class's bases.
 
     transformers saves the weights of some architectures (Qwen2.5-VL) under other names than its modules have. Its
@@ -19,7 +19,7 @@ class FamilyWeights:
     """
 
     @property
-    def in_pieces(self) -> bool:
+    def is_sharded(self) -> bool:
         """Whether the weights are spread over the processes (FSDP, DeepSpeed)."""
         return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled)  # type: ignore[attr-defined]
 
@@ -48,26 +48,26 @@ class FamilyWeights:
                 )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not self._restored(resume_from_checkpoint, model):
+        if not self._restore_weights(resume_from_checkpoint, model):
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
 
     def _load_best_model(self) -> None:
-        if not self._restored(self.state.best_model_checkpoint):  # type: ignore[attr-defined]
+        if not self._restore_weights(self.state.best_model_checkpoint):  # type: ignore[attr-defined]
             super()._load_best_model()  # type: ignore[misc]
 
-    def _restored(self, checkpoint: str, model: Any = None) -> bool:
+    def _restore_weights(self, checkpoint: str, model: Any = None) -> bool:
         """Whether the checkpoint is of this kind; if so, the model has its weights now."""
         trainer: Any = self
         model = trainer.model if model is None else model
-        if not self.in_pieces and any(Path(checkpoint).glob("*/adapter_model.safetensors")):
-            return _restored_adapter(checkpoint, model)
-        if self.in_pieces or hasattr(model, "peft_config") or not any(Path(checkpoint).glob("*.safetensors")):
+        if not self.is_sharded and any(Path(checkpoint).glob("*/adapter_model.safetensors")):
+            return _restore_adapter(checkpoint, model)
+        if self.is_sharded or hasattr(model, "peft_config") or not any(Path(checkpoint).glob("*.safetensors")):
             return False
         model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
         return True
 
 
-def _restored_adapter(checkpoint: str, model: Any) -> bool:
+def _restore_adapter(checkpoint: str, model: Any) -> bool:
     """Give the adapter that is trained the weights of a checkpoint which holds others too, in folders of their own;
     those are as they were."""
     from peft import load_peft_weights, set_peft_model_state_dict

@@ -6,49 +6,64 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flex_judge.experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item, medium, question
+from flex_judge.experiments.benchmarks.benchmark import (
+    BenchmarkSpec,
+    PublishedResult,
+    RowBenchmark,
+    make_item,
+    make_medium_response,
+    make_question,
+)
 from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import Item
-from flex_judge.experiments.benchmarks.scores import Opinions
+from flex_judge.experiments.benchmarks.scores import OpinionScoring
 
-PROTOCOL = {"temperature": 0.6, "top_p": 0.95}
-SYNTHETIC = {**PROTOCOL, "temperature": 0.5}
+SAMPLING_PROTOCOL = {"temperature": 0.6, "top_p": 0.95}
+SYNTHETIC_SPEECH_PROTOCOL = {**SAMPLING_PROTOCOL, "temperature": 0.5}
 """Of BVCC and SOMOS."""
-MOS = (1.0, 5.0)
-ASKED = "How good is the speech in this clip?"
-CLAIM = "Both clips are of the same speaker."
+MOS_RANGE = (1.0, 5.0)
+MOS_QUESTION = "How good is the speech in this clip?"
+SAME_SPEAKER_CLAIM = "Both clips are of the same speaker."
 
 
-def _published(flex: dict[str, float], gemini: dict[str, float], base: dict[str, float]) -> tuple[Published, ...]:
-    return (Published("Flex-Omni-7B", flex), Published("Gemini-2.5-Pro", gemini), Published("Qwen2.5-Omni-7B", base))
+def _make_results(
+    flex: dict[str, float], gemini: dict[str, float], base: dict[str, float]
+) -> tuple[PublishedResult, ...]:
+    return (
+        PublishedResult("Flex-Omni-7B", flex),
+        PublishedResult("Gemini-2.5-Pro", gemini),
+        PublishedResult("Qwen2.5-Omni-7B", base),
+    )
 
 
 class NISQA(RowBenchmark):
     """Three test sets of telephone and internet calls, live and simulated; a system is a condition of one of them."""
 
-    spec = Spec(
+    spec = BenchmarkSpec(
         "nisqa",
         "NISQA: speech quality of 712 clips of calls, as mean opinion scores (arXiv 2104.09494)",
         "the NISQA corpus: NISQA_TEST_FOR, _LIVETALK and _P501, each with a *_file.csv and clips in deg/",
         ("**/NISQA_TEST_*_file.csv", "**/*_file.csv", "**/*.csv"),
-        {"mos": Opinions()},
+        {"mos": OpinionScoring()},
         fields=("db", "con", "filename_deg", "mos"),
         ids=("filename_deg",),
         counts={"mos": 712},
-        protocol=PROTOCOL,
-        published=_published(
+        protocol=SAMPLING_PROTOCOL,
+        published=_make_results(
             {"mos.lcc": 0.545, "mos.srcc": 0.590},
             {"mos.lcc": 0.567, "mos.srcc": 0.586},
             {"mos.lcc": 0.210, "mos.srcc": 0.243},
         ),
     )
 
-    def item(self, record: Record, id: str) -> Item:
-        db = record.text("db")
-        clip = record.locate(record.text("filename_deg"), "deg", f"{db}/deg")
-        groups = {"set": db, "system": f"{db}/{record.need('con')}"}
-        label = record.number_of("mos", within=MOS)
-        return make_item(record, id, "mos", ASKED, [medium("audio", clip)], "speech_quality", label, **groups)
+    def parse_record(self, record: Record, id: str) -> Item:
+        db = record.get_text("db")
+        clip = record.locate_file(record.get_text("filename_deg"), "deg", f"{db}/deg")
+        groups = {"set": db, "system": f"{db}/{record.require_value('con')}"}
+        label = record.get_number("mos", within=MOS_RANGE)
+        return make_item(
+            record, id, "mos", MOS_QUESTION, [make_medium_response("audio", clip)], "speech_quality", label, **groups
+        )
 
 
 class BVCC(RowBenchmark):
@@ -57,100 +72,109 @@ class BVCC(RowBenchmark):
     The audio of some clips may not be passed on: their rows are in the list, and are left out.
     """
 
-    spec = Spec(
+    spec = BenchmarkSpec(
         "bvcc",
         "BVCC: naturalness of synthetic speech, VoiceMOS 2022 main track (arXiv 2203.11389)",
         "the VoiceMOS 2022 main track: DATA/sets/test_mos_list.txt (clip,score) and clips in DATA/wav/",
         ("**/test_mos_list.txt", "**/*mos_list.txt"),
-        {"mos": Opinions()},
+        {"mos": OpinionScoring()},
         ids=("clip",),
         columns=("clip", "mos"),
         counts={"mos": 742},
-        protocol=SYNTHETIC,
-        published=_published(
+        protocol=SYNTHETIC_SPEECH_PROTOCOL,
+        published=_make_results(
             {"mos.lcc": 0.081, "mos.srcc": 0.067, "mos.system_lcc": 0.144, "mos.system_srcc": 0.128},
             {"mos.lcc": 0.261, "mos.srcc": 0.266, "mos.system_lcc": 0.495, "mos.system_srcc": 0.504},
             {"mos.lcc": 0.056, "mos.srcc": 0.055, "mos.system_lcc": -0.075, "mos.system_srcc": -0.079},
         ),
     )
 
-    def item(self, record: Record, id: str) -> Item:
-        name = _wav(record.text("clip"))
-        clip = record.locate(name, "wav", "DATA/wav")
-        label = record.number_of("mos", within=MOS)
+    def parse_record(self, record: Record, id: str) -> Item:
+        name = _add_wav_suffix(record.get_text("clip"))
+        clip = record.locate_file(name, "wav", "DATA/wav")
+        label = record.get_number("mos", within=MOS_RANGE)
         return make_item(
             record,
             id,
             "mos",
-            ASKED,
-            [medium("audio", clip)],
+            MOS_QUESTION,
+            [make_medium_response("audio", clip)],
             "speech_quality",
             label,
             system=name.partition("-")[0],
         )
 
-    def present(self, items: Sequence[Item]) -> list[Item]:
-        def seen(item: Item) -> Item:
+    def mark_missing_media(self, items: Sequence[Item]) -> list[Item]:
+        def mark_item(item: Item) -> Item:
             there = Path(item.row.data["responses"][0][0]["audio"]).is_file()
             return item if there else replace(item, label=None, left_out="their audio is not there")
 
-        return [seen(item) for item in items]
+        return [mark_item(item) for item in items]
 
 
 class SOMOS(RowBenchmark):
     """Neural text-to-speech of one voice; a system is the last part of a clip's name."""
 
-    spec = Spec(
+    spec = BenchmarkSpec(
         "somos",
         "SOMOS: naturalness of 200 text-to-speech systems (arXiv 2204.03040)",
         "SOMOS: training_files/split1/clean/test_mos_list.txt (clip,score) and clips in audios/",
         ("**/clean/test_mos_list.txt", "**/full/test_mos_list.txt", "**/*mos_list.txt"),
-        {"mos": Opinions()},
+        {"mos": OpinionScoring()},
         ids=("clip",),
         columns=("clip", "mos"),
         counts={"mos": 3000},
-        protocol=SYNTHETIC,
-        published=_published(
+        protocol=SYNTHETIC_SPEECH_PROTOCOL,
+        published=_make_results(
             {"mos.lcc": 0.150, "mos.srcc": 0.138, "mos.system_lcc": 0.323, "mos.system_srcc": 0.325},
             {"mos.lcc": 0.193, "mos.srcc": 0.186, "mos.system_lcc": 0.434, "mos.system_srcc": 0.436},
             {"mos.lcc": 0.074, "mos.srcc": 0.097, "mos.system_lcc": 0.136, "mos.system_srcc": 0.159},
         ),
     )
 
-    def item(self, record: Record, id: str) -> Item:
-        name = _wav(record.text("clip"))
-        clip = record.locate(name, "audios")
+    def parse_record(self, record: Record, id: str) -> Item:
+        name = _add_wav_suffix(record.get_text("clip"))
+        clip = record.locate_file(name, "audios")
         system = Path(name).stem.rpartition("_")[2]
-        label = record.number_of("mos", within=MOS)
-        return make_item(record, id, "mos", ASKED, [medium("audio", clip)], "speech_quality", label, system=system)
+        label = record.get_number("mos", within=MOS_RANGE)
+        return make_item(
+            record,
+            id,
+            "mos",
+            MOS_QUESTION,
+            [make_medium_response("audio", clip)],
+            "speech_quality",
+            label,
+            system=system,
+        )
 
 
 class VoxSim(RowBenchmark):
     """How alike two voices are, on 1 to 6; the judge says on 1 to 5 how sure it is that they are one speaker's."""
 
-    spec = Spec(
+    spec = BenchmarkSpec(
         "voxsim",
         "VoxSim: perceived similarity of two speakers of VoxCeleb1 (arXiv 2407.18505)",
         "voxsim_test_list.txt (clip,clip,same speaker,,score) and VoxCeleb1's clips below the same folder",
         ("**/voxsim_test_list.txt", "**/*test*.txt"),
-        {"similarity": Opinions(system=None, ranges=((1.0, 5.0), (1.0, 6.0)))},
+        {"similarity": OpinionScoring(system=None, ranges=((1.0, 5.0), (1.0, 6.0)))},
         columns=("first", "second", "same", "unused", "mean"),
         counts={"similarity": 2776},
-        protocol=PROTOCOL,
-        published=_published(
+        protocol=SAMPLING_PROTOCOL,
+        published=_make_results(
             {"similarity.lcc": 0.271, "similarity.srcc": 0.268},
             {"similarity.lcc": 0.661, "similarity.srcc": 0.667},
             {"similarity.lcc": 0.211, "similarity.srcc": 0.204},
         ),
     )
 
-    def item(self, record: Record, id: str) -> Item:
+    def parse_record(self, record: Record, id: str) -> Item:
         folders = ("wav", "dev/wav", "test/wav", "vox1/wav")
-        clips = [record.locate(record.text(name), *folders) for name in ("first", "second")]
-        asked = question("Are these two clips of the same speaker?", *(("audio", clip) for clip in clips))
-        label = record.number_of("mean", within=(1.0, 6.0))
-        return make_item(record, id, "similarity", asked, [CLAIM], "speaker_similarity", label)
+        clips = [record.locate_file(record.get_text(name), *folders) for name in ("first", "second")]
+        asked = make_question("Are these two clips of the same speaker?", *(("audio", clip) for clip in clips))
+        label = record.get_number("mean", within=(1.0, 6.0))
+        return make_item(record, id, "similarity", asked, [SAME_SPEAKER_CLAIM], "speaker_similarity", label)
 
 
-def _wav(name: str) -> str:
+def _add_wav_suffix(name: str) -> str:
     return name if name.endswith(".wav") else f"{name}.wav"

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from flex_judge.experiments.benchmarks.data import Data, Record, check_fields, number_rows
+from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, assign_ids, check_fields
 from flex_judge.experiments.benchmarks.items import Item, Label
 from flex_judge.experiments.benchmarks.scoring import Scoring
-from flex_judge.judges.io.files import Row
+from flex_judge.judges.io.files import ComparisonFileRow
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedResult:
     """Figures of a judge as they were published."""
 
     judge: str
@@ -25,7 +25,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Spec:
+class BenchmarkSpec:
     """What is fixed about a benchmark. Its settings are the published protocol's; each is a flag."""
 
     name: str
@@ -53,7 +53,7 @@ class Spec:
     """How stored replies may be written beside our own form, see `replies.FORMATS`."""
     overall: bool = False
     """Whether the mean of the tasks' headlines is a published figure."""
-    published: tuple[Published, ...] = ()
+    published: tuple[PublishedResult, ...] = ()
 
     @property
     def title(self) -> str:
@@ -64,17 +64,17 @@ class Spec:
 class Benchmark(ABC):
     """One benchmark: data become items."""
 
-    spec: ClassVar[Spec]
+    spec: ClassVar[BenchmarkSpec]
 
     @abstractmethod
-    def items(self, data: Data) -> list[Item]:
+    def parse_items(self, data: BenchmarkData) -> list[Item]:
         """The items of the data.
 
         Raises:
             UsageError: a row is not as it should be; the message names file, row and field.
         """
 
-    def present(self, items: Sequence[Item]) -> list[Item]:
+    def mark_missing_media(self, items: Sequence[Item]) -> list[Item]:
         """The items as a judge can be asked them. Where a release leaves media to others, those of its rows that lack
         them have no label; elsewhere a missing file is an item that could not be judged."""
         return list(items)
@@ -83,13 +83,13 @@ class Benchmark(ABC):
 class RowBenchmark(Benchmark):
     """A benchmark of which each row is an item."""
 
-    def items(self, data: Data) -> list[Item]:
+    def parse_items(self, data: BenchmarkData) -> list[Item]:
         check_fields(data.records, self.spec.fields, self.spec.expected)
-        names = number_rows(data.records, self.spec.ids)
-        return [self.item(record, name) for record, name in zip(data.records, names, strict=True)]
+        names = assign_ids(data.records, self.spec.ids)
+        return [self.parse_record(record, name) for record, name in zip(data.records, names, strict=True)]
 
     @abstractmethod
-    def item(self, record: Record, id: str) -> Item:
+    def parse_record(self, record: Record, id: str) -> Item:
         """The item of a row. Raises UsageError as `items` does."""
 
 
@@ -106,15 +106,15 @@ def make_item(
 ) -> Item:
     """An item of a row. Paths of media are as `Record.locate` gives them."""
     content = {"prompt": prompt, "responses": list(responses)}
-    return Item(Row(id, record.where, content, rubric, Path()), task, label, groups, left_out)
+    return Item(ComparisonFileRow(id, record.where, content, rubric, Path()), task, label, groups, left_out)
 
 
-def medium(modality: str, source: Any) -> list[dict[str, Any]]:
+def make_medium_response(modality: str, source: Any) -> list[dict[str, Any]]:
     """A response that is one medium."""
     return [{"type": modality, modality: source}]
 
 
-def question(text: str, *media: tuple[str, Any]) -> list[dict[str, Any]]:
+def make_question(text: str, *media: tuple[str, Any]) -> list[dict[str, Any]]:
     """A question with media before it, each as (modality, source)."""
     parts = [{"type": modality, modality: source} for modality, source in media]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]

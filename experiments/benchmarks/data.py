@@ -17,10 +17,10 @@ from flex_judge.alignment.data.sources import HUB, HubDataset
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table
 
-ENDINGS = (".json", ".jsonl", ".parquet", ".csv", ".tsv", ".txt")
+DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".tsv", ".txt")
 
 
-ABOVE = 4
+MAX_PARENT_FOLDERS = 4
 """Folders above that of a table, at most, in which its media are looked for."""
 
 
@@ -41,24 +41,24 @@ class Record:
     def get(self, *names: str) -> Any:
         """The value of the first of the fields that is there and neither null nor NaN, which tables hold for an empty
         text; None where none is."""
-        return next((self.data[name] for name in names if not _is_nothing(self.data.get(name))), None)
+        return next((self.data[name] for name in names if not _is_missing(self.data.get(name))), None)
 
-    def text(self, *names: str) -> str:
+    def get_text(self, *names: str) -> str:
         """As `get`, and a text.
 
         Raises:
             UsageError: none is there, or it is something else.
         """
-        value = self.need(*names)
+        value = self.require_value(*names)
         if not isinstance(value, str):
-            raise self.wrong(names[0], "a text", value)
+            raise self.make_error(names[0], "a text", value)
         return value
 
-    def text_or_empty(self, name: str) -> str:
+    def get_text_or_empty(self, name: str) -> str:
         """As `text`, and an empty one where the field is there and holds nothing."""
-        return self.text(name) if self.get(name) is not None or name not in self.data else ""
+        return self.get_text(name) if self.get(name) is not None or name not in self.data else ""
 
-    def number_of(self, *names: str, within: tuple[float, float] = (-math.inf, math.inf)) -> float:
+    def get_number(self, *names: str, within: tuple[float, float] = (-math.inf, math.inf)) -> float:
         """As `get`, and a number, perhaps written as text.
 
         Args:
@@ -67,49 +67,51 @@ class Record:
         Raises:
             UsageError: none is there, or it is something else.
         """
-        value = self.need(*names)
+        value = self.require_value(*names)
         low, high = within
         try:
             number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             number = math.nan
         if not (math.isfinite(number) and low <= number <= high):
-            raise self.wrong(names[0], "a number" if math.isinf(low) else f"a number from {low:g} to {high:g}", value)
+            raise self.make_error(
+                names[0], "a number" if math.isinf(low) else f"a number from {low:g} to {high:g}", value
+            )
         return number
 
-    def one_of(self, allowed: Mapping[Any, Any], *names: str) -> Any:
+    def get_choice(self, allowed: Mapping[Any, Any], *names: str) -> Any:
         """What the value of a field stands for.
 
         Raises:
             UsageError: it stands for nothing.
         """
-        value = self.need(*names)
+        value = self.require_value(*names)
         value = value.strip() if isinstance(value, str) else value
         if isinstance(value, bool) or not isinstance(value, str | int | float) or value not in allowed:
-            raise self.wrong(names[0], f"one of {', '.join(dict.fromkeys(map(str, allowed)))}", value)
+            raise self.make_error(names[0], f"one of {', '.join(dict.fromkeys(map(str, allowed)))}", value)
         return allowed[value]
 
-    def need(self, *names: str) -> Any:
+    def require_value(self, *names: str) -> Any:
         """As `get`, and there. Raises UsageError."""
         value = self.get(*names)
         if value is None:
             raise UsageError(f"{self.where}: field {' or '.join(map(repr, names))} is missing")
         return value
 
-    def locate(self, path: str, *folders: str) -> str:
+    def locate_file(self, path: str, *folders: str) -> str:
         """Where a file is that the row names: beside the row's file or in a folder above it, or in one of `folders`
         there. Where it is nowhere, the first place, so that a message names one."""
         beside = (self.folder / self.file).resolve().parent
-        places = [beside, *beside.parents[:ABOVE]]
+        places = [beside, *beside.parents[:MAX_PARENT_FOLDERS]]
         candidates = [place / folder / path for place in places for folder in ("", *folders)]
         return str(next((one for one in candidates if one.is_file()), candidates[0]))
 
-    def wrong(self, name: str, expected: str, value: Any) -> UsageError:
+    def make_error(self, name: str, expected: str, value: Any) -> UsageError:
         return UsageError(f"{self.where}, field {name!r}: expected {expected}, got {reprlib.repr(value)}")
 
 
 @dataclass(frozen=True)
-class Data:
+class BenchmarkData:
     """The rows of a benchmark, and which version of them."""
 
     name: str
@@ -120,7 +122,9 @@ class Data:
     """Of the content of the files, or the commit of a data set of the hub."""
 
 
-def open_data(names: Sequence[str], patterns: Sequence[str], expected: str, columns: Sequence[str] = ()) -> Data:
+def open_data(
+    names: Sequence[str], patterns: Sequence[str], expected: str, columns: Sequence[str] = ()
+) -> BenchmarkData:
     """Read data.
 
     Args:
@@ -133,33 +137,33 @@ def open_data(names: Sequence[str], patterns: Sequence[str], expected: str, colu
     Raises:
         UsageError: there is nothing of the kind.
     """
-    parts = [_opened(name, patterns, expected, columns) for name in names]
+    parts = [_open_source(name, patterns, expected, columns) for name in names]
     if len(parts) == 1:
         return parts[0]
     digest = hashlib.sha256("".join(one.digest for one in parts).encode()).hexdigest()
     if not any(name.startswith(HUB) for name in names):  # files may be called alike, and are told by their folders
-        parts = [replace(one, records=tuple(map(_by_whole_path, one.records))) for one in parts]
+        parts = [replace(one, records=tuple(map(_use_absolute_paths, one.records))) for one in parts]
     records = tuple(record for one in parts for record in one.records)
-    return Data(", ".join(names), tuple(file for one in parts for file in one.files), records, digest)
+    return BenchmarkData(", ".join(names), tuple(file for one in parts for file in one.files), records, digest)
 
 
-def _by_whole_path(record: Record) -> Record:
+def _use_absolute_paths(record: Record) -> Record:
     file = (record.folder / record.file).resolve()
     return replace(record, file=file.relative_to(file.anchor), folder=Path(file.anchor))
 
 
-def _opened(name: str, patterns: Sequence[str], expected: str, columns: Sequence[str]) -> Data:
+def _open_source(name: str, patterns: Sequence[str], expected: str, columns: Sequence[str]) -> BenchmarkData:
     if name.startswith(HUB):
-        return _from_hub(name)
+        return _open_hub_dataset(name)
     path = Path(name)
     if path.is_dir():
-        found = next((files for pattern in patterns if (files := _matching(path, pattern))), [])
+        found = next((files for pattern in patterns if (files := _match_files(path, pattern))), [])
         if not found:
             raise UsageError(f"{path}: expected {expected}; found no file {' or '.join(patterns)}")
         folder = path
     elif path.is_file():
-        if path.suffix not in ENDINGS:
-            raise UsageError(f"{path}: expected {expected}, in a file that ends in {', '.join(ENDINGS)}")
+        if path.suffix not in DATA_SUFFIXES:
+            raise UsageError(f"{path}: expected {expected}, in a file that ends in {', '.join(DATA_SUFFIXES)}")
         found, folder = [path], path.parent
     else:
         raise UsageError(f"{path}: there is no such file or folder; expected {expected}")
@@ -170,32 +174,32 @@ def _opened(name: str, patterns: Sequence[str], expected: str, columns: Sequence
         digest.update(f"{relative}\0".encode())
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
-        rows = enumerate(table_rows(file, columns), 1)
+        rows = enumerate(read_data_file(file, columns), 1)
         records += [Record(where, row, number, relative, folder) for number, (where, row) in rows]
     if not records:
         raise UsageError(f"{name}: holds no row; expected {expected}")
     names = tuple(str(file.relative_to(folder)) for file in found)
-    return Data(name, names, tuple(records), digest.hexdigest())
+    return BenchmarkData(name, names, tuple(records), digest.hexdigest())
 
 
-def number_rows(records: Sequence[Record], names: Sequence[str]) -> list[str]:
+def assign_ids(records: Sequence[Record], names: Sequence[str]) -> list[str]:
     """An id for each row: its own, in the first of the fields (or of several, `subset/id`) where all have one and no
     two alike, else the number of the row. Where there are several files, and no field tells all rows apart, their names
     do: `pair/17`."""
-    if own := _own_ids(records, names):
+    if own := _find_unique_ids(records, names):
         return own
     parts: dict[Path, list[Record]] = {}
     for record in records:
         parts.setdefault(record.file, []).append(record)
-    ids = {file: _own_ids(part, names) or [str(one.number) for one in part] for file, part in parts.items()}
+    ids = {file: _find_unique_ids(part, names) or [str(one.number) for one in part] for file, part in parts.items()}
     if len(parts) == 1:
         return next(iter(ids.values()))
-    titles = _titles(list(parts))
+    titles = _name_files(list(parts))
     taken = {file: iter(ids[file]) for file in parts}
     return [f"{titles[record.file]}/{next(taken[record.file])}" for record in records]
 
 
-def _titles(files: Sequence[Path]) -> dict[Path, str]:
+def _name_files(files: Sequence[Path]) -> dict[Path, str]:
     """The shortest names that tell files apart: their own, those of their folders, or their whole paths."""
     for titles in ({file: file.stem for file in files}, {file: file.parent.name for file in files}):
         if len(set(titles.values())) == len(files):
@@ -203,7 +207,7 @@ def _titles(files: Sequence[Path]) -> dict[Path, str]:
     return {file: file.with_suffix("").as_posix() for file in files}
 
 
-def _own_ids(records: Sequence[Record], names: Sequence[str]) -> list[str] | None:
+def _find_unique_ids(records: Sequence[Record], names: Sequence[str]) -> list[str] | None:
     for name in names:
         rows = [[record.data.get(part) for part in name.split("/")] for record in records]
         ids = ["/".join(map(str, row)) for row in rows if all(isinstance(one, str | int) and one != "" for one in row)]
@@ -221,24 +225,24 @@ def check_fields(records: Sequence[Record], fields: Collection[str], expected: s
         raise UsageError(f"{first.where}: expected {expected}; it has no {missing[0]!r}, but {held}")
 
 
-def _matching(folder: Path, pattern: str) -> list[Path]:
+def _match_files(folder: Path, pattern: str) -> list[Path]:
     """The files of a folder that match a pattern, or one of several with `|` between."""
     found = {file for one in pattern.split("|") for file in folder.glob(one)}
-    return sorted(file for file in found if file.is_file() and file.suffix in ENDINGS)
+    return sorted(file for file in found if file.is_file() and file.suffix in DATA_SUFFIXES)
 
 
-def table_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_data_file(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of a file that ends in one of ENDINGS, with where they stand. Raises UsageError."""
     readers: dict[str, Callable[[Path, Sequence[str]], Iterator[tuple[str, Mapping[str, Any]]]]] = {
-        ".json": _json,
-        ".csv": _separated,
-        ".tsv": _separated,
-        ".txt": _separated,
+        ".json": _read_json,
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".txt": _read_csv,
     }
     return readers[path.suffix](path, columns) if path.suffix in readers else read_table(path)
 
 
-def _json(path: Path, _: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _read_json(path: Path, _: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         value = json.loads(path.read_bytes())
     except OSError as e:
@@ -256,7 +260,7 @@ def _json(path: Path, _: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]
         yield f"{path}, row {number}", row
 
 
-def _separated(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
@@ -277,7 +281,7 @@ def _separated(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mappin
         raise UsageError(f"{path}: not a table in UTF-8: {e}") from e
 
 
-def _is_nothing(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -289,11 +293,11 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _from_hub(name: str) -> Data:
+def _open_hub_dataset(name: str) -> BenchmarkData:
     source = HubDataset.open(name)
     records = []
-    for number, (where, row) in enumerate(source.rows(0, len(source)), 1):
+    for number, (where, row) in enumerate(source.read_range(0, len(source)), 1):
         if isinstance(row, UsageError):
             raise row
         records.append(Record(where, row, number, Path(source.config or source.split), source.folder))
-    return Data(name, (name,), tuple(records), source.digest)
+    return BenchmarkData(name, (name,), tuple(records), source.digest)

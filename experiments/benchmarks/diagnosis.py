@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flex_judge.experiments.benchmarks.items import TIE, Outcome, prediction
+from flex_judge.experiments.benchmarks.items import TIE, ItemOutcome, extract_prediction
 from flex_judge.experiments.benchmarks.metrics import spearman
-from flex_judge.experiments.benchmarks.scores import Opinions, Rankings
-from flex_judge.experiments.benchmarks.scoring import Pairs, Scoring
+from flex_judge.experiments.benchmarks.scores import OpinionScoring, RankingScoring
+from flex_judge.experiments.benchmarks.scoring import PairScoring, Scoring
 
-WORST = 8
+WORST_COUNT = 8
 """Items of each task that are shown in full."""
-WIDEST = 5
+MAX_MARGIN = 5
 """Margins of this and more are one bin."""
 
 
-def calibration(scoring: Scoring, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def compute_calibration(scoring: Scoring, outcomes: Sequence[ItemOutcome]) -> list[dict[str, Any]]:
     """How right the judge is at each of its own scores.
 
     Returns:
@@ -27,13 +27,13 @@ def calibration(scoring: Scoring, outcomes: Sequence[Outcome]) -> list[dict[str,
         prefer. Of single scores, for each score: how many, and the mean of people's. Empty for others.
     """
     bins: dict[int, list[float]] = {}
-    if isinstance(scoring, Pairs) and not scoring.by_options:
+    if isinstance(scoring, PairScoring) and not scoring.by_options:
         for one in outcomes:
-            if (scores := one.together.scores) is not None and one.item.label != TIE:
-                margin = min(WIDEST, round(abs(scores[0] - scores[1])))
-                bins.setdefault(margin, []).append(float(prediction(one.together) == one.item.label))
+            if (scores := one.combined_judgment.scores) is not None and one.item.label != TIE:
+                margin = min(MAX_MARGIN, round(abs(scores[0] - scores[1])))
+                bins.setdefault(margin, []).append(float(extract_prediction(one.combined_judgment) == one.item.label))
         title = "right"
-    elif not isinstance(scoring, Pairs | Rankings):
+    elif not isinstance(scoring, PairScoring | RankingScoring):
         for one in outcomes:
             if one.score is not None and isinstance(one.item.label, int | float):  # by the judge's own scores
                 bins.setdefault(round(one.score), []).append(float(one.item.label))
@@ -46,7 +46,7 @@ def calibration(scoring: Scoring, outcomes: Sequence[Outcome]) -> list[dict[str,
     ]
 
 
-def biases(scoring: Scoring, outcomes: Sequence[Outcome]) -> dict[str, float | int | None]:
+def measure_biases(scoring: Scoring, outcomes: Sequence[ItemOutcome]) -> dict[str, float | int | None]:
     """What a judge may go by instead of quality, beside what people's labels say of the same items.
 
     Returns:
@@ -55,44 +55,44 @@ def biases(scoring: Scoring, outcomes: Sequence[Outcome]) -> dict[str, float | i
         longer response), `ties` and `ties_labels`. Of single scores: `length`, `length_labels` (Spearman's correlation
         with the response's length). None where there is nothing to go by.
     """
-    if isinstance(scoring, Pairs):
-        return _of_pairs(outcomes, scoring.by_options)
+    if isinstance(scoring, PairScoring):
+        return _measure_pair_biases(outcomes, scoring.by_options)
     known = [(one.score, one.item.label, one.lengths[0]) for one in outcomes if one.score is not None]
     rows = [(score, label, length) for score, label, length in known if isinstance(label, int | float) and length]
-    if isinstance(scoring, Rankings) or len(rows) < 2:
+    if isinstance(scoring, RankingScoring) or len(rows) < 2:
         return {}
     scores, labels, lengths = (list(column) for column in zip(*rows, strict=True))
-    return {"length": _number(spearman(scores, lengths)), "length_labels": _number(spearman(labels, lengths))}
+    return {"length": _nan_to_none(spearman(scores, lengths)), "length_labels": _nan_to_none(spearman(labels, lengths))}
 
 
-def worst(scoring: Scoring, outcomes: Sequence[Outcome]) -> list[tuple[Outcome, float]]:
+def find_worst_items(scoring: Scoring, outcomes: Sequence[ItemOutcome]) -> list[tuple[ItemOutcome, float]]:
     """The items on which the judge was furthest from people, the worst first, with how far: of pairs those decided the
     wrong way, by their margin."""
     found = []
     for one in outcomes:
-        distance = _distance(scoring, one)
+        distance = _compute_error(scoring, one)
         if distance:
             found.append((one, distance))
-    return sorted(found, key=lambda pair: (-pair[1], pair[0].item.id))[:WORST]
+    return sorted(found, key=lambda pair: (-pair[1], pair[0].item.id))[:WORST_COUNT]
 
 
-def _distance(scoring: Scoring, outcome: Outcome) -> float | None:
-    if isinstance(scoring, Rankings):
-        return scoring.distance(outcome)[0]
-    if not isinstance(scoring, Pairs):
+def _compute_error(scoring: Scoring, outcome: ItemOutcome) -> float | None:
+    if isinstance(scoring, RankingScoring):
+        return scoring.compute_distance(outcome)[0]
+    if not isinstance(scoring, PairScoring):
         label, score = outcome.item.label, outcome.score
         if score is None or not isinstance(label, int | float):
             return None
-        return abs(float(scoring.mapped(score) if isinstance(scoring, Opinions) else score) - label)
-    said = outcome.together
-    predicted = prediction(said, scoring.by_options)
+        return abs(float(scoring.rescale_score(score) if isinstance(scoring, OpinionScoring) else score) - label)
+    said = outcome.combined_judgment
+    predicted = extract_prediction(said, scoring.by_options)
     if said.scores is None or predicted == outcome.item.label:
         return None
     # A tie where there is none is a smaller fault than the wrong way round.
     return 1e-6 + abs(said.scores[0] - said.scores[1])
 
 
-def _of_pairs(outcomes: Sequence[Outcome], by_options: bool) -> dict[str, float | int | None]:
+def _measure_pair_biases(outcomes: Sequence[ItemOutcome], by_options: bool) -> dict[str, float | int | None]:
     first, first_labels, longer, longer_labels, ties, tied_labels = [], [], [], [], [], []
     for one in outcomes:
         label = one.item.label
@@ -113,18 +113,18 @@ def _of_pairs(outcomes: Sequence[Outcome], by_options: bool) -> dict[str, float 
                     longer_labels.append(better == long)
     return {
         "votes": len(ties),
-        "first_read": _share(first),
-        "first_read_labels": _share(first_labels),
-        "longer": _share(longer),
-        "longer_labels": _share(longer_labels),
-        "ties": _share(ties),
-        "ties_labels": _share(tied_labels),
+        "first_read": _share_true(first),
+        "first_read_labels": _share_true(first_labels),
+        "longer": _share_true(longer),
+        "longer_labels": _share_true(longer_labels),
+        "ties": _share_true(ties),
+        "ties_labels": _share_true(tied_labels),
     }
 
 
-def _share(values: Sequence[bool]) -> float | None:
+def _share_true(values: Sequence[bool]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _number(value: float) -> float | None:
+def _nan_to_none(value: float) -> float | None:
     return None if value != value else value

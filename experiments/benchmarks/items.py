@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from flex_judge.judges.io.files import Row
+from flex_judge.judges.io.files import ComparisonFileRow
 from flex_judge.judges.judgments import Judgment, Status, Verdict
-from flex_judge.judges.protocol.voting import combine
-from flex_judge.judges.types import Comparison, text_of
+from flex_judge.judges.protocol.voting import combine_votes
+from flex_judge.judges.types import Comparison, content_to_text
 
 NOT_JUDGED = "not_judged"
 TIE = "tie"
@@ -24,7 +24,7 @@ score. Of a batch: the responses' indexes, best first."""
 class Item:
     """One row of a benchmark."""
 
-    row: Row
+    row: ComparisonFileRow
     """What is judged; its media are read when it is."""
     task: str
     """The part of the benchmark that it belongs to; each has figures of its own."""
@@ -39,13 +39,13 @@ class Item:
     def id(self) -> str:
         return self.row.id
 
-    def asks(self, runs: int) -> list[Ask]:
+    def make_runs(self, runs: int) -> list[ItemRun]:
         """What a judge is asked in so many independent runs."""
-        return [Ask(self, run) for run in range(runs)]
+        return [ItemRun(self, run) for run in range(runs)]
 
 
 @dataclass(frozen=True)
-class Ask:
+class ItemRun:
     """An item in one of the runs. Each run draws votes, and random orders, of its own."""
 
     item: Item
@@ -59,13 +59,13 @@ class Ask:
     def where(self) -> str:
         return self.item.row.where
 
-    def comparison(self) -> Comparison:
+    def load_comparison(self) -> Comparison:
         """The comparison, media read; see `flex_judge.judges.io.files.Row`."""
-        return replace(self.item.row.comparison(), id=self.id, sample_index=self.run)
+        return replace(self.item.row.load_comparison(), id=self.id, sample_index=self.run)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ItemOutcome:
     """An item, and what a judge made of it."""
 
     item: Item
@@ -78,9 +78,9 @@ class Outcome:
         return tuple(vote for judgment in self.judgments for vote in judgment.votes)
 
     @cached_property
-    def together(self) -> Judgment:
+    def combined_judgment(self) -> Judgment:
         """The judgment that all votes of all runs come to: voting."""
-        return combine(self.item.id, [[vote] for vote in self.votes])
+        return combine_votes(self.item.id, [[vote] for vote in self.votes])
 
     @property
     def score(self) -> float | None:
@@ -91,15 +91,15 @@ class Outcome:
     @property
     def lengths(self) -> tuple[int, ...]:
         """Characters of each response as it stands in the data; media count nothing."""
-        return tuple(len(_text(response)) for response in self.item.row.data["responses"])
+        return tuple(len(_extract_text(response)) for response in self.item.row.data["responses"])
 
 
-def not_judged(id: str, why: str) -> Judgment:
+def make_placeholder_judgment(id: str, why: str) -> Judgment:
     """What stands for a judgment that nobody made: an image cannot be read, or a reply is missing. Unscored."""
-    return Judgment.unscored(id, Status.UNPARSEABLE, why, provenance={NOT_JUDGED: why})
+    return Judgment.from_failure(id, Status.UNPARSEABLE, why, provenance={NOT_JUDGED: why})
 
 
-def prediction(said: Judgment | Verdict, by_options: bool = False) -> int | str | None:
+def extract_prediction(said: Judgment | Verdict, by_options: bool = False) -> int | str | None:
     """What is predicted of a pair: the index of the better response, TIE or, by options, the option; None where there
     is no score."""
     if said.scores is None:
@@ -109,9 +109,9 @@ def prediction(said: Judgment | Verdict, by_options: bool = False) -> int | str 
     return TIE if said.preferred is None else said.preferred
 
 
-def _text(response: Any) -> str:
+def _extract_text(response: Any) -> str:
     if isinstance(response, str):
         return response
     if isinstance(response, Mapping):
         return str(response.get("text") or "")
-    return "".join(map(_text, response)) if isinstance(response, Sequence) else text_of(response)
+    return "".join(map(_extract_text, response)) if isinstance(response, Sequence) else content_to_text(response)

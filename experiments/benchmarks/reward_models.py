@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flex_judge.experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item
+from flex_judge.experiments.benchmarks.benchmark import BenchmarkSpec, PublishedResult, RowBenchmark, make_item
 from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import Item
-from flex_judge.experiments.benchmarks.scoring import Pairs
+from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.experiments.benchmarks.text import FIRST_SECOND
 
 SECTIONS = {
@@ -30,56 +30,56 @@ SECTIONS = {
 """RewardBench's sections and their subsets."""
 
 
-def _llmbar(judge: str, *accuracies: float) -> Published:
+def _make_llmbar_result(judge: str, *accuracies: float) -> PublishedResult:
     names = ("Natural", "Neighbor", "GPTInst", "GPTOut", "Manual")
     found = {f"pair.subset.{name}": one for name, one in zip(names, accuracies, strict=True)}
-    return Published(judge, found, "arXiv 2310.07641")
+    return PublishedResult(judge, found, "arXiv 2310.07641")
 
 
-def _judgebench(judge: str, *accuracies: float) -> Published:
+def _make_judgebench_result(judge: str, *accuracies: float) -> PublishedResult:
     *areas, overall = accuracies
     names = ("knowledge", "reasoning", "math", "coding")
     found = {f"pair.category.{name}": one for name, one in zip(names, areas, strict=True)}
-    return Published(judge, {**found, "pair.agreement": overall}, "arXiv 2410.12784")
+    return PublishedResult(judge, {**found, "pair.agreement": overall}, "arXiv 2410.12784")
 
 
-def _rewardbench(judge: str, *scores: float) -> Published:
+def _make_rewardbench_result(judge: str, *scores: float) -> PublishedResult:
     *sections, overall = scores
     found = {f"pair.section.{name}": one for name, one in zip(SECTIONS, sections, strict=True)}
-    return Published(judge, {**found, "pair.macro": overall}, "leaderboard")
+    return PublishedResult(judge, {**found, "pair.macro": overall}, "leaderboard")
 
 
 class LLMBar(RowBenchmark):
     """One answer follows the instruction and the other does not, however it looks."""
 
-    spec = Spec(
+    spec = BenchmarkSpec(
         "llmbar",
         "LLMBar: which of two outputs follows the instruction, natural and adversarial (arXiv 2310.07641)",
         "LLMBar's dataset.json, or its folder of them: rows with input, output_1, output_2 and label (1 or 2)",
         ("**/dataset.json", "**/*.json", "**/*.jsonl"),
-        {"pair": Pairs(unit="vote", macro="subset")},
+        {"pair": PairScoring(unit="vote", macro="subset")},
         fields=("input", "output_1", "output_2", "label"),
         counts={"pair": 419},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "both"},
         formats=("output", "brackets", "label"),
         published=(
-            _llmbar("GPT-4, plain prompt", 0.935, 0.642, 0.766, 0.766, 0.750),
-            _llmbar("GPT-4, own metrics and reference", 0.960, 0.854, 0.897, 0.723, 0.837),
-            _llmbar("ChatGPT, plain prompt", 0.790, 0.179, 0.293, 0.436, 0.370),
+            _make_llmbar_result("GPT-4, plain prompt", 0.935, 0.642, 0.766, 0.766, 0.750),
+            _make_llmbar_result("GPT-4, own metrics and reference", 0.960, 0.854, 0.897, 0.723, 0.837),
+            _make_llmbar_result("ChatGPT, plain prompt", 0.790, 0.179, 0.293, 0.436, 0.370),
         ),
     )
 
-    def item(self, record: Record, id: str) -> Item:
-        answers = [record.text("output_1"), record.text("output_2")]
-        label = record.one_of(FIRST_SECOND, "label")
+    def parse_record(self, record: Record, id: str) -> Item:
+        answers = [record.get_text("output_1"), record.get_text("output_2")]
+        label = record.get_choice(FIRST_SECOND, "label")
         subset = record.get("subset") or record.file.parent.name or "all"
-        return make_item(record, id, "pair", record.text("input"), answers, "general", label, subset=str(subset))
+        return make_item(record, id, "pair", record.get_text("input"), answers, "general", label, subset=str(subset))
 
 
 class JudgeBench(RowBenchmark):
     """One answer is right and the other wrong, which a verifier found out."""
 
-    spec = Spec(
+    spec = BenchmarkSpec(
         "judgebench",
         "JudgeBench: a right and a wrong answer to a hard question, in both orders (arXiv 2410.12784)",
         "JudgeBench's .jsonl of pairs: rows with pair_id, source, question, response_A, response_B and label",
@@ -89,7 +89,7 @@ class JudgeBench(RowBenchmark):
             "**/*.jsonl",
             "**/*.parquet",
         ),
-        {"pair": Pairs(unit="margin", macro="category")},
+        {"pair": PairScoring(unit="margin", macro="category")},
         fields=("question", "response_A", "response_B", "label"),
         ids=("pair_id",),
         hub=("hub:ScalerLab/JudgeBench@gpt",),
@@ -97,33 +97,33 @@ class JudgeBench(RowBenchmark):
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "both"},
         formats=("brackets", "output"),
         published=(
-            _judgebench("o3-mini (high), Arena-Hard prompt", 0.6753, 0.8980, 0.8750, 1.0, 0.8086),
-            _judgebench("Claude-3.5-Sonnet, Arena-Hard prompt", 0.6234, 0.6633, 0.6607, 0.6429, 0.6429),
-            _judgebench("GPT-4o, Arena-Hard prompt", 0.5065, 0.5408, 0.7500, 0.5952, 0.5657),
-            _judgebench("JudgeLM-7B", 0.2338, 0.2959, 0.3214, 0.1190, 0.2514),
-            _judgebench("PandaLM", 0.0909, 0.2143, 0.0714, 0.1667, 0.1314),
+            _make_judgebench_result("o3-mini (high), Arena-Hard prompt", 0.6753, 0.8980, 0.8750, 1.0, 0.8086),
+            _make_judgebench_result("Claude-3.5-Sonnet, Arena-Hard prompt", 0.6234, 0.6633, 0.6607, 0.6429, 0.6429),
+            _make_judgebench_result("GPT-4o, Arena-Hard prompt", 0.5065, 0.5408, 0.7500, 0.5952, 0.5657),
+            _make_judgebench_result("JudgeLM-7B", 0.2338, 0.2959, 0.3214, 0.1190, 0.2514),
+            _make_judgebench_result("PandaLM", 0.0909, 0.2143, 0.0714, 0.1667, 0.1314),
         ),
     )
 
-    def item(self, record: Record, id: str) -> Item:
-        answers = [record.text("response_A"), record.text("response_B")]
-        label = record.one_of({"A>B": 0, "B>A": 1}, "label")
+    def parse_record(self, record: Record, id: str) -> Item:
+        answers = [record.get_text("response_A"), record.get_text("response_B")]
+        label = record.get_choice({"A>B": 0, "B>A": 1}, "label")
         source = str(record.get("source") or "all")
-        groups = {"category": _category(source), "source": source}
-        return make_item(record, id, "pair", record.text("question"), answers, "general", label, **groups)
+        groups = {"category": _classify_source(source), "source": source}
+        return make_item(record, id, "pair", record.get_text("question"), answers, "general", label, **groups)
 
 
 class RewardBench(RowBenchmark):
     """A chosen and a rejected answer; a section's score is the mean of its subsets, weighted as its makers do (but
     by the real sizes of the two xstest subsets, which their constants have the wrong way round)."""
 
-    spec = Spec(
+    spec = BenchmarkSpec(
         "rewardbench",
         "RewardBench: a chosen and a rejected answer, in four sections (arXiv 2403.13787)",
         "RewardBench's filtered split: rows with prompt, chosen, rejected and subset",
         ("**/filtered*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
         {
-            "pair": Pairs(
+            "pair": PairScoring(
                 headline="macro", measure="accuracy", tie=0.5, macro="section", weights={"math-prm": 984 / 447}
             )
         },
@@ -135,24 +135,24 @@ class RewardBench(RowBenchmark):
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random"},
         formats=("brackets",),
         published=(
-            _rewardbench("gpt-4o-2024-08-06", 0.961, 0.761, 0.881, 0.866, 0.867),
-            _rewardbench("claude-3-5-sonnet-20240620", 0.964, 0.740, 0.816, 0.847, 0.842),
-            _rewardbench("Llama-3.1-405B-Instruct", 0.972, 0.746, 0.776, 0.871, 0.841),
+            _make_rewardbench_result("gpt-4o-2024-08-06", 0.961, 0.761, 0.881, 0.866, 0.867),
+            _make_rewardbench_result("claude-3-5-sonnet-20240620", 0.964, 0.740, 0.816, 0.847, 0.842),
+            _make_rewardbench_result("Llama-3.1-405B-Instruct", 0.972, 0.746, 0.776, 0.871, 0.841),
         ),
     )
 
-    def item(self, record: Record, id: str) -> Item:
-        subset = record.text("subset")
+    def parse_record(self, record: Record, id: str) -> Item:
+        subset = record.get_text("subset")
         section = next((name for name, subsets in SECTIONS.items() if subset in subsets), None)
         if section is None:
-            raise record.wrong(
+            raise record.make_error(
                 "subset", f"one of {', '.join(one for some in SECTIONS.values() for one in some)}", subset
             )
-        answers = [record.text("chosen"), record.text("rejected")]
+        answers = [record.get_text("chosen"), record.get_text("rejected")]
         groups = {"section": section, "subset": subset}
-        return make_item(record, id, "pair", record.text("prompt"), answers, "general", 0, **groups)
+        return make_item(record, id, "pair", record.get_text("prompt"), answers, "general", 0, **groups)
 
 
-def _category(source: str) -> str:
+def _classify_source(source: str) -> str:
     known = {"mmlu": "knowledge", "livebench-reasoning": "reasoning", "livebench-math": "math", "livecode": "coding"}
     return next((category for start, category in known.items() if source.startswith(start)), source)

@@ -9,29 +9,29 @@ from typing import Any
 
 import numpy as np
 
-from flex_judge.experiments.benchmarks.items import Outcome
+from flex_judge.experiments.benchmarks.items import ItemOutcome
 from flex_judge.experiments.benchmarks.metrics import (
+    BenchmarkMetric,
     Floats,
     Indexes,
-    Metric,
     Numbers,
-    bootstrapped,
-    mean_of_groups,
+    average_groups,
+    bootstrap_metric,
+    compute_share,
     mean_squared_error,
-    numbered,
+    number_names,
     pearson,
     ranking_distance,
-    share,
     spearman,
     system_means,
 )
-from flex_judge.experiments.benchmarks.scoring import Metrics, Tables, by_group
+from flex_judge.experiments.benchmarks.scoring import Metrics, MetricTables, compute_by_group
 
-_OPINIONS = {"lcc": pearson, "srcc": spearman, "mse": mean_squared_error}
+_OPINION_METRICS = {"lcc": pearson, "srcc": spearman, "mse": mean_squared_error}
 
 
 @dataclass(frozen=True)
-class Opinions:
+class OpinionScoring:
     """Mean opinion scores: correlations and squared error, over items and over the means of systems."""
 
     headline: str = "lcc"
@@ -41,35 +41,38 @@ class Opinions:
     """Lowest and highest score of the judge's scale and of people's, where they differ: scores are mapped from one to
     the other, or their squared difference would mean nothing."""
 
-    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Metrics:
-        known, scores, labels = _scored(outcomes)
-        scores = self.mapped(scores)
-        found = {name: _figure(metric, scores, labels, len(outcomes), seed) for name, metric in _OPINIONS.items()}
+    def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
+        known, scores, labels = _collect_scores(outcomes)
+        scores = self.rescale_score(scores)
+        found = {
+            name: _compute_metric(metric, scores, labels, len(outcomes), seed)
+            for name, metric in _OPINION_METRICS.items()
+        }
         if self.system and known and all(self.system in one.item.groups for one in known):
-            systems = numbered([one.item.groups[self.system] for one in known])[1]
+            systems = number_names([one.item.groups[self.system] for one in known])[1]
             means, people = system_means(scores, systems), system_means(labels, systems)
             asked = len({one.item.groups[self.system] for one in outcomes})
-            for name, metric in _OPINIONS.items():
-                found[f"system_{name}"] = _figure(metric, means, people, asked, seed)
+            for name, metric in _OPINION_METRICS.items():
+                found[f"system_{name}"] = _compute_metric(metric, means, people, asked, seed)
         return found
 
-    def mapped(self, score: Any) -> Any:
+    def rescale_score(self, score: Any) -> Any:
         """A score of the judge, or an array of them, on people's scale."""
         if self.ranges is None:
             return score
         (low, high), (least, most) = self.ranges
         return least + (score - low) * (most - least) / (high - low)
 
-    def tables(self, outcomes: Sequence[Outcome], seed: int) -> Tables:
-        def headline(part: Sequence[Outcome]) -> Metric:
-            _, scores, labels = _scored(part)
-            return _figure(_OPINIONS[self.headline], self.mapped(scores), labels, len(part), seed)
+    def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
+        def headline_metric(part: Sequence[ItemOutcome]) -> BenchmarkMetric:
+            _, scores, labels = _collect_scores(part)
+            return _compute_metric(_OPINION_METRICS[self.headline], self.rescale_score(scores), labels, len(part), seed)
 
-        return by_group(outcomes, headline, but=self.system)
+        return compute_by_group(outcomes, headline_metric, but=self.system)
 
 
 @dataclass(frozen=True)
-class Correlations:
+class CorrelationScoring:
     """Scores against people's, by source: Pearson's correlation of each run in each source, their mean over runs, and
     the mean of that over sources; and that of all items, each with the mean of its runs.
 
@@ -80,58 +83,60 @@ class Correlations:
     headline: str = "pearson"
     group: str = "source"
 
-    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Metrics:
-        _, scores, labels = _scored(outcomes)
+    def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
+        _, scores, labels = _collect_scores(outcomes)
         return {
-            self.headline: self._mean_of_sources(outcomes, seed),
-            "pearson_all": _figure(pearson, scores, labels, len(outcomes), seed),
+            self.headline: self._average_sources(outcomes, seed),
+            "pearson_all": _compute_metric(pearson, scores, labels, len(outcomes), seed),
         }
 
-    def tables(self, outcomes: Sequence[Outcome], seed: int) -> Tables:
-        return by_group(outcomes, lambda part: self._mean_of_sources(part, seed))
+    def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
+        return compute_by_group(outcomes, lambda part: self._average_sources(part, seed))
 
-    def _mean_of_sources(self, outcomes: Sequence[Outcome], seed: int) -> Metric:
+    def _average_sources(self, outcomes: Sequence[ItemOutcome], seed: int) -> BenchmarkMetric:
         labels = np.array([one.item.label for one in outcomes], dtype=np.float64)
-        groups = numbered([one.item.groups[self.group] for one in outcomes])[1]
-        runs = _by_run(outcomes)
+        groups = number_names([one.item.groups[self.group] for one in outcomes])[1]
+        runs = _scores_by_run(outcomes)
 
-        def of(run: Floats, people: Floats) -> float:
+        def correlate_run(run: Floats, people: Floats) -> float:
             had = ~np.isnan(run)
             if len(people) < 2 or people.min() == people.max():
                 return math.nan
             found = pearson(run[had], people[had])
             return 0.0 if math.isnan(found) else found
 
-        def mean(at: Indexes) -> float:
+        def mean_over_sources(at: Indexes) -> float:
             sources = [at[groups[at] == k] for k in np.unique(groups[at])]
-            return _mean(_mean(of(run[source], labels[source]) for run in runs) for source in sources)
+            return _nan_mean(
+                _nan_mean(correlate_run(run[source], labels[source]) for run in runs) for source in sources
+            )
 
         count = sum(one.score is not None for one in outcomes)
         if not count:
-            return Metric(None, asked=len(outcomes))
-        return replace(bootstrapped(mean, len(outcomes), seed, asked=len(outcomes)), count=count)
+            return BenchmarkMetric(None, asked=len(outcomes))
+        return replace(bootstrap_metric(mean_over_sources, len(outcomes), seed, asked=len(outcomes)), count=count)
 
 
 @dataclass(frozen=True)
-class Rankings:
+class RankingScoring:
     """Rankings of several responses: the normalised Levenshtein distance to people's, the mean over sources. Lower is
     better; without a verdict it is 1, the farthest."""
 
     headline: str = "distance"
     group: str = "source"
 
-    def figures(self, outcomes: Sequence[Outcome], seed: int) -> Metrics:
-        distances, asked = self._distances(outcomes)
+    def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
+        distances, asked = self._compute_distances(outcomes)
         groups = [one.item.groups[self.group] for one in outcomes]
         return {
-            self.headline: mean_of_groups(distances, asked, groups, seed=seed),
-            "distance_all": share(distances, asked, seed),
+            self.headline: average_groups(distances, asked, groups, seed=seed),
+            "distance_all": compute_share(distances, asked, seed),
         }
 
-    def tables(self, outcomes: Sequence[Outcome], seed: int) -> Tables:
-        return by_group(outcomes, lambda part: share(*self._distances(part), seed))
+    def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
+        return compute_by_group(outcomes, lambda part: compute_share(*self._compute_distances(part), seed))
 
-    def distance(self, outcome: Outcome) -> tuple[float | None, float]:
+    def compute_distance(self, outcome: ItemOutcome) -> tuple[float | None, float]:
         """The mean over runs: over those with a verdict, and with the others at 1."""
         label = outcome.item.label
         assert isinstance(label, tuple)
@@ -140,12 +145,12 @@ class Rankings:
         worst = (math.fsum(known) + missing) / len(outcome.judgments)
         return (math.fsum(known) / len(known) if known else None), worst
 
-    def _distances(self, outcomes: Sequence[Outcome]) -> tuple[list[float | None], list[float]]:
-        both = [self.distance(outcome) for outcome in outcomes]
+    def _compute_distances(self, outcomes: Sequence[ItemOutcome]) -> tuple[list[float | None], list[float]]:
+        both = [self.compute_distance(outcome) for outcome in outcomes]
         return [known for known, _ in both], [asked for _, asked in both]
 
 
-def _scored(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], Floats, Floats]:
+def _collect_scores(outcomes: Sequence[ItemOutcome]) -> tuple[list[ItemOutcome], Floats, Floats]:
     """The outcomes that have a score, their scores, and their labels."""
     known = [(one, score) for one in outcomes if (score := one.score) is not None]
     labels = [one.item.label for one, _ in known]
@@ -153,14 +158,14 @@ def _scored(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], Floats, Floats]
     return [one for one, _ in known], np.array([score for _, score in known]), np.array(labels, dtype=np.float64)
 
 
-def _figure(
+def _compute_metric(
     metric: Callable[[Numbers, Numbers], float], scores: Floats, labels: Floats, asked: int, seed: int
-) -> Metric:
+) -> BenchmarkMetric:
     """A metric of scores and labels, with the interval over them."""
-    return bootstrapped(lambda at: metric(scores[at], labels[at]), len(scores), seed, asked=asked)
+    return bootstrap_metric(lambda at: metric(scores[at], labels[at]), len(scores), seed, asked=asked)
 
 
-def _by_run(outcomes: Sequence[Outcome]) -> list[Floats]:
+def _scores_by_run(outcomes: Sequence[ItemOutcome]) -> list[Floats]:
     """The scores of each run, nan where it has none."""
     count = max((len(one.judgments) for one in outcomes), default=0)
     runs = np.full((count, len(outcomes)), math.nan)
@@ -171,7 +176,7 @@ def _by_run(outcomes: Sequence[Outcome]) -> list[Floats]:
     return list(runs)
 
 
-def _mean(values: Iterable[float]) -> float:
+def _nan_mean(values: Iterable[float]) -> float:
     """The mean of those that are defined; nan where none is."""
     known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else math.nan

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flex_judge.experiments.benchmarks.data import ENDINGS, table_rows
+from flex_judge.experiments.benchmarks.data import DATA_SUFFIXES, read_data_file
 from flex_judge.experiments.benchmarks.items import Item
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.prompts import THINK_CLOSE, THINK_OPEN
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredReplies:
     """The replies to one item."""
 
     where: str
@@ -30,31 +30,31 @@ class Stored:
     """In which order the judge read the responses, where the row says so."""
 
 
-def read_replies(path: Path) -> dict[str, Stored]:
+def read_replies(path: Path) -> dict[str, StoredReplies]:
     """The replies of a file, by the id of their item.
 
     Raises:
         UsageError: the file, or a row of it, is not as it should be; the message names both and the field.
     """
-    found: dict[str, Stored] = {}
-    if path.suffix not in ENDINGS:
-        raise UsageError(f"{path}: expected stored replies, in a file that ends in {', '.join(ENDINGS)}")
-    for number, (where, published) in enumerate(table_rows(path), 1):
-        row = next((ours for read in PUBLISHED if (ours := read(published, number))), published)
-        one = _stored(where, row)
+    found: dict[str, StoredReplies] = {}
+    if path.suffix not in DATA_SUFFIXES:
+        raise UsageError(f"{path}: expected stored replies, in a file that ends in {', '.join(DATA_SUFFIXES)}")
+    for number, (where, published) in enumerate(read_data_file(path), 1):
+        row = next((ours for read in CONVERTERS if (ours := read(published, number))), published)
+        one = _parse_row(where, row)
         name = str(row["id"])
         if earlier := found.get(name):
             if (earlier.orders is None) != (one.orders is None):
                 raise UsageError(f"{where}: field 'orders' must be in every row of {name!r}, or in none")
             both = None if earlier.orders is None or one.orders is None else earlier.orders + one.orders
-            one = Stored(earlier.where, earlier.texts + one.texts, both)
+            one = StoredReplies(earlier.where, earlier.texts + one.texts, both)
         found[name] = one
     if not found:
         raise UsageError(f"{path}: holds no reply")
     return found
 
 
-def matched(path: Path, items: Sequence[Item]) -> dict[str, Stored]:
+def match_replies(path: Path, items: Sequence[Item]) -> dict[str, StoredReplies]:
     """The replies of a file, by the id of the item that they are for.
 
     Where the items are numbered from 1, as rows without an id are, replies may count them from 0. Where no two items
@@ -66,7 +66,7 @@ def matched(path: Path, items: Sequence[Item]) -> dict[str, Stored]:
     stored = read_replies(path)
     ids = {item.id for item in items}
     if ids == {str(k + 1) for k in range(len(items))} and all(map(str.isdecimal, stored)):
-        stored = _from_one(path, stored, len(items))
+        stored = _shift_ids_to_one(path, stored, len(items))
     ends = Counter(name.rpartition("/")[2] for name in ids)
     short = {name.rpartition("/")[2]: name for name in ids if ends[name.rpartition("/")[2]] == 1}
     named: dict[str, str] = {}
@@ -87,7 +87,7 @@ def matched(path: Path, items: Sequence[Item]) -> dict[str, Stored]:
     return stored
 
 
-def _from_one(path: Path, stored: dict[str, Stored], items: int) -> dict[str, Stored]:
+def _shift_ids_to_one(path: Path, stored: dict[str, StoredReplies], items: int) -> dict[str, StoredReplies]:
     """Replies by the number of their row from 1, which may be counted from 0.
 
     Raises:
@@ -103,28 +103,28 @@ def _from_one(path: Path, stored: dict[str, Stored], items: int) -> dict[str, St
     return stored
 
 
-def _stored(where: str, row: Mapping[str, Any]) -> Stored:
-    def wrong(name: str, expected: str) -> UsageError:
+def _parse_row(where: str, row: Mapping[str, Any]) -> StoredReplies:
+    def make_error(name: str, expected: str) -> UsageError:
         return UsageError(f"{where}, field {name!r}: expected {expected}, got {row.get(name)!r:.80}")
 
     name = row.get("id")
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-        raise wrong("id", "the id of an item")
+        raise make_error("id", "the id of an item")
     if ("text" in row) == ("texts" in row):
         raise UsageError(f"{where}: expected a field 'text' or a field 'texts'")
     texts = [row["text"]] if "text" in row else row["texts"]
     if not isinstance(texts, list) or not all(text is None or isinstance(text, str) for text in texts):
-        raise wrong("text" if "text" in row else "texts", "a reply" if "text" in row else "a list of replies")
+        raise make_error("text" if "text" in row else "texts", "a reply" if "text" in row else "a list of replies")
     shown = row.get("orders")
     if shown is None:
-        return Stored(where, tuple(texts))
+        return StoredReplies(where, tuple(texts))
     lists = isinstance(shown, list) and len(shown) == len(texts)
     if not lists or not all(isinstance(one, list) and sorted(one) == list(range(len(one))) for one in shown):
-        raise wrong("orders", "for each reply the order of the responses, such as [1, 0]")
-    return Stored(where, tuple(texts), tuple(tuple(one) for one in shown))
+        raise make_error("orders", "for each reply the order of the responses, such as [1, 0]")
+    return StoredReplies(where, tuple(texts), tuple(tuple(one) for one in shown))
 
 
-def _pandalm(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
+def _convert_pandalm(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
     """PandaLM's, a row: `{"idx", "NAME_result": 1 | 2 | 0 for a tie, "NAME_reason"}`."""
     results = [name for name in row if name.endswith("_result")]
     if "idx" not in row or len(results) != 1:
@@ -133,7 +133,7 @@ def _pandalm(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
     return {"id": row["idx"], "text": f"{row[results[0]]}\n{reason or ''}"}
 
 
-def _llmbar(row: Mapping[str, Any], number: int) -> dict[str, Any] | None:
+def _convert_llmbar(row: Mapping[str, Any], number: int) -> dict[str, Any] | None:
     """LLMBar's, a row in the order of the data: `{"results": [..., {"swap = False": {"completion", "winner"},
     "swap = True": {...}}]}`. The last result counts, and of it the winner, by the order of the data in both: how the
     judge was asked, and so how it answers, is another thing in every file."""
@@ -147,11 +147,11 @@ def _llmbar(row: Mapping[str, Any], number: int) -> dict[str, Any] | None:
         winner = {"1": 0, "2": 1}.get(str(last[swap].get("winner")))
         told = last[swap].get("completion")
         said = None if winner is None else "A>B" if order[0] == winner else "B>A"
-        texts.append(_decided(told[0] if isinstance(told, list) and told else told, said))
+        texts.append(_format_verdict(told[0] if isinstance(told, list) and told else told, said))
     return {"id": number, "texts": texts, "orders": orders}
 
 
-def _judgebench(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
+def _convert_judgebench(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
     """JudgeBench's, a row: `{"pair_id", "judgments": [{"judgment": {"response"}, "decision": "A>B" | ...}, ...]}`, in
     the order given and the other. The decision counts, which every kind of judge has; null is none."""
     judgments = row.get("judgments")
@@ -163,11 +163,11 @@ def _judgebench(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
     for one in judgments:
         told = (one or {}).get("judgment")
         said = (one or {}).get("decision")
-        texts.append(_decided(told.get("response") if isinstance(told, dict) else None, said))
+        texts.append(_format_verdict(told.get("response") if isinstance(told, dict) else None, said))
     return {"id": row["pair_id"], "texts": texts}
 
 
-def _decided(text: Any, verdict: Any) -> str | None:
+def _format_verdict(text: Any, verdict: Any) -> str | None:
     """A reply with its verdict as its makers read it; None where they read none."""
     if not isinstance(verdict, str):
         return None
@@ -176,5 +176,9 @@ def _decided(text: Any, verdict: Any) -> str | None:
 
 
 _SWAPS = ("swap = False", "swap = True")
-PUBLISHED: tuple[Callable[[Mapping[str, Any], int], dict[str, Any] | None], ...] = (_pandalm, _llmbar, _judgebench)
+CONVERTERS: tuple[Callable[[Mapping[str, Any], int], dict[str, Any] | None], ...] = (
+    _convert_pandalm,
+    _convert_llmbar,
+    _convert_judgebench,
+)
 """How published files become ours, row by row; None for a row that is none of theirs."""

@@ -6,17 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.experiments.benchmarks.benchmark import Published, RowBenchmark, Spec, make_item, medium, question
+from flex_judge.experiments.benchmarks.benchmark import (
+    BenchmarkSpec,
+    PublishedResult,
+    RowBenchmark,
+    make_item,
+    make_medium_response,
+    make_question,
+)
 from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import Item, Label
-from flex_judge.experiments.benchmarks.scoring import Pairs
+from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import OPTIONS
 
 MEDIA_FOLDERS = ("images", "image", "videos", "video")
 
 
-def source(record: Record, value: Any, name: str) -> Any:
+def resolve_media(record: Record, value: Any, name: str) -> Any:
     """An image, video or clip of a row: the path of its file, its bytes, or what `datasets` made of it. Of an address,
     the file of that name where it was downloaded to.
 
@@ -24,12 +31,12 @@ def source(record: Record, value: Any, name: str) -> Any:
         UsageError: there is none.
     """
     if value is None or value == "":
-        raise record.wrong(name, "an image or its path", value)
+        raise record.make_error(name, "an image or its path", value)
     if not isinstance(value, str) or value.startswith("data:"):
         return value
     if "://" not in value:
-        return record.locate(value, *MEDIA_FOLDERS)
-    here = record.locate(value.rpartition("/")[2], *MEDIA_FOLDERS)
+        return record.locate_file(value, *MEDIA_FOLDERS)
+    here = record.locate_file(value.rpartition("/")[2], *MEDIA_FOLDERS)
     return here if Path(here).is_file() else value
 
 
@@ -38,37 +45,37 @@ MJ_SPLITS = {"alignment": "alignment", "safety": "safety", "artifact": "quality"
 GENAI_TASKS = ("image_generation", "image_edition", "video_generation")
 
 
-def _mj(judge: str, *accuracies: tuple[float, float]) -> Published:
+def _make_mj_result(judge: str, *accuracies: tuple[float, float]) -> PublishedResult:
     """Of each task the accuracy over all verdicts, and over those that are no tie."""
     found: dict[str, float] = {}
     for name, (every, decided) in zip(MJ_SPLITS, accuracies, strict=True):
         found |= {f"{name}.accuracy": every, f"{name}.decided": decided}
-    return Published(judge, found)
+    return PublishedResult(judge, found)
 
 
-def _mmrb(judge: str, *accuracies: float) -> Published:
+def _make_mmrb_result(judge: str, *accuracies: float) -> PublishedResult:
     *areas, overall = accuracies
     names = ("correctness", "preference", "knowledge", "math", "coding", "vqa")
     found = {f"pair.area.{name}": one for name, one in zip(names, areas, strict=True)}
-    return Published(judge, {**found, "pair.accuracy": overall})
+    return PublishedResult(judge, {**found, "pair.accuracy": overall})
 
 
 class VLRewardBench(RowBenchmark):
     """Two answers about an image, of which annotators prefer one."""
 
-    spec = Spec(
+    spec = BenchmarkSpec(
         "vl-rewardbench",
         "VL-RewardBench: two answers about an image, read in random order five times (arXiv 2411.17451)",
         "VL-RewardBench's test split: rows with id, query, response (two), human_ranking and image",
         ("**/test*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        {"pair": Pairs(headline="accuracy", measure="accuracy", macro="group")},
+        {"pair": PairScoring(headline="accuracy", measure="accuracy", macro="group")},
         fields=("query", "response", "human_ranking"),
         hub=("hub:MMInstruction/VL-RewardBench@test",),
         counts={"pair": 1250},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random", "runs": 5},
         formats=("brackets",),
         published=(
-            Published(
+            PublishedResult(
                 "Flex-VL-7B",
                 {
                     "pair.group.general": 0.4611,
@@ -78,7 +85,7 @@ class VLRewardBench(RowBenchmark):
                     "pair.macro": 0.5079,
                 },
             ),
-            Published(
+            PublishedResult(
                 "Flex-Omni-7B",
                 {
                     "pair.group.general": 0.4701,
@@ -88,7 +95,7 @@ class VLRewardBench(RowBenchmark):
                     "pair.macro": 0.5027,
                 },
             ),
-            Published(
+            PublishedResult(
                 "Flex-VL-3B",
                 {
                     "pair.group.general": 0.4639,
@@ -96,7 +103,7 @@ class VLRewardBench(RowBenchmark):
                     "pair.group.reasoning": 0.5808,
                 },
             ),
-            Published(
+            PublishedResult(
                 "Flex-VL-32B-LoRA",
                 {
                     "pair.group.general": 0.5452,
@@ -104,7 +111,7 @@ class VLRewardBench(RowBenchmark):
                     "pair.group.reasoning": 0.6446,
                 },
             ),
-            Published(
+            PublishedResult(
                 "GPT-4o",
                 {
                     "pair.group.general": 0.491,
@@ -114,7 +121,7 @@ class VLRewardBench(RowBenchmark):
                     "pair.macro": 0.624,
                 },
             ),
-            Published(
+            PublishedResult(
                 "Qwen2.5-VL-7B",
                 {
                     "pair.group.general": 0.377,
@@ -127,20 +134,20 @@ class VLRewardBench(RowBenchmark):
         ),
     )
 
-    def item(self, record: Record, id: str) -> Item:
-        answers = record.need("response")
+    def parse_record(self, record: Record, id: str) -> Item:
+        answers = record.require_value("response")
         if not isinstance(answers, list) or len(answers) != 2 or not all(isinstance(one, str) for one in answers):
-            raise record.wrong("response", "two texts", answers)
-        ranking = record.need("human_ranking")
+            raise record.make_error("response", "two texts", answers)
+        ranking = record.require_value("human_ranking")
         if not isinstance(ranking, list) or ranking not in ([0, 1], [1, 0]):
-            raise record.wrong("human_ranking", "[0, 1] or [1, 0]", ranking)
-        shown = source(record, record.get("image", "image_path"), "image")
-        asked = question(record.text("query").removeprefix("<image>\n"), ("image", shown))
-        group = _vl_group(f"{record.get('image_path') or ''} {record.get('id') or ''}")
+            raise record.make_error("human_ranking", "[0, 1] or [1, 0]", ranking)
+        shown = resolve_media(record, record.get("image", "image_path"), "image")
+        asked = make_question(record.get_text("query").removeprefix("<image>\n"), ("image", shown))
+        group = _classify_vl_item(f"{record.get('image_path') or ''} {record.get('id') or ''}")
         return make_item(record, id, "pair", asked, answers, "vl_rewardbench", ranking[0], group=group)
 
 
-def _vl_group(name: str) -> str:
+def _classify_vl_item(name: str) -> str:
     """The published group of an item, by the folder of its image or the beginning of its id."""
     lower = name.lower()
     if any(part in lower for part in ("mathverse", "mmmu", "reasoning")):
@@ -151,47 +158,53 @@ def _vl_group(name: str) -> str:
 class MJBench(RowBenchmark):
     """Two images made for a text, one of them better in what the task is about; read in both orders."""
 
-    spec = Spec(
+    spec = BenchmarkSpec(
         "mj-bench",
         "MJ-Bench: two generated images, by alignment, safety and artifacts, in both orders (arXiv 2407.04842)",
         "MJ-Bench's splits alignment, safety and quality, each in a file of that name: rows with caption, image0, "
         "image1 and label (0 or 1, the better image)",
         ("**/*alignment*|**/*safety*|**/*quality*|**/*artifact*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        {name: Pairs(headline="accuracy", measure="accuracy", unit="vote") for name in MJ_SPLITS},
+        {name: PairScoring(headline="accuracy", measure="accuracy", unit="vote") for name in MJ_SPLITS},
         fields=("caption", "image0", "image1", "label"),
         hub=tuple(f"hub:MJ-Bench/MJ-Bench@{split}" for split in MJ_SPLITS.values()),
         counts={"alignment": 724, "safety": 574, "artifact": 1121},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "both", "image_max_pixels": 336 * 336},
         formats=("brackets",),
         published=(
-            _mj("Flex-VL-7B", (0.5816, 0.5913), (0.5751, 0.6688), (0.8232, 0.8908)),
-            _mj("Flex-Omni-7B", (0.6084, 0.6246), (0.4769, 0.6521), (0.7580, 0.9166)),
-            _mj("GPT-4o", (0.615, 0.625), (0.353, 1.0), (0.976, 0.987)),
-            _mj("PickScore", (0.588, 0.646), (0.372, 0.422), (0.838, 0.896)),
+            _make_mj_result("Flex-VL-7B", (0.5816, 0.5913), (0.5751, 0.6688), (0.8232, 0.8908)),
+            _make_mj_result("Flex-Omni-7B", (0.6084, 0.6246), (0.4769, 0.6521), (0.7580, 0.9166)),
+            _make_mj_result("GPT-4o", (0.615, 0.625), (0.353, 1.0), (0.976, 0.987)),
+            _make_mj_result("PickScore", (0.588, 0.646), (0.372, 0.422), (0.838, 0.896)),
         ),
     )
 
-    def item(self, record: Record, id: str) -> Item:
+    def parse_record(self, record: Record, id: str) -> Item:
         place = record.file.as_posix().lower()
         task = next((name for name, split in MJ_SPLITS.items() if split in place or name in place), None)
         if task is None:
             raise UsageError(f"{record.where}: its file tells no task; expected {self.spec.expected}")
-        shown = [medium("image", source(record, record.get(name), name)) for name in ("image0", "image1")]
-        label = record.one_of({0: 0, 1: 1, "0": 0, "1": 1}, "label")
+        shown = [
+            make_medium_response("image", resolve_media(record, record.get(name), name))
+            for name in ("image0", "image1")
+        ]
+        label = record.get_choice({0: 0, 1: 1, "0": 0, "1": 1}, "label")
         groups = {"info": str(info)} if (info := record.get("info")) and len(str(info)) < 60 else {}
-        return make_item(record, id, task, record.text("caption"), shown, f"mjbench_{task}", label, **groups)
+        return make_item(record, id, task, record.get_text("caption"), shown, f"mjbench_{task}", label, **groups)
 
 
 class GenAIBench(RowBenchmark):
     """Two images, edits or videos of two generators, and which of four options people chose."""
 
-    spec = Spec(
+    spec = BenchmarkSpec(
         "genai-bench",
         "GenAI-Bench: two generated images, edits or videos, by four options, seven runs (arXiv 2406.04485)",
         "GenAI-Bench's test_v1 of image_generation, image_edition and video_generation, each in a folder or file of "
         "that name: rows with prompt, left_image, right_image (or left_video, right_video) and vote_type",
         ("**/*test_v1*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        {name: Pairs(by_options=True, headline="accuracy", measure="accuracy") for name in ("image", "edit", "video")},
+        {
+            name: PairScoring(by_options=True, headline="accuracy", measure="accuracy")
+            for name in ("image", "edit", "video")
+        },
         fields=("vote_type",),
         ids=("id", "vote_id", "conv_id"),
         hub=tuple(f"hub:TIGER-Lab/GenAI-Bench:{name}@test_v1" for name in GENAI_TASKS),
@@ -206,50 +219,50 @@ class GenAIBench(RowBenchmark):
         },
         overall=True,
         published=(
-            Published(
+            PublishedResult(
                 "Flex-VL-7B",
                 {"image.accuracy": 0.4332, "edit.accuracy": 0.4741, "video.accuracy": 0.4478, "overall": 0.4517},
             ),
-            Published(
+            PublishedResult(
                 "Flex-VL-7B, majority of 7",
                 {"image.majority": 0.4634, "edit.majority": 0.5419, "video.majority": 0.4734, "majority": 0.4929},
             ),
-            Published(
+            PublishedResult(
                 "Flex-Omni-7B",
                 {"image.accuracy": 0.3815, "edit.accuracy": 0.4673, "video.accuracy": 0.3710, "overall": 0.4066},
             ),
-            Published(
+            PublishedResult(
                 "Flex-Omni-7B, majority of 7",
                 {"image.majority": 0.4167, "edit.majority": 0.5201, "video.majority": 0.4425, "majority": 0.4598},
             ),
-            Published(
+            PublishedResult(
                 "GPT-4o",
                 {"image.accuracy": 0.4559, "edit.accuracy": 0.5354, "video.accuracy": 0.4846, "overall": 0.4920},
             ),
         ),
     )
 
-    def item(self, record: Record, id: str) -> Item:
-        label = record.one_of(VOTES, "vote_type")
+    def parse_record(self, record: Record, id: str) -> Item:
+        label = record.get_choice(VOTE_LABELS, "vote_type")
         if record.get("left_video") is not None:
-            task, sides, asked = "video", ("left_video", "right_video"), question(record.text("prompt"))
+            task, sides, asked = "video", ("left_video", "right_video"), make_question(record.get_text("prompt"))
         elif record.get("source_image") is not None:
-            before = source(record, record.get("source_image"), "source_image")
+            before = resolve_media(record, record.get("source_image"), "source_image")
             task, sides = "edit", ("left_output_image", "right_output_image")
-            asked = question(self._instruction(record), ("image", before))
+            asked = make_question(self._make_instruction(record), ("image", before))
         else:
-            task, sides, asked = "image", ("left_image", "right_image"), question(record.text("prompt"))
+            task, sides, asked = "image", ("left_image", "right_image"), make_question(record.get_text("prompt"))
         kind = "video" if task == "video" else "image"
-        shown = [medium(kind, source(record, record.get(side), side)) for side in sides]
+        shown = [make_medium_response(kind, resolve_media(record, record.get(side), side)) for side in sides]
         return make_item(record, id, task, asked, shown, f"genai_{task}", label)
 
-    def _instruction(self, record: Record) -> str:
+    def _make_instruction(self, record: Record) -> str:
         if instruction := record.get("instruct_prompt"):
             return str(instruction)
-        return f"Change what shows {record.text('source_prompt')} to {record.text('target_prompt')}"
+        return f"Change what shows {record.get_text('source_prompt')} to {record.get_text('target_prompt')}"
 
 
-VOTES: Mapping[Any, Label] = {
+VOTE_LABELS: Mapping[Any, Label] = {
     "leftvote": "A>B",
     "rightvote": "B>A",
     "tievote": "A=B=Good",
@@ -262,34 +275,34 @@ VOTES: Mapping[Any, Label] = {
 class MultimodalRewardBench(RowBenchmark):
     """Two answers about an image, and which experts prefer."""
 
-    spec = Spec(
+    spec = BenchmarkSpec(
         "multimodal-rewardbench",
         "Multimodal RewardBench: two answers about an image, in six areas (arXiv 2502.14191)",
         "Multimodal RewardBench's all_data.json: rows with ID, Category, Text, Image, Output1, Output2 and Better",
         ("**/all_data.json", "**/*.json", "**/*.jsonl", "**/*.parquet"),
-        {"pair": Pairs(headline="accuracy", measure="accuracy", macro="area")},
+        {"pair": PairScoring(headline="accuracy", measure="accuracy", macro="area")},
         fields=("Text", "Output1", "Output2", "Better"),
         ids=("ID",),
         counts={"pair": 5211},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random"},
         formats=("brackets",),
         published=(
-            _mmrb("Flex-VL-7B", 0.620, 0.618, 0.630, 0.677, 0.550, 0.837, 0.686),
-            _mmrb("Flex-Omni-7B", 0.616, 0.612, 0.657, 0.625, 0.582, 0.777, 0.631),
+            _make_mmrb_result("Flex-VL-7B", 0.620, 0.618, 0.630, 0.677, 0.550, 0.837, 0.686),
+            _make_mmrb_result("Flex-Omni-7B", 0.616, 0.612, 0.657, 0.625, 0.582, 0.777, 0.631),
         ),
     )
 
-    def item(self, record: Record, id: str) -> Item:
-        answers = [record.text("Output1"), record.text("Output2")]
-        label = record.one_of({"Output1": 0, "Output2": 1}, "Better")
-        asked: Any = record.text("Text")
+    def parse_record(self, record: Record, id: str) -> Item:
+        answers = [record.get_text("Output1"), record.get_text("Output2")]
+        label = record.get_choice({"Output1": 0, "Output2": 1}, "Better")
+        asked: Any = record.get_text("Text")
         if record.get("Image") is not None:
-            asked = question(asked, ("image", source(record, record.get("Image"), "Image")))
-        area = _area(str(record.get("Category") or "").lower(), str(record.get("ID") or "").lower())
+            asked = make_question(asked, ("image", resolve_media(record, record.get("Image"), "Image")))
+        area = _classify_area(str(record.get("Category") or "").lower(), str(record.get("ID") or "").lower())
         return make_item(record, id, "pair", asked, answers, "vl_rewardbench", label, area=area)
 
 
-def _area(category: str, name: str) -> str:
+def _classify_area(category: str, name: str) -> str:
     """The published area of an item: its category, of which two are divided by where an item comes from."""
     if "reasoning" in category:
         return "math" if "math" in name else "coding"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flex_judge.judges.extras import MissingExtraError, describe_missing_extras, find_extras_of, require_extras
+from flex_judge.judges.extras import MissingExtraError, describe_missing_extras, find_extras_with_module, require_extras
 
 COMMAND_EXTRAS: dict[str, tuple[str, ...]] = {
     "demo": ("serve", "train"),
@@ -34,5 +34,5 @@ def require_command_extras(command: str) -> None:
 
 def explain_missing_module(command: str, error: ModuleNotFoundError) -> MissingExtraError | None:
     """Turn a failed import into the error that names the extra; None if no extra brings the module."""
-    extras = find_extras_of(error.name or "")
+    extras = find_extras_with_module(error.name or "")
     return MissingExtraError(describe_missing_extras(f"flex-judge {command}", extras[:1])) if extras else None

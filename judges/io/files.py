@@ -13,21 +13,21 @@ from typing import Any
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import import_optional
 from flex_judge.judges.io.jsonl import SURROGATES, read_rows, write_rows
-from flex_judge.judges.media.paths import media_from, source_from, without_media
+from flex_judge.judges.media.paths import resolve_media_paths, resolve_source_path, strip_media
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
-from flex_judge.judges.types import Comparison, content_of, messages_of
+from flex_judge.judges.types import Comparison, parse_messages, parse_response
 
-PARQUET = "a Parquet file"
+PARQUET_FEATURE = "a Parquet file"
 """What needs pyarrow, for error messages."""
 FIELDS = ("id", "prompt", "responses", "rubric", "images")
-OTHER_MEDIA = tuple(f"{m}{s}" for m in Modality if m != Modality.IMAGE for s in ("", "s"))
+UNSUPPORTED_MEDIA_FIELDS = tuple(f"{m}{s}" for m in Modality if m != Modality.IMAGE for s in ("", "s"))
 """Columns that would be dropped in silence: of media, only images may stand beside the prompt."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonFileRow:
     """A row of a file of comparisons, checked but with its media not yet read."""
 
     id: str
@@ -41,7 +41,7 @@ class Row:
     folder: Path
     """Where paths of media start from."""
 
-    def comparison(self) -> Comparison:
+    def load_comparison(self) -> Comparison:
         """The comparison, media read.
 
         Raises:
@@ -49,14 +49,14 @@ class Row:
             UsageError: another number of images than there are places for.
         """
         try:
-            images = [source_from(self.folder, image) for image in self.data.get("images") or ()]
-            prompt, responses = (media_from(self.folder, self.data[name]) for name in ("prompt", "responses"))
+            images = [resolve_source_path(self.folder, image) for image in self.data.get("images") or ()]
+            prompt, responses = (resolve_media_paths(self.folder, self.data[name]) for name in ("prompt", "responses"))
             return Comparison.of(prompt, *responses, images=images, rubric=self.rubric, id=self.id)
         except UsageError as e:  # a MediaError is one, and stays one
             raise type(e)(f"{self.where}: {e}") from e
 
 
-def read_comparisons(path: Path, rubric: str = "general") -> list[Row]:
+def read_comparisons(path: Path, rubric: str = "general") -> list[ComparisonFileRow]:
     """The rows of a file, all checked before any is judged.
 
     Args:
@@ -68,12 +68,12 @@ def read_comparisons(path: Path, rubric: str = "general") -> list[Row]:
     Raises:
         UsageError: the file or a row is not as it should be; the message names file, row and field.
     """
-    rows: list[Row] = []
+    rows: list[ComparisonFileRow] = []
     places: dict[str, str] = {}
     rubrics = cache(load_rubric)
     rubrics(rubric)  # what is wrong with it is not the first row's fault
     for number, (where, data) in enumerate(read_table(path), 1):
-        row = _row(where, {k: v for k, v in data.items() if v is not None}, number, rubric, path.parent, rubrics)
+        row = _parse_row(where, {k: v for k, v in data.items() if v is not None}, number, rubric, path.parent, rubrics)
         if row.id in places:
             raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {places[row.id]}")
         places[row.id] = where
@@ -108,23 +108,23 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     if path.suffix != ".parquet":
         write_rows(path, rows)
         return
-    pa, pq = import_optional("pyarrow", PARQUET), import_optional("pyarrow.parquet", PARQUET)
+    pa, pq = import_optional("pyarrow", PARQUET_FEATURE), import_optional("pyarrow.parquet", PARQUET_FEATURE)
     partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist([_encodable(dict(row)) for row in rows]), partial)
+    pq.write_table(pa.Table.from_pylist([_escape_surrogates(dict(row)) for row in rows]), partial)
     partial.replace(path)
 
 
-def _encodable(value: Any) -> Any:
+def _escape_surrogates(value: Any) -> Any:
     """The value with texts that UTF-8 can hold."""
     if isinstance(value, str):
         return value.encode(errors=SURROGATES).decode()
     if isinstance(value, Mapping):
-        return {_encodable(name): _encodable(v) for name, v in value.items()}
-    return [_encodable(v) for v in value] if isinstance(value, list | tuple) else value
+        return {_escape_surrogates(name): _escape_surrogates(v) for name, v in value.items()}
+    return [_escape_surrogates(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    pa, pq = import_optional("pyarrow", PARQUET), import_optional("pyarrow.parquet", PARQUET)
+    pa, pq = import_optional("pyarrow", PARQUET_FEATURE), import_optional("pyarrow.parquet", PARQUET_FEATURE)
     try:
         with path.open("rb") as file:
             number = 0
@@ -138,28 +138,28 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UsageError(f"{path}: not a Parquet file: {e}") from e
 
 
-def _row(
+def _parse_row(
     where: str, data: Mapping[str, Any], number: int, rubric: str, folder: Path, rubrics: Callable[[str], Rubric]
-) -> Row:
-    def wrong(name: str, expected: str) -> UsageError:
+) -> ComparisonFileRow:
+    def make_field_error(name: str, expected: str) -> UsageError:
         return UsageError(f"{where}, field {name!r}: expected {expected}, got {reprlib.repr(data[name])}")
 
-    _check_names(where, data)
+    _check_field_names(where, data)
     if not isinstance(data["responses"], list) or not data["responses"]:
-        raise wrong("responses", "a list of one or more texts or messages")
+        raise make_field_error("responses", "a list of one or more texts or messages")
     if not isinstance(data.get("images", []), list):
-        raise wrong("images", "a list of paths or data URIs")
+        raise make_field_error("images", "a list of paths or data URIs")
     if not isinstance(data.get("rubric", rubric), str):
-        raise wrong("rubric", "the name of a rubric")
+        raise make_field_error("rubric", "the name of a rubric")
     if not isinstance(data.get("id", ""), str | int) or isinstance(data.get("id"), bool) or data.get("id") == "":
-        raise wrong("id", "a text or a whole number")
-    if _encodable(data.get("id")) != data.get("id"):  # written in another form, it would not be found again
-        raise wrong("id", "a text without half of a surrogate pair")
-    row = Row(str(data.get("id", number)), where, data, data.get("rubric", rubric), folder)
+        raise make_field_error("id", "a text or a whole number")
+    if _escape_surrogates(data.get("id")) != data.get("id"):  # written in another form, it would not be found again
+        raise make_field_error("id", "a text without half of a surrogate pair")
+    row = ComparisonFileRow(str(data.get("id", number)), where, data, data.get("rubric", rubric), folder)
     checks: dict[str, Callable[[], object]] = {
-        "rubric": lambda: rubrics(row.rubric).check(len(data["responses"])),
-        "prompt": lambda: messages_of(without_media(data["prompt"])),
-        "responses": lambda: [content_of(r) for r in without_media(data["responses"])],
+        "rubric": lambda: rubrics(row.rubric).check_response_count(len(data["responses"])),
+        "prompt": lambda: parse_messages(strip_media(data["prompt"])),
+        "responses": lambda: [parse_response(r) for r in strip_media(data["responses"])],
     }
     for name, check in checks.items():
         try:
@@ -170,7 +170,7 @@ def _row(
     return row
 
 
-def _check_names(where: str, data: Mapping[str, Any]) -> None:
+def _check_field_names(where: str, data: Mapping[str, Any]) -> None:
     """A data set may have columns of its own, but a slip must not drop the images, or the rubric, in silence."""
     absent = [name for name in FIELDS if name not in data]
     for name in data:
@@ -179,7 +179,7 @@ def _check_names(where: str, data: Mapping[str, Any]) -> None:
         near = near or get_close_matches(name.lower(), [n for n in absent if n != "id"], n=1, cutoff=0.8)
         if name not in FIELDS and near:
             raise UsageError(f"{where}: unknown field {name!r}; did you mean {near[0]!r}?")
-        if name.lower() in OTHER_MEDIA:
+        if name.lower() in UNSUPPORTED_MEDIA_FIELDS:
             kind = name.lower().removesuffix("s")
             raise UsageError(
                 f"{where}: unknown field {name!r}; make it part of the prompt: "

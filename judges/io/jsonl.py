@@ -27,18 +27,18 @@ def read_rows(path: Path, needed: Sequence[str] = ()) -> Iterator[dict[str, Any]
     with file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _object(line, needed, f"{path}, line {number}")
+                yield _parse_object(line, needed, f"{path}, line {number}")
 
 
 def read_object(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """The JSON object that a whole file holds. Raises UsageError as `read_rows` does."""
     try:
-        return _object(path.read_bytes(), needed, str(path))
+        return _parse_object(path.read_bytes(), needed, str(path))
     except OSError as e:
         raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
 
 
-def _object(text: bytes, needed: Sequence[str], where: str) -> dict[str, Any]:
+def _parse_object(text: bytes, needed: Sequence[str], where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are both
@@ -53,14 +53,14 @@ def _object(text: bytes, needed: Sequence[str], where: str) -> dict[str, Any]:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a whole JSON lines file at once, see `write_text`."""
-    write_text(path, "".join(_line(row) for row in rows))
+    write_text(path, "".join(_format_line(row) for row in rows))
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """As `write_rows`, without holding the rows in memory."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", errors=SURROGATES) as file:
-        file.writelines(map(_line, rows))
+        file.writelines(map(_format_line, rows))
     partial.replace(path)
 
 
@@ -102,12 +102,12 @@ class Journal:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row; it is with the operating system when this returns, so the death of this process loses nothing."""
-        self._file.write(_line(row))
+        self._file.write(_format_line(row))
         self._file.flush()
         self.rows[row["id"]] = dict(row)
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _format_line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 

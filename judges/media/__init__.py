@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from flex_judge.judges.media.opening import audio, image, medium, molecule, video
+    from flex_judge.judges.media.opening import make_audio, make_image, make_media, make_molecule, make_video
     from flex_judge.judges.media.types import Media, Modality
 
 __getattr__ = lazy_exports(
     __name__,
     {
-        "flex_judge.judges.media.opening": ["audio", "image", "medium", "molecule", "video"],
+        "flex_judge.judges.media.opening": ["make_audio", "make_image", "make_media", "make_molecule", "make_video"],
         "flex_judge.judges.media.types": ["Media", "Modality"],
     },
 )
 
-__all__ = ["Media", "Modality", "audio", "image", "medium", "molecule", "video"]
+__all__ = ["Media", "Modality", "make_audio", "make_image", "make_media", "make_molecule", "make_video"]

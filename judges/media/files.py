@@ -30,9 +30,9 @@ MAX_BYTES = {"image": 64 * MIB, "video": 1024 * MIB, "audio": 256 * MIB}
 """Size of the largest file of each modality."""
 MAX_PIXELS = 89_000_000
 """Of an image, or of one frame of a video. Just below where Pillow begins to warn of decompression bombs."""
-MAX_SAMPLE = 2.0
+MAX_AMPLITUDE = 2.0
 """Largest amplitude of audio in floats. Full scale is 1, which decoders and resamplers overshoot by a little."""
-WHOLE = 0.95
+MIN_COMPLETE_SHARE = 0.95
 """The share of what its header announces that a file must hold. Headers are a little off now and then; a file that
 was cut short would be judged by its beginning."""
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -43,7 +43,7 @@ _CONTAINERS = (
 
 
 @contextmanager
-def reading(name: str, kind: str) -> Iterator[None]:
+def convert_decoder_errors(name: str, kind: str) -> Iterator[None]:
     """Turn whatever a decoder raises within into a MediaError that names the medium.
 
     Decoders raise nearly anything on broken files: OSError, ValueError, SyntaxError, struct.error.
@@ -58,7 +58,7 @@ def reading(name: str, kind: str) -> Iterator[None]:
         raise MediaError(f"{name}: cannot be read as {kind}: {reason.splitlines()[0]}") from error
 
 
-def read(source: Any, kind: str) -> tuple[bytes, str]:
+def read_source(source: Any, kind: str) -> tuple[bytes, str]:
     """The bytes of a file in any of the forms in which it may come, and its name; neither empty nor too large."""
     name = ""
     if isinstance(source, Mapping):
@@ -67,21 +67,21 @@ def read(source: Any, kind: str) -> tuple[bytes, str]:
     if isinstance(source, bytes | bytearray | memoryview):
         data, name = bytes(source), name or f"{kind} in memory"
     elif isinstance(source, str) and source.startswith("data:"):
-        data, name = _from_data_uri(source, kind), f"{kind} in a data URI"
+        data, name = _decode_data_uri(source, kind), f"{kind} in a data URI"
     elif isinstance(source, str | os.PathLike) and os.fspath(source):
         name = os.fsdecode(source)
-        data = _from_path(name, kind)
+        data = _read_path(name, kind)
     else:
         got = "an empty text" if isinstance(source, str) else type(source).__name__
         raise MediaError(f"{kind}: expected a path, bytes or a data URI, got {got}")
     check_size(len(data), name, kind)
-    announced = _announced_size(data)
-    if len(data) < WHOLE * announced:
+    announced = _read_declared_size(data)
+    if len(data) < MIN_COMPLETE_SHARE * announced:
         raise MediaError(f"{name}: is cut short: {len(data)} bytes of the {announced} that its header announces")
     return data, name
 
 
-def _from_data_uri(uri: str, kind: str) -> bytes:
+def _decode_data_uri(uri: str, kind: str) -> bytes:
     header, comma, body = uri.partition(",")
     if not comma or not header.endswith(";base64"):
         raise MediaError(f"{kind}: expected a data URI 'data:TYPE;base64,...', got {uri[:60]!r}")
@@ -91,7 +91,7 @@ def _from_data_uri(uri: str, kind: str) -> bytes:
         raise MediaError(f"{kind}: {header:.60},...: {error}") from error
 
 
-def _from_path(name: str, kind: str) -> bytes:
+def _read_path(name: str, kind: str) -> bytes:
     if name.startswith(("http://", "https://")):
         raise MediaError(f"{name:.200}: download it first; a judgment does not depend on the network")
     path = Path(unquote(name.removeprefix("file://"))) if name.startswith("file://") else Path(name)
@@ -104,15 +104,15 @@ def _from_path(name: str, kind: str) -> bytes:
         raise
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{_printable(name)}: cannot be read: {reason}") from error
+        raise MediaError(f"{_format_name(name)}: cannot be read: {reason}") from error
     raise MediaError(f"{name}: is a {'folder' if path.is_dir() else 'device'}, not a file")
 
 
-def _printable(name: str) -> str:
+def _format_name(name: str) -> str:
     return name if name.isprintable() and len(name) <= 200 else f"{name[:200]!r}"
 
 
-def _announced_size(data: bytes) -> int:
+def _read_declared_size(data: bytes) -> int:
     """Bytes that a WAV, AVI, WebP or AIFF file should have, 0 if it does not say. FFmpeg would play what is left."""
     order: Literal["little", "big"] = "big" if data[:4] == b"FORM" else "little"
     size = int.from_bytes(data[4:8], order) if data[:4] in (b"RIFF", b"FORM") else 0
@@ -135,7 +135,7 @@ def check_pixels(width: int, height: int, name: str) -> None:
         raise MediaError(f"{name}: has no pixels ({width}x{height})")
 
 
-def opened_image(data: bytes, name: str) -> Image.Image:
+def open_image(data: bytes, name: str) -> Image.Image:
     """The image in a file, its header read and its size checked, its pixels not yet decoded. Use within `reading`."""
     from PIL import Image
 
@@ -144,7 +144,7 @@ def opened_image(data: bytes, name: str) -> Image.Image:
     return opened
 
 
-def upright_rgb(source: Image.Image, name: str) -> Image.Image:
+def to_upright_rgb(source: Image.Image, name: str) -> Image.Image:
     """A copy of an image as people see it: turned as its EXIF data say, transparent parts over white, in 8-bit RGB."""
     import numpy as np
     from PIL import Image, ImageOps
@@ -163,13 +163,13 @@ def upright_rgb(source: Image.Image, name: str) -> Image.Image:
 
 
 @contextmanager
-def opened_stream(data: bytes, name: str, kind: str) -> Iterator[tuple[Any, Any]]:
+def open_stream(data: bytes, name: str, kind: str) -> Iterator[tuple[Any, Any]]:
     """The PyAV container and stream of a video or audio file. Errors of decoding within become MediaErrors."""
     import av
     from av.stream import Disposition
 
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
-    with reading(name, kind), av.open(io.BytesIO(data), options=options) as container:
+    with convert_decoder_errors(name, kind), av.open(io.BytesIO(data), options=options) as container:
         streams = [s for s in container.streams if s.type == kind]
         # The picture on an album's cover is no video.
         streams = [s for s in streams if not s.disposition & Disposition.attached_pic]
@@ -180,14 +180,14 @@ def opened_stream(data: bytes, name: str, kind: str) -> Iterator[tuple[Any, Any]
 
 def check_container(data: bytes, name: str, kind: str) -> None:
     """A video or audio file opens, and the first frame of its stream can be decoded."""
-    with opened_stream(data, name, kind) as (container, stream):
+    with open_stream(data, name, kind) as (container, stream):
         if kind == "video":
             check_pixels(stream.width, stream.height, name)
         if next(container.decode(stream), None) is None:
             raise MediaError(f"{name}: holds no {kind} that can be decoded")
 
 
-def check_whole(name: str, container: Any, stream: Any, seconds: float) -> None:
+def check_duration(name: str, container: Any, stream: Any, seconds: float) -> None:
     """Refuse a file that is much shorter than its header announces, where headers of its format can be relied on."""
     if not {"mov", "matroska", "avi", "flac"} & set(container.format.name.split(",")):
         return
@@ -196,11 +196,11 @@ def check_whole(name: str, container: Any, stream: Any, seconds: float) -> None:
         announced = float(stream.duration * stream.time_base)
     elif container.duration is not None and len(container.streams) == 1:  # else it may be that of another stream
         announced = container.duration / 1e6  # from microseconds
-    if seconds < WHOLE * announced - 0.1:
+    if seconds < MIN_COMPLETE_SHARE * announced - 0.1:
         raise MediaError(f"{name}: is cut short: {seconds:.1f} s of the {announced:.1f} s that its header announces")
 
 
-def in_full_scale(samples: NDArray[Any], name: str) -> NDArray[np.float32]:
+def scale_samples(samples: NDArray[Any], name: str) -> NDArray[np.float32]:
     """Audio samples as float32 with full scale at 1: integers are divided by theirs, floats stay as they are."""
     import numpy as np
 
@@ -223,7 +223,7 @@ def check_samples(samples: NDArray[np.float32], name: str) -> None:
     peak = float(np.abs(samples).max())
     if not math.isfinite(peak):
         raise MediaError(f"{name}: holds samples that are infinite or not a number")
-    if peak > MAX_SAMPLE:
+    if peak > MAX_AMPLITUDE:
         raise MediaError(f"{name}: reaches {peak:g} where full scale is 1; are these integers? Divide by 32768")
 
 

@@ -18,21 +18,21 @@ from flex_judge.judges.media.files import (
     check_pixels,
     check_samples,
     check_size,
+    convert_decoder_errors,
     encode_wav,
-    in_full_scale,
-    opened_image,
-    read,
-    reading,
-    upright_rgb,
+    open_image,
+    read_source,
+    scale_samples,
+    to_upright_rgb,
 )
 from flex_judge.judges.media.types import Media, Modality
 
 MAX_SMILES = 10_000  # characters
-ENCODING = "a medium given as an array"
+ENCODING_FEATURE = "a medium given as an array"
 """What needs numpy and Pillow, for error messages."""
 
 
-def image(source: Any) -> Media:
+def make_image(source: Any) -> Media:
     """An image; of an animated one, the first frame.
 
     Args:
@@ -45,9 +45,9 @@ def image(source: Any) -> Media:
             left to the judge service.
     """
     if isinstance(source, Media):
-        return _of_modality(source, Modality.IMAGE)
+        return _require_modality(source, Modality.IMAGE)
     if is_instance_of(source, "numpy", "ndarray"):
-        np, pillow = import_optional("numpy", ENCODING), import_optional("PIL.Image", ENCODING)
+        np, pillow = import_optional("numpy", ENCODING_FEATURE), import_optional("PIL.Image", ENCODING_FEATURE)
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
             raise MediaError(
                 f"image: expected a uint8 array (height, width, 3), got {source.dtype} {source.shape}; floats in 0 to "
@@ -57,18 +57,18 @@ def image(source: Any) -> Media:
     if is_instance_of(source, "PIL.Image", "Image"):
         name = str(getattr(source, "filename", "")) or f"{source.width}x{source.height} image"
         check_pixels(source.width, source.height, name)
-        with reading(name, Modality.IMAGE):
+        with convert_decoder_errors(name, Modality.IMAGE):
             encoded = io.BytesIO()
-            upright_rgb(source, name).save(encoded, "PNG", compress_level=1)
+            to_upright_rgb(source, name).save(encoded, "PNG", compress_level=1)
         return Media(Modality.IMAGE, encoded.getvalue(), name)
-    data, name = read(source, Modality.IMAGE)
+    data, name = read_source(source, Modality.IMAGE)
     if is_installed("PIL"):  # in a core install, the judge service is the one that verifies files
-        with reading(name, Modality.IMAGE):
-            opened_image(data, name).verify()  # for PNG: all checksums; decoding checks the others
+        with convert_decoder_errors(name, Modality.IMAGE):
+            open_image(data, name).verify()  # for PNG: all checksums; decoding checks the others
     return Media(Modality.IMAGE, data, name)
 
 
-def video(source: Any, fps: float | None = None) -> Media:
+def make_video(source: Any, fps: float | None = None) -> Media:
     """A video.
 
     Args:
@@ -80,14 +80,14 @@ def video(source: Any, fps: float | None = None) -> Media:
         MediaError: it is missing, empty, too large, broken or no video, or `fps` is missing or one too many.
     """
     if isinstance(source, Media):
-        return _of_modality(source, Modality.VIDEO)
+        return _require_modality(source, Modality.VIDEO)
     is_array = is_instance_of(source, "numpy", "ndarray") and source.ndim == 4
     if is_array or (isinstance(source, Sequence) and not isinstance(source, str | bytes | bytearray | memoryview)):
         frames = list(source)
     else:
         if fps is not None:
             raise MediaError("video: fps is for frames; how a file is sampled is set by the limits (video_fps)")
-        data, name = read(source, Modality.VIDEO)
+        data, name = read_source(source, Modality.VIDEO)
         if is_installed("av"):
             check_container(data, name, Modality.VIDEO)
         return Media(Modality.VIDEO, data, name)
@@ -95,12 +95,12 @@ def video(source: Any, fps: float | None = None) -> Media:
         raise MediaError("video: got no frames")
     if fps is None or not (math.isfinite(fps) and fps > 0):
         raise MediaError(f"video: frames need fps, a number of frames per second above 0, got {fps!r}")
-    images = [image(frame) for frame in frames]
+    images = [make_image(frame) for frame in frames]
     named = tuple(replace(one, name=f"frame {i} ({one.name})") for i, one in enumerate(images))
     return Media(Modality.VIDEO, b"", f"video of {len(named)} frames", named, float(fps))
 
 
-def audio(source: Any, rate: int | None = None) -> Media:
+def make_audio(source: Any, rate: int | None = None) -> Media:
     """A sound.
 
     Args:
@@ -115,7 +115,7 @@ def audio(source: Any, rate: int | None = None) -> Media:
             shape, or `rate` is missing or one too many.
     """
     if isinstance(source, Media):
-        return _of_modality(source, Modality.AUDIO)
+        return _require_modality(source, Modality.AUDIO)
     name = "audio array"
     if isinstance(source, Mapping) and source.get("array") is not None and rate is None:
         name = str(source.get("path") or name)
@@ -123,28 +123,28 @@ def audio(source: Any, rate: int | None = None) -> Media:
     if not isinstance(source, list | tuple) and not is_instance_of(source, "numpy", "ndarray"):
         if rate is not None:
             raise MediaError("audio: rate is for arrays; a file has its own")
-        data, name = read(source, Modality.AUDIO)
+        data, name = read_source(source, Modality.AUDIO)
         if is_installed("av"):
             check_container(data, name, Modality.AUDIO)
         return Media(Modality.AUDIO, data, name)
-    np = import_optional("numpy", ENCODING)
+    np = import_optional("numpy", ENCODING_FEATURE)
     if not isinstance(rate, int | np.integer) or not 1 <= rate <= 1_000_000:
         raise MediaError(f"{name}: expected a rate in samples per second, a whole number, got {rate!r}")
-    with reading(name, Modality.AUDIO):
-        samples = in_full_scale(np.asarray(source), name)
+    with convert_decoder_errors(name, Modality.AUDIO):
+        samples = scale_samples(np.asarray(source), name)
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > 32):
         raise MediaError(f"{name}: expected an array (samples,) or (samples, channels), got {samples.shape}")
     check_samples(samples, name)
-    with reading(name, Modality.AUDIO):
+    with convert_decoder_errors(name, Modality.AUDIO):
         encoded = encode_wav(samples, int(rate))
     check_size(len(encoded), name, Modality.AUDIO)
     return Media(Modality.AUDIO, encoded, name)
 
 
-def molecule(source: Any) -> Media:
+def make_molecule(source: Any) -> Media:
     """A molecule, as SMILES. Only its form is looked at (one line, no white space), not its chemistry."""
     if isinstance(source, Media):
-        return _of_modality(source, Modality.MOLECULE)
+        return _require_modality(source, Modality.MOLECULE)
     if not isinstance(source, str):
         raise MediaError(f"molecule: expected SMILES as text, got {type(source).__name__}")
     smiles = source.strip()
@@ -157,15 +157,15 @@ def molecule(source: Any) -> Media:
 
 
 _MAKERS: dict[Modality, tuple[Callable[..., Media], tuple[str, ...]]] = {
-    Modality.IMAGE: (image, ()),
-    Modality.VIDEO: (video, ("fps",)),
-    Modality.AUDIO: (audio, ("rate",)),
-    Modality.MOLECULE: (molecule, ()),
+    Modality.IMAGE: (make_image, ()),
+    Modality.VIDEO: (make_video, ("fps",)),
+    Modality.AUDIO: (make_audio, ("rate",)),
+    Modality.MOLECULE: (make_molecule, ()),
 }
 """What makes a medium of each modality, and the options it takes."""
 
 
-def medium(modality: Modality, source: Any, **options: Any) -> Media:
+def make_media(modality: Modality, source: Any, **options: Any) -> Media:
     """A medium of the given modality, see the function of its name; a Media of that modality passes through.
 
     Raises:
@@ -178,7 +178,7 @@ def medium(modality: Modality, source: Any, **options: Any) -> Media:
     return make(source, **options)
 
 
-def _of_modality(media: Media, modality: Modality) -> Media:
+def _require_modality(media: Media, modality: Modality) -> Media:
     if media.modality != modality:
         raise MediaError(f"{media.name}: expected {modality}, got {media.modality}")
     return media

@@ -13,30 +13,30 @@ def _is_media(value: Any) -> bool:
     return isinstance(value, Mapping) and value.get("type") in tuple(Modality)
 
 
-def without_media(value: Any) -> Any:
+def strip_media(value: Any) -> Any:
     """The value with text where its media are, so that its shape can be checked without reading them."""
     if _is_media(value):
         return {"type": "text", "text": ""}
     if isinstance(value, Mapping):
-        return {name: without_media(v) for name, v in value.items()}
-    return [without_media(v) for v in value] if isinstance(value, list) else value
+        return {name: strip_media(v) for name, v in value.items()}
+    return [strip_media(v) for v in value] if isinstance(value, list) else value
 
 
-def media_from(folder: Path, value: Any) -> Any:
+def resolve_media_paths(folder: Path, value: Any) -> Any:
     """The value with the paths of its media starting from `folder`."""
     if _is_media(value) and value["type"] != Modality.MOLECULE:
-        return {name: source_from(folder, v) if name == value["type"] else v for name, v in value.items()}
+        return {name: resolve_source_path(folder, v) if name == value["type"] else v for name, v in value.items()}
     if isinstance(value, Mapping):
-        return {name: media_from(folder, v) for name, v in value.items()}
-    return [media_from(folder, v) for v in value] if isinstance(value, list) else value
+        return {name: resolve_media_paths(folder, v) for name, v in value.items()}
+    return [resolve_media_paths(folder, v) for v in value] if isinstance(value, list) else value
 
 
-def source_from(folder: Path, source: Any) -> Any:
+def resolve_source_path(folder: Path, source: Any) -> Any:
     """A relative path, starting from `folder`; anything else as it is."""
     if isinstance(source, list):  # the frames of a video
-        return [source_from(folder, frame) for frame in source]
+        return [resolve_source_path(folder, frame) for frame in source]
     if isinstance(source, Mapping) and source.get("bytes") is None and source.get("path"):  # as data sets hold media
-        return {**source, "path": source_from(folder, source["path"])}
+        return {**source, "path": resolve_source_path(folder, source["path"])}
     if not isinstance(source, str) or source.startswith("data:") or "://" in source:
         return source
     return str(folder / source)

@@ -27,14 +27,14 @@ class MediaLimits:
     audio_max_seconds: PositiveFloat | None = None
     """Reject audio longer than N seconds; cutting it would judge something else."""
 
-    def over(self, family: MediaLimits) -> MediaLimits:
+    def fill_defaults(self, family: MediaLimits) -> MediaLimits:
         """These limits, with the family's where these say nothing."""
         mine = {name: value for name, value in vars(self).items() if value is not None}
         return MediaLimits(**(vars(family) | mine))
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedMedia:
     """A medium, ready for an engine. Shared by all prompts that show it, so its value is not to be changed."""
 
     modality: Modality

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 from flex_judge.judges.errors import ModelNotFoundError
-from flex_judge.judges.models.cache import fingerprint
-from flex_judge.judges.models.embedded import EMBEDDED, Tuned
+from flex_judge.judges.models.cache import fingerprint_folder
+from flex_judge.judges.models.embedded import EMBEDDED, TunedModel
 
 _FINGERPRINT = re.compile(r"@[0-9a-f]{12}$")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-OWN_ADAPTER = "adapter"
+BUNDLED_ADAPTER = "adapter"
 """Folder, in that of a model, with the LoRA adapter that belongs to it."""
 MOL_LLAMA = "mol_llama"
 """`model_type` of a model that sees molecules, see `flex_judge.judges.models.mol_llama`."""
@@ -25,13 +25,13 @@ def resolve_model(name: str) -> Path:
         ModelNotFoundError: nothing of that name can be had; the message says what was tried.
     """
     if name in EMBEDDED:
-        return EMBEDDED[name].converted()
+        return EMBEDDED[name].convert_once()
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(f"model {name!r}: the folder has no config.json, so it is not a checkpoint")
         return path
-    return _from_hub(name)
+    return _download_from_hub(name)
 
 
 def resolve_adapter(name: str) -> Path:
@@ -42,7 +42,7 @@ def resolve_adapter(name: str) -> Path:
     """
     path = Path(name).expanduser()
     if not path.is_dir():
-        path = _from_hub(name, kind="adapter")
+        path = _download_from_hub(name, kind="adapter")
     for file in ADAPTER_FILES:
         if not (path / file).is_file():
             raise ModelNotFoundError(f"adapter {name!r}: the folder has no {file}, so it is not a LoRA adapter")
@@ -53,40 +53,44 @@ def check_model(name: str, adapter: str | None = None) -> None:
     """Raise ModelNotFoundError if a model, or a LoRA adapter on it, cannot be had. Converts and downloads no weights,
     the adapter's apart."""
     if name in EMBEDDED:
-        EMBEDDED[name].check()
+        EMBEDDED[name].check_available()
     elif Path(name).expanduser().is_dir():
         resolve_model(name)
     else:
-        _from_hub(name, only="config.json")
+        _download_from_hub(name, only="config.json")
     if adapter:
         resolve_adapter(adapter)
 
 
-def model_type(name: str) -> str:
+def read_model_type(name: str) -> str:
     """The `model_type` in a model's config.json; empty where it cannot be had, which whoever loads it will say."""
     if name in EMBEDDED:
         return ""
     try:
-        folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else _from_hub(name, only="config.json")
+        folder = (
+            Path(name).expanduser()
+            if Path(name).expanduser().is_dir()
+            else _download_from_hub(name, only="config.json")
+        )
         return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
     except (ModelNotFoundError, OSError, ValueError):
         return ""
 
 
-def identified(name: str | None) -> str | None:
+def identify_model(name: str | None) -> str | None:
     """A model as the identity of a run holds it: of a folder, and of the embedded judge, what is in it counts too."""
     embedded = EMBEDDED.get(name or "")
-    if isinstance(embedded, Tuned):
+    if isinstance(embedded, TunedModel):
         return f"{name}@{embedded.digest}"
-    return f"{name}@{fingerprint(Path(name))}" if name is not None and Path(name).is_dir() else name
+    return f"{name}@{fingerprint_folder(Path(name))}" if name is not None and Path(name).is_dir() else name
 
 
-def name_of(identity: str) -> str:
+def strip_fingerprint(identity: str) -> str:
     """The name that `identified` was given."""
     return _FINGERPRINT.sub("", identity)
 
 
-def _from_hub(name: str, only: str | None = None, kind: str = "model") -> Path:
+def _download_from_hub(name: str, only: str | None = None, kind: str = "model") -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -19,14 +19,14 @@ _ARCHITECTURES = {
 _WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
 
-def architecture_of(checkpoint: Checkpoint) -> Any:
+def resolve_architecture(checkpoint: Checkpoint) -> Any:
     """The transformers class of a checkpoint's text-generating model."""
     import transformers
 
     return getattr(transformers, _ARCHITECTURES.get(checkpoint.model_type, "AutoModelForCausalLM"))
 
 
-def adapted_modules(adapter: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+def read_adapter_shapes(adapter: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     """Names of the modules that an adapter changes -> the shapes of its matrices A (rank, in) and B (out, rank)."""
     from safetensors import safe_open
 
@@ -42,11 +42,11 @@ def check_adapter(checkpoint: Checkpoint) -> None:
     """Raise UsageError if the checkpoint's adapter was not made for its model."""
     if checkpoint.adapter is None:
         return
-    adapted = adapted_modules(checkpoint.adapter)
+    adapted = read_adapter_shapes(checkpoint.adapter)
     wrong = f"adapter {checkpoint.adapter}: does not fit the model {checkpoint.path}:"
     if not adapted:
         raise UsageError(f"{wrong} adapter_model.safetensors holds no LoRA weights")
-    modules = dict(_skeleton(checkpoint).named_modules())
+    modules = dict(_build_empty_model(checkpoint).named_modules())
     for name, shapes in adapted.items():
         module = modules.get(name)
         if module is None:
@@ -57,13 +57,13 @@ def check_adapter(checkpoint: Checkpoint) -> None:
                 raise UsageError(f"{wrong} matrix {matrix} of module {name!r} is of another size than the module")
 
 
-def _skeleton(checkpoint: Checkpoint) -> Any:
+def _build_empty_model(checkpoint: Checkpoint) -> Any:
     """The model without memory for its weights."""
     import torch
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint.path)
-    architecture = architecture_of(checkpoint)
+    architecture = resolve_architecture(checkpoint)
     with torch.device("meta"):
         if hasattr(architecture, "from_config"):
             return architecture.from_config(config)

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SAMPLE_BYTES, SAMPLES = 1 << 16, 512  # files of up to 32 MiB are read whole
-FINGERPRINTED = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors", ".bin", ".pt")
+FINGERPRINT_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors", ".bin", ".pt")
 """Endings of what makes a checkpoint: configuration, chat template, vocabulary and merges, weights."""
 
 
-def cache_dir() -> Path:
+def get_cache_dir() -> Path:
     """The folder for converted checkpoints: `FLEX_JUDGE_CACHE`, else in the user's cache directory."""
     base = os.environ.get("FLEX_JUDGE_CACHE")
     if base:
@@ -23,7 +23,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flex-judge"
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint_folder(path: Path) -> str:
     """Twelve hex digits that change when a checkpoint does.
 
     Every file with one of the endings in `FINGERPRINTED` counts: configuration, tokenizer and chat template whole; of
@@ -31,7 +31,7 @@ def fingerprint(path: Path) -> str:
     minutes.
     """
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.iterdir() if p.suffix in FINGERPRINTED and p.is_file()):
+    for file in sorted(p for p in path.iterdir() if p.suffix in FINGERPRINT_SUFFIXES and p.is_file()):
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}:".encode())
         step = max(SAMPLE_BYTES, size // SAMPLES)
@@ -42,10 +42,10 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def made_once(target: Path, make: Callable[[Path], None]) -> Path:
+def build_once(target: Path, make: Callable[[Path], None]) -> Path:
     """The folder `target`, which `make` is given to write where it is not there yet. Of many processes one makes it and
     the others wait; what a killed one left half made is made anew."""
-    with locked(target):
+    with hold_lock(target):
         if target.is_dir():
             return target
         partial = target.with_name(target.name + ".partial")
@@ -56,7 +56,7 @@ def made_once(target: Path, make: Callable[[Path], None]) -> Path:
 
 
 @contextmanager
-def locked(target: Path) -> Iterator[None]:
+def hold_lock(target: Path) -> Iterator[None]:
     """Hold a file lock beside `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target.with_name(target.name + ".lock"), "w") as lock:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flex_judge.judges.models import ADAPTER_FILES, MOL_LLAMA, OWN_ADAPTER, resolve_adapter, resolve_model
-from flex_judge.judges.models.cache import fingerprint
-from flex_judge.judges.models.profiles import Profile, profile_of
+from flex_judge.judges.models import ADAPTER_FILES, BUNDLED_ADAPTER, MOL_LLAMA, resolve_adapter, resolve_model
+from flex_judge.judges.models.cache import fingerprint_folder
+from flex_judge.judges.models.profiles import Profile, detect_profile
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Checkpoint:
         """The `model_type` of the configuration, such as `qwen2_5_vl`."""
         return str(self.config.get("model_type", ""))
 
-    def context_within(self, limit: int) -> int:
+    def limit_context(self, limit: int) -> int:
         """The longest sequence in tokens: `limit`, or what the model supports if that is less."""
         return min(limit, self.context or limit)
 
@@ -61,23 +61,23 @@ def open_checkpoint(model: str, adapter: str | None = None) -> Checkpoint:
 
     path = resolve_model(model)
     folder = resolve_adapter(adapter) if adapter else None
-    whole = _read(path / "config.json")
+    whole = _read_json(path / "config.json")
     if whole.get("model_type") == MOL_LLAMA:
         importlib.import_module("flex_judge.judges.models.mol_llama")  # which makes it known to transformers
-        if folder is None and (path / OWN_ADAPTER / ADAPTER_FILES[0]).is_file():
-            adapter, folder = OWN_ADAPTER, path / OWN_ADAPTER
+        if folder is None and (path / BUNDLED_ADAPTER / ADAPTER_FILES[0]).is_file():
+            adapter, folder = BUNDLED_ADAPTER, path / BUNDLED_ADAPTER
     config = whole.get("thinker_config", whole)
     text = AutoConfig.from_pretrained(path).get_text_config()  # a file may leave out what is as its class has it
     tokenizer = AutoTokenizer.from_pretrained(path)
     vocabulary = tokenizer.get_added_vocab()
-    profile = profile_of(whole, vocabulary)
-    named = [_read(path / "generation_config.json").get("eos_token_id"), tokenizer.eos_token_id]
+    profile = detect_profile(whole, vocabulary)
+    named = [_read_json(path / "generation_config.json").get("eos_token_id"), tokenizer.eos_token_id]
     named += [vocabulary.get(token) for token in profile.stop_tokens]
     stop_ids = {i for ids in named for i in (ids if isinstance(ids, list) else [ids])}
     return Checkpoint(
         path=path,
         adapter=folder,
-        model_id=f"{model}@{fingerprint(path)}" + (f"+{adapter}@{fingerprint(folder)}" if folder else ""),
+        model_id=f"{model}@{fingerprint_folder(path)}" + (f"+{adapter}@{fingerprint_folder(folder)}" if folder else ""),
         config=config,
         is_part=config is not whole,
         tokenizer=tokenizer,
@@ -87,7 +87,7 @@ def open_checkpoint(model: str, adapter: str | None = None) -> Checkpoint:
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     """The content of a JSON file; nothing where there is none."""
     content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     return content

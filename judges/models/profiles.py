@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flex_judge.judges.media.prepared import MediaLimits, Prepared
+from flex_judge.judges.media.prepared import MediaLimits, PreparedMedia
 from flex_judge.judges.media.types import Modality
 
 
@@ -49,7 +49,7 @@ class Profile:
     molecule_tokens: int = 8
     """Tokens of a molecule, whatever its size."""
 
-    def tokens(self, medium: Prepared) -> int:
+    def count_tokens(self, medium: PreparedMedia) -> int:
         """How many times the placeholder's pad is repeated for a medium."""
         if medium.modality == Modality.IMAGE:
             return (medium.height // self.patch) * (medium.width // self.patch)
@@ -62,9 +62,9 @@ class Profile:
         features = math.ceil(medium.length / 160)
         return ((features - 1) // 2 + 1 - 2) // 2 + 1
 
-    def length(self, token_ids: Sequence[int], media: Iterable[Prepared]) -> int:
+    def count_prompt_tokens(self, token_ids: Sequence[int], media: Iterable[PreparedMedia]) -> int:
         """Tokens that the model sees of a prompt which holds one pad for each of the media."""
-        return len(token_ids) + sum(self.tokens(medium) - 1 for medium in media)
+        return len(token_ids) + sum(self.count_tokens(medium) - 1 for medium in media)
 
 
 _QWEN_VL = MediaLimits(
@@ -90,7 +90,7 @@ PROFILES = {
             Modality.AUDIO: Placeholder("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"),
         },
         stop_tokens=("<|im_end|>", "<|endoftext|>"),
-        limits=MediaLimits(audio_max_seconds=300.0).over(_QWEN_VL),
+        limits=MediaLimits(audio_max_seconds=300.0).fill_defaults(_QWEN_VL),
     ),
     "flex-llama": Profile(
         "flex-llama",
@@ -116,7 +116,7 @@ _FAMILIES = {
 """`model_type` of a checkpoint's config.json -> profile."""
 
 
-def profile_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Profile:
+def detect_profile(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Profile:
     """The profile of a checkpoint.
 
     Args:

@@ -11,9 +11,9 @@ from functools import cached_property
 from flex_judge.judges.engines.base import Engine, Generation, Sampling
 from flex_judge.judges.errors import VerdictParseError
 from flex_judge.judges.judgments import Status, Usage, Verdict
-from flex_judge.judges.protocol.expected_score import AnswerTokens, distribution, moments
-from flex_judge.judges.protocol.parsing import after_thinking, label_scores, parse_answer, split_answer_first
-from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, answer_regex
+from flex_judge.judges.protocol.expected_score import AnswerTokens, compute_answer_distribution, compute_moments
+from flex_judge.judges.protocol.parsing import extract_answer, get_label_scores, parse_answer, split_answer_first_reply
+from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, build_answer_regex
 from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.rubrics.rubric import Rubric
@@ -39,7 +39,7 @@ class Reply:
     """Index in `answer` of each answer -> the probability of every answer at that place."""
 
 
-def read_verdict(reply: Reply, rubric: Rubric, responses: int) -> Verdict:
+def parse_verdict(reply: Reply, rubric: Rubric, responses: int) -> Verdict:
     """What a reply says, for the responses in the order in which the judge read them. Pure."""
     reasoning = reply.thinking.strip().removeprefix(THINK_OPEN).strip()
     told = Verdict(Status.OK, reasoning=reasoning, forced_answer=reply.forced_answer, num_waits=reply.num_waits)
@@ -54,12 +54,12 @@ def read_verdict(reply: Reply, rubric: Rubric, responses: int) -> Verdict:
     found = [reply.places[place] for place in reading.places if place in reply.places]
     if len(found) < len(reading.places):
         return told
-    known = [moments(probabilities, label_scores(rubric)) for probabilities in found]
+    known = [compute_moments(probabilities, get_label_scores(rubric)) for probabilities in found]
     means = tuple(m for mean, _ in known for m in mean)
     return replace(told, expected_scores=means, deviations=tuple(d for _, deviation in known for d in deviation))
 
 
-class Replier:
+class ReplyGenerator:
     """Has one engine reply to judge's prompts with one number of responses under one rubric."""
 
     def __init__(
@@ -67,12 +67,12 @@ class Replier:
     ) -> None:
         self.engine, self.renderer, self.settings = engine, renderer, settings
         self.rubric, self.responses = rubric, responses
-        self.room = settings.answer_room(responses)
-        self.answers = AnswerTokens(tuple(label_scores(rubric)), renderer.encode_untrusted)
-        self.closing = tuple(renderer.encode_trusted(f"\n{THINK_CLOSE}{ANSWER_OPEN}"))
-        self.opening = tuple(renderer.encode_trusted(ANSWER_OPEN))
-        self.thinking = tuple(renderer.encode_trusted(f"{THINK_OPEN}\n"))
-        self.wait = tuple(renderer.encode_trusted(WAIT))
+        self.room = settings.compute_answer_budget(responses)
+        self.answers = AnswerTokens(tuple(get_label_scores(rubric)), renderer.encode_as_plain_text)
+        self.closing = tuple(renderer.encode_with_control_tokens(f"\n{THINK_CLOSE}{ANSWER_OPEN}"))
+        self.opening = tuple(renderer.encode_with_control_tokens(ANSWER_OPEN))
+        self.thinking = tuple(renderer.encode_with_control_tokens(f"{THINK_OPEN}\n"))
+        self.wait = tuple(renderer.encode_with_control_tokens(WAIT))
 
     @property
     def prefill(self) -> str:
@@ -82,46 +82,46 @@ class Replier:
         return self.engine.profile.prefill if self.settings.reason_first else ""
 
     @cached_property
-    def needed(self) -> int:
+    def max_reply_tokens(self) -> int:
         """The most tokens that a reply can take up after its prompt."""
         ours = max(len(self.closing), len(self.opening) + len(self.thinking))
         # An answer that was not given, but whose probability is asked for, may be longer than the one that was.
-        answer = max(len(self.renderer.encode_untrusted(f" {label}")) for label in label_scores(self.rubric))
+        answer = max(len(self.renderer.encode_as_plain_text(f" {label}")) for label in get_label_scores(self.rubric))
         # Where the answer comes last, what was said in its place is kept before the one that is asked for.
         rooms = 1 + (self.settings.reason_first and self.settings.forced_answer)
         return self.settings.max_think_tokens + ours + rooms * self.room + answer
 
-    async def reply(self, prompt: RenderedPrompt, sample_index: int) -> Reply:
+    async def generate_reply(self, prompt: RenderedPrompt, sample_index: int) -> Reply:
         """Make a reply. `sample_index` tells apart the replies to one prompt."""
-        work = _Work(self, prompt, sample_index)
-        return await (work.reason_first() if self.settings.reason_first else work.answer_first())
+        work = _ReplyInProgress(self, prompt, sample_index)
+        return await (work.generate_reason_first() if self.settings.reason_first else work.generate_answer_first())
 
 
-class _Work:
+class _ReplyInProgress:
     """One reply in the making."""
 
-    def __init__(self, replier: Replier, prompt: RenderedPrompt, sample_index: int) -> None:
+    def __init__(self, replier: ReplyGenerator, prompt: RenderedPrompt, sample_index: int) -> None:
         self.r, self.prompt, self.sample_index = replier, prompt, sample_index
         self.settings = replier.settings
         self.usage = Usage()
 
-    async def reason_first(self) -> Reply:
-        thought, last, text, num_waits = await self._think()
+    async def generate_reason_first(self) -> Reply:
+        thought, last, text, num_waits = await self._generate_thinking()
         if last.finish_reason == "stop":
             # The token that ends `</think>` may already begin the answer: `><` is one token to many models.
             begun = last.text.partition(THINK_CLOSE)[2]
             text = text.removesuffix(THINK_CLOSE + begun)
             # No stop string: a judge that quoted `</think><answer>...` while it thought goes on to its own verdict.
-            spoken = await self._generate(thought, self.r.room, measured=True)
+            spoken = await self._generate_tokens(thought, self.r.room, measured=True)
             # One that was cut may have quoted a verdict and not yet come to its own: that is no last word.
-            said = after_thinking(begun + spoken.text)
-            if self._is_verdict(said, spoken) or not self.settings.forced_answer:
-                return await self._finish(thought, spoken, said, text, None, num_waits)
+            said = extract_answer(begun + spoken.text)
+            if self._is_complete_verdict(said, spoken) or not self.settings.forced_answer:
+                return await self._build_reply(thought, spoken, said, text, None, num_waits)
             if spoken.finish_reason == "length":
-                spoken = await self._on(thought, spoken)
-                said = after_thinking(begun + spoken.text)
-                if self._is_verdict(said, spoken):
-                    return await self._finish(thought, spoken, said, text, None, num_waits)
+                spoken = await self._extend_answer(thought, spoken)
+                said = extract_answer(begun + spoken.text)
+                if self._is_complete_verdict(said, spoken):
+                    return await self._build_reply(thought, spoken, said, text, None, num_waits)
             forced_answer, context = "no_answer", thought + self.r.opening
             if (begun + spoken.text).strip():
                 # After all that it said, never at its first `</think>`: if that was quoted out of a response, what
@@ -134,27 +134,29 @@ class _Work:
             forced_answer = "budget" if last.finish_reason == "length" else "early_end"
             context = thought + self.r.closing
         answer = await self._generate_forced_answer(context)
-        return await self._finish(context, answer, ANSWER_OPEN + answer.text, text, forced_answer, num_waits)
+        return await self._build_reply(context, answer, ANSWER_OPEN + answer.text, text, forced_answer, num_waits)
 
-    async def answer_first(self) -> Reply:
+    async def generate_answer_first(self) -> Reply:
         context: tuple[int, ...] = ()
-        answer = await self._generate(context, self.r.room, stop=THINK_OPEN, measured=True)
+        answer = await self._generate_tokens(context, self.r.room, stop=THINK_OPEN, measured=True)
         # The token that ends `<think>` may already begin the thinking.
-        (said, begun), forced_answer = split_answer_first(answer.text), None
-        if self.settings.forced_answer and not self._is_verdict(said, answer):
+        (said, begun), forced_answer = split_answer_first_reply(answer.text), None
+        if self.settings.forced_answer and not self._is_complete_verdict(said, answer):
             context, forced_answer = self.r.opening, "no_answer"
             answer = await self._generate_forced_answer(context)
             said, begun = ANSWER_OPEN + answer.text, ""
-        places = await self._places(context, answer, said, len(said) - len(answer.text) if forced_answer else 0)
+        places = await self._compute_distributions(
+            context, answer, said, len(said) - len(answer.text) if forced_answer else 0
+        )
         opened = () if THINK_OPEN in answer.text else self.r.thinking
-        thought = await self._generate(
+        thought = await self._generate_tokens(
             context + answer.token_ids + opened, self.settings.max_think_tokens, stop=THINK_CLOSE
         )
         cut = answer.finish_reason == "length"
         thinking = begun + thought.text.partition(THINK_CLOSE)[0]
         return Reply(thinking, said, cut, forced_answer, 0, self.usage, places)
 
-    async def _think(self) -> tuple[tuple[int, ...], Generation, str, int]:
+    async def _generate_thinking(self) -> tuple[tuple[int, ...], Generation, str, int]:
         """Think until `</think>`, the end of the turn or the budget, putting the end off as often as is asked.
 
         Returns:
@@ -164,21 +166,21 @@ class _Work:
         num_waits = 0
         while True:
             left = self.settings.max_think_tokens - len(thought)
-            last = await self._generate(thought, left, stop=THINK_CLOSE)
+            last = await self._generate_tokens(thought, left, stop=THINK_CLOSE)
             if num_waits < self.settings.num_waits and last.finish_reason != "length":
-                kept = thought + self._before_close(last) + self.r.wait
+                kept = thought + self._cut_before_close(last) + self.r.wait
                 if len(kept) < self.settings.max_think_tokens:
                     thought, num_waits = kept, num_waits + 1
                     continue
             thought += last.token_ids
             return thought, last, self.r.renderer.decode(thought) if num_waits else last.text, num_waits
 
-    async def _on(self, thought: tuple[int, ...], spoken: Generation) -> Generation:
+    async def _extend_answer(self, thought: tuple[int, ...], spoken: Generation) -> Generation:
         """What was spoken after the thinking and then cut, gone on with for as long as thinking may still last."""
         left = self.settings.max_think_tokens - len(thought)
         if left <= 0:
             return spoken
-        more = await self._generate(thought + spoken.token_ids, left, measured=True)
+        more = await self._generate_tokens(thought + spoken.token_ids, left, measured=True)
         tokens = spoken.token_ids + more.token_ids
         return replace(
             more,
@@ -187,16 +189,16 @@ class _Work:
             logprobs=(*spoken.logprobs, *more.logprobs),
         )
 
-    def _before_close(self, thought: Generation) -> tuple[int, ...]:
+    def _cut_before_close(self, thought: Generation) -> tuple[int, ...]:
         """The tokens of a thought up to its `</think>`."""
         text = thought.text.partition(THINK_CLOSE)[0]
         for n in range(len(thought.token_ids), -1, -1):
             kept = self.r.renderer.decode(thought.token_ids[:n])
             if text.startswith(kept):  # a token may hold the end of the thought and the beginning of the tag
-                return thought.token_ids[:n] + tuple(self.r.renderer.encode_untrusted(text[len(kept) :]))
+                return thought.token_ids[:n] + tuple(self.r.renderer.encode_as_plain_text(text[len(kept) :]))
         raise AssertionError("no tokens decode to no text")
 
-    def _is_verdict(self, said: str, generation: Generation) -> bool:
+    def _is_complete_verdict(self, said: str, generation: Generation) -> bool:
         try:
             parse_answer(said, self.r.responses, self.r.rubric)
         except VerdictParseError:
@@ -204,11 +206,11 @@ class _Work:
         return generation.finish_reason != "length"
 
     async def _generate_forced_answer(self, context: tuple[int, ...]) -> Generation:
-        regex = answer_regex(self.r.rubric, self.r.responses)
-        stop = ANSWER_CLOSE if self.r.rubric.answer_count(self.r.responses) == 1 else None
-        return await self._generate(context, self.r.room, stop=stop, measured=True, regex=regex)
+        regex = build_answer_regex(self.r.rubric, self.r.responses)
+        stop = ANSWER_CLOSE if self.r.rubric.count_answers(self.r.responses) == 1 else None
+        return await self._generate_tokens(context, self.r.room, stop=stop, measured=True, regex=regex)
 
-    async def _finish(
+    async def _build_reply(
         self,
         context: tuple[int, ...],
         answer: Generation,
@@ -218,10 +220,10 @@ class _Work:
         num_waits: int,
     ) -> Reply:
         """The reply that says `said`, which ends with the text of `answer` or with the end of it."""
-        places = await self._places(context, answer, said, len(said) - len(answer.text))
+        places = await self._compute_distributions(context, answer, said, len(said) - len(answer.text))
         return Reply(thinking, said, answer.finish_reason == "length", forced_answer, num_waits, self.usage, places)
 
-    async def _places(
+    async def _compute_distributions(
         self, context: tuple[int, ...], answer: Generation, said: str, offset: int
     ) -> Mapping[int, Mapping[str, float]]:
         """The distribution at each place of `said` where an answer is written; `answer` begins there at `offset`."""
@@ -231,20 +233,22 @@ class _Work:
             return {}
         places = {}
         for place in reading.places:
-            if at := self.r.answers.at(answer, place - offset, self.r.renderer.decode):
+            if at := self.r.answers.locate_answer(answer, place - offset, self.r.renderer.decode):
                 position, labels = at
                 before = context + answer.token_ids[:position]
 
-                async def ask(prefix: tuple[int, ...], before: tuple[int, ...] = before) -> Mapping[int, float]:
-                    probe = await self._generate(before + prefix, 1, measured=True)
+                async def probe_logprobs(
+                    prefix: tuple[int, ...], before: tuple[int, ...] = before
+                ) -> Mapping[int, float]:
+                    probe = await self._generate_tokens(before + prefix, 1, measured=True)
                     return probe.logprobs[0] if probe.logprobs else {}
 
                 taken, logprobs = answer.token_ids[position:], answer.logprobs[position:]
-                if found := await distribution(labels, taken, logprobs, ask):
+                if found := await compute_answer_distribution(labels, taken, logprobs, probe_logprobs):
                     places[place] = found
         return places
 
-    async def _generate(
+    async def _generate_tokens(
         self,
         context: tuple[int, ...],
         max_tokens: int,

@@ -25,7 +25,7 @@ _SPELLING = {option.lower(): option for option in OPTIONS}
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedAnswer:
     """What an answer says."""
 
     scores: tuple[float, ...]
@@ -36,7 +36,7 @@ class Reading:
     """The option (`A>B`, `B>A`, `A=B=Good`, `A=B=Bad`), where the rubric asks for one."""
 
 
-def after_thinking(text: str) -> str:
+def extract_answer(text: str) -> str:
     """The answer, out of what a judge wrote after its first `</think>`.
 
     It is what follows the last one, since a judge that quoted the tag went on thinking. But where answers stand before
@@ -46,7 +46,7 @@ def after_thinking(text: str) -> str:
     return before.replace(THINK_CLOSE, "") + after if closed and ANSWER_OPEN in before else after
 
 
-def split_answer_first(reply: str) -> tuple[str, str]:
+def split_answer_first_reply(reply: str) -> tuple[str, str]:
     """A reply that answers first, as (answer, reasoning), cut at its first `<think>`; what follows its last `</think>`
     is neither. A reply without thinking is all answer."""
     answer, _, rest = reply.partition(THINK_OPEN)
@@ -54,7 +54,7 @@ def split_answer_first(reply: str) -> tuple[str, str]:
     return answer, reasoning if closed else rest
 
 
-def parse_answer(answer: str, responses: int, rubric: Rubric) -> Reading:
+def parse_answer(answer: str, responses: int, rubric: Rubric) -> ParsedAnswer:
     """Read a verdict out of what stands outside the thinking.
 
     A judge may answer several times, 2n tags for n responses, if it says the same every time; the places are then
@@ -77,39 +77,39 @@ def parse_answer(answer: str, responses: int, rubric: Rubric) -> Reading:
     tags = list(_ANSWER.finditer(answer))
     if not tags:
         raise VerdictParseError(f"no {ANSWER_OPEN} outside the thinking")
-    if rubric.by_options:
-        return _agreed([_read_option(tag) for tag in tags])
-    if len(tags) == 1 < responses and len(listed := _numbers(tags[0])) > 1:
-        return _reading(listed, responses, rubric.scale)
+    if rubric.has_options:
+        return _require_agreement([_parse_option(tag) for tag in tags])
+    if len(tags) == 1 < responses and len(listed := _parse_numbers(tags[0])) > 1:
+        return _validate_scores(listed, responses, rubric.scale)
     if len(tags) % responses:
         raise VerdictParseError(f"{len(tags)} answers for {responses} responses")
-    numbers = [number for tag in tags for number in _numbers(tag, most=1)]
+    numbers = [number for tag in tags for number in _parse_numbers(tag, most=1)]
     sets = [numbers[start : start + responses] for start in range(0, len(numbers), responses)]
-    return _agreed([_reading(one, responses, rubric.scale) for one in sets])
+    return _require_agreement([_validate_scores(one, responses, rubric.scale) for one in sets])
 
 
-def label_scores(rubric: Rubric) -> dict[str, tuple[float, ...]]:
+def get_label_scores(rubric: Rubric) -> dict[str, tuple[float, ...]]:
     """What each label means: `{"7": (7.0,)}`, or the responses' shares of the win, `{"[[A>B]]": (1.0, 0.0)}`."""
-    if rubric.by_options:
+    if rubric.has_options:
         return {label: OPTIONS[option] for label, option in zip(rubric.labels, OPTIONS, strict=True)}
     return {label: (float(label),) for label in rubric.labels}
 
 
 @dataclass(frozen=True)
-class _Number:
+class _WrittenScore:
     text: str
     place: int
     value: float
     out_of: float | None
 
 
-def _numbers(tag: re.Match[str], most: int | None = None) -> list[_Number]:
+def _parse_numbers(tag: re.Match[str], most: int | None = None) -> list[_WrittenScore]:
     """The numbers in a tag. Raises VerdictParseError if it holds anything else, or more than `most` of them."""
     text, numbers = tag[1], []
     at, end = len(text) - len(text.lstrip()), len(text.rstrip())
     while number := _SCORE.match(text, at, end):
         out_of = None if number[2] is None else float(number[2])
-        numbers.append(_Number(number[0], tag.start(1) + at, float(number[1]), out_of))
+        numbers.append(_WrittenScore(number[0], tag.start(1) + at, float(number[1]), out_of))
         at = number.end()
         separator = _SEPARATOR.match(text, at, end)
         if separator is None:
@@ -120,32 +120,32 @@ def _numbers(tag: re.Match[str], most: int | None = None) -> list[_Number]:
     return numbers
 
 
-def _reading(numbers: list[_Number], responses: int, scale: Scale) -> Reading:
+def _validate_scores(numbers: list[_WrittenScore], responses: int, scale: Scale) -> ParsedAnswer:
     if len(numbers) != responses:
         raise VerdictParseError(f"{len(numbers)} scores for {responses} responses")
     for number in numbers:
         if number.value not in scale or number.out_of not in (None, scale.high):
             raise VerdictParseError(f"answer {number.text[:40]!r} is off the scale {scale}")
-    return Reading(tuple(n.value for n in numbers), tuple(n.place for n in numbers))
+    return ParsedAnswer(tuple(n.value for n in numbers), tuple(n.place for n in numbers))
 
 
-def _agreed(readings: list[Reading]) -> Reading:
+def _require_agreement(readings: list[ParsedAnswer]) -> ParsedAnswer:
     """The last of the readings. Raises VerdictParseError if another says something else."""
     last = readings[-1]
     for other in readings:
         if (other.scores, other.choice) != (last.scores, last.choice):
-            raise VerdictParseError(f"answers itself in two ways: {_said(other)} and {_said(last)}")
+            raise VerdictParseError(f"answers itself in two ways: {_format_answer(other)} and {_format_answer(last)}")
     return last
 
 
-def _said(reading: Reading) -> str:
+def _format_answer(reading: ParsedAnswer) -> str:
     return reading.choice or "(" + ", ".join(f"{score:.12g}" for score in reading.scores) + ")"
 
 
-def _read_option(tag: re.Match[str]) -> Reading:
+def _parse_option(tag: re.Match[str]) -> ParsedAnswer:
     match = _OPTION.match(tag[1])
     if match is None:
         allowed = ", ".join(f"[[{option}]]" for option in OPTIONS)
         raise VerdictParseError(f"answer {tag[1].strip()[:40]!r} is none of {allowed}")
     option = _SPELLING["".join(match[2].split()).lower()]
-    return Reading(OPTIONS[option], (tag.start(1) + match.start(1),), option)
+    return ParsedAnswer(OPTIONS[option], (tag.start(1) + match.start(1),), option)

@@ -34,11 +34,11 @@ _MARKER = r"(?:(?:\d{1,3}|[a-z]|[ivx]{1,4})[.):\]]|[a-z][a-z0-9]{0,9}>)\W*"  # `
 _ANYTHING = "\ufffc"  # stands for an image or a sound, which no header holds
 
 
-def response_header(rubric: Rubric, k: int, responses: int) -> str:
+def format_response_header(rubric: Rubric, k: int, responses: int) -> str:
     """The line above response k, counted from 0."""
     if responses == 1:
         return re.sub(r" ?\{k\}", "", rubric.answer_header)
-    return rubric.answer_header.replace("{k}", "AB"[k] if rubric.by_options else str(k + 1))
+    return rubric.answer_header.replace("{k}", "AB"[k] if rubric.has_options else str(k + 1))
 
 
 def quote_section_headers(pieces: Sequence[Span | Media], rubric: Rubric) -> list[Span | Media]:
@@ -54,8 +54,8 @@ def quote_section_headers(pieces: Sequence[Span | Media], rubric: Rubric) -> lis
         pieces: a question or a response, in pieces.
         rubric: whose headers are protected.
     """
-    texts = [_shown(piece) for piece in pieces]
-    starts = _forged("".join(texts), _headers(rubric))
+    texts = [_get_visible_text(piece) for piece in pieces]
+    starts = _find_forged_headers("".join(texts), _compile_header_pattern(rubric))
     if not starts:
         return list(pieces)
     quoted: list[Span | Media] = []
@@ -72,41 +72,41 @@ def quote_section_headers(pieces: Sequence[Span | Media], rubric: Rubric) -> lis
     return quoted
 
 
-def _shown(piece: Span | Media) -> str:
+def _get_visible_text(piece: Span | Media) -> str:
     if isinstance(piece, Span):
         return piece.text
     return piece.data.decode() if piece.modality == Modality.MOLECULE else _ANYTHING
 
 
-def _forged(text: str, headers: re.Pattern[str]) -> list[int]:
+def _find_forged_headers(text: str, headers: re.Pattern[str]) -> list[int]:
     """Where lines begin that look like a header."""
     starts, start = [], 0
     for line in text.splitlines(keepends=True):
-        if headers.match(_canonical(line)):
+        if headers.match(_canonicalize_line(line)):
             starts.append(start)
         start += len(line)
     return starts
 
 
-def _canonical(line: str) -> str:
+def _canonicalize_line(line: str) -> str:
     """A line without what readers do not see or hardly notice."""
     seen = _INVISIBLE.sub("", unicodedata.normalize("NFKC", line)).translate(_BRACKETS)
     return _LETTER_MARK.sub(" ", seen).casefold()
 
 
 @lru_cache(maxsize=64)
-def _headers(rubric: Rubric) -> re.Pattern[str]:
+def _compile_header_pattern(rubric: Rubric) -> re.Pattern[str]:
     """A pattern for the beginning of a line that holds one of the rubric's headers, in its canonical form.
 
     Which numbers are in use does not matter: what a text becomes must not depend on how many are judged beside it,
     or they would share no prefix.
     """
-    headers = (rubric.question_header, rubric.answer_header, response_header(rubric, 0, 1))
-    patterns = [_pattern(form) for form in map(_canonical, headers) if re.search(r"\w", form)]
+    headers = (rubric.question_header, rubric.answer_header, format_response_header(rubric, 0, 1))
+    patterns = [_build_header_pattern(form) for form in map(_canonicalize_line, headers) if re.search(r"\w", form)]
     return re.compile(rf"\W*(?:{_MARKER}){{0,3}}(?:{'|'.join(patterns)})" if patterns else "(?!)")
 
 
-def _pattern(header: str) -> str:
+def _build_header_pattern(header: str) -> str:
     """Its opening bracket, its words, and then its closing bracket or colon, or the end of the line: sentences may
     begin with the word of a header without brackets ("Topic")."""
     tokens = _TOKEN.findall(header)
@@ -116,7 +116,7 @@ def _pattern(header: str) -> str:
     for n in words:
         gap = _WORD_GAP if n > first else ""
         if tokens[n] == "{k}":
-            pattern += gap + _number(spaced=" {k}" in header, between=first < n < last)
+            pattern += gap + _build_number_pattern(spaced=" {k}" in header, between=first < n < last)
         elif n > first and tokens[n] == "s" and "'s" in header:
             pattern += f"(?:{gap}s)?"
         else:
@@ -125,7 +125,7 @@ def _pattern(header: str) -> str:
     return pattern + (rf"(?:\W*?{closing}|\W*+\Z)" if closing else r"\W*+\Z")
 
 
-def _number(spaced: bool, between: bool) -> str:
+def _build_number_pattern(spaced: bool, between: bool) -> str:
     """A pattern for what may stand in the place of `{k}`: any word if there is one before and one after it."""
     word = r"[^\W_]{1,20}" if between else _COUNTED
     apart = r"(?<!\w)" if spaced else ""  # `Jokes` is not `Joke s`

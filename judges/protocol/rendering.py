@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flex_judge.judges.errors import MediaError, RenderError
-from flex_judge.judges.media.prepared import MediaLimits, Prepared
+from flex_judge.judges.media.prepared import MediaLimits, PreparedMedia
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
-from flex_judge.judges.models.inputs.preparation import prepare
+from flex_judge.judges.models.inputs.preparation import prepare_media
 from flex_judge.judges.models.profiles import CHAT, Profile
 from flex_judge.judges.protocol.turns import Span, Turn
 
@@ -35,7 +35,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class RenderedPrompt:
     token_ids: tuple[int, ...]
     """The whole prompt, as the engine gets it: one pad token per medium."""
-    media: tuple[Prepared, ...] = ()
+    media: tuple[PreparedMedia, ...] = ()
     """What the pads stand for, in their order."""
     length: int = 0
     """Tokens that the model will see, every medium at its full length."""
@@ -56,14 +56,14 @@ class Renderer:
         # Runs of spaces that some tokenizers add as tokens are ordinary text; all else that was added can control.
         self._spaces = {text: i for text, i in added.items() if not text.strip()}
         self._control_ids = {text: i for text, i in added.items() if text.strip()}
-        self._space = _any_of(self._spaces)
-        self._control = _any_of(self._control_ids)
+        self._space = _compile_alternatives(self._spaces)
+        self._control = _compile_alternatives(self._control_ids)
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
         backend["added_tokens"], backend["post_processor"] = [], None
         self._plain = Tokenizer.from_str(json.dumps(backend))
-        self._check()
+        self._check_tokenizer()
 
-    def encode_untrusted(self, text: str) -> list[int]:
+    def encode_as_plain_text(self, text: str) -> list[int]:
         """Token ids of `text` as ordinary text, whatever is written in it. Half a surrogate pair becomes U+FFFD."""
         text = _LONE_SURROGATE.sub("\ufffd", text)
         ids: list[int] = []
@@ -78,9 +78,9 @@ class Renderer:
             raise RenderError("the tokenizer reaches a control token from ordinary text")
         return ids
 
-    def encode_trusted(self, text: str) -> list[int]:
+    def encode_with_control_tokens(self, text: str) -> list[int]:
         """Token ids of our own words, in which control tokens are meant as such."""
-        return self._encode(text, {})
+        return self._encode_template_output(text, {})
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, control tokens by name and no white space tidied away."""
@@ -104,20 +104,20 @@ class Renderer:
         for turn in turns:
             if self._control.search(turn.role):
                 raise RenderError(f"the role {turn.role!r:.80} holds a control token")
-            content = "".join(self._text(piece, untrusted, media) for piece in turn.pieces)
+            content = "".join(self._format_piece(piece, untrusted, media) for piece in turn.pieces)
             messages.append({"role": turn.role, "content": content})
         text = self._apply_template(messages)
         text += "" if text.endswith(prefill) else prefill
         for nonce in untrusted:
             if text.count(nonce) != 1:
                 raise RenderError(f"the chat template writes a message {text.count(nonce)} times instead of once")
-        token_ids = tuple(self._encode(text, untrusted))
-        self._placeholders.match(token_ids, [medium.modality for medium in media])
-        limits = (limits or MediaLimits()).over(self.profile.limits)
-        prepared = tuple(prepare(medium, self.profile, limits) for medium in media)
-        return RenderedPrompt(token_ids, prepared, self.profile.length(token_ids, prepared))
+        token_ids = tuple(self._encode_template_output(text, untrusted))
+        self._placeholders.match_modalities(token_ids, [medium.modality for medium in media])
+        limits = (limits or MediaLimits()).fill_defaults(self.profile.limits)
+        prepared = tuple(prepare_media(medium, self.profile, limits) for medium in media)
+        return RenderedPrompt(token_ids, prepared, self.profile.count_prompt_tokens(token_ids, prepared))
 
-    def end_of_turn(self) -> tuple[int, ...]:
+    def encode_end_of_turn(self) -> tuple[int, ...]:
         """What the chat template writes after a reply, up to and with the control token that ends the turn.
 
         Raises:
@@ -131,13 +131,13 @@ class Renderer:
             raise RenderError(
                 f"the chat template of {self.tokenizer.name_or_path!r} ends a reply with no control token"
             )
-        return tuple(self._encode(after[: control.end()], {}))
+        return tuple(self._encode_template_output(after[: control.end()], {}))
 
-    def holds_control(self, text: str) -> bool:
+    def has_control_token(self, text: str) -> bool:
         """Whether the text of a control token is written in a text."""
         return self._control.search(text) is not None
 
-    def _text(self, piece: Span | Media, untrusted: dict[str, str], media: list[Media]) -> str:
+    def _format_piece(self, piece: Span | Media, untrusted: dict[str, str], media: list[Media]) -> str:
         """What the template is given for a piece; notes untrusted texts by their nonce, and media in their order."""
         if isinstance(piece, Media):
             if placeholder := self.profile.placeholders.get(piece.modality):
@@ -156,14 +156,14 @@ class Renderer:
         lead, trail = piece.text.split(core, 1)
         return lead + nonce + trail
 
-    def _encode(self, text: str, untrusted: Mapping[str, str]) -> list[int]:
+    def _encode_template_output(self, text: str, untrusted: Mapping[str, str]) -> list[int]:
         """Cut at the control tokens of `text`, put the untrusted texts in place of their nonces, encode the pieces."""
-        fill = _any_of(untrusted)
+        fill = _compile_alternatives(untrusted)
         token_ids: list[int] = []
         start = 0
         for control in [*self._control.finditer(text), None]:
             if piece := text[start : control.start() if control else len(text)]:
-                token_ids += self.encode_untrusted(fill.sub(lambda m: untrusted[m.group()], piece))
+                token_ids += self.encode_as_plain_text(fill.sub(lambda m: untrusted[m.group()], piece))
             if control:
                 token_ids.append(self._control_ids[control.group()])
                 start = control.end()
@@ -186,7 +186,7 @@ class Renderer:
         assert isinstance(text, str)
         return text
 
-    def _check(self) -> None:
+    def _check_tokenizer(self) -> None:
         """Refuse a tokenizer that has ways of its own (words joined over control tokens, say) which this class does
         not follow: a prompt that differs from the model's own template in silence would be worse."""
         chat = [("user", "a b  c    d\n\n e\n"), ("assistant", " a  b"), ("user", "c   d")]
@@ -194,11 +194,11 @@ class Renderer:
             text = self._apply_template([{"role": role, "content": content} for role, content in chat])
         except RenderError:
             return  # a template that refuses this chat may still take a judge's
-        if self._encode(text, {}) != self.tokenizer.encode(text, add_special_tokens=False):
+        if self._encode_template_output(text, {}) != self.tokenizer.encode(text, add_special_tokens=False):
             raise RenderError(f"tokenizer {self.tokenizer.name_or_path!r} cuts text in a way that is not supported")
 
 
-def _any_of(texts: Collection[str]) -> re.Pattern[str]:
+def _compile_alternatives(texts: Collection[str]) -> re.Pattern[str]:
     """A pattern for any of the texts; longest first, as one may begin another. Of no texts it matches nothing."""
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) if texts else r"(?!)")

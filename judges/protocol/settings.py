@@ -18,7 +18,7 @@ from flex_judge.judges.validation.classes import (
     PositiveInt,
     settings_class,
 )
-from flex_judge.judges.validation.flat import Section
+from flex_judge.judges.validation.flat import SettingsSection
 
 
 @settings_class
@@ -49,7 +49,7 @@ class JudgeSettings:
     """Constrained-decode an answer if the model gives none; otherwise such a reply has no score."""
     prefill: str | None = None
     """Text that the reply starts with; None uses the prefill that the model family was trained on."""
-    media: Annotated[MediaLimits, Section("media limits")] = field(default_factory=MediaLimits)
+    media: Annotated[MediaLimits, SettingsSection("media limits")] = field(default_factory=MediaLimits)
     """How media are scaled, where that is to differ from the model family's own limits."""
     seed: NonNegativeInt = 0
     """Sampling seed. Changing it invalidates cached judgments."""
@@ -63,7 +63,7 @@ class JudgeSettings:
         if self.num_waits and not self.reason_first:
             raise UsageError("waits put off the answer, so they need reason_first")
 
-    def answer_room(self, responses: int) -> int:
+    def compute_answer_budget(self, responses: int) -> int:
         """Tokens for what follows the thinking when that many responses are judged together."""
         return self.max_answer_tokens + 16 * max(0, responses - 2)
 
@@ -72,5 +72,5 @@ class JudgeSettings:
 class JudgeConfig:
     """Everything a judge is made of; plain data, so that a replica elsewhere can be made from it."""
 
-    engine: Annotated[EngineConfig, Section("judge model")]
-    settings: Annotated[JudgeSettings, Section("judging")] = field(default_factory=JudgeSettings)
+    engine: Annotated[EngineConfig, SettingsSection("judge model")]
+    settings: Annotated[JudgeSettings, SettingsSection("judging")] = field(default_factory=JudgeSettings)

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from flex_judge.judges.errors import EngineLostError, NotRecordedError
 from flex_judge.judges.judgments import Status, Usage, Verdict
-from flex_judge.judges.protocol.generation import Replier, read_verdict
-from flex_judge.judges.protocol.prompts import judge_turns
+from flex_judge.judges.protocol.generation import ReplyGenerator, parse_verdict
+from flex_judge.judges.protocol.prompts import build_judge_turns
 from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
 from flex_judge.judges.protocol.settings import JudgeSettings
-from flex_judge.judges.protocol.voting import Tally, next_wave, orders
+from flex_judge.judges.protocol.voting import VoteTally, plan_next_wave, plan_orders
 from flex_judge.judges.rubrics.scale import OPTIONS
 from flex_judge.judges.types import Comparison
 
-Order = tuple[int, ...]
+Permutation = tuple[int, ...]
 
 
 class VoteLoop:
@@ -25,11 +25,13 @@ class VoteLoop:
     k judgments by one vote each have the votes of one judgment by k, and a ledger that holds either serves both.
     """
 
-    def __init__(self, comparison: Comparison, replier: Replier, renderer: Renderer, settings: JudgeSettings) -> None:
+    def __init__(
+        self, comparison: Comparison, replier: ReplyGenerator, renderer: Renderer, settings: JudgeSettings
+    ) -> None:
         self.comparison, self.replier, self.renderer, self.settings = comparison, replier, renderer, settings
         self.usage = Usage()
         """Of the votes that came to an end."""
-        self._prompts: dict[Order, RenderedPrompt] = {}
+        self._prompts: dict[Permutation, RenderedPrompt] = {}
         self._unrecorded: NotRecordedError | None = None
         self._skipped = comparison.sample_index * settings.votes
         # What every draw has in common: orders go on where those of the draw before ended.
@@ -37,15 +39,15 @@ class VoteLoop:
         self._key = f"{settings.seed}/{first.digest}"
 
     @property
-    def first_wave(self) -> int:
+    def first_wave_size(self) -> int:
         """How many replies are asked for at first, side by side."""
-        return self._next([])
+        return self._plan_next_wave([])
 
-    async def prompt(self, order: Order) -> RenderedPrompt:
+    async def render_prompt(self, order: Permutation) -> RenderedPrompt:
         """The prompt that shows the responses in that order."""
         if order not in self._prompts:
-            shown = self.comparison.permuted(order)
-            turns = judge_turns(shown, self.replier.rubric, self.settings.reason_first)
+            shown = self.comparison.permute_responses(order)
+            turns = build_judge_turns(shown, self.replier.rubric, self.settings.reason_first)
             render = (turns, self.replier.prefill, self.settings.media)
             if self.comparison.has_media:  # decoding takes a while
                 self._prompts[order] = await asyncio.to_thread(self.renderer.render, *render)
@@ -53,13 +55,13 @@ class VoteLoop:
                 self._prompts[order] = self.renderer.render(*render)
         return self._prompts[order]
 
-    async def longest(self) -> int:
+    async def measure_longest_prompt(self) -> int:
         """Tokens of the longest prompt that a vote may need. The same responses in another order can take a few more:
         what stands beside the end of a text decides how it is cut into tokens."""
-        shown = {order for number in range(self.settings.votes) for order in self._orders(number)}
-        return max([(await self.prompt(order)).length for order in shown])
+        shown = {order for number in range(self.settings.votes) for order in self._plan_orders(number)}
+        return max([(await self.render_prompt(order)).length for order in shown])
 
-    async def hold(self) -> list[list[Verdict]]:
+    async def collect_votes(self) -> list[list[Verdict]]:
         """Vote.
 
         Returns:
@@ -68,32 +70,34 @@ class VoteLoop:
         rounds: list[list[Verdict]] = []
         loop = asyncio.get_running_loop()
         deadline = None if self.settings.deadline_s is None else loop.time() + self.settings.deadline_s
-        per_round = len(self._orders(0))
-        while wave := self._next(rounds):
+        per_round = len(self._plan_orders(0))
+        while wave := self._plan_next_wave(rounds):
             if rounds and (self._unrecorded or (deadline is not None and loop.time() >= deadline)):
                 break
             numbers = range(len(rounds), len(rounds) + wave // per_round)
-            rounds += await self._wave([(i, order) for i in numbers for order in self._orders(i)], per_round, deadline)
+            rounds += await self._cast_wave(
+                [(i, order) for i in numbers for order in self._plan_orders(i)], per_round, deadline
+            )
         if self._unrecorded and not any(verdict.scores for verdicts in rounds for verdict in verdicts):
             raise self._unrecorded
         return rounds
 
-    def _next(self, rounds: list[list[Verdict]]) -> int:
+    def _plan_next_wave(self, rounds: list[list[Verdict]]) -> int:
         """How many replies to ask for next, in whole rounds; 0 when the outcome is decided."""
         n = len(self.comparison.responses)
         cast = [verdict for verdicts in rounds for verdict in verdicts]
         # A batch is ranked by its mean scores, which every vote moves: like a single score it has no early end.
-        options = tuple(OPTIONS) if self.replier.rubric.by_options else ()
-        per_round = len(self._orders(0))
-        tally = Tally.of(cast, n if n == 2 else 1, options)
-        wave = next_wave(tally, self.settings.votes * per_round, self.settings.vote_confidence)
+        options = tuple(OPTIONS) if self.replier.rubric.has_options else ()
+        per_round = len(self._plan_orders(0))
+        tally = VoteTally.from_votes(cast, n if n == 2 else 1, options)
+        wave = plan_next_wave(tally, self.settings.votes * per_round, self.settings.vote_confidence)
         return -(-wave // per_round) * per_round
 
-    async def _wave(
-        self, votes: list[tuple[int, Order]], per_round: int, deadline: float | None
+    async def _cast_wave(
+        self, votes: list[tuple[int, Permutation]], per_round: int, deadline: float | None
     ) -> list[list[Verdict]]:
         """Cast votes side by side; those that are not in by the deadline are given up."""
-        tasks = [asyncio.create_task(self._vote(i, order)) for i, order in votes]
+        tasks = [asyncio.create_task(self._cast_vote(i, order)) for i, order in votes]
         try:
             left = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
             done, late = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_EXCEPTION)
@@ -104,14 +108,16 @@ class VoteLoop:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         verdicts = [
-            self._missed(order) if task in late else task.result()
+            self._make_timeout_verdict(order) if task in late else task.result()
             for task, (_, order) in zip(tasks, votes, strict=True)
         ]
         return [verdicts[k : k + per_round] for k in range(0, len(verdicts), per_round)]
 
-    async def _vote(self, number: int, order: Order) -> Verdict:
+    async def _cast_vote(self, number: int, order: Permutation) -> Verdict:
         try:
-            reply = await self.replier.reply(await self.prompt(order), sample_index=self._skipped + number)
+            reply = await self.replier.generate_reply(
+                await self.render_prompt(order), sample_index=self._skipped + number
+            )
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task and task.cancelling():
@@ -121,15 +127,15 @@ class VoteLoop:
         except NotRecordedError as e:
             # In a replay: this vote was given up when the others were recorded, or nothing was recorded.
             self._unrecorded = e
-            return self._missed(order)
+            return self._make_timeout_verdict(order)
         self.usage += reply.usage
-        shown = read_verdict(reply, self.replier.rubric, len(order))
+        shown = parse_verdict(reply, self.replier.rubric, len(order))
         # Seen from the order that was shown, the given order is the inverse permutation.
         given = tuple(order.index(i) for i in range(len(order)))
-        return replace(shown.permuted(given), order=order)
+        return replace(shown.permute_responses(given), order=order)
 
-    def _missed(self, order: Order) -> Verdict:
+    def _make_timeout_verdict(self, order: Permutation) -> Verdict:
         return Verdict(Status.TIMEOUT, order=order, detail=f"no verdict within {self.settings.deadline_s} s")
 
-    def _orders(self, number: int) -> tuple[Order, ...]:
-        return orders(len(self.comparison.responses), self.settings.order, self._skipped + number, self._key)
+    def _plan_orders(self, number: int) -> tuple[Permutation, ...]:
+        return plan_orders(len(self.comparison.responses), self.settings.order, self._skipped + number, self._key)

@@ -34,12 +34,12 @@ just keeps 98 % and 0.98 casts more than half. A judge so noisy that one vote ag
 needs more than half of its votes."""
 
 
-def outcome(verdict: Verdict) -> Outcome:
+def get_outcome(verdict: Verdict) -> Outcome:
     """What a scored verdict votes for: its option where it has one, else the response that it prefers."""
     return verdict.preferred if verdict.choice is None else verdict.choice
 
 
-def combine(id: str, rounds: Sequence[Sequence[Verdict]], **rest: Any) -> Judgment:
+def combine_votes(id: str, rounds: Sequence[Sequence[Verdict]], **rest: Any) -> Judgment:
     """The judgment that some votes come to.
 
     The spread is the law of total variance: the mean of the variances within the votes' distributions, where every
@@ -58,28 +58,28 @@ def combine(id: str, rounds: Sequence[Sequence[Verdict]], **rest: Any) -> Judgme
     if not votes:
         raise ValueError("rounds: there is no vote to combine")
     scored = [vote for vote in votes if vote.scores is not None]
-    won = _winner(map(outcome, scored))
-    agreeing = [vote for vote in scored if outcome(vote) == won]
-    written = _known([vote.scores for vote in scored])
-    expected = _known([vote.expected_scores for vote in scored])
+    won = _find_winner(map(get_outcome, scored))
+    agreeing = [vote for vote in scored if get_outcome(vote) == won]
+    written = _require_complete_rows([vote.scores for vote in scored])
+    expected = _require_complete_rows([vote.expected_scores for vote in scored])
     return Judgment(
         id=id,
         # Of statuses that are level, Counter names the one that came first.
         status=Status.OK if scored else Counter(vote.status for vote in votes).most_common(1)[0][0],
-        scores=_means(written),
-        expected_scores=_means(expected),
+        scores=_compute_means(written),
+        expected_scores=_compute_means(expected),
         reasoning=(agreeing or scored or votes)[0].reasoning,
         # An option says whom it prefers in its scores; agreeing votes say the same.
         preferred=agreeing[0].preferred if agreeing else None,
         choice=won if isinstance(won, str) else None,
-        spread=_spread(expected or written, _known([vote.deviations for vote in scored])),
-        disagreement=_disagreement(rounds),
+        spread=_compute_spread(expected or written, _require_complete_rows([vote.deviations for vote in scored])),
+        disagreement=_compute_disagreement(rounds),
         votes=votes,
         **rest,
     )
 
 
-def orders(responses: int, how: str, round: int = 0, key: str = "") -> tuple[tuple[int, ...], ...]:
+def plan_orders(responses: int, how: str, round: int = 0, key: str = "") -> tuple[tuple[int, ...], ...]:
     """The orders in which one round reads the responses, as arguments for `Comparison.permuted`.
 
     `as_given` is the given order, `random` one drawn anew each round, `both` the given one and its reverse, and
@@ -105,7 +105,7 @@ def orders(responses: int, how: str, round: int = 0, key: str = "") -> tuple[tup
 
 
 @dataclass(frozen=True)
-class Tally:
+class VoteTally:
     """The votes so far, counted by outcome."""
 
     outcomes: tuple[Outcome, ...]
@@ -116,7 +116,7 @@ class Tally:
     """All votes so far, unscored ones too."""
 
     @classmethod
-    def of(cls, votes: Sequence[Verdict], responses: int, options: Sequence[str] = ()) -> Tally:
+    def from_votes(cls, votes: Sequence[Verdict], responses: int, options: Sequence[str] = ()) -> VoteTally:
         """Count votes on so many responses; `options` are all that can be chosen, where the verdict is by options.
 
         Raises:
@@ -124,7 +124,7 @@ class Tally:
         """
         several = (*range(responses), None) if responses > 1 else ()
         outcomes: tuple[Outcome, ...] = tuple(options) or several
-        counts = Counter(outcome(vote) for vote in votes if vote.scores is not None)
+        counts = Counter(get_outcome(vote) for vote in votes if vote.scores is not None)
         unknown = counts.keys() - outcomes
         if outcomes and unknown:
             raise ValueError(f"votes: {unknown.pop()!r} is none of the outcomes {outcomes}")
@@ -137,7 +137,7 @@ class Tally:
         return self.outcomes[self.counts.index(top)] if self.counts.count(top) == 1 else None
 
 
-def chance_to_change(tally: Tally, remaining: int) -> float:
+def compute_change_probability(tally: VoteTally, remaining: int) -> float:
     """The probability that the decision after `remaining` more votes is another one than now; exact.
 
     The votes are taken as draws from a distribution over the outcomes about which nothing was known beforehand
@@ -150,10 +150,10 @@ def chance_to_change(tally: Tally, remaining: int) -> float:
     """
     if remaining > 0 and not any(tally.counts):
         return 1.0
-    return _chance(tally.counts, None in tally.outcomes, max(0, remaining))
+    return _compute_exact_change_probability(tally.counts, None in tally.outcomes, max(0, remaining))
 
 
-def next_wave(tally: Tally, total: int, confidence: float = VOTE_CONFIDENCE) -> int:
+def plan_next_wave(tally: VoteTally, total: int, confidence: float = VOTE_CONFIDENCE) -> int:
     """How many votes to cast next, side by side; 0 when the decision stands.
 
     It stands when all `total` votes are cast, or the chance that the rest of them would change it is at most
@@ -173,23 +173,23 @@ def next_wave(tally: Tally, total: int, confidence: float = VOTE_CONFIDENCE) -> 
     remaining = max(0, total - tally.cast)
     if not remaining or not tally.outcomes:
         return remaining
-    return _wave(tally.counts, None in tally.outcomes, remaining, confidence)
+    return _compute_wave_size(tally.counts, None in tally.outcomes, remaining, confidence)
 
 
 @lru_cache(maxsize=1 << 14)
-def _wave(counts: tuple[int, ...], ties: bool, remaining: int, confidence: float) -> int:
-    def stands(more: int) -> bool:
+def _compute_wave_size(counts: tuple[int, ...], ties: bool, remaining: int, confidence: float) -> int:
+    def is_decided_after(more: int) -> bool:
         agreed = (*counts[:leader], counts[leader] + more, *counts[leader + 1 :])
-        return any(agreed) and _chance(agreed, ties, remaining - more) <= 1 - confidence
+        return any(agreed) and _compute_exact_change_probability(agreed, ties, remaining - more) <= 1 - confidence
 
     # Of leaders that are level, the first. A tie, which is last, could stand a vote earlier where the votes left are
     # even, but is the rarer end; waiting for it would cost all others a second wave.
     leader = counts.index(max(counts))
     # Each vote for the leader makes a change less likely, so the first number that is enough can be searched for.
-    return 0 if stands(0) else bisect_left(range(remaining), True, lo=1, key=stands)
+    return 0 if is_decided_after(0) else bisect_left(range(remaining), True, lo=1, key=is_decided_after)
 
 
-def _chance(counts: tuple[int, ...], ties: bool, remaining: int) -> float:
+def _compute_exact_change_probability(counts: tuple[int, ...], ties: bool, remaining: int) -> float:
     """The chance to change, for counts of which the last is for a tie if `ties`."""
     # Outcomes as good as each other are counted in one order, so that the caches serve them all.
     rivals = sorted(counts[:-1] if ties else counts, reverse=True)
@@ -197,14 +197,16 @@ def _chance(counts: tuple[int, ...], ties: bool, remaining: int) -> float:
     ways = math.comb(remaining + sum(counts) + len(counts) - 1, remaining)
     top = max(counts)
     if counts.count(top) == 1 and top == rivals[0]:
-        changed = ways - _wins(top, (*rivals[1:], *tie), remaining)
+        changed = ways - _count_winning_ways(top, (*rivals[1:], *tie), remaining)
     else:  # a tie, or options that are level: changed by every way in which one (by options: any) comes out on top
-        changed = sum(_wins(own, (*rivals[:i], *rivals[i + 1 :], *tie), remaining) for i, own in enumerate(rivals))
+        changed = sum(
+            _count_winning_ways(own, (*rivals[:i], *rivals[i + 1 :], *tie), remaining) for i, own in enumerate(rivals)
+        )
     return changed / ways
 
 
 @lru_cache(maxsize=1 << 16)
-def _wins(own: int, others: tuple[int, ...], remaining: int) -> int:
+def _count_winning_ways(own: int, others: tuple[int, ...], remaining: int) -> int:
     """In how many ways the remaining votes put an outcome with `own` votes above all others.
 
     A way is one of the equally likely divisions of a Polya urn with a ball for each outcome and each vote: x more
@@ -214,11 +216,11 @@ def _wins(own: int, others: tuple[int, ...], remaining: int) -> int:
     for gained in range(remaining + 1):
         final, left = own + gained, remaining - gained
         if max(others) < final:
-            total += math.comb(final, gained) * _shared(others, left, final - 1)
+            total += math.comb(final, gained) * _count_ways_to_share(others, left, final - 1)
     return total
 
 
-def _shared(counts: tuple[int, ...], votes: int, most: int) -> int:
+def _count_ways_to_share(counts: tuple[int, ...], votes: int, most: int) -> int:
     """In how many ways so many votes are shared among outcomes of which none may come to more than `most`."""
     if max(counts) + votes <= most:
         return math.comb(votes + sum(counts) + len(counts) - 1, votes)
@@ -229,33 +231,35 @@ def _shared(counts: tuple[int, ...], votes: int, most: int) -> int:
     return ways[votes]
 
 
-def _winner(outcomes: Iterable[Outcome]) -> Outcome:
+def _find_winner(outcomes: Iterable[Outcome]) -> Outcome:
     """The outcome that is commoner than any other; None if there is none."""
     (first, most), *others = Counter(outcomes).most_common(2) or [(None, 0)]
     return None if others and others[0][1] == most else first
 
 
-def _known(rows: Sequence[tuple[float, ...] | None]) -> list[tuple[float, ...]]:
+def _require_complete_rows(rows: Sequence[tuple[float, ...] | None]) -> list[tuple[float, ...]]:
     """The rows if every one of them is known, else none."""
     known = [row for row in rows if row is not None]
     return known if len(known) == len(rows) else []
 
 
-def _means(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
+def _compute_means(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
     # Summed exactly, so that the order of the votes does not show.
     return tuple(math.fsum(column) / len(rows) for column in zip(*rows, strict=True)) if rows else None
 
 
-def _spread(scores: Sequence[tuple[float, ...]], deviations: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
-    means = _means(scores)
+def _compute_spread(
+    scores: Sequence[tuple[float, ...]], deviations: Sequence[tuple[float, ...]]
+) -> tuple[float, ...] | None:
+    means = _compute_means(scores)
     if means is None or (len(scores) == 1 and not deviations):
         return None
-    between = _means([tuple((s - m) ** 2 for s, m in zip(row, means, strict=True)) for row in scores])
-    within = _means([tuple(d**2 for d in row) for row in deviations]) or (0.0,) * len(means)
+    between = _compute_means([tuple((s - m) ** 2 for s, m in zip(row, means, strict=True)) for row in scores])
+    within = _compute_means([tuple(d**2 for d in row) for row in deviations]) or (0.0,) * len(means)
     return tuple(math.sqrt(b + w) for b, w in zip(between or (), within, strict=True))
 
 
-def _disagreement(rounds: Sequence[Sequence[Verdict]]) -> float | None:
+def _compute_disagreement(rounds: Sequence[Sequence[Verdict]]) -> float | None:
     told = [together for together in rounds if len(together) > 1 and all(v.scores is not None for v in together)]
     if not told:
         return None

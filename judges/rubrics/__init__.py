@@ -18,14 +18,14 @@ from pathlib import Path
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.rubric import Rubric
-from flex_judge.judges.rubrics.scale import MOST_LABELS, OPTIONS, SHARES, Scale
+from flex_judge.judges.rubrics.scale import MAX_LABELS, OPTIONS, SHARES, Scale
 
-__all__ = ["MOST_LABELS", "OPTIONS", "SHARES", "Rubric", "Scale", "cached_rubric", "load_rubric", "rubric_names"]
+__all__ = ["MAX_LABELS", "OPTIONS", "SHARES", "Rubric", "Scale", "get_rubric", "list_rubrics", "load_rubric"]
 
 _PRESETS = resources.files("flex_judge.judges") / "rubrics" / "presets"
 
 
-def rubric_names() -> list[str]:
+def list_rubrics() -> list[str]:
     """The rubrics that come with the project, sorted."""
     return sorted(f.name.removesuffix(".toml") for f in _PRESETS.iterdir() if f.name.endswith(".toml"))
 
@@ -36,7 +36,7 @@ def load_rubric(name: str) -> Rubric:
     Raises:
         UsageError: there is none, or its file is wrong; the message names file and field.
     """
-    names = rubric_names()
+    names = list_rubrics()
     if name not in names and not (name.endswith(".toml") and Path(name).is_file()):
         near = get_close_matches(name, names, n=1)
         guess = f" (did you mean {near[0]!r}?)" if near else ""
@@ -52,6 +52,6 @@ def load_rubric(name: str) -> Rubric:
 
 
 @lru_cache(maxsize=64)
-def cached_rubric(name: str) -> Rubric:
+def get_rubric(name: str) -> Rubric:
     """Load a rubric once per process; a changed file is noticed by the next process only."""
     return load_rubric(name)

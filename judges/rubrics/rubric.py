@@ -13,7 +13,7 @@ from math import gcd
 from typing import Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.rubrics.scale import MOST_LABELS, OPTIONS, SHARES, Scale
+from flex_judge.judges.rubrics.scale import MAX_LABELS, OPTIONS, SHARES, Scale
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class Rubric:
         Raises:
             UsageError: a field is missing, unknown or wrong; the message names `source` and the field.
         """
-        _refuse_unknown(data, source)
-        fields: dict[str, Any] = {key: _text(data, key, source) for key in _TEXTS if key in data}
-        fields["criteria"] = _text(data, "criteria", source)
+        _reject_unknown_fields(data, source)
+        fields: dict[str, Any] = {key: _parse_text(data, key, source) for key in _TEXTS if key in data}
+        fields["criteria"] = _parse_text(data, "criteria", source)
         for key in ("criteria", "task", "biases"):  # the prompt ends these sentences itself
             if key in fields:
                 fields[key] = fields[key].removesuffix(".")
         fields["answer"] = answer = data.get("answer", "scores")
         if answer == "options":
-            fields |= _by_options(data, source)
+            fields |= _parse_option_fields(data, source)
         elif answer == "scores":
-            fields |= _by_scores(data, source)
+            fields |= _parse_score_fields(data, source)
         else:
             raise UsageError(f'{source}: field \'answer\' must be "scores" or "options", not {answer!r:.40}')
         rubric = cls(name=name, **fields)
@@ -77,43 +77,43 @@ class Rubric:
         return rubric
 
     @property
-    def by_options(self) -> bool:
+    def has_options(self) -> bool:
         """Whether a verdict is one of the four options rather than scores."""
         return self.answer == "options"
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Every way in which one answer is written."""
-        return tuple(f"[[{option}]]" for option in OPTIONS) if self.by_options else self.scale.labels
+        return tuple(f"[[{option}]]" for option in OPTIONS) if self.has_options else self.scale.labels
 
-    def check(self, responses: int) -> None:
+    def check_response_count(self, responses: int) -> None:
         """Raises UsageError if the rubric is not made for so many responses."""
         fewest, most = self.responses
         if responses < fewest or (most is not None and responses > most):
             made_for = f"{fewest} or more" if most is None else f"{fewest} to {most}" if fewest < most else str(fewest)
             raise UsageError(f"rubric {self.name!r} is made for {made_for} responses at a time, not {responses}")
 
-    def answer_count(self, responses: int) -> int:
+    def count_answers(self, responses: int) -> int:
         """How many answers a verdict on so many responses consists of."""
-        return 1 if self.by_options else responses
+        return 1 if self.has_options else responses
 
-    def examples(self, responses: int) -> tuple[str, ...]:
+    def list_example_answers(self, responses: int) -> tuple[str, ...]:
         """The answers of an example verdict: the rubric's own first, then others, none twice while there are more.
 
         The others are taken in steps of about the golden section of the scale, which scatters them evenly.
         """
         labels = self.labels
-        place, step = labels.index(self.example[-1]), _coprime_step(len(labels))
+        place, step = labels.index(self.example[-1]), _find_coprime_step(len(labels))
         scattered = [labels[(place + i * step) % len(labels)] for i in range(len(labels))]
         fresh = [label for label in scattered if label not in self.example]
-        return tuple(islice(chain(self.example, fresh, cycle(scattered)), self.answer_count(responses)))
+        return tuple(islice(chain(self.example, fresh, cycle(scattered)), self.count_answers(responses)))
 
 
 _TEXTS = ("criteria", "task", "subject", "question_header", "answer_header", "biases", "notes")
 _FIELDS = (*_TEXTS, "answer", "scale", "example", "responses", "distinct")
 
 
-def _refuse_unknown(data: Mapping[str, Any], source: str) -> None:
+def _reject_unknown_fields(data: Mapping[str, Any], source: str) -> None:
     for key in data:
         if key not in _FIELDS:
             near = get_close_matches(key, _FIELDS, n=1)
@@ -121,7 +121,7 @@ def _refuse_unknown(data: Mapping[str, Any], source: str) -> None:
             raise UsageError(f"{source}: unknown field {key!r}; {guess}")
 
 
-def _text(data: Mapping[str, Any], key: str, source: str) -> str:
+def _parse_text(data: Mapping[str, Any], key: str, source: str) -> str:
     value = data.get(key)
     if not isinstance(value, str) or not value.strip():
         example = ' such as "accuracy and level of detail"' if key == "criteria" else ""
@@ -129,11 +129,11 @@ def _text(data: Mapping[str, Any], key: str, source: str) -> str:
     return " ".join(value.split())
 
 
-def _by_scores(data: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _parse_score_fields(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     try:
         scale = Scale.parse(data["scale"])
     except (KeyError, ValueError, TypeError) as e:
-        limit = f"with at most {MOST_LABELS} scores"
+        limit = f"with at most {MAX_LABELS} scores"
         raise UsageError(f'{source}: field \'scale\' must be a text such as "1-10" or "1.0-5.0", {limit}') from e
     example = data.get("example", [scale.low, scale.high])
     if not isinstance(example, list) or not example or not all(_is_score(s, scale) for s in example):
@@ -144,15 +144,15 @@ def _by_scores(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     written = tuple(f"{s:.{scale.decimals}f}" for s in example)
     if distinct and len(set(written)) < len(written):
         raise UsageError(f"{source}: field 'example' must not repeat a score where 'distinct' is true")
-    responses = _range(data.get("responses", "1+"), source)
+    responses = _parse_range(data.get("responses", "1+"), source)
     return {"scale": scale, "example": written, "distinct": distinct, "responses": responses}
 
 
-def _by_options(data: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _parse_option_fields(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     for key in ("scale", "distinct"):
         if key in data:
             raise UsageError(f"{source}: field {key!r} is for scores; leave it out where 'answer' is \"options\"")
-    if _range(data.get("responses", 2), source) != (2, 2):
+    if _parse_range(data.get("responses", 2), source) != (2, 2):
         raise UsageError(f"{source}: field 'responses' must be 2 where 'answer' is \"options\"")
     allowed = [f"[[{option}]]" for option in OPTIONS]
     example = data.get("example", allowed[0])
@@ -161,7 +161,7 @@ def _by_options(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     return {"scale": SHARES, "example": (example,), "responses": (2, 2)}
 
 
-def _range(value: Any, source: str) -> tuple[int, int | None]:
+def _parse_range(value: Any, source: str) -> tuple[int, int | None]:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4})|(\+))?", text) if isinstance(text, str) else None
     fewest = int(match[1]) if match else 0
@@ -175,6 +175,6 @@ def _is_score(value: Any, scale: Scale) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value in map(float, scale.labels)
 
 
-def _coprime_step(count: int) -> int:
+def _find_coprime_step(count: int) -> int:
     """The step nearest below 0.62 of `count` that reaches every place before it comes back to the first."""
     return next((step for step in range(round(0.62 * count), 1, -1) if gcd(step, count) == 1), 1)

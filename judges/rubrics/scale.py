@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
-MOST_LABELS = 1001
+MAX_LABELS = 1001
 """Scores that a scale may have at most: the grammar of a forced answer lists every one of them."""
 OPTIONS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {"A>B": (1.0, 0.0), "B>A": (0.0, 1.0), "A=B=Good": (0.5, 0.5), "A=B=Bad": (0.5, 0.5)}
@@ -41,8 +41,8 @@ class Scale:
         scale = cls(float(low), float(high), decimals)
         if scale.low >= scale.high or len(high.partition(".")[2]) != decimals or str(scale) != text:
             raise ValueError(f"{text!r} is not a scale such as 1-10 or 1.0-5.0")
-        if scale._steps >= MOST_LABELS:
-            raise ValueError(f"{text!r} has more than {MOST_LABELS} scores")
+        if scale._steps >= MAX_LABELS:
+            raise ValueError(f"{text!r} has more than {MAX_LABELS} scores")
         return scale
 
     def __str__(self) -> str:

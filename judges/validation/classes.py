@@ -50,7 +50,7 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Confidence = Annotated[float, Interval(ge=0.5, le=1)]
 """Probability that the more likely of two outcomes is right."""
 
-CONFIG: Any = {"strict": True, "allow_inf_nan": False, "extra": "forbid"}
+PYDANTIC_CONFIG: Any = {"strict": True, "allow_inf_nan": False, "extra": "forbid"}
 """pydantic converts int to float and nothing else: a text in place of a number is a mistake."""
 
 
@@ -79,29 +79,29 @@ def settings_class(cls: Any = None, /, *, kw_only: bool = False) -> Any:
     if cls is None:
         return functools.partial(settings_class, kw_only=kw_only)
     made: Any = dataclass(frozen=True, kw_only=kw_only)(cls)
-    made.__pydantic_config__ = CONFIG
+    made.__pydantic_config__ = PYDANTIC_CONFIG
 
     @functools.wraps(made.__init__)
     def check_and_set(self: Any, *args: Any, **kwargs: Any) -> None:
         from pydantic_core import ArgsKwargs, ValidationError
 
         try:
-            _validator(made).validate_python(ArgsKwargs(args, kwargs), self_instance=self)
+            _build_validator(made).validate_python(ArgsKwargs(args, kwargs), self_instance=self)
         except ValidationError as e:
-            raise _usage_error(made, e) from None
+            raise _to_usage_error(made, e) from None
 
     made.__init__ = check_and_set
     return made
 
 
 @functools.cache
-def _validator(cls: Any) -> Any:
+def _build_validator(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls).validator
 
 
-def _usage_error(cls: Any, error: Any) -> Exception:
+def _to_usage_error(cls: Any, error: Any) -> Exception:
     """The first problem of a pydantic ValidationError, as one line."""
     problem = error.errors(include_url=False)[0]
     if problem["type"] == "value_error":  # raised by a __post_init__
@@ -111,25 +111,25 @@ def _usage_error(cls: Any, error: Any) -> Exception:
     name = fields(cls)[place].name if isinstance(place, int) else place
     if problem["type"] == "missing":
         return UsageError(f"{name} is missing")
-    hints = type_hints(cls)
+    hints = get_field_types(cls)
     if name not in hints:
         return UsageError(f"unknown setting {name!r}; there are {', '.join(hints)}")
-    kind = Kind.of(hints[name])
-    allowed = kind.bounds or "a finite number" if problem["type"] in BOUND_ERRORS else kind.of_type
+    kind = SettingType.from_annotation(hints[name])
+    allowed = kind.bounds or "a finite number" if problem["type"] in BOUND_ERRORS else kind.type_description
     found = UsageError(f"{name} must be {allowed}, not {problem['input']!r}")
     found.setting = name
     return found
 
 
 @functools.cache
-def type_hints(cls: Any) -> dict[str, Any]:
+def get_field_types(cls: Any) -> dict[str, Any]:
     """Field name -> annotation, with its metadata."""
     hints = get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in fields(cls)}
 
 
 @dataclass(frozen=True)
-class Kind:
+class SettingType:
     """Which values a setting takes, as its annotation says."""
 
     scalar: type[Any]
@@ -139,16 +139,16 @@ class Kind:
     metadata: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, annotation: Any) -> Kind:
+    def from_annotation(cls, annotation: Any) -> SettingType:
         """The kind that an annotation describes."""
         origin = get_origin(annotation)
         if origin is Annotated:
             inner, *metadata = get_args(annotation)
-            kind = cls.of(inner)
+            kind = cls.from_annotation(inner)
             return cls(kind.scalar, kind.is_optional, kind.choices, (*kind.metadata, *metadata))
         if origin in (Union, UnionType):
             (member,) = (member for member in get_args(annotation) if member is not type(None))
-            kind = cls.of(member)
+            kind = cls.from_annotation(member)
             return cls(kind.scalar, True, kind.choices, kind.metadata)
         if origin is Literal:
             return cls(str, choices=get_args(annotation))
@@ -174,7 +174,7 @@ class Kind:
         return " and ".join(texts)
 
     @property
-    def of_type(self) -> str:
+    def type_description(self) -> str:
         """The type in words, such as `of type int` or `one of fan, grill`."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"

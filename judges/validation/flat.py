@@ -8,11 +8,11 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.validation.classes import Kind, T, type_hints
+from flex_judge.judges.validation.classes import SettingType, T, get_field_types
 
 
 @dataclass(frozen=True, eq=False)  # hashable, as a member of a union must be
-class Section:
+class SettingsSection:
     """How nested settings appear in the flat view of the settings that they are part of, as metadata of a field."""
 
     title: str = ""
@@ -24,9 +24,9 @@ class Section:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Field name -> allowed values on the command line and in files, where they are fewer than the field takes."""
 
-    def within(self, outer: Section) -> Section:
+    def merge_outer(self, outer: SettingsSection) -> SettingsSection:
         """Combine this section with the one around it, which wins except for the title."""
-        return Section(
+        return SettingsSection(
             self.title or outer.title,
             self.skip | outer.skip,
             {**self.defaults, **outer.defaults},
@@ -34,7 +34,7 @@ class Section:
         )
 
 
-TOP = Section()
+TOP_LEVEL = SettingsSection()
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Setting:
     field: Field[Any]
     owner: type[Any]
     """Class that declares it."""
-    kind: Kind
+    kind: SettingType
     default: Any
     """MISSING for a setting without a default."""
     title: str = ""
 
-    def check(self, value: Any, label: str, parse: bool = False) -> Any:
+    def check_value(self, value: Any, label: str, parse: bool = False) -> Any:
         """Check a value that was read from a file or a command line.
 
         Args:
@@ -74,7 +74,7 @@ class Setting:
         if kind.scalar is tuple and isinstance(found, list | tuple) and all(isinstance(text, str) for text in found):
             return tuple(found)
         if type(found) is not kind.scalar or kind.scalar is tuple or (kind.choices and found not in kind.choices):
-            raise UsageError(f"{label} must be {kind.of_type}, not {value!r}")
+            raise UsageError(f"{label} must be {kind.type_description}, not {value!r}")
         return found
 
 
@@ -88,7 +88,7 @@ PARSERS: dict[type[Any], Callable[[str], Any]] = {
 """Type of a setting -> what reads it from a text."""
 
 
-def flatten(cls: Any, section: Section = TOP) -> dict[str, Setting]:
+def flatten_settings(cls: Any, section: SettingsSection = TOP_LEVEL) -> dict[str, Setting]:
     """The settings of a class by name, with those of nested classes among them.
 
     Nested classes may share a setting, such as a seed; the flat view has it once.
@@ -97,9 +97,9 @@ def flatten(cls: Any, section: Section = TOP) -> dict[str, Setting]:
     for f in fields(cls):
         if f.name in section.skip:
             continue
-        kind = Kind.of(type_hints(cls)[f.name])
+        kind = SettingType.from_annotation(get_field_types(cls)[f.name])
         if is_dataclass(kind.scalar):
-            for name, inner in flatten(kind.scalar, _section_of(kind).within(section)).items():
+            for name, inner in flatten_settings(kind.scalar, _find_section(kind).merge_outer(section)).items():
                 found.setdefault(name, inner)
             continue
         if choices := section.choices.get(f.name, f.metadata.get("choices", ())):
@@ -109,7 +109,9 @@ def flatten(cls: Any, section: Section = TOP) -> dict[str, Setting]:
     return found
 
 
-def from_flat(cls: type[T], values: Mapping[str, Any], spell: Callable[[str], str] = str, section: Section = TOP) -> T:
+def build_settings(
+    cls: type[T], values: Mapping[str, Any], spell: Callable[[str], str] = str, section: SettingsSection = TOP_LEVEL
+) -> T:
     """Make an instance, with its nested ones, from values by name; the inverse of `flatten`.
 
     Args:
@@ -125,13 +127,13 @@ def from_flat(cls: type[T], values: Mapping[str, Any], spell: Callable[[str], st
     values = complete(values) if complete else values
     known = {**section.defaults, **values}
     owner: Any = cls
-    hints = type_hints(owner)
+    hints = get_field_types(owner)
     chosen: dict[str, Any] = {}
     for f in fields(owner):
-        kind = Kind.of(hints[f.name])
+        kind = SettingType.from_annotation(hints[f.name])
         if is_dataclass(kind.scalar):
-            inner = _section_of(kind).within(section)
-            chosen[f.name] = from_flat(kind.scalar, values, spell, inner)
+            inner = _find_section(kind).merge_outer(section)
+            chosen[f.name] = build_settings(kind.scalar, values, spell, inner)
         elif f.name in known:
             chosen[f.name] = known[f.name]
     try:
@@ -142,14 +144,14 @@ def from_flat(cls: type[T], values: Mapping[str, Any], spell: Callable[[str], st
         raise UsageError(str(e).replace(e.setting, spell(e.setting), 1)) from None
 
 
-def flat_values(instance: Any) -> dict[str, Any]:
+def flatten_values(instance: Any) -> dict[str, Any]:
     """The values of an instance by name, with those of nested instances among them."""
     values: dict[str, Any] = {}
     for f in fields(instance):
         value = getattr(instance, f.name)
-        values = {**flat_values(value), **values} if is_dataclass(value) else {**values, f.name: value}
+        values = {**flatten_values(value), **values} if is_dataclass(value) else {**values, f.name: value}
     return values
 
 
-def _section_of(kind: Kind) -> Section:
-    return next((item for item in kind.metadata if isinstance(item, Section)), TOP)
+def _find_section(kind: SettingType) -> SettingsSection:
+    return next((item for item in kind.metadata if isinstance(item, SettingsSection)), TOP_LEVEL)

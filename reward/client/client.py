@@ -15,12 +15,12 @@ from flex_judge.judges.errors import ServiceTimeoutError, ServiceUnavailableErro
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.media.types import Media
 from flex_judge.judges.types import Comparison
-from flex_judge.reward.client.encoding import Batch, batches_of, encoded_comparison, encoded_sample
-from flex_judge.reward.client.transport import Connection, NoAnswerError
+from flex_judge.reward.client.encoding import Batch, encode_comparison, encode_sample, split_into_batches
+from flex_judge.reward.client.transport import Connection, NoResponseError
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 KEY_VARIABLE = "FLEX_JUDGE_API_KEY"
-HEALTH_S = 10.0
+HEALTH_TIMEOUT_S = 10.0
 Row = dict[str, Any] | str
 """What the service says of an item; for one without an answer, what was wrong."""
 
@@ -77,11 +77,11 @@ class JudgeClient:
             ServiceTimeoutError: there was no answer at all within the deadline.
             ServiceUnavailableError: nor was there one in the calls before.
         """
-        return await await_in_background(self._judge(comparisons))
+        return await await_in_background(self._request_judgments(comparisons))
 
     async def rewards(self, samples: Sequence[Sample], spec: RewardSpec | None = None) -> list[Reward]:
         """Rewards in the same order. Raises what `judge` raises."""
-        return await await_in_background(self._rewards(samples, spec or RewardSpec()))
+        return await await_in_background(self._request_rewards(samples, spec or RewardSpec()))
 
     async def health(self) -> dict[str, Any]:
         """What the service says of itself.
@@ -89,59 +89,63 @@ class JudgeClient:
         Raises:
             ServiceUnavailableError: it gives no answer within ten seconds, or is starting or draining.
         """
-        return await await_in_background(self._health())
+        return await await_in_background(self._request_health())
 
     def judge_sync(self, comparisons: Sequence[Comparison]) -> list[Judgment]:
         """As `judge`, for a caller that does not await."""
-        return run_in_background(self._judge(comparisons))
+        return run_in_background(self._request_judgments(comparisons))
 
     def rewards_sync(self, samples: Sequence[Sample], spec: RewardSpec | None = None) -> list[Reward]:
         """As `rewards`, for a caller that does not await."""
-        return run_in_background(self._rewards(samples, spec or RewardSpec()))
+        return run_in_background(self._request_rewards(samples, spec or RewardSpec()))
 
     def health_sync(self) -> dict[str, Any]:
         """As `health`, for a caller that does not await."""
-        return run_in_background(self._health())
+        return run_in_background(self._request_health())
 
     def close(self) -> None:
         """Close what this process has connected. The next call connects again."""
-        run_in_background(self._close())
+        run_in_background(self._close_connection())
 
-    async def _judge(self, comparisons: Sequence[Comparison]) -> list[Judgment]:
+    async def _request_judgments(self, comparisons: Sequence[Comparison]) -> list[Judgment]:
         def unanswered(i: int, problem: str) -> Judgment:
-            return Judgment.unscored(comparisons[i].id, Status.TIMEOUT, problem)
+            return Judgment.from_failure(comparisons[i].id, Status.TIMEOUT, problem)
 
-        batches = batches_of([comparison.prompt_digest for comparison in comparisons], self.chunk)
-        questions = _Questions("/v1/judge", "comparisons", "judgments", lambda i: encoded_comparison(comparisons[i]))
-        rows = await self._call(questions, batches)
+        batches = split_into_batches([comparison.prompt_digest for comparison in comparisons], self.chunk)
+        questions = _RequestTemplate(
+            "/v1/judge", "comparisons", "judgments", lambda i: encode_comparison(comparisons[i])
+        )
+        rows = await self._send_batches(questions, batches)
         return [unanswered(i, row) if isinstance(row, str) else Judgment.from_json(row) for i, row in enumerate(rows)]
 
-    async def _rewards(self, samples: Sequence[Sample], spec: RewardSpec) -> list[Reward]:
+    async def _request_rewards(self, samples: Sequence[Sample], spec: RewardSpec) -> list[Reward]:
         group_size = spec.group_size if spec.needs_group else None
         if group_size is not None and spec.group_timeout_s >= self.deadline_s:
             raise UsageError(
                 f"group_timeout_s of {spec.group_timeout_s:g} s must be below the deadline_s of {self.deadline_s:g} s: "
                 "an incomplete group is judged only after it"
             )
-        batches = batches_of([spec.group_of(sample) for sample in samples], self.chunk, group_size)
-        questions = _Questions("/v1/rewards", "samples", "rewards", lambda i: encoded_sample(samples[i]), asdict(spec))
-        rows = await self._call(questions, batches)
+        batches = split_into_batches([spec.compute_group_id(sample) for sample in samples], self.chunk, group_size)
+        questions = _RequestTemplate(
+            "/v1/rewards", "samples", "rewards", lambda i: encode_sample(samples[i]), asdict(spec)
+        )
+        rows = await self._send_batches(questions, batches)
         return [
             Reward(None, Status.TIMEOUT, detail=row) if isinstance(row, str) else Reward.from_json(row) for row in rows
         ]
 
-    async def _call(self, questions: _Questions, batches: Sequence[Batch]) -> list[Row]:
+    async def _send_batches(self, questions: _RequestTemplate, batches: Sequence[Batch]) -> list[Row]:
         """The service's row for each item."""
         if not batches:
             return []
-        connection = self._connection()
+        connection = self._get_connection()
         circuit = connection.circuit
         clock = connection.loop.time
         started = clock()
         if circuit.is_open:
-            await connection.probe(self.probe_s)
+            await connection.wait_until_healthy(self.probe_s)
         deadline = clock() + self.deadline_s
-        asks = [self._ask(questions, batch, connection, deadline) for batch in batches]
+        asks = [self._send_batch(questions, batch, connection, deadline) for batch in batches]
         found = {
             i: row
             for batch, rows in zip(batches, await gather_all(asks), strict=True)
@@ -149,39 +153,41 @@ class JudgeClient:
         }
         rows = [found[i] for i in range(len(found))]
         if any(_is_judged(row) for row in rows):
-            circuit.succeeded()
+            circuit.record_success()
             return rows
         silent = all(isinstance(row, str) for row in rows)
-        problem = _problem(next((row for row in rows if isinstance(row, str)), rows[0]))
-        if circuit.failed(started, problem, silent):
-            raise ServiceUnavailableError(circuit.story())
+        problem = _describe_problem(next((row for row in rows if isinstance(row, str)), rows[0]))
+        if circuit.record_failure(started, problem, silent):
+            raise ServiceUnavailableError(circuit.describe_outage())
         if silent:
             raise ServiceTimeoutError(f"{self.url}: no answer within {self.deadline_s:g} s; last problem: {problem}")
         return rows
 
-    async def _ask(self, questions: _Questions, batch: Batch, connection: Connection, deadline: float) -> Sequence[Row]:
+    async def _send_batch(
+        self, questions: _RequestTemplate, batch: Batch, connection: Connection, deadline: float
+    ) -> Sequence[Row]:
         """Send one request. Returns the row of each of its items."""
         encoded = [questions.encoded(i) for i in batch.at]
         media = {digest: medium for _, media in encoded for digest, medium in media.items()}
         body = {**questions.rest, questions.asked: [row for row, _ in encoded]}
         try:
-            async with connection.place(batch.waits, deadline):
+            async with connection.reserve_slot(batch.waits, deadline):
                 rows = (await connection.post(questions.path, body, media, deadline)).get(questions.answered)
-        except NoAnswerError as e:
+        except NoResponseError as e:
             return [str(e)] * len(batch.at)
         if not isinstance(rows, list) or len(rows) != len(batch.at):
             missing = f"{len(batch.at)} {questions.answered}"
             raise UsageError(f"{self.url}: expected {missing} from {questions.path}; is the service of this version?")
         return rows
 
-    async def _health(self) -> dict[str, Any]:
-        connection = self._connection()
+    async def _request_health(self) -> dict[str, Any]:
+        connection = self._get_connection()
         try:
-            return await connection.health(connection.loop.time() + min(HEALTH_S, self.deadline_s))
-        except NoAnswerError as e:
+            return await connection.get_health(connection.loop.time() + min(HEALTH_TIMEOUT_S, self.deadline_s))
+        except NoResponseError as e:
             raise ServiceUnavailableError(f"{self.url}: {e}; see whether the judge service runs there") from e
 
-    def _connection(self) -> Connection:
+    def _get_connection(self) -> Connection:
         """This process' connection; called in the background loop alone."""
         connection = _connections.get(self)
         if connection is None or connection.loop is not asyncio.get_running_loop():  # after a fork it is the parent's
@@ -191,14 +197,14 @@ class JudgeClient:
             connection = _connections[self] = Connection(self.url, key, *limits)
         return connection
 
-    async def _close(self) -> None:
+    async def _close_connection(self) -> None:
         connection = _connections.pop(self, None)
         if connection is not None and connection.loop is asyncio.get_running_loop():
             await connection.close()
 
 
 @dataclass(frozen=True)
-class _Questions:
+class _RequestTemplate:
     """What a call asks, by number, and where."""
 
     path: str
@@ -217,7 +223,7 @@ def _is_judged(row: Row) -> bool:
     return not isinstance(row, str) and (Status(row["status"]).is_final or row.get("score") is not None)
 
 
-def _problem(row: Row) -> str:
+def _describe_problem(row: Row) -> str:
     """What was wrong with an item that was not judged."""
     if isinstance(row, str):
         return row

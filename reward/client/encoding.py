@@ -17,7 +17,7 @@ from flex_judge.reward.types import Sample
 Json = dict[str, Any]
 
 
-def encoded_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
+def encode_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
     """A row of `comparisons` in `POST /v1/judge`, and the media that it refers to, by digest.
 
     What comes back is the same comparison where contents are in the form that `Comparison.of` gives: text alone is
@@ -26,8 +26,8 @@ def encoded_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
     media: dict[str, Media] = {}
     row: Json = {
         "id": comparison.id,
-        "prompt": _prompt(comparison.prompt, media),
-        "responses": [_content(response, media) for response in comparison.responses],
+        "prompt": _encode_prompt(comparison.prompt, media),
+        "responses": [_encode_content(response, media) for response in comparison.responses],
         "rubric": comparison.rubric,
     }
     if comparison.sample_index:
@@ -35,38 +35,38 @@ def encoded_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
     return row, media
 
 
-def encoded_sample(sample: Sample) -> tuple[Json, dict[str, Media]]:
+def encode_sample(sample: Sample) -> tuple[Json, dict[str, Media]]:
     """A row of `samples` in `POST /v1/rewards`, and the media that it refers to, by digest."""
     media: dict[str, Media] = {}
-    row: Json = {"prompt": _prompt(sample.prompt, media), "response": _content(sample.response, media)}
+    row: Json = {"prompt": _encode_prompt(sample.prompt, media), "response": _encode_content(sample.response, media)}
     if sample.baseline is not None:
-        row["baseline"] = _content(sample.baseline, media)
+        row["baseline"] = _encode_content(sample.baseline, media)
     if sample.group is not None:
         row["group"] = sample.group
     return row, media
 
 
-def _prompt(messages: tuple[Message, ...], media: dict[str, Media]) -> list[Json]:
-    return [{"role": message.role, "content": _content(message.content, media)} for message in messages]
+def _encode_prompt(messages: tuple[Message, ...], media: dict[str, Media]) -> list[Json]:
+    return [{"role": message.role, "content": _encode_content(message.content, media)} for message in messages]
 
 
-def _content(content: Content, media: dict[str, Media]) -> str | list[Json]:
+def _encode_content(content: Content, media: dict[str, Media]) -> str | list[Json]:
     if isinstance(content, str):
         return content
     return [
         {"type": "text", "text": part}
         if isinstance(part, str)
-        else {"type": str(part.modality), str(part.modality): _reference(part, media)}
+        else {"type": str(part.modality), str(part.modality): _encode_media(part, media)}
         for part in content
     ]
 
 
-def _reference(medium: Media, media: dict[str, Media]) -> str | Json:
+def _encode_media(medium: Media, media: dict[str, Media]) -> str | Json:
     """What stands for a medium on the wire; those that must be uploaded for it are added to `media`."""
     if medium.modality == Modality.MOLECULE:
         return medium.data.decode()
     if medium.frames:
-        return {"frames": [_reference(frame, media) for frame in medium.frames], "fps": medium.fps}
+        return {"frames": [_encode_media(frame, media) for frame in medium.frames], "fps": medium.fps}
     media[medium.digest] = medium
     return {"digest": medium.digest}
 
@@ -81,7 +81,7 @@ class Batch:
     """Whether they wait at the service for members of their group that come from elsewhere."""
 
 
-def batches_of(groups: Sequence[str], most: int, group_size: int | None = None) -> list[Batch]:
+def split_into_batches(groups: Sequence[str], most: int, group_size: int | None = None) -> list[Batch]:
     """Items as requests of `most` items. What is of one group stays together, however many that are.
 
     Groups that are not complete within this call come first, each in a request of its own: a group's time runs from

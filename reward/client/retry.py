@@ -13,7 +13,7 @@ EMPTY_ROUNDS = 3
 given more time."""
 
 
-class Circuit:
+class CircuitBreaker:
     """Remembers the calls in a row that brought no judgment. Any judgment closes it.
 
     Calls that were under way at the same time are one round: many single samples that fail together say no more than
@@ -32,10 +32,10 @@ class Circuit:
     def is_open(self) -> bool:
         return self._since is not None
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         self._since = None
 
-    def failed(self, started: float, problem: str, silent: bool) -> bool:
+    def record_failure(self, started: float, problem: str, silent: bool) -> bool:
         """Note a call that brought no judgment. Returns whether that is one too many.
 
         Args:
@@ -54,7 +54,7 @@ class Circuit:
             self._round_ended = now
         return self._rounds > (SILENT_ROUNDS if silent else EMPTY_ROUNDS)
 
-    def story(self) -> str:
+    def describe_outage(self) -> str:
         """Since when, how often and why nothing was judged, and what to do, in one line."""
         since = self._since or datetime.now().astimezone()
         minutes = (datetime.now().astimezone() - since).total_seconds() / 60
@@ -66,7 +66,7 @@ class Circuit:
         )
 
 
-MOST_DOUBLINGS = 32
+MAX_DOUBLINGS = 32
 
 
 class Backoff:
@@ -78,17 +78,17 @@ class Backoff:
         self._longest_s = longest_s
         self._tries = 0
 
-    def next(self, retry_after_s: float = 0.0) -> float:
+    def next_delay(self, retry_after_s: float = 0.0) -> float:
         """Seconds to wait before the next try: even over 0 to `first_s`, doubled for each try up to `longest_s`.
 
         Args:
             retry_after_s: what the service asked for; the jitter comes on top of it.
         """
         ceiling = min(self._longest_s, self._first_s * 2**self._tries)
-        self._tries = min(self._tries + 1, MOST_DOUBLINGS)
+        self._tries = min(self._tries + 1, MAX_DOUBLINGS)
         return retry_after_s + random.uniform(0, ceiling)
 
 
-def retry_after(header: str | None) -> float:
+def parse_retry_after(header: str | None) -> float:
     """The seconds of a Retry-After header; 0 without one, or for a date, which this service does not send."""
     return float(header) if header is not None and header.strip().isdecimal() else 0.0

@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.reward.groups.group import Group
-from flex_judge.reward.groups.methods import Ask, check, judge_group
-from flex_judge.reward.groups.rewards import rewards_of
-from flex_judge.reward.types import GroupNote, Reward, RewardSpec, Sample
+from flex_judge.reward.groups.methods import Ask, check_samples, judge_group
+from flex_judge.reward.groups.rewards import build_rewards
+from flex_judge.reward.types import GroupInfo, Reward, RewardSpec, Sample
 
 T = TypeVar("T")
-RETAINED_BYTES = 256 << 20
+MAX_RETAINED_BYTES = 256 << 20
 """What all groups that wait for latecomers may hold together; beyond it the oldest are forgotten."""
 
 
-async def reward_together(samples: Sequence[Sample], spec: RewardSpec, ask: Ask) -> list[Reward]:
+async def reward_samples(samples: Sequence[Sample], spec: RewardSpec, ask: Ask) -> list[Reward]:
     """The rewards of samples that are all there, in the same order. Nothing is waited for.
 
     Samples with the same prompt are a group wherever they stand; where they are more than `spec.group_size`, so many
@@ -31,13 +31,13 @@ async def reward_together(samples: Sequence[Sample], spec: RewardSpec, ask: Ask)
     Raises:
         UsageError: a sample that cannot be judged so; the message names it. Or what `ask` raises.
     """
-    check(samples, spec)
-    groups = _by_group(samples, spec)
+    check_samples(samples, spec)
+    groups = _group_indices(samples, spec)
 
     async def judged(places: list[int]) -> list[Reward]:
         members = [samples[i] for i in places]
-        note = GroupNote(len(members), spec.group_size if spec.needs_group else None)
-        return rewards_of(await judge_group(members, spec, ask), spec, note)
+        note = GroupInfo(len(members), spec.group_size if spec.needs_group else None)
+        return build_rewards(await judge_group(members, spec, ask), spec, note)
 
     found = await gather_all(judged(places) for places in groups)
     by_place = {
@@ -46,12 +46,12 @@ async def reward_together(samples: Sequence[Sample], spec: RewardSpec, ask: Ask)
     return [by_place[i] for i in range(len(samples))]
 
 
-def _by_group(samples: Sequence[Sample], spec: RewardSpec) -> list[list[int]]:
+def _group_indices(samples: Sequence[Sample], spec: RewardSpec) -> list[list[int]]:
     """The places of the samples of each group."""
     groups: list[list[int]] = []
     filling: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
-        identity = spec.group_of(sample)
+        identity = spec.compute_group_id(sample)
         if identity not in filling or len(filling[identity]) == spec.group_size:
             filling[identity] = []
             groups.append(filling[identity])
@@ -101,16 +101,16 @@ class GroupCollector:
         """
         if self._closed:
             raise RuntimeError("the gatherer was closed")
-        check(samples, spec)
+        check_samples(samples, spec)
         deadline = None if deadline_s is None else asyncio.get_running_loop().time() + deadline_s
         if spec.needs_group and spec.group_size is not None:
-            futures = [self._join(sample, spec, deadline) for sample in samples]
+            futures = [self._join_group(sample, spec, deadline) for sample in samples]
         else:
             by_place: dict[int, asyncio.Future[Reward]] = {}
-            for places in _by_group(samples, spec):
-                group = Group(spec, self._ask, None, self._start, lambda _: None)
+            for places in _group_indices(samples, spec):
+                group = Group(spec, self._ask, None, self._start_task, lambda _: None)
                 by_place |= {i: group.add(samples[i], deadline) for i in places}
-                group.judge()
+                group.start_judging()
             futures = [by_place[i] for i in range(len(samples))]
         for future in futures:
             self._futures.add(future)
@@ -121,52 +121,54 @@ class GroupCollector:
         """Give up everything: futures that are not ready are cancelled, and so is all work."""
         self._closed = True
         for identity in list(self._groups):
-            self._forget(identity)
+            self._forget_group(identity)
         for future in list(self._futures):
             future.cancel()  # as if all callers had given up: groups end their work
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _join(self, sample: Sample, spec: RewardSpec, deadline: float | None) -> asyncio.Future[Reward]:
-        identity = spec.group_of(sample)
+    def _join_group(self, sample: Sample, spec: RewardSpec, deadline: float | None) -> asyncio.Future[Reward]:
+        identity = spec.compute_group_id(sample)
         group = self._groups.get(identity)
         if group is None:
-            group = Group(spec, self._ask, spec.group_size, self._start, lambda left: self._forget(identity, left))
+            group = Group(
+                spec, self._ask, spec.group_size, self._start_task, lambda left: self._forget_group(identity, left)
+            )
             self._groups[identity] = group
-            self._after(spec.group_timeout_s, identity)
+            self._start_timer(spec.group_timeout_s, identity)
         future = group.add(sample, deadline)
-        if group.full:
-            self._forget(identity)
-            group.judge()
+        if group.is_full:
+            self._forget_group(identity)
+            group.start_judging()
         elif group.closed:
-            self._retain(identity)
+            self._retain_group(identity)
         return future
 
-    def _after(self, seconds: float, identity: str) -> None:
-        self._timers[identity] = asyncio.get_running_loop().call_later(seconds, self._time_is_up, identity)
+    def _start_timer(self, seconds: float, identity: str) -> None:
+        self._timers[identity] = asyncio.get_running_loop().call_later(seconds, self._handle_timeout, identity)
 
-    def _time_is_up(self, identity: str) -> None:
+    def _handle_timeout(self, identity: str) -> None:
         group = self._groups[identity]
         if group.closed:
-            self._forget(identity)
+            self._forget_group(identity)
             return
-        group.judge()
-        self._after(self._retain_s, identity)
-        self._retain(identity)
+        group.start_judging()
+        self._start_timer(self._retain_s, identity)
+        self._retain_group(identity)
 
-    def _retain(self, identity: str) -> None:
+    def _retain_group(self, identity: str) -> None:
         """Count what a judged group holds, and forget the oldest where it is too much."""
         self._retained[identity] = self._groups[identity].size_bytes
-        while sum(self._retained.values()) > RETAINED_BYTES:
-            self._forget(next(iter(self._retained)))
+        while sum(self._retained.values()) > MAX_RETAINED_BYTES:
+            self._forget_group(next(iter(self._retained)))
 
-    def _forget(self, identity: str, group: Group | None = None) -> None:
+    def _forget_group(self, identity: str, group: Group | None = None) -> None:
         """Take no more members into a group; what it has in hand goes on. With `group`, only if it is that one."""
         if identity in self._groups and group in (None, self._groups[identity]):
             del self._groups[identity]
             self._timers.pop(identity).cancel()
             self._retained.pop(identity, None)
 
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _start_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

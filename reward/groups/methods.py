@@ -12,10 +12,10 @@ from uuid import uuid4
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment
-from flex_judge.judges.rubrics import cached_rubric
+from flex_judge.judges.rubrics import get_rubric
 from flex_judge.judges.types import Comparison, Content
-from flex_judge.reward.groups.match import Match, climb, knock_out
-from flex_judge.reward.types import LARGEST_ROUND_ROBIN, TOO_MANY_PAIRS, RewardSpec, Sample
+from flex_judge.reward.groups.match import Match, play_knockout, play_latecomer
+from flex_judge.reward.types import MAX_ROUND_ROBIN_SIZE, ROUND_ROBIN_LIMIT, RewardSpec, Sample
 
 Ask = Callable[[Comparison], Awaitable[Judgment]]
 """Have a comparison judged. A failure is a judgment with a status; a comparison that cannot be judged as it is raises
@@ -23,7 +23,7 @@ UsageError, MediaError or RenderError. `FlexJudge.ajudge` is one, and so is a se
 
 
 @dataclass(frozen=True)
-class Contest:
+class GroupContext:
     """A group about to be judged."""
 
     samples: Sequence[Sample]
@@ -38,55 +38,55 @@ class Contest:
     """What the ids of its comparisons begin with; no two contests have the same."""
 
     @cached_property
-    def drawn(self) -> tuple[int, ...]:
+    def shuffled_order(self) -> tuple[int, ...]:
         """All members in an order drawn from a hash of prompt and response, so that it is the same in whatever order
         they came."""
-        digests = [sample.comparison(self.spec.rubric).digest for sample in self.samples]
+        digests = [sample.to_comparison(self.spec.rubric).digest for sample in self.samples]
         return tuple(sorted(range(len(digests)), key=lambda i: (digests[i], i)))
 
     @property
-    def late(self) -> bool:
+    def has_latecomers(self) -> bool:
         """Whether some of the members are there as opponents alone."""
         return len(self.wanted) < len(self.samples)
 
-    async def match(self, *members: int) -> Match:
+    async def play_match(self, *members: int) -> Match:
         """Have members compared, in this order. Equal responses are a tie, and most often not asked about."""
         first, *others = (self.samples[member] for member in members)
-        return await self._match(members, first, [other.response for other in others])
+        return await self._compare_responses(members, first, [other.response for other in others])
 
-    async def match_with_baseline(self, member: int) -> Match:
+    async def play_baseline(self, member: int) -> Match:
         """Have a member compared with the baseline it was given, which stands second."""
         sample = self.samples[member]
         assert sample.baseline is not None, "see check"
-        return await self._match((member, None), sample, [sample.baseline])
+        return await self._compare_responses((member, None), sample, [sample.baseline])
 
-    async def _match(self, members: tuple[int | None, ...], first: Sample, others: list[Content]) -> Match:
+    async def _compare_responses(self, members: tuple[int | None, ...], first: Sample, others: list[Content]) -> Match:
         equal = bool(others) and all(other == first.response for other in others)
-        if equal and not self._scores_of_equals:
+        if equal and not self._needs_tie_scores:
             return Match(members, None, equal=True)
         name = f"{self.name}/{'-'.join('baseline' if m is None else str(m) for m in members)}"
-        return Match(members, await self.ask(first.comparison(self.spec.rubric, *others, id=name)), equal=equal)
+        return Match(members, await self.ask(first.to_comparison(self.spec.rubric, *others, id=name)), equal=equal)
 
     @cached_property
-    def _scores_of_equals(self) -> bool:
+    def _needs_tie_scores(self) -> bool:
         """Whether equal responses are judged all the same: a score is the reward, and there may be no other comparison
         that gives them one."""
         alike = all(sample.response == self.samples[0].response for sample in self.samples)
         return self.spec.reward in ("score", "expected") and (alike or self.spec.method in ("baseline", "knockout"))
 
 
-async def pointwise(contest: Contest) -> list[Match]:
+async def judge_pointwise(contest: GroupContext) -> list[Match]:
     """Each member alone: n comparisons."""
-    return [*contest.earlier, *await gather_all(contest.match(m) for m in sorted(contest.wanted))]
+    return [*contest.earlier, *await gather_all(contest.play_match(m) for m in sorted(contest.wanted))]
 
 
-async def baseline(contest: Contest) -> list[Match]:
+async def judge_against_baseline(contest: GroupContext) -> list[Match]:
     """Each member against its own baseline: n comparisons. The baseline stands second throughout, so that a leaning of
     the judge to one place is the same for all."""
-    return [*contest.earlier, *await gather_all(contest.match_with_baseline(m) for m in sorted(contest.wanted))]
+    return [*contest.earlier, *await gather_all(contest.play_baseline(m) for m in sorted(contest.wanted))]
 
 
-async def round_robin(contest: Contest) -> list[Match]:
+async def judge_round_robin(contest: GroupContext) -> list[Match]:
     """Every pair once: n (n - 1) / 2 comparisons; of latecomers, the pairs in which there is one.
 
     Of members i and j of the draw, the earlier one stands first where i + j is even: each stands first in half of its
@@ -94,41 +94,43 @@ async def round_robin(contest: Contest) -> list[Match]:
     """
     pairs = [
         (a, b) if (i + j) % 2 == 0 else (b, a)
-        for (i, a), (j, b) in combinations(enumerate(contest.drawn), 2)
+        for (i, a), (j, b) in combinations(enumerate(contest.shuffled_order), 2)
         if not contest.wanted.isdisjoint((a, b))
     ]
-    return [*contest.earlier, *await gather_all(contest.match(*pair) for pair in pairs)]
+    return [*contest.earlier, *await gather_all(contest.play_match(*pair) for pair in pairs)]
 
 
-async def knockout(contest: Contest) -> list[Match]:
+async def judge_knockout(contest: GroupContext) -> list[Match]:
     """Single elimination: n - 1 comparisons (arXiv 2501.13007), see `flex_judge.reward.groups.match`.
 
     A group of one has none. Latecomers do not meet each other; each climbs the rounds that there were until it is
     knocked out.
     """
-    if not contest.late:
-        return await knock_out(contest.drawn, contest.match)
-    field = [member for member in contest.drawn if member not in contest.wanted]
-    climbs = await gather_all(climb(m, field, contest.earlier, contest.match) for m in sorted(contest.wanted))
+    if not contest.has_latecomers:
+        return await play_knockout(contest.shuffled_order, contest.play_match)
+    field = [member for member in contest.shuffled_order if member not in contest.wanted]
+    climbs = await gather_all(
+        play_latecomer(m, field, contest.earlier, contest.play_match) for m in sorted(contest.wanted)
+    )
     return [*contest.earlier, *(match for matches in climbs for match in matches)]
 
 
-async def listwise(contest: Contest) -> list[Match]:
+async def judge_listwise(contest: GroupContext) -> list[Match]:
     """All members in one comparison, in the order of the draw; of fewer than the rubric is made for, none.
 
     With latecomers, everyone is judged anew, and what was said earlier no longer counts.
     """
-    fewest, _ = cached_rubric(contest.spec.rubric).responses
-    return [await contest.match(*contest.drawn)] if len(contest.samples) >= fewest else []
+    fewest, _ = get_rubric(contest.spec.rubric).responses
+    return [await contest.play_match(*contest.shuffled_order)] if len(contest.samples) >= fewest else []
 
 
-WAYS: Mapping[str, Callable[[Contest], Awaitable[list[Match]]]] = MappingProxyType(
+METHOD_FUNCTIONS: Mapping[str, Callable[[GroupContext], Awaitable[list[Match]]]] = MappingProxyType(
     {
-        "pointwise": pointwise,
-        "round_robin": round_robin,
-        "knockout": knockout,
-        "baseline": baseline,
-        "listwise": listwise,
+        "pointwise": judge_pointwise,
+        "round_robin": judge_round_robin,
+        "knockout": judge_knockout,
+        "baseline": judge_against_baseline,
+        "listwise": judge_listwise,
     }
 )
 """How groups are judged, by the names in `flex_judge.reward.types.METHODS`. Each returns the comparisons that count."""
@@ -156,23 +158,23 @@ async def judge_group(
             rubric is not made for what the method compares.
         JudgeError: whatever else `ask` raises first; the rest of the group's work is then cancelled.
     """
-    check(samples, spec)
-    if spec.method == "round_robin" and len(samples) > LARGEST_ROUND_ROBIN:
-        raise UsageError(f"completions of one prompt must be {TOO_MANY_PAIRS}, not {len(samples)}")
+    check_samples(samples, spec)
+    if spec.method == "round_robin" and len(samples) > MAX_ROUND_ROBIN_SIZE:
+        raise UsageError(f"completions of one prompt must be {ROUND_ROBIN_LIMIT}, not {len(samples)}")
     if not samples:
         return []
-    name = f"{spec.group_of(samples[0])[:8]}-{uuid4().hex[:8]}"
+    name = f"{spec.compute_group_id(samples[0])[:8]}-{uuid4().hex[:8]}"
     everyone = range(len(samples))
-    return await WAYS[spec.method](
-        Contest(samples, spec, ask, frozenset(everyone if wanted is None else wanted), tuple(earlier), name)
+    return await METHOD_FUNCTIONS[spec.method](
+        GroupContext(samples, spec, ask, frozenset(everyone if wanted is None else wanted), tuple(earlier), name)
     )
 
 
-def check(samples: Sequence[Sample], spec: RewardSpec) -> None:
+def check_samples(samples: Sequence[Sample], spec: RewardSpec) -> None:
     """Raise UsageError if samples cannot be judged so, naming the first that cannot."""
     if spec.method == "baseline":
         for i, sample in enumerate(samples):
             if sample.baseline is None:
                 raise UsageError(f"samples[{i}].baseline: missing, and the method 'baseline' compares with it")
     if spec.method == "listwise" and spec.group_size is not None:
-        cached_rubric(spec.rubric).check(spec.group_size)
+        get_rubric(spec.rubric).check_response_count(spec.group_size)

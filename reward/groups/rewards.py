@@ -13,30 +13,30 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from flex_judge.judges.judgments import Judgment, Status, Usage
-from flex_judge.judges.rubrics import cached_rubric
+from flex_judge.judges.rubrics import get_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
-from flex_judge.reward.groups.match import Match, reached
-from flex_judge.reward.types import GroupNote, Reward, RewardSpec
+from flex_judge.reward.groups.match import Match, find_exit_rounds
+from flex_judge.reward.types import GroupInfo, Reward, RewardSpec
 
 
-def written_score(judgment: Judgment) -> float | None:
+def get_written_score(judgment: Judgment) -> float | None:
     """The score the judge wrote for the first response, on its rubric's scale."""
     return None if judgment.scores is None else judgment.scores[0]
 
 
-def expected_score(judgment: Judgment) -> float | None:
+def get_expected_score(judgment: Judgment) -> float | None:
     """The mean of the scale under the judge's distribution where it wrote the score; finer than the score itself."""
     return None if judgment.expected_scores is None else judgment.expected_scores[0]
 
 
-def scaled(score: float, rubric: Rubric | str) -> float:
+def scale_score(score: float, rubric: Rubric | str) -> float:
     """A score as a share of its rubric's scale: 0 for the worst, 1 for the best."""
-    scale = (cached_rubric(rubric) if isinstance(rubric, str) else rubric).scale
+    scale = (get_rubric(rubric) if isinstance(rubric, str) else rubric).scale
     return (score - scale.low) / (scale.high - scale.low)
 
 
-def rewards_of(
-    matches: Sequence[Match], spec: RewardSpec, note: GroupNote, wanted: Collection[int] | None = None
+def build_rewards(
+    matches: Sequence[Match], spec: RewardSpec, note: GroupInfo, wanted: Collection[int] | None = None
 ) -> list[Reward]:
     """The rewards of a group's members.
 
@@ -52,38 +52,38 @@ def rewards_of(
     """
     members = range(note.size)
     statistics = compute_statistics(matches, spec.method)
-    values = normalised(_asked_for(statistics, spec.reward), spec.normalize)
+    values = normalize_values(_select_statistic(statistics, spec.reward), spec.normalize)
     own: dict[int, list[Match]] = {member: [] for member in members}
     for match in matches:
         for member in match.members:
             if member is not None:
                 own[member].append(match)
     return [
-        _reward(member, own[member], statistics, values, note, own)
+        _build_reward(member, own[member], statistics, values, note, own)
         for member in (members if wanted is None else sorted(wanted))
     ]
 
 
-def _asked_for(statistics: MemberStatistics, reward: str) -> Numbers:
+def _select_statistic(statistics: MemberStatistics, reward: str) -> Numbers:
     """The figure that is the reward. One expected score that the engine gives no distribution for would cost the
     completion its reward; its written score is on the same scale."""
     if reward == "expected":
-        return statistics.best_known
+        return statistics.best_scores
     found: Numbers = getattr(statistics, reward)
     return found
 
 
-def _reward(
+def _build_reward(
     member: int,
     matches: Sequence[Match],
     statistics: MemberStatistics,
     values: Numbers,
-    note: GroupNote,
+    note: GroupInfo,
     everyone: dict[int, list[Match]],
 ) -> Reward:
     judgments = [match.judgment for match in matches if match.judgment is not None]
     value = values.get(member)
-    status, detail = (Status.OK, "") if value is not None else _why(member, note, everyone)
+    status, detail = (Status.OK, "") if value is not None else _explain_missing_value(member, note, everyone)
     disagreements = [j.disagreement for j in judgments if j.disagreement is not None]
     return Reward(
         value,
@@ -94,27 +94,27 @@ def _reward(
         group=note,
         disagreement=math.fsum(disagreements) / len(disagreements) if disagreements else None,
         judgments=len(judgments),
-        usage=sum((_usage_share(match) for match in matches), Usage()),
+        usage=sum((_split_usage(match) for match in matches), Usage()),
         model=next((j.model for j in judgments if j.model), ""),
     )
 
 
-def _why(member: int, note: GroupNote, everyone: dict[int, list[Match]]) -> tuple[Status, str]:
+def _explain_missing_value(member: int, note: GroupInfo, everyone: dict[int, list[Match]]) -> tuple[Status, str]:
     """Why a member has no value: its own comparisons failed, there was nobody to hold it against, or all of those
     failed."""
-    own = _failure(everyone[member])
+    own = _find_common_failure(everyone[member])
     if own is not None:
         return own
     if note.size == 1:
         return Status.TIMEOUT, "no other completion of its prompt arrived, and the reward needs one"
     if not everyone[member]:
         return Status.TIMEOUT, f"only {note.size} completions of its prompt arrived, too few for the rubric"
-    others = _failure(match for other, matches in everyone.items() if other != member for match in matches)
+    others = _find_common_failure(match for other, matches in everyone.items() if other != member for match in matches)
     assert others is not None, "it has a verdict and so has another: then it has every figure"
     return others[0], f"no other completion of its prompt has a score: {others[1]}"
 
 
-def _failure(matches: Iterable[Match]) -> tuple[Status, str] | None:
+def _find_common_failure(matches: Iterable[Match]) -> tuple[Status, str] | None:
     """The commonest status of failed comparisons, and what was wrong in the first of them."""
     failed = [match.judgment for match in matches if match.judgment is not None and match.judgment.scores is None]
     if not failed:
@@ -124,7 +124,7 @@ def _failure(matches: Iterable[Match]) -> tuple[Status, str] | None:
     return status, next((vote.detail for vote in first.votes if vote.detail), "")
 
 
-def _usage_share(match: Match) -> Usage:
+def _split_usage(match: Match) -> Usage:
     """The tokens of a comparison, divided evenly among the completions in it; a baseline pays nothing."""
     if match.judgment is None:
         return Usage()
@@ -149,7 +149,7 @@ class MemberStatistics:
     margin: Numbers
 
     @property
-    def best_known(self) -> Numbers:
+    def best_scores(self) -> Numbers:
         """Expected scores, and written ones where there are none."""
         return {**self.score, **self.expected}
 
@@ -175,33 +175,33 @@ def compute_statistics(matches: Sequence[Match], method: str) -> MemberStatistic
                 means = match.judgment.expected_scores
                 expected[member].append(None if means is None else means[place])
             if len(match.members) > 1:
-                won[member].append(_share(match, place))
-                ahead[member].append(_lead(match, place))
-    score = {member: _mean(values) for member, values in written.items()}
-    finer = {member: _mean(_known(values)) for member, values in expected.items() if None not in values}
+                won[member].append(_compute_win_share(match, place))
+                ahead[member].append(_compute_margin(match, place))
+    score = {member: _compute_mean(values) for member, values in written.items()}
+    finer = {member: _compute_mean(_drop_missing(values)) for member, values in expected.items() if None not in values}
     if method == "pointwise":
         known = {**score, **finer}
-        ranks = placed(known)
+        ranks = rank_members(known)
         # The share of the others that one beats, a tie counting half, is its place among them.
-        return MemberStatistics(score, finer, ranks, ranks, _leads(known))
-    rates = {member: _mean(values) for member, values in won.items()}
-    margins = {member: _mean(values) for member, values in ahead.items()}
+        return MemberStatistics(score, finer, ranks, ranks, _compute_margins(known))
+    rates = {member: _compute_mean(values) for member, values in won.items()}
+    margins = {member: _compute_mean(values) for member, values in ahead.items()}
     if method == "baseline":
         return MemberStatistics(score, finer, rates, rates, margins)
     worth: Mapping[int, Any] = (
-        reached(rates, matches) if method == "knockout" else {m: (rates[m], margins[m]) for m in rates}
+        find_exit_rounds(rates, matches) if method == "knockout" else {m: (rates[m], margins[m]) for m in rates}
     )
-    return MemberStatistics(score, finer, rates, placed(worth), margins)
+    return MemberStatistics(score, finer, rates, rank_members(worth), margins)
 
 
-def placed(worth: Mapping[int, Any]) -> Numbers:
+def rank_members(worth: Mapping[int, Any]) -> Numbers:
     """Places by worth: 1 for the most, 0 for the least, the mean place for those that are level; of one, none."""
     last = len(worth) - 1
     ordered = sorted(worth.values())
     return {m: (bisect_left(ordered, w) + bisect_right(ordered, w) - 1) / 2 / last for m, w in worth.items() if last}
 
 
-def normalised(values: Numbers, how: str) -> Numbers:
+def normalize_values(values: Numbers, how: str) -> Numbers:
     """Values minus their mean, and for `standardize` over their standard deviation (with n - 1, as TRL's is).
 
     Of values that differ by no more than rounding, and of one alone, every one is 0: that is what is left of it without
@@ -212,7 +212,7 @@ def normalised(values: Numbers, how: str) -> Numbers:
     low, high = min(values.values()), max(values.values())
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         return dict.fromkeys(values, 0.0)
-    mean = _mean(list(values.values()))
+    mean = _compute_mean(list(values.values()))
     centred = {member: value - mean for member, value in values.items()}
     if how == "center":
         return centred
@@ -220,30 +220,34 @@ def normalised(values: Numbers, how: str) -> Numbers:
     return {member: value / deviation for member, value in centred.items()}
 
 
-def _share(match: Match, place: int) -> float:
+def _compute_win_share(match: Match, place: int) -> float:
     """What a place has won of the others in its comparison, on average."""
-    return _mean(
-        [won for other in range(len(match.members)) if other != place and (won := match.won(place, other)) is not None]
+    return _compute_mean(
+        [
+            won
+            for other in range(len(match.members))
+            if other != place and (won := match.get_outcome(place, other)) is not None
+        ]
     )
 
 
-def _lead(match: Match, place: int) -> float:
+def _compute_margin(match: Match, place: int) -> float:
     """How far a place is ahead of the mean of the others in its comparison."""
-    statistics = match.statistics
+    statistics = match.best_scores
     if match.equal or statistics is None:
         return 0.0
-    return statistics[place] - _mean([*statistics[:place], *statistics[place + 1 :]])
+    return statistics[place] - _compute_mean([*statistics[:place], *statistics[place + 1 :]])
 
 
-def _leads(scores: Numbers) -> Numbers:
+def _compute_margins(scores: Numbers) -> Numbers:
     """How far each is ahead of the mean of the others; of one alone, none."""
     others, total = len(scores) - 1, math.fsum(scores.values())
     return {member: (score * (others + 1) - total) / others for member, score in scores.items() if others}
 
 
-def _known(values: Sequence[float | None]) -> list[float]:
+def _drop_missing(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _mean(values: Sequence[float]) -> float:
+def _compute_mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)  # summed exactly, so that the order does not show

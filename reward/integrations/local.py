@@ -22,15 +22,15 @@ class LocalJudge:
         self.judge = judge
 
     async def rewards(self, samples: Sequence[Sample], spec: RewardSpec) -> list[Reward]:
-        from flex_judge.reward.groups.collector import reward_together
+        from flex_judge.reward.groups.collector import reward_samples
 
-        return await reward_together(samples, spec, self.judge.ajudge)
+        return await reward_samples(samples, spec, self.judge.ajudge)
 
     def rewards_sync(self, samples: Sequence[Sample], spec: RewardSpec) -> list[Reward]:
         return run_in_background(self.rewards(samples, spec))
 
 
-def judge_of(
+def resolve_judge(
     judge: FlexJudge | JudgeClient | str, api_key: str | None, deadline_s: float | None, **limits: int
 ) -> JudgeClient | LocalJudge:
     """Whatever was given as a judge, as what gives rewards.

@@ -14,19 +14,19 @@ from typing import Any
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.extras import is_instance_of
 from flex_judge.judges.media import opening as media
-from flex_judge.judges.media.files import MAX_PIXELS, reading
+from flex_judge.judges.media.files import MAX_PIXELS, convert_decoder_errors
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.types import Comparison, Message, content_of, parts_of
+from flex_judge.judges.types import Comparison, Message, parse_response, split_content
 from flex_judge.reward.types import Sample
 
 
-class Rows:
+class RowConverter:
     """Reads the rows of one call."""
 
     def __init__(self) -> None:
-        self._picture = Pictures()
+        self._picture = ImageCache()
 
-    def sample(
+    def build_sample(
         self, prompt: Any, response: Any, images: Sequence[Any] = (), baseline: Any = None, group: str | None = None
     ) -> Sample:
         """One completion as what is judged.
@@ -44,32 +44,32 @@ class Rows:
             UsageError: a prompt or response of another shape.
             MediaError: an image that cannot be read, or that would have to be fetched.
         """
-        messages = self._plain(prompt)
-        bare, own = _image_parts(messages)
+        messages = self._normalize_messages(prompt)
+        bare, own = _count_image_parts(messages)
         extra_rewards = [self._picture(image) for image in images] if bare or not own else []
-        comparison = Comparison.of(messages, self._plain(response), images=extra_rewards)
-        held = None if baseline is None else content_of(self._plain(baseline))
+        comparison = Comparison.of(messages, self._normalize_messages(response), images=extra_rewards)
+        held = None if baseline is None else parse_response(self._normalize_messages(baseline))
         return Sample(comparison.prompt, comparison.responses[0], held, group)
 
-    def _plain(self, value: Any) -> Any:
+    def _normalize_messages(self, value: Any) -> Any:
         """Text as it is; messages as dicts with a role and a content, which `Comparison.of` takes."""
-        value = listed(value)
-        return [self._message(one) for one in value] if isinstance(value, list) else value
+        value = to_list(value)
+        return [self._normalize_message(one) for one in value] if isinstance(value, list) else value
 
-    def _message(self, message: Any) -> Any:
+    def _normalize_message(self, message: Any) -> Any:
         if hasattr(message, "model_dump"):
             message = message.model_dump()
         if not isinstance(message, Mapping) or "role" not in message:
-            return self._part(message)
-        content = listed(message.get("content"))
+            return self._normalize_part(message)
+        content = to_list(message.get("content"))
         if content is None:  # an assistant that only called tools may have none
             content = ""
-        parts = [self._part(part) for part in content] if isinstance(content, list) else content
+        parts = [self._normalize_part(part) for part in content] if isinstance(content, list) else content
         if isinstance(parts, str | list):
-            parts = _with_calls(parts, message.get("tool_calls") or ())
+            parts = _append_tool_calls(parts, message.get("tool_calls") or ())
         return {"role": message["role"], "content": parts}
 
-    def _part(self, part: Any) -> Any:
+    def _normalize_part(self, part: Any) -> Any:
         """A part of a message; images are opened, also those in the form that OpenAI's messages have."""
         if not isinstance(part, Mapping):
             return part
@@ -86,22 +86,22 @@ class Rows:
         return part
 
 
-def listed(value: Any) -> Any:
+def to_list(value: Any) -> Any:
     """A sequence as a list: rows of Parquet files hold arrays of objects where JSON has lists."""
     if str(getattr(value, "dtype", "")) == "object":
         return value.tolist()
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
 
 
-def _with_calls(parts: str | list[Any], calls: Sequence[Any]) -> str | list[Any]:
+def _append_tool_calls(parts: str | list[Any], calls: Sequence[Any]) -> str | list[Any]:
     """A message's content with the tools that it calls, one line of JSON each."""
     if not calls:
         return parts
-    text = "\n" * bool(parts) + "\n".join(json.dumps(_called(c), ensure_ascii=False, default=str) for c in calls)
+    text = "\n" * bool(parts) + "\n".join(json.dumps(_extract_call(c), ensure_ascii=False, default=str) for c in calls)
     return parts + text if isinstance(parts, str) else [*parts, text]
 
 
-def _called(call: Any) -> Any:
+def _extract_call(call: Any) -> Any:
     """Name and arguments of a tool call, of which there are two forms."""
     function = call.get("function", call) if isinstance(call, Mapping) else call
     if not isinstance(function, Mapping):
@@ -109,28 +109,28 @@ def _called(call: Any) -> Any:
     return {name: function[name] for name in ("name", "arguments") if name in function}
 
 
-def _image_parts(messages: Any) -> tuple[int, int]:
+def _count_image_parts(messages: Any) -> tuple[int, int]:
     """How many image parts of a prompt have no image of their own, and how many media it has."""
     parts: list[Any] = []
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, Message):
-            parts += parts_of(message.content)
+            parts += split_content(message.content)
         elif isinstance(message, Mapping) and isinstance(message["content"], list):
             parts += message["content"]
     bare = sum(isinstance(part, Mapping) and part.get("type") == "image" for part in parts)
     return bare, sum(isinstance(part, Media) for part in parts)
 
 
-def row_error(error: UsageError, name: str, number: int) -> UsageError:
+def prefix_row_error(error: UsageError, name: str, number: int) -> UsageError:
     """The same error, with the row that it is about."""
     return type(error)(f"{name}[{number}]: {error}")
 
 
-ORIENTATION = 0x0112  # the EXIF tag
-PLAIN = ("RGB", "L")
+ORIENTATION_TAG = 0x0112  # the EXIF tag
+PLAIN_MODES = ("RGB", "L")
 
 
-class Pictures:
+class ImageCache:
     """Images as media. What is there several times, as an object or by its pixels, is encoded once: hashing pixels
     takes a fiftieth of the time of a PNG."""
 
@@ -140,27 +140,27 @@ class Pictures:
     def __call__(self, source: Any) -> Media:
         """Raises MediaError, see `media.image`."""
         if isinstance(source, Media):
-            return media.image(source)
+            return media.make_image(source)
         if id(source) in self._known:
             return self._known[id(source)][1]
-        pixels = _pixels(source)
+        pixels = _hash_pixels(source)
         found = self._known.get(pixels) if pixels else None
-        picture = found[1] if found else media.image(source)
+        picture = found[1] if found else media.make_image(source)
         self._known[id(source)] = source, picture  # the object is kept, so that its id stays its own
         if pixels:
             self._known[pixels] = source, picture
         return picture
 
 
-def _pixels(source: Any) -> tuple[Any, ...] | None:
+def _hash_pixels(source: Any) -> tuple[Any, ...] | None:
     """What two PIL images share that show the same; None where that takes more than a look at the pixels."""
     if (
         not is_instance_of(source, "PIL.Image", "Image")
-        or source.mode not in PLAIN
+        or source.mode not in PLAIN_MODES
         or source.width * source.height > MAX_PIXELS
     ):
         return None
-    with reading(str(getattr(source, "filename", "")) or "image", Modality.IMAGE):
-        if source.has_transparency_data or source.getexif().get(ORIENTATION, 1) != 1:
+    with convert_decoder_errors(str(getattr(source, "filename", "")) or "image", Modality.IMAGE):
+        if source.has_transparency_data or source.getexif().get(ORIENTATION_TAG, 1) != 1:
             return None
         return source.mode, source.size, hashlib.sha256(source.tobytes()).digest()

@@ -15,7 +15,7 @@ from flex_judge.judges.judgments import Status
 from flex_judge.reward.types import Reward
 
 
-def judge_metrics(rewards: Sequence[Reward], seconds: float) -> dict[str, float]:
+def compute_judge_metrics(rewards: Sequence[Reward], seconds: float) -> dict[str, float]:
     """Figures of one call, all finite. `score_mean`, and `disagreement` between orders, are left out where no
     completion has them; the others are always there.
 
@@ -25,18 +25,18 @@ def judge_metrics(rewards: Sequence[Reward], seconds: float) -> dict[str, float]
     count = max(1, len(rewards))
     found = {f"status_{status}": sum(r.status == status for r in rewards) / count for status in Status}
     found["scored"] = sum(r.value is not None for r in rewards) / count
-    found["whole"] = sum(r.group.complete and not r.group.late for r in rewards) / count
+    found["whole"] = sum(r.group.is_complete and not r.group.late for r in rewards) / count
     found["latency_s"] = seconds
     for name in ("prompt_tokens", "cached_tokens", "generated_tokens"):
         found[name] = sum(getattr(r.usage, name) for r in rewards) / count
     means = {
-        "score_mean": _mean(r.score for r in rewards),
-        "disagreement": _mean(r.disagreement for r in rewards),
+        "score_mean": _compute_mean(r.score for r in rewards),
+        "disagreement": _compute_mean(r.disagreement for r in rewards),
     }
     return found | {name: mean for name, mean in means.items() if mean is not None}
 
 
-def completion_columns(rewards: Sequence[Reward]) -> dict[str, list[Any]]:
+def build_completion_columns(rewards: Sequence[Reward]) -> dict[str, list[Any]]:
     """For each completion what the judge thought, its status and the score that it wrote (None if unscored)."""
     return {
         "reasoning": [r.reasoning or r.detail for r in rewards],
@@ -45,7 +45,7 @@ def completion_columns(rewards: Sequence[Reward]) -> dict[str, list[Any]]:
     }
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def _compute_mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -54,7 +54,7 @@ _LOCK = threading.Lock()
 _names: list[str] = []
 
 
-def run_id() -> str:
+def get_run_id() -> str:
     """A name that all ranks of this run have and nobody else; another one after every start.
 
     The first call is a broadcast where torch.distributed is set up, so all ranks must make it, as they do when their
@@ -62,18 +62,18 @@ def run_id() -> str:
     """
     with _LOCK:  # two reward functions that run side by side must not broadcast in another order on every rank
         if not _names:
-            _names.append(_shared(uuid4().hex[:16]))
+            _names.append(_broadcast_name(uuid4().hex[:16]))
         return _names[0]
 
 
 def count_ranks() -> int:
     """How many processes train."""
-    distributed = _distributed()
+    distributed = _get_distributed()
     return int(distributed.get_world_size()) if distributed else int(os.environ.get("WORLD_SIZE") or 1)
 
 
-def _shared(name: str) -> str:
-    distributed = _distributed()
+def _broadcast_name(name: str) -> str:
+    distributed = _get_distributed()
     if distributed is None or distributed.get_world_size() == 1:
         return name
     told = [name]
@@ -81,7 +81,7 @@ def _shared(name: str) -> str:
     return str(told[0])
 
 
-def _distributed() -> Any:
+def _get_distributed() -> Any:
     """torch.distributed where it is set up. It is not imported for that: trainers have done so."""
     torch = sys.modules.get("torch.distributed")
     return torch if torch is not None and torch.is_available() and torch.is_initialized() else None
@@ -101,7 +101,7 @@ def check_extra_rewards(extra_rewards: ExtraRewards) -> list[tuple[Callable[...,
     return found
 
 
-def function_name(function: Callable[..., Any]) -> str:
+def get_function_name(function: Callable[..., Any]) -> str:
     """What its figures are logged as."""
     return str(getattr(function, "__name__", type(function).__name__))
 
@@ -112,7 +112,7 @@ def call_reward(function: Callable[..., Any], *args: Any, **rest: Any) -> list[f
     if inspect.isawaitable(values):
         if inspect.iscoroutine(values):
             values.close()
-        raise UsageError(f"extra_rewards: {function_name(function)} has to be awaited; use AsyncJudgeReward")
+        raise UsageError(f"extra_rewards: {get_function_name(function)} has to be awaited; use AsyncJudgeReward")
     return list(values)
 
 
@@ -134,7 +134,7 @@ def add_rewards(
     for (function, _), given in zip(extra_rewards, values, strict=True):
         if len(given) != len(judged):
             raise UsageError(
-                f"extra_rewards: {function_name(function)} gave {len(given)} values for {len(judged)} completions"
+                f"extra_rewards: {get_function_name(function)} gave {len(given)} values for {len(judged)} completions"
             )
     return [
         None

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 MIB = 1 << 20
-DEEPEST = 32
+MAX_DEPTH = 32
 """Lists and objects in each other. What we take is a dozen deep."""
 
 
-def check_key(authorization: str | None, api_key: str | None) -> None:
+def check_api_key(authorization: str | None, api_key: str | None) -> None:
     """Raise AccessError unless a request may pass.
 
     Args:
@@ -32,7 +32,7 @@ def check_key(authorization: str | None, api_key: str | None) -> None:
         return
     scheme, _, given = (authorization or "").partition(" ")
     if scheme.lower() == "basic":
-        given = _password(given)
+        given = _decode_basic_password(given)
     elif scheme.lower() != "bearer":
         given = ""
     # In constant time, so that answers do not tell how much of a guess was right.
@@ -64,7 +64,7 @@ async def read_body(request: Request, most_mib: int, count: Callable[[int], None
     return bytes(body)
 
 
-def strict_json(data: bytes | str, field: str = "body") -> Any:
+def parse_strict_json(data: bytes | str, field: str = "body") -> Any:
     """Read JSON as the standard has it: no NaN, no Infinity; and not nested without end.
 
     Raises:
@@ -72,28 +72,28 @@ def strict_json(data: bytes | str, field: str = "body") -> Any:
     """
     try:
         text = data.decode() if isinstance(data, bytes) else data
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as e:  # UnicodeDecodeError and numbers of too many digits are ValueErrors
         reason = "nested too deeply" if isinstance(e, RecursionError) else str(e)[:200]
-        raise FieldError.at(field, f"not JSON: {reason}") from e
+        raise FieldError.at_field(field, f"not JSON: {reason}") from e
     level = [value]
-    for _ in range(DEEPEST):
-        level = [inner for outer in level for inner in _inside(outer)]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _list_nested_values(outer)]
         if not level:
             return value
-    raise FieldError.at(field, f"not JSON that is taken here: nested more than {DEEPEST} deep")
+    raise FieldError.at_field(field, f"not JSON that is taken here: nested more than {MAX_DEPTH} deep")
 
 
-def _inside(value: Any) -> list[Any]:
+def _list_nested_values(value: Any) -> list[Any]:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [v for v in inner if isinstance(v, dict | list)]
 
 
-def _refuse(constant: str) -> NoReturn:
+def _reject_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number in JSON")
 
 
-def _password(encoded: str) -> str:
+def _decode_basic_password(encoded: str) -> str:
     try:
         return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
     except (binascii.Error, ValueError):

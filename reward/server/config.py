@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.classes import Metavar, PositiveFloat, PositiveInt, settings_class
-from flex_judge.judges.validation.flat import Section
+from flex_judge.judges.validation.flat import SettingsSection
 from flex_judge.reward.types import RewardSpec
 
 MIB = 1 << 20
@@ -61,7 +61,9 @@ class GatewayConfig:
     are."""
     retain_s: PositiveFloat = 600.0
     """Seconds that the answer to a request with an Idempotency-Key is kept for a retry."""
-    openrlhf: Annotated[RewardSpec, Section("how /get_reward (OpenRLHF) judges")] = field(default_factory=RewardSpec)
+    openrlhf: Annotated[RewardSpec, SettingsSection("how /get_reward (OpenRLHF) judges")] = field(
+        default_factory=RewardSpec
+    )
     """How the samples of /get_reward are judged. With `group_size`, samples that come one by one are grouped."""
     openrlhf_deadline_s: PositiveFloat = 170.0
     """Time limit of /get_reward in seconds; OpenRLHF waits 180 s."""

@@ -16,7 +16,7 @@ class FieldError(UsageError):
         self.field = field
 
     @classmethod
-    def at(cls, field: str, problem: object) -> FieldError:
+    def at_field(cls, field: str, problem: object) -> FieldError:
         return cls(f"{field}: {problem}", field)
 
 
@@ -37,7 +37,7 @@ class MissingMediaError(UsageError):
         self.digests = tuple(digests)
 
 
-class NotNowError(JudgeError, ConnectionError):
+class RetryLaterError(JudgeError, ConnectionError):
     """The service has too much in hand, or takes nothing new. Nothing of the request was judged."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
@@ -46,5 +46,5 @@ class NotNowError(JudgeError, ConnectionError):
         """When to come back, in seconds: an estimate."""
 
 
-class FetchError(JudgeError, ConnectionError):
+class MediaFetchError(JudgeError, ConnectionError):
     """A host of media that does not answer, or not well, this time."""

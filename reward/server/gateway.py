@@ -15,28 +15,28 @@ from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.collector import GroupCollector
-from flex_judge.reward.groups.methods import Ask, check
-from flex_judge.reward.server.backpressure import Backpressure, Bodies
+from flex_judge.reward.groups.methods import Ask, check_samples
+from flex_judge.reward.server.backpressure import Backpressure, BodyBudget
 from flex_judge.reward.server.config import MIB, GatewayConfig
 from flex_judge.reward.server.decoding import RubricRegistry
-from flex_judge.reward.server.errors import FieldError, NotNowError, RejectedError
+from flex_judge.reward.server.errors import FieldError, RejectedError, RetryLaterError
 from flex_judge.reward.server.idempotency import IdempotencyCache
 from flex_judge.reward.server.media_decoding import MediaDecoder
 from flex_judge.reward.server.media_store import MediaStore
-from flex_judge.reward.server.media_urls import UrlReader
-from flex_judge.reward.server.metrics import Metrics
+from flex_judge.reward.server.media_urls import UrlFetcher
+from flex_judge.reward.server.metrics import ServiceMetrics
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 __all__ = ["Gateway", "GatewayConfig"]
 
 T = TypeVar("T")
 Health = Callable[[], Awaitable[Mapping[str, Any]]]
-ANSWERS_MIB = 256
+CACHED_ANSWERS_MIB = 256
 """Answers to requests with keys that are kept, all together."""
-MARGIN, LONGEST_MARGIN_S = 0.1, 2.0
+ANSWER_MARGIN, MAX_ANSWER_MARGIN_S = 0.1, 2.0
 """The end of a request's deadline, as a share of it and at most so long, in which what its comparisons came to is put
 together; they themselves have the time before it."""
-DRAINING_S = 10.0
+DRAINING_RETRY_AFTER_S = 10.0
 """When to come back to a service that drains: another one may have taken its place."""
 
 
@@ -47,7 +47,7 @@ class Gateway:
         self,
         ask: Ask,
         config: GatewayConfig | None = None,
-        metrics: Metrics | None = None,
+        metrics: ServiceMetrics | None = None,
         health: Health | None = None,
     ) -> None:
         """
@@ -61,18 +61,18 @@ class Gateway:
             UsageError: a rubric's file is wrong or not there.
         """
         self.config = config = config or GatewayConfig()
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics or ServiceMetrics()
         self.draining = False
         self.rubrics = RubricRegistry(config.rubrics)
         self.store = MediaStore(config.media_store_mib * MIB)
-        self.bodies = Bodies(config.max_bodies_mib * MIB)
-        urls = UrlReader(config.media_hosts, config.max_body_mib * MIB)
+        self.bodies = BodyBudget(config.max_bodies_mib * MIB)
+        urls = UrlFetcher(config.media_hosts, config.max_body_mib * MIB)
         self.media_decoder = MediaDecoder(self.store, urls, config.max_media)
         self._ask = ask
         self._health = health
-        self._backpressure = Backpressure(config.max_pending, self.metrics.pending)
-        self._collector = GroupCollector(self._asked, config.retain_s)
-        self._idempotency = IdempotencyCache(config.retain_s, ANSWERS_MIB * MIB)
+        self._backpressure = Backpressure(config.max_pending, self.metrics.set_pending)
+        self._collector = GroupCollector(self._judge_comparison, config.retain_s)
+        self._idempotency = IdempotencyCache(config.retain_s, CACHED_ANSWERS_MIB * MIB)
         self._ending: set[asyncio.Future[Any]] = set()
         self._in_hand = 0
         self._idle = asyncio.Event()
@@ -83,7 +83,9 @@ class Gateway:
         """Completions and comparisons that are accepted and not yet answered."""
         return self._backpressure.pending
 
-    async def judge(self, comparisons: Sequence[Comparison], deadline_s: float | None = None) -> list[Judgment]:
+    async def judge_comparisons(
+        self, comparisons: Sequence[Comparison], deadline_s: float | None = None
+    ) -> list[Judgment]:
         """Judgments in the same order. Failures become a status, never a score.
 
         Args:
@@ -95,41 +97,45 @@ class Gateway:
             RejectedError: one cannot be judged as it is; it holds the judgments of the others.
         """
         rubrics = [
-            self.rubrics.find(c.rubric, len(c.responses), f"comparisons[{i}].rubric") for i, c in enumerate(comparisons)
+            self.rubrics.find_rubric(c.rubric, len(c.responses), f"comparisons[{i}].rubric")
+            for i, c in enumerate(comparisons)
         ]
-        self.check_room(len(comparisons))
-        left_s = self._deadline(deadline_s)
+        self.check_capacity(len(comparisons))
+        left_s = self._limit_deadline(deadline_s)
         renamed = [replace(c, rubric=rubric.name) for c, rubric in zip(comparisons, rubrics, strict=True)]
-        tasks = [asyncio.ensure_future(self._asked(c)) for c in renamed]
-        found = await self._collected(tasks, "comparisons", left_s)
+        tasks = [asyncio.ensure_future(self._judge_comparison(c)) for c in renamed]
+        found = await self._collect_results(tasks, "comparisons", left_s)
         # A file of the operator's was found by its name alone: where it lies is nobody's business.
         return [
-            Judgment.unscored(c.id, Status.TIMEOUT, _late(left_s))
+            Judgment.from_failure(c.id, Status.TIMEOUT, _describe_timeout(left_s))
             if judgment is None
             else replace(judgment, provenance={**judgment.provenance, "rubric": c.rubric})
             for c, judgment in zip(comparisons, found, strict=True)
         ]
 
-    async def rewards(
+    async def compute_rewards(
         self, asked: Sequence[tuple[Sample, RewardSpec]], deadline_s: float | None = None
     ) -> list[Reward]:
         """Rewards in the same order, of samples each judged in its own way. Raises what `judge` raises."""
         by_spec: dict[RewardSpec, list[int]] = {}
         for i, (_, spec) in enumerate(asked):
-            by_spec.setdefault(self._checked(spec), []).append(i)
+            by_spec.setdefault(self._resolve_spec(spec), []).append(i)
         for spec, places in by_spec.items():
-            _check_together([asked[i][0] for i in places], places, spec)
-        self.check_room(len(asked))
-        left_s = self._deadline(deadline_s)
-        judging_s = left_s - min(MARGIN * left_s, LONGEST_MARGIN_S)
+            _check_spec_samples([asked[i][0] for i in places], places, spec)
+        self.check_capacity(len(asked))
+        left_s = self._limit_deadline(deadline_s)
+        judging_s = left_s - min(ANSWER_MARGIN * left_s, MAX_ANSWER_MARGIN_S)
         futures: dict[int, asyncio.Future[Reward]] = {}
         for spec, places in by_spec.items():
             added = self._collector.add([asked[i][0] for i in places], spec, judging_s)
             futures.update(zip(places, added, strict=True))
-        found = await self._collected([futures[i] for i in range(len(asked))], "samples", left_s)
-        return [Reward(None, Status.TIMEOUT, detail=_late(left_s)) if reward is None else reward for reward in found]
+        found = await self._collect_results([futures[i] for i in range(len(asked))], "samples", left_s)
+        return [
+            Reward(None, Status.TIMEOUT, detail=_describe_timeout(left_s)) if reward is None else reward
+            for reward in found
+        ]
 
-    async def once(self, key: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
+    async def run_once(self, key: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
         """The answer to a request with an Idempotency-Key: the one that there is, or what `work` makes.
 
         Raises:
@@ -137,24 +143,24 @@ class Gateway:
         """
 
         async def working() -> bytes:
-            with self.occupied():  # also when nobody waits for it any more
+            with self.track_work():  # also when nobody waits for it any more
                 return await work()
 
-        return await self._idempotency.once(key, fingerprint, working)
+        return await self._idempotency.run_once(key, fingerprint, working)
 
-    def check_open(self, key: str | None) -> None:
+    def check_accepting(self, key: str | None) -> None:
         """Raise NotNowError where a request would be refused anyway, before its body is read."""
-        if key is None or not self._idempotency.knows(key):
-            self.check_room(1)
+        if key is None or not self._idempotency.has_key(key):
+            self.check_capacity(1)
 
-    def check_room(self, count: int) -> None:
+    def check_capacity(self, count: int) -> None:
         """Raise NotNowError if so many more are not taken."""
         if self.draining:
-            raise NotNowError("the service is shutting down and takes nothing new", DRAINING_S)
-        self._backpressure.check(count)
+            raise RetryLaterError("the service is shutting down and takes nothing new", DRAINING_RETRY_AFTER_S)
+        self._backpressure.check_capacity(count)
 
     @contextmanager
-    def occupied(self) -> Iterator[None]:
+    def track_work(self) -> Iterator[None]:
         """While something is in hand that `drain` waits for."""
         self._in_hand += 1
         self._idle.clear()
@@ -165,7 +171,7 @@ class Gateway:
             if not self._in_hand:
                 self._idle.set()
 
-    async def health(self) -> tuple[bool, dict[str, Any]]:
+    async def get_health(self) -> tuple[bool, dict[str, Any]]:
         """Whether it takes requests, and what to tell of it."""
         more = dict(await self._health()) if self._health is not None else {}
         status = "draining" if self.draining else "starting" if more.get("replicas") == 0 else "ok"
@@ -183,38 +189,38 @@ class Gateway:
         await self._collector.close()
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    async def _asked(self, comparison: Comparison) -> Judgment:
+    async def _judge_comparison(self, comparison: Comparison) -> Judgment:
         try:
             return await self._ask(comparison)
         except EngineLostError as e:  # a judge in this process; services give it a status themselves
-            return Judgment.unscored(comparison.id, Status.ENGINE_LOST, str(e))
+            return Judgment.from_failure(comparison.id, Status.ENGINE_LOST, str(e))
 
-    def _deadline(self, asked_s: float | None) -> float:
+    def _limit_deadline(self, asked_s: float | None) -> float:
         return self.config.deadline_s if asked_s is None else max(0.0, min(asked_s, self.config.deadline_s))
 
-    def _checked(self, spec: RewardSpec) -> RewardSpec:
+    def _resolve_spec(self, spec: RewardSpec) -> RewardSpec:
         """The spec with the rubric as a judge finds it."""
         if spec.needs_group and spec.group_size is not None and spec.group_timeout_s > self.config.deadline_s:
             problem = (
                 f"{spec.group_timeout_s:g} s are more than the {self.config.deadline_s:g} s that a request may take"
             )
-            raise FieldError.at("group_timeout_s", problem)
+            raise FieldError.at_field("group_timeout_s", problem)
         needed = {"pointwise": 1, "listwise": spec.group_size}.get(spec.method, 2)
-        return replace(spec, rubric=self.rubrics.find(spec.rubric, needed).name)
+        return replace(spec, rubric=self.rubrics.find_rubric(spec.rubric, needed).name)
 
-    async def _collected(self, work: Sequence[asyncio.Future[T]], name: str, left_s: float) -> list[T | None]:
+    async def _collect_results(self, work: Sequence[asyncio.Future[T]], name: str, left_s: float) -> list[T | None]:
         """What is ready when the time is up; None for the rest, which is given up."""
-        with self.occupied():
+        with self.track_work():
             self._backpressure.admit(len(work))
             for one in work:
-                one.add_done_callback(lambda _: self._backpressure.finished())
+                one.add_done_callback(lambda _: self._backpressure.release())
             try:
                 if work:
                     await asyncio.wait(work, timeout=left_s)
             finally:
                 for one in work:
                     if not one.done():
-                        self._give_up(one)
+                        self._cancel_work(one)
         ready = [one.done() and not one.cancelled() for one in work]
         errors = [one.exception() if done else None for one, done in zip(work, ready, strict=True)]
         refused = {i: error for i, error in enumerate(errors) if isinstance(error, UsageError | RenderError)}
@@ -231,25 +237,27 @@ class Gateway:
             raise RejectedError(f"{name}[{first}]: {refused[first]}{more}", f"{name}[{first}]", found)
         return found
 
-    def _give_up(self, work: asyncio.Future[Any]) -> None:
+    def _cancel_work(self, work: asyncio.Future[Any]) -> None:
         """Cancel without waiting: how long something takes to end is not the caller's time."""
         work.cancel()
         self._ending.add(work)
-        work.add_done_callback(self._ended)
+        work.add_done_callback(self._discard_work)
 
-    def _ended(self, work: asyncio.Future[Any]) -> None:
+    def _discard_work(self, work: asyncio.Future[Any]) -> None:
         self._ending.discard(work)
         if not work.cancelled():
             work.exception()  # seen; the caller has been told that it took too long
 
 
-def _check_together(samples: Sequence[Sample], places: Sequence[int], spec: RewardSpec) -> None:
+def _check_spec_samples(samples: Sequence[Sample], places: Sequence[int], spec: RewardSpec) -> None:
     """Raise FieldError if samples that are judged in the same way cannot be."""
     for sample, place in zip(samples, places, strict=True):
         if spec.method == "baseline" and sample.baseline is None:
-            raise FieldError.at(f"samples[{place}].baseline", "is missing, and the method 'baseline' compares with it")
-    check(samples, spec)
+            raise FieldError.at_field(
+                f"samples[{place}].baseline", "is missing, and the method 'baseline' compares with it"
+            )
+    check_samples(samples, spec)
 
 
-def _late(left_s: float) -> str:
+def _describe_timeout(left_s: float) -> str:
     return f"not ready within the request's deadline of {left_s:g} s"

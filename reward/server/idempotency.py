@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from flex_judge.reward.server.errors import FieldError, NotNowError
+from flex_judge.reward.server.errors import FieldError, RetryLaterError
 
-FIELD = "Idempotency-Key"
+KEY_HEADER = "Idempotency-Key"
 
 
 @dataclass
-class Answer:
+class CachedAnswer:
     fingerprint: str
     task: asyncio.Task[bytes]
     finished_at: float | None = None
@@ -38,16 +38,16 @@ class IdempotencyCache:
         self._retain_s = retain_s
         self._most_bytes = most_bytes
         self._clock = clock
-        self._under_way: dict[str, Answer] = {}
-        self._finished: OrderedDict[str, Answer] = OrderedDict()
+        self._under_way: dict[str, CachedAnswer] = {}
+        self._finished: OrderedDict[str, CachedAnswer] = OrderedDict()
         self._bytes = 0
 
-    def knows(self, key: str) -> bool:
+    def has_key(self, key: str) -> bool:
         """Whether a request with this key is under way or has its answer."""
-        self._forget()
+        self._evict_answers()
         return key in self._under_way or key in self._finished
 
-    async def once(self, key: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
+    async def run_once(self, key: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
         """The answer to the request with this key: `work` is begun where there is none.
 
         Args:
@@ -57,19 +57,19 @@ class IdempotencyCache:
             FieldError: the key was used for another request.
             NotNowError: the work was ended by `close`.
         """
-        self._forget()
+        self._evict_answers()
         answer = self._under_way.get(key) or self._finished.get(key)
         if answer is None:
-            answer = Answer(fingerprint, asyncio.create_task(work()))
+            answer = CachedAnswer(fingerprint, asyncio.create_task(work()))
             self._under_way[key] = answer
-            answer.task.add_done_callback(lambda _: self._done(key))
+            answer.task.add_done_callback(lambda _: self._store_answer(key))
         elif answer.fingerprint != fingerprint:
-            raise FieldError.at(FIELD, "was used for another request; give each request a key of its own")
+            raise FieldError.at_field(KEY_HEADER, "was used for another request; give each request a key of its own")
         try:
             return await asyncio.shield(answer.task)
         except asyncio.CancelledError as e:
             if answer.task.cancelled():  # by `close`: it was not the caller who was given up
-                raise NotNowError("the service is shutting down; try again later") from e
+                raise RetryLaterError("the service is shutting down; try again later") from e
             raise
 
     async def close(self) -> None:
@@ -79,7 +79,7 @@ class IdempotencyCache:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _done(self, key: str) -> None:
+    def _store_answer(self, key: str) -> None:
         answer = self._under_way.pop(key)
         # Asking for the exception marks it as seen: if nobody waits any more, nobody is told.
         if answer.task.cancelled() or answer.task.exception() is not None:
@@ -87,9 +87,9 @@ class IdempotencyCache:
         answer.finished_at = self._clock()
         self._finished[key] = answer
         self._bytes += len(answer.task.result())
-        self._forget()
+        self._evict_answers()
 
-    def _forget(self) -> None:
+    def _evict_answers(self) -> None:
         oldest = next(iter(self._finished.values()), None)
         while oldest is not None and oldest.finished_at is not None:
             if self._bytes <= self._most_bytes and oldest.finished_at + self._retain_s > self._clock():

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from flex_judge.judges.errors import MediaError, RequestTooLargeError
-from flex_judge.judges.media.opening import medium
+from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Media, Modality
 
 MIB = 1 << 20
@@ -46,7 +46,7 @@ class MediaStore:
                 self._media.move_to_end(digest)
                 return self._media[digest]
         # Opened outside of the lock, as it takes a while; one that arrives twice at once is opened twice.
-        found = replace(medium(modality, data), name=found.name)
+        found = replace(make_media(modality, data), name=found.name)
         with self._lock:
             if digest not in self._media:
                 self._media[digest] = found

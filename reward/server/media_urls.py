@@ -7,25 +7,25 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from flex_judge.judges.errors import MediaError
-from flex_judge.reward.server.errors import FetchError
+from flex_judge.reward.server.errors import MediaFetchError
 
 if TYPE_CHECKING:
     import httpx
 
 MIB = 1 << 20
-AT_A_TIME = 8
-TOTAL_S = 30.0
+MAX_CONCURRENT_FETCHES = 8
+FETCH_TIMEOUT_S = 30.0
 """For one medium, from connecting to its last byte."""
 
 
-class UrlReader:
+class UrlFetcher:
     """Reads files over HTTPS from an allow list of hosts. Without hosts it reads nothing."""
 
     def __init__(
         self,
         hosts: Collection[str],
         most_bytes: int,
-        total_s: float = TOTAL_S,
+        total_s: float = FETCH_TIMEOUT_S,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """
@@ -39,9 +39,9 @@ class UrlReader:
         self._most_bytes = most_bytes
         self._total_s = total_s
         self._transport = transport
-        self._room = asyncio.Semaphore(AT_A_TIME)
+        self._room = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
 
-    async def read(self, url: str) -> bytes:
+    async def fetch(self, url: str) -> bytes:
         """The file behind a URL. Redirects are not followed: they would lead past the list.
 
         Raises:
@@ -50,7 +50,7 @@ class UrlReader:
         """
         import httpx
 
-        target = self._allowed(url)
+        target = self._check_url(url)
         try:
             # Nothing is unpacked: a small file could become a very large one.
             async with (
@@ -60,7 +60,7 @@ class UrlReader:
                 client.stream("GET", target, headers={"Accept-Encoding": "identity"}) as answer,
             ):
                 if answer.status_code >= 500 or answer.status_code == 429:
-                    raise FetchError(f"{target.host} answered {answer.status_code}")
+                    raise MediaFetchError(f"{target.host} answered {answer.status_code}")
                 if answer.status_code != 200:
                     redirect = "; redirects are not followed" if answer.is_redirect else ""
                     raise MediaError(f"{target.host} answered {answer.status_code}{redirect}")
@@ -74,11 +74,11 @@ class UrlReader:
                         raise MediaError(f"more than the {most:.1f} MiB that a file by URL may have")
                 return bytes(data)
         except TimeoutError as e:
-            raise FetchError(f"{target.host} took longer than {self._total_s:g} s") from e
+            raise MediaFetchError(f"{target.host} took longer than {self._total_s:g} s") from e
         except httpx.HTTPError as e:
-            raise FetchError(f"{target.host} did not answer ({type(e).__name__})") from e
+            raise MediaFetchError(f"{target.host} did not answer ({type(e).__name__})") from e
 
-    def _allowed(self, url: str) -> httpx.URL:
+    def _check_url(self, url: str) -> httpx.URL:
         import httpx
 
         if not self._hosts:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from flex_judge.judges.judgments import Judgment
 
 
-class Metrics:
+class ServiceMetrics:
     """Told of everything that happens; this one keeps nothing."""
 
-    def pending(self, count: int) -> None:
+    def set_pending(self, count: int) -> None:
         """So many completions and comparisons are accepted and not yet answered."""
 
-    def request(self, route: str, status: int, seconds: float) -> None:
+    def record_request(self, route: str, status: int, seconds: float) -> None:
         """A request to `route` (its pattern, not its path) was answered with this HTTP status."""
 
-    def judged(self, judgment: Judgment, seconds: float) -> None:
+    def record_judgment(self, judgment: Judgment, seconds: float) -> None:
         """A comparison has its judgment, so many seconds after it was asked for."""
 
-    def retried(self) -> None:
+    def record_retry(self) -> None:
         """A comparison goes to another replica, as its own died."""

@@ -15,16 +15,22 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flex_judge.judges.errors import AccessError, RenderError, RequestTooLargeError, UsageError, one_line
-from flex_judge.reward.server.auth import check_key
-from flex_judge.reward.server.errors import FetchError, FieldError, MissingMediaError, NotNowError, RejectedError
+from flex_judge.judges.errors import AccessError, RenderError, RequestTooLargeError, UsageError, to_one_line
+from flex_judge.reward.server.auth import check_api_key
+from flex_judge.reward.server.errors import (
+    FieldError,
+    MediaFetchError,
+    MissingMediaError,
+    RejectedError,
+    RetryLaterError,
+)
 from flex_judge.reward.server.gateway import Gateway
 
-OPEN = "/healthz"
+PUBLIC_PATH = "/healthz"
 """The one route that needs no key."""
-GONE = 499
+CLIENT_CLOSED_STATUS = 499
 """What is counted where the client left before its answer was ready."""
-HELD = "flex_judge.held"
+RESOURCES_KEY = "flex_judge.held"
 """Where a request's scope keeps what it occupies until its answer is sent."""
 log = logging.getLogger(__name__)
 
@@ -49,57 +55,57 @@ class Middleware:
             await send(message)
 
         with ExitStack() as held:
-            scope[HELD] = held
+            scope[RESOURCES_KEY] = held
             try:
                 try:
-                    if scope["path"] != OPEN:
-                        check_key(Request(scope).headers.get("Authorization"), self._gateway.config.api_key)
+                    if scope["path"] != PUBLIC_PATH:
+                        check_api_key(Request(scope).headers.get("Authorization"), self._gateway.config.api_key)
                     await self._app(scope, receive, sending)
                 except ClientDisconnect:
-                    status = GONE
+                    status = CLIENT_CLOSED_STATUS
                 except Exception as error:  # the one place where what nobody expected becomes an answer
                     if status:
                         raise  # the answer is half out; the server ends the connection
-                    await error_response(error)(scope, receive, sending)
+                    await build_error_response(error)(scope, receive, sending)
             finally:
                 route = getattr(scope.get("route"), "path", "other")
-                self._gateway.metrics.request(route, status or GONE, time.monotonic() - started)
+                self._gateway.metrics.record_request(route, status or CLIENT_CLOSED_STATUS, time.monotonic() - started)
 
 
-def json_answer(
+def build_json_response(
     content: Mapping[str, Any] | bytes, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     """JSON in ASCII: texts may hold half a surrogate pair, which UTF-8 cannot."""
-    body = content if isinstance(content, bytes) else encoded(content)
+    body = content if isinstance(content, bytes) else encode_json(content)
     return Response(body, status, headers, media_type="application/json")
 
 
-def encoded(content: Mapping[str, Any]) -> bytes:
+def encode_json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, allow_nan=False).encode()
 
 
-def error_response(error: Exception) -> Response:
+def build_error_response(error: Exception) -> Response:
     """What the client is told of an error. Of one that nobody expected, nothing but that there was one."""
-    body: dict[str, Any] = {"error": one_line(error)}
+    body: dict[str, Any] = {"error": to_one_line(error)}
     if isinstance(error, FieldError) and error.field:
         body["field"] = error.field
     match error:
         case AccessError():
-            return json_answer(body, 401, {"WWW-Authenticate": 'Bearer, Basic realm="flex-judge"'})
+            return build_json_response(body, 401, {"WWW-Authenticate": 'Bearer, Basic realm="flex-judge"'})
         case RequestTooLargeError():
-            return json_answer(body, 413)
+            return build_json_response(body, 413)
         case MissingMediaError():
-            return json_answer(body | {"missing_media": list(error.digests)}, 409)
+            return build_json_response(body | {"missing_media": list(error.digests)}, 409)
         case RejectedError():
             results = [None if result is None else result.to_json() for result in error.results]
-            return json_answer(body | {"results": results}, 422)
+            return build_json_response(body | {"results": results}, 422)
         case UsageError() | RenderError():
-            return json_answer(body, 422)
-        case NotNowError():
-            return json_answer(body, 503, {"Retry-After": str(math.ceil(error.retry_after_s))})
-        case FetchError():
-            return json_answer(body, 502)
+            return build_json_response(body, 422)
+        case RetryLaterError():
+            return build_json_response(body, 503, {"Retry-After": str(math.ceil(error.retry_after_s))})
+        case MediaFetchError():
+            return build_json_response(body, 502)
         case HTTPException():
-            return json_answer({"error": error.detail}, error.status_code, dict(error.headers or {}))
+            return build_json_response({"error": error.detail}, error.status_code, dict(error.headers or {}))
     log.error("a request failed", exc_info=error)
-    return json_answer({"error": "the service failed at this request; its log says why"}, 500)
+    return build_json_response({"error": "the service failed at this request; its log says why"}, 500)

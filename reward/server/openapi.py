@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from flex_judge.reward.server.schemas import REFERENCES, schemas
+from flex_judge.reward.server.schemas import REFERENCES, build_schemas
 
 _DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _KEY = {
@@ -64,16 +64,16 @@ _ROUTES: dict[str, tuple[str, str | None, str | None, tuple[int, ...]]] = {
 """Summary, names of what it takes and gives, and errors of each route."""
 
 
-def operation(path: str) -> dict[str, Any]:
+def build_operation(path: str) -> dict[str, Any]:
     """What FastAPI is told of a route: arguments of `add_api_route`."""
     summary, takes, gives, errors = _ROUTES[path]
     responses: dict[int | str, dict[str, Any]] = {
-        status: {"description": _ERRORS[status], **_json("ErrorResponse")} for status in errors
+        status: {"description": _ERRORS[status], **_refer_to_schema("ErrorResponse")} for status in errors
     }
-    responses[200] = {"description": "Done.", **(_json(gives) if gives else {})}
+    responses[200] = {"description": "Done.", **(_refer_to_schema(gives) if gives else {})}
     extra: dict[str, Any] = {}
     if takes:
-        body = _json(takes)
+        body = _refer_to_schema(takes)
         body["content"]["application/json"]["example"] = _EXAMPLES[path]
         extra = {"requestBody": {"required": True, **body}, "parameters": [_KEY]}
     if path.startswith("/v1/media"):
@@ -81,8 +81,10 @@ def operation(path: str) -> dict[str, Any]:
         extra = {
             "requestBody": {"required": True, "content": binary},
             "parameters": [
-                _in_path("modality", "`image`, `video` or `audio`."),
-                _in_path("digest", "SHA-256 of `MODALITY:None:` and the file's bytes, in hex: `Media.digest`."),
+                _build_path_parameter("modality", "`image`, `video` or `audio`."),
+                _build_path_parameter(
+                    "digest", "SHA-256 of `MODALITY:None:` and the file's bytes, in hex: `Media.digest`."
+                ),
             ],
         }
     if path == "/healthz":
@@ -90,14 +92,14 @@ def operation(path: str) -> dict[str, Any]:
     return {"summary": summary, "responses": responses, "openapi_extra": extra, "response_model": None}
 
 
-def describe(app: FastAPI) -> None:
+def install_openapi(app: FastAPI) -> None:
     """Give an application its OpenAPI page."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             page = get_openapi(title=app.title, version="1", description=app.description, routes=app.routes)
             components = page.setdefault("components", {})
-            components["schemas"] = schemas()
+            components["schemas"] = build_schemas()
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             page["security"] = [{"key": []}]
             app.openapi_schema = page
@@ -106,9 +108,9 @@ def describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _json(schema: str) -> dict[str, Any]:
+def _refer_to_schema(schema: str) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": {"$ref": REFERENCES.format(model=schema)}}}}
 
 
-def _in_path(name: str, description: str) -> dict[str, Any]:
+def _build_path_parameter(name: str, description: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "description": description}

@@ -21,25 +21,31 @@ from starlette.responses import Response
 from flex_judge.judges.errors import MediaError, RequestTooLargeError, UsageError
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.server import openrlhf
-from flex_judge.reward.server.auth import read_body, strict_json
-from flex_judge.reward.server.decoding import comparison_from_json, sample_from_json
+from flex_judge.reward.server.auth import parse_strict_json, read_body
+from flex_judge.reward.server.decoding import decode_comparison, decode_sample
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway
-from flex_judge.reward.server.idempotency import FIELD
-from flex_judge.reward.server.middleware import HELD, Middleware, encoded, error_response, json_answer
-from flex_judge.reward.server.openapi import describe, operation
-from flex_judge.reward.server.schemas import JudgeRequest, OpenRlhfRequest, RewardsRequest, validated
+from flex_judge.reward.server.idempotency import KEY_HEADER
+from flex_judge.reward.server.middleware import (
+    RESOURCES_KEY,
+    Middleware,
+    build_error_response,
+    build_json_response,
+    encode_json,
+)
+from flex_judge.reward.server.openapi import build_operation, install_openapi
+from flex_judge.reward.server.schemas import JudgeRequest, OpenRlhfRequest, RewardsRequest, validate_request
 from flex_judge.reward.types import RewardSpec
 
 M = TypeVar("M", bound=BaseModel)
 Route = Callable[[Request], Coroutine[Any, Any, Response]]
 Work = Callable[[Gateway, M, Callable[[], float | None]], Coroutine[Any, Any, Mapping[str, Any]]]
 """What a route does with a request; the last argument tells how many seconds it still has."""
-LONGEST_KEY = 255
-UPLOADED = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO)
+MAX_KEY_LENGTH = 255
+UPLOAD_MODALITIES = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO)
 
 
-def asgi_app(gateway: Gateway) -> FastAPI:
+def create_app(gateway: Gateway) -> FastAPI:
     """The web application around a gateway, which it closes when it ends."""
 
     @asynccontextmanager
@@ -54,35 +60,35 @@ def asgi_app(gateway: Gateway) -> FastAPI:
         redirect_slashes=False,
     )
     app.add_middleware(Middleware, gateway=gateway)
-    app.add_exception_handler(HTTPException, _http_error)  # of the router: 404, 405
+    app.add_exception_handler(HTTPException, _handle_http_error)  # of the router: 404, 405
     posts: dict[str, tuple[type[BaseModel], Work[Any]]] = {
-        "/v1/judge": (JudgeRequest, _judge),
-        "/v1/rewards": (RewardsRequest, _rewards),
-        "/get_reward": (OpenRlhfRequest, _get_reward),
+        "/v1/judge": (JudgeRequest, _handle_judge),
+        "/v1/rewards": (RewardsRequest, _handle_rewards),
+        "/get_reward": (OpenRlhfRequest, _handle_get_reward),
     }
     for path, (model, work) in posts.items():
-        app.add_api_route(path, _posted(gateway, model, work), methods=["POST"], **operation(path))
+        app.add_api_route(path, _make_post_route(gateway, model, work), methods=["POST"], **build_operation(path))
     path = "/v1/media/{modality}/{digest}"
-    app.add_api_route(path, _media(gateway), methods=["PUT"], **operation(path))
-    app.add_api_route("/healthz", _healthz(gateway), methods=["GET"], **operation("/healthz"))
-    describe(app)
+    app.add_api_route(path, _make_media_route(gateway), methods=["PUT"], **build_operation(path))
+    app.add_api_route("/healthz", _make_health_route(gateway), methods=["GET"], **build_operation("/healthz"))
+    install_openapi(app)
     return app
 
 
-def _posted(gateway: Gateway, model: type[M], work: Work[M]) -> Route:
+def _make_post_route(gateway: Gateway, model: type[M], work: Work[M]) -> Route:
     """A route that takes JSON."""
 
     async def route(request: Request) -> Response:
         received = time.monotonic()
-        key = _key(request)
-        gateway.check_open(key)
+        key = _read_idempotency_key(request)
+        gateway.check_accepting(key)
         if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
             # Else any page in a browser on this machine could send requests without asking.
             raise HTTPException(415, "send JSON, with the header 'Content-Type: application/json'")
-        held = request.scope[HELD]
-        body = await read_body(request, gateway.config.max_body_mib, held.enter_context(gateway.bodies.one()))
-        held.enter_context(gateway.occupied())
-        asked, fingerprint = await asyncio.to_thread(_parsed, model, body)
+        held = request.scope[RESOURCES_KEY]
+        body = await read_body(request, gateway.config.max_body_mib, held.enter_context(gateway.bodies.reserve_body()))
+        held.enter_context(gateway.track_work())
+        asked, fingerprint = await asyncio.to_thread(_parse_request, model, body)
         del body
 
         def left_s() -> float | None:
@@ -90,89 +96,99 @@ def _posted(gateway: Gateway, model: type[M], work: Work[M]) -> Route:
             return None if told is None else told - (time.monotonic() - received)
 
         async def answer() -> bytes:
-            return encoded(await work(gateway, asked, left_s))
+            return encode_json(await work(gateway, asked, left_s))
 
         if key is None:
-            return json_answer(await _unless_gone(request, answer()))
-        return json_answer(await _unless_gone(request, gateway.once(key, fingerprint, answer)))
+            return build_json_response(await _run_until_disconnect(request, answer()))
+        return build_json_response(await _run_until_disconnect(request, gateway.run_once(key, fingerprint, answer)))
 
     return route
 
 
-async def _judge(gateway: Gateway, asked: JudgeRequest, left_s: Callable[[], float | None]) -> Mapping[str, Any]:
-    _check_count(gateway, asked.comparisons, "comparisons")
+async def _handle_judge(gateway: Gateway, asked: JudgeRequest, left_s: Callable[[], float | None]) -> Mapping[str, Any]:
+    _check_item_count(gateway, asked.comparisons, "comparisons")
     fields = (f"comparisons[{i}]" for i in range(len(asked.comparisons)))
-    rows = [(f, partial(comparison_from_json, row, f)) for f, row in zip(fields, asked.comparisons, strict=True)]
-    comparisons = await gateway.media_decoder.read(rows)
-    return {"judgments": [j.to_json() for j in await gateway.judge(comparisons, left_s())]}
+    rows = [(f, partial(decode_comparison, row, f)) for f, row in zip(fields, asked.comparisons, strict=True)]
+    comparisons = await gateway.media_decoder.decode_rows(rows)
+    return {"judgments": [j.to_json() for j in await gateway.judge_comparisons(comparisons, left_s())]}
 
 
-async def _rewards(gateway: Gateway, asked: RewardsRequest, left_s: Callable[[], float | None]) -> Mapping[str, Any]:
-    _check_count(gateway, asked.samples, "samples")
+async def _handle_rewards(
+    gateway: Gateway, asked: RewardsRequest, left_s: Callable[[], float | None]
+) -> Mapping[str, Any]:
+    _check_item_count(gateway, asked.samples, "samples")
     try:
         spec = RewardSpec(**{field.name: getattr(asked, field.name) for field in fields(RewardSpec)})
     except UsageError as e:  # which begins with the name of the field
         field, _, problem = str(e).partition(" ")
-        raise FieldError.at(field, problem) from e
-    gateway.rubrics.find(spec.rubric)
+        raise FieldError.at_field(field, problem) from e
+    gateway.rubrics.find_rubric(spec.rubric)
     places = (f"samples[{i}]" for i in range(len(asked.samples)))
-    rows = [(f, partial(sample_from_json, row, f)) for f, row in zip(places, asked.samples, strict=True)]
-    samples = await gateway.media_decoder.read(rows)
-    return {"rewards": [r.to_json() for r in await gateway.rewards([(s, spec) for s in samples], left_s())]}
+    rows = [(f, partial(decode_sample, row, f)) for f, row in zip(places, asked.samples, strict=True)]
+    samples = await gateway.media_decoder.decode_rows(rows)
+    return {"rewards": [r.to_json() for r in await gateway.compute_rewards([(s, spec) for s in samples], left_s())]}
 
 
-async def _get_reward(gateway: Gateway, asked: OpenRlhfRequest, _: Callable[[], float | None]) -> Mapping[str, Any]:
+async def _handle_get_reward(
+    gateway: Gateway, asked: OpenRlhfRequest, _: Callable[[], float | None]
+) -> Mapping[str, Any]:
     config = gateway.config
-    _check_count(gateway, asked.query, "query")
+    _check_item_count(gateway, asked.query, "query")
     labels = asked.labels or [None] * len(asked.query)
     for name, given in (("prompts", asked.prompts), ("labels", labels)):
         if len(given) != len(asked.query):
-            raise FieldError.at(name, f"expected {len(asked.query)}, as many as there are queries, got {len(given)}")
+            raise FieldError.at_field(
+                name, f"expected {len(asked.query)}, as many as there are queries, got {len(given)}"
+            )
     texts = enumerate(zip(asked.query, asked.prompts, labels, strict=True))
-    rows = [openrlhf.Row(*told, i, config.end_of_turn) for i, told in texts]
+    rows = [openrlhf.OpenRlhfRow(*told, i, config.end_of_turn) for i, told in texts]
     specs = [config.openrlhf if row.rubric is None else replace(config.openrlhf, rubric=row.rubric) for row in rows]
-    rubrics = [gateway.rubrics.find(s.rubric, field=f"{r.field}.rubric") for s, r in zip(specs, rows, strict=True)]
-    samples = await gateway.media_decoder.read([(row.field, row.sample) for row in rows])
+    rubrics = [
+        gateway.rubrics.find_rubric(s.rubric, field=f"{r.field}.rubric") for s, r in zip(specs, rows, strict=True)
+    ]
+    samples = await gateway.media_decoder.decode_rows([(row.field, row.build_sample) for row in rows])
     try:
-        rewards = await gateway.rewards(list(zip(samples, specs, strict=True)), config.openrlhf_deadline_s)
+        rewards = await gateway.compute_rewards(list(zip(samples, specs, strict=True)), config.openrlhf_deadline_s)
     except FieldError as e:  # results of others are not told: a request of OpenRLHF has one sample
         name = "labels" if e.field.endswith(".baseline") else "query"
         raise FieldError(*(text.replace("samples[", f"{name}[", 1) for text in (str(e), e.field))) from e
-    return openrlhf.answer(rewards, rubrics)
+    return openrlhf.build_response(rewards, rubrics)
 
 
-def _media(gateway: Gateway) -> Route:
+def _make_media_route(gateway: Gateway) -> Route:
     async def route(request: Request) -> Response:
         modality, digest = request.path_params["modality"], request.path_params["digest"]
-        if modality not in UPLOADED:
-            raise FieldError.at("modality", f"expected one of {', '.join(UPLOADED)}, got {modality[:60]!r}")
-        held = request.scope[HELD]
-        data = await read_body(request, gateway.config.max_body_mib, held.enter_context(gateway.bodies.one()))
+        if modality not in UPLOAD_MODALITIES:
+            raise FieldError.at_field(
+                "modality", f"expected one of {', '.join(UPLOAD_MODALITIES)}, got {modality[:60]!r}"
+            )
+        held = request.scope[RESOURCES_KEY]
+        data = await read_body(request, gateway.config.max_body_mib, held.enter_context(gateway.bodies.reserve_body()))
         try:
             await asyncio.to_thread(gateway.store.put, Modality(modality), digest, data)
         except MediaError as e:
-            raise FieldError.at("body", e) from e
-        return json_answer({"digest": digest})
+            raise FieldError.at_field("body", e) from e
+        return build_json_response({"digest": digest})
 
     return route
 
 
-def _healthz(gateway: Gateway) -> Route:
+def _make_health_route(gateway: Gateway) -> Route:
     async def route(_: Request) -> Response:
-        well, told = await gateway.health()
-        return json_answer(told, 200 if well else 503)
+        well, told = await gateway.get_health()
+        return build_json_response(told, 200 if well else 503)
 
     return route
 
 
-async def _http_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    return error_response(error)
+async def _handle_http_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return build_error_response(error)
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:
+async def _run_until_disconnect(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:
     """The result of some work, which is cancelled if the client goes away before it is there."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
+    gone = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -184,31 +200,31 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, bytes]) -> by
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _parsed(model: type[M], body: bytes) -> tuple[M, str]:
+def _parse_request(model: type[M], body: bytes) -> tuple[M, str]:
     """A request, and a fingerprint of what it asks. How long it may take is no part of that: a client that asks again
     has less time left."""
-    value = strict_json(body)
-    asked = validated(model, value)
+    value = parse_strict_json(body)
+    asked = validate_request(model, value)
     what = json.dumps({name: v for name, v in value.items() if name != "deadline_s"}, sort_keys=True)
     return asked, hashlib.sha256(what.encode()).hexdigest()
 
 
-def _key(request: Request) -> str | None:
+def _read_idempotency_key(request: Request) -> str | None:
     """The request's Idempotency-Key, which is its own on each route."""
-    key = request.headers.get(FIELD)
+    key = request.headers.get(KEY_HEADER)
     if key is None:
         return None
-    if not 1 <= len(key) <= LONGEST_KEY:
-        raise FieldError.at(FIELD, f"expected from 1 to {LONGEST_KEY} characters, got {len(key)}")
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise FieldError.at_field(KEY_HEADER, f"expected from 1 to {MAX_KEY_LENGTH} characters, got {len(key)}")
     return f"{request.scope['path']} {key}"
 
 
-def _check_count(gateway: Gateway, items: list[Any], field: str) -> None:
+def _check_item_count(gateway: Gateway, items: list[Any], field: str) -> None:
     if len(items) > gateway.config.max_items:
         most = gateway.config.max_items
         raise RequestTooLargeError(f"{field}: {len(items)} are more than the {most} allowed; send several requests")

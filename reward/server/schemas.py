@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
-from flex_judge.reward.server.decoding import checked_fields, suggestion
+from flex_judge.reward.server.decoding import check_fields, suggest_name
 from flex_judge.reward.server.errors import FieldError
-from flex_judge.reward.types import METHODS, NORMALIZE, REWARDS, Reward, RewardSpec
+from flex_judge.reward.types import METHODS, NORMALIZATIONS, REWARDS, Reward, RewardSpec
 
 REFERENCES = "#/components/schemas/{model}"
 _SPEC = RewardSpec()
@@ -80,17 +80,17 @@ Images = Annotated[
 ]
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """No field but these, and no text where a number belongs."""
 
     model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def _row(model: str) -> WithJsonSchema:
+def _refer_to_row(model: str) -> WithJsonSchema:
     return WithJsonSchema({"$ref": REFERENCES.format(model=model)})
 
 
-class ComparisonRow(Strict):
+class ComparisonRow(StrictModel):
     """One question and the answers that are judged together."""
 
     prompt: Prompt
@@ -105,8 +105,8 @@ class ComparisonRow(Strict):
     """Which judgment of the same comparison is wanted: with another number the judge draws other votes."""
 
 
-class JudgeRequest(Strict):
-    comparisons: Annotated[list[Annotated[Any, _row("ComparisonRow")]], Field(min_length=1)]
+class JudgeRequest(StrictModel):
+    comparisons: Annotated[list[Annotated[Any, _refer_to_row("ComparisonRow")]], Field(min_length=1)]
     deadline_s: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     """Seconds until the answer; what is not ready by then has status timeout. The service has a longest one."""
 
@@ -115,7 +115,7 @@ class JudgeResponse(BaseModel):
     judgments: list[Judgment]
 
 
-class SampleRow(Strict):
+class SampleRow(StrictModel):
     """One completion of one prompt."""
 
     prompt: Prompt
@@ -127,8 +127,8 @@ class SampleRow(Strict):
     images: Images = []
 
 
-class RewardsRequest(Strict):
-    samples: Annotated[list[Annotated[Any, _row("SampleRow")]], Field(min_length=1)]
+class RewardsRequest(StrictModel):
+    samples: Annotated[list[Annotated[Any, _refer_to_row("SampleRow")]], Field(min_length=1)]
     rubric: str = _SPEC.rubric
     """Name of a rubric."""
     method: Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})] = _SPEC.method
@@ -136,7 +136,7 @@ class RewardsRequest(Strict):
     all in one comparison."""
     reward: Annotated[str, Field(json_schema_extra={"enum": list(REWARDS)})] = _SPEC.reward
     """What becomes the reward."""
-    normalize: Annotated[str, Field(json_schema_extra={"enum": list(NORMALIZE)})] = _SPEC.normalize
+    normalize: Annotated[str, Field(json_schema_extra={"enum": list(NORMALIZATIONS)})] = _SPEC.normalize
     """What is done to the rewards of a group."""
     group_size: int | None = None
     """Completions that a prompt's group has, from any number of requests; null: those of this request."""
@@ -186,14 +186,14 @@ class ErrorResponse(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
-def validated(model: type[M], value: Any) -> M:
+def validate_request(model: type[M], value: Any) -> M:
     """A request's JSON as its model.
 
     Raises:
         FieldError: a field is missing, unknown or wrong; the first one is named.
     """
     if not isinstance(value, dict):
-        checked_fields(value, "body", ())
+        check_fields(value, "body", ())
     try:
         return model.model_validate(value)
     except ValidationError as e:
@@ -201,13 +201,13 @@ def validated(model: type[M], value: Any) -> M:
         field = "".join(f"[{p}]" if isinstance(p, int) else f".{p:.60}" for p in wrong["loc"]).lstrip(".")
         problem = wrong["msg"].removeprefix("Input ").lower()
         if wrong["type"] == "extra_forbidden":
-            problem = f"unknown field; {suggestion(str(wrong['loc'][-1]), list(model.model_fields))}"
+            problem = f"unknown field; {suggest_name(str(wrong['loc'][-1]), list(model.model_fields))}"
         elif wrong["type"] == "missing":
             problem = "is missing"
-        raise FieldError.at(field, problem) from e
+        raise FieldError.at_field(field, problem) from e
 
 
-def schemas() -> dict[str, Any]:
+def build_schemas() -> dict[str, Any]:
     """JSON schemas of all requests and answers, by name."""
     requests = JudgeRequest, ComparisonRow, RewardsRequest, SampleRow, OpenRlhfRequest
     answers = JudgeResponse, RewardsResponse, OpenRlhfResponse, ErrorResponse

@@ -3,5 +3,5 @@
 May import client, server, groups and types; Ray is imported inside functions.
 """
 
-VARIABLE = "FLEX_JUDGE_CLUSTER"
+CLUSTER_VARIABLE = "FLEX_JUDGE_CLUSTER"
 """Environment variable that marks every process of a local Ray."""

@@ -10,11 +10,11 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 
-SLACK = 16
+DEFAULT_SLACK = 16
 """Requests that a replica may have under way before its load counts: a group of usual size stays together."""
-OVERLOAD = 1.25
+OVERLOAD_FACTOR = 1.25
 """A replica is overloaded with more than this many times the mean load (bounded loads, arXiv 1608.01350)."""
-REMEMBERED = 100_000
+MAX_PROMPTS = 100_000
 """Prompts whose replicas are remembered; the longest unused is forgotten first."""
 
 
@@ -27,12 +27,14 @@ class Affinity:
     the prompt from then on as well.
     """
 
-    def __init__(self, slack: int = SLACK, overload: float = OVERLOAD, remembered: int = REMEMBERED) -> None:
+    def __init__(
+        self, slack: int = DEFAULT_SLACK, overload: float = OVERLOAD_FACTOR, remembered: int = MAX_PROMPTS
+    ) -> None:
         self.slack, self.overload, self.remembered = slack, overload, remembered
         self._homes: OrderedDict[str, list[str]] = OrderedDict()
         self._placed: Counter[str] = Counter()
 
-    def ranked(self, prompt: str | None, loads: Mapping[str, int]) -> list[str]:
+    def rank_replicas(self, prompt: str | None, loads: Mapping[str, int]) -> list[str]:
         """The replicas, best first, and the first of them remembered as one that has the prompt.
 
         Args:
@@ -40,7 +42,9 @@ class Affinity:
             loads: requests under way at each replica that is there.
         """
         # In a burst, prompts are placed faster than what they bring is under way, so those placed count as well.
-        least = sorted(loads, key=lambda replica: (loads[replica], self._placed[replica], _weight(prompt, replica)))
+        least = sorted(
+            loads, key=lambda replica: (loads[replica], self._placed[replica], _hash_replica(prompt, replica))
+        )
         if prompt is None or not least:
             return least
         bound = max(self.slack, math.ceil(self.overload * (sum(loads.values()) + 1) / len(loads)))
@@ -55,5 +59,5 @@ class Affinity:
         return list(dict.fromkeys([chosen, *sorted(homes, key=lambda replica: loads[replica]), *least]))
 
 
-def _weight(prompt: str | None, replica: str) -> bytes:
+def _hash_replica(prompt: str | None, replica: str) -> bytes:
     return hashlib.sha256(f"{prompt}:{replica}".encode()).digest()

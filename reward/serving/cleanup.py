@@ -12,16 +12,16 @@ import time
 
 import psutil
 
-from flex_judge.reward.serving import VARIABLE
+from flex_judge.reward.serving import CLUSTER_VARIABLE
 
-LOOK_S = 1.0
+POLL_S = 1.0
 GRACE_S = 3.0
 """How long processes may take to end by themselves."""
-SWEEPS_S = 5.0
+KILL_WINDOW_S = 5.0
 """How long is looked for more: what is killed may just have started something."""
 
 
-class Family:
+class ProcessFamily:
     """The processes that were started with a mark in their environment, and what these started.
 
     Some of Ray's overwrite their environment when they give themselves a name, and once their parent is gone nothing
@@ -33,7 +33,7 @@ class Family:
         self._members: set[psutil.Process] = set()
         self._strangers: set[psutil.Process] = {psutil.Process()}
 
-    def look(self) -> None:
+    def find_members(self) -> None:
         """Find members that are new since last time."""
         processes = set(psutil.process_iter())  # the same objects for the same processes as last time
         self._strangers &= processes
@@ -46,18 +46,18 @@ class Family:
                 continue
             (self._members if family else self._strangers).add(process)
 
-    def alive(self) -> list[psutil.Process]:
+    def list_alive(self) -> list[psutil.Process]:
         """The members that have not ended. One that nobody has waited for, a zombie, has."""
-        return [p for p in self._members if p.is_running() and _status(p) != psutil.STATUS_ZOMBIE]
+        return [p for p in self._members if p.is_running() and _get_status(p) != psutil.STATUS_ZOMBIE]
 
     def _is_marked(self, process: psutil.Process) -> bool:
         try:
-            return process not in self._strangers and process.environ().get(VARIABLE) == self._mark
+            return process not in self._strangers and process.environ().get(CLUSTER_VARIABLE) == self._mark
         except (psutil.Error, OSError):  # another user's
             return False
 
 
-def _status(process: psutil.Process) -> str:
+def _get_status(process: psutil.Process) -> str:
     try:
         return str(process.status())
     except psutil.Error:
@@ -65,14 +65,14 @@ def _status(process: psutil.Process) -> str:
 
 
 def main(mark: str) -> None:
-    family = Family(mark)
-    while not select.select([sys.stdin], [], [], LOOK_S)[0]:  # nothing is ever written, so what comes is the end
-        family.look()
-    psutil.wait_procs(family.alive(), timeout=GRACE_S)
-    end = time.monotonic() + SWEEPS_S
+    family = ProcessFamily(mark)
+    while not select.select([sys.stdin], [], [], POLL_S)[0]:  # nothing is ever written, so what comes is the end
+        family.find_members()
+    psutil.wait_procs(family.list_alive(), timeout=GRACE_S)
+    end = time.monotonic() + KILL_WINDOW_S
     while time.monotonic() < end:
-        family.look()
-        left = family.alive()
+        family.find_members()
+        left = family.list_alive()
         if not left:
             return
         for process in left:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import flex_judge
 from flex_judge.judges.errors import ClusterError, UsageError
 from flex_judge.judges.extras import require_extras
-from flex_judge.judges.hardware import GIB, available_memory, cpu_count
-from flex_judge.reward.serving import VARIABLE
+from flex_judge.judges.hardware import GIB, count_cpus, measure_available_memory
+from flex_judge.reward.serving import CLUSTER_VARIABLE
 
 if TYPE_CHECKING:
     import ray
@@ -42,7 +42,7 @@ class Cluster:
     """Where each node shows its metrics to Prometheus."""
 
 
-def raylet_is_gone() -> bool:
+def is_raylet_gone() -> bool:
     """Whether the local Ray that this process started has lost its raylet, without which it is nothing."""
     import psutil
 
@@ -60,7 +60,7 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
         MissingExtraError: the extra `serve` is not installed.
     """
     require_extras("a cluster of judges on Ray", "serve")
-    _check_folder()
+    _check_working_folder()
     # Started through `uv run`, Ray would start every worker through `uv run` again, each in an environment of its own.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # Engines start processes of their own; they must not outlive the worker that started them.
@@ -78,10 +78,10 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
 
     with ExitStack() as stack:
         if address:
-            _join(ray, address)
+            _join_cluster(ray, address)
         else:
-            stack.enter_context(_nothing_left_behind())
-            _start(ray)
+            stack.enter_context(_run_cleanup_process())
+            _start_ray(ray)
         stack.callback(ray.shutdown)
         resources = ray.cluster_resources()
         ports = [(n["NodeManagerAddress"], n["MetricsExportPort"]) for n in ray.nodes() if n["Alive"]]
@@ -106,7 +106,7 @@ def check_address(address: str) -> None:
 
 def check_memory(needed_gib: float, what: str) -> None:
     """Raise UsageError if this machine has less memory free than `what` needs."""
-    free = available_memory() / GIB
+    free = measure_available_memory() / GIB
     if free < needed_gib:
         raise UsageError(
             f"{what} needs about {needed_gib:.1f} GiB of memory and {free:.1f} GiB are free; "
@@ -114,12 +114,12 @@ def check_memory(needed_gib: float, what: str) -> None:
         )
 
 
-def _start(ray_module: ray) -> None:  # type: ignore[valid-type]
+def _start_ray(ray_module: ray) -> None:  # type: ignore[valid-type]
     for tries_left in reversed(range(START_TRIES)):
         try:
             ray_module.init(
                 address="local",
-                num_cpus=max(2, cpu_count()),  # so that two replicas have a place on a single core too
+                num_cpus=max(2, count_cpus()),  # so that two replicas have a place on a single core too
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 namespace=NAMESPACE,
@@ -132,12 +132,12 @@ def _start(ray_module: ray) -> None:  # type: ignore[valid-type]
             if type(e) is not Exception:
                 raise
             if not tries_left:
-                raise ClusterError(f"a local Ray did not start: {_first_line(e)}") from e
+                raise ClusterError(f"a local Ray did not start: {_get_first_line(e)}") from e
             ray_module.shutdown()
-    os.environ.pop(VARIABLE, None)  # what this process starts from now on is not the cluster's
+    os.environ.pop(CLUSTER_VARIABLE, None)  # what this process starts from now on is not the cluster's
 
 
-def _check_folder() -> None:
+def _check_working_folder() -> None:
     """Ray's workers look for packages in the folder that the driver was started in before all other places."""
     here = Path.cwd()
     ours = Path(flex_judge.__file__).resolve()
@@ -150,34 +150,34 @@ def _check_folder() -> None:
 
 
 @contextmanager
-def _nothing_left_behind() -> Iterator[None]:
+def _run_cleanup_process() -> Iterator[None]:
     """A process beside this one that ends what the cluster started, when this one is done or is killed."""
     mark = uuid.uuid4().hex
     command = [sys.executable, "-P", "-m", "flex_judge.reward.serving.cleanup", mark]
     # In a session of its own, so that Ctrl-C does not end it before its work begins.
     cleanup = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    os.environ[VARIABLE] = mark
+    os.environ[CLUSTER_VARIABLE] = mark
     try:
         yield
     finally:
-        os.environ.pop(VARIABLE, None)
+        os.environ.pop(CLUSTER_VARIABLE, None)
         assert cleanup.stdin is not None
         cleanup.stdin.close()
         cleanup.wait()
 
 
-def _join(ray_module: ray, address: str) -> None:  # type: ignore[valid-type]
+def _join_cluster(ray_module: ray, address: str) -> None:  # type: ignore[valid-type]
     check_address(address)
     try:
         ray_module.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
         raise ClusterError(
-            f"the Ray cluster at {address} cannot be joined: {_first_line(e)}; if it asks for a token, set "
+            f"the Ray cluster at {address} cannot be joined: {_get_first_line(e)}; if it asks for a token, set "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from e
 
 
-def _first_line(error: Exception) -> str:
+def _get_first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 

@@ -11,10 +11,10 @@ from flex_judge.judges.errors import ClusterError, UsageError
 from flex_judge.judges.models.embedded import JUDGE
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.validation.classes import Metavar, NonNegativeFloat, PositiveFloat, PositiveInt, settings_class
-from flex_judge.judges.validation.flat import Section, flatten, from_flat
+from flex_judge.judges.validation.flat import SettingsSection, build_settings, flatten_settings
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.server.config import GatewayConfig
-from flex_judge.reward.serving.affinity import SLACK
+from flex_judge.reward.serving.affinity import DEFAULT_SLACK
 from flex_judge.reward.serving.cluster import Cluster
 
 NAME = "flex-judge"
@@ -32,7 +32,7 @@ class ServiceConfig:
     """Autoscale between MIN and MAX replicas with the load; replaces replicas."""
     name: str = NAME
     """Name of the Serve application; must be unique within the cluster."""
-    gateway: Annotated[GatewayConfig, Section("access and limits")] | None = None
+    gateway: Annotated[GatewayConfig, SettingsSection("access and limits")] | None = None
     """The HTTP side; None leaves it out, and the service is used by its handle alone."""
     cpus_per_replica: NonNegativeFloat | None = None
     """CPUs of each replica; the default is an equal share of the cluster."""
@@ -41,7 +41,7 @@ class ServiceConfig:
     cluster, one GPU at most."""
     affinity: bool = True
     """Send a prompt's candidates to the replica that has its prefix cached; else to any, as Ray Serve does."""
-    affinity_slack: int = SLACK
+    affinity_slack: int = DEFAULT_SLACK
     """Requests in progress on a replica before its load counts, see `flex_judge.reward.serving.affinity`."""
     health_check_period_s: PositiveFloat = 2.0
     """Seconds between two health checks of a replica."""
@@ -58,12 +58,12 @@ class ServiceConfig:
         gpus = self.gpus_per_replica
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise UsageError(f"gpus_per_replica must be a whole number, or a fraction of one GPU, not {gpus}")
-        fewest, most = self.range
+        fewest, most = self.replica_range
         if not 1 <= fewest <= most:
             raise UsageError(f"autoscale must be MIN:MAX with 1 <= MIN <= MAX, not {self.autoscale!r}")
 
     @property
-    def range(self) -> tuple[int, int]:
+    def replica_range(self) -> tuple[int, int]:
         """Fewest and most replicas."""
         if self.autoscale is None:
             return self.replicas, self.replicas
@@ -73,23 +73,23 @@ class ServiceConfig:
         return int(fewest), int(most)
 
     @property
-    def per_replica(self) -> int:
+    def requests_per_replica(self) -> int:
         """Comparisons that are sent to a replica at a time: what its engine computes, and a few more in front of it,
         so that it never waits for the next one."""
         return self.judge.engine.max_batch * 5 // 4 + 1
 
     @property
-    def room(self) -> int:
+    def max_requests(self) -> int:
         """Comparisons that all replicas together take at a time."""
-        return self.per_replica * self.range[1]
+        return self.requests_per_replica * self.replica_range[1]
 
-    def placed_on(self, cluster: Cluster) -> ServiceConfig:
+    def place_on(self, cluster: Cluster) -> ServiceConfig:
         """With each replica's share of the cluster: a whole GPU if there are enough, else a part of one, else CPUs.
 
         Raises:
             ClusterError: the cluster is too small.
         """
-        fewest = self.range[0]
+        fewest = self.replica_range[0]
         cpus = self.cpus_per_replica
         if cluster.cpus < fewest * (1.0 if cpus is None else cpus):
             each = "a CPU" if cpus is None else f"{cpus:g} CPUs"
@@ -98,7 +98,7 @@ class ServiceConfig:
             )
         gpus = self.gpus_per_replica
         if gpus is None:
-            gpus = gpu_share(cluster.gpus, self.range[1])
+            gpus = compute_gpu_share(cluster.gpus, self.replica_range[1])
         if gpus * fewest > cluster.gpus:
             raise ClusterError(
                 f"{fewest} replicas need {gpus * fewest:g} GPUs and the cluster has {cluster.gpus:g}; use fewer "
@@ -115,7 +115,7 @@ class ServiceConfig:
             )
             cpus = 1.0 if cpus is None else cpus
         elif cpus is None:
-            cpus = float(cluster.cpus // self.range[1]) if cluster.local else 1.0
+            cpus = float(cluster.cpus // self.replica_range[1]) if cluster.local else 1.0
             cpus = max(1.0, cpus)
         if not gpus:
             engine = replace(engine, threads=engine.threads or max(1, int(cpus or 1)))
@@ -129,18 +129,18 @@ class ServiceConfig:
         Raises:
             UsageError: an unknown name, or a value of another type.
         """
-        settings = flatten(cls)
+        settings = flatten_settings(cls)
         values = {}
         for name, value in args.items():
             if name not in settings:
                 raise UsageError(f"unknown setting {name!r}; there are {', '.join(sorted(settings))}")
-            values[name] = settings[name].check(value, f"setting {name!r}", parse=True)
+            values[name] = settings[name].check_value(value, f"setting {name!r}", parse=True)
         if values.get("api_key") is not None:
             values["api_key"] = read_key(values["api_key"])
-        return from_flat(cls, {"model": DEFAULT_MODEL, **values})
+        return build_settings(cls, {"model": DEFAULT_MODEL, **values})
 
 
-def gpu_share(gpus: float, engines: int) -> float:
+def compute_gpu_share(gpus: float, engines: int) -> float:
     """The share of a GPU that each of so many engines gets: a whole one, or such a part of one that as many as are
     needed fit on each device."""
     return 1.0 / max(1, math.ceil(engines / gpus)) if gpus else 0.0

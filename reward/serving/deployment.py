@@ -24,7 +24,7 @@ class HttpAddress:
     """Whether every node of the cluster with a replica listens, or the head node alone."""
 
 
-class Deployed:
+class ServeApplication:
     """An application of ours on Ray Serve.
 
     `deploy` and `remove` block for seconds; in an event loop use `started` and `removed`.
@@ -68,7 +68,7 @@ class Deployed:
                 logging_config=QUIET,
             )
             if not self._started_serve:
-                _check_address(self.http)
+                _check_serve_address(self.http)
         if self.name in serve.status().applications and self._private:
             serve.delete(self.name)
         elif self.name in serve.status().applications:
@@ -80,24 +80,24 @@ class Deployed:
         try:
             serve.run_many([run], wait_for_applications_running=False)
         except RayServeException as e:  # another application answers at the same path
-            raise ClusterError(f"the {self._what} could not start: {_last_line(str(e))}") from e
+            raise ClusterError(f"the {self._what} could not start: {_extract_error_line(str(e))}") from e
         self._deployed = True
 
-    async def started(self, target: Any, route_prefix: str | None = None) -> None:
+    async def deploy_async(self, target: Any, route_prefix: str | None = None) -> None:
         """As `deploy`, within an event loop. Cancelled, or failed, it leaves nothing behind."""
         deploying = asyncio.ensure_future(asyncio.to_thread(self.deploy, target, route_prefix))
         try:
             await asyncio.shield(deploying)
         except BaseException:
             await asyncio.wait([deploying])  # a thread cannot be stopped halfway
-            await self.removed()
+            await self.remove_async()
             raise
 
-    async def removed(self) -> None:
+    async def remove_async(self) -> None:
         """As `remove`, within an event loop; done whether or not the caller is cancelled."""
         await asyncio.shield(asyncio.to_thread(self.remove))
 
-    async def ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until every replica is at work.
 
         Raises:
@@ -112,7 +112,7 @@ class Deployed:
                 failed = [d for d in application.deployments.values() if d.status == DeploymentStatus.DEPLOY_FAILED]
                 if application.status == ApplicationStatus.DEPLOY_FAILED or failed:
                     reason = (failed[0].message if failed else "") or application.message
-                    raise ClusterError(f"the {self._what} could not start: {_last_line(reason)}")
+                    raise ClusterError(f"the {self._what} could not start: {_extract_error_line(reason)}")
                 if application.status == ApplicationStatus.RUNNING:
                     return
             await asyncio.sleep(READY_POLL_S)
@@ -128,7 +128,7 @@ class Deployed:
             serve.delete(self.name)
 
 
-def _check_address(http: HttpAddress) -> None:
+def _check_serve_address(http: HttpAddress) -> None:
     """Raise ClusterError if the Serve that runs already listens elsewhere: it would not listen here too."""
     from ray.serve.context import _get_global_client
 
@@ -140,7 +140,7 @@ def _check_address(http: HttpAddress) -> None:
         )
 
 
-def _last_line(text: str) -> str:
+def _extract_error_line(text: str) -> str:
     """The line of a traceback that says what happened."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line.split(":")[0]]

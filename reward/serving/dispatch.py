@@ -9,15 +9,15 @@ from collections.abc import Awaitable, Callable
 
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.types import Comparison
-from flex_judge.reward.server.metrics import Metrics
+from flex_judge.reward.server.metrics import ServiceMetrics
 
 Send = Callable[[Comparison], Awaitable[Judgment]]
 """Have some replica judge a comparison. Raises ReplicaDiedError if that replica died over it."""
 
-ROUND_UP_S = 0.3
+VICTIM_WINDOW_S = 0.3
 """How long the victims of one death are counted: their errors arrive within moments of each other."""
-DEATHS_IN_COMPANY = 2
-DEATHS_ALONE = 2
+MAX_SHARED_DEATHS = 2
+MAX_SOLE_DEATHS = 2
 
 
 class ReplicaDiedError(Exception):
@@ -39,7 +39,7 @@ class Dispatcher:
     For one event loop.
     """
 
-    def __init__(self, send: Send, room: int, metrics: Metrics | None = None) -> None:
+    def __init__(self, send: Send, room: int, metrics: ServiceMetrics | None = None) -> None:
         """
         Args:
             send: has some replica judge a comparison.
@@ -49,7 +49,7 @@ class Dispatcher:
         self._send = send
         self._room = asyncio.Semaphore(room)
         self._suspects = asyncio.Lock()
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics or ServiceMetrics()
         self._victims: Counter[str] = Counter()
 
     async def judge(self, comparison: Comparison) -> Judgment:
@@ -59,35 +59,35 @@ class Dispatcher:
             UsageError: it cannot be judged as it is, see `FlexJudge.ajudge`.
         """
         start = time.monotonic()
-        judgment = await self._judge(comparison)
-        self._metrics.judged(judgment, time.monotonic() - start)
+        judgment = await self._judge_with_retries(comparison)
+        self._metrics.record_judgment(judgment, time.monotonic() - start)
         return judgment
 
-    async def _judge(self, comparison: Comparison) -> Judgment:
+    async def _judge_with_retries(self, comparison: Comparison) -> Judgment:
         deaths = alone = 0
-        while deaths <= DEATHS_IN_COMPANY and alone < DEATHS_ALONE:
+        while deaths <= MAX_SHARED_DEATHS and alone < MAX_SOLE_DEATHS:
             if deaths:
-                self._metrics.retried()
+                self._metrics.record_retry()
             try:
-                if deaths < DEATHS_IN_COMPANY:
-                    return await self._try(comparison)
+                if deaths < MAX_SHARED_DEATHS:
+                    return await self._send_in_slot(comparison)
                 async with self._suspects:
-                    return await self._try(comparison)
+                    return await self._send_in_slot(comparison)
             except ReplicaDiedError as death:
                 deaths += 1
-                alone += await self._died_alone(death.replica)
+                alone += await self._is_sole_victim(death.replica)
         detail = f"{deaths} judge replicas died while they had this in hand"
-        return Judgment.unscored(comparison.id, Status.ENGINE_LOST, detail)
+        return Judgment.from_failure(comparison.id, Status.ENGINE_LOST, detail)
 
-    async def _try(self, comparison: Comparison) -> Judgment:
+    async def _send_in_slot(self, comparison: Comparison) -> Judgment:
         async with self._room:
             return await self._send(comparison)
 
-    async def _died_alone(self, replica: str) -> bool:
+    async def _is_sole_victim(self, replica: str) -> bool:
         """Whether one comparison alone was aboard a replica that died. Each of its victims calls this once."""
         self._victims[replica] += 1
-        await asyncio.sleep(ROUND_UP_S)
+        await asyncio.sleep(VICTIM_WINDOW_S)
         victims = self._victims[replica]
         # Forgotten when the last one has read it; replicas are never named twice.
-        asyncio.get_running_loop().call_later(ROUND_UP_S, self._victims.pop, replica, None)
+        asyncio.get_running_loop().call_later(VICTIM_WINDOW_S, self._victims.pop, replica, None)
         return victims == 1

@@ -13,14 +13,14 @@ from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.server.gateway import Gateway
-from flex_judge.reward.server.metrics import Metrics
+from flex_judge.reward.server.metrics import ServiceMetrics
 from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
 from flex_judge.reward.serving.replica import JudgeReplica
 
-HEALTH_AGE_S = 1.0
+HEALTH_CACHE_S = 1.0
 
 
-class Sender:
+class ReplicaSender:
     """Has replicas judge comparisons through a handle of Ray Serve."""
 
     def __init__(self, handle: Any) -> None:
@@ -55,16 +55,16 @@ class JudgeGateway:
 
     def __init__(self, handle: Any, config: GatewayConfig, room: int, name: str) -> None:
         metrics = PrometheusMetrics(name)
-        dispatcher = Dispatcher(Sender(handle), room, metrics)
+        dispatcher = Dispatcher(ReplicaSender(handle), room, metrics)
         self._name = name
-        self._gateway = Gateway(dispatcher.judge, config, metrics, self._health)
+        self._gateway = Gateway(dispatcher.judge, config, metrics, self._get_replica_health)
         self._known: dict[str, Any] = {}
-        self._known_at = -HEALTH_AGE_S
+        self._known_at = -HEALTH_CACHE_S
 
     def __serve_build_asgi_app__(self) -> Any:
-        from flex_judge.reward.server.routes import asgi_app
+        from flex_judge.reward.server.routes import create_app
 
-        return asgi_app(self._gateway)
+        return create_app(self._gateway)
 
     async def pending(self) -> int:
         """Completions and comparisons that are accepted and not yet answered."""
@@ -74,13 +74,13 @@ class JudgeGateway:
         """Refuse new work from now on, and return when what was accepted is answered."""
         await self._gateway.drain()
 
-    async def _health(self) -> Mapping[str, Any]:
-        if time.monotonic() - self._known_at >= HEALTH_AGE_S:
+    async def _get_replica_health(self) -> Mapping[str, Any]:
+        if time.monotonic() - self._known_at >= HEALTH_CACHE_S:
             self._known_at = time.monotonic()
-            self._known = await asyncio.to_thread(self._ask_serve)
+            self._known = await asyncio.to_thread(self._query_serve)
         return self._known
 
-    def _ask_serve(self) -> dict[str, Any]:
+    def _query_serve(self) -> dict[str, Any]:
         from ray import serve
         from ray.serve.schema import ReplicaState
 
@@ -90,10 +90,10 @@ class JudgeGateway:
         return {"replicas": states.get(ReplicaState.RUNNING, 0)}
 
 
-SECONDS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 600]
+LATENCY_BUCKETS_S = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 600]
 
 
-class PrometheusMetrics(Metrics):
+class PrometheusMetrics(ServiceMetrics):
     """Counts, gauges and histograms of `ray.util.metrics`, each with the tag `application`."""
 
     def __init__(self, application: str) -> None:
@@ -118,7 +118,7 @@ class PrometheusMetrics(Metrics):
             )
         }
         self._histograms = {
-            name: Histogram(f"flex_judge_{name}_seconds", text, SECONDS, ("application", *keys))
+            name: Histogram(f"flex_judge_{name}_seconds", text, LATENCY_BUCKETS_S, ("application", *keys))
             for name, text, keys in (
                 ("request", "From an HTTP request to its answer.", ("route",)),
                 ("judgment", "From a comparison to its judgment.", ()),
@@ -127,14 +127,14 @@ class PrometheusMetrics(Metrics):
         for metric in (*self._counters.values(), *self._histograms.values()):
             metric.set_default_tags(tags)
 
-    def pending(self, count: int) -> None:
+    def set_pending(self, count: int) -> None:
         self._pending.set(count)
 
-    def request(self, route: str, status: int, seconds: float) -> None:
+    def record_request(self, route: str, status: int, seconds: float) -> None:
         self._counters["requests"].inc(1, {"route": route, "code": str(status)})
         self._histograms["request"].observe(max(seconds, 1e-6), {"route": route})
 
-    def judged(self, judgment: Judgment, seconds: float) -> None:
+    def record_judgment(self, judgment: Judgment, seconds: float) -> None:
         self._counters["judgments"].inc(1, {"status": str(judgment.status)})
         self._histograms["judgment"].observe(max(seconds, 1e-6))
         for name in ("prompt_tokens", "cached_tokens", "generated_tokens"):
@@ -145,5 +145,5 @@ class PrometheusMetrics(Metrics):
             if judgment.disagreement:
                 self._counters["disagreement"].inc(judgment.disagreement)
 
-    def retried(self) -> None:
+    def record_retry(self) -> None:
         self._counters["retries"].inc(1)

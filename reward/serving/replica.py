@@ -29,7 +29,7 @@ class JudgeReplica:
         try:
             judgment = await self.judge.ajudge(comparison)
         except EngineLostError:
-            leave()
+            exit_process_tree()
         return replace(judgment, provenance={**judgment.provenance, "replica": self.id})
 
     async def check_health(self) -> None:
@@ -37,14 +37,14 @@ class JudgeReplica:
         try:
             await self.judge.engine.check_health()
         except EngineLostError:
-            leave()
+            exit_process_tree()
 
     def __del__(self) -> None:
         if hasattr(self, "judge"):
             self.judge.close()
 
 
-def leave() -> NoReturn:
+def exit_process_tree() -> NoReturn:
     """End this process and those that it started, at once. Nobody may be sent to a judge without an engine, and an
     engine that hangs cannot be asked to go."""
     import psutil

@@ -31,7 +31,7 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc] # Ray has no types
         prefix = pending_request.kwargs.get(PREFIX) if pending_request is not None else None
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         loads = {name: self._under_way[replica.replica_id] for name, replica in by_name.items()}
-        return [[by_name[name]] for name in self._affinity.ranked(prefix, loads)]
+        return [[by_name[name]] for name in self._affinity.rank_replicas(prefix, loads)]
 
     # Serve's own counts are a cache that may lack a replica; these are exact for what this router sent. Every sent
     # request is completed once, also one that the replica refuses.

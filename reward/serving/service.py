@@ -18,12 +18,12 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.config import ServiceConfig
-from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, Deployed, HttpAddress
+from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, HttpAddress, ServeApplication
 from flex_judge.reward.serving.dispatch import Dispatcher
-from flex_judge.reward.serving.ingress import JudgeGateway, Sender
+from flex_judge.reward.serving.ingress import JudgeGateway, ReplicaSender
 from flex_judge.reward.serving.replica import JudgeReplica
 
-__all__ = ["HttpAddress", "JudgeService", "ServiceConfig", "dispatcher_of"]
+__all__ = ["HttpAddress", "JudgeService", "ServiceConfig", "create_dispatcher"]
 
 
 class JudgeService:
@@ -43,16 +43,16 @@ class JudgeService:
         self.http = http
         self._dispatcher: Dispatcher | None = None
         self._gateway: Any = None
-        self._deployed = Deployed(config.name, "judge service", http, private)
+        self._deployed = ServeApplication(config.name, "judge service", http, private)
 
     async def __aenter__(self) -> JudgeService:
-        await self._deployed.started(application(self.config), None if self.config.gateway is None else "/")
+        await self._deployed.deploy_async(application(self.config), None if self.config.gateway is None else "/")
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._deployed.removed()
+        await self._deployed.remove_async()
 
-    async def ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until every replica can judge.
 
         Raises:
@@ -60,7 +60,7 @@ class JudgeService:
         """
         from ray import serve
 
-        await self._deployed.ready()
+        await self._deployed.wait_until_ready()
         if self.config.gateway is not None:
             # Its first call takes a second, which is too long for the one that refuses new requests.
             self._gateway = serve.get_deployment_handle(JudgeGateway.__name__, self.config.name)
@@ -80,10 +80,10 @@ class JudgeService:
         Raises:
             UsageError: it cannot be judged as it is, see `FlexJudge.ajudge`.
         """
-        self._dispatcher = self._dispatcher or dispatcher_of(self.config)
+        self._dispatcher = self._dispatcher or create_dispatcher(self.config)
         return await self._dispatcher.judge(comparison)
 
-    async def stream(self, groups: Sequence[Sequence[Comparison]]) -> AsyncGenerator[Judgment, None]:
+    async def stream_judgments(self, groups: Sequence[Sequence[Comparison]]) -> AsyncGenerator[Judgment, None]:
         """Judge groups of comparisons; yields judgments as they are ready. What shares a prompt goes to one replica.
 
         Every comparison gives exactly one judgment. Judgments are told apart by their comparison's id. What was in
@@ -97,7 +97,7 @@ class JudgeService:
         repeated = [i for i, n in Counter(c.id for c in comparisons).items() if n > 1]
         if repeated:
             raise UsageError(f"{len(repeated)} comparison ids occur more than once, {repeated[0]!r} among them")
-        async with aclosing(run_concurrently(comparisons, self.judge, 2 * self.config.room)) as judgments:
+        async with aclosing(run_concurrently(comparisons, self.judge, 2 * self.config.max_requests)) as judgments:
             async for _, judgment in judgments:
                 yield judgment
 
@@ -107,11 +107,13 @@ class JudgeService:
             await self._gateway.drain.remote()
 
 
-def dispatcher_of(config: ServiceConfig) -> Dispatcher:
+def create_dispatcher(config: ServiceConfig) -> Dispatcher:
     """The client to a judge service that runs, in any process of its cluster. For one event loop."""
     from ray import serve
 
-    return Dispatcher(Sender(serve.get_deployment_handle(JudgeReplica.__name__, config.name)), config.room)
+    return Dispatcher(
+        ReplicaSender(serve.get_deployment_handle(JudgeReplica.__name__, config.name)), config.max_requests
+    )
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -127,11 +129,11 @@ def build(args: dict[str, Any]) -> Any:
     from flex_judge.reward.serving.cluster import Cluster
 
     config = ServiceConfig.from_args(args)
-    most = config.range[1]
+    most = config.replica_range[1]
     gpus = config.gpus_per_replica or 0.0
     # Serve waits for a cluster that grows, so whatever is asked for is taken to be there.
     cpus = max(1.0, config.cpus_per_replica or 1.0)
-    return application(config.placed_on(Cluster(cpus=cpus * most, gpus=gpus * most, local=False)))
+    return application(config.place_on(Cluster(cpus=cpus * most, gpus=gpus * most, local=False)))
 
 
 def application(config: ServiceConfig) -> Any:
@@ -139,7 +141,7 @@ def application(config: ServiceConfig) -> Any:
     `ServiceConfig.placed_on`)."""
     from ray import serve
 
-    judges = _replicas(config)
+    judges = _build_replicas(config)
     if config.gateway is None:
         return judges
     gateway = serve.deployment(serve.ingress()(JudgeGateway)).options(
@@ -153,16 +155,16 @@ def application(config: ServiceConfig) -> Any:
         graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
         logging_config=QUIET,
     )
-    return gateway.bind(judges, config.gateway, config.room, config.name)
+    return gateway.bind(judges, config.gateway, config.max_requests, config.name)
 
 
-def _replicas(config: ServiceConfig) -> Any:
+def _build_replicas(config: ServiceConfig) -> Any:
     from ray import serve
     from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
     cpus, gpus = config.cpus_per_replica or 0.0, config.gpus_per_replica or 0.0
     options: dict[str, Any] = {
-        "max_ongoing_requests": config.per_replica,
+        "max_ongoing_requests": config.requests_per_replica,
         "ray_actor_options": {"num_cpus": cpus, "num_gpus": gpus},
         "health_check_period_s": config.health_check_period_s,
         "health_check_timeout_s": config.health_check_timeout_s,
@@ -179,7 +181,7 @@ def _replicas(config: ServiceConfig) -> Any:
     if gpus > 1:  # one engine over several GPUs: they must be on one machine
         options["placement_group_bundles"] = [{"CPU": cpus, "GPU": gpus}]
         options["placement_group_strategy"] = "STRICT_PACK"
-    fewest, most = config.range
+    fewest, most = config.replica_range
     if config.autoscale is None:
         options["num_replicas"] = config.replicas
     else:

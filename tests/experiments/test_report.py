@@ -13,14 +13,19 @@ from typing import Any
 import pytest
 
 from flex_judge.experiments.commands.report.run import (
+    build_histogram,
     build_view,
-    histogram,
+    compute_score_axis,
     join_prompts,
-    score_axis,
     select_prompts,
-    write_report,
+    write_demo_report,
 )
-from flex_judge.experiments.common.reporting.wording import chance_margin, duration, token_rows, verdict_sentence
+from flex_judge.experiments.common.reporting.wording import (
+    compute_chance_margin,
+    describe_verdict,
+    format_duration,
+    list_token_rows,
+)
 from flex_judge.judges.errors import UsageError
 
 SUMMARY: dict[str, Any] = json.loads("""{
@@ -97,7 +102,7 @@ class _Page(HTMLParser):
 
 
 def page_of(run: Path) -> tuple[str, _Page]:
-    html = write_report(run).read_text(encoding="utf-8")
+    html = write_demo_report(run).read_text(encoding="utf-8")
     return html, _Page(html)
 
 
@@ -211,14 +216,14 @@ def test_long_texts_are_folded_but_whole(run: Path) -> None:
 def test_a_missing_file_is_named(run: Path, name: str) -> None:
     (run / name).unlink()
     with pytest.raises(UsageError, match=rf"{re.escape(name)}: cannot be read") as caught:
-        write_report(run)
+        write_demo_report(run)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_finished_run_says_how_to_make_one(run: Path) -> None:
     (run / "summary.json").unlink()
     with pytest.raises(UsageError, match="holds no finished run; make one with: flex-judge demo"):
-        write_report(run)
+        write_demo_report(run)
 
 
 @pytest.mark.parametrize(
@@ -229,14 +234,14 @@ def test_a_broken_line_is_named(run: Path, line: bytes, wrong: str) -> None:
     with (run / "judgments.jsonl").open("ab") as file:
         file.write(b"\n" + line)
     with pytest.raises(UsageError, match=rf"judgments\.jsonl, line 8: .*{wrong}"):
-        write_report(run)
+        write_demo_report(run)
 
 
 @pytest.mark.parametrize(("text", "wrong"), [("{", "not JSON"), ("{}", "field 'policy' is missing")])
 def test_a_broken_summary_is_named(run: Path, text: str, wrong: str) -> None:
     (run / "summary.json").write_text(text)
     with pytest.raises(UsageError, match=rf"summary\.json: {wrong}"):
-        write_report(run)
+        write_demo_report(run)
 
 
 def test_lists_of_different_length_are_refused() -> None:
@@ -263,13 +268,13 @@ def test_several_votes_keep_each_reasoning() -> None:
 
 
 def test_histogram_has_a_bar_for_each_written_score_and_bins_for_expected_ones() -> None:
-    h = histogram([(1.0, False), (5.0, True), (5.0, False), (5.0, None)], 1.0, 5.0, 1.0)
+    h = build_histogram([(1.0, False), (5.0, True), (5.0, False), (5.0, None)], 1.0, 5.0, 1.0)
     assert [b.label for b in h.bars] == ["1", "2", "3", "4", "5"]
     assert h.bars[0].counts == (0, 1, 0)
     assert h.bars[4].counts == (1, 1, 1)
     assert h.guides == (0, 1, 2, 3)
     assert h.ticks[0] == (0.5, "1")
-    h = histogram([(1.0, None), (4.99, None), (5.0, None)], 1.0, 5.0, None)
+    h = build_histogram([(1.0, None), (4.99, None), (5.0, None)], 1.0, 5.0, None)
     assert len(h.bars) == 16
     assert h.bars[0].counts[2] == 1
     assert h.bars[-1].counts[2] == 2
@@ -277,16 +282,16 @@ def test_histogram_has_a_bar_for_each_written_score_and_bins_for_expected_ones()
 
 @pytest.mark.parametrize(("low", "high", "step", "bars"), [(1.0, 5.0, 0.1, 41), (1.0, 10.0, 1.0, 10), (0, 100, 1, 20)])
 def test_histogram_of_other_scales(low: float, high: float, step: float, bars: int) -> None:
-    h = histogram([(low, None), (high, None)], low, high, step)
+    h = build_histogram([(low, None), (high, None)], low, high, step)
     assert len(h.bars) == bars
     assert h.bars[0].counts[2] == h.bars[-1].counts[2] == 1
     assert 2 <= len(h.ticks) <= 11
 
 
 def test_the_axis_is_the_rubric_s_scale() -> None:
-    assert score_axis([judgment("a/0", 3.0)], [3.0]) == (1.0, 5.0, 1.0)
+    assert compute_score_axis([judgment("a/0", 3.0)], [3.0]) == (1.0, 5.0, 1.0)
     lost = {"provenance": {"rubric": "/nowhere/mine.toml"}}
-    assert score_axis([lost], [2.5, 7.0]) == (2.0, 7.0, 1.0)
+    assert compute_score_axis([lost], [2.5, 7.0]) == (2.0, 7.0, 1.0)
 
 
 def figures(best: float | None, chance: float | None, ceiling: float | None = 0.8, **rest: Any) -> dict[str, Any]:
@@ -295,40 +300,45 @@ def figures(best: float | None, chance: float | None, ceiling: float | None = 0.
 
 
 def test_sentence_when_better() -> None:
-    sentence = verdict_sentence(figures(0.7, 0.5))
+    sentence = describe_verdict(figures(0.7, 0.5))
     assert "20.0 points better than a random pick (50.0%), and closes 67% of the gap to the ceiling (80.0%)" in sentence
-    assert "gap" not in verdict_sentence(figures(0.7, 0.5, None))
+    assert "gap" not in describe_verdict(figures(0.7, 0.5, None))
 
 
 def test_sentence_within_noise() -> None:
-    sentence = verdict_sentence(figures(0.55, 0.5))
+    sentence = describe_verdict(figures(0.55, 0.5))
     assert "+5.0 points is within noise (two standard errors are 10.0 points)" in sentence
     assert "this judge chooses no better than chance here" in sentence
-    assert "this untuned judge" in verdict_sentence(figures(0.55, 0.5, judge="smollm2-135m"))
-    assert "difference of 0.0 points" in verdict_sentence(figures(0.49999, 0.5))
+    assert "this untuned judge" in describe_verdict(figures(0.55, 0.5, judge="smollm2-135m"))
+    assert "difference of 0.0 points" in describe_verdict(figures(0.49999, 0.5))
 
 
 def test_sentence_when_worse_or_without_ground_truth() -> None:
-    sentence = verdict_sentence(figures(0.3, 0.5))
+    sentence = describe_verdict(figures(0.3, 0.5))
     assert "20.0 points below a random pick (50.0%)" in sentence
     assert "worse than chance" in sentence
-    sentence = verdict_sentence(figures(None, None, None))
+    sentence = describe_verdict(figures(None, None, None))
     assert "8 samples of each of 100 prompts; there is no ground truth" in sentence
     assert "%" not in sentence
 
 
 def test_sentence_when_there_was_little_to_go_by() -> None:
-    assert "nothing to choose" in verdict_sentence(figures(0.5, 0.5, 0.5))
-    assert "No prompts were run" in verdict_sentence(figures(0.5, 0.5, prompts=0))
+    assert "nothing to choose" in describe_verdict(figures(0.5, 0.5, 0.5))
+    assert "No prompts were run" in describe_verdict(figures(0.5, 0.5, prompts=0))
     # One lucky prompt of four is no finding.
-    assert "within noise" in verdict_sentence(figures(0.25, 0.03, 0.25, prompts=4))
-    assert chance_margin(0.5, 100) == pytest.approx(0.1)
-    assert chance_margin(0.0, 4) > 0.25
+    assert "within noise" in describe_verdict(figures(0.25, 0.03, 0.25, prompts=4))
+    assert compute_chance_margin(0.5, 100) == pytest.approx(0.1)
+    assert compute_chance_margin(0.0, 4) > 0.25
 
 
 def test_small_words() -> None:
-    assert [duration(s) for s in (0.42, 59.96, 125, 7450)] == ["0.42 s", "1 min 00 s", "2 min 05 s", "2 h 04 min"]
-    assert token_rows({"prompt_tokens": 0, "cached_tokens": 0}) == [("read by the judge", "0")]
+    assert [format_duration(s) for s in (0.42, 59.96, 125, 7450)] == [
+        "0.42 s",
+        "1 min 00 s",
+        "2 min 05 s",
+        "2 h 04 min",
+    ]
+    assert list_token_rows({"prompt_tokens": 0, "cached_tokens": 0}) == [("read by the judge", "0")]
 
 
 def test_importing_the_report_is_light() -> None:

@@ -28,10 +28,10 @@ from flex_judge.judges import (
 from flex_judge.judges.engines import Generation, Sampling
 from flex_judge.judges.engines.recording.ledger import Ledger
 from flex_judge.judges.engines.recording.recording import RecordingEngine
-from flex_judge.judges.engines.scripted import CHATML, ScriptedEngine, byte_tokenizer
-from flex_judge.judges.engines.threaded import Request, ThreadedEngine
+from flex_judge.judges.engines.scripted import CHATML, ScriptedEngine, build_byte_tokenizer
+from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
 from flex_judge.judges.errors import EngineLostError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.profiles import CHAT
 
 AddedToken, Tokenizer = lazy("tokenizers", "AddedToken", "Tokenizer")
@@ -102,7 +102,7 @@ def test_a_reply_that_ends_without_a_verdict_is_made_to_give_one() -> None:
 
 def test_the_closing_of_the_thinking_is_the_models_own_token_where_it_has_one() -> None:
     engine = saying("so " * 1000, "7</answer>")
-    backend = Tokenizer.from_str(byte_tokenizer().backend_tokenizer.to_str())
+    backend = Tokenizer.from_str(build_byte_tokenizer().backend_tokenizer.to_str())
     backend.add_tokens([AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")])
     engine.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", chat_template=CHATML)
     judged(engine)
@@ -248,7 +248,7 @@ class LateStop(ScriptedEngine):
         super().__init__(lambda prompt, _: thought if prompt.endswith("<think>\n") else answer)
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         whole = await super().generate(prompt_token_ids, replace(sampling, stop=()))
         return replace(whole, finish_reason="stop")
@@ -337,11 +337,11 @@ class Queue(ThreadedEngine):
     profile, model_id, max_model_len, max_batch = CHAT, "queue", 16384, 2
 
     def __init__(self, moment: float) -> None:
-        self.tokenizer = byte_tokenizer()
-        self.moment, self.waiting = moment, list[Request]()
-        self._start(lambda: None)
+        self.tokenizer = build_byte_tokenizer()
+        self.moment, self.waiting = moment, list[EngineRequest]()
+        self._start_engine(lambda: None)
 
-    def _work(self, new: list[Request]) -> bool:
+    def _run_step(self, new: list[EngineRequest]) -> bool:
         self.waiting += new
         new.clear()
         time.sleep(self.moment)
@@ -352,10 +352,10 @@ class Queue(ThreadedEngine):
         del self.waiting[:2]
         return bool(self.waiting)
 
-    def _unfinished(self) -> list[Request]:
+    def _list_pending(self) -> list[EngineRequest]:
         return self.waiting
 
-    def _free(self) -> None:
+    def _free_model(self) -> None:
         pass
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flex_judge.judges import Comparison, Judgment, Message, Status, Usage, UsageError, Verdict, errors
-from flex_judge.judges.types import content_of, messages_of
+from flex_judge.judges.types import parse_messages, parse_response
 
 SCORED = Verdict(
     Status.OK,
@@ -41,7 +41,9 @@ def test_messages_are_taken_as_trainers_hold_them() -> None:
 
 
 def test_a_response_of_several_messages_is_joined_by_blank_lines() -> None:
-    assert content_of([{"role": "assistant", "content": "5"}, {"role": "assistant", "content": "Bye"}]) == "5\n\nBye"
+    assert (
+        parse_response([{"role": "assistant", "content": "5"}, {"role": "assistant", "content": "Bye"}]) == "5\n\nBye"
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_a_response_of_several_messages_is_joined_by_blank_lines() -> None:
 )
 def test_a_prompt_that_is_neither_text_nor_messages_is_the_users_error(prompt: Any) -> None:
     with pytest.raises(UsageError, match="prompt"):
-        messages_of(prompt)
+        parse_messages(prompt)
 
 
 @pytest.mark.parametrize("response", [None, 5, [{"role": "assistant"}]])
@@ -61,21 +63,25 @@ def test_a_response_that_is_neither_text_nor_messages_is_the_users_error(respons
 
 def test_swapping_twice_changes_nothing() -> None:
     comparison = Comparison.of("q", "a", "b", id="1")
-    assert comparison.swapped().responses == ("b", "a")
-    assert comparison.swapped().swapped() == comparison
-    assert SCORED.swapped().scores == (5.0, 3.0)
-    assert SCORED.swapped().expected_scores == (4.5, 3.25)
-    assert SCORED.swapped().swapped() == SCORED
-    assert FAILED.swapped() == FAILED
-    assert (CHOSEN.swapped().choice, CHOSEN.swapped().scores, CHOSEN.swapped().order) == ("B>A", (0.0, 1.0), (0, 1))
+    assert comparison.swap_responses().responses == ("b", "a")
+    assert comparison.swap_responses().swap_responses() == comparison
+    assert SCORED.swap_responses().scores == (5.0, 3.0)
+    assert SCORED.swap_responses().expected_scores == (4.5, 3.25)
+    assert SCORED.swap_responses().swap_responses() == SCORED
+    assert FAILED.swap_responses() == FAILED
+    assert (CHOSEN.swap_responses().choice, CHOSEN.swap_responses().scores, CHOSEN.swap_responses().order) == (
+        "B>A",
+        (0.0, 1.0),
+        (0, 1),
+    )
 
 
 def test_a_permuted_verdict_is_the_verdict_on_the_permuted_comparison() -> None:
     comparison = Comparison.of("q", "a", "b", "c")
     scores = dict(zip(comparison.responses, (1.0, 2.0, 3.0), strict=True))
     order = (2, 0, 1)
-    shown = Verdict(Status.OK, tuple(scores[r] for r in comparison.permuted(order).responses))
-    assert Verdict(Status.OK, (1.0, 2.0, 3.0)).permuted(order).scores == shown.scores
+    shown = Verdict(Status.OK, tuple(scores[r] for r in comparison.permute_responses(order).responses))
+    assert Verdict(Status.OK, (1.0, 2.0, 3.0)).permute_responses(order).scores == shown.scores
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_only_a_strictly_highest_response_is_preferred(scores: tuple[float, ...]
 
 @pytest.mark.parametrize("status", [s for s in Status if s is not Status.OK])
 def test_a_failed_judgment_has_a_reason_and_no_score(status: Status) -> None:
-    failed = Judgment.unscored("a", status, "why", model="m", provenance={"engine": "scripted"})
+    failed = Judgment.from_failure("a", status, "why", model="m", provenance={"engine": "scripted"})
     assert (failed.scores, failed.expected_scores, failed.preferred) == (None, None, None)
     assert [(v.status, v.detail, v.scores) for v in failed.votes] == [(status, "why", None)]
     assert (failed.model, failed.provenance) == ("m", {"engine": "scripted"})
@@ -112,7 +118,7 @@ def test_a_failed_judgment_has_a_reason_and_no_score(status: Status) -> None:
         ),
         Judgment("d", Status.OK, (1.0, 0.0), None, "r", preferred=0, choice="A>B", votes=(CHOSEN,)),
         Judgment("b", Status.OK, (4.0,), None, "half \ud83d pair"),
-        Judgment.unscored("c", Status.TIMEOUT, "no verdict within 5 s"),
+        Judgment.from_failure("c", Status.TIMEOUT, "no verdict within 5 s"),
     ],
     ids=lambda j: j.id,
 )

@@ -11,7 +11,7 @@ from annotated_types import Ge, Interval
 
 from flex_judge.judges import JudgeConfig, JudgeSettings, UsageError
 from flex_judge.judges.validation.classes import NonNegativeFloat, PositiveInt, settings_class
-from flex_judge.judges.validation.flat import Section, flat_values, flatten, from_flat
+from flex_judge.judges.validation.flat import SettingsSection, build_settings, flatten_settings, flatten_values
 
 
 @settings_class
@@ -31,7 +31,7 @@ class Oven:
 
 @settings_class(kw_only=True)
 class Cake:
-    oven: Annotated[Oven, Section("oven", skip=frozenset({"weight"}), defaults={"temperature": 160})]
+    oven: Annotated[Oven, SettingsSection("oven", skip=frozenset({"weight"}), defaults={"temperature": 160})]
     eggs: PositiveInt = 3
     seed: int = 0
     name: str = field(default="cake", repr=False)
@@ -80,7 +80,7 @@ def test_settings_are_frozen_dataclasses() -> None:
 
 
 def test_nested_settings_are_flat_and_a_shared_one_is_there_once() -> None:
-    settings = flatten(Cake)
+    settings = flatten_settings(Cake)
     assert list(settings) == ["temperature", "fan", "minutes", "trays", "power", "seed", "eggs", "name"]
     assert settings["temperature"].default == 160
     assert settings["temperature"].title == "oven"
@@ -88,22 +88,22 @@ def test_nested_settings_are_flat_and_a_shared_one_is_there_once() -> None:
 
 
 def test_flat_values_make_nested_settings_and_back() -> None:
-    cake = from_flat(Cake, {"eggs": 2, "seed": 5, "fan": "on"})
+    cake = build_settings(Cake, {"eggs": 2, "seed": 5, "fan": "on"})
     assert cake == Cake(oven=Oven(160, "on", seed=5), eggs=2, seed=5)
-    assert flat_values(cake) | {"weight": 0.0} == flat_values(from_flat(Cake, flat_values(cake)))
+    assert flatten_values(cake) | {"weight": 0.0} == flatten_values(build_settings(Cake, flatten_values(cake)))
 
 
 def test_left_out_settings_keep_their_defaults() -> None:
-    assert from_flat(Cake, {"weight": 3.0}).oven.weight == 0.0
+    assert build_settings(Cake, {"weight": 3.0}).oven.weight == 0.0
 
 
 def test_an_error_spells_the_setting_as_it_was_given() -> None:
     with pytest.raises(UsageError, match="--temperature must be from 50 to 250, not 1"):
-        from_flat(Cake, {"temperature": 1}, lambda name: f"--{name}")
+        build_settings(Cake, {"temperature": 1}, lambda name: f"--{name}")
 
 
 def test_every_setting_of_a_judge_is_made_from_flat_values() -> None:
-    config = from_flat(JudgeConfig, {"model": "m", "votes": 3, "image_max_pixels": 7, "seed": 2})
+    config = build_settings(JudgeConfig, {"model": "m", "votes": 3, "image_max_pixels": 7, "seed": 2})
     assert (config.engine.model, config.engine.seed) == ("m", 2)
     assert (config.settings.votes, config.settings.media.image_max_pixels, config.settings.seed) == (3, 7, 2)
-    assert flatten(JudgeSettings)["order"].kind.choices == ("as_given", "random", "both", "rotations")
+    assert flatten_settings(JudgeSettings)["order"].kind.choices == ("as_given", "random", "both", "rotations")

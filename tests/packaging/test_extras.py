@@ -13,7 +13,7 @@ import pytest
 from core_only import CORE, run_command_in_core, run_in_core
 from repository import ROOT
 
-from flex_judge.experiments.cli import COMMANDS, TRAINING
+from flex_judge.experiments.cli import COMMANDS, TRAINING_COMMANDS
 from flex_judge.experiments.common.command_extras import COMMAND_EXTRAS
 from flex_judge.judges import extras
 from flex_judge.judges.errors import EngineUnavailableError, UsageError
@@ -95,7 +95,7 @@ def test_only_missing_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_but_doctor_has_its_extras() -> None:
-    assert {*COMMANDS, *TRAINING} - COMMAND_EXTRAS.keys() == {"doctor"}
+    assert {*COMMANDS, *TRAINING_COMMANDS} - COMMAND_EXTRAS.keys() == {"doctor"}
     assert {extra for needed in COMMAND_EXTRAS.values() for extra in needed} <= EXTRAS.keys()
 
 

@@ -29,13 +29,13 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select
+from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select_best
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Status, Usage, Verdict
-from flex_judge.judges.protocol.voting import combine
-from flex_judge.judges.types import Comparison, Message, text_of
+from flex_judge.judges.protocol.voting import combine_votes
+from flex_judge.judges.types import Comparison, Message, content_to_text
 from flex_judge.judges.validation.classes import NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
 
 GOAL = 0.5
@@ -88,7 +88,7 @@ class _Prompt:
         """All judgments of an answer as one, as a judge with so many votes gives it."""
         told = self.judgments[_index(comparison)]
         usage = sum((judgment.usage for judgment in told), Usage())
-        return combine(comparison.id, [judgment.votes for judgment in told], usage=usage)
+        return combine_votes(comparison.id, [judgment.votes for judgment in told], usage=usage)
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ async def _figures(config: BestOfNConfig, noise: float, seed: int) -> _Figures:
 
 
 async def _selected(config: BestOfNConfig, ask: Any, spec: SelectionSpec, number: int) -> Selection:
-    return await select(PROMPT, [str(i) for i in range(config.samples)], spec, ask, id=str(number))
+    return await select_best(PROMPT, [str(i) for i in range(config.samples)], spec, ask, id=str(number))
 
 
 def _outcome(prompts: Sequence[_Prompt], selections: Sequence[Selection]) -> _Outcome:
@@ -223,7 +223,7 @@ def _judgment(rng: random.Random, quality: float, noise: float, number: int) -> 
 
 
 def _index(comparison: Comparison) -> int:
-    return int(text_of(comparison.responses[0]))
+    return int(content_to_text(comparison.responses[0]))
 
 
 def _spec(config: BestOfNConfig, seed: int = 0) -> SelectionSpec:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from flex_judge.experiments.commands.bench.result import BenchResult
-from flex_judge.experiments.commands.bench.texts import made_up
+from flex_judge.experiments.commands.bench.texts import make_sentence
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig
@@ -76,9 +76,9 @@ def run(config: LoopConfig) -> BenchResult:
 def _call(config: LoopConfig, label: str, completions: int) -> tuple[list[str], list[str]]:
     """The prompts and completions of one call; but for the label they are always the same."""
     rng = random.Random(config.seed)
-    asked = [f"{label}: {made_up(config.words, rng)}" for _ in range(config.prompts)]
+    asked = [f"{label}: {make_sentence(config.words, rng)}" for _ in range(config.prompts)]
     prompts = [prompt for prompt in asked for _ in range(completions)]
-    return prompts, [made_up(config.words, rng) for _ in prompts]
+    return prompts, [make_sentence(config.words, rng) for _ in prompts]
 
 
 def _result(config: LoopConfig, seconds: dict[str, list[float]], unscored: int) -> BenchResult:

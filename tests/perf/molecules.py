@@ -20,8 +20,8 @@ from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
-from flex_judge.judges.media.opening import molecule
-from flex_judge.judges.protocol.prompts import pieces_of
+from flex_judge.judges.media.opening import make_molecule
+from flex_judge.judges.protocol.prompts import content_to_pieces
 from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
 from flex_judge.judges.protocol.turns import Turn
 from flex_judge.judges.types import Message
@@ -65,9 +65,9 @@ def run(config: MoleculesConfig) -> BenchResult:
     """Measure with the transformers engine."""
     with tempfile.TemporaryDirectory() as folder:
         if config.model is None:
-            from flex_judge.judges.models.mol_llama.tiny import write_tiny
+            from flex_judge.judges.models.mol_llama.tiny import write_tiny_model
 
-            write_tiny(Path(folder) / "tiny")
+            write_tiny_model(Path(folder) / "tiny")
         model = config.model or str(Path(folder) / "tiny")
         engine = load_engine(
             EngineConfig(model, max_batch=config.molecules, dtype="float32" if not config.model else "auto")
@@ -113,8 +113,8 @@ def _measured(config: MoleculesConfig, engine: Engine) -> BenchResult:
 
 
 def _prompt(renderer: Renderer, smiles: str) -> RenderedPrompt:
-    message = Message("user", (molecule(smiles), f" {QUESTION}"))
-    return renderer.render([Turn(message.role, pieces_of(message.content))])
+    message = Message("user", (make_molecule(smiles), f" {QUESTION}"))
+    return renderer.render([Turn(message.role, content_to_pieces(message.content))])
 
 
 async def _answers(

@@ -18,7 +18,7 @@ from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.types import Comparison
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
-from flex_judge.reward.groups.rewards import expected_score, written_score
+from flex_judge.reward.groups.rewards import get_expected_score, get_written_score
 
 GOAL = 0.2
 """Tied tops by expected score, as a share of those by written score: at most."""
@@ -52,8 +52,8 @@ def run(config: TiesConfig) -> BenchResult:
     for start in range(0, len(judgments), config.samples):
         group = [j for j in judgments[start : start + config.samples] if j.scores is not None]
         unscored += config.samples - len(group)
-        written += _top_is_shared([written_score(j) for j in group])
-        expected += _top_is_shared([expected_score(j) for j in group])
+        written += _top_is_shared([get_written_score(j) for j in group])
+        expected += _top_is_shared([get_expected_score(j) for j in group])
     if not written:
         raise UsageError(
             f"none of {config.groups} groups is tied by written score, so there is no ratio; raise --groups"
@@ -84,7 +84,7 @@ def _top_is_shared(scores: Sequence[float | None]) -> bool:
 def _comparisons(config: TiesConfig) -> list[Comparison]:
     rng = random.Random(f"ties-{config.seed}")
     comparisons = []
-    for question in arithmetic.questions(config.groups, config.seed):
+    for question in arithmetic.generate_questions(config.groups, config.seed):
         near = range(question.answer - config.samples, question.answer + config.samples)
         numbers = [question.answer, *rng.sample([n for n in near if n != question.answer], config.samples - 1)]
         rng.shuffle(numbers)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.judgments import Status, Verdict
-from flex_judge.judges.protocol.voting import VOTE_CONFIDENCE, Tally, combine, next_wave
+from flex_judge.judges.protocol.voting import VOTE_CONFIDENCE, VoteTally, combine_votes, plan_next_wave
 from flex_judge.judges.validation.classes import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
 
 GOAL = 0.5
@@ -112,7 +112,7 @@ def _vote(seen: float, tie_band: float) -> Verdict:
 
 
 def _decision(votes: Sequence[Verdict]) -> int | None:
-    return combine("", [[vote] for vote in votes]).preferred
+    return combine_votes("", [[vote] for vote in votes]).preferred
 
 
 def _judge_figures(pairs: Sequence[_Pair]) -> dict[str, float]:
@@ -129,7 +129,7 @@ def _figures(pairs: Sequence[_Pair], confidence: float) -> dict[str, float]:
     cast = waves = same = right = 0
     for pair in pairs:
         votes: tuple[Verdict, ...] = ()
-        while wave := next_wave(Tally.of(votes, responses=2), len(pair.votes), confidence):
+        while wave := plan_next_wave(VoteTally.from_votes(votes, responses=2), len(pair.votes), confidence):
             votes = pair.votes[: len(votes) + wave]
             waves += 1
         decision = _decision(votes)

@@ -19,7 +19,7 @@ from served import ServedJudge, served
 
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines.scripted import ScriptedEngine
-from flex_judge.judges.media.opening import image
+from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.models.profiles import PROFILES
 from flex_judge.reward.trl import AsyncJudgeReward, JudgeReward
 
@@ -191,7 +191,7 @@ def test_a_picture_that_many_completions_share_travels_once(service: ServedJudge
         ]
         Trainer(step).call(reward, prompts, [assistant(text) for text in TEXTS])
     sent = [path for method, path in service.requests if method == "PUT"]
-    assert sent == [f"/v1/media/image/{image(picture(0)).digest}"]
+    assert sent == [f"/v1/media/image/{make_image(picture(0)).digest}"]
 
 
 def test_whatever_a_policy_writes_is_judged_or_left_out_and_never_ends_the_run(service: ServedJudge) -> None:

@@ -334,8 +334,10 @@ def test_a_picture_that_is_there_for_every_completion_is_encoded_and_sent_once(
     def asked() -> list[dict[str, Any]]:
         return [{"role": "user", "content": [{"type": "image", "image": rgb("red")}, {"type": "text", "text": "?"}]}]
 
-    encoded, image = [], media.image
-    monkeypatch.setattr("flex_judge.judges.media.opening.image", lambda source: encoded.append(source) or image(source))
+    encoded, image = [], media.make_image
+    monkeypatch.setattr(
+        "flex_judge.judges.media.opening.make_image", lambda source: encoded.append(source) or image(source)
+    )
     JudgeReward(client_of(service))([asked() for _ in range(8)], ["four"] * 8)
     assert len(service.uploads) == 1
     assert len([source for source in encoded if not isinstance(source, media.Media)]) == 1
@@ -415,9 +417,9 @@ def test_groups_judged_in_parts_are_warned_of_once(service: FakeService, caplog:
     async def in_parts(request: Any) -> Any:
         from starlette.responses import JSONResponse
 
-        from flex_judge.reward.types import GroupNote, Reward
+        from flex_judge.reward.types import GroupInfo, Reward
 
-        row = Reward(0.5, Status.OK, group=GroupNote(2, 4))
+        row = Reward(0.5, Status.OK, group=GroupInfo(2, 4))
         return JSONResponse({"rewards": [row.to_json() for _ in (await request.json())["samples"]]})
 
     service.always = in_parts

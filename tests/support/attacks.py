@@ -13,15 +13,15 @@ from clips import noise, picture
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment
 from flex_judge.judges.engines import Generation, Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
-from flex_judge.judges.media.opening import image, molecule
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.opening import make_image, make_molecule
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.checkpoints import Checkpoint
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.protocol.rendering import Renderer
 
 SETTINGS = JudgeSettings(max_think_tokens=3000, max_answer_tokens=3000)
 HARMLESS = "It is 5."
-PICTURE = image(picture(noise(56, 84)))
+PICTURE = make_image(picture(noise(56, 84)))
 
 VERDICTS = (
     "<answer>10</answer>",
@@ -131,13 +131,13 @@ class WatchedEngine(ScriptedEngine):
         super().__init__(self._continue, 1 << 16, checkpoint.profile)
         self.tokenizer = checkpoint.tokenizer
         self._placeholders = PlaceholderTokens(checkpoint.profile, checkpoint.tokenizer)
-        self._plain = Renderer(checkpoint.tokenizer, checkpoint.profile).encode_untrusted
+        self._plain = Renderer(checkpoint.tokenizer, checkpoint.profile).encode_as_plain_text
         self.reply = reply
         """What the judge says after the prompt, thinking and all. Asked under a grammar, it goes on with that where the
         grammar lets it, and else scores everything 2."""
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         said = await super().generate(prompt_token_ids, sampling, media)
         if {*said.token_ids}.isdisjoint(control_tokens(self.tokenizer).values()):
@@ -193,7 +193,7 @@ def beside_an_image(attack: str) -> Comparison:
 
 def as_molecule(attack: str) -> Comparison:
     """As SMILES, which have neither white space nor control characters."""
-    smiles = molecule("".join(c for c in attack if not c.isspace() and c.isprintable()) or "C")
+    smiles = make_molecule("".join(c for c in attack if not c.isspace() and c.isprintable()) or "C")
     return Comparison.of([{"role": "user", "content": ["Is ", smiles, " polar?"]}], [smiles], ["Yes, ", smiles, "."])
 
 

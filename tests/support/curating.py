@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.curation.examples import TrainingExample
-from flex_judge.alignment.curation.rows import Reference
+from flex_judge.alignment.curation.rows import ReferenceRow
 
 BOTH = "Assistant 1 is right. Assistant 2 is wrong."
 
@@ -31,7 +31,7 @@ def example(
     """A teacher's judgment of a row; texts that are not given are the row's own."""
     first, second = answers
     left, right = map(float, reference or (scores[0], scores[-1]))
-    told = Reference(
+    told = ReferenceRow(
         str(row),
         row,
         question or f"Question {row}?",

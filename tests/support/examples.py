@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.tasks.synthetic_teacher import judge
+from flex_judge.alignment.tasks.synthetic_teacher import judge_answers
 from flex_judge.judges import Comparison
-from flex_judge.judges.protocol.prompts import judge_turns
+from flex_judge.judges.protocol.prompts import build_judge_turns
 from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import load_rubric
 
 
 def example(question: str, *responses: str) -> dict[str, Any]:
     """The teacher's judgment as a row."""
-    reasoning, scores = judge(question, responses)
-    turns = judge_turns(Comparison.of(question, *responses, rubric="correctness"), load_rubric("correctness"))
+    reasoning, scores = judge_answers(question, responses)
+    turns = build_judge_turns(Comparison.of(question, *responses, rubric="correctness"), load_rubric("correctness"))
     texts = ["".join(p.text for p in turn.pieces if isinstance(p, Span)) for turn in turns]
     answers = "".join(f"<answer>{score}</answer>" for score in scores)
     return {

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment, Message
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
-from flex_judge.judges.types import text_of
+from flex_judge.judges.types import content_to_text
 from flex_judge.reward.types import Sample
 
 _CANDIDATES = re.compile(r"Answer\]\n(.*?)(?=\n\n\[Assistant \d+'s Answer\]|<\|im_end\|>)", re.DOTALL)
@@ -42,7 +42,7 @@ class Asked:
     async def __call__(self, comparison: Comparison) -> Judgment:
         self.comparisons.append(comparison)
         try:
-            if not set(self.held).isdisjoint(map(text_of, comparison.responses)):
+            if not set(self.held).isdisjoint(map(content_to_text, comparison.responses)):
                 self.held_back.append(comparison)
                 await self.go.wait()
             return await self.judge.ajudge(comparison)
@@ -53,7 +53,7 @@ class Asked:
     @property
     def texts(self) -> list[tuple[str, ...]]:
         """The responses of what was asked."""
-        return [tuple(map(text_of, comparison.responses)) for comparison in self.comparisons]
+        return [tuple(map(content_to_text, comparison.responses)) for comparison in self.comparisons]
 
 
 def sample(response: str, prompt: str = "How much?", baseline: str | None = None, group: str | None = None) -> Sample:

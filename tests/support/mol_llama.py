@@ -2,11 +2,15 @@
 
 from lazy import lazy
 
-tiny_config, tiny_tokenizer, write_tiny, write_tiny_judge = lazy(
-    "flex_judge.judges.models.mol_llama.tiny", "tiny_config", "tiny_tokenizer", "write_tiny", "write_tiny_judge"
+build_tiny_config, build_tiny_tokenizer, write_tiny_model, write_tiny_judge = lazy(
+    "flex_judge.judges.models.mol_llama.tiny",
+    "build_tiny_config",
+    "build_tiny_tokenizer",
+    "write_tiny_model",
+    "write_tiny_judge",
 )
 
-__all__ = ["tiny_config", "tiny_tokenizer", "write_tiny", "write_tiny_judge"]
+__all__ = ["build_tiny_config", "build_tiny_tokenizer", "write_tiny_judge", "write_tiny_model"]
 
 QUERIES = 8
 ASPIRIN, CAFFEINE, WATER, SALT = "CC(=O)Oc1ccccc1C(=O)O", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C", "O", "[Na+].[Cl-]"

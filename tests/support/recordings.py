@@ -7,13 +7,13 @@ from pathlib import Path
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.engines.recording.ledger import Ledger
 from flex_judge.judges.engines.recording.recording import RecordingEngine
-from flex_judge.judges.engines.scripted import Script, ScriptedEngine, byte_tokenizer
+from flex_judge.judges.engines.scripted import Script, ScriptedEngine, build_byte_tokenizer
 
 SAMPLING = Sampling(1000, temperature=0.4)
 
 
 def encode(text: str) -> list[int]:
-    return list(byte_tokenizer().encode(text, add_special_tokens=False))
+    return list(build_byte_tokenizer().encode(text, add_special_tokens=False))
 
 
 def greet(prompt: str, sampling: Sampling) -> str:

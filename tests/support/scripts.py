@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flex_judge.alignment.data.rows import PromptRow
-from flex_judge.alignment.pipeline.job import Outcome
+from flex_judge.alignment.pipeline.job import RowResult
 from flex_judge.judges import JudgeSettings
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.errors import AccessError
@@ -175,5 +175,5 @@ class DeniedWork:
     async def open(self) -> DeniedWork:
         return self
 
-    async def __call__(self, row: PromptRow) -> Outcome:
+    async def __call__(self, row: PromptRow) -> RowResult:
         raise AccessError("401: no such key")

@@ -13,7 +13,7 @@ import uvicorn
 from flex_judge.experiments.commands.serve import run as serve
 from flex_judge.judges import FlexJudge
 from flex_judge.reward.server.gateway import Gateway, GatewayConfig
-from flex_judge.reward.server.routes import asgi_app
+from flex_judge.reward.server.routes import create_app
 
 START_S, POLL_S = 10.0, 0.01
 
@@ -59,7 +59,7 @@ class ServedJudge(Served):
     """A judge behind the gateway, without Ray."""
 
     def __init__(self, judge: FlexJudge, config: GatewayConfig) -> None:
-        super().__init__(lambda: asgi_app(Gateway(judge.ajudge, config)))
+        super().__init__(lambda: create_app(Gateway(judge.ajudge, config)))
 
 
 @contextmanager
@@ -74,4 +74,4 @@ def served(judge: FlexJudge, config: GatewayConfig | None = None) -> Iterator[Se
 
 
 def free_port() -> int:
-    return serve.free_port("127.0.0.1", 0)
+    return serve.find_free_port("127.0.0.1", 0)

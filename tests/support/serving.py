@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 from served import free_port
 
-from flex_judge.reward.serving import VARIABLE
-from flex_judge.reward.serving.cleanup import Family
+from flex_judge.reward.serving import CLUSTER_VARIABLE
+from flex_judge.reward.serving.cleanup import ProcessFamily
 
 START_S = 180.0
 
@@ -30,13 +30,13 @@ class Serving:
 
     process: subprocess.Popen[str]
     url: str
-    family: Family
+    family: ProcessFamily
     """The processes of its Ray."""
 
     def processes(self, name: str = "") -> list[psutil.Process]:
         """The processes of its Ray whose command line holds a name."""
-        self.family.look()
-        return [p for p in self.family.alive() if name in _command(p)]
+        self.family.find_members()
+        return [p for p in self.family.list_alive() if name in _command(p)]
 
     def replicas(self) -> list[psutil.Process]:
         """The processes of its judges, oldest first."""
@@ -65,9 +65,9 @@ def serving(*flags: str, **environment: str) -> Iterator[Serving]:
         url = process.stdout.readline().strip()
         assert url.startswith("http://"), f"the service did not start: {url!r}, exit status {process.wait(30)}"
         children = psutil.Process(process.pid).children(recursive=True)
-        (mark,) = {p.environ()[VARIABLE] for p in children if VARIABLE in p.environ()}
-        family = Family(mark)
-        family.look()
+        (mark,) = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
+        family = ProcessFamily(mark)
+        family.find_members()
         yield Serving(process, url, family)
     finally:
         if process.poll() is None:

@@ -13,26 +13,26 @@ from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
 from flex_judge.judges import EngineConfig
 from flex_judge.judges.engines import Engine, Generation, Sampling, load_engine
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.media.types import Modality
 
 GREEDY = Sampling(12)
-Request = tuple[str, list[Prepared]]
+Request = tuple[str, list[PreparedMedia]]
 
 
-def picture(seed: int, height: int = 56, width: int = 84) -> Prepared:
+def picture(seed: int, height: int = 56, width: int = 84) -> PreparedMedia:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Prepared(Modality.IMAGE, Image.fromarray(pixels), f"picture {seed}", height, width)
+    return PreparedMedia(Modality.IMAGE, Image.fromarray(pixels), f"picture {seed}", height, width)
 
 
-def film(seed: int, frames: int = 5, side: int = 56, fps: float = 2.0) -> Prepared:
+def film(seed: int, frames: int = 5, side: int = 56, fps: float = 2.0) -> PreparedMedia:
     pixels = np.random.default_rng(seed).integers(0, 256, (frames, side, side, 3), dtype=np.uint8)
-    return Prepared(Modality.VIDEO, pixels, f"film {seed}", side, side, frames, fps)
+    return PreparedMedia(Modality.VIDEO, pixels, f"film {seed}", side, side, frames, fps)
 
 
-def sound(seed: int, samples: int) -> Prepared:
+def sound(seed: int, samples: int) -> PreparedMedia:
     wave = 0.1 * np.random.default_rng(seed).standard_normal(samples)
-    return Prepared(Modality.AUDIO, wave.astype(np.float32), f"sound {seed}", length=samples)
+    return PreparedMedia(Modality.AUDIO, wave.astype(np.float32), f"sound {seed}", length=samples)
 
 
 SEEN: list[Request] = [

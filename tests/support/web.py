@@ -16,7 +16,7 @@ from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.reward.server.gateway import Gateway, GatewayConfig
-from flex_judge.reward.server.routes import asgi_app
+from flex_judge.reward.server.routes import create_app
 
 
 class HeldJudge:
@@ -48,7 +48,7 @@ class HeldJudge:
 @asynccontextmanager
 async def client(gateway: Gateway, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client to the gateway's application."""
-    transport = httpx.ASGITransport(asgi_app(gateway))
+    transport = httpx.ASGITransport(create_app(gateway))
     async with httpx.AsyncClient(transport=transport, base_url="http://judge", **options) as http:
         yield http
     await gateway.close()

@@ -13,8 +13,8 @@ from typing import Any
 
 from flex_judge.experiments.commands.bench import prefix, routing, sampling, scale, service
 from flex_judge.experiments.commands.bench.result import BenchResult, print_result
-from flex_judge.experiments.common.console import stdout_for_results
-from flex_judge.experiments.common.flags import add_flags, build
+from flex_judge.experiments.common.console import reserve_stdout
+from flex_judge.experiments.common.flags import add_flags, load_config
 
 __all__ = ["BENCHES", "Bench", "BenchResult", "add_arguments", "main"]
 
@@ -75,8 +75,8 @@ def main(options: argparse.Namespace, benches: Mapping[str, Bench] = BENCHES) ->
         The exit status: 0 if the goal is met, 1 if it is missed.
     """
     bench = benches[options.bench]
-    config = build(bench.config, options)
-    with stdout_for_results():  # Ray prints there too
+    config = load_config(bench.config, options)
+    with reserve_stdout():  # Ray prints there too
         result = bench.run(config)
     if options.json:
         print(json.dumps(result.to_json(), allow_nan=False))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flex_judge.judges.engines.base import Engine, Generation, Sampling
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 
 Log = list[tuple[tuple[int, ...], Sampling, Generation]]
 """Requests in the order in which they were made: prompt token ids, sampling, and what came of it."""
@@ -23,7 +23,7 @@ class LoggedEngine:
         self.max_model_len, self.max_batch = engine.max_model_len, engine.max_batch
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         place = len(self.log)
         self.log.append((tuple(prompt_token_ids), sampling, Generation("", (), "length")))
@@ -38,7 +38,7 @@ class LoggedEngine:
         self.engine.close()
 
 
-def waves(log: Log) -> list[Log]:
+def split_into_waves(log: Log) -> list[Log]:
     """The log in waves that can be computed at once: what goes on from another request's prompt comes after it."""
     level: dict[tuple[int, ...], int] = {}
     ordered: list[Log] = []
@@ -51,7 +51,7 @@ def waves(log: Log) -> list[Log]:
     return ordered
 
 
-def most_cached(log: Log, block: int) -> int:
+def count_cacheable_tokens(log: Log, block: int) -> int:
     """The most prompt tokens that an engine can take from its cache, if it keeps all and reuses whole blocks.
 
     The last token of a prompt is always computed, and of a finished request all tokens but the last one were.

@@ -16,15 +16,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, most_cached
+from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, count_cacheable_tokens
 from flex_judge.experiments.commands.bench.result import BenchResult
-from flex_judge.experiments.commands.bench.texts import comparisons
+from flex_judge.experiments.commands.bench.texts import make_comparisons
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judge import FlexJudge
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.types import Comparison
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
@@ -55,27 +55,27 @@ def run(config: PrefixConfig) -> BenchResult:
     """Measure with the vllm engine."""
     engine = load_engine(EngineConfig(config.model, "vllm", max_model_len=2048))
     try:
-        salting = _Salting(engine)
+        salting = _PrefixSaltEngine(engine)
         settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
         judge = FlexJudge(salting, settings)
-        salting.begin("shared")
-        judge.judge(_comparisons(config, random.Random("warm-up"))[:4])  # grammars are compiled at their first use
-        sides: dict[str, list[_Side]] = {side: [] for side in SIDES}
+        salting.start_run("shared")
+        judge.judge(_make_comparisons(config, random.Random("warm-up"))[:4])  # grammars are compiled at their first use
+        sides: dict[str, list[_PrefixMeasurement]] = {side: [] for side in SIDES}
         for repeat in range(config.repeats):
-            work = _comparisons(config, random.Random(f"{config.seed}-{repeat}"))
+            work = _make_comparisons(config, random.Random(f"{config.seed}-{repeat}"))
             for side in SIDES:
-                salting.begin(side)
+                salting.start_run(side)
                 start = time.perf_counter()
                 judge.judge(work)
-                sides[side].append(_Side(time.perf_counter() - start, salting.log))
-        block = _block_size(engine)
+                sides[side].append(_PrefixMeasurement(time.perf_counter() - start, salting.log))
+        block = _get_block_size(engine)
     finally:
         engine.close()
-    return _result(config, sides, block)
+    return _build_result(config, sides, block)
 
 
 @dataclass
-class _Side:
+class _PrefixMeasurement:
     seconds: float
     log: Log
 
@@ -84,15 +84,15 @@ class _Side:
         return sum(g.prompt_tokens for _, _, g in self.log)
 
     @property
-    def cached(self) -> int:
+    def cached_tokens(self) -> int:
         return sum(g.cached_tokens for _, _, g in self.log)
 
 
-def _result(config: PrefixConfig, sides: Mapping[str, Sequence[_Side]], block: int) -> BenchResult:
+def _build_result(config: PrefixConfig, sides: Mapping[str, Sequence[_PrefixMeasurement]], block: int) -> BenchResult:
     ours, salted = sides["shared"], sides["nothing shared"]
     seconds = {name: statistics.median(s.seconds for s in runs) for name, runs in sides.items()}
     ratio = seconds["nothing shared"] / seconds["shared"]
-    cached, possible = sum(s.cached for s in ours), sum(most_cached(s.log, block) for s in ours)
+    cached, possible = sum(s.cached_tokens for s in ours), sum(count_cacheable_tokens(s.log, block) for s in ours)
     if not possible:
         raise UsageError(f"no block of {block} tokens is shared, so there is nothing to measure; raise --candidates")
     share = cached / possible
@@ -106,7 +106,7 @@ def _result(config: PrefixConfig, sides: Mapping[str, Sequence[_Side]], block: i
             "cached_goal": CACHED_GOAL,
             "cached_of_prompt_tokens": round(cached / sum(s.prompt_tokens for s in ours), 3),
             "cached_of_prompt_tokens_salted": round(
-                sum(s.cached for s in salted) / sum(s.prompt_tokens for s in salted), 3
+                sum(s.cached_tokens for s in salted) / sum(s.prompt_tokens for s in salted), 3
             ),
             "ratio_of_prompt_order_alone": round(seconds["each comparison alone"] / seconds["shared"], 3),
             "requests": len(ours[0].log),
@@ -114,7 +114,12 @@ def _result(config: PrefixConfig, sides: Mapping[str, Sequence[_Side]], block: i
             "block_tokens": block,
             "think_tokens": config.think,
             "runs": [
-                {"side": name, "seconds": round(s.seconds, 2), "cached": s.cached, "prompt_tokens": s.prompt_tokens}
+                {
+                    "side": name,
+                    "seconds": round(s.seconds, 2),
+                    "cached": s.cached_tokens,
+                    "prompt_tokens": s.prompt_tokens,
+                }
                 for runs in zip(*sides.values(), strict=True)
                 for name, s in zip(sides, runs, strict=True)
             ],
@@ -122,7 +127,7 @@ def _result(config: PrefixConfig, sides: Mapping[str, Sequence[_Side]], block: i
     )
 
 
-class _Salting(LoggedEngine):
+class _PrefixSaltEngine(LoggedEngine):
     """An engine that puts a salt before every prompt: the same for all of a run, another one for each, or one for
     each comparison."""
 
@@ -133,19 +138,19 @@ class _Salting(LoggedEngine):
         self._side, self._runs, self._count = SIDES[0], 0, 0
         self._salts: dict[tuple[int, ...], int] = {}
 
-    def begin(self, side: str) -> None:
+    def start_run(self, side: str) -> None:
         """Start a run, of which no request shares anything with an earlier run."""
         self._side, self.log, self._runs = side, [], self._runs + 1
         self._salts.clear()
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
-        number = f"{self._runs:03}{self._salt(tuple(prompt_token_ids)):0{SALT - 3}}"
+        number = f"{self._runs:03}{self._choose_salt(tuple(prompt_token_ids)):0{SALT - 3}}"
         salt = [self._digits[int(digit)] for digit in number]
         return await super().generate([*salt, *prompt_token_ids], sampling, media)
 
-    def _salt(self, prompt: tuple[int, ...]) -> int:
+    def _choose_salt(self, prompt: tuple[int, ...]) -> int:
         if self._side == "shared":
             return 0
         self._count += 1
@@ -157,10 +162,10 @@ class _Salting(LoggedEngine):
         return self._count
 
 
-def _comparisons(config: PrefixConfig, rng: random.Random) -> list[Comparison]:
-    return comparisons(config.questions, config.candidates, config.question_words, config.candidate_words, rng)
+def _make_comparisons(config: PrefixConfig, rng: random.Random) -> list[Comparison]:
+    return make_comparisons(config.questions, config.candidates, config.question_words, config.candidate_words, rng)
 
 
-def _block_size(engine: Any) -> int:
+def _get_block_size(engine: Any) -> int:
     """Of the vllm engine, which alone has blocks."""
     return int(engine.block_size)

@@ -37,20 +37,20 @@ class BenchResult:
 def print_result(result: BenchResult) -> None:
     """Print a table of the result and its plain details, then one for each list of rows, to standard output."""
     lists = {name: value for name, value in result.details.items() if isinstance(value, list)}
-    plain = [(_words(name), _format(value)) for name, value in result.details.items() if name not in lists]
-    goal = [(name, _format(getattr(result, name))) for name in ("ratio", "goal", "met")]
+    plain = [(_format_name(name), _format_value(value)) for name, value in result.details.items() if name not in lists]
+    goal = [(name, _format_value(getattr(result, name))) for name in ("ratio", "goal", "met")]
     print_table(Table(("", ""), [*goal, RULE, *plain], f"bench {result.name}"))
     for name, rows in lists.items():
         columns = list(rows[0]) if rows else []
-        cells = [[_format(row[column]) for column in columns] for row in rows]
-        print_table(Table([_words(column) for column in columns], cells, _words(name), text_columns=0))
+        cells = [[_format_value(row[column]) for column in columns] for row in rows]
+        print_table(Table([_format_name(column) for column in columns], cells, _format_name(name), text_columns=0))
 
 
-def _words(name: str) -> str:
+def _format_name(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _format(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{round(value, 3):g}" if isinstance(value, float) else str(value)

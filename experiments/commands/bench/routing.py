@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from flex_judge.experiments.commands.bench.logged import LoggedEngine, most_cached
+from flex_judge.experiments.commands.bench.logged import LoggedEngine, count_cacheable_tokens
 from flex_judge.experiments.commands.bench.result import BenchResult
-from flex_judge.experiments.commands.bench.texts import comparisons
+from flex_judge.experiments.commands.bench.texts import make_comparisons
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig
@@ -51,16 +51,18 @@ class RoutingConfig:
 def run(config: RoutingConfig) -> BenchResult:
     """Measure with the vllm engine on a local Ray."""
     rng = random.Random(config.seed)
-    work = comparisons(config.questions, config.candidates, config.question_words, config.candidate_words, rng)
+    work = make_comparisons(config.questions, config.candidates, config.question_words, config.candidate_words, rng)
     rng.shuffle(work)
     engine = EngineConfig(config.model, "vllm", max_model_len=2048)
     settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
-    possible = _possible(engine, settings, work)
+    possible = _measure_cacheable_tokens(engine, settings, work)
     judge = JudgeConfig(engine, settings)
     with connect() as cluster:
-        ours = ServiceConfig(judge, config.replicas, name="routing-prefix").placed_on(cluster)
+        ours = ServiceConfig(judge, config.replicas, name="routing-prefix").place_on(cluster)
         theirs = replace(ours, affinity=False, name="routing-default")
-        sides = {name: asyncio.run(_side(c, work)) for name, c in (("prefix affinity", ours), ("default", theirs))}
+        sides = {
+            name: asyncio.run(_measure_service(c, work)) for name, c in (("prefix affinity", ours), ("default", theirs))
+        }
     share = {name: side["cached"] / possible for name, side in sides.items()}
     ratio = share["prefix affinity"]
     return BenchResult(
@@ -78,7 +80,7 @@ def run(config: RoutingConfig) -> BenchResult:
     )
 
 
-def _possible(config: EngineConfig, settings: JudgeSettings, work: Sequence[Comparison]) -> int:
+def _measure_cacheable_tokens(config: EngineConfig, settings: JudgeSettings, work: Sequence[Comparison]) -> int:
     """The most tokens that one engine could take from its cache while it judges `work`."""
     engine = load_engine(config)
     try:
@@ -87,17 +89,17 @@ def _possible(config: EngineConfig, settings: JudgeSettings, work: Sequence[Comp
         block = int(engine.block_size)  # type: ignore[attr-defined] # vllm's alone has blocks
     finally:
         engine.close()
-    possible = most_cached(logged.log, block)
+    possible = count_cacheable_tokens(logged.log, block)
     if not possible:
         raise UsageError(f"no block of {block} tokens is shared, so there is nothing to measure; raise --candidates")
     return possible
 
 
-async def _side(config: ServiceConfig, work: Sequence[Comparison]) -> dict[str, Any]:
+async def _measure_service(config: ServiceConfig, work: Sequence[Comparison]) -> dict[str, Any]:
     async with JudgeService(config) as service:
-        await service.ready()
+        await service.wait_until_ready()
         start = time.perf_counter()
-        judgments: list[Judgment] = [j async for j in service.stream([work])]
+        judgments: list[Judgment] = [j async for j in service.stream_judgments([work])]
         seconds = time.perf_counter() - start
     per_replica = Counter(j.provenance["replica"] for j in judgments)
     return {

@@ -22,14 +22,14 @@ from annotated_types import Ge
 
 from flex_judge.alignment.policies.base import Completion
 from flex_judge.alignment.policies.engine import EnginePolicy
-from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, most_cached
+from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, count_cacheable_tokens
 from flex_judge.experiments.commands.bench.result import BenchResult
-from flex_judge.experiments.commands.bench.texts import made_up
+from flex_judge.experiments.commands.bench.texts import make_sentence
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.types import Message
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 
@@ -59,45 +59,48 @@ def run(config: SamplingConfig) -> BenchResult:
     """Measure with the vllm engine."""
     engine: Any = load_engine(EngineConfig(config.model, "vllm"))
     try:
-        return measured(config, engine, engine.block_size)
+        return measure_sampling(config, engine, engine.block_size)
     finally:
         engine.close()
 
 
-def measured(config: SamplingConfig, engine: Engine, block: int) -> BenchResult:
+def measure_sampling(config: SamplingConfig, engine: Engine, block: int) -> BenchResult:
     """Measure with an engine whose prefix cache has blocks of so many tokens."""
-    salting = _Salting(engine)
+    salting = _SampleSaltEngine(engine)
     policy = EnginePolicy(salting)
-    salting.begin("shared")
-    _sampled(policy, config, _prompts(config, "warm-up")[:1])
-    sides: dict[str, list[_Side]] = {side: [] for side in SIDES}
+    salting.start_run("shared")
+    _sample_prompts(policy, config, _make_prompts(config, "warm-up")[:1])
+    sides: dict[str, list[_SamplingMeasurement]] = {side: [] for side in SIDES}
     for repeat in range(config.repeats):
-        prompts = _prompts(config, str(repeat))
+        prompts = _make_prompts(config, str(repeat))
         for side in SIDES:
-            salting.begin(side)
+            salting.start_run(side)
             start = time.perf_counter()
-            samples = _sampled(policy, config, prompts)
-            sides[side].append(_Side(time.perf_counter() - start, samples, salting.log))
-    return _result(config, sides, block)
+            samples = _sample_prompts(policy, config, prompts)
+            sides[side].append(_SamplingMeasurement(time.perf_counter() - start, samples, salting.log))
+    return _build_result(config, sides, block)
 
 
-def _sampled(policy: EnginePolicy, config: SamplingConfig, prompts: Sequence[str]) -> list[Completion]:
+def _sample_prompts(policy: EnginePolicy, config: SamplingConfig, prompts: Sequence[str]) -> list[Completion]:
     sampling = Sampling(config.max_tokens, config.temperature, seed=config.seed)
 
-    async def all_prompts() -> list[list[Completion]]:
+    async def sample_all() -> list[list[Completion]]:
         messages = [[Message("user", prompt)] for prompt in prompts]
         return await asyncio.gather(*(policy.sample(m, sampling, range(config.samples)) for m in messages))
 
-    return [sample for samples in asyncio.run(all_prompts()) for sample in samples]
+    return [sample for samples in asyncio.run(sample_all()) for sample in samples]
 
 
-def _prompts(config: SamplingConfig, name: str) -> list[str]:
+def _make_prompts(config: SamplingConfig, name: str) -> list[str]:
     rng = random.Random(f"{config.seed}-{name}")
-    return [f"Tell a long story out of these words: {made_up(config.prompt_words, rng)}" for _ in range(config.prompts)]
+    return [
+        f"Tell a long story out of these words: {make_sentence(config.prompt_words, rng)}"
+        for _ in range(config.prompts)
+    ]
 
 
 @dataclass
-class _Side:
+class _SamplingMeasurement:
     """One run of one side."""
 
     seconds: float
@@ -109,19 +112,24 @@ class _Side:
         return sum(generation.prompt_tokens for _, _, generation in self.log)
 
     @property
-    def cached(self) -> int:
+    def cached_tokens(self) -> int:
         return sum(generation.cached_tokens for _, _, generation in self.log)
 
     @property
-    def generated(self) -> int:
+    def generated_tokens(self) -> int:
         return sum(sample.tokens for sample in self.samples)
 
 
-def _result(config: SamplingConfig, sides: Mapping[str, Sequence[_Side]], block: int) -> BenchResult:
+def _build_result(
+    config: SamplingConfig, sides: Mapping[str, Sequence[_SamplingMeasurement]], block: int
+) -> BenchResult:
     ours, salted = (sides[side] for side in SIDES)
     seconds = [statistics.median(run.seconds for run in runs) for runs in (ours, salted)]
     ratio = seconds[1] / seconds[0]
-    cached, possible = sum(run.cached for run in ours), sum(most_cached(run.log, block) for run in ours)
+    cached, possible = (
+        sum(run.cached_tokens for run in ours),
+        sum(count_cacheable_tokens(run.log, block) for run in ours),
+    )
     if not possible:
         raise UsageError(f"a prompt has no block of {block} tokens to share; raise --prompt-words")
     share = cached / possible
@@ -143,11 +151,16 @@ def _result(config: SamplingConfig, sides: Mapping[str, Sequence[_Side]], block:
             "cached_goal": CACHED_GOAL,
             "cached_of_prompt_tokens": round(cached / sum(run.prompt_tokens for run in ours), 3),
             "cached_of_prompt_tokens_salted": round(
-                sum(run.cached for run in salted) / sum(run.prompt_tokens for run in salted), 3
+                sum(run.cached_tokens for run in salted) / sum(run.prompt_tokens for run in salted), 3
             ),
             "block_tokens": block,
             "runs": [
-                {"side": side, "seconds": round(run.seconds, 2), "cached": run.cached, "generated": run.generated}
+                {
+                    "side": side,
+                    "seconds": round(run.seconds, 2),
+                    "cached": run.cached_tokens,
+                    "generated": run.generated_tokens,
+                }
                 for runs in zip(*sides.values(), strict=True)
                 for side, run in zip(sides, runs, strict=True)
             ],
@@ -155,7 +168,7 @@ def _result(config: SamplingConfig, sides: Mapping[str, Sequence[_Side]], block:
     )
 
 
-class _Salting(LoggedEngine):
+class _SampleSaltEngine(LoggedEngine):
     """An engine that puts a salt before every prompt: the same for all of a run, or another one for each."""
 
     def __init__(self, engine: Engine) -> None:
@@ -164,12 +177,12 @@ class _Salting(LoggedEngine):
         self._digits = [ids[-1] for ids in encoded]
         self._side, self._runs = SIDES[0], 0
 
-    def begin(self, side: str) -> None:
+    def start_run(self, side: str) -> None:
         """Start a run, of which no request shares anything with an earlier run."""
         self._side, self.log, self._runs = side, [], self._runs + 1
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         number = f"{self._runs:03}{len(self.log) if self._side == 'nothing shared' else 0:0{SALT - 3}}"
         salt = [self._digits[int(digit)] for digit in number]

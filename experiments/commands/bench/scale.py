@@ -25,11 +25,11 @@ from flex_judge.alignment.best_of_n.selection import SelectionSpec
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
-from flex_judge.alignment.pipeline.job import Job, Outcome, shard_rows_for
+from flex_judge.alignment.pipeline.job import Job, RowResult, choose_shard_rows
 from flex_judge.alignment.pipeline.models import ServedModels
 from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicyServiceConfig
-from flex_judge.alignment.pipeline.runner import run as run_job
-from flex_judge.alignment.pipeline.shards import ShardFolder, summed
+from flex_judge.alignment.pipeline.runner import run_job as run_job
+from flex_judge.alignment.pipeline.shards import ShardFolder, sum_reports
 from flex_judge.alignment.policies.config import PolicyConfig
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.common.flags import setting
@@ -67,8 +67,8 @@ class ScaleConfig:
 def run(config: ScaleConfig) -> BenchResult:
     """Measure on a local Ray, whose processors count for more than there are: scripts only wait."""
     with tempfile.TemporaryDirectory() as folder, connect() as cluster:
-        rates = {n: asyncio.run(_rate(config, n, cluster, Path(folder))) for n in REPLICAS}
-    peaks = {rows: _peak_mib(rows) for rows in (config.few, config.many)}
+        rates = {n: asyncio.run(_measure_rate(config, n, cluster, Path(folder))) for n in REPLICAS}
+    peaks = {rows: _measure_peak_mib(rows) for rows in (config.few, config.many)}
     efficiencies = {n: rate / n / rates[1] for n, rate in rates.items()}
     growth = peaks[config.many] / peaks[config.few]
     ratio = efficiencies[REPLICAS[-1]]
@@ -79,7 +79,7 @@ def run(config: ScaleConfig) -> BenchResult:
         ratio >= GOAL and growth <= MEMORY_GOAL,
         {
             "judge_seconds": LATENCY_S,
-            "answers_at_once": _judges().per_replica,
+            "answers_at_once": _make_service_config().requests_per_replica,
             "samples": config.samples,
             "memory_ratio": round(growth, 3),
             "memory_goal": MEMORY_GOAL,
@@ -108,15 +108,17 @@ async def judge(prompt: str, sampling: Sampling) -> str:
     return f"<answer>{score}</answer>"
 
 
-def _judges() -> ServiceConfig:
+def _make_service_config() -> ServiceConfig:
     engine = EngineConfig("flex_judge.experiments.commands.bench.scale:judge", "scripted", max_batch=ANSWERS_AT_ONCE)
     return ServiceConfig(JudgeConfig(engine, JudgeSettings(temperature=0.0)))
 
 
-async def _rate(config: ScaleConfig, replicas: int, cluster: Cluster, folder: Path) -> float:
+async def _measure_rate(config: ScaleConfig, replicas: int, cluster: Cluster, folder: Path) -> float:
     """Rows a second with so many judges, from the first shard that is done to the last."""
     share = cluster.cpus / (replicas + 1)
-    judges = replace(_judges(), replicas=replicas, name=f"scale-{replicas}", cpus_per_replica=share).placed_on(cluster)
+    judges = replace(
+        _make_service_config(), replicas=replicas, name=f"scale-{replicas}", cpus_per_replica=share
+    ).place_on(cluster)
     policy = PolicyServiceConfig(
         PolicyConfig("flex_judge.experiments.commands.bench.scale:say", "scripted"),
         name=f"scale-policy-{replicas}",
@@ -125,47 +127,47 @@ async def _rate(config: ScaleConfig, replicas: int, cluster: Cluster, folder: Pa
     per_second = replicas * ANSWERS_AT_ONCE / LATENCY_S / config.samples
     rows = max(8, round(config.seconds * per_second))
     async with JudgeService(judges) as service, PolicyService(policy) as answering:
-        await service.ready()
-        await answering.ready()
+        await service.wait_until_ready()
+        await answering.wait_until_ready()
         sampling = Sampling(64, temperature=1.0, seed=0)
         plan = BestOfNPlan(ServedModels(policy, judges), sampling, config.samples, SelectionSpec())
-        at_once = 2 * max(1, judges.room // config.samples)
+        at_once = 2 * max(1, judges.max_requests // config.samples)
         # Shards of one prompt, so that the clock starts and stops between prompts.
         job = Job(
-            open_source(str(_prompts(folder / f"{replicas}.jsonl", rows))),
+            open_source(str(_write_prompts(folder / f"{replicas}.jsonl", rows))),
             plan,
             folder / f"parts-{replicas}",
             shard_rows=1,
             rows_at_once=at_once,
             shards_at_once=at_once,
         )
-        times = await asyncio.to_thread(_times, job)
-    reports = ShardFolder(job.folder).reports().values()
-    if summed(list(reports)).done != rows:
-        raise ClusterError(f"only {summed(list(reports)).done} of {rows} rows were done")
-    return _steady(times)
+        times = await asyncio.to_thread(_collect_finish_times, job)
+    reports = ShardFolder(job.folder).read_reports().values()
+    if sum_reports(list(reports)).done != rows:
+        raise ClusterError(f"only {sum_reports(list(reports)).done} of {rows} rows were done")
+    return _compute_steady_rate(times)
 
 
-def _times(job: Job) -> list[float]:
+def _collect_finish_times(job: Job) -> list[float]:
     return [time.perf_counter() for _ in run_job(job)]
 
 
-def _steady(times: list[float]) -> float:
+def _compute_steady_rate(times: list[float]) -> float:
     """Rows a second between the first quarter and the last, where all replicas have work."""
     low, high = len(times) // 4, 3 * len(times) // 4
     return (high - low) / (times[high] - times[low])
 
 
 @dataclass(frozen=True)
-class Echo:
+class EchoPlan:
     """Work that needs no model, with rows as those of best-of-N are."""
 
     tables: tuple[str, ...] = ("best_of_n",)
 
-    async def open(self) -> Echo:
+    async def open(self) -> EchoPlan:
         return self
 
-    async def __call__(self, row: PromptRow) -> Outcome:
+    async def __call__(self, row: PromptRow) -> RowResult:
         said = {
             "id": row.id,
             "prompt": [{"role": "user", "content": row.prompt[0].content}],
@@ -181,32 +183,32 @@ class Echo:
             "cut": [False, False],
             "kept": {},
         }
-        return Outcome({"best_of_n": [said]})
+        return RowResult({"best_of_n": [said]})
 
 
-def _peak_mib(rows: int) -> float:
+def _measure_peak_mib(rows: int) -> float:
     """Peak memory of a driver that has so many rows worked on, in MiB."""
     with tempfile.TemporaryDirectory() as folder:
-        prompts = _prompts(Path(folder) / "prompts.jsonl", rows)
+        prompts = _write_prompts(Path(folder) / "prompts.jsonl", rows)
         command = [sys.executable, "-P", "-m", "flex_judge.experiments.commands.bench.scale", str(prompts), folder]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def _drive(prompts: str, folder: str) -> None:
+def _run_driver(prompts: str, folder: str) -> None:
     """What the driver of `flex-judge best-of-n` does: hands out shards, joins their rows, and sums them up."""
     from flex_judge.experiments.commands.best_of_n.run import write_summary
 
     source = open_source(prompts)
     with RunFolder(Path(folder) / "run", {}) as run:
         shard_folder = ShardFolder(run.path / "shards")
-        job = Job(source, Echo(), shard_folder.folder, shard_rows=shard_rows_for(len(source)), workers=2)
+        job = Job(source, EchoPlan(), shard_folder.folder, shard_rows=choose_shard_rows(len(source)), workers=2)
         with connect():
             for _ in run_job(job):
                 pass
-        reports = shard_folder.reports()
-        shard_folder.join("best_of_n", reports, run.path / "best_of_n.jsonl")
-        done = write_summary(run, summed(list(reports.values())), None)["done"]
+        reports = shard_folder.read_reports()
+        shard_folder.join_table("best_of_n", reports, run.path / "best_of_n.jsonl")
+        done = write_summary(run, sum_reports(list(reports.values())), None)["done"]
     if done != len(source):
         raise ClusterError(f"only {done} of {len(source)} rows were done")
     # Not getrusage, whose peak can be that of the process that started this one.
@@ -214,11 +216,11 @@ def _drive(prompts: str, folder: str) -> None:
     print(int(peak.split()[1]) / 1024)
 
 
-def _prompts(path: Path, rows: int) -> Path:
+def _write_prompts(path: Path, rows: int) -> Path:
     with path.open("w") as file:
         file.writelines(json.dumps({"id": n, "prompt": f"Question {n}?"}) + "\n" for n in range(rows))
     return path
 
 
 if __name__ == "__main__":
-    _drive(*sys.argv[1:])
+    _run_driver(*sys.argv[1:])

@@ -22,10 +22,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, waves
+from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, split_into_waves
 from flex_judge.experiments.commands.bench.result import BenchResult
-from flex_judge.experiments.commands.bench.texts import comparisons
-from flex_judge.experiments.commands.serve.run import free_port
+from flex_judge.experiments.commands.bench.texts import make_comparisons
+from flex_judge.experiments.commands.serve.run import find_free_port
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig, Sampling
@@ -65,14 +65,14 @@ class ServiceBenchConfig:
 def run(config: ServiceBenchConfig) -> BenchResult:
     """Measure with the vllm engine on a local Ray."""
     # The first pass warms both sides up (grammars are compiled at their first use) and does not count.
-    passes = [_work(config, f"{config.seed}-{repeat}") for repeat in range(config.repeats + 1)]
+    passes = [_make_comparisons(config, f"{config.seed}-{repeat}") for repeat in range(config.repeats + 1)]
     settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
     with connect() as cluster:
         engine = EngineConfig(config.model, "vllm", max_model_len=2048, max_batch=256)
-        service = ServiceConfig(JudgeConfig(engine, settings), replicas=1, name="bench").placed_on(cluster)
-        logs, arguments = _requests(service.judge.engine, settings, passes)
-        times = asyncio.run(_both(service, passes, logs, arguments))[1:]
-        overheads = [asyncio.run(_overhead(cluster, replicas, config)) for replicas in REPLICAS]
+        service = ServiceConfig(JudgeConfig(engine, settings), replicas=1, name="bench").place_on(cluster)
+        logs, arguments = _record_requests(service.judge.engine, settings, passes)
+        times = asyncio.run(_measure_passes(service, passes, logs, arguments))[1:]
+        overheads = [asyncio.run(_measure_overhead(cluster, replicas, config)) for replicas in REPLICAS]
     ratios = [alone / served for served, alone in times]
     ratio = statistics.median(ratios)
     tokens = sum(len(generation.token_ids) for log in logs[1:] for _, _, generation in log)
@@ -100,11 +100,11 @@ def answer(prompt: str, sampling: Sampling) -> str:  # noqa: ARG001 - the signat
     return answers.removeprefix("<answer>") if sampling.regex else answers
 
 
-def _work(config: ServiceBenchConfig, seed: str) -> list[Comparison]:
-    return comparisons(config.questions, config.candidates, config.words, config.words, random.Random(seed))
+def _make_comparisons(config: ServiceBenchConfig, seed: str) -> list[Comparison]:
+    return make_comparisons(config.questions, config.candidates, config.words, config.words, random.Random(seed))
 
 
-def _requests(
+def _record_requests(
     config: EngineConfig, settings: JudgeSettings, passes: Sequence[Sequence[Comparison]]
 ) -> tuple[list[Log], dict[str, Any]]:
     """What the judge asks of its engine in each pass, and the arguments that the engine was made with."""
@@ -120,7 +120,7 @@ def _requests(
         engine.close()
 
 
-async def _both(
+async def _measure_passes(
     config: ServiceConfig, passes: Sequence[Sequence[Comparison]], logs: Sequence[Log], arguments: dict[str, Any]
 ) -> list[tuple[float, float]]:
     """Seconds of each pass, through the service and by `LLM.generate`."""
@@ -128,20 +128,20 @@ async def _both(
 
     os.nice(max(0, WORKER_NICENESS - os.nice(0)))
     llm = LLM(**arguments)
-    async with _served(config) as (_, client):
+    async with _run_service(config) as (_, client):
         times = []
-        for work, requests in zip(passes, map(waves, logs), strict=True):
+        for work, requests in zip(passes, map(split_into_waves, logs), strict=True):
             start = time.perf_counter()
             judgments = await client.judge(work)
             middle = time.perf_counter()
             for wave in requests:
-                _generate(llm, wave)
+                _generate_wave(llm, wave)
             times.append((middle - start, time.perf_counter() - middle))
-            _check(judgments)
+            _check_judgments(judgments)
     return times
 
 
-def _generate(llm: Any, requests: Log) -> None:
+def _generate_wave(llm: Any, requests: Log) -> None:
     """Give `LLM.generate` requests at once, each with the sampling that the judge asked for."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.sampling_params import StructuredOutputsParams
@@ -161,22 +161,22 @@ def _generate(llm: Any, requests: Log) -> None:
 
 
 @asynccontextmanager
-async def _served(config: ServiceConfig) -> AsyncIterator[tuple[JudgeService, JudgeClient]]:
+async def _run_service(config: ServiceConfig) -> AsyncIterator[tuple[JudgeService, JudgeClient]]:
     """The service with HTTP on a free port of this machine, ready, and a client to it."""
     config = replace(config, gateway=GatewayConfig())
-    async with JudgeService(config, HttpAddress(port=free_port("127.0.0.1", 0))) as service:
-        await service.ready()
+    async with JudgeService(config, HttpAddress(port=find_free_port("127.0.0.1", 0))) as service:
+        await service.wait_until_ready()
         yield service, JudgeClient(service.url)
 
 
-async def _overhead(cluster: Cluster, replicas: int, config: ServiceBenchConfig) -> dict[str, Any]:
+async def _measure_overhead(cluster: Cluster, replicas: int, config: ServiceBenchConfig) -> dict[str, Any]:
     """Milliseconds of a request with a judge that answers at once: one request at a time, and many."""
     judge = JudgeConfig(EngineConfig(SCRIPT, "scripted"), JudgeSettings(temperature=0.0))
     share = cluster.cpus / replicas
-    service = ServiceConfig(judge, replicas, name=f"bench-{replicas}", cpus_per_replica=share).placed_on(cluster)
-    many = itertools.islice(itertools.cycle(_work(config, "overhead")), config.requests)
+    service = ServiceConfig(judge, replicas, name=f"bench-{replicas}", cpus_per_replica=share).place_on(cluster)
+    many = itertools.islice(itertools.cycle(_make_comparisons(config, "overhead")), config.requests)
     work = [replace(comparison, id=str(i)) for i, comparison in enumerate(many)]
-    async with _served(service) as (_, client):
+    async with _run_service(service) as (_, client):
         await client.judge(work[:8])
         alone = []
         for comparison in work:
@@ -185,7 +185,7 @@ async def _overhead(cluster: Cluster, replicas: int, config: ServiceBenchConfig)
             alone.append(time.perf_counter() - start)
         start = time.perf_counter()
         for judgments in await asyncio.gather(*(client.judge([comparison]) for comparison in work)):
-            _check(judgments)
+            _check_judgments(judgments)
         together = time.perf_counter() - start
     return {
         "replicas": replicas,
@@ -194,7 +194,7 @@ async def _overhead(cluster: Cluster, replicas: int, config: ServiceBenchConfig)
     }
 
 
-def _check(judgments: Sequence[Judgment]) -> None:
+def _check_judgments(judgments: Sequence[Judgment]) -> None:
     """A bench of a service that failed says nothing of its speed."""
     wrong = [j for j in judgments if j.status != Status.OK]
     if wrong:

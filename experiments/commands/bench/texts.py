@@ -12,15 +12,15 @@ WORDS = (
 )
 
 
-def made_up(words: int, rng: random.Random) -> str:
+def make_sentence(words: int, rng: random.Random) -> str:
     """A sentence of so many words."""
     return " ".join(rng.choice(WORDS) for _ in range(words)).capitalize() + "."
 
 
-def comparisons(
+def make_comparisons(
     questions: int, candidates: int, question_words: int, candidate_words: int, rng: random.Random
 ) -> list[Comparison]:
     """Single candidates to be scored, those of a question next to each other; their ids count from 0."""
-    asked = [made_up(question_words, rng) for _ in range(questions)]
-    pairs = [(question, made_up(candidate_words, rng)) for question in asked for _ in range(candidates)]
+    asked = [make_sentence(question_words, rng) for _ in range(questions)]
+    pairs = [(question, make_sentence(candidate_words, rng)) for question in asked for _ in range(candidates)]
     return [Comparison.of(question, answer, id=str(i)) for i, (question, answer) in enumerate(pairs)]

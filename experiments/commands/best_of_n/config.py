@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flex_judge.alignment.best_of_n.selection import Method, SelectionSpec
-from flex_judge.experiments.common.data_runs.config import DataFlags, out_folder
+from flex_judge.experiments.common.data_runs.config import DataFlags, out_setting
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.classes import Fraction, PositiveInt, settings_class
@@ -16,7 +16,7 @@ _SELECTION = "selection"
 class BestOfNRun(DataFlags):
     """Settings of a run."""
 
-    out: str = out_folder("runs/best-of-n")
+    out: str = out_setting("runs/best-of-n")
     method: Method = setting("pointwise", "How the best answer is found", group=_SELECTION)
     halving_votes: PositiveInt = setting(
         SelectionSpec.votes, "halving: maximum number of judgments per answer", metavar="K", group=_SELECTION
@@ -31,12 +31,12 @@ class BestOfNRun(DataFlags):
         super().__post_init__()
 
     @property
-    def at_once(self) -> int:
+    def comparisons_per_prompt(self) -> int:
         """Comparisons of a prompt that are under way at once."""
-        n = self.answers
+        n = self.num_answers
         return max(1, {"listwise": 1, "round_robin": n * (n - 1) // 2, "knockout": n // 2}.get(self.method, n))
 
-    def selection(self, file: str | None) -> SelectionSpec:
+    def build_selection(self, file: str | None) -> SelectionSpec:
         return SelectionSpec(
-            self.method, self.rubric_for(file), self.judge.engine.seed, self.halving_votes, self.halving_budget
+            self.method, self.resolve_rubric(file), self.judge.engine.seed, self.halving_votes, self.halving_budget
         )

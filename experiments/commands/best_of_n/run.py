@@ -11,14 +11,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.best_of_n.metrics import LabelledSamples, accuracies, best_scores, finest_scores
-from flex_judge.alignment.best_of_n.selection import check
+from flex_judge.alignment.best_of_n.metrics import (
+    LabelledSamples,
+    compute_accuracies,
+    compute_best_scores,
+    prefer_expected_scores,
+)
+from flex_judge.alignment.best_of_n.selection import check_selection
 from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
 from flex_judge.alignment.pipeline.models import Models
-from flex_judge.alignment.pipeline.shards import Report
-from flex_judge.alignment.tasks.arithmetic import is_right
+from flex_judge.alignment.pipeline.shards import ShardReport
+from flex_judge.alignment.tasks.arithmetic import is_correct_answer
 from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
-from flex_judge.experiments.common.data_runs.run import finished
+from flex_judge.experiments.common.data_runs.run import complete_run
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.io.jsonl import read_rows, write_text
 
@@ -37,23 +42,25 @@ def main(config: BestOfNRun, file: str | None) -> dict[str, Any]:
     Raises:
         UsageError: something the user can mend; nothing was started yet.
     """
-    source = config.source(file)
-    config.check()
-    selection = config.selection(file)
-    check(selection, config.answers)
-    sampling = config.sampling(file)
+    source = config.open_prompts(file)
+    config.check_models()
+    selection = config.build_selection(file)
+    check_selection(selection, config.num_answers)
+    sampling = config.build_sampling(file)
 
-    def plan(models: Models) -> BestOfNPlan:
-        return BestOfNPlan(models, sampling, config.answers, selection)
+    def make_plan(models: Models) -> BestOfNPlan:
+        return BestOfNPlan(models, sampling, config.num_answers, selection)
 
-    with finished(config, source, file, plan, config.at_once, {"selection": repr(selection)}) as (folder, done):
-        with folder.phase("join"):
+    with complete_run(
+        config, source, file, make_plan, config.comparisons_per_prompt, {"selection": repr(selection)}
+    ) as (folder, done):
+        with folder.time_phase("join"):
             for table in TABLES:
-                done.join(table, folder.path / f"{table}.jsonl")
-        return write_summary(folder, done.report, config.answer_for(file))
+                done.join_table(table, folder.path / f"{table}.jsonl")
+        return write_summary(folder, done.report, config.get_answer_column(file))
 
 
-def write_summary(folder: RunFolder, report: Report, answer: str | None) -> dict[str, Any]:
+def write_summary(folder: RunFolder, report: ShardReport, answer: str | None) -> dict[str, Any]:
     """Say what a finished run came to, in `summary.json`. Reads the rows several times, and keeps none of them."""
     import numpy as np
 
@@ -79,9 +86,11 @@ def write_summary(folder: RunFolder, report: Report, answer: str | None) -> dict
         **{name: counts[name] for name in ("unscored", "tied", "judgments", "policy_tokens", "cut")},
         "repeated_ids": len(ids) - len(np.unique(np.array(ids, dtype=np.uint64))),
         "statuses": dict(statuses),
-        "accuracies": accuracies(_read_labelled_samples(path, answer)).to_json() if counts["rows"] and answer else None,
+        "accuracies": compute_accuracies(_read_labelled_samples(path, answer)).to_json()
+        if counts["rows"] and answer
+        else None,
         "mean_score_of_best": (
-            {n: asdict(found) for n, found in best_scores(map(finest_scores, read_rows(path))).items()}
+            {n: asdict(found) for n, found in compute_best_scores(map(prefer_expected_scores, read_rows(path))).items()}
             if scored
             else None
         ),
@@ -93,4 +102,6 @@ def write_summary(folder: RunFolder, report: Report, answer: str | None) -> dict
 
 def _read_labelled_samples(path: Path, answer: str) -> Iterator[LabelledSamples]:
     for row in read_rows(path):
-        yield LabelledSamples(tuple(row["ranking"]), tuple(is_right(r, row["kept"][answer]) for r in row["responses"]))
+        yield LabelledSamples(
+            tuple(row["ranking"]), tuple(is_correct_answer(r, row["kept"][answer]) for r in row["responses"])
+        )

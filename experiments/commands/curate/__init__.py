@@ -24,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from flex_judge.experiments.commands.curate.config import CurateRun
-    from flex_judge.experiments.commands.curate.run import exit_status
+    from flex_judge.experiments.commands.curate.run import get_exit_status
     from flex_judge.experiments.commands.curate.run import main as run
-    from flex_judge.experiments.commands.curate.view import print_curated
-    from flex_judge.experiments.common.flags import build
+    from flex_judge.experiments.commands.curate.view import print_curation
+    from flex_judge.experiments.common.flags import load_config
 
-    config = build(CurateRun, options)
+    config = load_config(CurateRun, options)
     summary = run(config, options.file)
-    print_curated(summary, Path(config.out))
-    return exit_status(summary, config.max_failures)
+    print_curation(summary, Path(config.out))
+    return get_exit_status(summary, config.max_failures)

@@ -8,33 +8,33 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
-from flex_judge.alignment.curation.duplicates import LEAST
+from flex_judge.alignment.curation.duplicates import MIN_SIMILARITY
 from flex_judge.alignment.curation.scales import FIVE, TEN
 from flex_judge.alignment.curation.selection import Selection
 from flex_judge.alignment.curation.tokens import SCRIPTED
 from flex_judge.alignment.tasks import synthetic_teacher as arithmetic_teacher
 from flex_judge.experiments.commands.judge.config import JudgeRun
-from flex_judge.experiments.common.data_runs.config import out_folder
-from flex_judge.experiments.common.flags import flag_of, setting
+from flex_judge.experiments.common.data_runs.config import out_setting
+from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, MODEL, THINK_TOKENS
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.models import identified
+from flex_judge.judges.models import identify_model
 from flex_judge.judges.models.embedded import BASE
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
 from flex_judge.judges.validation.classes import NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
-from flex_judge.judges.validation.flat import Section
+from flex_judge.judges.validation.flat import SettingsSection
 
 _ROWS, _KEPT, _EXAMPLES, _RESULTS = "rows", "filters", "training examples", "results"
 """Headings of the help."""
-PROGRAM = "synthetic"
-TOKENIZER = BASE
+SYNTHETIC = "synthetic"
+SYNTHETIC_TOKENIZER = BASE
 """Whose tokenizer counts where the teacher is no model."""
-SIMILARITY = 0.8
-OF_TASK = {"pointwise_tokens": 0, "pairwise_tokens": 0, "order": "given", "balance": "all", "remap": 0.0}
+DEFAULT_SIMILARITY = 0.8
+SYNTHETIC_DEFAULTS = {"pointwise_tokens": 0, "pairwise_tokens": 0, "order": "given", "balance": "all", "remap": 0.0}
 """The embedded task's rows come in the wanted mix and order, and their reasoning is short."""
-TEACHER_SECTION = Section(
+TEACHER_SECTION = SettingsSection(
     skip=(JUDGE_SECTION.skip - {"max_think_tokens"})
     | {"votes", "vote_confidence", "order", "num_waits", "reason_first", "forced_answer"}
     | {"image_max_pixels", "video_fps", "video_max_pixels", "video_max_frames", "audio_max_seconds"},
@@ -63,7 +63,7 @@ class CurateRun:
     teacher: Literal["model", "synthetic"] = setting(
         "model",
         "Teacher: a judge model, or the synthetic teacher of the embedded task, which has the defaults "
-        + " ".join(f"{flag_of(name)} {value}" for name, value in OF_TASK.items()),
+        + " ".join(f"{format_flag(name)} {value}" for name, value in SYNTHETIC_DEFAULTS.items()),
         group=MODEL,
     )
     judge: Annotated[JudgeConfig, TEACHER_SECTION]
@@ -82,9 +82,9 @@ class CurateRun:
     tolerance: NonNegativeFloat = setting(
         0.0, "Maximum difference between a score and the reference", metavar="X", group=_KEPT
     )
-    max_similarity: Annotated[float, Interval(ge=LEAST, le=1)] | None = setting(
+    max_similarity: Annotated[float, Interval(ge=MIN_SIMILARITY, le=1)] | None = setting(
         None,
-        f"Maximum similarity between question and answers of two rows, {LEAST} to 1 (default: {SIMILARITY}; "
+        f"Maximum similarity between question and answers of two rows, {MIN_SIMILARITY} to 1 (default: {DEFAULT_SIMILARITY}; "
         "synthetic: 1)",
         metavar="X",
         group=_KEPT,
@@ -95,7 +95,7 @@ class CurateRun:
         metavar="FILE",
         group=_KEPT,
     )
-    examples: Annotated[Selection, Section(_EXAMPLES, skip=frozenset({"seed"}))]
+    examples: Annotated[Selection, SettingsSection(_EXAMPLES, skip=frozenset({"seed"}))]
     listwise_answers: Annotated[int, Ge(3)] = setting(
         4,
         "Number of answers in a listwise example made from --samples; rows of a FILE keep theirs",
@@ -114,14 +114,14 @@ class CurateRun:
     )
     tokenizer: str | None = setting(
         None,
-        f"Model whose tokenizer is used: name, folder or hub id (default: the teacher's; synthetic: {TOKENIZER})",
+        f"Model whose tokenizer is used: name, folder or hub id (default: the teacher's; synthetic: {SYNTHETIC_TOKENIZER})",
         metavar="MODEL",
         group=_EXAMPLES,
     )
     order_seed: NonNegativeInt = setting(
         0, "Seed of random orders and of which examples change their scale", metavar="N", group=_EXAMPLES
     )
-    out: str = out_folder("runs/curate")
+    out: str = out_setting("runs/curate")
     max_failures: NonNegativeInt = setting(
         0, "Number of rows without a judgment above which the exit status is 1", metavar="N", group=_RESULTS
     )
@@ -129,21 +129,21 @@ class CurateRun:
     @classmethod
     def complete_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Add the defaults of the synthetic teacher."""
-        return {**(OF_TASK if values.get("teacher") == PROGRAM else {}), **values}
+        return {**(SYNTHETIC_DEFAULTS if values.get("teacher") == SYNTHETIC else {}), **values}
 
     def __post_init__(self) -> None:
         if self.seeds > MAX_SAMPLE_INDEX:
             raise UsageError(f"--seeds must be at most {MAX_SAMPLE_INDEX}, not {self.seeds}")
-        if self.samples is not None and not self.is_program:
-            raise UsageError(f"--samples are rows of the embedded task, for --teacher {PROGRAM}")
-        if not self.is_program and self.seeds > 1 and self.judge.settings.temperature == 0:
+        if self.samples is not None and not self.is_synthetic:
+            raise UsageError(f"--samples are rows of the embedded task, for --teacher {SYNTHETIC}")
+        if not self.is_synthetic and self.seeds > 1 and self.judge.settings.temperature == 0:
             raise UsageError("--seeds above 1 need a --temperature above 0: greedy judgments are all the same")
         _ = self.selection
         self._check_rubrics()
 
     def _check_rubrics(self) -> None:
         scale = str(load_rubric(self.rubric_name).scale)
-        if self.is_program and scale != FIVE:
+        if self.is_synthetic and scale != FIVE:
             raise UsageError(f"--rubric {self.rubric_name}: the synthetic teacher scores on {FIVE}, not on {scale}")
         if scale not in (TEN, FIVE):
             raise UsageError(f"--rubric {self.rubric_name}: its scale must be {TEN} or {FIVE}, not {scale}")
@@ -152,21 +152,21 @@ class CurateRun:
             *([1] if self.selection.pointwise else []),
             *([self.listwise_answers] if self.examples.listwise else []),
         }
-        for name in self.rubrics.values():
+        for name in self.rubrics_by_scale.values():
             for responses in sizes:
-                load_rubric(name).check(responses)
+                load_rubric(name).check_response_count(responses)
 
     @property
-    def is_program(self) -> bool:
+    def is_synthetic(self) -> bool:
         """Whether the teacher is the program for the embedded task."""
-        return self.teacher == PROGRAM
+        return self.teacher == SYNTHETIC
 
     @property
     def rubric_name(self) -> str:
-        return self.rubric or ("correctness" if self.is_program else "general")
+        return self.rubric or ("correctness" if self.is_synthetic else "general")
 
     @property
-    def rubrics(self) -> dict[str, str]:
+    def rubrics_by_scale(self) -> dict[str, str]:
         """Scale of samples -> their rubric."""
         scale = str(load_rubric(self.rubric_name).scale)
         return {scale: self.rubric_name} if scale == FIVE else {scale: self.rubric_name, FIVE: self.remapped_rubric}
@@ -182,17 +182,19 @@ class CurateRun:
         return replace(chosen, pointwise=pointwise, pairwise=pairwise, listwise=listwise, seed=self.order_seed)
 
     @property
-    def similarity(self) -> float:
+    def similarity_limit(self) -> float:
         """How alike two rows may be. Of the embedded task's a single digit can be all that matters."""
-        return (1.0 if self.is_program else SIMILARITY) if self.max_similarity is None else self.max_similarity
+        return (
+            (1.0 if self.is_synthetic else DEFAULT_SIMILARITY) if self.max_similarity is None else self.max_similarity
+        )
 
     @property
     def tokenizer_name(self) -> str:
-        if self.tokenizer or self.is_program:
-            return self.tokenizer or TOKENIZER
+        if self.tokenizer or self.is_synthetic:
+            return self.tokenizer or SYNTHETIC_TOKENIZER
         return SCRIPTED if self.judge.engine.engine == "scripted" else self.judge.engine.model
 
-    def teacher_run(self, ledger: str | None) -> JudgeRun:
+    def build_teacher_run(self, ledger: str | None) -> JudgeRun:
         """How the teacher judges: one reply for each draw, the answers as they are given."""
         return JudgeRun(
             judge=self.judge,
@@ -202,26 +204,30 @@ class CurateRun:
             ledger=ledger,
         )
 
-    def identity(self, source: str, digest: str) -> dict[str, object]:
+    def build_identity(self, source: str, digest: str) -> dict[str, object]:
         """What determines the teacher's work, which a folder holds of one kind. How it is curated may change."""
-        told: dict[str, object] = {"source": source, "source_digest": digest, "teacher": arithmetic_teacher.NAME}
-        if self.is_program:
+        told: dict[str, object] = {
+            "source": source,
+            "source_digest": digest,
+            "teacher": arithmetic_teacher.TEACHER_NAME,
+        }
+        if self.is_synthetic:
             return told
         engine = self.judge.engine
         return told | {
-            "teacher": identified(engine.model),
-            "adapter": identified(engine.adapter),
+            "teacher": identify_model(engine.model),
+            "adapter": identify_model(engine.adapter),
             "engine": engine.engine,
             "judging": repr(self.judge.settings),
             "rubric": repr(load_rubric(self.rubric_name)),
             "max_model_len": engine.max_model_len,
         }
 
-    def told(self) -> dict[str, object]:
+    def describe_curation(self) -> dict[str, object]:
         """The settings of curation, for summary and card."""
         return {
             "tolerance": self.tolerance,
-            "max_similarity": self.similarity,
+            "max_similarity": self.similarity_limit,
             "benchmarks": list(self.benchmark),
             **asdict(self.selection),
             "reason_first": self.reason_first,

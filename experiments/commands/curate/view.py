@@ -6,36 +6,38 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import Row
+from flex_judge.alignment.reporting.model import TableRow
 from flex_judge.experiments.common.reporting.terminal import print_run
-from flex_judge.experiments.common.reporting.wording import count
+from flex_judge.experiments.common.reporting.wording import format_count
 
 
-def print_curated(summary: Mapping[str, Any], out: Path) -> None:
+def print_curation(summary: Mapping[str, Any], out: Path) -> None:
     """Print the summary of a run, and the path of its results."""
-    print_run(f"Judgments of {summary['teacher']}", summary, [*_flow(summary), *_samples(summary)])
+    print_run(
+        f"Judgments of {summary['teacher']}", summary, [*_build_flow_rows(summary), *_build_example_rows(summary)]
+    )
     made = {split: sum(kinds.values()) for split, kinds in summary["samples"].items()}
     for what, number in summary["missing"].items():
-        print(f"{count(number, 'sample')} fewer than wanted: {what}")
+        print(f"{format_count(number, 'sample')} fewer than wanted: {what}")
     if summary["rows_lost"]:
-        print(f"{count(summary['rows_lost'], 'row')} without any judgment that can be used")
+        print(f"{format_count(summary['rows_lost'], 'row')} without any judgment that can be used")
     if made["train"]:
-        print(f"\n{count(made['train'], 'sample')}, with their data card: {out}")
+        print(f"\n{format_count(made['train'], 'sample')}, with their data card: {out}")
     else:
         print(f"\nNothing is left to train on; {out / 'README.md'} says where it went")
 
 
-def _flow(summary: Mapping[str, Any]) -> Iterator[Row]:
+def _build_flow_rows(summary: Mapping[str, Any]) -> Iterator[TableRow]:
     yield "Rows", summary["rows"]
-    yield from _reasons(summary["bad_rows"])
+    yield from _build_reason_rows(summary["bad_rows"])
     yield "Judgments that can be used", summary["judgments"]
-    yield from _reasons(summary["bad_judgments"])
+    yield from _build_reason_rows(summary["bad_judgments"])
     for step in summary["steps"]:
         yield f"After {step['step']}", step["kept"]
-        yield from _reasons(step["dropped"])
+        yield from _build_reason_rows(step["dropped"])
 
 
-def _samples(summary: Mapping[str, Any]) -> Iterator[Row]:
+def _build_example_rows(summary: Mapping[str, Any]) -> Iterator[TableRow]:
     for split, kinds in summary["samples"].items():
         for kind, number in kinds.items():
             yield f"Samples {split.replace('_', ' ')}: {kind}", number
@@ -45,6 +47,6 @@ def _samples(summary: Mapping[str, Any]) -> Iterator[Row]:
         yield f"  to train on, scale {scale}", number
 
 
-def _reasons(counts: Mapping[str, int]) -> Iterator[Row]:
+def _build_reason_rows(counts: Mapping[str, int]) -> Iterator[TableRow]:
     for reason, number in counts.items():
         yield f"  {reason}", number

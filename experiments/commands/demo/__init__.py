@@ -19,8 +19,8 @@ def main(options: argparse.Namespace) -> int:
     from flex_judge.experiments.commands.demo.run import DemoConfig
     from flex_judge.experiments.commands.demo.run import main as run
     from flex_judge.experiments.commands.demo.view import print_summary
-    from flex_judge.experiments.common.flags import build
+    from flex_judge.experiments.common.flags import load_config
 
-    config = build(DemoConfig, options)
+    config = load_config(DemoConfig, options)
     print_summary(run(config), Path(config.out))
     return 0

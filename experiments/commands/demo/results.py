@@ -9,22 +9,22 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from flex_judge.alignment.best_of_n.metrics import LabelledSamples, accuracies
-from flex_judge.alignment.pipeline.job import Outcome
+from flex_judge.alignment.best_of_n.metrics import LabelledSamples, compute_accuracies
+from flex_judge.alignment.pipeline.job import RowResult
 from flex_judge.alignment.preferences.stats import CardStats
-from flex_judge.alignment.tasks.arithmetic import is_right
-from flex_judge.experiments.commands.demo.shared import Judgments, Samples
-from flex_judge.experiments.commands.report.run import write_report
+from flex_judge.alignment.tasks.arithmetic import is_correct_answer
+from flex_judge.experiments.commands.demo.shared import JudgmentStore, SampleStore
+from flex_judge.experiments.commands.report.run import write_demo_report
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.io.jsonl import write_rows, write_text
 
 
 def write_results(
     run: RunFolder,
-    best_of_n: Sequence[Outcome],
-    preferences: Sequence[Outcome],
-    samples: Samples,
-    judgments: Judgments,
+    best_of_n: Sequence[RowResult],
+    preferences: Sequence[RowResult],
+    samples: SampleStore,
+    judgments: JudgmentStore,
     replicas: int,
 ) -> dict[str, Any]:
     """Write every result file of a complete run.
@@ -32,12 +32,12 @@ def write_results(
     Returns:
         The summary.
     """
-    rows = [_label(row) for outcome in best_of_n for row in outcome.tables["best_of_n"]]
+    rows = [_add_labels(row) for outcome in best_of_n for row in outcome.tables["best_of_n"]]
     pairs = [row for outcome in preferences for row in outcome.tables["preferences"]]
     write_rows(run.path / "best_of_n.jsonl", rows)
     write_rows(run.path / "preferences.jsonl", pairs)
     stats = reduce(add, (outcome.stats for outcome in preferences if isinstance(outcome.stats, CardStats)), CardStats())
-    right = accuracies(LabelledSamples(tuple(row["ranking"]), tuple(row["right"])) for row in rows)
+    right = compute_accuracies(LabelledSamples(tuple(row["ranking"]), tuple(row["right"])) for row in rows)
     count = len(rows[0]["responses"])
     judged = list(judgments.journal.rows.values())
     votes = [vote for row in judged for vote in row["votes"]]
@@ -50,7 +50,7 @@ def write_results(
         "accuracy_random": right.random.value,
         "accuracy_best_of_n": right.best[count].value,
         "accuracy_pass_at_n": right.pass_at[count].value,
-        "judge_auc": _auc(rows),
+        "judge_auc": _compute_auc(rows),
         "tied_top": sum(row["tied"] > 1 for row in rows),
         "pairs": stats.pairs,
         "dropped": dict(stats.dropped),
@@ -63,16 +63,16 @@ def write_results(
         "seconds": {**run.seconds, "total": run.total_seconds},
     }
     write_text(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    write_report(run.path)
+    write_demo_report(run.path)
     return summary
 
 
-def _label(row: Mapping[str, Any]) -> dict[str, Any]:
+def _add_labels(row: Mapping[str, Any]) -> dict[str, Any]:
     """Add the ground truth to a row of best-of-n. It is used for measuring only."""
-    return {**row, "right": [is_right(response, row["kept"]["answer"]) for response in row["responses"]]}
+    return {**row, "right": [is_correct_answer(response, row["kept"]["answer"]) for response in row["responses"]]}
 
 
-def _auc(rows: Sequence[Mapping[str, Any]]) -> float | None:
+def _compute_auc(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Area under the ROC curve: how often a right answer ranks above a wrong one, over all pairs of the run.
 
     Answers rank by written score, then by expected score. Ties count as half, and 0.5 is chance. None if no right or no

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.best_of_n.selection import SelectionSpec
-from flex_judge.alignment.data.prompts import Columns, prompt_row
+from flex_judge.alignment.data.prompts import PromptColumns, parse_prompt_row
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
-from flex_judge.alignment.pipeline.job import Outcome
+from flex_judge.alignment.pipeline.job import RowResult
 from flex_judge.alignment.pipeline.models import ServedModels
 from flex_judge.alignment.pipeline.preferences import PreferencePlan
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.commands.demo.results import write_results
-from flex_judge.experiments.commands.demo.shared import Judgments, Samples, SharedModels
-from flex_judge.experiments.common.console import libraries_to, progress_on
+from flex_judge.experiments.commands.demo.shared import JudgmentStore, SampleStore, StoredModels
+from flex_judge.experiments.common.console import build_progress, redirect_libraries
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.data_runs.run import RunServices
 from flex_judge.experiments.common.flags import make_config, setting
@@ -31,7 +31,7 @@ from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines import MODEL_ENGINES, resolve_engine
 from flex_judge.judges.io.jsonl import Journal
-from flex_judge.judges.models import identified
+from flex_judge.judges.models import identify_model
 from flex_judge.judges.models.embedded import BASE, JUDGE
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 from flex_judge.reward.serving.cluster import check_memory
@@ -59,11 +59,11 @@ class DemoConfig:
     policy: str = setting(BASE, "Policy model: embedded name, folder or hub id", metavar="MODEL")
     judge: str = setting(JUDGE, "Judge model: embedded name, folder or hub id", metavar="MODEL")
 
-    def identity(self) -> dict[str, Any]:
+    def build_identity(self) -> dict[str, Any]:
         """What determines the results; a run folder holds one such."""
         return {
-            "policy": identified(self.policy),
-            "judge": identified(self.judge),
+            "policy": identify_model(self.policy),
+            "judge": identify_model(self.judge),
             "engine": resolve_engine(self.engine),
             "prompts": self.prompts,
             "samples": self.samples,
@@ -71,7 +71,7 @@ class DemoConfig:
         }
 
     @property
-    def flags(self) -> DataFlags:
+    def data_flags(self) -> DataFlags:
         """The settings as those of a run over prompts. Judging is greedy, so the same run gives the same scores."""
         return make_config(
             DataFlags,
@@ -102,54 +102,54 @@ def main(config: DemoConfig) -> dict[str, Any]:
     Raises:
         UsageError: wrong settings, or too little memory; nothing was started yet.
     """
-    identity = config.identity()
-    source = arithmetic.Questions(config.prompts, config.seed)
+    identity = config.build_identity()
+    source = arithmetic.ArithmeticSource(config.prompts, config.seed)
     rows = [
-        prompt_row(data, where, number, Columns(number="answer"), source.folder)
-        for number, (where, data) in enumerate(source.rows(0, len(source)), 1)
+        parse_prompt_row(data, where, number, PromptColumns(number="answer"), source.folder)
+        for number, (where, data) in enumerate(source.read_range(0, len(source)), 1)
     ]
-    config.flags.check()
+    config.data_flags.check_models()
     with (
         RunFolder(Path(config.out), identity) as run,
         Journal(run.path / "completions.jsonl") as completions,
         Journal(run.path / "judgments.jsonl") as judgments,
     ):
-        samples = Samples(identity["policy"], rows, config.samples, completions)
-        stored = Judgments(samples, judgments)
-        best, preferences = asyncio.run(_complete(config, run, rows, samples, stored))
+        samples = SampleStore(identity["policy"], rows, config.samples, completions)
+        stored = JudgmentStore(samples, judgments)
+        best, preferences = asyncio.run(_run_steps(config, run, rows, samples, stored))
         return write_results(run, best, preferences, samples, stored, config.replicas)
 
 
-async def _complete(
-    config: DemoConfig, run: RunFolder, rows: Sequence[PromptRow], samples: Samples, judgments: Judgments
-) -> tuple[list[Outcome], list[Outcome]]:
+async def _run_steps(
+    config: DemoConfig, run: RunFolder, rows: Sequence[PromptRow], samples: SampleStore, judgments: JudgmentStore
+) -> tuple[list[RowResult], list[RowResult]]:
     """Sample and judge what is missing, and run best-of-n and preferences.
 
     Returns:
         The outcomes of both steps, in the order of the prompts.
     """
-    with libraries_to(run.path / "engines.log") as console, progress_on(console) as progress:
-        if judgments.done == samples.total:
+    with redirect_libraries(run.path / "engines.log") as console, build_progress(console) as progress:
+        if judgments.num_final == samples.total:
             console.print(f"{run.path} is complete: nothing is sampled or judged again", soft_wrap=True)
-            return await _choose(config, rows, samples, judgments)
+            return await _run_plans(config, rows, samples, judgments)
         engine = resolve_engine(config.engine)
-        check_memory(memory_gib(engine, 0 if config.address else config.replicas + 1), f"a demo with {engine}")
-        async with RunServices(config.flags, run, console, progress).start() as (policy, judge):
+        check_memory(estimate_memory_gib(engine, 0 if config.address else config.replicas + 1), f"a demo with {engine}")
+        async with RunServices(config.data_flags, run, console, progress).start() as (policy, judge):
             bars = [
                 progress.add_task(title, total=samples.total, completed=done)
-                for title, done in (("sampling", samples.done), ("judging", judgments.done))
+                for title, done in (("sampling", samples.num_stored), ("judging", judgments.num_final))
             ]
             model, ask = await ServedModels(policy, judge).open()
-            samples.connect(model, lambda: progress.advance(bars[0]))
-            judgments.connect(ask, lambda: progress.advance(bars[1]))
-            with run.phase("sample_and_judge"):
-                return await _choose(config, rows, samples, judgments)
+            samples.attach_policy(model, lambda: progress.advance(bars[0]))
+            judgments.attach_judge(ask, lambda: progress.advance(bars[1]))
+            with run.time_phase("sample_and_judge"):
+                return await _run_plans(config, rows, samples, judgments)
 
 
-async def _choose(
-    config: DemoConfig, rows: Sequence[PromptRow], samples: Samples, judgments: Judgments
-) -> tuple[list[Outcome], list[Outcome]]:
-    models = SharedModels(samples, judgments)
+async def _run_plans(
+    config: DemoConfig, rows: Sequence[PromptRow], samples: SampleStore, judgments: JudgmentStore
+) -> tuple[list[RowResult], list[RowResult]]:
+    models = StoredModels(samples, judgments)
     sampling = replace(arithmetic.SAMPLING, seed=config.seed)
     selection = SelectionSpec(rubric=RUBRIC, seed=config.seed)
     best_of_n = await BestOfNPlan(models, sampling, config.samples, selection).open()
@@ -158,6 +158,6 @@ async def _choose(
     return best, await gather_all(preferences(row) for row in rows)
 
 
-def memory_gib(engine: str, engines: int) -> float:
+def estimate_memory_gib(engine: str, engines: int) -> float:
     """Memory that engines with the embedded model need on this machine, with Ray and the driver, in GiB."""
     return engines * GIB_PER_ENGINE[engine] + 0.5

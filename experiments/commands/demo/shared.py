@@ -15,7 +15,7 @@ from flex_judge.judges.types import Comparison, Message
 from flex_judge.reward.groups.methods import Ask
 
 
-class Samples:
+class SampleStore:
     """A policy that stores its samples, and samples none twice. Their ids are `PROMPT/NUMBER`."""
 
     def __init__(self, model_id: str, rows: Sequence[PromptRow], count: int, journal: Journal) -> None:
@@ -35,15 +35,15 @@ class Samples:
         self._advance: Callable[[], None] = lambda: None
 
     @property
-    def done(self) -> int:
+    def num_stored(self) -> int:
         """Number of stored samples."""
         return len(self.journal.rows)
 
-    def connect(self, policy: Policy, advance: Callable[[], None]) -> None:
+    def attach_policy(self, policy: Policy, advance: Callable[[], None]) -> None:
         """Use a policy for the missing samples, and call `advance` after each."""
         self._policy, self._advance = policy, advance
 
-    def copies(self, id: str) -> list[str]:
+    def find_copies(self, id: str) -> list[str]:
         """Other samples of the same prompt with the same text."""
         rows, prompt = self.journal.rows, id.rpartition("/")[0]
         others = [f"{prompt}/{k}" for k in range(self._count)]
@@ -53,9 +53,9 @@ class Samples:
         self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
     ) -> list[Completion]:
         """Look up stored samples, and sample those that are missing."""
-        return await gather_all(self._sample(prompt, sampling, k) for k in sample_indices)
+        return await gather_all(self._sample_once(prompt, sampling, k) for k in sample_indices)
 
-    async def _sample(self, prompt: Sequence[Message], sampling: Sampling, number: int) -> Completion:
+    async def _sample_once(self, prompt: Sequence[Message], sampling: Sampling, number: int) -> Completion:
         name = f"{self._ids[tuple(prompt)]}/{number}"
         if name not in self.journal.rows:
             assert self._policy is not None, f"{name} is not sampled"
@@ -73,10 +73,10 @@ class Samples:
         """Nothing to release; the journal belongs to the caller."""
 
 
-class Judgments:
+class JudgmentStore:
     """Judgments of samples. Each different answer to a prompt is judged once; copies of it get the same judgment."""
 
-    def __init__(self, samples: Samples, journal: Journal) -> None:
+    def __init__(self, samples: SampleStore, journal: Journal) -> None:
         """
         Args:
             samples: what is judged.
@@ -90,28 +90,28 @@ class Judgments:
         self._advance: Callable[[], None] = lambda: None
 
     @property
-    def done(self) -> int:
+    def num_final(self) -> int:
         """Number of samples with a final judgment."""
         return len(self._final)
 
-    def connect(self, judge: Ask, advance: Callable[[], None]) -> None:
+    def attach_judge(self, judge: Ask, advance: Callable[[], None]) -> None:
         """Use a judge for the missing judgments, and call `advance` after each."""
         self._judge, self._advance = judge, advance
 
-    async def ask(self, comparison: Comparison) -> Judgment:
+    async def judge_sample(self, comparison: Comparison) -> Judgment:
         """Return the stored judgment of a sample, or ask the judge and store its judgment."""
         judgment = self._final.get(comparison.id)
         if judgment is None:
             assert self._judge is not None, f"{comparison.id} is not judged"
             judgment = await self._judge(comparison)
-            self._store(judgment)
-        for copy in self._samples.copies(comparison.id):
+            self._store_judgment(judgment)
+        for copy in self._samples.find_copies(comparison.id):
             if copy not in self._final:
                 provenance = {**judgment.provenance, "copy_of": comparison.id}
-                self._store(replace(judgment, id=copy, usage=Usage(), provenance=provenance))
+                self._store_judgment(replace(judgment, id=copy, usage=Usage(), provenance=provenance))
         return judgment
 
-    def _store(self, judgment: Judgment) -> None:
+    def _store_judgment(self, judgment: Judgment) -> None:
         """Store a judgment, final or not: the steps of one run do not ask twice."""
         self.journal.append(judgment.to_json())
         self._final[judgment.id] = judgment
@@ -119,11 +119,11 @@ class Judgments:
 
 
 @dataclass(frozen=True)
-class SharedModels:
+class StoredModels:
     """Where the steps find policy and judge, see `flex_judge.alignment.pipeline.models.Models`."""
 
-    samples: Samples
-    judgments: Judgments
+    samples: SampleStore
+    judgments: JudgmentStore
 
-    async def open(self) -> tuple[Samples, Ask]:
-        return self.samples, self.judgments.ask
+    async def open(self) -> tuple[SampleStore, Ask]:
+        return self.samples, self.judgments.judge_sample

@@ -6,34 +6,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import Row, percent
+from flex_judge.alignment.reporting.model import TableRow, as_percent
 from flex_judge.experiments.common.reporting.terminal import print_run
 from flex_judge.experiments.common.reporting.wording import (
     STATUS_WORDS,
-    accuracies,
-    count,
-    token_rows,
-    verdict_sentence,
+    describe_verdict,
+    format_count,
+    list_accuracies,
+    list_token_rows,
 )
 
 
 def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     """Print the summary of a run, and the paths of its results."""
-    pairs: list[Row] = [("Preference pairs", summary["pairs"])]
+    pairs: list[TableRow] = [("Preference pairs", summary["pairs"])]
     pairs += [(f"  no pair: {reason.replace('_', ' ')}", n) for reason, n in summary["dropped"].items() if n]
-    judgments: list[Row] = [(f"Judgments {STATUS_WORDS[status]}", n) for status, n in summary["judgments"].items()]
+    judgments: list[TableRow] = [(f"Judgments {STATUS_WORDS[status]}", n) for status, n in summary["judgments"].items()]
     judgments.append(("  of these, answer had to be forced", sum(summary["forced_answer"].values())))
     print_run(
         f"{summary['judge']} judging {summary['policy']}",
         summary,
-        [(f"{label}\n  {note}", percent(share)) for label, note, share in accuracies(summary)],
+        [(f"{label}\n  {note}", as_percent(share)) for label, note, share in list_accuracies(summary)],
         pairs,
-        [*judgments, *((f"Tokens {label}", tokens) for label, tokens in token_rows(summary))],
+        [*judgments, *((f"Tokens {label}", tokens) for label, tokens in list_token_rows(summary))],
     )
-    print(verdict_sentence(summary))
+    print(describe_verdict(summary))
     if summary.get("judge_auc") is not None:
         print(
             f"Over all candidates the judge puts a right answer above a wrong one in {100 * summary['judge_auc']:.0f} %"
             " of cases (50 % is chance)."
         )
-    print(f"\n{count(summary['pairs'], 'preference pair')}: {out / 'preferences.jsonl'}\nReport: {out / 'report.html'}")
+    print(
+        f"\n{format_count(summary['pairs'], 'preference pair')}: {out / 'preferences.jsonl'}\nReport: {out / 'report.html'}"
+    )

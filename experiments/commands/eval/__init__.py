@@ -28,14 +28,14 @@ def main(options: argparse.Namespace) -> int:
     from flex_judge.experiments.benchmarks import BENCHMARKS
     from flex_judge.experiments.commands.eval.config import EvalRun
     from flex_judge.experiments.commands.eval.run import main as evaluate
-    from flex_judge.experiments.commands.eval.view import exit_status, print_json, print_summary
-    from flex_judge.experiments.common.flags import build
+    from flex_judge.experiments.commands.eval.view import get_exit_status, print_json, print_summary
+    from flex_judge.experiments.common.flags import load_config
 
     benchmark = BENCHMARKS[options.benchmark]
-    config = build(EvalRun, options, benchmark.spec.protocol)
+    config = load_config(EvalRun, options, benchmark.spec.protocol)
     summary = evaluate(benchmark, config)
     if options.json:
         print_json(summary)
     else:
         print_summary(summary)
-    return exit_status(summary, config.max_failures)
+    return get_exit_status(summary, config.max_failures)

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flex_judge.experiments.common.flags import flag_of, setting
+from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.experiments.common.judge_config import JudgeFlags
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.models import check_model, identified
+from flex_judge.judges.models import check_model, identify_model
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
-from flex_judge.judges.validation.flat import flat_values, flatten
+from flex_judge.judges.validation.flat import flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import check_address
 
 LEDGER = "judge.ledger"
-ACT_ON_REPLIES = ("data", "task", "limit", "replay", "out", "max_failures", "order", "seed")
+REPLAY_SETTINGS = ("data", "task", "limit", "replay", "out", "max_failures", "order", "seed")
 """Settings that mean something where no model runs."""
 _DATA, _RUN, _RESULTS = "benchmark", "placement", "results"
 """Headings of the help."""
@@ -77,16 +77,16 @@ class EvalRun(JudgeFlags):
     )
 
     @property
-    def on_ray(self) -> bool:
+    def needs_ray(self) -> bool:
         """Whether judges are replicas on a Ray cluster, rather than one in this process."""
         return self.replicas > 1 or self.address is not None
 
-    def engine_in(self, out: str) -> EngineConfig:
+    def build_engine_config(self, out: str) -> EngineConfig:
         """What runs the judge, which keeps what it says beside the results."""
         return replace(self.engine_config, ledger=f"{out}/{LEDGER}")
 
-    def judge_in(self, out: str) -> JudgeConfig:
-        return JudgeConfig(self.engine_in(out), self.judge_config.settings)
+    def build_judge_config(self, out: str) -> JudgeConfig:
+        return JudgeConfig(self.build_engine_config(out), self.judge_config.settings)
 
     def check_replay(self, protocol: Mapping[str, Any]) -> None:
         """Raise UsageError if a setting is given that acts on no stored reply.
@@ -94,13 +94,13 @@ class EvalRun(JudgeFlags):
         Args:
             protocol: the benchmark's own settings.
         """
-        values = flat_values(self)
-        for name, known in flatten(type(self)).items():
+        values = flatten_values(self)
+        for name, known in flatten_settings(type(self)).items():
             defaults = (known.default, protocol.get(name, known.default))
-            if name not in ACT_ON_REPLIES and values[name] not in defaults:
-                raise UsageError(f"--replay runs no model; leave out {flag_of(name)}")
+            if name not in REPLAY_SETTINGS and values[name] not in defaults:
+                raise UsageError(f"--replay runs no model; leave out {format_flag(name)}")
 
-    def check(self) -> None:
+    def check_models(self) -> None:
         """Look at what can be looked at before anything is started.
 
         Raises:
@@ -111,7 +111,7 @@ class EvalRun(JudgeFlags):
         if resolve_engine(self.judge.engine.engine) != "scripted":
             check_model(self.judge.engine.model, self.judge.engine.adapter)
 
-    def identity(self, benchmark: str, digest: str, replies: str | None) -> dict[str, Any]:
+    def build_identity(self, benchmark: str, digest: str, replies: str | None) -> dict[str, Any]:
         """What determines the results; a run folder holds one such.
 
         Args:
@@ -129,8 +129,8 @@ class EvalRun(JudgeFlags):
         engine = self.judge.engine
         return {  # of more items or more runs, what is judged already is a part
             **told,
-            "judge": identified(engine.model),
-            "adapter": identified(engine.adapter),
+            "judge": identify_model(engine.model),
+            "adapter": identify_model(engine.adapter),
             "engine": engine.engine,
             "judging": repr(self.judge_config.settings),
             "max_model_len": engine.max_model_len,

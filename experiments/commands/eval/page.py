@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import Block, Note, Report, Row, Section, Table, number, percent
-from flex_judge.experiments.commands.eval.view import metrics_table, published_table
+from flex_judge.alignment.reporting.model import Block, Note, Report, Section, Table, TableRow, as_number, as_percent
+from flex_judge.experiments.commands.eval.view import build_metrics_table, build_published_table
 from flex_judge.experiments.common.reporting.html import write_page as write_html
-from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, count
+from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, format_count
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object
 
@@ -20,11 +20,11 @@ _BIASES = (
     ("longer", "prefers the longer response"),
     ("ties", "calls it a tie"),
 )
-MOST_TEXT = 2000
+MAX_TEXT_CHARS = 2000
 """Characters of a text on the page."""
 
 
-def write_page(run: Path) -> Path:
+def write_benchmark_page(run: Path) -> Path:
     """Write `report.html` into the folder of a run, from its `summary.json`, and return its path.
 
     Raises:
@@ -36,68 +36,74 @@ def write_page(run: Path) -> Path:
     benchmark = BENCHMARKS.get(summary["benchmark"])
     if benchmark is None:
         raise UsageError(f"{run / 'summary.json'}: there is no benchmark {summary['benchmark']!r}")
-    sections = [Section("Published results", [table])] if (table := published_table(summary)) else []
+    sections = [Section("Published results", [table])] if (table := build_published_table(summary)) else []
     sections += [
-        Section(f"{name}: {count(task['items'], 'item')}", _task(task)) for name, task in summary["tasks"].items()
+        Section(f"{name}: {format_count(task['items'], 'item')}", _build_task_blocks(task))
+        for name, task in summary["tasks"].items()
     ]
-    sections.append(Section("Data and settings", [Note(_provenance(summary))]))
-    report = Report(benchmark.spec.title, _intro(summary, benchmark.spec.about), sections)
+    sections.append(Section("Data and settings", [Note(_describe_provenance(summary))]))
+    report = Report(benchmark.spec.title, _build_intro(summary, benchmark.spec.about), sections)
     return write_html(
-        run / "report.html", report, "eval.html", s=summary, cut=cut, picture=lambda name: picture(run, name)
+        run / "report.html",
+        report,
+        "eval.html",
+        s=summary,
+        cut=shorten_text,
+        picture=lambda name: encode_picture(run, name),
     )
 
 
-def _intro(summary: Mapping[str, Any], about: str) -> Iterator[Block]:
+def _build_intro(summary: Mapping[str, Any], about: str) -> Iterator[Block]:
     replay = f" Stored replies of {summary['replay']}; no model was run." if summary["replay"] else ""
-    items = f"{count(summary['items'], 'item')}, {summary['scored']} with a verdict."
+    items = f"{format_count(summary['items'], 'item')}, {summary['scored']} with a verdict."
     yield f"{about} Judge: {summary['judge']}; {items}{replay}"
     if summary["unscored"]:
         reasons = "; ".join(f"{n} {STATUS_WORDS.get(status, status)}" for status, n in summary["unscored"].items())
         yield f"Judgments without a score: {reasons}."
     for reason, n in summary["left_out"].items():
-        yield f"{count(n, 'item')} left out: {reason}."
+        yield f"{format_count(n, 'item')} left out: {reason}."
     for note in summary["notes"]:
         yield Note(f"Note: {note}.")
 
 
-def _task(task: Mapping[str, Any]) -> Iterator[Block]:
-    yield metrics_table(task)
+def _build_task_blocks(task: Mapping[str, Any]) -> Iterator[Block]:
+    yield build_metrics_table(task)
     if task["calibration"]:
-        yield _calibration(task["calibration"])
+        yield _build_calibration_table(task["calibration"])
     if task["biases"]:
-        yield Table(("", "judge", "people"), _bias_rows(task["biases"]), "Biases")
+        yield Table(("", "judge", "people"), _build_bias_rows(task["biases"]), "Biases")
 
 
-def _calibration(bins: list[Mapping[str, Any]]) -> Table:
+def _build_calibration_table(bins: list[Mapping[str, Any]]) -> Table:
     is_share = bins[0]["of"] == "right"
     columns = ("points between the two scores", "items", "right") if is_share else ("score", "items", "mean of labels")
-    rows: list[Row] = [
+    rows: list[TableRow] = [
         (
             f"{one['at']}{' and more' if is_share and one['at'] == 5 else ''}",
             one["count"],
-            percent(one["mean"]) if is_share else number(one["mean"]),
+            as_percent(one["mean"]) if is_share else as_number(one["mean"]),
         )
         for one in bins
     ]
     return Table(columns, rows, "Calibration", bars=is_share)
 
 
-def _bias_rows(biases: Mapping[str, Any]) -> Iterator[Row]:
+def _build_bias_rows(biases: Mapping[str, Any]) -> Iterator[TableRow]:
     for key, title in _BIASES:
         if biases.get(key) is not None:
-            yield title, percent(biases[key]), percent(biases[f"{key}_labels"])
+            yield title, as_percent(biases[key]), as_percent(biases[f"{key}_labels"])
     if biases.get("length") is not None:
         title = "rank correlation of score and length"
-        yield title, number(biases["length"], digits=4), number(biases["length_labels"], digits=4)
+        yield title, as_number(biases["length"], digits=4), as_number(biases["length_labels"], digits=4)
 
 
-def _provenance(summary: Mapping[str, Any]) -> str:
+def _describe_provenance(summary: Mapping[str, Any]) -> str:
     data = summary["data"]
     settings = ", ".join(f"{name} {value}" for name, value in summary["settings"].items() if value not in (None, []))
-    return f"Data: {data['name']}, {count(data['rows'], 'row')}, {data['digest'][:16]}. Settings: {settings}."
+    return f"Data: {data['name']}, {format_count(data['rows'], 'row')}, {data['digest'][:16]}. Settings: {settings}."
 
 
-def picture(run: Path, name: str) -> str:
+def encode_picture(run: Path, name: str) -> str:
     """Read a picture of the run's folder as a data URI; empty if it is gone."""
     file = run / name
     if file.resolve().parent.parent != run.resolve() or not file.is_file():
@@ -105,6 +111,6 @@ def picture(run: Path, name: str) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.read_bytes()).decode()
 
 
-def cut(text: str) -> str:
+def shorten_text(text: str) -> str:
     """Shorten a text for the page."""
-    return text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + " …"
+    return text if len(text) <= MAX_TEXT_CHARS else text[:MAX_TEXT_CHARS] + " …"

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import RULE, Cell, Row, Table, number
-from flex_judge.experiments.common.reporting.terminal import open_console, print_table, printable
-from flex_judge.experiments.common.reporting.wording import count
+from flex_judge.alignment.reporting.model import RULE, Cell, Table, TableRow, as_number
+from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
+from flex_judge.experiments.common.reporting.wording import format_count
 
-METRICS = {
+METRIC_TITLES = {
     "agreement": "agreement",
     "accuracy": "accuracy",
     "without_ties": "items labelled a tie left out",
@@ -56,59 +56,61 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     """Print the metrics of a run, and the items that were not judged."""
     console = open_console()
     for name, task in summary["tasks"].items():
-        title = f"{summary['benchmark']}, {name}: {count(task['items'], 'item')}"
-        print_table(replace(metrics_table(task, _MOST_GROUPS), title=title))
+        title = f"{summary['benchmark']}, {name}: {format_count(task['items'], 'item')}"
+        print_table(replace(build_metrics_table(task, _MOST_GROUPS), title=title))
     for name, words in (("overall", "overall"), ("majority", "overall, by majority of runs")):
         if name in summary:
-            console.print(f"{words}, the mean of the tasks: {_score(summary[name])}")
-    if published := published_table(summary):
+            console.print(f"{words}, the mean of the tasks: {_format_score(summary[name])}")
+    if published := build_published_table(summary):
         print_table(replace(published, title="published results"))
-    lines = summary_lines(summary)
+    lines = format_summary_lines(summary)
     if summary["out"]:
         lines.append(f"report: {Path(summary['out']) / 'report.html'}")
     for line in lines:
-        console.print(printable(line), markup=False)
+        console.print(escape_control_characters(line), markup=False)
 
 
-def metrics_table(task: Mapping[str, Any], most_groups: int | None = None) -> Table:
+def build_metrics_table(task: Mapping[str, Any], most_groups: int | None = None) -> Table:
     """The metrics of a task, over all items and then by group.
 
     Args:
         task: a task of the summary.
         most_groups: leave out groupings with more groups than this.
     """
-    rows: list[Row] = [(metric_title(metric), *_cells(estimate)) for metric, estimate in task["figures"].items()]
+    rows: list[TableRow] = [
+        (get_metric_title(metric), *_format_cells(estimate)) for metric, estimate in task["figures"].items()
+    ]
     tables = {name: groups for name, groups in task["tables"].items() if not most_groups or len(groups) <= most_groups}
     for grouping, groups in tables.items():
         rows.append(RULE)
-        rows += [(f"{grouping} {group}", *_cells(estimate)) for group, estimate in groups.items()]
-    note = f"Rows of a group: {metric_title(task['headline'])}." if tables else ""
+        rows += [(f"{grouping} {group}", *_format_cells(estimate)) for group, estimate in groups.items()]
+    note = f"Rows of a group: {get_metric_title(task['headline'])}." if tables else ""
     return Table(("", "value", "95 % interval", "missing as wrong", "scored"), rows, note=note)
 
 
-def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+def format_summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """List the items without a verdict or a judgment, and the notes, one line each."""
     lines = []
     if summary["unscored"]:
         reasons = ", ".join(f"{n} {status}" for status, n in summary["unscored"].items())
-        lines.append(f"without a verdict: {reasons} (of {count(summary['judgments'], 'judgment')})")
+        lines.append(f"without a verdict: {reasons} (of {format_count(summary['judgments'], 'judgment')})")
     lines += [f"not judged: {why}" for why in summary["examples_not_judged"]]
-    lines += [f"left out: {count(n, 'item')}: {why}" for why, n in summary["left_out"].items()]
+    lines += [f"left out: {format_count(n, 'item')}: {why}" for why, n in summary["left_out"].items()]
     lines += [f"note: {note}" for note in summary["notes"]]
     return lines
 
 
-def metric_title(name: str) -> str:
+def get_metric_title(name: str) -> str:
     """The title of a metric; for the metric of a group, the group's name."""
-    return METRICS.get(name) or name.partition(".")[2] or name
+    return METRIC_TITLES.get(name) or name.partition(".")[2] or name
 
 
-def exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
+def get_exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
     """Return 1 if more items than `max_failures` were not judged, else 0."""
     return int(summary["not_judged"] > max_failures)
 
 
-def published_table(summary: Mapping[str, Any]) -> Table | None:
+def build_published_table(summary: Mapping[str, Any]) -> Table | None:
     """This judge's results above the published ones; None if none were published."""
     published: Sequence[Mapping[str, Any]] = summary["published"]
     names = list(dict.fromkeys(name for one in published for name in one["figures"]))
@@ -116,12 +118,12 @@ def published_table(summary: Mapping[str, Any]) -> Table | None:
         return None
     several = len({name.partition(".")[0] for name in names if "." in name}) > 1
     titles = [
-        f"{task}: {metric_title(metric)}" if several and metric else metric_title(metric or task)
+        f"{task}: {get_metric_title(metric)}" if several and metric else get_metric_title(metric or task)
         for task, _, metric in (name.partition(".") for name in names)
     ]
-    ours = {name: value for name in names if (value := figure_named(summary, name)) is not None}
-    rows: list[Row] = [
-        (judge, *(_score(figures[name]) if name in figures else "" for name in names), source)
+    ours = {name: value for name in names if (value := find_metric(summary, name)) is not None}
+    rows: list[TableRow] = [
+        (judge, *(_format_score(figures[name]) if name in figures else "" for name in names), source)
         for judge, figures, source in (
             (str(summary["judge"]), ours, "this run"),
             *((one["judge"], one["figures"], one["source"]) for one in published),
@@ -131,7 +133,7 @@ def published_table(summary: Mapping[str, Any]) -> Table | None:
     return Table(("", *titles, "source"), rows, note=note, highlight=0)
 
 
-def figure_named(summary: Mapping[str, Any], name: str) -> float | None:
+def find_metric(summary: Mapping[str, Any], name: str) -> float | None:
     """Look up a metric by `task.metric`, `task.grouping.group`, or `overall`; None if the run does not have it."""
     task, _, rest = name.partition(".")
     if not rest:
@@ -153,15 +155,15 @@ def figure_named(summary: Mapping[str, Any], name: str) -> float | None:
     return value if isinstance(value, int | float) else None
 
 
-def _score(value: float | None) -> str:
+def _format_score(value: float | None) -> str:
     """A metric with as many digits as the published ones."""
-    return str(number(value, digits=4))
+    return str(as_number(value, digits=4))
 
 
-def _cells(estimate: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _format_cells(estimate: Mapping[str, Any]) -> tuple[Cell, ...]:
     """Value, interval, value with missing verdicts counted as wrong, and number of scored items."""
-    plain = number(estimate, digits=4)
-    strict = number(estimate["strict"], digits=4)
+    plain = as_number(estimate, digits=4)
+    strict = as_number(estimate["strict"], digits=4)
     if estimate["strict"] not in (None, estimate["value"]) and estimate["strict_low"] is not None:
         strict = replace(strict, low=estimate["strict_low"], high=estimate["strict_high"])
-    return _score(plain.value), plain.bounds, strict, f"{estimate['count']} of {estimate['asked']}"
+    return _format_score(plain.value), plain.bounds, strict, f"{estimate['count']} of {estimate['asked']}"

@@ -9,11 +9,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     from flex_judge.experiments.commands.judge.config import JudgeRun
     from flex_judge.experiments.common.flags import add_flags
-    from flex_judge.judges.rubrics import rubric_names
+    from flex_judge.judges.rubrics import list_rubrics
 
     one = "--prompt TEXT --response TEXT [--response TEXT ...]"
     parser.usage = f"%(prog)s FILE [options]\n       %(prog)s {one} [options]"
-    parser.epilog = f"Rubrics that come with it: {', '.join(rubric_names())}."
+    parser.epilog = f"Rubrics that come with it: {', '.join(list_rubrics())}."
     parser.add_argument("file", metavar="FILE", nargs="?", help="comparisons as .jsonl or .parquet")
     parser.add_argument(
         "--json", action="store_true", help="print judgments as JSON lines; what a FILE without --out does anyway"
@@ -31,6 +31,6 @@ def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from flex_judge.experiments.commands.judge.config import JudgeRun
     from flex_judge.experiments.commands.judge.view import main as run
-    from flex_judge.experiments.common.flags import build
+    from flex_judge.experiments.common.flags import load_config
 
-    return run(build(JudgeRun, options), options)
+    return run(load_config(JudgeRun, options), options)

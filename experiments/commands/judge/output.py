@@ -16,11 +16,11 @@ from flex_judge.judges.io.jsonl import Journal
 from flex_judge.judges.judgments import Judgment, Status
 
 ENDINGS = (".jsonl", ".parquet")
-_NEEDED = {"id", "status", "votes", "provenance"}
-_BEGINNING = b'{"id": '  # of every row that a judgment is written as
+_REQUIRED_KEYS = {"id", "status", "votes", "provenance"}
+_ROW_PREFIX = b'{"id": '  # of every row that a judgment is written as
 
 
-class Output:
+class JudgmentFile:
     """An open file of judgments; made by `opened`."""
 
     def __init__(self, path: Path, journal: Journal) -> None:
@@ -28,11 +28,11 @@ class Output:
         self._journal = journal
 
     @property
-    def log(self) -> Path:
+    def log_path(self) -> Path:
         """Where what libraries print goes, and what was not judged."""
         return self.path.with_name(self.path.name + ".log")
 
-    def kept(self, id: str, key: str) -> Judgment | None:
+    def find_final_judgment(self, id: str, key: str) -> Judgment | None:
         """What an earlier run made of the same comparison, unless another try may end otherwise.
 
         Args:
@@ -61,7 +61,7 @@ class Output:
 
 
 @contextmanager
-def opened(path: Path, ids: Collection[str]) -> Iterator[Output]:
+def open_judgment_file(path: Path, ids: Collection[str]) -> Iterator[JudgmentFile]:
     """Open the file of a run's judgments, for this process alone.
 
     Judgments are put one by one into the file itself, or, as Parquet can only be written as a whole, into a file of
@@ -78,14 +78,14 @@ def opened(path: Path, ids: Collection[str]) -> Iterator[Output]:
     if path.suffix not in ENDINGS:
         raise UsageError(f"--out {path}: expected a file that ends in {' or '.join(ENDINGS)}")
     working = path.with_name(path.name + ".jsonl") if path.suffix == ".parquet" else path
-    rows = _rows_of(path, ids) if path != working and path.exists() else {}
-    with _locked(working):
+    rows = _read_finished_rows(path, ids) if path != working and path.exists() else {}
+    with _lock_file(working):
         try:
-            _check_beginning(working)
+            _check_first_line(working)
             with Journal(working) as journal:
-                _check(working, journal.rows, ids)
+                _check_rows(working, journal.rows, ids)
                 journal.rows = rows | journal.rows
-                yield Output(path, journal)
+                yield JudgmentFile(path, journal)
         except BaseException:
             if working.exists() and not working.stat().st_size:  # made by us, for nothing
                 working.unlink()
@@ -93,7 +93,7 @@ def opened(path: Path, ids: Collection[str]) -> Iterator[Output]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _lock_file(path: Path) -> Iterator[None]:
     """Hold a file, made where there is none, for this process alone."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,17 +110,17 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _rows_of(path: Path, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+def _read_finished_rows(path: Path, ids: Collection[str]) -> dict[str, dict[str, Any]]:
     """The judgments of a finished file."""
     found = [row for _, row in read_table(path)]
     if any(not isinstance(row.get("id"), str) for row in found):
-        raise _foreign(path)
+        raise _make_foreign_file_error(path)
     rows = {row["id"]: row for row in found}
-    _check(path, rows, ids)
+    _check_rows(path, rows, ids)
     return rows
 
 
-def _check_beginning(path: Path) -> None:
+def _check_first_line(path: Path) -> None:
     """Refuse a file that is not ours before a `Journal` cuts off what seems to be half a line of ours."""
     with path.open("rb") as file:
         first = file.readline()
@@ -130,20 +130,20 @@ def _check_beginning(path: Path) -> None:
         row = json.loads(first)
     except ValueError:
         # Half a line, and of a judgment as far as it goes.
-        if first.endswith(b"\n") or not (first.startswith(_BEGINNING) or _BEGINNING.startswith(first)):
-            raise _foreign(path) from None
+        if first.endswith(b"\n") or not (first.startswith(_ROW_PREFIX) or _ROW_PREFIX.startswith(first)):
+            raise _make_foreign_file_error(path) from None
         return
-    if not isinstance(row, dict) or not row.keys() >= _NEEDED:
-        raise _foreign(path)
+    if not isinstance(row, dict) or not row.keys() >= _REQUIRED_KEYS:
+        raise _make_foreign_file_error(path)
 
 
-def _check(path: Path, rows: Mapping[str, Mapping[str, Any]], ids: Collection[str]) -> None:
+def _check_rows(path: Path, rows: Mapping[str, Mapping[str, Any]], ids: Collection[str]) -> None:
     for name, row in rows.items():
-        if not row.keys() >= _NEEDED or not isinstance(row["provenance"], dict):
-            raise _foreign(path)
+        if not row.keys() >= _REQUIRED_KEYS or not isinstance(row["provenance"], dict):
+            raise _make_foreign_file_error(path)
         if name not in ids:
             raise UsageError(f"{path}: holds a judgment of {name!r}, which is not judged here; choose another --out")
 
 
-def _foreign(path: Path) -> UsageError:
+def _make_foreign_file_error(path: Path) -> UsageError:
     return UsageError(f"{path}: holds something else than judgments; choose another --out")

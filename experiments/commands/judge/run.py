@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from flex_judge.experiments.commands.judge.config import JudgeRun
-from flex_judge.experiments.commands.judge.output import Output
+from flex_judge.experiments.commands.judge.output import JudgmentFile
 from flex_judge.judges.engines import load_engine, resolve_engine
-from flex_judge.judges.errors import LedgerError, NotRecordedError, RenderError, UsageError, one_line
+from flex_judge.judges.errors import LedgerError, NotRecordedError, RenderError, UsageError, to_one_line
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.models import check_model
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-class Row(Protocol):
+class JudgeableRow(Protocol):
     """What can be judged: a row of a file, see `flex_judge.judges.io.files.Row`, or what flags gave."""
 
     @property
@@ -32,13 +32,13 @@ class Row(Protocol):
         """File and row, for messages."""
         ...
 
-    def comparison(self) -> Comparison:
+    def load_comparison(self) -> Comparison:
         """The comparison, media read; raises UsageError, beginning with `where`, if they cannot be."""
         ...
 
 
 @dataclass(frozen=True)
-class Given:
+class LoadedRow:
     """A comparison that is there already."""
 
     given: Comparison
@@ -48,12 +48,12 @@ class Given:
     def id(self) -> str:
         return self.given.id
 
-    def comparison(self) -> Comparison:
+    def load_comparison(self) -> Comparison:
         return self.given
 
 
 @dataclass
-class Result:
+class JudgeResult:
     """What a run came to."""
 
     judgments: list[Judgment] = field(default_factory=list)
@@ -84,8 +84,8 @@ def check_judge(config: JudgeRun) -> None:
 
 
 def judge_rows(
-    config: JudgeRun, rows: Sequence[Row], output: Output | None = None, progress: Progress | None = None
-) -> Result:
+    config: JudgeRun, rows: Sequence[JudgeableRow], output: JudgmentFile | None = None, progress: Progress | None = None
+) -> JudgeResult:
     """Judge rows.
 
     Args:
@@ -99,33 +99,33 @@ def judge_rows(
         UsageError: the judge cannot be loaded.
         EngineLostError: the engine died; what was judged is in `output`.
     """
-    result = Result()
+    result = JudgeResult()
     if progress:
         loading = progress.add_task("loading the judge", total=None)
     engine = load_engine(config.engine_config)
-    judge = FlexJudge(engine, config.settings_for(engine.model_id))
+    judge = FlexJudge(engine, config.build_settings(engine.model_id))
     if progress:
         progress.update(loading, total=1, completed=1)
     # A replay is there to read the replies again, so it keeps nothing that was read before.
     keeps = output if not config.replay else None
 
-    def kept(row: Row, comparison: Comparison) -> Judgment | None:
-        found = keeps.kept(row.id, judge.key(comparison)) if keeps else None
+    def find_stored(row: JudgeableRow, comparison: Comparison) -> Judgment | None:
+        found = keeps.find_final_judgment(row.id, judge.compute_key(comparison)) if keeps else None
         result.kept += found is not None
         return found
 
     bar = progress.add_task("judging", total=len(rows)) if progress else None
 
-    def advance() -> None:
+    def advance_bar() -> None:
         if progress and bar is not None:
             progress.advance(bar)
 
-    asking = Asking(judge.ajudge, kept, output.add if output else lambda _: None, advance)
+    asking = JudgeQueue(judge.ajudge, find_stored, output.add if output else lambda _: None, advance_bar)
     try:
-        asyncio.run(asking.all(rows, config.concurrency))
+        asyncio.run(asking.judge_all(rows, config.concurrency))
     finally:
         judge.close()
-    result.judgments, result.lost = asking.in_order(rows)
+    result.judgments, result.lost = asking.collect_in_order(rows)
     result.hits = getattr(engine, "hits", None)
     result.requests = (result.hits or 0) + getattr(engine, "misses", 0)
     if output:
@@ -133,13 +133,13 @@ def judge_rows(
     return result
 
 
-class Asking:
+class JudgeQueue:
     """Rows on their way through a judge."""
 
     def __init__(
         self,
         ask: Callable[[Comparison], Awaitable[Judgment]],
-        kept: Callable[[Row, Comparison], Judgment | None],
+        kept: Callable[[JudgeableRow, Comparison], Judgment | None],
         add: Callable[[Judgment], None],
         advance: Callable[[], None],
     ) -> None:
@@ -154,7 +154,7 @@ class Asking:
         self._found: dict[str, Judgment] = {}
         self._lost: dict[str, str] = {}
 
-    async def all(self, rows: Sequence[Row], concurrency: int) -> None:
+    async def judge_all(self, rows: Sequence[JudgeableRow], concurrency: int) -> None:
         """Judge rows, so many at a time.
 
         Raises:
@@ -163,29 +163,29 @@ class Asking:
         """
         waiting = iter(rows)
 
-        async def worker() -> None:
+        async def judge_waiting_rows() -> None:
             for row in waiting:
-                await self._row(row)
+                await self._judge_row(row)
                 self._advance()
 
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(min(concurrency, len(rows))):
-                    tasks.create_task(worker())
+                    tasks.create_task(judge_waiting_rows())
         except ExceptionGroup as e:  # a lost engine loses all that were under way, in the same words
             raise e.exceptions[0] from e
 
-    def in_order(self, rows: Sequence[Row]) -> tuple[list[Judgment], dict[str, str]]:
+    def collect_in_order(self, rows: Sequence[JudgeableRow]) -> tuple[list[Judgment], dict[str, str]]:
         """The judgments of rows, and why others have none, see `Result`."""
         found = [self._found[row.id] for row in rows if row.id in self._found]
         return found, {row.id: self._lost[row.id] for row in rows if row.id in self._lost}
 
-    async def _row(self, row: Row) -> None:
+    async def _judge_row(self, row: JudgeableRow) -> None:
         """Judge a row, or note why it cannot be: its own fault does not hold up the others."""
         try:
-            comparison = await asyncio.to_thread(row.comparison)  # which reads files
+            comparison = await asyncio.to_thread(row.load_comparison)  # which reads files
         except UsageError as e:
-            self._lost[row.id] = one_line(e)
+            self._lost[row.id] = to_one_line(e)
             return
         try:
             judgment = self._kept(row, comparison)
@@ -196,7 +196,7 @@ class Asking:
         except LedgerError:
             raise  # what cannot be recorded ends the run
         except (NotRecordedError, RenderError, UsageError) as e:
-            self._lost[row.id] = f"{row.where}: {one_line(e).removeprefix(f'comparison {row.id!r}: ')}"
+            self._lost[row.id] = f"{row.where}: {to_one_line(e).removeprefix(f'comparison {row.id!r}: ')}"
             return
         self._found[row.id] = judgment
         self._add(judgment)

@@ -12,20 +12,20 @@ from tempfile import TemporaryDirectory
 
 from flex_judge.alignment.reporting.model import Cell, Table
 from flex_judge.experiments.commands.judge.config import JudgeRun
-from flex_judge.experiments.commands.judge.output import Output, opened
-from flex_judge.experiments.commands.judge.run import Given, Result, Row, check_judge, judge_rows
-from flex_judge.experiments.common.console import libraries_to, progress_on
-from flex_judge.experiments.common.reporting.terminal import open_console, print_table, printable
-from flex_judge.experiments.common.reporting.wording import count
+from flex_judge.experiments.commands.judge.output import JudgmentFile, open_judgment_file
+from flex_judge.experiments.commands.judge.run import JudgeableRow, JudgeResult, LoadedRow, check_judge, judge_rows
+from flex_judge.experiments.common.console import build_progress, redirect_libraries
+from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
+from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_comparisons
 from flex_judge.judges.judgments import Judgment, Verdict
-from flex_judge.judges.media.opening import medium
+from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.rubrics import load_rubric
-from flex_judge.judges.types import Comparison, Content, Message, parts_of, text_of
+from flex_judge.judges.types import Comparison, Content, Message, content_to_text, split_content
 
-MOST_LOST = 10
+MAX_FAILED_ROWS = 10
 """Rows that are named in the summary; where there are more, the log names all."""
 SUFFIXES: Mapping[str, Modality] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"), Modality.IMAGE),
@@ -50,17 +50,19 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
     """
     _check_options(config, options)
     if options.file is not None:
-        rows: Sequence[Row] = read_comparisons(Path(options.file), config.rubric)
+        rows: Sequence[JudgeableRow] = read_comparisons(Path(options.file), config.rubric)
     else:
-        comparison = _from_flags(config, options)
-        rows = [Given(comparison)]
+        comparison = _build_comparison(config, options)
+        rows = [LoadedRow(comparison)]
     check_judge(config)
     with ExitStack() as stack:
-        output = stack.enter_context(opened(Path(config.out), {row.id for row in rows})) if config.out else None
-        log = output.log if output else Path(stack.enter_context(TemporaryDirectory())) / "engine.log"
+        output = (
+            stack.enter_context(open_judgment_file(Path(config.out), {row.id for row in rows})) if config.out else None
+        )
+        log = output.log_path if output else Path(stack.enter_context(TemporaryDirectory())) / "engine.log"
         stack.callback(_remove_if_empty, log)
-        console = stack.enter_context(libraries_to(log))
-        progress = stack.enter_context(progress_on(console))
+        console = stack.enter_context(redirect_libraries(log))
+        progress = stack.enter_context(build_progress(console))
         result = judge_rows(config, rows, output, progress)
     if options.file is None and result.lost:
         raise UsageError(*result.lost.values())
@@ -89,12 +91,12 @@ def _check_options(config: JudgeRun, options: argparse.Namespace) -> None:
             raise UsageError(f"--out {config.out}: is also the {name}; choose another")
 
 
-def _from_flags(config: JudgeRun, options: argparse.Namespace) -> Comparison:
-    load_rubric(config.rubric).check(len(options.response))
-    media = [medium(modality, value) for modality in Modality for value in getattr(options, str(modality))]
-    question = content_from(options.prompt)
-    content = (*media, *parts_of(question)) if media else question
-    responses = tuple(content_from(response) for response in options.response)
+def _build_comparison(config: JudgeRun, options: argparse.Namespace) -> Comparison:
+    load_rubric(config.rubric).check_response_count(len(options.response))
+    media = [make_media(modality, value) for modality in Modality for value in getattr(options, str(modality))]
+    question = parse_content(options.prompt)
+    content = (*media, *split_content(question)) if media else question
+    responses = tuple(parse_content(response) for response in options.response)
     return Comparison("1", (Message("user", content),), responses, config.rubric)
 
 
@@ -103,7 +105,7 @@ def _remove_if_empty(log: Path) -> None:
         log.unlink()
 
 
-def content_from(argument: str) -> Content:
+def parse_content(argument: str) -> Content:
     """A prompt or response from the command line: text, or what is in the file that `@FILE` names.
 
     A text that begins with `@` itself is given with two of them.
@@ -117,7 +119,7 @@ def content_from(argument: str) -> Content:
         return argument[1:]
     path = Path(argument[1:])
     if modality := SUFFIXES.get(path.suffix.lower()):
-        return (medium(modality, path),)
+        return (make_media(modality, path),)
     try:
         return path.read_text(encoding="utf-8")
     except OSError as e:
@@ -135,14 +137,14 @@ def print_judgment(comparison: Comparison, judgment: Judgment) -> None:
     for i, response in enumerate(comparison.responses):
         mark = "→ " if judgment.preferred == i else ""
         scores = [_format_score(values, i) for values in (judgment.scores, judgment.expected_scores, judgment.spread)]
-        rows.append((f"{mark}{i + 1}", _short(response), *scores))
+        rows.append((f"{mark}{i + 1}", _shorten_content(response), *scores))
     columns = ("", "response", "score", "expected", "spread")
     print_table(Table(columns, rows, f"{judgment.model}, rubric {comparison.rubric}", text_columns=2))
     console = open_console()
-    console.print(Text(_outcome(comparison, judgment)))
+    console.print(Text(_describe_outcome(comparison, judgment)))
     for number, vote in enumerate(judgment.votes, 1):
         console.print(Text.assemble((f"\nVote {number}", "bold"), f": {_describe_vote(vote)}"))
-        console.print(Text(printable(vote.reasoning) or "(no reasoning)", style="dim"))
+        console.print(Text(escape_control_characters(vote.reasoning) or "(no reasoning)", style="dim"))
 
 
 def _describe_vote(vote: Verdict) -> str:
@@ -154,30 +156,30 @@ def _describe_vote(vote: Verdict) -> str:
     if vote.order != tuple(sorted(vote.order)):
         said += f", read as {', '.join(str(i + 1) for i in vote.order)}"
     if vote.num_waits:
-        said += f", thinking put off its end {count(vote.num_waits, 'time')}"
+        said += f", thinking put off its end {format_count(vote.num_waits, 'time')}"
     if vote.forced_answer:
         said += f", answer forced ({vote.forced_answer})"
-    return printable(said)
+    return escape_control_characters(said)
 
 
-def _print_summary(result: Result, output: Output | None) -> None:
+def _print_summary(result: JudgeResult, output: JudgmentFile | None) -> None:
     """What became of a run, to standard error."""
-    lines = summary_lines(result)
-    if len(result.lost) > MOST_LOST and output:
-        with output.log.open("a", encoding="utf-8", errors="backslashreplace") as log:
+    lines = format_summary_lines(result)
+    if len(result.lost) > MAX_FAILED_ROWS and output:
+        with output.log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.writelines(f"not judged: {why}\n" for why in result.lost.values())
-        lines.append(f"all that were not judged: {output.log}")
+        lines.append(f"all that were not judged: {output.log_path}")
     if output:
         lines.append(f"judgments: {output.path}")
     console = open_console(stderr=True)
     for line in lines:
-        console.print(printable(line), markup=False, soft_wrap=True)
+        console.print(escape_control_characters(line), markup=False, soft_wrap=True)
 
 
-def summary_lines(result: Result) -> list[str]:
+def format_summary_lines(result: JudgeResult) -> list[str]:
     """What a run came to, in words."""
     scored = sum(j.scores is not None for j in result.judgments)
-    lines = [f"{scored} of {count(len(result.judgments) + len(result.lost), 'comparison')} scored"]
+    lines = [f"{scored} of {format_count(len(result.judgments) + len(result.lost), 'comparison')} scored"]
     if result.failures:
         lines[0] += ": " + ", ".join(f"{n} {why}" for why, n in sorted(result.failures.items()))
     forced_answer = sum(v.forced_answer is not None for j in result.judgments for v in j.votes)
@@ -185,24 +187,24 @@ def summary_lines(result: Result) -> list[str]:
     if votes:
         unscored = Counter(str(v.status) for j in result.judgments for v in j.votes if v.scores is None)
         without = "".join(f", {n} {why}" for why, n in sorted(unscored.items()))
-        lines.append(f"{count(votes, 'vote')}, of which {forced_answer} had the answer forced{without}")
+        lines.append(f"{format_count(votes, 'vote')}, of which {forced_answer} had the answer forced{without}")
     disagreed = [j.disagreement for j in result.judgments if j.disagreement is not None]
     if disagreed:
         share = sum(disagreed) / len(disagreed)
         lines.append(f"the order of the responses changed the preference in {100 * share:.1f} % of votes in all orders")
     if result.kept:
-        lines.append(f"kept from an earlier run: {count(result.kept, 'judgment')}")
+        lines.append(f"kept from an earlier run: {format_count(result.kept, 'judgment')}")
     if result.hits is not None and result.requests:
-        lines.append(f"from the ledger: {result.hits} of {count(result.requests, 'request')} to the engine")
-    lines += [f"not judged: {why}" for why in list(result.lost.values())[:MOST_LOST]]
-    if len(result.lost) > MOST_LOST:
-        lines.append(f"and {len(result.lost) - MOST_LOST} more that were not judged")
+        lines.append(f"from the ledger: {result.hits} of {format_count(result.requests, 'request')} to the engine")
+    lines += [f"not judged: {why}" for why in list(result.lost.values())[:MAX_FAILED_ROWS]]
+    if len(result.lost) > MAX_FAILED_ROWS:
+        lines.append(f"and {len(result.lost) - MAX_FAILED_ROWS} more that were not judged")
     return lines
 
 
-def _outcome(comparison: Comparison, judgment: Judgment) -> str:
+def _describe_outcome(comparison: Comparison, judgment: Judgment) -> str:
     if judgment.scores is None:
-        return printable(f"No score: {judgment.status} ({judgment.votes[0].detail})")
+        return escape_control_characters(f"No score: {judgment.status} ({judgment.votes[0].detail})")
     if len(comparison.responses) == 1:
         return f"Score {judgment.scores[0]:g}"
     if judgment.choice:
@@ -214,6 +216,6 @@ def _format_score(values: tuple[float, ...] | None, i: int) -> str:
     return "-" if values is None else f"{values[i]:.2f}".rstrip("0").rstrip(".")
 
 
-def _short(content: Content, most: int = 200) -> str:
-    text = printable(" ".join(text_of(parts_of(content)).split()))
+def _shorten_content(content: Content, most: int = 200) -> str:
+    text = escape_control_characters(" ".join(content_to_text(split_content(content)).split()))
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -11,18 +11,18 @@ from flex_judge.alignment.preferences.filters import FilterSpec
 from flex_judge.alignment.preferences.formats import FORMATS
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.alignment.preferences.rules import make_rule
-from flex_judge.experiments.common.data_runs.config import DataFlags, out_folder
+from flex_judge.experiments.common.data_runs.config import DataFlags, out_setting
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.validation.classes import settings_class
-from flex_judge.judges.validation.flat import Section
+from flex_judge.judges.validation.flat import SettingsSection
 
 _PAIRS, _KEPT, _RESULTS = "pairs", "filters", "results"
 """Headings of the help."""
 
 
-OF_TEXTS = tuple(name for name in FORMATS if name != "image_pairs")
+TEXT_FORMATS = tuple(name for name in FORMATS if name != "image_pairs")
 """Formats of answers that are text, as policies give them."""
 
 
@@ -30,8 +30,8 @@ OF_TEXTS = tuple(name for name in FORMATS if name != "image_pairs")
 class PreferenceRun(DataFlags):
     """Settings of a run."""
 
-    out: str = out_folder("runs/preferences")
-    format: str = setting("preference", "TRL format of the rows", choices=OF_TEXTS, group=_RESULTS)
+    out: str = out_setting("runs/preferences")
+    format: str = setting("preference", "TRL format of the rows", choices=TEXT_FORMATS, group=_RESULTS)
     file_format: Literal["jsonl", "parquet"] = setting("jsonl", "File format of the data set", group=_RESULTS)
     with_images: bool = setting(False, "Write images for policies that take them", group=_RESULTS)
     with_molecules: bool = setting(
@@ -39,15 +39,15 @@ class PreferenceRun(DataFlags):
         "Write molecules for policies that take them: <mol> in the text, SMILES in a column of their own",
         group=_RESULTS,
     )
-    rule_spec: Annotated[RuleSpec, Section(_PAIRS)]
+    rule_spec: Annotated[RuleSpec, SettingsSection(_PAIRS)]
     hot_temperature: float = setting(
         1.2, "two_temperatures: the higher temperature; the lower is --sample-temperature", metavar="T", group=_PAIRS
     )
-    filters: Annotated[FilterSpec, Section(_KEPT)]
+    filters: Annotated[FilterSpec, SettingsSection(_KEPT)]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        FORMATS[self.format].check(self.with_images, self.with_molecules)
+        FORMATS[self.format].check_media(self.with_images, self.with_molecules)
         if self.is_two_temperatures:
             if not self.hot_temperature > self.sample_temperature > 0:
                 raise UsageError("--hot-temperature must be above --sample-temperature, and both above 0")
@@ -55,7 +55,7 @@ class PreferenceRun(DataFlags):
                 raise UsageError("--rule two_temperatures takes one answer at each; leave --samples out")
             if self.judge_url:
                 raise UsageError("--rule two_temperatures needs a judge that reads both orders; leave --judge-url out")
-        make_rule(self.rule_spec).check(self.temperatures)
+        make_rule(self.rule_spec).check_temperatures(self.temperatures)
 
     @property
     def is_two_temperatures(self) -> bool:
@@ -63,28 +63,28 @@ class PreferenceRun(DataFlags):
         return self.rule_spec.rule == "two_temperatures"
 
     @property
-    def answers(self) -> int:
+    def num_answers(self) -> int:
         """Answers to each prompt at each temperature."""
-        return 1 if self.is_two_temperatures else super().answers
+        return 1 if self.is_two_temperatures else super().num_answers
 
     @property
     def temperatures(self) -> list[float]:
         """At which a prompt's answers are sampled."""
         if self.is_two_temperatures:
             return [self.sample_temperature, self.hot_temperature]
-        return [self.sample_temperature] * self.answers
+        return [self.sample_temperature] * self.num_answers
 
-    def settings_for(self, model: str) -> JudgeSettings:
+    def build_settings(self, model: str) -> JudgeSettings:
         """As the flags say, but in the orders that the rule needs."""
-        settings = super().settings_for(model)
+        settings = super().build_settings(model)
         return settings if not self.is_two_temperatures else replace(settings, order="both")
 
-    def plan(self, models: Models, file: str | None) -> PreferencePlan:
+    def make_plan(self, models: Models, file: str | None) -> PreferencePlan:
         return PreferencePlan(
             models,
-            self.sampling(file),
-            self.answers,
-            self.rubric_for(file),
+            self.build_sampling(file),
+            self.num_answers,
+            self.resolve_rubric(file),
             self.hot_temperature if self.is_two_temperatures else None,
             self.rule_spec,
             self.filters,

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from flex_judge.experiments.commands.report.run import write_page
+    from flex_judge.experiments.commands.report.run import write_run_page
 
-    print(write_page(Path(options.run)))
+    print(write_run_page(Path(options.run)))
     return 0

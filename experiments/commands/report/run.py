@@ -19,7 +19,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object, read_rows
 from flex_judge.judges.rubrics import load_rubric
 
-SHOWN = 12  # prompts shown in full
+MAX_PROMPTS = 12  # prompts shown in full
 _EPS = 1e-6
 _SUMMARY = ("policy", "judge", "engine", "prompts", "samples_per_prompt")
 _BEST_OF_N = ("id", "prompt", "responses", "scores", "best")
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ReportCandidate:
     """One sample of one prompt, with everything that is known of it."""
 
     index: int
@@ -47,17 +47,17 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ReportPrompt:
     id: str
     messages: Sequence[Mapping[str, str]]
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[ReportCandidate, ...]
     best: int | None
     tied: int
     pairs: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
-class Bar:
+class HistogramBar:
     """One bin of a histogram. `counts` are right, wrong, unknown."""
 
     label: str
@@ -65,8 +65,8 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Histogram:
-    bars: tuple[Bar, ...]
+class ScoreHistogram:
+    bars: tuple[HistogramBar, ...]
     ticks: tuple[tuple[float, str], ...]
     """Places on the axis, in bars from its left end, and what is written there."""
     guides: tuple[int, ...]
@@ -74,19 +74,19 @@ class Histogram:
     total: int
 
 
-def write_page(run: Path) -> Path:
+def write_run_page(run: Path) -> Path:
     """Write the page of a finished run of any command, and return its path.
 
     Raises:
         UsageError: the folder holds no finished run, or a broken one.
     """
-    from flex_judge.experiments.commands.eval.page import write_page as write_benchmark
+    from flex_judge.experiments.commands.eval.page import write_benchmark_page as write_benchmark
 
     file = run / "summary.json"
-    return write_benchmark(run) if file.is_file() and "benchmark" in read_object(file) else write_report(run)
+    return write_benchmark(run) if file.is_file() and "benchmark" in read_object(file) else write_demo_report(run)
 
 
-def write_report(run: Path) -> Path:
+def write_demo_report(run: Path) -> Path:
     """Write `report.html` into the run folder and return its path.
 
     Raises:
@@ -105,24 +105,24 @@ def build_view(run: Path) -> Row:
     judgments = list(read_rows(run / "judgments.jsonl", _JUDGMENTS))
     prompts = join_prompts(rows, pairs, judgments)
     every = [c for p in prompts for c in p.candidates]
-    low, high, step = score_axis(judgments, [v for c in every for v in (c.score, c.expected) if v is not None])
+    low, high, step = compute_score_axis(judgments, [v for c in every for v in (c.score, c.expected) if v is not None])
     written = [(c.score, c.right) for c in every if c.score is not None]
     expected = [(c.expected, c.right) for c in every if c.expected is not None]
     return {
         "s": summary,
         "title": "Flex-Judge report",
-        "verdict": wording.verdict_sentence(summary),
-        "accuracies": wording.accuracies(summary),
-        "band": wording.noise_band(summary),
-        "written": histogram(written, low, high, step),
-        "expected": histogram(expected, low, high, None),
+        "verdict": wording.describe_verdict(summary),
+        "accuracies": wording.list_accuracies(summary),
+        "band": wording.compute_noise_band(summary),
+        "written": build_histogram(written, low, high, step),
+        "expected": build_histogram(expected, low, high, None),
         "known": any(c.right is not None for c in every),
         "total": len(every),
         "unscored": Counter(c.status for c in every if c.score is None).most_common(),
         "pair_count": summary.get("pairs", len(pairs)),
-        "agreement": pair_agreement(prompts),
-        "seconds": [(name, wording.duration(t)) for name, t in (summary.get("seconds") or {}).items()],
-        "tokens": wording.token_rows(summary),
+        "agreement": count_pair_agreement(prompts),
+        "seconds": [(name, wording.format_duration(t)) for name, t in (summary.get("seconds") or {}).items()],
+        "tokens": wording.list_token_rows(summary),
         "status_words": wording.STATUS_WORDS,
         "forced_words": wording.FORCED_ANSWER_REASONS,
         "dropped_words": DROP_REASONS,
@@ -131,7 +131,7 @@ def build_view(run: Path) -> Row:
     }
 
 
-def join_prompts(rows: Iterable[Row], pairs: Iterable[Row], judgments: Iterable[Row]) -> list[Prompt]:
+def join_prompts(rows: Iterable[Row], pairs: Iterable[Row], judgments: Iterable[Row]) -> list[ReportPrompt]:
     """Bring together by id what the files say of each candidate. Raises UsageError if lists differ in length."""
     by_id = {str(j["id"]): j for j in judgments}
     pairs_of: dict[str, list[Row]] = {}
@@ -150,12 +150,14 @@ def join_prompts(rows: Iterable[Row], pairs: Iterable[Row], judgments: Iterable[
         for i, text in enumerate(row["responses"]):
             badges = dict.fromkeys(["best"] * (row["best"] == i) + [role for index, role in roles if index == i])
             values = {name: column[i] for name, column in columns.items()}
-            candidates.append(_candidate(i, text, values, by_id.get(f"{row_id}/{i}"), tuple(badges)))
-        prompts.append(Prompt(row_id, row["prompt"], tuple(candidates), row["best"], row.get("tied") or 0, own))
+            candidates.append(_build_candidate(i, text, values, by_id.get(f"{row_id}/{i}"), tuple(badges)))
+        prompts.append(ReportPrompt(row_id, row["prompt"], tuple(candidates), row["best"], row.get("tied") or 0, own))
     return prompts
 
 
-def _candidate(index: int, text: str, values: Row, judgment: Row | None, badges: tuple[str, ...]) -> Candidate:
+def _build_candidate(
+    index: int, text: str, values: Row, judgment: Row | None, badges: tuple[str, ...]
+) -> ReportCandidate:
     judgment = judgment or {"status": "not_judged", "votes": []}
     votes, status = judgment["votes"], judgment["status"]
     score = values["scores"]
@@ -169,18 +171,18 @@ def _candidate(index: int, text: str, values: Row, judgment: Row | None, badges:
     # Each vote has thought for itself; the judgment's own reasoning is that of one of them.
     reasonings = [v.get("reasoning") for v in votes] if len(votes) > 1 else [judgment.get("reasoning")]
     said = tuple(r for r in reasonings if r)
-    return Candidate(
+    return ReportCandidate(
         index, text, score, values["expected_scores"], values["right"], status, " ".join(details), said, badges
     )
 
 
-def select_prompts(prompts: Sequence[Prompt], shown: int = SHOWN) -> list[Prompt]:
+def select_prompts(prompts: Sequence[ReportPrompt], shown: int = MAX_PROMPTS) -> list[ReportPrompt]:
     """The first `shown` prompts in file order, those with a preference pair before the others."""
     order = sorted(range(len(prompts)), key=lambda i: (not prompts[i].pairs, i))
     return [prompts[i] for i in sorted(order[:shown])]
 
 
-def pair_agreement(prompts: Iterable[Prompt]) -> tuple[int, int, int] | None:
+def count_pair_agreement(prompts: Iterable[ReportPrompt]) -> tuple[int, int, int] | None:
     """Pairs that prefer a right answer to a wrong one, the reverse, and both alike; None without ground truth."""
     agree = reverse = alike = 0
     for prompt in prompts:
@@ -194,7 +196,7 @@ def pair_agreement(prompts: Iterable[Prompt]) -> tuple[int, int, int] | None:
     return (agree, reverse, alike) if agree + reverse + alike else None
 
 
-def score_axis(judgments: Iterable[Row], values: Sequence[float]) -> tuple[float, float, float]:
+def compute_score_axis(judgments: Iterable[Row], values: Sequence[float]) -> tuple[float, float, float]:
     """Lowest and highest score and their spacing: the rubrics' scale if it can be had, widened to hold the values."""
     low, high, step = float(math.floor(min(values, default=1))), float(math.ceil(max(values, default=5))), 1.0
     for name in {str(j["provenance"]["rubric"]) for j in judgments if (j.get("provenance") or {}).get("rubric")}:
@@ -206,12 +208,14 @@ def score_axis(judgments: Iterable[Row], values: Sequence[float]) -> tuple[float
     return low, max(high, low + step), step
 
 
-def histogram(values: Sequence[tuple[float, bool | None]], low: float, high: float, step: float | None) -> Histogram:
+def build_histogram(
+    values: Sequence[tuple[float, bool | None]], low: float, high: float, step: float | None
+) -> ScoreHistogram:
     """Count values, each with whether its answer is right.
 
     One bar for each score where every value is a multiple of `step`; else, and for `step` None, bars of equal width.
     """
-    discrete = step is not None and (high - low) / step <= 41 and all(_whole((v - low) / step) for v, _ in values)
+    discrete = step is not None and (high - low) / step <= 41 and all(_is_whole((v - low) / step) for v, _ in values)
     wide = next((w for w in (0.1, 0.25, 0.5, 1.0, 2.5, 5.0) if (high - low) / w <= 20), (high - low) / 20)
     width = step if discrete and step is not None else wide
     size = round((high - low) / width) + 1 if discrete else math.ceil((high - low) / width - _EPS)
@@ -229,9 +233,9 @@ def histogram(values: Sequence[tuple[float, bool | None]], low: float, high: flo
     top = max(1, *map(sum, counts))
     rise = next(r * 10**e for e in range(9) for r in (1, 2, 5) if top <= 5 * r * 10**e)
     guides = tuple(range(0, top + rise, rise))
-    bars = tuple(Bar(label, (c[0], c[1], c[2])) for label, c in zip(labels, counts, strict=True))
-    return Histogram(bars, ticks, guides, len(values))
+    bars = tuple(HistogramBar(label, (c[0], c[1], c[2])) for label, c in zip(labels, counts, strict=True))
+    return ScoreHistogram(bars, ticks, guides, len(values))
 
 
-def _whole(number: float) -> bool:
+def _is_whole(number: float) -> bool:
     return abs(number - round(number)) < _EPS

@@ -17,6 +17,6 @@ def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from flex_judge.experiments.commands.serve.config import ServeRun
     from flex_judge.experiments.commands.serve.run import main as run
-    from flex_judge.experiments.common.flags import build
+    from flex_judge.experiments.common.flags import load_config
 
-    return run(build(ServeRun, options))
+    return run(load_config(ServeRun, options))

@@ -9,12 +9,12 @@ from typing import Annotated
 from annotated_types import Interval
 
 from flex_judge.experiments.common.flags import setting
-from flex_judge.experiments.common.judge_config import JUDGE_SECTION, think_tokens, with_budget
+from flex_judge.experiments.common.judge_config import JUDGE_SECTION, set_think_budget, think_tokens_setting
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
-from flex_judge.judges.validation.flat import Section
+from flex_judge.judges.validation.flat import SettingsSection
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.serving.cluster import Cluster
@@ -34,9 +34,9 @@ NO_FLAGS = frozenset(
 class ServeRun:
     """Settings of the reward service."""
 
-    service: Annotated[ServiceConfig, Section(PLACEMENT, NO_FLAGS, {"drain_s": 600.0}).within(JUDGE_SECTION)]
+    service: Annotated[ServiceConfig, SettingsSection(PLACEMENT, NO_FLAGS, {"drain_s": 600.0}).within(JUDGE_SECTION)]
     """The service, without what depends on the cluster: see `service_on`."""
-    max_think_tokens: PositiveInt | None = think_tokens()
+    max_think_tokens: PositiveInt | None = think_tokens_setting()
     replicas: PositiveInt | None = setting(
         None, "Number of judge replicas (default: one per GPU, or 1)", metavar="N", group=PLACEMENT
     )
@@ -70,11 +70,11 @@ class ServeRun:
             raise UsageError("--replicas and --autoscale exclude each other")
         for path in self.allow_rubric:
             load_rubric(path)
-        load_rubric(self.gateway.openrlhf.rubric)
-        _ = self.service_on(Cluster(cpus=1e6, gpus=1e6, local=False))
+        load_rubric(self.gateway_config.openrlhf.rubric)
+        _ = self.build_service_config(Cluster(cpus=1e6, gpus=1e6, local=False))
 
     @property
-    def gateway(self) -> GatewayConfig:
+    def gateway_config(self) -> GatewayConfig:
         """The HTTP side.
 
         Raises:
@@ -87,11 +87,11 @@ class ServeRun:
             rubrics=tuple(str(Path(path).resolve()) for path in self.allow_rubric),
         )
 
-    def on_port(self, port: int) -> ServeRun:
+    def with_port(self, port: int) -> ServeRun:
         """The same settings with another port."""
         return replace(self, port=port)
 
-    def service_on(self, cluster: Cluster) -> ServiceConfig:
+    def build_service_config(self, cluster: Cluster) -> ServiceConfig:
         """The service, with its replicas placed on a cluster.
 
         Raises:
@@ -101,8 +101,8 @@ class ServeRun:
         if replicas is None:
             replicas = max(1, int(cluster.gpus / max(1.0, self.service.gpus_per_replica or 1.0)))
         judge = self.service.judge
-        settings = with_budget(judge.settings, judge.engine.model, self.max_think_tokens)
+        settings = set_think_budget(judge.settings, judge.engine.model, self.max_think_tokens)
         config = replace(
-            self.service, judge=JudgeConfig(judge.engine, settings), replicas=replicas, gateway=self.gateway
+            self.service, judge=JudgeConfig(judge.engine, settings), replicas=replicas, gateway=self.gateway_config
         )
-        return config.placed_on(cluster)
+        return config.place_on(cluster)

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from flex_judge.experiments.commands.serve.config import ServeRun
-from flex_judge.experiments.common.console import stdout_for_results
+from flex_judge.experiments.common.console import reserve_stdout
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.errors import ClusterError
 from flex_judge.judges.models import check_model
-from flex_judge.reward.serving.cluster import Cluster, check_address, connect, raylet_is_gone
+from flex_judge.reward.serving.cluster import Cluster, check_address, connect, is_raylet_gone
 from flex_judge.reward.serving.service import HttpAddress, JudgeService
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
-LOOK_S = 2.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+POLL_S = 2.0
 
 
 def main(config: ServeRun) -> int:
@@ -40,48 +40,50 @@ def main(config: ServeRun) -> int:
     if config.address:
         check_address(config.address)
     else:
-        config = config.on_port(free_port(config.host, config.port))
-    with stdout_for_results() as out:
-        return asyncio.run(_serve(config, out))
+        config = config.with_port(find_free_port(config.host, config.port))
+    with reserve_stdout() as out:
+        return asyncio.run(_run_service(config, out))
 
 
-async def _serve(config: ServeRun, out: TextIO) -> int:
+async def _run_service(config: ServeRun, out: TextIO) -> int:
     model = config.service.judge.engine.model
-    _say(f"starting {model}; the first start of a model takes a while")
+    _print_status(f"starting {model}; the first start of a model takes a while")
     with connect(config.address) as cluster:
-        service_config = config.service_on(cluster)
+        service_config = config.build_service_config(cluster)
         http = HttpAddress(config.host, config.port, config.every_node)
-        with _stopping() as stop:
+        with _handle_stop_signals() as stop:
             async with JudgeService(service_config, http) as service:
-                if not await _first(stop, service.ready()):
+                if not await _run_unless_stopped(stop, service.wait_until_ready()):
                     return 0
-                fewest, most = service_config.range
+                fewest, most = service_config.replica_range
                 replicas = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-                _say(f"{model} with {replicas} replica(s); metrics of each node: {', '.join(cluster.metrics)}")
+                _print_status(f"{model} with {replicas} replica(s); metrics of each node: {', '.join(cluster.metrics)}")
                 if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
-                    _say("anyone who can reach this address can use it; --api-key asks for a key")
+                    _print_status("anyone who can reach this address can use it; --api-key asks for a key")
                 print(service.url, file=out, flush=True)
-                await _stopped(stop, cluster)
+                await _wait_for_stop(stop, cluster)
                 stop.clear()
-                _say("draining: new requests are refused, what was accepted is answered; stop again to end at once")
+                _print_status(
+                    "draining: new requests are refused, what was accepted is answered; stop again to end at once"
+                )
                 drained = asyncio.wait_for(service.drain(), config.service.drain_s)
                 with contextlib.suppress(TimeoutError):
-                    return 0 if await _first(stop, drained) else 1
-                _say(f"work was still under way after {config.service.drain_s:g} s")
+                    return 0 if await _run_unless_stopped(stop, drained) else 1
+                _print_status(f"work was still under way after {config.service.drain_s:g} s")
                 return 1
 
 
-async def _stopped(stop: asyncio.Event, cluster: Cluster) -> None:
+async def _wait_for_stop(stop: asyncio.Event, cluster: Cluster) -> None:
     """Wait until the service is to stop. Leaves at once where its local Ray is dead."""
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), LOOK_S)
-        if cluster.local and raylet_is_gone():
-            _say("the local Ray died (its raylet is gone), and the service with it; start it again")
+            await asyncio.wait_for(stop.wait(), POLL_S)
+        if cluster.local and is_raylet_gone():
+            _print_status("the local Ray died (its raylet is gone), and the service with it; start it again")
             os._exit(1)  # nothing of it can be ended in order; the process cleanup ends the rest
 
 
-async def _first(stop: asyncio.Event, work: object) -> bool:
+async def _run_unless_stopped(stop: asyncio.Event, work: object) -> bool:
     """Do some work unless `stop` is set first; returns whether it was done."""
     task = asyncio.ensure_future(work)  # type: ignore[call-overload]
     waiting = asyncio.ensure_future(stop.wait())
@@ -97,19 +99,19 @@ async def _first(stop: asyncio.Event, work: object) -> bool:
 
 
 @contextlib.contextmanager
-def _stopping() -> Iterator[asyncio.Event]:
+def _handle_stop_signals() -> Iterator[asyncio.Event]:
     """An event that SIGINT and SIGTERM set."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in STOPS:
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     try:
         yield stop
     finally:
-        for number in STOPS:
+        for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
 
 
-def free_port(host: str, port: int) -> int:
+def find_free_port(host: str, port: int) -> int:
     """The port, or any free one for 0.
 
     Raises:
@@ -125,5 +127,5 @@ def free_port(host: str, port: int) -> int:
         raise ClusterError(f"cannot listen on {host}:{port}: {e.strerror or e}; choose another --host or --port") from e
 
 
-def _say(text: str) -> None:
+def _print_status(text: str) -> None:
     print(f"flex-judge: {text}", file=sys.stderr, flush=True)

@@ -6,25 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.judge_training.card import evaluations_table
-from flex_judge.alignment.reporting.model import Row
+from flex_judge.alignment.judge_training.card import build_evaluations_table
+from flex_judge.alignment.reporting.model import TableRow
 from flex_judge.experiments.common.reporting.terminal import print_run, print_table
-from flex_judge.experiments.common.reporting.wording import count
+from flex_judge.experiments.common.reporting.wording import format_count
 
 
-def print_judge(summary: Mapping[str, Any], out: Path) -> None:
+def print_judge_training(summary: Mapping[str, Any], out: Path) -> None:
     """Print the summary of a run, and the path of the judge."""
-    rows: list[Row] = [("Trained on", count(summary["rows"], "judgment"))]
+    rows: list[TableRow] = [("Trained on", format_count(summary["rows"], "judgment"))]
     rows += [(f"  left out: {reason}", n) for reason, n in summary["dropped"].items()]
     rows.append(("Trained parameters", f"{summary['learning']:,} of {summary['parameters']:,}"))
     if summary["loss"]:
         rows.append(("Loss, first and last", f"{summary['loss']['first']:.4g}, {summary['loss']['last']:.4g}"))
     metrics = summary["metrics"]
     if metrics:
-        rows.append(("Evaluated on", count(summary["held_out_rows"], "held-out judgment")))
+        rows.append(("Evaluated on", format_count(summary["held_out_rows"], "held-out judgment")))
     print_run(f"{summary['base']} as a judge", summary, rows)
     if metrics:
-        print_table(evaluations_table(summary))
+        print_table(build_evaluations_table(summary))
         start: Mapping[str, Any] = next((one for one in summary["evaluations"] if one["step"] == 0), {})
         before, after = start.get("balanced_accuracy"), metrics["balanced_accuracy"]
         if before is not None and after is not None and after < before:

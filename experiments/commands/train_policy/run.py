@@ -14,22 +14,33 @@ from statistics import fmean
 from typing import Any
 from uuid import uuid4
 
-from flex_judge.alignment.data.prompts import Columns
+from flex_judge.alignment.data.prompts import PromptColumns
 from flex_judge.alignment.data.sources import open_source
-from flex_judge.alignment.pipeline.models import JudgeAt
-from flex_judge.alignment.policy_training.data import Trained, preference_data, prompt_data, write_prompts
-from flex_judge.alignment.policy_training.evaluation import compared
-from flex_judge.alignment.policy_training.held_out import held_out
-from flex_judge.alignment.policy_training.tuning import LOG, check_grpo, shown, tune_dpo, tune_grpo
+from flex_judge.alignment.pipeline.models import RemoteJudge
+from flex_judge.alignment.policy_training.data import (
+    PolicyTrainingData,
+    load_preference_data,
+    load_prompt_data,
+    write_prompts,
+)
+from flex_judge.alignment.policy_training.evaluation import compare_policies
+from flex_judge.alignment.policy_training.held_out import select_held_out
+from flex_judge.alignment.policy_training.tuning import (
+    LOG_FILE,
+    check_grpo_policy,
+    prepare_preferences,
+    tune_dpo,
+    tune_grpo,
+)
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.alignment.training.card import write_card
-from flex_judge.experiments.commands.train_policy.view import print_training
-from flex_judge.experiments.common.data_runs.config import TASK_PROMPTS, check_served
-from flex_judge.experiments.common.ranks import Ranks, run, serving
-from flex_judge.experiments.common.reporting.wording import count
-from flex_judge.experiments.common.training.flags import Flags
+from flex_judge.experiments.commands.train_policy.view import print_policy_training
+from flex_judge.experiments.common.data_runs.config import TASK_PROMPTS, check_service_rubric
+from flex_judge.experiments.common.ranks import Ranks, run_judge_server, run_subcommand
+from flex_judge.experiments.common.reporting.wording import format_count
+from flex_judge.experiments.common.training.flags import TrainingFlags
 from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
-from flex_judge.experiments.common.training.settings import identity, settings_of
+from flex_judge.experiments.common.training.settings import build_identity, collect_trl_settings
 from flex_judge.judges.errors import EngineLostError, UsageError
 from flex_judge.judges.io.jsonl import read_rows, write_text
 from flex_judge.judges.models import check_model
@@ -43,15 +54,15 @@ PROMPTS = "held_out.jsonl"
 
 def main(name: str, argv: Sequence[str]) -> int:
     """Run `flex-judge dpo` or `grpo`, see `run_command`."""
-    return run_command(name, argv, Training, print_training)
+    return run_command(name, argv, PolicyTraining, print_policy_training)
 
 
-class Training(TrainingRun):
+class PolicyTraining(TrainingRun):
     """A run of one of the two, in one of its processes."""
 
     record, makes = EVALUATION, "policy"
 
-    def __init__(self, flags: Flags, ranks: Ranks) -> None:
+    def __init__(self, flags: TrainingFlags, ranks: Ranks) -> None:
         """Read the data.
 
         Raises:
@@ -59,58 +70,58 @@ class Training(TrainingRun):
         """
         super().__init__(flags, ranks)
         if flags.kind.name == "grpo":
-            check_grpo(flags.policy)
-        data = _data(flags)
-        self.recipe = flags.recipe.for_data(data.made_by, data.is_task)
-        self.held_out, taken = held_out(self.recipe, data, flags.args.seed)
-        self.data = data.without(taken)
+            check_grpo_policy(flags.policy)
+        data = _load_data(flags)
+        self.recipe = flags.recipe.with_data_defaults(data.made_by, data.is_task)
+        self.held_out, taken = select_held_out(self.recipe, data, flags.args.seed)
+        self.data = data.exclude_prompts(taken)
         if not len(self.data.rows):
             raise UsageError(f"{data.name}: no row is left to train on, as all are held out; use fewer")
         model = flags.model
         if flags.kind.name == "dpo":
-            self.data = shown(model, flags.args, self.data)
+            self.data = prepare_preferences(model, flags.args, self.data)
         if self.held_out and model.use_peft and (model.use_dora or model.lora_modules_to_save):
             raise UsageError(
                 "--use_dora and --lora_modules_to_save make adapters that a policy cannot be measured with; leave them "
                 "out, or measure nothing with --held-out-prompts 0"
             )
 
-    def _work(self) -> None:
-        self.ranks.by_first(self._check_judge)
-        self.ranks.by_first(lambda: self._measure("before"))
-        if not self.ranks.by_first((self.out / LOG).is_file):
-            self._say(f"training on {count(len(self.data.rows), 'row')}")
-            with self._phase("train"):
-                self._tune()
-        self.ranks.by_first(lambda: self._measure("after"))
+    def _train_model(self) -> None:
+        self.ranks.run_on_first(self._check_judge)
+        self.ranks.run_on_first(lambda: self._evaluate_policy("before"))
+        if not self.ranks.run_on_first((self.out / LOG_FILE).is_file):
+            self._print_status(f"training on {format_count(len(self.data.rows), 'row')}")
+            with self._time_phase("train"):
+                self._train_policy()
+        self.ranks.run_on_first(lambda: self._evaluate_policy("after"))
 
-    def _begin(self, folder: Path) -> None:
+    def _prepare_folder(self, folder: Path) -> None:
         if self.held_out:
             write_prompts(folder / PROMPTS, self.held_out.rows)
         for problem in self.data.problems:
-            self._say(problem)
+            self._print_status(problem)
 
     @property
     def _identity(self) -> dict[str, Any]:
         """What determines the results; a folder holds one such run."""
         return {
-            **identity(self.flags, self.recipe),
+            **build_identity(self.flags, self.recipe),
             "data": self.data.name,
             "data_digest": self.data.digest,
             "held_out_digest": self.held_out.digest if self.held_out else None,
             "ranks": self.ranks.count,
         }
 
-    def _phase(self, name: str) -> AbstractContextManager[None]:
-        return self.folder.phase(name) if self.ranks.is_first else nullcontext()
+    def _time_phase(self, name: str) -> AbstractContextManager[None]:
+        return self.folder.time_phase(name) if self.ranks.is_first else nullcontext()
 
     def _check_judge(self) -> None:
         recipe = self.recipe
         serves = self.flags.kind.name == "grpo" or recipe.judge_url is not None
         if serves:
-            check_served(recipe.rubric)
+            check_service_rubric(recipe.rubric)
         if recipe.judge_url is not None:
-            JudgeAt(recipe.judge_url, api_key=recipe.judge_key).client.health_sync()
+            RemoteJudge(recipe.judge_url, api_key=recipe.judge_key).client.health_sync()
             return
         check_model(recipe.judge, recipe.judge_adapter)
         if self.flags.kind.name == "grpo" and not self.flags.args.use_cpu:
@@ -119,7 +130,7 @@ class Training(TrainingRun):
                 "start it there with `flex-judge serve`, and give its address"
             )
 
-    def _judge_flags(self) -> list[str]:
+    def _build_judge_flags(self) -> list[str]:
         """The judge, as flags of `flex-judge serve` and `flex-judge best-of-n`."""
         recipe = self.recipe
         flags = ["--model", recipe.judge]
@@ -129,7 +140,7 @@ class Training(TrainingRun):
             flags += ["--config", recipe.judge_config]
         return flags
 
-    def _measure(self, when: str) -> None:
+    def _evaluate_policy(self, when: str) -> None:
         """Have the policy, as it is then, answer the held-out prompts, and have that judged.
 
         Raises:
@@ -139,7 +150,9 @@ class Training(TrainingRun):
         if held is None:
             return
         folder = self.folder.path
-        self._say(f"measuring the policy {when} training, on {count(len(held.rows), 'prompt')} not trained on")
+        self._print_status(
+            f"measuring the policy {when} training, on {format_count(len(held.rows), 'prompt')} not trained on"
+        )
         policy = ["--policy", self.flags.policy]
         if when == "after":
             tuned = (self.out / "adapter_config.json").is_file()
@@ -148,7 +161,7 @@ class Training(TrainingRun):
             judge = ["--judge-url", recipe.judge_url]
             judge += ["--judge-key", recipe.judge_key] if recipe.judge_key else []
         else:
-            judge = self._judge_flags()
+            judge = self._build_judge_flags()
             if recipe.judge_config is None:
                 judge += ["--temperature", "0"]  # so that the same answer has the same score before and after
         flags = {
@@ -163,12 +176,12 @@ class Training(TrainingRun):
         given += ["--sample-tokens", str(held.tokens)] if held.tokens else []
         given += ["--answer", held.answer] if held.answer else []
         given += ["--sample-stop", *arithmetic.STOP] if held.is_task else []
-        with self.folder.phase(f"measure_{when}"):
-            run("best-of-n", str(folder / PROMPTS), *given, *policy, *judge)
+        with self.folder.time_phase(f"measure_{when}"):
+            run_subcommand("best-of-n", str(folder / PROMPTS), *given, *policy, *judge)
         if not any(True for _ in read_rows(folder / when / "best_of_n.jsonl")):
             raise EngineLostError(f"no held-out prompt was answered and judged; see {folder / when / 'failed.jsonl'}")
 
-    def _tune(self) -> None:
+    def _train_policy(self) -> None:
         flags, recipe, rows = self.flags, self.recipe, self.data.rows
         if flags.kind.name == "dpo":
             tune_dpo(flags.model, flags.args, rows)
@@ -179,8 +192,8 @@ class Training(TrainingRun):
         with ExitStack() as stack:
             url = recipe.judge_url
             if url is None:
-                self._say("starting the judge")
-                url = self.ranks.by_first(lambda: stack.enter_context(serving(*self._judge_flags())))
+                self._print_status("starting the judge")
+                url = self.ranks.run_on_first(lambda: stack.enter_context(run_judge_server(*self._build_judge_flags())))
             reward = JudgeReward(
                 url,
                 spec.rubric,
@@ -191,18 +204,18 @@ class Training(TrainingRun):
                 recipe.judge_group_timeout_s,
                 api_key=read_key(recipe.judge_key) if recipe.judge_key else None,
                 deadline_s=recipe.judge_deadline_s,
-                run=self.ranks.by_first(lambda: uuid4().hex),
+                run=self.ranks.run_on_first(lambda: uuid4().hex),
             )
             tune_grpo(flags.model, flags.args, rows, reward)
 
-    def _summarise(self) -> dict[str, Any]:
+    def _write_summary(self) -> dict[str, Any]:
         folder, held = self.folder, self.held_out
-        log = json.loads((self.out / LOG).read_text(encoding="utf-8"))
+        log = json.loads((self.out / LOG_FILE).read_text(encoding="utf-8"))
         losses = [entry["loss"] for entry in log["log"] if entry.get("loss") is not None]
         measured = None
         if held:
             before, after = (read_rows(folder.path / when / "best_of_n.jsonl") for when in ("before", "after"))
-            measured = compared(before, after, held.answer, self.flags.args.seed)
+            measured = compare_policies(before, after, held.answer, self.flags.args.seed)
         summary = {
             **folder.settings,
             "policy": self.flags.policy,
@@ -211,7 +224,7 @@ class Training(TrainingRun):
             "bad_rows": len(self.data.problems),
             "loss": fmean(losses) if losses else None,
             "measured": measured,
-            "trl": settings_of(self.flags),
+            "trl": collect_trl_settings(self.flags),
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_card(self.out, summary)
@@ -219,9 +232,9 @@ class Training(TrainingRun):
         return summary
 
 
-def _data(flags: Flags) -> Trained:
+def _load_data(flags: TrainingFlags) -> PolicyTrainingData:
     if flags.kind.name == "dpo":
-        return preference_data(str(flags.data))
+        return load_preference_data(str(flags.data))
     if flags.data is None:
-        return prompt_data(arithmetic.Questions(TASK_PROMPTS, flags.args.seed), Columns())
-    return prompt_data(open_source(flags.data), Columns.of(flags.recipe.columns or ()))
+        return load_prompt_data(arithmetic.ArithmeticSource(TASK_PROMPTS, flags.args.seed), PromptColumns())
+    return load_prompt_data(open_source(flags.data), PromptColumns.from_arguments(flags.recipe.columns or ()))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.experiments.common.data_runs.config import DataFlags
-from flex_judge.experiments.common.data_runs.view import exit_status
-from flex_judge.experiments.common.flags import add_flags, build
+from flex_judge.experiments.common.data_runs.view import compute_exit_status
+from flex_judge.experiments.common.flags import add_flags, load_config
 
 RunOverPrompts = Callable[[Any, str | None], dict[str, Any]]
 """Takes settings and a file; returns a summary."""
@@ -31,7 +31,7 @@ def run_over_prompts(
     options: argparse.Namespace, settings: type[DataFlags], run: RunOverPrompts, show: ShowSummary
 ) -> int:
     """Run a command over prompts, print its summary, and return its exit status."""
-    config = build(settings, options)
+    config = load_config(settings, options)
     summary = run(config, options.file)
     show(summary, Path(config.out))
-    return exit_status(summary, config.max_failures)
+    return compute_exit_status(summary, config.max_failures)

@@ -6,21 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.prompts import Columns
-from flex_judge.alignment.data.sources import First, Source, open_source
-from flex_judge.alignment.pipeline.models import JudgeAt
+from flex_judge.alignment.data.prompts import PromptColumns
+from flex_judge.alignment.data.sources import FirstRows, Source, open_source
+from flex_judge.alignment.pipeline.models import RemoteJudge
 from flex_judge.alignment.policies.config import PolicyConfig, check_policy
 from flex_judge.alignment.tasks import arithmetic
-from flex_judge.experiments.common.flags import flag_of, setting
+from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.experiments.common.judge_config import JUDGING, MODEL, JudgeFlags
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.models import check_model, identified
+from flex_judge.judges.models import check_model, identify_model
 from flex_judge.judges.models.embedded import BASE
-from flex_judge.judges.rubrics import load_rubric, rubric_names
+from flex_judge.judges.rubrics import list_rubrics, load_rubric
 from flex_judge.judges.validation.classes import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
-from flex_judge.judges.validation.flat import flat_values, flatten
+from flex_judge.judges.validation.flat import flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import check_address
 
 _DATA, _POLICY, _RUN = "prompts", "policy", "placement and retries"
@@ -33,22 +33,22 @@ TOKENS = 512
 """Longest answer to a prompt that is not of the embedded task."""
 
 
-def out_folder(default: str) -> Any:
+def out_setting(default: str) -> Any:
     """The setting where a command's results go."""
     return setting(default, "Output folder; a run that is there is resumed", metavar="DIR", group="results")
 
 
-def check_served(rubric: str) -> None:
+def check_service_rubric(rubric: str) -> None:
     """Raise UsageError for a rubric that a judge service does not have by itself."""
-    if rubric not in rubric_names():
-        raise UsageError(f"--rubric must be one of {', '.join(rubric_names())} where a service judges")
+    if rubric not in list_rubrics():
+        raise UsageError(f"--rubric must be one of {', '.join(list_rubrics())} where a service judges")
 
 
 @settings_class(kw_only=True)
 class DataFlags(JudgeFlags):
     """Settings of a run over prompts."""
 
-    out: str = out_folder("runs/data")
+    out: str = out_setting("runs/data")
     prompts: PositiveInt | None = setting(
         None, f"Take the first N prompts (default: all; embedded task: {TASK_PROMPTS})", metavar="N", group=_DATA
     )
@@ -93,7 +93,7 @@ class DataFlags(JudgeFlags):
     )
     sample_tokens: PositiveInt | None = setting(
         None,
-        f"Maximum answer length in tokens (default: {TOKENS}; embedded task: {arithmetic.TOKENS})",
+        f"Maximum answer length in tokens (default: {TOKENS}; embedded task: {arithmetic.MAX_ANSWER_TOKENS})",
         metavar="N",
         group=_POLICY,
     )
@@ -129,11 +129,11 @@ class DataFlags(JudgeFlags):
     )
 
     def __post_init__(self) -> None:
-        if self.sample_temperature == 0 and self.answers > 1:
+        if self.sample_temperature == 0 and self.num_answers > 1:
             raise UsageError("--sample-temperature must be above 0: greedy samples of a prompt are all the same")
         if self.rubric is not None:
             load_rubric(self.rubric)
-        _ = self.columns_for(None)
+        _ = self.build_columns(None)
         self._check_service()
 
     def _check_service(self) -> None:
@@ -141,14 +141,14 @@ class DataFlags(JudgeFlags):
             if self.judge_key is not None:
                 raise UsageError("--judge-key goes with --judge-url")
             return
-        values = flat_values(self)
-        for name, known in flatten(JudgeFlags).items():
+        values = flatten_values(self)
+        for name, known in flatten_settings(JudgeFlags).items():
             if name not in SHARED and values[name] != known.default:
-                raise UsageError(f"{flag_of(name)} is for the service at --judge-url to say, see flex-judge serve")
+                raise UsageError(f"{format_flag(name)} is for the service at --judge-url to say, see flex-judge serve")
         if self.rubric is not None:
-            check_served(self.rubric)
+            check_service_rubric(self.rubric)
 
-    def source(self, file: str | None) -> Source:
+    def open_prompts(self, file: str | None) -> Source:
         """The prompts: those of a file or data set, or the embedded task's.
 
         Raises:
@@ -158,34 +158,34 @@ class DataFlags(JudgeFlags):
             for name in ("column", "keep", "answer"):
                 if getattr(self, name):
                     raise UsageError(f"--{name} is about the columns of a FILE, and none is given")
-            questions = arithmetic.Questions(self.prompts or TASK_PROMPTS, self.judge.engine.seed)
-            next(questions.rows(0, 1))  # of which there are only so many
+            questions = arithmetic.ArithmeticSource(self.prompts or TASK_PROMPTS, self.judge.engine.seed)
+            next(questions.read_range(0, 1))  # of which there are only so many
             return questions
         source = open_source(file)
-        return source if self.prompts is None else First(source, self.prompts)
+        return source if self.prompts is None else FirstRows(source, self.prompts)
 
     @property
-    def answers(self) -> int:
+    def num_answers(self) -> int:
         """Answers to each prompt."""
         return SAMPLES if self.samples is None else self.samples
 
-    def answer_for(self, file: str | None) -> str | None:
+    def get_answer_column(self, file: str | None) -> str | None:
         """The column with the right answer."""
         return "answer" if file is None else self.answer
 
-    def columns_for(self, file: str | None) -> Columns:
-        return Columns.of(self.column, self.keep, self.answer_for(file), self.system)
+    def build_columns(self, file: str | None) -> PromptColumns:
+        return PromptColumns.from_arguments(self.column, self.keep, self.get_answer_column(file), self.system)
 
-    def sampling(self, file: str | None) -> Sampling:
+    def build_sampling(self, file: str | None) -> Sampling:
         """How the policy samples. The embedded task's answers are one line."""
         stop = self.sample_stop or (arithmetic.STOP if file is None else ())
-        tokens = self.sample_tokens or (arithmetic.TOKENS if file is None else TOKENS)
+        tokens = self.sample_tokens or (arithmetic.MAX_ANSWER_TOKENS if file is None else TOKENS)
         return Sampling(tokens, self.sample_temperature, self.sample_top_p, tuple(stop), seed=self.judge.engine.seed)
 
-    def rubric_for(self, file: str | None) -> str:
+    def resolve_rubric(self, file: str | None) -> str:
         """The rubric's name; of a file its whole path, as replicas have working directories of their own."""
         name = self.rubric or ("correctness" if file is None else "general")
-        return str(Path(name).resolve()) if name not in rubric_names() else name
+        return str(Path(name).resolve()) if name not in list_rubrics() else name
 
     @property
     def policy_config(self) -> PolicyConfig:
@@ -208,7 +208,7 @@ class DataFlags(JudgeFlags):
         check_policy(config)
         return config
 
-    def check(self) -> None:
+    def check_models(self) -> None:
         """Look at what can be looked at before anything is started. Loads no model and, adapters apart, downloads none.
 
         Raises:
@@ -218,34 +218,36 @@ class DataFlags(JudgeFlags):
         _ = self.policy_config
         if self.address:
             check_address(self.address)
-        if self.judge_at is not None:
-            self.judge_at.client.health_sync()
+        if self.external_judge is not None:
+            self.external_judge.client.health_sync()
         elif resolve_engine(self.judge.engine.engine) != "scripted":
             check_model(self.judge.engine.model, self.judge.engine.adapter)
 
     @property
-    def judge_at(self) -> JudgeAt | None:
+    def external_judge(self) -> RemoteJudge | None:
         """The service that judges; None where this run starts one of its own."""
-        return None if self.judge_url is None else JudgeAt(self.judge_url, self.judge.engine.max_batch, self.judge_key)
+        return (
+            None if self.judge_url is None else RemoteJudge(self.judge_url, self.judge.engine.max_batch, self.judge_key)
+        )
 
-    def identity(self, source: Source, file: str | None) -> dict[str, object]:
+    def build_identity(self, source: Source, file: str | None) -> dict[str, object]:
         """What determines the results; a run folder holds one such."""
-        sampling, engine = self.sampling(file), self.judge.engine
+        sampling, engine = self.build_sampling(file), self.judge.engine
         return {
             "source": source.name,
             "source_digest": source.digest,
-            "columns": repr(self.columns_for(file)),
-            "policy": identified(self.policy),
+            "columns": repr(self.build_columns(file)),
+            "policy": identify_model(self.policy),
             "policy_engine": self.policy_engine,
-            "policy_adapter": identified(self.policy_adapter),
+            "policy_adapter": identify_model(self.policy_adapter),
             "policy_url": self.policy_url,
-            "samples": self.answers,
+            "samples": self.num_answers,
             "sampling": repr(replace(sampling, seed=None)),
-            "judge": identified(engine.model) if self.judge_url is None else self.judge_url,
-            "judge_adapter": identified(engine.adapter),
+            "judge": identify_model(engine.model) if self.judge_url is None else self.judge_url,
+            "judge_adapter": identify_model(engine.adapter),
             "engine": engine.engine,
             "judging": repr(self.judge_config.settings),
-            "rubric": repr(load_rubric(self.rubric_for(file))),
+            "rubric": repr(load_rubric(self.resolve_rubric(file))),
             "max_model_len": engine.max_model_len,
             "seed": engine.seed,
         }

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.data.sources import Source
-from flex_judge.alignment.pipeline.job import Job, WorkPlan, shard_rows_for, shards_of
-from flex_judge.alignment.pipeline.models import JudgeAt, Models, ServedModels
+from flex_judge.alignment.pipeline.job import Job, WorkPlan, choose_shard_rows, count_shards
+from flex_judge.alignment.pipeline.models import Models, RemoteJudge, ServedModels
 from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicyServiceConfig
-from flex_judge.alignment.pipeline.runner import pending, reports_of
-from flex_judge.alignment.pipeline.shards import Report, ShardFolder, summed
-from flex_judge.alignment.pipeline.worker import FAILED
+from flex_judge.alignment.pipeline.runner import list_pending_shards, stream_reports
+from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport, sum_reports
+from flex_judge.alignment.pipeline.worker import FAILED_TABLE
 from flex_judge.alignment.policies.config import PolicyConfig
-from flex_judge.experiments.common.console import libraries_to, progress_on
+from flex_judge.experiments.common.console import build_progress, redirect_libraries
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.reward.serving.cluster import Cluster, connect
-from flex_judge.reward.serving.config import gpu_share
+from flex_judge.reward.serving.config import compute_gpu_share
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
 if TYPE_CHECKING:
@@ -37,36 +37,36 @@ WORKER_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Done:
+class CompletedRun:
     """The results of a run whose shards are all there."""
 
     shard_folder: ShardFolder
-    reports: Mapping[int, Report]
+    reports: Mapping[int, ShardReport]
     """By shard."""
 
     @property
-    def report(self) -> Report:
+    def report(self) -> ShardReport:
         """What became of all rows."""
-        return summed(list(self.reports.values()))
+        return sum_reports(list(self.reports.values()))
 
-    def join(self, table: str, path: Path) -> None:
+    def join_table(self, table: str, path: Path) -> None:
         """Write a table to one file."""
-        self.shard_folder.join(table, self.reports, path)
+        self.shard_folder.join_table(table, self.reports, path)
 
-    def rows(self, table: str) -> Iterator[dict[str, Any]]:
+    def iterate_rows(self, table: str) -> Iterator[dict[str, Any]]:
         """The rows of a table in the order of the prompts."""
-        return self.shard_folder.rows(table, self.reports)
+        return self.shard_folder.read_table_rows(table, self.reports)
 
 
 @contextlib.contextmanager
-def finished(
+def complete_run(
     config: DataFlags,
     source: Source,
     file: str | None,
     plan: Callable[[Models], WorkPlan],
     comparisons: int,
     identity: Mapping[str, object],
-) -> Iterator[tuple[RunFolder, Done]]:
+) -> Iterator[tuple[RunFolder, CompletedRun]]:
     """The folder of a run and its results, after what was missing of it has been done. The folder is this process's
     until the end.
 
@@ -78,8 +78,8 @@ def finished(
         UsageError: the folder cannot be used.
         JudgeError: what ended the run. What was done is kept, and the same run goes on from there.
     """
-    with RunFolder(Path(config.out), {**config.identity(source, file), **identity}) as folder:
-        with libraries_to(folder.path / "engines.log") as console, progress_on(console) as progress:
+    with RunFolder(Path(config.out), {**config.build_identity(source, file), **identity}) as folder:
+        with redirect_libraries(folder.path / "engines.log") as console, build_progress(console) as progress:
             done = DataRun(config, source, file, folder, plan, comparisons, console, progress).complete()
         yield folder, done
 
@@ -94,58 +94,58 @@ class RunServices:
     progress: Progress
 
     @contextlib.asynccontextmanager
-    async def start(self) -> AsyncIterator[tuple[PolicyServiceConfig, ServiceConfig | JudgeAt]]:
+    async def start(self) -> AsyncIterator[tuple[PolicyServiceConfig, ServiceConfig | RemoteJudge]]:
         """Start the services, wait until they are ready, and yield their configurations."""
         async with contextlib.AsyncExitStack() as stack:
-            with self._step("starting Ray"):
+            with self._track_step("starting Ray"):
                 cluster = stack.enter_context(connect(self.config.address))
-            policy, judge = self._placed(cluster)
+            policy, judge = self._place_services(cluster)
             # Who holds the folder's lock is alone with these names.
             services: list[JudgeService | PolicyService] = [PolicyService(policy, private=True)]
             if isinstance(judge, ServiceConfig):
                 services.insert(0, JudgeService(judge, private=True))
             for service in services:
                 await stack.enter_async_context(service)
-            with self._step("models starting"):
+            with self._track_step("models starting"):
                 for service in services:
-                    await service.ready()
+                    await service.wait_until_ready()
             yield policy, judge
             self.console.print("stopping Ray" if cluster.local else "leaving Ray")
 
-    def _placed(self, cluster: Cluster) -> tuple[PolicyServiceConfig, ServiceConfig | JudgeAt]:
+    def _place_services(self, cluster: Cluster) -> tuple[PolicyServiceConfig, ServiceConfig | RemoteJudge]:
         """Both services with their shares of the cluster: every engine gets as much as every other."""
         config = self.config
-        policy, elsewhere = config.policy_config, config.judge_at
+        policy, elsewhere = config.policy_config, config.external_judge
         computes = policy.url is None
         engines = config.replicas * (elsewhere is None) + config.policy_replicas * computes
-        gpus = gpu_share(cluster.gpus, engines) if engines else 0.0
+        gpus = compute_gpu_share(cluster.gpus, engines) if engines else 0.0
         cpus = 1.0 if gpus or not cluster.local else cluster.cpus / max(1, engines)
         if computes:
-            policy = _on(policy, cpus, gpus)
+            policy = _apply_share(policy, cpus, gpus)
         policies = PolicyServiceConfig(
-            policy, config.policy_replicas, self._name("policy"), cpus * computes, gpus * computes
+            policy, config.policy_replicas, self._name_service("policy"), cpus * computes, gpus * computes
         )
         if elsewhere is not None:
             return policies, elsewhere
         judge = ServiceConfig(
             config.judge_config,
             config.replicas,
-            name=self._name("judge"),
+            name=self._name_service("judge"),
             cpus_per_replica=cpus,
             gpus_per_replica=gpus,
         )
-        return policies, judge.placed_on(cluster)
+        return policies, judge.place_on(cluster)
 
-    def _name(self, part: str) -> str:
+    def _name_service(self, part: str) -> str:
         """Of this folder only: on a shared cluster, others may have runs too."""
         folder = f"{platform.node()}:{self.folder.path.resolve()}"
         return f"flex-judge-{part}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
 
     @contextlib.contextmanager
-    def _step(self, title: str) -> Iterator[None]:
+    def _track_step(self, title: str) -> Iterator[None]:
         """A line of progress and a clock around something that takes a while."""
         task = self.progress.add_task(title, total=None)
-        with self.folder.phase(title.replace(" ", "_")):
+        with self.folder.time_phase(title.replace(" ", "_")):
             yield
         self.progress.update(task, total=1, completed=1)
         self.progress.stop_task(task)
@@ -167,32 +167,32 @@ class DataRun:
     console: Console
     progress: Progress
 
-    def complete(self) -> Done:
+    def complete(self) -> CompletedRun:
         """Work on what is not done yet.
 
         Raises:
             JudgeError: what ended the run. What was done is kept, and the same run goes on from there.
         """
         shard_folder = ShardFolder(self.folder.path.resolve() / "shards")
-        shard_rows = shard_rows_for(len(self.source))
-        shards = shards_of(len(self.source), shard_rows)
-        if todo := pending(shard_folder, shards, self.config.retry_rejected):
-            asyncio.run(self._work(shard_folder, shard_rows, todo))
+        shard_rows = choose_shard_rows(len(self.source))
+        shards = count_shards(len(self.source), shard_rows)
+        if todo := list_pending_shards(shard_folder, shards, self.config.retry_rejected):
+            asyncio.run(self._process_shards(shard_folder, shard_rows, todo))
         else:
             self.console.print(f"{self.folder.path} is complete: nothing is sampled or judged again", soft_wrap=True)
-        done = Done(shard_folder, shard_folder.reports())
-        done.join(FAILED, self.folder.path / f"{FAILED}.jsonl")
+        done = CompletedRun(shard_folder, shard_folder.read_reports())
+        done.join_table(FAILED_TABLE, self.folder.path / f"{FAILED_TABLE}.jsonl")
         return done
 
-    async def _work(self, shard_folder: ShardFolder, shard_rows: int, todo: list[int]) -> None:
+    async def _process_shards(self, shard_folder: ShardFolder, shard_rows: int, todo: list[int]) -> None:
         async with RunServices(self.config, self.folder, self.console, self.progress).start() as (policy, judge):
-            at_once = AHEAD * max(1, judge.room // self.comparisons)
+            at_once = AHEAD * max(1, judge.max_requests // self.comparisons)
             workers = -(-at_once // WORKER_ROWS)
             job = Job(
                 self.source,
                 self.plan(ServedModels(policy, judge)),
                 shard_folder.folder,
-                self.config.columns_for(self.file),
+                self.config.build_columns(self.file),
                 shard_rows,
                 rows_at_once=-(-at_once // workers),
                 workers=workers,
@@ -200,13 +200,13 @@ class DataRun:
                 retry_rejected=self.config.retry_rejected,
             )
             total = len(self.source)
-            bar = self.progress.add_task("sampling and judging", total=total, completed=total - _rows(job, todo))
-            with self.folder.phase("work"):
-                async for report in reports_of(job):
+            bar = self.progress.add_task("sampling and judging", total=total, completed=total - _count_rows(job, todo))
+            with self.folder.time_phase("work"):
+                async for report in stream_reports(job):
                     self.progress.advance(bar, report.rows)
 
 
-def _on(policy: PolicyConfig, cpus: float, gpus: float) -> PolicyConfig:
+def _apply_share(policy: PolicyConfig, cpus: float, gpus: float) -> PolicyConfig:
     """The policy with its share of a machine, as `ServiceConfig.placed_on` shares it among judges."""
     if gpus:
         share = round(policy.gpu_memory_utilization * gpus, 3)
@@ -214,5 +214,5 @@ def _on(policy: PolicyConfig, cpus: float, gpus: float) -> PolicyConfig:
     return replace(policy, threads=policy.threads or max(1, int(cpus)))
 
 
-def _rows(job: Job, shards: list[int]) -> int:
-    return sum(stop - start for start, stop in map(job.stretch, shards))
+def _count_rows(job: Job, shards: list[int]) -> int:
+    return sum(stop - start for start, stop in map(job.get_row_range, shards))

@@ -6,59 +6,59 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import Row, number, percent
+from flex_judge.alignment.reporting.model import TableRow, as_number, as_percent
 from flex_judge.experiments.common.reporting.terminal import print_run
-from flex_judge.experiments.common.reporting.wording import count
+from flex_judge.experiments.common.reporting.wording import format_count
 
 
 def print_best_of_n(summary: Mapping[str, Any], out: Path) -> None:
     """Print the summary of a best-of-N run, and the paths of its results."""
-    rows: list[Row] = [
+    rows: list[TableRow] = [
         ("Prompts with a best answer", f"{summary['done'] - summary['unscored']} of {summary['prompts']}"),
         ("  answers drawn among equals", summary["tied"]),
-        *_failed(summary),
+        *_list_failures(summary),
         *([("Ids that occur again", summary["repeated_ids"])] if summary["repeated_ids"] else []),
         ("Judgments", summary["judgments"]),
         *((f"  answers {status.replace('_', ' ')}", n) for status, n in summary["statuses"].items()),
         ("Answers cut off", summary["cut"]),
     ]
-    print_run(f"{summary['judge']} judging {summary['policy']}", summary, rows, _best_of_n_metrics(summary))
+    print_run(f"{summary['judge']} judging {summary['policy']}", summary, rows, _list_best_of_n_metrics(summary))
     print(f"\nThe best answers: {out / 'best_of_n.jsonl'}\nAll judgments: {out / 'judgments.jsonl'}")
 
 
-def _best_of_n_metrics(summary: Mapping[str, Any]) -> Iterator[Row]:
+def _list_best_of_n_metrics(summary: Mapping[str, Any]) -> Iterator[TableRow]:
     if accuracies := summary["accuracies"]:
-        yield "Right: pass@1 (first sample)", percent(accuracies["pass_at_1"])
-        yield "Right: random sample", percent(accuracies["random"])
+        yield "Right: pass@1 (first sample)", as_percent(accuracies["pass_at_1"])
+        yield "Right: random sample", as_percent(accuracies["random"])
         for n, estimate in accuracies["best"].items():
-            yield f"Right: best of {n}", percent(estimate)
+            yield f"Right: best of {n}", as_percent(estimate)
         most = max(accuracies["pass_at"], key=int)
-        yield f"Right: pass@{most}", percent(accuracies["pass_at"][most])
-        yield "Gain over a random sample", percent(accuracies["gain"])
+        yield f"Right: pass@{most}", as_percent(accuracies["pass_at"][most])
+        yield "Gain over a random sample", as_percent(accuracies["gain"])
     else:
         for n, estimate in (summary["mean_score_of_best"] or {}).items():
-            yield f"Score of the best of {n}", number(estimate)
+            yield f"Score of the best of {n}", as_number(estimate)
 
 
 def print_preferences(summary: Mapping[str, Any], out: Path) -> None:
     """Print the summary of a preference data set, and its path."""
-    rows: list[Row] = [
+    rows: list[TableRow] = [
         ("Prompts", f"{summary['done']} of {summary['prompts']}"),
-        *_failed(summary),
+        *_list_failures(summary),
         ("Preference pairs", summary["pairs"]),
         *((f"  no pair: {reason.replace('_', ' ')}", n) for reason, n in summary["dropped"].items()),
         *((f"Judgments {status.replace('_', ' ')}", n) for status, n in summary["judgments"].items()),
         *((f"Pairs of which {name} is right", n) for name, n in (summary["right"] or {}).items()),
     ]
     print_run(f"{summary['judge']} judging {summary['policy']}", summary, rows)
-    print(f"\n{count(summary['pairs'], 'preference pair')}, with their data card: {out / 'data'}")
+    print(f"\n{format_count(summary['pairs'], 'preference pair')}, with their data card: {out / 'data'}")
 
 
-def _failed(summary: Mapping[str, Any]) -> Iterator[Row]:
+def _list_failures(summary: Mapping[str, Any]) -> Iterator[TableRow]:
     for reason, n in summary["failed"].items():
         yield f"  failed: {reason.replace('_', ' ')} (see failed.jsonl)", n
 
 
-def exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
+def compute_exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
     """Return 1 if more prompts than `max_failures` have no result (failed, or no answer has a score), else 0."""
     return int(sum(summary["failed"].values()) + summary["unscored"] > max_failures)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import Report, cell_text
-from flex_judge.experiments.common.reporting.wording import count, percent
+from flex_judge.alignment.reporting.model import Report, format_cell
+from flex_judge.experiments.common.reporting.wording import format_count, format_percent
 from flex_judge.judges.io.jsonl import write_text
 
 
@@ -40,8 +40,8 @@ def write_template(path: Path, template: str, **values: Any) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(cell=cell_text, percent=percent)
-    environment.globals["count"] = count
+    environment.filters.update(cell=format_cell, percent=format_percent)
+    environment.globals["count"] = format_count
     page = environment.get_template(template).render(values).lstrip()
     # A model may write half a surrogate pair, which UTF-8 cannot encode: write a question mark instead.
     write_text(path, page.encode("utf-8", errors="replace").decode())

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flex_judge.alignment.reporting.model import RULE, Row, Table, cell_text
-from flex_judge.experiments.common.reporting.wording import duration
+from flex_judge.alignment.reporting.model import RULE, Table, TableRow, format_cell
+from flex_judge.experiments.common.reporting.wording import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,7 @@ def print_table(table: Table) -> None:
 
     has_header = any(table.columns)
     grid = RichTable(
-        title=Text(printable(table.title)) if table.title else None,
+        title=Text(escape_control_characters(table.title)) if table.title else None,
         caption=Text(table.note) if table.note else None,
         show_header=has_header,
         min_width=None if has_header else 60,
@@ -39,7 +39,7 @@ def print_table(table: Table) -> None:
     for i, column in enumerate(table.columns):
         is_text = i < table.text_columns
         grid.add_column(
-            Text(printable(column)),
+            Text(escape_control_characters(column)),
             justify="left" if is_text else "right",
             overflow="fold",
             style="bold" if i == 0 and not has_header else None,
@@ -47,7 +47,7 @@ def print_table(table: Table) -> None:
         )
     for row in table.rows:
         if row:
-            grid.add_row(*(Text(printable(cell_text(cell))) for cell in row))
+            grid.add_row(*(Text(escape_control_characters(format_cell(cell))) for cell in row))
         else:
             grid.add_section()
     open_console().print(grid)
@@ -55,15 +55,17 @@ def print_table(table: Table) -> None:
 
 def _name_width(table: Table) -> int:
     """Width that keeps the names of rows on one line in a narrow terminal, up to 30 characters."""
-    return min(30, max((len(cell_text(row[0])) for row in table.rows if row), default=0))
+    return min(30, max((len(format_cell(row[0])) for row in table.rows if row), default=0))
 
 
-def print_run(title: str, summary: Mapping[str, Any], *groups: Iterable[Row]) -> None:
+def print_run(title: str, summary: Mapping[str, Any], *groups: Iterable[TableRow]) -> None:
     """Print the results of a run: groups of named values, separated by lines, and the total time."""
     rows = [row for group in groups for row in (*group, RULE)]
-    print_table(Table(("", ""), [*rows, ("Time, all starts together", duration(summary["seconds"]["total"]))], title))
+    print_table(
+        Table(("", ""), [*rows, ("Time, all starts together", format_duration(summary["seconds"]["total"]))], title)
+    )
 
 
-def printable(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     """Escape control characters, which a policy may write, so that the terminal shows them and does not obey them."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -25,17 +25,17 @@ FORCED_ANSWER_REASONS = {
 _EXACT = 1e-9  # accuracies are fractions of counts: what differs by less than this differs by rounding only
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """A share of 0..1 with one decimal: `41.7%`."""
     return f"{100 * share:.1f}%"
 
 
-def count(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """A number with its noun, which takes a plain plural s: `1 prompt`, `1,024 prompts`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as a person says them: `0.42 s`, `12.3 s`, `3 min 05 s`, `2 h 04 min`."""
     if seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
@@ -43,7 +43,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def chance_margin(accuracy_random: float, prompts: int) -> float:
+def compute_chance_margin(accuracy_random: float, prompts: int) -> float:
     """How far from `accuracy_random` a random pick's accuracy may fall by chance: two standard errors, as a share.
 
     The error is sqrt(p(1-p)/prompts). It is too wide rather than too narrow, as the samples of one prompt are alike.
@@ -54,7 +54,7 @@ def chance_margin(accuracy_random: float, prompts: int) -> float:
     return 2 * math.sqrt(p * (1 - p) / max(prompts, 1))
 
 
-def verdict_sentence(summary: Mapping[str, Any]) -> str:
+def describe_verdict(summary: Mapping[str, Any]) -> str:
     """One honest sentence on whether the judge chose better than chance, from the figures of `summary.json`."""
     prompts, samples = int(summary.get("prompts") or 0), int(summary.get("samples_per_prompt") or 0)
     best, chance = summary.get("accuracy_best_of_n"), summary.get("accuracy_random")
@@ -62,37 +62,37 @@ def verdict_sentence(summary: Mapping[str, Any]) -> str:
     if not prompts:
         return "No prompts were run, so there is nothing to say about the judge."
     if best is None or chance is None:
-        each = f"of each of {count(prompts, 'prompt')}" if prompts > 1 else "of one prompt"
+        each = f"of each of {format_count(prompts, 'prompt')}" if prompts > 1 else "of one prompt"
         return (
-            f"The judge was given {count(samples, 'sample')} {each}; there is no ground truth, "
+            f"The judge was given {format_count(samples, 'sample')} {each}; there is no ground truth, "
             "so nothing is said on whether its choices are right."
         )
-    margin, noise = best - chance, chance_margin(chance, prompts)
-    start = f"Best-of-{samples} is right on {percent(best)} of {count(prompts, 'prompt')}"
+    margin, noise = best - chance, compute_chance_margin(chance, prompts)
+    start = f"Best-of-{samples} is right on {format_percent(best)} of {format_count(prompts, 'prompt')}"
     # A model known to be no judge is called so: a reader should not blame the method for it.
     judge = "this untuned judge" if str(summary.get("judge", "")).startswith(BASE) else "this judge"
     if margin <= -noise:
         return (
-            f"{start}, {_points(-margin)} below a random pick ({percent(chance)}) and further than noise reaches: "
+            f"{start}, {_format_points(-margin)} below a random pick ({format_percent(chance)}) and further than noise reaches: "
             f"{judge} chooses worse than chance here."
         )
     if ceiling is not None and ceiling - chance < _EXACT:
         return (
-            f"{start} and a random pick on {percent(chance)}: there was nothing to choose, as the samples of each "
+            f"{start} and a random pick on {format_percent(chance)}: there was nothing to choose, as the samples of each "
             "prompt are all right or all wrong."
         )
     if margin < noise:
         return (
-            f"{start} and a random pick on {percent(chance)}: the difference of {_points(margin, sign=True)} is within "
-            f"noise (two standard errors are {_points(noise)}), so {judge} chooses no better than chance here, "
+            f"{start} and a random pick on {format_percent(chance)}: the difference of {_format_points(margin, sign=True)} is within "
+            f"noise (two standard errors are {_format_points(noise)}), so {judge} chooses no better than chance here, "
             "as far as this run can tell."
         )
     gap = "" if ceiling is None else f", and closes {100 * margin / (ceiling - chance):.0f}% of the gap to the ceiling"
-    of = "" if ceiling is None else f" ({percent(ceiling)})"
-    return f"{start}: {judge} chooses {_points(margin)} better than a random pick ({percent(chance)}){gap}{of}."
+    of = "" if ceiling is None else f" ({format_percent(ceiling)})"
+    return f"{start}: {judge} chooses {_format_points(margin)} better than a random pick ({format_percent(chance)}){gap}{of}."
 
 
-def accuracies(summary: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+def list_accuracies(summary: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """Name, explanation and share of each accuracy that was measured, worst expected first."""
     n = summary["samples_per_prompt"]
     bars = [
@@ -104,16 +104,16 @@ def accuracies(summary: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     return [(label, note, summary[key]) for key, label, note in bars if summary.get(key) is not None]
 
 
-def noise_band(summary: Mapping[str, Any]) -> tuple[float, float] | None:
+def compute_noise_band(summary: Mapping[str, Any]) -> tuple[float, float] | None:
     """The accuracies that a random pick may reach by chance, as shares; None without ground truth."""
     chance, prompts = summary.get("accuracy_random"), summary["prompts"]
     if chance is None or not prompts:
         return None
-    margin = chance_margin(chance, prompts)
+    margin = compute_chance_margin(chance, prompts)
     return max(0.0, chance - margin), min(1.0, chance + margin)
 
 
-def token_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def list_token_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is known of the tokens: a label and a figure each."""
     labels = (
         ("policy_tokens", "written by the policy"),
@@ -123,11 +123,11 @@ def token_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [(label, f"{summary[key]:,}") for key, label in labels if summary.get(key) is not None]
     cached, sent = summary.get("cached_tokens"), summary.get("prompt_tokens")
     if cached is not None and sent:
-        rows.append(("of these cached", f"{cached:,} ({percent(cached / sent)})"))
+        rows.append(("of these cached", f"{cached:,} ({format_percent(cached / sent)})"))
     return rows
 
 
-def _points(share: float, sign: bool = False) -> str:
+def _format_points(share: float, sign: bool = False) -> str:
     value = f"{100 * share:+.1f}" if sign else f"{100 * share:.1f}"
     # Minus zero and plus zero are the same to a reader.
     return f"{'0.0' if value.lstrip('+-') == '0.0' else value} points"

@@ -13,17 +13,17 @@ import yaml
 from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
 from flex_judge.alignment.tasks import arithmetic
-from flex_judge.alignment.training.recipes import JudgeRecipe, Recipe, RewardRecipe
+from flex_judge.alignment.training.recipes import JudgeRecipe, PolicyRecipe, RewardRecipe
 from flex_judge.experiments.common.launching import CONFIG_HELP, PROCESSES_HELP
-from flex_judge.judges.errors import UsageError, one_line
+from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.models import check_model, resolve_model
 from flex_judge.judges.models.embedded import BASE, EMBEDDED
 
-KEPT = {"report_to": "none", "save_steps": 0.1, "save_total_limit": 2, "logging_steps": 5}
+RUN_DEFAULTS = {"report_to": "none", "save_steps": 0.1, "save_total_limit": 2, "logging_steps": 5}
 """Defaults that are not TRL's: a run can be stopped and goes on where it was, and reports to nobody unless told to."""
-ON_CPU = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+CPU_DEFAULTS = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 """TRL's are for accelerators."""
-SMALL = {"use_peft": True, "lora_r": 16, "lora_alpha": 32, "lora_target_modules": ["all-linear"]}
+EMBEDDED_DEFAULTS = {"use_peft": True, "lora_r": 16, "lora_alpha": 32, "lora_target_modules": ["all-linear"]}
 """For an embedded model: an adapter of a few MB."""
 DATA_HELP = {
     "dpo": "preferences: the folder of a `flex-judge preferences` run, another that load_dataset takes, a .jsonl or "
@@ -34,7 +34,7 @@ DATA_HELP = {
 }
 
 
-PUBLISHED = {
+PUBLISHED_DEFAULTS = {
     "num_train_epochs": 1.0,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.05,
@@ -66,7 +66,7 @@ ALWAYS_SHOWN = ("accelerate_config", "num_processes", "model_name_or_path", "out
 
 
 @dataclass(frozen=True)
-class Kind:
+class TrainingKind:
     """A way of training."""
 
     name: str
@@ -87,7 +87,7 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind(
+        TrainingKind(
             "sft",
             JudgeRecipe,
             SFTConfig,
@@ -98,7 +98,7 @@ KINDS = {
                 "max_length": 1024,
                 "train_sampling_strategy": "group_by_length",
             },
-            {**PUBLISHED, "save_steps": 0.25, **EVALUATIONS},
+            {**PUBLISHED_DEFAULTS, "save_steps": 0.25, **EVALUATIONS},
             (
                 ("load_in_4bit", False, "load the model as it is"),
                 ("load_in_8bit", False, "load the model as it is"),
@@ -110,14 +110,14 @@ KINDS = {
             ),
             RECIPES,
         ),
-        Kind(
+        TrainingKind(
             "dpo",
-            Recipe,
+            PolicyRecipe,
             DPOConfig,
             "runs/preferences",
             {"learning_rate": 1e-4, "per_device_train_batch_size": 8, "num_train_epochs": 1.0},
         ),
-        Kind(
+        TrainingKind(
             "grpo",
             RewardRecipe,
             GRPOConfig,
@@ -135,10 +135,10 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Flags:
+class TrainingFlags:
     """What a command line says."""
 
-    kind: Kind
+    kind: TrainingKind
     data: str | None
     recipe: Any
     args: Any
@@ -149,7 +149,7 @@ class Flags:
     """The policy's name, as it was given."""
 
     @property
-    def plain(self) -> Any:
+    def default_args(self) -> Any:
         """TRL's own settings for this machine."""
         args = self.args
         # transformers spreads weights with DeepSpeed by the settings that were made last, as long as they live.
@@ -175,13 +175,13 @@ class _Parser(TrlParser):  # type: ignore[misc]
         raise UsageError(message)
 
 
-def parse(kind: Kind, argv: Sequence[str]) -> Flags:
+def parse_flags(kind: TrainingKind, argv: Sequence[str]) -> TrainingFlags:
     """What a command line says.
 
     Raises:
         UsageError: an unknown flag, a setting that is out of its range, or no such model.
     """
-    argv = _with_recipe(argv, kind.recipes)
+    argv = _expand_recipe(argv, kind.recipes)
     types = (kind.recipe, kind.config, ModelConfig)
     asked = _Parser(types, prog=f"flex-judge {kind.name}", allow_abbrev=False)
     asked.formatter_class = _HelpFormatter
@@ -192,9 +192,9 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
     if HELP_ALL in argv:
         argv = ["--help" if text == HELP_ALL else text for text in argv]
     else:
-        _hide_flags_of_trl(asked, kind)
-    given = _given(argv)
-    asked.set_defaults_with_config(**_defaults(kind, str(given.get("model_name_or_path") or BASE), given))
+        _hide_trl_flags(asked, kind)
+    given = _scan_flags(argv)
+    asked.set_defaults_with_config(**_build_defaults(kind, str(given.get("model_name_or_path") or BASE), given))
     try:
         recipe, args, model, rest, unknown = asked.parse_args_and_config(list(argv), return_remaining_strings=True)
     except UsageError:
@@ -202,7 +202,7 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
     except IndexError as e:
         raise UsageError("--config: expected the name of a file") from e
     except (ValueError, TypeError, NotImplementedError, OSError, ImportError, yaml.YAMLError) as e:
-        raise UsageError(one_line(e)) from e  # of a --config, or what TRL refuses
+        raise UsageError(to_one_line(e)) from e  # of a --config, or what TRL refuses
     for flag in ("accelerate_config", "num_processes"):
         if getattr(rest, flag) is not None:
             raise UsageError(f"--{flag} goes on the command line, beside --accelerate_config")
@@ -220,11 +220,11 @@ def parse(kind: Kind, argv: Sequence[str]) -> Flags:
     if policy in EMBEDDED:
         model.model_name_or_path = str(resolve_model(policy))
     if kind.data is None and rest.data is None and "max_completion_length" not in given:
-        args.max_completion_length = arithmetic.TOKENS
-    return Flags(kind, rest.data or kind.data, recipe, args, model, policy)
+        args.max_completion_length = arithmetic.MAX_ANSWER_TOKENS
+    return TrainingFlags(kind, rest.data or kind.data, recipe, args, model, policy)
 
 
-def _spell_with_dashes(parser: argparse.ArgumentParser, kind: Kind) -> None:
+def _spell_with_dashes(parser: argparse.ArgumentParser, kind: TrainingKind) -> None:
     """Give our own flags the one spelling they have in all commands; TRL's parser adds one with underscores."""
     ours = {f.name for f in fields(kind.recipe)}
     for action in parser._actions:
@@ -235,7 +235,7 @@ def _spell_with_dashes(parser: argparse.ArgumentParser, kind: Kind) -> None:
             action.option_strings = [text for text in action.option_strings if "_" not in text]
 
 
-def _hide_flags_of_trl(parser: argparse.ArgumentParser, kind: Kind) -> None:
+def _hide_trl_flags(parser: argparse.ArgumentParser, kind: TrainingKind) -> None:
     """Leave the flags that are TRL's out of the help, but those that every run needs. They are still accepted."""
     shown = {*(f.name for f in fields(kind.recipe)), *ALWAYS_SHOWN, "help", "data"}
     for action in parser._actions:
@@ -245,7 +245,7 @@ def _hide_flags_of_trl(parser: argparse.ArgumentParser, kind: Kind) -> None:
     parser.epilog = f"--config FILE reads any setting from YAML; flags win over it. TRL's own settings: {HELP_ALL}"
 
 
-def _with_recipe(argv: Sequence[str], recipes: Collection[str]) -> list[str]:
+def _expand_recipe(argv: Sequence[str], recipes: Collection[str]) -> list[str]:
     """A command line in which the name of a recipe after --config has become that of its file."""
     found = [part for text in argv for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
     for i, name in enumerate(found[1:], 1):
@@ -254,20 +254,20 @@ def _with_recipe(argv: Sequence[str], recipes: Collection[str]) -> list[str]:
     return found
 
 
-def _defaults(kind: Kind, policy: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _build_defaults(kind: TrainingKind, policy: str, given: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
-    defaults = {"model_name_or_path": BASE, "output_dir": f"runs/{kind.name}", **KEPT, **kind.usual}
+    defaults = {"model_name_or_path": BASE, "output_dir": f"runs/{kind.name}", **RUN_DEFAULTS, **kind.usual}
     if given.get("eval_strategy") == "no":  # there is no best one then
         defaults = {name: value for name, value in defaults.items() if name not in EVALUATIONS}
     if not torch.accelerator.is_available():
-        defaults |= ON_CPU
+        defaults |= CPU_DEFAULTS
     if policy in EMBEDDED:
-        defaults |= {**SMALL, **kind.small}
+        defaults |= {**EMBEDDED_DEFAULTS, **kind.small}
     return defaults
 
 
-def _given(argv: Sequence[str]) -> dict[str, Any]:
+def _scan_flags(argv: Sequence[str]) -> dict[str, Any]:
     """The settings that a command line or its --config names, with what it says there, as far as that is known before
     it is parsed; what is wrong with it is said later."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from flex_judge.alignment.training.recipes import Recipe
-from flex_judge.experiments.common.training.flags import Flags
-from flex_judge.judges.models import identified
+from flex_judge.alignment.training.recipes import PolicyRecipe
+from flex_judge.experiments.common.training.flags import TrainingFlags
+from flex_judge.judges.models import identify_model
 
 NOT_TOLD = ("output_dir", "model_name_or_path")
 """Settings of TRL's that are said elsewhere."""
@@ -17,7 +17,7 @@ AT_WILL = ("logging_", "save_", "report_to", "run_name", "disable_tqdm", "datalo
 """What settings begin with that do not determine the results: a run may go on with others."""
 
 
-def identity(flags: Flags, recipe: Recipe) -> dict[str, Any]:
+def build_identity(flags: TrainingFlags, recipe: PolicyRecipe) -> dict[str, Any]:
     """What determines the results of a run, as far as the settings go.
 
     Args:
@@ -26,24 +26,24 @@ def identity(flags: Flags, recipe: Recipe) -> dict[str, Any]:
     told = {name: value for name, value in asdict(recipe).items() if name != "judge_key"}
     return {
         "command": flags.kind.name,
-        "policy": identified(flags.policy),
+        "policy": identify_model(flags.policy),
         **told,
-        **{f"trl.{name}": value for name, value in settings_of(flags).items() if not name.startswith(AT_WILL)},
+        **{f"trl.{name}": value for name, value in collect_trl_settings(flags).items() if not name.startswith(AT_WILL)},
         "trl.bf16": flags.args.bf16,
     }
 
 
-def settings_of(flags: Flags) -> dict[str, Any]:
+def collect_trl_settings(flags: TrainingFlags) -> dict[str, Any]:
     """The settings of TRL's that differ from its own on this machine, as JSON holds them, without keys."""
     found: dict[str, Any] = {}
-    for settings, plain in ((flags.args, flags.plain), (flags.model, type(flags.model)())):
+    for settings, plain in ((flags.args, flags.default_args), (flags.model, type(flags.model)())):
         for name in (f.name for f in fields(settings) if f.name not in NOT_TOLD and not f.name.endswith("_token")):
             if getattr(settings, name) != getattr(plain, name):
-                found[name] = _told(getattr(settings, name))
+                found[name] = _convert_to_json(getattr(settings, name))
     return found
 
 
-def _told(value: Any) -> Any:
+def _convert_to_json(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(name): _told(v) for name, v in value.items() if not str(name).endswith("token")}
+        return {str(name): _convert_to_json(v) for name, v in value.items() if not str(name).endswith("token")}
     return json.loads(json.dumps(value, default=str))

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from flex_judge.experiments.common.flags import add_flags, build
-from flex_judge.judges.errors import JudgeError, UsageError, one_line
+from flex_judge.experiments.common.flags import add_flags, load_config
+from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
 from flex_judge.judges.extras import require_extras
 
 STEPS = ("loop", "judge", "ablations")
@@ -32,16 +32,16 @@ def main(argv: Sequence[str]) -> int:
     step, flags = (argv[0], argv[1:]) if argv and argv[0] in STEPS else (STEPS[0], argv)
     try:
         require_extras("the arithmetic loop", "serve", "train", "eval")
-        config, run = _step(step)
+        config, run = _find_step(step)
         parser = _Parser(
             prog=f"python -m flex_judge.experiments.studies.arithmetic_loop {step}",
             description=__doc__,
             allow_abbrev=False,
         )
         add_flags(parser, config)
-        print(run(build(config, parser.parse_args(flags))))
+        print(run(load_config(config, parser.parse_args(flags))))
     except UsageError as e:
-        print("arithmetic loop:", one_line(e), file=sys.stderr)
+        print("arithmetic loop:", to_one_line(e), file=sys.stderr)
         return 2
     except JudgeError as e:
         print(f"arithmetic loop: {type(e).__name__}: {e}", file=sys.stderr)
@@ -52,26 +52,26 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _step(name: str) -> tuple[type[Any], Callable[[Any], str]]:
+def _find_step(name: str) -> tuple[type[Any], Callable[[Any], str]]:
     """The settings of a step, and what runs it and says what came of it."""
     from flex_judge.alignment.reporting.markdown import to_markdown
     from flex_judge.experiments.studies.arithmetic_loop import ablations, judge, loop
-    from flex_judge.experiments.studies.arithmetic_loop.card import table
+    from flex_judge.experiments.studies.arithmetic_loop.card import build_evaluation_table
 
-    def looped(config: loop.ClosedLoop) -> str:
+    def run_loop(config: loop.ClosedLoopRun) -> str:
         loop.main(config)
         return f"{(Path(config.out) / 'table.md').read_text()}\nThe page: {Path(config.out) / 'loop.html'}"
 
-    def made(config: judge.JudgeMaking) -> str:
-        return f"{to_markdown(table(judge.main(config)))}\nThe judge, with its card: {Path(config.out) / judge.RECIPE}"
+    def run_judge(config: judge.EmbeddedJudgeRun) -> str:
+        return f"{to_markdown(build_evaluation_table(judge.main(config)))}\nThe judge, with its card: {Path(config.out) / judge.RECIPE}"
 
-    def ablated(config: judge.JudgeMaking) -> str:
-        return ablations.table(ablations.main(config))
+    def run_ablations(config: judge.EmbeddedJudgeRun) -> str:
+        return ablations.render_table(ablations.main(config))
 
     steps: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
-        "loop": (loop.ClosedLoop, looped),
-        "judge": (judge.JudgeMaking, made),
-        "ablations": (judge.JudgeMaking, ablated),
+        "loop": (loop.ClosedLoopRun, run_loop),
+        "judge": (judge.EmbeddedJudgeRun, run_judge),
+        "ablations": (judge.EmbeddedJudgeRun, run_ablations),
     }
     return steps[name]
 

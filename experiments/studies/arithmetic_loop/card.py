@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import Report, Section, Table, percent
-from flex_judge.alignment.tasks.synthetic_teacher import NAME as TEACHER
+from flex_judge.alignment.reporting.model import Report, Section, Table, as_percent
+from flex_judge.alignment.tasks.synthetic_teacher import TEACHER_NAME as TEACHER
 from flex_judge.alignment.training.card import save_card
 from flex_judge.judges.models.embedded import BASE, JUDGE
 
@@ -22,7 +22,7 @@ METRICS = (
 """Title of each metric, and its path in the results of an evaluation."""
 
 
-def metric(results: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
+def find_metric(results: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
     """Look up a metric in the results of an evaluation."""
     value: Any = results
     for name in path:
@@ -37,17 +37,19 @@ def write_card(folder: Path, summary: Mapping[str, Any]) -> None:
         folder: the folder of the adapter.
         summary: the summary that `judge.main` returns.
     """
-    save_card(folder, BASE, ["trl", "sft", "flex-judge", "reward-model"], _report(summary))
+    save_card(folder, BASE, ["trl", "sft", "flex-judge", "reward-model"], _build_report(summary))
 
 
-def table(evaluations: Mapping[str, Any]) -> Table:
+def build_evaluation_table(evaluations: Mapping[str, Any]) -> Table:
     """Compare the evaluations of the base model (`base`) and of the judge (`judge`)."""
     base, judge = evaluations["base"], evaluations["judge"]
-    rows = [(title, percent(metric(base, path)), percent(metric(judge, path))) for title, path in METRICS]
+    rows = [
+        (title, as_percent(find_metric(base, path)), as_percent(find_metric(judge, path))) for title, path in METRICS
+    ]
     return Table(("", "base model", "this judge"), rows)
 
 
-def _report(summary: Mapping[str, Any]) -> Report:
+def _build_report(summary: Mapping[str, Any]) -> Report:
     evaluation = summary["judge"]
     epochs = "once" if summary["epochs"] == 1 else f"{summary['epochs']:g} times"
     intro = [
@@ -66,4 +68,8 @@ def _report(summary: Mapping[str, Any]) -> Report:
         f"{evaluation['pairwise']['asked'] // 2} pairs of them in both orders. Greedy decoding, one vote; a verdict "
         "without a score counts as wrong."
     )
-    return Report(f"{JUDGE}: the embedded judge", intro, [Section("Held-out evaluation", [held_out, table(summary)])])
+    return Report(
+        f"{JUDGE}: the embedded judge",
+        intro,
+        [Section("Held-out evaluation", [held_out, build_evaluation_table(summary)])],
+    )

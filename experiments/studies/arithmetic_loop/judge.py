@@ -20,49 +20,49 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from flex_judge.alignment.curation.card import SPLITS
-from flex_judge.alignment.tasks.arithmetic import Question
-from flex_judge.alignment.tasks.synthetic_teacher import Sum, sum_of
-from flex_judge.experiments.commands.curate.config import PROGRAM, CurateRun
+from flex_judge.alignment.tasks.arithmetic import ArithmeticQuestion
+from flex_judge.alignment.tasks.synthetic_teacher import Calculation, parse_question
+from flex_judge.experiments.commands.curate.config import SYNTHETIC, CurateRun
 from flex_judge.experiments.commands.curate.run import main as curate
-from flex_judge.experiments.common.console import libraries_to, progress_on
+from flex_judge.experiments.common.console import build_progress, redirect_libraries
 from flex_judge.experiments.common.flags import make_config, setting
-from flex_judge.experiments.common.ranks import run
+from flex_judge.experiments.common.ranks import run_subcommand
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.arithmetic_loop.card import write_card
 from flex_judge.experiments.studies.arithmetic_loop.evaluation import (
-    Paper,
-    Results,
-    ask,
-    evaluate_results,
-    evaluation_settings,
+    EvaluationResults,
+    EvaluationSet,
+    grade_judgments,
+    judge_evaluation_set,
+    make_study_settings,
 )
 from flex_judge.experiments.studies.arithmetic_loop.questions import (
     EVALUATION,
     TRAIN,
-    evaluation_questions,
-    sums,
-    training_questions,
+    collect_sums,
+    make_evaluation_questions,
+    make_training_questions,
 )
-from flex_judge.experiments.studies.arithmetic_loop.samples import MAX_MODEL_LEN, sample
+from flex_judge.experiments.studies.arithmetic_loop.samples import MAX_MODEL_LEN, sample_answers
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.models import ADAPTER_FILES
-from flex_judge.judges.models.cache import fingerprint
+from flex_judge.judges.models.cache import fingerprint_folder
 from flex_judge.judges.models.embedded import BASE, JUDGE
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 
 RECIPE = JUDGE
 """Name of the settings of `flex-judge sft`, and of the judge."""
-HELD_OUT = 40
+HELD_OUT_JUDGMENTS = 40
 """Judgments that the curation keeps apart."""
 
 
 @settings_class
-class JudgeMaking:
+class EmbeddedJudgeRun:
     """Settings of a run."""
 
     out: str = setting("runs/embedded-judge", "Output folder; a run that is there is resumed", metavar="DIR")
@@ -79,18 +79,18 @@ class JudgeMaking:
 
 
 @dataclass(frozen=True)
-class Made:
+class EvaluatedJudge:
     """A judge, and how it was evaluated."""
 
     adapter: Path
     """Folder of the LoRA adapter on the embedded base model, in half precision."""
-    base: Results
+    base: EvaluationResults
     """The evaluation of the base model."""
-    judge: Results
+    judge: EvaluationResults
     """The evaluation of the judge."""
 
 
-def main(config: JudgeMaking) -> dict[str, Any]:
+def main(config: EmbeddedJudgeRun) -> dict[str, Any]:
     """Make the judge, or go on with it.
 
     Returns:
@@ -102,11 +102,11 @@ def main(config: JudgeMaking) -> dict[str, Any]:
     """
     settings = {name: value for name, value in asdict(config).items() if name != "out"}
     with RunFolder(Path(config.out).resolve(), settings) as folder:
-        made = make(config, folder)
+        made = make_judge(config, folder)
         results = {"base": made.base.to_json(), "judge": made.judge.to_json()}
         summary = {
             **folder.settings,
-            **taught_of(folder.path),
+            **summarise_training_data(folder.path),
             **results,
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
@@ -115,43 +115,48 @@ def main(config: JudgeMaking) -> dict[str, Any]:
         return summary
 
 
-def make(config: JudgeMaking, folder: RunFolder) -> Made:
+def make_judge(config: EmbeddedJudgeRun, folder: RunFolder) -> EvaluatedJudge:
     """The judge in `folder`, after what was missing of it has been done."""
-    answers, evaluation_answers = sampled(config, folder)
-    adapter = tuned(config, folder, answers, folder.path)
-    paper, taught = Paper.of(evaluation_answers, seed=config.seed), sums(taught_questions(config))
+    answers, evaluation_answers = sample_all_answers(config, folder)
+    adapter = tune_adapter(config, folder, answers, folder.path)
+    paper, taught = (
+        EvaluationSet.from_samples(evaluation_answers, seed=config.seed),
+        collect_sums(list_training_questions(config)),
+    )
     sat = [
         evaluate_judge(
             folder,
             paper,
             taught,
-            evaluation_settings(config.reason_first),
+            make_study_settings(config.reason_first),
             folder.path / f"evaluation_{name}.jsonl",
             path,
         )
         for name, path in (("base", None), ("judge", adapter))
     ]
-    return Made(adapter, *sat)
+    return EvaluatedJudge(adapter, *sat)
 
 
-def taught_questions(config: JudgeMaking) -> list[Question]:
+def list_training_questions(config: EmbeddedJudgeRun) -> list[ArithmeticQuestion]:
     """Those that the judge learns on."""
-    return training_questions(config.questions, evaluation_questions(config.evaluation_questions))
+    return make_training_questions(config.questions, make_evaluation_questions(config.evaluation_questions))
 
 
-def sampled(config: JudgeMaking, folder: RunFolder) -> tuple[Path, Path]:
+def sample_all_answers(config: EmbeddedJudgeRun, folder: RunFolder) -> tuple[Path, Path]:
     """The policy's answers that the judge learns on, and those of its evaluation."""
     answers, evaluation_answers = folder.path / "answers.jsonl", folder.path / "evaluation_answers.jsonl"
-    asked = evaluation_questions(config.evaluation_questions)
-    taught = taught_questions(config)
-    with folder.phase("sampling"), engines(folder.path, "sampling") as advance:
-        sample(BASE, taught, config.samples, answers, config.seed, advance=advance(len(taught)))
-        sample(BASE, asked, config.evaluation_samples, evaluation_answers, config.seed, advance=advance(len(asked)))
+    asked = make_evaluation_questions(config.evaluation_questions)
+    taught = list_training_questions(config)
+    with folder.time_phase("sampling"), track_engine_progress(folder.path, "sampling") as advance:
+        sample_answers(BASE, taught, config.samples, answers, config.seed, advance=advance(len(taught)))
+        sample_answers(
+            BASE, asked, config.evaluation_samples, evaluation_answers, config.seed, advance=advance(len(asked))
+        )
     return answers, evaluation_answers
 
 
-def tuned(
-    config: JudgeMaking,
+def tune_adapter(
+    config: EmbeddedJudgeRun,
     folder: RunFolder,
     answers: Path,
     out: Path,
@@ -163,22 +168,22 @@ def tuned(
         change: is done to the file of what it learns from.
     """
     if not (out / RECIPE).exists():
-        with folder.phase("curation"):
-            _curate(config, answers, out / "curated")
+        with folder.time_phase("curation"):
+            _curate_answers(config, answers, out / "curated")
             change(out / "curated" / SPLITS["train"])
-        with folder.phase("training"):
-            _train(config, out / "curated", out / "judge")
-        halved(out / "judge", out / RECIPE)
+        with folder.time_phase("training"):
+            _train_judge(config, out / "curated", out / "judge")
+        save_half_precision(out / "judge", out / RECIPE)
     return out / RECIPE
 
 
-def _curate(config: JudgeMaking, answers: Path, out: Path) -> None:
+def _curate_answers(config: EmbeddedJudgeRun, answers: Path, out: Path) -> None:
     settings = make_config(
         CurateRun,
-        teacher=PROGRAM,
+        teacher=SYNTHETIC,
         samples=str(answers),
         size=config.size,
-        held_out=HELD_OUT,
+        held_out=HELD_OUT_JUDGMENTS,
         reason_first=config.reason_first,
         order_seed=config.seed,
         out=str(out),
@@ -186,12 +191,12 @@ def _curate(config: JudgeMaking, answers: Path, out: Path) -> None:
     curate(settings, None)
 
 
-def _train(config: JudgeMaking, data: Path, out: Path) -> None:
+def _train_judge(config: EmbeddedJudgeRun, data: Path, out: Path) -> None:
     flags = {"config": RECIPE, "output_dir": out, "num_train_epochs": config.epochs, "seed": config.seed}
-    run("sft", str(data), *(text for name, value in flags.items() for text in (f"--{name}", str(value))))
+    run_subcommand("sft", str(data), *(text for name, value in flags.items() for text in (f"--{name}", str(value))))
 
 
-def halved(judge: Path, out: Path) -> Path:
+def save_half_precision(judge: Path, out: Path) -> Path:
     """A copy of an adapter in half precision, which is what is shipped, and so what is evaluated."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -209,12 +214,12 @@ def halved(judge: Path, out: Path) -> Path:
 
 def evaluate_judge(
     folder: RunFolder,
-    paper: Paper,
-    taught: Collection[Sum],
+    paper: EvaluationSet,
+    taught: Collection[Calculation],
     settings: JudgeSettings,
     file: Path,
     adapter: Path | None,
-) -> Results:
+) -> EvaluationResults:
     """The evaluation of the base model with an adapter, or without; replies of an earlier start are not computed again.
 
     Args:
@@ -222,9 +227,9 @@ def evaluate_judge(
         settings: how it judges.
         file: keeps its judgments.
     """
-    judgments = _stored(file, fingerprint(adapter) if adapter else None)
+    judgments = _read_stored_judgments(file, fingerprint_folder(adapter) if adapter else None)
     if judgments is None:
-        with folder.phase(file.stem), engines(folder.path, file.stem.replace("_", " ")) as advance:
+        with folder.time_phase(file.stem), track_engine_progress(folder.path, file.stem.replace("_", " ")) as advance:
             config = EngineConfig(
                 BASE,
                 adapter=str(adapter) if adapter else None,
@@ -233,14 +238,14 @@ def evaluate_judge(
             )
             judge = FlexJudge(load_engine(config), settings)
             try:
-                judgments = ask(judge, paper, advance(len(paper.questions)))
+                judgments = judge_evaluation_set(judge, paper, advance(len(paper.comparisons)))
             finally:
                 judge.close()
         write_rows(file, [judgment.to_json() for judgment in judgments])
-    return evaluate_results(paper, judgments, taught)
+    return grade_judgments(paper, judgments, taught)
 
 
-def _stored(file: Path, adapter: str | None) -> list[Judgment] | None:
+def _read_stored_judgments(file: Path, adapter: str | None) -> list[Judgment] | None:
     """The judgments of an evaluation that was held, unless another adapter was evaluated."""
     if not file.exists():
         return None
@@ -248,26 +253,26 @@ def _stored(file: Path, adapter: str | None) -> list[Judgment] | None:
     return judgments if adapter is None or all(j.model.endswith(f"@{adapter}") for j in judgments) else None
 
 
-def taught_of(out: Path) -> dict[str, Any]:
+def summarise_training_data(out: Path) -> dict[str, Any]:
     """What the judge in a folder was taught; `size` and `questions` are what was asked for."""
     rows = list(read_rows(out / "curated" / SPLITS["train"]))
     return {
         "judgments": len(rows),
         "judgments_of": {kind: sum(row["kind"] == kind for row in rows) for kind in ("pointwise", "pairwise")},
         "questions_taught": len({row["question"] for row in rows}),
-        "sums_taught": len({sum_of(row["question"]) for row in rows}),
+        "sums_taught": len({parse_question(row["question"]) for row in rows}),
     }
 
 
 @contextmanager
-def engines(out: Path, title: str) -> Iterator[Callable[[int], Callable[[], object]]]:
+def track_engine_progress(out: Path, title: str) -> Iterator[Callable[[int], Callable[[], object]]]:
     """Progress of work with an engine, whose own words go to a file. Yields what adds to the work and returns what
     advances it."""
-    with libraries_to(out / "engines.log") as console, progress_on(console) as progress:
+    with redirect_libraries(out / "engines.log") as console, build_progress(console) as progress:
         bar = progress.add_task(title, total=0)
 
-        def more(total: int) -> Callable[[], object]:
+        def add_work(total: int) -> Callable[[], object]:
             progress.update(bar, total=(progress.tasks[bar].total or 0) + total)
             return lambda: progress.advance(bar)
 
-        yield more
+        yield add_work

@@ -16,24 +16,29 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from flex_judge.alignment.best_of_n.metrics import estimate
+from flex_judge.alignment.best_of_n.metrics import estimate_mean
 from flex_judge.alignment.tasks import arithmetic
-from flex_judge.alignment.tasks.arithmetic import Question, is_right
-from flex_judge.alignment.tasks.synthetic_teacher import sum_of
+from flex_judge.alignment.tasks.arithmetic import ArithmeticQuestion, is_correct_answer
+from flex_judge.alignment.tasks.synthetic_teacher import parse_question
 from flex_judge.experiments.common.flags import setting
-from flex_judge.experiments.common.ranks import run
+from flex_judge.experiments.common.ranks import run_subcommand
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.arithmetic_loop.evaluation import RUBRIC
-from flex_judge.experiments.studies.arithmetic_loop.judge import RECIPE, JudgeMaking, engines, taught_questions
+from flex_judge.experiments.studies.arithmetic_loop.judge import (
+    RECIPE,
+    EmbeddedJudgeRun,
+    list_training_questions,
+    track_engine_progress,
+)
 from flex_judge.experiments.studies.arithmetic_loop.judge import main as make_judge
 from flex_judge.experiments.studies.arithmetic_loop.page import write_page
 from flex_judge.experiments.studies.arithmetic_loop.questions import (
     EVALUATION,
-    evaluation_questions,
-    policy_questions,
-    sums,
+    collect_sums,
+    make_evaluation_questions,
+    make_policy_questions,
 )
-from flex_judge.experiments.studies.arithmetic_loop.samples import sample
+from flex_judge.experiments.studies.arithmetic_loop.samples import sample_answers
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.models import ADAPTER_FILES, check_model
@@ -47,7 +52,7 @@ MARGIN = 1.0
 
 
 @settings_class
-class ClosedLoop:
+class ClosedLoopRun:
     """Settings of a run."""
 
     out: str = setting("runs/closed-loop", "Output folder; a run that is there is resumed", metavar="DIR")
@@ -75,7 +80,7 @@ class ClosedLoop:
             )
 
 
-def main(config: ClosedLoop) -> dict[str, Any]:
+def main(config: ClosedLoopRun) -> dict[str, Any]:
     """Run the loop, or go on with it.
 
     Returns:
@@ -87,21 +92,21 @@ def main(config: ClosedLoop) -> dict[str, Any]:
     """
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "seeds")}
     if config.judge is not None:
-        check_model(*_named(config.judge))
+        check_model(*_split_adapter(config.judge))
     with RunFolder(Path(config.out).resolve(), settings) as folder:
         out = folder.path
-        making = JudgeMaking(out=str(out / "judge"), evaluation_questions=max(EVALUATION, config.curve))
+        making = EmbeddedJudgeRun(out=str(out / "judge"), evaluation_questions=max(EVALUATION, config.curve))
         evaluation = None
         judge = config.judge
         if judge is None:
-            with folder.phase("judge"):
+            with folder.time_phase("judge"):
                 evaluation = make_judge(making)
             judge = str(out / "judge" / RECIPE)
-        held_out = evaluation_questions(config.held_out)
-        _ask_greedily(folder, held_out, out / "greedy_before.jsonl")
+        held_out = make_evaluation_questions(config.held_out)
+        _sample_greedy_answers(folder, held_out, out / "greedy_before.jsonl")
         for seed in range(config.seeds):
-            _one_seed(config, folder, held_out, _flags_of(judge), seed)
-        figures = looped([out / f"seed-{seed}" for seed in range(config.seeds)], out / "greedy_before.jsonl")
+            _run_seed_steps(config, folder, held_out, _make_judge_flags(judge), seed)
+        figures = summarise_loop([out / f"seed-{seed}" for seed in range(config.seeds)], out / "greedy_before.jsonl")
         summary = {
             **folder.settings,
             "seeds": config.seeds,
@@ -109,7 +114,7 @@ def main(config: ClosedLoop) -> dict[str, Any]:
             "judge": config.judge or f"{RECIPE}, made here",
             "evaluation": evaluation and {"base": evaluation["base"], "judge": evaluation["judge"]},
             **figures,
-            "prompts_taught": _taught(config, making) if config.judge in (None, JUDGE) else None,
+            "prompts_taught": _count_taught_prompts(config, making) if config.judge in (None, JUDGE) else None,
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -117,52 +122,56 @@ def main(config: ClosedLoop) -> dict[str, Any]:
         return summary
 
 
-def _named(judge: str) -> tuple[str, str | None]:
+def _split_adapter(judge: str) -> tuple[str, str | None]:
     """A judge as model and adapter: a folder may be an adapter on the embedded base model."""
     return (BASE, judge) if (Path(judge) / ADAPTER_FILES[0]).is_file() else (judge, None)
 
 
-def _flags_of(judge: str) -> list[str]:
-    model, adapter = _named(judge)
+def _make_judge_flags(judge: str) -> list[str]:
+    model, adapter = _split_adapter(judge)
     return ["--model", model, *(["--adapter", adapter] if adapter else [])]
 
 
-def _taught(config: ClosedLoop, making: JudgeMaking) -> list[int]:
+def _count_taught_prompts(config: ClosedLoopRun, making: EmbeddedJudgeRun) -> list[int]:
     """Of the questions that pairs were made of, for each seed how many ask for a sum that the judge was taught."""
-    held_out, taught = evaluation_questions(config.held_out), sums(taught_questions(making))
-    asked = (policy_questions(config.prompts, held_out, seed) for seed in range(config.seeds))
-    return [sum(sum_of(question.text) in taught for question in some) for some in asked]
+    held_out, taught = make_evaluation_questions(config.held_out), collect_sums(list_training_questions(making))
+    asked = (make_policy_questions(config.prompts, held_out, seed) for seed in range(config.seeds))
+    return [sum(parse_question(question.text) in taught for question in some) for some in asked]
 
 
-def _one_seed(config: ClosedLoop, folder: RunFolder, held_out: list[Question], judge: list[str], seed: int) -> None:
+def _run_seed_steps(
+    config: ClosedLoopRun, folder: RunFolder, held_out: list[ArithmeticQuestion], judge: list[str], seed: int
+) -> None:
     out = folder.path / f"seed-{seed}"
     out.mkdir(exist_ok=True)
     curve, prompts = out / "held_out.jsonl", out / "prompts.jsonl"
     _write_prompts(curve, held_out[: config.curve])
-    _write_prompts(prompts, policy_questions(config.prompts, held_out, seed))
+    _write_prompts(prompts, make_policy_questions(config.prompts, held_out, seed))
     told = {"policy": BASE, "rubric": RUBRIC, "temperature": 0, "answer": ANSWER, "seed": seed}
-    told |= {"sample-tokens": arithmetic.TOKENS, "sample-stop": arithmetic.STOP[0]}
+    told |= {"sample-tokens": arithmetic.MAX_ANSWER_TOKENS, "sample-stop": arithmetic.STOP[0]}
     told |= {"sample-temperature": arithmetic.SAMPLING.temperature, "sample-top-p": arithmetic.SAMPLING.top_p}
-    with folder.phase("best_of_n"):
+    with folder.time_phase("best_of_n"):
         more = {"samples": config.samples, "out": out / "best_of_n"}
-        run("best-of-n", str(curve), *_flags({**told, **more}), *judge)
-    with folder.phase("preferences"):
+        run_subcommand("best-of-n", str(curve), *_format_flags({**told, **more}), *judge)
+    with folder.time_phase("preferences"):
         more = {"samples": config.prompt_samples, "out": out / "preferences"}
         more |= {"rule": "all_pairs", "margin": MARGIN, "per-prompt": config.per_prompt}
-        run("preferences", str(prompts), *_flags({**told, **more}), *judge)
-    with folder.phase("dpo"):
+        run_subcommand("preferences", str(prompts), *_format_flags({**told, **more}), *judge)
+    with folder.time_phase("dpo"):
         flags = {"output_dir": out / "policy", "held-out-prompts": 0, "seed": seed, "num_train_epochs": config.epochs}
-        run("dpo", str(out / "preferences"), *_flags(flags))
-    _ask_greedily(folder, held_out, out / "greedy_after.jsonl", out / "policy")
+        run_subcommand("dpo", str(out / "preferences"), *_format_flags(flags))
+    _sample_greedy_answers(folder, held_out, out / "greedy_after.jsonl", out / "policy")
 
 
-def _ask_greedily(folder: RunFolder, asked: list[Question], file: Path, adapter: Path | None = None) -> None:
+def _sample_greedy_answers(
+    folder: RunFolder, asked: list[ArithmeticQuestion], file: Path, adapter: Path | None = None
+) -> None:
     """Have the policy answer once each, with its likeliest words."""
-    with folder.phase("greedy_answers"), engines(folder.path, f"answering: {file.stem}") as advance:
-        sample(BASE, asked, 1, file, adapter=adapter, temperature=0.0, advance=advance(len(asked)))
+    with folder.time_phase("greedy_answers"), track_engine_progress(folder.path, f"answering: {file.stem}") as advance:
+        sample_answers(BASE, asked, 1, file, adapter=adapter, temperature=0.0, advance=advance(len(asked)))
 
 
-def _write_prompts(file: Path, asked: Iterable[Question]) -> None:
+def _write_prompts(file: Path, asked: Iterable[ArithmeticQuestion]) -> None:
     write_rows(
         file,
         (
@@ -176,11 +185,11 @@ def _write_prompts(file: Path, asked: Iterable[Question]) -> None:
     )
 
 
-def _flags(values: Mapping[str, Any]) -> list[str]:
+def _format_flags(values: Mapping[str, Any]) -> list[str]:
     return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
-def looped(seeds: Sequence[Path], before: Path) -> dict[str, Any]:
+def summarise_loop(seeds: Sequence[Path], before: Path) -> dict[str, Any]:
     """The figures of a loop.
 
     Args:
@@ -195,46 +204,46 @@ def looped(seeds: Sequence[Path], before: Path) -> dict[str, Any]:
     Raises:
         UsageError: a run measured other questions than the start.
     """
-    start = _right(before)
+    start = _read_correctness(before)
     runs = []
     for folder in seeds:
-        after = _right(folder / "greedy_after.jsonl")
+        after = _read_correctness(folder / "greedy_after.jsonl")
         if start.keys() != after.keys():
             raise UsageError(f"{folder}: its questions are not those of {before}")
         runs.append(after)
     chosen = [json.loads((folder / "best_of_n" / "summary.json").read_text(encoding="utf-8")) for folder in seeds]
     pairs = [json.loads((folder / "preferences" / "summary.json").read_text(encoding="utf-8")) for folder in seeds]
     return {
-        "curve": _curve([run["accuracies"] for run in chosen]),
+        "curve": _average_curves([run["accuracies"] for run in chosen]),
         "curve_questions": chosen[0]["prompts"],
-        "greedy": _gain(start, runs),
-        "runs": [_gain(start, [run]) for run in runs],
+        "greedy": _estimate_gain(start, runs),
+        "runs": [_estimate_gain(start, [run]) for run in runs],
         "pairs": [{"pairs": run["pairs"], "right": run["right"]} for run in pairs],
     }
 
 
-def _right(file: Path) -> dict[str, float]:
+def _read_correctness(file: Path) -> dict[str, float]:
     """Whether the answer to each question is right, as 0 or 1."""
-    return {row["id"]: float(is_right(row["responses"][0], row["kept"]["answer"])) for row in read_rows(file)}
+    return {row["id"]: float(is_correct_answer(row["responses"][0], row["kept"]["answer"])) for row in read_rows(file)}
 
 
-def _gain(start: Mapping[str, float], runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def _estimate_gain(start: Mapping[str, float], runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     after = {name: fmean(run[name] for run in runs) for name in start}
     return {
-        "before": asdict(estimate(start.values())),
-        "after": asdict(estimate(after.values())),
-        "difference": asdict(estimate([after[name] - start[name] for name in start], shares=False)),
+        "before": asdict(estimate_mean(start.values())),
+        "after": asdict(estimate_mean(after.values())),
+        "difference": asdict(estimate_mean([after[name] - start[name] for name in start], shares=False)),
     }
 
 
-def _curve(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _average_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of accuracies as best-of-N runs give them, the mean over runs and its deviation."""
     return {
-        "random": _over([run["random"]["value"] for run in runs]),
-        "best": {n: _over([run["best"][n]["value"] for run in runs]) for n in runs[0]["best"]},
-        "pass_at": {n: _over([run["pass_at"][n]["value"] for run in runs]) for n in runs[0]["pass_at"]},
+        "random": _summarise_values([run["random"]["value"] for run in runs]),
+        "best": {n: _summarise_values([run["best"][n]["value"] for run in runs]) for n in runs[0]["best"]},
+        "pass_at": {n: _summarise_values([run["pass_at"][n]["value"] for run in runs]) for n in runs[0]["pass_at"]},
     }
 
 
-def _over(values: Sequence[float]) -> dict[str, Any]:
+def _summarise_values(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": fmean(values), "deviation": stdev(values) if len(values) > 1 else None, "values": list(values)}

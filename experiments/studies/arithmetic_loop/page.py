@@ -7,11 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.reporting.markdown import to_markdown
-from flex_judge.alignment.reporting.model import Block, Figure, Metric, Note, Report, Row, Section, Table, number
+from flex_judge.alignment.reporting.model import (
+    Block,
+    Figure,
+    MetricValue,
+    Note,
+    Report,
+    Section,
+    Table,
+    TableRow,
+    as_number,
+)
 from flex_judge.experiments.common.reporting import html
 from flex_judge.experiments.common.reporting.plots import label_sample_axes, plot_curve, render_svg, strip_prolog
-from flex_judge.experiments.common.reporting.wording import count, percent
-from flex_judge.experiments.studies.arithmetic_loop.card import table as evaluation_table
+from flex_judge.experiments.common.reporting.wording import format_count, format_percent
+from flex_judge.experiments.studies.arithmetic_loop.card import build_evaluation_table as evaluation_table
 from flex_judge.judges.io.jsonl import write_text
 
 if TYPE_CHECKING:
@@ -43,16 +53,16 @@ def write_page(out: Path, summary: Mapping[str, Any]) -> Path:
         The path of the page.
     """
     plots = {
-        "curve": render_svg(lambda axes: _curve(axes, summary), (5.2, 3.4)),
-        "gain": render_svg(lambda axes: _gain(axes, summary), (5.2, 3.4)),
+        "curve": render_svg(lambda axes: _plot_best_of_n(axes, summary), (5.2, 3.4)),
+        "gain": render_svg(lambda axes: _plot_gain(axes, summary), (5.2, 3.4)),
     }
     for name, plot in plots.items():
         write_text(out / f"{name}.svg", plot)
-    write_text(out / "table.md", f"{to_markdown(table(summary))}\n{LEGEND}\n")
-    return html.write_page(out / "loop.html", _report(summary, plots))
+    write_text(out / "table.md", f"{to_markdown(build_comparison_table(summary))}\n{LEGEND}\n")
+    return html.write_page(out / "loop.html", _build_report(summary, plots))
 
 
-def _report(summary: Mapping[str, Any], plots: Mapping[str, str]) -> Report:
+def _build_report(summary: Mapping[str, Any], plots: Mapping[str, str]) -> Report:
     greedy = summary["greedy"]
     intro: list[Block] = [
         f"A judge ({summary['judge']}) chose among the answers of a policy ({summary['policy']}). The policy was tuned "
@@ -60,8 +70,8 @@ def _report(summary: Mapping[str, Any], plots: Mapping[str, str]) -> Report:
         "used for measuring only; the judge works them out by itself. The embedded judge was trained on synthetic "
         "judgments, written by a program, of answers of this policy. Its training data holds no sum of the questions "
         "on which its choices are measured.",
-        f"Greedy accuracy {percent(greedy['before']['value'])} before, {percent(greedy['after']['value'])} after DPO: "
-        f"{_points(greedy['difference'])} points (mean of {count(summary['seeds'], 'seed')}, "
+        f"Greedy accuracy {format_percent(greedy['before']['value'])} before, {format_percent(greedy['after']['value'])} after DPO: "
+        f"{_format_points(greedy['difference'])} points (mean of {format_count(summary['seeds'], 'seed')}, "
         f"{greedy['before']['count']} held-out questions; 95 % interval over questions).",
         Figure(
             strip_prolog(plots["curve"]),
@@ -74,14 +84,14 @@ def _report(summary: Mapping[str, Any], plots: Mapping[str, str]) -> Report:
         f"{LEGEND} Compare the gains, not the levels: the gain of best-of-N over the policy, and the gain of DPO on "
         "the chosen answers (arXiv 2505.18601)."
     )
-    sections = [Section("Comparison with the paper's molecules", [table(summary), paper])]
+    sections = [Section("Comparison with the paper's molecules", [build_comparison_table(summary), paper])]
     if summary["evaluation"]:
         sections.append(Section("Evaluation of the judge", [evaluation_table(summary["evaluation"])]))
-    sections.append(Section("Seeds", _seeds(summary)))
+    sections.append(Section("Seeds", _list_seeds(summary)))
     return Report("The arithmetic loop", intro, sections)
 
 
-def _seeds(summary: Mapping[str, Any]) -> Iterator[Table | Note]:
+def _list_seeds(summary: Mapping[str, Any]) -> Iterator[Table | Note]:
     columns = (
         "",
         "pairs",
@@ -96,8 +106,8 @@ def _seeds(summary: Mapping[str, Any]) -> Iterator[Table | Note]:
             pairs["pairs"],
             pairs["right"].get("chosen", 0),
             pairs["right"].get("rejected", 0),
-            percent(run["after"]["value"]),
-            _points(run["difference"]),
+            format_percent(run["after"]["value"]),
+            _format_points(run["difference"]),
         )
         for k, (run, pairs) in enumerate(zip(summary["runs"], summary["pairs"], strict=False))
     ]
@@ -109,24 +119,24 @@ def _seeds(summary: Mapping[str, Any]) -> Iterator[Table | Note]:
         )
 
 
-def table(summary: Mapping[str, Any]) -> Table:
+def build_comparison_table(summary: Mapping[str, Any]) -> Table:
     """Compare the loop with the paper: accuracy of the policy, of the best of N, and of the policy after DPO."""
     curve, greedy = summary["curve"], summary["greedy"]
     n = max(curve["best"], key=int)
-    rows: list[Row] = [
-        ("Embedded task, sampled", _points(curve["random"]["mean"]), _points(curve["best"][n]), ""),
-        ("Embedded task, greedy", _points(greedy["before"]["value"]), "", _points(greedy["after"])),
+    rows: list[TableRow] = [
+        ("Embedded task, sampled", _format_points(curve["random"]["mean"]), _format_points(curve["best"][n]), ""),
+        ("Embedded task, greedy", _format_points(greedy["before"]["value"]), "", _format_points(greedy["after"])),
         *((f"PAMPA: {name} (paper)", *(f"{value:.2f}" for value in values)) for name, *values in PAPER),
     ]
     return Table(("accuracy, %", "policy", f"best of {n}; paper: of 16", "after DPO"), rows)
 
 
-def _points(estimate: float | Mapping[str, Any]) -> Metric:
+def _format_points(estimate: float | Mapping[str, Any]) -> MetricValue:
     """A share, or an estimate of one, in points."""
-    return number(estimate, scale=100, digits=1)
+    return as_number(estimate, scale=100, digits=1)
 
 
-def _curve(axes: Axes, summary: Mapping[str, Any]) -> None:
+def _plot_best_of_n(axes: Axes, summary: Mapping[str, Any]) -> None:
     curve = summary["curve"]
     sizes = sorted(map(int, curve["best"]))
     for name, label, colour in (
@@ -138,7 +148,7 @@ def _curve(axes: Axes, summary: Mapping[str, Any]) -> None:
     label_sample_axes(axes, sizes, "right answers, %")
 
 
-def _gain(axes: Axes, summary: Mapping[str, Any]) -> None:
+def _plot_gain(axes: Axes, summary: Mapping[str, Any]) -> None:
     """Greedy accuracy before and after, each seed and all of them."""
     runs = [*summary["runs"], summary["greedy"]]
     names = [*(f"seed {k}" for k in range(len(summary["runs"]))), "mean"]

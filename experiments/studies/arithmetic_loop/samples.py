@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flex_judge.alignment.policies.engine import EnginePolicy
-from flex_judge.alignment.tasks.arithmetic import SAMPLING, Question
+from flex_judge.alignment.tasks.arithmetic import SAMPLING, ArithmeticQuestion
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig, Sampling
@@ -17,9 +17,9 @@ from flex_judge.judges.io.jsonl import Journal, write_rows
 MAX_MODEL_LEN = 1024
 
 
-def sample(
+def sample_answers(
     policy: str,
-    asked: Sequence[Question],
+    asked: Sequence[ArithmeticQuestion],
     samples: int,
     path: Path,
     seed: int = 0,
@@ -54,7 +54,7 @@ def sample(
             drawing = EnginePolicy(load_engine(config))
             sampling = replace(SAMPLING, temperature=temperature, seed=seed)
             try:
-                asyncio.run(_sample(drawing, left, sampling, range(samples), journal, advance))
+                asyncio.run(_sample_questions(drawing, left, sampling, range(samples), journal, advance))
             finally:
                 drawing.close()
         rows = journal.rows
@@ -63,19 +63,19 @@ def sample(
         write_rows(path, [rows[name] for name in order])
 
 
-async def _sample(
+async def _sample_questions(
     policy: EnginePolicy,
-    asked: Sequence[Question],
+    asked: Sequence[ArithmeticQuestion],
     sampling: Sampling,
     draws: Sequence[int],
     journal: Journal,
     advance: Callable[[], object],
 ) -> None:
-    async def ask(question: Question) -> None:
+    async def sample_question(question: ArithmeticQuestion) -> None:
         answers = await policy.sample(question.prompt, sampling, draws)
         prompt = [{"role": message.role, "content": message.content} for message in question.prompt]
         row = {"id": question.id, "prompt": prompt, "responses": [answer.text for answer in answers]}
         journal.append({**row, "kept": {"answer": question.answer}})
         advance()
 
-    await gather_all(map(ask, asked))
+    await gather_all(map(sample_question, asked))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from flex_judge.experiments.common.flags import add_flags, build
-from flex_judge.judges.errors import JudgeError, UsageError, one_line
+from flex_judge.experiments.common.flags import add_flags, load_config
+from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
 from flex_judge.judges.extras import require_extras
 
 
@@ -22,15 +22,15 @@ def main(argv: Sequence[str]) -> int:
     """Run the study; returns the exit status: 0, 2 for what the user can mend, 1 for what ended the run."""
     try:
         require_extras("the study of molecules", "serve", "train", "eval", "molecules")
-        from flex_judge.experiments.studies.pampa.config import CaseStudy
+        from flex_judge.experiments.studies.pampa.config import CaseStudyRun
         from flex_judge.experiments.studies.pampa.run import main as study
 
         parser = _Parser(prog="python -m flex_judge.experiments.studies.pampa", description=__doc__, allow_abbrev=False)
-        add_flags(parser, CaseStudy)
-        config = build(CaseStudy, parser.parse_args(argv))
+        add_flags(parser, CaseStudyRun)
+        config = load_config(CaseStudyRun, parser.parse_args(argv))
         study(config)
     except UsageError as e:
-        print("pampa:", one_line(e), file=sys.stderr)
+        print("pampa:", to_one_line(e), file=sys.stderr)
         return 2
     except JudgeError as e:
         print(f"pampa: {type(e).__name__}: {e}", file=sys.stderr)

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from flex_judge.experiments.commands.preferences.config import PreferenceRun
-from flex_judge.experiments.common.flags import flag_of, make_config, setting
+from flex_judge.experiments.common.flags import format_flag, make_config, setting
 from flex_judge.experiments.studies.pampa.task import ABOUT as TOLD
-from flex_judge.experiments.studies.pampa.task import CLASSES, QUESTION, STYLES, Task
+from flex_judge.experiments.studies.pampa.task import CLASSES, QUESTION, STYLES, ClassificationTask
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
@@ -21,7 +21,7 @@ PAPER_RULE = "two_temperatures"
 
 
 @settings_class
-class CaseStudy:
+class CaseStudyRun:
     """Settings of a run."""
 
     data: str | None = setting(
@@ -78,8 +78,8 @@ class CaseStudy:
         for name in ("data", "policy", "model"):
             if not getattr(self, name):
                 raise UsageError(f"--{name} is needed")
-        load_rubric(self.rubric).check(1)
-        load_rubric(self.pair_rubric).check(2)
+        load_rubric(self.rubric).check_response_count(1)
+        load_rubric(self.pair_rubric).check_response_count(2)
         _check_flags(self.dpo)
         make_config(PreferenceRun, **self.pair_settings)  # a wrong one ends the run before anything is started
 
@@ -94,20 +94,20 @@ class CaseStudy:
     @property
     def pair_flags(self) -> list[str]:
         """How pairs are made, as flags of `flex-judge preferences`."""
-        return [text for name, value in self.pair_settings.items() for text in (flag_of(name), str(value))]
+        return [text for name, value in self.pair_settings.items() for text in (format_flag(name), str(value))]
 
     @property
-    def is_the_paper_s(self) -> bool:
+    def is_published_setup(self) -> bool:
         """Whether the question is the paper's, and so is how it is asked and judged."""
         usual = {f.name: f.default for f in _FIELDS if f.name in ("question", "about", "classes", "rubric")}
         return self.limit is None and all(getattr(self, name) == value for name, value in usual.items())
 
     @property
-    def task(self) -> Task:
-        return Task.of(self.classes, self.question, self.about)
+    def task(self) -> ClassificationTask:
+        return ClassificationTask.from_classes(self.classes, self.question, self.about)
 
 
-_FIELDS = fields(CaseStudy)
+_FIELDS = fields(CaseStudyRun)
 PUBLISHED_DPO = {
     "beta": 0.1,
     "learning_rate": 1e-5,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.reporting.markdown import to_markdown
-from flex_judge.alignment.reporting.model import Block, Figure, Metric, Note, Report, Section, Table, number
+from flex_judge.alignment.reporting.model import Block, Figure, MetricValue, Note, Report, Section, Table, as_number
 from flex_judge.experiments.common.reporting import html
 from flex_judge.experiments.common.reporting.plots import label_sample_axes, plot_curve, render_svg, strip_prolog
 from flex_judge.judges.io.jsonl import write_text
@@ -41,19 +41,19 @@ def write_page(out: Path, summary: Mapping[str, Any]) -> Path:
     Returns:
         The path of the page.
     """
-    plot = render_svg(lambda axes: _curves(axes, summary), (6.4, 3.6))
-    rows = _table(summary)
+    plot = render_svg(lambda axes: _plot_curves(axes, summary), (6.4, 3.6))
+    rows = _build_table(summary)
     write_text(out / "curve.svg", plot)
     write_text(out / "table.md", f"{to_markdown(rows)}\n{LEGEND}\n")
-    intro = _intro(summary, rows)
+    intro = _build_intro(summary, rows)
     sections = [
         Section("The best of N", [Figure(strip_prolog(plot))]),
-        Section("Parsing of the answers", [_outcomes(summary)]),
+        Section("Parsing of the answers", [_build_outcome_table(summary)]),
     ]
     return html.write_page(out / "pampa.html", Report("Molecules, answered and judged", intro, sections))
 
 
-def _intro(summary: Mapping[str, Any], rows: Table) -> Iterator[Block]:
+def _build_intro(summary: Mapping[str, Any], rows: Table) -> Iterator[Block]:
     yield (
         f"{summary['policy']} answered {summary['test']} questions about molecules of {summary['data']}; "
         f"{summary['model']} judged the answers with the molecule as input, and chose among {summary['samples']} of "
@@ -78,7 +78,7 @@ def _intro(summary: Mapping[str, Any], rows: Table) -> Iterator[Block]:
         yield Note("Rows left out: " + ", ".join(f"{n} ({reason})" for reason, n in summary["left_out"].items()) + ".")
 
 
-def _outcomes(summary: Mapping[str, Any]) -> Table:
+def _build_outcome_table(summary: Mapping[str, Any]) -> Table:
     rows = [
         (style, STEPS[step].format(n=1) if step != "sampled" else "samples", outcome, n)
         for style, steps in summary["styles"].items()
@@ -88,12 +88,12 @@ def _outcomes(summary: Mapping[str, Any]) -> Table:
     return Table(("", "step", "outcome", "answers"), rows, text_columns=3)
 
 
-def _table(summary: Mapping[str, Any]) -> Table:
-    head, *rows = table(summary)
+def _build_table(summary: Mapping[str, Any]) -> Table:
+    head, *rows = list_table_rows(summary)
     return Table(head, rows)
 
 
-def table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def list_table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Header, and a row of each step of each style, with the paper's accuracy beside where there is one."""
     head = ("", "accuracy, %", "balanced, %", "MCC", "answered", "the paper's accuracy, % (best of 16)")
     name, share = summary["majority"]["class"], summary["majority"]["accuracy"]
@@ -109,26 +109,37 @@ def table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
         for step, words in STEPS.items():
             figures = found["best"].get(n) if step == "best" else found.get(step)
             if figures is not None:
-                rows.append((f"{style}: {words.format(n=n)}", *_cells(figures, summary["test"]), paper.get(step, "")))
+                rows.append(
+                    (f"{style}: {words.format(n=n)}", *_format_cells(figures, summary["test"]), paper.get(step, ""))
+                )
         if "gain" in found:
-            rows.append((f"{style}: DPO gains", str(Metric.of(found["gain"], scale=100, sign="+")), "", "", "", ""))
+            rows.append(
+                (
+                    f"{style}: DPO gains",
+                    str(MetricValue.from_estimate(found["gain"], scale=100, sign="+")),
+                    "",
+                    "",
+                    "",
+                    "",
+                )
+            )
         if n:
             rows.append((f"{style}: pass@{n}", f"{100 * found['pass_at'][n]:.2f}", "", "", "", ""))
     return [head, *rows] if summary["is_paper_s"] else [head[:-1], *(row[:-1] for row in rows)]
 
 
-def _cells(metrics: Mapping[str, Any], asked: int) -> tuple[str, ...]:
-    interval = Metric.of(metrics["interval"], scale=100)
-    accuracy = number(metrics["accuracy"], scale=100)
+def _format_cells(metrics: Mapping[str, Any], asked: int) -> tuple[str, ...]:
+    interval = MetricValue.from_estimate(metrics["interval"], scale=100)
+    accuracy = as_number(metrics["accuracy"], scale=100)
     return (
         f"{accuracy} ({interval.bounds})" if interval.bounds else str(accuracy),
-        str(number(metrics["balanced_accuracy"], scale=100)),
-        str(number(metrics["mcc"], digits=3)),
-        f"{number(metrics['answered'], digits=0)} of {asked}",
+        str(as_number(metrics["balanced_accuracy"], scale=100)),
+        str(as_number(metrics["mcc"], digits=3)),
+        f"{as_number(metrics['answered'], digits=0)} of {asked}",
     )
 
 
-def _curves(axes: Axes, summary: Mapping[str, Any]) -> None:
+def _plot_curves(axes: Axes, summary: Mapping[str, Any]) -> None:
     sizes: list[int] = []
     for k, (style, found) in enumerate(summary["styles"].items()):
         sizes = sorted(map(int, found["best"]))

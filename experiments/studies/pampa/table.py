@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flex_judge.experiments.studies.pampa.task import Task, label_of
+from flex_judge.experiments.studies.pampa.task import ClassificationTask, normalise_label
 from flex_judge.judges.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Molecule:
 
 
 @dataclass(frozen=True)
-class Table:
+class MoleculeTable:
     """What a file holds."""
 
     molecules: Sequence[Molecule]
@@ -42,7 +42,9 @@ class Table:
     """Why rows are no molecules of it, and how many."""
 
 
-def read_table(path: Path, task: Task, smiles: str | None = None, label: str | None = None) -> Table:
+def read_molecules(
+    path: Path, task: ClassificationTask, smiles: str | None = None, label: str | None = None
+) -> MoleculeTable:
     """The molecules of a file (.csv, .tsv, .tab, .parquet, .jsonl). Rows that repeat another in every column are left
     out, and those without a label, as TDC does.
 
@@ -52,13 +54,16 @@ def read_table(path: Path, task: Task, smiles: str | None = None, label: str | N
     Raises:
         UsageError: it cannot be read, a column is missing, or a row has no molecule or a label that is no class.
     """
-    table = _read(path)
-    of_smiles, of_label = _column(path, table, smiles, SMILES_COLUMNS), _column(path, table, label, LABEL_COLUMNS)
+    table = _load_frame(path)
+    of_smiles, of_label = (
+        _find_column(path, table, smiles, SMILES_COLUMNS),
+        _find_column(path, table, label, LABEL_COLUMNS),
+    )
     left_out = {"repeats another row": 0, "has no label": 0}
     found, seen = [], set()
     for number, row in enumerate(table.to_dict("records"), 1):
         where, whole = f"{path}, row {number}", tuple(map(str, row.values()))
-        value, molecule = label_of(row[of_label]), row[of_smiles]
+        value, molecule = normalise_label(row[of_label]), row[of_smiles]
         if whole in seen:
             left_out["repeats another row"] += 1
         elif value is None:
@@ -73,10 +78,10 @@ def read_table(path: Path, task: Task, smiles: str | None = None, label: str | N
         seen.add(whole)
     if not found:
         raise UsageError(f"{path}: holds no row with a label")
-    return Table(found, {why: count for why, count in left_out.items() if count})
+    return MoleculeTable(found, {why: count for why, count in left_out.items() if count})
 
 
-def split(molecules: Sequence[Molecule], seed: int = SPLIT_SEED) -> tuple[list[Molecule], list[Molecule]]:
+def split_molecules(molecules: Sequence[Molecule], seed: int = SPLIT_SEED) -> tuple[list[Molecule], list[Molecule]]:
     """Molecules to train on and to test with: TDC's random split, of which the part for validation is left with the
     first.
 
@@ -92,19 +97,19 @@ def split(molecules: Sequence[Molecule], seed: int = SPLIT_SEED) -> tuple[list[M
     return [m for i, m in enumerate(molecules) if i not in test], [molecules[i] for i in sorted(test)]
 
 
-def unseen(train: Sequence[Molecule], test: Sequence[Molecule]) -> list[Molecule]:
+def exclude_test_molecules(train: Sequence[Molecule], test: Sequence[Molecule]) -> list[Molecule]:
     """Those to train on that are none of those to test with, however they are written."""
-    tested = {_canonical(molecule.smiles) for molecule in test}
-    return [molecule for molecule in train if _canonical(molecule.smiles) not in tested]
+    tested = {_canonicalise_smiles(molecule.smiles) for molecule in test}
+    return [molecule for molecule in train if _canonicalise_smiles(molecule.smiles) not in tested]
 
 
-def majority(molecules: Sequence[Molecule]) -> tuple[str, float]:
+def find_majority_class(molecules: Sequence[Molecule]) -> tuple[str, float]:
     """The most frequent class, and how right one is who always says it."""
     name, count = Counter(molecule.label for molecule in molecules).most_common(1)[0]
     return name, count / len(molecules)
 
 
-def _canonical(smiles: str) -> str:
+def _canonicalise_smiles(smiles: str) -> str:
     from rdkit import Chem, rdBase
 
     with rdBase.BlockLogs():
@@ -112,7 +117,7 @@ def _canonical(smiles: str) -> str:
     return smiles if molecule is None else str(Chem.MolToSmiles(molecule))
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _load_frame(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     if path.suffix not in (*_SEPARATORS, ".parquet", ".jsonl"):
@@ -132,7 +137,7 @@ def _read(path: Path) -> pd.DataFrame:
     return table
 
 
-def _column(path: Path, table: Any, named: str | None, usual: Sequence[str]) -> str:
+def _find_column(path: Path, table: Any, named: str | None, usual: Sequence[str]) -> str:
     known = [str(name) for name in table.columns]
     wanted = [named] if named else [one for one in usual if one in known]
     if not wanted or wanted[0] not in known:

@@ -35,7 +35,7 @@ _TAKEN = "|"
 
 
 @dataclass(frozen=True)
-class Task:
+class ClassificationTask:
     """What is asked, and what can be answered."""
 
     classes: Mapping[str, tuple[str, ...]]
@@ -46,7 +46,7 @@ class Task:
     """What the style `task-info` tells of the task."""
 
     @classmethod
-    def of(cls, classes: Sequence[str], question: str = QUESTION, about: str = ABOUT) -> Task:
+    def from_classes(cls, classes: Sequence[str], question: str = QUESTION, about: str = ABOUT) -> ClassificationTask:
         """Out of texts `VALUE=NAME|OTHER WORDS`, as a command line gives them.
 
         Raises:
@@ -57,7 +57,7 @@ class Task:
         for text in classes:
             value, equals, names = text.partition("=")
             words = tuple(name.strip() for name in names.split("|") if name.strip())
-            given = label_of(value)
+            given = normalise_label(value)
             if not equals or given is None or not words:
                 raise UsageError(f"--classes {text}: expected VALUE=NAME, such as 1='{HIGH}'")
             if given in known:
@@ -72,7 +72,7 @@ class Task:
             raise UsageError("--classes: two have the same name")
         for words in known.values():
             for name in words:
-                if task.answered(f"{FINAL} {name}") != (words[0], ANSWERED):
+                if task.read_class(f"{FINAL} {name}") != (words[0], ANSWERED):
                     raise UsageError(
                         f"--classes: an answer {name!r} would not be read as {words[0]!r}; a name needs its own words"
                     )
@@ -83,7 +83,7 @@ class Task:
         """The classes' names, in the order of their values."""
         return tuple(words[0] for words in self.classes.values())
 
-    def prompt(self, style: str) -> str:
+    def make_prompt(self, style: str) -> str:
         """The question as it is put to the policy."""
         options = " or ".join(f'"{FINAL} {name}"' for name in self.names)
         parts = [self.question]
@@ -93,7 +93,7 @@ class Task:
             parts.append("Go step by step through the properties of the molecule that matter for it.")
         return " ".join([*parts, f"End with {options}."])
 
-    def answered(self, text: str) -> tuple[str | None, str]:
+    def read_class(self, text: str) -> tuple[str | None, str]:
         """The class that an answer names, and what came of reading it.
 
         What counts is the first sentence after the last `Final answer:`, in which a class may be shortened (`High`);
@@ -107,48 +107,56 @@ class Task:
         while said and not said[-1].strip():
             said.pop()
         if not said:
-            return self._one(self._named(before), UNMARKED)
-        line = [_sentence(said[-1])]
+            return self._resolve_classes(self._find_classes(before), UNMARKED)
+        line = [_get_first_sentence(said[-1])]
         for earlier in reversed(said[:-1]):  # in one line, as who repeats the question does
             if "\n" in earlier:
                 break
-            line.append(_sentence(earlier))
-        found = {name for part in line for name in self._named(part) or self._short(part)}
-        return self._one(found or self._named(said[-1]), ANSWERED)
+            line.append(_get_first_sentence(earlier))
+        found = {name for part in line for name in self._find_classes(part) or self._find_by_prefix(part)}
+        return self._resolve_classes(found or self._find_classes(said[-1]), ANSWERED)
 
-    def _one(self, found: set[str], outcome: str) -> tuple[str | None, str]:
+    def _resolve_classes(self, found: set[str], outcome: str) -> tuple[str | None, str]:
         if len(found) == 1:
             return next(iter(found)), outcome
         return None, SEVERAL if found else NONE
 
-    def _named(self, text: str) -> set[str]:
+    def _find_classes(self, text: str) -> set[str]:
         """The classes that a text names; the longest words first, as one may hold another."""
-        plain, found = _plain(text), set()
-        known = sorted(((_plain(word), words[0]) for words in self.classes.values() for word in words), key=_length)
+        plain, found = _to_plain_words(text), set()
+        known = sorted(
+            ((_to_plain_words(word), words[0]) for words in self.classes.values() for word in words), key=_sort_key
+        )
         for word, name in known:
             while word.strip() and (at := plain.find(word)) >= 0:
-                if not self._denied(plain[:at].split(), name):
+                if not self._is_denied(plain[:at].split(), name):
                     found.add(name)
                 plain = f"{plain[:at]} {_TAKEN} {plain[at + len(word) :]}"
         return found
 
-    def _denied(self, before: Sequence[str], name: str) -> bool:
+    def _is_denied(self, before: Sequence[str], name: str) -> bool:
         if before and before[-1] in _NOT:
             return True
         if len(before) < 2 or before[-1] not in ("to", "or"):
             return False
-        others = {_plain(word).split()[0] for words in self.classes.values() if words[0] != name for word in words}
+        others = {
+            _to_plain_words(word).split()[0] for words in self.classes.values() if words[0] != name for word in words
+        }
         return before[-2] in others
 
-    def _short(self, text: str) -> set[str]:
+    def _find_by_prefix(self, text: str) -> set[str]:
         """The classes of which a text is the beginning."""
-        plain = _plain(text)
+        plain = _to_plain_words(text)
         if not plain.strip():
             return set()
-        return {words[0] for words in self.classes.values() if any(_plain(word).startswith(plain) for word in words)}
+        return {
+            words[0]
+            for words in self.classes.values()
+            if any(_to_plain_words(word).startswith(plain) for word in words)
+        }
 
 
-def label_of(value: Any) -> str | None:
+def normalise_label(value: Any) -> str | None:
     """A label of a table or a command line, in one form: numbers without a fraction of nothing; None is no label."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -160,16 +168,16 @@ def label_of(value: Any) -> str | None:
     return f"{number:g}" if math.isfinite(number) else text
 
 
-def _sentence(text: str) -> str:
+def _get_first_sentence(text: str) -> str:
     """The first one of the first line that has any."""
     line = next((one for one in text.splitlines() if one.strip()), "")
     return _SENTENCE_ENDS.split(line, maxsplit=1)[0]
 
 
-def _plain(text: str) -> str:
+def _to_plain_words(text: str) -> str:
     """Lower case, with one space between words, before the first and after the last."""
     return f" {_GAPS.sub(' ', text.lower()).strip()} "
 
 
-def _length(known: tuple[str, str]) -> int:
+def _sort_key(known: tuple[str, str]) -> int:
     return -len(known[0])

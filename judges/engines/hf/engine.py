@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from flex_judge.judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
-from flex_judge.judges.engines.hf.media import MediaEncoder, Row, batch
-from flex_judge.judges.engines.threaded import Request, ThreadedEngine
+from flex_judge.judges.engines.hf.media import EncodedPrompt, MediaEncoder, collate_prompts
+from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
 from flex_judge.judges.errors import JudgeError, UsageError
-from flex_judge.judges.hardware import best_dtype, cuda_device_count
-from flex_judge.judges.models.adapters import architecture_of, check_adapter
+from flex_judge.judges.hardware import choose_dtype, count_cuda_devices
+from flex_judge.judges.models.adapters import check_adapter, resolve_architecture
 from flex_judge.judges.models.checkpoints import Checkpoint, open_checkpoint
 
 
@@ -32,11 +32,11 @@ def load(config: EngineConfig) -> HFEngine:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _EncodedRequest:
     """A request with its prompt expanded."""
 
-    request: Request
-    row: Row
+    request: EngineRequest
+    row: EncodedPrompt
     sampling: Sampling
     """What it can share a batch with: the request's, but for the number of the draw and its seed."""
 
@@ -59,18 +59,18 @@ class HFEngine(ThreadedEngine):
         self.model_id = checkpoint.model_id
         self.tokenizer = checkpoint.tokenizer
         self.profile = checkpoint.profile
-        self.max_model_len = checkpoint.context_within(config.max_model_len)
-        self.device = "cuda" if cuda_device_count() else "cpu"
+        self.max_model_len = checkpoint.limit_context(config.max_model_len)
+        self.device = "cuda" if count_cuda_devices() else "cpu"
         self._eos = checkpoint.stop_ids
         self.max_batch = config.max_batch
-        self._waiting: list[_Job] = []
+        self._waiting: list[_EncodedRequest] = []
         self._grammar = lru_cache(maxsize=64)(self._compile_grammar)
         torch.manual_seed(config.seed)
-        self._start(partial(self._load, checkpoint, config.dtype, model), here=model is not None)
+        self._start_engine(partial(self._load_weights, checkpoint, config.dtype, model), here=model is not None)
 
-    def _load(self, checkpoint: Checkpoint, dtype: str, model: Any) -> None:
+    def _load_weights(self, checkpoint: Checkpoint, dtype: str, model: Any) -> None:
         if model is None:
-            best = getattr(torch, best_dtype(dtype, on_gpu=self.device == "cuda"))
+            best = getattr(torch, choose_dtype(dtype, on_gpu=self.device == "cuda"))
             model = _load_model(checkpoint, best).to(self.device)
         else:
             self.device = str(model.device)
@@ -79,17 +79,19 @@ class HFEngine(ThreadedEngine):
         self.model.generation_config = GenerationConfig()
         self._encoder = MediaEncoder(checkpoint, self.model.config, self.max_model_len)
 
-    def _work(self, new: list[Request]) -> bool:
+    def _run_step(self, new: list[EngineRequest]) -> bool:
         while new:
             request = new[0]  # taken out when it is kept elsewhere: whatever happens, it is not forgotten
             try:
-                row = self._encoder.row(request.prompt, request.media)
+                row = self._encoder.encode_prompt(request.prompt, request.media)
             except JudgeError as e:  # a prompt or medium that cannot be taken is its caller's error
                 request.resolve(e)
             else:
-                self._waiting.append(_Job(request, row, replace(request.sampling, sample_index=0, seed=None)))
+                self._waiting.append(
+                    _EncodedRequest(request, row, replace(request.sampling, sample_index=0, seed=None))
+                )
             new.pop(0)
-        self._waiting = [job for job in self._waiting if not job.request.given_up]
+        self._waiting = [job for job in self._waiting if not job.request.is_cancelled]
         if self._waiting:
             sampling = self._waiting[0].sampling
             jobs = [job for job in self._waiting if job.sampling == sampling][: self.max_batch]
@@ -100,17 +102,19 @@ class HFEngine(ThreadedEngine):
                 job.request.resolve(generation)
         return bool(self._waiting)
 
-    def _unfinished(self) -> list[Request]:
+    def _list_pending(self) -> list[EngineRequest]:
         return [job.request for job in self._waiting]
 
-    def _free(self) -> None:
+    def _free_model(self) -> None:
         self.model = None
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def _generate_batch(self, rows: list[Row], sampling: Sampling, seeds: Sequence[int | None]) -> list[Generation]:
+    def _generate_batch(
+        self, rows: list[EncodedPrompt], sampling: Sampling, seeds: Sequence[int | None]
+    ) -> list[Generation]:
         # Finished rows are padded while others go on, and a grammar takes nothing after its end but an end of turn.
         pad = min(self._eos)
-        inputs = batch(rows, pad, self.device)
+        inputs = collate_prompts(rows, pad, self.device)
         processors = LogitsProcessorList()
         if sampling.regex:
             from xgrammar.contrib.hf import LogitsProcessor as GrammarProcessor
@@ -135,12 +139,12 @@ class HFEngine(ThreadedEngine):
         )
         replies = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [
-            self._generation(row, reply, sampling, recorder.row(i))
+            self._build_generation(row, reply, sampling, recorder.get_logprobs(i))
             for i, (row, reply) in enumerate(zip(rows, replies, strict=True))
         ]
 
-    def _generation(
-        self, row: Row, reply: list[int], sampling: Sampling, logprobs: list[dict[int, float]]
+    def _build_generation(
+        self, row: EncodedPrompt, reply: list[int], sampling: Sampling, logprobs: list[dict[int, float]]
     ) -> Generation:
         """One reply of a batch, cut where this request ended; what follows there is padding."""
         ends = [i for i, token in enumerate(reply) if token in self._eos]
@@ -172,14 +176,14 @@ class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
         self.steps.append(torch.log_softmax(scores.float(), dim=-1)[:, self.token_ids].cpu())
         return scores
 
-    def row(self, index: int) -> list[dict[int, float]]:
+    def get_logprobs(self, index: int) -> list[dict[int, float]]:
         return [dict(zip(self.token_ids, step[index].tolist(), strict=True)) for step in self.steps]
 
 
 def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model that generates text, with its adapter if it has one."""
     check_adapter(checkpoint)
-    model = architecture_of(checkpoint).from_pretrained(checkpoint.path, dtype=dtype)
+    model = resolve_architecture(checkpoint).from_pretrained(checkpoint.path, dtype=dtype)
     if checkpoint.adapter is None:
         return model
     from peft import PeftModel

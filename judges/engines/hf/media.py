@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from flex_judge.judges.errors import RenderError, UsageError
-from flex_judge.judges.media.prepared import SAMPLE_RATE, Prepared
+from flex_judge.judges.media.prepared import SAMPLE_RATE, PreparedMedia
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.checkpoints import Checkpoint
-from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens, check_content
+from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens, check_media_content
 
 _NAMES = {  # modality -> the model's arguments for its content, and for the content's shape
     Modality.IMAGE: ("pixel_values", "image_grid_thw"),
@@ -22,7 +22,7 @@ _NAMES = {  # modality -> the model's arguments for its content, and for the con
 
 
 @dataclass(frozen=True)
-class Row:
+class EncodedPrompt:
     """One prompt as a model takes it."""
 
     token_ids: list[int]
@@ -50,13 +50,13 @@ class MediaEncoder:
         self.placeholders = PlaceholderTokens(checkpoint.profile, checkpoint.tokenizer)
         self._profile = checkpoint.profile
         scaled: list[Modality] = [modality for modality in self.placeholders.ids if modality != Modality.MOLECULE]
-        self._processors: dict[Modality, Any] = {modality: _processor(checkpoint, modality) for modality in scaled}
+        self._processors: dict[Modality, Any] = {modality: _load_processor(checkpoint, modality) for modality in scaled}
         self._per_second = 0
         if Modality.VIDEO in self.placeholders.ids:
             omni = hasattr(config, "position_id_per_seconds")
             self._per_second = config.position_id_per_seconds if omni else config.vision_config.tokens_per_second
 
-    def row(self, token_ids: Sequence[int], media: Sequence[Prepared]) -> Row:
+    def encode_prompt(self, token_ids: Sequence[int], media: Sequence[PreparedMedia]) -> EncodedPrompt:
         """Expand a prompt.
 
         Args:
@@ -68,7 +68,7 @@ class MediaEncoder:
             MediaError: a medium that the model does not take.
             RenderError: pads and media do not agree, or a medium has another number of tokens than its family says.
         """
-        places = self.placeholders.find(token_ids, media, self._limit)
+        places = self.placeholders.locate_media(token_ids, media, self._limit)
         expanded: list[int] = []
         grids: list[Grid] = []
         inputs: dict[Modality, list[tuple[torch.Tensor, torch.Tensor]]] = {}
@@ -78,23 +78,23 @@ class MediaEncoder:
             expanded += token_ids[done:place]
             done = place + 1
             if medium.modality == Modality.MOLECULE:
-                check_content(medium)
+                check_media_content(medium)
                 molecules.append(medium.value)
-                expanded += [token_ids[place]] * self._profile.tokens(medium)
+                expanded += [token_ids[place]] * self._profile.count_tokens(medium)
                 continue
-            content, shape = self._content(medium)
+            content, shape = self._encode_content(medium)
             inputs.setdefault(medium.modality, []).append((content, shape))
-            count = self._count(medium, shape)
+            count = self._count_tokens(medium, shape)
             if medium.modality != Modality.AUDIO:
-                grids.append(self._grid(len(expanded), medium, shape))
+                grids.append(self._build_grid(len(expanded), medium, shape))
             expanded += [token_ids[place]] * count
         expanded += token_ids[done:]
-        positions = position_ids(len(expanded), grids) if self._processors else None
-        return Row(expanded, positions, inputs, molecules)
+        positions = compute_position_ids(len(expanded), grids) if self._processors else None
+        return EncodedPrompt(expanded, positions, inputs, molecules)
 
-    def _content(self, medium: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode_content(self, medium: PreparedMedia) -> tuple[torch.Tensor, torch.Tensor]:
         """Content and shape: patches (n, values) and a grid (1, 3), or features (1, mels, n) and a mask (1, n)."""
-        check_content(medium)
+        check_media_content(medium)
         processor = self._processors[medium.modality]
         content, shape = _NAMES[medium.modality]
         if medium.modality == Modality.IMAGE:
@@ -116,9 +116,9 @@ class MediaEncoder:
             shape = "attention_mask"
         return out[content], out[shape]
 
-    def _count(self, medium: Prepared, shape: torch.Tensor) -> int:
+    def _count_tokens(self, medium: PreparedMedia, shape: torch.Tensor) -> int:
         """How many tokens a medium has, by its family's rule and by what the processor made of it."""
-        expected = self._profile.tokens(medium)
+        expected = self._profile.count_tokens(medium)
         if medium.modality == Modality.AUDIO:
             actual = ((int(shape.sum()) - 1) // 2 - 1) // 2 + 1
         else:
@@ -128,7 +128,7 @@ class MediaEncoder:
             raise RenderError(f"{medium.modality}: {actual} tokens, where a {self._profile.name} model has {expected}")
         return expected
 
-    def _grid(self, start: int, medium: Prepared, shape: torch.Tensor) -> Grid:
+    def _build_grid(self, start: int, medium: PreparedMedia, shape: torch.Tensor) -> Grid:
         processor = self._processors[medium.modality]
         frames, height, width = shape[0].tolist()
         still = medium.modality == Modality.IMAGE
@@ -136,7 +136,7 @@ class MediaEncoder:
         return Grid(start, frames, height // processor.merge_size, width // processor.merge_size, step)
 
 
-def batch(rows: Sequence[Row], pad: int, device: str) -> dict[str, Any]:
+def collate_prompts(rows: Sequence[EncodedPrompt], pad: int, device: str) -> dict[str, Any]:
     """Left-padded arguments for `generate` of a model.
 
     Args:
@@ -163,13 +163,13 @@ def batch(rows: Sequence[Row], pad: int, device: str) -> dict[str, Any]:
                     tensors = [torch.nn.functional.pad(t, (0, longest - t.shape[-1])) for t in tensors]
                 arguments[name] = torch.cat(tensors)
     if any(row.molecules for row in rows):
-        from flex_judge.judges.models.mol_llama.graphs import graphs
+        from flex_judge.judges.models.mol_llama.graphs import collate_molecules
 
-        arguments |= graphs([row.molecules for row in rows])
+        arguments |= collate_molecules([row.molecules for row in rows])
     return {name: tensor.to(device) for name, tensor in arguments.items()}
 
 
-def _processor(checkpoint: Checkpoint, modality: Modality) -> Any:
+def _load_processor(checkpoint: Checkpoint, modality: Modality) -> Any:
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoVideoProcessor
 
     kinds = {
@@ -208,7 +208,7 @@ class Grid:
         return self.frames * self.rows * self.columns
 
 
-def position_ids(length: int, grids: Sequence[Grid]) -> torch.Tensor:
+def compute_position_ids(length: int, grids: Sequence[Grid]) -> torch.Tensor:
     """Positions of a prompt's tokens, as integers of shape (3, length): time, row, column.
 
     Text (and audio) counts up in all three alike. A grid counts from the position that text would have had there, and
@@ -222,16 +222,16 @@ def position_ids(length: int, grids: Sequence[Grid]) -> torch.Tensor:
     done, position = 0, 0
     for grid in grids:
         text = grid.start - done
-        pieces.append(_text(position, text))
+        pieces.append(_build_text_positions(position, text))
         position += text
         times = [int(frame * grid.step) for frame in range(grid.frames)]
         axes = (torch.tensor(times), torch.arange(grid.rows), torch.arange(grid.columns))
         pieces.append(torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1) + position)
         position = int(pieces[-1].max()) + 1
         done = grid.start + grid.size
-    pieces.append(_text(position, length - done))
+    pieces.append(_build_text_positions(position, length - done))
     return torch.cat(pieces, dim=1)
 
 
-def _text(start: int, length: int) -> torch.Tensor:
+def _build_text_positions(start: int, length: int) -> torch.Tensor:
     return torch.arange(start, start + length).expand(3, -1)

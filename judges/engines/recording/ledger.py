@@ -26,7 +26,7 @@ from typing import Any
 
 from flex_judge.judges.engines.base import Generation, Sampling
 from flex_judge.judges.errors import LedgerError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 
 SCHEMA = 1
 """Version of the tables; raise it when they change."""
@@ -75,15 +75,19 @@ class Ledger:
         """Open the ledger at `path`; it and its folder are made unless `read_only`."""
         self.path = Path(path).expanduser()
         self._lock = threading.Lock()
-        self._check_place(read_only)
+        self._check_path(read_only)
         try:
             self._db = sqlite3.connect(
-                _uri(self.path, read_only), uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+                _build_uri(self.path, read_only),
+                uri=True,
+                timeout=BUSY_S,
+                isolation_level=None,
+                check_same_thread=False,
             )
         except sqlite3.Error as e:
-            raise self._error(e) from e
+            raise self._wrap_error(e) from e
         try:
-            self._prepare(read_only)
+            self._prepare_schema(read_only)
         except BaseException:
             self._db.close()
             raise
@@ -96,13 +100,13 @@ class Ledger:
 
     def __len__(self) -> int:
         """How many generations are in it."""
-        count: int = self._execute("SELECT count(*) FROM generations")[0][0]
+        count: int = self._execute_sql("SELECT count(*) FROM generations")[0][0]
         return count
 
     def get(self, key: bytes) -> Generation | None:
         """The generation stored under `key`, exactly as it was put; None if there is none."""
-        rows = self._execute("SELECT value FROM generations WHERE key = ?", key)
-        return self._decoded(key, rows[0][0]) if rows else None
+        rows = self._execute_sql("SELECT value FROM generations WHERE key = ?", key)
+        return self._decode_generation(key, rows[0][0]) if rows else None
 
     def put(self, key: bytes, generation: Generation) -> Generation:
         """Store a generation; when this returns, the death of this process does not lose it.
@@ -111,33 +115,33 @@ class Ledger:
             The generation that the ledger holds: this one, or what somebody else stored first. Going on with that one
             makes a run and its replay the same.
         """
-        value = _encoded(generation)
-        self._execute("INSERT INTO generations (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING", key, value)
-        stored = self._execute("SELECT value FROM generations WHERE key = ?", key)[0][0]
-        return generation if stored == value else self._decoded(key, stored)
+        value = _encode_generation(generation)
+        self._execute_sql("INSERT INTO generations (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING", key, value)
+        stored = self._execute_sql("SELECT value FROM generations WHERE key = ?", key)[0][0]
+        return generation if stored == value else self._decode_generation(key, stored)
 
-    def models(self) -> list[RecordedModel]:
+    def list_models(self) -> list[RecordedModel]:
         """The models that wrote to it, oldest first."""
         columns = "engine, model_id, profile, max_model_len"
-        return [RecordedModel(*row) for row in self._execute(f"SELECT {columns} FROM models ORDER BY rowid")]
+        return [RecordedModel(*row) for row in self._execute_sql(f"SELECT {columns} FROM models ORDER BY rowid")]
 
     def add_model(self, model: RecordedModel, tokenizer: bytes) -> None:
         """Note a model and the files of its tokenizer (a zip archive). Of one that is there, only `max_model_len` can
         change: it grows."""
-        self._execute(
+        self._execute_sql(
             "INSERT INTO models (engine, model_id, profile, max_model_len, tokenizer) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET max_model_len = max(max_model_len, excluded.max_model_len)",
             *(model.engine, model.model_id, model.profile, model.max_model_len, tokenizer),
         )
 
-    def tokenizer(self, model: RecordedModel) -> bytes:
+    def read_tokenizer(self, model: RecordedModel) -> bytes:
         """The files of a recorded model's tokenizer, as they were given to `add_model`.
 
         Raises:
             LookupError: the model is not in the ledger.
         """
         where = "engine = ? AND model_id = ?"
-        rows = self._execute(f"SELECT tokenizer FROM models WHERE {where}", model.engine, model.model_id)
+        rows = self._execute_sql(f"SELECT tokenizer FROM models WHERE {where}", model.engine, model.model_id)
         if not rows:
             raise LookupError(f"{self.path}: holds no model {model.model_id!r} of engine {model.engine!r}")
         files: bytes = rows[0][0]
@@ -148,7 +152,7 @@ class Ledger:
         with self._lock:
             self._db.close()
 
-    def _check_place(self, read_only: bool) -> None:
+    def _check_path(self, read_only: bool) -> None:
         """The mistakes that SQLite would call by unhelpful names."""
         if self.path.is_dir():
             raise LedgerError(f"{self.path}: is a folder; a ledger is a file: name one in it, or use --no-ledger")
@@ -167,12 +171,12 @@ class Ledger:
                     "elsewhere, or use --no-ledger"
                 )
 
-    def _prepare(self, read_only: bool) -> None:
+    def _prepare_schema(self, read_only: bool) -> None:
         """Make sure that the file is a ledger of this version; make an empty file one."""
         # Both in one statement: another process may be making the tables at this moment.
         identity = "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema) FROM "
         identity += "pragma_application_id, pragma_user_version"
-        application, version, tables = self._execute(identity)[0]
+        application, version, tables = self._execute_sql(identity)[0]
         empty = (application, version, tables) == (0, 0, 0)
         if application != APPLICATION and (read_only or not empty):
             raise LedgerError(f"{self.path}: is an SQLite file but no ledger; name another file, or use --no-ledger")
@@ -181,20 +185,20 @@ class Ledger:
                 f"{self.path}: is a ledger of version {version}, and this is a program for version {SCHEMA}; {REMEDY}"
             )
         if read_only:
-            self._execute("PRAGMA query_only = ON")
+            self._execute_sql("PRAGMA query_only = ON")
             return
-        mode = self._execute("PRAGMA journal_mode = WAL")[0][0]
+        mode = self._execute_sql("PRAGMA journal_mode = WAL")[0][0]
         if mode != "wal":
             raise LedgerError(
                 f"{self.path}: its file system cannot share memory between processes; name a ledger on a local disk, "
                 "or use --no-ledger"
             )
-        self._execute("PRAGMA synchronous = NORMAL")
+        self._execute_sql("PRAGMA synchronous = NORMAL")
         if empty:
             for statement in ("BEGIN IMMEDIATE", *TABLES, "COMMIT"):
-                self._execute(statement)
+                self._execute_sql(statement)
 
-    def _execute(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    def _execute_sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run one statement, alone in its transaction, and return its rows."""
         deadline = time.monotonic() + BUSY_S
         with self._lock:
@@ -203,11 +207,11 @@ class Ledger:
                     return self._db.execute(statement, values).fetchall()
                 except sqlite3.Error as e:
                     # SQLite waits by itself except while the log is opened for the first or closed for the last time.
-                    if _code(e) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                        raise self._error(e) from e
+                    if _get_error_code(e) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                        raise self._wrap_error(e) from e
                 time.sleep(0.005)
 
-    def _decoded(self, key: bytes, value: Any) -> Generation:
+    def _decode_generation(self, key: bytes, value: Any) -> Generation:
         try:
             row = json.loads(zlib.decompress(value))
             row["logprobs"] = tuple({int(token): p for token, p in at.items()} for at in row["logprobs"])
@@ -215,21 +219,21 @@ class Ledger:
         except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as e:
             raise LedgerError(f"{self.path}: the generation {key.hex()[:12]} in it is damaged; {REMEDY}") from e
 
-    def _error(self, error: sqlite3.Error) -> LedgerError:
+    def _wrap_error(self, error: sqlite3.Error) -> LedgerError:
         remedy = {
             sqlite3.SQLITE_FULL: "make room and run the same again: what is in the ledger is not computed twice",
             sqlite3.SQLITE_BUSY: f"another process has held it for {BUSY_S:.0f} s: end that one, or use --no-ledger",
             sqlite3.SQLITE_CANTOPEN: "check that its folder can be written, or use --no-ledger",
-        }.get(_code(error), REMEDY)
+        }.get(_get_error_code(error), REMEDY)
         return LedgerError(f"{self.path}: the ledger cannot be used ({error}); {remedy}")
 
 
-def generation_key(
+def compute_generation_key(
     engine: str,
     model_id: str,
     prompt_token_ids: Sequence[int],
     sampling: Sampling,
-    media: Sequence[Prepared] = (),
+    media: Sequence[PreparedMedia] = (),
 ) -> bytes:
     """SHA-256 (32 bytes) of everything that determines a generation, but for the rounding of the machine that makes it:
     number format and batching are left out, as two runs on one machine differ in them too.
@@ -249,29 +253,29 @@ def generation_key(
         "engine": engine,
         "model": model_id,
         "media": [medium.digest for medium in media],
-        "sampling": {name: _number(value) for name, value in asked.items()},
+        "sampling": {name: _normalise_number(value) for name, value in asked.items()},
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + b"\n")
     digest.update(struct.pack(f"<{len(prompt_token_ids)}I", *prompt_token_ids))
     return digest.digest()
 
 
-def _number(value: Any) -> Any:
+def _normalise_number(value: Any) -> Any:
     """1 and 1.0 ask for the same."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _encoded(generation: Generation) -> bytes:
+def _encode_generation(generation: Generation) -> bytes:
     """All fields as compressed JSON, which ends with a checksum. JSON makes the token ids of `logprobs` strings."""
     return zlib.compress(json.dumps(vars(generation) | {"logprobs": list(map(dict, generation.logprobs))}).encode())
 
 
-def _code(error: sqlite3.Error) -> int:
+def _get_error_code(error: sqlite3.Error) -> int:
     """SQLite's primary result code; 255, which is none, for errors of the Python module itself."""
     return int(getattr(error, "sqlite_errorcode", -1)) & 0xFF
 
 
-def _uri(path: Path, read_only: bool) -> str:
+def _build_uri(path: Path, read_only: bool) -> str:
     """How to open `path`: a reader, too, takes part in the write-ahead log, unless it may write nothing there."""
     address = path.absolute().as_uri()
     if not read_only:

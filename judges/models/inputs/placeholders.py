@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flex_judge.judges.errors import MediaError, RenderError, UsageError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.profiles import Profile
 
@@ -25,7 +25,7 @@ class PlaceholderTokens:
         """Modality -> token id of its pad."""
         self._modalities = {token: modality for modality, token in self.ids.items()}
 
-    def match(self, token_ids: Sequence[int], wanted: Sequence[Modality]) -> list[int]:
+    def match_modalities(self, token_ids: Sequence[int], wanted: Sequence[Modality]) -> list[int]:
         """The place of each pad in a prompt.
 
         Raises:
@@ -34,10 +34,12 @@ class PlaceholderTokens:
         places = [i for i, token in enumerate(token_ids) if token in self._modalities]
         found = [self._modalities[token_ids[i]] for i in places]
         if found != list(wanted):
-            raise RenderError(f"the prompt's placeholders stand for {_list(found)}, but it comes with {_list(wanted)}")
+            raise RenderError(
+                f"the prompt's placeholders stand for {_format_modalities(found)}, but it comes with {_format_modalities(wanted)}"
+            )
         return places
 
-    def find(self, token_ids: Sequence[int], media: Sequence[Prepared], limit: int) -> list[int]:
+    def locate_media(self, token_ids: Sequence[int], media: Sequence[PreparedMedia], limit: int) -> list[int]:
         """The place of each medium's pad in a prompt.
 
         Args:
@@ -59,10 +61,10 @@ class PlaceholderTokens:
                     f"{medium.modality}: {medium.width} x {medium.height} pixels; a {self.profile.name} model takes "
                     f"multiples of {self.profile.patch}, so prepare it with that model's profile"
                 )
-            if self.profile.tokens(medium) < 1:
+            if self.profile.count_tokens(medium) < 1:
                 raise MediaError(f"{medium.modality}: too small for the model to see or hear anything in it")
-        places = self.match(token_ids, [medium.modality for medium in media])
-        length = self.profile.length(token_ids, media)
+        places = self.match_modalities(token_ids, [medium.modality for medium in media])
+        length = self.profile.count_prompt_tokens(token_ids, media)
         if length >= limit:
             raise UsageError(
                 f"prompt: {length} tokens, media included, leave no room for a reply within the {limit} of the engine; "
@@ -71,7 +73,7 @@ class PlaceholderTokens:
         return places
 
 
-def check_content(medium: Prepared) -> None:
+def check_media_content(medium: PreparedMedia) -> None:
     """Raise MediaError unless a medium's content is what it says of itself: models fail on it in the middle of a batch
     otherwise."""
     value, dtype = medium.value, str(getattr(medium.value, "dtype", ""))
@@ -90,5 +92,5 @@ def check_content(medium: Prepared) -> None:
         )
 
 
-def _list(modalities: Sequence[Modality]) -> str:
+def _format_modalities(modalities: Sequence[Modality]) -> str:
     return ", ".join(modalities) or "no media"

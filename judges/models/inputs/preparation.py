@@ -8,10 +8,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.errors import MediaError
-from flex_judge.judges.media.files import check_samples, check_whole, in_full_scale, opened_stream
-from flex_judge.judges.media.prepared import SAMPLE_RATE, MediaLimits, Prepared
+from flex_judge.judges.media.files import check_duration, check_samples, open_stream, scale_samples
+from flex_judge.judges.media.prepared import SAMPLE_RATE, MediaLimits, PreparedMedia
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.models.inputs.vision import scaled_frames, scaled_image
+from flex_judge.judges.models.inputs.vision import sample_frames, scale_image
 from flex_judge.judges.models.profiles import Profile
 
 if TYPE_CHECKING:
@@ -23,23 +23,23 @@ MAX_AUDIO_SECONDS = 4 * 3600.0
 CACHE_BYTES = 256 << 20
 
 
-class _Cache:
+class _MediaCache:
     """The media prepared last, up to a number of bytes: the candidates of a question share its media. Thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._kept: OrderedDict[Any, tuple[Prepared, int]] = OrderedDict()
+        self._kept: OrderedDict[Any, tuple[PreparedMedia, int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Any) -> Prepared | None:
+    def get(self, key: Any) -> PreparedMedia | None:
         with self._lock:
             if key not in self._kept:
                 return None
             self._kept.move_to_end(key)
             return self._kept[key][0]
 
-    def put(self, key: Any, prepared: Prepared) -> None:
+    def put(self, key: Any, prepared: PreparedMedia) -> None:
         is_image = prepared.modality == Modality.IMAGE
         size = prepared.height * prepared.width * 3 if is_image else int(prepared.value.nbytes)
         with self._lock:
@@ -51,10 +51,10 @@ class _Cache:
                 self._bytes -= self._kept.popitem(last=False)[1][1]
 
 
-_CACHE = _Cache(CACHE_BYTES)
+_CACHE = _MediaCache(CACHE_BYTES)
 
 
-def prepare(media: Media, profile: Profile, limits: MediaLimits) -> Prepared:
+def prepare_media(media: Media, profile: Profile, limits: MediaLimits) -> PreparedMedia:
     """Decode a medium and scale it as the model takes it. What was prepared last is kept and shared.
 
     Args:
@@ -71,32 +71,34 @@ def prepare(media: Media, profile: Profile, limits: MediaLimits) -> Prepared:
     if prepared is None:
         match media.modality:
             case Modality.IMAGE:
-                prepared = _image(media, profile.patch, limits)
+                prepared = _prepare_image(media, profile.patch, limits)
             case Modality.VIDEO:
-                prepared = _video(media, profile.patch, limits)
+                prepared = _prepare_video(media, profile.patch, limits)
             case Modality.AUDIO:
-                prepared = _audio(media, limits)
+                prepared = _prepare_audio(media, limits)
             case Modality.MOLECULE:
-                prepared = _molecule(media)
+                prepared = _prepare_molecule(media)
         _CACHE.put(key, prepared)
-    if profile.tokens(prepared) < 1:
+    if profile.count_tokens(prepared) < 1:
         raise MediaError(f"{media.name}: is too short for the model to hear ({prepared.length / SAMPLE_RATE:.3f} s)")
     return prepared
 
 
-def _image(media: Media, patch: int, limits: MediaLimits) -> Prepared:
-    image = scaled_image(media, patch, limits)
-    return Prepared(media.modality, image, _digest(media, patch, limits.image_max_pixels), image.height, image.width)
+def _prepare_image(media: Media, patch: int, limits: MediaLimits) -> PreparedMedia:
+    image = scale_image(media, patch, limits)
+    return PreparedMedia(
+        media.modality, image, _hash_media(media, patch, limits.image_max_pixels), image.height, image.width
+    )
 
 
-def _video(media: Media, patch: int, limits: MediaLimits) -> Prepared:
-    frames, fps = scaled_frames(media, patch, limits)
-    digest = _digest(media, patch, limits.video_fps, limits.video_max_pixels, limits.video_max_frames)
+def _prepare_video(media: Media, patch: int, limits: MediaLimits) -> PreparedMedia:
+    frames, fps = sample_frames(media, patch, limits)
+    digest = _hash_media(media, patch, limits.video_fps, limits.video_max_pixels, limits.video_max_frames)
     length, height, width, _ = frames.shape
-    return Prepared(media.modality, frames, digest, height, width, length, fps)
+    return PreparedMedia(media.modality, frames, digest, height, width, length, fps)
 
 
-def _audio(media: Media, limits: MediaLimits) -> Prepared:
+def _prepare_audio(media: Media, limits: MediaLimits) -> PreparedMedia:
     """Mono by averaging, since FFmpeg's own way from stereo floats to mono adds 3 dB, then to 16 kHz."""
     import av
     import numpy as np
@@ -105,37 +107,37 @@ def _audio(media: Media, limits: MediaLimits) -> Prepared:
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
     pieces: list[NDArray[np.float32]] = []
     count = 0
-    with opened_stream(media.data, media.name, media.modality) as (container, stream):
+    with open_stream(media.data, media.name, media.modality) as (container, stream):
         for frame in container.decode(stream):
-            mono = av.AudioFrame.from_ndarray(_mono(frame, media.name)[None], format="flt", layout="mono")
+            mono = av.AudioFrame.from_ndarray(_mix_to_mono(frame, media.name)[None], format="flt", layout="mono")
             mono.sample_rate = frame.sample_rate
             pieces += [piece.to_ndarray()[0] for piece in resampler.resample(mono)]
             count += frame.samples
             if count > seconds * frame.sample_rate:
                 raise MediaError(f"{media.name}: is longer than {seconds:g} s; cut it or raise audio_max_seconds")
         pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
-        check_whole(media.name, container, stream, count / stream.rate)
+        check_duration(media.name, container, stream, count / stream.rate)
     samples = np.concatenate([*pieces, np.empty(0, np.float32)])
     check_samples(samples, media.name)
-    return Prepared(Modality.AUDIO, samples, _digest(media, SAMPLE_RATE), length=len(samples))
+    return PreparedMedia(Modality.AUDIO, samples, _hash_media(media, SAMPLE_RATE), length=len(samples))
 
 
-def _mono(frame: Any, name: str) -> NDArray[np.float32]:
+def _mix_to_mono(frame: Any, name: str) -> NDArray[np.float32]:
     """The mean of a decoded frame's channels, array (samples,)."""
     samples = frame.to_ndarray()  # (channels, samples), or (1, samples * channels)
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
-    mono: NDArray[np.float32] = in_full_scale(samples, name).mean(axis=0)
+    mono: NDArray[np.float32] = scale_samples(samples, name).mean(axis=0)
     return mono
 
 
-def _molecule(media: Media) -> Prepared:
-    from flex_judge.judges.models.mol_llama.features import featurise
+def _prepare_molecule(media: Media) -> PreparedMedia:
+    from flex_judge.judges.models.mol_llama.features import featurise_molecule
 
-    features = featurise(media.data.decode(), media.name)
-    return Prepared(media.modality, features, _digest(media), length=len(features.atoms))
+    features = featurise_molecule(media.data.decode(), media.name)
+    return PreparedMedia(media.modality, features, _hash_media(media), length=len(features.atoms))
 
 
-def _digest(media: Media, *limits: float | None) -> str:
+def _hash_media(media: Media, *limits: float | None) -> str:
     plain = [None if limit is None else float(limit) for limit in limits]
     return hashlib.sha256(f"{media.digest}:{plain}".encode()).hexdigest()

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.errors import MediaError, UsageError
-from flex_judge.judges.media.files import check_pixels, check_whole, opened_image, opened_stream, reading, upright_rgb
+from flex_judge.judges.media.files import (
+    check_duration,
+    check_pixels,
+    convert_decoder_errors,
+    open_image,
+    open_stream,
+    to_upright_rgb,
+)
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.media.types import Media
 
@@ -26,67 +33,67 @@ MIN_FRAMES = 4
 says so."""
 
 
-def scaled_image(media: Media, patch: int, limits: MediaLimits) -> Image.Image:
+def scale_image(media: Media, patch: int, limits: MediaLimits) -> Image.Image:
     """An image in RGB, upright, sides multiples of `patch`."""
-    image = _decoded(media)
-    return _resized(image, *_size(image, patch, limits.image_max_pixels, media.name))
+    image = _decode_image(media)
+    return _resize_image(image, *_fit_size(image, patch, limits.image_max_pixels, media.name))
 
 
-def scaled_frames(media: Media, patch: int, limits: MediaLimits) -> tuple[NDArray[np.uint8], float]:
+def sample_frames(media: Media, patch: int, limits: MediaLimits) -> tuple[NDArray[np.uint8], float]:
     """The frames of a video that are shown, uint8 array (frames, height, width, 3), and how many there are a second.
 
     Raises:
         MediaError: it is broken, too elongated, or its frames differ in size.
         UsageError: limits under which no video can be shown.
     """
-    return _frames_given(media, patch, limits) if media.frames else _frames_of_file(media, patch, limits)
+    return _sample_frame_images(media, patch, limits) if media.frames else _sample_video_file(media, patch, limits)
 
 
-def _frames_given(media: Media, patch: int, limits: MediaLimits) -> tuple[NDArray[np.uint8], float]:
+def _sample_frame_images(media: Media, patch: int, limits: MediaLimits) -> tuple[NDArray[np.uint8], float]:
     import numpy as np
 
     assert media.fps is not None
-    indices, fps = _sampling(len(media.frames), media.fps, limits)
-    images = [_decoded(media.frames[i]) for i in indices]
+    indices, fps = _choose_frame_indices(len(media.frames), media.fps, limits)
+    images = [_decode_image(media.frames[i]) for i in indices]
     sizes = {image.size for image in images}
     if len(sizes) > 1:
         raise MediaError(f"{media.name}: frames differ in size: {sorted(sizes)} (width, height)")
-    width, height = _size(images[0], patch, _frame_pixels(patch, limits), media.name)
-    return np.stack([np.asarray(_resized(image, width, height)) for image in images]), fps
+    width, height = _fit_size(images[0], patch, _get_frame_limit(patch, limits), media.name)
+    return np.stack([np.asarray(_resize_image(image, width, height)) for image in images]), fps
 
 
-def _frames_of_file(media: Media, patch: int, limits: MediaLimits) -> tuple[NDArray[np.uint8], float]:
+def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> tuple[NDArray[np.uint8], float]:
     """Choose frames evenly over the video, and keep only these while decoding."""
-    packets = _packets(media)
-    frames, fps, total = _decoded_frames(media, packets, patch, limits)
+    packets = _count_packets(media)
+    frames, fps, total = _decode_frames(media, packets, patch, limits)
     if total != packets:  # some packets held no frame, or several: now the number is known
-        frames, fps, _ = _decoded_frames(media, total, patch, limits)
+        frames, fps, _ = _decode_frames(media, total, patch, limits)
     return frames, fps
 
 
-def _decoded_frames(media: Media, total: int, patch: int, limits: MediaLimits) -> tuple[NDArray[np.uint8], float, int]:
+def _decode_frames(media: Media, total: int, patch: int, limits: MediaLimits) -> tuple[NDArray[np.uint8], float, int]:
     """The frames shown if there are `total`, their rate, and how many there turned out to be."""
-    with opened_stream(media.data, media.name, media.modality) as (container, stream):
+    with open_stream(media.data, media.name, media.modality) as (container, stream):
         stream.thread_type = "AUTO"  # several frames at a time
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         if not rate:
             raise MediaError(f"{media.name}: has no frame rate; convert it, or give its frames and their fps")
-        indices, fps = _sampling(total, rate, limits)
-        frames, decoded = _pick(container.decode(stream), indices, patch, limits, media.name)
-        check_whole(media.name, container, stream, decoded / rate)
+        indices, fps = _choose_frame_indices(total, rate, limits)
+        frames, decoded = _pick_frames(container.decode(stream), indices, patch, limits, media.name)
+        check_duration(media.name, container, stream, decoded / rate)
         return frames, fps, decoded
 
 
-def _packets(media: Media) -> int:
+def _count_packets(media: Media) -> int:
     """How many packets the stream has: with nearly all codecs, its frames."""
-    with opened_stream(media.data, media.name, media.modality) as (container, stream):
+    with open_stream(media.data, media.name, media.modality) as (container, stream):
         count = sum(1 for packet in container.demux(stream) if packet.size)
     if not count:
         raise MediaError(f"{media.name}: holds no frames")
     return count
 
 
-def _pick(
+def _pick_frames(
     stream: Any, indices: Sequence[int], patch: int, limits: MediaLimits, name: str
 ) -> tuple[NDArray[np.uint8], int]:
     """The frames at `indices` (ascending, repeats allowed), upright and scaled, and how many frames there are."""
@@ -103,15 +110,15 @@ def _pick(
         if frame.rotation:  # as phones store portraits; counter-clockwise, in Pillow too
             image = image.rotate(frame.rotation, expand=True)
         if not picked:
-            width, height = _size(image, patch, _frame_pixels(patch, limits), name)
-        picked[count - 1] = np.asarray(_resized(image, width, height))
+            width, height = _fit_size(image, patch, _get_frame_limit(patch, limits), name)
+        picked[count - 1] = np.asarray(_resize_image(image, width, height))
     if not picked:
         raise MediaError(f"{name}: holds no frames that can be decoded")
     last = picked[max(picked)]
     return np.stack([picked.get(i, last) for i in indices]), count
 
 
-def _sampling(total: int, rate: float, limits: MediaLimits) -> tuple[list[int], float]:
+def _choose_frame_indices(total: int, rate: float, limits: MediaLimits) -> tuple[list[int], float]:
     """Which of `total` frames at `rate` per second are shown, an even number of them, and their rate."""
     import numpy as np
     from qwen_vl_utils.vision_process import FPS, FPS_MAX_FRAMES, smart_nframes  # type: ignore[import-untyped]
@@ -130,18 +137,18 @@ def _sampling(total: int, rate: float, limits: MediaLimits) -> tuple[list[int], 
     return [int(i) for i in np.linspace(0, total - 1, count).round()], count / total * rate
 
 
-def _decoded(media: Media) -> Image.Image:
-    with reading(media.name, media.modality):
-        return upright_rgb(opened_image(media.data, media.name), media.name)
+def _decode_image(media: Media) -> Image.Image:
+    with convert_decoder_errors(media.name, media.modality):
+        return to_upright_rgb(open_image(media.data, media.name), media.name)
 
 
-def _frame_pixels(patch: int, limits: MediaLimits) -> int:
+def _get_frame_limit(patch: int, limits: MediaLimits) -> int:
     from qwen_vl_utils.vision_process import VIDEO_MAX_TOKEN_NUM
 
     return VIDEO_MAX_TOKEN_NUM * patch * patch if limits.video_max_pixels is None else limits.video_max_pixels
 
 
-def _size(image: Image.Image, patch: int, max_pixels: int | None, name: str) -> tuple[int, int]:
+def _fit_size(image: Image.Image, patch: int, max_pixels: int | None, name: str) -> tuple[int, int]:
     """Width and height for the model: multiples of the patch, in proportion, with at most `max_pixels`."""
     from qwen_vl_utils.vision_process import IMAGE_MAX_TOKEN_NUM, IMAGE_MIN_TOKEN_NUM, MAX_RATIO, smart_resize
 
@@ -159,7 +166,7 @@ def _size(image: Image.Image, patch: int, max_pixels: int | None, name: str) -> 
     return width, height
 
 
-def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
+def _resize_image(image: Image.Image, width: int, height: int) -> Image.Image:
     from PIL import Image
 
     return image.resize((width, height), Image.Resampling.BICUBIC)

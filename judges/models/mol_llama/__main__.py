@@ -15,19 +15,19 @@ from flex_judge.judges.extras import require_extras
 
 def main(argv: Sequence[str]) -> int:
     """Run one of the three; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = _build_parser().parse_args(argv)
     try:
         require_extras("Mol-LLaMA", "judge")
         if arguments.command == "convert":
-            _convert(arguments)
+            _convert_checkpoint(arguments)
         elif arguments.command == "tiny":
-            from flex_judge.judges.models.mol_llama.tiny import write_tiny
+            from flex_judge.judges.models.mol_llama.tiny import write_tiny_model
 
-            write_tiny(arguments.out)
+            write_tiny_model(arguments.out)
         else:
-            from flex_judge.judges.models.mol_llama.judging import import_judge_to
+            from flex_judge.judges.models.mol_llama.judging import import_judge_checkpoint
 
-            import_judge_to(arguments.mol_llama, arguments.judge, arguments.out)
+            import_judge_checkpoint(arguments.mol_llama, arguments.judge, arguments.out)
     except (UsageError, ModelNotFoundError) as e:
         print(e, file=sys.stderr)
         return 2
@@ -35,12 +35,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _convert(arguments: argparse.Namespace) -> None:
+def _convert_checkpoint(arguments: argparse.Namespace) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     from flex_judge.judges.models import resolve_model
     from flex_judge.judges.models.mol_llama.configuration import MolLlamaConfig
-    from flex_judge.judges.models.mol_llama.convert import convert, read_states
+    from flex_judge.judges.models.mol_llama.convert import convert_checkpoint, read_states
 
     states = read_states([Path(one) for one in arguments.checkpoint])
     base = resolve_model(arguments.base) if not Path(arguments.base).is_dir() else Path(arguments.base)
@@ -51,10 +51,10 @@ def _convert(arguments: argparse.Namespace) -> None:
         text = AutoConfig.from_pretrained(base).to_dict()
         text["vocab_size"] = len(tokenizer) + 2
         config = MolLlamaConfig(text_config=text, molecule_token_id=len(tokenizer) + 1)
-    convert(states, config, tokenizer, arguments.out, arguments.rank, arguments.alpha)
+    convert_checkpoint(states, config, tokenizer, arguments.out, arguments.rank, arguments.alpha)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flex_judge.judges.models.mol_llama", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     made = commands.add_parser("convert", help="a checkpoint of Mol-LLaMA's own code, as one of ours")

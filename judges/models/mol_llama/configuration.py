@@ -80,18 +80,18 @@ class MolLlamaConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.unimol_config = _part(UniMolConfig, self.unimol_config)
-        self.gin_config = _part(GINConfig, self.gin_config)
-        self.blending_config = _part(BlendingConfig, self.blending_config)
+        self.unimol_config = _build_subconfig(UniMolConfig, self.unimol_config)
+        self.gin_config = _build_subconfig(GINConfig, self.gin_config)
+        self.blending_config = _build_subconfig(BlendingConfig, self.blending_config)
         width = self.blending_config.hidden_size
         # The Q-Former is that of BLIP-2 without its text side, as wide as SciBERT.
         qformer = CONFIG_MAPPING["blip_2_qformer"]
-        self.qformer_config = _part(qformer, self.qformer_config, encoder_hidden_size=width)
-        self.text_config = _part(CONFIG_MAPPING["llama"], self.text_config)
+        self.qformer_config = _build_subconfig(qformer, self.qformer_config, encoder_hidden_size=width)
+        self.text_config = _build_subconfig(CONFIG_MAPPING["llama"], self.text_config)
         super().__post_init__(**kwargs)
 
 
-def _part(kind: type[Any], given: dict[str, Any] | PreTrainedConfig | None, **defaults: Any) -> Any:
+def _build_subconfig(kind: type[Any], given: dict[str, Any] | PreTrainedConfig | None, **defaults: Any) -> Any:
     if given is None or isinstance(given, dict):
         return kind(**defaults | (given or {}))
     return given

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.models import OWN_ADAPTER
+from flex_judge.judges.models import BUNDLED_ADAPTER
 from flex_judge.judges.models.mol_llama.configuration import MolLlamaConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ADAPTER = OWN_ADAPTER
+ADAPTER = BUNDLED_ADAPTER
 """Folder of the adapter, within that of the model."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _TRAINING = "mol_llama."
@@ -28,7 +28,7 @@ _GIN = "encoder.graph_encoder.moleculestm."
 _LLM = "llm.base_model.model."
 _PREFIXES = {"gbf.means.weight": _UNIMOL, "molecule_node_model.gnns.0.eps": _GIN, "model.embed_tokens.weight": _LLM}
 """A name that tells the file of a part alone -> what its names lack."""
-_RENAMED = tuple(
+_RENAMES = tuple(
     (re.compile(pattern), ours)
     for pattern, ours in (
         (rf"{_UNIMOL}embed_tokens\.(.+)", r"model.unimol.embed_tokens.\1"),
@@ -69,7 +69,7 @@ _RENAMED = tuple(
         (rf"{re.escape(_LLM)}model\.(.+)", r"model.language_model.\1"),
     )
 )
-_BLENDING = tuple(
+_BLENDING_RENAMES = tuple(
     (re.compile(rf"(?<=\.){theirs}(?=\.)"), ours)
     for theirs, ours in (
         ("self_attn_block_2D", "self_2d"),
@@ -86,7 +86,7 @@ _BLENDING = tuple(
     )
 )
 _LORA = re.compile(r"(.+)\.lora_([AB])\.default\.weight")
-_OF_NO_USE = re.compile(
+_UNUSED_WEIGHTS = re.compile(
     rf"{_GIN}graph_pred_linear\..+"  # a head that nothing reads
     r"|encoder\.Qformer\.bert\.embeddings\.(position_ids|(word|position)_embeddings\.weight)"  # the text side
     r"|encoder\.Qformer\.cls\..+|encoder\.Qformer\.bert\.encoder\.layer\.\d+\.(intermediate|output)\..+"
@@ -96,7 +96,7 @@ _OF_NO_USE = re.compile(
 
 
 @dataclass
-class Converted:
+class ConvertedWeights:
     """Weights in our names."""
 
     model: dict[str, Tensor] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class Converted:
     """In those of a file of peft's."""
 
 
-def rename(states: Iterable[Mapping[str, Tensor]]) -> Converted:
+def rename_weights(states: Iterable[Mapping[str, Tensor]]) -> ConvertedWeights:
     """Take over weights; what a later state holds is put in the place of what an earlier one does.
 
     Args:
@@ -114,34 +114,34 @@ def rename(states: Iterable[Mapping[str, Tensor]]) -> Converted:
     Raises:
         UsageError: a name that is not known.
     """
-    converted = Converted()
+    converted = ConvertedWeights()
     for state in states:
         prefix = next((lacks for name, lacks in _PREFIXES.items() if name in state), "")
         for name, tensor in state.items():
             whole = prefix + name.removeprefix(_TRAINING)
-            if _OF_NO_USE.fullmatch(whole):
+            if _UNUSED_WEIGHTS.fullmatch(whole):
                 continue
             if lora := _LORA.fullmatch(whole):
-                converted.adapter[f"base_model.model.{_ours(lora[1])}.lora_{lora[2]}.weight"] = tensor
+                converted.adapter[f"base_model.model.{_rename_weight(lora[1])}.lora_{lora[2]}.weight"] = tensor
             else:
-                converted.model[_ours(whole.replace(".base_layer.", "."))] = tensor
+                converted.model[_rename_weight(whole.replace(".base_layer.", "."))] = tensor
     return converted
 
 
-def _ours(name: str) -> str:
-    for pattern, ours in _RENAMED:
+def _rename_weight(name: str) -> str:
+    for pattern, ours in _RENAMES:
         if match := pattern.fullmatch(name) or pattern.fullmatch(name + "."):
             renamed = match.expand(ours).rstrip(".")
             break
     else:
         raise UsageError(f"weight {name!r}: is none that Mol-LLaMA has")
     if ".blending.blocks." in renamed:
-        for theirs, ours in _BLENDING:
+        for theirs, ours in _BLENDING_RENAMES:
             renamed = theirs.sub(ours, renamed)
     return renamed
 
 
-def convert(
+def convert_checkpoint(
     states: Iterable[Mapping[str, Tensor]],
     config: MolLlamaConfig,
     tokenizer: Any,
@@ -167,13 +167,13 @@ def convert(
     from flex_judge.judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration
     from flex_judge.judges.models.mol_llama.tokens import prepare_tokenizer
 
-    converted = rename(states)
+    converted = rename_weights(states)
     with torch.device("meta"):
         model = MolLlamaForConditionalGeneration(config)
-    _grow(converted.model, config.text_config.vocab_size)
+    _add_token_rows(converted.model, config.text_config.vocab_size)
     check_weights(converted.model, model.state_dict())
     model.load_state_dict(converted.model, assign=True)
-    check_adapter(converted.adapter, model, rank)
+    check_lora_weights(converted.adapter, model, rank)
     prepare_tokenizer(tokenizer, config).save_pretrained(out)
     model.save_pretrained(out)
     if converted.adapter:
@@ -194,7 +194,7 @@ def check_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
             )
 
 
-def check_adapter(adapter: Mapping[str, Tensor], model: Any, rank: int) -> None:
+def check_lora_weights(adapter: Mapping[str, Tensor], model: Any, rank: int) -> None:
     """Raise UsageError unless there are adapters of this rank on all projections of all layers, or none at all."""
     if not adapter:
         return
@@ -222,7 +222,7 @@ def write_adapter(adapter: Mapping[str, Tensor], folder: Path, rank: int, alpha:
     save_file({name: tensor.contiguous() for name, tensor in adapter.items()}, folder / "adapter_model.safetensors")
 
 
-def _grow(weights: dict[str, Tensor], rows: int) -> None:
+def _add_token_rows(weights: dict[str, Tensor], rows: int) -> None:
     """Give a plain language model's embedding and head the rows of the tokens that Mol-LLaMA adds. They are 0: one
     token is masked wherever it stands, of the other the molecule takes the place, and neither is ever generated."""
     import torch
@@ -242,10 +242,10 @@ def read_states(paths: Sequence[Path]) -> list[dict[str, Tensor]]:
     files = [file for path in paths for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
     if not files:
         raise UsageError(f"{', '.join(map(str, paths))}: holds no .safetensors file")
-    return [_read(file) for file in files]
+    return [_read_state(file) for file in files]
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _read_state(file: Path) -> dict[str, Tensor]:
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -57,7 +57,7 @@ class MoleculeFeatures:
         return sum(int(array.nbytes) for array in vars(self).values())
 
 
-def featurise(smiles: str, name: str = "") -> MoleculeFeatures:
+def featurise_molecule(smiles: str, name: str = "") -> MoleculeFeatures:
     """The features of a molecule. The conformer is computed, which takes from milliseconds to seconds.
 
     Args:
@@ -69,14 +69,14 @@ def featurise(smiles: str, name: str = "") -> MoleculeFeatures:
         EngineUnavailableError: RDKit is not installed.
     """
     name = name or f"molecule {smiles:.60}"
-    molecule = parsed(smiles, name)
-    tokens, distances = features_3d(*conformer(molecule, name))
-    return MoleculeFeatures(tokens, distances, *features_2d(molecule))
+    molecule = parse_smiles(smiles, name)
+    tokens, distances = compute_features_3d(*generate_conformer(molecule, name))
+    return MoleculeFeatures(tokens, distances, *compute_features_2d(molecule))
 
 
-def parsed(smiles: str, name: str) -> Any:
+def parse_smiles(smiles: str, name: str) -> Any:
     """RDKit's molecule, in the order of the SMILES and with implicit hydrogens. Raises as `featurise`."""
-    with _rdkit() as chem, _older_stereo(chem):
+    with _import_rdkit() as chem, _use_legacy_stereo(chem):
         molecule = chem.MolFromSmiles(smiles)
     if molecule is None:
         raise MediaError(f"{name}: is no molecule that RDKit can read; check the SMILES {smiles!r:.80}")
@@ -85,7 +85,7 @@ def parsed(smiles: str, name: str) -> Any:
     return molecule
 
 
-def conformer(molecule: Any, name: str) -> tuple[list[str], NDArray[np.float64]]:
+def generate_conformer(molecule: Any, name: str) -> tuple[list[str], NDArray[np.float64]]:
     """Symbols and coordinates (atoms, 3), in angstrom, of a conformer with its hydrogens: embedded by RDKit's ETKDG
     with a fixed seed, from random coordinates where that fails, and relaxed with MMFF94 where that knows the atoms.
 
@@ -98,7 +98,7 @@ def conformer(molecule: Any, name: str) -> tuple[list[str], NDArray[np.float64]]
     options: Any = rdDistGeom.ETKDGv3()
     options.randomSeed = SEED
     options.maxIterations = ATTEMPTS
-    with _quiet():
+    with _silence_rdkit():
         failed = rdDistGeom.EmbedMolecule(whole, options) < 0
         if failed:
             options.useRandomCoords = True
@@ -111,7 +111,7 @@ def conformer(molecule: Any, name: str) -> tuple[list[str], NDArray[np.float64]]
     return [atom.GetSymbol() for atom in whole.GetAtoms()], whole.GetConformer().GetPositions()
 
 
-def features_3d(
+def compute_features_3d(
     symbols: Sequence[str], coordinates: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Token ids and distances of a conformer, see `MoleculeFeatures`; hydrogens are left out unless all are.
@@ -130,16 +130,16 @@ def features_3d(
     return np.array([_START, *ids, _END], np.int64), distances.astype(np.float32)
 
 
-def features_2d(molecule: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def compute_features_2d(molecule: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Atoms, edges and the bonds of the edges, see `MoleculeFeatures`."""
     import numpy as np
 
-    atoms = [_atom(atom) for atom in molecule.GetAtoms()]
+    atoms = [_encode_atom(atom) for atom in molecule.GetAtoms()]
     edges, bonds = [], []
     for bond in molecule.GetBonds():
         first, second = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         edges += [(first, second), (second, first)]
-        bonds += [_bond(bond)] * 2
+        bonds += [_encode_bond(bond)] * 2
     return (
         np.array(atoms, np.int64),
         np.array(edges, np.int64).reshape(-1, 2),
@@ -147,36 +147,38 @@ def features_2d(molecule: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], ND
     )
 
 
-def _atom(atom: Any) -> list[int]:
+def _encode_atom(atom: Any) -> list[int]:
     number, charge = atom.GetAtomicNum(), atom.GetFormalCharge()
     return [
         number - 1 if 1 <= number <= 118 else 118,
-        _place(str(atom.GetChiralTag()), ("CHI_UNSPECIFIED", "CHI_TETRAHEDRAL_CW", "CHI_TETRAHEDRAL_CCW")),
+        _find_index(str(atom.GetChiralTag()), ("CHI_UNSPECIFIED", "CHI_TETRAHEDRAL_CW", "CHI_TETRAHEDRAL_CCW")),
         min(atom.GetTotalDegree(), 11),
         charge + 5 if -5 <= charge <= 5 else 11,
         min(atom.GetTotalNumHs(), 9),
         min(atom.GetNumRadicalElectrons(), 5),
-        _place(str(atom.GetHybridization()), ("SP", "SP2", "SP3", "SP3D", "SP3D2")),
+        _find_index(str(atom.GetHybridization()), ("SP", "SP2", "SP3", "SP3D", "SP3D2")),
         int(atom.GetIsAromatic()),
         int(atom.IsInRing()),
     ]
 
 
-def _bond(bond: Any) -> list[int]:
+def _encode_bond(bond: Any) -> list[int]:
     return [
-        _place(str(bond.GetBondType()), ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")),
-        _place(str(bond.GetStereo()), ("STEREONONE", "STEREOZ", "STEREOE", "STEREOCIS", "STEREOTRANS", "STEREOANY")),
+        _find_index(str(bond.GetBondType()), ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")),
+        _find_index(
+            str(bond.GetStereo()), ("STEREONONE", "STEREOZ", "STEREOE", "STEREOCIS", "STEREOTRANS", "STEREOANY")
+        ),
         int(bond.GetIsConjugated()),
     ]
 
 
-def _place(value: str, known: Sequence[str]) -> int:
+def _find_index(value: str, known: Sequence[str]) -> int:
     """The place of a value, or the one behind all."""
     return known.index(value) if value in known else len(known)
 
 
 @contextlib.contextmanager
-def _rdkit() -> Iterator[Any]:
+def _import_rdkit() -> Iterator[Any]:
     """RDKit's module of molecules, with its complaints kept off standard error."""
     try:
         from rdkit import Chem
@@ -184,12 +186,12 @@ def _rdkit() -> Iterator[Any]:
         raise EngineUnavailableError(
             "molecules need RDKit, which is not installed; flex-judge doctor tells how to have it"
         ) from e
-    with _quiet():
+    with _silence_rdkit():
         yield Chem
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_rdkit() -> Iterator[None]:
     from rdkit import rdBase
 
     with rdBase.BlockLogs():
@@ -197,7 +199,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _older_stereo(chem: Any) -> Iterator[None]:
+def _use_legacy_stereo(chem: Any) -> Iterator[None]:
     with _LOCK:
         before = chem.GetUseLegacyStereoPerception()
         chem.SetUseLegacyStereoPerception(True)

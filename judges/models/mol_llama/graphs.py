@@ -19,24 +19,24 @@ _NOTHING = {"atom_tokens": 0, "atom_distances": 0}
 """What padding is, where it is not -1."""
 
 
-def graphs(prompts: Sequence[Sequence[MoleculeFeatures]]) -> dict[str, torch.Tensor]:
+def collate_molecules(prompts: Sequence[Sequence[MoleculeFeatures]]) -> dict[str, torch.Tensor]:
     """The molecules of each prompt, in the order of their placeholders, as the model's arguments GRAPHS. Nothing where
     no prompt has one."""
     most = max((len(molecules) for molecules in prompts), default=0)
     if not most:
         return {}
     return {
-        name: _padded([[_arrays(one)[name] for one in molecules] for molecules in prompts], most, name)
+        name: _pad_arrays([[_name_arrays(one)[name] for one in molecules] for molecules in prompts], most, name)
         for name in GRAPHS
     }
 
 
-def _arrays(one: MoleculeFeatures) -> dict[str, NDArray[np.generic]]:
+def _name_arrays(one: MoleculeFeatures) -> dict[str, NDArray[np.generic]]:
     arrays = (one.tokens, one.distances, one.atoms, one.edges, one.bonds)
     return dict(zip(GRAPHS, arrays, strict=True))
 
 
-def _padded(prompts: Sequence[Sequence[NDArray[np.generic]]], most: int, name: str) -> torch.Tensor:
+def _pad_arrays(prompts: Sequence[Sequence[NDArray[np.generic]]], most: int, name: str) -> torch.Tensor:
     """Arrays of one kind in a tensor (prompts, molecules, ...), each as large as the largest."""
     known = [array for arrays in prompts for array in arrays]
     shape = [max(array.shape[axis] for array in known) for axis in range(known[0].ndim)]

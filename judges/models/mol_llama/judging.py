@@ -37,19 +37,22 @@ def import_judge(mol_llama: Any, judge_llm: Any) -> Any:
     import torch
 
     base = mol_llama.get_base_model() if hasattr(mol_llama, "get_base_model") else mol_llama
-    places = {name.replace(".base_layer.", "."): tensor for name, tensor in _language(base.state_dict()).items()}
+    places = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in _select_language_weights(base.state_dict()).items()
+    }
     places = {name: tensor for name, tensor in places.items() if ".lora_" not in name}
-    given = {_place(name): tensor for name, tensor in judge_llm.state_dict().items()}
+    given = {_map_weight_name(name): tensor for name, tensor in judge_llm.state_dict().items()}
     if judge_llm.config.tie_word_embeddings:
         given[_HEAD] = given[_GROWN[0]]
-    _check(given, places)
+    _check_weights(given, places)
     with torch.no_grad():
         for name, tensor in given.items():
             places[name][: len(tensor)].copy_(tensor)
     return mol_llama
 
 
-def import_judge_to(mol_llama: str, judge_llm: str, out: Path) -> Path:
+def import_judge_checkpoint(mol_llama: str, judge_llm: str, out: Path) -> Path:
     """As `import_judge`, of checkpoints, into a new one; the adapter goes along.
 
     Args:
@@ -86,16 +89,16 @@ def import_judge_to(mol_llama: str, judge_llm: str, out: Path) -> Path:
     return out
 
 
-def _language(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _select_language_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: one for name, one in weights.items() if name.startswith((_LANGUAGE_MODEL, "lm_head."))}
 
 
-def _place(name: str) -> str:
+def _map_weight_name(name: str) -> str:
     """Where a weight of a plain Llama stands here."""
     return name if name.startswith("lm_head.") else _LANGUAGE_MODEL + name.removeprefix("model.")
 
 
-def _check(given: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
+def _check_weights(given: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
     if missing := sorted(places.keys() - given.keys()):
         raise UsageError(f"the judge lacks {len(missing)} weights, of which the first is {missing[0]!r}")
     if unknown := sorted(given.keys() - places.keys()):

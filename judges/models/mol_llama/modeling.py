@@ -139,14 +139,14 @@ class MolLlamaModel(MolLlamaPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
             graphs = (atom_tokens, atom_distances, atom_features, edges, edge_features)
-            inputs_embeds = self._with_molecules(input_ids, inputs_embeds, graphs)
+            inputs_embeds = self._insert_molecules(input_ids, inputs_embeds, graphs)
         elif atom_tokens is not None:
             raise ValueError("molecules are put in the place of input_ids; of inputs_embeds they are a part already")
         return self.language_model(  # type: ignore[no-any-return]
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
         )
 
-    def _with_molecules(
+    def _insert_molecules(
         self, input_ids: Any, inputs_embeds: torch.Tensor, graphs: tuple[torch.Tensor | None, ...]
     ) -> torch.Tensor:
         """Embeddings of tokens with the vectors of the molecules in their places."""

@@ -9,8 +9,8 @@ from typing import Any
 from transformers import BatchFeature, ProcessorMixin
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.models.mol_llama.features import featurise
-from flex_judge.judges.models.mol_llama.graphs import GRAPHS, graphs
+from flex_judge.judges.models.mol_llama.features import featurise_molecule
+from flex_judge.judges.models.mol_llama.graphs import GRAPHS, collate_molecules
 from flex_judge.judges.models.mol_llama.tokens import MOLECULE_TOKEN
 
 _RUN = re.compile(f"(?:{re.escape(MOLECULE_TOKEN)})+")
@@ -44,22 +44,22 @@ class MolLlamaProcessor(ProcessorMixin):
         if len(given) != len(texts):
             raise UsageError(f"molecules: expected a list for each of {len(texts)} texts, got {len(given)}")
         expanded = [
-            expand(one, len(smiles), self.num_query_tokens, f"text {i + 1}")
+            expand_placeholders(one, len(smiles), self.num_query_tokens, f"text {i + 1}")
             for i, (one, smiles) in enumerate(zip(texts, given, strict=True))
         ]
         seen = [
-            [featurise(one, f"text {i + 1}, molecule {k + 1}") for k, one in enumerate(smiles)]
+            [featurise_molecule(one, f"text {i + 1}, molecule {k + 1}") for k, one in enumerate(smiles)]
             for i, smiles in enumerate(given)
         ]
         tokens = self.tokenizer(expanded, add_special_tokens=False, **kwargs)
-        return BatchFeature({**tokens, **graphs(seen)})
+        return BatchFeature({**tokens, **collate_molecules(seen)})
 
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", *GRAPHS]
 
 
-def expand(text: str, molecules: int, queries: int, name: str = "text") -> str:
+def expand_placeholders(text: str, molecules: int, queries: int, name: str = "text") -> str:
     """A text with as many placeholders in the place of each molecule as it takes vectors. A text that has them already
     stays as it is.
 

@@ -18,7 +18,7 @@ SPREAD = 0.15
 RANK, ALPHA = 8, 32
 
 
-def tiny_tokenizer() -> Any:
+def build_tiny_tokenizer() -> Any:
     """A tokenizer of bytes, with the control tokens of Llama 3."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -36,7 +36,7 @@ def tiny_tokenizer() -> Any:
     )
 
 
-def tiny_config(tokens: int) -> MolLlamaConfig:
+def build_tiny_config(tokens: int) -> MolLlamaConfig:
     """Of a model whose base knows so many tokens. Widths differ, so that a mixed-up one fails."""
     text = {
         "vocab_size": tokens + 2,
@@ -67,7 +67,7 @@ def tiny_config(tokens: int) -> MolLlamaConfig:
     )
 
 
-def write_tiny(folder: Path, adapter: bool = True, seed: int = 0) -> Path:
+def write_tiny_model(folder: Path, adapter: bool = True, seed: int = 0) -> Path:
     """A checkpoint, with an adapter in it, in `folder`, which it returns."""
     import torch
 
@@ -76,11 +76,11 @@ def write_tiny(folder: Path, adapter: bool = True, seed: int = 0) -> Path:
     from flex_judge.judges.models.mol_llama.processor import MolLlamaProcessor
     from flex_judge.judges.models.mol_llama.tokens import prepare_tokenizer
 
-    tokenizer = tiny_tokenizer()
-    config = tiny_config(len(tokenizer))
+    tokenizer = build_tiny_tokenizer()
+    config = build_tiny_config(len(tokenizer))
     torch.manual_seed(seed)
     model = MolLlamaForConditionalGeneration(config)
-    scramble(model.state_dict())
+    randomise_weights(model.state_dict())
     model.save_pretrained(folder)
     MolLlamaProcessor(prepare_tokenizer(tokenizer, config), config.num_query_tokens).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -102,18 +102,18 @@ def write_tiny_judge(folder: Path, seed: int = 1) -> Path:
 
     from flex_judge.judges.models.mol_llama.tokens import CHAT_TEMPLATE
 
-    tokenizer = tiny_tokenizer()
+    tokenizer = build_tiny_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE
-    text = tiny_config(len(tokenizer)).text_config.to_dict() | {"vocab_size": len(tokenizer)}
+    text = build_tiny_config(len(tokenizer)).text_config.to_dict() | {"vocab_size": len(tokenizer)}
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**text))
-    scramble(model.state_dict())
+    randomise_weights(model.state_dict())
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def scramble(weights: dict[str, Tensor]) -> None:
+def randomise_weights(weights: dict[str, Tensor]) -> None:
     """Give every weight and running average a random value, none of them neutral."""
     import torch
 

@@ -90,13 +90,13 @@ class UniMol(nn.Module):
             Hidden states (molecules, atoms, width), and which of them are real, bool (molecules, atoms).
         """
         real = tokens != PAD
-        bias = self.pair_bias(tokens, distances).masked_fill(~real[:, None, None], float("-inf"))
+        bias = self.compute_pair_bias(tokens, distances).masked_fill(~real[:, None, None], float("-inf"))
         hidden = self.embed_norm(self.embed_tokens(tokens)) * real.unsqueeze(-1)
         for layer in self.layers:
             hidden, bias = layer(hidden, bias)
         return self.norm(hidden), real
 
-    def pair_bias(self, tokens: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+    def compute_pair_bias(self, tokens: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
         """The first layer's bias, (molecules, heads, atoms, atoms)."""
         # A pair with padding has type 0, as in the batches that the encoder was trained with.
         real = (tokens != PAD).long()

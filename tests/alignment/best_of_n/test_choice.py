@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flex_judge.alignment.best_of_n.selection import Choice, best_of_n, rank
+from flex_judge.alignment.best_of_n.selection import Choice, choose_best, judgment_sort_key
 from flex_judge.judges import Judgment, Status
 
-UNSCORED = Judgment.unscored("a", Status.TIMEOUT, "no verdict within 5 s")
+UNSCORED = Judgment.from_failure("a", Status.TIMEOUT, "no verdict within 5 s")
 
 
 def scored(score: float, expected: float | None = None) -> Judgment:
@@ -19,34 +19,34 @@ def scored(score: float, expected: float | None = None) -> Judgment:
 
 
 def test_the_highest_score_wins() -> None:
-    assert best_of_n([scored(3), scored(5), scored(4)]) == Choice(best=1, tied=1)
+    assert choose_best([scored(3), scored(5), scored(4)]) == Choice(best=1, tied=1)
 
 
 def test_an_unscored_candidate_is_never_chosen() -> None:
     for seed in range(50):
-        assert best_of_n([UNSCORED, scored(1), UNSCORED], seed) == Choice(best=1, tied=1)
+        assert choose_best([UNSCORED, scored(1), UNSCORED], seed) == Choice(best=1, tied=1)
 
 
 def test_where_nothing_is_scored_nothing_is_chosen() -> None:
-    assert best_of_n([UNSCORED, UNSCORED]) == best_of_n([]) == Choice(best=None, tied=0)
+    assert choose_best([UNSCORED, UNSCORED]) == choose_best([]) == Choice(best=None, tied=0)
 
 
 def test_a_score_of_zero_beats_no_score() -> None:
-    assert best_of_n([UNSCORED, scored(0.0, 0.0)]) == Choice(best=1, tied=1)
+    assert choose_best([UNSCORED, scored(0.0, 0.0)]) == Choice(best=1, tied=1)
 
 
 def test_the_expected_score_decides_among_equal_scores() -> None:
-    assert best_of_n([scored(4, 3.9), scored(4, 4.2), scored(4, 4.1)]) == Choice(best=1, tied=1)
+    assert choose_best([scored(4, 3.9), scored(4, 4.2), scored(4, 4.1)]) == Choice(best=1, tied=1)
 
 
 def test_the_expected_score_never_overrules_the_written_one() -> None:
-    assert best_of_n([scored(5, 4.1), scored(4, 4.9)]) == Choice(best=0, tied=1)
+    assert choose_best([scored(5, 4.1), scored(4, 4.9)]) == Choice(best=0, tied=1)
 
 
 def test_ties_are_counted_and_drawn_by_the_seed() -> None:
     judgments = [scored(4, 4.0), scored(2), scored(4, 4.0), UNSCORED, scored(4, 4.0)]
-    draws = [best_of_n(judgments, seed) for seed in range(600)]
-    assert draws == [best_of_n(judgments, seed) for seed in range(600)]
+    draws = [choose_best(judgments, seed) for seed in range(600)]
+    assert draws == [choose_best(judgments, seed) for seed in range(600)]
     assert {choice.tied for choice in draws} == {3}
     shares = Counter(choice.best for choice in draws)
     assert set(shares) == {0, 2, 4}
@@ -55,12 +55,12 @@ def test_ties_are_counted_and_drawn_by_the_seed() -> None:
 
 def test_a_seed_may_be_text_so_that_every_prompt_has_its_own() -> None:
     judgments = [scored(4)] * 4
-    assert len({best_of_n(judgments, f"7-question-{i}").best for i in range(50)}) == 4
+    assert len({choose_best(judgments, f"7-question-{i}").best for i in range(50)}) == 4
 
 
 def test_an_unscored_candidate_has_no_rank() -> None:
     with pytest.raises(AssertionError, match="no rank"):
-        rank(UNSCORED)
+        judgment_sort_key(UNSCORED)
 
 
 candidates = st.lists(
@@ -71,11 +71,13 @@ candidates = st.lists(
 @settings(deadline=None)
 @given(candidates, st.integers())
 def test_no_candidate_has_a_higher_score_than_the_chosen_one(judgments: list[Judgment], seed: int) -> None:
-    choice = best_of_n(judgments, seed)
+    choice = choose_best(judgments, seed)
     scores = [j.scores[0] for j in judgments if j.scores]
     if not scores:
         assert choice == Choice(None, 0)
         return
     assert choice.best is not None
     assert judgments[choice.best].scores == (max(scores),)
-    assert choice.tied == sum(j.scores is not None and rank(j) == rank(judgments[choice.best]) for j in judgments)
+    assert choice.tied == sum(
+        j.scores is not None and judgment_sort_key(j) == judgment_sort_key(judgments[choice.best]) for j in judgments
+    )

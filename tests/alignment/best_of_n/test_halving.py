@@ -11,23 +11,31 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flex_judge.alignment.best_of_n.halving import Heard, Race, Rules, contenders, halve, is_behind, noise_of
-from flex_judge.alignment.best_of_n.selection import SelectionSpec, select
+from flex_judge.alignment.best_of_n.halving import (
+    CandidateState,
+    HalvingResult,
+    HalvingRules,
+    estimate_noise,
+    is_behind,
+    run_halving,
+    select_contenders,
+)
+from flex_judge.alignment.best_of_n.selection import SelectionSpec, select_best
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment, Message, Status, Verdict
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
-from flex_judge.judges.types import text_of
+from flex_judge.judges.types import content_to_text
 
-RULES = Rules(votes=8, budget=64, confidence=0.95, noise=1.5)
+RULES = HalvingRules(votes=8, budget=64, confidence=0.95, noise=1.5)
 
 
-def scored(*figures: float, errors: Sequence[float] = ()) -> Heard:
-    return Heard(figures, tuple(errors), len(figures))
+def scored(*figures: float, errors: Sequence[float] = ()) -> CandidateState:
+    return CandidateState(figures, tuple(errors), len(figures))
 
 
 def said(score: float | None, status: Status = Status.UNPARSEABLE, **rest: Any) -> Judgment:
     if score is None:
-        return Judgment.unscored("", status, "no", **rest)
+        return Judgment.from_failure("", status, "no", **rest)
     return Judgment("", Status.OK, (score,), None, "", votes=(Verdict(Status.OK, (score,)),), **rest)
 
 
@@ -46,12 +54,12 @@ class Table:
         return self.rows[candidate][sample_index]
 
 
-async def raced(rows: Sequence[Sequence[Judgment]], rules: Rules = RULES) -> tuple[Race, Table]:
+async def raced(rows: Sequence[Sequence[Judgment]], rules: HalvingRules = RULES) -> tuple[HalvingResult, Table]:
     table = Table(rows)
-    return await halve(range(len(rows)), table.vote, rules), table
+    return await run_halving(range(len(rows)), table.vote, rules), table
 
 
-def best(race: Race) -> int:
+def best(race: HalvingResult) -> int:
     return max(race.worth, key=lambda i: race.worth[i])
 
 
@@ -71,13 +79,13 @@ async def test_votes_go_to_those_who_may_still_win() -> None:
 
 
 async def test_each_round_leaves_half_of_them_and_one_more_where_nothing_is_certain_enough() -> None:
-    certain = Rules(votes=8, budget=64, confidence=1.0, noise=1.5)
+    certain = HalvingRules(votes=8, budget=64, confidence=1.0, noise=1.5)
     _, table = await raced([[said(5 + i / 10)] * 8 for i in range(16)], certain)
     assert sorted(table.counts.values()) == [1] * 7 + [2] * 4 + [5] * 2 + [8] * 3
 
 
 async def test_those_who_are_level_have_all_votes_and_not_more() -> None:
-    race, table = await raced([[said(7)] * 8] * 2, Rules(8, 16, 0.95, 1.5))
+    race, table = await raced([[said(7)] * 8] * 2, HalvingRules(8, 16, 0.95, 1.5))
     assert table.counts == {0: 8, 1: 8}
     assert race.worth[0] == race.worth[1]
 
@@ -122,7 +130,7 @@ async def test_no_budget_is_overdrawn_and_no_candidate_has_more_votes_than_it_ma
     rows: list[list[int | None]], share: float, confidence: float
 ) -> None:
     budget = max(len(rows), math.floor(share * 6 * len(rows)))
-    race, table = await raced([[said(s) for s in row] for row in rows], Rules(6, budget, confidence, 1.5))
+    race, table = await raced([[said(s) for s in row] for row in rows], HalvingRules(6, budget, confidence, 1.5))
     assert len(race.matches) == len(table.asked) <= max(budget, len(rows))
     assert set(table.counts) == set(range(len(rows)))
     assert max(table.counts.values()) <= 6
@@ -131,8 +139,8 @@ async def test_no_budget_is_overdrawn_and_no_candidate_has_more_votes_than_it_ma
 
 def test_who_is_behind_by_less_than_the_noise_explains_stays() -> None:
     heard = {0: scored(8, 8), 1: scored(7, 7), 2: scored(2, 2)}
-    assert contenders(heard, 3, RULES) == [0, 1]
-    assert contenders(heard, 1, RULES) == [0]
+    assert select_contenders(heard, 3, RULES) == [0, 1]
+    assert select_contenders(heard, 1, RULES) == [0]
 
 
 def test_with_all_votes_cast_any_difference_decides() -> None:
@@ -148,26 +156,26 @@ def test_the_more_votes_the_smaller_the_difference_that_decides() -> None:
 
 
 def test_nobody_is_certain_to_stay_behind_while_there_are_votes_to_come() -> None:
-    certain = Rules(8, 64, 1.0, 1.5)
+    certain = HalvingRules(8, 64, 1.0, 1.5)
     assert not is_behind(scored(1), scored(10), noise=0.1, rules=certain)
 
 
 def test_the_noise_is_learnt_from_what_votes_differ_by() -> None:
-    assert noise_of([scored(5), scored(9)], assumed=1.5) == 1.5
+    assert estimate_noise([scored(5), scored(9)], assumed=1.5) == 1.5
     steady, wild = [scored(5, 5, 5, 5)] * 8, [scored(2, 8, 2, 8)] * 8
-    assert noise_of(steady, 1.5) < 0.6
-    assert noise_of(wild, 1.5) > 2.5
+    assert estimate_noise(steady, 1.5) < 0.6
+    assert estimate_noise(wild, 1.5) > 2.5
 
 
 def test_a_judge_that_says_it_is_unsure_is_believed_and_one_that_says_it_is_sure_is_not() -> None:
-    assert noise_of([scored(5, errors=[9.0])], assumed=1.5) == 3.0
-    assert noise_of([scored(5, errors=[0.01])], assumed=1.5) == 1.5
+    assert estimate_noise([scored(5, errors=[9.0])], assumed=1.5) == 3.0
+    assert estimate_noise([scored(5, errors=[0.01])], assumed=1.5) == 1.5
 
 
 def test_the_spread_of_a_judgment_by_several_votes_is_that_of_one_of_them() -> None:
     votes = tuple(Verdict(Status.OK, (s,)) for s in (4.0, 6.0))
-    heard = Heard().with_judgment(Judgment("", Status.OK, (5.0,), None, "", spread=(1.0,), votes=votes))
-    assert heard == Heard((5.0,), (0.5,), 1)
+    heard = CandidateState().with_judgment(Judgment("", Status.OK, (5.0,), None, "", spread=(1.0,), votes=votes))
+    assert heard == CandidateState((5.0,), (0.5,), 1)
 
 
 def noisy(prompt: str, sampling: Sampling) -> str:
@@ -188,10 +196,10 @@ async def test_a_judge_draws_other_votes_each_time_and_halving_spends_less_than_
 
     responses = [f"level {level}" for level in (2, 3, 2, 9, 7, 4, 3, 2)]
     prompt = (Message("user", "How high?"),)
-    selection = await select(prompt, responses, SelectionSpec("halving", votes=6), ask, id="q")
+    selection = await select_best(prompt, responses, SelectionSpec("halving", votes=6), ask, id="q")
     assert selection.best == 3
     assert 5 < len(asked) <= 5 * 6 / 2  # five are different
-    assert len({(text_of(c.responses[0]), c.sample_index) for c in asked}) == len(asked)
+    assert len({(content_to_text(c.responses[0]), c.sample_index) for c in asked}) == len(asked)
     assert [j.id for j in selection.judgments] == [
         f"q/{i}/{c.sample_index}" for (i,), c in zip(selection.judged, asked, strict=True)
     ]
@@ -201,10 +209,10 @@ async def test_the_winner_stands_above_one_that_was_given_up_with_a_higher_mean(
     rows = {"low": [1] * 8, "lucky": [9, 1, 1, 1, 1, 1, 1, 1], "good": [9, 9, 9, 9, 9, 9, 9, 9], "even": [8] * 8}
 
     async def ask(comparison: Comparison) -> Judgment:
-        return said(rows[text_of(comparison.responses[0])][comparison.sample_index])
+        return said(rows[content_to_text(comparison.responses[0])][comparison.sample_index])
 
     texts = list(rows)
-    selection = await select((Message("user", "?"),), texts, SelectionSpec("halving"), ask)  # type: ignore[arg-type]
+    selection = await select_best((Message("user", "?"),), texts, SelectionSpec("halving"), ask)  # type: ignore[arg-type]
     assert selection.best == texts.index("good")
     rates = [rate for rate in selection.win_rates if rate is not None]
     assert selection.win_rates[selection.best] == max(rates) == 1.0

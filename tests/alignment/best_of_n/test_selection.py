@@ -10,17 +10,17 @@ from grading import Asked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flex_judge.alignment.best_of_n.selection import ALONE, METHODS, Selection, SelectionSpec, select
+from flex_judge.alignment.best_of_n.selection import METHODS, POINTWISE_METHODS, Selection, SelectionSpec, select_best
 from flex_judge.judges import Comparison, Judgment, Message, Status, Usage, UsageError, Verdict
-from flex_judge.judges.types import text_of
+from flex_judge.judges.types import content_to_text
 
 PROMPT = (Message("user", "How much?"),)
-COMPARING = tuple(m for m in METHODS if m not in ALONE)
+COMPARING = tuple(m for m in METHODS if m not in POINTWISE_METHODS)
 
 
 async def chosen(responses: Sequence[str], method: str = "pointwise", ask: object = None, **spec: object) -> Selection:
     spec_ = SelectionSpec(method, **spec)  # type: ignore[arg-type]
-    return await select(PROMPT, responses, spec_, ask or Asked(), id="q")  # type: ignore[arg-type]
+    return await select_best(PROMPT, responses, spec_, ask or Asked(), id="q")  # type: ignore[arg-type]
 
 
 def worth(*scores: int) -> list[str]:
@@ -31,9 +31,9 @@ def judging(score: Callable[[str], tuple[float, float] | None]) -> Callable[[Com
     """An ask that knows (written, expected) of each text; None is a failure of the whole comparison."""
 
     async def ask(comparison: Comparison) -> Judgment:
-        known = [score(text_of(response)) for response in comparison.responses]
+        known = [score(content_to_text(response)) for response in comparison.responses]
         if None in known:
-            return Judgment.unscored(comparison.id, Status.UNPARSEABLE, "no <answer>", usage=Usage(10, 0, 1))
+            return Judgment.from_failure(comparison.id, Status.UNPARSEABLE, "no <answer>", usage=Usage(10, 0, 1))
         pairs = [pair for pair in known if pair is not None]
         written = tuple(w for w, _ in pairs)
         best = written.index(max(written)) if len(written) > 1 and written.count(max(written)) == 1 else None
@@ -73,7 +73,7 @@ async def test_ids_and_judged_name_the_responses_that_a_judgment_is_about(method
     ask = Asked()
     responses = worth(3, 3, 9, 2)
     selection = await chosen(responses, method, ask)
-    shown = {c.id: tuple(map(text_of, c.responses)) for c in ask.comparisons}
+    shown = {c.id: tuple(map(content_to_text, c.responses)) for c in ask.comparisons}
     for judgment, members in zip(selection.judgments, selection.judged, strict=True):
         assert judgment.id == f"q/{'-'.join(map(str, members))}"
         assert shown[judgment.id] == tuple(responses[m] for m in members)
@@ -83,7 +83,7 @@ async def test_ids_and_judged_name_the_responses_that_a_judgment_is_about(method
 async def test_where_nothing_has_a_verdict_nothing_is_chosen(method: str) -> None:
     selection = await chosen(["mumble a", "mumble b", "mumble c"], method)
     assert (selection.best, selection.tied, selection.ranking) == (None, 0, ())
-    assert selection.scores == selection.expected == selection.win_rates == (None,) * 3
+    assert selection.scores == selection.expected_scores == selection.win_rates == (None,) * 3
     assert {c.status for c in selection.candidates} == {Status.UNPARSEABLE}
 
 
@@ -104,7 +104,7 @@ async def test_of_a_final_without_a_verdict_the_one_that_has_won_before_is_chose
         assert 0 not in selection.ranking
 
 
-@pytest.mark.parametrize("method", ALONE)
+@pytest.mark.parametrize("method", POINTWISE_METHODS)
 async def test_the_same_answer_is_judged_once_and_its_usage_counts_once(method: str) -> None:
     ask = Asked()
     selection = await chosen(worth(4, 8, 4, 8, 4), method, ask)
@@ -127,7 +127,7 @@ async def test_pointwise_goes_by_the_expected_score() -> None:
     known = {"a": (5.0, 4.1), "b": (4.0, 4.6), "c": (4.0, 3.9)}
     selection = await chosen("abc", ask=judging(lambda text: known[text]))
     assert (selection.best, selection.ranking) == (1, (1, 0, 2))
-    assert (selection.scores, selection.expected) == ((5.0, 4.0, 4.0), (4.1, 4.6, 3.9))
+    assert (selection.scores, selection.expected_scores) == ((5.0, 4.0, 4.0), (4.1, 4.6, 3.9))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -150,7 +150,7 @@ async def test_what_is_level_is_drawn_by_the_seed_wherever_it_stands(method: str
 
 async def test_prompts_draw_differently_with_the_same_seed() -> None:
     ask = judging(lambda _: (7.0, 7.0))
-    best = [(await select(PROMPT, list("abcd"), SelectionSpec(), ask, id=str(i))).best for i in range(30)]  # type: ignore[arg-type]
+    best = [(await select_best(PROMPT, list("abcd"), SelectionSpec(), ask, id=str(i))).best for i in range(30)]  # type: ignore[arg-type]
     assert set(best) == {0, 1, 2, 3}
 
 
@@ -169,7 +169,7 @@ async def test_of_no_answers_none_is_chosen_and_nobody_is_asked() -> None:
     assert not ask.comparisons
 
 
-@pytest.mark.parametrize("method", ALONE)
+@pytest.mark.parametrize("method", POINTWISE_METHODS)
 async def test_the_only_answer_is_judged_all_the_same(method: str) -> None:
     selection = await chosen(worth(4), method)
     assert (selection.best, selection.tied, selection.scores, selection.win_rates) == (0, 1, (4.0,), (None,))
@@ -227,8 +227,8 @@ async def test_what_is_said_of_a_selection_agrees_with_itself(responses: list[st
     for i, candidate in enumerate(selection.candidates):
         if candidate.value is None:
             assert i not in selection.ranking
-        elif method in ALONE:
+        elif method in POINTWISE_METHODS:
             assert i in selection.ranking
             assert candidate.score == float(responses[i].removeprefix("worth "))
-    if selection.best is not None and method in ALONE:
+    if selection.best is not None and method in POINTWISE_METHODS:
         assert selection.scores[selection.best] == max(s for s in selection.scores if s is not None)

@@ -11,58 +11,58 @@ import pyarrow.parquet as pq
 import pytest
 from curating import data, written
 
-from flex_judge.alignment.curation.rows import Dropped, Fault, Reference, references
-from flex_judge.alignment.curation.scales import halved, hides_winner, speaks_of_scale
-from flex_judge.alignment.curation.task_rows import task_references
+from flex_judge.alignment.curation.rows import DropRecord, ReferenceRow, RowFault, read_reference_rows
+from flex_judge.alignment.curation.scales import halve_score, hides_winner, mentions_scores
+from flex_judge.alignment.curation.task_rows import build_task_rows
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.judges.errors import UsageError
 
 
 def test_a_row_is_a_question_two_answers_and_their_scores(tmp_path: Path) -> None:
     source = open_source(str(written(tmp_path / "r.jsonl", [data(7, (8, 4.5), answer1_model_id="a", text="So.")])))
-    (row,) = references(source)
-    assert row == Reference(
+    (row,) = read_reference_rows(source)
+    assert row == ReferenceRow(
         "1", 1, "What is 7?", ("It is 7.", "It was 7."), (8.0, 4.5), "1-10", where="r.jsonl, line 1"
     )
-    assert row.scores_on("1-5") == (4.0, 3.0)
+    assert row.rescale_scores("1-5") == (4.0, 3.0)
     with pytest.raises(UsageError, match="1-10 cannot be mapped to 1-7"):
-        row.scores_on("1-7")
+        row.rescale_scores("1-7")
 
 
-BAD: list[tuple[dict[str, Any] | str, Fault, str]] = [
-    ("{broken", Fault.NOT_AN_OBJECT, "not JSON"),
-    ("[1, 2]", Fault.NOT_AN_OBJECT, "expected a JSON object, got list"),
-    (data(1, None), Fault.NO_SCORE, "field 'score' is missing"),
-    ({k: v for k, v in data(1).items() if k != "score"}, Fault.NO_SCORE, "field 'score' is missing"),
-    (data(1, (8, None)), Fault.NO_SCORE, "one is missing"),
-    (data(1, (8, 4, 3)), Fault.NOT_ALL_SCORES, "got 3"),
-    (data(1, (8,)), Fault.NOT_ALL_SCORES, "got 1"),
-    (data(1, "8 4"), Fault.WRONG_TYPE, "expected 2 numbers, got '8 4'"),
-    (data(1, ("8", 4)), Fault.WRONG_TYPE, "expected numbers, got '8'"),
-    (data(1, (True, 4)), Fault.WRONG_TYPE, "expected numbers, got True"),
-    (data(1, (11, 4)), Fault.OUT_OF_SCALE, "11 is not within 1-10"),
-    (data(1, (0, 4)), Fault.OUT_OF_SCALE, "0 is not within 1-10"),
-    (data(1, (float("nan"), 4)), Fault.OUT_OF_SCALE, "nan is not within"),
-    (data(1, (float("inf"), 4)), Fault.OUT_OF_SCALE, "inf is not within"),
-    (data(1, (10**400, 4)), Fault.OUT_OF_SCALE, "is not within 1-10"),
-    (data(1, answer1_body=""), Fault.EMPTY_ANSWER, "field 'answer1_body' is empty"),
-    (data(1, answer2_body=" \n"), Fault.EMPTY_ANSWER, "field 'answer2_body' is empty"),
-    (data(1, answer2_body=None), Fault.EMPTY_ANSWER, "field 'answer2_body' is missing"),
-    (data(1, answer2_body=["a"]), Fault.WRONG_TYPE, "field 'answer2_body': expected text, got ['a']"),
-    (data(1, question_body=" "), Fault.NO_QUESTION, "field 'question_body' is empty"),
-    (data(1, question_body=5), Fault.WRONG_TYPE, "field 'question_body': expected text, got 5"),
-    (data(1, text="error"), Fault.ERROR_TEXT, "field 'text' is 'error'"),
-    (data(1, answer1_body="error"), Fault.ERROR_TEXT, "field 'answer1_body' is 'error'"),
+BAD: list[tuple[dict[str, Any] | str, RowFault, str]] = [
+    ("{broken", RowFault.NOT_AN_OBJECT, "not JSON"),
+    ("[1, 2]", RowFault.NOT_AN_OBJECT, "expected a JSON object, got list"),
+    (data(1, None), RowFault.NO_SCORE, "field 'score' is missing"),
+    ({k: v for k, v in data(1).items() if k != "score"}, RowFault.NO_SCORE, "field 'score' is missing"),
+    (data(1, (8, None)), RowFault.NO_SCORE, "one is missing"),
+    (data(1, (8, 4, 3)), RowFault.NOT_ALL_SCORES, "got 3"),
+    (data(1, (8,)), RowFault.NOT_ALL_SCORES, "got 1"),
+    (data(1, "8 4"), RowFault.WRONG_TYPE, "expected 2 numbers, got '8 4'"),
+    (data(1, ("8", 4)), RowFault.WRONG_TYPE, "expected numbers, got '8'"),
+    (data(1, (True, 4)), RowFault.WRONG_TYPE, "expected numbers, got True"),
+    (data(1, (11, 4)), RowFault.OUT_OF_SCALE, "11 is not within 1-10"),
+    (data(1, (0, 4)), RowFault.OUT_OF_SCALE, "0 is not within 1-10"),
+    (data(1, (float("nan"), 4)), RowFault.OUT_OF_SCALE, "nan is not within"),
+    (data(1, (float("inf"), 4)), RowFault.OUT_OF_SCALE, "inf is not within"),
+    (data(1, (10**400, 4)), RowFault.OUT_OF_SCALE, "is not within 1-10"),
+    (data(1, answer1_body=""), RowFault.EMPTY_ANSWER, "field 'answer1_body' is empty"),
+    (data(1, answer2_body=" \n"), RowFault.EMPTY_ANSWER, "field 'answer2_body' is empty"),
+    (data(1, answer2_body=None), RowFault.EMPTY_ANSWER, "field 'answer2_body' is missing"),
+    (data(1, answer2_body=["a"]), RowFault.WRONG_TYPE, "field 'answer2_body': expected text, got ['a']"),
+    (data(1, question_body=" "), RowFault.NO_QUESTION, "field 'question_body' is empty"),
+    (data(1, question_body=5), RowFault.WRONG_TYPE, "field 'question_body': expected text, got 5"),
+    (data(1, text="error"), RowFault.ERROR_TEXT, "field 'text' is 'error'"),
+    (data(1, answer1_body="error"), RowFault.ERROR_TEXT, "field 'answer1_body' is 'error'"),
 ]
 
 
 def test_every_kind_of_bad_row_is_left_out_with_its_number_and_reason(tmp_path: Path) -> None:
     rows = [line for bad, *_ in BAD for line in (data(0), bad)]
-    found = list(references(open_source(str(written(tmp_path / "r.jsonl", rows)))))
+    found = list(read_reference_rows(open_source(str(written(tmp_path / "r.jsonl", rows)))))
     assert [row.row for row in found] == list(range(1, len(rows) + 1))
-    assert all(isinstance(row, Reference) for row in found[::2])
+    assert all(isinstance(row, ReferenceRow) for row in found[::2])
     for row, (_, fault, said) in zip(found[1::2], BAD, strict=True):
-        assert isinstance(row, Dropped)
+        assert isinstance(row, DropRecord)
         assert row.reason == fault
         assert row.detail.startswith(f"r.jsonl, line {row.row}")
         assert said in row.detail
@@ -71,21 +71,21 @@ def test_every_kind_of_bad_row_is_left_out_with_its_number_and_reason(tmp_path: 
 def test_rows_of_parquet_are_read_alike(tmp_path: Path) -> None:
     rows = [data(1), data(2, answer1_body=None), data(3, None)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "r.parquet")
-    found = list(references(open_source(str(tmp_path / "r.parquet"))))
-    assert [isinstance(row, Reference) for row in found] == [True, False, False]
-    assert isinstance(found[1], Dropped)
+    found = list(read_reference_rows(open_source(str(tmp_path / "r.parquet"))))
+    assert [isinstance(row, ReferenceRow) for row in found] == [True, False, False]
+    assert isinstance(found[1], DropRecord)
     assert found[1].detail == "r.parquet, row 2: field 'answer1_body' is missing"
 
 
 def test_half_of_a_surrogate_pair_becomes_a_replacement_character(tmp_path: Path) -> None:
-    (row,) = references(open_source(str(written(tmp_path / "r.jsonl", [data(1, answer1_body="oh \ud83d")]))))
-    assert isinstance(row, Reference)
+    (row,) = read_reference_rows(open_source(str(written(tmp_path / "r.jsonl", [data(1, answer1_body="oh \ud83d")]))))
+    assert isinstance(row, ReferenceRow)
     assert row.answers[0] == "oh \N{REPLACEMENT CHARACTER}"
 
 
 def test_halving_rounds_up_and_keeps_the_ends() -> None:
-    assert [halved(score) for score in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-    assert halved(8.5) == 5
+    assert [halve_score(score) for score in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert halve_score(8.5) == 5
     assert hides_winner((8, 7))
     assert not hides_winner((9, 8))
     assert not hides_winner((8, 8))
@@ -105,7 +105,7 @@ def test_halving_rounds_up_and_keeps_the_ends() -> None:
     ],
 )
 def test_reasoning_that_names_scores_is_known(text: str) -> None:
-    assert speaks_of_scale(f"It is good. {text} So.")
+    assert mentions_scores(f"It is good. {text} So.")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_reasoning_that_names_scores_is_known(text: str) -> None:
     ],
 )
 def test_other_numbers_are_no_scores(text: str) -> None:
-    assert not speaks_of_scale(text)
+    assert not mentions_scores(text)
 
 
 def test_a_row_may_have_more_answers_each_with_its_score(tmp_path: Path) -> None:
@@ -128,15 +128,15 @@ def test_a_row_may_have_more_answers_each_with_its_score(tmp_path: Path) -> None
         data(3, (8, 4), answer3_body="It will be 3."),
         data(4, (8, 4), answer3_body=None),
     ]
-    found = list(references(open_source(str(written(tmp_path / "rows.jsonl", rows)))))
+    found = list(read_reference_rows(open_source(str(written(tmp_path / "rows.jsonl", rows)))))
     three, gap, short, two = found
-    assert isinstance(three, Reference)
+    assert isinstance(three, ReferenceRow)
     assert (three.answers, three.scores) == (("It is 1.", "It was 1.", "It will be 1."), (8.0, 4.0, 2.0))
-    assert isinstance(gap, Dropped)
-    assert (gap.reason, "'answer3_body' is missing" in gap.detail) == (Fault.EMPTY_ANSWER, True)
-    assert isinstance(short, Dropped)
-    assert (short.reason, "expected 3 numbers, got 2" in short.detail) == (Fault.NOT_ALL_SCORES, True)
-    assert isinstance(two, Reference)
+    assert isinstance(gap, DropRecord)
+    assert (gap.reason, "'answer3_body' is missing" in gap.detail) == (RowFault.EMPTY_ANSWER, True)
+    assert isinstance(short, DropRecord)
+    assert (short.reason, "expected 3 numbers, got 2" in short.detail) == (RowFault.NOT_ALL_SCORES, True)
+    assert isinstance(two, ReferenceRow)
     assert len(two.answers) == 2
 
 
@@ -152,8 +152,8 @@ def sampled(number: int, *responses: str, answer: Any = None) -> dict[str, Any]:
     }
 
 
-def task_rows(tmp_path: Path, rows: list[Any], seed: int = 0) -> list[Reference | Dropped]:
-    return task_references(open_source(str(written(tmp_path / "b.jsonl", rows))), seed)
+def task_rows(tmp_path: Path, rows: list[Any], seed: int = 0) -> list[ReferenceRow | DropRecord]:
+    return build_task_rows(open_source(str(written(tmp_path / "b.jsonl", rows))), seed)
 
 
 def test_samples_of_the_task_become_pairs_in_the_wanted_mix(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_samples_of_the_task_become_pairs_in_the_wanted_mix(tmp_path: Path) -> N
         sampled(n, f"It is {n + 2}.", f"{n} + 2 = {n + 2}", f"It is {n}.", f"{n} + 2 = {n + 3}", "No idea.", "")
         for n in range(50)
     ]
-    found = [row for row in task_rows(tmp_path, rows) if isinstance(row, Reference)]
+    found = [row for row in task_rows(tmp_path, rows) if isinstance(row, ReferenceRow)]
     assert len(found) >= 200
     assert len({row.id for row in found}) == len(found)
     for part in (found[:100], found):
@@ -180,13 +180,15 @@ def test_samples_of_the_task_become_batches_with_right_and_wrong_answers(tmp_pat
     rows = [sampled(3, *wrong, *right), sampled(3, *right, "6"), sampled(3, *right), sampled(3, "5", "6")]
     file = open_source(str(written(tmp_path / "b.jsonl", rows)))
     for seed in range(8):
-        found = [row for row in task_references(file, seed, 3) if isinstance(row, Reference) and len(row.answers) > 2]
+        found = [
+            row for row in build_task_rows(file, seed, 3) if isinstance(row, ReferenceRow) and len(row.answers) > 2
+        ]
         assert [row.row for row in found] == [1, 2]
         for row in found:
             assert len(set(row.answers)) == 3
             assert set(row.scores) == {5.0, 1.0}
             assert all((score == 5) == ("5" in answer) for answer, score in zip(row.answers, row.scores, strict=True))
-        assert len(task_references(file, seed)) == len(task_references(file, seed, 3)) - 2
+        assert len(build_task_rows(file, seed)) == len(build_task_rows(file, seed, 3)) - 2
 
 
 def test_pairs_of_samples_are_drawn_by_the_seed(tmp_path: Path) -> None:
@@ -198,21 +200,21 @@ def test_pairs_of_samples_are_drawn_by_the_seed(tmp_path: Path) -> None:
 def test_bad_rows_of_samples_are_left_out_with_their_number(tmp_path: Path) -> None:
     good = sampled(3, "It is 5.", "It is 6.")
     system = [{"role": "system", "content": "Be short."}, *good["prompt"]]
-    bad: list[tuple[Any, Fault]] = [
-        ("{", Fault.NOT_AN_OBJECT),
-        ({**good, "prompt": [{"role": "user", "content": "Write a poem."}]}, Fault.NOT_THE_TASK),
-        ({**good, "prompt": system}, Fault.WRONG_TYPE),
-        ({**good, "prompt": None}, Fault.NO_QUESTION),
-        ({**good, "kept": {}}, Fault.NO_TRUTH),
-        ({**good, "kept": {"answer": "five"}}, Fault.WRONG_TYPE),
-        ({**good, "responses": "It is 5."}, Fault.NO_ANSWERS),
-        ({**good, "responses": ["It is 5.", 6]}, Fault.NO_ANSWERS),
+    bad: list[tuple[Any, RowFault]] = [
+        ("{", RowFault.NOT_AN_OBJECT),
+        ({**good, "prompt": [{"role": "user", "content": "Write a poem."}]}, RowFault.NOT_THE_TASK),
+        ({**good, "prompt": system}, RowFault.WRONG_TYPE),
+        ({**good, "prompt": None}, RowFault.NO_QUESTION),
+        ({**good, "kept": {}}, RowFault.NO_TRUTH),
+        ({**good, "kept": {"answer": "five"}}, RowFault.WRONG_TYPE),
+        ({**good, "responses": "It is 5."}, RowFault.NO_ANSWERS),
+        ({**good, "responses": ["It is 5.", 6]}, RowFault.NO_ANSWERS),
     ]
     found = task_rows(tmp_path, [*(row for row, _ in bad), good])
-    assert [(row.row, row.reason) for row in found if isinstance(row, Dropped)] == [
+    assert [(row.row, row.reason) for row in found if isinstance(row, DropRecord)] == [
         (number, fault) for number, (_, fault) in enumerate(bad, 1)
     ]
-    assert [row.row for row in found if isinstance(row, Reference)] == [len(bad) + 1]
+    assert [row.row for row in found if isinstance(row, ReferenceRow)] == [len(bad) + 1]
 
 
 def test_samples_without_a_right_and_a_wrong_answer_are_refused(tmp_path: Path) -> None:

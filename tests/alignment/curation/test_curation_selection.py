@@ -10,8 +10,19 @@ from typing import Any
 import pytest
 from curating import example, words
 
-from flex_judge.alignment.curation.examples import NOT_OF_FIRST, OTHER_FIRST, TrainingExample, first_of
-from flex_judge.alignment.curation.selection import HIDES, SPEAKS, Selected, Selection, selected
+from flex_judge.alignment.curation.examples import (
+    FIRST_NOT_MENTIONED,
+    STARTS_WITH_OTHER,
+    TrainingExample,
+    cut_to_first_answer,
+)
+from flex_judge.alignment.curation.selection import (
+    MENTIONS_SCORES,
+    WINNER_LOST,
+    Selection,
+    SelectionResult,
+    select_examples,
+)
 from flex_judge.judges.errors import UsageError
 
 
@@ -44,7 +55,7 @@ from flex_judge.judges.errors import UsageError
     ],
 )
 def test_a_single_is_the_judgment_of_the_first_assistant_alone(reasoning: str, single: str) -> None:
-    found = first_of(example(1, (8, 3), reasoning))
+    found = cut_to_first_answer(example(1, (8, 3), reasoning))
     assert isinstance(found, TrainingExample)
     assert found.reasoning == single
     assert (found.scores, found.kind, found.answers) == ((8.0,), "pointwise", ("The one answer of 1.",))
@@ -54,17 +65,17 @@ def test_a_single_is_the_judgment_of_the_first_assistant_alone(reasoning: str, s
 @pytest.mark.parametrize(
     ("reasoning", "why"),
     [
-        ("Let me compare both assistants. Assistant 1 is right.", OTHER_FIRST),
-        ("Assistant 2 is wrong. Assistant 1 is right.", OTHER_FIRST),
-        ("The sum is 5. Assistant 1 is better than Assistant 2.", OTHER_FIRST),
-        ("Assistant 1 vs. Assistant 2: the first assistant wins.", OTHER_FIRST),
-        ("Assistants 1 and 2 differ. Assistant 1 is right.", OTHER_FIRST),
-        ("Each of the answers is short.", OTHER_FIRST),
-        ("The sum is 5.", NOT_OF_FIRST),
+        ("Let me compare both assistants. Assistant 1 is right.", STARTS_WITH_OTHER),
+        ("Assistant 2 is wrong. Assistant 1 is right.", STARTS_WITH_OTHER),
+        ("The sum is 5. Assistant 1 is better than Assistant 2.", STARTS_WITH_OTHER),
+        ("Assistant 1 vs. Assistant 2: the first assistant wins.", STARTS_WITH_OTHER),
+        ("Assistants 1 and 2 differ. Assistant 1 is right.", STARTS_WITH_OTHER),
+        ("Each of the answers is short.", STARTS_WITH_OTHER),
+        ("The sum is 5.", FIRST_NOT_MENTIONED),
     ],
 )
 def test_reasoning_that_begins_with_the_other_or_both_is_no_single(reasoning: str, why: str) -> None:
-    assert first_of(example(1, reasoning=reasoning)) == why
+    assert cut_to_first_answer(example(1, reasoning=reasoning)) == why
 
 
 def pool(count: int = 60, start: int = 1, **other: Any) -> list[TrainingExample]:
@@ -78,9 +89,9 @@ def pool(count: int = 60, start: int = 1, **other: Any) -> list[TrainingExample]
     ]
 
 
-def choose(examples: Sequence[TrainingExample], **settings: Any) -> Selected:
+def choose(examples: Sequence[TrainingExample], **settings: Any) -> SelectionResult:
     usual = {"pointwise": 6, "pairwise": 12, "pointwise_tokens": 5, "pairwise_tokens": 10, "held_out": 6, "remap": 0.0}
-    return selected(examples, Selection(**(usual | settings)), words)
+    return select_examples(examples, Selection(**(usual | settings)), words)
 
 
 def rows(examples: Sequence[TrainingExample], kind: str | None = None) -> list[int]:
@@ -165,7 +176,7 @@ def test_reasoning_that_gives_no_single_is_counted_and_may_be_a_pair() -> None:
     both = [example(n, reasoning="Both assistants are " + "so " * 20 + "good.") for n in range(1, 5)]
     found = choose(both, pointwise=2, pairwise=4, held_out=0, balance="none")
     assert Counter(one.kind for one in found.train) == {"pairwise": 4}
-    assert found.unfit == {f"pointwise: {OTHER_FIRST}": 4}
+    assert found.unfit == {f"pointwise: {STARTS_WITH_OTHER}": 4}
 
 
 def winners(examples: Sequence[TrainingExample]) -> Counter[int | None]:
@@ -223,7 +234,7 @@ def test_samples_that_speak_of_their_scale_or_would_become_a_tie_keep_it() -> No
     free = pool(5, start=40)
     found = choose([*said, *close, *free], pointwise=0, pairwise=20, held_out=0, balance="none", remap=1.0)
     assert {one.reference.row for one in found.train if one.scale == "1-5"} == set(range(40, 45))
-    assert found.kept_scale == {SPEAKS: 10, HIDES: 5}
+    assert found.kept_scale == {MENTIONS_SCORES: 10, WINNER_LOST: 5}
     assert not choose(pool(), remap=0.0).kept_scale
 
 

@@ -11,11 +11,11 @@ import pytest
 from curating import example, words, written
 
 from flex_judge.alignment.curation import duplicates
-from flex_judge.alignment.curation.benchmarks import Uncontaminated
-from flex_judge.alignment.curation.duplicates import NearDuplicates
-from flex_judge.alignment.curation.rows import Reference
-from flex_judge.alignment.curation.steps import Agreement, Curation, LongestReply, NoForgedTags
-from flex_judge.alignment.curation.teacher import of_judgments, of_program, place_of
+from flex_judge.alignment.curation.benchmarks import ContaminationFilter
+from flex_judge.alignment.curation.duplicates import NearDuplicateFilter
+from flex_judge.alignment.curation.rows import ReferenceRow
+from flex_judge.alignment.curation.steps import AgreementFilter, CurationPipeline, ForgedTagFilter, LongestReplyFilter
+from flex_judge.alignment.curation.teacher import convert_judgments, judge_with_program, parse_judgment_id
 from flex_judge.judges import Judgment, Status, Verdict
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics import load_rubric
@@ -28,7 +28,7 @@ def test_steps_follow_each_other_and_the_counts_after_each_are_kept() -> None:
         example(2, reference=(3, 4)),
         example(3),
     ]
-    curated = Curation((Agreement(), LongestReply()))(examples)
+    curated = CurationPipeline((AgreementFilter(), LongestReplyFilter()))(examples)
     assert [one.id for one in curated.examples] == ["1/1", "3/0"]
     assert [(p.step, p.kept, p.dropped) for p in curated.passed] == [
         ("agreement with the reference", 3, Counter({"disagrees with the reference": 1})),
@@ -42,24 +42,24 @@ def test_steps_follow_each_other_and_the_counts_after_each_are_kept() -> None:
 
 def test_agreement_is_exact_unless_a_tolerance_is_given() -> None:
     near = [example(1, (8, 4), reference=(7, 4)), example(2, (8, 4), reference=(6, 4))]
-    assert not Agreement()(near).kept
-    assert [one.reference.row for one in Agreement(1)(near).kept] == [1]
+    assert not AgreementFilter()(near).kept
+    assert [one.reference.row for one in AgreementFilter(1)(near).kept] == [1]
 
 
 def test_agreement_is_on_the_scale_of_the_teacher() -> None:
-    row = Reference("1", 1, "q", ("a", "b"), (8.0, 3.0))
+    row = ReferenceRow("1", 1, "q", ("a", "b"), (8.0, 3.0))
     taught = example(1, (4, 2), scale="1-5")
-    assert Agreement()([type(taught)(row, "r", (4.0, 2.0), "1-5", 1, "t")]).kept
-    assert not Agreement()([type(taught)(row, "r", (4.0, 1.0), "1-5", 1, "t")]).kept
+    assert AgreementFilter()([type(taught)(row, "r", (4.0, 2.0), "1-5", 1, "t")]).kept
+    assert not AgreementFilter()([type(taught)(row, "r", (4.0, 1.0), "1-5", 1, "t")]).kept
 
 
 def test_the_longest_reply_is_told_by_prompt_not_by_row() -> None:
     same = [example(n, question="Who?", answers=("I.", "You."), reasoning="word " * n) for n in (1, 3, 2)]
-    assert [one.reference.row for one in LongestReply()(same).kept] == [3]
+    assert [one.reference.row for one in LongestReplyFilter()(same).kept] == [3]
     shouted = example(4, question="WHO? ", answers=("I.", "you."), reasoning="word " * 9)
-    assert [one.reference.row for one in LongestReply()([*same, shouted]).kept] == [4]
+    assert [one.reference.row for one in LongestReplyFilter()([*same, shouted]).kept] == [4]
     other = example(5, question="Who?", answers=("You.", "I."))
-    assert len(LongestReply()([same[0], other]).kept) == 2
+    assert len(LongestReplyFilter()([same[0], other]).kept) == 2
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,15 @@ def test_texts_that_hold_tags_or_control_tokens_are_dropped(text: str, place: st
         answers=(first, second),
         reasoning=said if place == "reasoning" else "Fine.",
     )
-    sifted = NoForgedTags()([example(1), forged, example(3, question="Is 1 < 2 <b>bold</b> || x | y?")])
+    sifted = ForgedTagFilter()([example(1), forged, example(3, question="Is 1 < 2 <b>bold</b> || x | y?")])
     assert [one.reference.row for one in sifted.kept] == [1, 3]
     assert [d.reason for d in sifted.dropped] == ["tag or control token in its text"]
 
 
 def test_control_tokens_of_the_tokenizer_at_hand_count_too() -> None:
     called = example(1, reasoning="Assistant 1 writes <tool_call> here.")
-    assert NoForgedTags()([called]).kept
-    assert not NoForgedTags({"<tool_call>", "<tool"})([called]).kept
+    assert ForgedTagFilter()([called]).kept
+    assert not ForgedTagFilter({"<tool_call>", "<tool"})([called]).kept
 
 
 def _article(rng: random.Random, length: int) -> str:
@@ -100,11 +100,11 @@ def test_of_near_duplicates_the_longest_reasoning_stays() -> None:
         for n, text in enumerate(texts[:10], 1)
     ]
     half = example(200, question=" ".join([*texts[20].split()[:40], *_article(rng, 40).split()]))
-    sifted = NearDuplicates()([*examples, *copies, half])
+    sifted = NearDuplicateFilter()([*examples, *copies, half])
     kept = {one.reference.row for one in sifted.kept}
     assert kept == {n + 100 if n <= 10 and n % 2 else n for n in range(1, 31)} | {200}
     assert sifted.dropped[0].detail == "rows.jsonl, line 1, sample 0: as row 101"
-    assert len(NearDuplicates(1.0)([*examples, *copies]).kept) == 40
+    assert len(NearDuplicateFilter(1.0)([*examples, *copies]).kept) == 40
 
 
 def test_near_duplicates_of_many_rows_are_not_compared_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_near_duplicates_of_many_rows_are_not_compared_each_with_each(monkeypatc
     rng = random.Random(1)
     shared = "Please answer the following question as well as you can: "
     examples = [example(n, question=shared + _article(rng, 30)) for n in range(1, 1001)]
-    assert len(NearDuplicates()(examples).kept) == 1000
+    assert len(NearDuplicateFilter()(examples).kept) == 1000
     assert len(compared) < 1000
 
 
@@ -122,7 +122,7 @@ def test_rows_that_share_a_question_or_thirteen_words_with_a_benchmark_are_dropp
     written(tmp_path / "a.jsonl", [{"question": "Who wrote Faust?"}, {"prompt": [{"role": "user", "content": long}]}])
     parts = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": [{"type": "text", "text": "Why?"}]}]
     written(tmp_path / "b.jsonl", [{"prompt": parts, "question": None}])
-    step = Uncontaminated.read([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
+    step = ContaminationFilter.from_files([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
     run = " ".join(f"WORD{n}," for n in range(3, 16))
     sifted = step(
         [
@@ -147,10 +147,10 @@ def test_rows_that_share_a_question_or_thirteen_words_with_a_benchmark_are_dropp
 )
 def test_a_benchmark_that_checks_nothing_is_refused(rows: list[dict[str, str]], said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
-        Uncontaminated.read([str(written(tmp_path / "b.jsonl", [json.dumps(row) for row in rows]))])
+        ContaminationFilter.from_files([str(written(tmp_path / "b.jsonl", [json.dumps(row) for row in rows]))])
 
 
-ROW = Reference("1", 1, "What is 1?", ("One.", "Two."), (8.0, 4.0), where="r.jsonl, line 1")
+ROW = ReferenceRow("1", 1, "What is 1?", ("One.", "Two."), (8.0, 4.0), where="r.jsonl, line 1")
 
 
 @pytest.mark.parametrize(
@@ -176,13 +176,13 @@ def test_replies_that_teach_nothing_are_dropped_and_named(vote: Verdict | None, 
         for name, v in (("1/0", good), ("1/1", vote))
         if v is not None
     }
-    taught = of_judgments([ROW], judgments, 2, load_rubric("general"), words, {})
+    taught = convert_judgments([ROW], judgments, 2, load_rubric("general"), words, {})
     assert [(one.id, one.tokens, one.teacher) for one in taught.examples] == [("1/0", 4, "m@1")]
     assert [(d.row, d.reason) for d in taught.dropped] == [(1, reason)]
     assert taught.dropped[0].detail.startswith("r.jsonl, line 1, sample 1: ")
     assert taught.lost == 0
     assert (
-        of_judgments(
+        convert_judgments(
             [ROW], {k: v for k, v in judgments.items() if k != "1/0"}, 2, load_rubric("general"), words, {}
         ).lost
         == 1
@@ -190,15 +190,21 @@ def test_replies_that_teach_nothing_are_dropped_and_named(vote: Verdict | None, 
 
 
 def test_the_program_judges_its_task_and_no_other() -> None:
-    task = Reference("1", 1, "What is 2 + 3?", ("2 + 3 = 5", "6"), (9.0, 2.0))
-    taught = of_program([task, ROW], words)
+    task = ReferenceRow("1", 1, "What is 2 + 3?", ("2 + 3 = 5", "6"), (9.0, 2.0))
+    taught = judge_with_program([task, ROW], words)
     (known,) = taught.examples
     assert (known.scores, known.scale, known.teacher) == ((5.0, 1.0), "1-5", "arithmetic-teacher")
-    assert Agreement()([known]).kept
+    assert AgreementFilter()([known]).kept
     assert [d.reason for d in taught.dropped] == ["not of the embedded task"]
     assert taught.lost == 1
 
 
 def test_the_id_of_a_judgment_tells_row_and_draw() -> None:
-    assert place_of("12.3-4/10") == ("12.3-4", 10)
-    assert place_of("12") is place_of("/1") is place_of("1/x") is place_of("1/99999999") is None
+    assert parse_judgment_id("12.3-4/10") == ("12.3-4", 10)
+    assert (
+        parse_judgment_id("12")
+        is parse_judgment_id("/1")
+        is parse_judgment_id("1/x")
+        is parse_judgment_id("1/99999999")
+        is None
+    )

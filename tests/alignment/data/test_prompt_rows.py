@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flex_judge.alignment.data.prompts import Columns, prompt_row, read_prompts
+from flex_judge.alignment.data.prompts import PromptColumns, parse_prompt_row, read_prompts
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.judges import Message
@@ -18,7 +18,7 @@ from flex_judge.judges.media.types import Media
 
 
 def row(data: dict[str, Any], *mapping: str, folder: Path = Path(), **columns: Any) -> PromptRow:
-    return prompt_row(data, "p.jsonl, line 7", 7, Columns.of(mapping, **columns), folder)
+    return parse_prompt_row(data, "p.jsonl, line 7", 7, PromptColumns.from_arguments(mapping, **columns), folder)
 
 
 def test_a_text_is_a_user_s_message_and_the_row_s_number_its_id() -> None:
@@ -90,7 +90,7 @@ def test_a_right_answer_that_is_no_number_is_refused_and_not_counted_as_wrong(an
 @pytest.mark.parametrize("text", ["prompt", "prompt=", "answer=x", "=x"])
 def test_a_mapping_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected FIELD=COLUMN with a field of prompt, id, images"):
-        Columns.of([text])
+        PromptColumns.from_arguments([text])
 
 
 def test_bad_rows_stand_in_their_places_among_good_ones(tmp_path: Path) -> None:
@@ -98,6 +98,6 @@ def test_bad_rows_stand_in_their_places_among_good_ones(tmp_path: Path) -> None:
     file.write_text(
         "\n".join([json.dumps({"prompt": "a"}), "{", json.dumps({"text": "b"}), json.dumps({"prompt": "c"})])
     )
-    found = list(read_prompts(open_source(str(file)), 0, 4, Columns()))
+    found = list(read_prompts(open_source(str(file)), 0, 4, PromptColumns()))
     assert [isinstance(r, UsageError) for r in found] == [False, True, True, False]
     assert [r.id for r in found if isinstance(r, PromptRow)] == ["1", "4"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from flex_judge.alignment.data.sources import STRIDE, First, Source, open_source
-from flex_judge.alignment.tasks.arithmetic import Questions
+from flex_judge.alignment.data.sources import INDEX_STRIDE, FirstRows, Source, open_source
+from flex_judge.alignment.tasks.arithmetic import ArithmeticSource
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import write_table
 
-COUNT = 3 * STRIDE + 5
+COUNT = 3 * INDEX_STRIDE + 5
 
 
 def rows(count: int = COUNT) -> list[dict[str, Any]]:
@@ -32,37 +32,42 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
 
 def test_all_rows_are_counted_and_read_in_order(source: Source) -> None:
     assert len(source) == COUNT
-    assert [row["id"] for _, row in source.rows(0, COUNT) if not isinstance(row, UsageError)] == list(range(COUNT))
+    assert [row["id"] for _, row in source.read_range(0, COUNT) if not isinstance(row, UsageError)] == list(
+        range(COUNT)
+    )
 
 
 @pytest.mark.parametrize(
-    ("start", "stop"), [(0, 1), (STRIDE - 1, STRIDE + 1), (70, 140), (COUNT - 2, COUNT + 9), (5, 5)]
+    ("start", "stop"), [(0, 1), (INDEX_STRIDE - 1, INDEX_STRIDE + 1), (70, 140), (COUNT - 2, COUNT + 9), (5, 5)]
 )
 def test_a_stretch_is_read_by_itself(source: Source, start: int, stop: int) -> None:
     again: Source = pickle.loads(pickle.dumps(source))
     expected = rows()[start:stop]
-    assert [dict(row) for _, row in again.rows(start, stop) if not isinstance(row, UsageError)] == expected
+    assert [dict(row) for _, row in again.read_range(start, stop) if not isinstance(row, UsageError)] == expected
 
 
 def test_the_first_rows_are_a_source_of_their_own(source: Source) -> None:
-    first = First(source, 3)
-    assert (len(first), len(First(source, COUNT + 1))) == (3, COUNT)
-    assert [dict(row) for _, row in first.rows(1, 99) if not isinstance(row, UsageError)] == rows()[1:3]
+    first = FirstRows(source, 3)
+    assert (len(first), len(FirstRows(source, COUNT + 1))) == (3, COUNT)
+    assert [dict(row) for _, row in first.read_range(1, 99) if not isinstance(row, UsageError)] == rows()[1:3]
     assert first.digest != source.digest
 
 
 def test_empty_lines_do_not_count_and_lines_are_named_as_an_editor_numbers_them(tmp_path: Path) -> None:
-    lines = [json.dumps(row) for row in rows(STRIDE + 2)]
+    lines = [json.dumps(row) for row in rows(INDEX_STRIDE + 2)]
     (tmp_path / "p.jsonl").write_text("\n" + "\n\n".join(lines) + "\n")
     source = open_source(str(tmp_path / "p.jsonl"))
-    assert len(source) == STRIDE + 2
-    ((where, row),) = source.rows(STRIDE, STRIDE + 1)
-    assert (where, row) == (f"p.jsonl, line {2 * STRIDE + 2}", {"prompt": f"Question {STRIDE}?", "id": STRIDE})
+    assert len(source) == INDEX_STRIDE + 2
+    ((where, row),) = source.read_range(INDEX_STRIDE, INDEX_STRIDE + 1)
+    assert (where, row) == (
+        f"p.jsonl, line {2 * INDEX_STRIDE + 2}",
+        {"prompt": f"Question {INDEX_STRIDE}?", "id": INDEX_STRIDE},
+    )
 
 
 def test_a_line_that_is_no_object_is_told_in_its_place_and_the_others_are_read(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n[1]\n{"prompt": "b"}\n')
-    found = [row for _, row in open_source(str(tmp_path / "p.jsonl")).rows(0, 9)]
+    found = [row for _, row in open_source(str(tmp_path / "p.jsonl")).read_range(0, 9)]
     assert found[0] == {"prompt": "a"}
     assert "p.jsonl, line 2: not JSON" in str(found[1])
     assert str(found[2]) == "p.jsonl, line 3: expected a JSON object, got list"
@@ -103,11 +108,11 @@ def test_a_data_set_that_is_nowhere_is_refused_in_a_line(tmp_path: Path) -> None
 
 
 def test_the_embedded_task_is_a_source_with_its_answers() -> None:
-    source: Source = Questions(30, seed=1)
+    source: Source = ArithmeticSource(30, seed=1)
     assert len(source) == 30
-    ((where, row),) = source.rows(29, 30)
+    ((where, row),) = source.read_range(29, 30)
     assert where == "arithmetic, question 30"
     assert isinstance(row, dict)
     assert row["prompt"][0]["content"].startswith("What") or "has" in row["prompt"][0]["content"]
     assert isinstance(row["answer"], int)
-    assert source.digest != Questions(30, seed=2).digest
+    assert source.digest != ArithmeticSource(30, seed=2).digest

@@ -7,16 +7,23 @@ from typing import Any
 
 import pytest
 
-from flex_judge.alignment.judge_training.evaluation import Question, compute_metrics, measurable_metrics, questions
-from flex_judge.experiments.commands.sft.view import print_judge
+from flex_judge.alignment.judge_training.evaluation import (
+    HeldOutComparison,
+    build_held_out_comparisons,
+    compute_metrics,
+    list_measurable_metrics,
+)
+from flex_judge.experiments.commands.sft.view import print_judge_training
 from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Verdict
 
 
-def asked(number: int, *scores: float) -> Question:
+def asked(number: int, *scores: float) -> HeldOutComparison:
     responses = [f"It is {k}." for k, _ in enumerate(scores)]
-    return Question(Comparison.of("What is it?", *responses, rubric="correctness", id=str(number)), scores, 3.0)
+    return HeldOutComparison(
+        Comparison.of("What is it?", *responses, rubric="correctness", id=str(number)), scores, 3.0
+    )
 
 
 def said(scores: tuple[float, ...] | None, forced_answer: str | None = None) -> Judgment:
@@ -59,19 +66,19 @@ def test_sides_count_alike_however_often_they_are_asked() -> None:
 
 
 def test_what_is_not_asked_has_no_grade() -> None:
-    assert measurable_metrics([asked(1, 3.0)]) == {"asked", "parsed", "agreement"}
-    assert "pairwise" not in measurable_metrics([asked(1, 5.0)])
-    assert {"pairwise", "balanced_accuracy"} <= measurable_metrics([asked(1, 5.0, 1.0)])
+    assert list_measurable_metrics([asked(1, 3.0)]) == {"asked", "parsed", "agreement"}
+    assert "pairwise" not in list_measurable_metrics([asked(1, 5.0)])
+    assert {"pairwise", "balanced_accuracy"} <= list_measurable_metrics([asked(1, 5.0, 1.0)])
 
 
 def test_the_reference_is_what_is_graded_against_where_a_teacher_differs() -> None:
     row: dict[str, Any] = {"question": "?", "responses": ["a"], "rubric": "correctness", "scores": [4.0]}
-    assert questions([row], "f")[0].scores == (4.0,)
-    assert questions([row | {"reference_scores": [5.0]}], "f")[0].scores == (5.0,)
+    assert build_held_out_comparisons([row], "f")[0].scores == (4.0,)
+    assert build_held_out_comparisons([row | {"reference_scores": [5.0]}], "f")[0].scores == (5.0,)
     with pytest.raises(UsageError, match="f, row 2: has no 'scores'"):
-        questions([row, row | {"scores": None}], "f")
+        build_held_out_comparisons([row, row | {"scores": None}], "f")
     with pytest.raises(UsageError, match="f, row 1: field 'scores' has 2 for 1 responses"):
-        questions([row | {"scores": [1, 2]}], "f")
+        build_held_out_comparisons([row | {"scores": [1, 2]}], "f")
 
 
 @pytest.mark.parametrize("after", [0.4, 0.6])
@@ -89,5 +96,5 @@ def test_a_judge_that_got_worse_is_called_so(after: float, tmp_path: Path, capsy
         "evaluations": [{"step": 0, **metrics, "balanced_accuracy": 0.5}],
         "seconds": {"total": 1.0},
     }
-    print_judge(summary, tmp_path)
+    print_judge_training(summary, tmp_path)
     assert ("worse than the base model" in capsys.readouterr().out) == (after < 0.5)

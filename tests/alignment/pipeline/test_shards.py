@@ -16,11 +16,11 @@ from flex_judge.alignment.best_of_n.selection import SelectionSpec
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
-from flex_judge.alignment.pipeline.job import Job, Outcome, shard_rows_for
+from flex_judge.alignment.pipeline.job import Job, RowResult, choose_shard_rows
 from flex_judge.alignment.pipeline.models import LocalModels
 from flex_judge.alignment.pipeline.preferences import PreferencePlan
-from flex_judge.alignment.pipeline.runner import pending
-from flex_judge.alignment.pipeline.shards import Report, ShardFolder, summed
+from flex_judge.alignment.pipeline.runner import list_pending_shards
+from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport, sum_reports
 from flex_judge.alignment.pipeline.worker import AllFailedError, ShardWorker
 from flex_judge.alignment.policies import PolicyConfig
 from flex_judge.alignment.preferences import CardStats
@@ -60,7 +60,7 @@ class Plan:
     async def open(self) -> Plan:
         return self
 
-    async def __call__(self, row: PromptRow) -> Outcome:
+    async def __call__(self, row: PromptRow) -> RowResult:
         match self.failed.get(row.id):
             case "rejected":
                 raise UsageError("too long")
@@ -71,8 +71,8 @@ class Plan:
             case "bug":
                 raise KeyError("nothing")
             case "partly":
-                return Outcome({"out": [{"id": row.id}]}, Sum(1), again=True)
-        return Outcome({"out": [{"id": row.id, "said": row.prompt[0].content}]}, Sum(1))
+                return RowResult({"out": [{"id": row.id}]}, Sum(1), again=True)
+        return RowResult({"out": [{"id": row.id, "said": row.prompt[0].content}]}, Sum(1))
 
 
 def job(tmp_path: Path, plan: Any, rows: int = 10, **settings: Any) -> Job:
@@ -81,15 +81,18 @@ def job(tmp_path: Path, plan: Any, rows: int = 10, **settings: Any) -> Job:
     return Job(open_source(str(file)), plan, tmp_path / "parts", shard_rows=4, **settings)
 
 
-async def work(job: Job) -> list[Report]:
+async def work(job: Job) -> list[ShardReport]:
     worker = ShardWorker(job)
-    return [await worker.shard(n) for n in pending(ShardFolder(job.folder), job.shards, job.retry_rejected)]
+    return [
+        await worker.process_shard(n)
+        for n in list_pending_shards(ShardFolder(job.folder), job.shard_count, job.retry_rejected)
+    ]
 
 
 def joined(job: Job, *tables: str) -> list[str]:
     parts = ShardFolder(job.folder)
     for table in tables:
-        parts.join(table, parts.reports(), job.folder / f"{table}.all")
+        parts.join_table(table, parts.read_reports(), job.folder / f"{table}.all")
     return [(job.folder / f"{table}.all").read_text() for table in tables]
 
 
@@ -99,8 +102,12 @@ async def test_every_row_is_worked_on_once_and_kept_in_order(tmp_path: Path) -> 
     assert [(r.shard, r.rows, r.done) for r in reports] == [(0, 4, 4), (1, 4, 4), (2, 2, 2)]
     (text,) = joined(asked, "out")
     assert [json.loads(line)["id"] for line in text.splitlines()] == [f"q{n}" for n in range(10)]
-    assert summed(reports).rows == 10
-    assert [r.stats for r in ShardFolder(asked.folder).reports().values()] == [{"total": 4}, {"total": 4}, {"total": 2}]
+    assert sum_reports(reports).rows == 10
+    assert [r.stats for r in ShardFolder(asked.folder).read_reports().values()] == [
+        {"total": 4},
+        {"total": 4},
+        {"total": 2},
+    ]
 
 
 async def test_rows_that_are_lost_are_told_and_the_others_go_on(tmp_path: Path) -> None:
@@ -108,9 +115,9 @@ async def test_rows_that_are_lost_are_told_and_the_others_go_on(tmp_path: Path) 
     file = tmp_path / "prompts.jsonl"
     file.write_text(file.read_text().replace('{"prompt": "Question 2?", "id": "q2"}', "{"))
     asked = replace(asked, source=open_source(str(file)))
-    total = summed(await work(asked))
+    total = sum_reports(await work(asked))
     assert (total.rows, total.done, total.failed) == (10, 7, {"bad row": 1, "engine_lost": 1, "rejected": 1})
-    failed = list(ShardFolder(asked.folder).rows("failed", range(3)))
+    failed = list(ShardFolder(asked.folder).read_table_rows("failed", range(3)))
     assert [row["id"] for row in failed] == ["q1", None, "q5"]
     assert failed[0]["problem"] == "prompts.jsonl, line 2: too long"
     assert "prompts.jsonl, line 3: not JSON" in failed[1]["problem"]
@@ -118,12 +125,12 @@ async def test_rows_that_are_lost_are_told_and_the_others_go_on(tmp_path: Path) 
 
 async def test_a_rerun_tries_again_what_a_lost_model_cost_and_nothing_else(tmp_path: Path) -> None:
     asked = job(tmp_path, Plan({"q1": "rejected", "q5": "engine", "q9": "bug"}))
-    total = summed(await work(asked))
+    total = sum_reports(await work(asked))
     assert (total.failed, total.again) == ({"engine_lost": 1, "failed": 1, "rejected": 1}, 2)
-    assert pending(ShardFolder(asked.folder), asked.shards) == [1, 2]
+    assert list_pending_shards(ShardFolder(asked.folder), asked.shard_count) == [1, 2]
     await work(replace(asked, plan=Plan({"q1": "rejected"})))
-    assert pending(ShardFolder(asked.folder), asked.shards) == []
-    assert summed(list(ShardFolder(asked.folder).reports().values())).failed == {"rejected": 1}
+    assert list_pending_shards(ShardFolder(asked.folder), asked.shard_count) == []
+    assert sum_reports(list(ShardFolder(asked.folder).read_reports().values())).failed == {"rejected": 1}
 
 
 async def test_a_single_row_that_kills_a_model_does_not_end_the_run(tmp_path: Path) -> None:
@@ -135,37 +142,37 @@ async def test_row_after_row_lost_ends_the_run_and_costs_no_row(tmp_path: Path) 
     asked = job(tmp_path, Plan({f"q{n}": "engine" for n in range(4)}), rows_at_once=2)
     with pytest.raises(AllFailedError, match="4 rows in a row were lost, the last one: the policy died"):
         await work(asked)
-    assert ShardFolder(asked.folder).reports() == {}
+    assert ShardFolder(asked.folder).read_reports() == {}
 
 
 async def test_row_after_row_refused_in_the_same_words_ends_the_run_and_costs_no_row(tmp_path: Path) -> None:
     asked = job(tmp_path, Plan({f"q{n}": "rejected" for n in range(4)}), rows_at_once=2)
     with pytest.raises(AllFailedError, match="4 rows in a row were refused: too long"):
         await work(asked)
-    assert ShardFolder(asked.folder).reports() == {}
+    assert ShardFolder(asked.folder).read_reports() == {}
 
 
 async def test_what_was_refused_is_tried_again_where_that_is_asked_for(tmp_path: Path) -> None:
     asked = job(tmp_path, Plan({"q1": "rejected"}))
     await work(asked)
-    assert pending(ShardFolder(asked.folder), asked.shards) == []
-    assert pending(ShardFolder(asked.folder), asked.shards, retry_rejected=True) == [0]
+    assert list_pending_shards(ShardFolder(asked.folder), asked.shard_count) == []
+    assert list_pending_shards(ShardFolder(asked.folder), asked.shard_count, retry_rejected=True) == [0]
     await work(replace(asked, plan=Plan({}), retry_rejected=True))
-    assert summed(list(ShardFolder(asked.folder).reports().values())).failed == {}
-    assert pending(ShardFolder(asked.folder), asked.shards, retry_rejected=True) == []
+    assert sum_reports(list(ShardFolder(asked.folder).read_reports().values())).failed == {}
+    assert list_pending_shards(ShardFolder(asked.folder), asked.shard_count, retry_rejected=True) == []
 
 
 async def test_an_endpoint_that_wants_another_key_ends_the_run_at_once_and_costs_no_row(tmp_path: Path) -> None:
     asked = job(tmp_path, Plan({"q2": "access"}))
     with pytest.raises(AccessError, match="401"):
         await work(asked)
-    assert ShardFolder(asked.folder).reports() == {}
+    assert ShardFolder(asked.folder).read_reports() == {}
 
 
 async def test_a_row_with_judgments_that_were_lost_is_kept_and_tried_again(tmp_path: Path) -> None:
     asked = job(tmp_path, Plan({"q3": "partly"}))
     assert [(r.done, r.again) for r in await work(asked)] == [(4, 1), (4, 0), (2, 0)]
-    assert pending(ShardFolder(asked.folder), asked.shards) == [0]
+    assert list_pending_shards(ShardFolder(asked.folder), asked.shard_count) == [0]
 
 
 async def test_what_a_killed_worker_left_of_a_shard_does_not_count(tmp_path: Path) -> None:
@@ -174,7 +181,7 @@ async def test_what_a_killed_worker_left_of_a_shard_does_not_count(tmp_path: Pat
     whole = joined(asked, "out")
     (asked.folder / "report-000001.json").unlink()
     (asked.folder / "out-000001.jsonl").write_text('{"id": "q4", "sa')
-    assert pending(ShardFolder(asked.folder), asked.shards) == [1]
+    assert list_pending_shards(ShardFolder(asked.folder), asked.shard_count) == [1]
     await work(asked)
     assert joined(asked, "out") == whole
 
@@ -194,8 +201,8 @@ async def test_two_runs_give_the_same_bytes(plan: Any, tables: tuple[str, ...], 
 async def test_best_of_n_writes_the_best_answer_with_its_scores_and_what_the_judge_said(tmp_path: Path) -> None:
     asked = job(tmp_path, BEST)
     await work(asked)
-    rows = list(ShardFolder(asked.folder).rows("best_of_n", range(3)))
-    judged = Counter(j["prompt"] for j in ShardFolder(asked.folder).rows("judgments", range(3)))
+    rows = list(ShardFolder(asked.folder).read_table_rows("best_of_n", range(3)))
+    judged = Counter(j["prompt"] for j in ShardFolder(asked.folder).read_table_rows("judgments", range(3)))
     assert [row["id"] for row in rows] == [f"q{n}" for n in range(10)]
     for row in rows:
         assert len(row["responses"]) == len(row["scores"]) == 4
@@ -208,8 +215,8 @@ async def test_preferences_are_counted_for_their_card(tmp_path: Path) -> None:
     asked = job(tmp_path, PAIRS)
     await work(asked)
     parts = ShardFolder(asked.folder)
-    stats = sum((CardStats.from_json(r.stats or {}) for r in parts.reports().values()), CardStats())
-    pairs = list(parts.rows("preferences", range(3)))
+    stats = sum((CardStats.from_json(r.stats or {}) for r in parts.read_reports().values()), CardStats())
+    pairs = list(parts.read_table_rows("preferences", range(3)))
     assert stats.prompts == 10
     assert stats.pairs == stats.rows == len(pairs) > 0
     assert stats.pairs + stats.dropped.total() == 10
@@ -218,4 +225,4 @@ async def test_preferences_are_counted_for_their_card(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rows", "shard"), [(1, 1), (200, 4), (1_000, 20), (200_000, 256)])
 def test_shards_are_small_enough_to_show_progress_and_few_enough_to_count(rows: int, shard: int) -> None:
-    assert shard_rows_for(rows) == shard
+    assert choose_shard_rows(rows) == shard

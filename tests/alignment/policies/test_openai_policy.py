@@ -22,7 +22,7 @@ from flex_judge.alignment.policies import Completion, OpenAIPolicy, PolicyConfig
 from flex_judge.judges import Comparison, Message
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.errors import AccessError, EngineLostError, MediaError, UsageError
-from flex_judge.judges.media.opening import molecule, video
+from flex_judge.judges.media.opening import make_molecule, make_video
 
 KEY = "sk-very-secret"
 WARM = Sampling(16, 0.8, top_p=0.9)
@@ -159,7 +159,7 @@ def test_images_are_data_uris_and_molecules_text(server: Server, policy: OpenAIP
         picture.save(file, kind)
         files.append(file.getvalue())
     (message,) = Comparison.of("What is it?", "", images=files).prompt
-    sampled(policy, prompt=[message, Message("user", ("And this? ", molecule("CCO")))])
+    sampled(policy, prompt=[message, Message("user", ("And this? ", make_molecule("CCO")))])
     first, second = (m["content"] for m in server.seen[0]["messages"])
     urls = [part["image_url"]["url"] for part in first if part["type"] == "image_url"]
     assert urls[0] == "data:image/jpeg;base64," + base64.b64encode(files[0]).decode()
@@ -171,7 +171,7 @@ def test_images_are_data_uris_and_molecules_text(server: Server, policy: OpenAIP
 
 
 def test_a_video_is_refused(policy: OpenAIPolicy) -> None:
-    film = video([Image.new("RGB", (8, 8))] * 2, fps=1)
+    film = make_video([Image.new("RGB", (8, 8))] * 2, fps=1)
     with pytest.raises(MediaError, match="no video"):
         sampled(policy, prompt=[Message("user", (film,))])
 

@@ -20,12 +20,19 @@ from repository import DOCS
 from tiny_engines import TinyEngines
 from tiny_models import tiny_llama
 
-from flex_judge.alignment.policies import EnginePolicy, Policy, PolicyConfig, check_policy, load_policy, policy_names
+from flex_judge.alignment.policies import (
+    EnginePolicy,
+    Policy,
+    PolicyConfig,
+    check_policy,
+    list_policy_names,
+    load_policy,
+)
 from flex_judge.judges import Comparison, EngineConfig, Message, UsageError
 from flex_judge.judges.engines import Sampling, load_engine
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import EngineLostError, EngineUnavailableError, MediaError, ModelNotFoundError
-from flex_judge.judges.media.opening import audio
+from flex_judge.judges.media.opening import make_audio
 from flex_judge.judges.media.prepared import MediaLimits
 
 DOCUMENT = DOCS / "policies.md"
@@ -119,7 +126,7 @@ def test_a_chat_that_the_template_refuses_is_the_prompts_fault() -> None:
 
 def test_media_that_the_model_does_not_take_are_refused() -> None:
     with pytest.raises(MediaError, match="takes no audio"):
-        texts(by_script(echo_seed), WARM, [0], [Message("user", (audio([0.0] * 99, rate=16000),))])
+        texts(by_script(echo_seed), WARM, [0], [Message("user", (make_audio([0.0] * 99, rate=16000),))])
 
 
 def test_control_tokens_in_a_prompt_stay_text() -> None:
@@ -306,7 +313,7 @@ def test_the_documents_example_is_a_policy_when_it_is_installed(
     installed(tmp_path / "site", toml, module)
     monkeypatch.syspath_prepend(tmp_path / "site")
     importlib.invalidate_caches()
-    assert policy_names()[-1] == "mol-llama"
+    assert list_policy_names()[-1] == "mol-llama"
     checkpoint = str(tiny_llama(tmp_path / "llama"))
     variables: dict[str, Any] = {"asyncio": asyncio}
     exec(use.replace("path/to/checkpoint", checkpoint), variables)

@@ -16,11 +16,11 @@ from lazy import lazy
 from tiny_models import tiny_llama
 
 from flex_judge.alignment.best_of_n.selection import SelectionSpec
-from flex_judge.alignment.data.prompts import Columns, prompt_row
-from flex_judge.alignment.pipeline.best_of_n import BestOfN, BestOfNPlan
-from flex_judge.alignment.pipeline.preferences import PreferencePlan, Preferences
+from flex_judge.alignment.data.prompts import PromptColumns, parse_prompt_row
+from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan, BestOfNWork
+from flex_judge.alignment.pipeline.preferences import PreferencePlan, PreferenceWork
 from flex_judge.alignment.policies import EnginePolicy
-from flex_judge.alignment.policy_training.data import preference_data
+from flex_judge.alignment.policy_training.data import load_preference_data
 from flex_judge.alignment.preferences import RuleSpec
 from flex_judge.experiments.cli import main
 from flex_judge.judges import FlexJudge, JudgeSettings
@@ -28,10 +28,13 @@ from flex_judge.judges.engines import EngineConfig, Sampling, load_engine
 from flex_judge.judges.errors import UsageError
 
 torch = lazy("torch")
-with_places = lazy("flex_judge.alignment.policy_training.molecule_rows", "with_places")
+expand_molecules = lazy("flex_judge.alignment.policy_training.molecule_rows", "expand_molecules")
 load_file = lazy("safetensors.torch", "load_file")
-MoleculeDPOTrainer, MoleculePreferences, policy_to_train = lazy(
-    "flex_judge.alignment.policy_training.molecules", "MoleculeDPOTrainer", "MoleculePreferences", "policy_to_train"
+MoleculeDPOTrainer, MoleculePreferenceCollator, load_trainable_policy = lazy(
+    "flex_judge.alignment.policy_training.molecules",
+    "MoleculeDPOTrainer",
+    "MoleculePreferenceCollator",
+    "load_trainable_policy",
 )
 MolLlamaForConditionalGeneration = lazy("flex_judge.judges.models.mol_llama", "MolLlamaForConditionalGeneration")
 
@@ -62,7 +65,7 @@ def pairs(path: Path, *changes: dict[str, Any]) -> Path:
 
 def test_a_place_in_a_text_becomes_the_molecule_once_and_expanded() -> None:
     def read(text: str, molecules: list[str]) -> Any:
-        return prompt_row({"prompt": text, "molecules": molecules}, "here", 1, Columns(), Path()).prompt
+        return parse_prompt_row({"prompt": text, "molecules": molecules}, "here", 1, PromptColumns(), Path()).prompt
 
     plain = read("Is <mol> like <mol>?", ["CCO", "O"])
     assert plain == read(f"Is {'<mol>' * 8} like {'<mol>' * 8}?", ["CCO", "O"])
@@ -78,7 +81,7 @@ def test_a_place_in_a_text_becomes_the_molecule_once_and_expanded() -> None:
 
 
 def test_trained_are_adapters_and_connector_and_nothing_else(folder: Path) -> None:
-    policy = policy_to_train(str(folder), torch.float32)
+    policy = load_trainable_policy(str(folder), torch.float32)
     trained = {name for name, one in policy.named_parameters() if one.requires_grad}
     assert all(".lora_" in name or ".connector.modules_to_save.default." in name for name in trained)
     assert sum(".lora_" in name for name in trained) == 2 * 7 * 2
@@ -97,10 +100,10 @@ def test_trained_are_adapters_and_connector_and_nothing_else(folder: Path) -> No
     ],
 )
 def test_a_row_that_cannot_be_shown_is_named(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
-    data = preference_data(str(pairs(tmp_path / "pairs.jsonl")))
+    data = load_preference_data(str(pairs(tmp_path / "pairs.jsonl")))
     data = replace(data, rows=[{**data.rows[0], **change}, *data.rows.select(range(1, 8))])
     with pytest.raises(UsageError, match=problem):
-        with_places(data, 8)
+        expand_molecules(data, 8)
 
 
 def test_molecules_are_parts_of_messages_or_a_column_and_a_place_in_an_answer_is_left_out(tmp_path: Path) -> None:
@@ -108,11 +111,11 @@ def test_molecules_are_parts_of_messages_or_a_column_and_a_place_in_an_answer_is
     rows = [json.loads(line) for line in pairs(tmp_path / "pairs.jsonl").read_text().splitlines()]
     told = [{**row, "prompt": [{"role": "user", "content": parts}], "molecules": None} for row in rows[:2]]
     (tmp_path / "parts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
-    shown = with_places(preference_data(str(tmp_path / "parts.jsonl")), 8)
+    shown = expand_molecules(load_preference_data(str(tmp_path / "parts.jsonl")), 8)
     assert shown.rows["molecules"][:] == [["CCO"], ["CCO"]]
     assert shown.rows[0]["prompt"] == [{"role": "user", "content": f"What is {'<mol>' * 8}?"}]
     answer = {"chosen": [{"role": "assistant", "content": "It is <mol>."}]}
-    left = with_places(preference_data(str(pairs(tmp_path / "pairs.jsonl", answer))), 8)
+    left = expand_molecules(load_preference_data(str(pairs(tmp_path / "pairs.jsonl", answer))), 8)
     assert len(left.rows) == len(left.prompts) == 7
     assert left.problems[0].endswith("row 1, field 'chosen': has <mol> in an answer; the row is left out")
 
@@ -196,13 +199,13 @@ def test_all_that_is_trained_is_in_32_bits_so_that_small_steps_count(folder: Pat
     from transformers import AutoTokenizer
     from trl import DPOConfig
 
-    policy, tokenizer = policy_to_train(str(folder), torch.bfloat16), AutoTokenizer.from_pretrained(folder)
+    policy, tokenizer = load_trainable_policy(str(folder), torch.bfloat16), AutoTokenizer.from_pretrained(folder)
     trainer = MoleculeDPOTrainer(
         model=policy,
         args=DPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", learning_rate=1e-5, max_steps=1),
-        train_dataset=with_places(preference_data(str(pairs(tmp_path / "pairs.jsonl"))), 8).rows,
+        train_dataset=expand_molecules(load_preference_data(str(pairs(tmp_path / "pairs.jsonl"))), 8).rows,
         processing_class=tokenizer,
-        data_collator=MoleculePreferences(tokenizer.pad_token_id),
+        data_collator=MoleculePreferenceCollator(tokenizer.pad_token_id),
     )
     assert {one.dtype for one in policy.parameters() if one.requires_grad} == {torch.float32}
     place = "base_model.model.model.connector.modules_to_save.default.proj.weight"
@@ -215,7 +218,9 @@ def test_two_steps_of_dpo_are_saved_and_say_the_same_when_loaded(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, out = pairs(tmp_path / "pairs.jsonl"), tmp_path / "policy"
-    assert preference_data(str(data)).prompts[0] != preference_data(str(data)).prompts[1]  # told by their molecules
+    assert (
+        load_preference_data(str(data)).prompts[0] != load_preference_data(str(data)).prompts[1]
+    )  # told by their molecules
     command = ["dpo", str(data), "--model_name_or_path", str(folder), "--output_dir", str(out), "--max_steps", "2"]
     command += ["--per_device_train_batch_size", "2", "--learning_rate", "1e-2", "--use_cpu", "--bf16", "False"]
     command += ["--held-out-prompts", "0", "--dtype", "float32", "--logging_steps", "1", "--seed", "3"]
@@ -259,7 +264,9 @@ async def _chosen(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, An
     judge = FlexJudge(policy.engine, JudgeSettings(max_think_tokens=8, order="both"))
     rule = RuleSpec("two_temperatures")
     sampling = Sampling(8, 0.8, seed=4)
-    best = BestOfN(BestOfNPlan(None, sampling, 4, SelectionSpec(rubric="membrane_permeability")), policy, judge.ajudge)  # type: ignore[arg-type]
+    best = BestOfNWork(
+        BestOfNPlan(None, sampling, 4, SelectionSpec(rubric="membrane_permeability")), policy, judge.ajudge
+    )  # type: ignore[arg-type]
     plan = PreferencePlan(
         None,  # type: ignore[arg-type]
         sampling,
@@ -269,11 +276,11 @@ async def _chosen(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, An
         rule=rule,
         molecules=True,
     )
-    pairs_of = Preferences(plan, policy, judge.ajudge)
+    pairs_of = PreferenceWork(plan, policy, judge.ajudge)
     results, rows = [], []
     for i, smiles in enumerate(SMILES[:4]):
         asked = {"prompt": "Does <mol> pass a membrane?", "molecules": [smiles]}
-        row = prompt_row(asked, f"row {i + 1}", i + 1, Columns(), Path())
+        row = parse_prompt_row(asked, f"row {i + 1}", i + 1, PromptColumns(), Path())
         results += (await best(row)).tables["best_of_n"]
         rows += (await pairs_of(row)).tables["preferences"]
     policy.close()
@@ -302,7 +309,7 @@ def test_the_whole_chain(folder: Path, tmp_path: Path) -> None:
 
 async def _first_answer(folder: Path, adapter: str) -> str:
     policy = EnginePolicy(load_engine(EngineConfig(str(folder), adapter=adapter, dtype="float32")))
-    row = prompt_row({"prompt": "<mol>?", "molecules": ["CCO"]}, "here", 1, Columns(), Path())
+    row = parse_prompt_row({"prompt": "<mol>?", "molecules": ["CCO"]}, "here", 1, PromptColumns(), Path())
     (answer,) = await policy.sample(row.prompt, Sampling(8), [0])
     policy.close()
     return answer.text

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flex_judge.alignment.data.prompts import Columns
+from flex_judge.alignment.data.prompts import PromptColumns
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.policy_training.data import (
-    Trained,
-    other_prompts,
-    preference_data,
-    prompt_data,
+    PolicyTrainingData,
+    load_preference_data,
+    load_prompt_data,
+    select_unseen_prompts,
     write_prompts,
 )
-from flex_judge.alignment.policy_training.held_out import held_out
-from flex_judge.alignment.tasks.arithmetic import Questions
-from flex_judge.alignment.training.recipes import Recipe, RewardRecipe
+from flex_judge.alignment.policy_training.held_out import select_held_out
+from flex_judge.alignment.tasks.arithmetic import ArithmeticSource
+from flex_judge.alignment.training.recipes import PolicyRecipe, RewardRecipe
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.embedded import JUDGE
 
@@ -46,14 +46,14 @@ def written(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def data_of(folder: Path, prompts: int, each: int = 2) -> Trained:
+def data_of(folder: Path, prompts: int, each: int = 2) -> PolicyTrainingData:
     rows = [preference(f"Question {n}?", pair=k) for n in range(prompts) for k in range(each)]
-    return preference_data(written(folder / "rows.jsonl", rows))
+    return load_preference_data(written(folder / "rows.jsonl", rows))
 
 
 def test_rows_of_a_prompt_share_its_digest_however_it_is_written(tmp_path: Path) -> None:
     rows = [preference("Is it so?"), preference("  is it SO? ") | {"prompt": said("  is it SO? ")}, preference("Why?")]
-    data = preference_data(written(tmp_path / "rows.jsonl", rows))
+    data = load_preference_data(written(tmp_path / "rows.jsonl", rows))
     assert len(data.rows) == 3
     assert data.prompts[0] == data.prompts[1] != data.prompts[2]
 
@@ -63,8 +63,8 @@ def test_a_prompt_that_is_within_its_answers_is_found(tmp_path: Path) -> None:
         "chosen": [*said("Is it?"), *said("Yes.", "assistant")],
         "rejected": [*said("Is it?"), *said("No.", "assistant")],
     }
-    data = preference_data(written(tmp_path / "rows.jsonl", [row]))
-    assert data.prompt(0).prompt[0].content == "Is it?"
+    data = load_preference_data(written(tmp_path / "rows.jsonl", [row]))
+    assert data.get_prompt(0).prompt[0].content == "Is it?"
     assert data.rows[0]["chosen"] == said("Yes.", "assistant")
 
 
@@ -74,7 +74,7 @@ def test_the_folder_of_a_preferences_run_is_taken_and_known_for_the_embedded_tas
         (run / "data").mkdir(parents=True)
         (run / "run.json").write_text(json.dumps({"settings": {"source": source, "judge": "mine"}}))
         written(run / "data" / "train.jsonl", [preference("Is it?")])
-        data = preference_data(str(run))
+        data = load_preference_data(str(run))
         assert (data.is_task, len(data.rows)) == (is_task, 1)
 
 
@@ -90,12 +90,12 @@ def test_what_is_no_preference_is_said_with_its_file(
 ) -> None:
     path = written(tmp_path / "rows.jsonl", rows)
     with pytest.raises(UsageError, match="rows.jsonl.*" + complaint):
-        preference_data(path)
+        load_preference_data(path)
 
 
 def test_data_that_is_nowhere_is_said_with_what_would_do() -> None:
     with pytest.raises(UsageError, match="runs/none: no such preference data; expected the folder"):
-        preference_data("runs/none")
+        load_preference_data("runs/none")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_data_that_is_nowhere_is_said_with_what_would_do() -> None:
     ],
 )
 def test_text_becomes_what_a_user_says_and_an_assistant(row: dict[str, Any], tmp_path: Path) -> None:
-    data = preference_data(written(tmp_path / "rows.jsonl", [row]))
+    data = load_preference_data(written(tmp_path / "rows.jsonl", [row]))
     assert data.rows[0] == {
         "prompt": said("Is it?"),
         "chosen": said("Yes.", "assistant"),
@@ -122,7 +122,7 @@ def test_text_becomes_what_a_user_says_and_an_assistant(row: dict[str, Any], tmp
 def test_answers_without_any_prompt_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "rows.jsonl", [{"chosen": "Yes.", "rejected": "No."}])
     with pytest.raises(UsageError, match=r"rows\.jsonl: has no column 'prompt'"):
-        preference_data(path)
+        load_preference_data(path)
 
 
 def test_the_judge_and_the_rubric_that_made_the_data_measure_the_policy(tmp_path: Path) -> None:
@@ -135,12 +135,12 @@ def test_the_judge_and_the_rubric_that_made_the_data_measure_the_policy(tmp_path
         ({"judge": "http://h:1", "judge_adapter": None}, (None, None, "http://h:1")),
     ):
         (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": settings}))
-        made_by = preference_data(str(tmp_path / "run")).made_by
-        recipe = Recipe().for_data(made_by, is_task=False)
+        made_by = load_preference_data(str(tmp_path / "run")).made_by
+        recipe = PolicyRecipe().with_data_defaults(made_by, is_task=False)
         assert (recipe.judge, recipe.judge_adapter, recipe.judge_url, recipe.rubric) == (*wanted, "judgelm")
-        asked = Recipe(judge="other", rubric="general").for_data(made_by, is_task=False)
+        asked = PolicyRecipe(judge="other", rubric="general").with_data_defaults(made_by, is_task=False)
         assert (asked.judge, asked.judge_adapter, asked.judge_url, asked.rubric) == ("other", None, None, "general")
-    nothing = Recipe().for_data({}, is_task=True)
+    nothing = PolicyRecipe().with_data_defaults({}, is_task=True)
     assert (nothing.judge, nothing.rubric) == (JUDGE, "correctness")
 
 
@@ -150,20 +150,20 @@ def test_images_are_known_by_their_files_though_trainers_are_given_pixels(tmp_pa
 
     Image.effect_noise((32, 32), 90).convert("RGB").save(tmp_path / "noise.jpg", quality=30)
     row = {"prompt": "What is it?", "images": ["noise.jpg"]}
-    prompts = prompt_data(open_source(written(tmp_path / "rows.jsonl", [row] * 2)), Columns())
-    held, taken = held_out(Recipe(held_out_prompts=1), prompts, seed=0)
+    prompts = load_prompt_data(open_source(written(tmp_path / "rows.jsonl", [row] * 2)), PromptColumns())
+    held, taken = select_held_out(PolicyRecipe(held_out_prompts=1), prompts, seed=0)
     assert held is not None
-    assert len(prompts.without(taken).rows) == 0
+    assert len(prompts.exclude_prompts(taken).rows) == 0
     message = List({"role": Value("string"), "content": Value("string")})
     features = Features({"prompt": message, "chosen": message, "rejected": message, "images": List(ImageFeature())})
     pair = preference("What is it?") | {"images": [str(tmp_path / "noise.jpg")]}
     Dataset.from_list([pair], features=features).to_parquet(tmp_path / "pairs.parquet")
-    assert preference_data(str(tmp_path / "pairs.parquet")).prompts == prompts.prompts[:1]
+    assert load_preference_data(str(tmp_path / "pairs.parquet")).prompts == prompts.prompts[:1]
 
 
 def test_prompts_are_as_trainers_take_them_and_bad_rows_are_told(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"prompt": "Is it?"}, {"question": "?"}, {"prompt": said("Why?"), "id": "why"}]
-    data = prompt_data(open_source(written(tmp_path / "rows.jsonl", rows)), Columns())
+    data = load_prompt_data(open_source(written(tmp_path / "rows.jsonl", rows)), PromptColumns())
     assert data.rows.to_list() == [{"id": "1", "prompt": said("Is it?")}, {"id": "why", "prompt": said("Why?")}]
     assert len(data.problems) == 1
     assert "rows.jsonl, line 2: field 'prompt' is missing" in data.problems[0]
@@ -172,7 +172,7 @@ def test_prompts_are_as_trainers_take_them_and_bad_rows_are_told(tmp_path: Path)
 def test_prompts_with_images_come_with_them(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
     rows: list[dict[str, Any]] = [{"prompt": "What is it?", "images": ["red.png"]}, {"prompt": "Why?"}]
-    data = prompt_data(open_source(written(tmp_path / "rows.jsonl", rows)), Columns())
+    data = load_prompt_data(open_source(written(tmp_path / "rows.jsonl", rows)), PromptColumns())
     first, second = data.rows[0], data.rows[1]
     assert [part["type"] for part in first["prompt"][0]["content"]] == ["image", "text"]
     assert first["images"][0].getpixel((0, 0)) == (255, 0, 0)
@@ -181,15 +181,15 @@ def test_prompts_with_images_come_with_them(tmp_path: Path) -> None:
 
 def test_out_of_the_data_whole_prompts_are_held_out_and_never_trained_on(tmp_path: Path) -> None:
     data = data_of(tmp_path, 40)
-    held, taken = held_out(Recipe(), data, seed=0)
+    held, taken = select_held_out(PolicyRecipe(), data, seed=0)
     assert held is not None
     assert len(held.rows) == len(taken) == 4  # a tenth
-    left = data.without(taken)
+    left = data.exclude_prompts(taken)
     assert len(left.rows) == 2 * 36
     asked = {row["prompt"][0]["content"] for row in left.rows}
     assert not asked & {str(row.prompt[0].content) for row in held.rows}
-    again, _ = held_out(Recipe(), data, seed=0)
-    other, _ = held_out(Recipe(), data, seed=1)
+    again, _ = select_held_out(PolicyRecipe(), data, seed=0)
+    other, _ = select_held_out(PolicyRecipe(), data, seed=1)
     assert again == held
     assert other is not None
     assert other.digest != held.digest
@@ -198,18 +198,20 @@ def test_out_of_the_data_whole_prompts_are_held_out_and_never_trained_on(tmp_pat
 def test_held_out_prompts_of_a_file_are_those_that_are_not_trained_on(tmp_path: Path) -> None:
     data = data_of(tmp_path, 4)
     rows = [{"prompt": f"Question {n}?", "result": n} for n in range(8)]
-    recipe = Recipe(held_out=written(tmp_path / "others.jsonl", rows), held_out_prompts=3, held_out_answer="result")
-    held, taken = held_out(recipe, data, seed=0)
+    recipe = PolicyRecipe(
+        held_out=written(tmp_path / "others.jsonl", rows), held_out_prompts=3, held_out_answer="result"
+    )
+    held, taken = select_held_out(recipe, data, seed=0)
     assert held is not None
     assert not taken
     assert [row.kept for row in held.rows] == [{"result": 4}, {"result": 5}, {"result": 6}]
     with pytest.raises(UsageError, match=r"rows.jsonl: every prompt in it is trained on"):
-        other_prompts(open_source(str(tmp_path / "rows.jsonl")), Columns(), set(data.prompts), 2)
+        select_unseen_prompts(open_source(str(tmp_path / "rows.jsonl")), PromptColumns(), set(data.prompts), 2)
 
 
 def test_the_embedded_task_is_measured_on_new_questions_whose_answers_are_known() -> None:
-    data = prompt_data(Questions(200, seed=0), Columns())
-    held, taken = held_out(Recipe(), data, seed=0)
+    data = load_prompt_data(ArithmeticSource(200, seed=0), PromptColumns())
+    held, taken = select_held_out(PolicyRecipe(), data, seed=0)
     assert held is not None
     assert (len(held.rows), held.answer, held.tokens, held.is_task, taken) == (100, "answer", 40, True, frozenset())
     asked = {row["prompt"][0]["content"] for row in data.rows}
@@ -218,7 +220,7 @@ def test_the_embedded_task_is_measured_on_new_questions_whose_answers_are_known(
 
 def test_held_out_prompts_are_different_ones_with_names_of_their_own(tmp_path: Path) -> None:
     rows = [{"prompt": text, "id": "same"} for text in ("One?", "one?", "Two?")]
-    found = other_prompts(open_source(written(tmp_path / "rows.jsonl", rows)), Columns(), (), 3)
+    found = select_unseen_prompts(open_source(written(tmp_path / "rows.jsonl", rows)), PromptColumns(), (), 3)
     assert [(row.id, row.prompt[0].content) for row in found] == [("same#1", "One?"), ("same#2", "Two?")]
 
 
@@ -226,12 +228,12 @@ def test_the_digest_of_data_follows_its_answers(tmp_path: Path) -> None:
     digests = set()
     for n, answer in enumerate(("Yes.", "Yes.", "Perhaps.")):
         row = preference("Is it?") | {"chosen": said(answer, "assistant")}
-        digests.add(preference_data(written(tmp_path / f"rows{n}.jsonl", [row])).digest)
+        digests.add(load_preference_data(written(tmp_path / f"rows{n}.jsonl", [row])).digest)
     assert len(digests) == 2
 
 
 def test_no_held_out_prompts_are_an_answer_too(tmp_path: Path) -> None:
-    assert held_out(Recipe(held_out_prompts=0), data_of(tmp_path, 3), seed=0) == (None, frozenset())
+    assert select_held_out(PolicyRecipe(held_out_prompts=0), data_of(tmp_path, 3), seed=0) == (None, frozenset())
 
 
 def test_held_out_prompts_are_written_as_best_of_n_reads_them(tmp_path: Path) -> None:
@@ -240,28 +242,28 @@ def test_held_out_prompts_are_written_as_best_of_n_reads_them(tmp_path: Path) ->
     (tmp_path / "red.png").write_bytes(picture.getvalue())
     rows = [{"prompt": "What is it?", "images": ["red.png"], "n": 3}, {"prompt": said("Why?"), "n": 4}]
     source = open_source(written(tmp_path / "rows.jsonl", rows))
-    found = other_prompts(source, Columns(number="n"), (), 2)
+    found = select_unseen_prompts(source, PromptColumns(number="n"), (), 2)
     write_prompts(tmp_path / "held.jsonl", found)
-    again = other_prompts(open_source(str(tmp_path / "held.jsonl")), Columns(number="n"), (), 2)
+    again = select_unseen_prompts(open_source(str(tmp_path / "held.jsonl")), PromptColumns(number="n"), (), 2)
     assert [(row.id, row.prompt, row.kept) for row in again] == [(row.id, row.prompt, row.kept) for row in found]
 
 
 @pytest.mark.parametrize(
     ("recipe", "settings", "complaint"),
     [
-        (Recipe, {"held_out_prompts": -1}, "--held-out-prompts must be at least 0"),
-        (Recipe, {"held_out_answer": "x"}, "--held-out-answer is a column of --held-out"),
-        (Recipe, {"judge_key": "env:KEY"}, "--judge-key goes with --judge-url"),
-        (Recipe, {"judge_url": "http://h", "judge_adapter": "a"}, "for the service at --judge-url to say"),
-        (Recipe, {"judge_url": "http://h", "judge": "j"}, "for the service at --judge-url to say"),
-        (Recipe, {"judge_adapter": "a"}, "--judge-adapter goes with --judge"),
-        (Recipe, {"rubric": "nonsense"}, "nonsense"),
+        (PolicyRecipe, {"held_out_prompts": -1}, "--held-out-prompts must be at least 0"),
+        (PolicyRecipe, {"held_out_answer": "x"}, "--held-out-answer is a column of --held-out"),
+        (PolicyRecipe, {"judge_key": "env:KEY"}, "--judge-key goes with --judge-url"),
+        (PolicyRecipe, {"judge_url": "http://h", "judge_adapter": "a"}, "for the service at --judge-url to say"),
+        (PolicyRecipe, {"judge_url": "http://h", "judge": "j"}, "for the service at --judge-url to say"),
+        (PolicyRecipe, {"judge_adapter": "a"}, "--judge-adapter goes with --judge"),
+        (PolicyRecipe, {"rubric": "nonsense"}, "nonsense"),
         (RewardRecipe, {"judge_reward": "applause"}, "applause"),
         (RewardRecipe, {"judge_group_timeout_s": 700.0}, "--judge-group-timeout-s must be above 0 and below"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
-    recipe: type[Recipe], settings: dict[str, Any], complaint: str
+    recipe: type[PolicyRecipe], settings: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(UsageError, match=complaint):
         recipe(**settings)
@@ -276,6 +278,6 @@ def test_folders_of_one_name_are_not_taken_for_each_other(tmp_path: Path) -> Non
         (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: train.jsonl\n---\n")
         row = {"prompt": f"What is {n}?", "chosen": "Yes.", "rejected": "No."}
         (folder / "train.jsonl").write_text(json.dumps(row) + "\n")
-        (prompt,) = preference_data(str(folder)).rows["prompt"]
+        (prompt,) = load_preference_data(str(folder)).rows["prompt"]
         found.append(prompt[0]["content"])
     assert found == ["What is 0?", "What is 1?", "What is 2?"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flex_judge.alignment.policy_training.evaluation import compared
-from flex_judge.alignment.policy_training.tuning import last_checkpoint
+from flex_judge.alignment.policy_training.evaluation import compare_policies
+from flex_judge.alignment.policy_training.tuning import find_last_checkpoint
 from flex_judge.alignment.training.card import write_card
 from flex_judge.judges.errors import UsageError
 
@@ -27,7 +27,7 @@ def row(name: str, answers: list[str], scores: list[float | None], right: int = 
 def test_figures_are_means_over_prompts_and_differences_within_them() -> None:
     before = [row("a", ["5", "4"], [2, 4]), row("b", ["4", "4"], [1, 1])]
     after = [row("b", ["5", "5"], [3, 3]), row("a", ["5", "4"], [3, 5])]  # in whatever order
-    found = compared(before, after, "answer")
+    found = compare_policies(before, after, "answer")
     assert found["score"]["before"]["value"] == 2.5  # of (2.5 + 4.5) / 2 and 1.5
     assert found["score"]["after"]["value"] == 4.0
     assert found["score"]["difference"]["value"] == 1.5
@@ -41,7 +41,7 @@ def test_figures_are_means_over_prompts_and_differences_within_them() -> None:
 def test_what_has_no_score_is_left_out_of_the_scores_and_counted() -> None:
     before = [row("a", ["5", "4"], [2, None]), row("b", ["4"], [None]), row("c", ["4"], [1])]
     after = [row("a", ["5", "4"], [3, 3]), row("b", ["4"], [3])]
-    found = compared(before, after)
+    found = compare_policies(before, after)
     assert found["score"]["before"]["value"] == 2.5
     assert found["score"]["difference"]["count"] == 1
     assert found["answers_without_a_score"] == {"before": 2, "after": 0}
@@ -51,20 +51,20 @@ def test_what_has_no_score_is_left_out_of_the_scores_and_counted() -> None:
 
 def test_nothing_in_common_is_no_figure() -> None:
     with pytest.raises(UsageError, match="no held-out prompt was answered and judged both before and after"):
-        compared([row("a", ["5"], [2])], [row("b", ["5"], [2])])
+        compare_policies([row("a", ["5"], [2])], [row("b", ["5"], [2])])
 
 
 def test_where_no_prompt_has_scores_there_are_no_figures_of_them() -> None:
-    assert compared([row("a", ["5"], [None])], [row("a", ["5"], [2])])["score"] is None
+    assert compare_policies([row("a", ["5"], [None])], [row("a", ["5"], [2])])["score"] is None
 
 
 def test_the_last_checkpoint_is_the_newest_that_is_whole(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path) is None
+    assert find_last_checkpoint(tmp_path) is None
     for step, whole in ((9, True), (10, True), (100, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if whole:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert find_last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 def test_the_model_card_says_what_was_measured_and_how(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_model_card_says_what_was_measured_and_how(tmp_path: Path) -> None:
         "judge_url": None,
         "rubric": "general",
         "held_out_samples": 2,
-        "measured": compared(before, after, "answer"),
+        "measured": compare_policies(before, after, "answer"),
         "trl": {"beta": 0.3},
     }
     (tmp_path / "adapter_config.json").touch()

@@ -9,20 +9,20 @@ import pytest
 from clips import noise, picture
 
 from flex_judge.alignment.data.rows import PromptRow
-from flex_judge.alignment.data.texts import similarity
+from flex_judge.alignment.data.texts import compute_similarity
 from flex_judge.alignment.preferences import (
     DROP_REASONS,
     FILTERS,
     FilterSpec,
-    Found,
     Pair,
+    PairResult,
     SeenPrompts,
     Side,
-    filtered,
-    prompt_digest,
+    compute_prompt_digest,
+    filter_pairs,
 )
 from flex_judge.judges import Message, UsageError
-from flex_judge.judges.media.opening import image
+from flex_judge.judges.media.opening import make_image
 
 ROW = PromptRow("q1", (Message("user", "What is 2 + 3?"),))
 
@@ -36,7 +36,7 @@ def pair(
 
 def dropped(pair: Pair, **spec: object) -> str | None:
     """Under which reason a pair is dropped; None if it is kept."""
-    kept = filtered(Found((pair,)), FilterSpec(**spec))  # type: ignore[arg-type]
+    kept = filter_pairs(PairResult((pair,)), FilterSpec(**spec))  # type: ignore[arg-type]
     assert len(kept.pairs) + kept.dropped.total() == 1
     return next(iter(kept.dropped), None)
 
@@ -71,12 +71,12 @@ def test_nearly_the_same_texts_make_no_pair_if_told_so() -> None:
 
 
 def test_similarity_goes_from_nothing_in_common_to_the_same() -> None:
-    assert similarity("abcdefgh", "ABC DEF GH") < similarity("abcdefgh", "abcdefgi") < 1
-    assert similarity("abcdefgh", "stuvwxyz") == 0
-    assert similarity("One  two", " one\ntwo") == 1
-    assert similarity("5", "5") == 1
-    assert similarity("5", "6") == 0
-    assert similarity("", "") == 1
+    assert compute_similarity("abcdefgh", "ABC DEF GH") < compute_similarity("abcdefgh", "abcdefgi") < 1
+    assert compute_similarity("abcdefgh", "stuvwxyz") == 0
+    assert compute_similarity("One  two", " one\ntwo") == 1
+    assert compute_similarity("5", "5") == 1
+    assert compute_similarity("5", "6") == 0
+    assert compute_similarity("", "") == 1
 
 
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
@@ -89,20 +89,20 @@ def test_cut_off_answers_make_no_pair_if_told_so(side: str) -> None:
 def test_a_pair_is_dropped_under_one_reason_and_the_rules_own_counts_stay() -> None:
     bad = pair("a", "b" * 10, high=3, low=2, disagreement=0.9)
     strict = FilterSpec(margin=2, max_disagreement=0.1, max_length_ratio=2)
-    kept = filtered(Found((bad, pair()), Counter(tied=3)), strict)
-    assert kept == Found((pair(),), Counter(tied=3, small_margin=1))
+    kept = filter_pairs(PairResult((bad, pair()), Counter(tied=3)), strict)
+    assert kept == PairResult((pair(),), Counter(tied=3, small_margin=1))
     assert set(FILTERS) < set(DROP_REASONS)
 
 
 def test_of_one_prompt_only_so_many_pairs_are_kept_and_which_ones_is_drawn_by_hash() -> None:
     pairs = [pair(chosen=f"answer {i}") for i in range(30)]
-    kept = filtered(Found(tuple(pairs)), FilterSpec(per_prompt=5))
+    kept = filter_pairs(PairResult(tuple(pairs)), FilterSpec(per_prompt=5))
     assert len(kept.pairs) == 5
     assert kept.dropped == {"over_cap": 25}
-    turned = filtered(Found(tuple(reversed(pairs))), FilterSpec(per_prompt=5))
+    turned = filter_pairs(PairResult(tuple(reversed(pairs))), FilterSpec(per_prompt=5))
     assert {p.chosen.text for p in turned.pairs} == {p.chosen.text for p in kept.pairs}
     assert [p.chosen.text for p in kept.pairs] != [p.chosen.text for p in pairs[:5]]
-    assert filtered(Found(tuple(pairs)), FilterSpec(per_prompt=5, seed=1)).pairs != kept.pairs
+    assert filter_pairs(PairResult(tuple(pairs)), FilterSpec(per_prompt=5, seed=1)).pairs != kept.pairs
 
 
 @pytest.mark.parametrize(
@@ -123,18 +123,18 @@ def test_settings_of_filters_are_checked(values: dict[str, object], message: str
 
 def test_prompts_are_the_same_whatever_their_case_and_white_space_but_not_with_other_images() -> None:
     def digest(*content: object, role: str = "user") -> str:
-        return prompt_digest((Message(role, content if len(content) > 1 else content[0]),))  # type: ignore[arg-type]
+        return compute_prompt_digest((Message(role, content if len(content) > 1 else content[0]),))  # type: ignore[arg-type]
 
     assert digest("What is  2 + 3?\n") == digest("what is 2 + 3?")
     assert len(digest("x")) == 16
-    one, again, other = (image(picture(noise(8, width))) for width in (8, 8, 9))
+    one, again, other = (make_image(picture(noise(8, width))) for width in (8, 8, 9))
     assert digest(one, "What?") == digest(again, "what?") != digest(other, "What?")
     different = [digest("a", role="system"), digest("a"), digest("b"), digest(one, "a"), digest("a", one)]
     assert len(set(different)) == len(different)
 
 
 def test_the_first_id_keeps_a_prompt_and_all_its_rows() -> None:
-    one, other = (prompt_digest((Message("user", text),)) for text in ("one", "other"))
+    one, other = (compute_prompt_digest((Message("user", text),)) for text in ("one", "other"))
     rows = [(one, "a"), (one, "a"), (other, "b"), (one, "c"), (one, "c"), (other, "b2"), (one, "d")]
     repeats = SeenPrompts()
-    assert [repeats.again(*row) for row in rows] == [False, False, False, True, True, True, True]
+    assert [repeats.is_repeat(*row) for row in rows] == [False, False, False, True, True, True, True]

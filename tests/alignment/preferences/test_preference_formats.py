@@ -13,15 +13,15 @@ import pytest
 from clips import noise, picture
 from training import two_steps
 
-from flex_judge.alignment.data.image_uris import data_uri
+from flex_judge.alignment.data.image_uris import encode_data_uri
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.preferences import FORMATS, Pair, Side
 from flex_judge.judges import Message, UsageError
-from flex_judge.judges.media.opening import audio, image, molecule
+from flex_judge.judges.media.opening import make_audio, make_image, make_molecule
 from flex_judge.judges.types import Content
 
-PNG = image(picture(noise(40, 60)))
-OTHER = image(picture(noise(30, 30)))
+PNG = make_image(picture(noise(40, 60)))
+OTHER = make_image(picture(noise(30, 30)))
 KINDS = [(name, images) for name, f in FORMATS.items() for images in (False, True) if f.takes_images or not images]
 
 
@@ -50,7 +50,7 @@ def load(builder: str, files: Any, cache: Path, **options: Any) -> Any:
 
 
 def test_a_preference_row_for_text_models_has_text() -> None:
-    (made,) = FORMATS["preference"].rows([pair(row("What is 2 + 3?"))])
+    (made,) = FORMATS["preference"].make_rows([pair(row("What is 2 + 3?"))])
     assert made["prompt"] == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is 2 + 3?"},
@@ -66,7 +66,7 @@ def test_a_preference_row_for_text_models_has_text() -> None:
 
 def test_a_preference_row_for_models_that_see_has_parts_and_images_in_their_order() -> None:
     asked = row("Compare ", PNG, "with", OTHER, "in ", "short.")
-    (made,) = FORMATS["preference"].rows([pair(asked)], images=True)
+    (made,) = FORMATS["preference"].make_rows([pair(asked)], images=True)
     assert made["prompt"][1]["content"] == [
         {"type": "text", "text": "Compare "},
         {"type": "image", "text": ""},
@@ -75,8 +75,8 @@ def test_a_preference_row_for_models_that_see_has_parts_and_images_in_their_orde
         {"type": "text", "text": "in short."},
     ]
     assert made["chosen"] == [{"role": "assistant", "content": [{"type": "text", "text": "It is 5."}]}]
-    assert made["images"] == [data_uri(PNG), data_uri(OTHER)]
-    (text,) = FORMATS["preference"].rows([pair(row("What?"))], images=True)
+    assert made["images"] == [encode_data_uri(PNG), encode_data_uri(OTHER)]
+    (text,) = FORMATS["preference"].make_rows([pair(row("What?"))], images=True)
     assert text["images"] == []
     assert text.keys() == made.keys()
 
@@ -87,14 +87,14 @@ def test_of_kto_rows_there_is_one_for_each_answer_that_is_on_one_side_only() -> 
         replace(pair(asked), chosen=high, rejected=low)
         for high, low in ((best, middle), (best, worst), (middle, worst))
     ]
-    made = FORMATS["kto"].rows(pairs)
+    made = FORMATS["kto"].make_rows(pairs)
     assert [(r["completion"][0]["content"], r["label"]) for r in made] == [("answer 0", True), ("answer 2", False)]
     assert [r["margin"] for r in made] == [1, 2]
     assert not {"chosen", "rejected"} & made[0].keys()
 
 
 def test_rows_of_the_reward_format_are_conversations_without_a_margin_for_the_loss() -> None:
-    (made,) = FORMATS["reward"].rows([pair(row("What?"))])
+    (made,) = FORMATS["reward"].make_rows([pair(row("What?"))])
     assert [m["role"] for m in made["chosen"]] == ["system", "user", "assistant"]
     assert made["rejected"][-1]["content"] == "It is 6."
     assert made["score_margin"] == 3
@@ -102,57 +102,59 @@ def test_rows_of_the_reward_format_are_conversations_without_a_margin_for_the_lo
 
 
 def test_images_that_were_compared_have_a_form_of_their_own() -> None:
-    (made,) = FORMATS["image_pairs"].rows([pair(row("A red square."), (PNG,), (OTHER, " "))])
-    assert (made["chosen_image"], made["rejected_image"]) == (data_uri(PNG), data_uri(OTHER))
+    (made,) = FORMATS["image_pairs"].make_rows([pair(row("A red square."), (PNG,), (OTHER, " "))])
+    assert (made["chosen_image"], made["rejected_image"]) == (encode_data_uri(PNG), encode_data_uri(OTHER))
     assert made["prompt"][1]["content"] == "A red square."
-    (edit,) = FORMATS["image_pairs"].rows([pair(row(PNG, "Make it green."), (PNG,), (OTHER,))], images=True)
-    assert edit["images"] == [data_uri(PNG)]
+    (edit,) = FORMATS["image_pairs"].make_rows([pair(row(PNG, "Make it green."), (PNG,), (OTHER,))], images=True)
+    assert edit["images"] == [encode_data_uri(PNG)]
     with pytest.raises(UsageError, match=r"line 3: format 'image_pairs' is for answers of one image, got 'a red one'"):
-        FORMATS["image_pairs"].rows([pair(row("A red square."), "a red one", (OTHER,))])
+        FORMATS["image_pairs"].make_rows([pair(row("A red square."), "a red one", (OTHER,))])
 
 
 def test_what_a_format_has_no_place_for_is_named() -> None:
-    sound = audio(noise().astype("float32").mean(axis=(1, 2)) / 255, rate=16_000)
+    sound = make_audio(noise().astype("float32").mean(axis=(1, 2)) / 255, rate=16_000)
     with pytest.raises(UsageError, match="line 3: has an image, and the data set is made for text models"):
-        FORMATS["preference"].rows([pair(row(PNG, "What?"))])
+        FORMATS["preference"].make_rows([pair(row(PNG, "What?"))])
     with pytest.raises(UsageError, match=r"line 3: has a part of type audio, for which TRL's formats have no place"):
-        FORMATS["preference"].rows([pair(row(sound, "What?"))], images=True)
+        FORMATS["preference"].make_rows([pair(row(sound, "What?"))], images=True)
     with pytest.raises(UsageError, match=r"has media, .* use the format 'image_pairs'"):
-        FORMATS["preference"].rows([pair(row("What?"), (PNG,), (OTHER,))], images=True)
+        FORMATS["preference"].make_rows([pair(row("What?"), (PNG,), (OTHER,))], images=True)
     with pytest.raises(UsageError, match=r"format 'reward' is for text alone, as is TRL's RewardTrainer"):
-        FORMATS["reward"].rows([], images=True)
+        FORMATS["reward"].make_rows([], images=True)
 
 
 def test_a_molecule_is_its_smiles_as_the_policy_read_it() -> None:
-    (made,) = FORMATS["preference"].rows([pair(row("What is ", molecule("CCO"), "?"))])
+    (made,) = FORMATS["preference"].make_rows([pair(row("What is ", make_molecule("CCO"), "?"))])
     assert made["prompt"][1]["content"] == "What is CCO?"
 
 
 def test_half_a_surrogate_pair_becomes_a_character_that_arrow_can_hold(tmp_path: Path) -> None:
-    made = FORMATS["preference"].rows([pair(row("What \ud83d?"), "It is \udc00 5.")])
+    made = FORMATS["preference"].make_rows([pair(row("What \ud83d?"), "It is \udc00 5.")])
     assert made[0]["prompt"][1]["content"] == "What \ufffd?"
     assert load("json", lines(tmp_path / "a.jsonl", made), tmp_path)[0]["chosen"][0]["content"] == "It is \ufffd 5."
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF"])
 def test_an_image_is_stored_as_the_file_it_was(form: str) -> None:
-    original = image(picture(noise(), form))
-    header, _, text = data_uri(original).partition(",")
+    original = make_image(picture(noise(), form))
+    header, _, text = encode_data_uri(original).partition(",")
     assert header == f"data:image/{form.lower()};base64"
     assert base64.b64decode(text) == original.data
 
 
 def test_an_image_of_a_kind_that_some_loaders_cannot_open_is_stored_as_png() -> None:
-    assert data_uri(image(picture(noise(), "TIFF"))).startswith("data:image/png;base64,")
+    assert encode_data_uri(make_image(picture(noise(), "TIFF"))).startswith("data:image/png;base64,")
 
 
 def test_the_image_feature_opens_every_data_uri_whatever_slashes_it_has() -> None:
     from datasets import Image
 
     for seed in range(40):
-        media = image(picture(noise(8, 8 + seed)) + b"\xff" * seed)  # what follows the end of a PNG is not looked at
-        assert "//" not in data_uri(media).partition(",")[2]
-        opened = Image().decode_example({"path": data_uri(media), "bytes": None})
+        media = make_image(
+            picture(noise(8, 8 + seed)) + b"\xff" * seed
+        )  # what follows the end of a PNG is not looked at
+        assert "//" not in encode_data_uri(media).partition(",")[2]
+        opened = Image().decode_example({"path": encode_data_uri(media), "bytes": None})
         assert opened.size == (8 + seed, 8)
 
 
@@ -161,21 +163,21 @@ def test_rows_of_different_kinds_fit_into_one_table(name: str, images: bool, tmp
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from flex_judge.alignment.preferences.schema import features, parquet_table
+    from flex_judge.alignment.preferences.schema import make_features, make_parquet_table
 
     answers = ((PNG,), (OTHER,)) if name == "image_pairs" else ("It is 5.", "It is 6.")
     prompts = [row(PNG, id="a") if images else row("What?", id="a"), row("Say.", id="b")]
     known, unknown = (
-        FORMATS[name].rows([pair(prompt, *answers, known=known)], images)
+        FORMATS[name].make_rows([pair(prompt, *answers, known=known)], images)
         for prompt, known in zip(prompts, (True, False), strict=True)
     )
     # As JSON lines, a file each; the first has none of the numbers that may be missing.
-    wanted = features(name, images)
+    wanted = make_features(name, images)
     files = [lines(tmp_path / f"{i}.jsonl", rows) for i, rows in enumerate((unknown, known))]
     from_json = load("json", files, tmp_path, features=wanted)
     # As Parquet, a file each, types not told.
     for i, rows in enumerate((unknown, known)):
-        pq.write_table(parquet_table(rows, name, images), tmp_path / f"{i}.parquet")
+        pq.write_table(make_parquet_table(rows, name, images), tmp_path / f"{i}.parquet")
     tables = [pq.read_table(tmp_path / f"{i}.parquet") for i in range(2)]
     assert pa.concat_tables(tables).num_rows == 2 * len(known)
     from_parquet = load("parquet", [str(tmp_path / f"{i}.parquet") for i in range(2)], tmp_path)
@@ -212,7 +214,7 @@ def test_trainers_of_trl_take_the_rows(tmp_path: Path) -> None:
         ),
     }
     for name, (trainer, config, architecture, options, columns) in trainers.items():
-        rows = [made for prompt, known in cases for made in FORMATS[name].rows([pair(prompt, known=known)])]
+        rows = [made for prompt, known in cases for made in FORMATS[name].make_rows([pair(prompt, known=known)])]
         data = load("json", lines(tmp_path / f"{name}.jsonl", rows), tmp_path)
         assert all(map(is_conversational, data))
         run = trainer(
@@ -232,14 +234,14 @@ def test_trl_trains_a_model_that_sees_on_a_mixed_set_whether_or_not_the_features
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from trl import DPOConfig, DPOTrainer
 
-    from flex_judge.alignment.preferences.schema import features
+    from flex_judge.alignment.preferences.schema import make_features
 
     model = tiny_qwen_vl(tmp_path / "qwen")
     prompts = [row(PNG, "What is it?", id="a"), row("What is 2 + 3?", id="b")]
-    rows = [made for p in prompts for made in FORMATS["preference"].rows([pair(p)], images=True)]
+    rows = [made for p in prompts for made in FORMATS["preference"].make_rows([pair(p)], images=True)]
     file = lines(tmp_path / "a.jsonl", rows)
     batches = []
-    for told in ({}, {"features": features("preference", images=True)}):
+    for told in ({}, {"features": make_features("preference", images=True)}):
         run = DPOTrainer(
             model=AutoModelForImageTextToText.from_pretrained(model),
             args=DPOConfig(per_device_train_batch_size=2, max_length=None, **two_steps(tmp_path / "dpo")),

@@ -11,19 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts import SETTINGS, fair_judge
 
-from flex_judge.alignment.data.rows import PromptRow, Sampled
-from flex_judge.alignment.preferences import DROP_REASONS, RULES, Found, RuleSpec, make_rule
+from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
+from flex_judge.alignment.preferences import DROP_REASONS, RULES, PairResult, RuleSpec, make_rule
 from flex_judge.judges import Comparison, FlexJudge, Judgment, Message, Status, UsageError, Verdict
 from flex_judge.judges.engines.scripted import ScriptedEngine
-from flex_judge.judges.protocol.voting import combine
+from flex_judge.judges.protocol.voting import combine_votes
 
 ROW = PromptRow("q1", (Message("user", "What is 2 + 3?"),))
 COLD, HOT = 0.8, 1.2
 GIVEN, TURNED = (0, 1), (1, 0)
 
 
-def sampled(*responses: str, temperatures: Sequence[float] | None = None, cut: Sequence[bool] = ()) -> Sampled:
-    return Sampled(ROW, responses, tuple(temperatures or [1.0] * len(responses)), cut=tuple(cut), policy="policy@1")
+def sampled(*responses: str, temperatures: Sequence[float] | None = None, cut: Sequence[bool] = ()) -> SampledPrompt:
+    return SampledPrompt(
+        ROW, responses, tuple(temperatures or [1.0] * len(responses)), cut=tuple(cut), policy="policy@1"
+    )
 
 
 def judged(comparison: Comparison, *scores: float | None, expected: float | None = None) -> Judgment:
@@ -35,16 +37,18 @@ def judged(comparison: Comparison, *scores: float | None, expected: float | None
         else Verdict(Status.OK, (s,), told, order=(0,), reasoning=f"I think {s}")
         for s in scores
     ]
-    return combine(comparison.id, [[vote] for vote in votes], model="judge@1", provenance={"rubric": "general"})
+    return combine_votes(comparison.id, [[vote] for vote in votes], model="judge@1", provenance={"rubric": "general"})
 
 
-def found(name: str, answers: Mapping[str, float | None], **spec: object) -> Found:
+def found(name: str, answers: Mapping[str, float | None], **spec: object) -> PairResult:
     """What a rule makes of answers with their scores."""
     rule, asked = make_rule(RuleSpec(name, **spec)), sampled(*answers)  # type: ignore[arg-type]
-    return rule.pairs(asked, [judged(c, answers[str(c.responses[0])]) for c in rule.comparisons(asked, "general")])
+    return rule.make_pairs(
+        asked, [judged(c, answers[str(c.responses[0])]) for c in rule.make_comparisons(asked, "general")]
+    )
 
 
-def texts(found: Found) -> list[tuple[str, str]]:
+def texts(found: PairResult) -> list[tuple[str, str]]:
     return [(pair.chosen.text, pair.rejected.text) for pair in found.pairs]
 
 
@@ -53,7 +57,7 @@ POINTWISE = [name for name in RULES if name != "two_temperatures"]
 
 @pytest.mark.parametrize("name", POINTWISE)
 def test_different_answers_are_judged_once_each_and_empty_ones_not_at_all(name: str) -> None:
-    comparisons = make_rule(RuleSpec(name)).comparisons(sampled("five", "", "six", "five\n", " "), "general")
+    comparisons = make_rule(RuleSpec(name)).make_comparisons(sampled("five", "", "six", "five\n", " "), "general")
     assert [(c.id, c.responses, c.rubric) for c in comparisons] == [
         ("q1/0", ("five",), "general"),
         ("q1/2", ("six",), "general"),
@@ -67,17 +71,17 @@ def test_different_answers_are_judged_once_each_and_empty_ones_not_at_all(name: 
 @pytest.mark.parametrize("name", POINTWISE)
 def test_nothing_is_judged_where_no_pair_can_come_of_it(name: str, responses: tuple[str, ...], reason: str) -> None:
     rule, asked = make_rule(RuleSpec(name)), sampled(*responses)
-    assert rule.comparisons(asked, "general") == []
-    assert rule.pairs(asked, []) == Found.none(reason)
+    assert rule.make_comparisons(asked, "general") == []
+    assert rule.make_pairs(asked, []) == PairResult.without_pairs(reason)
 
 
 @pytest.mark.parametrize("name", POINTWISE)
 def test_unscored_and_missing_judgments_leave_an_answer_out(name: str) -> None:
     rule, asked = make_rule(RuleSpec(name)), sampled("a", "b", "c", "d")
-    first, second, third, _ = rule.comparisons(asked, "general")
+    first, second, third, _ = rule.make_comparisons(asked, "general")
     judgments = [judged(first, 5), judged(second, None), judged(third, 2)]
-    assert texts(rule.pairs(asked, judgments)) == [("a", "c")]
-    assert rule.pairs(asked, judgments[:2]) == Found.none("unscored")
+    assert texts(rule.make_pairs(asked, judgments)) == [("a", "c")]
+    assert rule.make_pairs(asked, judgments[:2]) == PairResult.without_pairs("unscored")
 
 
 def test_the_highest_answer_is_held_against_the_lowest() -> None:
@@ -93,8 +97,8 @@ def test_the_highest_answer_is_held_against_the_one_at_a_quantile(quantile: floa
 def test_an_answer_that_was_sampled_twice_counts_twice_for_a_quantile() -> None:
     rule, asked = make_rule(RuleSpec("highest_quantile", quantile=0.5)), sampled("a", "c", "b", "b", "b")
     scores = {"a": 9.0, "b": 5.0, "c": 1.0}
-    judgments = [judged(c, scores[str(c.responses[0])]) for c in rule.comparisons(asked, "general")]
-    assert texts(rule.pairs(asked, judgments)) == [("a", "b")]
+    judgments = [judged(c, scores[str(c.responses[0])]) for c in rule.make_comparisons(asked, "general")]
+    assert texts(rule.make_pairs(asked, judgments)) == [("a", "b")]
 
 
 def test_all_pairs_are_those_whose_scores_differ() -> None:
@@ -105,23 +109,23 @@ def test_all_pairs_are_those_whose_scores_differ() -> None:
 
 def test_all_pairs_hold_each_two_texts_against_each_other_once() -> None:
     rule, asked = make_rule(RuleSpec("all_pairs")), sampled("a", "b", "a", "b", "a")
-    judgments = [judged(c, 5.0 if c.responses[0] == "a" else 2.0) for c in rule.comparisons(asked, "general")]
-    assert rule.pairs(asked, judgments).dropped == {}
-    assert texts(rule.pairs(asked, judgments)) == [("a", "b")]
+    judgments = [judged(c, 5.0 if c.responses[0] == "a" else 2.0) for c in rule.make_comparisons(asked, "general")]
+    assert rule.make_pairs(asked, judgments).dropped == {}
+    assert texts(rule.make_pairs(asked, judgments)) == [("a", "b")]
 
 
 def test_of_an_answer_that_was_judged_twice_the_better_judgment_stands() -> None:
     asked = sampled("a", "b", "a")
     judgments = [judged(Comparison(f"q1/{i}", ROW.prompt, ("",)), score) for i, score in enumerate((2, 5, 9))]
-    (pair,) = make_rule(RuleSpec("all_pairs")).pairs(asked, judgments).pairs
+    (pair,) = make_rule(RuleSpec("all_pairs")).make_pairs(asked, judgments).pairs
     assert (pair.chosen.text, pair.chosen.score, pair.rejected.text, pair.rejected.score) == ("a", 9, "b", 5)
 
 
 def test_a_pair_knows_what_it_rests_on() -> None:
     rule = make_rule(RuleSpec("highest_lowest"))
     asked = sampled("a", "b", temperatures=[0.7, 1.1], cut=[False, True])
-    good, bad = rule.comparisons(asked, "general")
-    (pair,) = rule.pairs(asked, [judged(bad, 1, 2, 5, expected=2.5), judged(good, 5, 5, None, expected=4.5)]).pairs
+    good, bad = rule.make_comparisons(asked, "general")
+    (pair,) = rule.make_pairs(asked, [judged(bad, 1, 2, 5, expected=2.5), judged(good, 5, 5, None, expected=4.5)]).pairs
     assert (pair.rule, pair.rubric, pair.judge, pair.policy) == ("highest_lowest", "general", "judge@1", "policy@1")
     assert (pair.chosen.score, pair.chosen.expected, pair.chosen.temperature, pair.chosen.cut) == (5, 4.5, 0.7, False)
     assert (pair.rejected.index, pair.rejected.cut, pair.rejected.reasoning) == (1, True, "I think 1")
@@ -169,13 +173,13 @@ def verdict(cold: float | None, hot: float | None, order: tuple[int, ...]) -> Ve
     return Verdict(Status.OK, (cold, hot), order=order, reasoning="because")
 
 
-def of_two(*rounds: Sequence[Verdict], winner: str = "low", names: tuple[str, ...] = ("hot", "cold")) -> Found:
+def of_two(*rounds: Sequence[Verdict], winner: str = "low", names: tuple[str, ...] = ("hot", "cold")) -> PairResult:
     """What the rule makes of a hot and a cold answer; votes are on the cold one first."""
     rule = make_rule(RuleSpec("two_temperatures", winner=winner))
     asked = sampled(*names, temperatures=[HOT, COLD])
-    (comparison,) = rule.comparisons(asked, "general")
+    (comparison,) = rule.make_comparisons(asked, "general")
     assert comparison.responses == ("cold", "hot")
-    return rule.pairs(asked, [combine(comparison.id, rounds, model="judge@1")])
+    return rule.make_pairs(asked, [combine_votes(comparison.id, rounds, model="judge@1")])
 
 
 def test_the_colder_answer_is_chosen_where_it_wins_in_both_orders() -> None:
@@ -202,7 +206,7 @@ def test_the_colder_answer_is_chosen_where_it_wins_in_both_orders() -> None:
 def test_there_is_no_pair_without_a_win_in_both_orders(
     votes: list[tuple[float | None, float | None]], reason: str
 ) -> None:
-    assert of_two([verdict(*votes[0], GIVEN), verdict(*votes[1], TURNED)]) == Found.none(reason)
+    assert of_two([verdict(*votes[0], GIVEN), verdict(*votes[1], TURNED)]) == PairResult.without_pairs(reason)
 
 
 @pytest.mark.parametrize(("winner", "kept"), [("low", [False, True]), ("high", [True, False]), ("either", [True] * 2)])
@@ -218,12 +222,12 @@ def test_with_several_votes_the_majority_of_each_order_counts() -> None:
     pairs = of_two([good, verdict(7, 4, TURNED)], [bad, verdict(7, 4, TURNED)], [good, verdict(5, 5, TURNED)])
     assert texts(pairs) == [("cold", "hot")]
     assert (pairs.pairs[0].votes, pairs.pairs[0].disagreement) == (6, 0.25)
-    assert of_two([good, verdict(7, 4, TURNED)], [bad, verdict(7, 4, TURNED)]) == Found.none("tied")
+    assert of_two([good, verdict(7, 4, TURNED)], [bad, verdict(7, 4, TURNED)]) == PairResult.without_pairs("tied")
 
 
 def test_a_majority_that_is_outweighed_makes_no_pair() -> None:
     votes = [verdict(5, 4, GIVEN), verdict(5, 4, TURNED)], [verdict(5, 4, GIVEN), verdict(5, 4, TURNED)]
-    assert of_two(*votes, [verdict(1, 10, GIVEN), verdict(1, 10, TURNED)]) == Found.none("tied")
+    assert of_two(*votes, [verdict(1, 10, GIVEN), verdict(1, 10, TURNED)]) == PairResult.without_pairs("tied")
 
 
 def test_a_judge_that_reads_one_order_alone_is_refused() -> None:
@@ -235,23 +239,23 @@ def test_a_judge_that_reads_one_order_alone_is_refused() -> None:
 def test_two_temperatures_need_two_temperatures(temperatures: list[float]) -> None:
     asked = replace(sampled("a", "b", "c"), temperatures=tuple(temperatures))
     with pytest.raises(UsageError, match="rule two_temperatures needs answers sampled at two temperatures"):
-        make_rule(RuleSpec("two_temperatures")).comparisons(asked, "general")
+        make_rule(RuleSpec("two_temperatures")).make_comparisons(asked, "general")
 
 
 def test_whether_answers_can_be_paired_at_all_is_known_before_they_are_sampled() -> None:
-    make_rule(RuleSpec("two_temperatures")).check([0.8, 1.2])
-    make_rule(RuleSpec("all_pairs")).check([1.0, 1.0])
+    make_rule(RuleSpec("two_temperatures")).check_temperatures([0.8, 1.2])
+    make_rule(RuleSpec("all_pairs")).check_temperatures([1.0, 1.0])
     with pytest.raises(UsageError, match="rule two_temperatures needs answers sampled at two temperatures, not at: 1"):
-        make_rule(RuleSpec("two_temperatures")).check([1.0, 1.0])
+        make_rule(RuleSpec("two_temperatures")).check_temperatures([1.0, 1.0])
     with pytest.raises(UsageError, match="rule highest_lowest needs at least 2 answers to a prompt, not 1"):
-        make_rule(RuleSpec("highest_lowest")).check([1.0])
+        make_rule(RuleSpec("highest_lowest")).check_temperatures([1.0])
 
 
 @pytest.mark.parametrize(("names", "reason"), [(("a", "a "), "equal_text"), (("a", ""), "empty")])
 def test_two_temperatures_judge_nothing_where_the_answers_do_not_differ(names: tuple[str, str], reason: str) -> None:
     rule, asked = make_rule(RuleSpec("two_temperatures")), sampled(*names, temperatures=[COLD, HOT])
-    assert rule.comparisons(asked, "general") == []
-    assert rule.pairs(asked, []) == Found.none(reason)
+    assert rule.make_comparisons(asked, "general") == []
+    assert rule.make_pairs(asked, []) == PairResult.without_pairs(reason)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -259,8 +263,8 @@ async def test_every_rule_works_with_a_judge(name: str) -> None:
     rule = make_rule(RuleSpec(name, winner="either"))
     judge = FlexJudge(ScriptedEngine(fair_judge), replace(SETTINGS, order=rule.order))
     asked = sampled("five", "six", temperatures=[COLD, HOT])
-    judgments = [await judge.ajudge(comparison) for comparison in rule.comparisons(asked, "general")]
-    (pair,) = rule.pairs(asked, judgments).pairs
+    judgments = [await judge.ajudge(comparison) for comparison in rule.make_comparisons(asked, "general")]
+    (pair,) = rule.make_pairs(asked, judgments).pairs
     assert {pair.chosen.text, pair.rejected.text} == {"five", "six"}
     assert (pair.rubric, pair.votes, pair.disagreement) == ("general", 2, 0)
 

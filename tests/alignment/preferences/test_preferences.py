@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flex_judge.alignment.preferences import DROP_REASONS, highest_against_lowest, prompt_digest
+from flex_judge.alignment.preferences import DROP_REASONS, compute_prompt_digest, pair_highest_with_lowest
 from flex_judge.judges import Judgment, Message, Status
 
 PROMPT = (Message("system", "Be brief."), Message("user", "What is 2 + 3?"))
-UNSCORED = Judgment.unscored("a", Status.UNPARSEABLE, "no <answer>")
+UNSCORED = Judgment.from_failure("a", Status.UNPARSEABLE, "no <answer>")
 
 
 def scored(score: float, expected: float | None = None, reasoning: str = "") -> Judgment:
@@ -23,7 +23,7 @@ def scored(score: float, expected: float | None = None, reasoning: str = "") -> 
 
 
 def pair(judgments: Sequence[Judgment], responses: Sequence[str] = "abcdefgh") -> dict[str, Any] | str:
-    return highest_against_lowest(PROMPT, responses[: len(judgments)], judgments)
+    return pair_highest_with_lowest(PROMPT, responses[: len(judgments)], judgments)
 
 
 def texts(row: dict[str, Any] | str) -> tuple[str, str]:
@@ -33,7 +33,7 @@ def texts(row: dict[str, Any] | str) -> tuple[str, str]:
 
 def test_a_pair_has_the_form_that_trl_reads_and_says_where_it_comes_from() -> None:
     judgments = [scored(2, 2.2, "wrong"), scored(3), scored(5, 4.8, "right")]
-    row = highest_against_lowest(PROMPT, ["6", "5?", "5"], judgments, id="q7")
+    row = pair_highest_with_lowest(PROMPT, ["6", "5?", "5"], judgments, id="q7")
     assert row == {
         "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 3?"}],
         "chosen": [{"role": "assistant", "content": "5"}],
@@ -44,7 +44,7 @@ def test_a_pair_has_the_form_that_trl_reads_and_says_where_it_comes_from() -> No
         "judge_reasoning": {"chosen": "right", "rejected": "wrong"},
         "provenance": {
             "id": "q7",
-            "prompt_digest": prompt_digest(PROMPT),
+            "prompt_digest": compute_prompt_digest(PROMPT),
             "rule": "highest_lowest",
             "rubric": "general",
             "judge": "judge@1",
@@ -114,7 +114,7 @@ candidates = st.lists(
 @given(candidates)
 def test_no_answer_scores_above_the_chosen_or_below_the_rejected_one(rows: list[tuple[Judgment, str]]) -> None:
     judgments, responses = [j for j, _ in rows], [r for _, r in rows]
-    row = highest_against_lowest(PROMPT, responses, judgments)
+    row = pair_highest_with_lowest(PROMPT, responses, judgments)
     if isinstance(row, str):
         assert row in DROP_REASONS
         return

@@ -7,15 +7,15 @@ import pytest
 from flex_judge.alignment.reporting import (
     RULE,
     Figure,
-    Metric,
+    MetricValue,
     Note,
     Report,
     Section,
     Table,
-    cell_text,
-    code,
-    number,
-    percent,
+    as_number,
+    as_percent,
+    format_cell,
+    format_code,
     to_markdown,
 )
 
@@ -23,25 +23,25 @@ from flex_judge.alignment.reporting import (
 @pytest.mark.parametrize(
     ("metric", "text"),
     [
-        (percent(0.417), "41.7 %"),
-        (percent({"value": 0.245, "low": 0.191, "high": 0.309}), "24.5 % (19.1 to 30.9)"),
-        (number({"mean": 0.5, "deviation": 0.0707}, scale=100, digits=1), "50.0 ± 7.1"),
-        (number({"mean": 0.5, "deviation": 0.0}), "0.50"),
-        (number(0.0, scale=100, sign="+"), "+0.00"),
-        (number(None), "–"),
-        (Metric(1.0, low=0.5, high=None), "1.00"),
+        (as_percent(0.417), "41.7 %"),
+        (as_percent({"value": 0.245, "low": 0.191, "high": 0.309}), "24.5 % (19.1 to 30.9)"),
+        (as_number({"mean": 0.5, "deviation": 0.0707}, scale=100, digits=1), "50.0 ± 7.1"),
+        (as_number({"mean": 0.5, "deviation": 0.0}), "0.50"),
+        (as_number(0.0, scale=100, sign="+"), "+0.00"),
+        (as_number(None), "–"),
+        (MetricValue(1.0, low=0.5, high=None), "1.00"),
     ],
 )
-def test_a_metric_prints_its_value_and_its_uncertainty(metric: Metric, text: str) -> None:
+def test_a_metric_prints_its_value_and_its_uncertainty(metric: MetricValue, text: str) -> None:
     assert str(metric) == text
 
 
 def test_cells_have_thousands_separators() -> None:
-    assert [cell_text(cell) for cell in (1234, "a", None, number(1234.5))] == ["1,234", "a", "", "1234.50"]
+    assert [format_cell(cell) for cell in (1234, "a", None, as_number(1234.5))] == ["1,234", "a", "", "1234.50"]
 
 
 def test_a_table_is_aligned_and_cannot_be_broken_by_its_texts() -> None:
-    table = Table(("name", "count"), [("a|b", 1000), RULE, ("c", percent(0.5))], note="A note.")
+    table = Table(("name", "count"), [("a|b", 1000), RULE, ("c", as_percent(0.5))], note="A note.")
     assert to_markdown(table) == ("| name | count |\n|---|---:|\n| a\\|b | 1,000 |\n| c | 50.0 % |\n\nA note.\n")
 
 
@@ -57,4 +57,4 @@ def test_a_card_takes_no_figure() -> None:
 
 
 def test_code_is_one_line_without_backticks() -> None:
-    assert code("a `b`\nc") == "`a 'b' c`"
+    assert format_code("a `b`\nc") == "`a 'b' c`"

@@ -7,7 +7,14 @@ from operator import add, mul, sub
 
 import pytest
 
-from flex_judge.alignment.tasks.arithmetic import ASK, KINDS, LEVELS, Question, last_number, questions
+from flex_judge.alignment.tasks.arithmetic import (
+    INSTRUCTION,
+    KINDS,
+    LEVELS,
+    ArithmeticQuestion,
+    find_last_number,
+    generate_questions,
+)
 from flex_judge.judges import Message, UsageError
 
 OPERATORS = {"+": add, "-": sub, "*": mul}
@@ -25,65 +32,65 @@ def evaluated(text: str) -> int:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_answer_is_right(seed: int) -> None:
-    for question in questions(200, seed):
+    for question in generate_questions(200, seed):
         assert question.answer == evaluated(question.text), question
 
 
 def test_no_answer_is_negative() -> None:
-    assert min(q.answer for q in questions(200)) >= 0
+    assert min(q.answer for q in generate_questions(200)) >= 0
 
 
 def test_the_same_seed_gives_the_same_questions_and_another_seed_others() -> None:
-    assert questions(100, seed=3) == questions(100, seed=3)
-    assert questions(100, seed=3) != questions(100, seed=4)
+    assert generate_questions(100, seed=3) == generate_questions(100, seed=3)
+    assert generate_questions(100, seed=3) != generate_questions(100, seed=4)
 
 
 @pytest.mark.parametrize("fewer", [0, 1, 7, 99])
 def test_asking_for_more_questions_only_adds_some(fewer: int) -> None:
-    assert questions(200)[:fewer] == questions(fewer)
+    assert generate_questions(200)[:fewer] == generate_questions(fewer)
 
 
 @pytest.mark.parametrize("count", [200, 500, 2000])
 def test_questions_are_as_many_as_asked_for_and_all_different(count: int) -> None:
-    found = questions(count)
+    found = generate_questions(count)
     assert len(found) == len({q.text for q in found}) == len({q.id for q in found}) == count
 
 
 def test_kinds_and_levels_take_turns() -> None:
-    found = questions(240)
+    found = generate_questions(240)
     assert {(q.kind, q.level) for q in found[:12]} == {(kind, level) for kind in KINDS for level in LEVELS}
     assert {sum(q.kind == kind for q in found) for kind in KINDS} == {60}
 
 
 def test_only_the_kinds_and_levels_asked_for_are_given() -> None:
-    found = questions(40, kinds=("story", "addition"), levels=(2, 3))
+    found = generate_questions(40, kinds=("story", "addition"), levels=(2, 3))
     assert {q.kind for q in found} == {"story", "addition"}
     assert {q.level for q in found} == {2, 3}
 
 
 def test_all_the_questions_there_are_can_be_had_and_no_more() -> None:
-    assert len(questions(36, kinds=("subtraction",), levels=(1,))) == 36
+    assert len(generate_questions(36, kinds=("subtraction",), levels=(1,))) == 36
     with pytest.raises(UsageError, match="not 37"):
-        questions(37, kinds=("subtraction",), levels=(1,))
+        generate_questions(37, kinds=("subtraction",), levels=(1,))
 
 
 def test_an_unknown_kind_or_level_is_refused_with_what_there_is() -> None:
     with pytest.raises(UsageError, match="'division' is none of addition, subtraction, multiplication, story"):
-        questions(1, kinds=("division",))
+        generate_questions(1, kinds=("division",))
     with pytest.raises(UsageError, match="4 is none of 1, 2, 3"):
-        questions(1, levels=(4,))
+        generate_questions(1, levels=(4,))
 
 
 def test_no_kinds_or_levels_is_the_users_error() -> None:
     with pytest.raises(UsageError):
-        questions(1, kinds=())
+        generate_questions(1, kinds=())
     with pytest.raises(UsageError):
-        questions(1, levels=())
+        generate_questions(1, levels=())
 
 
 def test_the_prompt_asks_for_a_short_answer_and_does_not_give_it_away() -> None:
-    question = Question("q", "What is 20 + 30?", 50, "addition", 3)
-    assert question.prompt == (Message("user", f"What is 20 + 30? {ASK}"),)
+    question = ArithmeticQuestion("q", "What is 20 + 30?", 50, "addition", 3)
+    assert question.prompt == (Message("user", f"What is 20 + 30? {INSTRUCTION}"),)
     assert "50" not in question.prompt[0].content
 
 
@@ -117,12 +124,12 @@ def test_the_prompt_asks_for_a_short_answer_and_does_not_give_it_away() -> None:
     ],
 )
 def test_the_last_number_of_a_text_is_read(text: str, number: float) -> None:
-    assert last_number(text) == number
+    assert find_last_number(text) == number
 
 
 @pytest.mark.parametrize("text", ["", "fourteen", "x2", "H2O", "no number, no answer.", "-", ".", ","])
 def test_a_text_without_a_number_has_none(text: str) -> None:
-    assert last_number(text) is None
+    assert find_last_number(text) is None
 
 
 @pytest.mark.parametrize(
@@ -138,4 +145,4 @@ def test_a_text_without_a_number_has_none(text: str) -> None:
     ],
 )
 def test_a_response_is_right_if_its_last_number_is_the_answer(response: str, right: bool) -> None:
-    assert Question("q", "What is 20 + 30?", 50, "addition", 3).is_right(response) is right
+    assert ArithmeticQuestion("q", "What is 20 + 30?", 50, "addition", 3).is_correct(response) is right

@@ -20,13 +20,13 @@ from flex_judge.alignment.pipeline.worker import ShardWorker
 from flex_judge.alignment.policies import PolicyConfig
 from flex_judge.experiments.commands import bench
 from flex_judge.experiments.commands.bench import scale
-from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, most_cached, waves
+from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, count_cacheable_tokens, split_into_waves
 from flex_judge.experiments.commands.bench.prefix import PrefixConfig
 from flex_judge.experiments.commands.bench.routing import RoutingConfig
 from flex_judge.experiments.commands.bench.sampling import SamplingConfig
-from flex_judge.experiments.commands.bench.sampling import measured as measured_sampling
+from flex_judge.experiments.commands.bench.sampling import measure_sampling as measured_sampling
 from flex_judge.experiments.commands.bench.service import ServiceBenchConfig, answer
-from flex_judge.experiments.commands.bench.texts import comparisons
+from flex_judge.experiments.commands.bench.texts import make_comparisons
 from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, JudgeSettings
 from flex_judge.judges.engines import Generation, Sampling
@@ -39,7 +39,7 @@ def request(*prompt: int, then: tuple[int, ...] = ()) -> tuple[tuple[int, ...], 
 
 
 def test_a_logged_engine_judges_as_before_and_keeps_every_request_in_order() -> None:
-    work = comparisons(2, 3, 5, 5, random.Random(0))
+    work = make_comparisons(2, 3, 5, 5, random.Random(0))
     plain, logged = ScriptedEngine(judge), LoggedEngine(ScriptedEngine(judge))
     assert FlexJudge(logged, SETTINGS).judge(work) == FlexJudge(plain, SETTINGS).judge(work)
     assert [logged.tokenizer.decode(prompt) for prompt, _, _ in logged.log] == [prompt for prompt, _ in plain.requests]
@@ -50,7 +50,7 @@ def test_waves_put_what_goes_on_from_a_reply_after_the_reply() -> None:
     thinking = [request(1, 2, then=(3,)), request(1, 5, then=(6,))]
     answers = [request(1, 5, 6), request(1, 2, 3)]
     forced_answer = [request(1, 2, 3, 4)]
-    found = waves([thinking[0], answers[1], thinking[1], forced_answer[0], answers[0]])
+    found = split_into_waves([thinking[0], answers[1], thinking[1], forced_answer[0], answers[0]])
     assert [sorted(prompt for prompt, _, _ in wave) for wave in found] == [
         sorted(prompt for prompt, _, _ in wave) for wave in (thinking, answers, forced_answer)
     ]
@@ -67,7 +67,7 @@ def test_waves_put_what_goes_on_from_a_reply_after_the_reply() -> None:
     ],
 )
 def test_the_most_that_blocks_of_two_can_take_from_a_cache(log: Log, cached: int) -> None:
-    assert most_cached(log, 2) == cached
+    assert count_cacheable_tokens(log, 2) == cached
 
 
 @pytest.mark.parametrize("responses", [1, 2])
@@ -109,16 +109,16 @@ async def test_the_scripts_of_the_scale_bench_give_every_prompt_a_best_answer(
     engine = EngineConfig("flex_judge.experiments.commands.bench.scale:judge", "scripted")
     models = LocalModels(policy, JudgeConfig(engine, JudgeSettings(temperature=0.0)))
     plan = BestOfNPlan(models, Sampling(64, temperature=1.0, seed=0), 4, SelectionSpec())
-    prompts = scale._prompts(tmp_path / "prompts.jsonl", 3)
-    report = await ShardWorker(Job(open_source(str(prompts)), plan, tmp_path / "parts")).shard(0)
+    prompts = scale._write_prompts(tmp_path / "prompts.jsonl", 3)
+    report = await ShardWorker(Job(open_source(str(prompts)), plan, tmp_path / "parts")).process_shard(0)
     assert (report.rows, report.done) == (3, 3)
-    rows = list(ShardFolder(tmp_path / "parts").rows("best_of_n", [0]))
+    rows = list(ShardFolder(tmp_path / "parts").read_table_rows("best_of_n", [0]))
     assert all(len(set(row["responses"])) == 4 and row["best"] is not None for row in rows)
 
 
 def test_rows_a_second_are_those_while_all_replicas_have_work() -> None:
     times = [0.0, 9.0, *(10.0 + n / 2 for n in range(20)), 80.0, 90.0]
-    assert scale._steady(times) == pytest.approx(2.0)
+    assert scale._compute_steady_rate(times) == pytest.approx(2.0)
 
 
 def test_what_libraries_print_is_not_in_the_result(

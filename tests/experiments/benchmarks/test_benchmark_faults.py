@@ -9,16 +9,16 @@ import benchmark_data as data
 import numpy as np
 import pytest
 
-from flex_judge.experiments.benchmarks.items import TIE, Item, prediction
+from flex_judge.experiments.benchmarks.items import TIE, Item, extract_prediction
 from flex_judge.experiments.benchmarks.metrics import ranking_distance
-from flex_judge.experiments.benchmarks.replies import replayed
-from flex_judge.experiments.benchmarks.scores import Opinions, Rankings
-from flex_judge.experiments.benchmarks.scoring import Pairs
-from flex_judge.experiments.benchmarks.stored import Stored
-from flex_judge.judges.io.files import Row
+from flex_judge.experiments.benchmarks.replies import replay_replies
+from flex_judge.experiments.benchmarks.scores import OpinionScoring, RankingScoring
+from flex_judge.experiments.benchmarks.scoring import PairScoring
+from flex_judge.experiments.benchmarks.stored import StoredReplies
+from flex_judge.judges.io.files import ComparisonFileRow
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.media import opening as media
-from flex_judge.judges.models.inputs.preparation import prepare
+from flex_judge.judges.models.inputs.preparation import prepare_media
 from flex_judge.judges.models.profiles import PROFILES
 
 A, B, LEVEL, NOTHING = (
@@ -30,17 +30,22 @@ A, B, LEVEL, NOTHING = (
 
 
 def item(rubric: str, label: Any, responses: int, **groups: str) -> Item:
-    return Item(Row("x", "here", {"prompt": "", "responses": ["r"] * responses}, rubric, Path()), "t", label, groups)
+    return Item(
+        ComparisonFileRow("x", "here", {"prompt": "", "responses": ["r"] * responses}, rubric, Path()),
+        "t",
+        label,
+        groups,
+    )
 
 
 def said(rubric: str, label: Any, *texts: str, responses: int = 2, **groups: str) -> Any:
-    return replayed(item(rubric, label, responses, **groups), Stored("here", texts), "as_given")
+    return replay_replies(item(rubric, label, responses, **groups), StoredReplies("here", texts), "as_given")
 
 
 def test_runs_do_not_add_up_three_alike_have_the_figure_of_one() -> None:
     for texts in ([A], [A] * 3):
         outcomes = [said("mllm_judge_pair", label, *texts) for label in (0, 0, 1)]
-        assert Pairs().figures(outcomes, 0)["agreement"].value == pytest.approx(2 / 3)
+        assert PairScoring().compute_metrics(outcomes, 0)["agreement"].value == pytest.approx(2 / 3)
 
 
 def test_scores_with_decimals_are_read_whole() -> None:
@@ -52,20 +57,20 @@ def test_a_tie_in_a_ranking_is_not_broken_toward_the_later_letter() -> None:
 
 
 def test_votes_for_a_tie_and_a_tie_and_the_first_are_a_tie() -> None:
-    assert prediction(said("mllm_judge_pair", TIE, A, LEVEL, LEVEL).together) == TIE
-    assert prediction(said("mllm_judge_pair", TIE, LEVEL, A, LEVEL).together) == TIE
+    assert extract_prediction(said("mllm_judge_pair", TIE, A, LEVEL, LEVEL).together) == TIE
+    assert extract_prediction(said("mllm_judge_pair", TIE, LEVEL, A, LEVEL).together) == TIE
 
 
 def test_an_unknown_verdict_is_no_verdict_and_not_both_bad() -> None:
     outcome = said("genai_image", "A=B=Bad", "<think>x</think><answer>[[C>D]]</answer>")
     assert outcome.judgments[0].status is Status.UNPARSEABLE
-    assert Pairs(by_options=True).credit(outcome) == (None, 0.0)
+    assert PairScoring(by_options=True).compute_credit(outcome) == (None, 0.0)
 
 
 def test_failures_do_not_vote() -> None:
     outcome = said("mllm_judge_pair", 0, NOTHING, NOTHING, A)
-    assert prediction(outcome.together) == 0
-    assert Pairs().credit(outcome) == (1.0, pytest.approx(1 / 3))
+    assert extract_prediction(outcome.together) == 0
+    assert PairScoring().compute_credit(outcome) == (1.0, pytest.approx(1 / 3))
 
 
 def test_failures_are_no_scores_and_enter_no_correlation() -> None:
@@ -73,14 +78,14 @@ def test_failures_are_no_scores_and_enter_no_correlation() -> None:
     outcomes = [
         said("speech_quality", label, f"<think>x</think><answer>{score}</answer>", responses=1) for label, score in rows
     ]
-    figures = Opinions().figures(outcomes, 0)
+    figures = OpinionScoring().compute_metrics(outcomes, 0)
     assert figures["lcc"].value == pytest.approx(1.0)
     assert (figures["lcc"].count, figures["lcc"].asked, figures["lcc"].strict) == (3, 5, None)
 
 
 def test_a_ranking_that_is_missing_is_not_an_empty_one() -> None:
     outcome = said("mllm_judge_batch", (0, 1, 2), NOTHING, responses=3, source="a")
-    figure = Rankings().figures([outcome], 0)["distance"]
+    figure = RankingScoring().compute_metrics([outcome], 0)["distance"]
     assert (figure.value, figure.strict) == (None, 1.0)
 
 
@@ -92,5 +97,5 @@ def test_a_thought_without_end_is_no_verdict_whatever_it_quotes() -> None:
 def test_a_clip_is_as_loud_at_its_own_rate_as_at_the_model_s(tmp_path: Path) -> None:
     clips = [data.clip(tmp_path / f"{rate}.wav", rate=rate) for rate in (16_000, 48_000)]
     omni = PROFILES["flex-omni"]
-    peaks = [float(np.abs(prepare(media.audio(clip), omni, omni.limits).value).max()) for clip in clips]
+    peaks = [float(np.abs(prepare_media(media.make_audio(clip), omni, omni.limits).value).max()) for clip in clips]
     assert peaks == pytest.approx([0.5, 0.5], abs=0.02)

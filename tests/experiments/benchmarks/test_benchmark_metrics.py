@@ -8,27 +8,32 @@ from pathlib import Path
 
 import pytest
 
-from flex_judge.experiments.benchmarks.items import TIE, Item, Label, Outcome
-from flex_judge.experiments.benchmarks.metrics import mean_of_groups, precision_recall_f1, ranking_distance, share
-from flex_judge.experiments.benchmarks.scores import Correlations, Opinions, Rankings
-from flex_judge.experiments.benchmarks.scoring import Pairs
+from flex_judge.experiments.benchmarks.items import TIE, Item, ItemOutcome, Label
+from flex_judge.experiments.benchmarks.metrics import (
+    average_groups,
+    compute_share,
+    precision_recall_f1,
+    ranking_distance,
+)
+from flex_judge.experiments.benchmarks.scores import CorrelationScoring, OpinionScoring, RankingScoring
+from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.judges import Judgment, Status, Verdict
-from flex_judge.judges.io.files import Row
-from flex_judge.judges.protocol.voting import combine
+from flex_judge.judges.io.files import ComparisonFileRow
+from flex_judge.judges.protocol.voting import combine_votes
 
 Scores = tuple[float, ...] | None
 
 
-def outcome(label: Label, *runs: Scores | list[Scores], **groups: str) -> Outcome:
+def outcome(label: Label, *runs: Scores | list[Scores], **groups: str) -> ItemOutcome:
     """An item with runs, each the scores of a vote, or of the votes in the given order and in reverse; None: none."""
     responses = [""] * (len(label) if isinstance(label, tuple) else 1 if isinstance(label, float) else 2)
-    row = Row("x", "here", {"prompt": "", "responses": responses}, "general", Path())
+    row = ComparisonFileRow("x", "here", {"prompt": "", "responses": responses}, "general", Path())
     judgments = []
     for run in runs:
         votes = run if isinstance(run, list) else [run]
         orders = ((0, 1), (1, 0)) if len(votes) == 2 else ((0, 1),)
-        judgments.append(combine("x", [[_vote(v, o) for v, o in zip(votes, orders, strict=True)]]))
-    return Outcome(Item(row, "task", label, groups), tuple(judgments))
+        judgments.append(combine_votes("x", [[_vote(v, o) for v, o in zip(votes, orders, strict=True)]]))
+    return ItemOutcome(Item(row, "task", label, groups), tuple(judgments))
 
 
 def _vote(scores: Scores, order: tuple[int, ...]) -> Verdict:
@@ -41,7 +46,7 @@ FIRST, SECOND, LEVEL = (7.0, 5.0), (2.0, 6.0), (4.0, 4.0)
 
 
 def test_a_share_is_over_the_items_with_a_verdict_and_over_all_with_the_others_wrong() -> None:
-    figure = share([1.0, 0.0, 1.0, None], [1.0, 0.0, 1.0, 0.0])
+    figure = compute_share([1.0, 0.0, 1.0, None], [1.0, 0.0, 1.0, 0.0])
     assert figure.value == pytest.approx(2 / 3)
     assert figure.strict == 0.5
     assert (figure.count, figure.asked) == (3, 4)
@@ -51,18 +56,18 @@ def test_a_share_is_over_the_items_with_a_verdict_and_over_all_with_the_others_w
 
 
 def test_the_interval_of_a_mean_is_about_two_standard_errors_wide() -> None:
-    figure = share([1.0, 0.0] * 200, [1.0, 0.0] * 200)
+    figure = compute_share([1.0, 0.0] * 200, [1.0, 0.0] * 200)
     assert figure.low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.01)
     assert figure.high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.01)
 
 
 def test_nothing_judged_is_no_figure() -> None:
-    figure = share([None], [0.0])
+    figure = compute_share([None], [0.0])
     assert (figure.value, figure.low, figure.count, figure.strict) == (None, None, 0, 0.0)
 
 
 def test_groups_count_alike_in_their_mean() -> None:
-    figure = mean_of_groups([1.0, 1.0, 1.0, 0.0, None], [1.0, 1.0, 1.0, 0.0, 0.0], ["a", "a", "a", "b", "c"])
+    figure = average_groups([1.0, 1.0, 1.0, 0.0, None], [1.0, 1.0, 1.0, 0.0, 0.0], ["a", "a", "a", "b", "c"])
     assert figure.value == 0.5
     assert figure.strict == pytest.approx(1 / 3)
 
@@ -89,7 +94,7 @@ def test_responses_that_are_level_may_stand_in_any_order_in_a_ranking() -> None:
 
 def test_pairs_agree_with_the_label_ties_included() -> None:
     outcomes = [outcome(0, FIRST), outcome(1, FIRST), outcome(TIE, LEVEL), outcome(1, LEVEL), outcome(0, None)]
-    figures = Pairs().figures(outcomes, seed=0)
+    figures = PairScoring().compute_metrics(outcomes, seed=0)
     assert figures["agreement"].value == 2 / 4
     assert figures["agreement"].strict == 2 / 5
     assert figures["without_ties"].value == 1 / 3
@@ -97,43 +102,51 @@ def test_pairs_agree_with_the_label_ties_included() -> None:
 
 
 def test_a_tie_may_be_worth_half_where_people_call_none() -> None:
-    assert Pairs(tie=0.5).figures([outcome(0, LEVEL), outcome(TIE, FIRST)], seed=0)["agreement"].value == 0.25
+    assert (
+        PairScoring(tie=0.5).compute_metrics([outcome(0, LEVEL), outcome(TIE, FIRST)], seed=0)["agreement"].value
+        == 0.25
+    )
 
 
 def test_verdicts_that_are_no_tie_have_a_share_of_their_own() -> None:
     outcomes = [outcome(0, [FIRST, LEVEL]), outcome(0, [LEVEL, LEVEL]), outcome(1, [FIRST, FIRST])]
-    figure = Pairs(unit="vote").figures(outcomes, seed=0)["decided"]
+    figure = PairScoring(unit="vote").compute_metrics(outcomes, seed=0)["decided"]
     assert (figure.value, figure.count, figure.asked, figure.strict) == (1 / 3, 2, 3, None)
 
 
 def test_verdicts_in_each_order_count_by_themselves_together_or_by_their_lead() -> None:
     split = outcome(0, [FIRST, LEVEL])
-    assert Pairs(unit="vote").credit(split) == (0.5, 0.5)
-    assert Pairs(unit="run").credit(split) == (0.0, 0.0)  # one vote for the first, one for a tie: nothing wins
-    assert Pairs(unit="margin").credit(split) == (1.0, 1.0)
-    assert Pairs(unit="margin").credit(outcome(0, [FIRST, SECOND])) == (0.0, 0.0)
-    assert Pairs(unit="margin").credit(outcome(0, [FIRST, None])) == (1.0, 1.0)
-    assert Pairs(unit="margin").credit(outcome(0, [None, None])) == (None, 0.0)
+    assert PairScoring(unit="vote").compute_credit(split) == (0.5, 0.5)
+    assert PairScoring(unit="run").compute_credit(split) == (
+        0.0,
+        0.0,
+    )  # one vote for the first, one for a tie: nothing wins
+    assert PairScoring(unit="margin").compute_credit(split) == (1.0, 1.0)
+    assert PairScoring(unit="margin").compute_credit(outcome(0, [FIRST, SECOND])) == (0.0, 0.0)
+    assert PairScoring(unit="margin").compute_credit(outcome(0, [FIRST, None])) == (1.0, 1.0)
+    assert PairScoring(unit="margin").compute_credit(outcome(0, [None, None])) == (None, 0.0)
 
 
 def test_consistency_is_the_share_of_rounds_with_one_preference_in_both_orders() -> None:
     outcomes = [outcome(0, [FIRST, FIRST]), outcome(0, [FIRST, SECOND]), outcome(1, [SECOND, None])]
-    figure = Pairs().figures(outcomes, seed=0)["consistency"]
+    figure = PairScoring().compute_metrics(outcomes, seed=0)["consistency"]
     assert (figure.value, figure.count, figure.asked) == (0.5, 2, 3)
 
 
 def test_options_agree_only_if_they_are_the_same() -> None:
-    def chosen(option: str, label: str) -> Outcome:
+    def chosen(option: str, label: str) -> ItemOutcome:
         vote = Verdict(Status.OK, scores=(0.5, 0.5), choice=option, order=(0, 1))
-        return Outcome(outcome(label, LEVEL).item, (combine("x", [[vote]]),))
+        return ItemOutcome(outcome(label, LEVEL).item, (combine_votes("x", [[vote]]),))
 
     outcomes = [chosen("A=B=Bad", "A=B=Bad"), chosen("A=B=Good", "A=B=Bad")]
-    assert Pairs(by_options=True).figures(outcomes, seed=0)["agreement"].value == 0.5
+    assert PairScoring(by_options=True).compute_metrics(outcomes, seed=0)["agreement"].value == 0.5
 
 
 def test_opinions_correlate_over_clips_and_over_the_means_of_systems() -> None:
     rows = [("a", 1.0, 1.0), ("a", 3.0, 2.0), ("b", 2.0, 3.0), ("b", 4.0, 4.0), ("c", 5.0, 4.0)]
-    figures = Opinions().figures([outcome(label, (score,), system=name) for name, score, label in rows], seed=0)
+    figures = OpinionScoring().compute_metrics(
+        [outcome(label, (score,), system=name) for name, score, label in rows], seed=0
+    )
     # scores 1 3 2 4 5 (mean 3), labels 1 2 3 4 4 (mean 2.8): covariance sum 7, squares 10 and 6.8.
     assert figures["lcc"].value == pytest.approx(7 / math.sqrt(10 * 6.8))
     # ranks 1 3 2 4 5 and 1 2 3 4.5 4.5: Pearson of the ranks.
@@ -147,26 +160,26 @@ def test_opinions_correlate_over_clips_and_over_the_means_of_systems() -> None:
 def test_correlations_of_sources_are_averaged_without_weights() -> None:
     rising = [outcome(float(k), (float(k),), source="up") for k in (1, 2, 3)]
     falling = [outcome(float(k), (5.0 - k,), source="down") for k in (1, 2)]
-    figures = Correlations().figures(rising + falling, seed=0)
+    figures = CorrelationScoring().compute_metrics(rising + falling, seed=0)
     assert figures["pearson"].value == pytest.approx(0.0)
 
 
 def test_a_ranking_without_a_verdict_is_as_far_off_as_can_be() -> None:
     outcomes = [outcome((0, 1, 2), (9.0, 5.0, 1.0), source="a"), outcome((0, 1, 2), None, source="a")]
-    figure = Rankings().figures(outcomes, seed=0)["distance"]
+    figure = RankingScoring().compute_metrics(outcomes, seed=0)["distance"]
     assert (figure.value, figure.strict) == (0.0, 0.5)
 
 
 def test_every_grouping_has_a_table_of_its_groups() -> None:
-    tables = Pairs().tables([outcome(0, FIRST, source="a"), outcome(0, SECOND, source="b")], seed=0)
+    tables = PairScoring().compute_tables([outcome(0, FIRST, source="a"), outcome(0, SECOND, source="b")], seed=0)
     assert {group: figure.value for group, figure in tables["source"].items()} == {"a": 1.0, "b": 0.0}
 
 
 def test_a_judgment_of_several_runs_is_that_of_all_votes() -> None:
     item = outcome(0, FIRST, FIRST, SECOND)
-    assert isinstance(item.together, Judgment)
-    assert item.together.preferred == 0
-    assert Pairs().credit(item) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert isinstance(item.combined_judgment, Judgment)
+    assert item.combined_judgment.preferred == 0
+    assert PairScoring().compute_credit(item) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
 
 
 def test_an_interval_over_systems_holds_its_own_value() -> None:
@@ -176,7 +189,7 @@ def test_an_interval_over_systems_holds_its_own_value() -> None:
         quality = 1 + 4 * k / 39
         rows += [(f"s{k}", quality + rng.gauss(0, 1.5), quality + rng.gauss(0, 0.3)) for _ in range(5)]
     outcomes = [outcome(label, (score,), system=name) for name, score, label in rows]
-    figures = Opinions().figures(outcomes, seed=0)
+    figures = OpinionScoring().compute_metrics(outcomes, seed=0)
     for name in ("system_lcc", "system_srcc", "system_mse"):
         figure = figures[name]
         assert figure.low is not None
@@ -190,20 +203,22 @@ def test_a_source_of_which_a_judge_says_nothing_counts_as_0() -> None:
     level = [outcome(float(k), (3.0,), source="level") for k in (1, 2, 3)]
     mute = [outcome(float(k), None, source="mute") for k in (1, 2, 3)]
     agreed = [outcome(4.0, (float(k),), source="people agree") for k in (1, 2, 3)]
-    figure = Correlations().figures(rising + level + mute + agreed, seed=0)["pearson"]
+    figure = CorrelationScoring().compute_metrics(rising + level + mute + agreed, seed=0)["pearson"]
     assert figure.value == pytest.approx(1 / 3)
     assert (figure.count, figure.asked) == (9, 12)
 
 
 def test_precision_is_of_the_verdicts_that_agreement_counts() -> None:
-    figures = Pairs(classes=True).figures([outcome(0, FIRST, FIRST, SECOND), outcome(1, SECOND, SECOND, FIRST)], seed=0)
+    figures = PairScoring(classes=True).compute_metrics(
+        [outcome(0, FIRST, FIRST, SECOND), outcome(1, SECOND, SECOND, FIRST)], seed=0
+    )
     assert figures["agreement"].value == pytest.approx(2 / 3)
     assert figures["precision"].value == pytest.approx(2 / 3)
     assert figures["f1"].value == pytest.approx(2 / 3)
 
 
 def test_what_is_missing_and_wrong_has_an_interval_too() -> None:
-    figure = share([1.0] * 20 + [None] * 20, [1.0] * 20 + [0.0] * 20)
+    figure = compute_share([1.0] * 20 + [None] * 20, [1.0] * 20 + [0.0] * 20)
     assert (figure.low, figure.high) == (1.0, 1.0)
     assert figure.strict == 0.5
     assert figure.strict_low is not None

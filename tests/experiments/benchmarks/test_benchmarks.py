@@ -15,7 +15,7 @@ from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.run import main
 from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges.protocol.parsing import parse_answer
-from flex_judge.judges.protocol.prompts import judge_turns
+from flex_judge.judges.protocol.prompts import build_judge_turns
 from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import load_rubric
 
@@ -57,9 +57,9 @@ def test_pandalm_s_empty_texts_are_nan_in_its_file(tmp_path: Path) -> None:
     path = data.table(tmp_path / "testset-v1.json", [{"idx": 0, **nothing, "label": 1}])
     assert "NaN" in path.read_text()
     spec = BENCHMARKS["pandalm"].spec
-    (item,) = BENCHMARKS["pandalm"].items(open_data([str(path)], spec.patterns, spec.expected))
-    assert item.row.comparison().responses == ("", "says=3")
-    assert item.row.comparison().prompt[0].content == "Be silent."
+    (item,) = BENCHMARKS["pandalm"].parse_items(open_data([str(path)], spec.patterns, spec.expected))
+    assert item.row.load_comparison().responses == ("", "says=3")
+    assert item.row.load_comparison().prompt[0].content == "Be silent."
 
 
 def test_llmbar_counts_both_orders_and_each_subset_alike(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_judgelm_takes_gpt_4_s_words_before_a_number_whatever_comes_first(tmp_pa
     files = [str(place / "judgelm_val_5k.jsonl"), str(place / "judgelm_val_5k_gpt4.jsonl")]
     spec = BENCHMARKS["judgelm"].spec
     for order in (files, files[::-1]):
-        items = BENCHMARKS["judgelm"].items(open_data(order, spec.patterns, spec.expected))
+        items = BENCHMARKS["judgelm"].parse_items(open_data(order, spec.patterns, spec.expected))
         assert [item.label for item in items] == [0, "tie", 0, None]
 
 
@@ -202,14 +202,16 @@ def test_what_a_prompt_asks_for_is_what_is_read(name: str, tmp_path: Path) -> No
     spec = BENCHMARKS[name].spec
     path = MAKERS[name](tmp_path / "data")
     benchmark = BENCHMARKS[name]
-    items = benchmark.present(benchmark.items(open_data([str(path)], spec.patterns, spec.expected, spec.columns)))
+    items = benchmark.mark_missing_media(
+        benchmark.parse_items(open_data([str(path)], spec.patterns, spec.expected, spec.columns))
+    )
     assert {item.task for item in items} == set(spec.tasks)
     for item in items:
         rubric, n = load_rubric(item.row.rubric), len(item.row.data["responses"])
-        example = "".join(f"<answer>{answer}</answer>" for answer in rubric.examples(n))
+        example = "".join(f"<answer>{answer}</answer>" for answer in rubric.list_example_answers(n))
         assert parse_answer(example, n, rubric)
         if item.label is not None:
-            turn, *_ = judge_turns(item.row.comparison(), rubric, True)
+            turn, *_ = build_judge_turns(item.row.load_comparison(), rubric, True)
             assert example in "".join(piece.text for piece in turn.pieces if isinstance(piece, Span))
 
 

@@ -17,7 +17,7 @@ import pytest
 from curating import data, read, written
 
 import flex_judge.experiments.commands.curate.run as curate_run
-from flex_judge.alignment.curation.rows import Fault
+from flex_judge.alignment.curation.rows import RowFault
 from flex_judge.experiments.cli import main
 from flex_judge.experiments.commands.curate.config import CurateRun
 from flex_judge.experiments.common.flags import make_config
@@ -150,7 +150,7 @@ def test_rows_become_samples_and_what_is_left_out_is_counted_and_listed(capfd: p
     }
     dropped = read(Path("run/dropped.jsonl"))
     assert [one["row"] for one in dropped] == sorted(one["row"] for one in dropped)
-    assert [(one["row"], one["reason"]) for one in dropped if one["reason"] in list(Fault)] == [
+    assert [(one["row"], one["reason"]) for one in dropped if one["reason"] in list(RowFault)] == [
         (37, "not a score for each answer"),
         (38, "empty answer"),
         (39, "marked as error"),
@@ -398,12 +398,12 @@ def test_the_defaults_are_those_of_the_published_recipe() -> None:
     chosen = config.selection
     engine, settings = config.judge.engine, config.judge.settings
     assert (engine.model, settings.temperature, settings.top_p) == ("nuojohnchen/JudgeLRM-7B", 0.1, 0.95)
-    assert (settings.max_think_tokens, config.seeds, config.rubrics) == (
+    assert (settings.max_think_tokens, config.seeds, config.rubrics_by_scale) == (
         4096,
         3,
         {"1-10": "general", "1-5": "general_1_5"},
     )
     assert (chosen.pointwise, chosen.pairwise, chosen.pointwise_tokens, chosen.pairwise_tokens) == (500, 500, 375, 750)
     assert (chosen.order, chosen.balance, chosen.remap, chosen.held_out) == ("longest", "pairwise", 0.5, 50)
-    settings = config.teacher_run(None).settings_for(engine.model)
+    settings = config.build_teacher_run(None).build_settings(engine.model)
     assert (settings.votes, settings.order, settings.reason_first) == (1, "as_given", True)

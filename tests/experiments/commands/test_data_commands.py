@@ -15,7 +15,7 @@ from served import served
 from serving import running_cluster, within
 
 import flex_judge.judges.rubrics as rubrics
-from flex_judge.alignment.pipeline.job import Job, shard_rows_for
+from flex_judge.alignment.pipeline.job import Job, choose_shard_rows
 from flex_judge.alignment.pipeline.models import LocalModels
 from flex_judge.alignment.pipeline.shards import ShardFolder
 from flex_judge.alignment.pipeline.worker import ShardWorker
@@ -25,8 +25,8 @@ from flex_judge.experiments.commands.best_of_n.run import write_summary
 from flex_judge.experiments.commands.preferences.config import PreferenceRun
 from flex_judge.experiments.commands.preferences.run import main as make_preferences
 from flex_judge.experiments.commands.preferences.run import write_data
-from flex_judge.experiments.common.data_runs.run import Done
-from flex_judge.experiments.common.data_runs.view import exit_status, print_best_of_n
+from flex_judge.experiments.common.data_runs.run import CompletedRun
+from flex_judge.experiments.common.data_runs.view import compute_exit_status, print_best_of_n
 from flex_judge.experiments.common.flags import make_config
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges import Comparison, FlexJudge
@@ -111,7 +111,7 @@ def test_what_is_in_a_rubric_or_a_model_s_folder_belongs_to_the_identity_of_a_ru
         rubric.write_text(f'criteria = "{criteria}"\nscale = "1-5"\nexample = [2, 4]\n')
         (model / "model.safetensors").write_text(weights)
         config = make_config(BestOfNRun, rubric=str(rubric), policy=str(model))
-        seen.append(config.identity(config.source(None), None))
+        seen.append(config.build_identity(config.open_prompts(None), None))
     assert [len({str(identity[name]) for identity in seen}) for name in ("policy", "rubric")] == [2, 2]
 
 
@@ -119,9 +119,9 @@ def test_a_service_that_runs_already_judges_instead_of_one_of_the_run_s_own() ->
     engine = ScriptedEngine(fair_judge)
     with served(FlexJudge(engine, SETTINGS)) as service:
         config = make_config(BestOfNRun, judge_url=service.url, max_batch=4)
-        assert config.judge_at is not None
+        assert config.external_judge is not None
         comparison = Comparison.of("What is 2 + 3?", "The result is 5.", id="c1")
-        judgment = asyncio.run(config.judge_at.ask()(comparison))
+        judgment = asyncio.run(config.external_judge.make_ask()(comparison))
     assert (judgment.id, judgment.scores) == ("c1", FlexJudge(engine, SETTINGS).judge([comparison])[0].scores)
     own = Path(rubrics.__file__).parent / "presets" / "general.toml"
     with pytest.raises(UsageError, match=r"--rubric must be one of .* where a service judges"):
@@ -141,23 +141,23 @@ def test_a_rubric_that_reads_no_pairs_is_refused_before_anything_is_sampled(
 
 
 def test_the_rule_of_two_temperatures_has_its_pairs_read_in_both_orders() -> None:
-    assert make_config(PreferenceRun, rule="two_temperatures").settings_for("smollm2-135m").order == "both"
-    assert make_config(PreferenceRun).settings_for("smollm2-135m").order == "as_given"
+    assert make_config(PreferenceRun, rule="two_temperatures").build_settings("smollm2-135m").order == "both"
+    assert make_config(PreferenceRun).build_settings("smollm2-135m").order == "as_given"
 
 
 async def _here(config: BestOfNRun, file: str | None, folder: Path) -> dict[str, str]:
     """What a run gives that nothing disturbs, without Ray: the text of each table."""
     from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
 
-    source = config.source(file)
+    source = config.open_prompts(file)
     models = LocalModels(config.policy_config, config.judge_config)
-    plan = BestOfNPlan(models, config.sampling(file), config.samples, config.selection(file))
-    job = Job(source, plan, folder, config.columns_for(file), shard_rows_for(len(source)))
+    plan = BestOfNPlan(models, config.build_sampling(file), config.samples, config.build_selection(file))
+    job = Job(source, plan, folder, config.build_columns(file), choose_shard_rows(len(source)))
     worker = ShardWorker(job)
-    await asyncio.gather(*(worker.shard(n) for n in range(job.shards)))
+    await asyncio.gather(*(worker.process_shard(n) for n in range(job.shard_count)))
     parts = ShardFolder(folder)
     for table in plan.tables:
-        parts.join(table, range(job.shards), folder / table)
+        parts.join_table(table, range(job.shard_count), folder / table)
     return {table: (folder / table).read_text() for table in plan.tables}
 
 
@@ -166,7 +166,7 @@ def test_the_summary_says_how_many_are_right_with_intervals(tmp_path: Path, caps
     tables = asyncio.run(_here(config, None, tmp_path / "parts"))
     with RunFolder(tmp_path / "run", {"judge": "j", "policy": "p"}) as folder:
         (folder.path / "best_of_n.jsonl").write_text(tables["best_of_n"])
-        summary = write_summary(folder, ShardFolder(tmp_path / "parts").reports()[0], "answer")
+        summary = write_summary(folder, ShardFolder(tmp_path / "parts").read_reports()[0], "answer")
     shown = summary["accuracies"]
     rows = [json.loads(line) for line in tables["best_of_n"].splitlines()]
     right = [f"is {row['kept']['answer']}." in row["text"] for row in rows]
@@ -179,17 +179,17 @@ def test_the_summary_says_how_many_are_right_with_intervals(tmp_path: Path, caps
 
 def test_the_exit_status_tells_of_prompts_without_a_result() -> None:
     summary = {"failed": {"bad row": 2, "engine_lost": 1}, "unscored": 1}
-    assert (exit_status(summary, 3), exit_status(summary, 4)) == (1, 0)
+    assert (compute_exit_status(summary, 3), compute_exit_status(summary, 4)) == (1, 0)
 
 
-async def _pairs_here(config: PreferenceRun, folder: Path) -> Done:
-    source = config.source(None)
+async def _pairs_here(config: PreferenceRun, folder: Path) -> CompletedRun:
+    source = config.open_prompts(None)
     models = LocalModels(config.policy_config, config.judge_config)
-    job = Job(source, config.plan(models, None), folder, config.columns_for(None), 4)
+    job = Job(source, config.make_plan(models, None), folder, config.build_columns(None), 4)
     worker = ShardWorker(job)
-    for number in range(job.shards):
-        await worker.shard(number)
-    return Done(ShardFolder(folder), ShardFolder(folder).reports())
+    for number in range(job.shard_count):
+        await worker.process_shard(number)
+    return CompletedRun(ShardFolder(folder), ShardFolder(folder).read_reports())
 
 
 @pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
@@ -250,7 +250,7 @@ def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tm
                     break
             process.kill()
             process.wait()
-        assert 40 <= len(ShardFolder(run / "shards").reports()) < 60
+        assert 40 <= len(ShardFolder(run / "shards").read_reports()) < 60
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         look = (
             "from flex_judge.reward.serving.cluster import connect\n"

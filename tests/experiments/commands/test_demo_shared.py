@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.policies import Completion
-from flex_judge.experiments.commands.demo.shared import Judgments, Samples
+from flex_judge.experiments.commands.demo.shared import JudgmentStore, SampleStore
 from flex_judge.judges import Comparison, Judgment, Message, Status, Usage
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.io.jsonl import Journal, read_rows
@@ -36,36 +36,36 @@ class Policy:
 async def test_a_sample_is_stored_and_never_sampled_again(tmp_path: Path) -> None:
     for sampled in ([0, 1, 2], []):
         with Journal(tmp_path / "completions.jsonl") as journal:
-            samples, policy = Samples("policy", [ROW], 3, journal), Policy()
-            samples.connect(policy, lambda: None)
+            samples, policy = SampleStore("policy", [ROW], 3, journal), Policy()
+            samples.attach_policy(policy, lambda: None)
             completions = await samples.sample(ROW.prompt, Sampling(8), range(3))
             assert completions == [
                 Completion("same", 2, False),
                 Completion("other", 2, True),
                 Completion("same", 2, False),
             ]
-            assert (policy.sampled, samples.done, samples.total) == (sampled, 3, 3)
-            assert samples.copies("q/0") == ["q/2"]
+            assert (policy.sampled, samples.num_stored, samples.total) == (sampled, 3, 3)
+            assert samples.find_copies("q/0") == ["q/2"]
 
 
 async def test_a_copy_gets_the_same_judgment_and_lost_ones_are_asked_for_again(tmp_path: Path) -> None:
     asked = []
     for status, done in ((Status.ENGINE_LOST, 0), (Status.UNPARSEABLE, 2)):
         with Journal(tmp_path / "completions.jsonl") as texts, Journal(tmp_path / "judgments.jsonl") as journal:
-            samples = Samples("policy", [ROW], 3, texts)
-            samples.connect(Policy(), lambda: None)
+            samples = SampleStore("policy", [ROW], 3, texts)
+            samples.attach_policy(Policy(), lambda: None)
             await samples.sample(ROW.prompt, Sampling(8), range(3))
-            judgments = Judgments(samples, journal)
-            assert judgments.done == 0
+            judgments = JudgmentStore(samples, journal)
+            assert judgments.num_final == 0
 
             async def judge(comparison: Comparison, status: Status = status) -> Judgment:
                 asked.append(comparison.id)
                 return Judgment(comparison.id, status, None, None, "", usage=Usage(5, 0, 5))
 
-            judgments.connect(judge, lambda: None)
+            judgments.attach_judge(judge, lambda: None)
             for _ in range(2):  # the second step asks about the same samples
-                await judgments.ask(Comparison("q/0", ROW.prompt, ("same",)))
-            assert Judgments(samples, journal).done == done
+                await judgments.judge_sample(Comparison("q/0", ROW.prompt, ("same",)))
+            assert JudgmentStore(samples, journal).num_final == done
     assert asked == ["q/0", "q/0"]
     copy = list(read_rows(tmp_path / "judgments.jsonl"))[-1]
     assert (copy["id"], copy["provenance"]["copy_of"], copy["usage"]["prompt_tokens"]) == ("q/2", "q/0", 0)

@@ -327,10 +327,10 @@ def test_a_replay_of_what_was_not_recorded_names_the_row_and_judges_the_others(
 
 def test_a_replay_thinks_as_much_as_the_recorded_model_did() -> None:
     run = make_config(JudgeRun, replay="some.ledger")
-    assert run.settings_for("smollm2-135m@0123456789ab").max_think_tokens == EMBEDDED_THINK_TOKENS
-    assert run.settings_for("org/large@0123456789ab+mine@0123456789ab").max_think_tokens == THINK_TOKENS
+    assert run.build_settings("smollm2-135m@0123456789ab").max_think_tokens == EMBEDDED_THINK_TOKENS
+    assert run.build_settings("org/large@0123456789ab+mine@0123456789ab").max_think_tokens == THINK_TOKENS
     chosen = make_config(JudgeRun, replay="some.ledger", max_think_tokens=77)
-    assert chosen.settings_for("smollm2-135m@0123456789ab").max_think_tokens == 77
+    assert chosen.build_settings("smollm2-135m@0123456789ab").max_think_tokens == 77
 
 
 def test_a_reader_who_has_seen_enough_is_no_error() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from examples import curated
-from mol_llama import write_tiny
+from mol_llama import write_tiny_model
 from repository import ROOT
 from sft_command import sft, tensors
 from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
@@ -182,7 +182,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
 def test_a_model_whose_adapter_would_be_left_behind_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    base = write_tiny(tmp_path / "base")
+    base = write_tiny_model(tmp_path / "base")
     assert sft(base, curated(tmp_path / "data"), tmp_path / "judge") == 2
     assert "python -m flex_judge.judges.models.mol_llama import-judge" in capfd.readouterr().err
     assert not (tmp_path / "judge").exists()

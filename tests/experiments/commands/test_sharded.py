@@ -18,14 +18,14 @@ from repository import SUPPORT
 from sft_command import HERE, SEEN, sft, tensors
 from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
-from flex_judge.alignment.training.weights import FamilyWeights
+from flex_judge.alignment.training.weights import FamilyWeightsMixin
 from flex_judge.experiments.cli import main
-from flex_judge.experiments.common.launching import launched
+from flex_judge.experiments.common.launching import build_launch_command
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.errors import UsageError
 
 resolve_accelerate_config_argument = lazy("trl.cli.accelerate_config", "resolve_accelerate_config_argument")
-KINDS, parse = lazy("flex_judge.experiments.common.training.flags", "KINDS", "parse")
+KINDS, parse_flags = lazy("flex_judge.experiments.common.training.flags", "KINDS", "parse_flags")
 
 SCRIPT = str(SUPPORT / "sharded.py")
 SEED = ("--logging_steps", "1", "--data_seed", "1")
@@ -103,10 +103,10 @@ def test_what_is_spread_is_examined_and_saved_as_its_family_is(
         FlexJudge.from_pretrained(str(out), "transformers", max_think_tokens=4).close()
 
 
-def trainer(kind: str, **settings: Any) -> FamilyWeights:
+def trainer(kind: str, **settings: Any) -> FamilyWeightsMixin:
     """A trainer as far as it is asked about how its weights are spread."""
 
-    class Spread(FamilyWeights):
+    class Spread(FamilyWeightsMixin):
         is_fsdp_enabled, is_deepspeed_enabled = kind == "fsdp", kind == "deepspeed"
         accelerator = SimpleNamespace(
             state=SimpleNamespace(
@@ -149,7 +149,7 @@ def test_other_settings_do_not_take_the_place_of_those_that_spread_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One process would load the model whole, and the others wait for it."""
-    flags = parse(KINDS["sft"], ["--output_dir", str(tmp_path)])
+    flags = parse_flags(KINDS["sft"], ["--output_dir", str(tmp_path)])
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     assert flags.plain.deepspeed_plugin is None
     assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
@@ -157,17 +157,17 @@ def test_other_settings_do_not_take_the_place_of_those_that_spread_weights(
 
 def test_the_command_starts_itself_again_under_accelerate(tmp_path: Path) -> None:
     asked = ["runs/curate", "--accelerate_config", "multi_gpu", "--num_processes", "8", "--config", "flex-vl-7b"]
-    command = launched("sft", asked)
+    command = build_launch_command("sft", asked)
     assert command is not None
     assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
     assert command[-6:] == ["-m", "flex_judge.experiments.cli", "sft", "runs/curate", "--config", "flex-vl-7b"]
     assert command[command.index("--num_processes") + 1] == "8"
     assert yaml.safe_load(Path(command[command.index("--config_file") + 1]).read_text())["num_processes"] == 8
     file = configuration("multi_gpu", tmp_path / "mine.yaml")
-    mine = launched("sft", ["x", f"--accelerate_config={file}"])
+    mine = build_launch_command("sft", ["x", f"--accelerate_config={file}"])
     assert mine is not None
     assert file in mine
-    assert launched("sft", ["runs/curate"]) is None
+    assert build_launch_command("sft", ["runs/curate"]) is None
 
 
 @pytest.mark.parametrize(

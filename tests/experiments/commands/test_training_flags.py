@@ -9,10 +9,12 @@ import pytest
 from lazy import lazy
 
 from flex_judge.experiments.cli import main
-from flex_judge.experiments.common.ranks import environment
+from flex_judge.experiments.common.ranks import build_environment
 
-identity, settings_of = lazy("flex_judge.experiments.common.training.settings", "identity", "settings_of")
-KINDS, parse = lazy("flex_judge.experiments.common.training.flags", "KINDS", "parse")
+build_identity, collect_trl_settings = lazy(
+    "flex_judge.experiments.common.training.settings", "build_identity", "collect_trl_settings"
+)
+KINDS, parse_flags = lazy("flex_judge.experiments.common.training.flags", "KINDS", "parse_flags")
 
 
 @pytest.mark.parametrize("command", ["dpo", "grpo"])
@@ -66,7 +68,7 @@ def test_a_judge_that_cannot_be_had_is_known_before_training(
 def test_trl_s_own_flags_and_file_win_over_our_defaults(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("learning_rate: 0.5\nbeta: 0.3\nheld_out: task\n")
-    flags = parse(KINDS["dpo"], ["data", "--config", str(file), "--learning_rate", "0.25"])
+    flags = parse_flags(KINDS["dpo"], ["data", "--config", str(file), "--learning_rate", "0.25"])
     assert (flags.data, flags.args.learning_rate, flags.args.beta, flags.recipe.held_out) == ("data", 0.25, 0.3, "task")
     assert flags.model.use_peft
     assert flags.args.report_to == []
@@ -78,8 +80,8 @@ def test_other_models_have_trl_s_defaults(tmp_path: Path) -> None:
     policy = str(tiny_llama(tmp_path / "policy"))
     file = tmp_path / "run.yaml"
     file.write_text(f"model_name_or_path: {policy}\n")
-    named = parse(KINDS["dpo"], ["--model_name_or_path", policy])
-    filed = parse(KINDS["dpo"], ["--config", str(file)])
+    named = parse_flags(KINDS["dpo"], ["--model_name_or_path", policy])
+    filed = parse_flags(KINDS["dpo"], ["--config", str(file)])
     for flags in (named, filed):
         assert flags.policy == policy
         assert not flags.model.use_peft
@@ -88,28 +90,28 @@ def test_other_models_have_trl_s_defaults(tmp_path: Path) -> None:
 
 def test_answers_to_the_embedded_task_are_short_unless_told_otherwise() -> None:
     lengths = [
-        parse(KINDS["grpo"], arguments).args.max_completion_length
+        parse_flags(KINDS["grpo"], arguments).args.max_completion_length
         for arguments in ([], ["--max-completion-length", "99"], ["prompts.jsonl"])
     ]
     assert lengths == [40, 99, KINDS["grpo"].config.max_completion_length]
 
 
 def test_keys_are_neither_in_the_card_nor_in_the_folder() -> None:
-    flags = parse(
+    flags = parse_flags(
         KINDS["dpo"], ["--hub_token", "secret", "--beta", "0.3", "--model_init_kwargs", '{"token": "secret"}']
     )
-    assert settings_of(flags)["beta"] == 0.3
-    assert "secret" not in json.dumps(settings_of(flags)) + json.dumps(identity(flags, flags.recipe))
+    assert collect_trl_settings(flags)["beta"] == 0.3
+    assert "secret" not in json.dumps(collect_trl_settings(flags)) + json.dumps(build_identity(flags, flags.recipe))
 
 
 def test_what_determines_no_result_may_change_between_starts() -> None:
     plain, other = (
-        identity(flags, flags.recipe)
-        for flags in (parse(KINDS["dpo"], given) for given in ([], ["--save_steps", "7", "--logging_steps", "3"]))
+        build_identity(flags, flags.recipe)
+        for flags in (parse_flags(KINDS["dpo"], given) for given in ([], ["--save_steps", "7", "--logging_steps", "3"]))
     )
     assert plain == other
-    flags = parse(KINDS["dpo"], ["--bf16", "true", "--use_cpu"])
-    assert identity(flags, flags.recipe) != plain
+    flags = parse_flags(KINDS["dpo"], ["--bf16", "true", "--use_cpu"])
+    assert build_identity(flags, flags.recipe) != plain
 
 
 def test_a_policy_of_others_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,5 +155,5 @@ def test_help_lists_our_flags_and_names_the_flag_for_trl_s(
 
 def test_children_are_no_ranks_of_the_launcher_that_started_their_parent() -> None:
     told = {"RANK": "1", "MASTER_PORT": "9", "TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "1", "HOME": "/h", "A": "b"}
-    assert environment(told) == {"HOME": "/h", "A": "b"}
-    assert environment({"OMP_NUM_THREADS": "1"}) == {"OMP_NUM_THREADS": "1"}
+    assert build_environment(told) == {"HOME": "/h", "A": "b"}
+    assert build_environment({"OMP_NUM_THREADS": "1"}) == {"OMP_NUM_THREADS": "1"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flex_judge.alignment.reporting import Figure, Note, Report, Section, Table, percent
+from flex_judge.alignment.reporting import Figure, Note, Report, Section, Table, as_percent
 from flex_judge.experiments.common.reporting.html import write_page
 from flex_judge.experiments.common.reporting.terminal import print_run, print_table
 
@@ -19,7 +19,7 @@ def test_texts_of_models_have_no_effect_in_the_terminal(capsys: pytest.CaptureFi
 
 
 def test_a_run_ends_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:
-    print_run("title", {"seconds": {"total": 125.0}}, [("rows", 1234)], [("right", percent(0.5))])
+    print_run("title", {"seconds": {"total": 125.0}}, [("rows", 1234)], [("right", as_percent(0.5))])
     out = capsys.readouterr().out
     assert "1,234" in out
     assert "50.0 %" in out
@@ -27,7 +27,7 @@ def test_a_run_ends_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_page_escapes_texts_and_keeps_plots(tmp_path: Path) -> None:
-    table = Table(("<name>", "share"), [("<a>", percent(0.5)), ("b", None)], highlight=0, bars=True)
+    table = Table(("<name>", "share"), [("<a>", as_percent(0.5)), ("b", None)], highlight=0, bars=True)
     sections = [Section("one", [table, Note("<note>"), Figure("<svg></svg>", "caption", "below")])]
     page = write_page(tmp_path / "page.html", Report("<title>", ["<intro>"], sections)).read_text()
     for text in ("&lt;name&gt;", "&lt;a&gt;", "&lt;note&gt;", "&lt;intro&gt;", "<svg></svg>", "caption", "below"):

@@ -15,46 +15,46 @@ from examples import example
 from lazy import lazy
 from scripts import policy
 
-from flex_judge.alignment.tasks.arithmetic import SAMPLING, Question, questions
-from flex_judge.alignment.tasks.synthetic_teacher import Sum
-from flex_judge.alignment.tasks.synthetic_teacher import judge as teach
+from flex_judge.alignment.tasks.arithmetic import SAMPLING, ArithmeticQuestion, generate_questions
+from flex_judge.alignment.tasks.synthetic_teacher import Calculation
+from flex_judge.alignment.tasks.synthetic_teacher import judge_answers as teach
 from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
 from flex_judge.experiments.commands.preferences.config import PreferenceRun
-from flex_judge.experiments.common.flags import add_flags, build, make_config
+from flex_judge.experiments.common.flags import add_flags, load_config, make_config
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.arithmetic_loop import judge as judge_making
 from flex_judge.experiments.studies.arithmetic_loop import loop, samples
 from flex_judge.experiments.studies.arithmetic_loop.__main__ import main as closed_loop
-from flex_judge.experiments.studies.arithmetic_loop.ablations import shorten, variants
+from flex_judge.experiments.studies.arithmetic_loop.ablations import list_variants, shorten_reasoning
 from flex_judge.experiments.studies.arithmetic_loop.card import write_card
 from flex_judge.experiments.studies.arithmetic_loop.evaluation import (
-    Paper,
-    Results,
-    ask,
-    evaluate_results,
-    evaluation_settings,
+    EvaluationResults,
+    EvaluationSet,
+    grade_judgments,
+    judge_evaluation_set,
+    make_study_settings,
 )
-from flex_judge.experiments.studies.arithmetic_loop.judge import JudgeMaking, evaluate_judge, halved
-from flex_judge.experiments.studies.arithmetic_loop.loop import looped
+from flex_judge.experiments.studies.arithmetic_loop.judge import EmbeddedJudgeRun, evaluate_judge, save_half_precision
+from flex_judge.experiments.studies.arithmetic_loop.loop import summarise_loop
 from flex_judge.experiments.studies.arithmetic_loop.page import write_page
 from flex_judge.experiments.studies.arithmetic_loop.questions import (
     DEMO,
-    evaluation_questions,
-    policy_questions,
-    sums,
-    training_questions,
-    unrelated,
+    collect_sums,
+    exclude_related_sums,
+    make_evaluation_questions,
+    make_policy_questions,
+    make_training_questions,
 )
-from flex_judge.experiments.studies.arithmetic_loop.samples import sample
+from flex_judge.experiments.studies.arithmetic_loop.samples import sample_answers
 from flex_judge.judges import FlexJudge, Judgment
 from flex_judge.judges.engines import EngineConfig, Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import ModelNotFoundError, UsageError
 from flex_judge.judges.models import ADAPTER_FILES
-from flex_judge.judges.models.cache import fingerprint
+from flex_judge.judges.models.cache import fingerprint_folder
 from flex_judge.judges.models.embedded import BASE, JUDGE
 
-KINDS, parse = lazy("flex_judge.experiments.common.training.flags", "KINDS", "parse")
+KINDS, parse_flags = lazy("flex_judge.experiments.common.training.flags", "KINDS", "parse_flags")
 
 _ASKED = re.compile(r"\[Question\]\n(.*?)\n\n\[Assistant", re.DOTALL)
 _SAID = re.compile(r"Answer\]\n(.*?)(?=\n\n\[Assistant \d's Answer\]|<\|im_end\|>)", re.DOTALL)
@@ -95,8 +95,8 @@ def answered(path: Path, *rows: tuple[str, int, list[str]]) -> Path:
 
 
 @pytest.fixture
-def paper(tmp_path: Path) -> Paper:
-    return Paper.of(
+def paper(tmp_path: Path) -> EvaluationSet:
+    return EvaluationSet.from_samples(
         answered(
             tmp_path / "answers.jsonl",
             ("What is 3 + 4?", 7, ["It is 7.", "It is 8.", "It is 7.", "  "]),
@@ -105,41 +105,43 @@ def paper(tmp_path: Path) -> Paper:
     )
 
 
-ROOM = replace(evaluation_settings(), max_think_tokens=1000, max_answer_tokens=64)
+ROOM = replace(make_study_settings(), max_think_tokens=1000, max_answer_tokens=64)
 """The scripted engine's tokens are bytes."""
 
 
-def sat(script: Callable[[str, Sampling], str], paper: Paper, taught: frozenset[Sum] = frozenset()) -> Results:
+def sat(
+    script: Callable[[str, Sampling], str], paper: EvaluationSet, taught: frozenset[Calculation] = frozenset()
+) -> EvaluationResults:
     judge = FlexJudge(ScriptedEngine(script), ROOM)
-    return evaluate_results(paper, ask(judge, paper, lambda: None), taught)
+    return grade_judgments(paper, judge_evaluation_set(judge, paper, lambda: None), taught)
 
 
 def test_a_judge_is_trained_on_no_sum_of_its_exam_or_of_the_demo() -> None:
-    evaluation = evaluation_questions(120)
-    taught = training_questions(520, evaluation)
+    evaluation = make_evaluation_questions(120)
+    taught = make_training_questions(520, evaluation)
     assert len({question.id for question in taught}) == 520
-    assert not sums(taught) & sums(evaluation)
-    assert not sums(taught) & sums(questions(DEMO, 0, levels=(1, 2)))
-    assert evaluation_questions(20) == evaluation[:20]  # so a shorter evaluation is part of a longer one
+    assert not collect_sums(taught) & collect_sums(evaluation)
+    assert not collect_sums(taught) & collect_sums(generate_questions(DEMO, 0, levels=(1, 2)))
+    assert make_evaluation_questions(20) == evaluation[:20]  # so a shorter evaluation is part of a longer one
 
 
 def test_a_policy_is_tuned_on_no_sum_that_it_is_measured_on_and_other_seeds_ask_other_questions() -> None:
-    held_out = evaluation_questions(240)
-    first, second = (policy_questions(160, held_out, seed) for seed in (0, 1))
-    assert not sums(first + second) & sums(held_out)
+    held_out = make_evaluation_questions(240)
+    first, second = (make_policy_questions(160, held_out, seed) for seed in (0, 1))
+    assert not collect_sums(first + second) & collect_sums(held_out)
     assert {q.text for q in first} != {q.text for q in second}
 
 
 def test_a_sum_is_related_to_the_same_sum_the_other_way_round() -> None:
     asked = [
-        Question(str(i), text, 0, "addition", 1)
+        ArithmeticQuestion(str(i), text, 0, "addition", 1)
         for i, text in enumerate(("What is 2 + 3?", "What is 2 * 3?", "What is 5 - 2?"))
     ]
-    assert unrelated(asked, {Sum(3, "+", 2)}) == asked[1:]
-    assert unrelated(asked, {Sum(3, "*", 2), Sum(2, "-", 5)}) == [asked[0], asked[2]]
+    assert exclude_related_sums(asked, {Calculation(3, "+", 2)}) == asked[1:]
+    assert exclude_related_sums(asked, {Calculation(3, "*", 2), Calculation(2, "-", 5)}) == [asked[0], asked[2]]
 
 
-def test_an_exam_asks_each_different_answer_once_and_pairs_in_both_orders(paper: Paper) -> None:
+def test_an_exam_asks_each_different_answer_once_and_pairs_in_both_orders(paper: EvaluationSet) -> None:
     assert [(q.comparison.responses[0], q.scores) for q in paper.pointwise] == [
         ("It is 7.", (5.0,)),
         ("It is 8.", (1.0,)),
@@ -152,30 +154,30 @@ def test_an_exam_asks_each_different_answer_once_and_pairs_in_both_orders(paper:
         assert swapped.comparison.responses == pair.comparison.responses[::-1]
 
 
-def test_a_judge_that_knows_passes(paper: Paper) -> None:
+def test_a_judge_that_knows_passes(paper: EvaluationSet) -> None:
     results = sat(knowing, paper)
     assert results.pointwise.balanced_accuracy == results.pairwise.balanced_accuracy == results.swap_consistency == 1.0
-    assert results.parsed == 1.0
+    assert results.parse_rate == 1.0
     assert results.unrelated.asked == 4
-    assert sat(knowing, paper, frozenset({Sum(4, "+", 3)})).unrelated.asked == 2
+    assert sat(knowing, paper, frozenset({Calculation(4, "+", 3)})).unrelated.asked == 2
 
 
-def test_a_judge_with_a_favourite_place_is_found_out(paper: Paper) -> None:
+def test_a_judge_with_a_favourite_place_is_found_out(paper: EvaluationSet) -> None:
     results = sat(stubborn, paper)
     assert results.pointwise.balanced_accuracy == results.pairwise.balanced_accuracy == 0.5
     assert results.swap_consistency == 0.0
 
 
-def test_pairs_without_a_verdict_are_not_consistent(paper: Paper) -> None:
+def test_pairs_without_a_verdict_are_not_consistent(paper: EvaluationSet) -> None:
     judge = FlexJudge(ScriptedEngine(knowing), ROOM)
-    judgments = ask(judge, paper, lambda: None)
+    judgments = judge_evaluation_set(judge, paper, lambda: None)
     silent = replace(judgments[-1], scores=None)
-    assert evaluate_results(paper, [*judgments[:-1], silent], frozenset()).swap_consistency == 0.5
+    assert grade_judgments(paper, [*judgments[:-1], silent], frozenset()).swap_consistency == 0.5
 
 
 def test_ties_in_both_orders_are_the_same_verdict(tmp_path: Path) -> None:
     file = answered(tmp_path / "a.jsonl", ("What is 3 + 4?", 7, ["It is 7.", "It is 8.", "It is 9."]))
-    results = sat(knowing, Paper.of(file))
+    results = sat(knowing, EvaluationSet.from_samples(file))
     assert results.swap_consistency == 1.0
 
 
@@ -197,7 +199,7 @@ def results(tmp_path: Path) -> dict[str, Any]:
         pairs = {"pairs": 5, "right": {"chosen": 4, "neither": 1}}
         (folder / "preferences" / "summary.json").write_text(json.dumps(pairs))
         folders.append(folder)
-    return looped(folders, start)
+    return summarise_loop(folders, start)
 
 
 def test_the_figures_of_a_loop_are_over_seeds_and_questions(tmp_path: Path) -> None:
@@ -258,11 +260,11 @@ def test_the_card_of_the_judge_says_what_is_synthetic_and_how_it_did(tmp_path: P
         assert words in said, words
 
 
-def test_judgments_of_an_exam_can_be_read_again(paper: Paper) -> None:
+def test_judgments_of_an_exam_can_be_read_again(paper: EvaluationSet) -> None:
     judge = FlexJudge(ScriptedEngine(knowing), ROOM)
-    judgments = ask(judge, paper, lambda: None)
+    judgments = judge_evaluation_set(judge, paper, lambda: None)
     again = [Judgment.from_json(json.loads(json.dumps(judgment.to_json()))) for judgment in judgments]
-    assert evaluate_results(paper, again, frozenset()) == evaluate_results(paper, judgments, frozenset())
+    assert grade_judgments(paper, again, frozenset()) == grade_judgments(paper, judgments, frozenset())
 
 
 def noisy(prompt: str, sampling: Sampling) -> str:
@@ -272,14 +274,14 @@ def noisy(prompt: str, sampling: Sampling) -> str:
     return "<answer>5</answer><answer>5</answer>" if "Vote 0" in prompt else "<answer>4</answer><answer>1</answer>"
 
 
-def test_the_majority_of_votes_on_a_pair_is_what_counts(paper: Paper) -> None:
+def test_the_majority_of_votes_on_a_pair_is_what_counts(paper: EvaluationSet) -> None:
     pairs = replace(paper, pointwise=())
     judge = FlexJudge(ScriptedEngine(noisy), replace(ROOM, votes=9, temperature=0.7))
-    judgments = ask(judge, pairs, lambda: None)
+    judgments = judge_evaluation_set(judge, pairs, lambda: None)
     assert {judgment.preferred for judgment in judgments} == {0}
     flat = [replace(judgment, preferred=None) for judgment in judgments]  # as if most votes had found them level
-    assert evaluate_results(pairs, flat, frozenset()).swap_consistency == 1.0
-    assert evaluate_results(pairs, flat, frozenset()).pairwise.accuracy == 0.0
+    assert grade_judgments(pairs, flat, frozenset()).swap_consistency == 1.0
+    assert grade_judgments(pairs, flat, frozenset()).pairwise.accuracy == 0.0
 
 
 @pytest.fixture
@@ -288,13 +290,13 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     ran: list[list[str]] = []
     monkeypatch.setattr(loop, "run", lambda *arguments: ran.append(list(arguments)))
     monkeypatch.setattr(loop, "sample", lambda *_, **__: None)
-    monkeypatch.setattr(loop, "looped", lambda *_: {})
+    monkeypatch.setattr(loop, "summarise_loop", lambda *_: {})
     monkeypatch.setattr(loop, "write_page", lambda *_: None)
     return ran
 
 
 def test_the_loop_asks_its_commands_for_what_they_know(commands: list[list[str]], tmp_path: Path) -> None:
-    config = loop.ClosedLoop(out=str(tmp_path / "loop"), judge=JUDGE, seeds=2, held_out=9, curve=5, prompts=7)
+    config = loop.ClosedLoopRun(out=str(tmp_path / "loop"), judge=JUDGE, seeds=2, held_out=9, curve=5, prompts=7)
     summary = loop.main(config)
     assert [command[0] for command in commands] == ["best-of-n", "preferences", "dpo"] * 2
     best, pairs, dpo = commands[3:]
@@ -304,16 +306,21 @@ def test_the_loop_asks_its_commands_for_what_they_know(commands: list[list[str]]
         parser.add_argument("file")
         add_flags(parser, settings)
         options = parser.parse_args(command[1:])
-        run = build(settings, options)
-        seen.append((run.source(options.file), run))
+        run = load_config(settings, options)
+        seen.append((run.open_prompts(options.file), run))
         engine = run.judge.engine
-        assert (engine.model, run.policy, engine.seed, run.rubric_for(options.file)) == (JUDGE, BASE, 1, "correctness")
-        assert run.settings_for(JUDGE).temperature == 0.0
-        assert run.sampling(options.file) == replace(SAMPLING, seed=1)
-        assert run.answer_for(options.file) == "answer"
+        assert (engine.model, run.policy, engine.seed, run.resolve_rubric(options.file)) == (
+            JUDGE,
+            BASE,
+            1,
+            "correctness",
+        )
+        assert run.build_settings(JUDGE).temperature == 0.0
+        assert run.build_sampling(options.file) == replace(SAMPLING, seed=1)
+        assert run.get_answer_column(options.file) == "answer"
     assert [len(source) for source, _ in seen] == [5, 7]
-    assert [run.answers for _, run in seen] == [16, 8]
-    flags = parse(KINDS["dpo"], dpo[1:])
+    assert [run.num_answers for _, run in seen] == [16, 8]
+    flags = parse_flags(KINDS["dpo"], dpo[1:])
     assert (flags.data, flags.args.seed, flags.recipe.held_out_prompts) == (seen[1][1].out, 1, 0)
     assert summary["prompts_taught"][0] <= 7
 
@@ -328,13 +335,13 @@ def test_the_loop_asks_its_commands_for_what_they_know(commands: list[list[str]]
 )
 def test_a_loop_that_would_measure_on_what_was_taught_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        make_config(loop.ClosedLoop, **settings)
+        make_config(loop.ClosedLoopRun, **settings)
 
 
 def test_an_unknown_judge_is_refused_before_anything_is_asked(commands: list[list[str]], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelNotFoundError):
-        loop.main(loop.ClosedLoop(out=str(tmp_path / "loop"), judge=str(tmp_path / "empty")))
+        loop.main(loop.ClosedLoopRun(out=str(tmp_path / "loop"), judge=str(tmp_path / "empty")))
     assert not (tmp_path / "loop").exists()
     assert not commands
 
@@ -364,7 +371,7 @@ def test_an_adapter_is_shipped_in_half_precision_and_is_there_whole_or_not_at_al
     (tmp_path / "judge" / ADAPTER_FILES[0]).write_text("{}")
     (tmp_path / "out.partial").mkdir()  # of a start that was killed
     save_file(weights, tmp_path / "judge" / ADAPTER_FILES[1])
-    out = halved(tmp_path / "judge", tmp_path / "out")
+    out = save_half_precision(tmp_path / "judge", tmp_path / "out")
     found = load_file(out / ADAPTER_FILES[1])["a"]
     assert found.dtype == torch.float16
     torch.testing.assert_close(found.float(), weights["a"], atol=1e-3, rtol=1e-3)
@@ -372,14 +379,14 @@ def test_an_adapter_is_shipped_in_half_precision_and_is_there_whole_or_not_at_al
 
 
 def test_an_exam_that_was_held_is_not_held_again_but_for_another_adapter(
-    paper: Paper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paper: EvaluationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
 
     def load(config: EngineConfig) -> ScriptedEngine:
         loaded.append(config.adapter)
         engine = ScriptedEngine(knowing)
-        engine.model_id = "base@0" + (f"+x@{fingerprint(Path(config.adapter))}" if config.adapter else "")
+        engine.model_id = "base@0" + (f"+x@{fingerprint_folder(Path(config.adapter))}" if config.adapter else "")
         return engine
 
     monkeypatch.setattr(judge_making, "load_engine", load)
@@ -397,9 +404,9 @@ def test_an_exam_that_was_held_is_not_held_again_but_for_another_adapter(
 
 
 def test_the_ablations_change_one_thing_each() -> None:
-    config = JudgeMaking(size=100)
-    found = {variant.name: variant for variant in variants(config)}
-    assert len(found) == len(variants(config))
+    config = EmbeddedJudgeRun(size=100)
+    found = {variant.name: variant for variant in list_variants(config)}
+    assert len(found) == len(list_variants(config))
     assert {variant.recipe.size for variant in found.values()} == {100, 50, 25}
     assert [v.judging.votes for v in found.values() if "vote" in v.name] == [1, 3, 7, 15]
     assert [v.judging.num_waits for v in found.values() if "wait" in v.name] == [0, 1, 2, 4]
@@ -411,7 +418,7 @@ def test_the_ablations_change_one_thing_each() -> None:
 def test_short_reasoning_gives_the_same_judgment_without_steps(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     file.write_text(json.dumps(example("What is 17 + 15?", "It is 32.", "It is 33.")) + "\n")
-    shorten(file)
+    shorten_reasoning(file)
     (said,) = json.loads(file.read_text())["completion"]
     assert said["content"].startswith("<think>\n17 + 15 = 32. Assistant 1 said 32, result 32: same, right, so 5.")
     assert said["content"].endswith("</think>\n\n<answer>5</answer><answer>1</answer>")
@@ -427,14 +434,14 @@ def test_answers_stand_in_the_order_of_the_questions_and_are_sampled_once(
         return engines[-1]
 
     monkeypatch.setattr(samples, "load_engine", load)
-    asked = questions(6)
+    asked = generate_questions(6)
     file = tmp_path / "answers.jsonl"
-    sample(BASE, [asked[4], asked[2]], 2, file)
-    sample(BASE, asked, 2, file)
+    sample_answers(BASE, [asked[4], asked[2]], 2, file)
+    sample_answers(BASE, asked, 2, file)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["id"] for row in rows] == [question.id for question in asked]
     assert [len(engine.requests) for engine in engines] == [4, 8]
-    sample(BASE, asked, 2, file)
+    sample_answers(BASE, asked, 2, file)
     assert len(engines) == 2
 
 

@@ -11,13 +11,25 @@ import pytest
 from flex_judge.experiments.cli import main as command
 from flex_judge.experiments.studies.pampa import run
 from flex_judge.experiments.studies.pampa.__main__ import main
-from flex_judge.experiments.studies.pampa.page import table, write_page
-from flex_judge.experiments.studies.pampa.statistics import gain, measures, of_best, outcomes, pass_at_1, pass_at_n
-from flex_judge.experiments.studies.pampa.table import majority, read_table, split, unseen
-from flex_judge.experiments.studies.pampa.task import CLASSES, HIGH, LOW, STYLES, Task
+from flex_judge.experiments.studies.pampa.page import list_table_rows, write_page
+from flex_judge.experiments.studies.pampa.statistics import (
+    compute_accuracy_metrics,
+    compute_best_of_n,
+    compute_pass_at_1,
+    compute_pass_at_n,
+    count_outcomes,
+    estimate_gain,
+)
+from flex_judge.experiments.studies.pampa.table import (
+    exclude_test_molecules,
+    find_majority_class,
+    read_molecules,
+    split_molecules,
+)
+from flex_judge.experiments.studies.pampa.task import CLASSES, HIGH, LOW, STYLES, ClassificationTask
 from flex_judge.judges.errors import UsageError
 
-TASK = Task.of(CLASSES)
+TASK = ClassificationTask.from_classes(CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +58,11 @@ TASK = Task.of(CLASSES)
     ],
 )
 def test_an_answer_is_the_class_that_it_names_last(text: str, said: str | None, outcome: str) -> None:
-    assert TASK.answered(text) == (said, outcome)
+    assert TASK.read_class(text) == (said, outcome)
 
 
 def test_styles_ask_the_same_with_more_words() -> None:
-    prompts = [TASK.prompt(style) for style in STYLES]
+    prompts = [TASK.make_prompt(style) for style in STYLES]
     assert len(set(prompts)) == 3
     assert all(one.count("<mol>") == 1 and f'"Final answer: {HIGH}"' in one for one in prompts)
     assert "PAMPA" in prompts[2]
@@ -60,13 +72,13 @@ def test_styles_ask_the_same_with_more_words() -> None:
 def test_a_table_of_tdc_is_read_and_split_as_tdc_does(tmp_path: Path) -> None:
     path = tmp_path / "pampa_ncats.tab"
     path.write_text("Drug_ID\tDrug\tY\n" + "".join(f"m{i}\t{'C' * (i + 1)}\t{int(i % 7 > 0)}\n" for i in range(2034)))
-    molecules = read_table(path, TASK).molecules
+    molecules = read_molecules(path, TASK).molecules
     assert (molecules[0].smiles, molecules[0].label, molecules[1].label) == ("C", LOW, HIGH)
-    train, test = split(molecules)
+    train, test = split_molecules(molecules)
     assert (len(train), len(test)) == (1627, 407)
     assert {one.id for one in train}.isdisjoint(one.id for one in test)
-    assert split(molecules) == (train, test)
-    assert majority(test)[0] == HIGH
+    assert split_molecules(molecules) == (train, test)
+    assert find_majority_class(test)[0] == HIGH
 
 
 @pytest.mark.parametrize(
@@ -82,47 +94,49 @@ def test_a_wrong_table_is_one_line(text: str, problem: str, tmp_path: Path) -> N
     path = tmp_path / "table.csv"
     path.write_text(text)
     with pytest.raises(UsageError, match=problem):
-        read_table(path, TASK)
+        read_molecules(path, TASK)
 
 
 def test_other_tasks_have_classes_and_a_question_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "bbb.csv"
     path.write_text("smiles,p_np\nCCO,1\nO,0\n")
-    task = Task.of(("0=does not cross", "1=crosses|passes"), "Does <mol> cross the blood-brain barrier?", "")
-    assert [one.label for one in read_table(path, task, label="p_np").molecules] == ["crosses", "does not cross"]
-    assert task.answered("Final answer: it passes") == ("crosses", "answered")
-    toxic = Task.of(("0.0=not toxic|non-toxic", "1=toxic"), "Is <mol> toxic?", "")
-    assert toxic.answered("It is toxic at first sight.\nFinal answer: non-toxic") == ("not toxic", "answered")
+    task = ClassificationTask.from_classes(
+        ("0=does not cross", "1=crosses|passes"), "Does <mol> cross the blood-brain barrier?", ""
+    )
+    assert [one.label for one in read_molecules(path, task, label="p_np").molecules] == ["crosses", "does not cross"]
+    assert task.read_class("Final answer: it passes") == ("crosses", "answered")
+    toxic = ClassificationTask.from_classes(("0.0=not toxic|non-toxic", "1=toxic"), "Is <mol> toxic?", "")
+    assert toxic.read_class("It is toxic at first sight.\nFinal answer: non-toxic") == ("not toxic", "answered")
     path.write_text("smiles,label\nCCO,1.0\nO,0\nN,\nO,0\n")
-    table = read_table(path, toxic)
+    table = read_molecules(path, toxic)
     assert [(one.smiles, one.label) for one in table.molecules] == [("CCO", "toxic"), ("O", "not toxic")]
     assert table.left_out == {"repeats another row": 1, "has no label": 1}
     with pytest.raises(UsageError, match="has 0 times <mol>"):
-        Task.of(("0=no", "1=yes"), "Does it?")
+        ClassificationTask.from_classes(("0=no", "1=yes"), "Does it?")
     with pytest.raises(UsageError, match="expected VALUE=NAME"):
-        Task.of(("no", "yes"))
+        ClassificationTask.from_classes(("no", "yes"))
     for classes, problem in (
         (("0=-", "1=+"), "an answer '-' would not be read as '-'"),
         (("0=a", "0.0=b"), "there is a class of the value 0 already"),
         (("0=Low", "1=Low"), "two have the same name"),
     ):
         with pytest.raises(UsageError, match=problem):
-            Task.of(classes)
+            ClassificationTask.from_classes(classes)
 
 
 def test_a_molecule_that_is_tested_is_not_trained_on_however_it_is_written(tmp_path: Path) -> None:
     pytest.importorskip("rdkit")
     path = tmp_path / "table.csv"
     path.write_text("Drug,Y\nCCO,1\nOCC,0\nC(C)O,1\nCC,0\nnonsense,1\n")
-    molecules = read_table(path, TASK).molecules
-    assert [one.smiles for one in unseen(molecules[1:], molecules[:1])] == ["CC", "nonsense"]
+    molecules = read_molecules(path, TASK).molecules
+    assert [one.smiles for one in exclude_test_molecules(molecules[1:], molecules[:1])] == ["CC", "nonsense"]
 
 
 def test_who_always_says_the_same_is_no_better_than_chance() -> None:
     labels = [HIGH] * 8 + [LOW] * 2
-    found = measures(labels, [HIGH] * 10)
+    found = compute_accuracy_metrics(labels, [HIGH] * 10)
     assert (found["accuracy"], found["balanced_accuracy"], found["mcc"]) == (0.8, 0.5, 0.0)
-    assert majority([_Labelled(one) for one in labels]) == (HIGH, 0.8)  # type: ignore[list-item]
+    assert find_majority_class([_Labelled(one) for one in labels]) == (HIGH, 0.8)  # type: ignore[list-item]
 
 
 class _Labelled:
@@ -131,7 +145,7 @@ class _Labelled:
 
 
 def test_no_answer_is_wrong_and_told_beside() -> None:
-    found = measures([HIGH, HIGH, LOW, LOW], [HIGH, None, LOW, HIGH])
+    found = compute_accuracy_metrics([HIGH, HIGH, LOW, LOW], [HIGH, None, LOW, HIGH])
     assert (found["accuracy"], found["accuracy_answered"], found["answered"]) == (0.5, pytest.approx(2 / 3), 3)
     assert found["balanced_accuracy"] == 0.5
 
@@ -151,37 +165,43 @@ def test_the_highest_score_is_chosen_ties_by_lot_and_nothing_leaves_the_count() 
         row(LOW, ("h", 5), ("l", 5), ("h", None), ("?", 1)),  # level
         row(LOW, ("l", None), ("l", None), ("l", None), ("l", None)),  # none is scored
     ]
-    found = of_best(rows, TASK, draws=200)
+    found = compute_best_of_n(rows, TASK, draws=200)
     assert set(found) == {"1", "2", "4"}
     assert found["4"]["accuracy"]["mean"] == pytest.approx((1 + 0.5 + 0) / 3, abs=0.05)
     assert found["4"]["accuracy"]["deviation"] > 0
     assert found["1"]["accuracy"]["mean"] == pytest.approx((1 / 4 + 1 / 4 + 0) / 3, abs=0.05)
     assert found["1"]["interval"]["value"] == pytest.approx(found["1"]["accuracy"]["mean"])
     assert found["1"]["interval"]["low"] < found["1"]["interval"]["value"] < found["1"]["interval"]["high"]
-    assert pass_at_n(rows, TASK) == pytest.approx({"1": (1 + 1 + 4) / 12, "2": (1 / 2 + 1 / 2 + 1) / 3, "4": 1.0})
-    assert pass_at_1(rows, TASK)["outcomes"] == {"answered": 3}
+    assert compute_pass_at_n(rows, TASK) == pytest.approx(
+        {"1": (1 + 1 + 4) / 12, "2": (1 / 2 + 1 / 2 + 1) / 3, "4": 1.0}
+    )
+    assert compute_pass_at_1(rows, TASK)["outcomes"] == {"answered": 3}
 
 
 def test_a_molecule_without_any_answer_is_wrong_and_told_as_such() -> None:
     lost: dict[str, Any] = {"responses": None, "scores": None, "kept": {"label": HIGH}}
     rows = [row(LOW, ("h", 9), ("l", 3)), row(HIGH, ("h", 5), ("h", 5)), lost]
-    assert outcomes(rows, TASK) == {"answered": 4, "could not be answered": 1}
-    assert pass_at_1(rows, TASK)["outcomes"] == {"answered": 2, "could not be answered": 1}
-    assert of_best(rows, TASK)["2"]["accuracy"] == {"mean": pytest.approx(1 / 3), "deviation": 0.0}
-    assert pass_at_n(rows, TASK) == pytest.approx({"1": 0.5, "2": 2 / 3})
-    found = gain(rows, [row(LOW, ("l", 9)), row(HIGH, ("h", 5)), lost], TASK)
+    assert count_outcomes(rows, TASK) == {"answered": 4, "could not be answered": 1}
+    assert compute_pass_at_1(rows, TASK)["outcomes"] == {"answered": 2, "could not be answered": 1}
+    assert compute_best_of_n(rows, TASK)["2"]["accuracy"] == {"mean": pytest.approx(1 / 3), "deviation": 0.0}
+    assert compute_pass_at_n(rows, TASK) == pytest.approx({"1": 0.5, "2": 2 / 3})
+    found = estimate_gain(rows, [row(LOW, ("l", 9)), row(HIGH, ("h", 5)), lost], TASK)
     assert found["value"] == pytest.approx(1 / 3)
     assert found["low"] <= found["value"] <= found["high"]
 
 
 def test_silence_is_no_way_to_be_right_half_the_time() -> None:
-    assert measures([HIGH] * 4 + [LOW] * 4, [HIGH] * 4 + [None] * 4)["mcc"] == 0.0
+    assert compute_accuracy_metrics([HIGH] * 4 + [LOW] * 4, [HIGH] * 4 + [None] * 4)["mcc"] == 0.0
 
 
 def summary() -> dict[str, Any]:
     rows = [row(HIGH, ("h", 9), ("l", 3)), row(LOW, ("h", 5), ("l", 6)), row(HIGH, ("?", 1), ("?", None))]
-    style = {"greedy": pass_at_1(rows, TASK), "best": of_best(rows, TASK), "pass_at": pass_at_n(rows, TASK)}
-    style["sampled"] = {"outcomes": outcomes(rows, TASK)}
+    style = {
+        "greedy": compute_pass_at_1(rows, TASK),
+        "best": compute_best_of_n(rows, TASK),
+        "pass_at": compute_pass_at_n(rows, TASK),
+    }
+    style["sampled"] = {"outcomes": count_outcomes(rows, TASK)}
     return {
         "data": "pampa.tab",
         "policy": "mol-llama",
@@ -194,12 +214,15 @@ def summary() -> dict[str, Any]:
         "is_paper_s": True,
         "left_out": {"has no label": 2},
         "dpo": {"pairs": 40, "steps": 4, "highest_learning_rate": 1e-5},
-        "styles": {"default": {**style, "dpo": pass_at_1(rows, TASK), "gain": gain(rows, rows, TASK)}, "cot": style},
+        "styles": {
+            "default": {**style, "dpo": compute_pass_at_1(rows, TASK), "gain": estimate_gain(rows, rows, TASK)},
+            "cot": style,
+        },
     }
 
 
 def test_the_page_sets_all_steps_beside_the_paper_and_who_always_says_the_same(tmp_path: Path) -> None:
-    head, *rows = table(summary())
+    head, *rows = list_table_rows(summary())
     found = {cells[0]: cells[1:] for cells in rows}
     assert all(len(cells) == len(head) for cells in rows)
     assert found[f"always “{HIGH}”"] == ("66.67", "50.00", "0.000", "", "84.52")
@@ -218,7 +241,7 @@ def test_the_page_sets_all_steps_beside_the_paper_and_who_always_says_the_same(t
     assert "<script" not in page
     assert write_page(tmp_path, summary()).read_text() == page
     other = summary() | {"is_paper_s": False}
-    assert all(len(cells) == len(head) - 1 for cells in table(other))
+    assert all(len(cells) == len(head) - 1 for cells in list_table_rows(other))
     assert "84.52" not in write_page(tmp_path / "other", other).read_text()
     assert "a learning rate of at most 1.0e-05" in page
     assert "Rows left out: 2 (has no label)" in page
@@ -259,7 +282,7 @@ def test_a_wrong_setting_is_one_line(
 @pytest.mark.slow
 def test_the_study_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rdkit")
-    from flex_judge.judges.models.mol_llama.tiny import write_tiny
+    from flex_judge.judges.models.mol_llama.tiny import write_tiny_model
 
     def here(*arguments: str) -> None:
         """The command in this process, which has imported all that it takes seconds to import."""
@@ -267,7 +290,7 @@ def test_the_study_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(run, "run", here)
     monkeypatch.chdir(tmp_path)
-    write_tiny(Path("tiny"))
+    write_tiny_model(Path("tiny"))
     smiles = ("CCO", "O", "c1ccccc1", "CC(=O)C", "C1CC", "CCN", "CCC", "CO", "CN", "C=O")  # the fifth is none
     Path("table.csv").write_text("Drug,Y\n" + "".join(f"{one},{k % 2}\n" for k, one in enumerate(smiles)))
     flags = ["--data", "table.csv", "--policy", "tiny", "--model", "tiny", "--style", "default", "--samples", "2"]
@@ -279,7 +302,7 @@ def test_the_study_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     before = told["styles"]["default"]
     rows = [
         {
-            "prompt": [{"role": "user", "content": TASK.prompt("default")}],
+            "prompt": [{"role": "user", "content": TASK.make_prompt("default")}],
             "chosen": [{"role": "assistant", "content": "Final answer: High permeability"}],
             "rejected": [{"role": "assistant", "content": "No."}],
             "molecules": [one],

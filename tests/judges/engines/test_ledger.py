@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flex_judge.judges.engines.base import Generation, Sampling
-from flex_judge.judges.engines.recording.ledger import Ledger, RecordedModel, generation_key
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.engines.recording.ledger import Ledger, RecordedModel, compute_generation_key
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.media.types import Modality
 
 FULL = Generation(
@@ -56,15 +56,15 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 def key_of(number: int) -> bytes:
-    return generation_key("scripted", "model", (number,), SAMPLING)
+    return compute_generation_key("scripted", "model", (number,), SAMPLING)
 
 
 def generation_of(number: int) -> Generation:
     return replace(FULL, text=f"reply {number} " + "x" * 200, token_ids=tuple(range(number % 100)))
 
 
-def image(digest: str) -> Prepared:
-    return Prepared(Modality.IMAGE, None, digest)
+def image(digest: str) -> PreparedMedia:
+    return PreparedMedia(Modality.IMAGE, None, digest)
 
 
 # What goes in comes out
@@ -124,7 +124,7 @@ def test_what_was_stored_first_stays_and_is_what_counts(ledger: Ledger) -> None:
 @pytest.mark.parametrize("field", fields(Sampling), ids=lambda f: f.name)
 def test_another_sampling_is_another_request(field: Any) -> None:
     other = replace(SAMPLING, **{field.name: OTHERWISE[field.name]})
-    assert generation_key("vllm", "m", (1, 2), other) != generation_key("vllm", "m", (1, 2), SAMPLING)
+    assert compute_generation_key("vllm", "m", (1, 2), other) != compute_generation_key("vllm", "m", (1, 2), SAMPLING)
 
 
 @pytest.mark.parametrize(
@@ -143,22 +143,24 @@ def test_another_sampling_is_another_request(field: Any) -> None:
     ],
 )
 def test_another_engine_model_prompt_or_medium_is_another_request(other: tuple[Any, ...]) -> None:
-    one = generation_key("vllm", "m@1", (1, 2), SAMPLING, (image("a"), image("b")))
+    one = compute_generation_key("vllm", "m@1", (1, 2), SAMPLING, (image("a"), image("b")))
     assert len(one) == 32
-    assert generation_key(*other) != one
+    assert compute_generation_key(*other) != one
 
 
 def test_the_same_request_has_the_same_key_however_it_is_written() -> None:
-    one = generation_key("vllm", "m", (1, 2), Sampling(64, temperature=1.0, stop=("a",)), ())
-    assert one == generation_key("vllm", "m", [1, 2], Sampling(64, temperature=1, stop=["a"]), [])  # type: ignore[arg-type]
-    assert generation_key("vllm", "m", (1,), replace(SAMPLING, temperature=-0.0)) == generation_key(
+    one = compute_generation_key("vllm", "m", (1, 2), Sampling(64, temperature=1.0, stop=("a",)), ())
+    assert one == compute_generation_key("vllm", "m", [1, 2], Sampling(64, temperature=1, stop=["a"]), [])  # type: ignore[arg-type]
+    assert compute_generation_key("vllm", "m", (1,), replace(SAMPLING, temperature=-0.0)) == compute_generation_key(
         "vllm", "m", (1,), SAMPLING
     )
 
 
 def test_keys_stay_the_same_from_one_version_to_the_next() -> None:
     # If this changes on purpose, raise KEY_FORMAT: the ledgers of users answer nothing any more.
-    key = generation_key("vllm", "m@1", (1, 2), Sampling(64, 0.4, 0.8, ("</think>",), "[1-5]", (5,), 3), (image("a"),))
+    key = compute_generation_key(
+        "vllm", "m@1", (1, 2), Sampling(64, 0.4, 0.8, ("</think>",), "[1-5]", (5,), 3), (image("a"),)
+    )
     assert key.hex() == "2206ea66677168af08f2868c13612a2ec2507c248782e297703653deac2e55fd"
 
 
@@ -171,10 +173,10 @@ def test_a_model_is_noted_once_with_the_longest_context_it_was_run_with(ledger: 
     ledger.add_model(replace(model, max_model_len=8192), b"others")
     ledger.add_model(replace(model, max_model_len=512), b"others")
     ledger.add_model(replace(model, engine="transformers"), b"more")
-    assert ledger.models() == [replace(model, max_model_len=8192), replace(model, engine="transformers")]
-    assert [ledger.tokenizer(m) for m in ledger.models()] == [b"files", b"more"]
+    assert ledger.list_models() == [replace(model, max_model_len=8192), replace(model, engine="transformers")]
+    assert [ledger.read_tokenizer(m) for m in ledger.list_models()] == [b"files", b"more"]
     with pytest.raises(LookupError, match="m@2"):
-        ledger.tokenizer(replace(model, model_id="m@2"))
+        ledger.read_tokenizer(replace(model, model_id="m@2"))
 
 
 # Many writers

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from flex_judge.judges.engines.base import Generation, Sampling
-from flex_judge.judges.engines.recording.ledger import Ledger, generation_key
+from flex_judge.judges.engines.recording.ledger import Ledger, compute_generation_key
 from flex_judge.judges.errors import LedgerError
 
 FULL = Generation("4</answer>", (1, 2, 3), "stop", ({1: -0.1}, {}, {}), 800, 768)
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def key_of(number: int) -> bytes:
-    return generation_key("scripted", "model", (number,), Sampling(64))
+    return compute_generation_key("scripted", "model", (number,), Sampling(64))
 
 
 def generation_of(number: int) -> Generation:

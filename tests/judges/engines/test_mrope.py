@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
 
-Grid, position_ids = lazy("flex_judge.judges.engines.hf.media", "Grid", "position_ids")
+Grid, compute_position_ids = lazy("flex_judge.judges.engines.hf.media", "Grid", "compute_position_ids")
 
 
 def test_text_counts_up_in_all_three_alike() -> None:
-    assert position_ids(4, []).tolist() == [[0, 1, 2, 3]] * 3
+    assert compute_position_ids(4, []).tolist() == [[0, 1, 2, 3]] * 3
 
 
 def test_a_picture_counts_rows_and_columns_and_text_goes_on_after_the_larger() -> None:
     # two words, a picture of 2 rows and 3 columns, two words
-    assert position_ids(10, [Grid(2, 1, 2, 3)]).tolist() == [
+    assert compute_position_ids(10, [Grid(2, 1, 2, 3)]).tolist() == [
         [0, 1, *[2] * 6, 5, 6],
         [0, 1, 2, 2, 2, 3, 3, 3, 5, 6],
         [0, 1, 2, 3, 4, 2, 3, 4, 5, 6],
@@ -25,7 +25,7 @@ def test_a_picture_counts_rows_and_columns_and_text_goes_on_after_the_larger() -
 
 def test_a_film_counts_time_and_text_goes_on_after_its_end() -> None:
     # three frames of one token each, a second and a half apart at two tokens per second
-    assert position_ids(5, [Grid(1, 3, 1, 1, step=3.0)]).tolist() == [
+    assert compute_position_ids(5, [Grid(1, 3, 1, 1, step=3.0)]).tolist() == [
         [0, 1, 4, 7, 8],
         [0, 1, 1, 1, 8],
         [0, 1, 1, 1, 8],
@@ -33,12 +33,12 @@ def test_a_film_counts_time_and_text_goes_on_after_its_end() -> None:
 
 
 def test_times_between_two_positions_are_cut_off() -> None:
-    assert position_ids(4, [Grid(0, 4, 1, 1, step=0.7)])[0].tolist() == [0, 0, 1, 2]
+    assert compute_position_ids(4, [Grid(0, 4, 1, 1, step=0.7)])[0].tolist() == [0, 0, 1, 2]
 
 
 @pytest.mark.parametrize("second", [4, 6])
 def test_two_pictures_stand_one_after_the_other(second: int) -> None:
-    positions = position_ids(second + 4, [Grid(0, 1, 2, 2), Grid(second, 1, 2, 2)])
+    positions = compute_position_ids(second + 4, [Grid(0, 1, 2, 2), Grid(second, 1, 2, 2)])
     assert positions[:, second].tolist() == [2 + second - 4] * 3
 
 
@@ -57,7 +57,7 @@ def test_every_token_has_a_position_and_text_always_moves_on(
     for text, frames, rows, columns, step in shapes:
         grids.append(Grid(length + text, frames, rows, columns, step))
         length += text + grids[-1].size
-    positions = position_ids(length + tail, grids)
+    positions = compute_position_ids(length + tail, grids)
     assert positions.shape == (3, length + tail)
     assert int(positions.min()) >= 0
     assert positions[:, -1].tolist() == [int(positions.max())] * 3

@@ -14,7 +14,7 @@ from tiny_models import tiny_qwen_vl
 from flex_judge.judges import EngineConfig
 from flex_judge.judges.engines import Sampling, load_engine
 from flex_judge.judges.errors import MediaError, RenderError, UsageError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.media.types import Modality
 
 torch = lazy("torch")
@@ -123,13 +123,13 @@ def test_no_placeholder_is_ever_generated(model: str, engines: TinyEngines) -> N
         ("{video}{image}", [picture(1), film(2)], RenderError, "stand for video, image, but"),
         ("{image}", [picture(1, 60, 84)], MediaError, "84 x 60 pixels; a flex-vl model takes multiples of 28"),
         ("{image}", [sound(1, 16000)], MediaError, "audio: a flex-vl model takes none"),
-        ("{image}", [Prepared(Modality.IMAGE, None, "", 56, 84)], MediaError, "not of the type and size"),
+        ("{image}", [PreparedMedia(Modality.IMAGE, None, "", 56, 84)], MediaError, "not of the type and size"),
         ("{video}", [replace(film(1), length=4)], MediaError, "not of the type and size"),
         ("{video}", [film(1, 256, 280)], UsageError, "12802 tokens, media included, leave no room .* within the 4096"),
     ],
 )
 def test_media_that_do_not_fit_the_prompt_are_refused_and_the_engine_lives_on(
-    text: str, media: list[Prepared], error: type[Exception], words: str, engines: TinyEngines
+    text: str, media: list[PreparedMedia], error: type[Exception], words: str, engines: TinyEngines
 ) -> None:
     judge = engines("vl")
     with pytest.raises(error, match=words):

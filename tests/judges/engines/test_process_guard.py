@@ -10,7 +10,7 @@ import psutil
 import pytest
 from processes import alive, ended
 
-from flex_judge.judges.engines.vllm.process_guard import Guard
+from flex_judge.judges.engines.vllm.process_guard import ProcessGuard
 
 PARENT = "import subprocess, sys, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
 OWNER = f"""
@@ -49,7 +49,7 @@ def test_what_a_process_owns_ends_when_it_is_killed() -> None:
 
 def test_closing_ends_what_a_process_left_behind(parent: tuple[psutil.Process, psutil.Process]) -> None:
     root, child = parent
-    guard = Guard([root.pid])
+    guard = ProcessGuard([root.pid])
     root.kill()
     assert ended(root)
     assert alive(child)
@@ -60,7 +60,7 @@ def test_closing_ends_what_a_process_left_behind(parent: tuple[psutil.Process, p
 
 def test_killing_ends_a_process_that_was_stopped(parent: tuple[psutil.Process, psutil.Process]) -> None:
     root, child = parent
-    guard = Guard([root.pid])
+    guard = ProcessGuard([root.pid])
     root.suspend()
     guard.kill()
     assert ended(root, child)
@@ -69,7 +69,7 @@ def test_killing_ends_a_process_that_was_stopped(parent: tuple[psutil.Process, p
 
 def test_closing_when_all_has_ended_is_nothing_to_speak_of(parent: tuple[psutil.Process, psutil.Process]) -> None:
     root, child = parent
-    guard = Guard([root.pid])
+    guard = ProcessGuard([root.pid])
     child.kill()
     root.kill()
     assert ended(root, child)

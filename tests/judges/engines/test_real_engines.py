@@ -76,7 +76,7 @@ def test_a_real_engine_stops_where_it_is_told_and_says_why(engine: str, request:
         assert stopped.finish_reason == "stop"
         assert word in stopped.text
         assert len(stopped.token_ids) < len(whole.token_ids)
-        digit, *_ = judge.renderer.encode_untrusted("7")
+        digit, *_ = judge.renderer.encode_as_plain_text("7")
         bound = await judge.engine.generate(prompt, Sampling(8, regex="[0-9]</answer>", logprob_token_ids=(digit,)))
         assert bound.text[0].isdigit()
         assert bound.text.endswith("</answer>")

@@ -23,7 +23,7 @@ from flex_judge.judges.engines.recording.ledger import Ledger
 from flex_judge.judges.engines.recording.recording import RecordingEngine
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import EngineLostError, LedgerError, UsageError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.profiles import PROFILES
 
@@ -40,7 +40,9 @@ def engines(path: Path) -> Iterator[tuple[RecordingEngine, ScriptedEngine]]:
     engine.close()
 
 
-def ask(engine: Engine, prompt: str, sampling: Sampling = SAMPLING, media: tuple[Prepared, ...] = ()) -> Generation:
+def ask(
+    engine: Engine, prompt: str, sampling: Sampling = SAMPLING, media: tuple[PreparedMedia, ...] = ()
+) -> Generation:
     """One request in an event loop of its own."""
     return asyncio.run(engine.generate(encode(prompt), sampling, media))
 
@@ -93,7 +95,7 @@ def test_a_generation_is_the_same_from_the_ledger_with_its_log_probabilities(
 
 def test_draws_differ_and_media_differ(path: Path) -> None:
     inner = ScriptedEngine(greet, profile=PROFILES["flex-vl"])
-    cat, dog = (Prepared(Modality.IMAGE, None, name, height=28, width=28) for name in ("cat", "dog"))
+    cat, dog = (PreparedMedia(Modality.IMAGE, None, name, height=28, width=28) for name in ("cat", "dog"))
     pad = inner.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     with closing(RecordingEngine(inner, Ledger(path))) as engine:
         for _ in range(2):

@@ -16,14 +16,14 @@ from flex_judge.judges.engines import Engine, EngineConfig, Generation, Sampling
 from flex_judge.judges.engines.recording.ledger import Ledger
 from flex_judge.judges.engines.recording.recording import RecordingEngine
 from flex_judge.judges.engines.recording.replay import ReplayEngine
-from flex_judge.judges.engines.scripted import ScriptedEngine, byte_tokenizer
+from flex_judge.judges.engines.scripted import ScriptedEngine, build_byte_tokenizer
 from flex_judge.judges.errors import LedgerError, NotRecordedError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.profiles import CHAT, PROFILES, Profile
 
 SAMPLING = Sampling(1000, temperature=0.4, logprob_token_ids=(40, 41))
-CAT = Prepared(Modality.IMAGE, None, "cat")
+CAT = PreparedMedia(Modality.IMAGE, None, "cat")
 
 
 @pytest.fixture
@@ -32,10 +32,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def encode(text: str) -> list[int]:
-    return list(byte_tokenizer().encode(text, add_special_tokens=False))
+    return list(build_byte_tokenizer().encode(text, add_special_tokens=False))
 
 
-def ask(engine: Engine, prompt: str, sampling: Sampling = SAMPLING, media: tuple[Prepared, ...] = ()) -> Generation:
+def ask(
+    engine: Engine, prompt: str, sampling: Sampling = SAMPLING, media: tuple[PreparedMedia, ...] = ()
+) -> Generation:
     return asyncio.run(engine.generate(encode(prompt), sampling, media))
 
 
@@ -120,7 +122,7 @@ def test_a_replay_goes_beside_a_run_that_is_still_recording(path: Path) -> None:
     [("Ben", SAMPLING, ()), ("Ana", replace(SAMPLING, sample_index=1), ()), ("Ana", SAMPLING, (CAT,))],
 )
 def test_what_was_not_recorded_is_a_typed_error(
-    path: Path, prompt: str, sampling: Sampling, media: tuple[Prepared, ...]
+    path: Path, prompt: str, sampling: Sampling, media: tuple[PreparedMedia, ...]
 ) -> None:
     record(path, "Ana")
     engine = replayed(path)

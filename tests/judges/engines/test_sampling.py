@@ -15,7 +15,7 @@ from flex_judge.judges.engines.recording.ledger import Ledger
 from flex_judge.judges.engines.recording.recording import RecordingEngine
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.reward.server.errors import FieldError
-from flex_judge.reward.server.schemas import ComparisonRow, schemas, validated
+from flex_judge.reward.server.schemas import ComparisonRow, build_schemas, validate_request
 
 SINGLE = Comparison.of("How high?", "a tree", id="c")
 BATCH = Comparison.of("Which?", "one", "two", "three", rubric="mllm_judge_batch", id="b")
@@ -75,14 +75,14 @@ def test_the_first_draw_keeps_its_digest_and_others_have_their_own() -> None:
 
 def test_every_draw_has_a_key_of_its_own() -> None:
     judge = FlexJudge(ScriptedEngine(noisy))
-    keys = [judge.key(replace(SINGLE, sample_index=sample_index)) for sample_index in range(5)]
+    keys = [judge.compute_key(replace(SINGLE, sample_index=sample_index)) for sample_index in range(5)]
     assert len(set(keys)) == 5
     assert judged(SINGLE, 2)[0].provenance["key"] != judged(SINGLE, 0)[0].provenance["key"]
 
 
 def test_a_comparison_in_another_order_or_another_process_is_of_the_same_draw() -> None:
     comparison = Comparison.of("q", "a", "b", sample_index=7)
-    assert comparison.swapped().sample_index == comparison.permuted((1, 0)).sample_index == 7
+    assert comparison.swap_responses().sample_index == comparison.permute_responses((1, 0)).sample_index == 7
     assert pickle.loads(pickle.dumps(comparison)).sample_index == 7
 
 
@@ -94,7 +94,7 @@ def test_a_draw_out_of_range_is_refused(sample_index: int) -> None:
 
 def test_the_service_says_what_draws_there_are() -> None:
     row = {"prompt": "q", "responses": ["a"], "sample_index": 3}
-    assert validated(ComparisonRow, row).sample_index == 3
+    assert validate_request(ComparisonRow, row).sample_index == 3
     with pytest.raises(FieldError, match="sample_index"):
-        validated(ComparisonRow, row | {"sample_index": "3"})
-    assert schemas()["ComparisonRow"]["properties"]["sample_index"]["maximum"] == 65535
+        validate_request(ComparisonRow, row | {"sample_index": "3"})
+    assert build_schemas()["ComparisonRow"]["properties"]["sample_index"]["maximum"] == 65535

@@ -10,15 +10,15 @@ import pytest
 
 from flex_judge.judges import EngineConfig, UsageError
 from flex_judge.judges.engines import Engine, Generation, Sampling, load_engine, resolve_engine
-from flex_judge.judges.engines.scripted import Script, ScriptedEngine, byte_tokenizer
+from flex_judge.judges.engines.scripted import Script, ScriptedEngine, build_byte_tokenizer
 from flex_judge.judges.errors import EngineLostError, EngineUnavailableError, MediaError, RenderError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.profiles import CHAT, PROFILES
 
 
 def encode(text: str) -> list[int]:
-    return list(byte_tokenizer().encode(text, add_special_tokens=False))
+    return list(build_byte_tokenizer().encode(text, add_special_tokens=False))
 
 
 def generated(script: Script | str, sampling: Sampling, prompt: str = "Hi") -> Generation:
@@ -84,10 +84,10 @@ def test_requests_are_kept_for_tests_to_look_at() -> None:
     assert engine.requests == [("Ana", Sampling(3))]
 
 
-PICTURE = Prepared(Modality.IMAGE, None, "digest", height=56, width=84)
+PICTURE = PreparedMedia(Modality.IMAGE, None, "digest", height=56, width=84)
 
 
-def seeing(text: str, *media: Prepared, **config: Any) -> tuple[ScriptedEngine, Generation]:
+def seeing(text: str, *media: PreparedMedia, **config: Any) -> tuple[ScriptedEngine, Generation]:
     engine = ScriptedEngine(greet, profile=PROFILES["flex-vl"], **config)
     ids = engine.tokenizer.encode(text, add_special_tokens=False)
     return engine, asyncio.run(engine.generate(ids, Sampling(100), media))
@@ -159,4 +159,4 @@ def test_a_missing_vllm_is_named_with_the_command_that_installs_it(monkeypatch: 
 def test_every_byte_is_a_token_of_its_own_and_comes_back() -> None:
     text = "".join(map(chr, range(0x250))) + "🙂  .\r\n"
     assert len(encode(text)) == len(text.encode())
-    assert byte_tokenizer().decode(encode(text)) == text
+    assert build_byte_tokenizer().decode(encode(text)) == text

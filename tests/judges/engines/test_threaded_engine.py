@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from flex_judge.judges.engines import Generation, Sampling
-from flex_judge.judges.engines.threaded import Request, ThreadedEngine
+from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
 from flex_judge.judges.errors import EngineLostError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.media.types import Modality
 
 SAMPLING = Sampling(8)
@@ -27,7 +27,7 @@ class Doubler(ThreadedEngine):
     name = "doubler"
 
     def __init__(self, stall_s: float = math.inf, broken: str = "") -> None:
-        self.taken: list[Request] = []
+        self.taken: list[EngineRequest] = []
         self.computed: list[list[int]] = []
         self.threads: set[int] = set()
         self.gate = threading.Event()
@@ -35,20 +35,20 @@ class Doubler(ThreadedEngine):
         self.step_s = 0.0
         self.freed = False
         self.broken = broken
-        self._start(self._load, stall_s)
+        self._start_engine(self._load, stall_s)
 
     def _load(self) -> None:
         self.threads.add(threading.get_ident())
         if self.broken:
             raise OSError(self.broken)
 
-    def _work(self, new: list[Request]) -> bool:
+    def _run_step(self, new: list[EngineRequest]) -> bool:
         self.threads.add(threading.get_ident())
         self.taken += new
         new.clear()
         self.gate.wait(PATIENCE_S)
         time.sleep(self.step_s)
-        self.taken = [r for r in self.taken if not r.given_up]
+        self.taken = [r for r in self.taken if not r.is_cancelled]
         if self.taken:
             request = self.taken[-1]
             if 13 in request.prompt:
@@ -58,10 +58,10 @@ class Doubler(ThreadedEngine):
             request.resolve(Generation("", tuple(2 * n for n in request.prompt), "eos"))
         return bool(self.taken)
 
-    def _unfinished(self) -> list[Request]:
+    def _list_pending(self) -> list[EngineRequest]:
         return self.taken
 
-    def _free(self) -> None:
+    def _free_model(self) -> None:
         self.freed = True
 
 
@@ -115,7 +115,7 @@ async def test_every_caller_gets_the_result_of_its_own_prompt(engine: Doubler) -
 
 
 async def test_media_travel_with_their_prompt(engine: Doubler) -> None:
-    picture = Prepared(Modality.IMAGE, None, "digest")
+    picture = PreparedMedia(Modality.IMAGE, None, "digest")
     engine.gate.clear()
     task = asyncio.ensure_future(engine.generate([1], SAMPLING, [picture]))
     await until_taken(engine, 1)

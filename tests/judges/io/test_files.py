@@ -14,9 +14,9 @@ from PIL import Image
 from flex_judge.judges import Message, UsageError
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.io.files import read_comparisons, read_table, write_table
-from flex_judge.judges.media.opening import image
+from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.media.types import Media
-from flex_judge.judges.types import parts_of
+from flex_judge.judges.types import split_content
 
 PAIR: dict[str, Any] = {"prompt": "What is 2 + 3?", "responses": ["5", "6"]}
 
@@ -53,7 +53,7 @@ def test_rows_come_in_their_order_with_their_ids_or_else_their_numbers(path: Pat
     rows = read_comparisons(written(path, {**PAIR, "id": "z"}, PAIR, {**PAIR, "id": "a"}))
     assert [row.id for row in rows] == ["z", "2", "a"]
     assert [row.where for row in rows] == [f"{path}, row {n}" for n in (1, 2, 3)]
-    comparison = rows[1].comparison()
+    comparison = rows[1].load_comparison()
     assert (comparison.id, comparison.prompt) == ("2", (Message("user", "What is 2 + 3?"),))
     assert comparison.responses == ("5", "6")
 
@@ -65,20 +65,20 @@ def test_a_whole_number_is_an_id(path: Path) -> None:
 def test_messages_are_prompts_and_responses_too(path: Path) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     row = {"prompt": turns, "responses": [turns[1:], turns[1:]]}
-    comparison = read_comparisons(written(path, row))[0].comparison()
+    comparison = read_comparisons(written(path, row))[0].load_comparison()
     assert comparison.prompt == (Message("user", "Hi"), Message("assistant", "Hello"))
     assert comparison.responses == ("Hello", "Hello")
 
 
 def test_a_row_names_its_own_rubric_and_the_others_take_that_of_the_run(path: Path) -> None:
     rows = read_comparisons(written(path, {**PAIR, "rubric": "vl_rewardbench"}, PAIR), "pandalm")
-    assert [row.comparison().rubric for row in rows] == ["vl_rewardbench", "pandalm"]
+    assert [row.load_comparison().rubric for row in rows] == ["vl_rewardbench", "pandalm"]
 
 
 def test_a_field_that_is_null_is_a_field_that_is_not_there(path: Path) -> None:
     rows = read_comparisons(written(path, {**PAIR, "id": None, "rubric": None, "images": None}, {**PAIR, "id": "b"}))
     assert [(row.id, row.rubric) for row in rows] == [("1", "general"), ("b", "general")]
-    assert rows[0].comparison().responses == ("5", "6")
+    assert rows[0].load_comparison().responses == ("5", "6")
 
 
 def test_columns_of_other_names_are_left_alone(path: Path) -> None:
@@ -98,34 +98,34 @@ def test_paths_of_media_start_from_the_folder_of_the_file(tmp_path: Path, monkey
         {"prompt": [{"role": "user", "content": [part, {"type": "text", "text": "What?"}]}], "responses": ["a", "b"]},
     ]
     for row in read_comparisons(written(Path("data/c.jsonl"), *rows)):
-        medium = parts_of(row.comparison().prompt[0].content)[0]
+        medium = split_content(row.load_comparison().prompt[0].content)[0]
         assert isinstance(medium, Media)
-        assert medium.digest == image("data/red.png").digest
+        assert medium.digest == make_image("data/red.png").digest
     in_response = {"prompt": "Draw.", "responses": [[part], "no"]}
-    comparison = read_comparisons(written(Path("data/d.jsonl"), in_response))[0].comparison()
-    assert isinstance(parts_of(comparison.responses[0])[0], Media)
+    comparison = read_comparisons(written(Path("data/d.jsonl"), in_response))[0].load_comparison()
+    assert isinstance(split_content(comparison.responses[0])[0], Media)
 
 
 def test_a_parquet_file_may_hold_its_images_as_bytes(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     stored = {"bytes": (tmp_path / "red.png").read_bytes(), "path": "elsewhere.png"}
     row = read_comparisons(written(tmp_path / "c.parquet", {**PAIR, "images": [stored]}))[0]
-    assert isinstance(parts_of(row.comparison().prompt[0].content)[0], Media)
+    assert isinstance(split_content(row.load_comparison().prompt[0].content)[0], Media)
 
 
 def test_media_are_read_only_when_a_row_is_judged_and_a_broken_one_names_the_row(jsonl: Path) -> None:
     Path("broken.png").write_bytes(b"no image")
     rows = read_comparisons(written(jsonl, PAIR, {**PAIR, "images": ["broken.png"]}, {**PAIR, "images": ["gone.png"]}))
     with pytest.raises(MediaError, match=r"^c\.jsonl, row 2: broken\.png: cannot be read as image: unknown format$"):
-        rows[1].comparison()
+        rows[1].load_comparison()
     with pytest.raises(MediaError, match=r"^c\.jsonl, row 3: gone\.png: cannot be read: No such file"):
-        rows[2].comparison()
+        rows[2].load_comparison()
 
 
 def test_places_for_more_images_than_there_are_name_the_row(jsonl: Path) -> None:
     row = {**PAIR, "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}], "images": []}
     with pytest.raises(UsageError, match=r"^c\.jsonl, row 1: prompt: more parts of type 'image' than there are images"):
-        read_comparisons(written(jsonl, row))[0].comparison()
+        read_comparisons(written(jsonl, row))[0].load_comparison()
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_half_a_surrogate_pair_is_the_same_after_json_lines(tmp_path: Path) -> N
 @pytest.mark.parametrize("half", ["\ud83d", "🙂\ud83d"])
 def test_texts_may_hold_half_a_surrogate_pair_but_ids_may_not(half: str, jsonl: Path) -> None:
     rows = read_comparisons(written(jsonl, {"prompt": half, "responses": [half, "5"]}))
-    assert rows[0].comparison().responses == (half, "5")
+    assert rows[0].load_comparison().responses == (half, "5")
     assert "field 'id'" in refusal(written(jsonl, {**PAIR, "id": f"a{half}"}))
 
 

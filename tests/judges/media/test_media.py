@@ -20,7 +20,7 @@ from PIL import Image
 
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.media import files as media_files
-from flex_judge.judges.media.opening import audio, image, medium, molecule, video
+from flex_judge.judges.media.opening import make_audio, make_image, make_media, make_molecule, make_video
 from flex_judge.judges.media.types import Media, Modality
 
 PIXELS = noise()
@@ -46,7 +46,7 @@ def test_the_same_file_is_the_same_medium_however_it_is_handed_over(modality: Mo
     path.write_bytes(data)
     forms: list[Any] = [path, str(path), path.as_uri(), data, bytearray(data), uri(data, "application/octet-stream")]
     forms += [{"bytes": data, "path": None}, {"bytes": None, "path": str(path)}, {"bytes": data, "path": "gone.bin"}]
-    media = [medium(modality, form) for form in forms]
+    media = [make_media(modality, form) for form in forms]
     assert {m.digest for m in media} == {media[0].digest}
     assert len(set(media)) == 1
     assert all(m.data == data and m.modality == modality for m in media)
@@ -56,7 +56,7 @@ def test_the_same_file_is_the_same_medium_however_it_is_handed_over(modality: Mo
 
 @MADE
 def test_a_medium_survives_pickling(modality: Modality) -> None:
-    made = medium(modality, FILES[modality]())
+    made = make_media(modality, FILES[modality]())
     digest = made.digest
     back = pickle.loads(pickle.dumps(made))
     assert back == made
@@ -66,41 +66,41 @@ def test_a_medium_survives_pickling(modality: Modality) -> None:
 def test_the_digest_tells_modalities_contents_and_frame_rates_apart() -> None:
     frames = [PIXELS, PIXELS[:, ::-1].copy()]
     different = [
-        image(PIXELS),
-        image(PIXELS[:, ::-1].copy()),
-        video(frames, fps=1),
-        video(frames, fps=2),
-        video(frames[::-1], fps=1),
-        video(frames[:1], fps=1),
-        audio(TONE, 8000),
-        audio(TONE, 16_000),
-        audio(TONE[:-1], 16_000),
-        molecule("CCO"),
-        molecule("OCC"),
+        make_image(PIXELS),
+        make_image(PIXELS[:, ::-1].copy()),
+        make_video(frames, fps=1),
+        make_video(frames, fps=2),
+        make_video(frames[::-1], fps=1),
+        make_video(frames[:1], fps=1),
+        make_audio(TONE, 8000),
+        make_audio(TONE, 16_000),
+        make_audio(TONE[:-1], 16_000),
+        make_molecule("CCO"),
+        make_molecule("OCC"),
     ]
     assert len({m.digest for m in different}) == len(different)
-    assert video(frames, fps=1).digest == video(np.stack(frames), fps=1.0).digest
+    assert make_video(frames, fps=1).digest == make_video(np.stack(frames), fps=1.0).digest
 
 
 def test_the_same_pixels_make_the_same_image_whatever_held_them() -> None:
     decoded = Image.open(io.BytesIO(picture(PIXELS, dpi=(72, 72), icc_profile=b"a profile")))
     forms = [PIXELS, Image.fromarray(PIXELS), decoded, Image.fromarray(PIXELS).convert("RGBA")]
-    assert len({image(form).digest for form in forms}) == 1
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(image(PIXELS).data))), PIXELS)
+    assert len({make_image(form).digest for form in forms}) == 1
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(make_image(PIXELS).data))), PIXELS)
 
 
 def test_a_pil_image_is_named_by_the_file_it_came_from(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(picture(PIXELS))
     with Image.open(tmp_path / "cat.png") as opened:
-        assert image(opened).name.endswith("cat.png")
-    assert image(PIXELS).name == "60x40 image"
+        assert make_image(opened).name.endswith("cat.png")
+    assert make_image(PIXELS).name == "60x40 image"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
 def test_pil_images_of_every_8_or_16_bit_mode_are_taken(mode: str) -> None:
     grey = Image.fromarray((np.arange(256, dtype=np.uint16) * 256).reshape(16, 16))
     source = grey if mode == "I;16" else Image.fromarray(PIXELS).convert(mode)
-    assert Image.open(io.BytesIO(image(source).data)).mode == "RGB"
+    assert Image.open(io.BytesIO(make_image(source).data)).mode == "RGB"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_pil_images_of_every_8_or_16_bit_mode_are_taken(mode: str) -> None:
 )
 def test_an_array_that_is_no_rgb_image_is_refused(array: Any) -> None:
     with pytest.raises(MediaError, match=r"uint8 array \(height, width, 3\)"):
-        image(array)
+        make_image(array)
 
 
 @pytest.mark.parametrize("shape", [(7,), (7, 1), (7, 2)])
@@ -120,17 +120,17 @@ def test_arrays_become_the_same_wav_files_as_with_scipy(shape: tuple[int, ...]) 
     samples = np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(shape)
     expected = io.BytesIO()
     wavfile.write(expected, 16_000, samples)
-    assert audio(samples, rate=16_000).data == expected.getvalue()
+    assert make_audio(samples, rate=16_000).data == expected.getvalue()
 
 
 def test_an_image_of_32_bit_pixels_is_refused_rather_than_clipped() -> None:
     with pytest.raises(MediaError, match="32 bits"):
-        image(Image.fromarray(np.ones((4, 4), np.float32)))
+        make_image(Image.fromarray(np.ones((4, 4), np.float32)))
 
 
 @MADE
 def test_what_is_no_file_is_named_in_the_error(modality: Modality, tmp_path: Path) -> None:
-    make = {Modality.IMAGE: image, Modality.VIDEO: video, Modality.AUDIO: audio}[modality]
+    make = {Modality.IMAGE: make_image, Modality.VIDEO: make_video, Modality.AUDIO: make_audio}[modality]
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("no picture at all\n" * 20)
     (tmp_path / "list.png").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hosts\n")
@@ -148,19 +148,19 @@ def test_what_is_no_file_is_named_in_the_error(modality: Modality, tmp_path: Pat
 @pytest.mark.parametrize("source", [None, 7, "", {}, {"bytes": None}, b"", "a\0b", "x" * 5000, "data:x,y"])
 def test_sources_of_other_kinds_are_refused(modality: Modality, source: Any) -> None:
     with pytest.raises(MediaError):
-        medium(modality, source)
+        make_media(modality, source)
 
 
 @MADE
 def test_nothing_is_fetched_from_the_network(modality: Modality) -> None:
     with pytest.raises(MediaError, match=r"https://example\.org/cat\.png: download it first"):
-        medium(modality, "https://example.org/cat.png")
+        make_media(modality, "https://example.org/cat.png")
 
 
 @MADE
 def test_a_data_uri_that_is_not_base64_is_refused(modality: Modality) -> None:
     with pytest.raises(MediaError, match=r"data:image/png;base64,\.\.\."):
-        medium(modality, "data:image/png;base64,a*b")
+        make_media(modality, "data:image/png;base64,a*b")
 
 
 @MADE
@@ -171,46 +171,46 @@ def test_files_above_the_size_limit_are_not_even_read(
     (tmp_path / "big").write_bytes(FILES[modality]())
     monkeypatch.setattr(Path, "read_bytes", None)
     with pytest.raises(MediaError, match=r"big: .* MiB are more than the"):
-        medium(modality, tmp_path / "big")
+        make_media(modality, tmp_path / "big")
 
 
 @pytest.mark.parametrize("source", [picture(PIXELS), Image.fromarray(PIXELS), PIXELS], ids=["file", "pil", "array"])
 def test_an_image_with_too_many_pixels_is_refused_before_decoding(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media_files, "MAX_PIXELS", 1000)
     with pytest.raises(MediaError, match="60x40 pixels are more than the 1000 allowed"):
-        image(source)
+        make_image(source)
 
 
 def test_a_decompression_bomb_is_refused() -> None:
     with pytest.raises(MediaError, match="image in memory"):
-        image(picture(Image.new("1", (20_000, 20_000))))
+        make_image(picture(Image.new("1", (20_000, 20_000))))
 
 
 def test_formats_that_run_programs_are_not_opened() -> None:
     with pytest.raises(MediaError, match="unknown format"):
-        image(picture(PIXELS, form="EPS"))
+        make_image(picture(PIXELS, form="EPS"))
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])
 def test_an_image_cut_short_is_noticed_at_once(form: str) -> None:
     data = picture(PIXELS, form=form)
     with pytest.raises(MediaError, match="image in memory"):
-        image(data[: len(data) // 2])
+        make_image(data[: len(data) // 2])
 
 
 def test_frames_need_a_rate_and_files_have_one() -> None:
     for fps in (None, 0, -1.0, float("nan"), float("inf")):
         with pytest.raises(MediaError, match="fps"):
-            video([PIXELS], fps=fps)
+            make_video([PIXELS], fps=fps)
     with pytest.raises(MediaError, match="video_fps"):
-        video(film(range(0, 240, 20)), fps=2)
+        make_video(film(range(0, 240, 20)), fps=2)
     with pytest.raises(MediaError, match="no frames"):
-        video([], fps=2)
+        make_video([], fps=2)
 
 
 def test_frames_are_anything_an_image_can_be_made_of(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(picture(PIXELS))
-    made = video([tmp_path / "0.png", picture(PIXELS), Image.fromarray(PIXELS), PIXELS, image(PIXELS)], fps=2)
+    made = make_video([tmp_path / "0.png", picture(PIXELS), Image.fromarray(PIXELS), PIXELS, make_image(PIXELS)], fps=2)
     assert len(made.frames) == 5
     assert made.fps == 2.0
     assert made.frames[0].name == f"frame 0 ({tmp_path / '0.png'})"
@@ -218,40 +218,43 @@ def test_frames_are_anything_an_image_can_be_made_of(tmp_path: Path) -> None:
 
 def test_a_sound_is_no_video_though_it_has_a_cover() -> None:
     with pytest.raises(MediaError, match="holds no video"):
-        video(wav(TONE))
+        make_video(wav(TONE))
     with pytest.raises(MediaError, match="holds no audio"):
-        audio(film(range(0, 240, 20)))
+        make_audio(film(range(0, 240, 20)))
 
 
 def test_a_sound_file_cut_short_is_noticed_at_once() -> None:
     data = wav(TONE)
     with pytest.raises(MediaError, match=r"cut short: \d+ bytes of the \d+"):
-        audio(data[: len(data) // 2])
+        make_audio(data[: len(data) // 2])
 
 
 def test_a_sound_file_without_samples_is_refused() -> None:
     with pytest.raises(MediaError, match="holds no audio that can be decoded"):
-        audio(wav([]))
+        make_audio(wav([]))
 
 
 def test_arrays_need_a_rate_and_files_have_one() -> None:
     for rate in (None, 0, -1, 16_000.5, 10**7):
         with pytest.raises(MediaError, match="rate"):
-            audio(TONE, rate)
+            make_audio(TONE, rate)
     with pytest.raises(MediaError, match="rate is for arrays"):
-        audio(wav(TONE), 16_000)
+        make_audio(wav(TONE), 16_000)
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float16, np.int16, np.int32, np.uint8])
 def test_samples_of_every_kind_have_the_same_full_scale(kind: Any) -> None:
     halves = {np.int16: [-16384, 16384], np.int32: [-(2**30), 2**30], np.uint8: [64, 192]}.get(kind, [-0.5, 0.5])
-    assert audio(np.array(halves, kind), 16_000).digest == audio(np.array([-0.5, 0.5], np.float32), 16_000).digest
+    assert (
+        make_audio(np.array(halves, kind), 16_000).digest
+        == make_audio(np.array([-0.5, 0.5], np.float32), 16_000).digest
+    )
 
 
 def test_lists_and_the_dictionaries_of_data_sets_hold_samples_too() -> None:
-    assert audio(TONE.tolist(), 8000) == audio(TONE, 8000)
-    assert audio({"array": TONE, "sampling_rate": 8000, "path": "a.wav"}) == audio(TONE, 8000)
-    assert audio({"array": TONE, "sampling_rate": 8000, "path": "a.wav"}).name == "a.wav"
+    assert make_audio(TONE.tolist(), 8000) == make_audio(TONE, 8000)
+    assert make_audio({"array": TONE, "sampling_rate": 8000, "path": "a.wav"}) == make_audio(TONE, 8000)
+    assert make_audio({"array": TONE, "sampling_rate": 8000, "path": "a.wav"}).name == "a.wav"
 
 
 @pytest.mark.parametrize(
@@ -271,15 +274,15 @@ def test_lists_and_the_dictionaries_of_data_sets_hold_samples_too() -> None:
 )
 def test_samples_that_cannot_be_sound_are_refused(samples: Any, why: str) -> None:
     with pytest.raises(MediaError, match=why):
-        audio(samples, 16_000)
+        make_audio(samples, 16_000)
 
 
 def test_the_small_overshoot_of_decoders_is_no_fault() -> None:
-    assert audio(TONE * 2.4, 16_000).data
+    assert make_audio(TONE * 2.4, 16_000).data
 
 
 def test_smiles_are_stripped_and_kept_as_text() -> None:
-    made = molecule("  CC(=O)Oc1ccccc1C(=O)O\n")
+    made = make_molecule("  CC(=O)Oc1ccccc1C(=O)O\n")
     assert made.data == b"CC(=O)Oc1ccccc1C(=O)O"
     assert made.modality == Modality.MOLECULE
 
@@ -287,31 +290,31 @@ def test_smiles_are_stripped_and_kept_as_text() -> None:
 @pytest.mark.parametrize("source", ["", "  ", "C C", "C\nC", "C\u2028C", "C\x00", "C" * 10_001, None, b"CCO"])
 def test_what_is_no_single_line_of_smiles_is_refused(source: Any) -> None:
     with pytest.raises(MediaError, match="molecule"):
-        molecule(source)
+        make_molecule(source)
 
 
 def test_a_medium_passes_through_where_its_modality_is_asked_for() -> None:
-    made = {Modality.MOLECULE: molecule("CCO")} | {m: medium(m, data()) for m, data in FILES.items()}
+    made = {Modality.MOLECULE: make_molecule("CCO")} | {m: make_media(m, data()) for m, data in FILES.items()}
     for modality, one in made.items():
-        assert medium(modality, one) is one
+        assert make_media(modality, one) is one
         for other in set(Modality) - {modality}:
             with pytest.raises(MediaError, match=f"expected {other}, got {modality}"):
-                medium(other, one)
+                make_media(other, one)
 
 
 def test_options_go_to_the_modality_that_knows_them() -> None:
-    assert medium(Modality.VIDEO, [PIXELS], fps=2) == video([PIXELS], fps=2)
-    assert medium(Modality.AUDIO, TONE, rate=8000) == audio(TONE, 8000)
+    assert make_media(Modality.VIDEO, [PIXELS], fps=2) == make_video([PIXELS], fps=2)
+    assert make_media(Modality.AUDIO, TONE, rate=8000) == make_audio(TONE, 8000)
     for modality, options in ((Modality.IMAGE, {"fps": 2}), (Modality.AUDIO, {"fps": 2}), (Modality.VIDEO, {"x": 2})):
         with pytest.raises(MediaError, match="takes no option"):
-            medium(modality, b"x", **options)
+            make_media(modality, b"x", **options)
     with pytest.raises(MediaError, match="takes no option"):
-        medium(Modality.VIDEO, video([PIXELS], fps=2), fps=3)
+        make_media(Modality.VIDEO, make_video([PIXELS], fps=2), fps=3)
 
 
 def test_the_content_stays_out_of_the_text_of_a_medium() -> None:
-    assert len(repr(image(PIXELS))) < 200
-    assert isinstance(image(PIXELS), Media)
+    assert len(repr(make_image(PIXELS))) < 200
+    assert isinstance(make_image(PIXELS), Media)
 
 
 def test_importing_media_loads_no_heavy_library() -> None:

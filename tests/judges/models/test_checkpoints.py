@@ -9,12 +9,12 @@ import pytest
 from lazy import lazy
 from tiny_models import CONTEXT, random_adapter, tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
-from flex_judge.judges.engines.vllm.inputs import adapter_arguments
+from flex_judge.judges.engines.vllm.inputs import build_adapter_arguments
 from flex_judge.judges.errors import ModelNotFoundError, UsageError
 from flex_judge.judges.models import resolve_adapter
-from flex_judge.judges.models.adapters import adapted_modules, check_adapter
+from flex_judge.judges.models.adapters import check_adapter, read_adapter_shapes
 from flex_judge.judges.models.checkpoints import Checkpoint, open_checkpoint
-from flex_judge.judges.models.omni import whole_adapter, whole_model
+from flex_judge.judges.models.omni import resolve_omni_adapter, resolve_omni_model
 
 safe_open = lazy("safetensors", "safe_open")
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_is_known_by_its_files(folder: Path, model: str, profile: s
     assert checkpoint.profile.name == profile
     assert ends(checkpoint) == stops
     assert checkpoint.context == CONTEXT
-    assert (checkpoint.context_within(512), checkpoint.context_within(10**6)) == (512, CONTEXT)
+    assert (checkpoint.limit_context(512), checkpoint.limit_context(10**6)) == (512, CONTEXT)
     assert checkpoint.adapter is None
     assert checkpoint.model_id.startswith(f"{folder / model}@")
 
@@ -112,16 +112,16 @@ def test_an_adapter_of_another_size_is_refused(folder: Path, monkeypatch: pytest
 
 
 def test_vllm_makes_room_for_the_rank_of_an_adapter(folder: Path) -> None:
-    assert adapter_arguments(opened(folder, "vl")) == {}
-    assert adapter_arguments(opened(folder, "vl", "adapter-vl"))["max_lora_rank"] == 16
+    assert build_adapter_arguments(opened(folder, "vl")) == {}
+    assert build_adapter_arguments(opened(folder, "vl", "adapter-vl"))["max_lora_rank"] == 16
 
 
 def test_vllm_is_not_given_an_adapter_of_the_encoders(folder: Path) -> None:
     everywhere = r".*layers\..*\.(q_proj|v_proj)"
     random_adapter(folder / "thinker", folder / "deaf", layers=everywhere)
-    assert any(name.startswith("audio_tower.") for name in adapted_modules(folder / "deaf"))
+    assert any(name.startswith("audio_tower.") for name in read_adapter_shapes(folder / "deaf"))
     with pytest.raises(UsageError, match="use --engine transformers"):
-        adapter_arguments(opened(folder, "thinker", "deaf"))
+        build_adapter_arguments(opened(folder, "thinker", "deaf"))
 
 
 def test_a_thinker_and_its_adapter_are_written_once_in_the_form_that_vllm_takes(
@@ -129,13 +129,13 @@ def test_a_thinker_and_its_adapter_are_written_once_in_the_form_that_vllm_takes(
 ) -> None:
     monkeypatch.setenv("FLEX_JUDGE_CACHE", str(tmp_path))
     thinker, whole = opened(folder, "thinker", "adapter-thinker"), opened(folder, "omni", "adapter-thinker")
-    written, adapter = whole_model(thinker), whole_adapter(thinker)
-    assert whole_model(whole) == whole.path
+    written, adapter = resolve_omni_model(thinker), resolve_omni_adapter(thinker)
+    assert resolve_omni_model(whole) == whole.path
     assert adapter is not None
-    assert adapter == whole_adapter(whole)
+    assert adapter == resolve_omni_adapter(whole)
     assert written.parent == adapter.parent == tmp_path
     times = [p.stat().st_mtime_ns for p in (written, adapter)]
-    assert (whole_model(thinker), whole_adapter(thinker)) == (written, adapter)
+    assert (resolve_omni_model(thinker), resolve_omni_adapter(thinker)) == (written, adapter)
     assert [p.stat().st_mtime_ns for p in (written, adapter)] == times
     assert open_checkpoint(str(written)).config == {k: v for k, v in thinker.config.items() if k != "architectures"}
     whole_names = names(whole.path / "model.safetensors")
@@ -146,6 +146,6 @@ def test_a_thinker_and_its_adapter_are_written_once_in_the_form_that_vllm_takes(
 
 def test_other_models_and_their_adapters_are_used_as_they_are(folder: Path) -> None:
     checkpoint = opened(folder, "vl", "adapter-vl")
-    assert whole_model(checkpoint) == checkpoint.path
-    assert whole_adapter(checkpoint) == checkpoint.adapter
-    assert whole_adapter(opened(folder, "vl")) is None
+    assert resolve_omni_model(checkpoint) == checkpoint.path
+    assert resolve_omni_adapter(checkpoint) == checkpoint.adapter
+    assert resolve_omni_adapter(opened(folder, "vl")) is None

@@ -11,9 +11,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from flex_judge.judges.errors import ModelNotFoundError
 from flex_judge.judges.models import __main__ as command
-from flex_judge.judges.models import check_model, identified, name_of, resolve_model
-from flex_judge.judges.models.cache import cache_dir, fingerprint
-from flex_judge.judges.models.embedded import BASE, EMBEDDED, JUDGE, Tuned
+from flex_judge.judges.models import check_model, identify_model, resolve_model, strip_fingerprint
+from flex_judge.judges.models.cache import fingerprint_folder, get_cache_dir
+from flex_judge.judges.models.embedded import BASE, EMBEDDED, JUDGE, TunedModel
 
 
 @pytest.fixture(autouse=True)
@@ -48,17 +48,17 @@ def checkpoint(path: Path, config: str = "{}", weights: bytes = b"12345678", nam
 
 
 def test_the_cache_is_where_the_environment_says(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache_dir() == cache
+    assert get_cache_dir() == cache
     monkeypatch.setenv("FLEX_JUDGE_CACHE", "~/models")
-    assert cache_dir() == Path.home() / "models"
+    assert get_cache_dir() == Path.home() / "models"
 
 
 def test_without_a_word_the_cache_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLEX_JUDGE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / "flex-judge"
+    assert get_cache_dir() == tmp_path / "flex-judge"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_dir() == Path.home() / ".cache" / "flex-judge"
+    assert get_cache_dir() == Path.home() / ".cache" / "flex-judge"
 
 
 @pytest.mark.usefixtures("without_packages")
@@ -115,7 +115,7 @@ def test_a_model_of_the_hub_is_where_the_hub_puts_it(tmp_path: Path, monkeypatch
 
 
 def test_the_fingerprint_of_a_checkpoint_does_not_depend_on_where_it_is(tmp_path: Path) -> None:
-    first, second = fingerprint(checkpoint(tmp_path / "a")), fingerprint(checkpoint(tmp_path / "b"))
+    first, second = fingerprint_folder(checkpoint(tmp_path / "a")), fingerprint_folder(checkpoint(tmp_path / "b"))
     assert first == second
     assert len(first) == 12
     assert set(first) <= set("0123456789abcdef")
@@ -127,7 +127,7 @@ def test_the_fingerprint_of_a_checkpoint_does_not_depend_on_where_it_is(tmp_path
     ids=["configuration", "size of the weights", "name of the weights"],
 )
 def test_the_fingerprint_changes_with_the_checkpoint(tmp_path: Path, change: dict[str, Any]) -> None:
-    assert fingerprint(checkpoint(tmp_path / "a")) != fingerprint(checkpoint(tmp_path / "b", **change))
+    assert fingerprint_folder(checkpoint(tmp_path / "a")) != fingerprint_folder(checkpoint(tmp_path / "b", **change))
 
 
 @pytest.mark.parametrize(
@@ -148,21 +148,21 @@ def test_the_fingerprint_changes_with_the_content_of_every_file_that_makes_a_che
     tmp_path: Path, name: str
 ) -> None:
     first, second = (checkpoint(tmp_path / text, name=name, weights=text.encode()) for text in ("one", "two"))
-    assert fingerprint(first) != fingerprint(second)
+    assert fingerprint_folder(first) != fingerprint_folder(second)
 
 
 def test_the_fingerprint_does_not_change_with_what_is_no_part_of_the_model(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "judge")
-    before = fingerprint(folder)
+    before = fingerprint_folder(folder)
     (folder / "README.md").write_text("Tuned on a thousand judgments.")
     (folder / ".gitattributes").write_text("*.bin filter=lfs")
     (folder / "runs.bin").mkdir()
-    assert fingerprint(folder) == before
+    assert fingerprint_folder(folder) == before
 
 
 def test_a_tuned_checkpoint_has_another_fingerprint_than_the_one_it_was_tuned_from(tmp_path: Path) -> None:
     base, tuned = checkpoint(tmp_path / "base"), checkpoint(tmp_path / "tuned", weights=b"12345679")
-    assert fingerprint(base) != fingerprint(tuned)
+    assert fingerprint_folder(base) != fingerprint_folder(tuned)
 
 
 def test_models_can_be_made_ready_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_a_new_adapter_of_the_embedded_judge_is_not_hidden_by_an_old_conversion(
 ) -> None:
     before = EMBEDDED[JUDGE].target
     other = checkpoint(tmp_path / "adapter")
-    monkeypatch.setattr(Tuned, "adapter", property(lambda _: other))
+    monkeypatch.setattr(TunedModel, "adapter", property(lambda _: other))
     assert EMBEDDED[JUDGE].target != before
 
 
@@ -192,7 +192,7 @@ def test_the_embedded_judge_is_the_base_model_with_the_shipped_adapter(monkeypat
 
     monkeypatch.delenv("FLEX_JUDGE_CACHE")  # the user's own, where the base model has been converted
     judge, tokens = EMBEDDED[JUDGE], torch.arange(100, 140)[None]
-    assert isinstance(judge, Tuned)
+    assert isinstance(judge, TunedModel)
     merged = AutoModelForCausalLM.from_pretrained(resolve_model(JUDGE), dtype=torch.float32)
     base = AutoModelForCausalLM.from_pretrained(resolve_model(BASE), dtype=torch.float32)
     with torch.no_grad():
@@ -203,16 +203,16 @@ def test_the_embedded_judge_is_the_base_model_with_the_shipped_adapter(monkeypat
 
 
 def test_an_embedded_judge_without_its_adapter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tuned, "adapter", property(lambda _: tmp_path / "gone"))
+    monkeypatch.setattr(TunedModel, "adapter", property(lambda _: tmp_path / "gone"))
     with pytest.raises(ModelNotFoundError, match=r"its adapter is missing in .*gone; install again"):
         check_model(JUDGE)
 
 
 def test_a_run_notes_which_adapter_the_embedded_judge_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert identified(BASE) == BASE
-    before = identified(JUDGE)
+    assert identify_model(BASE) == BASE
+    before = identify_model(JUDGE)
     assert before is not None
-    assert name_of(before) == JUDGE
+    assert strip_fingerprint(before) == JUDGE
     other = checkpoint(tmp_path / "adapter")
-    monkeypatch.setattr(Tuned, "adapter", property(lambda _: other))
-    assert identified(JUDGE) not in (before, JUDGE)
+    monkeypatch.setattr(TunedModel, "adapter", property(lambda _: other))
+    assert identify_model(JUDGE) not in (before, JUDGE)

@@ -16,7 +16,9 @@ load_file, save_file = lazy("safetensors.torch", "load_file", "save_file")
 AutoTokenizer = lazy("transformers", "AutoTokenizer")
 MolLlamaForConditionalGeneration = lazy("flex_judge.judges.models.mol_llama", "MolLlamaForConditionalGeneration")
 main = lazy("flex_judge.judges.models.mol_llama.__main__", "main")
-convert, read_states, rename = lazy("flex_judge.judges.models.mol_llama.convert", "convert", "read_states", "rename")
+convert_checkpoint, read_states, rename_weights = lazy(
+    "flex_judge.judges.models.mol_llama.convert", "convert_checkpoint", "read_states", "rename_weights"
+)
 
 UNIMOL, GIN = "encoder.graph_encoder.unimol.", "encoder.graph_encoder.moleculestm.molecule_node_model."
 LLM = "llm.base_model.model."
@@ -73,28 +75,33 @@ def tensor() -> Any:
 
 @pytest.mark.parametrize("ours", OFFICIAL)
 def test_names(ours: str) -> None:
-    assert list(rename([{OFFICIAL[ours]: tensor()}]).model) == [ours]
-    assert list(rename([{f"mol_llama.{OFFICIAL[ours]}": tensor()}]).model) == [ours]  # as a training run writes it
+    assert list(rename_weights([{OFFICIAL[ours]: tensor()}]).model) == [ours]
+    assert list(rename_weights([{f"mol_llama.{OFFICIAL[ours]}": tensor()}]).model) == [
+        ours
+    ]  # as a training run writes it
 
 
 def test_adapters_get_the_names_of_peft() -> None:
     name = f"{LLM}model.layers.0.self_attn.q_proj.lora_A.default.weight"
-    converted = rename([{name: tensor()}])
+    converted = rename_weights([{name: tensor()}])
     assert not converted.model
     assert list(converted.adapter) == ["base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"]
 
 
 def test_a_part_alone_is_known_by_its_names() -> None:
     unimol = {"gbf.means.weight": tensor(), "embed_tokens.weight": tensor(), "lm_head.dense.weight": tensor()}
-    assert set(rename([unimol]).model) == {"model.unimol.kernels.means.weight", "model.unimol.embed_tokens.weight"}
+    assert set(rename_weights([unimol]).model) == {
+        "model.unimol.kernels.means.weight",
+        "model.unimol.embed_tokens.weight",
+    }
     llama = {"model.embed_tokens.weight": tensor(), "lm_head.weight": tensor()}
-    assert set(rename([llama]).model) == {"model.language_model.embed_tokens.weight", "lm_head.weight"}
+    assert set(rename_weights([llama]).model) == {"model.language_model.embed_tokens.weight", "lm_head.weight"}
 
 
 def test_what_is_of_no_use_is_passed_over_and_what_is_unknown_is_not() -> None:
-    assert not rename([{name: tensor() for name in OF_NO_USE}]).model
+    assert not rename_weights([{name: tensor() for name in OF_NO_USE}]).model
     with pytest.raises(UsageError, match=r"weight 'encoder\.novel\.weight': is none that Mol-LLaMA has"):
-        rename([{"encoder.novel.weight": tensor()}])
+        rename_weights([{"encoder.novel.weight": tensor()}])
 
 
 @pytest.fixture(scope="module")
@@ -190,18 +197,18 @@ def test_a_weight_that_is_missing_or_of_another_shape_is_named(official: Path, t
     tokenizer = AutoTokenizer.from_pretrained(official / "base")
     without = {name: one for name, one in state.items() if name != "llm_proj.bias"}
     with pytest.raises(UsageError, match=r"lacks 1 weights, of which the first is 'model\.connector\.proj\.bias'"):
-        convert([without], config, tokenizer, tmp_path)
+        convert_checkpoint([without], config, tokenizer, tmp_path)
     with pytest.raises(UsageError, match=r"'model\.connector\.proj\.bias': is of shape \(3,\)"):
-        convert([state | {"llm_proj.bias": torch.zeros(3)}], config, tokenizer, tmp_path)
+        convert_checkpoint([state | {"llm_proj.bias": torch.zeros(3)}], config, tokenizer, tmp_path)
     adapter = next(name for name in state if ".lora_A." in name)
     with pytest.raises(UsageError, match="lacks 1 adapters"):
-        convert([{k: v for k, v in state.items() if k != adapter}], config, tokenizer, tmp_path)
+        convert_checkpoint([{k: v for k, v in state.items() if k != adapter}], config, tokenizer, tmp_path)
 
 
 def test_a_later_file_is_put_in_the_place_of_an_earlier_one(official: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {"mol_llama.llm_proj.bias": torch.full((64,), 7.0)}}, tmp_path / "trained.ckpt")
     states = read_states([official / "model.safetensors", tmp_path / "trained.ckpt"])
-    assert rename(states).model["model.connector.proj.bias"].tolist() == [7.0] * 64
+    assert rename_weights(states).model["model.connector.proj.bias"].tolist() == [7.0] * 64
 
 
 def test_a_file_that_holds_no_weights_is_one_line(

@@ -19,12 +19,14 @@ AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM = lazy(
 MolLlamaConfig, MolLlamaForConditionalGeneration, import_judge = lazy(
     "flex_judge.judges.models.mol_llama", "MolLlamaConfig", "MolLlamaForConditionalGeneration", "import_judge"
 )
-convert, rename = lazy("flex_judge.judges.models.mol_llama.convert", "convert", "rename")
-features_2d, features_3d, parsed = lazy(
-    "flex_judge.judges.models.mol_llama.features", "features_2d", "features_3d", "parsed"
+convert_checkpoint, rename_weights = lazy(
+    "flex_judge.judges.models.mol_llama.convert", "convert_checkpoint", "rename_weights"
+)
+compute_features_2d, compute_features_3d, parse_smiles = lazy(
+    "flex_judge.judges.models.mol_llama.features", "compute_features_2d", "compute_features_3d", "parse_smiles"
 )
 GRAPHS = lazy("flex_judge.judges.models.mol_llama.graphs", "GRAPHS")
-expand = lazy("flex_judge.judges.models.mol_llama.processor", "expand")
+expand_placeholders = lazy("flex_judge.judges.models.mol_llama.processor", "expand_placeholders")
 
 GOLDEN = SHARED / "golden" / "mol_llama"
 if not GOLDEN.is_dir():
@@ -77,7 +79,9 @@ def llama(rows: int) -> dict[str, Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The converted checkpoint."""
     path = tmp_path_factory.mktemp("golden") / "model"
-    convert([tensors("state_dict")], configuration(), AutoTokenizer.from_pretrained(GOLDEN / "tokenizer"), path)
+    convert_checkpoint(
+        [tensors("state_dict")], configuration(), AutoTokenizer.from_pretrained(GOLDEN / "tokenizer"), path
+    )
     return path
 
 
@@ -140,8 +144,8 @@ def asked(name: str, counts: list[int]) -> tuple[dict[str, torch.Tensor], dict[s
 @pytest.mark.parametrize("name", MOLECULES)
 def test_features(name: str) -> None:
     stored, one = tensors("featurisation"), MOLECULES[name]
-    tokens, distances = features_3d(one["symbols"], np.array(one["coordinates"]))
-    atoms, edges, bonds = features_2d(parsed(one["smiles"], name))
+    tokens, distances = compute_features_3d(one["symbols"], np.array(one["coordinates"]))
+    atoms, edges, bonds = compute_features_2d(parse_smiles(one["smiles"], name))
     assert np.array_equal(tokens, stored[f"{name}.src_tokens"])
     assert np.array_equal(distances, stored[f"{name}.src_distance"])
     assert np.array_equal(atoms, stored[f"{name}.node_feat"])
@@ -223,10 +227,10 @@ def test_prompts(name: str, folder: Path) -> None:
     ends = case["messages"][-1]["role"] == "user"
     text = tokenizer.apply_chat_template(case["messages"], tokenize=False, add_generation_prompt=ends)
     text += "<think>" * case["think"]
-    whole = expand(text, len(case["molecules"]), 8)
+    whole = expand_placeholders(text, len(case["molecules"]), 8)
     ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
     assert ids == stored[f"{name}.input_ids"].tolist()
-    assert expand(whole, len(case["molecules"]), 8) == whole
+    assert expand_placeholders(whole, len(case["molecules"]), 8) == whole
     if ends:  # as a judge renders it, piece by piece
         turns = [Turn(one["role"], (Span(one["content"], trusted=True),)) for one in case["messages"]]
         plain = Renderer(tokenizer).render(turns, prefill="<think>" * case["think"])
@@ -258,7 +262,7 @@ def our_names(names: list[str]) -> dict[str, str]:
     """Official names of trained tensors -> those of the parameters of an adapted model."""
     found = {}
     for name in names:
-        converted = rename([{name: torch.zeros(1)}])
+        converted = rename_weights([{name: torch.zeros(1)}])
         if converted.model:
             found[name] = f"base_model.model.{next(iter(converted.model))}"
         else:
@@ -301,7 +305,7 @@ def test_supervised_loss_and_its_gradients(folder: Path) -> None:
 def test_merged_adapters(folder: Path) -> None:
     merged = adapted(folder).merge_and_unload()
     state = merged.state_dict()
-    for name, tensor in rename([tensors("merged_llama")]).model.items():
+    for name, tensor in rename_weights([tensors("merged_llama")]).model.items():
         close(state[name], tensor)
     _, given = asked("full_model", [1, 1])
     real = given["attention_mask"].bool()

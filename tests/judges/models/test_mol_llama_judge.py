@@ -14,8 +14,8 @@ from flex_judge.alignment.policies.engine import EnginePolicy
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings
 from flex_judge.judges.engines import EngineConfig, Sampling, load_engine
 from flex_judge.judges.errors import EngineUnavailableError, UsageError
-from flex_judge.judges.media.opening import molecule
-from flex_judge.judges.protocol.prompts import judge_turns
+from flex_judge.judges.media.opening import make_molecule
+from flex_judge.judges.protocol.prompts import build_judge_turns
 from flex_judge.judges.rubrics import load_rubric
 
 pytest.importorskip("rdkit")
@@ -53,8 +53,8 @@ def test_the_judge_sees_the_molecule_and_reads_no_smiles(judge: FlexJudge) -> No
     judgments = [judge.judge([asked(one)])[0] for one in (tiny.ASPIRIN, tiny.CAFFEINE, tiny.WATER)]
     assert len({judgment.expected_scores for judgment in judgments}) == 3
     rubric = load_rubric("general")
-    sizes = [judge.renderer.render(judge_turns(asked(one), rubric)).length for one in (tiny.ASPIRIN, tiny.WATER)]
-    without = judge.renderer.render(judge_turns(Comparison.of("Is  soluble in water?", "Yes."), rubric)).length
+    sizes = [judge.renderer.render(build_judge_turns(asked(one), rubric)).length for one in (tiny.ASPIRIN, tiny.WATER)]
+    without = judge.renderer.render(build_judge_turns(Comparison.of("Is  soluble in water?", "Yes."), rubric)).length
     assert sizes[0] == sizes[1] == without + tiny.QUERIES  # however large it is
 
 
@@ -99,7 +99,7 @@ def test_a_wrong_smiles_is_named_and_holds_up_no_other(judge: FlexJudge) -> None
 def test_a_placeholder_in_a_text_is_text(judge: FlexJudge) -> None:
     plain = judge.judge([Comparison.of("What is <mol>?", "<mol><mol>")])[0]
     assert plain.status.is_final
-    ids = judge.renderer.encode_untrusted("<mol>")
+    ids = judge.renderer.encode_as_plain_text("<mol>")
     assert len(ids) > 1
     assert judge.engine.tokenizer.convert_tokens_to_ids("<mol>") not in ids
 
@@ -127,5 +127,5 @@ def test_vllm_is_refused_by_name(folder: Path) -> None:
 def test_smiles_and_molecule_say_the_same() -> None:
     first = Comparison.of([{"role": "user", "content": [{"type": "molecule", "smiles": "CCO"}]}], "x")
     second = Comparison.of([{"role": "user", "content": [{"type": "molecule", "molecule": "CCO"}]}], "x")
-    third = Comparison.of([{"role": "user", "content": [molecule("CCO")]}], "x")
+    third = Comparison.of([{"role": "user", "content": [make_molecule("CCO")]}], "x")
     assert first.digest == second.digest == third.digest

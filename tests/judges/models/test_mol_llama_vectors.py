@@ -16,11 +16,15 @@ from lazy import lazy
 
 torch = lazy("torch")
 MolLlamaForConditionalGeneration = lazy("flex_judge.judges.models.mol_llama", "MolLlamaForConditionalGeneration")
-MoleculeFeatures, features_2d, features_3d, parsed = lazy(
-    "flex_judge.judges.models.mol_llama.features", "MoleculeFeatures", "features_2d", "features_3d", "parsed"
+MoleculeFeatures, compute_features_2d, compute_features_3d, parse_smiles = lazy(
+    "flex_judge.judges.models.mol_llama.features",
+    "MoleculeFeatures",
+    "compute_features_2d",
+    "compute_features_3d",
+    "parse_smiles",
 )
-graphs = lazy("flex_judge.judges.models.mol_llama.graphs", "graphs")
-tiny_config = lazy("flex_judge.judges.models.mol_llama.tiny", "tiny_config")
+collate_molecules = lazy("flex_judge.judges.models.mol_llama.graphs", "collate_molecules")
+build_tiny_config = lazy("flex_judge.judges.models.mol_llama.tiny", "build_tiny_config")
 
 VECTORS = Path(__file__).parent / "data" / "mol_llama.json"
 TOKENS = 40
@@ -37,7 +41,10 @@ MOLECULES = (  # SMILES, symbols and coordinates in angstrom; hydrogens of the f
 
 def shown() -> list[list[MoleculeFeatures]]:
     features = [
-        MoleculeFeatures(*features_3d(list(symbols), np.array(places, float)), *features_2d(parsed(smiles, smiles)))
+        MoleculeFeatures(
+            *compute_features_3d(list(symbols), np.array(places, float)),
+            *compute_features_2d(parse_smiles(smiles, smiles)),
+        )
         for smiles, symbols, places in MOLECULES
     ]
     return [features[:2], features[2:]]
@@ -61,9 +68,9 @@ def computed() -> dict[str, list[float]]:
 
 
 def _computed() -> dict[str, list[float]]:
-    config = tiny_config(TOKENS)
+    config = build_tiny_config(TOKENS)
     model = sines(MolLlamaForConditionalGeneration(config))
-    given = graphs(shown())
+    given = collate_molecules(shown())
     place = config.molecule_token_id
     long = [1, 7, *[place] * 8, 9, *[place] * 8, 3, 2]
     short = [5, *[place] * 8, 11, 2]

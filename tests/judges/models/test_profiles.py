@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from flex_judge.judges.media.prepared import SAMPLE_RATE, MediaLimits, Prepared
+from flex_judge.judges.media.prepared import SAMPLE_RATE, MediaLimits, PreparedMedia
 from flex_judge.judges.media.types import Modality
-from flex_judge.judges.models.profiles import CHAT, PROFILES, profile_of
+from flex_judge.judges.models.profiles import CHAT, PROFILES, detect_profile
 
 VL, OMNI = PROFILES["flex-vl"], PROFILES["flex-omni"]
 
@@ -28,7 +28,7 @@ VL, OMNI = PROFILES["flex-vl"], PROFILES["flex-omni"]
 def test_a_family_is_recognised_by_its_configuration(
     config: dict[str, Any], vocabulary: dict[str, int], name: str
 ) -> None:
-    assert profile_of(config, vocabulary) is PROFILES[name]
+    assert detect_profile(config, vocabulary) is PROFILES[name]
 
 
 def test_placeholders_are_those_that_the_families_were_trained_on() -> None:
@@ -46,25 +46,25 @@ def test_a_date_never_changes_a_prompt() -> None:
 
 @pytest.mark.parametrize(("height", "width", "tokens"), [(28, 28, 1), (448, 448, 256), (56, 84, 6)])
 def test_a_picture_has_one_token_a_patch(height: int, width: int, tokens: int) -> None:
-    assert VL.tokens(Prepared(Modality.IMAGE, None, "", height, width)) == tokens
+    assert VL.count_tokens(PreparedMedia(Modality.IMAGE, None, "", height, width)) == tokens
 
 
 @pytest.mark.parametrize(("frames", "tokens"), [(1, 64), (2, 64), (5, 192), (8, 256)])
 def test_two_frames_of_a_film_share_their_tokens(frames: int, tokens: int) -> None:
-    assert VL.tokens(Prepared(Modality.VIDEO, None, "", 224, 224, frames, 1.0)) == tokens
+    assert VL.count_tokens(PreparedMedia(Modality.VIDEO, None, "", 224, 224, frames, 1.0)) == tokens
 
 
 @pytest.mark.parametrize(
     ("samples", "tokens"), [(1, 0), (SAMPLE_RATE, 25), (SAMPLE_RATE + 1, 25), (30 * SAMPLE_RATE, 750)]
 )
 def test_sound_has_twenty_five_tokens_a_second(samples: int, tokens: int) -> None:
-    assert OMNI.tokens(Prepared(Modality.AUDIO, None, "", length=samples)) == tokens
+    assert OMNI.count_tokens(PreparedMedia(Modality.AUDIO, None, "", length=samples)) == tokens
 
 
 def test_limits_that_are_not_set_are_the_familys() -> None:
     mine = MediaLimits(image_max_pixels=448 * 448, video_fps=1.0)
-    merged = mine.over(OMNI.limits)
+    merged = mine.fill_defaults(OMNI.limits)
     assert (merged.image_max_pixels, merged.video_fps) == (448 * 448, 1.0)
     assert merged.video_max_frames == OMNI.limits.video_max_frames
     assert merged.audio_max_seconds == 300.0
-    assert MediaLimits().over(OMNI.limits) == OMNI.limits
+    assert MediaLimits().fill_defaults(OMNI.limits) == OMNI.limits

@@ -12,7 +12,7 @@ from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
 from flex_judge.judges import EngineConfig, FlexJudge, JudgeSettings, Status
 from flex_judge.judges.engines import Engine, Generation, Sampling, load_engine
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.checkpoints import open_checkpoint
 
@@ -33,7 +33,7 @@ class Witness:
         return getattr(self.engine, name)
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         self.seen.append(
             ([self.placeholders[i] for i in prompt_token_ids if i in self.placeholders], [m.modality for m in media])

@@ -19,7 +19,7 @@ from lazy import lazy
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment
 from flex_judge.judges.engines import Generation, Sampling
 from flex_judge.judges.engines.scripted import CHATML, Script, ScriptedEngine
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 
 AddedToken, Tokenizer, decoders, models, pre_tokenizers = lazy(
     "tokenizers", "AddedToken", "Tokenizer", "decoders", "models", "pre_tokenizers"
@@ -42,7 +42,7 @@ class Unsure(ScriptedEngine):
         self.chances = chances
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         generation = await super().generate(prompt_token_ids, sampling, media)
         ids = [*prompt_token_ids, *generation.token_ids]
@@ -159,7 +159,7 @@ def test_the_spread_of_several_votes_is_within_and_between_them() -> None:
 def test_without_log_probabilities_there_are_written_scores_and_no_expected_ones() -> None:
     class Silent(ScriptedEngine):
         async def generate(
-            self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+            self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
         ) -> Generation:
             return replace(await super().generate(prompt_token_ids, sampling, media), logprobs=())
 
@@ -192,7 +192,7 @@ class Pieces(ScriptedEngine):
         self.left = list(pieces)
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         await asyncio.sleep(0)
         said: list[str] = []

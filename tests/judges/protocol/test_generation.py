@@ -13,8 +13,8 @@ from lazy import lazy
 
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment, Status
 from flex_judge.judges.engines import Generation, Sampling
-from flex_judge.judges.engines.scripted import CHATML, Script, ScriptedEngine, byte_tokenizer
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.engines.scripted import CHATML, Script, ScriptedEngine, build_byte_tokenizer
+from flex_judge.judges.media.prepared import PreparedMedia
 
 AddedToken, Tokenizer, decoders, models, pre_tokenizers = lazy(
     "tokenizers", "AddedToken", "Tokenizer", "decoders", "models", "pre_tokenizers"
@@ -71,7 +71,7 @@ def test_waiting_never_thinks_longer_than_the_budget_and_says_that_it_ran_out() 
 
 
 def test_the_last_of_the_budget_is_not_spent_on_a_wait_after_which_nothing_could_be_thought() -> None:
-    backend = Tokenizer.from_str(byte_tokenizer().backend_tokenizer.to_str())
+    backend = Tokenizer.from_str(build_byte_tokenizer().backend_tokenizer.to_str())
     backend.add_tokens([AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")])
     ends = {12: (0, None), 15: (0, None), 16: (1, "budget"), 26: (1, "budget"), 27: (1, None), 31: (2, "budget")}
     for budget in range(12, 40):  # the thought is 11 tokens, its end one and the wait four
@@ -96,7 +96,7 @@ class LateStop(ScriptedEngine):
         self.late = late
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         whole = await super().generate(prompt_token_ids, replace(sampling, stop=()))
         ends = [whole.text.index(s) + len(s) + self.late for s in sampling.stop if s in whole.text]

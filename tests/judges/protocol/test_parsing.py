@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flex_judge.judges.errors import VerdictParseError
-from flex_judge.judges.protocol.parsing import Reading, after_thinking, label_scores, parse_answer, split_answer_first
+from flex_judge.judges.protocol.parsing import (
+    ParsedAnswer,
+    extract_answer,
+    get_label_scores,
+    parse_answer,
+    split_answer_first_reply,
+)
 from flex_judge.judges.rubrics import OPTIONS, Rubric, Scale, load_rubric
 
 
@@ -155,9 +161,9 @@ def test_what_is_no_option_is_refused_with_the_reason(answer: str, why: str) -> 
 
 
 def test_labels_are_how_an_answer_is_written_and_what_it_means() -> None:
-    assert label_scores(FIVE) == {"1": (1.0,), "2": (2.0,), "3": (3.0,), "4": (4.0,), "5": (5.0,)}
-    assert list(label_scores(TENTHS).items())[:2] == [("1.0", (1.0,)), ("1.1", (1.1,))]
-    assert label_scores(CHOICE) == {
+    assert get_label_scores(FIVE) == {"1": (1.0,), "2": (2.0,), "3": (3.0,), "4": (4.0,), "5": (5.0,)}
+    assert list(get_label_scores(TENTHS).items())[:2] == [("1.0", (1.0,)), ("1.1", (1.1,))]
+    assert get_label_scores(CHOICE) == {
         "[[A>B]]": (1.0, 0.0),
         "[[B>A]]": (0.0, 1.0),
         "[[A=B=Good]]": (0.5, 0.5),
@@ -167,10 +173,10 @@ def test_labels_are_how_an_answer_is_written_and_what_it_means() -> None:
 
 @pytest.mark.parametrize("rubric", [FIVE, TEN, TENTHS, CHOICE], ids=lambda r: r.name)
 def test_every_label_is_read_as_what_it_means(rubric: Rubric) -> None:
-    responses = 2 if rubric.by_options else 1
-    for label, scores in label_scores(rubric).items():
+    responses = 2 if rubric.has_options else 1
+    for label, scores in get_label_scores(rubric).items():
         reading = parse_answer(f"<answer>{label}</answer>", responses, rubric)
-        assert reading == Reading(scores, (len("<answer>"),), reading.choice)
+        assert reading == ParsedAnswer(scores, (len("<answer>"),), reading.choice)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +192,7 @@ def test_every_label_is_read_as_what_it_means(rubric: Rubric) -> None:
     ],
 )
 def test_the_answer_follows_the_last_end_of_thinking_unless_another_stands_before_it(text: str, answer: str) -> None:
-    assert after_thinking(text) == answer
+    assert extract_answer(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -204,7 +210,7 @@ def test_the_answer_follows_the_last_end_of_thinking_unless_another_stands_befor
 def test_of_a_reply_that_answers_first_only_what_precedes_the_thinking_is_the_answer(
     reply: str, answer: str, reasoning: str
 ) -> None:
-    assert split_answer_first(reply) == (answer, reasoning)
+    assert split_answer_first_reply(reply) == (answer, reasoning)
 
 
 PIECES = ["<answer>", "</answer>", "<think>", "</think>", "<", ">", "/", " ", "\n", ", ", "-", "[[", "]]"]
@@ -221,7 +227,7 @@ replies = st.one_of(
 def test_no_reply_gives_a_score_off_the_scale_or_an_unexpected_error(
     reply: str, responses: int, rubric: Rubric
 ) -> None:
-    for text in (reply, after_thinking(reply), split_answer_first(reply)[0]):
+    for text in (reply, extract_answer(reply), split_answer_first_reply(reply)[0]):
         try:
             reading = parse_answer(text, responses, rubric)
         except VerdictParseError:
@@ -260,7 +266,7 @@ spaces = st.text(" \n\t\u00a0", max_size=3)
 def test_every_verdict_of_scores_on_the_scale_is_read_after_any_thinking(data: Any, rubric: Rubric, said: str) -> None:
     written = data.draw(st.lists(st.sampled_from(rubric.labels), min_size=1, max_size=5))
     tags = [f"<answer>{data.draw(spaces)}{label}{data.draw(spaces)}</answer>{data.draw(spaces)}" for label in written]
-    answer = after_thinking(f"{said}</think>{''.join(tags)}")
+    answer = extract_answer(f"{said}</think>{''.join(tags)}")
     reading = parse_answer(answer, len(written), rubric)
     assert reading.scores == tuple(map(float, written))
     assert [answer[place : place + len(label)] for place, label in zip(reading.places, written, strict=True)] == written

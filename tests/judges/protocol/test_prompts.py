@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from flex_judge.judges import Comparison, Message, UsageError
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.protocol.prompts import answer_regex, judge_turns, system_prompt
+from flex_judge.judges.protocol.prompts import build_answer_regex, build_judge_turns, build_system_prompt
 from flex_judge.judges.protocol.turns import Span
-from flex_judge.judges.rubrics import Rubric, Scale, load_rubric, rubric_names
+from flex_judge.judges.rubrics import Rubric, Scale, list_rubrics, load_rubric
 from flex_judge.judges.types import Content
 
 PUBLISHED_PAIR = (
@@ -48,7 +48,7 @@ def flat(pieces: Sequence[Span | Media]) -> str:
 
 
 def texts(comparison: Comparison, rubric: Rubric = GENERAL) -> list[tuple[str, str]]:
-    return [(turn.role, flat(turn.pieces)) for turn in judge_turns(comparison, rubric)]
+    return [(turn.role, flat(turn.pieces)) for turn in build_judge_turns(comparison, rubric)]
 
 
 def user_text(prompt: Content, *responses: Content, rubric: Rubric = GENERAL) -> str:
@@ -56,11 +56,11 @@ def user_text(prompt: Content, *responses: Content, rubric: Rubric = GENERAL) ->
 
 
 def test_the_pairwise_default_is_the_published_prompt_character_for_character() -> None:
-    assert system_prompt(GENERAL, 2) == PUBLISHED_PAIR
+    assert build_system_prompt(GENERAL, 2) == PUBLISHED_PAIR
 
 
 def test_the_single_prompt_is_the_same_with_one_assistant_and_one_answer() -> None:
-    assert system_prompt(GENERAL, 1) == SINGLE
+    assert build_system_prompt(GENERAL, 1) == SINGLE
 
 
 def test_a_pair_is_laid_out_as_published() -> None:
@@ -87,7 +87,7 @@ def test_each_message_of_a_conversation_is_headed_by_its_role() -> None:
 
 def test_only_our_own_words_are_trusted() -> None:
     chat = (Message("user<|im_end|>", "theirs 1"), Message("user", "theirs 2"))
-    system, user = judge_turns(Comparison("", chat, ("theirs 3", "theirs 4")), GENERAL)
+    system, user = build_judge_turns(Comparison("", chat, ("theirs 3", "theirs 4")), GENERAL)
     assert all(isinstance(p, Span) and p.trusted for p in system.pieces)
     trusted = [span.text for span in [p for p in user.pieces if isinstance(p, Span)] if span.trusted]
     assert trusted == ["[Question]\n", "\n\n[Assistant 1's Answer]\n", "\n\n[Assistant 2's Answer]\n"]
@@ -105,22 +105,22 @@ def test_braces_and_placeholders_in_a_rubric_or_an_answer_stay_as_they_are() -> 
 
 
 def test_a_rubric_brings_its_own_scale_and_example() -> None:
-    assert "Score assistants 1.0-5.0 (higher=better)." in system_prompt(ODD, 2)
-    assert system_prompt(ODD, 2).endswith("for example,<answer>1.5</answer><answer>4.0</answer>")
+    assert "Score assistants 1.0-5.0 (higher=better)." in build_system_prompt(ODD, 2)
+    assert build_system_prompt(ODD, 2).endswith("for example,<answer>1.5</answer><answer>4.0</answer>")
 
 
 @pytest.mark.parametrize(("rubric", "responses"), [("general", 0), ("genai_image", 3), ("speech_quality", 2)])
 def test_a_number_of_responses_that_the_rubric_is_not_made_for_is_the_users_error(rubric: str, responses: int) -> None:
     with pytest.raises(UsageError, match=f"'{rubric}'.* not {responses}$"):
-        system_prompt(load_rubric(rubric), responses)
+        build_system_prompt(load_rubric(rubric), responses)
     with pytest.raises(UsageError, match=f"'{rubric}'.* not {responses}$"):
-        judge_turns(Comparison("", (Message("user", "q"),), ("a",) * responses), load_rubric(rubric))
+        build_judge_turns(Comparison("", (Message("user", "q"),), ("a",) * responses), load_rubric(rubric))
 
 
 def test_a_batch_is_the_published_pair_with_other_numbers() -> None:
     changed = PUBLISHED_PAIR.replace("both assistants", "all four assistants").replace("two AI", "four AI")
-    assert system_prompt(GENERAL, 4) == changed + "<answer>8</answer><answer>1</answer>"
-    assert "judge the performance of 12 AI assistants" in system_prompt(GENERAL, 12)
+    assert build_system_prompt(GENERAL, 4) == changed + "<answer>8</answer><answer>1</answer>"
+    assert "judge the performance of 12 AI assistants" in build_system_prompt(GENERAL, 12)
     layout = "[Question]\nq\n\n[Assistant 1's Answer]\na\n\n[Assistant 2's Answer]\nb\n\n[Assistant 3's Answer]\nc"
     assert user_text("q", "a", "b", "c") == layout
 
@@ -128,33 +128,33 @@ def test_a_batch_is_the_published_pair_with_other_numbers() -> None:
 def test_the_prompt_of_the_demo_s_rubric_is_the_one_that_its_judge_was_made_with() -> None:
     changed = SINGLE.replace("1-10", "1-5").replace("<answer>3<", "<answer>1<")
     changed = changed.replace(GENERAL.criteria, "mathematical correctness of the final result")
-    assert system_prompt(load_rubric("correctness"), 1) == changed
+    assert build_system_prompt(load_rubric("correctness"), 1) == changed
 
 
 def test_answering_first_turns_the_order_of_the_tags_and_nothing_else() -> None:
-    first = system_prompt(GENERAL, 2, reason_first=False)
+    first = build_system_prompt(GENERAL, 2, reason_first=False)
     assert "<answer> answer here </answer><think> detailed reasoning process here" in first
     assert "thinking, when you finally" not in first
     middle = PUBLISHED_PAIR[PUBLISHED_PAIR.index("Now the user") : PUBLISHED_PAIR.index("After thinking")]
     assert middle in first
     assert first.endswith("for example,<answer>3</answer><answer>5</answer>")
     assert (
-        judge_turns(Comparison.of("q", "a", "b"), GENERAL, reason_first=False)[1:]
-        == judge_turns(Comparison.of("q", "a", "b"), GENERAL)[1:]
+        build_judge_turns(Comparison.of("q", "a", "b"), GENERAL, reason_first=False)[1:]
+        == build_judge_turns(Comparison.of("q", "a", "b"), GENERAL)[1:]
     )
 
 
 def test_a_ranking_asks_for_different_scores_while_there_are_enough_of_them() -> None:
     batch = load_rubric("mllm_judge_batch")
     asked = "Score assistants 1-10 (higher=better), and give no two of them the same score."
-    assert asked in system_prompt(batch, 3)
-    assert asked in system_prompt(batch, 10)
-    assert "Score assistants 1-10 (higher=better)." in system_prompt(batch, 11)
+    assert asked in build_system_prompt(batch, 3)
+    assert asked in build_system_prompt(batch, 10)
+    assert "Score assistants 1-10 (higher=better)." in build_system_prompt(batch, 11)
 
 
 def test_options_are_letters_in_the_instructions_and_above_the_responses() -> None:
     edit = load_rubric("genai_edit")
-    system = system_prompt(edit, 2)
+    system = build_system_prompt(edit, 2)
     assert "two edited images" in system
     assert "Choose [[A>B]] if image A is better, [[B>A]] if image B is better, [[A=B=Good]] if both" in system
     assert "Score" not in system
@@ -177,7 +177,7 @@ def test_a_rubric_brings_its_own_words() -> None:
         "notes": "A pun is worth 2.",
     }
     rubric = Rubric.from_dict("jokes", data, "jokes.toml")
-    pair, single = system_prompt(rubric, 2), system_prompt(rubric, 1)
+    pair, single = build_system_prompt(rubric, 2), build_system_prompt(rubric, 1)
     assert "evaluation for both jokes </think>" in pair
     middle = "Score jokes 1-5 (higher=better). Criteria includes wit. A pun is worth 2. Avoid order, mood. After"
     assert f"Now the user asks you to rate two short jokes. {middle}" in pair
@@ -187,11 +187,11 @@ def test_a_rubric_brings_its_own_words() -> None:
     assert user_text("cats", "x", rubric=rubric) == "[Topic]\ncats\n\n[Joke]\nx"
 
 
-@pytest.mark.parametrize("name", rubric_names())
+@pytest.mark.parametrize("name", list_rubrics())
 @pytest.mark.parametrize("reason_first", [True, False])
 def test_every_preset_fills_all_of_its_blanks(name: str, reason_first: bool) -> None:
     rubric = load_rubric(name)
-    prompt = system_prompt(rubric, rubric.responses[0], reason_first)
+    prompt = build_system_prompt(rubric, rubric.responses[0], reason_first)
     assert not re.search(r"[{}\n]|  |\.\.|,,", prompt)
 
 
@@ -241,29 +241,29 @@ hostile = st.one_of(
 
 @given(st.lists(hostile, min_size=1, max_size=4), hostile)
 def test_whatever_is_judged_is_shown_as_it_is_and_never_trusted(responses: list[str], question: str) -> None:
-    system, user = judge_turns(Comparison.of(question, *responses), GENERAL)
-    assert flat(system.pieces) == system_prompt(GENERAL, len(responses))
+    system, user = build_judge_turns(Comparison.of(question, *responses), GENERAL)
+    assert flat(system.pieces) == build_system_prompt(GENERAL, len(responses))
     assert [p.text for p in user.pieces if isinstance(p, Span) and not p.trusted] == [question, *responses]
 
 
 @given(hostile.filter(str.strip))
 def test_whatever_a_rubric_says_is_not_filled_in_again(text: str) -> None:
     rubric = Rubric("odd", text, Scale(1, 5), ("1",), biases=text)
-    assert f"Criteria includes {text}. Avoid {text}. After thinking" in system_prompt(rubric, 1)
+    assert f"Criteria includes {text}. Avoid {text}. After thinking" in build_system_prompt(rubric, 1)
 
 
 def test_a_forced_answer_can_hold_every_score_of_the_scale_and_nothing_else() -> None:
-    single, pair = re.compile(answer_regex(GENERAL, 1)), re.compile(answer_regex(GENERAL, 2))
+    single, pair = re.compile(build_answer_regex(GENERAL, 1)), re.compile(build_answer_regex(GENERAL, 2))
     assert [s for s in range(-1, 120) if single.fullmatch(f"{s}</answer>")] == list(range(1, 11))
     assert pair.fullmatch("10</answer><answer>1</answer>")
     for wrong in ("4", "4.0</answer>", "4</answer> ", "4</answer><answer>5</answer>", "<answer>4</answer>"):
         assert not single.fullmatch(wrong)
-    assert not re.fullmatch(answer_regex(ODD, 1), "1x5</answer>")
-    assert re.fullmatch(answer_regex(GENERAL, 4), "</answer><answer>".join("3581") + "</answer>")
+    assert not re.fullmatch(build_answer_regex(ODD, 1), "1x5</answer>")
+    assert re.fullmatch(build_answer_regex(GENERAL, 4), "</answer><answer>".join("3581") + "</answer>")
 
 
 def test_a_forced_choice_is_one_of_the_four_options() -> None:
-    choice = re.compile(answer_regex(load_rubric("genai_image"), 2))
+    choice = re.compile(build_answer_regex(load_rubric("genai_image"), 2))
     for option in ("[[A>B]]", "[[B>A]]", "[[A=B=Good]]", "[[A=B=Bad]]"):
         assert choice.fullmatch(f"{option}</answer>")
     for wrong in ("A>B</answer>", "[[A=B]]</answer>", "[[A>B]]", "[[A>B]]</answer><answer>[[A>B]]</answer>"):

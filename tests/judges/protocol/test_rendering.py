@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from lazy import lazy
 
-from flex_judge.judges.engines.scripted import CHATML, byte_tokenizer
+from flex_judge.judges.engines.scripted import CHATML, build_byte_tokenizer
 from flex_judge.judges.errors import RenderError
 from flex_judge.judges.protocol.rendering import Renderer
 from flex_judge.judges.protocol.turns import Span, Turn
@@ -137,7 +137,7 @@ def harmless(seed: str, count: int) -> list[str]:
 
 
 TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
-    "bytes": byte_tokenizer,
+    "bytes": build_byte_tokenizer,
     "plain": bpe_tokenizer,
     "composes characters": partial(bpe_tokenizer, "composes characters"),
 }
@@ -253,9 +253,9 @@ def test_the_prime_follows_the_generation_prompt_as_control_tokens_where_there_a
 
 
 def test_half_a_surrogate_pair_is_rendered_like_any_other_text() -> None:
-    ids = rendered(byte_tokenizer(), chat_of(["Judge.", "broken \ud83d emoji"]))
-    assert "broken" in byte_tokenizer().decode(ids)
-    assert "emoji" in byte_tokenizer().decode(ids)
+    ids = rendered(build_byte_tokenizer(), chat_of(["Judge.", "broken \ud83d emoji"]))
+    assert "broken" in build_byte_tokenizer().decode(ids)
+    assert "emoji" in build_byte_tokenizer().decode(ids)
 
 
 @pytest.mark.parametrize(
@@ -271,19 +271,21 @@ def test_half_a_surrogate_pair_is_rendered_like_any_other_text() -> None:
     ids=["repeats", "loses a role", "rewrites", "cuts", "loses all but the last", "refuses"],
 )
 def test_a_template_that_repeats_loses_or_rewrites_text_is_refused(template: str) -> None:
-    model = with_template(byte_tokenizer(), template)
+    model = with_template(build_byte_tokenizer(), template)
     with pytest.raises(RenderError, match="chat template"):
         rendered(model, chat_of(["one", "two", "three"]))
 
 
 def test_where_a_family_knows_no_system_message_its_words_begin_the_users() -> None:
     template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
-    model = with_template(byte_tokenizer(), template)
+    model = with_template(build_byte_tokenizer(), template)
     joined = reference(model, [{"role": "user", "content": "Judge.\n\nHi"}])
     assert rendered(model, [{"role": "system", "content": "Judge."}, {"role": "user", "content": "Hi"}]) == joined
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused_by_name() -> None:
-    model = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer().backend_tokenizer, name_or_path="tiny-model")
+    model = PreTrainedTokenizerFast(
+        tokenizer_object=build_byte_tokenizer().backend_tokenizer, name_or_path="tiny-model"
+    )
     with pytest.raises(RenderError, match="tiny-model"):
         Renderer(model)

@@ -11,15 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flex_judge.judges.engines import Generation
-from flex_judge.judges.engines.scripted import byte_tokenizer
-from flex_judge.judges.protocol.expected_score import AnswerTokens, distribution, moments, token_at
+from flex_judge.judges.engines.scripted import build_byte_tokenizer
+from flex_judge.judges.protocol.expected_score import (
+    AnswerTokens,
+    compute_answer_distribution,
+    compute_moments,
+    find_token_position,
+)
 from flex_judge.judges.rubrics import Scale
 
 OPTIONS = ("[[A>B]]", "[[B>A]]", "[[A=B=Good]]", "[[A=B=Bad]]")
 
 
 def encode(text: str) -> list[int]:
-    return list(byte_tokenizer().encode(text, add_special_tokens=False))
+    return list(build_byte_tokenizer().encode(text, add_special_tokens=False))
 
 
 def token(character: str) -> int:
@@ -43,7 +48,7 @@ class Model:
         self.asked: list[str] = []
 
     async def __call__(self, prefix: tuple[int, ...]) -> Mapping[int, float]:
-        text = byte_tokenizer().decode(list(prefix))
+        text = build_byte_tokenizer().decode(list(prefix))
         self.asked.append(text)
         return log(self.table.get(text, {}))
 
@@ -52,18 +57,18 @@ def chances(
     reply: Generation, answers: tuple[str, ...], place: int = 0, model: Model | None = None
 ) -> dict[str, float] | None:
     """The distribution over the answers at a character of a reply."""
-    at = AnswerTokens(answers, encode).at(reply, place, byte_tokenizer().decode)
+    at = AnswerTokens(answers, encode).locate_answer(reply, place, build_byte_tokenizer().decode)
     if at is None:
         return None
     position, labels = at
     taken, logprobs = reply.token_ids[position:], reply.logprobs[position:]
-    return asyncio.run(distribution(labels, taken, logprobs, model or Model()))
+    return asyncio.run(compute_answer_distribution(labels, taken, logprobs, model or Model()))
 
 
 def expected(reply: Generation, scale: str, place: int = 0, model: Model | None = None) -> float | None:
     labels = Scale.parse(scale).labels
     found = chances(reply, labels, place, model)
-    return None if found is None else moments(found, {label: (float(label),) for label in labels})[0][0]
+    return None if found is None else compute_moments(found, {label: (float(label),) for label in labels})[0][0]
 
 
 def test_scores_with_tokens_of_their_own_give_the_exact_distribution() -> None:
@@ -140,9 +145,9 @@ def test_an_answer_may_begin_within_a_token_as_long_as_what_differs_does_not() -
         return {"A>B]]": [2, 3, 6], "B>A]]": [4, 5, 6]}.get(text, [9])
 
     reply = Generation(">[[A>B]]</", (1, 2, 3, 6), "stop", ({}, {2: math.log(0.7), 4: math.log(0.3)}, {}, {}))
-    position, labels = AnswerTokens(OPTIONS[:2], tokens).at(reply, 1, decode) or (None, {})
+    position, labels = AnswerTokens(OPTIONS[:2], tokens).locate_answer(reply, 1, decode) or (None, {})
     assert position == 1
-    found = asyncio.run(distribution(labels, reply.token_ids[1:], reply.logprobs[1:], Model()))
+    found = asyncio.run(compute_answer_distribution(labels, reply.token_ids[1:], reply.logprobs[1:], Model()))
     assert found == pytest.approx({"[[A>B]]": 0.7, "[[B>A]]": 0.3})
 
 
@@ -156,9 +161,9 @@ def test_a_space_may_belong_to_the_first_token_of_a_score() -> None:
         return {" 4": [2], " 5": [3]}.get(text, [9, 9])
 
     reply = Generation("<answer> 4</answer>", (1, 2, 4), "stop", ({}, {2: math.log(0.25), 3: math.log(0.75)}, {}))
-    position, labels = AnswerTokens(("4", "5"), tokens).at(reply, 9, decode) or (None, {})
+    position, labels = AnswerTokens(("4", "5"), tokens).locate_answer(reply, 9, decode) or (None, {})
     assert position == 1
-    assert asyncio.run(distribution(labels, (2, 4), reply.logprobs[1:], Model())) == pytest.approx(
+    assert asyncio.run(compute_answer_distribution(labels, (2, 4), reply.logprobs[1:], Model())) == pytest.approx(
         {"4": 0.25, "5": 0.75}
     )
 
@@ -183,17 +188,17 @@ def test_the_engine_is_asked_for_the_tokens_of_the_answers_and_no_others() -> No
 
 
 def test_means_and_deviations_are_those_of_the_distribution() -> None:
-    means, deviations = moments({"2": 0.5, "4": 0.5}, {"2": (2.0,), "4": (4.0,)})
+    means, deviations = compute_moments({"2": 0.5, "4": 0.5}, {"2": (2.0,), "4": (4.0,)})
     assert (means, deviations) == ((3.0,), (1.0,))
-    means, _ = moments({"A": 0.75, "B": 0.25}, {"A": (1.0, 0.0), "B": (0.0, 1.0)})
+    means, _ = compute_moments({"A": 0.75, "B": 0.25}, {"A": (1.0, 0.0), "B": (0.0, 1.0)})
     assert means == (0.75, 0.25)
 
 
 def test_a_token_is_found_by_the_character_it_begins_at() -> None:
     reply = generation("<answer>4</answer>")
-    assert token_at(reply, 8, byte_tokenizer().decode) == 8
-    assert token_at(reply, -1, byte_tokenizer().decode) is None
-    assert token_at(reply, 99, byte_tokenizer().decode) is None
+    assert find_token_position(reply, 8, build_byte_tokenizer().decode) == 8
+    assert find_token_position(reply, -1, build_byte_tokenizer().decode) is None
+    assert find_token_position(reply, 99, build_byte_tokenizer().decode) is None
 
 
 def test_a_character_within_a_token_begins_none() -> None:
@@ -201,14 +206,14 @@ def test_a_character_within_a_token_begins_none() -> None:
         return "".join({1: "<answer", 2: "> 4", 3: "</answer>"}[i] for i in ids)  # type: ignore[attr-defined]
 
     reply = Generation("<answer> 4</answer>", (1, 2, 3), "stop")
-    assert [token_at(reply, i, decode) for i in (0, 7, 9, 10)] == [0, 1, None, 2]
+    assert [find_token_position(reply, i, decode) for i in (0, 7, 9, 10)] == [0, 1, None, 2]
 
 
 @pytest.mark.parametrize("space", ["\u00a0", "\u2003"])
 def test_a_score_after_a_character_of_several_tokens_is_found(space: str) -> None:
     text = f"<answer>{space}4</answer>"
     reply = generation(text)
-    position = token_at(reply, text.index("4"), byte_tokenizer().decode)
+    position = find_token_position(reply, text.index("4"), build_byte_tokenizer().decode)
     assert position is not None
     assert reply.token_ids[position] == token("4")
 

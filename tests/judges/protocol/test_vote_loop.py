@@ -18,7 +18,7 @@ from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment, St
 from flex_judge.judges.engines import Generation, Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import EngineLostError
-from flex_judge.judges.media.prepared import Prepared
+from flex_judge.judges.media.prepared import PreparedMedia
 
 Scorer = Callable[[list[str], int], Sequence[object]]
 """(responses in the order in which the judge reads them, number of the draw) -> an answer for each of them."""
@@ -209,7 +209,7 @@ class Counting(ScriptedEngine):
     total = Usage()
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[Prepared] = ()
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         plain = await super().generate(prompt_token_ids, sampling, media)
         generation = Generation(**(vars(plain) | {"cached_tokens": plain.prompt_tokens // 3}))
@@ -270,7 +270,7 @@ def test_rotations_put_every_response_at_every_place_once() -> None:
 @pytest.mark.parametrize("order", ["as_given", "random", "both", "rotations"])
 def test_an_option_speaks_of_the_comparisons_responses_whatever_the_judge_read(order: str) -> None:
     engine = scoring(lambda shown, _: ["[[A>B]]" if shown[0] == "good" else "[[B>A]]"])
-    for comparison, choice, preferred in (IMAGES, "A>B", 0), (IMAGES.swapped(), "B>A", 1):
+    for comparison, choice, preferred in (IMAGES, "A>B", 0), (IMAGES.swap_responses(), "B>A", 1):
         judgment = judged(engine, comparison, votes=5, order=order)
         assert (judgment.choice, judgment.preferred) == (choice, preferred)
         assert {v.choice for v in judgment.votes} == {choice}

@@ -22,11 +22,11 @@ from flex_judge.judges.protocol.voting import (
     ORDERS,
     VOTE_CONFIDENCE,
     Outcome,
-    Tally,
-    chance_to_change,
-    combine,
-    next_wave,
-    orders,
+    VoteTally,
+    combine_votes,
+    compute_change_probability,
+    plan_next_wave,
+    plan_orders,
 )
 
 OPTIONS = ("A>B", "B>A", "A=B=Good", "A=B=Bad")
@@ -49,7 +49,7 @@ A, B, TIE = vote(8, 3, reasoning="A it is"), vote(2, 7, reasoning="B it is"), vo
 
 
 def judged(*votes: Verdict) -> Judgment:
-    return combine("c", [[v] for v in votes])
+    return combine_votes("c", [[v] for v in votes])
 
 
 def for_outcome(outcome: Outcome, responses: int) -> Verdict:
@@ -59,9 +59,9 @@ def for_outcome(outcome: Outcome, responses: int) -> Verdict:
     return vote(*(9.0 if k == outcome else 4.0 for k in range(responses)))
 
 
-def tally(*counts: int, cast: int | None = None) -> Tally:
+def tally(*counts: int, cast: int | None = None) -> VoteTally:
     """Votes for the responses, and last for a tie."""
-    return Tally((*range(len(counts) - 1), None), counts, sum(counts) if cast is None else cast)
+    return VoteTally((*range(len(counts) - 1), None), counts, sum(counts) if cast is None else cast)
 
 
 def test_the_response_that_most_votes_prefer_wins() -> None:
@@ -145,18 +145,18 @@ def test_without_distributions_the_spread_is_between_the_votes_only() -> None:
 
 def test_disagreement_is_the_share_of_rounds_whose_orders_prefer_different_things() -> None:
     rounds = [[A, A], [A, B], [A, TIE], [B, B], [A, failed()], [failed(), failed()]]
-    assert combine("c", rounds).disagreement == pytest.approx(2 / 4)
-    assert combine("c", [[choose("A=B=Bad"), choose("A=B=Good")]]).disagreement == 0.0
+    assert combine_votes("c", rounds).disagreement == pytest.approx(2 / 4)
+    assert combine_votes("c", [[choose("A=B=Bad"), choose("A=B=Good")]]).disagreement == 0.0
 
 
 def test_without_a_round_of_several_scored_orders_there_is_no_disagreement_to_report() -> None:
     assert judged(A, B).disagreement is None
-    assert combine("c", [[A, failed()]]).disagreement is None
+    assert combine_votes("c", [[A, failed()]]).disagreement is None
 
 
 def test_a_judgment_keeps_all_votes_in_time_and_what_the_caller_knows() -> None:
     rounds = [[A, B], [failed(), TIE]]
-    judgment = combine("c", rounds, usage=Usage(5, 3, 2), model="judge", provenance={"rubric": "general"})
+    judgment = combine_votes("c", rounds, usage=Usage(5, 3, 2), model="judge", provenance={"rubric": "general"})
     assert judgment.votes == (A, B, rounds[1][0], TIE)
     assert (judgment.id, judgment.usage.generated_tokens, judgment.model) == ("c", 2, "judge")
     assert Judgment.from_json(judgment.to_json()) == judgment
@@ -164,7 +164,7 @@ def test_a_judgment_keeps_all_votes_in_time_and_what_the_caller_knows() -> None:
 
 def test_no_vote_is_no_judgment() -> None:
     with pytest.raises(ValueError, match="no vote"):
-        combine("c", [[]])
+        combine_votes("c", [[]])
 
 
 scores = st.integers(1, 10).map(float)
@@ -196,7 +196,7 @@ def test_unscored_votes_change_nothing(votes: list[Verdict]) -> None:
 
 @given(pair_votes)
 def test_judging_the_swapped_comparison_swaps_the_judgment(votes: list[Verdict]) -> None:
-    there, back = judged(*votes), judged(*(v.swapped() if v.scores else v for v in votes))
+    there, back = judged(*votes), judged(*(v.swap_responses() if v.scores else v for v in votes))
     assert back.preferred == (None if there.preferred is None else 1 - there.preferred)
     assert back.scores == (there.scores and there.scores[::-1])
 
@@ -205,53 +205,53 @@ def test_judging_the_swapped_comparison_swaps_the_judgment(votes: list[Verdict])
 
 
 def test_a_tally_counts_scored_votes_by_outcome_and_all_that_were_cast() -> None:
-    assert Tally.of([A, B, failed(), A, TIE], responses=2) == Tally((0, 1, None), (2, 1, 1), 5)
-    assert Tally.of([choose("B>A"), failed()], 2, OPTIONS) == Tally(OPTIONS, (0, 1, 0, 0), 2)
-    assert Tally.of([vote(4.0), vote(5.0)], responses=1) == Tally((), (), 2)
+    assert VoteTally.from_votes([A, B, failed(), A, TIE], responses=2) == VoteTally((0, 1, None), (2, 1, 1), 5)
+    assert VoteTally.from_votes([choose("B>A"), failed()], 2, OPTIONS) == VoteTally(OPTIONS, (0, 1, 0, 0), 2)
+    assert VoteTally.from_votes([vote(4.0), vote(5.0)], responses=1) == VoteTally((), (), 2)
 
 
 def test_a_vote_for_something_that_is_no_outcome_is_refused() -> None:
     with pytest.raises(ValueError, match="'C>B' is none of the outcomes"):
-        Tally.of([choose("C>B")], 2, OPTIONS)
+        VoteTally.from_votes([choose("C>B")], 2, OPTIONS)
 
 
 def test_certain_voting_on_a_pair_begins_with_a_bare_majority_and_ends_with_it() -> None:
-    assert next_wave(tally(0, 0, 0), 15, confidence=1.0) == 8
-    assert next_wave(tally(8, 0, 0), 15, confidence=1.0) == 0
-    assert next_wave(tally(7, 1, 0), 15, confidence=1.0) == 1
-    assert next_wave(tally(7, 0, 1), 15, confidence=1.0) == 1
-    assert next_wave(tally(2, 0, 6), 15, confidence=1.0) == 2
+    assert plan_next_wave(tally(0, 0, 0), 15, confidence=1.0) == 8
+    assert plan_next_wave(tally(8, 0, 0), 15, confidence=1.0) == 0
+    assert plan_next_wave(tally(7, 1, 0), 15, confidence=1.0) == 1
+    assert plan_next_wave(tally(7, 0, 1), 15, confidence=1.0) == 1
+    assert plan_next_wave(tally(2, 0, 6), 15, confidence=1.0) == 2
 
 
 def test_less_than_certain_voting_stops_earlier() -> None:
-    waves = [next_wave(tally(0, 0, 0), 15, confidence) for confidence in (0.9, 0.95, 0.98, 1.0)]
+    waves = [plan_next_wave(tally(0, 0, 0), 15, confidence) for confidence in (0.9, 0.95, 0.98, 1.0)]
     assert waves == [3, 4, 5, 8]
-    assert next_wave(tally(4, 0, 0), 15) == 0
+    assert plan_next_wave(tally(4, 0, 0), 15) == 0
 
 
 def test_one_vote_is_one_wave() -> None:
-    assert next_wave(tally(0, 0, 0), 1) == 1
-    assert next_wave(tally(1, 0, 0), 1) == 0
+    assert plan_next_wave(tally(0, 0, 0), 1) == 1
+    assert plan_next_wave(tally(1, 0, 0), 1) == 0
 
 
 def test_all_votes_on_a_single_score_are_one_wave() -> None:
-    assert next_wave(Tally.of([], responses=1), 7) == 7
-    assert next_wave(Tally.of([vote(3.0), failed()], responses=1), 7) == 5
+    assert plan_next_wave(VoteTally.from_votes([], responses=1), 7) == 7
+    assert plan_next_wave(VoteTally.from_votes([vote(3.0), failed()], responses=1), 7) == 5
 
 
 def test_unscored_votes_decide_nothing_but_use_up_the_votes() -> None:
-    assert next_wave(tally(0, 0, 0, cast=3), 5, confidence=0.01) == 1
-    assert next_wave(tally(0, 0, 0, cast=5), 5) == 0
-    assert next_wave(tally(2, 0, 0, cast=3), 4, confidence=1.0) == 0
+    assert plan_next_wave(tally(0, 0, 0, cast=3), 5, confidence=0.01) == 1
+    assert plan_next_wave(tally(0, 0, 0, cast=5), 5) == 0
+    assert plan_next_wave(tally(2, 0, 0, cast=3), 4, confidence=1.0) == 0
 
 
 @pytest.mark.parametrize(("total", "confidence"), [(0, 0.9), (3, 0.0), (3, 1.01), (3, float("nan"))])
 def test_impossible_settings_are_refused(total: int, confidence: float) -> None:
     with pytest.raises(UsageError, match="must be"):
-        next_wave(tally(0, 0, 0), total, confidence)
+        plan_next_wave(tally(0, 0, 0), total, confidence)
 
 
-def by_enumeration(tally: Tally, remaining: int) -> float:
+def by_enumeration(tally: VoteTally, remaining: int) -> float:
     """The chance to change, over every sequence of votes; after each vote its outcome is drawn more likely."""
     changed = 0.0
     for sequence in itertools.product(range(len(tally.counts)), repeat=remaining):
@@ -259,7 +259,7 @@ def by_enumeration(tally: Tally, remaining: int) -> float:
         for drawn in sequence:
             chance *= (counts[drawn] + 1) / (sum(counts) + len(counts))
             counts[drawn] += 1
-        changed += chance * (Tally(tally.outcomes, tuple(counts), 0).decision != tally.decision)
+        changed += chance * (VoteTally(tally.outcomes, tuple(counts), 0).decision != tally.decision)
     return changed
 
 
@@ -267,19 +267,19 @@ def by_enumeration(tally: Tally, remaining: int) -> float:
 @given(st.lists(st.integers(0, 4), min_size=3, max_size=5).filter(any), st.integers(0, 4), st.booleans())
 def test_the_chance_to_change_is_that_of_all_sequences(counts: list[int], remaining: int, options: bool) -> None:
     outcomes: tuple[Outcome, ...] = (*"wxyz?"[: len(counts)],) if options else (*range(len(counts) - 1), None)
-    now = Tally(outcomes, tuple(counts), sum(counts))
-    assert chance_to_change(now, remaining) == pytest.approx(by_enumeration(now, remaining))
+    now = VoteTally(outcomes, tuple(counts), sum(counts))
+    assert compute_change_probability(now, remaining) == pytest.approx(by_enumeration(now, remaining))
 
 
 def test_the_chance_to_change_is_nothing_without_votes_left_and_certain_before_the_first() -> None:
-    assert chance_to_change(tally(3, 2, 1), 0) == 0.0
-    assert chance_to_change(tally(0, 0, 0), 0) == 0.0
-    assert chance_to_change(tally(0, 0, 0), 5) == 1.0
+    assert compute_change_probability(tally(3, 2, 1), 0) == 0.0
+    assert compute_change_probability(tally(0, 0, 0), 0) == 0.0
+    assert compute_change_probability(tally(0, 0, 0), 5) == 1.0
 
 
 def decide(stream: Sequence[Verdict], responses: int, options: Sequence[str], confidence: float) -> tuple[Verdict, ...]:
     votes: tuple[Verdict, ...] = ()
-    while wave := next_wave(Tally.of(votes, responses, options), len(stream), confidence):
+    while wave := plan_next_wave(VoteTally.from_votes(votes, responses, options), len(stream), confidence):
         assert len(votes) + wave <= len(stream)
         votes = tuple(stream[: len(votes) + wave])
     return votes
@@ -311,8 +311,8 @@ def test_no_vote_of_a_wave_is_wasted(case: tuple[list[Verdict], int, tuple[str, 
     stream, responses, options = case
     votes = len(decide(stream, responses, options, confidence))
     for fewer in range(votes):
-        now = Tally.of(stream[:fewer], responses, options)
-        assert next_wave(now, len(stream), confidence) > 0 or now.decision is None
+        now = VoteTally.from_votes(stream[:fewer], responses, options)
+        assert plan_next_wave(now, len(stream), confidence) > 0 or now.decision is None
 
 
 @settings(deadline=None)
@@ -323,7 +323,7 @@ def test_voting_stops_only_when_a_change_is_unlikely(
     stream, responses, options = case
     votes = decide(stream, responses, options, confidence)
     left = len(stream) - len(votes)
-    assert chance_to_change(Tally.of(votes, responses, options), left) <= 1 - confidence
+    assert compute_change_probability(VoteTally.from_votes(votes, responses, options), left) <= 1 - confidence
 
 
 def test_the_default_keeps_98_in_100_decisions_of_15_votes_under_its_own_prior() -> None:
@@ -332,9 +332,9 @@ def test_the_default_keeps_98_in_100_decisions_of_15_votes_under_its_own_prior()
     @cache
     def changed(counts: tuple[int, ...], until: int) -> float:
         if sum(counts) == until:
-            wave = next_wave(tally(*counts), 15)
+            wave = plan_next_wave(tally(*counts), 15)
             if not wave:
-                return chance_to_change(tally(*counts), 15 - until)
+                return compute_change_probability(tally(*counts), 15 - until)
             until += wave
         grown = [(n, (*counts[:i], n + 1, *counts[i + 1 :])) for i, n in enumerate(counts)]
         return sum((n + 1) * changed(more, until) for n, more in grown) / (sum(counts) + len(counts))
@@ -343,42 +343,42 @@ def test_the_default_keeps_98_in_100_decisions_of_15_votes_under_its_own_prior()
 
 
 def test_large_votes_on_large_batches_are_counted_in_a_moment() -> None:
-    assert 1 <= next_wave(tally(*[0] * 17), 64) < 20
-    assert 0 < chance_to_change(tally(9, 8, 7, *[1] * 14), 26) < 1
+    assert 1 <= plan_next_wave(tally(*[0] * 17), 64) < 20
+    assert 0 < compute_change_probability(tally(9, 8, 7, *[1] * 14), 26) < 1
 
 
 # Orders
 
 
 def test_each_way_to_order_gives_the_orders_that_it_names() -> None:
-    assert orders(3, "as_given") == ((0, 1, 2),)
-    assert orders(3, "both") == ((0, 1, 2), (2, 1, 0))
-    assert orders(3, "rotations") == ((0, 1, 2), (1, 2, 0), (2, 0, 1))
-    assert orders(2, "both") == orders(2, "rotations") == ((0, 1), (1, 0))
+    assert plan_orders(3, "as_given") == ((0, 1, 2),)
+    assert plan_orders(3, "both") == ((0, 1, 2), (2, 1, 0))
+    assert plan_orders(3, "rotations") == ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+    assert plan_orders(2, "both") == plan_orders(2, "rotations") == ((0, 1), (1, 0))
 
 
 @pytest.mark.parametrize("how", ORDERS)
 def test_a_response_on_its_own_has_one_order(how: str) -> None:
-    assert orders(1, how) == ((0,),)
+    assert plan_orders(1, how) == ((0,),)
 
 
 def test_an_order_that_does_not_exist_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match="order 'sideways' does not exist; choose one of as_given, random"):
-        orders(2, "sideways")
+        plan_orders(2, "sideways")
 
 
 @given(st.integers(1, 8), st.sampled_from(ORDERS), st.integers(0, 20), st.text(max_size=8))
 def test_orders_are_permutations_and_the_same_each_time(responses: int, how: str, round: int, key: str) -> None:
-    found = orders(responses, how, round, key)
+    found = plan_orders(responses, how, round, key)
     assert all(sorted(order) == list(range(responses)) for order in found)
     assert len(set(found)) == len(found)
-    assert found == orders(responses, how, round, key)
+    assert found == plan_orders(responses, how, round, key)
 
 
 def test_random_orders_differ_by_round_and_key_and_favour_no_one() -> None:
-    firsts = Counter(orders(2, "random", number, key)[0][0] for number in range(100) for key in ("a", "b"))
+    firsts = Counter(plan_orders(2, "random", number, key)[0][0] for number in range(100) for key in ("a", "b"))
     assert firsts[0] == pytest.approx(100, abs=30)
-    one, other = ([orders(4, "random", number, key) for number in range(9)] for key in ("a", "b"))
+    one, other = ([plan_orders(4, "random", number, key) for number in range(9)] for key in ("a", "b"))
     assert len(set(one)) > 4
     assert one != other
 
@@ -389,4 +389,4 @@ def test_random_orders_are_the_same_in_another_process() -> None:
     )
     env = {"PYTHONHASHSEED": "77"}
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
-    assert there.strip() == str([orders(5, "random", r, "key") for r in range(5)])
+    assert there.strip() == str([plan_orders(5, "random", r, "key") for r in range(5)])

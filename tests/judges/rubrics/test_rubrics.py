@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flex_judge.judges import UsageError
-from flex_judge.judges.rubrics import Rubric, Scale, load_rubric, rubric_names
+from flex_judge.judges.rubrics import Rubric, Scale, list_rubrics, load_rubric
 
 OWN = 'criteria = "politeness"\nscale = "1.0-5.0"\nexample = [2, 4.5]\n'
 
@@ -64,7 +64,7 @@ def test_there_is_a_rubric_for_every_published_case_study() -> None:
     image = ["mllm_judge_score", "mllm_judge_pair", "mllm_judge_batch", "vl_rewardbench"]
     made = ["mjbench_alignment", "mjbench_safety", "mjbench_artifact", "genai_image", "genai_edit", "genai_video"]
     rest = ["speech_quality", "speaker_similarity", "membrane_permeability"]
-    assert rubric_names() == sorted(text + image + made + rest)
+    assert list_rubrics() == sorted(text + image + made + rest)
 
 
 @pytest.mark.parametrize(
@@ -89,26 +89,26 @@ def test_there_is_a_rubric_for_every_published_case_study() -> None:
 )
 def test_a_preset_has_the_published_scale_and_form(name: str, scale: str, responses: tuple[int, int | None]) -> None:
     rubric = load_rubric(name)
-    assert (str(rubric.scale), rubric.responses, rubric.by_options) == (scale, responses, False)
+    assert (str(rubric.scale), rubric.responses, rubric.has_options) == (scale, responses, False)
     assert rubric.distinct == (name == "mllm_judge_batch")
 
 
 @pytest.mark.parametrize("name", ["genai_image", "genai_edit", "genai_video"])
 def test_generated_images_and_videos_are_compared_by_four_options(name: str) -> None:
     rubric = load_rubric(name)
-    assert rubric.by_options
+    assert rubric.has_options
     assert rubric.labels == ("[[A>B]]", "[[B>A]]", "[[A=B=Good]]", "[[A=B=Bad]]")
 
 
-@pytest.mark.parametrize("name", rubric_names())
+@pytest.mark.parametrize("name", list_rubrics())
 def test_every_rubric_that_comes_with_the_project_loads(name: str) -> None:
     rubric = load_rubric(name)
     fewest, most = rubric.responses
     assert rubric.name == name
     for responses in range(fewest, (most or fewest + 12) + 1):
-        rubric.check(responses)
-        examples = rubric.examples(responses)
-        assert len(examples) == rubric.answer_count(responses)
+        rubric.check_response_count(responses)
+        examples = rubric.list_example_answers(responses)
+        assert len(examples) == rubric.count_answers(responses)
         assert set(examples) <= set(rubric.labels)
 
 
@@ -125,16 +125,16 @@ def test_every_rubric_that_comes_with_the_project_loads(name: str) -> None:
 )
 def test_a_rubric_judges_only_the_number_of_responses_it_is_made_for(name: str, wrong: int, made_for: str) -> None:
     with pytest.raises(UsageError, match=f"^rubric '{name}' is made for {made_for} responses at a time, not {wrong}$"):
-        load_rubric(name).check(wrong)
+        load_rubric(name).check_response_count(wrong)
 
 
 def test_the_example_of_a_batch_goes_on_from_the_published_pair_without_repeating_a_score() -> None:
     rubric = load_rubric("mllm_judge_batch")
     for responses in range(3, 11):
-        examples = rubric.examples(responses)
+        examples = rubric.list_example_answers(responses)
         assert examples[:2] == ("3", "5")
         assert len(set(examples)) == responses
-        assert examples == rubric.examples(11)[:responses]
+        assert examples == rubric.list_example_answers(11)[:responses]
 
 
 @given(st.integers(0, 20), st.integers(1, 40), st.integers(0, 2), st.integers(1, 60), st.data())
@@ -142,7 +142,7 @@ def test_an_example_of_any_length_is_on_the_scale(low: int, steps: int, decimals
     grid = 10**decimals
     scale = Scale.parse(f"{low / grid:.{decimals}f}-{(low + steps) / grid:.{decimals}f}")
     own = tuple(data.draw(st.lists(st.sampled_from(scale.labels), min_size=1, max_size=4, unique=True)))
-    examples = Rubric("r", "x", scale, own).examples(n)
+    examples = Rubric("r", "x", scale, own).list_example_answers(n)
     assert len(examples) == n
     assert set(examples) <= set(scale.labels)
     assert len(set(examples)) == min(n, len(scale.labels))

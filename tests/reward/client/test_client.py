@@ -22,7 +22,7 @@ from flex_judge.judges import Comparison
 from flex_judge.judges.errors import AccessError, RequestTooLargeError, ServiceTimeoutError, UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.client import JudgeClient
-from flex_judge.reward.client.encoding import batches_of
+from flex_judge.reward.client.encoding import split_into_batches
 from flex_judge.reward.client.retry import Backoff
 from flex_judge.reward.types import RewardSpec
 
@@ -100,13 +100,13 @@ def test_time_to_gather_that_leaves_none_to_judge_is_refused(service: FakeServic
 
 
 def test_what_waits_for_nobody_is_no_part_of_a_group() -> None:
-    assert [b.at for b in batches_of(["a", "a", "b"], 64)] == [(0, 1, 2)]
-    assert [(b.at, b.waits) for b in batches_of(["a", "b", "a"], 64, 2)] == [((1,), True), ((0, 2), False)]
+    assert [b.at for b in split_into_batches(["a", "a", "b"], 64)] == [(0, 1, 2)]
+    assert [(b.at, b.waits) for b in split_into_batches(["a", "b", "a"], 64, 2)] == [((1,), True), ((0, 2), False)]
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=40), st.integers(1, 10), st.none() | st.integers(1, 5))
 def test_every_item_is_asked_once_and_no_group_is_divided(groups: list[str], most: int, size: int | None) -> None:
-    batches = batches_of(groups, most, size)
+    batches = split_into_batches(groups, most, size)
     assert sorted(i for batch in batches for i in batch.at) == list(range(len(groups)))
     assert sum(len({groups[i] for i in batch.at}) for batch in batches) == len(set(groups))
     assert all(len(batch.at) <= most or len({groups[i] for i in batch.at}) == 1 for batch in batches)
@@ -268,7 +268,7 @@ def test_waits_double_up_to_a_bound_and_never_undercut_what_was_asked_for(
 ) -> None:
     backoff = Backoff(first, longest)
     for tries in range(40):
-        assert asked <= backoff.next(asked) <= asked + min(longest, first * 2**tries)
+        assert asked <= backoff.next_delay(asked) <= asked + min(longest, first * 2**tries)
 
 
 def test_a_trainer_that_uses_a_service_loads_no_model_library(service: FakeService) -> None:

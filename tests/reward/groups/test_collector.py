@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from flex_judge.judges import Comparison, Judgment, Media, Message, Status, UsageError
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.groups import collector as gathering
-from flex_judge.reward.groups.collector import GroupCollector, reward_together
+from flex_judge.reward.groups.collector import GroupCollector, reward_samples
 from flex_judge.reward.groups.methods import Ask
-from flex_judge.reward.types import METHODS, GroupNote, Reward, RewardSpec, Sample
+from flex_judge.reward.types import METHODS, GroupInfo, Reward, RewardSpec, Sample
 
 SOON = 0.05  # seconds
 LONG = 60.0
@@ -56,9 +56,9 @@ def values(rewards: list[Reward]) -> list[float | None]:
 
 
 async def test_a_call_is_judged_at_once_and_rewarded_in_order() -> None:
-    rewards = await reward_together(worth(2, 9, 5), spec(), Asked())
+    rewards = await reward_samples(worth(2, 9, 5), spec(), Asked())
     assert values(rewards) == [0.0, 1.0, 0.5]
-    assert {reward.group for reward in rewards} == {GroupNote(3, None)}
+    assert {reward.group for reward in rewards} == {GroupInfo(3, None)}
 
 
 async def test_a_doubled_prompt_list_is_grouped_by_prompt_and_not_by_position() -> None:
@@ -66,21 +66,21 @@ async def test_a_doubled_prompt_list_is_grouped_by_prompt_and_not_by_position() 
     first = [sample(f"worth {3 + i}", prompt) for i, prompt in enumerate(prompts)]
     second = [sample(f"worth {5 - i}", prompt) for i, prompt in enumerate(prompts)]
     ask = Asked()
-    rewards = await reward_together([*first, *second], spec(size=2), ask)
+    rewards = await reward_samples([*first, *second], spec(size=2), ask)
     assert values(rewards) == [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
-    assert {reward.group for reward in rewards} == {GroupNote(2, 2)}
+    assert {reward.group for reward in rewards} == {GroupInfo(2, 2)}
     assert len(ask.comparisons) == 2  # the answers to the second prompt are equal
 
 
 async def test_more_than_a_group_of_one_prompt_is_cut_into_groups_in_turn() -> None:
-    rewards = await reward_together(worth(1, 2, 9, 3, 5), spec(size=2), Asked())
+    rewards = await reward_samples(worth(1, 2, 9, 3, 5), spec(size=2), Asked())
     assert values(rewards) == [0.0, 1.0, 1.0, 0.0, None]
-    assert [r.group for r in rewards] == [GroupNote(2, 2)] * 4 + [GroupNote(1, 2)]
+    assert [r.group for r in rewards] == [GroupInfo(2, 2)] * 4 + [GroupInfo(1, 2)]
 
 
 async def test_names_tell_apart_groups_of_one_prompt() -> None:
     samples = [replace(s, group=name) for s, name in zip(worth(1, 2, 9, 3), "abab", strict=True)]
-    assert values(await reward_together(samples, spec(), Asked())) == [0.0, 0.0, 1.0, 1.0]
+    assert values(await reward_samples(samples, spec(), Asked())) == [0.0, 0.0, 1.0, 1.0]
 
 
 async def test_prompts_with_other_pictures_are_other_prompts() -> None:
@@ -88,17 +88,17 @@ async def test_prompts_with_other_pictures_are_other_prompts() -> None:
         return Sample((Message("user", (Media(Modality.MOLECULE, picture, "m"), "How much?")),), response)
 
     samples = [about(b"CCO", "worth 1"), about(b"CCC", "worth 2"), about(b"CCO", "worth 3"), about(b"CCC", "worth 1")]
-    assert values(await reward_together(samples, spec(), Asked())) == [0.0, 1.0, 1.0, 0.0]
+    assert values(await reward_samples(samples, spec(), Asked())) == [0.0, 1.0, 1.0, 0.0]
 
 
 async def test_a_reward_that_needs_no_group_is_never_incomplete() -> None:
-    rewards = await reward_together(worth(1, 2), spec("expected", 8, method="pointwise"), Asked())
-    assert [reward.group for reward in rewards] == [GroupNote(2, None)] * 2
-    assert all(reward.group.complete for reward in rewards)
+    rewards = await reward_samples(worth(1, 2), spec("expected", 8, method="pointwise"), Asked())
+    assert [reward.group for reward in rewards] == [GroupInfo(2, None)] * 2
+    assert all(reward.group.is_complete for reward in rewards)
 
 
 async def test_no_samples_have_no_rewards() -> None:
-    assert await reward_together([], spec(), Asked()) == []
+    assert await reward_samples([], spec(), Asked()) == []
     async with collector(Asked()) as gathered:
         assert gathered.add([], spec(size=2)) == []
 
@@ -106,14 +106,14 @@ async def test_no_samples_have_no_rewards() -> None:
 async def test_a_sample_without_its_baseline_is_named_by_its_place_in_the_call() -> None:
     samples = [sample("a", "one?", "b"), sample("a", "two?", "b"), sample("a", "two?")]
     with pytest.raises(UsageError, match=r"samples\[2\].baseline"):
-        await reward_together(samples, spec(method="baseline"), Asked())
+        await reward_samples(samples, spec(method="baseline"), Asked())
 
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_a_call_judged_together_gets_what_the_gatherer_gives(method: str) -> None:
     samples = [replace(s, baseline="worth 4") for s in worth(2, 9, 5, 5)]
     asked = spec("margin", 4, method=method, normalize="standardize")
-    together = await reward_together(samples, asked, Asked())
+    together = await reward_samples(samples, asked, Asked())
     async with collector(Asked()) as gathered:
         assert await asyncio.gather(*gathered.add(samples, asked)) == together
 
@@ -131,7 +131,7 @@ async def test_a_group_that_spans_two_callers_is_judged_whole() -> None:
         second = gathered.add([sample("worth 2", "other?"), *two], spec(size=4))
         rewards = await asyncio.gather(*first[:2], *second[1:])
         assert values(rewards) == [0.0, 1.0, 1 / 3, 2 / 3]
-        assert {reward.group for reward in rewards} == {GroupNote(4, 4)}
+        assert {reward.group for reward in rewards} == {GroupInfo(4, 4)}
         assert not first[2].done()  # the other prompt still waits for two
 
 
@@ -149,7 +149,7 @@ def test_it_does_not_matter_in_which_calls_the_members_come(scores: list[int], c
         async with collector(Asked()) as gathered:
             calls = [scores[a:b] for a, b in zip([0, *ends], ends, strict=False)]
             rewards = await asyncio.gather(*(future for call in calls for future in gathered.add(worth(*call), asked)))
-        assert rewards == await reward_together(worth(*scores), asked, Asked())
+        assert rewards == await reward_samples(worth(*scores), asked, Asked())
 
     asyncio.run(rewarded())
 
@@ -167,7 +167,7 @@ async def test_equal_completions_are_members_of_their_own() -> None:
     async with collector(Asked()) as gathered:
         rewards = await asyncio.gather(*gathered.add(worth(3, 3), spec(size=3)), *gathered.add(worth(7), spec(size=3)))
         assert values(rewards) == [0.25, 0.25, 1.0]
-        assert rewards[0].group == GroupNote(3, 3)
+        assert rewards[0].group == GroupInfo(3, 3)
 
 
 async def test_what_needs_no_group_does_not_wait() -> None:
@@ -208,8 +208,8 @@ async def test_an_incomplete_group_is_judged_with_what_is_there_and_says_so() ->
     async with collector(Asked()) as gathered:
         rewards = await asyncio.gather(*gathered.add(worth(1, 2, 3), spec(size=4, group_timeout_s=SOON)))
         assert values(rewards) == [0.0, 0.5, 1.0]
-        assert {reward.group for reward in rewards} == {GroupNote(3, 4)}
-        assert not rewards[0].group.complete
+        assert {reward.group for reward in rewards} == {GroupInfo(3, 4)}
+        assert not rewards[0].group.is_complete
 
 
 async def test_time_runs_from_the_first_member_on() -> None:
@@ -231,13 +231,13 @@ async def test_time_runs_anew_where_the_first_gave_up() -> None:
         (first,) = gathered.add(worth(2), asked)
         await asyncio.sleep(5 * SOON)
         rewards = await asyncio.gather(first, *gathered.add(worth(3), asked))
-        assert {reward.group for reward in rewards} == {GroupNote(2, 2)}
+        assert {reward.group for reward in rewards} == {GroupInfo(2, 2)}
 
 
 async def test_one_that_nobody_joins_has_no_relative_reward() -> None:
     async with collector(Asked()) as gathered:
         reward = await gathered.add(worth(5), spec(size=2, group_timeout_s=SOON))[0]
-        assert (reward.value, reward.status, reward.group) == (None, Status.TIMEOUT, GroupNote(1, 2))
+        assert (reward.value, reward.status, reward.group) == (None, Status.TIMEOUT, GroupInfo(1, 2))
 
 
 @pytest.mark.parametrize("method", ["pointwise", "round_robin", "listwise"])
@@ -247,7 +247,7 @@ async def test_latecomers_are_judged_against_what_is_there_and_marked(method: st
         early = await asyncio.gather(*gathered.add(worth(2, 8), asked))
         late = await asyncio.gather(*gathered.add(worth(4, 6), asked))
         assert values(early) == [0.0, 1.0]
-        assert [reward.group for reward in late] == [GroupNote(4, 4, late=True)] * 2
+        assert [reward.group for reward in late] == [GroupInfo(4, 4, late=True)] * 2
         assert values(late) == [1 / 3, 2 / 3]
 
 
@@ -271,8 +271,8 @@ async def test_latecomers_complete_a_group_and_the_next_one_begins_a_new_one() -
     async with collector(Asked()) as gathered:
         await asyncio.gather(*gathered.add(worth(2, 8), asked))
         late, *fresh = await asyncio.gather(*gathered.add(worth(4, 6, 1, 9), asked))
-        assert late.group == GroupNote(3, 3, late=True)
-        assert [reward.group for reward in fresh] == [GroupNote(3, 3)] * 3
+        assert late.group == GroupInfo(3, 3, late=True)
+        assert [reward.group for reward in fresh] == [GroupInfo(3, 3)] * 3
 
 
 async def test_one_latecomer_after_the_other_is_judged_without_waiting_for_the_rest() -> None:
@@ -280,7 +280,7 @@ async def test_one_latecomer_after_the_other_is_judged_without_waiting_for_the_r
     async with collector(Asked()) as gathered:
         await asyncio.gather(*gathered.add(worth(2, 8), asked))
         notes = [(await gathered.add(worth(score), asked)[0]).group for score in (4, 6)]
-        assert notes == [GroupNote(3, 5, late=True), GroupNote(4, 5, late=True)]
+        assert notes == [GroupInfo(3, 5, late=True), GroupInfo(4, 5, late=True)]
 
 
 async def test_one_who_comes_while_the_group_is_judged_waits_for_that_and_is_late() -> None:
@@ -294,9 +294,9 @@ async def test_one_who_comes_while_the_group_is_judged_waits_for_that_and_is_lat
         assert len(ask.comparisons) == 1
         ask.go.set()
         assert [r.group for r in await asyncio.gather(*early, *late)] == [
-            GroupNote(2, 4),
-            GroupNote(2, 4),
-            GroupNote(3, 4, late=True),
+            GroupInfo(2, 4),
+            GroupInfo(2, 4),
+            GroupInfo(3, 4, late=True),
         ]
 
 
@@ -306,11 +306,11 @@ async def test_after_a_while_nobody_is_late_any_more() -> None:
         await asyncio.gather(*gathered.add(worth(2, 8), asked))
         await asyncio.sleep(2 * SOON)
         rewards = await asyncio.gather(*gathered.add(worth(4, 6, 5), asked))
-        assert {reward.group for reward in rewards} == {GroupNote(3, 3)}
+        assert {reward.group for reward in rewards} == {GroupInfo(3, 3)}
 
 
 async def test_incomplete_groups_are_forgotten_early_where_they_hold_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gathering, "RETAINED_BYTES", 250_000)
+    monkeypatch.setattr(gathering, "MAX_RETAINED_BYTES", 250_000)
     asked = spec(size=3, group_timeout_s=0.0)
     async with collector(Asked()) as gathered:
         for prompt in ("one?", "two?", "three?"):
@@ -324,7 +324,7 @@ async def test_incomplete_groups_are_forgotten_early_where_they_hold_too_much(mo
             ).group
             for prompt in ("one?", "three?")
         ]
-        assert notes == [GroupNote(1, 3), GroupNote(3, 3, late=True)]
+        assert notes == [GroupInfo(1, 3), GroupInfo(3, 3, late=True)]
 
 
 # Failures
@@ -371,7 +371,7 @@ async def test_an_error_reaches_everybody_who_waits_and_the_next_group_is_a_new_
         assert [str(error) for error in errors] == ["the judge takes no pictures"] * 3
         broken = False
         rewards = await asyncio.gather(*gathered.add(samples, asked))
-        assert {(reward.status, reward.group) for reward in rewards} == {(Status.OK, GroupNote(3, 3))}
+        assert {(reward.status, reward.group) for reward in rewards} == {(Status.OK, GroupInfo(3, 3))}
 
 
 async def test_callers_of_a_gathering_group_hear_of_a_pointwise_error_at_once() -> None:
@@ -424,7 +424,7 @@ async def test_when_everybody_gave_up_the_work_is_cancelled_and_a_repeat_begins_
         await until(lambda: all(comparison in ask.cancelled for comparison in ask.held_back))
         ask.go.set()
         rewards = await asyncio.gather(*gathered.add(worth(2, 5, 9), asked))
-        assert {reward.group for reward in rewards} == {GroupNote(3, 3)}
+        assert {reward.group for reward in rewards} == {GroupInfo(3, 3)}
 
 
 async def test_a_group_that_everybody_gave_up_leaves_the_next_one_of_its_prompt_alone() -> None:
@@ -437,7 +437,7 @@ async def test_a_group_that_everybody_gave_up_leaves_the_next_one_of_its_prompt_
             future.cancel()
         await until(lambda: ask.cancelled == ask.held_back)
         rewards = await asyncio.gather(first, *gathered.add(worth(7), spec(size=2)))
-        assert {reward.group for reward in rewards} == {GroupNote(2, 2)}
+        assert {reward.group for reward in rewards} == {GroupInfo(2, 2)}
 
 
 async def test_while_one_still_waits_the_group_is_judged_with_those_who_gave_up() -> None:
@@ -477,7 +477,7 @@ async def test_a_latecomer_who_gives_up_does_not_count() -> None:
         gone.cancel()
         await until(lambda: len(ask.cancelled) == 2)
         # The place it took is not free again: its group was full. What comes next begins a new one.
-        assert (await gathered.add(worth(6), asked)[0]).group == GroupNote(1, 3)
+        assert (await gathered.add(worth(6), asked)[0]).group == GroupInfo(1, 3)
 
 
 async def test_closing_cancels_everything_and_takes_nothing_more() -> None:

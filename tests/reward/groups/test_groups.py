@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from flex_judge.judges import Comparison, Judgment, Media, Status, UsageError
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.groups.match import Match
-from flex_judge.reward.groups.methods import WAYS, judge_group
-from flex_judge.reward.groups.rewards import rewards_of
-from flex_judge.reward.types import METHODS, GroupNote, Reward, RewardSpec, Sample
+from flex_judge.reward.groups.methods import METHOD_FUNCTIONS, judge_group
+from flex_judge.reward.groups.rewards import build_rewards
+from flex_judge.reward.types import METHODS, GroupInfo, Reward, RewardSpec, Sample
 
 
 def spec(method: str, reward: str = "win_rate", **rest: object) -> RewardSpec:
@@ -26,7 +26,7 @@ def spec(method: str, reward: str = "win_rate", **rest: object) -> RewardSpec:
 
 async def rewarded(samples: list[Sample], asked: RewardSpec, ask: Asked | None = None) -> list[Reward]:
     matches = await judge_group(samples, asked, ask or Asked())
-    return rewards_of(matches, asked, GroupNote(len(samples), None))
+    return build_rewards(matches, asked, GroupInfo(len(samples), None))
 
 
 def values(rewards: list[Reward]) -> list[float | None]:
@@ -38,7 +38,7 @@ def with_baseline(samples: list[Sample], baseline: str = "worth 5") -> list[Samp
 
 
 def test_every_method_that_can_be_asked_for_exists() -> None:
-    assert set(WAYS) == set(METHODS)
+    assert set(METHOD_FUNCTIONS) == set(METHODS)
 
 
 async def test_pointwise_asks_about_each_alone_and_about_equal_ones_each() -> None:
@@ -180,7 +180,7 @@ async def test_of_two_without_a_verdict_the_one_with_the_better_scores_before_go
     async def lost_final(comparison: Comparison) -> Judgment:
         judgment = await ask(comparison)
         if len(ask.comparisons) == 3:
-            return Judgment.unscored(comparison.id, Status.ENGINE_LOST, "two replicas died")
+            return Judgment.from_failure(comparison.id, Status.ENGINE_LOST, "two replicas died")
         return judgment
 
     for best in (0, 1):
@@ -188,7 +188,7 @@ async def test_of_two_without_a_verdict_the_one_with_the_better_scores_before_go
         texts = [f"worth {9 if i == best else 8 if i == 1 - best else 1}, take {i}" for i in range(4)]
         matches = await judge_group(worth(*texts), spec("knockout"), lost_final)
         final = matches[-1]
-        reached = {m: b.statistics[b.members.index(m)] for b in matches[:-1] for m in final.members if m in b.members}  # type: ignore[index,arg-type]
+        reached = {m: b.best_scores[b.members.index(m)] for b in matches[:-1] for m in final.members if m in b.members}  # type: ignore[index,arg-type]
         assert final.through == max(reached, key=lambda m: reached[m])  # type: ignore[arg-type,return-value]
 
 
@@ -313,7 +313,7 @@ async def late(
     earlier = await judge_group(samples[: len(there)], asked, Asked())
     ask, wanted = Asked(), range(len(there), len(samples))
     matches = await judge_group(samples, asked, ask, wanted, earlier)
-    return ask, rewards_of(matches, asked, GroupNote(len(samples), None, late=True), wanted), matches
+    return ask, build_rewards(matches, asked, GroupInfo(len(samples), None, late=True), wanted), matches
 
 
 async def test_of_latecomers_pointwise_asks_about_themselves_alone() -> None:

@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from flex_judge.judges import Judgment, Status, Usage, Verdict
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.reward.groups.match import Match
-from flex_judge.reward.groups.rewards import expected_score, normalised, placed, rewards_of, scaled, written_score
-from flex_judge.reward.types import NORMALIZE, REWARDS, GroupNote, Reward, RewardSpec
+from flex_judge.reward.groups.rewards import (
+    build_rewards,
+    get_expected_score,
+    get_written_score,
+    normalize_values,
+    rank_members,
+    scale_score,
+)
+from flex_judge.reward.types import NORMALIZATIONS, REWARDS, GroupInfo, Reward, RewardSpec
 
 FAILURES = [status for status in Status if status is not Status.OK]
 
@@ -24,7 +31,7 @@ def judgment(scores: tuple[float, ...] | None, expected: tuple[float, ...] | Non
 
 
 def failed(status: Status = Status.UNPARSEABLE, detail: str = "no verdict") -> Judgment:
-    return Judgment.unscored("a", status, detail)
+    return Judgment.from_failure("a", status, detail)
 
 
 def alone(*judgments: Judgment) -> list[Match]:
@@ -42,7 +49,7 @@ def pair(a: int | None, b: int | None, *scores: float, **rest: Any) -> Match:
 
 
 def rewards(matches: list[Match], size: int, method: str = "pointwise", **spec: Any) -> list[Reward]:
-    return rewards_of(matches, RewardSpec(method=method, **spec), GroupNote(size, None))
+    return build_rewards(matches, RewardSpec(method=method, **spec), GroupInfo(size, None))
 
 
 def values(found: list[Reward]) -> list[float | None]:
@@ -51,7 +58,7 @@ def values(found: list[Reward]) -> list[float | None]:
 
 @pytest.mark.parametrize("status", FAILURES)
 @pytest.mark.parametrize("reward", REWARDS)
-@pytest.mark.parametrize("normalize", NORMALIZE)
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
 def test_a_failed_judgment_has_no_number_whatever_is_asked_for(status: Status, reward: str, normalize: str) -> None:
     matches = alone(failed(status, "why"), judgment((4.0,), (3.6,)), judgment((2.0,), (2.2,)))
     lost = rewards(matches, 3, reward=reward, normalize=normalize)[0]
@@ -61,12 +68,12 @@ def test_a_failed_judgment_has_no_number_whatever_is_asked_for(status: Status, r
 
 @pytest.mark.parametrize("status", FAILURES)
 def test_the_scores_of_a_failed_judgment_are_none(status: Status) -> None:
-    assert written_score(failed(status)) is expected_score(failed(status)) is None
+    assert get_written_score(failed(status)) is get_expected_score(failed(status)) is None
 
 
 def test_the_scores_of_a_judgment_are_those_of_its_first_response() -> None:
-    assert written_score(judgment((2.0, 5.0), (2.5, 4.5))) == 2.0
-    assert expected_score(judgment((2.0, 5.0), (2.5, 4.5))) == 2.5
+    assert get_written_score(judgment((2.0, 5.0), (2.5, 4.5))) == 2.0
+    assert get_expected_score(judgment((2.0, 5.0), (2.5, 4.5))) == 2.5
 
 
 def test_a_score_of_zero_is_a_reward() -> None:
@@ -177,8 +184,8 @@ def test_normalisation_leaves_the_figures_as_they_are() -> None:
 
 def test_only_the_wanted_are_rewarded_but_all_are_counted() -> None:
     spec = RewardSpec(reward="rank", normalize="center")
-    found = rewards_of(scored(1.0, 2.0, 3.0), spec, GroupNote(3, 4, late=True), wanted=[2])
-    assert [(r.value, r.rank, r.group) for r in found] == [(0.5, 1.0, GroupNote(3, 4, late=True))]
+    found = build_rewards(scored(1.0, 2.0, 3.0), spec, GroupInfo(3, 4, late=True), wanted=[2])
+    assert [(r.value, r.rank, r.group) for r in found] == [(0.5, 1.0, GroupInfo(3, 4, late=True))]
 
 
 def test_tokens_are_divided_among_those_in_a_comparison_and_a_baseline_pays_nothing() -> None:
@@ -218,7 +225,7 @@ def test_one_that_went_on_without_a_verdict_is_not_ranked_unless_it_has_one_late
     [("general", 1, 0.0), ("general", 5.5, 0.5), ("general", 10, 1.0), ("genai_image", 0.5, 0.5)],
 )
 def test_a_score_is_scaled_by_its_rubric(rubric: str, score: float, share: float) -> None:
-    assert scaled(score, rubric) == scaled(score, load_rubric(rubric)) == share
+    assert scale_score(score, rubric) == scale_score(score, load_rubric(rubric)) == share
 
 
 numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
@@ -228,7 +235,7 @@ numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
 @given(st.dictionaries(st.integers(0, 20), numbers))
 def test_normalised_rewards_have_the_mean_zero_and_the_deviation_one(given_values: dict[int, float]) -> None:
     for how in ("center", "standardize"):
-        found = normalised(given_values, how)
+        found = normalize_values(given_values, how)
         assert found.keys() == given_values.keys()
         assert math.fsum(found.values()) == pytest.approx(0.0, abs=1e-9)
     if len(set(given_values.values())) > 1:
@@ -238,7 +245,7 @@ def test_normalised_rewards_have_the_mean_zero_and_the_deviation_one(given_value
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=2))
 def test_places_run_from_zero_to_one_and_balance_around_a_half(worth: list[int]) -> None:
-    found = placed(dict(enumerate(worth)))
+    found = rank_members(dict(enumerate(worth)))
     assert math.fsum(found.values()) == pytest.approx(len(worth) / 2)
     assert all((found[a] < found[b]) == (worth[a] < worth[b]) for a, b in combinations(range(len(worth)), 2))
     assert min(found.values()) >= 0.0
@@ -262,7 +269,7 @@ def test_win_rates_of_a_round_robin_add_up_to_half_of_its_members(given_results:
 
 
 @settings(deadline=None)
-@given(st.lists(st.none() | numbers, min_size=1, max_size=6), st.sampled_from(REWARDS), st.sampled_from(NORMALIZE))
+@given(st.lists(st.none() | numbers, min_size=1, max_size=6), st.sampled_from(REWARDS), st.sampled_from(NORMALIZATIONS))
 def test_a_status_is_ok_exactly_where_there_is_a_value(scores: list[float | None], reward: str, normalize: str) -> None:
     for found in rewards(scored(*scores), len(scores), reward=reward, normalize=normalize):
         assert (found.status is Status.OK) == (found.value is not None) == (not found.detail)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from web import HeldJudge, client, comparisons, samples
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.reward.server.auth import check_key, strict_json
+from flex_judge.reward.server.auth import check_api_key, parse_strict_json
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway, GatewayConfig
 
@@ -95,7 +95,7 @@ async def test_the_key_opens_the_service(authorization: str) -> None:
 )
 def test_no_header_is_too_odd_to_be_refused(given: str) -> None:
     with pytest.raises(UsageError):
-        check_key(given, KEY)
+        check_api_key(given, KEY)
 
 
 def test_the_key_is_not_shown() -> None:
@@ -149,7 +149,7 @@ async def test_large_requests_together_are_bounded() -> None:
     judge = HeldJudge()
     gateway = judge.gateway(GatewayConfig(max_body_mib=1, max_bodies_mib=1))
     async with client(gateway) as http:
-        with gateway.bodies.one() as count:
+        with gateway.bodies.reserve_body() as count:
             count((1 << 20) - 10)
             answer = await http.post("/v1/judge", json=comparisons("a"))
             assert answer.status_code == 503
@@ -323,6 +323,6 @@ async def test_whatever_comes_in_is_judged_or_refused(
 
 
 def test_json_is_read_as_deep_as_requests_are_and_no_deeper() -> None:
-    assert strict_json("[" * 32 + "]" * 32)
+    assert parse_strict_json("[" * 32 + "]" * 32)
     with pytest.raises(FieldError, match="nested more than 32 deep"):
-        strict_json("[" * 33 + "]" * 33)
+        parse_strict_json("[" * 33 + "]" * 33)

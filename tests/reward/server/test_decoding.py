@@ -16,25 +16,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flex_judge.judges import Comparison, Media, Message
-from flex_judge.judges.media.opening import audio, image, molecule, video
+from flex_judge.judges.media.opening import make_audio, make_image, make_molecule, make_video
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
-from flex_judge.reward.client.encoding import encoded_comparison, encoded_sample
-from flex_judge.reward.server.decoding import comparison_from_json, sample_from_json
+from flex_judge.reward.client.encoding import encode_comparison, encode_sample
+from flex_judge.reward.server.decoding import decode_comparison, decode_sample
 from flex_judge.reward.server.errors import FieldError, MissingMediaError
 from flex_judge.reward.server.media_decoding import MediaDecoder
 from flex_judge.reward.server.media_store import MediaStore
-from flex_judge.reward.server.media_urls import UrlReader
+from flex_judge.reward.server.media_urls import UrlFetcher
 from flex_judge.reward.types import Sample
 
-RED, BLUE = (image(picture(noise(8, 8 + i))) for i in range(2))
+RED, BLUE = (make_image(picture(noise(8, 8 + i))) for i in range(2))
 MEDIA = (
     RED,
     BLUE,
-    audio(wav(tone(0.1))),
-    video(film(range(0, 100, 20))),
-    video([RED, BLUE, RED], fps=2.5),
-    molecule("CC(=O)O"),
+    make_audio(wav(tone(0.1))),
+    make_video(film(range(0, 100, 20))),
+    make_video([RED, BLUE, RED], fps=2.5),
+    make_molecule("CC(=O)O"),
 )
 texts = st.text(st.characters(), max_size=12)  # with half surrogate pairs and control characters
 parts = st.lists(st.one_of(texts, st.sampled_from(MEDIA)), min_size=1, max_size=4).map(tuple)
@@ -53,7 +53,7 @@ some_samples = st.builds(Sample, prompts, contents, st.none() | contents, st.non
 
 
 def media_decoder(store: MediaStore | None = None, most: int = 64) -> MediaDecoder:
-    return MediaDecoder(store or MediaStore(1 << 24), UrlReader((), 1 << 20), most)
+    return MediaDecoder(store or MediaStore(1 << 24), UrlFetcher((), 1 << 20), most)
 
 
 def decoded(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any:
@@ -62,30 +62,30 @@ def decoded(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any
     for digest, medium in (media or {}).items():
         store.put(medium.modality, digest, medium.data)
     row = json.loads(json.dumps(row))
-    (found,) = asyncio.run(media_decoder(store).read([("row", partial(decode, row, "row"))]))
+    (found,) = asyncio.run(media_decoder(store).decode_rows([("row", partial(decode, row, "row"))]))
     return found
 
 
 @settings(max_examples=60, deadline=None)
 @given(some_comparisons)
 def test_a_comparison_is_the_same_after_the_wire(comparison: Comparison) -> None:
-    assert decoded(comparison_from_json, *encoded_comparison(comparison)) == comparison
+    assert decoded(decode_comparison, *encode_comparison(comparison)) == comparison
 
 
 def test_the_first_draw_is_sent_as_it_was_before_there_were_others() -> None:
-    assert "sample_index" not in encoded_comparison(Comparison.of("q", "a"))[0]
-    assert encoded_comparison(Comparison.of("q", "a", sample_index=3))[0]["sample_index"] == 3
+    assert "sample_index" not in encode_comparison(Comparison.of("q", "a"))[0]
+    assert encode_comparison(Comparison.of("q", "a", sample_index=3))[0]["sample_index"] == 3
 
 
 @settings(max_examples=60, deadline=None)
 @given(some_samples)
 def test_a_sample_is_the_same_after_the_wire(sample: Sample) -> None:
-    assert decoded(sample_from_json, *encoded_sample(sample)) == sample
+    assert decoded(decode_sample, *encode_sample(sample)) == sample
 
 
 def test_media_are_referred_to_by_digest_and_listed_once() -> None:
-    comparison = Comparison.of("Which?", (RED, "or", RED), video([RED, BLUE], fps=1), images=[BLUE])
-    row, media = encoded_comparison(comparison)
+    comparison = Comparison.of("Which?", (RED, "or", RED), make_video([RED, BLUE], fps=1), images=[BLUE])
+    row, media = encode_comparison(comparison)
     assert media == {RED.digest: RED, BLUE.digest: BLUE}
     assert RED.data not in json.dumps(row).encode()
     assert row["responses"][1] == [
@@ -107,17 +107,17 @@ def test_prompts_and_responses_come_in_the_usual_shapes() -> None:
         "responses": ["text", ["a", {"type": "text", "text": "b"}], [{"role": "assistant", "content": "c"}], ""],
         "id": None,
     }
-    found = decoded(comparison_from_json, row)
+    found = decoded(decode_comparison, row)
     assert found == Comparison("", (Message("user", (RED, "What?")),), ("text", "ab", "c", ""))
 
 
 def test_an_image_in_openais_form_is_an_image() -> None:
     part = {"type": "image_url", "image_url": {"url": uri(RED), "detail": "high"}}
-    assert decoded(sample_from_json, {"prompt": "p", "response": [part]}).response == (RED,)
+    assert decoded(decode_sample, {"prompt": "p", "response": [part]}).response == (RED,)
 
 
 def test_images_that_have_no_place_in_the_prompt_stand_before_it() -> None:
-    found = decoded(sample_from_json, {"prompt": "Which?", "response": "r", "images": [uri(RED), uri(BLUE)]})
+    found = decoded(decode_sample, {"prompt": "Which?", "response": "r", "images": [uri(RED), uri(BLUE)]})
     assert found.prompt == (Message("user", (RED, BLUE, "Which?")),)
 
 
@@ -159,7 +159,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("change", "field", "problem"), WRONG, ids=[str(w[0])[:60] for w in WRONG])
 def test_what_is_wrong_is_named_by_its_place(change: dict[str, Any], field: str, problem: str) -> None:
     with pytest.raises(FieldError) as error:
-        decoded(comparison_from_json, {"prompt": "p", "responses": ["r"]} | change)
+        decoded(decode_comparison, {"prompt": "p", "responses": ["r"]} | change)
     assert error.value.field == field
     assert str(error.value).startswith(f"{field}: ")
     assert problem in str(error.value)
@@ -206,28 +206,28 @@ REFUSED: list[tuple[str, Any, str]] = [
 def test_only_references_of_the_known_forms_are_media(kind: str, reference: Any, below: str) -> None:
     row = {"prompt": "p", "response": [TEXT, {"type": kind, kind: reference}]}
     with pytest.raises(FieldError) as error:
-        decoded(sample_from_json, row)
+        decoded(decode_sample, row)
     assert error.value.field == f"row.response[1].{kind}{below}"
 
 
 def test_a_digest_of_another_modality_is_refused() -> None:
     row = {"prompt": "p", "response": [{"type": "audio", "audio": {"digest": RED.digest}}]}
     with pytest.raises(FieldError, match=r"row\.response\[0\]\.audio: expected audio, and this digest is of image"):
-        decoded(sample_from_json, row, {RED.digest: RED})
+        decoded(decode_sample, row, {RED.digest: RED})
 
 
 async def test_all_media_that_are_missing_are_named_at_once() -> None:
-    row, _ = encoded_sample(Sample((Message("user", (RED, "?")),), (video([RED, BLUE], fps=1),)))
+    row, _ = encode_sample(Sample((Message("user", (RED, "?")),), (make_video([RED, BLUE], fps=1),)))
     store = MediaStore(1 << 20)
     with pytest.raises(MissingMediaError) as error:
-        await media_decoder(store).read([("row", partial(sample_from_json, row, "row"))])
+        await media_decoder(store).decode_rows([("row", partial(decode_sample, row, "row"))])
     assert set(error.value.digests) == {RED.digest, BLUE.digest}
     for medium in (RED, BLUE):
         store.put(Modality.IMAGE, medium.digest, medium.data)
-    await media_decoder(store).read([("row", partial(sample_from_json, row, "row"))])
+    await media_decoder(store).decode_rows([("row", partial(decode_sample, row, "row"))])
 
 
 async def test_an_image_that_stands_in_many_rows_is_read_once() -> None:
     row = {"prompt": "p", "response": "r", "images": [uri(RED)]}
-    found = await media_decoder().read([(f"row {i}", partial(sample_from_json, row, f"row {i}")) for i in range(3)])
+    found = await media_decoder().decode_rows([(f"row {i}", partial(decode_sample, row, f"row {i}")) for i in range(3)])
     assert len({id(sample.prompt[0].content[0]) for sample in found}) == 1

@@ -19,34 +19,34 @@ from web import HeldJudge, client, comparisons, samples, until
 
 from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.errors import EngineLostError, UsageError
-from flex_judge.judges.media.opening import image
+from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.media.types import Media
-from flex_judge.reward.client.encoding import encoded_comparison, encoded_sample
+from flex_judge.reward.client.encoding import encode_comparison, encode_sample
 from flex_judge.reward.server.backpressure import Backpressure
-from flex_judge.reward.server.errors import NotNowError
+from flex_judge.reward.server.errors import RetryLaterError
 from flex_judge.reward.server.gateway import Gateway, GatewayConfig
-from flex_judge.reward.server.media_urls import UrlReader
-from flex_judge.reward.server.metrics import Metrics
-from flex_judge.reward.server.routes import asgi_app
+from flex_judge.reward.server.media_urls import UrlFetcher
+from flex_judge.reward.server.metrics import ServiceMetrics
+from flex_judge.reward.server.routes import create_app
 from flex_judge.reward.server.schemas import RewardsRequest
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 JSON = {"Content-Type": "application/json"}
 KEY = {"Idempotency-Key": "one"}
-RED, BLUE = (image(picture(noise(28, 28 + 28 * i))) for i in range(2))
+RED, BLUE = (make_image(picture(noise(28, 28 + 28 * i))) for i in range(2))
 
 
-class Told(Metrics):
+class Told(ServiceMetrics):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
         self.requests: list[tuple[str, int]] = []
 
-    def pending(self, count: int) -> None:
+    def set_pending(self, count: int) -> None:
         self.counts.append(count)
 
-    def request(self, route: str, status: int, seconds: float) -> None:
+    def record_request(self, route: str, status: int, seconds: float) -> None:
         assert seconds >= 0
         self.requests.append((route, status))
 
@@ -69,7 +69,7 @@ async def test_judgments_come_in_the_order_of_the_request() -> None:
 async def test_judgments_over_http_are_those_of_the_judge() -> None:
     judge = HeldJudge()
     pair = Comparison.of("Which?", "first", "second \ud83d", id="half \udc00")
-    row, _ = encoded_comparison(pair)
+    row, _ = encode_comparison(pair)
     async with client(judge.gateway()) as http:
         answer = await http.post("/v1/judge", content=json.dumps({"comparisons": [row]}).encode(), headers=JSON)
     assert Judgment.from_json(answer.json()["judgments"][0]) == await judge.judge.ajudge(pair)
@@ -249,24 +249,24 @@ def test_the_time_to_come_back_follows_the_rate_of_answers() -> None:
     now = 1000.0
     backpressure = Backpressure(100, clock=lambda: now)
     backpressure.admit(100)
-    with pytest.raises(NotNowError) as error:
+    with pytest.raises(RetryLaterError) as error:
         backpressure.admit(1)
     assert error.value.retry_after_s == 5  # nothing is known
     for _ in range(10):
         now += 1
-        backpressure.finished(2)
+        backpressure.release(2)
     backpressure.admit(20)
-    with pytest.raises(NotNowError) as error:
+    with pytest.raises(RetryLaterError) as error:
         backpressure.admit(20)
     assert error.value.retry_after_s == pytest.approx(10, rel=0.2)  # 20 at 2 a second
-    with pytest.raises(NotNowError) as error:
+    with pytest.raises(RetryLaterError) as error:
         backpressure.admit(1)
     assert error.value.retry_after_s == 1
-    with pytest.raises(NotNowError) as error:
+    with pytest.raises(RetryLaterError) as error:
         backpressure.admit(100_000)
     assert error.value.retry_after_s == 60
     now += 100
-    with pytest.raises(NotNowError) as error:
+    with pytest.raises(RetryLaterError) as error:
         backpressure.admit(20)
     assert error.value.retry_after_s == 5
 
@@ -358,7 +358,7 @@ async def test_a_server_that_only_reports_the_disconnect_ends_the_work_too() -> 
 
     scope = {"type": "http", "method": "POST", "path": "/v1/judge", "query_string": b"", "root_path": ""}
     scope |= {"headers": [(b"content-type", b"application/json")]}
-    served = asyncio.create_task(asgi_app(gateway)(scope, receive, send))  # type: ignore[arg-type]
+    served = asyncio.create_task(create_app(gateway)(scope, receive, send))  # type: ignore[arg-type]
     await until(lambda: judge.begun["slow"])
     gone.set()
     await served
@@ -460,7 +460,7 @@ async def test_media_are_uploaded_once_and_referred_to_many_times() -> None:
     asked: list[Comparison] = []
     gateway = Gateway(partial(_noted, asked))
     sample = Sample(Comparison.of("Which?", "-", images=[RED, BLUE]).prompt, "a")
-    row, media = encoded_sample(sample)
+    row, media = encode_sample(sample)
     async with client(gateway) as http:
         body = {"samples": [row, row | {"response": "b"}]}
         missing = await http.post("/v1/rewards", json=body, headers=KEY)
@@ -482,7 +482,7 @@ async def test_media_by_url_come_from_allowed_hosts_alone(monkeypatch: pytest.Mo
         return httpx.Response({"/a": 200, "/b": 500}[request.url.path], stream=httpx.ByteStream(RED.data))
 
     monkeypatch.setattr(
-        "flex_judge.reward.server.gateway.UrlReader", partial(UrlReader, transport=httpx.MockTransport(network))
+        "flex_judge.reward.server.gateway.UrlReader", partial(UrlFetcher, transport=httpx.MockTransport(network))
     )
     asked: list[Comparison] = []
     async with client(Gateway(partial(_noted, asked), GatewayConfig(media_hosts=("media.test",)))) as http:
@@ -496,7 +496,7 @@ async def test_media_by_url_come_from_allowed_hosts_alone(monkeypatch: pytest.Mo
 async def test_media_that_were_dropped_for_want_of_room_are_asked_for_again() -> None:
     gateway = HeldJudge().gateway(GatewayConfig(media_store_mib=1, max_body_mib=1))
     gateway.store.most_bytes = len(BLUE.data)
-    row, _ = encoded_comparison(Comparison.of("Which?", "a", images=[RED]))
+    row, _ = encode_comparison(Comparison.of("Which?", "a", images=[RED]))
     async with client(gateway) as http:
         await upload(http, RED, BLUE)
         answer = await http.post("/v1/judge", json={"comparisons": [row]})

@@ -11,20 +11,22 @@ import pytest
 from clips import film, noise, picture, tone, wav
 
 from flex_judge.judges.errors import MediaError, RequestTooLargeError
-from flex_judge.judges.media.opening import audio, image, video
+from flex_judge.judges.media.opening import make_audio, make_image, make_video
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.reward.server.errors import FetchError
+from flex_judge.reward.server.errors import MediaFetchError
 from flex_judge.reward.server.media_store import MediaStore
-from flex_judge.reward.server.media_urls import UrlReader
+from flex_judge.reward.server.media_urls import UrlFetcher
 
-IMAGES = [image(picture(noise(8, 8 + i))) for i in range(4)]
+IMAGES = [make_image(picture(noise(8, 8 + i))) for i in range(4)]
 
 
 def put(store: MediaStore, medium: Media) -> Media:
     return store.put(medium.modality, medium.digest, medium.data)
 
 
-@pytest.mark.parametrize("medium", [IMAGES[0], audio(wav(tone(0.1))), video(film(range(0, 100, 20)))], ids=str)
+@pytest.mark.parametrize(
+    "medium", [IMAGES[0], make_audio(wav(tone(0.1))), make_video(film(range(0, 100, 20)))], ids=str
+)
 def test_what_was_uploaded_is_found_by_its_digest(medium: Media) -> None:
     store = MediaStore(1 << 20)
     put(store, medium)
@@ -74,9 +76,9 @@ def test_a_medium_larger_than_the_store_is_refused() -> None:
         put(MediaStore(10), IMAGES[0])
 
 
-def reader(answer: Any, hosts: tuple[str, ...] = ("media.test",), **options: Any) -> UrlReader:
+def reader(answer: Any, hosts: tuple[str, ...] = ("media.test",), **options: Any) -> UrlFetcher:
     options = {"most_bytes": 1000, "total_s": 0.2} | options
-    return UrlReader(hosts, transport=httpx.MockTransport(answer), **options)
+    return UrlFetcher(hosts, transport=httpx.MockTransport(answer), **options)
 
 
 async def test_a_file_of_an_allowed_host_is_read() -> None:
@@ -86,8 +88,8 @@ async def test_a_file_of_an_allowed_host_is_read() -> None:
         asked.append(request)
         return httpx.Response(200, stream=httpx.ByteStream(b"abc"))
 
-    assert await reader(answer).read("https://media.test/a?b=c") == b"abc"
-    assert await reader(answer).read("https://MEDIA.test:443/a") == b"abc"
+    assert await reader(answer).fetch("https://media.test/a?b=c") == b"abc"
+    assert await reader(answer).fetch("https://MEDIA.test:443/a") == b"abc"
     assert [str(request.url) for request in asked] == ["https://media.test/a?b=c", "https://media.test/a"]
     assert asked[0].headers["Accept-Encoding"] == "identity"
 
@@ -122,12 +124,12 @@ async def test_nothing_else_is_ever_asked(url: str) -> None:
         raise AssertionError(f"{request.url} was asked for")
 
     with pytest.raises(MediaError):
-        await reader(answer).read(url)
+        await reader(answer).fetch(url)
 
 
 async def test_without_a_list_of_hosts_no_url_is_taken() -> None:
     with pytest.raises(MediaError, match="off at this service"):
-        await reader(None, hosts=()).read("https://media.test/a")
+        await reader(None, hosts=()).fetch("https://media.test/a")
 
 
 async def test_redirects_are_not_followed() -> None:
@@ -136,7 +138,7 @@ async def test_redirects_are_not_followed() -> None:
         return httpx.Response(302, headers={"Location": "https://evil.test/"})
 
     with pytest.raises(MediaError, match="answered 302; redirects are not followed"):
-        await reader(answer).read("https://media.test/a")
+        await reader(answer).fetch("https://media.test/a")
 
 
 async def test_what_is_too_large_is_given_up_while_it_arrives() -> None:
@@ -149,14 +151,14 @@ async def test_what_is_too_large_is_given_up_while_it_arrives() -> None:
             yield b"x" * 100
 
     with pytest.raises(MediaError, match="more than the"):
-        await reader(lambda _: httpx.Response(200, content=endless())).read("https://media.test/a")
+        await reader(lambda _: httpx.Response(200, content=endless())).fetch("https://media.test/a")
     assert sent <= 1200
 
 
 async def test_what_comes_compressed_is_not_unpacked() -> None:
     packed = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"x"))
     with pytest.raises(MediaError, match="compressed"):
-        await reader(lambda _: packed).read("https://media.test/a")
+        await reader(lambda _: packed).fetch("https://media.test/a")
 
 
 async def test_a_host_that_fails_may_be_asked_again_later() -> None:
@@ -172,7 +174,7 @@ async def test_a_host_that_fails_may_be_asked_again_later() -> None:
         (broken, r"did not answer \(ConnectError\)"),
         (lambda _: httpx.Response(503), "answered 503"),
     ):
-        with pytest.raises(FetchError, match=problem):
-            await reader(answer).read("https://media.test/a")
+        with pytest.raises(MediaFetchError, match=problem):
+            await reader(answer).fetch("https://media.test/a")
     with pytest.raises(MediaError, match="answered 404"):
-        await reader(lambda _: httpx.Response(404)).read("https://media.test/a")
+        await reader(lambda _: httpx.Response(404)).fetch("https://media.test/a")

@@ -14,9 +14,9 @@ from clips import noise, picture
 from web import HeldJudge, client, until
 
 from flex_judge.judges import Comparison, Judgment, Media, Status
-from flex_judge.judges.types import text_of
+from flex_judge.judges.types import content_to_text
 from flex_judge.reward.server.gateway import Gateway, GatewayConfig
-from flex_judge.reward.server.openrlhf import without_end
+from flex_judge.reward.server.openrlhf import strip_end_of_turn
 from flex_judge.reward.types import RewardSpec
 
 PROMPT = "<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\n"
@@ -40,7 +40,7 @@ async def web(asked: list[Comparison]) -> AsyncIterator[httpx.AsyncClient]:
 
     async def ask(comparison: Comparison) -> Judgment:
         asked.append(comparison)
-        scores = tuple(float(len(text_of(response))) for response in comparison.responses)
+        scores = tuple(float(len(content_to_text(response))) for response in comparison.responses)
         return Judgment(comparison.id, Status.OK, scores, scores, "thought")
 
     async with client(Gateway(ask)) as http:
@@ -128,11 +128,11 @@ async def test_a_group_that_stays_incomplete_is_judged_in_time_and_says_so() -> 
     ],
 )
 def test_what_ends_a_turn_is_no_part_of_the_response(text: str, left: str) -> None:
-    assert without_end(text, GatewayConfig().end_of_turn) == left
+    assert strip_end_of_turn(text, GatewayConfig().end_of_turn) == left
 
 
 def test_a_response_of_nothing_but_ends_of_turns_takes_no_long_time() -> None:
-    assert without_end("<eos> " * 200_000, GatewayConfig().end_of_turn) == ""
+    assert strip_end_of_turn("<eos> " * 200_000, GatewayConfig().end_of_turn) == ""
 
 
 async def test_the_tokens_that_are_cut_can_be_chosen() -> None:

@@ -15,7 +15,7 @@ def place(affinity: Affinity, prompts: list[str], replicas: str) -> dict[str, Co
     loads = dict.fromkeys(replicas, 0)
     went: dict[str, Counter[str]] = {}
     for prompt in prompts:
-        first = affinity.ranked(prompt, loads)[0]
+        first = affinity.rank_replicas(prompt, loads)[0]
         loads[first] += 1
         went.setdefault(prompt, Counter())[first] += 1
     return went
@@ -37,25 +37,25 @@ def test_a_prompt_with_very_many_candidates_spreads_and_stays_where_it_spread() 
     went = place(affinity, ["p"] * 100, "abcd")["p"]
     assert set(went) == set("abcd")
     assert max(went.values()) <= 1.25 * 101 / 4 + 1
-    assert affinity.ranked("p", dict.fromkeys("abcd", 0))[0] == next(iter(went))
+    assert affinity.rank_replicas("p", dict.fromkeys("abcd", 0))[0] == next(iter(went))
 
 
 def test_a_replica_that_is_gone_is_forgotten_and_a_new_one_gets_new_prompts() -> None:
     affinity = Affinity()
     (home,) = place(affinity, ["p"], "ab")["p"]
     other = "b" if home == "a" else "a"
-    assert affinity.ranked("p", {other: 5, "c": 0})[0] == "c"
-    assert affinity.ranked("p", {home: 0, "c": 1, other: 5})[0] == "c"  # what it was is not remembered
+    assert affinity.rank_replicas("p", {other: 5, "c": 0})[0] == "c"
+    assert affinity.rank_replicas("p", {home: 0, "c": 1, other: 5})[0] == "c"  # what it was is not remembered
 
 
 def test_without_a_prompt_the_least_loaded_replica_is_first() -> None:
-    assert Affinity().ranked(None, {"a": 2, "b": 1, "c": 3}) == ["b", "a", "c"]
-    assert Affinity().ranked("p", {}) == []
+    assert Affinity().rank_replicas(None, {"a": 2, "b": 1, "c": 3}) == ["b", "a", "c"]
+    assert Affinity().rank_replicas("p", {}) == []
 
 
 def test_routers_that_know_nothing_of_each_other_agree_on_idle_replicas() -> None:
     prompts = [f"p{i}" for i in range(50)]
-    firsts = [[Affinity().ranked(p, dict.fromkeys("abc", 0))[0] for p in prompts] for _ in range(2)]
+    firsts = [[Affinity().rank_replicas(p, dict.fromkeys("abc", 0))[0] for p in prompts] for _ in range(2)]
     assert firsts[0] == firsts[1]
     assert set(firsts[0]) == set("abc")
 
@@ -64,9 +64,9 @@ def test_only_so_many_prompts_are_remembered() -> None:
     affinity = Affinity(remembered=2)
     loads = {"a": 0, "b": 1}
     for prompt in ("p", "q", "r"):
-        affinity.ranked(prompt, loads)
-    assert affinity.ranked("p", {"a": 1, "b": 0})[0] == "b"  # forgotten: it would have been a
-    assert affinity.ranked("r", {"a": 1, "b": 0})[0] == "a"
+        affinity.rank_replicas(prompt, loads)
+    assert affinity.rank_replicas("p", {"a": 1, "b": 0})[0] == "b"  # forgotten: it would have been a
+    assert affinity.rank_replicas("r", {"a": 1, "b": 0})[0] == "a"
 
 
 @given(st.lists(st.sampled_from("pqrstuv"), min_size=1, max_size=300), st.integers(1, 5), st.integers(1, 20))
@@ -74,7 +74,7 @@ def test_no_replica_is_ever_loaded_above_the_bound(prompts: list[str], replicas:
     affinity = Affinity(slack=slack)
     loads = dict.fromkeys(map(str, range(replicas)), 0)
     for prompt in prompts:
-        ranking = affinity.ranked(prompt, loads)
+        ranking = affinity.rank_replicas(prompt, loads)
         assert sorted(ranking) == sorted(loads)
         loads[ranking[0]] += 1
         assert loads[ranking[0]] <= max(slack, 1.25 * sum(loads.values()) / replicas + 1)

@@ -70,7 +70,7 @@ def test_the_workers_of_the_manifest_have_room_for_its_replicas() -> None:
     gpus, cpus = settings.gpus_per_replica or 0.0, settings.cpus_per_replica or 1.0
     assert gpus >= 1
     per_pod = min(int(limits["nvidia.com/gpu"]) // gpus, int(limits["cpu"]) // cpus)
-    assert per_pod * group["replicas"] >= settings.range[1]
+    assert per_pod * group["replicas"] >= settings.replica_range[1]
     assert worker["resources"]["requests"] == limits
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from flex_judge.judges import Comparison, Judgment, Status, UsageError
-from flex_judge.reward.server.metrics import Metrics
+from flex_judge.reward.server.metrics import ServiceMetrics
 from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
 
 
@@ -63,10 +63,10 @@ def comparison(name: str) -> Comparison:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flex_judge.reward.serving.dispatch.ROUND_UP_S", 0.01)
+    monkeypatch.setattr("flex_judge.reward.serving.dispatch.VICTIM_WINDOW_S", 0.01)
 
 
-async def judged(replicas: Replicas, names: list[str], metrics: Metrics | None = None) -> dict[str, Judgment]:
+async def judged(replicas: Replicas, names: list[str], metrics: ServiceMetrics | None = None) -> dict[str, Judgment]:
     dispatcher = Dispatcher(replicas.send, room=1000, metrics=metrics)
     judgments = await asyncio.gather(*(dispatcher.judge(comparison(name)) for name in names))
     assert [j.id for j in judgments] == names
@@ -125,15 +125,15 @@ async def test_no_more_than_there_is_room_for_is_sent_at_a_time() -> None:
 
 
 async def test_judgments_and_retries_are_told() -> None:
-    class Told(Metrics):
+    class Told(ServiceMetrics):
         statuses: Counter[str] = Counter()  # noqa: RUF012
         retries = 0
 
-        def judged(self, judgment: Judgment, seconds: float) -> None:
+        def record_judgment(self, judgment: Judgment, seconds: float) -> None:
             self.statuses[judgment.status] += 1
             assert seconds > 0
 
-        def retried(self) -> None:
+        def record_retry(self) -> None:
             self.retries += 1
 
     told = Told()

@@ -17,7 +17,7 @@ from served import free_port
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.pipeline.job import Job
 from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicyServiceConfig, RemotePolicy
-from flex_judge.alignment.pipeline.runner import run
+from flex_judge.alignment.pipeline.runner import run_job
 from flex_judge.alignment.pipeline.shards import ShardFolder
 from flex_judge.alignment.policies import PolicyConfig
 from flex_judge.judges import Comparison, EngineConfig, JudgeConfig, Judgment, Message, Status
@@ -44,8 +44,8 @@ def groups(answers: list[list[str]]) -> list[list[Comparison]]:
 
 async def judge_all(config: ServiceConfig, work: list[list[Comparison]]) -> list[Judgment]:
     async with JudgeService(config) as service:
-        await service.ready()
-        return [judgment async for judgment in service.stream(work)]
+        await service.wait_until_ready()
+        return [judgment async for judgment in service.stream_judgments(work)]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.mark.slow
 def test_each_comparison_is_judged_once_each_question_on_one_replica_and_both_replicas_work(cluster: Cluster) -> None:
     work = groups([[f"answer {i} {k}" for k in range(4)] for i in range(4)])  # so few that no load parts a question
-    judgments = asyncio.run(judge_all(service_config("slow_judge", name="spread").placed_on(cluster), work))
+    judgments = asyncio.run(judge_all(service_config("slow_judge", name="spread").place_on(cluster), work))
     assert sorted(j.id for j in judgments) == sorted(c.id for group in work for c in group)
     assert all(j.status == Status.OK for j in judgments)
     replicas: dict[str, set[str]] = {}
@@ -75,7 +75,7 @@ def test_each_comparison_is_judged_once_each_question_on_one_replica_and_both_re
 def test_what_a_dying_replica_had_in_hand_is_judged_by_another(cluster: Cluster) -> None:
     Path(os.environ["FLEX_JUDGE_TEST_POISON"]).touch()
     work = groups([["fine", "once", "good"], *([["fine", "good"]] * 6)])
-    judgments = asyncio.run(judge_all(service_config("mortal_judge", name="once").placed_on(cluster), work))
+    judgments = asyncio.run(judge_all(service_config("mortal_judge", name="once").place_on(cluster), work))
     assert Counter(j.status for j in judgments) == {Status.OK: 15}
     assert len({j.id for j in judgments}) == 15
 
@@ -86,7 +86,7 @@ def test_a_request_that_kills_every_replica_ends_as_engine_lost_and_has_no_score
     poison.touch()
     try:
         work = groups([["poison"], ["fine"], ["good"]])
-        judgments = asyncio.run(judge_all(service_config("mortal_judge", name="poison").placed_on(cluster), work))
+        judgments = asyncio.run(judge_all(service_config("mortal_judge", name="poison").place_on(cluster), work))
     finally:
         poison.unlink()
     by_id = {j.id: j for j in judgments}
@@ -98,24 +98,24 @@ def test_a_request_that_kills_every_replica_ends_as_engine_lost_and_has_no_score
 @pytest.mark.slow
 def test_a_service_that_cannot_start_says_why(cluster: Cluster) -> None:
     with pytest.raises(ClusterError, match="no_such_script"):
-        asyncio.run(judge_all(service_config("no_such_script", name="broken").placed_on(cluster), []))
+        asyncio.run(judge_all(service_config("no_such_script", name="broken").place_on(cluster), []))
 
 
 @pytest.mark.slow
 def test_an_application_of_the_same_name_or_address_is_refused_and_left_alone(cluster: Cluster) -> None:
-    config = service_config("judge", name="taken", gateway=GatewayConfig()).placed_on(cluster)
+    config = service_config("judge", name="taken", gateway=GatewayConfig()).place_on(cluster)
     here, elsewhere = HttpAddress(port=PORT), HttpAddress(port=free_port())
 
     async def run() -> list[Judgment]:
         async with JudgeService(config, here) as first:
-            await first.ready()
+            await first.wait_until_ready()
             with pytest.raises(ClusterError, match="serve delete taken -y"):
                 await JudgeService(config, here).__aenter__()
             with pytest.raises(ClusterError, match=r"Prefix / is being used by application .taken"):
                 await JudgeService(replace(config, name="second"), here).__aenter__()
             with pytest.raises(ClusterError, match=f"use --host 127.0.0.1 --port {PORT}$"):
                 await JudgeService(replace(config, name="third"), elsewhere).__aenter__()
-            return [judgment async for judgment in first.stream(groups([["answer"]]))]
+            return [judgment async for judgment in first.stream_judgments(groups([["answer"]]))]
 
     assert [j.status for j in asyncio.run(run())] == [Status.OK]
 
@@ -124,7 +124,7 @@ def test_an_application_of_the_same_name_or_address_is_refused_and_left_alone(cl
 def test_a_wrong_request_fails_alone_and_says_why(cluster: Cluster) -> None:
     wrong = [[Comparison.of("Question?", "answer", rubric="no_such_rubric", id="0")]]
     with pytest.raises(UsageError, match="no_such_rubric"):
-        asyncio.run(judge_all(service_config("judge", name="wrong").placed_on(cluster), wrong))
+        asyncio.run(judge_all(service_config("judge", name="wrong").place_on(cluster), wrong))
 
 
 @pytest.mark.slow
@@ -132,8 +132,8 @@ def test_what_ends_a_run_over_a_data_set_is_told_as_it_is(cluster: Cluster, tmp_
     (tmp_path / "p.jsonl").write_text('{"prompt": "Why?"}\n')
     job = Job(open_source(str(tmp_path / "p.jsonl")), DeniedWork(), tmp_path / "parts")
     with pytest.raises(AccessError, match="401: no such key"):
-        list(run(job))
-    assert ShardFolder(job.folder).reports() == {}
+        list(run_job(job))
+    assert ShardFolder(job.folder).read_reports() == {}
 
 
 @pytest.mark.slow
@@ -144,9 +144,9 @@ def test_a_prompt_goes_to_another_policy_when_one_dies_and_is_given_up_when_it_k
 
     async def scenario() -> None:
         async with PolicyService(config) as service, PolicyService(config, private=True) as again:
-            await service.ready()
-            await again.ready()  # what a killed run leaves is removed
-            remote = await RemotePolicy.of(config)
+            await service.wait_until_ready()
+            await again.wait_until_ready()  # what a killed run leaves is removed
+            remote = await RemotePolicy.from_config(config)
             assert remote.model_id == "scripts:mortal_policy"
             sampling = Sampling(32, temperature=1.0, seed=0)
             poison.touch()
@@ -166,7 +166,7 @@ def test_a_prompt_goes_to_another_policy_when_one_dies_and_is_given_up_when_it_k
 async def test_ids_that_occur_twice_are_refused() -> None:
     service = JudgeService(service_config("judge"))
     with pytest.raises(UsageError, match="'0/0' among them"):
-        await anext(service.stream([*groups([["a"]]), *groups([["b"]])]))
+        await anext(service.stream_judgments([*groups([["a"]]), *groups([["b"]])]))
 
 
 def test_an_address_at_which_nothing_answers_is_named() -> None:

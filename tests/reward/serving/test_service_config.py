@@ -19,46 +19,46 @@ def config(**settings: Any) -> ServiceConfig:
 
 
 def test_a_gpu_is_shared_by_replicas_that_outnumber_the_gpus() -> None:
-    placed = config(replicas=4).placed_on(Cluster(cpus=16, gpus=2, local=True))
+    placed = config(replicas=4).place_on(Cluster(cpus=16, gpus=2, local=True))
     assert placed.gpus_per_replica == 0.5
     assert placed.judge.engine.gpu_memory_utilization == 0.425  # half of what one alone would take
     assert placed.judge.engine.own_process
-    assert config().placed_on(Cluster(cpus=16, gpus=8, local=True)).gpus_per_replica == 1
+    assert config().place_on(Cluster(cpus=16, gpus=8, local=True)).gpus_per_replica == 1
 
 
 def test_gpus_per_replica_is_the_tensor_parallel_size() -> None:
-    placed = config(replicas=2, gpus_per_replica=4).placed_on(Cluster(cpus=16, gpus=8, local=False))
+    placed = config(replicas=2, gpus_per_replica=4).place_on(Cluster(cpus=16, gpus=8, local=False))
     assert (placed.gpus_per_replica, placed.judge.engine.tensor_parallel) == (4, 4)
     with pytest.raises(ClusterError, match="2 replicas need 8 GPUs and the cluster has 4"):
-        config(replicas=2, gpus_per_replica=4).placed_on(Cluster(cpus=16, gpus=4, local=False))
+        config(replicas=2, gpus_per_replica=4).place_on(Cluster(cpus=16, gpus=4, local=False))
     with pytest.raises(UsageError, match=r"a whole number, or a fraction of one GPU, not 1\.5"):
         config(gpus_per_replica=1.5)
 
 
 def test_a_replica_may_do_without_the_gpus_that_are_there() -> None:
-    placed = config(replicas=2, gpus_per_replica=0).placed_on(Cluster(cpus=8, gpus=8, local=True))
+    placed = config(replicas=2, gpus_per_replica=0).place_on(Cluster(cpus=8, gpus=8, local=True))
     assert (placed.gpus_per_replica, placed.cpus_per_replica) == (0, 4)
     assert not placed.judge.engine.own_process
 
 
 def test_a_local_cluster_gives_its_cpus_to_the_replicas() -> None:
-    placed = config(replicas=2).placed_on(Cluster(cpus=8, gpus=0, local=True))
+    placed = config(replicas=2).place_on(Cluster(cpus=8, gpus=0, local=True))
     assert placed.cpus_per_replica == placed.judge.engine.threads == 4
 
 
 def test_more_replicas_than_cpus_are_refused_unless_they_are_given_less_than_one() -> None:
     with pytest.raises(ClusterError, match="3 replicas need a CPU each and the cluster has 2"):
-        config(replicas=3).placed_on(Cluster(cpus=2, gpus=0, local=True))
+        config(replicas=3).place_on(Cluster(cpus=2, gpus=0, local=True))
     assert (
-        config(replicas=3, cpus_per_replica=0.5).placed_on(Cluster(cpus=2, gpus=0, local=True)).cpus_per_replica == 0.5
+        config(replicas=3, cpus_per_replica=0.5).place_on(Cluster(cpus=2, gpus=0, local=True)).cpus_per_replica == 0.5
     )
 
 
 def test_autoscaling_needs_room_for_its_fewest_replicas_alone() -> None:
-    placed = config(autoscale="1:8").placed_on(Cluster(cpus=4, gpus=0, local=False))
-    assert placed.range == (1, 8)
+    placed = config(autoscale="1:8").place_on(Cluster(cpus=4, gpus=0, local=False))
+    assert placed.replica_range == (1, 8)
     with pytest.raises(ClusterError, match="6 replicas need a CPU each"):
-        config(autoscale="6:8").placed_on(Cluster(cpus=4, gpus=0, local=False))
+        config(autoscale="6:8").place_on(Cluster(cpus=4, gpus=0, local=False))
 
 
 @pytest.mark.parametrize("text", ["4", "0:2", "3:2", "a:b", ":", "1:2:3", "-1:2"])
