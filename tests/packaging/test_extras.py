@@ -73,7 +73,7 @@ def test_an_import_that_fails_within_a_command_names_the_extra() -> None:
         "from flex_judge.experiments import cli\n"
         "def run(options):\n    import torch\n"
         "module = SimpleNamespace(add_arguments=lambda parser: None, main=run)\n"
-        "cli.COMMANDS['doctor'] = SimpleNamespace(help='', load=lambda: module)\n"
+        "cli.COMMANDS['doctor'] = SimpleNamespace(help='', load_package=lambda: module)\n"
         "print(cli.main(['doctor']))"
     )
     done = run_in_core(code)

@@ -155,8 +155,8 @@ def test_the_packages_beside_it_are_those_of_others(installed: Installed) -> Non
 
 def test_data_files_are_found_after_an_install(installed: Installed) -> None:
     code = (
-        "from importlib import resources; from flex_judge.judges.rubrics import load_rubric, rubric_names\n"
-        "print(len([load_rubric(name) for name in rubric_names()]) > 10)\n"
+        "from importlib import resources; from flex_judge.judges.rubrics import load_rubric, list_rubrics\n"
+        "print(len([load_rubric(name) for name in list_rubrics()]) > 10)\n"
         "print((resources.files('flex_judge.experiments.common.reporting') / 'templates' / 'report.html').is_file())"
     )
     assert installed.run(str(installed.python), "-c", code).split() == ["True", "True"]

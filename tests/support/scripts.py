@@ -48,7 +48,8 @@ def drawn_policy(prompt: str, sampling: Sampling) -> str:
 
 async def mortal_policy(prompt: str, sampling: Sampling) -> str:
     """As `drawn_policy`, but the process dies over the prompt `poison` while the file FLEX_JUDGE_TEST_POISON exists,
-    and over `once` removes that file first."""
+    and over `once` removes that file first.
+    """
     file = Path(os.environ.get("FLEX_JUDGE_TEST_POISON", "/nonexistent"))
     if file.exists() and ("poison" in prompt or "once" in prompt):
         if "once" in prompt:
@@ -83,7 +84,8 @@ async def slow_judge(prompt: str, sampling: Sampling) -> str:
 
 async def mortal_judge(prompt: str, sampling: Sampling) -> str:
     """As `judge`, but the process dies at the candidate `poison` while the file FLEX_JUDGE_TEST_POISON exists, and at
-    `once` removes that file first."""
+    `once` removes that file first.
+    """
     file = Path(os.environ.get("FLEX_JUDGE_TEST_POISON", "/nonexistent"))
     candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
     await asyncio.sleep(0.05)
@@ -111,7 +113,8 @@ def fair_judge(prompt: str, sampling: Sampling) -> str:
 async def logged_judge(prompt: str, sampling: Sampling) -> str:
     """As `fair_judge`, and notes every call in the file FLEX_JUDGE_TEST_CALLS. At a candidate that is the name of a
     signal it first sends itself that signal, once: it leaves a file beside that one. After `late`, it does so when it
-    has thought and is to answer."""
+    has thought and is to answer.
+    """
     await asyncio.sleep(0.02)
     reply = fair_judge(prompt, sampling)
     calls = Path(os.environ["FLEX_JUDGE_TEST_CALLS"])
@@ -138,7 +141,8 @@ async def steady_judge(prompt: str, sampling: Sampling) -> str:
 
 def whole_judge(prompt: str, sampling: Sampling) -> str:
     """A judge that sees and hears, for every rubric: what it says stands in the responses as `says=7`, in the order in
-    which it reads them, or is drawn from the prompt. One that says `mumble` gets no verdict."""
+    which it reads them, or is drawn from the prompt. One that says `mumble` gets no verdict.
+    """
     asked = prompt.rpartition("user\n")[2].partition("<|im_end|>")[0]
     if sampling.stop == ("</think>",):
         return "I have looked.</think>"

@@ -84,7 +84,8 @@ def tiny_qwen_vl(folder: Path) -> Path:
 
 def tiny_qwen_omni(folder: Path, whole: bool = True) -> Path:
     """A Qwen2.5-Omni in `folder`: with `whole`, as the family is published (the thinker's weights and configuration
-    within a larger checkpoint, here with one weight of a talker), else the thinker by itself."""
+    within a larger checkpoint, here with one weight of a talker), else the thinker by itself.
+    """
     from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
     marks = {k: f"<|vision_bos|><|{k.upper()}|><|vision_eos|>" for k in ("image", "video")}

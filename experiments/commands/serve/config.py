@@ -34,7 +34,7 @@ NO_FLAGS = frozenset(
 class ServeRun:
     """Settings of the reward service."""
 
-    service: Annotated[ServiceConfig, SettingsSection(PLACEMENT, NO_FLAGS, {"drain_s": 600.0}).within(JUDGE_SECTION)]
+    service: Annotated[ServiceConfig, SettingsSection(PLACEMENT, NO_FLAGS, {"drain_s": 600.0}).merge_outer(JUDGE_SECTION)]
     """The service, without what depends on the cluster: see `service_on`."""
     max_think_tokens: PositiveInt | None = think_tokens_setting()
     replicas: PositiveInt | None = setting(

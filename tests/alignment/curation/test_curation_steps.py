@@ -109,7 +109,7 @@ def test_of_near_duplicates_the_longest_reasoning_stays() -> None:
 
 def test_near_duplicates_of_many_rows_are_not_compared_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
-    monkeypatch.setattr(duplicates, "similarity", lambda one, other: compared.append((one, other)) or 0.0)
+    monkeypatch.setattr(duplicates, "compute_similarity", lambda one, other: compared.append((one, other)) or 0.0)
     rng = random.Random(1)
     shared = "Please answer the following question as well as you can: "
     examples = [example(n, question=shared + _article(rng, 30)) for n in range(1, 1001)]

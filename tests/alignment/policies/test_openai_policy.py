@@ -31,7 +31,8 @@ PROMPT = (Message("system", "Be brief."), Message("user", "Name a colour."))
 
 class Server:
     """Answers each request with the next response of its script, and then as a model would: its texts tell the seed and
-    the index. Gives `most` choices at most, and refuses to be asked for more than `allowed`."""
+    the index. Gives `most` choices at most, and refuses to be asked for more than `allowed`.
+    """
 
     def __init__(self) -> None:
         self.script: deque[Response] = deque()

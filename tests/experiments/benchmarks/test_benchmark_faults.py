@@ -57,8 +57,8 @@ def test_a_tie_in_a_ranking_is_not_broken_toward_the_later_letter() -> None:
 
 
 def test_votes_for_a_tie_and_a_tie_and_the_first_are_a_tie() -> None:
-    assert extract_prediction(said("mllm_judge_pair", TIE, A, LEVEL, LEVEL).together) == TIE
-    assert extract_prediction(said("mllm_judge_pair", TIE, LEVEL, A, LEVEL).together) == TIE
+    assert extract_prediction(said("mllm_judge_pair", TIE, A, LEVEL, LEVEL).combined_judgment) == TIE
+    assert extract_prediction(said("mllm_judge_pair", TIE, LEVEL, A, LEVEL).combined_judgment) == TIE
 
 
 def test_an_unknown_verdict_is_no_verdict_and_not_both_bad() -> None:
@@ -69,7 +69,7 @@ def test_an_unknown_verdict_is_no_verdict_and_not_both_bad() -> None:
 
 def test_failures_do_not_vote() -> None:
     outcome = said("mllm_judge_pair", 0, NOTHING, NOTHING, A)
-    assert extract_prediction(outcome.together) == 0
+    assert extract_prediction(outcome.combined_judgment) == 0
     assert PairScoring().compute_credit(outcome) == (1.0, pytest.approx(1 / 3))
 
 

@@ -42,7 +42,8 @@ COMMAND = ["curate", "rows.jsonl", "--out", "run", "--max-similarity", "1", *TEA
 
 async def teacher(prompt: str, sampling: Sampling) -> str:
     """Judges answers that say their own score, at greater length in each draw, and notes what it is asked to think
-    about. Told to, it thinks without end, answers nonsense, or sends itself a signal, once."""
+    about. Told to, it thinks without end, answers nonsense, or sends itself a signal, once.
+    """
     await asyncio.sleep(0)
     asked = prompt.rpartition("user\n")[2]
     number = int(re.findall(r"What is (\d+)", asked)[0])

@@ -151,7 +151,7 @@ def test_other_settings_do_not_take_the_place_of_those_that_spread_weights(
     """One process would load the model whole, and the others wait for it."""
     flags = parse_flags(KINDS["sft"], ["--output_dir", str(tmp_path)])
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    assert flags.plain.deepspeed_plugin is None
+    assert flags.default_args.deepspeed_plugin is None
     assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
 
 

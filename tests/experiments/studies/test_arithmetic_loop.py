@@ -288,8 +288,8 @@ def test_the_majority_of_votes_on_a_pair_is_what_counts(paper: EvaluationSet) ->
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that a loop runs, which do nothing here."""
     ran: list[list[str]] = []
-    monkeypatch.setattr(loop, "run", lambda *arguments: ran.append(list(arguments)))
-    monkeypatch.setattr(loop, "sample", lambda *_, **__: None)
+    monkeypatch.setattr(loop, "run_subcommand", lambda *arguments: ran.append(list(arguments)))
+    monkeypatch.setattr(loop, "sample_answers", lambda *_, **__: None)
     monkeypatch.setattr(loop, "summarise_loop", lambda *_: {})
     monkeypatch.setattr(loop, "write_page", lambda *_: None)
     return ran

@@ -217,10 +217,10 @@ def test_ledgers_that_open_and_close_all_the_time_do_not_lock_each_other_out(pat
 ENDLESS_WRITER = """
 import sys
 from flex_judge.judges.engines.base import Generation, Sampling
-from flex_judge.judges.engines.recording.ledger import Ledger, generation_key
+from flex_judge.judges.engines.recording.ledger import Ledger, compute_generation_key
 ledger = Ledger(sys.argv[1])
 for n in range(10**9):
-    ledger.put(generation_key("scripted", "model", (n,), Sampling(64)), Generation("x" * 500, (n,), "eos"))
+    ledger.put(compute_generation_key("scripted", "model", (n,), Sampling(64)), Generation("x" * 500, (n,), "eos"))
     print(n, flush=True)
 """
 

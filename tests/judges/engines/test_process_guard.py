@@ -15,10 +15,10 @@ from flex_judge.judges.engines.vllm.process_guard import ProcessGuard
 PARENT = "import subprocess, sys, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
 OWNER = f"""
 import subprocess, sys, time
-from flex_judge.judges.engines.vllm.process_guard import Guard
+from flex_judge.judges.engines.vllm.process_guard import ProcessGuard
 root = subprocess.Popen([sys.executable, "-c", {PARENT!r}], stdout=subprocess.PIPE, text=True)
 child = root.stdout.readline().strip()
-guard = Guard([root.pid])
+guard = ProcessGuard([root.pid])
 print(root.pid, child, flush=True)
 time.sleep(60)
 """

@@ -28,7 +28,7 @@ BOTH = ASKED.replace("<mol>", "<mol> beside <mol>")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_tiny(tmp_path_factory.mktemp("mol") / "model")
+    return tiny.write_tiny_model(tmp_path_factory.mktemp("mol") / "model")
 
 
 @pytest.fixture(scope="module")

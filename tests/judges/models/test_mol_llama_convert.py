@@ -108,14 +108,14 @@ def test_what_is_of_no_use_is_passed_over_and_what_is_unknown_is_not() -> None:
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint under official names, beside the tokenizer of its base."""
     folder = tmp_path_factory.mktemp("official")
-    ours = tiny.write_tiny(folder / "ours")
+    ours = tiny.write_tiny_model(folder / "ours")
     names = {**load_file(ours / "model.safetensors")}
     state = {_official(name): one for name, one in names.items()}
     for name, one in load_file(ours / "adapter" / "adapter_model.safetensors").items():
         whole = name.removeprefix("base_model.model.model.language_model.")
         state[f"{LLM}model.{whole.replace('.weight', '.default.weight')}"] = one
     save_file(state, folder / "model.safetensors")
-    tiny.tiny_tokenizer().save_pretrained(folder / "base")
+    tiny.build_tiny_tokenizer().save_pretrained(folder / "base")
     MolLlamaForConditionalGeneration.from_pretrained(ours).config.save_pretrained(folder / "configuration")
     return folder
 

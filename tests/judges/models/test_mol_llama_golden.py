@@ -162,12 +162,12 @@ def test_3d_encoder(base: Any) -> None:
     both = real[:, :, None] & real[:, None, :]
     types = stored["src_edge_type"]
     close(encoder.kernels(distances, types)[both], stored["gaussian"][both])
-    bias = encoder.pair_bias(tokens, distances).permute(0, 2, 3, 1)
+    bias = encoder.compute_pair_bias(tokens, distances).permute(0, 2, 3, 1)
     close(bias[both], stored["pair_bias"].permute(0, 2, 3, 1)[both])
     hidden = encoder.embed_norm(encoder.embed_tokens(tokens))
     close(hidden[real], stored["embedded"][real])
     hidden = hidden * real.unsqueeze(-1)
-    bias = encoder.pair_bias(tokens, distances).masked_fill(~real[:, None, None], float("-inf"))
+    bias = encoder.compute_pair_bias(tokens, distances).masked_fill(~real[:, None, None], float("-inf"))
     for i, layer in enumerate(encoder.layers):
         hidden, bias = layer(hidden, bias)
         close(hidden[real], stored[f"layer{i}.hidden"][real])

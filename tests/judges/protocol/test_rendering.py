@@ -99,7 +99,8 @@ def reference(tokenizer: Any, chat: list[dict[str, str]]) -> list[int]:
 @cache
 def harmless(seed: str, count: int) -> list[str]:
     """Texts of words, white space of many kinds, and random Unicode, without the name of a control token. Another seed
-    gives other texts."""
+    gives other texts.
+    """
     rng = random.Random(f"harmless-{seed}")
     parts = [
         "\n",

@@ -482,7 +482,7 @@ async def test_media_by_url_come_from_allowed_hosts_alone(monkeypatch: pytest.Mo
         return httpx.Response({"/a": 200, "/b": 500}[request.url.path], stream=httpx.ByteStream(RED.data))
 
     monkeypatch.setattr(
-        "flex_judge.reward.server.gateway.UrlReader", partial(UrlFetcher, transport=httpx.MockTransport(network))
+        "flex_judge.reward.server.gateway.UrlFetcher", partial(UrlFetcher, transport=httpx.MockTransport(network))
     )
     asked: list[Comparison] = []
     async with client(Gateway(partial(_noted, asked), GatewayConfig(media_hosts=("media.test",)))) as http:

@@ -24,7 +24,8 @@ PROMPT = "<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\n"
 
 def payload(*responses: str, label: Any = "", prompt: str = PROMPT) -> dict[str, Any]:
     """What `SingleTurnAgentExecutor` posts: the decoded tokens of prompt and response, the prompt, the data set's
-    label."""
+    label.
+    """
     count = len(responses)
     return {"query": [prompt + r for r in responses], "prompts": [prompt] * count, "labels": [label] * count}
 

@@ -184,7 +184,7 @@ def test_an_address_of_the_wrong_form_is_refused(address: str) -> None:
 
 
 def test_too_little_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flex_judge.reward.serving.cluster.available_memory", lambda: 3 << 30)
+    monkeypatch.setattr("flex_judge.reward.serving.cluster.measure_available_memory", lambda: 3 << 30)
     with pytest.raises(UsageError, match=r"needs about 7.0 GiB of memory and 3.0 GiB are free; use fewer --replicas"):
         check_memory(7.0, "a demo")
     check_memory(2.0, "a demo")
