@@ -359,7 +359,7 @@ def test_a_damaged_file_is_read_or_refused_in_one_line_and_nothing_else(file: An
     damaged = bytearray(data[: draw.draw(st.integers(1, len(data)))])
     for _ in range(draw.draw(st.integers(0, 4))):
         damaged[draw.draw(st.integers(0, len(damaged) - 1))] = draw.draw(st.integers(0, 255))
-    with suppress(MediaError), _one_line(f"{make.__name__} in memory: "):
+    with suppress(MediaError), _one_line(f"{make.__name__.removeprefix('make_')} in memory: "):
         shown(make(bytes(damaged)))
 
 
