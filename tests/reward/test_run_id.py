@@ -10,10 +10,10 @@ import pytest
 
 RANK = """
 import sys, torch.distributed as dist
-from flex_judge.reward.integrations.training import count_ranks, run_id
+from flex_judge.reward.integrations.training import count_ranks, get_run_id
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-print(run_id(), run_id(), count_ranks())
+print(get_run_id(), get_run_id(), count_ranks())
 dist.destroy_process_group()
 """
 

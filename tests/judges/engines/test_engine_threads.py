@@ -11,7 +11,7 @@ import pytest
 SCRIPT = """
 import asyncio, json, os, sys, time
 import torch  # before the engine, as in Ray's workers: OpenMP reads its variables now
-from judges import EngineConfig
+from flex_judge.judges import EngineConfig
 from flex_judge.judges.engines import Sampling, load_engine
 
 def times():
