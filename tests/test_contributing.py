@@ -50,13 +50,13 @@ def write_rubric(folder: Path) -> str:
     return str(path)
 
 
-def test_every_fenced_block_is_an_example_that_a_test_runs() -> None:
+def test_every_fenced_block_is_a_tested_example() -> None:
     assert set(EXAMPLES) == {RUBRIC, ENGINE, BENCHMARK, TRAINER}
     assert TEXT.count("```") == 2 * len(EXAMPLES)
 
 
 @pytest.mark.parametrize("path", [RUBRIC, ENGINE, BENCHMARK, TRAINER])
-def test_an_example_belongs_into_a_folder_that_exists_and_hides_no_file(path: str) -> None:
+def test_example_path_is_new_in_an_existing_folder(path: str) -> None:
     assert (ROOT / path).parent.is_dir()
     assert not (ROOT / path).exists()
 
@@ -75,13 +75,13 @@ def test_every_public_module_in_the_text_exists() -> None:
         importlib.import_module(name)
 
 
-def test_every_marker_in_the_text_is_a_marker_of_the_tests() -> None:
+def test_every_marker_in_the_text_exists() -> None:
     options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     markers = {marker.partition(":")[0] for marker in options["markers"]}
     assert set(re.findall(r'pytest -m "?(?:not )?(\w+)', TEXT)) == markers
 
 
-def test_every_flag_that_the_security_policy_names_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_flag_in_the_security_policy_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command_line(["serve", "--help"])
     flags = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
@@ -90,12 +90,12 @@ def test_every_flag_that_the_security_policy_names_is_a_flag_of_serve(capsys: py
     assert named <= flags
 
 
-def test_the_citation_is_of_this_version() -> None:
+def test_citation_has_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert str(citation["version"]) == __version__
 
 
-def test_the_rubric_is_loaded_and_judged_by(tmp_path: Path) -> None:
+def test_rubric_example_loads_and_judges(tmp_path: Path) -> None:
     name = write_rubric(tmp_path)
     rubric = load_rubric(name)
     assert (str(rubric.scale), rubric.example, rubric.responses) == ("1-5", ("2", "4"), (1, 2))
@@ -107,7 +107,7 @@ def test_the_rubric_is_loaded_and_judged_by(tmp_path: Path) -> None:
     assert len(judgment.scores) == 2
 
 
-def test_the_engine_is_registered_and_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_example_registers_and_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_example(ENGINE, tmp_path, monkeypatch)
     monkeypatch.setitem(ENGINES, "constant", f"{module.__name__}:load")
     judge = FlexJudge.from_pretrained("any-model", engine="constant", max_think_tokens=64)
@@ -120,7 +120,7 @@ def test_the_engine_is_registered_and_judges(tmp_path: Path, monkeypatch: pytest
     assert judgment.model == "any-model"
 
 
-def test_the_benchmark_scores_two_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_example_scores_two_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = import_example(BENCHMARK, tmp_path, monkeypatch).Capitals()
     monkeypatch.setitem(BENCHMARKS, benchmark.spec.name, benchmark)
     good, bad = "says=9", "says=2"  # the scripted judge gives the scores that the answers name
@@ -136,7 +136,7 @@ def test_the_benchmark_scores_two_rows(tmp_path: Path, monkeypatch: pytest.Monke
     assert (figures["agreement"]["value"], figures["agreement"]["count"]) == (0.5, 2)
 
 
-def test_the_trainer_integration_makes_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainer_example_computes_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_example(TRAINER, tmp_path, monkeypatch)
     judge = FlexJudge(ScriptedEngine(fair_judge), JUDGE_WITHOUT_FALLBACK)
     rewards = module.MyTrainerReward(judge, rubric="general", reward="score")(["Hi"] * 2, ["Hello!", "mumble"])

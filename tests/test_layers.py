@@ -45,20 +45,20 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_nothing_imports_upward(path: Path) -> None:
+def test_imports_point_to_lower_layers_only(path: Path) -> None:
     layer = LAYERS.index(path.relative_to(ROOT).parts[0])
     assert not imported(path) & set(LAYERS[layer + 1 :])
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_judges_know_neither_ray_nor_trl_and_only_its_engine_knows_vllm(path: Path) -> None:
+def test_judges_import_no_ray_or_trl_and_vllm_only_in_its_engine(path: Path) -> None:
     if path.relative_to(ROOT).parts[0] == "judges":
         assert not imported(path) & {"ray", "trl"}
         assert "vllm" not in imported(path) or path.parent.name == "vllm"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_module_says_what_it_is_and_can_be_read_in_one_go(path: Path) -> None:
+def test_every_module_has_a_docstring_and_is_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) <= MOST_LINES
@@ -72,12 +72,12 @@ def test_import_chains_are_short(graph: ImportGraph) -> None:
     assert len(anywhere) <= LONGEST_ANYWHERE
 
 
-def test_rooms_of_a_package_import_each_other_one_way(graph: ImportGraph) -> None:
+def test_subpackages_import_each_other_one_way(graph: ImportGraph) -> None:
     assert not graph.rooms_in_circles()
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_a_package_has_few_rooms(graph: ImportGraph, package: str) -> None:
+def test_package_has_few_subpackages(graph: ImportGraph, package: str) -> None:
     rooms = graph.rooms(package)
     print(f"\n{package}: {len(rooms)} rooms: {', '.join(rooms)}")
     assert len(rooms) <= MOST_ROOMS

@@ -36,17 +36,17 @@ def test_every_public_name_can_be_imported(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_no_public_name_is_hidden_by_a_module(package: str) -> None:
+def test_no_module_shadows_a_public_name(package: str) -> None:
     module = importlib.import_module(package)
     assert not set(module.__all__) & {info.name for info in pkgutil.iter_modules(module.__path__)}
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_unknown_name_raises_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'flex_judge' has no attribute 'no_such_name'"):
         _ = flex_judge.no_such_name
 
 
-def test_the_public_api_is_on_one_page() -> None:
+def test_top_level_api_is_complete() -> None:
     assert set(flex_judge.__all__) == {
         "AsyncJudgeReward",
         "Comparison",
@@ -61,13 +61,13 @@ def test_the_public_api_is_on_one_page() -> None:
     assert flex_judge.__version__ == version("flex-judge")
 
 
-def test_importing_the_package_loads_nothing_but_itself() -> None:
+def test_importing_the_package_loads_only_itself() -> None:
     check = "import sys, flex_judge; print(*sorted(m for m in sys.modules if m.startswith('flex_judge')))"
     out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["flex_judge", "flex_judge.lazy"]
 
 
-def test_rewards_and_clients_are_pickled_by_their_public_modules() -> None:
+def test_rewards_and_clients_can_be_pickled() -> None:
     reward = flex_judge.JudgeReward("http://127.0.0.1:1")
     client = flex_judge.JudgeClient("http://127.0.0.1:1")
     for value in (reward, client):
@@ -85,7 +85,7 @@ def test_rewards_and_clients_are_pickled_by_their_public_modules() -> None:
         "flex_judge.experiments.cli:main",
     ],
 )
-def test_addresses_in_other_tools_settings_resolve(address: str) -> None:
+def test_import_strings_for_other_tools_resolve(address: str) -> None:
     module, _, name = address.partition(":")
     assert callable(getattr(importlib.import_module(module), name))
 

@@ -12,7 +12,7 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_as_much_is_taken_as_there_is_and_the_rest_waits_its_turn() -> None:
+async def test_acquire_is_first_come_first_served() -> None:
     semaphore, order = EngineSemaphore(4), []
 
     async def guest(name: str, wanted: int) -> None:
@@ -26,7 +26,7 @@ async def test_as_much_is_taken_as_there_is_and_the_rest_waits_its_turn() -> Non
     assert await semaphore.acquire(4) == 4
 
 
-async def test_who_leaves_the_queue_holds_up_nobody() -> None:
+async def test_cancelled_waiter_does_not_block_the_queue() -> None:
     semaphore = EngineSemaphore(2)
     assert await semaphore.acquire(1) == 1
     large = asyncio.create_task(semaphore.acquire(2))
@@ -41,7 +41,7 @@ async def test_who_leaves_the_queue_holds_up_nobody() -> None:
     assert await semaphore.acquire(2) == 2
 
 
-async def test_who_is_served_and_leaves_at_once_gives_back_what_it_took() -> None:
+async def test_waiter_cancelled_after_being_served_releases_its_slots() -> None:
     semaphore = EngineSemaphore(1)
     await semaphore.acquire(1)
     late = asyncio.create_task(semaphore.acquire(1))

@@ -52,13 +52,13 @@ class Clinic:
         return "Hm.</think>"
 
 
-def test_a_stream_yields_judgments_as_they_are_ready() -> None:
+def test_stream_yields_judgments_as_they_complete() -> None:
     clinic = Clinic(400, 10, 200)
     judgments = clinic.judge.stream(itertools.islice(clinic.comparisons(), 3))
     assert [j.id for j in judgments] == ["1", "2", "0"]
 
 
-def test_a_stream_takes_from_an_endless_iterator_what_it_has_room_for_and_stops_when_the_caller_does() -> None:
+def test_stream_reads_an_endless_iterator_only_as_far_as_needed() -> None:
     clinic = Clinic(5)
     stream = clinic.judge.stream(clinic.comparisons())
     seen = []
@@ -72,7 +72,7 @@ def test_a_stream_takes_from_an_endless_iterator_what_it_has_room_for_and_stops_
     assert clinic.at_once == 0
 
 
-def test_a_stream_that_is_forgotten_half_way_gives_its_work_up(recwarn: pytest.WarningsRecorder) -> None:
+def test_abandoned_stream_cancels_its_work(recwarn: pytest.WarningsRecorder) -> None:
     clinic = Clinic(1, 60_000)
     for _ in clinic.judge.stream(itertools.islice(clinic.comparisons(), 4)):
         break
@@ -87,7 +87,7 @@ def test_two_streams_of_one_judge_can_be_read_in_turn() -> None:
     assert len(list(zip(one, two, strict=True))) == 5
 
 
-async def test_an_asynchronous_stream_has_no_more_under_way_than_it_may() -> None:
+async def test_async_stream_respects_its_concurrency_limit() -> None:
     clinic = Clinic(3, 1, 2)
     async with aclosing(clinic.judge.astream(clinic.comparisons(), concurrency=3)) as stream:
         async for judgment in stream:
@@ -97,7 +97,7 @@ async def test_an_asynchronous_stream_has_no_more_under_way_than_it_may() -> Non
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_an_asynchronous_stream_takes_the_next_comparison_only_when_one_is_done() -> None:
+async def test_async_stream_takes_the_next_comparison_only_when_one_is_done() -> None:
     clinic = Clinic(1, 60_000)
     async with aclosing(clinic.judge.astream(clinic.comparisons(), concurrency=2)) as stream:
         assert (await anext(stream)).id == "0"
@@ -106,12 +106,12 @@ async def test_an_asynchronous_stream_takes_the_next_comparison_only_when_one_is
 
 
 @pytest.mark.parametrize("concurrency", [0, -1])
-async def test_judging_nothing_at_a_time_is_refused_and_not_taken_for_an_empty_list(concurrency: int) -> None:
+async def test_zero_concurrency_is_a_usage_error(concurrency: int) -> None:
     with pytest.raises(UsageError, match="concurrency must be at least 1"):
         await anext(aiter(Clinic(1).judge.astream([Comparison.of("q", "a")], concurrency)))
 
 
-async def test_within_an_event_loop_the_caller_is_told_what_to_use_instead() -> None:
+async def test_sync_methods_inside_an_event_loop_name_the_async_ones() -> None:
     judge = Clinic(1).judge
     with pytest.raises(UsageError, match="ajudge and astream"):
         judge.judge([Comparison.of("q", "1")])
@@ -119,7 +119,7 @@ async def test_within_an_event_loop_the_caller_is_told_what_to_use_instead() -> 
         next(iter(judge.stream([Comparison.of("q", "1")])))
 
 
-def test_a_comparison_that_cannot_be_judged_is_told_when_the_others_are_judged() -> None:
+def test_usage_error_is_raised_after_the_other_comparisons() -> None:
     clinic = Clinic(1)
     wrong = Comparison.of("q", "a", rubric="nice", id="wrong")
     stream = clinic.judge.stream([wrong, *itertools.islice(clinic.comparisons(), 3)])
@@ -128,7 +128,7 @@ def test_a_comparison_that_cannot_be_judged_is_told_when_the_others_are_judged()
         next(stream)
 
 
-def test_an_iterator_that_fails_ends_the_run_and_what_is_under_way() -> None:
+def test_failing_iterator_cancels_running_work() -> None:
     clinic = Clinic(1, 60_000)
 
     def failing() -> Iterator[Comparison]:
@@ -140,7 +140,7 @@ def test_an_iterator_that_fails_ends_the_run_and_what_is_under_way() -> None:
     assert (clinic.given_up, clinic.at_once) == (255, 0)
 
 
-def test_control_c_ends_a_run_at_once() -> None:
+def test_keyboard_interrupt_ends_a_run_at_once() -> None:
     interrupted = []
 
     async def script(_: str, __: Sampling) -> str:
@@ -157,7 +157,7 @@ def test_control_c_ends_a_run_at_once() -> None:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress_is_shown_on_standard_error_alone(
+def test_progress_goes_to_standard_error_only(
     terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if terminal:
@@ -180,14 +180,14 @@ def test_without_progress_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr() == ("", "")
 
 
-async def test_judgments_of_one_judge_can_be_made_side_by_side() -> None:
+async def test_one_judge_serves_concurrent_calls() -> None:
     clinic = Clinic(5, 3, 1)
     judgments = await asyncio.gather(*map(clinic.judge.ajudge, itertools.islice(clinic.comparisons(), 3)))
     assert [j.id for j in judgments] == ["0", "1", "2"]
     assert clinic.most_at_once == 3
 
 
-async def test_a_consumer_that_breaks_out_without_closing_leaves_no_error(recwarn: pytest.WarningsRecorder) -> None:
+async def test_consumer_that_breaks_out_without_closing_leaves_no_error(recwarn: pytest.WarningsRecorder) -> None:
     clinic = Clinic(1, 60_000)
 
     async def first(stream: AsyncIterator[object]) -> object:

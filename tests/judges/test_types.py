@@ -28,19 +28,19 @@ def judgment(*scores: float, **rest: Any) -> Judgment:
     return Judgment("a", Status.OK, scores, None, "", **rest)
 
 
-def test_a_text_is_one_user_message() -> None:
+def test_string_becomes_one_user_message() -> None:
     comparison = Comparison.of("What is 2 + 3?", "5", "6", rubric="correctness", id="q1")
     assert comparison == Comparison("q1", (Message("user", "What is 2 + 3?"),), ("5", "6"), "correctness")
 
 
-def test_messages_are_taken_as_trainers_hold_them() -> None:
+def test_chat_messages_are_accepted() -> None:
     chat = [{"role": "user", "content": "Hi"}, Message("assistant", "Hello"), {"role": "user", "content": "2 + 3?"}]
     comparison = Comparison.of(chat, [{"role": "assistant", "content": "5"}])
     assert [m.role for m in comparison.prompt] == ["user", "assistant", "user"]
     assert comparison.responses == ("5",)
 
 
-def test_a_response_of_several_messages_is_joined_by_blank_lines() -> None:
+def test_response_messages_are_joined_by_blank_lines() -> None:
     assert (
         parse_response([{"role": "assistant", "content": "5"}, {"role": "assistant", "content": "Bye"}]) == "5\n\nBye"
     )
@@ -50,13 +50,13 @@ def test_a_response_of_several_messages_is_joined_by_blank_lines() -> None:
     "prompt",
     [[], [{"role": "user"}], [{"content": "x"}], [{"role": "user", "content": None}], ["x"], None, 7, {"a": 1}],
 )
-def test_a_prompt_that_is_neither_text_nor_messages_is_the_users_error(prompt: Any) -> None:
+def test_prompt_of_another_type_raises_a_usage_error(prompt: Any) -> None:
     with pytest.raises(UsageError, match="prompt"):
         parse_messages(prompt)
 
 
 @pytest.mark.parametrize("response", [None, 5, [{"role": "assistant"}]])
-def test_a_response_that_is_neither_text_nor_messages_is_the_users_error(response: Any) -> None:
+def test_response_of_another_type_raises_a_usage_error(response: Any) -> None:
     with pytest.raises(UsageError):
         Comparison.of("What is 2 + 3?", response)
 
@@ -76,7 +76,7 @@ def test_swapping_twice_changes_nothing() -> None:
     )
 
 
-def test_a_permuted_verdict_is_the_verdict_on_the_permuted_comparison() -> None:
+def test_permuted_verdict_matches_the_permuted_comparison() -> None:
     comparison = Comparison.of("q", "a", "b", "c")
     scores = dict(zip(comparison.responses, (1.0, 2.0, 3.0), strict=True))
     order = (2, 0, 1)
@@ -87,12 +87,12 @@ def test_a_permuted_verdict_is_the_verdict_on_the_permuted_comparison() -> None:
 @pytest.mark.parametrize(
     ("scores", "preferred"), [((3, 5), 1), ((5, 3), 0), ((4, 4), None), ((4,), None), ((1, 9, 9), None), ((1, 9, 2), 1)]
 )
-def test_only_a_strictly_highest_response_is_preferred(scores: tuple[float, ...], preferred: int | None) -> None:
+def test_only_a_strictly_highest_score_is_preferred(scores: tuple[float, ...], preferred: int | None) -> None:
     assert Verdict(Status.OK, scores).preferred == preferred
 
 
 @pytest.mark.parametrize("status", [s for s in Status if s is not Status.OK])
-def test_a_failed_judgment_has_a_reason_and_no_score(status: Status) -> None:
+def test_failed_judgment_has_a_reason_and_no_score(status: Status) -> None:
     failed = Judgment.from_failure("a", status, "why", model="m", provenance={"engine": "scripted"})
     assert (failed.scores, failed.expected_scores, failed.preferred) == (None, None, None)
     assert [(v.status, v.detail, v.scores) for v in failed.votes] == [(status, "why", None)]
@@ -122,11 +122,11 @@ def test_a_failed_judgment_has_a_reason_and_no_score(status: Status) -> None:
     ],
     ids=lambda j: j.id,
 )
-def test_a_judgment_reads_back_from_json_as_it_was(original: Judgment) -> None:
+def test_judgment_round_trips_through_json(original: Judgment) -> None:
     assert Judgment.from_json(json.loads(json.dumps(original.to_json()))) == original
 
 
-def test_a_stored_judgment_says_which_response_is_preferred() -> None:
+def test_json_holds_the_preferred_response() -> None:
     assert judgment(2, 7, preferred=1).to_json()["preferred"] == 1
 
 
@@ -135,7 +135,7 @@ def test_usage_adds_up() -> None:
 
 
 @pytest.mark.parametrize("value", [Comparison.of("q", "a"), SCORED, Judgment("a", Status.OK, (3.0,), None, "r")])
-def test_what_travels_between_processes_pickles(value: object) -> None:
+def test_data_types_can_be_pickled(value: object) -> None:
     assert pickle.loads(pickle.dumps(value)) == value
 
 
@@ -143,12 +143,12 @@ ERRORS = [e for e in vars(errors).values() if isinstance(e, type) and issubclass
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_errors_survive_the_way_between_processes(error: type[Exception]) -> None:
+def test_errors_can_be_pickled(error: type[Exception]) -> None:
     copy = pickle.loads(pickle.dumps(error("what to do")))
     assert type(copy) is error
     assert str(copy) == "what to do"
 
 
 @pytest.mark.parametrize("error", [e for e in ERRORS if e is not errors.JudgeError])
-def test_errors_are_also_the_built_in_error_they_are_a_kind_of(error: type[Exception]) -> None:
+def test_errors_inherit_from_matching_built_in_errors(error: type[Exception]) -> None:
     assert issubclass(error, (ValueError, ImportError, ConnectionError, RuntimeError))

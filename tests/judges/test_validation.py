@@ -54,13 +54,13 @@ class Cake:
         ({"fan": "on", "temperature": 220}, "fan on needs a temperature of at most 200"),
     ],
 )
-def test_a_wrong_value_is_named(values: dict[str, Any], complaint: str) -> None:
+def test_invalid_value_names_the_setting(values: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError) as error:
         Oven(**values)
     assert str(error.value).startswith(complaint)
 
 
-def test_a_positional_value_is_named_by_its_field() -> None:
+def test_invalid_positional_value_names_its_field() -> None:
     with pytest.raises(UsageError, match="fan must be one of off, on, not 'fast'") as error:
         Oven(100, "fast")  # type: ignore[arg-type]
     assert error.value.setting == "fan"
@@ -79,7 +79,7 @@ def test_settings_are_frozen_dataclasses() -> None:
         oven.temperature = 60  # type: ignore[misc]
 
 
-def test_nested_settings_are_flat_and_a_shared_one_is_there_once() -> None:
+def test_flatten_lists_nested_settings_and_shared_ones_once() -> None:
     settings = flatten_settings(Cake)
     assert list(settings) == ["temperature", "fan", "minutes", "trays", "power", "seed", "eggs", "name"]
     assert settings["temperature"].default == 160
@@ -87,22 +87,22 @@ def test_nested_settings_are_flat_and_a_shared_one_is_there_once() -> None:
     assert settings["eggs"].title == ""
 
 
-def test_flat_values_make_nested_settings_and_back() -> None:
+def test_flat_values_round_trip() -> None:
     cake = build_settings(Cake, {"eggs": 2, "seed": 5, "fan": "on"})
     assert cake == Cake(oven=Oven(160, "on", seed=5), eggs=2, seed=5)
     assert flatten_values(cake) | {"weight": 0.0} == flatten_values(build_settings(Cake, flatten_values(cake)))
 
 
-def test_left_out_settings_keep_their_defaults() -> None:
+def test_skipped_settings_keep_their_defaults() -> None:
     assert build_settings(Cake, {"weight": 3.0}).oven.weight == 0.0
 
 
-def test_an_error_spells_the_setting_as_it_was_given() -> None:
+def test_error_spells_the_setting_as_the_user_did() -> None:
     with pytest.raises(UsageError, match="--temperature must be from 50 to 250, not 1"):
         build_settings(Cake, {"temperature": 1}, lambda name: f"--{name}")
 
 
-def test_every_setting_of_a_judge_is_made_from_flat_values() -> None:
+def test_judge_settings_are_built_from_flat_values() -> None:
     config = build_settings(JudgeConfig, {"model": "m", "votes": 3, "image_max_pixels": 7, "seed": 2})
     assert (config.engine.model, config.engine.seed) == ("m", 2)
     assert (config.settings.votes, config.settings.media.image_max_pixels, config.settings.seed) == (3, 7, 2)

@@ -21,22 +21,22 @@ def row(data: dict[str, Any], *mapping: str, folder: Path = Path(), **columns: A
     return parse_prompt_row(data, "p.jsonl, line 7", 7, PromptColumns.from_arguments(mapping, **columns), folder)
 
 
-def test_a_text_is_a_user_s_message_and_the_row_s_number_its_id() -> None:
+def test_text_prompt_becomes_a_user_message_with_the_row_number_as_id() -> None:
     assert row({"prompt": "Why?", "other": 1}) == PromptRow("7", (Message("user", "Why?"),), {}, "p.jsonl, line 7")
 
 
-def test_columns_go_by_other_names_where_it_is_said() -> None:
+def test_column_mapping_renames_columns() -> None:
     found = row({"question": "Why?", "uid": 12, "answer": 3}, "prompt=question", "id=uid", keep=["answer"])
     assert (found.id, found.prompt[0].content, found.kept) == ("12", "Why?", {"answer": 3})
 
 
-def test_a_conversation_goes_up_to_what_is_to_be_answered() -> None:
+def test_trailing_assistant_messages_are_dropped() -> None:
     said = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Why?"), ("assistant", "So.")]
     found = row({"prompt": [{"role": role, "content": content} for role, content in said]})
     assert [message.role for message in found.prompt] == ["system", "user", "assistant", "user"]
 
 
-def test_a_system_message_stands_before_every_prompt() -> None:
+def test_system_message_precedes_every_prompt() -> None:
     assert row({"prompt": "Why?"}, system="Be brief.").prompt == (
         Message("system", "Be brief."),
         Message("user", "Why?"),
@@ -44,7 +44,7 @@ def test_a_system_message_stands_before_every_prompt() -> None:
 
 
 @pytest.mark.parametrize("column", [{"images": ["a.png"]}, {"image": "a.png"}])
-def test_images_are_found_from_the_file_s_folder_and_stand_before_the_question(
+def test_image_paths_are_relative_to_the_file_and_precede_the_question(
     column: dict[str, Any], tmp_path: Path
 ) -> None:
     Image.new("RGB", (28, 28), "red").save(tmp_path / "a.png")
@@ -64,12 +64,12 @@ def test_images_are_found_from_the_file_s_folder_and_stand_before_the_question(
         ({"prompt": "Why?", "images": ["none.png"]}, r"field 'prompt': .*none.png"),
     ],
 )
-def test_a_row_that_is_no_prompt_is_told_with_file_row_and_field(data: dict[str, Any], complaint: str) -> None:
+def test_invalid_row_is_reported_with_file_row_and_field(data: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         row(data)
 
 
-def test_a_column_to_be_kept_must_be_there_and_be_something_json_holds() -> None:
+def test_kept_columns_must_exist_and_be_json() -> None:
     with pytest.raises(UsageError, match="field 'answer', which is to be kept, is missing; there are prompt"):
         row({"prompt": "Why?"}, keep=["answer"])
     with pytest.raises(UsageError, match="field 'when': cannot be kept"):
@@ -77,23 +77,23 @@ def test_a_column_to_be_kept_must_be_there_and_be_something_json_holds() -> None
 
 
 @pytest.mark.parametrize(("answer", "number"), [(3, 3), ("3", 3.0), ("1,234.5", 1234.5)])
-def test_a_right_answer_is_a_number_perhaps_as_text(answer: object, number: float) -> None:
+def test_reference_answer_may_be_a_number_or_text(answer: object, number: float) -> None:
     assert row({"prompt": "Why?", "answer": answer}, number="answer").kept == {"answer": number}
 
 
 @pytest.mark.parametrize("answer", ["three", None, True, [3]])
-def test_a_right_answer_that_is_no_number_is_refused_and_not_counted_as_wrong(answer: object) -> None:
+def test_reference_answer_that_is_not_a_number_is_rejected(answer: object) -> None:
     with pytest.raises(UsageError, match="line 7, field 'answer': expected a number, got"):
         row({"prompt": "Why?", "answer": answer}, number="answer")
 
 
 @pytest.mark.parametrize("text", ["prompt", "prompt=", "answer=x", "=x"])
-def test_a_mapping_of_another_form_is_refused(text: str) -> None:
+def test_invalid_column_mapping_is_rejected(text: str) -> None:
     with pytest.raises(UsageError, match="expected FIELD=COLUMN with a field of prompt, id, images"):
         PromptColumns.from_arguments([text])
 
 
-def test_bad_rows_stand_in_their_places_among_good_ones(tmp_path: Path) -> None:
+def test_invalid_rows_are_yielded_as_errors_in_place(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text(
         "\n".join([json.dumps({"prompt": "a"}), "{", json.dumps({"text": "b"}), json.dumps({"prompt": "c"})])

@@ -30,7 +30,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     return open_source(str(tmp_path / request.param))
 
 
-def test_all_rows_are_counted_and_read_in_order(source: Source) -> None:
+def test_rows_are_counted_and_read_in_order(source: Source) -> None:
     assert len(source) == COUNT
     assert [row["id"] for _, row in source.read_range(0, COUNT) if not isinstance(row, UsageError)] == list(
         range(COUNT)
@@ -40,20 +40,20 @@ def test_all_rows_are_counted_and_read_in_order(source: Source) -> None:
 @pytest.mark.parametrize(
     ("start", "stop"), [(0, 1), (INDEX_STRIDE - 1, INDEX_STRIDE + 1), (70, 140), (COUNT - 2, COUNT + 9), (5, 5)]
 )
-def test_a_stretch_is_read_by_itself(source: Source, start: int, stop: int) -> None:
+def test_range_is_read_on_its_own(source: Source, start: int, stop: int) -> None:
     again: Source = pickle.loads(pickle.dumps(source))
     expected = rows()[start:stop]
     assert [dict(row) for _, row in again.read_range(start, stop) if not isinstance(row, UsageError)] == expected
 
 
-def test_the_first_rows_are_a_source_of_their_own(source: Source) -> None:
+def test_first_rows_form_a_source(source: Source) -> None:
     first = FirstRows(source, 3)
     assert (len(first), len(FirstRows(source, COUNT + 1))) == (3, COUNT)
     assert [dict(row) for _, row in first.read_range(1, 99) if not isinstance(row, UsageError)] == rows()[1:3]
     assert first.digest != source.digest
 
 
-def test_empty_lines_do_not_count_and_lines_are_named_as_an_editor_numbers_them(tmp_path: Path) -> None:
+def test_empty_lines_are_skipped_but_counted_in_line_numbers(tmp_path: Path) -> None:
     lines = [json.dumps(row) for row in rows(INDEX_STRIDE + 2)]
     (tmp_path / "p.jsonl").write_text("\n" + "\n\n".join(lines) + "\n")
     source = open_source(str(tmp_path / "p.jsonl"))
@@ -65,7 +65,7 @@ def test_empty_lines_do_not_count_and_lines_are_named_as_an_editor_numbers_them(
     )
 
 
-def test_a_line_that_is_no_object_is_told_in_its_place_and_the_others_are_read(tmp_path: Path) -> None:
+def test_invalid_line_is_reported_in_place_and_the_others_are_read(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n[1]\n{"prompt": "b"}\n')
     found = [row for _, row in open_source(str(tmp_path / "p.jsonl")).read_range(0, 9)]
     assert found[0] == {"prompt": "a"}
@@ -74,7 +74,7 @@ def test_a_line_that_is_no_object_is_told_in_its_place_and_the_others_are_read(t
     assert found[3] == {"prompt": "b"}
 
 
-def test_a_source_s_digest_changes_with_its_content(tmp_path: Path) -> None:
+def test_digest_changes_with_the_content(tmp_path: Path) -> None:
     digests = set()
     for number in (1, 2, 2):
         write_table(tmp_path / "p.jsonl", rows(number))
@@ -92,14 +92,14 @@ def test_a_source_s_digest_changes_with_its_content(tmp_path: Path) -> None:
         ("empty.jsonl", "holds no row"),
     ],
 )
-def test_what_is_no_source_is_refused_in_a_line(name: str, complaint: str, tmp_path: Path) -> None:
+def test_invalid_source_raises_a_one_line_error(name: str, complaint: str, tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("words")
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(UsageError, match=complaint):
         open_source(str(tmp_path / name))
 
 
-def test_a_data_set_that_is_nowhere_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_missing_data_set_raises_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"hub:.*nothing: cannot be loaded: ") as error:
         open_source(f"hub:{tmp_path}/nothing")
     assert "\n" not in str(error.value)
@@ -107,7 +107,7 @@ def test_a_data_set_that_is_nowhere_is_refused_in_a_line(tmp_path: Path) -> None
         open_source("hub:@train")
 
 
-def test_the_embedded_task_is_a_source_with_its_answers() -> None:
+def test_embedded_task_is_a_source_with_answers() -> None:
     source: Source = ArithmeticSource(30, seed=1)
     assert len(source) == 30
     ((where, row),) = source.read_range(29, 30)

@@ -32,7 +32,7 @@ from flex_judge.alignment.reporting import (
         (MetricValue(1.0, low=0.5, high=None), "1.00"),
     ],
 )
-def test_a_metric_prints_its_value_and_its_uncertainty(metric: MetricValue, text: str) -> None:
+def test_metric_prints_its_value_and_uncertainty(metric: MetricValue, text: str) -> None:
     assert str(metric) == text
 
 
@@ -40,18 +40,18 @@ def test_cells_have_thousands_separators() -> None:
     assert [format_cell(cell) for cell in (1234, "a", None, as_number(1234.5))] == ["1,234", "a", "", "1234.50"]
 
 
-def test_a_table_is_aligned_and_cannot_be_broken_by_its_texts() -> None:
+def test_table_is_aligned_and_escapes_its_texts() -> None:
     table = Table(("name", "count"), [("a|b", 1000), RULE, ("c", as_percent(0.5))], note="A note.")
     assert to_markdown(table) == ("| name | count |\n|---|---:|\n| a\\|b | 1,000 |\n| c | 50.0 % |\n\nA note.\n")
 
 
-def test_a_report_is_a_title_an_introduction_and_sections() -> None:
+def test_report_renders_title_introduction_and_sections() -> None:
     report = Report("A\nmodel", ["Intro."], (Section(name, iter([Note(name)])) for name in ("one", "two")))
     text = "# A model\n\nIntro.\n\n## one\n\none\n\n## two\n\ntwo\n"
     assert to_markdown(report) == to_markdown(report) == text
 
 
-def test_a_card_takes_no_figure() -> None:
+def test_figure_in_a_card_raises_a_type_error() -> None:
     with pytest.raises(TypeError, match="put it on a page"):
         to_markdown(Report("", [Figure("<svg/>")], []))
 

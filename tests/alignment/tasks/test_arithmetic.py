@@ -46,12 +46,12 @@ def test_the_same_seed_gives_the_same_questions_and_another_seed_others() -> Non
 
 
 @pytest.mark.parametrize("fewer", [0, 1, 7, 99])
-def test_asking_for_more_questions_only_adds_some(fewer: int) -> None:
+def test_larger_count_only_adds_questions(fewer: int) -> None:
     assert generate_questions(200)[:fewer] == generate_questions(fewer)
 
 
 @pytest.mark.parametrize("count", [200, 500, 2000])
-def test_questions_are_as_many_as_asked_for_and_all_different(count: int) -> None:
+def test_questions_have_the_requested_count_and_are_distinct(count: int) -> None:
     found = generate_questions(count)
     assert len(found) == len({q.text for q in found}) == len({q.id for q in found}) == count
 
@@ -62,33 +62,33 @@ def test_kinds_and_levels_take_turns() -> None:
     assert {sum(q.kind == kind for q in found) for kind in KINDS} == {60}
 
 
-def test_only_the_kinds_and_levels_asked_for_are_given() -> None:
+def test_only_requested_kinds_and_levels_are_generated() -> None:
     found = generate_questions(40, kinds=("story", "addition"), levels=(2, 3))
     assert {q.kind for q in found} == {"story", "addition"}
     assert {q.level for q in found} == {2, 3}
 
 
-def test_all_the_questions_there_are_can_be_had_and_no_more() -> None:
+def test_exhausted_kinds_and_levels_raise_a_usage_error() -> None:
     assert len(generate_questions(36, kinds=("subtraction",), levels=(1,))) == 36
     with pytest.raises(UsageError, match="not 37"):
         generate_questions(37, kinds=("subtraction",), levels=(1,))
 
 
-def test_an_unknown_kind_or_level_is_refused_with_what_there_is() -> None:
+def test_unknown_kind_or_level_lists_the_available_ones() -> None:
     with pytest.raises(UsageError, match="'division' is none of addition, subtraction, multiplication, story"):
         generate_questions(1, kinds=("division",))
     with pytest.raises(UsageError, match="4 is none of 1, 2, 3"):
         generate_questions(1, levels=(4,))
 
 
-def test_no_kinds_or_levels_is_the_users_error() -> None:
+def test_empty_kinds_or_levels_raise_a_usage_error() -> None:
     with pytest.raises(UsageError):
         generate_questions(1, kinds=())
     with pytest.raises(UsageError):
         generate_questions(1, levels=())
 
 
-def test_the_prompt_asks_for_a_short_answer_and_does_not_give_it_away() -> None:
+def test_prompt_requests_a_short_answer_without_revealing_it() -> None:
     question = ArithmeticQuestion("q", "What is 20 + 30?", 50, "addition", 3)
     assert question.prompt == (Message("user", f"What is 20 + 30? {INSTRUCTION}"),)
     assert "50" not in question.prompt[0].content
@@ -123,12 +123,12 @@ def test_the_prompt_asks_for_a_short_answer_and_does_not_give_it_away() -> None:
         ("9" * 400, float("inf")),
     ],
 )
-def test_the_last_number_of_a_text_is_read(text: str, number: float) -> None:
+def test_last_number_of_a_text_is_found(text: str, number: float) -> None:
     assert find_last_number(text) == number
 
 
 @pytest.mark.parametrize("text", ["", "fourteen", "x2", "H2O", "no number, no answer.", "-", ".", ","])
-def test_a_text_without_a_number_has_none(text: str) -> None:
+def test_text_without_number_gives_none(text: str) -> None:
     assert find_last_number(text) is None
 
 
@@ -144,5 +144,5 @@ def test_a_text_without_a_number_has_none(text: str) -> None:
         ("-50", False),
     ],
 )
-def test_a_response_is_right_if_its_last_number_is_the_answer(response: str, right: bool) -> None:
+def test_response_is_correct_if_its_last_number_is_the_answer(response: str, right: bool) -> None:
     assert ArithmeticQuestion("q", "What is 20 + 30?", 50, "addition", 3).is_correct(response) is right

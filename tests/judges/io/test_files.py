@@ -49,7 +49,7 @@ def refusal(path: Path, rubric: str = "general") -> str:
     return str(e.value)
 
 
-def test_rows_come_in_their_order_with_their_ids_or_else_their_numbers(path: Path) -> None:
+def test_rows_keep_their_order_and_have_ids_or_row_numbers(path: Path) -> None:
     rows = read_comparisons(written(path, {**PAIR, "id": "z"}, PAIR, {**PAIR, "id": "a"}))
     assert [row.id for row in rows] == ["z", "2", "a"]
     assert [row.where for row in rows] == [f"{path}, row {n}" for n in (1, 2, 3)]
@@ -58,11 +58,11 @@ def test_rows_come_in_their_order_with_their_ids_or_else_their_numbers(path: Pat
     assert comparison.responses == ("5", "6")
 
 
-def test_a_whole_number_is_an_id(path: Path) -> None:
+def test_integer_is_a_valid_id(path: Path) -> None:
     assert [row.id for row in read_comparisons(written(path, {**PAIR, "id": 7}, {**PAIR, "id": 3}))] == ["7", "3"]
 
 
-def test_messages_are_prompts_and_responses_too(path: Path) -> None:
+def test_prompts_and_responses_may_be_messages(path: Path) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     row = {"prompt": turns, "responses": [turns[1:], turns[1:]]}
     comparison = read_comparisons(written(path, row))[0].load_comparison()
@@ -70,23 +70,23 @@ def test_messages_are_prompts_and_responses_too(path: Path) -> None:
     assert comparison.responses == ("Hello", "Hello")
 
 
-def test_a_row_names_its_own_rubric_and_the_others_take_that_of_the_run(path: Path) -> None:
+def test_rows_without_rubric_use_the_runs_rubric(path: Path) -> None:
     rows = read_comparisons(written(path, {**PAIR, "rubric": "vl_rewardbench"}, PAIR), "pandalm")
     assert [row.load_comparison().rubric for row in rows] == ["vl_rewardbench", "pandalm"]
 
 
-def test_a_field_that_is_null_is_a_field_that_is_not_there(path: Path) -> None:
+def test_null_fields_count_as_missing(path: Path) -> None:
     rows = read_comparisons(written(path, {**PAIR, "id": None, "rubric": None, "images": None}, {**PAIR, "id": "b"}))
     assert [(row.id, row.rubric) for row in rows] == [("1", "general"), ("b", "general")]
     assert rows[0].load_comparison().responses == ("5", "6")
 
 
-def test_columns_of_other_names_are_left_alone(path: Path) -> None:
+def test_unknown_columns_are_ignored(path: Path) -> None:
     row = {**PAIR, "uid": "x", "idx": 3, "prompt_id": 4, "source": "web", "image_size": [3, 4]}
     assert read_comparisons(written(path, row))[0].id == "1"
 
 
-def test_paths_of_media_start_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_media_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     Image.new("RGB", (40, 30), "red").save("data/red.png")
@@ -106,14 +106,14 @@ def test_paths_of_media_start_from_the_folder_of_the_file(tmp_path: Path, monkey
     assert isinstance(split_content(comparison.responses[0])[0], Media)
 
 
-def test_a_parquet_file_may_hold_its_images_as_bytes(tmp_path: Path) -> None:
+def test_parquet_file_may_hold_images_as_bytes(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     stored = {"bytes": (tmp_path / "red.png").read_bytes(), "path": "elsewhere.png"}
     row = read_comparisons(written(tmp_path / "c.parquet", {**PAIR, "images": [stored]}))[0]
     assert isinstance(split_content(row.load_comparison().prompt[0].content)[0], Media)
 
 
-def test_media_are_read_only_when_a_row_is_judged_and_a_broken_one_names_the_row(jsonl: Path) -> None:
+def test_media_are_loaded_lazily_and_errors_name_the_row(jsonl: Path) -> None:
     Path("broken.png").write_bytes(b"no image")
     rows = read_comparisons(written(jsonl, PAIR, {**PAIR, "images": ["broken.png"]}, {**PAIR, "images": ["gone.png"]}))
     with pytest.raises(MediaError, match=r"^c\.jsonl, row 2: broken\.png: cannot be read as image: unknown format$"):
@@ -122,7 +122,7 @@ def test_media_are_read_only_when_a_row_is_judged_and_a_broken_one_names_the_row
         rows[2].load_comparison()
 
 
-def test_places_for_more_images_than_there_are_name_the_row(jsonl: Path) -> None:
+def test_too_few_images_are_reported_with_the_row(jsonl: Path) -> None:
     row = {**PAIR, "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}], "images": []}
     with pytest.raises(UsageError, match=r"^c\.jsonl, row 1: prompt: more parts of type 'image' than there are images"):
         read_comparisons(written(jsonl, row))[0].load_comparison()
@@ -161,19 +161,19 @@ def test_places_for_more_images_than_there_are_name_the_row(jsonl: Path) -> None
         ({"audio": "a.wav"}, "{'type': 'audio', 'audio': ...} as the content of a message"),
     ],
 )
-def test_a_wrong_row_is_refused_with_file_row_and_field(change: dict[str, Any], said: str, jsonl: Path) -> None:
+def test_invalid_row_is_reported_with_file_row_and_field(change: dict[str, Any], said: str, jsonl: Path) -> None:
     assert said in refusal(written(jsonl, {**PAIR, "id": "a"}, {**PAIR, **change}, PAIR))
 
 
-def test_a_wrong_value_is_quoted_in_short(jsonl: Path) -> None:
+def test_invalid_value_is_abbreviated_in_the_error(jsonl: Path) -> None:
     assert len(refusal(written(jsonl, {**PAIR, "responses": {"long": "x" * 5000}}))) < 200
 
 
-def test_the_rubric_of_the_run_is_not_the_first_rows_fault(jsonl: Path) -> None:
+def test_invalid_run_rubric_is_not_blamed_on_the_first_row(jsonl: Path) -> None:
     assert refusal(written(jsonl, PAIR), "generall").startswith("rubric 'generall' does not exist (did you mean 'gen")
 
 
-def test_a_rubric_of_ones_own_is_read_anew_for_every_file(jsonl: Path) -> None:
+def test_user_rubric_is_reloaded_for_every_file(jsonl: Path) -> None:
     Path("mine.toml").write_text('criteria = "brevity"\nscale = "1-5"\n')
     assert read_comparisons(written(jsonl, PAIR), "mine.toml")[0].rubric == "mine.toml"
     Path("mine.toml").write_text('criteria = "brevity"\nscale = "5-1"\n')
@@ -196,7 +196,7 @@ def test_a_rubric_of_ones_own_is_read_anew_for_every_file(jsonl: Path) -> None:
         ("c.jsonl", b"\xff\xfe\n", "c.jsonl, line 1: not JSON"),
     ],
 )
-def test_a_wrong_file_is_refused_by_name(
+def test_invalid_file_is_reported_by_name(
     name: str, content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -205,17 +205,17 @@ def test_a_wrong_file_is_refused_by_name(
     assert said in refusal(Path(name))
 
 
-def test_a_folder_is_no_file_of_comparisons(path: Path) -> None:
+def test_folder_is_rejected(path: Path) -> None:
     path.mkdir()
     assert f"{path}: cannot be read: Is a directory" in refusal(path)
 
 
-def test_a_parquet_file_without_rows_is_refused(tmp_path: Path) -> None:
+def test_parquet_file_without_rows_is_rejected(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "c.parquet")
     assert "holds no row" in refusal(tmp_path / "c.parquet")
 
 
-def test_what_is_written_is_read_back(path: Path) -> None:
+def test_tables_round_trip(path: Path) -> None:
     rows = [{"id": "a", "scores": [1.0, 2.5], "votes": [{"order": [0, 1], "choice": None}]}, {"id": "b ü\n"}]
     write_table(path, rows)
     found = [{k: v for k, v in row.items() if v is not None} for _, row in read_table(path)]
@@ -228,7 +228,7 @@ def test_what_is_written_is_read_back(path: Path) -> None:
 BROKEN = "broken \ud83d emoji \udc00"
 
 
-def test_half_a_surrogate_pair_anywhere_costs_no_row_of_a_parquet_file(tmp_path: Path) -> None:
+def test_lone_surrogates_are_escaped_in_parquet(tmp_path: Path) -> None:
     path = tmp_path / "o.parquet"
     votes = [{"reasoning": BROKEN, "order": [0, 1], "parts": (BROKEN, None)}]
     write_table(path, [{"id": "a", "reasoning": BROKEN, "votes": votes}, {"id": "b", "reasoning": "fine 🙂"}])
@@ -238,17 +238,17 @@ def test_half_a_surrogate_pair_anywhere_costs_no_row_of_a_parquet_file(tmp_path:
     assert second == {"id": "b", "reasoning": "fine 🙂", "votes": None}
 
 
-def test_half_a_surrogate_pair_is_the_same_after_json_lines(tmp_path: Path) -> None:
+def test_lone_surrogates_round_trip_through_json_lines(tmp_path: Path) -> None:
     write_table(tmp_path / "o.jsonl", [{"id": "a", "reasoning": BROKEN}])
     assert [row for _, row in read_table(tmp_path / "o.jsonl")] == [{"id": "a", "reasoning": BROKEN}]
 
 
 @pytest.mark.parametrize("half", ["\ud83d", "🙂\ud83d"])
-def test_texts_may_hold_half_a_surrogate_pair_but_ids_may_not(half: str, jsonl: Path) -> None:
+def test_lone_surrogates_are_allowed_in_texts_but_not_in_ids(half: str, jsonl: Path) -> None:
     rows = read_comparisons(written(jsonl, {"prompt": half, "responses": [half, "5"]}))
     assert rows[0].load_comparison().responses == (half, "5")
     assert "field 'id'" in refusal(written(jsonl, {**PAIR, "id": f"a{half}"}))
 
 
-def test_an_id_may_hold_a_whole_surrogate_pair(jsonl: Path) -> None:
+def test_id_may_contain_a_complete_surrogate_pair(jsonl: Path) -> None:
     assert read_comparisons(written(jsonl, {**PAIR, "id": "a🙂"}))[0].id == "a🙂"

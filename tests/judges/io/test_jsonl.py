@@ -24,7 +24,7 @@ def row(id: str, **rest: Any) -> dict[str, Any]:
     return {"id": id, **rest}
 
 
-def test_a_journal_goes_on_where_it_stopped(path: Path) -> None:
+def test_journal_resumes_where_it_stopped(path: Path) -> None:
     with Journal(path) as journal:
         assert journal.rows == {}
         journal.append(row("a", score=1))
@@ -35,13 +35,13 @@ def test_a_journal_goes_on_where_it_stopped(path: Path) -> None:
     assert list(read_rows(path)) == [row("a", score=1), row("b", score=None)]
 
 
-def test_a_row_is_in_the_file_as_soon_as_it_is_appended(path: Path) -> None:
+def test_appended_row_is_in_the_file_at_once(path: Path) -> None:
     with Journal(path) as journal:
         journal.append(row("a"))
         assert list(read_rows(path)) == [row("a")]
 
 
-def test_of_rows_with_one_id_the_last_counts(path: Path) -> None:
+def test_last_row_with_an_id_wins(path: Path) -> None:
     with Journal(path) as journal:
         journal.append(row("a", score=1))
         journal.append(row("a", score=2))
@@ -51,7 +51,7 @@ def test_of_rows_with_one_id_the_last_counts(path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"id": "c", "text": "half', b'{"id": "c", "text": "\xe2\x82', b"\0\0\0"])
-def test_what_a_crash_left_half_written_is_cut_off(path: Path, torn: bytes) -> None:
+def test_torn_last_line_is_removed(path: Path, torn: bytes) -> None:
     path.write_bytes(b'{"id": "a"}\n{"id": "b"}\n' + torn)
     with Journal(path) as journal:
         assert list(journal.rows) == ["a", "b"]
@@ -59,7 +59,7 @@ def test_what_a_crash_left_half_written_is_cut_off(path: Path, torn: bytes) -> N
     assert path.read_bytes() == b'{"id": "a"}\n{"id": "b"}\n{"id": "c"}\n'
 
 
-def test_a_file_that_is_only_half_a_line_starts_over(path: Path) -> None:
+def test_file_with_only_a_torn_line_starts_over(path: Path) -> None:
     path.write_bytes(b'{"id": ')
     with Journal(path) as journal:
         assert journal.rows == {}
@@ -76,7 +76,7 @@ def test_a_file_that_is_only_half_a_line_starts_over(path: Path) -> None:
         (b"null", "expected a JSON object, got NoneType"),
     ],
 )
-def test_a_broken_line_in_the_middle_is_named_with_file_and_number(path: Path, line: bytes, why: str) -> None:
+def test_invalid_line_in_the_middle_is_reported_with_file_and_number(path: Path, line: bytes, why: str) -> None:
     path.write_bytes(b'{"id": "a"}\n\n' + line + b'\n{"id": "b"}\n')
     with pytest.raises(UsageError, match=rf"rows\.jsonl, line 3: {why}"):
         list(read_rows(path))
@@ -85,20 +85,20 @@ def test_a_broken_line_in_the_middle_is_named_with_file_and_number(path: Path, l
     assert b"\n" + line + b"\n" in path.read_bytes()
 
 
-def test_a_row_without_an_id_is_named_with_its_line(path: Path) -> None:
+def test_row_without_id_is_reported_with_its_line(path: Path) -> None:
     path.write_text('{"id": "a"}\n{"name": "b"}\n')
     with pytest.raises(UsageError, match="line 2: field 'id' is missing"), Journal(path):
         pass
 
 
-def test_a_needed_field_that_is_missing_is_named(path: Path) -> None:
+def test_missing_required_field_is_reported(path: Path) -> None:
     path.write_text('{"prompt": "q"}\n')
     assert list(read_rows(path, needed=("prompt",))) == [{"prompt": "q"}]
     with pytest.raises(UsageError, match="line 1: field 'responses' is missing"):
         list(read_rows(path, needed=("prompt", "responses")))
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_file_is_reported_by_name(tmp_path: Path) -> None:
     for missing in (tmp_path / "nothing.jsonl", tmp_path):
         with pytest.raises(UsageError, match=missing.name):
             list(read_rows(missing))
@@ -106,14 +106,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             read_object(missing)
 
 
-def test_a_file_of_one_object_is_read_whole(path: Path) -> None:
+def test_read_object_reads_a_whole_file(path: Path) -> None:
     path.write_text('{\n  "id": "a"\n}\n')
     assert read_object(path, needed=("id",)) == row("a")
     with pytest.raises(UsageError, match=r"rows\.jsonl: field 'score' is missing"):
         read_object(path, needed=("score",))
 
 
-def test_a_row_that_cannot_be_stored_leaves_the_journal_as_it_was(path: Path) -> None:
+def test_row_that_cannot_be_serialized_leaves_the_journal_unchanged(path: Path) -> None:
     with Journal(path) as journal:
         journal.append(row("a"))
         with pytest.raises(TypeError):
@@ -126,7 +126,7 @@ def test_a_row_that_cannot_be_stored_leaves_the_journal_as_it_was(path: Path) ->
 @pytest.mark.parametrize(
     "text", ["\ud83d", "a \udcff b", "\ude00\ud83d", "naïve 🙂", "\u2028\u2029\x85\r\n\0\x1e", '"\\ud83d"']
 )
-def test_any_text_survives(path: Path, text: str) -> None:
+def test_any_text_round_trips(path: Path, text: str) -> None:
     with Journal(path) as journal:
         journal.append(row("a", text=text))
     with Journal(path) as journal:
@@ -137,7 +137,7 @@ def test_any_text_survives(path: Path, text: str) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.text(), max_size=5))
-def test_the_file_has_one_line_a_row_whatever_is_in_it(
+def test_file_has_one_line_per_row(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "rows.jsonl"
@@ -147,7 +147,7 @@ def test_the_file_has_one_line_a_row_whatever_is_in_it(
     assert list(read_rows(path)) == rows
 
 
-def test_writing_a_file_replaces_the_old_one_at_once_or_not_at_all(path: Path) -> None:
+def test_writing_a_file_is_atomic(path: Path) -> None:
     def rows() -> Iterator[dict[str, Any]]:
         yield row("new")
         assert list(read_rows(path)) == [row("old")]
@@ -162,7 +162,7 @@ def test_writing_a_file_replaces_the_old_one_at_once_or_not_at_all(path: Path) -
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_a_file_may_be_rewritten_from_its_own_rows(path: Path) -> None:
+def test_file_can_be_rewritten_from_its_own_rows(path: Path) -> None:
     write_rows(path, [row("a"), row("b")])
     write_rows(path, (r for r in read_rows(path) if r["id"] == "b"))
     assert list(read_rows(path)) == [row("b")]

@@ -40,7 +40,7 @@ MADE = pytest.mark.parametrize("modality", FILES)
 
 
 @MADE
-def test_the_same_file_is_the_same_medium_however_it_is_handed_over(modality: Modality, tmp_path: Path) -> None:
+def test_all_source_types_give_the_same_media(modality: Modality, tmp_path: Path) -> None:
     data = FILES[modality]()
     path = tmp_path / "a file.bin"
     path.write_bytes(data)
@@ -55,7 +55,7 @@ def test_the_same_file_is_the_same_medium_however_it_is_handed_over(modality: Mo
 
 
 @MADE
-def test_a_medium_survives_pickling(modality: Modality) -> None:
+def test_media_can_be_pickled(modality: Modality) -> None:
     made = make_media(modality, FILES[modality]())
     digest = made.digest
     back = pickle.loads(pickle.dumps(made))
@@ -63,7 +63,7 @@ def test_a_medium_survives_pickling(modality: Modality) -> None:
     assert back.digest == digest
 
 
-def test_the_digest_tells_modalities_contents_and_frame_rates_apart() -> None:
+def test_digest_depends_on_modality_content_and_frame_rate() -> None:
     frames = [PIXELS, PIXELS[:, ::-1].copy()]
     different = [
         make_image(PIXELS),
@@ -82,14 +82,14 @@ def test_the_digest_tells_modalities_contents_and_frame_rates_apart() -> None:
     assert make_video(frames, fps=1).digest == make_video(np.stack(frames), fps=1.0).digest
 
 
-def test_the_same_pixels_make_the_same_image_whatever_held_them() -> None:
+def test_same_pixels_give_the_same_image() -> None:
     decoded = Image.open(io.BytesIO(picture(PIXELS, dpi=(72, 72), icc_profile=b"a profile")))
     forms = [PIXELS, Image.fromarray(PIXELS), decoded, Image.fromarray(PIXELS).convert("RGBA")]
     assert len({make_image(form).digest for form in forms}) == 1
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(make_image(PIXELS).data))), PIXELS)
 
 
-def test_a_pil_image_is_named_by_the_file_it_came_from(tmp_path: Path) -> None:
+def test_pil_image_is_named_after_its_file(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(picture(PIXELS))
     with Image.open(tmp_path / "cat.png") as opened:
         assert make_image(opened).name.endswith("cat.png")
@@ -97,7 +97,7 @@ def test_a_pil_image_is_named_by_the_file_it_came_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
-def test_pil_images_of_every_8_or_16_bit_mode_are_taken(mode: str) -> None:
+def test_pil_images_of_every_8_or_16_bit_mode_are_accepted(mode: str) -> None:
     grey = Image.fromarray((np.arange(256, dtype=np.uint16) * 256).reshape(16, 16))
     source = grey if mode == "I;16" else Image.fromarray(PIXELS).convert(mode)
     assert Image.open(io.BytesIO(make_image(source).data)).mode == "RGB"
@@ -108,13 +108,13 @@ def test_pil_images_of_every_8_or_16_bit_mode_are_taken(mode: str) -> None:
     [PIXELS / 255, PIXELS[..., 0], PIXELS.transpose(2, 0, 1), PIXELS[:0], np.zeros((4, 4, 4), np.uint8)],
     ids=["floats", "grey", "channels first", "empty", "four channels"],
 )
-def test_an_array_that_is_no_rgb_image_is_refused(array: Any) -> None:
+def test_array_that_is_not_an_rgb_image_is_rejected(array: Any) -> None:
     with pytest.raises(MediaError, match=r"uint8 array \(height, width, 3\)"):
         make_image(array)
 
 
 @pytest.mark.parametrize("shape", [(7,), (7, 1), (7, 2)])
-def test_arrays_become_the_same_wav_files_as_with_scipy(shape: tuple[int, ...]) -> None:
+def test_wav_encoding_matches_scipy(shape: tuple[int, ...]) -> None:
     from scipy.io import wavfile
 
     samples = np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(shape)
@@ -123,13 +123,13 @@ def test_arrays_become_the_same_wav_files_as_with_scipy(shape: tuple[int, ...]) 
     assert make_audio(samples, rate=16_000).data == expected.getvalue()
 
 
-def test_an_image_of_32_bit_pixels_is_refused_rather_than_clipped() -> None:
+def test_image_with_32_bit_pixels_is_rejected() -> None:
     with pytest.raises(MediaError, match="32 bits"):
         make_image(Image.fromarray(np.ones((4, 4), np.float32)))
 
 
 @MADE
-def test_what_is_no_file_is_named_in_the_error(modality: Modality, tmp_path: Path) -> None:
+def test_invalid_path_is_named_in_the_error(modality: Modality, tmp_path: Path) -> None:
     make = {Modality.IMAGE: make_image, Modality.VIDEO: make_video, Modality.AUDIO: make_audio}[modality]
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("no picture at all\n" * 20)
@@ -146,7 +146,7 @@ def test_what_is_no_file_is_named_in_the_error(modality: Modality, tmp_path: Pat
 
 @MADE
 @pytest.mark.parametrize("source", [None, 7, "", {}, {"bytes": None}, b"", "a\0b", "x" * 5000, "data:x,y"])
-def test_sources_of_other_kinds_are_refused(modality: Modality, source: Any) -> None:
+def test_unsupported_source_types_are_rejected(modality: Modality, source: Any) -> None:
     with pytest.raises(MediaError):
         make_media(modality, source)
 
@@ -158,13 +158,13 @@ def test_nothing_is_fetched_from_the_network(modality: Modality) -> None:
 
 
 @MADE
-def test_a_data_uri_that_is_not_base64_is_refused(modality: Modality) -> None:
+def test_invalid_data_uri_is_rejected(modality: Modality) -> None:
     with pytest.raises(MediaError, match=r"data:image/png;base64,\.\.\."):
         make_media(modality, "data:image/png;base64,a*b")
 
 
 @MADE
-def test_files_above_the_size_limit_are_not_even_read(
+def test_files_above_the_size_limit_are_not_read(
     modality: Modality, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(media_files.MAX_BYTES, modality, 100)
@@ -175,13 +175,13 @@ def test_files_above_the_size_limit_are_not_even_read(
 
 
 @pytest.mark.parametrize("source", [picture(PIXELS), Image.fromarray(PIXELS), PIXELS], ids=["file", "pil", "array"])
-def test_an_image_with_too_many_pixels_is_refused_before_decoding(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_with_too_many_pixels_is_rejected_before_decoding(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media_files, "MAX_PIXELS", 1000)
     with pytest.raises(MediaError, match="60x40 pixels are more than the 1000 allowed"):
         make_image(source)
 
 
-def test_a_decompression_bomb_is_refused() -> None:
+def test_decompression_bomb_is_rejected() -> None:
     with pytest.raises(MediaError, match="image in memory"):
         make_image(picture(Image.new("1", (20_000, 20_000))))
 
@@ -192,13 +192,13 @@ def test_formats_that_run_programs_are_not_opened() -> None:
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])
-def test_an_image_cut_short_is_noticed_at_once(form: str) -> None:
+def test_truncated_image_is_detected_on_opening(form: str) -> None:
     data = picture(PIXELS, form=form)
     with pytest.raises(MediaError, match="image in memory"):
         make_image(data[: len(data) // 2])
 
 
-def test_frames_need_a_rate_and_files_have_one() -> None:
+def test_fps_is_required_for_frames_and_rejected_for_files() -> None:
     for fps in (None, 0, -1.0, float("nan"), float("inf")):
         with pytest.raises(MediaError, match="fps"):
             make_video([PIXELS], fps=fps)
@@ -208,7 +208,7 @@ def test_frames_need_a_rate_and_files_have_one() -> None:
         make_video([], fps=2)
 
 
-def test_frames_are_anything_an_image_can_be_made_of(tmp_path: Path) -> None:
+def test_frames_accept_every_image_source(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(picture(PIXELS))
     made = make_video([tmp_path / "0.png", picture(PIXELS), Image.fromarray(PIXELS), PIXELS, make_image(PIXELS)], fps=2)
     assert len(made.frames) == 5
@@ -216,25 +216,25 @@ def test_frames_are_anything_an_image_can_be_made_of(tmp_path: Path) -> None:
     assert made.frames[0].name == f"frame 0 ({tmp_path / '0.png'})"
 
 
-def test_a_sound_is_no_video_though_it_has_a_cover() -> None:
+def test_audio_with_cover_art_is_not_a_video() -> None:
     with pytest.raises(MediaError, match="holds no video"):
         make_video(wav(TONE))
     with pytest.raises(MediaError, match="holds no audio"):
         make_audio(film(range(0, 240, 20)))
 
 
-def test_a_sound_file_cut_short_is_noticed_at_once() -> None:
+def test_truncated_audio_is_detected_on_opening() -> None:
     data = wav(TONE)
     with pytest.raises(MediaError, match=r"cut short: \d+ bytes of the \d+"):
         make_audio(data[: len(data) // 2])
 
 
-def test_a_sound_file_without_samples_is_refused() -> None:
+def test_audio_file_without_samples_is_rejected() -> None:
     with pytest.raises(MediaError, match="holds no audio that can be decoded"):
         make_audio(wav([]))
 
 
-def test_arrays_need_a_rate_and_files_have_one() -> None:
+def test_rate_is_required_for_arrays_and_rejected_for_files() -> None:
     for rate in (None, 0, -1, 16_000.5, 10**7):
         with pytest.raises(MediaError, match="rate"):
             make_audio(TONE, rate)
@@ -243,7 +243,7 @@ def test_arrays_need_a_rate_and_files_have_one() -> None:
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float16, np.int16, np.int32, np.uint8])
-def test_samples_of_every_kind_have_the_same_full_scale(kind: Any) -> None:
+def test_all_sample_types_have_the_same_full_scale(kind: Any) -> None:
     halves = {np.int16: [-16384, 16384], np.int32: [-(2**30), 2**30], np.uint8: [64, 192]}.get(kind, [-0.5, 0.5])
     assert (
         make_audio(np.array(halves, kind), 16_000).digest
@@ -251,7 +251,7 @@ def test_samples_of_every_kind_have_the_same_full_scale(kind: Any) -> None:
     )
 
 
-def test_lists_and_the_dictionaries_of_data_sets_hold_samples_too() -> None:
+def test_lists_and_dataset_dictionaries_are_accepted() -> None:
     assert make_audio(TONE.tolist(), 8000) == make_audio(TONE, 8000)
     assert make_audio({"array": TONE, "sampling_rate": 8000, "path": "a.wav"}) == make_audio(TONE, 8000)
     assert make_audio({"array": TONE, "sampling_rate": 8000, "path": "a.wav"}).name == "a.wav"
@@ -272,28 +272,28 @@ def test_lists_and_the_dictionaries_of_data_sets_hold_samples_too() -> None:
         ([[1.0], [1.0, 2.0]], "audio array"),
     ],
 )
-def test_samples_that_cannot_be_sound_are_refused(samples: Any, why: str) -> None:
+def test_invalid_samples_are_rejected(samples: Any, why: str) -> None:
     with pytest.raises(MediaError, match=why):
         make_audio(samples, 16_000)
 
 
-def test_the_small_overshoot_of_decoders_is_no_fault() -> None:
+def test_small_overshoot_of_decoders_is_accepted() -> None:
     assert make_audio(TONE * 2.4, 16_000).data
 
 
-def test_smiles_are_stripped_and_kept_as_text() -> None:
+def test_smiles_are_stripped() -> None:
     made = make_molecule("  CC(=O)Oc1ccccc1C(=O)O\n")
     assert made.data == b"CC(=O)Oc1ccccc1C(=O)O"
     assert made.modality == Modality.MOLECULE
 
 
 @pytest.mark.parametrize("source", ["", "  ", "C C", "C\nC", "C\u2028C", "C\x00", "C" * 10_001, None, b"CCO"])
-def test_what_is_no_single_line_of_smiles_is_refused(source: Any) -> None:
+def test_invalid_smiles_are_rejected(source: Any) -> None:
     with pytest.raises(MediaError, match="molecule"):
         make_molecule(source)
 
 
-def test_a_medium_passes_through_where_its_modality_is_asked_for() -> None:
+def test_media_of_the_right_modality_pass_through() -> None:
     made = {Modality.MOLECULE: make_molecule("CCO")} | {m: make_media(m, data()) for m, data in FILES.items()}
     for modality, one in made.items():
         assert make_media(modality, one) is one
@@ -302,7 +302,7 @@ def test_a_medium_passes_through_where_its_modality_is_asked_for() -> None:
                 make_media(other, one)
 
 
-def test_options_go_to_the_modality_that_knows_them() -> None:
+def test_options_are_checked_per_modality() -> None:
     assert make_media(Modality.VIDEO, [PIXELS], fps=2) == make_video([PIXELS], fps=2)
     assert make_media(Modality.AUDIO, TONE, rate=8000) == make_audio(TONE, 8000)
     for modality, options in ((Modality.IMAGE, {"fps": 2}), (Modality.AUDIO, {"fps": 2}), (Modality.VIDEO, {"x": 2})):
@@ -312,7 +312,7 @@ def test_options_go_to_the_modality_that_knows_them() -> None:
         make_media(Modality.VIDEO, make_video([PIXELS], fps=2), fps=3)
 
 
-def test_the_content_stays_out_of_the_text_of_a_medium() -> None:
+def test_repr_of_media_omits_the_content() -> None:
     assert len(repr(make_image(PIXELS))) < 200
     assert isinstance(make_image(PIXELS), Media)
 

@@ -85,12 +85,12 @@ def entered(model: Model) -> Iterator[list[int]]:
     hook.remove()
 
 
-def test_a_model_withstands_control_tokens_turns_and_stray_placeholders(model: Model, entered: list[int]) -> None:
+def test_model_withstands_control_tokens_turns_and_stray_placeholders(model: Model, entered: list[int]) -> None:
     model.withstands(on_layout(model.checkpoint), question)
     assert set(entered) == {0}
 
 
-def test_a_model_sees_the_tokens_of_its_images_and_not_one_more(model: Model, entered: list[int]) -> None:
+def test_model_gets_exactly_its_image_tokens(model: Model, entered: list[int]) -> None:
     if not model.witness.placeholders:
         pytest.skip("a text model takes no image")
     model.withstands(on_layout(model.checkpoint), beside_an_image)
@@ -99,7 +99,7 @@ def test_a_model_sees_the_tokens_of_its_images_and_not_one_more(model: Model, en
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [question, candidate, beside_an_image])
-def test_a_model_withstands_every_attack(shape: Shape, model: Model) -> None:
+def test_model_withstands_every_attack(shape: Shape, model: Model) -> None:
     if shape is beside_an_image and not model.witness.placeholders:
         pytest.skip("a text model takes no image")
     model.withstands([*on_model(model.checkpoint), *on_any()], shape)

@@ -73,7 +73,7 @@ def judged(engine: ScriptedEngine, comparison: Comparison = SINGLE, **settings: 
     return FlexJudge(engine, JudgeSettings(100, 60, **settings)).judge([comparison])[0]
 
 
-def test_how_sure_a_score_was_is_in_its_expected_score_and_its_deviation() -> None:
+def test_expected_score_and_deviation_follow_the_distribution() -> None:
     engine = saying("Hm.</think>", "<answer>7</answer>", {"": {"7": 0.5, "8": 0.3, "4": 0.1, "x": 0.1}})
     judgment = judged(engine)
     mean = (7 * 0.5 + 8 * 0.3 + 4 * 0.1) / 0.9
@@ -86,7 +86,7 @@ def test_how_sure_a_score_was_is_in_its_expected_score_and_its_deviation() -> No
 ONE_OR_TEN = {"": {"7": 0.6, "1": 0.4}, "1": {"0": 0.75, "<": 0.25}}
 
 
-def test_whether_it_would_have_been_one_or_ten_is_asked_for_with_one_more_token() -> None:
+def test_ambiguity_between_1_and_10_is_probed_with_one_more_token() -> None:
     engine = saying("Hm.</think>", "<answer>7</answer>", ONE_OR_TEN)
     judgment = judged(engine)
     assert judgment.expected_scores == (pytest.approx(0.6 * 7 + 0.1 * 1 + 0.3 * 10),)
@@ -94,7 +94,7 @@ def test_whether_it_would_have_been_one_or_ten_is_asked_for_with_one_more_token(
     assert engine.requests[-1][1].regex is None
 
 
-def test_the_way_that_the_judge_took_is_not_asked_for_again_nor_one_without_weight() -> None:
+def test_sampled_and_negligible_branches_are_not_probed() -> None:
     taken = saying("Hm.</think>", "<answer>10</answer>", ONE_OR_TEN)
     assert judged(taken).expected_scores == (pytest.approx(0.6 * 7 + 0.1 * 1 + 0.3 * 10),)
     light = saying("Hm.</think>", "<answer>7</answer>", {"": {"7": 0.9995, "1": 0.0005}})
@@ -102,7 +102,7 @@ def test_the_way_that_the_judge_took_is_not_asked_for_again_nor_one_without_weig
     assert taken.asked_more == light.asked_more == []
 
 
-def test_each_score_of_a_forced_pair_is_asked_for_where_it_stands() -> None:
+def test_forced_pair_probes_each_score_at_its_position() -> None:
     chances = {"": {"7": 0.5, "1": 0.5}, "1": {"0": 0.5, "<": 0.5}}
     engine = saying(RAMBLE, "7</answer><answer>7</answer>", chances)
     judgment = judged(engine, PAIR)
@@ -111,7 +111,7 @@ def test_each_score_of_a_forced_pair_is_asked_for_where_it_stands() -> None:
     assert engine.asked_more == [start + "1", start + "7</answer><answer>1"]
 
 
-def test_a_judge_that_answers_first_has_expected_scores_too_also_by_force() -> None:
+def test_answer_first_replies_have_expected_scores() -> None:
     for answer in ("So: <answer>7</answer><think>", "<think>"):
         engine = saying("Hm.</think>", answer, ONE_OR_TEN, forced_answer="7</answer>")
         judgment = judged(engine, reason_first=False)
@@ -119,7 +119,7 @@ def test_a_judge_that_answers_first_has_expected_scores_too_also_by_force() -> N
         assert len(engine.asked_more) == 1
 
 
-def test_how_sure_a_choice_was_is_in_its_expected_shares() -> None:
+def test_choice_has_expected_shares() -> None:
     chances = {
         "": {"[": 1.0},
         "[": {"[": 1.0},
@@ -133,7 +133,7 @@ def test_how_sure_a_choice_was_is_in_its_expected_shares() -> None:
         assert judgment.expected_scores == (pytest.approx(0.35 + 0.175), pytest.approx(0.3 + 0.175))
 
 
-def test_expected_shares_are_in_the_comparisons_order_whatever_the_judge_read() -> None:
+def test_expected_shares_are_in_the_comparisons_order() -> None:
     def script(prompt: str, sampling: Sampling) -> str:
         better = "A>B" if "[Image A]\none" in prompt else "B>A"
         return "Hm.</think>" if sampling.stop else f"<answer>[[{better}]]</answer>"
@@ -146,7 +146,7 @@ def test_expected_shares_are_in_the_comparisons_order_whatever_the_judge_read() 
         assert judgment.expected_scores == (pytest.approx((0.9, 0.1)) if order == "as_given" else (0.5, 0.5))
 
 
-def test_the_spread_of_several_votes_is_within_and_between_them() -> None:
+def test_spread_combines_variance_within_and_between_votes() -> None:
     def script(_: str, sampling: Sampling) -> str:
         return "Hm.</think>" if sampling.stop == ("</think>",) else f"<answer>{4 + 4 * sampling.sample_index}</answer>"
 
@@ -156,7 +156,7 @@ def test_the_spread_of_several_votes_is_within_and_between_them() -> None:
     assert judgment.spread == judgment.votes[0].deviations == (pytest.approx(math.sqrt((9 + 4 + 4 + 9) / 4)),)
 
 
-def test_without_log_probabilities_there_are_written_scores_and_no_expected_ones() -> None:
+def test_without_logprobs_there_are_no_expected_scores() -> None:
     class Silent(ScriptedEngine):
         async def generate(
             self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
@@ -206,7 +206,7 @@ class Pieces(ScriptedEngine):
 
 @given(st.sets(st.integers(1, len(SEAM) - 1)), st.sets(st.sampled_from("73")))
 @hypothesis_settings(max_examples=150, deadline=None)
-def test_however_a_reply_is_cut_into_tokens_its_scores_are_the_same(cuts: set[int], alone: set[str]) -> None:
+def test_expected_scores_do_not_depend_on_the_tokenization(cuts: set[int], alone: set[str]) -> None:
     cuts |= {edge for score in alone for edge in (SEAM.index(score), SEAM.index(score) + 1)}
     pieces = [SEAM[i:j] for i, j in pairwise([0, *sorted(cuts), len(SEAM)])]
     judgment = judged(Pieces(pieces), PAIR)

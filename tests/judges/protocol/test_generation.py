@@ -44,7 +44,7 @@ def stubborn(prompt: str, sampling: Sampling) -> str:
 
 
 @pytest.mark.parametrize("num_waits", [0, 1, 2, 4])
-def test_the_end_of_the_thinking_is_put_off_as_often_as_is_asked(num_waits: int) -> None:
+def test_budget_forcing_appends_wait_num_waits_times(num_waits: int) -> None:
     engine = ScriptedEngine(stubborn)
     judgment = judged(engine, num_waits=num_waits)
     thought = "Wait".join(f" Thought {k}." for k in range(num_waits + 1))
@@ -54,14 +54,14 @@ def test_the_end_of_the_thinking_is_put_off_as_often_as_is_asked(num_waits: int)
     assert engine.requests[-1][0] == engine.requests[0][0] + thought + "</think>"
 
 
-def test_thinking_that_ends_without_its_tag_is_put_off_too() -> None:
+def test_budget_forcing_applies_to_thinking_without_a_closing_tag() -> None:
     engine = ScriptedEngine(lambda p, s: "9</answer>" if s.regex else "hm" if "Wait" not in p else " no")
     judgment = judged(engine, num_waits=2)
     assert (judgment.scores, judgment.votes[0].forced_answer, judgment.votes[0].num_waits) == ((9,), "early_end", 2)
     assert judgment.reasoning == "hmWait noWait no"
 
 
-def test_waiting_never_thinks_longer_than_the_budget_and_says_that_it_ran_out() -> None:
+def test_budget_forcing_stays_within_the_thinking_budget() -> None:
     engine = ScriptedEngine(lambda p, s: "7</answer>" if s.regex else "</think>" if "Wait" not in p else "so " * 100)
     judgment = judged(engine, num_waits=3)
     assert (judgment.scores, judgment.votes[0].forced_answer, judgment.votes[0].num_waits) == ((7,), "budget", 1)
@@ -70,7 +70,7 @@ def test_waiting_never_thinks_longer_than_the_budget_and_says_that_it_ran_out() 
     assert engine.requests[-1][0].endswith("so " * 32 + "\n</think><answer>")
 
 
-def test_the_last_of_the_budget_is_not_spent_on_a_wait_after_which_nothing_could_be_thought() -> None:
+def test_no_wait_is_appended_without_budget_left_to_think() -> None:
     backend = Tokenizer.from_str(build_byte_tokenizer().backend_tokenizer.to_str())
     backend.add_tokens([AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")])
     ends = {12: (0, None), 15: (0, None), 16: (1, "budget"), 26: (1, "budget"), 27: (1, None), 31: (2, "budget")}
@@ -106,7 +106,7 @@ class LateStop(ScriptedEngine):
 
 
 @pytest.mark.parametrize("late", [0, 1, 8, 17])
-def test_what_a_late_stop_says_after_the_thinking_is_cut_when_it_is_told_to_wait(late: int) -> None:
+def test_text_after_a_late_stop_is_dropped_before_wait(late: int) -> None:
     def script(prompt: str, _: Sampling) -> str:
         reply = prompt.rpartition("assistant\n<think>\n")[2]
         if "</think>" not in reply:
@@ -122,7 +122,7 @@ def answering(answer: str, thought: str = "It is right.</think>", **options: Any
     return ScriptedEngine(lambda _, s: thought if s.stop == ("</think>",) else f"{answer}<think>\n", **options)
 
 
-def test_a_judge_can_answer_before_it_thinks() -> None:
+def test_answer_first_reply_is_parsed() -> None:
     engine = answering("<answer>9</answer><answer>2</answer>")
     judgment = judged(engine, PAIR, reason_first=False)
     assert (judgment.scores, judgment.expected_scores, judgment.votes[0].forced_answer) == ((9, 2), (9, 2), None)
@@ -134,12 +134,12 @@ def test_a_judge_can_answer_before_it_thinks() -> None:
 
 
 @pytest.mark.parametrize("thought", ["<answer>1</answer></think>", "</think><answer>1</answer>", "x" * 300])
-def test_of_a_judge_that_answers_first_nothing_after_is_read_as_its_verdict(thought: str) -> None:
+def test_answer_first_ignores_text_after_the_thinking(thought: str) -> None:
     judgment = judged(answering("<answer>9</answer>", thought), reason_first=False)
     assert (judgment.status, judgment.scores, len(judgment.votes)) == (Status.OK, (9,), 1)
 
 
-def test_a_judge_that_thinks_although_it_should_answer_is_made_to_answer() -> None:
+def test_answer_first_reply_that_starts_thinking_gets_a_forced_answer() -> None:
     def script(_: str, sampling: Sampling) -> str:
         if sampling.regex:
             return "4</answer>"
@@ -152,14 +152,14 @@ def test_a_judge_that_thinks_although_it_should_answer_is_made_to_answer() -> No
     assert engine.requests[-1][0] == engine.requests[0][0] + "<answer>4</answer><think>\n"
 
 
-def test_a_judge_that_answers_first_and_is_not_forced_may_have_no_verdict() -> None:
+def test_answer_first_without_forcing_may_be_unparseable() -> None:
     judgment = judged(answering("I like it. "), reason_first=False, forced_answer=False)
     assert (judgment.status, judgment.scores, judgment.reasoning) == (Status.UNPARSEABLE, None, "It is right.")
     rambling = ScriptedEngine(lambda _, s: "well, " * 100)
     assert judged(rambling, reason_first=False, forced_answer=False).status == Status.TRUNCATED
 
 
-def test_the_beginning_of_the_thinking_in_the_token_that_opens_it_is_kept() -> None:
+def test_thinking_that_starts_in_the_think_open_token_is_kept() -> None:
     def script(prompt: str, _: Sampling) -> str:
         whole = "<answer>9</answer><think>It is right.</think>"
         return whole.removeprefix(prompt.rpartition("<|im_start|>assistant\n")[2])
@@ -177,7 +177,7 @@ def test_the_beginning_of_the_thinking_in_the_token_that_opens_it_is_kept() -> N
         ("[[A=B=Bad]]", "A=B=Bad", (0.5, 0.5)),
     ],
 )
-def test_a_judge_can_choose_one_of_four_options(said: str, choice: str, shares: tuple[float, ...]) -> None:
+def test_judge_chooses_one_of_four_options(said: str, choice: str, shares: tuple[float, ...]) -> None:
     engine = saying("Hm.</think>", f"<answer>{said}</answer>")
     judgment = judged(engine, IMAGES)
     assert "[Image A]\none\n\n[Image B]\ntwo<|im_end|>" in engine.requests[0][0]
@@ -185,7 +185,7 @@ def test_a_judge_can_choose_one_of_four_options(said: str, choice: str, shares: 
     assert judgment.preferred == {1: 0, 0: 1}.get(shares[0])
 
 
-def test_an_option_that_does_not_come_is_forced_under_its_grammar() -> None:
+def test_missing_option_is_forced_with_its_grammar() -> None:
     engine = saying("so " * 100, "[[B>A]]</answer>")
     judgment = judged(engine, IMAGES)
     assert (judgment.choice, judgment.votes[0].forced_answer) == ("B>A", "budget")
@@ -195,7 +195,7 @@ def test_an_option_that_does_not_come_is_forced_under_its_grammar() -> None:
     assert sampling.stop == ("</answer>",)
 
 
-def test_a_batch_gets_a_score_for_each_of_its_responses_also_by_force() -> None:
+def test_listwise_verdict_has_one_score_per_response() -> None:
     written = "".join(f"<answer>{s}</answer>" for s in (7, 3, 10, 1, 5))
     for engine in (saying("Hm.</think>", written), saying("so " * 100, written.removeprefix("<answer>"))):
         judgment = judged(engine, BATCH)
@@ -204,7 +204,7 @@ def test_a_batch_gets_a_score_for_each_of_its_responses_also_by_force() -> None:
     assert "[Assistant 5's Answer]\ne" in engine.requests[0][0]
 
 
-def test_without_forcing_a_batch_with_a_score_too_few_is_unparseable() -> None:
+def test_without_forcing_a_missing_listwise_score_is_unparseable() -> None:
     judgment = judged(saying("Hm.</think>", "<answer>7</answer>" * 4), BATCH, forced_answer=False)
     assert (judgment.status, judgment.votes[0].detail) == (Status.UNPARSEABLE, "4 answers for 5 responses")
 
@@ -222,7 +222,7 @@ def mute(_: str, sampling: Sampling) -> str:
 
 @pytest.mark.parametrize("comparison", [SINGLE, PAIR, BATCH, IMAGES], ids=["single", "pair", "batch", "options"])
 @pytest.mark.parametrize("how", [{}, {"num_waits": 3}, {"reason_first": False}, {"order": "both"}], ids=str)
-def test_what_fits_the_engines_context_always_fits_and_the_rest_is_never_sent(
+def test_admitted_prompts_never_exceed_the_context(
     comparison: Comparison, how: dict[str, Any]
 ) -> None:
     def wordy(prompt: str, sampling: Sampling) -> str:
@@ -248,7 +248,7 @@ def test_what_fits_the_engines_context_always_fits_and_the_rest_is_never_sent(
     assert longest > least - (60 if "num_waits" not in how else 140)
 
 
-def test_a_prompt_that_is_too_long_in_one_of_its_orders_only_is_overlong() -> None:
+def test_prompt_too_long_in_one_order_is_overlong() -> None:
     """A text that ends in `.` is a token shorter where a header follows, as `.` and the line break are one token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate([*alphabet, ".Ċ"])}, merges=[(".", "Ċ")]))

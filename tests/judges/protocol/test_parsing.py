@@ -52,7 +52,7 @@ FIVE, TEN, TENTHS, CHOICE = on("1-5"), on("1-10"), on("1.0-5.0"), load_rubric("g
         ("<answer>8/10, 7 / 10; 1</answer>", 3, TEN, (8, 7, 1)),
     ],
 )
-def test_a_verdict_is_read(answer: str, responses: int, rubric: Rubric, scores: tuple[float, ...]) -> None:
+def test_valid_answer_is_parsed(answer: str, responses: int, rubric: Rubric, scores: tuple[float, ...]) -> None:
     assert parse_answer(answer, responses, rubric).scores == scores
 
 
@@ -101,12 +101,12 @@ def test_a_verdict_is_read(answer: str, responses: int, rubric: Rubric, scores: 
         ("<answer>[[A>B]]</answer>", 2, TEN, "not a score"),
     ],
 )
-def test_what_is_no_verdict_is_refused_with_the_reason(answer: str, responses: int, rubric: Rubric, why: str) -> None:
+def test_invalid_answer_is_rejected_with_a_reason(answer: str, responses: int, rubric: Rubric, why: str) -> None:
     with pytest.raises(VerdictParseError, match=why):
         parse_answer(answer, responses, rubric)
 
 
-def test_each_score_is_found_where_it_is_written() -> None:
+def test_score_positions_point_at_the_scores() -> None:
     answer = "So <answer> 10/10</answer>\n<answer>3</answer>"
     assert [answer[p:].partition("<")[0] for p in parse_answer(answer, 2, TEN).places] == ["10/10", "3"]
     answer = "So <answer> 10/10,  3 </answer>"
@@ -125,7 +125,7 @@ def test_each_score_is_found_where_it_is_written() -> None:
         ("<answer>[[B>A]]</answer>, that is, <answer>[[ b > a ]]</answer>", "B>A", (0, 1)),
     ],
 )
-def test_an_option_is_read(answer: str, choice: str, shares: tuple[float, float]) -> None:
+def test_option_is_parsed(answer: str, choice: str, shares: tuple[float, float]) -> None:
     reading = parse_answer(answer, 2, CHOICE)
     assert (reading.choice, reading.scores) == (choice, shares)
     (place,) = reading.places
@@ -155,12 +155,12 @@ def test_an_option_is_read(answer: str, choice: str, shares: tuple[float, float]
         ("<answer>[[A=B=Good]]</answer><answer>[[A=B=Bad]]</answer>", "in two ways: A=B=Good and A=B=Bad"),
     ],
 )
-def test_what_is_no_option_is_refused_with_the_reason(answer: str, why: str) -> None:
+def test_invalid_option_is_rejected_with_a_reason(answer: str, why: str) -> None:
     with pytest.raises(VerdictParseError, match=why):
         parse_answer(answer, 2, CHOICE)
 
 
-def test_labels_are_how_an_answer_is_written_and_what_it_means() -> None:
+def test_labels_map_answers_to_scores() -> None:
     assert get_label_scores(FIVE) == {"1": (1.0,), "2": (2.0,), "3": (3.0,), "4": (4.0,), "5": (5.0,)}
     assert list(get_label_scores(TENTHS).items())[:2] == [("1.0", (1.0,)), ("1.1", (1.1,))]
     assert get_label_scores(CHOICE) == {
@@ -172,7 +172,7 @@ def test_labels_are_how_an_answer_is_written_and_what_it_means() -> None:
 
 
 @pytest.mark.parametrize("rubric", [FIVE, TEN, TENTHS, CHOICE], ids=lambda r: r.name)
-def test_every_label_is_read_as_what_it_means(rubric: Rubric) -> None:
+def test_every_label_parses_to_its_scores(rubric: Rubric) -> None:
     responses = 2 if rubric.has_options else 1
     for label, scores in get_label_scores(rubric).items():
         reading = parse_answer(f"<answer>{label}</answer>", responses, rubric)
@@ -191,7 +191,7 @@ def test_every_label_is_read_as_what_it_means(rubric: Rubric) -> None:
         ("", ""),
     ],
 )
-def test_the_answer_follows_the_last_end_of_thinking_unless_another_stands_before_it(text: str, answer: str) -> None:
+def test_answer_is_after_the_last_think_close_unless_earlier_text_has_one(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
 
 
@@ -207,7 +207,7 @@ def test_the_answer_follows_the_last_end_of_thinking_unless_another_stands_befor
         ("", "", ""),
     ],
 )
-def test_of_a_reply_that_answers_first_only_what_precedes_the_thinking_is_the_answer(
+def test_answer_first_answer_is_before_the_thinking(
     reply: str, answer: str, reasoning: str
 ) -> None:
     assert split_answer_first_reply(reply) == (answer, reasoning)
@@ -224,7 +224,7 @@ replies = st.one_of(
 
 @settings(deadline=None)
 @given(replies, st.sampled_from([1, 2, 3]), st.sampled_from([FIVE, TEN, TENTHS]))
-def test_no_reply_gives_a_score_off_the_scale_or_an_unexpected_error(
+def test_any_reply_parses_on_scale_or_is_rejected(
     reply: str, responses: int, rubric: Rubric
 ) -> None:
     for text in (reply, extract_answer(reply), split_answer_first_reply(reply)[0]):
@@ -239,7 +239,7 @@ def test_no_reply_gives_a_score_off_the_scale_or_an_unexpected_error(
 
 @settings(deadline=None)
 @given(replies, st.sampled_from(TEN.labels), st.sampled_from(TEN.labels))
-def test_whatever_the_judge_quotes_beside_its_verdict_cannot_change_it(said: str, own: str, quoted: str) -> None:
+def test_quotes_around_a_verdict_cannot_change_it(said: str, own: str, quoted: str) -> None:
     for answer in (f"<answer>{own}</answer>{said}<answer>{quoted}</answer>", f"<answer>{own}</answer>{said}"):
         try:
             reading = parse_answer(answer, 1, TEN)
@@ -250,7 +250,7 @@ def test_whatever_the_judge_quotes_beside_its_verdict_cannot_change_it(said: str
 
 @settings(deadline=None)
 @given(replies)
-def test_no_reply_gives_a_choice_that_was_not_offered_or_an_unexpected_error(reply: str) -> None:
+def test_any_reply_parses_to_an_offered_option_or_is_rejected(reply: str) -> None:
     try:
         reading = parse_answer(reply, 2, CHOICE)
     except VerdictParseError:
@@ -263,7 +263,7 @@ spaces = st.text(" \n\t\u00a0", max_size=3)
 
 @settings(deadline=None)
 @given(st.data(), st.sampled_from([FIVE, TEN, TENTHS]), st.text())
-def test_every_verdict_of_scores_on_the_scale_is_read_after_any_thinking(data: Any, rubric: Rubric, said: str) -> None:
+def test_every_valid_verdict_is_parsed_after_any_thinking(data: Any, rubric: Rubric, said: str) -> None:
     written = data.draw(st.lists(st.sampled_from(rubric.labels), min_size=1, max_size=5))
     tags = [f"<answer>{data.draw(spaces)}{label}{data.draw(spaces)}</answer>{data.draw(spaces)}" for label in written]
     answer = extract_answer(f"{said}</think>{''.join(tags)}")
@@ -274,7 +274,7 @@ def test_every_verdict_of_scores_on_the_scale_is_read_after_any_thinking(data: A
 
 @settings(deadline=None)
 @given(st.data(), st.sampled_from([FIVE, TEN, TENTHS]))
-def test_every_list_of_scores_on_the_scale_is_read(data: Any, rubric: Rubric) -> None:
+def test_every_list_of_valid_scores_is_parsed(data: Any, rubric: Rubric) -> None:
     written = data.draw(st.lists(st.sampled_from(rubric.labels), min_size=2, max_size=5))
     separator = data.draw(st.sampled_from([", ", " ", "\n", " ,\t", ";  "]))
     answer = f"<answer>{data.draw(spaces)}{separator.join(written)}{data.draw(spaces)}</answer>"
@@ -283,7 +283,7 @@ def test_every_list_of_scores_on_the_scale_is_read(data: Any, rubric: Rubric) ->
 
 @settings(deadline=None)
 @given(st.data(), st.sampled_from(list(OPTIONS)))
-def test_every_option_is_read_however_it_is_spaced(data: Any, option: str) -> None:
+def test_every_option_is_parsed_with_any_spacing(data: Any, option: str) -> None:
     letters = data.draw(st.sampled_from([str.upper, str.lower, str]))
     spaced = "".join(f"{data.draw(spaces)}{sign}{data.draw(spaces)}" if sign in "=>" else sign for sign in option)
     reading = parse_answer(f"<answer>[[{data.draw(spaces)}{letters(spaced)}]]</answer>", 2, CHOICE)

@@ -55,15 +55,15 @@ def user_text(prompt: Content, *responses: Content, rubric: Rubric = GENERAL) ->
     return texts(Comparison("", (Message("user", prompt),), responses), rubric)[1][1]
 
 
-def test_the_pairwise_default_is_the_published_prompt_character_for_character() -> None:
+def test_pairwise_default_is_exactly_the_published_prompt() -> None:
     assert build_system_prompt(GENERAL, 2) == PUBLISHED_PAIR
 
 
-def test_the_single_prompt_is_the_same_with_one_assistant_and_one_answer() -> None:
+def test_single_prompt_differs_in_one_assistant_and_one_answer() -> None:
     assert build_system_prompt(GENERAL, 1) == SINGLE
 
 
-def test_a_pair_is_laid_out_as_published() -> None:
+def test_pair_has_the_published_layout() -> None:
     system, user = texts(Comparison.of("What is 2 + 3?", "5", "6"))
     assert system == ("system", PUBLISHED_PAIR)
     assert user == (
@@ -72,20 +72,20 @@ def test_a_pair_is_laid_out_as_published() -> None:
     )
 
 
-def test_a_single_answer_is_laid_out_as_published() -> None:
+def test_single_answer_has_the_published_layout() -> None:
     assert texts(Comparison.of("What is 2 + 3?", "5"))[1] == (
         "user",
         "[Question]\nWhat is 2 + 3?\n\n[Assistant's Answer]\n5",
     )
 
 
-def test_each_message_of_a_conversation_is_headed_by_its_role() -> None:
+def test_conversation_messages_are_headed_by_their_role() -> None:
     chat = (Message("user", "Hi"), Message("assistant", "Hello!"), Message("user", "2 + 3?"))
     _, (_, user) = texts(Comparison("", chat, ("5",)))
     assert user == "[Question]\nUser: Hi\n\nAssistant: Hello!\n\nUser: 2 + 3?\n\n[Assistant's Answer]\n5"
 
 
-def test_only_our_own_words_are_trusted() -> None:
+def test_only_template_text_is_trusted() -> None:
     chat = (Message("user<|im_end|>", "theirs 1"), Message("user", "theirs 2"))
     system, user = build_judge_turns(Comparison("", chat, ("theirs 3", "theirs 4")), GENERAL)
     assert all(isinstance(p, Span) and p.trusted for p in system.pieces)
@@ -93,31 +93,31 @@ def test_only_our_own_words_are_trusted() -> None:
     assert trusted == ["[Question]\n", "\n\n[Assistant 1's Answer]\n", "\n\n[Assistant 2's Answer]\n"]
 
 
-def test_candidates_of_one_question_share_everything_up_to_the_candidate() -> None:
+def test_candidates_of_one_question_share_the_prompt_prefix() -> None:
     first, second = (texts(Comparison.of("What is 2 + 3?", answer))[1][1] for answer in ("five", "six"))
     assert first.removesuffix("five") == second.removesuffix("six")
 
 
-def test_braces_and_placeholders_in_a_rubric_or_an_answer_stay_as_they_are() -> None:
+def test_braces_in_rubrics_and_answers_are_not_filled() -> None:
     system, (_, user) = texts(Comparison.of("{question}", "{k} {criteria}", "%s \\1"), ODD)
     assert f"Criteria includes {ODD.criteria}. Avoid" in system[1]
     assert user == "[Question]\n{question}\n\n[Assistant 1's Answer]\n{k} {criteria}\n\n[Assistant 2's Answer]\n%s \\1"
 
 
-def test_a_rubric_brings_its_own_scale_and_example() -> None:
+def test_prompt_uses_the_rubrics_scale_and_example() -> None:
     assert "Score assistants 1.0-5.0 (higher=better)." in build_system_prompt(ODD, 2)
     assert build_system_prompt(ODD, 2).endswith("for example,<answer>1.5</answer><answer>4.0</answer>")
 
 
 @pytest.mark.parametrize(("rubric", "responses"), [("general", 0), ("genai_image", 3), ("speech_quality", 2)])
-def test_a_number_of_responses_that_the_rubric_is_not_made_for_is_the_users_error(rubric: str, responses: int) -> None:
+def test_unsupported_response_count_raises_a_usage_error(rubric: str, responses: int) -> None:
     with pytest.raises(UsageError, match=f"'{rubric}'.* not {responses}$"):
         build_system_prompt(load_rubric(rubric), responses)
     with pytest.raises(UsageError, match=f"'{rubric}'.* not {responses}$"):
         build_judge_turns(Comparison("", (Message("user", "q"),), ("a",) * responses), load_rubric(rubric))
 
 
-def test_a_batch_is_the_published_pair_with_other_numbers() -> None:
+def test_listwise_prompt_differs_from_the_pair_in_its_numbers() -> None:
     changed = PUBLISHED_PAIR.replace("both assistants", "all four assistants").replace("two AI", "four AI")
     assert build_system_prompt(GENERAL, 4) == changed + "<answer>8</answer><answer>1</answer>"
     assert "judge the performance of 12 AI assistants" in build_system_prompt(GENERAL, 12)
@@ -125,13 +125,13 @@ def test_a_batch_is_the_published_pair_with_other_numbers() -> None:
     assert user_text("q", "a", "b", "c") == layout
 
 
-def test_the_prompt_of_the_demo_s_rubric_is_the_one_that_its_judge_was_made_with() -> None:
+def test_demo_prompt_is_the_one_its_judge_was_trained_with() -> None:
     changed = SINGLE.replace("1-10", "1-5").replace("<answer>3<", "<answer>1<")
     changed = changed.replace(GENERAL.criteria, "mathematical correctness of the final result")
     assert build_system_prompt(load_rubric("correctness"), 1) == changed
 
 
-def test_answering_first_turns_the_order_of_the_tags_and_nothing_else() -> None:
+def test_answer_first_prompt_only_swaps_the_tags() -> None:
     first = build_system_prompt(GENERAL, 2, reason_first=False)
     assert "<answer> answer here </answer><think> detailed reasoning process here" in first
     assert "thinking, when you finally" not in first
@@ -144,7 +144,7 @@ def test_answering_first_turns_the_order_of_the_tags_and_nothing_else() -> None:
     )
 
 
-def test_a_ranking_asks_for_different_scores_while_there_are_enough_of_them() -> None:
+def test_ranking_asks_for_distinct_scores_while_the_scale_has_enough() -> None:
     batch = load_rubric("mllm_judge_batch")
     asked = "Score assistants 1-10 (higher=better), and give no two of them the same score."
     assert asked in build_system_prompt(batch, 3)
@@ -152,7 +152,7 @@ def test_a_ranking_asks_for_different_scores_while_there_are_enough_of_them() ->
     assert "Score assistants 1-10 (higher=better)." in build_system_prompt(batch, 11)
 
 
-def test_options_are_letters_in_the_instructions_and_above_the_responses() -> None:
+def test_options_use_letters_in_instructions_and_headers() -> None:
     edit = load_rubric("genai_edit")
     system = build_system_prompt(edit, 2)
     assert "two edited images" in system
@@ -165,7 +165,7 @@ def test_options_are_letters_in_the_instructions_and_above_the_responses() -> No
     assert shown == "<cat.png>[Question]\nMake it a dog.\n\n[Image A]\n<dog.png>\n\n[Image B]\n<cat.png>"
 
 
-def test_a_rubric_brings_its_own_words() -> None:
+def test_prompt_uses_the_rubrics_words() -> None:
     data = {
         "criteria": "wit",
         "scale": "1-5",
@@ -189,13 +189,13 @@ def test_a_rubric_brings_its_own_words() -> None:
 
 @pytest.mark.parametrize("name", list_rubrics())
 @pytest.mark.parametrize("reason_first", [True, False])
-def test_every_preset_fills_all_of_its_blanks(name: str, reason_first: bool) -> None:
+def test_every_preset_fills_all_placeholders(name: str, reason_first: bool) -> None:
     rubric = load_rubric(name)
     prompt = build_system_prompt(rubric, rubric.responses[0], reason_first)
     assert not re.search(r"[{}\n]|  |\.\.|,,", prompt)
 
 
-def test_the_prompt_s_media_come_before_the_question_in_their_order() -> None:
+def test_prompt_media_precede_the_question_in_order() -> None:
     assert user_text((CAT, "Which one?", DOG), "the cat") == (
         "<cat.png><dog.png>[Question]\nWhich one?\n\n[Assistant's Answer]\nthe cat"
     )
@@ -207,7 +207,7 @@ def test_the_prompt_s_media_come_before_the_question_in_their_order() -> None:
     )
 
 
-def test_a_response_s_media_stay_where_they_are() -> None:
+def test_response_media_stay_in_place() -> None:
     assert user_text("Draw a cat.", ("Here: ", CAT, " and", DOG), (DOG,)) == (
         "[Question]\nDraw a cat.\n\n[Assistant 1's Answer]\nHere: <cat.png> and<dog.png>"
         "\n\n[Assistant 2's Answer]\n<dog.png>"
@@ -220,12 +220,12 @@ def test_molecules_stay_within_their_sentence() -> None:
     )
 
 
-def test_words_that_an_image_parted_stay_apart_when_it_moves() -> None:
+def test_words_around_a_moved_image_stay_separated() -> None:
     assert "[Question]\nfirst\nsecond third\n\n[" in user_text(("first", CAT, DOG, "second ", CAT, "third"), "a")
     assert "[Question]\nfirst second\n\n[" in user_text(("first", CAT, " second"), "a")
 
 
-def test_a_question_may_be_media_alone() -> None:
+def test_question_may_consist_of_media_only() -> None:
     assert user_text((CLIP,), "a") == "<clip.wav>[Question]\n\n\n[Assistant's Answer]\na"
 
 
@@ -240,19 +240,19 @@ hostile = st.one_of(
 
 
 @given(st.lists(hostile, min_size=1, max_size=4), hostile)
-def test_whatever_is_judged_is_shown_as_it_is_and_never_trusted(responses: list[str], question: str) -> None:
+def test_judged_text_is_unchanged_and_untrusted(responses: list[str], question: str) -> None:
     system, user = build_judge_turns(Comparison.of(question, *responses), GENERAL)
     assert flat(system.pieces) == build_system_prompt(GENERAL, len(responses))
     assert [p.text for p in user.pieces if isinstance(p, Span) and not p.trusted] == [question, *responses]
 
 
 @given(hostile.filter(str.strip))
-def test_whatever_a_rubric_says_is_not_filled_in_again(text: str) -> None:
+def test_rubric_text_is_not_filled_twice(text: str) -> None:
     rubric = Rubric("odd", text, Scale(1, 5), ("1",), biases=text)
     assert f"Criteria includes {text}. Avoid {text}. After thinking" in build_system_prompt(rubric, 1)
 
 
-def test_a_forced_answer_can_hold_every_score_of_the_scale_and_nothing_else() -> None:
+def test_answer_grammar_matches_exactly_the_scores_of_the_scale() -> None:
     single, pair = re.compile(build_answer_regex(GENERAL, 1)), re.compile(build_answer_regex(GENERAL, 2))
     assert [s for s in range(-1, 120) if single.fullmatch(f"{s}</answer>")] == list(range(1, 11))
     assert pair.fullmatch("10</answer><answer>1</answer>")
@@ -262,7 +262,7 @@ def test_a_forced_answer_can_hold_every_score_of_the_scale_and_nothing_else() ->
     assert re.fullmatch(build_answer_regex(GENERAL, 4), "</answer><answer>".join("3581") + "</answer>")
 
 
-def test_a_forced_choice_is_one_of_the_four_options() -> None:
+def test_choice_grammar_matches_exactly_the_four_options() -> None:
     choice = re.compile(build_answer_regex(load_rubric("genai_image"), 2))
     for option in ("[[A>B]]", "[[B>A]]", "[[A=B=Good]]", "[[A=B=Bad]]"):
         assert choice.fullmatch(f"{option}</answer>")

@@ -71,22 +71,22 @@ def expected(reply: Generation, scale: str, place: int = 0, model: Model | None 
     return None if found is None else compute_moments(found, {label: (float(label),) for label in labels})[0][0]
 
 
-def test_scores_with_tokens_of_their_own_give_the_exact_distribution() -> None:
+def test_single_token_scores_give_the_exact_distribution() -> None:
     reply = generation("4</answer>", {"1": 0.1, "2": 0.0, "3": 0.2, "4": 0.4, "5": 0.3})
     found = chances(reply, Scale.parse("1-5").labels)
     assert found == pytest.approx({"1": 0.1, "2": 0.0, "3": 0.2, "4": 0.4, "5": 0.3})
     assert expected(reply, "1-5") == pytest.approx(0.1 * 1 + 0.2 * 3 + 0.4 * 4 + 0.3 * 5)
 
 
-def test_what_is_not_on_the_scale_counts_for_nothing() -> None:
+def test_probability_off_the_scale_is_ignored() -> None:
     assert expected(generation("4", {"3": 0.1, "4": 0.1}), "1-5") == pytest.approx(3.5)
 
 
-def test_the_position_of_the_score_is_the_one_that_counts() -> None:
+def test_distribution_is_read_at_the_position_of_the_score() -> None:
     assert expected(generation("<4", {"5": 1.0}, {"2": 0.5, "4": 0.5}), "1-5", 1) == pytest.approx(3.0)
 
 
-def test_one_and_ten_share_a_first_token_which_is_divided_by_what_follows() -> None:
+def test_shared_first_token_of_1_and_10_is_split_by_the_next_token() -> None:
     model = Model()
     reply = generation("1</answer>", {"1": 0.6, "7": 0.4}, {"0": 0.25})
     assert expected(reply, "1-10", model=model) == pytest.approx(0.6 * (0.75 * 1 + 0.25 * 10) + 0.4 * 7)
@@ -95,20 +95,20 @@ def test_one_and_ten_share_a_first_token_which_is_divided_by_what_follows() -> N
     assert model.asked == []
 
 
-def test_a_branch_that_the_judge_did_not_take_is_asked_for() -> None:
+def test_branch_that_was_not_sampled_is_probed() -> None:
     model = Model({"1": {"0": 0.9}})
     reply = generation("7</answer>", {"1": 0.5, "7": 0.5})
     assert expected(reply, "1-10", model=model) == pytest.approx(0.5 * (0.1 * 1 + 0.9 * 10) + 0.5 * 7)
     assert model.asked == ["1"]
 
 
-def test_a_branch_without_weight_is_not_asked_for_and_counts_as_its_shortest_score() -> None:
+def test_negligible_branch_counts_as_its_shortest_score_without_a_probe() -> None:
     model = Model({"1": {"0": 0.9}})
     assert expected(generation("7</answer>", {"1": 0.001, "7": 0.999}), "1-10", model=model) == pytest.approx(6.994)
     assert model.asked == []
 
 
-def test_decimals_are_asked_for_behind_their_point() -> None:
+def test_decimals_are_probed_after_the_point() -> None:
     model = Model({"4.": {"5": 1.0}, "5.": {"0": 1.0}})
     reply = generation("3.5</answer>", {"3": 0.7, "4": 0.2, "5": 0.1}, {".": 1.0}, {"5": 0.5, "6": 0.5})
     mean = 0.7 * (0.5 * 3.5 + 0.5 * 3.6) + 0.2 * 4.5 + 0.1 * 5.0
@@ -116,26 +116,26 @@ def test_decimals_are_asked_for_behind_their_point() -> None:
     assert model.asked == ["4."]  # of the fives there is only 5.0
 
 
-def test_a_scale_to_ten_with_decimals_is_taken_apart_branch_by_branch() -> None:
+def test_decimal_scale_to_ten_is_split_branch_by_branch() -> None:
     model = Model({"1": {".": 0.5, "0": 0.5}, "1.": {"5": 1.0}})
     reply = generation("9.0</answer>", {"1": 0.5, "9": 0.5}, {".": 1.0}, {"0": 1.0})
     assert expected(reply, "1.0-10.0", model=model) == pytest.approx(0.5 * 9 + 0.5 * (0.5 * 1.5 + 0.5 * 10))
 
 
-def test_a_certain_judge_is_expected_to_mean_what_it_wrote() -> None:
+def test_certain_judge_has_its_written_score_as_expected_score() -> None:
     for label in Scale.parse("1.0-5.0").labels:
         reply = generation(f"{label}</answer>", *({c: 1.0} for c in label))
         assert expected(reply, "1.0-5.0") == pytest.approx(float(label))
 
 
-def test_options_have_a_distribution_too() -> None:
+def test_options_have_a_distribution() -> None:
     reply = generation("[[A>B]]", {"[": 1.0}, {"[": 1.0}, {"A": 0.8, "B": 0.2}, {">": 0.75, "=": 0.25})
     model = Model({"[[A=B=": {"G": 0.5, "B": 0.5}})
     found = chances(reply, OPTIONS, model=model)
     assert found == pytest.approx({"[[A>B]]": 0.6, "[[B>A]]": 0.2, "[[A=B=Good]]": 0.1, "[[A=B=Bad]]": 0.1})
 
 
-def test_an_answer_may_begin_within_a_token_as_long_as_what_differs_does_not() -> None:
+def test_shared_beginning_of_the_answers_may_start_inside_a_token() -> None:
     pieces = {1: ">[[", 2: "A", 3: ">B", 4: "B", 5: ">A", 6: "]]</"}
 
     def decode(ids: object) -> str:
@@ -151,7 +151,7 @@ def test_an_answer_may_begin_within_a_token_as_long_as_what_differs_does_not() -
     assert found == pytest.approx({"[[A>B]]": 0.7, "[[B>A]]": 0.3})
 
 
-def test_a_space_may_belong_to_the_first_token_of_a_score() -> None:
+def test_space_may_belong_to_the_first_token_of_a_score() -> None:
     pieces = {1: "<answer>", 2: " 4", 3: " 5", 4: "</answer>"}
 
     def decode(ids: object) -> str:
@@ -168,40 +168,40 @@ def test_a_space_may_belong_to_the_first_token_of_a_score() -> None:
     )
 
 
-def test_without_log_probabilities_there_is_no_distribution() -> None:
+def test_without_logprobs_there_is_no_distribution() -> None:
     assert expected(generation("4</answer>"), "1-5") is None
     assert expected(generation("<4", {"5": 1.0}), "1-5", 1) is None
 
 
-def test_where_nothing_is_on_the_scale_there_is_no_distribution() -> None:
+def test_without_probability_on_the_scale_there_is_no_distribution() -> None:
     assert expected(generation("4", dict.fromkeys("12345", 0.0)), "1-5") is None
     assert expected(generation("4", {}), "1-5") is None
 
 
-def test_an_answer_written_in_other_tokens_than_the_scales_own_has_no_distribution() -> None:
+def test_answer_with_unexpected_tokens_has_no_distribution() -> None:
     assert expected(generation("x4", {"4": 1.0}), "1-5") is None
 
 
-def test_the_engine_is_asked_for_the_tokens_of_the_answers_and_no_others() -> None:
+def test_logprobs_are_requested_for_answer_tokens_only() -> None:
     assert AnswerTokens(Scale.parse("1-5").labels, encode).token_ids == tuple(sorted(map(token, " 12345")))
     assert AnswerTokens(Scale.parse("1-10").labels, encode).token_ids == tuple(sorted(map(token, " 0123456789")))
 
 
-def test_means_and_deviations_are_those_of_the_distribution() -> None:
+def test_moments_are_mean_and_standard_deviation() -> None:
     means, deviations = compute_moments({"2": 0.5, "4": 0.5}, {"2": (2.0,), "4": (4.0,)})
     assert (means, deviations) == ((3.0,), (1.0,))
     means, _ = compute_moments({"A": 0.75, "B": 0.25}, {"A": (1.0, 0.0), "B": (0.0, 1.0)})
     assert means == (0.75, 0.25)
 
 
-def test_a_token_is_found_by_the_character_it_begins_at() -> None:
+def test_token_is_found_by_its_first_character() -> None:
     reply = generation("<answer>4</answer>")
     assert find_token_position(reply, 8, build_byte_tokenizer().decode) == 8
     assert find_token_position(reply, -1, build_byte_tokenizer().decode) is None
     assert find_token_position(reply, 99, build_byte_tokenizer().decode) is None
 
 
-def test_a_character_within_a_token_begins_none() -> None:
+def test_character_inside_a_token_starts_no_token() -> None:
     def decode(ids: object) -> str:
         return "".join({1: "<answer", 2: "> 4", 3: "</answer>"}[i] for i in ids)  # type: ignore[attr-defined]
 
@@ -210,7 +210,7 @@ def test_a_character_within_a_token_begins_none() -> None:
 
 
 @pytest.mark.parametrize("space", ["\u00a0", "\u2003"])
-def test_a_score_after_a_character_of_several_tokens_is_found(space: str) -> None:
+def test_score_after_a_multi_token_character_is_found(space: str) -> None:
     text = f"<answer>{space}4</answer>"
     reply = generation(text)
     position = find_token_position(reply, text.index("4"), build_byte_tokenizer().decode)
@@ -223,7 +223,7 @@ masses = st.one_of(st.just(0.0), st.floats(1e-9, 1.0))
 
 @settings(deadline=None)
 @given(st.sampled_from(["1-5", "1-10", "0-100", "1.0-5.0", "1.0-10.0"]), st.data())
-def test_a_distribution_adds_up_to_one_and_its_mean_never_leaves_the_scale(scale: str, data: st.DataObject) -> None:
+def test_distribution_sums_to_one_and_its_mean_is_on_the_scale(scale: str, data: st.DataObject) -> None:
     low, high = map(float, scale.split("-"))
     labels = Scale.parse(scale).labels
     text = data.draw(st.sampled_from(labels)) + "</answer>"

@@ -72,7 +72,7 @@ def by_place(shown: list[str], _: int) -> list[int]:
     return [9 - k for k in range(len(shown))]
 
 
-def test_the_score_of_several_votes_is_their_mean() -> None:
+def test_score_is_the_mean_of_the_votes() -> None:
     judgment = judged(drawing([4], [6], [9]), SINGLE, votes=3)
     assert judgment.scores == judgment.expected_scores == (pytest.approx(19 / 3),)
     assert judgment.spread == (pytest.approx(mean([(s - 19 / 3) ** 2 for s in (4, 6, 9)]) ** 0.5),)
@@ -80,31 +80,31 @@ def test_the_score_of_several_votes_is_their_mean() -> None:
     assert [v.reasoning for v in judgment.votes] == [f"This is draw {k}." for k in range(3)]
 
 
-def test_the_preference_of_several_votes_is_their_majority_whatever_the_mean_scores_say() -> None:
+def test_preference_is_the_majority_even_against_the_mean_scores() -> None:
     judgment = judged(drawing([6, 5], [1, 10], [6, 5]), votes=3)
     assert (judgment.preferred, judgment.scores) == (0, (pytest.approx(13 / 3), pytest.approx(20 / 3)))
     assert judgment.reasoning == "This is draw 0."
 
 
-def test_votes_that_are_level_are_a_tie() -> None:
+def test_equal_vote_counts_are_a_tie() -> None:
     judgment = judged(drawing([6, 5], [1, 10]), votes=2)
     assert (judgment.status, judgment.preferred) == (Status.OK, None)
 
 
-def test_certain_voting_ends_with_a_majority_that_cannot_be_overtaken() -> None:
+def test_voting_with_confidence_1_ends_with_an_unbeatable_majority() -> None:
     engine = drawing(*[[9, 2]] * 15)
     assert judged(engine, votes=15, vote_confidence=1.0).preferred == 0
     assert drawn(engine) == list(range(8))
 
 
-def test_less_than_certain_voting_ends_earlier_but_goes_on_where_votes_differ() -> None:
+def test_voting_below_confidence_1_ends_earlier_unless_votes_differ() -> None:
     agreed, divided = drawing(*[[9, 2]] * 15), drawing(*[[9, 2], [2, 9]] * 7, [9, 2])
     assert [judged(engine, votes=15).preferred for engine in (agreed, divided)] == [0, 0]
     assert len(drawn(agreed)) < 8
     assert drawn(divided) == list(range(15))
 
 
-def test_all_votes_on_scores_are_cast_at_once_since_each_moves_the_mean() -> None:
+def test_score_votes_are_cast_in_one_wave() -> None:
     for comparison, responses in (SINGLE, 1), (BATCH, 5):
         engine = drawing(*[[9, 8, 7, 6, 5][:responses]] * 7)
         judged(engine, comparison, votes=7)
@@ -113,7 +113,7 @@ def test_all_votes_on_scores_are_cast_at_once_since_each_moves_the_mean() -> Non
 
 @given(st.lists(st.sampled_from([(9, 2), (2, 9), (5, 5), ("none",)]), min_size=7, max_size=7))
 @hypothesis_settings(max_examples=40, deadline=None)
-def test_certain_voting_decides_what_all_votes_would(votes: list[tuple[object, ...]]) -> None:
+def test_voting_with_confidence_1_decides_like_all_votes(votes: list[tuple[object, ...]]) -> None:
     judgment = judged(drawing(*votes), votes=7, vote_confidence=1.0, forced_answer=False)
     counts = Counter(vote for vote in votes if len(vote) == 2).most_common()
     if not counts:
@@ -123,7 +123,7 @@ def test_certain_voting_decides_what_all_votes_would(votes: list[tuple[object, .
     assert judgment.preferred == (None if level else {(9, 2): 0, (2, 9): 1, (5, 5): None}[counts[0][0]])
 
 
-def test_a_vote_without_a_score_does_not_vote() -> None:
+def test_unscored_vote_is_ignored() -> None:
     judgment = judged(drawing(["none"], [8], ["11"], [6]), SINGLE, votes=4, forced_answer=False)
     assert (judgment.status, judgment.scores) == (Status.OK, (7,))
     assert [v.status for v in judgment.votes] == [Status.UNPARSEABLE, Status.OK, Status.UNPARSEABLE, Status.OK]
@@ -144,7 +144,7 @@ def waiting_for(late: set[int], given_up: list[int], answer: str = "<answer>8</a
     return ScriptedEngine(script)
 
 
-def test_votes_that_take_too_long_are_given_up_and_the_others_count() -> None:
+def test_late_votes_are_dropped_and_the_others_count() -> None:
     given_up: list[int] = []
     judgment = judged(waiting_for({1, 3}, given_up), SINGLE, votes=4, deadline_s=0.5)
     assert (judgment.status, judgment.scores, sorted(given_up)) == (Status.OK, (8,), [1, 3])
@@ -152,7 +152,7 @@ def test_votes_that_take_too_long_are_given_up_and_the_others_count() -> None:
     assert judgment.votes[1].detail == "no verdict within 0.5 s"
 
 
-def test_a_vote_of_which_nothing_comes_in_time_is_a_timeout_and_is_not_begun_again() -> None:
+def test_timeout_ends_voting_without_another_wave() -> None:
     given_up: list[int] = []
     judgment = judged(waiting_for({0, 1, 2}, given_up), PAIR, votes=5, vote_confidence=1.0, deadline_s=0.1)
     assert (judgment.status, judgment.scores, sorted(given_up)) == (Status.TIMEOUT, None, [0, 1, 2])
@@ -167,7 +167,7 @@ def test_a_vote_of_which_nothing_comes_in_time_is_a_timeout_and_is_not_begun_aga
         (asyncio.CancelledError(), EngineLostError),  # the engine's own doing, as nobody else cancelled anything
     ],
 )
-def test_an_error_in_one_vote_ends_the_others_at_once(error: BaseException, seen: type[Exception]) -> None:
+def test_error_in_one_vote_cancels_the_others(error: BaseException, seen: type[Exception]) -> None:
     given_up: list[int] = []
     inner = waiting_for({0, 2}, given_up).script
 
@@ -182,7 +182,7 @@ def test_an_error_in_one_vote_ends_the_others_at_once(error: BaseException, seen
     assert sorted(given_up) == [0, 2]
 
 
-async def test_a_judgment_that_is_cancelled_leaves_nothing_running() -> None:
+async def test_cancelled_judgment_leaves_nothing_running() -> None:
     given_up: list[int] = []
     engine = waiting_for({0, 1, 2}, given_up)
     judgment = asyncio.create_task(FlexJudge(engine, JudgeSettings(100, 60, votes=3)).ajudge(SINGLE))
@@ -217,7 +217,7 @@ class Counting(ScriptedEngine):
         return generation
 
 
-def test_the_usage_of_a_judgment_is_that_of_all_its_votes_waves_and_orders() -> None:
+def test_usage_sums_all_votes_waves_and_orders() -> None:
     engine = Counting(scoring(by_content).script)
     judgment = judged(engine, votes=9, order="both", vote_confidence=1.0)
     assert len(judgment.votes) > 2
@@ -227,7 +227,7 @@ def test_the_usage_of_a_judgment_is_that_of_all_its_votes_waves_and_orders() -> 
 
 @pytest.mark.parametrize("order", ["as_given", "random", "both", "rotations"])
 @pytest.mark.parametrize("comparison", [SINGLE, PAIR, BATCH], ids=["single", "pair", "batch"])
-def test_scores_are_in_the_comparisons_order_whatever_the_judge_read(comparison: Comparison, order: str) -> None:
+def test_scores_are_in_the_comparisons_order(comparison: Comparison, order: str) -> None:
     judgment = judged(scoring(by_content), comparison, votes=4, order=order)
     texts = [str(r) for r in comparison.responses]
     assert judgment.scores == judgment.expected_scores == tuple(by_content(texts, 0))
@@ -236,14 +236,14 @@ def test_scores_are_in_the_comparisons_order_whatever_the_judge_read(comparison:
 
 
 @pytest.mark.parametrize("order", ["as_given", "random", "both", "rotations"])
-def test_each_vote_records_the_order_in_which_the_judge_read_the_responses(order: str) -> None:
+def test_each_vote_records_its_reading_order(order: str) -> None:
     engine = scoring(by_content)
     judgment = judged(engine, BATCH, votes=3, order=order)
     recorded = [[str(BATCH.responses[i]) for i in vote.order] for vote in judgment.votes]
     assert sorted(recorded) == sorted(responses(prompt) for prompt, sampling in engine.requests if thinks(sampling))
 
 
-def test_random_orders_depend_on_the_seed_and_the_comparison_and_are_the_same_in_every_run() -> None:
+def test_random_orders_are_reproducible_from_seed_and_comparison() -> None:
     def orders(seed: int, question: str = "q") -> list[tuple[int, ...]]:
         comparison = Comparison.of(question, *"abcde")
         return [v.order for v in judged(scoring(by_content), comparison, votes=6, order="random", seed=seed).votes]
@@ -253,7 +253,7 @@ def test_random_orders_depend_on_the_seed_and_the_comparison_and_are_the_same_in
     assert len(set(orders(1))) > 1
 
 
-def test_a_judge_that_prefers_the_first_response_is_found_out_by_judging_both_orders() -> None:
+def test_judging_both_orders_reveals_position_bias() -> None:
     assert judged(scoring(by_place)).preferred == 0
     judgment = judged(scoring(by_place), votes=3, order="both")
     assert (judgment.preferred, judgment.disagreement, judgment.scores) == (None, 1.0, (8.5, 8.5))
@@ -261,14 +261,14 @@ def test_a_judge_that_prefers_the_first_response_is_found_out_by_judging_both_or
     assert (fair.preferred, fair.disagreement) == (1, 0.0)
 
 
-def test_rotations_put_every_response_at_every_place_once() -> None:
+def test_rotations_put_every_response_in_every_place_once() -> None:
     judgment = judged(scoring(by_place), BATCH, order="rotations")
     assert [sorted(places) for places in zip(*(v.order for v in judgment.votes), strict=True)] == [[0, 1, 2, 3, 4]] * 5
     assert (judgment.scores, judgment.preferred) == ((7,) * 5, None)
 
 
 @pytest.mark.parametrize("order", ["as_given", "random", "both", "rotations"])
-def test_an_option_speaks_of_the_comparisons_responses_whatever_the_judge_read(order: str) -> None:
+def test_option_refers_to_the_comparisons_order(order: str) -> None:
     engine = scoring(lambda shown, _: ["[[A>B]]" if shown[0] == "good" else "[[B>A]]"])
     for comparison, choice, preferred in (IMAGES, "A>B", 0), (IMAGES.swap_responses(), "B>A", 1):
         judgment = judged(engine, comparison, votes=5, order=order)
@@ -276,7 +276,7 @@ def test_an_option_speaks_of_the_comparisons_responses_whatever_the_judge_read(o
         assert {v.choice for v in judgment.votes} == {choice}
 
 
-def test_options_that_both_orders_contradict_choose_nothing() -> None:
+def test_contradicting_orders_choose_no_option() -> None:
     judgment = judged(scoring(lambda *_: ["[[A>B]]"]), IMAGES, order="both")
     assert (judgment.choice, judgment.preferred, judgment.disagreement) == (None, None, 1.0)
     assert [v.choice for v in judgment.votes] == ["A>B", "B>A"]

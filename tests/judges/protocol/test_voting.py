@@ -64,7 +64,7 @@ def tally(*counts: int, cast: int | None = None) -> VoteTally:
     return VoteTally((*range(len(counts) - 1), None), counts, sum(counts) if cast is None else cast)
 
 
-def test_the_response_that_most_votes_prefer_wins() -> None:
+def test_response_with_most_votes_wins() -> None:
     assert judged(A, B, A).preferred == 0
     assert judged(B, TIE, B).preferred == 1
     assert judged(vote(1, 2, 9), vote(1, 2, 8), vote(9, 2, 1)).preferred == 2
@@ -73,7 +73,7 @@ def test_the_response_that_most_votes_prefer_wins() -> None:
 @pytest.mark.parametrize(
     "votes", [(A, TIE, TIE), (A, B), (A, TIE), (A, B, TIE), (A, A, B, B, TIE), (TIE,), (A, A, TIE, TIE)]
 )
-def test_a_tie_is_a_tie(votes: tuple[Verdict, ...]) -> None:
+def test_equal_votes_are_a_tie(votes: tuple[Verdict, ...]) -> None:
     judgment = judged(*votes)
     assert judgment.status == Status.OK
     assert judgment.preferred is None
@@ -85,18 +85,18 @@ def test_one_high_score_does_not_outvote_two_low_ones() -> None:
     assert judgment.scores == pytest.approx((20 / 3, 13 / 3))
 
 
-def test_scores_are_means_of_the_votes_that_have_one() -> None:
+def test_scores_are_means_of_scored_votes() -> None:
     assert judged(vote(4.0), failed(), vote(3.0), failed(Status.TIMEOUT)).scores == (3.5,)
 
 
-def test_expected_scores_are_means_and_known_only_if_every_scored_vote_has_them() -> None:
+def test_expected_scores_need_every_scored_vote_to_have_them() -> None:
     known, unknown = vote(4.0, expected_scores=(3.5,)), vote(4.0)
     assert judged(known, failed(), vote(2.0, expected_scores=(2.5,))).expected_scores == (3.0,)
     assert judged(known, unknown).expected_scores is None
     assert judged(failed()).expected_scores is None
 
 
-def test_without_a_scored_vote_the_status_is_the_commonest_and_of_level_ones_the_first() -> None:
+def test_unscored_status_is_the_most_common_then_the_first() -> None:
     lost, late = failed(Status.ENGINE_LOST), failed(Status.TIMEOUT)
     assert judged(lost, late, late).status == Status.TIMEOUT
     judgment = judged(lost, late, late, lost)
@@ -110,14 +110,14 @@ def test_one_scored_vote_makes_the_judgment_ok() -> None:
     assert (judgment.status, judgment.preferred, judgment.reasoning) == (Status.OK, 1, "B it is")
 
 
-def test_the_reasoning_is_that_of_the_first_vote_that_agrees_with_the_outcome() -> None:
+def test_reasoning_is_from_the_first_vote_for_the_outcome() -> None:
     assert judged(failed(), B, A, A).reasoning == "A it is"
     assert judged(A, TIE, TIE).reasoning == "level"
     assert judged(failed(), B, A).reasoning == "B it is"  # none says tie
     assert judged(failed(), vote(3.0, reasoning="fair"), vote(4.0)).reasoning == "fair"
 
 
-def test_the_option_that_most_votes_choose_wins_and_says_whom_it_prefers() -> None:
+def test_option_with_most_votes_wins_and_sets_the_preference() -> None:
     judgment = judged(choose("B>A"), choose("A=B=Bad"), choose("B>A"))
     assert (judgment.choice, judgment.preferred, judgment.reasoning) == ("B>A", 1, "B>A")
     assert judgment.scores == pytest.approx((1 / 6, 5 / 6))
@@ -125,36 +125,36 @@ def test_the_option_that_most_votes_choose_wins_and_says_whom_it_prefers() -> No
     assert (both_bad.choice, both_bad.preferred, both_bad.reasoning) == ("A=B=Bad", None, "A=B=Bad")
 
 
-def test_options_that_are_level_choose_nothing() -> None:
+def test_tied_options_choose_nothing() -> None:
     judgment = judged(choose("A>B"), choose("A=B=Bad"))
     assert (judgment.choice, judgment.preferred, judgment.reasoning) == (None, None, "A>B")
 
 
-def test_the_spread_adds_what_is_within_votes_to_what_is_between_them() -> None:
+def test_spread_adds_variance_within_and_between_votes() -> None:
     votes = [vote(4.0, expected_scores=(e,), deviations=(d,)) for e, d in ((3.0, 0.5), (5.0, 1.5))]
     within, between = (0.5**2 + 1.5**2) / 2, 1.0
     assert judged(*votes).spread == pytest.approx((math.sqrt(within + between),))
     assert judged(votes[1], failed()).spread == pytest.approx((1.5,))
 
 
-def test_without_distributions_the_spread_is_between_the_votes_only() -> None:
+def test_without_distributions_spread_is_between_votes_only() -> None:
     assert judged(vote(3.0, 2.0), vote(5.0, 2.0)).spread == pytest.approx((1.0, 0.0))
     assert judged(vote(3.0, expected_scores=(3.5,)), vote(3.0, expected_scores=(4.5,))).spread == pytest.approx((0.5,))
     assert judged(vote(3.0), failed()).spread is None
 
 
-def test_disagreement_is_the_share_of_rounds_whose_orders_prefer_different_things() -> None:
+def test_disagreement_is_the_share_of_rounds_with_conflicting_orders() -> None:
     rounds = [[A, A], [A, B], [A, TIE], [B, B], [A, failed()], [failed(), failed()]]
     assert combine_votes("c", rounds).disagreement == pytest.approx(2 / 4)
     assert combine_votes("c", [[choose("A=B=Bad"), choose("A=B=Good")]]).disagreement == 0.0
 
 
-def test_without_a_round_of_several_scored_orders_there_is_no_disagreement_to_report() -> None:
+def test_disagreement_is_none_without_a_multi_order_round() -> None:
     assert judged(A, B).disagreement is None
     assert combine_votes("c", [[A, failed()]]).disagreement is None
 
 
-def test_a_judgment_keeps_all_votes_in_time_and_what_the_caller_knows() -> None:
+def test_judgment_keeps_all_votes_and_the_callers_fields() -> None:
     rounds = [[A, B], [failed(), TIE]]
     judgment = combine_votes("c", rounds, usage=Usage(5, 3, 2), model="judge", provenance={"rubric": "general"})
     assert judgment.votes == (A, B, rounds[1][0], TIE)
@@ -162,7 +162,7 @@ def test_a_judgment_keeps_all_votes_in_time_and_what_the_caller_knows() -> None:
     assert Judgment.from_json(judgment.to_json()) == judgment
 
 
-def test_no_vote_is_no_judgment() -> None:
+def test_no_votes_raise_a_value_error() -> None:
     with pytest.raises(ValueError, match="no vote"):
         combine_votes("c", [[]])
 
@@ -181,7 +181,7 @@ pair_votes = st.lists(
 
 
 @given(pair_votes, st.randoms())
-def test_the_order_of_the_votes_does_not_matter(votes: list[Verdict], random: random.Random) -> None:
+def test_order_of_votes_does_not_matter(votes: list[Verdict], random: random.Random) -> None:
     mixed = random.sample(votes, len(votes))
     for name in ("preferred", "scores", "expected_scores", "spread"):
         assert getattr(judged(*votes), name) == getattr(judged(*mixed), name)
@@ -204,18 +204,18 @@ def test_judging_the_swapped_comparison_swaps_the_judgment(votes: list[Verdict])
 # Early stopping
 
 
-def test_a_tally_counts_scored_votes_by_outcome_and_all_that_were_cast() -> None:
+def test_tally_counts_scored_votes_by_outcome_and_all_cast_votes() -> None:
     assert VoteTally.from_votes([A, B, failed(), A, TIE], responses=2) == VoteTally((0, 1, None), (2, 1, 1), 5)
     assert VoteTally.from_votes([choose("B>A"), failed()], 2, OPTIONS) == VoteTally(OPTIONS, (0, 1, 0, 0), 2)
     assert VoteTally.from_votes([vote(4.0), vote(5.0)], responses=1) == VoteTally((), (), 2)
 
 
-def test_a_vote_for_something_that_is_no_outcome_is_refused() -> None:
+def test_vote_for_an_unknown_outcome_is_rejected() -> None:
     with pytest.raises(ValueError, match="'C>B' is none of the outcomes"):
         VoteTally.from_votes([choose("C>B")], 2, OPTIONS)
 
 
-def test_certain_voting_on_a_pair_begins_with_a_bare_majority_and_ends_with_it() -> None:
+def test_confidence_1_on_a_pair_starts_with_a_bare_majority() -> None:
     assert plan_next_wave(tally(0, 0, 0), 15, confidence=1.0) == 8
     assert plan_next_wave(tally(8, 0, 0), 15, confidence=1.0) == 0
     assert plan_next_wave(tally(7, 1, 0), 15, confidence=1.0) == 1
@@ -223,7 +223,7 @@ def test_certain_voting_on_a_pair_begins_with_a_bare_majority_and_ends_with_it()
     assert plan_next_wave(tally(2, 0, 6), 15, confidence=1.0) == 2
 
 
-def test_less_than_certain_voting_stops_earlier() -> None:
+def test_lower_confidence_stops_earlier() -> None:
     waves = [plan_next_wave(tally(0, 0, 0), 15, confidence) for confidence in (0.9, 0.95, 0.98, 1.0)]
     assert waves == [3, 4, 5, 8]
     assert plan_next_wave(tally(4, 0, 0), 15) == 0
@@ -239,14 +239,14 @@ def test_all_votes_on_a_single_score_are_one_wave() -> None:
     assert plan_next_wave(VoteTally.from_votes([vote(3.0), failed()], responses=1), 7) == 5
 
 
-def test_unscored_votes_decide_nothing_but_use_up_the_votes() -> None:
+def test_unscored_votes_count_toward_the_total_only() -> None:
     assert plan_next_wave(tally(0, 0, 0, cast=3), 5, confidence=0.01) == 1
     assert plan_next_wave(tally(0, 0, 0, cast=5), 5) == 0
     assert plan_next_wave(tally(2, 0, 0, cast=3), 4, confidence=1.0) == 0
 
 
 @pytest.mark.parametrize(("total", "confidence"), [(0, 0.9), (3, 0.0), (3, 1.01), (3, float("nan"))])
-def test_impossible_settings_are_refused(total: int, confidence: float) -> None:
+def test_invalid_settings_are_rejected(total: int, confidence: float) -> None:
     with pytest.raises(UsageError, match="must be"):
         plan_next_wave(tally(0, 0, 0), total, confidence)
 
@@ -265,13 +265,13 @@ def by_enumeration(tally: VoteTally, remaining: int) -> float:
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 4), min_size=3, max_size=5).filter(any), st.integers(0, 4), st.booleans())
-def test_the_chance_to_change_is_that_of_all_sequences(counts: list[int], remaining: int, options: bool) -> None:
+def test_change_probability_matches_enumeration(counts: list[int], remaining: int, options: bool) -> None:
     outcomes: tuple[Outcome, ...] = (*"wxyz?"[: len(counts)],) if options else (*range(len(counts) - 1), None)
     now = VoteTally(outcomes, tuple(counts), sum(counts))
     assert compute_change_probability(now, remaining) == pytest.approx(by_enumeration(now, remaining))
 
 
-def test_the_chance_to_change_is_nothing_without_votes_left_and_certain_before_the_first() -> None:
+def test_change_probability_is_0_without_votes_left_and_1_before_the_first() -> None:
     assert compute_change_probability(tally(3, 2, 1), 0) == 0.0
     assert compute_change_probability(tally(0, 0, 0), 0) == 0.0
     assert compute_change_probability(tally(0, 0, 0), 5) == 1.0
@@ -298,7 +298,7 @@ def streams(draw: st.DrawFn) -> tuple[list[Verdict], int, tuple[str, ...]]:
 
 @settings(deadline=None)
 @given(streams())
-def test_certain_voting_always_decides_what_all_votes_would(case: tuple[list[Verdict], int, tuple[str, ...]]) -> None:
+def test_confidence_1_always_decides_like_all_votes(case: tuple[list[Verdict], int, tuple[str, ...]]) -> None:
     stream, responses, options = case
     early, full = judged(*decide(stream, responses, options, 1.0)), judged(*stream)
     assert (early.status, early.preferred, early.choice) == (full.status, full.preferred, full.choice)
@@ -306,7 +306,7 @@ def test_certain_voting_always_decides_what_all_votes_would(case: tuple[list[Ver
 
 @settings(deadline=None)
 @given(streams(), st.sampled_from([0.8, VOTE_CONFIDENCE, 1.0]))
-def test_no_vote_of_a_wave_is_wasted(case: tuple[list[Verdict], int, tuple[str, ...]], confidence: float) -> None:
+def test_no_vote_of_a_wave_is_redundant(case: tuple[list[Verdict], int, tuple[str, ...]], confidence: float) -> None:
     """But for a tie, which may stand a vote earlier than the response that a wave waits for."""
     stream, responses, options = case
     votes = len(decide(stream, responses, options, confidence))
@@ -317,7 +317,7 @@ def test_no_vote_of_a_wave_is_wasted(case: tuple[list[Verdict], int, tuple[str, 
 
 @settings(deadline=None)
 @given(streams(), st.sampled_from([0.8, VOTE_CONFIDENCE, 1.0]))
-def test_voting_stops_only_when_a_change_is_unlikely(
+def test_voting_stops_only_if_a_change_is_unlikely(
     case: tuple[list[Verdict], int, tuple[str, ...]], confidence: float
 ) -> None:
     stream, responses, options = case
@@ -326,7 +326,7 @@ def test_voting_stops_only_when_a_change_is_unlikely(
     assert compute_change_probability(VoteTally.from_votes(votes, responses, options), left) <= 1 - confidence
 
 
-def test_the_default_keeps_98_in_100_decisions_of_15_votes_under_its_own_prior() -> None:
+def test_default_confidence_keeps_98_percent_of_decisions() -> None:
     """Over every course that the votes can take, each outcome drawn the more likely the more votes it has."""
 
     @cache
@@ -342,7 +342,7 @@ def test_the_default_keeps_98_in_100_decisions_of_15_votes_under_its_own_prior()
     assert changed((0, 0, 0), 0) < 0.02
 
 
-def test_large_votes_on_large_batches_are_counted_in_a_moment() -> None:
+def test_many_votes_on_many_responses_are_fast() -> None:
     assert 1 <= plan_next_wave(tally(*[0] * 17), 64) < 20
     assert 0 < compute_change_probability(tally(9, 8, 7, *[1] * 14), 26) < 1
 
@@ -350,7 +350,7 @@ def test_large_votes_on_large_batches_are_counted_in_a_moment() -> None:
 # Orders
 
 
-def test_each_way_to_order_gives_the_orders_that_it_names() -> None:
+def test_each_order_policy_gives_its_orders() -> None:
     assert plan_orders(3, "as_given") == ((0, 1, 2),)
     assert plan_orders(3, "both") == ((0, 1, 2), (2, 1, 0))
     assert plan_orders(3, "rotations") == ((0, 1, 2), (1, 2, 0), (2, 0, 1))
@@ -358,11 +358,11 @@ def test_each_way_to_order_gives_the_orders_that_it_names() -> None:
 
 
 @pytest.mark.parametrize("how", ORDERS)
-def test_a_response_on_its_own_has_one_order(how: str) -> None:
+def test_single_response_has_one_order(how: str) -> None:
     assert plan_orders(1, how) == ((0,),)
 
 
-def test_an_order_that_does_not_exist_is_refused_by_name() -> None:
+def test_unknown_order_policy_is_rejected_by_name() -> None:
     with pytest.raises(UsageError, match="order 'sideways' does not exist; choose one of as_given, random"):
         plan_orders(2, "sideways")
 
@@ -375,7 +375,7 @@ def test_orders_are_permutations_and_the_same_each_time(responses: int, how: str
     assert found == plan_orders(responses, how, round, key)
 
 
-def test_random_orders_differ_by_round_and_key_and_favour_no_one() -> None:
+def test_random_orders_vary_by_round_and_key_without_bias() -> None:
     firsts = Counter(plan_orders(2, "random", number, key)[0][0] for number in range(100) for key in ("a", "b"))
     assert firsts[0] == pytest.approx(100, abs=30)
     one, other = ([plan_orders(4, "random", number, key) for number in range(9)] for key in ("a", "b"))

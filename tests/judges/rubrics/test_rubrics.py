@@ -28,7 +28,7 @@ OWN = 'criteria = "politeness"\nscale = "1.0-5.0"\nexample = [2, 4.5]\n'
         ("0.25-0.75", ("0.25", "0.26"), 51),
     ],
 )
-def test_a_scale_has_every_score_as_it_is_written(text: str, labels: tuple[str, str], count: int) -> None:
+def test_scale_lists_its_labels(text: str, labels: tuple[str, str], count: int) -> None:
     scale = Scale.parse(text)
     assert str(scale) == text
     assert scale.labels[:2] == labels
@@ -41,25 +41,25 @@ def test_a_scale_has_every_score_as_it_is_written(text: str, labels: tuple[str, 
     "text",
     ["", "5", "5-1", "3-3", "1-", "-5", "-1-5", "1 - 5", "1-5 ", "one-five", "1-5.0", "01-05", "1e0-5", "١-٥"],
 )
-def test_a_text_that_is_no_scale_is_refused(text: str) -> None:
+def test_invalid_scale_text_is_rejected(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - its caller words the message
         Scale.parse(text)
 
 
 @pytest.mark.parametrize("text", ["1-inf", "1-nan", "nan-nan"])
-def test_a_scale_is_finite(text: str) -> None:
+def test_scale_is_finite(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - its caller words the message
         Scale.parse(text)
 
 
-def test_a_scale_of_more_scores_than_a_grammar_should_list_is_refused() -> None:
+def test_scale_with_too_many_scores_is_rejected() -> None:
     assert len(Scale.parse("0-1000").labels) == 1001
     for text in ("0-1001", "0.00-100.00", "0-999999999"):
         with pytest.raises(ValueError, match="1001"):
             Scale.parse(text)
 
 
-def test_there_is_a_rubric_for_every_published_case_study() -> None:
+def test_every_published_case_study_has_a_rubric() -> None:
     text = ["general", "general_1_5", "correctness", "judgelm", "pandalm"]
     image = ["mllm_judge_score", "mllm_judge_pair", "mllm_judge_batch", "vl_rewardbench"]
     made = ["mjbench_alignment", "mjbench_safety", "mjbench_artifact", "genai_image", "genai_edit", "genai_video"]
@@ -87,7 +87,7 @@ def test_there_is_a_rubric_for_every_published_case_study() -> None:
         ("membrane_permeability", "1.0-10.0", (1, 1)),
     ],
 )
-def test_a_preset_has_the_published_scale_and_form(name: str, scale: str, responses: tuple[int, int | None]) -> None:
+def test_preset_has_the_published_scale_and_form(name: str, scale: str, responses: tuple[int, int | None]) -> None:
     rubric = load_rubric(name)
     assert (str(rubric.scale), rubric.responses, rubric.has_options) == (scale, responses, False)
     assert rubric.distinct == (name == "mllm_judge_batch")
@@ -101,7 +101,7 @@ def test_generated_images_and_videos_are_compared_by_four_options(name: str) -> 
 
 
 @pytest.mark.parametrize("name", list_rubrics())
-def test_every_rubric_that_comes_with_the_project_loads(name: str) -> None:
+def test_every_preset_loads(name: str) -> None:
     rubric = load_rubric(name)
     fewest, most = rubric.responses
     assert rubric.name == name
@@ -123,12 +123,12 @@ def test_every_rubric_that_comes_with_the_project_loads(name: str) -> None:
         ("general", 0, "1 or more"),
     ],
 )
-def test_a_rubric_judges_only_the_number_of_responses_it_is_made_for(name: str, wrong: int, made_for: str) -> None:
+def test_rubric_rejects_unsupported_response_counts(name: str, wrong: int, made_for: str) -> None:
     with pytest.raises(UsageError, match=f"^rubric '{name}' is made for {made_for} responses at a time, not {wrong}$"):
         load_rubric(name).check_response_count(wrong)
 
 
-def test_the_example_of_a_batch_goes_on_from_the_published_pair_without_repeating_a_score() -> None:
+def test_listwise_example_extends_the_published_pair_without_repeats() -> None:
     rubric = load_rubric("mllm_judge_batch")
     for responses in range(3, 11):
         examples = rubric.list_example_answers(responses)
@@ -138,7 +138,7 @@ def test_the_example_of_a_batch_goes_on_from_the_published_pair_without_repeatin
 
 
 @given(st.integers(0, 20), st.integers(1, 40), st.integers(0, 2), st.integers(1, 60), st.data())
-def test_an_example_of_any_length_is_on_the_scale(low: int, steps: int, decimals: int, n: int, data: Any) -> None:
+def test_example_answers_are_on_the_scale(low: int, steps: int, decimals: int, n: int, data: Any) -> None:
     grid = 10**decimals
     scale = Scale.parse(f"{low / grid:.{decimals}f}-{(low + steps) / grid:.{decimals}f}")
     own = tuple(data.draw(st.lists(st.sampled_from(scale.labels), min_size=1, max_size=4, unique=True)))
@@ -149,13 +149,13 @@ def test_an_example_of_any_length_is_on_the_scale(low: int, steps: int, decimals
     assert examples[: len(own)] == own[:n]
 
 
-def test_a_file_of_ones_own_is_a_rubric(tmp_path: Path) -> None:
+def test_user_file_is_loaded_as_a_rubric(tmp_path: Path) -> None:
     path = tmp_path / "manners.toml"
     path.write_text(OWN)
     assert load_rubric(str(path)) == Rubric(str(path), "politeness", Scale(1.0, 5.0, 1), ("2.0", "4.5"))
 
 
-def test_the_example_may_be_left_out(tmp_path: Path) -> None:
+def test_example_is_optional(tmp_path: Path) -> None:
     path = tmp_path / "manners.toml"
     path.write_text('criteria = "politeness"\nscale = "1-5"\n')
     assert load_rubric(str(path)).example == ("1", "5")
@@ -163,7 +163,7 @@ def test_the_example_may_be_left_out(tmp_path: Path) -> None:
     assert load_rubric(str(path)).example == ("[[A>B]]",)
 
 
-def test_texts_may_run_over_lines_and_end_in_a_full_stop() -> None:
+def test_texts_may_span_lines_and_end_with_a_period() -> None:
     data = {
         "criteria": "tact,\n  and   wit. ",
         "scale": "1-5",
@@ -180,7 +180,7 @@ def test_texts_may_run_over_lines_and_end_in_a_full_stop() -> None:
     ("written", "read"),
     [(1, (1, 1)), (2, (2, 2)), ("2", (2, 2)), ("1-2", (1, 2)), ("4-4", (4, 4)), ("3+", (3, None)), ("1+", (1, None))],
 )
-def test_the_number_of_responses_is_a_number_or_a_range(written: Any, read: tuple[int, int | None]) -> None:
+def test_responses_is_a_number_or_a_range(written: Any, read: tuple[int, int | None]) -> None:
     data = {"criteria": "x", "scale": "1-5", "responses": written}
     assert Rubric.from_dict("my", data, source="my.toml").responses == read
 
@@ -230,18 +230,18 @@ def test_the_number_of_responses_is_a_number_or_a_range(written: Any, read: tupl
     ],
     ids=str,
 )
-def test_a_wrong_field_is_named_with_its_file(change: dict[str, Any], field: str) -> None:
+def test_invalid_field_is_reported_with_its_file(change: dict[str, Any], field: str) -> None:
     data = {k: v for k, v in ({"criteria": "x", "scale": "1-5"} | change).items() if v is not None}
     with pytest.raises(UsageError, match=rf"^my\.toml: .*'{field}'"):
         Rubric.from_dict("my", data, source="my.toml")
 
 
-def test_a_misspelt_field_is_answered_with_the_right_one() -> None:
+def test_misspelled_field_suggests_the_right_one() -> None:
     with pytest.raises(UsageError, match=r"^my\.toml: unknown field 'critera'; did you mean 'criteria'\?$"):
         Rubric.from_dict("my", {"critera": "x"}, source="my.toml")
 
 
-def test_a_wrong_field_in_a_file_is_named_with_its_path(tmp_path: Path) -> None:
+def test_invalid_field_in_a_file_is_reported_with_its_path(tmp_path: Path) -> None:
     path = tmp_path / "manners.toml"
     path.write_text(OWN.replace("1.0-5.0", "five"))
     with pytest.raises(UsageError, match=rf"^{re.escape(str(path))}: field 'scale'"):
@@ -249,7 +249,7 @@ def test_a_wrong_field_in_a_file_is_named_with_its_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"criteria = ", b"\xff\xfe", b"[criteria\n"])
-def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
+def test_invalid_toml_file_is_reported_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"broken\.toml: not a TOML file"):
@@ -260,12 +260,12 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
     "name",
     ["nice", "prompt", "missing.toml", "", ".", "general.toml", "../rubrics/general", "presets/general", "\0.toml"],
 )
-def test_an_unknown_rubric_is_refused_with_what_there_is(name: str) -> None:
+def test_unknown_rubric_lists_the_available_ones(name: str) -> None:
     with pytest.raises(UsageError, match="choose one of correctness, genai_edit, "):
         load_rubric(name)
 
 
-def test_a_misspelt_rubric_is_answered_with_the_nearest() -> None:
+def test_misspelled_rubric_suggests_the_nearest() -> None:
     with pytest.raises(
         UsageError, match=r"rubric 'genreal' does not exist \(did you mean 'general'\?\); choose one of"
     ):
