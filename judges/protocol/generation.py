@@ -1,270 +1,291 @@
-"""One reply of the judge: thinking within a budget, then an answer; an answer that does not come is asked for under a
-grammar. The same cut that ends thinking that runs out of budget, made the other way, is the "Wait" of budget forcing.
+"""Generate one reply of the judge: reasoning within a budget, then an answer, forced by a grammar if it is missing.
+
+Budget forcing uses the same mechanism as the thinking budget: the reasoning is cut at a token, and generation continues
+after a text of ours. At the budget that text closes the reasoning; for budget forcing it is "Wait".
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 
 from flex_judge.judges.engines.base import Engine, Generation, Sampling
 from flex_judge.judges.errors import VerdictParseError
-from flex_judge.judges.judgments import Status, Usage, Verdict
-from flex_judge.judges.protocol.expected_score import AnswerTokens, compute_answer_distribution, compute_moments
-from flex_judge.judges.protocol.parsing import extract_answer, get_label_scores, parse_answer, split_answer_first_reply
+from flex_judge.judges.judgments import Usage
+from flex_judge.judges.protocol.expected_score import AnswerTokens, compute_answer_distribution
+from flex_judge.judges.protocol.parsing import (
+    Reply,
+    extract_answer,
+    get_label_scores,
+    parse_answer,
+    split_answer_first_reply,
+)
 from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, build_answer_regex
 from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.rubrics.rubric import Rubric
 
 WAIT = "Wait"
-"""What is written instead of the end of the thinking (arXiv 2501.19393)."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A reply as it was made."""
-
-    thinking: str
-    answer: str
-    """All that the judge said outside of its thinking, with the `<answer>` that we may have written for it."""
-    cut: bool
-    """Whether the answer ran out of tokens."""
-    forced_answer: str | None = None
-    """Why the answer was asked for under a grammar: `budget`, `early_end`, `no_answer`, or None."""
-    num_waits: int = 0
-    usage: Usage = field(default_factory=Usage)
-    places: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-    """Index in `answer` of each answer -> the probability of every answer at that place."""
-
-
-def parse_verdict(reply: Reply, rubric: Rubric, responses: int) -> Verdict:
-    """What a reply says, for the responses in the order in which the judge read them. Pure."""
-    reasoning = reply.thinking.strip().removeprefix(THINK_OPEN).strip()
-    told = Verdict(Status.OK, reasoning=reasoning, forced_answer=reply.forced_answer, num_waits=reply.num_waits)
-    if reply.cut and reply.forced_answer is None:
-        return replace(told, status=Status.TRUNCATED, detail="the answer ran out of tokens")
-    try:
-        reading = parse_answer(reply.answer, responses, rubric)
-    except VerdictParseError as e:
-        status = Status.TRUNCATED if reply.cut else Status.UNPARSEABLE
-        return replace(told, status=status, detail=str(e))
-    told = replace(told, scores=reading.scores, choice=reading.choice)
-    found = [reply.places[place] for place in reading.places if place in reply.places]
-    if len(found) < len(reading.places):
-        return told
-    known = [compute_moments(probabilities, get_label_scores(rubric)) for probabilities in found]
-    means = tuple(m for mean, _ in known for m in mean)
-    return replace(told, expected_scores=means, deviations=tuple(d for _, deviation in known for d in deviation))
+"""Text that replaces the end of the reasoning for budget forcing (arXiv 2501.19393)."""
 
 
 class ReplyGenerator:
-    """Has one engine reply to judge's prompts with one number of responses under one rubric."""
+    """Generates replies for one rubric and one number of responses.
+
+    Args:
+        engine: generates the tokens.
+        renderer: encodes text for the engine's model.
+        settings: thinking budget, answer length and sampling.
+        rubric: defines the possible answers.
+        responses: number of responses judged together.
+    """
 
     def __init__(
         self, engine: Engine, renderer: Renderer, settings: JudgeSettings, rubric: Rubric, responses: int
     ) -> None:
-        self.engine, self.renderer, self.settings = engine, renderer, settings
-        self.rubric, self.responses = rubric, responses
-        self.room = settings.compute_answer_budget(responses)
-        self.answers = AnswerTokens(tuple(get_label_scores(rubric)), renderer.encode_as_plain_text)
-        self.closing = tuple(renderer.encode_with_control_tokens(f"\n{THINK_CLOSE}{ANSWER_OPEN}"))
-        self.opening = tuple(renderer.encode_with_control_tokens(ANSWER_OPEN))
-        self.thinking = tuple(renderer.encode_with_control_tokens(f"{THINK_OPEN}\n"))
-        self.wait = tuple(renderer.encode_with_control_tokens(WAIT))
+        self.engine = engine
+        self.renderer = renderer
+        self.settings = settings
+        self.rubric = rubric
+        self.responses = responses
+        self.answer_budget = settings.compute_answer_budget(responses)
+        self.answer_tokens = AnswerTokens(tuple(get_label_scores(rubric)), renderer.encode_as_plain_text)
+        encode = renderer.encode_with_control_tokens
+        self.close_thinking_tokens = tuple(encode(f"\n{THINK_CLOSE}{ANSWER_OPEN}"))
+        self.open_answer_tokens = tuple(encode(ANSWER_OPEN))
+        self.open_thinking_tokens = tuple(encode(f"{THINK_OPEN}\n"))
+        self.wait_tokens = tuple(encode(WAIT))
 
     @property
     def prefill(self) -> str:
-        """What the reply is made to begin with. One that answers first does not begin with its thinking."""
+        """Text that the reply starts with. The model family's prefill opens the reasoning, so answer-first has none."""
         if self.settings.prefill is not None:
             return self.settings.prefill
         return self.engine.profile.prefill if self.settings.reason_first else ""
 
     @cached_property
     def max_reply_tokens(self) -> int:
-        """The most tokens that a reply can take up after its prompt."""
-        ours = max(len(self.closing), len(self.opening) + len(self.thinking))
-        # An answer that was not given, but whose probability is asked for, may be longer than the one that was.
-        answer = max(len(self.renderer.encode_as_plain_text(f" {label}")) for label in get_label_scores(self.rubric))
-        # Where the answer comes last, what was said in its place is kept before the one that is asked for.
-        rooms = 1 + (self.settings.reason_first and self.settings.forced_answer)
-        return self.settings.max_think_tokens + ours + rooms * self.room + answer
+        """Maximum number of tokens after the prompt, including inserted text, probes and a forced answer."""
+        inserted = max(len(self.close_thinking_tokens), len(self.open_answer_tokens) + len(self.open_thinking_tokens))
+        # A probed answer can have more tokens than the sampled one.
+        labels = get_label_scores(self.rubric)
+        longest_label = max(len(self.renderer.encode_as_plain_text(f" {label}")) for label in labels)
+        # With reasoning first, text that holds no valid answer stays in the context before the forced answer.
+        answers = 2 if self.settings.reason_first and self.settings.forced_answer else 1
+        return self.settings.max_think_tokens + inserted + answers * self.answer_budget + longest_label
 
     async def generate_reply(self, prompt: RenderedPrompt, sample_index: int) -> Reply:
-        """Make a reply. `sample_index` tells apart the replies to one prompt."""
-        work = _ReplyInProgress(self, prompt, sample_index)
-        return await (work.generate_reason_first() if self.settings.reason_first else work.generate_answer_first())
+        """Generate one reply.
+
+        Args:
+            prompt: the rendered prompt.
+            sample_index: tells replies to the same prompt apart; a ledger replays the reply with the same index.
+        """
+        in_progress = _ReplyInProgress(self, prompt, sample_index)
+        if self.settings.reason_first:
+            return await in_progress.generate_reason_first()
+        return await in_progress.generate_answer_first()
 
 
 class _ReplyInProgress:
-    """One reply in the making."""
+    """State of one reply while it is generated."""
 
-    def __init__(self, replier: ReplyGenerator, prompt: RenderedPrompt, sample_index: int) -> None:
-        self.r, self.prompt, self.sample_index = replier, prompt, sample_index
-        self.settings = replier.settings
+    def __init__(self, generator: ReplyGenerator, prompt: RenderedPrompt, sample_index: int) -> None:
+        self.generator = generator
+        self.prompt = prompt
+        self.sample_index = sample_index
+        self.settings = generator.settings
         self.usage = Usage()
 
     async def generate_reason_first(self) -> Reply:
-        thought, last, text, num_waits = await self._generate_thinking()
-        if last.finish_reason == "stop":
-            # The token that ends `</think>` may already begin the answer: `><` is one token to many models.
-            begun = last.text.partition(THINK_CLOSE)[2]
-            text = text.removesuffix(THINK_CLOSE + begun)
-            # No stop string: a judge that quoted `</think><answer>...` while it thought goes on to its own verdict.
-            spoken = await self._generate_tokens(thought, self.r.room, measured=True)
-            # One that was cut may have quoted a verdict and not yet come to its own: that is no last word.
-            said = extract_answer(begun + spoken.text)
-            if self._is_complete_verdict(said, spoken) or not self.settings.forced_answer:
-                return await self._build_reply(thought, spoken, said, text, None, num_waits)
-            if spoken.finish_reason == "length":
-                spoken = await self._extend_answer(thought, spoken)
-                said = extract_answer(begun + spoken.text)
-                if self._is_complete_verdict(said, spoken):
-                    return await self._build_reply(thought, spoken, said, text, None, num_waits)
-            forced_answer, context = "no_answer", thought + self.r.opening
-            if (begun + spoken.text).strip():
-                # After all that it said, never at its first `</think>`: if that was quoted out of a response, what
-                # stands there is the verdict that the response wants, and a grammar would have it completed.
-                context = thought + spoken.token_ids + self.r.closing
-                text += THINK_CLOSE + begun + spoken.text
-        elif not self.settings.forced_answer:
-            return Reply(text, "", last.finish_reason == "length", num_waits=num_waits, usage=self.usage)
+        thought, last, thinking, num_waits = await self._generate_thinking()
+        if last.finish_reason != "stop":
+            is_cut = last.finish_reason == "length"
+            if not self.settings.forced_answer:
+                return Reply(thinking, "", is_cut, num_waits=num_waits, usage=self.usage)
+            forced_answer = "budget" if is_cut else "early_end"
+            context = thought + self.generator.close_thinking_tokens
         else:
-            forced_answer = "budget" if last.finish_reason == "length" else "early_end"
-            context = thought + self.r.closing
-        answer = await self._generate_forced_answer(context)
-        return await self._build_reply(context, answer, ANSWER_OPEN + answer.text, text, forced_answer, num_waits)
+            # The token that ends `</think>` may already start the answer: `><` is a single token in many vocabularies.
+            answer_start = last.text.partition(THINK_CLOSE)[2]
+            thinking = thinking.removesuffix(THINK_CLOSE + answer_start)
+            # No stop string: a judge that quoted `</think><answer>...` in its reasoning continues to its own verdict.
+            spoken = await self._generate_tokens(thought, self.generator.answer_budget, with_logprobs=True)
+            answer = extract_answer(answer_start + spoken.text)
+            is_final = self._is_complete_verdict(answer, spoken) or not self.settings.forced_answer
+            # Text that was cut may have quoted a verdict without having reached its own, so it may continue.
+            if not is_final and spoken.finish_reason == "length":
+                spoken = await self._extend_answer(thought, spoken)
+                answer = extract_answer(answer_start + spoken.text)
+                is_final = self._is_complete_verdict(answer, spoken)
+            if is_final:
+                return await self._build_reply(thought, spoken, answer, thinking, None, num_waits)
+            forced_answer, context = "no_answer", thought + self.generator.open_answer_tokens
+            if (answer_start + spoken.text).strip():
+                # The forced answer follows all of the judge's text, never its first `</think>`: if that tag was quoted
+                # from a response, the grammar would complete the verdict that the response asks for.
+                context = thought + spoken.token_ids + self.generator.close_thinking_tokens
+                thinking += THINK_CLOSE + answer_start + spoken.text
+        forced = await self._generate_forced_answer(context)
+        return await self._build_reply(context, forced, ANSWER_OPEN + forced.text, thinking, forced_answer, num_waits)
 
     async def generate_answer_first(self) -> Reply:
         context: tuple[int, ...] = ()
-        answer = await self._generate_tokens(context, self.r.room, stop=THINK_OPEN, measured=True)
-        # The token that ends `<think>` may already begin the thinking.
-        (said, begun), forced_answer = split_answer_first_reply(answer.text), None
-        if self.settings.forced_answer and not self._is_complete_verdict(said, answer):
-            context, forced_answer = self.r.opening, "no_answer"
-            answer = await self._generate_forced_answer(context)
-            said, begun = ANSWER_OPEN + answer.text, ""
-        places = await self._compute_distributions(
-            context, answer, said, len(said) - len(answer.text) if forced_answer else 0
+        generation = await self._generate_tokens(
+            context, self.generator.answer_budget, stop=THINK_OPEN, with_logprobs=True
         )
-        opened = () if THINK_OPEN in answer.text else self.r.thinking
+        # The token that ends `<think>` may already start the reasoning.
+        answer, thinking_start = split_answer_first_reply(generation.text)
+        offset, forced_answer = 0, None
+        if self.settings.forced_answer and not self._is_complete_verdict(answer, generation):
+            context, forced_answer = self.generator.open_answer_tokens, "no_answer"
+            generation = await self._generate_forced_answer(context)
+            answer, thinking_start, offset = ANSWER_OPEN + generation.text, "", len(ANSWER_OPEN)
+        distributions = await self._compute_distributions(context, generation, answer, offset)
+        opening = () if THINK_OPEN in generation.text else self.generator.open_thinking_tokens
         thought = await self._generate_tokens(
-            context + answer.token_ids + opened, self.settings.max_think_tokens, stop=THINK_CLOSE
+            context + generation.token_ids + opening, self.settings.max_think_tokens, stop=THINK_CLOSE
         )
-        cut = answer.finish_reason == "length"
-        thinking = begun + thought.text.partition(THINK_CLOSE)[0]
-        return Reply(thinking, said, cut, forced_answer, 0, self.usage, places)
+        thinking = thinking_start + thought.text.partition(THINK_CLOSE)[0]
+        is_cut = generation.finish_reason == "length"
+        return Reply(thinking, answer, is_cut, forced_answer, usage=self.usage, distributions=distributions)
 
     async def _generate_thinking(self) -> tuple[tuple[int, ...], Generation, str, int]:
-        """Think until `</think>`, the end of the turn or the budget, putting the end off as often as is asked.
+        """Generate reasoning up to `</think>`, the end of the turn or the budget, with budget forcing if it is on.
 
         Returns:
-            The tokens of the thinking, the last generation of them, their text, and how often the end was put off.
+            All tokens of the reasoning, the last generation, the text of all tokens, and the number of waits.
         """
         thought: tuple[int, ...] = ()
         num_waits = 0
         while True:
-            left = self.settings.max_think_tokens - len(thought)
-            last = await self._generate_tokens(thought, left, stop=THINK_CLOSE)
+            last = await self._generate_tokens(thought, self.settings.max_think_tokens - len(thought), stop=THINK_CLOSE)
             if num_waits < self.settings.num_waits and last.finish_reason != "length":
-                kept = thought + self._cut_before_close(last) + self.r.wait
-                if len(kept) < self.settings.max_think_tokens:
-                    thought, num_waits = kept, num_waits + 1
+                extended = thought + self._cut_before_close(last) + self.generator.wait_tokens
+                # Without a token left to think with, "Wait" would only replace the end that the model wrote.
+                if len(extended) < self.settings.max_think_tokens:
+                    thought, num_waits = extended, num_waits + 1
                     continue
             thought += last.token_ids
-            return thought, last, self.r.renderer.decode(thought) if num_waits else last.text, num_waits
+            text = self.generator.renderer.decode(thought) if num_waits else last.text
+            return thought, last, text, num_waits
 
     async def _extend_answer(self, thought: tuple[int, ...], spoken: Generation) -> Generation:
-        """What was spoken after the thinking and then cut, gone on with for as long as thinking may still last."""
-        left = self.settings.max_think_tokens - len(thought)
-        if left <= 0:
+        """Continue text after the reasoning that was cut, within what is left of the thinking budget."""
+        remaining = self.settings.max_think_tokens - len(thought)
+        if remaining <= 0:
             return spoken
-        more = await self._generate_tokens(thought + spoken.token_ids, left, measured=True)
-        tokens = spoken.token_ids + more.token_ids
+        continuation = await self._generate_tokens(thought + spoken.token_ids, remaining, with_logprobs=True)
+        token_ids = spoken.token_ids + continuation.token_ids
         return replace(
-            more,
-            text=self.r.renderer.decode(tokens),
-            token_ids=tokens,
-            logprobs=(*spoken.logprobs, *more.logprobs),
+            continuation,
+            text=self.generator.renderer.decode(token_ids),
+            token_ids=token_ids,
+            logprobs=(*spoken.logprobs, *continuation.logprobs),
         )
 
     def _cut_before_close(self, thought: Generation) -> tuple[int, ...]:
-        """The tokens of a thought up to its `</think>`."""
+        """Return the tokens of a thought up to its `</think>`."""
+        renderer = self.generator.renderer
         text = thought.text.partition(THINK_CLOSE)[0]
         for n in range(len(thought.token_ids), -1, -1):
-            kept = self.r.renderer.decode(thought.token_ids[:n])
-            if text.startswith(kept):  # a token may hold the end of the thought and the beginning of the tag
-                return thought.token_ids[:n] + tuple(self.r.renderer.encode_as_plain_text(text[len(kept) :]))
+            prefix = renderer.decode(thought.token_ids[:n])
+            # One token may hold the end of the reasoning and the start of the tag; its text is encoded again.
+            if text.startswith(prefix):
+                return thought.token_ids[:n] + tuple(renderer.encode_as_plain_text(text[len(prefix) :]))
         raise AssertionError("no tokens decode to no text")
 
-    def _is_complete_verdict(self, said: str, generation: Generation) -> bool:
+    def _is_complete_verdict(self, answer: str, generation: Generation) -> bool:
         try:
-            parse_answer(said, self.r.responses, self.r.rubric)
+            parse_answer(answer, self.generator.responses, self.generator.rubric)
         except VerdictParseError:
             return False
         return generation.finish_reason != "length"
 
     async def _generate_forced_answer(self, context: tuple[int, ...]) -> Generation:
-        regex = build_answer_regex(self.r.rubric, self.r.responses)
-        stop = ANSWER_CLOSE if self.r.rubric.count_answers(self.r.responses) == 1 else None
-        return await self._generate_tokens(context, self.r.room, stop=stop, measured=True, regex=regex)
+        """Generate the rest of an answer under the rubric's grammar; the context ends with `<answer>`."""
+        rubric, responses = self.generator.rubric, self.generator.responses
+        stop = ANSWER_CLOSE if rubric.count_answers(responses) == 1 else None
+        regex = build_answer_regex(rubric, responses)
+        return await self._generate_tokens(
+            context, self.generator.answer_budget, stop=stop, with_logprobs=True, regex=regex
+        )
 
     async def _build_reply(
         self,
         context: tuple[int, ...],
-        answer: Generation,
-        said: str,
+        generation: Generation,
+        answer: str,
         thinking: str,
         forced_answer: str | None,
         num_waits: int,
     ) -> Reply:
-        """The reply that says `said`, which ends with the text of `answer` or with the end of it."""
-        places = await self._compute_distributions(context, answer, said, len(said) - len(answer.text))
-        return Reply(thinking, said, answer.finish_reason == "length", forced_answer, num_waits, self.usage, places)
+        """Build a reply whose answer ends with the text of `generation`, or with the end of that text."""
+        offset = len(answer) - len(generation.text)
+        distributions = await self._compute_distributions(context, generation, answer, offset)
+        is_cut = generation.finish_reason == "length"
+        return Reply(thinking, answer, is_cut, forced_answer, num_waits, self.usage, distributions)
 
     async def _compute_distributions(
-        self, context: tuple[int, ...], answer: Generation, said: str, offset: int
+        self, context: tuple[int, ...], generation: Generation, answer: str, offset: int
     ) -> Mapping[int, Mapping[str, float]]:
-        """The distribution at each place of `said` where an answer is written; `answer` begins there at `offset`."""
+        """Compute the distribution at each position of `answer` where a score or option is written.
+
+        Args:
+            context: tokens between the prompt and `generation`.
+            generation: the generation that holds the answer.
+            answer: text of the answer.
+            offset: index in `answer` at which the text of `generation` starts; negative if it starts before.
+        """
         try:
-            reading = parse_answer(said, self.r.responses, self.r.rubric)
+            parsed = parse_answer(answer, self.generator.responses, self.generator.rubric)
         except VerdictParseError:
             return {}
-        places = {}
-        for place in reading.places:
-            if at := self.r.answers.locate_answer(answer, place - offset, self.r.renderer.decode):
-                position, labels = at
-                before = context + answer.token_ids[:position]
+        distributions = {}
+        for position in parsed.positions:
+            location = self.generator.answer_tokens.locate_answer(
+                generation, position - offset, self.generator.renderer.decode
+            )
+            if location is None:
+                continue
+            start, labels = location
+            answer_context = context + generation.token_ids[:start]
 
-                async def probe_logprobs(
-                    prefix: tuple[int, ...], before: tuple[int, ...] = before
-                ) -> Mapping[int, float]:
-                    probe = await self._generate_tokens(before + prefix, 1, measured=True)
-                    return probe.logprobs[0] if probe.logprobs else {}
+            # The default argument binds this iteration's context.
+            async def probe_logprobs(
+                prefix: tuple[int, ...], answer_context: tuple[int, ...] = answer_context
+            ) -> Mapping[int, float]:
+                probe = await self._generate_tokens(answer_context + prefix, 1, with_logprobs=True)
+                return probe.logprobs[0] if probe.logprobs else {}
 
-                taken, logprobs = answer.token_ids[position:], answer.logprobs[position:]
-                if found := await compute_answer_distribution(labels, taken, logprobs, probe_logprobs):
-                    places[place] = found
-        return places
+            distribution = await compute_answer_distribution(
+                labels, generation.token_ids[start:], generation.logprobs[start:], probe_logprobs
+            )
+            if distribution:
+                distributions[position] = distribution
+        return distributions
 
     async def _generate_tokens(
         self,
         context: tuple[int, ...],
         max_tokens: int,
+        *,
         stop: str | None = None,
-        measured: bool = False,
+        with_logprobs: bool = False,
         regex: str | None = None,
     ) -> Generation:
+        """Send one request that continues prompt and context, and count its tokens."""
         sampling = Sampling(
             max_tokens,
             self.settings.temperature,
             self.settings.top_p,
             stop=(stop,) if stop else (),
             regex=regex,
-            logprob_token_ids=self.r.answers.token_ids if measured else (),
-            sample_index=self.sample_index + (self.settings.seed << 16),  # another seed asks for other replies
+            logprob_token_ids=self.generator.answer_tokens.token_ids if with_logprobs else (),
+            # Sample indices have 16 bits, and the judge's seed is added above them: another seed, other samples.
+            sample_index=self.sample_index + (self.settings.seed << 16),
         )
-        generation = await self.r.engine.generate(self.prompt.token_ids + context, sampling, self.prompt.media)
+        generation = await self.generator.engine.generate(self.prompt.token_ids + context, sampling, self.prompt.media)
         self.usage += generation.usage
         return generation

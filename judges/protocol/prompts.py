@@ -1,7 +1,7 @@
-"""A comparison and its rubric as the chat that the judge reads.
+"""Build the chat that the judge reads from a comparison and its rubric.
 
-The layout is rubric, media of the prompt, question, then responses: everything up to the first response is the same
-for all candidates of a question, so an engine with a prefix cache computes it once.
+The layout is rubric, media of the prompt, question, responses. Everything before the first response is the same for all
+candidates of a question, so an engine with a prefix cache computes it once.
 """
 
 from __future__ import annotations
@@ -21,112 +21,123 @@ from flex_judge.judges.types import Comparison, Content, Part, split_content
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
-_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBER_WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 def content_to_pieces(content: Content) -> tuple[Span | Media, ...]:
-    """A message's content, untrusted, as pieces of a turn."""
+    """Convert the content of a message to untrusted pieces of a turn."""
     return tuple(Span(part) if isinstance(part, str) else part for part in split_content(content))
 
 
 def build_system_prompt(rubric: Rubric, responses: int, reason_first: bool = True) -> str:
-    """The judge's instructions for judging that many responses together.
+    """Build the judge's instructions.
 
-    With the `general` rubric, two responses and `reason_first` this is, to the character, what the published
-    checkpoints were trained on (arXiv 2505.18601); every other prompt is composed of the same parts.
+    With the rubric `general`, two responses and `reason_first`, this is character for character the prompt that the
+    published checkpoints were trained on (arXiv 2505.18601). All other prompts are composed of the same parts.
 
     Args:
-        rubric: what is judged by.
-        responses: how many responses are judged together.
-        reason_first: think, then answer; otherwise the other way round, the paper's ablation.
+        rubric: the criteria, scale and words to use.
+        responses: number of responses judged together.
+        reason_first: whether the judge reasons before it answers; the reverse is the paper's ablation.
 
     Raises:
-        UsageError: the rubric is not made for so many responses.
+        UsageError: the rubric does not support this number of responses.
     """
     rubric.check_response_count(responses)
-    parts = _load_sentences()
-    order = parts["reason_first" if reason_first else "answer_first"]
-    distinct = rubric.distinct and 1 < responses <= len(rubric.labels)
-    verdict = parts["choice" if rubric.has_options else "score_distinct" if distinct else "score"]
-    sentences = [order["preamble"], parts["task"], verdict, parts["criteria"], parts["biases"], order["closing"]]
+    sentences = _load_sentences()
+    order = sentences["reason_first" if reason_first else "answer_first"]
+    if rubric.has_options:
+        verdict = sentences["choice"]
+    elif rubric.distinct and 1 < responses <= len(rubric.labels):  # Otherwise distinct scores are not possible.
+        verdict = sentences["score_distinct"]
+    else:
+        verdict = sentences["score"]
     words = _build_template_words(rubric, responses)
-    filled = [_fill_placeholders(sentence, words) for sentence in sentences]
+    templates = [order["preamble"], sentences["task"], verdict, sentences["criteria"]]
+    filled = [_fill_placeholders(template, words) for template in templates]
     if rubric.notes:
-        filled.insert(4, rubric.notes)
+        filled.append(rubric.notes)  # not filled: braces in a rubric's text are ordinary text
+    filled += [_fill_placeholders(template, words) for template in (sentences["biases"], order["closing"])]
     return " ".join(filled)
 
 
 def build_judge_turns(comparison: Comparison, rubric: Rubric, reason_first: bool = True) -> list[Turn]:
-    """The chat for one comparison: our words trusted, the question and the responses not.
+    """Build the chat for one comparison. Template text is trusted, question and responses are not.
 
-    The prompt's images, videos and clips come first, in their order, then the question's text; a response's stand
-    where they are in the response. Molecules stay where they are in either, as most judges read them as text.
+    Images, videos and audio of the prompt come first, in their order, then the text of the question. Media of a
+    response stay in place. Molecules always stay in place, because most judges read them as text.
 
-    Text is shown as it is, with one exception: a line that begins like one of this rubric's section headers, such as
-    `[Assistant 2's Answer]`, gets `> ` before it, so that the headers in a prompt are ours alone and a response cannot
-    write its rival's. See `flex_judge.judges.protocol.quoting.quote_section_headers`.
+    Text is unchanged, with one exception: a line that looks like one of the rubric's section headers, such as
+    `[Assistant 2's Answer]`, gets the prefix `> `, so that a response cannot forge the answer of its rival. See
+    `flex_judge.judges.protocol.quoting.quote_section_headers`.
+
+    Args:
+        comparison: question and responses.
+        rubric: criteria and section headers.
+        reason_first: whether the judge reasons before it answers.
 
     Raises:
-        UsageError: the rubric is not made for so many responses.
+        UsageError: the rubric does not support this number of responses.
     """
-    system = Span(build_system_prompt(rubric, len(comparison.responses), reason_first), trusted=True)
-    pieces = [
-        part for message in comparison.prompt for part in split_content(message.content) if _is_leading_media(part)
-    ]
-    user: list[Span | Media] = [p for p in pieces if isinstance(p, Media)]
+    responses = len(comparison.responses)
+    system = Span(build_system_prompt(rubric, responses, reason_first), trusted=True)
+    user: list[Span | Media] = []
+    for message in comparison.prompt:
+        user += [part for part in split_content(message.content) if isinstance(part, Media) and _is_leading_media(part)]
     user.append(Span(f"{rubric.question_header}\n", trusted=True))
     user += quote_section_headers(_build_question(comparison), rubric)
     for k, response in enumerate(comparison.responses):
-        header = format_response_header(rubric, k, len(comparison.responses))
+        header = format_response_header(rubric, k, responses)
         user.append(Span(f"\n\n{header}\n", trusted=True))
         user += quote_section_headers(content_to_pieces(response), rubric)
     return [Turn("system", (system,)), Turn("user", tuple(user))]
 
 
 def build_answer_regex(rubric: Rubric, responses: int) -> str:
-    """The grammar of a forced verdict, which starts after a first `<answer>` that we write ourselves."""
-    one = "(" + "|".join(map(re.escape, rubric.labels)) + ")"
-    return one + ANSWER_CLOSE + (ANSWER_OPEN + one + ANSWER_CLOSE) * (rubric.count_answers(responses) - 1)
+    """Build the grammar of a forced answer, which starts after the first `<answer>` tag."""
+    label = "(" + "|".join(map(re.escape, rubric.labels)) + ")"
+    following_answers = rubric.count_answers(responses) - 1
+    return label + ANSWER_CLOSE + (ANSWER_OPEN + label + ANSWER_CLOSE) * following_answers
 
 
 def _build_question(comparison: Comparison) -> list[Span | Media]:
-    """A single message stands alone; of a conversation, each message is headed by its role."""
+    """Build the pieces of the question; several messages are each headed by their role."""
     if len(comparison.prompt) == 1:
         return _drop_leading_media(split_content(comparison.prompt[0].content))
     pieces: list[Span | Media] = []
     for message in comparison.prompt:
-        lead = "\n\n" if pieces else ""
-        pieces += [Span(f"{lead}{message.role.capitalize()}: "), *_drop_leading_media(split_content(message.content))]
+        separator = "\n\n" if pieces else ""
+        pieces.append(Span(f"{separator}{message.role.capitalize()}: "))
+        pieces += _drop_leading_media(split_content(message.content))
     return pieces
 
 
 def _drop_leading_media(parts: Sequence[Part]) -> list[Span | Media]:
-    """What remains of a prompt's message when its media stand before the question. Where one of them parted two words,
-    a line break does."""
+    """Drop the media that come before the question; a line break replaces a medium that separated two words."""
     pieces: list[Span | Media] = []
-    last, parted = "", False
+    preceding_text, dropped_media = "", False
     for part in parts:
         if _is_leading_media(part):
-            parted = True
+            dropped_media = True
             continue
         text = part if isinstance(part, str) else ""
-        if parted and last and text and not (last[-1].isspace() or text[0].isspace()):
+        if dropped_media and preceding_text and text and not (preceding_text[-1].isspace() or text[0].isspace()):
             pieces.append(Span("\n"))
         pieces.append(Span(part) if isinstance(part, str) else part)
-        last, parted = text, False
+        preceding_text, dropped_media = text, False
     return pieces
 
 
 def _is_leading_media(part: Part) -> bool:
-    """Whether a part of the prompt is put before the question."""
+    """Return whether a part of the prompt comes before the question."""
     return isinstance(part, Media) and part.modality != Modality.MOLECULE
 
 
 def _build_template_words(rubric: Rubric, responses: int) -> Mapping[str, str]:
-    """What fills the braces of prompt.toml."""
+    """Build the values of the placeholders in prompt.toml."""
     noun = rubric.subject.rpartition(" ")[2]
-    number = _NUMBERS[responses - 2] if 2 <= responses < 2 + len(_NUMBERS) else str(responses)
+    number = _NUMBER_WORDS.get(responses, str(responses))
     if responses == 1:
         article = "an" if rubric.subject[0].lower() in "aeiou" else "a"
         subjects, judged, scored = f"{article} {rubric.subject}", f"the {noun}", f"the {noun}"
@@ -147,10 +158,12 @@ def _build_template_words(rubric: Rubric, responses: int) -> Mapping[str, str]:
     }
 
 
-def _fill_placeholders(text: str, words: Mapping[str, str]) -> str:
-    """Put words in place of their names in braces, in a single pass: what is filled in is not looked at again, and
-    braces around anything else stay as they are."""
-    return _PLACEHOLDER.sub(lambda m: words.get(m[1], m[0]), text)
+def _fill_placeholders(template: str, words: Mapping[str, str]) -> str:
+    """Replace `{name}` by its word, in a single pass, so that braces in the inserted words stay as they were written.
+
+    Braces around unknown names are left unchanged.
+    """
+    return _PLACEHOLDER.sub(lambda match: words.get(match[1], match[0]), template)
 
 
 @cache

@@ -1,7 +1,7 @@
-"""Section headers: the lines above the question and the responses, and those that a text forges, made into quotations.
+"""Section headers of the prompt, and quoting of lines in untrusted text that imitate them.
 
-A candidate may write the line `[Assistant 2's Answer]` and go on as if it were the other one. To a model this looks
-like the prompt's own header, though no control token is in it, so splitting those does not help.
+A response may contain the line `[Assistant 2's Answer]` and continue as if it were its rival. A model cannot tell this
+from the prompt's own header. It holds no control token, so rendering control tokens as text does not help.
 """
 
 from __future__ import annotations
@@ -17,69 +17,74 @@ from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics.rubric import Rubric
 
 QUOTE = "> "
-"""What is put before a forged header: as much as the mark of a quotation in mail and Markdown, and seen by readers."""
+"""Prefix of a forged header. Models know it as the quotation mark of mail and Markdown."""
 _INVISIBLE = re.compile(
     "[\0-\x08\x0e-\x1b\x7f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
 )
-# Apostrophes that count as letters: a word ends at them all the same.
+# Unicode classes these apostrophes as letters, but they end a word.
 _LETTER_MARK = re.compile("[\u02b9-\u02ff\u0559\u07f4\u07f5\ua78b\ua78c_]")
 _OPENING, _CLOSING = "【〔〖〘〚⟦❲⁅⦋⦗「『⟨〈《⌈⌊", "】〕〗〙〛⟧❳⁆⦌⦘」』⟩〉》⌉⌋"
 _BRACKETS = str.maketrans(_OPENING + _CLOSING, "[" * len(_OPENING) + "]" * len(_CLOSING))
 _TOKEN = re.compile(r"\{k\}|[^\W_]+|[\[({<\])}>:]")
-# What follows a gap cannot be part of it, so it is taken whole: every pattern takes linear time.
-_INNER_GAP, _WORD_GAP = r"[^\w\[({<]*+", r"[^\w\[\]]*+"  # after an opening bracket, between two words
+# Gaps are possessive (`*+`): no character after a gap can belong to it, and matching takes linear time.
+_INNER_GAP, _WORD_GAP = r"[^\w\[({<]*+", r"[^\w\[\]]*+"  # after an opening bracket; between two words
 _COUNTED = "[a-z]|[ivx]{1,4}|one|two|three|four|five|six|seven|eight|nine|ten"
 _MARKER = r"(?:(?:\d{1,3}|[a-z]|[ivx]{1,4})[.):\]]|[a-z][a-z0-9]{0,9}>)\W*"  # `1.`, `b)`, `iv.`, `<h2>`
-_ANYTHING = "\ufffc"  # stands for an image or a sound, which no header holds
+_MEDIA_CHARACTER = "\ufffc"  # stands for an image, video or sound, which no header contains
 
 
 def format_response_header(rubric: Rubric, k: int, responses: int) -> str:
-    """The line above response k, counted from 0."""
+    """Format the line above a response.
+
+    Args:
+        rubric: defines the header.
+        k: index of the response, from 0.
+        responses: number of responses judged together; a single response has no number.
+    """
     if responses == 1:
         return re.sub(r" ?\{k\}", "", rubric.answer_header)
     return rubric.answer_header.replace("{k}", "AB"[k] if rubric.has_options else str(k + 1))
 
 
 def quote_section_headers(pieces: Sequence[Span | Media], rubric: Rubric) -> list[Span | Media]:
-    """Untrusted pieces of one text, with `> ` before every line that begins like a section header of the rubric.
+    """Put `> ` before every line that looks like a section header of the rubric.
 
-    Headers are told by their words, whatever number, letter case, width, spacing, punctuation and kind of square
-    brackets they have, with invisible characters in them, and behind marks such as `##`, `**` or `1.`. They are looked
-    for in the whole text, so that one put together from a text and a molecule counts. A text without such a line is
-    returned as it is, and a header quoted within a line stays. A look-alike in other letters (a Cyrillic A, say) is
-    not told: it differs from our header in its tokens. Takes time in proportion to the text.
+    Headers are recognised by their words: number, letter case, character width, spacing, punctuation, kind of square
+    brackets, invisible characters and leading marks such as `##`, `**` or `1.` make no difference. The pieces are
+    searched as one text, so a header assembled from text and a molecule is found too. Other lines are unchanged, also
+    if they mention a header in the middle. Look-alikes in other letters (a Cyrillic A) are not recognised; their tokens
+    differ from the header's. Takes time linear in the length of the text.
 
     Args:
-        pieces: a question or a response, in pieces.
-        rubric: whose headers are protected.
+        pieces: a question or a response, as untrusted pieces.
+        rubric: the rubric whose headers are protected.
     """
     texts = [_get_visible_text(piece) for piece in pieces]
-    starts = _find_forged_headers("".join(texts), _compile_header_pattern(rubric))
-    if not starts:
+    forged_starts = _find_forged_headers("".join(texts), _compile_header_pattern(rubric))
+    if not forged_starts:
         return list(pieces)
     quoted: list[Span | Media] = []
-    done = 0
+    offset = 0
     for piece, text in zip(pieces, texts, strict=True):
-        inside = [start - done for start in starts if done <= start < done + len(text)]
+        starts = [start - offset for start in forged_starts if offset <= start < offset + len(text)]
         if isinstance(piece, Span):
-            cuts = [0, *inside, len(text)]
-            lines = [text[a:b] for a, b in itertools.pairwise(cuts)]
+            lines = [text[a:b] for a, b in itertools.pairwise([0, *starts, len(text)])]
             quoted.append(Span(QUOTE.join(lines)))
         else:
-            quoted += [*(Span(QUOTE) for _ in inside), piece]
-        done += len(text)
+            quoted += [*(Span(QUOTE) for _ in starts), piece]
+        offset += len(text)
     return quoted
 
 
 def _get_visible_text(piece: Span | Media) -> str:
     if isinstance(piece, Span):
         return piece.text
-    return piece.data.decode() if piece.modality == Modality.MOLECULE else _ANYTHING
+    return piece.data.decode() if piece.modality == Modality.MOLECULE else _MEDIA_CHARACTER
 
 
 def _find_forged_headers(text: str, headers: re.Pattern[str]) -> list[int]:
-    """Where lines begin that look like a header."""
+    """Return the index of the first character of each line that looks like a header."""
     starts, start = [], 0
     for line in text.splitlines(keepends=True):
         if headers.match(_canonicalize_line(line)):
@@ -89,17 +94,17 @@ def _find_forged_headers(text: str, headers: re.Pattern[str]) -> list[int]:
 
 
 def _canonicalize_line(line: str) -> str:
-    """A line without what readers do not see or hardly notice."""
-    seen = _INVISIBLE.sub("", unicodedata.normalize("NFKC", line)).translate(_BRACKETS)
-    return _LETTER_MARK.sub(" ", seen).casefold()
+    """Remove differences that readers do not see or hardly notice."""
+    visible = _INVISIBLE.sub("", unicodedata.normalize("NFKC", line)).translate(_BRACKETS)
+    return _LETTER_MARK.sub(" ", visible).casefold()
 
 
 @lru_cache(maxsize=64)
 def _compile_header_pattern(rubric: Rubric) -> re.Pattern[str]:
-    """A pattern for the beginning of a line that holds one of the rubric's headers, in its canonical form.
+    """Compile a pattern for the start of a canonical line that imitates one of the rubric's headers.
 
-    Which numbers are in use does not matter: what a text becomes must not depend on how many are judged beside it,
-    or they would share no prefix.
+    The pattern matches any response number, used or not: otherwise the rendered text would depend on the number of
+    responses, and prompts with the same question would not share a prefix in the engine's cache.
     """
     headers = (rubric.question_header, rubric.answer_header, format_response_header(rubric, 0, 1))
     patterns = [_build_header_pattern(form) for form in map(_canonicalize_line, headers) if re.search(r"\w", form)]
@@ -107,8 +112,10 @@ def _compile_header_pattern(rubric: Rubric) -> re.Pattern[str]:
 
 
 def _build_header_pattern(header: str) -> str:
-    """Its opening bracket, its words, and then its closing bracket or colon, or the end of the line: sentences may
-    begin with the word of a header without brackets ("Topic")."""
+    """Build the pattern of one header: opening bracket, words, then closing bracket, colon or end of line.
+
+    The end is required because an ordinary sentence may begin with the word of a header without brackets ("Topic").
+    """
     tokens = _TOKEN.findall(header)
     words = [n for n, token in enumerate(tokens) if token == "{k}" or token.isalnum()]
     first, last = words[0], words[-1]
@@ -118,7 +125,7 @@ def _build_header_pattern(header: str) -> str:
         if tokens[n] == "{k}":
             pattern += gap + _build_number_pattern(spaced=" {k}" in header, between=first < n < last)
         elif n > first and tokens[n] == "s" and "'s" in header:
-            pattern += f"(?:{gap}s)?"
+            pattern += f"(?:{gap}s)?"  # `[Assistant 2 Answer]` imitates `[Assistant 2's Answer]` well enough
         else:
             pattern += gap + re.escape(tokens[n])
     closing = r"\s*+".join(re.escape(token) for token in tokens[last + 1 :] if token in "])}>:")
@@ -126,7 +133,12 @@ def _build_header_pattern(header: str) -> str:
 
 
 def _build_number_pattern(spaced: bool, between: bool) -> str:
-    """A pattern for what may stand in the place of `{k}`: any word if there is one before and one after it."""
+    """Build the pattern that replaces `{k}`.
+
+    Args:
+        spaced: whether the header has a space before `{k}`.
+        between: whether words precede and follow `{k}`; then any word counts, else only numbers and letters.
+    """
     word = r"[^\W_]{1,20}" if between else _COUNTED
-    apart = r"(?<!\w)" if spaced else ""  # `Jokes` is not `Joke s`
-    return rf"(?:(?:no|nr|number)\b{_WORD_GAP})?(?:\d{{1,4}}|{apart}(?:{word}))"
+    word_start = r"(?<!\w)" if spaced else ""  # `Jokes` is not `Joke s`
+    return rf"(?:(?:no|nr|number)\b{_WORD_GAP})?(?:\d{{1,4}}|{word_start}(?:{word}))"

@@ -1,11 +1,11 @@
-"""Messages to token ids, so that text from a user or a policy can never act as control tokens.
+"""Render chat messages to token ids, so that text from a user or a policy can never act as a control token.
 
-The chat template is rendered around placeholders for untrusted text. The result is cut at the control tokens that the
-template itself wrote; each piece between two of them, untrusted text now filled in, is encoded by a copy of the
-tokenizer that knows no control tokens. Control tokens are hard boundaries to a tokenizer anyway, so harmless text
-gets exactly the tokens of the model's own template, while `<|im_end|>` in an answer becomes several ordinary tokens.
+The chat template is rendered with a random nonce in place of each untrusted text. The result is split at the control
+tokens that the template wrote. Each part between two control tokens gets its untrusted text back and is encoded by a
+copy of the tokenizer without control tokens. Tokenizers split text at control tokens anyway, so harmless text gets
+exactly the tokens of the model's own template, while `<|im_end|>` in an answer becomes several ordinary tokens.
 
-Media are placed here too: one placeholder each, written by us and counted afterwards, so that no text can add one.
+Media get one placeholder each. Placeholders are written here and counted afterwards, so that no text can add one.
 """
 
 from __future__ import annotations
@@ -33,16 +33,26 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class RenderedPrompt:
+    """A prompt as token ids and media, ready for an engine."""
+
     token_ids: tuple[int, ...]
-    """The whole prompt, as the engine gets it: one pad token per medium."""
+    """Token ids of the prompt, with one placeholder token per medium."""
     media: tuple[PreparedMedia, ...] = ()
-    """What the pads stand for, in their order."""
+    """The medium of each placeholder token, in order."""
     length: int = 0
-    """Tokens that the model will see, every medium at its full length."""
+    """Number of tokens that the model processes, with each medium at its full length."""
 
 
 class Renderer:
-    """Renders chats for one tokenizer and model family."""
+    """Renders chats for one tokenizer and model family.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template.
+        profile: the model family, which defines placeholders of media and template options.
+
+    Raises:
+        RenderError: the tokenizer is slow, has no chat template, or splits text in an unsupported way.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, profile: Profile = CHAT) -> None:
         from tokenizers import Tokenizer
@@ -53,57 +63,61 @@ class Renderer:
         self.profile = profile
         self._placeholders = PlaceholderTokens(profile, tokenizer)
         added = tokenizer.get_added_vocab()
-        # Runs of spaces that some tokenizers add as tokens are ordinary text; all else that was added can control.
-        self._spaces = {text: i for text, i in added.items() if not text.strip()}
+        # Some tokenizers add runs of spaces as tokens. They are ordinary text; every other added token can control.
+        self._space_ids = {text: i for text, i in added.items() if not text.strip()}
         self._control_ids = {text: i for text, i in added.items() if text.strip()}
-        self._space = _compile_alternatives(self._spaces)
-        self._control = _compile_alternatives(self._control_ids)
+        self._space_pattern = _compile_alternatives(self._space_ids)
+        self._control_pattern = _compile_alternatives(self._control_ids)
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
         backend["added_tokens"], backend["post_processor"] = [], None
-        self._plain = Tokenizer.from_str(json.dumps(backend))
+        self._plain_tokenizer = Tokenizer.from_str(json.dumps(backend))
         self._check_tokenizer()
 
     def encode_as_plain_text(self, text: str) -> list[int]:
-        """Token ids of `text` as ordinary text, whatever is written in it. Half a surrogate pair becomes U+FFFD."""
+        """Encode untrusted text, in which control tokens are ordinary text. A lone surrogate becomes U+FFFD.
+
+        Raises:
+            RenderError: the tokenizer's vocabulary produces a control token from ordinary text.
+        """
         text = _LONE_SURROGATE.sub("\ufffd", text)
         ids: list[int] = []
         start = 0
-        for space in [*self._space.finditer(text), None]:
+        for space in [*self._space_pattern.finditer(text), None]:
             if piece := text[start : space.start() if space else len(text)]:
-                ids += self._plain.encode(piece, add_special_tokens=False).ids
+                ids += self._plain_tokenizer.encode(piece, add_special_tokens=False).ids
             if space:
-                ids.append(self._spaces[space.group()])
+                ids.append(self._space_ids[space.group()])
                 start = space.end()
         if not set(self._control_ids.values()).isdisjoint(ids):
-            raise RenderError("the tokenizer reaches a control token from ordinary text")
+            raise RenderError("the tokenizer encodes ordinary text as a control token; use another tokenizer")
         return ids
 
     def encode_with_control_tokens(self, text: str) -> list[int]:
-        """Token ids of our own words, in which control tokens are meant as such."""
+        """Encode trusted text, in which control tokens act as control tokens."""
         return self._encode_template_output(text, {})
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids, control tokens by name and no white space tidied away."""
+        """Decode token ids to text, with control tokens by name and white space unchanged."""
         return str(self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
 
     def render(self, turns: Sequence[Turn], prefill: str = "", limits: MediaLimits | None = None) -> RenderedPrompt:
-        """The token ids of a chat, up to where the assistant's reply begins. Decodes media, which can take a while.
+        """Render a chat up to the start of the assistant's reply. Decodes media, which can take seconds.
 
         Args:
-            turns: the chat, system message first if there is one.
-            prefill: trusted text that the reply is made to begin with, unless the template ends with it anyway.
-            limits: how media are scaled, where that differs from the model family's own limits.
+            turns: the chat, with the system message first if there is one.
+            prefill: trusted text that the reply starts with, unless the template already ends with it.
+            limits: media limits that override those of the model family.
 
         Raises:
-            RenderError: the chat template loses or repeats a text or refuses the roles, or a role is a control token.
-            MediaError: a medium that cannot be read, or of a modality that the model does not take.
+            RenderError: the chat template loses or repeats a text or rejects the roles, or a role is a control token.
+            MediaError: a medium cannot be read, or the model does not support its modality.
         """
         untrusted: dict[str, str] = {}
         media: list[Media] = []
         messages = []
         for turn in turns:
-            if self._control.search(turn.role):
-                raise RenderError(f"the role {turn.role!r:.80} holds a control token")
+            if self._control_pattern.search(turn.role):
+                raise RenderError(f"the role {turn.role!r:.80} contains a control token")
             content = "".join(self._format_piece(piece, untrusted, media) for piece in turn.pieces)
             messages.append({"role": turn.role, "content": content})
         text = self._apply_template(messages)
@@ -118,52 +132,60 @@ class Renderer:
         return RenderedPrompt(token_ids, prepared, self.profile.count_prompt_tokens(token_ids, prepared))
 
     def encode_end_of_turn(self) -> tuple[int, ...]:
-        """What the chat template writes after a reply, up to and with the control token that ends the turn.
+        """Encode the text that the chat template writes after a reply, through the control token that ends the turn.
 
         Raises:
-            RenderError: it writes no control token there.
+            RenderError: the template writes no control token there.
         """
         reply = secrets.token_hex(16)
         text = self._apply_template([{"role": "user", "content": "a"}, {"role": "assistant", "content": reply}])
-        after = text.partition(reply)[2]
-        control = self._control.search(after)
+        suffix = text.partition(reply)[2]
+        control = self._control_pattern.search(suffix)
         if control is None:
             raise RenderError(
-                f"the chat template of {self.tokenizer.name_or_path!r} ends a reply with no control token"
+                f"the chat template of {self.tokenizer.name_or_path!r} ends a reply without a control token"
             )
-        return tuple(self._encode_template_output(after[: control.end()], {}))
+        return tuple(self._encode_template_output(suffix[: control.end()], {}))
 
     def has_control_token(self, text: str) -> bool:
-        """Whether the text of a control token is written in a text."""
-        return self._control.search(text) is not None
+        """Return whether a text contains the text of a control token."""
+        return self._control_pattern.search(text) is not None
 
     def _format_piece(self, piece: Span | Media, untrusted: dict[str, str], media: list[Media]) -> str:
-        """What the template is given for a piece; notes untrusted texts by their nonce, and media in their order."""
+        """Return the text of a piece for the template: a placeholder, trusted text, or a nonce for untrusted text.
+
+        Args:
+            piece: the piece to format.
+            untrusted: nonce -> text; extended in place.
+            media: media of the placeholders so far; extended in place.
+        """
         if isinstance(piece, Media):
             if placeholder := self.profile.placeholders.get(piece.modality):
                 media.append(piece)
                 return placeholder.text
             if piece.modality != Modality.MOLECULE:
-                takes = ", ".join(self.profile.placeholders) or "text only"
-                raise MediaError(f"{piece.name}: the model takes no {piece.modality} ({self.profile.name}: {takes})")
+                supported = ", ".join(self.profile.placeholders) or "text only"
+                raise MediaError(
+                    f"{piece.name}: the model takes no {piece.modality} ({self.profile.name}: {supported})"
+                )
             piece = Span(piece.data.decode())
         core = piece.text.strip()
         if piece.trusted or not core:
             return piece.text
-        # White space at the ends stays outside, where the template can trim it as it does for any text.
+        # White space at the ends stays outside the nonce, where the template can trim it as it would for any text.
         nonce = secrets.token_hex(16)
         untrusted[nonce] = core
         lead, trail = piece.text.split(core, 1)
         return lead + nonce + trail
 
     def _encode_template_output(self, text: str, untrusted: Mapping[str, str]) -> list[int]:
-        """Cut at the control tokens of `text`, put the untrusted texts in place of their nonces, encode the pieces."""
-        fill = _compile_alternatives(untrusted)
+        """Split at the control tokens of `text`, replace nonces by their untrusted texts, and encode the parts."""
+        nonces = _compile_alternatives(untrusted)
         token_ids: list[int] = []
         start = 0
-        for control in [*self._control.finditer(text), None]:
-            if piece := text[start : control.start() if control else len(text)]:
-                token_ids += self.encode_as_plain_text(fill.sub(lambda m: untrusted[m.group()], piece))
+        for control in [*self._control_pattern.finditer(text), None]:
+            if part := text[start : control.start() if control else len(text)]:
+                token_ids += self.encode_as_plain_text(nonces.sub(lambda match: untrusted[match.group()], part))
             if control:
                 token_ids.append(self._control_ids[control.group()])
                 start = control.end()
@@ -178,27 +200,36 @@ class Renderer:
             )
         except TemplateError as e:
             if len(messages) > 1 and messages[0]["role"] == "system":
-                # Some families know no system message: there, its words begin the first one of the user.
-                system, first, *rest = messages
+                # Some families have no system role: there, the system text starts the first user message.
+                system, first, *following = messages
                 joined = {"role": first["role"], "content": f"{system['content']}\n\n{first['content']}"}
-                return self._apply_template([joined, *rest])
-            raise RenderError(f"the chat template refuses this chat: {e}") from e
+                return self._apply_template([joined, *following])
+            raise RenderError(f"the chat template rejects this chat: {e}") from e
         assert isinstance(text, str)
         return text
 
     def _check_tokenizer(self) -> None:
-        """Refuse a tokenizer that has ways of its own (words joined over control tokens, say) which this class does
-        not follow: a prompt that differs from the model's own template in silence would be worse."""
+        """Check that this class produces the tokens of the model's own template.
+
+        Some tokenizers behave in ways that it does not reproduce, for instance joining words across control tokens. An
+        error is better than prompts that silently differ from what the model was trained on.
+
+        Raises:
+            RenderError: the tokens differ.
+        """
         chat = [("user", "a b  c    d\n\n e\n"), ("assistant", " a  b"), ("user", "c   d")]
         try:
             text = self._apply_template([{"role": role, "content": content} for role, content in chat])
         except RenderError:
-            return  # a template that refuses this chat may still take a judge's
+            return  # A template that rejects this chat may still accept a judge's.
         if self._encode_template_output(text, {}) != self.tokenizer.encode(text, add_special_tokens=False):
-            raise RenderError(f"tokenizer {self.tokenizer.name_or_path!r} cuts text in a way that is not supported")
+            raise RenderError(f"tokenizer {self.tokenizer.name_or_path!r} splits text in an unsupported way")
 
 
 def _compile_alternatives(texts: Collection[str]) -> re.Pattern[str]:
-    """A pattern for any of the texts; longest first, as one may begin another. Of no texts it matches nothing."""
+    """Compile a pattern that matches any of the texts; without texts it matches nothing.
+
+    Longer texts come first, because one text may be a prefix of another.
+    """
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) if texts else r"(?!)")

@@ -1,4 +1,4 @@
-"""How a judge thinks, answers and votes: settings as plain data, checked when they are made."""
+"""Settings of the judge: thinking, answering and voting, as plain data that is validated on construction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flex_judge.judges.validation.flat import SettingsSection
 
 @settings_class
 class JudgeSettings:
-    """How a judge thinks and answers. The defaults are the published protocol's for scores."""
+    """How a judge thinks, answers and votes. The defaults are the published protocol for scores (arXiv 2505.18601)."""
 
     max_think_tokens: PositiveInt = 4096
     """Thinking budget in tokens; longer reasoning is cut off and the answer is forced."""
@@ -50,7 +50,7 @@ class JudgeSettings:
     prefill: str | None = None
     """Text that the reply starts with; None uses the prefill that the model family was trained on."""
     media: Annotated[MediaLimits, SettingsSection("media limits")] = field(default_factory=MediaLimits)
-    """How media are scaled, where that is to differ from the model family's own limits."""
+    """Media limits; each None uses the limit of the model family."""
     seed: NonNegativeInt = 0
     """Sampling seed. Changing it invalidates cached judgments."""
     deadline_s: PositiveFloat | None = 600.0
@@ -59,18 +59,18 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         if self.votes > 1 and self.temperature == 0 and self.order != "random":
-            raise UsageError("votes above 1 need a temperature above 0, or order random: greedy votes are all the same")
+            raise UsageError("votes above 1 need a temperature above 0, or order random: greedy votes are identical")
         if self.num_waits and not self.reason_first:
-            raise UsageError("waits put off the answer, so they need reason_first")
+            raise UsageError("num_waits needs reason_first: budget forcing extends the reasoning before the answer")
 
     def compute_answer_budget(self, responses: int) -> int:
-        """Tokens for what follows the thinking when that many responses are judged together."""
+        """Return the maximum number of answer tokens for a verdict on the given number of responses."""
         return self.max_answer_tokens + 16 * max(0, responses - 2)
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Everything a judge is made of; plain data, so that a replica elsewhere can be made from it."""
+    """Complete configuration of a judge. It is plain data, so a replica can be built from it in another process."""
 
     engine: Annotated[EngineConfig, SettingsSection("judge model")]
     settings: Annotated[JudgeSettings, SettingsSection("judging")] = field(default_factory=JudgeSettings)

@@ -1,4 +1,4 @@
-"""Turns of a chat in pieces: our own trusted words, untrusted text, and media."""
+"""Chat turns split into pieces: trusted template text, untrusted text, and media."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from flex_judge.judges.media.types import Media
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a message."""
+    """A piece of text in a message."""
 
     text: str
     trusted: bool = False
-    """Whether control tokens written in the text are meant as such: true for our own words only."""
+    """Whether control tokens in the text act as control tokens. True only for text that this project writes itself."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a chat, in pieces."""
+    """One message of a chat, split into pieces."""
 
     role: str
     pieces: tuple[Span | Media, ...]

@@ -1,4 +1,4 @@
-"""The votes on one comparison: rounds of replies in one or more orders, until the outcome is decided."""
+"""The vote loop: judge one comparison in waves of replies until the outcome is decided."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from flex_judge.judges.errors import EngineLostError, NotRecordedError
 from flex_judge.judges.judgments import Status, Usage, Verdict
-from flex_judge.judges.protocol.generation import ReplyGenerator, parse_verdict
+from flex_judge.judges.protocol.generation import ReplyGenerator
+from flex_judge.judges.protocol.parsing import parse_verdict
 from flex_judge.judges.protocol.prompts import build_judge_turns
 from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
 from flex_judge.judges.protocol.settings import JudgeSettings
@@ -16,126 +17,145 @@ from flex_judge.judges.rubrics.scale import OPTIONS
 from flex_judge.judges.types import Comparison
 
 Permutation = tuple[int, ...]
+"""Reading order of the responses: place k shows response `permutation[k]` of the comparison."""
 
 
 class VoteLoop:
-    """Holds the vote on one comparison.
+    """Collects the votes on one comparison.
 
-    A judgment draws its votes from an endless row of them: those of draw d are the votes from number d * `votes` on. So
-    k judgments by one vote each have the votes of one judgment by k, and a ledger that holds either serves both.
+    Rounds are numbered across sample indices: sample i uses the rounds from i * `votes` on. So k judgments with one
+    vote each consist of the same votes as one judgment with k votes, and a ledger of either replays both.
     """
 
     def __init__(
-        self, comparison: Comparison, replier: ReplyGenerator, renderer: Renderer, settings: JudgeSettings
+        self, comparison: Comparison, reply_generator: ReplyGenerator, renderer: Renderer, settings: JudgeSettings
     ) -> None:
-        self.comparison, self.replier, self.renderer, self.settings = comparison, replier, renderer, settings
+        self.comparison = comparison
+        self.reply_generator = reply_generator
+        self.renderer = renderer
+        self.settings = settings
         self.usage = Usage()
-        """Of the votes that came to an end."""
+        """Token counts of all votes that completed."""
         self._prompts: dict[Permutation, RenderedPrompt] = {}
         self._unrecorded: NotRecordedError | None = None
-        self._skipped = comparison.sample_index * settings.votes
-        # What every draw has in common: orders go on where those of the draw before ended.
-        first = replace(comparison, sample_index=0) if comparison.sample_index else comparison
-        self._key = f"{settings.seed}/{first.digest}"
+        self._first_round = comparison.sample_index * settings.votes
+        # The key leaves the sample index out, so that random orders continue where the previous sample's ended.
+        first_sample = replace(comparison, sample_index=0) if comparison.sample_index else comparison
+        self._order_key = f"{settings.seed}/{first_sample.digest}"
 
     @property
     def first_wave_size(self) -> int:
-        """How many replies are asked for at first, side by side."""
+        """Number of replies that are requested at once at the start."""
         return self._plan_next_wave([])
 
     async def render_prompt(self, order: Permutation) -> RenderedPrompt:
-        """The prompt that shows the responses in that order."""
+        """Render the prompt that shows the responses in the given order."""
         if order not in self._prompts:
-            shown = self.comparison.permute_responses(order)
-            turns = build_judge_turns(shown, self.replier.rubric, self.settings.reason_first)
-            render = (turns, self.replier.prefill, self.settings.media)
-            if self.comparison.has_media:  # decoding takes a while
-                self._prompts[order] = await asyncio.to_thread(self.renderer.render, *render)
+            comparison = self.comparison.permute_responses(order)
+            turns = build_judge_turns(comparison, self.reply_generator.rubric, self.settings.reason_first)
+            arguments = (turns, self.reply_generator.prefill, self.settings.media)
+            if self.comparison.has_media:  # Decoding media takes long enough to block the event loop.
+                self._prompts[order] = await asyncio.to_thread(self.renderer.render, *arguments)
             else:
-                self._prompts[order] = self.renderer.render(*render)
+                self._prompts[order] = self.renderer.render(*arguments)
         return self._prompts[order]
 
     async def measure_longest_prompt(self) -> int:
-        """Tokens of the longest prompt that a vote may need. The same responses in another order can take a few more:
-        what stands beside the end of a text decides how it is cut into tokens."""
-        shown = {order for number in range(self.settings.votes) for order in self._plan_orders(number)}
-        return max([(await self.render_prompt(order)).length for order in shown])
+        """Return the token count of the longest prompt that any vote may need.
+
+        Prompts of different orders differ by a few tokens, because neighbouring text changes how a tokenizer splits
+        the ends of a response.
+        """
+        orders = {order for number in range(self.settings.votes) for order in self._plan_orders(number)}
+        return max([(await self.render_prompt(order)).length for order in orders])
 
     async def collect_votes(self) -> list[list[Verdict]]:
-        """Vote.
+        """Cast votes until the outcome is decided, all votes are cast or the deadline has passed.
 
         Returns:
-            The rounds, each with one verdict per order. Scores are in the order of the comparison's responses.
+            Rounds of votes, one verdict per reading order. Scores are in the order of the comparison's responses.
+
+        Raises:
+            EngineLostError: the engine died.
+            NotRecordedError: in a replay, none of the votes is in the ledger.
         """
         rounds: list[list[Verdict]] = []
         loop = asyncio.get_running_loop()
         deadline = None if self.settings.deadline_s is None else loop.time() + self.settings.deadline_s
         per_round = len(self._plan_orders(0))
-        while wave := self._plan_next_wave(rounds):
-            if rounds and (self._unrecorded or (deadline is not None and loop.time() >= deadline)):
+        while wave_size := self._plan_next_wave(rounds):
+            is_late = deadline is not None and loop.time() >= deadline
+            if rounds and (is_late or self._unrecorded):
                 break
-            numbers = range(len(rounds), len(rounds) + wave // per_round)
-            rounds += await self._cast_wave(
-                [(i, order) for i in numbers for order in self._plan_orders(i)], per_round, deadline
-            )
+            numbers = range(len(rounds), len(rounds) + wave_size // per_round)
+            votes = [(number, order) for number in numbers for order in self._plan_orders(number)]
+            verdicts = await self._cast_wave(votes, deadline)
+            rounds += [verdicts[k : k + per_round] for k in range(0, len(verdicts), per_round)]
+        # A recorded run may have dropped late votes, so a replay fails only if nothing at all was recorded.
         if self._unrecorded and not any(verdict.scores for verdicts in rounds for verdict in verdicts):
             raise self._unrecorded
         return rounds
 
     def _plan_next_wave(self, rounds: list[list[Verdict]]) -> int:
-        """How many replies to ask for next, in whole rounds; 0 when the outcome is decided."""
-        n = len(self.comparison.responses)
-        cast = [verdict for verdicts in rounds for verdict in verdicts]
-        # A batch is ranked by its mean scores, which every vote moves: like a single score it has no early end.
-        options = tuple(OPTIONS) if self.replier.rubric.has_options else ()
+        """Return how many replies to request next, in whole rounds; 0 if the outcome is decided."""
+        responses = len(self.comparison.responses)
+        verdicts = [verdict for round_verdicts in rounds for verdict in round_verdicts]
+        # Only a preference on a pair can be decided early: pointwise scores and listwise rankings come from the mean
+        # scores, which every vote moves.
+        deciding_responses = responses if responses == 2 else 1
+        options = tuple(OPTIONS) if self.reply_generator.rubric.has_options else ()
+        tally = VoteTally.from_votes(verdicts, deciding_responses, options)
         per_round = len(self._plan_orders(0))
-        tally = VoteTally.from_votes(cast, n if n == 2 else 1, options)
-        wave = plan_next_wave(tally, self.settings.votes * per_round, self.settings.vote_confidence)
-        return -(-wave // per_round) * per_round
+        wave_size = plan_next_wave(tally, self.settings.votes * per_round, self.settings.vote_confidence)
+        return -(-wave_size // per_round) * per_round  # rounded up to whole rounds
 
-    async def _cast_wave(
-        self, votes: list[tuple[int, Permutation]], per_round: int, deadline: float | None
-    ) -> list[list[Verdict]]:
-        """Cast votes side by side; those that are not in by the deadline are given up."""
-        tasks = [asyncio.create_task(self._cast_vote(i, order)) for i, order in votes]
+    async def _cast_wave(self, votes: list[tuple[int, Permutation]], deadline: float | None) -> list[Verdict]:
+        """Cast votes concurrently; those that miss the deadline are cancelled and get status timeout.
+
+        Args:
+            votes: round number and reading order of each vote.
+            deadline: event loop time at which to stop waiting; None waits for all votes.
+        """
+        tasks = [asyncio.create_task(self._cast_vote(number, order)) for number, order in votes]
         try:
-            left = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
-            done, late = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_EXCEPTION)
+            timeout = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+            done, late = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
-                task.result()  # a lost engine, or a bug, is not this vote's alone
+                task.result()  # Raises: a lost engine or a bug concerns the whole judgment, not this vote alone.
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        verdicts = [
+        return [
             self._make_timeout_verdict(order) if task in late else task.result()
             for task, (_, order) in zip(tasks, votes, strict=True)
         ]
-        return [verdicts[k : k + per_round] for k in range(0, len(verdicts), per_round)]
 
     async def _cast_vote(self, number: int, order: Permutation) -> Verdict:
+        """Cast one vote and return its verdict in the order of the comparison's responses."""
         try:
-            reply = await self.replier.generate_reply(
-                await self.render_prompt(order), sample_index=self._skipped + number
-            )
+            prompt = await self.render_prompt(order)
+            reply = await self.reply_generator.generate_reply(prompt, sample_index=self._first_round + number)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task and task.cancelling():
                 raise
-            # Nobody gave this vote up: what the engine had under way was cancelled within the engine.
+            # Nobody cancelled this vote, so the engine cancelled the request itself.
             raise EngineLostError("the engine dropped a request") from None
         except NotRecordedError as e:
-            # In a replay: this vote was given up when the others were recorded, or nothing was recorded.
+            # In a replay, a missing reply is one that was late when the others were recorded, or nothing was recorded.
             self._unrecorded = e
             return self._make_timeout_verdict(order)
         self.usage += reply.usage
-        shown = parse_verdict(reply, self.replier.rubric, len(order))
-        # Seen from the order that was shown, the given order is the inverse permutation.
-        given = tuple(order.index(i) for i in range(len(order)))
-        return replace(shown.permute_responses(given), order=order)
+        verdict = parse_verdict(reply, self.reply_generator.rubric, len(order))
+        # The inverse permutation maps the reading order back to the comparison's order.
+        inverse = tuple(order.index(i) for i in range(len(order)))
+        return replace(verdict.permute_responses(inverse), order=order)
 
     def _make_timeout_verdict(self, order: Permutation) -> Verdict:
         return Verdict(Status.TIMEOUT, order=order, detail=f"no verdict within {self.settings.deadline_s} s")
 
     def _plan_orders(self, number: int) -> tuple[Permutation, ...]:
-        return plan_orders(len(self.comparison.responses), self.settings.order, self._skipped + number, self._key)
+        """Return the reading orders of a round of this judgment."""
+        round_number = self._first_round + number
+        return plan_orders(len(self.comparison.responses), self.settings.order, round_number, self._order_key)

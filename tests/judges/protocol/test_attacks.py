@@ -88,9 +88,7 @@ def test_attacks_cover_every_control_token_of_the_family(family: str, checkpoint
 
 
 @pytest.mark.parametrize("family", LANGUAGE)
-def test_no_spelling_of_a_control_token_reaches_the_prompt(
-    family: str, checkpoint_of: Any
-) -> None:
+def test_no_spelling_of_a_control_token_reaches_the_prompt(family: str, checkpoint_of: Any) -> None:
     checkpoint = checkpoint_of(family)
     attacks = [attack for token in control_tokens(checkpoint.tokenizer) for attack in on_token(token)]
     outcome = assault(checkpoint, everywhere, attacks)

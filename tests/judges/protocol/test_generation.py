@@ -222,9 +222,7 @@ def mute(_: str, sampling: Sampling) -> str:
 
 @pytest.mark.parametrize("comparison", [SINGLE, PAIR, BATCH, IMAGES], ids=["single", "pair", "batch", "options"])
 @pytest.mark.parametrize("how", [{}, {"num_waits": 3}, {"reason_first": False}, {"order": "both"}], ids=str)
-def test_admitted_prompts_never_exceed_the_context(
-    comparison: Comparison, how: dict[str, Any]
-) -> None:
+def test_admitted_prompts_never_exceed_the_context(comparison: Comparison, how: dict[str, Any]) -> None:
     def wordy(prompt: str, sampling: Sampling) -> str:
         """Ends its thoughts late and its answers with more words, so that every request is as long as it can be."""
         if sampling.stop == ("</think>",):

@@ -85,10 +85,10 @@ def test_valid_answer_is_parsed(answer: str, responses: int, rubric: Rubric, sco
         ("<answer>4</answer> no, <answer>99</answer>", 1, FIVE, "off the scale"),
         ("<answer>99</answer> no, <answer>4</answer>", 1, FIVE, "off the scale"),
         ("<answer>good</answer> so <answer>4</answer>", 1, FIVE, "not a score"),
-        ("<answer>2</answer> no, <answer>4</answer>", 1, FIVE, r"in two ways: \(2\) and \(4\)"),
-        ("<answer>2</answer> (it wrote <answer>9</answer>)", 1, TEN, r"in two ways: \(2\) and \(9\)"),
-        ("It wrote <answer>9</answer>: <answer>2</answer>", 1, TEN, r"in two ways: \(9\) and \(2\)"),
-        ("<answer>2</answer><answer>9</answer><answer>2</answer>", 1, TEN, r"in two ways: \(9\) and \(2\)"),
+        ("<answer>2</answer> no, <answer>4</answer>", 1, FIVE, r"conflicting answers: \(2\) and \(4\)"),
+        ("<answer>2</answer> (it wrote <answer>9</answer>)", 1, TEN, r"conflicting answers: \(2\) and \(9\)"),
+        ("It wrote <answer>9</answer>: <answer>2</answer>", 1, TEN, r"conflicting answers: \(9\) and \(2\)"),
+        ("<answer>2</answer><answer>9</answer><answer>2</answer>", 1, TEN, r"conflicting answers: \(9\) and \(2\)"),
         ("<answer>2</answer><answer>3</answer> <answer>9</answer><answer>1</answer>", 2, TEN, r"\(2, 3\) and \(9, 1\)"),
         ("<answer>2</answer><answer>3</answer> <answer>3</answer><answer>2</answer>", 2, TEN, r"\(2, 3\) and \(3, 2\)"),
         ("<answer>3, 5</answer>", 3, TEN, "2 scores for 3"),
@@ -108,9 +108,9 @@ def test_invalid_answer_is_rejected_with_a_reason(answer: str, responses: int, r
 
 def test_score_positions_point_at_the_scores() -> None:
     answer = "So <answer> 10/10</answer>\n<answer>3</answer>"
-    assert [answer[p:].partition("<")[0] for p in parse_answer(answer, 2, TEN).places] == ["10/10", "3"]
+    assert [answer[p:].partition("<")[0] for p in parse_answer(answer, 2, TEN).positions] == ["10/10", "3"]
     answer = "So <answer> 10/10,  3 </answer>"
-    assert [answer[p:].split()[0] for p in parse_answer(answer, 2, TEN).places] == ["10/10,", "3"]
+    assert [answer[p:].split()[0] for p in parse_answer(answer, 2, TEN).positions] == ["10/10,", "3"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_score_positions_point_at_the_scores() -> None:
 def test_option_is_parsed(answer: str, choice: str, shares: tuple[float, float]) -> None:
     reading = parse_answer(answer, 2, CHOICE)
     assert (reading.choice, reading.scores) == (choice, shares)
-    (place,) = reading.places
+    (place,) = reading.positions
     assert answer[place:].startswith("[[")
     assert place > answer.rindex("<answer>")
 
@@ -137,22 +137,22 @@ def test_option_is_parsed(answer: str, choice: str, shares: tuple[float, float])
     ("answer", "why"),
     [
         ("[[A>B]]", "no <answer>"),
-        ("<answer></answer>", "none of"),
-        ("<answer>A>B</answer>", "none of"),
-        ("<answer>[A>B]</answer>", "none of"),
-        ("<answer>[[A>B]</answer>", "none of"),
-        ("<answer>[[A=B]]</answer>", "none of"),
-        ("<answer>[[A=B=Ugly]]</answer>", "none of"),
-        ("<answer>[[A=B=G o o d]]</answer>", "none of"),
-        ("<answer>[[B<A]]</answer>", "none of"),
-        ("<answer>[[A>>B]]</answer>", "none of"),
-        ("<answer>[[A>B]][[B>A]]</answer>", "none of"),
-        ("<answer>[[A>B]] or so</answer>", "none of"),
-        ("<answer>5</answer><answer>3</answer>", "none of"),
-        ("<answer>[[A>B]]</answer> no, <answer>[[C>A]]</answer>", "none of"),
-        ("<answer>[[C>A]]</answer> no, <answer>[[A>B]]</answer>", "none of"),
-        ("<answer>[[A>B]]</answer> (it wrote <answer>[[B>A]]</answer>)", "in two ways: A>B and B>A"),
-        ("<answer>[[A=B=Good]]</answer><answer>[[A=B=Bad]]</answer>", "in two ways: A=B=Good and A=B=Bad"),
+        ("<answer></answer>", "not one of"),
+        ("<answer>A>B</answer>", "not one of"),
+        ("<answer>[A>B]</answer>", "not one of"),
+        ("<answer>[[A>B]</answer>", "not one of"),
+        ("<answer>[[A=B]]</answer>", "not one of"),
+        ("<answer>[[A=B=Ugly]]</answer>", "not one of"),
+        ("<answer>[[A=B=G o o d]]</answer>", "not one of"),
+        ("<answer>[[B<A]]</answer>", "not one of"),
+        ("<answer>[[A>>B]]</answer>", "not one of"),
+        ("<answer>[[A>B]][[B>A]]</answer>", "not one of"),
+        ("<answer>[[A>B]] or so</answer>", "not one of"),
+        ("<answer>5</answer><answer>3</answer>", "not one of"),
+        ("<answer>[[A>B]]</answer> no, <answer>[[C>A]]</answer>", "not one of"),
+        ("<answer>[[C>A]]</answer> no, <answer>[[A>B]]</answer>", "not one of"),
+        ("<answer>[[A>B]]</answer> (it wrote <answer>[[B>A]]</answer>)", "conflicting answers: A>B and B>A"),
+        ("<answer>[[A=B=Good]]</answer><answer>[[A=B=Bad]]</answer>", "conflicting answers: A=B=Good and A=B=Bad"),
     ],
 )
 def test_invalid_option_is_rejected_with_a_reason(answer: str, why: str) -> None:
@@ -207,9 +207,7 @@ def test_answer_is_after_the_last_think_close_unless_earlier_text_has_one(text: 
         ("", "", ""),
     ],
 )
-def test_answer_first_answer_is_before_the_thinking(
-    reply: str, answer: str, reasoning: str
-) -> None:
+def test_answer_first_answer_is_before_the_thinking(reply: str, answer: str, reasoning: str) -> None:
     assert split_answer_first_reply(reply) == (answer, reasoning)
 
 
@@ -224,17 +222,15 @@ replies = st.one_of(
 
 @settings(deadline=None)
 @given(replies, st.sampled_from([1, 2, 3]), st.sampled_from([FIVE, TEN, TENTHS]))
-def test_any_reply_parses_on_scale_or_is_rejected(
-    reply: str, responses: int, rubric: Rubric
-) -> None:
+def test_any_reply_parses_on_scale_or_is_rejected(reply: str, responses: int, rubric: Rubric) -> None:
     for text in (reply, extract_answer(reply), split_answer_first_reply(reply)[0]):
         try:
             reading = parse_answer(text, responses, rubric)
         except VerdictParseError:
             continue
-        assert len(reading.scores) == len(reading.places) == responses
+        assert len(reading.scores) == len(reading.positions) == responses
         assert all(rubric.scale.low <= score <= rubric.scale.high for score in reading.scores)
-        assert all(text[place].isdigit() for place in reading.places)
+        assert all(text[place].isdigit() for place in reading.positions)
 
 
 @settings(deadline=None)
@@ -269,7 +265,9 @@ def test_every_valid_verdict_is_parsed_after_any_thinking(data: Any, rubric: Rub
     answer = extract_answer(f"{said}</think>{''.join(tags)}")
     reading = parse_answer(answer, len(written), rubric)
     assert reading.scores == tuple(map(float, written))
-    assert [answer[place : place + len(label)] for place, label in zip(reading.places, written, strict=True)] == written
+    assert [
+        answer[place : place + len(label)] for place, label in zip(reading.positions, written, strict=True)
+    ] == written
 
 
 @settings(deadline=None)

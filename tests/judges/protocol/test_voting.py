@@ -211,7 +211,7 @@ def test_tally_counts_scored_votes_by_outcome_and_all_cast_votes() -> None:
 
 
 def test_vote_for_an_unknown_outcome_is_rejected() -> None:
-    with pytest.raises(ValueError, match="'C>B' is none of the outcomes"):
+    with pytest.raises(ValueError, match="'C>B' is not one of the outcomes"):
         VoteTally.from_votes([choose("C>B")], 2, OPTIONS)
 
 
