@@ -1,4 +1,4 @@
-"""Rewards used to improve models: policies, best-of-N, preference data, training.
+"""Alignment: improve models with judge rewards, by best-of-N, preference data and training.
 
 Importing this package loads no model library. May import `flex_judge.judges` and `flex_judge.reward`.
 """

@@ -1,10 +1,11 @@
 """Flex-Judge: a reasoning multimodal judge as a reward model.
 
-The public API. Importing this package loads neither torch nor ray; each name is loaded on first use.
+This package exports the public API. Each name is imported on first use, so importing the package loads neither torch
+nor Ray.
 
 Example:
     >>> from flex_judge import Comparison
-    >>> Comparison("What is 2 + 2?", ["4", "5"]).responses
+    >>> Comparison.of("What is 2 + 2?", "4", "5").responses
     ('4', '5')
 """
 

@@ -1,4 +1,4 @@
-"""Lazy exports: a package's public names are imported when they are first used."""
+"""Lazy exports: public names of a package that are imported on first use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def lazy_exports(package: str, exports: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return a module-level `__getattr__` (PEP 562) that imports public names on first use.
+    """Create a module-level `__getattr__` (PEP 562) that imports public names on first use.
 
     Args:
         package: `__name__` of the package.
-        exports: for each module of the package, the names that it defines.
+        exports: module -> public names that it defines.
 
     Example:
         >>> __getattr__ = lazy_exports("flex_judge.judges", {"flex_judge.judges.types": ["Comparison"]})
@@ -22,11 +22,11 @@ def lazy_exports(package: str, exports: Mapping[str, Sequence[str]]) -> Callable
     """
     modules = {name: module for module, names in exports.items() for name in names}
 
-    def load(name: str) -> Any:
+    def load_name(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(modules[name]), name)
-        setattr(sys.modules[package], name, value)  # so that the next use finds it at once
+        setattr(sys.modules[package], name, value)  # Python calls __getattr__ only for missing names.
         return value
 
-    return load
+    return load_name

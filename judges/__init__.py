@@ -1,6 +1,6 @@
-"""The judge: comparisons in, judgments out.
+"""The judge: scores comparisons and returns judgments.
 
-Importing this package loads no model library. May import nothing of the other packages.
+Importing this package loads no model library. May not import reward, alignment or experiments.
 """
 
 from __future__ import annotations

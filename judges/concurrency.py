@@ -1,4 +1,4 @@
-"""Concurrency helpers: run coroutines side by side, limit them by a semaphore, run an event loop in the background."""
+"""Concurrency helpers: run coroutines with a limit, limit engine requests, run an event loop in the background."""
 
 from __future__ import annotations
 
@@ -17,34 +17,42 @@ R = TypeVar("R")
 
 
 async def run_concurrently(
-    items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, R]], at_a_time: int
+    items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, R]], concurrency: int
 ) -> AsyncGenerator[tuple[int, R], None]:
-    """Work on items, so many at a time; yields results as they are ready, with the numbers of their items.
+    """Process items concurrently and yield results as they complete.
 
-    Items are taken as there is room for them, so `items` may be endless. One that is wrong in itself (UsageError,
-    RenderError) does not hold up the others: the first such error is raised after them. Any other error ends the work.
+    An item that is invalid in itself (UsageError, RenderError) does not stop the others: the first such error is raised
+    after all other items are done. Any other error cancels the work in progress.
 
     Args:
-        items: what is worked on.
-        work: what is done with each.
-        at_a_time: items under way at the same time.
+        items: items to process; consumed only as fast as they are processed, so the iterable may be endless.
+        work: coroutine function that processes one item.
+        concurrency: maximum number of items in progress.
+
+    Yields:
+        Index of an item and its result.
+
+    Raises:
+        UsageError: concurrency is below 1, or an item is invalid.
+        RenderError: an item cannot be rendered.
     """
-    if at_a_time < 1:
-        raise UsageError(f"concurrency must be at least 1, not {at_a_time}")
-    waiting = enumerate(items)
+    if concurrency < 1:
+        raise UsageError(f"concurrency must be at least 1, not {concurrency}")
+    pending = enumerate(items)
     running: dict[asyncio.Task[R], int] = {}
-    wrong: JudgeError | None = None
+    first_error: JudgeError | None = None
     try:
         while True:
-            for number, item in islice(waiting, at_a_time - len(running)):
-                running[asyncio.create_task(work(item))] = number
+            for index, item in islice(pending, concurrency - len(running)):
+                running[asyncio.create_task(work(item))] = index
             if not running:
                 break
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 error = task.exception()
+                # A LedgerError is a UsageError, but it concerns every item.
                 if isinstance(error, UsageError | RenderError) and not isinstance(error, LedgerError):
-                    wrong = wrong or error
+                    first_error = first_error or error
                     del running[task]
                 else:
                     yield running.pop(task), task.result()
@@ -52,70 +60,80 @@ async def run_concurrently(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-    if wrong is not None:
-        raise wrong
+    if first_error is not None:
+        raise first_error
 
 
 class EngineSemaphore:
-    """So many slots; first come, first served. For one event loop."""
+    """FIFO semaphore that limits concurrent requests to the engine's batch size. Belongs to one event loop.
+
+    A caller acquires several slots at once. Strict first-come-first-served order keeps large requests from starving.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._free = capacity
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._free_slots = capacity
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    async def acquire(self, wanted: int) -> int:
-        """Wait for so many slots, or for all where more are wanted than there are.
+    async def acquire(self, slots: int) -> int:
+        """Wait for a number of slots; more than the capacity is reduced to the capacity.
 
         Returns:
-            How many were taken, to be given back.
+            Number of acquired slots, to be passed to `release`.
         """
-        wanted = min(wanted, self.capacity)
+        slots = min(slots, self.capacity)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((wanted, turn))
+        self._waiters.append((slots, turn))
         self._wake_waiters()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._wake_waiters()  # those behind it may have waited for its sake alone
+                self._wake_waiters()  # Waiters behind this one may have waited for it only.
             else:
-                self.release(wanted)  # it was served and cancelled at once
+                self.release(slots)  # The slots were granted just before the cancellation.
             raise
-        return wanted
+        return slots
 
-    def release(self, taken: int) -> None:
-        """Give slots back."""
-        self._free += taken
+    def release(self, slots: int) -> None:
+        """Return slots to the semaphore."""
+        self._free_slots += slots
         self._wake_waiters()
 
     def _wake_waiters(self) -> None:
-        while self._waiting and (self._waiting[0][1].cancelled() or self._waiting[0][0] <= self._free):
-            wanted, turn = self._waiting.popleft()
+        while self._waiters:
+            slots, turn = self._waiters[0]
+            if not turn.cancelled() and slots > self._free_slots:
+                return
+            self._waiters.popleft()
             if not turn.cancelled():
-                self._free -= wanted
+                self._free_slots -= slots
                 turn.set_result(None)
 
 
-async def gather_all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of some work, in order. The first error ends what else is under way and is raised as itself."""
+async def gather_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines concurrently and return their results in order.
+
+    The first error cancels all others and is raised as itself, not as an ExceptionGroup.
+    """
     try:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(one) for one in work]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
     except ExceptionGroup as e:
         error = e.exceptions[0]
     else:
-        return [task.result() for task in running]
+        return [task.result() for task in tasks]
     raise error
 
 
 class _BackgroundLoop:
-    """The loop of this process, once somebody has asked for it."""
+    """Event loop in a daemon thread, started on first use."""
 
     def __init__(self, inherited: _BackgroundLoop | None = None) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        # A forked process gets a loop without its thread. It is kept, not closed: what it watches is the parent's too.
+        # A forked process inherits the loop without its thread. The loop is kept, not closed: closing it would
+        # unregister file descriptors that the parent still watches.
         self._inherited = inherited
 
     def get_or_start(self) -> asyncio.AbstractEventLoop:
@@ -137,16 +155,18 @@ def _reset_background_loop() -> None:
 os.register_at_fork(after_in_child=_reset_background_loop)
 
 
-def run_in_background(work: Coroutine[Any, Any, T]) -> T:
-    """Have the background loop do the work and wait for it; also from within a running event loop, which stands still
-    for as long."""
-    future = asyncio.run_coroutine_threadsafe(work, _background.get_or_start())
+def run_in_background(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in the background loop and block until it is done.
+
+    Can be called inside a running event loop, which is blocked meanwhile.
+    """
+    future = asyncio.run_coroutine_threadsafe(coroutine, _background.get_or_start())
     try:
         return future.result()
     finally:
-        future.cancel()  # after Ctrl-C nobody waits any more; has no effect on work that is done
+        future.cancel()  # Ends the work after Ctrl-C; has no effect on a coroutine that is done.
 
 
-async def await_in_background(work: Coroutine[Any, Any, T]) -> T:
-    """Have the background loop do the work, and await it. Who cancels this cancels the work."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, _background.get_or_start()))
+async def await_in_background(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in the background loop and await it; cancelling the caller cancels the coroutine."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, _background.get_or_start()))

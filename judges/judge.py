@@ -1,4 +1,4 @@
-"""The judge: comparisons in, judgments out, side by side and in the order in which they are ready."""
+"""The judge: runs comparisons through one engine, concurrently, and returns judgments."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ from flex_judge.judges.types import Comparison
 
 T = TypeVar("T")
 CONCURRENCY = 256
-"""Comparisons that a judge has under way at a time."""
+"""Default number of comparisons in progress. The engine's batch size limits the requests, see `EngineSemaphore`."""
 
 
 class FlexJudge:
-    """Judges comparisons with one engine.
+    """Judge that uses one engine.
+
+    Args:
+        engine: engine with the judge model, for example from `load_engine`.
+        settings: how the judge thinks, answers and votes.
 
     Example:
         >>> judge = FlexJudge.from_pretrained("smollm2-135m", max_think_tokens=64)
@@ -45,11 +49,10 @@ class FlexJudge:
         self.settings = settings or JudgeSettings()
         self.renderer = Renderer(engine.tokenizer, engine.profile)
         self._rubrics: dict[str, Rubric] = {}
-        self._repliers: dict[tuple[str, int], ReplyGenerator] = {}
-        self._semaphore: WeakKeyDictionary[asyncio.AbstractEventLoop, EngineSemaphore] = WeakKeyDictionary()
-        self._told = _drop_unset_values(
-            asdict(self.settings) | {"media": _drop_unset_values(asdict(self.settings.media))}
-        )
+        self._reply_generators: dict[tuple[str, int], ReplyGenerator] = {}
+        self._semaphores: WeakKeyDictionary[asyncio.AbstractEventLoop, EngineSemaphore] = WeakKeyDictionary()
+        media = _drop_unset_values(asdict(self.settings.media))
+        self._recorded_settings = _drop_unset_values(asdict(self.settings) | {"media": media})
 
     @classmethod
     def from_config(cls, config: JudgeConfig) -> FlexJudge:
@@ -76,10 +79,10 @@ class FlexJudge:
         Args:
             model: name of an embedded model, a folder, or a hub id.
             engine: `vllm`, `transformers`, or `auto`.
-            adapter: folder or hub id of a LoRA adapter on the model.
-            max_model_len: longest prompt and reply together, in tokens.
-            ledger: SQLite file that keeps what was generated; what it holds is not computed again.
-            settings: the fields of JudgeSettings.
+            adapter: folder or hub id of a LoRA adapter for the model.
+            max_model_len: maximum length of prompt and reply together, in tokens.
+            ledger: SQLite file that records generations; recorded generations are not computed again.
+            **settings: fields of `JudgeSettings`.
 
         Raises:
             MissingExtraError: the extra `judge` is not installed.
@@ -88,24 +91,32 @@ class FlexJudge:
         return cls.from_config(JudgeConfig(config, JudgeSettings(**settings)))
 
     def judge(self, comparisons: Iterable[Comparison], progress: bool = False) -> list[Judgment]:
-        """Judge all comparisons; judgments come in the same order. For use outside of an event loop.
-
-        Raises:
-            UsageError: a comparison that cannot be judged as it is, see `ajudge`; raised when all others are judged.
-            EngineLostError: the engine died. With a ledger, a second run goes on where this one ended.
-        """
-        found = dict(_iterate_in_new_loop(self._judge_concurrently(comparisons, CONCURRENCY), comparisons, progress))
-        return [found[i] for i in range(len(found))]
-
-    def stream(self, comparisons: Iterable[Comparison], progress: bool = False) -> Iterator[Judgment]:
-        """Judge comparisons and yield judgments as they are ready. For use outside of an event loop.
-
-        Judging goes on while the next judgment is waited for, not while the caller does other things; `deadline_s`
-        runs on all the same. A caller who takes long over each judgment should use `astream`.
+        """Judge all comparisons and return judgments in the same order. For use outside of an event loop.
 
         Args:
-            comparisons: taken as there is room for them, so an iterator may be endless.
+            comparisons: comparisons to judge.
             progress: show a progress bar on standard error.
+
+        Raises:
+            UsageError: a comparison is invalid, see `ajudge`; raised after all others are judged.
+            EngineLostError: the engine died. With a ledger, a second run resumes where this one stopped.
+        """
+        source = self._judge_concurrently(comparisons, CONCURRENCY)
+        judgments = dict(_iterate_in_new_loop(source, comparisons, progress))
+        return [judgments[index] for index in range(len(judgments))]
+
+    def stream(self, comparisons: Iterable[Comparison], progress: bool = False) -> Iterator[Judgment]:
+        """Judge comparisons and yield judgments as they complete. For use outside of an event loop.
+
+        Judging progresses only while the caller waits for the next judgment, but `deadline_s` keeps running. A caller
+        that works for a long time between judgments should use `astream`.
+
+        Args:
+            comparisons: comparisons to judge, consumed as fast as they are judged; the iterable may be endless.
+            progress: show a progress bar on standard error.
+
+        Yields:
+            Judgments in the order of completion.
         """
         for _, judgment in _iterate_in_new_loop(
             self._judge_concurrently(comparisons, CONCURRENCY), comparisons, progress
@@ -115,9 +126,16 @@ class FlexJudge:
     async def astream(
         self, comparisons: Iterable[Comparison], concurrency: int = CONCURRENCY
     ) -> AsyncGenerator[Judgment, None]:
-        """Judge comparisons side by side, so many at a time; yields judgments as they are ready.
+        """Judge comparisons concurrently and yield judgments as they complete.
 
-        A comparison that cannot be judged as it is does not hold up the others: its error is raised after them.
+        An invalid comparison does not stop the others: its error is raised after them.
+
+        Args:
+            comparisons: comparisons to judge, consumed as fast as they are judged; the iterable may be endless.
+            concurrency: maximum number of comparisons in progress.
+
+        Yields:
+            Judgments in the order of completion.
         """
         async with aclosing(self._judge_concurrently(comparisons, concurrency)) as numbered:
             async for _, judgment in numbered:
@@ -126,17 +144,17 @@ class FlexJudge:
     def _judge_concurrently(
         self, comparisons: Iterable[Comparison], concurrency: int
     ) -> AsyncGenerator[tuple[int, Judgment], None]:
-        """Judgments as they are ready, with the numbers of their comparisons."""
+        """Judge comparisons and yield judgments as they complete, each with the index of its comparison."""
         return run_concurrently(comparisons, self.ajudge, concurrency)
 
     async def ajudge(self, comparison: Comparison) -> Judgment:
-        """Judge one comparison. Failures become a status, never a score.
+        """Judge one comparison. A failure becomes a status, never a score.
 
         Raises:
-            UsageError: the rubric does not exist, or is not made for this number of responses.
-            MediaError: a medium that cannot be read, or that the model does not take.
-            RenderError: the model's chat template cannot be followed.
-            EngineLostError: the engine died; whoever owns it decides where to try again.
+            UsageError: the rubric does not exist, or does not support this number of responses.
+            MediaError: a medium cannot be read, or the model does not support its modality.
+            RenderError: the model's chat template cannot be used.
+            EngineLostError: the engine died; the owner of the engine decides where to retry.
         """
         try:
             return await self._judge_comparison(comparison)
@@ -145,18 +163,20 @@ class FlexJudge:
             raise type(e)(f"{name}{e}") from e
 
     async def warm_up(self, rubrics: Sequence[str] = ("general",)) -> None:
-        """Judge something short under each rubric and forget it, so that the first comparison does not wait for what an
-        engine does once: its first kernels, a rubric's grammar. The ledger, if there is one, neither answers nor grows.
+        """Judge a short comparison with each rubric and discard the result.
+
+        This triggers the one-time work of an engine (kernel compilation, grammar of a rubric), so that the first real
+        comparison does not wait for it. The ledger, if there is one, is neither read nor written.
 
         Args:
-            rubrics: names or files; each is tried with as many responses as it is made for, up to two.
+            rubrics: names or files of rubrics; each is tried with one and two responses, as far as it supports them.
 
         Raises:
             UsageError: a rubric does not exist.
             EngineLostError: the engine died.
         """
         engine = self.engine.engine if isinstance(self.engine, RecordingEngine) else self.engine
-        # A single token of thinking leads straight to an answer under the grammar.
+        # A thinking budget of one token leads directly to a forced answer, which compiles the grammar.
         once = replace(self.settings, max_think_tokens=1, votes=1, order="as_given", num_waits=0, reason_first=True)
         short = FlexJudge(engine, replace(once, forced_answer=True, deadline_s=None))
         for name in rubrics:
@@ -165,39 +185,45 @@ class FlexJudge:
                 await short.ajudge(Comparison.of("What is 2 + 3?", *["5"] * count, rubric=name))
 
     def compute_key(self, comparison: Comparison) -> str:
-        """Hash of everything that determines a judgment: comparison, rubric, settings, model and engine."""
-        what = [comparison.digest, self._get_rubric(comparison.rubric), self.settings, self.engine.model_id]
-        return hashlib.sha256(repr([*what, self.engine.name]).encode()).hexdigest()[:32]
+        """Hash everything that determines a judgment: comparison, rubric, settings, model and engine.
+
+        Returns:
+            32 hex digits. Stored judgments hold this key, so changes to the hashed representation invalidate them.
+        """
+        rubric = self._get_rubric(comparison.rubric)
+        determinants = [comparison.digest, rubric, self.settings, self.engine.model_id, self.engine.name]
+        return hashlib.sha256(repr(determinants).encode()).hexdigest()[:32]
 
     def close(self) -> None:
+        """Close the engine and free its memory."""
         self.engine.close()
 
     async def _judge_comparison(self, comparison: Comparison) -> Judgment:
-        replier = self._get_reply_generator(comparison)
-        vote_loop = VoteLoop(comparison, replier, self.renderer, self.settings)
+        reply_generator = self._get_reply_generator(comparison)
+        vote_loop = VoteLoop(comparison, reply_generator, self.renderer, self.settings)
         provenance = {
             "engine": self.engine.name,
             "rubric": comparison.rubric,
             "key": self.compute_key(comparison),
-            "settings": self._told,
+            "settings": self._recorded_settings,
         }
-        longest = await vote_loop.measure_longest_prompt()
-        room = self.engine.max_model_len - longest
-        if room < replier.max_reply_tokens:
+        prompt_tokens = await vote_loop.measure_longest_prompt()
+        remaining, required = self.engine.max_model_len - prompt_tokens, reply_generator.max_reply_tokens
+        if remaining < required:
             detail = (
-                f"prompt of {longest} tokens leaves {room} of the {replier.max_reply_tokens} that a verdict may need"
+                f"prompt of {prompt_tokens} tokens leaves {remaining} of the {required} that a verdict may need; "
+                "raise max_model_len, lower max_think_tokens" + ", or scale media down" * comparison.has_media
             )
-            detail += "; raise max_model_len, lower max_think_tokens" + ", or scale media down" * comparison.has_media
             return Judgment.from_failure(
                 comparison.id, Status.OVERLONG, detail, model=self.engine.model_id, provenance=provenance
             )
-        # The deadline of a comparison does not run while it waits for the engine to have room for its replies.
-        semaphore = self._semaphore.setdefault(asyncio.get_running_loop(), EngineSemaphore(self.engine.max_batch))
-        taken = await semaphore.acquire(vote_loop.first_wave_size)
+        # The deadline starts only once the engine has room: time in the queue does not count against the comparison.
+        semaphore = self._semaphores.setdefault(asyncio.get_running_loop(), EngineSemaphore(self.engine.max_batch))
+        slots = await semaphore.acquire(vote_loop.first_wave_size)
         try:
             rounds = await vote_loop.collect_votes()
         finally:
-            semaphore.release(taken)
+            semaphore.release(slots)
         return combine_votes(
             comparison.id, rounds, usage=vote_loop.usage, model=self.engine.model_id, provenance=provenance
         )
@@ -209,25 +235,33 @@ class FlexJudge:
 
     def _get_reply_generator(self, comparison: Comparison) -> ReplyGenerator:
         key = (comparison.rubric, len(comparison.responses))
-        if key not in self._repliers:
+        if key not in self._reply_generators:
             rubric = self._get_rubric(comparison.rubric)
-            self._repliers[key] = ReplyGenerator(self.engine, self.renderer, self.settings, rubric, key[1])
-        return self._repliers[key]
+            self._reply_generators[key] = ReplyGenerator(self.engine, self.renderer, self.settings, rubric, key[1])
+        return self._reply_generators[key]
 
 
 def _drop_unset_values(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, {})}
 
 
-def _iterate_in_new_loop(source: AsyncGenerator[T, None], counted: Iterable[Comparison], progress: bool) -> Iterator[T]:
-    """What an asynchronous generator yields, for a caller without an event loop."""
+def _iterate_in_new_loop(
+    source: AsyncGenerator[T, None], comparisons: Iterable[Comparison], progress: bool
+) -> Iterator[T]:
+    """Iterate over an asynchronous generator in an event loop of its own.
+
+    Args:
+        source: generator to iterate over.
+        comparisons: comparisons whose number is the total of the progress bar.
+        progress: show a progress bar.
+    """
 
     async def next_item() -> T | None:
         return await anext(source, None)
 
     if _is_in_event_loop():
         raise UsageError("judge and stream are for use outside of an event loop; inside one, use ajudge and astream")
-    with asyncio.Runner() as runner, _show_progress_bar(counted, progress) as advance:
+    with asyncio.Runner() as runner, _show_progress_bar(comparisons, progress) as advance:
         try:
             while (item := runner.run(next_item())) is not None:
                 advance()
@@ -245,17 +279,17 @@ def _is_in_event_loop() -> bool:
 
 
 @contextmanager
-def _show_progress_bar(comparisons: Iterable[Comparison], shown: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error, or nothing; yields what advances it."""
-    if not shown:
+def _show_progress_bar(comparisons: Iterable[Comparison], enabled: bool) -> Iterator[Callable[[], None]]:
+    """Show a progress bar on standard error if enabled; yields the function that advances it."""
+    if not enabled:
         yield lambda: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    # On a terminal rich prints above the bar what is printed elsewhere, but standard output may go to a file.
-    console, above = Console(stderr=True), sys.stdout.isatty()
-    with Progress(*columns, console=console, redirect_stdout=above) as progress:
+    # rich prints other output above the bar, on its own console. Output that goes to a file must not be redirected.
+    console, redirect_stdout = Console(stderr=True), sys.stdout.isatty()
+    with Progress(*columns, console=console, redirect_stdout=redirect_stdout) as progress:
         task = progress.add_task("judging", total=len(comparisons) if isinstance(comparisons, Sized) else None)
         yield lambda: progress.advance(task)

@@ -1,4 +1,4 @@
-"""What a judgment is: verdicts of single replies, and what they come to together."""
+"""Data types of results: the verdict of a single reply, and the judgment that combines several verdicts."""
 
 from __future__ import annotations
 
@@ -9,47 +9,51 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """How a judgment ended. Everything but OK has no score: unscored is not zero."""
+    """Outcome of a judgment. Only OK has scores; a failure is never a score of zero."""
 
     OK = "ok"
-    UNPARSEABLE = "unparseable"  # the reply has no verdict of the form that was asked for
-    TRUNCATED = "truncated"  # the reply ran out of tokens inside the verdict
-    TIMEOUT = "timeout"  # the deadline passed
-    ENGINE_LOST = "engine_lost"  # the engine died, and no other could take over
-    OVERLONG = "overlong"  # the prompt does not fit the model's context
+    UNPARSEABLE = "unparseable"
+    """The reply has no verdict of the requested form."""
+    TRUNCATED = "truncated"
+    """The reply ran out of tokens inside the verdict."""
+    TIMEOUT = "timeout"
+    """The deadline passed."""
+    ENGINE_LOST = "engine_lost"
+    """The engine died, and no other engine could take over."""
+    OVERLONG = "overlong"
+    """The prompt does not fit the model's context."""
 
     @property
     def is_final(self) -> bool:
-        """Whether judging again would end the same; a lost engine or a missed deadline says nothing of the input."""
+        """Whether a retry would give the same status. Lost engines and missed deadlines do not depend on the input."""
         return self not in (Status.TIMEOUT, Status.ENGINE_LOST)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one reply of the judge says. Scores are always in the order of the comparison's responses."""
+    """Result of one reply. Scores are in the order of the comparison's responses, whatever order the judge read."""
 
     status: Status
     scores: tuple[float, ...] | None = None
-    """One score per response on the rubric's scale; None unless status is ok. For a verdict by options, each
-    response's share of the win: 1 and 0, or a half each where neither is better."""
+    """One score per response on the rubric's scale; None unless status is ok. With options, each response's share of
+    the win: 1 and 0, or 0.5 each if neither is better."""
     expected_scores: tuple[float, ...] | None = None
-    """The mean score under the model's distribution at the answer; None where the engine gives none."""
+    """Mean score of each response under the model's distribution over answers; None if the engine reports none."""
     deviations: tuple[float, ...] | None = None
-    """The standard deviation of that distribution, per response."""
+    """Standard deviation of the same distribution, for each response."""
     choice: str | None = None
-    """For a verdict by options: the option, A being the comparison's first response (`A>B`, `A=B=Bad`)."""
+    """With options: the chosen option (`A>B`, `A=B=Bad`), where A is the comparison's first response."""
     reasoning: str = ""
-    """What the judge thought."""
+    """The judge's reasoning."""
     order: tuple[int, ...] = ()
-    """In which order the judge read the responses: response `order[k]` stood at place k."""
+    """Reading order: the judge read response `order[k]` in place k."""
     num_waits: int = 0
-    """How many times the end of the thinking was put off by "Wait"."""
+    """Number of times that budget forcing appended "Wait"."""
     forced_answer: str | None = None
-    """Why the answer was forced by grammar: `budget` (thinking ran out of tokens), `early_end` (the reply ended while
-    it was still thinking), `no_answer` (what followed was no answer, or had no end), or None where the judge
-    answered by itself."""
+    """Reason for a forced answer: `budget` (reasoning ran out of tokens), `early_end` (the reply ended inside the
+    reasoning), `no_answer` (no valid answer followed the reasoning); None if the judge answered by itself."""
     detail: str = ""
-    """For a status other than ok: what was wrong, in a few words."""
+    """For a status other than ok: the problem, in a few words."""
 
     @property
     def preferred(self) -> int | None:
@@ -57,24 +61,28 @@ class Verdict:
         return find_preferred_response(self.scores)
 
     def swap_responses(self) -> Verdict:
-        """The verdict on the same two responses in reverse order."""
+        """Return the verdict on the same responses in reverse order."""
         return self.permute_responses(tuple(reversed(range(len(self.scores or self.order)))))
 
     def permute_responses(self, order: Sequence[int]) -> Verdict:
-        """The verdict on `comparison` as seen from `comparison.permuted(order)`: place k gets what `order[k]` had."""
+        """Return the verdict on the comparison after `Comparison.permute_responses(order)`.
+
+        Args:
+            order: place k gets the values of response `order[k]`.
+        """
 
         def reorder_values(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
             return None if values is None else tuple(values[i] for i in order)
 
-        turned = self.choice is not None and tuple(order) == (1, 0)
-        place = {response: k for k, response in enumerate(order)}
+        is_swap = tuple(order) == (1, 0)
+        new_places = {response: k for k, response in enumerate(order)}
         return replace(
             self,
             scores=reorder_values(self.scores),
             expected_scores=reorder_values(self.expected_scores),
             deviations=reorder_values(self.deviations),
-            choice=_SWAPPED_CHOICES.get(self.choice or "", self.choice) if turned else self.choice,
-            order=tuple(place[i] for i in self.order),
+            choice=_SWAPPED_CHOICES.get(self.choice or "", self.choice) if is_swap else self.choice,
+            order=tuple(new_places[i] for i in self.order),
         )
 
 
@@ -83,12 +91,12 @@ _SWAPPED_CHOICES = {"A>B": "B>A", "B>A": "A>B"}
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of the replies that one judgment is made of; those that were given up at a deadline are left out."""
+    """Token counts of all completed replies of a judgment; replies cancelled at a deadline are not counted."""
 
     prompt_tokens: int = 0
-    """Tokens sent, cached ones included."""
+    """Prompt tokens, including cached ones."""
     cached_tokens: int = 0
-    """Of those, tokens whose key-value states the engine already had."""
+    """Prompt tokens that the engine had in its prefix cache."""
     generated_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
@@ -101,43 +109,55 @@ class Usage:
 
 @dataclass(frozen=True)
 class Judgment:
-    """The judge's decision on one comparison: what its votes come to."""
+    """The judge's decision on one comparison, combined from its votes."""
 
     id: str
+    """Id of the comparison."""
     status: Status
-    """ok if any vote has a score; else the commonest status of the votes."""
+    """ok if any vote has a score; else the most common status of the votes."""
     scores: tuple[float, ...] | None
-    """Means of the votes that have a score."""
+    """Mean score of each response over all scored votes."""
     expected_scores: tuple[float, ...] | None
-    """Means of the votes' expected scores; None unless every scored vote has them."""
+    """Mean expected score of each response; None unless every scored vote has expected scores."""
     reasoning: str
-    """The reasoning of the first vote that agrees with the outcome."""
+    """Reasoning of the first vote that agrees with the outcome."""
     preferred: int | None = None
-    """The response that most votes prefer; None if unscored, tied or alone."""
+    """Index of the response that most votes prefer; None if unscored, tied or a single response."""
     choice: str | None = None
-    """For a verdict by options: the option that most votes chose; None if two are level."""
+    """With options: the option that most votes chose; None if the top is shared."""
     spread: tuple[float, ...] | None = None
-    """Per response, the standard deviation of the score: within the votes' distributions and between the votes."""
+    """Standard deviation of each response's score, within the votes' distributions and between the votes."""
     disagreement: float | None = None
-    """Of the rounds in which every order was scored, the share in which two orders prefer different things; None where
+    """Share of rounds in which reading orders prefer different responses, among rounds with all orders scored; None if
     there is no such round."""
     votes: tuple[Verdict, ...] = ()
+    """All verdicts in the order in which they were cast."""
     usage: Usage = Usage()
+    """Token counts of all votes."""
     model: str = ""
     """Name and fingerprint of the judge's model."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Where and how it was judged: engine, replica, rubric."""
+    """Origin of the judgment: engine, replica, rubric, settings."""
 
     @classmethod
-    def from_failure(cls, id: str, status: Status, detail: str, **rest: Any) -> Judgment:
-        """A judgment that failed before any reply could be read."""
-        return cls(id, status, None, None, "", votes=(Verdict(status, detail=detail),), **rest)
+    def from_failure(cls, id: str, status: Status, detail: str, **fields: Any) -> Judgment:
+        """Create an unscored judgment for a comparison that failed before any reply was parsed.
+
+        Args:
+            id: id of the comparison.
+            status: reason of the failure.
+            detail: the problem, in a few words.
+            **fields: other fields of the judgment.
+        """
+        return cls(id, status, None, None, "", votes=(Verdict(status, detail=detail),), **fields)
 
     def to_json(self) -> dict[str, Any]:
+        """Convert to a dictionary of JSON types."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Judgment:
+        """Read a judgment from the dictionary that `to_json` returned; unknown keys are ignored."""
         values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
         values |= {name: _to_float_tuple(values.get(name)) for name in ("scores", "expected_scores", "spread")}
         values["status"] = Status(row["status"])
@@ -147,11 +167,11 @@ class Judgment:
 
 
 def find_preferred_response(scores: Sequence[float] | None) -> int | None:
-    """Index of the strictly highest score; None if there are none, a tie, or fewer than two."""
+    """Return the index of the strictly highest score; None without scores, for a tie or a single score."""
     if scores is None or len(scores) < 2:
         return None
-    best = max(scores)
-    return scores.index(best) if scores.count(best) == 1 else None
+    highest = max(scores)
+    return scores.index(highest) if scores.count(highest) == 1 else None
 
 
 def _verdict_from_json(row: Mapping[str, Any]) -> Verdict:

@@ -1,11 +1,11 @@
-"""Rubrics: what is judged by, on which scale, and in which words. A rubric is a small TOML file.
+"""Rubrics: criteria, scale and wording of a judgment. A rubric is a small TOML file.
 
-Those that come with the project lie in `presets/`; one of your own is used by its path and needs two lines:
+Presets are in `presets/`. To use your own rubric, pass the path of its file; two lines are enough:
 
     criteria = "politeness and clarity"
     scale = "1-5"
 
-`flex_judge.judges.rubrics.rubric.Rubric` lists the fields.
+`flex_judge.judges.rubrics.rubric.Rubric` documents all fields.
 """
 
 from __future__ import annotations
@@ -26,32 +26,39 @@ _PRESETS = resources.files("flex_judge.judges") / "rubrics" / "presets"
 
 
 def list_rubrics() -> list[str]:
-    """The rubrics that come with the project, sorted."""
+    """List the names of the presets, sorted."""
     return sorted(f.name.removesuffix(".toml") for f in _PRESETS.iterdir() if f.name.endswith(".toml"))
 
 
 def load_rubric(name: str) -> Rubric:
-    """The rubric called `name`: one that comes with the project, or the path of a TOML file.
+    """Load a preset by its name, or a rubric from a TOML file.
+
+    Args:
+        name: name of a preset, or path of a file that ends in `.toml`.
 
     Raises:
-        UsageError: there is none, or its file is wrong; the message names file and field.
+        UsageError: the rubric does not exist, or its file is invalid; the message names file and field.
+
+    Example:
+        >>> str(load_rubric("general").scale)
+        '1-10'
     """
     names = list_rubrics()
     if name not in names and not (name.endswith(".toml") and Path(name).is_file()):
-        near = get_close_matches(name, names, n=1)
-        guess = f" (did you mean {near[0]!r}?)" if near else ""
+        close_names = get_close_matches(name, names, n=1)
+        hint = f" (did you mean {close_names[0]!r}?)" if close_names else ""
         raise UsageError(
-            f"rubric {name!r} does not exist{guess}; choose one of {', '.join(names)}, or give a TOML file"
+            f"rubric {name!r} does not exist{hint}; choose one of {', '.join(names)}, or pass the path of a TOML file"
         )
     path = _PRESETS / f"{name}.toml" if name in names else Path(name)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UsageError(f"{name}: not a TOML file: {e}") from e
+        raise UsageError(f"{name}: not a valid TOML file: {e}") from e
     return Rubric.from_dict(name, data, source=name)
 
 
 @lru_cache(maxsize=64)
 def get_rubric(name: str) -> Rubric:
-    """Load a rubric once per process; a changed file is noticed by the next process only."""
+    """Load a rubric and cache it for the lifetime of the process; later changes of its file have no effect."""
     return load_rubric(name)

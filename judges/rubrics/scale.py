@@ -1,4 +1,4 @@
-"""Scales of scores, and the four options by which a pair may be judged instead."""
+"""Score scales, and the four options with which a pair can be judged instead."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from functools import cached_property
 from types import MappingProxyType
 
 MAX_LABELS = 1001
-"""Scores that a scale may have at most: the grammar of a forced answer lists every one of them."""
+"""Maximum number of scores on a scale. The grammar of a forced answer lists every score."""
 OPTIONS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {"A>B": (1.0, 0.0), "B>A": (0.0, 1.0), "A=B=Good": (0.5, 0.5), "A=B=Bad": (0.5, 0.5)}
 )
-"""Each of the four options -> the two responses' shares of the win. In an answer it is written `[[A>B]]`."""
+"""Option -> each response's share of the win. An answer writes the option as `[[A>B]]`."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Evenly spaced scores, as they are written in an answer: `1-10` has ten, `1.0-5.0` has 41."""
+    """Scale of evenly spaced scores: `1-10` has ten scores, `1.0-5.0` has 41."""
 
     low: float
-    """The worst score."""
+    """Worst score."""
     high: float
-    """The best score."""
+    """Best score."""
     decimals: int = 0
-    """Digits after the point; neighbouring scores differ by one in the last of them."""
+    """Number of decimals; adjacent scores differ by one in the last decimal."""
 
     @classmethod
     def parse(cls, text: str) -> Scale:
-        """Read a scale such as `1-10` or `1.0-5.0`.
+        """Parse a scale such as `1-10` or `1.0-5.0`.
 
         Raises:
-            ValueError: the text is no scale, or has more than MOST_LABELS scores.
+            ValueError: the text is not a scale, or the scale has more than MAX_LABELS scores.
         """
         if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?-\d{1,9}(\.\d{1,9})?", text):
             raise ValueError(f"{text!r} is not a scale such as 1-10 or 1.0-5.0")
@@ -50,15 +50,16 @@ class Scale:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Every score as it is written, lowest first."""
+        """Text of every score, lowest first."""
         return tuple(f"{self.low + i / 10**self.decimals:.{self.decimals}f}" for i in range(self._steps + 1))
 
     @property
     def middle(self) -> float:
+        """The score halfway between worst and best."""
         return (self.low + self.high) / 2
 
     def __contains__(self, score: float) -> bool:
-        """Whether a score lies in the range; 4.5 is in 1-5 though the scale has no label for it."""
+        """Return whether a score is in range; 4.5 is in 1-5, although the scale has no label for it."""
         return self.low <= score <= self.high
 
     @property
@@ -67,4 +68,4 @@ class Scale:
 
 
 SHARES = Scale(0.0, 1.0, 1)
-"""What a verdict by options is counted in: each response's share of the win, 0, 0.5 or 1."""
+"""Scale of verdicts with options: each response's share of the win, 0, 0.5 or 1."""

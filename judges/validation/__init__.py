@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses checked by pydantic (`classes`), and their flat view for flags and YAML (`flat`).
+"""Validated settings: frozen dataclasses checked by pydantic (`classes`), and a flat view for CLI and YAML (`flat`).
 
 May import errors only.
 """

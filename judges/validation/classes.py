@@ -1,7 +1,7 @@
-"""Settings: frozen dataclasses whose bounds are declared in their annotations and checked by pydantic.
+"""Settings classes: frozen dataclasses whose annotations declare bounds that pydantic checks.
 
-Declare a setting once, where it belongs. A bound is part of the annotation, a fixed set of values is a `Literal`, and
-the docstring below the field is its help on the command line:
+Each setting is declared once. Bounds are part of the annotation, a fixed set of values is a `Literal`, and the
+docstring below the field is its help text on the command line:
 
     @settings_class
     class Oven:
@@ -10,9 +10,8 @@ the docstring below the field is its help on the command line:
         mode: Literal["fan", "grill"] = "fan"
         "Heating mode."
 
-`Oven(temperature=20)` raises `UsageError: temperature must be from 50 to 250, not 20`. Rules over several
-fields go into `__post_init__`. pydantic is imported when the first instance is made, so importing a module of settings
-stays cheap.
+`Oven(temperature=20)` raises `UsageError: temperature must be from 50 to 250, not 20`. Rules across fields go into
+`__post_init__`. pydantic is imported when the first instance is created, so that importing settings modules is cheap.
 """
 
 from __future__ import annotations
@@ -45,24 +44,25 @@ NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Interval(gt=0, le=1)]
-"""A share that is not zero."""
+"""Number above 0 and at most 1."""
 Share = Annotated[float, Interval(ge=0, le=1)]
+"""Number from 0 to 1."""
 Confidence = Annotated[float, Interval(ge=0.5, le=1)]
-"""Probability that the more likely of two outcomes is right."""
+"""Probability that the more likely of two outcomes is correct."""
 
 PYDANTIC_CONFIG: Any = {"strict": True, "allow_inf_nan": False, "extra": "forbid"}
-"""pydantic converts int to float and nothing else: a text in place of a number is a mistake."""
+"""pydantic configuration. Strict mode converts int to float and nothing else, so "5" for a number is an error."""
 
 
 @dataclass(frozen=True)
 class Metavar:
-    """Placeholder for the value of a setting in the command line's help, as metadata of its annotation."""
+    """Placeholder for a setting's value in CLI help, as metadata of its annotation."""
 
     text: str
 
 
 BOUND_ERRORS = ("greater_than_equal", "greater_than", "less_than_equal", "less_than", "finite_number")
-"""Types of pydantic's errors for a number out of its bounds."""
+"""pydantic error types for a number that is out of bounds."""
 
 
 @overload
@@ -71,27 +71,32 @@ def settings_class(cls: type[T], /) -> type[T]: ...
 def settings_class(*, kw_only: bool = False) -> Callable[[type[T]], type[T]]: ...
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def settings_class(cls: Any = None, /, *, kw_only: bool = False) -> Any:
-    """Make a class a frozen dataclass that checks its values when an instance is made.
+    """Turn a class into a frozen dataclass that validates its fields on construction.
 
-    Making an instance raises UsageError for an unknown field, or a value of a wrong type or out of its bounds;
+    The constructor raises UsageError for an unknown field, a value of another type, or a value out of bounds.
     `UsageError.setting` names the field.
+
+    Args:
+        cls: the class, if the decorator is used without parentheses.
+        kw_only: whether all fields are keyword-only.
     """
     if cls is None:
         return functools.partial(settings_class, kw_only=kw_only)
-    made: Any = dataclass(frozen=True, kw_only=kw_only)(cls)
-    made.__pydantic_config__ = PYDANTIC_CONFIG
+    settings: Any = dataclass(frozen=True, kw_only=kw_only)(cls)
+    settings.__pydantic_config__ = PYDANTIC_CONFIG
 
-    @functools.wraps(made.__init__)
+    # pydantic's own dataclass decorator would import pydantic with the module, so only __init__ is replaced.
+    @functools.wraps(settings.__init__)
     def check_and_set(self: Any, *args: Any, **kwargs: Any) -> None:
         from pydantic_core import ArgsKwargs, ValidationError
 
         try:
-            _build_validator(made).validate_python(ArgsKwargs(args, kwargs), self_instance=self)
+            _build_validator(settings).validate_python(ArgsKwargs(args, kwargs), self_instance=self)
         except ValidationError as e:
-            raise _to_usage_error(made, e) from None
+            raise _to_usage_error(settings, e) from None
 
-    made.__init__ = check_and_set
-    return made
+    settings.__init__ = check_and_set
+    return settings
 
 
 @functools.cache
@@ -102,13 +107,13 @@ def _build_validator(cls: Any) -> Any:
 
 
 def _to_usage_error(cls: Any, error: Any) -> Exception:
-    """The first problem of a pydantic ValidationError, as one line."""
+    """Convert the first problem of a pydantic ValidationError to a one-line UsageError."""
     problem = error.errors(include_url=False)[0]
-    if problem["type"] == "value_error":  # raised by a __post_init__
+    if problem["type"] == "value_error":  # an error that __post_init__ raised
         cause: Exception = problem["ctx"]["error"]
         return cause
-    place = problem["loc"][0]
-    name = fields(cls)[place].name if isinstance(place, int) else place
+    location = problem["loc"][0]  # index of a positional argument, or name of a field
+    name = fields(cls)[location].name if isinstance(location, int) else location
     if problem["type"] == "missing":
         return UsageError(f"{name} is missing")
     hints = get_field_types(cls)
@@ -116,31 +121,34 @@ def _to_usage_error(cls: Any, error: Any) -> Exception:
         return UsageError(f"unknown setting {name!r}; there are {', '.join(hints)}")
     kind = SettingType.from_annotation(hints[name])
     allowed = kind.bounds or "a finite number" if problem["type"] in BOUND_ERRORS else kind.type_description
-    found = UsageError(f"{name} must be {allowed}, not {problem['input']!r}")
-    found.setting = name
-    return found
+    usage_error = UsageError(f"{name} must be {allowed}, not {problem['input']!r}")
+    usage_error.setting = name
+    return usage_error
 
 
 @functools.cache
 def get_field_types(cls: Any) -> dict[str, Any]:
-    """Field name -> annotation, with its metadata."""
+    """Return the annotation of each field by its name, including metadata."""
     hints = get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in fields(cls)}
 
 
 @dataclass(frozen=True)
 class SettingType:
-    """Which values a setting takes, as its annotation says."""
+    """Type, choices and bounds of a setting, read from its annotation."""
 
     scalar: type[Any]
-    """int, float, str or bool; tuple for a tuple of texts; else the class itself."""
+    """int, float, str or bool; tuple for a tuple of strings; otherwise the class itself."""
     is_optional: bool = False
+    """Whether None is allowed."""
     choices: tuple[str, ...] = ()
+    """Allowed values of a `Literal`."""
     metadata: tuple[Any, ...] = ()
+    """Metadata of `Annotated`, such as bounds."""
 
     @classmethod
     def from_annotation(cls, annotation: Any) -> SettingType:
-        """The kind that an annotation describes."""
+        """Read the type from an annotation: a class, `Literal`, `Annotated` or optional type."""
         origin = get_origin(annotation)
         if origin is Annotated:
             inner, *metadata = get_args(annotation)
@@ -156,7 +164,7 @@ class SettingType:
 
     @property
     def bounds(self) -> str:
-        """The bounds in words, such as `at least 1` or `above 0 and at most 1`; empty if there are none."""
+        """Bounds in words, such as `at least 1` or `above 0 and at most 1`; empty if there are none."""
         limits: dict[str, float] = {}
         for item in self.metadata:
             for bound in item if isinstance(item, GroupedMetadata) else (item,):
@@ -167,15 +175,15 @@ class SettingType:
             return f"from {limits['ge']} to {limits['le']}"
         texts = []
         if "ge" in limits:
-            alone = len(limits) == 1 and self.scalar is int
-            texts.append(f"at least {limits['ge']}" if alone else f"{limits['ge']} or more")
+            is_only_limit = len(limits) == 1 and self.scalar is int
+            texts.append(f"at least {limits['ge']}" if is_only_limit else f"{limits['ge']} or more")
         templates = {"gt": "above {}", "lt": "below {}", "le": "at most {}"}
         texts += [text.format(limits[name]) for name, text in templates.items() if name in limits]
         return " and ".join(texts)
 
     @property
     def type_description(self) -> str:
-        """The type in words, such as `of type int` or `one of fan, grill`."""
+        """Type in words, such as `of type int` or `one of fan, grill`."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         return "a list of texts" if self.scalar is tuple else f"of type {self.scalar.__name__}"

@@ -1,4 +1,4 @@
-"""The flat view of nested settings: their names on the command line, in YAML and in key=value arguments."""
+"""Flat view of nested settings, as used by CLI flags, YAML files and key=value arguments."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.classes import SettingType, T, get_field_types
 
 
-@dataclass(frozen=True, eq=False)  # hashable, as a member of a union must be
+@dataclass(frozen=True, eq=False)  # eq=False keeps it hashable, which metadata of a union member must be
 class SettingsSection:
-    """How nested settings appear in the flat view of the settings that they are part of, as metadata of a field."""
+    """How a nested settings class appears in the flat view, as metadata of the field that holds it."""
 
     title: str = ""
-    """Heading in the command line's help."""
+    """Heading in CLI help."""
     skip: frozenset[str] = frozenset()
-    """Nested fields that are left out, because the outer class sets them."""
+    """Nested fields that are hidden because the outer class sets them."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Field name -> default, where it is not the nested class's own."""
+    """Field name -> default that replaces the nested class's own."""
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Field name -> allowed values on the command line and in files, where they are fewer than the field takes."""
+    """Field name -> allowed values in CLI and files, if only a subset of the field's values is allowed there."""
 
     def merge_outer(self, outer: SettingsSection) -> SettingsSection:
-        """Combine this section with the one around it, which wins except for the title."""
+        """Merge this section with the section around it; the outer section wins, except for the title."""
         return SettingsSection(
             self.title or outer.title,
             self.skip | outer.skip,
@@ -39,43 +39,47 @@ TOP_LEVEL = SettingsSection()
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting in the flat view."""
+    """One setting of the flat view."""
 
     field: Field[Any]
+    """The dataclass field."""
     owner: type[Any]
-    """Class that declares it."""
+    """Class that declares the field."""
     kind: SettingType
+    """Type, choices and bounds."""
     default: Any
-    """MISSING for a setting without a default."""
+    """Default value; `dataclasses.MISSING` for a required setting."""
     title: str = ""
+    """Heading in CLI help."""
 
     def check_value(self, value: Any, label: str, parse: bool = False) -> Any:
-        """Check a value that was read from a file or a command line.
+        """Check the type of a value from a file or command line. Bounds are checked when an instance is created.
 
         Args:
-            label: what an error calls the setting.
-            parse: whether a text stands for a value of another type, as in `key=value`.
+            value: the value.
+            label: name of the setting in error messages.
+            parse: whether strings are parsed as other types, as in `key=value` arguments.
 
         Returns:
-            The value, a list as a tuple.
+            The value, with lists as tuples.
 
         Raises:
-            UsageError: a value of a wrong type. Bounds are checked when an instance is made.
+            UsageError: the value has another type.
         """
         kind = self.kind
         if kind.is_optional and (value is None or (parse and value in ("null", "none"))):
             return None
-        found = value
+        parsed = value
         if parse and isinstance(value, str):
             with contextlib.suppress(ValueError, KeyError):
-                found = PARSERS[kind.scalar](value)
-        if kind.scalar is float and type(found) is int:  # bool is a subclass of int, and no number to a person
-            return float(found)
-        if kind.scalar is tuple and isinstance(found, list | tuple) and all(isinstance(text, str) for text in found):
-            return tuple(found)
-        if type(found) is not kind.scalar or kind.scalar is tuple or (kind.choices and found not in kind.choices):
+                parsed = PARSERS[kind.scalar](value)
+        if kind.scalar is float and type(parsed) is int:  # not isinstance, because True is an int
+            return float(parsed)
+        if kind.scalar is tuple and isinstance(parsed, list | tuple) and all(isinstance(text, str) for text in parsed):
+            return tuple(parsed)
+        if type(parsed) is not kind.scalar or kind.scalar is tuple or (kind.choices and parsed not in kind.choices):
             raise UsageError(f"{label} must be {kind.type_description}, not {value!r}")
-        return found
+        return parsed
 
 
 PARSERS: dict[type[Any], Callable[[str], Any]] = {
@@ -85,59 +89,62 @@ PARSERS: dict[type[Any], Callable[[str], Any]] = {
     bool: lambda text: {"true": True, "1": True, "false": False, "0": False}[text.lower()],
     tuple: lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
 }
-"""Type of a setting -> what reads it from a text."""
+"""Type of a setting -> function that parses it from a string."""
 
 
 def flatten_settings(cls: Any, section: SettingsSection = TOP_LEVEL) -> dict[str, Setting]:
-    """The settings of a class by name, with those of nested classes among them.
+    """List the settings of a class and of its nested classes by name.
 
-    Nested classes may share a setting, such as a seed; the flat view has it once.
+    Nested classes may share a setting, such as a seed; the flat view contains it once.
     """
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     for f in fields(cls):
         if f.name in section.skip:
             continue
         kind = SettingType.from_annotation(get_field_types(cls)[f.name])
         if is_dataclass(kind.scalar):
             for name, inner in flatten_settings(kind.scalar, _find_section(kind).merge_outer(section)).items():
-                found.setdefault(name, inner)
+                settings.setdefault(name, inner)
             continue
         if choices := section.choices.get(f.name, f.metadata.get("choices", ())):
             kind = replace(kind, choices=tuple(choices))
         default = section.defaults.get(f.name, f.default)
-        found[f.name] = Setting(f, cls, kind, default, f.metadata.get("group") or section.title)
-    return found
+        settings[f.name] = Setting(f, cls, kind, default, f.metadata.get("group") or section.title)
+    return settings
 
 
 def build_settings(
     cls: type[T], values: Mapping[str, Any], spell: Callable[[str], str] = str, section: SettingsSection = TOP_LEVEL
 ) -> T:
-    """Make an instance, with its nested ones, from values by name; the inverse of `flatten`.
+    """Create an instance and its nested instances from flat values; the inverse of `flatten_values`.
+
+    A class method `complete_values` of the class may add defaults that depend on other values.
 
     Args:
-        values: names that the class does not have are ignored. A class method `complete_values` may add defaults that
-            depend on other values.
-        spell: spells a setting's name in an error.
+        cls: the settings class.
+        values: setting name -> value; unknown names are ignored.
+        spell: formats the name of a setting in error messages, for example as a CLI flag.
+        section: how the class appears in the flat view of an outer class.
 
     Raises:
-        UsageError: a value of a wrong type or out of its bounds, or two that do not go together.
+        UsageError: a value has another type, is out of bounds, or contradicts another value.
     """
     complete = getattr(cls, "complete_values", None)
     values = {name: value for name, value in values.items() if name not in section.skip}
     values = complete(values) if complete else values
-    known = {**section.defaults, **values}
+    values_and_defaults = {**section.defaults, **values}
     owner: Any = cls
     hints = get_field_types(owner)
-    chosen: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for f in fields(owner):
         kind = SettingType.from_annotation(hints[f.name])
         if is_dataclass(kind.scalar):
             inner = _find_section(kind).merge_outer(section)
-            chosen[f.name] = build_settings(kind.scalar, values, spell, inner)
-        elif f.name in known:
-            chosen[f.name] = known[f.name]
+            arguments[f.name] = build_settings(kind.scalar, values, spell, inner)
+        elif f.name in values_and_defaults:
+            arguments[f.name] = values_and_defaults[f.name]
     try:
-        return cls(**chosen)
+        return cls(**arguments)
     except UsageError as e:
         if e.setting is None:
             raise
@@ -145,7 +152,7 @@ def build_settings(
 
 
 def flatten_values(instance: Any) -> dict[str, Any]:
-    """The values of an instance by name, with those of nested instances among them."""
+    """Return the values of an instance and of its nested instances by name."""
     values: dict[str, Any] = {}
     for f in fields(instance):
         value = getattr(instance, f.name)

@@ -88,7 +88,7 @@ def test_a_comparison_in_another_order_or_another_process_is_of_the_same_draw() 
 
 @pytest.mark.parametrize("sample_index", [-1, 65536])
 def test_a_draw_out_of_range_is_refused(sample_index: int) -> None:
-    with pytest.raises(UsageError, match=f"draw must be from 0 to 65535, not {sample_index}"):
+    with pytest.raises(UsageError, match=f"sample_index must be from 0 to 65535, not {sample_index}"):
         Comparison.of("q", "a", sample_index=sample_index)
 
 

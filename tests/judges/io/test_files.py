@@ -124,7 +124,7 @@ def test_media_are_loaded_lazily_and_errors_name_the_row(jsonl: Path) -> None:
 
 def test_too_few_images_are_reported_with_the_row(jsonl: Path) -> None:
     row = {**PAIR, "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}], "images": []}
-    with pytest.raises(UsageError, match=r"^c\.jsonl, row 1: prompt: more parts of type 'image' than there are images"):
+    with pytest.raises(UsageError, match=r"^c\.jsonl, row 1: prompt: more parts of type 'image' than images"):
         read_comparisons(written(jsonl, row))[0].load_comparison()
 
 
