@@ -1,4 +1,4 @@
-"""Files of comparisons and judgments, and crash-safe JSON lines.
+"""Reading and writing of comparisons and judgments, and crash-safe JSON lines files.
 
-May import types, media and rubrics; no engine.
+May import types, media and rubrics, but no engine.
 """

@@ -1,4 +1,4 @@
-"""Files of comparisons and judgments: JSON lines or Parquet, by their ending."""
+"""Tables of comparisons and judgments, as JSON lines or Parquet depending on the file name's suffix."""
 
 from __future__ import annotations
 
@@ -20,74 +20,79 @@ from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison, parse_messages, parse_response
 
 PARQUET_FEATURE = "a Parquet file"
-"""What needs pyarrow, for error messages."""
+"""Feature that needs pyarrow, for error messages."""
 FIELDS = ("id", "prompt", "responses", "rubric", "images")
 UNSUPPORTED_MEDIA_FIELDS = tuple(f"{m}{s}" for m in Modality if m != Modality.IMAGE for s in ("", "s"))
-"""Columns that would be dropped in silence: of media, only images may stand beside the prompt."""
+"""Column names that are rejected, because media other than images must be part of the prompt."""
 
 
 @dataclass(frozen=True)
 class ComparisonFileRow:
-    """A row of a file of comparisons, checked but with its media not yet read."""
+    """Validated row of a comparisons file. Its media are not loaded yet."""
 
     id: str
-    """The row's own id, or its number in the file, from 1."""
+    """Id from the row, or else its row number, from 1."""
     where: str
-    """File and row, for messages."""
+    """File and row number for error messages."""
     data: Mapping[str, Any]
-    """The row as it is in the file, without fields that are null."""
+    """The row as read, without null fields."""
     rubric: str
-    """The row's own rubric, or that of the run."""
+    """Rubric of the row, or else of the run."""
     folder: Path
-    """Where paths of media start from."""
+    """Folder that relative media paths refer to."""
 
     def load_comparison(self) -> Comparison:
-        """The comparison, media read.
+        """Load the media and create the comparison.
 
         Raises:
-            MediaError: a medium that cannot be read; the message begins with `where`, as all here do.
-            UsageError: another number of images than there are places for.
+            MediaError: a medium cannot be read; the message names file and row.
+            UsageError: the prompt has more image parts than images.
         """
         try:
             images = [resolve_source_path(self.folder, image) for image in self.data.get("images") or ()]
             prompt, responses = (resolve_media_paths(self.folder, self.data[name]) for name in ("prompt", "responses"))
             return Comparison.of(prompt, *responses, images=images, rubric=self.rubric, id=self.id)
-        except UsageError as e:  # a MediaError is one, and stays one
+        except UsageError as e:  # type(e) keeps a MediaError a MediaError
             raise type(e)(f"{self.where}: {e}") from e
 
 
 def read_comparisons(path: Path, rubric: str = "general") -> list[ComparisonFileRow]:
-    """The rows of a file, all checked before any is judged.
+    """Read and validate all rows of a comparisons file, without loading media.
 
     Args:
-        path: `.jsonl` or `.parquet`; a row has `prompt` (text or messages), `responses` (a list of texts or messages)
-            and perhaps `id`, `rubric` and `images`. Columns of other names are left alone. Relative paths of media
-            start from the file's folder.
-        rubric: for rows that name none. Relative paths of rubrics start from the working directory.
+        path: `.jsonl` or `.parquet`. A row has `prompt` (text or messages), `responses` (a list of texts or messages)
+            and optionally `id`, `rubric` and `images`. Other columns are ignored. Relative media paths refer to the
+            file's folder.
+        rubric: rubric of rows that name none. Relative paths of rubric files refer to the working directory.
 
     Raises:
-        UsageError: the file or a row is not as it should be; the message names file, row and field.
+        UsageError: the file or a row is invalid; the message names file, row and field.
     """
     rows: list[ComparisonFileRow] = []
-    places: dict[str, str] = {}
-    rubrics = cache(load_rubric)
-    rubrics(rubric)  # what is wrong with it is not the first row's fault
+    first_rows: dict[str, str] = {}
+    load_cached = cache(load_rubric)
+    load_cached(rubric)  # An invalid run rubric must not be reported as an error of the first row.
     for number, (where, data) in enumerate(read_table(path), 1):
-        row = _parse_row(where, {k: v for k, v in data.items() if v is not None}, number, rubric, path.parent, rubrics)
-        if row.id in places:
-            raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {places[row.id]}")
-        places[row.id] = where
+        row = _parse_row(
+            where, {k: v for k, v in data.items() if v is not None}, number, rubric, path.parent, load_cached
+        )
+        if row.id in first_rows:
+            raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {first_rows[row.id]}; use unique ids")
+        first_rows[row.id] = where
         rows.append(row)
     if not rows:
-        raise UsageError(f"{path}: holds no row")
+        raise UsageError(f"{path}: has no rows")
     return rows
 
 
 def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a table with where they stand.
+    """Read the rows of a table.
+
+    Yields:
+        File and row number for error messages, and the row.
 
     Raises:
-        UsageError: the file cannot be read or is of another format.
+        UsageError: the file cannot be read or has another format.
     """
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
@@ -99,11 +104,10 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a whole table at once, in the format of its ending: a reader sees the old file or the new one, never a
-    part.
+    """Write a table atomically, in the format of its suffix: readers see the old file or the new one, never a part.
 
-    Half a surrogate pair, which no UTF-8 can hold, is written in its backslash form. JSON reads that as the half it
-    was; Parquet keeps the six characters, e.g. `\\ud83d`.
+    Lone surrogates, which UTF-8 cannot encode, are written as backslash escapes. JSON lines files read them back
+    unchanged; Parquet keeps the six characters of the escape.
     """
     if path.suffix != ".parquet":
         write_rows(path, rows)
@@ -115,7 +119,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _escape_surrogates(value: Any) -> Any:
-    """The value with texts that UTF-8 can hold."""
+    """Escape lone surrogates in all strings of a value, so that UTF-8 can encode them."""
     if isinstance(value, str):
         return value.encode(errors=SURROGATES).decode()
     if isinstance(value, Mapping):
@@ -134,12 +138,12 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{path}, row {number}", row
     except OSError as e:
         raise UsageError(f"{path}: cannot be read: {e.strerror or e}") from e
-    except pa.ArrowInvalid as e:
+    except pa.ArrowInvalid as e:  # the error of pyarrow for files of another format and for damaged files
         raise UsageError(f"{path}: not a Parquet file: {e}") from e
 
 
 def _parse_row(
-    where: str, data: Mapping[str, Any], number: int, rubric: str, folder: Path, rubrics: Callable[[str], Rubric]
+    where: str, data: Mapping[str, Any], number: int, rubric: str, folder: Path, load_rubric: Callable[[str], Rubric]
 ) -> ComparisonFileRow:
     def make_field_error(name: str, expected: str) -> UsageError:
         return UsageError(f"{where}, field {name!r}: expected {expected}, got {reprlib.repr(data[name])}")
@@ -153,32 +157,37 @@ def _parse_row(
         raise make_field_error("rubric", "the name of a rubric")
     if not isinstance(data.get("id", ""), str | int) or isinstance(data.get("id"), bool) or data.get("id") == "":
         raise make_field_error("id", "a text or a whole number")
-    if _escape_surrogates(data.get("id")) != data.get("id"):  # written in another form, it would not be found again
-        raise make_field_error("id", "a text without half of a surrogate pair")
+    if _escape_surrogates(data.get("id")) != data.get("id"):  # An escaped id would not match when a run resumes.
+        raise make_field_error("id", "a text without lone surrogates")
     row = ComparisonFileRow(str(data.get("id", number)), where, data, data.get("rubric", rubric), folder)
     checks: dict[str, Callable[[], object]] = {
-        "rubric": lambda: rubrics(row.rubric).check_response_count(len(data["responses"])),
+        "rubric": lambda: load_rubric(row.rubric).check_response_count(len(data["responses"])),
         "prompt": lambda: parse_messages(strip_media(data["prompt"])),
-        "responses": lambda: [parse_response(r) for r in strip_media(data["responses"])],
+        "responses": lambda: [parse_response(response) for response in strip_media(data["responses"])],
     }
     for name, check in checks.items():
         try:
             check()
         except UsageError as e:
-            what = str(e).removeprefix("prompt: ").removeprefix("response: ")
-            raise UsageError(f"{where}, field {name!r}: {what}") from e
+            problem = str(e).removeprefix("prompt: ").removeprefix("response: ")
+            raise UsageError(f"{where}, field {name!r}: {problem}") from e
     return row
 
 
 def _check_field_names(where: str, data: Mapping[str, Any]) -> None:
-    """A data set may have columns of its own, but a slip must not drop the images, or the rubric, in silence."""
-    absent = [name for name in FIELDS if name not in data]
+    """Reject misspelled field names, and media columns that are not supported.
+
+    Data sets may have other columns, but a typo must not silently drop the images or the rubric.
+    """
+    missing = [name for name in FIELDS if name not in data]
     for name in data:
-        # Of names as short as `id` nearly any is near: uid, idx. Only its spelling in capitals is taken for a slip.
-        near = [n for n in absent if n == name.lower()]
-        near = near or get_close_matches(name.lower(), [n for n in absent if n != "id"], n=1, cutoff=0.8)
-        if name not in FIELDS and near:
-            raise UsageError(f"{where}: unknown field {name!r}; did you mean {near[0]!r}?")
+        # `id` is so short that `uid` or `idx` would count as typos of it; only another letter case does.
+        matches = [field for field in missing if field == name.lower()]
+        if not matches:
+            candidates = [field for field in missing if field != "id"]
+            matches = get_close_matches(name.lower(), candidates, n=1, cutoff=0.8)
+        if name not in FIELDS and matches:
+            raise UsageError(f"{where}: unknown field {name!r}; did you mean {matches[0]!r}?")
         if name.lower() in UNSUPPORTED_MEDIA_FIELDS:
             kind = name.lower().removesuffix("s")
             raise UsageError(

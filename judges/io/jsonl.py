@@ -1,4 +1,4 @@
-"""JSON lines files that survive being interrupted: rows are appended as they are made, and read back to resume."""
+"""Crash-safe JSON lines files: rows are appended as they are produced and read again to resume."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from typing import Any
 
 from flex_judge.judges.errors import UsageError
 
-SURROGATES = "backslashreplace"  # half a surrogate pair is no UTF-8, but its backslash form is what JSON calls it
+SURROGATES = "backslashreplace"
+"""Error handler for lone surrogates, which UTF-8 cannot encode. The result, e.g. `\\ud83d`, is their JSON escape."""
 
 
 def read_rows(path: Path, needed: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON lines file, each a JSON object with at least the `needed` fields.
+    """Read the rows of a JSON lines file; empty lines are skipped.
+
+    Args:
+        path: the file.
+        needed: fields that every row must have.
+
+    Yields:
+        Each row as a dictionary.
 
     Raises:
-        UsageError: the file cannot be read, or a line is not such an object; the message names file and line.
+        UsageError: the file cannot be read, or a line is not a JSON object with the needed fields; the message names
+            file and line.
     """
     try:
         file = path.open("rb")
@@ -31,7 +40,15 @@ def read_rows(path: Path, needed: Sequence[str] = ()) -> Iterator[dict[str, Any]
 
 
 def read_object(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """The JSON object that a whole file holds. Raises UsageError as `read_rows` does."""
+    """Read a file that contains a single JSON object.
+
+    Args:
+        path: the file.
+        needed: fields that the object must have.
+
+    Raises:
+        UsageError: the file cannot be read, or does not contain a JSON object with the needed fields.
+    """
     try:
         return _parse_object(path.read_bytes(), needed, str(path))
     except OSError as e:
@@ -41,8 +58,8 @@ def read_object(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
 def _parse_object(text: bytes, needed: Sequence[str], where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are both
-        raise UsageError(f"{where}: not JSON ({getattr(e, 'msg', e)}); mend or delete it") from e
+    except ValueError as e:  # base class of JSONDecodeError and UnicodeDecodeError
+        raise UsageError(f"{where}: not JSON ({getattr(e, 'msg', e)}); fix or delete it") from e
     if not isinstance(value, dict):
         raise UsageError(f"{where}: expected a JSON object, got {type(value).__name__}")
     for name in needed:
@@ -52,12 +69,12 @@ def _parse_object(text: bytes, needed: Sequence[str], where: str) -> dict[str, A
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a whole JSON lines file at once, see `write_text`."""
+    """Write a JSON lines file atomically. All rows are serialised first, so an invalid row leaves no partial file."""
     write_text(path, "".join(_format_line(row) for row in rows))
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """As `write_rows`, without holding the rows in memory."""
+    """Write a JSON lines file atomically, like `write_rows`, without holding all rows in memory."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", errors=SURROGATES) as file:
         file.writelines(map(_format_line, rows))
@@ -65,14 +82,17 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file at once: a reader sees the old one or the new one, never a part."""
+    """Write a text file atomically: readers see the old file or the new one, never a part."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8", errors=SURROGATES)
     partial.replace(path)
 
 
 class Journal:
-    """An append-only file of rows with an `id`. What a crash leaves half written is cut off when it is opened again.
+    """Append-only JSON lines file of rows with an `id`. Opening it removes a last line that a crash left incomplete.
+
+    Args:
+        path: the file; it is created on entering the context if it does not exist.
 
     Example:
         >>> with Journal(Path("judgments.jsonl")) as journal:
@@ -83,7 +103,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[str, dict[str, Any]] = {}
-        """Every row so far by its id; of rows with one id, the last."""
+        """Rows by id; if several rows have the same id, the last one."""
 
     def __enter__(self) -> Journal:
         if self.path.exists():
@@ -98,10 +118,11 @@ class Journal:
         self.close()
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; it is with the operating system when this returns, so the death of this process loses nothing."""
+        """Append a row and flush it to the operating system, so that it survives the death of this process."""
         self._file.write(_format_line(row))
         self._file.flush()
         self.rows[row["id"]] = dict(row)
@@ -112,6 +133,7 @@ def _format_line(row: Mapping[str, Any]) -> str:
 
 
 def _drop_torn_line(path: Path) -> None:
+    """Remove text after the last line break, which is a row that was not completely written."""
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
     if end < len(data):

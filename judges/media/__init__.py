@@ -1,4 +1,4 @@
-"""Images, video, audio and molecules as bytes with a content hash; opening and checking them.
+"""Images, videos, audio and molecules as bytes with a content hash, and the checks when they are opened.
 
 May import errors only; scaling for a model is in `flex_judge.judges.models.inputs`.
 """

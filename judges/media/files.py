@@ -1,8 +1,8 @@
-"""Opening media: from wherever they come to bytes, and from bytes to what a decoder gives, with every fault named.
+"""Read and decode media files, with a MediaError for every problem.
 
-What is opened comes from data sets and policies. So sizes are checked before anything is decoded, and only listed
-formats are opened: Pillow knows some that run other programs (EPS), FFmpeg knows play lists, which name other files
-and hosts.
+Files come from data sets and policies and are not trusted. Sizes are checked before anything is decoded, and only
+listed formats are opened: Pillow supports formats that run other programs (EPS), and FFmpeg supports playlists, which
+refer to other files and hosts.
 """
 
 from __future__ import annotations
@@ -27,39 +27,53 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 MAX_BYTES = {"image": 64 * MIB, "video": 1024 * MIB, "audio": 256 * MIB}
-"""Size of the largest file of each modality."""
+"""Modality -> maximum file size in bytes."""
 MAX_PIXELS = 89_000_000
-"""Of an image, or of one frame of a video. Just below where Pillow begins to warn of decompression bombs."""
+"""Maximum pixels of an image or video frame, just below Pillow's warning for decompression bombs."""
 MAX_AMPLITUDE = 2.0
-"""Largest amplitude of audio in floats. Full scale is 1, which decoders and resamplers overshoot by a little."""
+"""Maximum amplitude of float audio. Full scale is 1, and decoders and resamplers overshoot it slightly."""
 MIN_COMPLETE_SHARE = 0.95
-"""The share of what its header announces that a file must hold. Headers are a little off now and then; a file that
-was cut short would be judged by its beginning."""
+"""Minimum share of the size or duration declared in a file's header that the file must contain.
+
+A truncated file must not be judged by its beginning, but headers of complete files are sometimes slightly off."""
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 _CONTAINERS = (
-    "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,"  # and those that hold audio alone:
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,"  # video; the next line is audio only
     "wav,w64,flac,mp3,aac,aiff,au,caf,amr,nistsphere"
 )
 
 
 @contextmanager
 def convert_decoder_errors(name: str, kind: str) -> Iterator[None]:
-    """Turn whatever a decoder raises within into a MediaError that names the medium.
+    """Convert all errors of a decoder in the `with` block to a MediaError that names the file.
 
-    Decoders raise nearly anything on broken files: OSError, ValueError, SyntaxError, struct.error.
+    Decoders raise many error types for damaged files: OSError, ValueError, SyntaxError, struct.error.
     """
     try:
         yield
     except UsageError:
         raise
     except Exception as error:
-        unknown = type(error).__name__ == "UnidentifiedImageError"  # Pillow's; its text is the address of a buffer
-        reason = "unknown format" if unknown else getattr(error, "strerror", None) or str(error) or repr(error)
+        if type(error).__name__ == "UnidentifiedImageError":  # Pillow's message only names a buffer address.
+            reason = "unknown format"
+        else:
+            reason = getattr(error, "strerror", None) or str(error) or repr(error)
         raise MediaError(f"{name}: cannot be read as {kind}: {reason.splitlines()[0]}") from error
 
 
 def read_source(source: Any, kind: str) -> tuple[bytes, str]:
-    """The bytes of a file in any of the forms in which it may come, and its name; neither empty nor too large."""
+    """Read the bytes of a media file.
+
+    Args:
+        source: a path, bytes, a base64 data URI, or `{"bytes", "path"}` as data sets store media.
+        kind: modality, for the size limit and error messages.
+
+    Returns:
+        The bytes, and a name for error messages.
+
+    Raises:
+        MediaError: the file is missing, empty, too large or truncated.
+    """
     name = ""
     if isinstance(source, Mapping):
         name = str(source.get("path") or "")
@@ -75,9 +89,9 @@ def read_source(source: Any, kind: str) -> tuple[bytes, str]:
         got = "an empty text" if isinstance(source, str) else type(source).__name__
         raise MediaError(f"{kind}: expected a path, bytes or a data URI, got {got}")
     check_size(len(data), name, kind)
-    announced = _read_declared_size(data)
-    if len(data) < MIN_COMPLETE_SHARE * announced:
-        raise MediaError(f"{name}: is cut short: {len(data)} bytes of the {announced} that its header announces")
+    declared = _read_declared_size(data)
+    if len(data) < MIN_COMPLETE_SHARE * declared:
+        raise MediaError(f"{name}: is truncated: has {len(data)} of the {declared} bytes declared in its header")
     return data, name
 
 
@@ -93,7 +107,7 @@ def _decode_data_uri(uri: str, kind: str) -> bytes:
 
 def _read_path(name: str, kind: str) -> bytes:
     if name.startswith(("http://", "https://")):
-        raise MediaError(f"{name:.200}: download it first; a judgment does not depend on the network")
+        raise MediaError(f"{name:.200}: download it first; media are not fetched from the network")
     path = Path(unquote(name.removeprefix("file://"))) if name.startswith("file://") else Path(name)
     try:
         size = path.stat().st_size
@@ -102,7 +116,7 @@ def _read_path(name: str, kind: str) -> bytes:
             return path.read_bytes()
     except MediaError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+    except (OSError, ValueError) as error:  # ValueError for a null character in the path
         reason = getattr(error, "strerror", None) or error
         raise MediaError(f"{_format_name(name)}: cannot be read: {reason}") from error
     raise MediaError(f"{name}: is a {'folder' if path.is_dir() else 'device'}, not a file")
@@ -113,14 +127,19 @@ def _format_name(name: str) -> str:
 
 
 def _read_declared_size(data: bytes) -> int:
-    """Bytes that a WAV, AVI, WebP or AIFF file should have, 0 if it does not say. FFmpeg would play what is left."""
+    """Read the size declared in the header of a WAV, AVI, WebP or AIFF file; 0 if there is none.
+
+    FFmpeg decodes a truncated file of these formats without an error.
+    """
     order: Literal["little", "big"] = "big" if data[:4] == b"FORM" else "little"
     size = int.from_bytes(data[4:8], order) if data[:4] in (b"RIFF", b"FORM") else 0
-    return size + 8 if 0 < size < 0x7FFF_0000 else 0  # larger: written to a pipe, length unknown
+    return (
+        size + 8 if 0 < size < 0x7FFF_0000 else 0
+    )  # Larger values mean an unknown length, as for files written to a pipe.
 
 
 def check_size(size: int, name: str, kind: str) -> None:
-    """Refuse an empty file and one above the limit of its modality."""
+    """Check that a file is neither empty nor above the size limit of its modality."""
     if not size:
         raise MediaError(f"{name}: is empty")
     if size > MAX_BYTES[kind]:
@@ -128,7 +147,7 @@ def check_size(size: int, name: str, kind: str) -> None:
 
 
 def check_pixels(width: int, height: int, name: str) -> None:
-    """Refuse an image without pixels and one with too many."""
+    """Check that an image has pixels, but not too many."""
     if width * height > MAX_PIXELS:
         raise MediaError(f"{name}: {width}x{height} pixels are more than the {MAX_PIXELS} allowed; scale it down")
     if not width * height:
@@ -136,99 +155,109 @@ def check_pixels(width: int, height: int, name: str) -> None:
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """The image in a file, its header read and its size checked, its pixels not yet decoded. Use within `reading`."""
+    """Open an image file and check its size without decoding the pixels. Use inside `convert_decoder_errors`."""
     from PIL import Image
 
-    opened = Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
-    check_pixels(opened.width, opened.height, name)
-    return opened
+    image = Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
+    check_pixels(image.width, image.height, name)
+    return image
 
 
 def to_upright_rgb(source: Image.Image, name: str) -> Image.Image:
-    """A copy of an image as people see it: turned as its EXIF data say, transparent parts over white, in 8-bit RGB."""
+    """Copy an image as people see it: rotated as in its EXIF data, transparency over white, as 8-bit RGB."""
     import numpy as np
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(source)
     if upright.mode in ("I", "F"):
-        raise MediaError(f"{name}: pixels of 32 bits have no agreed range; convert them to 8 bits")
-    if upright.mode.startswith("I;16"):  # Pillow would clip these to 255
+        raise MediaError(f"{name}: 32-bit pixels have no standard value range; convert them to 8 bits")
+    if upright.mode.startswith("I;16"):  # Pillow's own conversion would clip values to 255.
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
     rgb = upright.convert("RGB")
-    rgb.info = {}  # colour profiles, comments: what would make files of the same pixels differ
+    rgb.info = {}  # Colour profiles and comments would give equal pixels different hashes.
     return rgb
 
 
 @contextmanager
 def open_stream(data: bytes, name: str, kind: str) -> Iterator[tuple[Any, Any]]:
-    """The PyAV container and stream of a video or audio file. Errors of decoding within become MediaErrors."""
+    """Open a video or audio file with PyAV; yields container and stream.
+
+    Errors of decoding inside the `with` block become MediaErrors.
+    """
     import av
     from av.stream import Disposition
 
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
     with convert_decoder_errors(name, kind), av.open(io.BytesIO(data), options=options) as container:
         streams = [s for s in container.streams if s.type == kind]
-        # The picture on an album's cover is no video.
+        # Cover art of an audio file is a video stream too, and is skipped.
         streams = [s for s in streams if not s.disposition & Disposition.attached_pic]
         if not streams:
-            raise MediaError(f"{name}: holds no {kind}")
+            raise MediaError(f"{name}: contains no {kind}")
         yield container, streams[0]
 
 
 def check_container(data: bytes, name: str, kind: str) -> None:
-    """A video or audio file opens, and the first frame of its stream can be decoded."""
+    """Check that a video or audio file opens and that its first frame can be decoded."""
     with open_stream(data, name, kind) as (container, stream):
         if kind == "video":
             check_pixels(stream.width, stream.height, name)
         if next(container.decode(stream), None) is None:
-            raise MediaError(f"{name}: holds no {kind} that can be decoded")
+            raise MediaError(f"{name}: contains no {kind} that can be decoded")
 
 
 def check_duration(name: str, container: Any, stream: Any, seconds: float) -> None:
-    """Refuse a file that is much shorter than its header announces, where headers of its format can be relied on."""
+    """Check that a file is about as long as its header declares, for formats with reliable headers.
+
+    Args:
+        name: name of the file for error messages.
+        container: PyAV container.
+        stream: stream that was decoded.
+        seconds: decoded duration.
+    """
     if not {"mov", "matroska", "avi", "flac"} & set(container.format.name.split(",")):
         return
-    announced = 0.0
+    declared = 0.0
     if stream.duration is not None:
-        announced = float(stream.duration * stream.time_base)
-    elif container.duration is not None and len(container.streams) == 1:  # else it may be that of another stream
-        announced = container.duration / 1e6  # from microseconds
-    if seconds < MIN_COMPLETE_SHARE * announced - 0.1:
-        raise MediaError(f"{name}: is cut short: {seconds:.1f} s of the {announced:.1f} s that its header announces")
+        declared = float(stream.duration * stream.time_base)
+    elif container.duration is not None and len(container.streams) == 1:  # With more streams, another may be longer.
+        declared = container.duration / 1e6  # from microseconds
+    if seconds < MIN_COMPLETE_SHARE * declared - 0.1:
+        raise MediaError(f"{name}: is truncated: has {seconds:.1f} of the {declared:.1f} s declared in its header")
 
 
 def scale_samples(samples: NDArray[Any], name: str) -> NDArray[np.float32]:
-    """Audio samples as float32 with full scale at 1: integers are divided by theirs, floats stay as they are."""
+    """Convert audio samples to float32 with full scale at 1; floats are not scaled."""
     import numpy as np
 
     if samples.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # becomes infinite, which `check_samples` refuses
+        with np.errstate(over="ignore"):  # Overflow gives inf, which `check_samples` rejects.
             return samples.astype(np.float32)
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - np.float32(128)) / np.float32(128)
     if samples.dtype in (np.int16, np.int32):
         return (samples / float(2 ** (8 * samples.itemsize - 1))).astype(np.float32)
-    raise MediaError(f"{name}: expected samples as floats, int16, int32 or uint8, got {samples.dtype}")
+    raise MediaError(f"{name}: expected samples of type float, int16, int32 or uint8, got {samples.dtype}")
 
 
 def check_samples(samples: NDArray[np.float32], name: str) -> None:
-    """Refuse no samples, samples that are not numbers, and amplitudes that only integers have."""
+    """Check that there are samples, that they are finite, and that their amplitude fits a full scale of 1."""
     import numpy as np
 
     if not samples.size:
-        raise MediaError(f"{name}: holds no samples")
+        raise MediaError(f"{name}: contains no samples")
     peak = float(np.abs(samples).max())
     if not math.isfinite(peak):
-        raise MediaError(f"{name}: holds samples that are infinite or not a number")
+        raise MediaError(f"{name}: contains samples that are infinite or NaN")
     if peak > MAX_AMPLITUDE:
-        raise MediaError(f"{name}: reaches {peak:g} where full scale is 1; are these integers? Divide by 32768")
+        raise MediaError(f"{name}: amplitude {peak:g} exceeds full scale (1); divide 16-bit integers by 32768")
 
 
 def encode_wav(samples: NDArray[np.float32], rate: int) -> bytes:
-    """Encode audio as a WAV file of 32-bit floats, byte for byte as scipy.io.wavfile writes it.
+    """Encode audio as a WAV file of 32-bit floats, byte for byte like scipy.io.wavfile.
 
     Args:
         samples: shape (samples,) or (samples, channels).

@@ -1,6 +1,6 @@
-"""Make media from what users have: paths, bytes, data URIs, PIL images, arrays and SMILES strings.
+"""Create media from paths, bytes, data URIs, PIL images, arrays and SMILES strings.
 
-Files are checked when they are opened, so that a broken file is one clear error before anything is judged.
+Files are checked when they are opened, so that a damaged file gives one clear error before anything is judged.
 """
 
 from __future__ import annotations
@@ -27,22 +27,27 @@ from flex_judge.judges.media.files import (
 )
 from flex_judge.judges.media.types import Media, Modality
 
-MAX_SMILES = 10_000  # characters
+MAX_SMILES = 10_000
+"""Maximum length of a SMILES string in characters."""
 ENCODING_FEATURE = "a medium given as an array"
-"""What needs numpy and Pillow, for error messages."""
+"""Feature that needs numpy and Pillow, for error messages."""
 
 
 def make_image(source: Any) -> Media:
-    """An image; of an animated one, the first frame.
+    """Create an image. Of an animated image, models see the first frame.
 
     Args:
         source: a path, the bytes of a file, a base64 data URI, `{"bytes", "path"}` as data sets store images, a PIL
-            image, or a uint8 array (height, width, 3). Files are kept as they are. Pixels become a PNG; that of a PIL
-            image shows it upright and over white, and is the same for the same pixels.
+            image, or a uint8 array of shape (height, width, 3). Files are kept byte for byte. PIL images and arrays
+            are encoded as PNG; a PIL image is first rotated as in its EXIF data and put over white.
 
     Raises:
-        MediaError: it is missing, empty, too large, broken or no image. Without Pillow, whether a file is broken is
-            left to the judge service.
+        MediaError: the image is missing, empty, too large, damaged, or not an image. Without Pillow, damaged files are
+            detected by the judge service.
+
+    Example:
+        >>> make_image("photo.png").modality
+        <Modality.IMAGE: 'image'>
     """
     if isinstance(source, Media):
         return _require_modality(source, Modality.IMAGE)
@@ -50,8 +55,8 @@ def make_image(source: Any) -> Media:
         np, pillow = import_optional("numpy", ENCODING_FEATURE), import_optional("PIL.Image", ENCODING_FEATURE)
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
             raise MediaError(
-                f"image: expected a uint8 array (height, width, 3), got {source.dtype} {source.shape}; floats in 0 to "
-                "1 are multiplied by 255, and channels come last"
+                f"image: expected a uint8 array (height, width, 3), got {source.dtype} {source.shape}; multiply "
+                "floats from 0 to 1 by 255, and put channels last"
             )
         source = pillow.fromarray(np.ascontiguousarray(source))
     if is_instance_of(source, "PIL.Image", "Image"):
@@ -62,22 +67,22 @@ def make_image(source: Any) -> Media:
             to_upright_rgb(source, name).save(encoded, "PNG", compress_level=1)
         return Media(Modality.IMAGE, encoded.getvalue(), name)
     data, name = read_source(source, Modality.IMAGE)
-    if is_installed("PIL"):  # in a core install, the judge service is the one that verifies files
+    if is_installed("PIL"):  # In a core install without Pillow, the judge service verifies files.
         with convert_decoder_errors(name, Modality.IMAGE):
-            open_image(data, name).verify()  # for PNG: all checksums; decoding checks the others
+            open_image(data, name).verify()  # Checks all checksums of a PNG; other formats are checked on decoding.
     return Media(Modality.IMAGE, data, name)
 
 
 def make_video(source: Any, fps: float | None = None) -> Media:
-    """A video.
+    """Create a video.
 
     Args:
-        source: a path, the bytes of a file, a base64 data URI, `{"bytes", "path"}`, or its frames: a sequence of
-            anything that `image` takes, or a uint8 array (frames, height, width, 3).
-        fps: frames per second of the frames. A file has its own.
+        source: a path, the bytes of a file, a base64 data URI, `{"bytes", "path"}`, or frames: a sequence of sources
+            for `make_image`, or a uint8 array of shape (frames, height, width, 3).
+        fps: frames per second, required for frames and not allowed for files, which contain their frame rate.
 
     Raises:
-        MediaError: it is missing, empty, too large, broken or no video, or `fps` is missing or one too many.
+        MediaError: the video is missing, empty, too large, damaged, or not a video, or `fps` is missing or not allowed.
     """
     if isinstance(source, Media):
         return _require_modality(source, Modality.VIDEO)
@@ -86,7 +91,7 @@ def make_video(source: Any, fps: float | None = None) -> Media:
         frames = list(source)
     else:
         if fps is not None:
-            raise MediaError("video: fps is for frames; how a file is sampled is set by the limits (video_fps)")
+            raise MediaError("video: fps is for frames, got a file; use the limit video_fps to sample a file")
         data, name = read_source(source, Modality.VIDEO)
         if is_installed("av"):
             check_container(data, name, Modality.VIDEO)
@@ -96,23 +101,23 @@ def make_video(source: Any, fps: float | None = None) -> Media:
     if fps is None or not (math.isfinite(fps) and fps > 0):
         raise MediaError(f"video: frames need fps, a number of frames per second above 0, got {fps!r}")
     images = [make_image(frame) for frame in frames]
-    named = tuple(replace(one, name=f"frame {i} ({one.name})") for i, one in enumerate(images))
-    return Media(Modality.VIDEO, b"", f"video of {len(named)} frames", named, float(fps))
+    named_frames = tuple(replace(frame, name=f"frame {i} ({frame.name})") for i, frame in enumerate(images))
+    return Media(Modality.VIDEO, b"", f"video of {len(frames)} frames", named_frames, float(fps))
 
 
 def make_audio(source: Any, rate: int | None = None) -> Media:
-    """A sound.
+    """Create an audio clip.
 
     Args:
         source: a path, the bytes of a file, a base64 data URI, `{"bytes", "path"}` or `{"array", "sampling_rate"}` as
-            data sets store audio, or an array (samples,) or (samples, channels): floats with full scale at 1, or
-            int16, int32 or uint8, which are divided by theirs. Arrays become a WAV file of float32. Columns of
-            `datasets` are cast with `Audio(decode=False)`, which gives bytes and path.
-        rate: samples per second of an array. A file has its own.
+            data sets store audio, or an array of shape (samples,) or (samples, channels) and type float (full scale at
+            1), int16, int32 or uint8. Arrays are encoded as a float32 WAV file. For columns of `datasets`, cast with
+            `Audio(decode=False)`, which gives bytes and path.
+        rate: samples per second, required for arrays and not allowed for files, which contain their sample rate.
 
     Raises:
-        MediaError: it is missing, empty, too large, broken or no audio, an array is out of range or of another
-            shape, or `rate` is missing or one too many.
+        MediaError: the audio is missing, empty, too large, damaged, or not audio; an array is out of range or has
+            another shape; or `rate` is missing or not allowed.
     """
     if isinstance(source, Media):
         return _require_modality(source, Modality.AUDIO)
@@ -122,7 +127,7 @@ def make_audio(source: Any, rate: int | None = None) -> Media:
         source, rate = source["array"], source.get("sampling_rate")
     if not isinstance(source, list | tuple) and not is_instance_of(source, "numpy", "ndarray"):
         if rate is not None:
-            raise MediaError("audio: rate is for arrays; a file has its own")
+            raise MediaError("audio: rate is for arrays, got a file; leave it out")
         data, name = read_source(source, Modality.AUDIO)
         if is_installed("av"):
             check_container(data, name, Modality.AUDIO)
@@ -142,7 +147,14 @@ def make_audio(source: Any, rate: int | None = None) -> Media:
 
 
 def make_molecule(source: Any) -> Media:
-    """A molecule, as SMILES. Only its form is looked at (one line, no white space), not its chemistry."""
+    """Create a molecule from SMILES. Only the form is checked (one line, no white space), not the chemistry.
+
+    Args:
+        source: SMILES string.
+
+    Raises:
+        MediaError: the source is not a string of this form, or is too long.
+    """
     if isinstance(source, Media):
         return _require_modality(source, Modality.MOLECULE)
     if not isinstance(source, str):
@@ -162,19 +174,24 @@ _MAKERS: dict[Modality, tuple[Callable[..., Media], tuple[str, ...]]] = {
     Modality.AUDIO: (make_audio, ("rate",)),
     Modality.MOLECULE: (make_molecule, ()),
 }
-"""What makes a medium of each modality, and the options it takes."""
+"""Modality -> function that creates its media, and the options of that function."""
 
 
 def make_media(modality: Modality, source: Any, **options: Any) -> Media:
-    """A medium of the given modality, see the function of its name; a Media of that modality passes through.
+    """Create media of a given modality. Media that already have that modality are returned unchanged.
+
+    Args:
+        modality: modality to create.
+        source: see the function for the modality, such as `make_image`.
+        **options: `fps` for frames of a video, `rate` for an audio array.
 
     Raises:
-        MediaError: it cannot be read, is of another modality, or an option is not one of its own.
+        MediaError: the source cannot be read, has another modality, or does not support an option.
     """
-    make, known = _MAKERS[modality]
-    unknown = [name for name in options if name not in known or isinstance(source, Media)]
-    if unknown:
-        raise MediaError(f"{modality}: takes no option {unknown[0]!r} here")
+    make, supported_options = _MAKERS[modality]
+    unsupported = [name for name in options if name not in supported_options or isinstance(source, Media)]
+    if unsupported:
+        raise MediaError(f"{modality}: option {unsupported[0]!r} is not supported here; leave it out")
     return make(source, **options)
 
 

@@ -1,4 +1,4 @@
-"""Media within rows of a file: paths that start from its folder, and rows without them."""
+"""Media inside rows of a file: resolve paths relative to the file's folder, or replace media by text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _is_media(value: Any) -> bool:
 
 
 def strip_media(value: Any) -> Any:
-    """The value with text where its media are, so that its shape can be checked without reading them."""
+    """Replace media in a row by empty text, so that its structure can be checked without reading files."""
     if _is_media(value):
         return {"type": "text", "text": ""}
     if isinstance(value, Mapping):
@@ -23,7 +23,7 @@ def strip_media(value: Any) -> Any:
 
 
 def resolve_media_paths(folder: Path, value: Any) -> Any:
-    """The value with the paths of its media starting from `folder`."""
+    """Resolve the paths of all media in a row relative to a folder."""
     if _is_media(value) and value["type"] != Modality.MOLECULE:
         return {name: resolve_source_path(folder, v) if name == value["type"] else v for name, v in value.items()}
     if isinstance(value, Mapping):
@@ -32,10 +32,10 @@ def resolve_media_paths(folder: Path, value: Any) -> Any:
 
 
 def resolve_source_path(folder: Path, source: Any) -> Any:
-    """A relative path, starting from `folder`; anything else as it is."""
-    if isinstance(source, list):  # the frames of a video
+    """Resolve a media source relative to a folder; absolute paths, URIs and bytes are returned unchanged."""
+    if isinstance(source, list):  # frames of a video
         return [resolve_source_path(folder, frame) for frame in source]
-    if isinstance(source, Mapping) and source.get("bytes") is None and source.get("path"):  # as data sets hold media
+    if isinstance(source, Mapping) and source.get("bytes") is None and source.get("path"):  # format of data sets
         return {**source, "path": resolve_source_path(folder, source["path"])}
     if not isinstance(source, str) or source.startswith("data:") or "://" in source:
         return source

@@ -1,4 +1,4 @@
-"""What a model takes of a medium: within which limits, and in which form."""
+"""Media as models receive them: limits for scaling, and the decoded form."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from flex_judge.judges.media.types import Modality
 from flex_judge.judges.validation.classes import PositiveFloat, PositiveInt, settings_class
 
 SAMPLE_RATE = 16_000
-"""Hz, mono: what every audio encoder here takes."""
+"""Sample rate of all audio encoders in Hz; audio is mono."""
 
 
 @settings_class
 class MediaLimits:
-    """How media are scaled before a model sees them. None leaves it to the model family."""
+    """Limits for scaling media. None uses the limit of the model family."""
 
     image_max_pixels: PositiveInt | None = None
     """Scale images above N pixels down, keeping their proportions."""
@@ -25,27 +25,30 @@ class MediaLimits:
     video_max_frames: PositiveInt | None = None
     """Maximum number of frames sampled from a video."""
     audio_max_seconds: PositiveFloat | None = None
-    """Reject audio longer than N seconds; cutting it would judge something else."""
+    """Reject audio longer than N seconds. It is not truncated, because a verdict on a part would be wrong."""
 
     def fill_defaults(self, family: MediaLimits) -> MediaLimits:
-        """These limits, with the family's where these say nothing."""
-        mine = {name: value for name, value in vars(self).items() if value is not None}
-        return MediaLimits(**(vars(family) | mine))
+        """Return these limits, with each None replaced by the family's limit."""
+        overrides = {name: value for name, value in vars(self).items() if value is not None}
+        return MediaLimits(**(vars(family) | overrides))
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedMedia:
-    """A medium, ready for an engine. Shared by all prompts that show it, so its value is not to be changed."""
+    """Decoded and scaled media, ready for an engine. Prompts share instances, so the value must not be modified."""
 
     modality: Modality
+    """Modality of the value."""
     value: Any
-    """Image: a PIL image in RGB. Video: uint8 array (frames, height, width, 3). Audio: float32 array (samples,) of
-    16 kHz mono, full scale at 1 (which decoders may overshoot a little). Molecule: `MoleculeFeatures`."""
+    """Image: PIL image in RGB. Video: uint8 array of shape (frames, height, width, 3). Audio: float32 array of shape
+    (samples,), 16 kHz mono, full scale at 1 (slightly exceeded by some decoders). Molecule: `MoleculeFeatures`."""
     digest: str
-    """Hash of the content and of the limits it was scaled under."""
+    """Hash of the content and of the limits used for scaling."""
     height: int = 0
+    """Height in pixels, for images and videos."""
     width: int = 0
+    """Width in pixels, for images and videos."""
     length: int = 1
-    """Frames of a video, samples of an audio."""
+    """Number of frames of a video, or of samples of audio."""
     fps: float = 0.0
-    """Frames per second of a video as sampled."""
+    """Frames per second of the sampled video."""

@@ -1,8 +1,8 @@
-"""Images, video, audio and molecules as they enter a judgment: bytes with a content hash.
+"""Media types: images, videos, audio and molecules as bytes with a content hash.
 
-`flex_judge.judges.media.opening` makes them from files, arrays and data URIs;
-`flex_judge.judges.models.inputs.preparation` decodes them under the limits of a model. Everything is held in memory and
-nothing is fetched: a judgment does not depend on a network.
+`flex_judge.judges.media.opening` creates media from files, arrays and data URIs;
+`flex_judge.judges.models.inputs.preparation` decodes them within the limits of a model. Media are held in memory and
+never fetched from a network, so that a judgment can be reproduced.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from functools import cached_property
 
 
 class Modality(StrEnum):
+    """Kind of media."""
+
     IMAGE = "image"
     VIDEO = "video"
     AUDIO = "audio"
@@ -22,21 +24,25 @@ class Modality(StrEnum):
 
 @dataclass(frozen=True)
 class Media:
-    """One medium. Made by `image`, `video`, `audio` and `molecule`; immutable, picklable and equal by content."""
+    """One image, video, audio clip or molecule; immutable, picklable and equal by content.
+
+    Created by `make_image`, `make_video`, `make_audio` and `make_molecule`.
+    """
 
     modality: Modality
+    """Kind of media."""
     data: bytes = field(repr=False)
-    """The encoded content: an image, video or audio file, or a SMILES string in UTF-8."""
+    """Encoded content: an image, video or audio file, or a SMILES string in UTF-8."""
     name: str = field(compare=False)
-    """What error messages call it: its path, or what it was made from."""
+    """Name for error messages: the path, or a description of the source."""
     frames: tuple[Media, ...] = field(default=(), repr=False)
-    """For a video given as frames: the frames as images, and no data."""
+    """Images of a video that was created from frames; such a video has no data."""
     fps: float | None = None
     """Frames per second of `frames`."""
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content, in hex; the same for the same content wherever it came from."""
+        """SHA-256 hex digest of the content, independent of its source."""
         digest = hashlib.sha256(f"{self.modality}:{self.fps}:".encode())
         digest.update(self.data)
         for frame in self.frames:

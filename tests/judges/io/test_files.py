@@ -149,7 +149,7 @@ def test_too_few_images_are_reported_with_the_row(jsonl: Path) -> None:
         ({"id": ""}, "row 2, field 'id': expected a text or a whole number, got ''"),
         (
             {"id": "b\ud83d"},
-            r"row 2, field 'id': expected a text without half of a surrogate pair, got 'b\ud83d'",
+            r"row 2, field 'id': expected a text without lone surrogates, got 'b\ud83d'",
         ),
         ({"id": "a"}, "c.jsonl, row 2, field 'id': 'a' is also the id of c.jsonl, row 1"),
         ({"image": "a.png"}, "c.jsonl, row 2: unknown field 'image'; did you mean 'images'?"),
@@ -185,8 +185,8 @@ def test_user_rubric_is_reloaded_for_every_file(jsonl: Path) -> None:
     [
         ("c.jsonl", None, "c.jsonl: cannot be read: No such file or directory"),
         ("c.parquet", None, "c.parquet: cannot be read: No such file or directory"),
-        ("c.jsonl", b"", "c.jsonl: holds no row"),
-        ("c.jsonl", b"\n\n", "c.jsonl: holds no row"),
+        ("c.jsonl", b"", "c.jsonl: has no rows"),
+        ("c.jsonl", b"\n\n", "c.jsonl: has no rows"),
         ("c.parquet", b"", "c.parquet: not a Parquet file"),
         ("c.parquet", b"PAR1 no, PAR1", "c.parquet: not a Parquet file"),
         ("c.csv", b"a,b\n", "c.csv: expected a file that ends in .jsonl or .parquet"),
@@ -212,7 +212,7 @@ def test_folder_is_rejected(path: Path) -> None:
 
 def test_parquet_file_without_rows_is_rejected(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "c.parquet")
-    assert "holds no row" in refusal(tmp_path / "c.parquet")
+    assert "has no rows" in refusal(tmp_path / "c.parquet")
 
 
 def test_tables_round_trip(path: Path) -> None:

@@ -217,20 +217,20 @@ def test_frames_accept_every_image_source(tmp_path: Path) -> None:
 
 
 def test_audio_with_cover_art_is_not_a_video() -> None:
-    with pytest.raises(MediaError, match="holds no video"):
+    with pytest.raises(MediaError, match="contains no video"):
         make_video(wav(TONE))
-    with pytest.raises(MediaError, match="holds no audio"):
+    with pytest.raises(MediaError, match="contains no audio"):
         make_audio(film(range(0, 240, 20)))
 
 
 def test_truncated_audio_is_detected_on_opening() -> None:
     data = wav(TONE)
-    with pytest.raises(MediaError, match=r"cut short: \d+ bytes of the \d+"):
+    with pytest.raises(MediaError, match=r"is truncated: has \d+ of the \d+ bytes"):
         make_audio(data[: len(data) // 2])
 
 
 def test_audio_file_without_samples_is_rejected() -> None:
-    with pytest.raises(MediaError, match="holds no audio that can be decoded"):
+    with pytest.raises(MediaError, match="contains no audio that can be decoded"):
         make_audio(wav([]))
 
 
@@ -306,9 +306,9 @@ def test_options_are_checked_per_modality() -> None:
     assert make_media(Modality.VIDEO, [PIXELS], fps=2) == make_video([PIXELS], fps=2)
     assert make_media(Modality.AUDIO, TONE, rate=8000) == make_audio(TONE, 8000)
     for modality, options in ((Modality.IMAGE, {"fps": 2}), (Modality.AUDIO, {"fps": 2}), (Modality.VIDEO, {"x": 2})):
-        with pytest.raises(MediaError, match="takes no option"):
+        with pytest.raises(MediaError, match="option .* is not supported"):
             make_media(modality, b"x", **options)
-    with pytest.raises(MediaError, match="takes no option"):
+    with pytest.raises(MediaError, match="option .* is not supported"):
         make_media(Modality.VIDEO, make_video([PIXELS], fps=2), fps=3)
 
 
