@@ -1,4 +1,4 @@
-"""Reports: metrics with their uncertainty, tables and sections, independent of the output format.
+"""Reports: metrics with uncertainty, tables and sections, independent of the output format.
 
 `markdown` renders them for model cards and data cards. `flex_judge.experiments.common.reporting` renders them for the
 terminal and for HTML pages. Imports nothing but the standard library.

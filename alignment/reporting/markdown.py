@@ -1,4 +1,4 @@
-"""Reports as Markdown, for model cards and data cards."""
+"""Markdown output of reports, for model cards and data cards."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from flex_judge.alignment.reporting.model import Block, Cell, Figure, Note, Repo
 
 
 def to_markdown(content: Report | Table) -> str:
-    """Render a report or a table. The text ends with a newline.
+    """Render a report or a table as Markdown that ends with a newline.
 
     Raises:
-        TypeError: the report holds a figure, which a card has no place for.
+        TypeError: the report contains a figure, which cards do not support.
     """
     if isinstance(content, Table):
         return _render_table(content) + "\n"
@@ -19,12 +19,12 @@ def to_markdown(content: Report | Table) -> str:
 
 
 def join_lines(text: str) -> str:
-    """Join the lines of a text from elsewhere, so that it cannot end a paragraph or a table row."""
+    """Join the lines of an external text, so that it cannot end a paragraph or a table row."""
     return " ".join(text.split())
 
 
 def format_code(text: str) -> str:
-    """A text from elsewhere as inline code."""
+    """Format an external text as inline code; backticks become apostrophes."""
     return f"`{join_lines(text).replace('`', chr(39))}`"
 
 

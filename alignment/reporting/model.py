@@ -1,4 +1,4 @@
-"""The parts of a report: metrics, tables, sections."""
+"""Data types of a report: metrics, tables, sections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class MetricValue:
-    """A measured number, its uncertainty and its format.
+    """Measured number with its uncertainty and output format.
 
     Example:
         >>> str(Metric(0.245, low=0.191, high=0.309, scale=100, digits=1, unit=" %"))
@@ -20,27 +20,36 @@ class MetricValue:
     """
 
     value: float | None
+    """The number; None if it was not measured."""
     low: float | None = None
-    """Lower bound of the 95 % interval."""
+    """Lower bound of the 95 % confidence interval."""
     high: float | None = None
+    """Upper bound of the 95 % confidence interval."""
     deviation: float | None = None
-    """Standard deviation. Printed after ±, unless it is 0."""
+    """Standard deviation, printed after ± unless it is 0."""
     scale: float = 1.0
     """Factor for printing: 100 for a share that is printed in percent."""
     digits: int = 2
+    """Number of decimals."""
     unit: str = ""
+    """Text after the number, including a leading space."""
     sign: str = ""
     """`+` prints the sign of positive numbers too."""
 
     @classmethod
     def from_estimate(cls, estimate: Mapping[str, Any], **form: Any) -> MetricValue:
-        """Read an estimate from JSON: `value` or `mean`, and optionally `low`, `high` and `deviation`."""
+        """Create a metric from an estimate in JSON.
+
+        Args:
+            estimate: `value` or `mean`, and optionally `low`, `high` and `deviation`.
+            **form: other fields, which set the output format.
+        """
         value = estimate["mean"] if "mean" in estimate else estimate["value"]
         return cls(value, estimate.get("low"), estimate.get("high"), estimate.get("deviation"), **form)
 
     @property
     def bounds(self) -> str:
-        """The interval, as `19.1 to 30.9`; empty if there is none."""
+        """Confidence interval, such as `19.1 to 30.9`; empty if there is none."""
         return (
             ""
             if self.low is None or self.high is None
@@ -60,23 +69,28 @@ class MetricValue:
 
 
 def as_percent(value: float | Mapping[str, Any] | None) -> MetricValue:
-    """A share, or an estimate of one, in percent with one decimal: `41.7 %`."""
+    """Format a share, or an estimate of one, in percent with one decimal: `41.7 %`."""
     return as_number(value, scale=100, digits=1, unit=" %")
 
 
 def as_number(value: float | Mapping[str, Any] | None, **form: Any) -> MetricValue:
-    """A number, or an estimate of one, with two decimals unless `form` gives other fields of `Metric`."""
+    """Format a number, or an estimate of one.
+
+    Args:
+        value: number, estimate in JSON, or None.
+        **form: fields of `MetricValue` that change the format; the default has two decimals.
+    """
     return MetricValue.from_estimate(value, **form) if isinstance(value, Mapping) else MetricValue(value, **form)
 
 
 Cell = str | int | MetricValue | None
 TableRow = Sequence[Cell]
 RULE: TableRow = ()
-"""A row that stands for a horizontal line in the terminal and is left out elsewhere."""
+"""Empty row: a horizontal line in the terminal, omitted in other formats."""
 
 
 def format_cell(cell: Cell) -> str:
-    """The text of a cell: whole numbers with thousands separators, nothing for None."""
+    """Format a cell: integers with thousands separators, None as empty text."""
     if isinstance(cell, int):
         return f"{cell:,}"
     return "" if cell is None else str(cell)
@@ -84,20 +98,22 @@ def format_cell(cell: Cell) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text and numbers."""
+    """Table with rows of text and numbers."""
 
     columns: Sequence[str]
     """Column titles. A table without any title has no header in the terminal."""
     rows: Iterable[TableRow]
+    """Rows of cells, or RULE."""
     title: str = ""
+    """Title above the table."""
     note: str = ""
-    """A sentence below the table."""
+    """Sentence below the table."""
     text_columns: int = 1
-    """Number of leading columns that hold text and are aligned to the left; the others are aligned to the right."""
+    """Number of leading columns with text, aligned left; other columns are aligned right."""
     highlight: int | None = None
-    """Index of a row to emphasize on a page."""
+    """Index of a row to emphasize on HTML pages."""
     bars: bool = False
-    """Whether a page draws a bar before each metric."""
+    """Whether HTML pages draw a bar before each metric."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(self.rows))
@@ -105,30 +121,35 @@ class Table:
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph of secondary importance."""
+    """Paragraph of secondary importance."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot."""
+    """Plot as SVG."""
 
     svg: str
+    """SVG source."""
     caption: str = ""
+    """Title of the figure."""
     note: str = ""
+    """Sentence below the figure."""
 
 
 Block = str | Note | Table | Figure
-"""A string is a paragraph: Markdown in a card, plain text on a page."""
+"""Content block. A string is a paragraph: Markdown in cards, plain text on HTML pages."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what follows it."""
+    """Heading with the blocks below it."""
 
     title: str
+    """Text of the heading."""
     blocks: Iterable[Block]
+    """Paragraphs, notes, tables and figures."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", tuple(self.blocks))
@@ -136,10 +157,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """A title, an introduction and sections."""
+    """Report with title, introduction and sections."""
 
     title: str
+    """Title of the report."""
     intro: Iterable[Block]
+    """Blocks before the first section."""
     sections: Iterable[Section]
 
     def __post_init__(self) -> None:

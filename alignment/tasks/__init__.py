@@ -1,4 +1,4 @@
-"""Tasks with verifiable answers, to measure judges and policies with.
+"""Tasks with verifiable answers, for measuring judges and policies.
 
 May import judges only.
 """

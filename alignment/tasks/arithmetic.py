@@ -1,6 +1,6 @@
-"""Verifiable arithmetic: the embedded task. Questions with known answers, in several kinds and levels.
+"""Embedded task: arithmetic questions with known answers, in several kinds and difficulty levels.
 
-The answer is used to measure; no judge ever sees it.
+Answers are used for measurement only; no judge ever sees them.
 """
 
 from __future__ import annotations
@@ -18,36 +18,42 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.types import Message
 
 INSTRUCTION = "Write the equation and its result."
+"""Text that follows every question."""
 STOP = ("\n",)
-"""An answer is one line; what small models write after it is noise."""
+"""Stop strings. An answer is one line; small models write noise after it."""
 MAX_ANSWER_TOKENS = 40
-"""Longest answer."""
+"""Maximum length of an answer in tokens."""
 SAMPLING = Sampling(max_tokens=MAX_ANSWER_TOKENS, temperature=0.7, top_p=0.95, stop=STOP)
-"""How a policy answers."""
+"""Sampling of a policy's answers."""
 
 
 @dataclass(frozen=True)
 class ArithmeticQuestion:
+    """Arithmetic question with its correct answer."""
+
     id: str
+    """Unique id, `arithmetic-SEED-NUMBER`."""
     text: str
+    """Text of the question, without the instruction."""
     answer: int
+    """Correct answer."""
     kind: str
-    """A name in KINDS."""
+    """Key of KINDS."""
     level: int
-    """1 is the easiest."""
+    """Difficulty from LEVELS; 1 is the easiest."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """The question with the request for a short answer that small models follow best."""
+        """The question with the instruction that small models follow best."""
         return (Message("user", f"{self.text} {INSTRUCTION}"),)
 
     def is_correct(self, response: str) -> bool:
-        """Whether the last number that the response writes is the answer."""
+        """Return whether the last number in a response is the correct answer."""
         return is_correct_answer(response, self.answer)
 
 
 def is_correct_answer(response: str, answer: float) -> bool:
-    """Whether the last number that a response writes is the answer."""
+    """Return whether the last number in a response is the given answer."""
     return find_last_number(response) == answer
 
 
@@ -55,13 +61,13 @@ _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d
 
 
 def find_last_number(text: str) -> float | None:
-    """The last number in a text; None if there is none. Thousands separators are allowed."""
+    """Return the last number in a text, or None without one. Commas may separate thousands."""
     numbers = _NUMBER.findall(text)
     return float(numbers[-1].replace(",", "")) if numbers else None
 
 
 def _sample_operand(rng: random.Random, level: int) -> int:
-    """Level 1 has one digit, level 2 numbers to 20, level 3 two digits."""
+    """Sample an operand: one digit on level 1, up to 20 on level 2, two digits on level 3."""
     return rng.randint(*((2, 9), (5, 20), (11, 99))[level - 1])
 
 
@@ -71,7 +77,7 @@ def _make_addition(rng: random.Random, level: int) -> tuple[str, int]:
 
 
 def _make_subtraction(rng: random.Random, level: int) -> tuple[str, int]:
-    b, a = sorted((_sample_operand(rng, level), _sample_operand(rng, level)))
+    b, a = sorted((_sample_operand(rng, level), _sample_operand(rng, level)))  # No answer is negative.
     return f"What is {a} - {b}?", a - b
 
 
@@ -92,70 +98,87 @@ KINDS: dict[str, Callable[[random.Random, int], tuple[str, int]]] = {
     "multiplication": _make_multiplication,
     "story": _make_story,
 }
+"""Kind of question -> function that generates text and answer for a level."""
 LEVELS = (1, 2, 3)
 MAX_REPEATS = 2000
-"""A kind and level that gives only known questions so many times in a row is taken to have no more."""
+"""A kind and level that repeats earlier questions this many times in a row counts as exhausted."""
 
 
 def generate_questions(
     count: int, seed: int = 0, kinds: Sequence[str] = tuple(KINDS), levels: Sequence[int] = LEVELS
 ) -> list[ArithmeticQuestion]:
-    """`count` different questions, kinds and levels in turn. The same arguments give the same questions, and a larger
-    count only adds to them.
+    """Generate distinct questions, cycling through kinds and levels.
+
+    The result is reproducible, and a larger count only adds questions at the end.
+
+    Args:
+        count: number of questions.
+        seed: random seed.
+        kinds: keys of KINDS to use.
+        levels: levels to use.
 
     Raises:
-        UsageError: an unknown kind or level, or more questions than there are.
+        UsageError: a kind or level does not exist, or there are fewer distinct questions than requested.
     """
-    for value, known in [*((k, KINDS) for k in kinds), *((v, LEVELS) for v in levels)]:
-        if value not in known:
-            raise UsageError(f"arithmetic: {value!r} is none of {', '.join(map(str, known))}")
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UsageError(f"arithmetic: unknown kind {kind!r}; choose from {', '.join(KINDS)}")
+    for level in levels:
+        if level not in LEVELS:
+            raise UsageError(f"arithmetic: unknown level {level!r}; choose from {', '.join(map(str, LEVELS))}")
     rng = random.Random(f"arithmetic-{seed}")
     cells = [(kind, level) for level in levels for kind in kinds]
-    found: dict[str, ArithmeticQuestion] = {}
+    questions: dict[str, ArithmeticQuestion] = {}
     turn = repeats = 0
-    while len(found) < count:
+    while len(questions) < count:
         if not cells:
-            raise UsageError(f"arithmetic: kinds and levels give only {len(found)} different questions, not {count}")
+            raise UsageError(f"arithmetic: there are only {len(questions)} different questions, not {count}")
         kind, level = cells[turn % len(cells)]
         text, answer = KINDS[kind](rng, level)
-        if text not in found:
-            found[text] = ArithmeticQuestion(f"arithmetic-{seed}-{len(found)}", text, answer, kind, level)
+        if text not in questions:
+            name = f"arithmetic-{seed}-{len(questions)}"
+            questions[text] = ArithmeticQuestion(name, text, answer, kind, level)
             turn, repeats = turn + 1, 0
-        elif (repeats := repeats + 1) > MAX_REPEATS:
+            continue
+        repeats += 1
+        if repeats > MAX_REPEATS:
             cells.remove((kind, level))
             repeats = 0
-    return list(found.values())
+    return list(questions.values())
 
 
 @dataclass(frozen=True)
 class ArithmeticSource:
-    """The task as a source of prompts, see `flex_judge.alignment.data.sources`."""
+    """Source of prompts with arithmetic questions, see `flex_judge.alignment.data.sources.Source`."""
 
     count: int
+    """Number of questions."""
     seed: int = 0
+    """Random seed of the questions."""
     levels: tuple[int, ...] = (1, 2)
+    """Difficulty levels."""
     folder: Path = Path()
-    """There are no media."""
+    """Folder of media; unused, because the questions have none."""
 
     @property
     def name(self) -> str:
+        """Name for messages."""
         return "arithmetic"
 
     @property
     def digest(self) -> str:
-        """Stands for the questions, which follow from it."""
+        """Identifier of the questions. It lists the arguments that determine them."""
         return f"arithmetic-{self.count}-{self.seed}-{self.levels}"
 
     def __len__(self) -> int:
         return self.count
 
     def read_range(self, start: int, stop: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        for number, question in enumerate(self._list_questions()[start:stop], start + 1):
-            prompt = [{"role": m.role, "content": m.content} for m in question.prompt]
+        """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
+        questions = _generate_questions_once(self.count, self.seed, self.levels)
+        for number, question in enumerate(questions[start:stop], start + 1):
+            prompt = [{"role": message.role, "content": message.content} for message in question.prompt]
             yield f"arithmetic, question {number}", {"id": question.id, "prompt": prompt, "answer": question.answer}
-
-    def _list_questions(self) -> list[ArithmeticQuestion]:
-        return _generate_questions_once(self.count, self.seed, self.levels)
 
 
 @lru_cache(maxsize=2)

@@ -1,7 +1,7 @@
-"""A teacher for the embedded task: a program, not a model, that writes correct step-by-step judgments of answers.
+"""Synthetic teacher for the embedded task: a program that writes correct step-by-step judgments of answers.
 
-What it writes is synthetic. It works the question out itself, from its words, reads the last number of each answer, and
-compares: the same reading that measures the task (`arithmetic.is_right`).
+It computes the result from the text of the question and compares it with the last number in each answer, which is also
+how the task is measured (`arithmetic.is_correct_answer`).
 """
 
 from __future__ import annotations
@@ -14,27 +14,32 @@ from flex_judge.alignment.tasks.arithmetic import find_last_number
 from flex_judge.judges.errors import UsageError
 
 TEACHER_NAME = "arithmetic-teacher"
-"""What data cards and rows call it. It is no model."""
+"""Name of the teacher in data cards and rows. It is a program, not a model."""
 RIGHT_SCORE, WRONG_SCORE = 5, 1
-"""The scores it gives, of 1 to 5."""
+"""Scores of correct and wrong answers, on the scale 1-5."""
 
 
 @dataclass(frozen=True)
 class Calculation:
-    """What a question asks for: two whole numbers, and what is done with them."""
+    """Calculation of a question: two integers and an operator."""
 
     left: int
+    """Left operand."""
     sign: str
-    """`+`, `-` or `*`."""
+    """Operator: `+`, `-` or `*`."""
     right: int
+    """Right operand."""
 
     @property
     def result(self) -> int:
+        """Correct result."""
         return {"+": self.left + self.right, "-": self.left - self.right, "*": self.left * self.right}[self.sign]
 
     def write_steps(self) -> str:
-        """The calculation in steps that a small model can take: it knows by heart what two digits come to, so tens and
-        ones are written apart before they are put together."""
+        """Write the calculation in steps that a small model can follow.
+
+        Small models memorise results of single digits, so tens and ones are calculated separately and then combined.
+        """
         steps = {
             "+": self._list_addition_steps,
             "-": self._list_subtraction_steps,
@@ -62,8 +67,8 @@ class Calculation:
             return [f"{left - 10} - {right - 10}"]
         if ones < right % 10:  # 84 - 37 = 70 - 30 + 14 - 7 = 40 + 7
             tens, ones = tens - 10, ones + 10
-        apart = tens - (right - right % 10), ones - right % 10
-        return [f"{tens} - {right - right % 10} + {ones} - {right % 10}", f"{apart[0]} + {apart[1]}"]
+        right_tens, right_ones = right - right % 10, right % 10
+        return [f"{tens} - {right_tens} + {ones} - {right_ones}", f"{tens - right_tens} + {ones - right_ones}"]
 
     def _list_multiplication_steps(self) -> list[str]:
         left, ones = self.left, self.right % 10
@@ -78,42 +83,56 @@ _STORY = re.compile(r"has (\d+) \w+ and gets (\d+) more\.")
 
 
 def parse_question(question: str) -> Calculation:
-    """What a question of the embedded task asks for.
+    """Parse the calculation from the text of a question.
 
     Raises:
-        UsageError: it is none of that task's.
+        UsageError: the question is not from the embedded task.
     """
-    if found := _SUM.search(question):
-        return Calculation(int(found[1]), found[2], int(found[3]))
-    if found := _STORY.search(question):
-        return Calculation(int(found[1]), "+", int(found[2]))
-    raise UsageError(f"{TEACHER_NAME} knows only questions of the embedded task, not {question[:60]!r}")
+    if match := _SUM.search(question):
+        return Calculation(int(match[1]), match[2], int(match[3]))
+    if match := _STORY.search(question):
+        return Calculation(int(match[1]), "+", int(match[2]))
+    raise UsageError(f"{TEACHER_NAME} supports only questions of the embedded task, got {question[:60]!r}")
 
 
 def judge_answers(question: str, answers: Sequence[str], in_steps: bool = True) -> tuple[str, tuple[int, ...]]:
-    """Its judgment of one or more answers: the reasoning, and a score each.
+    """Judge one or more answers to a question.
 
     Args:
-        in_steps: whether the reasoning shows how the result is come by.
+        question: text of a question of the embedded task.
+        answers: the answers to judge.
+        in_steps: whether the reasoning shows intermediate steps of the calculation.
+
+    Returns:
+        The reasoning, and one score per answer.
 
     Raises:
-        UsageError: the question is none of the embedded task's.
+        UsageError: the question is not from the embedded task.
     """
-    asked = parse_question(question)
-    result = asked.result
-    names = ["The assistant"] if len(answers) == 1 else [f"Assistant {k}" for k in range(1, len(answers) + 1)]
-    found = [_judge_answer(name, answer, result) for name, answer in zip(names, answers, strict=True)]
-    begun = asked.write_steps() if in_steps else f"{asked.left} {asked.sign} {asked.right} = {result}."
-    return " ".join([begun, *(said for said, _ in found)]), tuple(score for _, score in found)
+    calculation = parse_question(question)
+    if in_steps:
+        sentences = [calculation.write_steps()]
+    else:
+        sentences = [f"{calculation.left} {calculation.sign} {calculation.right} = {calculation.result}."]
+    scores = []
+    for number, answer in enumerate(answers, 1):
+        name = "The assistant" if len(answers) == 1 else f"Assistant {number}"
+        sentence, score = _judge_answer(name, answer, calculation.result)
+        sentences.append(sentence)
+        scores.append(score)
+    return " ".join(sentences), tuple(scores)
 
 
 def _judge_answer(name: str, answer: str, result: int) -> tuple[str, int]:
-    """What the number that an answer says is worth. The two numbers stand side by side, and the score is said before it
-    is given: a model of this size learns to look back a few words, not further."""
+    """Write a sentence about one answer, and return it with the score.
+
+    The sentence repeats the result next to the answer's number and ends with the score, because a model of this size
+    learns to attend to the last few words only.
+    """
     number = find_last_number(answer)
     if number is None:
         return f"{name} said no number: wrong, so {WRONG_SCORE}.", WRONG_SCORE
-    told = f"{name} said {number:.15g}, result {result}"
+    comparison = f"{name} said {number:.15g}, result {result}"
     if number == result:
-        return f"{told}: same, right, so {RIGHT_SCORE}.", RIGHT_SCORE
-    return f"{told}: different, wrong, so {WRONG_SCORE}.", WRONG_SCORE
+        return f"{comparison}: same, right, so {RIGHT_SCORE}.", RIGHT_SCORE
+    return f"{comparison}: different, wrong, so {WRONG_SCORE}.", WRONG_SCORE

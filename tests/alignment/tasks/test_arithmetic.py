@@ -75,9 +75,9 @@ def test_exhausted_kinds_and_levels_raise_a_usage_error() -> None:
 
 
 def test_unknown_kind_or_level_lists_the_available_ones() -> None:
-    with pytest.raises(UsageError, match="'division' is none of addition, subtraction, multiplication, story"):
+    with pytest.raises(UsageError, match="unknown kind 'division'; choose from addition, subtraction, multiplication, story"):
         generate_questions(1, kinds=("division",))
-    with pytest.raises(UsageError, match="4 is none of 1, 2, 3"):
+    with pytest.raises(UsageError, match="unknown level 4; choose from 1, 2, 3"):
         generate_questions(1, levels=(4,))
 
 
