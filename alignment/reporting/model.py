@@ -15,7 +15,7 @@ class MetricValue:
     """Measured number with its uncertainty and output format.
 
     Example:
-        >>> str(Metric(0.245, low=0.191, high=0.309, scale=100, digits=1, unit=" %"))
+        >>> str(MetricValue(0.245, low=0.191, high=0.309, scale=100, digits=1, unit=" %"))
         '24.5 % (19.1 to 30.9)'
     """
 
