@@ -1,4 +1,4 @@
 """Prompts and their sources: files and data sets of any size, read by row range.
 
-May import judges; no policy and no reward.
+May import judges, but no policy and no reward.
 """

@@ -1,7 +1,7 @@
-"""Data sets in folders of this machine.
+"""Data sets in local folders, and digests that keep the cache of `datasets` correct.
 
-`datasets` (5.2) keeps what it has read of a folder with a card under the folder's last name and a digest of the card:
-another folder of that name, or the same one with other rows, would silently be the old rows.
+`datasets` (5.2) caches a folder that has a dataset card under the folder's name and a digest of the card. Another folder
+of the same name, or the same folder with other rows, would silently load the old rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from pathlib import Path
 
 
 def compute_content_digest(files: Iterable[Path]) -> str:
-    """Sixteen hex digits that change with the content of files. In a card, they make other rows another data set."""
+    """Compute a digest of file contents as 16 hex digits.
+
+    Written into a dataset card, it makes a folder with other rows another data set for `datasets`.
+    """
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as content:
@@ -21,11 +24,11 @@ def compute_content_digest(files: Iterable[Path]) -> str:
 
 
 def get_cache_folder(folder: Path) -> str:
-    """A place in the cache of `datasets` for what is in a folder now, and for nothing else."""
+    """Return a cache folder for `datasets` that is specific to the current files of a folder."""
     from datasets import config
 
     digest = hashlib.sha256(str(folder.resolve()).encode())
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        state = file.stat()
-        digest.update(f"{file.relative_to(folder)}:{state.st_size}:{state.st_mtime_ns}\n".encode())
+        status = file.stat()
+        digest.update(f"{file.relative_to(folder)}:{status.st_size}:{status.st_mtime_ns}\n".encode())
     return str(Path(config.HF_DATASETS_CACHE) / f"flex-judge-{digest.hexdigest()[:16]}")

@@ -1,4 +1,4 @@
-"""Images as rows hold them: data URIs that any trainer's loader opens."""
+"""Images in rows of data sets: base64 data URIs that the loaders of all trainers can open."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import re
 from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.media.types import Media
 
-FORMS = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp", "GIF": "gif"}
-"""Kinds of files that Pillow and torchvision both open -> the names of their types. Others are turned into PNG."""
-_NOT_IN_PATHS = re.compile(r"/(?=/|\Z)")
+MIME_SUBTYPES = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp", "GIF": "gif"}
+"""Pillow format -> MIME subtype, for formats that Pillow and torchvision both open. Others are converted to PNG."""
+_FRAGILE_SLASH = re.compile(r"/(?=/|\Z)")
 
 
 def encode_data_uri(media: Media) -> str:
-    """The base64 data URI of an image, of its file as it is where every loader opens that kind.
+    """Encode an image as a base64 data URI, without re-encoding formats that every loader opens.
 
-    The feature Image of `datasets` treats it as a path, in which it would make one of two slashes and drop a last one.
-    So a line ends after such a slash, which base64 allows anywhere.
+    The feature `Image` of `datasets` treats the URI as a path, in which it would merge double slashes and drop a
+    trailing one. So a line break follows each such slash; base64 decoders ignore it.
     """
     from PIL import Image
 
-    with Image.open(io.BytesIO(media.data)) as opened:
-        form, data = opened.format or "", media.data
-        if form not in FORMS:
-            form, data = "PNG", make_image(opened).data
-    text = _NOT_IN_PATHS.sub("/\n", base64.b64encode(data).decode())
-    return f"data:image/{FORMS[form]};base64,{text}"
+    with Image.open(io.BytesIO(media.data)) as image:
+        image_format, data = image.format or "", media.data
+        if image_format not in MIME_SUBTYPES:
+            image_format, data = "PNG", make_image(image).data
+    text = _FRAGILE_SLASH.sub("/\n", base64.b64encode(data).decode())
+    return f"data:image/{MIME_SUBTYPES[image_format]};base64,{text}"
 
 
 def decode_data_uri(uri: str) -> bytes:
-    """What a data URI of ours holds."""
+    """Decode the bytes of a data URI from `encode_data_uri`."""
     return base64.b64decode(uri.partition(",")[2])

@@ -1,4 +1,4 @@
-"""From a row of any data set to a prompt: which column is what, and what is wrong with a row that is none."""
+"""Parsing of data set rows into prompts, with a mapping of columns and errors that name file, row and field."""
 
 from __future__ import annotations
 
@@ -17,53 +17,66 @@ from flex_judge.judges.media.paths import resolve_media_paths, resolve_source_pa
 from flex_judge.judges.types import Comparison
 
 FIELDS = ("prompt", "id", "images")
+"""Fields of a prompt that can be mapped to other columns."""
 MOLECULES = "molecules"
-"""The column with SMILES strings, of which each has a place in the prompt."""
-_PLACES = re.compile(f"((?:{re.escape(MOLECULE_MARK)})+)")
+"""Column with SMILES strings, one for each molecule mark in the prompt."""
+_MOLECULE_MARKS = re.compile(f"((?:{re.escape(MOLECULE_MARK)})+)")
 TOKENS_PER_MOLECULE = 8
-"""Times that a place is written in data which were made for a model's own tokens."""
+"""Number of marks per molecule in data sets that were prepared for the query tokens of Mol-LLaMA."""
 
 
 @dataclass(frozen=True)
 class PromptColumns:
-    """Which column of a data set is what."""
+    """Mapping of the columns of a data set to the fields of a prompt."""
 
     prompt: str = "prompt"
-    """Text, or a list of messages. What an assistant says at its end is an answer of the data set's, and left out."""
+    """Column with text or a list of messages. Assistant messages at the end are reference answers and are dropped."""
     id: str = "id"
-    """Text or whole number; rows without one are known by their number, from 1."""
+    """Column with a string or integer; rows without an id get their row number, from 1."""
     images: str = "images"
-    """A list of images, or one; may be missing. `image` is read where this one is missing."""
+    """Column with one image or a list of images; if it is missing, the column `image` is used, if any."""
     keep: tuple[str, ...] = ()
-    """Columns that are carried along into the results."""
+    """Columns that are copied to the results."""
     number: str | None = None
-    """A column that is kept as well, and must hold a number, perhaps as text: the right answer."""
+    """Another column to copy, which must contain a number or its text: the reference answer."""
     system: str | None = None
-    """Text that stands before every prompt as system message; None for none."""
+    """Text of a system message before every prompt; None adds none."""
 
     @classmethod
     def from_arguments(
         cls, mapping: Sequence[str], keep: Sequence[str] = (), number: str | None = None, system: str | None = None
     ) -> PromptColumns:
-        """Out of texts `FIELD=COLUMN`, as a command line gives them.
+        """Create the mapping from command-line arguments.
+
+        Args:
+            mapping: arguments of the form `FIELD=COLUMN`.
+            keep: columns that are copied to the results.
+            number: column with the reference answer.
+            system: text of a system message.
 
         Raises:
-            UsageError: a text of another form, or an unknown field.
+            UsageError: an argument has another form, or its field is unknown.
         """
-        known: dict[str, str] = {}
+        columns: dict[str, str] = {}
         for text in mapping:
             name, equals, column = text.partition("=")
             if not equals or not column or name not in FIELDS:
                 raise UsageError(f"--column {text}: expected FIELD=COLUMN with a field of {', '.join(FIELDS)}")
-            known[name] = column
-        return cls(**known, keep=tuple(keep), number=number, system=system)
+            columns[name] = column
+        return cls(**columns, keep=tuple(keep), number=number, system=system)
 
 
 def read_prompts(source: Source, start: int, stop: int, columns: PromptColumns) -> Iterator[PromptRow | UsageError]:
-    """The rows of a stretch of a source; of a row that is none, what is wrong with it.
+    """Read a range of rows as prompts.
 
     Args:
-        start, stop: numbers of rows from 0, `stop` not included.
+        source: source of the rows.
+        start: index of the first row, from 0.
+        stop: index after the last row.
+        columns: mapping of columns.
+
+    Yields:
+        A prompt for each valid row, and a UsageError (not raised) for each invalid one.
     """
     for number, (where, data) in enumerate(source.read_range(start, stop), start + 1):
         if isinstance(data, UsageError):
@@ -78,31 +91,36 @@ def read_prompts(source: Source, start: int, stop: int, columns: PromptColumns) 
 def parse_prompt_row(
     data: Mapping[str, Any], where: str, number: int, columns: PromptColumns, folder: Path
 ) -> PromptRow:
-    """One row as a prompt, its media read.
+    """Parse one row into a prompt and load its media.
 
     Args:
-        where: file and row, which every message begins with.
-        number: of the row, from 1.
-        folder: where relative paths of media start from.
+        data: the row.
+        where: file and row, which every error message starts with.
+        number: row number, from 1.
+        columns: mapping of columns.
+        folder: folder that relative media paths refer to.
 
     Raises:
-        UsageError: the row is no prompt, or has media that cannot be read.
+        UsageError: the row is not a valid prompt.
+        MediaError: a medium cannot be read.
     """
     if data.get(columns.prompt) is None:
-        known = ", ".join(map(str, data))
-        raise UsageError(f"{where}: field {columns.prompt!r} is missing; there are {known or 'none'} (--column)")
-    name = data.get(columns.id)
-    if name is None:
-        name = number
-    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-        raise UsageError(f"{where}, field {columns.id!r}: expected a text or a whole number, got {reprlib.repr(name)}")
+        fields = ", ".join(map(str, data)) or "none"
+        raise UsageError(f"{where}: field {columns.prompt!r} is missing; there are {fields} (--column)")
+    row_id = data.get(columns.id)
+    if row_id is None:
+        row_id = number
+    if isinstance(row_id, bool) or not isinstance(row_id, str | int) or row_id == "":
+        raise UsageError(
+            f"{where}, field {columns.id!r}: expected a text or a whole number, got {reprlib.repr(row_id)}"
+        )
     try:
         prompt = resolve_media_paths(
             folder, insert_molecules(_drop_final_answer(data[columns.prompt]), data.get(MOLECULES))
         )
         images = [resolve_source_path(folder, image) for image in _list_images(data, columns)]
         messages = Comparison.of(prompt, "", images=images).prompt
-    except UsageError as e:  # a MediaError is one, and stays one
+    except UsageError as e:  # type(e) keeps a MediaError a MediaError
         raise type(e)(f"{where}, field {columns.prompt!r}: {str(e).removeprefix('prompt: ')}") from e
     if columns.system is not None:
         messages = (*Comparison.of([{"role": "system", "content": columns.system}], "").prompt, *messages)
@@ -111,50 +129,55 @@ def parse_prompt_row(
         kept[columns.number] = _parse_number(
             _read_extra_column(data, columns.number, where), f"{where}, field {columns.number!r}"
         )
-    return PromptRow(str(name), messages, kept, where)
+    return PromptRow(str(row_id), messages, kept, where)
 
 
 def insert_molecules(prompt: Any, molecules: Any) -> Any:
-    """A prompt with molecules in their places: `<mol>` in its text, once for each, or EXPANDED times in a row.
+    """Replace the molecule marks in a prompt by molecules.
+
+    A mark is `<mol>`, written once or TOKENS_PER_MOLECULE times in a row for each molecule.
 
     Args:
         prompt: text or messages.
-        molecules: SMILES strings in the order of their places; None, where the text is all there is.
+        molecules: SMILES strings in the order of the marks; None leaves the prompt unchanged.
 
     Raises:
-        UsageError: there are more or fewer places than molecules.
+        UsageError: the number of marks does not match the number of molecules.
     """
     if molecules is None:
         return prompt
-    if not isinstance(molecules, list) or not all(isinstance(one, str) for one in molecules):
+    if not isinstance(molecules, list) or not all(isinstance(smiles, str) for smiles in molecules):
         raise UsageError(f"expected a list of SMILES in {MOLECULES!r}, got {reprlib.repr(molecules)}")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    runs = [len(run) // len(MOLECULE_MARK) for m in messages for run in _PLACES.findall(_join_texts(m.get("content")))]
-    once, given = sum(runs) == len(molecules), iter(molecules)
-    if not once and (
-        sum(runs) != len(molecules) * TOKENS_PER_MOLECULE or any(run % TOKENS_PER_MOLECULE for run in runs)
-    ):
-        raise UsageError(f"has {sum(runs)} times {MOLECULE_MARK} for {len(molecules)} molecules")
+    texts = [_join_texts(message.get("content")) for message in messages]
+    run_lengths = [len(run) // len(MOLECULE_MARK) for text in texts for run in _MOLECULE_MARKS.findall(text)]
+    marks = sum(run_lengths)
+    marks_per_molecule = 1 if marks == len(molecules) else TOKENS_PER_MOLECULE
+    if marks != len(molecules) * marks_per_molecule or any(length % marks_per_molecule for length in run_lengths):
+        raise UsageError(f"has {marks} times {MOLECULE_MARK} for {len(molecules)} molecules")
+    if not molecules:
+        return prompt
+    remaining = iter(molecules)
 
-    def split_at_places(content: Any) -> Any:
+    def split_at_marks(content: Any) -> Any:
+        """Split text at its marks into parts; other parts are unchanged, and other types are left to later checks."""
         if isinstance(content, list):
-            return [part for one in content for part in (split_at_places(one["text"]) if _is_text_part(one) else [one])]
+            parts: list[Any] = []
+            for part in content:
+                parts += split_at_marks(part["text"]) if _is_text_part(part) else [part]
+            return parts
         if not isinstance(content, str):
-            return content  # what is wrong with it is said by whoever reads the message
-        parts: list[Any] = []
-        for piece in _PLACES.split(content):
+            return content
+        parts = []
+        for piece in _MOLECULE_MARKS.split(content):
             if piece.startswith(MOLECULE_MARK):
-                count = len(piece) // len(MOLECULE_MARK) // (1 if once else TOKENS_PER_MOLECULE)
-                parts += [{"type": "molecule", "smiles": next(given)} for _ in range(count)]
+                count = len(piece) // len(MOLECULE_MARK) // marks_per_molecule
+                parts += [{"type": "molecule", "smiles": next(remaining)} for _ in range(count)]
             elif piece:
                 parts.append({"type": "text", "text": piece})
         return parts
 
-    return (
-        [{**message, "content": split_at_places(message.get("content"))} for message in messages]
-        if molecules
-        else prompt
-    )
+    return [{**message, "content": split_at_marks(message.get("content"))} for message in messages]
 
 
 def _is_text_part(part: Any) -> bool:
@@ -168,20 +191,23 @@ def _join_texts(content: Any) -> str:
 
 
 def _drop_final_answer(prompt: Any) -> Any:
-    """The prompt up to what is to be answered."""
+    """Drop assistant messages at the end, which are the data set's own answer."""
     if isinstance(prompt, str):
         if not prompt.strip():
-            raise UsageError("expected text, got nothing but white space")
+            raise UsageError("expected text, got only white space")
         return prompt
-    if not isinstance(prompt, list) or not all(isinstance(m, Mapping) for m in prompt):
+    if not isinstance(prompt, list) or not all(isinstance(message, Mapping) for message in prompt):
         raise UsageError(f"expected text or a list of messages, got {reprlib.repr(prompt)}")
-    asked = [i for i, message in enumerate(prompt) if message.get("role") != "assistant"]
-    if not asked or prompt[asked[-1]].get("role") == "system":
-        raise UsageError("no message of a user's in it")
-    return prompt[: asked[-1] + 1]
+    end = len(prompt)
+    while end and prompt[end - 1].get("role") == "assistant":
+        end -= 1
+    if not end or prompt[end - 1].get("role") == "system":
+        raise UsageError("expected a user message at the end, got none")
+    return prompt[:end]
 
 
 def _read_extra_column(data: Mapping[str, Any], name: str, where: str) -> Any:
+    """Return the value of a column that is copied to the results, which are JSON."""
     if name not in data:
         raise UsageError(f"{where}: field {name!r}, which is to be kept, is missing; there are {', '.join(data)}")
     try:
@@ -192,7 +218,7 @@ def _read_extra_column(data: Mapping[str, Any], name: str, where: str) -> Any:
 
 
 def _parse_number(value: Any, where: str) -> float:
-    """A number, or a text that is one, with or without commas between thousands."""
+    """Parse a number or its text, in which commas may separate thousands."""
     if isinstance(value, str):
         try:
             return float(value.replace(",", ""))
@@ -204,9 +230,9 @@ def _parse_number(value: Any, where: str) -> float:
 
 
 def _list_images(data: Mapping[str, Any], columns: PromptColumns) -> list[Any]:
-    found = data.get(columns.images)
-    if found is None:
-        found = data.get("image")
-    if found is None:
+    images = data.get(columns.images)
+    if images is None:
+        images = data.get("image")
+    if images is None:
         return []
-    return list(found) if isinstance(found, list | tuple) else [found]
+    return list(images) if isinstance(images, list | tuple) else [images]

@@ -1,4 +1,4 @@
-"""What travels through a run: a prompt, and the prompt with the answers that a policy gave."""
+"""Rows of a data run: a prompt, and a prompt with the responses of a policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from flex_judge.judges.types import Message
 
 MOLECULE_MARK = "<mol>"
-"""Marks the place of a molecule in a text."""
+"""Marks the position of a molecule in a text."""
 
 
 @dataclass(frozen=True)
@@ -17,26 +17,28 @@ class PromptRow:
     """One row of a data set of prompts."""
 
     id: str
-    """Identity within the run; results are matched by it, never by position."""
+    """Id of the prompt, unique within the run; results are matched to it by id, never by position."""
     prompt: tuple[Message, ...]
-    """The conversation to be answered, media and all; its last message is the question."""
+    """The conversation to answer, including media; its last message is the question."""
     kept: Mapping[str, Any] = field(default_factory=dict)
-    """Columns that are carried along into the results, as JSON holds them: an answer that is known to be right, say."""
+    """JSON values of columns that are copied to the results, such as a reference answer."""
     where: str = ""
-    """File and row, for messages."""
+    """File and row for messages."""
 
 
 @dataclass(frozen=True)
 class SampledPrompt:
-    """A prompt with the answers of a policy."""
+    """A prompt with the responses of a policy."""
 
     row: PromptRow
+    """The prompt."""
     responses: tuple[str, ...]
+    """Sampled responses."""
     temperatures: tuple[float, ...]
-    """At which each response was sampled."""
+    """Sampling temperature of each response."""
     tokens: tuple[int, ...] = ()
-    """Generated tokens of each response."""
+    """Number of generated tokens of each response."""
     cut: tuple[bool, ...] = ()
-    """Whether each response was cut off at its most tokens."""
+    """Whether each response was cut off at the maximum number of tokens."""
     policy: str = ""
-    """Name and fingerprint of the model that answered."""
+    """Name and fingerprint of the model that generated the responses."""

@@ -1,4 +1,4 @@
-"""Where prompts come from: files and data sets of any size, of which any stretch of rows can be read by itself."""
+"""Sources of prompts: files and data sets of any size that can be read by row range."""
 
 from __future__ import annotations
 
@@ -15,44 +15,51 @@ from flex_judge.alignment.data.folders import get_cache_folder
 from flex_judge.judges.errors import UsageError
 
 INDEX_STRIDE = 64
-"""Lines between two places of a JSON lines file that are remembered."""
+"""Number of rows between two indexed offsets of a JSON lines file."""
 HUB = "hub:"
+"""Prefix of data sets that `datasets` loads."""
 
 LocatedRow = tuple[str, Mapping[str, Any] | UsageError]
-"""Where a row stands, for messages, and the row, or what is wrong with it."""
+"""Location of a row for messages, and the row or the error that describes why it is invalid."""
 
 
 class Source(Protocol):
-    """Rows that can be counted and read from anywhere on. Small and picklable: whoever reads opens it anew."""
+    """Rows that can be counted and read from any position.
+
+    Sources are small and picklable, so that workers can open them again in other processes.
+    """
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Name for messages."""
         ...
 
     @property
     def digest(self) -> str:
-        """Changes with its content."""
+        """Digest of the content."""
         ...
 
     @property
     def folder(self) -> Path:
-        """Where relative paths of media start from."""
+        """Folder that relative media paths refer to."""
         ...
 
     def __len__(self) -> int: ...
 
     def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
-        """Rows `start` (from 0) to `stop`, this one not included."""
+        """Yield rows `start` (from 0) to `stop` (exclusive), each with its location for messages."""
         ...
 
 
 def open_source(text: str) -> Source:
-    """The source that a text names: a `.jsonl` or `.parquet` file, or `hub:OWNER/NAME[:CONFIG][@SPLIT]`, a data set of
-    the hub or a folder that `datasets.load_dataset` takes (split `train` where none is named).
+    """Open a source of prompts.
+
+    Args:
+        text: a `.jsonl` or `.parquet` file, or `hub:OWNER/NAME[:CONFIG][@SPLIT]` for a data set on the hub or a local
+            folder that `datasets.load_dataset` can load. The default split is `train`.
 
     Raises:
-        UsageError: there is no such thing, or it has no rows.
+        UsageError: the source does not exist, cannot be read or has no rows.
     """
     source: Source
     if text.startswith(HUB):
@@ -64,21 +71,26 @@ def open_source(text: str) -> Source:
             raise UsageError(f"{text}: expected a file that ends in .jsonl or .parquet, or hub:OWNER/NAME")
         source = kinds[path.suffix].open(path)  # type: ignore[attr-defined]
     if not len(source):
-        raise UsageError(f"{source.name}: holds no row")
+        raise UsageError(f"{source.name}: has no rows")
     return source
 
 
 @dataclass(frozen=True)
 class _RowFile:
-    """What the kinds of files share."""
+    """Common fields of file sources."""
 
     path: Path
+    """Absolute path of the file."""
     digest: str
+    """SHA-256 hex digest of the content."""
     folder: Path
+    """Folder that relative media paths refer to."""
     count: int
+    """Number of rows."""
 
     @property
     def name(self) -> str:
+        """File name for messages."""
         return self.path.name
 
     def __len__(self) -> int:
@@ -87,49 +99,59 @@ class _RowFile:
 
 @dataclass(frozen=True)
 class JsonLinesFile(_RowFile):
-    """A file with a JSON object on each line; empty lines do not count."""
+    """JSON lines file: one JSON object per line; empty lines are skipped."""
 
-    places: tuple[tuple[int, int], ...] = field(repr=False)
-    """Of every STRIDE-th row: where it begins, in bytes, and the number of its line, from 1."""
+    offsets: tuple[tuple[int, int], ...] = field(repr=False)
+    """Byte offset and line number (from 1) of every INDEX_STRIDE-th row, so that ranges can be read without a scan."""
 
     @classmethod
     def open(cls, path: Path) -> JsonLinesFile:
-        """Read the file once, to count its rows."""
-        digest, count, at = hashlib.sha256(), 0, 0
-        places = []
+        """Read the file once to count rows and index their offsets.
+
+        Raises:
+            UsageError: the file cannot be read.
+        """
+        digest, count, offset = hashlib.sha256(), 0, 0
+        offsets = []
         try:
             with path.open("rb") as file:
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         if count % INDEX_STRIDE == 0:
-                            places.append((at, number))
+                            offsets.append((offset, number))
                         count += 1
                     digest.update(line)
-                    at += len(line)
+                    offset += len(line)
         except OSError as e:
             raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
-        return cls(path.resolve(), digest.hexdigest(), path.resolve().parent, count, tuple(places))
+        return cls(path.resolve(), digest.hexdigest(), path.resolve().parent, count, tuple(offsets))
 
     def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
-        if start >= min(stop, self.count):
+        """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
+        stop = min(stop, self.count)
+        if start >= stop:
             return
-        at, number = self.places[start // INDEX_STRIDE]
+        offset, first_line = self.offsets[start // INDEX_STRIDE]
+        skipped = start % INDEX_STRIDE
         with self.path.open("rb") as file:
-            file.seek(at)
-            lines = ((n, line) for n, line in enumerate(file, number) if line.strip())
-            for n, line in itertools.islice(
-                lines, start % INDEX_STRIDE, start % INDEX_STRIDE + min(stop, self.count) - start
-            ):
-                where = f"{self.name}, line {n}"
+            file.seek(offset)
+            lines = ((number, line) for number, line in enumerate(file, first_line) if line.strip())
+            for number, line in itertools.islice(lines, skipped, skipped + stop - start):
+                where = f"{self.name}, line {number}"
                 yield where, _parse_object(where, line)
 
 
 @dataclass(frozen=True)
 class ParquetFile(_RowFile):
-    """A Parquet file."""
+    """Parquet file, read by row group."""
 
     @classmethod
     def open(cls, path: Path) -> ParquetFile:
+        """Read the number of rows and hash the file.
+
+        Raises:
+            UsageError: the file cannot be read or is not a Parquet file.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -144,56 +166,78 @@ class ParquetFile(_RowFile):
         return cls(path.resolve(), digest, path.resolve().parent, count)
 
     def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
+        """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
         import pyarrow.parquet as pq
 
-        with self.path.open("rb") as opened:
-            file = pq.ParquetFile(opened)
-            first = 0
-            for group in range(file.num_row_groups):
-                size = file.metadata.row_group(group).num_rows
-                low, high = max(start, first), min(stop, first + size)
+        with self.path.open("rb") as file:
+            parquet = pq.ParquetFile(file)
+            group_start = 0
+            for group in range(parquet.num_row_groups):
+                size = parquet.metadata.row_group(group).num_rows
+                low, high = max(start, group_start), min(stop, group_start + size)
                 if low < high:
-                    table = file.read_row_group(group).slice(low - first, high - low)
+                    table = parquet.read_row_group(group).slice(low - group_start, high - low)
                     for number, row in enumerate(table.to_pylist(), low + 1):
                         yield f"{self.name}, row {number}", row
-                first += size
+                group_start += size
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A split of a data set that `datasets` loads: its cache holds it on disk, and reads of it only what is asked."""
+    """Split of a data set that `datasets` loads. Its cache memory-maps the rows, so only requested rows are read."""
 
     name: str
+    """Text that named the source, for messages."""
     path: str
+    """Hub id or local folder."""
     config: str | None
+    """Configuration of the data set."""
     split: str
+    """Name of the split."""
     revision: str | None
-    """Of the hub's repository, so that all read the same rows though others change it; None of a folder."""
+    """Commit on the hub, so that all workers read the same rows even if the repository changes; None for folders."""
     digest: str
+    """Commit, or fingerprint of the table."""
     folder: Path
+    """Folder that relative media paths refer to."""
     count: int
+    """Number of rows."""
 
     @classmethod
     def open(cls, text: str) -> HubDataset:
+        """Load the data set that a text `hub:OWNER/NAME[:CONFIG][@SPLIT]` names.
+
+        Raises:
+            UsageError: the text has another form, or the data set cannot be loaded.
+        """
         path, _, split = text.removeprefix(HUB).partition("@")
         path, _, config = path.partition(":")
         if not path:
             raise UsageError(f"{text}: expected hub:OWNER/NAME[:CONFIG][@SPLIT]")
-        split, here = split or "train", Path(path).is_dir()
-        revision = None if here else _fetch_revision(path)
+        split, is_local = split or "train", Path(path).is_dir()
+        revision = None if is_local else _fetch_revision(path)
         table = _load_split_once(text, path, config or None, split, revision)
-        folder = Path(path).resolve() if here else Path.cwd()
-        return cls(text, path, config or None, split, revision, revision or table._fingerprint, folder, len(table))
+        return cls(
+            name=text,
+            path=path,
+            config=config or None,
+            split=split,
+            revision=revision,
+            digest=revision or table._fingerprint,
+            folder=Path(path).resolve() if is_local else Path.cwd(),
+            count=len(table),
+        )
 
     @property
     def table(self) -> Any:
-        """The `datasets.Dataset`."""
+        """The rows as a `datasets.Dataset`."""
         return _load_split_once(self.name, self.path, self.config, self.split, self.revision)
 
     def __len__(self) -> int:
         return self.count
 
     def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
+        """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
         table = self.table
         for number in range(start, min(stop, self.count)):
             yield f"{self.name}, row {number + 1}", table[number]
@@ -201,32 +245,38 @@ class HubDataset:
 
 @dataclass(frozen=True)
 class FirstRows:
-    """The first rows of a source."""
+    """The first rows of another source."""
 
     source: Source
-    most: int
+    """The other source."""
+    max_rows: int
+    """Maximum number of rows."""
 
     @property
     def name(self) -> str:
+        """Name for messages."""
         return self.source.name
 
     @property
     def digest(self) -> str:
-        return f"{self.source.digest}[:{self.most}]"
+        """Digest of the content."""
+        return f"{self.source.digest}[:{self.max_rows}]"
 
     @property
     def folder(self) -> Path:
+        """Folder that relative media paths refer to."""
         return self.source.folder
 
     def __len__(self) -> int:
-        return min(self.most, len(self.source))
+        return min(self.max_rows, len(self.source))
 
     def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
+        """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
         yield from self.source.read_range(start, min(stop, len(self)))
 
 
 def _fetch_revision(path: str) -> str | None:
-    """The commit that a data set of the hub is at; None where the hub is not asked, and the cache has what there is."""
+    """Fetch the current commit of a data set on the hub; None if the hub is unreachable and the cache has to do."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -239,18 +289,22 @@ def _fetch_revision(path: str) -> str | None:
 
 @lru_cache(maxsize=2)
 def _load_split_once(name: str, path: str, config: str | None, split: str, revision: str | None) -> Any:
-    """A split, opened once in each process."""
+    """Load a split once per process."""
     return load_split(name, path, config, split, revision=revision)
 
 
 def load_split(name: str, path: str, config: str | None = None, split: str = "train", **arguments: Any) -> Any:
-    """A split that `datasets.load_dataset` gives, which lies on disk in its cache.
+    """Load a split with `datasets.load_dataset`, which stores it on disk in its cache.
 
     Args:
-        name: what messages call it.
+        name: name of the data set in messages.
+        path: hub id, local folder, or name of a loader such as `json`.
+        config: configuration of the data set.
+        split: name of the split.
+        **arguments: other arguments of `load_dataset`.
 
     Raises:
-        UsageError: it cannot be had.
+        UsageError: the data set cannot be loaded.
     """
     from datasets import disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetsError
@@ -267,7 +321,7 @@ def load_split(name: str, path: str, config: str | None = None, split: str = "tr
 def _parse_object(where: str, line: bytes) -> Mapping[str, Any] | UsageError:
     try:
         value = json.loads(line)
-    except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are both
+    except ValueError as e:  # base class of JSONDecodeError and UnicodeDecodeError
         return UsageError(f"{where}: not JSON ({getattr(e, 'msg', e)})")
     if not isinstance(value, dict):
         return UsageError(f"{where}: expected a JSON object, got {type(value).__name__}")

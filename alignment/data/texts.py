@@ -1,4 +1,4 @@
-"""Texts compared: whether two are nearly the same, and whether a prompt has been seen before."""
+"""Text comparison: normalisation, similarity of two texts, and detection of repeated prompts."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from flex_judge.judges.media.types import Media
 from flex_judge.judges.types import Content, Message, split_content
 
 SHINGLE = 5
-"""Characters of a shingle."""
-_HALF = re.compile("[\ud800-\udfff]")
+"""Length of a shingle in characters."""
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def normalise_text(text: str) -> str:
-    """A text without what seldom makes a difference: letter case, white space, compatibility forms of characters."""
+    """Normalise letter case, white space and compatibility forms of characters."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def compute_similarity(one: str, other: str) -> float:
-    """How alike two texts are: the Jaccard index of their sets of shingles of five characters (Broder 1997), 0 to 1.
+def compute_similarity(first: str, second: str) -> float:
+    """Compute the similarity of two texts from 0 to 1, after normalisation.
 
-    Texts are normalised first. Takes time in proportion to their lengths.
+    It is the Jaccard index of their sets of five-character shingles (Broder 1997). Takes time linear in the lengths.
     """
-    a, b = _split_shingles(normalise_text(one)), _split_shingles(normalise_text(other))
+    a, b = _split_shingles(normalise_text(first)), _split_shingles(normalise_text(second))
     return len(a & b) / len(a | b)
 
 
@@ -35,61 +35,63 @@ def _split_shingles(text: str) -> set[str]:
 
 
 def replace_surrogates(text: str) -> str:
-    """A text with a replacement character for each half of a surrogate pair, which neither UTF-8 nor Arrow takes."""
-    return _HALF.sub("\N{REPLACEMENT CHARACTER}", text)
+    """Replace lone surrogates, which neither UTF-8 nor Arrow can encode, by the replacement character."""
+    return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def strip_response(content: Content) -> Content:
-    """What two answers have in common if they count as the same: their text but for white space around it."""
+    """Strip white space around a text, so that responses that differ in nothing else compare equal."""
     return content.strip() if isinstance(content, str) else content
 
 
 def is_empty_response(content: Content) -> bool:
-    """Whether an answer has neither text nor media."""
+    """Return whether a response has neither text nor media."""
     return not any(isinstance(part, Media) or part.strip() for part in split_content(content))
 
 
 def compute_prompt_digest(prompt: Sequence[Message]) -> str:
-    """Sixteen hex digits (8 bytes) that prompts with the same normalised texts and the same media share.
+    """Compute a digest (16 hex digits) that is equal for prompts with the same normalised texts and the same media.
 
-    Two different prompts share them by chance too: among a million, about once in 37 million runs.
+    Among a million different prompts, two have the same digest by chance in one of 37 million runs.
     """
     digest = hashlib.sha256()
     for message in prompt:
         for part in (f"{message.role}:", *split_content(message.content)):
-            said = normalise_text(part) if isinstance(part, str) else f"{part.modality}:{part.digest}"
-            digest.update(said.encode(errors="surrogatepass") + b"\0")
+            text = normalise_text(part) if isinstance(part, str) else f"{part.modality}:{part.digest}"
+            digest.update(text.encode(errors="surrogatepass") + b"\0")
     return digest.hexdigest()[:16]
 
 
 def compute_seeded_hash(seed: int, id: str, *contents: Content) -> str:
-    """A lot: hex digits that depend on what is given alone, the same in every process."""
-    told = [[part if isinstance(part, str) else part.digest for part in split_content(content)] for content in contents]
-    return hashlib.sha256(json.dumps([seed, id, told]).encode()).hexdigest()
+    """Hash a seed, an id and contents to hex digits, for reproducible random order in any process."""
+    plain_contents = [
+        [part if isinstance(part, str) else part.digest for part in split_content(content)] for content in contents
+    ]
+    return hashlib.sha256(json.dumps([seed, id, plain_contents]).encode()).hexdigest()
 
 
 class SeenPrompts:
-    """Tells prompts that have occurred before, under another id: the first id keeps a prompt.
+    """Detects prompts that occur again under another id; the first id keeps the prompt.
 
-    For whoever sees the prompts, or the rows of their pairs, of a whole run in their order. Rows with one id must
-    follow each other. Holds 8 bytes of each prompt, about 70 with what Python adds: 70 MB for a million.
+    All prompts of a run, or all rows of their pairs, must be passed in order, with rows of the same id adjacent. Stores
+    8 bytes per prompt, about 70 with Python's overhead: 70 MB for a million prompts.
     """
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
         self._last: tuple[str, str] | None = None
-        self._again = False
+        self._is_repeat = False
 
     def is_repeat(self, digest: str, id: str) -> bool:
-        """Whether the prompt is another's; to be asked once for each row.
+        """Return whether the prompt belongs to an earlier id. Must be called exactly once per row.
 
         Args:
-            digest: see `prompt_digest`; rows of pairs have it in their provenance.
-            id: of the prompt.
+            digest: result of `compute_prompt_digest`; rows of pairs have it in their provenance.
+            id: id of the prompt.
         """
         if (digest, id) != self._last:
             number = int(digest, 16)
-            self._again = number in self._seen
+            self._is_repeat = number in self._seen
             self._seen.add(number)
             self._last = digest, id
-        return self._again
+        return self._is_repeat

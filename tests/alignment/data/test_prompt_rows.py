@@ -57,9 +57,9 @@ def test_image_paths_are_relative_to_the_file_and_precede_the_question(
     ("data", "complaint"),
     [
         ({"question": "Why?"}, r"line 7: field 'prompt' is missing; there are question \(--column\)"),
-        ({"prompt": "  "}, "line 7, field 'prompt': expected text, got nothing but white space"),
+        ({"prompt": "  "}, "line 7, field 'prompt': expected text, got only white space"),
         ({"prompt": 5}, "field 'prompt': expected text or a list of messages, got 5"),
-        ({"prompt": [{"role": "assistant", "content": "So."}]}, "field 'prompt': no message of a user's in it"),
+        ({"prompt": [{"role": "assistant", "content": "So."}]}, "field 'prompt': expected a user message at the end"),
         ({"prompt": "Why?", "id": True}, "field 'id': expected a text or a whole number, got True"),
         ({"prompt": "Why?", "images": ["none.png"]}, r"field 'prompt': .*none.png"),
     ],

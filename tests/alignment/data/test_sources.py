@@ -89,7 +89,7 @@ def test_digest_changes_with_the_content(tmp_path: Path) -> None:
         ("none.jsonl", "none.jsonl: cannot be read: No such file"),
         ("none.parquet", "none.parquet: cannot be read: No such file"),
         ("text.parquet", "not a Parquet file"),
-        ("empty.jsonl", "holds no row"),
+        ("empty.jsonl", "has no rows"),
     ],
 )
 def test_invalid_source_raises_a_one_line_error(name: str, complaint: str, tmp_path: Path) -> None:

@@ -385,7 +385,8 @@ def test_random_orders_vary_by_round_and_key_without_bias() -> None:
 
 def test_random_orders_are_the_same_in_another_process() -> None:
     code = (
-        "from flex_judge.judges.protocol.voting import plan_orders; print([plan_orders(5, 'random', r, 'key') for r in range(5)])"
+        "from flex_judge.judges.protocol.voting import plan_orders; "
+        "print([plan_orders(5, 'random', r, 'key') for r in range(5)])"
     )
     env = {"PYTHONHASHSEED": "77"}
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
