@@ -128,10 +128,10 @@ class Judgment:
     spread: tuple[float, ...] | None = None
     """Standard deviation of each response's score, within the votes' distributions and between the votes."""
     disagreement: float | None = None
-    """Share of rounds in which reading orders prefer different responses, among rounds with all orders scored; None if
-    there is no such round."""
+    """Share of rounds whose reading orders prefer different responses, among rounds with every order scored; None
+    without such rounds."""
     votes: tuple[Verdict, ...] = ()
-    """All verdicts in the order in which they were cast."""
+    """All verdicts in casting order."""
     usage: Usage = Usage()
     """Token counts of all votes."""
     model: str = ""

@@ -1,7 +1,7 @@
 """Data sets in local folders, and digests that keep the cache of `datasets` correct.
 
-`datasets` (5.2) caches a folder that has a dataset card under the folder's name and a digest of the card. Another folder
-of the same name, or the same folder with other rows, would silently load the old rows.
+`datasets` (5.2) caches a folder that has a dataset card under the folder's name and a digest of the card. Another
+folder of the same name, or the same folder with other rows, would silently load the old rows.
 """
 
 from __future__ import annotations

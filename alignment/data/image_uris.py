@@ -17,8 +17,8 @@ _FRAGILE_SLASH = re.compile(r"/(?=/|\Z)")
 def encode_data_uri(media: Media) -> str:
     """Encode an image as a base64 data URI, without re-encoding formats that every loader opens.
 
-    The feature `Image` of `datasets` treats the URI as a path, in which it would merge double slashes and drop a
-    trailing one. So a line break follows each such slash; base64 decoders ignore it.
+    The feature `Image` of `datasets` treats the URI as a path: it would merge double slashes and drop a trailing one.
+    So a line break follows each such slash; base64 decoders ignore it.
     """
     from PIL import Image
 

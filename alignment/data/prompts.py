@@ -124,12 +124,12 @@ def parse_prompt_row(
         raise type(e)(f"{where}, field {columns.prompt!r}: {str(e).removeprefix('prompt: ')}") from e
     if columns.system is not None:
         messages = (*Comparison.of([{"role": "system", "content": columns.system}], "").prompt, *messages)
-    kept = {column: _read_extra_column(data, column, where) for column in columns.keep}
+    extra_columns = {column: _read_extra_column(data, column, where) for column in columns.keep}
     if columns.number is not None:
-        kept[columns.number] = _parse_number(
+        extra_columns[columns.number] = _parse_number(
             _read_extra_column(data, columns.number, where), f"{where}, field {columns.number!r}"
         )
-    return PromptRow(str(row_id), messages, kept, where)
+    return PromptRow(str(row_id), messages, extra_columns, where)
 
 
 def insert_molecules(prompt: Any, molecules: Any) -> Any:
@@ -218,7 +218,7 @@ def _read_extra_column(data: Mapping[str, Any], name: str, where: str) -> Any:
 
 
 def _parse_number(value: Any, where: str) -> float:
-    """Parse a number or its text, in which commas may separate thousands."""
+    """Parse a number or its text; commas may separate thousands."""
     if isinstance(value, str):
         try:
             return float(value.replace(",", ""))

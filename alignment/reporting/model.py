@@ -49,7 +49,7 @@ class MetricValue:
 
     @property
     def bounds(self) -> str:
-        """Confidence interval, such as `19.1 to 30.9`; empty if there is none."""
+        """Confidence interval, such as `19.1 to 30.9`; empty without one."""
         return (
             ""
             if self.low is None or self.high is None

@@ -1,4 +1,4 @@
-"""Crash-safe JSON lines files: rows are appended as they are produced and read again to resume."""
+"""Crash-safe JSON lines files: rows are appended one by one, and read again when a run resumes."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def _format_name(name: str) -> str:
 
 
 def _read_declared_size(data: bytes) -> int:
-    """Read the size declared in the header of a WAV, AVI, WebP or AIFF file; 0 if there is none.
+    """Read the size declared in the header of a WAV, AVI, WebP or AIFF file; 0 without one.
 
     FFmpeg decodes a truncated file of these formats without an error.
     """

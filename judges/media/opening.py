@@ -34,7 +34,7 @@ ENCODING_FEATURE = "a medium given as an array"
 
 
 def make_image(source: Any) -> Media:
-    """Create an image. Of an animated image, models see the first frame.
+    """Create an image. Models see only the first frame of an animated image.
 
     Args:
         source: a path, the bytes of a file, a base64 data URI, `{"bytes", "path"}` as data sets store images, a PIL

@@ -36,7 +36,7 @@ class AnswerTokens:
             self._labels_by_offset[offset] = {tuple(encode(text)): answer for answer, text in spellings.items()}
         ids = {token for labels in self._labels_by_offset.values() for label in labels for token in label}
         self.token_ids = tuple(sorted(ids))
-        """The tokens for which the engine must return log-probabilities."""
+        """Tokens whose log-probabilities the engine must return."""
 
     def locate_answer(
         self, generation: Generation, index: int, decode: Callable[[Sequence[int]], str]

@@ -57,7 +57,7 @@ class ParsedAnswer:
 
 
 def parse_verdict(reply: Reply, rubric: Rubric, responses: int) -> Verdict:
-    """Parse a reply into a verdict, with scores in the order in which the judge read the responses.
+    """Parse a reply into a verdict, with scores in reading order.
 
     A reply without a valid answer gives a verdict without scores, never an error.
     """

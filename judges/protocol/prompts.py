@@ -159,7 +159,7 @@ def _build_template_words(rubric: Rubric, responses: int) -> Mapping[str, str]:
 
 
 def _fill_placeholders(template: str, words: Mapping[str, str]) -> str:
-    """Replace `{name}` by its word, in a single pass, so that braces in the inserted words stay as they were written.
+    """Replace `{name}` by its word, in a single pass, so that braces in the inserted words are left alone.
 
     Braces around unknown names are left unchanged.
     """

@@ -74,7 +74,7 @@ class Renderer:
         self._check_tokenizer()
 
     def encode_as_plain_text(self, text: str) -> list[int]:
-        """Encode untrusted text, in which control tokens are ordinary text. A lone surrogate becomes U+FFFD.
+        """Encode untrusted text, treating control tokens as ordinary text. A lone surrogate becomes U+FFFD.
 
         Raises:
             RenderError: the tokenizer's vocabulary produces a control token from ordinary text.
@@ -93,7 +93,7 @@ class Renderer:
         return ids
 
     def encode_with_control_tokens(self, text: str) -> list[int]:
-        """Encode trusted text, in which control tokens act as control tokens."""
+        """Encode trusted text, keeping control tokens."""
         return self._encode_template_output(text, {})
 
     def decode(self, token_ids: Sequence[int]) -> str:

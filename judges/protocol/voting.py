@@ -47,8 +47,8 @@ def combine_votes(id: str, rounds: Sequence[Sequence[Verdict]], **fields: Any) -
 
     Args:
         id: id of the comparison.
-        rounds: votes in the order in which they were cast, one per reading order in each round. Scores are in the order
-            of the comparison's responses, see `Verdict.permute_responses`.
+        rounds: votes in casting order, one per reading order in each round. Scores are in the order of the comparison's
+            responses, see `Verdict.permute_responses`.
         **fields: other fields of the judgment: usage, model, provenance.
 
     Raises:
@@ -223,7 +223,7 @@ def _compute_exact_change_probability(counts: tuple[int, ...], has_tie: bool, re
 
 @lru_cache(maxsize=1 << 16)
 def _count_winning_ways(count: int, rivals: tuple[int, ...], remaining: int) -> int:
-    """Count the ways in which the remaining votes put an outcome with `count` votes above all rivals.
+    """Count the ways that put an outcome with `count` votes above all rivals after the remaining votes.
 
     A way is one of the equally likely results of a Polya urn that starts with one ball per outcome and per vote: an
     outcome with c votes gets x more in C(c + x, x) ways.
@@ -258,7 +258,7 @@ def _find_winner(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def _require_complete_rows(rows: Sequence[tuple[float, ...] | None]) -> list[tuple[float, ...]]:
-    """Return the rows if none is missing, else an empty list."""
+    """Return all rows, or an empty list if any row is missing."""
     present = [row for row in rows if row is not None]
     return present if len(present) == len(rows) else []
 

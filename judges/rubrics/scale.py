@@ -1,4 +1,4 @@
-"""Score scales, and the four options with which a pair can be judged instead."""
+"""Score scales, and the four options that can replace scores for a pair."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ class SettingType:
 
     @property
     def bounds(self) -> str:
-        """Bounds in words, such as `at least 1` or `above 0 and at most 1`; empty if there are none."""
+        """Bounds in words, such as `at least 1` or `above 0 and at most 1`; empty without bounds."""
         limits: dict[str, float] = {}
         for item in self.metadata:
             for bound in item if isinstance(item, GroupedMetadata) else (item,):
