@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Configuration of all tests."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-# Started in the background by a shell, this process ignores Ctrl-C, and so would all that it starts.
+# A process that a shell starts in the background ignores Ctrl-C, and its child processes would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Tests never reach for a hub: what they need is in the project, in a package, or made by them.
+# Tests never download from a hub: they use files of the project or of packages, or create their own.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Ray's workers find the scripts of the scripted engine where this process does.
+# Ray workers must be able to import the scripts of the scripted engine.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent / "support"), os.environ.get("PYTHONPATH")])
 )

@@ -1,4 +1,4 @@
-"""The contributor documents are true: the examples of CONTRIBUTING.md run, and what the texts name exists."""
+"""Contributor documents: the examples of CONTRIBUTING.md run, and everything that the texts name exists."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from flex_judge.judges.rubrics import list_rubrics, load_rubric
 JUDGE_WITHOUT_FALLBACK = replace(SETTINGS, forced_answer=False)
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"^```(?:python|toml)\n# (\S+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
-"""Path in the first line of an example -> the rest of it."""
+"""Path in the first line of an example -> code of the example."""
 RUBRIC = "judges/rubrics/presets/politeness.toml"
 ENGINE = "judges/engines/constant.py"
 BENCHMARK = "experiments/benchmarks/capitals.py"
@@ -37,7 +37,7 @@ TRAINER = "reward/my_trainer.py"
 
 
 def import_example(path: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Import an example as a module of its own, under a name that no other module has."""
+    """Import an example as a separate module with a unique name."""
     name = f"contributing_{Path(path).stem}"
     (folder / f"{name}.py").write_text(EXAMPLES[path], encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
@@ -123,7 +123,7 @@ def test_engine_example_registers_and_judges(tmp_path: Path, monkeypatch: pytest
 def test_benchmark_example_scores_two_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = import_example(BENCHMARK, tmp_path, monkeypatch).Capitals()
     monkeypatch.setitem(BENCHMARKS, benchmark.spec.name, benchmark)
-    good, bad = "says=9", "says=2"  # the scripted judge gives the scores that the answers name
+    good, bad = "says=9", "says=2"  # the scripted judge gives the scores written in the answers
     rows: list[dict[str, Any]] = [
         {"question": "The capital of France?", "first": good, "second": bad, "better": "1"},
         {"question": "The capital of Peru?", "first": good, "second": bad, "better": "2"},

@@ -1,4 +1,4 @@
-"""The public names: each package exports what users import, and loads it when it is first used."""
+"""Public names: every package exports its API lazily, and importing a package loads nothing heavy."""
 
 from __future__ import annotations
 

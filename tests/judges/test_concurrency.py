@@ -1,4 +1,4 @@
-"""Room at an engine: first come, first served, and nothing is lost when somebody leaves."""
+"""EngineSemaphore: first come, first served, and no slot is lost if a waiter is cancelled."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ async def _settle() -> None:
 async def test_acquire_is_first_come_first_served() -> None:
     semaphore, order = EngineSemaphore(4), []
 
-    async def guest(name: str, wanted: int) -> None:
-        taken = await semaphore.acquire(wanted)
+    async def use_slots(name: str, slots: int) -> None:
+        acquired = await semaphore.acquire(slots)
         order.append(name)
         await _settle()
-        semaphore.release(taken)
+        semaphore.release(acquired)
 
-    await asyncio.gather(guest("a", 3), guest("b", 3), guest("c", 1), guest("all", 99), guest("d", 1))
+    await asyncio.gather(
+        use_slots("a", 3), use_slots("b", 3), use_slots("c", 1), use_slots("all", 99), use_slots("d", 1)
+    )
     assert order == ["a", "b", "c", "all", "d"]
     assert await semaphore.acquire(4) == 4
 

@@ -1,4 +1,4 @@
-"""Comparisons, verdicts and judgments: what can be built, mirrored, stored and read back."""
+"""Comparisons, verdicts and judgments: construction, permutation, JSON and pickling."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ CHOSEN = Verdict(Status.OK, (1.0, 0.0), choice="A>B", order=(1, 0), num_waits=2)
 FAILED = Verdict(Status.UNPARSEABLE, reasoning="hm", detail="no <answer>")
 
 
-def judgment(*scores: float, **rest: Any) -> Judgment:
-    return Judgment("a", Status.OK, scores, None, "", **rest)
+def make_judgment(*scores: float, **fields: Any) -> Judgment:
+    return Judgment("a", Status.OK, scores, None, "", **fields)
 
 
 def test_string_becomes_one_user_message() -> None:
@@ -80,8 +80,8 @@ def test_permuted_verdict_matches_the_permuted_comparison() -> None:
     comparison = Comparison.of("q", "a", "b", "c")
     scores = dict(zip(comparison.responses, (1.0, 2.0, 3.0), strict=True))
     order = (2, 0, 1)
-    shown = Verdict(Status.OK, tuple(scores[r] for r in comparison.permute_responses(order).responses))
-    assert Verdict(Status.OK, (1.0, 2.0, 3.0)).permute_responses(order).scores == shown.scores
+    expected = Verdict(Status.OK, tuple(scores[r] for r in comparison.permute_responses(order).responses))
+    assert Verdict(Status.OK, (1.0, 2.0, 3.0)).permute_responses(order).scores == expected.scores
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_judgment_round_trips_through_json(original: Judgment) -> None:
 
 
 def test_json_holds_the_preferred_response() -> None:
-    assert judgment(2, 7, preferred=1).to_json()["preferred"] == 1
+    assert make_judgment(2, 7, preferred=1).to_json()["preferred"] == 1
 
 
 def test_usage_adds_up() -> None:

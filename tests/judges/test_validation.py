@@ -1,4 +1,4 @@
-"""Settings: bounds are declared, wrong values are named in a line, nested settings have one flat view."""
+"""Settings classes: declared bounds, one-line errors, and the flat view of nested settings."""
 
 from __future__ import annotations
 

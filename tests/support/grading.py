@@ -1,4 +1,4 @@
-"""A judge that finds in each answer what it is worth, and an ask around it that keeps what it was asked."""
+"""A judge that reads each score from the answer, and an `Ask` that records its comparisons."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from flex_judge.reward.types import Sample
 _CANDIDATES = re.compile(r"Answer\]\n(.*?)(?=\n\n\[Assistant \d+'s Answer\]|<\|im_end\|>)", re.DOTALL)
 
 
-def compute_metrics(prompt: str, sampling: Sampling) -> str:
-    """Scores `worth 4` with 4, for any number of candidates; one that mumbles spoils the verdict on all of them."""
+def script_worth(prompt: str, sampling: Sampling) -> str:
+    """Score `worth 4` with 4, for any number of candidates; a candidate with `mumble` makes the reply invalid."""
     candidates = _CANDIDATES.findall(prompt.rpartition("user\n")[2])
     if sampling.stop == ("</think>",):
         return f"I look at: {' and '.join(candidates)}</think>"
@@ -27,13 +27,13 @@ def compute_metrics(prompt: str, sampling: Sampling) -> str:
 
 
 class Asked:
-    """An ask, answered by a judge of its own that grades. The texts in `held` are not judged until `go` is set."""
+    """`Ask` with its own scripted judge. Comparisons with a text in `held` wait until `go` is set."""
 
     def __init__(self, held: Collection[str] = (), order: str = "as_given") -> None:
         settings = JudgeSettings(max_think_tokens=400, temperature=0.0, forced_answer=False, order=order)
-        self.judge = FlexJudge(ScriptedEngine(compute_metrics), settings)
+        self.judge = FlexJudge(ScriptedEngine(script_worth), settings)
         self.comparisons: list[Comparison] = []
-        """What was asked, in order."""
+        """All comparisons, in order."""
         self.held_back: list[Comparison] = []
         self.cancelled: list[Comparison] = []
         self.held = held
@@ -52,7 +52,7 @@ class Asked:
 
     @property
     def texts(self) -> list[tuple[str, ...]]:
-        """The responses of what was asked."""
+        """Responses of all comparisons."""
         return [tuple(map(content_to_text, comparison.responses)) for comparison in self.comparisons]
 
 
@@ -61,5 +61,5 @@ def sample(response: str, prompt: str = "How much?", baseline: str | None = None
 
 
 def worth(*scores: int | str) -> list[Sample]:
-    """Samples of one prompt: numbers become `worth N`."""
+    """Create samples of one prompt; numbers become `worth N`."""
     return [sample(f"worth {score}" if isinstance(score, int) else score) for score in scores]

@@ -1,4 +1,4 @@
-"""The graph of imports between the modules of this project, read from the source text."""
+"""Graph of imports between the modules of this project, parsed from the source."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 PACKAGE = "flex_judge"
 LAYERS = ("judges", "reward", "alignment", "experiments")
-"""From the bottom up: a layer imports those before it."""
+"""Layers from the bottom up: a layer may import the layers before it."""
 Edges = Mapping[str, frozenset[str]]
 
 
 class ImportGraph:
-    """Modules by their dotted name below `flex_judge`, and what each imports."""
+    """Modules by their dotted name below `flex_judge`, and their imports."""
 
     def __init__(self, root: Path) -> None:
         self.paths: dict[str, Path] = {}
@@ -26,15 +26,15 @@ class ImportGraph:
 
     @cached_property
     def at_module_level(self) -> Edges:
-        """Imports that run when a module is imported; those for type checkers do not."""
-        return {name: frozenset(self._imports(name, inside_functions=False)) for name in self.paths}
+        """Imports that run when a module is imported, without those for type checkers."""
+        return {name: frozenset(self._list_imports(name, inside_functions=False)) for name in self.paths}
 
     @cached_property
     def anywhere(self) -> Edges:
-        """The same with imports inside functions."""
-        return {name: frozenset(self._imports(name, inside_functions=True)) for name in self.paths}
+        """All imports, including those inside functions."""
+        return {name: frozenset(self._list_imports(name, inside_functions=True)) for name in self.paths}
 
-    def _imports(self, name: str, *, inside_functions: bool) -> Iterator[str]:
+    def _list_imports(self, name: str, *, inside_functions: bool) -> Iterator[str]:
         pending: list[ast.AST] = [ast.parse(self.paths[name].read_text(encoding="utf-8"))]
         while pending:
             node = pending.pop()
@@ -42,75 +42,75 @@ class ImportGraph:
                 continue
             if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
                 continue
-            for target in _targets(node):
+            for target in _list_targets(node):
                 module = target.removeprefix(f"{PACKAGE}.")
                 if module in self.paths and module != name:
                     yield module
             pending.extend(ast.iter_child_nodes(node))
 
-    def _imports_between_rooms(self, edges: Edges) -> dict[str, dict[tuple[str, str], str]]:
-        rooms: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+    def _map_imports_between_subpackages(self, edges: Edges) -> dict[str, dict[tuple[str, str], str]]:
+        imports: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
         for source, targets in edges.items():
             for target in targets:
                 a, b = source.split("."), target.split(".")
                 depth = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
-                if depth:  # they part below a common package
-                    rooms[".".join(a[:depth])][a[depth], b[depth]] = f"{source} -> {target}"
-        return rooms
+                if depth:  # Both modules are in the same package, but in different subpackages of it.
+                    imports[".".join(a[:depth])][a[depth], b[depth]] = f"{source} -> {target}"
+        return imports
 
-    def rooms_in_circles(self) -> list[str]:
-        """Imports between the rooms of a package that go both ways, directly or through other rooms."""
+    def find_circular_imports(self) -> list[str]:
+        """Find imports between subpackages that go both ways, directly or through other subpackages."""
         circles = []
-        for package, between in self._imports_between_rooms(self.anywhere).items():
+        for package, between in self._map_imports_between_subpackages(self.anywhere).items():
             neighbours: dict[str, set[str]] = defaultdict(set)
             for source, target in between:
                 neighbours[source].add(target)
             circles += [
                 f"{package}: {example}"
                 for (source, target), example in sorted(between.items())
-                if source in _reachable(neighbours, target)
+                if source in _find_reachable(neighbours, target)
             ]
         return circles
 
-    def importers(self) -> dict[str, set[str]]:
-        """Which modules import each module."""
+    def map_importers(self) -> dict[str, set[str]]:
+        """Map each module to the modules that import it."""
         importers: dict[str, set[str]] = {name: set() for name in self.paths}
         for source, targets in self.anywhere.items():
             for target in targets:
                 importers[target].add(source)
         return importers
 
-    def lines(self, name: str) -> int:
-        """Lines of a module."""
+    def count_lines(self, name: str) -> int:
+        """Count the lines of a module."""
         return len(self.paths[name].read_text(encoding="utf-8").splitlines())
 
-    def rooms(self, package: str) -> list[str]:
-        """The modules and packages directly below a package."""
+    def list_subpackages(self, package: str) -> list[str]:
+        """List the modules and packages directly below a package."""
         return sorted({name.split(".")[1] for name in self.paths if name.startswith(f"{package}.")})
 
 
-def longest_chain(edges: Edges) -> list[str]:
-    """The longest chain of modules of which each imports the next.
+def find_longest_chain(edges: Edges) -> list[str]:
+    """Find the longest chain of modules in which each imports the next.
 
     Raises:
         ValueError: modules import each other in a circle.
     """
     chains: dict[str, list[str]] = {}
-    under_way: list[str] = []
+    path: list[str] = []
 
-    def chain_from(name: str) -> list[str]:
-        if name in under_way:
-            raise ValueError(" -> ".join([*under_way[under_way.index(name) :], name]))
+    def find_chain_from(name: str) -> list[str]:
+        if name in path:
+            raise ValueError(" -> ".join([*path[path.index(name) :], name]))
         if name not in chains:
-            under_way.append(name)
-            chains[name] = [name, *max(map(chain_from, sorted(edges[name])), key=len, default=[])]
-            under_way.pop()
+            path.append(name)
+            chains[name] = [name, *max(map(find_chain_from, sorted(edges[name])), key=len, default=[])]
+            path.pop()
         return chains[name]
 
-    return max(map(chain_from, edges), key=len)
+    return max(map(find_chain_from, edges), key=len)
 
 
-def _targets(node: ast.AST) -> Iterator[str]:
+def _list_targets(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -119,7 +119,7 @@ def _targets(node: ast.AST) -> Iterator[str]:
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _reachable(neighbours: Mapping[str, set[str]], start: str) -> set[str]:
+def _find_reachable(neighbours: Mapping[str, set[str]], start: str) -> set[str]:
     seen: set[str] = set()
     pending = [start]
     while pending:

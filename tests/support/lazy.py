@@ -1,4 +1,4 @@
-"""Heavy imports of test modules, put off until a test runs: collecting all tests then takes seconds.
+"""Lazy imports of heavy modules in tests, so that collecting all tests takes only seconds.
 
 Example:
     torch = lazy("torch")
@@ -11,16 +11,20 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-ASKED_BY_PYTEST = ("_mock_name", "__wrapped__", "__test__", "__bases__")
-"""What pytest asks of every object in a test module, to find tests and fixtures."""
+PROBED_BY_PYTEST = ("_mock_name", "__wrapped__", "__test__", "__bases__")
+"""Attributes that pytest reads from every object in a test module to find tests and fixtures."""
 
 
 def lazy(module: str, *names: str) -> Any:
-    """Stand in for a module, or for names in it, and import it at the first use.
+    """Create a proxy for a module, or for names in it, that imports the module on first use.
+
+    Args:
+        module: full name of the module.
+        *names: names in the module; without names, the proxy stands for the module itself.
 
     Returns:
-        One stand-in, or a tuple of them for two names or more. They can be called, asked for attributes, given new
-        ones, subscripted, iterated and used in `isinstance`; constants that are numbers or strings have to be imported.
+        One proxy, or a tuple of proxies for several names. Proxies support calls, attributes, subscripts, iteration and
+        `isinstance`. Constants that are numbers or strings have to be imported directly.
     """
     if len(names) > 1:
         return tuple(Lazy(module, name) for name in names)
@@ -28,18 +32,18 @@ def lazy(module: str, *names: str) -> Any:
 
 
 class Lazy:
-    """The stand-in."""
+    """Proxy for a module or a name in it."""
 
     def __init__(self, module: str, name: str = "") -> None:
-        object.__setattr__(self, "_place", (module, name))
+        object.__setattr__(self, "_target", (module, name))
 
     def _load(self) -> Any:
-        module, name = object.__getattribute__(self, "_place")
-        loaded = importlib.import_module(module)
-        return getattr(loaded, name) if name else loaded
+        module, name = object.__getattribute__(self, "_target")
+        imported_module = importlib.import_module(module)
+        return getattr(imported_module, name) if name else imported_module
 
     def __getattr__(self, name: str) -> Any:
-        if name in ASKED_BY_PYTEST:
+        if name in PROBED_BY_PYTEST:
             raise AttributeError(name)
         return getattr(self._load(), name)
 

@@ -1,4 +1,4 @@
-"""An engine with a ledger, for tests of what it records."""
+"""Helpers for tests of engines with a ledger."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def greet(prompt: str, sampling: Sampling) -> str:
 
 
 def recording(path: Path, script: Script = greet) -> tuple[RecordingEngine, ScriptedEngine]:
-    """An engine with a ledger, and the engine within it."""
+    """Create an engine with a ledger; returns it together with the wrapped engine."""
     inner = ScriptedEngine(script)
     return RecordingEngine(inner, Ledger(path)), inner

@@ -1,4 +1,4 @@
-"""Places in the repository that tests read."""
+"""Paths in the repository that tests use."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 SUPPORT = ROOT / "tests" / "support"
 SHARED = ROOT.parent / "shared"
-"""Reference values outside the repository; tests that need them skip where it is absent."""
+"""Folder with reference values outside the repository; tests that need it are skipped if it is missing."""

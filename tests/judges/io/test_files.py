@@ -1,4 +1,4 @@
-"""Files of comparisons: JSON lines or Parquet, checked whole before anything is judged."""
+"""Files of comparisons, JSON lines or Parquet: all rows are validated before anything is judged."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from flex_judge.judges.types import split_content
 PAIR: dict[str, Any] = {"prompt": "What is 2 + 3?", "responses": ["5", "6"]}
 
 
-def written(path: Path, *rows: Any) -> Path:
-    """A file of these rows, in the format of its ending."""
+def write_file(path: Path, *rows: Any) -> Path:
+    """Write rows to a file, in the format of its suffix."""
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
@@ -42,7 +42,7 @@ def jsonl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("c.jsonl")
 
 
-def refusal(path: Path, rubric: str = "general") -> str:
+def read_error(path: Path, rubric: str = "general") -> str:
     with pytest.raises(UsageError) as e:
         read_comparisons(path, rubric)
     assert "\n" not in str(e.value)
@@ -50,7 +50,7 @@ def refusal(path: Path, rubric: str = "general") -> str:
 
 
 def test_rows_keep_their_order_and_have_ids_or_row_numbers(path: Path) -> None:
-    rows = read_comparisons(written(path, {**PAIR, "id": "z"}, PAIR, {**PAIR, "id": "a"}))
+    rows = read_comparisons(write_file(path, {**PAIR, "id": "z"}, PAIR, {**PAIR, "id": "a"}))
     assert [row.id for row in rows] == ["z", "2", "a"]
     assert [row.where for row in rows] == [f"{path}, row {n}" for n in (1, 2, 3)]
     comparison = rows[1].load_comparison()
@@ -59,31 +59,31 @@ def test_rows_keep_their_order_and_have_ids_or_row_numbers(path: Path) -> None:
 
 
 def test_integer_is_a_valid_id(path: Path) -> None:
-    assert [row.id for row in read_comparisons(written(path, {**PAIR, "id": 7}, {**PAIR, "id": 3}))] == ["7", "3"]
+    assert [row.id for row in read_comparisons(write_file(path, {**PAIR, "id": 7}, {**PAIR, "id": 3}))] == ["7", "3"]
 
 
 def test_prompts_and_responses_may_be_messages(path: Path) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     row = {"prompt": turns, "responses": [turns[1:], turns[1:]]}
-    comparison = read_comparisons(written(path, row))[0].load_comparison()
+    comparison = read_comparisons(write_file(path, row))[0].load_comparison()
     assert comparison.prompt == (Message("user", "Hi"), Message("assistant", "Hello"))
     assert comparison.responses == ("Hello", "Hello")
 
 
 def test_rows_without_rubric_use_the_runs_rubric(path: Path) -> None:
-    rows = read_comparisons(written(path, {**PAIR, "rubric": "vl_rewardbench"}, PAIR), "pandalm")
+    rows = read_comparisons(write_file(path, {**PAIR, "rubric": "vl_rewardbench"}, PAIR), "pandalm")
     assert [row.load_comparison().rubric for row in rows] == ["vl_rewardbench", "pandalm"]
 
 
 def test_null_fields_count_as_missing(path: Path) -> None:
-    rows = read_comparisons(written(path, {**PAIR, "id": None, "rubric": None, "images": None}, {**PAIR, "id": "b"}))
+    rows = read_comparisons(write_file(path, {**PAIR, "id": None, "rubric": None, "images": None}, {**PAIR, "id": "b"}))
     assert [(row.id, row.rubric) for row in rows] == [("1", "general"), ("b", "general")]
     assert rows[0].load_comparison().responses == ("5", "6")
 
 
 def test_unknown_columns_are_ignored(path: Path) -> None:
     row = {**PAIR, "uid": "x", "idx": 3, "prompt_id": 4, "source": "web", "image_size": [3, 4]}
-    assert read_comparisons(written(path, row))[0].id == "1"
+    assert read_comparisons(write_file(path, row))[0].id == "1"
 
 
 def test_media_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,25 +97,27 @@ def test_media_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytes
         {**PAIR, "images": [{"bytes": None, "path": "red.png"}]},
         {"prompt": [{"role": "user", "content": [part, {"type": "text", "text": "What?"}]}], "responses": ["a", "b"]},
     ]
-    for row in read_comparisons(written(Path("data/c.jsonl"), *rows)):
+    for row in read_comparisons(write_file(Path("data/c.jsonl"), *rows)):
         medium = split_content(row.load_comparison().prompt[0].content)[0]
         assert isinstance(medium, Media)
         assert medium.digest == make_image("data/red.png").digest
     in_response = {"prompt": "Draw.", "responses": [[part], "no"]}
-    comparison = read_comparisons(written(Path("data/d.jsonl"), in_response))[0].load_comparison()
+    comparison = read_comparisons(write_file(Path("data/d.jsonl"), in_response))[0].load_comparison()
     assert isinstance(split_content(comparison.responses[0])[0], Media)
 
 
 def test_parquet_file_may_hold_images_as_bytes(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     stored = {"bytes": (tmp_path / "red.png").read_bytes(), "path": "elsewhere.png"}
-    row = read_comparisons(written(tmp_path / "c.parquet", {**PAIR, "images": [stored]}))[0]
+    row = read_comparisons(write_file(tmp_path / "c.parquet", {**PAIR, "images": [stored]}))[0]
     assert isinstance(split_content(row.load_comparison().prompt[0].content)[0], Media)
 
 
 def test_media_are_loaded_lazily_and_errors_name_the_row(jsonl: Path) -> None:
     Path("broken.png").write_bytes(b"no image")
-    rows = read_comparisons(written(jsonl, PAIR, {**PAIR, "images": ["broken.png"]}, {**PAIR, "images": ["gone.png"]}))
+    rows = read_comparisons(
+        write_file(jsonl, PAIR, {**PAIR, "images": ["broken.png"]}, {**PAIR, "images": ["gone.png"]})
+    )
     with pytest.raises(MediaError, match=r"^c\.jsonl, row 2: broken\.png: cannot be read as image: unknown format$"):
         rows[1].load_comparison()
     with pytest.raises(MediaError, match=r"^c\.jsonl, row 3: gone\.png: cannot be read: No such file"):
@@ -125,11 +127,11 @@ def test_media_are_loaded_lazily_and_errors_name_the_row(jsonl: Path) -> None:
 def test_too_few_images_are_reported_with_the_row(jsonl: Path) -> None:
     row = {**PAIR, "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}], "images": []}
     with pytest.raises(UsageError, match=r"^c\.jsonl, row 1: prompt: more parts of type 'image' than images"):
-        read_comparisons(written(jsonl, row))[0].load_comparison()
+        read_comparisons(write_file(jsonl, row))[0].load_comparison()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"prompt": None}, "c.jsonl, row 2: field 'prompt' is missing"),
         ({"responses": None}, "c.jsonl, row 2: field 'responses' is missing"),
@@ -161,27 +163,29 @@ def test_too_few_images_are_reported_with_the_row(jsonl: Path) -> None:
         ({"audio": "a.wav"}, "{'type': 'audio', 'audio': ...} as the content of a message"),
     ],
 )
-def test_invalid_row_is_reported_with_file_row_and_field(change: dict[str, Any], said: str, jsonl: Path) -> None:
-    assert said in refusal(written(jsonl, {**PAIR, "id": "a"}, {**PAIR, **change}, PAIR))
+def test_invalid_row_is_reported_with_file_row_and_field(change: dict[str, Any], message: str, jsonl: Path) -> None:
+    assert message in read_error(write_file(jsonl, {**PAIR, "id": "a"}, {**PAIR, **change}, PAIR))
 
 
 def test_invalid_value_is_abbreviated_in_the_error(jsonl: Path) -> None:
-    assert len(refusal(written(jsonl, {**PAIR, "responses": {"long": "x" * 5000}}))) < 200
+    assert len(read_error(write_file(jsonl, {**PAIR, "responses": {"long": "x" * 5000}}))) < 200
 
 
 def test_invalid_run_rubric_is_not_blamed_on_the_first_row(jsonl: Path) -> None:
-    assert refusal(written(jsonl, PAIR), "generall").startswith("rubric 'generall' does not exist (did you mean 'gen")
+    assert read_error(write_file(jsonl, PAIR), "generall").startswith(
+        "rubric 'generall' does not exist (did you mean 'gen"
+    )
 
 
 def test_user_rubric_is_reloaded_for_every_file(jsonl: Path) -> None:
     Path("mine.toml").write_text('criteria = "brevity"\nscale = "1-5"\n')
-    assert read_comparisons(written(jsonl, PAIR), "mine.toml")[0].rubric == "mine.toml"
+    assert read_comparisons(write_file(jsonl, PAIR), "mine.toml")[0].rubric == "mine.toml"
     Path("mine.toml").write_text('criteria = "brevity"\nscale = "5-1"\n')
-    assert refusal(jsonl, "mine.toml").startswith("mine.toml: field 'scale'")
+    assert read_error(jsonl, "mine.toml").startswith("mine.toml: field 'scale'")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("c.jsonl", None, "c.jsonl: cannot be read: No such file or directory"),
         ("c.parquet", None, "c.parquet: cannot be read: No such file or directory"),
@@ -197,29 +201,29 @@ def test_user_rubric_is_reloaded_for_every_file(jsonl: Path) -> None:
     ],
 )
 def test_invalid_file_is_reported_by_name(
-    name: str, content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if content is not None:
         Path(name).write_bytes(content)
-    assert said in refusal(Path(name))
+    assert message in read_error(Path(name))
 
 
 def test_folder_is_rejected(path: Path) -> None:
     path.mkdir()
-    assert f"{path}: cannot be read: Is a directory" in refusal(path)
+    assert f"{path}: cannot be read: Is a directory" in read_error(path)
 
 
 def test_parquet_file_without_rows_is_rejected(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "c.parquet")
-    assert "has no rows" in refusal(tmp_path / "c.parquet")
+    assert "has no rows" in read_error(tmp_path / "c.parquet")
 
 
 def test_tables_round_trip(path: Path) -> None:
     rows = [{"id": "a", "scores": [1.0, 2.5], "votes": [{"order": [0, 1], "choice": None}]}, {"id": "b ü\n"}]
     write_table(path, rows)
-    found = [{k: v for k, v in row.items() if v is not None} for _, row in read_table(path)]
-    assert found == rows
+    rows_read = [{k: v for k, v in row.items() if v is not None} for _, row in read_table(path)]
+    assert rows_read == rows
     write_table(path, rows[:1])
     assert len(list(read_table(path))) == 1
     assert [p.name for p in Path().iterdir()] == [path.name]
@@ -233,8 +237,8 @@ def test_lone_surrogates_are_escaped_in_parquet(tmp_path: Path) -> None:
     votes = [{"reasoning": BROKEN, "order": [0, 1], "parts": (BROKEN, None)}]
     write_table(path, [{"id": "a", "reasoning": BROKEN, "votes": votes}, {"id": "b", "reasoning": "fine 🙂"}])
     (_, first), (_, second) = read_table(path)
-    shown = r"broken \ud83d emoji \udc00"
-    assert first["reasoning"] == first["votes"][0]["reasoning"] == shown
+    escaped = r"broken \ud83d emoji \udc00"
+    assert first["reasoning"] == first["votes"][0]["reasoning"] == escaped
     assert second == {"id": "b", "reasoning": "fine 🙂", "votes": None}
 
 
@@ -245,10 +249,10 @@ def test_lone_surrogates_round_trip_through_json_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("half", ["\ud83d", "🙂\ud83d"])
 def test_lone_surrogates_are_allowed_in_texts_but_not_in_ids(half: str, jsonl: Path) -> None:
-    rows = read_comparisons(written(jsonl, {"prompt": half, "responses": [half, "5"]}))
+    rows = read_comparisons(write_file(jsonl, {"prompt": half, "responses": [half, "5"]}))
     assert rows[0].load_comparison().responses == (half, "5")
-    assert "field 'id'" in refusal(written(jsonl, {**PAIR, "id": f"a{half}"}))
+    assert "field 'id'" in read_error(write_file(jsonl, {**PAIR, "id": f"a{half}"}))
 
 
 def test_id_may_contain_a_complete_surrogate_pair(jsonl: Path) -> None:
-    assert read_comparisons(written(jsonl, {**PAIR, "id": "a🙂"}))[0].id == "a🙂"
+    assert read_comparisons(write_file(jsonl, {**PAIR, "id": "a🙂"}))[0].id == "a🙂"

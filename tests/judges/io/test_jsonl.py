@@ -1,4 +1,4 @@
-"""JSON lines files that survive being interrupted."""
+"""Crash-safe JSON lines files."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "rows.jsonl"
 
 
-def row(id: str, **rest: Any) -> dict[str, Any]:
-    return {"id": id, **rest}
+def row(id: str, **fields: Any) -> dict[str, Any]:
+    return {"id": id, **fields}
 
 
 def test_journal_resumes_where_it_stopped(path: Path) -> None:
@@ -137,9 +137,7 @@ def test_any_text_round_trips(path: Path, text: str) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.text(), max_size=5))
-def test_file_has_one_line_per_row(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
-) -> None:
+def test_file_has_one_line_per_row(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     path = tmp_path_factory.mktemp("journal") / "rows.jsonl"
     rows = [row(str(i), text=text) for i, text in enumerate(texts)]
     write_rows(path, rows)

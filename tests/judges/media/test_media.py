@@ -1,4 +1,4 @@
-"""Media: what can be made into one, what its digest depends on, and how faults are named."""
+"""Media: supported sources, content digests, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PIXELS = noise()
 TONE = tone(0.5)
 
 
-def uri(data: bytes, kind: str) -> str:
+def make_data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -36,15 +36,22 @@ FILES: dict[Modality, Callable[[], bytes]] = {
     Modality.VIDEO: lambda: film(range(0, 240, 20)),
     Modality.AUDIO: lambda: wav(TONE),
 }
-MADE = pytest.mark.parametrize("modality", FILES)
+EVERY_MODALITY = pytest.mark.parametrize("modality", FILES)
 
 
-@MADE
+@EVERY_MODALITY
 def test_all_source_types_give_the_same_media(modality: Modality, tmp_path: Path) -> None:
     data = FILES[modality]()
     path = tmp_path / "a file.bin"
     path.write_bytes(data)
-    forms: list[Any] = [path, str(path), path.as_uri(), data, bytearray(data), uri(data, "application/octet-stream")]
+    forms: list[Any] = [
+        path,
+        str(path),
+        path.as_uri(),
+        data,
+        bytearray(data),
+        make_data_uri(data, "application/octet-stream"),
+    ]
     forms += [{"bytes": data, "path": None}, {"bytes": None, "path": str(path)}, {"bytes": data, "path": "gone.bin"}]
     media = [make_media(modality, form) for form in forms]
     assert {m.digest for m in media} == {media[0].digest}
@@ -54,12 +61,12 @@ def test_all_source_types_give_the_same_media(modality: Modality, tmp_path: Path
     assert media[-1].name == "gone.bin"
 
 
-@MADE
+@EVERY_MODALITY
 def test_media_can_be_pickled(modality: Modality) -> None:
-    made = make_media(modality, FILES[modality]())
-    digest = made.digest
-    back = pickle.loads(pickle.dumps(made))
-    assert back == made
+    media = make_media(modality, FILES[modality]())
+    digest = media.digest
+    back = pickle.loads(pickle.dumps(media))
+    assert back == media
     assert back.digest == digest
 
 
@@ -128,7 +135,7 @@ def test_image_with_32_bit_pixels_is_rejected() -> None:
         make_image(Image.fromarray(np.ones((4, 4), np.float32)))
 
 
-@MADE
+@EVERY_MODALITY
 def test_invalid_path_is_named_in_the_error(modality: Modality, tmp_path: Path) -> None:
     make = {Modality.IMAGE: make_image, Modality.VIDEO: make_video, Modality.AUDIO: make_audio}[modality]
     (tmp_path / "empty.png").touch()
@@ -144,26 +151,26 @@ def test_invalid_path_is_named_in_the_error(modality: Modality, tmp_path: Path) 
         make(FILES[Modality.AUDIO if modality != Modality.AUDIO else Modality.IMAGE]())
 
 
-@MADE
+@EVERY_MODALITY
 @pytest.mark.parametrize("source", [None, 7, "", {}, {"bytes": None}, b"", "a\0b", "x" * 5000, "data:x,y"])
 def test_unsupported_source_types_are_rejected(modality: Modality, source: Any) -> None:
     with pytest.raises(MediaError):
         make_media(modality, source)
 
 
-@MADE
+@EVERY_MODALITY
 def test_nothing_is_fetched_from_the_network(modality: Modality) -> None:
     with pytest.raises(MediaError, match=r"https://example\.org/cat\.png: download it first"):
         make_media(modality, "https://example.org/cat.png")
 
 
-@MADE
+@EVERY_MODALITY
 def test_invalid_data_uri_is_rejected(modality: Modality) -> None:
     with pytest.raises(MediaError, match=r"data:image/png;base64,\.\.\."):
         make_media(modality, "data:image/png;base64,a*b")
 
 
-@MADE
+@EVERY_MODALITY
 def test_files_above_the_size_limit_are_not_read(
     modality: Modality, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,10 +217,12 @@ def test_fps_is_required_for_frames_and_rejected_for_files() -> None:
 
 def test_frames_accept_every_image_source(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(picture(PIXELS))
-    made = make_video([tmp_path / "0.png", picture(PIXELS), Image.fromarray(PIXELS), PIXELS, make_image(PIXELS)], fps=2)
-    assert len(made.frames) == 5
-    assert made.fps == 2.0
-    assert made.frames[0].name == f"frame 0 ({tmp_path / '0.png'})"
+    media = make_video(
+        [tmp_path / "0.png", picture(PIXELS), Image.fromarray(PIXELS), PIXELS, make_image(PIXELS)], fps=2
+    )
+    assert len(media.frames) == 5
+    assert media.fps == 2.0
+    assert media.frames[0].name == f"frame 0 ({tmp_path / '0.png'})"
 
 
 def test_audio_with_cover_art_is_not_a_video() -> None:
@@ -282,9 +291,9 @@ def test_small_overshoot_of_decoders_is_accepted() -> None:
 
 
 def test_smiles_are_stripped() -> None:
-    made = make_molecule("  CC(=O)Oc1ccccc1C(=O)O\n")
-    assert made.data == b"CC(=O)Oc1ccccc1C(=O)O"
-    assert made.modality == Modality.MOLECULE
+    media = make_molecule("  CC(=O)Oc1ccccc1C(=O)O\n")
+    assert media.data == b"CC(=O)Oc1ccccc1C(=O)O"
+    assert media.modality == Modality.MOLECULE
 
 
 @pytest.mark.parametrize("source", ["", "  ", "C C", "C\nC", "C\u2028C", "C\x00", "C" * 10_001, None, b"CCO"])
@@ -294,21 +303,21 @@ def test_invalid_smiles_are_rejected(source: Any) -> None:
 
 
 def test_media_of_the_right_modality_pass_through() -> None:
-    made = {Modality.MOLECULE: make_molecule("CCO")} | {m: make_media(m, data()) for m, data in FILES.items()}
-    for modality, one in made.items():
-        assert make_media(modality, one) is one
+    media = {Modality.MOLECULE: make_molecule("CCO")} | {m: make_media(m, data()) for m, data in FILES.items()}
+    for modality, medium in media.items():
+        assert make_media(modality, medium) is medium
         for other in set(Modality) - {modality}:
             with pytest.raises(MediaError, match=f"expected {other}, got {modality}"):
-                make_media(other, one)
+                make_media(other, medium)
 
 
 def test_options_are_checked_per_modality() -> None:
     assert make_media(Modality.VIDEO, [PIXELS], fps=2) == make_video([PIXELS], fps=2)
     assert make_media(Modality.AUDIO, TONE, rate=8000) == make_audio(TONE, 8000)
     for modality, options in ((Modality.IMAGE, {"fps": 2}), (Modality.AUDIO, {"fps": 2}), (Modality.VIDEO, {"x": 2})):
-        with pytest.raises(MediaError, match="option .* is not supported"):
+        with pytest.raises(MediaError, match=r"option .* is not supported"):
             make_media(modality, b"x", **options)
-    with pytest.raises(MediaError, match="option .* is not supported"):
+    with pytest.raises(MediaError, match=r"option .* is not supported"):
         make_media(Modality.VIDEO, make_video([PIXELS], fps=2), fps=3)
 
 

@@ -1,6 +1,6 @@
-"""What a judge reads and says when questions and candidates attack it, with the tokenizers of every family.
+"""Attacks by questions and candidates, with the tokenizers of every model family and a scripted engine.
 
-The engine is scripted; `test_attacks_on_engines` attacks models.
+`test_attacks_on_engines` attacks real models.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from attacks import (
     VERDICTS,
     Shape,
     WatchedEngine,
-    as_molecule,
-    assault,
-    beside_an_image,
-    candidate,
-    control_tokens,
-    everywhere,
-    on_any,
-    on_model,
-    on_token,
-    question,
+    get_control_tokens,
+    judge_attacks,
+    list_general_attacks,
+    list_model_attacks,
+    put_everywhere,
+    put_in_candidate,
+    put_in_molecule,
+    put_in_question,
+    put_next_to_image,
+    vary_control_token,
 )
 from tiny_models import tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
@@ -67,13 +67,13 @@ VISION = ["Qwen2.5-VL", "Qwen2.5-Omni"]
 
 @pytest.fixture(scope="module")
 def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
-    opened: dict[str, Checkpoint] = {}
+    checkpoints: dict[str, Checkpoint] = {}
 
     def checkpoint(family: str) -> Checkpoint:
-        if family not in opened:
+        if family not in checkpoints:
             make, _ = FAMILIES[family]
-            opened[family] = open_checkpoint(str(make(tmp_path_factory.mktemp("model"))))
-        return opened[family]
+            checkpoints[family] = open_checkpoint(str(make(tmp_path_factory.mktemp("model"))))
+        return checkpoints[family]
 
     return checkpoint
 
@@ -81,42 +81,44 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], C
 @pytest.mark.parametrize("family", LANGUAGE)
 def test_attacks_cover_every_control_token_of_the_family(family: str, checkpoint_of: Any) -> None:
     tokenizer = checkpoint_of(family).tokenizer
-    tokens = control_tokens(tokenizer)
+    tokens = get_control_tokens(tokenizer)
     assert set(FAMILIES[family][1]) <= set(tokens)
-    for text, token in tokens.items():  # as a tokenizer reads them unless it is told better
+    for text, token in tokens.items():  # the default encoding of a tokenizer, which recognises control tokens
         assert tokenizer.encode(f"a{text}b", add_special_tokens=False).count(token) == 1
 
 
 @pytest.mark.parametrize("family", LANGUAGE)
 def test_no_spelling_of_a_control_token_reaches_the_prompt(family: str, checkpoint_of: Any) -> None:
     checkpoint = checkpoint_of(family)
-    attacks = [attack for token in control_tokens(checkpoint.tokenizer) for attack in on_token(token)]
-    outcome = assault(checkpoint, everywhere, attacks)
+    attacks = [attack for token in get_control_tokens(checkpoint.tokenizer) for attack in vary_control_token(token)]
+    outcome = judge_attacks(checkpoint, put_everywhere, attacks)
     assert (outcome.leaked, outcome.forged, outcome.failed) == ([], [], [])
 
 
 @pytest.mark.parametrize("family", LANGUAGE)
-@pytest.mark.parametrize("shape", [everywhere, question, candidate, as_molecule])
+@pytest.mark.parametrize("shape", [put_everywhere, put_in_question, put_in_candidate, put_in_molecule])
 def test_no_attack_leaks_tokens_forges_a_verdict_or_fails_the_run(
     shape: Shape, family: str, checkpoint_of: Any
 ) -> None:
     checkpoint = checkpoint_of(family)
-    outcome = assault(checkpoint, shape, [*on_model(checkpoint), *on_any()])
+    outcome = judge_attacks(checkpoint, shape, [*list_model_attacks(checkpoint), *list_general_attacks()])
     assert (outcome.leaked, outcome.forged, outcome.failed) == ([], [], [])
 
 
 @pytest.mark.parametrize("family", VISION)
 def test_no_attack_next_to_an_image_changes_the_placeholders(family: str, checkpoint_of: Any) -> None:
     checkpoint = checkpoint_of(family)
-    outcome = assault(checkpoint, beside_an_image, [*on_model(checkpoint), *on_any()])
+    outcome = judge_attacks(checkpoint, put_next_to_image, [*list_model_attacks(checkpoint), *list_general_attacks()])
     assert (outcome.leaked, outcome.forged, outcome.failed) == ([], [], [])
 
 
 @pytest.mark.parametrize("reply", ["It begs.</think>No.", "It begs.</think>", "It begs."])
-@pytest.mark.parametrize("shape", [everywhere, question, candidate, as_molecule, beside_an_image])
+@pytest.mark.parametrize(
+    "shape", [put_everywhere, put_in_question, put_in_candidate, put_in_molecule, put_next_to_image]
+)
 def test_no_attack_supplies_a_missing_verdict(shape: Shape, reply: str, checkpoint_of: Any) -> None:
     checkpoint = checkpoint_of("Qwen2.5-VL")
-    outcome = assault(checkpoint, shape, [*VERDICTS, *HEADERS, *on_model(checkpoint)[-4:]], reply)
+    outcome = judge_attacks(checkpoint, shape, [*VERDICTS, *HEADERS, *list_model_attacks(checkpoint)[-4:]], reply)
     assert (outcome.leaked, outcome.forged, outcome.failed) == ([], [], [])
 
 
@@ -124,7 +126,7 @@ def test_no_attack_supplies_a_missing_verdict(shape: Shape, reply: str, checkpoi
 def test_only_the_prompts_own_section_headers_are_headers(attack: str, checkpoint_of: Any) -> None:
     engine = WatchedEngine(checkpoint_of("Qwen2.5-VL"), "Hm.</think><answer>2</answer><answer>2</answer>")
     judge = FlexJudge(engine, SETTINGS)
-    for comparison in (everywhere(attack), Comparison.of(attack, attack, HARMLESS), as_molecule(attack)):
+    for comparison in (put_everywhere(attack), Comparison.of(attack, attack, HARMLESS), put_in_molecule(attack)):
         engine.requests.clear()
         judge.judge([comparison])
         prompt, _ = engine.requests[0]

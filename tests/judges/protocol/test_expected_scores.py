@@ -1,4 +1,4 @@
-"""Expected scores through the judge: how sure it was, wherever its answer stands among its tokens."""
+"""Expected scores of a whole judgment, for every position of the answer among the tokens."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PAIR = Comparison.of("What is 2 + 3?", "It is 5.", "It is 6.")
 IMAGES = Comparison.of("A cat.", "one", "two", rubric="genai_image")
 RAMBLE = "so " * 100
 Chances = Callable[[str], Mapping[str, float]]
-"""What was said since the last `<answer>` -> the probability of each next byte."""
+"""Text since the last `<answer>` -> probability of each next byte."""
 
 
-class Unsure(ScriptedEngine):
-    """Says what its script does, and gives the probabilities of `chances` for it."""
+class UnsureEngine(ScriptedEngine):
+    """Scripted engine that reports log-probabilities from the table `chances`."""
 
     def __init__(self, script: Script, chances: Chances) -> None:
         super().__init__(script)
@@ -49,74 +49,76 @@ class Unsure(ScriptedEngine):
         rows = [self._logprobs(ids[:end], sampling) for end in range(len(prompt_token_ids), len(ids))]
         return replace(generation, logprobs=tuple(rows) if sampling.logprob_token_ids else ())
 
-    def _logprobs(self, before: list[int], sampling: Sampling) -> dict[int, float]:
-        said = self.tokenizer.decode(before).rpartition("<answer>")[2]
-        chances = {self.tokenizer.encode(byte)[0]: p for byte, p in self.chances(said).items()}
+    def _logprobs(self, prefix: list[int], sampling: Sampling) -> dict[int, float]:
+        text = self.tokenizer.decode(prefix).rpartition("<answer>")[2]
+        chances = {self.tokenizer.encode(byte)[0]: p for byte, p in self.chances(text).items()}
         return {t: math.log(chances[t]) if chances.get(t) else -math.inf for t in sampling.logprob_token_ids}
 
     @property
-    def asked_more(self) -> list[str]:
-        """The prompts after which the judge was asked for one more token."""
+    def list_probes(self) -> list[str]:
+        """List the prompts of all requests for a single token."""
         return [prompt for prompt, sampling in self.requests if sampling.max_tokens == 1]
 
 
-def saying(thought: str, answer: str, chances: Mapping[str, Mapping[str, float]], forced_answer: str = "") -> Unsure:
-    """Chances are given by what was said before: `{"": {"7": 1.0}}`. `forced_answer` is answered under a grammar."""
+def make_engine(
+    thought: str, answer: str, chances: Mapping[str, Mapping[str, float]], forced_answer: str = ""
+) -> UnsureEngine:
+    """Make an engine with chances by preceding text, such as `{"": {"7": 1.0}}`, and an answer for grammars."""
 
     def script(_: str, sampling: Sampling) -> str:
         return thought if sampling.stop == ("</think>",) else (sampling.regex and forced_answer) or answer
 
-    return Unsure(script, lambda said: chances.get(said, {}))
+    return UnsureEngine(script, lambda text: chances.get(text, {}))
 
 
-def judged(engine: ScriptedEngine, comparison: Comparison = SINGLE, **settings: Any) -> Judgment:
+def judge_one(engine: ScriptedEngine, comparison: Comparison = SINGLE, **settings: Any) -> Judgment:
     return FlexJudge(engine, JudgeSettings(100, 60, **settings)).judge([comparison])[0]
 
 
 def test_expected_score_and_deviation_follow_the_distribution() -> None:
-    engine = saying("Hm.</think>", "<answer>7</answer>", {"": {"7": 0.5, "8": 0.3, "4": 0.1, "x": 0.1}})
-    judgment = judged(engine)
+    engine = make_engine("Hm.</think>", "<answer>7</answer>", {"": {"7": 0.5, "8": 0.3, "4": 0.1, "x": 0.1}})
+    judgment = judge_one(engine)
     mean = (7 * 0.5 + 8 * 0.3 + 4 * 0.1) / 0.9
     deviation = math.sqrt((0.5 * (7 - mean) ** 2 + 0.3 * (8 - mean) ** 2 + 0.1 * (4 - mean) ** 2) / 0.9)
     assert (judgment.scores, judgment.expected_scores) == ((7,), (pytest.approx(mean),))
     assert judgment.votes[0].deviations == judgment.spread == (pytest.approx(deviation),)
-    assert engine.asked_more == []
+    assert engine.list_probes == []
 
 
 ONE_OR_TEN = {"": {"7": 0.6, "1": 0.4}, "1": {"0": 0.75, "<": 0.25}}
 
 
 def test_ambiguity_between_1_and_10_is_probed_with_one_more_token() -> None:
-    engine = saying("Hm.</think>", "<answer>7</answer>", ONE_OR_TEN)
-    judgment = judged(engine)
+    engine = make_engine("Hm.</think>", "<answer>7</answer>", ONE_OR_TEN)
+    judgment = judge_one(engine)
     assert judgment.expected_scores == (pytest.approx(0.6 * 7 + 0.1 * 1 + 0.3 * 10),)
-    assert engine.asked_more == [engine.requests[0][0] + "Hm.</think><answer>1"]
+    assert engine.list_probes == [engine.requests[0][0] + "Hm.</think><answer>1"]
     assert engine.requests[-1][1].regex is None
 
 
 def test_sampled_and_negligible_branches_are_not_probed() -> None:
-    taken = saying("Hm.</think>", "<answer>10</answer>", ONE_OR_TEN)
-    assert judged(taken).expected_scores == (pytest.approx(0.6 * 7 + 0.1 * 1 + 0.3 * 10),)
-    light = saying("Hm.</think>", "<answer>7</answer>", {"": {"7": 0.9995, "1": 0.0005}})
-    assert judged(light).expected_scores == (pytest.approx(7 - 6 * 0.0005),)
-    assert taken.asked_more == light.asked_more == []
+    unlikely = make_engine("Hm.</think>", "<answer>10</answer>", ONE_OR_TEN)
+    assert judge_one(unlikely).expected_scores == (pytest.approx(0.6 * 7 + 0.1 * 1 + 0.3 * 10),)
+    light = make_engine("Hm.</think>", "<answer>7</answer>", {"": {"7": 0.9995, "1": 0.0005}})
+    assert judge_one(light).expected_scores == (pytest.approx(7 - 6 * 0.0005),)
+    assert unlikely.list_probes == light.list_probes == []
 
 
 def test_forced_pair_probes_each_score_at_its_position() -> None:
     chances = {"": {"7": 0.5, "1": 0.5}, "1": {"0": 0.5, "<": 0.5}}
-    engine = saying(RAMBLE, "7</answer><answer>7</answer>", chances)
-    judgment = judged(engine, PAIR)
+    engine = make_engine(RAMBLE, "7</answer><answer>7</answer>", chances)
+    judgment = judge_one(engine, PAIR)
     assert (judgment.expected_scores, judgment.votes[0].forced_answer) == ((6.25, 6.25), "budget")
     start = engine.requests[0][0] + RAMBLE[:100] + "\n</think><answer>"
-    assert engine.asked_more == [start + "1", start + "7</answer><answer>1"]
+    assert engine.list_probes == [start + "1", start + "7</answer><answer>1"]
 
 
 def test_answer_first_replies_have_expected_scores() -> None:
     for answer in ("So: <answer>7</answer><think>", "<think>"):
-        engine = saying("Hm.</think>", answer, ONE_OR_TEN, forced_answer="7</answer>")
-        judgment = judged(engine, reason_first=False)
+        engine = make_engine("Hm.</think>", answer, ONE_OR_TEN, forced_answer="7</answer>")
+        judgment = judge_one(engine, reason_first=False)
         assert judgment.expected_scores == (pytest.approx(0.6 * 7 + 0.1 * 1 + 0.3 * 10),)
-        assert len(engine.asked_more) == 1
+        assert len(engine.list_probes) == 1
 
 
 def test_choice_has_expected_shares() -> None:
@@ -128,7 +130,7 @@ def test_choice_has_expected_shares() -> None:
         "[[A=": {"B": 1.0},
     }
     for thought, answer in (("Hm.</think>", "<answer>[[A>B]]</answer>"), (RAMBLE, "[[A>B]]</answer>")):
-        judgment = judged(saying(thought, answer, chances), IMAGES)
+        judgment = judge_one(make_engine(thought, answer, chances), IMAGES)
         assert (judgment.choice, judgment.scores) == ("A>B", (1, 0))
         assert judgment.expected_scores == (pytest.approx(0.35 + 0.175), pytest.approx(0.3 + 0.175))
 
@@ -139,10 +141,12 @@ def test_expected_shares_are_in_the_comparisons_order() -> None:
         return "Hm.</think>" if sampling.stop else f"<answer>[[{better}]]</answer>"
 
     for order in ("as_given", "both"):
-        engine = Unsure(script, lambda said: {"[[": {"A": 0.9, "B": 0.1}, "[[A": {">": 1.0}}.get(said, {"[": 1.0}))
-        judgment = judged(engine, IMAGES, order=order)
+        engine = UnsureEngine(
+            script, lambda text: {"[[": {"A": 0.9, "B": 0.1}, "[[A": {">": 1.0}}.get(text, {"[": 1.0})
+        )
+        judgment = judge_one(engine, IMAGES, order=order)
         assert judgment.choice == "A>B"
-        # Read in reverse, the judge means the second response by its A.
+        # In reverse order, the option A means the second response.
         assert judgment.expected_scores == (pytest.approx((0.9, 0.1)) if order == "as_given" else (0.5, 0.5))
 
 
@@ -150,21 +154,23 @@ def test_spread_combines_variance_within_and_between_votes() -> None:
     def script(_: str, sampling: Sampling) -> str:
         return "Hm.</think>" if sampling.stop == ("</think>",) else f"<answer>{4 + 4 * sampling.sample_index}</answer>"
 
-    assert judged(ScriptedEngine(script), votes=2).spread == (2,)
-    judgment = judged(Unsure(script, lambda said: {"3": 0.25, "4": 0.25, "8": 0.25, "9": 0.25}), votes=2)
+    assert judge_one(ScriptedEngine(script), votes=2).spread == (2,)
+    judgment = judge_one(UnsureEngine(script, lambda text: {"3": 0.25, "4": 0.25, "8": 0.25, "9": 0.25}), votes=2)
     assert (judgment.scores, judgment.expected_scores) == ((6,), (6,))
     assert judgment.spread == judgment.votes[0].deviations == (pytest.approx(math.sqrt((9 + 4 + 4 + 9) / 4)),)
 
 
 def test_without_logprobs_there_are_no_expected_scores() -> None:
-    class Silent(ScriptedEngine):
+    class EngineWithoutLogprobs(ScriptedEngine):
         async def generate(
             self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
         ) -> Generation:
             return replace(await super().generate(prompt_token_ids, sampling, media), logprobs=())
 
-    engine = Silent(lambda _, s: "Hm.</think>" if s.stop == ("</think>",) else "<answer>9</answer><answer>1</answer>")
-    judgment = judged(engine, PAIR)
+    engine = EngineWithoutLogprobs(
+        lambda _, s: "Hm.</think>" if s.stop == ("</think>",) else "<answer>9</answer><answer>1</answer>"
+    )
+    judgment = judge_one(engine, PAIR)
     assert (judgment.scores, judgment.expected_scores, judgment.spread) == ((9, 1), None, None)
 
 
@@ -172,8 +178,8 @@ SEAM = "Right.</think><answer>7</answer><answer>3</answer>"
 
 
 @cache
-def seam_tokenizer() -> PreTrainedTokenizerFast:
-    """Every piece of SEAM is a token, though text is encoded byte by byte."""
+def build_seam_tokenizer() -> PreTrainedTokenizerFast:
+    """Build a tokenizer that has every part of SEAM as a token but encodes text byte by byte."""
     pieces = {SEAM[i:j] for i in range(len(SEAM)) for j in range(i + 1, len(SEAM) + 1)}
     tokens = sorted({*pre_tokenizers.ByteLevel.alphabet(), *pieces})
     backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[]))
@@ -183,25 +189,25 @@ def seam_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=CHATML)
 
 
-class Pieces(ScriptedEngine):
-    """Says SEAM in tokens of any length, and stops after the token that ends the thinking."""
+class SeamEngine(ScriptedEngine):
+    """Engine that generates SEAM in tokens of any length and stops after the token that ends the thinking."""
 
     def __init__(self, pieces: Sequence[str]) -> None:
         super().__init__(lambda *_: "")
-        self.tokenizer = seam_tokenizer()
+        self.tokenizer = build_seam_tokenizer()
         self.left = list(pieces)
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
         await asyncio.sleep(0)
-        said: list[str] = []
-        while self.left and not (sampling.stop and "</think>" in "".join(said)):
-            said.append(self.left.pop(0))
+        text: list[str] = []
+        while self.left and not (sampling.stop and "</think>" in "".join(text)):
+            text.append(self.left.pop(0))
         likely = {self.tokenizer.convert_tokens_to_ids(t): math.log(p) for t, p in (("6", 0.75), ("8", 0.25))}
         row = {t: likely.get(t, -math.inf) for t in sampling.logprob_token_ids}
-        ids = tuple(self.tokenizer.convert_tokens_to_ids(said))
-        return Generation("".join(said), ids, "stop" if sampling.stop else "eos", (row,) * len(ids) if row else ())
+        ids = tuple(self.tokenizer.convert_tokens_to_ids(text))
+        return Generation("".join(text), ids, "stop" if sampling.stop else "eos", (row,) * len(ids) if row else ())
 
 
 @given(st.sets(st.integers(1, len(SEAM) - 1)), st.sets(st.sampled_from("73")))
@@ -209,7 +215,7 @@ class Pieces(ScriptedEngine):
 def test_expected_scores_do_not_depend_on_the_tokenization(cuts: set[int], alone: set[str]) -> None:
     cuts |= {edge for score in alone for edge in (SEAM.index(score), SEAM.index(score) + 1)}
     pieces = [SEAM[i:j] for i, j in pairwise([0, *sorted(cuts), len(SEAM)])]
-    judgment = judged(Pieces(pieces), PAIR)
+    judgment = judge_one(SeamEngine(pieces), PAIR)
     assert (judgment.scores, judgment.reasoning, judgment.votes[0].forced_answer) == ((7, 3), "Right.", None)
     tokens_of_their_own = "7" in pieces and "3" in pieces
     assert judgment.expected_scores == ((6.5, 6.5) if tokens_of_their_own else None)

@@ -1,4 +1,4 @@
-"""From the judge's own words to scores: strict about count and range, lenient about white space."""
+"""Parsing of replies: strict about the number and range of scores, lenient about white space."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from flex_judge.judges.protocol.parsing import (
 from flex_judge.judges.rubrics import OPTIONS, Rubric, Scale, load_rubric
 
 
-def on(scale: str) -> Rubric:
+def make_rubric(scale: str) -> Rubric:
     parsed = Scale.parse(scale)
     return Rubric(scale, "anything", parsed, parsed.labels[:1])
 
 
-FIVE, TEN, TENTHS, CHOICE = on("1-5"), on("1-10"), on("1.0-5.0"), load_rubric("genai_image")
+FIVE, TEN, TENTHS, CHOICE = make_rubric("1-5"), make_rubric("1-10"), make_rubric("1.0-5.0"), load_rubric("genai_image")
 
 
 @pytest.mark.parametrize(
@@ -235,13 +235,13 @@ def test_any_reply_parses_on_scale_or_is_rejected(reply: str, responses: int, ru
 
 @settings(deadline=None)
 @given(replies, st.sampled_from(TEN.labels), st.sampled_from(TEN.labels))
-def test_quotes_around_a_verdict_cannot_change_it(said: str, own: str, quoted: str) -> None:
-    for answer in (f"<answer>{own}</answer>{said}<answer>{quoted}</answer>", f"<answer>{own}</answer>{said}"):
+def test_quotes_around_a_verdict_cannot_change_it(text: str, verdict: str, quote: str) -> None:
+    for answer in (f"<answer>{verdict}</answer>{text}<answer>{quote}</answer>", f"<answer>{verdict}</answer>{text}"):
         try:
             reading = parse_answer(answer, 1, TEN)
         except VerdictParseError:
             continue
-        assert reading.scores == (float(own),)
+        assert reading.scores == (float(verdict),)
 
 
 @settings(deadline=None)
@@ -259,24 +259,24 @@ spaces = st.text(" \n\t\u00a0", max_size=3)
 
 @settings(deadline=None)
 @given(st.data(), st.sampled_from([FIVE, TEN, TENTHS]), st.text())
-def test_every_valid_verdict_is_parsed_after_any_thinking(data: Any, rubric: Rubric, said: str) -> None:
-    written = data.draw(st.lists(st.sampled_from(rubric.labels), min_size=1, max_size=5))
-    tags = [f"<answer>{data.draw(spaces)}{label}{data.draw(spaces)}</answer>{data.draw(spaces)}" for label in written]
-    answer = extract_answer(f"{said}</think>{''.join(tags)}")
-    reading = parse_answer(answer, len(written), rubric)
-    assert reading.scores == tuple(map(float, written))
+def test_every_valid_verdict_is_parsed_after_any_thinking(data: Any, rubric: Rubric, thinking: str) -> None:
+    labels = data.draw(st.lists(st.sampled_from(rubric.labels), min_size=1, max_size=5))
+    tags = [f"<answer>{data.draw(spaces)}{label}{data.draw(spaces)}</answer>{data.draw(spaces)}" for label in labels]
+    answer = extract_answer(f"{thinking}</think>{''.join(tags)}")
+    reading = parse_answer(answer, len(labels), rubric)
+    assert reading.scores == tuple(map(float, labels))
     assert [
-        answer[place : place + len(label)] for place, label in zip(reading.positions, written, strict=True)
-    ] == written
+        answer[place : place + len(label)] for place, label in zip(reading.positions, labels, strict=True)
+    ] == labels
 
 
 @settings(deadline=None)
 @given(st.data(), st.sampled_from([FIVE, TEN, TENTHS]))
 def test_every_list_of_valid_scores_is_parsed(data: Any, rubric: Rubric) -> None:
-    written = data.draw(st.lists(st.sampled_from(rubric.labels), min_size=2, max_size=5))
+    labels = data.draw(st.lists(st.sampled_from(rubric.labels), min_size=2, max_size=5))
     separator = data.draw(st.sampled_from([", ", " ", "\n", " ,\t", ";  "]))
-    answer = f"<answer>{data.draw(spaces)}{separator.join(written)}{data.draw(spaces)}</answer>"
-    assert parse_answer(answer, len(written), rubric).scores == tuple(map(float, written))
+    answer = f"<answer>{data.draw(spaces)}{separator.join(labels)}{data.draw(spaces)}</answer>"
+    assert parse_answer(answer, len(labels), rubric).scores == tuple(map(float, labels))
 
 
 @settings(deadline=None)

@@ -1,4 +1,4 @@
-"""The wire format of the judge, to the character."""
+"""Prompts of the judge: the published format, character for character, and its variations."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ CLIP = Media(Modality.AUDIO, b"clip", "clip.wav")
 ETHANOL = Media(Modality.MOLECULE, b"CCO", "CCO")
 
 
-def flat(pieces: Sequence[Span | Media]) -> str:
+def join_pieces(pieces: Sequence[Span | Media]) -> str:
     return "".join(piece.text if isinstance(piece, Span) else f"<{piece.name}>" for piece in pieces)
 
 
-def texts(comparison: Comparison, rubric: Rubric = GENERAL) -> list[tuple[str, str]]:
-    return [(turn.role, flat(turn.pieces)) for turn in build_judge_turns(comparison, rubric)]
+def get_turn_texts(comparison: Comparison, rubric: Rubric = GENERAL) -> list[tuple[str, str]]:
+    return [(turn.role, join_pieces(turn.pieces)) for turn in build_judge_turns(comparison, rubric)]
 
 
-def user_text(prompt: Content, *responses: Content, rubric: Rubric = GENERAL) -> str:
-    return texts(Comparison("", (Message("user", prompt),), responses), rubric)[1][1]
+def get_user_text(prompt: Content, *responses: Content, rubric: Rubric = GENERAL) -> str:
+    return get_turn_texts(Comparison("", (Message("user", prompt),), responses), rubric)[1][1]
 
 
 def test_pairwise_default_is_exactly_the_published_prompt() -> None:
@@ -64,7 +64,7 @@ def test_single_prompt_differs_in_one_assistant_and_one_answer() -> None:
 
 
 def test_pair_has_the_published_layout() -> None:
-    system, user = texts(Comparison.of("What is 2 + 3?", "5", "6"))
+    system, user = get_turn_texts(Comparison.of("What is 2 + 3?", "5", "6"))
     assert system == ("system", PUBLISHED_PAIR)
     assert user == (
         "user",
@@ -73,7 +73,7 @@ def test_pair_has_the_published_layout() -> None:
 
 
 def test_single_answer_has_the_published_layout() -> None:
-    assert texts(Comparison.of("What is 2 + 3?", "5"))[1] == (
+    assert get_turn_texts(Comparison.of("What is 2 + 3?", "5"))[1] == (
         "user",
         "[Question]\nWhat is 2 + 3?\n\n[Assistant's Answer]\n5",
     )
@@ -81,7 +81,7 @@ def test_single_answer_has_the_published_layout() -> None:
 
 def test_conversation_messages_are_headed_by_their_role() -> None:
     chat = (Message("user", "Hi"), Message("assistant", "Hello!"), Message("user", "2 + 3?"))
-    _, (_, user) = texts(Comparison("", chat, ("5",)))
+    _, (_, user) = get_turn_texts(Comparison("", chat, ("5",)))
     assert user == "[Question]\nUser: Hi\n\nAssistant: Hello!\n\nUser: 2 + 3?\n\n[Assistant's Answer]\n5"
 
 
@@ -94,12 +94,12 @@ def test_only_template_text_is_trusted() -> None:
 
 
 def test_candidates_of_one_question_share_the_prompt_prefix() -> None:
-    first, second = (texts(Comparison.of("What is 2 + 3?", answer))[1][1] for answer in ("five", "six"))
+    first, second = (get_turn_texts(Comparison.of("What is 2 + 3?", answer))[1][1] for answer in ("five", "six"))
     assert first.removesuffix("five") == second.removesuffix("six")
 
 
 def test_braces_in_rubrics_and_answers_are_not_filled() -> None:
-    system, (_, user) = texts(Comparison.of("{question}", "{k} {criteria}", "%s \\1"), ODD)
+    system, (_, user) = get_turn_texts(Comparison.of("{question}", "{k} {criteria}", "%s \\1"), ODD)
     assert f"Criteria includes {ODD.criteria}. Avoid" in system[1]
     assert user == "[Question]\n{question}\n\n[Assistant 1's Answer]\n{k} {criteria}\n\n[Assistant 2's Answer]\n%s \\1"
 
@@ -122,7 +122,7 @@ def test_listwise_prompt_differs_from_the_pair_in_its_numbers() -> None:
     assert build_system_prompt(GENERAL, 4) == changed + "<answer>8</answer><answer>1</answer>"
     assert "judge the performance of 12 AI assistants" in build_system_prompt(GENERAL, 12)
     layout = "[Question]\nq\n\n[Assistant 1's Answer]\na\n\n[Assistant 2's Answer]\nb\n\n[Assistant 3's Answer]\nc"
-    assert user_text("q", "a", "b", "c") == layout
+    assert get_user_text("q", "a", "b", "c") == layout
 
 
 def test_demo_prompt_is_the_one_its_judge_was_trained_with() -> None:
@@ -146,9 +146,9 @@ def test_answer_first_prompt_only_swaps_the_tags() -> None:
 
 def test_ranking_asks_for_distinct_scores_while_the_scale_has_enough() -> None:
     batch = load_rubric("mllm_judge_batch")
-    asked = "Score assistants 1-10 (higher=better), and give no two of them the same score."
-    assert asked in build_system_prompt(batch, 3)
-    assert asked in build_system_prompt(batch, 10)
+    asks_for_distinct = "Score assistants 1-10 (higher=better), and give no two of them the same score."
+    assert asks_for_distinct in build_system_prompt(batch, 3)
+    assert asks_for_distinct in build_system_prompt(batch, 10)
     assert "Score assistants 1-10 (higher=better)." in build_system_prompt(batch, 11)
 
 
@@ -161,8 +161,8 @@ def test_options_use_letters_in_instructions_and_headers() -> None:
     assert system.endswith(
         "evaluation choice within <answer> </answer> tags, i.e., for example,<answer>[[A>B]]</answer>"
     )
-    shown = user_text((CAT, "Make it a dog."), (DOG,), (CAT,), rubric=edit)
-    assert shown == "<cat.png>[Question]\nMake it a dog.\n\n[Image A]\n<dog.png>\n\n[Image B]\n<cat.png>"
+    user_text = get_user_text((CAT, "Make it a dog."), (DOG,), (CAT,), rubric=edit)
+    assert user_text == "<cat.png>[Question]\nMake it a dog.\n\n[Image A]\n<dog.png>\n\n[Image B]\n<cat.png>"
 
 
 def test_prompt_uses_the_rubrics_words() -> None:
@@ -183,8 +183,8 @@ def test_prompt_uses_the_rubrics_words() -> None:
     assert f"Now the user asks you to rate two short jokes. {middle}" in pair
     assert "rate a short joke. Score the joke 1-5 (higher=better). Criteria includes wit. A pun" in single
     assert "Avoid mood." in single
-    assert user_text("cats", "x", "y", rubric=rubric) == "[Topic]\ncats\n\n[Joke 1]\nx\n\n[Joke 2]\ny"
-    assert user_text("cats", "x", rubric=rubric) == "[Topic]\ncats\n\n[Joke]\nx"
+    assert get_user_text("cats", "x", "y", rubric=rubric) == "[Topic]\ncats\n\n[Joke 1]\nx\n\n[Joke 2]\ny"
+    assert get_user_text("cats", "x", rubric=rubric) == "[Topic]\ncats\n\n[Joke]\nx"
 
 
 @pytest.mark.parametrize("name", list_rubrics())
@@ -196,11 +196,11 @@ def test_every_preset_fills_all_placeholders(name: str, reason_first: bool) -> N
 
 
 def test_prompt_media_precede_the_question_in_order() -> None:
-    assert user_text((CAT, "Which one?", DOG), "the cat") == (
+    assert get_user_text((CAT, "Which one?", DOG), "the cat") == (
         "<cat.png><dog.png>[Question]\nWhich one?\n\n[Assistant's Answer]\nthe cat"
     )
     chat = (Message("user", (CAT, "What is it?")), Message("assistant", "A cat."), Message("user", ("And it?", CLIP)))
-    _, (_, user) = texts(Comparison("", chat, ("a meow",)))
+    _, (_, user) = get_turn_texts(Comparison("", chat, ("a meow",)))
     assert user == (
         "<cat.png><clip.wav>[Question]\nUser: What is it?\n\nAssistant: A cat.\n\nUser: And it?"
         "\n\n[Assistant's Answer]\na meow"
@@ -208,25 +208,25 @@ def test_prompt_media_precede_the_question_in_order() -> None:
 
 
 def test_response_media_stay_in_place() -> None:
-    assert user_text("Draw a cat.", ("Here: ", CAT, " and", DOG), (DOG,)) == (
+    assert get_user_text("Draw a cat.", ("Here: ", CAT, " and", DOG), (DOG,)) == (
         "[Question]\nDraw a cat.\n\n[Assistant 1's Answer]\nHere: <cat.png> and<dog.png>"
         "\n\n[Assistant 2's Answer]\n<dog.png>"
     )
 
 
 def test_molecules_stay_within_their_sentence() -> None:
-    assert user_text((CAT, "Is ", ETHANOL, " polar?"), ("Yes, ", ETHANOL, " is.")) == (
+    assert get_user_text((CAT, "Is ", ETHANOL, " polar?"), ("Yes, ", ETHANOL, " is.")) == (
         "<cat.png>[Question]\nIs <CCO> polar?\n\n[Assistant's Answer]\nYes, <CCO> is."
     )
 
 
 def test_words_around_a_moved_image_stay_separated() -> None:
-    assert "[Question]\nfirst\nsecond third\n\n[" in user_text(("first", CAT, DOG, "second ", CAT, "third"), "a")
-    assert "[Question]\nfirst second\n\n[" in user_text(("first", CAT, " second"), "a")
+    assert "[Question]\nfirst\nsecond third\n\n[" in get_user_text(("first", CAT, DOG, "second ", CAT, "third"), "a")
+    assert "[Question]\nfirst second\n\n[" in get_user_text(("first", CAT, " second"), "a")
 
 
 def test_question_may_consist_of_media_only() -> None:
-    assert user_text((CLIP,), "a") == "<clip.wav>[Question]\n\n\n[Assistant's Answer]\na"
+    assert get_user_text((CLIP,), "a") == "<clip.wav>[Question]\n\n\n[Assistant's Answer]\na"
 
 
 hostile = st.one_of(
@@ -242,7 +242,7 @@ hostile = st.one_of(
 @given(st.lists(hostile, min_size=1, max_size=4), hostile)
 def test_judged_text_is_unchanged_and_untrusted(responses: list[str], question: str) -> None:
     system, user = build_judge_turns(Comparison.of(question, *responses), GENERAL)
-    assert flat(system.pieces) == build_system_prompt(GENERAL, len(responses))
+    assert join_pieces(system.pieces) == build_system_prompt(GENERAL, len(responses))
     assert [p.text for p in user.pieces if isinstance(p, Span) and not p.trusted] == [question, *responses]
 
 
@@ -256,8 +256,8 @@ def test_answer_grammar_matches_exactly_the_scores_of_the_scale() -> None:
     single, pair = re.compile(build_answer_regex(GENERAL, 1)), re.compile(build_answer_regex(GENERAL, 2))
     assert [s for s in range(-1, 120) if single.fullmatch(f"{s}</answer>")] == list(range(1, 11))
     assert pair.fullmatch("10</answer><answer>1</answer>")
-    for wrong in ("4", "4.0</answer>", "4</answer> ", "4</answer><answer>5</answer>", "<answer>4</answer>"):
-        assert not single.fullmatch(wrong)
+    for invalid in ("4", "4.0</answer>", "4</answer> ", "4</answer><answer>5</answer>", "<answer>4</answer>"):
+        assert not single.fullmatch(invalid)
     assert not re.fullmatch(build_answer_regex(ODD, 1), "1x5</answer>")
     assert re.fullmatch(build_answer_regex(GENERAL, 4), "</answer><answer>".join("3581") + "</answer>")
 
@@ -266,5 +266,5 @@ def test_choice_grammar_matches_exactly_the_four_options() -> None:
     choice = re.compile(build_answer_regex(load_rubric("genai_image"), 2))
     for option in ("[[A>B]]", "[[B>A]]", "[[A=B=Good]]", "[[A=B=Bad]]"):
         assert choice.fullmatch(f"{option}</answer>")
-    for wrong in ("A>B</answer>", "[[A=B]]</answer>", "[[A>B]]", "[[A>B]]</answer><answer>[[A>B]]</answer>"):
-        assert not choice.fullmatch(wrong)
+    for invalid in ("A>B</answer>", "[[A=B]]</answer>", "[[A>B]]", "[[A>B]]</answer><answer>[[A>B]]</answer>"):
+        assert not choice.fullmatch(invalid)

@@ -1,4 +1,4 @@
-"""Rubrics: scales, the ones that come with the project, and TOML files of one's own."""
+"""Rubrics: scales, presets, and TOML files of users."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_scale_with_too_many_scores_is_rejected() -> None:
 def test_every_published_case_study_has_a_rubric() -> None:
     text = ["general", "general_1_5", "correctness", "judgelm", "pandalm"]
     image = ["mllm_judge_score", "mllm_judge_pair", "mllm_judge_batch", "vl_rewardbench"]
-    made = ["mjbench_alignment", "mjbench_safety", "mjbench_artifact", "genai_image", "genai_edit", "genai_video"]
-    rest = ["speech_quality", "speaker_similarity", "membrane_permeability"]
-    assert list_rubrics() == sorted(text + image + made + rest)
+    generated = ["mjbench_alignment", "mjbench_safety", "mjbench_artifact", "genai_image", "genai_edit", "genai_video"]
+    audio_and_molecules = ["speech_quality", "speaker_similarity", "membrane_permeability"]
+    assert list_rubrics() == sorted(text + image + generated + audio_and_molecules)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_every_preset_loads(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "made_for"),
+    ("name", "count", "made_for"),
     [
         ("genai_image", 1, "2"),
         ("genai_image", 3, "2"),
@@ -123,9 +123,9 @@ def test_every_preset_loads(name: str) -> None:
         ("general", 0, "1 or more"),
     ],
 )
-def test_rubric_rejects_unsupported_response_counts(name: str, wrong: int, made_for: str) -> None:
-    with pytest.raises(UsageError, match=f"^rubric '{name}' is made for {made_for} responses at a time, not {wrong}$"):
-        load_rubric(name).check_response_count(wrong)
+def test_rubric_rejects_unsupported_response_counts(name: str, count: int, made_for: str) -> None:
+    with pytest.raises(UsageError, match=f"^rubric '{name}' is made for {made_for} responses at a time, not {count}$"):
+        load_rubric(name).check_response_count(count)
 
 
 def test_listwise_example_extends_the_published_pair_without_repeats() -> None:
@@ -141,12 +141,12 @@ def test_listwise_example_extends_the_published_pair_without_repeats() -> None:
 def test_example_answers_are_on_the_scale(low: int, steps: int, decimals: int, n: int, data: Any) -> None:
     grid = 10**decimals
     scale = Scale.parse(f"{low / grid:.{decimals}f}-{(low + steps) / grid:.{decimals}f}")
-    own = tuple(data.draw(st.lists(st.sampled_from(scale.labels), min_size=1, max_size=4, unique=True)))
-    examples = Rubric("r", "x", scale, own).list_example_answers(n)
+    example = tuple(data.draw(st.lists(st.sampled_from(scale.labels), min_size=1, max_size=4, unique=True)))
+    examples = Rubric("r", "x", scale, example).list_example_answers(n)
     assert len(examples) == n
     assert set(examples) <= set(scale.labels)
     assert len(set(examples)) == min(n, len(scale.labels))
-    assert examples[: len(own)] == own[:n]
+    assert examples[: len(example)] == example[:n]
 
 
 def test_user_file_is_loaded_as_a_rubric(tmp_path: Path) -> None:
@@ -177,11 +177,11 @@ def test_texts_may_span_lines_and_end_with_a_period() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("value", "read"),
     [(1, (1, 1)), (2, (2, 2)), ("2", (2, 2)), ("1-2", (1, 2)), ("4-4", (4, 4)), ("3+", (3, None)), ("1+", (1, None))],
 )
-def test_responses_is_a_number_or_a_range(written: Any, read: tuple[int, int | None]) -> None:
-    data = {"criteria": "x", "scale": "1-5", "responses": written}
+def test_responses_is_a_number_or_a_range(value: Any, read: tuple[int, int | None]) -> None:
+    data = {"criteria": "x", "scale": "1-5", "responses": value}
     assert Rubric.from_dict("my", data, source="my.toml").responses == read
 
 
