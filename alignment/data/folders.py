@@ -1,4 +1,4 @@
-"""Data sets in local folders, and digests that keep the cache of `datasets` correct.
+"""Loading of data sets with `datasets`, and digests that keep its cache correct.
 
 `datasets` (5.2) caches a folder that has a dataset card under the folder's name and a digest of the card. Another
 folder of the same name, or the same folder with other rows, would silently load the old rows.
@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from flex_judge.judges.errors import UsageError, to_one_line
 
 
 def compute_content_digest(files: Iterable[Path]) -> str:
@@ -23,7 +26,32 @@ def compute_content_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def get_cache_folder(folder: Path) -> str:
+def load_split(name: str, path: str, config: str | None = None, split: str = "train", **arguments: Any) -> Any:
+    """Load a split with `datasets.load_dataset`, which stores it on disk in its cache.
+
+    Args:
+        name: name of the data set in messages.
+        path: hub id, local folder, or name of a loader such as `json`.
+        config: configuration of the data set.
+        split: name of the split.
+        **arguments: other arguments of `load_dataset`.
+
+    Raises:
+        UsageError: the data set cannot be loaded.
+    """
+    from datasets import disable_progress_bars, load_dataset
+    from datasets.exceptions import DatasetsError
+
+    disable_progress_bars()
+    if Path(path).is_dir():
+        arguments["cache_dir"] = _get_cache_folder(Path(path))
+    try:
+        return load_dataset(path, config, split=split, **arguments)
+    except (DatasetsError, OSError, ValueError) as e:
+        raise UsageError(f"{name}: cannot be loaded: {to_one_line(e)[:300]}") from e
+
+
+def _get_cache_folder(folder: Path) -> str:
     """Return a cache folder for `datasets` that is specific to the current files of a folder."""
     from datasets import config
 

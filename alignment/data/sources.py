@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from flex_judge.alignment.data.folders import get_cache_folder
+from flex_judge.alignment.data.folders import load_split
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.jsonl import parse_object
 
 INDEX_STRIDE = 64
 """Number of rows between two indexed offsets of a JSON lines file."""
@@ -138,7 +138,12 @@ class JsonLinesFile(_RowFile):
             lines = ((number, line) for number, line in enumerate(file, first_line) if line.strip())
             for number, line in itertools.islice(lines, skipped, skipped + stop - start):
                 where = f"{self.name}, line {number}"
-                yield where, _parse_object(where, line)
+                row: Mapping[str, Any] | UsageError
+                try:
+                    row = parse_object(line, where)
+                except UsageError as e:
+                    row = e
+                yield where, row
 
 
 @dataclass(frozen=True)
@@ -291,38 +296,3 @@ def _fetch_revision(path: str) -> str | None:
 def _load_split_once(name: str, path: str, config: str | None, split: str, revision: str | None) -> Any:
     """Load a split once per process."""
     return load_split(name, path, config, split, revision=revision)
-
-
-def load_split(name: str, path: str, config: str | None = None, split: str = "train", **arguments: Any) -> Any:
-    """Load a split with `datasets.load_dataset`, which stores it on disk in its cache.
-
-    Args:
-        name: name of the data set in messages.
-        path: hub id, local folder, or name of a loader such as `json`.
-        config: configuration of the data set.
-        split: name of the split.
-        **arguments: other arguments of `load_dataset`.
-
-    Raises:
-        UsageError: the data set cannot be loaded.
-    """
-    from datasets import disable_progress_bars, load_dataset
-    from datasets.exceptions import DatasetsError
-
-    disable_progress_bars()
-    if Path(path).is_dir():
-        arguments["cache_dir"] = get_cache_folder(Path(path))
-    try:
-        return load_dataset(path, config, split=split, **arguments)
-    except (DatasetsError, OSError, ValueError) as e:
-        raise UsageError(f"{name}: cannot be loaded: {' '.join(str(e).split())[:300]}") from e
-
-
-def _parse_object(where: str, line: bytes) -> Mapping[str, Any] | UsageError:
-    try:
-        value = json.loads(line)
-    except ValueError as e:  # base class of JSONDecodeError and UnicodeDecodeError
-        return UsageError(f"{where}: not JSON ({getattr(e, 'msg', e)})")
-    if not isinstance(value, dict):
-        return UsageError(f"{where}: expected a JSON object, got {type(value).__name__}")
-    return value

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from flex_judge.alignment.data.folders import load_split
 from flex_judge.alignment.data.prompts import MOLECULES, PromptColumns, parse_prompt_row, read_prompts
 from flex_judge.alignment.data.rows import PromptRow
-from flex_judge.alignment.data.sources import HUB, HubDataset, Source, load_split
+from flex_judge.alignment.data.sources import HUB, HubDataset, Source
 from flex_judge.alignment.data.texts import compute_prompt_digest
 from flex_judge.alignment.preferences.formats import has_images, has_molecules, make_prompt_columns
 from flex_judge.alignment.tasks import arithmetic

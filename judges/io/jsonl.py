@@ -36,7 +36,7 @@ def read_rows(path: Path, needed: Sequence[str] = ()) -> Iterator[dict[str, Any]
     with file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _parse_object(line, needed, f"{path}, line {number}")
+                yield parse_object(line, f"{path}, line {number}", needed)
 
 
 def read_object(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
@@ -50,12 +50,22 @@ def read_object(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
         UsageError: the file cannot be read, or does not contain a JSON object with the needed fields.
     """
     try:
-        return _parse_object(path.read_bytes(), needed, str(path))
+        return parse_object(path.read_bytes(), str(path), needed)
     except OSError as e:
         raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
 
 
-def _parse_object(text: bytes, needed: Sequence[str], where: str) -> dict[str, Any]:
+def parse_object(text: bytes, where: str, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Args:
+        text: JSON in UTF-8.
+        where: file and line for error messages.
+        needed: fields that the object must have.
+
+    Raises:
+        UsageError: the text is not a JSON object with the needed fields.
+    """
     try:
         value = json.loads(text)
     except ValueError as e:  # base class of JSONDecodeError and UnicodeDecodeError

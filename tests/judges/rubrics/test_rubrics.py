@@ -252,7 +252,7 @@ def test_invalid_field_in_a_file_is_reported_with_its_path(tmp_path: Path) -> No
 def test_invalid_toml_file_is_reported_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"broken\.toml: not a TOML file"):
+    with pytest.raises(UsageError, match=r"broken\.toml: not a valid TOML file"):
         load_rubric(str(path))
 
 
