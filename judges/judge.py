@@ -50,7 +50,9 @@ class FlexJudge:
         self.renderer = Renderer(engine.tokenizer, engine.profile)
         self._rubrics: dict[str, Rubric] = {}
         self._reply_generators: dict[tuple[str, int], ReplyGenerator] = {}
+        # asyncio primitives belong to one event loop, and each call of `judge` or `stream` runs its own loop.
         self._semaphores: WeakKeyDictionary[asyncio.AbstractEventLoop, EngineSemaphore] = WeakKeyDictionary()
+        # Every stored judgment repeats the settings, so unset ones are left out.
         media = _drop_unset_values(asdict(self.settings.media))
         self._recorded_settings = _drop_unset_values(asdict(self.settings) | {"media": media})
 
@@ -229,6 +231,7 @@ class FlexJudge:
         )
 
     def _get_rubric(self, name: str) -> Rubric:
+        # Loaded once per judge, so that editing a rubric file cannot change the criteria in the middle of a run.
         if name not in self._rubrics:
             self._rubrics[name] = load_rubric(name)
         return self._rubrics[name]
@@ -267,7 +270,7 @@ def _iterate_in_new_loop(
                 advance()
                 yield item
         finally:
-            runner.run(source.aclose())
+            runner.run(source.aclose())  # Cancels the comparisons in progress if the caller stops early.
 
 
 def _is_in_event_loop() -> bool:

@@ -86,6 +86,7 @@ class Verdict:
         )
 
 
+# The two kinds of ties are the same in both orders.
 _SWAPPED_CHOICES = {"A>B": "B>A", "B>A": "A>B"}
 
 
@@ -158,6 +159,7 @@ class Judgment:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Judgment:
         """Read a judgment from the dictionary that `to_json` returned; unknown keys are ignored."""
+        # Fields that are missing in rows of earlier versions keep their defaults.
         values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
         values |= {name: _to_float_tuple(values.get(name)) for name in ("scores", "expected_scores", "spread")}
         values["status"] = Status(row["status"])
@@ -183,4 +185,5 @@ def _verdict_from_json(row: Mapping[str, Any]) -> Verdict:
 
 
 def _to_float_tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    # JSON stores tuples as lists, and some writers store 3.0 as 3.
     return None if values is None else tuple(float(v) for v in values)

@@ -82,6 +82,7 @@ class Comparison:
             UsageError: a prompt or response has an unsupported type, or the sample index is out of range.
             MediaError: a medium cannot be read.
         """
+        # One iterator is shared by all messages, so each image part takes the next image.
         pending_images = iter([make_media(Modality.IMAGE, image) for image in images])
         messages = parse_messages(prompt, pending_images)
         remaining_images = tuple(pending_images)
@@ -194,7 +195,7 @@ def _parse_content(value: Any, images: Iterator[Media], field: str) -> Content:
         return value
     if isinstance(value, Media):
         return (value,)
-    if not isinstance(value, Sequence) or isinstance(value, bytes):
+    if not isinstance(value, Sequence) or isinstance(value, bytes):  # bytes are a Sequence of integers
         raise UsageError(f"{field}: expected text or a list of parts, got {value!r:.80}")
     return _merge_text_parts([_parse_part(part, images, field) for part in value])
 

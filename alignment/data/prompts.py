@@ -119,7 +119,7 @@ def parse_prompt_row(
             folder, insert_molecules(_drop_final_answer(data[columns.prompt]), data.get(MOLECULES))
         )
         images = [resolve_source_path(folder, image) for image in _list_images(data, columns)]
-        messages = Comparison.of(prompt, "", images=images).prompt
+        messages = Comparison.of(prompt, "", images=images).prompt  # parses messages and loads media
     except UsageError as e:  # type(e) keeps a MediaError a MediaError
         raise type(e)(f"{where}, field {columns.prompt!r}: {str(e).removeprefix('prompt: ')}") from e
     if columns.system is not None:

@@ -124,6 +124,7 @@ class JsonLinesFile(_RowFile):
                     offset += len(line)
         except OSError as e:
             raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
+        # Absolute paths, because workers may have another working directory.
         return cls(path.resolve(), digest.hexdigest(), path.resolve().parent, count, tuple(offsets))
 
     def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:

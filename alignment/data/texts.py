@@ -89,6 +89,7 @@ class SeenPrompts:
             digest: result of `compute_prompt_digest`; rows of pairs have it in their provenance.
             id: id of the prompt.
         """
+        # Rows of one id are adjacent, so the result for the last id is enough; a set of all ids would need more memory.
         if (digest, id) != self._last:
             number = int(digest, 16)
             self._is_repeat = number in self._seen

@@ -51,4 +51,5 @@ def _render_table(table: Table) -> str:
 
 
 def _render_row(cells: Sequence[Cell]) -> str:
+    # A bar inside a cell would start a new column.
     return "| " + " | ".join(format_cell(cell).replace("|", "\\|") for cell in cells) + " |"

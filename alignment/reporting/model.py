@@ -116,6 +116,7 @@ class Table:
     """Whether HTML pages draw a bar before each metric."""
 
     def __post_init__(self) -> None:
+        # Tables are frozen, and generators are stored as tuples so that a table can be rendered several times.
         object.__setattr__(self, "rows", tuple(self.rows))
 
 

@@ -57,6 +57,8 @@ def is_correct_answer(response: str, answer: float) -> bool:
     return find_last_number(response) == answer
 
 
+# The number must not continue a word or a decimal, so `x2` and the 5 in `3.5` do not match. Groups of thousands must be
+# complete: in `1,23` each part is a number of its own.
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?")
 
 
@@ -127,6 +129,7 @@ def generate_questions(
         if level not in LEVELS:
             raise UsageError(f"arithmetic: unknown level {level!r}; choose from {', '.join(map(str, LEVELS))}")
     rng = random.Random(f"arithmetic-{seed}")
+    # All kinds and levels take turns, so that the beginning of the list has the same mixture as the whole.
     cells = [(kind, level) for level in levels for kind in kinds]
     questions: dict[str, ArithmeticQuestion] = {}
     turn = repeats = 0

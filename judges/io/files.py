@@ -133,7 +133,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with path.open("rb") as file:
             number = 0
             for batch in pq.ParquetFile(file).iter_batches(1024):
-                for row in batch.to_pylist():
+                for row in batch.to_pylist():  # by batch, so that large files do not have to fit into memory
                     number += 1
                     yield f"{path}, row {number}", row
     except OSError as e:

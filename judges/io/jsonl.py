@@ -29,6 +29,7 @@ def read_rows(path: Path, needed: Sequence[str] = ()) -> Iterator[dict[str, Any]
         UsageError: the file cannot be read, or a line is not a JSON object with the needed fields; the message names
             file and line.
     """
+    # Binary mode splits lines at \n only; text mode would also split at \r inside a row.
     try:
         file = path.open("rb")
     except OSError as e:
@@ -85,6 +86,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a JSON lines file atomically, like `write_rows`, without holding all rows in memory."""
+    # Renaming a complete file is atomic; a crash leaves at most a file with the suffix .partial.
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", errors=SURROGATES) as file:
         file.writelines(map(_format_line, rows))
@@ -133,13 +135,13 @@ class Journal:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a row and flush it to the operating system, so that it survives the death of this process."""
-        self._file.write(_format_line(row))
+        self._file.write(_format_line(row))  # Formatted first, so a row that is not JSON writes nothing.
         self._file.flush()
         self.rows[row["id"]] = dict(row)
 
 
 def _format_line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return json.dumps(row, ensure_ascii=False) + "\n"  # Text in other scripts stays readable in an editor.
 
 
 def _drop_torn_line(path: Path) -> None:

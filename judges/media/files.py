@@ -100,6 +100,7 @@ def _decode_data_uri(uri: str, kind: str) -> bytes:
     if not comma or not header.endswith(";base64"):
         raise MediaError(f"{kind}: expected a data URI 'data:TYPE;base64,...', got {uri[:60]!r}")
     try:
+        # URIs may be percent-encoded and wrapped over lines.
         return base64.b64decode("".join(unquote(body).split()), validate=True)
     except ValueError as error:
         raise MediaError(f"{kind}: {header:.60},...: {error}") from error
@@ -267,6 +268,7 @@ def encode_wav(samples: NDArray[np.float32], rate: int) -> bytes:
     body = samples.astype("<f4").tobytes()
     frame_bytes = 4 * channels
     float_format, bits = 3, 32  # WAVE_FORMAT_IEEE_FLOAT
+    # Floats are not PCM, so the format needs an extension size (0) and a `fact` chunk with the number of samples.
     header = struct.pack(
         "<4sIHHIIHHH", b"fmt ", 18, float_format, channels, rate, rate * frame_bytes, frame_bytes, bits, 0
     )

@@ -63,7 +63,7 @@ def make_image(source: Any) -> Media:
         name = str(getattr(source, "filename", "")) or f"{source.width}x{source.height} image"
         check_pixels(source.width, source.height, name)
         with convert_decoder_errors(name, Modality.IMAGE):
-            encoded = io.BytesIO()
+            encoded = io.BytesIO()  # PNG level 1: higher compression is slow and saves little of a short-lived file
             to_upright_rgb(source, name).save(encoded, "PNG", compress_level=1)
         return Media(Modality.IMAGE, encoded.getvalue(), name)
     data, name = read_source(source, Modality.IMAGE)
@@ -137,6 +137,7 @@ def make_audio(source: Any, rate: int | None = None) -> Media:
         raise MediaError(f"{name}: expected a rate in samples per second, a whole number, got {rate!r}")
     with convert_decoder_errors(name, Modality.AUDIO):
         samples = scale_samples(np.asarray(source), name)
+    # More than 32 channels means that the array is (channels, samples).
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > 32):
         raise MediaError(f"{name}: expected an array (samples,) or (samples, channels), got {samples.shape}")
     check_samples(samples, name)

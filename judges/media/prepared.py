@@ -33,7 +33,7 @@ class MediaLimits:
         return MediaLimits(**(vars(family) | overrides))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # eq=False: arrays do not compare to a single bool
 class PreparedMedia:
     """Decoded and scaled media, ready for an engine. Prompts share instances, so the value must not be modified."""
 

@@ -43,6 +43,7 @@ class Media:
     @cached_property
     def digest(self) -> str:
         """SHA-256 hex digest of the content, independent of its source."""
+        # Modality and frame rate are hashed too: the same bytes as another modality are other content.
         digest = hashlib.sha256(f"{self.modality}:{self.fps}:".encode())
         digest.update(self.data)
         for frame in self.frames:

@@ -17,8 +17,10 @@ from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.rubrics.scale import OPTIONS, Scale
 
 _ANSWER = re.compile(re.escape(ANSWER_OPEN) + r"(.*?)" + re.escape(ANSWER_CLOSE), re.DOTALL)
+# ASCII digits only: \d also matches digits of other scripts. No sign and no exponent.
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _SCORE = re.compile(rf"({_NUMBER})(?:\s*/\s*({_NUMBER}))?")
+# A comma separates scores only if white space follows: `3,5` may be a decimal comma.
 _SEPARATOR = re.compile(r"\s*[,;]\s+|\s+")
 _OPTION = re.compile(
     r"\s*(\[\[\s*(A\s*>\s*B|B\s*>\s*A|A\s*=\s*B\s*=\s*Good|A\s*=\s*B\s*=\s*Bad)\s*\]\])\s*\Z",
@@ -189,6 +191,7 @@ def _validate_scores(numbers: list[_WrittenScore], responses: int, scale: Scale)
     if len(numbers) != responses:
         raise VerdictParseError(f"{len(numbers)} scores for {responses} responses")
     for number in numbers:
+        # `8/10` on a scale of 1-5 is rejected, not converted: the judge used another scale.
         if number.value not in scale or number.out_of not in (None, scale.high):
             raise VerdictParseError(f"answer {number.text[:40]!r} is off the scale {scale}")
     return ParsedAnswer(tuple(n.value for n in numbers), tuple(n.position for n in numbers))

@@ -21,6 +21,7 @@ from flex_judge.judges.types import Comparison, Content, Part, split_content
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+# The published prompt says "two AI assistants"; larger numbers than ten are written as digits.
 _NUMBER_WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 

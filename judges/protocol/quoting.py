@@ -18,6 +18,7 @@ from flex_judge.judges.rubrics.rubric import Rubric
 
 QUOTE = "> "
 """Prefix of a forged header. Models know it as the quotation mark of mail and Markdown."""
+# Control, format and filler characters that display as nothing, so that they could hide a header from a comparison.
 _INVISIBLE = re.compile(
     "[\0-\x08\x0e-\x1b\x7f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"

@@ -69,6 +69,7 @@ class Renderer:
         self._space_pattern = _compile_alternatives(self._space_ids)
         self._control_pattern = _compile_alternatives(self._control_ids)
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Without added tokens no text becomes a control token. The post-processor may refer to them, so it goes too.
         backend["added_tokens"], backend["post_processor"] = [], None
         self._plain_tokenizer = Tokenizer.from_str(json.dumps(backend))
         self._check_tokenizer()
@@ -121,7 +122,7 @@ class Renderer:
             content = "".join(self._format_piece(piece, untrusted, media) for piece in turn.pieces)
             messages.append({"role": turn.role, "content": content})
         text = self._apply_template(messages)
-        text += "" if text.endswith(prefill) else prefill
+        text += "" if text.endswith(prefill) else prefill  # Templates of reasoning models may already end with it.
         for nonce in untrusted:
             if text.count(nonce) != 1:
                 raise RenderError(f"the chat template writes a message {text.count(nonce)} times instead of once")
@@ -173,6 +174,7 @@ class Renderer:
         if piece.trusted or not core:
             return piece.text
         # White space at the ends stays outside the nonce, where the template can trim it as it would for any text.
+        # The nonce is random, because untrusted text could contain a fixed placeholder.
         nonce = secrets.token_hex(16)
         untrusted[nonce] = core
         lead, trail = piece.text.split(core, 1)

@@ -98,7 +98,7 @@ def plan_orders(responses: int, order: str, round: int = 0, key: str = "") -> tu
         raise UsageError(f"order {order!r} does not exist; choose one of {', '.join(ORDERS)}")
     if responses < 2 or order == "as_given":
         return (as_given,)
-    if order == "random":
+    if order == "random":  # Random hashes a string seed with SHA-512, so the order is the same in every process.
         return (tuple(random.Random(f"{key}/{round}").sample(as_given, responses)),)
     if order == "both":
         return as_given, as_given[::-1]
@@ -272,6 +272,7 @@ def _compute_spread(
     scores: Sequence[tuple[float, ...]], deviations: Sequence[tuple[float, ...]]
 ) -> tuple[float, ...] | None:
     means = _compute_means(scores)
+    # A single vote without a distribution says nothing about its uncertainty; 0 would claim certainty.
     if means is None or (len(scores) == 1 and not deviations):
         return None
     between = _compute_means([tuple((s - m) ** 2 for s, m in zip(row, means, strict=True)) for row in scores])

@@ -191,6 +191,7 @@ def _parse_range(value: Any, source: str) -> tuple[int, int | None]:
 
 
 def _is_score(value: Any, scale: Scale) -> bool:
+    # An example must be a label of the scale, not only in its range: it shows the judge how to write scores.
     return isinstance(value, int | float) and not isinstance(value, bool) and value in map(float, scale.labels)
 
 

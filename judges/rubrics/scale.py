@@ -39,6 +39,7 @@ class Scale:
         low, _, high = text.partition("-")
         decimals = len(low.partition(".")[2])
         scale = cls(float(low), float(high), decimals)
+        # Comparing with str(scale) rejects other spellings such as 01-10, which no label of the scale would match.
         if scale.low >= scale.high or len(high.partition(".")[2]) != decimals or str(scale) != text:
             raise ValueError(f"{text!r} is not a scale such as 1-10 or 1.0-5.0")
         if scale._steps >= MAX_LABELS:
@@ -51,6 +52,7 @@ class Scale:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Text of every score, lowest first."""
+        # Each score is computed from its index, because repeated addition of 0.1 accumulates rounding errors.
         return tuple(f"{self.low + i / 10**self.decimals:.{self.decimals}f}" for i in range(self._steps + 1))
 
     @property

@@ -99,6 +99,7 @@ def settings_class(cls: Any = None, /, *, kw_only: bool = False) -> Any:
     return settings
 
 
+# Building a validator takes milliseconds, and media limits are created for every prompt.
 @functools.cache
 def _build_validator(cls: Any) -> Any:
     from pydantic import TypeAdapter
