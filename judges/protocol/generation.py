@@ -7,10 +7,10 @@ after a text of ours. At the budget that text closes the reasoning; for budget f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
-from flex_judge.judges.engines.base import Engine, Generation, Sampling
+from flex_judge.judges.engines.base import Engine, FinishReason, Generation, Sampling
 from flex_judge.judges.errors import VerdictParseError
 from flex_judge.judges.judgments import Usage
 from flex_judge.judges.protocol.expected_score import AnswerTokens, compute_answer_distribution
@@ -44,11 +44,8 @@ class ReplyGenerator:
     def __init__(
         self, engine: Engine, renderer: Renderer, settings: JudgeSettings, rubric: Rubric, responses: int
     ) -> None:
-        self.engine = engine
-        self.renderer = renderer
-        self.settings = settings
-        self.rubric = rubric
-        self.responses = responses
+        self.engine, self.renderer, self.settings = engine, renderer, settings
+        self.rubric, self.responses = rubric, responses
         self.answer_budget = settings.compute_answer_budget(responses)
         self.answer_tokens = AnswerTokens(tuple(get_label_scores(rubric)), renderer.encode_as_plain_text)
         encode = renderer.encode_with_control_tokens
@@ -88,47 +85,63 @@ class ReplyGenerator:
         return await in_progress.generate_answer_first()
 
 
+@dataclass(frozen=True)
+class _Thinking:
+    """Reasoning of a reply, without the `</think>` that closes it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    """All generated tokens, including those of `</think>`."""
+    finish_reason: FinishReason
+    """`stop` if the model closed its reasoning."""
+    answer_start: str = ""
+    """Text after `</think>` in the last token: `><` is a single token in many vocabularies."""
+
+
 class _ReplyInProgress:
     """State of one reply while it is generated."""
 
     def __init__(self, generator: ReplyGenerator, prompt: RenderedPrompt, sample_index: int) -> None:
-        self.generator = generator
-        self.prompt = prompt
-        self.sample_index = sample_index
-        self.settings = generator.settings
+        self.generator, self.settings = generator, generator.settings
+        self.prompt, self.sample_index = prompt, sample_index
+        self.num_waits = 0
         self.usage = Usage()
 
     async def generate_reason_first(self) -> Reply:
-        thought, last, thinking, num_waits = await self._generate_thinking()
-        if last.finish_reason != "stop":
-            is_cut = last.finish_reason == "length"
-            if not self.settings.forced_answer:
-                return Reply(thinking, "", is_cut, num_waits=num_waits, usage=self.usage)
-            forced_answer = "budget" if is_cut else "early_end"
-            context = thought + self.generator.close_thinking_tokens
-        else:
-            # The token that ends `</think>` may already start the answer: `><` is a single token in many vocabularies.
-            answer_start = last.text.partition(THINK_CLOSE)[2]
-            thinking = thinking.removesuffix(THINK_CLOSE + answer_start)
-            # No stop string: a judge that quoted `</think><answer>...` in its reasoning continues to its own verdict.
-            spoken = await self._generate_tokens(thought, self.generator.answer_budget, with_logprobs=True)
-            answer = extract_answer(answer_start + spoken.text)
-            is_final = self._is_complete_verdict(answer, spoken) or not self.settings.forced_answer
-            # Text that was cut may have quoted a verdict without having reached its own, so it may continue.
-            if not is_final and spoken.finish_reason == "length":
-                spoken = await self._extend_answer(thought, spoken)
-                answer = extract_answer(answer_start + spoken.text)
-                is_final = self._is_complete_verdict(answer, spoken)
-            if is_final:
-                return await self._build_reply(thought, spoken, answer, thinking, None, num_waits)
-            forced_answer, context = "no_answer", thought + self.generator.open_answer_tokens
-            if (answer_start + spoken.text).strip():
-                # The forced answer follows all of the judge's text, never its first `</think>`: if that tag was quoted
-                # from a response, the grammar would complete the verdict that the response asks for.
-                context = thought + spoken.token_ids + self.generator.close_thinking_tokens
-                thinking += THINK_CLOSE + answer_start + spoken.text
+        thinking = await self._generate_thinking()
+        if thinking.finish_reason == "stop":
+            return await self._answer_after_thinking(thinking)
+        is_cut = thinking.finish_reason == "length"
+        if not self.settings.forced_answer:
+            return Reply(thinking.text, "", is_cut, num_waits=self.num_waits, usage=self.usage)
+        context = thinking.token_ids + self.generator.close_thinking_tokens
+        return await self._force_answer(context, thinking.text, "budget" if is_cut else "early_end")
+
+    async def _answer_after_thinking(self, thinking: _Thinking) -> Reply:
+        """Generate the answer after closed reasoning; force it if the model gives no valid one."""
+        # No stop string: a judge that quoted `</think><answer>...` in its reasoning continues to its own verdict.
+        spoken = await self._generate_tokens(thinking.token_ids, self.generator.answer_budget, with_logprobs=True)
+        answer = extract_answer(thinking.answer_start + spoken.text)
+        is_final = self._is_complete_verdict(answer, spoken) or not self.settings.forced_answer
+        # Text that was cut may have quoted a verdict without having reached its own, so it may continue.
+        if not is_final and spoken.finish_reason == "length":
+            spoken = await self._extend_answer(thinking.token_ids, spoken)
+            answer = extract_answer(thinking.answer_start + spoken.text)
+            is_final = self._is_complete_verdict(answer, spoken)
+        if is_final:
+            return await self._build_reply(thinking.token_ids, spoken, answer, thinking.text)
+        text = thinking.answer_start + spoken.text
+        if not text.strip():
+            context = thinking.token_ids + self.generator.open_answer_tokens
+            return await self._force_answer(context, thinking.text, "no_answer")
+        # The forced answer follows all of the judge's text, never its first `</think>`: if that tag was quoted from a
+        # response, the grammar would complete the verdict that the response asks for.
+        context = thinking.token_ids + spoken.token_ids + self.generator.close_thinking_tokens
+        return await self._force_answer(context, thinking.text + THINK_CLOSE + text, "no_answer")
+
+    async def _force_answer(self, context: tuple[int, ...], thinking: str, reason: str) -> Reply:
         forced = await self._generate_forced_answer(context)
-        return await self._build_reply(context, forced, ANSWER_OPEN + forced.text, thinking, forced_answer, num_waits)
+        return await self._build_reply(context, forced, ANSWER_OPEN + forced.text, thinking, reason)
 
     async def generate_answer_first(self) -> Reply:
         context: tuple[int, ...] = ()
@@ -151,25 +164,26 @@ class _ReplyInProgress:
         is_cut = generation.finish_reason == "length"
         return Reply(thinking, answer, is_cut, forced_answer, usage=self.usage, distributions=distributions)
 
-    async def _generate_thinking(self) -> tuple[tuple[int, ...], Generation, str, int]:
-        """Generate reasoning up to `</think>`, the end of the turn or the budget, with budget forcing if it is on.
-
-        Returns:
-            All tokens of the reasoning, the last generation, the text of all tokens, and the number of waits.
-        """
-        thought: tuple[int, ...] = ()
-        num_waits = 0
+    async def _generate_thinking(self) -> _Thinking:
+        """Generate reasoning up to `</think>`, the end of the turn or the budget, with budget forcing if it is on."""
+        budget = self.settings.max_think_tokens
+        token_ids: tuple[int, ...] = ()
         while True:
-            last = await self._generate_tokens(thought, self.settings.max_think_tokens - len(thought), stop=THINK_CLOSE)
-            if num_waits < self.settings.num_waits and last.finish_reason != "length":
-                extended = thought + self._cut_before_close(last) + self.generator.wait_tokens
-                # Without a token left to think with, "Wait" would only replace the end that the model wrote.
-                if len(extended) < self.settings.max_think_tokens:
-                    thought, num_waits = extended, num_waits + 1
-                    continue
-            thought += last.token_ids
-            text = self.generator.renderer.decode(thought) if num_waits else last.text
-            return thought, last, text, num_waits
+            last = await self._generate_tokens(token_ids, budget - len(token_ids), stop=THINK_CLOSE)
+            if self.num_waits == self.settings.num_waits or last.finish_reason == "length":
+                break
+            extended = token_ids + self._cut_before_close(last) + self.generator.wait_tokens
+            # Without a token left to think with, "Wait" would only replace the end that the model wrote.
+            if len(extended) >= budget:
+                break
+            token_ids = extended
+            self.num_waits += 1
+        token_ids += last.token_ids
+        text = self.generator.renderer.decode(token_ids) if self.num_waits else last.text
+        answer_start = last.text.partition(THINK_CLOSE)[2]
+        if last.finish_reason == "stop":
+            text = text.removesuffix(THINK_CLOSE + answer_start)
+        return _Thinking(text, token_ids, last.finish_reason, answer_start)
 
     async def _extend_answer(self, thought: tuple[int, ...], spoken: Generation) -> Generation:
         """Continue text after the reasoning that was cut, within what is left of the thinking budget."""
@@ -207,10 +221,8 @@ class _ReplyInProgress:
         """Generate the rest of an answer under the rubric's grammar; the context ends with `<answer>`."""
         rubric, responses = self.generator.rubric, self.generator.responses
         stop = ANSWER_CLOSE if rubric.count_answers(responses) == 1 else None
-        regex = build_answer_regex(rubric, responses)
-        return await self._generate_tokens(
-            context, self.generator.answer_budget, stop=stop, with_logprobs=True, regex=regex
-        )
+        regex, budget = build_answer_regex(rubric, responses), self.generator.answer_budget
+        return await self._generate_tokens(context, budget, stop=stop, with_logprobs=True, regex=regex)
 
     async def _build_reply(
         self,
@@ -218,14 +230,14 @@ class _ReplyInProgress:
         generation: Generation,
         answer: str,
         thinking: str,
-        forced_answer: str | None,
-        num_waits: int,
+        forced_answer: str | None = None,
     ) -> Reply:
         """Build a reply whose answer ends with the text of `generation`, or with the end of that text."""
-        offset = len(answer) - len(generation.text)
-        distributions = await self._compute_distributions(context, generation, answer, offset)
+        distributions = await self._compute_distributions(
+            context, generation, answer, len(answer) - len(generation.text)
+        )
         is_cut = generation.finish_reason == "length"
-        return Reply(thinking, answer, is_cut, forced_answer, num_waits, self.usage, distributions)
+        return Reply(thinking, answer, is_cut, forced_answer, self.num_waits, self.usage, distributions)
 
     async def _compute_distributions(
         self, context: tuple[int, ...], generation: Generation, answer: str, offset: int
@@ -250,21 +262,15 @@ class _ReplyInProgress:
             if location is None:
                 continue
             start, labels = location
-            answer_context = context + generation.token_ids[:start]
-
-            # The default argument binds this iteration's context.
-            async def probe_logprobs(
-                prefix: tuple[int, ...], answer_context: tuple[int, ...] = answer_context
-            ) -> Mapping[int, float]:
-                probe = await self._generate_tokens(answer_context + prefix, 1, with_logprobs=True)
-                return probe.logprobs[0] if probe.logprobs else {}
-
-            distribution = await compute_answer_distribution(
-                labels, generation.token_ids[start:], generation.logprobs[start:], probe_logprobs
-            )
-            if distribution:
+            sampled, logprobs = generation.token_ids[start:], generation.logprobs[start:]
+            probe = partial(self._probe_logprobs, context + generation.token_ids[:start])
+            if distribution := await compute_answer_distribution(labels, sampled, logprobs, probe):
                 distributions[position] = distribution
         return distributions
+
+    async def _probe_logprobs(self, context: tuple[int, ...], prefix: tuple[int, ...]) -> Mapping[int, float]:
+        probe = await self._generate_tokens(context + prefix, 1, with_logprobs=True)
+        return probe.logprobs[0] if probe.logprobs else {}
 
     async def _generate_tokens(
         self,
