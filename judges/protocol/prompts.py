@@ -154,7 +154,7 @@ def _build_template_words(rubric: Rubric, responses: int) -> Mapping[str, str]:
         "scale": str(rubric.scale),
         "criteria": rubric.criteria,
         "biases": rubric.biases if responses == 1 else f"order, {rubric.biases}",
-        "what": "choice" if rubric.has_options else "score" if responses == 1 else "scores",
+        "verdict_noun": "choice" if rubric.has_options else "score" if responses == 1 else "scores",
         "example": "".join(ANSWER_OPEN + answer + ANSWER_CLOSE for answer in answers),
     }
 

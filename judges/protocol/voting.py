@@ -122,7 +122,7 @@ class VoteTally:
 
         Args:
             votes: verdicts so far.
-            responses: number of responses judged together.
+            responses: number of responses to decide between; 1 if votes give scores that are averaged instead.
             options: all options, if the rubric asks for one; empty if it asks for scores.
 
         Raises:
