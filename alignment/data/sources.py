@@ -62,14 +62,15 @@ def open_source(text: str) -> Source:
         UsageError: the source does not exist, cannot be read or has no rows.
     """
     source: Source
+    path = Path(text)
     if text.startswith(HUB):
         source = HubDataset.open(text)
+    elif path.suffix == ".jsonl":
+        source = JsonLinesFile.open(path)
+    elif path.suffix == ".parquet":
+        source = ParquetFile.open(path)
     else:
-        path = Path(text)
-        kinds = {".jsonl": JsonLinesFile, ".parquet": ParquetFile}
-        if path.suffix not in kinds:
-            raise UsageError(f"{text}: expected a file that ends in .jsonl or .parquet, or hub:OWNER/NAME")
-        source = kinds[path.suffix].open(path)  # type: ignore[attr-defined]
+        raise UsageError(f"{text}: expected a file that ends in .jsonl or .parquet, or hub:OWNER/NAME")
     if not len(source):
         raise UsageError(f"{source.name}: has no rows")
     return source

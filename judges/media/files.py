@@ -134,9 +134,8 @@ def _read_declared_size(data: bytes) -> int:
     """
     order: Literal["little", "big"] = "big" if data[:4] == b"FORM" else "little"
     size = int.from_bytes(data[4:8], order) if data[:4] in (b"RIFF", b"FORM") else 0
-    return (
-        size + 8 if 0 < size < 0x7FFF_0000 else 0
-    )  # Larger values mean an unknown length, as for files written to a pipe.
+    # Larger values mean an unknown length, as for files written to a pipe.
+    return size + 8 if 0 < size < 0x7FFF_0000 else 0
 
 
 def check_size(size: int, name: str, kind: str) -> None:

@@ -109,9 +109,8 @@ def fair_judge(prompt: str, sampling: Sampling) -> str:
     if "mumble" in candidates:
         return "<answer>perhaps</answer>"
     answers = "".join(f"<answer>{1 + _pick(candidate, 5)}</answer>" for candidate in candidates)
-    return (
-        answers.removeprefix("<answer>") if sampling.regex else answers
-    )  # The prompt of a forced answer ends with it.
+    # The prompt of a forced answer already ends with the first tag.
+    return answers.removeprefix("<answer>") if sampling.regex else answers
 
 
 async def logged_judge(prompt: str, sampling: Sampling) -> str:
