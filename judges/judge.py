@@ -240,7 +240,9 @@ class FlexJudge:
         key = (comparison.rubric, len(comparison.responses))
         if key not in self._reply_generators:
             rubric = self._get_rubric(comparison.rubric)
-            self._reply_generators[key] = ReplyGenerator(self.engine, self.renderer, self.settings, rubric, key[1])
+            self._reply_generators[key] = ReplyGenerator(
+                self.engine, self.renderer, self.settings, rubric=rubric, responses=len(comparison.responses)
+            )
         return self._reply_generators[key]
 
 

@@ -150,7 +150,8 @@ class Judgment:
             detail: the problem, in a few words.
             **fields: other fields of the judgment.
         """
-        return cls(id, status, None, None, "", votes=(Verdict(status, detail=detail),), **fields)
+        votes = (Verdict(status, detail=detail),)
+        return cls(id, status, scores=None, expected_scores=None, reasoning="", votes=votes, **fields)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to a dictionary of JSON types."""

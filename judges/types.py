@@ -90,7 +90,8 @@ class Comparison:
             question = messages[-1]
             content = (*remaining_images, *split_content(question.content))
             messages = (*messages[:-1], Message(question.role, content))
-        return cls(id, messages, tuple(parse_response(response) for response in responses), rubric, sample_index)
+        contents = tuple(parse_response(response) for response in responses)
+        return cls(id, messages, contents, rubric=rubric, sample_index=sample_index)
 
     def permute_responses(self, order: Sequence[int]) -> Comparison:
         """Return the comparison with response `order[k]` in place k."""

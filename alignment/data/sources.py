@@ -125,8 +125,8 @@ class JsonLinesFile(_RowFile):
                     offset += len(line)
         except OSError as e:
             raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
-        # Absolute paths, because workers may have another working directory.
-        return cls(path.resolve(), digest.hexdigest(), path.resolve().parent, count, tuple(offsets))
+        path = path.resolve()  # workers may have another working directory
+        return cls(path, digest.hexdigest(), path.parent, count=count, offsets=tuple(offsets))
 
     def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
         """Yield rows `start` to `stop` (exclusive), each with its location for messages."""

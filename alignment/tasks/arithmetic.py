@@ -140,7 +140,7 @@ def generate_questions(
         text, answer = KINDS[kind](rng, level)
         if text not in questions:
             name = f"arithmetic-{seed}-{len(questions)}"
-            questions[text] = ArithmeticQuestion(name, text, answer, kind, level)
+            questions[text] = ArithmeticQuestion(name, text, answer, kind=kind, level=level)
             turn, repeats = turn + 1, 0
             continue
         repeats += 1

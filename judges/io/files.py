@@ -73,9 +73,8 @@ def read_comparisons(path: Path, rubric: str = "general") -> list[ComparisonFile
     load_cached = cache(load_rubric)
     load_cached(rubric)  # An invalid run rubric must not be reported as an error of the first row.
     for number, (where, data) in enumerate(read_table(path), 1):
-        row = _parse_row(
-            where, {k: v for k, v in data.items() if v is not None}, number, rubric, path.parent, load_cached
-        )
+        values = {name: value for name, value in data.items() if value is not None}
+        row = _parse_row(where, values, number, rubric=rubric, folder=path.parent, load_rubric=load_cached)
         if row.id in first_rows:
             raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {first_rows[row.id]}; use unique ids")
         first_rows[row.id] = where
@@ -159,7 +158,9 @@ def _parse_row(
         raise make_field_error("id", "a text or a whole number")
     if _escape_surrogates(data.get("id")) != data.get("id"):  # An escaped id would not match when a run resumes.
         raise make_field_error("id", "a text without lone surrogates")
-    row = ComparisonFileRow(str(data.get("id", number)), where, data, data.get("rubric", rubric), folder)
+    row = ComparisonFileRow(
+        id=str(data.get("id", number)), where=where, data=data, rubric=data.get("rubric", rubric), folder=folder
+    )
     checks: dict[str, Callable[[], object]] = {
         "rubric": lambda: load_rubric(row.rubric).check_response_count(len(data["responses"])),
         "prompt": lambda: parse_messages(strip_media(data["prompt"])),

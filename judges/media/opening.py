@@ -102,7 +102,7 @@ def make_video(source: Any, fps: float | None = None) -> Media:
         raise MediaError(f"video: frames need fps, a number of frames per second above 0, got {fps!r}")
     images = [make_image(frame) for frame in frames]
     named_frames = tuple(replace(frame, name=f"frame {i} ({frame.name})") for i, frame in enumerate(images))
-    return Media(Modality.VIDEO, b"", f"video of {len(frames)} frames", named_frames, float(fps))
+    return Media(Modality.VIDEO, b"", f"video of {len(frames)} frames", frames=named_frames, fps=float(fps))
 
 
 def make_audio(source: Any, rate: int | None = None) -> Media:

@@ -81,8 +81,10 @@ class ReplyGenerator:
         """
         in_progress = _ReplyInProgress(self, prompt, sample_index)
         if self.settings.reason_first:
-            return await in_progress.generate_reason_first()
-        return await in_progress.generate_answer_first()
+            reply = await in_progress.generate_reason_first()
+        else:
+            reply = await in_progress.generate_answer_first()
+        return replace(reply, num_waits=in_progress.num_waits, usage=in_progress.usage)
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class _ReplyInProgress:
             return await self._answer_after_thinking(thinking)
         is_cut = thinking.finish_reason == "length"
         if not self.settings.forced_answer:
-            return Reply(thinking.text, "", is_cut, num_waits=self.num_waits, usage=self.usage)
+            return Reply(thinking.text, answer="", cut=is_cut)
         context = thinking.token_ids + self.generator.close_thinking_tokens
         return await self._force_answer(context, thinking.text, "budget" if is_cut else "early_end")
 
@@ -141,13 +143,12 @@ class _ReplyInProgress:
 
     async def _force_answer(self, context: tuple[int, ...], thinking: str, reason: str) -> Reply:
         forced = await self._generate_forced_answer(context)
-        return await self._build_reply(context, forced, ANSWER_OPEN + forced.text, thinking, reason)
+        return await self._build_reply(context, forced, ANSWER_OPEN + forced.text, thinking, forced_answer=reason)
 
     async def generate_answer_first(self) -> Reply:
         context: tuple[int, ...] = ()
-        generation = await self._generate_tokens(
-            context, self.generator.answer_budget, stop=THINK_OPEN, with_logprobs=True
-        )
+        budget = self.generator.answer_budget
+        generation = await self._generate_tokens(context, budget, stop=THINK_OPEN, with_logprobs=True)
         # The token that ends `<think>` may already start the reasoning.
         answer, thinking_start = split_answer_first_reply(generation.text)
         offset, forced_answer = 0, None
@@ -157,12 +158,11 @@ class _ReplyInProgress:
             answer, thinking_start, offset = ANSWER_OPEN + generation.text, "", len(ANSWER_OPEN)
         distributions = await self._compute_distributions(context, generation, answer, offset)
         opening = () if THINK_OPEN in generation.text else self.generator.open_thinking_tokens
-        thought = await self._generate_tokens(
-            context + generation.token_ids + opening, self.settings.max_think_tokens, stop=THINK_CLOSE
-        )
+        prefix = context + generation.token_ids + opening
+        thought = await self._generate_tokens(prefix, self.settings.max_think_tokens, stop=THINK_CLOSE)
         thinking = thinking_start + thought.text.partition(THINK_CLOSE)[0]
         is_cut = generation.finish_reason == "length"
-        return Reply(thinking, answer, is_cut, forced_answer, usage=self.usage, distributions=distributions)
+        return Reply(thinking, answer, is_cut, forced_answer, distributions=distributions)
 
     async def _generate_thinking(self) -> _Thinking:
         """Generate reasoning up to `</think>`, the end of the turn or the budget, with budget forcing if it is on."""
@@ -233,11 +233,10 @@ class _ReplyInProgress:
         forced_answer: str | None = None,
     ) -> Reply:
         """Build a reply whose answer ends with the text of `generation`, or with the end of that text."""
-        distributions = await self._compute_distributions(
-            context, generation, answer, len(answer) - len(generation.text)
-        )
+        offset = len(answer) - len(generation.text)
+        distributions = await self._compute_distributions(context, generation, answer, offset)
         is_cut = generation.finish_reason == "length"
-        return Reply(thinking, answer, is_cut, forced_answer, self.num_waits, self.usage, distributions)
+        return Reply(thinking, answer, is_cut, forced_answer, distributions=distributions)
 
     async def _compute_distributions(
         self, context: tuple[int, ...], generation: Generation, answer: str, offset: int

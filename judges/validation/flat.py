@@ -109,7 +109,8 @@ def flatten_settings(cls: Any, section: SettingsSection = TOP_LEVEL) -> dict[str
         if choices := section.choices.get(f.name, f.metadata.get("choices", ())):
             kind = replace(kind, choices=tuple(choices))
         default = section.defaults.get(f.name, f.default)
-        settings[f.name] = Setting(f, cls, kind, default, f.metadata.get("group") or section.title)
+        title = f.metadata.get("group") or section.title
+        settings[f.name] = Setting(f, cls, kind, default=default, title=title)
     return settings
 
 
