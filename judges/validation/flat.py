@@ -104,7 +104,7 @@ def flatten_settings(cls: Any, section: SettingsSection = TOP_LEVEL) -> dict[str
         kind = SettingType.from_annotation(get_field_types(cls)[f.name])
         if is_dataclass(kind.scalar):
             for name, inner in flatten_settings(kind.scalar, _find_section(kind).merge_outer(section)).items():
-                settings.setdefault(name, inner)  # The first class in field order provides help and default.
+                settings.setdefault(name, inner)  # Own fields and earlier nested classes win.
             continue
         if choices := section.choices.get(f.name, f.metadata.get("choices", ())):
             kind = replace(kind, choices=tuple(choices))
