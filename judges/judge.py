@@ -33,7 +33,7 @@ CONCURRENCY = 256
 
 
 class FlexJudge:
-    """Judge that uses one engine.
+    """Scores comparisons with a judge model on one engine.
 
     Args:
         engine: engine with the judge model, for example from `load_engine`.
