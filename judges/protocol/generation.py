@@ -93,7 +93,7 @@ class _Thinking:
 
     text: str
     token_ids: tuple[int, ...]
-    """All generated tokens, including those of `</think>`."""
+    """All generated tokens, including the closing `</think>`."""
     finish_reason: FinishReason
     """`stop` if the model closed its reasoning."""
     answer_start: str = ""

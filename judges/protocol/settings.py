@@ -39,8 +39,8 @@ class JudgeSettings:
     vote_confidence: Confidence = VOTE_CONFIDENCE
     """Stop voting on a preference once the outcome is this likely to stand; 1 means certain."""
     order: Order = "as_given"
-    """Order in which the judge reads the responses. random: shuffled for each vote; both: each vote in the given order
-    and in reverse; rotations: each vote in every cyclic order."""
+    """Reading order of the responses. random: shuffled for each vote; both: each vote in the given order and in
+    reverse; rotations: each vote in every cyclic order."""
     num_waits: NonNegativeInt = 0
     """Budget forcing: append 'Wait' N times instead of ending the reasoning (arXiv 2501.19393)."""
     reason_first: bool = True

@@ -250,7 +250,7 @@ def _count_ways_to_share(counts: tuple[int, ...], votes: int, max_count: int) ->
 
 
 def _find_winner(outcomes: Iterable[Outcome]) -> Outcome:
-    """Return the most common outcome; None if there is none or the top is shared."""
+    """Return the most common outcome; None without outcomes or with a shared top."""
     ranking = Counter(outcomes).most_common(2)
     if not ranking or (len(ranking) == 2 and ranking[0][1] == ranking[1][1]):
         return None
