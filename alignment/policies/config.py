@@ -123,7 +123,7 @@ def _find_entry_point(name: str) -> EntryPoint:
         if entry.name == name:
             return entry
     raise EngineUnavailableError(
-        f"unknown engine {name!r}; expected one of {', '.join(list_policy_names())}; packages add more by an entry "
+        f"engine {name!r} does not exist; choose one of {', '.join(list_policy_names())}; packages add more by an entry "
         f"point of the group {ENTRY_POINT_GROUP}"
     )
 

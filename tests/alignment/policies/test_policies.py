@@ -204,7 +204,7 @@ def test_configuration_is_picklable() -> None:
 
 
 def test_unknown_policy_lists_the_known_ones() -> None:
-    with pytest.raises(EngineUnavailableError, match=r"unknown engine 'vlm'; expected one of auto, .*vllm.*, openai"):
+    with pytest.raises(EngineUnavailableError, match=r"'vlm' does not exist; choose one of auto, .*vllm.*, openai"):
         check_policy(PolicyConfig("m", "vlm"))
 
 

@@ -90,7 +90,7 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         make_config(PreferenceRun, samples=1)
     with pytest.raises(UsageError, match="greedy samples of a prompt are all the same"):
         make_config(BestOfNRun, sample_temperature=0.0)
-    with pytest.raises(UsageError, match="format 'reward' is for text alone"):
+    with pytest.raises(UsageError, match="format 'reward' is text-only"):
         make_config(PreferenceRun, format="reward", with_images=True)
 
 
