@@ -57,8 +57,8 @@ def test_tie_in_a_ranking_is_not_broken_by_position() -> None:
 
 
 def test_majority_of_ties_is_a_tie() -> None:
-    assert extract_prediction(replay("mllm_judge_pair", TIE, FIRST, TIED, TIED).together) == TIE
-    assert extract_prediction(replay("mllm_judge_pair", TIE, TIED, FIRST, TIED).together) == TIE
+    assert extract_prediction(replay("mllm_judge_pair", TIE, FIRST, TIED, TIED).combined_judgment) == TIE
+    assert extract_prediction(replay("mllm_judge_pair", TIE, TIED, FIRST, TIED).combined_judgment) == TIE
 
 
 def test_unknown_option_is_unparseable_and_not_both_bad() -> None:
@@ -69,7 +69,7 @@ def test_unknown_option_is_unparseable_and_not_both_bad() -> None:
 
 def test_failed_replies_do_not_vote() -> None:
     outcome = replay("mllm_judge_pair", 0, UNPARSEABLE, UNPARSEABLE, FIRST)
-    assert extract_prediction(outcome.together) == 0
+    assert extract_prediction(outcome.combined_judgment) == 0
     assert PairScoring().compute_credit(outcome) == (1.0, pytest.approx(1 / 3))
 
 
