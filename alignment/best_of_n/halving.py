@@ -111,6 +111,7 @@ async def run_halving(candidates: Sequence[int], judge_candidate: JudgeCandidate
         JudgeError: The first error that `judge_candidate` raised; the other requests of the round are cancelled.
     """
     states = dict.fromkeys(candidates, CandidateState())
+    # Halving n candidates down to one takes log2(n) rounds, rounded up.
     rounds = max(1, (len(candidates) - 1).bit_length())
     rounds_survived = dict.fromkeys(candidates, 0)
     matches: list[Match] = []
@@ -127,6 +128,7 @@ async def run_halving(candidates: Sequence[int], judge_candidate: JudgeCandidate
         ahead = select_contenders({i: states[i] for i in remaining}, limit, rules)
         rounds_survived |= dict.fromkeys(ahead, round_number)
         unscored = [i for i in remaining if states[i].needs_score and states[i].requested < rules.votes]
+        # A greedy judge would give the same judgments again.
         if all(map(_is_greedy, judgments)):
             break
         remaining = [*ahead, *unscored]
@@ -168,6 +170,7 @@ def plan_next_wave(
         rules: Limits of the run.
     """
     budget_left = rules.budget - sum(state.requested for state in states.values())
+    # The first round may exceed the budget, so the rest can be negative.
     wave = dict.fromkeys(unscored[: max(0, budget_left)], 1)
     budget_left -= len(wave)
     if len(contenders) > 1:
@@ -195,6 +198,7 @@ def is_behind(candidate: CandidateState, leader: CandidateState, noise: float, r
     open_variance = sum(max(0.0, 1 / len(state.statistics) - 1 / rules.votes) for state in (candidate, leader))
     if gap <= 0 or open_variance <= 0:
         return gap > 0
+    # Full confidence is never reached while votes are open (the quantile is infinite).
     if rules.confidence >= 1:
         return False
     return gap > NormalDist().inv_cdf(rules.confidence) * noise * math.sqrt(open_variance)

@@ -185,8 +185,10 @@ class MeanEstimator:
         if self._count == 1:
             return None, None
         if self._count > MAX_BOOTSTRAPPED:
+            # Rounding can make the difference of sums slightly negative.
             variance = max(0.0, self._squares - self._count * mean**2) / (self._count - 1)
             error = math.sqrt(variance / self._count)
+            # scipy returns nan for an error of 0.
             low, high = stats.norm.interval(CONFIDENCE, mean, error) if error else (mean, mean)
             return float(low), float(high)
         interval = stats.bootstrap(
@@ -221,14 +223,14 @@ def _compute_selection_accuracy(prompt: LabelledSamples, n: int) -> float:
 
 
 def _average_best_score(scores: Sequence[float], count: int, n: int) -> float:
-    """Average the highest score over all subsets of n answers; `scores` are those of the scored answers, descending."""
+    """Average the highest score over all subsets of n answers; `scores` are the scored ones, descending."""
     shares = _compute_subset_shares(len(scores), count, n)
     return math.fsum(score * share for score, share in zip(scores, shares, strict=True)) / math.fsum(shares)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)  # most prompts of a run have the same counts
 def _compute_subset_shares(ranked: int, count: int, n: int) -> tuple[float, ...]:
-    """Compute, for each rank, the fraction of subsets of n of `count` answers in which that answer is the best.
+    """Compute the fraction of subsets of n of `count` answers that each rank wins.
 
     The fractions sum to 1 minus the fraction of subsets without any ranked answer.
     """

@@ -121,6 +121,7 @@ async def select_best(
     # A hash of the content rather than a random generator: the tie-break is the same wherever a response stands.
     tie_breaks = [hashlib.sha256(f"{spec.seed}/{id}/{digest}".encode()).digest() for digest in digests]
     shuffled = sorted(set(source), key=lambda i: (tie_breaks[i], i))
+    # Without an id, the digest of the prompt keeps the comparison ids unique and reproducible.
     name = id or samples[0].to_comparison(spec.rubric).prompt_digest[:12]
     judge = _judge_by_halving if spec.method == "halving" else _judge_by_comparison
     group = await judge(samples, shuffled, spec, ask, name)
@@ -201,6 +202,7 @@ async def _judge_by_halving(
         return await ask(replace(comparison, sample_index=sample_index))
 
     scale = get_rubric(spec.rubric).scale
+    # Each answer gets one judgment, however small the budget.
     budget = max(len(indexes), math.floor(spec.budget * spec.votes * len(indexes)))
     rules = HalvingRules(spec.votes, budget, spec.confidence, PRIOR_NOISE * (scale.high - scale.low))
     result = await run_halving([indexes.index(i) for i in shuffled], judge_candidate, rules)
@@ -270,6 +272,7 @@ def choose_best(judgments: Sequence[Judgment], seed: int | str = 0) -> Choice:
         return Choice(None, 0)
     top = max(sort_keys.values())
     tied = [i for i, sort_key in sort_keys.items() if sort_key == top]
+    # A string seed gives the same sequence in every process, unlike the hash of an object.
     return Choice(random.Random(f"best-of-n-{seed}").choice(tied), len(tied))
 
 

@@ -95,7 +95,7 @@ class PreferenceWork:
         return await self.ask(comparison)
 
     async def _sample_answers(self, row: PromptRow) -> SampledPrompt:
-        """Sample the answers to a prompt, those of the lower temperature first."""
+        """Sample the answers to a prompt, lower temperature first."""
         samplings = [self.plan.sampling]
         if self.plan.hot is not None:
             samplings.append(replace(self.plan.sampling, temperature=self.plan.hot))

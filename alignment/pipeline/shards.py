@@ -51,6 +51,7 @@ class ShardFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, rows in tables.items():
             write_rows(self._table_path(name, report.shard), rows)
+        # Last: the report marks the shard as complete.
         write_text(self._report_path(report.shard), json.dumps(asdict(report)) + "\n")
 
     def read_reports(self) -> dict[int, ShardReport]:
@@ -60,6 +61,7 @@ class ShardFolder:
 
     def join_table(self, table: str, shards: Collection[int], path: Path) -> None:
         """Concatenate a table's shards into one file, in order of the shards."""
+        # Renamed at the end, so that a killed run leaves no incomplete file behind.
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as joined_file:
             for shard in sorted(shards):

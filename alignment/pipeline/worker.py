@@ -69,6 +69,7 @@ class ShardWorker:
         tables: dict[str, list[Mapping[str, Any]]] = {name: [] for name in (*self._job.plan.tables, FAILED_TABLE)}
         stats: WorkStats | None = None
         failed: Counter[str] = Counter()
+        # Results are in the order of the rows, whatever order they finished in: reruns write the same bytes.
         for result in results:
             if isinstance(result, _FailedRow):
                 tables[FAILED_TABLE].append({"id": result.id, "reason": result.reason, "problem": result.problem})
@@ -122,6 +123,7 @@ class ShardWorker:
                 return _FailedRow(None, "bad row", to_one_line(e))
             try:
                 result = await work(row)
+            # Before UsageError, which is the base class of AccessError.
             except FATAL_ERRORS:
                 raise
             except (UsageError, RenderError) as e:

@@ -26,7 +26,7 @@ def encode_prompt(prompt: Sequence[Message]) -> list[Json]:
     """Encode messages as JSON: images as data URIs, molecules as SMILES strings. Reads the headers of the images.
 
     Raises:
-        MediaError: The prompt has a video or audio clip, for which endpoints have no common format.
+        MediaError: The prompt has a video or audio clip; endpoints have no common format for these.
     """
     return [{"role": message.role, "content": _encode_content(message)} for message in prompt]
 

@@ -54,7 +54,7 @@ class PolicyConfig(EngineConfig):
 
 
 def list_policy_names() -> list[str]:
-    """List the values of `PolicyConfig.engine`: built-in ones first, then those of installed packages."""
+    """List the values of `PolicyConfig.engine`: built-in ones first, then installed packages."""
     built_in = ["auto", *ENGINES, ENDPOINT_ENGINE]
     return [*built_in, *sorted(name for name in entry_points(group=ENTRY_POINT_GROUP).names if name not in built_in)]
 
@@ -123,8 +123,8 @@ def _find_entry_point(name: str) -> EntryPoint:
         if entry.name == name:
             return entry
     raise EngineUnavailableError(
-        f"engine {name!r} does not exist; choose one of {', '.join(list_policy_names())}; packages add more by an entry "
-        f"point of the group {ENTRY_POINT_GROUP}"
+        f"engine {name!r} does not exist; choose one of {', '.join(list_policy_names())}; packages add more by an "
+        f"entry point of the group {ENTRY_POINT_GROUP}"
     )
 
 

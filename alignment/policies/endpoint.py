@@ -40,7 +40,7 @@ def normalize_base_url(url: str) -> str:
 
 
 class Endpoint:
-    """Connections to one endpoint. Belongs to the event loop in which it is created."""
+    """Connections to one endpoint. Belongs to the event loop that creates it."""
 
     def __init__(self, url: str, key: str | None, attempt_s: float, deadline_s: float, concurrency: int) -> None:
         """Open a connection pool.

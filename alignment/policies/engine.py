@@ -52,6 +52,7 @@ class EnginePolicy:
                 f"the prompt has {rendered.length} tokens and {sampling.max_tokens} are to be generated, more than the "
                 f"policy's {self.engine.max_model_len}; shorten the prompt or raise max_model_len"
             )
+        # One lost sample cancels the others, because the caller retries the whole prompt.
         return await gather_all(
             self._sample_one(
                 rendered,

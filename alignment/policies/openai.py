@@ -83,6 +83,7 @@ class OpenAIPolicy:
             )
         if not sample_indices:
             return []
+        # One background loop owns the connections, because callers may use several short-lived loops.
         return await await_in_background(self._sample_in_background(prompt, sampling, sample_indices))
 
     async def check_health(self) -> None:
@@ -125,7 +126,7 @@ class OpenAIPolicy:
         """Send one request for n completions and return at least one."""
         try:
             response = await self._post_body(body | {"n": n} if n > 1 else body)
-        except AccessError:
+        except AccessError:  # a wrong key or model: fewer samples per request would not help
             raise
         except UsageError:
             if n == 1:

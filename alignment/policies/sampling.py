@@ -31,6 +31,7 @@ def seed_for_sample(prompt: Sequence[Message], sampling: Sampling, sample_index:
     if sampling.seed is None:
         return None
     digest = Comparison("", tuple(prompt), ()).prompt_digest
+    # SHA-256 rather than hash(), which differs between processes and versions.
     key = f"{sampling.seed}/{digest}/{float(sampling.temperature)!r}/{sample_index}"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % SEED_COUNT
 

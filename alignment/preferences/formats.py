@@ -98,6 +98,7 @@ def _make_kto_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[JsonRow
     rows: dict[int, JsonRow] = {}
     for pair in pairs:
         for side in (pair.chosen, pair.rejected):
+            # An answer in several pairs gets one row, or it would be trained on repeatedly.
             if side.index not in ambiguous and side.index not in rows:
                 rows[side.index] = {
                     "prompt": _make_messages(pair.row, options),

@@ -54,7 +54,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt, one of which the judge prefers."""
+    """Pair of answers to one prompt: the one that the judge prefers, and the other."""
 
     row: PromptRow
     chosen: Side

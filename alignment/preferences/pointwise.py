@@ -123,7 +123,7 @@ class HighestLowest(PointwiseRule):
 class HighestQuantile(PointwiseRule):
     """Rule that pairs the answer with the highest score with the one at a quantile of the scores.
 
-    The lowest of many samples is an outlier from which a policy learns little: with the minimum as rejected answer,
+    The lowest of many samples is an outlier that teaches a policy little: with the minimum as rejected answer,
     results get worse as N grows (arXiv 2502.16825).
     """
 

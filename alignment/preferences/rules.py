@@ -26,7 +26,7 @@ class Rule(Protocol):
     """Interface of the pairing rules."""
 
     order: ClassVar[str]
-    """Order in which the judge must read the responses, see `JudgeSettings.order`."""
+    """Reading order that the judge must use, see `JudgeSettings.order`."""
 
     def check_temperatures(self, temperatures: Sequence[float]) -> None:
         """Raise UsageError if answers sampled at these temperatures, one each, cannot make a pair."""

@@ -81,12 +81,13 @@ def make_parquet_table(
     """
     import pyarrow as pa
 
+    # Explicit types: pyarrow would infer the type null for a column without values.
     schema = make_features(format, images, molecules).arrow_schema
     return pa.Table.from_pylist([_replace_data_uris(row) for row in rows], schema=schema)
 
 
 def _replace_data_uris(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace data URIs by the structure in which `datasets` stores an image."""
+    """Replace data URIs by the structure that `datasets` uses to store an image."""
     replaced = dict(row)
     for name in ("chosen_image", "rejected_image"):
         if name in row:

@@ -77,6 +77,7 @@ class CardStats:
             rows: Number of rows written.
         """
         self.prompts += 1
+        # 64 bits as an integer: a hexadecimal string would take ten times the memory.
         self.digests.append(int(compute_prompt_digest(sampled.row.prompt), 16))
         self.completions += len(sampled.responses)
         self.cut += sum(sampled.cut)
@@ -152,6 +153,7 @@ def _encode_value(value: Any) -> Any:
     if isinstance(value, array):
         return base64.b64encode(_to_little_endian(value).tobytes()).decode()
     if isinstance(value, Counter):
+        # Sorted, so that equal counts give equal text whatever the order of counting.
         return {name: value[name] for name in sorted(value) if value[name]}
     return value.to_json() if isinstance(value, LogHistogram | ScoreHistogram) else value
 

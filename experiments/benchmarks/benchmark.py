@@ -18,7 +18,7 @@ from flex_judge.experiments.benchmarks.scoring import Scoring
 from flex_judge.judges.io.files import ComparisonFileRow
 
 MEDIA_FOLDERS = ("images", "image", "videos", "video")
-"""Folders in which releases keep their media."""
+"""Folders that releases use for their media."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PublishedResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSpec:
-    """Fixed properties of a benchmark. The settings are those of the published protocol; each is a flag."""
+    """Fixed properties of a benchmark. The settings follow the published protocol; each is a flag."""
 
     name: str
     about: str

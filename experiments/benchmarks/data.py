@@ -180,6 +180,7 @@ def _open_source(name: str, patterns: Sequence[str], expected: str, columns: Seq
     records: list[Record] = []
     for file in files:
         relative = file.relative_to(folder)
+        # The name is part of the digest, because some benchmarks read the task from it.
         digest.update(f"{relative}\0".encode())
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
@@ -249,6 +250,7 @@ def _find_unique_ids(records: Sequence[Record], fields: Sequence[str]) -> list[s
             values = [record.data.get(part) for part in field.split("/")]
             if all(isinstance(value, str | int) and value != "" for value in values):
                 ids.append("/".join(map(str, values)))
+        # All rows must have an id, and no two the same.
         if len(ids) == len(records) == len(set(ids)):
             return ids
     return None

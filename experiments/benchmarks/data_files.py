@@ -57,6 +57,7 @@ def _read_json(path: Path, _: Sequence[str]) -> LocatedRows:
 
 def _read_csv(path: Path, columns: Sequence[str]) -> LocatedRows:
     try:
+        # Some tables start with a byte-order mark, which utf-8-sig drops.
         with path.open(encoding="utf-8-sig", newline="") as file:
             first_line = file.readline()
             file.seek(0)

@@ -74,7 +74,7 @@ def measure_biases(scoring: Scoring, outcomes: Sequence[ItemOutcome]) -> dict[st
 
 
 def find_worst_items(scoring: Scoring, outcomes: Sequence[ItemOutcome]) -> list[tuple[ItemOutcome, float]]:
-    """Find the items on which the judge differs most from the labels, worst first, with the size of the error.
+    """Find the largest deviations of the judge from the labels, worst first, with the size of the error.
 
     For pairs, these are wrong decisions ordered by the margin of the scores.
     """

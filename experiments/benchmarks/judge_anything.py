@@ -23,7 +23,7 @@ from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.judges.errors import UsageError
 
 OVERALL_RUBRICS = ("overall", "overall_score")
-"""Rubric names of the judgments that are used: those of the whole answer, not by one of the six criteria."""
+"""Rubric names of the judgments that are used: of the whole answer, not by one of the six criteria."""
 CHOICE_LABELS = {0: 0, 1: TIE, 2: 1, "0": 0, "1": TIE, "2": 1}
 QUESTION_FIELDS = ("question", "prompt", "instruction", "query", "text")
 MEDIA_FIELDS = (("image", "image_path"), ("video", "video_path"), ("audio", "audio_path"))

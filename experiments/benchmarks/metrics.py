@@ -213,6 +213,7 @@ def precision_recall_f1(
     predicted = [pair.split("\n")[0] for pair in pairs]
     expected = [pair.split("\n")[1] for pair in pairs]
     table = np.zeros((len(labels), len(pairs)), dtype=np.int64)
+    # add.at accumulates repeated indexes, which plain indexing would count once.
     np.add.at(table, (np.array([i for i, _ in rows], dtype=np.int64), columns), 1)
 
     @lru_cache(maxsize=2 * RESAMPLES)  # the three metrics use the same resamples

@@ -71,6 +71,7 @@ class MLLMJudge(RowBenchmark):
         """See `RowBenchmark.parse_record`."""
         image = resolve_media(record, record.get("image_path"), "image_path")
         question = make_question(record.get_text("instruction"), ("image", image))
+        # The three files differ in the fields of their answers, and may come without their names.
         if record.get("answers") is not None:
             task, answers = "batch", record.require_value("answers")
             if not isinstance(answers, list) or len(answers) < 3:

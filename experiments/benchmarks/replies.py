@@ -26,7 +26,7 @@ def replay_replies(item: Item, stored: StoredReplies | None, order: str, formats
 
     Args:
         item: The item.
-        stored: Its replies; None if there are none, which leaves the item unscored.
+        stored: Its replies; None leaves the item unscored.
         order: See `JudgeSettings.order`. `random` is taken as the given order, unless the row states its orders.
         formats: Names in REPLY_FORMATS: further formats of pairwise verdicts, for replies without `<answer>`.
 
@@ -68,14 +68,16 @@ def _parse_reply(text: str | None, rubric: Rubric, order: tuple[int, ...], forma
 
 
 def _parse_verdict(text: str, rubric: Rubric, response_count: int, formats: Sequence[str]) -> Verdict:
-    """Parse a reply into a verdict on the responses in the order in which the judge read them."""
+    """Parse a reply into a verdict on the responses in the judge's reading order."""
     before_close, close_tag, _ = text.rpartition(THINK_CLOSE)
+    # Scores quoted within unfinished thinking are not a verdict.
     if not close_tag and THINK_OPEN in text:
         return Verdict(Status.TRUNCATED, reasoning=text, detail="the thinking has no end")
     answer = extract_answer(text)
     reasoning = before_close if close_tag else answer.partition(ANSWER_OPEN)[0]
     if ANSWER_OPEN not in answer and rubric.has_options:
         options = {match[1] for match in _OPTION.finditer(answer)}
+        # Several different options contradict each other and stay unparsed.
         if len(options) == 1:
             answer = f"{ANSWER_OPEN}{options.pop()}{ANSWER_CLOSE}"
     elif ANSWER_OPEN not in answer and response_count == 2:

@@ -50,7 +50,7 @@ def _make_rewardbench_result(judge: str, *scores: float) -> PublishedResult:
 
 
 class LLMBar(RowBenchmark):
-    """Pairs in which one answer follows the instruction and the other, possibly more appealing one, does not."""
+    """Pairs of an answer that follows the instruction and a possibly more appealing one that does not."""
 
     spec = BenchmarkSpec(
         name="llmbar",

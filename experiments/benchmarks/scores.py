@@ -36,7 +36,7 @@ class OpinionScoring:
 
     headline: str = "lcc"
     system: str | None = "system"
-    """Grouping by the system that made an item; None if there is none."""
+    """Grouping by the system that made an item; None for items without one."""
     ranges: tuple[tuple[float, float], tuple[float, float]] | None = None
     """Lowest and highest score of the judge's scale and of the labels' scale, if they differ. Scores are mapped to the
     labels' scale, because a squared difference between scales is meaningless."""
@@ -190,6 +190,6 @@ def _scores_by_run(outcomes: Sequence[ItemOutcome]) -> list[Floats]:
 
 
 def _nan_mean(values: Iterable[float]) -> float:
-    """Average the values that are not nan; nan if there are none."""
+    """Average the values that are not nan; nan without any."""
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan

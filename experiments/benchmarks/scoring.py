@@ -35,11 +35,11 @@ class Scoring(Protocol):
         ...
 
     def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
-        """Compute the metrics over all items; `seed` is that of the bootstrap."""
+        """Compute the metrics over all items; `seed` seeds the bootstrap."""
         ...
 
     def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
-        """Compute the main metric of each group; `seed` is that of the bootstrap."""
+        """Compute the main metric of each group; `seed` seeds the bootstrap."""
         ...
 
 
@@ -55,7 +55,7 @@ class PairScoring:
     `margin`: all votes of an item together, which must favour the label over the other response (ties count for
     neither). `voted`: the majority over all votes of an item."""
     tie: float = 0.0
-    """Credit for predicting a tie if the label is none."""
+    """Credit for predicting a tie if the label is not a tie."""
     by_options: bool = False
     """Whether the label is one of four options, which must match exactly."""
     macro: str | None = None
@@ -78,6 +78,7 @@ class PairScoring:
         if self.macro:
             for suffix, subset in subsets.items():
                 metrics[f"macro{suffix}"] = self._compute_macro(subset, self.macro, seed)
+        # With a single run, or by votes already, the majority would repeat the main metric.
         if self.unit != "voted" and any(len(outcome.judgments) > 1 for outcome in outcomes):
             majority_credits = [
                 self._credit_prediction(extract_prediction(outcome.combined_judgment, self.by_options), outcome)
@@ -122,7 +123,7 @@ class PairScoring:
         return any(extract_prediction(vote) == TIE for vote in outcome.votes)
 
     def _compute_decisive_share(self, outcomes: Sequence[ItemOutcome], seed: int) -> BenchmarkMetric:
-        """Compute the share of right verdicts among those of all items that are no tie."""
+        """Compute the share of right verdicts among all verdicts that are not a tie."""
         right, decisive = [], []
         for outcome in outcomes:
             predictions = [p for p in self._list_predictions(outcome) if p is not None and p != TIE]

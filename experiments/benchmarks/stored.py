@@ -29,7 +29,7 @@ class StoredReplies:
     texts: tuple[str | None, ...]
     """Text of each reply; None for a missing one."""
     orders: tuple[tuple[int, ...], ...] | None = None
-    """Order in which the judge read the responses, for each reply; None if the file does not say."""
+    """Reading order of the judge for each reply; None if the file does not state it."""
 
 
 def read_replies(path: Path) -> dict[str, StoredReplies]:

@@ -133,6 +133,7 @@ class JudgeLM(RowBenchmark):
         """See `RowBenchmark.parse_record`."""
         answers = [record.get_text("answer1_body"), record.get_text("answer2_body")]
         first, second = record.get("gpt4") or (-1.0, -1.0)
+        # (-1, -1) stands for missing scores.
         label: Label | None = TIE if first == second else 0 if first > second else 1
         if min(first, second) < 0:
             label = None

@@ -79,6 +79,7 @@ class VLRewardBench(RowBenchmark):
         if not isinstance(ranking, list) or ranking not in ([0, 1], [1, 0]):
             raise record.make_error("human_ranking", "[0, 1] or [1, 0]", ranking)
         image = resolve_media(record, record.get("image", "image_path"), "image")
+        # The text repeats the placeholder of the image, which is a part of its own here.
         question = make_question(record.get_text("query").removeprefix("<image>\n"), ("image", image))
         group = _classify_vl_item(f"{record.get('image_path') or ''} {record.get('id') or ''}")
         return make_item(
@@ -102,7 +103,7 @@ def _classify_vl_item(name: str) -> str:
 
 
 class MJBench(RowBenchmark):
-    """Pairs of images generated for a text, one of which is better by the task's criterion; read in both orders."""
+    """Pairs of images generated for a text, labelled by the task's criterion; read in both orders."""
 
     spec = BenchmarkSpec(
         name="mj-bench",
@@ -135,6 +136,7 @@ class MJBench(RowBenchmark):
             for name in ("image0", "image1")
         ]
         label = record.get_choice({0: 0, 1: 1, "0": 0, "1": 1}, "label")
+        # A long info is free text and would make a group of its own for nearly every item.
         groups = {"info": str(info)} if (info := record.get("info")) and len(str(info)) < 60 else {}
         return make_item(
             record,

@@ -11,10 +11,10 @@ Tokens are those that the judge computes: `PROMPT_TOKENS` for the first judgment
 after it; the text before it is shared, and later judgments find everything in the prefix cache), and for each judgment
 its thinking, log-normal with a median of `THINKING_TOKENS`.
 
-The regret of a winner is the quality of the exhaustive winner minus that of halving's winner, as a fraction of the
-range of qualities among the prompt's answers, averaged over prompts. It is negative if halving happens to choose the
-better one. `loss` counts such prompts as zero, so it is stricter, and it is compared with the goal. A prompt without a
-winner counts as its worst answer.
+The regret of a winner is the quality of the exhaustive winner minus the quality of halving's winner, as a fraction of
+the range of qualities among the prompt's answers, averaged over prompts. It is negative if halving happens to choose
+the better one. `loss` counts such prompts as zero, so it is stricter, and it is compared with the goal. A prompt without
+a winner counts as its worst answer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from flex_judge.judges.types import Comparison, Message, content_to_text
 from flex_judge.judges.validation.classes import NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
 
 GOAL = 0.5
-"""Maximum tokens of halving, as a fraction of those of the exhaustive side."""
+"""Maximum ratio of halving's tokens to the tokens of the exhaustive side."""
 REGRET_GOAL = 0.01
 """Maximum loss: the regret of the winners, with negative values counted as zero."""
 NOISE_LEVELS = (0.25, 0.5, 1.0, 1.5, 2.0)
@@ -114,7 +114,7 @@ def run(config: BestOfNConfig) -> BenchResult:
     """Measure at the configured noise with several seeds, and at other noise levels with the first seed.
 
     Returns:
-        Ratio: tokens of halving over those of the exhaustive side, for the worst seed. Met if the ratio is at most
+        Ratio: tokens of halving over tokens of the exhaustive side, for the worst seed. Met if the ratio is at most
         `GOAL` and the loss at most `REGRET_GOAL` with every seed.
     """
     return asyncio.run(_run_async(config))

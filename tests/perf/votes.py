@@ -3,8 +3,8 @@
 The judge is simulated, so that thousands of comparisons take seconds and its noise is known; votes are cast and decided
 by the project's own code. Each comparison has a quality difference d from Normal(0, 1). Each vote observes
 d + noise * e, with e from the standard logistic distribution, prefers the response with the higher observed quality,
-and is a tie within `tie_band` of 0. Given d, votes are independent. Both sides read the same votes: adaptive voting the first ones,
-fixed voting all of them.
+and is a tie within `tie_band` of 0. Given d, votes are independent. Both sides read the same votes: adaptive voting
+the first ones, fixed voting all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flex_judge.judges.protocol.voting import VOTE_CONFIDENCE, VoteTally, combin
 from flex_judge.judges.validation.classes import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
 
 GOAL = 0.5
-"""Maximum number of votes of adaptive voting, as a fraction of those of fixed voting."""
+"""Maximum ratio of the votes of adaptive voting to the votes of fixed voting."""
 SAME_GOAL = 0.98
 """Minimum fraction of comparisons with the same decision by both."""
 NOISE_LEVELS = (0.1, 0.3, 0.5, 1.0, 2.0)
@@ -57,7 +57,7 @@ def run(config: VotesConfig) -> BenchResult:
     """Measure at the configured noise and confidence, and at other levels of each.
 
     Returns:
-        Ratio: votes of adaptive voting over those of fixed voting. Met if the ratio is at most `GOAL` and the fraction
+        Ratio: votes of adaptive voting over votes of fixed voting. Met if the ratio is at most `GOAL` and the fraction
         of equal decisions at least `SAME_GOAL`.
     """
     pairs = _simulate_pairs(config, config.noise)

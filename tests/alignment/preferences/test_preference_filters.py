@@ -35,7 +35,7 @@ def make_pair(
 
 
 def find_drop_reason(pair: Pair, **spec: object) -> str | None:
-    """Return the reason for which a pair is dropped; None if it is result."""
+    """Return the reason why a pair is dropped; None if it is not."""
     result = filter_pairs(PairResult((pair,)), FilterSpec(**spec))  # type: ignore[arg-type]
     assert len(result.pairs) + result.dropped.total() == 1
     return next(iter(result.dropped), None)
