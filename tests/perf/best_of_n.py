@@ -13,8 +13,8 @@ its thinking, log-normal with a median of `THINKING_TOKENS`.
 
 The regret of a winner is the quality of the exhaustive winner minus the quality of halving's winner, as a fraction of
 the range of qualities among the prompt's answers, averaged over prompts. It is negative if halving happens to choose
-the better one. `loss` counts such prompts as zero, so it is stricter, and it is compared with the goal. A prompt without
-a winner counts as its worst answer.
+the better one. `loss` counts such prompts as zero, so it is stricter, and it is compared with the goal. A prompt
+without a winner counts as its worst answer.
 """
 
 from __future__ import annotations
