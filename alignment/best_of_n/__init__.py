@@ -1,4 +1,4 @@
-"""Best-of-N: choose the best sample, successive halving, pass@N metrics.
+"""Best-of-N: choosing the best sample, successive halving and pass@N metrics.
 
 May import judges and reward.
 """

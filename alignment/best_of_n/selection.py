@@ -1,7 +1,7 @@
-"""Best of N: a prompt's answers are judged, and the best of them is chosen.
+"""Best-of-N selection: judge the answers to a prompt and choose the best one.
 
-How answers are judged against each other is in `flex_judge.reward.groups`; successive halving is in
-`flex_judge.alignment.best_of_n.halving`.
+`flex_judge.reward.groups` judges answers against each other; `flex_judge.alignment.best_of_n.halving` implements
+successive halving.
 """
 
 from __future__ import annotations
@@ -26,211 +26,219 @@ from flex_judge.reward.types import MAX_ROUND_ROBIN_SIZE, ROUND_ROBIN_LIMIT, Gro
 
 Method = Literal["pointwise", "listwise", "round_robin", "knockout", "halving"]
 METHODS: tuple[Method, ...] = get_args(Method)
-"""How answers are judged: each alone, all in one comparison, every pair, a knock-out, or each alone again and again for
-as long as the top is undecided."""
+"""How answers are judged: each alone, all together, every pair, a knock-out tournament, or successive halving."""
 POINTWISE_METHODS = ("pointwise", "halving")
-"""The methods that judge each answer by itself."""
+"""Methods that judge each answer by itself."""
 
 
 @settings_class
 class SelectionSpec:
-    """How the best answer is chosen."""
+    """Settings of best-of-N selection."""
 
     method: Method = "pointwise"
     """How the best answer is found; halving judges answers again until the best is clear."""
     rubric: str = "general"
-    """Name of the rubric, see `flex_judge.judges.rubrics`. It must be made for as many responses as are judged
-    together."""
+    """Name of the rubric, see `flex_judge.judges.rubrics`. It must fit the number of responses judged together."""
     seed: int = 0
-    """Decides between answers that are level, and who meets whom in a knock-out."""
+    """Seed of random tie-breaks and of the pairings in a knock-out."""
     votes: PositiveInt = 8
-    """Of `halving`: judgments of one answer at most. Giving all to every answer is the exhaustive way. They differ only
-    where the judge's temperature is above 0; a greedy one is asked once."""
+    """halving: maximum number of judgments per answer. A judge at temperature 0 is asked once."""
     budget: Fraction = 0.5
-    """Of `halving`: the share of the exhaustive way's judgments that it may ask for; but every answer gets one."""
+    """halving: fraction of `votes` x answers to spend; each answer gets one judgment in any case."""
     confidence: Confidence = 0.98
-    """Of `halving`: how sure it must be that an answer stays behind before it is given up for that; at 1.0 about half
-    of the answers are given up in each round, and none for any other reason."""
+    """halving: required probability that an answer stays behind before it is dropped early. At 1.0, answers are only
+    dropped by halving, about half of them each round."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen, and why."""
+    """The chosen answer, with the ranking and the judgments behind it."""
 
     best: int | None
-    """Index of the chosen response; None where none has a verdict."""
+    """Index of the chosen response; None if no response has a verdict."""
     tied: int
-    """How many different responses shared the top and were drawn from; 1 for a clear winner, 0 if there is none."""
+    """Number of distinct responses at the top before the random tie-break: 1 for a clear winner, 0 for none."""
     ranking: tuple[int, ...]
-    """The responses with a verdict, best first, as indexes; those that are level in the order that was drawn."""
+    """Indexes of the responses with a verdict, best first; ties are in random order (seeded)."""
     candidates: tuple[Reward, ...]
-    """What is known of each response: its score, expected score, win rate over the others, status, reasoning. Without a
-    verdict all numbers are None. Of responses that are the same and were judged once, the first one has the usage."""
+    """Score, expected score, win rate, status and reasoning of each response. Numbers are None without a verdict. If
+    identical responses were judged once, the first one carries the token usage."""
     judgments: tuple[Judgment, ...]
-    """All that the judge said. Their ids begin with the id that was given."""
+    """All judgments. Their ids start with the id of the prompt."""
     judged: tuple[tuple[int, ...], ...]
-    """Of each judgment, the responses that it is about, in the order in which they stood in it."""
+    """For each judgment, the indexes of the responses in it, in the order they were presented."""
 
     @property
     def usage(self) -> Usage:
-        """Tokens of all judgments; what was judged once counts once."""
+        """Token usage of all judgments."""
         return sum((judgment.usage for judgment in self.judgments), Usage())
 
     @property
     def scores(self) -> tuple[float | None, ...]:
-        """The written score of each response, the mean over its judgments."""
+        """Written score of each response: the mean over its judgments."""
         return tuple(candidate.score for candidate in self.candidates)
 
     @property
     def expected_scores(self) -> tuple[float | None, ...]:
-        """The expected score of each response likewise."""
+        """Expected score of each response: the mean over its judgments."""
         return tuple(candidate.expected for candidate in self.candidates)
 
     @property
     def win_rates(self) -> tuple[float | None, ...]:
-        """Of each response, the share of the others that it beat, a tie counting half."""
+        """Fraction of the other responses that each response beat; a tie counts half."""
         return tuple(candidate.win_rate for candidate in self.candidates)
 
 
 async def select_best(
     prompt: Sequence[Message], responses: Sequence[Content], spec: SelectionSpec, ask: Ask, id: str = ""
 ) -> Selection:
-    """Have the responses to a prompt judged, and choose the best of them.
+    """Judge the responses to a prompt and choose the best one.
 
-    Where each is judged alone, the same response is judged once and what is said of it is said of all its copies.
-    Responses that are level by rank, and by expected score, are drawn from by a hash of seed, id and response: the same
-    one is drawn in every run, wherever it stands.
+    Pointwise methods judge identical responses once and share the judgment. Ties are broken by rank, then by expected
+    score, then at random by a hash of seed, id and response, so that the outcome does not depend on the order of the
+    responses.
 
     Args:
-        prompt: the conversation that was answered.
-        responses: the answers, in any order; it does not matter to what is chosen, but for what a judge makes of it.
-        ask: the judge. `halving` asks about the same response again with another `Comparison.sample_index`.
-        id: identity of the prompt within its run.
+        prompt: The conversation that was answered.
+        responses: The answers. Their order affects only how the judge sees them, not how ties are broken.
+        spec: Settings of the selection.
+        ask: The judge. `halving` asks about the same response again with another `Comparison.sample_index`.
+        id: Identity of the prompt within its run.
 
     Raises:
-        UsageError: the rubric is not made for what the method compares, they are too many for a round robin, or there
-            is but one for a method that compares.
-        JudgeError: whatever else `ask` raises first; the rest of the prompt's work is then cancelled.
+        UsageError: The rubric does not fit the method, there are too many responses for a round robin, or only one for
+            a method that compares.
+        JudgeError: The first error that `ask` raised; the other requests of the prompt are cancelled.
     """
     samples = [Sample(tuple(prompt), response) for response in responses]
     if not samples:
         return Selection(None, 0, (), (), (), ())
     check_selection(spec, len(samples))
     digests = [sample.to_comparison(spec.rubric).digest for sample in samples]
-    # Whose verdict each response has: where it is judged alone, that of the first one that is the same.
-    source = [digests.index(d) for d in digests] if spec.method in POINTWISE_METHODS else list(range(len(samples)))
-    lots = [hashlib.sha256(f"{spec.seed}/{id}/{digest}".encode()).digest() for digest in digests]
-    drawn = sorted(set(source), key=lambda i: (lots[i], i))
+    # Pointwise methods judge the first of several identical responses; the others take over its verdict.
+    indexes = list(range(len(samples)))
+    source = [digests.index(digest) for digest in digests] if spec.method in POINTWISE_METHODS else indexes
+    # A hash of the content rather than a random generator: the tie-break is the same wherever a response stands.
+    tie_breaks = [hashlib.sha256(f"{spec.seed}/{id}/{digest}".encode()).digest() for digest in digests]
+    shuffled = sorted(set(source), key=lambda i: (tie_breaks[i], i))
+    # Without an id, the digest of the prompt keeps the comparison ids unique and reproducible.
     name = id or samples[0].to_comparison(spec.rubric).prompt_digest[:12]
-    found = await (_judge_by_halving if spec.method == "halving" else _judge_by_comparison)(
-        samples, drawn, spec, ask, name
-    )
-    worth = {i: found.worth[s] for i, s in enumerate(source) if s in found.worth}
-    ranking = sorted(sorted(worth, key=lambda i: (lots[i], i)), key=lambda i: worth[i], reverse=True)
-    told = [(match.judgment, match.members) for match in found.matches if match.judgment is not None]
+    judge = _judge_by_halving if spec.method == "halving" else _judge_by_comparison
+    group = await judge(samples, shuffled, spec, ask, name)
+    sort_keys = {i: group.sort_keys[s] for i, s in enumerate(source) if s in group.sort_keys}
+    # The second sort is stable, so ties keep the random order of the first.
+    ranking = sorted(sorted(sort_keys, key=lambda i: (tie_breaks[i], i)), key=lambda i: sort_keys[i], reverse=True)
+    # Matches between identical responses are ties without a judgment.
+    judged_matches = [(match.judgment, match.members) for match in group.matches if match.judgment is not None]
     return Selection(
-        ranking[0] if ranking else None,
-        len({digests[i] for i in ranking if worth[i] == worth[ranking[0]]}),
-        tuple(ranking),
-        tuple(found.rewards[s] if s == i else replace(found.rewards[s], usage=Usage()) for i, s in enumerate(source)),
-        tuple(judgment for judgment, _ in told),
-        tuple(tuple(member for member in members if member is not None) for _, members in told),
+        best=ranking[0] if ranking else None,
+        tied=len({digests[i] for i in ranking if sort_keys[i] == sort_keys[ranking[0]]}),
+        ranking=tuple(ranking),
+        candidates=tuple(
+            group.rewards[s] if s == i else replace(group.rewards[s], usage=Usage()) for i, s in enumerate(source)
+        ),
+        judgments=tuple(judgment for judgment, _ in judged_matches),
+        judged=tuple(tuple(member for member in members if member is not None) for _, members in judged_matches),
     )
 
 
 class _JudgedGroup(NamedTuple):
-    """What judging came to; responses go by their numbers."""
+    """Judgments of a group; responses are identified by index."""
 
     matches: Sequence[Match]
     rewards: Mapping[int, Reward]
-    """Of each response that was to be judged."""
-    worth: Mapping[int, tuple[float, float]]
-    """What those with a verdict are ordered by."""
+    """Reward of each judged response."""
+    sort_keys: Mapping[int, tuple[float, float]]
+    """Sort key of each response with a verdict; higher is better."""
 
 
 async def _judge_by_comparison(
-    samples: Sequence[Sample], drawn: Sequence[int], spec: SelectionSpec, ask: Ask, name: str
+    samples: Sequence[Sample], shuffled: Sequence[int], spec: SelectionSpec, ask: Ask, name: str
 ) -> _JudgedGroup:
     """Judge by a method of `flex_judge.reward.groups`.
 
     Args:
-        drawn: the samples that are to be judged, in the order of the draw.
-        name: what the ids of comparisons begin with.
+        samples: All samples of the prompt.
+        shuffled: Indexes of the samples to judge, in random order (seeded).
+        spec: Settings of the selection.
+        ask: The judge.
+        name: Prefix of the comparison ids.
     """
-    field = sorted(drawn)
+    indexes = sorted(shuffled)
 
     async def ask_with_stable_id(comparison: Comparison) -> Judgment:
-        # Ids of groups are new each time; a run that is repeated must give the same ones.
-        members = (str(field[int(place)]) for place in comparison.id.rpartition("/")[2].split("-"))
+        # Group ids are new in every run; a repeated run must produce the same ids.
+        members = (str(indexes[int(place)]) for place in comparison.id.rpartition("/")[2].split("-"))
         return await ask(replace(comparison, id=f"{name}/{'-'.join(members)}"))
 
-    group = [samples[i] for i in field]
+    group = [samples[i] for i in indexes]
     method = "pointwise" if spec.method == "halving" else spec.method
-    how = RewardSpec(spec.rubric, method, "expected" if spec.method in POINTWISE_METHODS else "win_rate")
+    reward_spec = RewardSpec(spec.rubric, method, "expected" if spec.method in POINTWISE_METHODS else "win_rate")
     if spec.method == "knockout":
-        contest = GroupContext(group, how, ask_with_stable_id, frozenset(range(len(group))), (), name)
-        matches = await play_knockout([field.index(i) for i in drawn], contest.play_match)
+        context = GroupContext(group, reward_spec, ask_with_stable_id, frozenset(range(len(group))), (), name)
+        matches = await play_knockout([indexes.index(i) for i in shuffled], context.play_match)
     else:
-        matches = await judge_group(group, how, ask_with_stable_id)
-    rewards = dict(zip(field, build_rewards(matches, how, GroupInfo(len(group), None)), strict=True))
-    worth = {i: _reward_sort_key(reward) for i, reward in rewards.items() if reward.value is not None}
-    matches = [_renumber_members(match, field) for match in matches]
-    if spec.method == "knockout" and _is_unbroken_tie(matches[-1]):  # the draw decided the final
-        worth |= dict.fromkeys((m for m in matches[-1].members if m is not None), max(worth.values()))
-    return _JudgedGroup(matches, rewards, worth)
+        matches = await judge_group(group, reward_spec, ask_with_stable_id)
+    group_rewards = build_rewards(matches, reward_spec, GroupInfo(len(group), None))
+    rewards = dict(zip(indexes, group_rewards, strict=True))
+    sort_keys = {i: _reward_sort_key(reward) for i, reward in rewards.items() if reward.value is not None}
+    matches = [_renumber_members(match, indexes) for match in matches]
+    if spec.method == "knockout" and _is_unbroken_tie(matches[-1]):
+        # The random pairing decided the final, so both finalists share the top.
+        finalists = (member for member in matches[-1].members if member is not None)
+        sort_keys |= dict.fromkeys(finalists, max(sort_keys.values()))
+    return _JudgedGroup(matches, rewards, sort_keys)
 
 
 async def _judge_by_halving(
-    samples: Sequence[Sample], drawn: Sequence[int], spec: SelectionSpec, ask: Ask, name: str
+    samples: Sequence[Sample], shuffled: Sequence[int], spec: SelectionSpec, ask: Ask, name: str
 ) -> _JudgedGroup:
-    """Judge by successive halving; as `_compared`."""
-    field = sorted(drawn)
+    """Judge by successive halving; see `_judge_by_comparison` for the arguments."""
+    indexes = sorted(shuffled)
 
-    async def judge_candidate(k: int, sample_index: int) -> Judgment:
-        return await ask(
-            replace(
-                samples[field[k]].to_comparison(spec.rubric, id=f"{name}/{field[k]}/{sample_index}"),
-                sample_index=sample_index,
-            )
-        )
+    async def judge_candidate(candidate: int, sample_index: int) -> Judgment:
+        i = indexes[candidate]
+        comparison = samples[i].to_comparison(spec.rubric, id=f"{name}/{i}/{sample_index}")
+        return await ask(replace(comparison, sample_index=sample_index))
 
     scale = get_rubric(spec.rubric).scale
-    budget = max(len(field), math.floor(spec.budget * spec.votes * len(field)))
+    # Each answer gets one judgment, however small the budget.
+    budget = max(len(indexes), math.floor(spec.budget * spec.votes * len(indexes)))
     rules = HalvingRules(spec.votes, budget, spec.confidence, PRIOR_NOISE * (scale.high - scale.low))
-    race = await run_halving([field.index(i) for i in drawn], judge_candidate, rules)
-    alone = build_rewards(race.matches, RewardSpec(spec.rubric), GroupInfo(len(field), None))
-    # Its own order, as who was given up early can have the higher mean, by few judgments.
-    ranks = rank_members(race.worth)
+    result = await run_halving([indexes.index(i) for i in shuffled], judge_candidate, rules)
+    pointwise_rewards = build_rewards(result.matches, RewardSpec(spec.rubric), GroupInfo(len(indexes), None))
+    # Rank by rounds survived: an answer that was dropped early can have the higher mean of a few lucky judgments.
+    ranks = rank_members(result.sort_keys)
     rewards = {
-        i: replace(r, rank=ranks.get(k), win_rate=ranks.get(k))
-        for k, (i, r) in enumerate(zip(field, alone, strict=True))
+        indexes[k]: replace(reward, rank=ranks.get(k), win_rate=ranks.get(k))
+        for k, reward in enumerate(pointwise_rewards)
     }
-    worth = {field[k]: (float(rounds), mean) for k, (rounds, mean) in race.worth.items()}
-    return _JudgedGroup([_renumber_members(match, field) for match in race.matches], rewards, worth)
+    sort_keys = {indexes[k]: (float(rounds), mean) for k, (rounds, mean) in result.sort_keys.items()}
+    return _JudgedGroup([_renumber_members(match, indexes) for match in result.matches], rewards, sort_keys)
 
 
-def _renumber_members(match: Match, field: Sequence[int]) -> Match:
-    """The comparison with its members by the numbers of their responses."""
-    return replace(match, members=tuple(None if member is None else field[member] for member in match.members))
+def _renumber_members(match: Match, indexes: Sequence[int]) -> Match:
+    """Replace the members' positions in the group by the indexes of their responses."""
+    return replace(match, members=tuple(None if member is None else indexes[member] for member in match.members))
 
 
 def _is_unbroken_tie(match: Match) -> bool:
-    """Whether a pair is a tie that expected scores do not break either."""
-    return match.get_outcome(0, 1) == 0.5 and (
-        match.best_scores is None or match.best_scores[0] == match.best_scores[1]
-    )
+    """Return whether a pair is a tie that the expected scores do not break."""
+    scores = match.best_scores
+    return match.get_outcome(0, 1) == 0.5 and (scores is None or scores[0] == scores[1])
 
 
 def _reward_sort_key(reward: Reward) -> tuple[float, float]:
-    """What responses are ordered by: their rank, then their expected scores; one alone has no rank."""
+    """Return the sort key of a response: its rank, then its expected (or written) score."""
     score = reward.score if reward.expected is None else reward.expected
+    # A response that was judged alone has no rank.
     return 0.5 if reward.rank is None else reward.rank, -math.inf if score is None else score
 
 
 def check_selection(spec: SelectionSpec, count: int) -> None:
-    """Raise UsageError if so many answers cannot be judged so."""
+    """Raise UsageError if `count` answers cannot be judged with these settings."""
     if count == 1 and spec.method not in POINTWISE_METHODS:
-        raise UsageError(f"responses: the method {spec.method!r} compares, and there is only 1; use 'pointwise'")
+        raise UsageError(f"responses: got 1, but the method {spec.method!r} compares responses; use 'pointwise'")
     if spec.method == "round_robin" and count > MAX_ROUND_ROBIN_SIZE:
         raise UsageError(f"responses to one prompt must be {ROUND_ROBIN_LIMIT}, not {count}")
     get_rubric(spec.rubric).check_response_count(
@@ -245,26 +253,31 @@ class Choice:
     best: int | None
     """Index of the winner; None if no candidate has a score."""
     tied: int
-    """How many candidates shared the top and were drawn from; 1 for a clear winner, 0 if there is none."""
+    """Number of candidates that shared the top before the random tie-break: 1 for a clear winner, 0 for none."""
 
 
 def choose_best(judgments: Sequence[Judgment], seed: int | str = 0) -> Choice:
     """Choose by written score, then by expected score, then at random.
 
     Args:
-        judgments: one single-response judgment per candidate, in the candidates' order.
-        seed: decides between candidates that are equal in both; the same seed draws the same winner.
+        judgments: One single-response judgment per candidate, in the candidates' order.
+        seed: Seed of the random tie-break.
+
+    Example:
+        >>> choose_best([judge.judge([comparison])[0] for comparison in comparisons]).best
+        2
     """
-    ranked = {i: judgment_sort_key(j) for i, j in enumerate(judgments) if get_written_score(j) is not None}
-    if not ranked:
+    sort_keys = {i: judgment_sort_key(j) for i, j in enumerate(judgments) if get_written_score(j) is not None}
+    if not sort_keys:
         return Choice(None, 0)
-    top = max(ranked.values())
-    tied = [i for i, r in ranked.items() if r == top]
+    top = max(sort_keys.values())
+    tied = [i for i, sort_key in sort_keys.items() if sort_key == top]
+    # A string seed gives the same sequence in every process, unlike the hash of an object.
     return Choice(random.Random(f"best-of-n-{seed}").choice(tied), len(tied))
 
 
 def judgment_sort_key(judgment: Judgment) -> tuple[float, float]:
-    """What scored candidates are ordered by: the written score, and within it the expected score."""
+    """Return the sort key of a scored candidate: its written score, then its expected score."""
     score, expected = get_written_score(judgment), get_expected_score(judgment)
-    assert score is not None, "an unscored candidate has no rank"
+    assert score is not None, "an unscored candidate has no sort key"
     return score, score if expected is None else expected

@@ -1,4 +1,4 @@
-"""Best-of-N over a data set: each prompt is sampled, its answers are judged, the best is kept."""
+"""Best-of-N over a data set: sample answers to each prompt, judge them, keep the best."""
 
 from __future__ import annotations
 
@@ -20,42 +20,55 @@ from flex_judge.reward.groups.methods import Ask
 
 @dataclass(frozen=True)
 class BestOfNPlan:
-    """Sampling and choosing, see `flex_judge.alignment.pipeline.job.WorkPlan`."""
+    """Plan of best-of-N work, see `flex_judge.alignment.pipeline.job.WorkPlan`."""
 
     models: Models
     sampling: Sampling
     samples: int
+    """Number of answers per prompt."""
     selection: SelectionSpec
     tables: tuple[str, ...] = ("best_of_n", "judgments")
 
     async def open(self) -> BestOfNWork:
+        """Connect to or load the models."""
         policy, ask = await self.models.open()
         return BestOfNWork(self, policy, ask)
 
 
 @dataclass(frozen=True)
 class BestOfNWork:
-    """Works on one prompt after another, many at a time."""
+    """Best-of-N work on one prompt at a time; many run concurrently."""
 
     plan: BestOfNPlan
     policy: Policy
     ask: Ask
 
     async def __call__(self, row: PromptRow) -> RowResult:
+        """See `flex_judge.alignment.pipeline.job.Work`."""
         completions = await self.policy.sample(row.prompt, self.plan.sampling, range(self.plan.samples))
-        sampled = make_sampled_row(row, completions, [self.plan.sampling.temperature] * len(completions), self.policy)
+        temperatures = [self.plan.sampling.temperature] * len(completions)
+        sampled = make_sampled_row(row, completions, temperatures, self.policy)
         selection = await select_best(row.prompt, sampled.responses, self.plan.selection, self.ask, row.id)
         check_engine_lost(selection.judgments)
-        judgments = zip(selection.judgments, selection.judged, strict=True)
-        told = [{**judgment_to_json(j), "prompt": row.id, "responses": list(about)} for j, about in judgments]
-        tables = {"best_of_n": [make_best_of_n_row(sampled, selection)], "judgments": told}
-        return RowResult(tables, again=needs_retry(selection.judgments))
+        judgment_rows = [
+            {**judgment_to_json(judgment), "prompt": row.id, "responses": list(members)}
+            for judgment, members in zip(selection.judgments, selection.judged, strict=True)
+        ]
+        tables = {"best_of_n": [make_best_of_n_row(sampled, selection)], "judgments": judgment_rows}
+        return RowResult(tables, needs_retry=needs_retry(selection.judgments))
 
 
 def make_sampled_row(
     row: PromptRow, completions: list[Completion], temperatures: list[float], policy: Policy
 ) -> SampledPrompt:
-    """A prompt with the completions that a policy gave."""
+    """Combine a prompt with its completions.
+
+    Args:
+        row: The prompt.
+        completions: Completions of the prompt.
+        temperatures: Sampling temperature of each completion.
+        policy: The policy that sampled them.
+    """
     return SampledPrompt(
         row,
         tuple(c.text for c in completions),
@@ -67,20 +80,23 @@ def make_sampled_row(
 
 
 def check_engine_lost(judgments: Sequence[Judgment]) -> None:
-    """Raise EngineLostError where no judgment has a verdict and all might have had: the judge was lost or late, which
-    says nothing of the answers."""
+    """Raise EngineLostError if no judgment has a verdict and each failed for a transient reason.
+
+    The judge crashed or timed out then, which says nothing about the answers.
+    """
     if judgments and all(j.scores is None and not j.status.is_final for j in judgments):
-        why = next((vote.detail for j in judgments for vote in j.votes if vote.detail), str(judgments[0].status))
-        raise EngineLostError(f"none of {len(judgments)} judgments came to an end: {why}")
+        details = (vote.detail for judgment in judgments for vote in judgment.votes if vote.detail)
+        reason = next(details, str(judgments[0].status))
+        raise EngineLostError(f"all {len(judgments)} judgments were lost: {reason}")
 
 
 def needs_retry(judgments: Sequence[Judgment]) -> bool:
-    """Whether another try may come to more verdicts."""
+    """Return whether a rerun may give more verdicts."""
     return any(not judgment.status.is_final for judgment in judgments)
 
 
 def make_best_of_n_row(sampled: SampledPrompt, selection: Selection) -> dict[str, Any]:
-    """What is written of a prompt."""
+    """Make the row of the table `best_of_n` for one prompt."""
     return {
         "id": sampled.row.id,
         "prompt": [message_to_json(message) for message in sampled.row.prompt],
@@ -102,7 +118,7 @@ def make_best_of_n_row(sampled: SampledPrompt, selection: Selection) -> dict[str
 
 
 def message_to_json(message: Message) -> dict[str, Any]:
-    """A message as JSON holds it; a medium is named by its digest, and stays where it was."""
+    """Convert a message to JSON values. Media are replaced by their modality and digest."""
     if isinstance(message.content, str):
         return {"role": message.role, "content": message.content}
     parts = [
@@ -113,8 +129,10 @@ def message_to_json(message: Message) -> dict[str, Any]:
 
 
 def judgment_to_json(judgment: Judgment) -> dict[str, Any]:
-    """A judgment without what differs from run to run though judge and answers are the same: which replica it was, and
-    what that one had in its cache."""
+    """Convert a judgment to JSON values that are the same in every run with the same judge and answers.
+
+    The replica and its cached tokens are left out, because they depend on the load.
+    """
     provenance = {name: value for name, value in judgment.provenance.items() if name != "replica"}
     usage = replace(judgment.usage, cached_tokens=0)
     row = replace(judgment, provenance=provenance, usage=usage).to_json()

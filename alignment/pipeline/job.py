@@ -1,4 +1,4 @@
-"""What is done with the rows of a data set: plain data that travels to the workers, and the work itself."""
+"""Interfaces between a sharded job and the work done on its rows."""
 
 from __future__ import annotations
 
@@ -12,92 +12,96 @@ from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import Source
 
 Tables = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Rows to be written, by the name of their file."""
+"""Table name -> rows to write. Each table becomes one file per shard."""
 
 
 class WorkStats(Protocol):
-    """Counts that add up, over rows and over shards: `+`."""
+    """Mergeable counts over rows and shards."""
 
     def __add__(self, other: Self, /) -> Self: ...
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as plain JSON values."""
+        ...
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a row came to."""
+    """Result of one row."""
 
     tables: Tables
     stats: WorkStats | None = None
-    """What it adds to the counts of the run, if the work keeps some."""
-    again: bool = False
-    """Whether another try may come to more: some of its judgments were lost with an engine, or late."""
+    """The row's contribution to the counts of the run, if the work collects any."""
+    needs_retry: bool = False
+    """Whether a rerun may give a better result, because judgments were lost to an engine crash or timed out."""
 
 
 class Work(Protocol):
-    """What is done with one row. Opened once in each worker; many rows are worked on at the same time."""
+    """Processing of one row. Opened once per worker; many rows are processed concurrently."""
 
     async def __call__(self, row: PromptRow) -> RowResult:
-        """The results of a row; the same row always gives the same ones.
+        """Process one row. The same row always gives the same result.
 
         Raises:
-            UsageError: the row cannot be worked on as it is. It is counted and written down, and the run goes on.
-            AccessError: no row can be worked on; ends the run.
-            EngineLostError: a model was lost over it. It is counted, and a rerun tries it again; as with anything else
-                that is raised.
+            UsageError: The row cannot be processed. It is recorded as rejected and the run continues.
+            AccessError: No row can be processed; ends the run.
+            EngineLostError: A model was lost. Like after any other exception, the row is recorded as failed and is
+                retried by the next run.
         """
         ...
 
 
 class WorkPlan(Protocol):
-    """What work is made of: picklable, opened in each worker."""
+    """Picklable description of the work, opened in each worker."""
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Names of the files that the work writes."""
+        """Names of the tables that the work writes."""
         ...
 
-    async def open(self) -> Work: ...
+    async def open(self) -> Work:
+        """Connect to or load the models."""
+        ...
 
 
 @dataclass(frozen=True)
 class Job:
-    """Rows, what is done with them, and where the results go."""
+    """Rows, the work to do on them, and the folder for the results."""
 
     source: Source
     plan: WorkPlan
     folder: Path
-    """Of the parts; on a file system that all workers share."""
+    """Folder of the shards, on a file system that all workers share."""
     columns: PromptColumns = field(default_factory=PromptColumns)
     shard_rows: int = 64
-    """Rows whose results are written together, see `shard_rows_for`: what a killed run loses at most of each shard
-    under way."""
+    """Rows per shard, see `choose_shard_rows`. A killed run loses at most this many rows of each shard in progress."""
     rows_at_once: int = 64
-    """Rows that a worker has under way at a time."""
+    """Maximum number of rows in progress per worker."""
     workers: int = 1
     shards_at_once: int = 4
-    """Shards that a worker has under way at a time, so that no replica waits for the last row of one."""
+    """Shards in progress per worker. More than one, so that no replica idles while the last row of a shard finishes."""
     retry_rejected: bool = False
-    """Whether rows that were refused are tried again."""
+    """Whether to retry rejected rows of an earlier run."""
 
     @property
     def shard_count(self) -> int:
+        """Number of shards."""
         return count_shards(len(self.source), self.shard_rows)
 
     def get_row_range(self, shard: int) -> tuple[int, int]:
-        """First row of a shard, and the one after its last."""
+        """Return the first row of a shard and the row after its last."""
         start = shard * self.shard_rows
         return start, min(start + self.shard_rows, len(self.source))
 
 
 def count_shards(rows: int, shard_rows: int) -> int:
-    """How many shards so many rows make."""
+    """Return the number of shards for `rows` rows."""
     return -(-rows // shard_rows)
 
 
 def choose_shard_rows(rows: int) -> int:
-    """How many rows go into a shard of a data set of that size: some fifty shards, of 1 to 256 rows.
+    """Choose the number of rows per shard: about 50 shards of 1 to 256 rows.
 
-    A function of the size alone, so that a run that goes on finds the same shards.
+    It depends on the size of the data set only, so that a resumed run uses the same shards.
     """
     return min(256, max(1, rows // 50))

@@ -1,4 +1,4 @@
-"""The policy and the judge of a run: within a process, or as services of the cluster."""
+"""Access to the policy and the judge of a run: in the worker's process or as services on the cluster."""
 
 from __future__ import annotations
 
@@ -19,30 +19,35 @@ from flex_judge.reward.serving.config import ServiceConfig
 
 
 class Models(Protocol):
-    """Where a worker finds its models. Picklable."""
+    """Picklable access to the models of a run."""
 
-    async def open(self) -> tuple[Policy, Ask]: ...
+    async def open(self) -> tuple[Policy, Ask]:
+        """Return the policy and a function that asks the judge."""
+        ...
 
 
 @dataclass(frozen=True)
 class RemoteJudge:
-    """A judge service that runs already, asked over HTTP."""
+    """Judge service that is already running, reached over HTTP."""
 
     url: str
     max_requests: int = 64
-    """Comparisons that it is sent at a time."""
+    """Maximum number of comparisons sent at the same time."""
     api_key: str | None = field(default=None, repr=False)
-    """Where its key is: `env:NAME` or a file, read where it is asked. Never the key itself."""
+    """Source of the key: `env:NAME` or a file, read in the worker. Never the key itself, because this object is pickled
+    and sent to the workers."""
 
     @property
     def client(self) -> JudgeClient:
-        """
+        """A new client for the service.
+
         Raises:
-            UsageError: the address is none, or the key cannot be read.
+            UsageError: The URL is invalid or the key cannot be read.
         """
         return JudgeClient(self.url, read_key(self.api_key) if self.api_key else None, concurrency=self.max_requests)
 
     def make_ask(self) -> Ask:
+        """Return a function that sends one comparison to the service."""
         client = self.client
 
         async def ask_client(comparison: Comparison) -> Judgment:
@@ -53,29 +58,32 @@ class RemoteJudge:
 
 @dataclass(frozen=True)
 class ServedModels:
-    """Services that are ready: the policy on the cluster that the worker is on, the judge there or elsewhere."""
+    """Running services: the policy on the worker's cluster, the judge there or elsewhere."""
 
     policy: PolicyServiceConfig
     judge: ServiceConfig | RemoteJudge
 
     async def open(self) -> tuple[Policy, Ask]:
+        """See `Models.open`."""
         from flex_judge.reward.serving.service import create_dispatcher
 
-        judge = self.judge
-        return await RemotePolicy.from_config(self.policy), (
-            judge.make_ask() if isinstance(judge, RemoteJudge) else create_dispatcher(judge).judge
-        )
+        policy = await RemotePolicy.from_config(self.policy)
+        if isinstance(self.judge, RemoteJudge):
+            return policy, self.judge.make_ask()
+        return policy, create_dispatcher(self.judge).judge
 
 
 @dataclass(frozen=True)
 class LocalModels:
-    """Models of the worker's own."""
+    """Models loaded in the worker's own process."""
 
     policy: PolicyConfig
     judge: JudgeConfig
 
     async def open(self) -> tuple[Policy, Ask]:
-        from flex_judge.judges.judge import FlexJudge  # in the worker only
+        """See `Models.open`."""
+        from flex_judge.judges.judge import FlexJudge  # in the worker only: the driver loads no model
 
         policy = await asyncio.to_thread(load_policy, self.policy)
-        return policy, (await asyncio.to_thread(FlexJudge.from_config, self.judge)).ajudge
+        judge = await asyncio.to_thread(FlexJudge.from_config, self.judge)
+        return policy, judge.ajudge

@@ -1,4 +1,4 @@
-"""A policy on Ray Serve: replicas that sample, each with one model, and the client to them."""
+"""Policy on Ray Serve: replicas that each hold one model, and the client to them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, ServeAppli
 from flex_judge.reward.serving.replica import exit_process_tree
 
 MAX_TRIES = 3
-"""Of a prompt, on a policy that dies: it may be the prompt that kills it."""
+"""Maximum number of replicas to try for one prompt. Limited, because the prompt itself may crash the engine."""
 RETRY_PAUSE_S = 2.0
-"""Before a second try; twice that before a third. Serve needs a moment to see that a replica is dead."""
+"""Pause before the second try, doubled before the third. Serve needs a moment to notice that a replica is dead."""
 
 
 @settings_class
 class PolicyServiceConfig:
-    """A policy service: the policy that each replica holds, and how many replicas there are."""
+    """Settings of a policy service."""
 
     policy: PolicyConfig
     replicas: PositiveInt = 1
@@ -34,36 +34,37 @@ class PolicyServiceConfig:
     cpus_per_replica: NonNegativeFloat = 1.0
     gpus_per_replica: NonNegativeFloat = 0.0
     prompts_at_once: PositiveInt = 64
-    """Maximum number of prompts in progress on a replica; more wait in front of it."""
+    """Maximum number of prompts in progress per replica; further ones wait in the queue."""
 
 
 class PolicyReplica:
-    """Holds one policy, and ends its process when the policy is lost: Ray Serve then starts another one.
+    """Serve replica that holds one policy. It ends its process if the engine is lost, and Ray Serve starts another.
 
-    An endpoint is not this process's to lose: while it is away its requests are repeated here, for as long as
-    `PolicyConfig.deadline_s` says.
+    A remote endpoint is not restarted: its requests are retried here for `PolicyConfig.deadline_s`.
     """
 
     async def __init__(self, config: PolicyConfig) -> None:  # type: ignore[misc] # awaited by Ray Serve
         self.policy = load_policy(config)
-        self._elsewhere = config.kind == ENDPOINT_ENGINE
+        self._is_endpoint = config.kind == ENDPOINT_ENGINE
 
     async def sample(
         self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
     ) -> list[Completion]:
+        """See `Policy.sample`."""
         try:
             return await self.policy.sample(prompt, sampling, sample_indices)
         except EngineLostError:
-            if self._elsewhere:
+            if self._is_endpoint:
                 raise
             exit_process_tree()
 
     async def model_id(self) -> str:
+        """Return the id of the policy's model."""
         return self.policy.model_id
 
     async def check_health(self) -> None:
-        """Asked by Ray Serve every few seconds."""
-        if self._elsewhere:
+        """End the process if the engine is lost. Called by Ray Serve every few seconds."""
+        if self._is_endpoint:
             return
         try:
             await self.policy.check_health()
@@ -71,35 +72,49 @@ class PolicyReplica:
             exit_process_tree()
 
     def __del__(self) -> None:
+        # The policy is missing if it could not be loaded.
         if hasattr(self, "policy"):
             self.policy.close()
 
 
 class PolicyService:
-    """A running policy. Use as `async with PolicyService(config) as service`, then wait for `ready`."""
+    """Policy deployed on Ray Serve while the context manager is open.
+
+    Example:
+        async with PolicyService(config) as service:
+            await service.wait_until_ready()
+            policy = await RemotePolicy.from_config(config)
+    """
 
     def __init__(self, config: PolicyServiceConfig, private: bool = False) -> None:
-        """
+        """Prepare the service; entering the context deploys it.
+
         Args:
-            private: whether a service of that name can only be what a killed process left, and is removed first.
+            config: Settings of the service.
+            private: Whether nobody else uses this name. An application of the same name is then the leftover of a
+                killed process and is removed first.
         """
         self.config = config
-        self._deployed = ServeApplication(config.name, "policy", private=private)
+        self._application = ServeApplication(config.name, "policy", private=private)
 
     async def __aenter__(self) -> PolicyService:
-        await self._deployed.deploy_async(_build_application(self.config))
+        await self._application.deploy_async(_build_application(self.config))
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._deployed.remove_async()
+        await self._application.remove_async()
 
     async def wait_until_ready(self) -> None:
-        """Wait until every replica can sample. Raises ClusterError, which says why, if one could not be started."""
-        await self._deployed.wait_until_ready()
+        """Wait until every replica can sample.
+
+        Raises:
+            ClusterError: A replica could not be started; the message gives the reason.
+        """
+        await self._application.wait_until_ready()
 
 
 class RemotePolicy:
-    """A policy service as a `Policy`, in any process of its cluster. For one event loop."""
+    """Client that makes a policy service a `Policy`, in any process of its cluster. Belongs to one event loop."""
 
     def __init__(self, config: PolicyServiceConfig, model_id: str) -> None:
         from ray import serve
@@ -109,7 +124,7 @@ class RemotePolicy:
 
     @classmethod
     async def from_config(cls, config: PolicyServiceConfig) -> RemotePolicy:
-        """The client to a service that is ready."""
+        """Connect to a service that is ready."""
         policy = cls(config, "")
         policy.model_id = await policy._handle.model_id.remote()
         return policy
@@ -117,12 +132,12 @@ class RemotePolicy:
     async def sample(
         self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
     ) -> list[Completion]:
-        """See `Policy.sample`. What was in hand on a replica that died is asked of another, a few times."""
+        """See `Policy.sample`. If a replica dies, the request is retried on another one."""
         from ray.exceptions import RayActorError, RayTaskError
 
-        for number in range(MAX_TRIES):
-            await asyncio.sleep(RETRY_PAUSE_S * number)
-            # In a context of its own, see `flex_judge.reward.serving.ingress.Sender`.
+        for attempt in range(MAX_TRIES):
+            await asyncio.sleep(RETRY_PAUSE_S * attempt)
+            # A fresh context for the reason given in `flex_judge.reward.serving.ingress.Sender`.
             response = Context().run(self._handle.sample.remote, tuple(prompt), sampling, tuple(sample_indices))
             try:
                 completions: list[Completion] = await response
@@ -136,13 +151,13 @@ class RemotePolicy:
                     raise e.cause from None
                 raise
             return completions
-        raise EngineLostError(f"{MAX_TRIES} replicas of the policy were lost while they had this prompt in hand")
+        raise EngineLostError(f"the policy's replicas died {MAX_TRIES} times while sampling this prompt")
 
     async def check_health(self) -> None:
-        """Serve watches the replicas."""
+        """Do nothing: Serve checks the replicas."""
 
     def close(self) -> None:
-        """Nothing is held here."""
+        """Do nothing: the client holds no resources."""
 
 
 def _build_application(config: PolicyServiceConfig) -> Any:

@@ -1,5 +1,4 @@
-"""Preference pairs over a data set: each prompt is sampled, its answers are judged as a rule needs it, and the pairs
-that pass the filters are written in a trainer's format."""
+"""Preference pairs over a data set: sample answers to each prompt, judge them and pair them by a rule."""
 
 from __future__ import annotations
 
@@ -31,49 +30,53 @@ from flex_judge.reward.groups.methods import Ask
 
 @dataclass(frozen=True)
 class PreferencePlan:
-    """Sampling and pairing, see `flex_judge.alignment.pipeline.job.WorkPlan`."""
+    """Plan of preference work, see `flex_judge.alignment.pipeline.job.WorkPlan`."""
 
     models: Models
     sampling: Sampling
     samples: int
-    """Answers at each temperature."""
+    """Number of answers per prompt and temperature."""
     rubric: str
     hot: float | None = None
-    """A second temperature to sample at, as the rule `two_temperatures` needs it; None for none."""
+    """Second sampling temperature, for the rule `two_temperatures`; None for a single temperature."""
     rule: RuleSpec = field(default_factory=RuleSpec)
     filters: FilterSpec = field(default_factory=FilterSpec)
     format: str = "preference"
     images: bool = False
-    """Whether the data set is for models that see images."""
+    """Whether the data set is for models that take images."""
     molecules: bool = False
-    """Whether it is for models that see molecules."""
+    """Whether the data set is for models that take molecules."""
     tables: tuple[str, ...] = ("preferences", "judgments", "completions")
 
     async def open(self) -> PreferenceWork:
+        """Connect to or load the models."""
         policy, ask = await self.models.open()
         return PreferenceWork(self, policy, ask)
 
 
 @dataclass(frozen=True)
 class PreferenceWork:
-    """Works on one prompt after another, many at a time."""
+    """Preference work on one prompt at a time; many run concurrently."""
 
     plan: PreferencePlan
     policy: Policy
     ask: Ask
 
     async def __call__(self, row: PromptRow) -> RowResult:
+        """See `flex_judge.alignment.pipeline.job.Work`."""
         plan = self.plan
         rule = make_rule(plan.rule)
+        # Checked before sampling: the format would reject the row only after all the work was done.
         if FORMATS[plan.format].takes_images and not plan.images and has_images(row):
-            raise UsageError("has images, and the data set is made for text models; use --with-images")
+            raise UsageError("has images, but the data set is for text models; use --with-images")
         sampled = await self._sample_answers(row)
-        judgments = await gather_all(self._ask_judge(c) for c in rule.make_comparisons(sampled, plan.rubric))
+        comparisons = rule.make_comparisons(sampled, plan.rubric)
+        judgments = await gather_all(self._ask_judge(comparison) for comparison in comparisons)
         check_engine_lost(judgments)
-        found = filter_pairs(rule.make_pairs(sampled, judgments), plan.filters)
-        rows = FORMATS[plan.format].make_rows(found.pairs, plan.images, plan.molecules)
+        result = filter_pairs(rule.make_pairs(sampled, judgments), plan.filters)
+        rows = FORMATS[plan.format].make_rows(result.pairs, plan.images, plan.molecules)
         stats = CardStats()
-        stats.add_prompt(sampled, judgments, found, len(rows))
+        stats.add_prompt(sampled, judgments, result, len(rows))
         completions = {
             "id": row.id,
             "prompt": [message_to_json(message) for message in row.prompt],
@@ -83,17 +86,22 @@ class PreferenceWork:
             "cut": list(sampled.cut),
             "kept": dict(row.kept),
         }
-        told = [{**judgment_to_json(judgment), "prompt": row.id} for judgment in judgments]
-        tables = {"preferences": rows, "judgments": told, "completions": [completions]}
-        return RowResult(tables, stats, again=needs_retry(judgments))
+        judgment_rows = [{**judgment_to_json(judgment), "prompt": row.id} for judgment in judgments]
+        tables = {"preferences": rows, "judgments": judgment_rows, "completions": [completions]}
+        return RowResult(tables, stats, needs_retry=needs_retry(judgments))
 
     async def _ask_judge(self, comparison: Comparison) -> Judgment:
+        # `Ask` returns an awaitable; gathering needs a coroutine.
         return await self.ask(comparison)
 
     async def _sample_answers(self, row: PromptRow) -> SampledPrompt:
-        """The prompt with its answers, those of the lower temperature first."""
-        cold = self.plan.sampling
-        samplings = [cold] if self.plan.hot is None else [cold, replace(cold, temperature=self.plan.hot)]
-        drawn = await gather_all(self.policy.sample(row.prompt, s, range(self.plan.samples)) for s in samplings)
-        temperatures = [s.temperature for s in samplings for _ in range(self.plan.samples)]
-        return make_sampled_row(row, [c for completions in drawn for c in completions], temperatures, self.policy)
+        """Sample the answers to a prompt, lower temperature first."""
+        samplings = [self.plan.sampling]
+        if self.plan.hot is not None:
+            samplings.append(replace(self.plan.sampling, temperature=self.plan.hot))
+        batches = await gather_all(
+            self.policy.sample(row.prompt, sampling, range(self.plan.samples)) for sampling in samplings
+        )
+        completions = [completion for batch in batches for completion in batch]
+        temperatures = [sampling.temperature for sampling in samplings for _ in range(self.plan.samples)]
+        return make_sampled_row(row, completions, temperatures, self.policy)

@@ -1,4 +1,4 @@
-"""A job from its first shard to its last, on Ray Data: side by side, in any order, each shard exactly once."""
+"""Run a job on Ray Data: shards in parallel and in any order, each completed exactly once."""
 
 from __future__ import annotations
 
@@ -15,20 +15,29 @@ from flex_judge.judges.errors import ClusterError, JudgeError
 
 
 def list_pending_shards(shard_folder: ShardFolder, shards: int, retry_rejected: bool = False) -> list[int]:
-    """Of so many shards, those that are still to be worked on: without a report, or with rows that another try may get
-    done; where all that is lost is tried again, also with rows that were refused."""
-    there = shard_folder.read_reports()
-    done = {shard for shard, report in there.items() if report.is_final and not (retry_rejected and report.failed)}
+    """List the shards still to be processed: those without a report and those with rows to retry.
+
+    Args:
+        shard_folder: Folder of the results.
+        shards: Total number of shards.
+        retry_rejected: Whether to retry rejected rows, too.
+    """
+    done = {
+        shard
+        for shard, report in shard_folder.read_reports().items()
+        if report.is_final and not (retry_rejected and report.failed)
+    }
     return [shard for shard in range(shards) if shard not in done]
 
 
 def run_job(job: Job) -> Iterator[ShardReport]:
-    """Work on all pending shards; yields reports as shards are done (without reasons and times).
+    """Process all pending shards and yield a report (without reasons and times) as each one is done.
 
-    Needs a connection to a Ray cluster. Workers only wait for others, so they take no share of its processors.
+    Needs a connection to a Ray cluster. Workers reserve no CPUs, because they only wait for the services.
 
     Raises:
-        JudgeError: what ended a worker: a model that cannot be reached, a disk that is full. What was done is kept.
+        JudgeError: The error that ended a worker, such as an unreachable model or a full disk. Finished shards are
+            kept.
     """
     shards = list_pending_shards(ShardFolder(job.folder), job.shard_count, job.retry_rejected)
     if not shards:
@@ -37,7 +46,7 @@ def run_job(job: Job) -> Iterator[ShardReport]:
     from ray.exceptions import RayError
 
     _silence_ray_data()
-    # A block for each shard: a task of Ray Data's is then a shard, which it may try again elsewhere.
+    # One block per shard makes each Ray Data task one shard, which Ray may retry on another node.
     dataset = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     reports = dataset.map_batches(
         ShardWorker,
@@ -47,6 +56,7 @@ def run_job(job: Job) -> Iterator[ShardReport]:
         num_cpus=0,
         compute=ray.data.ActorPoolStrategy(
             size=job.workers,
+            # One more than run at a time, so that the next shard is already queued at the worker.
             max_tasks_in_flight_per_actor=job.shards_at_once + 1,
             max_concurrent_calls_per_actor=job.shards_at_once,
         ),
@@ -59,51 +69,55 @@ def run_job(job: Job) -> Iterator[ShardReport]:
 
 
 async def stream_reports(job: Job) -> AsyncGenerator[ShardReport, None]:
-    """As `run`, within an event loop: who waits for a report can be cancelled, however long a shard takes."""
-    loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[ShardReport | BaseException | None] = asyncio.Queue()
+    """Run a job in a thread and yield its reports, see `run_job`.
 
-    def put_report(what: ShardReport | BaseException | None) -> None:
-        with suppress(RuntimeError):  # the loop may be gone by then
-            loop.call_soon_threadsafe(arrived.put_nowait, what)
+    The caller can be cancelled at any time, however long a shard takes.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[ShardReport | BaseException | None] = asyncio.Queue()
+
+    def put_report(report: ShardReport | BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop may be closed by then
+            loop.call_soon_threadsafe(queue.put_nowait, report)
 
     def follow_job() -> None:
         try:
             for report in run_job(job):
                 put_report(report)
-        except BaseException as e:  # noqa: BLE001 - handed over to whoever waits, whatever it is
+        except BaseException as e:  # noqa: BLE001 - passed on to the event loop, whatever it is
             put_report(e)
         else:
             put_report(None)
 
-    # A daemon: it ends with the cluster, and nobody should wait for it.
+    # A daemon thread: the call into Ray cannot be interrupted, and must not keep the process alive.
     threading.Thread(target=follow_job, name="ray-data", daemon=True).start()
-    while (report := await arrived.get()) is not None:
+    while (report := await queue.get()) is not None:
         if isinstance(report, BaseException):
             raise report
         yield report
 
 
 def _silence_ray_data() -> None:
-    """Ray Data shows progress bars and logs of its own; ours tell more."""
+    """Switch off the progress bars and logs of Ray Data; this project prints its own."""
     import logging
 
     import ray
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # else what a worker raised is lost on its way
+    context.raise_original_map_exception = True  # without it, the worker's exception is lost
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _unwrap_error(error: BaseException) -> JudgeError:
-    """What a worker raised, out of the errors that Ray wraps it in."""
-    seen: Any = error
-    while seen is not None:
-        if isinstance(seen, JudgeError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
+    """Return the worker's own error from inside the errors that Ray wraps it in."""
+    inner: Any = error
+    while inner is not None:
+        if isinstance(inner, JudgeError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # The last line of a remote traceback holds the exception.
     return ClusterError(f"a worker failed: {(lines or [type(error).__name__])[-1][:300]}")

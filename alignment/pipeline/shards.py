@@ -1,4 +1,4 @@
-"""The folder in which a run's results grow: one set of files for each shard, whole or not there at all."""
+"""Folder of a run's results: one set of files per shard, written atomically."""
 
 from __future__ import annotations
 
@@ -15,59 +15,62 @@ from flex_judge.judges.io.jsonl import read_object, read_rows, write_rows, write
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What became of the rows of a shard."""
+    """Counts of the rows of a shard."""
 
     shard: int
     rows: int
-    """Rows that were read."""
+    """Number of rows read."""
     done: int
-    """Rows that have results."""
+    """Number of rows with a result."""
     failed: Mapping[str, int] = field(default_factory=dict)
-    """Why other rows have none -> how many."""
+    """Reason -> number of rows without a result."""
     again: int = 0
-    """Rows that another try may get done, or further: a model was lost over them, or over some of their answers."""
+    """Number of rows to retry: a model was lost while they, or some of their answers, were processed."""
     seconds: float = 0.0
     stats: Mapping[str, Any] | None = None
-    """The counts of the work, if it keeps some."""
+    """Counts collected by the work, if any."""
 
     @property
     def is_final(self) -> bool:
+        """Whether no row needs a retry."""
         return not self.again
 
 
 class ShardFolder:
-    """The results of shards, on a file system that all workers share.
+    """Results of shards, on a file system that all workers share.
 
-    A shard counts from the moment its report is there, which is written last; what a killed worker left of a shard is
-    written over.
+    The report is written last, so a shard counts as done only when its report exists. Files that a killed worker left
+    behind are overwritten.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def write_shard(self, report: ShardReport, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Keep what became of a shard."""
+        """Write the tables and the report of a shard."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, rows in tables.items():
             write_rows(self._table_path(name, report.shard), rows)
+        # Last: the report marks the shard as complete.
         write_text(self._report_path(report.shard), json.dumps(asdict(report)) + "\n")
 
     def read_reports(self) -> dict[int, ShardReport]:
-        """The reports that are there, by shard."""
-        found = (ShardReport(**read_object(path)) for path in sorted(self.folder.glob("report-*.json")))
-        return {report.shard: report for report in found}
+        """Read all reports: shard -> report."""
+        reports = (ShardReport(**read_object(path)) for path in sorted(self.folder.glob("report-*.json")))
+        return {report.shard: report for report in reports}
 
     def join_table(self, table: str, shards: Collection[int], path: Path) -> None:
-        """Write the rows of all shards of a table to one file, in the order of the shards."""
+        """Concatenate a table's shards into one file, in order of the shards."""
+        # Renamed at the end, so that a killed run leaves no incomplete file behind.
         partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as whole:
+        with partial.open("wb") as joined_file:
             for shard in sorted(shards):
-                with self._table_path(table, shard).open("rb") as part:
-                    shutil.copyfileobj(part, whole)
+                with self._table_path(table, shard).open("rb") as shard_file:
+                    shutil.copyfileobj(shard_file, joined_file)
         partial.replace(path)
 
     def read_table_rows(self, table: str, shards: Collection[int]) -> Iterator[dict[str, Any]]:
-        """The rows of all shards of a table, in the order of the shards."""
+        """Read a table's rows, in order of the shards."""
         for shard in sorted(shards):
             yield from read_rows(self._table_path(table, shard))
 
@@ -79,7 +82,7 @@ class ShardFolder:
 
 
 def sum_reports(reports: Collection[ShardReport]) -> ShardReport:
-    """Of several shards, what became of their rows altogether."""
+    """Add up the reports of several shards."""
     failed: Counter[str] = Counter()
     for report in reports:
         failed.update(report.failed)

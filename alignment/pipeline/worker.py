@@ -1,4 +1,4 @@
-"""One worker of a run: takes shards, and leaves their results in the folder."""
+"""Worker of a run: processes shards and writes their results."""
 
 from __future__ import annotations
 
@@ -16,142 +16,151 @@ from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport
 from flex_judge.judges.errors import AccessError, EngineLostError, LedgerError, RenderError, UsageError, to_one_line
 
 FAILED_TABLE = "failed"
-"""Name of the file of rows that have no result, and why."""
+"""Table of rows without a result, with the reasons."""
 FATAL_ERRORS = (AccessError, LedgerError)
-"""Errors that say nothing of a row, and that the next one would meet too."""
+"""Errors that are not specific to a row and would hit every other row, too."""
 
 
 class AllFailedError(EngineLostError):
-    """Row after row is lost: it is not the rows' fault, and going on would lose all others."""
+    """Too many consecutive rows failed: the cause is not the rows, and continuing would fail all others, too."""
 
 
 @dataclass(frozen=True)
 class _FailedRow:
-    """Why a row has no result."""
+    """Row without a result."""
 
     id: str | None
     reason: str
     problem: str
-    again: bool = False
-    """Whether another try may succeed."""
+    needs_retry: bool = False
+    """Whether a rerun may succeed."""
 
 
 class ShardWorker:
-    """Works on shards, many rows at a time. Ray Data makes one in each of its actors; an event loop is enough too."""
+    """Processes shards, many rows concurrently. Ray Data creates one per actor; any event loop can run one, too."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._shard_folder = ShardFolder(job.folder)
-        self._room = asyncio.Semaphore(job.rows_at_once)
-        self._opening = asyncio.Lock()
+        self._row_slots = asyncio.Semaphore(job.rows_at_once)
+        self._open_lock = asyncio.Lock()
         self._work: Work | None = None
-        self._failed_in_a_row = 0
-        self._rejected_in_a_row = 0
-        self._refusal = ""
+        self._consecutive_failures = 0
+        self._consecutive_rejections = 0
+        self._last_rejection = ""
 
     async def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Work on the shards of a batch of Ray Data's: `{"shard": [number, ...]}` to their reports by columns."""
+        """Process a Ray Data batch: `{"shard": [number, ...]}` -> columns of the reports."""
         reports = [await self.process_shard(int(shard)) for shard in batch["shard"]]
-        return {name: [getattr(r, name) for r in reports] for name in ("shard", "rows", "done", "again")}
+        return {name: [getattr(report, name) for report in reports] for name in ("shard", "rows", "done", "again")}
 
     async def process_shard(self, number: int) -> ShardReport:
-        """Work on a shard and write its results.
+        """Process a shard and write its results.
 
         Raises:
-            AllFailedError: see there. Nothing is written.
-            AccessError: a model wants another key, or does not exist. Likewise.
+            AllFailedError: Too many consecutive rows failed. The shard is not written.
+            AccessError: A model rejects the key or does not exist. The shard is not written.
         """
         work = await self._open_work()
-        began = time.monotonic()
+        started = time.monotonic()
         start, stop = self._job.get_row_range(number)
         rows = await asyncio.to_thread(lambda: list(self._job.source.read_range(start, stop)))
         results = await self._process_rows(work, rows, start)
         tables: dict[str, list[Mapping[str, Any]]] = {name: [] for name in (*self._job.plan.tables, FAILED_TABLE)}
         stats: WorkStats | None = None
+        failed: Counter[str] = Counter()
+        # Results are in the order of the rows, whatever order they finished in: reruns write the same bytes.
         for result in results:
             if isinstance(result, _FailedRow):
                 tables[FAILED_TABLE].append({"id": result.id, "reason": result.reason, "problem": result.problem})
+                failed[result.reason] += 1
                 continue
-            for name, made in result.tables.items():
-                tables[name].extend(made)
+            for name, table_rows in result.tables.items():
+                tables[name].extend(table_rows)
             stats = result.stats if stats is None or result.stats is None else stats + result.stats
-        failed = Counter(result.reason for result in results if isinstance(result, _FailedRow))
         report = ShardReport(
-            number,
-            len(rows),
-            len(rows) - failed.total(),
-            dict(failed),
-            sum(result.again for result in results),
-            round(time.monotonic() - began, 3),
-            None if stats is None else stats.to_json(),
+            shard=number,
+            rows=len(rows),
+            done=len(rows) - failed.total(),
+            failed=dict(failed),
+            again=sum(result.needs_retry for result in results),
+            seconds=round(time.monotonic() - started, 3),
+            stats=None if stats is None else stats.to_json(),
         )
         await asyncio.to_thread(self._shard_folder.write_shard, report, tables)
         return report
 
     async def _open_work(self) -> Work:
-        async with self._opening:
+        # The lock keeps concurrent shards from loading the models twice.
+        async with self._open_lock:
             if self._work is None:
                 self._work = await self._job.plan.open()
         return self._work
 
     async def _process_rows(self, work: Work, rows: list[LocatedRow], start: int) -> list[RowResult | _FailedRow]:
-        """What the rows came to. The first error that ends the run gives up the others."""
+        """Process rows concurrently. The first fatal error cancels the others."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                running = [tasks.create_task(self._process_row(work, row, n)) for n, row in enumerate(rows, start + 1)]
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._process_row(work, row, n)) for n, row in enumerate(rows, start + 1)]
         except ExceptionGroup as e:
             error = e.exceptions[0]
         else:
-            return [task.result() for task in running]
+            return [task.result() for task in tasks]
+        # Raised outside of the except block, so that the error is not chained to the group.
         raise error
 
-    async def _process_row(self, work: Work, read: LocatedRow, number: int) -> RowResult | _FailedRow:
-        where, data = read
+    async def _process_row(self, work: Work, located_row: LocatedRow, number: int) -> RowResult | _FailedRow:
+        where, data = located_row
         if isinstance(data, UsageError):
             return _FailedRow(None, "bad row", to_one_line(data))
-        async with self._room:
+        async with self._row_slots:
             try:
-                # Here, not with the other rows of the shard: reading media takes time and memory.
+                # Parsed inside the semaphore: reading media takes time and memory.
                 row = await asyncio.to_thread(
                     parse_prompt_row, data, where, number, self._job.columns, self._job.source.folder
                 )
             except UsageError as e:
                 return _FailedRow(None, "bad row", to_one_line(e))
             try:
-                outcome = await work(row)
+                result = await work(row)
+            # Before UsageError, which is the base class of AccessError.
             except FATAL_ERRORS:
                 raise
             except (UsageError, RenderError) as e:
                 return self._record_rejection(row.id, where, e)
-            except Exception as e:  # noqa: BLE001 - the boundary: whatever one row does, the others go on
+            except Exception as e:  # noqa: BLE001 - one bad row must not end the others
                 return self._record_failure(row.id, where, e)
-            self._failed_in_a_row = self._rejected_in_a_row = 0
-            return outcome
+            self._consecutive_failures = self._consecutive_rejections = 0
+            return result
 
     def _record_rejection(self, id: str, where: str, error: Exception) -> _FailedRow:
-        """Note a row that a model does not take.
+        """Record a row that a model rejected.
 
         Raises:
-            AllFailedError: row after row was refused in the same words, so it is a setting that is refused and no row.
+            AllFailedError: Too many consecutive rows were rejected with the same message: a setting is wrong, not a
+                row.
         """
-        refusal = to_one_line(error)
-        self._rejected_in_a_row = self._rejected_in_a_row + 1 if refusal == self._refusal else 1
-        self._refusal = refusal
-        if self._rejected_in_a_row >= 2 * self._job.rows_at_once:
-            raise AllFailedError(f"{self._rejected_in_a_row} rows in a row were refused: {refusal}") from error
-        return _FailedRow(id, "rejected", f"{where}: {refusal}")
+        message = to_one_line(error)
+        self._consecutive_rejections = self._consecutive_rejections + 1 if message == self._last_rejection else 1
+        self._last_rejection = message
+        if self._consecutive_rejections >= 2 * self._job.rows_at_once:
+            raise AllFailedError(
+                f"{self._consecutive_rejections} consecutive rows were rejected with the same error: {message}"
+            ) from error
+        return _FailedRow(id, "rejected", f"{where}: {message}")
 
     def _record_failure(self, id: str, where: str, error: Exception) -> _FailedRow:
-        """Note a row that was lost through no fault that it is known for.
+        """Record a row that failed through no known fault of its own.
 
         Raises:
-            AllFailedError: as were all others of late, twice as many as are under way at a time.
+            AllFailedError: Twice as many consecutive rows failed as are processed at a time.
         """
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row >= 2 * self._job.rows_at_once:
+        message = to_one_line(error)
+        self._consecutive_failures += 1
+        if self._consecutive_failures >= 2 * self._job.rows_at_once:
             raise AllFailedError(
-                f"{self._failed_in_a_row} rows in a row were lost, the last one: {to_one_line(error)}"
+                f"{self._consecutive_failures} consecutive rows failed; last error: {message}"
             ) from error
         if isinstance(error, EngineLostError):
-            return _FailedRow(id, "engine_lost", f"{where}: {to_one_line(error)}", again=True)
-        return _FailedRow(id, "failed", f"{where}: {type(error).__name__}: {to_one_line(error)}", again=True)
+            return _FailedRow(id, "engine_lost", f"{where}: {message}", needs_retry=True)
+        return _FailedRow(id, "failed", f"{where}: {type(error).__name__}: {message}", needs_retry=True)

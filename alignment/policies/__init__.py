@@ -1,6 +1,6 @@
-"""Policies: the models that are trained. A policy samples completions of prompts.
+"""Policies: the models to be trained, which sample completions of prompts.
 
-May import judges and the reward client; no other room of alignment.
+May import judges and the reward client, but no other package of alignment.
 """
 
 from __future__ import annotations

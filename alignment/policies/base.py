@@ -1,4 +1,4 @@
-"""The one seam to policies: a prompt in, so many completions out."""
+"""Interface of policies: sample completions of a prompt."""
 
 from __future__ import annotations
 
@@ -12,49 +12,47 @@ from flex_judge.judges.types import Message
 
 @dataclass(frozen=True)
 class Completion:
-    """One sample of a policy."""
+    """One sampled completion."""
 
     text: str
-    """Without what ended it."""
+    """Text without the stop string."""
     tokens: int
-    """Generated tokens."""
+    """Number of generated tokens."""
     cut: bool
-    """Whether it was cut off at `Sampling.max_tokens`."""
+    """Whether the completion was truncated at `Sampling.max_tokens`."""
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """A model that is to be made better. Samples many prompts at once when asked for many at once."""
+    """Model to be trained. Handles concurrent calls, each for one prompt."""
 
     model_id: str
-    """Name, and where there is one, fingerprint of the model."""
+    """Name of the model, with its fingerprint if there is one."""
 
     async def sample(
         self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
     ) -> list[Completion]:
-        """Sample completions of one prompt. Cancelling the call gives the work up.
+        """Sample completions of one prompt. Cancelling the call cancels the work.
 
         Args:
-            prompt: the conversation, which ends with the message to be answered.
-            sampling: how to sample. Of several draws at temperature 0 all would be the same, so that is refused.
-            sample_indices: the number of each completion that is wanted. With `sampling.seed`, the same number of
-            the same
-                prompt gives the same completion.
+            prompt: The conversation, ending with the message to answer.
+            sampling: Sampling settings. Several samples at temperature 0 are rejected, because they would be identical.
+            sample_indices: Index of each completion. With `sampling.seed`, the same index of the same prompt gives the
+                same completion.
 
         Returns:
-            One completion for each number, in their order.
+            One completion per index, in the same order.
 
         Raises:
-            UsageError: the prompt cannot be answered as it is: it is too long, or has media that the model takes none
-                of.
-            EngineLostError: the model died or cannot be reached; another try may succeed.
+            UsageError: The prompt is too long or has media that the model does not take.
+            EngineLostError: The model crashed or is unreachable; a retry may succeed.
         """
         ...
 
     async def check_health(self) -> None:
-        """Raise EngineLostError if the policy can no longer answer."""
+        """Raise EngineLostError if the policy can no longer sample."""
         ...
 
     def close(self) -> None:
-        """Let go of the model. Idempotent."""
+        """Release the model. Idempotent."""
         ...

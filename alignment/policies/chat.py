@@ -1,4 +1,4 @@
-"""Prompts and completions in the form of OpenAI's chat completions, as the servers of most models take them."""
+"""OpenAI chat completions: encode prompts and parse completions."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from flex_judge.judges.types import Message
 
 Json = dict[str, Any]
 IMAGE_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
-"""Formats that endpoints take, by Pillow's names; others are sent as PNG."""
+"""Image formats that endpoints accept (Pillow's names); others are converted to PNG."""
 TRUNCATION_REASONS = ("length", "content_filter")
-"""Reasons for which a completion is not whole."""
+"""Finish reasons of incomplete completions."""
 
 
 def encode_prompt(prompt: Sequence[Message]) -> list[Json]:
-    """Messages as JSON: text as text, images as data URIs, molecules as their SMILES. Reads the images' headers.
+    """Encode messages as JSON: images as data URIs, molecules as SMILES strings. Reads the headers of the images.
 
     Raises:
-        MediaError: a video or a sound: there is no form for them that endpoints agree on.
+        MediaError: The prompt has a video or audio clip; endpoints have no common format for these.
     """
     return [{"role": message.role, "content": _encode_content(message)} for message in prompt]
 
@@ -41,46 +41,54 @@ def _encode_medium(medium: Media) -> Json:
     if medium.modality == Modality.MOLECULE:
         return {"type": "text", "text": medium.data.decode()}
     if medium.modality != Modality.IMAGE:
-        raise MediaError(f"{medium.name}: a policy behind an endpoint is sent text and images, no {medium.modality}")
+        raise MediaError(f"{medium.name}: got {medium.modality}, but a policy behind an endpoint takes text and images")
     with convert_decoder_errors(medium.name, Modality.IMAGE):
         opened = open_image(medium.data, medium.name)
-    if opened.format not in IMAGE_TYPES:
-        medium, kind = make_image(opened), IMAGE_TYPES["PNG"]
+    if opened.format in IMAGE_TYPES:
+        media_type = IMAGE_TYPES[opened.format]
     else:
-        kind = IMAGE_TYPES[opened.format]
-    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{base64.b64encode(medium.data).decode()}"}}
+        medium, media_type = make_image(opened), IMAGE_TYPES["PNG"]
+    encoded = base64.b64encode(medium.data).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{encoded}"}}
 
 
-def parse_completions(answer: Any, stop: Sequence[str], url: str) -> list[Completion]:
-    """The completions in an endpoint's answer.
+def parse_completions(response: Any, stop: Sequence[str], url: str) -> list[Completion]:
+    """Parse the completions in an endpoint's JSON response.
 
-    An endpoint counts the tokens of all of them together; each is given a share of these by its length. Where it does
-    not count any, they are 0.
+    Endpoints report the tokens of all completions together; the total is split in proportion to the text lengths. It
+    is 0 if an endpoint reports none.
+
+    Args:
+        response: The decoded JSON.
+        stop: Stop strings.
+        url: Address of the endpoint, for error messages.
 
     Raises:
-        UsageError: the answer is no chat completion.
+        UsageError: The response is not a chat completion.
     """
     try:
-        choices = [(_extract_text(choice["message"]), choice.get("finish_reason")) for choice in answer["choices"]]
-        tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
+        choices = [(_extract_text(choice["message"]), choice.get("finish_reason")) for choice in response["choices"]]
+        tokens = int((response.get("usage") or {}).get("completion_tokens") or 0)
     except (TypeError, KeyError, AttributeError, ValueError) as e:
         raise UsageError(
-            f"{url}: expected chat completions, got {answer!r:.80}; is this the address of an OpenAI-compatible "
+            f"{url}: expected chat completions, got {response!r:.80}; is this the address of an OpenAI-compatible "
             "endpoint?"
         ) from e
-    shares = _split_proportionally(tokens, [len(text) + 1 for text, _ in choices])
+    # One more than the length, so that an empty text has its share of the end-of-turn tokens.
+    token_counts = _split_proportionally(tokens, [len(text) + 1 for text, _ in choices])
     return [
-        Completion(trim_completion(text, stop), share, reason in TRUNCATION_REASONS)
-        for (text, reason), share in zip(choices, shares, strict=True)
+        Completion(trim_completion(text, stop), count, finish_reason in TRUNCATION_REASONS)
+        for (text, finish_reason), count in zip(choices, token_counts, strict=True)
     ]
 
 
 def _extract_text(message: Json) -> str:
-    """What a model says, or says instead; an endpoint that is asked for no tools may still answer with none of both."""
+    """Return the text or the refusal of a message; some endpoints answer with neither."""
     return str(message.get("content") or message.get("refusal") or "")
 
 
 def _split_proportionally(total: int, weights: Sequence[int]) -> list[int]:
-    """Whole parts of `total` in proportion to the weights, which add up to it."""
+    """Split `total` into integers proportional to the weights that add up to `total`."""
+    # Rounding the running sums instead of the parts keeps the total.
     sums = list(accumulate(weights, initial=0))
     return [b - a for a, b in pairwise(round(total * s / max(1, sums[-1])) for s in sums)]

@@ -1,4 +1,4 @@
-"""Which policy, as plain data, and what makes it: our engines, an endpoint, or an outside package.
+"""Configuration of policies, and loading them: this project's engines, an endpoint, or an external package.
 
 A package adds a policy by an entry point of the group `flex_judge.policies`: a name, and a callable that takes a
 PolicyConfig and returns a Policy. docs/policies.md has a worked example.
@@ -24,58 +24,56 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "flex_judge.policies"
 ENDPOINT_ENGINE = "openai"
+"""Engine name of a policy behind an OpenAI-compatible endpoint."""
 
 
 @settings_class
 class PolicyConfig(EngineConfig):
-    """Which model is sampled, where, and with how much of the machine; plain and picklable, so that an actor elsewhere
-    can make the policy.
+    """Policy model, its engine and its resources. Picklable, so that an actor on another node can load the policy.
 
-    `engine` may also be `openai`, an OpenAI-compatible endpoint (which `auto` is too where there is a `url`), or the
-    name of an installed package's policy. Of an endpoint, `max_batch` is the requests under way at a time, and
-    `stall_s` the seconds without an answer after which one is repeated.
+    `engine` may also be `openai`, an OpenAI-compatible endpoint (chosen by `auto` if there is a `url`), or the name of
+    an installed package's policy. For an endpoint, `max_batch` is the maximum number of concurrent requests and
+    `stall_s` the seconds without a response after which a request is retried.
     """
 
     url: str | None = None
     """Address of an endpoint, such as `http://10.0.0.1:8000/v1`."""
     api_key: str | None = field(default=None, repr=False)
-    """Key of an endpoint: `env:NAME` or a file, read where the policy is made. Never the key itself."""
+    """Source of an endpoint's key: `env:NAME` or a file, read where the policy is loaded. Never the key itself."""
     deadline_s: PositiveFloat = 600.0
     """Time limit of a request to an endpoint in seconds, with all retries and waits."""
     media: MediaLimits | None = None
-    """How media of prompts are scaled in our engines, where that is to differ from the model family's own limits."""
+    """Limits for scaling media of prompts in this project's engines; None for the model family's own limits."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of an endpoint's requests, or what an outside policy makes of them."""
+    """Additional fields of an endpoint's requests, or options of an external policy."""
 
     @property
     def kind(self) -> str:
-        """`openai`, `auto` or another name of ours, or the name of an outside policy."""
+        """Resolved engine name: `openai`, `auto`, one of ENGINES, or the name of an external policy."""
         return ENDPOINT_ENGINE if self.engine == "auto" and self.url is not None else self.engine
 
 
 def list_policy_names() -> list[str]:
-    """What `PolicyConfig.engine` may be: ours first, then those of installed packages."""
-    ours = ["auto", *ENGINES, ENDPOINT_ENGINE]
-    return [*ours, *sorted(name for name in entry_points(group=ENTRY_POINT_GROUP).names if name not in ours)]
+    """List the values of `PolicyConfig.engine`: built-in ones first, then installed packages."""
+    built_in = ["auto", *ENGINES, ENDPOINT_ENGINE]
+    return [*built_in, *sorted(name for name in entry_points(group=ENTRY_POINT_GROUP).names if name not in built_in)]
 
 
 def check_policy(config: PolicyConfig) -> None:
-    """Raise what is wrong with a configuration, without loading a model or asking an endpoint.
+    """Check a configuration without loading a model or connecting to an endpoint.
 
     Raises:
-        EngineUnavailableError: no such engine or policy; the message lists those there are.
-        ModelNotFoundError: no such model.
-        UsageError: settings that do not belong together.
+        EngineUnavailableError: Unknown engine or policy; the message lists the known ones.
+        ModelNotFoundError: Unknown model.
+        UsageError: The settings contradict each other.
     """
     if config.kind == ENDPOINT_ENGINE:
         if config.url is None:
             raise UsageError("engine openai needs a url: the address of an OpenAI-compatible endpoint")
-        _reject_settings(
-            config, ("adapter", "ledger", "media"), "an endpoint's policy takes none; it is its server's affair"
-        )
-        _make_openai_policy(config)  # looks at url and key, and connects to nothing yet
+        _reject_settings(config, ("adapter", "ledger", "media"), "does not apply to an endpoint; set it on its server")
+        _make_openai_policy(config)  # checks url and key, but does not connect yet
     elif config.kind == "auto" or config.kind in ENGINES:
-        _reject_settings(config, ("url", "api_key", "options"), "is for engine openai or an outside policy")
+        _reject_settings(config, ("url", "api_key", "options"), "is for engine openai or an external policy only")
         if resolve_engine(config.engine) in ("vllm", "transformers"):
             check_model(config.model)
     else:
@@ -83,10 +81,14 @@ def check_policy(config: PolicyConfig) -> None:
 
 
 def load_policy(config: PolicyConfig) -> Policy:
-    """Make the policy of `config`; loads its model.
+    """Load the policy that `config` describes.
 
     Raises:
-        UsageError: as `check_policy`; or an outside policy is none.
+        UsageError: See `check_policy`; or the object that an external package returned is not a Policy.
+
+    Example:
+        >>> policy = load_policy(PolicyConfig("smollm2-135m"))
+        >>> completions = await policy.sample([Message("user", "Name a colour.")], Sampling(16, 0.8), range(4))
     """
     check_policy(config)
     if config.kind == ENDPOINT_ENGINE:
@@ -97,7 +99,7 @@ def load_policy(config: PolicyConfig) -> Policy:
         return EnginePolicy(load_engine(config), config.media)
     policy = _find_entry_point(config.kind).load()(config)
     if not isinstance(policy, Policy):
-        raise UsageError(f"policy {config.kind!r}: made a {type(policy).__name__}, which lacks methods of a Policy")
+        raise UsageError(f"policy {config.kind!r}: got a {type(policy).__name__}, which lacks methods of a Policy")
     return policy
 
 
@@ -121,12 +123,12 @@ def _find_entry_point(name: str) -> EntryPoint:
         if entry.name == name:
             return entry
     raise EngineUnavailableError(
-        f"engine {name!r} does not exist; there are {', '.join(list_policy_names())}; others come with packages that have "
-        f"an entry point of the group {ENTRY_POINT_GROUP}"
+        f"engine {name!r} does not exist; choose one of {', '.join(list_policy_names())}; packages add more by an "
+        f"entry point of the group {ENTRY_POINT_GROUP}"
     )
 
 
-def _reject_settings(config: PolicyConfig, names: tuple[str, ...], why: str) -> None:
+def _reject_settings(config: PolicyConfig, names: tuple[str, ...], reason: str) -> None:
     for name in names:
         if getattr(config, name):
-            raise UsageError(f"{name} {why} (engine {config.engine})")
+            raise UsageError(f"{name} {reason} (engine {config.engine})")

@@ -1,4 +1,4 @@
-"""Requests to an endpoint that others run: tried until they are answered or a deadline passes, so many at a time."""
+"""HTTP requests to an OpenAI-compatible endpoint, with retries, a deadline and limited concurrency."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from urllib.parse import urlsplit
 
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
 from flex_judge.reward.client.retry import Backoff, parse_retry_after
-from flex_judge.reward.client.transport import CONNECT_TIMEOUT_S, MAX_RETRY_S, TRANSIENT_STATUSES, describe_no_response
+from flex_judge.reward.client.transport import (
+    CONNECT_TIMEOUT_S,
+    MAX_RETRY_S,
+    TRANSIENT_STATUSES,
+    describe_no_response,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -19,37 +24,39 @@ HEALTH_TIMEOUT_S = 10.0
 
 
 def normalize_base_url(url: str) -> str:
-    """The address that paths are added to: what was given, or with `/v1` where it has no path.
+    """Return the base URL of the API; `/v1` is appended if the URL has no path.
 
     Raises:
-        UsageError: it is no such address. It is not repeated, because it may hold a key.
+        UsageError: The URL is invalid. The message does not repeat it, because it may hold a key.
     """
     try:
         parts = urlsplit(url.rstrip("/"))
-        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        is_valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
-        usable = False
-    if not usable or parts.username is not None or parts.query or parts.fragment:
+        is_valid = False
+    if not is_valid or parts.username is not None or parts.query or parts.fragment:
         raise UsageError("url: expected http(s)://HOST[:PORT][/PATH], such as http://10.0.0.1:8000/v1, without a key")
     return parts.geturl() if parts.path else f"{parts.geturl()}/v1"
 
 
 class Endpoint:
-    """Connections to one endpoint. Belongs to the event loop in which it is made."""
+    """Connections to one endpoint. Belongs to the event loop that creates it."""
 
     def __init__(self, url: str, key: str | None, attempt_s: float, deadline_s: float, concurrency: int) -> None:
-        """
+        """Open a connection pool.
+
         Args:
-            url: see `base_of`.
-            attempt_s: seconds without an answer after which a request is repeated.
-            deadline_s: seconds for a request with all its tries and waits, from when its turn has come.
-            concurrency: requests under way at a time; others wait for their turn.
+            url: Base URL, see `normalize_base_url`.
+            key: API key, or None.
+            attempt_s: Seconds without a response after which a request is retried.
+            deadline_s: Time limit of a request in seconds, with all retries and waits, from when it is first sent.
+            concurrency: Maximum number of concurrent requests; further ones wait.
         """
         import httpx
 
         self.loop = asyncio.get_running_loop()
         self._url, self._key, self._deadline_s = url, key, deadline_s
-        self._room = asyncio.Semaphore(concurrency)
+        self._request_slots = asyncio.Semaphore(concurrency)
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(attempt_s, connect=min(CONNECT_TIMEOUT_S, attempt_s), pool=None),
@@ -57,89 +64,97 @@ class Endpoint:
         )
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._http.aclose()
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The JSON that a request is answered with.
+        """Send a request and return the JSON of its response. Transient failures are retried.
 
         Raises:
-            UsageError: the endpoint refuses the request, for which it gives its reason; AccessError: it wants a key.
-            EngineLostError: there was no answer before the deadline, or none but that it is overloaded or broken.
+            UsageError: The endpoint rejects the request; the message gives its reason.
+            AccessError: The endpoint rejects the key, or does not know the path or the model.
+            EngineLostError: No usable response before the deadline.
         """
         import httpx
 
         content = json.dumps(body).encode()
         backoff, problem = Backoff(FIRST_RETRY_S, MAX_RETRY_S), ""
-        async with self._room:
+        async with self._request_slots:
+            # The deadline starts when the request's turn has come: a long queue is not the endpoint's fault.
             deadline = self.loop.time() + self._deadline_s
             while True:
-                wait_s = 0.0
+                retry_after_s = 0.0
                 try:
                     async with asyncio.timeout_at(deadline):
-                        answer = await self._http.post(
+                        response = await self._http.post(
                             self._url + path, content=content, headers={"Content-Type": "application/json"}
                         )
                 except httpx.RequestError as e:
                     problem = describe_no_response(e)
-                except TimeoutError as e:  # of a try that was cut short, what was wrong before says more
+                except TimeoutError as e:
+                    # The deadline cut this attempt short, so the problem of an earlier one says more.
                     raise self._make_lost_error(problem or describe_no_response(e)) from e
                 else:
-                    if answer.is_success:
-                        return self._parse_json(answer)
-                    if answer.status_code not in TRANSIENT_STATUSES:
-                        raise self._make_error(answer)
-                    problem = f"{answer.status_code}: {self._summarize_error(answer)}"
-                    wait_s = parse_retry_after(answer.headers.get("Retry-After"))
-                pause = backoff.next_delay(wait_s)
-                if self.loop.time() + pause >= deadline:
+                    if response.is_success:
+                        return self._parse_json(response)
+                    if response.status_code not in TRANSIENT_STATUSES:
+                        raise self._make_error(response)
+                    problem = f"{response.status_code}: {self._summarize_error(response)}"
+                    retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
+                delay = backoff.next_delay(retry_after_s)
+                if self.loop.time() + delay >= deadline:
                     raise self._make_lost_error(problem)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(delay)
 
     async def check_health(self) -> None:
-        """Raise EngineLostError unless the endpoint answers, whatever it says: not all of them list their models."""
+        """Raise EngineLostError if the endpoint does not respond.
+
+        Any status below 500 counts as healthy, because not every endpoint lists its models.
+        """
         import httpx
 
         try:
-            answer = await self._http.get(f"{self._url}/models", timeout=HEALTH_TIMEOUT_S)
+            response = await self._http.get(f"{self._url}/models", timeout=HEALTH_TIMEOUT_S)
         except httpx.RequestError as e:
-            raise EngineLostError(f"{self._url}: {describe_no_response(e)}; see whether the endpoint runs there") from e
-        if answer.status_code >= 500:
-            raise EngineLostError(f"{self._url}: {answer.status_code}: {self._summarize_error(answer)}")
+            raise EngineLostError(f"{self._url}: {describe_no_response(e)}; check that the endpoint is running") from e
+        if response.status_code >= 500:
+            raise EngineLostError(f"{self._url}: {response.status_code}: {self._summarize_error(response)}")
 
-    def _parse_json(self, answer: httpx.Response) -> Any:
+    def _parse_json(self, response: httpx.Response) -> Any:
         try:
-            return answer.json()
+            return response.json()
         except ValueError as e:
             raise UsageError(
-                f"{self._url}: expected JSON, got {self._summarize_error(answer)!r:.80}; is this the address of an "
+                f"{self._url}: expected JSON, got {self._summarize_error(response)!r:.80}; is this the address of an "
                 "OpenAI-compatible endpoint?"
             ) from e
 
-    def _make_error(self, answer: httpx.Response) -> UsageError:
-        line, status = self._summarize_error(answer), answer.status_code
+    def _make_error(self, response: httpx.Response) -> UsageError:
+        message, status = self._summarize_error(response), response.status_code
         if status in (401, 403):
-            return AccessError(f"{self._url}: {status}: {line}; give its key as api_key: env:NAME, or a file")
+            return AccessError(f"{self._url}: {status}: {message}; give the key as api_key: env:NAME or a file")
         if status == 404:
-            return AccessError(f"{self._url}: 404: {line}; are the address and the name of the model right?")
-        return UsageError(f"{self._url}: {status}: {line}")
+            return AccessError(f"{self._url}: 404: {message}; check the address and the name of the model")
+        return UsageError(f"{self._url}: {status}: {message}")
 
-    def _summarize_error(self, answer: httpx.Response) -> str:
-        """What is wrong, in the endpoint's own words but for the key, which some repeat."""
-        text = " ".join(_extract_message(answer).split())
+    def _summarize_error(self, response: httpx.Response) -> str:
+        """Return the endpoint's own message in one line, without the key."""
+        message = " ".join(_extract_message(response).split())
+        # Some endpoints repeat the key in their message.
         if self._key:
-            text = text.replace(self._key, "***")
-        return text[:500] or answer.reason_phrase
+            message = message.replace(self._key, "***")
+        return message[:500] or response.reason_phrase
 
     def _make_lost_error(self, problem: str) -> EngineLostError:
         return EngineLostError(f"{self._url}: no completion within {self._deadline_s:g} s; last problem: {problem}")
 
 
-def _extract_message(answer: httpx.Response) -> str:
-    """The message of an error: OpenAI's servers have it in `error.message`, others in one of several places."""
+def _extract_message(response: httpx.Response) -> str:
+    """Return the message of an error response: `error.message` for OpenAI, or one of several common fields."""
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
-        return answer.text
+        return response.text
     while isinstance(body, dict):
-        body = next((body[name] for name in ("error", "message", "detail") if body.get(name)), answer.text)
-    return body if isinstance(body, str) else answer.text
+        body = next((body[name] for name in ("error", "message", "detail") if body.get(name)), response.text)
+    return body if isinstance(body, str) else response.text

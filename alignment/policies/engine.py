@@ -1,4 +1,4 @@
-"""A language model in one of our engines as a policy: the same engines that run the judge."""
+"""Policy over one of this project's engines, which also run the judge."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from flex_judge.judges.types import Message, split_content
 
 
 class EnginePolicy:
-    """Implements `Policy` over an engine, which it owns: closing the one closes the other.
+    """Policy over an engine. Owns the engine: closing the policy closes it.
 
-    Samples of a prompt are separate requests that are made at once. They share its prefill where the engine has a
-    prefix cache (vllm): what one of them computes the others find, also within the same step.
+    The samples of a prompt are concurrent requests. An engine with a prefix cache (vllm) computes their prefill once,
+    even within one step.
     """
 
     def __init__(self, engine: Engine, media: MediaLimits | None = None) -> None:
-        """
+        """Create a policy.
+
         Args:
-            engine: runs the model.
-            media: how media of prompts are scaled, where that is to differ from the model family's own limits.
+            engine: Engine with the model loaded.
+            media: Limits for scaling media of prompts; None for the model family's own limits.
         """
         self.engine = engine
         self.model_id = engine.model_id
@@ -40,17 +41,18 @@ class EnginePolicy:
     async def sample(
         self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
     ) -> list[Completion]:
-        """See `Policy.sample`. A prompt is too long if it leaves less room than `sampling.max_tokens`."""
+        """See `Policy.sample`. The prompt and `sampling.max_tokens` together must fit the context."""
         check_sample_indices(sampling, sample_indices)
         if any(isinstance(part, Media) for message in prompt for part in split_content(message.content)):
-            rendered = await asyncio.to_thread(self._render_prompt, prompt)  # decoding takes a while
+            rendered = await asyncio.to_thread(self._render_prompt, prompt)  # decoding media takes long
         else:
             rendered = self._render_prompt(prompt)
         if rendered.length + sampling.max_tokens > self.engine.max_model_len:
             raise UsageError(
-                f"the prompt has {rendered.length} tokens; with {sampling.max_tokens} to be generated that is more "
-                f"than the policy's {self.engine.max_model_len}; shorten it, or raise max_model_len"
+                f"the prompt has {rendered.length} tokens and {sampling.max_tokens} are to be generated, more than the "
+                f"policy's {self.engine.max_model_len}; shorten the prompt or raise max_model_len"
             )
+        # One lost sample cancels the others, because the caller retries the whole prompt.
         return await gather_all(
             self._sample_one(
                 rendered,
@@ -60,9 +62,11 @@ class EnginePolicy:
         )
 
     async def check_health(self) -> None:
+        """See `Policy.check_health`."""
         await self.engine.check_health()
 
     def close(self) -> None:
+        """See `Policy.close`."""
         self.engine.close()
 
     def _render_prompt(self, prompt: Sequence[Message]) -> RenderedPrompt:
@@ -70,7 +74,7 @@ class EnginePolicy:
         try:
             return self._renderer.render(turns, limits=self._media)
         except RenderError as e:
-            raise UsageError(f"the prompt cannot be shown to {self.model_id}: {e}") from e
+            raise UsageError(f"the prompt cannot be rendered for {self.model_id}: {e}") from e
 
     async def _sample_one(self, prompt: RenderedPrompt, sampling: Sampling) -> Completion:
         try:
@@ -79,7 +83,7 @@ class EnginePolicy:
             task = asyncio.current_task()
             if task and task.cancelling():
                 raise
-            # Nobody gave this sample up: what the engine had under way was cancelled within the engine.
+            # The caller did not cancel this sample, so the engine cancelled the request internally.
             raise EngineLostError("the engine dropped a request") from None
         text = trim_completion(generation.text, sampling.stop)
         return Completion(text, len(generation.token_ids), generation.finish_reason == "length")

@@ -1,4 +1,4 @@
-"""A policy behind any OpenAI-compatible endpoint: vLLM's and SGLang's servers, llama.cpp, or a hosted model."""
+"""Policy behind an OpenAI-compatible endpoint: the servers of vLLM, SGLang or llama.cpp, or a hosted model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ COMPLETIONS_PATH = "/chat/completions"
 
 
 class OpenAIPolicy:
-    """Implements `Policy` over `/chat/completions`.
+    """Policy over `/chat/completions`.
 
-    Without a seed the draws of a prompt are asked for in one request (`n`); of an endpoint that gives fewer, or refuses
-    to, in as many as it takes. With one, each draw is a request with a seed of its own: only so is draw number 3 the
-    same whichever others are asked for with it. How far an endpoint heeds seeds is its own affair.
+    Without a seed, one request asks for all samples of a prompt (`n`); if the endpoint rejects that or returns fewer,
+    the rest follows in smaller requests. With a seed, each sample is a separate request with its own seed, so that
+    sample 3 is the same whichever others are requested with it. Whether an endpoint honours seeds is up to the
+    endpoint.
     """
 
     def __init__(
@@ -39,20 +40,21 @@ class OpenAIPolicy:
         deadline_s: float = 600.0,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        """
+        """Create a policy; the first request connects.
+
         Args:
-            url: what the paths of the API come after, such as `https://api.example.com/v1`; where it has no path, `/v1`
-                is added.
-            model: its name there.
-            api_key: where the key is, `env:NAME` or a file, never the key itself; None for an endpoint without.
-            concurrency: requests under way at a time.
-            attempt_s: seconds without an answer after which a request is repeated.
-            deadline_s: seconds that a request may take with all tries and waits.
-            extra: further fields of every request, such as `{"top_k": 20}`. They win over ours, and one that is None
-                is left out: `{"max_tokens": None, "max_completion_tokens": 512}` suits models that want it so.
+            url: Base URL of the API, such as `https://api.example.com/v1`; `/v1` is appended if it has no path.
+            model: Name of the model at the endpoint.
+            api_key: Source of the key, `env:NAME` or a file, never the key itself; None for no key.
+            concurrency: Maximum number of concurrent requests.
+            attempt_s: Seconds without a response after which a request is retried.
+            deadline_s: Time limit of a request in seconds, with all retries and waits.
+            extra: Additional fields of every request, such as `{"top_k": 20}`. They override the built-in ones, and a
+                field that is None is left out: `{"max_tokens": None, "max_completion_tokens": 512}` suits models that
+                require the newer field.
 
         Raises:
-            UsageError: no such url or key.
+            UsageError: The URL is invalid or the key cannot be read.
         """
         key = None if api_key is None else read_key(api_key)
         if key is not None and not key.isascii():
@@ -66,7 +68,8 @@ class OpenAIPolicy:
         self.url = normalize_base_url(url)
         self._extra = dict(extra or {})
         self._settings = (self.url, key, attempt_s, deadline_s, concurrency)
-        self._most = math.inf  # draws that it gives in one request, as far as is known
+        self._max_samples = math.inf
+        """Maximum number of samples per request, as learned from the endpoint's responses."""
         self._endpoint: Endpoint | None = None
 
     async def sample(
@@ -75,15 +78,20 @@ class OpenAIPolicy:
         """See `Policy.sample`."""
         check_sample_indices(sampling, sample_indices)
         if sampling.regex is not None or sampling.logprob_token_ids:
-            raise UsageError("a policy behind an endpoint takes no regex and no logprob_token_ids")
+            raise UsageError(
+                "regex and logprob_token_ids: not supported by a policy behind an endpoint; leave them out"
+            )
         if not sample_indices:
             return []
+        # One background loop owns the connections, because callers may use several short-lived loops.
         return await await_in_background(self._sample_in_background(prompt, sampling, sample_indices))
 
     async def check_health(self) -> None:
+        """See `Policy.check_health`."""
         await await_in_background(self._check_health())
 
     def close(self) -> None:
+        """See `Policy.close`."""
         if self._endpoint is not None:
             run_in_background(self._close_endpoint())
 
@@ -101,48 +109,45 @@ class OpenAIPolicy:
         if sampling.seed is None:
             return await self._request_completions(body, sampling.stop, len(sample_indices))
         seeds = [seed_for_sample(prompt, sampling, sample_index) for sample_index in sample_indices]
-        found = await gather_all(self._request_once(body | {"seed": seed}, sampling.stop, 1) for seed in seeds)
-        return [completion for (completion,) in found]
+        batches = await gather_all(self._request_once(body | {"seed": seed}, sampling.stop, 1) for seed in seeds)
+        return [completion for (completion,) in batches]
 
     async def _request_completions(self, body: dict[str, Any], stop: Sequence[str], n: int) -> list[Completion]:
-        """So many completions, in as few requests as the endpoint allows."""
-        found: list[Completion] = []
-        while missing := n - len(found):
-            most = int(min(missing, self._most))
-            sizes = [min(most, missing - start) for start in range(0, missing, most)]
-            for completions in await gather_all(self._request_once(body, stop, size) for size in sizes):
-                found += completions
-        return found
+        """Request n completions, in as few requests as the endpoint allows."""
+        completions: list[Completion] = []
+        while missing := n - len(completions):
+            limit = int(min(missing, self._max_samples))
+            sizes = [min(limit, missing - start) for start in range(0, missing, limit)]
+            for batch in await gather_all(self._request_once(body, stop, size) for size in sizes):
+                completions += batch
+        return completions
 
     async def _request_once(self, body: dict[str, Any], stop: Sequence[str], n: int) -> list[Completion]:
-        """One request; from one completion to n."""
+        """Send one request for n completions and return at least one."""
         try:
-            answer = await self._post_body(body | {"n": n} if n > 1 else body)
-        except AccessError:
+            response = await self._post_body(body | {"n": n} if n > 1 else body)
+        except AccessError:  # a wrong key or model: fewer samples per request would not help
             raise
         except UsageError:
             if n == 1:
                 raise
-            answer = await self._post_body(
-                body
-            )  # some refuse to give several at a time; what else is wrong shows again
-        completions = parse_completions(answer, stop, self.url)[:n]
+            # Some endpoints reject n > 1. If the cause is another one, the second request fails, too.
+            response = await self._post_body(body)
+        completions = parse_completions(response, stop, self.url)[:n]
         if not completions:
-            raise EngineLostError(f"{self.url}: answered without a completion")
+            raise EngineLostError(f"{self.url}: the response has no completion")
         if len(completions) < n:
-            self._most = min(self._most, len(completions))
+            self._max_samples = min(self._max_samples, len(completions))
         return completions
 
     async def _post_body(self, body: dict[str, Any]) -> Any:
-        return await self._get_endpoint().post(
-            COMPLETIONS_PATH, {name: value for name, value in body.items() if value is not None}
-        )
+        fields = {name: value for name, value in body.items() if value is not None}
+        return await self._get_endpoint().post(COMPLETIONS_PATH, fields)
 
     def _get_endpoint(self) -> Endpoint:
-        """This process' connections (after a fork others than its parent's); called in the background loop alone."""
-        if (
-            self._endpoint is None or self._endpoint.loop is not asyncio.get_running_loop()
-        ):  # after a fork: the parent's
+        """Return this process's connections. Must be called in the background loop."""
+        # After a fork, the inherited connections belong to the parent's loop.
+        if self._endpoint is None or self._endpoint.loop is not asyncio.get_running_loop():
             self._endpoint = Endpoint(*self._settings)
         return self._endpoint
 

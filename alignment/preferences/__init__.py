@@ -1,4 +1,4 @@
-"""Preference data: rules that make pairs of judged answers, filters, trainer formats and the data card.
+"""Preference data: rules that pair judged answers, filters, trainer formats and the data card.
 
 May import data and best_of_n.
 """
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from flex_judge.alignment.data.texts import SeenPrompts, compute_prompt_digest
     from flex_judge.alignment.preferences.card import CardSettings
     from flex_judge.alignment.preferences.filters import FILTERS, FilterSpec, filter_pairs
-    from flex_judge.alignment.preferences.formats import FORMATS, Format, has_images, has_molecules, make_prompt_columns
+    from flex_judge.alignment.preferences.formats import (
+        FORMATS,
+        Format,
+        has_images,
+        has_molecules,
+        make_prompt_columns,
+    )
     from flex_judge.alignment.preferences.pairs import DROP_REASONS, Pair, PairResult, Side
     from flex_judge.alignment.preferences.rule_spec import RuleSpec
     from flex_judge.alignment.preferences.rules import RULES, Rule, make_rule, pair_highest_with_lowest
@@ -28,13 +34,13 @@ __getattr__ = lazy_exports(
         "flex_judge.alignment.preferences.formats": [
             "FORMATS",
             "Format",
-            "make_prompt_columns",
             "has_images",
             "has_molecules",
+            "make_prompt_columns",
         ],
-        "flex_judge.alignment.preferences.pairs": ["DROP_REASONS", "PairResult", "Pair", "Side"],
+        "flex_judge.alignment.preferences.pairs": ["DROP_REASONS", "Pair", "PairResult", "Side"],
         "flex_judge.alignment.preferences.rule_spec": ["RuleSpec"],
-        "flex_judge.alignment.preferences.rules": ["RULES", "Rule", "pair_highest_with_lowest", "make_rule"],
+        "flex_judge.alignment.preferences.rules": ["RULES", "Rule", "make_rule", "pair_highest_with_lowest"],
         "flex_judge.alignment.preferences.stats": ["CardStats"],
     },
 )

@@ -1,10 +1,9 @@
-"""The data card of a preference data set: contents, method, dropped pairs and warnings."""
+"""Data card of a preference data set: contents, method, dropped pairs and warnings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from operator import itemgetter
 from typing import Any
 
 from flex_judge.alignment.preferences.filters import FilterSpec
@@ -19,7 +18,7 @@ from flex_judge.alignment.reporting.markdown import format_code, join_lines, to_
 from flex_judge.alignment.reporting.model import Block, Report, Section, Table, TableRow
 
 BAR_WIDTH = 40
-"""Characters of the longest bar of a chart."""
+"""Length of the longest bar of a chart in characters."""
 _SIZE_LIMITS = (
     ("1K", 10**3),
     ("10K", 10**4),
@@ -29,47 +28,51 @@ _SIZE_LIMITS = (
     ("100M", 10**8),
     ("1B", 10**9),
 )
+"""Size categories of the Hugging Face hub."""
+_POSITION_LABELS = {"first": "first answer wins", "second": "second answer wins", "tie": "tie"}
+_RULE_SETTINGS = {"two_temperatures": ("winner",), "highest_quantile": ("quantile", "seed")}
+"""Settings shown for a rule; other rules show the seed."""
 
 
 @dataclass(frozen=True)
 class CardSettings:
-    """What made a data set, for its card."""
+    """Settings of the run that made a data set, for its card."""
 
     files: str
-    """The files of rows, from the card's folder on; may be a pattern such as `data/*.parquet`."""
+    """Path of the data files, relative to the card's folder; may be a pattern such as `data/*.parquet`."""
     rule: RuleSpec = field(default_factory=RuleSpec)
     filters: FilterSpec = field(default_factory=FilterSpec)
     format: str = "preference"
     images: bool = False
-    """Whether the data set is for models that see images."""
+    """Whether the data set is for models that take images."""
     molecules: bool = False
-    """Whether it is for models that see molecules."""
+    """Whether the data set is for models that take molecules."""
     title: str = "Preference data"
     source: str = ""
-    """Where the prompts come from."""
+    """Source of the prompts."""
     policy: Mapping[str, Any] = field(default_factory=dict)
-    """How the policy was asked: temperature, most tokens..."""
+    """Sampling settings of the policy, such as temperature and token limit."""
     judge: Mapping[str, Any] = field(default_factory=dict)
-    """How the judge was asked: votes, order..."""
+    """Settings of the judge, such as votes and order."""
     digest: str = ""
-    """Of the content of the files, see `flex_judge.alignment.data.folders`."""
+    """Digest of the files' content, see `flex_judge.alignment.data.folders`."""
 
 
 def render_card(stats: CardStats, settings: CardSettings) -> str:
-    """The card as Markdown with the header that the hub reads, to be saved as `README.md` beside the files.
+    """Render the card as Markdown with the hub's YAML header, to be saved as `README.md` in the folder of the files.
 
-    The header names files and features, so `load_dataset(folder)` needs to be told nothing. It names no license: that
-    is for whoever publishes the data to choose, under the terms of the prompts and of the models.
+    The header lists files and features, so `load_dataset(folder)` needs no arguments. It names no license: the
+    publisher chooses one under the terms of the prompts and of the models.
     """
-    sections = [
-        *([Section("Before you train on it", [_format_list(found)])] if (found := list_warnings(stats)) else []),
+    sections = []
+    if warnings := list_warnings(stats):
+        sections.append(Section("Warnings", [_format_list(warnings)]))
+    method_rows = [(name, text) for name, text in _list_method_rows(stats, settings) if text]
+    sections += [
         Section("Loading", _render_loading(settings)),
-        Section(
-            "How it was made",
-            [Table(("", ""), filter(itemgetter(1), _list_method_rows(stats, settings)), text_columns=2)],
-        ),
-        Section("What was kept", [Table(("", "count", "share"), _list_count_rows(stats))]),
-        Section("What was dropped", _render_drops(stats)),
+        Section("Method", [Table(("", ""), method_rows, text_columns=2)]),
+        Section("Counts", [Table(("", "count", "share"), _list_count_rows(stats))]),
+        Section("Dropped pairs", _render_drops(stats)),
         Section("Statistics", _render_statistics(stats)),
         Section("Columns", [_format_list(_describe_columns(settings))]),
     ]
@@ -83,29 +86,30 @@ def _render_header(stats: CardStats, settings: CardSettings) -> str:
 
     from flex_judge.alignment.preferences.schema import make_features
 
-    told = {"description": f"rows {settings.digest}"} if settings.digest else {}
+    # `datasets` caches by card content: the digest keeps it from reusing rows of an older version of the files.
+    description = {"description": f"rows {settings.digest}"} if settings.digest else {}
     data = DatasetCardData(
         pretty_name=join_lines(settings.title),
         annotations_creators=["machine-generated"],
         size_categories=[_size_category(stats.rows)],
         tags=["preference", "synthetic", "llm-as-a-judge", "reward-model", "flex-judge", "trl"],
-        configs=[{"config_name": "default", "data_files": settings.files, **told}],
+        configs=[{"config_name": "default", "data_files": settings.files, **description}],
     )
     info = DatasetInfo(features=make_features(settings.format, settings.images, settings.molecules))
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)
-    note = "# license: yours to choose, under the terms of the prompts and of the models that are named below\n"
+    note = "# license: choose one under the terms of the prompts and of the models named below\n"
     return f"---\n{note}{data.to_yaml()}\n---\n"
 
 
 def _render_intro(stats: CardStats, settings: CardSettings) -> str:
-    trainer = FORMATS[settings.format].trainer
-    policies, judges = _format_names(stats.policies), _format_names(stats.judges)
+    policies = _format_names(stats.policies) or "a policy"
+    judges = _format_names(stats.judges) or "a judge"
+    source = f" of {format_code(settings.source)}" if settings.source else ""
+    media = ", with images" if settings.images else ", with molecules" if settings.molecules else ""
     return (
-        f"Preference pairs: {stats.pairs:,}, from {stats.prompts:,} prompts"
-        + (f" of {format_code(settings.source)}" if settings.source else "")
-        + f". Answers by {policies or 'a policy'}, preferences by {judges or 'a judge'} (a reasoning judge model: no "
-        f"human has rated anything). Format `{settings.format}`, for {trainer}"
-        + (", with images." if settings.images else ", with molecules." if settings.molecules else ".")
+        f"Preference pairs: {stats.pairs:,}, from {stats.prompts:,} prompts{source}. Answers by {policies}, "
+        f"preferences by {judges} (a reasoning judge model; no human ratings). Format `{settings.format}`, for "
+        f"{FORMATS[settings.format].trainer}{media}."
     )
 
 
@@ -114,33 +118,34 @@ def _render_loading(settings: CardSettings) -> Iterator[str]:
         '```python\nfrom datasets import load_dataset\n\ndata = load_dataset("PATH_OF_THIS_FOLDER", split="train")\n```'
     )
     if settings.format in ("preference", "image_pairs"):
-        yield "TRL's RewardTrainer uses a column `margin` in its loss; drop that column if you do not want this."
+        yield "TRL's RewardTrainer uses a column `margin` in its loss; drop the column if you do not want this."
 
 
 def _list_method_rows(stats: CardStats, settings: CardSettings) -> Iterator[tuple[str, str]]:
-    used = {"two_temperatures": ("winner",), "highest_quantile": ("quantile", "seed")}.get(
-        settings.rule.rule, ("seed",)
-    )
-    rule = ", ".join(f"{name} {getattr(settings.rule, name)}" for name in used)
-    told = " ".join((RULES[settings.rule.rule].__doc__ or "").split("\n\n")[0].split())
+    shown_settings = _RULE_SETTINGS.get(settings.rule.rule, ("seed",))
+    rule = ", ".join(f"{name} {getattr(settings.rule, name)}" for name in shown_settings)
+    # The first paragraph of the rule's docstring describes it to users.
+    description = " ".join((RULES[settings.rule.rule].__doc__ or "").split("\n\n")[0].split())
     yield "policy", _format_names(stats.policies)
     yield "sampling", ", ".join([*_format_settings(settings.policy), *_format_temperatures(stats)])
     yield "judge", _format_names(stats.judges)
     yield "judging", ", ".join(_format_settings(settings.judge))
     yield "rubric", ", ".join(map(format_code, sorted(stats.rubrics)))
-    yield "rule", f"`{settings.rule.rule}` ({rule}): {told}"
-    filters = {k: v for k, v in asdict(settings.filters).items() if v is not None and v is not True}
+    yield "rule", f"`{settings.rule.rule}` ({rule}): {description}"
+    filters = {
+        name: value for name, value in asdict(settings.filters).items() if value is not None and value is not True
+    }
     yield "filters", ", ".join(_format_settings(filters))
 
 
 def _list_count_rows(stats: CardStats) -> Iterator[TableRow]:
-    bad = stats.bad_rows.total()
-    yield "rows read", stats.prompts + bad, ""
+    total_rows = stats.prompts + stats.bad_rows.total()
+    yield "rows read", total_rows, ""
     for reason, count in stats.bad_rows.most_common():
-        yield f"- left out: {join_lines(reason)}", count, _format_share(count, stats.prompts + bad)
-    yield "prompts", stats.prompts, _format_share(stats.prompts, stats.prompts + bad)
+        yield f"- left out: {join_lines(reason)}", count, _format_share(count, total_rows)
+    yield "prompts", stats.prompts, _format_share(stats.prompts, total_rows)
     yield "answers", stats.completions, ""
-    yield "- cut off", stats.cut, _format_share(stats.cut, stats.completions)
+    yield "- truncated", stats.cut, _format_share(stats.cut, stats.completions)
     yield "judgments", stats.judgments.total(), ""
     for status, count in stats.judgments.most_common():
         yield f"- {status.replace('_', ' ')}", count, _format_share(count, stats.judgments.total())
@@ -149,62 +154,60 @@ def _list_count_rows(stats: CardStats) -> Iterator[TableRow]:
 
 
 def _render_drops(stats: CardStats) -> Iterator[Block]:
-    rows = [
-        (f"`{reason}`", DROP_REASONS[reason], stats.dropped[reason])
-        for reason in sorted(stats.dropped, key=lambda reason: (-stats.dropped[reason], reason))
-        if stats.dropped[reason]
-    ]
-    note = "Each pair counts under one reason; a prompt of which no pair could be made at all counts once."
-    yield Table(("reason", "meaning", "count"), rows, note=note, text_columns=2) if rows else "Nothing."
+    reasons = sorted(stats.dropped, key=lambda reason: (-stats.dropped[reason], reason))
+    rows = [(f"`{reason}`", DROP_REASONS[reason], stats.dropped[reason]) for reason in reasons if stats.dropped[reason]]
+    if not rows:
+        yield "No pair was dropped."
+        return
+    note = "Each dropped pair counts under one reason; a prompt without any possible pair counts once."
+    yield Table(("reason", "meaning", "count"), rows, note=note, text_columns=2)
 
 
 def _render_statistics(stats: CardStats) -> Iterator[Block]:
-    if not stats.margins.count:
-        yield "There is no pair to measure."
+    pairs = stats.margins.count
+    if not pairs:
+        yield "The data set has no pair."
         return
     lengths = [
         ("chosen", *_format_length_quantiles(stats.length_chosen)),
         ("rejected", *_format_length_quantiles(stats.length_rejected)),
     ]
-    pairs = stats.margins.count
     shares = [
-        ("the chosen answer is the longer one", _format_share(stats.chosen_is["longer"], pairs)),
-        ("both are equally long", _format_share(stats.chosen_is["equal"], pairs)),
-        ("the chosen answer was sampled before the other", _format_share(stats.sampled_first["chosen"], pairs)),
+        ("chosen answer is longer", _format_share(stats.chosen_is["longer"], pairs)),
+        ("both answers have the same length", _format_share(stats.chosen_is["equal"], pairs)),
+        ("chosen answer was sampled before the rejected one", _format_share(stats.sampled_first["chosen"], pairs)),
     ]
     if votes := stats.places.total():
-        shares += [
-            (f"votes on two answers: {won}", _format_share(stats.places[key], votes))
-            for key, won in _POSITION_LABELS.items()
-        ]
+        for key, label in _POSITION_LABELS.items():
+            shares.append((f"votes on two answers: {label}", _format_share(stats.places[key], votes)))
     if orders := stats.orders.total():
-        shares.append(("comparisons in which the orders disagree", _format_share(stats.orders["disagree"], orders)))
+        shares.append(("comparisons whose orders disagree", _format_share(stats.orders["disagree"], orders)))
     yield Table(("length in characters", "mean", "10 %", "median", "90 %"), lengths)
     yield Table(("", "share"), shares)
     yield _render_chart("Scores of all answers", stats.scores)
     yield _render_chart("Margins of the pairs", stats.margins)
 
 
-_POSITION_LABELS = {"first": "the one read first wins", "second": "the one read second wins", "tie": "a tie"}
-
-
 def _describe_columns(settings: CardSettings) -> list[str]:
-    own = {
+    format_columns = {
         "preference": "`prompt`, `chosen`, `rejected`: lists of messages.",
-        "kto": "`prompt`, `completion`: lists of messages; `label`: whether the answer is a chosen one.",
+        "kto": "`prompt`, `completion`: lists of messages; `label`: whether the completion is a chosen answer.",
         "reward": "`chosen`, `rejected`: whole conversations.",
-        "image_pairs": "`prompt`: messages; `chosen_image`, `rejected_image`.",
+        "image_pairs": "`prompt`: messages; `chosen_image`, `rejected_image`: images.",
     }
+    lines = [format_columns[settings.format]]
+    if settings.images:
+        lines.append("`images`: the prompt's images in order of their parts; empty if there are none.")
+    if settings.molecules:
+        lines.append("`molecules`: SMILES strings in order of the placeholders `<mol>`.")
     margin = "score_margin" if settings.format == "reward" else "margin"
     return [
-        f"{own[settings.format]}",
-        *(["`images`: the prompt's images in the order of their parts; empty where it has none."] * settings.images),
-        *(["`molecules`: SMILES of the molecules, in the order of their places, `<mol>`."] * settings.molecules),
+        *lines,
         f"`score_chosen`, `score_rejected`, `{margin}`: scores on the rubric's scale, and their difference.",
-        "`judge_reasoning`: what the judge thought of `chosen` and of `rejected`.",
-        "`provenance`: the prompt's `id` and `prompt_digest`, `rule`, `rubric`, `judge`, `policy`; which of the "
-        "prompt's answers the two are; their expected scores and temperatures; how many `votes` the pair rests on, and "
-        "the share of them that does not say what it says (`disagreement`).",
+        "`judge_reasoning`: the judge's reasoning about `chosen` and `rejected`.",
+        "`provenance`: the prompt's `id` and `prompt_digest`; `rule`, `rubric`, `judge` and `policy`; index, expected "
+        "score and temperature of both answers; number of `votes`, and the fraction of votes against the preference "
+        "(`disagreement`).",
     ]
 
 
@@ -212,16 +215,16 @@ def _format_length_quantiles(histogram: LogHistogram) -> tuple[str, ...]:
     return (f"{histogram.mean or 0:,.0f}", *(f"{histogram.quantile(share) or 0:,}" for share in (0.1, 0.5, 0.9)))
 
 
-def _render_chart(title: str, tally: ScoreHistogram) -> str:
-    shares = tally.compute_shares()
+def _render_chart(title: str, histogram: ScoreHistogram) -> str:
+    shares = histogram.compute_shares()
     if not shares:
-        return f"{title}: there are none."
+        return f"{title}: none."
     top = max(shares.values())
-    bars = [
-        f"{value:>6g}  {format_percent(s):>7}  {'█' * max(1, round(BAR_WIDTH * s / top))}"
-        for value, s in shares.items()
-    ]
-    return "\n".join([f"{title} (mean {tally.mean:.2f}):", "", "```text", *bars, "```"])
+    bars = []
+    for value, share in shares.items():
+        bar = "█" * max(1, round(BAR_WIDTH * share / top))
+        bars.append(f"{value:>6g}  {format_percent(share):>7}  {bar}")
+    return "\n".join([f"{title} (mean {histogram.mean:.2f}):", "", "```text", *bars, "```"])
 
 
 def _format_list(items: Iterable[str]) -> str:
@@ -233,23 +236,23 @@ def _format_settings(values: Mapping[str, Any]) -> list[str]:
 
 
 def _format_temperatures(stats: CardStats) -> list[str]:
-    found = sorted(stats.temperatures, key=float)
-    return [f"temperature {' and '.join(found)}"] if found else []
+    temperatures = sorted(stats.temperatures, key=float)
+    return [f"temperature {' and '.join(temperatures)}"] if temperatures else []
 
 
 def _format_names(counts: Mapping[str, int]) -> str:
     return ", ".join(format_code(name) for name in sorted(counts) if name)
 
 
-def _format_share(part: int, whole: int) -> str:
-    return format_percent(part / whole) if whole else ""
+def _format_share(part: int, total: int) -> str:
+    return format_percent(part / total) if total else ""
 
 
 def _size_category(rows: int) -> str:
-    """The hub's name for a size."""
-    below = ""
+    """Return the hub's category for a number of rows."""
+    lower = ""
     for name, limit in _SIZE_LIMITS:
         if rows < limit:
-            return f"{below}<n<{name}" if below else f"n<{name}"
-        below = name
-    return f"n>{below}"
+            return f"{lower}<n<{name}" if lower else f"n<{name}"
+        lower = name
+    return f"n>{lower}"

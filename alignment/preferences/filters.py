@@ -1,4 +1,4 @@
-"""Filters: which of the pairs that a rule makes are kept."""
+"""Filters for preference pairs: which of a rule's pairs are kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flex_judge.judges.validation.classes import NonNegativeFloat, PositiveInt, 
 
 @settings_class
 class FilterSpec:
-    """What a pair must be like to be kept. The defaults keep nearly all; None switches a filter off."""
+    """Settings of the filters. The defaults keep nearly all pairs; None switches a filter off."""
 
     margin: NonNegativeFloat = 0.0
     """Minimum difference between the scores of a pair, on the rubric's scale. Equal scores never make a pair."""
@@ -54,8 +54,8 @@ def _exceeds_length_ratio(pair: Pair, spec: FilterSpec) -> bool:
 
 
 def _is_near_duplicate(pair: Pair, spec: FilterSpec) -> bool:
-    most = spec.max_similarity
-    return most is not None and compute_similarity(pair.chosen.text, pair.rejected.text) > most
+    limit = spec.max_similarity
+    return limit is not None and compute_similarity(pair.chosen.text, pair.rejected.text) > limit
 
 
 FILTERS: Mapping[str, Callable[[Pair, FilterSpec], bool]] = MappingProxyType(
@@ -67,24 +67,25 @@ FILTERS: Mapping[str, Callable[[Pair, FilterSpec], bool]] = MappingProxyType(
         "near_duplicate": _is_near_duplicate,
     }
 )
-"""Why a pair is dropped, by names in DROP_REASONS -> whether it is. The first that applies counts."""
+"""Name in DROP_REASONS -> test whether the pair is dropped. A pair is counted under the first test that applies."""
 
 
-def filter_pairs(found: PairResult, spec: FilterSpec) -> PairResult:
-    """The pairs of a prompt that are kept, in the order in which they came."""
-    dropped: Counter[str] = Counter(found.dropped)
-    kept = []
-    for pair in found.pairs:
+def filter_pairs(result: PairResult, spec: FilterSpec) -> PairResult:
+    """Return the pairs of a prompt that pass the filters, in their original order, and the updated drop counts."""
+    dropped: Counter[str] = Counter(result.dropped)
+    passing = []
+    for pair in result.pairs:
         reason = next((name for name, drops in FILTERS.items() if drops(pair, spec)), None)
         if reason is None:
-            kept.append(pair)
+            passing.append(pair)
         else:
             dropped[reason] += 1
-    if len(kept) > spec.per_prompt:
-        dropped["over_cap"] += len(kept) - spec.per_prompt
-        drawn = sorted(range(len(kept)), key=lambda i: _hash_pair(kept[i], spec.seed))[: spec.per_prompt]
-        kept = [kept[i] for i in sorted(drawn)]
-    return PairResult(tuple(kept), dropped)
+    if len(passing) > spec.per_prompt:
+        dropped["over_cap"] += len(passing) - spec.per_prompt
+        # Choose by a hash of the content, so that the choice does not depend on the order of the answers.
+        shuffled = sorted(range(len(passing)), key=lambda i: _hash_pair(passing[i], spec.seed))
+        passing = [passing[i] for i in sorted(shuffled[: spec.per_prompt])]
+    return PairResult(tuple(passing), dropped)
 
 
 def _hash_pair(pair: Pair, seed: int) -> str:

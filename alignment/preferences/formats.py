@@ -1,15 +1,18 @@
-"""The formats in which pairs are written, as trainers read them.
+"""Trainer formats of preference pairs.
 
-A row is a JSON object with the same columns, of the same types, in every row of a data set: shards whose types are
-inferred one by one still fit together. So a data set is for text models or for models that see, as a whole: with
-`images`, every message's content is a list of parts and every row has a list of images, if an empty one, which is how
-TRL takes mixed sets; without, content is text, and there is no such column, as TRL refuses it for a text model.
+A row is a JSON object. All rows of a data set have the same columns of the same types, so that shards whose types are
+inferred separately still fit together. A data set as a whole is therefore either for text models or for multimodal
+models:
 
-An image is a data URI in the row: such a file is whole by itself, its shards can be moved and joined, and both
-`datasets` (as feature Image) and transformers' processors open one. The card's header tells `load_dataset` the
-features. With `molecules`, a molecule is `<mol>` in the text, and its SMILES is in the list of the column `molecules`;
-without, its SMILES is the text. `flex_judge.alignment.preferences.schema` turns rows into Parquet, which holds the
-bytes.
+- With `images`, the content of each message is a list of parts and each row has a list of images, which may be empty.
+  TRL takes mixed data sets in this form.
+- Without, content is plain text and there is no image column, because TRL rejects one for a text model.
+- With `molecules`, a molecule is `<mol>` in the text and its SMILES string is in the column `molecules`. Without, its
+  SMILES string is part of the text.
+
+An image is stored as a data URI in the row. The file is self-contained, its shards can be moved and concatenated, and
+both `datasets` (feature Image) and the transformers processors can open it. The card's header tells `load_dataset` the
+features. `flex_judge.alignment.preferences.schema` converts rows to Parquet, which stores the image bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ JsonRow = dict[str, Any]
 
 @dataclass(frozen=True)
 class MediaOptions:
-    """What the models see that a data set is for."""
+    """Media that the models of a data set take as input."""
 
     images: bool = False
     molecules: bool = False
@@ -40,91 +43,103 @@ class MediaOptions:
 
 @dataclass(frozen=True)
 class Format:
-    """One way to write pairs."""
+    """Format of preference rows."""
 
     name: str
     trainer: str
-    """What reads it."""
-    make: Callable[[Sequence[Pair], MediaOptions], list[JsonRow]]
+    """Trainer that reads the format."""
+    row_maker: Callable[[Sequence[Pair], MediaOptions], list[JsonRow]]
     takes_images: bool = True
 
     def make_rows(self, pairs: Sequence[Pair], images: bool = False, molecules: bool = False) -> list[JsonRow]:
-        """The rows of one prompt's pairs.
+        """Make the rows of one prompt's pairs.
 
         Args:
-            images: whether the data set is for models that see images; the same for all its rows.
-            molecules: whether it is for models that see molecules.
+            pairs: Pairs of one prompt.
+            images: Whether the data set is for models that take images; the same for all its rows.
+            molecules: Whether the data set is for models that take molecules.
 
         Raises:
-            UsageError: a prompt or an answer has media that the format has no place for.
+            UsageError: A prompt or an answer has media that the format cannot represent.
         """
         self.check_media(images, molecules)
-        return self.make(pairs, MediaOptions(images, molecules))
+        return self.row_maker(pairs, MediaOptions(images, molecules))
 
     def check_media(self, images: bool, molecules: bool = False) -> None:
-        """Raise UsageError if the format cannot hold images or molecules but should."""
-        if molecules and (images or self.name not in ("preference", "kto")):
-            raise UsageError(f"format {self.name!r} has no place for molecules" + " and images in one row" * images)
+        """Raise UsageError if the format cannot represent the requested media."""
+        if molecules and self.name not in ("preference", "kto"):
+            raise UsageError(f"format {self.name!r} cannot hold molecules; use 'preference' or 'kto'")
+        if molecules and images:
+            raise UsageError(f"format {self.name!r} cannot hold molecules and images in one row; choose one of them")
         if images and not self.takes_images:
-            raise UsageError(f"format {self.name!r} is for text alone, as is {self.trainer}; leave images out")
+            raise UsageError(f"format {self.name!r} is text-only, like {self.trainer}; leave images out")
 
 
-def _make_preference_rows(pairs: Sequence[Pair], sees: MediaOptions) -> list[JsonRow]:
+def _make_preference_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[JsonRow]:
     return [
         {
-            "prompt": _make_messages(pair.row, sees),
-            "chosen": [_make_answer(pair, pair.chosen, sees)],
-            "rejected": [_make_answer(pair, pair.rejected, sees)],
-            **_make_media_columns(pair.row, sees),
+            "prompt": _make_messages(pair.row, options),
+            "chosen": [_make_answer(pair, pair.chosen, options)],
+            "rejected": [_make_answer(pair, pair.rejected, options)],
+            **_make_media_columns(pair.row, options),
             **_make_score_columns(pair),
         }
         for pair in pairs
     ]
 
 
-def _make_kto_rows(pairs: Sequence[Pair], sees: MediaOptions) -> list[JsonRow]:
-    """Each answer once, as desirable or not, with the scores of the first pair it is in. An answer that is chosen in
-    one pair and rejected in another is neither, and left out."""
+def _make_kto_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[JsonRow]:
+    """Make one row per answer, labelled desirable or not, with the scores of the first pair that contains it.
+
+    An answer that is chosen in one pair and rejected in another is ambiguous and is left out.
+    """
     chosen = {pair.chosen.index for pair in pairs}
-    both = chosen & {pair.rejected.index for pair in pairs}
-    found: dict[int, JsonRow] = {}
+    ambiguous = chosen & {pair.rejected.index for pair in pairs}
+    rows: dict[int, JsonRow] = {}
     for pair in pairs:
         for side in (pair.chosen, pair.rejected):
-            if side.index not in both and side.index not in found:
-                found[side.index] = {
-                    "prompt": _make_messages(pair.row, sees),
-                    "completion": [_make_answer(pair, side, sees)],
+            # An answer in several pairs gets one row, or it would be trained on repeatedly.
+            if side.index not in ambiguous and side.index not in rows:
+                rows[side.index] = {
+                    "prompt": _make_messages(pair.row, options),
+                    "completion": [_make_answer(pair, side, options)],
                     "label": side.index in chosen,
-                    **_make_media_columns(pair.row, sees),
+                    **_make_media_columns(pair.row, options),
                     **_make_score_columns(pair),
                 }
-    return list(found.values())
+    return list(rows.values())
 
 
-def _make_reward_rows(pairs: Sequence[Pair], sees: MediaOptions) -> list[JsonRow]:
-    """Whole conversations. What other formats call `margin` is `score_margin`: TRL's RewardTrainer subtracts a column
-    of the other name from the difference of its rewards, on whose scale the judge's scores are not."""
+def _make_reward_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[JsonRow]:
+    """Make rows of whole conversations.
+
+    The column `margin` of other formats is named `score_margin` here: TRL's RewardTrainer subtracts a column `margin`
+    from the difference of its rewards, which are not on the scale of the judge's scores.
+    """
     rows = []
     for pair in pairs:
-        about = _make_score_columns(pair)
-        prompt = _make_messages(pair.row, sees)
-        conversations = {
-            name: [*prompt, _make_answer(pair, side, sees)]
-            for name, side in (("chosen", pair.chosen), ("rejected", pair.rejected))
+        prompt = _make_messages(pair.row, options)
+        row: JsonRow = {
+            "chosen": [*prompt, _make_answer(pair, pair.chosen, options)],
+            "rejected": [*prompt, _make_answer(pair, pair.rejected, options)],
         }
-        rows.append(conversations | {"score_margin" if name == "margin" else name: v for name, v in about.items()})
+        for name, value in _make_score_columns(pair).items():
+            row["score_margin" if name == "margin" else name] = value
+        rows.append(row)
     return rows
 
 
-def _make_image_pair_rows(pairs: Sequence[Pair], sees: MediaOptions) -> list[JsonRow]:
-    """Answers that are images. Trainers of language models have no place for them (TRL gives a model the prompt's
-    images alone), so the form is our own."""
+def _make_image_pair_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[JsonRow]:
+    """Make rows whose answers are images.
+
+    The format is specific to this project: trainers of language models take images in the prompt only.
+    """
     return [
         {
-            "prompt": _make_messages(pair.row, sees),
+            "prompt": _make_messages(pair.row, options),
             "chosen_image": _encode_only_image(pair, pair.chosen),
             "rejected_image": _encode_only_image(pair, pair.rejected),
-            **_make_media_columns(pair.row, sees),
+            **_make_media_columns(pair.row, options),
             **_make_score_columns(pair),
         }
         for pair in pairs
@@ -142,11 +157,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         )
     }
 )
-"""How pairs are written, by name."""
+"""Formats by name."""
 
 
 def _make_score_columns(pair: Pair) -> JsonRow:
-    """The columns that say what the judge thinks and where all came from."""
+    """Make the columns with scores, judge reasoning and provenance."""
     chosen, rejected = pair.chosen, pair.rejected
     return {
         "score_chosen": float(chosen.score),
@@ -176,101 +191,105 @@ def _make_score_columns(pair: Pair) -> JsonRow:
 
 
 def make_prompt_columns(row: PromptRow, images: bool = False, molecules: bool = False) -> JsonRow:
-    """The columns of a prompt alone, as trainers read them: `prompt`, with `images` also these, and with `molecules`.
+    """Make the columns of a prompt: `prompt`, and `images` or `molecules` if requested.
 
     Raises:
-        UsageError: it has media for which there is no place.
+        UsageError: The prompt has media that the format cannot represent.
     """
-    sees = MediaOptions(images, molecules)
-    return {"prompt": _make_messages(row, sees), **_make_media_columns(row, sees)}
+    options = MediaOptions(images, molecules)
+    return {"prompt": _make_messages(row, options), **_make_media_columns(row, options)}
 
 
 def has_images(row: PromptRow) -> bool:
-    """Whether a prompt has images."""
-    return bool(_find_images(row.prompt))
+    """Return whether a prompt has images."""
+    return bool(_find_media(row.prompt, Modality.IMAGE))
 
 
 def has_molecules(row: PromptRow) -> bool:
-    """Whether a prompt has molecules."""
-    return bool(_find_molecules(row.prompt))
+    """Return whether a prompt has molecules."""
+    return bool(_find_media(row.prompt, Modality.MOLECULE))
 
 
-def _make_messages(row: PromptRow, sees: MediaOptions) -> list[JsonRow]:
-    return [{"role": m.role, "content": _make_content(row, m.content, sees)} for m in row.prompt]
+def _make_messages(row: PromptRow, options: MediaOptions) -> list[JsonRow]:
+    return [{"role": m.role, "content": _make_content(row, m.content, options)} for m in row.prompt]
 
 
-def _make_answer(pair: Pair, side: Side, sees: MediaOptions) -> JsonRow:
+def _make_answer(pair: Pair, side: Side, options: MediaOptions) -> JsonRow:
     if any(isinstance(part, Media) and part.modality != Modality.MOLECULE for part in split_content(side.response)):
         raise UsageError(
-            f"{_locate_row(pair.row)}: the answer {content_to_text(side.response)!r:.60} has media, for which trainers of language "
-            "models have no place; use the format 'image_pairs'"
+            f"{_locate_row(pair.row)}: the answer {content_to_text(side.response)!r:.60} has media, which trainers of "
+            "language models do not take; use the format 'image_pairs'"
         )
-    return {"role": "assistant", "content": _make_content(pair.row, side.response, sees)}
+    return {"role": "assistant", "content": _make_content(pair.row, side.response, options)}
 
 
-def _make_content(row: PromptRow, content: Content, sees: MediaOptions) -> Any:
-    """Text, or parts of which each has both fields: where a field is missing, Arrow would put a null, and templates
-    stumble over it."""
-    parts = _flatten_parts(row, content, sees.molecules)
-    if sees.images:
+def _make_content(row: PromptRow, content: Content, options: MediaOptions) -> Any:
+    """Make text, or a list of parts for models that take images."""
+    parts = _flatten_parts(row, content, options.molecules)
+    if options.images:
+        # Every part has both fields: Arrow fills a missing field with null, which breaks chat templates.
         return [{"type": "image", "text": ""} if isinstance(p, Media) else {"type": "text", "text": p} for p in parts]
     if any(isinstance(part, Media) for part in parts):
-        raise UsageError(f"{_locate_row(row)}: has an image, and the data set is made for text models")
+        raise UsageError(f"{_locate_row(row)}: has an image, but the data set is for text models; enable images")
     return "".join(str(part) for part in parts)
 
 
 def _flatten_parts(row: PromptRow, content: Content, molecules: bool) -> list[str | Media]:
-    """Content as texts, joined where they meet, and images. A molecule is its place, or its SMILES, as the policy read
-    it."""
-    told: list[str | Media] = []
+    """Reduce content to texts and images; adjacent texts are joined.
+
+    Args:
+        row: The prompt, for error messages.
+        content: Content of a message or an answer.
+        molecules: Whether a molecule becomes its placeholder; if not, its SMILES string, as the policy read it.
+    """
+    parts: list[str | Media] = []
     for part in split_content(content):
-        if isinstance(part, Media) and part.modality == Modality.MOLECULE:
-            told.append(MOLECULE_MARK if molecules else part.data.decode())
-        elif isinstance(part, Media) and part.modality != Modality.IMAGE:
+        if isinstance(part, Media) and part.modality == Modality.IMAGE:
+            parts.append(part)
+            continue
+        if isinstance(part, str):
+            text = replace_surrogates(part)
+        elif part.modality == Modality.MOLECULE:
+            text = MOLECULE_MARK if molecules else part.data.decode()
+        else:
             raise UsageError(
-                f"{_locate_row(row)}: has a part of type {part.modality}, for which TRL's formats have no place"
+                f"{_locate_row(row)}: has a part of type {part.modality}, which TRL's formats cannot hold; "
+                "leave the row out"
             )
+        if parts and isinstance(parts[-1], str):
+            parts[-1] += text
         else:
-            told.append(replace_surrogates(part) if isinstance(part, str) else part)
-    joined: list[str | Media] = []
-    for part in told:
-        if joined and isinstance(part, str) and isinstance(joined[-1], str):
-            joined[-1] += part
-        else:
-            joined.append(part)
-    return joined
+            parts.append(text)
+    return parts
 
 
-def _make_media_columns(row: PromptRow, sees: MediaOptions) -> JsonRow:
-    """The prompt's media in the order of their parts; no column of a kind that the data set's models do not see."""
-    images = {"images": [encode_data_uri(image) for image in _find_images(row.prompt)]} if sees.images else {}
-    molecules = [one.data.decode() for one in _find_molecules(row.prompt)]
-    if sees.molecules and "".join(content_to_text(m.content) for m in row.prompt).count(MOLECULE_MARK):
-        raise UsageError(
-            f"{_locate_row(row)}: has {MOLECULE_MARK} in its text, which stands for a molecule in the data set"
-        )
-    return {**images, **({"molecules": molecules} if sees.molecules else {})}
+def _make_media_columns(row: PromptRow, options: MediaOptions) -> JsonRow:
+    """Make the columns of the prompt's media, in order of their parts; only the kinds that `options` names."""
+    columns: JsonRow = {}
+    if options.images:
+        columns["images"] = [encode_data_uri(image) for image in _find_media(row.prompt, Modality.IMAGE)]
+    if options.molecules:
+        # A literal placeholder in the text would be counted as one more molecule by the trainer.
+        if MOLECULE_MARK in "".join(content_to_text(message.content) for message in row.prompt):
+            raise UsageError(
+                f"{_locate_row(row)}: has {MOLECULE_MARK} in its text, which stands for a molecule in the data set; "
+                "remove it"
+            )
+        molecules = _find_media(row.prompt, Modality.MOLECULE)
+        columns["molecules"] = [molecule.data.decode() for molecule in molecules]
+    return columns
 
 
-def _find_molecules(prompt: Sequence[Message]) -> list[Media]:
-    return [
-        part
-        for message in prompt
-        for part in split_content(message.content)
-        if isinstance(part, Media) and part.modality == Modality.MOLECULE
-    ]
-
-
-def _find_images(prompt: Sequence[Message]) -> list[Media]:
+def _find_media(prompt: Sequence[Message], modality: Modality) -> list[Media]:
     parts = (part for message in prompt for part in split_content(message.content))
-    return [part for part in parts if isinstance(part, Media) and part.modality == Modality.IMAGE]
+    return [part for part in parts if isinstance(part, Media) and part.modality == modality]
 
 
 def _encode_only_image(pair: Pair, side: Side) -> str:
     parts = [part for part in split_content(side.response) if isinstance(part, Media) or part.strip()]
     if len(parts) != 1 or not isinstance(parts[0], Media) or parts[0].modality != Modality.IMAGE:
         raise UsageError(
-            f"{_locate_row(pair.row)}: format 'image_pairs' is for answers of one image, got {side.text!r:.60}"
+            f"{_locate_row(pair.row)}: format 'image_pairs' needs answers of exactly one image, got {side.text!r:.60}"
         )
     return encode_data_uri(parts[0])
 

@@ -1,4 +1,4 @@
-"""Distributions that can be added up: exact counts of coarse values, of a bounded size."""
+"""Mergeable histograms: exact counts of binned values in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,92 +9,112 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BIN_RATIO = 1.05
-"""Of neighbouring bins of a Histogram, the upper is this much wider: values are off by 2.5 % at most."""
+"""Ratio of neighbouring bin limits of a LogHistogram. Quantiles are off by at most 2.5 %."""
 BINS_PER_UNIT = 10
-"""Bins of a Tally in a unit."""
+"""Bins per unit of a ScoreHistogram."""
 _MICRO = 1_000_000
 
 
 @dataclass
 class LogHistogram:
-    """Whole numbers from 0 on, in bins that widen with them (as in DDSketch, arXiv 1908.10693): some 400 bins go up to
-    a thousand million. The sum is exact, so that it is the same in whatever order parts are added."""
+    """Histogram of non-negative integers with logarithmic bins (as in DDSketch, arXiv 1908.10693).
+
+    About 400 bins cover values up to a billion. The sum is an exact integer, so the result does not depend on the order
+    in which shards are merged.
+    """
 
     total: int = 0
+    """Sum of the values."""
     bins: Counter[int] = field(default_factory=Counter)
-    """Bin -> how many; bin -1 is for 0, bin b for the numbers above WIDTH to the power of b - 1, up to that of b."""
+    """Bin -> count. Bin -1 holds 0; bin b holds values above BIN_RATIO**(b - 1), up to BIN_RATIO**b."""
 
     def add(self, value: int) -> None:
+        """Add one value."""
         self.total += value
+        # The small constant keeps exact powers in their own bin in spite of rounding.
         self.bins[math.ceil(math.log(value, BIN_RATIO) - 1e-9) if value else -1] += 1
 
     def __add__(self, other: LogHistogram) -> LogHistogram:
+        """Merge two histograms."""
         return LogHistogram(self.total + other.total, self.bins + other.bins)
 
     @property
     def count(self) -> int:
+        """Number of values."""
         return self.bins.total()
 
     @property
     def mean(self) -> float | None:
+        """Exact mean; None without values."""
         return self.total / self.count if self.count else None
 
     def quantile(self, share: float) -> int | None:
-        """The number below which that share of all lies, to within 2.5 % and rounding (up to 20, exactly); None where
-        there is no number."""
-        left = share * (self.count - 1)
+        """Return the value at a quantile, within 2.5 % and rounding (exact up to 20); None without values."""
+        remaining = share * (self.count - 1)
         for number in sorted(self.bins):
-            left -= self.bins[number]
-            if left < 0:
+            remaining -= self.bins[number]
+            if remaining < 0:
+                # The harmonic mean of the bin limits minimises the maximum relative error.
                 return 0 if number < 0 else round(2 * BIN_RATIO**number / (BIN_RATIO + 1))
         return None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the histogram as plain JSON values."""
         return {"total": self.total, "bins": _bins_to_json(self.bins)}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> LogHistogram:
+        """Load a histogram from the result of `to_json`."""
         return cls(row["total"], _bins_from_json(row["bins"]))
 
 
 @dataclass
 class ScoreHistogram:
-    """Scores or differences of scores, to a tenth: as many bins as the scale has tenths."""
+    """Histogram of scores or score differences with bins of one tenth."""
 
     micro: int = 0
-    """Their sum, in millionths: whole numbers add up to the same in any order."""
+    """Sum of the values in millionths: an integer, so the result does not depend on the order of merging."""
     bins: Counter[int] = field(default_factory=Counter)
-    """Tenths -> how many."""
+    """Value in tenths -> count."""
 
     def add(self, value: float) -> None:
+        """Add one value."""
         self.micro += round(value * _MICRO)
         self.bins[math.floor(value * BINS_PER_UNIT + 0.5)] += 1
 
     def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
+        """Merge two histograms."""
         return ScoreHistogram(self.micro + other.micro, self.bins + other.bins)
 
     @property
     def count(self) -> int:
+        """Number of values."""
         return self.bins.total()
 
     @property
     def mean(self) -> float | None:
+        """Mean to six decimals; None without values."""
         return self.micro / _MICRO / self.count if self.count else None
 
     def compute_shares(self) -> dict[float, float]:
-        """Each value that occurs, lowest first -> its share. To whole numbers where the values are so many that tenths
-        would not be read."""
-        coarse: Counter[float] = Counter()
-        whole = len(self.bins) > 2 * BINS_PER_UNIT
+        """Return value -> share of all values, in ascending order.
+
+        Values are rounded to integers if there are too many distinct tenths to read.
+        """
+        counts: Counter[float] = Counter()
+        is_coarse = len(self.bins) > 2 * BINS_PER_UNIT
         for tenths, count in self.bins.items():
-            coarse[math.floor(tenths / BINS_PER_UNIT + 0.5) if whole else tenths / BINS_PER_UNIT] += count
-        return {value: coarse[value] / self.count for value in sorted(coarse)}
+            value = tenths / BINS_PER_UNIT
+            counts[math.floor(value + 0.5) if is_coarse else value] += count
+        return {value: counts[value] / self.count for value in sorted(counts)}
 
     def to_json(self) -> dict[str, Any]:
+        """Return the histogram as plain JSON values."""
         return {"micro": self.micro, "bins": _bins_to_json(self.bins)}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> ScoreHistogram:
+        """Load a histogram from the result of `to_json`."""
         return cls(row["micro"], _bins_from_json(row["bins"]))
 
 

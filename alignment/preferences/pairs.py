@@ -1,4 +1,4 @@
-"""A preference pair before it is written in any format, and why there may be none."""
+"""Preference pairs, independent of the output format, and the reasons for dropping them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Content, content_to_text
 
 DROP_REASONS = {
-    "empty": "fewer than two candidates have a text",
-    "unscored": "fewer than two candidates have a score, or none in one of the orders",
-    "tied": "the highest and the lowest score are the same, or neither answer wins",
-    "equal_text": "the two candidates are the same text",
-    "orders_disagree": "which answer wins depends on the order in which the judge reads them",
+    "empty": "fewer than two candidates have text",
+    "unscored": "fewer than two candidates have a score, or one of the orders has none",
+    "tied": "the highest and the lowest score are equal, or neither answer wins",
+    "equal_text": "the two candidates have the same text",
+    "orders_disagree": "the winner depends on the order in which the judge reads the answers",
     "wrong_side": "the answer of the other temperature wins",
-    "small_margin": "the scores are less than the margin apart",
-    "disagreement": "too many votes do not say what the pair says",
-    "length": "one answer is too many times as long as the other",
-    "near_duplicate": "the two answers are nearly the same text",
-    "cut": "an answer was cut off at its most tokens",
-    "over_cap": "the prompt has more pairs than are kept of one prompt",
-    "repeated_prompt": "the prompt occurs again under another id",
+    "small_margin": "the score difference is below the margin",
+    "disagreement": "too many votes disagree with the pair's preference",
+    "length": "the answers differ too much in length",
+    "near_duplicate": "the two answers have nearly the same text",
+    "cut": "an answer was truncated at its token limit",
+    "over_cap": "the prompt has more pairs than the limit per prompt",
+    "repeated_prompt": "the prompt has occurred before under another id",
 }
-"""Why there is no pair, by the name that counts are kept under. The first six are the rules', the others filters'."""
+"""Reason -> meaning. The first six come from the rules, the others from the filters."""
 
 
 @dataclass(frozen=True)
@@ -33,39 +33,39 @@ class Side:
     """One of the two answers of a pair."""
 
     index: int
-    """Which of the prompt's candidates it is."""
+    """Index of the answer among the prompt's candidates."""
     response: Content
     score: float
-    """The judge's score on its rubric's scale; the mean over the votes."""
+    """The judge's score on the rubric's scale: the mean over the votes."""
     expected: float | None
-    """The expected score; None where the judge's engine gives none."""
+    """Expected score; None if the judge's engine gives none."""
     reasoning: str
-    """What the judge thought. On answers that were judged together it is the same for both."""
+    """The judge's reasoning. Both sides have the same if they were judged together."""
     temperature: float | None = None
-    """At which it was sampled; None where that is not known."""
+    """Sampling temperature; None if unknown."""
     cut: bool = False
-    """Whether it was cut off at its most tokens."""
+    """Whether the answer was truncated at its token limit."""
 
     @property
     def text(self) -> str:
-        """Its text; each medium is its modality in brackets."""
+        """Text of the answer, with `[modality]` for each media part."""
         return content_to_text(self.response)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt of which the judge finds one better."""
+    """Pair of answers to one prompt: the one that the judge prefers, and the other."""
 
     row: PromptRow
     chosen: Side
     rejected: Side
     rule: str
-    """Name of the rule that made it."""
+    """Name of the rule that made the pair."""
     votes: int
-    """Scored votes that it rests on."""
+    """Number of scored votes behind the pair."""
     disagreement: float
-    """The share of votes that do not put the chosen answer above the rejected one; a tie is half such a vote. Of
-    answers that were judged alone, every vote on one is held against every vote on the other."""
+    """Fraction of votes that do not prefer the chosen answer; a tie counts half. For answers that were judged alone,
+    each vote on one is compared with each vote on the other."""
     rubric: str = ""
     judge: str = ""
     """Name and fingerprint of the judge's model."""
@@ -74,47 +74,50 @@ class Pair:
 
     @property
     def margin(self) -> float:
-        """By how much the scores differ; above 0."""
+        """Score difference, above 0."""
         return score_difference(self.chosen.score, self.rejected.score)
 
 
 @dataclass(frozen=True)
 class PairResult:
-    """The pairs of one prompt, and how many there might have been."""
+    """Pairs of one prompt, with the counts of dropped ones."""
 
     pairs: tuple[Pair, ...] = ()
     dropped: Counter[str] = field(default_factory=Counter)
-    """By name in DROP_REASONS: pairs that were dropped, each under one reason. A prompt of which no pair could be made
-    at all counts once."""
+    """Name in DROP_REASONS -> number of dropped pairs, each counted once. A prompt without any pair counts as one."""
 
     @classmethod
     def without_pairs(cls, reason: str) -> PairResult:
+        """Return the result of a prompt without pairs."""
         return cls((), Counter({reason: 1}))
 
 
 def score_difference(high: float, low: float) -> float:
-    """The difference of two scores, without what floats add to it: 3.3 - 3.0 is a little less than 0.3."""
+    """Return the difference of two scores, rounded: 3.3 - 3.0 is slightly below 0.3 in floating point."""
     return round(high - low, 6)
 
 
-def make_side(sampled: SampledPrompt, index: int, judgment: Judgment, place: int = 0) -> Side:
-    """A candidate with what a judgment says of it, which has scores.
+def make_side(sampled: SampledPrompt, index: int, judgment: Judgment, position: int = 0) -> Side:
+    """Combine a candidate with its score from a judgment.
 
     Args:
-        place: which of the judgment's responses the candidate is.
+        sampled: The prompt with its answers.
+        index: Index of the candidate among the prompt's answers.
+        judgment: A scored judgment of the candidate.
+        position: Position of the candidate among the judgment's responses.
     """
-    assert judgment.scores is not None, "an unscored candidate is on no side"
+    assert judgment.scores is not None, "an unscored candidate cannot be a side of a pair"
     return Side(
-        index,
-        sampled.responses[index],
-        judgment.scores[place],
-        None if judgment.expected_scores is None else judgment.expected_scores[place],
-        judgment.reasoning,
-        sampled.temperatures[index] if sampled.temperatures else None,
-        bool(sampled.cut and sampled.cut[index]),
+        index=index,
+        response=sampled.responses[index],
+        score=judgment.scores[position],
+        expected=None if judgment.expected_scores is None else judgment.expected_scores[position],
+        reasoning=judgment.reasoning,
+        temperature=sampled.temperatures[index] if sampled.temperatures else None,
+        cut=bool(sampled.cut and sampled.cut[index]),
     )
 
 
 def get_drop_reason(sampled: SampledPrompt) -> str:
-    """Why a prompt has no two different answers with a text."""
+    """Return why a prompt does not have two different non-empty answers: a name in DROP_REASONS."""
     return "equal_text" if sum(not is_empty_response(response) for response in sampled.responses) > 1 else "empty"

@@ -1,4 +1,4 @@
-"""Rules for answers that are judged alone: which of them are held against each other."""
+"""Pointwise rules: pair answers that were judged one by one."""
 
 from __future__ import annotations
 
@@ -23,83 +23,86 @@ from flex_judge.reward.groups.rewards import get_written_score
 
 @dataclass(frozen=True)
 class ScoredCandidate:
-    """An answer that has a text and a score."""
+    """Non-empty answer with a scored judgment."""
 
     index: int
     judgment: Judgment
 
 
 class PointwiseRule(ABC):
-    """Rules for answers that are judged alone: equal answers once, empty ones not at all.
+    """Base class of rules that judge each distinct, non-empty answer alone.
 
-    Answers are ordered by written score, within it by expected score. Expected scores never make a pair of two with the
-    same written score: a pair always has a written score on the chosen side that is higher.
+    Answers are ordered by written score, then by expected score. The chosen answer of a pair always has the higher
+    written score; expected scores alone never make a pair.
     """
 
     order: ClassVar[str] = "as_given"
     name: ClassVar[str]
 
     def __init__(self, spec: RuleSpec) -> None:
+        """Create the rule from its settings."""
         self.spec = spec
 
     def check_temperatures(self, temperatures: Sequence[float]) -> None:
+        """See `Rule.check_temperatures`."""
         if len(temperatures) < 2:
-            raise UsageError(f"rule {self.name} needs at least 2 answers to a prompt, not {len(temperatures)}")
+            raise UsageError(f"rule {self.name} needs at least 2 answers per prompt, got {len(temperatures)}")
 
     def make_comparisons(self, sampled: SampledPrompt, rubric: str) -> list[Comparison]:
-        first = _index_distinct_answers(sampled)
-        if len(first) < 2:
+        """See `Rule.make_comparisons`."""
+        first_index = _index_distinct_answers(sampled)
+        if len(first_index) < 2:
             return []
-        row = sampled.row
         return [
-            Comparison(_make_comparison_id(sampled, i), row.prompt, (sampled.responses[i],), rubric)
-            for i in first.values()
+            Comparison(_make_comparison_id(sampled, i), sampled.row.prompt, (sampled.responses[i],), rubric)
+            for i in first_index.values()
         ]
 
     def make_pairs(self, sampled: SampledPrompt, judgments: Iterable[Judgment]) -> PairResult:
-        first = _index_distinct_answers(sampled)
-        if len(first) < 2:
+        """See `Rule.make_pairs`."""
+        first_index = _index_distinct_answers(sampled)
+        if len(first_index) < 2:
             return PairResult.without_pairs(get_drop_reason(sampled))
-        said = {judgment.id: judgment for judgment in judgments}
+        judgment_by_id = {judgment.id: judgment for judgment in judgments}
         candidates = []
         for i, response in enumerate(sampled.responses):
-            if not is_empty_response(response):
-                judgment = said.get(_make_comparison_id(sampled, i)) or said.get(
-                    _make_comparison_id(sampled, first[strip_response(response)])
-                )
-                if judgment is not None and get_written_score(judgment) is not None:
-                    candidates.append(ScoredCandidate(i, judgment))
+            if is_empty_response(response):
+                continue
+            # A copy of an earlier answer has no judgment of its own and takes over that answer's.
+            original_id = _make_comparison_id(sampled, first_index[strip_response(response)])
+            judgment = judgment_by_id.get(_make_comparison_id(sampled, i)) or judgment_by_id.get(original_id)
+            if judgment is not None and get_written_score(judgment) is not None:
+                candidates.append(ScoredCandidate(i, judgment))
         if len(candidates) < 2:
             return PairResult.without_pairs("unscored")
-        return self.pair_candidates(
-            sampled,
-            sorted(
-                candidates, key=lambda c: (judgment_sort_key(c.judgment), self._hash_candidate(sampled, c), c.index)
-            ),
-        )
+        # The hash breaks ties by content, so that the order of the answers makes no difference.
+        candidates.sort(key=lambda c: (judgment_sort_key(c.judgment), self._hash_candidate(sampled, c), c.index))
+        return self.pair_candidates(sampled, candidates)
 
     def _hash_candidate(self, sampled: SampledPrompt, candidate: ScoredCandidate) -> str:
         return compute_seeded_hash(self.spec.seed, sampled.row.id, sampled.responses[candidate.index])
 
     @abstractmethod
     def pair_candidates(self, sampled: SampledPrompt, candidates: Sequence[ScoredCandidate]) -> PairResult:
-        """Pairs of two or more candidates, which come in the order of their scores, lowest first."""
+        """Pair two or more candidates, given in ascending order of score."""
 
     def make_pair(self, sampled: SampledPrompt, chosen: ScoredCandidate, rejected: ScoredCandidate) -> PairResult:
-        """The pair of two candidates, or why there is none."""
-        high, low = (make_side(sampled, candidate.index, candidate.judgment) for candidate in (chosen, rejected))
+        """Make the pair of two candidates, or return the reason why they make none."""
+        high = make_side(sampled, chosen.index, chosen.judgment)
+        low = make_side(sampled, rejected.index, rejected.judgment)
         if score_difference(high.score, low.score) <= 0:
             return PairResult.without_pairs("tied")
         if strip_response(high.response) == strip_response(low.response):
             return PairResult.without_pairs("equal_text")
-        wins, losses = (_collect_vote_scores(c.judgment) for c in (chosen, rejected))
+        chosen_scores = _collect_vote_scores(chosen.judgment)
+        rejected_scores = _collect_vote_scores(rejected.judgment)
         pair = Pair(
             sampled.row,
             high,
             low,
             rule=self.name,
-            votes=len(wins) + len(losses),
-            disagreement=_compute_disagreement(wins, losses),
+            votes=len(chosen_scores) + len(rejected_scores),
+            disagreement=_compute_disagreement(chosen_scores, rejected_scores),
             rubric=str(chosen.judgment.provenance.get("rubric", "")),
             judge=chosen.judgment.model,
             policy=sampled.policy,
@@ -108,52 +111,61 @@ class PointwiseRule(ABC):
 
 
 class HighestLowest(PointwiseRule):
-    """The answer with the highest score against the one with the lowest."""
+    """Rule that pairs the answer with the highest score with the one with the lowest."""
 
     name = "highest_lowest"
 
     def pair_candidates(self, sampled: SampledPrompt, candidates: Sequence[ScoredCandidate]) -> PairResult:
+        """See `PointwiseRule.pair_candidates`."""
         return self.make_pair(sampled, candidates[-1], candidates[0])
 
 
 class HighestQuantile(PointwiseRule):
-    """The answer with the highest score against the one at a quantile.
+    """Rule that pairs the answer with the highest score with the one at a quantile of the scores.
 
-    Of many samples the lowest is an outlier, and a policy learns less from being told that it is bad: with the minimum
-    as rejected answer, results get worse as N grows (arXiv 2502.16825).
+    The lowest of many samples is an outlier that teaches a policy little: with the minimum as rejected answer,
+    results get worse as N grows (arXiv 2502.16825).
     """
 
     name = "highest_quantile"
 
     def pair_candidates(self, sampled: SampledPrompt, candidates: Sequence[ScoredCandidate]) -> PairResult:
-        place = math.floor(self.spec.quantile * (len(candidates) - 1))
-        return self.make_pair(sampled, candidates[-1], candidates[place])
+        """See `PointwiseRule.pair_candidates`."""
+        rank = math.floor(self.spec.quantile * (len(candidates) - 1))
+        return self.make_pair(sampled, candidates[-1], candidates[rank])
 
 
 class AllPairs(PointwiseRule):
-    """Every two different answers whose scores differ. How many are kept of one prompt, and from which margin on, is a
-    filter's."""
+    """Rule that pairs every two different answers whose scores differ.
+
+    Filters limit the margin and the number of pairs per prompt.
+    """
 
     name = "all_pairs"
 
     def pair_candidates(self, sampled: SampledPrompt, candidates: Sequence[ScoredCandidate]) -> PairResult:
-        different: dict[object, ScoredCandidate] = {}
+        """See `PointwiseRule.pair_candidates`."""
+        distinct: dict[object, ScoredCandidate] = {}
         for candidate in reversed(candidates):
-            different.setdefault(strip_response(sampled.responses[candidate.index]), candidate)
-        if len(different) < 2:
+            distinct.setdefault(strip_response(sampled.responses[candidate.index]), candidate)
+        if len(distinct) < 2:
             return PairResult.without_pairs("equal_text")
-        found = [self.make_pair(sampled, high, low) for high, low in combinations(different.values(), 2)]
-        dropped = sum((one.dropped for one in found), Counter[str]())
-        return PairResult(tuple(pair for one in found for pair in one.pairs), dropped)
+        pairs: list[Pair] = []
+        dropped: Counter[str] = Counter()
+        for high, low in combinations(distinct.values(), 2):
+            result = self.make_pair(sampled, high, low)
+            pairs += result.pairs
+            dropped += result.dropped
+        return PairResult(tuple(pairs), dropped)
 
 
 def _index_distinct_answers(sampled: SampledPrompt) -> dict[object, int]:
-    """Different answers that have a text -> the index of the first with it."""
-    found: dict[object, int] = {}
+    """Map each distinct non-empty answer to the index of its first occurrence."""
+    first_index: dict[object, int] = {}
     for i, response in enumerate(sampled.responses):
         if not is_empty_response(response):
-            found.setdefault(strip_response(response), i)
-    return found
+            first_index.setdefault(strip_response(response), i)
+    return first_index
 
 
 def _make_comparison_id(sampled: SampledPrompt, index: int) -> str:
@@ -161,13 +173,12 @@ def _make_comparison_id(sampled: SampledPrompt, index: int) -> str:
 
 
 def _collect_vote_scores(judgment: Judgment) -> list[float]:
-    """The written scores of its votes; its own where the votes were not kept."""
+    """Return the written scores of the votes, or the judgment's own score if its votes were not kept."""
     scores = [vote.scores[0] for vote in judgment.votes if vote.scores is not None]
     return scores or [score for score in [get_written_score(judgment)] if score is not None]
 
 
-def _compute_disagreement(wins: Sequence[float], losses: Sequence[float]) -> float:
-    """Of all combinations of a score of one and a score of the other, how many do not put the first above; a tie is
-    half such a combination."""
-    missing = [1.0 if high < low else 0.5 if high == low else 0.0 for high in wins for low in losses]
-    return math.fsum(missing) / len(missing)
+def _compute_disagreement(chosen_scores: Sequence[float], rejected_scores: Sequence[float]) -> float:
+    """Compute the fraction of vote combinations that do not prefer the chosen answer; a tie counts half."""
+    against = [1.0 if high < low else 0.5 if high == low else 0.0 for high in chosen_scores for low in rejected_scores]
+    return math.fsum(against) / len(against)

@@ -1,4 +1,4 @@
-"""Which rule makes pairs, and its settings."""
+"""Settings of the pairing rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Winner = Literal["low", "high", "either"]
 
 @settings_class
 class RuleSpec:
-    """Which rule, and its settings."""
+    """Pairing rule and its settings."""
 
     rule: RuleName = "highest_lowest"
     """Rule that makes pairs from a prompt's answers."""

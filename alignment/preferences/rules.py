@@ -1,8 +1,8 @@
-"""Rules: which answers of a prompt are judged, and which of them make a pair.
+"""Rules: which answers of a prompt are judged and which of them make a pair.
 
-A rule is pure. It says what must be judged, and makes pairs of the judgments, which it knows by their ids. Whatever it
-draws, it draws by hashes of the prompt's id, the seed and the answers, so that neither the order of the answers nor the
-process that asks makes a difference.
+A rule is a pure function of the answers and judgments. It lists the comparisons to judge and makes pairs from the
+judgments, which it matches by id. Random choices are hashes of the prompt's id, the seed and the answers, so that the
+result depends neither on the order of the answers nor on the process that runs the rule.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from flex_judge.judges.types import Comparison, Message
 
 
 class Rule(Protocol):
-    """How pairs are made."""
+    """Interface of the pairing rules."""
 
     order: ClassVar[str]
-    """In which order the judge must read what the rule compares, see `JudgeSettings.order`."""
+    """Reading order that the judge must use, see `JudgeSettings.order`."""
 
     def check_temperatures(self, temperatures: Sequence[float]) -> None:
-        """Raise UsageError if answers sampled at these temperatures, one at each, can make no pair by this rule."""
+        """Raise UsageError if answers sampled at these temperatures, one each, cannot make a pair."""
         ...
 
     def make_comparisons(self, sampled: SampledPrompt, rubric: str) -> list[Comparison]:
-        """What must be judged; nothing where that can't lead to a pair. Ids begin with the prompt's.
+        """List the comparisons to judge; empty if no pair is possible. Ids start with the prompt's id.
 
         Raises:
-            UsageError: the answers were not sampled as the rule needs it.
+            UsageError: The answers were not sampled as the rule requires.
         """
         ...
 
     def make_pairs(self, sampled: SampledPrompt, judgments: Iterable[Judgment]) -> PairResult:
-        """The pairs that the judgments come to.
+        """Make pairs from judgments.
 
         Args:
-            judgments: of the comparisons, in any order; one that is missing counts as unscored.
+            sampled: The prompt with its answers.
+            judgments: Judgments of the comparisons, in any order. A missing one counts as unscored.
 
         Raises:
-            UsageError: as above, or they were judged in another order than the rule's.
+            UsageError: The answers were not sampled as the rule requires, or were judged in another order.
         """
         ...
 
@@ -55,32 +56,32 @@ class Rule(Protocol):
 RULES: Mapping[str, type[PointwiseRule] | type[TwoTemperatures]] = MappingProxyType(
     {rule.name: rule for rule in (HighestLowest, HighestQuantile, AllPairs, TwoTemperatures)}
 )
-"""How pairs are made, by name."""
+"""Rule classes by name."""
 
 
 def make_rule(spec: RuleSpec) -> Rule:
-    """The rule that the settings name."""
+    """Create the rule that the settings name."""
     return RULES[spec.rule](spec)
 
 
 def pair_highest_with_lowest(
     prompt: Sequence[Message], responses: Sequence[str], judgments: Sequence[Judgment], id: str = ""
 ) -> dict[str, Any] | str:
-    """The answer with the highest score as chosen, the one with the lowest as rejected, in TRL's preference format.
+    """Pair the answer with the highest score (chosen) with the lowest (rejected), in TRL's preference format.
 
     Args:
-        prompt: the conversation that was answered; text alone.
-        responses: the answers.
-        judgments: one single-response judgment per answer, in the same order.
-        id: of the prompt, for the row's provenance.
+        prompt: The conversation that was answered; text only.
+        responses: The answers.
+        judgments: One single-response judgment per answer, in the same order.
+        id: Id of the prompt, for the row's provenance.
 
     Returns:
-        The row, or the name in DROP_REASONS of why there is none.
+        The row, or a name in DROP_REASONS if there is no pair.
     """
     sampled = SampledPrompt(PromptRow(id, tuple(prompt)), tuple(responses), temperatures=())
-    named = [replace(judgment, id=f"{id}/{i}") for i, judgment in enumerate(judgments)]
-    found = make_rule(RuleSpec("highest_lowest")).make_pairs(sampled, named)
-    if not found.pairs:
-        return next(reason for reason in DROP_REASONS if found.dropped[reason])
-    (row,) = FORMATS["preference"].make_rows(found.pairs)
+    renamed = [replace(judgment, id=f"{id}/{i}") for i, judgment in enumerate(judgments)]
+    result = make_rule(RuleSpec("highest_lowest")).make_pairs(sampled, renamed)
+    if not result.pairs:
+        return next(reason for reason in DROP_REASONS if result.dropped[reason])
+    (row,) = FORMATS["preference"].make_rows(result.pairs)
     return row

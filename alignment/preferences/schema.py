@@ -1,4 +1,4 @@
-"""The types of a format's columns, and rows as a Parquet table. Imports `datasets`."""
+"""Column types of the formats, and conversion of rows to Parquet tables. Imports `datasets`."""
 
 from __future__ import annotations
 
@@ -32,18 +32,20 @@ _PROVENANCE_TYPES = {
 
 
 def make_features(format: str, images: bool = False, molecules: bool = False) -> Features:
-    """The columns of a format's rows: to give to `load_dataset("json", features=...)` where the rows' types are not to
-    be inferred (expected scores that are null in a whole file, images), or to cast to.
+    """Make the `datasets` features of a format's rows.
+
+    Pass them to `load_dataset("json", features=...)` where types cannot be inferred, such as expected scores that are
+    null in a whole file, or images.
 
     Args:
-        format: a name in FORMATS.
-        images: whether the data set is for models that see images.
-        molecules: whether it is for models that see molecules.
+        format: A name in FORMATS.
+        images: Whether the data set is for models that take images.
+        molecules: Whether the data set is for models that take molecules.
     """
     FORMATS[format].check_media(images, molecules)
     part = {"type": Value("string"), "text": Value("string")}
     messages = List({"role": Value("string"), "content": List(part) if images else Value("string")})
-    own: dict[str, dict[str, Any]] = {
+    format_columns: dict[str, dict[str, Any]] = {
         "preference": {"prompt": messages, "chosen": messages, "rejected": messages},
         "kto": {"prompt": messages, "completion": messages, "label": Value("bool")},
         "reward": {"chosen": messages, "rejected": messages},
@@ -51,7 +53,7 @@ def make_features(format: str, images: bool = False, molecules: bool = False) ->
     }
     return Features(
         {
-            **own[format],
+            **format_columns[format],
             **({"images": List(Image())} if images else {}),
             **({"molecules": List(Value("string"))} if molecules else {}),
             "score_chosen": Value("float64"),
@@ -66,24 +68,33 @@ def make_features(format: str, images: bool = False, molecules: bool = False) ->
 def make_parquet_table(
     rows: Sequence[Mapping[str, Any]], format: str, images: bool = False, molecules: bool = False
 ) -> pa.Table:
-    """Rows of a format as a table, images as bytes: `pyarrow.parquet.write_table` makes a file of it that
-    `load_dataset` knows the features of."""
+    """Convert rows of a format to an Arrow table with image bytes.
+
+    The table carries the features, so that `load_dataset` recognises them in a file written by
+    `pyarrow.parquet.write_table`.
+
+    Args:
+        rows: Rows of the format.
+        format: A name in FORMATS.
+        images: Whether the data set is for models that take images.
+        molecules: Whether the data set is for models that take molecules.
+    """
     import pyarrow as pa
 
-    return pa.Table.from_pylist(
-        [_replace_data_uris(row) for row in rows], schema=make_features(format, images, molecules).arrow_schema
-    )
+    # Explicit types: pyarrow would infer the type null for a column without values.
+    schema = make_features(format, images, molecules).arrow_schema
+    return pa.Table.from_pylist([_replace_data_uris(row) for row in rows], schema=schema)
 
 
 def _replace_data_uris(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with what `datasets` keeps of an image in the place of data URIs."""
-    kept = dict(row)
+    """Replace data URIs by the structure that `datasets` uses to store an image."""
+    replaced = dict(row)
     for name in ("chosen_image", "rejected_image"):
         if name in row:
-            kept[name] = _encode_image(row[name])
+            replaced[name] = _encode_image(row[name])
     if "images" in row:
-        kept["images"] = [_encode_image(uri) for uri in row["images"]]
-    return kept
+        replaced["images"] = [_encode_image(uri) for uri in row["images"]]
+    return replaced
 
 
 def _encode_image(uri: str) -> dict[str, Any]:

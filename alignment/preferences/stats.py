@@ -1,4 +1,4 @@
-"""What is counted while a preference data set is made, shard by shard."""
+"""Mergeable counts of a preference data set, collected shard by shard for the data card."""
 
 from __future__ import annotations
 
@@ -19,59 +19,65 @@ from flex_judge.judges.judgments import Judgment
 
 @dataclass
 class CardStats:
-    """Counts of a part of a data set. Parts that were counted apart are added up, in any order: `+`.
+    """Counts of one shard or of a whole data set. Shards are merged with `+`, in any order.
 
-    Of bounded size but for 8 bytes of each prompt, by which those that occur again are found: 8 MB for a million.
+    The size is bounded except for 8 bytes per prompt, which are needed to find repeated prompts (8 MB per million).
     """
 
     prompts: int = 0
-    """Prompts that were read, without rows that are none."""
+    """Number of prompts read, without bad rows."""
     bad_rows: Counter[str] = field(default_factory=Counter)
-    """Why rows were left out -> how many. Reasons are few: a text that names the row would be one of its own."""
+    """Reason -> number of rows left out. Reasons must not name the row, so that their number stays small."""
     completions: int = 0
     cut: int = 0
-    """Completions that were cut off."""
+    """Number of truncated completions."""
     judgments: Counter[str] = field(default_factory=Counter)
-    """By status."""
+    """Status -> number of judgments."""
     pairs: int = 0
     rows: int = 0
-    """Rows that were written; of some formats, not as many as there are pairs."""
+    """Number of rows written; in some formats this differs from the number of pairs."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """By name in DROP_REASONS."""
+    """Name in DROP_REASONS -> number of dropped pairs."""
     chosen_cut: int = 0
+    """Number of truncated chosen answers."""
     chosen_is: Counter[str] = field(default_factory=Counter)
-    """Of pairs, whether the chosen answer is the `longer`, the `shorter`, or of `equal` length, in characters."""
+    """Pairs by length of the chosen answer in characters: `longer`, `shorter` or `equal`."""
     sampled_first: Counter[str] = field(default_factory=Counter)
-    """Of pairs, which side was sampled before the other: `chosen` or `rejected`."""
+    """Pairs by the side that was sampled first: `chosen` or `rejected`."""
     places: Counter[str] = field(default_factory=Counter)
-    """Of scored votes on two answers, which won: the one read `first`, the one read `second`, or a `tie`."""
+    """Scored votes on two answers by the position of the winner: `first`, `second` or `tie`."""
     orders: Counter[str] = field(default_factory=Counter)
-    """Of judgments that were made in several orders, whether these `agree` in all rounds or `disagree`."""
+    """Judgments in several orders by whether the orders `agree` in all rounds or `disagree`."""
     length_chosen: LogHistogram = field(default_factory=LogHistogram)
-    """Characters."""
+    """Lengths of chosen answers in characters."""
     length_rejected: LogHistogram = field(default_factory=LogHistogram)
+    """Lengths of rejected answers in characters."""
     scores: ScoreHistogram = field(default_factory=ScoreHistogram)
-    """All scores of answers, whether they are in a pair or not."""
+    """Scores of all answers, in a pair or not."""
     margins: ScoreHistogram = field(default_factory=ScoreHistogram)
+    """Score differences of the pairs."""
     judges: Counter[str] = field(default_factory=Counter)
-    """Models by the judgments they made."""
+    """Judge model -> number of judgments."""
     policies: Counter[str] = field(default_factory=Counter)
-    """Models by the prompts they answered."""
+    """Policy model -> number of prompts answered."""
     rubrics: Counter[str] = field(default_factory=Counter)
+    """Rubric -> number of judgments."""
     temperatures: Counter[str] = field(default_factory=Counter)
-    """By the completions that were sampled at them."""
+    """Sampling temperature -> number of completions."""
     digests: array[int] = field(default_factory=lambda: array("Q"), repr=False)
-    """Of each prompt, see `prompt_digest`."""
+    """Digest of each prompt, see `compute_prompt_digest`."""
 
-    def add_prompt(self, sampled: SampledPrompt, judgments: Iterable[Judgment], found: PairResult, rows: int) -> None:
-        """Count what became of a prompt.
+    def add_prompt(self, sampled: SampledPrompt, judgments: Iterable[Judgment], result: PairResult, rows: int) -> None:
+        """Count one prompt.
 
         Args:
-            judgments: all of its judgments, unscored ones too.
-            found: the pairs that are kept, and what was dropped by rule and filters.
-            rows: that were written.
+            sampled: The prompt with its answers.
+            judgments: All judgments of the prompt, including unscored ones.
+            result: Pairs that passed the filters, and the counts of dropped ones.
+            rows: Number of rows written.
         """
         self.prompts += 1
+        # 64 bits as an integer: a hexadecimal string would take ten times the memory.
         self.digests.append(int(compute_prompt_digest(sampled.row.prompt), 16))
         self.completions += len(sampled.responses)
         self.cut += sum(sampled.cut)
@@ -80,33 +86,42 @@ class CardStats:
         for judgment in judgments:
             self._count_judgment(judgment)
         self.rows += rows
-        self.dropped.update(found.dropped)
-        for pair in found.pairs:
+        self.dropped.update(result.dropped)
+        for pair in result.pairs:
             self._count_pair(pair)
 
     def drop_repeated_pairs(self, pairs: int, rows: int) -> None:
-        """Count pairs, and their rows, as dropped that were counted as kept: those of a prompt that turned out to
-        repeat another when shards were joined, see `SeenPrompts`. Lengths, margins and places still have them."""
+        """Move pairs from the kept ones to the dropped ones (reason `repeated_prompt`).
+
+        Repeated prompts are only found when the shards are joined, see `SeenPrompts`. The histograms and the counts by
+        position still include these pairs.
+
+        Args:
+            pairs: Number of pairs.
+            rows: Number of rows of these pairs.
+        """
         self.pairs -= pairs
         self.rows -= rows
         self.dropped["repeated_prompt"] += pairs
 
     def __add__(self, other: CardStats) -> CardStats:
+        """Merge the counts of two shards."""
         return CardStats(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
     @property
     def repeated_prompts(self) -> int:
-        """Prompts that had occurred before, not counting the first of each."""
+        """Number of prompts that occurred before, not counting first occurrences."""
         import numpy as np
 
         return len(self.digests) - len(np.unique(np.array(self.digests, dtype=np.uint64)))
 
     def to_json(self) -> dict[str, Any]:
-        """As an object that JSON can hold, the same for the same counts."""
+        """Return the counts as plain JSON values; equal counts give equal text."""
         return {f.name: _encode_value(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> CardStats:
+        """Load counts from the result of `to_json`."""
         empty = cls()
         return cls(**{f.name: _decode_value(getattr(empty, f.name), row[f.name]) for f in fields(cls)})
 
@@ -120,8 +135,8 @@ class CardStats:
             self.orders["disagree" if judgment.disagreement else "agree"] += 1
         for vote in judgment.votes:
             if vote.scores is not None and len(vote.scores) == len(vote.order) == 2:
-                won = vote.preferred
-                self.places["tie" if won is None else ("first", "second")[vote.order.index(won)]] += 1
+                winner = vote.preferred
+                self.places["tie" if winner is None else ("first", "second")[vote.order.index(winner)]] += 1
 
     def _count_pair(self, pair: Pair) -> None:
         chosen, rejected = len(pair.chosen.text), len(pair.rejected.text)
@@ -138,23 +153,24 @@ def _encode_value(value: Any) -> Any:
     if isinstance(value, array):
         return base64.b64encode(_to_little_endian(value).tobytes()).decode()
     if isinstance(value, Counter):
+        # Sorted, so that equal counts give equal text whatever the order of counting.
         return {name: value[name] for name in sorted(value) if value[name]}
     return value.to_json() if isinstance(value, LogHistogram | ScoreHistogram) else value
 
 
-def _decode_value(kind: Any, value: Any) -> Any:
-    """A value as `_told` left it, as one of the same kind as another."""
-    if isinstance(kind, array):
+def _decode_value(template: Any, value: Any) -> Any:
+    """Decode the result of `_encode_value` to the type of `template`."""
+    if isinstance(template, array):
         return _to_little_endian(array("Q", base64.b64decode(value)))
-    if isinstance(kind, Counter):
+    if isinstance(template, Counter):
         return Counter(value)
-    return type(kind).from_json(value) if isinstance(kind, LogHistogram | ScoreHistogram) else value
+    return type(template).from_json(value) if isinstance(template, LogHistogram | ScoreHistogram) else value
 
 
 def _to_little_endian(numbers: array[int]) -> array[int]:
-    """The numbers with their bytes in the order of small machines, or back."""
+    """Convert between native and little-endian byte order, in either direction."""
     if sys.byteorder == "little":
         return numbers
-    swapped = array("Q", numbers)
-    swapped.byteswap()
-    return swapped
+    converted = array("Q", numbers)
+    converted.byteswap()
+    return converted

@@ -1,4 +1,4 @@
-"""The paper's rule: an answer sampled cold against one sampled hot, judged together in both orders."""
+"""The paper's rule: two answers sampled at different temperatures, judged together in both orders."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from flex_judge.judges.types import Comparison
 
 
 class TwoTemperatures:
-    """One sample at each of two temperatures (the paper: 0.8 and 1.2), a pair only where one wins in both orders
-    (arXiv 2505.18601).
+    """Rule that pairs one sample at each of two temperatures if the same one wins in both orders (arXiv 2505.18601).
 
-    With several votes, an answer wins an order if more of that order's votes prefer it than the other. The paper keeps
-    a pair only where the answer of the lower temperature wins, see `RuleSpec.winner`. Of several samples at one
-    temperature the first is taken.
+    The paper samples at 0.8 and 1.2 and keeps a pair only if the answer of the lower temperature wins, see
+    `RuleSpec.winner`. With several votes, an answer wins an order if more votes of that order prefer it than the other.
+    If there are several samples at one temperature, the first is used.
     """
 
     order: ClassVar[str] = "both"
     name: ClassVar[str] = "two_temperatures"
 
     def __init__(self, spec: RuleSpec) -> None:
+        """Create the rule from its settings."""
         self.spec = spec
 
     def check_temperatures(self, temperatures: Sequence[float]) -> None:
-        if len(set(temperatures)) != 2:
-            found = ", ".join(f"{t:g}" for t in sorted(set(temperatures))) or "none"
-            raise UsageError(f"rule {self.name} needs answers sampled at two temperatures, not at: {found}")
+        """See `Rule.check_temperatures`."""
+        distinct = sorted(set(temperatures))
+        if len(distinct) != 2:
+            listed = ", ".join(f"{t:g}" for t in distinct) or "none"
+            raise UsageError(f"rule {self.name} needs answers sampled at exactly two temperatures, got: {listed}")
 
     def make_comparisons(self, sampled: SampledPrompt, rubric: str) -> list[Comparison]:
+        """See `Rule.make_comparisons`."""
         low, high = self._find_low_and_high(sampled)
         if not _has_distinct_answers(sampled, low, high):
             return []
@@ -43,29 +46,33 @@ class TwoTemperatures:
         return [Comparison(_make_comparison_id(sampled, low, high), sampled.row.prompt, responses, rubric)]
 
     def make_pairs(self, sampled: SampledPrompt, judgments: Iterable[Judgment]) -> PairResult:
+        """See `Rule.make_pairs`."""
         members = self._find_low_and_high(sampled)
         if not _has_distinct_answers(sampled, *members):
             return PairResult.without_pairs(get_drop_reason(sampled))
-        name = _make_comparison_id(sampled, *members)
-        judgment = next((judgment for judgment in judgments if judgment.id == name), None)
+        comparison_id = _make_comparison_id(sampled, *members)
+        judgment = next((judgment for judgment in judgments if judgment.id == comparison_id), None)
         if judgment is None or judgment.scores is None:
             return PairResult.without_pairs("unscored")
         votes = [vote for vote in judgment.votes if vote.scores is not None]
-        winners = _find_winners(name, judgment.votes)
+        winners = _find_winners(comparison_id, judgment.votes)
         if len({vote.order for vote in votes}) < len(winners):
-            return PairResult.without_pairs("unscored")  # in one of the orders
+            return PairResult.without_pairs("unscored")  # one of the orders has no scored vote
         if None in winners:
             return PairResult.without_pairs("tied")
         if len(set(winners)) > 1:
             return PairResult.without_pairs("orders_disagree")
-        won = winners[0]
-        assert won is not None, "ties are dropped above"
-        if self.spec.winner not in ("either", ("low", "high")[won]):
+        winner = winners[0]
+        assert winner is not None, "ties are dropped above"
+        if self.spec.winner not in ("either", ("low", "high")[winner]):
             return PairResult.without_pairs("wrong_side")
-        chosen, rejected = (make_side(sampled, members[place], judgment, place) for place in (won, 1 - won))
-        if score_difference(chosen.score, rejected.score) <= 0:  # a few votes by much can outweigh more votes by little
+        loser = 1 - winner
+        chosen = make_side(sampled, members[winner], judgment, winner)
+        rejected = make_side(sampled, members[loser], judgment, loser)
+        # A few votes by a large margin can outweigh the majority in the mean scores.
+        if score_difference(chosen.score, rejected.score) <= 0:
             return PairResult.without_pairs("tied")
-        against = sum(1.0 if vote.preferred == 1 - won else 0.5 for vote in votes if vote.preferred != won)
+        against = sum(1.0 if vote.preferred == loser else 0.5 for vote in votes if vote.preferred != winner)
         pair = Pair(
             sampled.row,
             chosen,
@@ -80,26 +87,28 @@ class TwoTemperatures:
         return PairResult((pair,))
 
     def _find_low_and_high(self, sampled: SampledPrompt) -> tuple[int, int]:
-        """The first sample at the lower temperature, and the first at the higher one."""
+        """Return the indexes of the first sample at the lower and at the higher temperature."""
         self.check_temperatures(sampled.temperatures)
         low, high = (sampled.temperatures.index(t) for t in sorted(set(sampled.temperatures)))
         return low, high
 
 
 def _has_distinct_answers(sampled: SampledPrompt, low: int, high: int) -> bool:
-    one, other = sampled.responses[low], sampled.responses[high]
-    return not is_empty_response(one) and not is_empty_response(other) and strip_response(one) != strip_response(other)
+    answers = sampled.responses[low], sampled.responses[high]
+    return not any(map(is_empty_response, answers)) and strip_response(answers[0]) != strip_response(answers[1])
 
 
-def _find_winners(name: str, votes: Sequence[Verdict]) -> list[int | None]:
-    """Of each order, the response that more of its scored votes prefer; None for a tie."""
-    preferred: dict[tuple[int, ...], Counter[int | None]] = {vote.order: Counter() for vote in votes}
-    if len(preferred) < 2:
-        raise UsageError(f"rule two_temperatures: {name!r} was judged in one order; judge with order 'both'")
+def _find_winners(comparison_id: str, votes: Sequence[Verdict]) -> list[int | None]:
+    """Return, for each order, the response that more scored votes prefer; None for a tie."""
+    counts: dict[tuple[int, ...], Counter[int | None]] = {vote.order: Counter() for vote in votes}
+    if len(counts) < 2:
+        raise UsageError(
+            f"rule two_temperatures: {comparison_id!r} was judged in one order only; judge with order 'both'"
+        )
     for vote in votes:
         if vote.scores is not None:
-            preferred[vote.order][vote.preferred] += 1
-    return [None if p[0] == p[1] else int(p[1] > p[0]) for p in preferred.values()]
+            counts[vote.order][vote.preferred] += 1
+    return [None if count[0] == count[1] else int(count[1] > count[0]) for count in counts.values()]
 
 
 def _make_comparison_id(sampled: SampledPrompt, low: int, high: int) -> str:

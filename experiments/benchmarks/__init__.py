@@ -1,4 +1,4 @@
-"""The benchmarks of judges, by the name of their command."""
+"""Benchmarks of judges by command name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks of judges that listen: mean opinion scores of speech, and how alike two voices are."""
+"""Audio benchmarks: mean opinion scores of speech, and speaker similarity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flex_judge.experiments.benchmarks.scores import OpinionScoring
 
 SAMPLING_PROTOCOL = {"temperature": 0.6, "top_p": 0.95}
 SYNTHETIC_SPEECH_PROTOCOL = {**SAMPLING_PROTOCOL, "temperature": 0.5}
-"""Of BVCC and SOMOS."""
+"""Sampling settings of BVCC and SOMOS."""
 MOS_RANGE = (1.0, 5.0)
 MOS_QUESTION = "How good is the speech in this clip?"
 SAME_SPEAKER_CLAIM = "Both clips are of the same speaker."
@@ -37,14 +37,14 @@ def _make_results(
 
 
 class NISQA(RowBenchmark):
-    """Three test sets of telephone and internet calls, live and simulated; a system is a condition of one of them."""
+    """Three test sets of live and simulated phone and internet calls. A system is a condition of one test set."""
 
     spec = BenchmarkSpec(
-        "nisqa",
-        "NISQA: speech quality of 712 clips of calls, as mean opinion scores (arXiv 2104.09494)",
-        "the NISQA corpus: NISQA_TEST_FOR, _LIVETALK and _P501, each with a *_file.csv and clips in deg/",
-        ("**/NISQA_TEST_*_file.csv", "**/*_file.csv", "**/*.csv"),
-        {"mos": OpinionScoring()},
+        name="nisqa",
+        about="NISQA: speech quality of 712 clips of calls, as mean opinion scores (arXiv 2104.09494)",
+        expected="the NISQA corpus: NISQA_TEST_FOR, _LIVETALK and _P501, each with a *_file.csv and clips in deg/",
+        patterns=("**/NISQA_TEST_*_file.csv", "**/*_file.csv", "**/*.csv"),
+        tasks={"mos": OpinionScoring()},
         fields=("db", "con", "filename_deg", "mos"),
         ids=("filename_deg",),
         counts={"mos": 712},
@@ -57,27 +57,36 @@ class NISQA(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         db = record.get_text("db")
         clip = record.locate_file(record.get_text("filename_deg"), "deg", f"{db}/deg")
         groups = {"set": db, "system": f"{db}/{record.require_value('con')}"}
         label = record.get_number("mos", within=MOS_RANGE)
         return make_item(
-            record, id, "mos", MOS_QUESTION, [make_medium_response("audio", clip)], "speech_quality", label, **groups
+            record,
+            id,
+            "mos",
+            prompt=MOS_QUESTION,
+            responses=[make_medium_response("audio", clip)],
+            rubric="speech_quality",
+            label=label,
+            **groups,
         )
 
 
 class BVCC(RowBenchmark):
-    """Synthetic speech of the Blizzard and Voice Conversion Challenges; a system is the first part of a clip's name.
+    """Synthetic speech of the Blizzard and Voice Conversion Challenges.
 
-    The audio of some clips may not be passed on: their rows are in the list, and are left out.
+    The system is the first part of a clip's name. Some clips cannot be redistributed: they are in the list of scores
+    but not in the release, and are left out.
     """
 
     spec = BenchmarkSpec(
-        "bvcc",
-        "BVCC: naturalness of synthetic speech, VoiceMOS 2022 main track (arXiv 2203.11389)",
-        "the VoiceMOS 2022 main track: DATA/sets/test_mos_list.txt (clip,score) and clips in DATA/wav/",
-        ("**/test_mos_list.txt", "**/*mos_list.txt"),
-        {"mos": OpinionScoring()},
+        name="bvcc",
+        about="BVCC: naturalness of synthetic speech, VoiceMOS 2022 main track (arXiv 2203.11389)",
+        expected="the VoiceMOS 2022 main track: DATA/sets/test_mos_list.txt (clip,score) and clips in DATA/wav/",
+        patterns=("**/test_mos_list.txt", "**/*mos_list.txt"),
+        tasks={"mos": OpinionScoring()},
         ids=("clip",),
         columns=("clip", "mos"),
         counts={"mos": 742},
@@ -90,6 +99,7 @@ class BVCC(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         name = _add_wav_suffix(record.get_text("clip"))
         clip = record.locate_file(name, "wav", "DATA/wav")
         label = record.get_number("mos", within=MOS_RANGE)
@@ -97,30 +107,33 @@ class BVCC(RowBenchmark):
             record,
             id,
             "mos",
-            MOS_QUESTION,
-            [make_medium_response("audio", clip)],
-            "speech_quality",
-            label,
+            prompt=MOS_QUESTION,
+            responses=[make_medium_response("audio", clip)],
+            rubric="speech_quality",
+            label=label,
             system=name.partition("-")[0],
         )
 
     def mark_missing_media(self, items: Sequence[Item]) -> list[Item]:
-        def mark_item(item: Item) -> Item:
-            there = Path(item.row.data["responses"][0][0]["audio"]).is_file()
-            return item if there else replace(item, label=None, left_out="their audio is not there")
-
-        return [mark_item(item) for item in items]
+        """See `Benchmark.mark_missing_media`."""
+        marked_items = []
+        for item in items:
+            clip = Path(item.row.data["responses"][0][0]["audio"])
+            if not clip.is_file():
+                item = replace(item, label=None, left_out="the audio file is missing")
+            marked_items.append(item)
+        return marked_items
 
 
 class SOMOS(RowBenchmark):
-    """Neural text-to-speech of one voice; a system is the last part of a clip's name."""
+    """Neural text-to-speech with one voice. The system is the last part of a clip's name."""
 
     spec = BenchmarkSpec(
-        "somos",
-        "SOMOS: naturalness of 200 text-to-speech systems (arXiv 2204.03040)",
-        "SOMOS: training_files/split1/clean/test_mos_list.txt (clip,score) and clips in audios/",
-        ("**/clean/test_mos_list.txt", "**/full/test_mos_list.txt", "**/*mos_list.txt"),
-        {"mos": OpinionScoring()},
+        name="somos",
+        about="SOMOS: naturalness of 200 text-to-speech systems (arXiv 2204.03040)",
+        expected="SOMOS: training_files/split1/clean/test_mos_list.txt (clip,score) and clips in audios/",
+        patterns=("**/clean/test_mos_list.txt", "**/full/test_mos_list.txt", "**/*mos_list.txt"),
+        tasks={"mos": OpinionScoring()},
         ids=("clip",),
         columns=("clip", "mos"),
         counts={"mos": 3000},
@@ -133,6 +146,7 @@ class SOMOS(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         name = _add_wav_suffix(record.get_text("clip"))
         clip = record.locate_file(name, "audios")
         system = Path(name).stem.rpartition("_")[2]
@@ -141,23 +155,26 @@ class SOMOS(RowBenchmark):
             record,
             id,
             "mos",
-            MOS_QUESTION,
-            [make_medium_response("audio", clip)],
-            "speech_quality",
-            label,
+            prompt=MOS_QUESTION,
+            responses=[make_medium_response("audio", clip)],
+            rubric="speech_quality",
+            label=label,
             system=system,
         )
 
 
 class VoxSim(RowBenchmark):
-    """How alike two voices are, on 1 to 6; the judge says on 1 to 5 how sure it is that they are one speaker's."""
+    """Similarity of two voices. The labels are on a scale of 1 to 6.
+
+    The judge rates on a scale of 1 to 5 how certain it is that both clips are of the same speaker.
+    """
 
     spec = BenchmarkSpec(
-        "voxsim",
-        "VoxSim: perceived similarity of two speakers of VoxCeleb1 (arXiv 2407.18505)",
-        "voxsim_test_list.txt (clip,clip,same speaker,,score) and VoxCeleb1's clips below the same folder",
-        ("**/voxsim_test_list.txt", "**/*test*.txt"),
-        {"similarity": OpinionScoring(system=None, ranges=((1.0, 5.0), (1.0, 6.0)))},
+        name="voxsim",
+        about="VoxSim: perceived similarity of two speakers of VoxCeleb1 (arXiv 2407.18505)",
+        expected="voxsim_test_list.txt (clip,clip,same speaker,,score) and VoxCeleb1's clips below the same folder",
+        patterns=("**/voxsim_test_list.txt", "**/*test*.txt"),
+        tasks={"similarity": OpinionScoring(system=None, ranges=((1.0, 5.0), (1.0, 6.0)))},
         columns=("first", "second", "same", "unused", "mean"),
         counts={"similarity": 2776},
         protocol=SAMPLING_PROTOCOL,
@@ -169,11 +186,20 @@ class VoxSim(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         folders = ("wav", "dev/wav", "test/wav", "vox1/wav")
         clips = [record.locate_file(record.get_text(name), *folders) for name in ("first", "second")]
-        asked = make_question("Are these two clips of the same speaker?", *(("audio", clip) for clip in clips))
+        question = make_question("Are these two clips of the same speaker?", *(("audio", clip) for clip in clips))
         label = record.get_number("mean", within=(1.0, 6.0))
-        return make_item(record, id, "similarity", asked, [SAME_SPEAKER_CLAIM], "speaker_similarity", label)
+        return make_item(
+            record,
+            id,
+            "similarity",
+            prompt=question,
+            responses=[SAME_SPEAKER_CLAIM],
+            rubric="speaker_similarity",
+            label=label,
+        )
 
 
 def _add_wav_suffix(name: str) -> str:

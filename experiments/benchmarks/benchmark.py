@@ -1,4 +1,8 @@
-"""What a benchmark is: rows become items, verdicts become figures, and published figures stand beside them."""
+"""Base classes of benchmarks: rows become items, verdicts become metrics, next to published results.
+
+To add a benchmark, derive from RowBenchmark, describe the release in a BenchmarkSpec, implement `parse_record`, and add
+an instance to BENCHMARKS in `flex_judge.experiments.benchmarks`.
+"""
 
 from __future__ import annotations
 
@@ -13,90 +17,105 @@ from flex_judge.experiments.benchmarks.items import Item, Label
 from flex_judge.experiments.benchmarks.scoring import Scoring
 from flex_judge.judges.io.files import ComparisonFileRow
 
+MEDIA_FOLDERS = ("images", "image", "videos", "video")
+"""Folders that releases use for their media."""
+
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """Figures of a judge as they were published."""
+    """Published metrics of a judge."""
 
     judge: str
     figures: Mapping[str, float] = field(default_factory=dict)
-    """By `task.figure`, or `overall`; on the scale of ours: shares, not percent."""
+    """`task.metric` or `overall` -> value, as a fraction instead of percent."""
     source: str = "arXiv 2505.18601"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkSpec:
-    """What is fixed about a benchmark. Its settings are the published protocol's; each is a flag."""
+    """Fixed properties of a benchmark. The settings follow the published protocol; each is a flag."""
 
     name: str
     about: str
-    """For the help: its title, a colon, what is judged, and the paper."""
+    """Help text: title, colon, what is judged, and the paper."""
     expected: str
-    """What the release looks like, for messages."""
+    """Files and fields of the release, for error messages."""
     patterns: tuple[str, ...]
-    """Of the files to take from a folder; those of the first that any matches."""
+    """Glob patterns of the files in a folder, in order of preference: only the first one that matches is used."""
     tasks: Mapping[str, Scoring]
-    """The parts that have figures of their own, and how their verdicts are counted."""
+    """Task -> scoring. Each task has its own metrics."""
     fields: tuple[str, ...] = ()
-    """That a row must have."""
+    """Required fields of a row."""
     ids: tuple[str, ...] = ("id",)
-    """Where a row's own id may stand."""
+    """Fields that may hold a row's id, in order of preference."""
     hub: tuple[str, ...] = ()
-    """The data sets to take where no other is named."""
+    """Data sets of the Hugging Face hub to use by default."""
     columns: tuple[str, ...] = ()
-    """Of tables without a header line."""
+    """Column names for tables without a header."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Items of the published version, by task."""
+    """Task -> number of items in the published version."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the run that differ from its defaults."""
+    """Run settings that differ from the defaults."""
     formats: tuple[str, ...] = ()
-    """How stored replies may be written beside our own form, see `replies.FORMATS`."""
+    """Further formats of stored replies, see `replies.REPLY_FORMATS`."""
     overall: bool = False
-    """Whether the mean of the tasks' headlines is a published figure."""
+    """Whether the mean of the tasks' headline metrics is a published metric."""
     published: tuple[PublishedResult, ...] = ()
 
     @property
     def title(self) -> str:
-        """Its name, as its makers write it."""
+        """Name of the benchmark as its authors write it."""
         return self.about.partition(":")[0]
 
 
 class Benchmark(ABC):
-    """One benchmark: data become items."""
+    """Benchmark: turns its data into items."""
 
     spec: ClassVar[BenchmarkSpec]
 
     @abstractmethod
     def parse_items(self, data: BenchmarkData) -> list[Item]:
-        """The items of the data.
+        """Parse the items of the data.
 
         Raises:
-            UsageError: a row is not as it should be; the message names file, row and field.
+            UsageError: A row is invalid; the message names file, row and field.
         """
 
     def mark_missing_media(self, items: Sequence[Item]) -> list[Item]:
-        """The items as a judge can be asked them. Where a release leaves media to others, those of its rows that lack
-        them have no label; elsewhere a missing file is an item that could not be judged."""
+        """Remove the labels of items whose media the release does not contain.
+
+        By default, no item is changed: a missing file then makes an item that could not be judged.
+        """
         return list(items)
 
 
 class RowBenchmark(Benchmark):
-    """A benchmark of which each row is an item."""
+    """Benchmark whose rows are the items."""
 
     def parse_items(self, data: BenchmarkData) -> list[Item]:
+        """See `Benchmark.parse_items`."""
         check_fields(data.records, self.spec.fields, self.spec.expected)
-        names = assign_ids(data.records, self.spec.ids)
-        return [self.parse_record(record, name) for record, name in zip(data.records, names, strict=True)]
+        ids = assign_ids(data.records, self.spec.ids)
+        return [self.parse_record(record, item_id) for record, item_id in zip(data.records, ids, strict=True)]
 
     @abstractmethod
     def parse_record(self, record: Record, id: str) -> Item:
-        """The item of a row. Raises UsageError as `items` does."""
+        """Parse one row.
+
+        Args:
+            record: The row.
+            id: Id of the item.
+
+        Raises:
+            UsageError: The row is invalid.
+        """
 
 
 def make_item(
     record: Record,
     id: str,
     task: str,
+    *,
     prompt: Any,
     responses: Sequence[Any],
     rubric: str,
@@ -104,17 +123,54 @@ def make_item(
     left_out: str = Item.left_out,
     **groups: str,
 ) -> Item:
-    """An item of a row. Paths of media are as `Record.locate` gives them."""
+    """Make the item of a row.
+
+    Args:
+        record: The row.
+        id: Id of the item.
+        task: Task of the benchmark.
+        prompt: Text or messages.
+        responses: Responses to judge. Paths of media are results of `Record.locate_file`.
+        rubric: Name of the rubric.
+        label: Human label; None leaves the item out.
+        left_out: Reason for leaving the item out.
+        **groups: Groups of the item, such as `source="coco"`.
+    """
     content = {"prompt": prompt, "responses": list(responses)}
     return Item(ComparisonFileRow(id, record.where, content, rubric, Path()), task, label, groups, left_out)
 
 
 def make_medium_response(modality: str, source: Any) -> list[dict[str, Any]]:
-    """A response that is one medium."""
+    """Make a response of one medium."""
     return [{"type": modality, modality: source}]
 
 
+def resolve_media(record: Record, value: Any, name: str) -> Any:
+    """Resolve an image, video or clip of a row.
+
+    Args:
+        record: The row.
+        value: Value of the field: a path, an address, a data URI, bytes, or an object of `datasets`.
+        name: Name of the field, for error messages.
+
+    Returns:
+        The path of the file for a path; for an address, the file of that name if it has been downloaded, else the
+        address; other values unchanged.
+
+    Raises:
+        UsageError: The field is empty.
+    """
+    if value is None or value == "":
+        raise record.make_error(name, "an image or its path", value)
+    if not isinstance(value, str) or value.startswith("data:"):
+        return value
+    if "://" not in value:
+        return record.locate_file(value, *MEDIA_FOLDERS)
+    downloaded = record.locate_file(value.rpartition("/")[2], *MEDIA_FOLDERS)
+    return downloaded if Path(downloaded).is_file() else value
+
+
 def make_question(text: str, *media: tuple[str, Any]) -> list[dict[str, Any]]:
-    """A question with media before it, each as (modality, source)."""
+    """Make a question with media before its text, each given as (modality, source)."""
     parts = [{"type": modality, modality: source} for modality, source in media]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]

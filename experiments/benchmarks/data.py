@@ -1,53 +1,52 @@
-"""The data of a benchmark, as its makers released it: files of several formats, a folder of them, or a data set of the
-hub. What is not as expected is refused in one line that says what was expected."""
+"""Data of a benchmark as released: files, folders, or data sets of the Hugging Face hub, with checked access to fields.
+
+Invalid data is rejected with a one-line message that states what was expected.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import math
 import reprlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.data.sources import HUB, HubDataset
+from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.files import read_table
-
-DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".tsv", ".txt")
-
 
 MAX_PARENT_FOLDERS = 4
-"""Folders above that of a table, at most, in which its media are looked for."""
+"""Maximum number of folders above a table that are searched for its media."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A row of the data, with where it stands."""
+    """Row of the data with its location."""
 
     where: str
-    """File and row, for messages."""
+    """File and row, for error messages."""
     data: Mapping[str, Any]
     number: int
-    """Of the row in its file, from 1."""
+    """Number of the row in its file, from 1."""
     file: Path
-    """Relative to the data's folder; of a data set of the hub its configuration, else its split."""
+    """Path of the file relative to `folder`; for a hub data set its configuration, else its split."""
     folder: Path
-    """Of the data."""
+    """Folder of the data."""
 
     def get(self, *names: str) -> Any:
-        """The value of the first of the fields that is there and neither null nor NaN, which tables hold for an empty
-        text; None where none is."""
+        """Return the value of the first field that has one, or None.
+
+        A field with null or NaN has no value: tables store an empty text as NaN.
+        """
         return next((self.data[name] for name in names if not _is_missing(self.data.get(name))), None)
 
     def get_text(self, *names: str) -> str:
-        """As `get`, and a text.
+        """Return the text in the first field that has a value.
 
         Raises:
-            UsageError: none is there, or it is something else.
+            UsageError: No field has a value, or it is not text.
         """
         value = self.require_value(*names)
         if not isinstance(value, str):
@@ -55,17 +54,22 @@ class Record:
         return value
 
     def get_text_or_empty(self, name: str) -> str:
-        """As `text`, and an empty one where the field is there and holds nothing."""
+        """Return the text of a field, or an empty text if the field exists without a value.
+
+        Raises:
+            UsageError: The field does not exist, or its value is not text.
+        """
         return self.get_text(name) if self.get(name) is not None or name not in self.data else ""
 
     def get_number(self, *names: str, within: tuple[float, float] = (-math.inf, math.inf)) -> float:
-        """As `get`, and a number, perhaps written as text.
+        """Return the number, possibly written as text, in the first field that has a value.
 
         Args:
-            within: the lowest and the highest that it can be.
+            *names: Names of the fields.
+            within: Lowest and highest allowed value.
 
         Raises:
-            UsageError: none is there, or it is something else.
+            UsageError: No field has a value, or it is not such a number.
         """
         value = self.require_value(*names)
         low, high = within
@@ -74,77 +78,82 @@ class Record:
         except (TypeError, ValueError):
             number = math.nan
         if not (math.isfinite(number) and low <= number <= high):
-            raise self.make_error(
-                names[0], "a number" if math.isinf(low) else f"a number from {low:g} to {high:g}", value
-            )
+            expected = "a number" if math.isinf(low) else f"a number from {low:g} to {high:g}"
+            raise self.make_error(names[0], expected, value)
         return number
 
-    def get_choice(self, allowed: Mapping[Any, Any], *names: str) -> Any:
-        """What the value of a field stands for.
+    def get_choice(self, choices: Mapping[Any, Any], *names: str) -> Any:
+        """Map the value of the first field that has one by a table of choices.
 
         Raises:
-            UsageError: it stands for nothing.
+            UsageError: No field has a value, or it is not in the table.
         """
         value = self.require_value(*names)
         value = value.strip() if isinstance(value, str) else value
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or value not in allowed:
-            raise self.make_error(names[0], f"one of {', '.join(dict.fromkeys(map(str, allowed)))}", value)
-        return allowed[value]
+        # True == 1 in Python, but not in the data.
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or value not in choices:
+            raise self.make_error(names[0], f"one of {', '.join(dict.fromkeys(map(str, choices)))}", value)
+        return choices[value]
 
     def require_value(self, *names: str) -> Any:
-        """As `get`, and there. Raises UsageError."""
+        """Return the value of the first field that has one, or raise UsageError."""
         value = self.get(*names)
         if value is None:
             raise UsageError(f"{self.where}: field {' or '.join(map(repr, names))} is missing")
         return value
 
     def locate_file(self, path: str, *folders: str) -> str:
-        """Where a file is that the row names: beside the row's file or in a folder above it, or in one of `folders`
-        there. Where it is nowhere, the first place, so that a message names one."""
-        beside = (self.folder / self.file).resolve().parent
-        places = [beside, *beside.parents[:MAX_PARENT_FOLDERS]]
-        candidates = [place / folder / path for place in places for folder in ("", *folders)]
-        return str(next((one for one in candidates if one.is_file()), candidates[0]))
+        """Find a file that the row names.
+
+        Searches the folder of the row's file and the folders above it, and `folders` in each of these. If the file
+        does not exist, the first candidate is returned, so that an error message names a path.
+        """
+        start = (self.folder / self.file).resolve().parent
+        roots = [start, *start.parents[:MAX_PARENT_FOLDERS]]
+        candidates = [root / folder / path for root in roots for folder in ("", *folders)]
+        return str(next((candidate for candidate in candidates if candidate.is_file()), candidates[0]))
 
     def make_error(self, name: str, expected: str, value: Any) -> UsageError:
+        """Make the error for a field with an unexpected value."""
         return UsageError(f"{self.where}, field {name!r}: expected {expected}, got {reprlib.repr(value)}")
 
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """The rows of a benchmark, and which version of them."""
+    """Rows of a benchmark with their version."""
 
     name: str
-    """As the command line names it; of several, all names."""
+    """Name on the command line; several names are joined."""
     files: tuple[str, ...]
     records: tuple[Record, ...]
     digest: str
-    """Of the content of the files, or the commit of a data set of the hub."""
+    """Digest of the files' content, or the commit of a hub data set."""
 
 
 def open_data(
     names: Sequence[str], patterns: Sequence[str], expected: str, columns: Sequence[str] = ()
 ) -> BenchmarkData:
-    """Read data.
+    """Read the data of a benchmark.
 
     Args:
-        names: files, folders, or `hub:OWNER/NAME[:CONFIG][@SPLIT]`.
-        patterns: of the files to take from a folder; those of the first that any file matches. `|` stands between
-            patterns of which all are taken.
-        expected: what the release looks like, for messages.
-        columns: of tables without a header line.
+        names: Files, folders, or `hub:OWNER/NAME[:CONFIG][@SPLIT]`.
+        patterns: Glob patterns of the files in a folder; only the first one that matches is used. `|` joins patterns
+            that are used together.
+        expected: Files and fields of the release, for error messages.
+        columns: Column names for tables without a header.
 
     Raises:
-        UsageError: there is nothing of the kind.
+        UsageError: There is no such data.
     """
     parts = [_open_source(name, patterns, expected, columns) for name in names]
     if len(parts) == 1:
         return parts[0]
-    digest = hashlib.sha256("".join(one.digest for one in parts).encode()).hexdigest()
-    if not any(name.startswith(HUB) for name in names):  # files may be called alike, and are told by their folders
-        parts = [replace(one, records=tuple(map(_use_absolute_paths, one.records))) for one in parts]
-    records = tuple(record for one in parts for record in one.records)
-    return BenchmarkData(", ".join(names), tuple(file for one in parts for file in one.files), records, digest)
+    digest = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
+    # Files from several folders may have the same name; absolute paths tell them apart.
+    if not any(name.startswith(HUB) for name in names):
+        parts = [replace(part, records=tuple(map(_use_absolute_paths, part.records))) for part in parts]
+    records = tuple(record for part in parts for record in part.records)
+    return BenchmarkData(", ".join(names), tuple(file for part in parts for file in part.files), records, digest)
 
 
 def _use_absolute_paths(record: Record) -> Record:
@@ -157,140 +166,30 @@ def _open_source(name: str, patterns: Sequence[str], expected: str, columns: Seq
         return _open_hub_dataset(name)
     path = Path(name)
     if path.is_dir():
-        found = next((files for pattern in patterns if (files := _match_files(path, pattern))), [])
-        if not found:
+        files = next((matches for pattern in patterns if (matches := _match_files(path, pattern))), [])
+        if not files:
             raise UsageError(f"{path}: expected {expected}; found no file {' or '.join(patterns)}")
         folder = path
     elif path.is_file():
         if path.suffix not in DATA_SUFFIXES:
             raise UsageError(f"{path}: expected {expected}, in a file that ends in {', '.join(DATA_SUFFIXES)}")
-        found, folder = [path], path.parent
+        files, folder = [path], path.parent
     else:
-        raise UsageError(f"{path}: there is no such file or folder; expected {expected}")
+        raise UsageError(f"{path}: no such file or folder; expected {expected}")
     digest = hashlib.sha256()
     records: list[Record] = []
-    for file in found:
+    for file in files:
         relative = file.relative_to(folder)
+        # The name is part of the digest, because some benchmarks read the task from it.
         digest.update(f"{relative}\0".encode())
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
-        rows = enumerate(read_data_file(file, columns), 1)
-        records += [Record(where, row, number, relative, folder) for number, (where, row) in rows]
+        for number, (where, row) in enumerate(read_data_file(file, columns), 1):
+            records.append(Record(where, row, number, relative, folder))
     if not records:
-        raise UsageError(f"{name}: holds no row; expected {expected}")
-    names = tuple(str(file.relative_to(folder)) for file in found)
-    return BenchmarkData(name, names, tuple(records), digest.hexdigest())
-
-
-def assign_ids(records: Sequence[Record], names: Sequence[str]) -> list[str]:
-    """An id for each row: its own, in the first of the fields (or of several, `subset/id`) where all have one and no
-    two alike, else the number of the row. Where there are several files, and no field tells all rows apart, their names
-    do: `pair/17`."""
-    if own := _find_unique_ids(records, names):
-        return own
-    parts: dict[Path, list[Record]] = {}
-    for record in records:
-        parts.setdefault(record.file, []).append(record)
-    ids = {file: _find_unique_ids(part, names) or [str(one.number) for one in part] for file, part in parts.items()}
-    if len(parts) == 1:
-        return next(iter(ids.values()))
-    titles = _name_files(list(parts))
-    taken = {file: iter(ids[file]) for file in parts}
-    return [f"{titles[record.file]}/{next(taken[record.file])}" for record in records]
-
-
-def _name_files(files: Sequence[Path]) -> dict[Path, str]:
-    """The shortest names that tell files apart: their own, those of their folders, or their whole paths."""
-    for titles in ({file: file.stem for file in files}, {file: file.parent.name for file in files}):
-        if len(set(titles.values())) == len(files):
-            return titles
-    return {file: file.with_suffix("").as_posix() for file in files}
-
-
-def _find_unique_ids(records: Sequence[Record], names: Sequence[str]) -> list[str] | None:
-    for name in names:
-        rows = [[record.data.get(part) for part in name.split("/")] for record in records]
-        ids = ["/".join(map(str, row)) for row in rows if all(isinstance(one, str | int) and one != "" for one in row)]
-        if len(ids) == len(records) == len(set(ids)):
-            return ids
-    return None
-
-
-def check_fields(records: Sequence[Record], fields: Collection[str], expected: str) -> None:
-    """Raise UsageError, saying what was expected, where the first row lacks a field."""
-    first = records[0]
-    missing = [name for name in fields if name not in first.data]
-    if missing:
-        held = ", ".join(map(str, list(first.data)[:12]))
-        raise UsageError(f"{first.where}: expected {expected}; it has no {missing[0]!r}, but {held}")
-
-
-def _match_files(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder that match a pattern, or one of several with `|` between."""
-    found = {file for one in pattern.split("|") for file in folder.glob(one)}
-    return sorted(file for file in found if file.is_file() and file.suffix in DATA_SUFFIXES)
-
-
-def read_data_file(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a file that ends in one of ENDINGS, with where they stand. Raises UsageError."""
-    readers: dict[str, Callable[[Path, Sequence[str]], Iterator[tuple[str, Mapping[str, Any]]]]] = {
-        ".json": _read_json,
-        ".csv": _read_csv,
-        ".tsv": _read_csv,
-        ".txt": _read_csv,
-    }
-    return readers[path.suffix](path, columns) if path.suffix in readers else read_table(path)
-
-
-def _read_json(path: Path, _: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
-    except ValueError as e:
-        lines = "; if each line is an object, call it .jsonl" * (getattr(e, "msg", "") == "Extra data")
-        raise UsageError(f"{path}: not JSON ({getattr(e, 'msg', e)}){lines}") from e
-    lists = [v for v in value.values() if isinstance(v, list)] if isinstance(value, dict) else [value]
-    rows = lists[0] if len(lists) == 1 else None
-    if not isinstance(rows, list):
-        raise UsageError(f"{path}: expected a list of rows")
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise UsageError(f"{path}, row {number}: expected a JSON object, got {type(row).__name__}")
-        yield f"{path}, row {number}", row
-
-
-def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            mark = "\t" if "\t" in first else "|" if "|" in first and "," not in first else ","
-            reader = csv.reader(file, delimiter=mark)
-            names = list(columns)
-            # A release may come with a header or without: a header holds no number.
-            if not names or not any(_is_number(cell) for cell in next(csv.reader([first], delimiter=mark), [])):
-                header = next(reader, [])
-                names = names or header
-            for number, cells in enumerate(reader, 1):
-                if cells:
-                    yield f"{path}, row {number}", dict(zip(names, cells, strict=False))
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise UsageError(f"{path}: not a table in UTF-8: {e}") from e
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+        raise UsageError(f"{name}: has no row; expected {expected}")
+    file_names = tuple(str(file.relative_to(folder)) for file in files)
+    return BenchmarkData(name, file_names, tuple(records), digest.hexdigest())
 
 
 def _open_hub_dataset(name: str) -> BenchmarkData:
@@ -301,3 +200,70 @@ def _open_hub_dataset(name: str) -> BenchmarkData:
             raise row
         records.append(Record(where, row, number, Path(source.config or source.split), source.folder))
     return BenchmarkData(name, (name,), tuple(records), source.digest)
+
+
+def _match_files(folder: Path, pattern: str) -> list[Path]:
+    """List the files of a folder that match a glob pattern, or one of several joined by `|`."""
+    matches = {file for alternative in pattern.split("|") for file in folder.glob(alternative)}
+    return sorted(file for file in matches if file.is_file() and file.suffix in DATA_SUFFIXES)
+
+
+def assign_ids(records: Sequence[Record], fields: Sequence[str]) -> list[str]:
+    """Assign an id to each row.
+
+    The id is the row's own one, from the first field (or fields joined like `subset/id`) that is filled and unique over
+    all rows. Otherwise, it is unique within a file or the number of the row, with the name of the file in front if
+    there are several files, such as `pair/17`.
+
+    Args:
+        records: All rows.
+        fields: Fields that may hold an id, in order of preference.
+    """
+    if ids := _find_unique_ids(records, fields):
+        return ids
+    records_by_file: dict[Path, list[Record]] = {}
+    for record in records:
+        records_by_file.setdefault(record.file, []).append(record)
+    ids_by_file = {
+        file: _find_unique_ids(file_records, fields) or [str(record.number) for record in file_records]
+        for file, file_records in records_by_file.items()
+    }
+    if len(ids_by_file) == 1:
+        return next(iter(ids_by_file.values()))
+    file_names = _name_files(list(ids_by_file))
+    remaining_ids = {file: iter(file_ids) for file, file_ids in ids_by_file.items()}
+    return [f"{file_names[record.file]}/{next(remaining_ids[record.file])}" for record in records]
+
+
+def _name_files(files: Sequence[Path]) -> dict[Path, str]:
+    """Give files the shortest distinct names: their stems, their folders, or their whole paths."""
+    for names in ({file: file.stem for file in files}, {file: file.parent.name for file in files}):
+        if len(set(names.values())) == len(files):
+            return names
+    return {file: file.with_suffix("").as_posix() for file in files}
+
+
+def _find_unique_ids(records: Sequence[Record], fields: Sequence[str]) -> list[str] | None:
+    for field in fields:
+        ids = []
+        for record in records:
+            values = [record.data.get(part) for part in field.split("/")]
+            if all(isinstance(value, str | int) and value != "" for value in values):
+                ids.append("/".join(map(str, values)))
+        # All rows must have an id, and no two the same.
+        if len(ids) == len(records) == len(set(ids)):
+            return ids
+    return None
+
+
+def check_fields(records: Sequence[Record], fields: Collection[str], expected: str) -> None:
+    """Raise UsageError if the first row lacks a field; the message states what was expected."""
+    first = records[0]
+    missing = [name for name in fields if name not in first.data]
+    if missing:
+        existing = ", ".join(map(str, list(first.data)[:12]))
+        raise UsageError(f"{first.where}: expected {expected}; it has no field {missing[0]!r}, only {existing}")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,10 +1,11 @@
-"""What lies behind the figures: how scores relate to being right, what else the judge goes by, and where it erred most.
+"""Diagnosis for the report page: calibration, biases and the worst errors of a judge.
 
-Plain counts for the report page; nothing here is a benchmark's metric.
+Plain counts; none of them is a metric of a benchmark.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,51 +15,58 @@ from flex_judge.experiments.benchmarks.scores import OpinionScoring, RankingScor
 from flex_judge.experiments.benchmarks.scoring import PairScoring, Scoring
 
 WORST_COUNT = 8
-"""Items of each task that are shown in full."""
+"""Number of items per task shown in full."""
 MAX_MARGIN = 5
-"""Margins of this and more are one bin."""
+"""Margins from this one on share a bin."""
 
 
 def compute_calibration(scoring: Scoring, outcomes: Sequence[ItemOutcome]) -> list[dict[str, Any]]:
-    """How right the judge is at each of its own scores.
+    """Compute how right the judge is at each of its own scores.
 
     Returns:
-        Of pairs by scores, for each margin between the two: how many there are, and the share that prefers what people
-        prefer. Of single scores, for each score: how many, and the mean of people's. Empty for others.
+        For pairs judged by scores: for each margin between the two scores, the number of items and the fraction that
+        agrees with the label. For single scores: for each score, the number of items and the mean label. Empty for
+        other tasks.
     """
     bins: dict[int, list[float]] = {}
     if isinstance(scoring, PairScoring) and not scoring.by_options:
-        for one in outcomes:
-            if (scores := one.combined_judgment.scores) is not None and one.item.label != TIE:
+        quantity = "right"
+        for outcome in outcomes:
+            scores = outcome.combined_judgment.scores
+            if scores is not None and outcome.item.label != TIE:
                 margin = min(MAX_MARGIN, round(abs(scores[0] - scores[1])))
-                bins.setdefault(margin, []).append(float(extract_prediction(one.combined_judgment) == one.item.label))
-        title = "right"
+                is_right = extract_prediction(outcome.combined_judgment) == outcome.item.label
+                bins.setdefault(margin, []).append(float(is_right))
     elif not isinstance(scoring, PairScoring | RankingScoring):
-        for one in outcomes:
-            if one.score is not None and isinstance(one.item.label, int | float):  # by the judge's own scores
-                bins.setdefault(round(one.score), []).append(float(one.item.label))
-        title = "people's score"
+        quantity = "label"
+        for outcome in outcomes:
+            # On the judge's own scale, not mapped to the scale of the labels.
+            if outcome.score is not None and isinstance(outcome.item.label, int | float):
+                bins.setdefault(round(outcome.score), []).append(float(outcome.item.label))
     else:
         return []
     return [
-        {"at": at, "count": len(values), "mean": sum(values) / len(values), "of": title}
-        for at, values in sorted(bins.items())
+        {"at": score, "count": len(values), "mean": sum(values) / len(values), "of": quantity}
+        for score, values in sorted(bins.items())
     ]
 
 
 def measure_biases(scoring: Scoring, outcomes: Sequence[ItemOutcome]) -> dict[str, float | int | None]:
-    """What a judge may go by instead of quality, beside what people's labels say of the same items.
+    """Measure biases of the judge, and the same quantities for the human labels of the same items.
 
     Returns:
-        Of pairs: `first_read` (share of votes, of those that prefer one, for the response that was read first),
-        `first_read_labels` (for how many of these the label is that one), `longer` and `longer_labels` (the same of the
-        longer response), `ties` and `ties_labels`. Of single scores: `length`, `length_labels` (Spearman's correlation
-        with the response's length). None where there is nothing to go by.
+        For pairs: `first_read` (among votes with a preference, the fraction for the response read first) and
+        `first_read_labels` (the fraction of these whose label is that response); `longer` and `longer_labels` (the same
+        for the longer response); `ties` and `ties_labels`. For single scores: `length` and `length_labels` (Spearman's
+        correlation with the length of the response). None where there is no data.
     """
     if isinstance(scoring, PairScoring):
         return _measure_pair_biases(outcomes, scoring.by_options)
-    known = [(one.score, one.item.label, one.lengths[0]) for one in outcomes if one.score is not None]
-    rows = [(score, label, length) for score, label, length in known if isinstance(label, int | float) and length]
+    rows = [
+        (outcome.score, outcome.item.label, outcome.lengths[0])
+        for outcome in outcomes
+        if outcome.score is not None and isinstance(outcome.item.label, int | float) and outcome.lengths[0]
+    ]
     if isinstance(scoring, RankingScoring) or len(rows) < 2:
         return {}
     scores, labels, lengths = (list(column) for column in zip(*rows, strict=True))
@@ -66,17 +74,20 @@ def measure_biases(scoring: Scoring, outcomes: Sequence[ItemOutcome]) -> dict[st
 
 
 def find_worst_items(scoring: Scoring, outcomes: Sequence[ItemOutcome]) -> list[tuple[ItemOutcome, float]]:
-    """The items on which the judge was furthest from people, the worst first, with how far: of pairs those decided the
-    wrong way, by their margin."""
-    found = []
-    for one in outcomes:
-        distance = _compute_error(scoring, one)
-        if distance:
-            found.append((one, distance))
-    return sorted(found, key=lambda pair: (-pair[1], pair[0].item.id))[:WORST_COUNT]
+    """Find the largest deviations of the judge from the labels, worst first, with the size of the error.
+
+    For pairs, these are wrong decisions ordered by the margin of the scores.
+    """
+    errors = []
+    for outcome in outcomes:
+        error = _compute_error(scoring, outcome)
+        if error:
+            errors.append((outcome, error))
+    return sorted(errors, key=lambda pair: (-pair[1], pair[0].item.id))[:WORST_COUNT]
 
 
 def _compute_error(scoring: Scoring, outcome: ItemOutcome) -> float | None:
+    """Compute the size of the judge's error on an item; None without a verdict or for a right decision."""
     if isinstance(scoring, RankingScoring):
         return scoring.compute_distance(outcome)[0]
     if not isinstance(scoring, PairScoring):
@@ -84,33 +95,34 @@ def _compute_error(scoring: Scoring, outcome: ItemOutcome) -> float | None:
         if score is None or not isinstance(label, int | float):
             return None
         return abs(float(scoring.rescale_score(score) if isinstance(scoring, OpinionScoring) else score) - label)
-    said = outcome.combined_judgment
-    predicted = extract_prediction(said, scoring.by_options)
-    if said.scores is None or predicted == outcome.item.label:
+    judgment = outcome.combined_judgment
+    prediction = extract_prediction(judgment, scoring.by_options)
+    if judgment.scores is None or prediction == outcome.item.label:
         return None
-    # A tie where there is none is a smaller fault than the wrong way round.
-    return 1e-6 + abs(said.scores[0] - said.scores[1])
+    # The small constant lists a wrong tie (margin 0), but after every wrong preference.
+    return 1e-6 + abs(judgment.scores[0] - judgment.scores[1])
 
 
 def _measure_pair_biases(outcomes: Sequence[ItemOutcome], by_options: bool) -> dict[str, float | int | None]:
-    first, first_labels, longer, longer_labels, ties, tied_labels = [], [], [], [], [], []
-    for one in outcomes:
-        label = one.item.label
-        tied_labels.append(label not in (0, 1, "A>B", "B>A"))
-        lengths = one.lengths
-        for vote in one.votes:
+    first, first_labels, longer, longer_labels, ties, tie_labels = [], [], [], [], [], []
+    for outcome in outcomes:
+        label = outcome.item.label
+        tie_labels.append(label not in (0, 1, "A>B", "B>A"))
+        better = {"A>B": 0, "B>A": 1}.get(str(label), label) if by_options else label
+        lengths = outcome.lengths
+        for vote in outcome.votes:
             if vote.scores is None:
                 continue
             ties.append(vote.preferred is None)
-            better = {"A>B": 0, "B>A": 1}.get(str(label), label) if by_options else label
-            if vote.preferred is not None and better in (0, 1):
-                read = vote.order[0] if vote.order else 0
-                first.append(vote.preferred == read)
-                first_labels.append(better == read)
-                if lengths[0] != lengths[1]:
-                    long = int(lengths[1] > lengths[0])
-                    longer.append(vote.preferred == long)
-                    longer_labels.append(better == long)
+            if vote.preferred is None or better not in (0, 1):
+                continue
+            read_first = vote.order[0] if vote.order else 0
+            first.append(vote.preferred == read_first)
+            first_labels.append(better == read_first)
+            if lengths[0] != lengths[1]:
+                longer_index = int(lengths[1] > lengths[0])
+                longer.append(vote.preferred == longer_index)
+                longer_labels.append(better == longer_index)
     return {
         "votes": len(ties),
         "first_read": _share_true(first),
@@ -118,7 +130,7 @@ def _measure_pair_biases(outcomes: Sequence[ItemOutcome], by_options: bool) -> d
         "longer": _share_true(longer),
         "longer_labels": _share_true(longer_labels),
         "ties": _share_true(ties),
-        "ties_labels": _share_true(tied_labels),
+        "ties_labels": _share_true(tie_labels),
     }
 
 
@@ -127,4 +139,4 @@ def _share_true(values: Sequence[bool]) -> float | None:
 
 
 def _nan_to_none(value: float) -> float | None:
-    return None if value != value else value
+    return None if math.isnan(value) else value

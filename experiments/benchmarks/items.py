@@ -1,4 +1,4 @@
-"""What a benchmark asks, what people said of it, and what a judge said. Plain and frozen; no model, no file."""
+"""Items of a benchmark, their human labels, and the judge's outcomes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from flex_judge.judges.types import Comparison, content_to_text
 
 NOT_JUDGED = "not_judged"
 TIE = "tie"
-"""The label, or the prediction, that neither of two responses is better."""
+"""Label or prediction that neither of two responses is better."""
 Label = int | float | str | tuple[int, ...]
-"""What people said. Of a pair: the index of the better response, TIE, or an option (`A=B=Bad`). Of a single response: a
-score. Of a batch: the responses' indexes, best first."""
+"""Human label: for a pair, the index of the better response, TIE, or an option (`A=B=Bad`); for a single response, a
+score; for a ranking, the response indexes, best first."""
 
 
 @dataclass(frozen=True)
@@ -25,88 +25,98 @@ class Item:
     """One row of a benchmark."""
 
     row: ComparisonFileRow
-    """What is judged; its media are read when it is."""
+    """Content to judge; media are read when it is judged."""
     task: str
-    """The part of the benchmark that it belongs to; each has figures of its own."""
+    """Task of the benchmark; each task has its own metrics."""
     label: Label | None
-    """None of an item that is left out: nobody judges it, and it is counted by `left_out`."""
+    """Human label; None if the item is left out: it is not judged, and counted under `left_out`."""
     groups: Mapping[str, str] = field(default_factory=dict)
-    """What it is counted by, such as `{"source": "coco"}`."""
-    left_out: str = "people came to nothing"
-    """Why, where it has no label."""
+    """Groups for tables, such as `{"source": "coco"}`."""
+    left_out: str = "the annotators did not agree"
+    """Reason for leaving the item out, if it has no label."""
 
     @property
     def id(self) -> str:
+        """Id of the item."""
         return self.row.id
 
     def make_runs(self, runs: int) -> list[ItemRun]:
-        """What a judge is asked in so many independent runs."""
+        """Make the item's requests for a number of independent runs."""
         return [ItemRun(self, run) for run in range(runs)]
 
 
 @dataclass(frozen=True)
 class ItemRun:
-    """An item in one of the runs. Each run draws votes, and random orders, of its own."""
+    """One item in one run. Each run samples its own votes and random orders."""
 
     item: Item
     run: int
 
     @property
     def id(self) -> str:
+        """Id of the judgment: the item's id, with the number of the run from the second one on."""
         return self.item.id if not self.run else f"{self.item.id}#{self.run + 1}"
 
     @property
     def where(self) -> str:
+        """File and row of the item."""
         return self.item.row.where
 
     def load_comparison(self) -> Comparison:
-        """The comparison, media read; see `flex_judge.judges.io.files.Row`."""
+        """Load the comparison with its media, see `flex_judge.judges.io.files.ComparisonFileRow`."""
         return replace(self.item.row.load_comparison(), id=self.id, sample_index=self.run)
 
 
 @dataclass(frozen=True)
 class ItemOutcome:
-    """An item, and what a judge made of it."""
+    """An item with its judgments."""
 
     item: Item
     judgments: tuple[Judgment, ...]
-    """One of each run."""
+    """One judgment per run."""
 
     @cached_property
     def votes(self) -> tuple[Verdict, ...]:
-        """The verdicts of all runs and orders."""
+        """Verdicts of all runs and orders."""
         return tuple(vote for judgment in self.judgments for vote in judgment.votes)
 
     @cached_property
     def combined_judgment(self) -> Judgment:
-        """The judgment that all votes of all runs come to: voting."""
+        """Judgment by majority of all votes of all runs."""
         return combine_votes(self.item.id, [[vote] for vote in self.votes])
 
     @property
     def score(self) -> float | None:
-        """Of a single response: the mean of the runs that have a score."""
+        """Score of a single response: the mean over the scored runs."""
         scores = [judgment.scores[0] for judgment in self.judgments if judgment.scores]
         return sum(scores) / len(scores) if scores else None
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Characters of each response as it stands in the data; media count nothing."""
+        """Number of characters of each response in the data; media count nothing."""
         return tuple(len(_extract_text(response)) for response in self.item.row.data["responses"])
 
 
-def make_placeholder_judgment(id: str, why: str) -> Judgment:
-    """What stands for a judgment that nobody made: an image cannot be read, or a reply is missing. Unscored."""
-    return Judgment.from_failure(id, Status.UNPARSEABLE, why, provenance={NOT_JUDGED: why})
+def make_placeholder_judgment(id: str, reason: str) -> Judgment:
+    """Make an unscored judgment for an item that was not judged, such as an unreadable image or a missing reply."""
+    return Judgment.from_failure(id, Status.UNPARSEABLE, reason, provenance={NOT_JUDGED: reason})
 
 
-def extract_prediction(said: Judgment | Verdict, by_options: bool = False) -> int | str | None:
-    """What is predicted of a pair: the index of the better response, TIE or, by options, the option; None where there
-    is no score."""
-    if said.scores is None:
+def extract_prediction(judgment: Judgment | Verdict, by_options: bool = False) -> int | str | None:
+    """Extract the prediction for a pair.
+
+    Args:
+        judgment: Judgment or vote.
+        by_options: Whether the rubric asks for one of four options.
+
+    Returns:
+        The index of the better response, TIE, or (by options) the option; None without a score.
+    """
+    if judgment.scores is None:
         return None
     if by_options:
-        return said.choice or TIE
-    return TIE if said.preferred is None else said.preferred
+        return judgment.choice or TIE
+    return TIE if judgment.preferred is None else judgment.preferred
 
 
 def _extract_text(response: Any) -> str:

@@ -1,7 +1,7 @@
 """Judge Anything: answers of any modality to questions of any modality, in pairs and alone.
 
-The release holds questions, the answers of four models to each, and people's judgments in files of their own, which
-are joined here by the question's id and the models' names.
+The release has separate files for the questions, the answers of four models to each question, and the human judgments.
+They are joined by question id and model name.
 """
 
 from __future__ import annotations
@@ -9,33 +9,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flex_judge.experiments.benchmarks.benchmark import Benchmark, BenchmarkSpec, PublishedResult, make_item
+from flex_judge.experiments.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkSpec,
+    PublishedResult,
+    make_item,
+    resolve_media,
+)
 from flex_judge.experiments.benchmarks.data import BenchmarkData, Record
 from flex_judge.experiments.benchmarks.items import TIE, Item
 from flex_judge.experiments.benchmarks.scores import CorrelationScoring
 from flex_judge.experiments.benchmarks.scoring import PairScoring
-from flex_judge.experiments.benchmarks.vision import resolve_media
 from flex_judge.judges.errors import UsageError
 
 OVERALL_RUBRICS = ("overall", "overall_score")
-"""The judgments that are taken: those of an answer as a whole, not by one of the six criteria."""
+"""Rubric names of the judgments that are used: of the whole answer, not by one of the six criteria."""
 CHOICE_LABELS = {0: 0, 1: TIE, 2: 1, "0": 0, "1": TIE, "2": 1}
 QUESTION_FIELDS = ("question", "prompt", "instruction", "query", "text")
 MEDIA_FIELDS = (("image", "image_path"), ("video", "video_path"), ("audio", "audio_path"))
 Answers = dict[tuple[str, str], Record]
-"""Of a question and a model, its answer."""
+"""(Question id, model name) -> row of the answer."""
 
 
 class JudgeAnything(Benchmark):
-    """People's choices between two models' answers, and their scores of one, by task (`Text2Image`)."""
+    """Human choices between the answers of two models, and scores of single answers; grouped by task (`Text2Image`)."""
 
     spec = BenchmarkSpec(
-        "judge-anything",
-        "Judge Anything: answers of any modality, in pairs and alone, over 15 tasks (arXiv 2503.17489)",
-        "Judge Anything's files: questions (uniq_id, task_name), answers (uniq_id, model_name, response) and people's "
-        "judgments (uniq_id, rubric_name, model_pair and choice, or model_name and score)",
-        ("**/*.json", "**/*.jsonl"),
-        {
+        name="judge-anything",
+        about="Judge Anything: answers of any modality, in pairs and alone, over 15 tasks (arXiv 2503.17489)",
+        expected="Judge Anything's files: questions (uniq_id, task_name), answers (uniq_id, model_name, response) and "
+        "human judgments (uniq_id, rubric_name, model_pair and choice, or model_name and score)",
+        patterns=("**/*.json", "**/*.jsonl"),
+        tasks={
             "score": CorrelationScoring(group="modalities"),
             "pair": PairScoring(headline="macro", measure="accuracy", macro="modalities"),
         },
@@ -54,8 +59,9 @@ class JudgeAnything(Benchmark):
     )
 
     def parse_items(self, data: BenchmarkData) -> list[Item]:
+        """See `Benchmark.parse_items`."""
         records = [record for record in data.records if record.get("uniq_id") is not None]
-        judged = [record for record in records if record.get("rubric_name") in OVERALL_RUBRICS]
+        judgments = [record for record in records if record.get("rubric_name") in OVERALL_RUBRICS]
         answers = {
             (str(record.get("uniq_id")), record.get_text("model_name")): record
             for record in records
@@ -66,48 +72,53 @@ class JudgeAnything(Benchmark):
             for record in records
             if record.get("response") is None and record.get("rubric_name") is None
         }
-        for what, found in (("judgments of people", judged), ("answers", answers), ("questions", questions)):
-            if not found:
-                raise UsageError(f"{data.name}: holds no {what}; expected {self.spec.expected}")
-        return [self._join_record(record, questions, answers) for record in judged]
+        for name, rows in (("human judgments", judgments), ("answers", answers), ("questions", questions)):
+            if not rows:
+                raise UsageError(f"{data.name}: has no {name}; expected {self.spec.expected}")
+        return [self._join_record(record, questions, answers) for record in judgments]
 
     def _join_record(self, record: Record, questions: dict[str, Record], answers: Answers) -> Item:
-        name = str(record.require_value("uniq_id"))
-        asked = questions.get(name)
-        if asked is None:
-            raise record.make_error("uniq_id", "that of a question", name)
-        known = [model for question, model in answers if question == name]
-        paired = record.get("choice") is not None
-        models = _parse_model_pair(record, known) if paired else [record.get_text("model_name")]
-        missing = [model for model in models if model not in known]
-        if missing:
-            raise record.make_error("model_name", f"a model that answered: {', '.join(known)}", missing[0])
-        shown = [_parse_answer(answers[name, model]) for model in models]
-        label = record.get_choice(CHOICE_LABELS, "choice") if paired else record.get_number("score")
-        task, rubric = ("pair", "general") if paired else ("score", "general_1_5")
-        whole, kind = "/".join((name, *models)), asked.get_text("task_name")
-        return make_item(record, whole, task, _make_question(asked), shown, rubric, label, modalities=kind)
+        """Join a human judgment with its question and answers."""
+        question_id = str(record.require_value("uniq_id"))
+        question = questions.get(question_id)
+        if question is None:
+            raise record.make_error("uniq_id", "the id of a question", question_id)
+        answering_models = [model for answered_id, model in answers if answered_id == question_id]
+        is_pair = record.get("choice") is not None
+        models = _parse_model_pair(record, answering_models) if is_pair else [record.get_text("model_name")]
+        for model in models:
+            if model not in answering_models:
+                raise record.make_error("model_name", f"a model that answered: {', '.join(answering_models)}", model)
+        responses = [_parse_answer(answers[question_id, model]) for model in models]
+        label = record.get_choice(CHOICE_LABELS, "choice") if is_pair else record.get_number("score")
+        task, rubric = ("pair", "general") if is_pair else ("score", "general_1_5")
+        item_id, modalities = "/".join((question_id, *models)), question.get_text("task_name")
+        prompt = _make_question(question)
+        return make_item(
+            record, item_id, task, prompt=prompt, responses=responses, rubric=rubric, label=label, modalities=modalities
+        )
 
 
-def _parse_model_pair(record: Record, known: Sequence[str]) -> list[str]:
-    """The two models of a judgment: a list, or a text that begins with one's name and ends with the other's."""
+def _parse_model_pair(record: Record, models: Sequence[str]) -> list[str]:
+    """Parse the two models of a judgment: a list, or a text that starts with one name and ends with the other."""
     value = record.require_value("model_pair")
     if isinstance(value, list) and len(value) == 2:
-        return [str(one) for one in value]
+        return [str(name) for name in value]
     text = str(value)
-    found = [[a, b] for a in known for b in known if a != b and text.startswith(a) and text.endswith(b)]
-    if not found:
-        raise record.make_error("model_pair", f"two of {', '.join(known)}", value)
-    return max(found, key=lambda pair: len("".join(pair)))  # one name may begin with another
+    matches = [[a, b] for a in models for b in models if a != b and text.startswith(a) and text.endswith(b)]
+    if not matches:
+        raise record.make_error("model_pair", f"two of {', '.join(models)}", value)
+    # One name may be a prefix of another (gpt, gpt-mini), so the longest match is the right one.
+    return max(matches, key=lambda pair: len("".join(pair)))
 
 
 def _make_question(record: Record) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     for modality, field in MEDIA_FIELDS:
         value = record.get(field)
-        for one in value if isinstance(value, list) else [value]:
-            if one is not None:
-                parts.append({"type": modality, modality: resolve_media(record, one, field)})
+        for source in value if isinstance(value, list) else [value]:
+            if source is not None:
+                parts.append({"type": modality, modality: resolve_media(record, source, field)})
     return [{"role": "user", "content": [*parts, {"type": "text", "text": record.get_text(*QUESTION_FIELDS)}]}]
 
 
@@ -119,5 +130,5 @@ def _parse_answer(record: Record) -> Any:
     content = response.get("content")
     if kind == "text":
         return str(content)
-    several = content if isinstance(content, list) else [content]
-    return [{"type": kind, kind: resolve_media(record, one, "response")} for one in several]
+    sources = content if isinstance(content, list) else [content]
+    return [{"type": kind, kind: resolve_media(record, source, "response")} for source in sources]

@@ -1,7 +1,7 @@
-"""The metrics of the benchmarks, each with a bootstrap interval over items. Pure: figures in, figures out.
+"""Metrics of the benchmarks with bootstrap intervals over items.
 
-An item without a verdict is no number. A share is given twice: over the items that have a verdict, and with all others
-counted as wrong. A correlation has only the first, and says of how many items it is.
+An item without a verdict has no value. Shares are reported twice: over the items with a verdict, and with the others
+counted as wrong (`strict`). Correlations are reported over the items with a verdict only, with the number of items.
 """
 
 from __future__ import annotations
@@ -22,63 +22,73 @@ from flex_judge.alignment.best_of_n.metrics import CONFIDENCE
 
 RESAMPLES = 1000
 MAX_ORDERS = 5040
-"""Orders, at most, that responses with the same score are put into: every one of seven that are all level."""
+"""Maximum number of orders tried for responses with equal scores: 7!, so up to seven tied responses are exact."""
 Floats = NDArray[np.float64]
 Indexes = NDArray[np.int64]
 Numbers = Sequence[float] | Floats
 Statistic = Callable[[Indexes], float]
-"""Takes the indexes of the items of a resample."""
+"""Function of the item indexes of a bootstrap resample."""
 
 
 @dataclass(frozen=True)
 class BenchmarkMetric:
-    """One metric of a judge on a benchmark."""
+    """Metric of a judge on a benchmark."""
 
     value: float | None
-    """Over the items that have a verdict; None where it is not defined: no items, or scores that are all the same."""
+    """Value over the items with a verdict; None if undefined, because there are no items or all scores are equal."""
     low: float | None = None
-    """Lower end of the 95 % bootstrap interval over items; None where there are too few of them."""
+    """Lower end of the 95 % bootstrap interval over items; None for fewer than two items."""
     high: float | None = None
+    """Upper end of the interval."""
     count: int = 0
-    """Items with a verdict."""
+    """Number of items with a verdict."""
     strict: float | None = None
-    """The same with items that have no verdict counted as wrong; None for what is no share."""
+    """Value with items without a verdict counted as wrong; None for metrics that are not shares."""
     strict_low: float | None = None
     """Lower end of the interval of `strict`."""
     strict_high: float | None = None
+    """Upper end of the interval of `strict`."""
     asked: int = 0
-    """Items in all."""
+    """Number of all items."""
 
-    def with_strict(self, every: BenchmarkMetric) -> BenchmarkMetric:
-        """This figure, and that of all items beside it."""
+    def with_strict(self, strict: BenchmarkMetric) -> BenchmarkMetric:
+        """Return this metric with the strict values taken from a metric over all items."""
         return replace(
-            self, strict=every.value, strict_low=every.low, strict_high=every.high, asked=max(self.asked, every.count)
+            self,
+            strict=strict.value,
+            strict_low=strict.low,
+            strict_high=strict.high,
+            asked=max(self.asked, strict.count),
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Return the metric as plain JSON values."""
         return asdict(self)
 
 
-def bootstrap_metric(statistic: Statistic, count: int, seed: int = 0, **rest: Any) -> BenchmarkMetric:
-    """A statistic of so many items, with its percentile bootstrap interval (scipy).
+def bootstrap_metric(statistic: Statistic, count: int, seed: int = 0, **fields: Any) -> BenchmarkMetric:
+    """Compute a statistic of `count` items with its percentile bootstrap interval (scipy).
 
-    Resamples on which it is not defined (one score, in all of them) are left out of the interval.
+    Resamples on which the statistic is undefined (for example, because all scores are equal) are left out.
 
     Args:
-        rest: the other fields of the figure.
+        statistic: Function of item indexes.
+        count: Number of items.
+        seed: Seed of the bootstrap.
+        **fields: Other fields of the metric.
     """
     from scipy import stats
 
     if not count:
-        return BenchmarkMetric(None, **rest)
+        return BenchmarkMetric(None, **fields)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of undefined resamples, which are looked at below
+        warnings.simplefilter("ignore")  # scipy warns about undefined resamples, which are handled below
         value = float(statistic(np.arange(count)))
         if math.isnan(value):
-            return BenchmarkMetric(None, count=count, **rest)
+            return BenchmarkMetric(None, count=count, **fields)
         if count < 2:
-            return BenchmarkMetric(value, count=count, **rest)
-        drawn = stats.bootstrap(
+            return BenchmarkMetric(value, count=count, **fields)
+        distribution = stats.bootstrap(
             (np.arange(count),),
             statistic,
             vectorized=False,
@@ -87,119 +97,131 @@ def bootstrap_metric(statistic: Statistic, count: int, seed: int = 0, **rest: An
             method="percentile",
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution
-        low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return BenchmarkMetric(value, float(low), float(high), count, **rest)
+        low, high = np.nanquantile(distribution, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return BenchmarkMetric(value, float(low), float(high), count, **fields)
 
 
-def compute_share(worth: Sequence[float | None], asked: Sequence[float], seed: int = 0) -> BenchmarkMetric:
-    """The mean of what items are credited with.
-
-    Args:
-        worth: of each item, over its verdicts; None where it has none.
-        asked: of each item, with those that are missing counted as wrong.
-    """
-    known = np.array([credit for credit in worth if credit is not None], dtype=np.float64)
-    every = np.array(asked, dtype=np.float64)
-    scored = bootstrap_metric(lambda at: float(known[at].mean()), len(known), seed)
-    if len(known) == len(every) and (known == every).all():
-        return scored.with_strict(scored)
-    return scored.with_strict(bootstrap_metric(lambda at: float(every[at].mean()), len(every), seed))
-
-
-def compute_ratio(parts: Sequence[float], wholes: Sequence[float], seed: int = 0) -> BenchmarkMetric:
-    """The sum of some parts over the sum of their wholes: the share of verdicts, say, of those of all items.
+def compute_share(credits: Sequence[float | None], strict_credits: Sequence[float], seed: int = 0) -> BenchmarkMetric:
+    """Compute the mean credit of the items.
 
     Args:
-        parts: of each item.
-        wholes: of each item; those at 0 count nothing.
+        credits: Credit of each item over its verdicts; None without a verdict.
+        strict_credits: Credit of each item with missing verdicts counted as wrong.
+        seed: Seed of the bootstrap.
     """
-    over, under = np.array(parts, dtype=np.float64), np.array(wholes, dtype=np.float64)
+    scored = np.array([credit for credit in credits if credit is not None], dtype=np.float64)
+    strict = np.array(strict_credits, dtype=np.float64)
+    metric = bootstrap_metric(lambda at: float(scored[at].mean()), len(scored), seed)
+    if len(scored) == len(strict) and (scored == strict).all():
+        return metric.with_strict(metric)  # saves a second bootstrap
+    return metric.with_strict(bootstrap_metric(lambda at: float(strict[at].mean()), len(strict), seed))
+
+
+def compute_ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> BenchmarkMetric:
+    """Compute a ratio of sums over items, such as right verdicts over all decisive verdicts.
+
+    Args:
+        numerators: Numerator of each item.
+        denominators: Denominator of each item; an item with 0 does not contribute.
+        seed: Seed of the bootstrap.
+    """
+    over, under = np.array(numerators, dtype=np.float64), np.array(denominators, dtype=np.float64)
 
     def ratio_of_sums(at: Indexes) -> float:
         return float(over[at].sum() / under[at].sum()) if under[at].any() else math.nan
 
-    figure = bootstrap_metric(ratio_of_sums, len(under), seed, asked=len(under))
-    return replace(figure, count=int((under > 0).sum()))
+    metric = bootstrap_metric(ratio_of_sums, len(under), seed, asked=len(under))
+    return replace(metric, count=int((under > 0).sum()))
 
 
 def average_groups(
-    worth: Sequence[float | None],
-    asked: Sequence[float],
+    credits: Sequence[float | None],
+    strict_credits: Sequence[float],
     groups: Sequence[str],
     weights: Sequence[float] | None = None,
     seed: int = 0,
 ) -> BenchmarkMetric:
-    """The unweighted mean of the groups' shares; see `share` for the others.
+    """Compute the unweighted mean of the groups' shares.
 
     Args:
-        weights: of each item within its group; None for alike.
+        credits: Credit of each item over its verdicts; None without a verdict.
+        strict_credits: Credit of each item with missing verdicts counted as wrong.
+        groups: Group of each item.
+        weights: Weight of each item within its group; None for equal weights.
+        seed: Seed of the bootstrap.
     """
-    every = np.ones(len(asked)) if weights is None else np.array(weights, dtype=np.float64)
-    known = [i for i, credit in enumerate(worth) if credit is not None]
-    values = np.array([worth[i] for i in known], dtype=np.float64)
-    numbers, own = _index_names([groups[i] for i in known]), every[known]
-    scored = bootstrap_metric(lambda at: _macro_mean(values[at], numbers[at], own[at]), len(known), seed)
-    all_values, all_numbers = np.array(asked, dtype=np.float64), _index_names(groups)
-    if len(known) == len(all_values) and (values == all_values).all():
-        return scored.with_strict(scored)
-    return scored.with_strict(
-        bootstrap_metric(lambda at: _macro_mean(all_values[at], all_numbers[at], every[at]), len(all_values), seed)
+    strict_weights = np.ones(len(strict_credits)) if weights is None else np.array(weights, dtype=np.float64)
+    scored = [i for i, credit in enumerate(credits) if credit is not None]
+    values = np.array([credits[i] for i in scored], dtype=np.float64)
+    indexes, scored_weights = _index_names([groups[i] for i in scored]), strict_weights[scored]
+    metric = bootstrap_metric(lambda at: _macro_mean(values[at], indexes[at], scored_weights[at]), len(scored), seed)
+    strict_values, strict_indexes = np.array(strict_credits, dtype=np.float64), _index_names(groups)
+    if len(scored) == len(strict_values) and (values == strict_values).all():
+        return metric.with_strict(metric)
+    return metric.with_strict(
+        bootstrap_metric(
+            lambda at: _macro_mean(strict_values[at], strict_indexes[at], strict_weights[at]), len(strict_values), seed
+        )
     )
 
 
 def pearson(scores: Numbers, labels: Numbers) -> float:
-    """Pearson's correlation (scipy); nan where either is constant or there are fewer than two."""
+    """Compute Pearson's correlation (scipy); nan if either is constant or there are fewer than two values."""
     from scipy import stats
 
     return float(stats.pearsonr(scores, labels).statistic) if _has_variance(scores, labels) else math.nan
 
 
 def spearman(scores: Numbers, labels: Numbers) -> float:
-    """Spearman's rank correlation (scipy); nan where either is constant or there are fewer than two."""
+    """Compute Spearman's rank correlation (scipy); nan if either is constant or there are fewer than two values."""
     from scipy import stats
 
     return float(stats.spearmanr(scores, labels).statistic) if _has_variance(scores, labels) else math.nan
 
 
 def mean_squared_error(scores: Numbers, labels: Numbers) -> float:
-    """The mean of the squared differences (scikit-learn)."""
-    from sklearn.metrics import mean_squared_error as mse
+    """Compute the mean squared difference (scikit-learn); nan without values."""
+    from sklearn.metrics import mean_squared_error as sklearn_mse
 
-    return float(mse(labels, scores)) if len(scores) else math.nan
+    return float(sklearn_mse(labels, scores)) if len(scores) else math.nan
 
 
 def system_means(values: Floats, systems: Indexes, weights: Floats | None = None) -> Floats:
-    """The mean of the items of each system, in the order of their numbers; systems without items are left out."""
+    """Compute the mean over the items of each system, in order of their indexes, without systems that have no items."""
     sums = np.bincount(systems, weights=values if weights is None else values * weights)
     totals = np.bincount(systems, weights=weights)
     return np.asarray(sums[totals > 0] / totals[totals > 0])
 
 
 def precision_recall_f1(
-    predicted: Sequence[Sequence[str]], labels: Sequence[str], seed: int = 0
+    predictions: Sequence[Sequence[str]], labels: Sequence[str], seed: int = 0
 ) -> tuple[BenchmarkMetric, ...]:
-    """Macro averages over the labels that occur (scikit-learn), each with its interval over items. What was never
-    predicted has precision 0.
+    """Compute macro precision, recall and F1 over the labels that occur (scikit-learn), with intervals over items.
+
+    A label that is never predicted has precision 0.
 
     Args:
-        predicted: of each item, what each of its verdicts says.
-        labels: of each item.
+        predictions: Predictions of each item, one per verdict.
+        labels: Label of each item.
+        seed: Seed of the bootstrap.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
-    known = sorted(set(labels))
-    rows = [(i, f"{said}\n{label}") for i, label in enumerate(labels) for said in predicted[i]]
-    pairs, place = number_names([pair for _, pair in rows])
-    said, right = [pair.split("\n")[0] for pair in pairs], [pair.split("\n")[1] for pair in pairs]
+    # Count each (prediction, label) pair per item once; a resample is then a sum of rows of this table.
+    rows = [(i, f"{prediction}\n{label}") for i, label in enumerate(labels) for prediction in predictions[i]]
+    pairs, columns = number_names([pair for _, pair in rows])
+    predicted = [pair.split("\n")[0] for pair in pairs]
+    expected = [pair.split("\n")[1] for pair in pairs]
     table = np.zeros((len(labels), len(pairs)), dtype=np.int64)
-    np.add.at(table, (np.array([i for i, _ in rows], dtype=np.int64), place), 1)
+    # add.at accumulates repeated indexes, which plain indexing would count once.
+    np.add.at(table, (np.array([i for i, _ in rows], dtype=np.int64), columns), 1)
 
-    @lru_cache(maxsize=2 * RESAMPLES)  # the three are of the same resamples
+    @lru_cache(maxsize=2 * RESAMPLES)  # the three metrics use the same resamples
     def macro_averages(counts: tuple[int, ...]) -> tuple[float, float, float]:
-        found = precision_recall_fscore_support(
-            right, said, labels=known, average="macro", zero_division=0, sample_weight=counts
+        averages = precision_recall_fscore_support(
+            expected, predicted, labels=sorted(set(labels)), average="macro", zero_division=0, sample_weight=counts
         )
-        return float(found[0]), float(found[1]), float(found[2])
+        return float(averages[0]), float(averages[1]), float(averages[2])
 
     def pick_average(k: int) -> Statistic:
         return lambda at: macro_averages(tuple(table[at].sum(0).tolist()))[k]
@@ -208,38 +230,38 @@ def precision_recall_f1(
 
 
 def ranking_distance(scores: Sequence[float], label: Sequence[int]) -> float:
-    """The normalised Levenshtein distance between the ranking by scores and the human one; 0 is the same.
+    """Compute the normalised Levenshtein distance between the ranking by scores and the human one; 0 if equal.
 
-    Responses with the same score have no order, so the distance is the mean over all orders that they may stand in.
+    Responses with equal scores have no order, so the distance is averaged over their possible orders.
 
     Args:
-        scores: of each response.
-        label: the responses' indexes, best first.
+        scores: Score of each response.
+        label: Response indexes, best first.
     """
     from rapidfuzz.distance import Levenshtein
 
     levels = sorted(set(scores), reverse=True)
-    tied = [[i for i, score in enumerate(scores) if score == level] for level in levels]
-    distances = [Levenshtein.normalized_distance(order, list(label)) for order in _list_orders(tied)]
+    tied_groups = [[i for i, score in enumerate(scores) if score == level] for level in levels]
+    distances = [Levenshtein.normalized_distance(order, list(label)) for order in _list_orders(tied_groups)]
     return math.fsum(distances) / len(distances)
 
 
-def _list_orders(tied: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Every order that keeps the groups' order; where there are too many, as many drawn at random, always the same."""
-    if math.prod(math.factorial(len(group)) for group in tied) <= MAX_ORDERS:
-        for order in product(*(permutations(group) for group in tied)):
+def _list_orders(tied_groups: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """List the orders that keep the groups in sequence: all of them, or MAX_ORDERS random ones (fixed seed)."""
+    if math.prod(math.factorial(len(group)) for group in tied_groups) <= MAX_ORDERS:
+        for order in product(*(permutations(group) for group in tied_groups)):
             yield [i for group in order for i in group]
         return
     rng = random.Random(0)
     for _ in range(MAX_ORDERS):
-        yield [i for group in tied for i in rng.sample(group, len(group))]
+        yield [i for group in tied_groups for i in rng.sample(group, len(group))]
 
 
 def number_names(names: Sequence[str]) -> tuple[list[str], Indexes]:
-    """Different names in their order, and of each name its number."""
-    known = sorted(set(names))
-    places = {name: i for i, name in enumerate(known)}
-    return known, np.array([places[name] for name in names], dtype=np.int64)
+    """Return the distinct names, sorted, and the index of each given name among them."""
+    distinct = sorted(set(names))
+    indexes = {name: i for i, name in enumerate(distinct)}
+    return distinct, np.array([indexes[name] for name in names], dtype=np.int64)
 
 
 def _index_names(names: Sequence[str]) -> Indexes:

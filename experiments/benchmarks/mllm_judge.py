@@ -1,4 +1,4 @@
-"""MLLM-as-a-Judge: answers about an image, scored alone, in pairs, or ranked together, from 14 sources."""
+"""MLLM-as-a-Judge: answers about images from 14 sources, scored, compared in pairs, or ranked."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from flex_judge.experiments.benchmarks.benchmark import (
     RowBenchmark,
     make_item,
     make_question,
+    resolve_media,
 )
 from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import TIE, Item, Label
 from flex_judge.experiments.benchmarks.scores import CorrelationScoring, RankingScoring
 from flex_judge.experiments.benchmarks.scoring import PairScoring
-from flex_judge.experiments.benchmarks.vision import resolve_media
 
 RUNS = 3
 PAIR_LABELS: Mapping[Any, Label] = {"A": 0, "B": 1, "C": TIE}
 
 
 def _file_patterns(folder: str) -> str:
-    """The patterns of the three files in a folder."""
+    """Return the joined patterns of the three files in a folder."""
     return "|".join(f"{folder}/{task}.jsonl" for task in ("score", "pair", "batch"))
 
 
-def _make_result(judge: str, *figures: float) -> PublishedResult:
+def _make_result(judge: str, *values: float) -> PublishedResult:
     names = ("score.pearson", "pair.macro", "pair.macro_without_ties", "batch.distance")
-    return PublishedResult(judge, dict(zip(names, figures, strict=True)))
+    return PublishedResult(judge, dict(zip(names, values, strict=True)))
 
 
 class MLLMJudge(RowBenchmark):
-    """Three tasks with three metrics: correlation, agreement of the majority of three runs, and edit distance."""
+    """Three tasks: score (correlation), pair (agreement of the majority of three runs), batch (edit distance)."""
 
     spec = BenchmarkSpec(
-        "mllm-judge",
-        "MLLM-as-a-Judge: answers about an image, by score, pair and batch, three runs (arXiv 2402.04788)",
-        "MLLM-as-a-Judge's Benchmark folder with score.jsonl, pair.jsonl and batch.jsonl, images in image/ beside it: "
+        name="mllm-judge",
+        about="MLLM-as-a-Judge: answers about an image, by score, pair and batch, three runs (arXiv 2402.04788)",
+        expected="MLLM-as-a-Judge's Benchmark folder with score.jsonl, pair.jsonl and batch.jsonl, next to image/: "
         "rows with image_path, original_dataset, instruction, answer(s) and human",
-        (
+        patterns=(
             _file_patterns("**/Benchmark"),
             _file_patterns("."),
             _file_patterns("**/Benchmark_Lite"),
             _file_patterns("**"),
             "**/*.jsonl",
         ),
-        {
+        tasks={
             "score": CorrelationScoring(),
             "pair": PairScoring(headline="macro", measure="agreement", unit="voted", macro="source"),
             "batch": RankingScoring(),
@@ -68,21 +68,32 @@ class MLLMJudge(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
-        picture = resolve_media(record, record.get("image_path"), "image_path")
-        asked = make_question(record.get_text("instruction"), ("image", picture))
+        """See `RowBenchmark.parse_record`."""
+        image = resolve_media(record, record.get("image_path"), "image_path")
+        question = make_question(record.get_text("instruction"), ("image", image))
+        # The three files differ in the fields of their answers, and may come without their names.
         if record.get("answers") is not None:
             task, answers = "batch", record.require_value("answers")
             if not isinstance(answers, list) or len(answers) < 3:
-                raise record.make_error("answers", "three answers or more", answers)
+                raise record.make_error("answers", "three or more answers", answers)
         elif record.get("answer1") is not None:
             task, answers = "pair", [record.require_value("answer1"), record.require_value("answer2")]
         else:
             task, answers = "score", [record.require_value("answer")]
         texts = [_get_answer_text(record, answer) for answer in answers]
         label, rubric = self._parse_label(record, task, len(texts)), f"mllm_judge_{task}"
-        return make_item(record, id, task, asked, texts, rubric, label, source=record.get_text("original_dataset"))
+        return make_item(
+            record,
+            id,
+            task,
+            prompt=question,
+            responses=texts,
+            rubric=rubric,
+            label=label,
+            source=record.get_text("original_dataset"),
+        )
 
-    def _parse_label(self, record: Record, task: str, answers: int) -> Label:
+    def _parse_label(self, record: Record, task: str, answer_count: int) -> Label:
         names = ("human", "human_answer", "human_score")
         if task == "score":
             return record.get_number(*names)
@@ -91,13 +102,13 @@ class MLLMJudge(RowBenchmark):
             return label
         ranking = record.get_text(*names)
         order = tuple(ord(letter) - ord("A") for letter in ranking.strip().upper())
-        if sorted(order) != list(range(answers)):
-            raise record.make_error("human", f"a ranking of {answers} answers, such as BAC", ranking)
+        if sorted(order) != list(range(answer_count)):
+            raise record.make_error("human", f"a ranking of {answer_count} answers, such as BAC", ranking)
         return order
 
 
 def _get_answer_text(record: Record, answer: str | Mapping[str, Any] | Sequence[Any]) -> str:
-    """An answer, which may have its author beside it."""
+    """Return the text of an answer, which may be an object with its author."""
     text = answer.get("answer") if isinstance(answer, Mapping) else answer
     if not isinstance(text, str):
         raise record.make_error("answer", "a text", answer)

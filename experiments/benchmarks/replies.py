@@ -1,4 +1,4 @@
-"""Stored replies, read into judgments without a model: as our judges write their verdicts, and as published ones do."""
+"""Parse stored replies into judgments without a model, in this project's format and in published ones."""
 
 from __future__ import annotations
 
@@ -22,62 +22,69 @@ NO_REPLY = "there is no reply"
 
 
 def replay_replies(item: Item, stored: StoredReplies | None, order: str, formats: Sequence[str] = ()) -> ItemOutcome:
-    """What stored replies say of an item.
+    """Parse the stored replies to an item.
 
     Args:
-        stored: None where there are none; the item is then unscored.
-        order: as in `JudgeSettings.order`; of `random`, which only a row itself can tell, the given order is taken.
-        formats: of FORMATS, how replies without `<answer>` may say which of two responses is better.
+        item: The item.
+        stored: Its replies; None leaves the item unscored.
+        order: See `JudgeSettings.order`. `random` is taken as the given order, unless the row states its orders.
+        formats: Names in REPLY_FORMATS: further formats of pairwise verdicts, for replies without `<answer>`.
 
     Raises:
-        UsageError: the replies do not make whole runs, or orders that are none.
+        UsageError: The replies do not make complete runs, or their orders are invalid.
     """
-    rubric, n = load_rubric(item.row.rubric), len(item.row.data["responses"])
+    rubric, response_count = load_rubric(item.row.rubric), len(item.row.data["responses"])
     if stored is None or not stored.texts:
         return ItemOutcome(item, (make_placeholder_judgment(item.id, f"{item.id}: {NO_REPLY}"),))
     texts = iter(stored.texts)
-    runs = [
-        [_parse_reply(next(texts), rubric, one, formats) for one in shown] for shown in _assign_orders(stored, n, order)
-    ]
-    return ItemOutcome(item, tuple(combine_votes(item.id, [run], model="stored replies") for run in runs))
+    judgments = []
+    for run_orders in _assign_orders(stored, response_count, order):
+        votes = [_parse_reply(next(texts), rubric, reply_order, formats) for reply_order in run_orders]
+        judgments.append(combine_votes(item.id, [votes], model="stored replies"))
+    return ItemOutcome(item, tuple(judgments))
 
 
-def _assign_orders(stored: StoredReplies, responses: int, how: str) -> list[list[tuple[int, ...]]]:
-    """The order of each reply, by rounds."""
+def _assign_orders(stored: StoredReplies, response_count: int, order: str) -> list[list[tuple[int, ...]]]:
+    """Return the orders of the replies, grouped by run."""
     count = len(stored.texts)
-    base = plan_orders(responses, "as_given" if how == "random" else how)
-    size = 1 if count == 1 else len(base)
-    if count % size:
-        raise UsageError(f"{stored.where}: {count} replies do not make whole runs of {size} orders each")
-    told = stored.orders or tuple(base[k % size] for k in range(count))
-    if any(len(one) != responses for one in told):
-        raise UsageError(f"{stored.where}, field 'orders': expected orders of {responses} responses")
-    return [list(told[k : k + size]) for k in range(0, count, size)]
+    run_orders = plan_orders(response_count, "as_given" if order == "random" else order)
+    # A single reply is a run of one order, even if the settings ask for several.
+    run_size = 1 if count == 1 else len(run_orders)
+    if count % run_size:
+        raise UsageError(f"{stored.where}: {count} replies do not make whole runs of {run_size} orders each")
+    reply_orders = stored.orders or tuple(run_orders[k % run_size] for k in range(count))
+    if any(len(reply_order) != response_count for reply_order in reply_orders):
+        raise UsageError(f"{stored.where}, field 'orders': expected orders of {response_count} responses")
+    return [list(reply_orders[k : k + run_size]) for k in range(0, count, run_size)]
 
 
 def _parse_reply(text: str | None, rubric: Rubric, order: tuple[int, ...], formats: Sequence[str]) -> Verdict:
-    """What a reply says, for the responses as they are given."""
+    """Parse a reply into a verdict on the responses in their given order."""
     if text is None or not text.strip():
         return Verdict(Status.UNPARSEABLE, order=order, detail=NO_REPLY)
-    shown = _parse_verdict(text, rubric, len(order), formats)
-    given = tuple(order.index(i) for i in range(len(order)))
-    return replace(shown.permute_responses(given), order=order)
+    verdict = _parse_verdict(text, rubric, len(order), formats)
+    given_order = tuple(order.index(i) for i in range(len(order)))
+    return replace(verdict.permute_responses(given_order), order=order)
 
 
-def _parse_verdict(text: str, rubric: Rubric, responses: int, formats: Sequence[str]) -> Verdict:
-    before, closed, _ = text.rpartition(THINK_CLOSE)
-    if not closed and THINK_OPEN in text:
+def _parse_verdict(text: str, rubric: Rubric, response_count: int, formats: Sequence[str]) -> Verdict:
+    """Parse a reply into a verdict on the responses in the judge's reading order."""
+    before_close, close_tag, _ = text.rpartition(THINK_CLOSE)
+    # Scores quoted within unfinished thinking are not a verdict.
+    if not close_tag and THINK_OPEN in text:
         return Verdict(Status.TRUNCATED, reasoning=text, detail="the thinking has no end")
-    said = extract_answer(text)
-    reasoning = before if closed else said.partition(ANSWER_OPEN)[0]
-    if ANSWER_OPEN not in said and rubric.has_options:
-        options = {match[1] for match in _OPTION.finditer(said)}
-        said = f"{ANSWER_OPEN}{options.pop()}{ANSWER_CLOSE}" if len(options) == 1 else said
-    elif ANSWER_OPEN not in said and responses == 2:
+    answer = extract_answer(text)
+    reasoning = before_close if close_tag else answer.partition(ANSWER_OPEN)[0]
+    if ANSWER_OPEN not in answer and rubric.has_options:
+        options = {match[1] for match in _OPTION.finditer(answer)}
+        # Several different options contradict each other and stay unparsed.
+        if len(options) == 1:
+            answer = f"{ANSWER_OPEN}{options.pop()}{ANSWER_CLOSE}"
+    elif ANSWER_OPEN not in answer and response_count == 2:
         for name in formats:
-            if (shares := REPLY_FORMATS[name](said)) is not None:
-                return Verdict(Status.OK, scores=shares, reasoning=reasoning.strip() or said.strip())
-    return parse_verdict(Reply(reasoning, said, cut=False), rubric, responses)
+            if (scores := REPLY_FORMATS[name](answer)) is not None:
+                return Verdict(Status.OK, scores=scores, reasoning=reasoning.strip() or answer.strip())
+    return parse_verdict(Reply(reasoning, answer, cut=False), rubric, response_count)
 
 
 PairScores = tuple[float, float]
@@ -91,9 +98,9 @@ _TWO_SCORES = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)[\s,;]+([0-9]+(?:\.[0-9]+)?)\
 
 
 def _parse_brackets(text: str) -> PairScores | None:
-    """`[[A]]`, `[[B]]`, `[[C]]` for a tie, `[[A>B]]`, `[[A>>B]]`, `[[A=B]]`: all that there are must agree."""
-    found = {_bracket_scores("".join(match[1].split()).upper()) for match in _BRACKETED.finditer(text)}
-    return found.pop() if len(found) == 1 else None
+    """Parse `[[A]]`, `[[B]]`, `[[C]]` for a tie, `[[A>B]]`, `[[A>>B]]` or `[[A=B]]`; None if they contradict."""
+    scores = {_bracket_scores("".join(match[1].split()).upper()) for match in _BRACKETED.finditer(text)}
+    return scores.pop() if len(scores) == 1 else None
 
 
 def _bracket_scores(verdict: str) -> PairScores:
@@ -103,24 +110,24 @@ def _bracket_scores(verdict: str) -> PairScores:
 
 
 def _parse_output(text: str) -> PairScores | None:
-    """`Output (a)` or `Output (b)`: what the last sentence that names one says, if it names only one."""
-    for line in reversed(re.split(r"(?<=[.!?])\s+|\n", text)):
-        if found := {match[1].lower() for match in _OUTPUT.finditer(line)}:
-            return None if len(found) > 1 else _FIRST if "a" in found else _SECOND
+    """Parse `Output (a)` or `Output (b)` from the last sentence that names one; None if it names both."""
+    for sentence in reversed(re.split(r"(?<=[.!?])\s+|\n", text)):
+        if letters := {match[1].lower() for match in _OUTPUT.finditer(sentence)}:
+            return None if len(letters) > 1 else _FIRST if "a" in letters else _SECOND
     return None
 
 
 def _parse_label(text: str) -> PairScores | None:
-    """`1`, `2` or `Tie` alone on the first line, as PandaLM answers."""
-    first = text.strip().partition("\n")[0].strip().lower()
-    return {"1": _FIRST, "2": _SECOND, "tie": _LEVEL, "0": _LEVEL}.get(first)
+    """Parse `1`, `2` or `Tie` alone on the first line, the format of PandaLM."""
+    first_line = text.strip().partition("\n")[0].strip().lower()
+    return {"1": _FIRST, "2": _SECOND, "tie": _LEVEL, "0": _LEVEL}.get(first_line)
 
 
 def _parse_scores(text: str) -> PairScores | None:
-    """Two scores alone on the first line, as JudgeLM answers."""
+    """Parse two scores alone on the first line, the format of JudgeLM."""
     match = _TWO_SCORES.fullmatch(text.strip().partition("\n")[0])
     return (float(match[1]), float(match[2])) if match else None
 
 
 REPLY_FORMATS = {"brackets": _parse_brackets, "output": _parse_output, "label": _parse_label, "scores": _parse_scores}
-"""How published judges of pairs write their verdicts, where they do not use ours."""
+"""Formats of pairwise verdicts by published judges."""

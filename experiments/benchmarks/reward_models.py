@@ -1,4 +1,4 @@
-"""Benchmarks of text reward models: a better and a worse answer, known by how they were made or by a verifier."""
+"""Benchmarks of text reward models: a better and a worse answer, by construction or by a verifier."""
 
 from __future__ import annotations
 
@@ -27,37 +27,38 @@ SECTIONS = {
     ),
     "Reasoning": ("math-prm", "hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"),
 }
-"""RewardBench's sections and their subsets."""
+"""RewardBench section -> its subsets."""
 
 
 def _make_llmbar_result(judge: str, *accuracies: float) -> PublishedResult:
     names = ("Natural", "Neighbor", "GPTInst", "GPTOut", "Manual")
-    found = {f"pair.subset.{name}": one for name, one in zip(names, accuracies, strict=True)}
-    return PublishedResult(judge, found, "arXiv 2310.07641")
+    figures = {f"pair.subset.{name}": value for name, value in zip(names, accuracies, strict=True)}
+    return PublishedResult(judge, figures, "arXiv 2310.07641")
 
 
 def _make_judgebench_result(judge: str, *accuracies: float) -> PublishedResult:
     *areas, overall = accuracies
     names = ("knowledge", "reasoning", "math", "coding")
-    found = {f"pair.category.{name}": one for name, one in zip(names, areas, strict=True)}
-    return PublishedResult(judge, {**found, "pair.agreement": overall}, "arXiv 2410.12784")
+    figures = {f"pair.category.{name}": value for name, value in zip(names, areas, strict=True)}
+    return PublishedResult(judge, {**figures, "pair.agreement": overall}, "arXiv 2410.12784")
 
 
 def _make_rewardbench_result(judge: str, *scores: float) -> PublishedResult:
     *sections, overall = scores
-    found = {f"pair.section.{name}": one for name, one in zip(SECTIONS, sections, strict=True)}
-    return PublishedResult(judge, {**found, "pair.macro": overall}, "leaderboard")
+    figures = {f"pair.section.{name}": value for name, value in zip(SECTIONS, sections, strict=True)}
+    return PublishedResult(judge, {**figures, "pair.macro": overall}, "leaderboard")
 
 
 class LLMBar(RowBenchmark):
-    """One answer follows the instruction and the other does not, however it looks."""
+    """Pairs of an answer that follows the instruction and a possibly more appealing one that does not."""
 
     spec = BenchmarkSpec(
-        "llmbar",
-        "LLMBar: which of two outputs follows the instruction, natural and adversarial (arXiv 2310.07641)",
-        "LLMBar's dataset.json, or its folder of them: rows with input, output_1, output_2 and label (1 or 2)",
-        ("**/dataset.json", "**/*.json", "**/*.jsonl"),
-        {"pair": PairScoring(unit="vote", macro="subset")},
+        name="llmbar",
+        about="LLMBar: which of two outputs follows the instruction, natural and adversarial (arXiv 2310.07641)",
+        expected="LLMBar's dataset.json or a folder of these files: rows with input, output_1, output_2 and label "
+        "(1 or 2)",
+        patterns=("**/dataset.json", "**/*.json", "**/*.jsonl"),
+        tasks={"pair": PairScoring(unit="vote", macro="subset")},
         fields=("input", "output_1", "output_2", "label"),
         counts={"pair": 419},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "both"},
@@ -70,26 +71,36 @@ class LLMBar(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         answers = [record.get_text("output_1"), record.get_text("output_2")]
         label = record.get_choice(FIRST_SECOND, "label")
         subset = record.get("subset") or record.file.parent.name or "all"
-        return make_item(record, id, "pair", record.get_text("input"), answers, "general", label, subset=str(subset))
+        return make_item(
+            record,
+            id,
+            "pair",
+            prompt=record.get_text("input"),
+            responses=answers,
+            rubric="general",
+            label=label,
+            subset=str(subset),
+        )
 
 
 class JudgeBench(RowBenchmark):
-    """One answer is right and the other wrong, which a verifier found out."""
+    """Pairs of a right and a wrong answer, as determined by a verifier."""
 
     spec = BenchmarkSpec(
-        "judgebench",
-        "JudgeBench: a right and a wrong answer to a hard question, in both orders (arXiv 2410.12784)",
-        "JudgeBench's .jsonl of pairs: rows with pair_id, source, question, response_A, response_B and label",
-        (
+        name="judgebench",
+        about="JudgeBench: a right and a wrong answer to a hard question, in both orders (arXiv 2410.12784)",
+        expected="JudgeBench's .jsonl of pairs: rows with pair_id, source, question, response_A, response_B and label",
+        patterns=(
             "**/data/dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl",
             "**/dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl",
             "**/*.jsonl",
             "**/*.parquet",
         ),
-        {"pair": PairScoring(unit="margin", macro="category")},
+        tasks={"pair": PairScoring(unit="margin", macro="category")},
         fields=("question", "response_A", "response_B", "label"),
         ids=("pair_id",),
         hub=("hub:ScalerLab/JudgeBench@gpt",),
@@ -106,32 +117,45 @@ class JudgeBench(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         answers = [record.get_text("response_A"), record.get_text("response_B")]
         label = record.get_choice({"A>B": 0, "B>A": 1}, "label")
         source = str(record.get("source") or "all")
         groups = {"category": _classify_source(source), "source": source}
-        return make_item(record, id, "pair", record.get_text("question"), answers, "general", label, **groups)
+        return make_item(
+            record,
+            id,
+            "pair",
+            prompt=record.get_text("question"),
+            responses=answers,
+            rubric="general",
+            label=label,
+            **groups,
+        )
 
 
 class RewardBench(RowBenchmark):
-    """A chosen and a rejected answer; a section's score is the mean of its subsets, weighted as its makers do (but
-    by the real sizes of the two xstest subsets, which their constants have the wrong way round)."""
+    """Pairs of a chosen and a rejected answer.
+
+    A section's score is the weighted mean of its subsets, as in the official evaluation, but with the real sizes of the
+    two xstest subsets, which are swapped there.
+    """
 
     spec = BenchmarkSpec(
-        "rewardbench",
-        "RewardBench: a chosen and a rejected answer, in four sections (arXiv 2403.13787)",
-        "RewardBench's filtered split: rows with prompt, chosen, rejected and subset",
-        ("**/filtered*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        {
+        name="rewardbench",
+        about="RewardBench: a chosen and a rejected answer, in four sections (arXiv 2403.13787)",
+        expected="RewardBench's filtered split: rows with prompt, chosen, rejected and subset",
+        patterns=("**/filtered*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
+        tasks={
             "pair": PairScoring(
                 headline="macro", measure="accuracy", tie=0.5, macro="section", weights={"math-prm": 984 / 447}
             )
         },
         fields=("prompt", "chosen", "rejected", "subset"),
-        ids=("subset/id",),  # an id alone is that of several rows
+        ids=("subset/id",),  # ids repeat between subsets
         hub=("hub:allenai/reward-bench@filtered",),
         counts={"pair": 2985},
-        # The chosen answer always stands first in the data: which the judge reads first must be drawn.
+        # The chosen answer is always first in the data, so the judge must read the two in random order.
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random"},
         formats=("brackets",),
         published=(
@@ -142,17 +166,25 @@ class RewardBench(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         subset = record.get_text("subset")
         section = next((name for name, subsets in SECTIONS.items() if subset in subsets), None)
         if section is None:
-            raise record.make_error(
-                "subset", f"one of {', '.join(one for some in SECTIONS.values() for one in some)}", subset
-            )
+            known_subsets = ", ".join(name for subsets in SECTIONS.values() for name in subsets)
+            raise record.make_error("subset", f"one of {known_subsets}", subset)
         answers = [record.get_text("chosen"), record.get_text("rejected")]
         groups = {"section": section, "subset": subset}
-        return make_item(record, id, "pair", record.get_text("prompt"), answers, "general", 0, **groups)
+        return make_item(
+            record, id, "pair", prompt=record.get_text("prompt"), responses=answers, rubric="general", label=0, **groups
+        )
 
 
 def _classify_source(source: str) -> str:
-    known = {"mmlu": "knowledge", "livebench-reasoning": "reasoning", "livebench-math": "math", "livecode": "coding"}
-    return next((category for start, category in known.items() if source.startswith(start)), source)
+    """Return the category of a source data set; the source itself if it is unknown."""
+    categories = {
+        "mmlu": "knowledge",
+        "livebench-reasoning": "reasoning",
+        "livebench-math": "math",
+        "livecode": "coding",
+    }
+    return next((category for prefix, category in categories.items() if source.startswith(prefix)), source)

@@ -1,4 +1,4 @@
-"""What scores and rankings are worth: mean opinion scores, correlations by source, rankings of several responses."""
+"""Scoring of scores and rankings: mean opinion scores, correlations by source, rankings of several responses."""
 
 from __future__ import annotations
 
@@ -32,58 +32,64 @@ _OPINION_METRICS = {"lcc": pearson, "srcc": spearman, "mse": mean_squared_error}
 
 @dataclass(frozen=True)
 class OpinionScoring:
-    """Mean opinion scores: correlations and squared error, over items and over the means of systems."""
+    """Scoring of mean opinion scores: correlations and squared error over items and over the means of systems."""
 
     headline: str = "lcc"
     system: str | None = "system"
-    """The grouping that names what made an item; None where there is nothing of the kind."""
+    """Grouping by the system that made an item; None for items without one."""
     ranges: tuple[tuple[float, float], tuple[float, float]] | None = None
-    """Lowest and highest score of the judge's scale and of people's, where they differ: scores are mapped from one to
-    the other, or their squared difference would mean nothing."""
+    """Lowest and highest score of the judge's scale and of the labels' scale, if they differ. Scores are mapped to the
+    labels' scale, because a squared difference between scales is meaningless."""
 
     def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
-        known, scores, labels = _collect_scores(outcomes)
+        """See `Scoring.compute_metrics`."""
+        scored, scores, labels = _collect_scores(outcomes)
         scores = self.rescale_score(scores)
-        found = {
-            name: _compute_metric(metric, scores, labels, len(outcomes), seed)
-            for name, metric in _OPINION_METRICS.items()
+        metrics = {
+            name: _compute_metric(function, scores, labels, len(outcomes), seed)
+            for name, function in _OPINION_METRICS.items()
         }
-        if self.system and known and all(self.system in one.item.groups for one in known):
-            systems = number_names([one.item.groups[self.system] for one in known])[1]
-            means, people = system_means(scores, systems), system_means(labels, systems)
-            asked = len({one.item.groups[self.system] for one in outcomes})
-            for name, metric in _OPINION_METRICS.items():
-                found[f"system_{name}"] = _compute_metric(metric, means, people, asked, seed)
-        return found
+        if self.system and scored and all(self.system in outcome.item.groups for outcome in scored):
+            systems = number_names([outcome.item.groups[self.system] for outcome in scored])[1]
+            mean_scores, mean_labels = system_means(scores, systems), system_means(labels, systems)
+            system_count = len({outcome.item.groups[self.system] for outcome in outcomes})
+            for name, function in _OPINION_METRICS.items():
+                metrics[f"system_{name}"] = _compute_metric(function, mean_scores, mean_labels, system_count, seed)
+        return metrics
 
     def rescale_score(self, score: Any) -> Any:
-        """A score of the judge, or an array of them, on people's scale."""
+        """Map a score of the judge, or an array of scores, to the labels' scale."""
         if self.ranges is None:
             return score
-        (low, high), (least, most) = self.ranges
-        return least + (score - low) * (most - least) / (high - low)
+        (low, high), (label_low, label_high) = self.ranges
+        return label_low + (score - low) * (label_high - label_low) / (high - low)
 
     def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
-        def headline_metric(part: Sequence[ItemOutcome]) -> BenchmarkMetric:
-            _, scores, labels = _collect_scores(part)
-            return _compute_metric(_OPINION_METRICS[self.headline], self.rescale_score(scores), labels, len(part), seed)
+        """See `Scoring.compute_tables`."""
 
-        return compute_by_group(outcomes, headline_metric, but=self.system)
+        def headline_metric(group: Sequence[ItemOutcome]) -> BenchmarkMetric:
+            _, scores, labels = _collect_scores(group)
+            function = _OPINION_METRICS[self.headline]
+            return _compute_metric(function, self.rescale_score(scores), labels, len(group), seed)
+
+        # A table with one row per system would be too long.
+        return compute_by_group(outcomes, headline_metric, skip=self.system)
 
 
 @dataclass(frozen=True)
 class CorrelationScoring:
-    """Scores against people's, by source: Pearson's correlation of each run in each source, their mean over runs, and
-    the mean of that over sources; and that of all items, each with the mean of its runs.
+    """Scoring by Pearson's correlation with the labels: by source, and over all items.
 
-    Where a judge gives all items of a source the same score, or none a score, the correlation counts as 0, as in the
-    published figures: left out, saying nothing would pay. A source in which people say the same of all items is left
-    out."""
+    The correlation of a source is the mean over runs; the headline is the mean over sources. If a judge gives all items
+    of a source the same score, or no score, the correlation counts as 0, as in the published results: leaving it out
+    would reward silence. A source whose labels are all equal is left out.
+    """
 
     headline: str = "pearson"
     group: str = "source"
 
     def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
+        """See `Scoring.compute_metrics`."""
         _, scores, labels = _collect_scores(outcomes)
         return {
             self.headline: self._average_sources(outcomes, seed),
@@ -91,19 +97,20 @@ class CorrelationScoring:
         }
 
     def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
-        return compute_by_group(outcomes, lambda part: self._average_sources(part, seed))
+        """See `Scoring.compute_tables`."""
+        return compute_by_group(outcomes, lambda group: self._average_sources(group, seed))
 
     def _average_sources(self, outcomes: Sequence[ItemOutcome], seed: int) -> BenchmarkMetric:
-        labels = np.array([one.item.label for one in outcomes], dtype=np.float64)
-        groups = number_names([one.item.groups[self.group] for one in outcomes])[1]
+        labels = np.array([outcome.item.label for outcome in outcomes], dtype=np.float64)
+        groups = number_names([outcome.item.groups[self.group] for outcome in outcomes])[1]
         runs = _scores_by_run(outcomes)
 
-        def correlate_run(run: Floats, people: Floats) -> float:
-            had = ~np.isnan(run)
-            if len(people) < 2 or people.min() == people.max():
+        def correlate_run(run_scores: Floats, run_labels: Floats) -> float:
+            if len(run_labels) < 2 or run_labels.min() == run_labels.max():
                 return math.nan
-            found = pearson(run[had], people[had])
-            return 0.0 if math.isnan(found) else found
+            is_scored = ~np.isnan(run_scores)
+            correlation = pearson(run_scores[is_scored], run_labels[is_scored])
+            return 0.0 if math.isnan(correlation) else correlation
 
         def mean_over_sources(at: Indexes) -> float:
             sources = [at[groups[at] == k] for k in np.unique(groups[at])]
@@ -111,72 +118,78 @@ class CorrelationScoring:
                 _nan_mean(correlate_run(run[source], labels[source]) for run in runs) for source in sources
             )
 
-        count = sum(one.score is not None for one in outcomes)
+        count = sum(outcome.score is not None for outcome in outcomes)
         if not count:
             return BenchmarkMetric(None, asked=len(outcomes))
-        return replace(bootstrap_metric(mean_over_sources, len(outcomes), seed, asked=len(outcomes)), count=count)
+        metric = bootstrap_metric(mean_over_sources, len(outcomes), seed, asked=len(outcomes))
+        return replace(metric, count=count)
 
 
 @dataclass(frozen=True)
 class RankingScoring:
-    """Rankings of several responses: the normalised Levenshtein distance to people's, the mean over sources. Lower is
-    better; without a verdict it is 1, the farthest."""
+    """Scoring of rankings by normalised Levenshtein distance to the label, averaged over sources.
+
+    Lower is better. A missing verdict has distance 1, the maximum.
+    """
 
     headline: str = "distance"
     group: str = "source"
 
     def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
-        distances, asked = self._compute_distances(outcomes)
-        groups = [one.item.groups[self.group] for one in outcomes]
+        """See `Scoring.compute_metrics`."""
+        distances, strict_distances = self._compute_distances(outcomes)
+        groups = [outcome.item.groups[self.group] for outcome in outcomes]
         return {
-            self.headline: average_groups(distances, asked, groups, seed=seed),
-            "distance_all": compute_share(distances, asked, seed),
+            self.headline: average_groups(distances, strict_distances, groups, seed=seed),
+            "distance_all": compute_share(distances, strict_distances, seed),
         }
 
     def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
-        return compute_by_group(outcomes, lambda part: compute_share(*self._compute_distances(part), seed))
+        """See `Scoring.compute_tables`."""
+        return compute_by_group(outcomes, lambda group: compute_share(*self._compute_distances(group), seed))
 
     def compute_distance(self, outcome: ItemOutcome) -> tuple[float | None, float]:
-        """The mean over runs: over those with a verdict, and with the others at 1."""
+        """Compute an item's mean distance over the runs with a verdict, and over all runs with the others at 1."""
         label = outcome.item.label
         assert isinstance(label, tuple)
-        known = [ranking_distance(one.scores, label) for one in outcome.judgments if one.scores]
-        missing = len(outcome.judgments) - len(known)
-        worst = (math.fsum(known) + missing) / len(outcome.judgments)
-        return (math.fsum(known) / len(known) if known else None), worst
+        distances = [ranking_distance(judgment.scores, label) for judgment in outcome.judgments if judgment.scores]
+        missing = len(outcome.judgments) - len(distances)
+        strict = (math.fsum(distances) + missing) / len(outcome.judgments)
+        return (math.fsum(distances) / len(distances) if distances else None), strict
 
     def _compute_distances(self, outcomes: Sequence[ItemOutcome]) -> tuple[list[float | None], list[float]]:
-        both = [self.compute_distance(outcome) for outcome in outcomes]
-        return [known for known, _ in both], [asked for _, asked in both]
+        pairs = [self.compute_distance(outcome) for outcome in outcomes]
+        return [distance for distance, _ in pairs], [strict_distance for _, strict_distance in pairs]
 
 
 def _collect_scores(outcomes: Sequence[ItemOutcome]) -> tuple[list[ItemOutcome], Floats, Floats]:
-    """The outcomes that have a score, their scores, and their labels."""
-    known = [(one, score) for one in outcomes if (score := one.score) is not None]
-    labels = [one.item.label for one, _ in known]
+    """Return the outcomes with a score, their scores, and their labels."""
+    pairs = [(outcome, score) for outcome in outcomes if (score := outcome.score) is not None]
+    labels = [outcome.item.label for outcome, _ in pairs]
     assert all(isinstance(label, int | float) for label in labels)
-    return [one for one, _ in known], np.array([score for _, score in known]), np.array(labels, dtype=np.float64)
+    scores = np.array([score for _, score in pairs])
+    return [outcome for outcome, _ in pairs], scores, np.array(labels, dtype=np.float64)
 
 
 def _compute_metric(
-    metric: Callable[[Numbers, Numbers], float], scores: Floats, labels: Floats, asked: int, seed: int
+    function: Callable[[Numbers, Numbers], float], scores: Floats, labels: Floats, item_count: int, seed: int
 ) -> BenchmarkMetric:
-    """A metric of scores and labels, with the interval over them."""
-    return bootstrap_metric(lambda at: metric(scores[at], labels[at]), len(scores), seed, asked=asked)
+    """Compute a function of scores and labels with its bootstrap interval."""
+    return bootstrap_metric(lambda at: function(scores[at], labels[at]), len(scores), seed, asked=item_count)
 
 
 def _scores_by_run(outcomes: Sequence[ItemOutcome]) -> list[Floats]:
-    """The scores of each run, nan where it has none."""
-    count = max((len(one.judgments) for one in outcomes), default=0)
-    runs = np.full((count, len(outcomes)), math.nan)
-    for k, one in enumerate(outcomes):
-        for run, judgment in enumerate(one.judgments):
+    """Return the scores of each run, nan for unscored items."""
+    run_count = max((len(outcome.judgments) for outcome in outcomes), default=0)
+    scores = np.full((run_count, len(outcomes)), math.nan)
+    for k, outcome in enumerate(outcomes):
+        for run, judgment in enumerate(outcome.judgments):
             if judgment.scores is not None:
-                runs[run, k] = judgment.scores[0]
-    return list(runs)
+                scores[run, k] = judgment.scores[0]
+    return list(scores)
 
 
 def _nan_mean(values: Iterable[float]) -> float:
-    """The mean of those that are defined; nan where none is."""
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
+    """Average the values that are not nan; nan without any."""
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan

@@ -1,4 +1,4 @@
-"""What verdicts are worth: the seam to a family of published metrics, and the family of pairs."""
+"""Scoring: the interface to a family of published metrics, and the scoring of pairs."""
 
 from __future__ import annotations
 
@@ -21,157 +21,186 @@ from flex_judge.experiments.benchmarks.metrics import (
 from flex_judge.judges.judgments import Judgment, Verdict
 
 Metrics = dict[str, BenchmarkMetric]
+"""Name -> metric."""
 MetricTables = dict[str, dict[str, BenchmarkMetric]]
-"""Of a grouping (`source`) each group's figure."""
+"""Grouping (such as `source`) -> group -> metric."""
 
 
 class Scoring(Protocol):
-    """How the verdicts of a task are counted."""
+    """Interface of the scorings: how the verdicts of a task become metrics."""
 
     @property
     def headline(self) -> str:
-        """Name of the figure that stands for the task."""
+        """Name of the task's main metric."""
         ...
 
-    def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics: ...
+    def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
+        """Compute the metrics over all items; `seed` seeds the bootstrap."""
+        ...
 
-    def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables: ...
+    def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
+        """Compute the main metric of each group; `seed` seeds the bootstrap."""
+        ...
 
 
 @dataclass(frozen=True)
 class PairScoring:
-    """Which of two responses is better."""
+    """Scoring of pairs: which of two responses is better."""
 
     headline: str = "agreement"
     measure: str = "agreement"
-    """What the share of verdicts that say what people said is called."""
+    """Name of the share of verdicts that agree with the label."""
     unit: str = "run"
-    """What counts as a verdict: `run`: all orders of a run together, of which the majority decides; `vote`: each order
-    by itself; `margin`: all votes of an item together, which must be more for the label than for the other response
-    (a tie counts for neither); `voted`: what all votes of an item come to, by majority."""
+    """Verdicts that are counted. `run`: the majority over the orders of each run. `vote`: each order by itself.
+    `margin`: all votes of an item together, which must favour the label over the other response (ties count for
+    neither). `voted`: the majority over all votes of an item."""
     tie: float = 0.0
-    """What a tie is worth where the label is none."""
+    """Credit for predicting a tie if the label is not a tie."""
     by_options: bool = False
-    """Whether the label is one of the four options, and nothing less will do."""
+    """Whether the label is one of four options, which must match exactly."""
     macro: str | None = None
-    """The grouping whose groups count alike in `macro`."""
+    """Grouping for the metric `macro`, the unweighted mean over its groups."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """What an item of a group counts for within a group of `macro`, where it is not 1."""
+    """Group -> weight of its items within a group of `macro`; 1 by default."""
     classes: bool = False
-    """Whether precision, recall and F1 are told."""
+    """Whether to report precision, recall and F1."""
 
     def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
-        found = {self.measure: self._compute_share(outcomes, seed)}
-        decided = [one for one in outcomes if one.item.label != TIE]
-        parts = {"": outcomes}
+        """See `Scoring.compute_metrics`."""
+        metrics = {self.measure: self._compute_share(outcomes, seed)}
+        decided = [outcome for outcome in outcomes if outcome.item.label != TIE]
+        subsets = {"": outcomes}
         if len(decided) < len(outcomes) and not self.by_options:
-            parts["_without_ties"] = decided
-            found["without_ties"] = self._compute_share(decided, seed)
-        if not self.by_options and any(self._has_tie_vote(one) for one in decided):
-            found["decided"] = self._compute_decisive_share(decided, seed)
+            subsets["_without_ties"] = decided
+            metrics["without_ties"] = self._compute_share(decided, seed)
+        if not self.by_options and any(self._has_tie_vote(outcome) for outcome in decided):
+            metrics["decided"] = self._compute_decisive_share(decided, seed)
         if self.macro:
-            found |= {f"macro{name}": self._compute_macro(part, self.macro, seed) for name, part in parts.items()}
-        if self.unit != "voted" and any(len(one.judgments) > 1 for one in outcomes):
-            majority = [
-                self._credit_prediction(extract_prediction(one.combined_judgment, self.by_options), one)
-                for one in outcomes
+            for suffix, subset in subsets.items():
+                metrics[f"macro{suffix}"] = self._compute_macro(subset, self.macro, seed)
+        # With a single run, or by votes already, the majority would repeat the main metric.
+        if self.unit != "voted" and any(len(outcome.judgments) > 1 for outcome in outcomes):
+            majority_credits = [
+                self._credit_prediction(extract_prediction(outcome.combined_judgment, self.by_options), outcome)
+                for outcome in outcomes
             ]
-            found["majority"] = compute_share(majority, [credit or 0.0 for credit in majority], seed)
+            metrics["majority"] = compute_share(majority_credits, [credit or 0.0 for credit in majority_credits], seed)
         if self.classes:
-            found |= self._compute_class_metrics(outcomes, seed)
-        steady = [_compute_consistency(one) for one in outcomes]
-        if any(value is not None for value in steady):
-            known = [value for value in steady if value is not None]
-            found["consistency"] = bootstrap_metric(
-                lambda at: float(np.mean([known[i] for i in at])), len(known), seed, asked=len(outcomes)
+            metrics |= self._compute_class_metrics(outcomes, seed)
+        consistencies = [_compute_consistency(outcome) for outcome in outcomes]
+        defined = [value for value in consistencies if value is not None]
+        if defined:
+            metrics["consistency"] = bootstrap_metric(
+                lambda at: float(np.mean([defined[i] for i in at])), len(defined), seed, asked=len(outcomes)
             )
-        return found
+        return metrics
 
     def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
-        tables = compute_by_group(outcomes, lambda part: self._compute_share(part, seed))
+        """See `Scoring.compute_tables`."""
+        tables = compute_by_group(outcomes, lambda group: self._compute_share(group, seed))
         if self.macro in tables and self.weights:
-            tables[self.macro] = compute_by_group(
-                outcomes, lambda part: self._compute_macro(part, str(self.macro), seed)
-            )[self.macro]
+            # The table of the macro grouping shows what `macro` averages, with the same weights.
+            grouping = str(self.macro)
+            weighted = compute_by_group(outcomes, lambda group: self._compute_macro(group, grouping, seed))
+            tables[grouping] = weighted[grouping]
         return tables
 
     def compute_credit(self, outcome: ItemOutcome) -> tuple[float | None, float]:
-        """What an item is worth: over its verdicts, and with missing ones counted as wrong."""
-        found = self._list_predictions(outcome)
-        known = [said for said in found if said is not None]
+        """Compute an item's credit over its verdicts (None without any), and with missing ones counted as wrong."""
+        predictions = self._list_predictions(outcome)
+        defined = [prediction for prediction in predictions if prediction is not None]
+        label = outcome.item.label
         if self.unit == "margin":
-            lead = sum((said == outcome.item.label) - (said != outcome.item.label and said != TIE) for said in known)
-            return (float(lead > 0) if known else None), float(lead > 0)
-        worth = math.fsum(self._credit_prediction(said, outcome) or 0.0 for said in known)
-        return (worth / len(known) if known else None), worth / max(1, len(found))
+            lead = sum((p == label) - (p != label and p != TIE) for p in defined)
+            return (float(lead > 0) if defined else None), float(lead > 0)
+        total = math.fsum(self._credit_prediction(prediction, outcome) or 0.0 for prediction in defined)
+        return (total / len(defined) if defined else None), total / max(1, len(predictions))
 
     def _compute_share(self, outcomes: Sequence[ItemOutcome], seed: int) -> BenchmarkMetric:
         return compute_share(*self._compute_credits(outcomes), seed)
 
     def _has_tie_vote(self, outcome: ItemOutcome) -> bool:
-        return any(extract_prediction(one) == TIE for one in outcome.votes)
+        return any(extract_prediction(vote) == TIE for vote in outcome.votes)
 
     def _compute_decisive_share(self, outcomes: Sequence[ItemOutcome], seed: int) -> BenchmarkMetric:
-        """The share of verdicts that say what people said, of those of all items that are no tie."""
-        said = [[it for it in self._list_predictions(one) if it is not None and it != TIE] for one in outcomes]
-        right = [sum(it == one.item.label for it in its) for one, its in zip(outcomes, said, strict=True)]
-        return compute_ratio(right, [len(its) for its in said], seed)
+        """Compute the share of right verdicts among all verdicts that are not a tie."""
+        right, decisive = [], []
+        for outcome in outcomes:
+            predictions = [p for p in self._list_predictions(outcome) if p is not None and p != TIE]
+            right.append(sum(prediction == outcome.item.label for prediction in predictions))
+            decisive.append(len(predictions))
+        return compute_ratio(right, decisive, seed)
 
     def _list_predictions(self, outcome: ItemOutcome) -> list[int | str | None]:
-        """What each verdict of an item predicts, None where there is none."""
-        votes: Sequence[Judgment | Verdict] = outcome.votes
-        if self.unit in ("run", "voted"):
-            votes = outcome.judgments if self.unit == "run" else [outcome.combined_judgment]
-        return [extract_prediction(vote, self.by_options) for vote in votes]
+        """List the prediction of each verdict of an item, None if it has no score."""
+        verdicts: Sequence[Judgment | Verdict] = outcome.votes
+        if self.unit == "run":
+            verdicts = outcome.judgments
+        elif self.unit == "voted":
+            verdicts = [outcome.combined_judgment]
+        return [extract_prediction(verdict, self.by_options) for verdict in verdicts]
 
     def _compute_macro(self, outcomes: Sequence[ItemOutcome], grouping: str, seed: int) -> BenchmarkMetric:
-        worth, asked = self._compute_credits(outcomes)
-        groups = [one.item.groups[grouping] for one in outcomes]
-        return average_groups(worth, asked, groups, [self._get_weight(one) for one in outcomes], seed)
+        item_credits, strict_credits = self._compute_credits(outcomes)
+        groups = [outcome.item.groups[grouping] for outcome in outcomes]
+        weights = [self._get_weight(outcome) for outcome in outcomes]
+        return average_groups(item_credits, strict_credits, groups, weights, seed)
 
     def _get_weight(self, outcome: ItemOutcome) -> float:
         return next((self.weights[group] for group in outcome.item.groups.values() if group in self.weights), 1.0)
 
     def _compute_credits(self, outcomes: Sequence[ItemOutcome]) -> tuple[list[float | None], list[float]]:
-        both = [self.compute_credit(outcome) for outcome in outcomes]
-        return [known for known, _ in both], [asked for _, asked in both]
+        pairs = [self.compute_credit(outcome) for outcome in outcomes]
+        return [credit for credit, _ in pairs], [strict_credit for _, strict_credit in pairs]
 
-    def _credit_prediction(self, said: int | str | None, outcome: ItemOutcome) -> float | None:
-        if said is None:
+    def _credit_prediction(self, prediction: int | str | None, outcome: ItemOutcome) -> float | None:
+        if prediction is None:
             return None
-        if said == outcome.item.label:
+        if prediction == outcome.item.label:
             return 1.0
-        return self.tie if said == TIE else 0.0
+        return self.tie if prediction == TIE else 0.0
 
     def _compute_class_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
-        """Of the verdicts that `credit` counts, over the items that have one, and over all."""
-        labels = [str(one.item.label) for one in outcomes]
-        every = [[str(it) for it in self._list_predictions(one)] for one in outcomes]
-        known = [[str(it) for it in self._list_predictions(one) if it is not None] for one in outcomes]
-        some = [i for i, its in enumerate(known) if its]
-        scored = precision_recall_f1([known[i] for i in some], [labels[i] for i in some], seed)
-        strict = scored if known == every else precision_recall_f1(every, labels, seed)
+        """Compute precision, recall and F1 of the verdicts that `compute_credit` counts."""
+        labels = [str(outcome.item.label) for outcome in outcomes]
+        strict_predictions = [[str(p) for p in self._list_predictions(outcome)] for outcome in outcomes]
+        predictions = [[str(p) for p in self._list_predictions(outcome) if p is not None] for outcome in outcomes]
+        scored = [i for i, item_predictions in enumerate(predictions) if item_predictions]
+        metrics = precision_recall_f1([predictions[i] for i in scored], [labels[i] for i in scored], seed)
+        is_complete = predictions == strict_predictions
+        strict = metrics if is_complete else precision_recall_f1(strict_predictions, labels, seed)
         names = ("precision", "recall", "f1")
-        return {name: one.with_strict(all_) for name, one, all_ in zip(names, scored, strict, strict=True)}
+        return {
+            name: metric.with_strict(strict_metric)
+            for name, metric, strict_metric in zip(names, metrics, strict, strict=True)
+        }
 
 
 def compute_by_group(
-    outcomes: Sequence[ItemOutcome], figure: Callable[[Sequence[ItemOutcome]], BenchmarkMetric], but: str | None = None
+    outcomes: Sequence[ItemOutcome],
+    compute: Callable[[Sequence[ItemOutcome]], BenchmarkMetric],
+    skip: str | None = None,
 ) -> MetricTables:
-    """A figure of each group, for every grouping of the items (but one) that has more than one."""
-    names = dict.fromkeys(name for one in outcomes for name in one.item.groups if name != but)
+    """Compute a metric for each group of every grouping that has more than one group.
+
+    Args:
+        outcomes: All outcomes of a task.
+        compute: Computes the metric of one group.
+        skip: Grouping to leave out.
+    """
+    groupings = dict.fromkeys(name for outcome in outcomes for name in outcome.item.groups if name != skip)
     tables = {}
-    for name in names:
-        parts: dict[str, list[ItemOutcome]] = {}
-        for one in outcomes:
-            if name in one.item.groups:
-                parts.setdefault(one.item.groups[name], []).append(one)
-        if len(parts) > 1:
-            tables[name] = {group: figure(parts[group]) for group in sorted(parts)}
+    for grouping in groupings:
+        groups: dict[str, list[ItemOutcome]] = {}
+        for outcome in outcomes:
+            if grouping in outcome.item.groups:
+                groups.setdefault(outcome.item.groups[grouping], []).append(outcome)
+        if len(groups) > 1:
+            tables[grouping] = {name: compute(groups[name]) for name in sorted(groups)}
     return tables
 
 
 def _compute_consistency(outcome: ItemOutcome) -> float | None:
-    """The share of the rounds read in several orders in which all prefer the same; None where there is none."""
-    known = [1.0 - one.disagreement for one in outcome.judgments if one.disagreement is not None]
-    return math.fsum(known) / len(known) if known else None
+    """Compute the fraction of rounds whose orders all prefer the same response; None without several orders."""
+    values = [1.0 - judgment.disagreement for judgment in outcome.judgments if judgment.disagreement is not None]
+    return math.fsum(values) / len(values) if values else None

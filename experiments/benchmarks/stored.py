@@ -1,8 +1,9 @@
-"""Files of stored replies: ours, and those that the makers of benchmarks published of the judges that they tried.
+"""Files of stored replies: this project's format, and those published by the authors of benchmarks.
 
-Ours has a row for each reply, `{"id", "text"}`, or for all replies to an item, `{"id", "texts": [...]}`; rows with
-one id are its runs, in their order. Where a judge reads the responses in several orders, the replies of a run stand in
-that order (given, then swapped); a row may say otherwise: `"orders": [[1, 0], ...]`.
+This project's format has a row for each reply, `{"id", "text"}`, or for all replies to an item,
+`{"id", "texts": [...]}`. Rows with the same id are its runs, in order. If a judge reads the responses in several
+orders, the replies of a run are listed in those orders (as given, then swapped); a row may state other orders:
+`"orders": [[1, 0], ...]`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flex_judge.experiments.benchmarks.data import DATA_SUFFIXES, read_data_file
+from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.experiments.benchmarks.items import Item
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.prompts import THINK_CLOSE, THINK_OPEN
@@ -21,111 +22,123 @@ from flex_judge.judges.protocol.prompts import THINK_CLOSE, THINK_OPEN
 
 @dataclass(frozen=True)
 class StoredReplies:
-    """The replies to one item."""
+    """Replies to one item."""
 
     where: str
+    """File and row of the first reply, for error messages."""
     texts: tuple[str | None, ...]
-    """None for one that was not made."""
+    """Text of each reply; None for a missing one."""
     orders: tuple[tuple[int, ...], ...] | None = None
-    """In which order the judge read the responses, where the row says so."""
+    """Reading order of the judge for each reply; None if the file does not state it."""
 
 
 def read_replies(path: Path) -> dict[str, StoredReplies]:
-    """The replies of a file, by the id of their item.
+    """Read the replies of a file: item id -> replies.
 
     Raises:
-        UsageError: the file, or a row of it, is not as it should be; the message names both and the field.
+        UsageError: The file or one of its rows is invalid; the message names file, row and field.
     """
-    found: dict[str, StoredReplies] = {}
+    replies: dict[str, StoredReplies] = {}
     if path.suffix not in DATA_SUFFIXES:
         raise UsageError(f"{path}: expected stored replies, in a file that ends in {', '.join(DATA_SUFFIXES)}")
-    for number, (where, published) in enumerate(read_data_file(path), 1):
-        row = next((ours for read in CONVERTERS if (ours := read(published, number))), published)
-        one = _parse_row(where, row)
-        name = str(row["id"])
-        if earlier := found.get(name):
-            if (earlier.orders is None) != (one.orders is None):
-                raise UsageError(f"{where}: field 'orders' must be in every row of {name!r}, or in none")
-            both = None if earlier.orders is None or one.orders is None else earlier.orders + one.orders
-            one = StoredReplies(earlier.where, earlier.texts + one.texts, both)
-        found[name] = one
-    if not found:
-        raise UsageError(f"{path}: holds no reply")
-    return found
+    for number, (where, file_row) in enumerate(read_data_file(path), 1):
+        row = next((row for convert in CONVERTERS if (row := convert(file_row, number))), file_row)
+        item_replies = _parse_row(where, row)
+        item_id = str(row["id"])
+        if earlier := replies.get(item_id):
+            item_replies = _append_replies(earlier, item_replies, item_id)
+        replies[item_id] = item_replies
+    if not replies:
+        raise UsageError(f"{path}: has no reply; expected rows with id and text")
+    return replies
+
+
+def _append_replies(first: StoredReplies, second: StoredReplies, item_id: str) -> StoredReplies:
+    """Append the replies of another row with the same id."""
+    if (first.orders is None) != (second.orders is None):
+        raise UsageError(f"{second.where}: field 'orders' must be in every row of {item_id!r}, or in none")
+    orders = None if first.orders is None or second.orders is None else first.orders + second.orders
+    return StoredReplies(first.where, first.texts + second.texts, orders)
 
 
 def match_replies(path: Path, items: Sequence[Item]) -> dict[str, StoredReplies]:
-    """The replies of a file, by the id of the item that they are for.
+    """Read the replies of a file and match them to items: item id -> replies.
 
-    Where the items are numbered from 1, as rows without an id are, replies may count them from 0. Where no two items
-    end alike (`pair/17`, `score/4`), replies may leave out what is before the end.
-
-    Raises:
-        UsageError: a reply is for no item. An item without a reply is no fault here: it is unscored.
-    """
-    stored = read_replies(path)
-    ids = {item.id for item in items}
-    if ids == {str(k + 1) for k in range(len(items))} and all(map(str.isdecimal, stored)):
-        stored = _shift_ids_to_one(path, stored, len(items))
-    ends = Counter(name.rpartition("/")[2] for name in ids)
-    short = {name.rpartition("/")[2]: name for name in ids if ends[name.rpartition("/")[2]] == 1}
-    named: dict[str, str] = {}
-    for name, one in stored.items():
-        whole = name if name in ids else short.get(name, name)
-        if whole in named:
-            raise UsageError(f"{one.where}, field 'id': {name!r} and {named[whole]!r} are the same item; use one id")
-        named[whole] = name
-    stored = {whole: stored[name] for whole, name in named.items()}
-    unknown = stored.keys() - ids
-    if unknown:
-        first = next(name for name in stored if name in unknown)
-        known = ", ".join(repr(item.id) for item in items[:3])
-        raise UsageError(
-            f"{stored[first].where}, field 'id': {first!r} is no item of the data, as {len(unknown)} ids are; the "
-            f"items are {known}, ..."
-        )
-    return stored
-
-
-def _shift_ids_to_one(path: Path, stored: dict[str, StoredReplies], items: int) -> dict[str, StoredReplies]:
-    """Replies by the number of their row from 1, which may be counted from 0.
+    If the items are numbered from 1 (rows without ids), replies may be numbered from 0. If the last parts of the item
+    ids are unique (`pair/17`, `score/4`), replies may leave out the parts before. An item without a reply is unscored.
 
     Raises:
-        UsageError: they may be counted either way: a row that is missing would move every label by one.
+        UsageError: A reply matches no item.
     """
-    if "0" in stored:
-        return {str(int(name) + 1): one for name, one in stored.items()}
-    if str(items) not in stored and len(stored) > 1:
+    replies = read_replies(path)
+    item_ids = {item.id for item in items}
+    if item_ids == {str(k + 1) for k in range(len(items))} and all(map(str.isdecimal, replies)):
+        replies = _shift_ids_to_one(path, replies, len(items))
+    suffix_counts = Counter(item_id.rpartition("/")[2] for item_id in item_ids)
+    id_by_suffix = {item_id.rpartition("/")[2]: item_id for item_id in item_ids}
+    reply_ids: dict[str, str] = {}
+    for reply_id, item_replies in replies.items():
+        item_id = reply_id
+        if reply_id not in item_ids and suffix_counts[reply_id] == 1:
+            item_id = id_by_suffix[reply_id]
+        if item_id in reply_ids:
+            raise UsageError(
+                f"{item_replies.where}, field 'id': {reply_id!r} and {reply_ids[item_id]!r} are the same item; use one "
+                "id"
+            )
+        reply_ids[item_id] = reply_id
+    matched_replies = {item_id: replies[reply_id] for item_id, reply_id in reply_ids.items()}
+    unknown_ids = [item_id for item_id in matched_replies if item_id not in item_ids]
+    if unknown_ids:
+        examples = ", ".join(repr(item.id) for item in items[:3])
         raise UsageError(
-            f"{path}, field 'id': has neither 0 nor {items}, so rows may be counted from 0 or from 1; add a row for "
-            'the first or the last, with "text": null where there is no reply'
+            f"{matched_replies[unknown_ids[0]].where}, field 'id': {unknown_ids[0]!r} is no item of the data "
+            f"({len(unknown_ids)} unknown ids); expected ids like {examples}"
         )
-    return stored
+    return matched_replies
+
+
+def _shift_ids_to_one(path: Path, replies: dict[str, StoredReplies], item_count: int) -> dict[str, StoredReplies]:
+    """Renumber replies from 1 if they are numbered from 0.
+
+    Raises:
+        UsageError: The numbering is ambiguous. A wrong guess would shift every label by one row.
+    """
+    if "0" in replies:
+        return {str(int(number) + 1): item_replies for number, item_replies in replies.items()}
+    if str(item_count) not in replies and len(replies) > 1:
+        raise UsageError(
+            f"{path}, field 'id': has neither 0 nor {item_count}, so rows may be counted from 0 or from 1; add a row "
+            'for the first or the last item, with "text": null if it has no reply'
+        )
+    return replies
 
 
 def _parse_row(where: str, row: Mapping[str, Any]) -> StoredReplies:
     def make_error(name: str, expected: str) -> UsageError:
         return UsageError(f"{where}, field {name!r}: expected {expected}, got {row.get(name)!r:.80}")
 
-    name = row.get("id")
-    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
+    item_id = row.get("id")
+    if isinstance(item_id, bool) or not isinstance(item_id, str | int) or item_id == "":
         raise make_error("id", "the id of an item")
     if ("text" in row) == ("texts" in row):
         raise UsageError(f"{where}: expected a field 'text' or a field 'texts'")
     texts = [row["text"]] if "text" in row else row["texts"]
     if not isinstance(texts, list) or not all(text is None or isinstance(text, str) for text in texts):
         raise make_error("text" if "text" in row else "texts", "a reply" if "text" in row else "a list of replies")
-    shown = row.get("orders")
-    if shown is None:
+    orders = row.get("orders")
+    if orders is None:
         return StoredReplies(where, tuple(texts))
-    lists = isinstance(shown, list) and len(shown) == len(texts)
-    if not lists or not all(isinstance(one, list) and sorted(one) == list(range(len(one))) for one in shown):
-        raise make_error("orders", "for each reply the order of the responses, such as [1, 0]")
-    return StoredReplies(where, tuple(texts), tuple(tuple(one) for one in shown))
+    has_one_per_text = isinstance(orders, list) and len(orders) == len(texts)
+    if not has_one_per_text or not all(
+        isinstance(order, list) and sorted(order) == list(range(len(order))) for order in orders
+    ):
+        raise make_error("orders", "the order of the responses for each reply, such as [1, 0]")
+    return StoredReplies(where, tuple(texts), tuple(tuple(order) for order in orders))
 
 
 def _convert_pandalm(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
-    """PandaLM's, a row: `{"idx", "NAME_result": 1 | 2 | 0 for a tie, "NAME_reason"}`."""
+    """Convert a row of PandaLM: `{"idx", "NAME_result": 1 | 2 | 0 for a tie, "NAME_reason"}`."""
     results = [name for name in row if name.endswith("_result")]
     if "idx" not in row or len(results) != 1:
         return None
@@ -134,9 +147,12 @@ def _convert_pandalm(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
 
 
 def _convert_llmbar(row: Mapping[str, Any], number: int) -> dict[str, Any] | None:
-    """LLMBar's, a row in the order of the data: `{"results": [..., {"swap = False": {"completion", "winner"},
-    "swap = True": {...}}]}`. The last result counts, and of it the winner, by the order of the data in both: how the
-    judge was asked, and so how it answers, is another thing in every file."""
+    """Convert a row of LLMBar: `{"results": [..., {"swap = False": {"completion", "winner"}, "swap = True": {...}}]}`.
+
+    Rows are in the order of the data. The last result counts. Its `winner` is used rather than the completion, because
+    the format of the completion differs between files; it names the response by its position in the data in both
+    orders.
+    """
     results = row.get("results")
     last = results[-1] if isinstance(results, list) and results else None
     if not isinstance(last, dict) or not all(isinstance(last.get(swap), dict) for swap in _SWAPS):
@@ -145,32 +161,38 @@ def _convert_llmbar(row: Mapping[str, Any], number: int) -> dict[str, Any] | Non
     texts = []
     for swap, order in zip(_SWAPS, orders, strict=True):
         winner = {"1": 0, "2": 1}.get(str(last[swap].get("winner")))
-        told = last[swap].get("completion")
-        said = None if winner is None else "A>B" if order[0] == winner else "B>A"
-        texts.append(_format_verdict(told[0] if isinstance(told, list) and told else told, said))
+        verdict = None if winner is None else "A>B" if order[0] == winner else "B>A"
+        completion = last[swap].get("completion")
+        if isinstance(completion, list) and completion:
+            completion = completion[0]
+        texts.append(_format_reply(completion, verdict))
     return {"id": number, "texts": texts, "orders": orders}
 
 
 def _convert_judgebench(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
-    """JudgeBench's, a row: `{"pair_id", "judgments": [{"judgment": {"response"}, "decision": "A>B" | ...}, ...]}`, in
-    the order given and the other. The decision counts, which every kind of judge has; null is none."""
+    """Convert a row of JudgeBench.
+
+    The row is `{"pair_id", "judgments": [{"judgment": {"response"}, "decision": "A>B" | ...}, ...]}`, with the given
+    order first and the swapped one second. `decision` is used because every kind of judge has it; null is no verdict.
+    """
     judgments = row.get("judgments")
     if "pair_id" not in row or not isinstance(judgments, list):
         return None
-    if not all(one is None or isinstance(one, dict) for one in judgments):
+    if not all(entry is None or isinstance(entry, dict) for entry in judgments):
         return None
     texts = []
-    for one in judgments:
-        told = (one or {}).get("judgment")
-        said = (one or {}).get("decision")
-        texts.append(_format_verdict(told.get("response") if isinstance(told, dict) else None, said))
+    for entry in judgments:
+        judgment = (entry or {}).get("judgment")
+        response = judgment.get("response") if isinstance(judgment, dict) else None
+        texts.append(_format_reply(response, (entry or {}).get("decision")))
     return {"id": row["pair_id"], "texts": texts}
 
 
-def _format_verdict(text: Any, verdict: Any) -> str | None:
-    """A reply with its verdict as its makers read it; None where they read none."""
+def _format_reply(text: Any, verdict: Any) -> str | None:
+    """Format a reply with the verdict that the authors parsed from it; None if they parsed none."""
     if not isinstance(verdict, str):
         return None
+    # A closing tag in the text would end the reasoning early.
     reasoning = text.replace(THINK_CLOSE, "") if isinstance(text, str) else ""
     return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n\n[[{verdict}]]"
 
@@ -181,4 +203,4 @@ CONVERTERS: tuple[Callable[[Mapping[str, Any], int], dict[str, Any] | None], ...
     _convert_llmbar,
     _convert_judgebench,
 )
-"""How published files become ours, row by row; None for a row that is none of theirs."""
+"""Converters of published rows to this project's format; each returns None for a row of another format."""

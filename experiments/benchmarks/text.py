@@ -1,4 +1,4 @@
-"""Benchmarks of judges of text: pairs of answers, and which of the two people, or GPT-4, prefer."""
+"""Text benchmarks: pairs of answers with the preference of humans or of GPT-4."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ from flex_judge.judges.errors import UsageError
 
 FIRST_SECOND_TIE: Mapping[Any, Label] = {1: 0, 2: 1, 0: TIE, "1": 0, "2": 1, "0": TIE, "tie": TIE, "Tie": TIE}
 FIRST_SECOND = {name: label for name, label in FIRST_SECOND_TIE.items() if label != TIE}
-"""How PandaLM and LLMBar write which of two answers is better."""
+"""Labels of PandaLM and LLMBar."""
 
 
-def _make_result(judge: str, *figures: float, source: str = "arXiv 2504.00050") -> PublishedResult:
+def _make_result(judge: str, *values: float, source: str = "arXiv 2504.00050") -> PublishedResult:
     names = ("agreement", "precision", "recall", "f1")
-    return PublishedResult(judge, {f"pair.{name}": one for name, one in zip(names, figures, strict=False)}, source)
+    return PublishedResult(judge, {f"pair.{name}": value for name, value in zip(names, values, strict=False)}, source)
 
 
 class PandaLM(RowBenchmark):
-    """Label: the majority of three annotators; where all three differ the first one's, as in the published metrics."""
+    """Pairs labelled by the majority of three annotators.
+
+    If all three differ, the first one's label counts, as in the published metrics.
+    """
 
     spec = BenchmarkSpec(
-        "pandalm",
-        "PandaLM: two answers to an instruction, against the majority of three annotators (arXiv 2306.05087)",
-        "PandaLM's testset-v1.json: rows with instruction, response1, response2 and annotator1-3, or label",
-        ("**/testset-v1.json", "**/*.json", "**/*.jsonl"),
-        {"pair": PairScoring(classes=True)},
+        name="pandalm",
+        about="PandaLM: two answers to an instruction, against the majority of three annotators (arXiv 2306.05087)",
+        expected="PandaLM's testset-v1.json: rows with instruction, response1, response2 and annotator1-3, or label",
+        patterns=("**/testset-v1.json", "**/*.json", "**/*.jsonl"),
+        tasks={"pair": PairScoring(classes=True)},
         fields=("instruction", "response1", "response2"),
         ids=("idx", "id"),
         counts={"pair": 999},
@@ -50,17 +53,18 @@ class PandaLM(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         answers = [record.get_text_or_empty("response1"), record.get_text_or_empty("response2")]
         context = record.get_text("input") if record.get("input") is not None else None
-        asked = "\n\n".join(filter(None, [record.get_text("instruction"), context]))
+        prompt = "\n\n".join(filter(None, [record.get_text("instruction"), context]))
         return make_item(
             record,
             id,
             "pair",
-            asked,
-            answers,
-            "pandalm",
-            self._parse_label(record),
+            prompt=prompt,
+            responses=answers,
+            rubric="pandalm",
+            label=self._parse_label(record),
             **self._group_by_annotators(record),
         )
 
@@ -68,7 +72,8 @@ class PandaLM(RowBenchmark):
         if record.get("label") is not None:
             label: Label = record.get_choice(FIRST_SECOND_TIE, "label")
             return label
-        return Counter(self._parse_annotators(record)).most_common(1)[0][0]  # of those that are level, the first
+        # `most_common` keeps the order of first occurrence among equal counts.
+        return Counter(self._parse_annotators(record)).most_common(1)[0][0]
 
     def _group_by_annotators(self, record: Record) -> dict[str, str]:
         if record.get("label") is not None:
@@ -80,16 +85,19 @@ class PandaLM(RowBenchmark):
 
 
 class JudgeLM(RowBenchmark):
-    """Label: which answer GPT-4 gave the higher score. Its judgments may be in the rows, or in a file beside them with
-    the same question ids; where it gave no scores the item is left out, as its makers do."""
+    """Pairs labelled by the scores of GPT-4.
+
+    Its judgments are in the rows or in a separate file with the same question ids. Items without scores are left out,
+    as in the official evaluation.
+    """
 
     spec = BenchmarkSpec(
-        "judgelm",
-        "JudgeLM: two answers to a question, against GPT-4's scores (arXiv 2310.17631)",
-        "JudgeLM's judgelm_val_5k.jsonl and judgelm_val_5k_gpt4.jsonl: rows with question_id, question_body, "
+        name="judgelm",
+        about="JudgeLM: two answers to a question, against GPT-4's scores (arXiv 2310.17631)",
+        expected="JudgeLM's judgelm_val_5k.jsonl and judgelm_val_5k_gpt4.jsonl: rows with question_id, question_body, "
         "answer1_body and answer2_body, and rows with question_id and text (or score)",
-        ("**/judgelm_val_5k*.jsonl", "**/*.jsonl", "**/*.json"),
-        {"pair": PairScoring(classes=True)},
+        patterns=("**/judgelm_val_5k*.jsonl", "**/*.jsonl", "**/*.json"),
+        tasks={"pair": PairScoring(classes=True)},
         ids=("question_id", "id"),
         counts={"pair": 5000},
         protocol={"temperature": 0.6, "top_p": 0.95},
@@ -103,38 +111,53 @@ class JudgeLM(RowBenchmark):
     )
 
     def parse_items(self, data: BenchmarkData) -> list[Item]:
-        asked = [record for record in data.records if record.get("question_body") is not None]
-        check_fields(asked or data.records, ("question_body", "answer1_body", "answer2_body"), self.spec.expected)
+        """See `Benchmark.parse_items`."""
+        questions = [record for record in data.records if record.get("question_body") is not None]
+        check_fields(questions or data.records, ("question_body", "answer1_body", "answer2_body"), self.spec.expected)
         judged = [record for record in data.records if _parse_gpt4_scores(record) is not None]
-        # One that was judged beside a reference answer is another benchmark's.
+        # Judgments made with a reference answer belong to another benchmark.
         judged = [record for record in judged if "with_reference" not in record.file.name] or judged
         if not judged:
-            raise UsageError(f"{data.name}: holds no scores of GPT-4; expected {self.spec.expected}")
-        # GPT-4's own words count before a number that stands in a row.
+            raise UsageError(f"{data.name}: has no scores of GPT-4; expected {self.spec.expected}")
+        # Judgments in GPT-4's own words are sorted last, so that they override a plain score in a row.
         judged.sort(key=lambda record: isinstance(record.get("text", "review"), str))
         scores = {str(record.get("question_id")): _parse_gpt4_scores(record) for record in judged}
-        rows = [replace(one, data={**one.data, "gpt4": scores.get(str(one.get("question_id")))}) for one in asked]
-        return [
-            self.parse_record(record, name) for record, name in zip(rows, assign_ids(rows, self.spec.ids), strict=True)
-        ]
+        rows = []
+        for question in questions:
+            gpt4_scores = scores.get(str(question.get("question_id")))
+            rows.append(replace(question, data={**question.data, "gpt4": gpt4_scores}))
+        item_ids = assign_ids(rows, self.spec.ids)
+        return [self.parse_record(row, item_id) for row, item_id in zip(rows, item_ids, strict=True)]
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         answers = [record.get_text("answer1_body"), record.get_text("answer2_body")]
         first, second = record.get("gpt4") or (-1.0, -1.0)
+        # (-1, -1) stands for missing scores.
         label: Label | None = TIE if first == second else 0 if first > second else 1
         if min(first, second) < 0:
             label = None
         return make_item(
-            record, id, "pair", record.get_text("question_body"), answers, "judgelm", label, "GPT-4 gave no scores"
+            record,
+            id,
+            "pair",
+            prompt=record.get_text("question_body"),
+            responses=answers,
+            rubric="judgelm",
+            label=label,
+            left_out="GPT-4 gave no scores",
         )
 
 
 def _parse_gpt4_scores(record: Record) -> tuple[float, float] | None:
-    """The two scores in a row: those on the first line of GPT-4's text, or those of its own field."""
+    """Return the two scores of a row, from the first line of GPT-4's text or from the field `score`.
+
+    Scores of -1 stand for a text without scores; None for a row without a judgment.
+    """
     text, scores = record.get("text", "review"), record.get("score")
     if isinstance(text, str):
         return REPLY_FORMATS["scores"](text) or (-1.0, -1.0)
-    if isinstance(scores, list) and len(scores) == 2 and all(isinstance(one, int | float) for one in scores):
+    if isinstance(scores, list) and len(scores) == 2 and all(isinstance(score, int | float) for score in scores):
         if not all(map(math.isfinite, scores)):
             raise record.make_error("score", "two numbers", scores)
         return float(scores[0]), float(scores[1])

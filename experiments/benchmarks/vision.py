@@ -1,9 +1,8 @@
-"""Benchmarks of judges that see: answers about an image, and images themselves."""
+"""Vision benchmarks: answers about an image, and generated images and videos."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from flex_judge.experiments.benchmarks.benchmark import (
@@ -13,6 +12,7 @@ from flex_judge.experiments.benchmarks.benchmark import (
     make_item,
     make_medium_response,
     make_question,
+    resolve_media,
 )
 from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import Item, Label
@@ -20,135 +20,82 @@ from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import OPTIONS
 
-MEDIA_FOLDERS = ("images", "image", "videos", "video")
-
-
-def resolve_media(record: Record, value: Any, name: str) -> Any:
-    """An image, video or clip of a row: the path of its file, its bytes, or what `datasets` made of it. Of an address,
-    the file of that name where it was downloaded to.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if value is None or value == "":
-        raise record.make_error(name, "an image or its path", value)
-    if not isinstance(value, str) or value.startswith("data:"):
-        return value
-    if "://" not in value:
-        return record.locate_file(value, *MEDIA_FOLDERS)
-    here = record.locate_file(value.rpartition("/")[2], *MEDIA_FOLDERS)
-    return here if Path(here).is_file() else value
-
-
 MJ_SPLITS = {"alignment": "alignment", "safety": "safety", "artifact": "quality"}
-"""MJ-Bench's tasks, and the splits that hold them."""
+"""MJ-Bench task -> split of the data set."""
 GENAI_TASKS = ("image_generation", "image_edition", "video_generation")
 
 
+def _make_vl_result(judge: str, *values: float) -> PublishedResult:
+    """Make a result from the accuracies of the three groups, optionally followed by overall and macro accuracy."""
+    names = ("group.general", "group.hallucination", "group.reasoning", "accuracy", "macro")
+    return PublishedResult(judge, {f"pair.{name}": value for name, value in zip(names, values, strict=False)})
+
+
 def _make_mj_result(judge: str, *accuracies: tuple[float, float]) -> PublishedResult:
-    """Of each task the accuracy over all verdicts, and over those that are no tie."""
-    found: dict[str, float] = {}
-    for name, (every, decided) in zip(MJ_SPLITS, accuracies, strict=True):
-        found |= {f"{name}.accuracy": every, f"{name}.decided": decided}
-    return PublishedResult(judge, found)
+    """Make a result from each task's accuracy over all verdicts and over those that are no tie."""
+    figures: dict[str, float] = {}
+    for name, (accuracy, decided) in zip(MJ_SPLITS, accuracies, strict=True):
+        figures |= {f"{name}.accuracy": accuracy, f"{name}.decided": decided}
+    return PublishedResult(judge, figures)
 
 
 def _make_mmrb_result(judge: str, *accuracies: float) -> PublishedResult:
     *areas, overall = accuracies
     names = ("correctness", "preference", "knowledge", "math", "coding", "vqa")
-    found = {f"pair.area.{name}": one for name, one in zip(names, areas, strict=True)}
-    return PublishedResult(judge, {**found, "pair.accuracy": overall})
+    figures = {f"pair.area.{name}": value for name, value in zip(names, areas, strict=True)}
+    return PublishedResult(judge, {**figures, "pair.accuracy": overall})
 
 
 class VLRewardBench(RowBenchmark):
-    """Two answers about an image, of which annotators prefer one."""
+    """Pairs of answers about an image, labelled by annotators."""
 
     spec = BenchmarkSpec(
-        "vl-rewardbench",
-        "VL-RewardBench: two answers about an image, read in random order five times (arXiv 2411.17451)",
-        "VL-RewardBench's test split: rows with id, query, response (two), human_ranking and image",
-        ("**/test*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        {"pair": PairScoring(headline="accuracy", measure="accuracy", macro="group")},
+        name="vl-rewardbench",
+        about="VL-RewardBench: two answers about an image, read in random order five times (arXiv 2411.17451)",
+        expected="VL-RewardBench's test split: rows with id, query, response (two), human_ranking and image",
+        patterns=("**/test*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
+        tasks={"pair": PairScoring(headline="accuracy", measure="accuracy", macro="group")},
         fields=("query", "response", "human_ranking"),
         hub=("hub:MMInstruction/VL-RewardBench@test",),
         counts={"pair": 1250},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random", "runs": 5},
         formats=("brackets",),
         published=(
-            PublishedResult(
-                "Flex-VL-7B",
-                {
-                    "pair.group.general": 0.4611,
-                    "pair.group.hallucination": 0.4339,
-                    "pair.group.reasoning": 0.6287,
-                    "pair.accuracy": 0.4860,
-                    "pair.macro": 0.5079,
-                },
-            ),
-            PublishedResult(
-                "Flex-Omni-7B",
-                {
-                    "pair.group.general": 0.4701,
-                    "pair.group.hallucination": 0.4272,
-                    "pair.group.reasoning": 0.6108,
-                    "pair.accuracy": 0.4802,
-                    "pair.macro": 0.5027,
-                },
-            ),
-            PublishedResult(
-                "Flex-VL-3B",
-                {
-                    "pair.group.general": 0.4639,
-                    "pair.group.hallucination": 0.3685,
-                    "pair.group.reasoning": 0.5808,
-                },
-            ),
-            PublishedResult(
-                "Flex-VL-32B-LoRA",
-                {
-                    "pair.group.general": 0.5452,
-                    "pair.group.hallucination": 0.4192,
-                    "pair.group.reasoning": 0.6446,
-                },
-            ),
-            PublishedResult(
-                "GPT-4o",
-                {
-                    "pair.group.general": 0.491,
-                    "pair.group.hallucination": 0.676,
-                    "pair.group.reasoning": 0.705,
-                    "pair.accuracy": 0.658,
-                    "pair.macro": 0.624,
-                },
-            ),
-            PublishedResult(
-                "Qwen2.5-VL-7B",
-                {
-                    "pair.group.general": 0.377,
-                    "pair.group.hallucination": 0.331,
-                    "pair.group.reasoning": 0.482,
-                    "pair.accuracy": 0.363,
-                    "pair.macro": 0.397,
-                },
-            ),
+            _make_vl_result("Flex-VL-7B", 0.4611, 0.4339, 0.6287, 0.4860, 0.5079),
+            _make_vl_result("Flex-Omni-7B", 0.4701, 0.4272, 0.6108, 0.4802, 0.5027),
+            _make_vl_result("Flex-VL-3B", 0.4639, 0.3685, 0.5808),
+            _make_vl_result("Flex-VL-32B-LoRA", 0.5452, 0.4192, 0.6446),
+            _make_vl_result("GPT-4o", 0.491, 0.676, 0.705, 0.658, 0.624),
+            _make_vl_result("Qwen2.5-VL-7B", 0.377, 0.331, 0.482, 0.363, 0.397),
         ),
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         answers = record.require_value("response")
-        if not isinstance(answers, list) or len(answers) != 2 or not all(isinstance(one, str) for one in answers):
+        if not isinstance(answers, list) or len(answers) != 2 or not all(isinstance(answer, str) for answer in answers):
             raise record.make_error("response", "two texts", answers)
         ranking = record.require_value("human_ranking")
         if not isinstance(ranking, list) or ranking not in ([0, 1], [1, 0]):
             raise record.make_error("human_ranking", "[0, 1] or [1, 0]", ranking)
-        shown = resolve_media(record, record.get("image", "image_path"), "image")
-        asked = make_question(record.get_text("query").removeprefix("<image>\n"), ("image", shown))
+        image = resolve_media(record, record.get("image", "image_path"), "image")
+        # The text repeats the placeholder of the image, which is a part of its own here.
+        question = make_question(record.get_text("query").removeprefix("<image>\n"), ("image", image))
         group = _classify_vl_item(f"{record.get('image_path') or ''} {record.get('id') or ''}")
-        return make_item(record, id, "pair", asked, answers, "vl_rewardbench", ranking[0], group=group)
+        return make_item(
+            record,
+            id,
+            "pair",
+            prompt=question,
+            responses=answers,
+            rubric="vl_rewardbench",
+            label=ranking[0],
+            group=group,
+        )
 
 
 def _classify_vl_item(name: str) -> str:
-    """The published group of an item, by the folder of its image or the beginning of its id."""
+    """Return the published group of an item, from the folder of its image or the start of its id."""
     lower = name.lower()
     if any(part in lower for part in ("mathverse", "mmmu", "reasoning")):
         return "reasoning"
@@ -156,15 +103,15 @@ def _classify_vl_item(name: str) -> str:
 
 
 class MJBench(RowBenchmark):
-    """Two images made for a text, one of them better in what the task is about; read in both orders."""
+    """Pairs of images generated for a text, labelled by the task's criterion; read in both orders."""
 
     spec = BenchmarkSpec(
-        "mj-bench",
-        "MJ-Bench: two generated images, by alignment, safety and artifacts, in both orders (arXiv 2407.04842)",
-        "MJ-Bench's splits alignment, safety and quality, each in a file of that name: rows with caption, image0, "
-        "image1 and label (0 or 1, the better image)",
-        ("**/*alignment*|**/*safety*|**/*quality*|**/*artifact*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        {name: PairScoring(headline="accuracy", measure="accuracy", unit="vote") for name in MJ_SPLITS},
+        name="mj-bench",
+        about="MJ-Bench: two generated images, by alignment, safety and artifacts, in both orders (arXiv 2407.04842)",
+        expected="MJ-Bench's splits alignment, safety and quality, each in a file of that name: rows with caption, "
+        "image0, image1 and label (0 or 1, the better image)",
+        patterns=("**/*alignment*|**/*safety*|**/*quality*|**/*artifact*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
+        tasks={name: PairScoring(headline="accuracy", measure="accuracy", unit="vote") for name in MJ_SPLITS},
         fields=("caption", "image0", "image1", "label"),
         hub=tuple(f"hub:MJ-Bench/MJ-Bench@{split}" for split in MJ_SPLITS.values()),
         counts={"alignment": 724, "safety": 574, "artifact": 1121},
@@ -179,29 +126,40 @@ class MJBench(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         place = record.file.as_posix().lower()
         task = next((name for name, split in MJ_SPLITS.items() if split in place or name in place), None)
         if task is None:
-            raise UsageError(f"{record.where}: its file tells no task; expected {self.spec.expected}")
-        shown = [
+            raise UsageError(f"{record.where}: the name of its file contains no task; expected {self.spec.expected}")
+        images = [
             make_medium_response("image", resolve_media(record, record.get(name), name))
             for name in ("image0", "image1")
         ]
         label = record.get_choice({0: 0, 1: 1, "0": 0, "1": 1}, "label")
+        # A long info is free text and would make a group of its own for nearly every item.
         groups = {"info": str(info)} if (info := record.get("info")) and len(str(info)) < 60 else {}
-        return make_item(record, id, task, record.get_text("caption"), shown, f"mjbench_{task}", label, **groups)
+        return make_item(
+            record,
+            id,
+            task,
+            prompt=record.get_text("caption"),
+            responses=images,
+            rubric=f"mjbench_{task}",
+            label=label,
+            **groups,
+        )
 
 
 class GenAIBench(RowBenchmark):
-    """Two images, edits or videos of two generators, and which of four options people chose."""
+    """Pairs of images, edits or videos of two generators, labelled with one of four options."""
 
     spec = BenchmarkSpec(
-        "genai-bench",
-        "GenAI-Bench: two generated images, edits or videos, by four options, seven runs (arXiv 2406.04485)",
-        "GenAI-Bench's test_v1 of image_generation, image_edition and video_generation, each in a folder or file of "
-        "that name: rows with prompt, left_image, right_image (or left_video, right_video) and vote_type",
-        ("**/*test_v1*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        {
+        name="genai-bench",
+        about="GenAI-Bench: two generated images, edits or videos, by four options, seven runs (arXiv 2406.04485)",
+        expected="GenAI-Bench's test_v1 of image_generation, image_edition and video_generation, each in a folder or "
+        "file of that name: rows with prompt, left_image, right_image (or left_video, right_video) and vote_type",
+        patterns=("**/*test_v1*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
+        tasks={
             name: PairScoring(by_options=True, headline="accuracy", measure="accuracy")
             for name in ("image", "edit", "video")
         },
@@ -243,18 +201,19 @@ class GenAIBench(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         label = record.get_choice(VOTE_LABELS, "vote_type")
         if record.get("left_video") is not None:
-            task, sides, asked = "video", ("left_video", "right_video"), make_question(record.get_text("prompt"))
+            task, sides, prompt = "video", ("left_video", "right_video"), make_question(record.get_text("prompt"))
         elif record.get("source_image") is not None:
-            before = resolve_media(record, record.get("source_image"), "source_image")
+            source_image = resolve_media(record, record.get("source_image"), "source_image")
             task, sides = "edit", ("left_output_image", "right_output_image")
-            asked = make_question(self._make_instruction(record), ("image", before))
+            prompt = make_question(self._make_instruction(record), ("image", source_image))
         else:
-            task, sides, asked = "image", ("left_image", "right_image"), make_question(record.get_text("prompt"))
+            task, sides, prompt = "image", ("left_image", "right_image"), make_question(record.get_text("prompt"))
         kind = "video" if task == "video" else "image"
-        shown = [make_medium_response(kind, resolve_media(record, record.get(side), side)) for side in sides]
-        return make_item(record, id, task, asked, shown, f"genai_{task}", label)
+        responses = [make_medium_response(kind, resolve_media(record, record.get(side), side)) for side in sides]
+        return make_item(record, id, task, prompt=prompt, responses=responses, rubric=f"genai_{task}", label=label)
 
     def _make_instruction(self, record: Record) -> str:
         if instruction := record.get("instruct_prompt"):
@@ -269,18 +228,19 @@ VOTE_LABELS: Mapping[Any, Label] = {
     "bothbad_vote": "A=B=Bad",
     **{option: option for option in OPTIONS},
 }
-"""GenAI-Bench's votes, by the option that says the same."""
+"""GenAI-Bench vote -> option of the rubric."""
 
 
 class MultimodalRewardBench(RowBenchmark):
-    """Two answers about an image, and which experts prefer."""
+    """Pairs of answers about an image, labelled by experts."""
 
     spec = BenchmarkSpec(
-        "multimodal-rewardbench",
-        "Multimodal RewardBench: two answers about an image, in six areas (arXiv 2502.14191)",
-        "Multimodal RewardBench's all_data.json: rows with ID, Category, Text, Image, Output1, Output2 and Better",
-        ("**/all_data.json", "**/*.json", "**/*.jsonl", "**/*.parquet"),
-        {"pair": PairScoring(headline="accuracy", measure="accuracy", macro="area")},
+        name="multimodal-rewardbench",
+        about="Multimodal RewardBench: two answers about an image, in six areas (arXiv 2502.14191)",
+        expected="Multimodal RewardBench's all_data.json: rows with ID, Category, Text, Image, Output1, Output2 "
+        "and Better",
+        patterns=("**/all_data.json", "**/*.json", "**/*.jsonl", "**/*.parquet"),
+        tasks={"pair": PairScoring(headline="accuracy", measure="accuracy", macro="area")},
         fields=("Text", "Output1", "Output2", "Better"),
         ids=("ID",),
         counts={"pair": 5211},
@@ -293,20 +253,23 @@ class MultimodalRewardBench(RowBenchmark):
     )
 
     def parse_record(self, record: Record, id: str) -> Item:
+        """See `RowBenchmark.parse_record`."""
         answers = [record.get_text("Output1"), record.get_text("Output2")]
         label = record.get_choice({"Output1": 0, "Output2": 1}, "Better")
-        asked: Any = record.get_text("Text")
+        prompt: Any = record.get_text("Text")
         if record.get("Image") is not None:
-            asked = make_question(asked, ("image", resolve_media(record, record.get("Image"), "Image")))
+            prompt = make_question(prompt, ("image", resolve_media(record, record.get("Image"), "Image")))
         area = _classify_area(str(record.get("Category") or "").lower(), str(record.get("ID") or "").lower())
-        return make_item(record, id, "pair", asked, answers, "vl_rewardbench", label, area=area)
+        return make_item(
+            record, id, "pair", prompt=prompt, responses=answers, rubric="vl_rewardbench", label=label, area=area
+        )
 
 
 def _classify_area(category: str, name: str) -> str:
-    """The published area of an item: its category, of which two are divided by where an item comes from."""
+    """Return the published area of an item: its category; two categories are split by the item's source."""
     if "reasoning" in category:
         return "math" if "math" in name else "coding"
     if "safety" in category:
         return "bias" if "pairs" in name else "toxicity"
-    known = ("correctness", "preference", "knowledge", "vqa")
-    return next((area for area in known if area in category), category or "all")
+    areas = ("correctness", "preference", "knowledge", "vqa")
+    return next((area for area in areas if area in category), category or "all")

@@ -1,8 +1,8 @@
-"""Judging a call's completions side by side, against the usual reward function that judges one after the other.
+"""JudgeReward, which judges completions concurrently, compared with a reward function that judges them one by one.
 
-Both sides are reward functions as a trainer calls them, with the same judge, engine and completions; the usual one asks
-for a judgment, waits for it, and asks for the next. Questions begin with the number of their pass, so that no pass
-finds another's prompts in the prefix cache; within a pass both sides use it.
+Both sides are reward functions as a trainer calls them, with the same judge, engine and completions. Questions start
+with the number of their run, so that no run finds another one's prompts in the prefix cache; within a run both sides
+use the cache.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.reward.trl import JudgeReward
 
 GOAL = 2.4
-"""Time of one after the other over time side by side: at least."""
+"""Minimum ratio of the time one by one to the time of JudgeReward."""
 RUBRIC = "general"
 
 
 @settings_class
 class LoopConfig:
-    """Settings of the bench."""
+    """Settings of the measurement."""
 
     model: str = setting("smollm2-135m", "Judge model: embedded name, folder or hub id", metavar="MODEL")
     prompts: PositiveInt = setting(2, "Number of questions per call", metavar="N")
@@ -47,42 +47,48 @@ def run(config: LoopConfig) -> BenchResult:
     try:
         settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
         judge = FlexJudge(engine, settings)
-        ours = JudgeReward(judge, rubric=RUBRIC)
+        concurrent_reward = JudgeReward(judge, rubric=RUBRIC)
 
-        def usual(prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
+        def sequential_reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
             rewards: list[float | None] = []
             for prompt, completion in zip(prompts, completions, strict=True):
                 (judgment,) = judge.judge([Comparison.of(prompt, completion, rubric=RUBRIC)])
                 rewards.append(judgment.expected_scores[0] if judgment.expected_scores else None)
             return rewards
 
-        sides: dict[str, Callable[..., list[float | None]]] = {"side by side": ours, "one by one": usual}
+        sides: dict[str, Callable[..., list[float | None]]] = {
+            "side by side": concurrent_reward,
+            "one by one": sequential_reward,
+        }
         for name, side in sides.items():
-            side(*_call(config, f"Warm-up {name}", 1))
+            side(*_make_call(config, f"Warm-up {name}", 1))
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         unscored = 0
         for repeat in range(config.repeats):
             for number, (name, side) in enumerate(sides.items()):
-                call = _call(config, f"{repeat}.{number}", config.completions)
+                call = _make_call(config, f"{repeat}.{number}", config.completions)
                 start = time.perf_counter()
                 rewards = side(*call)
                 seconds[name].append(time.perf_counter() - start)
                 unscored += rewards.count(None)
     finally:
         engine.close()
-    return _result(config, seconds, unscored)
+    return _make_result(config, seconds, unscored)
 
 
-def _call(config: LoopConfig, label: str, completions: int) -> tuple[list[str], list[str]]:
-    """The prompts and completions of one call; but for the label they are always the same."""
+def _make_call(config: LoopConfig, label: str, completions: int) -> tuple[list[str], list[str]]:
+    """Make the prompts and completions of one call, which differ between calls in the label only."""
     rng = random.Random(config.seed)
-    asked = [f"{label}: {make_sentence(config.words, rng)}" for _ in range(config.prompts)]
-    prompts = [prompt for prompt in asked for _ in range(completions)]
+    questions = [f"{label}: {make_sentence(config.words, rng)}" for _ in range(config.prompts)]
+    prompts = [prompt for prompt in questions for _ in range(completions)]
     return prompts, [make_sentence(config.words, rng) for _ in prompts]
 
 
-def _result(config: LoopConfig, seconds: dict[str, list[float]], unscored: int) -> BenchResult:
-    ratios = [usual / ours for ours, usual in zip(seconds["side by side"], seconds["one by one"], strict=True)]
+def _make_result(config: LoopConfig, seconds: dict[str, list[float]], unscored: int) -> BenchResult:
+    ratios = [
+        sequential / concurrent
+        for concurrent, sequential in zip(seconds["side by side"], seconds["one by one"], strict=True)
+    ]
     ratio = statistics.median(ratios)
     return BenchResult(
         "loop",

@@ -1,7 +1,7 @@
-"""Answers to questions about molecules: in one batch with a cache of keys and values, against one after the other.
+"""Questions about molecules answered in one batch with a key-value cache, compared with one after the other.
 
-Both sides are the same requests to the same engine, with the same cache; only what runs side by side differs. The
-default is a tiny model with random weights, whose answers are as long as they may be.
+Both sides send the same requests to the same engine with the same cache; only the concurrency differs. The default
+model is a tiny one with random weights, whose answers always reach the maximum length.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from flex_judge.judges.types import Message
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
 
 GOAL = 3.0
-"""Time one after the other over time in a batch: at least."""
+"""Minimum ratio of the time one after the other to the time in a batch."""
 SMILES = (
     "CC(=O)Oc1ccccc1C(=O)O",
     "CN1C=NC2=C1C(=O)N(C(=O)N2C)C",
@@ -47,13 +47,13 @@ SMILES = (
     "CC1=C(C(CCC1)(C)C)/C=C/C(C)=C/CO",
     "NC(=O)c1cccnc1",
 )
-"""Of all sizes, with salts, charges and stereo marks."""
+"""Molecules of various sizes, with salts, charges and stereo marks."""
 QUESTION = "Is this molecule likely to pass a membrane by itself? Explain why, by its structure."
 
 
 @settings_class
 class MoleculesConfig:
-    """Settings of the bench."""
+    """Settings of the measurement."""
 
     model: str | None = setting(None, "Mol-LLaMA: folder or hub id (default: a tiny random one)", metavar="MODEL")
     molecules: Annotated[int, Ge(2)] = setting(16, "Number of molecules, with one question each", metavar="N")
@@ -73,52 +73,52 @@ def run(config: MoleculesConfig) -> BenchResult:
             EngineConfig(model, max_batch=config.molecules, dtype="float32" if not config.model else "auto")
         )
         try:
-            return _measured(config, engine)
+            return _measure(config, engine)
         finally:
             engine.close()
 
 
-def _measured(config: MoleculesConfig, engine: Engine) -> BenchResult:
+def _measure(config: MoleculesConfig, engine: Engine) -> BenchResult:
     renderer = Renderer(engine.tokenizer, engine.profile)
-    prompts = [_prompt(renderer, SMILES[i % len(SMILES)]) for i in range(config.molecules)]
+    prompts = [_render_prompt(renderer, SMILES[i % len(SMILES)]) for i in range(config.molecules)]
     sampling = Sampling(config.max_tokens)
-    asyncio.run(_answers(engine, prompts[:2], sampling, at_once=True))  # warm-up
+    asyncio.run(_generate_answers(engine, prompts[:2], sampling, at_once=True))  # warm-up
     seconds: dict[bool, list[float]] = {True: [], False: []}
     tokens: dict[bool, int] = {}
     for _ in range(config.repeats):
         for at_once in (True, False):
             start = time.perf_counter()
-            answers = asyncio.run(_answers(engine, prompts, sampling, at_once))
+            answers = asyncio.run(_generate_answers(engine, prompts, sampling, at_once))
             seconds[at_once].append(time.perf_counter() - start)
             tokens[at_once] = sum(len(answer.token_ids) for answer in answers)
-    batch, alone = statistics.median(seconds[True]), statistics.median(seconds[False])
+    batched, sequential = statistics.median(seconds[True]), statistics.median(seconds[False])
     return BenchResult(
         "molecules",
-        round(alone / batch, 3),
+        round(sequential / batched, 3),
         GOAL,
-        alone / batch >= GOAL,
+        sequential / batched >= GOAL,
         {
             "model": engine.model_id if config.model else "tiny, random weights",
             "molecules": config.molecules,
             "most_tokens_of_an_answer": config.max_tokens,
             "tokens_in_a_batch": tokens[True],
             "tokens_one_after_the_other": tokens[False],
-            "answers_per_second": round(config.molecules / batch, 2),
+            "answers_per_second": round(config.molecules / batched, 2),
             "seconds": [
-                {"in_a_batch": round(one, 3), "one_after_the_other": round(other, 3)}
-                for one, other in zip(seconds[True], seconds[False], strict=True)
+                {"in_a_batch": round(batched_s, 3), "one_after_the_other": round(sequential_s, 3)}
+                for batched_s, sequential_s in zip(seconds[True], seconds[False], strict=True)
             ],
         },
     )
 
 
-def _prompt(renderer: Renderer, smiles: str) -> RenderedPrompt:
+def _render_prompt(renderer: Renderer, smiles: str) -> RenderedPrompt:
     message = Message("user", (make_molecule(smiles), f" {QUESTION}"))
     return renderer.render([Turn(message.role, content_to_pieces(message.content))])
 
 
-async def _answers(
+async def _generate_answers(
     engine: Engine, prompts: Sequence[RenderedPrompt], sampling: Sampling, at_once: bool
 ) -> list[Generation]:
-    asked = (engine.generate(one.token_ids, sampling, one.media) for one in prompts)
-    return list(await asyncio.gather(*asked)) if at_once else [await one for one in asked]
+    requests = (engine.generate(prompt.token_ids, sampling, prompt.media) for prompt in prompts)
+    return list(await asyncio.gather(*requests)) if at_once else [await request for request in requests]

@@ -1,4 +1,4 @@
-"""Answers to questions about molecules, in a batch and one by one."""
+"""Questions about molecules, in a batch and one by one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flex_judge.experiments.commands.bench.result import print_result
 from tests.perf.molecules import MoleculesConfig, run
 
 
-def test_molecules_are_measured_on_both_sides_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_measures_both_sides_and_prints_the_result(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rdkit")
     result = run(MoleculesConfig(molecules=2, max_tokens=4, repeats=1))
     assert result.details["tokens_in_a_batch"] == result.details["tokens_one_after_the_other"] == 8

@@ -1,4 +1,4 @@
-"""Ties: how often the top of best-of-N is shared, by expected scores against the scores as they are written."""
+"""Ties at the top of best-of-N: by expected scores compared with written scores."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.reward.groups.rewards import get_expected_score, get_written_score
 
 GOAL = 0.2
-"""Tied tops by expected score, as a share of those by written score: at most."""
+"""Maximum number of groups tied by expected score, as a fraction of those tied by written score."""
 FORMS = ("{n}", "It is {n}.", "The answer is {n}.", "{n} is the result.")
 
 
 @settings_class
 class TiesConfig:
-    """Settings of the bench."""
+    """Settings of the measurement."""
 
     model: str = setting("smollm2-135m", "Judge model: embedded name, folder or hub id", metavar="MODEL")
     engine: str = setting("auto", "Engine of the judge", choices=("auto", "vllm", "transformers"))
@@ -39,11 +39,11 @@ class TiesConfig:
 
 
 def run(config: TiesConfig) -> BenchResult:
-    """Judge candidates that are all different texts, and count shared tops."""
+    """Judge distinct candidates and count the groups whose best score is shared."""
     engine = load_engine(EngineConfig(config.model, config.engine, max_model_len=1024))
     try:
         settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
-        comparisons = _comparisons(config)
+        comparisons = _make_comparisons(config)
         judgments = FlexJudge(engine, settings).judge(comparisons)
         name = engine.name
     finally:
@@ -52,8 +52,8 @@ def run(config: TiesConfig) -> BenchResult:
     for start in range(0, len(judgments), config.samples):
         group = [j for j in judgments[start : start + config.samples] if j.scores is not None]
         unscored += config.samples - len(group)
-        written += _top_is_shared([get_written_score(j) for j in group])
-        expected += _top_is_shared([get_expected_score(j) for j in group])
+        written += _has_tied_top([get_written_score(j) for j in group])
+        expected += _has_tied_top([get_expected_score(j) for j in group])
     if not written:
         raise UsageError(
             f"none of {config.groups} groups is tied by written score, so there is no ratio; raise --groups"
@@ -76,17 +76,17 @@ def run(config: TiesConfig) -> BenchResult:
     )
 
 
-def _top_is_shared(scores: Sequence[float | None]) -> bool:
-    known = [score for score in scores if score is not None]
-    return len(known) > 1 and known.count(max(known)) > 1
+def _has_tied_top(scores: Sequence[float | None]) -> bool:
+    defined = [score for score in scores if score is not None]
+    return len(defined) > 1 and defined.count(max(defined)) > 1
 
 
-def _comparisons(config: TiesConfig) -> list[Comparison]:
+def _make_comparisons(config: TiesConfig) -> list[Comparison]:
     rng = random.Random(f"ties-{config.seed}")
     comparisons = []
     for question in arithmetic.generate_questions(config.groups, config.seed):
-        near = range(question.answer - config.samples, question.answer + config.samples)
-        numbers = [question.answer, *rng.sample([n for n in near if n != question.answer], config.samples - 1)]
+        wrong_answers = range(question.answer - config.samples, question.answer + config.samples)
+        numbers = [question.answer, *rng.sample([n for n in wrong_answers if n != question.answer], config.samples - 1)]
         rng.shuffle(numbers)
         comparisons += [
             Comparison.of(question.text, rng.choice(FORMS).format(n=n), rubric=config.rubric) for n in numbers

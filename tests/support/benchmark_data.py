@@ -1,4 +1,4 @@
-"""Small data sets in the layouts of the original releases of benchmarks, made by hand in a folder."""
+"""Small hand-made data sets in the layouts of the original benchmark releases."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import clips
 
 
-def table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """A file of rows, by its ending."""
+def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows to a file in the format of its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -25,21 +25,21 @@ def table(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def clip(path: Path, hertz: float = 440.0, rate: int = 16_000) -> Path:
-    """A short sound."""
+def write_clip(path: Path, hertz: float = 440.0, rate: int = 16_000) -> Path:
+    """Write a short sound."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(clips.wav(clips.tone(0.3, rate=rate, hertz=hertz), rate=rate))
     return path
 
 
-def picture(path: Path) -> Path:
-    """A small image."""
+def write_picture(path: Path) -> Path:
+    """Write a small image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(clips.picture(clips.noise()))
     return path
 
 
-def pandalm(folder: Path) -> Path:
+def write_pandalm(folder: Path) -> Path:
     def row(idx: int, first: str, second: str, *annotators: int) -> dict[str, Any]:
         votes = {f"annotator{k}": vote for k, vote in enumerate(annotators, 1)}
         return {
@@ -51,31 +51,31 @@ def pandalm(folder: Path) -> Path:
             **votes,
         }
 
-    return table(
+    return write_table(
         folder / "testset-v1.json",
         [
-            row(7, "says=8", "says=3", 1, 1, 2),  # people: first; judge: first
-            row(9, "says=2", "says=6", 0, 0, 0),  # people: tie; judge: second
-            row(4, "says=5", "says=5", 0, 2, 0),  # tie; tie
-            row(5, "mumble", "says=5", 2, 2, 2),  # second; nothing
-            row(6, "says=9", "says=5", 1, 0, 2),  # all differ: the first one's, first; first
+            row(7, "says=8", "says=3", 1, 1, 2),  # label: first; judge: first
+            row(9, "says=2", "says=6", 0, 0, 0),  # label: tie; judge: second
+            row(4, "says=5", "says=5", 0, 2, 0),  # label: tie; judge: tie
+            row(5, "mumble", "says=5", 2, 2, 2),  # label: second; judge: unparseable
+            row(6, "says=9", "says=5", 1, 0, 2),  # annotators all differ, so the first one counts: first; judge: first
         ],
     )
 
 
-def llmbar(folder: Path) -> Path:
+def write_llmbar(folder: Path) -> Path:
     def rows(name: str, *labels: int) -> list[dict[str, Any]]:
         return [
             {"input": f"{name} task {k}.", "output_1": "says=8", "output_2": "says=3", "label": label}
             for k, label in enumerate(labels)
         ]
 
-    table(folder / "Natural" / "dataset.json", rows("Natural", 1, 1))
-    table(folder / "Adversarial" / "Manual" / "dataset.json", rows("Manual", 2))
+    write_table(folder / "Natural" / "dataset.json", rows("Natural", 1, 1))
+    write_table(folder / "Adversarial" / "Manual" / "dataset.json", rows("Manual", 2))
     return folder
 
 
-def judgebench(folder: Path) -> Path:
+def write_judgebench(folder: Path) -> Path:
     def row(id: str, source: str, label: str) -> dict[str, Any]:
         return {
             "pair_id": id,
@@ -89,42 +89,42 @@ def judgebench(folder: Path) -> Path:
         }
 
     rows = [row("p1", "mmlu-pro-law", "A>B"), row("p2", "livebench-math", "B>A"), row("p3", "livecodebench", "A>B")]
-    return table(folder / "dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl", rows)
+    return write_table(folder / "dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl", rows)
 
 
-def nisqa(folder: Path) -> Path:
+def write_nisqa(folder: Path) -> Path:
     for db, con, mos in (("NISQA_TEST_FOR", 1, 4.5), ("NISQA_TEST_FOR", 2, 2.0), ("NISQA_TEST_P501", 1, 3.5)):
         rows = [{"db": db, "con": con, "file": con, "filename_deg": f"c{con}_{db}.wav", "lang": "en", "mos": mos}]
         file = folder / db / f"{db}_file.csv"
         if file.exists():
             rows = list(csv.DictReader(file.open())) + rows
-        table(file, rows)
-        clip(folder / db / "deg" / f"c{con}_{db}.wav", 300.0 * con, rate=48_000)
+        write_table(file, rows)
+        write_clip(folder / db / "deg" / f"c{con}_{db}.wav", 300.0 * con, rate=48_000)
     return folder
 
 
-def bvcc(folder: Path) -> Path:
+def write_bvcc(folder: Path) -> Path:
     names = ["sysaa-utt1.wav", "sysaa-utt2.wav", "sysbb-utt1.wav", "syscc-utt9.wav"]
     (folder / "DATA" / "sets").mkdir(parents=True)
     lines = [f"{name},{score}\n" for name, score in zip(names, (4.0, 3.5, 2.0, 1.5), strict=True)]
     (folder / "DATA" / "sets" / "test_mos_list.txt").write_text("".join(lines))
-    for k, name in enumerate(names[:3]):  # that of the last may not be passed on
-        clip(folder / "DATA" / "wav" / name, 200.0 * (k + 1))
+    for k, name in enumerate(names[:3]):  # the last clip is not part of the release
+        write_clip(folder / "DATA" / "wav" / name, 200.0 * (k + 1))
     return folder
 
 
-def somos(folder: Path) -> Path:
+def write_somos(folder: Path) -> Path:
     split = folder / "training_files" / "split1" / "clean"
     split.mkdir(parents=True)
     names = ["LJ003-0304_078", "LJ003-0305_078", "booksent_2012_0005_001"]
     lines = [f"{name}.wav,{score}\n" for name, score in zip(names, (3.1, 3.4, 2.2), strict=True)]
     (split / "test_mos_list.txt").write_text("utteranceId,mean\n" + "".join(lines))
     for k, name in enumerate(names):
-        clip(folder / "audios" / f"{name}.wav", 200.0 * (k + 1), rate=24_000)
+        write_clip(folder / "audios" / f"{name}.wav", 200.0 * (k + 1), rate=24_000)
     return folder
 
 
-def voxsim(folder: Path) -> Path:
+def write_voxsim(folder: Path) -> Path:
     pairs = [
         ("id1/a/1.wav", "id2/b/1.wav", 0, 2.0),
         ("id1/a/1.wav", "id1/a/2.wav", 1, 5.5),
@@ -132,13 +132,13 @@ def voxsim(folder: Path) -> Path:
     ]
     for first, second, _, _ in pairs:
         for k, name in enumerate((first, second)):
-            clip(folder / "wav" / name, 150.0 * (k + len(name)))
+            write_clip(folder / "wav" / name, 150.0 * (k + len(name)))
     lines = [f"{first},{second},{same},,{mean}\n" for first, second, same, mean in pairs]
     (folder / "voxsim_test_list.txt").write_text("".join(lines))
     return folder
 
 
-def rewardbench(folder: Path) -> Path:
+def write_rewardbench(folder: Path) -> Path:
     def row(id: int, subset: str, chosen: int, rejected: int) -> dict[str, Any]:
         answers = {"chosen": f"says={chosen}", "rejected": f"says={rejected}"}
         return {"id": id, "prompt": f"Task {id}.", **answers, "subset": subset, "chosen_model": "m"}
@@ -150,10 +150,10 @@ def rewardbench(folder: Path) -> Path:
         row(33, "math-prm", 8, 3),
         row(34, "hep-cpp", 3, 8),
     ]
-    return table(folder / "filtered.jsonl", rows)
+    return write_table(folder / "filtered.jsonl", rows)
 
 
-def vl_rewardbench(folder: Path) -> Path:
+def write_vl_rewardbench(folder: Path) -> Path:
     def row(id: str, better: int, image: str) -> dict[str, Any]:
         ranking = [0, 1] if better == 0 else [1, 0]
         return {
@@ -166,22 +166,22 @@ def vl_rewardbench(folder: Path) -> Path:
             "image": image,
         }
 
-    picture(folder / "images" / "a.png")
+    write_picture(folder / "images" / "a.png")
     rows = [row("wildvision-battle-1", 0, "a.png"), row("RLAIF-V-2", 1, "a.png"), row("mathverse_3", 0, "a.png")]
-    return table(folder / "test.jsonl", rows)
+    return write_table(folder / "test.jsonl", rows)
 
 
-def genai_bench(folder: Path) -> Path:
+def write_genai_bench(folder: Path) -> Path:
     for name in ("a.png", "b.png", "c.png"):
-        picture(folder / "images" / name)
+        write_picture(folder / "images" / name)
     for k, name in enumerate(("a.mp4", "b.mp4")):
         (folder / name).write_bytes(clips.film([10 * k] * 20, form="mp4"))
     sides = {"left_model": "m", "right_model": "n"}
-    table(
+    write_table(
         folder / "image_generation.jsonl",
         [{**sides, "prompt": "A cat.", "left_image": "a.png", "right_image": "b.png", "vote_type": "leftvote"}],
     )
-    table(
+    write_table(
         folder / "image_edition.jsonl",
         [
             {
@@ -196,15 +196,15 @@ def genai_bench(folder: Path) -> Path:
             }
         ],
     )
-    table(
+    write_table(
         folder / "video_generation.jsonl",
         [{**sides, "prompt": "A cat.", "left_video": "a.mp4", "right_video": "b.mp4", "vote_type": "tievote"}],
     )
     return folder
 
 
-def multimodal_rewardbench(folder: Path) -> Path:
-    picture(folder / "images" / "a.png")
+def write_multimodal_rewardbench(folder: Path) -> Path:
+    write_picture(folder / "images" / "a.png")
 
     def row(id: str, category: str, better: str) -> dict[str, Any]:
         answers = {"Output1": "says=8", "Output2": "says=3"}
@@ -215,20 +215,20 @@ def multimodal_rewardbench(folder: Path) -> Path:
         row("k-2", "knowledge", "Output2"),
         row("math-1", "reasoning", "Output1"),
     ]
-    return table(folder / "all_data.json", rows)
+    return write_table(folder / "all_data.json", rows)
 
 
-def mllm_judge(folder: Path) -> Path:
-    picture(folder / "image" / "0.jpg")
+def write_mllm_judge(folder: Path) -> Path:
+    write_picture(folder / "image" / "0.jpg")
 
-    def row(kind: str, number: int, source: str, **rest: Any) -> dict[str, Any]:
+    def row(kind: str, number: int, source: str, **fields: Any) -> dict[str, Any]:
         return {
             "id": 0,
             f"{kind}_id": number,
             "image_path": "0.jpg",
             "original_dataset": source,
             "instruction": "What is it?",
-            **rest,
+            **fields,
         }
 
     def answer(says: int, name: str = "m") -> dict[str, Any]:
@@ -239,50 +239,52 @@ def mllm_judge(folder: Path) -> Path:
 
     place = folder / "Benchmark"
     scores = [("coco", 1, 2), ("coco", 5, 4), ("coco", 3, 3)]
-    table(
+    write_table(
         place / "score.jsonl",
         [row("score", k, name, answer=f"says={says}", name="m", human=h) for k, (name, says, h) in enumerate(scores)],
     )
-    table(place / "pair.jsonl", [pair(1, "coco", "A"), pair(2, "coco", "C"), pair(3, "c3", "A")])
-    table(place / "batch.jsonl", [row("batch", 1, "coco", answers=[answer(9), answer(2), answer(5)], human="ABC")])
+    write_table(place / "pair.jsonl", [pair(1, "coco", "A"), pair(2, "coco", "C"), pair(3, "c3", "A")])
+    write_table(
+        place / "batch.jsonl", [row("batch", 1, "coco", answers=[answer(9), answer(2), answer(5)], human="ABC")]
+    )
     return folder
 
 
-def mj_bench(folder: Path) -> Path:
+def write_mj_bench(folder: Path) -> Path:
     for name in ("a.png", "b.png"):
-        picture(folder / "images" / name)
+        write_picture(folder / "images" / name)
     for split, labels in (("alignment", (0, 1)), ("safety", (0,)), ("quality", (1,))):
         rows = [{"caption": "A cat.", "image0": "a.png", "image1": "b.png", "label": k, "info": "x"} for k in labels]
-        table(folder / f"{split}.jsonl", rows)
+        write_table(folder / f"{split}.jsonl", rows)
     return folder
 
 
-def judgelm(folder: Path) -> Path:
+def write_judgelm(folder: Path) -> Path:
     def row(number: int, first: int, second: int) -> dict[str, Any]:
         answers = {"answer1_body": f"says={first}", "answer2_body": f"says={second}"}
         return {"question_id": number, "question_body": f"Question {number}?", **answers, "score": [1, 1]}
 
-    table(folder / "judgelm_val_5k.jsonl", [row(1, 8, 3), row(2, 5, 5), row(3, 2, 4), row(4, 2, 4)])
+    write_table(folder / "judgelm_val_5k.jsonl", [row(1, 8, 3), row(2, 5, 5), row(3, 2, 4), row(4, 2, 4)])
     texts = {4: "I cannot score these.", 1: "9 7\nThe first.", 2: "8 8\nBoth.", 3: "9.5 2\nThe first."}
-    table(folder / "judgelm_val_5k_gpt4.jsonl", [{"question_id": k, "text": text} for k, text in texts.items()])
-    table(folder / "judgelm_val_5k_gpt4_with_reference.jsonl", [{"question_id": 1, "text": "1 10"}])
+    write_table(folder / "judgelm_val_5k_gpt4.jsonl", [{"question_id": k, "text": text} for k, text in texts.items()])
+    write_table(folder / "judgelm_val_5k_gpt4_with_reference.jsonl", [{"question_id": 1, "text": "1 10"}])
     return folder
 
 
-def judge_anything(folder: Path) -> Path:
-    picture(folder / "images" / "cat.png")
-    clip(folder / "RawResponse" / "audio" / "a.wav")
-    clip(folder / "RawResponse" / "audio" / "b.wav")
+def write_judge_anything(folder: Path) -> Path:
+    write_picture(folder / "images" / "cat.png")
+    write_clip(folder / "RawResponse" / "audio" / "a.wav")
+    write_clip(folder / "RawResponse" / "audio" / "b.wav")
     questions = [
         {"uniq_id": "q1", "task_name": "Image2Text", "question": "What is it?", "image_path": "cat.png"},
         {"uniq_id": "q2", "task_name": "Text2Audio", "question": "Say it."},
     ]
-    table(folder / "X2XRawBenchmark" / "TaskAnything.json", questions)
+    write_table(folder / "X2XRawBenchmark" / "TaskAnything.json", questions)
 
     def answer(question: str, model: str, kind: str, content: str) -> dict[str, Any]:
         return {"uniq_id": question, "model_name": model, "response": {"type": kind, "content": content}}
 
-    table(
+    write_table(
         folder / "RawResponse" / "X2XBenchmarkResponse.json",
         [
             answer("q1", "gpt", "text", "says=9"),
@@ -292,17 +294,17 @@ def judge_anything(folder: Path) -> Path:
         ],
     )
 
-    def person(question: str, rubric: str, **said: Any) -> dict[str, Any]:
-        return {"uniq_id": question, "rubric_name": rubric, **said}
+    def judgment(question: str, rubric: str, **fields: Any) -> dict[str, Any]:
+        return {"uniq_id": question, "rubric_name": rubric, **fields}
 
-    table(
+    write_table(
         folder / "Preference" / "human.json",
         [
-            person("q1", "overall_score", model_pair="gpt_vs_gpt-mini", choice=0),
-            person("q1", "clarity", model_pair="gpt_vs_gpt-mini", choice=2),
-            person("q2", "overall_score", model_pair=["gpt-mini", "gpt"], choice="1"),
-            person("q1", "overall_score", model_name="gpt-mini", score=2),
-            person("q2", "overall_score", model_name="gpt", score=4),
+            judgment("q1", "overall_score", model_pair="gpt_vs_gpt-mini", choice=0),
+            judgment("q1", "clarity", model_pair="gpt_vs_gpt-mini", choice=2),
+            judgment("q2", "overall_score", model_pair=["gpt-mini", "gpt"], choice="1"),
+            judgment("q1", "overall_score", model_name="gpt-mini", score=2),
+            judgment("q2", "overall_score", model_name="gpt", score=4),
         ],
     )
     return folder

@@ -1,4 +1,4 @@
-"""`flex-judge eval` run in this process, and stored replies for it."""
+"""Run `flex-judge eval` in this process, and write stored replies for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JUDGE = ("--engine", "scripted", "--model", "scripts:whole_judge", "--max-think-
 
 
 class Run:
-    """What a command came to."""
+    """Exit status and output of a command."""
 
     def __init__(self, capfd: pytest.CaptureFixture[str], *arguments: str) -> None:
         capfd.readouterr()
@@ -27,22 +27,24 @@ class Run:
 
     @property
     def json(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        return found
+        output: dict[str, Any] = json.loads(self.out)
+        return output
 
 
-def said(first: float, second: float) -> str:
+def make_reply(first: float, second: float) -> str:
+    """Make a reply with these scores."""
     return f"<think>\nThe first is {first}.\n</think>\n<answer>{first}</answer><answer>{second}</answer>"
 
 
-def replies(*rows: dict[str, Any]) -> str:
-    return str(data.table(Path("replies.jsonl"), list(rows)))
+def write_replies(*rows: dict[str, Any]) -> str:
+    """Write stored replies to a file and return its path."""
+    return str(data.write_table(Path("replies.jsonl"), list(rows)))
 
 
-PANDALM = (
-    {"id": 7, "text": said(8, 3)},
-    {"id": "9", "text": said(5, 5)},
-    {"id": 4, "text": said(5, 5)},
-    {"id": 5, "text": said(3.5, 4.5)},
-    {"id": 6, "text": said(9, 1)},
+PANDALM_REPLIES = (
+    {"id": 7, "text": make_reply(8, 3)},
+    {"id": "9", "text": make_reply(5, 5)},
+    {"id": 4, "text": make_reply(5, 5)},
+    {"id": 5, "text": make_reply(3.5, 4.5)},
+    {"id": 6, "text": make_reply(9, 1)},
 )

@@ -1,4 +1,4 @@
-"""One prompt's judged answers as a preference pair: only where one answer is scored higher than another."""
+"""`pair_highest_with_lowest`: one preference row from the judged answers to a prompt."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ PROMPT = (Message("system", "Be brief."), Message("user", "What is 2 + 3?"))
 UNSCORED = Judgment.from_failure("a", Status.UNPARSEABLE, "no <answer>")
 
 
-def scored(score: float, expected: float | None = None, reasoning: str = "") -> Judgment:
+def make_judgment(score: float, expected: float | None = None, reasoning: str = "") -> Judgment:
     expectations = None if expected is None else (expected,)
     provenance = {"rubric": "general"}
     return Judgment("a", Status.OK, (score,), expectations, reasoning, model="judge@1", provenance=provenance)
 
 
-def pair(judgments: Sequence[Judgment], responses: Sequence[str] = "abcdefgh") -> dict[str, Any] | str:
+def make_row(judgments: Sequence[Judgment], responses: Sequence[str] = "abcdefgh") -> dict[str, Any] | str:
     return pair_highest_with_lowest(PROMPT, responses[: len(judgments)], judgments)
 
 
-def texts(row: dict[str, Any] | str) -> tuple[str, str]:
+def get_texts(row: dict[str, Any] | str) -> tuple[str, str]:
     assert isinstance(row, dict), row
     return row["chosen"][0]["content"], row["rejected"][0]["content"]
 
 
-def test_a_pair_has_the_form_that_trl_reads_and_says_where_it_comes_from() -> None:
-    judgments = [scored(2, 2.2, "wrong"), scored(3), scored(5, 4.8, "right")]
+def test_row_has_trl_columns_and_provenance() -> None:
+    judgments = [make_judgment(2, 2.2, "wrong"), make_judgment(3), make_judgment(5, 4.8, "right")]
     row = pair_highest_with_lowest(PROMPT, ["6", "5?", "5"], judgments, id="q7")
     assert row == {
         "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 3?"}],
@@ -61,49 +61,51 @@ def test_a_pair_has_the_form_that_trl_reads_and_says_where_it_comes_from() -> No
     }
 
 
-def test_an_unscored_answer_is_neither_chosen_nor_rejected() -> None:
-    assert texts(pair([UNSCORED, scored(4), UNSCORED, scored(2)])) == ("b", "d")
+def test_leaves_out_unscored_answers() -> None:
+    assert get_texts(make_row([UNSCORED, make_judgment(4), UNSCORED, make_judgment(2)])) == ("b", "d")
 
 
-@pytest.mark.parametrize("judgments", [[scored(4), UNSCORED], [UNSCORED, UNSCORED]])
-def test_with_fewer_than_two_scored_answers_there_is_no_pair(judgments: list[Judgment]) -> None:
-    assert pair(judgments) == "unscored"
+@pytest.mark.parametrize("judgments", [[make_judgment(4), UNSCORED], [UNSCORED, UNSCORED]])
+def test_makes_no_pair_with_fewer_than_two_scored_answers(judgments: list[Judgment]) -> None:
+    assert make_row(judgments) == "unscored"
 
 
-def test_an_empty_answer_is_neither_chosen_nor_rejected() -> None:
-    assert texts(pair([scored(5), scored(4), scored(2), scored(1)], ["", "b", "c", " \n"])) == ("b", "c")
-    assert pair([scored(5), scored(1)], [" ", "b"]) == "empty"
-    assert pair([]) == "empty"
-    assert pair([scored(4)]) == "empty"
+def test_leaves_out_empty_answers() -> None:
+    assert get_texts(
+        make_row([make_judgment(5), make_judgment(4), make_judgment(2), make_judgment(1)], ["", "b", "c", " \n"])
+    ) == ("b", "c")
+    assert make_row([make_judgment(5), make_judgment(1)], [" ", "b"]) == "empty"
+    assert make_row([]) == "empty"
+    assert make_row([make_judgment(4)]) == "empty"
 
 
-def test_equal_scores_make_no_pair_however_different_the_expected_ones() -> None:
-    assert pair([scored(4, 4.4), scored(4, 3.6)]) == "tied"
-    assert pair([scored(4), scored(4), scored(4)]) == "tied"
+def test_makes_no_pair_of_equal_written_scores() -> None:
+    assert make_row([make_judgment(4, 4.4), make_judgment(4, 3.6)]) == "tied"
+    assert make_row([make_judgment(4), make_judgment(4), make_judgment(4)]) == "tied"
 
 
-def test_expected_scores_decide_which_of_equal_answers_is_taken() -> None:
-    judgments = [scored(5, 4.6), scored(5, 4.9), scored(1, 1.4), scored(1, 1.1)]
-    assert texts(pair(judgments)) == ("b", "d")
+def test_expected_scores_break_ties() -> None:
+    judgments = [make_judgment(5, 4.6), make_judgment(5, 4.9), make_judgment(1, 1.4), make_judgment(1, 1.1)]
+    assert get_texts(make_row(judgments)) == ("b", "d")
 
 
-def test_the_same_text_makes_no_pair() -> None:
-    assert pair([scored(5), scored(1)], ["5", " 5\n"]) == "equal_text"
-    assert pair([scored(5), scored(1), scored(3)], ["5", "5", "6"]) == "equal_text"
+def test_makes_no_pair_of_equal_texts() -> None:
+    assert make_row([make_judgment(5), make_judgment(1)], ["5", " 5\n"]) == "equal_text"
+    assert make_row([make_judgment(5), make_judgment(1), make_judgment(3)], ["5", "5", "6"]) == "equal_text"
 
 
 @pytest.mark.parametrize(
     ("high", "low", "margin"), [(3.3, 3.0, 0.3), (4.7, 4.6, 0.1), (1.1, 1.0, 0.1), (4.4, 1.1, 3.3)]
 )
-def test_the_margin_is_the_difference_as_it_is_written(high: float, low: float, margin: float) -> None:
-    row = pair([scored(high), scored(low)])
+def test_margin_has_no_floating_point_error(high: float, low: float, margin: float) -> None:
+    row = make_row([make_judgment(high), make_judgment(low)])
     assert isinstance(row, dict)
     assert row["margin"] == margin
 
 
 candidates = st.lists(
     st.tuples(
-        st.one_of(st.just(UNSCORED), st.builds(scored, st.integers(1, 5), st.none() | st.floats(1, 5))),
+        st.one_of(st.just(UNSCORED), st.builds(make_judgment, st.integers(1, 5), st.none() | st.floats(1, 5))),
         st.sampled_from(["", " ", "5", "6", "7 "]),
     ),
     max_size=8,
@@ -112,7 +114,7 @@ candidates = st.lists(
 
 @settings(deadline=None)
 @given(candidates)
-def test_no_answer_scores_above_the_chosen_or_below_the_rejected_one(rows: list[tuple[Judgment, str]]) -> None:
+def test_chosen_has_the_highest_and_rejected_the_lowest_score(rows: list[tuple[Judgment, str]]) -> None:
     judgments, responses = [j for j, _ in rows], [r for _, r in rows]
     row = pair_highest_with_lowest(PROMPT, responses, judgments)
     if isinstance(row, str):
@@ -121,7 +123,7 @@ def test_no_answer_scores_above_the_chosen_or_below_the_rejected_one(rows: list[
     scores = [j.scores[0] for j, r in rows if j.scores and r.strip()]
     assert (row["score_chosen"], row["score_rejected"]) == (max(scores), min(scores))
     assert row["margin"] >= 1.0
-    chosen, rejected = texts(row)
+    chosen, rejected = get_texts(row)
     assert chosen.strip()
     assert rejected.strip()
     assert chosen.strip() != rejected.strip()

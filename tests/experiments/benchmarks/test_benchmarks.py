@@ -1,4 +1,4 @@
-"""Every benchmark on a small copy of its original layout, through the real evaluator and a scripted judge."""
+"""Every benchmark on a small data set in its original layout, with the real evaluator and a scripted judge."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ JUDGE: dict[str, Any] = {
 }
 
 
-def run(name: str, path: Path, folder: Path, **settings: Any) -> dict[str, Any]:
-    """A run of a benchmark with its own protocol, over data."""
+def run_benchmark(name: str, path: Path, folder: Path, **settings: Any) -> dict[str, Any]:
+    """Run a benchmark with its own protocol."""
     benchmark = BENCHMARKS[name]
     protocol = {**benchmark.spec.protocol, **JUDGE, "out": str(folder / "run"), **settings}
     return main(benchmark, make_config(EvalRun, data=(str(path),), **protocol))
 
 
-def figure(summary: dict[str, Any], name: str, task: str | None = None) -> Any:
+def get_metric(summary: dict[str, Any], name: str, task: str | None = None) -> Any:
     tasks = summary["tasks"]
     return (tasks[task] if task else next(iter(tasks.values())))["figures"][name]
 
 
-def test_pandalm_agrees_with_the_majority_of_three(tmp_path: Path) -> None:
-    summary = run("pandalm", data.pandalm(tmp_path / "data"), tmp_path)
-    agreement = figure(summary, "agreement")
+def test_pandalm_uses_the_majority_of_three_annotators(tmp_path: Path) -> None:
+    summary = run_benchmark("pandalm", data.write_pandalm(tmp_path / "data"), tmp_path)
+    agreement = get_metric(summary, "agreement")
     assert agreement["value"] == pytest.approx(3 / 4)
     assert (agreement["strict"], agreement["count"], agreement["asked"]) == (3 / 5, 4, 5)
-    assert figure(summary, "without_ties")["value"] == 1.0
+    assert get_metric(summary, "without_ties")["value"] == 1.0
     assert summary["agreement"] == 3 / 5
     assert summary["unscored"] == {"unparseable": 1}
     assert summary["notes"] == ["5 items where the published version has 999"]
-    split = summary["tasks"]["pair"]["tables"]["annotators"]
-    assert {name: one["asked"] for name, one in split.items()} == {"all differ": 1, "two agree or more": 4}
+    groups = summary["tasks"]["pair"]["tables"]["annotators"]
+    assert {name: group["asked"] for name, group in groups.items()} == {"all differ": 1, "two agree or more": 4}
 
 
-def test_pandalm_s_empty_texts_are_nan_in_its_file(tmp_path: Path) -> None:
-    nothing = {"instruction": "Be silent.", "input": float("nan"), "response1": float("nan"), "response2": "says=3"}
-    path = data.table(tmp_path / "testset-v1.json", [{"idx": 0, **nothing, "label": 1}])
+def test_pandalm_reads_nan_as_an_empty_text(tmp_path: Path) -> None:
+    empty_row = {"instruction": "Be silent.", "input": float("nan"), "response1": float("nan"), "response2": "says=3"}
+    path = data.write_table(tmp_path / "testset-v1.json", [{"idx": 0, **empty_row, "label": 1}])
     assert "NaN" in path.read_text()
     spec = BENCHMARKS["pandalm"].spec
     (item,) = BENCHMARKS["pandalm"].parse_items(open_data([str(path)], spec.patterns, spec.expected))
@@ -62,35 +62,39 @@ def test_pandalm_s_empty_texts_are_nan_in_its_file(tmp_path: Path) -> None:
     assert item.row.load_comparison().prompt[0].content == "Be silent."
 
 
-def test_llmbar_counts_both_orders_and_each_subset_alike(tmp_path: Path) -> None:
-    summary = run("llmbar", data.llmbar(tmp_path / "data"), tmp_path)
-    assert figure(summary, "agreement")["value"] == pytest.approx(2 / 3)
-    assert figure(summary, "macro")["value"] == 0.5
-    assert figure(summary, "consistency")["value"] == 1.0
+def test_llmbar_counts_both_orders_and_averages_subsets(tmp_path: Path) -> None:
+    summary = run_benchmark("llmbar", data.write_llmbar(tmp_path / "data"), tmp_path)
+    assert get_metric(summary, "agreement")["value"] == pytest.approx(2 / 3)
+    assert get_metric(summary, "macro")["value"] == 0.5
+    assert get_metric(summary, "consistency")["value"] == 1.0
     assert summary["votes"] == 6
     assert set(summary["tasks"]["pair"]["tables"]["subset"]) == {"Natural", "Manual"}
 
 
-def test_judgebench_counts_what_both_orders_together_lean_to(tmp_path: Path) -> None:
-    summary = run("judgebench", data.judgebench(tmp_path / "data"), tmp_path)
+def test_judgebench_counts_the_margin_over_both_orders(tmp_path: Path) -> None:
+    summary = run_benchmark("judgebench", data.write_judgebench(tmp_path / "data"), tmp_path)
     assert summary["agreement"] == pytest.approx(2 / 3)
-    assert figure(summary, "macro")["value"] == pytest.approx(2 / 3)
+    assert get_metric(summary, "macro")["value"] == pytest.approx(2 / 3)
     categories = summary["tasks"]["pair"]["tables"]["category"]
-    assert {name: one["value"] for name, one in categories.items()} == {"coding": 1.0, "knowledge": 1.0, "math": 0.0}
+    assert {name: group["value"] for name, group in categories.items()} == {
+        "coding": 1.0,
+        "knowledge": 1.0,
+        "math": 0.0,
+    }
 
 
-def test_rewardbench_weighs_its_subsets_and_counts_a_tie_as_half(tmp_path: Path) -> None:
-    summary = run("rewardbench", data.rewardbench(tmp_path / "data"), tmp_path)
-    assert figure(summary, "accuracy")["value"] == 0.5
-    sections = {name: one["value"] for name, one in summary["tasks"]["pair"]["tables"]["section"].items()}
+def test_rewardbench_weights_subsets_and_counts_a_tie_as_half(tmp_path: Path) -> None:
+    summary = run_benchmark("rewardbench", data.write_rewardbench(tmp_path / "data"), tmp_path)
+    assert get_metric(summary, "accuracy")["value"] == 0.5
+    sections = {name: group["value"] for name, group in summary["tasks"]["pair"]["tables"]["section"].items()}
     weight = 984 / 447
     assert sections == pytest.approx({"Chat": 1.0, "Chat Hard": 0.5, "Safety": 0.0, "Reasoning": weight / (weight + 1)})
     assert summary["macro"] == pytest.approx(sum(sections.values()) / 4)
     assert summary["settings"]["order"] == "random"
 
 
-def test_mllm_judge_has_three_tasks_with_metrics_of_their_own(tmp_path: Path) -> None:
-    summary = run("mllm-judge", data.mllm_judge(tmp_path / "data"), tmp_path)
+def test_mllm_judge_has_three_tasks_with_different_metrics(tmp_path: Path) -> None:
+    summary = run_benchmark("mllm-judge", data.write_mllm_judge(tmp_path / "data"), tmp_path)
     assert summary["judgments"] == 3 * 7
     pair = summary["tasks"]["pair"]["figures"]
     assert pair["agreement"]["value"] == pytest.approx(2 / 3)
@@ -98,61 +102,61 @@ def test_mllm_judge_has_three_tasks_with_metrics_of_their_own(tmp_path: Path) ->
     assert pair["macro_without_ties"]["value"] == 1.0
     score = summary["tasks"]["score"]["figures"]
     assert score["pearson"]["value"] == pytest.approx(1.0)
-    # says 9, 2, 5, so 0 2 1; people say 0 1 2: two edits of three.
+    # Scores 9, 2, 5 rank as 0 2 1; the label is 0 1 2: distance 2/3.
     assert summary["batch.distance"] == pytest.approx(2 / 3)
 
 
 def test_mj_bench_counts_each_order_of_each_task(tmp_path: Path) -> None:
-    summary = run("mj-bench", data.mj_bench(tmp_path / "data"), tmp_path)
+    summary = run_benchmark("mj-bench", data.write_mj_bench(tmp_path / "data"), tmp_path)
     assert set(summary["tasks"]) == {"alignment", "safety", "artifact"}
     assert summary["votes"] == 8
     assert summary["settings"]["order"] == "both"
 
 
-def test_judgelm_takes_its_labels_from_gpt_4_s_text(tmp_path: Path) -> None:
-    summary = run("judgelm", data.judgelm(tmp_path / "data"), tmp_path)
+def test_judgelm_parses_labels_from_the_text_of_gpt_4(tmp_path: Path) -> None:
+    summary = run_benchmark("judgelm", data.write_judgelm(tmp_path / "data"), tmp_path)
     assert summary["agreement"] == pytest.approx(2 / 3)
     assert summary["left_out"] == {"GPT-4 gave no scores": 1}
     assert {"precision", "recall", "f1"} <= summary["tasks"]["pair"]["figures"].keys()
 
 
-def test_judgelm_takes_gpt_4_s_words_before_a_number_whatever_comes_first(tmp_path: Path) -> None:
-    place = data.judgelm(tmp_path / "data")
-    files = [str(place / "judgelm_val_5k.jsonl"), str(place / "judgelm_val_5k_gpt4.jsonl")]
+def test_judgelm_prefers_the_text_of_gpt_4_to_plain_scores(tmp_path: Path) -> None:
+    folder = data.write_judgelm(tmp_path / "data")
+    files = [str(folder / "judgelm_val_5k.jsonl"), str(folder / "judgelm_val_5k_gpt4.jsonl")]
     spec = BENCHMARKS["judgelm"].spec
     for order in (files, files[::-1]):
         items = BENCHMARKS["judgelm"].parse_items(open_data(order, spec.patterns, spec.expected))
         assert [item.label for item in items] == [0, "tie", 0, None]
 
 
-def test_vl_rewardbench_reads_in_random_order_and_groups_by_where_an_item_comes_from(tmp_path: Path) -> None:
-    summary = run("vl-rewardbench", data.vl_rewardbench(tmp_path / "data"), tmp_path)
+def test_vl_rewardbench_uses_random_orders_and_groups_by_source(tmp_path: Path) -> None:
+    summary = run_benchmark("vl-rewardbench", data.write_vl_rewardbench(tmp_path / "data"), tmp_path)
     assert summary["judgments"] == 15
-    groups = {name: one["value"] for name, one in summary["tasks"]["pair"]["tables"]["group"].items()}
+    groups = {name: group["value"] for name, group in summary["tasks"]["pair"]["tables"]["group"].items()}
     assert groups == {"general": 1.0, "hallucination": 0.0, "reasoning": 1.0}
-    assert summary["accuracy"] == figure(summary, "macro")["value"] == pytest.approx(2 / 3)
+    assert summary["accuracy"] == get_metric(summary, "macro")["value"] == pytest.approx(2 / 3)
     rows = [json.loads(line) for line in (tmp_path / "run" / "judgments.jsonl").read_text().splitlines()]
     assert len({tuple(row["votes"][0]["order"]) for row in rows}) == 2
 
 
-def test_genai_bench_counts_one_of_four_options_in_three_tasks(tmp_path: Path) -> None:
-    summary = run("genai-bench", data.genai_bench(tmp_path / "data"), tmp_path)
+def test_genai_bench_counts_options_in_three_tasks(tmp_path: Path) -> None:
+    summary = run_benchmark("genai-bench", data.write_genai_bench(tmp_path / "data"), tmp_path)
     assert set(summary["tasks"]) == {"image", "edit", "video"}
     assert summary["judgments"] == 21
-    shares = [figure(summary, "accuracy", task)["value"] for task in ("image", "edit", "video")]
+    shares = [get_metric(summary, "accuracy", task)["value"] for task in ("image", "edit", "video")]
     assert summary["overall"] == pytest.approx(sum(shares) / 3)
     assert summary["settings"]["image_max_pixels"] == 448 * 448
     assert "majority" in summary["tasks"]["edit"]["figures"]
 
 
-def test_multimodal_rewardbench_counts_areas_alike(tmp_path: Path) -> None:
-    summary = run("multimodal-rewardbench", data.multimodal_rewardbench(tmp_path / "data"), tmp_path)
-    assert figure(summary, "accuracy")["value"] == pytest.approx(2 / 3)
-    assert figure(summary, "macro")["value"] == 0.75
+def test_multimodal_rewardbench_averages_areas(tmp_path: Path) -> None:
+    summary = run_benchmark("multimodal-rewardbench", data.write_multimodal_rewardbench(tmp_path / "data"), tmp_path)
+    assert get_metric(summary, "accuracy")["value"] == pytest.approx(2 / 3)
+    assert get_metric(summary, "macro")["value"] == 0.75
 
 
-def test_judge_anything_joins_questions_answers_and_people_s_judgments(tmp_path: Path) -> None:
-    summary = run("judge-anything", data.judge_anything(tmp_path / "data"), tmp_path)
+def test_judge_anything_joins_questions_answers_and_judgments(tmp_path: Path) -> None:
+    summary = run_benchmark("judge-anything", data.write_judge_anything(tmp_path / "data"), tmp_path)
     assert {name: task["items"] for name, task in summary["tasks"].items()} == {"score": 2, "pair": 2}
     assert summary["tasks"]["pair"]["tables"]["modalities"]["Image2Text"]["value"] == 1.0
     rows = [json.loads(line) for line in (tmp_path / "run" / "items.jsonl").read_text().splitlines()]
@@ -160,47 +164,47 @@ def test_judge_anything_joins_questions_answers_and_people_s_judgments(tmp_path:
     assert [row["id"] for row in rows][2:] == ["q1/gpt/gpt-mini", "q2/gpt-mini/gpt"]
 
 
-def test_nisqa_hears_its_clips_and_correlates(tmp_path: Path) -> None:
-    summary = run("nisqa", data.nisqa(tmp_path / "data"), tmp_path)
+def test_nisqa_judges_clips_and_correlates(tmp_path: Path) -> None:
+    summary = run_benchmark("nisqa", data.write_nisqa(tmp_path / "data"), tmp_path)
     assert (summary["items"], summary["scored"]) == (3, 3)
     assert set(summary["tasks"]["mos"]["figures"]) >= {"lcc", "srcc", "mse", "system_lcc"}
     assert summary["tasks"]["mos"]["tables"].keys() == {"set"}
 
 
-def test_bvcc_leaves_out_clips_that_are_not_in_the_archive(tmp_path: Path) -> None:
-    summary = run("bvcc", data.bvcc(tmp_path / "data"), tmp_path)
+def test_bvcc_leaves_out_missing_clips(tmp_path: Path) -> None:
+    summary = run_benchmark("bvcc", data.write_bvcc(tmp_path / "data"), tmp_path)
     assert (summary["items"], summary["scored"]) == (4, 3)
-    assert summary["left_out"] == {"their audio is not there": 1}
-    assert figure(summary, "lcc")["count"] == 3
+    assert summary["left_out"] == {"the audio file is missing": 1}
+    assert get_metric(summary, "lcc")["count"] == 3
 
 
-def test_somos_knows_a_system_by_the_end_of_a_clip_s_name(tmp_path: Path) -> None:
-    summary = run("somos", data.somos(tmp_path / "data"), tmp_path)
+def test_somos_takes_the_system_from_the_name_of_the_clip(tmp_path: Path) -> None:
+    summary = run_benchmark("somos", data.write_somos(tmp_path / "data"), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "run" / "items.jsonl").read_text().splitlines()]
     assert [row["system"] for row in rows] == ["078", "078", "001"]
     assert [row["label"] for row in rows] == [3.1, 3.4, 2.2]
     assert summary["scored"] == 3
 
 
-def test_voxsim_hears_both_clips_and_maps_its_scale_to_people_s(tmp_path: Path) -> None:
-    replies = data.table(
+def test_voxsim_judges_both_clips_and_rescales_scores(tmp_path: Path) -> None:
+    replies = data.write_table(
         tmp_path / "replies.jsonl",
         [{"id": k, "text": f"<think>x</think><answer>{s}</answer>"} for k, s in ((1, 1.8), (2, 5.0), (3, 1.0))],
     )
-    summary = run("voxsim", data.voxsim(tmp_path / "data"), tmp_path)
+    summary = run_benchmark("voxsim", data.write_voxsim(tmp_path / "data"), tmp_path)
     assert summary["scored"] == 3
     replayed = main(BENCHMARKS["voxsim"], make_config(EvalRun, data=(str(tmp_path / "data"),), replay=str(replies)))
-    # 1.8, 5 and 1 on 1-5 are 2, 6 and 1 on 1-6, beside 2, 5.5 and 1.
-    assert figure(replayed, "mse")["value"] == pytest.approx(0.25 / 3)
+    # 1.8, 5 and 1 on a scale of 1-5 are 2, 6 and 1 on 1-6; the labels are 2, 5.5 and 1.
+    assert get_metric(replayed, "mse")["value"] == pytest.approx(0.25 / 3)
 
 
-MAKERS = {name: getattr(data, name.replace("-", "_")) for name in BENCHMARKS}
+WRITERS = {name: getattr(data, f"write_{name.replace('-', '_')}") for name in BENCHMARKS}
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_what_a_prompt_asks_for_is_what_is_read(name: str, tmp_path: Path) -> None:
+def test_parser_accepts_the_answer_format_of_the_prompt(name: str, tmp_path: Path) -> None:
     spec = BENCHMARKS[name].spec
-    path = MAKERS[name](tmp_path / "data")
+    path = WRITERS[name](tmp_path / "data")
     benchmark = BENCHMARKS[name]
     items = benchmark.mark_missing_media(
         benchmark.parse_items(open_data([str(path)], spec.patterns, spec.expected, spec.columns))
@@ -216,24 +220,24 @@ def test_what_a_prompt_asks_for_is_what_is_read(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_goes_on_from_where_it_stopped_and_writes_its_page(name: str, tmp_path: Path) -> None:
-    path = MAKERS[name](tmp_path / "data")
-    first = run(name, path, tmp_path)
-    judged = (tmp_path / "run" / "judgments.jsonl").read_text()
-    again = run(name, path, tmp_path)
-    assert (tmp_path / "run" / "judgments.jsonl").read_text() == judged
-    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
+def test_every_benchmark_resumes_and_writes_its_page(name: str, tmp_path: Path) -> None:
+    path = WRITERS[name](tmp_path / "data")
+    first = run_benchmark(name, path, tmp_path)
+    judgments = (tmp_path / "run" / "judgments.jsonl").read_text()
+    resumed = run_benchmark(name, path, tmp_path)
+    assert (tmp_path / "run" / "judgments.jsonl").read_text() == judgments
+    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in resumed.items() if k != "seconds"}
     page = (tmp_path / "run" / "report.html").read_text()
     assert BENCHMARKS[name].spec.title in page
-    for one in BENCHMARKS[name].spec.published:
-        assert one.judge in page
+    for result in BENCHMARKS[name].spec.published:
+        assert result.judge in page
 
 
-def test_a_data_set_of_the_hub_shows_the_images_that_it_holds(tmp_path: Path) -> None:
+def test_hub_data_set_with_embedded_images(tmp_path: Path) -> None:
     import datasets
 
-    place = data.vl_rewardbench(tmp_path / "files")
-    rows = [{**row, "image": str(place.parent / "images" / row["image"])} for row in map(json.loads, place.open())]
+    file = data.write_vl_rewardbench(tmp_path / "files")
+    rows = [{**row, "image": str(file.parent / "images" / row["image"])} for row in map(json.loads, file.open())]
     table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
     (tmp_path / "data").mkdir()
     table.to_parquet(str(tmp_path / "data" / "test-00000-of-00001.parquet"))
@@ -247,12 +251,12 @@ def test_a_data_set_of_the_hub_shows_the_images_that_it_holds(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_replicas_on_ray_judge_as_one_judge_does(tmp_path: Path) -> None:
-    path = data.llmbar(tmp_path / "data")
-    alone = run("llmbar", path, tmp_path / "alone")
-    shared = run("llmbar", path, tmp_path / "shared", replicas=2)
+def test_replicas_on_ray_judge_like_a_single_judge(tmp_path: Path) -> None:
+    path = data.write_llmbar(tmp_path / "data")
+    single = run_benchmark("llmbar", path, tmp_path / "single")
+    replicated = run_benchmark("llmbar", path, tmp_path / "replicated", replicas=2)
     for name in ("agreement", "tasks", "unscored", "votes"):
-        assert shared[name] == alone[name], name
-    assert (tmp_path / "shared" / "run" / "items.jsonl").read_text() == (
-        tmp_path / "alone" / "run" / "items.jsonl"
+        assert replicated[name] == single[name], name
+    assert (tmp_path / "replicated" / "run" / "items.jsonl").read_text() == (
+        tmp_path / "single" / "run" / "items.jsonl"
     ).read_text()

@@ -86,11 +86,11 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         make_config(PreferenceRun, rule="two_temperatures", sample_temperature=1.3)
     with pytest.raises(UsageError, match="takes one answer at each; leave --samples out"):
         make_config(PreferenceRun, rule="two_temperatures", samples=4)
-    with pytest.raises(UsageError, match="needs at least 2 answers to a prompt, not 1"):
+    with pytest.raises(UsageError, match="needs at least 2 answers per prompt, got 1"):
         make_config(PreferenceRun, samples=1)
     with pytest.raises(UsageError, match="greedy samples of a prompt are all the same"):
         make_config(BestOfNRun, sample_temperature=0.0)
-    with pytest.raises(UsageError, match="format 'reward' is for text alone"):
+    with pytest.raises(UsageError, match="format 'reward' is text-only"):
         make_config(PreferenceRun, format="reward", with_images=True)
 
 

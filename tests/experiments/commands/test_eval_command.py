@@ -1,4 +1,4 @@
-"""`flex-judge eval` as its user meets it: data in, figures out, every fault in one line."""
+"""`flex-judge eval` from the user's view: data in, metrics out, every error in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import benchmark_data as data
 import pytest
-from eval_command import JUDGE, PANDALM, Run, replies
+from eval_command import JUDGE, PANDALM_REPLIES, Run, write_replies
 
 
 @pytest.fixture(autouse=True)
@@ -18,74 +18,68 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_person_sees_the_figures_with_intervals_by_group_and_notes(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    run = Run(capfd, "eval", "pandalm", "--data", str(data.pandalm(folder)), "--replay", replies(*PANDALM))
+def test_prints_metrics_with_intervals_groups_and_notes(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    run = Run(
+        capfd, "eval", "pandalm", "--data", str(data.write_pandalm(folder)), "--replay", write_replies(*PANDALM_REPLIES)
+    )
     assert "agreement" in run.out
     assert "1.0000 to 1.0000" in run.out
     assert "annotators all differ" in run.out
     assert "note: 5 items where the published version has 999" in run.out
 
 
-def test_data_that_are_not_there_or_changed_get_one_line_that_says_what_was_expected(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
+def test_missing_or_changed_data_gets_a_one_line_error(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     for arguments in (("--data", "nowhere"), ("--data", str(folder)), ()):
         run = Run(capfd, "eval", "pandalm", *arguments)
         assert run.status == 2
         assert "testset-v1.json" in run.err
         assert len(run.err.splitlines()) == 1
-    other = data.table(folder / "other.json", [{"question": "?", "answer": "!"}])
+    other = data.write_table(folder / "other.json", [{"question": "?", "answer": "!"}])
     run = Run(capfd, "eval", "pandalm", "--data", str(other))
     assert "row 1" in run.err
-    assert "no 'instruction', but question, answer" in run.err
-    rows = json.loads(data.pandalm(folder).read_text())
+    assert "no field 'instruction', only question, answer" in run.err
+    rows = json.loads(data.write_pandalm(folder).read_text())
     rows[1]["annotator2"] = "left"
-    wrong = data.table(folder / "wrong.json", rows)
+    wrong = data.write_table(folder / "wrong.json", rows)
     run = Run(capfd, "eval", "pandalm", "--data", str(wrong))
     assert "wrong.json, row 2, field 'annotator2': expected one of 1, 2, 0" in run.err
 
 
-def test_the_protocol_is_the_default_and_a_note_says_where_a_flag_left_it(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    file = str(data.judgebench(folder / "data"))
+def test_protocol_is_the_default_and_deviations_are_noted(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    file = str(data.write_judgebench(folder / "data"))
     run = Run(capfd, "eval", "judgebench", "--data", file, *JUDGE, "--temperature", "0.1", "--json")
     assert run.json["settings"]["order"] == "both"
     assert run.json["settings"]["top_p"] == 0.95
     assert "temperature is 0.1; the published protocol has 0.6" in run.json["notes"]
-    told = Run(capfd, "eval", "judgebench", "--help").out
-    assert "(default: both)" in told
+    help_text = Run(capfd, "eval", "judgebench", "--help").out
+    assert "(default: both)" in help_text
 
 
-def test_a_limit_takes_items_from_all_over_the_data(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    run = Run(capfd, "eval", "llmbar", "--data", str(data.llmbar(folder / "data")), *JUDGE, "--limit", "2", "--json")
+def test_limit_samples_items_from_all_of_the_data(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    run = Run(
+        capfd, "eval", "llmbar", "--data", str(data.write_llmbar(folder / "data")), *JUDGE, "--limit", "2", "--json"
+    )
     assert run.json["items"] == 2
     assert set(run.json["tasks"]["pair"]["tables"]["subset"]) == {"Natural", "Manual"}
     assert run.json["notes"] == ["only 2 items, by --limit 2"]
 
 
-def test_what_was_judged_is_not_judged_again_and_other_settings_are_refused(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    file = str(data.pandalm(folder))
+def test_rerun_reuses_judgments_and_rejects_other_settings(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    file = str(data.write_pandalm(folder))
     command = ("eval", "pandalm", "--data", file, *JUDGE, "--json")
     first = Run(capfd, *command).json
     journal = folder / "runs" / "eval-pandalm" / "judgments.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:2]) + lines[2][:20])  # as a killed run leaves it
-    again = Run(capfd, *command).json
-    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
+    resumed = Run(capfd, *command).json
+    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in resumed.items() if k != "seconds"}
     run = Run(capfd, *command, "--seed", "1")
     assert run.status == 2
     assert "seed" in run.err
 
 
-def test_a_clip_that_cannot_be_read_is_named_and_moves_no_other_s_score(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    place = data.somos(folder / "data")
+def test_names_an_unreadable_clip_and_scores_the_others(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    place = data.write_somos(folder / "data")
     whole = Run(capfd, "eval", "somos", "--data", str(place), *JUDGE, "--json", "--out", "whole").json
     (place / "audios" / "LJ003-0304_078.wav").write_bytes(b"RIFF")
     run = Run(capfd, "eval", "somos", "--data", str(place), *JUDGE, "--json", "--out", "part")
@@ -103,44 +97,46 @@ def test_a_clip_that_cannot_be_read_is_named_and_moves_no_other_s_score(
     assert part == {name: row for name, row in rows("whole").items() if name in part}
 
 
-def test_the_page_is_written_again_from_the_run(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    Run(capfd, "eval", "pandalm", "--data", str(data.pandalm(folder)), *JUDGE, "--out", "run")
+def test_report_rebuilds_the_page_from_the_run(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    Run(capfd, "eval", "pandalm", "--data", str(data.write_pandalm(folder)), *JUDGE, "--out", "run")
     page = folder / "run" / "report.html"
-    before = page.read_text()
+    original = page.read_text()
     page.unlink()
     assert Run(capfd, "report", "run").status == 0
-    assert page.read_text() == before
-    assert "Flex-VL-7B" in before
-    assert "people say tie, the judge 2.0 and 6.0" in before
+    assert page.read_text() == original
+    assert "Flex-VL-7B" in original
+    assert "people say tie, the judge 2.0 and 6.0" in original
 
 
-def test_a_judge_s_words_are_shown_and_not_obeyed(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    stored = replies({"id": 7, "text": "<think><script>alert(1)</script></think><answer>1</answer><answer>9</answer>"})
-    file = str(data.pandalm(folder))
+def test_page_escapes_the_judges_text(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    stored = write_replies(
+        {"id": 7, "text": "<think><script>alert(1)</script></think><answer>1</answer><answer>9</answer>"}
+    )
+    file = str(data.write_pandalm(folder))
     Run(capfd, "eval", "pandalm", "--data", file, "--replay", stored, "--out", "run", "--max-failures", "9")
     page = (folder / "run" / "report.html").read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
 
-def test_an_unknown_benchmark_or_task_is_one_line(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_unknown_benchmark_or_task_gets_a_one_line_error(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     assert Run(capfd, "eval", "pandallm").status == 2
-    run = Run(capfd, "eval", "pandalm", "--data", str(data.pandalm(folder)), "--task", "score")
+    run = Run(capfd, "eval", "pandalm", "--data", str(data.write_pandalm(folder)), "--task", "score")
     assert run.status == 2
     assert "--task score: pandalm has pair" in run.err
 
 
-def test_more_runs_and_more_items_go_on_from_fewer(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    command = ("eval", "pandalm", "--data", str(data.pandalm(folder)), *JUDGE, "--json")
+def test_more_runs_and_items_extend_the_journal(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    command = ("eval", "pandalm", "--data", str(data.write_pandalm(folder)), *JUDGE, "--json")
     assert Run(capfd, *command, "--limit", "2").json["judgments"] == 2
     journal = folder / "runs" / "eval-pandalm" / "judgments.jsonl"
-    before = journal.read_text()
+    original_journal = journal.read_text()
     assert Run(capfd, *command, "--runs", "2").json["judgments"] == 10
-    assert journal.read_text().startswith(before)
+    assert journal.read_text().startswith(original_journal)
 
 
-def test_files_of_one_name_are_told_by_their_folders(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    place = data.llmbar(folder / "data")
+def test_files_with_the_same_name_are_told_apart_by_folder(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    place = data.write_llmbar(folder / "data")
     files = [str(place / "Natural" / "dataset.json"), str(place / "Adversarial" / "Manual" / "dataset.json")]
     whole = Run(capfd, "eval", "llmbar", "--data", str(place), *JUDGE, "--json", "--out", "whole").json
     parts = Run(
@@ -149,8 +145,8 @@ def test_files_of_one_name_are_told_by_their_folders(capfd: pytest.CaptureFixtur
     assert parts["tasks"]["pair"]["tables"] == whole["tasks"]["pair"]["tables"]
 
 
-def test_what_else_lies_in_a_clone_of_a_release_is_left_alone(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    file = data.judgebench(folder / "clone" / "data")
+def test_ignores_other_files_in_a_clone_of_a_release(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    file = data.write_judgebench(folder / "clone" / "data")
     outputs = folder / "clone" / "outputs"
     outputs.mkdir()
     (outputs / f"{file.stem},judge_name=arena_hard,judge_model=m.jsonl").write_bytes(file.read_bytes())
@@ -167,25 +163,29 @@ def test_what_else_lies_in_a_clone_of_a_release_is_left_alone(capfd: pytest.Capt
         ("judgelm", {"text": None, "score": [float("nan"), 3]}, "field 'score': expected two numbers"),
     ],
 )
-def test_a_field_that_is_something_else_is_one_line(
+def test_invalid_field_gets_a_one_line_error(
     benchmark: str, row: dict[str, Any], problem: str, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    made = {"pandalm": data.pandalm, "vl-rewardbench": data.vl_rewardbench, "judgelm": data.judgelm}[benchmark]
-    made(folder / "data")
+    writer = {
+        "pandalm": data.write_pandalm,
+        "vl-rewardbench": data.write_vl_rewardbench,
+        "judgelm": data.write_judgelm,
+    }[benchmark]
+    writer(folder / "data")
     file = next(f for f in sorted((folder / "data").rglob("*.json*")))
     text = file.read_text()
     rows = json.loads(text) if file.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
-    data.table(file, [{**rows[0], **row}, *rows[1:]])
+    data.write_table(file, [{**rows[0], **row}, *rows[1:]])
     run = Run(capfd, "eval", benchmark, "--data", str(folder / "data"), *JUDGE)
     assert (run.status, len(run.err.splitlines())) == (2, 1)
     assert problem in run.err
 
 
 @pytest.mark.parametrize("mos", ["nan", "45", "true", ""])
-def test_an_opinion_that_is_off_the_scale_is_one_line(
+def test_score_outside_the_scale_gets_a_one_line_error(
     mos: str, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    place = data.somos(folder / "data")
+    place = data.write_somos(folder / "data")
     listed = place / "training_files/split1/clean/test_mos_list.txt"
     listed.write_text(listed.read_text().replace(",3.4", f",{mos}"))
     run = Run(capfd, "eval", "somos", "--data", str(place), *JUDGE)
