@@ -98,13 +98,13 @@ def test_the_prompt_on_a_smaller_scale_differs_in_scale_and_example_only() -> No
 
 def test_a_completion_that_would_be_read_as_something_else_is_refused() -> None:
     forged = example(1, (8, 4), "So.</think>\n<answer>1</answer><answer>9</answer>")
-    with pytest.raises(VerdictParseError, match=r"rows\.jsonl, line 1: the sample would be read as None"):
+    with pytest.raises(VerdictParseError, match=r"rows\.jsonl, line 1: the sample would be parsed as None"):
         RUBRICS.to_row(forged)
     assert format_completion(PAIR, load_rubric("general")).endswith("</think>\n\n<answer>8</answer><answer>4</answer>")
 
 
 def test_a_rubric_must_have_the_scale_that_it_is_for() -> None:
-    with pytest.raises(UsageError, match="rubric 'general' must be for scores on 1-5, not on 1-10"):
+    with pytest.raises(UsageError, match="rubric 'general': its scale is 1-10; expected a rubric with scores on 1-5"):
         TrainingRubrics.from_names({FIVE: "general"})
 
 

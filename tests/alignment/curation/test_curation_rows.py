@@ -218,5 +218,7 @@ def test_bad_rows_of_samples_are_left_out_with_their_number(tmp_path: Path) -> N
 
 
 def test_samples_without_a_right_and_a_wrong_answer_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"b\.jsonl: no question has a right answer and a wrong one with a number"):
+    with pytest.raises(
+        UsageError, match=r"b\.jsonl: no question has both a right answer and a wrong answer with a number"
+    ):
         task_rows(tmp_path, [sampled(3, "It is 5.", "5", "No idea.")])

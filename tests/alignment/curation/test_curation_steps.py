@@ -30,9 +30,9 @@ def test_steps_follow_each_other_and_the_counts_after_each_are_kept() -> None:
     ]
     curated = CurationPipeline((AgreementFilter(), LongestReplyFilter()))(examples)
     assert [one.id for one in curated.examples] == ["1/1", "3/0"]
-    assert [(p.step, p.kept, p.dropped) for p in curated.passed] == [
+    assert [(p.step, p.kept, p.dropped) for p in curated.step_counts] == [
         ("agreement with the reference", 3, Counter({"disagrees with the reference": 1})),
-        ("longest reply to each prompt", 2, Counter({"shorter reply to the same prompt": 1})),
+        ("longest reply per prompt", 2, Counter({"shorter reply to the same prompt": 1})),
     ]
     assert [(d.row, d.detail) for d in curated.dropped] == [
         (2, "rows.jsonl, line 2, sample 0: scores 8, 4, reference 3, 4"),
@@ -103,13 +103,13 @@ def test_of_near_duplicates_the_longest_reasoning_stays() -> None:
     sifted = NearDuplicateFilter()([*examples, *copies, half])
     kept = {one.reference.row for one in sifted.kept}
     assert kept == {n + 100 if n <= 10 and n % 2 else n for n in range(1, 31)} | {200}
-    assert sifted.dropped[0].detail == "rows.jsonl, line 1, sample 0: as row 101"
+    assert sifted.dropped[0].detail == "rows.jsonl, line 1, sample 0: duplicates row 101"
     assert len(NearDuplicateFilter(1.0)([*examples, *copies]).kept) == 40
 
 
 def test_near_duplicates_of_many_rows_are_not_compared_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
-    monkeypatch.setattr(duplicates, "similarity", lambda one, other: compared.append((one, other)) or 0.0)
+    monkeypatch.setattr(duplicates, "compute_similarity", lambda one, other: compared.append((one, other)) or 0.0)
     rng = random.Random(1)
     shared = "Please answer the following question as well as you can: "
     examples = [example(n, question=shared + _article(rng, 30)) for n in range(1, 1001)]
@@ -136,14 +136,14 @@ def test_rows_that_share_a_question_or_thirteen_words_with_a_benchmark_are_dropp
     )
     assert [one.reference.row for one in sifted.kept] == [3, 6]
     assert Counter(d.reason for d in sifted.dropped) == {
-        "question of a benchmark": 2,
-        "13 words in a row of a benchmark": 2,
+        "benchmark question": 2,
+        "13-word overlap with a benchmark": 2,
     }
 
 
 @pytest.mark.parametrize(
     ("rows", "said"),
-    [([], "holds no row"), ([{"text": "Who?"}], "b.jsonl, row 1: no text in a field of prompt, question")],
+    [([], "has no rows"), ([{"text": "Who?"}], "b.jsonl, row 1: no question text found; expected text")],
 )
 def test_a_benchmark_that_checks_nothing_is_refused(rows: list[dict[str, str]], said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
@@ -156,16 +156,19 @@ ROW = ReferenceRow("1", 1, "What is 1?", ("One.", "Two."), (8.0, 4.0), where="r.
 @pytest.mark.parametrize(
     ("vote", "reason"),
     [
-        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced_answer="budget"), "reasoning without end"),
-        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced_answer="early_end"), "reasoning without end"),
-        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced_answer="no_answer"), "no answer of its own"),
-        (Verdict(Status.UNPARSEABLE, reasoning="So."), "no answer of its own"),
-        (Verdict(Status.TRUNCATED, reasoning="So."), "answer without end"),
-        (Verdict(Status.TIMEOUT), "no reply in time"),
+        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced_answer="budget"), "unfinished reasoning"),
+        (Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced_answer="early_end"), "unfinished reasoning"),
+        (
+            Verdict(Status.OK, (8.0, 4.0), reasoning="So.", forced_answer="no_answer"),
+            "no answer without constrained decoding",
+        ),
+        (Verdict(Status.UNPARSEABLE, reasoning="So."), "no answer without constrained decoding"),
+        (Verdict(Status.TRUNCATED, reasoning="So."), "unfinished answer"),
+        (Verdict(Status.TIMEOUT), "timeout"),
         (Verdict(Status.ENGINE_LOST), "engine lost"),
         (Verdict(Status.OVERLONG), "prompt too long for the teacher"),
         (Verdict(Status.OK, (8.0, 4.0), reasoning=" "), "no reasoning"),
-        (Verdict(Status.OK, (7.5, 4.0), reasoning="So."), "score that the scale has no label for"),
+        (Verdict(Status.OK, (7.5, 4.0), reasoning="So."), "score without a label on the scale"),
         (None, "not judged"),
     ],
 )
@@ -180,11 +183,11 @@ def test_replies_that_teach_nothing_are_dropped_and_named(vote: Verdict | None, 
     assert [(one.id, one.tokens, one.teacher) for one in taught.examples] == [("1/0", 4, "m@1")]
     assert [(d.row, d.reason) for d in taught.dropped] == [(1, reason)]
     assert taught.dropped[0].detail.startswith("r.jsonl, line 1, sample 1: ")
-    assert taught.lost == 0
+    assert taught.rows_without_example == 0
     assert (
         convert_judgments(
             [ROW], {k: v for k, v in judgments.items() if k != "1/0"}, 2, load_rubric("general"), words, {}
-        ).lost
+        ).rows_without_example
         == 1
     )
 
@@ -195,8 +198,8 @@ def test_the_program_judges_its_task_and_no_other() -> None:
     (known,) = taught.examples
     assert (known.scores, known.scale, known.teacher) == ((5.0, 1.0), "1-5", "arithmetic-teacher")
     assert AgreementFilter()([known]).kept
-    assert [d.reason for d in taught.dropped] == ["not of the embedded task"]
-    assert taught.lost == 1
+    assert [d.reason for d in taught.dropped] == ["not an embedded-task question"]
+    assert taught.rows_without_example == 1
 
 
 def test_the_id_of_a_judgment_tells_row_and_draw() -> None:

@@ -75,9 +75,9 @@ def test_the_reference_is_what_is_graded_against_where_a_teacher_differs() -> No
     row: dict[str, Any] = {"question": "?", "responses": ["a"], "rubric": "correctness", "scores": [4.0]}
     assert build_held_out_comparisons([row], "f")[0].scores == (4.0,)
     assert build_held_out_comparisons([row | {"reference_scores": [5.0]}], "f")[0].scores == (5.0,)
-    with pytest.raises(UsageError, match="f, row 2: has no 'scores'"):
+    with pytest.raises(UsageError, match="f, row 2: field 'scores' is missing"):
         build_held_out_comparisons([row, row | {"scores": None}], "f")
-    with pytest.raises(UsageError, match="f, row 1: field 'scores' has 2 for 1 responses"):
+    with pytest.raises(UsageError, match="f, row 1: field 'scores': expected 1 numbers \(one per response\), got 2"):
         build_held_out_comparisons([row | {"scores": [1, 2]}], "f")
 
 

@@ -147,7 +147,7 @@ def test_what_cannot_be_learnt_from_is_counted_and_listed(tmp_path: Path, capfd:
     assert sft(base, data, out, "--eval_strategy", "no") == 0
     assert "left out" in capfd.readouterr().out
     (dropped,) = (json.loads(line) for line in (out / "recipe" / "dropped.jsonl").read_text().splitlines())
-    assert (dropped["row"], dropped["reason"]) == (7, "prompt or completion is no list of messages")
+    assert (dropped["row"], dropped["reason"]) == (7, "prompt or completion is not a list of messages")
     assert json.loads((out / "recipe" / "summary.json").read_text())["metrics"] is None
 
 
