@@ -44,7 +44,7 @@ SMILES = (tiny.ASPIRIN, tiny.CAFFEINE, tiny.WATER, tiny.SALT, "CCO", "c1ccccc1",
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_tiny(tmp_path_factory.mktemp("mol") / "model")
+    return tiny.write_tiny_model(tmp_path_factory.mktemp("mol") / "model")
 
 
 def pairs(path: Path, *changes: dict[str, Any]) -> Path:
@@ -117,7 +117,7 @@ def test_molecules_are_parts_of_messages_or_a_column_and_a_place_in_an_answer_is
     answer = {"chosen": [{"role": "assistant", "content": "It is <mol>."}]}
     left = expand_molecules(load_preference_data(str(pairs(tmp_path / "pairs.jsonl", answer))), 8)
     assert len(left.rows) == len(left.prompts) == 7
-    assert left.problems[0].endswith("row 1, field 'chosen': has <mol> in an answer; the row is left out")
+    assert left.problems[0].endswith("row 1, field 'chosen': has <mol> in an answer; the row is dropped")
 
 
 HERE = ("--use_cpu", "--bf16", "False", "--held-out-prompts", "0", "--per_device_train_batch_size", "2")
@@ -130,12 +130,12 @@ def dpo(data: Path, policy: Path, out: Path, *flags: str) -> int:
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--use_peft"], "brings its own, which are trained; leave it out"),
-        (["--load_in_4bit"], "is trained unquantized"),
+        (["--use_peft"], "brings its own adapters, which are trained"),
+        (["--load_in_4bit"], "not supported for the molecular policy"),
         (["--truncation_mode", "keep_end"], "would cut molecules off"),
-        (["--lora_modules_to_save", "lm_head"], "that is the connector; leave it out"),
+        (["--lora_modules_to_save", "lm_head"], "always saves its connector"),
         (["--attn_implementation", "nonsense"], "nonsense"),
-        (["--max_length", "9"], "each prompt alone is longer than --max_length 9"),
+        (["--max_length", "9"], "--max_length 9: no row is left to train on"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_one_line(
@@ -154,7 +154,7 @@ def test_new_adapters_are_on_the_language_model_alone(
     assert dpo(data, bare, out) == 2
     assert "add new ones with --use_peft" in capsys.readouterr().err
     assert dpo(data, bare, tmp_path / "wrong", "--use_peft", "--lora_target_modules", "q_projj") == 2
-    assert "the language model has no q_projj; choose down_proj" in capsys.readouterr().err
+    assert "the language model has no q_projj; choose from down_proj" in capsys.readouterr().err
     assert dpo(data, bare, out, "--use_peft", "--max_steps", "1", "--lora_r", "4") == 0
     trained = load_file(out / "adapter_model.safetensors")
     adapters = [name for name in trained if ".lora_" in name]
@@ -255,7 +255,7 @@ def test_grpo_is_refused_before_anything_is_started(
 ) -> None:
     command = ["grpo", "--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "policy"), "--use_cpu"]
     assert main([*command, "--bf16", "False"]) == 2
-    assert "sees molecules, which TRL's GRPOTrainer does not show it" in capsys.readouterr().err
+    assert "TRL's GRPOTrainer does not support molecules" in capsys.readouterr().err
 
 
 async def _chosen(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -81,7 +81,7 @@ def test_the_folder_of_a_preferences_run_is_taken_and_known_for_the_embedded_tas
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [
-        ([{"prompt": said("?"), "completion": said("!", "assistant"), "label": True}], "no column 'chosen'"),
+        ([{"prompt": said("?"), "completion": said("!", "assistant"), "label": True}], "column 'chosen' is missing"),
         ([preference("x") | {"prompt": 3}], "row 1, field 'prompt': expected text or a list of messages"),
     ],
 )
@@ -121,7 +121,7 @@ def test_text_becomes_what_a_user_says_and_an_assistant(row: dict[str, Any], tmp
 
 def test_answers_without_any_prompt_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "rows.jsonl", [{"chosen": "Yes.", "rejected": "No."}])
-    with pytest.raises(UsageError, match=r"rows\.jsonl: has no column 'prompt'"):
+    with pytest.raises(UsageError, match=r"rows\.jsonl: column 'prompt' is missing"):
         load_preference_data(path)
 
 
@@ -205,7 +205,7 @@ def test_held_out_prompts_of_a_file_are_those_that_are_not_trained_on(tmp_path: 
     assert held is not None
     assert not taken
     assert [row.kept for row in held.rows] == [{"result": 4}, {"result": 5}, {"result": 6}]
-    with pytest.raises(UsageError, match=r"rows.jsonl: every prompt in it is trained on"):
+    with pytest.raises(UsageError, match=r"rows.jsonl: every prompt is also trained on"):
         select_unseen_prompts(open_source(str(tmp_path / "rows.jsonl")), PromptColumns(), set(data.prompts), 2)
 
 
@@ -252,11 +252,11 @@ def test_held_out_prompts_are_written_as_best_of_n_reads_them(tmp_path: Path) ->
     ("recipe", "settings", "complaint"),
     [
         (PolicyRecipe, {"held_out_prompts": -1}, "--held-out-prompts must be at least 0"),
-        (PolicyRecipe, {"held_out_answer": "x"}, "--held-out-answer is a column of --held-out"),
-        (PolicyRecipe, {"judge_key": "env:KEY"}, "--judge-key goes with --judge-url"),
-        (PolicyRecipe, {"judge_url": "http://h", "judge_adapter": "a"}, "for the service at --judge-url to say"),
-        (PolicyRecipe, {"judge_url": "http://h", "judge": "j"}, "for the service at --judge-url to say"),
-        (PolicyRecipe, {"judge_adapter": "a"}, "--judge-adapter goes with --judge"),
+        (PolicyRecipe, {"held_out_answer": "x"}, "--held-out-answer: names a column of a file"),
+        (PolicyRecipe, {"judge_key": "env:KEY"}, "--judge-key requires --judge-url"),
+        (PolicyRecipe, {"judge_url": "http://h", "judge_adapter": "a"}, "not allowed with --judge-url"),
+        (PolicyRecipe, {"judge_url": "http://h", "judge": "j"}, "not allowed with --judge-url"),
+        (PolicyRecipe, {"judge_adapter": "a"}, "--judge-adapter requires --judge"),
         (PolicyRecipe, {"rubric": "nonsense"}, "nonsense"),
         (RewardRecipe, {"judge_reward": "applause"}, "applause"),
         (RewardRecipe, {"judge_group_timeout_s": 700.0}, "--judge-group-timeout-s must be above 0 and below"),

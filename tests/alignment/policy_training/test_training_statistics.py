@@ -89,9 +89,9 @@ def test_the_model_card_says_what_was_measured_and_how(tmp_path: Path) -> None:
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == "owner/base"
     assert card.data.library_name == "peft"
-    for said in ("1,234 rows", "A LoRA adapter on `owner/base`", "with the adapter `mine`", "beta: `0.3`", "50.0 %"):
+    for said in ("1,234 rows", "A LoRA adapter for `owner/base`", "with the adapter `mine`", "beta: `0.3`", "50.0 %"):
         assert said in card.text
     write_card(tmp_path, summary | {"measured": None, "policy": "smollm2-135m"})
     card = ModelCard.load(tmp_path / "README.md")
-    assert "It was not measured" in card.text
+    assert "The policy was not evaluated" in card.text
     assert card.data.base_model is None
