@@ -40,7 +40,7 @@ class PolicyTrainingData:
     is_task: bool
     """Whether the prompts are questions of the embedded task."""
     made_by: Mapping[str, str] = field(default_factory=dict)
-    """Origin of preference data, as far as it is known.
+    """Origin of preference data; empty if unknown.
 
     The keys are `judge` (and `judge_adapter`) or `judge_url`, and `rubric`.
     """

@@ -59,8 +59,8 @@ def expand_molecules(data: PolicyTrainingData, queries: int) -> PolicyTrainingDa
         rows.append({**row, **prompt})
         prompts.append(data.prompts[number])
     if errors:
-        others = f" (and {len(errors) - 1} more rows)" if len(errors) > 1 else ""
-        raise UsageError(f"{errors[0]}{others}")
+        more_rows = f" (and {len(errors) - 1} more rows)" if len(errors) > 1 else ""
+        raise UsageError(f"{errors[0]}{more_rows}")
     if not rows:
         raise UsageError(problems[0])
 

@@ -1,7 +1,7 @@
 """DPO of a molecular policy: TRL's trainer with a collator that adds the molecules.
 
 The adapters of the language model and the connector are trained, as in arXiv 2505.18601; the encoders and the language
-model are frozen. The reference policy is the initial state of adapters and connector, of which TRL keeps a copy.
+model are frozen. TRL keeps a copy of the initial adapters and connector as the reference policy.
 """
 
 from __future__ import annotations

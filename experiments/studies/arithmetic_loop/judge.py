@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,6 @@ from flex_judge.alignment.tasks.arithmetic import ArithmeticQuestion
 from flex_judge.alignment.tasks.synthetic_teacher import Calculation, parse_question
 from flex_judge.experiments.commands.curate.config import SYNTHETIC, CurateRun
 from flex_judge.experiments.commands.curate.run import main as curate
-from flex_judge.experiments.common.console import build_progress, redirect_libraries
 from flex_judge.experiments.common.flags import make_config, setting
 from flex_judge.experiments.common.ranks import run_subcommand
 from flex_judge.experiments.common.run_folder import RunFolder
@@ -41,7 +39,7 @@ from flex_judge.experiments.studies.arithmetic_loop.questions import (
     make_evaluation_questions,
     make_training_questions,
 )
-from flex_judge.experiments.studies.arithmetic_loop.samples import MAX_MODEL_LEN, sample_answers
+from flex_judge.experiments.studies.arithmetic_loop.samples import MAX_MODEL_LEN, sample_answers, track_engine_progress
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
@@ -144,25 +142,14 @@ def sample_all_answers(config: EmbeddedJudgeRun, folder: RunFolder) -> tuple[Pat
         Files of the training and of the evaluation answers.
     """
     answers, evaluation_answers = folder.path / "answers.jsonl", folder.path / "evaluation_answers.jsonl"
-    training_questions = list_training_questions(config)
+    questions = list_training_questions(config)
     evaluation_questions = make_evaluation_questions(config.evaluation_questions)
     with folder.time_phase("sampling"), track_engine_progress(folder.path, "sampling") as add_work:
-        sample_answers(
-            BASE,
-            training_questions,
-            samples=config.samples,
-            path=answers,
-            seed=config.seed,
-            advance=add_work(len(training_questions)),
-        )
-        sample_answers(
-            BASE,
-            evaluation_questions,
-            samples=config.evaluation_samples,
-            path=evaluation_answers,
-            seed=config.seed,
-            advance=add_work(len(evaluation_questions)),
-        )
+        for path, batch, samples in (
+            (answers, questions, config.samples),
+            (evaluation_answers, evaluation_questions, config.evaluation_samples),
+        ):
+            sample_answers(BASE, batch, samples=samples, path=path, seed=config.seed, advance=add_work(len(batch)))
     return answers, evaluation_answers
 
 
@@ -309,20 +296,3 @@ def summarise_training_data(out: Path) -> dict[str, Any]:
         "questions_taught": len({row["question"] for row in rows}),
         "sums_taught": len({parse_question(row["question"]) for row in rows}),
     }
-
-
-@contextmanager
-def track_engine_progress(out: Path, title: str) -> Iterator[Callable[[int], Callable[[], object]]]:
-    """Show a progress bar and redirect the engine's output to `engines.log`.
-
-    Yields:
-        Function that adds a number of work items and returns the function that marks one item as done.
-    """
-    with redirect_libraries(out / "engines.log") as console, build_progress(console) as progress:
-        bar = progress.add_task(title, total=0)
-
-        def add_work(total: int) -> Callable[[], object]:
-            progress.update(bar, total=(progress.tasks[bar].total or 0) + total)
-            return lambda: progress.advance(bar)
-
-        yield add_work

@@ -27,7 +27,6 @@ from flex_judge.experiments.studies.arithmetic_loop.judge import (
     RECIPE,
     EmbeddedJudgeRun,
     list_training_questions,
-    track_engine_progress,
 )
 from flex_judge.experiments.studies.arithmetic_loop.judge import main as make_judge
 from flex_judge.experiments.studies.arithmetic_loop.page import write_page
@@ -37,7 +36,7 @@ from flex_judge.experiments.studies.arithmetic_loop.questions import (
     make_evaluation_questions,
     make_policy_questions,
 )
-from flex_judge.experiments.studies.arithmetic_loop.samples import sample_answers
+from flex_judge.experiments.studies.arithmetic_loop.samples import sample_answers, track_engine_progress
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.models import ADAPTER_FILES, check_model
@@ -223,10 +222,10 @@ def summarise_loop(seeds: Sequence[Path], before: Path) -> dict[str, Any]:
     start = _read_correctness(before)
     runs = []
     for folder in seeds:
-        after = _read_correctness(folder / "greedy_after.jsonl")
-        if start.keys() != after.keys():
+        run = _read_correctness(folder / "greedy_after.jsonl")
+        if start.keys() != run.keys():
             raise UsageError(f"{folder}: its questions differ from the questions in {before}; use another --out")
-        runs.append(after)
+        runs.append(run)
     best_of_n = [json.loads((folder / "best_of_n" / "summary.json").read_text(encoding="utf-8")) for folder in seeds]
     pairs = [json.loads((folder / "preferences" / "summary.json").read_text(encoding="utf-8")) for folder in seeds]
     return {
@@ -244,11 +243,12 @@ def _read_correctness(file: Path) -> dict[str, float]:
 
 
 def _estimate_gain(start: Mapping[str, float], runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    after = {name: fmean(run[name] for run in runs) for name in start}
-    differences = [after[name] - start[name] for name in start]
+    # Averaging over seeds first keeps the interval an interval over questions.
+    means = {name: fmean(run[name] for run in runs) for name in start}
+    differences = [means[name] - start[name] for name in start]
     return {
         "before": asdict(estimate_mean(start.values())),
-        "after": asdict(estimate_mean(after.values())),
+        "after": asdict(estimate_mean(means.values())),
         "difference": asdict(estimate_mean(differences, shares=False)),
     }
 

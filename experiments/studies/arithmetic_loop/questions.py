@@ -13,7 +13,7 @@ EVALUATION, TRAIN = 120, 520
 LEVELS = (1, 2)
 """Difficulty levels, the same as in the demo and in data runs."""
 DEMO, DEMO_SEED = 24, 0
-"""Number and seed of the demo's questions, which are not trained on either."""
+"""Number and seed of the demo's questions. The judge is not trained on them either."""
 TRAIN_SEED = 2_000_003
 """Seed of the judge's training questions, far from the small seeds of data runs."""
 POLICY_SEED = 3_000_003

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from flex_judge.alignment.policies.engine import EnginePolicy
 from flex_judge.alignment.tasks.arithmetic import SAMPLING, ArithmeticQuestion
+from flex_judge.experiments.common.console import build_progress, redirect_libraries
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig, Sampling
@@ -84,3 +86,20 @@ async def _sample_questions(
         advance()
 
     await gather_all(map(sample_question, questions))
+
+
+@contextmanager
+def track_engine_progress(out: Path, title: str) -> Iterator[Callable[[int], Callable[[], object]]]:
+    """Show a progress bar and redirect the engine's output to `engines.log`.
+
+    Yields:
+        Function that adds a number of work items and returns the function that marks one item as done.
+    """
+    with redirect_libraries(out / "engines.log") as console, build_progress(console) as progress:
+        bar = progress.add_task(title, total=0)
+
+        def add_work(total: int) -> Callable[[], object]:
+            progress.update(bar, total=(progress.tasks[bar].total or 0) + total)
+            return lambda: progress.advance(bar)
+
+        yield add_work

@@ -99,7 +99,7 @@ class CaseStudyRun:
 
     @property
     def is_published_setup(self) -> bool:
-        """Whether the question, its classes and its rubric are those of the paper, and all molecules are used."""
+        """Whether the question, its classes and its rubric are the published ones, and all molecules are used."""
         defaults = {f.name: f.default for f in _FIELDS if f.name in ("question", "about", "classes", "rubric")}
         return self.limit is None and all(getattr(self, name) == value for name, value in defaults.items())
 

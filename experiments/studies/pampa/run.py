@@ -112,7 +112,7 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _StudySteps:
-    """Steps of a run, each of which calls a public command."""
+    """Steps of a run. Each one calls a public command."""
 
     config: CaseStudyRun
     folder: RunFolder
@@ -136,9 +136,9 @@ class _StudySteps:
         """Add the metrics of the tuned policy to the results of a style."""
         task = self.config.task
         questions = self.folder.path / style / "test.jsonl"
-        after = self._answer_questions(style, questions, "greedy_after_dpo", tuned=policy)
-        results["dpo"] = compute_pass_at_1(after, task)
-        results["gain"] = estimate_gain(self._greedy[style], after, task)
+        tuned_rows = self._answer_questions(style, questions, "greedy_after_dpo", tuned=policy)
+        results["dpo"] = compute_pass_at_1(tuned_rows, task)
+        results["gain"] = estimate_gain(self._greedy[style], tuned_rows, task)
 
     def tune_policy(self, train: Sequence[Molecule]) -> tuple[Path, dict[str, Any]]:
         """Tune the policy with DPO on pairs of its own answers. One policy serves all styles.

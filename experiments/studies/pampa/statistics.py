@@ -163,7 +163,7 @@ def _read_answers(rows: Sequence[Row], task: ClassificationTask) -> list[list[st
 
 
 def _list_sizes(answers: Sequence[Sequence[str | None]]) -> list[int]:
-    """List the values of N for which every answered molecule has enough answers."""
+    """List the values of N that every answered molecule has enough answers for."""
     limit = min((len(row_answers) for row_answers in answers if row_answers), default=0)
     return [size for size in SIZES if size <= limit]
 
