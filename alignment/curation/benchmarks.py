@@ -51,6 +51,7 @@ class ContaminationFilter:
                     questions.add(normalise_text(text))
                     ngrams.update(_hash_ngrams(text))
                 count += 1
+            # An empty benchmark would silently let every example pass.
             if not count:
                 raise UsageError(f"--benchmark {name}: the file has no rows")
         return cls(frozenset(questions), frozenset(ngrams))
@@ -59,6 +60,7 @@ class ContaminationFilter:
         """Split examples into clean and contaminated ones."""
         result = StepResult([], [])
         for example in examples:
+            # Questions of fewer than 13 words have no n-gram, so whole questions are compared too.
             if normalise_text(example.question) in self.questions:
                 result.dropped.append(example.record_drop("benchmark question"))
             elif any(ngram in self.ngrams for text in example.texts for ngram in _hash_ngrams(text)):

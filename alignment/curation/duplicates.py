@@ -121,4 +121,5 @@ class _MinHashIndex:
         for column in range(SHINGLE):
             hashes = (hashes ^ windows[:, column]) * np.uint64(0x9E3779B97F4A7C15)
             hashes ^= hashes >> np.uint64(29)
+        # Repeated shingles do not change a minimum, so each one is hashed only once.
         return (np.unique(hashes)[:, None] * self._factors >> np.uint64(20)).min(axis=0)

@@ -138,6 +138,7 @@ def cut_to_first_answer(example: TrainingExample) -> TrainingExample | str:
     if other:
         reasoning = reasoning[: _find_sentence_start(reasoning, other.start())]
     reasoning = _strip_list_markers(reasoning)
+    # General remarks that do not mention the first assistant cannot explain its score.
     if not _MENTIONS_FIRST.search(reasoning):
         return STARTS_WITH_OTHER if other else FIRST_NOT_MENTIONED
     return replace(example, reasoning=_MENTIONS_FIRST.sub(_rename_assistant, reasoning), scores=example.scores[:1])
@@ -146,6 +147,7 @@ def cut_to_first_answer(example: TrainingExample) -> TrainingExample | str:
 def _find_sentence_start(text: str, position: int) -> int:
     """Find where the sentence at a position begins."""
     start = 0
+    # The search stops at the position, so the last match ends the previous sentence.
     for end in _SENTENCE_END.finditer(text, 0, position):
         start = end.end()
     return start
@@ -153,6 +155,7 @@ def _find_sentence_start(text: str, position: int) -> int:
 
 def _strip_list_markers(text: str) -> str:
     text = text.rstrip()
+    # Markers can be nested, as in "2. **".
     while marker := _DANGLING_MARKER.search(text):
         text = text[: marker.start()].rstrip()
     return text

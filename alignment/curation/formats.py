@@ -60,6 +60,7 @@ class TrainingRubrics:
         rubric = self.by_scale[example.scale]
         comparison = Comparison(example.id, (Message("user", example.question),), example.answers, rubric.name)
         reply = format_completion(example, rubric, self.reason_first)
+        # Every completion is parsed once, because a tag inside the reasoning would change its meaning.
         check_completion(reply, example, rubric, self.reason_first)
         prompt = []
         for turn in build_judge_turns(comparison, rubric, self.reason_first):

@@ -138,6 +138,8 @@ def _parse_row(data: Mapping[str, Any] | UsageError, number: int, where: str) ->
     if isinstance(data.get("text"), str) and data["text"].strip().lower() == "error":
         raise BadRowError(RowFault.ERROR_TEXT, "field 'text' is 'error'")
     question = require_text(data.get("question_body"), "question_body", RowFault.NO_QUESTION)
+    # The highest answer number determines the count, so that a gap is reported as a missing answer. Parquet files have
+    # null columns for answers that a row does not have.
     count = 2
     for name, value in data.items():
         if value is not None and (match := _ANSWER_FIELD.fullmatch(name)):
@@ -158,6 +160,7 @@ def _parse_scores(value: Any, count: int) -> tuple[float, ...]:
     for score in value:
         if score is None:
             raise BadRowError(RowFault.NO_SCORE, f"field 'score': expected {count} numbers, but one is missing")
+        # bool is a subclass of int.
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise BadRowError(RowFault.WRONG_TYPE, f"field 'score': expected numbers, got {reprlib.repr(score)}")
         if score not in _TEN_SCALE:  # NaN is outside of every scale

@@ -106,6 +106,7 @@ def select_examples(examples: Sequence[TrainingExample], spec: Selection, count:
         )
         _note_missing(result, "held out", kind, number - len(chosen))
         held_out += chosen
+    # The split is by question, not by prompt: other answers to a held-out question would leak it.
     held_out_questions = {example.question_digest for example in held_out}
     keys: dict[str, SortKey] = {
         "longest": lambda example: (-example.tokens, example.id),
@@ -139,6 +140,7 @@ def select_examples(examples: Sequence[TrainingExample], spec: Selection, count:
 def _split_held_out(spec: Selection) -> dict[str, int]:
     """Divide the number of held-out examples evenly among the requested kinds."""
     kinds = [kind for kind, number in spec.sizes.items() if number]
+    # The remainder goes to the last kinds.
     return {kind: (spec.held_out + i) // len(kinds) for i, kind in enumerate(kinds)}
 
 
@@ -192,6 +194,7 @@ def _choose_examples(
         balance: Kinds that are balanced, see Balance.
         identity: Function that maps an example to the value that must be unique among the chosen ones.
     """
+    # Of several examples with the same identity, the first one in sort order stays.
     unique: dict[str, TrainingExample] = {}
     for example in sorted(pool, key=key):
         unique.setdefault(identity(example), example)
@@ -250,6 +253,7 @@ def _remap_and_shuffle(
             else:
                 eligible.append(example)
         eligible.sort(key=lambda example: _compute_sort_hash(spec.seed, "scale", example))
+        # The share refers to all examples on 1-10, so that examples which keep their scale do not reduce the number.
         remapped_ids.update(example.id for example in eligible[: round(spec.remap * len(on_ten))])
     shuffled = sorted(examples, key=lambda example: _compute_sort_hash(spec.seed, "place", example))
     return [example.rescale_to_five() if example.id in remapped_ids else example for example in shuffled]

@@ -78,6 +78,7 @@ def _count_kinds(examples: Sequence[TrainingExample]) -> dict[str, int]:
 def _compute_length_quantiles(examples: Sequence[TrainingExample], kind: str) -> Mapping[str, int]:
     """Compute quantiles of the reasoning length in tokens. There must be at least one example of the kind."""
     lengths = sorted(example.tokens for example in examples if example.kind == kind)
+    # The nearest rank keeps token counts whole numbers; interpolation would not.
     return {name: lengths[round(share * (len(lengths) - 1))] for name, share in QUANTILES.items()}
 
 

@@ -46,6 +46,7 @@ class _AnsweredPrompt:
                 yield _BOTH_RIGHT, (i, j)
             elif self.right[i] or self.right[j]:
                 yield _NO_NUMBER if any(lacks_number) else _ONE_RIGHT, (i, j) if self.right[i] else (j, i)
+            # Two wrong answers without a number are left out: there is nothing to calculate in them.
             elif not any(lacks_number):
                 yield _BOTH_WRONG, (i, j)
 
@@ -87,6 +88,7 @@ class _PairPools:
             # Take the kind that is furthest below its share.
             kind = max(available, key=lambda kind: PAIR_MIX[kind] * total - used[kind])
             prompt, (i, j) = self.pairs[kind][used[kind]]
+            # Alternating the place of the right answer keeps the data free of a position bias.
             yield prompt, (i, j) if used[kind] % 2 == 0 else (j, i)
             used[kind] += 1
 
@@ -139,6 +141,7 @@ def _choose_list(prompt: _AnsweredPrompt, size: int, seed: int) -> tuple[int, ..
         return ()
     chosen = candidates[:size]
     if len({prompt.right[k] for k in chosen}) < 2:
+        # The last random answer makes room for the first one of the missing kind.
         chosen[-1] = next(k for k in candidates if prompt.right[k] is not prompt.right[chosen[0]])
     return tuple(sorted(chosen, key=lambda k: compute_seeded_hash(seed, f"place {prompt.row} {k}")))
 
@@ -173,6 +176,7 @@ def _parse_prompt(data: Mapping[str, Any], row: int, where: str) -> _AnsweredPro
         raise BadRowError(
             RowFault.NO_ANSWERS, f"field 'responses': expected a list of texts, got {reprlib.repr(responses)}"
         )
+    # A policy often repeats an answer. Each distinct one is used once, so that no pair has equal answers.
     distinct: dict[str, int] = {}
     for k, response in enumerate(responses):
         if response.strip():

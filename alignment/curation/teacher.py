@@ -173,6 +173,7 @@ def _convert_judgment(
         return record_drop(_STATUS_REASONS[vote.status], vote.detail)
     if not vote.reasoning.strip():
         return record_drop(NO_REASONING, "the teacher answered without reasoning")
+    # A score such as 7.5 lies within the scale, but the judge is trained to answer with labels only.
     if not set(vote.scores) <= {float(label) for label in rubric.labels}:
         scores = ", ".join(f"{score:g}" for score in vote.scores)
         return record_drop(OFF_LABELS, f"scores {scores}; expected labels of the scale {rubric.scale}")

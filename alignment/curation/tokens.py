@@ -53,6 +53,7 @@ class TokenCounter:
         counts: list[int] = []
         for start in range(0, len(texts), _BATCH_SIZE):
             batch = list(texts[start : start + _BATCH_SIZE])
+            # Special tokens at the beginning of a text are not part of the reasoning.
             token_ids = self.tokenizer(batch, add_special_tokens=False)["input_ids"]
             counts += map(len, token_ids)
         return counts

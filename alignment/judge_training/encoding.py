@@ -73,6 +73,7 @@ def encode_examples(
             turns, reply = _parse_chat(row)
             _check_reply(reply, row)
             ids, prompt_length = _tokenize_chat(turns, reply, renderer)
+            # The end of the turn is trained too: a judge that never ends its turn runs into the token limit.
             ids += end_of_turn
             if len(ids) > max_length:
                 raise BadRowError(EncodingFault.OVERLONG, f"{len(ids)} tokens; max_length is {max_length}")
@@ -144,6 +145,7 @@ def _tokenize_chat(turns: Sequence[Turn], reply: str, renderer: Renderer) -> tup
     Returns:
         Token ids, and the number of prompt tokens.
     """
+    # The tags of the protocol are control tokens in some vocabularies, and are meant as such.
     reply_without_tags = reply
     for tag in PROTOCOL_TAGS:
         reply_without_tags = reply_without_tags.replace(tag, "")

@@ -96,6 +96,7 @@ def build_held_out_comparisons(rows: Iterable[Mapping[str, Any]], name: str) -> 
         missing = [field for field in ("question", "responses", "rubric", "scores") if row.get(field) is None]
         if missing:
             raise UsageError(f"{name}, row {number}: field {missing[0]!r} is missing; held-out judgments need it")
+        # The row number is the id, because ids in a file need not be unique.
         comparison = Comparison.of(row["question"], *row["responses"], rubric=row["rubric"], id=str(number))
         scores = tuple(float(score) for score in row.get("reference_scores") or row["scores"])
         if len(scores) != len(comparison.responses):
@@ -120,6 +121,7 @@ def make_evaluation_settings(think_tokens: int, reason_first: bool = True) -> Ju
         temperature=0.0,
         top_p=1.0,
         reason_first=reason_first,
+        # No deadline: the metrics must not depend on the speed of the machine.
         deadline_s=None,
     )
 

@@ -33,6 +33,8 @@ def save_judge(trainer: Any, checkpoint: Checkpoint, out: Path, is_full_model: b
         merge_thinker(checkpoint.path, out / THINKER, out)
         shutil.rmtree(out / THINKER)
         return
+    # The trainer saves the tokenizer but no other processor files, such as image settings. Base weights must not end up
+    # next to the tuned ones.
     for file in checkpoint.path.iterdir():
         if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES) and not (out / file.name).exists():
             shutil.copyfile(file, out / file.name)
@@ -74,6 +76,7 @@ def merge_thinker(base: Path, thinker: Path, out: Path) -> None:
                     if tuned_name not in tuned_files:
                         raise UsageError(f"{thinker}: weight {tuned_name} is missing; {file} has it")
                     with safe_open(tuned_files[tuned_name], framework="pt") as tuned_weights:
+                        # Training may use 32 bits; the checkpoint keeps its own data type.
                         tensor = tuned_weights.get_tensor(tuned_name).to(tensor.dtype).contiguous()
                     unused.discard(tuned_name)
                 weights[name] = tensor

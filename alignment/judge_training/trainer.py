@@ -96,6 +96,7 @@ class JudgeTrainer(FamilyWeightsMixin, SFTTrainer):  # type: ignore[misc]
         """
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         step = int(best.rpartition("-")[2]) if best else self.state.global_step
+        # The last entry counts, because a resumed run may have logged a step twice.
         for entry in reversed(self.state.log_history):
             if entry["step"] == step and "eval_asked" in entry:
                 return JudgeMetrics(**{f.name: entry.get(f"eval_{f.name}") for f in fields(JudgeMetrics)})
@@ -137,6 +138,7 @@ class JudgeTrainer(FamilyWeightsMixin, SFTTrainer):  # type: ignore[misc]
                         engine.serve_requests()
                 return judgments.result()
             finally:
+                # The engine has replaced the generation settings and switched the model to evaluation mode.
                 model.generation_config = generation_config
                 model.train(was_training)
 

@@ -84,6 +84,7 @@ def load_preference_data(text: str) -> PolicyTrainingData:
         text = str(Path(text) / "data")
     rows = convert_to_conversations(_read_preferences(text), text)
     if "provenance" in rows.column_names and (rows[0]["provenance"] or {}).get("rubric"):
+        # All rows of a run have the same rubric.
         made_by["rubric"] = rows[0]["provenance"]["rubric"]
     columns = [name for name in (*PROMPT_COLUMNS, *ANSWER_COLUMNS) if name in rows.column_names]
     prompts, content = [], hashlib.sha256()
@@ -149,6 +150,7 @@ def load_prompt_data(source: Source, columns: PromptColumns) -> PolicyTrainingDa
     prompt_rows, problems = [], []
     for row in read_prompts(source, 0, len(source), columns):
         if isinstance(row, UsageError):
+            # Messages are printed as one line each.
             problems.append(" ".join(str(row).split()))
         else:
             prompt_rows.append(row)

@@ -89,6 +89,7 @@ def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset) -> No
     )
 
     name = model.model_name_or_path
+    # Loading the model raises the same kinds of errors as creating a trainer.
     policy = _call_trl(load_trainable_policy, name, model.dtype, get_peft_config(model), model.attn_implementation)
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
     collator = MoleculePreferenceCollator(
@@ -149,6 +150,7 @@ def _tune_with_trainer(kind: type[Any], model: ModelConfig, args: Any, rows: Dat
     from trl import get_peft_config, get_quantization_config
 
     trainer = build_trainer(
+        # The class is created here, because importing TRL at module level takes seconds.
         type(kind.__name__, (FamilyWeightsMixin, kind), {}),
         model=model.model_name_or_path,
         args=_add_model_settings(args, model),
@@ -187,6 +189,7 @@ def build_trainer(kind: Callable[..., Trainer], **arguments: Any) -> Trainer:
     """
     trainer = _call_trl(kind, **arguments)
     rows = trainer.train_dataset  # type: ignore[attr-defined]
+    # Streaming data sets have no length.
     if hasattr(rows, "__len__") and not len(rows):
         limit = arguments["args"].max_length
         raise UsageError(f"--max_length {limit}: no row is left to train on, because every prompt is longer; raise it")

@@ -65,13 +65,11 @@ class PolicyRecipe:
         "data); 0: no evaluation.",
     )
     held_out_answer: str | None = _make_flag(None, "Column of --held-out with the right answer as a number.")
-    held_out_samples: int = _make_flag(4, "Number of answers sampled per held-out prompt (default: 4).")
+    held_out_samples: int = _make_flag(4, "Number of answers sampled per held-out prompt.")
     held_out_tokens: int | None = _make_flag(
         None, "Maximum length of an answer to a held-out prompt in tokens (default: 512; embedded task: 40)."
     )
-    held_out_engine: str = _make_flag(
-        "auto", "Engine of the policy for held-out prompts: auto, vllm or transformers (default: auto)."
-    )
+    held_out_engine: str = _make_flag("auto", "Engine of the policy for held-out prompts: auto, vllm or transformers.")
     columns: list[str] | None = field(
         default=None,
         metadata={"help": "Column mapping of the prompts, as FIELD=COLUMN; the fields are prompt, id and images."},
@@ -115,23 +113,24 @@ class RewardRecipe(PolicyRecipe):
     """Settings of PolicyRecipe, and of the judge's rewards during training."""
 
     judge_method: Literal["pointwise", "listwise", "round_robin", "knockout"] = field(
-        default="pointwise", metadata={"help": "How the completions of a prompt are judged (default: pointwise)."}
+        default="pointwise", metadata={"help": "How the completions of a prompt are judged."}
     )
     judge_reward: RewardKind = field(
-        default="expected", metadata={"help": "Statistic of the judgment that is the reward (default: expected)."}
+        default="expected", metadata={"help": "Statistic of the judgment that is the reward."}
     )
     judge_normalize: Normalization = field(
-        default="none", metadata={"help": "Normalization of rewards within a prompt (default: none)."}
+        default="none", metadata={"help": "Normalization of rewards within a prompt."}
     )
-    judge_deadline_s: float = _make_flag(600.0, "Time limit for the rewards of a step, in seconds (default: 600).")
+    judge_deadline_s: float = _make_flag(600.0, "Time limit for the rewards of a step, in seconds.")
     judge_group_timeout_s: float = _make_flag(
         60.0,
-        "Time that a prompt's first completion waits for the completions of other ranks, in seconds (default: 60).",
+        "Time that a prompt's first completion waits for the completions of other ranks, in seconds.",
     )
 
     def __post_init__(self) -> None:
         """Reject settings that are out of range or contradict each other."""
         super().__post_init__()
+        # The constructor checks that the settings fit each other.
         RewardSpec("general", self.judge_method, self.judge_reward, self.judge_normalize)
         if not 0 < self.judge_group_timeout_s < self.judge_deadline_s:
             raise UsageError("--judge-group-timeout-s must be above 0 and below --judge-deadline-s")
@@ -159,9 +158,7 @@ class JudgeRecipe:
         "Number of judgments per optimizer step over all processes (default: determined by TRL's flags); sets "
         "--gradient_accumulation_steps.",
     )
-    patience: int = _make_flag(
-        0, "Early stopping: end training after N evaluations without a better metric (default: 0); 0: never."
-    )
+    patience: int = _make_flag(0, "Early stopping: end training after N evaluations without a better metric; 0: never.")
 
     def compute_accumulation_steps(self, at_once: int) -> int | None:
         """Compute the number of gradient accumulation steps from the effective batch size.

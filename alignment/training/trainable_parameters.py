@@ -41,6 +41,7 @@ def find_lora_targets(model: Any, target_modules: list[str] | str | None) -> str
     """
     import torch
 
+    # Names inside the decoder are relative, so the path of the decoder itself is needed as a prefix.
     decoder = model.get_decoder()
     decoder_name = next(name for name, module in model.named_modules() if module is decoder)
     linear = {

@@ -1,6 +1,7 @@
-"""Command line of the study: `python -m flex_judge.experiments.studies.arithmetic_loop [loop|judge|ablations]`.
+"""Arithmetic loop: train a judge, make preference pairs, tune the policy with DPO and evaluate it.
 
-`loop` runs the full loop (default), `judge` its first step alone, and `ablations` compares variants of the judge.
+Usage: `python -m flex_judge.experiments.studies.arithmetic_loop [loop|judge|ablations]`. `loop` runs the full loop
+(default), `judge` its first step alone, and `ablations` compares variants of the judge.
 """
 
 from __future__ import annotations

@@ -90,6 +90,7 @@ def main(config: EmbeddedJudgeRun) -> dict[str, Any]:
     """
     if not config.reason_first:
         raise UsageError("--no-reason-first: not supported by the ablations, which include it as a variant; omit it")
+    # The folder may be moved or renamed, so its path is not part of the identity of a run.
     settings = {name: value for name, value in asdict(config).items() if name != "out"}
     with RunFolder(Path(config.out).resolve(), settings) as folder:
         answers, evaluation_answers = sample_all_answers(config, folder)

@@ -61,6 +61,7 @@ class EvaluationSet:
 
         singles = []
         for row in read_rows(samples, ["id", "prompt", "responses", "kept"]):
+            # A policy often repeats an answer; each distinct one is judged once.
             distinct = {normalise_text(answer): answer for answer in row["responses"] if answer.strip()}
             for k, answer in enumerate(distinct.values()):
                 score = RIGHT_SCORE if is_correct_answer(answer, row["kept"]["answer"]) else WRONG_SCORE
@@ -96,6 +97,7 @@ class EvaluationResults:
     @property
     def parse_rate(self) -> float:
         """Fraction of verdicts that the judge gave without a forced answer."""
+        # Both groups count by their number of verdicts.
         parts = [(m.parsed, m.asked) for m in (self.pointwise, self.pairwise) if m.parsed is not None]
         return sum(share * count for share, count in parts) / sum(count for _, count in parts)
 

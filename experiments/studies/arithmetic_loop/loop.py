@@ -60,11 +60,13 @@ class ClosedLoopRun:
         "adapter for the embedded model",
         metavar="MODEL",
     )
-    seeds: PositiveInt = setting(3, "Number of runs after the judge is trained, with seeds 0, 1, ...", metavar="N")
+    seeds: PositiveInt = setting(3, "Number of seeds; best-of-N, pairs and DPO are repeated for each", metavar="N")
     held_out: PositiveInt = setting(240, "Number of questions that the policy is evaluated on, greedily", metavar="N")
     curve: PositiveInt = setting(120, "Number of held-out questions that are sampled for best-of-N", metavar="N")
     samples: Annotated[int, Ge(2)] = setting(16, "Number of samples per question for best-of-N", metavar="N")
-    prompts: PositiveInt = setting(160, "Number of other questions, for preference pairs", metavar="N")
+    prompts: PositiveInt = setting(
+        160, "Number of questions for preference pairs, other than the held-out ones", metavar="N"
+    )
     prompt_samples: Annotated[int, Ge(2)] = setting(
         8, "Number of answers per question for preference pairs", metavar="N"
     )
@@ -101,6 +103,7 @@ def main(config: ClosedLoopRun) -> dict[str, Any]:
         judge_run = EmbeddedJudgeRun(out=str(out / "judge"), evaluation_questions=max(EVALUATION, config.curve))
         evaluation = None
         judge = config.judge
+        # A judge that is trained here gets a folder of its own, and its evaluation becomes part of the report.
         if judge is None:
             with folder.time_phase("judge"):
                 evaluation = make_judge(judge_run)

@@ -128,6 +128,7 @@ def _list_seeds(summary: Mapping[str, Any]) -> Iterator[Table | Note]:
 def build_comparison_table(summary: Mapping[str, Any]) -> Table:
     """Build the comparison with the paper: accuracy of the policy, of the best of N, and of the policy after DPO."""
     curve, greedy = summary["curve"], summary["greedy"]
+    # JSON has string keys, so the largest N is found by its number.
     n = max(curve["best"], key=int)
     rows: list[TableRow] = [
         ("Embedded task, sampled", _format_points(curve["random"]["mean"]), _format_points(curve["best"][n]), ""),

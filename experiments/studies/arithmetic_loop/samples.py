@@ -54,6 +54,7 @@ def sample_answers(
         for _ in range(len(questions) - len(remaining)):
             advance()
         if remaining:
+            # The model is tiny and its answers are one line, so a large batch is fast and fits into memory.
             config = EngineConfig(
                 model, adapter=str(adapter) if adapter else None, max_model_len=MAX_MODEL_LEN, max_batch=128, seed=seed
             )

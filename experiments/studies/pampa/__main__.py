@@ -1,4 +1,7 @@
-"""Command line: `python -m flex_judge.experiments.studies.pampa --data FILE --policy MODEL --model JUDGE`."""
+"""Molecule case study: best-of-N and DPO of a molecular policy with a judge, on PAMPA or another table.
+
+Usage: `python -m flex_judge.experiments.studies.pampa --data FILE --policy MODEL --model JUDGE`.
+"""
 
 from __future__ import annotations
 

@@ -110,6 +110,7 @@ def list_table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for style, results in summary["styles"].items():
         n = max(results["best"], key=int, default="")
         published = dict(zip(STEPS, (f"{value:.2f}" for value in PAPER.get(style, ())), strict=False))
+        # The published best-of-N is comparable at N = 16 only.
         if n != str(PAPER_SAMPLES):
             published.pop("best", None)
         for step, title in STEPS.items():

@@ -89,6 +89,7 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
             for style, results in styles.items():
                 steps.add_dpo_results(style, results, policy)
         majority_class, majority_share = find_majority_class(test)
+        # Another version of the table would make the published values incomparable.
         is_published_test = (len(test), majority_class, round(majority_share * len(test))) == PUBLISHED_TEST
         summary = {
             **folder.settings,
@@ -233,6 +234,7 @@ class _StudySteps:
             is_adapter = (tuned / ADAPTER_FILES[0]).is_file()
             policy = {"policy-adapter": tuned} if is_adapter else {"policy": tuned}
         flags = [*self._make_model_flags(policy), "--samples", str(samples), "--sample-temperature", str(temperature)]
+        # Questions that fail count as unanswered in the metrics, instead of ending the run.
         flags += ["--rubric", self.config.rubric, "--out", str(out), "--keep", LABEL, "--max-failures", str(10**9)]
         with self.folder.time_phase(f"{style}: {name}"):
             run_subcommand("best-of-n", str(questions), *flags)

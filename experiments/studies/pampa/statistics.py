@@ -126,6 +126,7 @@ def compute_best_of_n(
     for n in _list_sizes(answers):
         draw_metrics, right_counts = [], [0] * len(rows)
         for draw in range(draws):
+            # Each size and draw has its own generator, so that results do not depend on the list of sizes.
             rng = random.Random(f"{seed}:{n}:{draw}")
             best = [_choose_best(row, row_answers, n, rng) for row, row_answers in zip(rows, answers, strict=True)]
             draw_metrics.append(compute_accuracy_metrics(labels, best))

@@ -137,6 +137,7 @@ def _load_frame(path: Path) -> pd.DataFrame:
             table = pd.read_json(path, lines=True, dtype=False)
         else:
             # Keep every cell as text: by default pandas reads "None" and "NA" as missing values.
+            # A trailing separator would otherwise turn the first column into the index.
             options: Any = {"dtype": str, "keep_default_na": False, "index_col": False}
             table = pd.read_csv(path, sep=_SEPARATORS[path.suffix], **options)
     except (OSError, ValueError) as e:

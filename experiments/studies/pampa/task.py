@@ -111,6 +111,7 @@ class ClassificationTask:
             The class with ANSWERED or UNMARKED; or None with SEVERAL or NONE.
         """
         introduction, *finals = _FINAL_MARKER.split(text)
+        # A text that was cut off may end with the marker.
         while finals and not finals[-1].strip():
             finals.pop()
         if not finals:
