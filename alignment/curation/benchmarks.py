@@ -71,8 +71,8 @@ class ContaminationFilter:
 
 
 def _hash_ngrams(text: str) -> Iterator[int]:
-    # Hashes take far less memory than the n-grams; they are compared within one process only, so that
-    # Python's per-process hash seed does not matter.
+    # Hashes take far less memory than the n-grams. They are compared within one process only, so Python's per-process
+    # hash seed does not matter.
     words = _WORD.findall(normalise_text(text))
     for start in range(len(words) - NGRAM_SIZE + 1):
         yield hash(tuple(words[start : start + NGRAM_SIZE]))

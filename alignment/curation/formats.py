@@ -1,7 +1,7 @@
 """Training examples as data set rows in TRL's conversational prompt-completion format.
 
-Prompts and completions use the judge's own protocol, so that the trained judge reads and writes what it will read and
-write when it judges.
+Prompts and completions use the judge's own protocol. The judge is therefore trained on exactly the texts that it reads
+and writes when it judges.
 """
 
 from __future__ import annotations

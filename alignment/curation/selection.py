@@ -108,12 +108,6 @@ def select_examples(examples: Sequence[TrainingExample], spec: Selection, count:
         held_out += chosen
     # The split is by question, not by prompt: other answers to a held-out question would leak it.
     held_out_questions = {example.question_digest for example in held_out}
-    keys: dict[str, SortKey] = {
-        "longest": lambda example: (-example.tokens, example.id),
-        "shortest": lambda example: (example.tokens, example.id),
-        "drawn": lambda example: _compute_sort_hash(spec.seed, "order", example),
-        "given": lambda _: 0,
-    }
     train: list[TrainingExample] = []
     # Pairs come before pointwise examples, because fewer of them are long enough.
     for kind, number in reversed(spec.sizes.items()):
@@ -126,7 +120,7 @@ def select_examples(examples: Sequence[TrainingExample], spec: Selection, count:
         chosen = _choose_examples(
             pool,
             number,
-            key=keys[spec.order],
+            key=_make_sort_key(spec),
             balance=spec.balance,
             identity=lambda example: example.prompt_digest,
         )
@@ -135,6 +129,17 @@ def select_examples(examples: Sequence[TrainingExample], spec: Selection, count:
     result.train.extend(_remap_and_shuffle(train, spec, result))
     result.held_out.extend(_remap_and_shuffle(held_out, spec, result))
     return result
+
+
+def _make_sort_key(spec: Selection) -> SortKey:
+    """Make the sort key of an order. Equal lengths are ordered by id, independently of the order of the rows."""
+    keys: dict[str, SortKey] = {
+        "longest": lambda example: (-example.tokens, example.id),
+        "shortest": lambda example: (example.tokens, example.id),
+        "drawn": lambda example: _compute_sort_hash(spec.seed, "order", example),
+        "given": lambda _: 0,
+    }
+    return keys[spec.order]
 
 
 def _split_held_out(spec: Selection) -> dict[str, int]:

@@ -59,7 +59,7 @@ class _PairPools:
 
     @classmethod
     def from_prompts(cls, prompts: Sequence[_AnsweredPrompt], seed: int) -> _PairPools:
-        """Order the pairs of all prompts at random, such that every prompt contributes once before any does again."""
+        """Order the pairs of all prompts at random. Every prompt contributes once before any does again."""
         keyed: dict[str, list[tuple[int, str, _AnsweredPrompt, tuple[int, int]]]] = defaultdict(list)
         for prompt in prompts:
             hashed = []
@@ -93,14 +93,14 @@ class _PairPools:
             used[kind] += 1
 
 
-def build_task_rows(source: Source, seed: int, batch: int = 0) -> list[ReferenceRow | DropRecord]:
+def build_task_rows(source: Source, seed: int, list_size: int = 0) -> list[ReferenceRow | DropRecord]:
     """Build reference rows on the scale 1-5 from sampled answers: pairs in the shares of PAIR_MIX, then lists.
 
     Args:
         source: `best_of_n.jsonl` of a `flex-judge best-of-n` run on the embedded task, with `prompt`, `responses` and
             the right answer as `answer` in `kept`.
         seed: Seed that decides which answers are combined, and in which order.
-        batch: Number of answers per list; 0 makes no lists. A question yields one list if it has enough distinct
+        list_size: Number of answers per list; 0 makes no lists. A question yields one list if it has enough distinct
             answers with at least one right and one wrong.
 
     Returns:
@@ -124,8 +124,8 @@ def build_task_rows(source: Source, seed: int, batch: int = 0) -> list[Reference
             f"per question{fault}"
         )
     lists = []
-    for prompt in prompts if batch else ():
-        if indices := _choose_list(prompt, batch, seed):
+    for prompt in prompts if list_size else ():
+        if indices := _choose_list(prompt, list_size, seed):
             lists.append(_make_reference(prompt, indices))
     return [*dropped, *pairs, *lists]
 
@@ -189,7 +189,7 @@ def _parse_prompt(data: Mapping[str, Any], row: int, where: str) -> _AnsweredPro
 def _extract_question(prompt: Any) -> Any:
     """Return the text of a prompt with a single user message; other prompts are returned unchanged.
 
-    The embedded task has single-message prompts only, so that the caller rejects every other prompt.
+    The embedded task has single-message prompts only, so the caller rejects every other prompt.
     """
     if not isinstance(prompt, list) or len(prompt) != 1 or not isinstance(prompt[0], Mapping):
         return prompt

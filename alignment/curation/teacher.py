@@ -164,7 +164,7 @@ def _convert_judgment(
         return DropRecord(reference.row, reason, f"{reference.where}, sample {sample_index}: {detail}")
 
     vote: Verdict = judgment.votes[0]
-    # A forced answer does not follow from the reasoning, so that it is a bad example even if its scores are right.
+    # A forced answer does not follow from the reasoning, so it is a bad example even if its scores are right.
     if vote.forced_answer is not None:
         return record_drop(
             _FORCED_REASONS[vote.forced_answer], f"the answer was forced by constrained decoding ({vote.forced_answer})"

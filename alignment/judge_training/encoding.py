@@ -157,7 +157,7 @@ def _tokenize_chat(turns: Sequence[Turn], reply: str, renderer: Renderer) -> tup
         prefilled = renderer.render(turns, prefill).token_ids
     except RenderError as e:
         raise BadRowError(EncodingFault.NO_CHAT, str(e)) from e
-    # The tokenizer may merge the end of the prompt with the start of the reply, so that the prompt ends where the two
+    # The tokenizer may merge the end of the prompt with the start of the reply, so the prompt ends where the two
     # token sequences diverge.
     prompt_length = next((i for i, (a, b) in enumerate(zip(prompt, prefilled, strict=False)) if a != b), len(prompt))
     return [*prefilled, *renderer.encode_with_control_tokens(reply.removeprefix(prefill))], prompt_length

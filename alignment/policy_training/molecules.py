@@ -86,7 +86,7 @@ def has_adapter(name: str) -> bool:
 def load_trainable_policy(
     name: str, dtype: Any, peft_config: Any = None, attn_implementation: str | None = None
 ) -> Any:
-    """Load a molecular policy such that its adapters and its connector are trained and everything else is frozen.
+    """Load a molecular policy with trainable adapters and connector; everything else is frozen.
 
     Args:
         name: Folder or hub id of the model.

@@ -53,7 +53,7 @@ class Variant:
     in_steps: bool = True
     """Whether the reasoning in the training data shows the steps of a calculation."""
     is_slow: bool = False
-    """Whether the variant generates much more text per comparison, so that it gets the short evaluation."""
+    """Whether the variant generates much more text per comparison and therefore gets the short evaluation."""
 
 
 def list_variants(config: EmbeddedJudgeRun) -> list[Variant]:
@@ -131,7 +131,7 @@ def main(config: EmbeddedJudgeRun) -> dict[str, Any]:
 
 
 def space_evenly(comparisons: Sequence[HeldOutComparison], limit: int) -> tuple[HeldOutComparison, ...]:
-    """Take every k-th comparison, such that at most `limit` remain. Neighbours are about the same calculation."""
+    """Take at most `limit` comparisons, evenly spaced, because neighbours are about the same calculation."""
     step = max(1, -(-len(comparisons) // limit))
     return tuple(comparisons[::step])
 
