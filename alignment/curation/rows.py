@@ -147,7 +147,7 @@ def _parse_row(data: Mapping[str, Any] | UsageError, number: int, where: str) ->
     names = [f"answer{k}_body" for k in range(1, count + 1)]
     answers = tuple(require_text(data.get(name), name, RowFault.EMPTY_ANSWER) for name in names)
     scores = _parse_scores(data.get("score"), len(answers))
-    return ReferenceRow(str(number), number, question, answers, scores, where=where)
+    return ReferenceRow(id=str(number), row=number, question=question, answers=answers, scores=scores, where=where)
 
 
 def _parse_scores(value: Any, count: int) -> tuple[float, ...]:

@@ -183,7 +183,7 @@ def _parse_prompt(data: Mapping[str, Any], row: int, where: str) -> _AnsweredPro
             distinct.setdefault(normalise_text(response), k)
     answers = {k: replace_surrogates(responses[k]) for k in distinct.values()}
     right = {k: is_correct_answer(answer, truth) for k, answer in answers.items()}
-    return _AnsweredPrompt(row, where, question, answers, right)
+    return _AnsweredPrompt(row=row, where=where, question=question, answers=answers, right=right)
 
 
 def _extract_question(prompt: Any) -> Any:

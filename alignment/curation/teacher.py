@@ -53,7 +53,11 @@ class TeacherRow:
         The judge samples one vote per comparison. The sample index makes the votes of one row differ.
         """
         return Comparison(
-            self.id, (Message("user", self.reference.question),), self.reference.answers, self.rubric, self.sample_index
+            id=self.id,
+            prompt=(Message("user", self.reference.question),),
+            responses=self.reference.answers,
+            rubric=self.rubric,
+            sample_index=self.sample_index,
         )
 
 

@@ -91,7 +91,14 @@ def load_preference_data(text: str) -> PolicyTrainingData:
     for i, row in enumerate(_disable_image_decoding(rows.select_columns(columns))):
         prompts.append(compute_prompt_digest(_parse_prompt(row, text, i).prompt))
         content.update(json.dumps([prompts[-1], *(row[name] for name in ANSWER_COLUMNS)]).encode())
-    return PolicyTrainingData(text, rows, tuple(prompts), content.hexdigest()[:16], is_task, made_by)
+    return PolicyTrainingData(
+        name=text,
+        rows=rows,
+        prompts=tuple(prompts),
+        digest=content.hexdigest()[:16],
+        is_task=is_task,
+        made_by=made_by,
+    )
 
 
 def _read_preferences(text: str) -> Any:
@@ -162,7 +169,14 @@ def load_prompt_data(source: Source, columns: PromptColumns) -> PolicyTrainingDa
         rows = rows.cast_column("images", List(Image()))
     prompts = tuple(compute_prompt_digest(row.prompt) for row in prompt_rows)
     is_task = isinstance(source, arithmetic.ArithmeticSource)
-    return PolicyTrainingData(source.name, rows, prompts, source.digest, is_task, problems=tuple(problems))
+    return PolicyTrainingData(
+        name=source.name,
+        rows=rows,
+        prompts=prompts,
+        digest=source.digest,
+        is_task=is_task,
+        problems=tuple(problems),
+    )
 
 
 def select_unseen_prompts(

@@ -111,7 +111,7 @@ def main(config: ClosedLoopRun) -> dict[str, Any]:
         held_out = make_evaluation_questions(config.held_out)
         _sample_greedy_answers(folder, held_out, out / "greedy_before.jsonl")
         for seed in range(config.seeds):
-            _run_seed_steps(config, folder, held_out, _make_judge_flags(judge), seed)
+            _run_seed_steps(config, folder, held_out, judge_flags=_make_judge_flags(judge), seed=seed)
         metrics = summarise_loop([out / f"seed-{seed}" for seed in range(config.seeds)], out / "greedy_before.jsonl")
         summary = {
             **folder.settings,
@@ -150,7 +150,7 @@ def _count_taught_prompts(config: ClosedLoopRun, judge_run: EmbeddedJudgeRun) ->
 
 
 def _run_seed_steps(
-    config: ClosedLoopRun, folder: RunFolder, held_out: list[ArithmeticQuestion], judge_flags: list[str], seed: int
+    config: ClosedLoopRun, folder: RunFolder, held_out: list[ArithmeticQuestion], *, judge_flags: list[str], seed: int
 ) -> None:
     """Run best-of-N, preferences and DPO with one seed, then sample the tuned policy's greedy answers."""
     out = folder.path / f"seed-{seed}"

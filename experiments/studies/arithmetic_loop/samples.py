@@ -61,7 +61,10 @@ def sample_answers(
             policy = EnginePolicy(load_engine(config))
             sampling = replace(SAMPLING, temperature=temperature, seed=seed)
             try:
-                asyncio.run(_sample_questions(policy, remaining, sampling, range(samples), journal, advance))
+                work = _sample_questions(
+                    policy, remaining, sampling, sample_indices=range(samples), journal=journal, advance=advance
+                )
+                asyncio.run(work)
             finally:
                 policy.close()
         rows = journal.rows
@@ -75,6 +78,7 @@ async def _sample_questions(
     policy: EnginePolicy,
     questions: Sequence[ArithmeticQuestion],
     sampling: Sampling,
+    *,
     sample_indices: Sequence[int],
     journal: Journal,
     advance: Callable[[], object],
