@@ -97,6 +97,8 @@ STARTS_WITH_OTHER = "reasoning mentions the second assistant or both before the 
 FIRST_NOT_MENTIONED = "reasoning does not mention the first assistant separately"
 
 _ANSWER_NOUNS = r"(?:assistants?|answers?|responses?|replies|candidates?)"
+# Phrases that mention the second assistant or both. "Answer 2" is matched with a capital only, because "the answer 2"
+# is usually a number.
 _MENTIONS_OTHER = re.compile(
     rf"""
     \bassistant\s*(?:\#|no\.|number)?\s*(?:2|two)\b | (?-i:\b(?:Answer|Response|Reply)\s*\#?\s*2\b)
@@ -107,6 +109,7 @@ _MENTIONS_OTHER = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+# Names of the first assistant. The groups capture the noun that stays when the number is removed.
 _MENTIONS_FIRST = re.compile(
     r"""
     \b(?:the\s+)?(?:AI\s+)?assistant\s*(?:\#|no\.|number)?\s*(?:1|one)\b

@@ -96,6 +96,7 @@ def read_reference_rows(source: Source, count: int | None = None) -> Iterator[Re
     for number, (where, data) in enumerate(source.read_range(0, stop), 1):
         try:
             yield _parse_row(data, number, where)
+        # A bad row does not end the run; it is counted and listed.
         except BadRowError as e:
             yield DropRecord(number, e.fault, f"{where}: {e.detail}")
 

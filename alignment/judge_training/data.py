@@ -99,6 +99,7 @@ def find_held_out_file(data: str, held_out: str | None) -> Path | None:
             raise UsageError(f"--held-out: {held_out} does not exist")
         return Path(held_out)
     path = find_train_file(data).with_name(HELD_OUT)
+    # A file has no held-out split, even if a file of that name happens to be next to it.
     return path if Path(data).is_dir() and path.is_file() else None
 
 

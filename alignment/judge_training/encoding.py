@@ -111,7 +111,9 @@ def _parse_messages(value: Any, field: str) -> list[tuple[str, str]]:
     for message in value:
         role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
         if not isinstance(role, str) or not isinstance(content, str):
-            raise BadRowError(EncodingFault.NO_CHAT, f"field {field!r}: a message lacks a role or a text content")
+            raise BadRowError(
+                EncodingFault.NO_CHAT, f"field {field!r}: a message lacks a role or text content; it needs both"
+            )
         messages.append((role, content))
     return messages
 
@@ -145,7 +147,7 @@ def _tokenize_chat(turns: Sequence[Turn], reply: str, renderer: Renderer) -> tup
     Returns:
         Token ids, and the number of prompt tokens.
     """
-    # The tags of the protocol are control tokens in some vocabularies, and are meant as such.
+    # In some vocabularies the protocol's tags are control tokens; a reply may contain these.
     reply_without_tags = reply
     for tag in PROTOCOL_TAGS:
         reply_without_tags = reply_without_tags.replace(tag, "")

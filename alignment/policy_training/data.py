@@ -248,6 +248,7 @@ def convert_to_conversations(rows: Any, name: str) -> Any:
         UsageError: A row has another format.
     """
     first = rows[0]
+    # Data sets of TRL are uniform, so the first row shows the format of all rows.
     if all(_is_message_list(first.get(part)) for part in ("prompt", "chosen", "rejected")):
         return rows
     has_prompt_inside = _is_message_list(first["chosen"]) and any(m["role"] == "user" for m in first["chosen"])

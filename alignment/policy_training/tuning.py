@@ -142,6 +142,7 @@ def _add_model_settings(args: Any, model: ModelConfig) -> Any:
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
     }
+    # Explicit settings of the user take precedence.
     args.model_init_kwargs = {**model_settings, **(args.model_init_kwargs or {})}
     return args
 

@@ -69,6 +69,7 @@ def build_metrics_table(metrics: Mapping[str, Any]) -> Table:
     steps = ("before", "after", "difference")
     rows: list[TableRow] = []
     for name, title, number_format in _METRICS:
+        # `right` is None if the right answers are unknown, `score` if nothing was scored.
         if metrics[name]:
             rows.append((title, *(as_number(metrics[name][step], **number_format) for step in steps)))
     return Table(("", *steps), rows)

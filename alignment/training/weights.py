@@ -39,12 +39,14 @@ class FamilyWeightsMixin:
         """Raise UsageError if sharded weights would not be saved as a full model at the end of training."""
         trainer: Any = self
         state = trainer.accelerator.state
+        # With other types transformers saves shards, which no engine can load.
         if trainer.is_fsdp_enabled and "FULL_STATE_DICT" not in str(state.fsdp_plugin.state_dict_type):
             raise UsageError(
                 "fsdp_state_dict_type: this FSDP configuration would not save a model; set it to FULL_STATE_DICT"
             )
         if trainer.is_deepspeed_enabled:
             zero = state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
+            # Stages 1 and 2 keep the full weights in every process.
             if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
                 raise UsageError(
                     "zero3_save_16bit_model: this DeepSpeed configuration would not save a model; set it to true "
@@ -69,6 +71,7 @@ class FamilyWeightsMixin:
         model = trainer.model if model is None else model
         if not self.is_sharded and any(Path(checkpoint).glob("*/adapter_model.safetensors")):
             return _restore_adapter(checkpoint, model)
+        # Sharded weights, plain adapters and other formats are restored correctly by transformers.
         if self.is_sharded or hasattr(model, "peft_config") or not any(Path(checkpoint).glob("*.safetensors")):
             return False
         # `from_pretrained` maps the saved names to the names of the modules.

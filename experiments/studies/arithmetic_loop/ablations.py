@@ -143,6 +143,7 @@ def shorten_reasoning(file: Path) -> None:
         short, _ = judge_answers(row["question"], row["responses"], in_steps=False)
         long, _ = judge_answers(row["question"], row["responses"])
         (message,) = row["completion"]
+        # The scores are the same for both versions, so only the text of the reasoning is exchanged.
         rows.append({**row, "completion": [{**message, "content": message["content"].replace(long, short)}]})
     write_rows(file, rows)
 

@@ -72,7 +72,9 @@ class EvaluationSet:
             pointwise=tuple(singles),
             pairwise=tuple(make_comparison(row.id, row.question, row.answers, row.scores) for row in pairs),
             swapped=tuple(
-                make_comparison(f"{row.id} swapped", row.question, row.answers[::-1], row.scores[::-1]) for row in pairs
+                # Judgments are matched by id, so the swapped pair needs one of its own.
+                make_comparison(f"{row.id} swapped", row.question, row.answers[::-1], row.scores[::-1])
+                for row in pairs
             ),
         )
 

@@ -158,6 +158,7 @@ def _run_seed_steps(
     curve, prompts = out / "held_out.jsonl", out / "prompts.jsonl"
     _write_prompts(curve, held_out[: config.curve])
     _write_prompts(prompts, make_policy_questions(config.prompts, held_out, seed))
+    # The judge decodes greedily, so the seed affects only the samples of the policy.
     common_flags = {
         "policy": BASE,
         "rubric": RUBRIC,

@@ -51,6 +51,7 @@ def sample_answers(
     """
     with Journal(path) as journal:
         remaining = [question for question in questions if question.id not in journal.rows]
+        # Questions of an earlier call count as progress.
         for _ in range(len(questions) - len(remaining)):
             advance()
         if remaining:

@@ -75,6 +75,7 @@ class CaseStudyRun:
         for style in self.style:
             if style not in STYLES:
                 raise UsageError(f"--style {style}: expected one of {', '.join(STYLES)}")
+        # Required settings default to None, because they may come from the configuration file.
         for name in ("data", "policy", "model"):
             if not getattr(self, name):
                 raise UsageError(f"--{name} is required")

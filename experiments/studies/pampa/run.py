@@ -76,6 +76,7 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
     for model in (config.policy, config.model):
         check_model(str(model))
     settings = {name: value for name, value in asdict(config).items() if name not in INDEPENDENT_SETTINGS}
+    # The content of the table identifies a run, not its path.
     settings |= {
         "data_digest": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         "classes": list(config.classes),

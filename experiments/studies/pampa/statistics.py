@@ -80,6 +80,7 @@ def compute_pass_at_1(rows: Sequence[Row], task: ClassificationTask) -> dict[str
         the parsing outcomes (`outcomes`).
     """
     labels, answers = _get_labels(rows), read_first_answers(rows, task)
+    # Outcomes are counted for the first answers only, like the metrics.
     first_responses = [{**row, "responses": (row["responses"] or [None])[:1]} for row in rows]
     return {
         **compute_accuracy_metrics(labels, answers),

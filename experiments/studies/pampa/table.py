@@ -67,6 +67,7 @@ def read_molecules(
     for number, row in enumerate(table.to_dict("records"), 1):
         where, cells = f"{path}, row {number}", tuple(map(str, row.values()))
         value, molecule = normalise_label(row[label_column]), row[smiles_column]
+        # Whole rows are compared, so two measurements of the same molecule both stay.
         if cells in seen:
             dropped["repeats another row"] += 1
         elif value is None:

@@ -151,6 +151,7 @@ class ClassificationTask:
             return True
         if len(preceding) < 2 or preceding[-1] not in ("to", "or"):
             return False
+        # "moderate to high" is a range that includes both classes, so its end alone is no answer.
         range_starts = {
             _to_plain_words(synonym).split()[0]
             for names in self.classes.values()
