@@ -153,7 +153,7 @@ def test_listwise_examples_are_optional_and_balanced_over_places() -> None:
 def test_held_out_split_does_not_depend_on_size_order_or_seed() -> None:
     examples = make_pool()
     first = choose_examples(examples)
-    for changes in ({"pointwise": 2, "pairwise": 3}, {"order": "shortest"}, {"order": "drawn", "seed": 5}):
+    for changes in ({"pointwise": 2, "pairwise": 3}, {"order": "shortest"}, {"order": "random", "seed": 5}):
         again = choose_examples(examples, **changes)
         assert {example.id for example in again.held_out} == {example.id for example in first.held_out}
     assert {example.id for example in choose_examples(examples[::-1]).held_out} == {
@@ -168,9 +168,9 @@ def test_order_setting_decides_which_examples_are_chosen() -> None:
         range(7, 19)
     )
     assert list_rows(choose_examples(make_pool()[::-1], **settings, order="given").train) == list(range(49, 61))
-    drawn = list_rows(choose_examples(make_pool(), **settings, order="drawn").train)
-    assert drawn == list_rows(choose_examples(make_pool()[::-1], **settings, order="drawn").train)
-    assert drawn != list_rows(choose_examples(make_pool(), **settings, order="drawn", seed=1).train)
+    shuffled = list_rows(choose_examples(make_pool(), **settings, order="random").train)
+    assert shuffled == list_rows(choose_examples(make_pool()[::-1], **settings, order="random").train)
+    assert shuffled != list_rows(choose_examples(make_pool(), **settings, order="random", seed=1).train)
 
 
 def test_short_reasoning_is_excluded_and_counted() -> None:
@@ -284,7 +284,7 @@ def test_held_out_examples_have_only_the_requested_kinds() -> None:
         ({"pointwise": -1}, "pointwise must be at least 0"),
         ({"pointwise": 0, "pairwise": 0}, "pointwise, pairwise and listwise must not all be 0"),
         ({"remap": 1.5}, "remap must be from 0 to 1"),
-        ({"order": "best"}, "order must be one of longest, shortest, drawn, given, not 'best'"),
+        ({"order": "best"}, "order must be one of longest, shortest, random, given, not 'best'"),
         ({"balance": "some"}, "balance must be one of none, pairwise, all"),
     ],
 )
