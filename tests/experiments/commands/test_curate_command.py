@@ -219,7 +219,9 @@ def test_stored_judgments_are_curated_again_without_a_model(monkeypatch: pytest.
     held = {one["id"] for one in read(Path("run/held_out.jsonl"))}
     monkeypatch.setattr(curate_run, "judge_rows", lambda *_: pytest.fail("asked the teacher"))
     assert (
-        main([*COMMAND, "--pairwise", "3", "--pointwise", "2", "--remap", "0", "--order-seed", "7", "--order", "random"])
+        main(
+            [*COMMAND, "--pairwise", "3", "--pointwise", "2", "--remap", "0", "--order-seed", "7", "--order", "random"]
+        )
         == 0
     )
     assert Counter(one["kind"] for one in read(Path("run/train.jsonl"))) == {"pointwise": 2, "pairwise": 3}
