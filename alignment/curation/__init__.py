@@ -1,4 +1,4 @@
-"""Curation: a teacher's judgments filtered and selected into training examples for a judge.
+"""Curation: filter and select a teacher's judgments into training examples for a judge.
 
 May import data, preferences, reporting and tasks.
 """

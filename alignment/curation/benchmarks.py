@@ -1,4 +1,4 @@
-"""Contamination: rows that share a question, or a long run of words, with a benchmark."""
+"""Contamination filter: drop training examples that share a question or a long word n-gram with a benchmark."""
 
 from __future__ import annotations
 
@@ -15,58 +15,64 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table
 
 NGRAM_SIZE = 13
-"""Words in a row that two texts share by more than chance, as in the decontamination of GPT-3 (arXiv 2005.14165)."""
+"""Words per n-gram. Two texts rarely share 13 consecutive words by chance (GPT-3, arXiv 2005.14165)."""
 QUESTION_FIELDS = ("prompt", "question", "question_body")
-"""Where a benchmark's question stands; the first that a row has."""
+"""Fields that may hold the question of a benchmark row; the first one present is used."""
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class ContaminationFilter:
-    """Drops rows whose question is a benchmark's, or that share a run of RUN words with one of its questions."""
+    """Curation step that drops examples which repeat a benchmark question or share an n-gram with one."""
 
     questions: frozenset[str]
-    """Normalised."""
-    runs: frozenset[int] = field(repr=False)
-    """Hashes of all runs of the questions' words."""
-    name: str = "nothing of the benchmarks"
+    """Normalised benchmark questions."""
+    ngrams: frozenset[int] = field(repr=False)
+    """Hashes of all word n-grams of the benchmark questions."""
+    name: str = "benchmark decontamination"
 
     @classmethod
     def from_files(cls, files: Sequence[str]) -> ContaminationFilter:
-        """Read the questions of benchmarks.
+        """Read benchmark questions from files.
 
         Args:
-            files: .jsonl or .parquet, each row with its question as text or messages in a field of FIELDS.
+            files: .jsonl or .parquet files. Each row holds its question, as text or messages, in one of
+                QUESTION_FIELDS.
 
         Raises:
-            UsageError: a file cannot be read, or a row of it has no question; the message names file and row.
+            UsageError: A file cannot be read or is empty, or a row has no question. The message names file and row.
         """
         questions: set[str] = set()
-        runs: set[int] = set()
+        ngrams: set[int] = set()
         for name in files:
             count = 0
             for where, row in read_table(Path(name)):
                 for text in _extract_questions(row, where):
                     questions.add(normalise_text(text))
-                    runs.update(_hash_ngrams(text))
+                    ngrams.update(_hash_ngrams(text))
                 count += 1
+            # An empty benchmark would silently let every example pass.
             if not count:
-                raise UsageError(f"--benchmark {name}: holds no row")
-        return cls(frozenset(questions), frozenset(runs))
+                raise UsageError(f"--benchmark {name}: the file has no rows")
+        return cls(frozenset(questions), frozenset(ngrams))
 
     def __call__(self, examples: Sequence[TrainingExample]) -> StepResult:
-        sifted = StepResult([], [])
+        """Split examples into clean and contaminated ones."""
+        result = StepResult([], [])
         for example in examples:
+            # Questions of fewer than 13 words have no n-gram, so whole questions are compared too.
             if normalise_text(example.question) in self.questions:
-                sifted.dropped.append(example.record_drop("question of a benchmark"))
-            elif any(run in self.runs for text in example.texts for run in _hash_ngrams(text)):
-                sifted.dropped.append(example.record_drop(f"{NGRAM_SIZE} words in a row of a benchmark"))
+                result.dropped.append(example.record_drop("benchmark question"))
+            elif any(ngram in self.ngrams for text in example.texts for ngram in _hash_ngrams(text)):
+                result.dropped.append(example.record_drop(f"{NGRAM_SIZE}-word overlap with a benchmark"))
             else:
-                sifted.kept.append(example)
-        return sifted
+                result.kept.append(example)
+        return result
 
 
 def _hash_ngrams(text: str) -> Iterator[int]:
+    # Hashes take far less memory than the n-grams. They are compared within one process only, so Python's per-process
+    # hash seed does not matter.
     words = _WORD.findall(normalise_text(text))
     for start in range(len(words) - NGRAM_SIZE + 1):
         yield hash(tuple(words[start : start + NGRAM_SIZE]))
@@ -76,14 +82,13 @@ def _extract_questions(row: Mapping[str, Any], where: str) -> list[str]:
     value = next((row[name] for name in QUESTION_FIELDS if row.get(name) is not None), None)
     texts = [text for text in _iter_user_texts(value) if text.strip()]
     if not texts:
-        raise UsageError(
-            f"{where}: no text in a field of {', '.join(QUESTION_FIELDS)}, so nothing could be checked against it"
-        )
+        fields = ", ".join(QUESTION_FIELDS)
+        raise UsageError(f"{where}: no question text found; expected text or messages in one of the fields {fields}")
     return texts
 
 
 def _iter_user_texts(value: Any) -> Iterator[str]:
-    """The texts in a prompt: of messages, what users say."""
+    """Yield the texts of a prompt. Only user messages count: system prompts are shared by many benchmarks."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):

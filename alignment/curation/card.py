@@ -1,4 +1,4 @@
-"""The data card of a curated data set: contents, method, dropped rows and limits."""
+"""Data card of a curated data set: contents, method, dropped rows and limitations."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from flex_judge.alignment.reporting.markdown import format_code, join_lines, to_
 from flex_judge.alignment.reporting.model import Block, Report, Section, Table, TableRow
 
 SPLITS = {"train": "train.jsonl", "held_out": "held_out.jsonl"}
+"""Name of each split and its file in the curated folder."""
 Summary = Mapping[str, Any]
-TITLE = "Judgments for tuning a judge"
+TITLE = "Judgments for training a judge"
 
 
 def render_card(summary: Summary) -> str:
-    """Write the card of a data set as Markdown, with the header that the hub reads.
+    """Render the data card as Markdown with the YAML header that the Hugging Face hub reads.
 
     Args:
-        summary: the summary of a run, see `flex_judge.alignment.curation.stats.facts` and
-            `flex_judge.experiments.commands.curate.run`.
+        summary: Summary of a `flex-judge curate` run, see `flex_judge.alignment.curation.stats.summarise_curation`
+            and `flex_judge.experiments.commands.curate.run`.
+
+    Returns:
+        The text of `README.md`.
     """
     sections = [
         Section("Loading", _LOADING),
-        Section("Counts", [Table(("after", "kept", "dropped"), _list_counts(summary))]),
-        Section("What was dropped", _list_drop_reasons(summary)),
-        Section("Samples", _describe_samples(summary)),
-        Section(
-            "How it was made", [Table(("", ""), _list_settings(summary), text_columns=2), *_describe_method(summary)]
-        ),
+        Section("Counts", [Table(("step", "kept", "dropped"), _list_counts(summary))]),
+        Section("Dropped rows", _list_drop_reasons(summary)),
+        Section("Statistics", _describe_samples(summary)),
+        Section("Method", [Table(("", ""), _list_settings(summary), text_columns=2), *_describe_method(summary)]),
         Section("Columns", [_COLUMNS]),
         Section("License", [_describe_license(summary)]),
-        Section("Limits", [_describe_limits(summary)]),
+        Section("Limitations", [_describe_limits(summary)]),
     ]
     return f"{_render_header(summary)}\n{to_markdown(Report(TITLE, _build_intro(summary), sections))}"
 
@@ -46,43 +48,41 @@ def _render_header(summary: Summary) -> str:
         pretty_name=TITLE,
         annotations_creators=["machine-generated"],
         tags=["synthetic", "llm-as-a-judge", "reward-model", "flex-judge", "trl", "sft"],
+        # `datasets` caches a folder by its card, so the digest makes changed rows load anew.
         configs=[{"config_name": "default", "data_files": files, "description": f"rows {summary['digest']}"}],
     )
-    note = "# license: yours to choose, under the terms of the rows and of the teacher; see the end of this card\n"
+    note = "# license: choose one that the terms of the source and of the teacher allow; see the License section\n"
     return f"---\n{note}{data.to_yaml()}\n---\n"
 
 
 def _build_intro(summary: Summary) -> Iterator[str]:
     counts = {split: sum(kinds.values()) for split, kinds in summary["samples"].items()}
+    teacher = "a program: its judgments are synthetic" if summary["synthetic"] else "a model; no human judged"
     yield (
-        f"{counts['train']:,} samples to train on and {counts['held_out']:,} held out: judgments of one answer, of "
-        "two, or of more, reasoned and then scored, in the prompt and completion of a Flex-Judge (arXiv 2505.18601). "
-        f"Made from {format_code(summary['source'])}; the teacher is {format_code(summary['teacher'])}"
-        + (", a program: its judgments are synthetic." if summary["synthetic"] else ", a model; no human has judged.")
+        f"{counts['train']:,} training samples and {counts['held_out']:,} held-out samples: judgments of one, two or "
+        "more answers, with reasoning followed by scores, in the prompt and completion format of Flex-Judge "
+        f"(arXiv 2505.18601). The source is {format_code(summary['source'])}. "
+        f"The teacher is {format_code(summary['teacher'])}, {teacher}."
     )
-    missing = [f"{n:,} fewer than wanted ({kind})" for kind, n in summary["missing"].items()]
+    missing = [f"{n:,} too few ({kind})" for kind, n in summary["missing"].items()]
     if missing:
         yield f"**There are fewer samples than requested:** {'; '.join(missing)}."
 
 
 _LOADING = (
     '```python\nfrom datasets import load_dataset\n\ndata = load_dataset("PATH_OF_THIS_FOLDER", split="train")\n```',
-    "TRL's SFTTrainer takes the data set unchanged and trains on the completion only.",
+    "TRL's SFTTrainer takes the data set unchanged and computes the loss on the completion only.",
 )
 
 
 def _list_counts(summary: Summary) -> Iterator[TableRow]:
     yield "rows read", summary["rows"], ""
-    yield (
-        "rows that are a question, its answers and their scores",
-        summary["judged_rows"],
-        _sum_counts(summary["bad_rows"]),
-    )
-    yield "judgments of the teacher that can be used", summary["judgments"], _sum_counts(summary["bad_judgments"])
+    yield "valid rows (question, answers and scores)", summary["judged_rows"], _sum_counts(summary["bad_rows"])
+    yield "usable judgments of the teacher", summary["judgments"], _sum_counts(summary["bad_judgments"])
     for step in summary["steps"]:
         yield step["step"], step["kept"], _sum_counts(step["dropped"])
     for kind, number in summary["candidates"].items():
-        yield f"- fit to be a {kind}", number, ""
+        yield f"- {kind} candidates", number, ""
     for split, kinds in summary["samples"].items():
         for kind, number in kinds.items():
             yield f"- {kind} samples, {split.replace('_', ' ')}", number, ""
@@ -92,9 +92,12 @@ def _list_drop_reasons(summary: Summary) -> Iterator[Block]:
     rows = [(f"row: {reason}", n) for reason, n in summary["bad_rows"].items()]
     rows += [(f"judgment: {reason}", n) for reason, n in summary["bad_judgments"].items()]
     rows += [(f"{step['step']}: {reason}", n) for step in summary["steps"] for reason, n in step["dropped"].items()]
-    rows += [(f"not fit as {reason}", n) for reason, n in summary["unfit"].items()]
-    yield Table(("reason", "count"), rows) if rows else "Nothing."
-    yield "`dropped.jsonl` lists them with their rows, except the unfit ones, which may be samples of another kind."
+    rows += [(f"unsuitable as {reason}", n) for reason, n in summary["unfit"].items()]
+    yield Table(("reason", "count"), rows) if rows else "Nothing was dropped."
+    yield (
+        "`dropped.jsonl` lists the dropped rows. It omits judgments that are unsuitable for one kind of sample, "
+        "because they may be samples of another kind."
+    )
 
 
 def _describe_samples(summary: Summary) -> Iterator[Block]:
@@ -104,21 +107,25 @@ def _describe_samples(summary: Summary) -> Iterator[Block]:
         for kind, quantiles in kinds.items()
     ]
     if not lengths:
-        yield "There is no sample."
+        yield "There are no samples."
         return
-    note = f"Counted by the tokenizer of {format_code(summary['tokenizer'])}."
-    yield Table(("tokens of the reasoning", *QUANTILES), lengths, note=note)
+    note = f"Tokens are counted with the tokenizer of {format_code(summary['tokenizer'])}."
+    yield Table(("reasoning length, tokens", *QUANTILES), lengths, note=note)
     shares = [
         (f"{title}: {name}, {split.replace('_', ' ')}", n, format_percent(n / sum(counts.values())))
-        for title, key in (("winner of a pair", "winners"), ("winner of a batch", "batch_winners"), ("scale", "scales"))
+        for title, key in (
+            ("pairwise winner", "winners"),
+            ("listwise winner", "batch_winners"),
+            ("scale", "scales"),
+        )
         for split, counts in summary[key].items()
         for name, n in sorted(counts.items())
     ]
     yield Table(("", "count", "share"), shares)
     scores = [
-        (f"{scale}, {split.replace('_', ' ')}", ", ".join(f"{score}: {n}" for score, n in tally.items()))
+        (f"{scale}, {split.replace('_', ' ')}", ", ".join(f"{score}: {n}" for score, n in counts.items()))
         for split, scales in summary["single_scores"].items()
-        for scale, tally in scales.items()
+        for scale, counts in scales.items()
     ]
     if scores:
         yield Table(("pointwise scores", "score: count"), scores, text_columns=2)
@@ -128,8 +135,8 @@ def _list_settings(summary: Summary) -> Iterator[TableRow]:
     yield "source", format_code(summary["source"])
     yield "teacher", format_code(summary["teacher"])
     if not summary["synthetic"]:
-        yield "judgments of a row", summary["samples_per_row"]
-        yield "judging", format_code(summary["judging"])
+        yield "judgments per row", summary["samples_per_row"]
+        yield "judging settings", format_code(summary["judging"])
     for scale, name in summary["rubrics"].items():
         yield f"rubric on {scale}", format_code(name)
     for name, value in summary["curation"].items():
@@ -138,47 +145,51 @@ def _list_settings(summary: Summary) -> Iterator[TableRow]:
 
 def _describe_method(summary: Summary) -> Iterator[str]:
     yield (
-        "A single is a judgment of two answers from which the second answer, its score, and all reasoning from the "
-        "first sentence on that speaks of the second assistant or of both, were cut; `Assistant 1` became `the "
-        "assistant`. No prompt is in two samples, and no question of the held-out samples is trained on; these are "
-        "chosen by a hash of their prompts, so that they are the same at any size. Winners are balanced by choosing: "
-        "no text was swapped, as the reasoning names the assistants."
+        "A pointwise sample is cut out of a pairwise judgment: the second answer and its score are removed, and the "
+        "reasoning ends before the first sentence that mentions the second assistant or both. `Assistant 1` becomes "
+        "`the assistant`. No prompt occurs in two samples, and no held-out question is in the training split. The "
+        "held-out samples are chosen by a hash of their prompts, so they stay the same for any data set size. Winners "
+        "are balanced by selection; answers were not swapped, because the reasoning names the assistants."
     )
     if summary["scales"]["train"].get(FIVE) and TEN in summary["rubrics"]:
-        stays = ", ".join(f"{why} ({n:,})" for why, n in summary["kept_scale"].items())
+        unmapped = ", ".join(f"{reason} ({n:,})" for reason, n in summary["kept_scale"].items())
         yield (
-            f"Samples on {FIVE} were mapped from {TEN}: a score is halved and rounded up, so 1 and 2 are 1, 9 and 10 "
-            f"are 5; reference scores likewise. Never mapped: {stays or 'there were no such'}."
+            f"Samples on {FIVE} were mapped from {TEN}: scores and reference scores are halved and rounded up, so 1 "
+            f"and 2 become 1, and 9 and 10 become 5. Samples that were never mapped: {unmapped or 'none'}."
         )
 
 
 _COLUMNS = """\
-- `prompt`, `completion`: messages. The user's turn is the text that the judge's renderer makes.
-- `id`, `row`: the sample; the row of the source, from 1. `kind`: `single`, `pair` or `batch`.
-- `question`, `responses`: what is judged. `scores`, `reference_scores`: on `scale`.
-- `rubric`, `scale`: a name that `flex_judge.judges.rubrics.load_rubric` takes, and its scale.
-- `reasoning_tokens`, `teacher`: length of the reasoning, and who wrote it."""
+- `prompt`, `completion`: messages. The user turn is the text that the judge's renderer produces.
+- `id`: sample identifier. `row`: row number in the source, from 1. `kind`: `pointwise`, `pairwise` or `listwise`.
+- `question`, `responses`: the judged texts. `scores`, `reference_scores`: scores on `scale`.
+- `rubric`, `scale`: a rubric name for `flex_judge.judges.rubrics.load_rubric`, and its scale.
+- `reasoning_tokens`: length of the reasoning. `teacher`: author of the reasoning."""
 
 
 def _describe_license(summary: Summary) -> str:
     if summary["synthetic"]:
-        return "Questions, scores and reasoning are made by programs; the answers are under the terms of their policy."
+        return (
+            "Programs wrote the questions, scores and reasoning. The answers are under the terms of the policy that "
+            "sampled them."
+        )
     return (
-        "This data set is made from its source and is under the source's terms. JudgeLM-100K is CC BY-NC 4.0 (for "
-        "non-commercial use): if the rows are from there, so is this data set. The teacher's terms apply too."
+        "This data set is derived from its source and is under the source's terms. JudgeLM-100K is CC BY-NC 4.0 "
+        "(non-commercial use), and so is every data set derived from it. The teacher's terms apply too."
     )
 
 
 def _describe_limits(summary: Summary) -> str:
     if summary["synthetic"]:
         return (
-            "The reasoning is a program's and follows one pattern; a judge that learns it judges the embedded task and "
-            "nothing else. Scores are the lowest or the highest."
+            "The reasoning was written by a program and follows one pattern. A judge trained on it can judge the "
+            "embedded task and nothing else. Scores are either the lowest or the highest of the scale."
         )
     return (
-        "Agreement with the reference scores selects for rows on which teacher and reference make the same mistakes. "
-        "A long reasoning is not always a good one. Near-duplicates and benchmark questions that were paraphrased are "
-        "not found. What sentences speak of is told by their words, so a cut single may still hint at a second answer."
+        "Agreement with the reference scores also selects rows on which teacher and reference make the same mistake. "
+        "Long reasoning is not always good reasoning. Paraphrased duplicates and paraphrased benchmark questions are "
+        "not detected. The cut of pointwise samples is based on keywords, so a sample may still hint at a second "
+        "answer."
     )
 
 

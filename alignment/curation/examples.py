@@ -1,6 +1,6 @@
-"""Training examples: one judgment by the teacher as something that a judge can learn from.
+"""Training examples: teacher judgments in the form that a judge is trained on.
 
-A pairwise judgment also gives a pointwise example: the judgment of the first assistant, cut out of it.
+A pairwise judgment also yields a pointwise example: the part of the reasoning about the first assistant, and its score.
 """
 
 from __future__ import annotations
@@ -17,145 +17,156 @@ from flex_judge.judges.judgments import find_preferred_response
 from flex_judge.judges.types import Message
 
 KINDS = ("pointwise", "pairwise", "listwise")
-"""Judgments of one answer, of two, and of more."""
+"""Kinds of examples, with one, two, and three or more judged answers."""
 CountTokens = Callable[[Sequence[str]], list[int]]
-"""Texts -> the tokens of each."""
+"""Function that maps texts to their lengths in tokens."""
 
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """A judgment of the answers of a row, or of the first one alone, with the reasoning that leads to it."""
+    """Judgment of all answers of a row, or of its first answer alone, with the reasoning that leads to the scores."""
 
     reference: ReferenceRow
     reasoning: str
     scores: tuple[float, ...]
-    """One for each answer that is judged."""
+    """One score per judged answer."""
     scale: str
     tokens: int
-    """Of the reasoning."""
+    """Length of the reasoning in tokens."""
     teacher: str
-    """Whose judgment it is: name and fingerprint of a model, or the name of a program."""
+    """Author of the judgment: name and fingerprint of a model, or name of a program."""
     sample_index: int = 0
-    """Which of the teacher's judgments of the row it is."""
+    """Index of the judgment among the teacher's judgments of the same row."""
 
     @property
     def id(self) -> str:
+        """Identifier of the judgment within the source."""
         return f"{self.reference.id}/{self.sample_index}"
 
     @property
     def question(self) -> str:
+        """Question of the row."""
         return self.reference.question
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The answers that are judged: all, or the first alone."""
+        """Judged answers: all answers of the row, or the first one alone."""
         return self.reference.answers[: len(self.scores)]
 
     @property
     def kind(self) -> str:
-        """A name in KINDS."""
+        """Kind of the example, one of KINDS."""
         return KINDS[min(len(self.scores), len(KINDS)) - 1]
 
     @property
     def reference_scores(self) -> tuple[float, ...]:
-        """On the training example's scale."""
+        """Reference scores of the judged answers on the scale of the example."""
         return self.reference.rescale_scores(self.scale)[: len(self.scores)]
 
     @property
     def winner(self) -> int | None:
-        """Index of the best answer; None for a tie and for a single one."""
+        """Index of the best answer; None for a tie and for a pointwise example."""
         return find_preferred_response(self.scores)
 
     @cached_property
     def question_digest(self) -> str:
-        """The same for questions that differ in letter case and white space only."""
+        """Digest of the question that ignores letter case and white space."""
         return compute_prompt_digest([Message("user", self.question)])
 
     @cached_property
     def prompt_digest(self) -> str:
-        """The same for questions and answers that differ in letter case and white space only."""
+        """Digest of question and answers that ignores letter case and white space."""
         return compute_prompt_digest([Message("user", self.question), *(Message("assistant", a) for a in self.answers)])
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Question and answers."""
+        """Question and judged answers."""
         return (self.question, *self.answers)
 
     def rescale_to_five(self) -> TrainingExample:
-        """The training example on the scale 1-5."""
+        """Map the scores from the scale 1-10 to 1-5."""
         return replace(self, scores=rescale_scores(self.scores, self.scale, FIVE), scale=FIVE)
 
     def record_drop(self, reason: str, detail: str = "") -> DropRecord:
-        """That it is left out."""
-        said = f"{self.reference.where}, sample {self.sample_index}"
-        return DropRecord(self.reference.row, reason, f"{said}: {detail}" if detail else said)
+        """Make the record that says why this example is dropped."""
+        where = f"{self.reference.where}, sample {self.sample_index}"
+        return DropRecord(self.reference.row, reason, f"{where}: {detail}" if detail else where)
 
 
-STARTS_WITH_OTHER = "reasoning speaks of the second assistant or of both before the first"
-FIRST_NOT_MENTIONED = "reasoning does not speak of the first assistant by itself"
+STARTS_WITH_OTHER = "reasoning mentions the second assistant or both before the first"
+FIRST_NOT_MENTIONED = "reasoning does not mention the first assistant separately"
 
-_THINGS = r"(?:assistants?|answers?|responses?|replies|candidates?)"
-_OTHERS = re.compile(
+_ANSWER_NOUNS = r"(?:assistants?|answers?|responses?|replies|candidates?)"
+# Phrases that mention the second assistant or both. "Answer 2" is matched with a capital only, because "the answer 2"
+# is usually a number.
+_MENTIONS_OTHER = re.compile(
     rf"""
     \bassistant\s*(?:\#|no\.|number)?\s*(?:2|two)\b | (?-i:\b(?:Answer|Response|Reply)\s*\#?\s*2\b)
-    | \b(?:second|other)\s+(?:\w+\s+)?{_THINGS}\b | \bthe\s+(?:latter|other\s+one)\b
-    | \b(?:both|two|each|either|neither|these|all)\s+(?:of\s+)?(?:(?:the|these)\s+)?(?:\w+\s+){{0,2}}?{_THINGS}\b
+    | \b(?:second|other)\s+(?:\w+\s+)?{_ANSWER_NOUNS}\b | \bthe\s+(?:latter|other\s+one)\b
+    | \b(?:both|two|each|either|neither|these|all)\s+(?:of\s+)?(?:(?:the|these)\s+)?(?:\w+\s+){{0,2}}?{_ANSWER_NOUNS}\b
     | \b(?:both|each|either|neither)\s+(?:of\s+them|one)\b | \bassistants\b
     | \bassistant\s+(?:1|one)\s*(?:and|&|/|or|vs\.?|versus)\s*(?:2|two)\b
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_FIRST = re.compile(
+# Names of the first assistant. The groups capture the noun that stays when the number is removed.
+_MENTIONS_FIRST = re.compile(
     r"""
     \b(?:the\s+)?(?:AI\s+)?assistant\s*(?:\#|no\.|number)?\s*(?:1|one)\b
-    | \bthe\s+first\s+(?:AI\s+)?(?P<thing>assistant|answer|response|reply)\b
-    | (?-i:\b(?:the\s+)?(?P<named>Answer|Response|Reply)\s*\#?\s*1\b)
+    | \bthe\s+first\s+(?:AI\s+)?(?P<noun>assistant|answer|response|reply)\b
+    | (?-i:\b(?:the\s+)?(?P<label>Answer|Response|Reply)\s*\#?\s*1\b)
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-# Where a sentence ends: its mark, what closes with it, white space; or a line. "vs." and "e.g." end none.
-_END = re.compile(r"""(?<!\bvs)(?<!\be\.g)(?<!\bi\.e)(?<!\bno)[.!?]["'”’)\]*_]*\s+|\n+""", re.IGNORECASE)
-# What is left at the end of a text when the sentence it led to is gone: "2.", "-", "**", "###".
-_LEAD = re.compile(r"(?:(?<=[.!?:*])\s+|(?:\A|\n)\s*)(?:\(?\d{1,2}[.)]|[-*•#_]+)[\s*_#-]*\Z")
-# What stands between the end of a sentence and a name that the next one begins with.
-_BEGINS = re.compile(r"""(?:\A|\n|[.!?]["'”’)\]*_]*\s)[\s>*_#"'“‘(•-]*(?:\d{1,2}[.)]\s*)?[\s*_]*\Z""")
+# End of a sentence: punctuation, closing quotes or brackets and white space; or a line break. "vs." and "e.g." do not
+# end a sentence.
+_SENTENCE_END = re.compile(r"""(?<!\bvs)(?<!\be\.g)(?<!\bi\.e)(?<!\bno)[.!?]["'”’)\]*_]*\s+|\n+""", re.IGNORECASE)
+# List marker or heading at the end of a text, left over when its sentence was cut off: "2.", "-", "**", "###".
+_DANGLING_MARKER = re.compile(r"(?:(?<=[.!?:*])\s+|(?:\A|\n)\s*)(?:\(?\d{1,2}[.)]|[-*•#_]+)[\s*_#-]*\Z")
+# Text before a name that begins a sentence: the end of the previous sentence, then markup and list numbers.
+_SENTENCE_START = re.compile(r"""(?:\A|\n|[.!?]["'”’)\]*_]*\s)[\s>*_#"'“‘(•-]*(?:\d{1,2}[.)]\s*)?[\s*_]*\Z""")
 
 
 def cut_to_first_answer(example: TrainingExample) -> TrainingExample | str:
-    """The judgment of the first answer alone: the reasoning up to the sentence that first speaks of the second
-    assistant or of both, in words that fit a single one ("Assistant 1" is "the assistant"), and the first score. Its
-    tokens are not counted anew.
+    """Cut a pairwise example down to a pointwise example of its first answer.
+
+    The reasoning ends before the first sentence that mentions the second assistant or both. "Assistant 1" becomes "the
+    assistant", and only the first score stays. The token count is not updated.
 
     Returns:
-        The training example, or why there is none.
+        The pointwise example, or the reason why the reasoning cannot be cut.
     """
-    other = _OTHERS.search(example.reasoning)
-    reasoning = (
-        example.reasoning[: _find_sentence_start(example.reasoning, other.start())] if other else example.reasoning
-    )
+    other = _MENTIONS_OTHER.search(example.reasoning)
+    reasoning = example.reasoning
+    if other:
+        reasoning = reasoning[: _find_sentence_start(reasoning, other.start())]
     reasoning = _strip_list_markers(reasoning)
-    if not _FIRST.search(reasoning):
+    # General remarks that do not mention the first assistant cannot explain its score.
+    if not _MENTIONS_FIRST.search(reasoning):
         return STARTS_WITH_OTHER if other else FIRST_NOT_MENTIONED
-    return replace(example, reasoning=_FIRST.sub(_rename_assistant, reasoning), scores=example.scores[:1])
+    return replace(example, reasoning=_MENTIONS_FIRST.sub(_rename_assistant, reasoning), scores=example.scores[:1])
 
 
-def _find_sentence_start(text: str, place: int) -> int:
-    """Where the sentence begins that stands at `place`."""
+def _find_sentence_start(text: str, position: int) -> int:
+    """Find where the sentence at a position begins."""
     start = 0
-    for end in _END.finditer(text, 0, place):
+    # The search stops at the position, so the last match ends the previous sentence.
+    for end in _SENTENCE_END.finditer(text, 0, position):
         start = end.end()
     return start
 
 
 def _strip_list_markers(text: str) -> str:
     text = text.rstrip()
-    while lead := _LEAD.search(text):
-        text = text[: lead.start()].rstrip()
+    # Markers can be nested, as in "2. **".
+    while marker := _DANGLING_MARKER.search(text):
+        text = text[: marker.start()].rstrip()
     return text
 
 
-def _rename_assistant(found: re.Match[str]) -> str:
-    thing = (found["thing"] or found["named"] or "assistant").lower()
-    if found[0].lower().startswith("the "):
-        return found[0][:4] + thing
-    return ("The " if _BEGINS.search(found.string, 0, found.start()) else "the ") + thing
+def _rename_assistant(match: re.Match[str]) -> str:
+    """Replace "Assistant 1" or "the first answer" by "the assistant" or "the answer", keeping the capitalisation."""
+    noun = (match["noun"] or match["label"] or "assistant").lower()
+    if match[0].lower().startswith("the "):
+        return match[0][:4] + noun
+    return ("The " if _SENTENCE_START.search(match.string, 0, match.start()) else "the ") + noun

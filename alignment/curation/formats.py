@@ -1,5 +1,7 @@
-"""Training examples as samples: TRL's conversational prompt-completion format, in the words of the judge's own
-protocol.
+"""Training examples as data set rows in TRL's conversational prompt-completion format.
+
+Prompts and completions use the judge's own protocol. The judge is therefore trained on exactly the texts that it reads
+and writes when it judges.
 """
 
 from __future__ import annotations
@@ -21,44 +23,51 @@ from flex_judge.judges.types import Comparison, Message
 
 @dataclass(frozen=True)
 class TrainingRubrics:
-    """By which rubric a judge is taught on each scale, and in which order it speaks."""
+    """Rubrics of the training examples, one per scale, and the order of reasoning and answer."""
 
     by_scale: Mapping[str, Rubric]
     reason_first: bool = True
-    """Whether it reasons, then answers; otherwise the other way round, the paper's ablation."""
+    """Whether the judge reasons before it answers. False is the answer-first ablation of arXiv 2505.18601."""
 
     @classmethod
     def from_names(cls, names: Mapping[str, str], reason_first: bool = True) -> TrainingRubrics:
-        """Load rubrics, named by the scale they must have.
+        """Load rubrics by name.
+
+        Args:
+            names: Rubric name for each scale.
+            reason_first: Whether the judge reasons before it answers.
 
         Raises:
-            UsageError: a rubric does not exist, or has another scale.
+            UsageError: A rubric does not exist or has another scale.
         """
-        found = {scale: load_rubric(name) for scale, name in names.items()}
-        for scale, rubric in found.items():
+        rubrics = {scale: load_rubric(name) for scale, name in names.items()}
+        for scale, rubric in rubrics.items():
             if str(rubric.scale) != scale or rubric.has_options:
-                raise UsageError(f"rubric {rubric.name!r} must be for scores on {scale}, not on {rubric.scale}")
-        return cls(found, reason_first)
+                raise UsageError(
+                    f"rubric {rubric.name!r}: its scale is {rubric.scale}; expected a rubric with scores on {scale}"
+                )
+        return cls(rubrics, reason_first)
 
     def to_row(self, example: TrainingExample) -> dict[str, Any]:
-        """A training example as a row. What a judge is taught is what
-        `flex_judge.judges.protocol.rendering.Renderer` will
-        show it, and the
-        completion is one that it would read as exactly these scores.
+        """Convert a training example to a data set row.
+
+        The prompt is the text that `flex_judge.judges.protocol.rendering.Renderer` shows a judge for this comparison.
 
         Raises:
-            VerdictParseError: the completion would be read as something else.
-            UsageError: the rubric is not made for so many answers.
+            VerdictParseError: The judge's parser would read other scores or other reasoning from the completion.
+            UsageError: The rubric does not support this number of answers.
         """
         rubric = self.by_scale[example.scale]
         comparison = Comparison(example.id, (Message("user", example.question),), example.answers, rubric.name)
         reply = format_completion(example, rubric, self.reason_first)
+        # Every completion is parsed once, because a tag inside the reasoning would change its meaning.
         check_completion(reply, example, rubric, self.reason_first)
+        prompt = []
+        for turn in build_judge_turns(comparison, rubric, self.reason_first):
+            text = "".join(piece.text for piece in turn.pieces if isinstance(piece, Span))
+            prompt.append({"role": turn.role, "content": text})
         return {
-            "prompt": [
-                {"role": turn.role, "content": "".join(p.text for p in turn.pieces if isinstance(p, Span))}
-                for turn in build_judge_turns(comparison, rubric, self.reason_first)
-            ],
+            "prompt": prompt,
             "completion": [{"role": "assistant", "content": reply}],
             "id": example.id,
             "kind": example.kind,
@@ -75,7 +84,7 @@ class TrainingRubrics:
 
 
 def format_completion(example: TrainingExample, rubric: Rubric, reason_first: bool = True) -> str:
-    """What the judge is taught to say."""
+    """Format the reply that the judge is trained to give."""
     digits = rubric.scale.decimals
     answers = "".join(f"{ANSWER_OPEN}{score:.{digits}f}{ANSWER_CLOSE}" for score in example.scores)
     thinking = f"{THINK_OPEN}\n{example.reasoning.strip()}\n{THINK_CLOSE}"
@@ -83,12 +92,14 @@ def format_completion(example: TrainingExample, rubric: Rubric, reason_first: bo
 
 
 def check_completion(reply: str, example: TrainingExample, rubric: Rubric, reason_first: bool = True) -> None:
-    """Raise VerdictParseError unless a judge that says this is understood as the training example means it."""
+    """Raise VerdictParseError unless the judge's parser reads the example's scores and reasoning from a reply."""
     if reason_first:
-        thinking, _, said = reply.partition(THINK_CLOSE)
-        said = extract_answer(said)
+        thinking, _, answer = reply.partition(THINK_CLOSE)
+        answer = extract_answer(answer)
     else:
-        said, thinking = split_answer_first_reply(reply)
-    verdict = parse_verdict(Reply(thinking, said, cut=False), rubric, len(example.answers))
+        answer, thinking = split_answer_first_reply(reply)
+    verdict = parse_verdict(Reply(thinking, answer, cut=False), rubric, len(example.answers))
     if verdict.scores != example.scores or verdict.reasoning != example.reasoning.strip():
-        raise VerdictParseError(f"{example.reference.where}: the sample would be read as {verdict.scores}")
+        raise VerdictParseError(
+            f"{example.reference.where}: the sample would be parsed as {verdict.scores}, not as {example.scores}"
+        )

@@ -1,5 +1,7 @@
-"""Rows as JudgeLM-100K (arXiv 2310.17631) has them: a question, two answers, and a reference score for each. Rows
-of the same form may have more answers, which JudgeLM's have not."""
+"""Reference rows in the format of JudgeLM-100K (arXiv 2310.17631): a question, its answers and a score per answer.
+
+JudgeLM-100K has two answers per row; this reader also accepts more.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,12 @@ from flex_judge.alignment.data.texts import replace_surrogates
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import Scale
 
-_TEN = Scale.parse(TEN)
-_BODY = re.compile(r"answer([1-9]\d?)_body")
+_TEN_SCALE = Scale.parse(TEN)
+_ANSWER_FIELD = re.compile(r"answer([1-9]\d?)_body")
 
 
 class RowFault(StrEnum):
-    """Why a row is left out before any teacher sees it."""
+    """Reason why a row is dropped before the teacher judges it."""
 
     NOT_AN_OBJECT = "not a JSON object"
     ERROR_TEXT = "marked as error"
@@ -29,16 +31,16 @@ class RowFault(StrEnum):
     EMPTY_ANSWER = "empty answer"
     WRONG_TYPE = "wrong type"
     NO_SCORE = "score missing"
-    NOT_ALL_SCORES = "not a score for each answer"
+    NOT_ALL_SCORES = "wrong number of scores"
     OUT_OF_SCALE = "score out of scale"
-    NOT_THE_TASK = "not of the embedded task"
+    NOT_THE_TASK = "not an embedded-task question"
     NO_ANSWERS = "no list of answers"
     NO_TRUTH = "right answer missing"
     MORE_ANSWERS = "more than two answers"
 
 
 class BadRowError(ValueError):
-    """A row that is none; the message names its field."""
+    """Error for a row that cannot be used; the message names the field."""
 
     def __init__(self, fault: StrEnum, detail: str) -> None:
         super().__init__(fault, detail)
@@ -47,26 +49,27 @@ class BadRowError(ValueError):
 
 @dataclass(frozen=True)
 class DropRecord:
-    """Something that is left out."""
+    """Record of a row, judgment or example that was dropped."""
 
     row: int
-    """Number of the row in its source, from 1."""
+    """Row number in the source, from 1."""
     reason: str
     detail: str
-    """Where it stands, and what is wrong there."""
+    """File and row, and the problem that was found."""
 
     def to_json(self) -> dict[str, Any]:
+        """Convert the record to a JSON object."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class ReferenceRow:
-    """A question, two answers or more, and their reference scores."""
+    """Question with two or more answers and their reference scores."""
 
     id: str
-    """Identity within the source: the row's number, or that and more where a row of the source gives several."""
+    """Identifier within the source: the row number, with a suffix if one row of the source yields several."""
     row: int
-    """Number of the row in its source, from 1."""
+    """Row number in the source, from 1."""
     question: str
     answers: tuple[str, ...]
     scores: tuple[float, ...]
@@ -75,39 +78,59 @@ class ReferenceRow:
     """File and row, for messages."""
 
     def rescale_scores(self, scale: str) -> tuple[float, ...]:
-        """The reference scores on a scale that theirs can be mapped to."""
+        """Map the reference scores to another scale; raise UsageError if that is not possible."""
         return rescale_scores(self.scores, self.scale, scale)
 
 
 def read_reference_rows(source: Source, count: int | None = None) -> Iterator[ReferenceRow | DropRecord]:
-    """The first rows of a source, or all; of those that are none, why."""
+    """Read the rows of a source.
+
+    Args:
+        source: Source of the rows.
+        count: Number of rows to read from the start; None reads all.
+
+    Yields:
+        A reference row, or a drop record for a row that cannot be used.
+    """
     stop = len(source) if count is None else min(count, len(source))
     for number, (where, data) in enumerate(source.read_range(0, stop), 1):
         try:
             yield _parse_row(data, number, where)
+        # A bad row does not end the run; it is counted and listed.
         except BadRowError as e:
             yield DropRecord(number, e.fault, f"{where}: {e.detail}")
 
 
 def check_row(data: Mapping[str, Any] | UsageError) -> Mapping[str, Any]:
-    """What a source read, if it is a row. Raises BadRowError if it is not."""
+    """Return the row that a source read, or raise BadRowError if the source failed to read it."""
     if isinstance(data, UsageError):
         raise BadRowError(RowFault.NOT_AN_OBJECT, str(data))
     return data
 
 
 def require_text(value: Any, name: str, missing: RowFault) -> str:
-    """A text that is not empty, with no half of a surrogate pair in it, which no file of JSON lines could be loaded
-    with. Raises BadRowError for anything else."""
+    """Return the text of a field.
+
+    Unpaired surrogates are replaced, because JSON lines files with them cannot be loaded.
+
+    Args:
+        value: Value of the field.
+        name: Name of the field, for messages.
+        missing: Fault to report if the text is missing or empty.
+
+    Raises:
+        BadRowError: The value is missing, empty, not a text, or the marker "error".
+    """
     if value is None:
         raise BadRowError(missing, f"field {name!r} is missing")
     if not isinstance(value, str):
         raise BadRowError(RowFault.WRONG_TYPE, f"field {name!r}: expected text, got {reprlib.repr(value)}")
-    said = value.strip()
-    if not said:
+    text = value.strip()
+    if not text:
         raise BadRowError(missing, f"field {name!r} is empty")
-    if said.lower() == "error":
-        raise BadRowError(RowFault.ERROR_TEXT, f"field {name!r} is {said!r}")
+    # JudgeLM-100K marks broken rows with the text "error".
+    if text.lower() == "error":
+        raise BadRowError(RowFault.ERROR_TEXT, f"field {name!r} is {text!r}")
     return replace_surrogates(value)
 
 
@@ -116,14 +139,16 @@ def _parse_row(data: Mapping[str, Any] | UsageError, number: int, where: str) ->
     if isinstance(data.get("text"), str) and data["text"].strip().lower() == "error":
         raise BadRowError(RowFault.ERROR_TEXT, "field 'text' is 'error'")
     question = require_text(data.get("question_body"), "question_body", RowFault.NO_QUESTION)
-    last = max(
-        (int(found[1]) for name in data if (found := _BODY.fullmatch(name)) and data[name] is not None), default=0
-    )
-    names = [f"answer{k}_body" for k in range(1, max(2, last) + 1)]
+    # The highest answer number determines the count, so that a gap is reported as a missing answer. Parquet files have
+    # null columns for answers that a row does not have.
+    count = 2
+    for name, value in data.items():
+        if value is not None and (match := _ANSWER_FIELD.fullmatch(name)):
+            count = max(count, int(match[1]))
+    names = [f"answer{k}_body" for k in range(1, count + 1)]
     answers = tuple(require_text(data.get(name), name, RowFault.EMPTY_ANSWER) for name in names)
-    return ReferenceRow(
-        str(number), number, question, answers, _parse_scores(data.get("score"), len(answers)), where=where
-    )
+    scores = _parse_scores(data.get("score"), len(answers))
+    return ReferenceRow(id=str(number), row=number, question=question, answers=answers, scores=scores, where=where)
 
 
 def _parse_scores(value: Any, count: int) -> tuple[float, ...]:
@@ -135,9 +160,10 @@ def _parse_scores(value: Any, count: int) -> tuple[float, ...]:
         raise BadRowError(RowFault.NOT_ALL_SCORES, f"field 'score': expected {count} numbers, got {len(value)}")
     for score in value:
         if score is None:
-            raise BadRowError(RowFault.NO_SCORE, "field 'score': one is missing")
+            raise BadRowError(RowFault.NO_SCORE, f"field 'score': expected {count} numbers, but one is missing")
+        # bool is a subclass of int.
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise BadRowError(RowFault.WRONG_TYPE, f"field 'score': expected numbers, got {reprlib.repr(score)}")
-        if score not in _TEN:  # nor is what is not a number
+        if score not in _TEN_SCALE:  # NaN is outside of every scale
             raise BadRowError(RowFault.OUT_OF_SCALE, f"field 'score': {reprlib.repr(score)} is not within {TEN}")
     return tuple(map(float, value))

@@ -1,4 +1,4 @@
-"""Select training examples: pointwise, pairwise and listwise, some of them held out, some on the smaller scale."""
+"""Selection of training examples: kinds, held-out split, balance of winners, and mapping to the smaller scale."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import Scale
 from flex_judge.judges.validation.classes import NonNegativeInt, Share, settings_class
 
-SelectionOrder = Literal["longest", "shortest", "drawn", "given"]
-"""Which examples come first: the longest or the shortest reasoning, a random order, or the order of the rows."""
+SelectionOrder = Literal["longest", "shortest", "random", "given"]
+"""Preference among examples: longest or shortest reasoning, random order, or order of the rows."""
 SortKey = Callable[[TrainingExample], Any]
 Balance = Literal["none", "pairwise", "all"]
-"""What is balanced: with `pairwise`, how often each answer wins; with `all`, also pointwise scores above and below the
-middle of the scale."""
-MENTIONS_SCORES, WINNER_LOST = "reasoning names scores of its scale", "winner would be lost in a tie"
+"""Kinds of examples that are balanced.
+
+`pairwise` balances how often each answer wins; `all` also balances pointwise scores above and below the middle of the
+scale.
+"""
+MENTIONS_SCORES, WINNER_LOST = "reasoning mentions scores of its scale", "winner would be lost in a tie"
 
 
 @settings_class
 class Selection:
-    """How many samples there are, and which ones. The defaults are those of the published judges."""
+    """Settings of the selection. The defaults reproduce the published judges (arXiv 2505.18601)."""
 
     pointwise: NonNegativeInt = 500
     """Number of pointwise training examples."""
@@ -39,7 +42,7 @@ class Selection:
     pairwise_tokens: NonNegativeInt = 750
     """Minimum reasoning length of a pairwise example in tokens, for both answers together, exclusive."""
     order: SelectionOrder = "longest"
-    """Which examples are taken first: longest or shortest reasoning, drawn (random) or given (order of the rows)."""
+    """Order of preference: longest or shortest reasoning first, random (seeded), or given (order of the rows)."""
     balance: Balance = "pairwise"
     """Balance the winners of pairs, or with all also pointwise scores. The larger side is cut to the smaller."""
     held_out: NonNegativeInt = 50
@@ -47,153 +50,191 @@ class Selection:
     remap: Share = 0.5
     """Fraction of the examples on 1-10 that is mapped to 1-5 by halving and rounding up."""
     seed: int = 0
-    """Seed of random orders and of which examples change their scale; held-out examples do not depend on it."""
+    """Seed of random orders and of the choice of remapped examples; held-out examples do not depend on it."""
 
     def __post_init__(self) -> None:
+        """Reject settings that select nothing."""
         if not any(self.sizes.values()):
             raise UsageError("pointwise, pairwise and listwise must not all be 0")
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Kind -> how many samples of it are trained on."""
+        """Number of training examples of each kind."""
         return dict(zip(KINDS, (self.pointwise, self.pairwise, self.listwise), strict=True))
 
 
 @dataclass(frozen=True)
 class SelectionResult:
-    """The samples of a data set, and what they were chosen from."""
+    """Training and held-out examples, with counts of the examples they were selected from."""
 
     train: list[TrainingExample]
     held_out: list[TrainingExample]
-    """No question of these is in `train`."""
+    """Held-out examples; none of their questions is in `train`."""
     candidates: Counter[str] = field(default_factory=Counter)
-    """Kind -> training examples that could have become a sample of it."""
+    """Number of candidates of each kind."""
     unfit: Counter[str] = field(default_factory=Counter)
-    """Why training examples could not -> how many."""
+    """Number of examples that could not be candidates, by reason."""
     kept_scale: Counter[str] = field(default_factory=Counter)
-    """Why samples stay on their scale though they might have been mapped -> how many."""
+    """Number of examples that must stay on their scale, by reason."""
     missing: Counter[str] = field(default_factory=Counter)
-    """Split and kind -> how many fewer there are than wanted."""
+    """Shortfall against the requested number of examples, by split and kind."""
 
 
 def select_examples(examples: Sequence[TrainingExample], spec: Selection, count: CountTokens) -> SelectionResult:
-    """Choose samples. No prompt is in two of them.
+    """Select training and held-out examples so that no prompt occurs twice.
 
-    The held-out ones are those whose prompts have the smallest hashes, each with a question of its own: the same ones,
-    whatever sizes, order and seed are. Of the others pairs are chosen before pointwise examples, as fewer of them
-    are long enough.
+    The held-out examples are those with the smallest prompt hashes, each with a question of its own. They therefore do
+    not depend on the sizes, the order or the seed.
 
     Args:
-        examples: judgments of two answers or more, no two with one prompt.
-        count: counts the tokens of what remains of a reasoning when a single is cut out of it.
+        examples: Judgments of two or more answers with distinct prompts.
+        spec: Settings of the selection.
+        count: Function that counts tokens, used for reasoning that is cut to the first answer.
     """
-    made = SelectionResult([], [])
-    pools = _build_pools(examples, spec, count, made)
-    held: list[TrainingExample] = []
+    result = SelectionResult([], [])
+    pools = _build_pools(examples, spec, count, result)
+    held_out: list[TrainingExample] = []
     for kind, number in _split_held_out(spec).items():
-        taken = {example.question_digest for example in held}
-        pool = [example for example in pools[kind] if example.question_digest not in taken]
-        found = _choose_examples(
-            pool, number, lambda example: example.prompt_digest, spec.balance, lambda example: example.question_digest
+        used_questions = {example.question_digest for example in held_out}
+        pool = [example for example in pools[kind] if example.question_digest not in used_questions]
+        chosen = _choose_examples(
+            pool,
+            number,
+            key=lambda example: example.prompt_digest,
+            balance=spec.balance,
+            identity=lambda example: example.question_digest,
         )
-        _note_missing(made, "held out", kind, number - len(found))
-        held += found
-    taken = {example.question_digest for example in held}
+        _note_missing(result, "held out", kind, number - len(chosen))
+        held_out += chosen
+    # The split is by question, not by prompt: other answers to a held-out question would leak it.
+    held_out_questions = {example.question_digest for example in held_out}
+    train: list[TrainingExample] = []
+    # Pairs come before pointwise examples, because fewer of them are long enough.
+    for kind, number in reversed(spec.sizes.items()):
+        used_ids = {example.id for example in train}
+        pool = [
+            example
+            for example in pools[kind]
+            if example.question_digest not in held_out_questions and example.id not in used_ids
+        ]
+        chosen = _choose_examples(
+            pool,
+            number,
+            key=_make_sort_key(spec),
+            balance=spec.balance,
+            identity=lambda example: example.prompt_digest,
+        )
+        _note_missing(result, "train", kind, number - len(chosen))
+        train += chosen
+    result.train.extend(_remap_and_shuffle(train, spec, result))
+    result.held_out.extend(_remap_and_shuffle(held_out, spec, result))
+    return result
+
+
+def _make_sort_key(spec: Selection) -> SortKey:
+    """Make the sort key of an order. Equal lengths are ordered by id, independently of the order of the rows."""
     keys: dict[str, SortKey] = {
         "longest": lambda example: (-example.tokens, example.id),
         "shortest": lambda example: (example.tokens, example.id),
-        "drawn": lambda example: _compute_sort_hash(spec.seed, "order", example),
+        "random": lambda example: _compute_sort_hash(spec.seed, "order", example),
         "given": lambda _: 0,
     }
-    train: list[TrainingExample] = []
-    for kind, number in reversed(spec.sizes.items()):
-        used = {example.id for example in train}
-        pool = [ls for ls in pools[kind] if ls.question_digest not in taken and ls.id not in used]
-        found = _choose_examples(pool, number, keys[spec.order], spec.balance, lambda example: example.prompt_digest)
-        _note_missing(made, "train", kind, number - len(found))
-        train += found
-    made.train.extend(_remap_and_shuffle(train, spec, made))
-    made.held_out.extend(_remap_and_shuffle(held, spec, made))
-    return made
+    return keys[spec.order]
 
 
 def _split_held_out(spec: Selection) -> dict[str, int]:
-    """How many of each kind are held out."""
+    """Divide the number of held-out examples evenly among the requested kinds."""
     kinds = [kind for kind, number in spec.sizes.items() if number]
+    # The remainder goes to the last kinds.
     return {kind: (spec.held_out + i) // len(kinds) for i, kind in enumerate(kinds)}
 
 
 def _build_pools(
-    examples: Sequence[TrainingExample], spec: Selection, count: CountTokens, made: SelectionResult
+    examples: Sequence[TrainingExample], spec: Selection, count: CountTokens, result: SelectionResult
 ) -> dict[str, list[TrainingExample]]:
-    """Return the examples that are long enough, by kind. Several pointwise ones may share a question and an answer."""
-    twos = [example for example in examples if example.kind == "pairwise"]
-    cut: list[TrainingExample] = []
-    for example in twos if spec.pointwise else ():
-        first = cut_to_first_answer(example)
-        if isinstance(first, str):
-            made.unfit[f"pointwise: {first}"] += 1
+    """Collect the examples that are long enough, by kind, and count the others in `result`.
+
+    Several pointwise examples may share a question and an answer.
+    """
+    pairs = [example for example in examples if example.kind == "pairwise"]
+    singles: list[TrainingExample] = []
+    for example in pairs if spec.pointwise else ():
+        single = cut_to_first_answer(example)
+        if isinstance(single, str):
+            result.unfit[f"pointwise: {single}"] += 1
         else:
-            cut.append(first)
-    cut = add_token_counts(cut, count)
+            singles.append(single)
+    singles = add_token_counts(singles, count)
     pools = {
-        "pointwise": [example for example in cut if example.tokens > spec.pointwise_tokens],
-        "pairwise": [example for example in twos if example.tokens > spec.pairwise_tokens] if spec.pairwise else [],
+        "pointwise": [example for example in singles if example.tokens > spec.pointwise_tokens],
+        "pairwise": [example for example in pairs if example.tokens > spec.pairwise_tokens] if spec.pairwise else [],
         "listwise": [example for example in examples if example.kind == "listwise"] if spec.listwise else [],
     }
-    if short := len(cut) - len(pools["pointwise"]):
-        made.unfit[f"pointwise: reasoning of {spec.pointwise_tokens} tokens or fewer"] = short
-    if spec.pairwise and (short := len(twos) - len(pools["pairwise"])):
-        made.unfit[f"pairwise: reasoning of {spec.pairwise_tokens} tokens or fewer"] = short
-    made.candidates.update({kind: len(pool) for kind, pool in pools.items() if kind != "listwise" or spec.listwise})
+    if too_short := len(singles) - len(pools["pointwise"]):
+        result.unfit[f"pointwise: reasoning of {spec.pointwise_tokens} tokens or fewer"] = too_short
+    if spec.pairwise and (too_short := len(pairs) - len(pools["pairwise"])):
+        result.unfit[f"pairwise: reasoning of {spec.pairwise_tokens} tokens or fewer"] = too_short
+    # The published recipe has no listwise examples, so they are reported only on request.
+    result.candidates.update({kind: len(pool) for kind, pool in pools.items() if kind != "listwise" or spec.listwise})
     return pools
 
 
 def _choose_examples(
     pool: Sequence[TrainingExample],
     number: int,
+    *,
     key: SortKey,
     balance: str,
-    apart: Callable[[TrainingExample], str],
+    identity: Callable[[TrainingExample], str],
 ) -> list[TrainingExample]:
-    """So many of a pool, all of one kind, those first whose key is smallest, no two that `apart` gives one name.
+    """Choose the examples with the smallest keys, balanced if requested.
 
-    Where they are balanced there are as many on either side, one more at most, and as many on none as stand among the
-    first; within each of the three those with the smallest keys. Of listwise examples every place wins in turn, as
-    long as it has
-    any that it wins, and none does as often as one place.
+    Balanced examples have as many winners on the first side as on the second, plus or minus one, and as many ties as
+    the unbalanced choice would have. Listwise examples are balanced over the places of the winner.
+
+    Args:
+        pool: Examples of one kind.
+        number: Maximum number of examples.
+        key: Sort key; smaller keys are chosen first.
+        balance: Kinds that are balanced, see Balance.
+        identity: Function that maps an example to the value that must be unique among the chosen ones.
     """
-    once: dict[str, TrainingExample] = {}
+    # Of several examples with the same identity, the first one in sort order stays.
+    unique: dict[str, TrainingExample] = {}
     for example in sorted(pool, key=key):
-        once.setdefault(apart(example), example)
-    ranked = list(once.values())
+        unique.setdefault(identity(example), example)
+    ranked = list(unique.values())
     if balance == "none" or (balance == "pairwise" and ranked and ranked[0].kind == "pointwise"):
         return ranked[:number]
     if ranked and ranked[0].kind == "listwise":
         return _interleave_winners(ranked)[:number]
     sides = {side: [example for example in ranked if _find_side(example) == side] for side in (0, 1, None)}
-    even = sum(_find_side(example) is None for example in ranked[:number])
-    first, second = (number - even + 1) // 2, (number - even) // 2
+    ties = sum(_find_side(example) is None for example in ranked[:number])
+    first, second = (number - ties + 1) // 2, (number - ties) // 2
     if len(sides[0]) < first and len(sides[1]) > len(sides[0]):
-        first, second = second, first  # the odd one is on the side that has it
-    most = min(len(sides[0]), len(sides[1]))
+        first, second = second, first  # an odd number gives the extra example to the larger side
     if len(sides[0]) < first or len(sides[1]) < second:
-        first = second = most
-    return [*sides[0][:first], *sides[1][:second], *sides[None][:even]]
+        first = second = min(len(sides[0]), len(sides[1]))
+    return [*sides[0][:first], *sides[1][:second], *sides[None][:ties]]
 
 
 def _interleave_winners(ranked: Sequence[TrainingExample]) -> list[TrainingExample]:
-    """Listwise examples in an order in which each place wins once before any wins again."""
-    turns: Counter[int | None] = Counter()
-    placed = []
-    for place, example in enumerate(ranked):
-        placed.append((turns[example.winner], place, example))
-        turns[example.winner] += 1
-    return [example for *_, example in sorted(placed, key=lambda one: one[:2])]
+    """Order listwise examples so that every winning place occurs once before any occurs again."""
+    rounds: Counter[int | None] = Counter()
+    keyed = []
+    for rank, example in enumerate(ranked):
+        keyed.append((rounds[example.winner], rank, example))
+        rounds[example.winner] += 1
+    keyed.sort(key=lambda item: item[:2])
+    return [example for *_, example in keyed]
 
 
 def _find_side(example: TrainingExample) -> int | None:
-    """0 or 1 for the answer that wins, or for a score above or below the middle; None in between."""
+    """Find the side of a judgment: 0 or 1 for the winner of a pair, or for a score above or below the middle.
+
+    Returns:
+        The side, or None for a tie or a score in the middle of the scale.
+    """
     if example.kind == "pairwise":
         return example.winner
     middle = Scale.parse(example.scale).middle
@@ -202,35 +243,32 @@ def _find_side(example: TrainingExample) -> int | None:
 
 
 def _remap_and_shuffle(
-    examples: Sequence[TrainingExample], spec: Selection, made: SelectionResult
+    examples: Sequence[TrainingExample], spec: Selection, result: SelectionResult
 ) -> list[TrainingExample]:
-    """Samples in the order of their lots, the wanted share of each kind mapped to the smaller scale."""
-    mapped: set[str] = set()
+    """Map the requested share of each kind to the smaller scale, and put all examples in random order."""
+    remapped_ids: set[str] = set()
     for kind in KINDS:
         on_ten = [example for example in examples if example.kind == kind and example.scale == TEN]
-        free = []
+        eligible = []
         for example in on_ten if spec.remap else ():
-            why = (
-                MENTIONS_SCORES
-                if mentions_scores(example.reasoning)
-                else WINNER_LOST
-                if hides_winner(example.scores)
-                else None
-            )
-            if why:
-                made.kept_scale[why] += 1
+            if mentions_scores(example.reasoning):
+                result.kept_scale[MENTIONS_SCORES] += 1
+            elif hides_winner(example.scores):
+                result.kept_scale[WINNER_LOST] += 1
             else:
-                free.append(example)
-        free.sort(key=lambda example: _compute_sort_hash(spec.seed, "scale", example))
-        mapped.update(example.id for example in free[: round(spec.remap * len(on_ten))])
-    ordered = sorted(examples, key=lambda example: _compute_sort_hash(spec.seed, "place", example))
-    return [example.rescale_to_five() if example.id in mapped else example for example in ordered]
+                eligible.append(example)
+        eligible.sort(key=lambda example: _compute_sort_hash(spec.seed, "scale", example))
+        # The share refers to all examples on 1-10, so that examples which keep their scale do not reduce the number.
+        remapped_ids.update(example.id for example in eligible[: round(spec.remap * len(on_ten))])
+    shuffled = sorted(examples, key=lambda example: _compute_sort_hash(spec.seed, "place", example))
+    return [example.rescale_to_five() if example.id in remapped_ids else example for example in shuffled]
 
 
-def _note_missing(made: SelectionResult, split: str, kind: str, number: int) -> None:
+def _note_missing(result: SelectionResult, split: str, kind: str, number: int) -> None:
     if number:
-        made.missing[f"{split}: {kind}"] += number
+        result.missing[f"{split}: {kind}"] += number
 
 
-def _compute_sort_hash(seed: int, what: str, example: TrainingExample) -> str:
-    return compute_seeded_hash(seed, f"{what} {example.id}", *example.texts)
+def _compute_sort_hash(seed: int, purpose: str, example: TrainingExample) -> str:
+    """Hash an example for a random order. The order does not change when other examples are added or removed."""
+    return compute_seeded_hash(seed, f"{purpose} {example.id}", *example.texts)

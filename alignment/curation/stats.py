@@ -1,4 +1,4 @@
-"""What a curated data set came to, in numbers: for its summary and its card."""
+"""Statistics of a curated data set for its summary and its data card."""
 
 from __future__ import annotations
 
@@ -17,70 +17,78 @@ _WINNERS = {0: "first", 1: "second", None: "tie"}
 
 
 def summarise_curation(
-    bad: Sequence[DropRecord], rows: int, taught: TeacherOutput, passed: Sequence[StepCounts], chosen: SelectionResult
+    bad_rows: Sequence[DropRecord],
+    row_count: int,
+    teacher_output: TeacherOutput,
+    steps: Sequence[StepCounts],
+    selection: SelectionResult,
 ) -> dict[str, Any]:
-    """Counts, as JSON holds them.
+    """Summarise a curation run as a JSON object.
 
     Args:
-        bad: rows that no teacher saw.
-        rows: those that the teacher was asked about.
+        bad_rows: Rows that were dropped before the teacher judged them.
+        row_count: Number of rows that the teacher was asked to judge.
+        teacher_output: Usable and dropped judgments of the teacher.
+        steps: Counts of each curation step.
+        selection: Selected examples.
     """
-    splits = {"train": chosen.train, "held_out": chosen.held_out}
-    return {
-        "rows": rows + len(bad),
-        "bad_rows": count_values(dropped.reason for dropped in bad),
-        "judged_rows": rows,
-        "rows_lost": taught.lost,
-        "judgments": len(taught.examples),
-        "bad_judgments": count_values(dropped.reason for dropped in taught.dropped),
-        "steps": [{"step": p.step, "kept": p.kept, "dropped": dict(p.dropped.most_common())} for p in passed],
-        "candidates": dict(chosen.candidates),
-        "unfit": dict(chosen.unfit.most_common()),
-        "kept_scale": dict(chosen.kept_scale.most_common()),
-        "missing": dict(chosen.missing),
-        "samples": {split: _count_kinds(found) for split, found in splits.items()},
-        "winners": {
-            split: count_values(_WINNERS[example.winner] for example in found if example.kind == "pairwise")
-            for split, found in splits.items()
-        },
-        "batch_winners": {
-            split: count_values(
-                "tie" if example.winner is None else str(example.winner + 1)
-                for example in found
-                if example.kind == "listwise"
-            )
-            for split, found in splits.items()
-        },
-        "scales": {split: count_values(example.scale for example in found) for split, found in splits.items()},
-        "tokens": {
-            split: {kind: _compute_length_quantiles(found, kind) for kind in _count_kinds(found)}
-            for split, found in splits.items()
-        },
-        "single_scores": {split: _count_pointwise_scores(found) for split, found in splits.items()},
+    splits = {"train": selection.train, "held_out": selection.held_out}
+    summary: dict[str, Any] = {
+        "rows": row_count + len(bad_rows),
+        "bad_rows": count_values(record.reason for record in bad_rows),
+        "judged_rows": row_count,
+        "rows_lost": teacher_output.rows_without_example,
+        "judgments": len(teacher_output.examples),
+        "bad_judgments": count_values(record.reason for record in teacher_output.dropped),
+        "steps": [{"step": s.step, "kept": s.kept, "dropped": dict(s.dropped.most_common())} for s in steps],
+        "candidates": dict(selection.candidates),
+        "unfit": dict(selection.unfit.most_common()),
+        "kept_scale": dict(selection.kept_scale.most_common()),
+        "missing": dict(selection.missing),
     }
+    per_split: dict[str, dict[str, Any]] = {
+        name: {} for name in ("samples", "winners", "batch_winners", "scales", "tokens", "single_scores")
+    }
+    for split, examples in splits.items():
+        kinds = _count_kinds(examples)
+        pairs = [example for example in examples if example.kind == "pairwise"]
+        lists = [example for example in examples if example.kind == "listwise"]
+        per_split["samples"][split] = kinds
+        per_split["winners"][split] = count_values(_WINNERS[example.winner] for example in pairs)
+        per_split["batch_winners"][split] = count_values(
+            "tie" if example.winner is None else str(example.winner + 1) for example in lists
+        )
+        per_split["scales"][split] = count_values(example.scale for example in examples)
+        per_split["tokens"][split] = {kind: _compute_length_quantiles(examples, kind) for kind in kinds}
+        per_split["single_scores"][split] = _count_pointwise_scores(examples)
+    return summary | per_split
 
 
 def count_values(values: Iterable[str]) -> dict[str, int]:
-    """How often each value occurs, the commonest first."""
+    """Count how often each value occurs, most frequent first."""
     return dict(Counter(values).most_common())
 
 
 def _count_kinds(examples: Sequence[TrainingExample]) -> dict[str, int]:
-    """Kind -> how many samples there are of it, where there is any."""
-    found = Counter(example.kind for example in examples)
-    return {kind: found[kind] for kind in KINDS if found[kind]}
+    """Count the examples of each kind that occurs."""
+    counts = Counter(example.kind for example in examples)
+    return {kind: counts[kind] for kind in KINDS if counts[kind]}
 
 
 def _compute_length_quantiles(examples: Sequence[TrainingExample], kind: str) -> Mapping[str, int]:
-    """Tokens of the reasoning of one kind of samples, of which there is one or more, at each of QUANTILES."""
-    found = sorted(example.tokens for example in examples if example.kind == kind)
-    return {name: found[round(share * (len(found) - 1))] for name, share in QUANTILES.items()}
+    """Compute quantiles of the reasoning length in tokens. There must be at least one example of the kind."""
+    lengths = sorted(example.tokens for example in examples if example.kind == kind)
+    # The nearest rank keeps token counts whole numbers; interpolation would not.
+    return {name: lengths[round(share * (len(lengths) - 1))] for name, share in QUANTILES.items()}
 
 
 def _count_pointwise_scores(examples: Sequence[TrainingExample]) -> dict[str, dict[str, int]]:
-    """Scale -> score of a single -> how many, lowest first."""
-    found: dict[str, Counter[float]] = {}
+    """Count the scores of pointwise examples by scale, lowest score first."""
+    counters: dict[str, Counter[float]] = {}
     for example in examples:
         if example.kind == "pointwise":
-            found.setdefault(example.scale, Counter())[example.scores[0]] += 1
-    return {scale: {f"{score:g}": tally[score] for score in sorted(tally)} for scale, tally in sorted(found.items())}
+            counters.setdefault(example.scale, Counter())[example.scores[0]] += 1
+    counts: dict[str, dict[str, int]] = {}
+    for scale, counter in sorted(counters.items()):
+        counts[scale] = {f"{score:g}": counter[score] for score in sorted(counter)}
+    return counts

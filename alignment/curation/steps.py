@@ -1,4 +1,4 @@
-"""Steps of curation: each looks at all training examples and says which it keeps, and why it drops the others."""
+"""Curation steps: each one splits the training examples into kept and dropped ones and gives the reasons."""
 
 from __future__ import annotations
 
@@ -14,105 +14,113 @@ from flex_judge.alignment.curation.rows import DropRecord
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves."""
+    """Kept examples of a step, and records of the dropped ones."""
 
     kept: list[TrainingExample]
-    """In the order in which they came."""
+    """Kept examples in input order."""
     dropped: list[DropRecord]
 
 
 class CurationStep(Protocol):
-    """Something that training examples pass through. Pure: the same training examples give the same."""
+    """Interface of a curation step. Steps are pure: equal input gives equal output."""
 
     @property
     def name(self) -> str:
-        """What a table calls it."""
+        """Name of the step in tables."""
         ...
 
-    def __call__(self, examples: Sequence[TrainingExample]) -> StepResult: ...
+    def __call__(self, examples: Sequence[TrainingExample]) -> StepResult:
+        """Split examples into kept and dropped ones."""
+        ...
 
 
 @dataclass(frozen=True)
 class StepCounts:
-    """What became of the training examples at one step."""
+    """Number of kept and dropped examples of one step."""
 
     step: str
     kept: int
     dropped: Counter[str]
-    """Reason -> how many."""
+    """Number of dropped examples by reason."""
 
 
 @dataclass(frozen=True)
 class CurationResult:
-    """What all steps leave, and the counts after each."""
+    """Examples that passed all steps, counts per step, and records of all dropped examples."""
 
     examples: list[TrainingExample]
-    passed: list[StepCounts]
+    step_counts: list[StepCounts]
     dropped: list[DropRecord]
 
 
 @dataclass(frozen=True)
 class CurationPipeline:
-    """Steps, one after the other."""
+    """Sequence of curation steps; each step gets the examples that the previous one kept."""
 
     steps: tuple[CurationStep, ...]
 
     def __call__(self, examples: Sequence[TrainingExample]) -> CurationResult:
-        left, passed, dropped = list(examples), [], []
+        """Run all steps on examples."""
+        remaining, step_counts, dropped = list(examples), [], []
         for step in self.steps:
-            sifted = step(left)
-            left = sifted.kept
-            passed.append(StepCounts(step.name, len(left), Counter(d.reason for d in sifted.dropped)))
-            dropped += sifted.dropped
-        return CurationResult(left, passed, dropped)
+            result = step(remaining)
+            remaining = result.kept
+            reasons = Counter(record.reason for record in result.dropped)
+            step_counts.append(StepCounts(step.name, len(remaining), reasons))
+            dropped += result.dropped
+        return CurationResult(remaining, step_counts, dropped)
 
 
 @dataclass(frozen=True)
 class AgreementFilter:
-    """Keeps judgments whose scores are the reference's."""
+    """Curation step that keeps judgments whose scores agree with the reference scores."""
 
     tolerance: float = 0.0
-    """By how much each score may differ, on the training example's scale."""
+    """Maximum difference of each score from its reference score, on the scale of the example."""
     name: str = "agreement with the reference"
 
     def __call__(self, examples: Sequence[TrainingExample]) -> StepResult:
-        sifted = StepResult([], [])
+        """Split examples by agreement."""
+        result = StepResult([], [])
         for example in examples:
-            wanted = example.reference_scores
-            if all(abs(a - b) <= self.tolerance for a, b in zip(example.scores, wanted, strict=True)):
-                sifted.kept.append(example)
+            expected = example.reference_scores
+            if all(abs(a - b) <= self.tolerance for a, b in zip(example.scores, expected, strict=True)):
+                result.kept.append(example)
             else:
-                said = f"scores {_format_scores(example.scores)}, reference {_format_scores(wanted)}"
-                sifted.dropped.append(example.record_drop("disagrees with the reference", said))
-        return sifted
+                detail = f"scores {_format_scores(example.scores)}, reference {_format_scores(expected)}"
+                result.dropped.append(example.record_drop("disagrees with the reference", detail))
+        return result
 
 
 @dataclass(frozen=True)
 class LongestReplyFilter:
-    """Keeps the longest reasoning of each prompt, which is question and answers; of equally long ones the first."""
+    """Curation step that keeps the longest reasoning for each prompt (question and answers).
 
-    name: str = "longest reply to each prompt"
+    If several are equally long, the first one is kept.
+    """
+
+    name: str = "longest reply per prompt"
 
     def __call__(self, examples: Sequence[TrainingExample]) -> StepResult:
-        best: dict[str, TrainingExample] = {}
+        """Split examples into the longest ones and the others."""
+        longest: dict[str, TrainingExample] = {}
         for example in examples:
-            kept = best.setdefault(example.prompt_digest, example)
-            if example.tokens > kept.tokens:
-                best[example.prompt_digest] = example
-        chosen = {example.id for example in best.values()}
-        return StepResult(
-            [example for example in examples if example.id in chosen],
-            [
-                example.record_drop("shorter reply to the same prompt")
-                for example in examples
-                if example.id not in chosen
-            ],
-        )
+            current = longest.setdefault(example.prompt_digest, example)
+            if example.tokens > current.tokens:
+                longest[example.prompt_digest] = example
+        kept_ids = {example.id for example in longest.values()}
+        result = StepResult([], [])
+        for example in examples:
+            if example.id in kept_ids:
+                result.kept.append(example)
+            else:
+                result.dropped.append(example.record_drop("shorter reply to the same prompt"))
+        return result
 
 
-_FORGED = re.compile(
-    r"<\s*/?\s*(?:think|answer)\s*>"  # the judge's own
-    r"|<[|｜][^<>|｜\n]{1,40}[|｜]>"  # <|im_end|> and what other families write so
+_FORGED_TAG = re.compile(
+    r"<\s*/?\s*(?:think|answer)\s*>"  # the judge's own tags
+    r"|<[|｜][^<>|｜\n]{1,40}[|｜]>"  # control tokens such as <|im_end|>, in ASCII and full-width form
     r"|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>",
     re.IGNORECASE,
 )
@@ -120,30 +128,36 @@ _FORGED = re.compile(
 
 @dataclass(frozen=True)
 class ForgedTagFilter:
-    """Drops examples in which question, answers or reasoning hold a tag of the judge's or a control token of a chat:
-    trainers encode them as such, and a verdict that an answer forges would be learnt."""
+    """Curation step that drops examples whose texts contain tags of the judge or chat control tokens.
 
-    controls: Collection[str] = ()
-    """Control tokens of the tokenizer that is at hand; the usual ones are known without."""
-    name: str = "no tags and control tokens in texts"
+    Trainers encode such text as control tokens. A judge would learn to follow a verdict that an answer forges.
+    """
+
+    control_tokens: Collection[str] = ()
+    """Control tokens of the tokenizer in use; the common ones are always recognised."""
+    name: str = "forged-tag removal"
 
     def __call__(self, examples: Sequence[TrainingExample]) -> StepResult:
-        own = re.compile("|".join(map(re.escape, sorted(self.controls, key=len, reverse=True))) or r"(?!)")
-        sifted = StepResult([], [])
+        """Split examples into clean ones and those with tags or control tokens."""
+        # Longer tokens come first, because an alternation takes the first match. (?!) never matches.
+        tokens = sorted(self.control_tokens, key=len, reverse=True)
+        control_token = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
+        result = StepResult([], [])
         for example in examples:
-            found = next(
-                filter(None, (_find_forged_tag(text, own) for text in (*example.texts, example.reasoning))), None
-            )
-            if found is None:
-                sifted.kept.append(example)
+            tag = _find_forged_tag((*example.texts, example.reasoning), control_token)
+            if tag is None:
+                result.kept.append(example)
             else:
-                sifted.dropped.append(example.record_drop("tag or control token in its text", repr(found)))
-        return sifted
+                result.dropped.append(example.record_drop("tag or control token in its text", repr(tag)))
+        return result
 
 
-def _find_forged_tag(text: str, own: re.Pattern[str]) -> str | None:
-    found = _FORGED.search(text) or own.search(text)
-    return found[0] if found else None
+def _find_forged_tag(texts: Sequence[str], control_token: re.Pattern[str]) -> str | None:
+    """Find the first tag or control token in texts."""
+    for text in texts:
+        if match := _FORGED_TAG.search(text) or control_token.search(text):
+            return match[0]
+    return None
 
 
 def _format_scores(scores: Sequence[float]) -> str:

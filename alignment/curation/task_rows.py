@@ -1,4 +1,4 @@
-"""Rows of the embedded task: pairs and lists of answers that a policy itself sampled, scored by what is true."""
+"""Reference rows of the embedded task: pairs and lists of sampled answers, scored by their correctness."""
 
 from __future__ import annotations
 
@@ -18,125 +18,144 @@ from flex_judge.alignment.tasks.synthetic_teacher import RIGHT_SCORE, WRONG_SCOR
 from flex_judge.judges.errors import UsageError
 
 PAIR_MIX = {"one right": 0.68, "one right, the other without a number": 0.12, "both right": 0.1, "both wrong": 0.1}
-"""The shares of rows. Of wrong answers so 12 % have no number, which are the easy ones. The first kind sets how many
-rows there are; where another is short, its share is smaller."""
-_MAIN, _SILENT, _BOTH_RIGHT, _BOTH_WRONG = PAIR_MIX
+"""Share of each kind of pair.
+
+Answers without a number are easy to reject, so they are limited to 12 % of the pairs. The first kind determines the
+number of pairs; a kind that runs short gets a smaller share.
+"""
+_ONE_RIGHT, _NO_NUMBER, _BOTH_RIGHT, _BOTH_WRONG = PAIR_MIX
 
 
 @dataclass(frozen=True)
 class _AnsweredPrompt:
-    """A question with the different answers to it."""
+    """Question with its distinct answers."""
 
     row: int
     where: str
     question: str
     answers: Mapping[int, str]
-    """By their number among the samples, from 0."""
+    """Answers by their sample index, from 0."""
     right: Mapping[int, bool]
+    """Correctness of the answers by sample index."""
 
     def iter_pairs(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Each two answers with the name of their kind; of one that is right, it stands first."""
+        """Yield every pair of answers with its kind. If one answer is right, it comes first."""
         for i, j in itertools.combinations(self.answers, 2):
-            silent = [find_last_number(self.answers[k]) is None for k in (i, j)]
+            lacks_number = [find_last_number(self.answers[k]) is None for k in (i, j)]
             if self.right[i] and self.right[j]:
                 yield _BOTH_RIGHT, (i, j)
             elif self.right[i] or self.right[j]:
-                yield _SILENT if any(silent) else _MAIN, (i, j) if self.right[i] else (j, i)
-            elif not any(silent):
+                yield _NO_NUMBER if any(lacks_number) else _ONE_RIGHT, (i, j) if self.right[i] else (j, i)
+            # Two wrong answers without a number are left out: there is nothing to calculate in them.
+            elif not any(lacks_number):
                 yield _BOTH_WRONG, (i, j)
 
 
 @dataclass
 class _PairPools:
-    """Pairs by kind, in the order in which they are taken."""
+    """Pairs of answers by kind, in order of use."""
 
     pairs: dict[str, list[tuple[_AnsweredPrompt, tuple[int, int]]]] = field(default_factory=dict)
 
     @classmethod
     def from_prompts(cls, prompts: Sequence[_AnsweredPrompt], seed: int) -> _PairPools:
-        """Of every prompt a pair is taken before any gives a second one; beyond that the lot decides."""
-        ranked: dict[str, list[tuple[int, str, _AnsweredPrompt, tuple[int, int]]]] = defaultdict(list)
+        """Order the pairs of all prompts at random. Every prompt contributes once before any does again."""
+        keyed: dict[str, list[tuple[int, str, _AnsweredPrompt, tuple[int, int]]]] = defaultdict(list)
         for prompt in prompts:
-            drawn = [
-                (compute_seeded_hash(seed, str(prompt.row), *map(str, pair)), kind, pair)
-                for kind, pair in prompt.iter_pairs()
-            ]
-            ranks: Counter[str] = Counter()
-            for lot, kind, pair in sorted(drawn):
-                ranked[kind].append((ranks[kind], lot, prompt, pair))
-                ranks[kind] += 1
-        return cls(
-            {
-                kind: [(prompt, pair) for *_, prompt, pair in sorted(found, key=lambda one: one[:2])]
-                for kind, found in ranked.items()
-            }
-        )
+            hashed = []
+            for kind, pair in prompt.iter_pairs():
+                hashed.append((compute_seeded_hash(seed, str(prompt.row), *map(str, pair)), kind, pair))
+            rounds: Counter[str] = Counter()
+            for sort_hash, kind, pair in sorted(hashed):
+                keyed[kind].append((rounds[kind], sort_hash, prompt, pair))
+                rounds[kind] += 1
+        pairs = {}
+        for kind, items in keyed.items():
+            items.sort(key=lambda item: item[:2])
+            pairs[kind] = [(prompt, pair) for *_, prompt, pair in items]
+        return cls(pairs)
 
     def iter_mix(self) -> Iterator[tuple[_AnsweredPrompt, tuple[int, int]]]:
-        """Pairs in the shares of MIX at any length, each side right equally often, until the first kind runs out."""
-        taken: Counter[str] = Counter()
-        while taken[_MAIN] < len(self.pairs.get(_MAIN, ())):
-            left = [kind for kind in PAIR_MIX if taken[kind] < len(self.pairs.get(kind, ()))]
-            total = taken.total() + 1
-            kind = max(left, key=lambda kind: PAIR_MIX[kind] * total - taken[kind])
-            prompt, (i, j) = self.pairs[kind][taken[kind]]
-            yield prompt, (i, j) if taken[kind] % 2 == 0 else (j, i)
-            taken[kind] += 1
+        """Yield pairs in the shares of PAIR_MIX until the first kind is used up.
+
+        The shares hold for every prefix of the output, and so does the balance between first and second answer being
+        the right one.
+        """
+        used: Counter[str] = Counter()
+        while used[_ONE_RIGHT] < len(self.pairs.get(_ONE_RIGHT, ())):
+            available = [kind for kind in PAIR_MIX if used[kind] < len(self.pairs.get(kind, ()))]
+            total = used.total() + 1
+            # Take the kind that is furthest below its share.
+            kind = max(available, key=lambda kind: PAIR_MIX[kind] * total - used[kind])
+            prompt, (i, j) = self.pairs[kind][used[kind]]
+            # Alternating the place of the right answer keeps the data free of a position bias.
+            yield prompt, (i, j) if used[kind] % 2 == 0 else (j, i)
+            used[kind] += 1
 
 
-def build_task_rows(source: Source, seed: int, batch: int = 0) -> list[ReferenceRow | DropRecord]:
-    """Pairs of different answers to one question with reference scores on 1-5, in the shares of MIX; then batches.
+def build_task_rows(source: Source, seed: int, list_size: int = 0) -> list[ReferenceRow | DropRecord]:
+    """Build reference rows on the scale 1-5 from sampled answers: pairs in the shares of PAIR_MIX, then lists.
 
     Args:
-        source: a `best_of_n.jsonl` of `flex-judge best-of-n` over the embedded task: `prompt`, `responses`, and the
-            right answer in `kept`, as `answer`.
-        seed: decides which answers meet, and in which order.
-        batch: answers of a batch, of which there is one of each question that has so many different ones with a right
-            and a wrong one among them; 0: no lists.
+        source: `best_of_n.jsonl` of a `flex-judge best-of-n` run on the embedded task, with `prompt`, `responses` and
+            the right answer as `answer` in `kept`.
+        seed: Seed that decides which answers are combined, and in which order.
+        list_size: Number of answers per list; 0 makes no lists. A question yields one list if it has enough distinct
+            answers with at least one right and one wrong.
 
     Returns:
-        The pairs and lists, and of the rows of the source that give none because of a fault, what it is.
+        Drop records of faulty rows, then pairs, then lists.
 
     Raises:
-        UsageError: there is no question with a right and a wrong answer.
+        UsageError: No question has both a right and a wrong answer.
     """
     prompts: list[_AnsweredPrompt] = []
-    bad: list[DropRecord] = []
+    dropped: list[DropRecord] = []
     for number, (where, data) in enumerate(source.read_range(0, len(source)), 1):
         try:
             prompts.append(_parse_prompt(check_row(data), number, where))
         except BadRowError as e:
-            bad.append(DropRecord(number, e.fault, f"{where}: {e.detail}"))
+            dropped.append(DropRecord(number, e.fault, f"{where}: {e.detail}"))
     pairs = [_make_reference(prompt, pair) for prompt, pair in _PairPools.from_prompts(prompts, seed).iter_mix()]
     if not pairs:
-        said = f"; the first fault: {bad[0].detail}" if bad else ""
-        raise UsageError(f"{source.name}: no question has a right answer and a wrong one with a number{said}")
-    batches = [
-        _make_reference(prompt, found) for prompt in prompts if batch and (found := _choose_list(prompt, batch, seed))
-    ]
-    return [*bad, *pairs, *batches]
+        fault = f"; the first faulty row: {dropped[0].detail}" if dropped else ""
+        raise UsageError(
+            f"{source.name}: no question has both a right answer and a wrong answer with a number; sample more answers "
+            f"per question{fault}"
+        )
+    lists = []
+    for prompt in prompts if list_size else ():
+        if indices := _choose_list(prompt, list_size, seed):
+            lists.append(_make_reference(prompt, indices))
+    return [*dropped, *pairs, *lists]
 
 
 def _choose_list(prompt: _AnsweredPrompt, size: int, seed: int) -> tuple[int, ...]:
-    """So many answers in the order of their lots, a right and a wrong one among them; none where that cannot be."""
-    drawn = sorted(prompt.answers, key=lambda k: compute_seeded_hash(seed, f"batch {prompt.row} {k}"))
-    if len(drawn) < size or len({prompt.right[k] for k in drawn}) < 2:
+    """Choose answers at random, with at least one right and one wrong.
+
+    Returns:
+        Sample indices in random order; empty if the prompt does not have enough answers.
+    """
+    candidates = sorted(prompt.answers, key=lambda k: compute_seeded_hash(seed, f"batch {prompt.row} {k}"))
+    if len(candidates) < size or len({prompt.right[k] for k in candidates}) < 2:
         return ()
-    found = drawn[:size]
-    if len({prompt.right[k] for k in found}) < 2:
-        found[-1] = next(k for k in drawn if prompt.right[k] is not prompt.right[found[0]])
-    return tuple(sorted(found, key=lambda k: compute_seeded_hash(seed, f"place {prompt.row} {k}")))
+    chosen = candidates[:size]
+    if len({prompt.right[k] for k in chosen}) < 2:
+        # The last random answer makes room for the first one of the missing kind.
+        chosen[-1] = next(k for k in candidates if prompt.right[k] is not prompt.right[chosen[0]])
+    return tuple(sorted(chosen, key=lambda k: compute_seeded_hash(seed, f"place {prompt.row} {k}")))
 
 
-def _make_reference(prompt: _AnsweredPrompt, places: tuple[int, ...]) -> ReferenceRow:
+def _make_reference(prompt: _AnsweredPrompt, indices: tuple[int, ...]) -> ReferenceRow:
+    numbers = [str(k + 1) for k in indices]
     return ReferenceRow(
-        f"{prompt.row}.{'-'.join(map(str, places))}",
-        prompt.row,
-        prompt.question,
-        tuple(prompt.answers[k] for k in places),
-        tuple(float(RIGHT_SCORE if prompt.right[k] else WRONG_SCORE) for k in places),
-        FIVE,
-        f"{prompt.where}, answers {', '.join(str(k + 1) for k in places[:-1])} and {places[-1] + 1}",
+        id=f"{prompt.row}.{'-'.join(map(str, indices))}",
+        row=prompt.row,
+        question=prompt.question,
+        answers=tuple(prompt.answers[k] for k in indices),
+        scores=tuple(float(RIGHT_SCORE if prompt.right[k] else WRONG_SCORE) for k in indices),
+        scale=FIVE,
+        where=f"{prompt.where}, answers {', '.join(numbers[:-1])} and {numbers[-1]}",
     )
 
 
@@ -146,26 +165,33 @@ def _parse_prompt(data: Mapping[str, Any], row: int, where: str) -> _AnsweredPro
         parse_question(question)
     except UsageError as e:
         raise BadRowError(RowFault.NOT_THE_TASK, f"field 'prompt': {e}") from e
-    kept = data.get("kept")
-    truth = kept.get("answer") if isinstance(kept, Mapping) else None
+    columns = data.get("kept")
+    truth = columns.get("answer") if isinstance(columns, Mapping) else None
     if truth is None:
         raise BadRowError(RowFault.NO_TRUTH, "field 'kept' has no 'answer'")
     if isinstance(truth, bool) or not isinstance(truth, int | float):
-        raise BadRowError(RowFault.WRONG_TYPE, f"field 'kept': 'answer' must be a number, not {reprlib.repr(truth)}")
+        raise BadRowError(RowFault.WRONG_TYPE, f"field 'kept': 'answer' must be a number, got {reprlib.repr(truth)}")
     responses = data.get("responses")
     if not isinstance(responses, list) or not all(isinstance(response, str) for response in responses):
-        raise BadRowError(RowFault.NO_ANSWERS, f"field 'responses': expected texts, got {reprlib.repr(responses)}")
-    different: dict[str, int] = {}
+        raise BadRowError(
+            RowFault.NO_ANSWERS, f"field 'responses': expected a list of texts, got {reprlib.repr(responses)}"
+        )
+    # A policy often repeats an answer. Each distinct one is used once, so that no pair has equal answers.
+    distinct: dict[str, int] = {}
     for k, response in enumerate(responses):
         if response.strip():
-            different.setdefault(normalise_text(response), k)
-    answers = {k: replace_surrogates(responses[k]) for k in different.values()}
-    return _AnsweredPrompt(
-        row, where, question, answers, {k: is_correct_answer(said, truth) for k, said in answers.items()}
-    )
+            distinct.setdefault(normalise_text(response), k)
+    answers = {k: replace_surrogates(responses[k]) for k in distinct.values()}
+    right = {k: is_correct_answer(answer, truth) for k, answer in answers.items()}
+    return _AnsweredPrompt(row=row, where=where, question=question, answers=answers, right=right)
 
 
 def _extract_question(prompt: Any) -> Any:
-    """The text of a prompt that is one message of a user's; else the prompt as it is, which is none of the task's."""
-    one = isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], Mapping)
-    return prompt[0].get("content") if one and prompt[0].get("role") == "user" else prompt
+    """Return the text of a prompt with a single user message; other prompts are returned unchanged.
+
+    The embedded task has single-message prompts only, so the caller rejects every other prompt.
+    """
+    if not isinstance(prompt, list) or len(prompt) != 1 or not isinstance(prompt[0], Mapping):
+        return prompt
+    message = prompt[0]
+    return message.get("content") if message.get("role") == "user" else prompt

@@ -1,34 +1,37 @@
-"""The teacher's judgments as training examples: a model's, several draws of each row, or those of a program."""
+"""Conversion of teacher judgments to training examples.
+
+The teacher is a model that judges each row several times, or the synthetic teacher, a program for the embedded task.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flex_judge.alignment.curation.examples import CountTokens, TrainingExample
 from flex_judge.alignment.curation.rows import DropRecord, ReferenceRow, RowFault
 from flex_judge.alignment.curation.scales import FIVE
-from flex_judge.alignment.tasks import synthetic_teacher as arithmetic_teacher
+from flex_judge.alignment.tasks import synthetic_teacher
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Status, Verdict
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import MAX_SAMPLE_INDEX, Comparison, Message
 
-NO_END, NO_ANSWER = "reasoning without end", "no answer of its own"
-NO_REASONING, OFF_LABELS = "no reasoning", "score that the scale has no label for"
-_WORDS = {
+NO_END, NO_ANSWER = "unfinished reasoning", "no answer without constrained decoding"
+NO_REASONING, OFF_LABELS = "no reasoning", "score without a label on the scale"
+_STATUS_REASONS = {
     Status.UNPARSEABLE: NO_ANSWER,
-    Status.TRUNCATED: "answer without end",
-    Status.TIMEOUT: "no reply in time",
+    Status.TRUNCATED: "unfinished answer",
+    Status.TIMEOUT: "timeout",
     Status.ENGINE_LOST: "engine lost",
     Status.OVERLONG: "prompt too long for the teacher",
 }
-_FORCED = {"budget": NO_END, "early_end": NO_END, "no_answer": NO_ANSWER}
+_FORCED_REASONS = {"budget": NO_END, "early_end": NO_END, "no_answer": NO_ANSWER}
 
 
 @dataclass(frozen=True)
 class TeacherRow:
-    """One judgment to be asked for: a row of the source, see `flex_judge.experiments.commands.judge.run.Row`."""
+    """Request for one teacher judgment of a row; implements `flex_judge.experiments.commands.judge.run.Row`."""
 
     reference: ReferenceRow
     sample_index: int
@@ -36,101 +39,126 @@ class TeacherRow:
 
     @property
     def id(self) -> str:
+        """Identifier of the judgment."""
         return make_judgment_id(self.reference.id, self.sample_index)
 
     @property
     def where(self) -> str:
+        """File, row and sample index, for messages."""
         return f"{self.reference.where}, sample {self.sample_index}"
 
     def load_comparison(self) -> Comparison:
-        """Question and answers as they are given: the judge draws one vote, and another one for each draw."""
+        """Build the comparison of the answers.
+
+        The judge samples one vote per comparison. The sample index makes the votes of one row differ.
+        """
         return Comparison(
-            self.id, (Message("user", self.reference.question),), self.reference.answers, self.rubric, self.sample_index
+            id=self.id,
+            prompt=(Message("user", self.reference.question),),
+            responses=self.reference.answers,
+            rubric=self.rubric,
+            sample_index=self.sample_index,
         )
 
 
 def make_judgment_id(reference: str, sample_index: int) -> str:
+    """Make the identifier of a judgment from the identifier of its row and the sample index."""
     return f"{reference}/{sample_index}"
 
 
 def parse_judgment_id(id: str) -> tuple[str, int] | None:
-    """The reference and the draw that a judgment's id names; None for an id of another form."""
+    """Split the identifier of a judgment into row identifier and sample index.
+
+    Returns:
+        Both parts, or None if the identifier has another form.
+    """
     reference, _, sample_index = id.rpartition("/")
-    return (
-        (reference, int(sample_index))
-        if reference and sample_index.isdecimal() and int(sample_index) <= MAX_SAMPLE_INDEX
-        else None
-    )
+    if reference and sample_index.isdecimal() and int(sample_index) <= MAX_SAMPLE_INDEX:
+        return reference, int(sample_index)
+    return None
 
 
 @dataclass
 class TeacherOutput:
-    """What a teacher gave."""
+    """Training examples of a teacher, and records of the judgments that could not be used."""
 
     examples: list[TrainingExample]
     dropped: list[DropRecord]
-    """Replies that teach nothing, and why."""
-    lost: int = 0
-    """Rows without a single training example."""
+    rows_without_example: int = 0
+    """Number of rows without a usable judgment."""
 
 
 def convert_judgments(
     references: Sequence[ReferenceRow],
-    judgments: dict[str, Judgment],
+    judgments: Mapping[str, Judgment],
     samples_per_row: int,
     rubric: Rubric,
     count: CountTokens,
-    lost: dict[str, str],
+    failures: Mapping[str, str],
 ) -> TeacherOutput:
-    """The training examples of a model's judgments.
+    """Convert a model's judgments to training examples.
 
     Args:
-        judgments: by `judgment_id`.
-        samples_per_row: how many of each row are looked at.
-        rubric: the one that was judged by.
-        lost: id of a judgment that could not be made -> why.
+        references: Judged rows.
+        judgments: Judgments by identifier, see `make_judgment_id`.
+        samples_per_row: Number of judgments per row.
+        rubric: Rubric of the judgments.
+        count: Function that counts tokens.
+        failures: Reason for each judgment that failed, by identifier.
     """
-    taught = TeacherOutput([], [])
+    output = TeacherOutput([], [])
     for reference in references:
-        found = 0
+        usable = 0
         for sample_index in range(samples_per_row):
-            name = make_judgment_id(reference.id, sample_index)
-            if name not in judgments:
-                why = lost.get(name, "no judgment of it is stored")
-                taught.dropped.append(
-                    DropRecord(reference.row, "not judged", f"{reference.where}, sample {sample_index}: {why}")
-                )
+            judgment_id = make_judgment_id(reference.id, sample_index)
+            if judgment_id not in judgments:
+                reason = failures.get(judgment_id, "no judgment is stored")
+                detail = f"{reference.where}, sample {sample_index}: {reason}"
+                output.dropped.append(DropRecord(reference.row, "not judged", detail))
                 continue
-            example = _convert_judgment(reference, sample_index, judgments[name], rubric)
+            example = _convert_judgment(reference, sample_index, judgments[judgment_id], rubric)
             if isinstance(example, DropRecord):
-                taught.dropped.append(example)
+                output.dropped.append(example)
             else:
-                taught.examples.append(example)
-                found += 1
-        taught.lost += not found
-    return replace(taught, examples=add_token_counts(taught.examples, count))
+                output.examples.append(example)
+                usable += 1
+        if not usable:
+            output.rows_without_example += 1
+    return replace(output, examples=add_token_counts(output.examples, count))
 
 
 def judge_with_program(references: Sequence[ReferenceRow], count: CountTokens) -> TeacherOutput:
-    """The training examples that the program for the embedded task gives: synthetic, and right wherever its reading
-    is."""
-    taught = TeacherOutput([], [])
+    """Judge rows of the embedded task with the synthetic teacher and convert its judgments to training examples.
+
+    Args:
+        references: Rows to judge. Rows that are not of the embedded task are dropped.
+        count: Function that counts tokens.
+    """
+    output = TeacherOutput([], [])
     for reference in references:
         try:
-            reasoning, scores = arithmetic_teacher.judge_answers(reference.question, reference.answers)
+            reasoning, scores = synthetic_teacher.judge_answers(reference.question, reference.answers)
         except UsageError as e:
-            taught.dropped.append(DropRecord(reference.row, RowFault.NOT_THE_TASK, f"{reference.where}: {e}"))
-            taught.lost += 1
+            output.dropped.append(DropRecord(reference.row, RowFault.NOT_THE_TASK, f"{reference.where}: {e}"))
+            output.rows_without_example += 1
             continue
-        given = tuple(map(float, scores))
-        taught.examples.append(TrainingExample(reference, reasoning, given, FIVE, 0, arithmetic_teacher.TEACHER_NAME))
-    return replace(taught, examples=add_token_counts(taught.examples, count))
+        output.examples.append(
+            TrainingExample(
+                reference,
+                reasoning,
+                scores=tuple(map(float, scores)),
+                scale=FIVE,
+                tokens=0,
+                teacher=synthetic_teacher.TEACHER_NAME,
+            )
+        )
+    return replace(output, examples=add_token_counts(output.examples, count))
 
 
 def add_token_counts(examples: Sequence[TrainingExample], count: CountTokens) -> list[TrainingExample]:
-    """The training examples with the tokens of their reasoning."""
-    found = count([example.reasoning for example in examples])
-    return [replace(example, tokens=tokens) for example, tokens in zip(examples, found, strict=True)]
+    """Set the reasoning length of examples, counted in one batch."""
+    counts = count([example.reasoning for example in examples])
+    return [replace(example, tokens=tokens) for example, tokens in zip(examples, counts, strict=True)]
 
 
 def _convert_judgment(
@@ -140,12 +168,25 @@ def _convert_judgment(
         return DropRecord(reference.row, reason, f"{reference.where}, sample {sample_index}: {detail}")
 
     vote: Verdict = judgment.votes[0]
+    # A forced answer does not follow from the reasoning, so it is a bad example even if its scores are right.
     if vote.forced_answer is not None:
-        return record_drop(_FORCED[vote.forced_answer], f"the answer had to be forced ({vote.forced_answer})")
+        return record_drop(
+            _FORCED_REASONS[vote.forced_answer], f"the answer was forced by constrained decoding ({vote.forced_answer})"
+        )
     if vote.scores is None:
-        return record_drop(_WORDS[vote.status], vote.detail)
+        return record_drop(_STATUS_REASONS[vote.status], vote.detail)
     if not vote.reasoning.strip():
-        return record_drop(NO_REASONING, "the teacher answered without a thought")
+        return record_drop(NO_REASONING, "the teacher answered without reasoning")
+    # A score such as 7.5 lies within the scale, but the judge is trained to answer with labels only.
     if not set(vote.scores) <= {float(label) for label in rubric.labels}:
-        return record_drop(OFF_LABELS, f"scores {', '.join(f'{s:g}' for s in vote.scores)} on {rubric.scale}")
-    return TrainingExample(reference, vote.reasoning, vote.scores, str(rubric.scale), 0, judgment.model, sample_index)
+        scores = ", ".join(f"{score:g}" for score in vote.scores)
+        return record_drop(OFF_LABELS, f"scores {scores}; expected labels of the scale {rubric.scale}")
+    return TrainingExample(
+        reference,
+        vote.reasoning,
+        scores=vote.scores,
+        scale=str(rubric.scale),
+        tokens=0,
+        teacher=judgment.model,
+        sample_index=sample_index,
+    )

@@ -1,4 +1,4 @@
-"""Lengths in tokens, by the tokenizer of the teacher or one that is named."""
+"""Token counts of texts with the tokenizer of the teacher or of a named model."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from flex_judge.judges.models import resolve_model
 from flex_judge.judges.models.embedded import EMBEDDED
 
 SCRIPTED = "scripted"
-"""Names the tokenizer of the scripted engine, to which every byte is a token."""
-_AT_ONCE = 1000
+"""Name of the scripted engine's tokenizer, which makes one token of every byte."""
+_BATCH_SIZE = 1000
 
 
 @dataclass(frozen=True)
 class TokenCounter:
-    """Counts tokens."""
+    """Function that counts the tokens of texts."""
 
     tokenizer: Any
     name: str
 
     @classmethod
     def from_name(cls, name: str) -> TokenCounter:
-        """Load a tokenizer, and of a model of the hub nothing else.
+        """Load a tokenizer. For a hub model only the tokenizer files are downloaded.
 
         Args:
-            name: of an embedded model, a folder, or a hub id; or SCRIPTED.
+            name: Name of an embedded model, folder, hub id, or SCRIPTED.
 
         Raises:
-            UsageError: it cannot be had.
+            UsageError: The tokenizer cannot be loaded.
         """
         if name == SCRIPTED:
             from flex_judge.judges.engines.scripted import build_byte_tokenizer
@@ -43,18 +43,22 @@ class TokenCounter:
         try:
             return cls(AutoTokenizer.from_pretrained(path if path.is_dir() else name), name)
         except (OSError, ValueError) as e:
-            said = to_one_line(e)[:200]
-            raise UsageError(f"tokenizer of {name!r}: cannot be loaded; name another with --tokenizer ({said})") from e
+            problem = to_one_line(e)[:200]
+            raise UsageError(
+                f"tokenizer of {name!r}: cannot be loaded ({problem}); name another one with --tokenizer"
+            ) from e
 
     def __call__(self, texts: Sequence[str]) -> list[int]:
-        """Texts -> the tokens of each."""
-        found: list[int] = []
-        for start in range(0, len(texts), _AT_ONCE):
-            some = self.tokenizer(list(texts[start : start + _AT_ONCE]), add_special_tokens=False)["input_ids"]
-            found += map(len, some)
-        return found
+        """Count the tokens of each text."""
+        counts: list[int] = []
+        for start in range(0, len(texts), _BATCH_SIZE):
+            batch = list(texts[start : start + _BATCH_SIZE])
+            # Special tokens at the beginning of a text are not part of the reasoning.
+            token_ids = self.tokenizer(batch, add_special_tokens=False)["input_ids"]
+            counts += map(len, token_ids)
+        return counts
 
     @property
     def control_tokens(self) -> frozenset[str]:
-        """The texts of its control tokens."""
+        """Texts of the tokenizer's control tokens."""
         return frozenset(text for text in self.tokenizer.get_added_vocab() if text.strip())

@@ -1,4 +1,4 @@
-"""Training of a judge: examples as tokens, evaluation on held-out judgments, the trainer, the model card.
+"""Judge training: tokenized examples, evaluation on held-out judgments, the trainer and the model card.
 
 May import curation, policy_training, reporting and training.
 """

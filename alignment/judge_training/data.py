@@ -1,4 +1,4 @@
-"""The data of `flex-judge sft`: rows of a curated folder or of a file, as TRL takes them when they are tokens."""
+"""Training data of a judge for `flex-judge sft`, from a curated folder or a file."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 TRAIN, HELD_OUT = SPLITS["train"], SPLITS["held_out"]
-"""Files of a folder that `flex-judge curate` makes."""
+"""File names in a folder written by `flex-judge curate`."""
 
 
 @dataclass(frozen=True)
 class JudgeTrainingData:
-    """What a judge is trained on."""
+    """Tokenized training examples of a judge."""
 
     name: str
     rows: tuple[EncodedExample, ...]
@@ -35,68 +35,79 @@ class JudgeTrainingData:
     def from_rows(
         cls, name: str, rows: Sequence[Mapping[str, Any]], renderer: Renderer, max_length: int
     ) -> JudgeTrainingData:
-        """Rows as training examples.
+        """Tokenize rows.
 
         Args:
-            name: of their file.
-            rows, renderer, max_length: see `flex_judge.alignment.judge_training.encoding.encode`.
+            name: Name of the file, for messages.
+            rows: Rows with `prompt` and `completion`, see `encode_examples`.
+            renderer: Renderer of the model that is tuned.
+            max_length: Maximum length of prompt and reply together in tokens.
 
         Raises:
-            UsageError: no row is any good.
+            UsageError: Every row was dropped.
         """
-        found, dropped = encode_examples(rows, renderer, max_length)
-        if not found:
-            first = f"; row {dropped[0].row}: {dropped[0].reason}: {dropped[0].detail}" if dropped else ""
-            raise UsageError(f"{name}: holds no judgment to learn from{first}")
-        return cls(name, tuple(found), tuple(dropped))
+        examples, dropped = encode_examples(rows, renderer, max_length)
+        if not examples:
+            fault = f"; row {dropped[0].row}: {dropped[0].reason}: {dropped[0].detail}" if dropped else ""
+            raise UsageError(f"{name}: no row can be used for training{fault}")
+        return cls(name, tuple(examples), tuple(dropped))
 
     @property
     def digest(self) -> str:
-        """Changes with what is taught."""
+        """Digest of the token ids."""
         return hashlib.sha256(json.dumps([[row.row, row.input_ids] for row in self.rows]).encode()).hexdigest()[:16]
 
     @property
     def reason_first(self) -> bool:
-        """Whether replies think before they answer."""
+        """Whether the replies reason before they answer."""
         return self.rows[0].reason_first
 
     @property
     def dataset(self) -> Dataset:
+        """Data set with the columns `input_ids` and `labels`, as TRL's SFTTrainer takes it."""
         from datasets import Dataset
 
         return Dataset.from_list([{"input_ids": list(r.input_ids), "labels": list(r.labels)} for r in self.rows])
 
     @property
     def longest_reply_tokens(self) -> int:
-        """In tokens."""
+        """Length of the longest reply in tokens."""
         return max(sum(label >= 0 for label in row.labels) for row in self.rows)
 
 
 def find_train_file(data: str) -> Path:
-    """The file of the training examples: that of a curated folder, or the one that is named."""
+    """Find the file of training examples: the one in a curated folder, or the given file."""
     path = Path(data)
     return path / TRAIN if path.is_dir() else path
 
 
-def find_held_out_file(data: str, named: str | None) -> Path | None:
-    """The file of held-out judgments: the one that is named, or that of a curated folder if it has any.
+def find_held_out_file(data: str, held_out: str | None) -> Path | None:
+    """Find the file of held-out judgments.
+
+    Args:
+        data: Curated folder or file of training examples.
+        held_out: File given by the user; None for the one in the curated folder.
+
+    Returns:
+        Path of the file, or None if there is none.
 
     Raises:
-        UsageError: the named one is not there.
+        UsageError: The given file does not exist.
     """
-    if named is not None:
-        if not Path(named).is_file():
-            raise UsageError(f"--held-out: {named} does not exist")
-        return Path(named)
+    if held_out is not None:
+        if not Path(held_out).is_file():
+            raise UsageError(f"--held-out: {held_out} does not exist")
+        return Path(held_out)
     path = find_train_file(data).with_name(HELD_OUT)
+    # A file has no held-out split, even if a file of that name happens to be next to it.
     return path if Path(data).is_dir() and path.is_file() else None
 
 
 def read_training_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file.
+    """Read the rows of a file.
 
     Raises:
-        UsageError: it is not there, or no table.
+        UsageError: The file does not exist or is not a table.
     """
     if not file.is_file():
         raise UsageError(

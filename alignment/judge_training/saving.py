@@ -1,4 +1,4 @@
-"""Save a judge so that every engine opens it; put a tuned thinker back into its Qwen2.5-Omni checkpoint."""
+"""Saving of judges in the form that every engine loads, with the thinker merged back for Qwen2.5-Omni."""
 
 from __future__ import annotations
 
@@ -14,79 +14,84 @@ THINKER = "thinker"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".index.json")
 
 
-def save_judge(trainer: Any, checkpoint: Checkpoint, out: Path, whole: bool) -> None:
-    """Save a judge as its family is published: with the processors' files, and a thinker back in its Omni; in every
-    process.
+def save_judge(trainer: Any, checkpoint: Checkpoint, out: Path, is_full_model: bool) -> None:
+    """Save a judge in the format of its published model family. Call it in every process.
+
+    A full model is saved with the files of its processors. A thinker is merged back into its Qwen2.5-Omni checkpoint.
 
     Args:
-        trainer: transformers' trainer of it.
-        checkpoint: what it was tuned out of.
-        out: folder, made if it is not there.
-        whole: it is a model; else an adapter.
+        trainer: Trainer of the judge (transformers).
+        checkpoint: Checkpoint of the base model.
+        out: Output folder; created if it does not exist.
+        is_full_model: Whether a full model was trained, as opposed to an adapter.
     """
-    apart = whole and checkpoint.is_part
-    trainer.save_model(str(out / THINKER if apart else out))
-    if not trainer.accelerator.is_main_process or not whole:
+    is_thinker = is_full_model and checkpoint.is_part
+    trainer.save_model(str(out / THINKER if is_thinker else out))
+    if not trainer.accelerator.is_main_process or not is_full_model:
         return
-    if apart:
+    if is_thinker:
         merge_thinker(checkpoint.path, out / THINKER, out)
         shutil.rmtree(out / THINKER)
         return
+    # The trainer saves the tokenizer but no other processor files, such as image settings. Base weights must not end up
+    # next to the tuned ones.
     for file in checkpoint.path.iterdir():
         if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES) and not (out / file.name).exists():
             shutil.copyfile(file, out / file.name)
 
 
 THINKER_PREFIX = "thinker."
-"""What the names of the thinker's weights begin with in a whole checkpoint."""
+"""Prefix of the thinker's weight names in a Qwen2.5-Omni checkpoint."""
 
 
-def merge_thinker(whole: Path, thinker: Path, out: Path) -> None:
-    """Write a whole checkpoint: its files as they are in `whole`, the thinker's weights as in `thinker`. One file of
-    weights is in memory at a time.
+def merge_thinker(base: Path, thinker: Path, out: Path) -> None:
+    """Write a copy of a Qwen2.5-Omni checkpoint with the weights of a tuned thinker.
+
+    Only one weight file is in memory at a time.
 
     Args:
-        whole: folder of the checkpoint that the thinker was tuned out of.
-        thinker: folder of the tuned thinker, as transformers saves one.
-        out: folder, made if it is not there.
+        base: Folder of the checkpoint that the thinker was tuned from.
+        thinker: Folder of the tuned thinker, as saved by transformers.
+        out: Output folder; created if it does not exist.
 
     Raises:
-        UsageError: the two have not the same weights.
+        UsageError: The thinker and the checkpoint do not have the same weights.
     """
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
-    places = _map_weight_files(thinker)
-    left = set(places)
-    for file in sorted(p for p in whole.iterdir() if p.is_file()):
+    tuned_files = _map_weight_files(thinker)
+    unused = set(tuned_files)
+    for file in sorted(path for path in base.iterdir() if path.is_file()):
         if file.suffix != ".safetensors":
             shutil.copyfile(file, out / file.name)
             continue
-        with safe_open(file, framework="pt") as old:
+        with safe_open(file, framework="pt") as base_weights:
             weights = {}
-            for name in old.keys():  # noqa: SIM118
-                tensor = old.get_tensor(name)
+            for name in base_weights.keys():  # noqa: SIM118
+                tensor = base_weights.get_tensor(name)
                 if name.startswith(THINKER_PREFIX):
-                    inner = name.removeprefix(THINKER_PREFIX)
-                    if inner not in places:
-                        raise UsageError(f"{thinker}: has no {inner}, which {file} has")
-                    with safe_open(places[inner], framework="pt") as new:
-                        tensor = new.get_tensor(inner).to(tensor.dtype).contiguous()
-                    left.discard(inner)
+                    tuned_name = name.removeprefix(THINKER_PREFIX)
+                    if tuned_name not in tuned_files:
+                        raise UsageError(f"{thinker}: weight {tuned_name} is missing; {file} has it")
+                    with safe_open(tuned_files[tuned_name], framework="pt") as tuned_weights:
+                        # Training may use 32 bits; the checkpoint keeps its own data type.
+                        tensor = tuned_weights.get_tensor(tuned_name).to(tensor.dtype).contiguous()
+                    unused.discard(tuned_name)
                 weights[name] = tensor
         save_file(weights, out / file.name, metadata={"format": "pt"})
-    if left:
-        raise UsageError(f"{thinker}: has {sorted(left)[0]}, which {whole} has not")
+    if unused:
+        raise UsageError(f"{thinker}: unexpected weight {sorted(unused)[0]}; {base} does not have it")
 
 
 def _map_weight_files(folder: Path) -> dict[str, Path]:
-    """Name of every weight of a checkpoint -> the file that it is in."""
+    """Map the name of every weight of a checkpoint to its file."""
     from safetensors import safe_open
 
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {name: folder / file for name, file in found.items()}
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {name: folder / file for name, file in weight_map.items()}
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         return dict.fromkeys(file.keys(), folder / "model.safetensors")

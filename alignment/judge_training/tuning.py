@@ -1,4 +1,4 @@
-"""Make a judge of a base model: load it, train its language model with TRL, evaluate it, save it for every engine."""
+"""Fine-tuning of a base model into a judge: load the model, train it with TRL, evaluate it and save it."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What tuning came to."""
+    """Parameter counts and metrics of a tuned judge."""
 
     learning: int
-    """Parameters that learnt."""
+    """Number of trained parameters."""
     parameters: int
-    """All of them."""
+    """Number of all parameters."""
     metrics: JudgeMetrics | None
-    """Of the judge that was saved: the best one where that is asked for. None without an evaluation."""
+    """Metrics of the saved judge; None without an evaluation."""
 
 
 def load_renderer(base: str) -> Renderer:
-    """What renders for a base model.
+    """Load the renderer of a base model.
 
     Raises:
-        UsageError: it cannot be had, has no chat template, or one that ends turns with a token it does not stop at;
-            or an adapter belongs to its language model, which tuning would leave behind.
+        UsageError: The model cannot be loaded or has no chat template; its template ends turns with a token that is not
+            a stop token; or its language model has an adapter, which fine-tuning would lose.
     """
     checkpoint = open_checkpoint(base)
     if checkpoint.adapter is not None:
         raise UsageError(
-            f"model {base!r}: sees molecules through the adapter that it brings along, which tuning would leave "
-            "behind; tune the Llama that is under it, then join the two: "
-            "python -m flex_judge.judges.models.mol_llama import-judge"
+            f"model {base!r}: its language model has an adapter for molecules, which fine-tuning would lose; tune the "
+            "Llama model underneath, then combine both: python -m flex_judge.judges.models.mol_llama import-judge"
         )
     renderer = Renderer(checkpoint.tokenizer, checkpoint.profile)
     end = renderer.encode_end_of_turn()[-1]
+    # Without this check the judge would learn an end of turn that no engine recognises, and would never stop.
     if end not in checkpoint.stop_ids:
         token = checkpoint.tokenizer.convert_ids_to_tokens(end)
         raise UsageError(
-            f"model {base!r}: its chat template ends a turn with {token}, at which no engine would stop; add {end} to "
+            f"model {base!r}: its chat template ends a turn with {token}, which is not a stop token; add {end} to "
             "eos_token_id in its generation_config.json"
         )
     return renderer
@@ -62,31 +62,34 @@ def tune_judge(
     model: ModelConfig,
     args: SFTConfig,
     examples: JudgeTrainingData,
+    *,
     held_out: JudgeTrainingData | None,
     evaluation: HeldOutEvaluation | None,
     patience: int,
 ) -> TuningResult:
-    """Tune a judge into `args.output_dir`, from the last checkpoint there if there is one.
+    """Tune a judge and save it to `args.output_dir`. Training resumes from the last checkpoint there, if any.
 
     Args:
-        base: name of an embedded model, a folder, or a hub id.
-        model: TRL's: the adapter, and how the model is loaded.
-        args: TRL's.
-        examples: what it is trained on.
-        held_out: what the loss is measured on beside; None: nothing.
-        evaluation: None: there is none.
-        patience: see `JudgeTrainer`.
+        base: Name of an embedded model, folder or hub id.
+        model: TRL's settings of the adapter and of loading the model.
+        args: TRL's training settings.
+        examples: Training examples.
+        held_out: Examples for the evaluation loss; None for no evaluation loss.
+        evaluation: Held-out comparisons; None for no evaluation.
+        patience: Early stopping, see `JudgeTrainer`.
 
     Raises:
-        UsageError: TRL refuses a setting.
+        UsageError: TRL rejects a setting.
     """
     checkpoint = open_checkpoint(base)
     out = Path(args.output_dir)
     _check_packing(checkpoint, model, args)
-    if find_last_checkpoint(out):  # its evaluation has been held, and what counts evaluations goes on
+    if find_last_checkpoint(out):
+        # The evaluation at the start was done by the first run. Early stopping must continue its count.
         args.eval_on_start, args.restore_callback_states_from_checkpoint = False, True
     loaded = _load_model(checkpoint, model)
-    loaded.name_or_path = loaded.config._name_or_path = base  # what an adapter notes: a name, not where it was found
+    # An adapter stores the name of its base model: it must be the public name, not a path on this machine.
+    loaded.name_or_path = loaded.config._name_or_path = base
     peft_config = None
     if model.use_peft:
         from trl import get_peft_config
@@ -108,24 +111,30 @@ def tune_judge(
         processing_class=checkpoint.tokenizer,
         peft_config=peft_config,
     )
-    # DeepSpeed leaves of a parameter that it spreads nothing here, and notes its size.
+    # DeepSpeed leaves empty tensors in place of sharded parameters and stores their size in `ds_numel`.
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in trainer.model.parameters()]
     trainer.train(resume_from_checkpoint=find_last_checkpoint(out) or args.resume_from_checkpoint)
     metrics = trainer.compute_final_metrics() if evaluation else None
     trainer.save_judge(out)
     write_training_log(trainer, out)
-    return TuningResult(sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes), metrics)
+    return TuningResult(
+        learning=sum(size for size, is_trained in sizes if is_trained),
+        parameters=sum(size for size, _ in sizes),
+        metrics=metrics,
+    )
 
 
 def _check_packing(checkpoint: Checkpoint, model: ModelConfig, args: SFTConfig) -> None:
-    """Raise UsageError where packed training examples would see each other, or be cut in two, in silence."""
+    """Raise UsageError for packing that would silently mix examples or cut them in two."""
     if args.packing and args.packing_strategy == "wrapped":
-        raise UsageError("--packing_strategy wrapped cuts training examples in two; use bfd")
-    flash = "flash" in (model.attn_implementation or "")
-    if (args.packing or args.padding_free) and not flash and checkpoint.profile.placeholders:
+        raise UsageError("--packing_strategy wrapped: cuts training examples in two; use bfd")
+    has_flash_attention = "flash" in (model.attn_implementation or "")
+    # Multimodal models compute three-dimensional positions, from which the attention mask cannot tell where an example
+    # begins. FlashAttention gets the boundaries separately.
+    if (args.packing or args.padding_free) and not has_flash_attention and checkpoint.profile.placeholders:
         raise UsageError(
-            "--packing and --padding_free: with this model's positions training examples would see each other, but for "
-            "FlashAttention (--attn_implementation flash_attention_2)"
+            "--packing, --padding_free: training examples of this multimodal model would attend to each other; set "
+            "--attn_implementation flash_attention_2"
         )
 
 
@@ -136,6 +145,6 @@ def _load_model(checkpoint: Checkpoint, model: ModelConfig) -> Any:
     options = {"attn_implementation": model.attn_implementation} if model.attn_implementation else {}
     loaded = resolve_architecture(checkpoint).from_pretrained(checkpoint.path, dtype=dtype or torch.float32, **options)
     if loaded.base_model is loaded:
-        # TRL takes hidden states from there; Qwen2.5-Omni's thinker names a part for it that it has not.
+        # TRL reads hidden states from `base_model`. Qwen2.5-Omni's thinker declares a prefix that does not exist.
         loaded.base_model_prefix = next(name for name, part in loaded.named_children() if part is loaded.get_decoder())
     return loaded

@@ -1,4 +1,4 @@
-"""DPO and GRPO of a policy with TRL's trainers, and its evaluation before and after.
+"""Policy training: DPO and GRPO with TRL's trainers, and evaluation before and after training.
 
 May import best_of_n, data, preferences, tasks, training and reward.
 """

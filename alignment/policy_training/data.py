@@ -1,4 +1,4 @@
-"""What a policy is trained on, and the prompts that are kept apart to measure it."""
+"""Training data of a policy (preference pairs or prompts), and selection of prompts that are not trained on."""
 
 from __future__ import annotations
 
@@ -21,57 +21,61 @@ from flex_judge.judges.io.jsonl import write_lines
 from flex_judge.judges.models import strip_fingerprint
 
 PROMPT_COLUMNS = ("prompt", "images", "image", MOLECULES)
-"""Columns that a prompt is in."""
+"""Columns that make up a prompt."""
 ANSWER_COLUMNS = ("chosen", "rejected")
 READ_AHEAD = 64
-"""Rows read at a time in search of held-out prompts."""
+"""Number of rows that are read at a time in search of unseen prompts."""
 
 
 @dataclass(frozen=True)
 class PolicyTrainingData:
-    """What is trained on."""
+    """Rows that a policy is trained on."""
 
     name: str
     rows: Any
-    """A `datasets.Dataset` as TRL's trainers take it."""
+    """Data set (`datasets.Dataset`) in the format of TRL's trainers."""
     prompts: tuple[str, ...]
-    """Of every row, the digest of its prompt."""
+    """Prompt digest of every row."""
     digest: str
-    """Changes with what was read."""
+    """Digest of the content."""
     is_task: bool
     """Whether the prompts are questions of the embedded task."""
     made_by: Mapping[str, str] = field(default_factory=dict)
-    """What is known of the judge that made the data: `judge` (with `judge_adapter`) or `judge_url`, and `rubric`."""
+    """Origin of preference data; empty if unknown.
+
+    The keys are `judge` (and `judge_adapter`) or `judge_url`, and `rubric`.
+    """
     problems: tuple[str, ...] = ()
-    """What was wrong with rows that are left out."""
+    """Messages about dropped rows."""
 
     def exclude_prompts(self, prompts: Collection[str]) -> PolicyTrainingData:
-        """The same without all rows of prompts with these digests."""
-        kept = [i for i, digest in enumerate(self.prompts) if digest not in prompts]
-        return replace(self, rows=self.rows.select(kept), prompts=tuple(self.prompts[i] for i in kept))
+        """Drop all rows whose prompt has one of the given digests."""
+        indices = [i for i, digest in enumerate(self.prompts) if digest not in prompts]
+        return replace(self, rows=self.rows.select(indices), prompts=tuple(self.prompts[i] for i in indices))
 
     def sample_rows(self, count: int, seed: int) -> list[int]:
-        """Numbers of rows with different prompts, drawn by lot from all prompts."""
-        first: dict[str, int] = {}
+        """Sample the indices of rows with distinct prompts; all prompts are equally likely."""
+        first_rows: dict[str, int] = {}
         for i, digest in enumerate(self.prompts):
-            first.setdefault(digest, i)
-        lots = {digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest() for digest in first}
-        return sorted(first[digest] for digest in sorted(first, key=lots.__getitem__)[:count])
+            first_rows.setdefault(digest, i)
+        # Sorting by a hash keeps the order of the prompts when rows are added or removed.
+        sort_hashes = {digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest() for digest in first_rows}
+        return sorted(first_rows[digest] for digest in sorted(first_rows, key=sort_hashes.__getitem__)[:count])
 
     def get_prompt(self, i: int) -> PromptRow:
-        """The prompt of a row."""
+        """Parse the prompt of a row."""
         return _parse_prompt(self.rows[i], self.name, i)
 
 
 def load_preference_data(text: str) -> PolicyTrainingData:
-    """Preference data, as conversations: text without roles is what a user says, and an assistant.
+    """Load preference data as conversations.
 
     Args:
-        text: the folder of a `flex-judge preferences` run, another folder that `load_dataset` takes, a .jsonl or
-            .parquet file, or `hub:OWNER/NAME[:CONFIG][@SPLIT]`.
+        text: Folder of a `flex-judge preferences` run, another folder for `load_dataset`, .jsonl or .parquet file, or
+            `hub:OWNER/NAME[:CONFIG][@SPLIT]`.
 
     Raises:
-        UsageError: there is none, or a row is no preference of TRL's.
+        UsageError: The data does not exist, or a row is not in a preference format of TRL.
     """
     made_by: dict[str, str] = {}
     is_task = False
@@ -81,16 +85,21 @@ def load_preference_data(text: str) -> PolicyTrainingData:
         text = str(Path(text) / "data")
     rows = convert_to_conversations(_read_preferences(text), text)
     if "provenance" in rows.column_names and (rows[0]["provenance"] or {}).get("rubric"):
+        # All rows of a run have the same rubric.
         made_by["rubric"] = rows[0]["provenance"]["rubric"]
+    columns = [name for name in (*PROMPT_COLUMNS, *ANSWER_COLUMNS) if name in rows.column_names]
     prompts, content = [], hashlib.sha256()
-    for i, row in enumerate(
-        _disable_image_decoding(
-            rows.select_columns([c for c in (*PROMPT_COLUMNS, *ANSWER_COLUMNS) if c in rows.column_names])
-        )
-    ):
+    for i, row in enumerate(_disable_image_decoding(rows.select_columns(columns))):
         prompts.append(compute_prompt_digest(_parse_prompt(row, text, i).prompt))
-        content.update(json.dumps([prompts[-1], *(row[side] for side in ANSWER_COLUMNS)]).encode())
-    return PolicyTrainingData(text, rows, tuple(prompts), content.hexdigest()[:16], is_task, made_by)
+        content.update(json.dumps([prompts[-1], *(row[name] for name in ANSWER_COLUMNS)]).encode())
+    return PolicyTrainingData(
+        name=text,
+        rows=rows,
+        prompts=tuple(prompts),
+        digest=content.hexdigest()[:16],
+        is_task=is_task,
+        made_by=made_by,
+    )
 
 
 def _read_preferences(text: str) -> Any:
@@ -107,24 +116,27 @@ def _read_preferences(text: str) -> Any:
         )
     missing = [name for name in ANSWER_COLUMNS if name not in rows.column_names]
     if missing:
-        known = ", ".join(rows.column_names)
-        raise UsageError(f"{text}: has no column {missing[0]!r}, which DPO needs; there are {known}")
+        columns = ", ".join(rows.column_names)
+        raise UsageError(f"{text}: column {missing[0]!r} is missing, which DPO needs; the columns are {columns}")
     if not len(rows):
-        raise UsageError(f"{text}: holds no row")
+        raise UsageError(f"{text}: the data has no rows")
     return rows
 
 
 def _find_judge(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The judge that the settings of a `flex-judge preferences` run name."""
+    """Find the judge in the settings of a `flex-judge preferences` run."""
     judge = str(settings["judge"])
     if judge.startswith(("http://", "https://")):
         return {"judge_url": judge}
-    named = {"judge": judge, "judge_adapter": settings.get("judge_adapter")}
-    return {name: strip_fingerprint(value) for name, value in named.items() if value}
+    models = {"judge": judge, "judge_adapter": settings.get("judge_adapter")}
+    return {name: strip_fingerprint(model) for name, model in models.items() if model}
 
 
 def _disable_image_decoding(rows: Any) -> Any:
-    """The rows with the files of their images as they are, not as pixels, whose digest would be another."""
+    """Make rows return image files instead of pixels.
+
+    The digest of a prompt is computed from the files, so decoded images would give other digests.
+    """
     from datasets import Image, List
 
     for name, feature in rows.features.items():
@@ -136,61 +148,75 @@ def _disable_image_decoding(rows: Any) -> Any:
 
 
 def load_prompt_data(source: Source, columns: PromptColumns) -> PolicyTrainingData:
-    """Prompts to be answered while the policy is trained.
+    """Load the prompts that a policy answers during training. Bad rows are dropped and reported in `problems`.
 
     Raises:
-        UsageError: no row is a prompt.
+        UsageError: No row has a valid prompt.
     """
     from datasets import Dataset, Image, List
 
-    found, problems = [], []
+    prompt_rows, problems = [], []
     for row in read_prompts(source, 0, len(source), columns):
         if isinstance(row, UsageError):
+            # Messages are printed as one line each.
             problems.append(" ".join(str(row).split()))
         else:
-            found.append(row)
-    if not found:
+            prompt_rows.append(row)
+    if not prompt_rows:
         raise UsageError(problems[0])
-    images = any(map(has_images, found))
-    rows = Dataset.from_list([{"id": row.id, **make_prompt_columns(row, images)} for row in found])
-    if images:
+    with_images = any(map(has_images, prompt_rows))
+    rows = Dataset.from_list([{"id": row.id, **make_prompt_columns(row, with_images)} for row in prompt_rows])
+    if with_images:
         rows = rows.cast_column("images", List(Image()))
-    prompts = tuple(compute_prompt_digest(row.prompt) for row in found)
+    prompts = tuple(compute_prompt_digest(row.prompt) for row in prompt_rows)
     is_task = isinstance(source, arithmetic.ArithmeticSource)
-    return PolicyTrainingData(source.name, rows, prompts, source.digest, is_task, problems=tuple(problems))
+    return PolicyTrainingData(
+        name=source.name,
+        rows=rows,
+        prompts=prompts,
+        digest=source.digest,
+        is_task=is_task,
+        problems=tuple(problems),
+    )
 
 
 def select_unseen_prompts(
     source: Source, columns: PromptColumns, trained: Collection[str], count: int
 ) -> list[PromptRow]:
-    """The first prompts of a source that are not trained on, each of them once.
+    """Select the first distinct prompts of a source that are not trained on.
 
     Args:
-        trained: digests of the prompts that are.
+        source: Source of the prompts.
+        columns: Mapping of the source's columns.
+        trained: Digests of the prompts that are trained on.
+        count: Maximum number of prompts.
 
     Raises:
-        UsageError: a row is no prompt, or all are trained on.
+        UsageError: A row has no valid prompt, or every prompt is trained on.
     """
-    found: dict[str, PromptRow] = {}
+    unseen: dict[str, PromptRow] = {}
     for row in _iter_prompt_rows(source, columns):
-        if len(found) == count:
+        if len(unseen) == count:
             break
         digest = compute_prompt_digest(row.prompt)
         if digest not in trained:
-            found.setdefault(digest, row)
-    if not found:
-        raise UsageError(f"{source.name}: every prompt in it is trained on, and there is none to measure with")
-    if len({row.id for row in found.values()}) < len(found):  # results are matched by it
-        return [replace(row, id=f"{row.id}#{n}") for n, row in enumerate(found.values(), 1)]
-    return list(found.values())
+            unseen.setdefault(digest, row)
+    if not unseen:
+        raise UsageError(f"{source.name}: every prompt is also trained on; none is left for the evaluation")
+    rows = list(unseen.values())
+    # Results before and after training are matched by id.
+    if len({row.id for row in rows}) < len(rows):
+        return [replace(row, id=f"{row.id}#{n}") for n, row in enumerate(rows, 1)]
+    return rows
 
 
 def write_prompts(path: Path, rows: Sequence[PromptRow]) -> None:
     """Write prompts to a JSON lines file that `flex-judge best-of-n` reads."""
-    write_lines(
-        path,
-        ({"id": row.id, **make_prompt_columns(row, has_images(row), has_molecules(row)), **row.kept} for row in rows),
-    )
+    lines = []
+    for row in rows:
+        columns = make_prompt_columns(row, has_images(row), has_molecules(row))
+        lines.append({"id": row.id, **columns, **row.kept})
+    write_lines(path, lines)
 
 
 def _iter_prompt_rows(source: Source, columns: PromptColumns) -> Iterator[PromptRow]:
@@ -202,35 +228,36 @@ def _iter_prompt_rows(source: Source, columns: PromptColumns) -> Iterator[Prompt
 
 
 def _parse_prompt(row: dict[str, Any], name: str, i: int) -> PromptRow:
-    asked = {column: row[column] for column in PROMPT_COLUMNS if row.get(column) is not None}
-    return parse_prompt_row(asked, f"{name}, row {i + 1}", i + 1, PromptColumns(), Path())
+    columns = {column: row[column] for column in PROMPT_COLUMNS if row.get(column) is not None}
+    return parse_prompt_row(columns, f"{name}, row {i + 1}", i + 1, PromptColumns(), Path())
 
 
 Row = Mapping[str, Any]
 
 
 def convert_to_conversations(rows: Any, name: str) -> Any:
-    """Preference rows with a prompt and answers that are lists of messages.
+    """Convert preference rows to conversations: prompt and answers as lists of messages.
 
-    Text without roles is what a user says, and an assistant; where the answers hold the prompt too, it is taken out.
-    TRL would show plain text to the model without its chat template, and a policy is not asked so.
+    Plain text becomes a user or assistant message. TRL would show plain text to the model without its chat template,
+    which is not how a policy is used. If the answers include the prompt, it is extracted.
 
     Args:
-        rows: a `datasets.Dataset` with columns `chosen` and `rejected`, perhaps `prompt`.
-        name: what messages call it.
+        rows: Data set (`datasets.Dataset`) with columns `chosen` and `rejected`, and usually `prompt`.
+        name: Name of the data, for messages.
 
     Raises:
-        UsageError: a row of another form.
+        UsageError: A row has another format.
     """
     first = rows[0]
+    # Data sets of TRL are uniform, so the first row shows the format of all rows.
     if all(_is_message_list(first.get(part)) for part in ("prompt", "chosen", "rejected")):
         return rows
-    whole = _is_message_list(first["chosen"]) and any(m["role"] == "user" for m in first["chosen"])
-    if whole or "prompt" not in rows.column_names:
+    has_prompt_inside = _is_message_list(first["chosen"]) and any(m["role"] == "user" for m in first["chosen"])
+    if has_prompt_inside or "prompt" not in rows.column_names:
         from trl import extract_prompt
 
-        if not whole:
-            raise UsageError(f"{name}: has no column 'prompt', and answers that hold none; DPO needs one")
+        if not has_prompt_inside:
+            raise UsageError(f"{name}: column 'prompt' is missing, and the answers do not include a prompt")
         return rows.map(extract_prompt)
     return rows.map(lambda row, i: _convert_row(row, f"{name}, row {i + 1}"), with_indices=True)
 

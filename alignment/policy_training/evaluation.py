@@ -1,4 +1,4 @@
-"""Two policies measured on the same prompts: figures of both, and of their difference prompt by prompt. Pure."""
+"""Comparison of a policy before and after training on the same held-out prompts."""
 
 from __future__ import annotations
 
@@ -16,56 +16,67 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class PromptMeasurement:
-    """What was seen of a policy on a prompt."""
+    """Metrics of a policy on one prompt."""
 
     score: float | None
-    """The mean of its answers' expected scores, written ones where there are none; None where none has a score."""
+    """Mean score over the answers; None if no answer has a score.
+
+    Expected scores are used if they exist, written scores otherwise.
+    """
     right: float | None
-    """The share of its answers that are right; None where that is not known."""
+    """Fraction of right answers; None if the right answer is unknown."""
     tokens: float
-    """The mean length of its answers."""
+    """Mean length of the answers in tokens."""
     unscored: int
-    """Answers without a score."""
+    """Number of answers without a score."""
 
 
 def measure_row(row: Row, answer: str | None) -> PromptMeasurement:
-    """A row that a best-of-N run wrote, as a measurement of the policy that answered.
+    """Compute the metrics of one prompt.
 
     Args:
-        answer: the kept column with the number that is the right answer.
+        row: Row of a best-of-N run.
+        answer: Kept column with the right answer as a number; None if it is unknown.
     """
     scores = prefer_expected_scores(row)
-    known = [score for score in scores if score is not None]
-    said = row["responses"]
+    valid_scores = [score for score in scores if score is not None]
+    responses = row["responses"]
+    right = None
+    if answer is not None:
+        right = sum(is_correct_answer(text, row["kept"][answer]) for text in responses) / len(responses)
     return PromptMeasurement(
-        math.fsum(known) / len(known) if known else None,
-        None if answer is None else sum(is_correct_answer(text, row["kept"][answer]) for text in said) / len(said),
-        math.fsum(row["tokens"]) / len(said),
-        len(scores) - len(known),
+        score=math.fsum(valid_scores) / len(valid_scores) if valid_scores else None,
+        right=right,
+        tokens=math.fsum(row["tokens"]) / len(responses),
+        unscored=len(scores) - len(valid_scores),
     )
 
 
 def compare_policies(
     before: Iterable[Row], after: Iterable[Row], answer: str | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Figures of two policies, each with a 95 % interval over prompts, and of their difference.
+    """Estimate the metrics of a policy before and after training and their difference, with 95 % intervals.
 
-    Prompts that only one of them has a result for are left out of all, and those on which one has no score out of the
-    scores; both are counted.
+    Prompts without a result on both sides are excluded from all metrics. Prompts without a score on both sides are
+    excluded from the scores. Both are counted.
 
     Args:
-        before, after: rows of best-of-N runs over the same prompts.
-        answer: see `measured`.
+        before: Rows of a best-of-N run before training.
+        after: Rows of a best-of-N run after training, over the same prompts.
+        answer: Kept column with the right answer, see `measure_row`.
+        seed: Seed of the bootstrap.
 
     Raises:
-        UsageError: there is no prompt that both have a result for.
+        UsageError: No prompt has a result on both sides.
     """
     first = {row["id"]: measure_row(row, answer) for row in before}
     second = {row["id"]: measure_row(row, answer) for row in after}
+    # The difference is taken prompt by prompt, which removes the variance between prompts.
     pairs = [(first[name], second[name]) for name in first if name in second]
     if not pairs:
-        raise UsageError("no held-out prompt was answered and judged both before and after")
+        raise UsageError("no held-out prompt was answered and judged both before and after training")
     scored = [(b.score, a.score) for b, a in pairs if b.score is not None and a.score is not None]
+    right = [(b.right or 0.0, a.right or 0.0) for b, a in pairs]
     return {
         "prompts": len(pairs),
         "prompts_lost": len(first.keys() | second.keys()) - len(pairs),
@@ -75,9 +86,7 @@ def compare_policies(
             "after": sum(a.unscored for _, a in pairs),
         },
         "score": _estimate_change(scored, seed) if scored else None,
-        "right": _estimate_change([(b.right or 0.0, a.right or 0.0) for b, a in pairs], seed)
-        if answer is not None
-        else None,
+        "right": _estimate_change(right, seed) if answer is not None else None,
         "tokens": _estimate_change([(b.tokens, a.tokens) for b, a in pairs], seed),
     }
 

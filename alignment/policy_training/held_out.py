@@ -1,4 +1,4 @@
-"""The prompts that a policy is measured on, before and after: none of them is trained on."""
+"""Held-out prompts: the prompts that a policy is evaluated on before and after training."""
 
 from __future__ import annotations
 
@@ -15,40 +15,48 @@ from flex_judge.alignment.tasks import arithmetic
 from flex_judge.alignment.training.recipes import HELD_OUT_PROMPTS, TASK, PolicyRecipe
 
 HELD_OUT_SEED = 1_000_003
-"""Of the embedded task's questions that policies are measured on; runs that make data have small seeds."""
+"""Seed of the embedded task's held-out questions, far from the small seeds of data runs."""
 PROMPTS_PER_HELD_OUT = 10
-"""Of the data's own prompts, at most one in so many is held out."""
+"""Minimum number of training prompts per held-out prompt, if the prompts are taken from the training data."""
 
 
 @dataclass(frozen=True)
 class HeldOutPrompts:
-    """Prompts, and what is known of their answers."""
+    """Held-out prompts, with the column of their right answers and the answer length."""
 
     rows: tuple[PromptRow, ...]
     answer: str | None
-    """The kept column with the number that is the right answer."""
+    """Kept column with the right answer as a number; None if it is unknown."""
     is_task: bool
-    """Whether they are questions of the embedded task, whose answers are one line."""
+    """Whether the prompts are questions of the embedded task, which have one-line answers."""
     tokens: int | None
-    """Longest answer; None for what is usual."""
+    """Maximum answer length in tokens; None for the default."""
 
     @property
     def digest(self) -> str:
-        """Changes with the prompts and what is known of them."""
-        told = [[row.id, compute_prompt_digest(row.prompt), dict(row.kept)] for row in self.rows]
-        return hashlib.sha256(json.dumps([told, self.answer]).encode()).hexdigest()[:16]
+        """Digest of the prompts and of their right answers."""
+        rows = [[row.id, compute_prompt_digest(row.prompt), dict(row.kept)] for row in self.rows]
+        return hashlib.sha256(json.dumps([rows, self.answer]).encode()).hexdigest()[:16]
 
 
 def select_held_out(
     recipe: PolicyRecipe, data: PolicyTrainingData, seed: int
 ) -> tuple[HeldOutPrompts | None, frozenset[str]]:
-    """The prompts to measure on, and the digests of those that are taken out of the data for it.
+    """Select the held-out prompts of a training run.
+
+    They come from the embedded task, from a file, or from the training data, depending on the recipe.
+
+    Args:
+        recipe: Settings of the run.
+        data: Training data.
+        seed: Seed for prompts that are taken from the training data.
 
     Returns:
-        None where none are wanted.
+        The prompts, or None if the recipe asks for none; and the digests of the prompts to exclude from the training
+        data.
 
     Raises:
-        UsageError: a row is no prompt, or all are trained on.
+        UsageError: A row has no valid prompt, or every prompt is trained on.
     """
     if recipe.held_out_prompts == 0:
         return None, frozenset()
@@ -57,21 +65,16 @@ def select_held_out(
     tokens = recipe.held_out_tokens or (arithmetic.MAX_ANSWER_TOKENS if is_task else None)
     trained = frozenset(data.prompts)
     if is_task:
-        # More than are needed, as some may have been trained on.
-        questions = arithmetic.ArithmeticSource(min(2 * count + 100, 600), HELD_OUT_SEED)
-        rows = select_unseen_prompts(questions, PromptColumns(number="answer"), trained, count)
+        # Twice the number and 100 more, because some of the questions may be trained on.
+        source = arithmetic.ArithmeticSource(min(2 * count + 100, 600), HELD_OUT_SEED)
+        rows = select_unseen_prompts(source, PromptColumns(number="answer"), trained, count)
         return HeldOutPrompts(tuple(rows), "answer", True, tokens), frozenset()
     if recipe.held_out is not None:
         answer = recipe.held_out_answer
-        rows = select_unseen_prompts(
-            open_source(recipe.held_out),
-            PromptColumns.from_arguments(recipe.columns or (), number=answer),
-            trained,
-            count,
-        )
+        columns = PromptColumns.from_arguments(recipe.columns or (), number=answer)
+        rows = select_unseen_prompts(open_source(recipe.held_out), columns, trained, count)
         return HeldOutPrompts(tuple(rows), answer, False, tokens), frozenset()
-    most = recipe.held_out_prompts or min(HELD_OUT_PROMPTS, max(1, len(trained) // PROMPTS_PER_HELD_OUT))
-    taken = data.sample_rows(most, seed)
-    return HeldOutPrompts(tuple(map(data.get_prompt, taken)), None, False, tokens), frozenset(
-        data.prompts[i] for i in taken
-    )
+    default_count = min(HELD_OUT_PROMPTS, max(1, len(trained) // PROMPTS_PER_HELD_OUT))
+    indices = data.sample_rows(recipe.held_out_prompts or default_count, seed)
+    excluded = frozenset(data.prompts[i] for i in indices)
+    return HeldOutPrompts(tuple(map(data.get_prompt, indices)), None, False, tokens), excluded

@@ -1,4 +1,4 @@
-"""Preferences about molecules as a policy that sees them is trained on: checked, with their places in the prompts."""
+"""Preference data about molecules in the form that a molecular policy is trained on."""
 
 from __future__ import annotations
 
@@ -17,63 +17,66 @@ from flex_judge.judges.models.mol_llama.processor import expand_placeholders
 from flex_judge.judges.models.mol_llama.tokens import MOLECULE_TOKEN
 
 FEATURE_CACHE_SIZE = 4096
-"""Molecules whose features are kept while a policy is trained."""
+"""Number of molecules whose features stay in memory during training."""
 
 
 def has_molecules(data: PolicyTrainingData) -> bool:
-    """Whether a row has any."""
+    """Check whether any row has molecules."""
     return MOLECULES in data.rows.column_names and any(data.rows[MOLECULES])
 
 
 def expand_molecules(data: PolicyTrainingData, queries: int) -> PolicyTrainingData:
-    """Preferences whose prompts are text with as many tokens in the place of a molecule as it takes vectors. Rows with
-    such a token in an answer, where it would be a molecule that is not there, are left out and told of.
+    """Expand the molecule placeholders in prompts to one token per embedding vector.
+
+    Rows with a molecule token in an answer are dropped and reported in `problems`, because the model would look for a
+    molecule that does not exist.
 
     Args:
-        data: conversations; molecules in a column `molecules`, or as parts of messages.
-        queries: vectors of a molecule.
+        data: Conversations, with molecules in the column `molecules` or as message parts.
+        queries: Number of embedding vectors per molecule.
 
     Raises:
-        UsageError: a row has another number of places than molecules, or a molecule that cannot be shown. It says
-            which row. Or no row is left.
+        UsageError: A row has an invalid molecule or a different number of placeholders than molecules, or every row was
+            dropped.
     """
-    kept: list[dict[str, Any]] = []
-    numbers: list[int] = []
-    wrong: list[str] = []
-    spoilt: list[str] = []
+    rows: list[dict[str, Any]] = []
+    prompts: list[str] = []
+    errors: list[str] = []
+    problems: list[str] = []
     for number, row in enumerate(data.rows):
         where = f"{data.name}, row {number + 1}"
         try:
-            asked = _expand_prompt(row, queries, where)
+            prompt = _expand_prompt(row, queries, where)
         except UsageError as e:
-            wrong.append(str(e))
+            errors.append(str(e))
             continue
         sides = [
             side for side in ANSWER_COLUMNS if any(MOLECULE_TOKEN in _get_content(message) for message in row[side])
         ]
         if sides:
-            spoilt.append(f"{where}, field {sides[0]!r}: has {MOLECULE_TOKEN} in an answer; the row is left out")
+            problems.append(f"{where}, field {sides[0]!r}: has {MOLECULE_TOKEN} in an answer; the row is dropped")
             continue
-        kept.append({**row, **asked})
-        numbers.append(number)
-    if wrong:
-        more = f" (and {len(wrong) - 1} more rows)" * (len(wrong) > 1)
-        raise UsageError(f"{wrong[0]}{more}")
-    if not kept:
-        raise UsageError(spoilt[0])
+        rows.append({**row, **prompt})
+        prompts.append(data.prompts[number])
+    if errors:
+        more_rows = f" (and {len(errors) - 1} more rows)" if len(errors) > 1 else ""
+        raise UsageError(f"{errors[0]}{more_rows}")
+    if not rows:
+        raise UsageError(problems[0])
 
     from datasets import Dataset
 
-    prompts = tuple(data.prompts[number] for number in numbers)
-    return replace(data, rows=Dataset.from_list(kept), prompts=prompts, problems=(*data.problems, *spoilt))
+    return replace(data, rows=Dataset.from_list(rows), prompts=tuple(prompts), problems=(*data.problems, *problems))
 
 
 def _expand_prompt(row: Mapping[str, Any], queries: int, where: str) -> dict[str, Any]:
-    """The prompt and the molecules of a row."""
+    """Check the molecules of a row and expand their placeholders in the prompt."""
     prompt, molecules = row["prompt"], row.get(MOLECULES)
     if any(not isinstance(message.get("content"), str) for message in prompt):
-        told = {"prompt": prompt} if molecules is None else {"prompt": prompt, MOLECULES: molecules}
-        columns = make_prompt_columns(parse_prompt_row(told, where, 1, PromptColumns(), Path()), molecules=True)
+        # Molecules as message parts become a text with placeholders and a list of SMILES strings.
+        columns = {"prompt": prompt} if molecules is None else {"prompt": prompt, MOLECULES: molecules}
+        parsed = parse_prompt_row(columns, where, 1, PromptColumns(), Path())
+        columns = make_prompt_columns(parsed, molecules=True)
         prompt, molecules = columns["prompt"], columns[MOLECULES]
     molecules = list(molecules or ())
     for k, smiles in enumerate(molecules, 1):
@@ -84,10 +87,11 @@ def _expand_prompt(row: Mapping[str, Any], queries: int, where: str) -> dict[str
             get_features(smiles)
         except UsageError as e:
             raise UsageError(f"{place}: {e}") from e
-    whole = "\0".join(message["content"] for message in prompt)
-    texts = expand_placeholders(whole, len(molecules), queries, f"{where}, field 'prompt'").split("\0")
-    placed = [{**dict(one), "content": text} for one, text in zip(prompt, texts, strict=True)]
-    return {"prompt": placed, MOLECULES: molecules}
+    # The messages are joined, because molecules are numbered over the whole prompt.
+    text = "\0".join(message["content"] for message in prompt)
+    texts = expand_placeholders(text, len(molecules), queries, f"{where}, field 'prompt'").split("\0")
+    messages = [{**dict(message), "content": content} for message, content in zip(prompt, texts, strict=True)]
+    return {"prompt": messages, MOLECULES: molecules}
 
 
 def _get_content(message: Mapping[str, Any]) -> str:
@@ -97,5 +101,5 @@ def _get_content(message: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=FEATURE_CACHE_SIZE)
 def get_features(smiles: str) -> MoleculeFeatures:
-    """As `featurise`, once for each molecule of the data."""
+    """Compute the features of a molecule, or return them from the cache."""
     return featurise_molecule(smiles)

@@ -1,4 +1,4 @@
-"""TRL's trainers, run to the end: from the last checkpoint where there is one, and saved."""
+"""Training of a policy with TRL's trainers: resume from the last checkpoint, train to the end and save."""
 
 from __future__ import annotations
 
@@ -23,18 +23,23 @@ if TYPE_CHECKING:
     from flex_judge.reward.trl import JudgeReward
 
 Trainer = TypeVar("Trainer", bound=FamilyWeightsMixin)
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 TRL_ERRORS = (ValueError, NotImplementedError, ImportError, OSError)
-"""What TRL's trainers raise, when they are made, for what does not fit."""
+"""Errors that TRL's trainers raise for unsuitable settings or data when they are created."""
 LOG_FILE = "training.json"
-"""Name of the file with what the trainer logged; a folder that has it holds a policy whose training has ended."""
+"""File with the trainer's log. It is written last, so a folder with it holds a fully trained model."""
 
 
 def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
-    """Tune a policy on preferences that went through `shown`.
+    """Tune a policy with DPO and save it to `args.output_dir`.
+
+    Args:
+        model: TRL's settings of the model.
+        args: TRL's training settings.
+        rows: Preferences from `prepare_preferences`.
 
     Raises:
-        UsageError: TRL refuses a setting or the data.
+        UsageError: TRL rejects a setting or the data.
     """
     from trl import DPOTrainer
 
@@ -45,11 +50,16 @@ def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
 
 
 def prepare_preferences(model: ModelConfig, args: DPOConfig, data: PolicyTrainingData) -> PolicyTrainingData:
-    """Preferences as a policy sees them.
+    """Convert preferences to the form that a policy is trained on, with molecules expanded for a molecular policy.
+
+    Args:
+        model: TRL's settings of the model.
+        args: TRL's training settings.
+        data: Preferences.
 
     Raises:
-        UsageError: they have molecules, and the policy sees none; or it sees them, and they cannot be shown, or a
-            setting of TRL's does not fit.
+        UsageError: The data has molecules that the policy does not support, invalid molecules, or a setting does not
+            suit a molecular policy.
     """
     from flex_judge.alignment.policy_training.molecule_rows import expand_molecules, has_molecules
 
@@ -61,14 +71,13 @@ def prepare_preferences(model: ModelConfig, args: DPOConfig, data: PolicyTrainin
         return expand_molecules(data, open_checkpoint(policy).profile.molecule_tokens)
     if has_molecules(data):
         raise UsageError(
-            f"{data.name}: has molecules, which policy {policy!r} does not see; make it with flex-judge preferences "
-            "without --with-molecules, and their SMILES are in the text"
+            f"{data.name}: has molecules, which policy {policy!r} does not support; run flex-judge preferences without "
+            "--with-molecules to write them as SMILES into the text"
         )
     return data
 
 
 def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
-    """As `_tune`, of a policy that sees molecules."""
     from transformers import AutoTokenizer
     from trl import get_peft_config
 
@@ -80,6 +89,7 @@ def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset) -> No
     )
 
     name = model.model_name_or_path
+    # Loading the model raises the same kinds of errors as creating a trainer.
     policy = _call_trl(load_trainable_policy, name, model.dtype, get_peft_config(model), model.attn_implementation)
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
     collator = MoleculePreferenceCollator(
@@ -98,11 +108,17 @@ def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset) -> No
 
 
 def tune_grpo(model: ModelConfig, args: GRPOConfig, rows: Dataset, reward: JudgeReward) -> None:
-    """Tune a policy on its own answers to prompts, as a judge rewards them.
+    """Tune a policy with GRPO on its own answers and save it to `args.output_dir`.
+
+    Args:
+        model: TRL's settings of the model.
+        args: TRL's training settings.
+        rows: Prompts.
+        reward: Reward function of the judge.
 
     Raises:
-        UsageError: TRL refuses a setting or the data.
-        ServiceUnavailableError: the judge is gone.
+        UsageError: TRL rejects a setting or the data.
+        ServiceUnavailableError: The judge service cannot be reached any more.
     """
     from trl import GRPOTrainer
 
@@ -110,48 +126,51 @@ def tune_grpo(model: ModelConfig, args: GRPOConfig, rows: Dataset, reward: Judge
 
 
 def check_grpo_policy(policy: str) -> None:
-    """Raise UsageError if a policy sees what TRL's GRPOTrainer does not show it."""
+    """Raise UsageError for a molecular policy, which TRL's GRPOTrainer does not support."""
     if read_model_type(policy) == MOL_LLAMA:
         raise UsageError(
-            f"policy {policy!r} sees molecules, which TRL's GRPOTrainer does not show it; make pairs with flex-judge "
-            "preferences --with-molecules, and train with flex-judge dpo"
+            f"policy {policy!r}: TRL's GRPOTrainer does not support molecules; make pairs with flex-judge preferences "
+            "--with-molecules and train with flex-judge dpo"
         )
 
 
 def _add_model_settings(args: Any, model: ModelConfig) -> Any:
-    """The settings with how the model is loaded, as TRL's own scripts put it there."""
-    given = {
+    """Copy the settings for loading the model into the trainer's arguments, as TRL's own scripts do."""
+    model_settings = {
         "revision": model.model_revision,
         "trust_remote_code": args.trust_remote_code,
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
     }
-    args.model_init_kwargs = {**given, **(args.model_init_kwargs or {})}
+    # Explicit settings of the user take precedence.
+    args.model_init_kwargs = {**model_settings, **(args.model_init_kwargs or {})}
     return args
 
 
-def _tune_with_trainer(kind: type[Any], model: ModelConfig, args: Any, rows: Dataset, **more: Any) -> None:
+def _tune_with_trainer(kind: type[Any], model: ModelConfig, args: Any, rows: Dataset, **kwargs: Any) -> None:
     from trl import get_peft_config, get_quantization_config
 
     trainer = build_trainer(
+        # The class is created here, because importing TRL at module level takes seconds.
         type(kind.__name__, (FamilyWeightsMixin, kind), {}),
         model=model.model_name_or_path,
         args=_add_model_settings(args, model),
         train_dataset=rows,
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
-        **more,
+        **kwargs,
     )
     _train_and_save(trainer, args)
 
 
 def _train_and_save(trainer: Any, args: Any) -> None:
-    """Train to the end, from where an earlier start was, and save."""
+    """Train to the end, resuming if possible, save the model and free its memory."""
     out = Path(args.output_dir)
-    # The run's own checkpoint is further than the one that it began from.
+    # The run's own last checkpoint is newer than the checkpoint that the user started it from.
     trainer.train(resume_from_checkpoint=find_last_checkpoint(out) or args.resume_from_checkpoint)
     trainer.save_model(str(out))
     write_training_log(trainer, out)
+    # The evaluation that follows starts an engine in this process, which needs the accelerator's memory.
     trainer.accelerator.free_memory()
     del trainer
     gc.collect()
@@ -159,45 +178,54 @@ def _train_and_save(trainer: Any, args: Any) -> None:
 
 
 def build_trainer(kind: Callable[..., Trainer], **arguments: Any) -> Trainer:
-    """A trainer of TRL's, with `FamilyWeights`.
+    """Create a trainer and check that it can train and save.
+
+    Args:
+        kind: Trainer class of TRL, combined with `FamilyWeightsMixin`.
+        **arguments: Arguments of the class.
 
     Raises:
-        UsageError: TRL refuses a setting or the data, no row is left to train on, or nothing would be saved.
+        UsageError: TRL rejects a setting or the data, no row is short enough to train on, or the model would not be
+            saved.
     """
     trainer = _call_trl(kind, **arguments)
     rows = trainer.train_dataset  # type: ignore[attr-defined]
+    # Streaming data sets have no length.
     if hasattr(rows, "__len__") and not len(rows):
         limit = arguments["args"].max_length
-        raise UsageError(f"no row is left to train on: each prompt alone is longer than --max_length {limit}")
+        raise UsageError(f"--max_length {limit}: no row is left to train on, because every prompt is longer; raise it")
     trainer.check_saves()
     return trainer
 
 
-def _call_trl(make: Callable[..., Made], *arguments: Any, **named: Any) -> Made:
-    """What is made of settings, or a UsageError where they are refused."""
+def _call_trl(function: Callable[..., Result], *arguments: Any, **keywords: Any) -> Result:
+    """Call a function of TRL, with its errors converted to UsageError."""
     try:
-        return make(*arguments, **named)
+        return function(*arguments, **keywords)
     except TRL_ERRORS as e:
         raise UsageError(to_one_line(e)) from e
 
 
 def write_training_log(trainer: Any, folder: Path) -> None:
-    """Note in LOG that training has ended, with what was logged; in every process."""
+    """Write LOG_FILE, which marks the end of training. Call it in every process."""
     if trainer.accelerator.is_main_process:
-        told = {"rows": len(trainer.train_dataset), "log": trainer.state.log_history}
-        write_text(folder / LOG_FILE, json.dumps(_replace_non_finite(told), indent=1) + "\n")
+        content = {"rows": len(trainer.train_dataset), "log": trainer.state.log_history}
+        write_text(folder / LOG_FILE, json.dumps(_replace_non_finite(content), indent=1) + "\n")
     trainer.accelerator.wait_for_everyone()
 
 
 def find_last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; its state is written last."""
-    found = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
-    steps = {int(path.name.rpartition("-")[2]): path for path in found if path.name.rpartition("-")[2].isdecimal()}
+    """Find the newest complete checkpoint in a folder, or return None."""
+    # The trainer writes the state last, so a checkpoint with a state is complete.
+    steps: dict[int, Path] = {}
+    for state in folder.glob("checkpoint-*/trainer_state.json"):
+        step = state.parent.name.rpartition("-")[2]
+        if step.isdecimal():
+            steps[int(step)] = state.parent
     return str(steps[max(steps)]) if steps else None
 
 
 def _empty_cache() -> None:
-    """Give the accelerator's memory back, for the engines that measure the policy."""
     import torch
 
     if torch.cuda.is_available():
@@ -205,9 +233,9 @@ def _empty_cache() -> None:
 
 
 def _replace_non_finite(value: Any) -> Any:
-    """The value as JSON holds it, which has no number for what is none."""
+    """Replace NaN and inf with None, because JSON cannot represent them."""
     if isinstance(value, Mapping):
-        return {name: _replace_non_finite(v) for name, v in value.items()}
+        return {name: _replace_non_finite(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_replace_non_finite(v) for v in value]
+        return [_replace_non_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

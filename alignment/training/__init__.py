@@ -1,4 +1,4 @@
-"""What the training of judges and of policies share: recipes, cards, trainable parameters, weights.
+"""Shared parts of judge and policy training: recipes, model cards, trainable parameters and weights.
 
 May import best_of_n, reporting and the reward types.
 """

@@ -1,4 +1,4 @@
-"""The model card of a tuned policy: its training data, its settings, and metrics before and after training."""
+"""Model card of a tuned policy: training data, settings, and metrics before and after training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ METHODS = {
     "dpo": ("DPO", "Direct Preference Optimization", "2305.18290"),
     "grpo": ("GRPO", "Group Relative Policy Optimization", "2402.03300"),
 }
+"""Short name, full name and arXiv id of each training method."""
 _METRICS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-    ("score", "Score by the judge", {}),
+    ("score", "Judge score", {}),
     ("right", "Right answers", {"scale": 100, "digits": 1, "unit": " %"}),
-    ("tokens", "Tokens of an answer", {}),
+    ("tokens", "Answer length, tokens", {}),
 )
 """Name in the summary, title, and format of each metric."""
 
@@ -26,29 +27,30 @@ def write_card(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write the model card of a policy to `README.md` in its folder.
 
     Args:
-        folder: the folder of the policy.
-        summary: the summary of the training run.
+        folder: Folder of the policy.
+        summary: Summary of the training run.
     """
     save_card(folder, summary["policy"], ["trl", summary["command"], "flex-judge"], _build_report(folder, summary))
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and not a whole model."""
+    """Check whether a folder holds an adapter instead of a full model."""
     return (folder / "adapter_config.json").is_file()
 
 
 def save_card(folder: Path, base: str, tags: Sequence[str], report: Report) -> None:
-    """Write the card of a tuned model to `README.md` in its folder, with the header that the hub reads.
+    """Write the card of a tuned model to `README.md` in its folder, with the YAML header that the hub reads.
 
     Args:
-        folder: the folder of the model.
-        base: name of the model that was tuned.
-        tags: tags for the hub.
-        report: the body of the card.
+        folder: Folder of the model.
+        base: Name of the base model.
+        tags: Tags for the hub.
+        report: Body of the card.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     header = ModelCardData(
+        # Embedded names and local paths are not model ids of the hub.
         base_model=None if base in EMBEDDED or Path(base).is_dir() else base,
         library_name="peft" if is_adapter(folder) else "transformers",
         tags=list(tags),
@@ -57,52 +59,53 @@ def save_card(folder: Path, base: str, tags: Sequence[str], report: Report) -> N
 
 
 def build_settings_section(trl: Mapping[str, Any]) -> Section:
-    """List TRL's settings that differ from its defaults."""
+    """Build the section with TRL's settings that differ from their defaults."""
     settings = "\n".join(f"- {name}: `{trl[name]}`" for name in sorted(trl) if trl[name] is not None)
-    return Section("Settings that are not TRL's defaults", [settings])
+    return Section("Settings that differ from TRL's defaults", [settings])
 
 
 def build_metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Metrics of a policy before and after training, with the difference prompt by prompt."""
+    """Build the table of a policy's metrics before and after training, with the mean difference per prompt."""
     steps = ("before", "after", "difference")
-    rows: list[TableRow] = [
-        (title, *(as_number(metrics[name][step], **form) for step in steps))
-        for name, title, form in _METRICS
-        if metrics[name]
-    ]
+    rows: list[TableRow] = []
+    for name, title, number_format in _METRICS:
+        # `right` is None if the right answers are unknown, `score` if nothing was scored.
+        if metrics[name]:
+            rows.append((title, *(as_number(metrics[name][step], **number_format) for step in steps)))
     return Table(("", *steps), rows)
 
 
 def _build_report(folder: Path, summary: Mapping[str, Any]) -> Report:
-    short, method, paper = METHODS[summary["command"]]
+    short_name, method, paper = METHODS[summary["command"]]
     policy = summary["policy"]
-    form = "A LoRA adapter on" if is_adapter(folder) else "All weights of"
+    form = "A LoRA adapter for" if is_adapter(folder) else "A full fine-tune of"
     judge = summary["judge_url"] or summary["judge"]
     adapter = f" with the adapter `{summary['judge_adapter']}`" if summary["judge_adapter"] else ""
     intro = (
-        f"{form} `{policy}`, tuned with {method} ([arXiv {paper}](https://arxiv.org/abs/{paper})) as TRL implements "
-        f"it, on {summary['rows']:,} rows of `{summary['data']}`. The judge that measures it is `{judge}`{adapter}, "
+        f"{form} `{policy}`, trained with {method} ([arXiv {paper}](https://arxiv.org/abs/{paper})) as implemented in "
+        f"TRL, on {summary['rows']:,} rows of `{summary['data']}`. It was evaluated by the judge `{judge}`{adapter} "
         f"with the rubric `{summary['rubric']}`."
     )
-    measured = summary["measured"]
-    blocks = _describe_metrics(measured, summary["held_out_samples"]) if measured else ["It was not measured."]
+    metrics = summary["measured"]
+    blocks = _describe_metrics(metrics, summary["held_out_samples"]) if metrics else ["The policy was not evaluated."]
     return Report(
-        f"{policy} tuned with {short}",
+        f"{policy} tuned with {short_name}",
         [intro],
-        [Section("Measured before and after", blocks), build_settings_section(summary["trl"])],
+        [Section("Evaluation before and after training", blocks), build_settings_section(summary["trl"])],
     )
 
 
 def _describe_metrics(metrics: Mapping[str, Any], samples: int) -> Iterator[Block]:
     answers = "one sampled answer" if samples == 1 else f"{samples} sampled answers"
     yield (
-        f"On {metrics['prompts']:,} prompts that were not trained on, {answers} to each; means with 95 % intervals "
-        "over prompts. The difference is taken prompt by prompt. A policy that is trained on a judge's scores can get "
+        f"On {metrics['prompts']:,} held-out prompts, with {answers} per prompt. Means with 95 % intervals over "
+        "prompts; the difference is taken prompt by prompt. A policy that is trained on a judge's scores can get "
         "higher scores from that judge without being better."
     )
     yield build_metrics_table(metrics)
     unscored = metrics["answers_without_a_score"]
     yield (
-        f"Answers without a score: {unscored['before']} before, {unscored['after']} after; prompts without one, which "
-        f"are left out of the scores: {metrics['prompts_without_a_score']}; prompts lost: {metrics['prompts_lost']}."
+        f"Answers without a score: {unscored['before']} before, {unscored['after']} after. Prompts without a score, "
+        f"which are excluded from the scores: {metrics['prompts_without_a_score']}. Prompts without a result: "
+        f"{metrics['prompts_lost']}."
     )

@@ -1,6 +1,6 @@
-"""Settings of training runs that are not TRL's own: the judge, the evaluation, the held-out prompts.
+"""Settings of training runs that TRL does not have: the judge, the evaluation and the held-out prompts.
 
-Plain dataclass fields, as required by TRL's argument parser.
+The recipes are plain dataclasses, because TRL's argument parser requires that.
 """
 
 from __future__ import annotations
@@ -15,33 +15,44 @@ from flex_judge.judges.rubrics import load_rubric
 from flex_judge.reward.types import Normalization, RewardKind, RewardSpec
 
 TASK = "task"
-"""What the embedded task is called in place of a file."""
+"""Name of the embedded task where a file of prompts is expected."""
 HELD_OUT_PROMPTS = 100
+"""Default number of held-out prompts."""
 
 
 def _make_flag(default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
 
 
+def _check_minimum(recipe: Any, minimums: Mapping[str, int]) -> None:
+    """Raise UsageError for a setting that is below its minimum. None is always valid."""
+    for name, minimum in minimums.items():
+        value = getattr(recipe, name)
+        if value is not None and value < minimum:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {minimum}, not {value}")
+
+
 @dataclass
 class PolicyRecipe:
-    """Which judge, and which prompts the policy is measured on before and after."""
+    """Settings of the judge, and of the held-out prompts for the evaluation before and after training."""
 
     _argument_group_name = "judge and evaluation"
 
     judge: str | None = _make_flag(
         None,
-        "Judge model: embedded name, folder or hub id (default: that of the `flex-judge preferences` run "
-        f"that is trained on, with its adapter or address; else {JUDGE}).",
+        "Judge model: embedded name, folder or hub id (default: the judge of the `flex-judge preferences` run that "
+        f"made the data, with its adapter or URL; else {JUDGE}).",
     )
-    judge_adapter: str | None = _make_flag(None, "LoRA adapter on the judge: folder or hub id.")
+    judge_adapter: str | None = _make_flag(None, "LoRA adapter for the judge: folder or hub id.")
     judge_config: str | None = _make_flag(
-        None, "YAML file with more settings of the judge, such as engine or votes (`flex-judge judge --help`)."
+        None, "YAML file with more settings of the judge, such as engine or votes (see `flex-judge judge --help`)."
     )
-    judge_url: str | None = _make_flag(None, "Judge service to use (flex-judge serve) instead of starting one.")
-    judge_key: str | None = _make_flag(None, "Key of the judge service: env:NAME, or a file that holds it.")
+    judge_url: str | None = _make_flag(
+        None, "URL of a judge service (flex-judge serve) to use instead of starting one."
+    )
+    judge_key: str | None = _make_flag(None, "API key of the judge service: env:NAME, or a file that contains it.")
     rubric: str | None = _make_flag(
-        None, "Rubric (default: that of the data, else general; embedded task: correctness)."
+        None, "Rubric (default: the rubric of the data, else general; embedded task: correctness)."
     )
     held_out: str | None = _make_flag(
         None,
@@ -50,45 +61,47 @@ class PolicyRecipe:
     )
     held_out_prompts: int | None = _make_flag(
         None,
-        f"Number of held-out prompts, none of them trained on (default: {HELD_OUT_PROMPTS}, at most a tenth of the data).",
+        f"Number of held-out prompts, none of them trained on (default: {HELD_OUT_PROMPTS}, at most a tenth of the "
+        "data); 0: no evaluation.",
     )
-    held_out_answer: str | None = _make_flag(None, "Column of --held-out with the number that is the right answer.")
+    held_out_answer: str | None = _make_flag(None, "Column of --held-out with the right answer as a number.")
     held_out_samples: int = _make_flag(4, "Number of answers sampled per held-out prompt.")
     held_out_tokens: int | None = _make_flag(
-        None, "Maximum length of such an answer in tokens (default: 512; embedded task: 40)."
+        None, "Maximum length of an answer to a held-out prompt in tokens (default: 512; embedded task: 40)."
     )
     held_out_engine: str = _make_flag("auto", "Engine of the policy for held-out prompts: auto, vllm or transformers.")
     columns: list[str] | None = field(
         default=None,
-        metadata={"help": "Column mapping of the prompts, as FIELD=COLUMN: prompt=, id= or images=."},
+        metadata={"help": "Column mapping of the prompts, as FIELD=COLUMN; the fields are prompt, id and images."},
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("held_out_prompts", 0), ("held_out_samples", 1), ("held_out_tokens", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+        """Reject settings that are out of range or contradict each other."""
+        _check_minimum(self, {"held_out_prompts": 0, "held_out_samples": 1, "held_out_tokens": 1})
         if self.held_out_answer is not None and self.held_out in (None, TASK):
-            raise UsageError("--held-out-answer is a column of --held-out, and no file is given there")
+            raise UsageError("--held-out-answer: names a column of a file; give the file with --held-out")
         if self.rubric is not None:
             load_rubric(self.rubric)
         if self.judge_url is None and self.judge_key is not None:
-            raise UsageError("--judge-key goes with --judge-url")
+            raise UsageError("--judge-key requires --judge-url")
         if self.judge_url is not None and (self.judge or self.judge_config or self.judge_adapter):
-            raise UsageError("--judge, --judge-adapter and --judge-config are for the service at --judge-url to say")
+            raise UsageError(
+                "--judge, --judge-adapter, --judge-config: not allowed with --judge-url, whose service determines them"
+            )
         if self.judge_adapter is not None and self.judge is None:
-            raise UsageError("--judge-adapter goes with --judge, the model that it is on")
+            raise UsageError("--judge-adapter requires --judge, the model that the adapter belongs to")
 
     def with_data_defaults(self, made_by: Mapping[str, str], is_task: bool) -> Self:
-        """With the judge and the rubric that data were made by, where nothing else is asked for.
+        """Fill in the judge and the rubric that made the data, unless the user gave others.
 
         Args:
-            made_by: see `flex_judge.alignment.policy_training.data.Trained`.
-            is_task: whether the data are of the embedded task.
+            made_by: Origin of the data, see `flex_judge.alignment.policy_training.data.PolicyTrainingData`.
+            is_task: Whether the data belongs to the embedded task.
         """
         judge: dict[str, Any] = {}
         if self.judge is None and self.judge_url is None:
             judge = {name: made_by[name] for name in ("judge", "judge_adapter", "judge_url") if name in made_by}
+            # A configuration of the judge cannot be applied to a running service.
             if not judge or (self.judge_config and "judge_url" in judge):
                 judge = {"judge": JUDGE}
         rubric = self.rubric or made_by.get("rubric") or ("correctness" if is_task else "general")
@@ -97,7 +110,7 @@ class PolicyRecipe:
 
 @dataclass
 class RewardRecipe(PolicyRecipe):
-    """As Recipe, and how the judge rewards a policy while it is trained."""
+    """Settings of PolicyRecipe, and of the judge's rewards during training."""
 
     judge_method: Literal["pointwise", "listwise", "round_robin", "knockout"] = field(
         default="pointwise", metadata={"help": "How the completions of a prompt are judged."}
@@ -110,11 +123,14 @@ class RewardRecipe(PolicyRecipe):
     )
     judge_deadline_s: float = _make_flag(600.0, "Time limit for the rewards of a step, in seconds.")
     judge_group_timeout_s: float = _make_flag(
-        60.0, "Time that a prompt's first completion waits for those of other ranks, in seconds."
+        60.0,
+        "Time that a prompt's first completion waits for the completions of other ranks, in seconds.",
     )
 
     def __post_init__(self) -> None:
+        """Reject settings that are out of range or contradict each other."""
         super().__post_init__()
+        # The constructor checks that the settings fit each other.
         RewardSpec("general", self.judge_method, self.judge_reward, self.judge_normalize)
         if not 0 < self.judge_group_timeout_s < self.judge_deadline_s:
             raise UsageError("--judge-group-timeout-s must be above 0 and below --judge-deadline-s")
@@ -122,14 +138,14 @@ class RewardRecipe(PolicyRecipe):
 
 @dataclass
 class JudgeRecipe:
-    """How the judge is evaluated while it is trained."""
+    """Settings of the evaluation of a judge during its training."""
 
     _argument_group_name = "evaluation on held-out judgments"
 
     held_out: str | None = _make_flag(
         None,
-        "Held-out judgments, .jsonl or .parquet as `flex-judge curate` writes them (default: held_out.jsonl of the "
-        "data's folder). With --eval_strategy no they are judged after training only.",
+        "Held-out judgments, .jsonl or .parquet as written by `flex-judge curate` (default: held_out.jsonl in the "
+        "folder of the data). With --eval_strategy no they are judged after training only.",
     )
     held_out_rows: int | None = _make_flag(
         None, "Number of held-out judgments per evaluation, the first N (default: all); 0: no evaluation."
@@ -139,31 +155,34 @@ class JudgeRecipe:
     )
     effective_batch: int | None = _make_flag(
         None,
-        "Judgments per step over all processes; sets --gradient_accumulation_steps from it, "
-        "--per_device_train_batch_size and the number of processes.",
+        "Number of judgments per optimizer step over all processes (default: determined by TRL's flags); sets "
+        "--gradient_accumulation_steps.",
     )
     patience: int = _make_flag(0, "Early stopping: end training after N evaluations without a better metric; 0: never.")
 
     def compute_accumulation_steps(self, at_once: int) -> int | None:
-        """Batches that make a step, where `at_once` judgments are computed at a time over all processes; None for what
-        TRL's own flag says.
+        """Compute the number of gradient accumulation steps from the effective batch size.
+
+        Args:
+            at_once: Number of judgments in one forward pass over all processes.
+
+        Returns:
+            The number of steps, or None if TRL's own flag determines it.
 
         Raises:
-            UsageError: the one is no multiple of the other.
+            UsageError: The effective batch size is not a multiple of `at_once`.
         """
         if self.effective_batch is None:
             return None
         if self.effective_batch % at_once:
             raise UsageError(
-                f"--effective-batch {self.effective_batch} is no multiple of the {at_once} that all processes compute "
-                "at once (--per_device_train_batch_size times processes)"
+                f"--effective-batch {self.effective_batch}: must be a multiple of {at_once} "
+                "(--per_device_train_batch_size times the number of processes)"
             )
         return self.effective_batch // at_once
 
     def __post_init__(self) -> None:
-        for name, least in (("held_out_rows", 0), ("think_tokens", 1), ("patience", 0), ("effective_batch", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+        """Reject settings that are out of range or contradict each other."""
+        _check_minimum(self, {"held_out_rows": 0, "think_tokens": 1, "patience": 0, "effective_batch": 1})
         if self.held_out is not None and self.held_out_rows == 0:
-            raise UsageError("--held-out names judgments to ask, and --held-out-rows 0 asks none; leave one out")
+            raise UsageError("--held-out-rows 0: contradicts --held-out; omit one of them")

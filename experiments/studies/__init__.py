@@ -1,4 +1,4 @@
-"""Studies: experiments with a report of their own, run by `python -m`.
+"""Studies: experiments with a report of their own, run with `python -m`.
 
 May import commands.
 """

@@ -1,4 +1,4 @@
-"""Rows, judgments and training examples for the tests of curation."""
+"""Rows, judgments and training examples for curation tests."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.alignment.curation.rows import ReferenceRow
 
-BOTH = "Assistant 1 is right. Assistant 2 is wrong."
+REASONING = "Assistant 1 is right. Assistant 2 is wrong."
 
 
-def words(texts: Sequence[str]) -> list[int]:
-    """A word is a token."""
+def count_words(texts: Sequence[str]) -> list[int]:
+    """Count tokens, with one token per word."""
     return [len(text.split()) for text in texts]
 
 
-def example(
+def make_example(
     row: int = 1,
     scores: tuple[float, ...] = (8, 4),
-    reasoning: str = BOTH,
+    reasoning: str = REASONING,
     question: str = "",
     answers: tuple[str, str] = ("", ""),
     reference: tuple[float, float] | None = None,
     sample_index: int = 0,
     scale: str = "1-10",
 ) -> TrainingExample:
-    """A teacher's judgment of a row; texts that are not given are the row's own."""
+    """Make a teacher's judgment of a row; missing texts are derived from the row number."""
     first, second = answers
     left, right = map(float, reference or (scores[0], scores[-1]))
-    told = ReferenceRow(
+    row_reference = ReferenceRow(
         str(row),
         row,
         question or f"Question {row}?",
@@ -41,24 +41,30 @@ def example(
         f"rows.jsonl, line {row}",
     )
     return TrainingExample(
-        told, reasoning, tuple(map(float, scores)), scale, words([reasoning])[0], "teacher@1", sample_index
+        row_reference,
+        reasoning,
+        tuple(map(float, scores)),
+        scale,
+        count_words([reasoning])[0],
+        "teacher@1",
+        sample_index,
     )
 
 
-def data(number: int, score: Any = (8, 4), **other: Any) -> dict[str, Any]:
-    """A row as JudgeLM-100K has it."""
+def data(number: int, score: Any = (8, 4), **fields: Any) -> dict[str, Any]:
+    """Make a row in the format of JudgeLM-100K."""
     return {
         "question_id": number,
         "question_body": f"What is {number}?",
         "answer1_body": f"It is {number}.",
         "answer2_body": f"It was {number}.",
         "score": list(score) if isinstance(score, tuple) else score,
-        **other,
+        **fields,
     }
 
 
 def written(path: Path, rows: Sequence[dict[str, Any] | str]) -> Path:
-    """A file of JSON lines; a text is a line as it is."""
+    """Write a JSON lines file and return its path. A string is written unchanged."""
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
 

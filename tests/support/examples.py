@@ -1,4 +1,4 @@
-"""Judgments of sums to train tiny judges on, as `flex-judge curate` writes them."""
+"""Judgments of arithmetic answers for training tiny judges, in the format of `flex-judge curate`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import load_rubric
 
 
-def example(question: str, *responses: str) -> dict[str, Any]:
-    """The teacher's judgment as a row."""
+def make_example(question: str, *responses: str) -> dict[str, Any]:
+    """Make a row with the synthetic teacher's judgment of responses."""
     reasoning, scores = judge_answers(question, responses)
     turns = build_judge_turns(Comparison.of(question, *responses, rubric="correctness"), load_rubric("correctness"))
     texts = ["".join(p.text for p in turn.pieces if isinstance(p, Span)) for turn in turns]
@@ -29,21 +29,21 @@ def example(question: str, *responses: str) -> dict[str, Any]:
     }
 
 
-def examples(count: int) -> list[dict[str, Any]]:
-    """Single responses and pairs in turn, half of what they say right."""
+def make_examples(count: int) -> list[dict[str, Any]]:
+    """Make rows with single responses and pairs in turn; half of the responses are right."""
     rows = []
     for n in range(count):
         right, wrong = f"It is {n + 3}.", f"It is {n + 4}."
-        said = [(right,), (right, wrong), (wrong,), (wrong, right)][n % 4]
-        rows.append(example(f"What is {n} + 3?", *said))
+        responses = [(right,), (right, wrong), (wrong,), (wrong, right)][n % 4]
+        rows.append(make_example(f"What is {n} + 3?", *responses))
     return rows
 
 
 def curated(folder: Path, count: int = 6, held_out: int = 2) -> Path:
-    """A folder of training examples and held-out judgments, which is returned."""
+    """Write a curated folder with training and held-out rows, and return it."""
     folder.mkdir(parents=True)
-    rows = examples(count + held_out)
-    for name, some in (("train", rows[:count]), ("held_out", rows[count:])):
-        if some:
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    rows = make_examples(count + held_out)
+    for name, split in (("train", rows[:count]), ("held_out", rows[count:])):
+        if split:
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in split))
     return folder

@@ -1,4 +1,4 @@
-"""`flex-judge sft` as its tests run it: on a CPU, for two steps."""
+"""Helpers for tests that run `flex-judge sft` on a CPU for two steps."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ SEEN = (
 
 
 def tensors(folder: Path) -> dict[str, Any]:
+    """Read all weights of a folder by name."""
     from safetensors import safe_open
 
-    found: dict[str, Any] = {}
+    weights_by_name: dict[str, Any] = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as weights:
-            found |= {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
-    return found
+            weights_by_name |= {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+    return weights_by_name
 
 
 def sft(model: Path, data: Path, out: Path, *flags: str) -> int:
+    """Run `flex-judge sft` and return its exit status."""
     return main(["sft", str(data), "--model_name_or_path", str(model), "--output_dir", str(out), *HERE, *SEEN, *flags])

@@ -1,7 +1,7 @@
-"""`python sharded.py COMMAND ...`: a training command in one of two processes on a CPU, as if each had a GPU.
+"""Run a training command in one of two CPU processes as if each had a GPU: `python sharded.py COMMAND ...`.
 
-accelerate spreads weights over processes that have accelerators only; torch itself (FSDP2) and DeepSpeed do it on CPUs
-too, over gloo. So accelerate is told that there are some, and everything that follows is real.
+accelerate shards weights over processes with accelerators only. torch (FSDP2) and DeepSpeed also shard on CPUs, over
+gloo. So this script makes accelerate believe that there are accelerators; everything else is real.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 
-def pretend() -> None:
+def fake_accelerators() -> None:
+    """Make accelerate treat every process as one with an accelerator."""
     state: Any = PartialState
     if "ACCELERATE_USE_DEEPSPEED" in os.environ:
         state._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
         state.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
         return
-    begin = state.__init__
+    original_init = state.__init__
 
-    def begun(self: Any, *arguments: Any, **more: Any) -> None:
-        begin(self, *arguments, **more)
+    def patched_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original_init(self, *args, **kwargs)
         if self.distributed_type == DistributedType.MULTI_CPU:
             self.distributed_type = DistributedType.MULTI_GPU
 
-    state.__init__ = begun
+    state.__init__ = patched_init
 
 
 if __name__ == "__main__":
-    pretend()
+    fake_accelerators()
     from flex_judge.experiments.cli import main
 
     sys.exit(main(sys.argv[1:]))

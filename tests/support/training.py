@@ -1,4 +1,4 @@
-"""What tests need for a few training steps with TRL on a CPU."""
+"""Helpers for tests that train a few steps with TRL on a CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ANSWERS = [str(n + 2) for n in range(8)]
 
 
 def steps(out: Path, count: int) -> dict[str, Any]:
-    """Arguments for any TRL configuration: some steps on the CPU, each logged, nothing saved or reported."""
+    """Make arguments for any TRL configuration: a few steps on the CPU, all logged, nothing saved or reported."""
     return {
         "output_dir": str(out),
         "max_steps": count,
@@ -26,24 +26,24 @@ def steps(out: Path, count: int) -> dict[str, Any]:
 
 
 def two_steps(out: Path) -> dict[str, Any]:
-    """Two of them."""
+    """Make arguments for two steps."""
     return steps(out, 2)
 
 
 def questions() -> Any:
-    """Eight sums as a data set, with their answers in a column of their own."""
+    """Make a data set of eight arithmetic questions with their answers in a separate column."""
     from datasets import Dataset
 
     return Dataset.from_dict({"prompt": QUESTIONS, "answer": ANSWERS})
 
 
 def logged(trainer: Any, name: str) -> list[Any]:
-    """What a trainer logged under a name, step by step."""
+    """Return the values that a trainer logged under a name, step by step."""
     return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
 class Watched:
-    """A reward function that keeps what another one is asked, gives and logs."""
+    """Reward function that records the calls, rewards and metrics of another one."""
 
     def __init__(self, reward: Any) -> None:
         self.reward = reward
@@ -53,12 +53,12 @@ class Watched:
     def __call__(self, log_metric: Callable[[str, float], None] | None = None, **call: Any) -> list[float | None]:
         metrics: dict[str, float] = {}
 
-        def kept(name: str, value: float) -> None:
+        def record_metric(name: str, value: float) -> None:
             metrics[name] = value
             if log_metric is not None:
                 log_metric(name, value)
 
-        rewards: list[float | None] = self.reward(log_metric=kept, **call)
-        asked = {name: call[name] for name in ("prompts", "completions")}
-        self.calls.append({**asked, "rewards": rewards, "metrics": metrics})
+        rewards: list[float | None] = self.reward(log_metric=record_metric, **call)
+        inputs = {name: call[name] for name in ("prompts", "completions")}
+        self.calls.append({**inputs, "rewards": rewards, "metrics": metrics})
         return rewards

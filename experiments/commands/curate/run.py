@@ -93,7 +93,7 @@ def main(config: CurateRun, file: str | None) -> dict[str, Any]:
             "rubrics": config.rubrics_by_scale,
             "tokenizer": config.tokenizer_name,
             "curation": config.describe_curation(),
-            **summarise_curation(bad, len(rows), taught, curated.passed, chosen),
+            **summarise_curation(bad, len(rows), taught, curated.step_counts, chosen),
             "digest": compute_content_digest(out / name for name in SPLITS.values() if (out / name).exists()),
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }

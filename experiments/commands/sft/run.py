@@ -101,7 +101,7 @@ class JudgeTraining(TrainingRun):
             raise UsageError("--patience takes evaluations during training, and --load_best_model_at_end")
         if self.evaluation is None or not args.load_best_model_at_end:
             return
-        known = {"loss", *evaluations.list_measurable_metrics(self.evaluation.questions)}
+        known = {"loss", *evaluations.list_measurable_metrics(self.evaluation.comparisons)}
         if str(args.metric_for_best_model).removeprefix("eval_") not in known:
             names = ", ".join(f"eval_{name}" for name in sorted(known - {"asked"}))
             raise UsageError(
@@ -114,7 +114,13 @@ class JudgeTraining(TrainingRun):
         self._print_status(f"training on {rows}{left_out}")
         flags = self.flags
         self.tuned = tune_judge(
-            flags.policy, flags.model, flags.args, self.examples, self.held_out, self.evaluation, flags.recipe.patience
+            flags.policy,
+            flags.model,
+            flags.args,
+            self.examples,
+            held_out=self.held_out,
+            evaluation=self.evaluation,
+            patience=flags.recipe.patience,
         )
 
     def _prepare_folder(self, folder: Path) -> None:
@@ -139,7 +145,7 @@ class JudgeTraining(TrainingRun):
             "base": self.flags.policy,
             "rows": len(self.examples.rows),
             "dropped": dict(Counter(row.reason for row in self.examples.dropped)),
-            "held_out_rows": len(self.evaluation.questions) if self.evaluation else 0,
+            "held_out_rows": len(self.evaluation.comparisons) if self.evaluation else 0,
             "think_tokens": self.evaluation.think_tokens if self.evaluation else None,
             **asdict(self.tuned),
             "evaluations": [_evaluation_from_log(entry) for entry in log["log"] if "eval_asked" in entry],

@@ -1,1 +1,1 @@
-"""The loop, closed on the embedded task: make the judge, choose by it, tune the policy on what it chose, measure."""
+"""The full alignment loop on the embedded task: train a judge, make preference pairs, tune the policy and evaluate."""

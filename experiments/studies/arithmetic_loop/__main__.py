@@ -1,7 +1,8 @@
-"""`python -m flex_judge.experiments.studies.arithmetic_loop [loop|judge|ablations]`.
+"""Arithmetic loop: train a judge, make preference pairs, tune the policy with DPO and evaluate it.
 
-The whole loop, its first step alone, and what matters in
-that."""
+Usage: `python -m flex_judge.experiments.studies.arithmetic_loop [loop|judge|ablations]`. `loop` runs the full loop
+(default), `judge` its first step alone, and `ablations` compares variants of the judge.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +25,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one of STEPS, the loop where none is named.
+    """Run one of STEPS, by default the loop.
 
     Returns:
-        The exit status: 0, 2 for what the user can mend, 1 for what ended the run.
+        Exit status: 0, 2 for a usage error, 1 for a failed run, 130 for an interrupted run.
     """
     step, flags = (argv[0], argv[1:]) if argv and argv[0] in STEPS else (STEPS[0], argv)
     try:
@@ -47,23 +48,25 @@ def main(argv: Sequence[str]) -> int:
         print(f"arithmetic loop: {type(e).__name__}: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("arithmetic loop: stopped; the same command goes on from there", file=sys.stderr)
+        print("arithmetic loop: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     return 0
 
 
 def _find_step(name: str) -> tuple[type[Any], Callable[[Any], str]]:
-    """The settings of a step, and what runs it and says what came of it."""
+    """Return the settings class of a step, and the function that runs the step and returns the text to print."""
+    # Imported here, because the optional dependencies have to be checked first.
     from flex_judge.alignment.reporting.markdown import to_markdown
     from flex_judge.experiments.studies.arithmetic_loop import ablations, judge, loop
     from flex_judge.experiments.studies.arithmetic_loop.card import build_evaluation_table
 
     def run_loop(config: loop.ClosedLoopRun) -> str:
         loop.main(config)
-        return f"{(Path(config.out) / 'table.md').read_text()}\nThe page: {Path(config.out) / 'loop.html'}"
+        return f"{(Path(config.out) / 'table.md').read_text()}\nReport: {Path(config.out) / 'loop.html'}"
 
     def run_judge(config: judge.EmbeddedJudgeRun) -> str:
-        return f"{to_markdown(build_evaluation_table(judge.main(config)))}\nThe judge, with its card: {Path(config.out) / judge.RECIPE}"
+        table = to_markdown(build_evaluation_table(judge.main(config)))
+        return f"{table}\nJudge and model card: {Path(config.out) / judge.RECIPE}"
 
     def run_ablations(config: judge.EmbeddedJudgeRun) -> str:
         return ablations.render_table(ablations.main(config))

@@ -1,7 +1,8 @@
-"""`python -m flex_judge.experiments.studies.arithmetic_loop ablations`.
+"""Ablations of the embedded judge: `python -m flex_judge.experiments.studies.arithmetic_loop ablations`.
 
-What the number of judgments, the order of reasoning and answer, the
-length of the reasoning, voting and budget forcing do to the embedded judge."""
+They vary the number of training examples, the order of reasoning and answer, the length of the reasoning, majority
+voting and budget forcing.
+"""
 
 from __future__ import annotations
 
@@ -26,91 +27,102 @@ from flex_judge.experiments.studies.arithmetic_loop.judge import (
     sample_all_answers,
     tune_adapter,
 )
-from flex_judge.experiments.studies.arithmetic_loop.questions import collect_sums
+from flex_judge.experiments.studies.arithmetic_loop.questions import collect_calculations
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.protocol.settings import JudgeSettings
 
 SIZE_DIVISOR = 2
-"""What is compared of the recipe is compared on half of the judgments, where there is room to differ."""
+"""Divisor of the training set size for variants of the recipe. A smaller set leaves more room for differences."""
 VOTES = (1, 3, 7, 15)
 VOTING_TEMPERATURE = 0.7
 WAITS = (0, 1, 2, 4)
 SHORT_EVALUATION = 60
-"""Single answers, and pairs, at most, of the evaluation of a judge that votes or is made to wait."""
+"""Maximum number of single answers and of pairs in the evaluation of variants with many votes or waits."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A judge that differs in one thing."""
+    """Judge that differs from the default recipe in one respect."""
 
     name: str
     recipe: EmbeddedJudgeRun
-    """How it is made."""
+    """Training settings."""
     judging: JudgeSettings
-    """How it judges."""
+    """Judging settings."""
     in_steps: bool = True
-    """Whether the reasoning that it learns shows how a result is come by."""
-    often: bool = False
-    """Whether it judges each question many times over, and so gets the short evaluation."""
+    """Whether the reasoning in the training data shows the steps of a calculation."""
+    is_slow: bool = False
+    """Whether the variant generates much more text per comparison and therefore gets the short evaluation."""
 
 
 def list_variants(config: EmbeddedJudgeRun) -> list[Variant]:
-    """The whole recipe first, then each thing that is changed."""
-    usual = make_study_settings()
+    """List the variants, the default recipe first."""
+    settings = make_study_settings()
     half = replace(config, size=max(2, config.size // SIZE_DIVISOR))
     quarter = replace(config, size=max(2, half.size // SIZE_DIVISOR))
-    back = replace(half, reason_first=False)
-    voting = replace(usual, temperature=VOTING_TEMPERATURE)
-    return [
-        *(Variant(f"{one.size} judgments", one, usual) for one in (config, half, quarter)),
-        Variant(f"{half.size}, answer before the reasoning", back, make_study_settings(reason_first=False)),
-        Variant(f"{half.size}, short reasoning: results without steps", half, usual, in_steps=False),
-        *(Variant(f"drawn, {format_count(k, 'vote')}", config, replace(voting, votes=k), often=True) for k in VOTES),
-        *(
-            Variant(
-                f"greedy, made to wait {format_count(k, 'time')}",
-                config,
-                replace(usual, num_waits=k, max_think_tokens=THINK_TOKENS * (k + 1)),
-                often=True,
-            )
-            for k in WAITS
-        ),
-    ]
+    variants = [Variant(f"{recipe.size} judgments", recipe, settings) for recipe in (config, half, quarter)]
+    answer_first = replace(half, reason_first=False)
+    variants.append(
+        Variant(f"{half.size} judgments, answer first", answer_first, make_study_settings(reason_first=False))
+    )
+    variants.append(Variant(f"{half.size} judgments, short reasoning without steps", half, settings, in_steps=False))
+    for votes in VOTES:
+        voting = replace(settings, temperature=VOTING_TEMPERATURE, votes=votes)
+        variants.append(Variant(f"sampled, {format_count(votes, 'vote')}", config, voting, is_slow=True))
+    for waits in WAITS:
+        # The thinking budget grows with the number of waits, so that every continuation gets the full length.
+        forcing = replace(settings, num_waits=waits, max_think_tokens=THINK_TOKENS * (waits + 1))
+        name = f"greedy, budget forcing with {format_count(waits, 'wait')}"
+        variants.append(Variant(name, config, forcing, is_slow=True))
+    return variants
 
 
 def main(config: EmbeddedJudgeRun) -> dict[str, Any]:
-    """Make and examine the variants beside the judge itself, in the folder of its run.
+    """Train and evaluate all variants in the folder of the judge's run.
 
     Returns:
         The summary, as written to `ablations/summary.json`.
 
     Raises:
-        UsageError: the folder holds something else, or the judge answers before it reasons.
-        JudgeError: what ended the run. The same run goes on from there.
+        UsageError: The folder holds a different run, or the judge answers before it reasons.
+        JudgeError: The run failed. The same command resumes it.
     """
     if not config.reason_first:
-        raise UsageError("ablations are of the judge that reasons first; leave --no-reason-first out")
+        raise UsageError("--no-reason-first: not supported by the ablations, which include it as a variant; omit it")
+    # The folder may be moved or renamed, so its path is not part of the identity of a run.
     settings = {name: value for name, value in asdict(config).items() if name != "out"}
     with RunFolder(Path(config.out).resolve(), settings) as folder:
         answers, evaluation_answers = sample_all_answers(config, folder)
-        paper, taught = (
-            EvaluationSet.from_samples(evaluation_answers, seed=config.seed),
-            collect_sums(list_training_questions(config)),
-        )
-        short = EvaluationSet(
-            *(space_evenly(part, SHORT_EVALUATION) for part in (paper.pointwise, paper.pairwise, paper.swapped))
+        evaluation_set = EvaluationSet.from_samples(evaluation_answers, seed=config.seed)
+        trained = collect_calculations(list_training_questions(config))
+        short_set = EvaluationSet(
+            pointwise=space_evenly(evaluation_set.pointwise, SHORT_EVALUATION),
+            pairwise=space_evenly(evaluation_set.pairwise, SHORT_EVALUATION),
+            swapped=space_evenly(evaluation_set.swapped, SHORT_EVALUATION),
         )
         out = folder.path / "ablations"
         out.mkdir(exist_ok=True)
         rows = []
         for variant in list_variants(config):
-            where = folder.path if variant.recipe == config and variant.in_steps else out / _make_slug(variant.name)
-            change = (lambda _: None) if variant.in_steps else shorten_reasoning
-            adapter = tune_adapter(variant.recipe, folder, answers, where, change)
-            asked = short if variant.often else paper
-            file = out / f"evaluation_{_make_slug(variant.name)}.jsonl"
-            results = evaluate_judge(folder, asked, taught, variant.judging, file, adapter)
+            slug = _make_slug(variant.name)
+            # Variants that differ in their judging settings only share the default judge.
+            is_default_judge = variant.recipe == config and variant.in_steps
+            adapter = tune_adapter(
+                variant.recipe,
+                folder,
+                answers,
+                out=folder.path if is_default_judge else out / slug,
+                edit_examples=(lambda _: None) if variant.in_steps else shorten_reasoning,
+            )
+            results = evaluate_judge(
+                folder,
+                short_set if variant.is_slow else evaluation_set,
+                trained,
+                settings=variant.judging,
+                file=out / f"evaluation_{slug}.jsonl",
+                adapter=adapter,
+            )
             rows.append({"name": variant.name, **results.to_json()})
         summary = {**folder.settings, "variants": rows}
         write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -118,35 +130,34 @@ def main(config: EmbeddedJudgeRun) -> dict[str, Any]:
         return summary
 
 
-def space_evenly(questions: Sequence[HeldOutComparison], most: int) -> tuple[HeldOutComparison, ...]:
-    """At most so many of the questions, evenly spaced: neighbours are about the same sum."""
-    step = max(1, -(-len(questions) // most))
-    return tuple(questions[::step])
+def space_evenly(comparisons: Sequence[HeldOutComparison], limit: int) -> tuple[HeldOutComparison, ...]:
+    """Take at most `limit` comparisons, evenly spaced, because neighbours are about the same calculation."""
+    step = max(1, -(-len(comparisons) // limit))
+    return tuple(comparisons[::step])
 
 
 def shorten_reasoning(file: Path) -> None:
-    """Take the steps out of the teacher's reasoning in a file of what is learnt; judgments and questions stay."""
+    """Remove the steps of calculations from the reasoning in a file of training examples."""
     rows = []
     for row in read_rows(file):
         short, _ = judge_answers(row["question"], row["responses"], in_steps=False)
         long, _ = judge_answers(row["question"], row["responses"])
         (message,) = row["completion"]
+        # The scores are the same for both versions, so only the text of the reasoning is exchanged.
         rows.append({**row, "completion": [{**message, "content": message["content"].replace(long, short)}]})
     write_rows(file, rows)
 
 
 def render_table(summary: Mapping[str, Any]) -> str:
-    """Compare all variants, in Markdown. With several votes, pairs count the majority and pointwise examples the
-    mean."""
-    columns = ("", *(title.lstrip("- ") for title, _ in METRICS), "asked")
-    rows = [
-        (
-            row["name"],
-            *(as_percent(find_metric(row, path)) for _, path in METRICS),
-            row["pointwise"]["asked"] + row["pairwise"]["asked"],
-        )
-        for row in summary["variants"]
-    ]
+    """Render the comparison of all variants as Markdown.
+
+    With several votes, pairwise metrics count the majority and pointwise metrics the mean.
+    """
+    columns = ("", *(title.lstrip("- ") for title, _ in METRICS), "comparisons")
+    rows = []
+    for row in summary["variants"]:
+        metrics = [as_percent(find_metric(row, path)) for _, path in METRICS]
+        rows.append((row["name"], *metrics, row["pointwise"]["asked"] + row["pairwise"]["asked"]))
     return to_markdown(Table(columns, rows))
 
 

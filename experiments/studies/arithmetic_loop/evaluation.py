@@ -1,4 +1,4 @@
-"""Evaluation of the embedded judge: answers that the policy sampled to questions outside the training data."""
+"""Evaluation of the embedded judge on sampled answers to questions outside the training data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flex_judge.alignment.judge_training.evaluation import (
 )
 from flex_judge.alignment.tasks.arithmetic import is_correct_answer
 from flex_judge.alignment.tasks.synthetic_teacher import RIGHT_SCORE, WRONG_SCORE, Calculation, parse_question
-from flex_judge.experiments.studies.arithmetic_loop.questions import mirror_sum
+from flex_judge.experiments.studies.arithmetic_loop.questions import mirror_calculation
 from flex_judge.judges.io.jsonl import read_rows
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment
@@ -35,43 +35,52 @@ PAIRS = 120
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What is asked."""
+    """Comparisons that the judge is evaluated on."""
 
     pointwise: tuple[HeldOutComparison, ...]
-    """Each different answer by itself."""
+    """Every distinct answer on its own."""
     pairwise: tuple[HeldOutComparison, ...]
-    """Two answers to a question, in the shares of `flex_judge.alignment.curation.task_rows.MIX`."""
+    """Pairs of answers to a question, in the shares of `flex_judge.alignment.curation.task_rows.PAIR_MIX`."""
     swapped: tuple[HeldOutComparison, ...]
-    """The same pairs, the other answer first."""
+    """The same pairs with the answers in the other order."""
 
     @classmethod
     def from_samples(cls, samples: Path, pairwise: int = PAIRS, seed: int = 0) -> EvaluationSet:
-        """The evaluation on a file of the policy's answers, see `samples.sample`."""
+        """Build the evaluation set from a file of sampled answers.
+
+        Args:
+            samples: File written by `samples.sample_answers`.
+            pairwise: Maximum number of pairs.
+            seed: Seed that decides which answers form pairs.
+        """
         rubric = load_rubric(RUBRIC)
 
         def make_comparison(id: str, text: str, answers: Sequence[str], scores: Sequence[float]) -> HeldOutComparison:
             comparison = Comparison.of(text, *answers, rubric=RUBRIC, id=id)
             return HeldOutComparison(comparison, tuple(scores), rubric.scale.middle)
 
-        pointwise = []
+        singles = []
         for row in read_rows(samples, ["id", "prompt", "responses", "kept"]):
-            different = {normalise_text(answer): answer for answer in row["responses"] if answer.strip()}
-            for k, answer in enumerate(different.values()):
+            # A policy often repeats an answer; each distinct one is judged once.
+            distinct = {normalise_text(answer): answer for answer in row["responses"] if answer.strip()}
+            for k, answer in enumerate(distinct.values()):
                 score = RIGHT_SCORE if is_correct_answer(answer, row["kept"]["answer"]) else WRONG_SCORE
-                pointwise.append(make_comparison(f"{row['id']}/{k}", row["prompt"][0]["content"], [answer], [score]))
-        found = [row for row in build_task_rows(open_source(str(samples)), seed) if isinstance(row, ReferenceRow)][
-            :pairwise
-        ]
+                singles.append(make_comparison(f"{row['id']}/{k}", row["prompt"][0]["content"], [answer], [score]))
+        task_rows = build_task_rows(open_source(str(samples)), seed)
+        pairs = [row for row in task_rows if isinstance(row, ReferenceRow)][:pairwise]
         return cls(
-            tuple(pointwise),
-            tuple(make_comparison(row.id, row.question, row.answers, row.scores) for row in found),
-            tuple(
-                make_comparison(f"{row.id} swapped", row.question, row.answers[::-1], row.scores[::-1]) for row in found
+            pointwise=tuple(singles),
+            pairwise=tuple(make_comparison(row.id, row.question, row.answers, row.scores) for row in pairs),
+            swapped=tuple(
+                # Judgments are matched by id, so the swapped pair needs one of its own.
+                make_comparison(f"{row.id} swapped", row.question, row.answers[::-1], row.scores[::-1])
+                for row in pairs
             ),
         )
 
     @property
     def comparisons(self) -> tuple[HeldOutComparison, ...]:
+        """All comparisons: pointwise, pairwise, swapped."""
         return self.pointwise + self.pairwise + self.swapped
 
 
@@ -81,68 +90,88 @@ class EvaluationResults:
 
     pointwise: JudgeMetrics
     unrelated: JudgeMetrics
-    """Of singles whose sum is not taught the other way round either."""
+    """Metrics on single answers whose mirrored calculation is not in the training data either."""
     pairwise: JudgeMetrics
-    """In both orders."""
+    """Metrics on pairs in both orders."""
     swap_consistency: float | None
-    """Pairs of which the other order gives the same verdict, of all pairs; those without a verdict are not."""
+    """Fraction of pairs with the same verdict in both orders; pairs without a verdict count as inconsistent."""
 
     @property
     def parse_rate(self) -> float:
-        """Verdicts that the judge gave by itself, of all."""
-        parts = [(g.parsed, g.asked) for g in (self.pointwise, self.pairwise) if g.parsed is not None]
-        return sum(share * asked for share, asked in parts) / sum(asked for _, asked in parts)
+        """Fraction of verdicts that the judge gave without a forced answer."""
+        # Both groups count by their number of verdicts.
+        parts = [(m.parsed, m.asked) for m in (self.pointwise, self.pairwise) if m.parsed is not None]
+        return sum(share * count for share, count in parts) / sum(count for _, count in parts)
 
     def to_json(self) -> dict[str, Any]:
+        """Convert the results to a JSON object."""
         return {**asdict(self), "parsed": self.parse_rate}
 
 
-def judge_evaluation_set(judge: FlexJudge, paper: EvaluationSet, advance: Callable[[], object]) -> list[Judgment]:
-    """A judge's judgments of a paper's questions, in their order.
+def judge_evaluation_set(
+    judge: FlexJudge, evaluation_set: EvaluationSet, advance: Callable[[], object]
+) -> list[Judgment]:
+    """Judge all comparisons of an evaluation set.
 
     Args:
-        judge: with the settings of `evaluation_settings`.
-        advance: is called after each.
+        judge: Judge with the settings of `make_study_settings`.
+        evaluation_set: Comparisons to judge.
+        advance: Function that is called after each judgment.
+
+    Returns:
+        Judgments in the order of `evaluation_set.comparisons`.
     """
 
     async def judge_all() -> list[Judgment]:
-        found = {}
-        async for judgment in judge.astream([question.comparison for question in paper.comparisons]):
-            found[judgment.id] = judgment
+        by_id = {}
+        async for judgment in judge.astream([item.comparison for item in evaluation_set.comparisons]):
+            by_id[judgment.id] = judgment
             advance()
-        return [found[question.comparison.id] for question in paper.comparisons]
+        return [by_id[item.comparison.id] for item in evaluation_set.comparisons]
 
     return asyncio.run(judge_all())
 
 
 def make_study_settings(reason_first: bool = True) -> JudgeSettings:
-    """Greedy, once, with an answer forced where none comes, which counts as not parsed."""
+    """Make the judge settings of the evaluation: greedy decoding, one vote, forced answer as a fallback."""
     return make_evaluation_settings(THINK_TOKENS, reason_first)
 
 
 def grade_judgments(
-    paper: EvaluationSet, judgments: Sequence[Judgment], taught: Collection[Calculation]
+    evaluation_set: EvaluationSet, judgments: Sequence[Judgment], trained: Collection[Calculation]
 ) -> EvaluationResults:
-    """Grade judgments of a paper's questions, in their order."""
-    n, k = len(paper.pointwise), len(paper.pairwise)
+    """Compute the metrics of judgments.
+
+    Args:
+        evaluation_set: Judged comparisons.
+        judgments: Judgments in the order of `evaluation_set.comparisons`.
+        trained: Calculations in the training data.
+    """
+    n, k = len(evaluation_set.pointwise), len(evaluation_set.pairwise)
     pointwise, pairwise, swapped = judgments[:n], judgments[n : n + k], judgments[n + k :]
-    apart = [i for i, question in enumerate(paper.pointwise) if mirror_sum(_extract_sum(question)) not in taught]
-    same = [_is_same_verdict(one, other) for one, other in zip(pairwise, swapped, strict=True)]
+    unrelated = [
+        i
+        for i, item in enumerate(evaluation_set.pointwise)
+        if mirror_calculation(_parse_calculation(item)) not in trained
+    ]
+    consistent = [_is_same_verdict(original, swap) for original, swap in zip(pairwise, swapped, strict=True)]
     return EvaluationResults(
-        compute_metrics(paper.pointwise, pointwise),
-        compute_metrics([paper.pointwise[i] for i in apart], [pointwise[i] for i in apart]),
-        compute_metrics(paper.pairwise + paper.swapped, judgments[n:]),
-        sum(same) / k if k else None,
+        pointwise=compute_metrics(evaluation_set.pointwise, pointwise),
+        unrelated=compute_metrics([evaluation_set.pointwise[i] for i in unrelated], [pointwise[i] for i in unrelated]),
+        pairwise=compute_metrics(evaluation_set.pairwise + evaluation_set.swapped, judgments[n:]),
+        swap_consistency=sum(consistent) / k if k else None,
     )
 
 
-def _extract_sum(question: HeldOutComparison) -> Calculation:
-    return parse_question(str(question.comparison.prompt[0].content))
+def _parse_calculation(item: HeldOutComparison) -> Calculation:
+    return parse_question(str(item.comparison.prompt[0].content))
 
 
-def _is_same_verdict(one: Judgment, swapped: Judgment) -> bool:
-    """Whether a judgment of two answers, and one of the same in the other order, prefer the same or neither."""
-    if one.scores is None or swapped.scores is None:
+def _is_same_verdict(original: Judgment, swapped: Judgment) -> bool:
+    """Check whether two judgments of a pair, in both orders, prefer the same answer or are both ties."""
+    if original.scores is None or swapped.scores is None:
         return False
-    first, second = one.preferred, swapped.preferred
-    return first is second is None or (first is not None and second is not None and first == 1 - second)
+    first, second = original.preferred, swapped.preferred
+    if first is None or second is None:
+        return first is second
+    return first == 1 - second

@@ -1,18 +1,15 @@
-"""`python -m flex_judge.experiments.studies.arithmetic_loop judge`.
+"""Reproduction of the embedded judge: `python -m flex_judge.experiments.studies.arithmetic_loop judge`.
 
-Reproduce the embedded judge, from the policy's answers through to the judge's evaluation.
-
-The teacher is a program (`flex_judge.alignment.tasks.synthetic_teacher`), so what the judge learns from is
-synthetic; the answers
-that it learns to judge, and those that it is evaluated on, are the policy's own.
+The steps are: sample answers from the policy, curate training examples, train the judge and evaluate it. The teacher is
+a program (`flex_judge.alignment.tasks.synthetic_teacher`), so the judgments are synthetic. The judged answers are the
+policy's own.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +21,6 @@ from flex_judge.alignment.tasks.arithmetic import ArithmeticQuestion
 from flex_judge.alignment.tasks.synthetic_teacher import Calculation, parse_question
 from flex_judge.experiments.commands.curate.config import SYNTHETIC, CurateRun
 from flex_judge.experiments.commands.curate.run import main as curate
-from flex_judge.experiments.common.console import build_progress, redirect_libraries
 from flex_judge.experiments.common.flags import make_config, setting
 from flex_judge.experiments.common.ranks import run_subcommand
 from flex_judge.experiments.common.run_folder import RunFolder
@@ -39,11 +35,11 @@ from flex_judge.experiments.studies.arithmetic_loop.evaluation import (
 from flex_judge.experiments.studies.arithmetic_loop.questions import (
     EVALUATION,
     TRAIN,
-    collect_sums,
+    collect_calculations,
     make_evaluation_questions,
     make_training_questions,
 )
-from flex_judge.experiments.studies.arithmetic_loop.samples import MAX_MODEL_LEN, sample_answers
+from flex_judge.experiments.studies.arithmetic_loop.samples import MAX_MODEL_LEN, sample_answers, track_engine_progress
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
@@ -56,102 +52,104 @@ from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 
 RECIPE = JUDGE
-"""Name of the settings of `flex-judge sft`, and of the judge."""
+"""Name of the `flex-judge sft` recipe, and of the judge."""
 HELD_OUT_JUDGMENTS = 40
-"""Judgments that the curation keeps apart."""
+"""Number of judgments that the curation holds out."""
 
 
 @settings_class
 class EmbeddedJudgeRun:
     """Settings of a run."""
 
-    out: str = setting("runs/embedded-judge", "Output folder; a run that is there is resumed", metavar="DIR")
+    out: str = setting("runs/embedded-judge", "Output folder; an existing run there is resumed", metavar="DIR")
     questions: PositiveInt = setting(TRAIN, "Number of questions whose answers the judge is trained on", metavar="N")
-    samples: Annotated[int, Ge(2)] = setting(6, "Number of answers to each of those", metavar="N")
+    samples: Annotated[int, Ge(2)] = setting(6, "Number of answers per training question", metavar="N")
     size: Annotated[int, Ge(2)] = setting(
         1000, "Number of training examples, half of them pointwise, half pairwise", metavar="N"
     )
     epochs: float = setting(1.0, "Number of training epochs", metavar="X")
     reason_first: bool = setting(True, "Train to reason, then answer; the reverse is an ablation")
     evaluation_questions: PositiveInt = setting(EVALUATION, "Number of questions in the evaluation", metavar="N")
-    evaluation_samples: Annotated[int, Ge(2)] = setting(4, "Number of answers to each of those", metavar="N")
+    evaluation_samples: Annotated[int, Ge(2)] = setting(4, "Number of answers per evaluation question", metavar="N")
     seed: NonNegativeInt = setting(0, "Seed of sampling, selection and training", metavar="N")
 
 
 @dataclass(frozen=True)
 class EvaluatedJudge:
-    """A judge, and how it was evaluated."""
+    """Trained judge, and the evaluations of the base model and of the judge."""
 
     adapter: Path
-    """Folder of the LoRA adapter on the embedded base model, in half precision."""
+    """Folder of the LoRA adapter for the embedded base model, in half precision."""
     base: EvaluationResults
-    """The evaluation of the base model."""
+    """Evaluation of the base model."""
     judge: EvaluationResults
-    """The evaluation of the judge."""
+    """Evaluation of the judge."""
 
 
 def main(config: EmbeddedJudgeRun) -> dict[str, Any]:
-    """Make the judge, or go on with it.
+    """Train and evaluate the judge, or resume an interrupted run.
 
     Returns:
         The summary, as written to `summary.json`.
 
     Raises:
-        UsageError: the folder holds something else.
-        JudgeError: what ended the run. The same run goes on from there.
+        UsageError: The folder holds a different run.
+        JudgeError: The run failed. The same command resumes it.
     """
     settings = {name: value for name, value in asdict(config).items() if name != "out"}
     with RunFolder(Path(config.out).resolve(), settings) as folder:
-        made = make_judge(config, folder)
-        results = {"base": made.base.to_json(), "judge": made.judge.to_json()}
+        result = make_judge(config, folder)
         summary = {
             **folder.settings,
             **summarise_training_data(folder.path),
-            **results,
+            "base": result.base.to_json(),
+            "judge": result.judge.to_json(),
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-        write_card(made.adapter, summary)
+        write_card(result.adapter, summary)
         return summary
 
 
 def make_judge(config: EmbeddedJudgeRun, folder: RunFolder) -> EvaluatedJudge:
-    """The judge in `folder`, after what was missing of it has been done."""
+    """Run the steps that are not done yet: sampling, curation, training and evaluation."""
     answers, evaluation_answers = sample_all_answers(config, folder)
-    adapter = tune_adapter(config, folder, answers, folder.path)
-    paper, taught = (
-        EvaluationSet.from_samples(evaluation_answers, seed=config.seed),
-        collect_sums(list_training_questions(config)),
-    )
-    sat = [
-        evaluate_judge(
+    adapter = tune_adapter(config, folder, answers, out=folder.path)
+    evaluation_set = EvaluationSet.from_samples(evaluation_answers, seed=config.seed)
+    trained = collect_calculations(list_training_questions(config))
+    results = {}
+    for name, path in (("base", None), ("judge", adapter)):
+        results[name] = evaluate_judge(
             folder,
-            paper,
-            taught,
-            make_study_settings(config.reason_first),
-            folder.path / f"evaluation_{name}.jsonl",
-            path,
+            evaluation_set,
+            trained,
+            settings=make_study_settings(config.reason_first),
+            file=folder.path / f"evaluation_{name}.jsonl",
+            adapter=path,
         )
-        for name, path in (("base", None), ("judge", adapter))
-    ]
-    return EvaluatedJudge(adapter, *sat)
+    return EvaluatedJudge(adapter, **results)
 
 
 def list_training_questions(config: EmbeddedJudgeRun) -> list[ArithmeticQuestion]:
-    """Those that the judge learns on."""
+    """List the questions whose answers the judge is trained on."""
     return make_training_questions(config.questions, make_evaluation_questions(config.evaluation_questions))
 
 
 def sample_all_answers(config: EmbeddedJudgeRun, folder: RunFolder) -> tuple[Path, Path]:
-    """The policy's answers that the judge learns on, and those of its evaluation."""
+    """Sample the policy's answers to the training and the evaluation questions.
+
+    Returns:
+        Files of the training and of the evaluation answers.
+    """
     answers, evaluation_answers = folder.path / "answers.jsonl", folder.path / "evaluation_answers.jsonl"
-    asked = make_evaluation_questions(config.evaluation_questions)
-    taught = list_training_questions(config)
-    with folder.time_phase("sampling"), track_engine_progress(folder.path, "sampling") as advance:
-        sample_answers(BASE, taught, config.samples, answers, config.seed, advance=advance(len(taught)))
-        sample_answers(
-            BASE, asked, config.evaluation_samples, evaluation_answers, config.seed, advance=advance(len(asked))
-        )
+    questions = list_training_questions(config)
+    evaluation_questions = make_evaluation_questions(config.evaluation_questions)
+    with folder.time_phase("sampling"), track_engine_progress(folder.path, "sampling") as add_work:
+        for path, batch, samples in (
+            (answers, questions, config.samples),
+            (evaluation_answers, evaluation_questions, config.evaluation_samples),
+        ):
+            sample_answers(BASE, batch, samples=samples, path=path, seed=config.seed, advance=add_work(len(batch)))
     return answers, evaluation_answers
 
 
@@ -159,18 +157,27 @@ def tune_adapter(
     config: EmbeddedJudgeRun,
     folder: RunFolder,
     answers: Path,
+    *,
     out: Path,
-    change: Callable[[Path], None] = lambda _: None,
+    edit_examples: Callable[[Path], None] = lambda _: None,
 ) -> Path:
-    """The adapter of a judge that learnt on answers; everything of it is in the folder `out`.
+    """Curate training examples from answers and train the adapter of a judge, unless that is done already.
 
     Args:
-        change: is done to the file of what it learns from.
+        config: Settings of the run.
+        folder: Folder of the run, for timing.
+        answers: File of sampled answers.
+        out: Output folder for the training examples and the adapter.
+        edit_examples: Function that edits the file of training examples before training.
+
+    Returns:
+        Folder of the adapter in half precision.
     """
+    # The adapter's folder is the last thing that is written, so it exists only if everything before it is complete.
     if not (out / RECIPE).exists():
         with folder.time_phase("curation"):
             _curate_answers(config, answers, out / "curated")
-            change(out / "curated" / SPLITS["train"])
+            edit_examples(out / "curated" / SPLITS["train"])
         with folder.time_phase("training"):
             _train_judge(config, out / "curated", out / "judge")
         save_half_precision(out / "judge", out / RECIPE)
@@ -197,39 +204,54 @@ def _train_judge(config: EmbeddedJudgeRun, data: Path, out: Path) -> None:
 
 
 def save_half_precision(judge: Path, out: Path) -> Path:
-    """A copy of an adapter in half precision, which is what is shipped, and so what is evaluated."""
+    """Save a copy of an adapter in half precision.
+
+    The copy is what the package ships, so it is also what the study evaluates.
+
+    Args:
+        judge: Folder of the adapter.
+        out: Output folder. It appears only when the copy is complete.
+
+    Returns:
+        The output folder.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
-    settings, weights = ADAPTER_FILES
+    config_file, weights_file = ADAPTER_FILES
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    shutil.copyfile(judge / settings, partial / settings)
-    tensors = {name: tensor.to(torch.float16) for name, tensor in load_file(judge / weights).items()}
-    save_file(tensors, partial / weights, metadata={"format": "pt"})
+    shutil.copyfile(judge / config_file, partial / config_file)
+    tensors = {name: tensor.to(torch.float16) for name, tensor in load_file(judge / weights_file).items()}
+    save_file(tensors, partial / weights_file, metadata={"format": "pt"})
     partial.rename(out)
     return out
 
 
 def evaluate_judge(
     folder: RunFolder,
-    paper: EvaluationSet,
-    taught: Collection[Calculation],
+    evaluation_set: EvaluationSet,
+    trained: Collection[Calculation],
+    *,
     settings: JudgeSettings,
     file: Path,
     adapter: Path | None,
 ) -> EvaluationResults:
-    """The evaluation of the base model with an adapter, or without; replies of an earlier start are not computed again.
+    """Evaluate the base model, with or without an adapter. Stored judgments and replies are reused.
 
     Args:
-        taught: the sums that it was trained on.
-        settings: how it judges.
-        file: keeps its judgments.
+        folder: Folder of the run.
+        evaluation_set: Comparisons to judge.
+        trained: Calculations in the training data.
+        settings: Settings of the judge.
+        file: File that stores the judgments.
+        adapter: Folder of the adapter; None for the base model alone.
     """
     judgments = _read_stored_judgments(file, fingerprint_folder(adapter) if adapter else None)
     if judgments is None:
-        with folder.time_phase(file.stem), track_engine_progress(folder.path, file.stem.replace("_", " ")) as advance:
+        title = file.stem.replace("_", " ")
+        with folder.time_phase(file.stem), track_engine_progress(folder.path, title) as add_work:
             config = EngineConfig(
                 BASE,
                 adapter=str(adapter) if adapter else None,
@@ -238,15 +260,24 @@ def evaluate_judge(
             )
             judge = FlexJudge(load_engine(config), settings)
             try:
-                judgments = judge_evaluation_set(judge, paper, advance(len(paper.comparisons)))
+                advance = add_work(len(evaluation_set.comparisons))
+                judgments = judge_evaluation_set(judge, evaluation_set, advance)
             finally:
                 judge.close()
         write_rows(file, [judgment.to_json() for judgment in judgments])
-    return grade_judgments(paper, judgments, taught)
+    return grade_judgments(evaluation_set, judgments, trained)
 
 
 def _read_stored_judgments(file: Path, adapter: str | None) -> list[Judgment] | None:
-    """The judgments of an evaluation that was held, unless another adapter was evaluated."""
+    """Read the judgments of an earlier evaluation.
+
+    Args:
+        file: File of the judgments.
+        adapter: Fingerprint of the adapter; None for the base model alone.
+
+    Returns:
+        The judgments, or None if there are none or another adapter made them.
+    """
     if not file.exists():
         return None
     judgments = [Judgment.from_json(row) for row in read_rows(file)]
@@ -254,7 +285,10 @@ def _read_stored_judgments(file: Path, adapter: str | None) -> list[Judgment] | 
 
 
 def summarise_training_data(out: Path) -> dict[str, Any]:
-    """What the judge in a folder was taught; `size` and `questions` are what was asked for."""
+    """Count the training examples, questions and calculations of a run.
+
+    The counts may be lower than the settings `size` and `questions`, which are requests.
+    """
     rows = list(read_rows(out / "curated" / SPLITS["train"]))
     return {
         "judgments": len(rows),
@@ -262,17 +296,3 @@ def summarise_training_data(out: Path) -> dict[str, Any]:
         "questions_taught": len({row["question"] for row in rows}),
         "sums_taught": len({parse_question(row["question"]) for row in rows}),
     }
-
-
-@contextmanager
-def track_engine_progress(out: Path, title: str) -> Iterator[Callable[[int], Callable[[], object]]]:
-    """Progress of work with an engine, whose own words go to a file. Yields what adds to the work and returns what
-    advances it."""
-    with redirect_libraries(out / "engines.log") as console, build_progress(console) as progress:
-        bar = progress.add_task(title, total=0)
-
-        def add_work(total: int) -> Callable[[], object]:
-            progress.update(bar, total=(progress.tasks[bar].total or 0) + total)
-            return lambda: progress.advance(bar)
-
-        yield add_work

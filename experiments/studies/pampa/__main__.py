@@ -1,4 +1,7 @@
-"""`python -m flex_judge.experiments.studies.pampa --data FILE --policy MODEL --model JUDGE`: see `config.CaseStudy`."""
+"""Molecule case study: best-of-N and DPO of a molecular policy with a judge, on PAMPA or another table.
+
+Usage: `python -m flex_judge.experiments.studies.pampa --data FILE --policy MODEL --model JUDGE`.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,21 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the study; returns the exit status: 0, 2 for what the user can mend, 1 for what ended the run."""
+    """Run the study.
+
+    Returns:
+        Exit status: 0, 2 for a usage error, 1 for a failed run, 130 for an interrupted run.
+    """
     try:
         require_extras("the study of molecules", "serve", "train", "eval", "molecules")
+        # Imported here, because the optional dependencies have to be checked first.
         from flex_judge.experiments.studies.pampa.config import CaseStudyRun
-        from flex_judge.experiments.studies.pampa.run import main as study
+        from flex_judge.experiments.studies.pampa.run import main as run_study
 
         parser = _Parser(prog="python -m flex_judge.experiments.studies.pampa", description=__doc__, allow_abbrev=False)
         add_flags(parser, CaseStudyRun)
         config = load_config(CaseStudyRun, parser.parse_args(argv))
-        study(config)
+        run_study(config)
     except UsageError as e:
         print("pampa:", to_one_line(e), file=sys.stderr)
         return 2
@@ -36,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"pampa: {type(e).__name__}: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("pampa: stopped; the same command goes on from there", file=sys.stderr)
+        print("pampa: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
-    print(f"{(Path(config.out) / 'table.md').read_text()}\nThe page: {Path(config.out) / 'pampa.html'}")
+    print(f"{(Path(config.out) / 'table.md').read_text()}\nReport: {Path(config.out) / 'pampa.html'}")
     return 0
 
 

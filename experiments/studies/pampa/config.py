@@ -1,4 +1,4 @@
-"""Settings of the case study."""
+"""Settings of the molecule case study."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from annotated_types import Ge
 
 from flex_judge.experiments.commands.preferences.config import PreferenceRun
 from flex_judge.experiments.common.flags import format_flag, make_config, setting
-from flex_judge.experiments.studies.pampa.task import ABOUT as TOLD
-from flex_judge.experiments.studies.pampa.task import CLASSES, QUESTION, STYLES, ClassificationTask
+from flex_judge.experiments.studies.pampa.task import ABOUT, CLASSES, QUESTION, STYLES, ClassificationTask
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 
-_TASK, _STEPS = "the task", "the steps"
+_TASK, _STEPS = "task", "steps"
 PAPER_RULE = "two_temperatures"
 
 
@@ -25,28 +24,28 @@ class CaseStudyRun:
     """Settings of a run."""
 
     data: str | None = setting(
-        None, "Table with SMILES and classes: TDC's PAMPA_NCATS, or another", metavar="FILE", group=_TASK
+        None, "Table with SMILES and classes: PAMPA_NCATS of TDC, or another", metavar="FILE", group=_TASK
     )
     smiles: str | None = setting(None, "Column of the SMILES (default: Drug or smiles)", metavar="COLUMN", group=_TASK)
     label: str | None = setting(None, "Column of the classes (default: Y or label)", metavar="COLUMN", group=_TASK)
     classes: tuple[str, ...] = setting(
-        CLASSES, "Class, as VALUE=NAME|OTHER WORDS; may be repeated", metavar="CLASS", group=_TASK
+        CLASSES, "Class, as VALUE=NAME|SYNONYM|...; may be repeated", metavar="CLASS", group=_TASK
     )
-    question: str = setting(QUESTION, "Question, with <mol> for the molecule", metavar="TEXT", group=_TASK)
-    about: str = setting(TOLD, "Description of the task in the style task-info", metavar="TEXT", group=_TASK)
+    question: str = setting(QUESTION, "Question, with <mol> in place of the molecule", metavar="TEXT", group=_TASK)
+    about: str = setting(ABOUT, "Description of the task for the style task-info", metavar="TEXT", group=_TASK)
     rubric: str = setting("membrane_permeability", "Rubric of single answers", metavar="NAME", group=_TASK)
     pair_rubric: str = setting("general", "Rubric of pairs, for --rule two_temperatures", metavar="NAME", group=_TASK)
     style: tuple[str, ...] = setting(
         STYLES, f"Prompt style: {', '.join(STYLES)}; may be repeated", metavar="STYLE", group=_TASK
     )
     limit: PositiveInt | None = setting(
-        None, "Evaluate on N random molecules of the test split only", metavar="N", group=_TASK
+        None, "Evaluate on N random molecules of the test split only (default: all)", metavar="N", group=_TASK
     )
     policy: str | None = setting(
         None, "Policy: a Mol-LLaMA (folder or hub id), or any model", metavar="MODEL", group=_STEPS
     )
     model: str | None = setting(None, "Judge model: folder or hub id", metavar="MODEL", group=_STEPS)
-    samples: Annotated[int, Ge(2)] = setting(16, "Number of answers to choose from", metavar="N", group=_STEPS)
+    samples: Annotated[int, Ge(2)] = setting(16, "Number of sampled answers per molecule", metavar="N", group=_STEPS)
     sample_temperature: float = setting(0.8, "Sampling temperature of the policy", metavar="T", group=_STEPS)
     sample_tokens: PositiveInt = setting(512, "Maximum answer length in tokens", metavar="N", group=_STEPS)
     max_think_tokens: PositiveInt = setting(2048, "Thinking budget of the judge in tokens", metavar="N", group=_STEPS)
@@ -58,7 +57,7 @@ class CaseStudyRun:
         group=_STEPS,
     )
     preferences: str | None = setting(
-        None, "Train on these pairs instead: data as flex-judge dpo takes them", metavar="DATA", group=_STEPS
+        None, "Train on existing pairs instead: data as flex-judge dpo takes it", metavar="DATA", group=_STEPS
     )
     rule: Literal["two_temperatures", "highest_lowest"] = setting(
         PAPER_RULE,
@@ -66,26 +65,29 @@ class CaseStudyRun:
         group=_STEPS,
     )
     dpo: tuple[str, ...] = setting(
-        (), "Flag of flex-judge dpo, as NAME=VALUE; may be repeated", metavar="FLAG", group=_STEPS
+        (), "Flag for flex-judge dpo, as NAME=VALUE; may be repeated", metavar="FLAG", group=_STEPS
     )
     seed: int = setting(0, "Seed of samples and random choices", metavar="N", group=_STEPS)
-    out: str = setting("runs/pampa", "Output folder; a run that is there is resumed", metavar="DIR")
+    out: str = setting("runs/pampa", "Output folder; an existing run there is resumed", metavar="DIR")
 
     def __post_init__(self) -> None:
+        """Reject settings that are missing, unknown or contradictory."""
         for style in self.style:
             if style not in STYLES:
                 raise UsageError(f"--style {style}: expected one of {', '.join(STYLES)}")
+        # Required settings default to None, because they may come from the configuration file.
         for name in ("data", "policy", "model"):
             if not getattr(self, name):
-                raise UsageError(f"--{name} is needed")
+                raise UsageError(f"--{name} is required")
         load_rubric(self.rubric).check_response_count(1)
         load_rubric(self.pair_rubric).check_response_count(2)
-        _check_flags(self.dpo)
-        make_config(PreferenceRun, **self.pair_settings)  # a wrong one ends the run before anything is started
+        _check_dpo_flags(self.dpo)
+        # The settings of later steps are checked here, before anything expensive is started.
+        make_config(PreferenceRun, **self.pair_settings)
 
     @property
     def pair_settings(self) -> dict[str, Any]:
-        """How pairs are made, as settings of `flex-judge preferences`."""
+        """Settings of `flex-judge preferences` for making the pairs."""
         settings: dict[str, Any] = {"rule": self.rule, "sample_temperature": self.sample_temperature}
         if self.rule == PAPER_RULE:
             return settings | {"rubric": self.pair_rubric, "hot_temperature": self.hot_temperature}
@@ -93,17 +95,18 @@ class CaseStudyRun:
 
     @property
     def pair_flags(self) -> list[str]:
-        """How pairs are made, as flags of `flex-judge preferences`."""
+        """Flags of `flex-judge preferences` for making the pairs."""
         return [text for name, value in self.pair_settings.items() for text in (format_flag(name), str(value))]
 
     @property
     def is_published_setup(self) -> bool:
-        """Whether the question is the paper's, and so is how it is asked and judged."""
-        usual = {f.name: f.default for f in _FIELDS if f.name in ("question", "about", "classes", "rubric")}
-        return self.limit is None and all(getattr(self, name) == value for name, value in usual.items())
+        """Whether the question, its classes and its rubric are the published ones, and all molecules are used."""
+        defaults = {f.name: f.default for f in _FIELDS if f.name in ("question", "about", "classes", "rubric")}
+        return self.limit is None and all(getattr(self, name) == value for name, value in defaults.items())
 
     @property
     def task(self) -> ClassificationTask:
+        """Classification task of the run."""
         return ClassificationTask.from_classes(self.classes, self.question, self.about)
 
 
@@ -117,20 +120,23 @@ PUBLISHED_DPO = {
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 8,
 }
-"""As the paper trains, with 32 pairs a step. Its 100 steps of warm-up are a quarter of those that its 4,253 pairs take;
-of fewer pairs all steps might be warm-up."""
+"""DPO settings of the paper, with 32 pairs per step.
+
+The paper's 100 warm-up steps are a quarter of the steps that its 4,253 pairs take. The fraction is used here, because
+with fewer pairs 100 steps could be the whole training.
+"""
 
 
-def _check_flags(flags: Sequence[str]) -> None:
-    """Raise UsageError for what is no flag of `flex-judge dpo`, before anything is started."""
+def _check_dpo_flags(flags: Sequence[str]) -> None:
+    """Raise UsageError for a flag that `flex-judge dpo` does not have, before anything is started."""
     if not flags:
         return
     from trl import DPOConfig, ModelConfig
 
-    known = {f.name for kind in (DPOConfig, ModelConfig) for f in fields(kind)}
+    names = {f.name for kind in (DPOConfig, ModelConfig) for f in fields(kind)}
     for flag in flags:
         name, equals, _ = flag.partition("=")
         if not equals:
             raise UsageError(f"--dpo {flag}: expected NAME=VALUE, such as num_train_epochs=3")
-        if name not in known:
-            raise UsageError(f"--dpo {flag}: flex-judge dpo has no such flag; its --help lists them")
+        if name not in names:
+            raise UsageError(f"--dpo {flag}: flex-judge dpo has no such flag; flex-judge dpo --help lists them")

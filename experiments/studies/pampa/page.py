@@ -1,4 +1,4 @@
-"""The page of the PAMPA case study, and its table and plot as files."""
+"""Report of the PAMPA case study as an HTML page, with its table and plot as files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PAPER = {"default": (63.55, 68.85, 76.41), "cot": (64.37, 69.83, 75.92), "task-info": (72.48, 77.49, 80.10)}
-"""arXiv 2505.18601: accuracy in percent on PAMPA (407 molecules) of Mol-LLaMA, of the best of 16 of its answers by
-Flex-Mol-LLaMA, and after DPO."""
+"""Published accuracy in percent on PAMPA (407 molecules) of Mol-LLaMA, by prompt style.
+
+The values are: policy, best of 16 by Flex-Mol-LLaMA, after DPO. Source: arXiv 2505.18601.
+"""
 ALWAYS = 84.52
-"""Accuracy there of who always answers `high`, in percent: above every published figure."""
+"""Accuracy on PAMPA in percent of the constant answer `high`, which is above every published value."""
 PAPER_SAMPLES = 16
 STEPS = {"greedy": "greedy", "best": "best of {n}", "dpo": "greedy, after DPO"}
 LEGEND = (
@@ -35,56 +37,57 @@ def write_page(out: Path, summary: Mapping[str, Any]) -> Path:
     """Write `pampa.html`, `table.md` and `curve.svg` into the run's folder.
 
     Args:
-        out: the folder.
-        summary: the summary that `run.main` returns.
+        out: Folder of the run.
+        summary: Summary that `run.main` returns.
 
     Returns:
-        The path of the page.
+        Path of the page.
     """
     plot = render_svg(lambda axes: _plot_curves(axes, summary), (6.4, 3.6))
-    rows = _build_table(summary)
+    table = _build_table(summary)
     write_text(out / "curve.svg", plot)
-    write_text(out / "table.md", f"{to_markdown(rows)}\n{LEGEND}\n")
-    intro = _build_intro(summary, rows)
+    write_text(out / "table.md", f"{to_markdown(table)}\n{LEGEND}\n")
     sections = [
-        Section("The best of N", [Figure(strip_prolog(plot))]),
+        Section("Best of N", [Figure(strip_prolog(plot))]),
         Section("Parsing of the answers", [_build_outcome_table(summary)]),
     ]
-    return html.write_page(out / "pampa.html", Report("Molecules, answered and judged", intro, sections))
+    report = Report("Molecules, answered and judged", _build_intro(summary, table), sections)
+    return html.write_page(out / "pampa.html", report)
 
 
-def _build_intro(summary: Mapping[str, Any], rows: Table) -> Iterator[Block]:
+def _build_intro(summary: Mapping[str, Any], table: Table) -> Iterator[Block]:
+    is_published = summary["is_paper_s"]
     yield (
-        f"{summary['policy']} answered {summary['test']} questions about molecules of {summary['data']}; "
-        f"{summary['model']} judged the answers with the molecule as input, and chose among {summary['samples']} of "
-        f"them. The question: “{summary['question']}”"
+        f"{summary['policy']} answered {summary['test']} questions about molecules of {summary['data']}. "
+        f"{summary['model']} judged the answers with the molecule as input, and chose among {summary['samples']} "
+        f"answers per question. The question: “{summary['question']}”"
     )
-    yield rows
-    always = (
-        f" The paper's metrics (arXiv 2505.18601) are for PAMPA, 407 molecules, where always answering “high” is right "
-        f"on {ALWAYS} %."
+    yield table
+    constant_answer = (
+        " The paper's metrics (arXiv 2505.18601) are for PAMPA, 407 molecules, where the constant answer “high” has an "
+        f"accuracy of {ALWAYS} %."
     )
-    yield Note(LEGEND + (always if summary["is_paper_s"] else ""))
+    yield Note(LEGEND + (constant_answer if is_published else ""))
     if dpo := summary["dpo"]:
-        rate = dpo["highest_learning_rate"]
+        rate = f", learning rate at most {dpo['highest_learning_rate']:.1e}" if dpo["highest_learning_rate"] else ""
         paper = (
-            "; the paper's had 4,253 pairs of answers to other questions about molecules, and about 399 steps"
-            if summary["is_paper_s"]
+            "; the paper trained on 4,253 pairs of answers to other questions about molecules, in about 399 steps"
+            if is_published
             else ""
         )
-        rate_text = f", a learning rate of at most {rate:.1e}" if rate else ""
-        yield f"DPO: {dpo['pairs']} pairs, {dpo['steps']} steps{rate_text}{paper}."
+        yield f"DPO: {dpo['pairs']} pairs, {dpo['steps']} steps{rate}{paper}."
     if summary["left_out"]:
-        yield Note("Rows left out: " + ", ".join(f"{n} ({reason})" for reason, n in summary["left_out"].items()) + ".")
+        reasons = ", ".join(f"{n} ({reason})" for reason, n in summary["left_out"].items())
+        yield Note(f"Dropped rows: {reasons}.")
 
 
 def _build_outcome_table(summary: Mapping[str, Any]) -> Table:
-    rows = [
-        (style, STEPS[step].format(n=1) if step != "sampled" else "samples", outcome, n)
-        for style, steps in summary["styles"].items()
-        for step in ("greedy", "sampled", "dpo")
-        for outcome, n in steps.get(step, {}).get("outcomes", {}).items()
-    ]
+    rows = []
+    for style, results in summary["styles"].items():
+        for step in ("greedy", "sampled", "dpo"):
+            title = "samples" if step == "sampled" else STEPS[step]
+            for outcome, count in results.get(step, {}).get("outcomes", {}).items():
+                rows.append((style, title, outcome, count))
     return Table(("", "step", "outcome", "answers"), rows, text_columns=3)
 
 
@@ -94,58 +97,54 @@ def _build_table(summary: Mapping[str, Any]) -> Table:
 
 
 def list_table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Header, and a row of each step of each style, with the paper's accuracy beside where there is one."""
+    """List the header and the rows of the results, one row per style and step.
+
+    The last column holds the published accuracy. It is left out for another task than the paper's.
+    """
+    is_published = summary["is_paper_s"]
     head = ("", "accuracy, %", "balanced, %", "MCC", "answered", "the paper's accuracy, % (best of 16)")
-    name, share = summary["majority"]["class"], summary["majority"]["accuracy"]
-    alike = 100 / summary["classes_seen"]
-    always = f"{ALWAYS:.2f}" if summary["is_paper_s"] else ""
-    rows: list[tuple[str, ...]] = [(f"always “{name}”", f"{100 * share:.2f}", f"{alike:.2f}", "0.000", "", always)]
-    for style, found in summary["styles"].items():
-        n = max(found["best"], key=int, default="")
-        figures_there = PAPER.get(style, ()) if summary["is_paper_s"] else ()
-        paper = dict(zip(STEPS, (f"{one:.2f}" for one in figures_there), strict=False))
+    majority_class, majority_share = summary["majority"]["class"], summary["majority"]["accuracy"]
+    chance = 100 / summary["classes_seen"]
+    constant_answer = (f"{100 * majority_share:.2f}", f"{chance:.2f}", "0.000", "", f"{ALWAYS:.2f}")
+    rows: list[tuple[str, ...]] = [(f"always “{majority_class}”", *constant_answer)]
+    for style, results in summary["styles"].items():
+        n = max(results["best"], key=int, default="")
+        published = dict(zip(STEPS, (f"{value:.2f}" for value in PAPER.get(style, ())), strict=False))
+        # The published best-of-N is comparable at N = 16 only.
         if n != str(PAPER_SAMPLES):
-            paper.pop("best", None)
-        for step, words in STEPS.items():
-            figures = found["best"].get(n) if step == "best" else found.get(step)
-            if figures is not None:
-                rows.append(
-                    (f"{style}: {words.format(n=n)}", *_format_cells(figures, summary["test"]), paper.get(step, ""))
-                )
-        if "gain" in found:
-            rows.append(
-                (
-                    f"{style}: DPO gains",
-                    str(MetricValue.from_estimate(found["gain"], scale=100, sign="+")),
-                    "",
-                    "",
-                    "",
-                    "",
-                )
-            )
+            published.pop("best", None)
+        for step, title in STEPS.items():
+            metrics = results["best"].get(n) if step == "best" else results.get(step)
+            if metrics is not None:
+                cells = _format_cells(metrics, summary["test"])
+                rows.append((f"{style}: {title.format(n=n)}", *cells, published.get(step, "")))
+        if "gain" in results:
+            gain = str(MetricValue.from_estimate(results["gain"], scale=100, sign="+"))
+            rows.append((f"{style}: gain of DPO", gain, "", "", "", ""))
         if n:
-            rows.append((f"{style}: pass@{n}", f"{100 * found['pass_at'][n]:.2f}", "", "", "", ""))
-    return [head, *rows] if summary["is_paper_s"] else [head[:-1], *(row[:-1] for row in rows)]
+            rows.append((f"{style}: pass@{n}", f"{100 * results['pass_at'][n]:.2f}", "", "", "", ""))
+    return [head, *rows] if is_published else [head[:-1], *(row[:-1] for row in rows)]
 
 
-def _format_cells(metrics: Mapping[str, Any], asked: int) -> tuple[str, ...]:
+def _format_cells(metrics: Mapping[str, Any], molecules: int) -> tuple[str, ...]:
     interval = MetricValue.from_estimate(metrics["interval"], scale=100)
     accuracy = as_number(metrics["accuracy"], scale=100)
     return (
         f"{accuracy} ({interval.bounds})" if interval.bounds else str(accuracy),
         str(as_number(metrics["balanced_accuracy"], scale=100)),
         str(as_number(metrics["mcc"], digits=3)),
-        f"{as_number(metrics['answered'], digits=0)} of {asked}",
+        f"{as_number(metrics['answered'], digits=0)} of {molecules}",
     )
 
 
 def _plot_curves(axes: Axes, summary: Mapping[str, Any]) -> None:
     sizes: list[int] = []
-    for k, (style, found) in enumerate(summary["styles"].items()):
-        sizes = sorted(map(int, found["best"]))
-        for measure, line in (("accuracy", "-"), ("balanced_accuracy", ":")):
-            points = [found["best"][str(n)][measure] for n in sizes]
-            style_of_line = {"linestyle": line, "color": _COLOURS[k % len(_COLOURS)]}
-            plot_curve(axes, sizes, points, f"{style}, {measure.replace('_', ' ')}", **style_of_line)
-    axes.axhline(100 * summary["majority"]["accuracy"], color="#8a8a8a", linestyle="--", label="always the same")
+    for k, (style, results) in enumerate(summary["styles"].items()):
+        sizes = sorted(map(int, results["best"]))
+        for metric, line in (("accuracy", "-"), ("balanced_accuracy", ":")):
+            points = [results["best"][str(n)][metric] for n in sizes]
+            label = f"{style}, {metric.replace('_', ' ')}"
+            plot_curve(axes, sizes, points, label, linestyle=line, color=_COLOURS[k % len(_COLOURS)])
+    majority_share = summary["majority"]["accuracy"]
+    axes.axhline(100 * majority_share, color="#8a8a8a", linestyle="--", label="constant answer")
     label_sample_axes(axes, sizes, "%", fontsize=8, ncols=2)

@@ -1,6 +1,6 @@
-"""The case study from a table to a page: greedy answers, the best of N by the judge, and DPO on the judge's choices.
+"""The case study from the table to the report: greedy answers, best-of-N by the judge, and DPO on the judge's choices.
 
-Every step is a command that users have, in a folder of its own, so an interrupted run goes on where it was.
+Every step is a public command with a folder of its own, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,30 +38,45 @@ from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.models import ADAPTER_FILES, MOL_LLAMA, check_model, read_model_type
 
 PUBLISHED_TEST = (407, HIGH, 344)
-"""Molecules that the paper tests with, their most frequent class, and how many have it."""
-INDEPENDENT_SETTINGS = ("out", "style", "data", "train", "preferences", "rule", "pair_rubric", "hot_temperature", "dpo")
-"""Settings on which neither the greedy answers nor the best of N depend; the folders of the other steps know them."""
+"""Paper's test split: number of molecules, most frequent class, and its number of molecules."""
+INDEPENDENT_SETTINGS = (
+    "out",
+    "style",
+    "data",
+    "train",
+    "preferences",
+    "rule",
+    "pair_rubric",
+    "hot_temperature",
+    "dpo",
+)
+"""Settings that do not identify a run, because neither the greedy answers nor best-of-N depend on them.
+
+The folders of the other steps record them.
+"""
 
 
 def main(config: CaseStudyRun) -> dict[str, Any]:
-    """Run the study, or go on with it.
+    """Run the study, or resume an interrupted run.
 
     Returns:
         The summary, as written to `summary.json`.
 
     Raises:
-        UsageError: something the user can mend; nothing was started yet.
-        EngineLostError: a step failed. The same run goes on from there.
+        UsageError: A setting or the table is invalid; nothing was started.
+        EngineLostError: A step failed. The same command resumes the run.
     """
     path, task = Path(str(config.data)), config.task
     table = read_molecules(path, task, config.smiles, config.label)
-    train, whole = split_molecules(table.molecules)
-    test = _sample_molecules(whole, config.limit, config.seed)
-    fresh = [] if config.train == 0 or config.preferences else exclude_test_molecules(train, whole)
-    learnt = _sample_molecules(fresh, config.train, config.seed)
+    train_split, test_split = split_molecules(table.molecules)
+    test = _sample_molecules(test_split, config.limit, config.seed)
+    makes_pairs = config.train != 0 and not config.preferences
+    clean_train = exclude_test_molecules(train_split, test_split) if makes_pairs else []
+    train = _sample_molecules(clean_train, config.train, config.seed)
     for model in (config.policy, config.model):
         check_model(str(model))
     settings = {name: value for name, value in asdict(config).items() if name not in INDEPENDENT_SETTINGS}
+    # The content of the table identifies a run, not its path.
     settings |= {
         "data_digest": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         "classes": list(config.classes),
@@ -70,23 +85,24 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
         steps = _StudySteps(config, folder)
         styles = {style: steps.evaluate_style(style, test) for style in config.style}
         dpo = None
-        if learnt or config.preferences:
-            policy, dpo = steps.tune_policy(learnt)
-            for style, found in styles.items():
-                steps.add_dpo_results(style, found, policy)
-        name, share = find_majority_class(test)
-        paper = (len(test), name, round(share * len(test))) == PUBLISHED_TEST
+        if train or config.preferences:
+            policy, dpo = steps.tune_policy(train)
+            for style, results in styles.items():
+                steps.add_dpo_results(style, results, policy)
+        majority_class, majority_share = find_majority_class(test)
+        # Another version of the table would make the published values incomparable.
+        is_published_test = (len(test), majority_class, round(majority_share * len(test))) == PUBLISHED_TEST
         summary = {
             **folder.settings,
             "data": config.data,
             "molecules": len(table.molecules),
             "left_out": dict(table.left_out),
             "test": len(test),
-            "train": len(learnt),
-            "train_in_the_test_split": len(train) - len(fresh) if fresh else None,
-            "majority": {"class": name, "accuracy": share},
-            "classes_seen": len({one.label for one in test}),
-            "is_paper_s": config.is_published_setup and paper,
+            "train": len(train),
+            "train_in_the_test_split": len(train_split) - len(clean_train) if clean_train else None,
+            "majority": {"class": majority_class, "accuracy": majority_share},
+            "classes_seen": len({molecule.label for molecule in test}),
+            "is_paper_s": config.is_published_setup and is_published_test,
             "styles": styles,
             "dpo": dpo,
             "seconds": {**folder.seconds, "total": folder.total_seconds},
@@ -98,67 +114,78 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _StudySteps:
-    """The commands of a run."""
+    """Steps of a run. Each one calls a public command."""
 
     config: CaseStudyRun
     folder: RunFolder
     _greedy: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Greedy answers before DPO, by style."""
 
     def evaluate_style(self, style: str, test: Sequence[Molecule]) -> dict[str, Any]:
-        """What the policy as it is says, asked in a style, and the best of it."""
-        asked, task = self._write_questions(style, ((style, one) for one in test), "test"), self.config.task
-        greedy = self._greedy[style] = self._answer_questions(style, asked, "greedy")
-        sampled = self._answer_questions(style, asked, "sampled", samples=self.config.samples)
+        """Compute the metrics of the untuned policy in a prompt style: greedy answers, samples and best-of-N."""
+        questions = self._write_questions(style, ((style, molecule) for molecule in test), "test")
+        task = self.config.task
+        self._greedy[style] = self._answer_questions(style, questions, "greedy")
+        sampled = self._answer_questions(style, questions, "sampled", samples=self.config.samples)
         return {
-            "greedy": compute_pass_at_1(greedy, task),
+            "greedy": compute_pass_at_1(self._greedy[style], task),
             "sampled": {"outcomes": count_outcomes(sampled, task)},
             "best": compute_best_of_n(sampled, task, seed=self.config.seed),
             "pass_at": compute_pass_at_n(sampled, task),
         }
 
-    def add_dpo_results(self, style: str, found: dict[str, Any], policy: Path) -> None:
-        """Add to what was found in a style what the policy says after DPO."""
+    def add_dpo_results(self, style: str, results: dict[str, Any], policy: Path) -> None:
+        """Add the metrics of the tuned policy to the results of a style."""
         task = self.config.task
-        after = self._answer_questions(style, self.folder.path / style / "test.jsonl", "greedy_after_dpo", tuned=policy)
-        found["dpo"] = compute_pass_at_1(after, task)
-        found["gain"] = estimate_gain(self._greedy[style], after, task)
+        questions = self.folder.path / style / "test.jsonl"
+        tuned_rows = self._answer_questions(style, questions, "greedy_after_dpo", tuned=policy)
+        results["dpo"] = compute_pass_at_1(tuned_rows, task)
+        results["gain"] = estimate_gain(self._greedy[style], tuned_rows, task)
 
     def tune_policy(self, train: Sequence[Molecule]) -> tuple[Path, dict[str, Any]]:
-        """What DPO makes of the policy on pairs of its own answers, and how; one policy for all styles."""
+        """Tune the policy with DPO on pairs of its own answers. One policy serves all styles.
+
+        Returns:
+            Folder of the tuned policy, and statistics of the training.
+        """
         config, out = self.config, self.folder.path / "dpo" / "policy"
         data = config.preferences or str(self._make_pairs(train))
-        told = {**PUBLISHED_DPO, "seed": config.seed, **dict(flag.split("=", 1) for flag in config.dpo)}
-        where = {"model_name_or_path": config.policy, "output_dir": out, "held-out-prompts": 0}
-        flags = [text for name, value in {**where, **told}.items() for text in (f"--{name}", str(value))]
+        # Flags given by the user override the published settings.
+        flags = {
+            "model_name_or_path": config.policy,
+            "output_dir": out,
+            "held-out-prompts": 0,
+            **PUBLISHED_DPO,
+            "seed": config.seed,
+            **dict(flag.split("=", 1) for flag in config.dpo),
+        }
         with self.folder.time_phase("dpo"):
-            run_subcommand("dpo", data, *flags)
-        trained = json.loads((out / "training.json").read_text(encoding="utf-8"))
-        rates = [row["learning_rate"] for row in trained["log"] if "learning_rate" in row]
-        steps = max((row["step"] for row in trained["log"]), default=0)
-        return out, {"pairs": trained["rows"], "steps": steps, "highest_learning_rate": max(rates, default=None)}
+            run_subcommand("dpo", data, *_format_flags(flags))
+        training = json.loads((out / "training.json").read_text(encoding="utf-8"))
+        rates = [row["learning_rate"] for row in training["log"] if "learning_rate" in row]
+        steps = max((row["step"] for row in training["log"]), default=0)
+        return out, {"pairs": training["rows"], "steps": steps, "highest_learning_rate": max(rates, default=None)}
 
     def _make_pairs(self, train: Sequence[Molecule]) -> Path:
-        """Pairs of the policy's answers to questions about molecules to train on, each asked in every style."""
-        asked = self._write_questions("dpo", ((style, one) for one in train for style in self.config.style), "train")
+        """Make preference pairs from the policy's answers about training molecules, asked in every style."""
+        questions = self._write_questions(
+            "dpo", ((style, molecule) for molecule in train for style in self.config.style), "train"
+        )
         pairs = self.folder.path / "dpo" / "preferences"
         with self.folder.time_phase("preferences"):
-            flags = [
-                *self._make_model_flags(),
-                *self.config.pair_flags,
-                "--out",
-                str(pairs),
-                "--max-failures",
-                str(10**9),
-            ]
+            # Some molecules always fail, so the number of failures is not limited.
+            flags = [*self._make_model_flags(), *self.config.pair_flags]
+            flags += ["--out", str(pairs), "--max-failures", str(10**9)]
             if read_model_type(str(self.config.policy)) == MOL_LLAMA:
                 flags.append("--with-molecules")
-            run_subcommand("preferences", str(asked), *flags)
+            run_subcommand("preferences", str(questions), *flags)
         if not any(True for _ in read_rows(pairs / "data" / "train.jsonl")):
-            raise EngineLostError(f"no pair came of {asked}; see {pairs / 'summary.json'}")
+            raise EngineLostError(f"{questions}: no pair could be made; see {pairs / 'summary.json'}")
         return pairs
 
-    def _write_questions(self, where: str, questions: Any, name: str) -> Path:
-        folder = self.folder.path / where
+    def _write_questions(self, subfolder: str, questions: Iterable[tuple[str, Molecule]], name: str) -> Path:
+        """Write questions, given as style and molecule, to a file that the commands read."""
+        folder = self.folder.path / subfolder
         folder.mkdir(exist_ok=True)
         rows = (
             {
@@ -174,32 +201,58 @@ class _StudySteps:
 
     def _make_model_flags(self, policy: Mapping[str, Any] | None = None) -> list[str]:
         config = self.config
-        told = {"policy": config.policy, **(policy or {}), "model": config.model, "seed": config.seed}
-        told |= {"sample-tokens": config.sample_tokens, "max-think-tokens": config.max_think_tokens, "temperature": 0}
-        return [text for name, value in told.items() for text in (f"--{name}", str(value))]
+        return _format_flags(
+            {
+                "policy": config.policy,
+                **(policy or {}),
+                "model": config.model,
+                "seed": config.seed,
+                "sample-tokens": config.sample_tokens,
+                "max-think-tokens": config.max_think_tokens,
+                "temperature": 0,
+            }
+        )
 
     def _answer_questions(
-        self, style: str, asked: Path, name: str, samples: int = 1, tuned: Path | None = None
+        self, style: str, questions: Path, name: str, samples: int = 1, tuned: Path | None = None
     ) -> list[dict[str, Any]]:
-        """Judged answers to the questions of a file: greedy, or so many samples. A question that could not be answered
-        has none, and stays."""
+        """Answer the questions of a file and judge the answers.
+
+        Args:
+            style: Prompt style, the name of the output folder.
+            questions: File of the questions.
+            name: Name of the step, a subfolder of the output folder.
+            samples: Number of answers per question; 1 decodes greedily.
+            tuned: Folder of the tuned policy; None for the untuned one.
+
+        Returns:
+            Rows in the order of the questions. Questions that could not be answered have None as `responses`.
+        """
         out = self.folder.path / style / name
-        hot = self.config.sample_temperature if samples > 1 else 0
+        temperature = self.config.sample_temperature if samples > 1 else 0
         policy: dict[str, Any] = {}
         if tuned is not None:
             is_adapter = (tuned / ADAPTER_FILES[0]).is_file()
             policy = {"policy-adapter": tuned} if is_adapter else {"policy": tuned}
-        flags = [*self._make_model_flags(policy), "--samples", str(samples), "--sample-temperature", str(hot)]
+        flags = [*self._make_model_flags(policy), "--samples", str(samples), "--sample-temperature", str(temperature)]
+        # Questions that fail count as unanswered in the metrics, instead of ending the run.
         flags += ["--rubric", self.config.rubric, "--out", str(out), "--keep", LABEL, "--max-failures", str(10**9)]
         with self.folder.time_phase(f"{style}: {name}"):
-            run_subcommand("best-of-n", str(asked), *flags)
-        given = {row["id"]: row for row in read_rows(out / "best_of_n.jsonl")}
-        nothing = {"responses": None, "scores": None}
-        return [given.get(str(row["id"]), {**nothing, "kept": {LABEL: row[LABEL]}}) for row in read_rows(asked)]
+            run_subcommand("best-of-n", str(questions), *flags)
+        answered = {row["id"]: row for row in read_rows(out / "best_of_n.jsonl")}
+        rows = []
+        for question in read_rows(questions):
+            unanswered = {"responses": None, "scores": None, "kept": {LABEL: question[LABEL]}}
+            rows.append(answered.get(str(question["id"]), unanswered))
+        return rows
+
+
+def _format_flags(values: Mapping[str, Any]) -> list[str]:
+    return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
 def _sample_molecules(molecules: Sequence[Molecule], count: int | None, seed: int) -> list[Molecule]:
-    """So many of them, by lot, in the order of the table; None for all."""
+    """Sample molecules at random, in table order; None takes all."""
     if count is None or count >= len(molecules):
         return list(molecules)
     return [molecules[i] for i in sorted(random.Random(seed).sample(range(len(molecules)), count))]

@@ -1,4 +1,8 @@
-"""What answers about molecules are worth: beside accuracy, what one who always says the same does not reach. Pure."""
+"""Metrics of answers about molecules.
+
+Besides accuracy they include balanced accuracy and Matthews' correlation, which give a constant answer no more than
+chance.
+"""
 
 from __future__ import annotations
 
@@ -16,114 +20,143 @@ from flex_judge.experiments.studies.pampa.task import ClassificationTask
 SIZES = (1, 2, 4, 8, 16)
 DRAWS = 10
 Row = Mapping[str, Any]
-"""Of `best_of_n.jsonl`: `responses`, `scores`, `expected_scores`, and the label in `kept`. A molecule that no answer
-could be had for has None as `responses`."""
+"""Row of `best_of_n.jsonl`: `responses`, `scores`, `expected_scores`, and the label in `kept`.
+
+`responses` is None for a molecule that could not be answered.
+"""
 LABEL = "label"
 UNANSWERED = "could not be answered"
-"""What came of reading where there was nothing to read."""
+"""Outcome of a molecule without an answer."""
 
 
-def compute_accuracy_metrics(labels: Sequence[str], said: Sequence[str | None]) -> dict[str, float | int | None]:
-    """Figures of one answer to each molecule; None is no answer, and wrong in all of them.
+def compute_accuracy_metrics(labels: Sequence[str], answers: Sequence[str | None]) -> dict[str, float | int | None]:
+    """Compute the metrics of one answer per molecule. A missing answer is wrong in all of them.
+
+    Args:
+        labels: True class of each molecule.
+        answers: Answered class of each molecule; None for no answer.
 
     Returns:
-        `accuracy`; `accuracy_answered`, over the answers; `balanced_accuracy`, the mean over classes of how many of a
-        class are called so; `mcc`, Matthews' correlation, in which no answer is the most frequent of the wrong classes
-        (scikit-learn); `answered`, `count`.
+        A mapping with these keys:
+
+        - `accuracy`: accuracy over all molecules.
+        - `accuracy_answered`: accuracy over the answered molecules.
+        - `balanced_accuracy`: mean recall over the classes.
+        - `mcc`: Matthews' correlation (scikit-learn). A missing answer counts as the most frequent wrong class.
+        - `answered`, `count`: number of answered molecules, and of all molecules.
     """
     from sklearn.metrics import matthews_corrcoef
 
-    right = mark_correct(labels, said)
-    answered = [one for one, of in zip(right, said, strict=True) if of is not None]
+    correct = mark_correct(labels, answers)
+    correct_answered = [is_right for is_right, answer in zip(correct, answers, strict=True) if answer is not None]
     recalls = []
     for name in sorted(set(labels)):
-        of_class = [one for one, label in zip(right, labels, strict=True) if label == name]
+        of_class = [is_right for is_right, label in zip(correct, labels, strict=True) if label == name]
         recalls.append(sum(of_class) / len(of_class))
-    often = [name for name, _ in Counter(labels).most_common()]
-    wrong = {label: next((name for name in often if name != label), "") for label in often}
-    told = [wrong[label] if one is None else one for label, one in zip(labels, said, strict=True)]
+    by_frequency = [name for name, _ in Counter(labels).most_common()]
+    # Any wrong class would do for accuracy; a class of its own would raise the correlation.
+    wrong = {label: next((name for name in by_frequency if name != label), "") for label in by_frequency}
+    filled = [wrong[label] if answer is None else answer for label, answer in zip(labels, answers, strict=True)]
     return {
-        "accuracy": sum(right) / len(right),
-        "accuracy_answered": sum(answered) / len(answered) if answered else None,
+        "accuracy": sum(correct) / len(correct),
+        "accuracy_answered": sum(correct_answered) / len(correct_answered) if correct_answered else None,
         "balanced_accuracy": statistics.fmean(recalls),
-        "mcc": float(matthews_corrcoef(list(labels), told)),
-        "answered": len(answered),
-        "count": len(right),
+        "mcc": float(matthews_corrcoef(list(labels), filled)),
+        "answered": len(correct_answered),
+        "count": len(correct),
     }
 
 
-def mark_correct(labels: Sequence[str], said: Sequence[str | None]) -> list[bool]:
-    """Of every molecule whether the answer is its class."""
-    return [label == one for label, one in zip(labels, said, strict=True)]
+def mark_correct(labels: Sequence[str], answers: Sequence[str | None]) -> list[bool]:
+    """Mark for every molecule whether the answer is its class."""
+    return [label == answer for label, answer in zip(labels, answers, strict=True)]
 
 
 def compute_pass_at_1(rows: Sequence[Row], task: ClassificationTask) -> dict[str, Any]:
-    """Figures of the first answer to each molecule, `interval` of its accuracy over molecules (95 %), and what came of
-    reading the answers (`outcomes`)."""
-    labels, said = _get_labels(rows), read_first_answers(rows, task)
+    """Compute the metrics of the first answer to each molecule.
+
+    Returns:
+        Metrics of `compute_accuracy_metrics`, with the 95 % interval of the accuracy over molecules (`interval`) and
+        the parsing outcomes (`outcomes`).
+    """
+    labels, answers = _get_labels(rows), read_first_answers(rows, task)
+    # Outcomes are counted for the first answers only, like the metrics.
+    first_responses = [{**row, "responses": (row["responses"] or [None])[:1]} for row in rows]
     return {
-        **compute_accuracy_metrics(labels, said),
-        "interval": asdict(estimate_mean(map(float, mark_correct(labels, said)))),
-        "outcomes": count_outcomes([{**row, "responses": (row["responses"] or [None])[:1]} for row in rows], task),
+        **compute_accuracy_metrics(labels, answers),
+        "interval": asdict(estimate_mean(map(float, mark_correct(labels, answers)))),
+        "outcomes": count_outcomes(first_responses, task),
     }
 
 
 def count_outcomes(rows: Sequence[Row], task: ClassificationTask) -> dict[str, int]:
-    """What came of reading all answers, and how often."""
+    """Count the parsing outcomes of all answers, most frequent first."""
     texts = [text for row in rows for text in (row["responses"] or [None])]
     return dict(Counter(UNANSWERED if text is None else task.read_class(text)[1] for text in texts).most_common())
 
 
 def estimate_gain(before: Sequence[Row], after: Sequence[Row], task: ClassificationTask) -> dict[str, Any]:
-    """By how much the accuracy of first answers grows, molecule by molecule, with its 95 % interval."""
-    of_before, of_after = (mark_correct(_get_labels(rows), read_first_answers(rows, task)) for rows in (before, after))
-    differences = [float(b) - float(a) for a, b in zip(of_before, of_after, strict=True)]
+    """Estimate the gain in accuracy of first answers with a 95 % interval, from the differences per molecule."""
+    correct_before, correct_after = (
+        mark_correct(_get_labels(rows), read_first_answers(rows, task)) for rows in (before, after)
+    )
+    differences = [float(b) - float(a) for a, b in zip(correct_before, correct_after, strict=True)]
     return asdict(estimate_mean(differences, shares=False))
 
 
 def compute_best_of_n(
     rows: Sequence[Row], task: ClassificationTask, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Figures of the answer with the highest score among N, for every N of SIZES that there are answers for.
+    """Compute the metrics of the answer with the highest score among N, for every N in SIZES with enough answers.
 
-    In each draw N of a molecule's answers are taken at random, and so is one of those that score alike. A molecule of
-    which none has a score has no answer, and stays in the count.
+    Each draw takes N random answers per molecule and breaks ties at random. A molecule without a scored answer counts
+    as unanswered.
+
+    Args:
+        rows: Rows with sampled answers and their scores.
+        task: Classification task.
+        draws: Number of draws.
+        seed: Seed of the draws.
 
     Returns:
-        By N: of each figure the mean over draws and their standard deviation, which is smaller the less there is left
-        to draw; and `interval`, of the mean accuracy over molecules (95 %).
+        For each N (as a string): mean and standard deviation over draws of every metric, and the 95 % interval of the
+        mean accuracy over molecules (`interval`). The deviation shrinks as N approaches the number of answers.
     """
-    read, labels = _read_answers(rows, task), _get_labels(rows)
-    most = min((len(answers) for answers in read if answers), default=0)
-    found: dict[str, dict[str, Any]] = {}
-    for n in (size for size in SIZES if size <= most):
-        taken, hits = [], [0] * len(rows)
+    answers, labels = _read_answers(rows, task), _get_labels(rows)
+    results: dict[str, dict[str, Any]] = {}
+    for n in _list_sizes(answers):
+        draw_metrics, right_counts = [], [0] * len(rows)
         for draw in range(draws):
+            # Each size and draw has its own generator, so that results do not depend on the list of sizes.
             rng = random.Random(f"{seed}:{n}:{draw}")
-            said = [_choose_best(row, answers, n, rng) for row, answers in zip(rows, read, strict=True)]
-            taken.append(compute_accuracy_metrics(labels, said))
-            hits = [hit + one for hit, one in zip(hits, mark_correct(labels, said), strict=True)]
-        found[str(n)] = {name: _average_draws([one[name] for one in taken]) for name in taken[0] if name != "count"}
-        found[str(n)]["interval"] = asdict(estimate_mean([hit / draws for hit in hits], shares=False))
-    return found
+            best = [_choose_best(row, row_answers, n, rng) for row, row_answers in zip(rows, answers, strict=True)]
+            draw_metrics.append(compute_accuracy_metrics(labels, best))
+            correct = mark_correct(labels, best)
+            right_counts = [count + is_right for count, is_right in zip(right_counts, correct, strict=True)]
+        names = [name for name in draw_metrics[0] if name != "count"]
+        results[str(n)] = {name: _average_draws([metrics[name] for metrics in draw_metrics]) for name in names}
+        interval = estimate_mean([count / draws for count in right_counts], shares=False)
+        results[str(n)]["interval"] = asdict(interval)
+    return results
 
 
 def compute_pass_at_n(rows: Sequence[Row], task: ClassificationTask) -> dict[str, float]:
-    """By N: how many molecules have a right answer among N of theirs, on the average over all ways to take N."""
-    read, labels = _read_answers(rows, task), _get_labels(rows)
-    most = min((len(answers) for answers in read if answers), default=0)
-    found = {}
-    for n in (size for size in SIZES if size <= most):
+    """Compute pass@N: the probability that at least one of N random answers is right, averaged over molecules."""
+    answers, labels = _read_answers(rows, task), _get_labels(rows)
+    results = {}
+    for n in _list_sizes(answers):
         shares = []
-        for answers, label in zip(read, labels, strict=True):
-            wrong = sum(one != label for one in answers)
-            shares.append(1 - math.comb(wrong, n) / math.comb(len(answers), n) if answers else 0.0)
-        found[str(n)] = statistics.fmean(shares)
-    return found
+        for row_answers, label in zip(answers, labels, strict=True):
+            total = len(row_answers)
+            wrong = sum(answer != label for answer in row_answers)
+            # Exact expectation over all subsets of N answers (arXiv 2107.03374).
+            shares.append(1 - math.comb(wrong, n) / math.comb(total, n) if total else 0.0)
+        results[str(n)] = statistics.fmean(shares)
+    return results
 
 
 def read_first_answers(rows: Sequence[Row], task: ClassificationTask) -> list[str | None]:
-    """The class that the first answer to each molecule names."""
+    """Read the class of the first answer to each molecule."""
     return [answers[0] if answers else None for answers in _read_answers(rows, task)]
 
 
@@ -131,15 +164,25 @@ def _read_answers(rows: Sequence[Row], task: ClassificationTask) -> list[list[st
     return [[task.read_class(text)[0] for text in row["responses"] or ()] for row in rows]
 
 
+def _list_sizes(answers: Sequence[Sequence[str | None]]) -> list[int]:
+    """List the values of N that every answered molecule has enough answers for."""
+    limit = min((len(row_answers) for row_answers in answers if row_answers), default=0)
+    return [size for size in SIZES if size <= limit]
+
+
 def _get_labels(rows: Sequence[Row]) -> list[str]:
     return [row["kept"][LABEL] for row in rows]
 
 
 def _choose_best(row: Row, answers: Sequence[str | None], n: int, rng: random.Random) -> str | None:
+    """Choose the answer with the highest score among N random ones."""
     if not answers:
         return None
-    some = rng.sample(range(len(answers)), n)
-    scored = [(score, i) for i in some if (score := row["scores"][i]) is not None]
+    scored = []
+    for i in rng.sample(range(len(answers)), n):
+        score = row["scores"][i]
+        if score is not None:
+            scored.append((score, i))
     if not scored:
         return None
     highest = max(score for score, _ in scored)
@@ -147,7 +190,7 @@ def _choose_best(row: Row, answers: Sequence[str | None], n: int, rng: random.Ra
 
 
 def _average_draws(values: Sequence[float | int | None]) -> dict[str, float | None]:
-    known = [float(value) for value in values if value is not None and not math.isnan(value)]
-    if not known:
+    defined = [float(value) for value in values if value is not None and not math.isnan(value)]
+    if not defined:
         return {"mean": None, "deviation": None}
-    return {"mean": statistics.fmean(known), "deviation": statistics.stdev(known) if len(known) > 1 else None}
+    return {"mean": statistics.fmean(defined), "deviation": statistics.stdev(defined) if len(defined) > 1 else None}

@@ -1,4 +1,4 @@
-"""A table with SMILES and classes: read as TDC (Therapeutics Data Commons) reads its own, and split as it does."""
+"""Table of molecules with classes, read and split like the tables of TDC (Therapeutics Data Commons)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLIT_SEED = 42
-"""TDC's."""
+"""Seed of TDC's random split."""
 TEST_SHARE = 0.2
 SMILES_COLUMNS = ("Drug", "smiles", "SMILES")
 LABEL_COLUMNS = ("Y", "label")
@@ -24,87 +24,96 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
 @dataclass(frozen=True)
 class Molecule:
-    """A row of the table."""
+    """Molecule with its class."""
 
     id: str
     smiles: str
     label: str
-    """The name of its class."""
+    """Name of the class."""
     where: str
+    """File and row, for messages."""
 
 
 @dataclass(frozen=True)
 class MoleculeTable:
-    """What a file holds."""
+    """Molecules of a file, with counts of the dropped rows."""
 
     molecules: Sequence[Molecule]
     left_out: Mapping[str, int]
-    """Why rows are no molecules of it, and how many."""
+    """Number of dropped rows by reason."""
 
 
 def read_molecules(
     path: Path, task: ClassificationTask, smiles: str | None = None, label: str | None = None
 ) -> MoleculeTable:
-    """The molecules of a file (.csv, .tsv, .tab, .parquet, .jsonl). Rows that repeat another in every column are left
-    out, and those without a label, as TDC does.
+    """Read the molecules of a .csv, .tsv, .tab, .parquet or .jsonl file.
+
+    Duplicate rows and rows without a label are dropped, as TDC does.
 
     Args:
-        smiles, label: columns; None for those that TDC's tables have.
+        path: File to read.
+        task: Classification task with the classes.
+        smiles: Column of the SMILES; None for the column of TDC's tables.
+        label: Column of the labels; None for the column of TDC's tables.
 
     Raises:
-        UsageError: it cannot be read, a column is missing, or a row has no molecule or a label that is no class.
+        UsageError: The file cannot be read, a column is missing, or a row has no molecule or an unknown class.
     """
     table = _load_frame(path)
-    of_smiles, of_label = (
-        _find_column(path, table, smiles, SMILES_COLUMNS),
-        _find_column(path, table, label, LABEL_COLUMNS),
-    )
-    left_out = {"repeats another row": 0, "has no label": 0}
-    found, seen = [], set()
+    smiles_column = _find_column(path, table, smiles, SMILES_COLUMNS)
+    label_column = _find_column(path, table, label, LABEL_COLUMNS)
+    dropped = {"repeats another row": 0, "has no label": 0}
+    molecules, seen = [], set()
     for number, row in enumerate(table.to_dict("records"), 1):
-        where, whole = f"{path}, row {number}", tuple(map(str, row.values()))
-        value, molecule = normalise_label(row[of_label]), row[of_smiles]
-        if whole in seen:
-            left_out["repeats another row"] += 1
+        where, cells = f"{path}, row {number}", tuple(map(str, row.values()))
+        value, molecule = normalise_label(row[label_column]), row[smiles_column]
+        # Whole rows are compared, so two measurements of the same molecule both stay.
+        if cells in seen:
+            dropped["repeats another row"] += 1
         elif value is None:
-            left_out["has no label"] += 1
+            dropped["has no label"] += 1
         elif value not in task.classes:
             expected = ", ".join(task.classes)
-            raise UsageError(f"{where}, column {of_label!r}: expected one of {expected}, got {value!r} (--classes)")
+            raise UsageError(
+                f"{where}: column {label_column!r}: expected one of {expected}, got {value!r}; "
+                "name the classes with --classes"
+            )
         elif not isinstance(molecule, str) or not molecule.strip():
-            raise UsageError(f"{where}, column {of_smiles!r}: expected a SMILES string, got {molecule!r}")
+            raise UsageError(f"{where}: column {smiles_column!r}: expected a SMILES string, got {molecule!r}")
         else:
-            found.append(Molecule(str(number), molecule.strip(), task.classes[value][0], where))
-        seen.add(whole)
-    if not found:
-        raise UsageError(f"{path}: holds no row with a label")
-    return MoleculeTable(found, {why: count for why, count in left_out.items() if count})
+            molecules.append(Molecule(str(number), molecule.strip(), task.classes[value][0], where))
+        seen.add(cells)
+    if not molecules:
+        raise UsageError(f"{path}: no row has a label")
+    return MoleculeTable(molecules, {reason: count for reason, count in dropped.items() if count})
 
 
 def split_molecules(molecules: Sequence[Molecule], seed: int = SPLIT_SEED) -> tuple[list[Molecule], list[Molecule]]:
-    """Molecules to train on and to test with: TDC's random split, of which the part for validation is left with the
-    first.
+    """Split molecules into training and test molecules as TDC's random split does.
+
+    TDC's validation split is part of the training molecules here.
 
     Raises:
-        UsageError: there are too few for both parts.
+        UsageError: There are too few molecules for two parts.
     """
     import pandas as pd
 
+    # TDC samples with pandas, so the same split needs the same call.
     numbers = pd.DataFrame({"number": range(len(molecules))})
     test = set(numbers.sample(frac=TEST_SHARE, replace=False, random_state=seed)["number"])
     if not test:
-        raise UsageError(f"{len(molecules)} molecules are too few: a fifth of them is to test with")
+        raise UsageError(f"{len(molecules)} molecules are too few; the test split takes a fifth of them")
     return [m for i, m in enumerate(molecules) if i not in test], [molecules[i] for i in sorted(test)]
 
 
 def exclude_test_molecules(train: Sequence[Molecule], test: Sequence[Molecule]) -> list[Molecule]:
-    """Those to train on that are none of those to test with, however they are written."""
-    tested = {_canonicalise_smiles(molecule.smiles) for molecule in test}
-    return [molecule for molecule in train if _canonicalise_smiles(molecule.smiles) not in tested]
+    """Drop training molecules that are also test molecules, possibly under another SMILES string."""
+    test_smiles = {_canonicalise_smiles(molecule.smiles) for molecule in test}
+    return [molecule for molecule in train if _canonicalise_smiles(molecule.smiles) not in test_smiles]
 
 
 def find_majority_class(molecules: Sequence[Molecule]) -> tuple[str, float]:
-    """The most frequent class, and how right one is who always says it."""
+    """Find the most frequent class, and the accuracy of always answering it."""
     name, count = Counter(molecule.label for molecule in molecules).most_common(1)[0]
     return name, count / len(molecules)
 
@@ -121,25 +130,28 @@ def _load_frame(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     if path.suffix not in (*_SEPARATORS, ".parquet", ".jsonl"):
-        raise UsageError(f"{path}: expected a table that ends in .csv, .tsv, .tab, .parquet or .jsonl")
+        raise UsageError(f"{path}: unknown format; expected a .csv, .tsv, .tab, .parquet or .jsonl file")
     try:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
         elif path.suffix == ".jsonl":
             table = pd.read_json(path, lines=True, dtype=False)
-        else:  # every cell as it stands there: pandas takes "None" or "NA" for nothing
-            how: Any = {"dtype": str, "keep_default_na": False, "index_col": False}
-            table = pd.read_csv(path, sep=_SEPARATORS[path.suffix], **how)
+        else:
+            # Keep every cell as text: by default pandas reads "None" and "NA" as missing values.
+            # A trailing separator would otherwise turn the first column into the index.
+            options: Any = {"dtype": str, "keep_default_na": False, "index_col": False}
+            table = pd.read_csv(path, sep=_SEPARATORS[path.suffix], **options)
     except (OSError, ValueError) as e:
         raise UsageError(f"{path}: cannot be read as a table: {' '.join(str(e).split())}") from e
     if table.empty:
-        raise UsageError(f"{path}: holds no row")
+        raise UsageError(f"{path}: the table has no rows")
     return table
 
 
-def _find_column(path: Path, table: Any, named: str | None, usual: Sequence[str]) -> str:
-    known = [str(name) for name in table.columns]
-    wanted = [named] if named else [one for one in usual if one in known]
-    if not wanted or wanted[0] not in known:
-        raise UsageError(f"{path}: has no column {named or usual[0]!r}; there are {', '.join(known)}")
-    return wanted[0]
+def _find_column(path: Path, table: Any, name: str | None, defaults: Sequence[str]) -> str:
+    columns = [str(column) for column in table.columns]
+    candidates = [name] if name else [default for default in defaults if default in columns]
+    if not candidates or candidates[0] not in columns:
+        missing = name or defaults[0]
+        raise UsageError(f"{path}: column {missing!r} is missing; the columns are {', '.join(columns)}")
+    return candidates[0]

@@ -1,6 +1,6 @@
-"""A class of a molecule as a question about it, and answers as classes. Pure.
+"""Molecule classification as a question, and parsing of answers as classes.
 
-The default is PAMPA_NCATS of TDC (Therapeutics Data Commons): whether a molecule passes an artificial membrane.
+The default is PAMPA_NCATS of TDC (Therapeutics Data Commons): whether a molecule permeates an artificial membrane.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HIGH, LOW = "High permeability", "Low-to-moderate permeability"
 CLASSES = (f"0={LOW}|Moderate permeability|Low permeability", f"1={HIGH}")
 QUESTION = "How well does the molecule <mol> pass an artificial membrane by passive diffusion?"
 STYLES = ("default", "cot", "task-info")
-"""How a question is asked: as it is, with the reasoning asked for, and with what the task is told about."""
+"""Prompt styles: the question alone, with a request for reasoning, and also with a description of the task."""
 FINAL = "Final answer:"
 ABOUT = (
     "In PAMPA, the parallel artificial membrane permeability assay, molecules diffuse from one well to another through "
@@ -25,66 +25,73 @@ ABOUT = (
     "donors and acceptors of hydrogen bonds, a charge at physiological pH, many rotatable bonds and a large molecular "
     "weight hinder."
 )
-ANSWERED, UNMARKED, SEVERAL, NONE = "answered", "answered without the last line", "several classes", "no class"
-_FINAL = re.compile(r"\bfinal\s+answer\W*(?:is\b\W*)?", re.IGNORECASE)
-_SENTENCE_ENDS = re.compile(r"[.;!?](?:\s|$)")
-_GAPS = re.compile(r"[\W_]+")
-_NOT = frozenset(("not", "no", "non", "never", "neither", "nor", "than", "t"))  # the last of "isn't"
-_TAKEN = "|"
-"""Stands for the words of a class that was found. No word has it."""
+ANSWERED, UNMARKED, SEVERAL, NONE = "answered", "answered without a final line", "several classes", "no class"
+_FINAL_MARKER = re.compile(r"\bfinal\s+answer\W*(?:is\b\W*)?", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.;!?](?:\s|$)")
+_NON_WORDS = re.compile(r"[\W_]+")
+_NEGATIONS = frozenset(("not", "no", "non", "never", "neither", "nor", "than", "t"))  # "t" is the end of "isn't"
+_MATCHED = "|"
+"""Replacement for a matched class name. It contains no word, so it cannot be matched again."""
 
 
 @dataclass(frozen=True)
 class ClassificationTask:
-    """What is asked, and what can be answered."""
+    """Question about a molecule, and the classes that can be answered."""
 
     classes: Mapping[str, tuple[str, ...]]
-    """Value of the label -> the class's name, and other words for it."""
+    """Name and synonyms of each class, by its label in the table."""
     question: str = QUESTION
-    """With `<mol>` where the molecule is."""
+    """Question with `<mol>` in place of the molecule."""
     about: str = ABOUT
-    """What the style `task-info` tells of the task."""
+    """Description of the task for the style `task-info`."""
 
     @classmethod
     def from_classes(cls, classes: Sequence[str], question: str = QUESTION, about: str = ABOUT) -> ClassificationTask:
-        """Out of texts `VALUE=NAME|OTHER WORDS`, as a command line gives them.
+        """Create a task from command-line arguments.
+
+        Args:
+            classes: Classes as `VALUE=NAME|SYNONYM|...`.
+            question: Question with `<mol>` in place of the molecule.
+            about: Description of the task.
 
         Raises:
-            UsageError: a text of another form, fewer than two classes, names that cannot be told from each other in an
-                answer, or a question without a place for the molecule.
+            UsageError: A class has another format, there are fewer than two classes, their names cannot be
+                distinguished in an answer, or the question does not have exactly one `<mol>`.
         """
-        known: dict[str, tuple[str, ...]] = {}
+        names_by_label: dict[str, tuple[str, ...]] = {}
         for text in classes:
-            value, equals, names = text.partition("=")
-            words = tuple(name.strip() for name in names.split("|") if name.strip())
-            given = normalise_label(value)
-            if not equals or given is None or not words:
+            value, equals, joined_names = text.partition("=")
+            names = tuple(name.strip() for name in joined_names.split("|") if name.strip())
+            label = normalise_label(value)
+            if not equals or label is None or not names:
                 raise UsageError(f"--classes {text}: expected VALUE=NAME, such as 1='{HIGH}'")
-            if given in known:
-                raise UsageError(f"--classes {text}: there is a class of the value {given} already")
-            known[given] = words
-        if len(known) < 2:
-            raise UsageError("--classes: expected two classes or more")
-        if question.count("<mol>") != 1:
-            raise UsageError(f"--question: has {question.count('<mol>')} times <mol>; expected one, for the molecule")
-        task = cls(known, question, about)
-        if len(set(task.names)) < len(known):
-            raise UsageError("--classes: two have the same name")
-        for words in known.values():
-            for name in words:
-                if task.read_class(f"{FINAL} {name}") != (words[0], ANSWERED):
+            if label in names_by_label:
+                raise UsageError(f"--classes {text}: a class with the value {label} already exists")
+            names_by_label[label] = names
+        if len(names_by_label) < 2:
+            raise UsageError("--classes: expected at least two classes")
+        placeholders = question.count("<mol>")
+        if placeholders != 1:
+            raise UsageError(f"--question: found <mol> {placeholders} times; expected it once, for the molecule")
+        task = cls(names_by_label, question, about)
+        if len(set(task.names)) < len(names_by_label):
+            raise UsageError("--classes: two classes have the same name; give each its own")
+        for names in names_by_label.values():
+            for name in names:
+                if task.read_class(f"{FINAL} {name}") != (names[0], ANSWERED):
                     raise UsageError(
-                        f"--classes: an answer {name!r} would not be read as {words[0]!r}; a name needs its own words"
+                        f"--classes: the answer {name!r} would not be parsed as {names[0]!r}; "
+                        "every name needs a word of its own"
                     )
         return task
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes' names, in the order of their values."""
-        return tuple(words[0] for words in self.classes.values())
+        """Names of the classes, in the order of definition."""
+        return tuple(names[0] for names in self.classes.values())
 
     def make_prompt(self, style: str) -> str:
-        """The question as it is put to the policy."""
+        """Make the prompt for the policy in a style, one of STYLES."""
         options = " or ".join(f'"{FINAL} {name}"' for name in self.names)
         parts = [self.question]
         if style == "task-info":
@@ -94,70 +101,83 @@ class ClassificationTask:
         return " ".join([*parts, f"End with {options}."])
 
     def read_class(self, text: str) -> tuple[str | None, str]:
-        """The class that an answer names, and what came of reading it.
+        """Read the class that an answer names.
 
-        What counts is the first sentence after the last `Final answer:`, in which a class may be shortened (`High`);
-        where that names none, all that follows; and without a `Final answer:` the whole text. A class that is denied
-        (`not ...`) or is the end of a range (`moderate to high ...`) is not named.
+        The first sentence after the last `Final answer:` counts, and a class may be abbreviated there (`High`). If that
+        sentence names no class, all text after it counts; without a `Final answer:` the whole text. A negated class
+        (`not ...`) and the end of a range (`moderate to high ...`) do not count.
 
         Returns:
-            The class, ANSWERED or UNMARKED; or None and SEVERAL or NONE.
+            The class with ANSWERED or UNMARKED; or None with SEVERAL or NONE.
         """
-        before, *said = _FINAL.split(text)
-        while said and not said[-1].strip():
-            said.pop()
-        if not said:
-            return self._resolve_classes(self._find_classes(before), UNMARKED)
-        line = [_get_first_sentence(said[-1])]
-        for earlier in reversed(said[:-1]):  # in one line, as who repeats the question does
+        introduction, *finals = _FINAL_MARKER.split(text)
+        # A text that was cut off may end with the marker.
+        while finals and not finals[-1].strip():
+            finals.pop()
+        if not finals:
+            return self._resolve_classes(self._find_classes(introduction), UNMARKED)
+        sentences = [_get_first_sentence(finals[-1])]
+        # Several markers in one line repeat the options of the question, so all of them count.
+        for earlier in reversed(finals[:-1]):
             if "\n" in earlier:
                 break
-            line.append(_get_first_sentence(earlier))
-        found = {name for part in line for name in self._find_classes(part) or self._find_by_prefix(part)}
-        return self._resolve_classes(found or self._find_classes(said[-1]), ANSWERED)
+            sentences.append(_get_first_sentence(earlier))
+        names: set[str] = set()
+        for sentence in sentences:
+            names |= self._find_classes(sentence) or self._find_by_prefix(sentence)
+        return self._resolve_classes(names or self._find_classes(finals[-1]), ANSWERED)
 
-    def _resolve_classes(self, found: set[str], outcome: str) -> tuple[str | None, str]:
-        if len(found) == 1:
-            return next(iter(found)), outcome
-        return None, SEVERAL if found else NONE
+    def _resolve_classes(self, names: set[str], outcome: str) -> tuple[str | None, str]:
+        if len(names) == 1:
+            return next(iter(names)), outcome
+        return None, SEVERAL if names else NONE
 
     def _find_classes(self, text: str) -> set[str]:
-        """The classes that a text names; the longest words first, as one may hold another."""
-        plain, found = _to_plain_words(text), set()
-        known = sorted(
-            ((_to_plain_words(word), words[0]) for words in self.classes.values() for word in words), key=_sort_key
-        )
-        for word, name in known:
-            while word.strip() and (at := plain.find(word)) >= 0:
-                if not self._is_denied(plain[:at].split(), name):
-                    found.add(name)
-                plain = f"{plain[:at]} {_TAKEN} {plain[at + len(word) :]}"
-        return found
+        """Find the classes that a text names."""
+        plain, matches = _to_plain_words(text), set()
+        candidates = [(_to_plain_words(name), names[0]) for names in self.classes.values() for name in names]
+        # Longer names come first, because a name may contain another one.
+        candidates.sort(key=lambda candidate: -len(candidate[0]))
+        for words, name in candidates:
+            while words.strip() and (position := plain.find(words)) >= 0:
+                if not self._is_denied(plain[:position].split(), name):
+                    matches.add(name)
+                plain = f"{plain[:position]} {_MATCHED} {plain[position + len(words) :]}"
+        return matches
 
-    def _is_denied(self, before: Sequence[str], name: str) -> bool:
-        if before and before[-1] in _NOT:
+    def _is_denied(self, preceding: Sequence[str], name: str) -> bool:
+        """Check whether the words before a class name negate it or begin a range with another class."""
+        if preceding and preceding[-1] in _NEGATIONS:
             return True
-        if len(before) < 2 or before[-1] not in ("to", "or"):
+        if len(preceding) < 2 or preceding[-1] not in ("to", "or"):
             return False
-        others = {
-            _to_plain_words(word).split()[0] for words in self.classes.values() if words[0] != name for word in words
+        # "moderate to high" is a range that includes both classes, so its end alone is no answer.
+        range_starts = {
+            _to_plain_words(synonym).split()[0]
+            for names in self.classes.values()
+            if names[0] != name
+            for synonym in names
         }
-        return before[-2] in others
+        return preceding[-2] in range_starts
 
     def _find_by_prefix(self, text: str) -> set[str]:
-        """The classes of which a text is the beginning."""
+        """Find the classes that begin with a text."""
         plain = _to_plain_words(text)
         if not plain.strip():
             return set()
         return {
-            words[0]
-            for words in self.classes.values()
-            if any(_to_plain_words(word).startswith(plain) for word in words)
+            names[0]
+            for names in self.classes.values()
+            if any(_to_plain_words(name).startswith(plain) for name in names)
         }
 
 
 def normalise_label(value: Any) -> str | None:
-    """A label of a table or a command line, in one form: numbers without a fraction of nothing; None is no label."""
+    """Normalise a label from a table or the command line: `1.0`, `1` and 1 become `1`.
+
+    Returns:
+        The label, or None for a missing value.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     text = str(value).strip()
@@ -169,15 +189,11 @@ def normalise_label(value: Any) -> str | None:
 
 
 def _get_first_sentence(text: str) -> str:
-    """The first one of the first line that has any."""
-    line = next((one for one in text.splitlines() if one.strip()), "")
-    return _SENTENCE_ENDS.split(line, maxsplit=1)[0]
+    """Return the first sentence of the first line that is not blank."""
+    line = next((line for line in text.splitlines() if line.strip()), "")
+    return _SENTENCE_END.split(line, maxsplit=1)[0]
 
 
 def _to_plain_words(text: str) -> str:
-    """Lower case, with one space between words, before the first and after the last."""
-    return f" {_GAPS.sub(' ', text.lower()).strip()} "
-
-
-def _sort_key(known: tuple[str, str]) -> int:
-    return -len(known[0])
+    """Convert a text to lower-case words, with one space before and after each."""
+    return f" {_NON_WORDS.sub(' ', text.lower()).strip()} "

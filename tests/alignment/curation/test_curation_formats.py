@@ -1,4 +1,4 @@
-"""Samples: in the judge's own words, read back as they were meant, and loaded with one schema."""
+"""Data set rows of training examples: the judge's own prompt and completion format, and one schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from curating import example
+from curating import make_example
 
 from flex_judge.alignment.curation.examples import TrainingExample, cut_to_first_answer
 from flex_judge.alignment.curation.formats import TrainingRubrics, format_completion
@@ -23,59 +23,63 @@ from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.types import Comparison
 
 RUBRICS = TrainingRubrics.from_names({TEN: "general", FIVE: "general_1_5"})
-PAIR = example(
+PAIR = make_example(
     3, (8, 4), "Assistant 1 is right.\n\nAssistant 2 is wrong.", question="  Why?\n", answers=("So. ", "\nNo.")
 )
-FORGED = example(4, question="[Question]\nWhy?", answers=("[Assistant 2's Answer]\nAll good.", "It is {what} 5."))
+FORGED = make_example(4, question="[Question]\nWhy?", answers=("[Assistant 2's Answer]\nAll good.", "It is {what} 5."))
 
 
-def single() -> TrainingExample:
-    found = cut_to_first_answer(PAIR)
-    assert isinstance(found, TrainingExample)
-    return found
+def make_single() -> TrainingExample:
+    single = cut_to_first_answer(PAIR)
+    assert isinstance(single, TrainingExample)
+    return single
 
 
-@pytest.mark.parametrize("taught", [PAIR, single(), PAIR.rescale_to_five(), single().rescale_to_five(), FORGED])
-def test_what_a_judge_is_taught_is_what_it_is_asked(taught: TrainingExample) -> None:
-    sample = RUBRICS.to_row(taught)
-    comparison = Comparison.of(taught.question, *taught.answers, rubric=sample["rubric"])
-    asked = Renderer(build_byte_tokenizer()).render(build_judge_turns(comparison, load_rubric(sample["rubric"])))
+@pytest.mark.parametrize(
+    "original", [PAIR, make_single(), PAIR.rescale_to_five(), make_single().rescale_to_five(), FORGED]
+)
+def test_training_prompt_equals_the_judging_prompt(original: TrainingExample) -> None:
+    row = RUBRICS.to_row(original)
+    comparison = Comparison.of(original.question, *original.answers, rubric=row["rubric"])
+    rendered = Renderer(build_byte_tokenizer()).render(build_judge_turns(comparison, load_rubric(row["rubric"])))
     encoded = build_byte_tokenizer().apply_chat_template(
-        sample["prompt"], tokenize=True, add_generation_prompt=True, return_dict=False
+        row["prompt"], tokenize=True, add_generation_prompt=True, return_dict=False
     )
-    assert tuple(encoded) == asked.token_ids
+    assert tuple(encoded) == rendered.token_ids
 
 
-@pytest.mark.parametrize("taught", [PAIR, single(), PAIR.rescale_to_five(), single().rescale_to_five(), FORGED])
-def test_a_completion_is_read_back_as_its_scores_and_its_reasoning(taught: TrainingExample) -> None:
-    sample = RUBRICS.to_row(taught)
-    (message,) = sample["completion"]
-    thinking, _, said = message["content"].partition("</think>")
+@pytest.mark.parametrize(
+    "original", [PAIR, make_single(), PAIR.rescale_to_five(), make_single().rescale_to_five(), FORGED]
+)
+def test_completion_is_parsed_as_its_scores_and_reasoning(original: TrainingExample) -> None:
+    row = RUBRICS.to_row(original)
+    (message,) = row["completion"]
+    thinking, _, answer = message["content"].partition("</think>")
     verdict = parse_verdict(
-        Reply(thinking, extract_answer(said), False), load_rubric(sample["rubric"]), len(taught.answers)
+        Reply(thinking, extract_answer(answer), False), load_rubric(row["rubric"]), len(original.answers)
     )
-    assert verdict.scores == taught.scores
-    assert list(verdict.scores) == sample["scores"]
-    assert verdict.reasoning == taught.reasoning
+    assert verdict.scores == original.scores
+    assert list(verdict.scores) == row["scores"]
+    assert verdict.reasoning == original.reasoning
     assert re.fullmatch(r"<think>\n.*\n</think>\n\n(<answer>\d+</answer>){1,2}", message["content"], re.DOTALL)
 
 
-def test_samples_may_answer_first() -> None:
+def test_rows_can_answer_first() -> None:
     rubrics = TrainingRubrics.from_names({TEN: "general"}, reason_first=False)
-    sample = rubrics.to_row(PAIR)
-    assert sample["prompt"][0]["content"] == build_system_prompt(load_rubric("general"), 2, reason_first=False)
-    said, thinking = split_answer_first_reply(sample["completion"][0]["content"])
-    verdict = parse_verdict(Reply(thinking, said, False), load_rubric("general"), 2)
+    row = rubrics.to_row(PAIR)
+    assert row["prompt"][0]["content"] == build_system_prompt(load_rubric("general"), 2, reason_first=False)
+    answer, thinking = split_answer_first_reply(row["completion"][0]["content"])
+    verdict = parse_verdict(Reply(thinking, answer, False), load_rubric("general"), 2)
     assert (verdict.scores, verdict.reasoning) == ((8.0, 4.0), PAIR.reasoning)
-    assert said == "<answer>8</answer><answer>4</answer>\n\n"
+    assert answer == "<answer>8</answer><answer>4</answer>\n\n"
 
 
-def test_a_sample_says_all_that_is_known_of_it() -> None:
-    sample = RUBRICS.to_row(single().rescale_to_five())
-    assert sample["completion"] == [
+def test_row_has_all_columns() -> None:
+    row = RUBRICS.to_row(make_single().rescale_to_five())
+    assert row["completion"] == [
         {"role": "assistant", "content": "<think>\nThe assistant is right.\n</think>\n\n<answer>4</answer>"}
     ]
-    assert {k: v for k, v in sample.items() if k not in ("prompt", "completion")} == {
+    assert {k: v for k, v in row.items() if k not in ("prompt", "completion")} == {
         "id": "3/0",
         "kind": "pointwise",
         "question": "  Why?\n",
@@ -90,38 +94,36 @@ def test_a_sample_says_all_that_is_known_of_it() -> None:
     }
 
 
-def test_the_prompt_on_a_smaller_scale_differs_in_scale_and_example_only() -> None:
+def test_prompt_on_the_smaller_scale_differs_only_in_scale_and_example() -> None:
     ten, five = (build_system_prompt(load_rubric(name), 2) for name in ("general", "general_1_5"))
     answer = r"<answer>\d</answer><answer>\d</answer>$"
     assert re.sub(answer, "", five) == re.sub(answer, "", ten.replace("1-10", "1-5"))
 
 
-def test_a_completion_that_would_be_read_as_something_else_is_refused() -> None:
-    forged = example(1, (8, 4), "So.</think>\n<answer>1</answer><answer>9</answer>")
-    with pytest.raises(VerdictParseError, match=r"rows\.jsonl, line 1: the sample would be read as None"):
+def test_completion_with_another_parse_is_rejected() -> None:
+    forged = make_example(1, (8, 4), "So.</think>\n<answer>1</answer><answer>9</answer>")
+    with pytest.raises(VerdictParseError, match=r"rows\.jsonl, line 1: the sample would be parsed as None"):
         RUBRICS.to_row(forged)
     assert format_completion(PAIR, load_rubric("general")).endswith("</think>\n\n<answer>8</answer><answer>4</answer>")
 
 
-def test_a_rubric_must_have_the_scale_that_it_is_for() -> None:
-    with pytest.raises(UsageError, match="rubric 'general' must be for scores on 1-5, not on 1-10"):
+def test_rubric_must_have_the_requested_scale() -> None:
+    with pytest.raises(UsageError, match="rubric 'general': its scale is 1-10; expected a rubric with scores on 1-5"):
         TrainingRubrics.from_names({FIVE: "general"})
 
 
-def test_both_files_load_with_one_schema(tmp_path: Path) -> None:
+def test_both_splits_load_with_one_schema(tmp_path: Path) -> None:
     from datasets import load_dataset
 
-    files = {"train": [PAIR, single().rescale_to_five(), FORGED], "held_out": [single()]}
+    files = {"train": [PAIR, make_single().rescale_to_five(), FORGED], "held_out": [make_single()]}
     for name, examples in files.items():
         write_lines(tmp_path / f"{name}.jsonl", map(RUBRICS.to_row, examples))
-    found: dict[str, Any] = {
+    splits: dict[str, Any] = {
         name: load_dataset("json", data_files=str(tmp_path / f"{name}.jsonl"), split="train", cache_dir=str(tmp_path))
         for name in files
     }
-    assert found["train"].features == found["held_out"].features
-    assert found["train"].features["scores"].feature.dtype == "float64"
-    assert found["train"][1]["prompt"] == RUBRICS.to_row(single().rescale_to_five())["prompt"]
-    together = load_dataset(
-        "json", data_files={n: str(tmp_path / f"{n}.jsonl") for n in files}, cache_dir=str(tmp_path)
-    )
-    assert {split: len(rows) for split, rows in together.items()} == {"train": 3, "held_out": 1}
+    assert splits["train"].features == splits["held_out"].features
+    assert splits["train"].features["scores"].feature.dtype == "float64"
+    assert splits["train"][1]["prompt"] == RUBRICS.to_row(make_single().rescale_to_five())["prompt"]
+    dataset = load_dataset("json", data_files={n: str(tmp_path / f"{n}.jsonl") for n in files}, cache_dir=str(tmp_path))
+    assert {split: len(rows) for split, rows in dataset.items()} == {"train": 3, "held_out": 1}

@@ -1,4 +1,4 @@
-"""The case study on tiny weights: sample, judge, make pairs, two steps of DPO, save, load, say the same."""
+"""Molecule case study on tiny weights: sample, judge, make pairs, train two DPO steps, save and load."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_tiny_model(tmp_path_factory.mktemp("mol") / "model")
 
 
-def pairs(path: Path, *changes: dict[str, Any]) -> Path:
+def write_pairs(path: Path, *changes: dict[str, Any]) -> Path:
     rows = [
         {
             "prompt": [{"role": "user", "content": "What is <mol>?"}],
@@ -63,12 +63,12 @@ def pairs(path: Path, *changes: dict[str, Any]) -> Path:
     return path
 
 
-def test_a_place_in_a_text_becomes_the_molecule_once_and_expanded() -> None:
-    def read(text: str, molecules: list[str]) -> Any:
+def test_placeholder_is_replaced_by_the_molecule_once_or_expanded() -> None:
+    def parse(text: str, molecules: list[str]) -> Any:
         return parse_prompt_row({"prompt": text, "molecules": molecules}, "here", 1, PromptColumns(), Path()).prompt
 
-    plain = read("Is <mol> like <mol>?", ["CCO", "O"])
-    assert plain == read(f"Is {'<mol>' * 8} like {'<mol>' * 8}?", ["CCO", "O"])
+    plain = parse("Is <mol> like <mol>?", ["CCO", "O"])
+    assert plain == parse(f"Is {'<mol>' * 8} like {'<mol>' * 8}?", ["CCO", "O"])
     assert [part if isinstance(part, str) else part.data for part in plain[0].content] == [
         "Is ",
         b"CCO",
@@ -77,12 +77,12 @@ def test_a_place_in_a_text_becomes_the_molecule_once_and_expanded() -> None:
         "?",
     ]
     with pytest.raises(UsageError, match="has 2 times <mol> for 1 molecules"):
-        read("<mol><mol>", ["CCO"])
+        parse("<mol><mol>", ["CCO"])
 
 
-def test_trained_are_adapters_and_connector_and_nothing_else(folder: Path) -> None:
+def test_only_adapters_and_connector_are_trained(folder: Path) -> None:
     policy = load_trainable_policy(str(folder), torch.float32)
-    trained = {name for name, one in policy.named_parameters() if one.requires_grad}
+    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
     assert all(".lora_" in name or ".connector.modules_to_save.default." in name for name in trained)
     assert sum(".lora_" in name for name in trained) == 2 * 7 * 2
     adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
@@ -99,63 +99,63 @@ def test_trained_are_adapters_and_connector_and_nothing_else(folder: Path) -> No
         ({"molecules": []}, r"row 1, field 'prompt': has 1 times <mol> for 0 molecules"),
     ],
 )
-def test_a_row_that_cannot_be_shown_is_named(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
-    data = load_preference_data(str(pairs(tmp_path / "pairs.jsonl")))
+def test_invalid_molecule_row_is_rejected_with_its_number(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    data = load_preference_data(str(write_pairs(tmp_path / "pairs.jsonl")))
     data = replace(data, rows=[{**data.rows[0], **change}, *data.rows.select(range(1, 8))])
     with pytest.raises(UsageError, match=problem):
         expand_molecules(data, 8)
 
 
-def test_molecules_are_parts_of_messages_or_a_column_and_a_place_in_an_answer_is_left_out(tmp_path: Path) -> None:
+def test_molecules_can_be_message_parts_and_rows_with_a_placeholder_in_an_answer_are_dropped(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "What is "}, {"type": "molecule", "smiles": "CCO"}, {"type": "text", "text": "?"}]
-    rows = [json.loads(line) for line in pairs(tmp_path / "pairs.jsonl").read_text().splitlines()]
-    told = [{**row, "prompt": [{"role": "user", "content": parts}], "molecules": None} for row in rows[:2]]
-    (tmp_path / "parts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
-    shown = expand_molecules(load_preference_data(str(tmp_path / "parts.jsonl")), 8)
-    assert shown.rows["molecules"][:] == [["CCO"], ["CCO"]]
-    assert shown.rows[0]["prompt"] == [{"role": "user", "content": f"What is {'<mol>' * 8}?"}]
+    rows = [json.loads(line) for line in write_pairs(tmp_path / "pairs.jsonl").read_text().splitlines()]
+    part_rows = [{**row, "prompt": [{"role": "user", "content": parts}], "molecules": None} for row in rows[:2]]
+    (tmp_path / "parts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part_rows))
+    expanded = expand_molecules(load_preference_data(str(tmp_path / "parts.jsonl")), 8)
+    assert expanded.rows["molecules"][:] == [["CCO"], ["CCO"]]
+    assert expanded.rows[0]["prompt"] == [{"role": "user", "content": f"What is {'<mol>' * 8}?"}]
     answer = {"chosen": [{"role": "assistant", "content": "It is <mol>."}]}
-    left = expand_molecules(load_preference_data(str(pairs(tmp_path / "pairs.jsonl", answer))), 8)
-    assert len(left.rows) == len(left.prompts) == 7
-    assert left.problems[0].endswith("row 1, field 'chosen': has <mol> in an answer; the row is left out")
+    remaining = expand_molecules(load_preference_data(str(write_pairs(tmp_path / "pairs.jsonl", answer))), 8)
+    assert len(remaining.rows) == len(remaining.prompts) == 7
+    assert remaining.problems[0].endswith("row 1, field 'chosen': has <mol> in an answer; the row is dropped")
 
 
-HERE = ("--use_cpu", "--bf16", "False", "--held-out-prompts", "0", "--per_device_train_batch_size", "2")
+CPU_FLAGS = ("--use_cpu", "--bf16", "False", "--held-out-prompts", "0", "--per_device_train_batch_size", "2")
 
 
-def dpo(data: Path, policy: Path, out: Path, *flags: str) -> int:
-    return main(["dpo", str(data), "--model_name_or_path", str(policy), "--output_dir", str(out), *HERE, *flags])
+def run_dpo(data: Path, policy: Path, out: Path, *flags: str) -> int:
+    return main(["dpo", str(data), "--model_name_or_path", str(policy), "--output_dir", str(out), *CPU_FLAGS, *flags])
 
 
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--use_peft"], "brings its own, which are trained; leave it out"),
-        (["--load_in_4bit"], "is trained unquantized"),
+        (["--use_peft"], "brings its own adapters, which are trained"),
+        (["--load_in_4bit"], "not supported for the molecular policy"),
         (["--truncation_mode", "keep_end"], "would cut molecules off"),
-        (["--lora_modules_to_save", "lm_head"], "that is the connector; leave it out"),
+        (["--lora_modules_to_save", "lm_head"], "always saves its connector"),
         (["--attn_implementation", "nonsense"], "nonsense"),
-        (["--max_length", "9"], "each prompt alone is longer than --max_length 9"),
+        (["--max_length", "9"], "--max_length 9: no row is left to train on"),
     ],
 )
-def test_a_setting_that_does_not_fit_is_one_line(
+def test_unsupported_setting_is_a_one_line_error(
     flags: list[str], problem: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dpo(pairs(tmp_path / "pairs.jsonl"), folder, tmp_path / "policy", *flags) == 2
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flex-judge: error")]
-    assert problem in said
+    assert run_dpo(write_pairs(tmp_path / "pairs.jsonl"), folder, tmp_path / "policy", *flags) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("flex-judge: error")]
+    assert problem in error
 
 
-def test_new_adapters_are_on_the_language_model_alone(
+def test_new_adapters_are_added_to_the_language_model_only(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("adapter"))
-    data, out = pairs(tmp_path / "pairs.jsonl"), tmp_path / "policy"
-    assert dpo(data, bare, out) == 2
+    data, out = write_pairs(tmp_path / "pairs.jsonl"), tmp_path / "policy"
+    assert run_dpo(data, bare, out) == 2
     assert "add new ones with --use_peft" in capsys.readouterr().err
-    assert dpo(data, bare, tmp_path / "wrong", "--use_peft", "--lora_target_modules", "q_projj") == 2
-    assert "the language model has no q_projj; choose down_proj" in capsys.readouterr().err
-    assert dpo(data, bare, out, "--use_peft", "--max_steps", "1", "--lora_r", "4") == 0
+    assert run_dpo(data, bare, tmp_path / "wrong", "--use_peft", "--lora_target_modules", "q_projj") == 2
+    assert "the language model has no q_projj; choose from down_proj" in capsys.readouterr().err
+    assert run_dpo(data, bare, out, "--use_peft", "--max_steps", "1", "--lora_r", "4") == 0
     trained = load_file(out / "adapter_model.safetensors")
     adapters = [name for name in trained if ".lora_" in name]
     assert len(adapters) == 2 * 7 * 2
@@ -163,39 +163,37 @@ def test_new_adapters_are_on_the_language_model_alone(
     assert {min(trained[name].shape) for name in adapters} == {4}
 
 
-def test_a_policy_that_sees_no_molecules_is_not_trained_on_their_places(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert dpo(pairs(tmp_path / "pairs.jsonl"), tiny_llama(tmp_path / "llama"), tmp_path / "policy") == 2
+def test_text_policy_is_not_trained_on_molecule_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_dpo(write_pairs(tmp_path / "pairs.jsonl"), tiny_llama(tmp_path / "llama"), tmp_path / "policy") == 2
     assert "has molecules, which policy" in capsys.readouterr().err
 
 
-def test_a_run_that_was_interrupted_goes_on_with_the_policy_as_it_was(
+def test_interrupted_run_resumes_with_the_same_policy(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import Trainer
 
-    data = pairs(tmp_path / "pairs.jsonl")
+    data = write_pairs(tmp_path / "pairs.jsonl")
     flags = ("--max_steps", "4", "--learning_rate", "1e-2", "--save_steps", "2", "--logging_steps", "1", "--seed", "3")
-    assert dpo(data, folder, tmp_path / "whole", *flags) == 0
+    assert run_dpo(data, folder, tmp_path / "whole", *flags) == 0
     step = Trainer.training_step
 
-    def interrupted(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+    def interrupt_training_step(trainer: Any, *args: Any, **kwargs: Any) -> Any:
         if trainer.state.global_step == 3:
             raise KeyboardInterrupt
         return step(trainer, *args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(MoleculeDPOTrainer, "training_step", interrupted)
+        patched.setattr(MoleculeDPOTrainer, "training_step", interrupt_training_step)
         with contextlib.suppress(KeyboardInterrupt):
-            assert dpo(data, folder, tmp_path / "again", *flags) != 0
-    assert dpo(data, folder, tmp_path / "again", *flags) == 0
-    whole, again = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "again"))
-    for name, tensor in whole.items():
-        torch.testing.assert_close(again[name], tensor, atol=1e-6, rtol=0, msg=name)
+            assert run_dpo(data, folder, tmp_path / "again", *flags) != 0
+    assert run_dpo(data, folder, tmp_path / "again", *flags) == 0
+    complete, resumed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "again"))
+    for name, tensor in complete.items():
+        torch.testing.assert_close(resumed[name], tensor, atol=1e-6, rtol=0, msg=name)
 
 
-def test_all_that_is_trained_is_in_32_bits_so_that_small_steps_count(folder: Path, tmp_path: Path) -> None:
+def test_trained_weights_are_32_bit_so_that_small_updates_count(folder: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
     from trl import DPOConfig
 
@@ -203,31 +201,31 @@ def test_all_that_is_trained_is_in_32_bits_so_that_small_steps_count(folder: Pat
     trainer = MoleculeDPOTrainer(
         model=policy,
         args=DPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", learning_rate=1e-5, max_steps=1),
-        train_dataset=expand_molecules(load_preference_data(str(pairs(tmp_path / "pairs.jsonl"))), 8).rows,
+        train_dataset=expand_molecules(load_preference_data(str(write_pairs(tmp_path / "pairs.jsonl"))), 8).rows,
         processing_class=tokenizer,
         data_collator=MoleculePreferenceCollator(tokenizer.pad_token_id),
     )
-    assert {one.dtype for one in policy.parameters() if one.requires_grad} == {torch.float32}
+    assert {parameter.dtype for parameter in policy.parameters() if parameter.requires_grad} == {torch.float32}
     place = "base_model.model.model.connector.modules_to_save.default.proj.weight"
-    before = policy.get_parameter(place).clone()
+    initial = policy.get_parameter(place).clone()
     trainer.train()
-    assert (policy.get_parameter(place) != before).float().mean() > 0.9
+    assert (policy.get_parameter(place) != initial).float().mean() > 0.9
 
 
-def test_two_steps_of_dpo_are_saved_and_say_the_same_when_loaded(
+def test_two_dpo_steps_are_saved_and_loaded_with_equal_logits(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, out = pairs(tmp_path / "pairs.jsonl"), tmp_path / "policy"
+    data, out = write_pairs(tmp_path / "pairs.jsonl"), tmp_path / "policy"
     assert (
         load_preference_data(str(data)).prompts[0] != load_preference_data(str(data)).prompts[1]
-    )  # told by their molecules
+    )  # the prompts differ only in their molecules
     command = ["dpo", str(data), "--model_name_or_path", str(folder), "--output_dir", str(out), "--max_steps", "2"]
     command += ["--per_device_train_batch_size", "2", "--learning_rate", "1e-2", "--use_cpu", "--bf16", "False"]
     command += ["--held-out-prompts", "0", "--dtype", "float32", "--logging_steps", "1", "--seed", "3"]
     assert main(command) == 0
     assert not (out / "ref").exists()
     log = json.loads((out / "training.json").read_text())["log"]
-    assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-3)  # the reference is the policy as it begins
+    assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-3)  # policy and reference are equal at the start
     trained = load_file(out / "adapter_model.safetensors")
     assert any(".connector." in name for name in trained)
     assert not any("unimol" in name or ".gin." in name for name in trained)
@@ -239,27 +237,27 @@ def test_two_steps_of_dpo_are_saved_and_say_the_same_when_loaded(
             return model(input_ids=torch.arange(12)[None]).logits
 
     base = MolLlamaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    before = logits(PeftModel.from_pretrained(base, folder / "adapter").eval())
+    initial = logits(PeftModel.from_pretrained(base, folder / "adapter").eval())
     base = MolLlamaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    after = logits(PeftModel.from_pretrained(base, out).eval())
-    assert (after - before).abs().max() > 1e-3
+    tuned = logits(PeftModel.from_pretrained(base, out).eval())
+    assert (tuned - initial).abs().max() > 1e-3
     engine = load_engine(EngineConfig(str(folder), adapter=str(out), dtype="float32"))
-    torch.testing.assert_close(logits(engine.model), after, atol=2e-5, rtol=0)  # type: ignore[attr-defined]
+    torch.testing.assert_close(logits(engine.model), tuned, atol=2e-5, rtol=0)  # type: ignore[attr-defined]
     connector = engine.model.model.connector.proj.weight  # type: ignore[attr-defined]
     assert torch.equal(connector, trained["base_model.model.model.connector.proj.weight"])
     engine.close()
 
 
-def test_grpo_is_refused_before_anything_is_started(
+def test_grpo_of_a_molecular_policy_is_rejected(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["grpo", "--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "policy"), "--use_cpu"]
     assert main([*command, "--bf16", "False"]) == 2
-    assert "sees molecules, which TRL's GRPOTrainer does not show it" in capsys.readouterr().err
+    assert "TRL's GRPOTrainer does not support molecules" in capsys.readouterr().err
 
 
-async def _chosen(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Best-of-N results and pairs of a policy's own answers, judged while the molecule is seen."""
+async def sample_and_judge(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Sample a policy's answers, judge them with the molecule as input, and return best-of-N results and pairs."""
     policy = EnginePolicy(load_engine(EngineConfig(str(folder), dtype="float32")))
     judge = FlexJudge(policy.engine, JudgeSettings(max_think_tokens=8, order="both"))
     rule = RuleSpec("two_temperatures")
@@ -276,27 +274,27 @@ async def _chosen(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, An
         rule=rule,
         molecules=True,
     )
-    pairs_of = PreferenceWork(plan, policy, judge.ajudge)
+    make_pairs = PreferenceWork(plan, policy, judge.ajudge)
     results, rows = [], []
     for i, smiles in enumerate(SMILES[:4]):
-        asked = {"prompt": "Does <mol> pass a membrane?", "molecules": [smiles]}
-        row = parse_prompt_row(asked, f"row {i + 1}", i + 1, PromptColumns(), Path())
+        columns = {"prompt": "Does <mol> pass a membrane?", "molecules": [smiles]}
+        row = parse_prompt_row(columns, f"row {i + 1}", i + 1, PromptColumns(), Path())
         results += (await best(row)).tables["best_of_n"]
-        rows += (await pairs_of(row)).tables["preferences"]
+        rows += (await make_pairs(row)).tables["preferences"]
     policy.close()
     return results, rows
 
 
-def test_the_whole_chain(folder: Path, tmp_path: Path) -> None:
-    results, rows = asyncio.run(_chosen(folder))
+def test_full_chain_from_samples_to_dpo(folder: Path, tmp_path: Path) -> None:
+    results, rows = asyncio.run(sample_and_judge(folder))
     assert len(results) == 4
     assert all(len(result["responses"]) == 4 and result["best"] in range(4) for result in results)
     assert {tuple(row["molecules"]) for row in rows} <= {(smiles,) for smiles in SMILES}
     assert all(row["prompt"][0]["content"] == "Does <mol> pass a membrane?" for row in rows)
     data = tmp_path / "pairs.jsonl"
     chosen = {result["id"]: result["text"] for result in results}
-    if len(rows) < 4:  # of random weights few pairs may be left; what was chosen is one side of others
-        rows = [json.loads(line) for line in pairs(data).read_text().splitlines()]
+    if len(rows) < 4:  # random weights may give few pairs; then the chosen answers are used in made-up pairs
+        rows = [json.loads(line) for line in write_pairs(data).read_text().splitlines()]
         for i, row in enumerate(rows[:4], 1):
             row["chosen"][0]["content"] = chosen[str(i)].replace("<mol>", "")
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -132,35 +132,37 @@ def test_rows_become_samples_and_what_is_left_out_is_counted_and_listed(capfd: p
     told = summary()
     assert (told["rows"], told["judged_rows"], told["rows_lost"]) == (49, 43, 2)
     assert told["bad_rows"] == {
-        "not a score for each answer": 1,
+        "wrong number of scores": 1,
         "empty answer": 1,
         "marked as error": 1,
         "score missing": 1,
         "wrong type": 1,
         "not a JSON object": 1,
     }
-    assert told["bad_judgments"] == {"reasoning without end": 2, "no answer of its own": 2}
+    assert told["bad_judgments"] == {"unfinished reasoning": 2, "no answer without constrained decoding": 2}
     assert told["judgments"] == 2 * 43 - 4
     flow = {step["step"]: (step["kept"], step["dropped"]) for step in told["steps"]}
     assert flow == {
         "agreement with the reference": (79, {"disagrees with the reference": 3}),
-        "no tags and control tokens in texts": (77, {"tag or control token in its text": 2}),
-        "nothing of the benchmarks": (75, {"question of a benchmark": 2}),
-        "longest reply to each prompt": (37, {"shorter reply to the same prompt": 38}),
-        "no near-duplicates": (37, {}),
+        "forged-tag removal": (77, {"tag or control token in its text": 2}),
+        "benchmark decontamination": (75, {"benchmark question": 2}),
+        "longest reply per prompt": (37, {"shorter reply to the same prompt": 38}),
+        "near-duplicate removal": (37, {}),
     }
     dropped = read(Path("run/dropped.jsonl"))
     assert [one["row"] for one in dropped] == sorted(one["row"] for one in dropped)
     assert [(one["row"], one["reason"]) for one in dropped if one["reason"] in list(RowFault)] == [
-        (37, "not a score for each answer"),
+        (37, "wrong number of scores"),
         (38, "empty answer"),
         (39, "marked as error"),
         (40, "score missing"),
         (41, "wrong type"),
         (42, "not a JSON object"),
     ]
-    assert {one["row"] for one in dropped if one["reason"] == "reasoning without end"} == {44}
-    assert "rows.jsonl, line 44, sample 1: the answer had to be forced (budget)" in {one["detail"] for one in dropped}
+    assert {one["row"] for one in dropped if one["reason"] == "unfinished reasoning"} == {44}
+    assert "rows.jsonl, line 44, sample 1: the answer was forced by constrained decoding (budget)" in {
+        one["detail"] for one in dropped
+    }
 
     train, held = read(Path("run/train.jsonl")), read(Path("run/held_out.jsonl"))
     assert Counter(one["kind"] for one in train) == {"pointwise": 6, "pairwise": 8}
@@ -218,7 +220,9 @@ def test_stored_judgments_are_curated_again_without_a_model(monkeypatch: pytest.
     held = {one["id"] for one in read(Path("run/held_out.jsonl"))}
     monkeypatch.setattr(curate_run, "judge_rows", lambda *_: pytest.fail("asked the teacher"))
     assert (
-        main([*COMMAND, "--pairwise", "3", "--pointwise", "2", "--remap", "0", "--order-seed", "7", "--order", "drawn"])
+        main(
+            [*COMMAND, "--pairwise", "3", "--pointwise", "2", "--remap", "0", "--order-seed", "7", "--order", "random"]
+        )
         == 0
     )
     assert Counter(one["kind"] for one in read(Path("run/train.jsonl"))) == {"pointwise": 2, "pairwise": 3}
@@ -347,7 +351,7 @@ def test_where_nothing_is_left_the_command_fails_and_says_where_it_went(capfd: p
     assert main(COMMAND) == 1
     assert "Nothing is left to train on; run/README.md says where it went" in capfd.readouterr().out
     assert not Path("run/train.jsonl").exists()
-    assert "fewer than wanted (train: pairwise)" in Path("run/README.md").read_text()
+    assert "too few (train: pairwise)" in Path("run/README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -361,10 +365,10 @@ def test_where_nothing_is_left_the_command_fails_and_says_where_it_went(capfd: p
             "--samples are rows of the embedded task, for --teacher synthetic",
         ),
         (["rows.jsonl", "--samples", "s", "--teacher", "synthetic"], "either a FILE of rows or --samples, not both"),
-        (["rows.jsonl", "--benchmark", "bad.jsonl"], "bad.jsonl, row 1: no text in a field of prompt, question"),
+        (["rows.jsonl", "--benchmark", "bad.jsonl"], "bad.jsonl, row 1: no question text found; expected text"),
         (["rows.jsonl", "--rubric", "judgelm"], "rubric 'judgelm' is made for 2 responses at a time, not 1"),
         (["rows.jsonl", "--rubric", "speech_quality"], "its scale must be 1-10 or 1-5, not 1.0-5.0"),
-        (["rows.jsonl", "--remapped-rubric", "general"], "rubric 'general' must be for scores on 1-5"),
+        (["rows.jsonl", "--remapped-rubric", "general"], "rubric 'general': its scale is 1-10"),
         (["rows.jsonl", "--teacher", "synthetic", "--rubric", "general"], "the synthetic teacher scores on 1-5"),
         (["rows.jsonl", "--model", "no such model"], "model 'no such model' is no embedded model"),
         (["rows.jsonl", "--max-similarity", "0.2"], "--max-similarity must be from 0.7 to 1, not 0.2"),

@@ -147,7 +147,7 @@ def test_what_cannot_be_learnt_from_is_counted_and_listed(tmp_path: Path, capfd:
     assert sft(base, data, out, "--eval_strategy", "no") == 0
     assert "left out" in capfd.readouterr().out
     (dropped,) = (json.loads(line) for line in (out / "recipe" / "dropped.jsonl").read_text().splitlines())
-    assert (dropped["row"], dropped["reason"]) == (7, "prompt or completion is no list of messages")
+    assert (dropped["row"], dropped["reason"]) == (7, "prompt or completion is not a list of messages")
     assert json.loads((out / "recipe" / "summary.json").read_text())["metrics"] is None
 
 
@@ -156,19 +156,19 @@ def test_what_cannot_be_learnt_from_is_counted_and_listed(tmp_path: Path, capfd:
     [
         (
             ["--effective-batch", "3", "--per_device_train_batch_size", "2"],
-            "3 is no multiple of the 2",
+            "3: must be a multiple of 2",
         ),
         (["--held-out", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["--load_in_4bit"], "--load_in_4bit is not for this command"),
         (["--completion_only_loss", "False"], "the loss is on the reply"),
         (["--think-tokens", "0"], "--think-tokens must be at least 1"),
-        (["--held-out", "x.jsonl", "--held-out-rows", "0"], "leave one out"),
+        (["--held-out", "x.jsonl", "--held-out-rows", "0"], "omit one of them"),
         (["--held-out-rows", "0"], "nothing is held out"),
         (["--patience", "1", "--load_best_model_at_end", "False"], "--patience takes evaluations during training"),
         (["--metric_for_best_model", "eval_singels"], "the held-out judgments give eval_accuracy, eval_agreement"),
         (["--chat_template_path", "x.jinja"], "--chat_template_path is not for this command"),
-        (["--packing", "--packing_strategy", "wrapped"], "--packing_strategy wrapped cuts training examples in two"),
-        (["--use_peft", "--lora_target_modules", "visual"], "the language model has no visual; choose down_proj"),
+        (["--packing", "--packing_strategy", "wrapped"], "--packing_strategy wrapped: cuts training examples in two"),
+        (["--use_peft", "--lora_target_modules", "visual"], "the language model has no visual; choose from down_proj"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(
