@@ -274,7 +274,7 @@ def test_other_rows_are_not_mixed_in(capfd: pytest.CaptureFixture[str]) -> None:
 def test_ctrl_c_keeps_what_was_judged_and_the_same_command_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     rows(*GOOD[:20], row(60, answer1_body="SIGINT, worth 8"), *GOOD[20:])
     assert main([*COMMAND, "--concurrency", "1"]) == 130
-    assert "the same command goes on from there" in capfd.readouterr().err
+    assert "run the same command again to resume" in capfd.readouterr().err
     assert len(read(Path("run/judgments.jsonl"))) == 60
     assert not Path("run/summary.json").exists()
     assert main(COMMAND) == 0

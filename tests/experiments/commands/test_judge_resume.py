@@ -77,7 +77,7 @@ def test_ctrl_c_keeps_what_was_judged_and_the_same_command_goes_on(capfd: pytest
     write_rows(r6="SIGINT")
     command = [*COMMAND, "--concurrency", "1", "--out", "o.jsonl"]
     assert main(command) == 130
-    assert "the same command goes on from there" in capfd.readouterr().err.splitlines()[-1]
+    assert "run the same command again to resume" in capfd.readouterr().err.splitlines()[-1]
     assert ids("o.jsonl") == [f"r{i}" for i in range(6)]
     first = Path("o.jsonl").read_text()
 
