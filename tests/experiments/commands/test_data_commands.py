@@ -80,11 +80,11 @@ def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
-    with pytest.raises(UsageError, match="halving asks a judge again"):
+    with pytest.raises(UsageError, match="--method halving needs a --temperature above 0"):
         make_config(BestOfNRun, method="halving", temperature=0.0)
     with pytest.raises(UsageError, match="--hot-temperature must be above"):
         make_config(PreferenceRun, rule="two_temperatures", sample_temperature=1.3)
-    with pytest.raises(UsageError, match="takes one answer at each; leave --samples out"):
+    with pytest.raises(UsageError, match="samples one answer per temperature; leave --samples out"):
         make_config(PreferenceRun, rule="two_temperatures", samples=4)
     with pytest.raises(UsageError, match="needs at least 2 answers to a prompt, not 1"):
         make_config(PreferenceRun, samples=1)
