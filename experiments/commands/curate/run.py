@@ -189,7 +189,7 @@ class _TeacherWork:
             wanted += self._find_other_stored_rows(judgments, {row.id for row in wanted})
             with open_judgment_file(self.path, {row.id for row in wanted}) as output:
                 result = judge_rows(run, wanted, output, progress)
-            judgments, lost = {judgment.id: judgment for judgment in result.judgments}, result.lost
+            judgments, lost = {judgment.id: judgment for judgment in result.judgments}, result.errors
         return convert_judgments(
             self.rows, judgments, self.samples_per_row, load_rubric(self.config.rubric_name), tokens, lost
         )

@@ -32,9 +32,9 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     )
     print(describe_verdict(summary))
     if summary.get("judge_auc") is not None:
+        auc = f"{100 * summary['judge_auc']:.0f} %"
         print(
-            f"Over all candidates, the judge ranks a right answer above a wrong one in {100 * summary['judge_auc']:.0f} % "
-            "of cases (chance: 50 %)."
+            f"Over all candidates, the judge ranks a right answer above a wrong one in {auc} of cases (chance: 50 %)."
         )
     print(f"\n{format_count(summary['pairs'], 'preference pair')}: {out / 'preferences.jsonl'}")
     print(f"Report: {out / 'report.html'}")
