@@ -47,7 +47,7 @@ def test_pandalm_agrees_with_the_majority_of_three(tmp_path: Path) -> None:
     assert figure(summary, "without_ties")["value"] == 1.0
     assert summary["agreement"] == 3 / 5
     assert summary["unscored"] == {"unparseable": 1}
-    assert summary["notes"] == ["5 items where the published version has 999"]
+    assert summary["notes"] == ["5 items; the published version has 999"]
     split = summary["tasks"]["pair"]["tables"]["annotators"]
     assert {name: one["asked"] for name, one in split.items()} == {"all differ": 1, "two agree or more": 4}
 

@@ -187,12 +187,12 @@ def test_replies_of_unknown_order_unequal_runs_and_without_verdicts_are_noted(
     ids = ("alpacaeval-easy/30", "llmbar-natural/31", "donotanswer/32", "math-prm/33", "hep-cpp/34")
     stored = [{"id": name, "text": said(8, 3)} for name in ids]
     run = Run(capfd, "eval", "rewardbench", "--data", file, "--replay", replies(*stored, stored[0]), "--json")
-    assert any("in which order" in note for note in run.json["notes"])
-    assert "items have from 1 to 2 runs" in run.json["notes"]
+    assert any("reading order" in note for note in run.json["notes"])
+    assert "items have between 1 and 2 runs" in run.json["notes"]
     told = [{"id": name, "text": said(3, 8), "orders": [[1, 0]]} for name in ids]
     assert not any("order" in note for note in _rewarded(capfd, file, told)["notes"])
     mute = [{"id": name, "text": "I would rather not say."} for name in ids]
-    assert any("no verdict was found" in note for note in _rewarded(capfd, file, mute)["notes"])
+    assert any("no verdict in" in note for note in _rewarded(capfd, file, mute)["notes"])
 
 
 def _rewarded(capfd: pytest.CaptureFixture[str], file: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def test_options_are_read_in_brackets_alone(capfd: pytest.CaptureFixture[str], f
     place = str(data.genai_bench(folder / "data"))
     first = Run(capfd, "eval", "genai-bench", "--data", place, *JUDGE, "--out", "run", "--json").json
     rows = [json.loads(line) for line in (folder / "run" / "items.jsonl").read_text().splitlines()]
-    stored = replies(*({"id": row["id"], "texts": [f"So: [[{said}]]" for said in row["said"]]} for row in rows))
+    stored = replies(*({"id": row["id"], "texts": [f"So: [[{said}]]" for said in row["predictions"]]} for row in rows))
     again = Run(capfd, "eval", "genai-bench", "--data", place, "--replay", stored, "--json", "--max-failures", "9").json
     for name in ("image.accuracy", "edit.accuracy", "video.accuracy", "overall", "majority"):
         assert first[name] == again[name], name

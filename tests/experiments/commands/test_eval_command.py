@@ -1,4 +1,4 @@
-"""`flex-judge eval` as its user meets it: data in, figures out, every fault in one line."""
+"""`flex-judge eval`: data in, metrics out, every error on one line."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_person_sees_the_figures_with_intervals_by_group_and_notes(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
+def test_prints_metrics_with_intervals_by_group_and_notes(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     run = Run(capfd, "eval", "pandalm", "--data", str(data.pandalm(folder)), "--replay", replies(*PANDALM))
     assert "agreement" in run.out
     assert "1.0000 to 1.0000" in run.out
     assert "annotators all differ" in run.out
-    assert "note: 5 items where the published version has 999" in run.out
+    assert "note: 5 items; the published version has 999" in run.out
 
 
-def test_data_that_are_not_there_or_changed_get_one_line_that_says_what_was_expected(
+def test_missing_or_changed_data_give_one_line_with_the_expected_format(
     capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     for arguments in (("--data", "nowhere"), ("--data", str(folder)), ()):
@@ -47,34 +45,30 @@ def test_data_that_are_not_there_or_changed_get_one_line_that_says_what_was_expe
     assert "wrong.json, row 2, field 'annotator2': expected one of 1, 2, 0" in run.err
 
 
-def test_the_protocol_is_the_default_and_a_note_says_where_a_flag_left_it(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
+def test_protocol_gives_the_defaults_and_notes_name_deviations(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     file = str(data.judgebench(folder / "data"))
     run = Run(capfd, "eval", "judgebench", "--data", file, *JUDGE, "--temperature", "0.1", "--json")
     assert run.json["settings"]["order"] == "both"
     assert run.json["settings"]["top_p"] == 0.95
     assert "temperature is 0.1; the published protocol has 0.6" in run.json["notes"]
-    told = Run(capfd, "eval", "judgebench", "--help").out
-    assert "(default: both)" in told
+    help_text = Run(capfd, "eval", "judgebench", "--help").out
+    assert "(default: both)" in help_text
 
 
-def test_a_limit_takes_items_from_all_over_the_data(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_limit_selects_items_evenly(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     run = Run(capfd, "eval", "llmbar", "--data", str(data.llmbar(folder / "data")), *JUDGE, "--limit", "2", "--json")
     assert run.json["items"] == 2
     assert set(run.json["tasks"]["pair"]["tables"]["subset"]) == {"Natural", "Manual"}
     assert run.json["notes"] == ["only 2 items, by --limit 2"]
 
 
-def test_what_was_judged_is_not_judged_again_and_other_settings_are_refused(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
+def test_resumes_a_run_and_rejects_other_settings(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     file = str(data.pandalm(folder))
     command = ("eval", "pandalm", "--data", file, *JUDGE, "--json")
     first = Run(capfd, *command).json
     journal = folder / "runs" / "eval-pandalm" / "judgments.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join(lines[:2]) + lines[2][:20])  # as a killed run leaves it
+    journal.write_text("".join(lines[:2]) + lines[2][:20])  # a kill can leave an incomplete line
     again = Run(capfd, *command).json
     assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
     run = Run(capfd, *command, "--seed", "1")
@@ -82,39 +76,37 @@ def test_what_was_judged_is_not_judged_again_and_other_settings_are_refused(
     assert "seed" in run.err
 
 
-def test_a_clip_that_cannot_be_read_is_named_and_moves_no_other_s_score(
-    capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    place = data.somos(folder / "data")
-    whole = Run(capfd, "eval", "somos", "--data", str(place), *JUDGE, "--json", "--out", "whole").json
-    (place / "audios" / "LJ003-0304_078.wav").write_bytes(b"RIFF")
-    run = Run(capfd, "eval", "somos", "--data", str(place), *JUDGE, "--json", "--out", "part")
+def test_unreadable_clip_is_named_and_changes_no_other_score(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    release = data.somos(folder / "data")
+    complete = Run(capfd, "eval", "somos", "--data", str(release), *JUDGE, "--json", "--out", "complete").json
+    (release / "audios" / "LJ003-0304_078.wav").write_bytes(b"RIFF")
+    run = Run(capfd, "eval", "somos", "--data", str(release), *JUDGE, "--json", "--out", "part")
     assert run.status == 1
     assert run.json["unscored"] == {"not judged": 1}
     assert "LJ003-0304_078.wav" in run.json["examples_not_judged"][0]
-    assert whole["scored"] == 3
+    assert complete["scored"] == 3
 
-    def rows(name: str) -> dict[str, Any]:
+    def read_items(name: str) -> dict[str, Any]:
         lines = (folder / name / "items.jsonl").read_text().splitlines()
         return {row["id"]: row for row in map(json.loads, lines)}
 
-    part = rows("part")
-    assert part.pop("LJ003-0304_078.wav")["said"] == [None]
-    assert part == {name: row for name, row in rows("whole").items() if name in part}
+    part = read_items("part")
+    assert part.pop("LJ003-0304_078.wav")["predictions"] == [None]
+    assert part == {name: row for name, row in read_items("complete").items() if name in part}
 
 
-def test_the_page_is_written_again_from_the_run(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_report_rebuilds_the_page(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     Run(capfd, "eval", "pandalm", "--data", str(data.pandalm(folder)), *JUDGE, "--out", "run")
     page = folder / "run" / "report.html"
-    before = page.read_text()
+    html = page.read_text()
     page.unlink()
     assert Run(capfd, "report", "run").status == 0
-    assert page.read_text() == before
-    assert "Flex-VL-7B" in before
-    assert "people say tie, the judge 2.0 and 6.0" in before
+    assert page.read_text() == html
+    assert "Flex-VL-7B" in html
+    assert "people say tie, the judge 2.0 and 6.0" in html
 
 
-def test_a_judge_s_words_are_shown_and_not_obeyed(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_page_escapes_texts_of_the_judge(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     stored = replies({"id": 7, "text": "<think><script>alert(1)</script></think><answer>1</answer><answer>9</answer>"})
     file = str(data.pandalm(folder))
     Run(capfd, "eval", "pandalm", "--data", file, "--replay", stored, "--out", "run", "--max-failures", "9")
@@ -123,33 +115,35 @@ def test_a_judge_s_words_are_shown_and_not_obeyed(capfd: pytest.CaptureFixture[s
     assert "&lt;script&gt;" in page
 
 
-def test_an_unknown_benchmark_or_task_is_one_line(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_unknown_benchmark_or_task_gives_one_line(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     assert Run(capfd, "eval", "pandallm").status == 2
     run = Run(capfd, "eval", "pandalm", "--data", str(data.pandalm(folder)), "--task", "score")
     assert run.status == 2
     assert "--task score: pandalm has pair" in run.err
 
 
-def test_more_runs_and_more_items_go_on_from_fewer(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_more_runs_and_items_continue_a_smaller_run(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     command = ("eval", "pandalm", "--data", str(data.pandalm(folder)), *JUDGE, "--json")
     assert Run(capfd, *command, "--limit", "2").json["judgments"] == 2
     journal = folder / "runs" / "eval-pandalm" / "judgments.jsonl"
-    before = journal.read_text()
+    first_run = journal.read_text()
     assert Run(capfd, *command, "--runs", "2").json["judgments"] == 10
-    assert journal.read_text().startswith(before)
+    assert journal.read_text().startswith(first_run)
 
 
-def test_files_of_one_name_are_told_by_their_folders(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    place = data.llmbar(folder / "data")
-    files = [str(place / "Natural" / "dataset.json"), str(place / "Adversarial" / "Manual" / "dataset.json")]
-    whole = Run(capfd, "eval", "llmbar", "--data", str(place), *JUDGE, "--json", "--out", "whole").json
+def test_files_of_the_same_name_are_told_apart_by_their_folders(
+    capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    release = data.llmbar(folder / "data")
+    files = [str(release / "Natural" / "dataset.json"), str(release / "Adversarial" / "Manual" / "dataset.json")]
+    complete = Run(capfd, "eval", "llmbar", "--data", str(release), *JUDGE, "--json", "--out", "complete").json
     parts = Run(
         capfd, "eval", "llmbar", "--data", files[0], "--data", files[1], *JUDGE, "--json", "--out", "parts"
     ).json
-    assert parts["tasks"]["pair"]["tables"] == whole["tasks"]["pair"]["tables"]
+    assert parts["tasks"]["pair"]["tables"] == complete["tasks"]["pair"]["tables"]
 
 
-def test_what_else_lies_in_a_clone_of_a_release_is_left_alone(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_ignores_other_files_in_a_clone_of_a_release(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     file = data.judgebench(folder / "clone" / "data")
     outputs = folder / "clone" / "outputs"
     outputs.mkdir()
@@ -167,11 +161,11 @@ def test_what_else_lies_in_a_clone_of_a_release_is_left_alone(capfd: pytest.Capt
         ("judgelm", {"text": None, "score": [float("nan"), 3]}, "field 'score': expected two numbers"),
     ],
 )
-def test_a_field_that_is_something_else_is_one_line(
+def test_wrong_field_gives_one_line(
     benchmark: str, row: dict[str, Any], problem: str, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    made = {"pandalm": data.pandalm, "vl-rewardbench": data.vl_rewardbench, "judgelm": data.judgelm}[benchmark]
-    made(folder / "data")
+    write_data = {"pandalm": data.pandalm, "vl-rewardbench": data.vl_rewardbench, "judgelm": data.judgelm}[benchmark]
+    write_data(folder / "data")
     file = next(f for f in sorted((folder / "data").rglob("*.json*")))
     text = file.read_text()
     rows = json.loads(text) if file.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
@@ -182,12 +176,10 @@ def test_a_field_that_is_something_else_is_one_line(
 
 
 @pytest.mark.parametrize("mos", ["nan", "45", "true", ""])
-def test_an_opinion_that_is_off_the_scale_is_one_line(
-    mos: str, capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    place = data.somos(folder / "data")
-    listed = place / "training_files/split1/clean/test_mos_list.txt"
-    listed.write_text(listed.read_text().replace(",3.4", f",{mos}"))
-    run = Run(capfd, "eval", "somos", "--data", str(place), *JUDGE)
+def test_score_off_the_scale_gives_one_line(mos: str, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    release = data.somos(folder / "data")
+    score_list = release / "training_files/split1/clean/test_mos_list.txt"
+    score_list.write_text(score_list.read_text().replace(",3.4", f",{mos}"))
+    run = Run(capfd, "eval", "somos", "--data", str(release), *JUDGE)
     assert (run.status, len(run.err.splitlines())) == (2, 1)
     assert "a number from 1 to 5" in run.err
