@@ -15,7 +15,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import Scale
 from flex_judge.judges.validation.classes import NonNegativeInt, Share, settings_class
 
-SelectionOrder = Literal["longest", "shortest", "drawn", "given"]
+SelectionOrder = Literal["longest", "shortest", "random", "given"]
 """Which examples come first: the longest or the shortest reasoning, a random order, or the order of the rows."""
 SortKey = Callable[[TrainingExample], Any]
 Balance = Literal["none", "pairwise", "all"]
@@ -39,7 +39,7 @@ class Selection:
     pairwise_tokens: NonNegativeInt = 750
     """Minimum reasoning length of a pairwise example in tokens, for both answers together, exclusive."""
     order: SelectionOrder = "longest"
-    """Which examples are taken first: longest or shortest reasoning, drawn (random) or given (order of the rows)."""
+    """Order in which examples are selected: longest or shortest reasoning first, random (seeded), or given (as in the rows)."""
     balance: Balance = "pairwise"
     """Balance the winners of pairs, or with all also pointwise scores. The larger side is cut to the smaller."""
     held_out: NonNegativeInt = 50
@@ -102,7 +102,7 @@ def select_examples(examples: Sequence[TrainingExample], spec: Selection, count:
     keys: dict[str, SortKey] = {
         "longest": lambda example: (-example.tokens, example.id),
         "shortest": lambda example: (example.tokens, example.id),
-        "drawn": lambda example: _compute_sort_hash(spec.seed, "order", example),
+        "random": lambda example: _compute_sort_hash(spec.seed, "order", example),
         "given": lambda _: 0,
     }
     train: list[TrainingExample] = []

@@ -141,7 +141,7 @@ def test_batches_are_taken_where_they_are_asked_for_and_every_place_wins() -> No
 def test_the_held_out_set_is_the_same_at_any_size_order_and_seed() -> None:
     examples = pool()
     first = choose(examples)
-    for other in ({"pointwise": 2, "pairwise": 3}, {"order": "shortest"}, {"order": "drawn", "seed": 5}):
+    for other in ({"pointwise": 2, "pairwise": 3}, {"order": "shortest"}, {"order": "random", "seed": 5}):
         again = choose(examples, **other)
         assert {one.id for one in again.held_out} == {one.id for one in first.held_out}
     assert {one.id for one in choose(examples[::-1]).held_out} == {one.id for one in first.held_out}
@@ -152,9 +152,9 @@ def test_the_longest_are_taken_first_unless_told_otherwise() -> None:
     assert rows(choose(pool(), **settings).train) == list(range(49, 61))
     assert rows(choose(pool(), **settings, order="shortest", pairwise_tokens=21).train) == list(range(7, 19))
     assert rows(choose(pool()[::-1], **settings, order="given").train) == list(range(49, 61))
-    drawn = rows(choose(pool(), **settings, order="drawn").train)
-    assert drawn == rows(choose(pool()[::-1], **settings, order="drawn").train)
-    assert drawn != rows(choose(pool(), **settings, order="drawn", seed=1).train)
+    drawn = rows(choose(pool(), **settings, order="random").train)
+    assert drawn == rows(choose(pool()[::-1], **settings, order="random").train)
+    assert drawn != rows(choose(pool(), **settings, order="random", seed=1).train)
 
 
 def test_reasoning_must_be_longer_than_the_threshold_and_what_is_not_is_counted() -> None:
@@ -258,7 +258,7 @@ def test_with_one_kind_alone_all_that_is_held_out_is_of_it() -> None:
         ({"pointwise": -1}, "pointwise must be at least 0"),
         ({"pointwise": 0, "pairwise": 0}, "pointwise, pairwise and listwise must not all be 0"),
         ({"remap": 1.5}, "remap must be from 0 to 1"),
-        ({"order": "best"}, "order must be one of longest, shortest, drawn, given, not 'best'"),
+        ({"order": "best"}, "order must be one of longest, shortest, random, given, not 'best'"),
         ({"balance": "some"}, "balance must be one of none, pairwise, all"),
     ],
 )
