@@ -19,6 +19,8 @@ from flex_judge.reward.serving.cluster import Cluster
 
 NAME = "flex-judge"
 DEFAULT_MODEL = JUDGE
+PRIVATE_DRAIN_S = 5.0
+"""Drain time of the private service of a run. Its only caller is the run, which no longer waits when it stops."""
 
 
 @settings_class
@@ -51,8 +53,8 @@ class ServiceConfig:
     """Autoscaling: seconds of high load before replicas are added."""
     downscale_delay_s: NonNegativeFloat = 300.0
     """Autoscaling: seconds of low load before replicas are removed. A trainer's load comes in waves."""
-    drain_s: NonNegativeFloat = 5.0
-    """Seconds that a replica may work on pending requests before it is stopped."""
+    drain_s: NonNegativeFloat = 600.0
+    """Maximum seconds to finish accepted requests before a stopping replica is ended."""
 
     def __post_init__(self) -> None:
         gpus = self.gpus_per_replica

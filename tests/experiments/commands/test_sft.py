@@ -134,7 +134,7 @@ def test_held_out_questions_that_are_trained_on_are_refused(tmp_path: Path, capf
     data = curated(tmp_path / "data")
     (data / "held_out.jsonl").write_text((data / "train.jsonl").read_text().splitlines()[0] + "\n")
     assert sft(tiny_llama(tmp_path / "base"), data, tmp_path / "judge") == 2
-    assert "1 of its questions are trained on, such as 'What is 0 + 3?'" in capfd.readouterr().err
+    assert "1 question of the training data, such as 'What is 0 + 3?'" in capfd.readouterr().err
 
 
 def test_what_cannot_be_learnt_from_is_counted_and_listed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -163,9 +163,9 @@ def test_what_cannot_be_learnt_from_is_counted_and_listed(tmp_path: Path, capfd:
         (["--completion_only_loss", "False"], "the loss is on the reply"),
         (["--think-tokens", "0"], "--think-tokens must be at least 1"),
         (["--held-out", "x.jsonl", "--held-out-rows", "0"], "leave one out"),
-        (["--held-out-rows", "0"], "nothing is held out"),
-        (["--patience", "1", "--load_best_model_at_end", "False"], "--patience takes evaluations during training"),
-        (["--metric_for_best_model", "eval_singels"], "the held-out judgments give eval_accuracy, eval_agreement"),
+        (["--held-out-rows", "0"], "has no held-out judgments for evaluations"),
+        (["--patience", "1", "--load_best_model_at_end", "False"], "--patience needs evaluations during training"),
+        (["--metric_for_best_model", "eval_singels"], "not measured; the metrics are eval_accuracy, eval_agreement"),
         (["--chat_template_path", "x.jinja"], "--chat_template_path is not for this command"),
         (["--packing", "--packing_strategy", "wrapped"], "--packing_strategy wrapped cuts training examples in two"),
         (["--use_peft", "--lora_target_modules", "visual"], "the language model has no visual; choose down_proj"),
