@@ -34,7 +34,7 @@ NO_FLAGS = frozenset(
 class ServeRun:
     """Settings of the reward service."""
 
-    service: Annotated[ServiceConfig, SettingsSection(PLACEMENT, NO_FLAGS).within(JUDGE_SECTION)]
+    service: Annotated[ServiceConfig, SettingsSection(PLACEMENT, NO_FLAGS).merge_outer(JUDGE_SECTION)]
     """The service, without settings that depend on the cluster: see `service_on`."""
     max_think_tokens: PositiveInt | None = think_tokens_setting()
     replicas: PositiveInt | None = setting(
