@@ -41,6 +41,7 @@ class BestOfNRun(DataFlags):
     @property
     def comparisons_per_prompt(self) -> int:
         """Maximum number of comparisons of one prompt that run at the same time."""
+        # A knock-out and successive halving have fewer in later rounds; the first round decides the concurrency.
         n = self.num_answers
         return max(1, {"listwise": 1, "round_robin": n * (n - 1) // 2, "knockout": n // 2}.get(self.method, n))
 

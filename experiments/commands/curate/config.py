@@ -35,10 +35,13 @@ DEFAULT_SIMILARITY = 0.8
 SYNTHETIC_DEFAULTS = {"pointwise_tokens": 0, "pairwise_tokens": 0, "order": "given", "balance": "all", "remap": 0.0}
 """Defaults for the synthetic teacher. Its rows have the intended mix and order already, and its reasoning is short."""
 TEACHER_SECTION = SettingsSection(
+    # The teacher gives one plain reply per sample, so voting and budget forcing have no flags. Its rows are text, so
+    # the media limits have none either.
     skip=(JUDGE_SECTION.skip - {"max_think_tokens"})
     | {"votes", "vote_confidence", "order", "num_waits", "reason_first", "forced_answer"}
     | {"image_max_pixels", "video_fps", "video_max_pixels", "video_max_frames", "audio_max_seconds"},
     defaults={
+        # Teacher and sampling of the published judges (arXiv 2505.18601).
         "model": "nuojohnchen/JudgeLRM-7B",
         "temperature": 0.1,
         "top_p": 0.95,
@@ -155,6 +158,7 @@ class CurateRun:
             raise UsageError(f"--rubric {self.rubric_name}: its scale is {scale}; the synthetic teacher needs {FIVE}")
         if scale not in (TEN, FIVE):
             raise UsageError(f"--rubric {self.rubric_name}: its scale is {scale}; choose a rubric with {TEN} or {FIVE}")
+        # Checked for every kind of example before the teacher judges thousands of rows.
         response_counts = {2}
         if self.selection.pointwise:
             response_counts.add(1)
@@ -178,6 +182,7 @@ class CurateRun:
     def rubrics_by_scale(self) -> dict[str, str]:
         """Rubric of the examples on each scale."""
         scale = str(load_rubric(self.rubric_name).scale)
+        # Scores on 1-5 are not remapped, so there is no second rubric.
         return {scale: self.rubric_name} if scale == FIVE else {scale: self.rubric_name, FIVE: self.remapped_rubric}
 
     @property
@@ -209,7 +214,7 @@ class CurateRun:
         return SCRIPTED if self.judge.engine.engine == "scripted" else self.judge.engine.model
 
     def build_teacher_run(self, ledger: str | None) -> JudgeRun:
-        """Build the settings with which the teacher judges: one vote per sample, in the given order."""
+        """Build the judge settings of the teacher: one vote per sample, in the given order."""
         return JudgeRun(
             judge=self.judge,
             max_think_tokens=self.judge.settings.max_think_tokens,
@@ -228,6 +233,7 @@ class CurateRun:
             "source_digest": digest,
             "teacher": arithmetic_teacher.TEACHER_NAME,
         }
+        # The synthetic teacher has no settings.
         if self.is_synthetic:
             return identity
         engine = self.judge.engine

@@ -82,6 +82,7 @@ def main(config: CurateRun, file: str | None) -> dict[str, Any]:
             tokens = TokenCounter.from_name(config.tokenizer_name)
             with folder.time_phase("judging"):
                 teacher_output = work.collect_examples(tokens, progress)
+            # Repeated in every run, because its settings may change and it takes seconds.
             with folder.time_phase("curation"):
                 bar = progress.add_task("curating", total=1)
                 curated = CurationPipeline(_build_steps(config, tokens, benchmarks))(teacher_output.examples)
@@ -97,6 +98,7 @@ def main(config: CurateRun, file: str | None) -> dict[str, Any]:
             "tokenizer": config.tokenizer_name,
             "curation": config.describe_curation(),
             **summarise_curation(faults, len(rows), teacher_output, curated.passed, selected),
+            # `datasets` caches a folder by its card, so a card with a digest is never mistaken for an older one.
             "digest": compute_content_digest(out / name for name in SPLITS.values() if (out / name).exists()),
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
@@ -166,7 +168,7 @@ def _drop_unused_listwise(config: CurateRun, row: ReferenceRow | DropRecord) -> 
 
 @dataclass(frozen=True)
 class _TeacherWork:
-    """Judgments of the teacher: stored ones, and those that are still to be made."""
+    """Judgments of the teacher: stored and missing ones."""
 
     config: CurateRun
     rows: Sequence[ReferenceRow]
@@ -217,10 +219,10 @@ class _TeacherWork:
         The judgment file keeps only rows of the run, so these join the run. They are stored and cost nothing.
         """
         rows = {row.id: row for row in self.all_rows}
-        others = []
+        other_rows = []
         for judgment_id in judgments:
             parsed = parse_judgment_id(judgment_id) if judgment_id not in requested else None
             if parsed is not None and parsed[0] in rows:
                 row_id, sample_index = parsed
-                others.append(TeacherRow(rows[row_id], sample_index, self.config.rubric_name))
-        return others
+                other_rows.append(TeacherRow(rows[row_id], sample_index, self.config.rubric_name))
+        return other_rows

@@ -69,7 +69,7 @@ def _add_labels(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compute_auc(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Compute the area under the ROC curve: the share of right-wrong pairs in which the right answer ranks higher.
+    """Compute the area under the ROC curve: how often a right answer ranks above a wrong one.
 
     Pairs are taken over all prompts of the run. Answers rank by written score, then by expected score. Ties count as
     one half, so chance is 0.5.

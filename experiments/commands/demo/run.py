@@ -115,6 +115,7 @@ def main(config: DemoConfig) -> dict[str, Any]:
     ):
         samples = SampleStore(identity["policy"], rows, config.samples, completions)
         stored = JudgmentStore(samples, judgments)
+        # The tables are written only at the end, so that a killed demo has no partial one.
         best, preferences = asyncio.run(_run_steps(config, run, rows, samples, stored))
         return write_results(run, best, preferences, samples, stored, config.replicas)
 
@@ -153,6 +154,7 @@ async def _run_plans(
     selection = SelectionSpec(rubric=RUBRIC, seed=config.seed)
     best_of_n = await BestOfNPlan(models, sampling, config.samples, selection).open()
     preferences = await PreferencePlan(models, sampling, config.samples, RUBRIC).open()
+    # Best-of-N first: it judges every sample, and preferences then find all judgments stored.
     best_results = await gather_all(best_of_n(row) for row in rows)
     return best_results, await gather_all(preferences(row) for row in rows)
 

@@ -160,6 +160,7 @@ def check_shared_memory(name: str) -> Check:
     place = "/dev/shm" if Path("/dev/shm").is_dir() else "/tmp"
     free = shutil.disk_usage(place).free
     detail = f"{_format_size(free)} free in {place}; Ray's object store takes {_format_size(OBJECT_STORE_BYTES)}"
+    # Works on a host; a container needs a flag when it is started.
     fix = f"sudo mount -o remount,size=1G {place}  # a container: start it with --shm-size=1g"
     return _make_check(name, free >= OBJECT_STORE_BYTES, detail, fix)
 
@@ -181,6 +182,7 @@ def check_embedded_model(name: str) -> Check:
 def check_cache_folder(name: str) -> Check:
     """Check that the demo's models can be written to the cache, except those that are converted already."""
     folder, models = get_cache_dir().absolute(), {DemoConfig().policy, DemoConfig().judge}
+    # The cache folder may not exist yet; the first existing parent decides.
     existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     free = shutil.disk_usage(existing).free
     needed = int(GIB * sum(EMBEDDED[model].gib for model in models if not EMBEDDED[model].is_converted))

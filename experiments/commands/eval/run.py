@@ -1,7 +1,7 @@
 """`flex-judge eval NAME`: judge the items of a benchmark, or read stored replies, and compute metrics.
 
-A run folder holds `judgments.jsonl`, which grows as items are judged and from which an interrupted run resumes; the
-ledger of the judge; `items.jsonl` with the result of each item; `summary.json` and `report.html`.
+A run folder holds `judgments.jsonl`, which grows as items are judged and lets an interrupted run resume; the ledger of
+the judge; `items.jsonl` with the result of each item; `summary.json` and `report.html`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
     all_items = benchmark.parse_items(data)
     if config.replay:
         return _run_replay(benchmark, config, data, all_items)
+    # A replay needs no media, so only a run with a model looks for them.
     all_items = benchmark.mark_missing_media(all_items)
     if all(item.label is None for item in all_items):
         raise UsageError(f"{data.name}: no item can be judged, as {all_items[0].left_out}")
@@ -213,5 +214,6 @@ class _BenchmarkRun:
                 await service.wait_until_ready()
                 self.progress.update(starting, total=1, completed=1)
                 queue = make_queue(service.judge)
+                # Twice what the replicas compute, so that none of them waits for the next request.
                 await queue.judge_all(pending, max(self.config.concurrency, 2 * config.max_requests))
                 return queue.collect_in_order(pending)

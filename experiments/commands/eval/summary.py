@@ -57,7 +57,7 @@ def build_summary(
 
     Returns:
         The headline metric of each task, as `agreement`, or as `pair.agreement` if there are several tasks; then
-        everything else. Headline metrics are over all items; in shares, items without a verdict count as wrong.
+        everything else. Headline metrics cover all items; in shares, items without a verdict count as wrong.
     """
     labelled = [outcome for outcome in outcomes if outcome.item.label is not None]
     judgments = [judgment for outcome in labelled for judgment in outcome.judgments]
@@ -181,6 +181,7 @@ def _collect_item_notes(outcomes: Sequence[ItemOutcome]) -> list[str]:
         notes.append(f"{num_repeated} of {len(outcomes)} items repeat an earlier item")
     judged = [judgment for outcome in outcomes for judgment in outcome.judgments if not _is_failed(judgment)]
     num_unscored = sum(judgment.scores is None for judgment in judged)
+    # A model fails now and then, but a format that the parser does not know fails most of the time.
     if 2 * num_unscored > len(judged):
         notes.append(f"no verdict in {num_unscored} of {len(judged)} replies; check the format of the replies")
     return notes
@@ -205,7 +206,7 @@ def _collect_settings(config: EvalRun) -> dict[str, Any]:
 
 def _describe_disagreement(outcome: ItemOutcome, distance: float, out: Path | None) -> dict[str, Any]:
     """Describe one disagreement with everything that a reader needs to judge it."""
-    judgment = outcome.combined_judgment
+    judgment = outcome.combined_judgment  # of all runs, as the metrics use it
     try:
         prompt, responses = describe_item(outcome.item, out)
     except MediaError as e:  # the media were deleted since the item was judged
@@ -248,9 +249,11 @@ def _describe_content(content: Content, out: Path | None) -> list[dict[str, str]
 
 
 def _describe_medium(medium: Media, out: Path | None) -> dict[str, str]:
+    # A video is shown by its first frame; audio and molecules by their names.
     frame = medium.frames[0] if medium.frames else medium
     if frame.modality != Modality.IMAGE or out is None:
         return {"medium": f"{medium.modality}: {Path(medium.name).name}"}
+    # Named by content, so that an image of several items is stored once.
     name = f"{PICTURES}/{hashlib.sha256(frame.data).hexdigest()[:16]}.jpg"
     if not (out / name).exists():
         (out / PICTURES).mkdir(exist_ok=True)

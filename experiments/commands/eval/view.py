@@ -37,7 +37,7 @@ METRIC_TITLES = {
     "overall": "overall",
 }
 """Titles of the metrics in tables."""
-_MAX_GROUPS = 30
+_MAX_GROUPS = 30  # a terminal table with more groups than this is unreadable; the page has all of them
 _WITHOUT_TIES = {
     "decided": ("accuracy", "agreement"),
     "without_ties": ("accuracy", "agreement"),
@@ -151,6 +151,7 @@ def find_metric(summary: Mapping[str, Any], name: str) -> float | None:
         estimate = task["tables"].get(grouping, {}).get(group)
     if estimate is None:
         return None
+    # Published results count missing verdicts as wrong, which is the strict value.
     value = estimate["value"] if estimate["strict"] is None else estimate["strict"]
     return value if isinstance(value, int | float) else None
 

@@ -51,6 +51,7 @@ class JudgeRun(JudgeFlags):
     def engine_config(self) -> EngineConfig:
         """Engine of the judge with its ledger; for a replay, the engine that reads the ledger."""
         if self.replay:
+            # The replay engine takes the ledger in place of a model, and learns model and profile from it.
             return EngineConfig(self.replay, "replay", max_model_len=self.judge.engine.max_model_len)
         ledger = self.ledger or (f"{self.out}.ledger" if self.out and not self.no_ledger else None)
         return replace(self.judge.engine, ledger=ledger)

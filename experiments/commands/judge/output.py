@@ -1,4 +1,4 @@
-"""Output file of `flex-judge judge`, from which the same command resumes after a crash."""
+"""Output file of `flex-judge judge`, which lets the same command resume after a crash."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JudgmentFile:
         return self.path.with_name(self.path.name + ".log")
 
     def find_final_judgment(self, id: str, key: str) -> Judgment | None:
-        """Find the judgment of an earlier run; None if there is none or if a retry may succeed.
+        """Find the judgment of an earlier run; None if it is missing or if a retry may succeed.
 
         Args:
             id: Id of the comparison.
@@ -57,6 +57,7 @@ class JudgmentFile:
         A row may fail now and have a judgment from an earlier run, for example if its image has become unreadable.
         """
         stored = [self._journal.rows[row_id] for row_id in failed if row_id in self._journal.rows]
+        # The journal has judgments in the order of completion, and may have several of one comparison.
         write_table(self.path, [*(judgment.to_json() for judgment in judgments), *stored])
         if self._journal.path != self.path:
             self._journal.path.unlink()
@@ -89,6 +90,7 @@ def open_judgment_file(path: Path, ids: Collection[str]) -> Iterator[JudgmentFil
             _check_first_line(journal_path)
             with Journal(journal_path) as journal:
                 _check_rows(journal_path, journal.rows, ids)
+                # A journal next to a finished Parquet file is newer than the file.
                 journal.rows = finished_rows | journal.rows
                 yield JudgmentFile(path, journal)
         except BaseException:

@@ -105,8 +105,8 @@ def judge_rows(
     Args:
         config: Settings of the judge; its `out` is ignored.
         rows: Rows with unique ids.
-        output: File to which each judgment is written as soon as it is there. Judgments that it already holds, of the
-            same comparison by the same judge, are reused.
+        output: File to which each judgment is written as soon as it is there. It already
+            holds judgments of earlier runs, which are reused if comparison and judge are the same.
         progress: Display for progress bars.
 
     Raises:

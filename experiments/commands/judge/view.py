@@ -59,11 +59,13 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
         output = None
         if config.out:
             output = stack.enter_context(open_judgment_file(Path(config.out), {row.id for row in rows}))
+        # Library output goes to a log next to the output file, or nowhere, but never between the judgments.
         log = output.log_path if output else Path(stack.enter_context(TemporaryDirectory())) / "engine.log"
         stack.callback(_remove_if_empty, log)
         console = stack.enter_context(redirect_libraries(log))
         progress = stack.enter_context(build_progress(console))
         result = judge_rows(config, rows, output, progress)
+    # A single comparison that cannot be judged is bad input; in a file, it is one failed row among others.
     if options.file is None and result.errors:
         raise UsageError(*result.errors.values())
     if options.json or (options.file is not None and not config.out):

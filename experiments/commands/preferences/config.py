@@ -48,6 +48,7 @@ class PreferenceRun(DataFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Everything here fails before a model is loaded.
         FORMATS[self.format].check_media(self.with_images, self.with_molecules)
         if self.is_two_temperatures:
             if not self.hot_temperature > self.sample_temperature > 0:

@@ -88,14 +88,15 @@ def write_data(
     """Write the data set and its card into a folder that `load_dataset` and the hub accept.
 
     Returns:
-        The statistics of the card. With known right answers, also the number of pairs by which of their answers are
-        right; else None.
+        The statistics of the card. With known right answers, also the number of pairs whose chosen, rejected, both or
+        neither answer is right; else None.
     """
     data.mkdir(exist_ok=True)
     shard_stats = [CardStats.from_json(report.stats) for report in completed.reports.values() if report.stats]
     stats = reduce(add, shard_stats, CardStats())
     for reason, number in completed.report.failed.items():
         stats.bad_rows[reason] += number
+    # Completions and preferences are read as streams in the same order; neither fits into memory for large data.
     answer_column = config.get_answer_column(file)
     pair_filter = _PairFilter(
         config.filters.allow_repeated_prompts, stats, completed.iterate_rows("completions"), answer_column
@@ -188,6 +189,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: Preferenc
 
     from flex_judge.alignment.preferences.schema import make_parquet_table
 
+    # Renamed when it is complete, so that a killed run leaves no broken data set.
     partial = path.with_name(path.name + ".partial")
     writer = None
     while (chunk := list(itertools.islice(rows, CHUNK_ROWS))) or writer is None:

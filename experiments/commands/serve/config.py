@@ -73,6 +73,7 @@ class ServeRun:
         for path in self.allow_rubric:
             load_rubric(path)
         load_rubric(self.gateway_config.openrlhf.rubric)
+        # A dry run on a cluster that is large enough for any number of replicas.
         _ = self.build_service_config(Cluster(cpus=1e6, gpus=1e6, local=False))
 
     @property
@@ -86,6 +87,7 @@ class ServeRun:
         return replace(
             self.service.gateway,
             api_key=read_key(self.api_key) if self.api_key is not None else None,
+            # Absolute, because replicas have other working directories.
             rubrics=tuple(str(Path(path).resolve()) for path in self.allow_rubric),
         )
 
@@ -101,6 +103,7 @@ class ServeRun:
         """
         replicas = self.replicas
         if replicas is None:
+            # One per GPU; without GPUs a single replica, which gets all cores.
             replicas = max(1, int(cluster.gpus / max(1.0, self.service.gpus_per_replica or 1.0)))
         judge = self.service.judge
         settings = set_think_budget(judge.settings, judge.engine.model, self.max_think_tokens)

@@ -64,8 +64,10 @@ async def _run_service(config: ServeRun, out: TextIO) -> int:
                     _print_status(
                         "warning: anyone who can reach this address can use the service; require a key with --api-key"
                     )
+                # The only line on standard output: scripts wait for it to know that the service is ready.
                 print(service.url, file=out, flush=True)
                 await _wait_for_stop(stop, cluster)
+                # Cleared, so that the second signal can interrupt the drain.
                 stop.clear()
                 _print_status("draining: new requests are rejected, accepted ones answered; stop again to end at once")
                 drained = asyncio.wait_for(service.drain(), config.service.drain_s)
@@ -129,6 +131,7 @@ def find_free_port(host: str, port: int) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
+            # Without this option, a port that was closed seconds ago counts as taken.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             return int(probe.getsockname()[1])

@@ -87,6 +87,7 @@ class JudgeTraining(TrainingRun):
         if held_out.dropped:
             first = held_out.dropped[0]
             raise UsageError(f"{file}, row {first.row}: {first.reason}: {first.detail}; fix or remove the row")
+        # An evaluation on questions of the training data would reward memorizing.
         if shared := [row["question"] for row in rows if row.get("question") in train_questions]:
             raise UsageError(
                 f"{file}: {format_count(len(shared), 'question')} of the training data, such as {shared[0][:60]!r}; "

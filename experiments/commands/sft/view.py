@@ -25,8 +25,8 @@ def print_judge_training(summary: Mapping[str, Any], out: Path) -> None:
     print_run(f"Judge from {summary['base']}", summary, rows)
     if metrics:
         print_table(build_evaluations_table(summary))
-        start: Mapping[str, Any] = next((one for one in summary["evaluations"] if one["step"] == 0), {})
-        before, after = start.get("balanced_accuracy"), metrics["balanced_accuracy"]
-        if before is not None and after is not None and after < before:
+        base: Mapping[str, Any] = next((entry for entry in summary["evaluations"] if entry["step"] == 0), {})
+        accuracy_before, accuracy_after = base.get("balanced_accuracy"), metrics["balanced_accuracy"]
+        if accuracy_before is not None and accuracy_after is not None and accuracy_after < accuracy_before:
             print("\nThe judge is worse than the base model: check the training data, or train less.")
     print(f"\nJudge with model card: {out}")

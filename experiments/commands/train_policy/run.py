@@ -86,8 +86,10 @@ class PolicyTraining(TrainingRun):
             )
 
     def _train_model(self) -> None:
+        # The evaluation before training comes first: a judge or engine that fails must not cost a training run.
         self.ranks.run_on_first(self._check_judge)
         self.ranks.run_on_first(lambda: self._evaluate_policy("before"))
+        # The trainer writes its log last, so a log means that training is complete.
         if not self.ranks.run_on_first((self.out / LOG_FILE).is_file):
             self._print_status(f"training on {format_count(len(self.data.rows), 'row')}")
             with self._time_phase("train"):
@@ -180,6 +182,7 @@ class PolicyTraining(TrainingRun):
         arguments += ["--sample-stop", *arithmetic.STOP] if held_out.is_task else []
         with self.folder.time_phase(f"measure_{when}"):
             run_subcommand("best-of-n", str(folder / PROMPTS), *arguments, *policy, *judge)
+        # Failed prompts do not end a best-of-N run, but a comparison without any result would be meaningless.
         if not any(True for _ in read_rows(folder / when / "best_of_n.jsonl")):
             raise EngineLostError(f"no held-out prompt has a judged answer; see {folder / when / 'failed.jsonl'}")
 
@@ -208,6 +211,7 @@ class PolicyTraining(TrainingRun):
                 recipe.judge_group_timeout_s,
                 api_key=read_key(recipe.judge_key) if recipe.judge_key else None,
                 deadline_s=recipe.judge_deadline_s,
+                # One id for all ranks, so that the service puts their completions into the same groups.
                 run=self.ranks.run_on_first(lambda: uuid4().hex),
             )
             tune_grpo(flags.model, flags.args, rows, reward)
