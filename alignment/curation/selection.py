@@ -39,7 +39,7 @@ class Selection:
     pairwise_tokens: NonNegativeInt = 750
     """Minimum reasoning length of a pairwise example in tokens, for both answers together, exclusive."""
     order: SelectionOrder = "longest"
-    """Order in which examples are selected: longest or shortest reasoning first, random (seeded) or given (row order)."""
+    """Order of selection: longest or shortest reasoning first, random (seeded) or given (order of the rows)."""
     balance: Balance = "pairwise"
     """Balance the winners of pairs, or with all also pointwise scores. The larger side is cut to the smaller."""
     held_out: NonNegativeInt = 50

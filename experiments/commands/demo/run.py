@@ -44,7 +44,7 @@ GIB_PER_ENGINE = {"vllm": 2.4, "transformers": 2.0, "scripted": 0.4}
 class DemoConfig:
     """Settings of the demo."""
 
-    out: str = setting("runs/demo", "Output folder; an interrupted run in it is resumed", metavar="DIR")
+    out: str = setting("runs/demo", "Output folder; an existing run in it is resumed", metavar="DIR")
     prompts: PositiveInt = setting(24, "Number of arithmetic questions", metavar="N")
     samples: PositiveInt = setting(8, "Number of answers sampled per question", metavar="N")
     engine: str = setting(

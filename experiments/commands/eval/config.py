@@ -62,7 +62,7 @@ class EvalRun(JudgeFlags):
     )
     out: str | None = setting(
         None,
-        "Output folder; an interrupted run in it is resumed, also with more --runs or a higher --limit (default: "
+        "Output folder; an existing run in it is resumed, also with more --runs or a higher --limit (default: "
         "runs/eval-NAME; with --replay: none)",
         metavar="DIR",
         group=_RESULTS,

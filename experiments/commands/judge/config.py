@@ -23,7 +23,7 @@ class JudgeRun(JudgeFlags):
     )
     out: str | None = setting(
         None,
-        "Output file for judgments, .jsonl or .parquet; an interrupted run in it is resumed (default: standard output)",
+        "Output file for judgments, .jsonl or .parquet; an existing run in it is resumed (default: standard output)",
         metavar="FILE",
         group=RESULTS,
     )
@@ -38,7 +38,7 @@ class JudgeRun(JudgeFlags):
         group=RESULTS,
     )
     max_failures: NonNegativeInt = setting(
-        0, "Number of comparisons without a score above which the exit status is 1", metavar="N", group=RESULTS
+        0, "Maximum number of comparisons without a score; more give exit status 1", metavar="N", group=RESULTS
     )
 
     def __post_init__(self) -> None:
