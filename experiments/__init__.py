@@ -1,4 +1,4 @@
-"""The command line, benchmarks, studies and recipes.
+"""Command line, benchmarks, studies and recipes.
 
-May import the three packages below: judges, reward and alignment.
+May import the packages judges, reward and alignment; none of those imports this one.
 """

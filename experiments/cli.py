@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs, so that `--help` is instant."""
+"""Command line. Each command imports its modules only when it runs, so `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from flex_judge.judges.errors import JudgeError, UsageError
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One clear line; argparse would print the usage as well."""
+        """Exit with a one-line error; argparse would print the usage as well."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command, whose package in `experiments/commands` has `add_arguments(parser)` and `main(options)`."""
+    """Command whose package in `experiments/commands` has `add_arguments(parser)` and `main(options)`."""
 
     help: str
     package: str
@@ -57,51 +57,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = COMMANDS[options.command].load_package().main(options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
+    except BrokenPipeError:
+        # The reader, such as `head`, has closed the pipe. Python flushes standard output once more at exit, which must
+        # not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except UsageError as e:
         return _print_error(f"error: {e}", 2)
     except ModuleNotFoundError as e:
-        if not argv or (missing := explain_missing_module(argv[0], e)) is None:
+        if not argv or (missing_extra := explain_missing_module(argv[0], e)) is None:
             raise
-        return _print_error(f"error: {missing}", 2)
+        return _print_error(f"error: {missing_extra}", 2)
     except JudgeError as e:
         return _print_error(f"{type(e).__name__}: {e}", 1)
     except KeyboardInterrupt:
-        return _print_error("stopped; what was written is kept, and the same command goes on from there", 130)
+        return _print_error("interrupted; finished work is saved, run the same command again to resume", 130)
 
 
 def _run_training(name: str, argv: Sequence[str]) -> int:
     from flex_judge.experiments.common.launching import build_launch_command
 
     if command := build_launch_command(name, argv):
+        # Replaces this process, so that signals reach the launcher and its exit status is ours.
         os.execv(command[0], command)
     if name == "sft":
-        from flex_judge.experiments.commands.sft.run import main as tune
+        from flex_judge.experiments.commands.sft.run import main as train_judge
 
-        return tune(argv)
-    from flex_judge.experiments.commands.train_policy.run import main
+        return train_judge(argv)
+    from flex_judge.experiments.commands.train_policy.run import main as train_policy
 
-    return main(name, argv)
+    return train_policy(name, argv)
 
 
 def _print_error(message: str, status: int) -> int:
+    """Print an error on one line and return the exit status."""
     print("flex-judge:", " ".join(message.split()), file=sys.stderr)
     return status
 
 
-def _build_parser(chosen: str) -> argparse.ArgumentParser:
-    """The parser; of all commands only the chosen one gets its flags, which need its module."""
+def _build_parser(selected: str) -> argparse.ArgumentParser:
+    """Build the parser; only the selected command gets its flags, because they need its modules."""
     parser = _Parser(prog="flex-judge", description="A reasoning multimodal judge as a reward model.")
-    parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser.add_argument("--version", action=_VersionAction, nargs=0, help="Print the version")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.help, description=command.help)
-        if name == chosen:
-            command.load_package().add_arguments(sub)
-    for name, said in TRAINING_COMMANDS.items():
-        commands.add_parser(name, help=said)
+        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        if name == selected:
+            command.load_package().add_arguments(subparser)
+    for name, help_text in TRAINING_COMMANDS.items():
+        subparsers.add_parser(name, help=help_text)
     return parser
 
 
@@ -115,16 +119,17 @@ class _VersionAction(argparse.Action):
 
 COMMANDS = {
     "demo": Command(
-        "Run the main job on the embedded model: judge service, best-of-N, preference pairs, report.", "demo"
+        "Run the whole workflow on the embedded model: judge service, best-of-N, preference pairs, report. Resumable.",
+        "demo",
     ),
-    "judge": Command("Judge a file of comparisons, or one comparison given by flags. Resumable.", "judge"),
+    "judge": Command("Judge a file of comparisons, or one comparison from flags. Resumable.", "judge"),
     "serve": Command("Serve a judge as a reward model over HTTP, with replicas on Ray Serve.", "serve"),
-    "best-of-n": Command("Sample N answers per prompt, judge them and keep the best. Resumable.", "best_of_n"),
+    "best-of-n": Command("Sample N answers per prompt, judge them and select the best. Resumable.", "best_of_n"),
     "preferences": Command("Build a preference data set: sample, judge and pair answers. Resumable.", "preferences"),
     "curate": Command("Build training data for a judge from a teacher's judgments. Resumable.", "curate"),
-    "eval": Command("Run a judge benchmark, or re-score stored replies, next to published results.", "eval"),
+    "eval": Command("Run a judge benchmark, or re-score stored replies, next to published results. Resumable.", "eval"),
     "bench": Command("Measure one performance ratio on this machine.", "bench"),
-    "report": Command("Rebuild the HTML page of a finished run.", "report"),
+    "report": Command("Rebuild the HTML page of a finished demo or benchmark run.", "report"),
     "doctor": Command("Show what this machine can run, what is missing, and how to fix it.", "doctor"),
 }
 TRAINING_COMMANDS = {
@@ -132,7 +137,7 @@ TRAINING_COMMANDS = {
     "dpo": "Train a policy on preferences with TRL's DPOTrainer; evaluate it before and after. Resumable.",
     "grpo": "Train a policy on rewards from a judge with TRL's GRPOTrainer; evaluate it before and after. Resumable.",
 }
-"""Commands that parse their own flags, because most of these are TRL's."""
+"""Commands that parse their flags themselves, because most of these are TRL's."""
 
 
 if __name__ == "__main__":

@@ -47,8 +47,7 @@ class _BaseTrlReward:
         run: str | None = None,
         extra_rewards: training.ExtraRewards = (),
     ) -> None:
-        """
-        Args:
+        """Args:
             judge: the URL of a judge service, a client of one, or a judge in this process.
             rubric: name of a rubric.
             method: how completions are judged, see `flex_judge.reward.types.METHODS`.
@@ -114,7 +113,8 @@ class _BaseTrlReward:
 
     def _name_group(self, rest: Mapping[str, Any]) -> str | None:
         """Name of this step's groups: completions of one prompt in two steps must not meet. It is the same on all
-        ranks. AsyncGRPOTrainer tells no step, but has whole groups in each call."""
+        ranks. AsyncGRPOTrainer tells no step, but has whole groups in each call.
+        """
         step = getattr(rest.get("trainer_state"), "global_step", None)
         if self.spec.group_size is None:
             if self.spec.needs_group and step is not None and "log_metric" in rest and training.count_ranks() > 1:

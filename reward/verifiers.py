@@ -71,7 +71,8 @@ def judge_group_reward(
     **spec: Any,
 ) -> Callable[..., Awaitable[list[float]]]:
     """A reward function for all rollouts of a group at once, which can be compared with each other. See
-    `judge_reward`."""
+    `judge_reward`.
+    """
     asker = _RolloutScorer(judge, api_key, deadline_s, spec)
 
     async def reward(prompts: Any, completions: Any, answers: Any, states: Any, tasks: Any, infos: Any) -> list[float]:
@@ -102,10 +103,9 @@ class TraceJudge:
         deadline_s: float | None = None,
         **spec: Any,
     ) -> None:
-        """
-        Args:
-            judge: see `judge_reward`, as for the others.
-            transcript: whether the whole transcript is judged, not the last reply alone.
+        """Args:
+        judge: see `judge_reward`, as for the others.
+        transcript: whether the whole transcript is judged, not the last reply alone.
         """
         self._asker = _RolloutScorer(judge, api_key, deadline_s, spec)
         self._transcript = transcript

@@ -12,8 +12,7 @@ from typing import Any
 
 from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.judges.errors import UsageError, VerdictParseError
-from flex_judge.judges.protocol.parsing import Reply, parse_verdict
-from flex_judge.judges.protocol.parsing import extract_answer, split_answer_first_reply
+from flex_judge.judges.protocol.parsing import Reply, extract_answer, parse_verdict, split_answer_first_reply
 from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, build_judge_turns
 from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import load_rubric

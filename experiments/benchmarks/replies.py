@@ -10,8 +10,7 @@ from flex_judge.experiments.benchmarks.items import Item, ItemOutcome, make_plac
 from flex_judge.experiments.benchmarks.stored import StoredReplies
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Status, Verdict
-from flex_judge.judges.protocol.parsing import Reply, parse_verdict
-from flex_judge.judges.protocol.parsing import extract_answer
+from flex_judge.judges.protocol.parsing import Reply, extract_answer, parse_verdict
 from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from flex_judge.judges.protocol.voting import combine_votes, plan_orders
 from flex_judge.judges.rubrics import load_rubric

@@ -1,4 +1,4 @@
-"""The commands of `flex-judge`, one folder each: `config`, `run` and `view`.
+"""Commands of `flex-judge`, one folder each, usually with the modules `config`, `run` and `view`.
 
-May import `common`; `flex_judge.experiments.cli` loads a command when it is called.
+May import `common`. `flex_judge.experiments.cli` imports a command only when it is called.
 """

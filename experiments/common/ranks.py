@@ -48,7 +48,8 @@ class Ranks:
 
     def run_on_first(self, work: Callable[[], Result]) -> Result:
         """What some work comes to that the first rank does alone; the others wait for it, however long it takes. What
-        it raises is raised by all."""
+        it raises is raised by all.
+        """
         if self.count == 1:
             return work()
         import torch.distributed as dist

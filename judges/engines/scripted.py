@@ -93,7 +93,8 @@ class ScriptedEngine:
 
 def load(config: EngineConfig) -> ScriptedEngine:
     """Load the script that `config.model` names as `module:function`. An attribute `profile` of the function is its
-    model family."""
+    model family.
+    """
     module, _, function = config.model.partition(":")
     try:
         script = getattr(importlib.import_module(module), function)

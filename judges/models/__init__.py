@@ -51,7 +51,8 @@ def resolve_adapter(name: str) -> Path:
 
 def check_model(name: str, adapter: str | None = None) -> None:
     """Raise ModelNotFoundError if a model, or a LoRA adapter on it, cannot be had. Converts and downloads no weights,
-    the adapter's apart."""
+    the adapter's apart.
+    """
     if name in EMBEDDED:
         EMBEDDED[name].check_available()
     elif Path(name).expanduser().is_dir():

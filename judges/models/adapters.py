@@ -1,5 +1,6 @@
 """LoRA adapters: whether one fits its model. Asked before the weights are loaded, because peft only warns of weights
-that it finds no place for, and vllm passes over them in silence: the judge would run, untuned."""
+that it finds no place for, and vllm passes over them in silence: the judge would run, untuned.
+"""
 
 from __future__ import annotations
 

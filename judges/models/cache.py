@@ -44,7 +44,8 @@ def fingerprint_folder(path: Path) -> str:
 
 def build_once(target: Path, make: Callable[[Path], None]) -> Path:
     """The folder `target`, which `make` is given to write where it is not there yet. Of many processes one makes it and
-    the others wait; what a killed one left half made is made anew."""
+    the others wait; what a killed one left half made is made anew.
+    """
     with hold_lock(target):
         if target.is_dir():
             return target

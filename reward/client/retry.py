@@ -71,7 +71,8 @@ MAX_DOUBLINGS = 32
 
 class Backoff:
     """Waits of one request: exponential, with full jitter, so that ranks that failed together do not come back together
-    ("Exponential Backoff and Jitter", AWS Architecture Blog, 2015)."""
+    ("Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
+    """
 
     def __init__(self, first_s: float, longest_s: float) -> None:
         self._first_s = first_s

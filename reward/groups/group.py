@@ -53,11 +53,10 @@ class Group:
     def __init__(
         self, spec: RewardSpec, ask: Ask, wanted: int | None, start: StartTask, leave: Callable[[Group], None]
     ) -> None:
-        """
-        Args:
-            wanted: how many members it should have; None where that is not known.
-            start: makes its tasks.
-            leave: told when the group is of no more use to anybody: all gave up, or its work failed.
+        """Args:
+        wanted: how many members it should have; None where that is not known.
+        start: makes its tasks.
+        leave: told when the group is of no more use to anybody: all gave up, or its work failed.
         """
         self.spec, self.ask, self.wanted, self._start, self._leave = spec, ask, wanted, start, leave
         self.members: list[Member] = []

@@ -132,7 +132,8 @@ async def _play_match(a: int, b: int, round: int, before: Sequence[Match], play:
 def _choose_winner(match: Match, a: int, b: int, before: Sequence[Match]) -> int:
     """Who goes on: the preferred one; at a tie the one with the higher expected score; without a verdict the one with
     the higher mean score in the matches before. Where that is level too, `a`: the one that comes first in the draw, or
-    was there before the latecomer."""
+    was there before the latecomer.
+    """
     place = match.members.index
     won = match.get_outcome(place(a), place(b))
     if won is not None and won != 0.5:

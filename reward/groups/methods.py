@@ -40,7 +40,8 @@ class GroupContext:
     @cached_property
     def shuffled_order(self) -> tuple[int, ...]:
         """All members in an order drawn from a hash of prompt and response, so that it is the same in whatever order
-        they came."""
+        they came.
+        """
         digests = [sample.to_comparison(self.spec.rubric).digest for sample in self.samples]
         return tuple(sorted(range(len(digests)), key=lambda i: (digests[i], i)))
 
@@ -70,7 +71,8 @@ class GroupContext:
     @cached_property
     def _needs_tie_scores(self) -> bool:
         """Whether equal responses are judged all the same: a score is the reward, and there may be no other comparison
-        that gives them one."""
+        that gives them one.
+        """
         alike = all(sample.response == self.samples[0].response for sample in self.samples)
         return self.spec.reward in ("score", "expected") and (alike or self.spec.method in ("baseline", "knockout"))
 
@@ -82,7 +84,8 @@ async def judge_pointwise(contest: GroupContext) -> list[Match]:
 
 async def judge_against_baseline(contest: GroupContext) -> list[Match]:
     """Each member against its own baseline: n comparisons. The baseline stands second throughout, so that a leaning of
-    the judge to one place is the same for all."""
+    the judge to one place is the same for all.
+    """
     return [*contest.earlier, *await gather_all(contest.play_baseline(m) for m in sorted(contest.wanted))]
 
 

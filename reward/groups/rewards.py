@@ -66,7 +66,8 @@ def build_rewards(
 
 def _select_statistic(statistics: MemberStatistics, reward: str) -> Numbers:
     """The figure that is the reward. One expected score that the engine gives no distribution for would cost the
-    completion its reward; its written score is on the same scale."""
+    completion its reward; its written score is on the same scale.
+    """
     if reward == "expected":
         return statistics.best_scores
     found: Numbers = getattr(statistics, reward)
@@ -101,7 +102,8 @@ def _build_reward(
 
 def _explain_missing_value(member: int, note: GroupInfo, everyone: dict[int, list[Match]]) -> tuple[Status, str]:
     """Why a member has no value: its own comparisons failed, there was nobody to hold it against, or all of those
-    failed."""
+    failed.
+    """
     own = _find_common_failure(everyone[member])
     if own is not None:
         return own

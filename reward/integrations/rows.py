@@ -132,7 +132,8 @@ PLAIN_MODES = ("RGB", "L")
 
 class ImageCache:
     """Images as media. What is there several times, as an object or by its pixels, is encoded once: hashing pixels
-    takes a fiftieth of the time of a PNG."""
+    takes a fiftieth of the time of a PNG.
+    """
 
     def __init__(self) -> None:
         self._known: dict[Any, tuple[Any, Media]] = {}

@@ -23,11 +23,10 @@ class Backpressure:
     def __init__(
         self, most: int, told: Callable[[int], None] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """
-        Args:
-            most: so much may be pending.
-            told: called with the count whenever it changes.
-            clock: seconds, from anywhere.
+        """Args:
+        most: so much may be pending.
+        told: called with the count whenever it changes.
+        clock: seconds, from anywhere.
         """
         self.most = most
         self.pending = 0

@@ -243,8 +243,7 @@ class RubricRegistry:
     """Finds rubrics by name; a name is never taken for a path."""
 
     def __init__(self, files: Sequence[str] = ()) -> None:
-        """
-        Args:
+        """Args:
             files: rubrics of the operator's; a request calls one by its file's name without the ending.
 
         Raises:

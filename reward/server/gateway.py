@@ -50,8 +50,7 @@ class Gateway:
         metrics: ServiceMetrics | None = None,
         health: Health | None = None,
     ) -> None:
-        """
-        Args:
+        """Args:
             ask: has one comparison judged.
             config: limits and the like.
             metrics: told of requests, and of how much is pending.

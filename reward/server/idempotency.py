@@ -29,11 +29,10 @@ class IdempotencyCache:
     """
 
     def __init__(self, retain_s: float, most_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """
-        Args:
-            retain_s: how long an answer is kept.
-            most_bytes: of all finished answers together; the oldest are forgotten first.
-            clock: seconds, from anywhere.
+        """Args:
+        retain_s: how long an answer is kept.
+        most_bytes: of all finished answers together; the oldest are forgotten first.
+        clock: seconds, from anywhere.
         """
         self._retain_s = retain_s
         self._most_bytes = most_bytes

@@ -29,11 +29,10 @@ class MediaDecoder:
     """Decodes rows of requests, and reads the media that they refer to without holding up the event loop."""
 
     def __init__(self, store: MediaStore, urls: UrlFetcher, most: int) -> None:
-        """
-        Args:
-            store: what was uploaded.
-            urls: how URLs are read.
-            most: media in one row; each frame of a video counts.
+        """Args:
+        store: what was uploaded.
+        urls: how URLs are read.
+        most: media in one row; each frame of a video counts.
         """
         self._store = store
         self._urls = urls

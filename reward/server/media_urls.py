@@ -28,12 +28,11 @@ class UrlFetcher:
         total_s: float = FETCH_TIMEOUT_S,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """
-        Args:
-            hosts: exact names, in small letters. A subdomain is another host.
-            most_bytes: size of the largest file.
-            total_s: how long one file may take.
-            transport: where requests go; None is the network.
+        """Args:
+        hosts: exact names, in small letters. A subdomain is another host.
+        most_bytes: size of the largest file.
+        total_s: how long one file may take.
+        transport: where requests go; None is the network.
         """
         self._hosts = frozenset(hosts)
         self._most_bytes = most_bytes

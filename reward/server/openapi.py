@@ -1,5 +1,6 @@
 """The OpenAPI page: what each route takes and gives. The routes read their bodies themselves, so it is put together
-here."""
+here.
+"""
 
 from __future__ import annotations
 

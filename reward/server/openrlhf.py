@@ -29,9 +29,8 @@ class OpenRlhfRow:
     """One sample of a request, its texts taken apart."""
 
     def __init__(self, query: str, prompt: str, label: Any, number: int, end_of_turn: Sequence[str]) -> None:
-        """
-        Raises:
-            FieldError: the query does not begin with its prompt, or the label holds something of ours that is wrong.
+        """Raises:
+        FieldError: the query does not begin with its prompt, or the label holds something of ours that is wrong.
         """
         if not query.startswith(prompt):
             raise FieldError.at_field(

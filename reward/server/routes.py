@@ -207,7 +207,8 @@ async def _wait_for_disconnect(request: Request) -> None:
 
 def _parse_request(model: type[M], body: bytes) -> tuple[M, str]:
     """A request, and a fingerprint of what it asks. How long it may take is no part of that: a client that asks again
-    has less time left."""
+    has less time left.
+    """
     value = parse_strict_json(body)
     asked = validate_request(model, value)
     what = json.dumps({name: v for name, v in value.items() if name != "deadline_s"}, sort_keys=True)

@@ -183,6 +183,7 @@ def _get_first_line(error: Exception) -> str:
 
 def _has_token() -> bool:
     """Whether Ray would find an authentication token. A cluster started here asks for it as soon as there is one, but
-    `ray.init` sends it by itself to no address that it is given, because that may be anybody's."""
+    `ray.init` sends it by itself to no address that it is given, because that may be anybody's.
+    """
     default = Path.home() / ".ray" / "auth_token"
     return bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or default.is_file())

@@ -19,6 +19,8 @@ from flex_judge.reward.serving.cluster import Cluster
 
 NAME = "flex-judge"
 DEFAULT_MODEL = JUDGE
+PRIVATE_DRAIN_S = 5.0
+"""Drain time of the private service of a run. Its only caller is the run, which no longer waits when it stops."""
 
 
 @settings_class
@@ -51,8 +53,8 @@ class ServiceConfig:
     """Autoscaling: seconds of high load before replicas are added."""
     downscale_delay_s: NonNegativeFloat = 300.0
     """Autoscaling: seconds of low load before replicas are removed. A trainer's load comes in waves."""
-    drain_s: NonNegativeFloat = 5.0
-    """Seconds that a replica may work on pending requests before it is stopped."""
+    drain_s: NonNegativeFloat = 600.0
+    """Maximum seconds to finish accepted requests before a stopping replica is ended."""
 
     def __post_init__(self) -> None:
         gpus = self.gpus_per_replica
@@ -75,7 +77,8 @@ class ServiceConfig:
     @property
     def requests_per_replica(self) -> int:
         """Comparisons that are sent to a replica at a time: what its engine computes, and a few more in front of it,
-        so that it never waits for the next one."""
+        so that it never waits for the next one.
+        """
         return self.judge.engine.max_batch * 5 // 4 + 1
 
     @property
@@ -142,5 +145,6 @@ class ServiceConfig:
 
 def compute_gpu_share(gpus: float, engines: int) -> float:
     """The share of a GPU that each of so many engines gets: a whole one, or such a part of one that as many as are
-    needed fit on each device."""
+    needed fit on each device.
+    """
     return 1.0 / max(1, math.ceil(engines / gpus)) if gpus else 0.0

@@ -31,13 +31,12 @@ class ServeApplication:
     """
 
     def __init__(self, name: str, what: str, http: HttpAddress | None = None, private: bool = False) -> None:
-        """
-        Args:
-            name: of the application; must be unique within the cluster.
-            what: what messages call it, such as "judge service".
-            http: where to listen. A cluster whose Serve runs already must listen there.
-            private: whether nobody else can have an application of that name, so that one which is there is what a
-                killed process left, and is removed first.
+        """Args:
+        name: of the application; must be unique within the cluster.
+        what: what messages call it, such as "judge service".
+        http: where to listen. A cluster whose Serve runs already must listen there.
+        private: whether nobody else can have an application of that name, so that one which is there is what a
+            killed process left, and is removed first.
         """
         self.name = name
         self.http = http

@@ -40,11 +40,10 @@ class Dispatcher:
     """
 
     def __init__(self, send: Send, room: int, metrics: ServiceMetrics | None = None) -> None:
-        """
-        Args:
-            send: has some replica judge a comparison.
-            room: comparisons that are sent at the same time; more wait here, first come, first served.
-            metrics: told of judgments and retries.
+        """Args:
+        send: has some replica judge a comparison.
+        room: comparisons that are sent at the same time; more wait here, first come, first served.
+        metrics: told of judgments and retries.
         """
         self._send = send
         self._room = asyncio.Semaphore(room)

@@ -46,7 +46,8 @@ class JudgeReplica:
 
 def exit_process_tree() -> NoReturn:
     """End this process and those that it started, at once. Nobody may be sent to a judge without an engine, and an
-    engine that hangs cannot be asked to go."""
+    engine that hangs cannot be asked to go.
+    """
     import psutil
 
     for child in psutil.Process().children(recursive=True):

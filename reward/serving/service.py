@@ -33,11 +33,10 @@ class JudgeService:
     """
 
     def __init__(self, config: ServiceConfig, http: HttpAddress | None = None, private: bool = False) -> None:
-        """
-        Args:
-            config: with its replicas placed, see `ServiceConfig.placed_on`.
-            http: where to listen; needs `config.gateway`. A cluster whose Serve runs already must listen there.
-            private: whether a service of that name can only be what a killed process left, and is removed first.
+        """Args:
+        config: with its replicas placed, see `ServiceConfig.placed_on`.
+        http: where to listen; needs `config.gateway`. A cluster whose Serve runs already must listen there.
+        private: whether a service of that name can only be what a killed process left, and is removed first.
         """
         self.config = config
         self.http = http
@@ -138,7 +137,8 @@ def build(args: dict[str, Any]) -> Any:
 
 def application(config: ServiceConfig) -> Any:
     """The gateway, if there is one, and the replicas behind it, which stand where `config` says (see
-    `ServiceConfig.placed_on`)."""
+    `ServiceConfig.placed_on`).
+    """
     from ray import serve
 
     judges = _build_replicas(config)

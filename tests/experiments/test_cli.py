@@ -1,4 +1,4 @@
-"""What a person meets at the command line: bad input is one line that says what to do, with exit status 2."""
+"""Errors of the command line: bad input gives one line that names the fix, and exit status 2."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from flex_judge.experiments.cli import main
 DEMO = ["demo", "--engine", "scripted", "--policy", "scripts:policy", "--judge", "scripts:slow_judge"]
 
 
-def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The error that the command ends with; it must be one line."""
+def run_for_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must fail with exit status 2, and return its one-line error."""
     try:
         status = main(arguments)
-    except SystemExit as e:  # argparse's own way out
+    except SystemExit as e:  # raised by argparse
         status = e.code  # type: ignore[assignment]
     assert status == 2
     error = capsys.readouterr().err
@@ -31,7 +31,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["demo", "--prompts", "many"], "argument --prompts: invalid int value: 'many'"),
         (["demo", "--prompts", "0"], "--prompts must be at least 1, not 0"),
@@ -49,28 +49,32 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ),
         (["demo", "--prompts", "100000"], "different questions, not 100000"),
         (["demo", "--config", "missing.yaml"], "missing.yaml: cannot be read"),
-        (["report", "nowhere"], "nowhere holds no finished run"),
+        (["report", "nowhere"], "nowhere: holds no finished run"),
         (["sing"], "invalid choice: 'sing'"),
     ],
 )
-def test_bad_input_is_one_line_that_names_it(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_bad_input_gives_one_line_and_writes_nothing(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert said in error_of(capsys, *arguments)
+    assert message in run_for_error(capsys, *arguments)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "vllm" else real(name, *a))
-    assert "uv sync --no-default-groups --group embedded --extra all --extra vllm (for a GPU)" in error_of(
+    assert "uv sync --no-default-groups --group embedded --extra all --extra vllm (for a GPU)" in run_for_error(
         capsys, "demo", "--engine", "vllm"
     )
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("promts: 3", "c.yaml: unknown setting 'promts'; there are out, prompts"),
         ("prompts: many", "c.yaml: setting 'prompts' must be of type int, not 'many'"),
@@ -80,48 +84,50 @@ def test_a_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsy
         ("a: [", "c.yaml: not YAML"),
     ],
 )
-def test_a_wrong_config_file_is_named_with_its_setting(
-    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_wrong_config_file_is_named_with_its_setting(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    assert said in error_of(capsys, "demo", "--config", str(tmp_path / "c.yaml"))
+    assert message in run_for_error(capsys, "demo", "--config", str(tmp_path / "c.yaml"))
 
 
 def test_flags_win_over_the_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.yaml").write_text("prompts: 7\nsamples: 0\n")
-    assert "--samples must be at least 1, not 0" in error_of(capsys, "demo", "--config", str(tmp_path / "c.yaml"))
+    assert "--samples must be at least 1, not 0" in run_for_error(capsys, "demo", "--config", str(tmp_path / "c.yaml"))
     arguments = ["demo", "--config", str(tmp_path / "c.yaml"), "--samples", "2", "--prompts", "-7"]
-    assert "--prompts must be at least 1, not -7" in error_of(capsys, *arguments)
+    assert "--prompts must be at least 1, not -7" in run_for_error(capsys, *arguments)
 
 
-def test_a_folder_with_another_run_is_refused_and_the_difference_named(
+def test_rejects_a_folder_with_another_run_and_names_the_difference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"policy": "scripts:policy", "judge": "scripts:slow_judge", "engine": "scripted", "prompts": 5}
     run = {"settings": {**settings, "samples": 8, "seed": 0}, "seconds": {}, "total_seconds": 0}
     (tmp_path / "run.json").write_text(json.dumps(run))
-    error = error_of(capsys, *DEMO, "--out", str(tmp_path))
+    error = run_for_error(capsys, *DEMO, "--out", str(tmp_path))
     assert "holds a run with prompts = 5, not 24; use the same settings to resume it, or choose another --out" in error
 
 
-def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_a_folder_with_other_files_and_leaves_it_unchanged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    assert "holds files that are no run; choose another --out" in error_of(capsys, *DEMO, "--out", str(tmp_path))
+    assert "holds files that are no run; choose another --out" in run_for_error(capsys, *DEMO, "--out", str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_file_as_output_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_a_file_as_output_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    assert "is a file; give a folder with --out" in error_of(capsys, *DEMO, "--out", str(tmp_path / "file"))
+    assert "is a file; give a folder with --out" in run_for_error(capsys, *DEMO, "--out", str(tmp_path / "file"))
 
 
-def test_a_folder_in_use_by_another_process_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_a_folder_in_use_by_another_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "is in use by another process" in error_of(capsys, *DEMO, "--out", str(tmp_path))
+        assert "is in use by another process" in run_for_error(capsys, *DEMO, "--out", str(tmp_path))
 
 
-def test_too_little_memory_is_said_before_anything_starts(
+def test_too_little_memory_is_reported_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("flex_judge.reward.serving.cluster.measure_available_memory", lambda: 1 << 30)
@@ -130,7 +136,7 @@ def test_too_little_memory_is_said_before_anything_starts(
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_finished_work_and_the_same_command_resumes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [
         sys.executable,
@@ -152,19 +158,19 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_command_goes_on(tmp_path: Path)
     first.send_signal(signal.SIGINT)
     _, error = first.communicate(timeout=60)
     assert first.returncode == 130, error
-    assert "the same command goes on from there" in error
-    kept = judgments.read_text().splitlines()
-    assert 0 < len(kept) < 120
+    assert "run the same command again to resume" in error
+    saved = judgments.read_text().splitlines()
+    assert 0 < len(saved) < 120
     assert not (run / "summary.json").exists()
 
-    # What was judged stays; what failed for want of an engine is tried again.
-    lost = {**json.loads(kept[-1]), "status": "engine_lost", "scores": None}
-    kept[-1] = json.dumps(lost)
-    judgments.write_text("".join(row + "\n" for row in kept))
+    # Finished judgments stay; a judgment that failed with its engine is retried.
+    failed = {**json.loads(saved[-1]), "status": "engine_lost", "scores": None}
+    saved[-1] = json.dumps(failed)
+    judgments.write_text("".join(row + "\n" for row in saved))
     second = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert second.returncode == 0, second.stderr
     rows = judgments.read_text().splitlines()
-    assert rows[: len(kept)] == kept
+    assert rows[: len(saved)] == saved
     judged = [json.loads(row) for row in rows]
     assert len(judged) == 121
     assert len({row["id"] for row in judged if row["status"] == "ok"}) == 120

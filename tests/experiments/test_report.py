@@ -1,4 +1,4 @@
-"""The report page: what it shows, what it never shows, and the words for the figures."""
+"""Report page of a demo: content, escaping, histograms and the sentence on the result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SUMMARY: dict[str, Any] = json.loads("""{
 EVIL = "<script>alert('x')</script><img src=https://evil.example/x.png>"
 
 
-def judgment(id: str, score: float | None, status: str = "ok", forced_answer: str | None = None) -> dict[str, Any]:
+def make_judgment(id: str, score: float | None, status: str = "ok", forced_answer: str | None = None) -> dict[str, Any]:
     scores = None if score is None else [score]
     detail = "" if status == "ok" else "no verdict within 600 s"
     vote = {"status": status, "scores": scores, "reasoning": "", "forced_answer": forced_answer, "detail": detail}
@@ -45,7 +45,9 @@ def judgment(id: str, score: float | None, status: str = "ok", forced_answer: st
     return vote | {"id": id, "reasoning": reasoning, "votes": [vote], "provenance": provenance}
 
 
-def best_of_n(id: str, scores: list[float | None], best: int | None, right: list[bool] | None) -> dict[str, Any]:
+def make_best_of_n_row(
+    id: str, scores: list[float | None], best: int | None, right: list[bool] | None
+) -> dict[str, Any]:
     prompt, responses = (
         [{"role": "user", "content": f"Question {id}?"}],
         [f"Answer {k} to {id}" for k in range(len(scores))],
@@ -54,9 +56,9 @@ def best_of_n(id: str, scores: list[float | None], best: int | None, right: list
     return row | {"expected_scores": [None if s is None else s - 0.25 for s in scores], "text": None, "tied": 1}
 
 
-def preference(id: str, chosen: int, rejected: int) -> dict[str, Any]:
-    where = {"id": id, "chosen_index": chosen, "rejected_index": rejected}
-    return {"score_chosen": 5.0, "score_rejected": 1.0, "margin": 4.0, "provenance": where}
+def make_pair(id: str, chosen: int, rejected: int) -> dict[str, Any]:
+    provenance = {"id": id, "chosen_index": chosen, "rejected_index": rejected}
+    return {"score_chosen": 5.0, "score_rejected": 1.0, "margin": 4.0, "provenance": provenance}
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -65,23 +67,23 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Two prompts of three samples; the second has no pair, and one of its samples timed out."""
-    first = best_of_n("q1", [1.0, 5.0, 3.0], 1, [False, True, False])
+    """Write a run with two prompts of three samples; the second has no pair, and one of its samples timed out."""
+    first = make_best_of_n_row("q1", [1.0, 5.0, 3.0], 1, [False, True, False])
     first["responses"][2] = EVIL
-    second = best_of_n("q2", [4.0, None, 4.0], 0, [True, True, False])
+    second = make_best_of_n_row("q2", [4.0, None, 4.0], 0, [True, True, False])
     write_rows(tmp_path / "best_of_n.jsonl", [first, second])
-    write_rows(tmp_path / "preferences.jsonl", [preference("q1", 1, 0)])
+    write_rows(tmp_path / "preferences.jsonl", [make_pair("q1", 1, 0)])
     ids = [f"{q}/{k}" for q in ("q1", "q2") for k in range(3)]
-    rows = [judgment(i, s) for i, s in zip(ids, [1.0, 5.0, 3.0, 4.0, None, 4.0], strict=True)]
-    rows[2] = judgment("q1/2", 3.0, forced_answer="budget")
-    rows[4] = judgment("q2/1", None, "timeout")
+    rows = [make_judgment(i, s) for i, s in zip(ids, [1.0, 5.0, 3.0, 4.0, None, 4.0], strict=True)]
+    rows[2] = make_judgment("q1/2", 3.0, forced_answer="budget")
+    rows[4] = make_judgment("q2/1", None, "timeout")
     write_rows(tmp_path / "judgments.jsonl", rows)
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     return tmp_path
 
 
 class _Page(HTMLParser):
-    """Elements and attributes of a page, and its table rows as text."""
+    """Parser for tags and attributes of a page, and for its table rows as text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -101,43 +103,43 @@ class _Page(HTMLParser):
             self.rows[-1] += data + " "
 
 
-def page_of(run: Path) -> tuple[str, _Page]:
+def render_page(run: Path) -> tuple[str, _Page]:
     html = write_demo_report(run).read_text(encoding="utf-8")
     return html, _Page(html)
 
 
-def row_with(page: _Page, text: str) -> str:
+def find_row(page: _Page, text: str) -> str:
     (row,) = [" ".join(r.split()) for r in page.rows if text in r]
     return row
 
 
 def test_texts_of_models_are_escaped(run: Path) -> None:
-    html, page = page_of(run)
+    html, page = render_page(run)
     assert "script" not in page.tags
     assert "img" not in page.tags
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in html
     assert "I think &lt;b&gt;q1/0&lt;/b&gt; is fine." in html
 
 
-def test_the_page_needs_no_network(run: Path) -> None:
-    html, page = page_of(run)
+def test_page_needs_no_network(run: Path) -> None:
+    html, page = render_page(run)
     assert not [(name, value) for name, value in page.attributes if name in ("src", "href", "action", "srcset")]
     assert "link" not in page.tags
     assert not re.search(r"@import|url\((?!#)", html)
     assert "default-src 'none'" in html
 
 
-def test_every_candidate_is_shown_with_what_became_of_it(run: Path) -> None:
-    _, page = page_of(run)
-    chosen, rejected = row_with(page, "Answer 1 to q1"), row_with(page, "Answer 0 to q1")
+def test_shows_score_label_and_badges_of_every_candidate(run: Path) -> None:
+    _, page = render_page(run)
+    chosen, rejected = find_row(page, "Answer 1 to q1"), find_row(page, "Answer 0 to q1")
     assert chosen.startswith("#1 5.00 4.75 ✓ right best chosen Answer 1")
     assert rejected.startswith("#0 1.00 0.75 ✗ wrong rejected Answer 0")
-    assert "The answer was forced: the thinking ran out of its token budget." in row_with(page, "alert(")
+    assert "Constrained fallback answer: the thinking ran out of its token budget." in find_row(page, "alert(")
 
 
-def test_unscored_has_its_status_and_is_no_zero(run: Path) -> None:
-    html, page = page_of(run)
-    row = row_with(page, "Answer 1 to q2")
+def test_unscored_candidate_shows_its_status_instead_of_zero(run: Path) -> None:
+    html, page = render_page(run)
+    row = find_row(page, "Answer 1 to q2")
     assert row.startswith("#1 unscored: timeout ✓ right Answer 1")
     assert "no verdict before the deadline (no verdict within 600 s)" in row
     assert "0.00" not in row
@@ -145,19 +147,19 @@ def test_unscored_has_its_status_and_is_no_zero(run: Path) -> None:
     assert build_view(run)["written"].total == 5
 
 
-def test_figures(run: Path) -> None:
-    html, page = page_of(run)
+def test_shows_pairs_times_and_agreement(run: Path) -> None:
+    html, page = render_page(run)
     assert "Preference pairs: 1" in html
-    assert row_with(page, "highest and the lowest score").startswith("tied")
-    assert row_with(page, "start ray").startswith("start ray 2.5 s")
-    assert row_with(page, "judge 1 min").startswith("judge 1 min 15 s")
+    assert find_row(page, "highest and the lowest score").startswith("tied")
+    assert find_row(page, "start ray").startswith("start ray 2.5 s")
+    assert find_row(page, "judge 1 min").startswith("judge 1 min 15 s")
     assert "1 prefer a right answer to a wrong one, 0 the reverse" in html
     assert "Forced answers" not in html
     assert "cached" not in html
 
 
-def test_optional_and_unknown_keys(run: Path) -> None:
-    more = {
+def test_shows_optional_keys_and_ignores_unknown_ones(run: Path) -> None:
+    optional = {
         "cached_tokens": 30,
         "prompt_tokens": 40,
         "forced_answer": {"budget": 1},
@@ -165,21 +167,21 @@ def test_optional_and_unknown_keys(run: Path) -> None:
         "seed": 7,
         "new": [],
     }
-    (run / "summary.json").write_text(json.dumps(SUMMARY | more))
-    html, _ = page_of(run)
+    (run / "summary.json").write_text(json.dumps(SUMMARY | optional))
+    html, _ = render_page(run)
     assert "30 (75.0%)" in html
     assert "Forced answers" in html
     assert "75.0% of the time" in html
     assert "Seed 7" in html
 
 
-def test_a_run_without_pairs_truth_or_scores(run: Path) -> None:
-    nothing = dict.fromkeys(("accuracy_pass_at_1", "accuracy_random", "accuracy_best_of_n", "accuracy_pass_at_n"))
-    (run / "summary.json").write_text(json.dumps(SUMMARY | nothing | {"pairs": 0}))
+def test_run_without_pairs_labels_or_scores(run: Path) -> None:
+    no_accuracies = dict.fromkeys(("accuracy_pass_at_1", "accuracy_random", "accuracy_best_of_n", "accuracy_pass_at_n"))
+    (run / "summary.json").write_text(json.dumps(SUMMARY | no_accuracies | {"pairs": 0}))
     (run / "preferences.jsonl").write_text("")
     (run / "judgments.jsonl").write_text("")
-    write_rows(run / "best_of_n.jsonl", [best_of_n("q1", [None, None], None, None)])
-    html, _ = page_of(run)
+    write_rows(run / "best_of_n.jsonl", [make_best_of_n_row("q1", [None, None], None, None)])
+    html, _ = render_page(run)
     assert "No best: no candidate has a score" in html
     assert "unscored: not judged" in html
     assert "Accuracy" not in html
@@ -187,87 +189,87 @@ def test_a_run_without_pairs_truth_or_scores(run: Path) -> None:
     assert 'role="img"' not in html
 
 
-def test_an_empty_run(run: Path) -> None:
+def test_empty_run(run: Path) -> None:
     for name in ("best_of_n", "preferences", "judgments"):
         (run / f"{name}.jsonl").write_text("")
     (run / "summary.json").write_text(json.dumps(SUMMARY | {"prompts": 0}))
-    html, _ = page_of(run)
+    html, _ = render_page(run)
     assert "There are no prompts." in html
     assert "There are no candidates." in html
 
 
-def test_half_a_surrogate_pair_does_not_break_the_page(run: Path) -> None:
-    row = best_of_n("q1", [1.0], 0, None)
+def test_replaces_a_lone_surrogate(run: Path) -> None:
+    row = make_best_of_n_row("q1", [1.0], 0, None)
     row["responses"] = ["half \ud83d of an emoji"]
     write_rows(run / "best_of_n.jsonl", [row])
-    assert "half ? of an emoji" in page_of(run)[0]
+    assert "half ? of an emoji" in render_page(run)[0]
 
 
-def test_long_texts_are_folded_but_whole(run: Path) -> None:
-    row = best_of_n("q1", [1.0], 0, None)
+def test_long_texts_are_folded_but_complete(run: Path) -> None:
+    row = make_best_of_n_row("q1", [1.0], 0, None)
     row["responses"] = ["a" * 1000 + "b" * 1000]
     write_rows(run / "best_of_n.jsonl", [row])
-    html, _ = page_of(run)
+    html, _ = render_page(run)
     assert "The other 1,200 characters" in html
     assert "…" + "a" * 200 + "b" * 1000 + "<" in html
 
 
 @pytest.mark.parametrize("name", ["best_of_n.jsonl", "preferences.jsonl", "judgments.jsonl"])
-def test_a_missing_file_is_named(run: Path, name: str) -> None:
+def test_missing_file_is_named(run: Path, name: str) -> None:
     (run / name).unlink()
     with pytest.raises(UsageError, match=rf"{re.escape(name)}: cannot be read") as caught:
         write_demo_report(run)
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_a_finished_run_says_how_to_make_one(run: Path) -> None:
+def test_folder_without_a_finished_run_names_the_command(run: Path) -> None:
     (run / "summary.json").unlink()
-    with pytest.raises(UsageError, match="holds no finished run; make one with: flex-judge demo"):
+    with pytest.raises(UsageError, match="holds no finished run; create one with: flex-judge demo"):
         write_demo_report(run)
 
 
 @pytest.mark.parametrize(
-    ("line", "wrong"),
+    ("line", "problem"),
     [(b"{", "not JSON"), (b"\xff", "not JSON"), (b"[]", "JSON object"), (b"{}", "field 'id' is missing")],
 )
-def test_a_broken_line_is_named(run: Path, line: bytes, wrong: str) -> None:
+def test_invalid_line_is_named(run: Path, line: bytes, problem: str) -> None:
     with (run / "judgments.jsonl").open("ab") as file:
         file.write(b"\n" + line)
-    with pytest.raises(UsageError, match=rf"judgments\.jsonl, line 8: .*{wrong}"):
+    with pytest.raises(UsageError, match=rf"judgments\.jsonl, line 8: .*{problem}"):
         write_demo_report(run)
 
 
-@pytest.mark.parametrize(("text", "wrong"), [("{", "not JSON"), ("{}", "field 'policy' is missing")])
-def test_a_broken_summary_is_named(run: Path, text: str, wrong: str) -> None:
+@pytest.mark.parametrize(("text", "problem"), [("{", "not JSON"), ("{}", "field 'policy' is missing")])
+def test_invalid_summary_is_named(run: Path, text: str, problem: str) -> None:
     (run / "summary.json").write_text(text)
-    with pytest.raises(UsageError, match=rf"summary\.json: {wrong}"):
+    with pytest.raises(UsageError, match=rf"summary\.json: {problem}"):
         write_demo_report(run)
 
 
-def test_lists_of_different_length_are_refused() -> None:
-    row = best_of_n("q1", [1.0, 2.0], 1, [True])
+def test_rejects_lists_of_different_length() -> None:
+    row = make_best_of_n_row("q1", [1.0, 2.0], 1, [True])
     with pytest.raises(UsageError, match="'q1' has 2 responses but 1 right"):
         join_prompts([row], [], [])
 
 
-def test_prompts_with_a_pair_come_first_in_file_order() -> None:
-    rows = [best_of_n(f"q{i}", [1.0], 0, None) for i in range(6)]
-    prompts = join_prompts(rows, [preference("q4", 0, 0), preference("q2", 0, 0)], [])
+def test_selects_prompts_with_a_pair_first() -> None:
+    rows = [make_best_of_n_row(f"q{i}", [1.0], 0, None) for i in range(6)]
+    prompts = join_prompts(rows, [make_pair("q4", 0, 0), make_pair("q2", 0, 0)], [])
     assert [p.id for p in select_prompts(prompts, 3)] == ["q0", "q2", "q4"]
     assert [p.id for p in select_prompts(prompts, 1)] == ["q2"]
 
 
-def test_several_votes_keep_each_reasoning() -> None:
-    row = judgment("q1/0", 3.0)
+def test_shows_the_reasoning_of_each_vote() -> None:
+    row = make_judgment("q1/0", 3.0)
     row["votes"] = [
         row["votes"][0] | {"reasoning": r, "forced_answer": f} for r, f in (("one", "budget"), ("two", None))
     ]
-    (prompt,) = join_prompts([best_of_n("q1", [3.0], 0, None)], [], [row])
+    (prompt,) = join_prompts([make_best_of_n_row("q1", [3.0], 0, None)], [], [row])
     assert prompt.candidates[0].reasonings == ("one", "two")
-    assert prompt.candidates[0].detail.startswith("1 of 2 answers were forced")
+    assert prompt.candidates[0].detail.startswith("Constrained fallback answer in 1 of 2 votes")
 
 
-def test_histogram_has_a_bar_for_each_written_score_and_bins_for_expected_ones() -> None:
+def test_histogram_has_one_bar_per_written_score_and_bins_for_expected_scores() -> None:
     h = build_histogram([(1.0, False), (5.0, True), (5.0, False), (5.0, None)], 1.0, 5.0, 1.0)
     assert [b.label for b in h.bars] == ["1", "2", "3", "4", "5"]
     assert h.bars[0].counts == (0, 1, 0)
@@ -288,10 +290,10 @@ def test_histogram_of_other_scales(low: float, high: float, step: float, bars: i
     assert 2 <= len(h.ticks) <= 11
 
 
-def test_the_axis_is_the_rubric_s_scale() -> None:
-    assert compute_score_axis([judgment("a/0", 3.0)], [3.0]) == (1.0, 5.0, 1.0)
-    lost = {"provenance": {"rubric": "/nowhere/mine.toml"}}
-    assert compute_score_axis([lost], [2.5, 7.0]) == (2.0, 7.0, 1.0)
+def test_axis_is_the_scale_of_the_rubric() -> None:
+    assert compute_score_axis([make_judgment("a/0", 3.0)], [3.0]) == (1.0, 5.0, 1.0)
+    unknown_rubric = {"provenance": {"rubric": "/nowhere/mine.toml"}}
+    assert compute_score_axis([unknown_rubric], [2.5, 7.0]) == (2.0, 7.0, 1.0)
 
 
 def figures(best: float | None, chance: float | None, ceiling: float | None = 0.8, **rest: Any) -> dict[str, Any]:

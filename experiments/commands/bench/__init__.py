@@ -21,38 +21,40 @@ __all__ = ["BENCHES", "Bench", "BenchResult", "add_arguments", "main"]
 
 @dataclass(frozen=True)
 class Bench:
+    """One benchmark of the command line: its help, its settings and the function that measures."""
+
     help: str
-    """What is measured against what, in one line."""
+    """Measured ratio, in one line."""
     config: type[Any]
-    """Dataclass of its settings, which become its flags."""
+    """Dataclass of the settings, which become the flags."""
     run: Callable[[Any], BenchResult]
-    """Measures; takes an instance of `config`."""
+    """Measure with an instance of `config`."""
 
 
-# Modules of benches load no model library before they run: their flags are needed for `--help`.
+# `--help` imports all these modules for their flags, so they load model libraries only when they run.
 BENCHES = {
     "prefix": Bench(
-        "time to judge groups without shared beginnings, over the time with our prompt order",
+        "Prefix reuse: judging time without shared prompt prefixes, divided by the time with our prompt order.",
         prefix.PrefixConfig,
         prefix.run,
     ),
     "routing": Bench(
-        "prompt tokens that two replicas take from their caches with our router, of all that is possible",
+        "Prefix routing: prompt tokens that replicas read from their caches, divided by the maximum possible.",
         routing.RoutingConfig,
         routing.run,
     ),
     "sampling": Bench(
-        "time of n samples of a prompt as requests that share nothing, over the time with our policy",
+        "Sampling: time for N samples per prompt without a shared prefill, divided by the time of our policy.",
         sampling.SamplingConfig,
         sampling.run,
     ),
     "scale": Bench(
-        "rows a second and replica with 8 judges over those with one, and the driver's memory as rows grow",
+        "Scaling: rows per second per replica with 8 judges, divided by the rate with 1; and driver memory by rows.",
         scale.ScaleConfig,
         scale.run,
     ),
     "service": Bench(
-        "time of LLM.generate with the same prompts at once, over time of the service through HTTP",
+        "Service overhead: time of LLM.generate on all prompts at once, divided by the time of the HTTP service.",
         service.ServiceBenchConfig,
         service.run,
     ),
@@ -60,12 +62,12 @@ BENCHES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser, benches: Mapping[str, Bench] = BENCHES) -> None:
-    """Add one subcommand for each bench, with its own flags."""
-    names = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
+    """Add one subcommand per bench, with its own flags."""
+    subparsers = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     for name, bench in benches.items():
-        sub = names.add_parser(name, help=bench.help, description=bench.help)
-        add_flags(sub, bench.config)
-        sub.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+        subparser = subparsers.add_parser(name, help=bench.help, description=bench.help)
+        add_flags(subparser, bench.config)
+        subparser.add_argument("--json", action="store_true", help="Print one JSON object instead of tables")
 
 
 def main(options: argparse.Namespace, benches: Mapping[str, Bench] = BENCHES) -> int:
@@ -76,7 +78,8 @@ def main(options: argparse.Namespace, benches: Mapping[str, Bench] = BENCHES) ->
     """
     bench = benches[options.bench]
     config = load_config(bench.config, options)
-    with reserve_stdout():  # Ray prints there too
+    # Ray prints to standard output too, which would break the JSON.
+    with reserve_stdout():
         result = bench.run(config)
     if options.json:
         print(json.dumps(result.to_json(), allow_nan=False))

@@ -1,4 +1,4 @@
-"""An engine that keeps what it was asked, and what follows from such a log."""
+"""Engines that log their requests, and the statistics computed from such a log."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from flex_judge.judges.engines.base import Engine, Generation, Sampling
 from flex_judge.judges.media.prepared import PreparedMedia
 
 Log = list[tuple[tuple[int, ...], Sampling, Generation]]
-"""Requests in the order in which they were made: prompt token ids, sampling, and what came of it."""
+"""Requests in the order of their submission: prompt token ids, sampling settings, generation."""
+SALT_TOKENS = 8
+SHARED, UNSHARED, PER_COMPARISON = "shared", "nothing shared", "each comparison alone"
+"""Salt modes: one salt per run; one per request; one per comparison, so that its answer reuses its own thinking."""
 
 
 class LoggedEngine:
-    """Another engine, with a log."""
+    """Wrapper around another engine that logs every request."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -25,44 +28,93 @@ class LoggedEngine:
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
-        place = len(self.log)
+        """Generate with the wrapped engine and log the request."""
+        # The entry is reserved before the call, because the log is in the order of submission, not of completion.
+        position = len(self.log)
         self.log.append((tuple(prompt_token_ids), sampling, Generation("", (), "length")))
         generation = await self.engine.generate(prompt_token_ids, sampling, media)
-        self.log[place] = (tuple(prompt_token_ids), sampling, generation)
+        self.log[position] = (tuple(prompt_token_ids), sampling, generation)
         return generation
 
     async def check_health(self) -> None:
+        """Check the wrapped engine."""
         await self.engine.check_health()
 
     def close(self) -> None:
+        """Close the wrapped engine."""
         self.engine.close()
 
 
+class SaltedEngine(LoggedEngine):
+    """Logged engine that inserts a salt of `SALT_TOKENS` digit tokens before every prompt.
+
+    A prefix cache matches prompts from their first token, so two requests with different salts share nothing. All
+    modes insert the same number of tokens, which keeps the amount of computation comparable.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        encoded = [self.tokenizer.encode(str(digit), add_special_tokens=False) for digit in range(10)]
+        # The last id, because some tokenizers put a space token before a digit.
+        self._digits = [ids[-1] for ids in encoded]
+        self._mode, self._runs, self._count = SHARED, 0, 0
+        self._salts: dict[tuple[int, ...], int] = {}
+
+    def start_run(self, mode: str) -> None:
+        """Start a run that shares no prefix with earlier runs, in one of the salt modes, with an empty log."""
+        self._mode, self.log, self._runs, self._count = mode, [], self._runs + 1, 0
+        self._salts.clear()
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
+    ) -> Generation:
+        """Generate from the salted prompt."""
+        number = f"{self._runs:03}{self._choose_salt(tuple(prompt_token_ids)):0{SALT_TOKENS - 3}}"
+        salt = [self._digits[int(digit)] for digit in number]
+        return await super().generate([*salt, *prompt_token_ids], sampling, media)
+
+    def _choose_salt(self, prompt: tuple[int, ...]) -> int:
+        if self._mode == SHARED:
+            return 0
+        self._count += 1
+        if self._mode == PER_COMPARISON:
+            # The request for an answer extends the prompt of the request for its thinking, and must get its salt.
+            for thinking_prompt, salt in self._salts.items():
+                if prompt[: len(thinking_prompt)] == thinking_prompt:
+                    return salt
+            self._salts[prompt] = self._count
+        return self._count
+
+
 def split_into_waves(log: Log) -> list[Log]:
-    """The log in waves that can be computed at once: what goes on from another request's prompt comes after it."""
+    """Split a log into waves whose requests can run together.
+
+    A request whose prompt extends the prompt of another request needs that request's reply, so it is in a later wave.
+    """
     level: dict[tuple[int, ...], int] = {}
-    ordered: list[Log] = []
+    waves: list[Log] = []
     for prompt, sampling, generation in sorted(log, key=lambda entry: len(entry[0])):
-        before = (level[prompt[:end]] for end in {len(p) for p in level} if end < len(prompt) and prompt[:end] in level)
-        level[prompt] = max(before, default=-1) + 1
-        if level[prompt] == len(ordered):
-            ordered.append([])
-        ordered[level[prompt]].append((prompt, sampling, generation))
-    return ordered
+        shorter_lengths = {len(p) for p in level if len(p) < len(prompt)}
+        prefix_levels = [level[prompt[:end]] for end in shorter_lengths if prompt[:end] in level]
+        level[prompt] = max(prefix_levels, default=-1) + 1
+        if level[prompt] == len(waves):
+            waves.append([])
+        waves[level[prompt]].append((prompt, sampling, generation))
+    return waves
 
 
 def count_cacheable_tokens(log: Log, block: int) -> int:
-    """The most prompt tokens that an engine can take from its cache, if it keeps all and reuses whole blocks.
+    """Count the prompt tokens that an unlimited prefix cache with whole blocks of `block` tokens would serve.
 
-    The last token of a prompt is always computed, and of a finished request all tokens but the last one were.
+    An engine always computes the last token of a prompt, and never caches the last token of a finished request.
     """
-    known: set[tuple[int, ...]] = set()
+    cached_prefixes: set[tuple[int, ...]] = set()
     total = 0
     for prompt, _, generation in log:
         hit = 0
-        while hit + block <= len(prompt) - 1 and prompt[: hit + block] in known:
+        while hit + block <= len(prompt) - 1 and prompt[: hit + block] in cached_prefixes:
             hit += block
         total += hit
-        whole = (prompt + generation.token_ids)[:-1]
-        known.update(whole[:end] for end in range(block, len(whole) + 1, block))
+        computed = (prompt + generation.token_ids)[:-1]
+        cached_prefixes.update(computed[:end] for end in range(block, len(computed) + 1, block))
     return total

@@ -1,4 +1,4 @@
-"""What a bench found, for programs and for people."""
+"""Result of a bench, as JSON and as terminal tables."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from flex_judge.experiments.common.reporting.terminal import print_table
 
 @dataclass(frozen=True)
 class BenchResult:
+    """Measured ratio of a bench, its goal, and the values behind it."""
+
     name: str
     """Name of the bench, as on the command line."""
     ratio: float
-    """The measured ratio of the two sides."""
+    """Measured ratio of the two sides."""
     goal: float
-    """What the ratio is held against."""
+    """Goal of the ratio."""
     met: bool
-    """Whether the ratio and all that the bench asks besides meet their goals."""
+    """Whether the ratio and all secondary goals of the bench are met."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Figures behind the ratio: plain values, and lists of rows of plain values."""
+    """Values behind the ratio: plain values, and lists of rows of plain values."""
 
     def to_json(self) -> dict[str, Any]:
-        """Exactly the keys name, ratio, goal, met and details."""
+        """Return a JSON object with exactly the keys name, ratio, goal, met and details."""
         return {
             "name": self.name,
             "ratio": self.ratio,
@@ -35,11 +37,11 @@ class BenchResult:
 
 
 def print_result(result: BenchResult) -> None:
-    """Print a table of the result and its plain details, then one for each list of rows, to standard output."""
+    """Print one table with the result and its plain details, then one per list of rows, to standard output."""
     lists = {name: value for name, value in result.details.items() if isinstance(value, list)}
     plain = [(_format_name(name), _format_value(value)) for name, value in result.details.items() if name not in lists]
-    goal = [(name, _format_value(getattr(result, name))) for name in ("ratio", "goal", "met")]
-    print_table(Table(("", ""), [*goal, RULE, *plain], f"bench {result.name}"))
+    summary = [(name, _format_value(getattr(result, name))) for name in ("ratio", "goal", "met")]
+    print_table(Table(("", ""), [*summary, RULE, *plain], f"bench {result.name}"))
     for name, rows in lists.items():
         columns = list(rows[0]) if rows else []
         cells = [[_format_value(row[column]) for column in columns] for row in rows]

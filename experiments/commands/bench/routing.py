@@ -1,8 +1,8 @@
-"""Prefix-affinity routing against Ray Serve's default, on two replicas with real engines.
+"""Prefix-affinity routing against Ray Serve's default router, on two replicas with real engines.
 
-Single-sample requests arrive in a random order, many at a time, as from callers that know nothing of each other. What
-counts is how many prompt tokens the engines take from their caches, of the most that one engine with everything in one
-place could: the rubric's tokens that each further replica has to compute for itself are counted as a loss.
+Single-sample requests arrive in random order and many at a time, as from independent callers. The measure is the number
+of prompt tokens that the engines read from their caches, divided by the number that a single engine could read. Tokens
+of the rubric that each further replica has to compute for itself count as a loss.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from flex_judge.reward.serving.cluster import connect
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
 GOAL = 0.95
-"""Cached tokens with our router over the most that are possible: at least."""
+"""Minimum of the cached tokens with our router over the maximum possible."""
 
 
 @settings_class
 class RoutingConfig:
-    """Settings of the bench."""
+    """Settings of the routing bench."""
 
     model: str = setting("smollm2-135m", "Judge model: embedded name, folder or hub id", metavar="MODEL")
     replicas: PositiveInt = setting(2, "Number of judge replicas", metavar="N")
@@ -45,66 +45,70 @@ class RoutingConfig:
     question_words: PositiveInt = setting(120, "Length of a question in words", metavar="N")
     candidate_words: PositiveInt = setting(40, "Length of a candidate in words", metavar="N")
     think: PositiveInt = setting(16, "Thinking budget in tokens", metavar="N")
-    seed: int = setting(0, "Seed of the texts and of their order", metavar="N")
+    seed: int = setting(0, "Seed of the generated texts and of their order", metavar="N")
 
 
 def run(config: RoutingConfig) -> BenchResult:
-    """Measure with the vllm engine on a local Ray."""
+    """Measure with the vllm engine on a local Ray cluster."""
     rng = random.Random(config.seed)
-    work = make_comparisons(config.questions, config.candidates, config.question_words, config.candidate_words, rng)
-    rng.shuffle(work)
+    comparisons = make_comparisons(
+        config.questions, config.candidates, config.question_words, config.candidate_words, rng
+    )
+    rng.shuffle(comparisons)
     engine = EngineConfig(config.model, "vllm", max_model_len=2048)
     settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
-    possible = _measure_cacheable_tokens(engine, settings, work)
+    cacheable = _measure_cacheable_tokens(engine, settings, comparisons)
     judge = JudgeConfig(engine, settings)
     with connect() as cluster:
-        ours = ServiceConfig(judge, config.replicas, name="routing-prefix").place_on(cluster)
-        theirs = replace(ours, affinity=False, name="routing-default")
+        with_affinity = ServiceConfig(judge, config.replicas, name="routing-prefix").place_on(cluster)
+        without_affinity = replace(with_affinity, affinity=False, name="routing-default")
         sides = {
-            name: asyncio.run(_measure_service(c, work)) for name, c in (("prefix affinity", ours), ("default", theirs))
+            "prefix affinity": asyncio.run(_measure_service(with_affinity, comparisons)),
+            "default": asyncio.run(_measure_service(without_affinity, comparisons)),
         }
-    share = {name: side["cached"] / possible for name, side in sides.items()}
-    ratio = share["prefix affinity"]
+    cached_share = {name: side["cached"] / cacheable for name, side in sides.items()}
+    ratio = cached_share["prefix affinity"]
     return BenchResult(
-        "routing",
-        round(ratio, 4),
-        GOAL,
-        ratio >= GOAL,
-        {
-            "possible_cached_tokens": possible,
-            "cached_of_possible_default": round(share["default"], 4),
+        name="routing",
+        ratio=round(ratio, 4),
+        goal=GOAL,
+        met=ratio >= GOAL,
+        details={
+            "possible_cached_tokens": cacheable,
+            "cached_of_possible_default": round(cached_share["default"], 4),
             "time_of_default_over_ours": round(sides["default"]["seconds"] / sides["prefix affinity"]["seconds"], 3),
-            "requests": len(work),
+            "requests": len(comparisons),
             "sides": [{"side": name, **side} for name, side in sides.items()],
         },
     )
 
 
-def _measure_cacheable_tokens(config: EngineConfig, settings: JudgeSettings, work: Sequence[Comparison]) -> int:
-    """The most tokens that one engine could take from its cache while it judges `work`."""
-    engine = load_engine(config)
+def _measure_cacheable_tokens(config: EngineConfig, settings: JudgeSettings, comparisons: Sequence[Comparison]) -> int:
+    """Count the prompt tokens that one engine could read from its cache while it judges the comparisons."""
+    engine: Any = load_engine(config)
     try:
         logged = LoggedEngine(engine)
-        FlexJudge(logged, settings).judge(work)
-        block = int(engine.block_size)  # type: ignore[attr-defined] # vllm's alone has blocks
+        FlexJudge(logged, settings).judge(comparisons)
+        block = int(engine.block_size)
     finally:
         engine.close()
-    possible = count_cacheable_tokens(logged.log, block)
-    if not possible:
+    cacheable = count_cacheable_tokens(logged.log, block)
+    if not cacheable:
         raise UsageError(f"no block of {block} tokens is shared, so there is nothing to measure; raise --candidates")
-    return possible
+    return cacheable
 
 
-async def _measure_service(config: ServiceConfig, work: Sequence[Comparison]) -> dict[str, Any]:
+async def _measure_service(config: ServiceConfig, comparisons: Sequence[Comparison]) -> dict[str, Any]:
     async with JudgeService(config) as service:
         await service.wait_until_ready()
         start = time.perf_counter()
-        judgments: list[Judgment] = [j async for j in service.stream_judgments([work])]
+        judgments: list[Judgment] = [judgment async for judgment in service.stream_judgments([comparisons])]
         seconds = time.perf_counter() - start
-    per_replica = Counter(j.provenance["replica"] for j in judgments)
+    per_replica = Counter(judgment.provenance["replica"] for judgment in judgments)
     return {
         "seconds": round(seconds, 2),
-        "cached": sum(j.usage.cached_tokens for j in judgments),
-        "prompt_tokens": sum(j.usage.prompt_tokens for j in judgments),
+        "cached": sum(judgment.usage.cached_tokens for judgment in judgments),
+        "prompt_tokens": sum(judgment.usage.prompt_tokens for judgment in judgments),
+        # A replica that judged nothing is missing from the counter.
         "fewest_on_a_replica": min(per_replica.values()) if len(per_replica) == config.replicas else 0,
     }

@@ -1,11 +1,11 @@
-"""n samples of a prompt: our policy, whose requests share the prompt's prefill, against requests that share nothing.
+"""N samples of a prompt: our policy, whose requests share the prompt's prefill, against requests that share nothing.
 
-The policy asks for n samples as n requests at once, of which the engine computes the prompt once. The other side is the
-same work with a salt of a few tokens before every request, so that no request shares its beginning with another. Both
-sides carry a salt of the same length and run in the same engine, one after the other, several times.
+The policy submits N requests at once, and the engine computes their common prompt once. The baseline is the same work
+with a different salt before every request, so no request shares a prefix with another. Both sides insert a salt of the
+same length and run in the same engine in turn, several times.
 
-The sizes are those of someone who picks the best of 16: a question with its instructions, some examples or a page of
-text to be answered from (some 550 tokens), and an answer of a paragraph (64 tokens at most).
+The default sizes are typical of best-of-16: a question with instructions, examples or a page of context (about 550
+tokens), and an answer of one paragraph (at most 64 tokens).
 """
 
 from __future__ import annotations
@@ -22,28 +22,32 @@ from annotated_types import Ge
 
 from flex_judge.alignment.policies.base import Completion
 from flex_judge.alignment.policies.engine import EnginePolicy
-from flex_judge.experiments.commands.bench.logged import Log, LoggedEngine, count_cacheable_tokens
+from flex_judge.experiments.commands.bench.logged import (
+    SHARED,
+    UNSHARED,
+    Log,
+    SaltedEngine,
+    count_cacheable_tokens,
+)
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import make_sentence
 from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
-from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
+from flex_judge.judges.engines.base import Engine, EngineConfig, Sampling
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.types import Message
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 
 GOAL = 2.4
-"""Time without sharing over time with it: at least."""
+"""Minimum of the time without a shared prefill over the time with it."""
 CACHED_GOAL = 0.99
-"""Cached tokens over the most that whole blocks allow: at least."""
-SALT = 8  # tokens
-SIDES = ("shared", "nothing shared")
+"""Minimum of the cached tokens over the maximum that whole blocks allow."""
+SIDES = (SHARED, UNSHARED)
 
 
 @settings_class
 class SamplingConfig:
-    """Settings of the bench."""
+    """Settings of the sampling bench."""
 
     model: str = setting("smollm2-135m", "Policy model: embedded name, folder or hub id", metavar="MODEL")
     prompts: PositiveInt = setting(2, "Number of prompts sampled at the same time", metavar="N")
@@ -65,20 +69,20 @@ def run(config: SamplingConfig) -> BenchResult:
 
 
 def measure_sampling(config: SamplingConfig, engine: Engine, block: int) -> BenchResult:
-    """Measure with an engine whose prefix cache has blocks of so many tokens."""
-    salting = _SampleSaltEngine(engine)
-    policy = EnginePolicy(salting)
-    salting.start_run("shared")
+    """Measure with an engine whose prefix cache has blocks of `block` tokens."""
+    salted = SaltedEngine(engine)
+    policy = EnginePolicy(salted)
+    salted.start_run(SHARED)
     _sample_prompts(policy, config, _make_prompts(config, "warm-up")[:1])
-    sides: dict[str, list[_SamplingMeasurement]] = {side: [] for side in SIDES}
+    measurements: dict[str, list[_SamplingMeasurement]] = {side: [] for side in SIDES}
     for repeat in range(config.repeats):
         prompts = _make_prompts(config, str(repeat))
         for side in SIDES:
-            salting.start_run(side)
+            salted.start_run(side)
             start = time.perf_counter()
             samples = _sample_prompts(policy, config, prompts)
-            sides[side].append(_SamplingMeasurement(time.perf_counter() - start, samples, salting.log))
-    return _build_result(config, sides, block)
+            measurements[side].append(_SamplingMeasurement(time.perf_counter() - start, samples, salted.log))
+    return _build_result(config, measurements, block)
 
 
 def _sample_prompts(policy: EnginePolicy, config: SamplingConfig, prompts: Sequence[str]) -> list[Completion]:
@@ -93,10 +97,8 @@ def _sample_prompts(policy: EnginePolicy, config: SamplingConfig, prompts: Seque
 
 def _make_prompts(config: SamplingConfig, name: str) -> list[str]:
     rng = random.Random(f"{config.seed}-{name}")
-    return [
-        f"Tell a long story out of these words: {make_sentence(config.prompt_words, rng)}"
-        for _ in range(config.prompts)
-    ]
+    sentences = [make_sentence(config.prompt_words, rng) for _ in range(config.prompts)]
+    return [f"Tell a long story out of these words: {sentence}" for sentence in sentences]
 
 
 @dataclass
@@ -109,49 +111,52 @@ class _SamplingMeasurement:
 
     @property
     def prompt_tokens(self) -> int:
+        """Prompt tokens of all requests."""
         return sum(generation.prompt_tokens for _, _, generation in self.log)
 
     @property
     def cached_tokens(self) -> int:
+        """Prompt tokens that the engine read from its cache."""
         return sum(generation.cached_tokens for _, _, generation in self.log)
 
     @property
     def generated_tokens(self) -> int:
+        """Tokens of all samples."""
         return sum(sample.tokens for sample in self.samples)
 
 
 def _build_result(
-    config: SamplingConfig, sides: Mapping[str, Sequence[_SamplingMeasurement]], block: int
+    config: SamplingConfig, measurements: Mapping[str, Sequence[_SamplingMeasurement]], block: int
 ) -> BenchResult:
-    ours, salted = (sides[side] for side in SIDES)
-    seconds = [statistics.median(run.seconds for run in runs) for runs in (ours, salted)]
-    ratio = seconds[1] / seconds[0]
-    cached, possible = (
-        sum(run.cached_tokens for run in ours),
-        sum(count_cacheable_tokens(run.log, block) for run in ours),
-    )
-    if not possible:
+    shared, unshared = measurements[SHARED], measurements[UNSHARED]
+    shared_s = statistics.median(run.seconds for run in shared)
+    unshared_s = statistics.median(run.seconds for run in unshared)
+    ratio = unshared_s / shared_s
+    cached = sum(run.cached_tokens for run in shared)
+    cacheable = sum(count_cacheable_tokens(run.log, block) for run in shared)
+    if not cacheable:
         raise UsageError(f"a prompt has no block of {block} tokens to share; raise --prompt-words")
-    share = cached / possible
+    cached_share = cached / cacheable
+    unshared_prompt_tokens = sum(run.prompt_tokens for run in unshared)
     return BenchResult(
-        "sampling",
-        round(ratio, 3),
-        GOAL,
-        ratio >= GOAL and share >= CACHED_GOAL,
-        {
+        name="sampling",
+        ratio=round(ratio, 3),
+        goal=GOAL,
+        met=ratio >= GOAL and cached_share >= CACHED_GOAL,
+        details={
             "samples": config.samples,
             "prompts_at_a_time": config.prompts,
-            "tokens_of_a_prompt": round(ours[0].prompt_tokens / len(ours[0].log)),
+            "tokens_of_a_prompt": round(shared[0].prompt_tokens / len(shared[0].log)),
             "most_tokens_of_a_sample": config.max_tokens,
-            "mean_tokens_of_a_sample": round(statistics.mean(s.tokens for run in ours for s in run.samples), 1),
-            "mean_tokens_of_a_sample_salted": round(statistics.mean(s.tokens for r in salted for s in r.samples), 1),
-            "samples_per_second": round(len(ours[0].samples) / seconds[0], 2),
-            "samples_per_second_salted": round(len(ours[0].samples) / seconds[1], 2),
-            "cached_of_possible": round(share, 4),
+            "mean_tokens_of_a_sample": _compute_mean_tokens(shared),
+            "mean_tokens_of_a_sample_salted": _compute_mean_tokens(unshared),
+            "samples_per_second": round(len(shared[0].samples) / shared_s, 2),
+            "samples_per_second_salted": round(len(shared[0].samples) / unshared_s, 2),
+            "cached_of_possible": round(cached_share, 4),
             "cached_goal": CACHED_GOAL,
-            "cached_of_prompt_tokens": round(cached / sum(run.prompt_tokens for run in ours), 3),
+            "cached_of_prompt_tokens": round(cached / sum(run.prompt_tokens for run in shared), 3),
             "cached_of_prompt_tokens_salted": round(
-                sum(run.cached_tokens for run in salted) / sum(run.prompt_tokens for run in salted), 3
+                sum(run.cached_tokens for run in unshared) / unshared_prompt_tokens, 3
             ),
             "block_tokens": block,
             "runs": [
@@ -161,29 +166,13 @@ def _build_result(
                     "cached": run.cached_tokens,
                     "generated": run.generated_tokens,
                 }
-                for runs in zip(*sides.values(), strict=True)
-                for side, run in zip(sides, runs, strict=True)
+                for runs in zip(*measurements.values(), strict=True)
+                for side, run in zip(measurements, runs, strict=True)
             ],
         },
     )
 
 
-class _SampleSaltEngine(LoggedEngine):
-    """An engine that puts a salt before every prompt: the same for all of a run, or another one for each."""
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
-        encoded = [self.tokenizer.encode(str(digit), add_special_tokens=False) for digit in range(10)]
-        self._digits = [ids[-1] for ids in encoded]
-        self._side, self._runs = SIDES[0], 0
-
-    def start_run(self, side: str) -> None:
-        """Start a run, of which no request shares anything with an earlier run."""
-        self._side, self.log, self._runs = side, [], self._runs + 1
-
-    async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
-    ) -> Generation:
-        number = f"{self._runs:03}{len(self.log) if self._side == 'nothing shared' else 0:0{SALT - 3}}"
-        salt = [self._digits[int(digit)] for digit in number]
-        return await super().generate([*salt, *prompt_token_ids], sampling, media)
+def _compute_mean_tokens(runs: Sequence[_SamplingMeasurement]) -> float:
+    """Compute the mean length of the samples of all runs, in tokens."""
+    return round(statistics.mean(sample.tokens for run in runs for sample in run.samples), 1)

@@ -1,10 +1,10 @@
-"""Rows of a data set through policy and judges: rows a second as replicas are added, the driver's memory as rows are.
+"""Scaling of data runs: rows per second as replicas are added, and driver memory as rows are added.
 
-Policy and judge are scripted: the policy answers at once, the judge takes a fixed time and so many answers at a time,
-as a machine of its own would. What is measured is what is between them: Ray Data, Serve, the router, the shards.
+Policy and judge are scripted. The policy answers at once; the judge takes a fixed time for a fixed number of concurrent
+answers, as a separate machine would. This measures everything between them: Ray Data, Serve, the router and the shards.
 
-The driver's memory is that of a process of its own with work that needs no model, so that a million rows are done in
-minutes; the driver does the same, whatever the work.
+Driver memory is measured in a subprocess whose work needs no model, so that a million rows take minutes. The driver's
+own work does not depend on the models.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
 from flex_judge.alignment.pipeline.job import Job, RowResult, choose_shard_rows
 from flex_judge.alignment.pipeline.models import ServedModels
 from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicyServiceConfig
-from flex_judge.alignment.pipeline.runner import run_job as run_job
+from flex_judge.alignment.pipeline.runner import run_job
 from flex_judge.alignment.pipeline.shards import ShardFolder, sum_reports
 from flex_judge.alignment.policies.config import PolicyConfig
 from flex_judge.experiments.commands.bench.result import BenchResult
@@ -42,46 +42,50 @@ from flex_judge.reward.serving.cluster import Cluster, connect
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
 GOAL = 0.9
-"""Rows a second and replica with the most replicas, over those with one: at least."""
+"""Minimum of the rows per second per replica with most replicas, over the rate with one."""
 MEMORY_GOAL = 1.3
-"""The driver's peak with most rows over that with fewest: at most."""
+"""Maximum of the driver's peak memory with most rows, over the peak with fewest."""
 REPLICAS = (1, 2, 4, 8)
-ANSWERS_AT_ONCE = 4
-"""That an engine computes at a time; a replica is sent a few more."""
+MAX_BATCH = 4
+"""Requests that a scripted engine computes at a time; the router sends a replica a few more."""
 LATENCY_S = 1.0
-"""That a judgment takes."""
+"""Duration of a judgment, in seconds."""
+SCRIPTS = "flex_judge.experiments.commands.bench.scale"
 
 
 @settings_class
 class ScaleConfig:
-    """Settings of the bench."""
+    """Settings of the scale bench."""
 
     seconds: Annotated[int, Ge(5)] = setting(
-        20, "Seconds of work per number of replicas, with perfect scaling", metavar="S"
+        20, "Duration of each measurement in seconds, if scaling is perfect", metavar="S"
     )
     samples: PositiveInt = setting(4, "Number of answers per prompt", metavar="N")
-    few: PositiveInt = setting(10_000, "Rows in the smaller run of the memory measurement", metavar="N")
-    many: PositiveInt = setting(1_000_000, "Rows in the larger run of the memory measurement", metavar="N")
+    few: PositiveInt = setting(10_000, "Number of rows in the smaller run of the memory measurement", metavar="N")
+    many: PositiveInt = setting(1_000_000, "Number of rows in the larger run of the memory measurement", metavar="N")
 
 
 def run(config: ScaleConfig) -> BenchResult:
-    """Measure on a local Ray, whose processors count for more than there are: scripts only wait."""
+    """Measure on a local Ray cluster.
+
+    Replicas reserve fractions of a CPU, because scripted engines only wait.
+    """
     with tempfile.TemporaryDirectory() as folder, connect() as cluster:
         rates = {n: asyncio.run(_measure_rate(config, n, cluster, Path(folder))) for n in REPLICAS}
     peaks = {rows: _measure_peak_mib(rows) for rows in (config.few, config.many)}
     efficiencies = {n: rate / n / rates[1] for n, rate in rates.items()}
-    growth = peaks[config.many] / peaks[config.few]
+    memory_ratio = peaks[config.many] / peaks[config.few]
     ratio = efficiencies[REPLICAS[-1]]
     return BenchResult(
-        "scale",
-        round(ratio, 3),
-        GOAL,
-        ratio >= GOAL and growth <= MEMORY_GOAL,
-        {
+        name="scale",
+        ratio=round(ratio, 3),
+        goal=GOAL,
+        met=ratio >= GOAL and memory_ratio <= MEMORY_GOAL,
+        details={
             "judge_seconds": LATENCY_S,
             "answers_at_once": _make_service_config().requests_per_replica,
             "samples": config.samples,
-            "memory_ratio": round(growth, 3),
+            "memory_ratio": round(memory_ratio, 3),
             "memory_goal": MEMORY_GOAL,
             "by_replicas": [
                 {"replicas": n, "rows_per_second": round(rate, 2), "efficiency": round(efficiencies[n], 3)}
@@ -92,83 +96,83 @@ def run(config: ScaleConfig) -> BenchResult:
     )
 
 
-def say(prompt: str, sampling: Sampling) -> str:  # noqa: ARG001 - the signature of a script
-    """The scripted policy: every sample another answer."""
+def answer_prompt(prompt: str, sampling: Sampling) -> str:  # noqa: ARG001 - the signature of a script
+    """Answer as the scripted policy, differently for every sample."""
     return f"Answer {sampling.seed}."
 
 
-async def judge(prompt: str, sampling: Sampling) -> str:
-    """The scripted judge: thinks for a while, then gives a score that depends on the answer."""
+async def judge_answer(prompt: str, sampling: Sampling) -> str:
+    """Reply as the scripted judge: wait while "thinking", then give a score that depends on the answer."""
     if sampling.stop == ("</think>",):
         await asyncio.sleep(LATENCY_S)
         return "So.</think>"
     score = 1 + len(prompt) % 10
-    if sampling.regex:  # of one answer, or of two where a replica tries itself out
+    if sampling.regex:  # one answer, or two in the self-test of a replica
         return f"{score}</answer>" + f"<answer>{score}</answer>" * sampling.regex.count("<answer>")
     return f"<answer>{score}</answer>"
 
 
 def _make_service_config() -> ServiceConfig:
-    engine = EngineConfig("flex_judge.experiments.commands.bench.scale:judge", "scripted", max_batch=ANSWERS_AT_ONCE)
+    engine = EngineConfig(f"{SCRIPTS}:judge_answer", "scripted", max_batch=MAX_BATCH)
     return ServiceConfig(JudgeConfig(engine, JudgeSettings(temperature=0.0)))
 
 
 async def _measure_rate(config: ScaleConfig, replicas: int, cluster: Cluster, folder: Path) -> float:
-    """Rows a second with so many judges, from the first shard that is done to the last."""
-    share = cluster.cpus / (replicas + 1)
-    judges = replace(
-        _make_service_config(), replicas=replicas, name=f"scale-{replicas}", cpus_per_replica=share
-    ).place_on(cluster)
+    """Measure the rows per second with `replicas` judges."""
+    cpus = cluster.cpus / (replicas + 1)
+    judge = replace(_make_service_config(), replicas=replicas, name=f"scale-{replicas}", cpus_per_replica=cpus)
+    judge = judge.place_on(cluster)
     policy = PolicyServiceConfig(
-        PolicyConfig("flex_judge.experiments.commands.bench.scale:say", "scripted"),
-        name=f"scale-policy-{replicas}",
-        cpus_per_replica=share,
+        PolicyConfig(f"{SCRIPTS}:answer_prompt", "scripted"), name=f"scale-policy-{replicas}", cpus_per_replica=cpus
     )
-    per_second = replicas * ANSWERS_AT_ONCE / LATENCY_S / config.samples
-    rows = max(8, round(config.seconds * per_second))
-    async with JudgeService(judges) as service, PolicyService(policy) as answering:
-        await service.wait_until_ready()
-        await answering.wait_until_ready()
+    perfect_rate = replicas * MAX_BATCH / LATENCY_S / config.samples
+    rows = max(8, round(config.seconds * perfect_rate))
+    async with JudgeService(judge) as judge_service, PolicyService(policy) as policy_service:
+        await judge_service.wait_until_ready()
+        await policy_service.wait_until_ready()
         sampling = Sampling(64, temperature=1.0, seed=0)
-        plan = BestOfNPlan(ServedModels(policy, judges), sampling, config.samples, SelectionSpec())
-        at_once = 2 * max(1, judges.max_requests // config.samples)
-        # Shards of one prompt, so that the clock starts and stops between prompts.
+        plan = BestOfNPlan(ServedModels(policy, judge), sampling, config.samples, SelectionSpec())
+        concurrent_rows = 2 * max(1, judge.max_requests // config.samples)
+        # Shards of one prompt give one time stamp per prompt.
         job = Job(
             open_source(str(_write_prompts(folder / f"{replicas}.jsonl", rows))),
             plan,
             folder / f"parts-{replicas}",
             shard_rows=1,
-            rows_at_once=at_once,
-            shards_at_once=at_once,
+            rows_at_once=concurrent_rows,
+            shards_at_once=concurrent_rows,
         )
         times = await asyncio.to_thread(_collect_finish_times, job)
-    reports = ShardFolder(job.folder).read_reports().values()
-    if sum_reports(list(reports)).done != rows:
-        raise ClusterError(f"only {sum_reports(list(reports)).done} of {rows} rows were done")
+    report = sum_reports(list(ShardFolder(job.folder).read_reports().values()))
+    if report.done != rows:
+        raise ClusterError(f"only {report.done} of {rows} rows were done")
     return _compute_steady_rate(times)
 
 
 def _collect_finish_times(job: Job) -> list[float]:
+    """Run a job and collect the time at which each shard is done."""
     return [time.perf_counter() for _ in run_job(job)]
 
 
 def _compute_steady_rate(times: list[float]) -> float:
-    """Rows a second between the first quarter and the last, where all replicas have work."""
+    """Compute the rows per second between the first and the last quarter, when all replicas have work."""
     low, high = len(times) // 4, 3 * len(times) // 4
     return (high - low) / (times[high] - times[low])
 
 
 @dataclass(frozen=True)
 class EchoPlan:
-    """Work that needs no model, with rows as those of best-of-N are."""
+    """Plan that needs no model and returns rows with the columns of best-of-N."""
 
     tables: tuple[str, ...] = ("best_of_n",)
 
     async def open(self) -> EchoPlan:
+        """Return the plan itself; there is nothing to open."""
         return self
 
     async def __call__(self, row: PromptRow) -> RowResult:
-        said = {
+        """Return a fixed result for a prompt."""
+        best_of_n_row = {
             "id": row.id,
             "prompt": [{"role": "user", "content": row.prompt[0].content}],
             "responses": ["Yes.", "No."],
@@ -183,20 +187,20 @@ class EchoPlan:
             "cut": [False, False],
             "kept": {},
         }
-        return RowResult({"best_of_n": [said]})
+        return RowResult({"best_of_n": [best_of_n_row]})
 
 
 def _measure_peak_mib(rows: int) -> float:
-    """Peak memory of a driver that has so many rows worked on, in MiB."""
+    """Measure the peak memory of a driver with `rows` rows, in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         prompts = _write_prompts(Path(folder) / "prompts.jsonl", rows)
-        command = [sys.executable, "-P", "-m", "flex_judge.experiments.commands.bench.scale", str(prompts), folder]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.split()[-1])
+        command = [sys.executable, "-P", "-m", SCRIPTS, str(prompts), folder]
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(process.stdout.split()[-1])
 
 
 def _run_driver(prompts: str, folder: str) -> None:
-    """What the driver of `flex-judge best-of-n` does: hands out shards, joins their rows, and sums them up."""
+    """Do the work of the driver of `flex-judge best-of-n`, and print the peak memory of this process in MiB."""
     from flex_judge.experiments.commands.best_of_n.run import write_summary
 
     source = open_source(prompts)
@@ -211,7 +215,7 @@ def _run_driver(prompts: str, folder: str) -> None:
         done = write_summary(run, sum_reports(list(reports.values())), None)["done"]
     if done != len(source):
         raise ClusterError(f"only {done} of {len(source)} rows were done")
-    # Not getrusage, whose peak can be that of the process that started this one.
+    # VmHWM instead of getrusage, whose peak may be inherited from the parent process.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     print(int(peak.split()[1]) / 1024)
 

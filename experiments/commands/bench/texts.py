@@ -1,4 +1,4 @@
-"""Made-up questions and candidates for benches: seeded, of a known length, about nothing."""
+"""Seeded random questions and candidates of a fixed length, as input of benches."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ WORDS = (
 
 
 def make_sentence(words: int, rng: random.Random) -> str:
-    """A sentence of so many words."""
+    """Make a sentence of `words` random words."""
     return " ".join(rng.choice(WORDS) for _ in range(words)).capitalize() + "."
 
 
 def make_comparisons(
     questions: int, candidates: int, question_words: int, candidate_words: int, rng: random.Random
 ) -> list[Comparison]:
-    """Single candidates to be scored, those of a question next to each other; their ids count from 0."""
-    asked = [make_sentence(question_words, rng) for _ in range(questions)]
-    pairs = [(question, make_sentence(candidate_words, rng)) for question in asked for _ in range(candidates)]
-    return [Comparison.of(question, answer, id=str(i)) for i, (question, answer) in enumerate(pairs)]
+    """Make pointwise comparisons with ids from 0; the candidates of a question are adjacent."""
+    question_texts = [make_sentence(question_words, rng) for _ in range(questions)]
+    comparisons: list[Comparison] = []
+    for question in question_texts:
+        for _ in range(candidates):
+            answer = make_sentence(candidate_words, rng)
+            comparisons.append(Comparison.of(question, answer, id=str(len(comparisons))))
+    return comparisons

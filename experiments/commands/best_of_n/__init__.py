@@ -1,4 +1,4 @@
-"""`flex-judge best-of-n`: sample N answers to every prompt and keep the best."""
+"""`flex-judge best-of-n`: sample N answers per prompt and select the best."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`flex-judge best-of-n`: sample N answers to every prompt, judge them, keep the best."""
+"""`flex-judge best-of-n`: sample N answers per prompt, judge them and select the best."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ TABLES = ("best_of_n", "judgments")
 
 
 def main(config: BestOfNRun, file: str | None) -> dict[str, Any]:
-    """Run, or go on with a run.
+    """Start or resume a run.
 
     Args:
-        file: the prompts, see `flex_judge.alignment.data.sources.open_source`; None for the embedded task.
+        config: Settings of the run.
+        file: Prompts, see `flex_judge.alignment.data.sources.open_source`; None for the embedded task.
 
     Returns:
         The summary, as written to `summary.json`.
 
     Raises:
-        UsageError: something the user can mend; nothing was started yet.
+        UsageError: Bad input; nothing was started.
     """
     source = config.open_prompts(file)
     config.check_models()
@@ -51,23 +52,32 @@ def main(config: BestOfNRun, file: str | None) -> dict[str, Any]:
     def make_plan(models: Models) -> BestOfNPlan:
         return BestOfNPlan(models, sampling, config.num_answers, selection)
 
-    with complete_run(
-        config, source, file, make_plan, config.comparisons_per_prompt, {"selection": repr(selection)}
-    ) as (folder, done):
+    identity = {"selection": repr(selection)}
+    concurrency = config.comparisons_per_prompt
+    with complete_run(config, source, file, make_plan, concurrency, identity) as (folder, completed):
         with folder.time_phase("join"):
             for table in TABLES:
-                done.join_table(table, folder.path / f"{table}.jsonl")
-        return write_summary(folder, done.report, config.get_answer_column(file))
+                completed.join_table(table, folder.path / f"{table}.jsonl")
+        return write_summary(folder, completed.report, config.get_answer_column(file))
 
 
-def write_summary(folder: RunFolder, report: ShardReport, answer: str | None) -> dict[str, Any]:
-    """Say what a finished run came to, in `summary.json`. Reads the rows several times, and keeps none of them."""
+def write_summary(folder: RunFolder, report: ShardReport, answer_column: str | None) -> dict[str, Any]:
+    """Summarize a finished run in `summary.json`, and return the summary.
+
+    Reads `best_of_n.jsonl` several times, because its rows may not fit into memory.
+
+    Args:
+        folder: Folder of the run.
+        report: Counts over all shards.
+        answer_column: Column with the right answer, for accuracies.
+    """
     import numpy as np
 
     path = folder.path / "best_of_n.jsonl"
     counts: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
-    ids = array("Q")
+    # 8 bytes of a hash per id: a million ids take 8 MB, and a collision is improbable.
+    id_hashes = array("Q")
     for row in read_rows(path):
         counts["unscored"] += row["best"] is None
         counts["tied"] += row["tied"] > 1
@@ -76,32 +86,31 @@ def write_summary(folder: RunFolder, report: ShardReport, answer: str | None) ->
         counts["cut"] += sum(row["cut"])
         counts["rows"] += 1
         statuses.update(row["statuses"])
-        ids.append(int.from_bytes(hashlib.sha256(row["id"].encode(errors="surrogatepass")).digest()[:8]))
-    scored = counts["rows"] > counts["unscored"]
+        id_hashes.append(int.from_bytes(hashlib.sha256(row["id"].encode(errors="surrogatepass")).digest()[:8]))
+    accuracies = None
+    if counts["rows"] and answer_column:
+        accuracies = compute_accuracies(_read_labelled_samples(path, answer_column)).to_json()
+    best_scores = None
+    if counts["rows"] > counts["unscored"]:
+        estimates = compute_best_scores(map(prefer_expected_scores, read_rows(path)))
+        best_scores = {n: asdict(estimate) for n, estimate in estimates.items()}
     summary = {
         **folder.settings,
         "prompts": report.rows,
         "done": report.done,
         "failed": dict(report.failed),
         **{name: counts[name] for name in ("unscored", "tied", "judgments", "policy_tokens", "cut")},
-        "repeated_ids": len(ids) - len(np.unique(np.array(ids, dtype=np.uint64))),
+        "repeated_ids": len(id_hashes) - len(np.unique(np.array(id_hashes, dtype=np.uint64))),
         "statuses": dict(statuses),
-        "accuracies": compute_accuracies(_read_labelled_samples(path, answer)).to_json()
-        if counts["rows"] and answer
-        else None,
-        "mean_score_of_best": (
-            {n: asdict(found) for n, found in compute_best_scores(map(prefer_expected_scores, read_rows(path))).items()}
-            if scored
-            else None
-        ),
+        "accuracies": accuracies,
+        "mean_score_of_best": best_scores,
         "seconds": {**folder.seconds, "total": folder.total_seconds},
     }
     write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def _read_labelled_samples(path: Path, answer: str) -> Iterator[LabelledSamples]:
+def _read_labelled_samples(path: Path, answer_column: str) -> Iterator[LabelledSamples]:
     for row in read_rows(path):
-        yield LabelledSamples(
-            tuple(row["ranking"]), tuple(is_correct_answer(r, row["kept"][answer]) for r in row["responses"])
-        )
+        right = (is_correct_answer(response, row["kept"][answer_column]) for response in row["responses"])
+        yield LabelledSamples(tuple(row["ranking"]), tuple(right))

@@ -1,4 +1,4 @@
-"""`flex-judge curate`: training data for a judge from a teacher's judgments."""
+"""`flex-judge curate`: build training data for a judge from a teacher's judgments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         metavar="FILE",
         nargs="?",
-        help="rows with question_body, answer1_body, answer2_body and score, as JudgeLM-100K has them: "
+        help="Rows in the format of JudgeLM-100K (question_body, answer1_body, answer2_body, score): "
         "a .jsonl or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT]",
     )
     add_flags(parser, CurateRun)
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from flex_judge.experiments.commands.curate.config import CurateRun
-    from flex_judge.experiments.commands.curate.run import get_exit_status
+    from flex_judge.experiments.commands.curate.run import compute_exit_status
     from flex_judge.experiments.commands.curate.run import main as run
     from flex_judge.experiments.commands.curate.view import print_curation
     from flex_judge.experiments.common.flags import load_config
@@ -32,4 +32,4 @@ def main(options: argparse.Namespace) -> int:
     config = load_config(CurateRun, options)
     summary = run(config, options.file)
     print_curation(summary, Path(config.out))
-    return get_exit_status(summary, config.max_failures)
+    return compute_exit_status(summary, config.max_failures)

@@ -1,4 +1,4 @@
-"""The settings of `flex-judge curate`, as flags and YAML."""
+"""Settings of `flex-judge curate`, as flags and YAML."""
 
 from __future__ import annotations
 
@@ -26,19 +26,22 @@ from flex_judge.judges.types import MAX_SAMPLE_INDEX
 from flex_judge.judges.validation.classes import NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection
 
-_ROWS, _KEPT, _EXAMPLES, _RESULTS = "rows", "filters", "training examples", "results"
-"""Headings of the help."""
+_ROWS, _FILTERS, _EXAMPLES, _RESULTS = "rows", "filters", "training examples", "results"
+"""Headings in the help."""
 SYNTHETIC = "synthetic"
 SYNTHETIC_TOKENIZER = BASE
-"""Whose tokenizer counts where the teacher is no model."""
+"""Model whose tokenizer counts tokens for the synthetic teacher, which has none."""
 DEFAULT_SIMILARITY = 0.8
 SYNTHETIC_DEFAULTS = {"pointwise_tokens": 0, "pairwise_tokens": 0, "order": "given", "balance": "all", "remap": 0.0}
-"""The embedded task's rows come in the wanted mix and order, and their reasoning is short."""
+"""Defaults for the synthetic teacher. Its rows have the intended mix and order already, and its reasoning is short."""
 TEACHER_SECTION = SettingsSection(
+    # The teacher gives one plain reply per sample, so voting and budget forcing have no flags. Its rows are text, so
+    # the media limits have none either.
     skip=(JUDGE_SECTION.skip - {"max_think_tokens"})
     | {"votes", "vote_confidence", "order", "num_waits", "reason_first", "forced_answer"}
     | {"image_max_pixels", "video_fps", "video_max_pixels", "video_max_frames", "audio_max_seconds"},
     defaults={
+        # Teacher and sampling of the published judges (arXiv 2505.18601).
         "model": "nuojohnchen/JudgeLRM-7B",
         "temperature": 0.1,
         "top_p": 0.95,
@@ -51,18 +54,20 @@ TEACHER_SECTION = SettingsSection(
 
 @settings_class(kw_only=True)
 class CurateRun:
-    """Settings of a run."""
+    """Settings of a curation run."""
 
     samples: str | None = setting(
         None,
-        "Make rows of the embedded task from this best_of_n.jsonl of flex-judge best-of-n, instead of a FILE",
+        "Samples of the embedded task, as best_of_n.jsonl of flex-judge best-of-n, to make rows from instead of a FILE",
         metavar="FILE",
         group=_ROWS,
     )
-    rows: PositiveInt | None = setting(None, "Take the first N rows (default: all)", metavar="N", group=_ROWS)
+    rows: PositiveInt | None = setting(
+        None, "Number of rows to use, from the first (default: all)", metavar="N", group=_ROWS
+    )
     teacher: Literal["model", "synthetic"] = setting(
         "model",
-        "Teacher: a judge model, or the synthetic teacher of the embedded task, which has the defaults "
+        "Teacher: a judge model, or the synthetic teacher of the embedded task, which changes these defaults: "
         + " ".join(f"{format_flag(name)} {value}" for name, value in SYNTHETIC_DEFAULTS.items()),
         group=MODEL,
     )
@@ -70,60 +75,66 @@ class CurateRun:
     concurrency: PositiveInt = setting(
         256, "Maximum number of judgments in progress at a time", metavar="N", group=MODEL
     )
-    seeds: PositiveInt = setting(
-        3, "Number of judgments per row; a later run may ask for more", metavar="K", group=JUDGING
-    )
+    seeds: PositiveInt = setting(3, "Number of judgments per row; a later run may raise it", metavar="K", group=JUDGING)
     rubric: str | None = setting(
         None,
-        "Rubric of the teacher and of the examples: a preset or TOML file (default: general; synthetic: correctness)",
+        "Rubric of the teacher and the examples: preset or TOML file (default: general; synthetic: correctness)",
         metavar="NAME",
         group=JUDGING,
     )
     tolerance: NonNegativeFloat = setting(
-        0.0, "Maximum difference between a score and the reference", metavar="X", group=_KEPT
+        0.0,
+        "Maximum difference between a teacher's score and the reference score, in points of the scale",
+        metavar="X",
+        group=_FILTERS,
     )
     max_similarity: Annotated[float, Interval(ge=MIN_SIMILARITY, le=1)] | None = setting(
         None,
-        f"Maximum similarity between question and answers of two rows, {MIN_SIMILARITY} to 1 (default: {DEFAULT_SIMILARITY}; "
+        f"Maximum similarity of two rows (question and answers), {MIN_SIMILARITY} to 1 (default: {DEFAULT_SIMILARITY}; "
         "synthetic: 1)",
         metavar="X",
-        group=_KEPT,
+        group=_FILTERS,
     )
     benchmark: tuple[str, ...] = setting(
         (),
-        "Leave out rows that share a question, or 13 words in a row, with this file; may be repeated",
+        "Benchmark file; rows that share a question or 13 consecutive words with it are left out; may be repeated",
         metavar="FILE",
-        group=_KEPT,
+        group=_FILTERS,
     )
     examples: Annotated[Selection, SettingsSection(_EXAMPLES, skip=frozenset({"seed"}))]
     listwise_answers: Annotated[int, Ge(3)] = setting(
         4,
-        "Number of answers in a listwise example made from --samples; rows of a FILE keep theirs",
+        "Number of answers in a listwise example from --samples; rows of a FILE keep all their answers",
         metavar="N",
         group=_EXAMPLES,
     )
     size: PositiveInt | None = setting(
         None,
-        "Number of examples in all; scales --pointwise, --pairwise and --listwise, which give the ratio",
+        "Total number of examples; --pointwise, --pairwise and --listwise then only set the ratio",
         metavar="N",
         group=_EXAMPLES,
     )
-    remapped_rubric: str = setting("general_1_5", "Rubric of the remapped examples", metavar="NAME", group=_EXAMPLES)
+    remapped_rubric: str = setting(
+        "general_1_5", "Rubric of examples that --remap maps to the 1-5 scale", metavar="NAME", group=_EXAMPLES
+    )
     reason_first: bool = setting(
-        True, "Write examples that reason, then answer; the reverse is the paper's ablation", group=_EXAMPLES
+        True,
+        "Write examples with the reasoning before the answer; the reverse is the paper's ablation",
+        group=_EXAMPLES,
     )
     tokenizer: str | None = setting(
         None,
-        f"Model whose tokenizer is used: name, folder or hub id (default: the teacher's; synthetic: {SYNTHETIC_TOKENIZER})",
+        f"Model whose tokenizer counts tokens: embedded name, folder or hub id (default: the teacher; synthetic: "
+        f"{SYNTHETIC_TOKENIZER})",
         metavar="MODEL",
         group=_EXAMPLES,
     )
     order_seed: NonNegativeInt = setting(
-        0, "Seed of random orders and of which examples change their scale", metavar="N", group=_EXAMPLES
+        0, "Seed of random orders and of the choice of examples for --remap", metavar="N", group=_EXAMPLES
     )
     out: str = out_setting("runs/curate")
     max_failures: NonNegativeInt = setting(
-        0, "Number of rows without a judgment above which the exit status is 1", metavar="N", group=_RESULTS
+        0, "Maximum number of rows without a judgment; more give exit status 1", metavar="N", group=_RESULTS
     )
 
     @classmethod
@@ -135,67 +146,75 @@ class CurateRun:
         if self.seeds > MAX_SAMPLE_INDEX:
             raise UsageError(f"--seeds must be at most {MAX_SAMPLE_INDEX}, not {self.seeds}")
         if self.samples is not None and not self.is_synthetic:
-            raise UsageError(f"--samples are rows of the embedded task, for --teacher {SYNTHETIC}")
+            raise UsageError(f"--samples are of the embedded task; add --teacher {SYNTHETIC}")
         if not self.is_synthetic and self.seeds > 1 and self.judge.settings.temperature == 0:
             raise UsageError("--seeds above 1 need a --temperature above 0: greedy judgments are all the same")
-        _ = self.selection
+        _ = self.selection  # raises UsageError if the sizes are invalid
         self._check_rubrics()
 
     def _check_rubrics(self) -> None:
         scale = str(load_rubric(self.rubric_name).scale)
         if self.is_synthetic and scale != FIVE:
-            raise UsageError(f"--rubric {self.rubric_name}: the synthetic teacher scores on {FIVE}, not on {scale}")
+            raise UsageError(f"--rubric {self.rubric_name}: its scale is {scale}; the synthetic teacher needs {FIVE}")
         if scale not in (TEN, FIVE):
-            raise UsageError(f"--rubric {self.rubric_name}: its scale must be {TEN} or {FIVE}, not {scale}")
-        sizes = {
-            2,
-            *([1] if self.selection.pointwise else []),
-            *([self.listwise_answers] if self.examples.listwise else []),
-        }
+            raise UsageError(f"--rubric {self.rubric_name}: its scale is {scale}; choose a rubric with {TEN} or {FIVE}")
+        # Checked for every kind of example before the teacher judges thousands of rows.
+        response_counts = {2}
+        if self.selection.pointwise:
+            response_counts.add(1)
+        if self.examples.listwise:
+            response_counts.add(self.listwise_answers)
         for name in self.rubrics_by_scale.values():
-            for responses in sizes:
-                load_rubric(name).check_response_count(responses)
+            for response_count in response_counts:
+                load_rubric(name).check_response_count(response_count)
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the teacher is the program for the embedded task."""
+        """Whether the teacher is the program of the embedded task."""
         return self.teacher == SYNTHETIC
 
     @property
     def rubric_name(self) -> str:
+        """Rubric of the teacher."""
         return self.rubric or ("correctness" if self.is_synthetic else "general")
 
     @property
     def rubrics_by_scale(self) -> dict[str, str]:
-        """Scale of samples -> their rubric."""
+        """Rubric of the examples on each scale."""
         scale = str(load_rubric(self.rubric_name).scale)
+        # Scores on 1-5 are not remapped, so there is no second rubric.
         return {scale: self.rubric_name} if scale == FIVE else {scale: self.rubric_name, FIVE: self.remapped_rubric}
 
     @property
     def selection(self) -> Selection:
-        """How many examples there are, and which ones."""
-        chosen = self.examples
-        pointwise, pairwise, listwise = chosen.pointwise, chosen.pairwise, chosen.listwise
+        """Settings of the selection, with sizes scaled to `size`."""
+        spec = self.examples
+        pointwise, pairwise, listwise = spec.pointwise, spec.pairwise, spec.listwise
         if self.size is not None and (total := pointwise + pairwise + listwise):
             pointwise, listwise = round(self.size * pointwise / total), round(self.size * listwise / total)
+            # Pairs take the rounding error, so that the sizes add up.
             pairwise = self.size - pointwise - listwise
-        return replace(chosen, pointwise=pointwise, pairwise=pairwise, listwise=listwise, seed=self.order_seed)
+        return replace(spec, pointwise=pointwise, pairwise=pairwise, listwise=listwise, seed=self.order_seed)
 
     @property
     def similarity_limit(self) -> float:
-        """How alike two rows may be. Of the embedded task's a single digit can be all that matters."""
-        return (
-            (1.0 if self.is_synthetic else DEFAULT_SIMILARITY) if self.max_similarity is None else self.max_similarity
-        )
+        """Maximum similarity of two rows.
+
+        Rows of the embedded task may differ in a single digit, so by default the synthetic teacher has no limit.
+        """
+        if self.max_similarity is not None:
+            return self.max_similarity
+        return 1.0 if self.is_synthetic else DEFAULT_SIMILARITY
 
     @property
     def tokenizer_name(self) -> str:
+        """Model whose tokenizer counts tokens."""
         if self.tokenizer or self.is_synthetic:
             return self.tokenizer or SYNTHETIC_TOKENIZER
         return SCRIPTED if self.judge.engine.engine == "scripted" else self.judge.engine.model
 
     def build_teacher_run(self, ledger: str | None) -> JudgeRun:
-        """How the teacher judges: one reply for each draw, the answers as they are given."""
+        """Build the judge settings of the teacher: one vote per sample, in the given order."""
         return JudgeRun(
             judge=self.judge,
             max_think_tokens=self.judge.settings.max_think_tokens,
@@ -205,16 +224,20 @@ class CurateRun:
         )
 
     def build_identity(self, source: str, digest: str) -> dict[str, object]:
-        """What determines the teacher's work, which a folder holds of one kind. How it is curated may change."""
-        told: dict[str, object] = {
+        """Build the settings that determine the judgments; a run folder holds the judgments of one identity.
+
+        Settings of the curation are not part of it, because they may change between runs of a folder.
+        """
+        identity: dict[str, object] = {
             "source": source,
             "source_digest": digest,
             "teacher": arithmetic_teacher.TEACHER_NAME,
         }
+        # The synthetic teacher has no settings.
         if self.is_synthetic:
-            return told
+            return identity
         engine = self.judge.engine
-        return told | {
+        return identity | {
             "teacher": identify_model(engine.model),
             "adapter": identify_model(engine.adapter),
             "engine": engine.engine,
@@ -224,7 +247,7 @@ class CurateRun:
         }
 
     def describe_curation(self) -> dict[str, object]:
-        """The settings of curation, for summary and card."""
+        """Describe the settings of the curation for summary and card."""
         return {
             "tolerance": self.tolerance,
             "max_similarity": self.similarity_limit,

@@ -1,4 +1,4 @@
-"""`flex-judge curate`: a teacher's judgments of rows, turned into what a judge is trained on."""
+"""`flex-judge curate`: turn a teacher's judgments of rows into training examples for a judge."""
 
 from __future__ import annotations
 
@@ -50,50 +50,55 @@ JUDGMENTS = "judgments.jsonl"
 
 
 def main(config: CurateRun, file: str | None) -> dict[str, Any]:
-    """Run, or go on with a run. What the teacher judged before is not judged again, however it is curated.
+    """Start or resume a run; stored judgments of the teacher are reused, also with other settings of the curation.
 
     Args:
-        file: rows as JudgeLM-100K has them, see `flex_judge.alignment.data.sources.open_source`; None where there
-        are samples.
+        config: Settings of the run.
+        file: Rows in the format of JudgeLM-100K, see `flex_judge.alignment.data.sources.open_source`; None with
+            `--samples`.
 
     Returns:
         The summary, as written to `summary.json`.
 
     Raises:
-        UsageError: something the user can mend; nothing was started yet.
-        EngineLostError: the teacher died. What it judged is kept, and the same run goes on from there.
+        UsageError: Bad input; nothing was started.
+        EngineLostError: The teacher died. Finished judgments are saved, and the same command resumes the run.
     """
-    source, every, faults = _load_rows(config, file)
-    most = len(source) if config.rows is None else config.rows
-    rows, bad = [row for row in every if row.row <= most], [row for row in faults if row.row <= most]
+    source, all_rows, all_faults = _load_rows(config, file)
+    last_row = len(source) if config.rows is None else config.rows
+    rows = [row for row in all_rows if row.row <= last_row]
+    faults = [fault for fault in all_faults if fault.row <= last_row]
     if not rows:
-        raise UsageError(f"{source.name}: none of {len(bad)} rows can be used; the first: {bad[0].detail}")
+        raise UsageError(f"{source.name}: none of {len(faults)} rows can be used; the first: {faults[0].detail}")
     rubrics = TrainingRubrics.from_names(config.rubrics_by_scale, config.reason_first)
     benchmarks = ContaminationFilter.from_files(config.benchmark) if config.benchmark else None
     out = Path(config.out)
-    work = _TeacherWork(config, rows, every, out / JUDGMENTS)
+    work = _TeacherWork(config, rows, all_rows, out / JUDGMENTS)
     if not config.is_synthetic and not work.path.exists():
+        # Checked before the folder is created. With stored judgments a missing teacher may not be needed.
         check_judge(config.build_teacher_run(None))
     with RunFolder(out, config.build_identity(source.name, source.digest)) as folder:
         with redirect_libraries(out / "engines.log") as console, build_progress(console) as progress:
             tokens = TokenCounter.from_name(config.tokenizer_name)
             with folder.time_phase("judging"):
-                taught = work.collect_examples(tokens, progress)
+                teacher_output = work.collect_examples(tokens, progress)
+            # Repeated in every run, because its settings may change and it takes seconds.
             with folder.time_phase("curation"):
                 bar = progress.add_task("curating", total=1)
-                curated = CurationPipeline(_build_steps(config, tokens, benchmarks))(taught.examples)
-                chosen = select_examples(curated.examples, config.selection, tokens)
-                _write_results(out, rubrics, chosen, [*bad, *taught.dropped, *curated.dropped])
+                curated = CurationPipeline(_build_steps(config, tokens, benchmarks))(teacher_output.examples)
+                selected = select_examples(curated.examples, config.selection, tokens)
+                _write_results(out, rubrics, selected, [*faults, *teacher_output.dropped, *curated.dropped])
                 progress.advance(bar)
         summary = {
             **folder.settings,
-            "teacher": next((example.teacher for example in taught.examples), folder.settings["teacher"]),
+            "teacher": next((example.teacher for example in teacher_output.examples), folder.settings["teacher"]),
             "synthetic": config.is_synthetic,
             "samples_per_row": work.samples_per_row,
             "rubrics": config.rubrics_by_scale,
             "tokenizer": config.tokenizer_name,
             "curation": config.describe_curation(),
-            **summarise_curation(bad, len(rows), taught, curated.step_counts, chosen),
+            **summarise_curation(faults, len(rows), teacher_output, curated.step_counts, selected),
+            # `datasets` caches a folder by its card, so a card with a digest is never mistaken for an older one.
             "digest": compute_content_digest(out / name for name in SPLITS.values() if (out / name).exists()),
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
@@ -105,7 +110,7 @@ def main(config: CurateRun, file: str | None) -> dict[str, Any]:
 def _build_steps(
     config: CurateRun, tokens: TokenCounter, benchmarks: ContaminationFilter | None
 ) -> tuple[CurationStep, ...]:
-    """What judgments pass through, the cheapest first."""
+    """Build the steps of the curation, cheapest first."""
     return (
         AgreementFilter(config.tolerance),
         ForgedTagFilter(tokens.control_tokens),
@@ -115,98 +120,109 @@ def _build_steps(
     )
 
 
-def _write_results(out: Path, rubrics: TrainingRubrics, chosen: SelectionResult, dropped: Sequence[DropRecord]) -> None:
-    """Write the samples, and what was dropped. No file of an earlier curation stays beside one of this."""
+def _write_results(
+    out: Path, rubrics: TrainingRubrics, selected: SelectionResult, dropped: Sequence[DropRecord]
+) -> None:
+    """Write the examples and the dropped rows, after deleting all files of an earlier curation."""
     for name in ("summary.json", "README.md", *SPLITS.values()):
         (out / name).unlink(missing_ok=True)
     for split, name in SPLITS.items():
-        if examples := getattr(chosen, split):  # an empty file is none that can be loaded
+        # `datasets` cannot load an empty file, so an empty split has none.
+        if examples := getattr(selected, split):
             write_lines(out / name, map(rubrics.to_row, examples))
-    write_lines(out / "dropped.jsonl", (one.to_json() for one in sorted(dropped, key=lambda one: one.row)))
+    write_lines(out / "dropped.jsonl", (record.to_json() for record in sorted(dropped, key=lambda record: record.row)))
 
 
-def get_exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
-    """0, or 1 where the teacher lost more rows than `max_failures`, or nothing is left to train on."""
+def compute_exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
+    """Return 1 if more rows than `max_failures` have no judgment or there is no training example, else 0."""
     return int(summary["rows_lost"] > max_failures or not summary["samples"]["train"])
 
 
 def _load_rows(config: CurateRun, file: str | None) -> tuple[Source, list[ReferenceRow], list[DropRecord]]:
-    """The source, its rows, and what is wrong with those that are none."""
+    """Load the source, its usable rows, and a record of each row that cannot be used."""
     name = config.samples if file is None else file
     if name is None:
         raise UsageError("curate takes a FILE of rows, or --samples FILE with --teacher synthetic")
     if config.samples is not None and file is not None:
         raise UsageError("curate takes either a FILE of rows or --samples, not both")
     source = open_source(name)
+    rows: Sequence[ReferenceRow | DropRecord]
     if config.samples is None:
-        found = [_drop_unused_listwise(config, row) for row in read_reference_rows(source)]
-    else:  # the mix is of the rows that are taken
-        taken = source if config.rows is None else FirstRows(source, config.rows)
-        found = build_task_rows(taken, config.order_seed, config.listwise_answers if config.examples.listwise else 0)
-    good = [row for row in found if isinstance(row, ReferenceRow)]
-    return source, good, [row for row in found if isinstance(row, DropRecord)]
+        rows = [_drop_unused_listwise(config, row) for row in read_reference_rows(source)]
+    else:
+        # Limited here, because the mix of kinds and winners is balanced over the rows that are used.
+        limited = source if config.rows is None else FirstRows(source, config.rows)
+        rows = build_task_rows(limited, config.order_seed, config.listwise_answers if config.examples.listwise else 0)
+    usable = [row for row in rows if isinstance(row, ReferenceRow)]
+    return source, usable, [row for row in rows if isinstance(row, DropRecord)]
 
 
 def _drop_unused_listwise(config: CurateRun, row: ReferenceRow | DropRecord) -> ReferenceRow | DropRecord:
-    """A row, or that it is for listwise examples and there are to be none: a teacher would judge it for nothing."""
+    """Drop a row with more than two answers if no listwise examples are requested, so that it is not judged."""
     if isinstance(row, DropRecord) or len(row.answers) == 2 or config.examples.listwise:
         return row
     return DropRecord(
-        row.row, RowFault.MORE_ANSWERS, f"{row.where}: {len(row.answers)} answers; --listwise N makes use of it"
+        row.row, RowFault.MORE_ANSWERS, f"{row.where}: {len(row.answers)} answers; use --listwise N to include it"
     )
 
 
 @dataclass(frozen=True)
 class _TeacherWork:
-    """What the teacher has to do, and has done."""
+    """Judgments of the teacher: stored and missing ones."""
 
     config: CurateRun
     rows: Sequence[ReferenceRow]
-    """Those to be judged."""
-    every: Sequence[ReferenceRow]
-    """All rows of the source: earlier runs may have judged others."""
+    """Rows of this run."""
+    all_rows: Sequence[ReferenceRow]
+    """All rows of the source; earlier runs may have judged others than this one."""
     path: Path
-    """Of the judgments."""
+    """File of the judgments."""
 
     @property
     def samples_per_row(self) -> int:
+        """Number of judgments per row."""
         return 1 if self.config.is_synthetic else self.config.seeds
 
     def collect_examples(self, tokens: TokenCounter, progress: Progress) -> TeacherOutput:
-        """The training examples, after what was missing has been judged. The folder must be this process's."""
+        """Judge what is missing and return the training examples. The caller must hold the lock of the run folder."""
         if self.config.is_synthetic:
             return judge_with_program(self.rows, tokens)
-        # The draws of a row follow each other, so that an engine with a prefix cache computes their prompt once.
-        wanted = [
+        # The samples of a row are adjacent, so that an engine with a prefix cache computes their prompt once.
+        teacher_rows = [
             TeacherRow(row, sample_index, self.config.rubric_name)
             for row in self.rows
             for sample_index in range(self.samples_per_row)
         ]
-        judgments, lost = self._load_stored_judgments(), dict[str, str]()
-        if any(row.id not in judgments or not judgments[row.id].status.is_final for row in wanted):
+        judgments, errors = self._load_stored_judgments(), dict[str, str]()
+        if any(row.id not in judgments or not judgments[row.id].status.is_final for row in teacher_rows):
             run = self.config.build_teacher_run(str(self.path.with_name("teacher.ledger")))
             check_judge(run)
-            wanted += self._find_other_stored_rows(judgments, {row.id for row in wanted})
-            with open_judgment_file(self.path, {row.id for row in wanted}) as output:
-                result = judge_rows(run, wanted, output, progress)
-            judgments, lost = {judgment.id: judgment for judgment in result.judgments}, result.lost
-        return convert_judgments(
-            self.rows, judgments, self.samples_per_row, load_rubric(self.config.rubric_name), tokens, lost
-        )
+            teacher_rows += self._find_other_stored_rows(judgments, {row.id for row in teacher_rows})
+            with open_judgment_file(self.path, {row.id for row in teacher_rows}) as output:
+                result = judge_rows(run, teacher_rows, output, progress)
+            judgments, errors = {judgment.id: judgment for judgment in result.judgments}, result.errors
+        rubric = load_rubric(self.config.rubric_name)
+        return convert_judgments(self.rows, judgments, self.samples_per_row, rubric, tokens, errors)
 
     def _load_stored_judgments(self) -> dict[str, Judgment]:
-        """What earlier runs have judged, by id."""
+        """Load the judgments of earlier runs, by id."""
         if not self.path.exists():
             return {}
         with Journal(self.path) as journal:
-            return {name: Judgment.from_json(row) for name, row in journal.rows.items()}
+            return {judgment_id: Judgment.from_json(row) for judgment_id, row in journal.rows.items()}
 
-    def _find_other_stored_rows(self, judgments: Mapping[str, Judgment], wanted: Collection[str]) -> list[TeacherRow]:
-        """What is stored of other rows and draws: it stays in the file, and as it is there, is not judged again."""
-        rows = {row.id: row for row in self.every}
-        places = [parse_judgment_id(name) for name in judgments if name not in wanted]
-        return [
-            TeacherRow(rows[place[0]], place[1], self.config.rubric_name)
-            for place in places
-            if place is not None and place[0] in rows
-        ]
+    def _find_other_stored_rows(
+        self, judgments: Mapping[str, Judgment], requested: Collection[str]
+    ) -> list[TeacherRow]:
+        """Find stored judgments of rows and samples that this run does not request.
+
+        The judgment file keeps only rows of the run, so these join the run. They are stored and cost nothing.
+        """
+        rows = {row.id: row for row in self.all_rows}
+        other_rows = []
+        for judgment_id in judgments:
+            parsed = parse_judgment_id(judgment_id) if judgment_id not in requested else None
+            if parsed is not None and parsed[0] in rows:
+                row_id, sample_index = parsed
+                other_rows.append(TeacherRow(rows[row_id], sample_index, self.config.rubric_name))
+        return other_rows

@@ -12,25 +12,25 @@ from flex_judge.experiments.common.reporting.wording import format_count
 
 
 def print_curation(summary: Mapping[str, Any], out: Path) -> None:
-    """Print the summary of a run, and the path of its results."""
+    """Print the summary of a run and the path of its results."""
     print_run(
         f"Judgments of {summary['teacher']}", summary, [*_build_flow_rows(summary), *_build_example_rows(summary)]
     )
-    made = {split: sum(kinds.values()) for split, kinds in summary["samples"].items()}
-    for what, number in summary["missing"].items():
-        print(f"{format_count(number, 'sample')} fewer than wanted: {what}")
+    num_train = sum(summary["samples"]["train"].values())
+    for split_and_kind, number in summary["missing"].items():
+        print(f"{format_count(number, 'example')} fewer than requested: {split_and_kind}")
     if summary["rows_lost"]:
-        print(f"{format_count(summary['rows_lost'], 'row')} without any judgment that can be used")
-    if made["train"]:
-        print(f"\n{format_count(made['train'], 'sample')}, with their data card: {out}")
+        print(f"{format_count(summary['rows_lost'], 'row')} without a usable judgment")
+    if num_train:
+        print(f"\n{format_count(num_train, 'training example')} with a data card: {out}")
     else:
-        print(f"\nNothing is left to train on; {out / 'README.md'} says where it went")
+        print(f"\nNo training example is left; {out / 'README.md'} counts what was dropped at each step")
 
 
 def _build_flow_rows(summary: Mapping[str, Any]) -> Iterator[TableRow]:
     yield "Rows", summary["rows"]
     yield from _build_reason_rows(summary["bad_rows"])
-    yield "Judgments that can be used", summary["judgments"]
+    yield "Usable judgments", summary["judgments"]
     yield from _build_reason_rows(summary["bad_judgments"])
     for step in summary["steps"]:
         yield f"After {step['step']}", step["kept"]
@@ -40,11 +40,11 @@ def _build_flow_rows(summary: Mapping[str, Any]) -> Iterator[TableRow]:
 def _build_example_rows(summary: Mapping[str, Any]) -> Iterator[TableRow]:
     for split, kinds in summary["samples"].items():
         for kind, number in kinds.items():
-            yield f"Samples {split.replace('_', ' ')}: {kind}", number
+            yield f"Examples {split.replace('_', ' ')}: {kind}", number
     for name, number in summary["winners"]["train"].items():
-        yield f"  pairs to train on, winner: {name}", number
+        yield f"  training pairs, winner: {name}", number
     for scale, number in summary["scales"]["train"].items():
-        yield f"  to train on, scale {scale}", number
+        yield f"  training examples, scale {scale}", number
 
 
 def _build_reason_rows(counts: Mapping[str, int]) -> Iterator[TableRow]:

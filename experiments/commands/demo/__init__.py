@@ -1,4 +1,4 @@
-"""`flex-judge demo`: the whole loop on the embedded model."""
+"""`flex-judge demo`: the whole workflow on the embedded model."""
 
 from __future__ import annotations
 

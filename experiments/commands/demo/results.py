@@ -1,4 +1,4 @@
-"""The result files of a demo: `best_of_n.jsonl`, `preferences.jsonl`, `summary.json` and `report.html`."""
+"""Result files of a demo: `best_of_n.jsonl`, `preferences.jsonl`, `summary.json` and `report.html`."""
 
 from __future__ import annotations
 
@@ -27,39 +27,35 @@ def write_results(
     judgments: JudgmentStore,
     replicas: int,
 ) -> dict[str, Any]:
-    """Write every result file of a complete run.
-
-    Returns:
-        The summary.
-    """
-    rows = [_add_labels(row) for outcome in best_of_n for row in outcome.tables["best_of_n"]]
-    pairs = [row for outcome in preferences for row in outcome.tables["preferences"]]
+    """Write every result file of a complete run, and return the summary."""
+    rows = [_add_labels(row) for result in best_of_n for row in result.tables["best_of_n"]]
+    pairs = [row for result in preferences for row in result.tables["preferences"]]
     write_rows(run.path / "best_of_n.jsonl", rows)
     write_rows(run.path / "preferences.jsonl", pairs)
-    stats = reduce(add, (outcome.stats for outcome in preferences if isinstance(outcome.stats, CardStats)), CardStats())
-    right = compute_accuracies(LabelledSamples(tuple(row["ranking"]), tuple(row["right"])) for row in rows)
+    stats = reduce(add, (result.stats for result in preferences if isinstance(result.stats, CardStats)), CardStats())
+    accuracies = compute_accuracies(LabelledSamples(tuple(row["ranking"]), tuple(row["right"])) for row in rows)
     count = len(rows[0]["responses"])
-    judged = list(judgments.journal.rows.values())
-    votes = [vote for row in judged for vote in row["votes"]]
+    judgment_rows = list(judgments.journal.rows.values())
+    votes = [vote for row in judgment_rows for vote in row["votes"]]
     settings = {name: value for name, value in run.settings.items() if name != "samples"}
     summary = {
         **settings,
         "samples_per_prompt": count,
         "replicas": replicas,
-        "accuracy_pass_at_1": right.pass_at_1.value,
-        "accuracy_random": right.random.value,
-        "accuracy_best_of_n": right.best[count].value,
-        "accuracy_pass_at_n": right.pass_at[count].value,
+        "accuracy_pass_at_1": accuracies.pass_at_1.value,
+        "accuracy_random": accuracies.random.value,
+        "accuracy_best_of_n": accuracies.best[count].value,
+        "accuracy_pass_at_n": accuracies.pass_at[count].value,
         "judge_auc": _compute_auc(rows),
         "tied_top": sum(row["tied"] > 1 for row in rows),
         "pairs": stats.pairs,
         "dropped": dict(stats.dropped),
-        "judgments": dict(Counter(row["status"] for row in judged)),
+        "judgments": dict(Counter(row["status"] for row in judgment_rows)),
         "forced_answer": dict(Counter(vote["forced_answer"] for vote in votes if vote["forced_answer"])),
         "policy_tokens": sum(row["tokens"] for row in samples.journal.rows.values()),
-        "judge_tokens": sum(row["usage"]["generated_tokens"] for row in judged),
-        "prompt_tokens": sum(row["usage"]["prompt_tokens"] for row in judged),
-        "cached_tokens": sum(row["usage"]["cached_tokens"] for row in judged),
+        "judge_tokens": sum(row["usage"]["generated_tokens"] for row in judgment_rows),
+        "prompt_tokens": sum(row["usage"]["prompt_tokens"] for row in judgment_rows),
+        "cached_tokens": sum(row["usage"]["cached_tokens"] for row in judgment_rows),
         "seconds": {**run.seconds, "total": run.total_seconds},
     }
     write_text(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -68,27 +64,31 @@ def write_results(
 
 
 def _add_labels(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the ground truth to a row of best-of-n. It is used for measuring only."""
+    """Add the ground truth to a row of best-of-N; it is used only for metrics, never for selection."""
     return {**row, "right": [is_correct_answer(response, row["kept"]["answer"]) for response in row["responses"]]}
 
 
 def _compute_auc(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Area under the ROC curve: how often a right answer ranks above a wrong one, over all pairs of the run.
+    """Compute the area under the ROC curve: how often a right answer ranks above a wrong one.
 
-    Answers rank by written score, then by expected score. Ties count as half, and 0.5 is chance. None if no right or no
-    wrong answer has a score.
+    Pairs are taken over all prompts of the run. Answers rank by written score, then by expected score. Ties count as
+    one half, so chance is 0.5.
+
+    Returns:
+        The area; None if no right or no wrong answer has a score.
     """
     from scipy.stats import mannwhitneyu
 
     scored = [
-        ((score, score if expected is None else expected), right)
+        ((score, score if expected is None else expected), is_right)
         for row in rows
-        for score, expected, right in zip(row["scores"], row["expected_scores"], row["right"], strict=True)
+        for score, expected, is_right in zip(row["scores"], row["expected_scores"], row["right"], strict=True)
         if score is not None
     ]
-    order = {value: i for i, value in enumerate(sorted({value for value, _ in scored}))}
-    right = [order[value] for value, is_correct in scored if is_correct]
-    wrong = [order[value] for value, is_correct in scored if not is_correct]
+    # The test takes numbers, so each distinct pair of scores becomes its position in sorted order.
+    position = {scores: i for i, scores in enumerate(sorted({scores for scores, _ in scored}))}
+    right = [position[scores] for scores, is_right in scored if is_right]
+    wrong = [position[scores] for scores, is_right in scored if not is_right]
     if not right or not wrong:
         return None
     return float(mannwhitneyu(right, wrong).statistic / (len(right) * len(wrong)))

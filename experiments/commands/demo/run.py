@@ -1,8 +1,7 @@
-"""`flex-judge demo`: best-of-n, preferences and report on the embedded model, with the same samples and judgments.
+"""`flex-judge demo`: best-of-N, preferences and report on the embedded model, from the same samples and judgments.
 
-Both steps run the code of their commands on one policy, one judge service and one Ray cluster. An interrupted demo is
-resumed: `completions.jsonl` and `judgments.jsonl` grow as work is done, and the other files are made from them at the
-end.
+Both steps run the code of their commands on one policy, one judge service and one Ray cluster. An interrupted demo can
+be resumed: `completions.jsonl` and `judgments.jsonl` grow as work is done; the other files are written at the end.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ from flex_judge.reward.serving.cluster import check_memory
 
 RUBRIC = "correctness"
 GIB_PER_ENGINE = {"vllm": 2.4, "transformers": 2.0, "scripted": 0.4}
-"""Measured on the embedded model in float32: the peak of a whole default run, over its policy and its replicas."""
+"""Memory per engine in GiB: peak of a default run in float32, divided by its engines (policy and judge replicas)."""
 
 
 @settings_class(kw_only=True)
 class DemoConfig:
     """Settings of the demo."""
 
-    out: str = setting("runs/demo", "Output folder; a run that is there is resumed", metavar="DIR")
+    out: str = setting("runs/demo", "Output folder; an existing run in it is resumed", metavar="DIR")
     prompts: PositiveInt = setting(24, "Number of arithmetic questions", metavar="N")
     samples: PositiveInt = setting(8, "Number of answers sampled per question", metavar="N")
     engine: str = setting(
@@ -60,7 +59,7 @@ class DemoConfig:
     judge: str = setting(JUDGE, "Judge model: embedded name, folder or hub id", metavar="MODEL")
 
     def build_identity(self) -> dict[str, Any]:
-        """What determines the results; a run folder holds one such."""
+        """Build the settings that determine the results; a run folder holds the results of one identity."""
         return {
             "policy": identify_model(self.policy),
             "judge": identify_model(self.judge),
@@ -72,7 +71,7 @@ class DemoConfig:
 
     @property
     def data_flags(self) -> DataFlags:
-        """The settings as those of a run over prompts. Judging is greedy, so the same run gives the same scores."""
+        """Equivalent settings of a run over prompts; judging is greedy, so that repeated runs give the same scores."""
         return make_config(
             DataFlags,
             out=self.out,
@@ -94,13 +93,13 @@ class DemoConfig:
 
 
 def main(config: DemoConfig) -> dict[str, Any]:
-    """Run the demo, or resume it.
+    """Start or resume the demo.
 
     Returns:
         The summary, as written to `summary.json`.
 
     Raises:
-        UsageError: wrong settings, or too little memory; nothing was started yet.
+        UsageError: Bad settings or too little memory; nothing was started.
     """
     identity = config.build_identity()
     source = arithmetic.ArithmeticSource(config.prompts, config.seed)
@@ -116,6 +115,7 @@ def main(config: DemoConfig) -> dict[str, Any]:
     ):
         samples = SampleStore(identity["policy"], rows, config.samples, completions)
         stored = JudgmentStore(samples, judgments)
+        # The tables are written only at the end, so that a killed demo has no partial one.
         best, preferences = asyncio.run(_run_steps(config, run, rows, samples, stored))
         return write_results(run, best, preferences, samples, stored, config.replicas)
 
@@ -123,25 +123,25 @@ def main(config: DemoConfig) -> dict[str, Any]:
 async def _run_steps(
     config: DemoConfig, run: RunFolder, rows: Sequence[PromptRow], samples: SampleStore, judgments: JudgmentStore
 ) -> tuple[list[RowResult], list[RowResult]]:
-    """Sample and judge what is missing, and run best-of-n and preferences.
+    """Run best-of-N and preferences; sample and judge only what is not stored yet.
 
     Returns:
-        The outcomes of both steps, in the order of the prompts.
+        The results of best-of-N and of preferences, each in the order of the prompts.
     """
     with redirect_libraries(run.path / "engines.log") as console, build_progress(console) as progress:
         if judgments.num_final == samples.total:
             console.print(f"{run.path} is complete: nothing is sampled or judged again", soft_wrap=True)
             return await _run_plans(config, rows, samples, judgments)
         engine = resolve_engine(config.engine)
-        check_memory(estimate_memory_gib(engine, 0 if config.address else config.replicas + 1), f"a demo with {engine}")
+        # On a joined cluster the engines run on other machines.
+        local_engines = 0 if config.address else config.replicas + 1
+        check_memory(estimate_memory_gib(engine, local_engines), f"a demo with {engine}")
         async with RunServices(config.data_flags, run, console, progress).start() as (policy, judge):
-            bars = [
-                progress.add_task(title, total=samples.total, completed=done)
-                for title, done in (("sampling", samples.num_stored), ("judging", judgments.num_final))
-            ]
-            model, ask = await ServedModels(policy, judge).open()
-            samples.attach_policy(model, lambda: progress.advance(bars[0]))
-            judgments.attach_judge(ask, lambda: progress.advance(bars[1]))
+            sampling_bar = progress.add_task("sampling", total=samples.total, completed=samples.num_stored)
+            judging_bar = progress.add_task("judging", total=samples.total, completed=judgments.num_final)
+            policy_client, ask_judge = await ServedModels(policy, judge).open()
+            samples.attach_policy(policy_client, lambda: progress.advance(sampling_bar))
+            judgments.attach_judge(ask_judge, lambda: progress.advance(judging_bar))
             with run.time_phase("sample_and_judge"):
                 return await _run_plans(config, rows, samples, judgments)
 
@@ -154,10 +154,11 @@ async def _run_plans(
     selection = SelectionSpec(rubric=RUBRIC, seed=config.seed)
     best_of_n = await BestOfNPlan(models, sampling, config.samples, selection).open()
     preferences = await PreferencePlan(models, sampling, config.samples, RUBRIC).open()
-    best = await gather_all(best_of_n(row) for row in rows)
-    return best, await gather_all(preferences(row) for row in rows)
+    # Best-of-N first: it judges every sample, and preferences then find all judgments stored.
+    best_results = await gather_all(best_of_n(row) for row in rows)
+    return best_results, await gather_all(preferences(row) for row in rows)
 
 
 def estimate_memory_gib(engine: str, engines: int) -> float:
-    """Memory that engines with the embedded model need on this machine, with Ray and the driver, in GiB."""
+    """Estimate the memory of engines with the embedded model, of Ray and of the driver, in GiB."""
     return engines * GIB_PER_ENGINE[engine] + 0.5

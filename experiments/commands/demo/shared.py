@@ -1,4 +1,4 @@
-"""The samples and judgments of a demo, which all its steps share and which are stored as they arrive."""
+"""Samples and judgments of a demo, shared by all its steps and stored as they arrive."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from flex_judge.reward.groups.methods import Ask
 
 
 class SampleStore:
-    """A policy that stores its samples, and samples none twice. Their ids are `PROMPT/NUMBER`."""
+    """Policy that stores its samples in a journal and never repeats one. Sample ids are `PROMPT/NUMBER`.
+
+    Args:
+        model_id: Name of the policy.
+        rows: Prompts.
+        count: Number of samples per prompt.
+        journal: Stored samples of earlier runs; new samples are appended.
+    """
 
     def __init__(self, model_id: str, rows: Sequence[PromptRow], count: int, journal: Journal) -> None:
-        """
-        Args:
-            model_id: name of the policy.
-            rows: the prompts.
-            count: samples of each prompt.
-            journal: the samples so far.
-        """
         self.model_id = model_id
         self.journal = journal
         self.total = len(rows) * count
@@ -44,48 +44,48 @@ class SampleStore:
         self._policy, self._advance = policy, advance
 
     def find_copies(self, id: str) -> list[str]:
-        """Other samples of the same prompt with the same text."""
+        """Find the other samples of the same prompt with the same text."""
         rows, prompt = self.journal.rows, id.rpartition("/")[0]
-        others = [f"{prompt}/{k}" for k in range(self._count)]
-        return [other for other in others if other != id and rows[other]["text"] == rows[id]["text"]]
+        sample_ids = [f"{prompt}/{k}" for k in range(self._count)]
+        return [copy for copy in sample_ids if copy != id and rows[copy]["text"] == rows[id]["text"]]
 
     async def sample(
         self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]
     ) -> list[Completion]:
-        """Look up stored samples, and sample those that are missing."""
+        """Return stored samples, and sample the missing ones."""
         return await gather_all(self._sample_once(prompt, sampling, k) for k in sample_indices)
 
-    async def _sample_once(self, prompt: Sequence[Message], sampling: Sampling, number: int) -> Completion:
-        name = f"{self._ids[tuple(prompt)]}/{number}"
-        if name not in self.journal.rows:
-            assert self._policy is not None, f"{name} is not sampled"
-            (completion,) = await self._policy.sample(prompt, sampling, [number])
-            sample = {"id": name, "text": completion.text, "tokens": completion.tokens}
+    async def _sample_once(self, prompt: Sequence[Message], sampling: Sampling, index: int) -> Completion:
+        sample_id = f"{self._ids[tuple(prompt)]}/{index}"
+        if sample_id not in self.journal.rows:
+            assert self._policy is not None, f"{sample_id} is not stored, and there is no policy"
+            (completion,) = await self._policy.sample(prompt, sampling, [index])
+            sample = {"id": sample_id, "text": completion.text, "tokens": completion.tokens}
             self.journal.append({**sample, "finish": "length" if completion.cut else "stop"})
             self._advance()
-        row = self.journal.rows[name]
+        row = self.journal.rows[sample_id]
         return Completion(row["text"], row["tokens"], row["finish"] == "length")
 
     async def check_health(self) -> None:
-        """Stored samples are always available."""
+        """Do nothing; stored samples are always available."""
 
     def close(self) -> None:
-        """Nothing to release; the journal belongs to the caller."""
+        """Do nothing; the caller owns the journal."""
 
 
 class JudgmentStore:
-    """Judgments of samples. Each different answer to a prompt is judged once; copies of it get the same judgment."""
+    """Judge that stores its judgments in a journal and judges equal answers to a prompt only once.
+
+    Args:
+        samples: Samples to judge.
+        journal: Stored judgments of earlier runs; judgments without a final status are repeated.
+    """
 
     def __init__(self, samples: SampleStore, journal: Journal) -> None:
-        """
-        Args:
-            samples: what is judged.
-            journal: the judgments so far. Judgments with a status that is not final are made again.
-        """
         self.journal = journal
         self._samples = samples
-        final = (row for row in journal.rows.values() if Status(row["status"]).is_final)
-        self._final = {row["id"]: Judgment.from_json(row) for row in final}
+        final_rows = (row for row in journal.rows.values() if Status(row["status"]).is_final)
+        self._final = {row["id"]: Judgment.from_json(row) for row in final_rows}
         self._judge: Ask | None = None
         self._advance: Callable[[], None] = lambda: None
 
@@ -99,10 +99,13 @@ class JudgmentStore:
         self._judge, self._advance = judge, advance
 
     async def judge_sample(self, comparison: Comparison) -> Judgment:
-        """Return the stored judgment of a sample, or ask the judge and store its judgment."""
+        """Return the stored judgment of a sample, or ask the judge and store its judgment.
+
+        Copies of the sample get the same judgment, without its token usage.
+        """
         judgment = self._final.get(comparison.id)
         if judgment is None:
-            assert self._judge is not None, f"{comparison.id} is not judged"
+            assert self._judge is not None, f"the judgment of {comparison.id} is not stored, and there is no judge"
             judgment = await self._judge(comparison)
             self._store_judgment(judgment)
         for copy in self._samples.find_copies(comparison.id):
@@ -112,18 +115,19 @@ class JudgmentStore:
         return judgment
 
     def _store_judgment(self, judgment: Judgment) -> None:
-        """Store a judgment, final or not: the steps of one run do not ask twice."""
         self.journal.append(judgment.to_json())
+        # A judgment without a final status is repeated only by the next run, not by the next step of this one.
         self._final[judgment.id] = judgment
         self._advance()
 
 
 @dataclass(frozen=True)
 class StoredModels:
-    """Where the steps find policy and judge, see `flex_judge.alignment.pipeline.models.Models`."""
+    """Policy and judge of all steps, see `flex_judge.alignment.pipeline.models.Models`."""
 
     samples: SampleStore
     judgments: JudgmentStore
 
     async def open(self) -> tuple[SampleStore, Ask]:
+        """Return the policy and the judge."""
         return self.samples, self.judgments.judge_sample

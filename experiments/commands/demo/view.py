@@ -18,11 +18,11 @@ from flex_judge.experiments.common.reporting.wording import (
 
 
 def print_summary(summary: Mapping[str, Any], out: Path) -> None:
-    """Print the summary of a run, and the paths of its results."""
+    """Print the summary of a run and the paths of its results."""
     pairs: list[TableRow] = [("Preference pairs", summary["pairs"])]
     pairs += [(f"  no pair: {reason.replace('_', ' ')}", n) for reason, n in summary["dropped"].items() if n]
     judgments: list[TableRow] = [(f"Judgments {STATUS_WORDS[status]}", n) for status, n in summary["judgments"].items()]
-    judgments.append(("  of these, answer had to be forced", sum(summary["forced_answer"].values())))
+    judgments.append(("  of these, constrained fallback answers", sum(summary["forced_answer"].values())))
     print_run(
         f"{summary['judge']} judging {summary['policy']}",
         summary,
@@ -32,10 +32,9 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     )
     print(describe_verdict(summary))
     if summary.get("judge_auc") is not None:
+        auc = f"{100 * summary['judge_auc']:.0f} %"
         print(
-            f"Over all candidates the judge puts a right answer above a wrong one in {100 * summary['judge_auc']:.0f} %"
-            " of cases (50 % is chance)."
+            f"Over all candidates, the judge ranks a right answer above a wrong one in {auc} of cases (chance: 50 %)."
         )
-    print(
-        f"\n{format_count(summary['pairs'], 'preference pair')}: {out / 'preferences.jsonl'}\nReport: {out / 'report.html'}"
-    )
+    print(f"\n{format_count(summary['pairs'], 'preference pair')}: {out / 'preferences.jsonl'}")
+    print(f"Report: {out / 'report.html'}")

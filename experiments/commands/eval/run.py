@@ -1,7 +1,7 @@
-"""`flex-judge eval NAME`: a benchmark's items through a judge, or through its stored replies, to figures.
+"""`flex-judge eval NAME`: judge the items of a benchmark, or read stored replies, and compute metrics.
 
-A run folder holds `judgments.jsonl`, which grows as items are judged and is what a rerun goes on from, the judge's
-ledger, `items.jsonl` (what each item came to), `summary.json` and `report.html`.
+A run folder holds `judgments.jsonl`, which grows as items are judged and lets an interrupted run resume; the ledger of
+the judge; `items.jsonl` with the result of each item; `summary.json` and `report.html`.
 """
 
 from __future__ import annotations
@@ -33,33 +33,37 @@ from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.cluster import connect
+from flex_judge.reward.serving.config import PRIVATE_DRAIN_S
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+AskJudge = Callable[[Comparison], Awaitable[Judgment]]
+
 JUDGMENTS, ITEMS = "judgments.jsonl", "items.jsonl"
 
 
 def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
-    """Run a benchmark, or go on with a run.
+    """Start or resume a benchmark run.
 
     Returns:
-        The summary, see `summary.summarised`; where there is a folder, as written to its `summary.json`.
+        The summary, see `summary.build_summary`; with an output folder, as written to its `summary.json`.
 
     Raises:
-        UsageError: something the user can mend; nothing was started yet.
-        EngineLostError: the judge died. What it judged is kept, and the same run goes on from there.
+        UsageError: Bad input; nothing was started.
+        EngineLostError: The judge died. Finished judgments are saved, and the same command resumes the run.
     """
     spec = benchmark.spec
     data = open_data(_get_data_names(spec, config), spec.patterns, spec.expected, spec.columns)
-    every = benchmark.parse_items(data)
+    all_items = benchmark.parse_items(data)
     if config.replay:
-        return _run_replay(benchmark, config, data, every)
-    every = benchmark.mark_missing_media(every)
-    if all(item.label is None for item in every):
-        raise UsageError(f"{data.name}: no item can be judged, as {every[0].left_out}")
-    items = select_items(benchmark, config, data, every)
+        return _run_replay(benchmark, config, data, all_items)
+    # A replay needs no media, so only a run with a model looks for them.
+    all_items = benchmark.mark_missing_media(all_items)
+    if all(item.label is None for item in all_items):
+        raise UsageError(f"{data.name}: no item can be judged, as {all_items[0].left_out}")
+    items = select_items(benchmark, config, data, all_items)
     config.check_models()
     out = Path(config.out or f"runs/eval-{spec.name}")
     with RunFolder(out, config.build_identity(benchmark.spec.name, data.digest, None)) as folder:
@@ -72,60 +76,64 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
         return _write_results(benchmark, config, data, outcomes, folder)
 
 
-def select_items(benchmark: Benchmark, config: EvalRun, data: BenchmarkData, every: Sequence[Item]) -> list[Item]:
-    """The items of the tasks that are asked for, of every item of the data.
+def select_items(benchmark: Benchmark, config: EvalRun, data: BenchmarkData, items: Sequence[Item]) -> list[Item]:
+    """Select the items of the requested tasks, at most `--limit` per task.
 
     Raises:
-        UsageError: there is no such task, or the data have no item of one.
+        UsageError: A task does not exist or has no item in the data, or two runs of items would have the same id.
     """
     for name in config.task:
         if name not in benchmark.spec.tasks:
             raise UsageError(f"--task {name}: {benchmark.spec.name} has {', '.join(benchmark.spec.tasks)}")
-    found = []
+    selected: list[Item] = []
     for name in config.task or benchmark.spec.tasks:
-        of_task = [item for item in every if item.task == name]
-        if not of_task and config.task:
+        task_items = [item for item in items if item.task == name]
+        if not task_items and config.task:
             raise UsageError(f"{data.name}: has no item of the task {name!r}; expected {benchmark.spec.expected}")
-        found += of_task if config.limit is None else _select_evenly(of_task, config.limit)
-    if not found:
+        selected += task_items if config.limit is None else _select_evenly(task_items, config.limit)
+    if not selected:
         raise UsageError(f"{data.name}: has no item; expected {benchmark.spec.expected}")
-    asked = Counter(ask.id for item in found for ask in item.make_runs(config.runs))
-    if len(asked) < len(found) * config.runs:
-        repeated = next(name for name, times in asked.items() if times > 1)
-        raise UsageError(f"{data.name}: the id {repeated!r} is that of several items, or of one and another's run")
-    return found
+    # Ids of repeated runs have a suffix, which must not make them equal to the id of another item.
+    ids = Counter(item_run.id for item in selected for item_run in item.make_runs(config.runs))
+    if len(ids) < len(selected) * config.runs:
+        repeated = next(item_id for item_id, times in ids.items() if times > 1)
+        raise UsageError(f"{data.name}: id: {repeated!r} occurs more than once; make the ids unique")
+    return selected
 
 
 def _get_data_names(spec: BenchmarkSpec, config: EvalRun) -> tuple[str, ...]:
     names = config.data or spec.hub
     if not names:
-        raise UsageError(f"--data is needed: {spec.expected}")
+        raise UsageError(f"--data is missing; expected {spec.expected}")
     return names
 
 
-def _select_evenly(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many items, evenly spaced, so that every source is among them."""
-    if len(items) <= most:
+def _select_evenly(items: Sequence[Item], limit: int) -> list[Item]:
+    """Select at most `limit` items, evenly spaced, because data are often sorted by source."""
+    if len(items) <= limit:
         return list(items)
-    return [items[k * len(items) // most] for k in range(most)]
+    return [items[k * len(items) // limit] for k in range(limit)]
 
 
-def _run_replay(benchmark: Benchmark, config: EvalRun, data: BenchmarkData, every: Sequence[Item]) -> dict[str, Any]:
+def _run_replay(
+    benchmark: Benchmark, config: EvalRun, data: BenchmarkData, all_items: Sequence[Item]
+) -> dict[str, Any]:
     config.check_replay(benchmark.spec.protocol)
     file = Path(str(config.replay))
-    stored = match_replies(file, every)
-    items = select_items(benchmark, config, data, every)
-    labelled = [item for item in items if item.label is not None]
+    # Before the selection, because replies may number the items, and those numbers count all items of the data.
+    replies = match_replies(file, all_items)
+    items = select_items(benchmark, config, data, all_items)
     outcomes = [
-        replay_replies(item, stored.get(item.id), config.judge.settings.order, benchmark.spec.formats)
-        for item in labelled
+        replay_replies(item, replies.get(item.id), config.judge.settings.order, benchmark.spec.formats)
+        for item in items
+        if item.label is not None
     ]
     outcomes += [ItemOutcome(item, ()) for item in items if item.label is None]
     if config.out is None:
         return build_summary(benchmark, config, data, outcomes)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     with RunFolder(Path(config.out), config.build_identity(benchmark.spec.name, data.digest, digest)) as folder:
-        judgments = [one for outcome in outcomes for one in outcome.judgments]
+        judgments = [judgment for outcome in outcomes for judgment in outcome.judgments]
         write_rows(folder.path / JUDGMENTS, [judgment.to_json() for judgment in judgments])
         return _write_results(benchmark, config, data, outcomes, folder)
 
@@ -142,69 +150,70 @@ def _write_results(
 
 
 class _BenchmarkRun:
-    """The items of a run on their way through the judge."""
+    """Judging of the items of a run, in this process or on Ray."""
 
     def __init__(self, config: EvalRun, items: Sequence[Item], out: Path, progress: Progress) -> None:
         self.config, self.items, self.out, self.progress = config, items, out, progress
 
     def collect_outcomes(self) -> list[ItemOutcome]:
-        """What all items came to; what an earlier start judged is not judged again."""
-        asks = [ask for item in self.items if item.label is not None for ask in item.make_runs(self.config.runs)]
+        """Judge the items that earlier starts have not judged, and return the outcomes of all items."""
+        item_runs = {item.id: self._make_runs(item) for item in self.items}
+        all_runs = [item_run for runs in item_runs.values() for item_run in runs]
         with Journal(self.out / JUDGMENTS) as journal:
-            found = {name: Judgment.from_json(row) for name, row in journal.rows.items()}
-            todo = [ask for ask in asks if ask.id not in found or not found[ask.id].status.is_final]
-            lost: dict[str, str] = {}
-            if todo:
-                made, lost = self._judge_asks(todo, journal, len(asks) - len(todo))
-                found |= {judgment.id: judgment for judgment in made}
-        judgments = {name: make_placeholder_judgment(name, why) for name, why in lost.items()} | found
-        return [
-            ItemOutcome(
-                item,
-                tuple(
-                    judgments[ask.id] for ask in (item.make_runs(self.config.runs) if item.label is not None else ())
-                ),
-            )
-            for item in self.items
-        ]
+            judgments = {id_: Judgment.from_json(row) for id_, row in journal.rows.items()}
+            pending = [run for run in all_runs if run.id not in judgments or not judgments[run.id].status.is_final]
+            errors: dict[str, str] = {}
+            if pending:
+                new_judgments, errors = self._judge_runs(pending, journal, len(all_runs) - len(pending))
+                judgments |= {judgment.id: judgment for judgment in new_judgments}
+        for run_id, error in errors.items():
+            judgments.setdefault(run_id, make_placeholder_judgment(run_id, error))
+        return [ItemOutcome(item, tuple(judgments[run.id] for run in item_runs[item.id])) for item in self.items]
 
-    def _judge_asks(
-        self, todo: Sequence[ItemRun], journal: Journal, done: int
+    def _make_runs(self, item: Item) -> list[ItemRun]:
+        """Make the runs of an item; an item without a label has none."""
+        return item.make_runs(self.config.runs) if item.label is not None else []
+
+    def _judge_runs(
+        self, pending: Sequence[ItemRun], journal: Journal, num_done: int
     ) -> tuple[list[Judgment], dict[str, str]]:
-        def make_queue(judge: Callable[[Comparison], Awaitable[Judgment]]) -> JudgeQueue:
-            bar = self.progress.add_task("judging", total=done + len(todo), completed=done)
+        def make_queue(judge: AskJudge) -> JudgeQueue:
+            bar = self.progress.add_task("judging", total=num_done + len(pending), completed=num_done)
             return JudgeQueue(
                 judge,
                 lambda _row, _comparison: None,
-                lambda made: journal.append(made.to_json()),
+                lambda judgment: journal.append(judgment.to_json()),
                 lambda: self.progress.advance(bar),
             )
 
         if self.config.needs_ray:
-            return asyncio.run(self._judge_on_ray(todo, make_queue))
+            return asyncio.run(self._judge_on_ray(pending, make_queue))
         loading = self.progress.add_task("loading the judge", total=None)
         config = self.config.build_judge_config(str(self.out))
         judge = FlexJudge(load_engine(config.engine), config.settings)
         self.progress.update(loading, total=1, completed=1)
         try:
-            work = make_queue(judge.ajudge)
-            asyncio.run(work.judge_all(todo, self.config.concurrency))
-            return work.collect_in_order(todo)
+            queue = make_queue(judge.ajudge)
+            asyncio.run(queue.judge_all(pending, self.config.concurrency))
+            return queue.collect_in_order(pending)
         finally:
             judge.close()
 
     async def _judge_on_ray(
-        self, todo: Sequence[ItemRun], asking: Callable[[Callable[[Comparison], Awaitable[Judgment]]], JudgeQueue]
+        self, pending: Sequence[ItemRun], make_queue: Callable[[AskJudge], JudgeQueue]
     ) -> tuple[list[Judgment], dict[str, str]]:
         starting = self.progress.add_task("starting Ray", total=None)
-        # Of this folder only: on a shared cluster, others may have runs too.
-        name = hashlib.sha256(f"{platform.node()}:{self.out}".encode()).hexdigest()[:8]
+        # The name is unique to this folder, because others may have runs on a shared cluster.
+        suffix = hashlib.sha256(f"{platform.node()}:{self.out}".encode()).hexdigest()[:8]
         with connect(self.config.address) as cluster:
             judge = self.config.build_judge_config(str(self.out))
-            config = ServiceConfig(judge, self.config.replicas, name=f"flex-judge-eval-{name}").place_on(cluster)
+            config = ServiceConfig(
+                judge, self.config.replicas, name=f"flex-judge-eval-{suffix}", drain_s=PRIVATE_DRAIN_S
+            ).place_on(cluster)
             async with JudgeService(config, private=True) as service:
                 await service.wait_until_ready()
                 self.progress.update(starting, total=1, completed=1)
-                work = asking(service.judge)
-                await work.judge_all(todo, max(self.config.concurrency, 2 * config.max_requests))
-                return work.collect_in_order(todo)
+                queue = make_queue(service.judge)
+                # Twice what the replicas compute, so that none of them waits for the next request.
+                await queue.judge_all(pending, max(self.config.concurrency, 2 * config.max_requests))
+                return queue.collect_in_order(pending)

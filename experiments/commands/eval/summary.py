@@ -1,4 +1,4 @@
-"""What a run came to: figures by task and group, what was not judged and why, and published figures beside them."""
+"""Summary of a benchmark run: metrics by task and group, unjudged items with reasons, and published results."""
 
 from __future__ import annotations
 
@@ -40,30 +40,33 @@ _JUDGE_SETTINGS = (
     "video_fps",
     "video_max_pixels",
 )
-"""Settings that a summary repeats."""
+"""Settings in the summary; those of the judge are left out for a replay."""
 
 
 def build_summary(
     benchmark: Benchmark, config: EvalRun, data: BenchmarkData, outcomes: Sequence[ItemOutcome], out: Path | None = None
 ) -> dict[str, Any]:
-    """The summary of a run.
+    """Build the summary of a run.
 
     Args:
-        outcomes: of every item, those that are left out with no judgment.
-        out: the run's folder; None where nothing is kept, and the worst disagreements are left out.
+        benchmark: The benchmark.
+        config: Settings of the run.
+        data: Data of the benchmark.
+        outcomes: Outcomes of all items; items without a label have no judgment.
+        out: Folder of the run; None if nothing is stored, which leaves out the worst disagreements.
 
     Returns:
-        The headline of each task by its name (`agreement`), or, where there are several tasks, by task and name
-        (`pair.agreement`), each over all items, those without a verdict counted as wrong, if it is a share; then
-        everything else.
+        The headline metric of each task, as `agreement`, or as `pair.agreement` if there are several tasks; then
+        everything else. Headline metrics cover all items; in shares, items without a verdict count as wrong.
     """
-    judged = [one for one in outcomes if one.item.label is not None]
-    judgments = [judgment for one in judged for judgment in one.judgments]
-    tasks = {
-        name: _build_task_summary(benchmark, config, [one for one in judged if one.item.task == name], out)
-        for name in benchmark.spec.tasks
-        if any(one.item.task == name for one in judged)
-    }
+    labelled = [outcome for outcome in outcomes if outcome.item.label is not None]
+    judgments = [judgment for outcome in labelled for judgment in outcome.judgments]
+    tasks = {}
+    for name in benchmark.spec.tasks:
+        task_outcomes = [outcome for outcome in labelled if outcome.item.task == name]
+        if task_outcomes:
+            tasks[name] = _build_task_summary(benchmark, config, task_outcomes, out)
+    reasons = dict.fromkeys(j.provenance[NOT_JUDGED] for j in judgments if NOT_JUDGED in j.provenance)
     return {
         **_collect_headlines(benchmark, tasks),
         "benchmark": benchmark.spec.name,
@@ -71,21 +74,19 @@ def build_summary(
         "replay": config.replay,
         "out": str(out) if out else None,
         "items": len(outcomes),
-        "scored": sum(any(j.scores for j in one.judgments) for one in judged),
+        "scored": sum(any(j.scores for j in outcome.judgments) for outcome in labelled),
         "unscored": dict(Counter(get_unscored_reason(j) for j in judgments if j.scores is None).most_common()),
-        "not_judged": sum(any(_is_failed(j) for j in one.judgments) for one in judged),
-        "examples_not_judged": list(
-            dict.fromkeys(j.provenance[NOT_JUDGED] for j in judgments if NOT_JUDGED in j.provenance)
-        )[:10],
-        "left_out": dict(Counter(one.item.left_out for one in outcomes if one.item.label is None)),
+        "not_judged": sum(any(_is_failed(j) for j in outcome.judgments) for outcome in labelled),
+        "examples_not_judged": list(reasons)[:10],
+        "left_out": dict(Counter(outcome.item.left_out for outcome in outcomes if outcome.item.label is None)),
         "judgments": len(judgments),
-        "forced_answer": sum(vote.forced_answer is not None for one in judged for vote in one.votes),
-        "votes": sum(len(one.votes) for one in judged),
+        "forced_answer": sum(vote.forced_answer is not None for outcome in labelled for vote in outcome.votes),
+        "votes": sum(len(outcome.votes) for outcome in labelled),
         "notes": _collect_notes(benchmark, config, outcomes),
         "data": {"name": data.name, "files": list(data.files)[:20], "rows": len(data.records), "digest": data.digest},
         "settings": _collect_settings(config),
         "tasks": tasks,
-        "published": [asdict(one) for one in benchmark.spec.published],
+        "published": [asdict(result) for result in benchmark.spec.published],
     }
 
 
@@ -94,25 +95,26 @@ def _is_failed(judgment: Judgment) -> bool:
 
 
 def get_unscored_reason(judgment: Judgment) -> str:
-    """Why a judgment has no score, in a word."""
+    """Return why a judgment has no score: `not judged`, or its status."""
     return "not judged" if NOT_JUDGED in judgment.provenance else str(judgment.status)
 
 
 def build_item_row(benchmark: Benchmark, outcome: ItemOutcome) -> dict[str, Any]:
-    """What an item came to, as a row of `items.jsonl`."""
+    """Build the row of an item in `items.jsonl`."""
     scoring = benchmark.spec.tasks[outcome.item.task]
+    predictions: list[Any] = []
+    for judgment in outcome.judgments:
+        if isinstance(scoring, PairScoring):
+            predictions.append(extract_prediction(judgment, scoring.by_options))
+        else:
+            predictions.append(judgment.scores and list(judgment.scores))
     return {
         "id": outcome.item.id,
         "task": outcome.item.task,
         **outcome.item.groups,
         "label": outcome.item.label,
-        "said": [
-            extract_prediction(one, scoring.by_options)
-            if isinstance(scoring, PairScoring)
-            else one.scores and list(one.scores)
-            for one in outcome.judgments
-        ],
-        "status": [get_unscored_reason(one) if one.scores is None else str(one.status) for one in outcome.judgments],
+        "predictions": predictions,
+        "status": [get_unscored_reason(j) if j.scores is None else str(j.status) for j in outcome.judgments],
     }
 
 
@@ -121,74 +123,79 @@ def _build_task_summary(
 ) -> dict[str, Any]:
     scoring = benchmark.spec.tasks[outcomes[0].item.task]
     seed = config.judge.settings.seed
-    figures, tables = scoring.compute_metrics(outcomes, seed), scoring.compute_tables(outcomes, seed)
+    metrics, tables = scoring.compute_metrics(outcomes, seed), scoring.compute_tables(outcomes, seed)
+    worst = find_worst_items(scoring, outcomes) if out else []
     return {
         "headline": scoring.headline,
         "items": len(outcomes),
-        "figures": {name: figure.to_json() for name, figure in figures.items()},
+        "figures": {name: estimate.to_json() for name, estimate in metrics.items()},
         "tables": {
-            name: {group: figure.to_json() for group, figure in table.items()} for name, table in tables.items()
+            grouping: {group: estimate.to_json() for group, estimate in table.items()}
+            for grouping, table in tables.items()
         },
         "calibration": compute_calibration(scoring, outcomes),
         "biases": measure_biases(scoring, outcomes),
-        "worst": [_describe_disagreement(one, distance, out) for one, distance in find_worst_items(scoring, outcomes)]
-        if out
-        else [],
+        "worst": [_describe_disagreement(outcome, distance, out) for outcome, distance in worst],
     }
 
 
 def _collect_headlines(benchmark: Benchmark, tasks: dict[str, Any]) -> dict[str, float | None]:
-    found = {}
+    has_several_tasks = len(benchmark.spec.tasks) > 1
+    headlines: dict[str, float | None] = {}
     for name, task in tasks.items():
-        figure = task["figures"][task["headline"]]
-        value = figure["value"] if figure["strict"] is None else figure["strict"]
-        found[task["headline"] if len(benchmark.spec.tasks) == 1 else f"{name}.{task['headline']}"] = value
-    values = [value for value in found.values() if value is not None]
+        estimate = task["figures"][task["headline"]]
+        value = estimate["value"] if estimate["strict"] is None else estimate["strict"]
+        headlines[f"{name}.{task['headline']}" if has_several_tasks else task["headline"]] = value
+    values = [value for value in headlines.values() if value is not None]
+    # Published overall results are means over all tasks, so a run without a task has none.
     if benchmark.spec.overall and len(values) == len(benchmark.spec.tasks):
-        found["overall"] = sum(values) / len(values)
+        headlines["overall"] = sum(values) / len(values)
         majorities = [task["figures"].get("majority", {}).get("strict") for task in tasks.values()]
         if None not in majorities:
-            found["majority"] = sum(majorities) / len(majorities)
-    return found
+            headlines["majority"] = sum(majorities) / len(majorities)
+    return headlines
 
 
 def _collect_notes(benchmark: Benchmark, config: EvalRun, outcomes: Sequence[ItemOutcome]) -> list[str]:
-    """What a reader must know before comparing with published figures."""
+    """Collect what a reader must know before comparing with published results."""
     notes = []
     if config.limit is not None:
         notes.append(f"only {len(outcomes)} items, by --limit {config.limit}")
     else:
-        for task, count in benchmark.spec.counts.items():
-            found = sum(one.item.task == task for one in outcomes)
-            if found and found != count:
-                where = f" of {task}" if len(benchmark.spec.tasks) > 1 else ""
-                notes.append(f"{found} items{where} where the published version has {count}")
-    for name, value in benchmark.spec.protocol.items():
-        if flatten_values(config)[name] != value and not config.replay:
-            notes.append(f"{name} is {flatten_values(config)[name]}; the published protocol has {value}")
+        for task, published_count in benchmark.spec.counts.items():
+            count = sum(outcome.item.task == task for outcome in outcomes)
+            if count and count != published_count:
+                of_task = f" of {task}" if len(benchmark.spec.tasks) > 1 else ""
+                notes.append(f"{count} items{of_task}; the published version has {published_count}")
+    values = flatten_values(config)
+    for name, published_value in benchmark.spec.protocol.items():
+        if values[name] != published_value and not config.replay:
+            notes.append(f"{name} is {values[name]}; the published protocol has {published_value}")
     return notes + _collect_item_notes(outcomes) + (_collect_reply_notes(config, outcomes) if config.replay else [])
 
 
 def _collect_item_notes(outcomes: Sequence[ItemOutcome]) -> list[str]:
     notes = []
-    content = Counter(json.dumps(one.item.row.data, default=repr, sort_keys=True) for one in outcomes)
-    if twice := sum(times - 1 for times in content.values()):
-        notes.append(f"{twice} of {len(outcomes)} items are there more than once")
-    judged = [judgment for one in outcomes for judgment in one.judgments if not _is_failed(judgment)]
-    wordless = sum(judgment.scores is None for judgment in judged)
-    if 2 * wordless > len(judged):
-        notes.append(f"in {wordless} of {len(judged)} replies no verdict was found; look at how they are written")
+    contents = Counter(json.dumps(outcome.item.row.data, default=repr, sort_keys=True) for outcome in outcomes)
+    if num_repeated := sum(times - 1 for times in contents.values()):
+        notes.append(f"{num_repeated} of {len(outcomes)} items repeat an earlier item")
+    judged = [judgment for outcome in outcomes for judgment in outcome.judgments if not _is_failed(judgment)]
+    num_unscored = sum(judgment.scores is None for judgment in judged)
+    # A model fails now and then, but a format that the parser does not know fails most of the time.
+    if 2 * num_unscored > len(judged):
+        notes.append(f"no verdict in {num_unscored} of {len(judged)} replies; check the format of the replies")
     return notes
 
 
 def _collect_reply_notes(config: EvalRun, outcomes: Sequence[ItemOutcome]) -> list[str]:
     notes = []
-    runs = {len(one.judgments) for one in outcomes if not any(map(_is_failed, one.judgments)) and one.judgments}
+    judged = [outcome for outcome in outcomes if outcome.judgments and not any(map(_is_failed, outcome.judgments))]
+    runs = {len(outcome.judgments) for outcome in judged}
     if len(runs) > 1:
-        notes.append(f"items have from {min(runs)} to {max(runs)} runs")
+        notes.append(f"items have between {min(runs)} and {max(runs)} runs")
     is_random = config.judge.settings.order == "random"
-    if is_random and not any(vote.order[:1] == (1,) for one in outcomes for vote in one.votes):
-        notes.append('no reply says in which order it was read ("orders"), so all are taken as read in the order given')
+    if is_random and not any(vote.order[:1] == (1,) for outcome in outcomes for vote in outcome.votes):
+        notes.append('no reply has its reading order ("orders"); all are scored as read in the given order')
     return notes
 
 
@@ -198,19 +205,19 @@ def _collect_settings(config: EvalRun) -> dict[str, Any]:
 
 
 def _describe_disagreement(outcome: ItemOutcome, distance: float, out: Path | None) -> dict[str, Any]:
-    """One disagreement, with all that a reader needs to judge it."""
-    said = outcome.combined_judgment
+    """Describe one disagreement with everything that a reader needs to judge it."""
+    judgment = outcome.combined_judgment  # of all runs, as the metrics use it
     try:
         prompt, responses = describe_item(outcome.item, out)
-    except MediaError as e:  # judged from another copy, or gone since
+    except MediaError as e:  # the media were deleted since the item was judged
         prompt, responses = [{"text": str(e)}], []
     return {
         "id": outcome.item.id,
         "groups": dict(outcome.item.groups),
         "label": outcome.item.label,
-        "scores": said.scores and list(said.scores),
-        "choice": said.choice,
-        "reasoning": said.reasoning,
+        "scores": judgment.scores and list(judgment.scores),
+        "choice": judgment.choice,
+        "reasoning": judgment.reasoning,
         "distance": distance,
         "prompt": prompt,
         "responses": responses,
@@ -218,16 +225,19 @@ def _describe_disagreement(outcome: ItemOutcome, distance: float, out: Path | No
 
 
 THUMBNAIL_PIXELS = 320
-"""Of a copy, in pixels, at most."""
+"""Maximum width and height of a thumbnail, in pixels."""
 PICTURES = "pictures"
 
 
 def describe_item(item: Item, out: Path | None) -> tuple[list[dict[str, str]], list[list[dict[str, str]]]]:
-    """The parts of an item's question and of each of its responses: `{"text"}`, or `{"image"}` with the name of a file
-    in the run's folder, or `{"medium"}` with what stands for one that a page does not show.
+    """Describe the parts of the question and of each response for the report page.
+
+    Returns:
+        Parts of the question, and parts of each response. A part is `{"text"}`, `{"image"}` with the name of a file in
+        the run folder, or `{"medium"}` with a short text instead of a medium that a page cannot show.
 
     Raises:
-        MediaError: a medium cannot be read.
+        MediaError: A medium cannot be read.
     """
     comparison = item.row.load_comparison()
     prompt = [part for message in comparison.prompt for part in _describe_content(message.content, out)]
@@ -239,9 +249,11 @@ def _describe_content(content: Content, out: Path | None) -> list[dict[str, str]
 
 
 def _describe_medium(medium: Media, out: Path | None) -> dict[str, str]:
+    # A video is shown by its first frame; audio and molecules by their names.
     frame = medium.frames[0] if medium.frames else medium
     if frame.modality != Modality.IMAGE or out is None:
         return {"medium": f"{medium.modality}: {Path(medium.name).name}"}
+    # Named by content, so that an image of several items is stored once.
     name = f"{PICTURES}/{hashlib.sha256(frame.data).hexdigest()[:16]}.jpg"
     if not (out / name).exists():
         (out / PICTURES).mkdir(exist_ok=True)

@@ -36,31 +36,31 @@ METRIC_TITLES = {
     "system_mse": "system MSE",
     "overall": "overall",
 }
-"""Titles of the metrics."""
-_MOST_GROUPS = 30
+"""Titles of the metrics in tables."""
+_MAX_GROUPS = 30  # a terminal table with more groups than this is unreadable; the page has all of them
 _WITHOUT_TIES = {
     "decided": ("accuracy", "agreement"),
     "without_ties": ("accuracy", "agreement"),
     "macro_without_ties": ("macro",),
 }
-"""Metrics that leave ties out, and the metrics that they equal if nothing is tied."""
+"""Metrics that leave ties out, with the metrics that have the same value if there are no ties."""
 
 
 def print_json(summary: Mapping[str, Any]) -> None:
-    """Print the summary as one JSON object on one line, without the texts of items, which are in the run's folder."""
+    """Print the summary as one line of JSON, without the texts of the worst items."""
     tasks = {name: {k: v for k, v in task.items() if k != "worst"} for name, task in summary["tasks"].items()}
     print(json.dumps({**summary, "tasks": tasks}))
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print the metrics of a run, and the items that were not judged."""
+    """Print the metrics of a run and the items that were not judged."""
     console = open_console()
     for name, task in summary["tasks"].items():
         title = f"{summary['benchmark']}, {name}: {format_count(task['items'], 'item')}"
-        print_table(replace(build_metrics_table(task, _MOST_GROUPS), title=title))
-    for name, words in (("overall", "overall"), ("majority", "overall, by majority of runs")):
+        print_table(replace(build_metrics_table(task, _MAX_GROUPS), title=title))
+    for name, title in (("overall", "overall"), ("majority", "overall, by majority of runs")):
         if name in summary:
-            console.print(f"{words}, the mean of the tasks: {_format_score(summary[name])}")
+            console.print(f"{title} (mean of the tasks): {_format_score(summary[name])}")
     if published := build_published_table(summary):
         print_table(replace(published, title="published results"))
     lines = format_summary_lines(summary)
@@ -70,17 +70,17 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         console.print(escape_control_characters(line), markup=False)
 
 
-def build_metrics_table(task: Mapping[str, Any], most_groups: int | None = None) -> Table:
-    """The metrics of a task, over all items and then by group.
+def build_metrics_table(task: Mapping[str, Any], max_groups: int | None = None) -> Table:
+    """Build the table of a task: metrics over all items, then the headline metric by group.
 
     Args:
-        task: a task of the summary.
-        most_groups: leave out groupings with more groups than this.
+        task: Task of the summary.
+        max_groups: Leave out groupings with more groups.
     """
     rows: list[TableRow] = [
         (get_metric_title(metric), *_format_cells(estimate)) for metric, estimate in task["figures"].items()
     ]
-    tables = {name: groups for name, groups in task["tables"].items() if not most_groups or len(groups) <= most_groups}
+    tables = {name: groups for name, groups in task["tables"].items() if not max_groups or len(groups) <= max_groups}
     for grouping, groups in tables.items():
         rows.append(RULE)
         rows += [(f"{grouping} {group}", *_format_cells(estimate)) for group, estimate in groups.items()]
@@ -89,79 +89,80 @@ def build_metrics_table(task: Mapping[str, Any], most_groups: int | None = None)
 
 
 def format_summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """List the items without a verdict or a judgment, and the notes, one line each."""
+    """Format counts of items without a verdict or judgment, and the notes, one per line."""
     lines = []
     if summary["unscored"]:
         reasons = ", ".join(f"{n} {status}" for status, n in summary["unscored"].items())
         lines.append(f"without a verdict: {reasons} (of {format_count(summary['judgments'], 'judgment')})")
-    lines += [f"not judged: {why}" for why in summary["examples_not_judged"]]
-    lines += [f"left out: {format_count(n, 'item')}: {why}" for why, n in summary["left_out"].items()]
+    lines += [f"not judged: {reason}" for reason in summary["examples_not_judged"]]
+    lines += [f"left out: {format_count(n, 'item')}: {reason}" for reason, n in summary["left_out"].items()]
     lines += [f"note: {note}" for note in summary["notes"]]
     return lines
 
 
 def get_metric_title(name: str) -> str:
-    """The title of a metric; for the metric of a group, the group's name."""
+    """Return the title of a metric; for the metric of a group, the name of the group."""
     return METRIC_TITLES.get(name) or name.partition(".")[2] or name
 
 
-def get_exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
+def compute_exit_status(summary: Mapping[str, Any], max_failures: int) -> int:
     """Return 1 if more items than `max_failures` were not judged, else 0."""
     return int(summary["not_judged"] > max_failures)
 
 
 def build_published_table(summary: Mapping[str, Any]) -> Table | None:
-    """This judge's results above the published ones; None if none were published."""
+    """Build the table of this run above published results; None without published results."""
     published: Sequence[Mapping[str, Any]] = summary["published"]
-    names = list(dict.fromkeys(name for one in published for name in one["figures"]))
+    names = list(dict.fromkeys(name for result in published for name in result["figures"]))
     if not names:
         return None
-    several = len({name.partition(".")[0] for name in names if "." in name}) > 1
+    has_several_tasks = len({name.partition(".")[0] for name in names if "." in name}) > 1
     titles = [
-        f"{task}: {get_metric_title(metric)}" if several and metric else get_metric_title(metric or task)
+        f"{task}: {get_metric_title(metric)}" if has_several_tasks and metric else get_metric_title(metric or task)
         for task, _, metric in (name.partition(".") for name in names)
     ]
-    ours = {name: value for name in names if (value := find_metric(summary, name)) is not None}
+    measured = {name: value for name in names if (value := find_metric(summary, name)) is not None}
+    results: list[tuple[str, Mapping[str, float], str]] = [(str(summary["judge"]), measured, "this run")]
+    results += [(result["judge"], result["figures"], result["source"]) for result in published]
     rows: list[TableRow] = [
-        (judge, *(_format_score(figures[name]) if name in figures else "" for name in names), source)
-        for judge, figures, source in (
-            (str(summary["judge"]), ours, "this run"),
-            *((one["judge"], one["figures"], one["source"]) for one in published),
-        )
+        (judge, *(_format_score(metrics[name]) if name in metrics else "" for name in names), source)
+        for judge, metrics, source in results
     ]
     note = "Items without a verdict count as wrong if a metric is a share."
     return Table(("", *titles, "source"), rows, note=note, highlight=0)
 
 
 def find_metric(summary: Mapping[str, Any], name: str) -> float | None:
-    """Look up a metric by `task.metric`, `task.grouping.group`, or `overall`; None if the run does not have it."""
-    task, _, rest = name.partition(".")
-    if not rest:
+    """Find the value of a metric by `task.metric`, `task.grouping.group` or `overall`; None if the run lacks it."""
+    task_name, _, metric = name.partition(".")
+    if not metric:
         value = summary.get(name)
         return value if isinstance(value, int | float) else None
-    found = summary["tasks"].get(task)
-    if not found:
+    task = summary["tasks"].get(task_name)
+    if not task:
         return None
-    figures = found["figures"]
-    figure = figures.get(rest)
-    if figure is None and rest in _WITHOUT_TIES:  # nothing was tied, so it is the same
-        figure = next((figures[one] for one in _WITHOUT_TIES[rest] if one in figures), None)
-    if figure is None:
-        grouping, _, group = rest.partition(".")
-        figure = found["tables"].get(grouping, {}).get(group)
-    if figure is None:
+    metrics = task["figures"]
+    estimate = metrics.get(metric)
+    if estimate is None and metric in _WITHOUT_TIES:
+        # A run without ties leaves these metrics out, because they equal the metrics with ties.
+        estimate = next((metrics[equal] for equal in _WITHOUT_TIES[metric] if equal in metrics), None)
+    if estimate is None:
+        grouping, _, group = metric.partition(".")
+        estimate = task["tables"].get(grouping, {}).get(group)
+    if estimate is None:
         return None
-    value = figure["value"] if figure["strict"] is None else figure["strict"]
+    # Published results count missing verdicts as wrong, which is the strict value.
+    value = estimate["value"] if estimate["strict"] is None else estimate["strict"]
     return value if isinstance(value, int | float) else None
 
 
 def _format_score(value: float | None) -> str:
-    """A metric with as many digits as the published ones."""
+    """Format a metric with four digits, which is enough for published results."""
     return str(as_number(value, digits=4))
 
 
 def _format_cells(estimate: Mapping[str, Any]) -> tuple[Cell, ...]:
-    """Value, interval, value with missing verdicts counted as wrong, and number of scored items."""
+    """Format value, interval, value with missing verdicts counted as wrong, and number of scored items."""
     plain = as_number(estimate, digits=4)
     strict = as_number(estimate["strict"], digits=4)
     if estimate["strict"] not in (None, estimate["value"]) and estimate["strict_low"] is not None:

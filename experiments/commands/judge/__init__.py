@@ -1,4 +1,4 @@
-"""`flex-judge judge`: judge the comparisons of a file."""
+"""`flex-judge judge`: judge the comparisons of a file, or one comparison from flags."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from flex_judge.experiments.common.flags import add_flags
     from flex_judge.judges.rubrics import list_rubrics
 
-    one = "--prompt TEXT --response TEXT [--response TEXT ...]"
-    parser.usage = f"%(prog)s FILE [options]\n       %(prog)s {one} [options]"
-    parser.epilog = f"Rubrics that come with it: {', '.join(list_rubrics())}."
-    parser.add_argument("file", metavar="FILE", nargs="?", help="comparisons as .jsonl or .parquet")
+    single = "--prompt TEXT --response TEXT [--response TEXT ...]"
+    parser.usage = f"%(prog)s FILE [options]\n       %(prog)s {single} [options]"
+    parser.epilog = f"Preset rubrics: {', '.join(list_rubrics())}."
+    parser.add_argument("file", metavar="FILE", nargs="?", help="Comparisons, as .jsonl or .parquet")
     parser.add_argument(
-        "--json", action="store_true", help="print judgments as JSON lines; what a FILE without --out does anyway"
+        "--json", action="store_true", help="Print judgments as JSON lines; the default for a FILE without --out"
     )
-    group = parser.add_argument_group("one comparison instead of a file; @FILE stands for what is in a file, @@ for @")
-    group.add_argument("--prompt", metavar="TEXT", help="the question")
-    group.add_argument("--response", metavar="TEXT", action="append", help="an answer; repeat it to compare several")
+    group = parser.add_argument_group("single comparison, instead of a FILE")
+    group.add_argument("--prompt", metavar="TEXT", help="Question; @FILE reads it from a file, and @@ is a literal @")
+    group.add_argument(
+        "--response",
+        metavar="TEXT",
+        action="append",
+        help="Answer, @FILE reads it from a text or media file; repeat the flag to compare several answers",
+    )
     for medium, metavar in (("image", "FILE"), ("video", "FILE"), ("audio", "FILE"), ("molecule", "SMILES")):
-        said = f"{medium} that belongs to the question; may be repeated"
-        group.add_argument(f"--{medium}", metavar=metavar, action="append", default=[], help=said)
+        help_text = f"{medium.capitalize()} that belongs to the question; may be repeated"
+        group.add_argument(f"--{medium}", metavar=metavar, action="append", default=[], help=help_text)
     add_flags(parser, JudgeRun)
 
 

@@ -13,44 +13,45 @@ from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, se
 
 @settings_class(kw_only=True)
 class JudgeRun(JudgeFlags):
-    """Settings of a run of the judge over comparisons."""
+    """Settings of a run over comparisons."""
 
     rubric: str = setting(
-        "general", "Rubric of comparisons that name none: a preset or a TOML file", metavar="NAME", group=JUDGING
+        "general", "Rubric of comparisons that name none: preset or TOML file", metavar="NAME", group=JUDGING
     )
     concurrency: PositiveInt = setting(
         256, "Maximum number of comparisons in progress at a time", metavar="N", group=MODEL
     )
     out: str | None = setting(
         None,
-        "Write judgments to this .jsonl or .parquet file; a run that is there is resumed",
+        "Output file for judgments, .jsonl or .parquet; an existing run in it is resumed (default: standard output)",
         metavar="FILE",
         group=RESULTS,
     )
     ledger: str | None = setting(
-        None, "Record every generation in this file (default: next to --out)", metavar="FILE", group=RESULTS
+        None, "Ledger that records every generation (default: next to --out)", metavar="FILE", group=RESULTS
     )
-    no_ledger: bool = setting(False, "Record no generations, only judgments", group=RESULTS)
+    no_ledger: bool = setting(False, "Do not record generations, only judgments", group=RESULTS)
     replay: str | None = setting(
         None,
-        "Read generations from this ledger instead of running a model",
+        "Ledger to read generations from, instead of running a model",
         metavar="LEDGER",
         group=RESULTS,
     )
     max_failures: NonNegativeInt = setting(
-        0, "Number of comparisons without a score above which the exit status is 1", metavar="N", group=RESULTS
+        0, "Maximum number of comparisons without a score; more give exit status 1", metavar="N", group=RESULTS
     )
 
     def __post_init__(self) -> None:
         if self.replay and (self.ledger or self.no_ledger):
             raise UsageError("--replay reads a ledger and writes none; leave out --ledger and --no-ledger")
         if self.ledger and self.no_ledger:
-            raise UsageError("--ledger and --no-ledger exclude each other")
+            raise UsageError("--ledger and --no-ledger exclude each other; leave one out")
 
     @property
     def engine_config(self) -> EngineConfig:
-        """What runs the judge, and the ledger that it writes to or is replayed from."""
+        """Engine of the judge with its ledger; for a replay, the engine that reads the ledger."""
         if self.replay:
+            # The replay engine takes the ledger in place of a model, and learns model and profile from it.
             return EngineConfig(self.replay, "replay", max_model_len=self.judge.engine.max_model_len)
         ledger = self.ledger or (f"{self.out}.ledger" if self.out and not self.no_ledger else None)
         return replace(self.judge.engine, ledger=ledger)

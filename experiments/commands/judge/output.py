@@ -1,4 +1,4 @@
-"""The file of judgments that `flex-judge judge` writes: after a crash, the same command goes on from it."""
+"""Output file of `flex-judge judge`, which lets the same command resume after a crash."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from flex_judge.judges.judgments import Judgment, Status
 
 ENDINGS = (".jsonl", ".parquet")
 _REQUIRED_KEYS = {"id", "status", "votes", "provenance"}
-_ROW_PREFIX = b'{"id": '  # of every row that a judgment is written as
+_ROW_PREFIX = b'{"id": '  # how every row of a judgment starts, see Judgment.to_json
 
 
 class JudgmentFile:
-    """An open file of judgments; made by `opened`."""
+    """Open file of judgments, see `open_judgment_file`."""
 
     def __init__(self, path: Path, journal: Journal) -> None:
         self.path = path
@@ -29,72 +29,80 @@ class JudgmentFile:
 
     @property
     def log_path(self) -> Path:
-        """Where what libraries print goes, and what was not judged."""
+        """Log of library output and of rows that could not be judged."""
         return self.path.with_name(self.path.name + ".log")
 
     def find_final_judgment(self, id: str, key: str) -> Judgment | None:
-        """What an earlier run made of the same comparison, unless another try may end otherwise.
+        """Find the judgment of an earlier run; None if it is missing or if a retry may succeed.
 
         Args:
-            id: of the comparison.
-            key: of the comparison and its judge, see `FlexJudge.key`.
+            id: Id of the comparison.
+            key: Key of the comparison and its judge, see `FlexJudge.compute_key`.
         """
         row = self._journal.rows.get(id)
         if row is None or row["provenance"].get("key") != key:
             return None
         judgment = Judgment.from_json(row)
-        # Whether a prompt is too long depends on the model's context, which is no part of the key.
+        # An overlong prompt is retried, because the context length of the model is not part of the key.
         statuses = {judgment.status, *(vote.status for vote in judgment.votes)}
         return judgment if all(s.is_final and s != Status.OVERLONG for s in statuses) else None
 
     def add(self, judgment: Judgment) -> None:
-        """Put a judgment into the file; the death of this process does not lose it."""
+        """Append a judgment, so that it survives a crash of this process."""
         self._journal.append(judgment.to_json())
 
-    def finish(self, judgments: Sequence[Judgment], lost: Collection[str] = ()) -> None:
-        """Make these the file's content, in this order, then what earlier runs made of rows that are lost in this one:
-        an image that cannot be read today takes nothing away."""
-        earlier = [self._journal.rows[name] for name in lost if name in self._journal.rows]
-        write_table(self.path, [*(judgment.to_json() for judgment in judgments), *earlier])
+    def finish(self, judgments: Sequence[Judgment], failed: Collection[str] = ()) -> None:
+        """Rewrite the file with the judgments in this order, then stored judgments of rows that failed in this run.
+
+        A row may fail now and have a judgment from an earlier run, for example if its image has become unreadable.
+        """
+        stored = [self._journal.rows[row_id] for row_id in failed if row_id in self._journal.rows]
+        # The journal has judgments in the order of completion, and may have several of one comparison.
+        write_table(self.path, [*(judgment.to_json() for judgment in judgments), *stored])
         if self._journal.path != self.path:
             self._journal.path.unlink()
 
 
 @contextmanager
 def open_judgment_file(path: Path, ids: Collection[str]) -> Iterator[JudgmentFile]:
-    """Open the file of a run's judgments, for this process alone.
+    """Open and lock the file of a run's judgments.
 
-    Judgments are put one by one into the file itself, or, as Parquet can only be written as a whole, into a file of
-    JSON lines beside it, until it is finished.
+    Judgments are appended to the file itself. Parquet can only be written as a whole, so for Parquet they are appended
+    to a JSON lines file next to it until the run is finished.
 
     Args:
-        path: a `.jsonl` or `.parquet` file; it and its folder are made.
-        ids: of all comparisons of the run.
+        path: A `.jsonl` or `.parquet` file; created with its folder if it does not exist.
+        ids: Ids of all comparisons of the run.
+
+    Yields:
+        The open file.
 
     Raises:
-        UsageError: it cannot be written, is in use, or holds something else than judgments of these comparisons. What
-            it holds is then as it was.
+        UsageError: The file cannot be written, is in use, or holds anything other than judgments of these comparisons.
+            It is left unchanged.
     """
     if path.suffix not in ENDINGS:
         raise UsageError(f"--out {path}: expected a file that ends in {' or '.join(ENDINGS)}")
-    working = path.with_name(path.name + ".jsonl") if path.suffix == ".parquet" else path
-    rows = _read_finished_rows(path, ids) if path != working and path.exists() else {}
-    with _lock_file(working):
+    journal_path = path.with_name(path.name + ".jsonl") if path.suffix == ".parquet" else path
+    finished_rows = _read_finished_rows(path, ids) if path != journal_path and path.exists() else {}
+    with _lock_file(journal_path):
         try:
-            _check_first_line(working)
-            with Journal(working) as journal:
-                _check_rows(working, journal.rows, ids)
-                journal.rows = rows | journal.rows
+            _check_first_line(journal_path)
+            with Journal(journal_path) as journal:
+                _check_rows(journal_path, journal.rows, ids)
+                # A journal next to a finished Parquet file is newer than the file.
+                journal.rows = finished_rows | journal.rows
                 yield JudgmentFile(path, journal)
         except BaseException:
-            if working.exists() and not working.stat().st_size:  # made by us, for nothing
-                working.unlink()
+            # _lock_file created the file; a failed run without a judgment leaves nothing behind.
+            if journal_path.exists() and not journal_path.stat().st_size:
+                journal_path.unlink()
             raise
 
 
 @contextmanager
 def _lock_file(path: Path) -> Iterator[None]:
-    """Hold a file, made where there is none, for this process alone."""
+    """Lock a file against other processes; create it if it does not exist."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
@@ -105,31 +113,35 @@ def _lock_file(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
             raise UsageError(f"{path}: is in use by another process; wait for it, or choose another --out") from e
+        # The other process may have replaced the file between our open and our lock; we then hold a deleted file.
         if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-            raise UsageError(f"{path}: another process has just finished it; run the same again")
+            raise UsageError(f"{path}: another process has just finished it; run the same command again")
         yield
 
 
 def _read_finished_rows(path: Path, ids: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The judgments of a finished file."""
-    found = [row for _, row in read_table(path)]
-    if any(not isinstance(row.get("id"), str) for row in found):
+    """Read the judgments of a finished file, by id."""
+    table = [row for _, row in read_table(path)]
+    if any(not isinstance(row.get("id"), str) for row in table):
         raise _make_foreign_file_error(path)
-    rows = {row["id"]: row for row in found}
+    rows = {row["id"]: row for row in table}
     _check_rows(path, rows, ids)
     return rows
 
 
 def _check_first_line(path: Path) -> None:
-    """Refuse a file that is not ours before a `Journal` cuts off what seems to be half a line of ours."""
+    """Reject a file of anything other than judgments.
+
+    Must run before `Journal` opens the file, because `Journal` cuts off an incomplete last line.
+    """
     with path.open("rb") as file:
         first = file.readline()
-    if not first.strip(b"\0"):  # empty, or what a power cut leaves of a first line
+    if not first.strip(b"\0"):  # empty; a power cut can also leave a line of null bytes
         return
     try:
         row = json.loads(first)
     except ValueError:
-        # Half a line, and of a judgment as far as it goes.
+        # An incomplete line is accepted if it can be the start of a judgment.
         if first.endswith(b"\n") or not (first.startswith(_ROW_PREFIX) or _ROW_PREFIX.startswith(first)):
             raise _make_foreign_file_error(path) from None
         return
@@ -138,12 +150,12 @@ def _check_first_line(path: Path) -> None:
 
 
 def _check_rows(path: Path, rows: Mapping[str, Mapping[str, Any]], ids: Collection[str]) -> None:
-    for name, row in rows.items():
+    for row_id, row in rows.items():
         if not row.keys() >= _REQUIRED_KEYS or not isinstance(row["provenance"], dict):
             raise _make_foreign_file_error(path)
-        if name not in ids:
-            raise UsageError(f"{path}: holds a judgment of {name!r}, which is not judged here; choose another --out")
+        if row_id not in ids:
+            raise UsageError(f"{path}: holds a judgment of {row_id!r}, which is not in this run; choose another --out")
 
 
 def _make_foreign_file_error(path: Path) -> UsageError:
-    return UsageError(f"{path}: holds something else than judgments; choose another --out")
+    return UsageError(f"{path}: holds something other than judgments; choose another --out")

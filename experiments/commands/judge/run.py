@@ -1,4 +1,4 @@
-"""`flex-judge judge`: judge comparisons of a file, or one from flags; resumable, and nothing is lost on the way."""
+"""`flex-judge judge`: judge comparisons of a file, or one from flags. An interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -22,62 +22,76 @@ if TYPE_CHECKING:
 
 
 class JudgeableRow(Protocol):
-    """What can be judged: a row of a file, see `flex_judge.judges.io.files.Row`, or what flags gave."""
+    """Row with a comparison: of a file, see `flex_judge.judges.io.files`, or from flags."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Id of the comparison, unique within a run."""
+        ...
 
     @property
     def where(self) -> str:
-        """File and row, for messages."""
+        """File and row, for error messages."""
         ...
 
     def load_comparison(self) -> Comparison:
-        """The comparison, media read; raises UsageError, beginning with `where`, if they cannot be."""
+        """Load the comparison with its media.
+
+        Raises:
+            UsageError: The media cannot be read; the message starts with `where`.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class LoadedRow:
-    """A comparison that is there already."""
+    """Row with a comparison that is in memory already."""
 
-    given: Comparison
+    loaded: Comparison
     where: str = "the comparison"
 
     @property
     def id(self) -> str:
-        return self.given.id
+        """Id of the comparison."""
+        return self.loaded.id
 
     def load_comparison(self) -> Comparison:
-        return self.given
+        """Return the comparison."""
+        return self.loaded
 
 
 @dataclass
 class JudgeResult:
-    """What a run came to."""
+    """Judgments, errors and counts of a run."""
 
     judgments: list[Judgment] = field(default_factory=list)
-    """In the order of the rows, without those that were lost."""
-    lost: dict[str, str] = field(default_factory=dict)
-    """Id of a row that could not be judged at all -> where it is, and why. In the order of the rows."""
-    kept: int = 0
-    """Judgments that an earlier run had made."""
+    """Judgments in the order of the rows, without rows that failed."""
+    errors: dict[str, str] = field(default_factory=dict)
+    """Error of each row that could not be judged, by row id, in the order of the rows."""
+    num_stored: int = 0
+    """Number of judgments from earlier runs."""
     hits: int | None = None
-    """Requests to the engine that a ledger answered; None without a ledger."""
+    """Number of engine requests that the ledger answered; None without a ledger."""
     requests: int = 0
-    """All requests to the engine; 0 without a ledger."""
+    """Number of all engine requests; 0 without a ledger."""
 
     @property
     def failures(self) -> Counter[str]:
-        """Why comparisons have no score -> how many."""
+        """Number of comparisons without a score, by reason."""
         counts = Counter(str(j.status) for j in self.judgments if j.scores is None)
-        if self.lost:
-            counts["not judged"] = len(self.lost)
+        if self.errors:
+            counts["not judged"] = len(self.errors)
         return counts
 
 
 def check_judge(config: JudgeRun) -> None:
-    """Raise UsageError if the judge cannot be had. Loads no model and, the adapter apart, downloads none."""
+    """Check that the judge can be loaded, without loading it.
+
+    Downloads nothing except the adapter.
+
+    Raises:
+        UsageError: The judge cannot be loaded.
+    """
     if config.replay or resolve_engine(config.judge.engine.engine) == "scripted":
         return
     check_model(config.judge.engine.model, config.judge.engine.adapter)
@@ -89,15 +103,15 @@ def judge_rows(
     """Judge rows.
 
     Args:
-        config: the judge, and how it judges. Its `out` is not looked at.
-        rows: no two with one id.
-        output: judgments are in that file as soon as they are made, and those that are in it already, of the same
-            comparison by the same judge, are not made again.
-        progress: shows how far it is.
+        config: Settings of the judge; its `out` is ignored.
+        rows: Rows with unique ids.
+        output: File to which each judgment is written as soon as it is there. It already
+            holds judgments of earlier runs, which are reused if comparison and judge are the same.
+        progress: Display for progress bars.
 
     Raises:
-        UsageError: the judge cannot be loaded.
-        EngineLostError: the engine died; what was judged is in `output`.
+        UsageError: The judge cannot be loaded.
+        EngineLostError: The engine died; finished judgments are in `output`.
     """
     result = JudgeResult()
     if progress:
@@ -106,13 +120,15 @@ def judge_rows(
     judge = FlexJudge(engine, config.build_settings(engine.model_id))
     if progress:
         progress.update(loading, total=1, completed=1)
-    # A replay is there to read the replies again, so it keeps nothing that was read before.
-    keeps = output if not config.replay else None
+    # The purpose of a replay is to parse the recorded replies again, so it reuses no stored judgment.
+    reusable = output if not config.replay else None
 
-    def find_stored(row: JudgeableRow, comparison: Comparison) -> Judgment | None:
-        found = keeps.find_final_judgment(row.id, judge.compute_key(comparison)) if keeps else None
-        result.kept += found is not None
-        return found
+    def find_stored_judgment(row: JudgeableRow, comparison: Comparison) -> Judgment | None:
+        if reusable is None:
+            return None
+        judgment = reusable.find_final_judgment(row.id, judge.compute_key(comparison))
+        result.num_stored += judgment is not None
+        return judgment
 
     bar = progress.add_task("judging", total=len(rows)) if progress else None
 
@@ -120,83 +136,86 @@ def judge_rows(
         if progress and bar is not None:
             progress.advance(bar)
 
-    asking = JudgeQueue(judge.ajudge, find_stored, output.add if output else lambda _: None, advance_bar)
+    queue = JudgeQueue(judge.ajudge, find_stored_judgment, output.add if output else lambda _: None, advance_bar)
     try:
-        asyncio.run(asking.judge_all(rows, config.concurrency))
+        asyncio.run(queue.judge_all(rows, config.concurrency))
     finally:
         judge.close()
-    result.judgments, result.lost = asking.collect_in_order(rows)
+    result.judgments, result.errors = queue.collect_in_order(rows)
     result.hits = getattr(engine, "hits", None)
     result.requests = (result.hits or 0) + getattr(engine, "misses", 0)
     if output:
-        output.finish(result.judgments, lost=result.lost)
+        output.finish(result.judgments, failed=result.errors)
     return result
 
 
 class JudgeQueue:
-    """Rows on their way through a judge."""
+    """Queue that judges rows with limited concurrency and collects judgments and errors.
+
+    Args:
+        ask: Judge of one comparison, such as `FlexJudge.ajudge` or the method of a service.
+        find_stored: Lookup of a stored judgment.
+        store: Callback for each new judgment.
+        advance: Callback for each finished row.
+    """
 
     def __init__(
         self,
         ask: Callable[[Comparison], Awaitable[Judgment]],
-        kept: Callable[[JudgeableRow, Comparison], Judgment | None],
-        add: Callable[[Judgment], None],
+        find_stored: Callable[[JudgeableRow, Comparison], Judgment | None],
+        store: Callable[[Judgment], None],
         advance: Callable[[], None],
     ) -> None:
-        """
-        Args:
-            ask: judges a comparison: `FlexJudge.ajudge`, or that of a service.
-            kept: what was judged before.
-            add: is given what is judged now.
-            advance: is called when a row is done.
-        """
-        self._ask, self._kept, self._add, self._advance = ask, kept, add, advance
-        self._found: dict[str, Judgment] = {}
-        self._lost: dict[str, str] = {}
+        self._ask, self._find_stored, self._store, self._advance = ask, find_stored, store, advance
+        self._judgments: dict[str, Judgment] = {}
+        self._errors: dict[str, str] = {}
 
     async def judge_all(self, rows: Sequence[JudgeableRow], concurrency: int) -> None:
-        """Judge rows, so many at a time.
+        """Judge rows, at most `concurrency` at a time.
 
         Raises:
-            EngineLostError: the engine died.
-            LedgerError: what is judged cannot be recorded.
+            EngineLostError: The engine died.
+            LedgerError: A generation cannot be recorded.
         """
-        waiting = iter(rows)
+        pending = iter(rows)
 
-        async def judge_waiting_rows() -> None:
-            for row in waiting:
+        async def judge_pending_rows() -> None:
+            for row in pending:
                 await self._judge_row(row)
                 self._advance()
 
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(min(concurrency, len(rows))):
-                    tasks.create_task(judge_waiting_rows())
-        except ExceptionGroup as e:  # a lost engine loses all that were under way, in the same words
+                    tasks.create_task(judge_pending_rows())
+        except ExceptionGroup as e:
+            # A dead engine raises the same error in every worker, so the first one says it all.
             raise e.exceptions[0] from e
 
     def collect_in_order(self, rows: Sequence[JudgeableRow]) -> tuple[list[Judgment], dict[str, str]]:
-        """The judgments of rows, and why others have none, see `Result`."""
-        found = [self._found[row.id] for row in rows if row.id in self._found]
-        return found, {row.id: self._lost[row.id] for row in rows if row.id in self._lost}
+        """Collect the judgments, and the errors by row id, in the order of the rows; see `JudgeResult`."""
+        judgments = [self._judgments[row.id] for row in rows if row.id in self._judgments]
+        return judgments, {row.id: self._errors[row.id] for row in rows if row.id in self._errors}
 
     async def _judge_row(self, row: JudgeableRow) -> None:
-        """Judge a row, or note why it cannot be: its own fault does not hold up the others."""
+        """Judge a row, or store its error, so that the other rows continue."""
         try:
-            comparison = await asyncio.to_thread(row.load_comparison)  # which reads files
+            # In a thread, because it reads and decodes media files.
+            comparison = await asyncio.to_thread(row.load_comparison)
         except UsageError as e:
-            self._lost[row.id] = to_one_line(e)
+            self._errors[row.id] = to_one_line(e)
             return
         try:
-            judgment = self._kept(row, comparison)
+            judgment = self._find_stored(row, comparison)
             if judgment is not None:
-                self._found[row.id] = judgment
+                self._judgments[row.id] = judgment
                 return
             judgment = await self._ask(comparison)
         except LedgerError:
-            raise  # what cannot be recorded ends the run
+            # A ledger that cannot be written fails for every row. It is caught here because it is also a UsageError.
+            raise
         except (NotRecordedError, RenderError, UsageError) as e:
-            self._lost[row.id] = f"{row.where}: {to_one_line(e).removeprefix(f'comparison {row.id!r}: ')}"
+            self._errors[row.id] = f"{row.where}: {to_one_line(e).removeprefix(f'comparison {row.id!r}: ')}"
             return
-        self._found[row.id] = judgment
-        self._add(judgment)
+        self._judgments[row.id] = judgment
+        self._store(judgment)

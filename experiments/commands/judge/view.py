@@ -1,4 +1,4 @@
-"""Terminal output of `flex-judge judge`: one judgment, or the summary of a file of them."""
+"""Command and terminal output of `flex-judge judge`: one judgment, or the summary of a file."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.types import Comparison, Content, Message, content_to_text, split_content
 
 MAX_FAILED_ROWS = 10
-"""Rows that are named in the summary; where there are more, the log names all."""
+"""Maximum number of failed rows in the summary; if there are more, the log names all of them."""
 SUFFIXES: Mapping[str, Modality] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"), Modality.IMAGE),
     **dict.fromkeys((".mp4", ".mkv", ".webm", ".mov", ".avi"), Modality.VIDEO),
     **dict.fromkeys((".wav", ".mp3", ".flac", ".ogg", ".m4a"), Modality.AUDIO),
 }
-"""What a file given as `@FILE` is, by its ending; any other is text."""
+"""Media type of a file given as `@FILE`, by its ending; other files are text."""
 
 
 def main(config: JudgeRun, options: argparse.Namespace) -> int:
     """Run the command.
 
     Args:
-        config: the settings.
-        options: `file`, or `prompt`, `response` and media; `json` and `config`, as the command line gave them.
+        config: Settings of the run.
+        options: Parsed flags that are not settings: `file`, or `prompt`, `response` and media; `json` and `config`.
 
     Returns:
         The exit status.
 
     Raises:
-        UsageError: nothing can be judged; nothing was started or written then, but by a judge that does not load.
+        UsageError: Bad input. Nothing was written, unless the judge failed while it was loaded.
     """
     _check_options(config, options)
     if options.file is not None:
@@ -56,16 +56,18 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
         rows = [LoadedRow(comparison)]
     check_judge(config)
     with ExitStack() as stack:
-        output = (
-            stack.enter_context(open_judgment_file(Path(config.out), {row.id for row in rows})) if config.out else None
-        )
+        output = None
+        if config.out:
+            output = stack.enter_context(open_judgment_file(Path(config.out), {row.id for row in rows}))
+        # Library output goes to a log next to the output file, or nowhere, but never between the judgments.
         log = output.log_path if output else Path(stack.enter_context(TemporaryDirectory())) / "engine.log"
         stack.callback(_remove_if_empty, log)
         console = stack.enter_context(redirect_libraries(log))
         progress = stack.enter_context(build_progress(console))
         result = judge_rows(config, rows, output, progress)
-    if options.file is None and result.lost:
-        raise UsageError(*result.lost.values())
+    # A single comparison that cannot be judged is bad input; in a file, it is one failed row among others.
+    if options.file is None and result.errors:
+        raise UsageError(*result.errors.values())
     if options.json or (options.file is not None and not config.out):
         for judgment in result.judgments:
             print(json.dumps(judgment.to_json()))
@@ -77,18 +79,18 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
 
 
 def _check_options(config: JudgeRun, options: argparse.Namespace) -> None:
-    """Refuse what would be ignored, or written over."""
+    """Reject options that would be ignored, and an output file that would overwrite an input."""
     media = any(getattr(options, str(m)) for m in Modality)
     if options.file is not None and (options.prompt is not None or options.response or media):
-        raise UsageError("judge takes either a FILE of comparisons, or --prompt, --response and media, not both")
+        raise UsageError("judge takes either a FILE of comparisons, or --prompt, --response and media flags, not both")
     if options.file is None and options.prompt is None:
-        raise UsageError("judge takes either a FILE of comparisons, or --prompt with one --response or more")
+        raise UsageError("judge takes either a FILE of comparisons, or --prompt with at least one --response")
     if options.file is None and not options.response:
         raise UsageError("--prompt needs at least one --response")
-    read = {"FILE": options.file, "--config": options.config, "--ledger": config.ledger, "--replay": config.replay}
-    for name, path in read.items():
+    inputs = {"FILE": options.file, "--config": options.config, "--ledger": config.ledger, "--replay": config.replay}
+    for name, path in inputs.items():
         if config.out and path and Path(path).resolve() == Path(config.out).resolve():
-            raise UsageError(f"--out {config.out}: is also the {name}; choose another")
+            raise UsageError(f"--out {config.out}: is also the {name}; choose another file")
 
 
 def _build_comparison(config: JudgeRun, options: argparse.Namespace) -> Comparison:
@@ -106,12 +108,12 @@ def _remove_if_empty(log: Path) -> None:
 
 
 def parse_content(argument: str) -> Content:
-    """A prompt or response from the command line: text, or what is in the file that `@FILE` names.
+    """Parse a prompt or response from the command line: text, or `@FILE` for the content of a text or media file.
 
-    A text that begins with `@` itself is given with two of them.
+    `@@` at the start stands for a literal `@`.
 
     Raises:
-        UsageError: the file cannot be read.
+        UsageError: The file cannot be read.
     """
     if not argument.startswith("@"):
         return argument
@@ -123,14 +125,14 @@ def parse_content(argument: str) -> Content:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as e:
-        hint = f"; for a text that begins with @, write @{argument:.20}" if isinstance(e, FileNotFoundError) else ""
+        hint = f"; for a text that starts with @, write @{argument:.20}" if isinstance(e, FileNotFoundError) else ""
         raise UsageError(f"{path}: cannot be read: {e.strerror}{hint}") from e
     except UnicodeDecodeError as e:
-        raise UsageError(f"{path}: is no text in UTF-8, and its ending is none of {', '.join(SUFFIXES)}") from e
+        raise UsageError(f"{path}: not UTF-8 text; for media, use one of the endings {', '.join(SUFFIXES)}") from e
 
 
 def print_judgment(comparison: Comparison, judgment: Judgment) -> None:
-    """Print one judgment: scores, verdict, and the reasoning of each vote."""
+    """Print one judgment: scores, verdict and the reasoning of each vote."""
     from rich.text import Text
 
     rows: list[tuple[Cell, ...]] = []
@@ -148,27 +150,27 @@ def print_judgment(comparison: Comparison, judgment: Judgment) -> None:
 
 
 def _describe_vote(vote: Verdict) -> str:
-    """What a vote came to, and how, in one line."""
+    """Describe the result of a vote in one line."""
     if vote.scores is None:
-        said = f"{vote.status}: {vote.detail}"
+        text = f"{vote.status}: {vote.detail}"
     else:
-        said = vote.choice or f"scores {', '.join(f'{s:g}' for s in vote.scores)}"
+        text = vote.choice or f"scores {', '.join(f'{s:g}' for s in vote.scores)}"
     if vote.order != tuple(sorted(vote.order)):
-        said += f", read as {', '.join(str(i + 1) for i in vote.order)}"
+        text += f", read as {', '.join(str(i + 1) for i in vote.order)}"
     if vote.num_waits:
-        said += f", thinking put off its end {format_count(vote.num_waits, 'time')}"
+        text += f", reasoning extended with Wait {format_count(vote.num_waits, 'time')}"
     if vote.forced_answer:
-        said += f", answer forced ({vote.forced_answer})"
-    return escape_control_characters(said)
+        text += f", constrained fallback answer ({vote.forced_answer})"
+    return escape_control_characters(text)
 
 
 def _print_summary(result: JudgeResult, output: JudgmentFile | None) -> None:
-    """What became of a run, to standard error."""
+    """Print the summary of a run to standard error."""
     lines = format_summary_lines(result)
-    if len(result.lost) > MAX_FAILED_ROWS and output:
+    if len(result.errors) > MAX_FAILED_ROWS and output:
         with output.log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
-            log.writelines(f"not judged: {why}\n" for why in result.lost.values())
-        lines.append(f"all that were not judged: {output.log_path}")
+            log.writelines(f"not judged: {error}\n" for error in result.errors.values())
+        lines.append(f"all rows that were not judged: {output.log_path}")
     if output:
         lines.append(f"judgments: {output.path}")
     console = open_console(stderr=True)
@@ -177,28 +179,30 @@ def _print_summary(result: JudgeResult, output: JudgmentFile | None) -> None:
 
 
 def format_summary_lines(result: JudgeResult) -> list[str]:
-    """What a run came to, in words."""
+    """Format the summary of a run, one fact per line."""
     scored = sum(j.scores is not None for j in result.judgments)
-    lines = [f"{scored} of {format_count(len(result.judgments) + len(result.lost), 'comparison')} scored"]
+    lines = [f"{scored} of {format_count(len(result.judgments) + len(result.errors), 'comparison')} scored"]
     if result.failures:
-        lines[0] += ": " + ", ".join(f"{n} {why}" for why, n in sorted(result.failures.items()))
+        lines[0] += ": " + ", ".join(f"{n} {reason}" for reason, n in sorted(result.failures.items()))
     forced_answer = sum(v.forced_answer is not None for j in result.judgments for v in j.votes)
     votes = sum(len(j.votes) for j in result.judgments)
     if votes:
         unscored = Counter(str(v.status) for j in result.judgments for v in j.votes if v.scores is None)
-        without = "".join(f", {n} {why}" for why, n in sorted(unscored.items()))
-        lines.append(f"{format_count(votes, 'vote')}, of which {forced_answer} had the answer forced{without}")
-    disagreed = [j.disagreement for j in result.judgments if j.disagreement is not None]
-    if disagreed:
-        share = sum(disagreed) / len(disagreed)
-        lines.append(f"the order of the responses changed the preference in {100 * share:.1f} % of votes in all orders")
-    if result.kept:
-        lines.append(f"kept from an earlier run: {format_count(result.kept, 'judgment')}")
+        reasons = "".join(f", {n} {status}" for status, n in sorted(unscored.items()))
+        lines.append(f"{format_count(votes, 'vote')}: {forced_answer} with a constrained fallback answer{reasons}")
+    disagreements = [j.disagreement for j in result.judgments if j.disagreement is not None]
+    if disagreements:
+        share = sum(disagreements) / len(disagreements)
+        lines.append(
+            f"the order of the responses changed the preference in {100 * share:.1f} % of rounds in all orders"
+        )
+    if result.num_stored:
+        lines.append(f"reused from earlier runs: {format_count(result.num_stored, 'judgment')}")
     if result.hits is not None and result.requests:
-        lines.append(f"from the ledger: {result.hits} of {format_count(result.requests, 'request')} to the engine")
-    lines += [f"not judged: {why}" for why in list(result.lost.values())[:MAX_FAILED_ROWS]]
-    if len(result.lost) > MAX_FAILED_ROWS:
-        lines.append(f"and {len(result.lost) - MAX_FAILED_ROWS} more that were not judged")
+        lines.append(f"from the ledger: {result.hits} of {format_count(result.requests, 'engine request')}")
+    lines += [f"not judged: {error}" for error in list(result.errors.values())[:MAX_FAILED_ROWS]]
+    if len(result.errors) > MAX_FAILED_ROWS:
+        lines.append(f"and {len(result.errors) - MAX_FAILED_ROWS} more rows were not judged")
     return lines
 
 
@@ -216,6 +220,6 @@ def _format_score(values: tuple[float, ...] | None, i: int) -> str:
     return "-" if values is None else f"{values[i]:.2f}".rstrip("0").rstrip(".")
 
 
-def _shorten_content(content: Content, most: int = 200) -> str:
+def _shorten_content(content: Content, max_chars: int = 200) -> str:
     text = escape_control_characters(" ".join(content_to_text(split_content(content)).split()))
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

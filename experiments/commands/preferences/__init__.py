@@ -1,4 +1,4 @@
-"""`flex-judge preferences`: a preference data set from prompts."""
+"""`flex-judge preferences`: build a preference data set from prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`flex-judge preferences`: sample answers to every prompt, judge them, and make a preference data set of them."""
+"""`flex-judge preferences`: sample answers to prompts, judge them, and build a preference data set from pairs."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ CHUNK_ROWS = 1000
 
 
 def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
-    """Run, or go on with a run.
+    """Start or resume a run.
 
     Args:
-        file: the prompts, see `flex_judge.alignment.data.sources.open_source`; None for the embedded task.
+        config: Settings of the run.
+        file: Prompts, see `flex_judge.alignment.data.sources.open_source`; None for the embedded task.
 
     Returns:
         The summary, as written to `summary.json`.
 
     Raises:
-        UsageError: something the user can mend; nothing was started yet.
+        UsageError: Bad input; nothing was started.
     """
     source = config.open_prompts(file)
     config.check_models()
@@ -56,16 +57,17 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
     def make_plan(models: Models) -> PreferencePlan:
         return config.make_plan(models, file)
 
-    with complete_run(config, source, file, make_plan, config.num_answers, identity) as (folder, done):
+    with complete_run(config, source, file, make_plan, config.num_answers, identity) as (folder, completed):
         with folder.time_phase("join"):
             for table in ("judgments", "completions"):
-                done.join_table(table, folder.path / f"{table}.jsonl")
-            stats, right = write_data(config, folder.path / "data", done, source.name, file)
+                completed.join_table(table, folder.path / f"{table}.jsonl")
+            stats, right = write_data(config, folder.path / "data", completed, source.name, file)
+        report = completed.report
         summary = {
             **folder.settings,
-            "prompts": done.report.rows,
-            "done": done.report.done,
-            "failed": dict(done.report.failed),
+            "prompts": report.rows,
+            "done": report.done,
+            "failed": dict(report.failed),
             "pairs": stats.pairs,
             "rows": stats.rows,
             "dropped": dict(stats.dropped.most_common()),
@@ -81,26 +83,31 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
 
 
 def write_data(
-    config: PreferenceRun, data: Path, done: CompletedRun, source: str, file: str | None
+    config: PreferenceRun, data: Path, completed: CompletedRun, source: str, file: str | None
 ) -> tuple[CardStats, dict[str, int] | None]:
-    """Write the data set with its card: a folder that `load_dataset` and the hub take as it is.
+    """Write the data set and its card into a folder that `load_dataset` and the hub accept.
 
     Returns:
-        The counts, and where the right answers are known, of how many pairs the chosen and the rejected one are right.
+        The statistics of the card. With known right answers, also the number of pairs whose chosen, rejected, both or
+        neither answer is right; else None.
     """
     data.mkdir(exist_ok=True)
-    counted = [CardStats.from_json(report.stats) for report in done.reports.values() if report.stats]
-    stats = reduce(add, counted, CardStats())
-    for reason, number in done.report.failed.items():
+    shard_stats = [CardStats.from_json(report.stats) for report in completed.reports.values() if report.stats]
+    stats = reduce(add, shard_stats, CardStats())
+    for reason, number in completed.report.failed.items():
         stats.bad_rows[reason] += number
-    answer = config.get_answer_column(file)
-    kept = _PairFilter(config.filters.allow_repeated_prompts, stats, done.iterate_rows("completions"), answer)
+    # Completions and preferences are read as streams in the same order; neither fits into memory for large data.
+    answer_column = config.get_answer_column(file)
+    pair_filter = _PairFilter(
+        config.filters.allow_repeated_prompts, stats, completed.iterate_rows("completions"), answer_column
+    )
+    rows = pair_filter.filter_rows(completed.iterate_rows("preferences"))
     name = f"train.{config.file_format}"
     if config.file_format == "parquet":
-        _write_parquet(data / name, kept.filter_rows(done.iterate_rows("preferences")), config)
+        _write_parquet(data / name, rows, config)
     else:
-        write_lines(data / name, kept.filter_rows(done.iterate_rows("preferences")))
-    told = CardSettings(
+        write_lines(data / name, rows)
+    card_settings = CardSettings(
         files=name,
         rule=config.rule_spec,
         filters=config.filters,
@@ -120,52 +127,69 @@ def write_data(
         },
         digest=compute_content_digest([data / name]),
     )
-    write_text(data / "README.md", render_card(stats, told))
-    return stats, None if answer is None else dict(sorted(kept.right.items()))
+    write_text(data / "README.md", render_card(stats, card_settings))
+    return stats, None if answer_column is None else dict(sorted(pair_filter.right.items()))
 
 
 @dataclass
 class _PairFilter:
-    """The rows that stay when prompts are looked at across shards, and how many of them are right."""
+    """Filter for repeated prompts across all shards, which also counts right answers.
+
+    Shards are written independently, so a prompt that occurs in two of them is only found here.
+    """
 
     allow_repeated: bool
     stats: CardStats
     completions: Iterator[dict[str, Any]]
-    """Of all prompts, in the order of the rows."""
-    answer: str | None
+    """Completions of all prompts, in the order of the rows."""
+    answer_column: str | None
     right: Counter[str] = field(default_factory=Counter)
-    """Of pairs, which answers are right: `chosen`, `rejected`, `both` or `neither`."""
-    answered: dict[str, Any] | None = None
-    """The completions of the prompt whose pairs pass by."""
+    """Number of pairs by right answers: `chosen`, `rejected`, `both` or `neither`."""
+    current_completions: dict[str, Any] | None = None
+    """Completions of the prompt of the current pair."""
 
     def filter_rows(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        repeats = SeenPrompts()
-        last = None
+        """Yield the rows that stay."""
+        seen_prompts = SeenPrompts()
+        previous_pair = None
         for row in rows:
-            about = row["provenance"]
-            pair = about["id"], about["chosen_index"], about["rejected_index"]
-            if not self.allow_repeated and repeats.is_repeat(about["prompt_digest"], about["id"]):
-                self.stats.drop_repeated_pairs(int(pair != last), 1)  # a pair can be two rows, one after the other
-            else:
-                if self.answer is not None and pair != last:
-                    self._count_right_answers(*pair)
-                yield row
-            last = pair
+            provenance = row["provenance"]
+            pair = provenance["id"], provenance["chosen_index"], provenance["rejected_index"]
+            is_new_pair = pair != previous_pair  # some formats write a pair as two adjacent rows
+            previous_pair = pair
+            if not self.allow_repeated and seen_prompts.is_repeat(provenance["prompt_digest"], provenance["id"]):
+                self.stats.drop_repeated_pairs(int(is_new_pair), 1)
+                continue
+            if self.answer_column is not None and is_new_pair:
+                self._count_right_answers(*pair)
+            yield row
 
     def _count_right_answers(self, id: str, chosen: int, rejected: int) -> None:
-        if self.answered is None or self.answered["id"] != id:
-            self.answered = next(row for row in self.completions if row["id"] == id)
-        said, truth = self.answered["responses"], self.answered["kept"][self.answer]
-        right = [name for name, k in (("chosen", chosen), ("rejected", rejected)) if is_correct_answer(said[k], truth)]
-        self.right["both" if len(right) == 2 else right[0] if right else "neither"] += 1
+        if self.current_completions is None or self.current_completions["id"] != id:
+            self.current_completions = next(row for row in self.completions if row["id"] == id)
+        responses, answer = self.current_completions["responses"], self.current_completions["kept"][self.answer_column]
+        chosen_right = is_correct_answer(responses[chosen], answer)
+        rejected_right = is_correct_answer(responses[rejected], answer)
+        if chosen_right and rejected_right:
+            self.right["both"] += 1
+        elif chosen_right:
+            self.right["chosen"] += 1
+        elif rejected_right:
+            self.right["rejected"] += 1
+        else:
+            self.right["neither"] += 1
 
 
 def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: PreferenceRun) -> None:
-    """Write rows a thousand at a time, so that the whole is never in memory."""
+    """Write rows in chunks of `CHUNK_ROWS`, which bounds the memory.
+
+    Writes one empty chunk without rows, so that the file has its schema.
+    """
     import pyarrow.parquet as pq
 
     from flex_judge.alignment.preferences.schema import make_parquet_table
 
+    # Renamed when it is complete, so that a killed run leaves no broken data set.
     partial = path.with_name(path.name + ".partial")
     writer = None
     while (chunk := list(itertools.islice(rows, CHUNK_ROWS))) or writer is None:

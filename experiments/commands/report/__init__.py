@@ -1,4 +1,4 @@
-"""`flex-judge report`: the HTML page of a run."""
+"""`flex-judge report`: rebuild the HTML page of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("run", metavar="RUN", help="folder of a finished run")
+    parser.add_argument("run", metavar="RUN", help="Folder of a finished run of flex-judge demo or flex-judge eval")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`flex-judge serve`: the reward service in the foreground."""
+"""`flex-judge serve`: run the reward service in the foreground."""
 
 from __future__ import annotations
 

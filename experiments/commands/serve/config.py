@@ -1,4 +1,4 @@
-"""The settings of `flex-judge serve`, as flags and YAML."""
+"""Settings of `flex-judge serve`, as flags and YAML."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from flex_judge.reward.serving.cluster import Cluster
 from flex_judge.reward.serving.config import ServiceConfig
 
 PLACEMENT, ACCESS = "placement", "access and limits"
-"""Headings of the help."""
+"""Headings in the help."""
 NO_FLAGS = frozenset(
     {"affinity", "affinity_slack", "health_check_period_s", "health_check_timeout_s", "upscale_delay_s"}
     | {"downscale_delay_s", "max_items", "max_bodies_mib", "retain_s", "openrlhf_deadline_s", "end_of_turn"}
     | {"replicas", "api_key", "rubrics"}
 )
-"""Settings of a service that the command decides, or that are left at their defaults."""
+"""Settings of a service that the command sets itself or leaves at their defaults."""
 
 
 @settings_class(kw_only=True)
 class ServeRun:
     """Settings of the reward service."""
 
-    service: Annotated[ServiceConfig, SettingsSection(PLACEMENT, NO_FLAGS, {"drain_s": 600.0}).merge_outer(JUDGE_SECTION)]
-    """The service, without what depends on the cluster: see `service_on`."""
+    service: Annotated[ServiceConfig, SettingsSection(PLACEMENT, NO_FLAGS).merge_outer(JUDGE_SECTION)]
+    """The service, without settings that depend on the cluster: see `service_on`."""
     max_think_tokens: PositiveInt | None = think_tokens_setting()
     replicas: PositiveInt | None = setting(
         None, "Number of judge replicas (default: one per GPU, or 1)", metavar="N", group=PLACEMENT
@@ -52,53 +52,58 @@ class ServeRun:
     port: Annotated[int, Interval(ge=0, le=65535)] = setting(
         8000, "Port to listen on; 0 for any free port", metavar="PORT", group=PLACEMENT
     )
-    every_node: bool = setting(
-        False, "Listen on every node of the cluster instead of on its head only", group=PLACEMENT
-    )
+    every_node: bool = setting(False, "Listen on every node of the cluster, not only on its head", group=PLACEMENT)
     api_key: str | None = setting(
         None,
-        "Key that clients must send: env:NAME, or a file that holds it",
+        "API key that clients must send: env:NAME for a variable, or a file that holds it (default: no key)",
         metavar="env:NAME|FILE",
         group=ACCESS,
     )
     allow_rubric: tuple[str, ...] = setting(
-        (), "Rubric file that clients may name by its stem; may be repeated", metavar="FILE", group=ACCESS
+        (),
+        "Rubric file (TOML) that clients may name by its stem, in addition to the presets; may be repeated",
+        metavar="FILE",
+        group=ACCESS,
     )
 
     def __post_init__(self) -> None:
         if self.replicas is not None and self.service.autoscale is not None:
-            raise UsageError("--replicas and --autoscale exclude each other")
+            raise UsageError("--replicas and --autoscale exclude each other; leave one out")
+        # Everything below raises UsageError for a bad setting, before a cluster is started.
         for path in self.allow_rubric:
             load_rubric(path)
         load_rubric(self.gateway_config.openrlhf.rubric)
+        # A dry run on a cluster that is large enough for any number of replicas.
         _ = self.build_service_config(Cluster(cpus=1e6, gpus=1e6, local=False))
 
     @property
     def gateway_config(self) -> GatewayConfig:
-        """The HTTP side.
+        """Settings of the HTTP gateway.
 
         Raises:
-            UsageError: the key cannot be read.
+            UsageError: The API key cannot be read.
         """
         assert self.service.gateway is not None
         return replace(
             self.service.gateway,
             api_key=read_key(self.api_key) if self.api_key is not None else None,
+            # Absolute, because replicas have other working directories.
             rubrics=tuple(str(Path(path).resolve()) for path in self.allow_rubric),
         )
 
     def with_port(self, port: int) -> ServeRun:
-        """The same settings with another port."""
+        """Return the same settings with another port."""
         return replace(self, port=port)
 
     def build_service_config(self, cluster: Cluster) -> ServiceConfig:
-        """The service, with its replicas placed on a cluster.
+        """Build the settings of the service, with its replicas placed on a cluster.
 
         Raises:
-            ClusterError: the cluster is too small.
+            ClusterError: The cluster is too small.
         """
         replicas = self.replicas
         if replicas is None:
+            # One per GPU; without GPUs a single replica, which gets all cores.
             replicas = max(1, int(cluster.gpus / max(1.0, self.service.gpus_per_replica or 1.0)))
         judge = self.service.judge
         settings = set_think_budget(judge.settings, judge.engine.model, self.max_think_tokens)

@@ -1,4 +1,4 @@
-"""`flex-judge serve`: the reward service in the foreground, until it is told to stop."""
+"""`flex-judge serve`: run the reward service in the foreground until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from flex_judge.reward.serving.service import HttpAddress, JudgeService
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 2.0
+"""Seconds between two checks of the local Ray."""
 
 
 def main(config: ServeRun) -> int:
-    """Start the service, print its address when it can judge, and serve until SIGINT or SIGTERM.
+    """Start the service, print its address when it is ready, and serve until SIGINT or SIGTERM.
 
-    Then new work is refused, what was accepted is answered, and the service ends; a second signal ends it at once.
+    The first signal drains the service: it rejects new requests and answers accepted ones. A second signal stops it at
+    once.
 
     Returns:
-        The exit status: 0 after a clean end, 1 where the second signal cut work short.
+        The exit status: 0 after a clean stop, 1 if accepted requests were not answered.
 
     Raises:
-        UsageError: something the user can mend; nothing was started yet.
+        UsageError: Bad input; nothing was started.
     """
     engine = config.service.judge.engine
     if resolve_engine(engine.engine) != "scripted":
@@ -47,7 +49,7 @@ def main(config: ServeRun) -> int:
 
 async def _run_service(config: ServeRun, out: TextIO) -> int:
     model = config.service.judge.engine.model
-    _print_status(f"starting {model}; the first start of a model takes a while")
+    _print_status(f"starting {model}; the first start of a model can take minutes")
     with connect(config.address) as cluster:
         service_config = config.build_service_config(cluster)
         http = HttpAddress(config.host, config.port, config.every_node)
@@ -57,34 +59,41 @@ async def _run_service(config: ServeRun, out: TextIO) -> int:
                     return 0
                 fewest, most = service_config.replica_range
                 replicas = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-                _print_status(f"{model} with {replicas} replica(s); metrics of each node: {', '.join(cluster.metrics)}")
+                _print_status(f"{model} with {replicas} replica(s); Prometheus metrics: {', '.join(cluster.metrics)}")
                 if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
-                    _print_status("anyone who can reach this address can use it; --api-key asks for a key")
+                    _print_status(
+                        "warning: anyone who can reach this address can use the service; require a key with --api-key"
+                    )
+                # The only line on standard output: scripts wait for it to know that the service is ready.
                 print(service.url, file=out, flush=True)
                 await _wait_for_stop(stop, cluster)
+                # Cleared, so that the second signal can interrupt the drain.
                 stop.clear()
-                _print_status(
-                    "draining: new requests are refused, what was accepted is answered; stop again to end at once"
-                )
+                _print_status("draining: new requests are rejected, accepted ones answered; stop again to end at once")
                 drained = asyncio.wait_for(service.drain(), config.service.drain_s)
                 with contextlib.suppress(TimeoutError):
                     return 0 if await _run_unless_stopped(stop, drained) else 1
-                _print_status(f"work was still under way after {config.service.drain_s:g} s")
+                _print_status(
+                    f"stopping: accepted requests are still unanswered after --drain-s {config.service.drain_s:g} s"
+                )
                 return 1
 
 
 async def _wait_for_stop(stop: asyncio.Event, cluster: Cluster) -> None:
-    """Wait until the service is to stop. Leaves at once where its local Ray is dead."""
+    """Wait for the stop event; exit the process if the local Ray has died."""
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), POLL_S)
         if cluster.local and is_raylet_gone():
-            _print_status("the local Ray died (its raylet is gone), and the service with it; start it again")
-            os._exit(1)  # nothing of it can be ended in order; the process cleanup ends the rest
+            _print_status(
+                "the local Ray has died (its raylet is gone) and with it the service; start the service again"
+            )
+            # Nothing can be shut down in order without a raylet. The process cleanup stops the remaining processes.
+            os._exit(1)
 
 
 async def _run_unless_stopped(stop: asyncio.Event, work: object) -> bool:
-    """Do some work unless `stop` is set first; returns whether it was done."""
+    """Run an awaitable until it is done or `stop` is set; return whether it is done."""
     task = asyncio.ensure_future(work)  # type: ignore[call-overload]
     waiting = asyncio.ensure_future(stop.wait())
     try:
@@ -93,14 +102,14 @@ async def _run_unless_stopped(stop: asyncio.Event, work: object) -> bool:
             task.result()
         return bool(task.done())
     finally:
-        for one in (task, waiting):
-            one.cancel()
+        for future in (task, waiting):
+            future.cancel()
         await asyncio.gather(task, waiting, return_exceptions=True)
 
 
 @contextlib.contextmanager
 def _handle_stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGINT and SIGTERM set."""
+    """Yield an event that SIGINT and SIGTERM set."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop.set)
@@ -112,14 +121,17 @@ def _handle_stop_signals() -> Iterator[asyncio.Event]:
 
 
 def find_free_port(host: str, port: int) -> int:
-    """The port, or any free one for 0.
+    """Return `port`, or any free port for 0.
+
+    Called before Ray starts, which takes seconds.
 
     Raises:
-        ClusterError: it is taken, or the address is not of this machine.
+        ClusterError: The port is taken, or the address does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
+            # Without this option, a port that was closed seconds ago counts as taken.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             return int(probe.getsockname()[1])

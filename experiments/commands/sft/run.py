@@ -1,4 +1,4 @@
-"""`flex-judge sft`: make a judge out of a base model, examine it while it learns, and say what came of it."""
+"""`flex-judge sft`: train a judge from a base model, evaluate it during training and summarize the run."""
 
 from __future__ import annotations
 
@@ -32,53 +32,51 @@ from flex_judge.judges.io.jsonl import write_lines, write_text
 from flex_judge.judges.protocol.rendering import Renderer
 
 RECORD = "recipe"
-"""Name of the folder, within that of the judge, where all is that is not the judge."""
+"""Subfolder of the output folder for all files that are not part of the judge."""
 DROPPED = "dropped.jsonl"
 THINK_TOKENS_FACTOR = 1.5
-"""The budget of the thinking in an evaluation, by the longest reply of the data."""
+"""Default thinking budget of an evaluation, relative to the longest reply of the training data."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command, see `run_command`."""
+    """Run the command and return its exit status, see `run_command`."""
     return run_command("sft", argv, JudgeTraining, print_judge_training)
 
 
 class JudgeTraining(TrainingRun):
-    """A run of the command, in one of its processes."""
+    """One process (rank) of a run that trains a judge. The constructor reads the data.
+
+    Raises:
+        UsageError: The data are missing or do not fit the settings.
+    """
 
     record = RECORD
 
     def __init__(self, flags: TrainingFlags, ranks: Ranks) -> None:
-        """Read the data.
-
-        Raises:
-            UsageError: there is none, or the settings do not fit it.
-        """
         super().__init__(flags, ranks)
         data, args = str(flags.data), flags.args
-        at_once = args.per_device_train_batch_size * ranks.count
-        args.gradient_accumulation_steps = (
-            flags.recipe.compute_accumulation_steps(at_once) or args.gradient_accumulation_steps
-        )
+        batch = args.per_device_train_batch_size * ranks.count
+        steps = flags.recipe.compute_accumulation_steps(batch)
+        args.gradient_accumulation_steps = steps or args.gradient_accumulation_steps
         if args.max_length is None:
             raise UsageError(
-                "--max_length is missing: a training example must fit, as a cut one would lose its verdict"
+                "--max_length is missing; give a length, because a truncated training example would lose its verdict"
             )
         renderer = load_renderer(flags.policy)
         file = find_train_file(data)
         rows = read_training_rows(file)
         self.examples = JudgeTrainingData.from_rows(str(file), rows, renderer, args.max_length)
-        taught = {row["question"] for row in rows if row.get("question") is not None}
-        self.evaluation, self.held_out = self._load_evaluation(data, renderer, taught)
+        train_questions = {row["question"] for row in rows if row.get("question") is not None}
+        self.evaluation, self.held_out = self._load_evaluation(data, renderer, train_questions)
         if self.evaluation is None and args.eval_strategy != "no":
             raise UsageError(
-                f"{data}: nothing is held out to evaluate the judge on; name a file with --held-out, or add "
+                f"{data}: has no held-out judgments for evaluations; name a file with --held-out, or add "
                 "--eval_strategy no"
             )
         self._check_metric()
 
     def _load_evaluation(
-        self, data: str, renderer: Renderer, taught: Collection[str]
+        self, data: str, renderer: Renderer, train_questions: Collection[str]
     ) -> tuple[HeldOutEvaluation | None, JudgeTrainingData | None]:
         recipe, args = self.flags.recipe, self.flags.args
         file = None if recipe.held_out_rows == 0 else find_held_out_file(data, recipe.held_out)
@@ -86,31 +84,40 @@ class JudgeTraining(TrainingRun):
             return None, None
         rows = read_training_rows(file)[: recipe.held_out_rows]
         held_out = JudgeTrainingData.from_rows(str(file), rows, renderer, args.max_length)
-        for bad in held_out.dropped:
-            raise UsageError(f"{file}, row {bad.row}: {bad.reason}: {bad.detail}; mend the row, or take it out")
-        if shared := [row["question"] for row in rows if row.get("question") in taught]:
-            raise UsageError(f"{file}: {len(shared)} of its questions are trained on, such as {shared[0][:60]!r}")
+        if held_out.dropped:
+            first = held_out.dropped[0]
+            raise UsageError(f"{file}, row {first.row}: {first.reason}: {first.detail}; fix or remove the row")
+        # An evaluation on questions of the training data would reward memorizing.
+        if shared := [row["question"] for row in rows if row.get("question") in train_questions]:
+            raise UsageError(
+                f"{file}: {format_count(len(shared), 'question')} of the training data, such as {shared[0][:60]!r}; "
+                "remove their rows"
+            )
         questions = tuple(evaluations.build_held_out_comparisons(rows, str(file)))
         tokens = recipe.think_tokens or math.ceil(THINK_TOKENS_FACTOR * self.examples.longest_reply_tokens)
         return HeldOutEvaluation(questions, tokens, self.examples.reason_first), held_out
 
     def _check_metric(self) -> None:
-        """Raise UsageError for what would end training at its first evaluation."""
+        """Check settings that would otherwise fail only at the first evaluation.
+
+        Raises:
+            UsageError: A setting needs an evaluation or a metric that this run does not have.
+        """
         args, patience = self.flags.args, self.flags.recipe.patience
         if patience and (args.eval_strategy == "no" or not args.load_best_model_at_end):
-            raise UsageError("--patience takes evaluations during training, and --load_best_model_at_end")
+            raise UsageError("--patience needs evaluations during training and --load_best_model_at_end")
         if self.evaluation is None or not args.load_best_model_at_end:
             return
-        known = {"loss", *evaluations.list_measurable_metrics(self.evaluation.comparisons)}
-        if str(args.metric_for_best_model).removeprefix("eval_") not in known:
-            names = ", ".join(f"eval_{name}" for name in sorted(known - {"asked"}))
+        metrics = {"loss", *evaluations.list_measurable_metrics(self.evaluation.comparisons)}
+        if str(args.metric_for_best_model).removeprefix("eval_") not in metrics:
+            names = ", ".join(f"eval_{name}" for name in sorted(metrics - {"asked"}))
             raise UsageError(
-                f"--metric_for_best_model {args.metric_for_best_model}: the held-out judgments give {names}"
+                f"--metric_for_best_model {args.metric_for_best_model}: not measured; the metrics are {names}"
             )
 
     def _train_model(self) -> None:
         rows = format_count(len(self.examples.rows), "judgment")
-        left_out = f", {len(self.examples.dropped)} left out" if self.examples.dropped else ""
+        left_out = f" ({len(self.examples.dropped)} left out)" if self.examples.dropped else ""
         self._print_status(f"training on {rows}{left_out}")
         flags = self.flags
         self.tuned = tune_judge(
@@ -128,7 +135,7 @@ class JudgeTraining(TrainingRun):
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What determines the results; a folder holds one such run."""
+        """Settings that determine the results; a folder holds one run of one identity."""
         return {
             **build_identity(self.flags, self.flags.recipe),
             "data": self.examples.name,
@@ -159,5 +166,6 @@ class JudgeTraining(TrainingRun):
 
 
 def _evaluation_from_log(entry: dict[str, Any]) -> dict[str, Any]:
+    """Extract the metrics of an evaluation from an entry of the trainer's log."""
     names = ("loss", *(name for name, _ in JUDGE_METRICS))
     return {"step": entry["step"], **{name: entry.get(f"eval_{name}") for name in names}}

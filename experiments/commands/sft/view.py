@@ -13,7 +13,7 @@ from flex_judge.experiments.common.reporting.wording import format_count
 
 
 def print_judge_training(summary: Mapping[str, Any], out: Path) -> None:
-    """Print the summary of a run, and the path of the judge."""
+    """Print the summary of a run and the path of the judge."""
     rows: list[TableRow] = [("Trained on", format_count(summary["rows"], "judgment"))]
     rows += [(f"  left out: {reason}", n) for reason, n in summary["dropped"].items()]
     rows.append(("Trained parameters", f"{summary['learning']:,} of {summary['parameters']:,}"))
@@ -22,11 +22,11 @@ def print_judge_training(summary: Mapping[str, Any], out: Path) -> None:
     metrics = summary["metrics"]
     if metrics:
         rows.append(("Evaluated on", format_count(summary["held_out_rows"], "held-out judgment")))
-    print_run(f"{summary['base']} as a judge", summary, rows)
+    print_run(f"Judge from {summary['base']}", summary, rows)
     if metrics:
         print_table(build_evaluations_table(summary))
-        start: Mapping[str, Any] = next((one for one in summary["evaluations"] if one["step"] == 0), {})
-        before, after = start.get("balanced_accuracy"), metrics["balanced_accuracy"]
-        if before is not None and after is not None and after < before:
-            print("\nIt judges worse than the base model did: look at the data, or train less.")
-    print(f"\nThe judge, with its model card: {out}")
+        base: Mapping[str, Any] = next((entry for entry in summary["evaluations"] if entry["step"] == 0), {})
+        accuracy_before, accuracy_after = base.get("balanced_accuracy"), metrics["balanced_accuracy"]
+        if accuracy_before is not None and accuracy_after is not None and accuracy_after < accuracy_before:
+            print("\nThe judge is worse than the base model: check the training data, or train less.")
+    print(f"\nJudge with model card: {out}")

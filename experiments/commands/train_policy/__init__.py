@@ -1,1 +1,1 @@
-"""`flex-judge dpo` and `flex-judge grpo`: tune a policy and measure it before and after."""
+"""`flex-judge dpo` and `flex-judge grpo`: train a policy and evaluate it before and after."""

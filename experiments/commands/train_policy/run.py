@@ -1,7 +1,7 @@
-"""`flex-judge dpo` and `flex-judge grpo`: measure a policy, tune it with TRL, measure it again, say what came of it.
+"""`flex-judge dpo` and `flex-judge grpo`: evaluate a policy, train it with TRL, evaluate it again, write a summary.
 
-Measuring is a best-of-N run over prompts that are not trained on, so it has what those have: replicas, resuming, files
-of all answers and judgments. It runs in processes of its own, before the one that trains holds a model and after.
+An evaluation is a best-of-N run over held-out prompts, so it has replicas, resumes, and stores all answers and
+judgments. It runs in subprocesses, because the training process must not hold a model at the same time.
 """
 
 from __future__ import annotations
@@ -48,47 +48,48 @@ from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.types import RewardSpec
 
 EVALUATION = "evaluation"
-"""Name of the folder, within that of the policy, where all is that is not the policy."""
+"""Subfolder of the output folder for all files that are not part of the policy."""
 PROMPTS = "held_out.jsonl"
 
 
 def main(name: str, argv: Sequence[str]) -> int:
-    """Run `flex-judge dpo` or `grpo`, see `run_command`."""
+    """Run `flex-judge dpo` or `grpo` and return the exit status, see `run_command`."""
     return run_command(name, argv, PolicyTraining, print_policy_training)
 
 
 class PolicyTraining(TrainingRun):
-    """A run of one of the two, in one of its processes."""
+    """One process (rank) of a run that trains a policy. The constructor reads the data.
+
+    Raises:
+        UsageError: The data are missing or do not fit the settings.
+    """
 
     record, makes = EVALUATION, "policy"
 
     def __init__(self, flags: TrainingFlags, ranks: Ranks) -> None:
-        """Read the data.
-
-        Raises:
-            UsageError: there is none, or the settings do not fit it.
-        """
         super().__init__(flags, ranks)
         if flags.kind.name == "grpo":
             check_grpo_policy(flags.policy)
         data = _load_data(flags)
         self.recipe = flags.recipe.with_data_defaults(data.made_by, data.is_task)
-        self.held_out, taken = select_held_out(self.recipe, data, flags.args.seed)
-        self.data = data.exclude_prompts(taken)
+        self.held_out, held_out_prompts = select_held_out(self.recipe, data, flags.args.seed)
+        self.data = data.exclude_prompts(held_out_prompts)
         if not len(self.data.rows):
-            raise UsageError(f"{data.name}: no row is left to train on, as all are held out; use fewer")
+            raise UsageError(f"{data.name}: all rows are held out, none is left for training; lower --held-out-prompts")
         model = flags.model
         if flags.kind.name == "dpo":
             self.data = prepare_preferences(model, flags.args, self.data)
         if self.held_out and model.use_peft and (model.use_dora or model.lora_modules_to_save):
             raise UsageError(
-                "--use_dora and --lora_modules_to_save make adapters that a policy cannot be measured with; leave them "
-                "out, or measure nothing with --held-out-prompts 0"
+                "--use_dora and --lora_modules_to_save make adapters that the engines cannot load for the evaluation; "
+                "leave them out, or skip the evaluation with --held-out-prompts 0"
             )
 
     def _train_model(self) -> None:
+        # The evaluation before training comes first: a judge or engine that fails must not cost a training run.
         self.ranks.run_on_first(self._check_judge)
         self.ranks.run_on_first(lambda: self._evaluate_policy("before"))
+        # The trainer writes its log last, so a log means that training is complete.
         if not self.ranks.run_on_first((self.out / LOG_FILE).is_file):
             self._print_status(f"training on {format_count(len(self.data.rows), 'row')}")
             with self._time_phase("train"):
@@ -103,7 +104,7 @@ class PolicyTraining(TrainingRun):
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What determines the results; a folder holds one such run."""
+        """Settings that determine the results; a folder holds one run of one identity."""
         return {
             **build_identity(self.flags, self.recipe),
             "data": self.data.name,
@@ -117,8 +118,9 @@ class PolicyTraining(TrainingRun):
 
     def _check_judge(self) -> None:
         recipe = self.recipe
-        serves = self.flags.kind.name == "grpo" or recipe.judge_url is not None
-        if serves:
+        # A service knows only its presets and the rubrics that it was started with.
+        uses_service = self.flags.kind.name == "grpo" or recipe.judge_url is not None
+        if uses_service:
             check_service_rubric(recipe.rubric)
         if recipe.judge_url is not None:
             RemoteJudge(recipe.judge_url, api_key=recipe.judge_key).client.health_sync()
@@ -126,12 +128,12 @@ class PolicyTraining(TrainingRun):
         check_model(recipe.judge, recipe.judge_adapter)
         if self.flags.kind.name == "grpo" and not self.flags.args.use_cpu:
             raise UsageError(
-                "--judge-url is missing: where a policy is trained on an accelerator, the judge needs one of its own; "
-                "start it there with `flex-judge serve`, and give its address"
+                "--judge-url is missing: this process trains on the accelerator, so the judge needs another one; start "
+                "it there with `flex-judge serve` and give its address"
             )
 
     def _build_judge_flags(self) -> list[str]:
-        """The judge, as flags of `flex-judge serve` and `flex-judge best-of-n`."""
+        """Build the flags of `flex-judge serve` and `flex-judge best-of-n` for the judge."""
         recipe = self.recipe
         flags = ["--model", recipe.judge]
         if recipe.judge_adapter:
@@ -141,45 +143,48 @@ class PolicyTraining(TrainingRun):
         return flags
 
     def _evaluate_policy(self, when: str) -> None:
-        """Have the policy, as it is then, answer the held-out prompts, and have that judged.
+        """Sample and judge answers of the policy to the held-out prompts, `before` or `after` training.
 
         Raises:
-            EngineLostError: it could not be measured, or no prompt came to anything.
+            EngineLostError: The run failed, or no prompt has a result.
         """
-        held, recipe = self.held_out, self.recipe
-        if held is None:
+        held_out, recipe = self.held_out, self.recipe
+        if held_out is None:
             return
         folder = self.folder.path
         self._print_status(
-            f"measuring the policy {when} training, on {format_count(len(held.rows), 'prompt')} not trained on"
+            f"evaluating the policy {when} training, on {format_count(len(held_out.rows), 'held-out prompt')}"
         )
         policy = ["--policy", self.flags.policy]
         if when == "after":
-            tuned = (self.out / "adapter_config.json").is_file()
-            policy = [*policy, "--policy-adapter", str(self.out)] if tuned else ["--policy", str(self.out)]
+            is_adapter = (self.out / "adapter_config.json").is_file()
+            policy = [*policy, "--policy-adapter", str(self.out)] if is_adapter else ["--policy", str(self.out)]
         if recipe.judge_url is not None:
             judge = ["--judge-url", recipe.judge_url]
             judge += ["--judge-key", recipe.judge_key] if recipe.judge_key else []
         else:
             judge = self._build_judge_flags()
             if recipe.judge_config is None:
-                judge += ["--temperature", "0"]  # so that the same answer has the same score before and after
+                # Greedy, so that the same answer has the same score before and after.
+                judge += ["--temperature", "0"]
         flags = {
             "policy-engine": recipe.held_out_engine,
             "samples": recipe.held_out_samples,
             "rubric": recipe.rubric,
             "seed": self.flags.args.seed,
-            "max-failures": len(held.rows) * 2,  # what is lost is counted in the summary
+            # Never reached: failed prompts are counted in the summary instead of ending the run.
+            "max-failures": len(held_out.rows) * 2,
             "out": folder / when,
         }
-        given = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-        given += ["--sample-tokens", str(held.tokens)] if held.tokens else []
-        given += ["--answer", held.answer] if held.answer else []
-        given += ["--sample-stop", *arithmetic.STOP] if held.is_task else []
+        arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+        arguments += ["--sample-tokens", str(held_out.tokens)] if held_out.tokens else []
+        arguments += ["--answer", held_out.answer] if held_out.answer else []
+        arguments += ["--sample-stop", *arithmetic.STOP] if held_out.is_task else []
         with self.folder.time_phase(f"measure_{when}"):
-            run_subcommand("best-of-n", str(folder / PROMPTS), *given, *policy, *judge)
+            run_subcommand("best-of-n", str(folder / PROMPTS), *arguments, *policy, *judge)
+        # Failed prompts do not end a best-of-N run, but a comparison without any result would be meaningless.
         if not any(True for _ in read_rows(folder / when / "best_of_n.jsonl")):
-            raise EngineLostError(f"no held-out prompt was answered and judged; see {folder / when / 'failed.jsonl'}")
+            raise EngineLostError(f"no held-out prompt has a judged answer; see {folder / when / 'failed.jsonl'}")
 
     def _train_policy(self) -> None:
         flags, recipe, rows = self.flags, self.recipe, self.data.rows
@@ -194,28 +199,33 @@ class PolicyTraining(TrainingRun):
             if url is None:
                 self._print_status("starting the judge")
                 url = self.ranks.run_on_first(lambda: stack.enter_context(run_judge_server(*self._build_judge_flags())))
+            # One rank has all completions of a prompt in one call; with several ranks the service waits for the rest.
+            group_size = flags.args.num_generations if spec.needs_group and self.ranks.count > 1 else None
             reward = JudgeReward(
                 url,
                 spec.rubric,
                 spec.method,
                 spec.reward,
                 spec.normalize,
-                flags.args.num_generations if spec.needs_group and self.ranks.count > 1 else None,
+                group_size,
                 recipe.judge_group_timeout_s,
                 api_key=read_key(recipe.judge_key) if recipe.judge_key else None,
                 deadline_s=recipe.judge_deadline_s,
+                # One id for all ranks, so that the service puts their completions into the same groups.
                 run=self.ranks.run_on_first(lambda: uuid4().hex),
             )
             tune_grpo(flags.model, flags.args, rows, reward)
 
     def _write_summary(self) -> dict[str, Any]:
-        folder, held = self.folder, self.held_out
+        folder, held_out = self.folder, self.held_out
         log = json.loads((self.out / LOG_FILE).read_text(encoding="utf-8"))
         losses = [entry["loss"] for entry in log["log"] if entry.get("loss") is not None]
         measured = None
-        if held:
-            before, after = (read_rows(folder.path / when / "best_of_n.jsonl") for when in ("before", "after"))
-            measured = compare_policies(before, after, held.answer, self.flags.args.seed)
+        if held_out:
+            rows_before, rows_after = (
+                read_rows(folder.path / when / "best_of_n.jsonl") for when in ("before", "after")
+            )
+            measured = compare_policies(rows_before, rows_after, held_out.answer, self.flags.args.seed)
         summary = {
             **folder.settings,
             "policy": self.flags.policy,

@@ -13,23 +13,23 @@ from flex_judge.experiments.common.reporting.wording import format_count
 
 
 def print_policy_training(summary: Mapping[str, Any], out: Path) -> None:
-    """Print the summary of a training run, and the path of the policy."""
+    """Print the summary of a training run and the path of the policy."""
     print_run(f"{summary['policy']} after {summary['command'].upper()}", summary, _build_rows(summary))
     if summary["measured"]:
         print_table(build_metrics_table(summary["measured"]))
-    print(f"\nThe policy, with its model card: {out}")
+    print(f"\nPolicy with model card: {out}")
 
 
 def _build_rows(summary: Mapping[str, Any]) -> Iterator[TableRow]:
     yield "Trained on", format_count(summary["rows"], "row")
     if summary["bad_rows"]:
-        yield "  rows left out, as they are no prompts", summary["bad_rows"]
+        yield "  rows left out: not valid prompts", summary["bad_rows"]
     if summary["rows_left_out"]:
-        yield "  rows left out, as too long", summary["rows_left_out"]
+        yield "  rows left out: too long", summary["rows_left_out"]
     if summary["loss"] is not None:
-        yield "Loss, mean", f"{summary['loss']:.4g}"
+        yield "Mean loss", f"{summary['loss']:.4g}"
     if measured := summary["measured"]:
-        yield "Measured on", format_count(measured["prompts"], "held-out prompt")
+        yield "Evaluated on", format_count(measured["prompts"], "held-out prompt")
         unscored = measured["answers_without_a_score"]
         if unscored["before"] or unscored["after"]:
             yield "  answers without a score", f"{unscored['before']} before, {unscored['after']} after"

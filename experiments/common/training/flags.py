@@ -269,7 +269,8 @@ def _build_defaults(kind: TrainingKind, policy: str, given: Mapping[str, Any]) -
 
 def _scan_flags(argv: Sequence[str]) -> dict[str, Any]:
     """The settings that a command line or its --config names, with what it says there, as far as that is known before
-    it is parsed; what is wrong with it is said later."""
+    it is parsed; what is wrong with it is said later.
+    """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--model_name_or_path", "--model-name-or-path")
     early.add_argument("--eval_strategy", "--eval-strategy")

@@ -1,5 +1,6 @@
 """What runs of `flex-judge sft`, `dpo` and `grpo` have in common: a folder that says how the model was made, a summary
-that ends the run, and processes of which the first one speaks."""
+that ends the run, and processes of which the first one speaks.
+"""
 
 from __future__ import annotations
 

@@ -47,11 +47,10 @@ class HFEngine(ThreadedEngine):
     name = "transformers"
 
     def __init__(self, config: EngineConfig, model: Any = None) -> None:
-        """
-        Args:
-            config: what to load.
-            model: take this one, which has that checkpoint's form, as it is and where it is: one that is being
-                trained, say. It computes in the thread that calls `compute`, and stays when the engine is closed.
+        """Args:
+        config: what to load.
+        model: take this one, which has that checkpoint's form, as it is and where it is: one that is being
+            trained, say. It computes in the thread that calls `compute`, and stays when the engine is closed.
         """
         checkpoint = open_checkpoint(config.model, config.adapter)
         if config.threads:
@@ -197,12 +196,11 @@ class RowSampler(LogitsProcessor):  # type: ignore[misc]
     """Makes the greatest score of each row a draw from its distribution; to be the last of the processors."""
 
     def __init__(self, temperature: float, top_p: float, seeds: Sequence[int | None], device: str) -> None:
-        """
-        Args:
-            temperature: above 0.
-            top_p: above 0, at most 1.
-            seeds: of the rows; None draws from torch's own generator.
-            device: where the scores are. The same seed draws otherwise on another kind of device.
+        """Args:
+        temperature: above 0.
+        top_p: above 0, at most 1.
+        seeds: of the rows; None draws from torch's own generator.
+        device: where the scores are. The same seed draws otherwise on another kind of device.
         """
         self._warpers = LogitsProcessorList()
         if temperature != 1:

@@ -127,7 +127,8 @@ class Ledger:
 
     def add_model(self, model: RecordedModel, tokenizer: bytes) -> None:
         """Note a model and the files of its tokenizer (a zip archive). Of one that is there, only `max_model_len` can
-        change: it grows."""
+        change: it grows.
+        """
         self._execute_sql(
             "INSERT INTO models (engine, model_id, profile, max_model_len, tokenizer) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET max_model_len = max(max_model_len, excluded.max_model_len)",

@@ -26,9 +26,8 @@ class RecordingEngine:
     """
 
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
-        """
-        Raises:
-            LedgerError: the model cannot be noted in the ledger.
+        """Raises:
+        LedgerError: the model cannot be noted in the ledger.
         """
         self.engine = engine
         self.ledger = ledger

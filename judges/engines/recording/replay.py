@@ -44,11 +44,10 @@ class ReplayEngine:
     """Passes for the engine that wrote the ledger, so that the same requests find what it answered then."""
 
     def __init__(self, ledger: Ledger, model: RecordedModel, max_model_len: int) -> None:
-        """
-        Args:
-            ledger: closed with the engine.
-            model: one of `ledger.models()`.
-            max_model_len: in tokens; cut to what the model was run with.
+        """Args:
+        ledger: closed with the engine.
+        model: one of `ledger.models()`.
+        max_model_len: in tokens; cut to what the model was run with.
         """
         if model.profile not in PROFILES:
             known = ", ".join(PROFILES)

@@ -19,10 +19,9 @@ class ProcessGuard:
     """Watches over processes and what they start."""
 
     def __init__(self, roots: Iterable[int]) -> None:
-        """
-        Args:
-            roots: ids of processes that this one started. What they have started so far is noted, because it cannot
-                be found any more when they are dead.
+        """Args:
+        roots: ids of processes that this one started. What they have started so far is noted, because it cannot
+            be found any more when they are dead.
         """
         self._processes = _collect_descendants([psutil.Process(root) for root in roots])
         # Process ids are used again; with the time of its start a process is told from its successor.

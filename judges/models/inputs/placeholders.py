@@ -1,5 +1,6 @@
 """Which placeholder of a prompt stands for which medium; the check that is made when a prompt is rendered, and again by
-every engine before it runs one."""
+every engine before it runs one.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ class PlaceholderTokens:
 
 def check_media_content(medium: PreparedMedia) -> None:
     """Raise MediaError unless a medium's content is what it says of itself: models fail on it in the middle of a batch
-    otherwise."""
+    otherwise.
+    """
     value, dtype = medium.value, str(getattr(medium.value, "dtype", ""))
     if medium.modality == Modality.IMAGE:
         fits = getattr(value, "mode", "") == "RGB" and value.size == (medium.width, medium.height)

@@ -1,5 +1,6 @@
 """Mol-LLaMA (arXiv 2502.13449), written from its description as an ordinary transformers model: a Llama that sees
-molecules. Importing this package makes it known to transformers' `Auto` classes."""
+molecules. Importing this package makes it known to transformers' `Auto` classes.
+"""
 
 from __future__ import annotations
 

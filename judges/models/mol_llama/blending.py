@@ -23,11 +23,10 @@ class BlendingUnit(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, width)
 
     def forward(self, side: torch.Tensor, other: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            side: that attends, (molecules, positions, width).
-            other: that is attended to, (molecules, others, width).
-            real: which of `other` are, bool (molecules, others).
+        """Args:
+        side: that attends, (molecules, positions, width).
+        other: that is attended to, (molecules, others, width).
+        real: which of `other` are, bool (molecules, others).
         """
         query, key, value = self.query_norm(side), self.key_norm(other), self.value_norm(other)
         attended, _ = self.attention(query, key, value, key_padding_mask=~real, need_weights=False)
@@ -68,8 +67,7 @@ class Blending(nn.Module):
     def forward(
         self, flat: torch.Tensor, solid: torch.Tensor, real_2d: torch.Tensor, real_3d: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
+        """Args:
             flat: what the 2D encoder says, (molecules, positions, its width).
             solid: what the 3D encoder says.
             real_2d: which of the positions are.

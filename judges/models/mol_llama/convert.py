@@ -224,7 +224,8 @@ def write_adapter(adapter: Mapping[str, Tensor], folder: Path, rank: int, alpha:
 
 def _add_token_rows(weights: dict[str, Tensor], rows: int) -> None:
     """Give a plain language model's embedding and head the rows of the tokens that Mol-LLaMA adds. They are 0: one
-    token is masked wherever it stands, of the other the molecule takes the place, and neither is ever generated."""
+    token is masked wherever it stands, of the other the molecule takes the place, and neither is ever generated.
+    """
     import torch
 
     for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):

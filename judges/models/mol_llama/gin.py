@@ -40,11 +40,10 @@ class GINLayer(nn.Module):
         self.norm = nn.BatchNorm1d(width, eps=config.batch_norm_eps)
 
     def forward(self, nodes: torch.Tensor, edges: torch.Tensor, bonds: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            nodes: (nodes, width).
-            edges: int64 (2, edges): sources, and targets.
-            bonds: int64 (edges, features).
+        """Args:
+        nodes: (nodes, width).
+        edges: int64 (2, edges): sources, and targets.
+        bonds: int64 (edges, features).
         """
         source, target = edges
         messages = nn.functional.relu(nodes[source] + self.bonds(bonds))
@@ -63,8 +62,7 @@ class GIN(nn.Module):
     def forward(
         self, atoms: torch.Tensor, edges: torch.Tensor, bonds: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
+        """Args:
             atoms: int64 (molecules, atoms, features), PAD behind the last atom.
             edges: int64 (molecules, edges, 2): source and target, atoms of the molecule; PAD behind the last edge.
             bonds: int64 (molecules, edges, features), of the edges.

@@ -21,7 +21,8 @@ _NOTHING = {"atom_tokens": 0, "atom_distances": 0}
 
 def collate_molecules(prompts: Sequence[Sequence[MoleculeFeatures]]) -> dict[str, torch.Tensor]:
     """The molecules of each prompt, in the order of their placeholders, as the model's arguments GRAPHS. Nothing where
-    no prompt has one."""
+    no prompt has one.
+    """
     most = max((len(molecules) for molecules in prompts), default=0)
     if not most:
         return {}

@@ -116,8 +116,7 @@ class MolLlamaModel(MolLlamaPreTrainedModel):
         edge_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """
-        Molecules come by prompt, so that whatever repeats or splits a batch does so with its molecules. A prompt that
+        """Molecules come by prompt, so that whatever repeats or splits a batch does so with its molecules. A prompt that
         has fewer than others is filled up with molecules that are padding throughout.
 
         Args:

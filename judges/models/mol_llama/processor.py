@@ -29,8 +29,7 @@ class MolLlamaProcessor(ProcessorMixin):
     def __call__(
         self, text: str | Sequence[str], molecules: Sequence[Sequence[str]] | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """
-        Args:
+        """Args:
             text: prompts as the chat template writes them, with `<mol>` for each molecule, or already expanded.
             molecules: of each prompt, the SMILES strings in their order; of one text, a list of one list.
             kwargs: those of the tokenizer, such as `return_tensors="pt"` and `padding`.

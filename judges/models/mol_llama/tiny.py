@@ -1,5 +1,6 @@
 """A tiny Mol-LLaMA with random weights, to try commands with, to measure and to test. What it says means nothing, but
-depends on every atom and every token that it is given."""
+depends on every atom and every token that it is given.
+"""
 
 from __future__ import annotations
 

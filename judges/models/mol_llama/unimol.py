@@ -49,8 +49,7 @@ class UniMolLayer(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, width)
 
     def forward(self, hidden: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
+        """Args:
             hidden: (molecules, atoms, width).
             bias: (molecules, heads, atoms, atoms), minus infinity for padded keys.
 
@@ -81,8 +80,7 @@ class UniMol(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, tokens: torch.Tensor, distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
+        """Args:
             tokens: int64 (molecules, atoms), PAD behind the end.
             distances: float32 (molecules, atoms, atoms), in angstrom.
 

@@ -15,8 +15,7 @@ from flex_judge.alignment.curation.scales import FIVE, TEN
 from flex_judge.judges.engines.scripted import build_byte_tokenizer
 from flex_judge.judges.errors import UsageError, VerdictParseError
 from flex_judge.judges.io.jsonl import write_lines
-from flex_judge.judges.protocol.parsing import Reply, parse_verdict
-from flex_judge.judges.protocol.parsing import extract_answer, split_answer_first_reply
+from flex_judge.judges.protocol.parsing import Reply, extract_answer, parse_verdict, split_answer_first_reply
 from flex_judge.judges.protocol.prompts import build_judge_turns, build_system_prompt
 from flex_judge.judges.protocol.rendering import Renderer
 from flex_judge.judges.rubrics import load_rubric

@@ -155,7 +155,12 @@ def test_judge_and_rubric_default_to_those_that_made_the_data(tmp_path: Path) ->
         recipe = PolicyRecipe().with_data_defaults(made_by, is_task=False)
         assert (recipe.judge, recipe.judge_adapter, recipe.judge_url, recipe.rubric) == (*expected, "judgelm")
         explicit = PolicyRecipe(judge="other", rubric="general").with_data_defaults(made_by, is_task=False)
-        assert (explicit.judge, explicit.judge_adapter, explicit.judge_url, explicit.rubric) == ("other", None, None, "general")
+        assert (explicit.judge, explicit.judge_adapter, explicit.judge_url, explicit.rubric) == (
+            "other",
+            None,
+            None,
+            "general",
+        )
     default = PolicyRecipe().with_data_defaults({}, is_task=True)
     assert (default.judge, default.rubric) == (JUDGE, "correctness")
 

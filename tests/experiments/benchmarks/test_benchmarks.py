@@ -47,7 +47,7 @@ def test_pandalm_uses_the_majority_of_three_annotators(tmp_path: Path) -> None:
     assert get_metric(summary, "without_ties")["value"] == 1.0
     assert summary["agreement"] == 3 / 5
     assert summary["unscored"] == {"unparseable": 1}
-    assert summary["notes"] == ["5 items where the published version has 999"]
+    assert summary["notes"] == ["5 items; the published version has 999"]
     groups = summary["tasks"]["pair"]["tables"]["annotators"]
     assert {name: group["asked"] for name, group in groups.items()} == {"all differ": 1, "two agree or more": 4}
 

@@ -199,12 +199,12 @@ def test_notes_unknown_orders_unequal_runs_and_missing_verdicts(
     ids = ("alpacaeval-easy/30", "llmbar-natural/31", "donotanswer/32", "math-prm/33", "hep-cpp/34")
     stored = [{"id": name, "text": make_reply(8, 3)} for name in ids]
     run = Run(capfd, "eval", "rewardbench", "--data", file, "--replay", write_replies(*stored, stored[0]), "--json")
-    assert any("in which order" in note for note in run.json["notes"])
-    assert "items have from 1 to 2 runs" in run.json["notes"]
+    assert any("reading order" in note for note in run.json["notes"])
+    assert "items have between 1 and 2 runs" in run.json["notes"]
     with_orders = [{"id": name, "text": make_reply(3, 8), "orders": [[1, 0]]} for name in ids]
     assert not any("order" in note for note in _run_rewardbench(capfd, file, with_orders)["notes"])
     without_verdicts = [{"id": name, "text": "I would rather not say."} for name in ids]
-    assert any("no verdict was found" in note for note in _run_rewardbench(capfd, file, without_verdicts)["notes"])
+    assert any("no verdict in" in note for note in _run_rewardbench(capfd, file, without_verdicts)["notes"])
 
 
 def _run_rewardbench(capfd: pytest.CaptureFixture[str], file: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def test_reads_options_in_brackets(capfd: pytest.CaptureFixture[str], folder: Pa
     first = Run(capfd, "eval", "genai-bench", "--data", data_folder, *JUDGE, "--out", "run", "--json").json
     rows = [json.loads(line) for line in (folder / "run" / "items.jsonl").read_text().splitlines()]
     stored = write_replies(
-        *({"id": row["id"], "texts": [f"So: [[{option}]]" for option in row["said"]]} for row in rows)
+        *({"id": row["id"], "texts": [f"So: [[{option}]]" for option in row["predictions"]]} for row in rows)
     )
     again = Run(
         capfd, "eval", "genai-bench", "--data", data_folder, "--replay", stored, "--json", "--max-failures", "9"

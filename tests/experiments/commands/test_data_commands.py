@@ -1,4 +1,4 @@
-"""`flex-judge best-of-n` and `flex-judge preferences`, as a user runs them."""
+"""`flex-judge best-of-n` and `flex-judge preferences` from the command line."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from flex_judge.judges.errors import UsageError
 SCRIPTED = {"engine": "scripted", "policy": "scripts:slow_drawn_policy", "model": "scripts:fair_judge"}
 
 
-def flags(settings: dict[str, Any]) -> list[str]:
+def to_flags(settings: dict[str, Any]) -> list[str]:
     return [text for name, value in settings.items() for text in ("--" + name.replace("_", "-"), str(value))]
 
 
-def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def run_for_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(list(arguments)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -67,7 +67,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--judge-key", "env:KEY"], "--judge-key goes with --judge-url"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
+def test_bad_input_gives_one_line_before_anything_starts(
     command: str, arguments: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -79,12 +79,12 @@ def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
     assert not out.exists()
 
 
-def test_settings_that_do_not_go_together_are_refused() -> None:
-    with pytest.raises(UsageError, match="halving asks a judge again"):
+def test_rejects_incompatible_settings() -> None:
+    with pytest.raises(UsageError, match="--method halving needs a --temperature above 0"):
         make_config(BestOfNRun, method="halving", temperature=0.0)
     with pytest.raises(UsageError, match="--hot-temperature must be above"):
         make_config(PreferenceRun, rule="two_temperatures", sample_temperature=1.3)
-    with pytest.raises(UsageError, match="takes one answer at each; leave --samples out"):
+    with pytest.raises(UsageError, match="samples one answer per temperature; leave --samples out"):
         make_config(PreferenceRun, rule="two_temperatures", samples=4)
     with pytest.raises(UsageError, match="needs at least 2 answers per prompt, got 1"):
         make_config(PreferenceRun, samples=1)
@@ -94,28 +94,28 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         make_config(PreferenceRun, format="reward", with_images=True)
 
 
-def test_what_a_method_cannot_judge_is_said_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_settings_that_a_method_cannot_judge(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, complaint in (
         (["--method", "round_robin", "--samples", "65"], "at most 64 for the method 'round_robin'"),
         (["--method", "knockout", "--samples", "1"], "the method 'knockout' compares"),
         (["--method", "listwise", "--rubric", "mllm_judge_pair"], "mllm_judge_pair"),
     ):
-        assert complaint in error_of(capsys, "best-of-n", *arguments, "--out", "/nonexistent/run")
+        assert complaint in run_for_error(capsys, "best-of-n", *arguments, "--out", "/nonexistent/run")
 
 
-def test_what_is_in_a_rubric_or_a_model_s_folder_belongs_to_the_identity_of_a_run(tmp_path: Path) -> None:
+def test_identity_includes_contents_of_rubric_and_model_folder(tmp_path: Path) -> None:
     rubric, model = tmp_path / "brief.toml", tmp_path / "model"
     model.mkdir()
-    seen = []
+    identities = []
     for criteria, weights in (("brevity", "1"), ("brevity", "2"), ("length", "2")):
         rubric.write_text(f'criteria = "{criteria}"\nscale = "1-5"\nexample = [2, 4]\n')
         (model / "model.safetensors").write_text(weights)
         config = make_config(BestOfNRun, rubric=str(rubric), policy=str(model))
-        seen.append(config.build_identity(config.open_prompts(None), None))
-    assert [len({str(identity[name]) for identity in seen}) for name in ("policy", "rubric")] == [2, 2]
+        identities.append(config.build_identity(config.open_prompts(None), None))
+    assert [len({str(identity[name]) for identity in identities}) for name in ("policy", "rubric")] == [2, 2]
 
 
-def test_a_service_that_runs_already_judges_instead_of_one_of_the_run_s_own() -> None:
+def test_judges_with_a_running_service() -> None:
     engine = ScriptedEngine(fair_judge)
     with served(FlexJudge(engine, SETTINGS)) as service:
         config = make_config(BestOfNRun, judge_url=service.url, max_batch=4)
@@ -123,14 +123,12 @@ def test_a_service_that_runs_already_judges_instead_of_one_of_the_run_s_own() ->
         comparison = Comparison.of("What is 2 + 3?", "The result is 5.", id="c1")
         judgment = asyncio.run(config.external_judge.make_ask()(comparison))
     assert (judgment.id, judgment.scores) == ("c1", FlexJudge(engine, SETTINGS).judge([comparison])[0].scores)
-    own = Path(rubrics.__file__).parent / "presets" / "general.toml"
+    rubric_file = Path(rubrics.__file__).parent / "presets" / "general.toml"
     with pytest.raises(UsageError, match=r"--rubric must be one of .* where a service judges"):
-        make_config(BestOfNRun, judge_url=service.url, rubric=str(own))
+        make_config(BestOfNRun, judge_url=service.url, rubric=str(rubric_file))
 
 
-def test_a_rubric_that_reads_no_pairs_is_refused_before_anything_is_sampled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejects_a_pointwise_rubric_for_pairs_before_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = make_config(
         PreferenceRun, rule="two_temperatures", rubric="membrane_permeability", engine="scripted", model="scripts:x"
@@ -140,13 +138,13 @@ def test_a_rubric_that_reads_no_pairs_is_refused_before_anything_is_sampled(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_rule_of_two_temperatures_has_its_pairs_read_in_both_orders() -> None:
+def test_rule_two_temperatures_reads_pairs_in_both_orders() -> None:
     assert make_config(PreferenceRun, rule="two_temperatures").build_settings("smollm2-135m").order == "both"
     assert make_config(PreferenceRun).build_settings("smollm2-135m").order == "as_given"
 
 
-async def _here(config: BestOfNRun, file: str | None, folder: Path) -> dict[str, str]:
-    """What a run gives that nothing disturbs, without Ray: the text of each table."""
+async def _run_without_ray(config: BestOfNRun, file: str | None, folder: Path) -> dict[str, str]:
+    """Run without Ray and interruptions, and return the text of each table."""
     from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
 
     source = config.open_prompts(file)
@@ -161,28 +159,28 @@ async def _here(config: BestOfNRun, file: str | None, folder: Path) -> dict[str,
     return {table: (folder / table).read_text() for table in plan.tables}
 
 
-def test_the_summary_says_how_many_are_right_with_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_has_accuracies_with_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = make_config(BestOfNRun, **SCRIPTED, prompts=40, samples=4, temperature=0.0, out=str(tmp_path / "run"))
-    tables = asyncio.run(_here(config, None, tmp_path / "parts"))
+    tables = asyncio.run(_run_without_ray(config, None, tmp_path / "parts"))
     with RunFolder(tmp_path / "run", {"judge": "j", "policy": "p"}) as folder:
         (folder.path / "best_of_n.jsonl").write_text(tables["best_of_n"])
         summary = write_summary(folder, ShardFolder(tmp_path / "parts").read_reports()[0], "answer")
-    shown = summary["accuracies"]
+    accuracies = summary["accuracies"]
     rows = [json.loads(line) for line in tables["best_of_n"].splitlines()]
     right = [f"is {row['kept']['answer']}." in row["text"] for row in rows]
-    assert shown["best"][4]["value"] == sum(right) / 40
-    assert shown["best"][4]["low"] < shown["best"][4]["value"] < shown["best"][4]["high"]
-    assert shown["random"]["value"] <= shown["pass_at"][4]["value"]
+    assert accuracies["best"][4]["value"] == sum(right) / 40
+    assert accuracies["best"][4]["low"] < accuracies["best"][4]["value"] < accuracies["best"][4]["high"]
+    assert accuracies["random"]["value"] <= accuracies["pass_at"][4]["value"]
     print_best_of_n(summary, tmp_path)
     assert "Right: best of 4" in capsys.readouterr().out
 
 
-def test_the_exit_status_tells_of_prompts_without_a_result() -> None:
+def test_exit_status_counts_prompts_without_a_result() -> None:
     summary = {"failed": {"bad row": 2, "engine_lost": 1}, "unscored": 1}
     assert (compute_exit_status(summary, 3), compute_exit_status(summary, 4)) == (1, 0)
 
 
-async def _pairs_here(config: PreferenceRun, folder: Path) -> CompletedRun:
+async def _make_pairs_without_ray(config: PreferenceRun, folder: Path) -> CompletedRun:
     source = config.open_prompts(None)
     models = LocalModels(config.policy_config, config.judge_config)
     job = Job(source, config.make_plan(models, None), folder, config.build_columns(None), 4)
@@ -194,21 +192,21 @@ async def _pairs_here(config: PreferenceRun, folder: Path) -> CompletedRun:
 
 @pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
 @pytest.mark.parametrize("format", ["preference", "kto"])
-def test_a_preference_data_set_loads_with_its_card(file_format: str, format: str, tmp_path: Path) -> None:
+def test_preference_data_set_loads_with_its_card(file_format: str, format: str, tmp_path: Path) -> None:
     from datasets import load_dataset
 
     settings: dict[str, Any] = {"prompts": 10, "samples": 4, "format": format, "file_format": file_format}
     config = make_config(PreferenceRun, **SCRIPTED, **settings, temperature=0.0)
-    done = asyncio.run(_pairs_here(config, tmp_path / "parts"))
+    done = asyncio.run(_make_pairs_without_ray(config, tmp_path / "parts"))
     stats, right = write_data(config, tmp_path / "data", done, "sums", None)
     data = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(data) == stats.rows
     assert right is not None
     assert sum(right.values()) == stats.pairs > 0
     assert f"{stats.pairs}" in (tmp_path / "data" / "README.md").read_text()
-    # Other rows in the same place, as many: what `datasets` has kept of the first ones is not taken for them.
+    # A second data set in the same folder with as many rows must not be read from the cache of `datasets`.
     other = make_config(PreferenceRun, **SCRIPTED, **settings, temperature=0.0, seed=1)
-    write_data(other, tmp_path / "data", asyncio.run(_pairs_here(other, tmp_path / "others")), "sums", None)
+    write_data(other, tmp_path / "data", asyncio.run(_make_pairs_without_ray(other, tmp_path / "others")), "sums", None)
     again = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
     stored = load_dataset(
         {"jsonl": "json"}.get(file_format, file_format),
@@ -220,8 +218,8 @@ def test_a_preference_data_set_loads_with_its_card(file_format: str, format: str
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
-    """On a running cluster, which is joined and left as it was; the undisturbed one runs within this process."""
+def test_run_that_is_killed_twice_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    """Kill a run on a joined cluster twice; compare it with an uninterrupted run in this process."""
     file = tmp_path / "prompts.jsonl"
     rows = [{"prompt": f"What is {n} + {n % 7}?", "id": f"q{n}", "answer": n + n % 7} for n in range(120)]
     rows[50] = {"question": "in the wrong column"}
@@ -229,14 +227,14 @@ def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tm
     settings = SCRIPTED | {"samples": 4, "temperature": 0.0, "answer": "answer", "max_failures": 1}
     run = tmp_path / "run"
     config = make_config(BestOfNRun, **settings, out=str(run))  # type: ignore[arg-type]
-    undisturbed = asyncio.run(_here(config, str(file), tmp_path / "parts"))
+    uninterrupted = asyncio.run(_run_without_ray(config, str(file), tmp_path / "parts"))
     command = [
         sys.executable,
         "-m",
         "flex_judge.experiments.cli",
         "best-of-n",
         str(file),
-        *flags(settings),
+        *to_flags(settings),
         "--out",
         str(run),
     ]
@@ -251,18 +249,18 @@ def test_a_run_that_is_killed_twice_ends_with_the_bytes_of_an_undisturbed_one(tm
             process.kill()
             process.wait()
         assert 40 <= len(ShardFolder(run / "shards").read_reports()) < 60
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        look = (
+        process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        script = (
             "from flex_judge.reward.serving.cluster import connect\n"
             f"with connect({address!r}):\n"
-            "    from ray import serve\n"  # Ray reads its settings when it is imported
+            "    from ray import serve\n"  # after connect, because Ray reads its settings when it is imported
             "    print('left:', list(serve.status().applications))"
         )
-        left = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "failed: bad row" in done.stdout
-    assert (run / "best_of_n.jsonl").read_text() == undisturbed["best_of_n"]
-    assert (run / "judgments.jsonl").read_text() == undisturbed["judgments"]
+        cluster_check = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    assert "failed: bad row" in process.stdout
+    assert (run / "best_of_n.jsonl").read_text() == uninterrupted["best_of_n"]
+    assert (run / "judgments.jsonl").read_text() == uninterrupted["judgments"]
     (failed,) = (run / "failed.jsonl").read_text().splitlines()
     assert "prompts.jsonl, line 51: field 'prompt' is missing; there are question (--column)" in failed
-    assert "left: []" in left.stdout, left.stderr
+    assert "left: []" in cluster_check.stdout, cluster_check.stderr

@@ -1,4 +1,4 @@
-"""The samples and judgments that the steps of a demo share: stored at once, asked for once, copied to equal answers."""
+"""Samples and judgments that the steps of a demo share: stored at once, requested once, copied to equal answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW = PromptRow("q", (Message("user", "?"),))
 TEXTS = ("same", "other", "same")
 
 
-class Policy:
+class FakePolicy:
     model_id = "policy"
 
     def __init__(self) -> None:
@@ -33,10 +33,10 @@ class Policy:
     def close(self) -> None: ...
 
 
-async def test_a_sample_is_stored_and_never_sampled_again(tmp_path: Path) -> None:
+async def test_samples_are_stored_and_never_repeated(tmp_path: Path) -> None:
     for sampled in ([0, 1, 2], []):
         with Journal(tmp_path / "completions.jsonl") as journal:
-            samples, policy = SampleStore("policy", [ROW], 3, journal), Policy()
+            samples, policy = SampleStore("policy", [ROW], 3, journal), FakePolicy()
             samples.attach_policy(policy, lambda: None)
             completions = await samples.sample(ROW.prompt, Sampling(8), range(3))
             assert completions == [
@@ -48,24 +48,24 @@ async def test_a_sample_is_stored_and_never_sampled_again(tmp_path: Path) -> Non
             assert samples.find_copies("q/0") == ["q/2"]
 
 
-async def test_a_copy_gets_the_same_judgment_and_lost_ones_are_asked_for_again(tmp_path: Path) -> None:
-    asked = []
-    for status, done in ((Status.ENGINE_LOST, 0), (Status.UNPARSEABLE, 2)):
+async def test_copies_get_the_same_judgment_and_failed_judgments_are_repeated(tmp_path: Path) -> None:
+    judged_ids = []
+    for status, num_final in ((Status.ENGINE_LOST, 0), (Status.UNPARSEABLE, 2)):
         with Journal(tmp_path / "completions.jsonl") as texts, Journal(tmp_path / "judgments.jsonl") as journal:
             samples = SampleStore("policy", [ROW], 3, texts)
-            samples.attach_policy(Policy(), lambda: None)
+            samples.attach_policy(FakePolicy(), lambda: None)
             await samples.sample(ROW.prompt, Sampling(8), range(3))
             judgments = JudgmentStore(samples, journal)
             assert judgments.num_final == 0
 
             async def judge(comparison: Comparison, status: Status = status) -> Judgment:
-                asked.append(comparison.id)
+                judged_ids.append(comparison.id)
                 return Judgment(comparison.id, status, None, None, "", usage=Usage(5, 0, 5))
 
             judgments.attach_judge(judge, lambda: None)
-            for _ in range(2):  # the second step asks about the same samples
+            for _ in range(2):  # two steps of a run
                 await judgments.judge_sample(Comparison("q/0", ROW.prompt, ("same",)))
-            assert JudgmentStore(samples, journal).num_final == done
-    assert asked == ["q/0", "q/0"]
+            assert JudgmentStore(samples, journal).num_final == num_final
+    assert judged_ids == ["q/0", "q/0"]
     copy = list(read_rows(tmp_path / "judgments.jsonl"))[-1]
     assert (copy["id"], copy["provenance"]["copy_of"], copy["usage"]["prompt_tokens"]) == ("q/2", "q/0", 0)

@@ -1,4 +1,4 @@
-"""`flex-judge eval` from the user's view: data in, metrics out, every error in one line."""
+"""`flex-judge eval`: data in, metrics out, every error on one line."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_prints_metrics_with_intervals_groups_and_notes(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_prints_metrics_with_intervals_by_group_and_notes(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     run = Run(
         capfd, "eval", "pandalm", "--data", str(data.write_pandalm(folder)), "--replay", write_replies(*PANDALM_REPLIES)
     )
     assert "agreement" in run.out
     assert "1.0000 to 1.0000" in run.out
     assert "annotators all differ" in run.out
-    assert "note: 5 items where the published version has 999" in run.out
+    assert "note: 5 items; the published version has 999" in run.out
 
 
-def test_missing_or_changed_data_gets_a_one_line_error(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_missing_or_changed_data_give_one_line_with_the_expected_format(
+    capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
     for arguments in (("--data", "nowhere"), ("--data", str(folder)), ()):
         run = Run(capfd, "eval", "pandalm", *arguments)
         assert run.status == 2
         assert "testset-v1.json" in run.err
         assert len(run.err.splitlines()) == 1
-    other = data.write_table(folder / "other.json", [{"question": "?", "answer": "!"}])
+    other = data.table(folder / "other.json", [{"question": "?", "answer": "!"}])
     run = Run(capfd, "eval", "pandalm", "--data", str(other))
     assert "row 1" in run.err
-    assert "no field 'instruction', only question, answer" in run.err
+    assert "no 'instruction', but question, answer" in run.err
     rows = json.loads(data.write_pandalm(folder).read_text())
     rows[1]["annotator2"] = "left"
-    wrong = data.write_table(folder / "wrong.json", rows)
+    wrong = data.table(folder / "wrong.json", rows)
     run = Run(capfd, "eval", "pandalm", "--data", str(wrong))
     assert "wrong.json, row 2, field 'annotator2': expected one of 1, 2, 0" in run.err
 
 
-def test_protocol_is_the_default_and_deviations_are_noted(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_protocol_gives_the_defaults_and_notes_name_deviations(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     file = str(data.write_judgebench(folder / "data"))
     run = Run(capfd, "eval", "judgebench", "--data", file, *JUDGE, "--temperature", "0.1", "--json")
     assert run.json["settings"]["order"] == "both"
@@ -55,7 +57,7 @@ def test_protocol_is_the_default_and_deviations_are_noted(capfd: pytest.CaptureF
     assert "(default: both)" in help_text
 
 
-def test_limit_samples_items_from_all_of_the_data(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_limit_selects_items_evenly(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     run = Run(
         capfd, "eval", "llmbar", "--data", str(data.write_llmbar(folder / "data")), *JUDGE, "--limit", "2", "--json"
     )
@@ -64,51 +66,51 @@ def test_limit_samples_items_from_all_of_the_data(capfd: pytest.CaptureFixture[s
     assert run.json["notes"] == ["only 2 items, by --limit 2"]
 
 
-def test_rerun_reuses_judgments_and_rejects_other_settings(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_resumes_a_run_and_rejects_other_settings(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     file = str(data.write_pandalm(folder))
     command = ("eval", "pandalm", "--data", file, *JUDGE, "--json")
     first = Run(capfd, *command).json
     journal = folder / "runs" / "eval-pandalm" / "judgments.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join(lines[:2]) + lines[2][:20])  # as a killed run leaves it
-    resumed = Run(capfd, *command).json
-    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in resumed.items() if k != "seconds"}
+    journal.write_text("".join(lines[:2]) + lines[2][:20])  # a kill can leave an incomplete line
+    again = Run(capfd, *command).json
+    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
     run = Run(capfd, *command, "--seed", "1")
     assert run.status == 2
     assert "seed" in run.err
 
 
-def test_names_an_unreadable_clip_and_scores_the_others(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    place = data.write_somos(folder / "data")
-    whole = Run(capfd, "eval", "somos", "--data", str(place), *JUDGE, "--json", "--out", "whole").json
-    (place / "audios" / "LJ003-0304_078.wav").write_bytes(b"RIFF")
-    run = Run(capfd, "eval", "somos", "--data", str(place), *JUDGE, "--json", "--out", "part")
+def test_unreadable_clip_is_named_and_changes_no_other_score(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    release = data.write_somos(folder / "data")
+    complete = Run(capfd, "eval", "somos", "--data", str(release), *JUDGE, "--json", "--out", "complete").json
+    (release / "audios" / "LJ003-0304_078.wav").write_bytes(b"RIFF")
+    run = Run(capfd, "eval", "somos", "--data", str(release), *JUDGE, "--json", "--out", "part")
     assert run.status == 1
     assert run.json["unscored"] == {"not judged": 1}
     assert "LJ003-0304_078.wav" in run.json["examples_not_judged"][0]
-    assert whole["scored"] == 3
+    assert complete["scored"] == 3
 
-    def rows(name: str) -> dict[str, Any]:
+    def read_items(name: str) -> dict[str, Any]:
         lines = (folder / name / "items.jsonl").read_text().splitlines()
         return {row["id"]: row for row in map(json.loads, lines)}
 
-    part = rows("part")
-    assert part.pop("LJ003-0304_078.wav")["said"] == [None]
-    assert part == {name: row for name, row in rows("whole").items() if name in part}
+    part = read_items("part")
+    assert part.pop("LJ003-0304_078.wav")["predictions"] == [None]
+    assert part == {name: row for name, row in read_items("complete").items() if name in part}
 
 
-def test_report_rebuilds_the_page_from_the_run(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_report_rebuilds_the_page(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     Run(capfd, "eval", "pandalm", "--data", str(data.write_pandalm(folder)), *JUDGE, "--out", "run")
     page = folder / "run" / "report.html"
-    original = page.read_text()
+    html = page.read_text()
     page.unlink()
     assert Run(capfd, "report", "run").status == 0
-    assert page.read_text() == original
-    assert "Flex-VL-7B" in original
-    assert "people say tie, the judge 2.0 and 6.0" in original
+    assert page.read_text() == html
+    assert "Flex-VL-7B" in html
+    assert "people say tie, the judge 2.0 and 6.0" in html
 
 
-def test_page_escapes_the_judges_text(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_page_escapes_texts_of_the_judge(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     stored = write_replies(
         {"id": 7, "text": "<think><script>alert(1)</script></think><answer>1</answer><answer>9</answer>"}
     )
@@ -119,30 +121,32 @@ def test_page_escapes_the_judges_text(capfd: pytest.CaptureFixture[str], folder:
     assert "&lt;script&gt;" in page
 
 
-def test_unknown_benchmark_or_task_gets_a_one_line_error(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_unknown_benchmark_or_task_gives_one_line(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     assert Run(capfd, "eval", "pandallm").status == 2
     run = Run(capfd, "eval", "pandalm", "--data", str(data.write_pandalm(folder)), "--task", "score")
     assert run.status == 2
     assert "--task score: pandalm has pair" in run.err
 
 
-def test_more_runs_and_items_extend_the_journal(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_more_runs_and_items_continue_a_smaller_run(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     command = ("eval", "pandalm", "--data", str(data.write_pandalm(folder)), *JUDGE, "--json")
     assert Run(capfd, *command, "--limit", "2").json["judgments"] == 2
     journal = folder / "runs" / "eval-pandalm" / "judgments.jsonl"
-    original_journal = journal.read_text()
+    first_run = journal.read_text()
     assert Run(capfd, *command, "--runs", "2").json["judgments"] == 10
-    assert journal.read_text().startswith(original_journal)
+    assert journal.read_text().startswith(first_run)
 
 
-def test_files_with_the_same_name_are_told_apart_by_folder(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    place = data.write_llmbar(folder / "data")
-    files = [str(place / "Natural" / "dataset.json"), str(place / "Adversarial" / "Manual" / "dataset.json")]
-    whole = Run(capfd, "eval", "llmbar", "--data", str(place), *JUDGE, "--json", "--out", "whole").json
+def test_files_of_the_same_name_are_told_apart_by_their_folders(
+    capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    release = data.write_llmbar(folder / "data")
+    files = [str(release / "Natural" / "dataset.json"), str(release / "Adversarial" / "Manual" / "dataset.json")]
+    complete = Run(capfd, "eval", "llmbar", "--data", str(release), *JUDGE, "--json", "--out", "complete").json
     parts = Run(
         capfd, "eval", "llmbar", "--data", files[0], "--data", files[1], *JUDGE, "--json", "--out", "parts"
     ).json
-    assert parts["tasks"]["pair"]["tables"] == whole["tasks"]["pair"]["tables"]
+    assert parts["tasks"]["pair"]["tables"] == complete["tasks"]["pair"]["tables"]
 
 
 def test_ignores_other_files_in_a_clone_of_a_release(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
@@ -163,31 +167,29 @@ def test_ignores_other_files_in_a_clone_of_a_release(capfd: pytest.CaptureFixtur
         ("judgelm", {"text": None, "score": [float("nan"), 3]}, "field 'score': expected two numbers"),
     ],
 )
-def test_invalid_field_gets_a_one_line_error(
+def test_wrong_field_gives_one_line(
     benchmark: str, row: dict[str, Any], problem: str, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    writer = {
+    write_data = {
         "pandalm": data.write_pandalm,
         "vl-rewardbench": data.write_vl_rewardbench,
         "judgelm": data.write_judgelm,
     }[benchmark]
-    writer(folder / "data")
+    write_data(folder / "data")
     file = next(f for f in sorted((folder / "data").rglob("*.json*")))
     text = file.read_text()
     rows = json.loads(text) if file.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
-    data.write_table(file, [{**rows[0], **row}, *rows[1:]])
+    data.table(file, [{**rows[0], **row}, *rows[1:]])
     run = Run(capfd, "eval", benchmark, "--data", str(folder / "data"), *JUDGE)
     assert (run.status, len(run.err.splitlines())) == (2, 1)
     assert problem in run.err
 
 
 @pytest.mark.parametrize("mos", ["nan", "45", "true", ""])
-def test_score_outside_the_scale_gets_a_one_line_error(
-    mos: str, capfd: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    place = data.write_somos(folder / "data")
-    listed = place / "training_files/split1/clean/test_mos_list.txt"
-    listed.write_text(listed.read_text().replace(",3.4", f",{mos}"))
-    run = Run(capfd, "eval", "somos", "--data", str(place), *JUDGE)
+def test_score_off_the_scale_gives_one_line(mos: str, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    release = data.write_somos(folder / "data")
+    score_list = release / "training_files/split1/clean/test_mos_list.txt"
+    score_list.write_text(score_list.read_text().replace(",3.4", f",{mos}"))
+    run = Run(capfd, "eval", "somos", "--data", str(release), *JUDGE)
     assert (run.status, len(run.err.splitlines())) == (2, 1)
     assert "a number from 1 to 5" in run.err

@@ -1,4 +1,4 @@
-"""`flex-judge judge` as its user meets it: a file or one comparison in, judgments out, every fault in one line."""
+"""`flex-judge judge`: a file or one comparison in, judgments out, every error on one line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Run:
-    """What a command came to."""
+    """Exit status and output of a command."""
 
     def __init__(self, capfd: pytest.CaptureFixture[str], *arguments: str) -> None:
         capfd.readouterr()
@@ -52,8 +52,8 @@ class Run:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def given(*rows: dict[str, Any], name: str = "c.jsonl") -> str:
-    """A file of comparisons."""
+def write_comparisons(*rows: dict[str, Any], name: str = "c.jsonl") -> str:
+    """Write comparisons to a file and return its name."""
     if name.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(list(rows)), name)
     else:
@@ -61,18 +61,18 @@ def given(*rows: dict[str, Any], name: str = "c.jsonl") -> str:
     return name
 
 
-def table(name: str) -> list[dict[str, Any]]:
+def read_rows(name: str) -> list[dict[str, Any]]:
     return [row for _, row in read_table(Path(name))]
 
 
-def here() -> set[str]:
+def list_files() -> set[str]:
     return {p.name for p in Path().iterdir()}
 
 
 PAIR = ("--prompt", "What is 2 + 3?", "--response", "It is 5.", "--response", "It is 6.")
 
 
-def test_one_comparison_is_shown_to_a_person_with_scores_outcome_and_reasoning(
+def test_prints_scores_outcome_and_reasoning_of_one_comparison(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     run = Run(capfd, *PAIR, "--order", "both")
@@ -84,31 +84,31 @@ def test_one_comparison_is_shown_to_a_person_with_scores_outcome_and_reasoning(
     assert "read as 2, 1" in run.out
     assert "judging" not in run.out
     assert "judging" in run.err
-    assert not here()
+    assert not list_files()
 
 
-def test_one_comparison_is_one_line_of_json_on_request(capfd: pytest.CaptureFixture[str]) -> None:
+def test_json_prints_one_comparison_on_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     run = Run(capfd, *PAIR, "--json")
     assert run.status == 0
     (row,) = run.rows
     assert (row["status"], len(row["scores"]), row["model"]) == ("ok", 2, "scripts:fair_judge")
 
 
-def test_prompt_and_responses_may_be_in_files(capfd: pytest.CaptureFixture[str]) -> None:
+def test_reads_prompt_and_responses_from_files(capfd: pytest.CaptureFixture[str]) -> None:
     Path("q.txt").write_text("Who wrote it?")
     Path("a.md").write_text("The bard\nhimself")
     run = Run(capfd, "--prompt", "@q.txt", "--response", "@a.md", "--response", "@@bard", "--json")
     assert run.rows[0]["reasoning"] == "I look at: The bard\nhimself and @bard"
 
 
-def test_what_an_answer_tells_the_terminal_is_shown_and_not_obeyed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_of_answers_are_escaped(capfd: pytest.CaptureFixture[str]) -> None:
     run = Run(capfd, "--prompt", "Hi", "--response", "\x1b[2Jgone [bold]not[/bold] \u202eback", "--response", "ok")
     assert run.status == 0
     assert "\x1b" not in run.out + run.err
     assert "I look at: \\x1b[2Jgone [bold]not[/bold] \\u202eback and ok" in run.out
 
 
-def test_one_comparison_without_a_verdict_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+def test_reports_why_a_comparison_has_no_score(capfd: pytest.CaptureFixture[str]) -> None:
     run = Run(capfd, "--prompt", "Hi", "--response", "mumble", "--response", "ok", "--no-force")
     assert run.status == 1
     assert "No score: unparseable (" in run.out
@@ -116,7 +116,7 @@ def test_one_comparison_without_a_verdict_says_why(capfd: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("source", ["--image", "--response"])
-def test_media_for_a_judge_that_takes_none_are_refused(source: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_text_only_judge_rejects_media(source: str, capfd: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (60, 60)).save("cat.png")
     run = Run(capfd, *PAIR, source, "@cat.png" if source == "--response" else "cat.png")
     assert run.status == 2
@@ -126,66 +126,64 @@ def test_media_for_a_judge_that_takes_none_are_refused(source: str, capfd: pytes
     assert not run.out
 
 
-def test_a_molecule_is_text_to_a_judge_without_a_molecule_encoder(capfd: pytest.CaptureFixture[str]) -> None:
+def test_molecule_becomes_text_without_a_molecule_encoder(capfd: pytest.CaptureFixture[str]) -> None:
     run = Run(capfd, "--prompt", "Does it pass?", "--molecule", "CCO", "--response", "Yes", "--json")
     assert run.rows[0]["status"] == "ok"
 
 
 @pytest.mark.parametrize("source", ["c.jsonl", "c.parquet"])
 @pytest.mark.parametrize("out", ["o.jsonl", "o.parquet"])
-def test_files_come_out_in_the_order_in_which_they_came_in(
-    source: str, out: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    run = Run(capfd, given(*ROWS, name=source), "--out", out)
+def test_judgments_are_in_the_order_of_the_input_file(source: str, out: str, capfd: pytest.CaptureFixture[str]) -> None:
+    run = Run(capfd, write_comparisons(*ROWS, name=source), "--out", out)
     assert (run.status, run.out) == (0, "")
     assert "4 of 4 comparisons scored" in run.err
     assert f"judgments: {out}" in run.err
-    rows = table(out)
+    rows = read_rows(out)
     assert [row["id"] for row in rows] == ["sum", "poem", "fact", "odd"]
     assert [len(row["scores"]) for row in rows] == [2, 3, 1, 2]
     assert rows[2]["votes"][0]["reasoning"] == "I look at: Yes."
-    assert here() == {source, out, f"{out}.ledger"}  # no log: nothing was logged
+    assert list_files() == {source, out, f"{out}.ledger"}  # an empty log is removed
 
 
-def test_without_out_judgments_are_json_lines_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
-    run = Run(capfd, given(*ROWS))
+def test_prints_json_lines_without_out(capfd: pytest.CaptureFixture[str]) -> None:
+    run = Run(capfd, write_comparisons(*ROWS))
     assert run.status == 0
     assert [row["id"] for row in run.rows] == ["sum", "poem", "fact", "odd"]
     assert "judging" in run.err
     assert "4 of 4 comparisons scored" in run.err
-    assert here() == {"c.jsonl"}
+    assert list_files() == {"c.jsonl"}
 
 
-def test_json_prints_judgments_also_where_they_are_written(capfd: pytest.CaptureFixture[str]) -> None:
-    run = Run(capfd, given(*ROWS), "--out", "o.jsonl", "--json")
-    assert run.rows == table("o.jsonl")
+def test_json_prints_judgments_in_addition_to_out(capfd: pytest.CaptureFixture[str]) -> None:
+    run = Run(capfd, write_comparisons(*ROWS), "--out", "o.jsonl", "--json")
+    assert run.rows == read_rows("o.jsonl")
 
 
-def test_settings_come_from_a_file_and_flags(capfd: pytest.CaptureFixture[str]) -> None:
+def test_reads_settings_from_file_and_flags(capfd: pytest.CaptureFixture[str]) -> None:
     Path("run.yaml").write_text("order: both\nvotes: 3\nout: o.jsonl\nno-ledger: true\n")
-    run = Run(capfd, given(*ROWS[:1]), "--config", "run.yaml", "--votes", "1")
+    run = Run(capfd, write_comparisons(*ROWS[:1]), "--config", "run.yaml", "--votes", "1")
     assert run.status == 0
-    assert len(table("o.jsonl")[0]["votes"]) == 2
-    assert "the order of the responses changed the preference in 0.0 % of votes in all orders" in run.err
-    assert here() == {"c.jsonl", "run.yaml", "o.jsonl"}
+    assert len(read_rows("o.jsonl")[0]["votes"]) == 2
+    assert "the order of the responses changed the preference in 0.0 % of rounds in all orders" in run.err
+    assert list_files() == {"c.jsonl", "run.yaml", "o.jsonl"}
 
 
-def test_a_broken_image_costs_its_row_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:
+def test_broken_image_fails_only_its_row(capfd: pytest.CaptureFixture[str]) -> None:
     Path("broken.png").write_bytes(b"no image")
     rows = [ROWS[0], {**ROWS[1], "images": ["broken.png"]}, ROWS[2]]
-    run = Run(capfd, given(*rows), "--out", "o.jsonl")
+    run = Run(capfd, write_comparisons(*rows), "--out", "o.jsonl")
     assert run.status == 1
     assert "2 of 3 comparisons scored: 1 not judged" in run.err
     assert "not judged: c.jsonl, row 2: broken.png: cannot be read as image: unknown format" in run.err
-    assert [row["id"] for row in table("o.jsonl")] == ["sum", "fact"]
+    assert [row["id"] for row in read_rows("o.jsonl")] == ["sum", "fact"]
     assert Run(capfd, "c.jsonl", "--out", "o.jsonl", "--max-failures", "1").status == 0
 
 
-def test_comparisons_without_a_score_are_counted_by_type(capfd: pytest.CaptureFixture[str]) -> None:
+def test_counts_comparisons_without_a_score_by_reason(capfd: pytest.CaptureFixture[str]) -> None:
     mumbled = {"prompt": "Hi", "responses": ["mumble", "ok"]}
     long = {"prompt": "Hi", "responses": ["x" * 16000, "ok"]}
     missing = {"prompt": "Hi", "responses": ["ok"], "images": ["gone.png"]}
-    rows = given(ROWS[0], mumbled, long, mumbled | {"prompt": "Ho"}, missing)
+    rows = write_comparisons(ROWS[0], mumbled, long, mumbled | {"prompt": "Ho"}, missing)
     run = Run(capfd, rows, "--no-force", "--max-failures", "3")
     assert run.status == 1
     assert "1 of 5 comparisons scored: 1 not judged, 1 overlong, 2 unparseable" in run.err
@@ -193,21 +191,24 @@ def test_comparisons_without_a_score_are_counted_by_type(capfd: pytest.CaptureFi
     assert Run(capfd, rows, "--no-force", "--max-failures", "4").status == 0
 
 
-def test_of_many_rows_that_were_not_judged_all_are_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_names_all_failed_rows(capfd: pytest.CaptureFixture[str]) -> None:
     missing = [{"prompt": "Hi", "responses": ["ok"], "images": [f"gone{i}.png"]} for i in range(12)]
-    run = Run(capfd, given(ROWS[0], *missing), "--out", "o.jsonl")
+    run = Run(capfd, write_comparisons(ROWS[0], *missing), "--out", "o.jsonl")
     assert run.err.count("not judged: c.jsonl, row") == 10
-    assert "and 2 more that were not judged" in run.err
-    assert "all that were not judged: o.jsonl.log" in run.err
+    assert "and 2 more rows were not judged" in run.err
+    assert "all rows that were not judged: o.jsonl.log" in run.err
     assert "not judged: c.jsonl, row 13: gone11.png" in Path("o.jsonl.log").read_text()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "judge takes either a FILE of comparisons, or --prompt"),
         (["--prompt", "a"], "--prompt needs at least one --response"),
-        (["c.jsonl", "--prompt", "a"], "judge takes either a FILE of comparisons, or --prompt, --response and media"),
+        (
+            ["c.jsonl", "--prompt", "a"],
+            "judge takes either a FILE of comparisons, or --prompt, --response and media flags",
+        ),
         (["c.jsonl", "--response", "a"], "not both"),
         (["c.jsonl", "--image", "a.png"], "not both"),
         (["gone.jsonl"], "gone.jsonl: cannot be read: No such file or directory"),
@@ -241,20 +242,20 @@ def test_of_many_rows_that_were_not_judged_all_are_in_the_log(capfd: pytest.Capt
         (["c.jsonl", "--config", "wrong.yaml"], "wrong.yaml: unknown setting 'vote'; there are model, "),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_left_behind(
-    arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
+def test_bad_input_gives_one_line_and_leaves_no_file(
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    given(*ROWS)
-    given(ROWS[0], {"prompt": "a"}, name="bad.jsonl")
+    write_comparisons(*ROWS)
+    write_comparisons(ROWS[0], {"prompt": "a"}, name="bad.jsonl")
     Path("wrong.yaml").write_text("vote: 3")
-    before = here()
+    files = list_files()
     run = Run(capfd, *arguments)
     assert (run.status, run.out) == (2, "")
     error = [line for line in run.err.splitlines() if "loading the judge" not in line]
     assert len(error) == 1
     assert error[0].startswith(("flex-judge: error: ", "flex-judge judge: error: "))
-    assert said in error[0]
-    assert here() == before
+    assert message in error[0]
+    assert list_files() == files
 
 
 @pytest.mark.parametrize(
@@ -268,54 +269,54 @@ def test_bad_input_is_one_line_and_nothing_is_left_behind(
         '{"name": "sum"}\n{"name": "pro',
     ],
 )
-def test_a_file_of_something_else_is_refused_and_left_as_it_is(content: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_rejects_a_foreign_file_and_leaves_it_unchanged(content: str, capfd: pytest.CaptureFixture[str]) -> None:
     Path("o.jsonl").write_text(content)
-    run = Run(capfd, given(*ROWS), "--out", "o.jsonl")
+    run = Run(capfd, write_comparisons(*ROWS), "--out", "o.jsonl")
     assert run.status == 2
-    assert run.err == "flex-judge: error: o.jsonl: holds something else than judgments; choose another --out\n"
+    assert run.err == "flex-judge: error: o.jsonl: holds something other than judgments; choose another --out\n"
     assert Path("o.jsonl").read_text() == content
-    assert here() == {"c.jsonl", "o.jsonl"}
+    assert list_files() == {"c.jsonl", "o.jsonl"}
 
 
-def test_a_parquet_file_of_something_else_is_refused_and_left_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
-    given({"name": "sum"}, name="o.parquet")
-    before = Path("o.parquet").read_bytes()
-    run = Run(capfd, given(*ROWS), "--out", "o.parquet")
+def test_rejects_a_foreign_parquet_file_and_leaves_it_unchanged(capfd: pytest.CaptureFixture[str]) -> None:
+    write_comparisons({"name": "sum"}, name="o.parquet")
+    content = Path("o.parquet").read_bytes()
+    run = Run(capfd, write_comparisons(*ROWS), "--out", "o.parquet")
     assert run.status == 2
-    assert run.err == "flex-judge: error: o.parquet: holds something else than judgments; choose another --out\n"
-    assert Path("o.parquet").read_bytes() == before
-    assert here() == {"c.jsonl", "o.parquet"}
+    assert run.err == "flex-judge: error: o.parquet: holds something other than judgments; choose another --out\n"
+    assert Path("o.parquet").read_bytes() == content
+    assert list_files() == {"c.jsonl", "o.parquet"}
 
 
 @pytest.mark.parametrize("out", ["o.jsonl", "o.parquet"])
-def test_judgments_of_other_comparisons_are_refused_and_left_as_they_are(
+def test_rejects_judgments_of_other_comparisons_and_leaves_them_unchanged(
     out: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    Run(capfd, given(*ROWS), "--out", out)
-    before = Path(out).read_bytes()
-    run = Run(capfd, given(*ROWS[1:]), "--out", out)
+    Run(capfd, write_comparisons(*ROWS), "--out", out)
+    content = Path(out).read_bytes()
+    run = Run(capfd, write_comparisons(*ROWS[1:]), "--out", out)
     assert run.status == 2
-    assert f"{out}: holds a judgment of 'sum', which is not judged here; choose another --out" in run.err
-    assert Path(out).read_bytes() == before
+    assert f"{out}: holds a judgment of 'sum', which is not in this run; choose another --out" in run.err
+    assert Path(out).read_bytes() == content
 
 
-def test_a_replay_gives_the_same_judgments_to_the_byte_without_the_model(capfd: pytest.CaptureFixture[str]) -> None:
+def test_replay_reproduces_judgments_byte_for_byte_without_the_model(capfd: pytest.CaptureFixture[str]) -> None:
     settings = ("--votes", "3", "--order", "random", "--out")
-    Run(capfd, given(*ROWS), *settings, "o.jsonl")
-    before = Path("o.jsonl.ledger").read_bytes()
+    Run(capfd, write_comparisons(*ROWS), *settings, "o.jsonl")
+    ledger = Path("o.jsonl.ledger").read_bytes()
     replay = Run(capfd, "c.jsonl", *settings, "r.jsonl", "--replay", "o.jsonl.ledger", "--model", "no:model")
     assert replay.status == 0
     assert Path("r.jsonl").read_bytes() == Path("o.jsonl").read_bytes()
-    assert Path("o.jsonl.ledger").read_bytes() == before
-    assert here() == {"c.jsonl", "o.jsonl", "o.jsonl.ledger", "r.jsonl"}
+    assert Path("o.jsonl.ledger").read_bytes() == ledger
+    assert list_files() == {"c.jsonl", "o.jsonl", "o.jsonl.ledger", "r.jsonl"}
 
 
-def test_a_replay_of_what_was_not_recorded_names_the_row_and_judges_the_others(
+def test_replay_reports_unrecorded_rows_and_judges_the_others(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    Run(capfd, given(*ROWS), "--out", "o.jsonl")
+    Run(capfd, write_comparisons(*ROWS), "--out", "o.jsonl")
     new = {"id": "new", "prompt": "New?", "responses": ["Yes.", "No."]}
-    replay = Run(capfd, given(ROWS[0], new, *ROWS[1:]), "--replay", "o.jsonl.ledger")
+    replay = Run(capfd, write_comparisons(ROWS[0], new, *ROWS[1:]), "--replay", "o.jsonl.ledger")
     assert replay.status == 1
     assert [row["id"] for row in replay.rows] == ["sum", "poem", "fact", "odd"]
     assert "4 of 5 comparisons scored: 1 not judged" in replay.err
@@ -325,7 +326,7 @@ def test_a_replay_of_what_was_not_recorded_names_the_row_and_judges_the_others(
     assert "the comparison: o.jsonl.ledger: holds no answer" in one.err
 
 
-def test_a_replay_thinks_as_much_as_the_recorded_model_did() -> None:
+def test_replay_has_the_thinking_budget_of_the_recorded_model() -> None:
     run = make_config(JudgeRun, replay="some.ledger")
     assert run.build_settings("smollm2-135m@0123456789ab").max_think_tokens == EMBEDDED_THINK_TOKENS
     assert run.build_settings("org/large@0123456789ab+mine@0123456789ab").max_think_tokens == THINK_TOKENS
@@ -333,8 +334,8 @@ def test_a_replay_thinks_as_much_as_the_recorded_model_did() -> None:
     assert chosen.build_settings("smollm2-135m@0123456789ab").max_think_tokens == 77
 
 
-def test_a_reader_who_has_seen_enough_is_no_error() -> None:
-    command = [sys.executable, "-m", "flex_judge.experiments.cli", *SCRIPTED, given(*ROWS)]
+def test_closed_pipe_is_no_error() -> None:
+    command = [sys.executable, "-m", "flex_judge.experiments.cli", *SCRIPTED, write_comparisons(*ROWS)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stdout
@@ -347,11 +348,11 @@ def test_a_reader_who_has_seen_enough_is_no_error() -> None:
     assert "BrokenPipe" not in error
 
 
-def test_the_help_lists_the_flags_under_headings(capfd: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_flags_under_headings(capfd: pytest.CaptureFixture[str]) -> None:
     run = Run(capfd, "--help")
     assert run.status == 0
     assert "usage: flex-judge judge FILE [options]" in run.out
     assert "mllm_judge_batch, " in " ".join(run.out.split())
-    for heading in ("one comparison instead of a file", "judge model:", "judging:", "media limits:", "results:"):
+    for heading in ("single comparison, instead of a FILE:", "judge model:", "judging:", "media limits:", "results:"):
         assert heading in run.out
     assert max(map(len, run.out.splitlines())) <= 100

@@ -1,4 +1,4 @@
-"""`flex-judge sft` on tiny checkpoints of the true architectures."""
+"""`flex-judge sft` on tiny checkpoints of the real architectures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TINY = {"flex-vl": tiny_qwen_vl, "flex-omni": tiny_qwen_omni, "flex-llama": tiny
     "recipe",
     [pytest.param(name, marks=[] if name == "flex-omni-7b" else pytest.mark.slow) for name in RECIPES if name != JUDGE],
 )
-def test_two_steps_of_every_recipe_change_the_language_model_and_nothing_else(
+def test_every_recipe_trains_only_the_language_model(
     recipe: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     family = "-".join(recipe.split("-")[:2])
@@ -34,10 +34,10 @@ def test_two_steps_of_every_recipe_change_the_language_model_and_nothing_else(
     assert sft(base, curated(tmp_path / "data"), out, "--config", recipe, "--load_best_model_at_end", "False") == 0
     capfd.readouterr()
     if recipe.endswith("lora"):
-        adapted = tensors(out)
-        assert adapted
-        assert all("language_model" in name and "visual" not in name for name in adapted)
-        assert any(name.endswith("lora_B.weight") and bool(tensor.any()) for name, tensor in adapted.items())
+        lora = tensors(out)
+        assert lora
+        assert all("language_model" in name and "visual" not in name for name in lora)
+        assert any(name.endswith("lora_B.weight") and bool(tensor.any()) for name, tensor in lora.items())
         assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
     else:
         before, after = tensors(base), tensors(out)
@@ -67,59 +67,60 @@ def test_two_steps_of_every_recipe_change_the_language_model_and_nothing_else(
     [("--eval_strategy", "no"), ("--eval_steps", "1", "--load_best_model_at_end", "False")],
     ids=["none", "some"],
 )
-def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
+def test_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     evaluations: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flex_judge.alignment.judge_training.trainer import JudgeTrainer
 
     base, data, flags = tiny_qwen_vl(tmp_path / "base"), curated(tmp_path / "data"), ("--save_steps", "1", *evaluations)
-    assert sft(base, data, tmp_path / "whole", *flags) == 0
+    assert sft(base, data, tmp_path / "uninterrupted", *flags) == 0
     step = JudgeTrainer.training_step
     calls: list[int] = []
 
-    def interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def interrupt_third_call(self: Any, *args: Any, **kwargs: Any) -> Any:
         calls.append(self.state.global_step)
-        if len(calls) == 3:  # a step is two batches
+        if len(calls) == 3:  # one step has two batches
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(JudgeTrainer, "training_step", interrupted)
-    assert sft(base, data, tmp_path / "cut", *flags) == 130
-    assert sft(base, data, tmp_path / "cut", *flags) == 0
+    monkeypatch.setattr(JudgeTrainer, "training_step", interrupt_third_call)
+    assert sft(base, data, tmp_path / "interrupted", *flags) == 130
+    assert sft(base, data, tmp_path / "interrupted", *flags) == 0
     assert calls == [0, 0, 1, 1, 1]
-    whole, cut = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
-    assert all(bool((whole[name] == cut[name]).all()) for name in whole)
-    held = [
-        json.loads((tmp_path / run / "recipe" / "summary.json").read_text())["evaluations"] for run in ("whole", "cut")
+    expected, resumed = tensors(tmp_path / "uninterrupted"), tensors(tmp_path / "interrupted")
+    assert all(bool((expected[name] == resumed[name]).all()) for name in expected)
+    histories = [
+        json.loads((tmp_path / run / "recipe" / "summary.json").read_text())["evaluations"]
+        for run in ("uninterrupted", "interrupted")
     ]
-    assert [[evaluation["step"] for evaluation in evaluations] for evaluations in held] == [
+    assert [[evaluation["step"] for evaluation in evaluations] for evaluations in histories] == [
         [0, 1, 2] if len(evaluations) > 2 else []
     ] * 2
 
 
-def test_the_best_judge_is_kept_and_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keeps_the_best_judge_instead_of_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flex_judge.alignment.judge_training.evaluation import JudgeMetrics
     from flex_judge.alignment.judge_training.trainer import JudgeTrainer
 
-    found = iter((0.1, 0.9, 0.2))
+    shares = iter((0.1, 0.9, 0.2))
 
     def evaluate_judge(_: JudgeTrainer) -> JudgeMetrics:
-        share = next(found)
+        share = next(shares)
         return JudgeMetrics(2, 1.0, share, share, share, None, share)
 
     monkeypatch.setattr(JudgeTrainer, "evaluate_judge", evaluate_judge)
     base, data, out = tiny_qwen_vl(tmp_path / "base"), curated(tmp_path / "data"), tmp_path / "judge"
     assert sft(base, data, out) == 0
     best, last = tensors(out / "checkpoint-1"), tensors(out / "checkpoint-2")
-    kept = tensors(out)
-    assert all(bool((kept[name] == best[name]).all()) for name in best)
-    assert any(not bool((kept[name] == last[name]).all()) for name in last)
+    saved = tensors(out)
+    assert all(bool((saved[name] == best[name]).all()) for name in best)
+    assert any(not bool((saved[name] == last[name]).all()) for name in last)
     evaluations = json.loads((out / "recipe" / "summary.json").read_text())["evaluations"]
     assert [evaluation["balanced_accuracy"] for evaluation in evaluations] == [0.1, 0.9, 0.2]
     assert json.loads((out / "recipe" / "summary.json").read_text())["metrics"]["balanced_accuracy"] == 0.9
 
 
-def test_a_judge_that_is_complete_is_not_trained_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_complete_judge_is_not_trained_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     base, data, out = tiny_llama(tmp_path / "base"), curated(tmp_path / "data"), tmp_path / "judge"
     assert sft(base, data, out) == 0
     first = json.loads((out / "recipe" / "summary.json").read_text())
@@ -130,14 +131,14 @@ def test_a_judge_that_is_complete_is_not_trained_again(tmp_path: Path, capfd: py
     assert "weight_decay" in capfd.readouterr().err
 
 
-def test_held_out_questions_that_are_trained_on_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_rejects_held_out_questions_of_the_training_data(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     data = curated(tmp_path / "data")
     (data / "held_out.jsonl").write_text((data / "train.jsonl").read_text().splitlines()[0] + "\n")
     assert sft(tiny_llama(tmp_path / "base"), data, tmp_path / "judge") == 2
-    assert "1 of its questions are trained on, such as 'What is 0 + 3?'" in capfd.readouterr().err
+    assert "1 question of the training data, such as 'What is 0 + 3?'" in capfd.readouterr().err
 
 
-def test_what_cannot_be_learnt_from_is_counted_and_listed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lists_rows_that_are_no_training_examples(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     data = curated(tmp_path / "data", held_out=0)
     with (data / "train.jsonl").open("a") as file:
         file.write(json.dumps({"prompt": [{"role": "user", "content": "?"}], "completion": "none"}) + "\n")
@@ -163,15 +164,15 @@ def test_what_cannot_be_learnt_from_is_counted_and_listed(tmp_path: Path, capfd:
         (["--completion_only_loss", "False"], "the loss is on the reply"),
         (["--think-tokens", "0"], "--think-tokens must be at least 1"),
         (["--held-out", "x.jsonl", "--held-out-rows", "0"], "omit one of them"),
-        (["--held-out-rows", "0"], "nothing is held out"),
-        (["--patience", "1", "--load_best_model_at_end", "False"], "--patience takes evaluations during training"),
-        (["--metric_for_best_model", "eval_singels"], "the held-out judgments give eval_accuracy, eval_agreement"),
+        (["--held-out-rows", "0"], "has no held-out judgments for evaluations"),
+        (["--patience", "1", "--load_best_model_at_end", "False"], "--patience needs evaluations during training"),
+        (["--metric_for_best_model", "eval_singels"], "not measured; the metrics are eval_accuracy, eval_agreement"),
         (["--chat_template_path", "x.jinja"], "--chat_template_path is not for this command"),
         (["--packing", "--packing_strategy", "wrapped"], "--packing_strategy wrapped: cuts training examples in two"),
         (["--use_peft", "--lora_target_modules", "visual"], "the language model has no visual; choose from down_proj"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(
+def test_bad_input_gives_one_line(
     flags: list[str], complaint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     base = tiny_llama(tmp_path / "base")
@@ -179,9 +180,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert complaint in capfd.readouterr().err
 
 
-def test_a_model_whose_adapter_would_be_left_behind_is_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_rejects_a_model_whose_adapter_would_be_lost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     base = write_tiny_model(tmp_path / "base")
     assert sft(base, curated(tmp_path / "data"), tmp_path / "judge") == 2
     assert "python -m flex_judge.judges.models.mol_llama import-judge" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""`flex-judge sft` over two processes, with the model whole in each of them and with its weights spread over both."""
+"""`flex-judge sft` on two processes, with replicated and with sharded weights."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SCRIPT = str(SUPPORT / "sharded.py")
 SEED = ("--logging_steps", "1", "--data_seed", "1")
 
 
-def configuration(name: str, file: Path, **more: Any) -> str:
-    """The file of a configuration that comes with TRL, for this machine, with something else in it."""
+def write_config(name: str, file: Path, **more: Any) -> str:
+    """Write a configuration of accelerate from TRL, adapted to this machine and changed by `more`."""
     config = yaml.safe_load(Path(str(resolve_accelerate_config_argument(["--accelerate_config", name])[1])).read_text())
     config |= {"mixed_precision": "no", "num_processes": 2}
     for settings in ("fsdp_config", "deepspeed_config"):
@@ -42,7 +42,9 @@ def configuration(name: str, file: Path, **more: Any) -> str:
     return str(file)
 
 
-def over_two(config: str, model: Path, data: Path, out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def run_on_two_processes(
+    config: str, model: Path, data: Path, out: Path, *flags: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", "0"]
     kind = yaml.safe_load(Path(config).read_text())["distributed_type"]
     command += ["-m", "flex_judge.experiments.cli"] if kind == "MULTI_GPU" else [SCRIPT]
@@ -52,30 +54,30 @@ def over_two(config: str, model: Path, data: Path, out: Path, *flags: str) -> su
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
-def losses(out: Path) -> list[float]:
+def read_losses(out: Path) -> list[float]:
     return [entry["loss"] for entry in json.loads((out / "training.json").read_text())["log"] if "loss" in entry]
 
 
-def evaluations(out: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((out / "recipe" / "summary.json").read_text())["evaluations"]
-    return found
+def read_evaluations(out: Path) -> list[dict[str, Any]]:
+    evaluations: list[dict[str, Any]] = json.loads((out / "recipe" / "summary.json").read_text())["evaluations"]
+    return evaluations
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["multi_gpu", "fsdp2", "zero3"])
-def test_two_processes_make_the_judge_that_one_makes(kind: str, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_judge_as_one(kind: str, tmp_path: Path) -> None:
     if kind == "zero3":
         pytest.importorskip("deepspeed")
     base, data = tiny_qwen_vl(tmp_path / "base"), curated(tmp_path / "data")
     assert sft(base, data, tmp_path / "one", *SEED) == 0
-    done = over_two(configuration(kind, tmp_path / "config.yaml"), base, data, tmp_path / "two")
-    assert done.returncode == 0, done.stderr
+    process = run_on_two_processes(write_config(kind, tmp_path / "config.yaml"), base, data, tmp_path / "two")
+    assert process.returncode == 0, process.stderr
     before, one, two = tensors(base), tensors(tmp_path / "one"), tensors(tmp_path / "two")
     assert two.keys() == before.keys()
     changed = {name for name in before if not bool((before[name] == two[name]).all())}
     assert changed == {name for name in before if not bool((before[name] == one[name]).all())}
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
-    for alone, together in zip(evaluations(tmp_path / "one"), evaluations(tmp_path / "two"), strict=True):
+    assert read_losses(tmp_path / "two") == pytest.approx(read_losses(tmp_path / "one"), rel=1e-3)
+    for alone, together in zip(read_evaluations(tmp_path / "one"), read_evaluations(tmp_path / "two"), strict=True):
         assert together == pytest.approx(alone, rel=1e-2)
     assert not (tmp_path / "two" / "evaluation").exists()
     FlexJudge.from_pretrained(str(tmp_path / "two"), "transformers", max_think_tokens=4).close()
@@ -84,17 +86,17 @@ def test_two_processes_make_the_judge_that_one_makes(kind: str, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "flags"),
-    # Of evaluations that are all alike the first one is the best, when nothing has been learnt yet.
+    # All evaluations are equal, so the best checkpoint would be the untrained one.
     [(tiny_qwen_omni, ()), (tiny_llama, ("--use_peft", "--load_best_model_at_end", "False"))],
     ids=["thinker", "adapter"],
 )
-def test_what_is_spread_is_examined_and_saved_as_its_family_is(
+def test_sharded_weights_are_evaluated_and_saved_in_the_format_of_their_family(
     make: Any, flags: tuple[str, ...], tmp_path: Path
 ) -> None:
     base, data, out = make(tmp_path / "base"), curated(tmp_path / "data"), tmp_path / "judge"
-    done = over_two(configuration("fsdp2", tmp_path / "config.yaml"), base, data, out, *flags)
-    assert done.returncode == 0, done.stderr
-    assert [evaluation["step"] for evaluation in evaluations(out)] == [0, 1, 2]
+    process = run_on_two_processes(write_config("fsdp2", tmp_path / "config.yaml"), base, data, out, *flags)
+    assert process.returncode == 0, process.stderr
+    assert [evaluation["step"] for evaluation in read_evaluations(out)] == [0, 1, 2]
     if flags:
         FlexJudge.from_pretrained(str(base), "transformers", str(out), max_think_tokens=4).close()
         assert any(bool(tensor.any()) for name, tensor in tensors(out).items() if "lora_B" in name)
@@ -103,10 +105,10 @@ def test_what_is_spread_is_examined_and_saved_as_its_family_is(
         FlexJudge.from_pretrained(str(out), "transformers", max_think_tokens=4).close()
 
 
-def trainer(kind: str, **settings: Any) -> FamilyWeightsMixin:
-    """A trainer as far as it is asked about how its weights are spread."""
+def make_trainer(kind: str, **settings: Any) -> FamilyWeightsMixin:
+    """Make a stub of a trainer that knows only how its weights are sharded."""
 
-    class Spread(FamilyWeightsMixin):
+    class ShardedTrainer(FamilyWeightsMixin):
         is_fsdp_enabled, is_deepspeed_enabled = kind == "fsdp", kind == "deepspeed"
         accelerator = SimpleNamespace(
             state=SimpleNamespace(
@@ -115,11 +117,11 @@ def trainer(kind: str, **settings: Any) -> FamilyWeightsMixin:
             )
         )
 
-    return Spread()
+    return ShardedTrainer()
 
 
 @pytest.mark.parametrize(
-    ("kind", "saved", "not_saved", "mend"),
+    ("kind", "saved", "not_saved", "fix"),
     [
         (
             "fsdp",
@@ -136,37 +138,35 @@ def trainer(kind: str, **settings: Any) -> FamilyWeightsMixin:
         ("deepspeed", {"stage": 2}, None, ""),
     ],
 )
-def test_a_configuration_by_which_nothing_would_be_saved_is_refused(
-    kind: str, saved: dict[str, Any], not_saved: dict[str, Any] | None, mend: str
+def test_rejects_a_configuration_that_saves_no_model(
+    kind: str, saved: dict[str, Any], not_saved: dict[str, Any] | None, fix: str
 ) -> None:
-    trainer(kind, **saved).check_saves()
+    make_trainer(kind, **saved).check_saves()
     if not_saved is not None:
-        with pytest.raises(UsageError, match=mend):
-            trainer(kind, **not_saved).check_saves()
+        with pytest.raises(UsageError, match=fix):
+            make_trainer(kind, **not_saved).check_saves()
 
 
-def test_other_settings_do_not_take_the_place_of_those_that_spread_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One process would load the model whole, and the others wait for it."""
+def test_default_args_do_not_replace_the_deepspeed_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If they did, one process would load the whole model while the others wait for it."""
     flags = parse_flags(KINDS["sft"], ["--output_dir", str(tmp_path)])
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     assert flags.default_args.deepspeed_plugin is None
     assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
 
 
-def test_the_command_starts_itself_again_under_accelerate(tmp_path: Path) -> None:
-    asked = ["runs/curate", "--accelerate_config", "multi_gpu", "--num_processes", "8", "--config", "flex-vl-7b"]
-    command = build_launch_command("sft", asked)
+def test_command_restarts_itself_under_accelerate(tmp_path: Path) -> None:
+    argv = ["runs/curate", "--accelerate_config", "multi_gpu", "--num_processes", "8", "--config", "flex-vl-7b"]
+    command = build_launch_command("sft", argv)
     assert command is not None
     assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
     assert command[-6:] == ["-m", "flex_judge.experiments.cli", "sft", "runs/curate", "--config", "flex-vl-7b"]
     assert command[command.index("--num_processes") + 1] == "8"
     assert yaml.safe_load(Path(command[command.index("--config_file") + 1]).read_text())["num_processes"] == 8
-    file = configuration("multi_gpu", tmp_path / "mine.yaml")
-    mine = build_launch_command("sft", ["x", f"--accelerate_config={file}"])
-    assert mine is not None
-    assert file in mine
+    file = write_config("multi_gpu", tmp_path / "mine.yaml")
+    custom = build_launch_command("sft", ["x", f"--accelerate_config={file}"])
+    assert custom is not None
+    assert file in custom
     assert build_launch_command("sft", ["runs/curate"]) is None
 
 
@@ -180,7 +180,7 @@ def test_the_command_starts_itself_again_under_accelerate(tmp_path: Path) -> Non
         (["--config", "HERE/run.yaml"], "--accelerate_config goes on the command line"),
     ],
 )
-def test_what_cannot_be_launched_is_said_in_a_line(
+def test_bad_launch_flags_give_one_line(
     flags: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "odd.yaml").write_text("- 1\n")

@@ -1,4 +1,4 @@
-"""The flags of `flex-judge dpo` and `flex-judge grpo`, before anything is started."""
+"""Flags of `flex-judge dpo` and `flex-judge grpo`: defaults, checks and help."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KINDS, parse_flags = lazy("flex_judge.experiments.common.training.flags", "KINDS
         (["--held-out-samples", "0"], "--held-out-samples must be at least 1"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
+def test_bad_input_gives_one_line_before_anything_starts(
     command: str,
     arguments: list[str],
     complaint: str,
@@ -50,9 +50,7 @@ def test_what_cannot_be_done_is_said_in_a_line_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_judge_that_cannot_be_had_is_known_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_judge_is_reported_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(4)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for k, (flags, status, complaint) in enumerate(
@@ -65,7 +63,7 @@ def test_a_judge_that_cannot_be_had_is_known_before_training(
         assert complaint in capsys.readouterr().err
 
 
-def test_trl_s_own_flags_and_file_win_over_our_defaults(tmp_path: Path) -> None:
+def test_flags_and_file_of_trl_override_our_defaults(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("learning_rate: 0.5\nbeta: 0.3\nheld_out: task\n")
     flags = parse_flags(KINDS["dpo"], ["data", "--config", str(file), "--learning_rate", "0.25"])
@@ -74,21 +72,21 @@ def test_trl_s_own_flags_and_file_win_over_our_defaults(tmp_path: Path) -> None:
     assert flags.args.report_to == []
 
 
-def test_other_models_have_trl_s_defaults(tmp_path: Path) -> None:
+def test_other_models_have_the_defaults_of_trl(tmp_path: Path) -> None:
     from tiny_models import tiny_llama
 
     policy = str(tiny_llama(tmp_path / "policy"))
     file = tmp_path / "run.yaml"
     file.write_text(f"model_name_or_path: {policy}\n")
-    named = parse_flags(KINDS["dpo"], ["--model_name_or_path", policy])
-    filed = parse_flags(KINDS["dpo"], ["--config", str(file)])
-    for flags in (named, filed):
+    from_flag = parse_flags(KINDS["dpo"], ["--model_name_or_path", policy])
+    from_file = parse_flags(KINDS["dpo"], ["--config", str(file)])
+    for flags in (from_flag, from_file):
         assert flags.policy == policy
         assert not flags.model.use_peft
         assert flags.args.learning_rate == KINDS["dpo"].config.learning_rate
 
 
-def test_answers_to_the_embedded_task_are_short_unless_told_otherwise() -> None:
+def test_answers_to_the_embedded_task_are_short_by_default() -> None:
     lengths = [
         parse_flags(KINDS["grpo"], arguments).args.max_completion_length
         for arguments in ([], ["--max-completion-length", "99"], ["prompts.jsonl"])
@@ -96,7 +94,7 @@ def test_answers_to_the_embedded_task_are_short_unless_told_otherwise() -> None:
     assert lengths == [40, 99, KINDS["grpo"].config.max_completion_length]
 
 
-def test_keys_are_neither_in_the_card_nor_in_the_folder() -> None:
+def test_secrets_are_in_neither_card_nor_folder() -> None:
     flags = parse_flags(
         KINDS["dpo"], ["--hub_token", "secret", "--beta", "0.3", "--model_init_kwargs", '{"token": "secret"}']
     )
@@ -104,17 +102,17 @@ def test_keys_are_neither_in_the_card_nor_in_the_folder() -> None:
     assert "secret" not in json.dumps(collect_trl_settings(flags)) + json.dumps(build_identity(flags, flags.recipe))
 
 
-def test_what_determines_no_result_may_change_between_starts() -> None:
+def test_settings_without_effect_on_results_may_change() -> None:
     plain, other = (
         build_identity(flags, flags.recipe)
-        for flags in (parse_flags(KINDS["dpo"], given) for given in ([], ["--save_steps", "7", "--logging_steps", "3"]))
+        for flags in (parse_flags(KINDS["dpo"], argv) for argv in ([], ["--save_steps", "7", "--logging_steps", "3"]))
     )
     assert plain == other
     flags = parse_flags(KINDS["dpo"], ["--bf16", "true", "--use_cpu"])
     assert build_identity(flags, flags.recipe) != plain
 
 
-def test_a_policy_of_others_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_a_folder_with_another_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(4)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "training.json").touch()
@@ -122,38 +120,45 @@ def test_a_policy_of_others_is_not_gone_on_with(tmp_path: Path, capsys: pytest.C
     assert "holds a policy, and not how it was made" in capsys.readouterr().err
 
 
-def test_adapters_that_cannot_be_measured_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_adapters_that_cannot_be_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(4)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["dpo", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "out"), "--use_dora"]) == 2
     assert "--use_dora" in capsys.readouterr().err
 
 
-def test_help_all_lists_our_flags_and_trl_s(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_all_lists_our_flags_and_those_of_trl(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["grpo", "--help-all"])
     assert end.value.code == 0
-    shown = capsys.readouterr().out
+    help_text = capsys.readouterr().out
     for flag in ("--judge-method", "--held-out", "--num_generations", "--lora_r", "DATA"):
-        assert flag in shown
+        assert flag in help_text
 
 
-@pytest.mark.parametrize(("command", "ours"), [("sft", "--patience"), ("dpo", "--judge"), ("grpo", "--judge-method")])
-def test_help_lists_our_flags_and_names_the_flag_for_trl_s(
-    command: str, ours: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("command", "flag"), [("sft", "--patience"), ("dpo", "--judge"), ("grpo", "--judge-method")])
+def test_help_lists_our_flags_and_mentions_help_all(
+    command: str, flag: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0
-    shown = capsys.readouterr().out
-    for text in (ours, "--held-out", "--model_name_or_path", "DATA", "TRL's own settings: --help-all"):
-        assert text in " ".join(shown.split())
-    for flag in ("--learning_rate", "--lora_r", "--logging_steps"):
-        assert flag not in shown
-    assert len(shown.splitlines()) < 100
+    help_text = capsys.readouterr().out
+    for text in (flag, "--held-out", "--model_name_or_path", "DATA", "TRL's own settings: --help-all"):
+        assert text in " ".join(help_text.split())
+    for trl_flag in ("--learning_rate", "--lora_r", "--logging_steps"):
+        assert trl_flag not in help_text
+    assert len(help_text.splitlines()) < 100
 
 
-def test_children_are_no_ranks_of_the_launcher_that_started_their_parent() -> None:
-    told = {"RANK": "1", "MASTER_PORT": "9", "TORCHELASTIC_RUN_ID": "x", "OMP_NUM_THREADS": "1", "HOME": "/h", "A": "b"}
-    assert build_environment(told) == {"HOME": "/h", "A": "b"}
+def test_subprocesses_do_not_inherit_the_rank_of_their_parent() -> None:
+    environment = {
+        "RANK": "1",
+        "MASTER_PORT": "9",
+        "TORCHELASTIC_RUN_ID": "x",
+        "OMP_NUM_THREADS": "1",
+        "HOME": "/h",
+        "A": "b",
+    }
+    assert build_environment(environment) == {"HOME": "/h", "A": "b"}
     assert build_environment({"OMP_NUM_THREADS": "1"}) == {"OMP_NUM_THREADS": "1"}

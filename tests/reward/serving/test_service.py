@@ -32,7 +32,8 @@ PORT = free_port()
 
 def service_config(script: str, **settings: object) -> ServiceConfig:
     judge = JudgeConfig(EngineConfig(f"scripts:{script}", "scripted"), SETTINGS)
-    return ServiceConfig(judge, **settings)  # type: ignore[arg-type]
+    # Tests end services while judges still work, so they must not wait for the default drain time.
+    return ServiceConfig(judge, **{"drain_s": 5.0, **settings})  # type: ignore[arg-type]
 
 
 def groups(answers: list[list[str]]) -> list[list[Comparison]]:
