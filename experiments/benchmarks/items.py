@@ -83,6 +83,7 @@ class ItemOutcome:
     @cached_property
     def combined_judgment(self) -> Judgment:
         """Judgment by majority of all votes of all runs."""
+        # Each vote is a round of its own, so that runs with different orders can be combined.
         return combine_votes(self.item.id, [[vote] for vote in self.votes])
 
     @property

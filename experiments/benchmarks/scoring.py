@@ -45,7 +45,12 @@ class Scoring(Protocol):
 
 @dataclass(frozen=True)
 class PairScoring:
-    """Scoring of pairs: which of two responses is better."""
+    """Scoring of pairs: which of two responses is better.
+
+    Metrics: the share of right verdicts (named by `measure`) and the same `without_ties` in the labels; `decided`, the
+    share of right verdicts among those that are not a tie; `macro`, the mean over groups; `majority` over all votes of
+    an item; `consistency` between the orders; and `precision`, `recall` and `f1`. Only those that apply are computed.
+    """
 
     headline: str = "agreement"
     measure: str = "agreement"
@@ -68,13 +73,14 @@ class PairScoring:
     def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
         """See `Scoring.compute_metrics`."""
         metrics = {self.measure: self._compute_share(outcomes, seed)}
-        decided = [outcome for outcome in outcomes if outcome.item.label != TIE]
+        without_tie_labels = [outcome for outcome in outcomes if outcome.item.label != TIE]
         subsets = {"": outcomes}
-        if len(decided) < len(outcomes) and not self.by_options:
-            subsets["_without_ties"] = decided
-            metrics["without_ties"] = self._compute_share(decided, seed)
-        if not self.by_options and any(self._has_tie_vote(outcome) for outcome in decided):
-            metrics["decided"] = self._compute_decisive_share(decided, seed)
+        if len(without_tie_labels) < len(outcomes) and not self.by_options:
+            subsets["_without_ties"] = without_tie_labels
+            metrics["without_ties"] = self._compute_share(without_tie_labels, seed)
+        # Without predicted ties, `decided` would repeat the share above.
+        if not self.by_options and any(self._has_tie_vote(outcome) for outcome in without_tie_labels):
+            metrics["decided"] = self._compute_decisive_share(without_tie_labels, seed)
         if self.macro:
             for suffix, subset in subsets.items():
                 metrics[f"macro{suffix}"] = self._compute_macro(subset, self.macro, seed)
@@ -111,6 +117,7 @@ class PairScoring:
         defined = [prediction for prediction in predictions if prediction is not None]
         label = outcome.item.label
         if self.unit == "margin":
+            # Votes for the label minus votes for the other response; ties count for neither.
             lead = sum((p == label) - (p != label and p != TIE) for p in defined)
             return (float(lead > 0) if defined else None), float(lead > 0)
         total = math.fsum(self._credit_prediction(prediction, outcome) or 0.0 for prediction in defined)
