@@ -369,7 +369,7 @@ def test_fails_if_no_training_example_is_left(capfd: pytest.CaptureFixture[str])
         (["rows.jsonl", "--benchmark", "bad.jsonl"], "bad.jsonl, row 1: no question text found; expected text"),
         (["rows.jsonl", "--rubric", "judgelm"], "rubric 'judgelm' is made for 2 responses at a time, not 1"),
         (["rows.jsonl", "--rubric", "speech_quality"], "its scale is 1.0-5.0; choose a rubric with 1-10 or 1-5"),
-        (["rows.jsonl", "--remapped-rubric", "general"], "rubric 'general' must be for scores on 1-5"),
+        (["rows.jsonl", "--remapped-rubric", "general"], "its scale is 1-10; expected a rubric with scores on 1-5"),
         (
             ["rows.jsonl", "--teacher", "synthetic", "--rubric", "general"],
             "its scale is 1-10; the synthetic teacher needs 1-5",

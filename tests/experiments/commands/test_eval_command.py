@@ -36,13 +36,13 @@ def test_missing_or_changed_data_give_one_line_with_the_expected_format(
         assert run.status == 2
         assert "testset-v1.json" in run.err
         assert len(run.err.splitlines()) == 1
-    other = data.table(folder / "other.json", [{"question": "?", "answer": "!"}])
+    other = data.write_table(folder / "other.json", [{"question": "?", "answer": "!"}])
     run = Run(capfd, "eval", "pandalm", "--data", str(other))
     assert "row 1" in run.err
     assert "no 'instruction', but question, answer" in run.err
     rows = json.loads(data.write_pandalm(folder).read_text())
     rows[1]["annotator2"] = "left"
-    wrong = data.table(folder / "wrong.json", rows)
+    wrong = data.write_table(folder / "wrong.json", rows)
     run = Run(capfd, "eval", "pandalm", "--data", str(wrong))
     assert "wrong.json, row 2, field 'annotator2': expected one of 1, 2, 0" in run.err
 
@@ -179,7 +179,7 @@ def test_wrong_field_gives_one_line(
     file = next(f for f in sorted((folder / "data").rglob("*.json*")))
     text = file.read_text()
     rows = json.loads(text) if file.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
-    data.table(file, [{**rows[0], **row}, *rows[1:]])
+    data.write_table(file, [{**rows[0], **row}, *rows[1:]])
     run = Run(capfd, "eval", benchmark, "--data", str(folder / "data"), *JUDGE)
     assert (run.status, len(run.err.splitlines())) == (2, 1)
     assert problem in run.err
