@@ -194,7 +194,7 @@ def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor])
         )
     if unknown := sorted(weights.keys() - expected.keys()):
         raise UsageError(
-            f"checkpoint: has {len(unknown)} weights that the model has not, the first is {unknown[0]!r}; check --config"
+            f"checkpoint: has {len(unknown)} weights unknown to the model, the first is {unknown[0]!r}; check --config"
         )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
