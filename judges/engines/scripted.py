@@ -111,7 +111,7 @@ def load(config: EngineConfig) -> ScriptedEngine:
         engine = ScriptedEngine(script, profile=getattr(script, "profile", CHAT))
     except (ImportError, AttributeError, ValueError) as e:
         raise UsageError(
-            f"model {config.model!r}: not a script ({e}); the scripted engine expects module:function"
+            f"model {config.model!r}: the scripted engine takes its script as module:function ({e})"
         ) from e
     engine.model_id = config.model  # so that two scripts do not share the generations in a ledger
     return engine

@@ -54,7 +54,10 @@ def load(config: EngineConfig) -> Engine:
 
 
 def _set_environment(config: EngineConfig) -> None:
-    """Set the variables that vllm reads on import; those set by the user are mostly left alone."""
+    """Set the environment variables that vllm reads on import.
+
+    Values set by the user are kept, except where the configuration decides: threads and process layout.
+    """
     if config.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
