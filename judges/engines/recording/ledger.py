@@ -271,7 +271,7 @@ def _normalise_number(value: Any) -> Any:
 
 
 def _encode_generation(generation: Generation) -> bytes:
-    """Encode a generation as zlib-compressed JSON, which includes a checksum; JSON turns token ids in keys to strings."""
+    """Encode a generation as JSON, whose keys are strings, and compress it with zlib, which adds a checksum."""
     return zlib.compress(json.dumps(vars(generation) | {"logprobs": list(map(dict, generation.logprobs))}).encode())
 
 

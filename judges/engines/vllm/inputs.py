@@ -80,8 +80,8 @@ def _build_video_options(media: Sequence[PreparedMedia], profile: Profile) -> di
         rates = sorted({medium.fps for medium in media if medium.modality == Modality.VIDEO})
         if len(rates) > 1:
             raise MediaError(
-                f"video: one prompt has videos at {', '.join(f'{r:g}' for r in rates)} frames per second, but flex-omni "
-                "on vllm supports one rate per prompt; sample them at one rate or use --engine transformers"
+                f"video: one prompt has videos at {', '.join(f'{r:g}' for r in rates)} frames per second, but "
+                "flex-omni on vllm supports one rate per prompt; sample them at one rate or use --engine transformers"
             )
         if rates:
             options["fps"] = rates[0]
