@@ -35,4 +35,5 @@ def require_command_extras(command: str) -> None:
 def explain_missing_module(command: str, error: ModuleNotFoundError) -> MissingExtraError | None:
     """Turn a failed import into an error that names the missing extra; None if no extra provides the module."""
     extras = find_extras_with_module(error.name or "")
+    # One extra is enough to fix the import, so only the first is suggested.
     return MissingExtraError(describe_missing_extras(f"flex-judge {command}", extras[:1])) if extras else None

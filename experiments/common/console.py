@@ -25,6 +25,7 @@ def redirect_libraries(log: Path) -> Iterator[Console]:
     """
     from rich.console import Console
 
+    # Flush first: buffered text would end up in the log instead of on the terminal.
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -87,6 +88,7 @@ def build_progress(console: Console) -> Progress:
 
         def render(self, task: Task) -> Text:
             """Render the column; empty for tasks without a measurable rate."""
+            # A single step has no meaningful rate.
             if task.finished or not task.speed or not task.total or task.total < 2:
                 return Text("")
             return Text(f"{60 * task.speed:.0f}/min, ") + self._left.render(task) + Text(" left")

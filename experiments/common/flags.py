@@ -126,6 +126,7 @@ def _read_field_docs(cls: type[Any]) -> dict[str, str]:
         Field name -> docstring on one line.
     """
     docs: dict[str, str] = {}
+    # Base classes first, so that a subclass can document an inherited field again.
     for base in reversed(cls.__mro__[:-1]):
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(node, ast.ClassDef)
@@ -148,6 +149,7 @@ def _load_yaml(settings: Mapping[str, Setting], path: Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
+        # A list or a single value is valid YAML but not a configuration.
         raise UsageError(f"{path}: expected settings as 'name: value', got {type(data).__name__}")
     values = {}
     for key, value in data.items():

@@ -30,6 +30,7 @@ def build_launch_command(name: str, argv: Sequence[str]) -> list[str] | None:
     Raises:
         UsageError: no such configuration, or this machine does not meet its requirements.
     """
+    # Only the launcher's own flags are parsed here; all others are passed on unchanged.
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--accelerate_config", "--accelerate-config")
     parser.add_argument("--num_processes", "--num-processes")

@@ -61,7 +61,7 @@ class Ranks:
             try:
                 outcome[0] = work()
             except (JudgeError, KeyboardInterrupt) as e:
-                outcome[1] = e
+                outcome[1] = e  # raised on all ranks below, so that none of them waits forever
         dist.broadcast_object_list(outcome, src=0, group=self._group)
         result, error = outcome
         if error is not None:

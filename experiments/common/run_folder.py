@@ -68,6 +68,7 @@ class RunFolder:
         try:
             yield
         finally:
+            # Saved even after an error, so that the time of interrupted starts counts.
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 1)
             self._save_state()
 
@@ -79,6 +80,7 @@ class RunFolder:
     def _check_settings(self) -> None:
         file = self.path / "run.json"
         if not file.exists():
+            # A lone lock file is left by a start that failed before it wrote run.json.
             if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
                 raise UsageError(f"{self.path} holds files but no run; choose another {self._flag}")
             return

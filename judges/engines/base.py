@@ -21,7 +21,7 @@ from flex_judge.judges.validation.classes import (
     settings_class,
 )
 
-if TYPE_CHECKING:  # importing profiles loads pydantic, which slows down --help
+if TYPE_CHECKING:  # importing profiles loads pydantic, which not every user of this module needs
     from flex_judge.judges.models.profiles import Profile
 
 FinishReason = Literal["stop", "eos", "length"]

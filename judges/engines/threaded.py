@@ -180,7 +180,7 @@ class ThreadedEngine(ABC):
             request.resolve(self._build_lost_error())
 
     def _take_request(self) -> EngineRequest | None:
-        """Take the next request from the inbox; None if there is none."""
+        """Take the next request from the inbox; return None if it is empty."""
         try:
             while (item := self._inbox.get_nowait()) is None:
                 pass  # skip markers that ask the engine to end

@@ -63,7 +63,7 @@ def check_adapter(checkpoint: Checkpoint) -> None:
         if module is None:
             raise UsageError(f"{problem} the model has no module {name!r}")
         for matrix, size in (("A", getattr(module, "in_features", None)), ("B", getattr(module, "out_features", None))):
-            shape = shapes.get(matrix)
+            shape = shapes.get(matrix)  # A is (rank, in_features), B is (out_features, rank)
             if shape is None or (size is not None and shape[1 if matrix == "A" else 0] != size):
                 raise UsageError(
                     f"{problem} matrix {matrix} of module {name!r} has shape {shape}, expected size {size}"

@@ -106,7 +106,7 @@ def test_a_folder_with_another_run_is_refused_and_the_difference_named(
 
 def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    assert "holds files that are no run; choose another --out" in error_of(capsys, *DEMO, "--out", str(tmp_path))
+    assert "holds files but no run; choose another --out" in error_of(capsys, *DEMO, "--out", str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 

@@ -155,11 +155,13 @@ class DataFlags(JudgeFlags):
         self._check_service()
 
     def _check_service(self) -> None:
+        """Check that no flag configures a judge that runs in a service already."""
         if self.judge_url is None:
             if self.judge_key is not None:
                 raise UsageError("--judge-key goes with --judge-url; add the URL of the service")
             return
         values = flatten_values(self)
+        # Reject a changed judge setting: the service would silently judge without it.
         for name, judge_setting in flatten_settings(JudgeFlags).items():
             if name not in SHARED_SETTINGS and values[name] != judge_setting.default:
                 raise UsageError(
@@ -175,6 +177,7 @@ class DataFlags(JudgeFlags):
             UsageError: there are no prompts, or a flag names a column but there is no file.
         """
         if file is None:
+            # The embedded task has fixed columns.
             for name in ("column", "keep", "answer"):
                 if getattr(self, name):
                     raise UsageError(
@@ -192,7 +195,7 @@ class DataFlags(JudgeFlags):
         return DEFAULT_SAMPLES if self.samples is None else self.samples
 
     def get_answer_column(self, file: str | None) -> str | None:
-        """Return the column with the correct answer; None if there is none."""
+        """Return the column with the correct answer, or None."""
         return "answer" if file is None else self.answer
 
     def build_columns(self, file: str | None) -> PromptColumns:
@@ -234,7 +237,7 @@ class DataFlags(JudgeFlags):
     def check_models(self) -> None:
         """Check the models and addresses before anything is started.
 
-        Loads no models and downloads no weights except those of adapters.
+        Loads no models. Downloads no weights except adapters.
 
         Raises:
             UsageError: the judge or the policy is not available, or no cluster answers at its address.
@@ -267,6 +270,7 @@ class DataFlags(JudgeFlags):
             "policy_adapter": identify_model(self.policy_adapter),
             "policy_url": self.policy_url,
             "samples": self.num_answers,
+            # The seed is listed on its own below.
             "sampling": repr(replace(sampling, seed=None)),
             "judge": identify_model(engine.model) if self.judge_url is None else self.judge_url,
             "judge_adapter": identify_model(engine.adapter),

@@ -232,6 +232,7 @@ class DataRun:
 def _apply_share(policy: PolicyConfig, cpus: float, gpus: float) -> PolicyConfig:
     """Give the policy its share of a machine, as `ServiceConfig.place_on` does for judges."""
     if gpus:
+        # Replicas that share a GPU share its memory in the same proportion.
         share = round(policy.gpu_memory_utilization * gpus, 3)
         return replace(policy, own_process=True, gpu_memory_utilization=share)
     return replace(policy, threads=policy.threads or max(1, int(cpus)))

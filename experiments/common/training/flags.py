@@ -1,4 +1,4 @@
-"""Flags of `flex-judge sft`, `dpo` and `grpo`: all of TRL's, and those of this project's recipes."""
+"""Flags of `flex-judge sft`, `dpo` and `grpo`: TRL's flags and the flags of this project's recipes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ EVALUATIONS = {
 RECIPES = ("flex-vl-7b", "flex-vl-3b", "flex-vl-32b-lora", "flex-omni-7b", "flex-llama-8b", "flex-smollm2-135m")
 """Names of the included recipes: the published judges and the embedded one."""
 DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
-"""Environment variable with which a launcher enables DeepSpeed."""
+"""Environment variable that a launcher sets to enable DeepSpeed."""
 _NO_EVALUATIONS = ("eval_strategy", "no", "the policy is evaluated before and after training")
 
 HELP_ALL = "--help-all"
@@ -183,10 +183,6 @@ class _Parser(TrlParser):  # type: ignore[misc]
 def parse_flags(kind: TrainingKind, argv: Sequence[str]) -> TrainingFlags:
     """Parse the command line of a training command.
 
-    Args:
-        kind: training method.
-        argv: flags and the data argument.
-
     Raises:
         UsageError: an unknown flag, a setting out of range, or no such model.
     """
@@ -283,9 +279,7 @@ def _build_defaults(kind: TrainingKind, policy: str, scanned: Mapping[str, Any])
 
 
 def _scan_flags(argv: Sequence[str]) -> dict[str, Any]:
-    """Find out which settings a command line and its --config set, before the real parsing.
-
-    Errors are ignored here; the real parsing reports them.
+    """Find out which settings a command line and its --config set; errors are left to the real parsing.
 
     Returns:
         Name of each setting -> its value if it is one that defaults depend on or comes from --config, else None.

@@ -40,6 +40,7 @@ class TrainingRun(ABC):
         Returns:
             The summary, as written to `summary.json`.
         """
+        # Only the first rank opens the folder; its lock would keep the other ranks out.
         with ExitStack() as stack:
             self.ranks.run_on_first(lambda: self._open_folder(stack))
             summary: dict[str, Any] | None = self.ranks.run_on_first(self._read_summary)
@@ -68,6 +69,7 @@ class TrainingRun(ABC):
 
     def _open_folder(self, stack: ExitStack) -> None:
         path = self.out / self.record
+        # A model without run.json comes from elsewhere; training over it would lose it.
         if not (path / "run.json").exists() and ((self.out / LOG_FILE).exists() or find_last_checkpoint(self.out)):
             raise UsageError(
                 f"{self.out} holds a {self.makes} but no record of its training; choose another --output_dir"

@@ -104,7 +104,7 @@ class Ledger:
         return count
 
     def get(self, key: bytes) -> Generation | None:
-        """Return the generation stored under `key`; None if there is none."""
+        """Return the generation stored under `key`, or None."""
         rows = self._execute_sql("SELECT value FROM generations WHERE key = ?", key)
         return self._decode_generation(key, rows[0][0]) if rows else None
 

@@ -49,7 +49,7 @@ class BlendingConfig(PreTrainedConfig):
     base_config_key = "blending_config"
 
     hidden_size: int = 512
-    """Common width of the features: that of the wider encoder."""
+    """Common width of the features, equal to the width of the wider encoder."""
     intermediate_size: int = 2048
     num_hidden_layers: int = 4
     num_attention_heads: int = 8

@@ -205,7 +205,7 @@ def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor])
 
 
 def check_lora_weights(adapter: Mapping[str, Tensor], model: Any, rank: int) -> None:
-    """Check that either no LoRA matrices are present or those of all projections in all layers, with this rank.
+    """Check that LoRA matrices are either absent or complete: all projections in all layers, with this rank.
 
     Raises:
         UsageError: a matrix is missing, unknown or of another shape.

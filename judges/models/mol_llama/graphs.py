@@ -48,6 +48,7 @@ def _pad_arrays(prompts: Sequence[Sequence[NDArray[np.generic]]], max_molecules:
     arrays = [array for molecules in prompts for array in molecules]
     shape = [max(array.shape[axis] for array in arrays) for axis in range(arrays[0].ndim)]
     dtype = torch.from_numpy(arrays[0]).dtype
+    # Absent molecules of shorter prompts remain all padding.
     tensor = torch.full((len(prompts), max_molecules, *shape), _PADDING.get(name, -1), dtype=dtype)
     for i, molecules in enumerate(prompts):
         for k, array in enumerate(molecules):

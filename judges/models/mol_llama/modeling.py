@@ -38,7 +38,9 @@ class MolLlamaConnector(nn.Module):
         self, features_2d: torch.Tensor, features_3d: torch.Tensor, mask_2d: torch.Tensor, mask_3d: torch.Tensor
     ) -> torch.Tensor:
         """Compute vectors (molecules, queries, width of the language model); see `Blending.forward` for arguments."""
-        dtype = self.proj.weight.dtype  # during training, the connector is kept in float32 and the encoders are not
+        dtype = (
+            self.proj.weight.dtype
+        )  # in training, the connector may be float32 while the encoders are in half precision
         blended, mask = self.blending(features_2d.to(dtype), features_3d.to(dtype), mask_2d, mask_3d)
         queries = self.query_tokens.expand(len(blended), -1, -1)
         output = self.qformer(queries, encoder_hidden_states=blended, encoder_attention_mask=mask.long())
@@ -105,7 +107,7 @@ class MolLlamaModel(MolLlamaPreTrainedModel):
     ) -> torch.Tensor:
         """Compute the vectors of molecules, (molecules, queries, width).
 
-        The arguments are those of `forward` without the prompt dimension.
+        The arguments are the same as in `forward`, without the prompt dimension.
         """
         features_2d, mask_2d = self.gin(atom_features, edges, edge_features)
         features_3d, mask_3d = self.unimol(atom_tokens, atom_distances)
@@ -174,6 +176,7 @@ class MolLlamaModel(MolLlamaPreTrainedModel):
                 f"prompts: {is_placeholder.sum(1).tolist()} molecule placeholders, expected {expected.tolist()} for "
                 "their molecules"
             )
+        # Other prompts of a batch may have molecules while this shard of it has none.
         if not is_molecule.any():
             return inputs_embeds
         vectors = self.get_molecule_features(*(tensor[is_molecule] for tensor in tensors))

@@ -44,7 +44,7 @@ SMILES = (tiny.ASPIRIN, tiny.CAFFEINE, tiny.WATER, tiny.SALT, "CCO", "c1ccccc1",
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_tiny(tmp_path_factory.mktemp("mol") / "model")
+    return tiny.write_tiny_model(tmp_path_factory.mktemp("mol") / "model")
 
 
 def pairs(path: Path, *changes: dict[str, Any]) -> Path:

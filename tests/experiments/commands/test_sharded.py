@@ -151,7 +151,7 @@ def test_other_settings_do_not_take_the_place_of_those_that_spread_weights(
     """One process would load the model whole, and the others wait for it."""
     flags = parse_flags(KINDS["sft"], ["--output_dir", str(tmp_path)])
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    assert flags.plain.deepspeed_plugin is None
+    assert flags.default_args.deepspeed_plugin is None
     assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
 
 
@@ -174,10 +174,13 @@ def test_the_command_starts_itself_again_under_accelerate(tmp_path: Path) -> Non
     ("flags", "complaint"),
     [
         (["--accelerate_config", "nope"], "nope: no such file, and TRL has no configuration of that name"),
-        (["--accelerate_config", "HERE/odd.yaml"], "odd.yaml: not a configuration of accelerate's"),
+        (["--accelerate_config", "HERE/odd.yaml"], "odd.yaml: not an accelerate configuration"),
         (["--accelerate_config"], "argument --accelerate_config/--accelerate-config: expected one argument"),
-        (["--num_processes", "2"], "--num_processes goes on the command line, beside --accelerate_config"),
-        (["--config", "HERE/run.yaml"], "--accelerate_config goes on the command line"),
+        (
+            ["--num_processes", "2"],
+            "--num_processes is accepted on the command line only, together with --accelerate_config",
+        ),
+        (["--config", "HERE/run.yaml"], "--accelerate_config is accepted on the command line only"),
     ],
 )
 def test_what_cannot_be_launched_is_said_in_a_line(

@@ -22,8 +22,8 @@ KINDS, parse_flags = lazy("flex_judge.experiments.common.training.flags", "KINDS
     ("arguments", "complaint"),
     [
         (["nowhere.jsonl"], "nowhere.jsonl"),
-        (["--nonsense"], "unknown: --nonsense; flex-judge"),
-        (["--model_name", "x"], "unknown: --model_name"),
+        (["--nonsense"], "unknown flags: --nonsense; run flex-judge"),
+        (["--model_name", "x"], "unknown flags: --model_name"),
         (["--config"], "--config: expected the name of a file"),
         (["--learning_rate", "fast"], "invalid float value: 'fast'"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -119,7 +119,7 @@ def test_a_policy_of_others_is_not_gone_on_with(tmp_path: Path, capsys: pytest.C
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "training.json").touch()
     assert main(["dpo", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path)]) == 2
-    assert "holds a policy, and not how it was made" in capsys.readouterr().err
+    assert "holds a policy but no record of its training" in capsys.readouterr().err
 
 
 def test_adapters_that_cannot_be_measured_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
