@@ -364,7 +364,7 @@ def test_damaged_file_decodes_or_raises_a_one_line_media_error(file: Any, draw: 
     damaged = bytearray(data[: draw.draw(st.integers(1, len(data)))])
     for _ in range(draw.draw(st.integers(0, 4))):
         damaged[draw.draw(st.integers(0, len(damaged) - 1))] = draw.draw(st.integers(0, 255))
-    with suppress(MediaError), _check_one_line_error(f"{make.__name__} in memory: "):
+    with suppress(MediaError), _check_one_line_error(f"{make.__name__.removeprefix('make_')} in memory: "):
         prepare(make(bytes(damaged)))
 
 
