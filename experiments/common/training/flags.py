@@ -249,9 +249,7 @@ def _hide_trl_flags(parser: argparse.ArgumentParser, kind: TrainingKind) -> None
         if action.dest not in shown_flags:
             action.help = argparse.SUPPRESS
     parser.usage = "%(prog)s [DATA] [options]"
-    parser.epilog = (
-        f"--config FILE reads any setting from YAML; flags override it. {HELP_ALL} lists TRL's settings too."
-    )
+    parser.epilog = f"--config FILE reads any setting from YAML; flags override it. TRL's own settings: {HELP_ALL}"
 
 
 def _expand_recipe(argv: Sequence[str], recipes: Collection[str]) -> list[str]:

@@ -29,7 +29,7 @@ KINDS, parse_flags = lazy("flex_judge.experiments.common.training.flags", "KINDS
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--model_name_or_path", "/no/such/model"], "/no/such/model"),
         (["--model_revision", "v2"], "--model_revision is not for this command"),
-        (["--eval_strategy", "steps"], "the policy is measured before and after"),
+        (["--eval_strategy", "steps"], "the policy is evaluated before and after training"),
         (["--push_to_hub"], "--push_to_hub is not for this command"),
         (["--held-out-samples", "0"], "--held-out-samples must be at least 1"),
     ],
