@@ -143,14 +143,14 @@ def test_key_depends_on_every_sampling_field(field: Any) -> None:
     ],
 )
 def test_key_depends_on_engine_model_prompt_and_media(other: tuple[Any, ...]) -> None:
-    one = compute_generation_key("vllm", "m@1", (1, 2), SAMPLING, (make_image("a"), make_image("b")))
-    assert len(one) == 32
-    assert compute_generation_key(*other) != one
+    key = compute_generation_key("vllm", "m@1", (1, 2), SAMPLING, (make_image("a"), make_image("b")))
+    assert len(key) == 32
+    assert compute_generation_key(*other) != key
 
 
 def test_equal_requests_have_equal_keys() -> None:
-    one = compute_generation_key("vllm", "m", (1, 2), Sampling(64, temperature=1.0, stop=("a",)), ())
-    assert one == compute_generation_key("vllm", "m", [1, 2], Sampling(64, temperature=1, stop=["a"]), [])  # type: ignore[arg-type]
+    key = compute_generation_key("vllm", "m", (1, 2), Sampling(64, temperature=1.0, stop=("a",)), ())
+    assert key == compute_generation_key("vllm", "m", [1, 2], Sampling(64, temperature=1, stop=["a"]), [])  # type: ignore[arg-type]
     assert compute_generation_key("vllm", "m", (1,), replace(SAMPLING, temperature=-0.0)) == compute_generation_key(
         "vllm", "m", (1,), SAMPLING
     )

@@ -52,22 +52,22 @@ def test_single_votes_equal_the_votes_of_one_judgment(comparison: Comparison, or
 
 async def test_ledger_distinguishes_sample_indices(tmp_path: Path) -> None:
     engine = RecordingEngine(ScriptedEngine(score_at_random), Ledger(tmp_path / "l.sqlite"))
-    one, four = (FlexJudge(engine, JudgeSettings(100, 90, votes=votes)) for votes in (1, 4))
-    together = await four.ajudge(SINGLE)
+    single_vote_judge, four_vote_judge = (FlexJudge(engine, JudgeSettings(100, 90, votes=votes)) for votes in (1, 4))
+    together = await four_vote_judge.ajudge(SINGLE)
     computed = engine.misses
-    apart = [await one.ajudge(replace(SINGLE, sample_index=sample_index)) for sample_index in range(4)]
+    apart = [await single_vote_judge.ajudge(replace(SINGLE, sample_index=sample_index)) for sample_index in range(4)]
     assert engine.misses == computed
     assert [judgment.votes[0] for judgment in apart] == list(together.votes)
-    await one.ajudge(replace(SINGLE, sample_index=4))
+    await single_vote_judge.ajudge(replace(SINGLE, sample_index=4))
     assert engine.misses > computed
     engine.close()
 
 
 def test_first_sample_keeps_its_digest_and_others_differ() -> None:
     assert SINGLE.digest == "2acc41f4c6455f1a36366aaf6dc566e88bd5bfb620996294ab0c663e56c1c338"
-    others = {replace(SINGLE, sample_index=sample_index).digest for sample_index in range(5)}
-    assert len(others) == 5
-    assert SINGLE.digest in others
+    digests = {replace(SINGLE, sample_index=sample_index).digest for sample_index in range(5)}
+    assert len(digests) == 5
+    assert SINGLE.digest in digests
     assert replace(SINGLE, sample_index=3).prompt_digest == SINGLE.prompt_digest
 
 

@@ -210,13 +210,13 @@ async def test_request_to_a_closed_engine_raises(engine: Doubler) -> None:
 
 async def test_trickle_of_requests_does_not_delay_the_first_batch(engine: Doubler) -> None:
     first = asyncio.ensure_future(double(engine, 1))
-    others = []
+    later = []
     end = time.monotonic() + 0.4
     while time.monotonic() < end and not first.done():
-        others.append(asyncio.ensure_future(double(engine, 2)))
+        later.append(asyncio.ensure_future(double(engine, 2)))
         await asyncio.sleep(0.004)
     started_in_time = first.done() or bool(engine.computed)
-    await asyncio.gather(first, *others)
+    await asyncio.gather(first, *later)
     assert started_in_time
 
 

@@ -153,9 +153,9 @@ def load_prompts(name: str, counts: list[int]) -> tuple[dict[str, torch.Tensor],
 
 @pytest.mark.parametrize("name", MOLECULES)
 def test_features(name: str) -> None:
-    stored, one = load_tensors("featurisation"), MOLECULES[name]
-    tokens, distances = compute_features_3d(one["symbols"], np.array(one["coordinates"]))
-    atoms, edges, bonds = compute_features_2d(parse_smiles(one["smiles"], name))
+    stored, molecule = load_tensors("featurisation"), MOLECULES[name]
+    tokens, distances = compute_features_3d(molecule["symbols"], np.array(molecule["coordinates"]))
+    atoms, edges, bonds = compute_features_2d(parse_smiles(molecule["smiles"], name))
     assert np.array_equal(tokens, stored[f"{name}.src_tokens"])
     assert np.array_equal(distances, stored[f"{name}.src_distance"])
     assert np.array_equal(atoms, stored[f"{name}.node_feat"])

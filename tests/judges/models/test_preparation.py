@@ -148,8 +148,8 @@ def test_animated_gif_is_a_video() -> None:
 @pytest.mark.parametrize("is_file", [True, False])
 def test_number_of_sampled_frames_is_even(frames: int, fps: float, is_file: bool) -> None:
     greys = [6 * i for i in range(frames)]
-    given = [np.full((56, 56, 3), grey, np.uint8) for grey in greys]
-    prepared = prepare(make_video(film(greys)) if is_file else make_video(given, fps=10), video_fps=fps)
+    frame_list = [np.full((56, 56, 3), grey, np.uint8) for grey in greys]
+    prepared = prepare(make_video(film(greys)) if is_file else make_video(frame_list, fps=10), video_fps=fps)
     assert prepared.length == len(prepared.value) >= 2
     assert prepared.length % 2 == 0
     means = get_pixels(prepared).mean((1, 2, 3))
@@ -207,9 +207,9 @@ def test_frames_of_different_sizes_are_rejected() -> None:
 
 
 def test_broken_frame_is_named_in_the_error(tmp_path: Any) -> None:
-    whole = picture(noise(), "JPEG")
+    complete = picture(noise(), "JPEG")
     with pytest.raises(MediaError, match=r"frame 1 \(image in memory\): cannot be read"):
-        prepare(make_video([whole, whole[:-200]], fps=1))
+        prepare(make_video([complete, complete[:-200]], fps=1))
 
 
 @pytest.mark.parametrize("limits", [{"video_max_frames": 1}, {"video_fps": 0.0}, {"video_fps": float("nan")}])
