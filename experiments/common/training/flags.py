@@ -103,7 +103,7 @@ KINDS = {
             fixed=(
                 ("load_in_4bit", False, "quantised training is not supported"),
                 ("load_in_8bit", False, "quantised training is not supported"),
-                ("completion_only_loss", None, "the loss is always computed on the reply only"),
+                ("completion_only_loss", None, "the loss is on the reply only"),
                 ("chat_template_path", None, "training uses the model's own chat template, as judging does"),
                 ("eos_token", None, "training uses the end-of-turn token of the model's own chat template"),
                 ("model_init_kwargs", None, "use --dtype and --attn_implementation"),
