@@ -1,4 +1,4 @@
-"""What commands and studies share: flags, console, run folders, reporting.
+"""Shared code of commands and studies: flags, console, run folders, reporting.
 
 May import the packages below; no command and no study.
 """

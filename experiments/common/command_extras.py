@@ -1,4 +1,4 @@
-"""The extras that each command needs, checked before the command starts."""
+"""Package extras that each command needs, checked before the command starts."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ COMMAND_EXTRAS: dict[str, tuple[str, ...]] = {
     "dpo": ("serve", "train"),
     "grpo": ("serve", "train"),
 }
-"""Command -> extras; `doctor` is not here because it needs none."""
+"""Command -> required extras. `doctor` needs none, so that it can report what is missing."""
 HELP_NEEDS_EXTRAS = ("eval", "sft", "dpo", "grpo")
-"""Commands whose flags come from a library of their extra, so that even --help needs it."""
+"""Commands whose flags are defined by a library of their extra, so that even --help needs it."""
 
 
 def require_command_extras(command: str) -> None:
     """Check that the extras of a command are installed.
 
     Raises:
-        MissingExtraError: at least one is missing.
+        MissingExtraError: at least one extra is missing.
     """
     require_extras(f"flex-judge {command}", *COMMAND_EXTRAS.get(command, ()))
 
 
 def explain_missing_module(command: str, error: ModuleNotFoundError) -> MissingExtraError | None:
-    """Turn a failed import into the error that names the extra; None if no extra brings the module."""
+    """Turn a failed import into an error that names the missing extra; None if no extra provides the module."""
     extras = find_extras_with_module(error.name or "")
+    # One extra is enough to fix the import, so only the first is suggested.
     return MissingExtraError(describe_missing_extras(f"flex-judge {command}", extras[:1])) if extras else None

@@ -1,4 +1,4 @@
-"""What a person sees on a terminal: progress on standard error, and nothing of what libraries print in between."""
+"""Terminal output: progress on standard error, without the messages that libraries print."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def redirect_libraries(log: Path) -> Iterator[Console]:
-    """Send whatever libraries write to the terminal, from any language, to the file `log`.
+    """Redirect everything that libraries print to the file `log`.
+
+    The file descriptors themselves are redirected, because C++ libraries and child processes bypass `sys.stdout`.
 
     Yields:
-        A console on the real standard error.
+        A console on the original standard error.
     """
     from rich.console import Console
 
+    # Flush first: buffered text would end up in the log instead of on the terminal.
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -36,34 +39,34 @@ def redirect_libraries(log: Path) -> Iterator[Console]:
         sys.stdout.flush()
         sys.stderr.flush()
         terminal.close()
-        for descriptor, kept in enumerate(saved, 1):
-            os.dup2(kept, descriptor)
-            os.close(kept)
+        for descriptor, original in enumerate(saved, 1):
+            os.dup2(original, descriptor)
+            os.close(original)
         os.close(target)
 
 
 @contextmanager
 def reserve_stdout() -> Iterator[TextIO]:
-    """Send what libraries print to standard error.
+    """Redirect what libraries print on standard output to standard error.
 
     Yields:
-        The real standard output, for what a program reads.
+        The original standard output, for machine-readable results.
     """
     sys.stdout.flush()
-    kept = os.dup(1)
-    out = os.fdopen(os.dup(kept), "w", encoding="utf-8")
+    original = os.dup(1)
+    out = os.fdopen(os.dup(original), "w", encoding="utf-8")
     try:
         os.dup2(2, 1)
         yield out
     finally:
         out.close()
         sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(original, 1)
+        os.close(original)
 
 
 def build_progress(console: Console) -> Progress:
-    """Progress bars with rates and time left."""
+    """Build progress bars with rate and remaining time."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -77,13 +80,15 @@ def build_progress(console: Console) -> Progress:
     from rich.text import Text
 
     class Rate(TextColumn):
-        """How many a minute, of late, and how long the rest will take so."""
+        """Column with the recent rate per minute and the remaining time."""
 
         def __init__(self) -> None:
             super().__init__("")
             self._left = TimeRemainingColumn(compact=True)
 
         def render(self, task: Task) -> Text:
+            """Render the column; empty for tasks without a measurable rate."""
+            # A single step has no meaningful rate.
             if task.finished or not task.speed or not task.total or task.total < 2:
                 return Text("")
             return Text(f"{60 * task.speed:.0f}/min, ") + self._left.render(task) + Text(" left")
@@ -96,5 +101,5 @@ def build_progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         Rate(),
         console=console,
-        speed_estimate_period=300,
+        speed_estimate_period=300,  # seconds; judgments finish in bursts, so a short window would jump
     )

@@ -1,7 +1,7 @@
-"""Settings as command-line flags and YAML files.
+"""Command-line flags and YAML files for settings classes.
 
-Flags and keys are the flat view of a configuration: every field is one, and those of nested settings are too, under the
-same names (`--max-think-tokens`, `max_think_tokens:`). Flags win over the file, the file over the defaults.
+Every field of a configuration, nested ones included, is a flag and a YAML key of the same name (`--max-think-tokens`,
+`max_think_tokens:`). Flags override the file, and the file overrides the defaults.
 """
 
 from __future__ import annotations
@@ -15,26 +15,30 @@ from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.validation.classes import Metavar
 from flex_judge.judges.validation.flat import Setting, SettingsSection, build_settings, flatten_settings
 
 Config = TypeVar("Config")
 METAVARS: Mapping[type[Any], str] = {int: "N", float: "X"}
+"""Type of a setting -> placeholder of its value in the help."""
 
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
-    """Declare a field of a configuration that only one command has.
+    """Declare a field of a command's configuration, with the help text of its flag.
+
+    Fields of shared settings classes use their docstring as help instead.
 
     Args:
-        help: its help; other fields have their docstring for it.
-        metadata: `choices` and `metavar` of its flag, and `group`, the heading under which the help lists it.
+        default: default value.
+        help: help text of the flag.
+        metadata: `choices` and `metavar` of the flag, and `group`, its heading in the help.
     """
     return field(default=default, metadata={"help": help, **metadata})
 
 
 def format_flag(name: str) -> str:
-    """Spell a setting's name as a flag."""
+    """Return the flag of a setting: `max_think_tokens` -> `--max-think-tokens`."""
     return "--" + name.replace("_", "-")
 
 
@@ -42,40 +46,45 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any], defaults: Mapp
     """Add `--config` and one flag per setting of `config`.
 
     Args:
-        defaults: defaults to show instead of the fields' own; `build` takes the same.
+        parser: parser to extend.
+        config: settings class.
+        defaults: defaults to show instead of the fields' own; pass the same to `load_config`.
     """
-    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings; flags win over it")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings; flags override it")
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for name, found in flatten_settings(config, SettingsSection(defaults=defaults or {})).items():
-        place: argparse._ActionsContainer = parser
-        if found.title:
-            place = groups[found.title] = groups.get(found.title) or parser.add_argument_group(found.title)
-        kind = found.kind
-        default = "" if found.default in (None, MISSING, ()) else f" (default: {found.default})"
+    for name, declared in flatten_settings(config, SettingsSection(defaults=defaults or {})).items():
+        group: argparse._ActionsContainer = parser
+        if declared.title:
+            group = groups[declared.title] = groups.get(declared.title) or parser.add_argument_group(declared.title)
+        kind = declared.kind
+        default = "" if declared.default in (None, MISSING, ()) else f" (default: {declared.default})"
+        # Suppressed: only flags that were passed appear in the namespace, so that they can override the YAML file.
         options: dict[str, Any] = {"default": argparse.SUPPRESS}
         if kind.scalar is bool:
-            # A flag that is on by default is switched off, one that is off is switched on.
-            options["action"] = argparse.BooleanOptionalAction if found.default is True else "store_true"
-            default = " (the default)" if found.default is True else ""
+            # A flag that is on by default gets a --no- form; one that is off is switched on.
+            options["action"] = argparse.BooleanOptionalAction if declared.default is True else "store_true"
+            default = " (the default)" if declared.default is True else ""
         else:
-            options |= {"choices": kind.choices or None, "metavar": _choose_metavar(found)}
+            options |= {"choices": kind.choices or None, "metavar": _choose_metavar(declared)}
             is_list = kind.scalar is tuple
             options |= {"type": str, "action": "append"} if is_list else {"type": kind.scalar}
-        place.add_argument(
-            format_flag(name), help=(_read_help(found).removesuffix(".") + default).replace("%", "%%"), **options
-        )
+        # argparse formats help with %, so literal percent signs are doubled.
+        help_text = (_read_help(declared).removesuffix(".") + default).replace("%", "%%")
+        group.add_argument(format_flag(name), help=help_text, **options)
 
 
 def load_config(
     config: type[Config], arguments: argparse.Namespace, defaults: Mapping[str, Any] | None = None
 ) -> Config:
-    """Make the configuration that the parsed flags and their `--config` file describe.
+    """Build the configuration from parsed flags and their `--config` file.
 
     Args:
-        defaults: defaults instead of the fields' own.
+        config: settings class.
+        arguments: parsed flags.
+        defaults: defaults to use instead of the fields' own.
 
     Raises:
-        UsageError: the file cannot be read, or has an unknown setting; a value is of a wrong type or out of its bounds.
+        UsageError: the file cannot be read or has an unknown setting; a value has the wrong type or is out of range.
     """
     settings = flatten_settings(config)
     values = _load_yaml(settings, Path(arguments.config)) if arguments.config else {}
@@ -85,33 +94,39 @@ def load_config(
 
 
 def make_config(config: type[Config], **values: Any) -> Config:
-    """Make a configuration from its flat settings, as `build` does from flags.
+    """Build the configuration from flat settings, passed by name.
 
     Raises:
-        UsageError: an unknown setting; a value of a wrong type or out of its bounds.
+        UsageError: a setting is unknown, or a value has the wrong type or is out of range.
     """
     if unknown := set(values) - set(flatten_settings(config)):
         raise UsageError(f"unknown setting {min(unknown)!r}; there are {', '.join(flatten_settings(config))}")
     return build_settings(config, values, format_flag)
 
 
-def _choose_metavar(found: Setting) -> str | None:
-    if text := found.field.metadata.get("metavar"):
+def _choose_metavar(declared: Setting) -> str | None:
+    """Choose the placeholder of a flag's value; None leaves it to argparse."""
+    if text := declared.field.metadata.get("metavar"):
         return str(text)
-    declared = [item.text for item in found.kind.metadata if isinstance(item, Metavar)]
-    if declared or found.kind.choices or "help" in found.field.metadata:
-        return declared[0] if declared else None
-    return "S" if found.field.name.endswith("_s") else METAVARS.get(found.kind.scalar)
+    annotations = [item.text for item in declared.kind.metadata if isinstance(item, Metavar)]
+    if annotations or declared.kind.choices or "help" in declared.field.metadata:
+        return annotations[0] if annotations else None
+    return "S" if declared.field.name.endswith("_s") else METAVARS.get(declared.kind.scalar)
 
 
-def _read_help(found: Setting) -> str:
-    declared = found.field.metadata.get("help")
-    return str(declared) if declared else _read_field_docs(found.owner).get(found.field.name, "")
+def _read_help(declared: Setting) -> str:
+    help_text = declared.field.metadata.get("help")
+    return str(help_text) if help_text else _read_field_docs(declared.owner).get(declared.field.name, "")
 
 
 def _read_field_docs(cls: type[Any]) -> dict[str, str]:
-    """Field name -> the docstring below the field, on one line."""
+    """Read the docstrings below a class's fields from its source.
+
+    Returns:
+        Field name -> docstring on one line.
+    """
     docs: dict[str, str] = {}
+    # Base classes first, so that a subclass can document an inherited field again.
     for base in reversed(cls.__mro__[:-1]):
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(node, ast.ClassDef)
@@ -130,10 +145,11 @@ def _load_yaml(settings: Mapping[str, Setting], path: Path) -> dict[str, Any]:
     except OSError as e:
         raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path}: not YAML: {' '.join(str(e).split())}") from e
+        raise UsageError(f"{path}: not YAML: {to_one_line(e)}") from e
     if data is None:
         return {}
     if not isinstance(data, dict):
+        # A list or a single value is valid YAML but not a configuration.
         raise UsageError(f"{path}: expected settings as 'name: value', got {type(data).__name__}")
     values = {}
     for key, value in data.items():

@@ -1,4 +1,4 @@
-"""Settings of a judge that commands share."""
+"""Judge settings shared by commands."""
 
 from __future__ import annotations
 
@@ -14,25 +14,22 @@ from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection
 
 THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 128
-"""The published budget, and one that suits a model which was never taught to think at length."""
-
+"""Thinking budgets in tokens: the published one, and one for embedded models, which were not trained to reason long."""
 
 MODEL, JUDGING, RESULTS = "judge model", "judging", "results"
-"""Headings of the help."""
-
+"""Group headings in the help."""
 
 NO_FLAGS = frozenset(
     {"dtype", "threads", "kv_cache_gib", "gpu_memory_utilization", "own_process", "tensor_parallel", "stall_s"}
     | {"ledger", "prefill", "max_think_tokens"}
 )
-"""Settings of a judge that commands decide, or that are left at their defaults."""
-
+"""Judge settings without a flag: commands set them or leave them at their defaults."""
 
 JUDGE_SECTION = SettingsSection(skip=NO_FLAGS, defaults={"model": JUDGE}, choices={"engine": ("auto", *MODEL_ENGINES)})
 
 
 def think_tokens_setting() -> Any:
-    """Declare the field `max_think_tokens` of a command, whose default depends on the model."""
+    """Declare the setting `max_think_tokens`, whose default depends on the model."""
     return setting(
         None,
         "Thinking budget in tokens; longer reasoning is cut off and the answer is forced "
@@ -43,28 +40,34 @@ def think_tokens_setting() -> Any:
 
 
 def set_think_budget(settings: JudgeSettings, model: str, max_think_tokens: int | None) -> JudgeSettings:
-    """Settings with the thinking budget that was asked for, else the one that suits a model's name or id."""
-    usual = EMBEDDED_THINK_TOKENS if model.partition("@")[0] in EMBEDDED else THINK_TOKENS
-    return replace(settings, max_think_tokens=usual if max_think_tokens is None else max_think_tokens)
+    """Set the thinking budget of a judge.
+
+    Args:
+        settings: settings of the judge.
+        model: name or id of its model.
+        max_think_tokens: requested budget; None uses the model's default.
+    """
+    default = EMBEDDED_THINK_TOKENS if model.partition("@")[0] in EMBEDDED else THINK_TOKENS
+    return replace(settings, max_think_tokens=default if max_think_tokens is None else max_think_tokens)
 
 
 @settings_class(kw_only=True)
 class JudgeFlags:
-    """Settings of a judge: its model, how it judges, and the limits of media."""
+    """Settings of a judge: model, judging protocol and media limits."""
 
     judge: Annotated[JudgeConfig, JUDGE_SECTION]
     max_think_tokens: PositiveInt | None = think_tokens_setting()
 
     def build_settings(self, model: str) -> JudgeSettings:
-        """How the model of that name or id judges; a replay learns its model only from the ledger."""
+        """Build the judging settings for a model name or id; a replay knows its model only after opening the ledger."""
         return set_think_budget(self.judge.settings, model, self.max_think_tokens)
 
     @property
     def engine_config(self) -> EngineConfig:
-        """What runs the judge."""
+        """Engine of the judge."""
         return self.judge.engine
 
     @property
     def judge_config(self) -> JudgeConfig:
-        """The judge."""
+        """Engine and judging settings of the judge."""
         return JudgeConfig(self.engine_config, self.build_settings(self.judge.engine.model))

@@ -1,4 +1,4 @@
-"""Training on several GPUs by one command: it starts itself again under accelerate, once for each process."""
+"""Multi-GPU training with one command: it restarts itself under accelerate, once per process."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, to_one_line
 
 CONFIG_HELP = (
-    "Configuration of accelerate, to start one process per GPU: zero3, fsdp2, another that TRL ships, or a file. "
+    "Accelerate configuration, to start one process per GPU: zero3, fsdp2, another one that TRL ships, or a file. "
     "On the command line only."
 )
-PROCESSES_HELP = "Number of processes with --accelerate_config (default: the configuration's)."
+PROCESSES_HELP = "Number of processes with --accelerate_config (default: taken from the configuration)."
 
 
 def build_launch_command(name: str, argv: Sequence[str]) -> list[str] | None:
-    """The command line that a training command with `--accelerate_config` becomes; None without.
+    """Build the command line that starts a training command under accelerate.
 
     Args:
-        name: of the command.
+        name: name of the training command.
         argv: its flags.
 
+    Returns:
+        The command line; None without `--accelerate_config`.
+
     Raises:
-        UsageError: there is no such configuration, or this machine is not for it.
+        UsageError: no such configuration, or this machine does not meet its requirements.
     """
+    # Only the launcher's own flags are parsed here; all others are passed on unchanged.
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--accelerate_config", "--accelerate-config")
     parser.add_argument("--num_processes", "--num-processes")
     try:
-        known, rest = parser.parse_known_args(list(argv))
+        launch_flags, other_flags = parser.parse_known_args(list(argv))
     except ArgumentError as e:
         raise UsageError(str(e)) from e
-    if known.accelerate_config is None:
+    if launch_flags.accelerate_config is None:
         return None
-    file = _resolve_config_file(known.accelerate_config)
-    _check_config(file, known.accelerate_config)
-    processes = ["--num_processes", known.num_processes] if known.num_processes else []
+    file = _resolve_config_file(launch_flags.accelerate_config)
+    _check_config(file, launch_flags.accelerate_config)
+    processes = ["--num_processes", launch_flags.num_processes] if launch_flags.num_processes else []
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, *processes]
-    return [*launcher, "-m", "flex_judge.experiments.cli", name, *rest]
+    return [*launcher, "-m", "flex_judge.experiments.cli", name, *other_flags]
 
 
 def _resolve_config_file(config: str) -> str:
@@ -63,8 +67,8 @@ def _check_config(file: str, name: str) -> None:
         config = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         kind = str(config["distributed_type"])
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as e:
-        raise UsageError(f"--accelerate_config {name}: not a configuration of accelerate's: {e}") from e
+        raise UsageError(f"--accelerate_config {name}: not an accelerate configuration: {to_one_line(e)}") from e
     if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
-        raise UsageError(f"--accelerate_config {name} takes DeepSpeed: pip install deepspeed")
+        raise UsageError(f"--accelerate_config {name}: DeepSpeed is not installed; run: pip install deepspeed")
     if kind in ("DEEPSPEED", "FSDP") and not torch.accelerator.is_available():
-        raise UsageError(f"--accelerate_config {name} spreads the weights over GPUs, and there is none here")
+        raise UsageError(f"--accelerate_config {name}: shards the weights over GPUs, but this machine has none")

@@ -1,6 +1,6 @@
-"""The processes of a training run that `accelerate launch` starts: what one of them does for all, and waiting for it.
+"""Ranks of a training run under `accelerate launch`: work that only the first rank does while the others wait.
 
-Other commands that one of them starts run as if there were no launcher.
+Commands that a rank starts run outside the launcher's process group, as if there were no launcher.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ from typing import Any, TypeVar, cast
 from flex_judge.judges.errors import EngineLostError, JudgeError
 
 Result = TypeVar("Result")
-PATIENCE = timedelta(days=30)
-"""How long ranks wait for the first one to measure a policy; the default of process groups is ten to thirty minutes."""
-LAUNCHER = (
+FIRST_RANK_TIMEOUT = timedelta(days=30)
+"""How long ranks wait for the first one, which may evaluate a policy for hours. The default of process groups is 10 to
+30 minutes."""
+LAUNCHER_VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     *("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "NODE_RANK"),
 )
-PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "TORCH_NCCL_", "PET_", "FSDP_")
-END_S = 60.0
+LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "TORCH_NCCL_", "PET_", "FSDP_")
+"""Names and prefixes of the environment variables that a launcher sets for its ranks."""
+TERMINATE_S = 60.0
+"""Seconds between SIGTERM and SIGKILL."""
 PR_SET_PDEATHSIG = 1
-"""Of <sys/prctl.h>."""
+"""Constant of <sys/prctl.h>."""
 
 
 class Ranks:
-    """All processes of a run; most often it is one."""
+    """All processes of a training run; usually one."""
 
     def __init__(self) -> None:
-        """To be made after TRL's settings, which join the process group."""
+        """Join the other ranks. Must be created after TRL's configuration, which sets up the process group."""
         from accelerate import PartialState
 
         state = PartialState()
@@ -44,24 +47,23 @@ class Ranks:
         if self.count > 1:
             import torch.distributed as dist
 
-            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+            # gloo also works without GPUs, and waiting in it does not occupy them.
+            self._group = dist.new_group(backend="gloo", timeout=FIRST_RANK_TIMEOUT)
 
     def run_on_first(self, work: Callable[[], Result]) -> Result:
-        """What some work comes to that the first rank does alone; the others wait for it, however long it takes. What
-        it raises is raised by all.
-        """
+        """Run `work` on the first rank while the others wait; return its result, or raise its error, on all ranks."""
         if self.count == 1:
             return work()
         import torch.distributed as dist
 
-        told: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]  # result and error
         if self.is_first:
             try:
-                told[0] = work()
+                outcome[0] = work()
             except (JudgeError, KeyboardInterrupt) as e:
-                told[1] = e
-        dist.broadcast_object_list(told, src=0, group=self._group)
-        result, error = told
+                outcome[1] = e  # raised on all ranks below, so that none of them waits forever
+        dist.broadcast_object_list(outcome, src=0, group=self._group)
+        result, error = outcome
         if error is not None:
             raise error
         return cast(Result, result)
@@ -80,18 +82,19 @@ class Ranks:
 
 
 def run_subcommand(*arguments: str) -> None:
-    """Run a command of ours to its end, its progress on standard error.
+    """Run a flex-judge command and wait for it; its progress goes to standard error.
 
     Raises:
-        EngineLostError: it failed; what was wrong it has said itself.
+        EngineLostError: the command failed; it has printed the reason itself.
     """
+    # -P: the working directory may hold modules that would shadow installed packages.
     command = [sys.executable, "-P", "-m", "flex_judge.experiments.cli", *arguments]
     process = subprocess.Popen(
         command, env=build_environment(), stdout=subprocess.DEVNULL, preexec_fn=_set_parent_death_signal
     )
     with _terminate_on_exit(process):
         status = process.wait()
-    if status == 130:
+    if status == 130:  # interrupted with Ctrl-C, as this process was
         raise KeyboardInterrupt
     if status:
         raise EngineLostError(f"flex-judge {arguments[0]} ended with status {status}")
@@ -99,13 +102,13 @@ def run_subcommand(*arguments: str) -> None:
 
 @contextmanager
 def run_judge_server(*arguments: str) -> Iterator[str]:
-    """`flex-judge serve` beside this process, until the block ends.
+    """Run `flex-judge serve` until the block ends.
 
     Yields:
-        Its address.
+        The URL of the service.
 
     Raises:
-        EngineLostError: it did not start; what was wrong it has said itself.
+        EngineLostError: the service did not start; it has printed the reason itself.
     """
     command = [sys.executable, "-P", "-m", "flex_judge.experiments.cli", "serve", "--port", "0", *arguments]
     process = subprocess.Popen(
@@ -120,28 +123,32 @@ def run_judge_server(*arguments: str) -> Iterator[str]:
 
 
 def _set_parent_death_signal() -> None:
-    """Have the kernel end this process when the one that started it is gone, by SIGKILL say (Linux)."""
+    """Ask the Linux kernel to end this process when its parent ends, even by SIGKILL."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager
 def _terminate_on_exit(process: subprocess.Popen[Any]) -> Iterator[None]:
-    """Have a process end with the block."""
+    """Terminate a process when the block ends."""
     try:
         yield
     finally:
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(END_S)
+                process.wait(TERMINATE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
 
 def build_environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of this process without what a launcher put there, which would make a child one of its ranks."""
-    found = dict(os.environ if variables is None else variables)
-    if "TORCHELASTIC_RUN_ID" in found and found.get("OMP_NUM_THREADS") == "1":
-        del found["OMP_NUM_THREADS"]  # torchrun's choice for its ranks
-    return {name: value for name, value in found.items() if name not in LAUNCHER and not name.startswith(PREFIXES)}
+    """Return the environment of this process without the launcher's variables, which would turn a child into a rank."""
+    environment = dict(os.environ if variables is None else variables)
+    if "TORCHELASTIC_RUN_ID" in environment and environment.get("OMP_NUM_THREADS") == "1":
+        del environment["OMP_NUM_THREADS"]  # torchrun limits its ranks to one thread; a child may use more
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in LAUNCHER_VARIABLES and not name.startswith(LAUNCHER_PREFIXES)
+    }

@@ -1,4 +1,4 @@
-"""The folder of a run: which settings made it, and that only one process works in it."""
+"""Run folder: records the settings of a run, and is locked by the process that works in it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,33 @@ from flex_judge.judges.io.jsonl import write_text
 
 
 class RunFolder:
-    """A run's output folder. Opening one that other settings made is refused, one of the same settings resumes."""
+    """Output folder of a run. Opening it with equal settings resumes the run; other settings are an error.
+
+    Example:
+        >>> with RunFolder(Path("runs/demo"), {"seed": 0}) as folder, folder.time_phase("work"):
+        ...     ...
+    """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], flag: str = "--out") -> None:
-        """`flag` is the one that names the folder, for messages."""
+        """Describe a run folder; entering it locks it.
+
+        Args:
+            path: the folder.
+            settings: settings that determine the results of the run.
+            flag: name of the folder's flag in error messages.
+        """
         self.path = path
         self._flag = flag
         self.settings = dict(settings)
         self.seconds: dict[str, float] = {}
-        """Time spent in each phase, over all starts of the run; phases can overlap."""
+        """Seconds spent in each phase over all starts of the run; phases can overlap."""
         self._start = time.monotonic()
-        self._before = 0.0
+        self._earlier_seconds = 0.0
 
     def __enter__(self) -> RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; give a folder with {self._flag}")
+        # Before the folder is created or locked, so that an error leaves no traces.
         self._check_settings()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -51,34 +63,37 @@ class RunFolder:
 
     @contextmanager
     def time_phase(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to the phase `name`."""
+        """Add the duration of the block to the phase `name`."""
         start = time.monotonic()
         try:
             yield
         finally:
+            # Saved even after an error, so that the time of interrupted starts counts.
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - start, 1)
             self._save_state()
 
     @property
     def total_seconds(self) -> float:
-        """Time spent on the run, over all its starts."""
-        return round(self._before + time.monotonic() - self._start, 1)
+        """Seconds spent on the run over all its starts."""
+        return round(self._earlier_seconds + time.monotonic() - self._start, 1)
 
     def _check_settings(self) -> None:
         file = self.path / "run.json"
         if not file.exists():
+            # A lone lock file is left by a start that failed before it wrote run.json.
             if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
-                raise UsageError(f"{self.path} holds files that are no run; choose another {self._flag}")
+                raise UsageError(f"{self.path} holds files but no run; choose another {self._flag}")
             return
         try:
             run = json.loads(file.read_text(encoding="utf-8"))
-            made, self.seconds, self._before = run["settings"], run["seconds"], run["total_seconds"]
+            recorded = run["settings"]
+            self.seconds, self._earlier_seconds = run["seconds"], run["total_seconds"]
         except (ValueError, KeyError, TypeError) as e:
             raise UsageError(f"{file} is broken; delete {self.path} or choose another {self._flag}") from e
-        for name in sorted(set(made) | set(self.settings)):
-            if made.get(name) != self.settings.get(name):
+        for name in sorted(set(recorded) | set(self.settings)):
+            if recorded.get(name) != self.settings.get(name):
                 raise UsageError(
-                    f"{self.path} holds a run with {name} = {made.get(name)!r}, not {self.settings.get(name)!r}; "
+                    f"{self.path} holds a run with {name} = {recorded.get(name)!r}, not {self.settings.get(name)!r}; "
                     f"use the same settings to resume it, or choose another {self._flag}"
                 )
 

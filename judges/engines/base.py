@@ -1,7 +1,7 @@
-"""The one seam to language models: token ids in, a `Generation` out.
+"""Engine interface, the only access to language models: token ids in, a `Generation` out.
 
-An engine is asynchronous and takes one request at a time; it batches what is under way by itself. Callers that want
-throughput submit many requests at once.
+Engines are asynchronous and batch concurrent requests internally. Callers that want throughput submit many requests at
+once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flex_judge.judges.validation.classes import (
     settings_class,
 )
 
-if TYPE_CHECKING:  # profiles hold limits of media, which load pydantic; an engine is made later
+if TYPE_CHECKING:  # importing profiles loads pydantic, which not every user of this module needs
     from flex_judge.judges.models.profiles import Profile
 
 FinishReason = Literal["stop", "eos", "length"]
@@ -29,122 +29,129 @@ FinishReason = Literal["stop", "eos", "length"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to continue a prompt."""
+    """Sampling parameters of one request."""
 
     max_tokens: int
+    """Maximum number of tokens to generate."""
     temperature: float = 0.0
-    """0 is greedy."""
+    """Sampling temperature; 0 is greedy decoding."""
     top_p: float = 1.0
+    """Nucleus sampling: probability mass to sample from."""
     stop: tuple[str, ...] = ()
-    """Generation ends with the token that completes one of these strings. That token is kept whole, so the text can
-    run a few characters past the stop string."""
+    """Stop strings. Generation ends with the token that completes one. That token is kept in full, so the text can
+    extend a few characters past the stop string."""
     regex: str | None = None
-    """Only text that matches this regular expression as a whole can be generated."""
+    """Regular expression that the complete generated text must match (grammar-constrained decoding)."""
     logprob_token_ids: tuple[int, ...] = ()
-    """At every generated position, report the log-probability of these tokens: of the model's distribution as
-    masked by `regex`, before temperature."""
+    """Tokens to report log-probabilities for at every generated position. They come from the model's distribution
+    after the mask of `regex` and before temperature."""
     sample_index: int = 0
-    """Which of several draws of the same request this is. Engines ignore it; a ledger tells the draws apart by it."""
+    """Index of the sample among several of the same request. Engines ignore it; a ledger stores each index
+    separately."""
     seed: int | None = None
-    """Of this request's draws, from 0 to 2**63 - 1: with it, the same request gives the same reply whatever else is
-    computed beside it, but for rounding. None draws from the engine's own generator."""
+    """Random seed of this request, 0 to 2**63 - 1. A seeded request gives the same reply in any batch, up to rounding.
+    None uses the engine's own generator."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One continuation."""
+    """Continuation of one prompt."""
 
     text: str
-    """The decoded continuation, without the end-of-turn token."""
+    """Decoded text, without the end-of-turn token."""
     token_ids: tuple[int, ...]
-    """The generated tokens, without the end-of-turn token."""
+    """Generated tokens, without the end-of-turn token."""
     finish_reason: FinishReason
-    """`stop`: a stop string; `eos`: the model ended its turn; `length`: `max_tokens` was reached."""
+    """`stop`: a stop string was generated; `eos`: the model ended its turn; `length`: `max_tokens` was reached."""
     logprobs: tuple[Mapping[int, float], ...] = ()
-    """For each of `token_ids`, the log-probabilities of `Sampling.logprob_token_ids` (empty unless asked for)."""
+    """Log-probabilities of `Sampling.logprob_token_ids` at each of `token_ids`; empty unless requested."""
     prompt_tokens: int = 0
+    """Length of the prompt in tokens, media included."""
     cached_tokens: int = 0
+    """Prompt tokens that were served from the prefix cache."""
 
     @property
     def usage(self) -> Usage:
+        """Token counts of the request."""
         return Usage(self.prompt_tokens, self.cached_tokens, len(self.token_ids))
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """What a judge or a policy needs of a model."""
+    """Inference engine with one loaded model."""
 
     name: str
-    """`vllm`, `transformers`, `scripted`."""
+    """Name of the engine: `vllm`, `transformers` or `scripted`."""
     model_id: str
     """Name and fingerprint of the model."""
     tokenizer: Any
-    """The model's transformers tokenizer, with its chat template."""
+    """Transformers tokenizer of the model, with its chat template."""
     profile: Profile
-    """The model's family."""
+    """Model family."""
     max_model_len: int
-    """Longest sequence, prompt and continuation together, in tokens."""
+    """Longest sequence in tokens, prompt and continuation together."""
     max_batch: int
-    """Requests that are computed at the same time; more than these wait."""
+    """Maximum number of requests computed at the same time; further requests wait."""
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
-        """Continue one prompt. Cancelling the call gives the work up.
+        """Continue one prompt. Cancelling the call cancels the computation.
 
         Args:
-            prompt_token_ids: with one placeholder pad token per medium, which the engine repeats as its model needs.
-            sampling: how to continue.
-            media: what the pads stand for, in their order.
+            prompt_token_ids: the prompt, with one placeholder token per medium; the engine repeats it as often as its
+                model needs.
+            sampling: sampling parameters.
+            media: media of the placeholders, in order.
 
         Raises:
-            EngineLostError: the engine died.
+            EngineLostError: the engine has ended.
         """
         ...
 
     async def check_health(self) -> None:
-        """Raise EngineLostError if the engine can no longer answer; answers at once, also while the engine computes.
+        """Raise EngineLostError if the engine has ended or hangs. Returns at once, also while the engine computes.
 
-        An engine that is found to hang is ended, and everyone who waits for it gets an EngineLostError too.
+        An engine that hangs is shut down, and its pending requests fail with EngineLostError too.
         """
         ...
 
     def close(self) -> None:
-        """Free the model and end every process and thread of the engine. Idempotent."""
+        """Free the model and end all processes and threads of the engine. Idempotent."""
         ...
 
 
 @settings_class
 class EngineConfig:
-    """Which model runs in which engine, and how much of the machine it may use."""
+    """Model, engine, and the machine resources that the engine may use."""
 
     model: Annotated[str, Metavar("MODEL")]
     """Model: name of an embedded model, local folder or hub id."""
     engine: str = "auto"
-    """Inference engine; auto is vllm where it is installed, else transformers."""
+    """Inference engine; auto is vllm if installed, else transformers."""
     dtype: str = "auto"
-    """Torch dtype of the weights; auto is bfloat16 where the hardware computes in it, else float32."""
+    """Torch dtype of the weights; auto is bfloat16 if the hardware supports it, else float32."""
     adapter: Annotated[str, Metavar("MODEL")] | None = None
-    """LoRA adapter on the model: folder or hub id."""
+    """LoRA adapter of the model: folder or hub id."""
     max_model_len: PositiveInt = 8192
-    """Context length in tokens, prompt and reply together; capped at what the model supports."""
+    """Context length in tokens, prompt and reply together; capped at the model's own."""
     max_batch: PositiveInt = 64
     """Maximum number of requests that the engine computes at the same time."""
     seed: NonNegativeInt = 0
     """Sampling seed. Changing it invalidates cached judgments."""
     threads: PositiveInt | None = None
-    """CPU threads (default: as the libraries choose)."""
+    """Number of CPU threads (default: chosen by the libraries)."""
     kv_cache_gib: PositiveFloat = 1.0
-    """Memory for the KV cache on a CPU, in GiB; a GPU uses gpu_memory_utilization."""
+    """KV cache on a CPU, in GiB; on a GPU, gpu_memory_utilization applies instead."""
     gpu_memory_utilization: Fraction = 0.85
     """Fraction of the GPU memory that vllm may use."""
     own_process: bool = False
-    """Run vllm as AsyncLLM with the model in separate processes, which keeps a GPU busy while this process does other
-    work. In this process vllm starts in a third of the time and memory, which matters on a CPU."""
+    """Run vllm with the model in separate processes, which keeps a GPU busy while this process does other work. In
+    this process, vllm starts in a third of the time and memory, which matters on a CPU."""
     tensor_parallel: PositiveInt = 1
-    """GPUs that one engine spreads its model over; above 1 needs vllm and own_process."""
+    """Number of GPUs per engine (tensor parallelism); above 1 needs vllm and own_process."""
     stall_s: PositiveFloat = 300.0
-    """Seconds after which a running step of vllm counts as a lost engine. A first step may compile for minutes. A step
-    of transformers is a whole batch and has no limit."""
+    """Seconds after which a running vllm step counts as hung. A first step may compile for minutes. A transformers
+    step is a whole batch and has no limit."""
     ledger: str | None = None
-    """SQLite file that records every generation; recorded generations are not computed again."""
+    """SQLite file that records every generation; recorded generations are not recomputed."""

@@ -1,4 +1,4 @@
-"""An engine without a model: a function from prompt to reply. Tests and dry runs replace this one seam."""
+"""Engine without a model: replies come from a Python function. Tests and dry runs use it in place of a real engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Script = Callable[[str, Sampling], str | Awaitable[str]]
-"""(prompt as text, sampling) -> the whole continuation; stop strings and `max_tokens` are applied by the engine."""
+"""(prompt text, sampling) -> complete reply. The engine applies stop strings and `max_tokens` to it."""
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -29,11 +29,14 @@ CHATML = (
 
 
 class ScriptedEngine:
-    """Answers from a script, one token per byte; obeys stop strings and `max_tokens` as a real engine would.
+    """Engine that replies from a script, one token per byte, and applies stop strings and `max_tokens`.
 
-    A grammar (`Sampling.regex`) is not generated but checked: a script that answers outside it raises AssertionError.
-    Log-probabilities put everything on the scripted token. Media are checked against the prompt's pads, as by every
-    engine, and kept for tests to look at; the script sees one pad for each.
+    A grammar (`Sampling.regex`) is only checked: a script that replies outside it raises AssertionError. The scripted
+    token gets log-probability 0, all others minus infinity. Media are checked against the placeholders of the prompt,
+    as by every engine, and recorded for tests; the script sees one placeholder token per medium.
+
+    Example:
+        >>> engine = ScriptedEngine(lambda prompt, sampling: "<answer>4</answer>")
     """
 
     name = "scripted"
@@ -42,22 +45,23 @@ class ScriptedEngine:
     def __init__(self, script: Script, max_model_len: int = 16384, profile: Profile = CHAT) -> None:
         self.script = script
         self.profile = profile
-        marks = [(p.opening, p.pad, p.closing) for p in profile.placeholders.values()]
-        self.tokenizer = build_byte_tokenizer(tuple(dict.fromkeys(token for mark in marks for token in mark)))
+        marks = [token for p in profile.placeholders.values() for token in (p.opening, p.pad, p.closing)]
+        self.tokenizer = build_byte_tokenizer(tuple(dict.fromkeys(marks)))
         self._placeholders = PlaceholderTokens(profile, self.tokenizer)
         self.max_model_len = max_model_len
         self.max_batch = 1024
         self.requests: list[tuple[str, Sampling]] = []
-        """Every request so far, as (prompt text, sampling)."""
+        """All requests so far, as (prompt text, sampling)."""
         self.given: list[tuple[tuple[int, ...], Sampling]] = []
-        """Every request so far, as (prompt token ids, sampling)."""
+        """All requests so far, as (prompt token ids, sampling)."""
         self.media: list[tuple[PreparedMedia, ...]] = []
-        """The media of every request so far."""
+        """Media of all requests so far."""
         self.closed = False
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
+        """Reply from the script, see `Engine.generate`."""
         await self.check_health()
         self._placeholders.locate_media(prompt_token_ids, media, self.max_model_len)
         prompt = self.tokenizer.decode(list(prompt_token_ids))
@@ -66,9 +70,9 @@ class ScriptedEngine:
         self.media.append(tuple(media))
         reply = self.script(prompt, sampling)
         text = reply if isinstance(reply, str) else await reply
-        await asyncio.sleep(0)  # let others run, as every real engine does
+        await asyncio.sleep(0)  # yield to other tasks, as every real engine does
         if sampling.regex is not None and not re.fullmatch(sampling.regex, text):
-            raise AssertionError(f"the script answers {text!r} where the grammar {sampling.regex!r} was asked for")
+            raise AssertionError(f"script: replied {text!r}, which does not match the grammar {sampling.regex!r}")
         reason, text = _cut_at_stop(text, sampling.stop)
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(ids) > sampling.max_tokens:
@@ -80,20 +84,26 @@ class ScriptedEngine:
             tuple(ids),
             reason,
             logprobs if sampling.logprob_token_ids else (),
-            prompt_tokens=len(prompt_token_ids) + sum(self.profile.count_tokens(medium) - 1 for medium in media),
+            prompt_tokens=self.profile.count_prompt_tokens(prompt_token_ids, media),
         )
 
     async def check_health(self) -> None:
+        """Raise EngineLostError if the engine was closed."""
         if self.closed:
             raise EngineLostError("the scripted engine was closed")
 
     def close(self) -> None:
+        """End the engine; later requests fail."""
         self.closed = True
 
 
 def load(config: EngineConfig) -> ScriptedEngine:
-    """Load the script that `config.model` names as `module:function`. An attribute `profile` of the function is its
-    model family.
+    """Load the script that `config.model` names as `module:function`.
+
+    The model family is the function's attribute `profile`, if it has one.
+
+    Raises:
+        UsageError: no such module or function.
     """
     module, _, function = config.model.partition(":")
     try:
@@ -103,13 +113,17 @@ def load(config: EngineConfig) -> ScriptedEngine:
         raise UsageError(
             f"model {config.model!r}: the scripted engine takes its script as module:function ({e})"
         ) from e
-    engine.model_id = config.model  # so that two scripts do not share what a ledger holds
+    engine.model_id = config.model  # so that two scripts do not share the generations in a ledger
     return engine
 
 
 @cache
 def build_byte_tokenizer(control: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer of 256 bytes, two control tokens (and those of `control`) and the ChatML template; needs no file."""
+    """Build a tokenizer with one token per byte, two control tokens and the ChatML template. Needs no files.
+
+    Args:
+        control: further control tokens.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -123,6 +137,6 @@ def build_byte_tokenizer(control: tuple[str, ...] = ()) -> PreTrainedTokenizerFa
 
 
 def _cut_at_stop(text: str, stop: Sequence[str]) -> tuple[FinishReason, str]:
-    """`text` up to and including the stop string that ends first."""
+    """Cut `text` after the stop string that ends first."""
     ends = [text.index(s) + len(s) for s in stop if s in text]
     return ("stop", text[: min(ends)]) if ends else ("eos", text)

@@ -1,4 +1,4 @@
-"""An engine that computes in a thread of this process, whatever event loop its callers live in."""
+"""Base class of engines that compute in a thread of this process and serve callers from any event loop."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from flex_judge.judges.engines.base import Generation, Sampling
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.media.prepared import PreparedMedia
 
-LINGER_S = 0.02  # how long an idle engine waits for company before it starts
-CLOSE_S = 60.0  # how long closing waits for the step under way
+LINGER_S = 0.02  # an idle engine waits this long for further requests, so that the first batch is not a single one
+CLOSE_S = 60.0  # how long `close` waits for the running step
 
 
 class EngineRequest:
-    """A prompt on its way through an engine."""
+    """Request in the queue of an engine, with a future for its result."""
 
-    _resolving = threading.Lock()  # a thread that hung may come back when its callers have been told that it is lost
+    # A hung thread may return after its requests were failed, so two threads can resolve the same request.
+    _resolving = threading.Lock()
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()) -> None:
         self.prompt = list(prompt)
@@ -32,10 +33,11 @@ class EngineRequest:
 
     @property
     def is_cancelled(self) -> bool:
+        """Whether the caller has cancelled the request."""
         return self.future.cancelled()
 
     def resolve(self, result: Generation | Exception) -> None:
-        """Answer the caller, unless there has been an answer or nobody waits for one."""
+        """Return a result or an error to the caller, unless the request is resolved or cancelled already."""
         with self._resolving:
             if self.future.done() or not self.future.set_running_or_notify_cancel():
                 return
@@ -46,29 +48,34 @@ class EngineRequest:
 
 
 class ThreadedEngine(ABC):
-    """Base of the in-process engines. A subclass calls `_start` with what loads its model, and computes in `_work`."""
+    """Base class of the in-process engines.
+
+    A subclass calls `_start_engine` with the function that loads its model, and computes in `_run_step`.
+    """
 
     name = ""
 
-    def _start_engine(self, load: Callable[[], None], stall_s: float = math.inf, here: bool = False) -> None:
-        """Start the thread, and wait until `load` has run in it. A call of `_work` that takes longer than `stall_s`
-        seconds is taken to hang.
+    def _start_engine(self, load: Callable[[], None], stall_s: float = math.inf, start_thread: bool = True) -> None:
+        """Start the engine thread and wait until it has run `load`.
 
         Args:
-            here: start none; whoever made the engine calls `compute`.
+            load: loads the model.
+            stall_s: seconds after which a running `_run_step` counts as hung.
+            start_thread: if False, run `load` in the calling thread and start no other; the owner of the engine then
+                calls `serve_requests`.
 
         Raises:
-            Exception: what `load` raises.
+            Exception: any error of `load`.
         """
         self._stall_s = stall_s
-        self._inbox: queue.SimpleQueue[EngineRequest | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[EngineRequest | None] = queue.SimpleQueue()  # None asks the engine to end
         self._new: list[EngineRequest] = []
         self._step_began: float | None = None
         self._error: BaseException | None = None
         self._ended = False
-        self._lock = threading.Lock()  # between a caller who puts a request in and the engine's end
+        self._lock = threading.Lock()  # no request may enter the inbox after `_shut_down` has emptied it
         self._thread: threading.Thread | None = None
-        if here:
+        if not start_thread:
             load()
             return
         loaded: Future[None] = Future()
@@ -80,19 +87,24 @@ class ThreadedEngine(ABC):
 
     @abstractmethod
     def _run_step(self, new: list[EngineRequest]) -> bool:
-        """Take the `new` requests (empty the list) and compute for a while. True if there is more to compute."""
+        """Take the `new` requests (empty the list) and compute for a while.
+
+        Returns:
+            Whether there is more to compute.
+        """
 
     @abstractmethod
     def _list_pending(self) -> list[EngineRequest]:
-        """Requests that `_work` has taken and not resolved."""
+        """List the requests that `_run_step` has taken and not resolved."""
 
     @abstractmethod
     def _free_model(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
+        """Continue one prompt, see `Engine.generate`."""
         request = EngineRequest(prompt_token_ids, sampling, media)
         with self._lock:
             if self._ended:
@@ -101,20 +113,22 @@ class ThreadedEngine(ABC):
         return await asyncio.wrap_future(request.future)
 
     async def check_health(self) -> None:
+        """Raise EngineLostError if the engine has ended or its step hangs, see `Engine.check_health`."""
         if self._is_hung and not self._ended:
             self._shut_down(TimeoutError(f"a step has taken more than {self._stall_s:g} s"))
         if self._ended:
             raise self._build_lost_error()
 
     def close(self) -> None:
+        """End the thread and release the model. Idempotent."""
         if self._thread is None:
-            self._inbox.put(None)
-            return  # `compute` ends when it has answered what is before this
+            self._inbox.put(None)  # `serve_requests` returns after answering the requests before this
+            return
         if self._thread.is_alive():
             self._inbox.put(None)
             self._thread.join(timeout=0 if self._is_hung else CLOSE_S)
         if self._thread.is_alive():
-            self._shut_down()  # a step that does not return goes on, so what it computes with stays
+            self._shut_down()  # the step still runs and uses the model, so the model is not released
         else:
             self._free_model()
 
@@ -124,25 +138,28 @@ class ThreadedEngine(ABC):
         return began is not None and time.monotonic() - began > self._stall_s
 
     def _run_thread(self, load: Callable[[], None], loaded: Future[None]) -> None:
-        # The model is loaded by the thread that computes with it, because libgomp keeps a pool of threads for each
-        # thread that computes; with two pools it counts more threads than cores, and none waits for work awake.
+        # The thread that computes also loads the model. libgomp keeps one thread pool for each thread that computes;
+        # with two pools it counts more threads than cores and makes all of them sleep between parallel regions.
         try:
             load()
-        except BaseException as e:  # noqa: BLE001 - told to whoever waits, whatever it is
+        except BaseException as e:  # noqa: BLE001 - passed on to the caller of _start_engine
             loaded.set_exception(e)
             return
         loaded.set_result(None)
         self.serve_requests()
 
     def serve_requests(self) -> None:
-        """Answer requests until the engine is closed: for an engine without a thread of its own, in the caller's."""
+        """Compute requests until the engine is closed.
+
+        The engine thread runs this; for an engine without a thread, its owner calls it.
+        """
         busy = False
         try:
             while not self._ended and self._receive_requests(self._new, busy):
                 self._step_began = time.monotonic()
                 busy = self._run_step(self._new)
                 self._step_began = None
-        except BaseException as e:  # the thread's boundary: whatever ended the engine becomes every caller's error
+        except BaseException as e:  # whatever ended the thread is reported to every caller
             self._error = self._error or e
             raise
         finally:
@@ -150,28 +167,36 @@ class ThreadedEngine(ABC):
             self._shut_down()
 
     def _shut_down(self, error: Exception | None = None) -> None:
-        """Take no more requests, and tell everyone who waits. Called by the thread, or for it when it hangs."""
+        """Refuse further requests and fail the pending ones.
+
+        Called by the engine thread, or by another one if the engine thread hangs.
+        """
         with self._lock:
             self._ended = True
             self._error = self._error or error
-        while (item := self._take_request()) is not None:
-            self._new.append(item)
+        while (request := self._take_request()) is not None:
+            self._new.append(request)
         for request in [*self._new, *self._list_pending()]:
             request.resolve(self._build_lost_error())
 
     def _take_request(self) -> EngineRequest | None:
-        """The next request that nobody has taken, or None."""
+        """Take the next request from the inbox; return None if it is empty."""
         try:
             while (item := self._inbox.get_nowait()) is None:
-                pass  # a request to end
+                pass  # skip markers that ask the engine to end
         except queue.Empty:
             return None
         return item
 
     def _receive_requests(self, new: list[EngineRequest], busy: bool) -> bool:
-        """Move what has arrived to `new`: at once if the engine is busy, else wait. False when it is time to end."""
+        """Move requests from the inbox to `new`; wait for one unless the engine is busy.
+
+        Returns:
+            False if the engine was asked to end.
+        """
         try:
             item = self._inbox.get(block=not busy)
+            # A fixed deadline: a steady trickle of requests must not keep the batch from starting.
             deadline = time.monotonic() + (0.0 if busy else LINGER_S)
             while item is not None:
                 new.append(item)
@@ -182,4 +207,4 @@ class ThreadedEngine(ABC):
 
     def _build_lost_error(self) -> EngineLostError:
         reason = "it was closed" if self._error is None else repr(self._error)
-        return EngineLostError(f"the {self.name} engine is gone: {reason}")
+        return EngineLostError(f"the {self.name} engine has ended: {reason}")

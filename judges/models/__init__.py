@@ -1,4 +1,8 @@
-"""Where a model's files are: embedded models, local folders, the hub. Architectures of our own are packages below."""
+"""Model lookup: resolve a model name to a checkpoint folder.
+
+A name is an embedded model, a local folder or a Hugging Face hub id. Architectures that this project implements itself
+are subpackages (`flex_judge.judges.models.mol_llama`).
+"""
 
 from __future__ import annotations
 
@@ -13,45 +17,55 @@ from flex_judge.judges.models.embedded import EMBEDDED, TunedModel
 _FINGERPRINT = re.compile(r"@[0-9a-f]{12}$")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 BUNDLED_ADAPTER = "adapter"
-"""Folder, in that of a model, with the LoRA adapter that belongs to it."""
+"""Subfolder of a checkpoint with the LoRA adapter that ships with it."""
 MOL_LLAMA = "mol_llama"
-"""`model_type` of a model that sees molecules, see `flex_judge.judges.models.mol_llama`."""
+"""`model_type` of a model that takes molecules as input, see `flex_judge.judges.models.mol_llama`."""
 
 
 def resolve_model(name: str) -> Path:
-    """The folder of the model called `name`: an embedded model (converted at first use), a folder, or a hub id.
+    """Find the checkpoint folder of a model; an embedded model is converted on first use.
+
+    Args:
+        name: name of an embedded model, a folder, or a hub id.
 
     Raises:
-        ModelNotFoundError: nothing of that name can be had; the message says what was tried.
+        ModelNotFoundError: no such model; the message lists what was tried.
     """
     if name in EMBEDDED:
         return EMBEDDED[name].convert_once()
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelNotFoundError(f"model {name!r}: the folder has no config.json, so it is not a checkpoint")
+            raise ModelNotFoundError(f"model {name!r}: the folder has no config.json; name a checkpoint folder")
         return path
     return _download_from_hub(name)
 
 
 def resolve_adapter(name: str) -> Path:
-    """The folder of the LoRA adapter called `name`: a folder, or a hub id.
+    """Find the folder of a LoRA adapter.
+
+    Args:
+        name: a folder or a hub id.
 
     Raises:
-        ModelNotFoundError: no adapter of that name can be had, or not one with weights in safetensors.
+        ModelNotFoundError: no such adapter, or its weights are not in safetensors format.
     """
     path = Path(name).expanduser()
     if not path.is_dir():
         path = _download_from_hub(name, kind="adapter")
     for file in ADAPTER_FILES:
         if not (path / file).is_file():
-            raise ModelNotFoundError(f"adapter {name!r}: the folder has no {file}, so it is not a LoRA adapter")
+            raise ModelNotFoundError(f"adapter {name!r}: the folder has no {file}; name the folder of a LoRA adapter")
     return path
 
 
 def check_model(name: str, adapter: str | None = None) -> None:
-    """Raise ModelNotFoundError if a model, or a LoRA adapter on it, cannot be had. Converts and downloads no weights,
-    the adapter's apart.
+    """Check that a model, and optionally a LoRA adapter, is available.
+
+    Converts nothing and downloads no model weights; adapter weights are small and are downloaded.
+
+    Raises:
+        ModelNotFoundError: the model or the adapter is not available.
     """
     if name in EMBEDDED:
         EMBEDDED[name].check_available()
@@ -64,22 +78,27 @@ def check_model(name: str, adapter: str | None = None) -> None:
 
 
 def read_model_type(name: str) -> str:
-    """The `model_type` in a model's config.json; empty where it cannot be had, which whoever loads it will say."""
+    """Read `model_type` from a model's config.json.
+
+    Returns:
+        The type, or an empty string if the file cannot be read: loading the model reports that error.
+    """
     if name in EMBEDDED:
         return ""
+    folder = Path(name).expanduser()
     try:
-        folder = (
-            Path(name).expanduser()
-            if Path(name).expanduser().is_dir()
-            else _download_from_hub(name, only="config.json")
-        )
+        if not folder.is_dir():
+            folder = _download_from_hub(name, only="config.json")
         return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
     except (ModelNotFoundError, OSError, ValueError):
         return ""
 
 
 def identify_model(name: str | None) -> str | None:
-    """A model as the identity of a run holds it: of a folder, and of the embedded judge, what is in it counts too."""
+    """Append a content fingerprint to the name of a folder or of a tuned embedded model.
+
+    A run stores the result, so that resuming with changed weights under the same name is detected.
+    """
     embedded = EMBEDDED.get(name or "")
     if isinstance(embedded, TunedModel):
         return f"{name}@{embedded.digest}"
@@ -87,7 +106,7 @@ def identify_model(name: str | None) -> str | None:
 
 
 def strip_fingerprint(identity: str) -> str:
-    """The name that `identified` was given."""
+    """Return the name that `identify_model` was given."""
     return _FINGERPRINT.sub("", identity)
 
 
@@ -95,11 +114,12 @@ def _download_from_hub(name: str, only: str | None = None, kind: str = "model") 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    known = f"no embedded model ({', '.join(EMBEDDED)}) and no folder" if kind == "model" else "no folder"
+    tried = f"no embedded model ({', '.join(EMBEDDED)}) and no folder" if kind == "model" else "no folder"
     try:
         return Path(snapshot_download(name, allow_patterns=[only] if only else None))
     except HFValidationError as e:
-        raise ModelNotFoundError(f"{kind} {name!r} is {known}, and no hub id") from e
+        raise ModelNotFoundError(f"{kind} {name!r} is {tried}, and no hub id; check the spelling") from e
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        # Only the first line: the hub client's messages run over paragraphs.
         reason = str(e).strip().splitlines()[0][:120] if str(e).strip() else type(e).__name__
-        raise ModelNotFoundError(f"{kind} {name!r} is {known}, and the hub does not give it: {reason}") from e
+        raise ModelNotFoundError(f"{kind} {name!r} is {tried}, and the hub download failed: {reason}") from e

@@ -1,4 +1,4 @@
-"""`python -m flex_judge.judges.models NAME ...`: make models ready ahead of time, and print their folders."""
+"""Download or convert models ahead of time: `python -m flex_judge.judges.models NAME ...` prints their folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flex_judge.judges.models import resolve_model
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit status."""
+    """Resolve every named model, print its folder, and return the exit status."""
     try:
         for name in arguments:
             print(resolve_model(name))

@@ -1,5 +1,7 @@
-"""LoRA adapters: whether one fits its model. Asked before the weights are loaded, because peft only warns of weights
-that it finds no place for, and vllm passes over them in silence: the judge would run, untuned.
+"""Compatibility check between a LoRA adapter and its base model.
+
+It runs before the weights are loaded: peft only warns about adapter weights without a matching module, and vllm skips
+them silently, so the judge would run untuned.
 """
 
 from __future__ import annotations
@@ -21,14 +23,18 @@ _WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
 
 def resolve_architecture(checkpoint: Checkpoint) -> Any:
-    """The transformers class of a checkpoint's text-generating model."""
+    """Return the transformers class of a checkpoint's text-generating model."""
     import transformers
 
     return getattr(transformers, _ARCHITECTURES.get(checkpoint.model_type, "AutoModelForCausalLM"))
 
 
 def read_adapter_shapes(adapter: Path) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Names of the modules that an adapter changes -> the shapes of its matrices A (rank, in) and B (out, rank)."""
+    """Read the shapes of an adapter's matrices.
+
+    Returns:
+        Module name -> {"A": (rank, in_features), "B": (out_features, rank)}.
+    """
     from safetensors import safe_open
 
     modules: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -40,26 +46,32 @@ def read_adapter_shapes(adapter: Path) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def check_adapter(checkpoint: Checkpoint) -> None:
-    """Raise UsageError if the checkpoint's adapter was not made for its model."""
+    """Check that every matrix of a checkpoint's adapter has a module of matching size in the model.
+
+    Raises:
+        UsageError: the adapter belongs to another model.
+    """
     if checkpoint.adapter is None:
         return
-    adapted = read_adapter_shapes(checkpoint.adapter)
-    wrong = f"adapter {checkpoint.adapter}: does not fit the model {checkpoint.path}:"
-    if not adapted:
-        raise UsageError(f"{wrong} adapter_model.safetensors holds no LoRA weights")
+    adapter_shapes = read_adapter_shapes(checkpoint.adapter)
+    problem = f"adapter {checkpoint.adapter}: does not fit the model {checkpoint.path}:"
+    if not adapter_shapes:
+        raise UsageError(f"{problem} adapter_model.safetensors holds no LoRA weights")
     modules = dict(_build_empty_model(checkpoint).named_modules())
-    for name, shapes in adapted.items():
+    for name, shapes in adapter_shapes.items():
         module = modules.get(name)
         if module is None:
-            raise UsageError(f"{wrong} the model has no module {name!r}")
+            raise UsageError(f"{problem} the model has no module {name!r}")
         for matrix, size in (("A", getattr(module, "in_features", None)), ("B", getattr(module, "out_features", None))):
-            shape = shapes.get(matrix)
+            shape = shapes.get(matrix)  # A is (rank, in_features), B is (out_features, rank)
             if shape is None or (size is not None and shape[1 if matrix == "A" else 0] != size):
-                raise UsageError(f"{wrong} matrix {matrix} of module {name!r} is of another size than the module")
+                raise UsageError(
+                    f"{problem} matrix {matrix} of module {name!r} has shape {shape}, expected size {size}"
+                )
 
 
 def _build_empty_model(checkpoint: Checkpoint) -> Any:
-    """The model without memory for its weights."""
+    """Build the model on the meta device, which allocates no memory for weights."""
     import torch
     from transformers import AutoConfig
 

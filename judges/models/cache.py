@@ -1,4 +1,4 @@
-"""Where converted checkpoints are kept, and what tells one checkpoint from another."""
+"""Cache folder for converted checkpoints, and fingerprints that identify a checkpoint by its content."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SAMPLE_BYTES, SAMPLES = 1 << 16, 512  # files of up to 32 MiB are read whole
+SAMPLE_BYTES, SAMPLES = 1 << 16, 512  # files of up to 32 MiB are read completely
 FINGERPRINT_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors", ".bin", ".pt")
-"""Endings of what makes a checkpoint: configuration, chat template, vocabulary and merges, weights."""
+"""Suffixes of the files that define a checkpoint: configuration, chat template, vocabulary, merges and weights."""
 
 
 def get_cache_dir() -> Path:
-    """The folder for converted checkpoints: `FLEX_JUDGE_CACHE`, else in the user's cache directory."""
+    """Return the folder for converted checkpoints: `FLEX_JUDGE_CACHE`, else `flex-judge` in the user's cache folder."""
     base = os.environ.get("FLEX_JUDGE_CACHE")
     if base:
         return Path(base).expanduser()
@@ -24,11 +24,10 @@ def get_cache_dir() -> Path:
 
 
 def fingerprint_folder(path: Path) -> str:
-    """Twelve hex digits that change when a checkpoint does.
+    """Hash the files of a checkpoint into twelve hex digits.
 
-    Every file with one of the endings in `FINGERPRINTED` counts: configuration, tokenizer and chat template whole; of
-    large weights, evenly spaced samples, because tuning changes numbers everywhere and reading many gigabytes takes
-    minutes.
+    Files with a suffix in `FINGERPRINT_SUFFIXES` count. Files above 32 MiB are hashed at evenly spaced samples: tuning
+    changes numbers everywhere, and reading many gigabytes takes minutes.
     """
     digest = hashlib.sha256()
     for file in sorted(p for p in path.iterdir() if p.suffix in FINGERPRINT_SUFFIXES and p.is_file()):
@@ -43,12 +42,22 @@ def fingerprint_folder(path: Path) -> str:
 
 
 def build_once(target: Path, make: Callable[[Path], None]) -> Path:
-    """The folder `target`, which `make` is given to write where it is not there yet. Of many processes one makes it and
-    the others wait; what a killed one left half made is made anew.
+    """Build the folder `target` if it does not exist.
+
+    Processes that ask for the same folder wait for the one that builds it. A partial build left by a killed process is
+    discarded.
+
+    Args:
+        target: the folder.
+        make: writes the content into the folder that it is given.
+
+    Returns:
+        `target`.
     """
     with hold_lock(target):
         if target.is_dir():
             return target
+        # Build under another name and rename: a folder named `target` is always complete.
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         make(partial)
@@ -58,7 +67,7 @@ def build_once(target: Path, make: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def hold_lock(target: Path) -> Iterator[None]:
-    """Hold a file lock beside `target`."""
+    """Hold an exclusive lock on the file `<target>.lock`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target.with_name(target.name + ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""A checkpoint as every engine opens it: its files, its family, its tokenizer, and what identifies it."""
+"""Checkpoint metadata shared by all engines: paths, configuration, family, tokenizer, stop tokens and model id."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from flex_judge.judges.models.profiles import Profile, detect_profile
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's folder, read except for its weights."""
+    """Everything in a model's folder except its weights."""
 
     path: Path
-    """The folder."""
+    """Folder of the model."""
     adapter: Path | None
-    """The folder of the LoRA adapter that is put on it."""
+    """Folder of the LoRA adapter, if any."""
     model_id: str
-    """Name and fingerprint of the model, and of its adapter: the same id, the same answers."""
+    """Names and fingerprints of the model and its adapter. Equal ids give equal answers."""
     config: Mapping[str, Any]
-    """Its config.json; of a whole Qwen2.5-Omni the thinker's part."""
+    """Content of config.json; for a complete Qwen2.5-Omni, its `thinker_config`."""
     is_part: bool
-    """Whether `config` is only a part of the checkpoint, which holds other models as well."""
+    """Whether `config` is one part of a checkpoint that holds other models too."""
     tokenizer: Any
-    """Its transformers tokenizer."""
+    """Transformers tokenizer of the model."""
     profile: Profile
-    """Its family."""
+    """Model family."""
     context: int | None
-    """Positions that the language model was made for; None where the checkpoint does not say."""
+    """Context length of the language model in tokens; None if the checkpoint does not state it."""
     stop_ids: frozenset[int]
-    """Tokens that end a turn."""
+    """Ids of the tokens that end a turn."""
 
     @property
     def model_type(self) -> str:
@@ -43,7 +43,7 @@ class Checkpoint:
         return str(self.config.get("model_type", ""))
 
     def limit_context(self, limit: int) -> int:
-        """The longest sequence in tokens: `limit`, or what the model supports if that is less."""
+        """Return the smaller of `limit` and the model's own context length, in tokens."""
         return min(limit, self.context or limit)
 
 
@@ -52,42 +52,52 @@ def open_checkpoint(model: str, adapter: str | None = None) -> Checkpoint:
 
     Args:
         model: name of an embedded model, a folder, or a hub id.
-        adapter: folder or hub id of a LoRA adapter; None takes that which a Mol-LLaMA brings along.
+        adapter: folder or hub id of a LoRA adapter; None uses the adapter bundled with a Mol-LLaMA, if there is one.
 
     Raises:
-        ModelNotFoundError: the model or the adapter cannot be had.
+        ModelNotFoundError: the model or the adapter is not available.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     path = resolve_model(model)
-    folder = resolve_adapter(adapter) if adapter else None
-    whole = _read_json(path / "config.json")
-    if whole.get("model_type") == MOL_LLAMA:
-        importlib.import_module("flex_judge.judges.models.mol_llama")  # which makes it known to transformers
-        if folder is None and (path / BUNDLED_ADAPTER / ADAPTER_FILES[0]).is_file():
-            adapter, folder = BUNDLED_ADAPTER, path / BUNDLED_ADAPTER
-    config = whole.get("thinker_config", whole)
-    text = AutoConfig.from_pretrained(path).get_text_config()  # a file may leave out what is as its class has it
+    adapter_path = resolve_adapter(adapter) if adapter else None
+    config = _read_json(path / "config.json")
+    if config.get("model_type") == MOL_LLAMA:
+        importlib.import_module("flex_judge.judges.models.mol_llama")  # registers the architecture with transformers
+        if adapter_path is None and (path / BUNDLED_ADAPTER / ADAPTER_FILES[0]).is_file():
+            adapter, adapter_path = BUNDLED_ADAPTER, path / BUNDLED_ADAPTER
+    model_config = config.get("thinker_config", config)
+    # config.json may omit values that equal the class's default, so the context length comes from the class.
+    text_config = AutoConfig.from_pretrained(path).get_text_config()
     tokenizer = AutoTokenizer.from_pretrained(path)
     vocabulary = tokenizer.get_added_vocab()
-    profile = detect_profile(whole, vocabulary)
-    named = [_read_json(path / "generation_config.json").get("eos_token_id"), tokenizer.eos_token_id]
-    named += [vocabulary.get(token) for token in profile.stop_tokens]
-    stop_ids = {i for ids in named for i in (ids if isinstance(ids, list) else [ids])}
+    profile = detect_profile(config, vocabulary)
+    model_id = f"{model}@{fingerprint_folder(path)}"
+    if adapter_path:
+        model_id += f"+{adapter}@{fingerprint_folder(adapter_path)}"
     return Checkpoint(
         path=path,
-        adapter=folder,
-        model_id=f"{model}@{fingerprint_folder(path)}" + (f"+{adapter}@{fingerprint_folder(folder)}" if folder else ""),
-        config=config,
-        is_part=config is not whole,
+        adapter=adapter_path,
+        model_id=model_id,
+        config=model_config,
+        is_part=model_config is not config,
         tokenizer=tokenizer,
         profile=profile,
-        context=getattr(text, "max_position_embeddings", None),
-        stop_ids=frozenset(stop_ids - {None}),
+        context=getattr(text_config, "max_position_embeddings", None),
+        stop_ids=_collect_stop_ids(path, tokenizer, profile),
     )
 
 
+def _collect_stop_ids(path: Path, tokenizer: Any, profile: Profile) -> frozenset[int]:
+    """Collect the end-of-turn tokens named by the generation configuration, the tokenizer and the family."""
+    vocabulary = tokenizer.get_added_vocab()
+    configured = _read_json(path / "generation_config.json").get("eos_token_id")  # an id, a list of ids, or absent
+    candidates = [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]
+    candidates += [vocabulary.get(token) for token in profile.stop_tokens]
+    return frozenset(token_id for token_id in candidates if token_id is not None)
+
+
 def _read_json(file: Path) -> dict[str, Any]:
-    """The content of a JSON file; nothing where there is none."""
+    """Read a JSON file; return an empty dictionary if it does not exist."""
     content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     return content

@@ -1,7 +1,8 @@
-"""Qwen2.5-Omni in the two forms it comes in: whole, or its thinker alone, which is the part that judges.
+"""Conversion of a Qwen2.5-Omni thinker into the complete layout that vllm loads.
 
-transformers loads the thinker out of either. vllm (0.32) runs whole checkpoints only, and passes over an adapter in
-silence unless its weights are named as within the whole. So for vllm both are written again, under other names.
+Qwen2.5-Omni is published in two layouts: complete, or the thinker alone, which is the part that judges. transformers
+loads the thinker from either. vllm (0.32) loads complete checkpoints only, and silently ignores an adapter whose
+weights lack the prefix of the complete layout. For vllm, both are therefore copied into the cache with other names.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from pathlib import Path
 from flex_judge.judges.models.cache import build_once, fingerprint_folder, get_cache_dir
 from flex_judge.judges.models.checkpoints import Checkpoint
 
-_PEFT = "base_model.model."  # what peft puts before the names of the weights it adapts
+_PEFT = "base_model.model."  # prefix that peft adds to the names of adapted weights
 
 
 def resolve_omni_model(checkpoint: Checkpoint) -> Path:
-    """The folder of a whole Qwen2.5-Omni with this checkpoint's thinker in it; any other checkpoint's own folder.
+    """Return a folder with the complete layout of a Qwen2.5-Omni checkpoint.
 
-    A thinker alone is copied once into the cache folder, with the size of its weights.
+    A thinker alone is copied into the cache folder once; the copy is as large as its weights. Any other checkpoint is
+    returned unchanged.
     """
     if checkpoint.model_type != "qwen2_5_omni_thinker" or checkpoint.is_part:
         return checkpoint.path
@@ -27,14 +29,14 @@ def resolve_omni_model(checkpoint: Checkpoint) -> Path:
 
 
 def resolve_omni_adapter(checkpoint: Checkpoint) -> Path | None:
-    """The folder of this checkpoint's adapter, with its weights named as within a whole Qwen2.5-Omni."""
+    """Return the checkpoint's adapter with weight names of the complete layout; None without an adapter."""
     if checkpoint.adapter is None or checkpoint.model_type != "qwen2_5_omni_thinker":
         return checkpoint.adapter
     return _copy_with_prefix(checkpoint.adapter, "adapter", _PEFT, f"{_PEFT}thinker.")
 
 
 def _copy_with_prefix(source: Path, kind: str, old: str, new: str) -> Path:
-    """A copy of a folder in the cache, in which the names of weights begin with `new` instead of `old`."""
+    """Copy a folder into the cache and replace the prefix `old` of all weight names by `new`."""
 
     def write_copy(out: Path) -> None:
         out.mkdir()
@@ -67,11 +69,12 @@ def _rename_weights(source: Path, target: Path, old: str, new: str) -> None:
 
 
 def _wrap_config(file: Path) -> None:
+    """Turn a thinker's config.json into the configuration of a complete model."""
     thinker = json.loads(file.read_text())
-    whole = {
+    config = {
         "architectures": ["Qwen2_5OmniForConditionalGeneration"],
         "model_type": "qwen2_5_omni",
         "dtype": thinker.get("dtype") or thinker.get("torch_dtype"),
         "thinker_config": {key: value for key, value in thinker.items() if key != "architectures"},
     }
-    file.write_text(json.dumps(whole, indent=2) + "\n")
+    file.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,6 +1,6 @@
-"""Model families: how each marks media in its prompts, opens its thinking, ends its turn, and how large media may be.
+"""Model families: media placeholders, reply prefill, stop tokens and media limits.
 
-All that differs between the families of judges is here and nowhere else. A family is recognised by the checkpoint's
+All differences between the families of judges are defined here. A checkpoint's family is detected from its
 `config.json`.
 """
 
@@ -17,40 +17,43 @@ from flex_judge.judges.media.types import Modality
 
 @dataclass(frozen=True)
 class Placeholder:
-    """What stands in the prompt for one medium: `opening`, then `pad` (which an engine repeats), then `closing`."""
+    """Prompt text that stands for one medium: `opening`, `pad`, `closing`."""
 
     opening: str
     pad: str
+    """Placeholder token. The engine repeats it once for each token of the medium."""
     closing: str
 
     @property
     def text(self) -> str:
+        """The complete text, with one placeholder token."""
         return self.opening + self.pad + self.closing
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One model family."""
+    """Prompt format and input rules of one model family."""
 
     name: str
     placeholders: Mapping[Modality, Placeholder] = field(default_factory=dict)
-    """The modalities that the family sees or hears; molecules are shown as text to those that have no entry."""
+    """Supported modality -> its placeholder. A family without an entry for molecules gets them as SMILES text."""
     prefill: str = "<think>\n"
-    """What a judge's reply is made to begin with."""
+    """Text that every judge reply starts with."""
     stop_tokens: tuple[str, ...] = ()
-    """Tokens that end a turn, beside those that the checkpoint names itself."""
+    """Tokens that end a turn, in addition to the checkpoint's own."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
-    """Variables for the chat template."""
+    """Variables passed to the chat template."""
     limits: MediaLimits = field(default_factory=MediaLimits)
+    """Default media limits."""
     patch: int = 28
-    """Side, in pixels, of the square of an image that becomes one token; sides are multiples of it."""
+    """Side in pixels of the image square that becomes one token. Image sides are multiples of it."""
     frames_per_token: int = 2
-    """Video frames that are merged into one."""
+    """Number of consecutive video frames merged into one."""
     molecule_tokens: int = 8
-    """Tokens of a molecule, whatever its size."""
+    """Number of tokens of a molecule, independent of its size."""
 
     def count_tokens(self, medium: PreparedMedia) -> int:
-        """How many times the placeholder's pad is repeated for a medium."""
+        """Return the number of tokens of a medium, which is how often its placeholder token is repeated."""
         if medium.modality == Modality.IMAGE:
             return (medium.height // self.patch) * (medium.width // self.patch)
         if medium.modality == Modality.MOLECULE:
@@ -58,12 +61,12 @@ class Profile:
         if medium.modality == Modality.VIDEO:
             frames = math.ceil(medium.length / self.frames_per_token)
             return frames * (medium.height // self.patch) * (medium.width // self.patch)
-        # Whisper's features (one per 160 samples) pass a convolution and a pooling of stride 2 each.
+        # Audio: Whisper computes one feature per 160 samples; a convolution and a pooling of stride 2 follow.
         features = math.ceil(medium.length / 160)
         return ((features - 1) // 2 + 1 - 2) // 2 + 1
 
     def count_prompt_tokens(self, token_ids: Sequence[int], media: Iterable[PreparedMedia]) -> int:
-        """Tokens that the model sees of a prompt which holds one pad for each of the media."""
+        """Return the length of a prompt after each placeholder token is repeated for its medium."""
         return len(token_ids) + sum(self.count_tokens(medium) - 1 for medium in media)
 
 
@@ -71,7 +74,7 @@ _QWEN_VL = MediaLimits(
     image_max_pixels=1280 * 28 * 28, video_fps=2.0, video_max_pixels=768 * 28 * 28, video_max_frames=768
 )
 CHAT = Profile("chat")
-"""Any chat model: text only."""
+"""Fallback for any other chat model: text only."""
 PROFILES = {
     "flex-vl": Profile(
         "flex-vl",
@@ -95,7 +98,7 @@ PROFILES = {
     "flex-llama": Profile(
         "flex-llama",
         stop_tokens=("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
-        # Llama's template writes today's date unless it is given one; a judge that changes by the day is none.
+        # Llama's template inserts today's date by default, so judgments would change from day to day.
         template_options={"date_string": "26 Jul 2024"},
     ),
     "flex-mol-llama": Profile(
@@ -117,12 +120,12 @@ _FAMILIES = {
 
 
 def detect_profile(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Profile:
-    """The profile of a checkpoint.
+    """Detect the family of a checkpoint.
 
     Args:
-        config: the content of its config.json.
-        vocabulary: its tokenizer's added tokens. A model built like Llama but with another chat format (the embedded
-            one) is told by them.
+        config: content of its config.json.
+        vocabulary: added tokens of its tokenizer. A Llama architecture without `<|eot_id|>` uses another chat format
+            (the embedded model, for example) and gets the `chat` profile.
     """
     profile = PROFILES[_FAMILIES.get(config.get("model_type", ""), "chat")]
     if Modality.MOLECULE in profile.placeholders:

@@ -112,7 +112,7 @@ def test_rejects_a_folder_with_other_files_and_leaves_it_unchanged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    assert "holds files that are no run; choose another --out" in run_for_error(capsys, *DEMO, "--out", str(tmp_path))
+    assert "holds files but no run; choose another --out" in run_for_error(capsys, *DEMO, "--out", str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 

@@ -1,4 +1,4 @@
-"""Tiny images, films and sounds, as the bytes of files, made where they are needed."""
+"""Tiny images, videos and audio clips, generated as file contents."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from PIL import Image
 
 
 def noise(height: int = 40, width: int = 60) -> Any:
-    """A uint8 array (height, width, 3) of noise, the same each time."""
+    """Return noise as a uint8 array (height, width, 3), the same each time."""
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def picture(pixels: Any, form: str = "PNG", **options: Any) -> bytes:
-    """An image file of an array or a PIL image."""
+    """Encode an array or a PIL image as an image file."""
     buffer = io.BytesIO()
     (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(buffer, form, **options)
     return buffer.getvalue()
 
 
 def tone(seconds: float = 1.0, rate: int = 16_000, amplitude: float = 0.5, hertz: float = 440.0) -> Any:
-    """A sine as a float32 array (samples,)."""
+    """Return a sine wave as a float32 array (samples,)."""
     return (amplitude * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
 def wav(samples: Any, rate: int = 16_000) -> bytes:
-    """A WAV file of 16-bit integers; samples are floats (samples,) or (samples, channels), full scale at 1."""
+    """Encode floats (samples,) or (samples, channels), full scale at 1, as a 16-bit WAV file."""
     samples = np.asarray(samples)
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
@@ -40,7 +40,7 @@ def wav(samples: Any, rate: int = 16_000) -> bytes:
 
 
 def sound(samples: Any, codec: str, form: str, rate: int = 16_000) -> bytes:
-    """A sound file of any codec; samples are floats (samples,), full scale at 1."""
+    """Encode floats (samples,), full scale at 1, as an audio file of any codec."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=form) as container:
         stream = container.add_stream(codec, rate=rate, layout="mono")
@@ -63,16 +63,16 @@ def film(
     corner: tuple[int, int, int] | None = None,
     rotation: int = 0,
 ) -> bytes:
-    """A video file of plain grey frames, so that the mean of a frame tells which it is.
+    """Encode a video of plain grey frames, so that the mean of a frame identifies it.
 
     Args:
-        greys: the grey of each frame, 0 to 255.
+        greys: grey value of each frame, 0 to 255.
         rate: frames per second.
-        form: container.
+        form: container format.
         codec: encoder.
-        size: width and height.
+        size: width and height in pixels.
         corner: colour of the upper left quarter.
-        rotation: degrees counter-clockwise by which a player turns the frames.
+        rotation: degrees counter-clockwise by which a player rotates the frames.
     """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=form) as container:

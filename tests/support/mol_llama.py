@@ -1,4 +1,4 @@
-"""A tiny Mol-LLaMA with random weights, and molecules to show it."""
+"""Tiny Mol-LLaMA with random weights, and test molecules."""
 
 from lazy import lazy
 

@@ -1,4 +1,4 @@
-"""Engines in processes of their own, and waiting for these to end. `python processes.py MODEL` owns one for a while."""
+"""Engines in separate processes, and helpers that wait for these to end. `python processes.py MODEL` runs one."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ WITHIN_S = 10.0
 LONG = Sampling(4000)
 
 
-def alive(process: psutil.Process) -> bool:
-    """Whether it runs. One that has ended and that its parent has not asked about yet does not."""
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether a process runs; a zombie does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
-def ended(*processes: psutil.Process, within_s: float = PATIENCE_S) -> bool:
-    """Whether all of them end within a time."""
+def wait_for_end(*processes: psutil.Process, within_s: float = PATIENCE_S) -> bool:
+    """Wait for processes to end; return whether all of them do in time."""
     end = time.monotonic() + within_s
-    while any(map(alive, processes)):
+    while any(map(is_alive, processes)):
         if time.monotonic() > end:
             return False
         time.sleep(0.02)
@@ -39,30 +39,30 @@ def ended(*processes: psutil.Process, within_s: float = PATIENCE_S) -> bool:
 
 
 @asynccontextmanager
-async def running(model: Path, **config: object) -> AsyncIterator[tuple[Engine, list[psutil.Process]]]:
-    """An engine of vllm, and its processes: first the one that steps it, then its workers."""
-    before = set(psutil.Process().children())
+async def run_engine(model: Path, **config: object) -> AsyncIterator[tuple[Engine, list[psutil.Process]]]:
+    """Run vllm in separate processes; yield the engine and its processes, the one that steps it first."""
+    existing = set(psutil.Process().children())
     settings = {"dtype": "float32", "max_model_len": 4096, "max_batch": 8, "threads": 1, **config}
     engine = load_engine(EngineConfig(str(model), "vllm", own_process=True, **settings))  # type: ignore[arg-type]
     try:
-        core = next(p for p in psutil.Process().children() if p not in before and p.children())
+        core = next(p for p in psutil.Process().children() if p not in existing and p.children())
         yield engine, [core, *core.children(recursive=True)]
     finally:
         engine.close()
 
 
-async def at_work(engine: Engine) -> list[asyncio.Task[object]]:
-    """Requests that are under way and take some seconds yet."""
+async def start_requests(engine: Engine) -> list[asyncio.Task[object]]:
+    """Start requests that take some seconds; return the tasks that are still running after half a second."""
     tasks = []
     for n in range(6):
         prompt = engine.tokenizer.encode(f"The judge reads question {n}")
         tasks.append(asyncio.create_task(engine.generate(prompt, LONG)))
     await asyncio.sleep(0.5)
-    return [task for task in tasks if not task.done()]  # a tiny model may have come to an end already
+    return [task for task in tasks if not task.done()]  # a tiny model may have finished some already
 
 
-async def until_lost(engine: Engine) -> str:
-    """What the health check says as soon as it says that the engine is lost."""
+async def wait_until_lost(engine: Engine) -> str:
+    """Poll the health check until the engine is lost and return its message."""
     async with asyncio.timeout(WITHIN_S):
         while True:
             try:
@@ -72,20 +72,20 @@ async def until_lost(engine: Engine) -> str:
             await asyncio.sleep(0.05)
 
 
-async def all_are_told(tasks: list[asyncio.Task[object]]) -> bool:
-    """Whether each of these requests that had not come to its end ends with the news that its engine is lost."""
+async def check_all_lost(tasks: list[asyncio.Task[object]]) -> bool:
+    """Return whether at least one request failed and all failures are EngineLostError."""
     async with asyncio.timeout(WITHIN_S):
         results = await asyncio.gather(*tasks, return_exceptions=True)
     failed = [result for result in results if isinstance(result, BaseException)]
     return bool(failed) and all(isinstance(error, EngineLostError) for error in failed)
 
 
-async def _own(model: Path) -> None:
-    async with running(model) as (engine, processes):
-        await at_work(engine)
+async def _run_for_a_minute(model: Path) -> None:
+    async with run_engine(model) as (engine, processes):
+        await start_requests(engine)
         print(*(p.pid for p in processes), flush=True)
         await asyncio.sleep(60)
 
 
 if __name__ == "__main__":
-    asyncio.run(_own(Path(sys.argv[1])))
+    asyncio.run(_run_for_a_minute(Path(sys.argv[1])))

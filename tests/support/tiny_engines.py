@@ -1,4 +1,4 @@
-"""Media made up for tests, and short ways to ask an engine about them."""
+"""Random test media, engines on tiny checkpoints, and helpers that send them requests."""
 
 from __future__ import annotations
 
@@ -18,65 +18,69 @@ from flex_judge.judges.media.types import Modality
 
 GREEDY = Sampling(12)
 Request = tuple[str, list[PreparedMedia]]
+"""Text with placeholders such as `{image}`, and its media."""
 
 
-def picture(seed: int, height: int = 56, width: int = 84) -> PreparedMedia:
+def random_image(seed: int, height: int = 56, width: int = 84) -> PreparedMedia:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return PreparedMedia(Modality.IMAGE, Image.fromarray(pixels), f"picture {seed}", height, width)
 
 
-def film(seed: int, frames: int = 5, side: int = 56, fps: float = 2.0) -> PreparedMedia:
+def random_video(seed: int, frames: int = 5, side: int = 56, fps: float = 2.0) -> PreparedMedia:
     pixels = np.random.default_rng(seed).integers(0, 256, (frames, side, side, 3), dtype=np.uint8)
     return PreparedMedia(Modality.VIDEO, pixels, f"film {seed}", side, side, frames, fps)
 
 
-def sound(seed: int, samples: int) -> PreparedMedia:
+def random_audio(seed: int, samples: int) -> PreparedMedia:
     wave = 0.1 * np.random.default_rng(seed).standard_normal(samples)
     return PreparedMedia(Modality.AUDIO, wave.astype(np.float32), f"sound {seed}", length=samples)
 
 
-SEEN: list[Request] = [
+VISUAL_REQUESTS: list[Request] = [
     ("no media at all, and longer than some of the others here", []),
-    ("a picture {image} and then?", [picture(1)]),
-    ("{image}{image} compare these two", [picture(1), picture(2, 112, 56)]),
-    ("watch {video} and {image} ok", [film(3, fps=1.0), picture(2, 28, 28)]),
-    ("{video}", [film(4, frames=8)]),
+    ("a picture {image} and then?", [random_image(1)]),
+    ("{image}{image} compare these two", [random_image(1), random_image(2, 112, 56)]),
+    ("watch {video} and {image} ok", [random_video(3, fps=1.0), random_image(2, 28, 28)]),
+    ("{video}", [random_video(4, frames=8)]),
 ]
-HEARD: list[Request] = [
-    ("hear {audio}", [sound(1, 16000)]),
-    ("{image} hear {audio}, {audio} and see {video}", [picture(1), sound(2, 5001), sound(1, 16000), film(3)]),
+AUDIO_REQUESTS: list[Request] = [
+    ("hear {audio}", [random_audio(1, 16000)]),
+    (
+        "{image} hear {audio}, {audio} and see {video}",
+        [random_image(1), random_audio(2, 5001), random_audio(1, 16000), random_video(3)],
+    ),
 ]
 
 
-def token_ids(engine: Engine, text: str) -> list[int]:
+def encode_request(engine: Engine, text: str) -> list[int]:
     marks = {str(modality): placeholder.text for modality, placeholder in engine.profile.placeholders.items()}
     ids: list[int] = engine.tokenizer.encode(text.format(**marks), add_special_tokens=False)
     return ids
 
 
 def generate(engine: Engine, *requests: Request, sampling: Sampling = GREEDY) -> list[Generation]:
-    """All requests at once, which an engine computes as one batch."""
+    """Send all requests at the same time, so that the engine computes them as one batch."""
 
-    async def all_of_them() -> list[Generation]:
-        calls = (engine.generate(token_ids(engine, text), sampling, media) for text, media in requests)
+    async def generate_all() -> list[Generation]:
+        calls = (engine.generate(encode_request(engine, text), sampling, media) for text, media in requests)
         return list(await asyncio.gather(*calls))
 
-    return asyncio.run(all_of_them())
+    return asyncio.run(generate_all())
 
 
-def texts(generations: Sequence[Generation]) -> list[str]:
+def get_texts(generations: Sequence[Generation]) -> list[str]:
     return [g.text for g in generations]
 
 
 class TinyEngines:
-    """Tiny checkpoints below a folder, and engines that run them; each is made once."""
+    """Cache of tiny checkpoints below a folder and of engines that run them."""
 
     def __init__(self, base: Path) -> None:
         self._base = base
         self._engines: dict[Any, Engine] = {}
 
     def folder(self, model: str) -> Path:
-        """The checkpoint `vl`, `omni` (whole), `thinker` (by itself) or `llama`."""
+        """Return the checkpoint `vl`, `omni` (complete), `thinker` (alone) or `llama`; create it if needed."""
         folder = self._base / model
         if not folder.exists():
             if model == "thinker":

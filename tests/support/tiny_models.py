@@ -1,7 +1,7 @@
-"""Tiny random checkpoints of the true architectures: Qwen2.5-VL, Qwen2.5-Omni and Llama 3.1.
+"""Tiny random checkpoints of the real architectures: Qwen2.5-VL, Qwen2.5-Omni and Llama 3.1.
 
-Each has its family's control tokens, a chat template, processor configurations and seeded weights, and is some hundred
-kilobytes large. They say nothing sensible, but what they say depends on every token, pixel and sample they are given.
+Each has its family's control tokens, a chat template, processor configurations and seeded weights, and takes some
+hundred kilobytes. Their replies are meaningless, but depend on every token, pixel and audio sample of the prompt.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = 8192
-HIDDEN, HEAD = 128, 64  # heads of fewer than 32 numbers are refused by vllm on a CPU
-SPREAD = 0.15  # standard deviation of the weights: much more than usual, so that replies differ from prompt to prompt
+HIDDEN, HEAD = 128, 64  # vllm on a CPU needs attention heads of at least 32 dimensions
+SPREAD = 0.15  # standard deviation of the weights, much larger than usual, so that replies differ from prompt to prompt
 
 _PLAIN = ("<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>")
 _FILES = ("<|repo_name|>", "<|file_sep|>")
@@ -27,7 +27,7 @@ QWEN_OMNI_TOKENS = (
     *("<|quad_start|>", "<|quad_end|>", "<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>", "<|IMAGE|>", "<|VIDEO|>"),
 )
 QWEN_PLAIN_TOKENS = (*_PLAIN, *_FILES)
-"""Added tokens that are not marked special."""
+"""Added tokens that are not special tokens."""
 LLAMA_TOKENS = (
     *("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>"),
     *("<|finetune_right_pad_id|>", "<|reserved_special_token_2|>", "<|start_header_id|>", "<|end_header_id|>"),
@@ -65,26 +65,28 @@ _CORPUS = (
 
 
 def tiny_qwen_vl(folder: Path) -> Path:
-    """A Qwen2.5-VL of two layers in `folder`, which it returns."""
+    """Write a two-layer Qwen2.5-VL and return its folder."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     marks = {k: f"<|vision_start|><|{k}_pad|><|vision_end|>" for k in ("image", "video")}
-    tokenizer = _qwen_tokenizer(QWEN_VL_TOKENS, marks)
+    tokenizer = _build_qwen_tokenizer(QWEN_VL_TOKENS, marks)
     ids = tokenizer.get_vocab()
     config = Qwen2_5_VLConfig(
-        text_config=_text(tokenizer, mrope=True, vocab_size=_padded(tokenizer)),
-        vision_config=_vision(tokens_per_second=2),
+        text_config=_build_text_config(tokenizer, mrope=True, vocab_size=_pad_vocabulary(tokenizer)),
+        vision_config=_build_vision_config(tokens_per_second=2),
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
     )
-    return _write(folder, Qwen2_5_VLForConditionalGeneration, config, tokenizer, "Qwen2_5_VLProcessor")
+    return _write_checkpoint(folder, Qwen2_5_VLForConditionalGeneration, config, tokenizer, "Qwen2_5_VLProcessor")
 
 
 def tiny_qwen_omni(folder: Path, whole: bool = True) -> Path:
-    """A Qwen2.5-Omni in `folder`: with `whole`, as the family is published (the thinker's weights and configuration
-    within a larger checkpoint, here with one weight of a talker), else the thinker by itself.
+    """Write a Qwen2.5-Omni and return its folder.
+
+    With `whole`, the layout is the published one: the thinker is part of a larger checkpoint, here with a single weight
+    of a talker. Otherwise the checkpoint is the thinker alone.
     """
     from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
@@ -92,12 +94,14 @@ def tiny_qwen_omni(folder: Path, whole: bool = True) -> Path:
     marks["audio"] = "<|audio_bos|><|AUDIO|><|audio_eos|>"
     roles = {"image": "IMAGE", "audio": "AUDIO", "video": "VIDEO"}
     roles |= {n: n for n in ("vision_bos", "vision_eos", "audio_bos", "audio_eos")}
-    tokenizer = _qwen_tokenizer(QWEN_OMNI_TOKENS, marks, {f"{n}_token": f"<|{t}|>" for n, t in roles.items()})
+    tokenizer = _build_qwen_tokenizer(QWEN_OMNI_TOKENS, marks, {f"{n}_token": f"<|{t}|>" for n, t in roles.items()})
     ids = tokenizer.get_vocab()
     audio = {"num_mel_bins": 128, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": HIDDEN}
     config = Qwen2_5OmniThinkerConfig(
-        text_config=_text(tokenizer, mrope=True, vocab_size=_padded(tokenizer), tie_word_embeddings=False),
-        vision_config=_vision(tokens_per_second=25),
+        text_config=_build_text_config(
+            tokenizer, mrope=True, vocab_size=_pad_vocabulary(tokenizer), tie_word_embeddings=False
+        ),
+        vision_config=_build_vision_config(tokens_per_second=25),
         audio_config={**audio, "d_model": HIDDEN, "output_dim": HIDDEN, "initializer_range": SPREAD},
         image_token_index=ids["<|IMAGE|>"],
         video_token_index=ids["<|VIDEO|>"],
@@ -108,18 +112,18 @@ def tiny_qwen_omni(folder: Path, whole: bool = True) -> Path:
         vision_end_token_id=ids["<|vision_eos|>"],
         initializer_range=SPREAD,
     )
-    _write(folder, Qwen2_5OmniThinkerForConditionalGeneration, config, tokenizer, "Qwen2_5OmniProcessor")
+    _write_checkpoint(folder, Qwen2_5OmniThinkerForConditionalGeneration, config, tokenizer, "Qwen2_5OmniProcessor")
     if whole:
-        _put_back(folder)
+        _nest_thinker(folder)
     return folder
 
 
 def tiny_llama(folder: Path) -> Path:
-    """A Llama with the tokens and the kind of chat template of Llama 3.1 in `folder`, which it returns."""
+    """Write a Llama with the tokens and a chat template like those of Llama 3.1, and return its folder."""
     from tokenizers import processors
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = _tokenizer(LLAMA_TOKENS, (), normalized=False)
+    tokenizer = _build_tokenizer(LLAMA_TOKENS, (), normalized=False)
     begin = "<|begin_of_text|>"
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", special_tokens=[(begin, tokenizer.convert_tokens_to_ids(begin))]
@@ -127,26 +131,28 @@ def tiny_llama(folder: Path) -> Path:
     tokenizer.bos_token, tokenizer.eos_token = begin, "<|eot_id|>"
     tokenizer.pad_token = "<|finetune_right_pad_id|>"
     tokenizer.chat_template = LLAMA_TEMPLATE
-    config = LlamaConfig(**_text(tokenizer, mrope=False, vocab_size=_padded(tokenizer)), initializer_range=SPREAD)
-    return _write(folder, LlamaForCausalLM, config, tokenizer, None)
+    config = LlamaConfig(
+        **_build_text_config(tokenizer, mrope=False, vocab_size=_pad_vocabulary(tokenizer)), initializer_range=SPREAD
+    )
+    return _write_checkpoint(folder, LlamaForCausalLM, config, tokenizer, None)
 
 
 LAYERS = r"model\.(language_model\.)?layers\..*\.(q_proj|v_proj|down_proj)"
-"""Modules of the language model, whatever its architecture calls it, and of no encoder."""
+"""Matches modules of the language model in all three architectures, and none of the encoders."""
 
 
 def random_adapter(
     model: Path, folder: Path, seed: int = 0, rank: int = 4, alpha: int = 8, layers: str = LAYERS
 ) -> Path:
-    """A LoRA adapter with random weights for a checkpoint, in `folder`, which it returns.
+    """Write a LoRA adapter with random weights and return its folder.
 
     Args:
-        model: the checkpoint, one of these or another Llama.
-        folder: where the adapter goes.
-        seed: of its weights.
-        rank: of its matrices.
-        alpha: the adapter's weights count `alpha / rank` times.
-        layers: regular expression for the names of the modules that it changes.
+        model: checkpoint of the base model: one of these or another Llama.
+        folder: folder to write.
+        seed: seed of the weights.
+        rank: rank of the matrices.
+        alpha: the update is scaled by `alpha / rank`.
+        layers: regular expression for the names of the adapted modules.
     """
     import torch
     import transformers
@@ -163,8 +169,8 @@ def random_adapter(
     return folder
 
 
-def _tokenizer(special: Sequence[str], plain: Sequence[str], normalized: bool, roles: Any = None) -> Any:
-    """A byte-level BPE tokenizer with some merges, and the control tokens after its 300 ordinary ones."""
+def _build_tokenizer(special: Sequence[str], plain: Sequence[str], normalized: bool, roles: Any = None) -> Any:
+    """Build a byte-level BPE tokenizer with 300 ordinary tokens, followed by the control tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -186,19 +192,19 @@ def _tokenizer(special: Sequence[str], plain: Sequence[str], normalized: bool, r
     )
 
 
-def _qwen_tokenizer(special: Sequence[str], marks: dict[str, str], roles: dict[str, str] | None = None) -> Any:
-    tokenizer = _tokenizer(special, QWEN_PLAIN_TOKENS, normalized=True, roles=roles)
+def _build_qwen_tokenizer(special: Sequence[str], marks: dict[str, str], roles: dict[str, str] | None = None) -> Any:
+    tokenizer = _build_tokenizer(special, QWEN_PLAIN_TOKENS, normalized=True, roles=roles)
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
     tokenizer.chat_template = QWEN_TEMPLATE.replace("MARKS", json.dumps(marks))
     return tokenizer
 
 
-def _padded(tokenizer: Any) -> int:
-    """Rows of the embedding: more than there are tokens, as in the families' checkpoints."""
+def _pad_vocabulary(tokenizer: Any) -> int:
+    """Return the number of embedding rows, which exceeds the vocabulary, as in the real checkpoints."""
     return 64 * (len(tokenizer) // 64 + 1)
 
 
-def _text(tokenizer: Any, mrope: bool, **more: Any) -> dict[str, Any]:
+def _build_text_config(tokenizer: Any, mrope: bool, **more: Any) -> dict[str, Any]:
     rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
     return {
         "hidden_size": HIDDEN,
@@ -216,7 +222,7 @@ def _text(tokenizer: Any, mrope: bool, **more: Any) -> dict[str, Any]:
     }
 
 
-def _vision(tokens_per_second: int) -> dict[str, Any]:
+def _build_vision_config(tokens_per_second: int) -> dict[str, Any]:
     return {
         "depth": 2,
         "hidden_size": HIDDEN,
@@ -230,7 +236,7 @@ def _vision(tokens_per_second: int) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, architecture: Any, config: Any, tokenizer: Any, processor: str | None) -> Path:
+def _write_checkpoint(folder: Path, architecture: Any, config: Any, tokenizer: Any, processor: str | None) -> Path:
     import torch
     from transformers import GenerationConfig
 
@@ -238,7 +244,7 @@ def _write(folder: Path, architecture: Any, config: Any, tokenizer: Any, process
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = architecture(config)
-    # The families' checkpoints carry sampling habits; an engine must not take them for what it was asked.
+    # Real checkpoints have sampling defaults, which an engine must ignore.
     model.generation_config = GenerationConfig(
         eos_token_id=[tokenizer.eos_token_id],
         pad_token_id=tokenizer.pad_token_id,
@@ -261,12 +267,12 @@ def _write_processors(folder: Path, processor: str) -> None:
     if processor == "Qwen2_5OmniProcessor":
         audio = WhisperFeatureExtractor(feature_size=128, chunk_length=300, return_attention_mask=True).to_dict()
         image = {**{k: v for k, v in audio.items() if k != "mel_filters"}, **image}
-    _dump(folder / "preprocessor_config.json", {**image, "processor_class": processor})
+    _write_json(folder / "preprocessor_config.json", {**image, "processor_class": processor})
     Qwen2VLVideoProcessor().save_pretrained(folder)
 
 
-def _put_back(folder: Path) -> None:
-    """Turn a thinker's folder into that of a whole Qwen2.5-Omni."""
+def _nest_thinker(folder: Path) -> None:
+    """Turn the checkpoint of a thinker into one of a complete Qwen2.5-Omni."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -276,8 +282,8 @@ def _put_back(folder: Path) -> None:
     thinker = json.loads((folder / "config.json").read_text())
     thinker.pop("architectures")
     whole = {"architectures": ["Qwen2_5OmniForConditionalGeneration"], "model_type": "qwen2_5_omni"}
-    _dump(folder / "config.json", {**whole, "dtype": "float32", "thinker_config": thinker})
+    _write_json(folder / "config.json", {**whole, "dtype": "float32", "thinker_config": thinker})
 
 
-def _dump(file: Path, content: dict[str, Any]) -> None:
+def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, default=list) + "\n")

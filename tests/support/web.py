@@ -1,4 +1,4 @@
-"""Gateways for tests: a judge that can be made to wait, and its service without a network."""
+"""Gateways for tests: a judge that can be paused, and its HTTP service without a network."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from flex_judge.reward.server.routes import create_app
 
 
 class HeldJudge:
-    """A judge by script, which waits at candidates that begin with `slow` until it is let go."""
+    """Scripted judge that waits on candidates starting with `slow` until `go` is set."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
         self.begun: Counter[str] = Counter()
-        """How often the thinking about each last candidate of a prompt was begun."""
+        """Candidate (the last one of a prompt) -> how often its judging was started."""
         self.given_up: Counter[str] = Counter()
+        """Candidate -> how often its judging was cancelled."""
         self.judge = FlexJudge(ScriptedEngine(self._script), replace(SETTINGS, forced_answer=False))
 
     async def _script(self, prompt: str, sampling: Sampling) -> str:
@@ -47,7 +48,7 @@ class HeldJudge:
 
 @asynccontextmanager
 async def client(gateway: Gateway, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A client to the gateway's application."""
+    """Open a client for the gateway's application; close the gateway afterwards."""
     transport = httpx.ASGITransport(create_app(gateway))
     async with httpx.AsyncClient(transport=transport, base_url="http://judge", **options) as http:
         yield http
@@ -55,18 +56,18 @@ async def client(gateway: Gateway, **options: Any) -> AsyncIterator[httpx.AsyncC
 
 
 def comparisons(*responses: str, **rest: Any) -> dict[str, Any]:
-    """The body of a request to /v1/judge: single scores."""
+    """Build the body of a pointwise request to /v1/judge."""
     rows = [{"prompt": "Question?", "responses": [r], "id": f"id of {r}", **rest} for r in responses]
     return {"comparisons": rows}
 
 
 def samples(*responses: str, **rest: Any) -> dict[str, Any]:
-    """The body of a request to /v1/rewards: completions of one prompt."""
+    """Build the body of a request to /v1/rewards: completions of one prompt."""
     return {"samples": [{"prompt": "Question?", "response": r} for r in responses], **rest}
 
 
 async def until(condition: Any) -> None:
-    """Let others run until something is so; at most two seconds."""
+    """Run other tasks until the condition holds, for two seconds at most."""
     async with asyncio.timeout(2):
         while not condition():
             await asyncio.sleep(0.001)

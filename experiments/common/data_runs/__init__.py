@@ -1,4 +1,4 @@
-"""What runs over data sets share: settings, the run itself, its summary.
+"""Shared code of runs over data sets: settings, execution, summary.
 
 May import alignment; no command.
 """

@@ -1,4 +1,4 @@
-"""The command line that commands over prompts share."""
+"""Command line shared by the commands that run over prompts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from flex_judge.experiments.common.data_runs.view import compute_exit_status
 from flex_judge.experiments.common.flags import add_flags, load_config
 
 RunOverPrompts = Callable[[Any, str | None], dict[str, Any]]
-"""Takes settings and a file; returns a summary."""
+"""(settings, file) -> summary."""
 ShowSummary = Callable[[dict[str, Any], Path], None]
+"""Prints a summary; the path is the output folder."""
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, settings: type[DataFlags]) -> None:
-    """Add the file of prompts and the flags of a command."""
+    """Add the argument for the file of prompts and the flags of a command."""
     parser.add_argument(
         "file",
         metavar="FILE",
@@ -30,7 +31,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, settings: type[DataFlags
 def run_over_prompts(
     options: argparse.Namespace, settings: type[DataFlags], run: RunOverPrompts, show: ShowSummary
 ) -> int:
-    """Run a command over prompts, print its summary, and return its exit status."""
+    """Run a command over prompts, print its summary, and return the exit status."""
     config = load_config(settings, options)
     summary = run(config, options.file)
     show(summary, Path(config.out))

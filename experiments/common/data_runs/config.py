@@ -1,4 +1,4 @@
-"""The settings that runs over data sets share: prompts in, a policy that answers, a judge, where they run."""
+"""Settings shared by runs over data sets: prompts, policy, judge, and placement."""
 
 from __future__ import annotations
 
@@ -24,66 +24,76 @@ from flex_judge.judges.validation.flat import flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import check_address
 
 _DATA, _POLICY, _RUN = "prompts", "policy", "placement and retries"
-"""Headings of the help."""
-SHARED = ("seed", "max_model_len", "max_batch")
-"""Settings of a judge that are the policy's as well."""
-SAMPLES = 8
+"""Group headings in the help."""
+SHARED_SETTINGS = ("seed", "max_model_len", "max_batch")
+"""Judge settings that apply to the policy too."""
+DEFAULT_SAMPLES = 8
+"""Default number of answers per prompt."""
 TASK_PROMPTS = 200
-TOKENS = 512
-"""Longest answer to a prompt that is not of the embedded task."""
+"""Default number of prompts of the embedded task."""
+MAX_ANSWER_TOKENS = 512
+"""Default maximum answer length in tokens, except for the embedded task."""
 
 
 def out_setting(default: str) -> Any:
-    """The setting where a command's results go."""
-    return setting(default, "Output folder; a run that is there is resumed", metavar="DIR", group="results")
+    """Declare the setting for the output folder of a command."""
+    return setting(default, "Output folder; an existing run in it is resumed", metavar="DIR", group="results")
 
 
 def check_service_rubric(rubric: str) -> None:
-    """Raise UsageError for a rubric that a judge service does not have by itself."""
+    """Raise UsageError unless the rubric is a preset; a judge service has no access to rubric files of its clients."""
     if rubric not in list_rubrics():
-        raise UsageError(f"--rubric must be one of {', '.join(list_rubrics())} where a service judges")
+        raise UsageError(f"--rubric: got {rubric!r}; with --judge-url, use one of {', '.join(list_rubrics())}")
 
 
 @settings_class(kw_only=True)
 class DataFlags(JudgeFlags):
-    """Settings of a run over prompts."""
+    """Settings of a run over prompts, as flags and YAML keys."""
 
     out: str = out_setting("runs/data")
     prompts: PositiveInt | None = setting(
         None, f"Take the first N prompts (default: all; embedded task: {TASK_PROMPTS})", metavar="N", group=_DATA
     )
     column: tuple[str, ...] = setting(
-        (), "Column mapping of the data set: prompt=, id= or images=; may be repeated", metavar="F=COL", group=_DATA
+        (),
+        "Map a field to a column of the data set: prompt=COL, id=COL or images=COL; may be repeated",
+        metavar="F=COL",
+        group=_DATA,
     )
-    system: str | None = setting(None, "System message before every prompt", metavar="TEXT", group=_DATA)
+    system: str | None = setting(None, "System message added before every prompt", metavar="TEXT", group=_DATA)
     keep: tuple[str, ...] = setting((), "Column to copy into the results; may be repeated", metavar="COL", group=_DATA)
     answer: str | None = setting(
-        None, "Column with the number that is the right answer, for accuracies", metavar="COL", group=_DATA
+        None, "Column with the correct answer, a number, for accuracies", metavar="COL", group=_DATA
     )
     policy: str = setting(
         BASE,
-        "Policy model: embedded name, folder, hub id or an endpoint's name",
+        "Policy model: embedded name, folder, hub id, or model name at --policy-url",
         metavar="MODEL",
         group=_POLICY,
     )
     policy_engine: str = setting(
         "auto",
-        "Engine of the policy: vllm, transformers, openai, or an installed package's",
+        "Engine of the policy: vllm, transformers, openai, or one registered by an installed package",
         metavar="NAME",
         group=_POLICY,
     )
     policy_adapter: str | None = setting(
-        None, "LoRA adapter on the policy: folder or hub id", metavar="MODEL", group=_POLICY
+        None, "LoRA adapter of the policy: folder or hub id", metavar="MODEL", group=_POLICY
     )
     policy_url: str | None = setting(
         None,
-        "OpenAI-compatible endpoint of the policy, instead of a local model",
+        "OpenAI-compatible endpoint to sample from, instead of a local policy model",
         metavar="URL",
         group=_POLICY,
     )
-    policy_key: str | None = setting(None, "Key of the policy's endpoint", metavar="env:NAME|FILE", group=_POLICY)
+    policy_key: str | None = setting(
+        None,
+        "API key of the policy endpoint: an environment variable or a file",
+        metavar="env:NAME|FILE",
+        group=_POLICY,
+    )
     samples: PositiveInt | None = setting(
-        None, f"Number of answers sampled per prompt (default: {SAMPLES})", metavar="N", group=_POLICY
+        None, f"Number of answers sampled per prompt (default: {DEFAULT_SAMPLES})", metavar="N", group=_POLICY
     )
     sample_temperature: NonNegativeFloat = setting(
         0.8, "Sampling temperature of the policy", metavar="T", group=_POLICY
@@ -93,11 +103,14 @@ class DataFlags(JudgeFlags):
     )
     sample_tokens: PositiveInt | None = setting(
         None,
-        f"Maximum answer length in tokens (default: {TOKENS}; embedded task: {arithmetic.MAX_ANSWER_TOKENS})",
+        "Maximum answer length in tokens "
+        f"(default: {MAX_ANSWER_TOKENS}; embedded task: {arithmetic.MAX_ANSWER_TOKENS})",
         metavar="N",
         group=_POLICY,
     )
-    sample_stop: tuple[str, ...] = setting((), "Text that ends an answer; may be repeated", metavar="T", group=_POLICY)
+    sample_stop: tuple[str, ...] = setting(
+        (), "Stop string that ends an answer; may be repeated", metavar="T", group=_POLICY
+    )
     rubric: str | None = setting(
         None,
         "Rubric: a preset or a TOML file (default: general; embedded task: correctness)",
@@ -106,11 +119,13 @@ class DataFlags(JudgeFlags):
     )
     judge_url: str | None = setting(
         None,
-        "Judge service to use (flex-judge serve) instead of starting one",
+        "URL of a judge service to use (flex-judge serve) instead of starting one",
         metavar="URL",
         group=MODEL,
     )
-    judge_key: str | None = setting(None, "Key of the judge service", metavar="env:NAME|FILE", group=MODEL)
+    judge_key: str | None = setting(
+        None, "API key of the judge service: an environment variable or a file", metavar="env:NAME|FILE", group=MODEL
+    )
     replicas: PositiveInt = setting(1, "Number of judge replicas", metavar="N", group=_RUN)
     policy_replicas: PositiveInt = setting(1, "Number of policy replicas", metavar="N", group=_RUN)
     address: str | None = setting(
@@ -121,7 +136,7 @@ class DataFlags(JudgeFlags):
     )
     retry_rejected: bool = setting(
         False,
-        "Retry prompts that an earlier run rejected, with the others of their shards",
+        "Retry prompts that an earlier run rejected, together with the other prompts of their shards",
         group=_RUN,
     )
     max_failures: NonNegativeInt = setting(
@@ -130,69 +145,80 @@ class DataFlags(JudgeFlags):
 
     def __post_init__(self) -> None:
         if self.sample_temperature == 0 and self.num_answers > 1:
-            raise UsageError("--sample-temperature must be above 0: greedy samples of a prompt are all the same")
+            raise UsageError(
+                f"--sample-temperature: 0 with {self.num_answers} samples; use a value above 0, because greedy samples "
+                "of a prompt are all the same"
+            )
         if self.rubric is not None:
             load_rubric(self.rubric)
-        _ = self.build_columns(None)
+        _ = self.build_columns(None)  # raises for an invalid --column before any work is done
         self._check_service()
 
     def _check_service(self) -> None:
+        """Check that no flag configures a judge that runs in a service already."""
         if self.judge_url is None:
             if self.judge_key is not None:
-                raise UsageError("--judge-key goes with --judge-url")
+                raise UsageError("--judge-key goes with --judge-url; add the URL of the service")
             return
         values = flatten_values(self)
-        for name, known in flatten_settings(JudgeFlags).items():
-            if name not in SHARED and values[name] != known.default:
-                raise UsageError(f"{format_flag(name)} is for the service at --judge-url to say, see flex-judge serve")
+        # Reject a changed judge setting: the service would silently judge without it.
+        for name, judge_setting in flatten_settings(JudgeFlags).items():
+            if name not in SHARED_SETTINGS and values[name] != judge_setting.default:
+                raise UsageError(
+                    f"{format_flag(name)} is configured at the service with --judge-url; pass it to flex-judge serve"
+                )
         if self.rubric is not None:
             check_service_rubric(self.rubric)
 
     def open_prompts(self, file: str | None) -> Source:
-        """The prompts: those of a file or data set, or the embedded task's.
+        """Open the prompts of a file or data set, or of the embedded task if `file` is None.
 
         Raises:
-            UsageError: there are none, or a flag says something of columns where there are none.
+            UsageError: there are no prompts, or a flag names a column but there is no file.
         """
         if file is None:
+            # The embedded task has fixed columns.
             for name in ("column", "keep", "answer"):
                 if getattr(self, name):
-                    raise UsageError(f"--{name} is about the columns of a FILE, and none is given")
+                    raise UsageError(
+                        f"--{name} refers to a column of FILE, but there is no FILE; name one or remove it"
+                    )
             questions = arithmetic.ArithmeticSource(self.prompts or TASK_PROMPTS, self.judge.engine.seed)
-            next(questions.read_range(0, 1))  # of which there are only so many
+            next(questions.read_range(0, 1))  # raises if the task has fewer questions than requested
             return questions
         source = open_source(file)
         return source if self.prompts is None else FirstRows(source, self.prompts)
 
     @property
     def num_answers(self) -> int:
-        """Answers to each prompt."""
-        return SAMPLES if self.samples is None else self.samples
+        """Number of answers per prompt."""
+        return DEFAULT_SAMPLES if self.samples is None else self.samples
 
     def get_answer_column(self, file: str | None) -> str | None:
-        """The column with the right answer."""
+        """Return the column with the correct answer, or None."""
         return "answer" if file is None else self.answer
 
     def build_columns(self, file: str | None) -> PromptColumns:
+        """Build the column mapping of the prompts."""
         return PromptColumns.from_arguments(self.column, self.keep, self.get_answer_column(file), self.system)
 
     def build_sampling(self, file: str | None) -> Sampling:
-        """How the policy samples. The embedded task's answers are one line."""
+        """Build the policy's sampling parameters; an answer to the embedded task ends with its first line."""
         stop = self.sample_stop or (arithmetic.STOP if file is None else ())
-        tokens = self.sample_tokens or (arithmetic.MAX_ANSWER_TOKENS if file is None else TOKENS)
+        tokens = self.sample_tokens or (arithmetic.MAX_ANSWER_TOKENS if file is None else MAX_ANSWER_TOKENS)
         return Sampling(tokens, self.sample_temperature, self.sample_top_p, tuple(stop), seed=self.judge.engine.seed)
 
     def resolve_rubric(self, file: str | None) -> str:
-        """The rubric's name; of a file its whole path, as replicas have working directories of their own."""
+        """Return the rubric's name, or the absolute path of its file: replicas have other working directories."""
         name = self.rubric or ("correctness" if file is None else "general")
         return str(Path(name).resolve()) if name not in list_rubrics() else name
 
     @property
     def policy_config(self) -> PolicyConfig:
-        """The policy.
+        """Configuration of the policy.
 
         Raises:
-            UsageError: it cannot be had.
+            UsageError: the policy is not available.
         """
         engine = self.judge.engine
         config = PolicyConfig(
@@ -209,13 +235,15 @@ class DataFlags(JudgeFlags):
         return config
 
     def check_models(self) -> None:
-        """Look at what can be looked at before anything is started. Loads no model and, adapters apart, downloads none.
+        """Check the models and addresses before anything is started.
+
+        Loads no models. Downloads no weights except adapters.
 
         Raises:
-            UsageError: judge or policy cannot be had, or nothing answers at the cluster's address.
-            ServiceUnavailableError: nothing answers at the judge's.
+            UsageError: the judge or the policy is not available, or no cluster answers at its address.
+            ServiceUnavailableError: no judge service answers at its URL.
         """
-        _ = self.policy_config
+        _ = self.policy_config  # raises if the policy is not available
         if self.address:
             check_address(self.address)
         if self.external_judge is not None:
@@ -225,13 +253,13 @@ class DataFlags(JudgeFlags):
 
     @property
     def external_judge(self) -> RemoteJudge | None:
-        """The service that judges; None where this run starts one of its own."""
-        return (
-            None if self.judge_url is None else RemoteJudge(self.judge_url, self.judge.engine.max_batch, self.judge_key)
-        )
+        """Judge service at `judge_url`; None if this run starts its own."""
+        if self.judge_url is None:
+            return None
+        return RemoteJudge(self.judge_url, self.judge.engine.max_batch, self.judge_key)
 
     def build_identity(self, source: Source, file: str | None) -> dict[str, object]:
-        """What determines the results; a run folder holds one such."""
+        """Collect the settings that determine the results; a run folder holds one run with one identity."""
         sampling, engine = self.build_sampling(file), self.judge.engine
         return {
             "source": source.name,
@@ -242,6 +270,7 @@ class DataFlags(JudgeFlags):
             "policy_adapter": identify_model(self.policy_adapter),
             "policy_url": self.policy_url,
             "samples": self.num_answers,
+            # The seed is listed on its own below.
             "sampling": repr(replace(sampling, seed=None)),
             "judge": identify_model(engine.model) if self.judge_url is None else self.judge_url,
             "judge_adapter": identify_model(engine.adapter),

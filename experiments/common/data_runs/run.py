@@ -1,4 +1,4 @@
-"""A run over prompts from start to end: the cluster, the services, the shards, progress, and the joined results."""
+"""Execution of a run over prompts: cluster, services, shards, progress, and joined results."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-AHEAD = 2
-"""Prompts under way for each that the judges have room for, so that neither they nor the policy wait for the other."""
+PROMPTS_PER_SLOT = 2
+"""Prompts in progress for each prompt that the judges can take, so that policy and judges never wait for each other."""
 WORKER_ROWS = 256
-"""Prompts that one worker has under way at most; there are more workers for more."""
+"""Maximum number of prompts in progress per worker; more prompts get more workers."""
 
 
 @dataclass(frozen=True)
 class CompletedRun:
-    """The results of a run whose shards are all there."""
+    """Results of a run after its last shard."""
 
     shard_folder: ShardFolder
     reports: Mapping[int, ShardReport]
-    """By shard."""
+    """Shard number -> its report."""
 
     @property
     def report(self) -> ShardReport:
-        """What became of all rows."""
+        """Sum of the shards' reports."""
         return sum_reports(list(self.reports.values()))
 
     def join_table(self, table: str, path: Path) -> None:
-        """Write a table to one file."""
+        """Join the shards of a table into one file."""
         self.shard_folder.join_table(table, self.reports, path)
 
     def iterate_rows(self, table: str) -> Iterator[dict[str, Any]]:
-        """The rows of a table in the order of the prompts."""
+        """Iterate over the rows of a table in the order of the prompts."""
         return self.shard_folder.read_table_rows(table, self.reports)
 
 
@@ -67,26 +67,42 @@ def complete_run(
     comparisons: int,
     identity: Mapping[str, object],
 ) -> Iterator[tuple[RunFolder, CompletedRun]]:
-    """The folder of a run and its results, after what was missing of it has been done. The folder is this process's
-    until the end.
+    """Run or resume a run over prompts; the run folder stays locked within the block.
 
     Args:
-        source, file: the prompts, and what the command line calls them; see DataRun for `plan` and `comparisons`.
-        identity: what determines the results beside the settings that all runs have.
+        config: settings of the run.
+        source: the prompts.
+        file: name of the prompts on the command line; None for the embedded task.
+        plan: builds the processing of each prompt from the models.
+        comparisons: number of comparisons per prompt that are judged at the same time.
+        identity: further settings that determine the results, in addition to those of all runs.
+
+    Yields:
+        The run folder and the results.
 
     Raises:
         UsageError: the folder cannot be used.
-        JudgeError: what ended the run. What was done is kept, and the same run goes on from there.
+        JudgeError: the run ended early. Finished shards are kept, and running it again resumes.
     """
     with RunFolder(Path(config.out), {**config.build_identity(source, file), **identity}) as folder:
         with redirect_libraries(folder.path / "engines.log") as console, build_progress(console) as progress:
-            done = DataRun(config, source, file, folder, plan, comparisons, console, progress).complete()
-        yield folder, done
+            run = DataRun(
+                config=config,
+                source=source,
+                file=file,
+                folder=folder,
+                plan=plan,
+                comparisons=comparisons,
+                console=console,
+                progress=progress,
+            )
+            results = run.complete()
+        yield folder, results
 
 
 @dataclass(frozen=True)
 class RunServices:
-    """The policy and the judge of a run, on one Ray cluster."""
+    """Policy and judge services of a run on one Ray cluster."""
 
     config: DataFlags
     folder: RunFolder
@@ -100,7 +116,7 @@ class RunServices:
             with self._track_step("starting Ray"):
                 cluster = stack.enter_context(connect(self.config.address))
             policy, judge = self._place_services(cluster)
-            # Who holds the folder's lock is alone with these names.
+            # Names are derived from the run folder, which is locked, so no other process uses them.
             services: list[JudgeService | PolicyService] = [PolicyService(policy, private=True)]
             if isinstance(judge, ServiceConfig):
                 services.insert(0, JudgeService(judge, private=True))
@@ -113,20 +129,25 @@ class RunServices:
             self.console.print("stopping Ray" if cluster.local else "leaving Ray")
 
     def _place_services(self, cluster: Cluster) -> tuple[PolicyServiceConfig, ServiceConfig | RemoteJudge]:
-        """Both services with their shares of the cluster: every engine gets as much as every other."""
+        """Configure both services; every engine gets an equal share of the cluster."""
         config = self.config
-        policy, elsewhere = config.policy_config, config.external_judge
-        computes = policy.url is None
-        engines = config.replicas * (elsewhere is None) + config.policy_replicas * computes
+        policy, external_judge = config.policy_config, config.external_judge
+        has_local_policy = policy.url is None
+        engines = config.replicas * (external_judge is None) + config.policy_replicas * has_local_policy
         gpus = compute_gpu_share(cluster.gpus, engines) if engines else 0.0
+        # CPUs are divided only on a local cluster: a shared one may have other users.
         cpus = 1.0 if gpus or not cluster.local else cluster.cpus / max(1, engines)
-        if computes:
+        if has_local_policy:
             policy = _apply_share(policy, cpus, gpus)
-        policies = PolicyServiceConfig(
-            policy, config.policy_replicas, self._name_service("policy"), cpus * computes, gpus * computes
+        policy_service = PolicyServiceConfig(
+            policy,
+            config.policy_replicas,
+            name=self._name_service("policy"),
+            cpus_per_replica=cpus * has_local_policy,
+            gpus_per_replica=gpus * has_local_policy,
         )
-        if elsewhere is not None:
-            return policies, elsewhere
+        if external_judge is not None:
+            return policy_service, external_judge
         judge = ServiceConfig(
             config.judge_config,
             config.replicas,
@@ -135,16 +156,16 @@ class RunServices:
             gpus_per_replica=gpus,
             drain_s=PRIVATE_DRAIN_S,
         )
-        return policies, judge.place_on(cluster)
+        return policy_service, judge.place_on(cluster)
 
     def _name_service(self, part: str) -> str:
-        """Of this folder only: on a shared cluster, others may have runs too."""
+        """Build a service name from the run folder; other runs may use the same cluster."""
         folder = f"{platform.node()}:{self.folder.path.resolve()}"
         return f"flex-judge-{part}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
 
     @contextlib.contextmanager
     def _track_step(self, title: str) -> Iterator[None]:
-        """A line of progress and a clock around something that takes a while."""
+        """Show a step as a line of progress and record its duration."""
         task = self.progress.add_task(title, total=None)
         with self.folder.time_phase(title.replace(" ", "_")):
             yield
@@ -154,62 +175,65 @@ class RunServices:
 
 @dataclass(frozen=True)
 class DataRun:
-    """A run, and where it shows itself."""
+    """Run over prompts with its folder and its progress display."""
 
     config: DataFlags
     source: Source
     file: str | None
-    """The prompts as the command line names them; None for the embedded task."""
+    """Name of the prompts on the command line; None for the embedded task."""
     folder: RunFolder
     plan: Callable[[Models], WorkPlan]
-    """What is done with each prompt, given the models."""
+    """Builds the processing of each prompt from the models."""
     comparisons: int
-    """Comparisons of a prompt that are under way at once."""
+    """Number of comparisons per prompt that are judged at the same time."""
     console: Console
     progress: Progress
 
     def complete(self) -> CompletedRun:
-        """Work on what is not done yet.
+        """Process the pending shards and return the results of all shards.
 
         Raises:
-            JudgeError: what ended the run. What was done is kept, and the same run goes on from there.
+            JudgeError: the run ended early. Finished shards are kept, and running it again resumes.
         """
         shard_folder = ShardFolder(self.folder.path.resolve() / "shards")
         shard_rows = choose_shard_rows(len(self.source))
         shards = count_shards(len(self.source), shard_rows)
-        if todo := list_pending_shards(shard_folder, shards, self.config.retry_rejected):
-            asyncio.run(self._process_shards(shard_folder, shard_rows, todo))
+        if pending := list_pending_shards(shard_folder, shards, self.config.retry_rejected):
+            asyncio.run(self._process_shards(shard_folder, shard_rows, pending))
         else:
             self.console.print(f"{self.folder.path} is complete: nothing is sampled or judged again", soft_wrap=True)
-        done = CompletedRun(shard_folder, shard_folder.read_reports())
-        done.join_table(FAILED_TABLE, self.folder.path / f"{FAILED_TABLE}.jsonl")
-        return done
+        results = CompletedRun(shard_folder, shard_folder.read_reports())
+        results.join_table(FAILED_TABLE, self.folder.path / f"{FAILED_TABLE}.jsonl")
+        return results
 
-    async def _process_shards(self, shard_folder: ShardFolder, shard_rows: int, todo: list[int]) -> None:
+    async def _process_shards(self, shard_folder: ShardFolder, shard_rows: int, pending: list[int]) -> None:
         async with RunServices(self.config, self.folder, self.console, self.progress).start() as (policy, judge):
-            at_once = AHEAD * max(1, judge.max_requests // self.comparisons)
-            workers = -(-at_once // WORKER_ROWS)
+            prompts_at_once = PROMPTS_PER_SLOT * max(1, judge.max_requests // self.comparisons)
+            workers = -(-prompts_at_once // WORKER_ROWS)  # rounded up
             job = Job(
                 self.source,
                 self.plan(ServedModels(policy, judge)),
                 shard_folder.folder,
                 self.config.build_columns(self.file),
-                shard_rows,
-                rows_at_once=-(-at_once // workers),
+                shard_rows=shard_rows,
+                rows_at_once=-(-prompts_at_once // workers),
                 workers=workers,
-                shards_at_once=max(2, -(-2 * at_once // (workers * shard_rows))),
+                # Twice the rows in progress: the last slow rows of a shard must not leave replicas idle.
+                shards_at_once=max(2, -(-2 * prompts_at_once // (workers * shard_rows))),
                 retry_rejected=self.config.retry_rejected,
             )
             total = len(self.source)
-            bar = self.progress.add_task("sampling and judging", total=total, completed=total - _count_rows(job, todo))
+            completed = total - _count_rows(job, pending)
+            bar = self.progress.add_task("sampling and judging", total=total, completed=completed)
             with self.folder.time_phase("work"):
                 async for report in stream_reports(job):
                     self.progress.advance(bar, report.rows)
 
 
 def _apply_share(policy: PolicyConfig, cpus: float, gpus: float) -> PolicyConfig:
-    """The policy with its share of a machine, as `ServiceConfig.placed_on` shares it among judges."""
+    """Give the policy its share of a machine, as `ServiceConfig.place_on` does for judges."""
     if gpus:
+        # Replicas that share a GPU share its memory in the same proportion.
         share = round(policy.gpu_memory_utilization * gpus, 3)
         return replace(policy, own_process=True, gpu_memory_utilization=share)
     return replace(policy, threads=policy.threads or max(1, int(cpus)))

@@ -12,18 +12,18 @@ from flex_judge.experiments.common.reporting.wording import format_count
 
 
 def print_best_of_n(summary: Mapping[str, Any], out: Path) -> None:
-    """Print the summary of a best-of-N run, and the paths of its results."""
+    """Print the summary of a best-of-N run and the paths of its results."""
     rows: list[TableRow] = [
         ("Prompts with a best answer", f"{summary['done'] - summary['unscored']} of {summary['prompts']}"),
-        ("  answers drawn among equals", summary["tied"]),
+        ("  ties broken at random", summary["tied"]),
         *_list_failures(summary),
-        *([("Ids that occur again", summary["repeated_ids"])] if summary["repeated_ids"] else []),
+        *([("Repeated ids", summary["repeated_ids"])] if summary["repeated_ids"] else []),
         ("Judgments", summary["judgments"]),
         *((f"  answers {status.replace('_', ' ')}", n) for status, n in summary["statuses"].items()),
-        ("Answers cut off", summary["cut"]),
+        ("Truncated answers", summary["cut"]),
     ]
     print_run(f"{summary['judge']} judging {summary['policy']}", summary, rows, _list_best_of_n_metrics(summary))
-    print(f"\nThe best answers: {out / 'best_of_n.jsonl'}\nAll judgments: {out / 'judgments.jsonl'}")
+    print(f"\nBest answers: {out / 'best_of_n.jsonl'}\nAll judgments: {out / 'judgments.jsonl'}")
 
 
 def _list_best_of_n_metrics(summary: Mapping[str, Any]) -> Iterator[TableRow]:
@@ -32,8 +32,8 @@ def _list_best_of_n_metrics(summary: Mapping[str, Any]) -> Iterator[TableRow]:
         yield "Right: random sample", as_percent(accuracies["random"])
         for n, estimate in accuracies["best"].items():
             yield f"Right: best of {n}", as_percent(estimate)
-        most = max(accuracies["pass_at"], key=int)
-        yield f"Right: pass@{most}", as_percent(accuracies["pass_at"][most])
+        largest_n = max(accuracies["pass_at"], key=int)
+        yield f"Right: pass@{largest_n}", as_percent(accuracies["pass_at"][largest_n])
         yield "Gain over a random sample", as_percent(accuracies["gain"])
     else:
         for n, estimate in (summary["mean_score_of_best"] or {}).items():
@@ -41,14 +41,14 @@ def _list_best_of_n_metrics(summary: Mapping[str, Any]) -> Iterator[TableRow]:
 
 
 def print_preferences(summary: Mapping[str, Any], out: Path) -> None:
-    """Print the summary of a preference data set, and its path."""
+    """Print the summary of a preference data set and its path."""
     rows: list[TableRow] = [
         ("Prompts", f"{summary['done']} of {summary['prompts']}"),
         *_list_failures(summary),
         ("Preference pairs", summary["pairs"]),
         *((f"  no pair: {reason.replace('_', ' ')}", n) for reason, n in summary["dropped"].items()),
         *((f"Judgments {status.replace('_', ' ')}", n) for status, n in summary["judgments"].items()),
-        *((f"Pairs of which {name} is right", n) for name, n in (summary["right"] or {}).items()),
+        *((f"Pairs with a correct {name} answer", n) for name, n in (summary["right"] or {}).items()),
     ]
     print_run(f"{summary['judge']} judging {summary['policy']}", summary, rows)
     print(f"\n{format_count(summary['pairs'], 'preference pair')}, with their data card: {out / 'data'}")

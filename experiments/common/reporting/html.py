@@ -1,7 +1,7 @@
-"""Reports as HTML pages: one file that needs no network and no script.
+"""Reports as HTML pages: self-contained files without scripts.
 
-All pages extend `templates/base.html`, which holds the style sheet. Texts of models are untrusted: the templates escape
-everything but plots, and the base template's content security policy forbids scripts.
+All pages extend `templates/base.html`, which contains the style sheet. Model output is untrusted: the templates escape
+everything except plots, and the content security policy of the base template forbids scripts.
 """
 
 from __future__ import annotations
@@ -43,6 +43,6 @@ def write_template(path: Path, template: str, **values: Any) -> Path:
     environment.filters.update(cell=format_cell, percent=format_percent)
     environment.globals["count"] = format_count
     page = environment.get_template(template).render(values).lstrip()
-    # A model may write half a surrogate pair, which UTF-8 cannot encode: write a question mark instead.
+    # Models can generate half a surrogate pair, which UTF-8 cannot encode; it becomes a question mark.
     write_text(path, page.encode("utf-8", errors="replace").decode())
     return path

@@ -1,4 +1,4 @@
-"""Plots for pages, with matplotlib."""
+"""Plots for HTML pages, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def render_svg(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
-    """Draw a plot as SVG. Its letters are text, and the same data give the same file.
+    """Draw a plot as SVG with selectable text; equal data give equal files.
 
     Args:
-        draw: draws into the axes that it is given.
+        draw: function that draws into the axes.
         size: width and height in inches.
     """
     import matplotlib as mpl
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # not pyplot, which keeps global state and needs a display backend
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flex-judge", "font.family": "sans-serif"}):
         figure = Figure(figsize=size, layout="constrained")
@@ -31,12 +31,12 @@ def render_svg(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
 
 
 def strip_prolog(svg: str) -> str:
-    """Drop the XML declaration and the document type, which HTML does not take."""
+    """Drop the XML declaration and the document type, which are invalid inside HTML."""
     return svg[svg.index("<svg") :]
 
 
 def plot_curve(axes: Axes, sizes: Sequence[int], points: Sequence[Mapping[str, Any]], label: str, **style: Any) -> None:
-    """Plot means with their standard deviations, in percent, over the number of samples."""
+    """Plot means with standard deviations, in percent, against the number of samples."""
     axes.errorbar(
         sizes,
         [100 * point["mean"] for point in points],
@@ -49,7 +49,7 @@ def plot_curve(axes: Axes, sizes: Sequence[int], points: Sequence[Mapping[str, A
 
 
 def label_sample_axes(axes: Axes, sizes: Sequence[int], y_label: str, **legend: Any) -> None:
-    """Set up the axes of a curve over the number of samples: log scale below, 0 to 100 % on the left."""
+    """Set up the axes of a curve over the number of samples: log scale for x, 0 to 100 % for y."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(n) for n in sizes])
     axes.set_xlabel("N samples")

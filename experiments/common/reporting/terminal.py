@@ -1,4 +1,4 @@
-"""Reports in the terminal, with rich."""
+"""Reports in the terminal, printed with rich."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """Open a rich console that does not break the lines of piped output."""
+    """Open a rich console that does not wrap lines of piped output."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -25,7 +25,7 @@ def open_console(*, stderr: bool = False) -> Console:
 
 
 def print_table(table: Table) -> None:
-    """Print a table to standard output. Cells may hold texts of models: markup and control codes have no effect."""
+    """Print a table to standard output; markup and control codes in model output have no effect."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -54,18 +54,18 @@ def print_table(table: Table) -> None:
 
 
 def _name_width(table: Table) -> int:
-    """Width that keeps the names of rows on one line in a narrow terminal, up to 30 characters."""
+    """Return the column width, up to 30 characters, that keeps row names on one line in a narrow terminal."""
     return min(30, max((len(format_cell(row[0])) for row in table.rows if row), default=0))
 
 
 def print_run(title: str, summary: Mapping[str, Any], *groups: Iterable[TableRow]) -> None:
-    """Print the results of a run: groups of named values, separated by lines, and the total time."""
+    """Print the results of a run: groups of named values, separated by rules, and the total time."""
     rows = [row for group in groups for row in (*group, RULE)]
     print_table(
-        Table(("", ""), [*rows, ("Time, all starts together", format_duration(summary["seconds"]["total"]))], title)
+        Table(("", ""), [*rows, ("Total time, all starts", format_duration(summary["seconds"]["total"]))], title)
     )
 
 
 def escape_control_characters(text: str) -> str:
-    """Escape control characters, which a policy may write, so that the terminal shows them and does not obey them."""
+    """Escape control characters in model output, so that the terminal shows them instead of executing them."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

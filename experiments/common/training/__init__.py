@@ -1,4 +1,4 @@
-"""What `flex-judge sft`, `dpo` and `grpo` share: flags, run folder, settings.
+"""Shared code of `flex-judge sft`, `dpo` and `grpo`: flags, run folder, settings.
 
 May import alignment; no command.
 """

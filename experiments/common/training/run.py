@@ -1,6 +1,4 @@
-"""What runs of `flex-judge sft`, `dpo` and `grpo` have in common: a folder that says how the model was made, a summary
-that ends the run, and processes of which the first one speaks.
-"""
+"""Training runs of `flex-judge sft`, `dpo` and `grpo`: run folder, resuming, ranks and summary."""
 
 from __future__ import annotations
 
@@ -21,61 +19,66 @@ from flex_judge.experiments.common.training.flags import KINDS, TrainingFlags, p
 from flex_judge.judges.errors import UsageError
 
 SUMMARY = "summary.json"
+"""Written at the very end; its presence marks a complete run."""
 
 
 class TrainingRun(ABC):
-    """A run of one of the commands, in one of its processes."""
+    """Run of a training command in one of its processes (ranks)."""
 
     record = ""
-    """Name of the folder, within that of the model, where all is that is not the model."""
+    """Name of the subfolder of the model folder that holds everything except the model."""
     makes = "model"
-    """What is made, in a word."""
+    """Word for the trained model in messages."""
 
     def __init__(self, flags: TrainingFlags, ranks: Ranks) -> None:
         self.flags, self.ranks = flags, ranks
         self.out = Path(flags.args.output_dir)
 
     def complete(self) -> dict[str, Any]:
-        """Do what is not done yet.
+        """Run or resume the training.
 
         Returns:
             The summary, as written to `summary.json`.
         """
+        # Only the first rank opens the folder; its lock would keep the other ranks out.
         with ExitStack() as stack:
             self.ranks.run_on_first(lambda: self._open_folder(stack))
-            done: dict[str, Any] | None = self.ranks.run_on_first(self._read_summary)
-            if done is not None:
+            summary: dict[str, Any] | None = self.ranks.run_on_first(self._read_summary)
+            if summary is not None:
                 self._print_status(f"{self.out} is complete: nothing is trained again")
-                return done
+                return summary
             self._train_model()
             return self.ranks.run_on_first(self._write_summary)
 
     @property
     @abstractmethod
     def _identity(self) -> dict[str, Any]:
-        """What determines the results; a folder holds one such run."""
+        """Settings that determine the results; a folder holds one run with one identity."""
 
     @abstractmethod
     def _prepare_folder(self, folder: Path) -> None:
-        """Write into the folder of the run what is known before anything is trained. In the first process."""
+        """Write the files that are known before training into the run folder. Called on the first rank."""
 
     @abstractmethod
     def _train_model(self) -> None:
-        """Train, in every process."""
+        """Train the model. Called on every rank."""
 
     @abstractmethod
     def _write_summary(self) -> dict[str, Any]:
-        """Write the summary and the model card, and return the summary. In the first process."""
+        """Write the summary and the model card, and return the summary. Called on the first rank."""
 
     def _open_folder(self, stack: ExitStack) -> None:
         path = self.out / self.record
+        # A model without run.json comes from elsewhere; training over it would lose it.
         if not (path / "run.json").exists() and ((self.out / LOG_FILE).exists() or find_last_checkpoint(self.out)):
-            raise UsageError(f"{self.out} holds a {self.makes}, and not how it was made; choose another --output_dir")
+            raise UsageError(
+                f"{self.out} holds a {self.makes} but no record of its training; choose another --output_dir"
+            )
         self.folder = stack.enter_context(RunFolder(path, self._identity, "--output_dir"))
         self._prepare_folder(path)
 
     def _read_summary(self) -> dict[str, Any] | None:
-        """That of a run that has ended."""
+        """Read the summary of a complete run; None if the run is not complete."""
         path = self.out / self.record / SUMMARY
         summary: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         return summary
@@ -91,19 +94,25 @@ def run_command(
     make: Callable[[TrainingFlags, Ranks], TrainingRun],
     show: Callable[[Mapping[str, Any], Path], None],
 ) -> int:
-    """Run a command, in every process that a launcher starts.
+    """Run a training command; a launcher calls it on every rank.
+
+    Args:
+        name: name of the command.
+        argv: its flags.
+        make: creates the run.
+        show: prints the summary; the path is the output folder.
 
     Returns:
         The exit status.
 
     Raises:
-        UsageError: something the user can mend; nothing was trained yet.
-        JudgeError: what ended the run. The same command goes on from there.
+        UsageError: the user can fix the problem; nothing was trained yet.
+        JudgeError: the run ended early. Running the same command again resumes it.
     """
     flags = parse_flags(KINDS[name], argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as after Ctrl-C, nothing is left running
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     run = make(flags, Ranks())
-    with reserve_stdout():  # where transformers prints what it logs
+    with reserve_stdout():  # transformers prints its logs to standard output
         summary = run.complete()
     if run.ranks.is_first:
         show(summary, run.out)

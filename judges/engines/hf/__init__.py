@@ -1,4 +1,4 @@
-"""The transformers engine: dynamic batches with left padding, media included.
+"""Transformers engine: dynamic batching with left padding, media included.
 
 May import models and media. `engine` is loaded by name from `flex_judge.judges.engines`.
 """

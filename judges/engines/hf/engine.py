@@ -1,4 +1,4 @@
-"""The transformers engine: batches by itself, left-padded, media and all; runs wherever torch does."""
+"""Transformers engine: groups requests into left-padded batches, media included; runs wherever torch does."""
 
 from __future__ import annotations
 
@@ -26,31 +26,40 @@ from flex_judge.judges.models.checkpoints import Checkpoint, open_checkpoint
 
 
 def load(config: EngineConfig) -> HFEngine:
+    """Load a model into the transformers engine.
+
+    Raises:
+        UsageError: the configuration asks for several GPUs.
+    """
     if config.tensor_parallel > 1:
-        raise UsageError(f"tensor_parallel {config.tensor_parallel} takes engine vllm: transformers runs on one GPU")
+        raise UsageError(
+            f"tensor_parallel: got {config.tensor_parallel}, but transformers runs on one GPU; use engine vllm"
+        )
     return HFEngine(config)
 
 
 @dataclass(frozen=True)
 class _EncodedRequest:
-    """A request with its prompt expanded."""
+    """Request with its prompt encoded for the model."""
 
     request: EngineRequest
-    row: EncodedPrompt
-    sampling: Sampling
-    """What it can share a batch with: the request's, but for the number of the draw and its seed."""
+    prompt: EncodedPrompt
+    batch_key: Sampling
+    """Sampling without sample index and seed. Requests with equal keys can share a batch."""
 
 
 class HFEngine(ThreadedEngine):
-    """`generate` of transformers, over batches of requests that are sampled alike."""
+    """Engine that calls transformers' `generate` on batches of requests with equal sampling."""
 
     name = "transformers"
 
     def __init__(self, config: EngineConfig, model: Any = None) -> None:
-        """Args:
-        config: what to load.
-        model: take this one, which has that checkpoint's form, as it is and where it is: one that is being
-            trained, say. It computes in the thread that calls `compute`, and stays when the engine is closed.
+        """Load a model, or wrap one that is already loaded.
+
+        Args:
+            config: engine configuration.
+            model: a loaded model with the architecture of that checkpoint, for example one in training. It is used on
+                its current device, computes in the thread that calls `serve_requests`, and stays loaded after `close`.
         """
         checkpoint = open_checkpoint(config.model, config.adapter)
         if config.threads:
@@ -65,55 +74,57 @@ class HFEngine(ThreadedEngine):
         self._waiting: list[_EncodedRequest] = []
         self._grammar = lru_cache(maxsize=64)(self._compile_grammar)
         torch.manual_seed(config.seed)
-        self._start_engine(partial(self._load_weights, checkpoint, config.dtype, model), here=model is not None)
+        self._start_engine(partial(self._load_weights, checkpoint, config.dtype, model), start_thread=model is None)
 
     def _load_weights(self, checkpoint: Checkpoint, dtype: str, model: Any) -> None:
         if model is None:
-            best = getattr(torch, choose_dtype(dtype, on_gpu=self.device == "cuda"))
-            model = _load_model(checkpoint, best).to(self.device)
+            torch_dtype = getattr(torch, choose_dtype(dtype, on_gpu=self.device == "cuda"))
+            model = _load_model(checkpoint, torch_dtype).to(self.device)
         else:
             self.device = str(model.device)
         self.model: Any = model.eval()
-        # Checkpoints bring sampling habits (a repetition penalty, say) that nobody asked for here.
+        # Checkpoints ship sampling defaults, such as a repetition penalty. Only the request's parameters may apply.
         self.model.generation_config = GenerationConfig()
         self._encoder = MediaEncoder(checkpoint, self.model.config, self.max_model_len)
 
     def _run_step(self, new: list[EngineRequest]) -> bool:
         while new:
-            request = new[0]  # taken out when it is kept elsewhere: whatever happens, it is not forgotten
+            # The request leaves `new` only after it is stored or resolved, so that an error here cannot lose it.
+            request = new[0]
             try:
-                row = self._encoder.encode_prompt(request.prompt, request.media)
-            except JudgeError as e:  # a prompt or medium that cannot be taken is its caller's error
+                prompt = self._encoder.encode_prompt(request.prompt, request.media)
+            except JudgeError as e:  # an invalid prompt or medium is the caller's error, not the engine's end
                 request.resolve(e)
             else:
-                self._waiting.append(
-                    _EncodedRequest(request, row, replace(request.sampling, sample_index=0, seed=None))
-                )
+                batch_key = replace(request.sampling, sample_index=0, seed=None)
+                self._waiting.append(_EncodedRequest(request, prompt, batch_key))
             new.pop(0)
-        self._waiting = [job for job in self._waiting if not job.request.is_cancelled]
+        self._waiting = [item for item in self._waiting if not item.request.is_cancelled]
         if self._waiting:
-            sampling = self._waiting[0].sampling
-            jobs = [job for job in self._waiting if job.sampling == sampling][: self.max_batch]
-            seeds = [job.request.sampling.seed for job in jobs]
-            generations = self._generate_batch([job.row for job in jobs], sampling, seeds)
-            for job, generation in zip(jobs, generations, strict=True):
-                self._waiting.remove(job)
-                job.request.resolve(generation)
+            # The batch is built around the oldest request, so that no sampling waits forever.
+            batch_key = self._waiting[0].batch_key
+            batch = [item for item in self._waiting if item.batch_key == batch_key][: self.max_batch]
+            seeds = [item.request.sampling.seed for item in batch]
+            generations = self._generate_batch([item.prompt for item in batch], batch_key, seeds)
+            for item, generation in zip(batch, generations, strict=True):
+                self._waiting.remove(item)
+                item.request.resolve(generation)
         return bool(self._waiting)
 
     def _list_pending(self) -> list[EngineRequest]:
-        return [job.request for job in self._waiting]
+        return [item.request for item in self._waiting]
 
     def _free_model(self) -> None:
         self.model = None
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _generate_batch(
-        self, rows: list[EncodedPrompt], sampling: Sampling, seeds: Sequence[int | None]
+        self, prompts: list[EncodedPrompt], sampling: Sampling, seeds: Sequence[int | None]
     ) -> list[Generation]:
-        # Finished rows are padded while others go on, and a grammar takes nothing after its end but an end of turn.
+        # Finished rows are padded with an end-of-turn token, the only token that a completed grammar accepts.
         pad = min(self._eos)
-        inputs = collate_prompts(rows, pad, self.device)
+        inputs = collate_prompts(prompts, pad, self.device)
+        # Order matters: grammar mask first, then the recorder, then temperature, top-p and sampling.
         processors = LogitsProcessorList()
         if sampling.regex:
             from xgrammar.contrib.hf import LogitsProcessor as GrammarProcessor
@@ -132,27 +143,27 @@ class HFEngine(ThreadedEngine):
             logits_processor=processors,
             eos_token_id=sorted(self._eos),
             pad_token_id=pad,
-            # A pad that the model wrote would stand for a medium when the reply becomes part of the next prompt.
+            # A generated placeholder token would stand for a medium once the reply is part of the next prompt.
             suppress_tokens=sorted(self._encoder.placeholders.ids.values()) or None,
-            do_sample=False,  # the greatest score is a draw where there is a sampler
+            do_sample=False,  # with a RowSampler, the argmax is a sample
         )
         replies = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [
-            self._build_generation(row, reply, sampling, recorder.get_logprobs(i))
-            for i, (row, reply) in enumerate(zip(rows, replies, strict=True))
+            self._build_generation(prompt, reply, sampling, recorder.get_logprobs(i))
+            for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True))
         ]
 
     def _build_generation(
-        self, row: EncodedPrompt, reply: list[int], sampling: Sampling, logprobs: list[dict[int, float]]
+        self, prompt: EncodedPrompt, reply: list[int], sampling: Sampling, logprobs: list[dict[int, float]]
     ) -> Generation:
-        """One reply of a batch, cut where this request ended; what follows there is padding."""
+        """Cut one reply of a batch at its end; the tokens after it are padding."""
         ends = [i for i, token in enumerate(reply) if token in self._eos]
         ids = reply[: ends[0]] if ends else reply
         reason: FinishReason = "eos" if ends else "length"
         text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         if any(s in text for s in sampling.stop):
-            reason = "stop"  # what follows a stop string in the reply is padding, not an end of turn
-        return Generation(text, tuple(ids), reason, tuple(logprobs[: len(ids)]), prompt_tokens=len(row.token_ids))
+            reason = "stop"  # the end-of-turn token after a stop string is padding
+        return Generation(text, tuple(ids), reason, tuple(logprobs[: len(ids)]), prompt_tokens=len(prompt.token_ids))
 
     def _compile_grammar(self, regex: str) -> Any:
         import xgrammar
@@ -165,7 +176,7 @@ class HFEngine(ThreadedEngine):
 
 
 class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
-    """Notes the log-probabilities of some tokens at each step, after any grammar and before temperature."""
+    """Record log-probabilities of selected tokens at each step, after the grammar mask and before temperature."""
 
     def __init__(self, token_ids: Sequence[int]) -> None:
         self.token_ids = list(token_ids)
@@ -175,12 +186,12 @@ class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
         self.steps.append(torch.log_softmax(scores.float(), dim=-1)[:, self.token_ids].cpu())
         return scores
 
-    def get_logprobs(self, index: int) -> list[dict[int, float]]:
-        return [dict(zip(self.token_ids, step[index].tolist(), strict=True)) for step in self.steps]
+    def get_logprobs(self, row: int) -> list[dict[int, float]]:
+        return [dict(zip(self.token_ids, step[row].tolist(), strict=True)) for step in self.steps]
 
 
 def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """The model that generates text, with its adapter if it has one."""
+    """Load the text-generating model with its adapter, if any."""
     check_adapter(checkpoint)
     model = resolve_architecture(checkpoint).from_pretrained(checkpoint.path, dtype=dtype)
     if checkpoint.adapter is None:
@@ -188,19 +199,25 @@ def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     from peft import PeftModel
 
     adapted = PeftModel.from_pretrained(model, checkpoint.adapter)
-    # Merged it costs nothing; but half-precision weights would round much of a small change away.
+    # A merged adapter costs no time, but half-precision weights would round much of its small change away.
     return adapted.merge_and_unload() if dtype == torch.float32 else adapted.get_base_model()
 
 
 class RowSampler(LogitsProcessor):  # type: ignore[misc]
-    """Makes the greatest score of each row a draw from its distribution; to be the last of the processors."""
+    """Sample each row with its own seed by adding Gumbel noise, so that the argmax is a sample.
+
+    Must be the last processor. It makes a seeded request independent of the other rows of its batch, which
+    transformers' own sampling is not.
+    """
 
     def __init__(self, temperature: float, top_p: float, seeds: Sequence[int | None], device: str) -> None:
-        """Args:
-        temperature: above 0.
-        top_p: above 0, at most 1.
-        seeds: of the rows; None draws from torch's own generator.
-        device: where the scores are. The same seed draws otherwise on another kind of device.
+        """Create the noise generators.
+
+        Args:
+            temperature: above 0.
+            top_p: above 0, at most 1.
+            seeds: seed of each row; None uses torch's global generator.
+            device: device of the scores. The same seed gives different samples on different kinds of devices.
         """
         self._warpers = LogitsProcessorList()
         if temperature != 1:
@@ -210,8 +227,9 @@ class RowSampler(LogitsProcessor):  # type: ignore[misc]
         self._generators = [None if seed is None else torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Add Gumbel noise to the warped scores."""
         scores = self._warpers(input_ids, scores).float()
         noise = torch.empty_like(scores)
         for row, generator in zip(noise, self._generators, strict=True):
-            row.exponential_(generator=generator)  # minus the logarithm of it has a Gumbel distribution
+            row.exponential_(generator=generator)  # -log of an exponential variable has a Gumbel distribution
         return scores - noise.clamp_min_(torch.finfo(noise.dtype).tiny).log_()

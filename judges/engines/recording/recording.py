@@ -1,4 +1,4 @@
-"""An engine in front of another one that answers from a ledger what it can, and records the rest."""
+"""Recording engine: wraps another engine, answers from a ledger when possible, and records new generations."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ T = TypeVar("T")
 
 
 class RecordingEngine:
-    """An engine with a ledger. It owns both: closing it closes them.
+    """Engine with a ledger. It owns both the inner engine and the ledger; closing it closes them.
 
-    A generation is recorded before it is returned. Equal requests that are under way at the same time in one event
-    loop are computed once; if the computation fails, it fails for all of them, and nothing is recorded. Draws that
-    are to differ must differ in `Sampling.sample_index` or `Sampling.seed`.
+    A generation is recorded before it is returned. Equal concurrent requests of one event loop are computed once; if
+    that computation fails, it fails for all of them, and nothing is recorded. Requests for different samples must
+    differ in `Sampling.sample_index` or `Sampling.seed`.
     """
 
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
-        """Raises:
-        LedgerError: the model cannot be noted in the ledger.
+        """Wrap an engine and record its model in the ledger.
+
+        Raises:
+            LedgerError: the model cannot be recorded.
         """
         self.engine = engine
         self.ledger = ledger
@@ -38,41 +40,46 @@ class RecordingEngine:
         self.max_model_len = engine.max_model_len
         self.max_batch = engine.max_batch
         self.hits = 0
-        """Requests that were answered from the ledger. Equal requests under way together count as one."""
+        """Number of requests answered from the ledger. Equal concurrent requests count as one."""
         self.misses = 0
-        """Requests that the inner engine was asked."""
-        self._under_way: dict[tuple[asyncio.AbstractEventLoop, bytes], _SharedTask] = {}
-        # SQLite may wait for other processes, which must not hold up an event loop; one thread, because a connection
-        # does one thing at a time.
+        """Number of requests passed to the inner engine."""
+        self._pending: dict[tuple[asyncio.AbstractEventLoop, bytes], _SharedTask] = {}
+        # SQLite may wait for other processes, which must not block an event loop. One thread is enough, because a
+        # connection runs one statement at a time.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         record_model(ledger, engine)
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
-        """See `Engine.generate`. Cancelling the call gives the work up unless an equal request waits for it.
+        """Answer from the ledger or compute and record, see `Engine.generate`.
+
+        Cancelling the call cancels the computation unless an equal request waits for it.
 
         Raises:
-            EngineLostError: the inner engine died, or this one was closed.
+            EngineLostError: the inner engine has ended, or this one was closed.
             LedgerError: the ledger cannot be read or written; the generation is lost.
         """
         key = compute_generation_key(self.name, self.model_id, prompt_token_ids, sampling, media)
-        place = asyncio.get_running_loop(), key
-        shared = self._under_way.get(place)
+        # Tasks belong to one event loop, so requests of different loops are not shared.
+        task_key = asyncio.get_running_loop(), key
+        shared = self._pending.get(task_key)
         if shared is None:
             answer = self._answer_request(key, tuple(prompt_token_ids), sampling, tuple(media))
-            shared = self._under_way[place] = _SharedTask(asyncio.create_task(answer))
+            shared = self._pending[task_key] = _SharedTask(asyncio.create_task(answer))
         try:
             return await shared.wait_for_result()
         finally:
-            if shared.is_done and self._under_way.get(place) is shared:
-                del self._under_way[place]
+            # A new equal request may have replaced a task that is being cancelled; leave that one alone.
+            if shared.is_done and self._pending.get(task_key) is shared:
+                del self._pending[task_key]
 
     async def check_health(self) -> None:
+        """Check the inner engine, see `Engine.check_health`."""
         await self.engine.check_health()
 
     def close(self) -> None:
-        """Close the inner engine, write what is still to be recorded, and close the ledger. Idempotent."""
+        """Close the inner engine, write pending generations, and close the ledger. Idempotent."""
         self.engine.close()
         self._worker.shutdown()
         self.ledger.close()
@@ -80,29 +87,29 @@ class RecordingEngine:
     async def _answer_request(
         self, key: bytes, prompt: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia]
     ) -> Generation:
-        found = await self._run_on_worker(self._look_up_generation, key)
-        if found is not None:
-            return found
+        recorded = await self._run_on_worker(self._look_up_generation, key)
+        if recorded is not None:
+            return recorded
         generation = await self.engine.generate(prompt, sampling, media)
-        # What is computed is kept, also if nobody waits for it any longer.
+        # Shielded: a finished generation is recorded even if its caller has cancelled.
         return await asyncio.shield(self._run_on_worker(self.ledger.put, key, generation))
 
     def _look_up_generation(self, key: bytes) -> Generation | None:
-        found = self.ledger.get(key)
-        # Counted here, in the one thread of the worker: event loops may run in several.
-        self.hits += found is not None
-        self.misses += found is None
-        return found
+        recorded = self.ledger.get(key)
+        # Counted in the worker thread, because event loops may run in several threads.
+        self.hits += recorded is not None
+        self.misses += recorded is None
+        return recorded
 
     def _run_on_worker(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         try:
             return asyncio.wrap_future(self._worker.submit(work, *args, **kwargs))
-        except RuntimeError as e:  # the executor's word for having been shut down
+        except RuntimeError as e:  # raised by an executor that was shut down
             raise EngineLostError(f"the {self.name} engine was closed, and its ledger with it") from e
 
 
 class _SharedTask:
-    """A computation and the number of callers who wait for it; when the last one leaves, it is cancelled."""
+    """Computation with several waiting callers; it is cancelled when the last of them cancels."""
 
     def __init__(self, task: asyncio.Task[Generation]) -> None:
         self._task = task
@@ -111,20 +118,21 @@ class _SharedTask:
 
     @property
     def is_done(self) -> bool:
-        """Whether it is too late to wait for it."""
+        """Whether the computation has ended or is being cancelled, so that no caller can join it."""
         return self._task.done() or self._task.cancelling() > 0
 
     async def wait_for_result(self) -> Generation:
+        """Wait for the computation; cancel it if this is the last caller and it is cancelled."""
         self._waiting += 1
         try:
             return await asyncio.shield(self._task)
         finally:
             self._waiting -= 1
             if not self._waiting:
-                self._task.cancel()  # of no effect on one that is done
+                self._task.cancel()  # has no effect on a finished task
 
 
 def _consume_exception(task: asyncio.Task[Generation]) -> None:
-    """Look at the error of a computation that all callers left, so that asyncio does not report it as forgotten."""
+    """Retrieve the task's exception, so that asyncio does not log it as never retrieved."""
     if not task.cancelled():
         task.exception()

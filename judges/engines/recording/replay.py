@@ -1,7 +1,7 @@
-"""The replay engine: answers from a ledger alone, without the model that wrote it.
+"""Replay engine: answers requests from a ledger alone, without the recorded model.
 
-Its model is the path of a ledger. If several models wrote to that one, `PATH#MODEL` chooses: MODEL is the beginning of
-a model id (`ledger.sqlite#smollm2`), or of engine and model id where two engines ran it (`ledger.sqlite#vllm:smollm2`).
+The model name is the path of a ledger. If the ledger holds several models, `PATH#MODEL` selects one: MODEL is a prefix
+of a model id (`ledger.sqlite#smollm2`), or of engine and model id (`ledger.sqlite#vllm:smollm2`) if two engines ran it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def load(config: EngineConfig) -> ReplayEngine:
     """Open the ledger that `config.model` names.
 
     Raises:
-        LedgerError: there is no such ledger, or not exactly one model in it that was asked for.
+        LedgerError: no such ledger, or not exactly one of its models matches.
     """
+    # A file name may itself contain a hash, so a name that is a file is taken as a path.
     path, _, model = config.model.rpartition("#")
     if not path or Path(config.model).expanduser().is_file():
         path, model = config.model, ""
@@ -41,18 +42,20 @@ def load(config: EngineConfig) -> ReplayEngine:
 
 
 class ReplayEngine:
-    """Passes for the engine that wrote the ledger, so that the same requests find what it answered then."""
+    """Engine that takes the identity of the recorded engine, so that equal requests have equal ledger keys."""
 
     def __init__(self, ledger: Ledger, model: RecordedModel, max_model_len: int) -> None:
-        """Args:
-        ledger: closed with the engine.
-        model: one of `ledger.models()`.
-        max_model_len: in tokens; cut to what the model was run with.
+        """Take the identity of a recorded model.
+
+        Args:
+            ledger: the ledger; closed with the engine.
+            model: one of `ledger.list_models()`.
+            max_model_len: context length in tokens; capped at the length that the model was run with.
         """
         if model.profile not in PROFILES:
-            known = ", ".join(PROFILES)
             raise LedgerError(
-                f"{ledger.path}: {model.model_id} has the profile {model.profile!r}, which is none of {known}"
+                f"{ledger.path}: {model.model_id} has the unknown profile {model.profile!r}; expected one of "
+                f"{', '.join(PROFILES)}, so replay it with the version that recorded it"
             )
         self.ledger = ledger
         self.name = model.engine
@@ -62,63 +65,65 @@ class ReplayEngine:
         self.max_model_len = min(max_model_len, model.max_model_len)
         self.max_batch = 1024  # nothing is computed
         self.hits = 0
-        """Requests that were answered."""
+        """Number of requests answered."""
         self.misses = 0
-        """Requests that are not in the ledger."""
+        """Number of requests that are not in the ledger."""
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
-        """See `Engine.generate`.
+        """Answer from the ledger, see `Engine.generate`.
 
         Raises:
             NotRecordedError: the ledger does not hold this request.
             LedgerError: the ledger cannot be read.
         """
-        await asyncio.sleep(0)  # let others run, as every real engine does
+        await asyncio.sleep(0)  # yield to other tasks, as every real engine does
         key = compute_generation_key(self.name, self.model_id, prompt_token_ids, sampling, media)
-        found = self.ledger.get(key)
-        if found is None:
+        generation = self.ledger.get(key)
+        if generation is None:
             self.misses += 1
             raise NotRecordedError(
                 f"{self.ledger.path}: holds no answer of {self.model_id} to this prompt of {len(prompt_token_ids)} "
-                "tokens and this sampling; replay with the data, rubric and settings that were recorded, or with the "
-                "model and this ledger, which computes what is missing"
+                "tokens with this sampling; replay with the recorded data, rubric and settings, or run the model with "
+                "--ledger, which computes only what is missing"
             )
         self.hits += 1
-        return found
+        return generation
 
     async def check_health(self) -> None:
-        """A ledger does not die."""
+        """Do nothing: a ledger cannot die."""
 
     def close(self) -> None:
+        """Close the ledger."""
         self.ledger.close()
 
 
 def record_model(ledger: Ledger, engine: Engine) -> None:
-    """Put into `ledger` what a replay needs of an engine, unless it is there."""
+    """Record in `ledger` the properties of an engine that a replay needs, unless they are recorded already."""
     model = RecordedModel(engine.name, engine.model_id, engine.profile.name, engine.max_model_len)
-    known = {(m.engine, m.model_id): m.max_model_len for m in ledger.list_models()}
-    if model.max_model_len > known.get((model.engine, model.model_id), 0):
+    recorded_lengths = {(m.engine, m.model_id): m.max_model_len for m in ledger.list_models()}
+    if model.max_model_len > recorded_lengths.get((model.engine, model.model_id), 0):
         ledger.add_model(model, _pack_tokenizer(engine.tokenizer))
 
 
-def _choose_model(ledger: Ledger, wanted: str) -> RecordedModel:
+def _choose_model(ledger: Ledger, prefix: str) -> RecordedModel:
+    """Select the model whose id, or engine and id, is `prefix` or else starts with it."""
     models = ledger.list_models()
-    matching = [m for m in models if m.model_id.startswith(wanted) or f"{m.engine}:{m.model_id}".startswith(wanted)]
-    exact = [m for m in matching if wanted in (m.model_id, f"{m.engine}:{m.model_id}")]
-    chosen = exact or matching
-    if len(chosen) == 1:
-        return chosen[0]
+    matching = [m for m in models if m.model_id.startswith(prefix) or f"{m.engine}:{m.model_id}".startswith(prefix)]
+    exact = [m for m in matching if prefix in (m.model_id, f"{m.engine}:{m.model_id}")]
+    candidates = exact or matching
+    if len(candidates) == 1:
+        return candidates[0]
     if not models:
         raise LedgerError(f"{ledger.path}: no model has written to this ledger, so there is nothing to replay")
-    there = ", ".join(f"{m.engine}:{m.model_id}" for m in chosen or models)
-    problem = "several models wrote to this ledger" if chosen else f"no model in this ledger is called {wanted!r}"
-    raise LedgerError(f"{ledger.path}: {problem}; choose one of {there}, as {ledger.path}#MODEL")
+    names = ", ".join(f"{m.engine}:{m.model_id}" for m in candidates or models)
+    problem = "several models wrote to this ledger" if candidates else f"no model in this ledger is called {prefix!r}"
+    raise LedgerError(f"{ledger.path}: {problem}; choose one of {names}, as {ledger.path}#MODEL")
 
 
 def _pack_tokenizer(tokenizer: Any) -> bytes:
-    """The files of a tokenizer, as `save_pretrained` writes them, in a zip archive."""
+    """Pack the files of `tokenizer.save_pretrained` into a zip archive."""
     archive = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         tokenizer.save_pretrained(folder)
@@ -134,14 +139,17 @@ def _unpack_tokenizer(ledger: Ledger, model: RecordedModel) -> Any:
                 packed.extractall(folder)
             settings = json.loads((Path(folder) / "tokenizer_config.json").read_bytes())
         except (zipfile.BadZipFile, zlib.error, FileNotFoundError) as e:
-            raise LedgerError(f"{ledger.path}: the tokenizer of {model.model_id} in it is damaged; {REMEDY}") from e
+            raise LedgerError(f"{ledger.path}: the tokenizer of {model.model_id} is damaged; {REMEDY}") from e
         return _find_tokenizer_class(settings.get("tokenizer_class") or "").from_pretrained(folder)
 
 
 def _find_tokenizer_class(name: str) -> Any:
-    """The class that was saved. AutoTokenizer finds it too, but imports torch for that, which takes ten seconds."""
+    """Return the class of the saved tokenizer.
+
+    AutoTokenizer would find it too, but imports torch for that, which takes ten seconds.
+    """
     import transformers
 
-    found = getattr(transformers, name, None)
-    is_one = isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)
-    return found if is_one else transformers.AutoTokenizer
+    cls = getattr(transformers, name, None)
+    is_tokenizer = isinstance(cls, type) and issubclass(cls, transformers.PreTrainedTokenizerBase)
+    return cls if is_tokenizer else transformers.AutoTokenizer

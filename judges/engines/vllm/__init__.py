@@ -1,4 +1,4 @@
-"""The vLLM engine, its CPU worker, its inputs, and the cleanup of its processes.
+"""vLLM engine: CPU worker, model inputs and process cleanup.
 
-The only room that imports vllm.
+The only package that imports vllm.
 """

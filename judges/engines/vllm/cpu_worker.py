@@ -1,7 +1,7 @@
-"""vllm's worker for CPUs, with seeds that survive a prompt's being computed in pieces.
+"""CPU worker of vllm that supports seeded requests with chunked prefill.
 
-While a prompt is not computed to its end, vllm draws a token all the same, throws it away and sets the request's
-generator back by an offset. Generators of a CPU have none, so that a single seeded request ends the engine.
+While a long prompt is computed in chunks, vllm samples a token after each chunk, discards it, and rewinds the request's
+random generator by an offset. CPU generators have no offset, so one seeded request would crash the engine.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 
 
 class SeededWorker(CPUWorker):  # type: ignore[misc]
-    """Keeps the generators of such requests out of the draw. Theirs are made with nobody's seed and thrown away."""
+    """Worker that hides the generators of unfinished prompts while sampling; their tokens are discarded anyway."""
 
     def sample_tokens(self, grammar_output: Any) -> Any:
-        if self.use_v2_model_runner:  # vllm's next one, which keeps seeds in another way
+        """Sample as vllm does, but without advancing the generators of unfinished prompts."""
+        if self.use_v2_model_runner:  # vllm's next model runner handles seeds differently
             return super().sample_tokens(grammar_output)
         runner: Any = self.model_runner
         generators = runner.input_batch.generators
         unfinished = np.nonzero(runner.discard_request_mask.np[: runner.input_batch.num_reqs])[0].tolist()
-        kept = {place: generators.pop(place) for place in unfinished if place in generators}
+        hidden = {index: generators.pop(index) for index in unfinished if index in generators}
         try:
             return super().sample_tokens(grammar_output)
         finally:
-            generators.update(kept)
+            generators.update(hidden)

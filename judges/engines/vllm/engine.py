@@ -1,7 +1,7 @@
-"""The vllm engine: continuous batching, prefix caching, grammars.
+"""vLLM engine: continuous batching, prefix caching and grammars.
 
-Two ways to run it. `VLLMEngine` steps the engine in a thread of this process: quick to start, for scripts and for
-replicas on CPUs. `AsyncVLLMEngine` is vllm's AsyncLLM with the model in processes of its own: for a service on GPUs.
+It runs in two ways. `VLLMEngine` steps vllm's LLMEngine in a thread of this process: it starts quickly, for scripts and
+for replicas on CPUs. `AsyncVLLMEngine` uses vllm's AsyncLLM with the model in separate processes, for services on GPUs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from torch import set_num_threads  # itself: vllm puts a function that does nothing in its place
+from torch import set_num_threads  # imported by name, because vllm replaces torch.set_num_threads by a no-op
 
 from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
 from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
@@ -33,33 +33,43 @@ from flex_judge.judges.models.checkpoints import open_checkpoint
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.models.omni import resolve_omni_model
 
-NEVER = -100.0  # the strongest bias that vllm takes
-CPU_BLOCK = 32  # tokens; only whole blocks are reused, and 32 is the smallest the CPU attention takes
+NEVER = -100.0  # the strongest logit bias that vllm accepts
+CPU_BLOCK = 32  # tokens per cache block: only full blocks are reused, and CPU attention needs at least 32
 
 
 def load(config: EngineConfig) -> Engine:
+    """Load a model into vllm, in this process or, with `own_process`, in separate ones.
+
+    Raises:
+        UsageError: several GPUs without `own_process`.
+    """
     if config.tensor_parallel > 1 and not config.own_process:
-        raise UsageError(f"tensor_parallel {config.tensor_parallel} takes processes of its own; set own_process too")
+        raise UsageError(f"tensor_parallel: {config.tensor_parallel} GPUs need separate processes; set own_process too")
     _set_environment(config)
-    import vllm  # noqa: F401  # takes as long as converting the embedded model, which another process may be doing
+    # Imported before the checkpoint is opened: the import takes as long as converting the embedded model, which
+    # another process may be doing meanwhile.
+    import vllm  # noqa: F401
 
     return AsyncVLLMEngine(config) if config.own_process else VLLMEngine(config)
 
 
 def _set_environment(config: EngineConfig) -> None:
-    """What vllm reads from the environment when it is imported. What the user has set stays."""
+    """Set the environment variables that vllm reads on import.
+
+    Values set by the user are kept, except where the configuration decides: threads and process layout.
+    """
     if config.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if config.own_process else "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
-    # Binding each engine to cores would put all engines of a small machine on the same ones.
+    # vllm's automatic binding would put all engines of a small machine on the same cores.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 class _VLLMBase:
-    """What both ways share: arguments in, outputs out."""
+    """Engine arguments, sampling parameters and output conversion of both vllm engines."""
 
     name = "vllm"
     _llm: Any
@@ -76,7 +86,7 @@ class _VLLMBase:
         self.max_batch = config.max_batch
         self._stop_ids = sorted(checkpoint.stop_ids)
         self._adapter = build_adapter_request(checkpoint)
-        on_cpu = current_platform.is_cpu()  # of the vllm that is installed, which need not be the machine's best
+        on_cpu = current_platform.is_cpu()  # depends on the installed vllm build, not on the machine's hardware
         self.engine_args: dict[str, Any] = {
             "model": str(resolve_omni_model(checkpoint)),
             "dtype": choose_dtype(config.dtype, on_gpu=not on_cpu),
@@ -88,7 +98,7 @@ class _VLLMBase:
             "disable_log_stats": True,
             "enforce_eager": on_cpu,  # on a CPU compiling takes minutes and gains little
             "logprobs_mode": "raw_logprobs",
-            "generation_config": "vllm",  # a checkpoint's sampling habits are nobody's wish here
+            "generation_config": "vllm",  # ignore the checkpoint's sampling defaults; only the request's apply
             **build_media_arguments(checkpoint.profile),
             **build_adapter_arguments(checkpoint),
         }
@@ -98,13 +108,13 @@ class _VLLMBase:
             else {"gpu_memory_utilization": config.gpu_memory_utilization}
         )
         if config.tensor_parallel > 1:
-            # In a placement group of Ray vllm would ask Ray for GPUs, which are all given to the actor it is in.
+            # Inside a Ray placement group, vllm would ask Ray for GPUs, but its own actor already holds all of them.
             self.engine_args["distributed_executor_backend"] = "mp"
         self._ids = itertools.count()
 
     @property
     def block_size(self) -> int:
-        """Tokens in a block of the prefix cache; only whole blocks are reused."""
+        """Number of tokens per block of the prefix cache; only full blocks are reused."""
         return int(self._llm.vllm_config.cache_config.block_size)
 
     def _build_params(self, sampling: Sampling) -> Any:
@@ -118,7 +128,7 @@ class _VLLMBase:
             seed=sampling.seed,
             stop=list(sampling.stop) or None,
             stop_token_ids=self._stop_ids,
-            # A pad that the model wrote would stand for a medium when the reply becomes part of the next prompt.
+            # A generated placeholder token would stand for a medium once the reply is part of the next prompt.
             logit_bias=dict.fromkeys(self._placeholders.ids.values(), NEVER) or None,
             include_stop_str_in_output=True,
             skip_special_tokens=False,
@@ -134,28 +144,28 @@ class _VLLMBase:
         if result.finish_reason == "stop":
             reason = "stop" if isinstance(result.stop_reason, str) else "eos"
             if reason == "eos":
-                ids = ids[:-1]
-        wanted = sampling.logprob_token_ids
-        logprobs = (result.logprobs or [])[: len(ids)] if wanted else []
+                ids = ids[:-1]  # vllm includes the end-of-turn token
+        requested = sampling.logprob_token_ids
+        logprobs = (result.logprobs or [])[: len(ids)] if requested else []
         return Generation(
             text=self.tokenizer.decode(ids, clean_up_tokenization_spaces=False),
             token_ids=tuple(ids),
             finish_reason=reason,
-            logprobs=tuple({t: at[t].logprob for t in wanted if t in at} for at in logprobs),
+            logprobs=tuple({t: step[t].logprob for t in requested if t in step} for step in logprobs),
             prompt_tokens=len(output.prompt_token_ids),
             cached_tokens=output.num_cached_tokens or 0,
         )
 
 
 def _build_usage_error(error: Exception) -> UsageError:
-    return UsageError(f"vllm refuses the request: {error}")
+    return UsageError(f"vllm rejected the request: {error}")
 
 
 class AsyncVLLMEngine(_VLLMBase):
-    """vllm's AsyncLLM. Must be made and used within one event loop.
+    """Engine on vllm's AsyncLLM. Must be created and used within one event loop.
 
-    If one of its processes dies, vllm ends the others within seconds and every request under way gets an
-    EngineLostError; `check_health` says so within a second.
+    If one of its processes dies, vllm ends the others within seconds and every pending request fails with
+    EngineLostError; `check_health` reports it within a second.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -172,14 +182,13 @@ class AsyncVLLMEngine(_VLLMBase):
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
     ) -> Generation:
+        """Continue one prompt, see `Engine.generate`."""
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        prompt, name = (
-            build_prompt(prompt_token_ids, media, self._placeholders, self.max_model_len),
-            str(next(self._ids)),
-        )
-        stream = self._llm.generate(prompt, self._build_params(sampling), name, lora_request=self._adapter)
+        prompt = build_prompt(prompt_token_ids, media, self._placeholders, self.max_model_len)
+        request_id = str(next(self._ids))
+        stream = self._llm.generate(prompt, self._build_params(sampling), request_id, lora_request=self._adapter)
         try:
             outputs = [output async for output in stream]
         except EngineDeadError as e:
@@ -189,16 +198,18 @@ class AsyncVLLMEngine(_VLLMBase):
         return self._build_generation(outputs[-1], sampling)
 
     async def check_health(self) -> None:
+        """Raise EngineLostError if the engine died or has not answered a probe for `stall_s` seconds."""
         if self._llm.errored:
             raise EngineLostError(f"the vllm engine died: {self._llm.dead_error}")
         now = time.monotonic()
         if self._probe is None or self._probe.done():
             self._probe, self._probed_at = asyncio.create_task(self._send_probe()), now
         elif now - self._probed_at > self._stall_s:
-            self._guard.kill()  # from which vllm learns that it is dead, and everyone who waits with it
+            self._guard.kill()  # vllm notices the dead processes and fails the pending requests
             raise EngineLostError(f"the vllm engine has not answered for {self._stall_s:g} s; its processes were ended")
 
     def close(self) -> None:
+        """Shut vllm down and end its processes."""
         from vllm.utils.async_utils import cancel_task_threadsafe
 
         if self._probe is not None:
@@ -207,15 +218,15 @@ class AsyncVLLMEngine(_VLLMBase):
         self._guard.close()
 
     async def _send_probe(self) -> None:
-        """Ask something, anything, of the process that steps the engine: it answers between two steps."""
+        """Send a cheap request to the process that steps the engine, which answers between two steps."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        with suppress(EngineDeadError):  # which `errored` says too
+        with suppress(EngineDeadError):  # `errored` reports this too
             await self._llm.is_sleeping()
 
 
 class VLLMEngine(_VLLMBase, ThreadedEngine):
-    """vllm's LLMEngine, stepped by a thread of this process; usable from any event loop."""
+    """Engine on vllm's LLMEngine, stepped by a thread of this process; usable from any event loop."""
 
     def __init__(self, config: EngineConfig) -> None:
         super().__init__(config)
@@ -227,7 +238,9 @@ class VLLMEngine(_VLLMBase, ThreadedEngine):
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        if threads:  # OpenMP read its variable when torch was imported, and counts for each thread that computes
+        # OMP_NUM_THREADS came too late if torch was imported before, and the limit holds per computing thread, so it is
+        # set again in the engine thread.
+        if threads:
             set_num_threads(threads)
         self._llm = LLMEngine.from_engine_args(EngineArgs(**self.engine_args))
 
@@ -235,27 +248,29 @@ class VLLMEngine(_VLLMBase, ThreadedEngine):
         from vllm.exceptions import VLLMClientError
 
         while new:
-            request = new[0]  # taken out when it is kept elsewhere: whatever happens, it is not forgotten
-            name = str(next(self._ids))
+            # The request leaves `new` only after it is stored or resolved, so that an error here cannot lose it.
+            request = new[0]
+            request_id = str(next(self._ids))
             try:
                 prompt = build_prompt(request.prompt, request.media, self._placeholders, self.max_model_len)
-                self._llm.add_request(name, prompt, self._build_params(request.sampling), lora_request=self._adapter)
-            except JudgeError as e:  # a request that is refused is its caller's error, not the engine's end
+                params = self._build_params(request.sampling)
+                self._llm.add_request(request_id, prompt, params, lora_request=self._adapter)
+            except JudgeError as e:  # an invalid request is the caller's error, not the engine's end
                 request.resolve(e)
             except (ValueError, VLLMClientError) as e:
                 request.resolve(_build_usage_error(e))
             else:
-                self._running[name] = request
+                self._running[request_id] = request
             new.pop(0)
         for output in self._llm.step():
             if output.finished:
                 request = self._running.pop(output.request_id)
                 request.resolve(self._build_generation(output, request.sampling))
-        given_up = [name for name, request in self._running.items() if request.is_cancelled]
-        if given_up:
-            self._llm.abort_request(given_up)
-            for name in given_up:
-                del self._running[name]
+        cancelled = [request_id for request_id, request in self._running.items() if request.is_cancelled]
+        if cancelled:
+            self._llm.abort_request(cancelled)
+            for request_id in cancelled:
+                del self._running[request_id]
         return bool(self._running)
 
     def _list_pending(self) -> list[EngineRequest]:

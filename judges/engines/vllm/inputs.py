@@ -1,4 +1,4 @@
-"""Prompts with media, and LoRA adapters, as vllm takes them. Imports vllm only where it makes its objects."""
+"""Conversion of prompts, media and LoRA adapters for vllm. Imports vllm only to create its objects."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens, chec
 from flex_judge.judges.models.omni import resolve_omni_adapter
 from flex_judge.judges.models.profiles import Profile
 
-MEDIA_PER_PROMPT = 64  # of each modality; vllm takes but one unless it is told
-ENCODERS = ("model.visual.", "visual.", "audio_tower.")
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vllm makes room for
+MEDIA_PER_PROMPT = 64  # for each modality; vllm allows one by default
+ENCODERS = ("model.visual.", "visual.", "audio_tower.")  # prefixes of the modules that vllm applies no LoRA to
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # maximum ranks that vllm can be configured for
 
 
 def build_prompt(
     token_ids: Sequence[int], media: Sequence[PreparedMedia], placeholders: PlaceholderTokens, limit: int
 ) -> dict[str, Any]:
-    """A prompt for vllm, which repeats the pads by itself.
+    """Build a vllm prompt; vllm repeats the placeholder tokens itself.
 
     Args:
-        token_ids: with one pad per medium.
-        media: what the pads stand for.
-        placeholders: of the model's family.
-        limit: longest sequence that the engine takes, in tokens.
+        token_ids: the prompt, with one placeholder token per medium.
+        media: media of the prompt, in order.
+        placeholders: placeholder tokens of the model.
+        limit: longest sequence that the engine accepts, in tokens.
 
     Raises:
         UsageError: the prompt is too long.
-        MediaError: a medium that the model does not take.
-        RenderError: pads and media do not agree.
+        MediaError: the model does not support a medium.
+        RenderError: placeholders and media do not match.
     """
     placeholders.locate_media(token_ids, media, limit)
     prompt: dict[str, Any] = {"prompt_token_ids": list(token_ids)}
@@ -47,17 +47,18 @@ def build_prompt(
         data.setdefault(medium.modality.value, []).append(_build_content(medium))
         shape = f"{medium.length}x{medium.height}x{medium.width}@{medium.fps:g}"
         uuids.setdefault(medium.modality.value, []).append(f"{medium.digest}:{shape}")
-    # Our media are scaled already. vllm's hash of a medium is made of its uuid and of these options.
+    # Media are scaled already, so the processor must not scale them again. vllm hashes a medium by its uuid and these
+    # options, so they must be equal for equal media.
     options = {
         "images_kwargs": {"do_resize": False},
         "videos_kwargs": _build_video_options(media, placeholders.profile),
     }
-    used = {f"{modality}s_kwargs" for modality in data}
+    present = {f"{modality}s_kwargs" for modality in data}
     return {
         **prompt,
         "multi_modal_data": data,
         "multi_modal_uuids": uuids,
-        "mm_processor_kwargs": {name: value for name, value in options.items() if name in used},
+        "mm_processor_kwargs": {name: value for name, value in options.items() if name in present},
     }
 
 
@@ -75,12 +76,12 @@ def _build_content(medium: PreparedMedia) -> Any:
 
 def _build_video_options(media: Sequence[PreparedMedia], profile: Profile) -> dict[str, Any]:
     options: dict[str, Any] = {"do_resize": False, "do_sample_frames": False}
-    if profile.name == "flex-omni":  # whose processor takes one rate for all videos of a prompt, and no metadata
+    if profile.name == "flex-omni":  # its processor accepts one rate for all videos of a prompt, and no metadata
         rates = sorted({medium.fps for medium in media if medium.modality == Modality.VIDEO})
         if len(rates) > 1:
             raise MediaError(
-                f"video: one prompt holds videos of {', '.join(f'{r:g}' for r in rates)} frames per second, which a "
-                "flex-omni model on the vllm engine cannot tell apart; sample them alike or use --engine transformers"
+                f"video: one prompt has videos at {', '.join(f'{r:g}' for r in rates)} frames per second, but "
+                "flex-omni on vllm supports one rate per prompt; sample them at one rate or use --engine transformers"
             )
         if rates:
             options["fps"] = rates[0]
@@ -88,31 +89,38 @@ def _build_video_options(media: Sequence[PreparedMedia], profile: Profile) -> di
 
 
 def build_media_arguments(profile: Profile) -> dict[str, Any]:
-    """Engine arguments for a family that takes media."""
+    """Build the engine arguments for the media of a model family."""
     if not profile.placeholders:
         return {}
     return {"limit_mm_per_prompt": {modality.value: MEDIA_PER_PROMPT for modality in profile.placeholders}}
 
 
 def build_adapter_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Engine arguments for a checkpoint's adapter."""
+    """Build the engine arguments for a checkpoint's adapter.
+
+    Raises:
+        UsageError: the adapter does not fit the model, changes its encoders, or has too large a rank for vllm.
+    """
     if checkpoint.adapter is None:
         return {}
     check_adapter(checkpoint)
     if any(name.startswith(ENCODERS) for name in read_adapter_shapes(checkpoint.adapter)):
         raise UsageError(
-            f"adapter {checkpoint.adapter}: changes the model's encoders, which vllm would leave out; "
+            f"adapter {checkpoint.adapter}: changes the model's encoders, which vllm would ignore; "
             "use --engine transformers"
         )
     config = json.loads((checkpoint.adapter / "adapter_config.json").read_text())
     rank = max([config.get("r", 8), *config.get("rank_pattern", {}).values()])
     if rank > LORA_RANKS[-1]:
-        raise UsageError(f"adapter {checkpoint.adapter}: rank {rank} is more than vllm's {LORA_RANKS[-1]}")
+        raise UsageError(
+            f"adapter {checkpoint.adapter}: rank {rank} is above vllm's maximum of {LORA_RANKS[-1]}; "
+            "use --engine transformers"
+        )
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in LORA_RANKS if r >= rank)}
 
 
 def build_adapter_request(checkpoint: Checkpoint) -> Any:
-    """What tells vllm to use the adapter for a request; None where there is none."""
+    """Build the LoRARequest that applies the adapter to a request; None without an adapter."""
     folder = resolve_omni_adapter(checkpoint)
     if folder is None:
         return None

@@ -1,8 +1,8 @@
-"""The processes of an engine end with it, and with the process that owns it, however that one ends.
+"""Process cleanup: end the processes of an engine when its owner ends, in whatever way.
 
-vllm ends its processes when it is asked to. If the process that owns an engine is killed it is not asked, and they stay
-and hold their GPU. So a small process waits beside the engine until the pipe on its standard input closes, which
-happens when the owner is gone: `python -m flex_judge.judges.engines.vllm.process_guard PID:STARTED ...`.
+vllm ends its processes on request. If the owner of an engine is killed, nobody makes that request, and they keep
+running and hold their GPU. A small watcher process therefore waits until the pipe on its standard input closes, which
+happens when the owner ends: `python -m flex_judge.judges.engines.vllm.process_guard PID:STARTED ...`.
 """
 
 from __future__ import annotations
@@ -16,39 +16,42 @@ import psutil  # type: ignore[import-untyped]
 
 
 class ProcessGuard:
-    """Watches over processes and what they start."""
+    """Watcher that kills processes and their descendants when this process ends."""
 
     def __init__(self, roots: Iterable[int]) -> None:
-        """Args:
-        roots: ids of processes that this one started. What they have started so far is noted, because it cannot
-            be found any more when they are dead.
+        """Start the watcher.
+
+        Args:
+            roots: ids of child processes. Their descendants are recorded now, because they can no longer be found
+                after the roots are dead.
         """
         self._processes = _collect_descendants([psutil.Process(root) for root in roots])
-        # Process ids are used again; with the time of its start a process is told from its successor.
+        # Process ids are reused; the start time distinguishes a process from a later one with the same id.
         names = [f"{p.pid}:{p.create_time()!r}" for p in self._processes]
         command = [sys.executable, "-P", "-m", __name__, *names]
-        # In a session of its own, so that what ends the owner's process group leaves it to its work.
+        # In its own session, so that a signal to the owner's process group does not end the watcher too.
         self._watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
     def kill(self) -> None:
-        """End all processes at once, without asking them."""
+        """Kill all processes at once (SIGKILL)."""
         _kill_processes(self._processes)
 
     def close(self) -> None:
-        """End what is left of the processes, and watch no longer. Idempotent."""
+        """Kill the remaining processes and end the watcher. Idempotent."""
         assert self._watcher.stdin is not None
         self._watcher.stdin.close()
         self._watcher.wait()
 
 
 def _collect_descendants(processes: list[psutil.Process]) -> list[psutil.Process]:
-    found = list(processes)
+    """Return the processes and their descendants, without duplicates."""
+    collected = list(processes)
     for process in processes:
         try:
-            found += process.children(recursive=True)
+            collected += process.children(recursive=True)
         except psutil.NoSuchProcess:
             continue
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(collected))
 
 
 def _kill_processes(processes: list[psutil.Process]) -> None:
@@ -60,7 +63,7 @@ def _kill_processes(processes: list[psutil.Process]) -> None:
 
 
 def _find_process(name: str) -> psutil.Process | None:
-    """The process called `PID:STARTED`, if it is still there."""
+    """Find the running process that `PID:STARTED` names."""
     pid, _, started = name.partition(":")
     try:
         process = psutil.Process(int(pid))
@@ -70,8 +73,9 @@ def _find_process(name: str) -> psutil.Process | None:
 
 
 def main(names: list[str]) -> None:
+    """Wait until standard input closes, then kill the named processes."""
     processes = [process for process in map(_find_process, names) if process is not None]
-    while os.read(sys.stdin.fileno(), 1):  # until it closes; nothing is ever written
+    while os.read(sys.stdin.fileno(), 1):  # nothing is ever written; the read ends when the owner does
         pass
     _kill_processes(processes)
 

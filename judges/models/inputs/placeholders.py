@@ -1,5 +1,6 @@
-"""Which placeholder of a prompt stands for which medium; the check that is made when a prompt is rendered, and again by
-every engine before it runs one.
+"""Matching of placeholder tokens in a prompt with the media they stand for.
+
+The renderer runs this check on every prompt, and each engine repeats it before it runs one.
 """
 
 from __future__ import annotations
@@ -14,45 +15,52 @@ from flex_judge.judges.models.profiles import Profile
 
 
 class PlaceholderTokens:
-    """The placeholder pads of one checkpoint's vocabulary."""
+    """Ids of a checkpoint's placeholder tokens, one for each modality."""
 
     def __init__(self, profile: Profile, tokenizer: Any) -> None:
         vocabulary: Mapping[str, int] = tokenizer.get_added_vocab()
         missing = [p.pad for p in profile.placeholders.values() if p.pad not in vocabulary]
         if missing:
-            raise RenderError(f"the tokenizer has no token {missing[0]!r}, which {profile.name} marks media with")
+            raise RenderError(
+                f"tokenizer: no token {missing[0]!r}, the {profile.name} placeholder; use the model's own tokenizer"
+            )
         self.profile = profile
         self.ids = {modality: vocabulary[p.pad] for modality, p in profile.placeholders.items()}
-        """Modality -> token id of its pad."""
+        """Modality -> id of its placeholder token."""
         self._modalities = {token: modality for modality, token in self.ids.items()}
 
-    def match_modalities(self, token_ids: Sequence[int], wanted: Sequence[Modality]) -> list[int]:
-        """The place of each pad in a prompt.
-
-        Raises:
-            RenderError: the pads do not stand for media of these modalities one by one.
-        """
-        places = [i for i, token in enumerate(token_ids) if token in self._modalities]
-        found = [self._modalities[token_ids[i]] for i in places]
-        if found != list(wanted):
-            raise RenderError(
-                f"the prompt's placeholders stand for {_format_modalities(found)}, but it comes with {_format_modalities(wanted)}"
-            )
-        return places
-
-    def locate_media(self, token_ids: Sequence[int], media: Sequence[PreparedMedia], limit: int) -> list[int]:
-        """The place of each medium's pad in a prompt.
+    def match_modalities(self, token_ids: Sequence[int], expected: Sequence[Modality]) -> list[int]:
+        """Return the positions of the placeholder tokens in a prompt.
 
         Args:
-            token_ids: the prompt, with one pad per medium.
-            media: what the pads stand for, in their order.
-            limit: longest sequence that the engine takes, in tokens.
+            token_ids: the prompt.
+            expected: modalities of the prompt's media, in order.
 
         Raises:
-            UsageError: the prompt leaves no room for a reply once the pads are repeated.
-            MediaError: a medium that the family does not take, or one too small to be represented.
-            RenderError: the pads do not stand for the media one by one. A model given such a prompt would look at the
-                wrong thing, or fail in the middle of a batch.
+            RenderError: the placeholders differ from `expected` in number, modality or order.
+        """
+        positions = [i for i, token in enumerate(token_ids) if token in self._modalities]
+        modalities = [self._modalities[token_ids[i]] for i in positions]
+        if modalities != list(expected):
+            raise RenderError(
+                f"prompt: its placeholders stand for {_format_modalities(modalities)}, "
+                f"but it comes with {_format_modalities(expected)}"
+            )
+        return positions
+
+    def locate_media(self, token_ids: Sequence[int], media: Sequence[PreparedMedia], limit: int) -> list[int]:
+        """Check a prompt with its media and return the position of each placeholder token.
+
+        Args:
+            token_ids: the prompt, with one placeholder token per medium.
+            media: media of the prompt, in order.
+            limit: longest sequence that the engine accepts, in tokens.
+
+        Raises:
+            UsageError: the prompt leaves no room for a reply after the placeholder tokens are repeated.
+            MediaError: the family does not support a medium's modality or size.
+            RenderError: placeholders and media do not match. The model would look at the wrong medium or fail in the
+                middle of a batch.
         """
         for medium in media:
             if medium.modality not in self.ids:
@@ -63,20 +71,22 @@ class PlaceholderTokens:
                     f"multiples of {self.profile.patch}, so prepare it with that model's profile"
                 )
             if self.profile.count_tokens(medium) < 1:
-                raise MediaError(f"{medium.modality}: too small for the model to see or hear anything in it")
-        places = self.match_modalities(token_ids, [medium.modality for medium in media])
+                raise MediaError(f"{medium.modality}: too small, it has no token for the model; use a larger one")
+        positions = self.match_modalities(token_ids, [medium.modality for medium in media])
         length = self.profile.count_prompt_tokens(token_ids, media)
         if length >= limit:
             raise UsageError(
-                f"prompt: {length} tokens, media included, leave no room for a reply within the {limit} of the engine; "
-                "shorten it, limit the media, or raise max_model_len"
+                f"prompt: {length} tokens, media included, leave no room for a reply within the engine's limit of "
+                f"{limit}; shorten it, limit the media, or raise max_model_len"
             )
-        return places
+        return positions
 
 
 def check_media_content(medium: PreparedMedia) -> None:
-    """Raise MediaError unless a medium's content is what it says of itself: models fail on it in the middle of a batch
-    otherwise.
+    """Check that a medium's content has the type and shape that its fields state.
+
+    Raises:
+        MediaError: it has not. The model would fail on it in the middle of a batch.
     """
     value, dtype = medium.value, str(getattr(medium.value, "dtype", ""))
     if medium.modality == Modality.IMAGE:
@@ -89,8 +99,8 @@ def check_media_content(medium: PreparedMedia) -> None:
         fits = dtype == "float32" and value.shape == (medium.length,)
     if not fits:
         raise MediaError(
-            f"{medium.modality}: not of the type and size that it is said to have; see "
-            f"flex_judge.judges.models.inputs.preparation"
+            f"{medium.modality}: its content differs from its declared type or size; create it with "
+            "flex_judge.judges.models.inputs.preparation"
         )
 
 

@@ -1,4 +1,4 @@
-"""Media as a model takes them: decoded, and scaled under the limits of its family."""
+"""Media preparation: decode a medium and scale it within the limits of the model family."""
 
 from __future__ import annotations
 
@@ -19,52 +19,54 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_AUDIO_SECONDS = 4 * 3600.0
-"""Where a model's limits name none: a small file can hold days of silence."""
+"""Longest audio when the model's limits set no maximum. A small file can hold days of silence."""
 CACHE_BYTES = 256 << 20
 
 
 class _MediaCache:
-    """The media prepared last, up to a number of bytes: the candidates of a question share its media. Thread-safe."""
+    """Thread-safe LRU cache of prepared media, bounded in bytes. Candidates of one question share its media."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._kept: OrderedDict[Any, tuple[PreparedMedia, int]] = OrderedDict()
+        self._entries: OrderedDict[Any, tuple[PreparedMedia, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Any) -> PreparedMedia | None:
         with self._lock:
-            if key not in self._kept:
+            if key not in self._entries:
                 return None
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
 
     def put(self, key: Any, prepared: PreparedMedia) -> None:
         is_image = prepared.modality == Modality.IMAGE
         size = prepared.height * prepared.width * 3 if is_image else int(prepared.value.nbytes)
         with self._lock:
-            if size > self._max_bytes or key in self._kept:
+            # A medium above the bound would evict all others and then itself.
+            if size > self._max_bytes or key in self._entries:
                 return
-            self._kept[key] = (prepared, size)
+            self._entries[key] = (prepared, size)
             self._bytes += size
             while self._bytes > self._max_bytes:
-                self._bytes -= self._kept.popitem(last=False)[1][1]
+                _, (_, evicted_size) = self._entries.popitem(last=False)
+                self._bytes -= evicted_size
 
 
 _CACHE = _MediaCache(CACHE_BYTES)
 
 
 def prepare_media(media: Media, profile: Profile, limits: MediaLimits) -> PreparedMedia:
-    """Decode a medium and scale it as the model takes it. What was prepared last is kept and shared.
+    """Decode a medium and scale it for a model family. Recent results are cached and shared.
 
     Args:
-        media: an image, a video, an audio, or a molecule, whose conformer is computed.
-        profile: the model's family, for the side of its patches.
-        limits: the limits in force, see `MediaLimits.over`; None in one leaves it to the library.
+        media: an image, a video, an audio, or a molecule, which gets a conformer.
+        profile: model family; its patch size is used.
+        limits: limits in force, see `MediaLimits.fill_defaults`; a limit of None leaves the choice to the library.
 
     Raises:
-        MediaError: it is broken, too elongated, too long or too short, or no molecule that can be laid out.
-        UsageError: limits under which no video can be shown.
+        MediaError: the medium is broken, too elongated, too long, too short, or a molecule without a conformer.
+        UsageError: the limits allow no video.
     """
     key = (media.digest, limits, profile.patch)
     prepared = _CACHE.get(key)
@@ -80,41 +82,42 @@ def prepare_media(media: Media, profile: Profile, limits: MediaLimits) -> Prepar
                 prepared = _prepare_molecule(media)
         _CACHE.put(key, prepared)
     if profile.count_tokens(prepared) < 1:
-        raise MediaError(f"{media.name}: is too short for the model to hear ({prepared.length / SAMPLE_RATE:.3f} s)")
+        seconds = prepared.length / SAMPLE_RATE
+        raise MediaError(f"{media.name}: {seconds:.3f} s is too short for the model; use a longer recording")
     return prepared
 
 
 def _prepare_image(media: Media, patch: int, limits: MediaLimits) -> PreparedMedia:
     image = scale_image(media, patch, limits)
-    return PreparedMedia(
-        media.modality, image, _hash_media(media, patch, limits.image_max_pixels), image.height, image.width
-    )
+    digest = _hash_media(media, patch, limits.image_max_pixels)
+    return PreparedMedia(media.modality, image, digest, height=image.height, width=image.width)
 
 
 def _prepare_video(media: Media, patch: int, limits: MediaLimits) -> PreparedMedia:
     frames, fps = sample_frames(media, patch, limits)
     digest = _hash_media(media, patch, limits.video_fps, limits.video_max_pixels, limits.video_max_frames)
     length, height, width, _ = frames.shape
-    return PreparedMedia(media.modality, frames, digest, height, width, length, fps)
+    return PreparedMedia(media.modality, frames, digest, height=height, width=width, length=length, fps=fps)
 
 
 def _prepare_audio(media: Media, limits: MediaLimits) -> PreparedMedia:
-    """Mono by averaging, since FFmpeg's own way from stereo floats to mono adds 3 dB, then to 16 kHz."""
+    """Decode audio, average its channels, and resample it to 16 kHz."""
     import av
     import numpy as np
 
-    seconds = MAX_AUDIO_SECONDS if limits.audio_max_seconds is None else limits.audio_max_seconds
+    max_seconds = MAX_AUDIO_SECONDS if limits.audio_max_seconds is None else limits.audio_max_seconds
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
     pieces: list[NDArray[np.float32]] = []
     count = 0
     with open_stream(media.data, media.name, media.modality) as (container, stream):
         for frame in container.decode(stream):
+            # Averaged here, because FFmpeg's own conversion of float stereo to mono adds 3 dB.
             mono = av.AudioFrame.from_ndarray(_mix_to_mono(frame, media.name)[None], format="flt", layout="mono")
             mono.sample_rate = frame.sample_rate
             pieces += [piece.to_ndarray()[0] for piece in resampler.resample(mono)]
             count += frame.samples
-            if count > seconds * frame.sample_rate:
-                raise MediaError(f"{media.name}: is longer than {seconds:g} s; cut it or raise audio_max_seconds")
+            if count > max_seconds * frame.sample_rate:
+                raise MediaError(f"{media.name}: is longer than {max_seconds:g} s; cut it or raise audio_max_seconds")
         pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
         check_duration(media.name, container, stream, count / stream.rate)
     samples = np.concatenate([*pieces, np.empty(0, np.float32)])
@@ -123,8 +126,8 @@ def _prepare_audio(media: Media, limits: MediaLimits) -> PreparedMedia:
 
 
 def _mix_to_mono(frame: Any, name: str) -> NDArray[np.float32]:
-    """The mean of a decoded frame's channels, array (samples,)."""
-    samples = frame.to_ndarray()  # (channels, samples), or (1, samples * channels)
+    """Average the channels of a decoded frame into an array of shape (samples,)."""
+    samples = frame.to_ndarray()  # planar: (channels, samples); packed: (1, samples * channels)
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
     mono: NDArray[np.float32] = scale_samples(samples, name).mean(axis=0)
@@ -139,5 +142,6 @@ def _prepare_molecule(media: Media) -> PreparedMedia:
 
 
 def _hash_media(media: Media, *limits: float | None) -> str:
-    plain = [None if limit is None else float(limit) for limit in limits]
-    return hashlib.sha256(f"{media.digest}:{plain}".encode()).hexdigest()
+    """Hash a medium together with the limits that affect how it is prepared."""
+    normalised = [None if limit is None else float(limit) for limit in limits]  # 1 and 1.0 are the same limit
+    return hashlib.sha256(f"{media.digest}:{normalised}".encode()).hexdigest()

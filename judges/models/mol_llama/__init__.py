@@ -1,5 +1,6 @@
-"""Mol-LLaMA (arXiv 2502.13449), written from its description as an ordinary transformers model: a Llama that sees
-molecules. Importing this package makes it known to transformers' `Auto` classes.
+"""Mol-LLaMA (arXiv 2502.13449) as a transformers model: a Llama that takes molecules as input.
+
+Implemented from the paper's description. Importing this package registers it with transformers' `Auto` classes.
 """
 
 from __future__ import annotations

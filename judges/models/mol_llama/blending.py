@@ -1,4 +1,4 @@
-"""The blending module: what the two encoders see of a molecule, in one width, attends to itself and to each other."""
+"""Blending module: self- and cross-attention over the features of the 2D and the 3D encoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flex_judge.judges.models.mol_llama.configuration import BlendingConfig
 
 
 class BlendingUnit(nn.Module):
-    """One side attends to the other, or to itself; then a feed-forward part."""
+    """Pre-norm attention from one feature sequence to another (or to itself), followed by a feed-forward block."""
 
     def __init__(self, config: BlendingConfig) -> None:
         super().__init__()
@@ -22,19 +22,23 @@ class BlendingUnit(nn.Module):
         self.fc1 = nn.Linear(width, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, width)
 
-    def forward(self, side: torch.Tensor, other: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Args:
-        side: that attends, (molecules, positions, width).
-        other: that is attended to, (molecules, others, width).
-        real: which of `other` are, bool (molecules, others).
+    def forward(self, queries: torch.Tensor, context: torch.Tensor, context_mask: torch.Tensor) -> torch.Tensor:
+        """Let `queries` attend to `context`.
+
+        Args:
+            queries: (molecules, positions, width).
+            context: (molecules, context positions, width).
+            context_mask: bool (molecules, context positions), False for padding.
         """
-        query, key, value = self.query_norm(side), self.key_norm(other), self.value_norm(other)
-        attended, _ = self.attention(query, key, value, key_padding_mask=~real, need_weights=False)
-        side = side + attended
-        return side + self.fc2(nn.functional.gelu(self.fc1(self.mlp_norm(side))))  # type: ignore[no-any-return]
+        query, key, value = self.query_norm(queries), self.key_norm(context), self.value_norm(context)
+        attended, _ = self.attention(query, key, value, key_padding_mask=~context_mask, need_weights=False)
+        hidden = queries + attended
+        return hidden + self.fc2(nn.functional.gelu(self.fc1(self.mlp_norm(hidden))))  # type: ignore[no-any-return]
 
 
 class BlendingBlock(nn.Module):
+    """Self-attention within each encoder's features, then cross-attention between them."""
+
     def __init__(self, config: BlendingConfig) -> None:
         super().__init__()
         self.self_2d = BlendingUnit(config)
@@ -42,20 +46,23 @@ class BlendingBlock(nn.Module):
         self.cross_2d = BlendingUnit(config)
         """2D features attend to 3D features."""
         self.cross_3d = BlendingUnit(config)
+        """3D features attend to 2D features."""
 
     def forward(
-        self, flat: torch.Tensor, solid: torch.Tensor, real_2d: torch.Tensor, real_3d: torch.Tensor
+        self, features_2d: torch.Tensor, features_3d: torch.Tensor, mask_2d: torch.Tensor, mask_3d: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both sides after the four units, one after another: the last one sees what the third one made."""
-        keep_2d, keep_3d = real_2d.unsqueeze(-1), real_3d.unsqueeze(-1)
-        flat = self.self_2d(flat, flat, real_2d) * keep_2d
-        solid = self.self_3d(solid, solid, real_3d) * keep_3d
-        flat = self.cross_2d(flat, solid, real_3d) * keep_2d
-        solid = self.cross_3d(solid, flat, real_2d) * keep_3d
-        return flat, solid
+        """Apply the four units in sequence; `cross_3d` attends to the output of `cross_2d`, as in the original."""
+        keep_2d, keep_3d = mask_2d.unsqueeze(-1), mask_3d.unsqueeze(-1)
+        features_2d = self.self_2d(features_2d, features_2d, mask_2d) * keep_2d
+        features_3d = self.self_3d(features_3d, features_3d, mask_3d) * keep_3d
+        features_2d = self.cross_2d(features_2d, features_3d, mask_3d) * keep_2d
+        features_3d = self.cross_3d(features_3d, features_2d, mask_2d) * keep_3d
+        return features_2d, features_3d
 
 
 class Blending(nn.Module):
+    """Projection of both encoders' features to one width, followed by blending blocks."""
+
     def __init__(self, config: BlendingConfig, width_2d: int, width_3d: int) -> None:
         super().__init__()
         self.norm_2d = nn.LayerNorm(width_2d, eps=config.layer_norm_eps)
@@ -65,19 +72,21 @@ class Blending(nn.Module):
         self.blocks = nn.ModuleList(BlendingBlock(config) for _ in range(config.num_hidden_layers))
 
     def forward(
-        self, flat: torch.Tensor, solid: torch.Tensor, real_2d: torch.Tensor, real_3d: torch.Tensor
+        self, features_2d: torch.Tensor, features_3d: torch.Tensor, mask_2d: torch.Tensor, mask_3d: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Args:
-            flat: what the 2D encoder says, (molecules, positions, its width).
-            solid: what the 3D encoder says.
-            real_2d: which of the positions are.
-            real_3d: the same of `solid`.
+        """Blend the features of both encoders.
+
+        Args:
+            features_2d: output of the 2D encoder, (molecules, positions, its width).
+            features_3d: output of the 3D encoder, (molecules, positions, its width).
+            mask_2d: bool (molecules, positions), False for padding.
+            mask_3d: the same for `features_3d`.
 
         Returns:
-            Features of both, 2D first, (molecules, positions of both, width), 0 where nothing is; and which are real.
+            Features (molecules, 2D positions + 3D positions, width), 0 at padding, and their mask.
         """
-        flat = self.proj_2d(self.norm_2d(flat)) * real_2d.unsqueeze(-1)
-        solid = self.proj_3d(self.norm_3d(solid)) * real_3d.unsqueeze(-1)
+        features_2d = self.proj_2d(self.norm_2d(features_2d)) * mask_2d.unsqueeze(-1)
+        features_3d = self.proj_3d(self.norm_3d(features_3d)) * mask_3d.unsqueeze(-1)
         for block in self.blocks:
-            flat, solid = block(flat, solid, real_2d, real_3d)
-        return torch.cat([flat, solid], 1), torch.cat([real_2d, real_3d], 1)
+            features_2d, features_3d = block(features_2d, features_3d, mask_2d, mask_3d)
+        return torch.cat([features_2d, features_3d], 1), torch.cat([mask_2d, mask_3d], 1)

@@ -12,7 +12,7 @@ MODEL_TYPE = "mol_llama"
 
 
 class UniMolConfig(PreTrainedConfig):
-    """The 3D encoder (Uni-Mol): a transformer over atoms that gathers pair scores from layer to layer."""
+    """3D encoder (Uni-Mol): a transformer over atoms whose attention scores accumulate from layer to layer."""
 
     model_type = "mol_llama_unimol"
     base_config_key = "unimol_config"
@@ -23,12 +23,12 @@ class UniMolConfig(PreTrainedConfig):
     num_hidden_layers: int = 15
     num_attention_heads: int = 64
     num_kernels: int = 128
-    """Gaussian kernels over distances."""
+    """Number of Gaussian kernels over interatomic distances."""
     layer_norm_eps: float = 1e-5
 
 
 class GINConfig(PreTrainedConfig):
-    """The 2D encoder: the graph isomorphism network of MoleculeSTM."""
+    """2D encoder: the graph isomorphism network of MoleculeSTM."""
 
     model_type = "mol_llama_gin"
     base_config_key = "gin_config"
@@ -36,18 +36,20 @@ class GINConfig(PreTrainedConfig):
     hidden_size: int = 300
     num_hidden_layers: int = 5
     atom_feature_sizes: tuple[int, ...] | list[int] = (119, 4, 12, 12, 10, 6, 6, 2, 2)
+    """Number of values of each atom feature, see `compute_features_2d`."""
     bond_feature_sizes: tuple[int, ...] | list[int] = (5, 6, 2)
+    """Number of values of each bond feature."""
     batch_norm_eps: float = 1e-5
 
 
 class BlendingConfig(PreTrainedConfig):
-    """The blending module: 2D and 3D features attend to themselves and to each other."""
+    """Blending module: self- and cross-attention over 2D and 3D features."""
 
     model_type = "mol_llama_blending"
     base_config_key = "blending_config"
 
     hidden_size: int = 512
-    """The larger of the encoders' widths."""
+    """Common width of the features, equal to the width of the wider encoder."""
     intermediate_size: int = 2048
     num_hidden_layers: int = 4
     num_attention_heads: int = 8
@@ -55,14 +57,14 @@ class BlendingConfig(PreTrainedConfig):
 
 
 class MolLlamaConfig(PreTrainedConfig):
-    """The whole model.
+    """Complete model.
 
-    `text_config` is that of a Llama, whose vocabulary holds two tokens more than its base: one to pad with, and one
-    that is put in the place of a molecule (`molecule_token_id`), `num_query_tokens` of it for each.
+    `text_config` is a Llama configuration. Its vocabulary has two more tokens than the base model: a padding token and
+    the molecule placeholder (`molecule_token_id`), which a prompt repeats `num_query_tokens` times for each molecule.
     """
 
     model_type = MODEL_TYPE
-    sub_configs = {  # noqa: RUF012 - as transformers wants it
+    sub_configs = {  # noqa: RUF012 - transformers requires a plain class attribute
         "unimol_config": UniMolConfig,
         "gin_config": GINConfig,
         "blending_config": BlendingConfig,
@@ -84,14 +86,15 @@ class MolLlamaConfig(PreTrainedConfig):
         self.gin_config = _build_subconfig(GINConfig, self.gin_config)
         self.blending_config = _build_subconfig(BlendingConfig, self.blending_config)
         width = self.blending_config.hidden_size
-        # The Q-Former is that of BLIP-2 without its text side, as wide as SciBERT.
+        # The Q-Former is BLIP-2's without its text branch; its default width equals SciBERT's, as in the paper.
         qformer = CONFIG_MAPPING["blip_2_qformer"]
         self.qformer_config = _build_subconfig(qformer, self.qformer_config, encoder_hidden_size=width)
         self.text_config = _build_subconfig(CONFIG_MAPPING["llama"], self.text_config)
         super().__post_init__(**kwargs)
 
 
-def _build_subconfig(kind: type[Any], given: dict[str, Any] | PreTrainedConfig | None, **defaults: Any) -> Any:
-    if given is None or isinstance(given, dict):
-        return kind(**defaults | (given or {}))
-    return given
+def _build_subconfig(kind: type[Any], value: dict[str, Any] | PreTrainedConfig | None, **defaults: Any) -> Any:
+    """Build a part of the configuration from a dictionary or its defaults; return a finished one unchanged."""
+    if value is None or isinstance(value, dict):
+        return kind(**defaults | (value or {}))
+    return value

@@ -1,7 +1,7 @@
-"""Checkpoints in the names of Mol-LLaMA's own code, as ours: a model, and a LoRA adapter of peft's beside it.
+"""Conversion of original Mol-LLaMA checkpoints into a transformers model and a peft LoRA adapter.
 
-Strict in both directions: a weight that is in neither list, of what is taken and of what is known to be of no use, is
-an error that names it, and so is one that is missing.
+The conversion is strict: a weight that is neither converted nor on the list of unused weights is an error, and so is a
+missing one. A silently skipped weight would leave a part of the model random.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ADAPTER = BUNDLED_ADAPTER
-"""Folder of the adapter, within that of the model."""
+"""Subfolder of the model folder that holds the adapter."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _TRAINING = "mol_llama."
 _UNIMOL = "encoder.graph_encoder.unimol."
 _GIN = "encoder.graph_encoder.moleculestm."
 _LLM = "llm.base_model.model."
 _PREFIXES = {"gbf.means.weight": _UNIMOL, "molecule_node_model.gnns.0.eps": _GIN, "model.embed_tokens.weight": _LLM}
-"""A name that tells the file of a part alone -> what its names lack."""
+"""Weight that identifies a file with one part of the model -> prefix that its weight names lack."""
 _RENAMES = tuple(
-    (re.compile(pattern), ours)
-    for pattern, ours in (
+    (re.compile(pattern), new_name)
+    for pattern, new_name in (
         (rf"{_UNIMOL}embed_tokens\.(.+)", r"model.unimol.embed_tokens.\1"),
         (rf"{_UNIMOL}encoder\.emb_layer_norm\.(.+)", r"model.unimol.embed_norm.\1"),
         (rf"{_UNIMOL}encoder\.final_layer_norm\.(.+)", r"model.unimol.norm.\1"),
@@ -70,8 +70,8 @@ _RENAMES = tuple(
     )
 )
 _BLENDING_RENAMES = tuple(
-    (re.compile(rf"(?<=\.){theirs}(?=\.)"), ours)
-    for theirs, ours in (
+    (re.compile(rf"(?<=\.){old_name}(?=\.)"), new_name)
+    for old_name, new_name in (
         ("self_attn_block_2D", "self_2d"),
         ("self_attn_block_3D", "self_3d"),
         ("cross_attn_block_3Dto2D", "cross_2d"),
@@ -87,58 +87,58 @@ _BLENDING_RENAMES = tuple(
 )
 _LORA = re.compile(r"(.+)\.lora_([AB])\.default\.weight")
 _UNUSED_WEIGHTS = re.compile(
-    rf"{_GIN}graph_pred_linear\..+"  # a head that nothing reads
-    r"|encoder\.Qformer\.bert\.embeddings\.(position_ids|(word|position)_embeddings\.weight)"  # the text side
+    rf"{_GIN}graph_pred_linear\..+"  # an unused head
+    r"|encoder\.Qformer\.bert\.embeddings\.(position_ids|(word|position)_embeddings\.weight)"  # the text branch
     r"|encoder\.Qformer\.cls\..+|encoder\.Qformer\.bert\.encoder\.layer\.\d+\.(intermediate|output)\..+"
     r"|encoder\.(graph_proj|text_proj|gtm_head)\..+"
-    rf"|{_UNIMOL}(lm_head|pair2coord_proj|dist_head|classification_heads)\..+"  # heads of the pretraining
+    rf"|{_UNIMOL}(lm_head|pair2coord_proj|dist_head|classification_heads)\..+"  # pretraining heads
 )
 
 
 @dataclass
 class ConvertedWeights:
-    """Weights in our names."""
+    """Weights under the names of this implementation."""
 
     model: dict[str, Tensor] = field(default_factory=dict)
     adapter: dict[str, Tensor] = field(default_factory=dict)
-    """In those of a file of peft's."""
+    """LoRA matrices under the names of a peft adapter file."""
 
 
 def rename_weights(states: Iterable[Mapping[str, Tensor]]) -> ConvertedWeights:
-    """Take over weights; what a later state holds is put in the place of what an earlier one does.
+    """Rename the weights of original checkpoints; weights of later states override earlier ones.
 
     Args:
-        states: of a whole checkpoint, of a training run (whose names begin with `mol_llama.`), of the first training
-            stage, of one encoder or of a plain language model.
+        states: weights of a complete checkpoint, a training run (names start with `mol_llama.`), the first training
+            stage, one encoder, or a plain language model.
 
     Raises:
-        UsageError: a name that is not known.
+        UsageError: a weight name is unknown.
     """
     converted = ConvertedWeights()
     for state in states:
-        prefix = next((lacks for name, lacks in _PREFIXES.items() if name in state), "")
+        prefix = next((prefix for name, prefix in _PREFIXES.items() if name in state), "")
         for name, tensor in state.items():
-            whole = prefix + name.removeprefix(_TRAINING)
-            if _UNUSED_WEIGHTS.fullmatch(whole):
+            full_name = prefix + name.removeprefix(_TRAINING)
+            if _UNUSED_WEIGHTS.fullmatch(full_name):
                 continue
-            if lora := _LORA.fullmatch(whole):
+            if lora := _LORA.fullmatch(full_name):
                 converted.adapter[f"base_model.model.{_rename_weight(lora[1])}.lora_{lora[2]}.weight"] = tensor
             else:
-                converted.model[_rename_weight(whole.replace(".base_layer.", "."))] = tensor
+                converted.model[_rename_weight(full_name.replace(".base_layer.", "."))] = tensor
     return converted
 
 
 def _rename_weight(name: str) -> str:
-    for pattern, ours in _RENAMES:
-        if match := pattern.fullmatch(name) or pattern.fullmatch(name + "."):
-            renamed = match.expand(ours).rstrip(".")
+    for pattern, template in _RENAMES:
+        if match := pattern.fullmatch(name):
+            new_name = match.expand(template)
             break
     else:
-        raise UsageError(f"weight {name!r}: is none that Mol-LLaMA has")
-    if ".blending.blocks." in renamed:
-        for theirs, ours in _BLENDING_RENAMES:
-            renamed = theirs.sub(ours, renamed)
-    return renamed
+        raise UsageError(f"weight {name!r}: unknown to Mol-LLaMA; check that the file is one of its checkpoints")
+    if ".blending.blocks." in new_name:
+        for pattern, replacement in _BLENDING_RENAMES:
+            new_name = pattern.sub(replacement, new_name)
+    return new_name
 
 
 def convert_checkpoint(
@@ -146,18 +146,20 @@ def convert_checkpoint(
     config: MolLlamaConfig,
     tokenizer: Any,
     out: Path,
+    *,
     rank: int = 8,
     alpha: int = 32,
 ) -> None:
-    """Write a model and, where there are adapters, `out/adapter`.
+    """Write a converted model and, if the checkpoint has LoRA adapters, `out/adapter`.
 
     Args:
-        states: see `rename`; together they must hold everything.
-        config: of the model to be.
-        tokenizer: of the language model, with or without the two tokens that Mol-LLaMA adds; is saved beside.
-        out: a folder.
-        rank: of the adapters.
-        alpha: of the adapters.
+        states: see `rename_weights`; together they must hold every weight.
+        config: configuration of the converted model.
+        tokenizer: tokenizer of the language model, with or without the two tokens that Mol-LLaMA adds; it is saved
+            with the model.
+        out: folder to write.
+        rank: rank of the adapters.
+        alpha: alpha of the adapters.
 
     Raises:
         UsageError: a weight is unknown, missing or of another shape.
@@ -180,22 +182,34 @@ def convert_checkpoint(
         write_adapter(converted.adapter, out / ADAPTER, rank, alpha)
 
 
-def check_weights(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise UsageError unless the names are the same, and the shapes."""
-    if missing := sorted(wanted.keys() - given.keys()):
-        raise UsageError(f"the checkpoint lacks {len(missing)} weights, of which the first is {missing[0]!r}")
-    if unknown := sorted(given.keys() - wanted.keys()):
-        raise UsageError(f"the model has no place for {len(unknown)} weights, of which the first is {unknown[0]!r}")
-    for name, tensor in given.items():
-        if tensor.shape != wanted[name].shape:
+def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Check that weights have the expected names and shapes.
+
+    Raises:
+        UsageError: a weight is missing, unknown or of another shape.
+    """
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise UsageError(
+            f"checkpoint: lacks {len(missing)} weights, the first is {missing[0]!r}; add the missing files"
+        )
+    if unknown := sorted(weights.keys() - expected.keys()):
+        raise UsageError(
+            f"checkpoint: has {len(unknown)} weights unknown to the model, the first is {unknown[0]!r}; check --config"
+        )
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
             raise UsageError(
-                f"weight {name!r}: is of shape {tuple(tensor.shape)}, where the configuration says "
-                f"{tuple(wanted[name].shape)}"
+                f"weight {name!r}: has shape {tuple(tensor.shape)}, the configuration expects "
+                f"{tuple(expected[name].shape)}; check --config"
             )
 
 
 def check_lora_weights(adapter: Mapping[str, Tensor], model: Any, rank: int) -> None:
-    """Raise UsageError unless there are adapters of this rank on all projections of all layers, or none at all."""
+    """Check that LoRA matrices are either absent or complete: all projections in all layers, with this rank.
+
+    Raises:
+        UsageError: a matrix is missing, unknown or of another shape.
+    """
     if not adapter:
         return
     shapes = {}
@@ -204,14 +218,16 @@ def check_lora_weights(adapter: Mapping[str, Tensor], model: Any, rank: int) -> 
             shapes[f"{name}.lora_A.weight"] = (rank, module.in_features)
             shapes[f"{name}.lora_B.weight"] = (module.out_features, rank)
     if missing := sorted(shapes.keys() - adapter.keys()):
-        raise UsageError(f"the checkpoint lacks {len(missing)} adapters, of which the first is {missing[0]!r}")
+        raise UsageError(f"checkpoint: lacks {len(missing)} LoRA matrices, the first is {missing[0]!r}")
     for name, tensor in adapter.items():
         if tuple(tensor.shape) != shapes.get(name):
-            raise UsageError(f"adapter {name!r}: is of shape {tuple(tensor.shape)}, expected {shapes.get(name)}")
+            raise UsageError(
+                f"LoRA matrix {name!r}: has shape {tuple(tensor.shape)}, expected {shapes.get(name)}; check --rank"
+            )
 
 
 def write_adapter(adapter: Mapping[str, Tensor], folder: Path, rank: int, alpha: int) -> None:
-    """Write adapters as peft does."""
+    """Write LoRA matrices as a peft adapter."""
     from peft import LoraConfig
     from safetensors.torch import save_file
 
@@ -223,8 +239,10 @@ def write_adapter(adapter: Mapping[str, Tensor], folder: Path, rank: int, alpha:
 
 
 def _add_token_rows(weights: dict[str, Tensor], rows: int) -> None:
-    """Give a plain language model's embedding and head the rows of the tokens that Mol-LLaMA adds. They are 0: one
-    token is masked wherever it stands, of the other the molecule takes the place, and neither is ever generated.
+    """Extend the embedding and the head of a plain language model by zero rows, up to `rows`.
+
+    Zeros are safe for both added tokens: the padding token is always masked, the molecule token is replaced by vectors
+    of the molecule, and neither is ever generated.
     """
     import torch
 
@@ -235,14 +253,19 @@ def _add_token_rows(weights: dict[str, Tensor], rows: int) -> None:
 
 
 def read_states(paths: Sequence[Path]) -> list[dict[str, Tensor]]:
-    """The weights of checkpoint files: .safetensors, or what torch saved (of its entries, `state_dict` or `model`).
+    """Read the weights of checkpoint files.
+
+    Args:
+        paths: .safetensors files, folders of these, or files saved by torch (their entry `state_dict` or `model`).
 
     Raises:
-        UsageError: a file that is not there, or none of these.
+        UsageError: a file cannot be read or holds no weights.
     """
-    files = [file for path in paths for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files:
-        raise UsageError(f"{', '.join(map(str, paths))}: holds no .safetensors file")
+        raise UsageError(f"{', '.join(map(str, paths))}: no .safetensors files; name the checkpoint files")
     return [_read_state(file) for file in files]
 
 
@@ -254,6 +277,7 @@ def _read_state(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
+        # weights_only: checkpoints of strangers must not run code when they are unpickled.
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, ValueError) as e:
         raise UsageError(f"{file}: cannot be read as a checkpoint: {e}") from e
@@ -261,5 +285,5 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         if isinstance(state, dict) and isinstance(state.get(entry), dict):
             state = state[entry]
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise UsageError(f"{file}: holds no weights by name")
+        raise UsageError(f"{file}: expected named weights, found {type(state).__name__}; name a checkpoint file")
     return state

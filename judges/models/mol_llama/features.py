@@ -1,7 +1,7 @@
-"""A molecule as the two encoders take it: from a SMILES string through RDKit to integers and distances.
+"""Molecule featurisation: from a SMILES string through RDKit to the input arrays of the 2D and the 3D encoder.
 
-Stereo labels of double bonds are those of RDKit's older perception, with which the 2D encoder was trained: the newer
-one calls a bond cis or trans where the older says Z or E, and so takes another row of the embedding table.
+Bond stereo labels come from RDKit's legacy perception, which the 2D encoder was trained with. The newer perception
+labels a bond cis or trans instead of Z or E, which selects another row of the embedding table.
 """
 
 from __future__ import annotations
@@ -19,53 +19,55 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ATOMS = 512
-"""Heavy atoms that the 3D encoder sees."""
+"""Maximum number of heavy atoms that the 3D encoder takes."""
 SEED = 42
-"""Of the conformer: the same SMILES has the same one everywhere."""
+"""Random seed of the conformer, so that equal SMILES strings give equal conformers everywhere."""
 ATTEMPTS = 10
+"""Maximum number of RDKit's attempts to embed a conformer."""
 LARGE = 150
-"""Heavy atoms from which on another try takes too long."""
+"""Number of heavy atoms above which further attempts take too long."""
 MAX_FORCE_FIELD_STEPS = 200
-_START, _END, _UNKNOWN = 1, 2, 3
+_START, _END, _UNKNOWN = 1, 2, 3  # token ids: [CLS], [SEP] and [UNK] in SYMBOLS
 SYMBOLS = (
     *("[PAD]", "[CLS]", "[SEP]", "[UNK]"),
     *("C", "N", "O", "S", "H", "Cl", "F", "Br", "I", "Si", "P", "B", "Na", "K", "Al", "Ca", "Sn", "As", "Hg", "Fe"),
     *("Zn", "Cr", "Se", "Gd", "Au", "Li", "[MASK]"),
 )
-"""The vocabulary of the 3D encoder: an atom's id is the place of its symbol."""
+"""Vocabulary of the 3D encoder. A symbol's token id is its index."""
 _IDS = {symbol: i for i, symbol in enumerate(SYMBOLS)}
-_LOCK = threading.Lock()  # the choice of the perception is one of the whole process
+_LOCK = threading.Lock()  # RDKit's choice of stereo perception is global to the process
 
 
 @dataclass(frozen=True, eq=False)
 class MoleculeFeatures:
-    """One molecule. Shared by all prompts that show it, so its arrays are not to be changed."""
+    """Input arrays of one molecule. All prompts with the molecule share them, so they must not be modified."""
 
     tokens: NDArray[np.int64]
-    """Of the 3D encoder, (heavy atoms + 2,): a start, the atoms, an end."""
+    """Token ids of the 3D encoder, (heavy atoms + 2,): start, atoms, end."""
     distances: NDArray[np.float32]
-    """Between them in angstrom, (heavy atoms + 2, heavy atoms + 2); start and end are at the middle."""
+    """Pairwise distances in angstrom, (heavy atoms + 2, heavy atoms + 2). Start and end lie at the centroid."""
     atoms: NDArray[np.int64]
-    """Of the 2D encoder, (atoms, 9), in the order of the SMILES."""
+    """Atom features of the 2D encoder, (atoms, 9), in SMILES order."""
     edges: NDArray[np.int64]
-    """(2 * bonds, 2): source and target. A bond has two, one after the other."""
+    """Source and target atoms, (2 * bonds, 2). Each bond gives two consecutive edges, one per direction."""
     bonds: NDArray[np.int64]
-    """(2 * bonds, 3), of the edges."""
+    """Bond features of each edge, (2 * bonds, 3)."""
 
     @property
     def nbytes(self) -> int:
+        """Memory of the arrays in bytes."""
         return sum(int(array.nbytes) for array in vars(self).values())
 
 
 def featurise_molecule(smiles: str, name: str = "") -> MoleculeFeatures:
-    """The features of a molecule. The conformer is computed, which takes from milliseconds to seconds.
+    """Compute the features of a molecule. Generating the conformer takes milliseconds to seconds.
 
     Args:
-        smiles: any number of fragments, charges and stereo marks.
-        name: what messages call it.
+        smiles: a SMILES string, with any number of fragments, charges and stereo marks.
+        name: name of the molecule in error messages.
 
     Raises:
-        MediaError: it is no SMILES, has no atom, or RDKit can lay out no conformer.
+        MediaError: the string is no valid SMILES, has no atoms, or RDKit finds no conformer.
         EngineUnavailableError: RDKit is not installed.
     """
     name = name or f"molecule {smiles:.60}"
@@ -75,63 +77,72 @@ def featurise_molecule(smiles: str, name: str = "") -> MoleculeFeatures:
 
 
 def parse_smiles(smiles: str, name: str) -> Any:
-    """RDKit's molecule, in the order of the SMILES and with implicit hydrogens. Raises as `featurise`."""
+    """Parse a SMILES string into an RDKit molecule with implicit hydrogens; raises as `featurise_molecule`."""
     with _import_rdkit() as chem, _use_legacy_stereo(chem):
         molecule = chem.MolFromSmiles(smiles)
     if molecule is None:
-        raise MediaError(f"{name}: is no molecule that RDKit can read; check the SMILES {smiles!r:.80}")
+        raise MediaError(f"{name}: RDKit cannot parse it; check the SMILES string {smiles!r:.80}")
     if not molecule.GetNumAtoms():
-        raise MediaError(f"{name}: has no atom")
+        raise MediaError(f"{name}: has no atoms; check the SMILES string")
     return molecule
 
 
 def generate_conformer(molecule: Any, name: str) -> tuple[list[str], NDArray[np.float64]]:
-    """Symbols and coordinates (atoms, 3), in angstrom, of a conformer with its hydrogens: embedded by RDKit's ETKDG
-    with a fixed seed, from random coordinates where that fails, and relaxed with MMFF94 where that knows the atoms.
+    """Generate a 3D conformer: ETKDG with a fixed seed, then MMFF94 relaxation if it covers all atoms.
+
+    Returns:
+        Symbols of all atoms, hydrogens included, and their coordinates (atoms, 3) in angstrom.
 
     Raises:
-        MediaError: there is none.
+        MediaError: RDKit finds no conformer.
     """
     from rdkit.Chem import AddHs, rdDistGeom, rdForceFieldHelpers
 
-    whole = AddHs(molecule)
+    with_hydrogens = AddHs(molecule)
     options: Any = rdDistGeom.ETKDGv3()
     options.randomSeed = SEED
     options.maxIterations = ATTEMPTS
     with _silence_rdkit():
-        failed = rdDistGeom.EmbedMolecule(whole, options) < 0
+        failed = rdDistGeom.EmbedMolecule(with_hydrogens, options) < 0
         if failed:
+            # Random start coordinates often succeed when distance geometry fails, as on large ring systems.
             options.useRandomCoords = True
             options.maxIterations = ATTEMPTS if molecule.GetNumHeavyAtoms() < LARGE else 1
-            failed = rdDistGeom.EmbedMolecule(whole, options) < 0
+            failed = rdDistGeom.EmbedMolecule(with_hydrogens, options) < 0
         if failed:
-            raise MediaError(f"{name}: RDKit can lay out no conformer of it, which the model needs; leave it out")
-        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(whole):
-            rdForceFieldHelpers.MMFFOptimizeMolecule(whole, maxIters=MAX_FORCE_FIELD_STEPS)
-    return [atom.GetSymbol() for atom in whole.GetAtoms()], whole.GetConformer().GetPositions()
+            raise MediaError(f"{name}: RDKit finds no conformer, which the model needs; leave this molecule out")
+        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(with_hydrogens):
+            rdForceFieldHelpers.MMFFOptimizeMolecule(with_hydrogens, maxIters=MAX_FORCE_FIELD_STEPS)
+    symbols = [atom.GetSymbol() for atom in with_hydrogens.GetAtoms()]
+    return symbols, with_hydrogens.GetConformer().GetPositions()
 
 
 def compute_features_3d(
     symbols: Sequence[str], coordinates: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Token ids and distances of a conformer, see `MoleculeFeatures`; hydrogens are left out unless all are.
+    """Compute the inputs of the 3D encoder, see `MoleculeFeatures`.
 
-    Of more than MAX_ATOMS heavy atoms so many are kept, drawn by lot with a fixed seed, as the encoder was trained.
+    Hydrogens are dropped unless the molecule has no other atoms. Molecules above MAX_ATOMS heavy atoms are subsampled
+    at random with a fixed seed, as in the encoder's training.
+
+    Returns:
+        Token ids and pairwise distances.
     """
     import numpy as np
 
-    kept = np.array([i for i, symbol in enumerate(symbols) if symbol != "H"] or range(len(symbols)))
-    if len(kept) > MAX_ATOMS:
-        kept = np.sort(np.random.default_rng(SEED).choice(kept, MAX_ATOMS, replace=False))
-    places = np.asarray(coordinates, np.float64)[kept]
-    places = np.concatenate([np.zeros((1, 3)), places - places.mean(0), np.zeros((1, 3))])
-    ids = [_IDS.get(symbols[i], _UNKNOWN) for i in kept]
-    distances = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    indices = np.array([i for i, symbol in enumerate(symbols) if symbol != "H"] or range(len(symbols)))
+    if len(indices) > MAX_ATOMS:
+        indices = np.sort(np.random.default_rng(SEED).choice(indices, MAX_ATOMS, replace=False))
+    atoms = np.asarray(coordinates, np.float64)[indices]
+    # Start and end token take the centroid, which is the origin after centring.
+    points = np.concatenate([np.zeros((1, 3)), atoms - atoms.mean(0), np.zeros((1, 3))])
+    ids = [_IDS.get(symbols[i], _UNKNOWN) for i in indices]
+    distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
     return np.array([_START, *ids, _END], np.int64), distances.astype(np.float32)
 
 
 def compute_features_2d(molecule: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Atoms, edges and the bonds of the edges, see `MoleculeFeatures`."""
+    """Compute the inputs of the 2D encoder: atoms, edges and bonds, see `MoleculeFeatures`."""
     import numpy as np
 
     atoms = [_encode_atom(atom) for atom in molecule.GetAtoms()]
@@ -148,6 +159,7 @@ def compute_features_2d(molecule: Any) -> tuple[NDArray[np.int64], NDArray[np.in
 
 
 def _encode_atom(atom: Any) -> list[int]:
+    # Order, ranges and the last index for "other" are fixed by the pretrained encoder's embedding tables.
     number, charge = atom.GetAtomicNum(), atom.GetFormalCharge()
     return [
         number - 1 if 1 <= number <= 118 else 118,
@@ -163,28 +175,27 @@ def _encode_atom(atom: Any) -> list[int]:
 
 
 def _encode_bond(bond: Any) -> list[int]:
+    stereo_labels = ("STEREONONE", "STEREOZ", "STEREOE", "STEREOCIS", "STEREOTRANS", "STEREOANY")
     return [
         _find_index(str(bond.GetBondType()), ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")),
-        _find_index(
-            str(bond.GetStereo()), ("STEREONONE", "STEREOZ", "STEREOE", "STEREOCIS", "STEREOTRANS", "STEREOANY")
-        ),
+        _find_index(str(bond.GetStereo()), stereo_labels),
         int(bond.GetIsConjugated()),
     ]
 
 
-def _find_index(value: str, known: Sequence[str]) -> int:
-    """The place of a value, or the one behind all."""
-    return known.index(value) if value in known else len(known)
+def _find_index(value: str, labels: Sequence[str]) -> int:
+    """Return the index of a label; `len(labels)` for any other value."""
+    return labels.index(value) if value in labels else len(labels)
 
 
 @contextlib.contextmanager
 def _import_rdkit() -> Iterator[Any]:
-    """RDKit's module of molecules, with its complaints kept off standard error."""
+    """Import RDKit's `Chem` module and silence its log within the block."""
     try:
         from rdkit import Chem
     except ImportError as e:
         raise EngineUnavailableError(
-            "molecules need RDKit, which is not installed; flex-judge doctor tells how to have it"
+            "molecules need RDKit, which is not installed; run flex-judge doctor for the install command"
         ) from e
     with _silence_rdkit():
         yield Chem
@@ -200,10 +211,11 @@ def _silence_rdkit() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _use_legacy_stereo(chem: Any) -> Iterator[None]:
+    """Use RDKit's legacy stereo perception within the block."""
     with _LOCK:
-        before = chem.GetUseLegacyStereoPerception()
+        previous = chem.GetUseLegacyStereoPerception()
         chem.SetUseLegacyStereoPerception(True)
         try:
             yield
         finally:
-            chem.SetUseLegacyStereoPerception(before)
+            chem.SetUseLegacyStereoPerception(previous)

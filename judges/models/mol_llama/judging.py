@@ -1,7 +1,7 @@
-"""A judge that sees molecules: the language model of a Flex-Llama judge under Mol-LLaMA's adapters and eyes.
+"""Molecule judges: the language model of a Flex-Llama judge combined with Mol-LLaMA's encoders and adapters.
 
-Every weight of the language model becomes the judge's. Adapters, connector and encoders stay; so do the rows of the two
-tokens that only Mol-LLaMA has, in the embedding and in the head.
+All language model weights come from the judge. Adapters, connector and encoders stay, and so do the embedding and head
+rows of the two tokens that only Mol-LLaMA has.
 """
 
 from __future__ import annotations
@@ -17,52 +17,56 @@ if TYPE_CHECKING:
 
 _LANGUAGE_MODEL = "model.language_model."
 _HEAD = "lm_head.weight"
-_GROWN = (f"{_LANGUAGE_MODEL}embed_tokens.weight", _HEAD)
-"""Weights with a row for each token."""
+_TOKEN_ROWS = (f"{_LANGUAGE_MODEL}embed_tokens.weight", _HEAD)
+"""Weights with one row per token; Mol-LLaMA's have two rows more than the judge's."""
 
 
 def import_judge(mol_llama: Any, judge_llm: Any) -> Any:
-    """Put the weights of a judge's language model under those of Mol-LLaMA that see.
+    """Copy the weights of a judge into the language model of a Mol-LLaMA.
 
     Args:
-        mol_llama: a `MolLlamaForConditionalGeneration`, with or without adapters on it; is changed in place.
-        judge_llm: a Llama for text of the same dimensions.
+        mol_llama: a `MolLlamaForConditionalGeneration`, with or without a peft adapter; modified in place.
+        judge_llm: a text-only Llama of the same dimensions.
 
     Returns:
         `mol_llama`.
 
     Raises:
-        UsageError: the judge lacks a weight, has one too many, or one of another shape.
+        UsageError: the judge lacks a weight, has an extra one, or has one of another shape.
     """
     import torch
 
     base = mol_llama.get_base_model() if hasattr(mol_llama, "get_base_model") else mol_llama
-    places = {
+    targets = {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in _select_language_weights(base.state_dict()).items()
+        if ".lora_" not in name
     }
-    places = {name: tensor for name, tensor in places.items() if ".lora_" not in name}
-    given = {_map_weight_name(name): tensor for name, tensor in judge_llm.state_dict().items()}
+    weights = {_map_weight_name(name): tensor for name, tensor in judge_llm.state_dict().items()}
     if judge_llm.config.tie_word_embeddings:
-        given[_HEAD] = given[_GROWN[0]]
-    _check_weights(given, places)
+        # A tied judge uses its embedding as head, while Mol-LLaMA's head is a weight of its own.
+        weights[_HEAD] = weights[_TOKEN_ROWS[0]]
+    _check_weights(weights, targets)
     with torch.no_grad():
-        for name, tensor in given.items():
-            places[name][: len(tensor)].copy_(tensor)
+        for name, tensor in weights.items():
+            targets[name][: len(tensor)].copy_(tensor)
     return mol_llama
 
 
 def import_judge_checkpoint(mol_llama: str, judge_llm: str, out: Path) -> Path:
-    """As `import_judge`, of checkpoints, into a new one; the adapter goes along.
+    """Write a new checkpoint that combines a Mol-LLaMA with a judge, see `import_judge`; its adapter is copied.
 
     Args:
         mol_llama: folder or hub id of a converted Mol-LLaMA.
-        judge_llm: folder or hub id of a judge, a Llama for text.
-        out: a new folder, which is returned.
+        judge_llm: folder or hub id of a judge, a text-only Llama.
+        out: folder to write.
+
+    Returns:
+        `out`.
 
     Raises:
-        ModelNotFoundError: one of them cannot be had.
-        UsageError: they do not fit, or do not have the same tokens.
+        ModelNotFoundError: one of the models is not available.
+        UsageError: the models differ in dimensions or in their vocabularies.
     """
     import shutil
 
@@ -72,41 +76,49 @@ def import_judge_checkpoint(mol_llama: str, judge_llm: str, out: Path) -> Path:
     from flex_judge.judges.models.mol_llama.convert import ADAPTER
     from flex_judge.judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration
 
-    seeing, judging = resolve_model(mol_llama), resolve_model(judge_llm)
-    tokenizer, theirs = AutoTokenizer.from_pretrained(seeing), AutoTokenizer.from_pretrained(judging)
-    known = tokenizer.get_vocab()
-    other = [token for token, place in theirs.get_vocab().items() if known.get(token) != place]
-    if other:
+    mol_llama_path, judge_path = resolve_model(mol_llama), resolve_model(judge_llm)
+    tokenizer, judge_tokenizer = (
+        AutoTokenizer.from_pretrained(mol_llama_path),
+        AutoTokenizer.from_pretrained(judge_path),
+    )
+    vocabulary = tokenizer.get_vocab()
+    differing = [token for token, token_id in judge_tokenizer.get_vocab().items() if vocabulary.get(token) != token_id]
+    if differing:
         raise UsageError(
-            f"judge {judge_llm!r}: {len(other)} of its tokens, such as {other[0]!r}, are not those of {mol_llama!r}"
+            f"judge {judge_llm!r}: {len(differing)} of its tokens, such as {differing[0]!r}, differ from those of "
+            f"{mol_llama!r}; use a judge tuned from the same base model"
         )
-    model = MolLlamaForConditionalGeneration.from_pretrained(seeing, dtype="auto")
-    import_judge(model, AutoModelForCausalLM.from_pretrained(judging, dtype=model.dtype))
+    model = MolLlamaForConditionalGeneration.from_pretrained(mol_llama_path, dtype="auto")
+    import_judge(model, AutoModelForCausalLM.from_pretrained(judge_path, dtype=model.dtype))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    if (seeing / ADAPTER).is_dir():
-        shutil.copytree(seeing / ADAPTER, out / ADAPTER, dirs_exist_ok=True)
+    if (mol_llama_path / ADAPTER).is_dir():
+        shutil.copytree(mol_llama_path / ADAPTER, out / ADAPTER, dirs_exist_ok=True)
     return out
 
 
 def _select_language_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: one for name, one in weights.items() if name.startswith((_LANGUAGE_MODEL, "lm_head."))}
+    prefixes = (_LANGUAGE_MODEL, "lm_head.")
+    return {name: tensor for name, tensor in weights.items() if name.startswith(prefixes)}
 
 
 def _map_weight_name(name: str) -> str:
-    """Where a weight of a plain Llama stands here."""
+    """Map the name of a plain Llama's weight to its name in Mol-LLaMA."""
     return name if name.startswith("lm_head.") else _LANGUAGE_MODEL + name.removeprefix("model.")
 
 
-def _check_weights(given: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
-    if missing := sorted(places.keys() - given.keys()):
-        raise UsageError(f"the judge lacks {len(missing)} weights, of which the first is {missing[0]!r}")
-    if unknown := sorted(given.keys() - places.keys()):
-        raise UsageError(f"the judge has {len(unknown)} weights too many, of which the first is {unknown[0]!r}")
-    for name, tensor in given.items():
-        place = places[name]
-        fits = tensor.shape[1:] == place.shape[1:] and (
-            len(tensor) <= len(place) if name in _GROWN else len(tensor) == len(place)
+def _check_weights(weights: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+    if missing := sorted(targets.keys() - weights.keys()):
+        raise UsageError(f"judge: lacks {len(missing)} weights, the first is {missing[0]!r}")
+    if unknown := sorted(weights.keys() - targets.keys()):
+        raise UsageError(f"judge: has {len(unknown)} extra weights, the first is {unknown[0]!r}")
+    for name, tensor in weights.items():
+        target = targets[name]
+        fits = tensor.shape[1:] == target.shape[1:] and (
+            len(tensor) <= len(target) if name in _TOKEN_ROWS else len(tensor) == len(target)
         )
         if not fits:
-            raise UsageError(f"weight {name!r}: is of shape {tuple(tensor.shape)}, expected {tuple(place.shape)}")
+            raise UsageError(
+                f"weight {name!r}: has shape {tuple(tensor.shape)}, expected {tuple(target.shape)}; "
+                "use a judge of the same size as Mol-LLaMA's language model"
+            )

@@ -1,7 +1,7 @@
-"""Mol-LLaMA as an ordinary transformers model: two encoders look at a molecule, a connector makes eight vectors of what
-they see, and a Llama reads them among its tokens.
+"""Mol-LLaMA as a transformers model: two molecule encoders, a connector, and a Llama.
 
-The adapters on the Llama are no part of it: they are a LoRA adapter of peft's, as are those that a policy gets.
+The connector turns the encoders' features into eight vectors per molecule, which replace the molecule's placeholder
+tokens. LoRA adapters on the Llama are not part of this model; they are ordinary peft adapters.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from flex_judge.judges.models.mol_llama.graphs import GRAPHS
 from flex_judge.judges.models.mol_llama.unimol import PAD, DistanceKernels, UniMol
 
 FROZEN = ("unimol", "gin")
-"""The parts of `MolLlamaModel` that nothing trains."""
+"""Submodules of `MolLlamaModel` that are frozen in all training."""
 
 
 class MolLlamaConnector(nn.Module):
-    """From what the encoders see to vectors that the language model reads: blending, Q-Former, projection."""
+    """Map encoder features to language model vectors: blending, Q-Former, projection."""
 
     def __init__(self, config: MolLlamaConfig) -> None:
         super().__init__()
@@ -35,17 +35,21 @@ class MolLlamaConnector(nn.Module):
         self.proj = nn.Linear(config.qformer_config.hidden_size, config.text_config.hidden_size)
 
     def forward(
-        self, flat: torch.Tensor, solid: torch.Tensor, real_2d: torch.Tensor, real_3d: torch.Tensor
+        self, features_2d: torch.Tensor, features_3d: torch.Tensor, mask_2d: torch.Tensor, mask_3d: torch.Tensor
     ) -> torch.Tensor:
-        """Vectors (molecules, queries, width of the language model); the arguments are those of `Blending`."""
-        dtype = self.proj.weight.dtype  # where it is trained, more precise than the rest
-        blended, real = self.blending(flat.to(dtype), solid.to(dtype), real_2d, real_3d)
+        """Compute vectors (molecules, queries, width of the language model); see `Blending.forward` for arguments."""
+        dtype = (
+            self.proj.weight.dtype
+        )  # in training, the connector may be float32 while the encoders are in half precision
+        blended, mask = self.blending(features_2d.to(dtype), features_3d.to(dtype), mask_2d, mask_3d)
         queries = self.query_tokens.expand(len(blended), -1, -1)
-        seen = self.qformer(queries, encoder_hidden_states=blended, encoder_attention_mask=real.long())
-        return self.proj(seen.last_hidden_state.to(dtype))  # type: ignore[no-any-return]
+        output = self.qformer(queries, encoder_hidden_states=blended, encoder_attention_mask=mask.long())
+        return self.proj(output.last_hidden_state.to(dtype))  # type: ignore[no-any-return]
 
 
 class MolLlamaPreTrainedModel(PreTrainedModel):
+    """Base class with weight initialisation and the flags that transformers reads."""
+
     config_class = MolLlamaConfig
     base_model_prefix = "model"
     input_modalities = ("text",)
@@ -68,7 +72,7 @@ class MolLlamaPreTrainedModel(PreTrainedModel):
 
 
 class MolLlamaModel(MolLlamaPreTrainedModel):
-    """The model without its head."""
+    """Encoders, connector and language model without its head."""
 
     def __init__(self, config: MolLlamaConfig) -> None:
         super().__init__(config)
@@ -79,13 +83,15 @@ class MolLlamaModel(MolLlamaPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the language model's token embedding."""
         return self.language_model.get_input_embeddings()  # type: ignore[no-any-return]
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's token embedding."""
         self.language_model.set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> MolLlamaModel:
-        """As of any module; the frozen encoders stay as they are used, with the averages of their batch norms."""
+        """Set training mode; the frozen encoders stay in evaluation mode, so that batch norm averages never change."""
         super().train(mode)
         for name in FROZEN:
             getattr(self, name).eval()
@@ -99,10 +105,13 @@ class MolLlamaModel(MolLlamaPreTrainedModel):
         edges: torch.Tensor,
         edge_features: torch.Tensor,
     ) -> torch.Tensor:
-        """Vectors (molecules, queries, width) of molecules; the arguments are those of `forward`, without prompts."""
-        flat, real_2d = self.gin(atom_features, edges, edge_features)
-        solid, real_3d = self.unimol(atom_tokens, atom_distances)
-        return self.connector(flat, solid, real_2d, real_3d)  # type: ignore[no-any-return]
+        """Compute the vectors of molecules, (molecules, queries, width).
+
+        The arguments are the same as in `forward`, without the prompt dimension.
+        """
+        features_2d, mask_2d = self.gin(atom_features, edges, edge_features)
+        features_3d, mask_3d = self.unimol(atom_tokens, atom_distances)
+        return self.connector(features_2d, features_3d, mask_2d, mask_3d)  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -116,31 +125,34 @@ class MolLlamaModel(MolLlamaPreTrainedModel):
         edge_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Molecules come by prompt, so that whatever repeats or splits a batch does so with its molecules. A prompt that
-        has fewer than others is filled up with molecules that are padding throughout.
+        """Run the model on prompts with molecules.
+
+        Molecule tensors have a prompt dimension, so that code that repeats or splits a batch (beam search, gradient
+        accumulation) keeps each molecule with its prompt. A prompt with fewer molecules than the others is filled up
+        with molecules that are all padding.
 
         Args:
-            input_ids: int64 (prompts, tokens), with `num_query_tokens` placeholders for each molecule.
-            attention_mask: 1 where a token is, 0 where padding.
-            inputs_embeds: (prompts, tokens, width) instead of `input_ids`; molecules are in it already.
-            atom_tokens: int64 (prompts, molecules, atoms): of the 3D encoder, padded with 0.
+            input_ids: int64 (prompts, tokens), with `num_query_tokens` placeholder tokens per molecule.
+            attention_mask: (prompts, tokens), 1 for tokens and 0 for padding.
+            inputs_embeds: (prompts, tokens, width), instead of `input_ids`; already contains the molecule vectors.
+            atom_tokens: int64 (prompts, molecules, atoms), token ids of the 3D encoder, padded with 0.
             atom_distances: float32 (prompts, molecules, atoms, atoms), in angstrom.
-            atom_features: int64 (prompts, molecules, atoms, 9): of the 2D encoder, padded with -1.
+            atom_features: int64 (prompts, molecules, atoms, 9), inputs of the 2D encoder, padded with -1.
             edges: int64 (prompts, molecules, edges, 2), padded with -1.
-            edge_features: int64 (prompts, molecules, edges, 3).
-            kwargs: those of the language model.
+            edge_features: int64 (prompts, molecules, edges, 3), padded with -1.
+            kwargs: further arguments of the language model.
 
         Raises:
-            ValueError: placeholders and molecules do not agree.
+            ValueError: placeholders and molecules do not match.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("exactly one of input_ids and inputs_embeds is needed")
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
             graphs = (atom_tokens, atom_distances, atom_features, edges, edge_features)
             inputs_embeds = self._insert_molecules(input_ids, inputs_embeds, graphs)
         elif atom_tokens is not None:
-            raise ValueError("molecules are put in the place of input_ids; of inputs_embeds they are a part already")
+            raise ValueError("pass either inputs_embeds or molecules, not both")
         return self.language_model(  # type: ignore[no-any-return]
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
         )
@@ -148,30 +160,31 @@ class MolLlamaModel(MolLlamaPreTrainedModel):
     def _insert_molecules(
         self, input_ids: Any, inputs_embeds: torch.Tensor, graphs: tuple[torch.Tensor | None, ...]
     ) -> torch.Tensor:
-        """Embeddings of tokens with the vectors of the molecules in their places."""
-        places = input_ids == self.config.molecule_token_id
-        given = [tensor for tensor in graphs if tensor is not None]
-        if not given:
-            if places.any():
-                raise ValueError(f"the prompts have {int(places.sum())} placeholders for molecules, and no molecule")
+        """Replace the embeddings of placeholder tokens by the vectors of the molecules."""
+        is_placeholder = input_ids == self.config.molecule_token_id
+        tensors = [tensor for tensor in graphs if tensor is not None]
+        if not tensors:
+            if is_placeholder.any():
+                raise ValueError(f"prompts: {int(is_placeholder.sum())} molecule placeholders, but no molecules passed")
             return inputs_embeds
-        if len(given) < len(graphs):
-            raise ValueError(f"a molecule is all of {', '.join(GRAPHS)}")
-        real = given[0][..., 0] != PAD
-        per_prompt = real.sum(1) * self.config.num_query_tokens
-        if not torch.equal(places.sum(1), per_prompt):
+        if len(tensors) < len(graphs):
+            raise ValueError(f"molecules: pass all of {', '.join(GRAPHS)}")
+        is_molecule = tensors[0][..., 0] != PAD  # molecules that fill up a prompt start with padding
+        expected = is_molecule.sum(1) * self.config.num_query_tokens
+        if not torch.equal(is_placeholder.sum(1), expected):
             raise ValueError(
-                f"the prompts have {places.sum(1).tolist()} placeholders, where their molecules take "
-                f"{per_prompt.tolist()}"
+                f"prompts: {is_placeholder.sum(1).tolist()} molecule placeholders, expected {expected.tolist()} for "
+                "their molecules"
             )
-        if not real.any():
+        # Other prompts of a batch may have molecules while this shard of it has none.
+        if not is_molecule.any():
             return inputs_embeds
-        vectors = self.get_molecule_features(*(tensor[real] for tensor in given))
-        return inputs_embeds.masked_scatter(places.unsqueeze(-1), vectors.to(inputs_embeds.dtype))
+        vectors = self.get_molecule_features(*(tensor[is_molecule] for tensor in tensors))
+        return inputs_embeds.masked_scatter(is_placeholder.unsqueeze(-1), vectors.to(inputs_embeds.dtype))
 
 
 class MolLlamaForConditionalGeneration(MolLlamaPreTrainedModel, GenerationMixin):
-    """The model with its head."""
+    """`MolLlamaModel` with a language modelling head."""
 
     def __init__(self, config: MolLlamaConfig) -> None:
         super().__init__(config)
@@ -180,12 +193,15 @@ class MolLlamaForConditionalGeneration(MolLlamaPreTrainedModel, GenerationMixin)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the language model's token embedding."""
         return self.model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's token embedding."""
         self.model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
+        """Return the language modelling head."""
         return self.lm_head
 
     def forward(
@@ -202,11 +218,11 @@ class MolLlamaForConditionalGeneration(MolLlamaPreTrainedModel, GenerationMixin)
         edge_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """As `MolLlamaModel.forward`, and:
+        """Compute logits and, with labels, the loss.
 
-        Args:
-            labels: int64 (prompts, tokens): what the loss is taken of, -100 where nothing is.
-            logits_to_keep: at how many of the last positions logits are wanted (0: all), or at which.
+        `labels` are int64 (prompts, tokens), -100 at positions without loss. `logits_to_keep` is the number of last
+        positions to compute logits for (0: all), or a tensor of positions. For the other arguments see
+        `MolLlamaModel.forward`.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -219,8 +235,8 @@ class MolLlamaForConditionalGeneration(MolLlamaPreTrainedModel, GenerationMixin)
             edge_features=edge_features,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
+        positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, positions, :])
         loss = None
         if labels is not None:
             size = self.config.text_config.vocab_size
@@ -234,7 +250,7 @@ class MolLlamaForConditionalGeneration(MolLlamaPreTrainedModel, GenerationMixin)
         )
 
     def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
-        """Molecules are looked at once: with the prompt, or at every step where nothing is kept of it."""
+        """Pass molecules on the first step only, or on every step if there is no KV cache."""
         inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration and kwargs.get("use_cache", True):
             for name in GRAPHS:

@@ -1,4 +1,4 @@
-"""From chats and SMILES strings to the model's inputs, in transformers' way."""
+"""Transformers processor: from prompts and SMILES strings to model inputs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _RUN = re.compile(f"(?:{re.escape(MOLECULE_TOKEN)})+")
 
 
 class MolLlamaProcessor(ProcessorMixin):
-    """Texts with `<mol>` in the place of each molecule, and the molecules."""
+    """Tokenize prompts with `<mol>` placeholders and featurise their molecules."""
 
-    attributes = ["tokenizer"]  # noqa: RUF012 - as transformers wants it
+    attributes = ["tokenizer"]  # noqa: RUF012 - transformers requires a plain class attribute
     tokenizer_class = "AutoTokenizer"
 
     def __init__(self, tokenizer: Any = None, num_query_tokens: int = 8, chat_template: str | None = None) -> None:
@@ -29,45 +29,52 @@ class MolLlamaProcessor(ProcessorMixin):
     def __call__(
         self, text: str | Sequence[str], molecules: Sequence[Sequence[str]] | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """Args:
-            text: prompts as the chat template writes them, with `<mol>` for each molecule, or already expanded.
-            molecules: of each prompt, the SMILES strings in their order; of one text, a list of one list.
-            kwargs: those of the tokenizer, such as `return_tensors="pt"` and `padding`.
+        """Build model inputs.
+
+        Args:
+            text: one prompt or several, as the chat template renders them, with one `<mol>` per molecule or already
+                expanded.
+            molecules: SMILES strings of each prompt in order; for a single prompt, a list with one list.
+            kwargs: arguments of the tokenizer, such as `return_tensors="pt"` and `padding`.
 
         Raises:
-            UsageError: a text has another number of places than molecules.
-            MediaError: a SMILES string that is none, or of which there is no conformer; it says which one.
+            UsageError: a prompt has another number of placeholders than molecules.
+            MediaError: a SMILES string is invalid or has no conformer; the message names the prompt and the molecule.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        given = [[] for _ in texts] if molecules is None else [list(one) for one in molecules]
-        if len(given) != len(texts):
-            raise UsageError(f"molecules: expected a list for each of {len(texts)} texts, got {len(given)}")
+        smiles_lists = [[] for _ in texts] if molecules is None else [list(smiles) for smiles in molecules]
+        if len(smiles_lists) != len(texts):
+            raise UsageError(f"molecules: expected one list for each of {len(texts)} texts, got {len(smiles_lists)}")
+        # All placeholders are checked first: conformers take up to seconds each.
         expanded = [
-            expand_placeholders(one, len(smiles), self.num_query_tokens, f"text {i + 1}")
-            for i, (one, smiles) in enumerate(zip(texts, given, strict=True))
+            expand_placeholders(prompt, len(smiles_list), self.num_query_tokens, f"text {i}")
+            for i, (prompt, smiles_list) in enumerate(zip(texts, smiles_lists, strict=True), 1)
         ]
-        seen = [
-            [featurise_molecule(one, f"text {i + 1}, molecule {k + 1}") for k, one in enumerate(smiles)]
-            for i, smiles in enumerate(given)
-        ]
+        features = []
+        for i, smiles_list in enumerate(smiles_lists, 1):
+            features.append(
+                [featurise_molecule(smiles, f"text {i}, molecule {k}") for k, smiles in enumerate(smiles_list, 1)]
+            )
         tokens = self.tokenizer(expanded, add_special_tokens=False, **kwargs)
-        return BatchFeature({**tokens, **collate_molecules(seen)})
+        return BatchFeature({**tokens, **collate_molecules(features)})
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of the inputs that the processor returns."""
         return ["input_ids", "attention_mask", *GRAPHS]
 
 
 def expand_placeholders(text: str, molecules: int, queries: int, name: str = "text") -> str:
-    """A text with as many placeholders in the place of each molecule as it takes vectors. A text that has them already
-    stays as it is.
+    """Repeat each molecule placeholder `queries` times; an already expanded text is returned unchanged.
 
     Raises:
-        UsageError: the places fit neither way.
+        UsageError: the number of placeholders matches neither form.
     """
     runs = [len(run) // len(MOLECULE_TOKEN) for run in _RUN.findall(text)]
     if sum(runs) == molecules:
         return text.replace(MOLECULE_TOKEN, MOLECULE_TOKEN * queries)
     if sum(runs) == molecules * queries and not any(run % queries for run in runs):
         return text
-    raise UsageError(f"{name}: has {sum(runs)} times {MOLECULE_TOKEN} for {molecules} molecules; expected one for each")
+    raise UsageError(
+        f"{name}: has {sum(runs)} times {MOLECULE_TOKEN} for {molecules} molecules; write one for each molecule"
+    )

@@ -1,5 +1,6 @@
-"""A tiny Mol-LLaMA with random weights, to try commands with, to measure and to test. What it says means nothing, but
-depends on every atom and every token that it is given.
+"""Tiny Mol-LLaMA with random weights, for trying out commands, measuring and testing.
+
+Its replies are meaningless, but depend on every atom and every token of the prompt.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ if TYPE_CHECKING:
 
 LLAMA_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 SPREAD = 0.15
-"""Standard deviation of the weights: much more than usual, so that replies differ from prompt to prompt."""
+"""Standard deviation of the weights, much larger than usual, so that replies differ from prompt to prompt."""
 RANK, ALPHA = 8, 32
 
 
 def build_tiny_tokenizer() -> Any:
-    """A tokenizer of bytes, with the control tokens of Llama 3."""
+    """Build a byte tokenizer with the control tokens of Llama 3."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={one: i for i, one in enumerate(alphabet)}, merges=[]))
+    backend = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LLAMA_TOKENS])
@@ -38,8 +39,11 @@ def build_tiny_tokenizer() -> Any:
 
 
 def build_tiny_config(tokens: int) -> MolLlamaConfig:
-    """Of a model whose base knows so many tokens. Widths differ, so that a mixed-up one fails."""
-    text = {
+    """Build the configuration for a base vocabulary of `tokens` tokens.
+
+    All widths differ, so that a mixed-up dimension fails instead of passing by accident.
+    """
+    text_config = {
         "vocab_size": tokens + 2,
         "hidden_size": 64,
         "intermediate_size": 96,
@@ -63,13 +67,13 @@ def build_tiny_config(tokens: int) -> MolLlamaConfig:
         gin_config={"hidden_size": 24, "num_hidden_layers": 2},
         blending_config={"hidden_size": 32, "intermediate_size": 56, **sizes},
         qformer_config={"hidden_size": 48, "intermediate_size": 72, **sizes},
-        text_config=text,
+        text_config=text_config,
         molecule_token_id=tokens + 1,
     )
 
 
 def write_tiny_model(folder: Path, adapter: bool = True, seed: int = 0) -> Path:
-    """A checkpoint, with an adapter in it, in `folder`, which it returns."""
+    """Write a Mol-LLaMA checkpoint, by default with a random LoRA adapter, and return its folder."""
     import torch
 
     from flex_judge.judges.models.mol_llama.convert import ADAPTER, TARGETS, write_adapter
@@ -97,7 +101,7 @@ def write_tiny_model(folder: Path, adapter: bool = True, seed: int = 0) -> Path:
 
 
 def write_tiny_judge(folder: Path, seed: int = 1) -> Path:
-    """A judge of text with the dimensions of the language model, in `folder`, which it returns."""
+    """Write a text-only judge with the dimensions of the language model and return its folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -105,9 +109,9 @@ def write_tiny_judge(folder: Path, seed: int = 1) -> Path:
 
     tokenizer = build_tiny_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE
-    text = build_tiny_config(len(tokenizer)).text_config.to_dict() | {"vocab_size": len(tokenizer)}
+    settings = build_tiny_config(len(tokenizer)).text_config.to_dict() | {"vocab_size": len(tokenizer)}
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**text))
+    model = LlamaForCausalLM(LlamaConfig(**settings))
     randomise_weights(model.state_dict())
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -115,13 +119,14 @@ def write_tiny_judge(folder: Path, seed: int = 1) -> Path:
 
 
 def randomise_weights(weights: dict[str, Tensor]) -> None:
-    """Give every weight and running average a random value, none of them neutral."""
+    """Set every weight and running average to a random value."""
     import torch
 
     with torch.no_grad():
         for name, tensor in weights.items():
             if tensor.is_floating_point():
                 tensor.copy_(torch.randn_like(tensor) * SPREAD)
-                scales = "norm" in name.lower() and not name.endswith(("bias", "running_mean"))
-                if scales or name.endswith("running_var"):
+                # Norm scales and variances stay above 1: near zero they would erase or blow up the signal.
+                is_scale = "norm" in name.lower() and not name.endswith(("bias", "running_mean"))
+                if is_scale or name.endswith("running_var"):
                     tensor.abs_().add_(1.0)

@@ -1,4 +1,4 @@
-"""The tokens and the chat format of Mol-LLaMA: those of Llama 3 with a token to pad with and one for molecules."""
+"""Tokenizer of Mol-LLaMA: Llama 3's with a padding token, a molecule token and a chat template of its own."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ CHAT_TEMPLATE = (
     "{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}"
     "{%- endif -%}"
 )
-"""As the model was trained: the text begins with a token of its own only where there is a system message, and nothing
-is trimmed."""
+"""Chat format of the model's training: `<|begin_of_text|>` precedes a system message only, and contents are not
+trimmed."""
 
 
 def prepare_tokenizer(tokenizer: Any, config: MolLlamaConfig) -> Any:
-    """Give a Llama's tokenizer the two tokens, if it lacks them, and the chat format.
+    """Add the two tokens, if missing, and the chat template to a Llama tokenizer.
 
     Raises:
-        UsageError: the tokens do not end up where the configuration has them.
+        UsageError: the ids of the tokens differ from the configuration.
     """
     missing = [token for token in (PAD_TOKEN, MOLECULE_TOKEN) if token not in tokenizer.get_vocab()]
     tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     if MOLECULE_TOKEN in missing:
         tokenizer.add_special_tokens({"extra_special_tokens": [MOLECULE_TOKEN]}, replace_extra_special_tokens=False)
-    place = tokenizer.convert_tokens_to_ids(MOLECULE_TOKEN)
-    if place != config.molecule_token_id or len(tokenizer) != config.text_config.vocab_size:
+    token_id = tokenizer.convert_tokens_to_ids(MOLECULE_TOKEN)
+    if token_id != config.molecule_token_id or len(tokenizer) != config.text_config.vocab_size:
         raise UsageError(
-            f"tokenizer {tokenizer.name_or_path!r}: {MOLECULE_TOKEN} is token {place} of {len(tokenizer)}, where the "
-            f"configuration has {config.molecule_token_id} of {config.text_config.vocab_size}"
+            f"tokenizer {tokenizer.name_or_path!r}: {MOLECULE_TOKEN} is token {token_id} of {len(tokenizer)}, the "
+            f"configuration expects {config.molecule_token_id} of {config.text_config.vocab_size}; check --base and "
+            "--config"
         )
-    tokenizer.eos_token = "<|eot_id|>"  # ends a turn, and so an answer
-    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # the latter is what is saved
+    tokenizer.eos_token = "<|eot_id|>"  # end of turn; generation stops here
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # only init_kwargs are saved
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

@@ -1,7 +1,7 @@
-"""The 3D encoder: Uni-Mol, a transformer over the atoms of a conformer and the distances between them.
+"""3D encoder: Uni-Mol, a transformer over the atoms of a conformer and their pairwise distances.
 
-Its attention bias is no constant: the scores of each layer, before the softmax, are the bias of the next one. That is
-why attention is written out here, where torch's own would not give the scores.
+Each layer's attention scores, before the softmax, are the attention bias of the next layer. Attention is therefore
+written out here: torch's implementation does not return the scores.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from torch import nn
 from flex_judge.judges.models.mol_llama.configuration import UniMolConfig
 
 PAD = 0
-"""The id of no atom."""
-_PI = 3.14159  # as the encoder was trained with
+"""Token id of padding."""
+_PI = 3.14159  # the constant that the encoder was trained with
 
 
 class DistanceKernels(nn.Module):
-    """Gaussian kernels over distances, each pair of atom types with a scale and a shift of its own."""
+    """Gaussian kernels over distances, with a learned scale and shift for each pair of atom types."""
 
     def __init__(self, config: UniMolConfig) -> None:
         super().__init__()
@@ -28,7 +28,8 @@ class DistanceKernels(nn.Module):
         self.bias = nn.Embedding(pairs, 1)
 
     def forward(self, distances: torch.Tensor, pair_types: torch.Tensor) -> torch.Tensor:
-        """Kernel values, float32 (molecules, atoms, atoms, kernels), of distances (molecules, atoms, atoms)."""
+        """Compute kernel values, float32 (molecules, atoms, atoms, kernels), of distances (molecules, atoms, atoms)."""
+        # In float32 also for half-precision weights: the exponent is too sensitive.
         scaled = self.mul(pair_types).float() * distances.float().unsqueeze(-1) + self.bias(pair_types).float()
         widths = self.stds.weight.float().abs() + 1e-5
         normal = torch.exp(-0.5 * ((scaled - self.means.weight.float()) / widths) ** 2)
@@ -36,7 +37,7 @@ class DistanceKernels(nn.Module):
 
 
 class UniMolLayer(nn.Module):
-    """Attention and feed-forward, each behind a norm."""
+    """Pre-norm transformer layer."""
 
     def __init__(self, config: UniMolConfig) -> None:
         super().__init__()
@@ -49,12 +50,14 @@ class UniMolLayer(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, width)
 
     def forward(self, hidden: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Args:
+        """Apply the layer.
+
+        Args:
             hidden: (molecules, atoms, width).
-            bias: (molecules, heads, atoms, atoms), minus infinity for padded keys.
+            bias: attention bias, (molecules, heads, atoms, atoms), minus infinity for padded keys.
 
         Returns:
-            The hidden states, and the scores that are the next layer's bias.
+            The hidden states, and the attention scores, which are the next layer's bias.
         """
         molecules, atoms, width = hidden.shape
         qkv = self.qkv(self.attention_norm(hidden)).view(molecules, atoms, 3, self.heads, width // self.heads)
@@ -66,7 +69,7 @@ class UniMolLayer(nn.Module):
 
 
 class UniMol(nn.Module):
-    """The encoder. It is frozen wherever Mol-LLaMA is trained."""
+    """Atom embedding, distance kernels and transformer layers. Frozen in all Mol-LLaMA training."""
 
     def __init__(self, config: UniMolConfig) -> None:
         super().__init__()
@@ -80,24 +83,26 @@ class UniMol(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, tokens: torch.Tensor, distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Args:
-            tokens: int64 (molecules, atoms), PAD behind the end.
+        """Encode a padded batch of conformers.
+
+        Args:
+            tokens: int64 (molecules, atoms), padded with PAD.
             distances: float32 (molecules, atoms, atoms), in angstrom.
 
         Returns:
-            Hidden states (molecules, atoms, width), and which of them are real, bool (molecules, atoms).
+            Hidden states (molecules, atoms, width), and their mask, bool (molecules, atoms).
         """
-        real = tokens != PAD
-        bias = self.compute_pair_bias(tokens, distances).masked_fill(~real[:, None, None], float("-inf"))
-        hidden = self.embed_norm(self.embed_tokens(tokens)) * real.unsqueeze(-1)
+        mask = tokens != PAD
+        bias = self.compute_pair_bias(tokens, distances).masked_fill(~mask[:, None, None], float("-inf"))
+        hidden = self.embed_norm(self.embed_tokens(tokens)) * mask.unsqueeze(-1)
         for layer in self.layers:
             hidden, bias = layer(hidden, bias)
-        return self.norm(hidden), real
+        return self.norm(hidden), mask
 
     def compute_pair_bias(self, tokens: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
-        """The first layer's bias, (molecules, heads, atoms, atoms)."""
-        # A pair with padding has type 0, as in the batches that the encoder was trained with.
-        real = (tokens != PAD).long()
-        types = (tokens.unsqueeze(-1) * self.types + tokens.unsqueeze(-2)) * real.unsqueeze(-1) * real.unsqueeze(-2)
+        """Compute the first layer's attention bias, (molecules, heads, atoms, atoms)."""
+        # Pairs with padding get type 0, as in the encoder's training.
+        mask = (tokens != PAD).long()
+        types = (tokens.unsqueeze(-1) * self.types + tokens.unsqueeze(-2)) * mask.unsqueeze(-1) * mask.unsqueeze(-2)
         kernels = self.kernels(distances, types).to(self.bias_in.weight.dtype)
         return self.bias_out(nn.functional.gelu(self.bias_in(kernels))).permute(0, 3, 1, 2)  # type: ignore[no-any-return]

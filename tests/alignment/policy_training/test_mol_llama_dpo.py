@@ -94,7 +94,7 @@ def test_only_adapters_and_connector_are_trained(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"molecules": ["C1CC"]}, r"row 1, field 'molecules', molecule 1: .* no molecule that RDKit can read"),
+        ({"molecules": ["C1CC"]}, r"row 1, field 'molecules', molecule 1: .*RDKit cannot parse it"),
         ({"molecules": [None]}, r"row 1, field 'molecules', molecule 1: expected a SMILES string, got None"),
         ({"molecules": []}, r"row 1, field 'prompt': has 1 times <mol> for 0 molecules"),
     ],

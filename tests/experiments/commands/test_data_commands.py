@@ -56,14 +56,14 @@ def run_for_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--samples", "0"], "--samples must be at least 1"),
         (["--rubric", "nonsense"], "nonsense"),
         (["--column", "prompt"], "expected FIELD=COLUMN"),
-        (["--answer", "result"], "--answer is about the columns of a FILE, and none is given"),
+        (["--answer", "result"], "--answer refers to a column of FILE, but there is no FILE"),
         (["--policy", "/no/such/model"], "/no/such/model"),
         (["--policy-engine", "nonsense"], "engine 'nonsense' does not exist"),
         (["--address", "127.0.0.1:1"], "no Ray cluster answers"),
         (["--prompts", "1000000"], "different questions, not 1000000"),
         (["--sample-top-p", "2"], "--sample-top-p must be above 0 and at most 1"),
         (["--judge-url", "http://127.0.0.1:1"], "see whether the judge service runs there"),
-        (["--judge-url", "http://h", "--votes", "3"], "--votes is for the service at --judge-url to say"),
+        (["--judge-url", "http://h", "--votes", "3"], "--votes is configured at the service with --judge-url"),
         (["--judge-key", "env:KEY"], "--judge-key goes with --judge-url"),
     ],
 )
@@ -124,7 +124,7 @@ def test_judges_with_a_running_service() -> None:
         judgment = asyncio.run(config.external_judge.make_ask()(comparison))
     assert (judgment.id, judgment.scores) == ("c1", FlexJudge(engine, SETTINGS).judge([comparison])[0].scores)
     rubric_file = Path(rubrics.__file__).parent / "presets" / "general.toml"
-    with pytest.raises(UsageError, match=r"--rubric must be one of .* where a service judges"):
+    with pytest.raises(UsageError, match=r"--rubric: got .*; with --judge-url, use one of "):
         make_config(BestOfNRun, judge_url=service.url, rubric=str(rubric_file))
 
 

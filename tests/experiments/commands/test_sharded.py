@@ -174,10 +174,13 @@ def test_command_restarts_itself_under_accelerate(tmp_path: Path) -> None:
     ("flags", "complaint"),
     [
         (["--accelerate_config", "nope"], "nope: no such file, and TRL has no configuration of that name"),
-        (["--accelerate_config", "HERE/odd.yaml"], "odd.yaml: not a configuration of accelerate's"),
+        (["--accelerate_config", "HERE/odd.yaml"], "odd.yaml: not an accelerate configuration"),
         (["--accelerate_config"], "argument --accelerate_config/--accelerate-config: expected one argument"),
-        (["--num_processes", "2"], "--num_processes goes on the command line, beside --accelerate_config"),
-        (["--config", "HERE/run.yaml"], "--accelerate_config goes on the command line"),
+        (
+            ["--num_processes", "2"],
+            "--num_processes is accepted on the command line only, together with --accelerate_config",
+        ),
+        (["--config", "HERE/run.yaml"], "--accelerate_config is accepted on the command line only"),
     ],
 )
 def test_bad_launch_flags_give_one_line(

@@ -22,14 +22,14 @@ KINDS, parse_flags = lazy("flex_judge.experiments.common.training.flags", "KINDS
     ("arguments", "complaint"),
     [
         (["nowhere.jsonl"], "nowhere.jsonl"),
-        (["--nonsense"], "unknown: --nonsense; flex-judge"),
-        (["--model_name", "x"], "unknown: --model_name"),
+        (["--nonsense"], "unknown flags: --nonsense; run flex-judge"),
+        (["--model_name", "x"], "unknown flags: --model_name"),
         (["--config"], "--config: expected the name of a file"),
         (["--learning_rate", "fast"], "invalid float value: 'fast'"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--model_name_or_path", "/no/such/model"], "/no/such/model"),
         (["--model_revision", "v2"], "--model_revision is not for this command"),
-        (["--eval_strategy", "steps"], "the policy is measured before and after"),
+        (["--eval_strategy", "steps"], "the policy is evaluated before and after training"),
         (["--push_to_hub"], "--push_to_hub is not for this command"),
         (["--held-out-samples", "0"], "--held-out-samples must be at least 1"),
     ],
@@ -117,7 +117,7 @@ def test_rejects_a_folder_with_another_policy(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "training.json").touch()
     assert main(["dpo", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path)]) == 2
-    assert "holds a policy, and not how it was made" in capsys.readouterr().err
+    assert "holds a policy but no record of its training" in capsys.readouterr().err
 
 
 def test_rejects_adapters_that_cannot_be_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Tables in the terminal and reports as HTML pages."""
+"""Terminal tables and HTML reports."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from flex_judge.experiments.common.reporting.html import write_page
 from flex_judge.experiments.common.reporting.terminal import print_run, print_table
 
 
-def test_texts_of_models_have_no_effect_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_output_has_no_effect_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(Table(("", "[b]x[/b]"), [("[red]a[/red]", "\x1b[2J")], title="[i]t[/i]", note="[u]n[/u]"))
     out = capsys.readouterr().out
     for text in ("[red]a[/red]", "[b]x[/b]", "[i]t[/i]", "[u]n[/u]", "\\x1b[2J"):
         assert text in out
 
 
-def test_a_run_ends_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_output_ends_with_the_total_time(capsys: pytest.CaptureFixture[str]) -> None:
     print_run("title", {"seconds": {"total": 125.0}}, [("rows", 1234)], [("right", as_percent(0.5))])
     out = capsys.readouterr().out
     assert "1,234" in out
@@ -26,7 +26,7 @@ def test_a_run_ends_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 min 05 s" in out
 
 
-def test_a_page_escapes_texts_and_keeps_plots(tmp_path: Path) -> None:
+def test_page_escapes_texts_and_keeps_plots(tmp_path: Path) -> None:
     table = Table(("<name>", "share"), [("<a>", as_percent(0.5)), ("b", None)], highlight=0, bars=True)
     sections = [Section("one", [table, Note("<note>"), Figure("<svg></svg>", "caption", "below")])]
     page = write_page(tmp_path / "page.html", Report("<title>", ["<intro>"], sections)).read_text()

@@ -1,4 +1,4 @@
-"""The ledger keeps every generation: exactly, by all that determines it, for many writers, through crashes."""
+"""The ledger stores generations unchanged, under stable keys, for concurrent writers and through crashes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OTHERWISE: dict[str, Any] = {
     "sample_index": 1,
     "seed": 0,
 }
-"""For every field of Sampling, another value than SAMPLING's."""
+"""Field of Sampling -> a value that differs from SAMPLING's."""
 
 
 @pytest.fixture
@@ -55,37 +55,37 @@ def ledger(path: Path) -> Iterator[Ledger]:
         yield ledger
 
 
-def key_of(number: int) -> bytes:
+def make_key(number: int) -> bytes:
     return compute_generation_key("scripted", "model", (number,), SAMPLING)
 
 
-def generation_of(number: int) -> Generation:
+def make_generation(number: int) -> Generation:
     return replace(FULL, text=f"reply {number} " + "x" * 200, token_ids=tuple(range(number % 100)))
 
 
-def image(digest: str) -> PreparedMedia:
+def make_image(digest: str) -> PreparedMedia:
     return PreparedMedia(Modality.IMAGE, None, digest)
 
 
-# What goes in comes out
+# Storing and reading
 
 
-def test_a_generation_comes_back_exactly_as_it_was(ledger: Ledger) -> None:
+def test_get_returns_the_stored_generation_unchanged(ledger: Ledger) -> None:
     for f in fields(Generation):
-        assert getattr(FULL, f.name) != f.default, f"FULL has nothing to lose in {f.name}"
-    assert ledger.get(key_of(1)) is None
-    assert ledger.put(key_of(1), FULL) == FULL
-    assert ledger.get(key_of(1)) == FULL
-    assert ledger.get(key_of(2)) is None
+        assert getattr(FULL, f.name) != f.default, f"FULL has the default value in {f.name}"
+    assert ledger.get(make_key(1)) is None
+    assert ledger.put(make_key(1), FULL) == FULL
+    assert ledger.get(make_key(1)) == FULL
+    assert ledger.get(make_key(2)) is None
     assert len(ledger) == 1
 
 
-def test_it_is_still_there_when_the_file_is_opened_again(path: Path) -> None:
+def test_generation_persists_after_reopening(path: Path) -> None:
     with Ledger(path) as ledger:
-        ledger.put(key_of(1), FULL)
+        ledger.put(make_key(1), FULL)
     for read_only in (False, True):
         with Ledger(path, read_only) as ledger:
-            assert ledger.get(key_of(1)) == FULL
+            assert ledger.get(make_key(1)) == FULL
 
 
 @settings(deadline=None, max_examples=50)
@@ -93,36 +93,36 @@ def test_it_is_still_there_when_the_file_is_opened_again(path: Path) -> None:
     text=st.text(st.characters()),
     logprobs=st.lists(st.dictionaries(st.integers(0, 2**32), st.floats(max_value=0, allow_nan=False), max_size=3)),
 )
-def test_any_text_and_any_log_probabilities_survive(
+def test_any_text_and_logprobs_round_trip(
     tmp_path_factory: pytest.TempPathFactory, text: str, logprobs: list[dict[int, float]]
 ) -> None:
     generation = Generation(text, tuple(range(len(logprobs))), "eos", tuple(logprobs))
     with Ledger(tmp_path_factory.mktemp("ledger") / "l") as ledger:
-        ledger.put(key_of(1), generation)
-        found = ledger.get(key_of(1))
-    assert found == generation
-    assert repr(found) == repr(generation)  # -0.0 == 0.0, and 1 == 1.0
+        ledger.put(make_key(1), generation)
+        stored = ledger.get(make_key(1))
+    assert stored == generation
+    assert repr(stored) == repr(generation)  # repr distinguishes -0.0 from 0.0 and 1 from 1.0
 
 
-def test_a_long_thought_takes_little_room(ledger: Ledger, path: Path) -> None:
+def test_long_reasoning_is_compressed(ledger: Ledger, path: Path) -> None:
     thought = Generation("The second answer is more helpful. " * 585, tuple(range(1000, 5096)), "stop")
     for number in range(20):
-        ledger.put(key_of(number), thought)
+        ledger.put(make_key(number), thought)
     ledger.close()
     assert path.stat().st_size / 20 < 20_000
 
 
-def test_what_was_stored_first_stays_and_is_what_counts(ledger: Ledger) -> None:
-    ledger.put(key_of(1), FULL)
-    assert ledger.put(key_of(1), replace(FULL, text="another draw")) == FULL
-    assert ledger.get(key_of(1)) == FULL
+def test_put_returns_the_generation_that_was_stored_first(ledger: Ledger) -> None:
+    ledger.put(make_key(1), FULL)
+    assert ledger.put(make_key(1), replace(FULL, text="another draw")) == FULL
+    assert ledger.get(make_key(1)) == FULL
 
 
 # Keys
 
 
 @pytest.mark.parametrize("field", fields(Sampling), ids=lambda f: f.name)
-def test_another_sampling_is_another_request(field: Any) -> None:
+def test_key_depends_on_every_sampling_field(field: Any) -> None:
     other = replace(SAMPLING, **{field.name: OTHERWISE[field.name]})
     assert compute_generation_key("vllm", "m", (1, 2), other) != compute_generation_key("vllm", "m", (1, 2), SAMPLING)
 
@@ -130,36 +130,36 @@ def test_another_sampling_is_another_request(field: Any) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        ("transformers", "m@1", (1, 2), SAMPLING, (image("a"), image("b"))),
-        ("vllm", "m@2", (1, 2), SAMPLING, (image("a"), image("b"))),
-        ("vllm", "m@1", (1, 3), SAMPLING, (image("a"), image("b"))),
-        ("vllm", "m@1", (2, 1), SAMPLING, (image("a"), image("b"))),
-        ("vllm", "m@1", (1, 2, 0), SAMPLING, (image("a"), image("b"))),
-        ("vllm", "m@1", (), SAMPLING, (image("a"), image("b"))),
-        ("vllm", "m@1", (1, 2), SAMPLING, (image("b"), image("a"))),
-        ("vllm", "m@1", (1, 2), SAMPLING, (image("a"),)),
-        ("vllm", "m@1", (1, 2), SAMPLING, (image("ab"),)),
+        ("transformers", "m@1", (1, 2), SAMPLING, (make_image("a"), make_image("b"))),
+        ("vllm", "m@2", (1, 2), SAMPLING, (make_image("a"), make_image("b"))),
+        ("vllm", "m@1", (1, 3), SAMPLING, (make_image("a"), make_image("b"))),
+        ("vllm", "m@1", (2, 1), SAMPLING, (make_image("a"), make_image("b"))),
+        ("vllm", "m@1", (1, 2, 0), SAMPLING, (make_image("a"), make_image("b"))),
+        ("vllm", "m@1", (), SAMPLING, (make_image("a"), make_image("b"))),
+        ("vllm", "m@1", (1, 2), SAMPLING, (make_image("b"), make_image("a"))),
+        ("vllm", "m@1", (1, 2), SAMPLING, (make_image("a"),)),
+        ("vllm", "m@1", (1, 2), SAMPLING, (make_image("ab"),)),
         ("vllm", "m@1", (1, 2), SAMPLING),
     ],
 )
-def test_another_engine_model_prompt_or_medium_is_another_request(other: tuple[Any, ...]) -> None:
-    one = compute_generation_key("vllm", "m@1", (1, 2), SAMPLING, (image("a"), image("b")))
-    assert len(one) == 32
-    assert compute_generation_key(*other) != one
+def test_key_depends_on_engine_model_prompt_and_media(other: tuple[Any, ...]) -> None:
+    key = compute_generation_key("vllm", "m@1", (1, 2), SAMPLING, (make_image("a"), make_image("b")))
+    assert len(key) == 32
+    assert compute_generation_key(*other) != key
 
 
-def test_the_same_request_has_the_same_key_however_it_is_written() -> None:
-    one = compute_generation_key("vllm", "m", (1, 2), Sampling(64, temperature=1.0, stop=("a",)), ())
-    assert one == compute_generation_key("vllm", "m", [1, 2], Sampling(64, temperature=1, stop=["a"]), [])  # type: ignore[arg-type]
+def test_equal_requests_have_equal_keys() -> None:
+    key = compute_generation_key("vllm", "m", (1, 2), Sampling(64, temperature=1.0, stop=("a",)), ())
+    assert key == compute_generation_key("vllm", "m", [1, 2], Sampling(64, temperature=1, stop=["a"]), [])  # type: ignore[arg-type]
     assert compute_generation_key("vllm", "m", (1,), replace(SAMPLING, temperature=-0.0)) == compute_generation_key(
         "vllm", "m", (1,), SAMPLING
     )
 
 
-def test_keys_stay_the_same_from_one_version_to_the_next() -> None:
-    # If this changes on purpose, raise KEY_FORMAT: the ledgers of users answer nothing any more.
+def test_keys_are_stable_across_versions() -> None:
+    # After an intended change, increment KEY_FORMAT: existing ledgers then answer no requests.
     key = compute_generation_key(
-        "vllm", "m@1", (1, 2), Sampling(64, 0.4, 0.8, ("</think>",), "[1-5]", (5,), 3), (image("a"),)
+        "vllm", "m@1", (1, 2), Sampling(64, 0.4, 0.8, ("</think>",), "[1-5]", (5,), 3), (make_image("a"),)
     )
     assert key.hex() == "2206ea66677168af08f2868c13612a2ec2507c248782e297703653deac2e55fd"
 
@@ -167,7 +167,7 @@ def test_keys_stay_the_same_from_one_version_to_the_next() -> None:
 # Models
 
 
-def test_a_model_is_noted_once_with_the_longest_context_it_was_run_with(ledger: Ledger) -> None:
+def test_model_is_recorded_once_with_its_longest_context(ledger: Ledger) -> None:
     model = RecordedModel("vllm", "m@1", "chat", 4096)
     ledger.add_model(model, b"files")
     ledger.add_model(replace(model, max_model_len=8192), b"others")
@@ -179,19 +179,21 @@ def test_a_model_is_noted_once_with_the_longest_context_it_was_run_with(ledger: 
         ledger.read_tokenizer(replace(model, model_id="m@2"))
 
 
-# Many writers
+# Concurrent writers
 
 
-def _write(path: Path, numbers: range, threads: int) -> None:
+def _write_generations(path: Path, numbers: range, threads: int) -> None:
     with Ledger(path) as ledger, ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(lambda n: ledger.put(key_of(n), generation_of(n)), numbers):
+        for _ in pool.map(lambda n: ledger.put(make_key(n), make_generation(n)), numbers):
             pass
 
 
-def test_threads_and_processes_write_to_one_new_file_and_nothing_is_lost(path: Path) -> None:
+def test_concurrent_writers_lose_nothing(path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
-    # Neighbours overlap by half, and all of them find no file when they start.
-    writers = [spawn.Process(target=_write, args=(path, range(100 * i, 100 * i + 200), 4)) for i in range(4)]
+    # The ranges overlap by half, and no file exists when the writers start.
+    writers = [
+        spawn.Process(target=_write_generations, args=(path, range(100 * i, 100 * i + 200), 4)) for i in range(4)
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -199,16 +201,16 @@ def test_threads_and_processes_write_to_one_new_file_and_nothing_is_lost(path: P
     assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
     with Ledger(path) as ledger:
         assert len(ledger) == 500
-        assert all(ledger.get(key_of(n)) == generation_of(n) for n in range(500))
+        assert all(ledger.get(make_key(n)) == make_generation(n) for n in range(500))
 
 
-def test_ledgers_that_open_and_close_all_the_time_do_not_lock_each_other_out(path: Path) -> None:
-    def briefly(number: int) -> None:
+def test_repeated_opening_and_closing_causes_no_lock_errors(path: Path) -> None:
+    def put_briefly(number: int) -> None:
         with Ledger(path) as ledger:
-            ledger.put(key_of(number), FULL)
+            ledger.put(make_key(number), FULL)
 
     with ThreadPoolExecutor(8) as pool:
-        for _ in pool.map(briefly, range(200)):
+        for _ in pool.map(put_briefly, range(200)):
             pass
     with Ledger(path) as ledger:
         assert len(ledger) == 200
@@ -225,7 +227,7 @@ for n in range(10**9):
 """
 
 
-def test_a_writer_that_is_killed_leaves_everything_it_had_confirmed(path: Path) -> None:
+def test_killed_writer_keeps_confirmed_generations(path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ENDLESS_WRITER, str(path)], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         confirmed = [writer.stdout.readline() for _ in range(300)]
@@ -236,6 +238,6 @@ def test_a_writer_that_is_killed_leaves_everything_it_had_confirmed(path: Path) 
         with Ledger(path, read_only) as ledger:
             assert len(ledger) >= len(confirmed)
             for line in confirmed:
-                assert ledger.get(key_of(int(line))) == Generation("x" * 500, (int(line),), "eos")
+                assert ledger.get(make_key(int(line))) == Generation("x" * 500, (int(line),), "eos")
     with Ledger(path) as ledger:
         assert ledger.put(b"next", FULL) == FULL

@@ -1,4 +1,4 @@
-"""Positions of text, pictures and films, as Qwen2.5-VL and Qwen2.5-Omni number them."""
+"""Position ids of text, images and videos, as in Qwen2.5-VL and Qwen2.5-Omni."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from lazy import lazy
 Grid, compute_position_ids = lazy("flex_judge.judges.engines.hf.media", "Grid", "compute_position_ids")
 
 
-def test_text_counts_up_in_all_three_alike() -> None:
+def test_text_positions_are_equal_in_all_three_axes() -> None:
     assert compute_position_ids(4, []).tolist() == [[0, 1, 2, 3]] * 3
 
 
-def test_a_picture_counts_rows_and_columns_and_text_goes_on_after_the_larger() -> None:
-    # two words, a picture of 2 rows and 3 columns, two words
+def test_image_positions_count_rows_and_columns() -> None:
+    # two text tokens, an image of 2 rows and 3 columns, two text tokens
     assert compute_position_ids(10, [Grid(2, 1, 2, 3)]).tolist() == [
         [0, 1, *[2] * 6, 5, 6],
         [0, 1, 2, 2, 2, 3, 3, 3, 5, 6],
@@ -23,8 +23,8 @@ def test_a_picture_counts_rows_and_columns_and_text_goes_on_after_the_larger() -
     ]
 
 
-def test_a_film_counts_time_and_text_goes_on_after_its_end() -> None:
-    # three frames of one token each, a second and a half apart at two tokens per second
+def test_video_positions_count_time() -> None:
+    # three frames of one token each, 1.5 s apart, at two positions per second
     assert compute_position_ids(5, [Grid(1, 3, 1, 1, step=3.0)]).tolist() == [
         [0, 1, 4, 7, 8],
         [0, 1, 1, 1, 8],
@@ -32,12 +32,12 @@ def test_a_film_counts_time_and_text_goes_on_after_its_end() -> None:
     ]
 
 
-def test_times_between_two_positions_are_cut_off() -> None:
+def test_fractional_times_are_rounded_down() -> None:
     assert compute_position_ids(4, [Grid(0, 4, 1, 1, step=0.7)])[0].tolist() == [0, 0, 1, 2]
 
 
 @pytest.mark.parametrize("second", [4, 6])
-def test_two_pictures_stand_one_after_the_other(second: int) -> None:
+def test_two_images_have_consecutive_positions(second: int) -> None:
     positions = compute_position_ids(second + 4, [Grid(0, 1, 2, 2), Grid(second, 1, 2, 2)])
     assert positions[:, second].tolist() == [2 + second - 4] * 3
 
@@ -50,7 +50,7 @@ def test_two_pictures_stand_one_after_the_other(second: int) -> None:
     ),
     tail=st.integers(1, 5),
 )
-def test_every_token_has_a_position_and_text_always_moves_on(
+def test_every_token_has_a_position_and_text_follows_the_highest(
     shapes: list[tuple[int, int, int, int, float]], tail: int
 ) -> None:
     grids, length = [], 0

@@ -1,4 +1,4 @@
-"""Processes end with the one that owns them, and nothing else does."""
+"""Guarded processes end with their owner."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from processes import alive, ended
+from processes import is_alive, wait_for_end
 
 from flex_judge.judges.engines.vllm.process_guard import ProcessGuard
 
@@ -26,7 +26,7 @@ time.sleep(60)
 
 @pytest.fixture
 def parent() -> Iterator[tuple[psutil.Process, psutil.Process]]:
-    """A process, and one that it started."""
+    """Start a process with a child; yield both."""
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as root:
         assert root.stdout is not None
         child = psutil.Process(int(root.stdout.readline()))
@@ -36,42 +36,42 @@ def parent() -> Iterator[tuple[psutil.Process, psutil.Process]]:
             child.kill()
 
 
-def test_what_a_process_owns_ends_when_it_is_killed() -> None:
+def test_killing_the_owner_ends_guarded_processes() -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         _, child = (psutil.Process(int(pid)) for pid in owner.stdout.readline().split())
         owned = {child, *psutil.Process(owner.pid).children()}
-        assert len(owned) == 3  # with the guard's own
-        assert all(map(alive, owned))
+        assert len(owned) == 3  # including the watcher
+        assert all(map(is_alive, owned))
         owner.kill()
-    assert ended(*owned)
+    assert wait_for_end(*owned)
 
 
-def test_closing_ends_what_a_process_left_behind(parent: tuple[psutil.Process, psutil.Process]) -> None:
+def test_close_ends_remaining_descendants(parent: tuple[psutil.Process, psutil.Process]) -> None:
     root, child = parent
     guard = ProcessGuard([root.pid])
     root.kill()
-    assert ended(root)
-    assert alive(child)
+    assert wait_for_end(root)
+    assert is_alive(child)
     guard.close()
-    assert ended(child)
+    assert wait_for_end(child)
     guard.close()
 
 
-def test_killing_ends_a_process_that_was_stopped(parent: tuple[psutil.Process, psutil.Process]) -> None:
+def test_kill_ends_a_stopped_process(parent: tuple[psutil.Process, psutil.Process]) -> None:
     root, child = parent
     guard = ProcessGuard([root.pid])
     root.suspend()
     guard.kill()
-    assert ended(root, child)
+    assert wait_for_end(root, child)
     guard.close()
 
 
-def test_closing_when_all_has_ended_is_nothing_to_speak_of(parent: tuple[psutil.Process, psutil.Process]) -> None:
+def test_close_after_all_processes_ended_does_nothing(parent: tuple[psutil.Process, psutil.Process]) -> None:
     root, child = parent
     guard = ProcessGuard([root.pid])
     child.kill()
     root.kill()
-    assert ended(root, child)
+    assert wait_for_end(root, child)
     guard.kill()
     guard.close()

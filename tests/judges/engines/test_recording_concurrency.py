@@ -1,4 +1,4 @@
-"""Requests to a recording engine that come at the same time, leave early, fail together or wait for the file."""
+"""Concurrent requests to a recording engine: sharing, cancellation, failures and a locked file."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.sqlite"
 
 
-def ask(engine: Engine, prompt: str) -> Generation:
-    """One request in an event loop of its own."""
+def generate(engine: Engine, prompt: str) -> Generation:
+    """Run one request in its own event loop."""
     return asyncio.run(engine.generate(encode(prompt), SAMPLING))
 
 
 class Gate:
-    """A script that counts its calls and answers when it is let."""
+    """Script that counts its calls and replies once `open` is set."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
@@ -49,26 +49,27 @@ class Gate:
         return f"reply {self.calls}"
 
 
-async def settled() -> None:
-    """Give every task, and the ledger's thread, the time to come as far as it can."""
+async def settle() -> None:
+    """Give all tasks and the ledger's thread time to proceed as far as they can."""
     for _ in range(20):
         await asyncio.sleep(0.005)
 
 
-async def begun(*requests: Coroutine[Any, Any, Generation]) -> list[asyncio.Task[Generation]]:
+async def start(*requests: Coroutine[Any, Any, Generation]) -> list[asyncio.Task[Generation]]:
+    """Start the requests as tasks and let them proceed."""
     tasks = [asyncio.create_task(request) for request in requests]
-    await settled()
+    await settle()
     return tasks
 
 
-# Equal requests at the same time
+# Equal concurrent requests
 
 
-async def test_equal_requests_under_way_are_computed_once(path: Path) -> None:
+async def test_equal_concurrent_requests_are_computed_once(path: Path) -> None:
     gate = Gate()
     engine, _ = recording(path, gate)
-    tasks = await begun(*(engine.generate(encode("Ana"), SAMPLING) for _ in range(5)))
-    tasks += await begun(engine.generate(encode("Ben"), SAMPLING))
+    tasks = await start(*(engine.generate(encode("Ana"), SAMPLING) for _ in range(5)))
+    tasks += await start(engine.generate(encode("Ben"), SAMPLING))
     gate.open.set()
     texts = [generation.text for generation in await asyncio.gather(*tasks)]
     assert len(set(texts[:5])) == 1
@@ -77,23 +78,23 @@ async def test_equal_requests_under_way_are_computed_once(path: Path) -> None:
     engine.close()
 
 
-def test_event_loops_of_many_threads_get_the_same_generation(path: Path) -> None:
-    drawn = iter(range(100))
-    engine, _ = recording(path, lambda *_: f"draw {next(drawn)}")
+def test_event_loops_in_many_threads_get_the_same_generation(path: Path) -> None:
+    counter = iter(range(100))
+    engine, _ = recording(path, lambda *_: f"sample {next(counter)}")
     with ThreadPoolExecutor(8) as pool:
-        assert len({g.text for g in pool.map(lambda _: ask(engine, "Ana"), range(40))}) == 1
+        assert len({g.text for g in pool.map(lambda _: generate(engine, "Ana"), range(40))}) == 1
     assert engine.hits + engine.misses == 40
     engine.close()
 
 
 @pytest.mark.parametrize("leaving", [[0], [1], [0, 1]])
-async def test_one_who_leaves_does_not_take_the_others_result_along(path: Path, leaving: list[int]) -> None:
+async def test_cancelling_one_caller_keeps_the_result_for_the_others(path: Path, leaving: list[int]) -> None:
     gate = Gate()
     engine, _ = recording(path, gate)
-    tasks = await begun(*(engine.generate(encode("Ana"), SAMPLING) for _ in range(3)))
+    tasks = await start(*(engine.generate(encode("Ana"), SAMPLING) for _ in range(3)))
     for place in leaving:
         tasks[place].cancel()
-    await settled()
+    await settle()
     gate.open.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     for place, result in enumerate(results):
@@ -102,14 +103,16 @@ async def test_one_who_leaves_does_not_take_the_others_result_along(path: Path, 
     engine.close()
 
 
-async def test_work_that_nobody_waits_for_is_given_up_and_can_be_asked_for_again(path: Path) -> None:
+async def test_abandoned_computation_is_cancelled_and_can_be_repeated(path: Path) -> None:
     gate = Gate()
     engine, _ = recording(path, gate)
-    tasks = await begun(*(engine.generate(encode("Ana"), SAMPLING) for _ in range(2)))
+    tasks = await start(*(engine.generate(encode("Ana"), SAMPLING) for _ in range(2)))
     for task in tasks:
         task.cancel()
-    again = asyncio.create_task(engine.generate(encode("Ana"), SAMPLING))  # while the old work is being given up
-    await settled()
+    again = asyncio.create_task(
+        engine.generate(encode("Ana"), SAMPLING)
+    )  # while the first computation is being cancelled
+    await settle()
     assert (gate.calls, gate.cancelled) == (2, 1)
     assert len(engine.ledger) == 0
     gate.open.set()
@@ -117,18 +120,18 @@ async def test_work_that_nobody_waits_for_is_given_up_and_can_be_asked_for_again
     engine.close()
 
 
-async def test_a_deadline_gives_the_work_up(path: Path) -> None:
+async def test_timeout_cancels_the_computation(path: Path) -> None:
     gate = Gate()
     engine, _ = recording(path, gate)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await engine.generate(encode("Ana"), SAMPLING)
-    await settled()
+    await settle()
     assert gate.cancelled == 1
     engine.close()
 
 
-async def test_a_failure_fails_all_who_wait_and_is_not_remembered(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_failure_reaches_all_callers_and_is_not_recorded(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     calls = 0
 
     async def fail_once(prompt: str, sampling: Sampling) -> str:
@@ -140,7 +143,7 @@ async def test_a_failure_fails_all_who_wait_and_is_not_remembered(path: Path, ca
         return "fine"
 
     engine, _ = recording(path, fail_once)
-    tasks = await begun(*(engine.generate(encode("Ana"), SAMPLING) for _ in range(3)))
+    tasks = await start(*(engine.generate(encode("Ana"), SAMPLING) for _ in range(3)))
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         assert isinstance(result, EngineLostError)
     assert len(engine.ledger) == 0
@@ -148,12 +151,10 @@ async def test_a_failure_fails_all_who_wait_and_is_not_remembered(path: Path, ca
     assert calls == 2
     engine.close()
     gc.collect()
-    assert caplog.text == ""  # asyncio complains here of errors that nobody looked at
+    assert caplog.text == ""  # asyncio would log exceptions that were never retrieved
 
 
-async def test_an_error_that_nobody_waits_for_any_more_is_not_reported_as_forgotten(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_error_after_cancellation_is_not_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def fail_when_cancelled(prompt: str, sampling: Sampling) -> str:
         try:
             await asyncio.sleep(60)
@@ -162,9 +163,9 @@ async def test_an_error_that_nobody_waits_for_any_more_is_not_reported_as_forgot
         return ""
 
     engine, _ = recording(path, fail_when_cancelled)
-    (task,) = await begun(engine.generate(encode("Ana"), SAMPLING))
+    (task,) = await start(engine.generate(encode("Ana"), SAMPLING))
     task.cancel()
-    await settled()
+    await settle()
     assert task.cancelled()
     engine.close()
     del task
@@ -172,10 +173,10 @@ async def test_an_error_that_nobody_waits_for_any_more_is_not_reported_as_forgot
     assert caplog.text == ""
 
 
-# The ledger's own time
+# Waiting for the ledger
 
 
-async def test_what_is_computed_is_kept_also_if_its_caller_has_left(path: Path) -> None:
+async def test_finished_generation_is_recorded_after_cancellation(path: Path) -> None:
     computed, release = threading.Event(), threading.Event()
 
     class SlowLedger(Ledger):
@@ -186,13 +187,13 @@ async def test_what_is_computed_is_kept_also_if_its_caller_has_left(path: Path) 
 
     gate = Gate()
     engine = RecordingEngine(ScriptedEngine(gate), SlowLedger(path))
-    tasks = await begun(*(engine.generate(encode(name), SAMPLING) for name in ("Ana", "Ben", "Cyd")))
+    tasks = await start(*(engine.generate(encode(name), SAMPLING) for name in ("Ana", "Ben", "Cyd")))
     gate.open.set()
-    await settled()
-    assert computed.is_set()  # the first is being written, and the others wait for their turn
+    await settle()
+    assert computed.is_set()  # the first generation is being written, and the others wait
     for task in tasks:
         task.cancel()
-    await settled()
+    await settle()
     release.set()
     for name in ("Ana", "Ben", "Cyd"):
         assert (await engine.generate(encode(name), SAMPLING)).text.startswith("reply")
@@ -200,11 +201,11 @@ async def test_what_is_computed_is_kept_also_if_its_caller_has_left(path: Path) 
     engine.close()
 
 
-async def test_an_event_loop_goes_on_while_another_process_holds_the_file(path: Path) -> None:
+async def test_event_loop_is_not_blocked_by_a_locked_file(path: Path) -> None:
     engine, _ = recording(path)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    (task,) = await begun(engine.generate(encode("Ana"), SAMPLING))
+    (task,) = await start(engine.generate(encode("Ana"), SAMPLING))
     assert not task.done()
     other.execute("ROLLBACK")
     assert (await task).text == "Hello, Ana!"
@@ -212,11 +213,11 @@ async def test_an_event_loop_goes_on_while_another_process_holds_the_file(path: 
     engine.close()
 
 
-async def test_closing_writes_what_is_still_to_be_written(path: Path) -> None:
+async def test_close_writes_pending_generations(path: Path) -> None:
     engine, _ = recording(path)
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
-    await begun(engine.generate(encode("Ana"), SAMPLING))
+    await start(engine.generate(encode("Ana"), SAMPLING))
     end = threading.Timer(0.2, other.rollback)
     end.start()
     engine.close()

@@ -1,4 +1,4 @@
-"""A replay answers from a ledger as the engine that wrote it did, without its model."""
+"""The replay engine answers from a ledger like the recorded engine, without its model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def encode(text: str) -> list[int]:
     return list(build_byte_tokenizer().encode(text, add_special_tokens=False))
 
 
-def ask(
+def generate(
     engine: Engine, prompt: str, sampling: Sampling = SAMPLING, media: tuple[PreparedMedia, ...] = ()
 ) -> Generation:
     return asyncio.run(engine.generate(encode(prompt), sampling, media))
@@ -49,42 +49,42 @@ def record(
     profile: Profile = CHAT,
     length: int = 500,
 ) -> list[Generation]:
-    """Answer the prompts with a scripted engine of that identity, and keep the answers in the ledger."""
+    """Answer the prompts with a scripted engine of the given identity and record the answers."""
     inner = ScriptedEngine(lambda prompt, _: f"{model_id} says hello to {prompt}", length, profile)
     inner.name, inner.model_id = name, model_id
     engine = RecordingEngine(inner, Ledger(path))
-    made = [ask(engine, prompt) for prompt in prompts]
+    generations = [generate(engine, prompt) for prompt in prompts]
     engine.close()
-    return made
+    return generations
 
 
-def replayed(model: str | Path, **options: int) -> ReplayEngine:
+def open_replay(model: str | Path, **options: int) -> ReplayEngine:
     engine = load_engine(EngineConfig(str(model), engine="replay", **options))  # type: ignore[arg-type]
     assert isinstance(engine, ReplayEngine)
     return engine
 
 
-def refused(model: str | Path) -> str:
+def get_open_error(model: str | Path) -> str:
     with pytest.raises(LedgerError) as caught:
-        replayed(model)
+        open_replay(model)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_a_replay_gives_the_same_generations(path: Path) -> None:
-    made = record(path, "Ana", "Ben", "naïve 🙂")
-    engine = replayed(path)
+def test_replay_returns_the_recorded_generations(path: Path) -> None:
+    recorded = record(path, "Ana", "Ben", "naïve 🙂")
+    engine = open_replay(path)
     assert isinstance(engine, Engine)
-    assert [ask(engine, prompt) for prompt in ("Ana", "Ben", "naïve 🙂")] == made
+    assert [generate(engine, prompt) for prompt in ("Ana", "Ben", "naïve 🙂")] == recorded
     assert (engine.hits, engine.misses) == (3, 0)
     asyncio.run(engine.check_health())
     engine.close()
     engine.close()
 
 
-def test_a_replay_is_to_its_callers_what_the_engine_was(path: Path) -> None:
+def test_replay_has_the_identity_of_the_recorded_engine(path: Path) -> None:
     record(path, "Ana", profile=PROFILES["flex-vl"])
-    engine, tokenizer = replayed(path), ScriptedEngine(lambda *_: "", profile=PROFILES["flex-vl"]).tokenizer
+    engine, tokenizer = open_replay(path), ScriptedEngine(lambda *_: "", profile=PROFILES["flex-vl"]).tokenizer
     assert (engine.name, engine.model_id, engine.max_model_len) == ("scripted", "judge@1", 500)
     assert engine.profile is PROFILES["flex-vl"]
     assert engine.tokenizer.get_vocab() == tokenizer.get_vocab()
@@ -93,26 +93,26 @@ def test_a_replay_is_to_its_callers_what_the_engine_was(path: Path) -> None:
     assert engine.tokenizer.apply_chat_template(turns, **chat) == tokenizer.apply_chat_template(turns, **chat)
     for split in (False, True):
         text = turns[0]["content"]
-        ours = engine.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=split)
-        assert ours == tokenizer.encode(text, add_special_tokens=False, split_special_tokens=split)
+        ids = engine.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=split)
+        assert ids == tokenizer.encode(text, add_special_tokens=False, split_special_tokens=split)
 
 
-def test_a_replay_changes_nothing(path: Path) -> None:
+def test_replay_leaves_the_ledger_unchanged(path: Path) -> None:
     record(path, "Ana")
     content = path.read_bytes()
     engine = load_engine(EngineConfig(str(path), engine="replay", ledger=str(path.with_name("other.sqlite"))))
     assert isinstance(engine, ReplayEngine)
-    ask(engine, "Ana")
+    generate(engine, "Ana")
     engine.close()
     assert path.read_bytes() == content
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_a_replay_goes_beside_a_run_that_is_still_recording(path: Path) -> None:
+def test_replay_reads_while_another_run_records(path: Path) -> None:
     running = RecordingEngine(ScriptedEngine(lambda prompt, _: prompt), Ledger(path))
-    engine = replayed(path)
-    made = ask(running, "Ana")
-    assert ask(engine, "Ana") == made
+    engine = open_replay(path)
+    recorded = generate(running, "Ana")
+    assert generate(engine, "Ana") == recorded
     engine.close()
     running.close()
 
@@ -121,94 +121,97 @@ def test_a_replay_goes_beside_a_run_that_is_still_recording(path: Path) -> None:
     ("prompt", "sampling", "media"),
     [("Ben", SAMPLING, ()), ("Ana", replace(SAMPLING, sample_index=1), ()), ("Ana", SAMPLING, (CAT,))],
 )
-def test_what_was_not_recorded_is_a_typed_error(
+def test_unrecorded_request_raises_not_recorded_error(
     path: Path, prompt: str, sampling: Sampling, media: tuple[PreparedMedia, ...]
 ) -> None:
     record(path, "Ana")
-    engine = replayed(path)
+    engine = open_replay(path)
     with pytest.raises(NotRecordedError, match=r"ledger\.sqlite: holds no answer of judge@1 .*3 tokens"):
-        ask(engine, prompt, sampling, media)
+        generate(engine, prompt, sampling, media)
     assert (engine.hits, engine.misses) == (0, 1)
     engine.close()
 
 
-def test_a_model_length_can_be_cut_but_not_stretched(path: Path) -> None:
+def test_context_length_can_be_reduced_but_not_extended(path: Path) -> None:
     record(path, "Ana", length=500)
     record(path, "Ana", length=700)
-    assert replayed(path, max_model_len=600).max_model_len == 600
-    assert replayed(path, max_model_len=8192).max_model_len == 700
+    assert open_replay(path, max_model_len=600).max_model_len == 600
+    assert open_replay(path, max_model_len=8192).max_model_len == 700
 
 
-# Which ledger, which model
+# Selecting the ledger and the model
 
 
-def test_of_several_models_one_is_chosen_by_the_beginning_of_its_name(path: Path) -> None:
-    one = record(path, "Ana", model_id="judge@1")
-    other = record(path, "Ana", model_id="policy@1")
-    assert [ask(replayed(f"{path}#{model}"), "Ana") for model in ("judge", "policy@1")] == [*one, *other]
+def test_model_is_selected_by_prefix(path: Path) -> None:
+    judge_replies = record(path, "Ana", model_id="judge@1")
+    policy_replies = record(path, "Ana", model_id="policy@1")
+    assert [generate(open_replay(f"{path}#{model}"), "Ana") for model in ("judge", "policy@1")] == [
+        *judge_replies,
+        *policy_replies,
+    ]
 
 
-def test_a_choice_that_is_open_or_empty_lists_the_models_and_how_to_choose(path: Path) -> None:
+def test_ambiguous_or_unknown_model_lists_the_choices(path: Path) -> None:
     record(path, model_id="judge@1")
     record(path, model_id="judge@2", name="vllm")
-    message = refused(path)
+    message = get_open_error(path)
     assert message.startswith(f"{path}: several models wrote to this ledger")
     assert "scripted:judge@1, vllm:judge@2" in message
     assert f"{path}#MODEL" in message
-    assert "several models" in refused(f"{path}#judge")
-    assert "no model in this ledger is called 'x'; choose one of scripted:judge@1" in refused(f"{path}#x")
+    assert "several models" in get_open_error(f"{path}#judge")
+    assert "no model in this ledger is called 'x'; choose one of scripted:judge@1" in get_open_error(f"{path}#x")
 
 
-def test_one_model_in_two_engines_is_chosen_with_the_engine(path: Path) -> None:
+def test_model_of_two_engines_is_selected_with_the_engine(path: Path) -> None:
     record(path, name="vllm")
     record(path, name="transformers")
-    assert "several" in refused(f"{path}#judge@1")
-    assert replayed(f"{path}#transformers:judge").name == "transformers"
+    assert "several" in get_open_error(f"{path}#judge@1")
+    assert open_replay(f"{path}#transformers:judge").name == "transformers"
 
 
-def test_a_name_that_is_written_out_wins_over_one_that_begins_so(path: Path) -> None:
+def test_exact_model_name_wins_over_prefix(path: Path) -> None:
     record(path, model_id="judge")
     record(path, model_id="judge-large")
-    assert replayed(f"{path}#judge").model_id == "judge"
-    assert replayed(f"{path}#judge-").model_id == "judge-large"
+    assert open_replay(f"{path}#judge").model_id == "judge"
+    assert open_replay(f"{path}#judge-").model_id == "judge-large"
 
 
-def test_a_ledger_may_have_a_hash_in_its_name(tmp_path: Path) -> None:
+def test_ledger_path_may_contain_a_hash(tmp_path: Path) -> None:
     path = tmp_path / "run#1"
     record(path)
-    assert replayed(path).model_id == "judge@1"
-    assert replayed(f"{path}#judge").model_id == "judge@1"
+    assert open_replay(path).model_id == "judge@1"
+    assert open_replay(f"{path}#judge").model_id == "judge@1"
 
 
-def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, path: Path) -> None:
-    assert "there is no such ledger" in refused(path)
-    assert "there is no such ledger" in refused("smollm2-135m")
-    assert "is a folder" in refused(tmp_path)
+def test_file_that_is_not_a_ledger_is_rejected(tmp_path: Path, path: Path) -> None:
+    assert "there is no such ledger" in get_open_error(path)
+    assert "there is no such ledger" in get_open_error("smollm2-135m")
+    assert "is a folder" in get_open_error(tmp_path)
     path.write_text("id,score\n" * 100)
-    assert "file is not a database" in refused(path)
+    assert "file is not a database" in get_open_error(path)
 
 
-def test_a_ledger_that_no_model_wrote_to_has_nothing_to_replay(path: Path) -> None:
+def test_ledger_without_models_is_rejected(path: Path) -> None:
     Ledger(path).close()
-    assert "nothing to replay" in refused(path)
+    assert "nothing to replay" in get_open_error(path)
 
 
-def test_a_profile_of_another_version_is_named(path: Path) -> None:
+def test_unknown_profile_is_named_in_the_error(path: Path) -> None:
     record(path, profile=Profile("flex-new"))
-    assert "'flex-new'" in refused(path)
+    assert "'flex-new'" in get_open_error(path)
 
 
 @pytest.mark.parametrize("broken", [lambda f: b"", lambda f: f[:-9], lambda f: f[:90] + b"\xff" * 60 + f[150:]])
-def test_a_damaged_tokenizer_is_named(path: Path, broken: Callable[[bytes], bytes]) -> None:
+def test_damaged_tokenizer_is_named_in_the_error(path: Path, broken: Callable[[bytes], bytes]) -> None:
     record(path)
     with sqlite3.connect(path) as db:
         (files,) = db.execute("SELECT tokenizer FROM models").fetchone()
         db.execute("UPDATE models SET tokenizer = ?", (broken(files),))
     db.close()
-    assert "the tokenizer of judge@1 in it is damaged" in refused(path)
+    assert "the tokenizer of judge@1 is damaged" in get_open_error(path)
 
 
-def test_a_replay_needs_neither_the_model_nor_its_libraries(path: Path) -> None:
+def test_replay_imports_no_model_library(path: Path) -> None:
     record(path)
     code = (
         "import sys\nfrom flex_judge.judges.engines import EngineConfig, load_engine\n"

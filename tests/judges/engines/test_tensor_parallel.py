@@ -1,4 +1,4 @@
-"""One engine over several ranks."""
+"""One engine on several tensor-parallel ranks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from processes import all_are_told, at_work, ended, running, until_lost
+from processes import check_all_lost, run_engine, start_requests, wait_for_end, wait_until_lost
 from tiny_engines import generate
 from tiny_models import tiny_llama
 
@@ -18,7 +18,7 @@ TEXTS = ["What is seen in the image?", "The judge reads both answers", "2 + 3", 
 
 @pytest.fixture(scope="module")
 def four_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama with 4 heads of 64 numbers and 2 key-value heads, so that 2 ranks have a half of each."""
+    """Write a tiny Llama with 4 heads of 64 dimensions and 2 key-value heads, which 2 ranks can split."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -31,7 +31,7 @@ def four_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_model_spread_over_two_ranks_says_what_it_says_on_one_and_is_lost_when_one_hangs(
+def test_tensor_parallel_engine_matches_a_single_one_and_is_lost_when_a_rank_hangs(
     four_heads: Path,
 ) -> None:
     alone = load_engine(EngineConfig(str(four_heads), "transformers", dtype="float32", max_model_len=4096))
@@ -39,18 +39,18 @@ def test_a_model_spread_over_two_ranks_says_what_it_says_on_one_and_is_lost_when
     alone.close()
 
     async def scenario() -> None:
-        async with running(four_heads, tensor_parallel=2, stall_s=2.0) as (engine, processes):
+        async with run_engine(four_heads, tensor_parallel=2, stall_s=2.0) as (engine, processes):
             assert len(processes) >= 3
-            # Of itself vllm would leave the ranks to Ray where it runs in a placement group, whose GPUs are taken.
+            # By default, vllm in a Ray placement group would start its ranks through Ray, whose GPUs are taken.
             assert engine.engine_args["distributed_executor_backend"] == "mp"  # type: ignore[attr-defined]
             prompts = [engine.tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
             replies = await asyncio.gather(*(engine.generate(prompt, Sampling(16)) for prompt in prompts))
             assert [r.token_ids for r in replies] == expected
-            tasks = await at_work(engine)
+            tasks = await start_requests(engine)
             processes[-1].suspend()
-            assert "has not answered for 2 s" in await until_lost(engine)
-            assert await all_are_told(tasks)
-            assert ended(*processes)
+            assert "has not answered for 2 s" in await wait_until_lost(engine)
+            assert await check_all_lost(tasks)
+            assert wait_for_end(*processes)
 
     asyncio.run(scenario())
 
@@ -59,13 +59,11 @@ def test_a_model_spread_over_two_ranks_says_what_it_says_on_one_and_is_lost_when
     ("config", "complaint"),
     [
         ({"engine": "vllm", "tensor_parallel": 2}, "set own_process"),
-        ({"engine": "transformers", "tensor_parallel": 2}, "takes engine vllm"),
+        ({"engine": "transformers", "tensor_parallel": 2}, "use engine vllm"),
         ({"tensor_parallel": 0}, "at least 1"),
         ({"stall_s": 0.0}, "stall_s must be above 0"),
     ],
 )
-def test_what_an_engine_cannot_do_is_refused_before_a_model_is_loaded(
-    config: dict[str, object], complaint: str
-) -> None:
+def test_unsupported_settings_are_rejected_before_loading(config: dict[str, object], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         load_engine(EngineConfig("nowhere", **config))  # type: ignore[arg-type]

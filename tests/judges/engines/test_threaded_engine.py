@@ -1,4 +1,4 @@
-"""Engines that compute in a thread: results reach their callers, and nobody waits for a dead engine."""
+"""Engines that compute in a thread: results reach their callers, and no caller waits for a dead engine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from flex_judge.judges.media.types import Modality
 
 SAMPLING = Sampling(8)
 STEP_S = 0.001
-PATIENCE_S = 20.0  # far more than anything here takes; a test that waits so long has found a caller forgotten
+TIMEOUT_S = 20.0  # far more than any test takes; a test that runs into it has found a forgotten caller
 
 
 class Doubler(ThreadedEngine):
-    """Answers each prompt with its numbers doubled, the last request first; the number 13 kills it."""
+    """Engine that doubles the numbers of a prompt, last request first; the number 13 crashes it."""
 
     name = "doubler"
 
@@ -46,7 +46,7 @@ class Doubler(ThreadedEngine):
         self.threads.add(threading.get_ident())
         self.taken += new
         new.clear()
-        self.gate.wait(PATIENCE_S)
+        self.gate.wait(TIMEOUT_S)
         time.sleep(self.step_s)
         self.taken = [r for r in self.taken if not r.is_cancelled]
         if self.taken:
@@ -73,19 +73,19 @@ def engine() -> Iterator[Doubler]:
     engine.close()
 
 
-async def ask(engine: ThreadedEngine, *numbers: int) -> tuple[int, ...]:
-    async with asyncio.timeout(PATIENCE_S):
+async def double(engine: ThreadedEngine, *numbers: int) -> tuple[int, ...]:
+    async with asyncio.timeout(TIMEOUT_S):
         return (await engine.generate(numbers, SAMPLING)).token_ids
 
 
-async def until_taken(engine: Doubler, count: int) -> None:
-    async with asyncio.timeout(PATIENCE_S):
+async def wait_until_taken(engine: Doubler, count: int) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
         while len(engine.taken) < count:
             await asyncio.sleep(STEP_S)
 
 
-async def until_unhealthy(engine: Doubler) -> EngineLostError:
-    async with asyncio.timeout(PATIENCE_S):
+async def wait_until_unhealthy(engine: Doubler) -> EngineLostError:
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             try:
                 await engine.check_health()
@@ -94,188 +94,191 @@ async def until_unhealthy(engine: Doubler) -> EngineLostError:
             await asyncio.sleep(STEP_S)
 
 
-async def outcomes(*tasks: asyncio.Task[tuple[int, ...]]) -> list[object]:
+async def gather_outcomes(*tasks: asyncio.Task[tuple[int, ...]]) -> list[object]:
     return list(await asyncio.gather(*tasks, return_exceptions=True))
 
 
-async def test_one_thread_loads_the_model_and_computes_with_it(engine: Doubler) -> None:
-    assert await ask(engine, 1) == (2,)
+async def test_one_thread_loads_the_model_and_computes(engine: Doubler) -> None:
+    assert await double(engine, 1) == (2,)
     assert len(engine.threads) == 1
     assert threading.get_ident() not in engine.threads
 
 
-def test_who_makes_an_engine_is_told_why_its_model_cannot_be_loaded() -> None:
+def test_constructor_raises_the_load_error() -> None:
     with pytest.raises(OSError, match="no such file"):
         Doubler(broken="no such file")
 
 
-async def test_every_caller_gets_the_result_of_its_own_prompt(engine: Doubler) -> None:
-    results = await asyncio.gather(*(ask(engine, n, n + 1) for n in range(100, 300)))
+async def test_every_caller_gets_its_own_result(engine: Doubler) -> None:
+    results = await asyncio.gather(*(double(engine, n, n + 1) for n in range(100, 300)))
     assert results == [(2 * n, 2 * n + 2) for n in range(100, 300)]
 
 
-async def test_media_travel_with_their_prompt(engine: Doubler) -> None:
+async def test_media_are_passed_with_their_prompt(engine: Doubler) -> None:
     picture = PreparedMedia(Modality.IMAGE, None, "digest")
     engine.gate.clear()
     task = asyncio.ensure_future(engine.generate([1], SAMPLING, [picture]))
-    await until_taken(engine, 1)
+    await wait_until_taken(engine, 1)
     assert engine.taken[0].media == (picture,)
     engine.gate.set()
     assert (await task).token_ids == (2,)
 
 
-def test_an_engine_outlives_the_event_loops_of_its_callers(engine: Doubler) -> None:
-    assert asyncio.run(ask(engine, 1)) == (2,)
-    assert asyncio.run(ask(engine, 2)) == (4,)
+def test_engine_outlives_event_loops(engine: Doubler) -> None:
+    assert asyncio.run(double(engine, 1)) == (2,)
+    assert asyncio.run(double(engine, 2)) == (4,)
 
 
-def test_an_engine_serves_two_event_loops_at_the_same_time(engine: Doubler) -> None:
+def test_engine_serves_two_event_loops_concurrently(engine: Doubler) -> None:
     results: dict[int, list[tuple[int, ...]]] = {}
 
-    def caller(start: int) -> None:
-        async def all_of_them() -> list[tuple[int, ...]]:
-            return list(await asyncio.gather(*(ask(engine, n) for n in range(start, start + 50))))
+    def run_loop(start: int) -> None:
+        async def double_all() -> list[tuple[int, ...]]:
+            return list(await asyncio.gather(*(double(engine, n) for n in range(start, start + 50))))
 
-        results[start] = asyncio.run(all_of_them())
+        results[start] = asyncio.run(double_all())
 
-    threads = [threading.Thread(target=caller, args=(start,)) for start in (100, 200)]
+    threads = [threading.Thread(target=run_loop, args=(start,)) for start in (100, 200)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE_S)
+        thread.join(TIMEOUT_S)
     assert results == {start: [(2 * n,) for n in range(start, start + 50)] for start in (100, 200)}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_when_the_engine_crashes_every_caller_is_told_why(engine: Doubler) -> None:
+async def test_crash_fails_every_caller_with_the_reason(engine: Doubler) -> None:
     engine.gate.clear()
-    tasks = [asyncio.ensure_future(ask(engine, n)) for n in (1, 2, 13)]
-    await until_taken(engine, 3)
-    tasks.append(asyncio.ensure_future(ask(engine, 4)))  # still in the inbox when the engine dies
+    tasks = [asyncio.ensure_future(double(engine, n)) for n in (1, 2, 13)]
+    await wait_until_taken(engine, 3)
+    tasks.append(asyncio.ensure_future(double(engine, 4)))  # still in the inbox when the engine dies
     await asyncio.sleep(STEP_S)
     engine.gate.set()
-    for outcome in await outcomes(*tasks):
+    for outcome in await gather_outcomes(*tasks):
         assert isinstance(outcome, EngineLostError)
         assert "13 cannot be doubled" in str(outcome)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_a_crashed_engine_is_unhealthy_and_takes_no_more_requests(engine: Doubler) -> None:
+async def test_crashed_engine_is_unhealthy_and_rejects_requests(engine: Doubler) -> None:
     await engine.check_health()
     with pytest.raises(EngineLostError):
-        await ask(engine, 13)
+        await double(engine, 13)
     engine.close()
     with pytest.raises(EngineLostError, match="13 cannot be doubled"):
         await engine.check_health()
     with pytest.raises(EngineLostError, match="13 cannot be doubled"):
-        await ask(engine, 1)
+        await double(engine, 1)
 
 
-async def test_closing_answers_everyone_who_still_waits(engine: Doubler) -> None:
+async def test_close_resolves_all_pending_requests(engine: Doubler) -> None:
     engine.step_s = 0.05
-    tasks = [asyncio.ensure_future(ask(engine, n)) for n in range(4)]
-    await until_taken(engine, 4)
+    tasks = [asyncio.ensure_future(double(engine, n)) for n in range(4)]
+    await wait_until_taken(engine, 4)
     engine.close()
-    results = await outcomes(*tasks)
+    results = await gather_outcomes(*tasks)
     lost = [r for r in results if isinstance(r, EngineLostError)]
     assert lost
     assert all("closed" in str(r) for r in lost)
     assert all(isinstance(r, tuple | EngineLostError) for r in results)
 
 
-async def test_closing_twice_is_closing_once(engine: Doubler) -> None:
+async def test_close_is_idempotent(engine: Doubler) -> None:
     engine.close()
     engine.close()
     with pytest.raises(EngineLostError, match="closed"):
         await engine.check_health()
 
 
-async def test_a_request_that_was_given_up_is_not_computed(engine: Doubler) -> None:
+async def test_cancelled_request_is_not_computed(engine: Doubler) -> None:
     engine.gate.clear()
-    tasks = {n: asyncio.ensure_future(ask(engine, n)) for n in (1, 2, 3)}
-    await until_taken(engine, 3)
+    tasks = {n: asyncio.ensure_future(double(engine, n)) for n in (1, 2, 3)}
+    await wait_until_taken(engine, 3)
     tasks[2].cancel()
     await asyncio.wait([tasks[2]])
     engine.gate.set()
-    assert await outcomes(tasks[1], tasks[3]) == [(2,), (6,)]
+    assert await gather_outcomes(tasks[1], tasks[3]) == [(2,), (6,)]
     assert [2] not in engine.computed
 
 
-async def test_a_request_to_an_engine_that_has_ended_is_told_so(engine: Doubler) -> None:
+async def test_request_to_a_closed_engine_raises(engine: Doubler) -> None:
     engine.close()
     with pytest.raises(EngineLostError, match="closed"):
         async with asyncio.timeout(0.2):
             await engine.generate([1], SAMPLING)
 
 
-async def test_a_steady_trickle_of_requests_does_not_keep_the_engine_from_starting(engine: Doubler) -> None:
-    first = asyncio.ensure_future(ask(engine, 1))
-    others = []
+async def test_trickle_of_requests_does_not_delay_the_first_batch(engine: Doubler) -> None:
+    first = asyncio.ensure_future(double(engine, 1))
+    later = []
     end = time.monotonic() + 0.4
     while time.monotonic() < end and not first.done():
-        others.append(asyncio.ensure_future(ask(engine, 2)))
+        later.append(asyncio.ensure_future(double(engine, 2)))
         await asyncio.sleep(0.004)
     started_in_time = first.done() or bool(engine.computed)
-    await asyncio.gather(first, *others)
+    await asyncio.gather(first, *later)
     assert started_in_time
 
 
 @pytest.fixture
 def impatient() -> Iterator[Doubler]:
-    """An engine that counts as hung after half a second in a step."""
+    """Create an engine that counts as hung after half a second in a step."""
     engine = Doubler(stall_s=0.5)
     yield engine
     engine.gate.set()
     engine.close()
 
 
-async def test_a_step_that_does_not_return_is_noticed_and_every_caller_is_told(impatient: Doubler) -> None:
+async def test_hung_step_is_detected_and_fails_every_caller(impatient: Doubler) -> None:
     impatient.gate.clear()
-    tasks = [asyncio.ensure_future(ask(impatient, n)) for n in (1, 2)]
-    await until_taken(impatient, 2)
-    tasks.append(asyncio.ensure_future(ask(impatient, 3)))  # still in the inbox
-    assert "a step has taken more than 0.5 s" in str(await until_unhealthy(impatient))
-    for outcome in [*await outcomes(*tasks), *await outcomes(asyncio.ensure_future(ask(impatient, 4)))]:
+    tasks = [asyncio.ensure_future(double(impatient, n)) for n in (1, 2)]
+    await wait_until_taken(impatient, 2)
+    tasks.append(asyncio.ensure_future(double(impatient, 3)))  # still in the inbox
+    assert "a step has taken more than 0.5 s" in str(await wait_until_unhealthy(impatient))
+    for outcome in [
+        *await gather_outcomes(*tasks),
+        *await gather_outcomes(asyncio.ensure_future(double(impatient, 4))),
+    ]:
         assert isinstance(outcome, EngineLostError)
         assert "a step has taken more than 0.5 s" in str(outcome)
 
 
-async def test_an_engine_that_hung_stays_lost_when_its_step_returns_after_all(impatient: Doubler) -> None:
+async def test_hung_engine_stays_lost_after_its_step_returns(impatient: Doubler) -> None:
     impatient.gate.clear()
-    task = asyncio.ensure_future(ask(impatient, 1))
-    await until_taken(impatient, 1)
-    await until_unhealthy(impatient)
+    task = asyncio.ensure_future(double(impatient, 1))
+    await wait_until_taken(impatient, 1)
+    await wait_until_unhealthy(impatient)
     impatient.gate.set()
-    assert isinstance((await outcomes(task))[0], EngineLostError)
+    assert isinstance((await gather_outcomes(task))[0], EngineLostError)
     impatient.close()
     with pytest.raises(EngineLostError, match="more than"):
         await impatient.check_health()
 
 
-async def test_an_engine_that_hangs_is_closed_without_waiting_for_it(impatient: Doubler) -> None:
+async def test_hung_engine_is_closed_without_waiting(impatient: Doubler) -> None:
     impatient.gate.clear()
-    task = asyncio.ensure_future(ask(impatient, 1))
-    await until_taken(impatient, 1)
-    await until_unhealthy(impatient)
+    task = asyncio.ensure_future(double(impatient, 1))
+    await wait_until_taken(impatient, 1)
+    await wait_until_unhealthy(impatient)
     start = time.monotonic()
     impatient.close()
-    assert time.monotonic() - start < PATIENCE_S / 2
-    assert isinstance((await outcomes(task))[0], EngineLostError)
-    assert not impatient.freed  # its step still computes with it
+    assert time.monotonic() - start < TIMEOUT_S / 2
+    assert isinstance((await gather_outcomes(task))[0], EngineLostError)
+    assert not impatient.freed  # its step still uses the model
     impatient.gate.set()
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while not impatient.freed:
             impatient.close()
             await asyncio.sleep(STEP_S)
 
 
-async def test_much_work_in_short_steps_and_idleness_are_healthy(impatient: Doubler) -> None:
+async def test_short_steps_and_idleness_are_healthy(impatient: Doubler) -> None:
     impatient.step_s = 0.01
-    work = asyncio.gather(*(ask(impatient, n) for n in range(100, 160)))
+    work = asyncio.gather(*(double(impatient, n) for n in range(100, 160)))
     while not work.done():
         await impatient.check_health()
         await asyncio.sleep(0.02)
     await work
     await asyncio.sleep(0.6)
     await impatient.check_health()
-    assert await ask(impatient, 1) == (2,)
+    assert await double(impatient, 1) == (2,)

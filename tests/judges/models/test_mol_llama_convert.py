@@ -1,4 +1,4 @@
-"""Checkpoints in Mol-LLaMA's own names, as ours, and what is wrong with them."""
+"""Conversion of original Mol-LLaMA checkpoints, and errors for incomplete or unknown ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ convert_checkpoint, read_states, rename_weights = lazy(
 
 UNIMOL, GIN = "encoder.graph_encoder.unimol.", "encoder.graph_encoder.moleculestm.molecule_node_model."
 LLM = "llm.base_model.model."
-OFFICIAL = {
+ORIGINAL_NAMES = {
     "model.unimol.embed_tokens.weight": f"{UNIMOL}embed_tokens.weight",
     "model.unimol.layers.1.qkv.bias": f"{UNIMOL}encoder.layers.1.self_attn.in_proj.bias",
     "model.unimol.layers.0.mlp_norm.weight": f"{UNIMOL}encoder.layers.0.final_layer_norm.weight",
@@ -58,8 +58,8 @@ OFFICIAL = {
     "model.language_model.norm.weight": f"{LLM}model.norm.weight",
     "lm_head.weight": f"{LLM}lm_head.weight",
 }
-"""Our names of some weights, one of each kind -> the official ones."""
-OF_NO_USE = (
+"""Converted names of some weights, one of each kind -> original names."""
+UNUSED = (
     "encoder.graph_encoder.moleculestm.graph_pred_linear.weight",
     "encoder.Qformer.bert.embeddings.position_ids",
     "encoder.Qformer.bert.embeddings.word_embeddings.weight",
@@ -69,59 +69,62 @@ OF_NO_USE = (
 )
 
 
-def tensor() -> Any:
+def make_tensor() -> Any:
     return torch.zeros(1)
 
 
-@pytest.mark.parametrize("ours", OFFICIAL)
-def test_names(ours: str) -> None:
-    assert list(rename_weights([{OFFICIAL[ours]: tensor()}]).model) == [ours]
-    assert list(rename_weights([{f"mol_llama.{OFFICIAL[ours]}": tensor()}]).model) == [
-        ours
-    ]  # as a training run writes it
+@pytest.mark.parametrize("name", ORIGINAL_NAMES)
+def test_weights_are_renamed(name: str) -> None:
+    assert list(rename_weights([{ORIGINAL_NAMES[name]: make_tensor()}]).model) == [name]
+    training_state = {f"mol_llama.{ORIGINAL_NAMES[name]}": make_tensor()}  # the form that training runs save
+    assert list(rename_weights([training_state]).model) == [name]
 
 
-def test_adapters_get_the_names_of_peft() -> None:
+def test_lora_matrices_get_peft_names() -> None:
     name = f"{LLM}model.layers.0.self_attn.q_proj.lora_A.default.weight"
-    converted = rename_weights([{name: tensor()}])
+    converted = rename_weights([{name: make_tensor()}])
     assert not converted.model
     assert list(converted.adapter) == ["base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"]
 
 
-def test_a_part_alone_is_known_by_its_names() -> None:
-    unimol = {"gbf.means.weight": tensor(), "embed_tokens.weight": tensor(), "lm_head.dense.weight": tensor()}
+def test_files_of_single_parts_are_recognised() -> None:
+    unimol = {
+        "gbf.means.weight": make_tensor(),
+        "embed_tokens.weight": make_tensor(),
+        "lm_head.dense.weight": make_tensor(),
+    }
     assert set(rename_weights([unimol]).model) == {
         "model.unimol.kernels.means.weight",
         "model.unimol.embed_tokens.weight",
     }
-    llama = {"model.embed_tokens.weight": tensor(), "lm_head.weight": tensor()}
+    llama = {"model.embed_tokens.weight": make_tensor(), "lm_head.weight": make_tensor()}
     assert set(rename_weights([llama]).model) == {"model.language_model.embed_tokens.weight", "lm_head.weight"}
 
 
-def test_what_is_of_no_use_is_passed_over_and_what_is_unknown_is_not() -> None:
-    assert not rename_weights([{name: tensor() for name in OF_NO_USE}]).model
-    with pytest.raises(UsageError, match=r"weight 'encoder\.novel\.weight': is none that Mol-LLaMA has"):
-        rename_weights([{"encoder.novel.weight": tensor()}])
+def test_unused_weights_are_skipped_and_unknown_ones_rejected() -> None:
+    assert not rename_weights([{name: make_tensor() for name in UNUSED}]).model
+    with pytest.raises(UsageError, match=r"weight 'encoder\.novel\.weight': unknown to Mol-LLaMA"):
+        rename_weights([{"encoder.novel.weight": make_tensor()}])
 
 
 @pytest.fixture(scope="module")
-def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint under official names, beside the tokenizer of its base."""
-    folder = tmp_path_factory.mktemp("official")
-    ours = tiny.write_tiny_model(folder / "ours")
-    names = {**load_file(ours / "model.safetensors")}
-    state = {_official(name): one for name, one in names.items()}
-    for name, one in load_file(ours / "adapter" / "adapter_model.safetensors").items():
-        whole = name.removeprefix("base_model.model.model.language_model.")
-        state[f"{LLM}model.{whole.replace('.weight', '.default.weight')}"] = one
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a tiny checkpoint under original names, its converted form, and the tokenizer of its base model."""
+    folder = tmp_path_factory.mktemp("original")
+    converted = tiny.write_tiny_model(folder / "converted")
+    names = {**load_file(converted / "model.safetensors")}
+    state = {_get_original_name(name): tensor for name, tensor in names.items()}
+    for name, tensor in load_file(converted / "adapter" / "adapter_model.safetensors").items():
+        module = name.removeprefix("base_model.model.model.language_model.")
+        state[f"{LLM}model.{module.replace('.weight', '.default.weight')}"] = tensor
     save_file(state, folder / "model.safetensors")
     tiny.build_tiny_tokenizer().save_pretrained(folder / "base")
-    MolLlamaForConditionalGeneration.from_pretrained(ours).config.save_pretrained(folder / "configuration")
+    MolLlamaForConditionalGeneration.from_pretrained(converted).config.save_pretrained(folder / "configuration")
     return folder
 
 
-def _official(name: str) -> str:
-    """The official name of one of ours, found by renaming candidates back."""
+def _get_original_name(name: str) -> str:
+    """Return the original name of a converted weight: the inverse of the conversion, written independently."""
     for old, new in (
         ("model.unimol.kernels.", f"{UNIMOL}gbf."),
         ("model.unimol.bias_in.", f"{UNIMOL}gbf_proj.linear1."),
@@ -175,55 +178,57 @@ def _official(name: str) -> str:
     return name
 
 
-def test_a_checkpoint_converted_is_the_model_that_it_was(official: Path, tmp_path: Path) -> None:
+def test_converted_checkpoint_equals_the_original_model(original: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    arguments = ["convert", str(official / "model.safetensors"), "--base", str(official / "base")]
-    arguments += ["--config", str(official / "configuration"), "--out", str(tmp_path / "out")]
+    arguments = ["convert", str(original / "model.safetensors"), "--base", str(original / "base")]
+    arguments += ["--config", str(original / "configuration"), "--out", str(tmp_path / "out")]
     assert main(arguments) == 0
-    ours, made = (load_file(folder / "model.safetensors") for folder in (official / "ours", tmp_path / "out"))
-    assert ours.keys() == made.keys()
-    assert all(torch.equal(ours[name], made[name]) for name in ours)
-    files = [folder / "adapter" / "adapter_model.safetensors" for folder in (official / "ours", tmp_path / "out")]
+    expected, converted = (
+        load_file(folder / "model.safetensors") for folder in (original / "converted", tmp_path / "out")
+    )
+    assert expected.keys() == converted.keys()
+    assert all(torch.equal(expected[name], converted[name]) for name in expected)
+    files = [folder / "adapter" / "adapter_model.safetensors" for folder in (original / "converted", tmp_path / "out")]
     assert files[0].read_bytes() == files[1].read_bytes()
     model = MolLlamaForConditionalGeneration.from_pretrained(tmp_path / "out")
     PeftModel.from_pretrained(model, tmp_path / "out" / "adapter")
     assert AutoTokenizer.from_pretrained(tmp_path / "out").padding_side == "left"
 
 
-def test_a_weight_that_is_missing_or_of_another_shape_is_named(official: Path, tmp_path: Path) -> None:
-    state = load_file(official / "model.safetensors")
-    config = MolLlamaForConditionalGeneration.from_pretrained(official / "ours").config
-    tokenizer = AutoTokenizer.from_pretrained(official / "base")
-    without = {name: one for name, one in state.items() if name != "llm_proj.bias"}
-    with pytest.raises(UsageError, match=r"lacks 1 weights, of which the first is 'model\.connector\.proj\.bias'"):
+def test_missing_or_misshaped_weight_is_named(original: Path, tmp_path: Path) -> None:
+    state = load_file(original / "model.safetensors")
+    config = MolLlamaForConditionalGeneration.from_pretrained(original / "converted").config
+    tokenizer = AutoTokenizer.from_pretrained(original / "base")
+    without = {name: tensor for name, tensor in state.items() if name != "llm_proj.bias"}
+    with pytest.raises(UsageError, match=r"lacks 1 weights, the first is 'model\.connector\.proj\.bias'"):
         convert_checkpoint([without], config, tokenizer, tmp_path)
-    with pytest.raises(UsageError, match=r"'model\.connector\.proj\.bias': is of shape \(3,\)"):
+    with pytest.raises(UsageError, match=r"'model\.connector\.proj\.bias': has shape \(3,\)"):
         convert_checkpoint([state | {"llm_proj.bias": torch.zeros(3)}], config, tokenizer, tmp_path)
     adapter = next(name for name in state if ".lora_A." in name)
-    with pytest.raises(UsageError, match="lacks 1 adapters"):
+    with pytest.raises(UsageError, match="lacks 1 LoRA matrices"):
         convert_checkpoint([{k: v for k, v in state.items() if k != adapter}], config, tokenizer, tmp_path)
 
 
-def test_a_later_file_is_put_in_the_place_of_an_earlier_one(official: Path, tmp_path: Path) -> None:
+def test_later_files_override_earlier_ones(original: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {"mol_llama.llm_proj.bias": torch.full((64,), 7.0)}}, tmp_path / "trained.ckpt")
-    states = read_states([official / "model.safetensors", tmp_path / "trained.ckpt"])
+    states = read_states([original / "model.safetensors", tmp_path / "trained.ckpt"])
     assert rename_weights(states).model["model.connector.proj.bias"].tolist() == [7.0] * 64
 
 
-def test_a_file_that_holds_no_weights_is_one_line(
-    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_file_without_weights_gives_a_one_line_error(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"nothing")
-    arguments = ["convert", str(tmp_path / "x.safetensors"), "--base", str(official / "base"), "--out", str(tmp_path)]
+    arguments = ["convert", str(tmp_path / "x.safetensors"), "--base", str(original / "base"), "--out", str(tmp_path)]
     assert main(arguments) == 2
     assert "cannot be read as a checkpoint" in capsys.readouterr().err
 
 
-def test_a_judge_is_imported_from_the_command_line(official: Path, tmp_path: Path) -> None:
+def test_judge_is_imported_from_the_command_line(original: Path, tmp_path: Path) -> None:
     judge = tiny.write_tiny_judge(tmp_path / "judge")
-    arguments = ["import-judge", str(official / "ours"), str(judge), "--out", str(tmp_path / "out")]
+    arguments = ["import-judge", str(original / "converted"), str(judge), "--out", str(tmp_path / "out")]
     assert main(arguments) == 0
-    made, theirs = load_file(tmp_path / "out" / "model.safetensors"), load_file(judge / "model.safetensors")
-    assert torch.equal(made["model.language_model.norm.weight"], theirs["model.norm.weight"])
+    combined, judge_weights = load_file(tmp_path / "out" / "model.safetensors"), load_file(judge / "model.safetensors")
+    assert torch.equal(combined["model.language_model.norm.weight"], judge_weights["model.norm.weight"])
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()

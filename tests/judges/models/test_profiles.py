@@ -1,4 +1,4 @@
-"""Model families: how they are recognised, mark media, and count the tokens of a medium."""
+"""Model families: detection, placeholders, and token counts of media."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ VL, OMNI = PROFILES["flex-vl"], PROFILES["flex-omni"]
         ({}, {}, "chat"),
     ],
 )
-def test_a_family_is_recognised_by_its_configuration(
+def test_family_is_detected_from_the_configuration(
     config: dict[str, Any], vocabulary: dict[str, int], name: str
 ) -> None:
     assert detect_profile(config, vocabulary) is PROFILES[name]
 
 
-def test_placeholders_are_those_that_the_families_were_trained_on() -> None:
+def test_placeholders_match_the_families_training() -> None:
     assert VL.placeholders[Modality.IMAGE].text == "<|vision_start|><|image_pad|><|vision_end|>"
     assert VL.placeholders[Modality.VIDEO].text == "<|vision_start|><|video_pad|><|vision_end|>"
     assert OMNI.placeholders[Modality.IMAGE].text == "<|vision_bos|><|IMAGE|><|vision_eos|>"
@@ -40,28 +40,28 @@ def test_placeholders_are_those_that_the_families_were_trained_on() -> None:
     assert not CHAT.placeholders
 
 
-def test_a_date_never_changes_a_prompt() -> None:
+def test_llama_template_uses_a_fixed_date() -> None:
     assert PROFILES["flex-llama"].template_options["date_string"]
 
 
 @pytest.mark.parametrize(("height", "width", "tokens"), [(28, 28, 1), (448, 448, 256), (56, 84, 6)])
-def test_a_picture_has_one_token_a_patch(height: int, width: int, tokens: int) -> None:
+def test_image_has_one_token_per_patch(height: int, width: int, tokens: int) -> None:
     assert VL.count_tokens(PreparedMedia(Modality.IMAGE, None, "", height, width)) == tokens
 
 
 @pytest.mark.parametrize(("frames", "tokens"), [(1, 64), (2, 64), (5, 192), (8, 256)])
-def test_two_frames_of_a_film_share_their_tokens(frames: int, tokens: int) -> None:
+def test_two_video_frames_share_their_tokens(frames: int, tokens: int) -> None:
     assert VL.count_tokens(PreparedMedia(Modality.VIDEO, None, "", 224, 224, frames, 1.0)) == tokens
 
 
 @pytest.mark.parametrize(
     ("samples", "tokens"), [(1, 0), (SAMPLE_RATE, 25), (SAMPLE_RATE + 1, 25), (30 * SAMPLE_RATE, 750)]
 )
-def test_sound_has_twenty_five_tokens_a_second(samples: int, tokens: int) -> None:
+def test_audio_has_25_tokens_per_second(samples: int, tokens: int) -> None:
     assert OMNI.count_tokens(PreparedMedia(Modality.AUDIO, None, "", length=samples)) == tokens
 
 
-def test_limits_that_are_not_set_are_the_familys() -> None:
+def test_unset_limits_default_to_the_familys() -> None:
     mine = MediaLimits(image_max_pixels=448 * 448, video_fps=1.0)
     merged = mine.fill_defaults(OMNI.limits)
     assert (merged.image_max_pixels, merged.video_fps) == (448 * 448, 1.0)
