@@ -100,16 +100,16 @@ def test_time_to_gather_that_leaves_none_to_judge_is_refused(service: FakeServic
 
 
 def test_what_waits_for_nobody_is_no_part_of_a_group() -> None:
-    assert [b.at for b in split_into_batches(["a", "a", "b"], 64)] == [(0, 1, 2)]
-    assert [(b.at, b.waits) for b in split_into_batches(["a", "b", "a"], 64, 2)] == [((1,), True), ((0, 2), False)]
+    assert [b.indices for b in split_into_batches(["a", "a", "b"], 64)] == [(0, 1, 2)]
+    assert [(b.indices, b.waits) for b in split_into_batches(["a", "b", "a"], 64, 2)] == [((1,), True), ((0, 2), False)]
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=40), st.integers(1, 10), st.none() | st.integers(1, 5))
 def test_every_item_is_asked_once_and_no_group_is_divided(groups: list[str], most: int, size: int | None) -> None:
     batches = split_into_batches(groups, most, size)
-    assert sorted(i for batch in batches for i in batch.at) == list(range(len(groups)))
-    assert sum(len({groups[i] for i in batch.at}) for batch in batches) == len(set(groups))
-    assert all(len(batch.at) <= most or len({groups[i] for i in batch.at}) == 1 for batch in batches)
+    assert sorted(i for batch in batches for i in batch.indices) == list(range(len(groups)))
+    assert sum(len({groups[i] for i in batch.indices}) for batch in batches) == len(set(groups))
+    assert all(len(batch.indices) <= most or len({groups[i] for i in batch.indices}) == 1 for batch in batches)
     assert [batch.waits for batch in batches] == sorted((batch.waits for batch in batches), reverse=True)
 
 
@@ -148,8 +148,8 @@ def test_the_service_is_told_less_time_than_is_left(service: FakeService) -> Non
 @pytest.mark.parametrize(
     ("status", "kind", "text"),
     [
-        (401, AccessError, "wrong key; give its key as api_key, or in the environment as FLEX_JUDGE_API_KEY"),
-        (413, RequestTooLargeError, "wrong key; send less at a time"),
+        (401, AccessError, "wrong key; pass the key as api_key or set FLEX_JUDGE_API_KEY"),
+        (413, RequestTooLargeError, "wrong key; send fewer items per request"),
         (422, UsageError, "^wrong key$"),
         (405, UsageError, "is this the address of a judge service?"),
     ],
