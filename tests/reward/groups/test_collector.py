@@ -19,7 +19,7 @@ from flex_judge.judges import Comparison, Judgment, Media, Message, Status, Usag
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.groups import collector as gathering
 from flex_judge.reward.groups.collector import GroupCollector, reward_samples
-from flex_judge.reward.groups.methods import Ask
+from flex_judge.reward.groups.methods import JudgeFunction
 from flex_judge.reward.types import METHODS, GroupInfo, Reward, RewardSpec, Sample
 
 SOON = 0.05  # seconds
@@ -33,7 +33,7 @@ def spec(reward: str = "win_rate", size: int | None = None, group_timeout_s: flo
 
 
 @asynccontextmanager
-async def collector(ask: Ask, retain_s: float = LONG) -> AsyncIterator[GroupCollector]:
+async def collector(ask: JudgeFunction, retain_s: float = LONG) -> AsyncIterator[GroupCollector]:
     """A gatherer that is closed at the end, in a test that does not hang."""
     made = GroupCollector(ask, retain_s)
     try:

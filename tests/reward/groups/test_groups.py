@@ -161,8 +161,8 @@ async def test_a_knockout_tie_is_broken_by_the_expected_score_then_by_the_draw()
         return Judgment(comparison.id, Status.OK, (5.0, 5.0), (5.0, 5.0), "")
 
     samples = worth(1, 2, 3, 4)
-    assert (await judge_group(samples, spec("knockout"), level))[-1].through == 3
-    drawn = {(await judge_group(samples, spec("knockout"), wholly_level))[-1].through for _ in range(3)}
+    assert (await judge_group(samples, spec("knockout"), level))[-1].winner == 3
+    drawn = {(await judge_group(samples, spec("knockout"), wholly_level))[-1].winner for _ in range(3)}
     assert len(drawn) == 1
 
 
@@ -189,7 +189,7 @@ async def test_of_two_without_a_verdict_the_one_with_the_better_scores_before_go
         matches = await judge_group(worth(*texts), spec("knockout"), lost_final)
         final = matches[-1]
         reached = {m: b.best_scores[b.members.index(m)] for b in matches[:-1] for m in final.members if m in b.members}  # type: ignore[index,arg-type]
-        assert final.through == max(reached, key=lambda m: reached[m])  # type: ignore[arg-type,return-value]
+        assert final.winner == max(reached, key=lambda m: reached[m])  # type: ignore[arg-type,return-value]
 
 
 async def test_rounds_of_a_knockout_do_not_wait_for_slow_comparisons_elsewhere_in_the_draw() -> None:

@@ -157,7 +157,7 @@ def test_equal_win_rates_are_ranked_by_margin() -> None:
 
 
 def test_a_tie_of_equals_has_no_score_and_still_counts_as_half() -> None:
-    matches = [Match((0, 1), None, equal=True), pair(0, 2, 4, 8), pair(2, 1, 8, 3)]
+    matches = [Match((0, 1), None, identical=True), pair(0, 2, 4, 8), pair(2, 1, 8, 3)]
     found = rewards(matches, 3, "round_robin", reward="win_rate")
     assert values(found) == [0.25, 0.25, 1.0]
     assert [r.score for r in found] == [4.0, 3.0, 8.0]
@@ -184,7 +184,7 @@ def test_normalisation_leaves_the_figures_as_they_are() -> None:
 
 def test_only_the_wanted_are_rewarded_but_all_are_counted() -> None:
     spec = RewardSpec(reward="rank", normalize="center")
-    found = build_rewards(scored(1.0, 2.0, 3.0), spec, GroupInfo(3, 4, late=True), wanted=[2])
+    found = build_rewards(scored(1.0, 2.0, 3.0), spec, GroupInfo(3, 4, late=True), targets=[2])
     assert [(r.value, r.rank, r.group) for r in found] == [(0.5, 1.0, GroupInfo(3, 4, late=True))]
 
 
@@ -211,9 +211,9 @@ def test_the_reasoning_is_of_the_first_comparison_with_a_verdict() -> None:
 
 def test_one_that_went_on_without_a_verdict_is_not_ranked_unless_it_has_one_later() -> None:
     matches = [
-        Match((0, 1), failed(), round=1, through=0),
-        Match((2, 3), judgment((4.0, 6.0), preferred=1), round=1, through=3),
-        Match((0, 3), judgment((7.0, 6.0), preferred=0), round=2, through=0),
+        Match((0, 1), failed(), round=1, winner=0),
+        Match((2, 3), judgment((4.0, 6.0), preferred=1), round=1, winner=3),
+        Match((0, 3), judgment((7.0, 6.0), preferred=0), round=2, winner=0),
     ]
     found = rewards(matches, 4, "knockout", reward="rank")
     assert values(found) == [1.0, None, 0.0, 0.5]
