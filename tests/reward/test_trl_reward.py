@@ -256,7 +256,7 @@ def test_another_judge_at_the_same_address_ends_a_run(service: FakeService) -> N
     reward = JudgeReward(client_of(service))
     for _ in range(3):
         reward(["Question?"], ["four"])
-    with pytest.raises(UsageError, match="the judge is b@2 now, and was a@1"):
+    with pytest.raises(UsageError, match="the judge model changed from a@1 to b@2"):
         reward(["Question?"], ["four"])
 
 
@@ -271,7 +271,7 @@ def test_completions_are_held_against_the_column_of_baselines(service: FakeServi
     assert [row["baseline"] for row in service.seen[0].body["samples"]] == ["42", "43"]
     with pytest.raises(UsageError, match="no column 'answer'; it has 'solution'"):
         reward(["Question?"], ["a"], solution=["42"])
-    with pytest.raises(UsageError, match=r"answer\[1\]: there is no answer"):
+    with pytest.raises(UsageError, match=r"answer\[1\]: expected an answer"):
         reward(["Question?"] * 2, ["a", "b"], answer=["42", None])
 
 
@@ -377,13 +377,13 @@ def test_an_outage_costs_one_call_and_then_ends_the_run(service: FakeService, ca
     patient, reward = JudgeReward(client_of(service)), JudgeReward(hasty(service))
     service.always = hang
     assert reward(["Question?"] * 2, ["four", "fives"]) == [None, None]
-    assert "its 2 completions have no reward, and if the next call fails too, the run ends" in caplog.text
+    assert "the 2 completions of this call get no reward; the run ends if the next call fails too" in caplog.text
     service.always = None  # back again
     assert patient(["Question?"], ["four"]) == [4]
     service.always = hang
     assert reward(["Question?"], ["four"]) == [None]
     service.well = False
-    with pytest.raises(ServiceUnavailableError, match=r"judged nothing since .* checkpoint"):
+    with pytest.raises(ServiceUnavailableError, match=r"no judgments since .* checkpoint"):
         reward(["Question?"], ["four"])
 
 
@@ -410,7 +410,7 @@ def test_a_trainer_that_would_count_the_unscored_as_zero_is_warned_of(
     reward(["Question?"], ["four"])  # AsyncGRPOTrainer
     assert "as 0" not in caplog.text
     assert reward(["Question?"], ["four"], trainer_state=state) == reward(["Question?"], ["four"]) == [None]
-    assert "such as OnlineDPOTrainer, counts them as 0" in caplog.text
+    assert "such as OnlineDPOTrainer, count them as 0" in caplog.text
 
 
 def test_groups_judged_in_parts_are_warned_of_once(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
@@ -428,7 +428,7 @@ def test_groups_judged_in_parts_are_warned_of_once(service: FakeService, caplog:
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert reward(["Question?"] * 2, ["four", "fives"], **log.offered) == [0.5, 0.5]
-    assert caplog.text.count("2 of 2 completions were judged without all 4 of their group") == 1
+    assert caplog.text.count("2 of 2 completions were judged in a group with fewer than 4 members") == 1
     assert log.metrics["judge/whole"] == 0
 
 
@@ -438,11 +438,11 @@ def test_groups_judged_in_parts_are_warned_of_once(service: FakeService, caplog:
         ({"reward": "applause"}, "reward must be one of"),
         ({"method": "dice"}, "method must be one of"),
         ({"unscored": "zero"}, "unscored must be 'none' or 'raise'"),
-        ({"method": "baseline"}, "needs baseline_column"),
-        ({"baseline_column": "answer"}, "needs baseline_column"),
+        ({"method": "baseline"}, "baseline_column: must name a column"),
+        ({"baseline_column": "answer"}, "baseline_column: must name a column"),
         ({"judge": 5}, "judge must be a FlexJudge, a JudgeClient, or the URL"),
         ({"judge": "10.0.0.1:8000"}, "url must begin with http"),
-        ({"judge": JudgeClient("http://127.0.0.1:9"), "api_key": "k"}, "go with a URL"),
+        ({"judge": JudgeClient("http://127.0.0.1:9"), "api_key": "k"}, "only used with a URL"),
     ],
 )
 def test_a_setting_that_does_not_exist_is_refused(settings: dict[str, Any], text: str) -> None:
