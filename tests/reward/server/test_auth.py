@@ -285,7 +285,7 @@ async def test_what_goes_wrong_within_is_told_without_details() -> None:
         for path, body in (("/v1/judge", comparisons("a")), ("/v1/rewards", samples("a"))):
             answer = await http.post(path, json=body)
             assert answer.status_code == 500
-            assert answer.json() == {"error": "the service failed at this request; its log says why"}
+            assert answer.json() == {"error": "the request failed because of an internal error; see the service's log"}
 
 
 async def test_other_routes_and_methods_have_errors_of_the_same_shape(web: httpx.AsyncClient) -> None:
@@ -324,5 +324,5 @@ async def test_whatever_comes_in_is_judged_or_refused(
 
 def test_json_is_read_as_deep_as_requests_are_and_no_deeper() -> None:
     assert parse_strict_json("[" * 32 + "]" * 32)
-    with pytest.raises(FieldError, match="nested more than 32 deep"):
+    with pytest.raises(FieldError, match="at most 32 nested levels"):
         parse_strict_json("[" * 33 + "]" * 33)

@@ -202,7 +202,7 @@ def test_rubrics_that_cannot_be_used_are_refused_at_the_start(tmp_path: Path) ->
         ({"deadline_s": 0.0}, "deadline_s must be above 0"),
         ({"media_hosts": ("https://media.test",)}, "media_hosts"),
         ({"media_hosts": ("media.test:80",)}, "media_hosts"),
-        ({"openrlhf": RewardSpec(reward="rank", group_size=4, group_timeout_s=170.0)}, "leaves nothing"),
+        ({"openrlhf": RewardSpec(reward="rank", group_size=4, group_timeout_s=170.0)}, "must be below the 170 s time limit"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(options: dict[str, Any], problem: str) -> None:
@@ -218,7 +218,7 @@ async def test_what_is_too_much_is_refused_with_a_time_to_come_back_and_the_serv
         await until(lambda: gateway.pending == 6)
         refused = await http.post("/v1/rewards", json=samples(*"abcde"))
         assert refused.status_code == 503
-        assert "6 completions are waiting and at most 10 may" in refused.json()["error"]
+        assert "6 completions are pending and at most 10 may" in refused.json()["error"]
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
         assert gateway.pending == 6
         assert not any(x in judge.begun for x in "abcde")
@@ -495,7 +495,7 @@ async def test_media_by_url_come_from_allowed_hosts_alone(monkeypatch: pytest.Mo
 
 async def test_media_that_were_dropped_for_want_of_room_are_asked_for_again() -> None:
     gateway = HeldJudge().gateway(GatewayConfig(media_store_mib=1, max_body_mib=1))
-    gateway.store.most_bytes = len(BLUE.data)
+    gateway.store.max_bytes = len(BLUE.data)
     row, _ = encode_comparison(Comparison.of("Which?", "a", images=[RED]))
     async with client(gateway) as http:
         await upload(http, RED, BLUE)
