@@ -52,7 +52,7 @@ class JudgeClient:
     """Maximum number of concurrent requests whose completions wait for other members of their group. They do not count
     against `concurrency`: a group must not wait for a slot that its own members occupy."""
     attempt_s: float = 120.0
-    """Seconds without a response after which a request is sent again; its idempotency key prevents a second judgment."""
+    """Seconds without a response after which a request is repeated; its idempotency key prevents a second judgment."""
     retry_s: float = 0.5
     """Upper bound of the first retry delay, in seconds; it doubles with each further retry."""
     probe_s: float = 30.0

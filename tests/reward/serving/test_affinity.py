@@ -61,7 +61,7 @@ def test_routers_that_know_nothing_of_each_other_agree_on_idle_replicas() -> Non
 
 
 def test_only_so_many_prompts_are_remembered() -> None:
-    affinity = Affinity(remembered=2)
+    affinity = Affinity(max_prompts=2)
     loads = {"a": 0, "b": 1}
     for prompt in ("p", "q", "r"):
         affinity.rank_replicas(prompt, loads)

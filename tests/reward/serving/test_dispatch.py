@@ -67,7 +67,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def judged(replicas: Replicas, names: list[str], metrics: ServiceMetrics | None = None) -> dict[str, Judgment]:
-    dispatcher = Dispatcher(replicas.send, room=1000, metrics=metrics)
+    dispatcher = Dispatcher(replicas.send, max_requests=1000, metrics=metrics)
     judgments = await asyncio.gather(*(dispatcher.judge(comparison(name)) for name in names))
     assert [j.id for j in judgments] == names
     return {j.id: j for j in judgments}
@@ -105,7 +105,7 @@ async def test_a_comparison_that_cannot_be_judged_as_it_is_fails_alone() -> None
         raise UsageError(f"comparison {c.id!r}: no such rubric")
 
     with pytest.raises(UsageError, match="no such rubric"):
-        await Dispatcher(send, room=1).judge(comparison("c"))
+        await Dispatcher(send, max_requests=1).judge(comparison("c"))
 
 
 async def test_no_more_than_there_is_room_for_is_sent_at_a_time() -> None:
@@ -119,7 +119,7 @@ async def test_no_more_than_there_is_room_for_is_sent_at_a_time() -> None:
         under_way -= 1
         return Judgment(c.id, Status.OK, (1.0,), None, "")
 
-    dispatcher = Dispatcher(send, room=3)
+    dispatcher = Dispatcher(send, max_requests=3)
     await asyncio.gather(*(dispatcher.judge(comparison(str(i))) for i in range(12)))
     assert most == 3
 
