@@ -47,7 +47,7 @@ class Sample:
     """Reference answer that the response is compared with; only for the method `baseline`."""
     group: str | None = None
     """Name of the sample's group. Samples with the same prompt form a group by default; set a name to separate groups
-    that share a prompt, such as those of two training steps."""
+    that share a prompt, for example of two training steps."""
 
     def to_comparison(self, rubric: str, *opponents: Content, id: str = "") -> Comparison:
         """Build the comparison of this response (first position) with its opponents."""

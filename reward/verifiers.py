@@ -73,7 +73,7 @@ def judge_group_reward(
 ) -> Callable[..., Awaitable[list[float]]]:
     """Create a reward function for all rollouts of a group, which can be compared with each other.
 
-    The arguments are those of `judge_reward`. A single rollout without a score is an error of the whole group.
+    The arguments are the same as for `judge_reward`. A single rollout without a score is an error of the whole group.
     """
     scorer = _RolloutScorer(judge, api_key, deadline_s, spec)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from flex_judge.reward.server.errors import RetryLaterError
 
 RATE_WINDOW_S = 30.0
-"""Length of the window in which the completion rate is measured."""
+"""Length of the window for measuring the completion rate."""
 DEFAULT_RETRY_AFTER_S = 5.0
 """Estimate if nothing was completed within that window."""
 MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1.0, 60.0
@@ -66,7 +66,7 @@ class Backpressure:
         if self._finished and self._finished[-1][0] == second:
             count += self._finished.pop()[1]
         self._finished.append((second, count))
-        self._drop_expired()
+        self._drop_old_entries()
         self._on_change(self.pending)
 
     def estimate_retry_after_s(self, needed: int) -> float:
@@ -74,14 +74,14 @@ class Backpressure:
 
         The estimate is between 1 and 60 seconds.
         """
-        self._drop_expired()
+        self._drop_old_entries()
         if not self._finished:
             return DEFAULT_RETRY_AFTER_S
         elapsed_s = max(1.0, self._clock() - self._finished[0][0])
         rate = sum(count for _, count in self._finished) / elapsed_s
         return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, needed / rate))
 
-    def _drop_expired(self) -> None:
+    def _drop_old_entries(self) -> None:
         while self._finished and self._finished[0][0] < self._clock() - RATE_WINDOW_S:
             self._finished.popleft()
 

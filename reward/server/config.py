@@ -34,7 +34,7 @@ END_OF_TURN = (
 
 @settings_class
 class GatewayConfig:
-    """Which requests the service accepts, from whom, and for how long it works on them."""
+    """Limits of the HTTP side: accepted requests, clients, sizes, and time limits."""
 
     api_key: str | None = field(default=None, repr=False)
     """Key that every request but /healthz must send as `Authorization: Bearer KEY`; None admits everybody."""

@@ -68,7 +68,7 @@ def decode_comparison(row: Any, field: str, media: ResolveMedia) -> Comparison:
 def decode_sample(row: Any, field: str, media: ResolveMedia) -> Sample:
     """Decode a row of `samples`: `{"prompt", "response", "baseline"?, "group"?, "images"?}`.
 
-    Arguments and errors are those of `decode_comparison`.
+    Arguments and errors are the same as for `decode_comparison`.
     """
     row = check_fields(row, field, ("prompt", "response"), ("baseline", "group", "images"))
     return Sample(

@@ -110,10 +110,9 @@ class Gateway:
         limit_s = self._limit_deadline(deadline_s)
         renamed = [replace(c, rubric=rubric.name) for c, rubric in zip(comparisons, rubrics, strict=True)]
         tasks = [asyncio.ensure_future(self._judge_comparison(c)) for c in renamed]
+        results = await self._collect_results(tasks, "comparisons", limit_s)
         judgments = []
-        for comparison, judgment in zip(
-            comparisons, await self._collect_results(tasks, "comparisons", limit_s), strict=True
-        ):
+        for comparison, judgment in zip(comparisons, results, strict=True):
             if judgment is None:
                 judgment = Judgment.from_failure(comparison.id, Status.TIMEOUT, _describe_timeout(limit_s))
             else:
@@ -156,7 +155,7 @@ class Gateway:
         return [timeout if reward is None else reward for reward in rewards]
 
     async def run_once(self, key: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
-        """Return the answer to a request with an Idempotency-Key; run `work` if there is none.
+        """Return the answer to a request with an Idempotency-Key; run `work` if there is no answer yet.
 
         Args:
             key: the idempotency key.
@@ -167,11 +166,11 @@ class Gateway:
             FieldError: the key was used for a request with another fingerprint.
         """
 
-        async def run_tracked() -> bytes:
+        async def run_and_track() -> bytes:
             with self.track_work():  # it continues after its client disconnects, and `drain` must wait for it
                 return await work()
 
-        return await self._idempotency.run_once(key, fingerprint, run_tracked)
+        return await self._idempotency.run_once(key, fingerprint, run_and_track)
 
     def check_accepting(self, key: str | None) -> None:
         """Raise RetryLaterError if a request would be refused anyway, before its body is read."""

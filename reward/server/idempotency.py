@@ -52,7 +52,7 @@ class IdempotencyCache:
         return key in self._running or key in self._finished
 
     async def run_once(self, key: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
-        """Return the answer to the request with this key; start its work if there is none.
+        """Return the answer to the request with this key; start its work if it is new.
 
         Args:
             key: idempotency key of the request.

@@ -144,7 +144,7 @@ class RewardsRequest(StrictModel):
     normalize: Annotated[str, Field(json_schema_extra={"enum": list(NORMALIZATIONS)})] = _SPEC.normalize
     """Normalization of the rewards of a group."""
     group_size: int | None = None
-    """Number of completions in a prompt's group, from any number of requests; null: those of this request."""
+    """Number of completions in a prompt's group, from any number of requests; null: those in this request."""
     group_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _SPEC.group_timeout_s
     """Seconds that a group waits for its missing members."""
     deadline_s: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
@@ -165,7 +165,7 @@ class OpenRlhfRequest(BaseModel):
     query: list[str]
     """Prompt and response in one text, with the tokens of the chat template."""
     prompts: list[str]
-    """Prompt with which each query begins."""
+    """Prompt at the beginning of each query."""
     labels: list[Any] | None = None
     """One label per query. A JSON object, or its text, may hold `prompt` (text or messages that the judge sees instead
     of the templated text), `images`, `baseline`, `group` and `rubric`; other labels and fields are ignored."""

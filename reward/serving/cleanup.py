@@ -19,7 +19,7 @@ POLL_S = 1.0
 GRACE_S = 3.0
 """Seconds that processes have to end by themselves."""
 KILL_WINDOW_S = 5.0
-"""Seconds in which the search is repeated, as a killed process may have started another one just before."""
+"""Seconds of repeated search, as a killed process may have started another one just before."""
 
 
 class ProcessFamily:

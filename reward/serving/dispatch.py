@@ -15,7 +15,7 @@ SendFunction = Callable[[Comparison], Awaitable[Judgment]]
 """Function that has some replica judge a comparison. Raises ReplicaDiedError if the replica died meanwhile."""
 
 VICTIM_WINDOW_S = 0.3
-"""Seconds in which the victims of one death are counted; their errors arrive within moments of each other."""
+"""Seconds for counting the victims of one death; their errors arrive within moments of each other."""
 MAX_SHARED_DEATHS = 2
 """Deaths after which a comparison becomes a suspect and is tried alone; one more quarantines it."""
 MAX_SOLE_DEATHS = 2

@@ -72,7 +72,7 @@ class JudgeGateway:
 
         return create_app(self._gateway)
 
-    async def pending(self) -> int:
+    async def get_pending(self) -> int:
         """Return the number of accepted completions and comparisons without a result."""
         return self._gateway.pending
 

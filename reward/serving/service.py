@@ -52,7 +52,9 @@ class JudgeService:
         self._application = ServeApplication(config.name, "judge service", http, private)
 
     async def __aenter__(self) -> JudgeService:
-        await self._application.deploy_async(application(self.config), None if self.config.gateway is None else "/")
+        await self._application.deploy_async(
+            build_application(self.config), None if self.config.gateway is None else "/"
+        )
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -70,7 +72,7 @@ class JudgeService:
         if self.config.gateway is not None:
             # The first call through a handle takes a second. It is made here, as `drain` must act immediately.
             self._gateway = serve.get_deployment_handle(JudgeGateway.__name__, self.config.name)
-            await self._gateway.pending.remote()
+            await self._gateway.get_pending.remote()
 
     @property
     def url(self) -> str:
@@ -90,7 +92,7 @@ class JudgeService:
         return await self._dispatcher.judge(comparison)
 
     async def stream_judgments(self, groups: Sequence[Sequence[Comparison]]) -> AsyncGenerator[Judgment, None]:
-        """Judge groups of comparisons and yield the judgments as they are ready.
+        """Judge groups of comparisons and yield each judgment once it is ready.
 
         Comparisons with the same prompt go to one replica. Every comparison gives exactly one judgment with its id; the
         comparisons of a dead replica are judged by another one, see `Dispatcher`.
@@ -117,9 +119,8 @@ def create_dispatcher(config: ServiceConfig) -> Dispatcher:
     """Create a dispatcher to a running judge service, in any process of its cluster. Belongs to one event loop."""
     from ray import serve
 
-    return Dispatcher(
-        ReplicaSender(serve.get_deployment_handle(JudgeReplica.__name__, config.name)), config.max_requests
-    )
+    handle = serve.get_deployment_handle(JudgeReplica.__name__, config.name)
+    return Dispatcher(ReplicaSender(handle), config.max_requests)
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -139,10 +140,10 @@ def build(args: dict[str, Any]) -> Any:
     gpus = config.gpus_per_replica or 0.0
     # Serve waits until the cluster has grown, so all requested resources are assumed to exist.
     cpus = max(1.0, config.cpus_per_replica or 1.0)
-    return application(config.place_on(Cluster(cpus=cpus * max_replicas, gpus=gpus * max_replicas, local=False)))
+    return build_application(config.place_on(Cluster(cpus=cpus * max_replicas, gpus=gpus * max_replicas, local=False)))
 
 
-def application(config: ServiceConfig) -> Any:
+def build_application(config: ServiceConfig) -> Any:
     """Bind the gateway (if configured) and the replicas, with the resources of `ServiceConfig.place_on`."""
     from ray import serve
 
