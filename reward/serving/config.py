@@ -128,7 +128,7 @@ class ServiceConfig:
     def from_args(cls, args: Mapping[str, Any]) -> ServiceConfig:
         """Build the settings from the arguments of `serve run flex_judge.reward.app:build model=... replicas=2`.
 
-        The `args` of a Serve configuration file have the same names as the options of `flex-judge serve`, without nesting.
+        The `args` of a Serve configuration file have the same names as the options of `flex-judge serve`, not nested.
 
         Raises:
             UsageError: an unknown name, or a value of another type.

@@ -52,9 +52,7 @@ class JudgeService:
         self._application = ServeApplication(config.name, "judge service", http, private)
 
     async def __aenter__(self) -> JudgeService:
-        await self._application.deploy_async(
-            build_application(self.config), None if self.config.gateway is None else "/"
-        )
+        await self._application.deploy_async(application(self.config), None if self.config.gateway is None else "/")
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -140,10 +138,10 @@ def build(args: dict[str, Any]) -> Any:
     gpus = config.gpus_per_replica or 0.0
     # Serve waits until the cluster has grown, so all requested resources are assumed to exist.
     cpus = max(1.0, config.cpus_per_replica or 1.0)
-    return build_application(config.place_on(Cluster(cpus=cpus * max_replicas, gpus=gpus * max_replicas, local=False)))
+    return application(config.place_on(Cluster(cpus=cpus * max_replicas, gpus=gpus * max_replicas, local=False)))
 
 
-def build_application(config: ServiceConfig) -> Any:
+def application(config: ServiceConfig) -> Any:
     """Bind the gateway (if configured) and the replicas, with the resources of `ServiceConfig.place_on`."""
     from ray import serve
 
