@@ -17,7 +17,7 @@ from repository import ROOT
         (["httpx==0.20"], 1, ["httpx==0.20: "]),
     ],
 )
-def test_the_core_and_the_trainers(packages: list[str], status: int, said: list[str]) -> None:
+def test_core_resolves_with_each_trainer(packages: list[str], status: int, said: list[str]) -> None:
     command = [sys.executable, str(ROOT / "tests" / "compat" / "resolve.py"), *packages]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == status

@@ -19,7 +19,7 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow  # two processes that import torch
-def test_all_ranks_of_a_start_have_one_name_and_another_start_another(tmp_path: Path) -> None:
+def test_ranks_share_a_run_id_that_changes_with_each_start(tmp_path: Path) -> None:
     names = []
     for start in ("first", "second"):
         command = [sys.executable, "-c", RANK]

@@ -44,25 +44,25 @@ def service(engine: ScriptedEngine) -> Iterator[ServedJudge]:
         yield service
 
 
-def candidate_of(prompt: str) -> str:
+def get_candidate(prompt: str) -> str:
     """The one completion that a judge is asked about."""
     return prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
 
 
-class Hesitant:
+class UndecidedJudge:
     """As `fair_judge`, but finds no verdict on every third completion."""
 
     def __init__(self) -> None:
         self.met: dict[str, int] = {}
 
     def __call__(self, prompt: str, sampling: Sampling) -> str:
-        number = self.met.setdefault(candidate_of(prompt), len(self.met))
+        number = self.met.setdefault(get_candidate(prompt), len(self.met))
         if sampling.stop == ("</think>",) or number % 3:
             return fair_judge(prompt, sampling)
         return "<answer>perhaps</answer>"
 
 
-def test_rloo_is_rewarded_by_a_knock_out(policy: str, service: ServedJudge, tmp_path: Path) -> None:
+def test_rloo_trains_on_knockout_ranks(policy: str, service: ServedJudge, tmp_path: Path) -> None:
     from trl import RLOOConfig, RLOOTrainer
 
     reward = JudgeReward(service.url, method="knockout", reward="rank", group_size=4)
@@ -75,7 +75,7 @@ def test_rloo_is_rewarded_by_a_knock_out(policy: str, service: ServedJudge, tmp_
     assert all(map(math.isfinite, logged(trainer, "loss")))
 
 
-def test_online_dpo_has_the_two_answers_of_a_prompt_compared(
+def test_online_dpo_compares_the_two_answers_of_a_prompt(
     policy: str, service: ServedJudge, engine: ScriptedEngine, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -101,7 +101,7 @@ def test_online_dpo_has_the_two_answers_of_a_prompt_compared(
             assert any(question in prompt and texts[i] in prompt and texts[i + 2] in prompt for prompt in asked)
 
 
-def test_a_policy_that_sees_is_judged_with_its_images(
+def test_judges_a_vision_policy_with_its_images(
     service: ServedJudge, engine: ScriptedEngine, tmp_path: Path
 ) -> None:
     from datasets import Dataset
@@ -124,11 +124,11 @@ def test_a_policy_that_sees_is_judged_with_its_images(
     assert len([path for method, path in service.requests if method == "PUT"]) == 4
 
 
-def test_completions_without_a_verdict_are_left_out_and_not_counted_as_zero(policy: str, tmp_path: Path) -> None:
+def test_grpo_leaves_out_completions_without_a_verdict(policy: str, tmp_path: Path) -> None:
     import pyarrow.parquet
     from trl import GRPOConfig, GRPOTrainer
 
-    hesitant = FlexJudge(ScriptedEngine(Hesitant()), replace(SETTINGS, forced_answer=False))
+    hesitant = FlexJudge(ScriptedEngine(UndecidedJudge()), replace(SETTINGS, forced_answer=False))
     with served(hesitant) as service:
         trainer = GRPOTrainer(
             model=policy,
@@ -149,7 +149,7 @@ def test_completions_without_a_verdict_are_left_out_and_not_counted_as_zero(poli
     assert all(map(math.isfinite, logged(trainer, "loss")))
 
 
-def test_training_goes_on_while_the_judge_is_away(policy: str, service: ServedJudge, tmp_path: Path) -> None:
+def test_training_continues_through_judge_outages(policy: str, service: ServedJudge, tmp_path: Path) -> None:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
@@ -180,7 +180,7 @@ def test_training_goes_on_while_the_judge_is_away(policy: str, service: ServedJu
     assert [norm > 0 for norm in logged(trainer, "grad_norm")] == [True, True, False, True]
 
 
-def test_an_asynchronous_trainer_s_worker_scores_its_groups_in_a_process_of_its_own(
+def test_async_grpo_worker_scores_groups_in_its_own_process(
     policy: str, service: ServedJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from accelerate import PartialState

@@ -28,13 +28,13 @@ from flex_judge.reward.integrations import training as run_id
 from flex_judge.reward.trl import AsyncJudgeReward, JudgeReward
 
 
-def unreadable_if_told(prompt: str, sampling: Sampling) -> str:
+def judge_or_mumble(prompt: str, sampling: Sampling) -> str:
     return judge(prompt, sampling) if sampling.stop or "mumble" not in prompt else "<answer>mumble</answer>"
 
 
 @pytest.fixture
 def local() -> JudgeReward:
-    engine = ScriptedEngine(unreadable_if_told)
+    engine = ScriptedEngine(judge_or_mumble)
     return JudgeReward(FlexJudge(engine, replace(SETTINGS, forced_answer=False)), rubric="correctness")
 
 
@@ -48,7 +48,7 @@ def client_of(service: FakeService) -> JudgeClient:
     return JudgeClient(service.url, deadline_s=30, retry_s=0.01, probe_s=5)
 
 
-def hasty(service: FakeService) -> JudgeClient:
+def impatient_client(service: FakeService) -> JudgeClient:
     """One for calls that are to fail: it soon gives up."""
     return JudgeClient(service.url, deadline_s=0.2, retry_s=0.01, probe_s=0.2)
 
@@ -76,22 +76,22 @@ def test_every_completion_gets_its_score_in_order(local: JudgeReward) -> None:
     assert len(set(one_by_one)) > 1
 
 
-def test_messages_score_as_their_text_does(local: JudgeReward) -> None:
+def test_messages_score_like_their_text(local: JudgeReward) -> None:
     prompt = [{"role": "user", "content": "Question?"}]
     assert local([prompt], [[{"role": "assistant", "content": "answer"}]]) == local(["Question?"], ["answer"])
 
 
-def test_an_unreadable_verdict_is_none_and_not_a_number(local: JudgeReward) -> None:
+def test_returns_none_for_an_unparseable_verdict(local: JudgeReward) -> None:
     scores = local(["Question?"] * 2, ["mumble", "answer"], completion_ids=[[1], [2]], answer=["1", "2"])
     assert scores[0] is None
     assert scores[1] is not None
 
 
-def test_an_empty_completion_is_an_answer_like_any_other(local: JudgeReward) -> None:
+def test_judges_an_empty_completion(local: JudgeReward) -> None:
     assert local(["Question?", "Question?"], ["", [{"role": "assistant", "content": ""}]])[0] is not None
 
 
-def test_tool_calls_are_judged_as_text() -> None:
+def test_judges_tool_calls_as_text() -> None:
     engine = ScriptedEngine(judge)
     called = {"function": {"name": "add", "arguments": {"a": 12, "b": 30}}, "type": "function"}
     asked = [
@@ -110,7 +110,7 @@ def test_tool_calls_are_judged_as_text() -> None:
     assert '{"name": "add", "arguments": {"a": 12, "b": 30}}\n\n42\n\nIt is 42.' in prompt
 
 
-def test_online_dpo_s_doubled_list_is_grouped_by_prompt() -> None:
+def test_groups_the_doubled_prompt_list_of_online_dpo() -> None:
     reward = JudgeReward(FlexJudge(ScriptedEngine(fair_judge), SETTINGS), method="round_robin", reward="win_rate")
     prompts = [[{"role": "user", "content": f"Question {i}?"}] for i in range(3)]
     completions = [[{"role": "assistant", "content": f"answer {i}"}] for i in range(6)]
@@ -129,16 +129,16 @@ def test_trl_sees_a_name_and_whether_to_await(service: FakeService, reward: type
     assert is_async_callable(reward(service.url)) == (reward is AsyncJudgeReward)
 
 
-async def test_both_forms_give_the_same(service: FakeService, local: JudgeReward) -> None:
+async def test_sync_and_async_functions_agree(service: FakeService, local: JudgeReward) -> None:
     call: dict[str, Any] = {"prompts": ["Question?"] * 2, "completions": ["four", "fives"]}
     assert JudgeReward(client_of(service))(**call) == [4, 5]
     assert await AsyncJudgeReward(client_of(service))(**call) == [4, 5]
     assert await asyncio.to_thread(JudgeReward(client_of(service)), **call) == [4, 5]  # as AsyncGRPOTrainer does
-    judge = FlexJudge(ScriptedEngine(unreadable_if_told), SETTINGS)
+    judge = FlexJudge(ScriptedEngine(judge_or_mumble), SETTINGS)
     assert await AsyncJudgeReward(judge, rubric="correctness")(**call) == local(**call)
 
 
-def test_it_goes_to_another_process_with_a_url_but_not_with_a_judge(service: FakeService, local: JudgeReward) -> None:
+def test_pickles_with_a_url_but_not_with_a_local_judge(service: FakeService, local: JudgeReward) -> None:
     reward = JudgeReward(client_of(service), rubric="correctness", name="helpful")
     reward(["Question?"], ["four"])
     copy = pickle.loads(pickle.dumps(reward))
@@ -149,7 +149,7 @@ def test_it_goes_to_another_process_with_a_url_but_not_with_a_judge(service: Fak
         pickle.dumps(local)
 
 
-def test_the_service_is_told_how_to_judge(service: FakeService) -> None:
+def test_sends_the_settings_to_the_service(service: FakeService) -> None:
     reward = JudgeReward(
         client_of(service),
         "correctness",
@@ -173,7 +173,7 @@ def test_the_service_is_told_how_to_judge(service: FakeService) -> None:
     assert {row["group"] for row in body["samples"]} == {"mine step 7"}  # later steps must not meet it
 
 
-def test_every_start_of_a_run_has_a_name_of_its_own(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_start_of_a_run_has_its_own_group_names(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of two runs, or of a run and what it left behind when it was killed, must not meet."""
 
     def group() -> str:
@@ -188,7 +188,7 @@ def test_every_start_of_a_run_has_a_name_of_its_own(service: FakeService, monkey
     assert group() != group()
 
 
-def test_on_several_ranks_a_comparison_needs_the_size_of_a_group(
+def test_relative_rewards_on_several_ranks_need_a_group_size(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reward = JudgeReward(client_of(service), method="round_robin", reward="win_rate")
@@ -199,7 +199,7 @@ def test_on_several_ranks_a_comparison_needs_the_size_of_a_group(
     JudgeReward(client_of(service))(["Question?"], ["a"], **Log().offered)
 
 
-async def test_others_beside_the_judge_do_not_score_what_it_could_not(service: FakeService) -> None:
+async def test_extra_rewards_do_not_score_unscored_completions(service: FakeService) -> None:
     def short(prompts: Any, completions: Any, **rest: Any) -> list[float | None]:
         assert rest["answer"] == ["1", "2", "3"]
         return [None, 1.0, 2.0]
@@ -207,7 +207,7 @@ async def test_others_beside_the_judge_do_not_score_what_it_could_not(service: F
     async def slow(**call: Any) -> list[float]:
         return [3.0] * len(call["completions"])
 
-    judge = FlexJudge(ScriptedEngine(unreadable_if_told), replace(SETTINGS, forced_answer=False))
+    judge = FlexJudge(ScriptedEngine(judge_or_mumble), replace(SETTINGS, forced_answer=False))
     call: dict[str, Any] = {
         "prompts": ["Question?"] * 3,
         "completions": ["a", "b", "mumble"],
@@ -228,7 +228,7 @@ async def test_others_beside_the_judge_do_not_score_what_it_could_not(service: F
         JudgeReward(judge, extra_rewards=[short])  # type: ignore[list-item]
 
 
-def test_a_judge_that_scores_nothing_is_told_of_and_ends_a_run_that_goes_on(
+def test_warns_if_nothing_is_scored_and_ends_the_run_if_it_continues(
     local: JudgeReward, caplog: pytest.LogCaptureFixture
 ) -> None:
     call: dict[str, Any] = {"prompts": ["Question?"] * 5, "completions": ["mumble"] * 5}
@@ -242,7 +242,7 @@ def test_a_judge_that_scores_nothing_is_told_of_and_ends_a_run_that_goes_on(
         local(**call)
 
 
-def test_another_judge_at_the_same_address_ends_a_run(service: FakeService) -> None:
+def test_a_changed_judge_model_ends_the_run(service: FakeService) -> None:
     from starlette.responses import JSONResponse
 
     from flex_judge.reward.types import Reward
@@ -260,12 +260,12 @@ def test_another_judge_at_the_same_address_ends_a_run(service: FakeService) -> N
         reward(["Question?"], ["four"])
 
 
-def test_a_group_has_no_name_where_nothing_is_gathered(service: FakeService) -> None:
+def test_sends_no_group_name_without_a_group_size(service: FakeService) -> None:
     JudgeReward(client_of(service))(["Question?"], ["a"], **Log().offered)
     assert "group" not in service.seen[0].body["samples"][0]
 
 
-def test_completions_are_held_against_the_column_of_baselines(service: FakeService) -> None:
+def test_compares_completions_with_the_baseline_column(service: FakeService) -> None:
     reward = JudgeReward(client_of(service), method="baseline", reward="win_rate", baseline_column="answer")
     reward(["Question?"] * 2, ["a", "b"], answer=["42", [{"role": "assistant", "content": "43"}]])
     assert [row["baseline"] for row in service.seen[0].body["samples"]] == ["42", "43"]
@@ -275,7 +275,7 @@ def test_completions_are_held_against_the_column_of_baselines(service: FakeServi
         reward(["Question?"] * 2, ["a", "b"], answer=["42", None])
 
 
-def images_given(service: FakeService, **call: Any) -> list[int]:
+def count_images_sent(service: FakeService, **call: Any) -> list[int]:
     """How many images the judge is sent with each completion, if a reward function is called so."""
     assert None not in JudgeReward(client_of(service))(**call)
     rows = [row for request in service.seen for row in request.body["samples"]]
@@ -292,7 +292,7 @@ def rgb(colour: str) -> Any:
 QUESTION = [{"role": "system", "content": "Look."}, {"role": "user", "content": "What is it?"}]
 
 
-def as_grpo_hands_it_out(images: list[Any]) -> list[dict[str, Any]]:
+def build_grpo_messages(images: list[Any]) -> list[dict[str, Any]]:
     """What GRPOTrainer and RLOOTrainer make of QUESTION, of a row with these images."""
     texts = [{"type": "text", "text": message["content"]} for message in QUESTION]
     pictures = [{"type": "image", "image": image} for image in images]
@@ -300,35 +300,35 @@ def as_grpo_hands_it_out(images: list[Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow  # importing TRL takes half a minute
-def test_that_is_indeed_what_trl_makes_of_it() -> None:
+def test_build_grpo_messages_matches_trl() -> None:
     from trl.data_utils import prepare_multimodal_messages
 
     for images in ([], [rgb("red")], [rgb("red"), rgb("blue")]):
-        assert prepare_multimodal_messages(QUESTION, images) == as_grpo_hands_it_out(images)
+        assert prepare_multimodal_messages(QUESTION, images) == build_grpo_messages(images)
 
 
-def test_images_in_prompts_are_not_taken_again_from_the_column(service: FakeService) -> None:
+def test_does_not_repeat_images_of_prompts_from_the_column(service: FakeService) -> None:
     columns: dict[str, Any] = {"images": [[rgb("red"), rgb("blue")], [rgb("red")], []]}
-    prompts = [as_grpo_hands_it_out(images) for images in columns["images"]]
+    prompts = [build_grpo_messages(images) for images in columns["images"]]
     completions = [[{"role": "assistant", "content": "A square."}]] * 3
-    assert images_given(service, prompts=prompts, completions=completions, **columns) == [2, 1, 0]
+    assert count_images_sent(service, prompts=prompts, completions=completions, **columns) == [2, 1, 0]
     one = {"image": [rgb("red"), None]}
-    prompts = [as_grpo_hands_it_out([image] if image else []) for image in one["image"]]
-    assert images_given(service, prompts=prompts, completions=completions[:2], **one) == [1, 0]
+    prompts = [build_grpo_messages([image] if image else []) for image in one["image"]]
+    assert count_images_sent(service, prompts=prompts, completions=completions[:2], **one) == [1, 0]
 
 
-def test_image_parts_without_an_image_take_those_of_the_column(service: FakeService) -> None:
+def test_image_placeholders_take_images_from_the_column(service: FakeService) -> None:
     asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
     completions = [[{"role": "assistant", "content": "A square."}]] * 2
     one = [rgb("red")] * 2  # as OnlineDPOTrainer calls it
-    assert images_given(service, prompts=[asked] * 2, completions=completions, image=one) == [1, 1]
-    assert images_given(service, prompts=["What is it?"], completions=["A square."], images=[[rgb("red")]]) == [1]
-    assert images_given(service, prompts=["What is it?"], completions=["A square."], images=[None]) == [0]
+    assert count_images_sent(service, prompts=[asked] * 2, completions=completions, image=one) == [1, 1]
+    assert count_images_sent(service, prompts=["What is it?"], completions=["A square."], images=[[rgb("red")]]) == [1]
+    assert count_images_sent(service, prompts=["What is it?"], completions=["A square."], images=[None]) == [0]
     with pytest.raises(UsageError, match=r"prompts\[1\]: prompt: more parts of type 'image'"):
-        images_given(service, prompts=[asked] * 2, completions=completions, image=[rgb("red"), None])
+        count_images_sent(service, prompts=[asked] * 2, completions=completions, image=[rgb("red"), None])
 
 
-def test_a_picture_that_is_there_for_every_completion_is_encoded_and_sent_once(
+def test_encodes_and_sends_an_image_of_many_completions_once(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked() -> list[dict[str, Any]]:
@@ -343,7 +343,7 @@ def test_a_picture_that_is_there_for_every_completion_is_encoded_and_sent_once(
     assert len([source for source in encoded if not isinstance(source, media.Media)]) == 1
 
 
-def test_the_log_says_how_the_judge_fares(service: FakeService) -> None:
+def test_logs_judge_metrics_and_columns(service: FakeService) -> None:
     log = Log()
     JudgeReward(client_of(service))(["Question?"] * 2, ["four", "fives!"], **log.offered)
     assert log.columns == {
@@ -358,14 +358,14 @@ def test_the_log_says_how_the_judge_fares(service: FakeService) -> None:
     assert 0 < log.metrics["judge/latency_s"] < 5
 
 
-def test_the_log_has_the_same_columns_and_finite_figures_whatever_happened(service: FakeService) -> None:
+def test_logs_finite_metrics_with_constant_names(service: FakeService) -> None:
     well, ill, away = Log(), Log(), Log()
     reward = JudgeReward(client_of(service), name="helpful")
     reward(["Question?"], ["four"], **well.offered)
     service.always = unscored(Status.OVERLONG)
     reward(["Question?"], ["four"], **ill.offered)
     service.always = hang
-    JudgeReward(hasty(service), name="helpful")(["Question?"], ["four"], **away.offered)
+    JudgeReward(impatient_client(service), name="helpful")(["Question?"], ["four"], **away.offered)
     assert set(well.columns) == set(ill.columns) == set(away.columns)
     assert away.columns["helpful_score"] == [None]
     assert set(well.metrics) - {"helpful/score_mean"} == set(ill.metrics) == set(away.metrics)
@@ -373,8 +373,8 @@ def test_the_log_has_the_same_columns_and_finite_figures_whatever_happened(servi
     assert ill.metrics["helpful/status_overlong"] == away.metrics["helpful/status_timeout"] == 1
 
 
-def test_an_outage_costs_one_call_and_then_ends_the_run(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
-    patient, reward = JudgeReward(client_of(service)), JudgeReward(hasty(service))
+def test_an_outage_costs_one_call_and_the_next_ends_the_run(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
+    patient, reward = JudgeReward(client_of(service)), JudgeReward(impatient_client(service))
     service.always = hang
     assert reward(["Question?"] * 2, ["four", "fives"]) == [None, None]
     assert "the 2 completions of this call get no reward; the run ends if the next call fails too" in caplog.text
@@ -387,7 +387,7 @@ def test_an_outage_costs_one_call_and_then_ends_the_run(service: FakeService, ca
         reward(["Question?"], ["four"])
 
 
-def test_a_trainer_that_cannot_leave_a_completion_out_gets_an_error(service: FakeService) -> None:
+def test_raises_if_a_completion_is_unscored_and_unscored_is_raise(service: FakeService) -> None:
     reward = JudgeReward(client_of(service), unscored="raise")
     assert reward(["Question?"], ["four"]) == [4]
     service.script.append(unscored(Status.TRUNCATED))
@@ -397,10 +397,10 @@ def test_a_trainer_that_cannot_leave_a_completion_out_gets_an_error(service: Fak
         reward(["Question?"], ["four"])
     service.always = hang
     with pytest.raises(ServiceTimeoutError):
-        JudgeReward(hasty(service), unscored="raise")(["Question?"], ["four"])
+        JudgeReward(impatient_client(service), unscored="raise")(["Question?"], ["four"])
 
 
-def test_a_trainer_that_would_count_the_unscored_as_zero_is_warned_of(
+def test_warns_if_the_trainer_counts_unscored_completions_as_zero(
     service: FakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.always = unscored(Status.TRUNCATED)
@@ -413,7 +413,7 @@ def test_a_trainer_that_would_count_the_unscored_as_zero_is_warned_of(
     assert "such as OnlineDPOTrainer, count them as 0" in caplog.text
 
 
-def test_groups_judged_in_parts_are_warned_of_once(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_once_about_incomplete_groups(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
     async def in_parts(request: Any) -> Any:
         from starlette.responses import JSONResponse
 
@@ -445,13 +445,13 @@ def test_groups_judged_in_parts_are_warned_of_once(service: FakeService, caplog:
         ({"judge": JudgeClient("http://127.0.0.1:9"), "api_key": "k"}, "only used with a URL"),
     ],
 )
-def test_a_setting_that_does_not_exist_is_refused(settings: dict[str, Any], text: str) -> None:
+def test_rejects_invalid_settings(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         JudgeReward(**({"judge": "http://127.0.0.1:9"} | settings))
 
 
 @pytest.mark.slow
-def test_a_grpo_run_is_rewarded_and_none_does_not_stop_it(local: JudgeReward, tmp_path: Path) -> None:
+def test_grpo_run_continues_with_unscored_completions(local: JudgeReward, tmp_path: Path) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     from flex_judge.judges.models import resolve_model

@@ -33,7 +33,7 @@ def client_of(service: FakeService) -> JudgeClient:
     return JudgeClient(service.url, deadline_s=30, retry_s=0.01)
 
 
-def state_of(completion: str) -> dict[str, Any]:
+def make_state(completion: str) -> dict[str, Any]:
     """A finished rollout of version 0."""
     return {
         "prompt": [{"role": "user", "content": "What is 12 + 30?"}],
@@ -45,7 +45,7 @@ def state_of(completion: str) -> dict[str, Any]:
     }
 
 
-async def called(function: Any, *states: dict[str, Any]) -> Any:
+async def call_like_rubric(function: Any, *states: dict[str, Any]) -> Any:
     """A call as verifiers' Rubric makes it: with those of its objects that the function has parameters for."""
     group = {f"{name}s": [state.get(name) for state in states] for name in ("prompt", "completion", "answer")}
     group |= {"states": list(states), "tasks": [s["task"] for s in states], "infos": [s["info"] for s in states]}
@@ -54,7 +54,7 @@ async def called(function: Any, *states: dict[str, Any]) -> Any:
     return await function(**{name: objects[name] for name in inspect.signature(function).parameters})
 
 
-def test_verifiers_tells_single_functions_from_group_functions_by_their_parameters(service: FakeService) -> None:
+def test_parameters_distinguish_single_and_group_functions(service: FakeService) -> None:
     one, group = judge_reward(service.url), judge_group_reward(service.url, name="compared")
     assert list(inspect.signature(one).parameters) == ["prompt", "completion", "answer", "state", "task", "info"]
     assert list(inspect.signature(group).parameters) == [
@@ -68,38 +68,38 @@ def test_verifiers_tells_single_functions_from_group_functions_by_their_paramete
     assert (one.__name__, group.__name__) == ("flex_judge", "compared")
 
 
-async def test_a_rollout_gets_its_score(service: FakeService) -> None:
+async def test_scores_a_rollout(service: FakeService) -> None:
     function = judge_reward(client_of(service), rubric="correctness")
-    assert await called(function, state_of("It is 42.")) == 9.0
+    assert await call_like_rubric(function, make_state("It is 42.")) == 9.0
     assert service.seen[0].body["rubric"] == "correctness"
 
 
-async def test_the_rollouts_of_a_group_are_compared_with_each_other() -> None:
+async def test_compares_the_rollouts_of_a_group() -> None:
     judge = FlexJudge(ScriptedEngine(fair_judge), SETTINGS)
     function = judge_group_reward(judge, method="round_robin", reward="win_rate")
-    values = await called(function, *(state_of(f"answer {i}") for i in range(4)))
+    values = await call_like_rubric(function, *(make_state(f"answer {i}") for i in range(4)))
     assert sum(values) == 2
     assert len(set(values)) > 1
 
 
-async def test_a_rollout_without_a_score_is_an_error_that_its_state_holds_too(service: FakeService) -> None:
+async def test_an_unscored_rollout_raises_and_sets_the_error_of_its_state(service: FakeService) -> None:
     service.always = unscored(Status.UNPARSEABLE)
-    state, other = state_of("It is 42."), state_of("It is 41.")
+    state, other = make_state("It is 42."), make_state("It is 41.")
     with pytest.raises(UnscoredError, match="1 of 1 rollouts have no score; the first: unparseable: not today"):
-        await called(judge_reward(client_of(service)), state)
+        await call_like_rubric(judge_reward(client_of(service)), state)
     assert isinstance(state["error"], UnscoredError)  # Rubric catches what is raised, and counts it as 0
     state["error"] = earlier = RuntimeError("the sandbox died")
     with pytest.raises(UnscoredError, match="2 of 2 rollouts"):
-        await called(judge_group_reward(client_of(service)), state, other)
+        await call_like_rubric(judge_group_reward(client_of(service)), state, other)
     assert state["error"] is earlier
     assert isinstance(other["error"], UnscoredError)
     service.always = hang
     with pytest.raises(ServiceTimeoutError):
-        await called(judge_reward(replace(client_of(service), deadline_s=0.2)), other)
+        await call_like_rubric(judge_reward(replace(client_of(service), deadline_s=0.2)), other)
 
 
-async def test_tools_and_images_of_a_rollout_are_judged(service: FakeService) -> None:
-    state = state_of("")
+async def test_judges_tool_calls_and_images_of_a_rollout(service: FakeService) -> None:
+    state = make_state("")
     look = [{"type": "image_url", "image_url": {"url": RED}}, {"type": "text", "text": "What is it?"}]
     call = {"id": "1", "type": "function", "function": {"name": "zoom", "arguments": '{"by": 2}'}}
     state["prompt"] = [{"role": "user", "content": look}]
@@ -108,13 +108,13 @@ async def test_tools_and_images_of_a_rollout_are_judged(service: FakeService) ->
         {"role": "tool", "tool_call_id": "1", "content": "zoomed"},
         {"role": "assistant", "content": "Red."},
     ]
-    await called(judge_reward(client_of(service)), state)
+    await call_like_rubric(judge_reward(client_of(service)), state)
     (row,) = service.seen[0].body["samples"]
     assert [part["type"] for part in row["prompt"][0]["content"]] == ["image", "text"]
     assert row["response"] == '{"name": "zoom", "arguments": "{\\"by\\": 2}"}\n\nzoomed\n\nRed.'
     look[0] = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
     with pytest.raises(MediaError, match=r"prompts\[0\]: image_url: expected a data URI"):
-        await called(judge_reward(client_of(service)), state)
+        await call_like_rubric(judge_reward(client_of(service)), state)
 
 
 @dataclass
@@ -140,7 +140,7 @@ class Trace:
     transcript: str = "[user]\nWhat is it?\n\n[assistant]\nIt is 42."
 
 
-async def test_traces_are_judged(service: FakeService) -> None:
+async def test_judges_traces(service: FakeService) -> None:
     judge = TraceJudge(client_of(service), rubric="correctness")
     assert await judge.score(Task("What is 12 + 30?", "Be brief."), Trace("It is 42.")) == 9.0
     assert await judge.score_group(Task([Message("user", "Sum?")]), [Trace("4"), Trace("42")]) == [1, 2]
@@ -159,7 +159,7 @@ async def test_traces_are_judged(service: FakeService) -> None:
         await judge.score(Task(None), Trace("42"))
 
 
-def test_settings_that_do_not_exist_are_refused(service: FakeService) -> None:
+def test_rejects_invalid_settings(service: FakeService) -> None:
     with pytest.raises(UsageError, match="method 'baseline' has no answers"):
         judge_reward(service.url, method="baseline")
     with pytest.raises(UsageError, match="reward must be one of"):
@@ -168,7 +168,7 @@ def test_settings_that_do_not_exist_are_refused(service: FakeService) -> None:
         TraceJudge("10.0.0.1:8000")
 
 
-async def test_a_run_has_a_name_where_its_groups_are_gathered(service: FakeService) -> None:
+async def test_sends_the_run_name_as_group_name(service: FakeService) -> None:
     reward = judge_reward(service.url, group_size=1, run="mine")
     await reward("Q?", "four", None, {}, None, None)
     assert service.seen[-1].body["samples"][0]["group"] == "mine"

@@ -36,7 +36,7 @@ def test_a_hung_service_costs_one_deadline_and_then_ends_the_run(service: FakeSe
         assert part in story
 
 
-def test_a_service_that_hangs_again_although_it_says_it_is_well_ends_the_run(service: FakeService) -> None:
+def test_a_service_that_hangs_although_healthy_ends_the_run(service: FakeService) -> None:
     client = client_of(service, deadline_s=0.2)
     service.always = hang
     with pytest.raises(ServiceTimeoutError):
@@ -46,7 +46,7 @@ def test_a_service_that_hangs_again_although_it_says_it_is_well_ends_the_run(ser
     assert service.probes == 1
 
 
-def test_a_judgment_makes_up_for_an_outage(service: FakeService) -> None:
+def test_a_judgment_resets_the_circuit_breaker(service: FakeService) -> None:
     for _ in range(3):
         service.always = hang
         with pytest.raises(ServiceTimeoutError):
@@ -56,7 +56,7 @@ def test_a_judgment_makes_up_for_an_outage(service: FakeService) -> None:
     assert service.probes == 3
 
 
-def test_nobody_at_the_address_is_an_outage_too(service: FakeService) -> None:
+def test_a_refused_connection_is_an_outage(service: FakeService) -> None:
     gone = replace(hasty(service), url="http://127.0.0.1:9")
     with pytest.raises(ServiceTimeoutError, match="ConnectError"):
         gone.rewards_sync([sample("Question?", "four")])
@@ -66,25 +66,25 @@ def test_nobody_at_the_address_is_an_outage_too(service: FakeService) -> None:
         gone.health_sync()
 
 
-def test_calls_that_fail_at_the_same_time_are_one_failure(service: FakeService) -> None:
+def test_concurrent_failed_calls_count_as_one_round(service: FakeService) -> None:
     client = client_of(service, deadline_s=1, probe_s=0.2)
     service.always = hang
     with ThreadPoolExecutor(4) as pool:
-        errors = list(pool.map(lambda i: _error(client, str(i)), range(4)))
+        errors = list(pool.map(lambda i: _call_and_catch(client, str(i)), range(4)))
     assert [type(e) for e in errors] == [ServiceTimeoutError] * 4
     service.well = False
     with ThreadPoolExecutor(4) as pool:
-        errors = list(pool.map(lambda i: _error(client, str(i)), range(4)))
+        errors = list(pool.map(lambda i: _call_and_catch(client, str(i)), range(4)))
     assert [type(e) for e in errors] == [ServiceUnavailableError] * 4
 
 
-def _error(client: JudgeClient, text: str) -> Exception:
+def _call_and_catch(client: JudgeClient, text: str) -> Exception:
     with pytest.raises(ServiceUnavailableError) as caught:
         client.rewards_sync([sample(text, text)])
     return caught.value
 
 
-def test_what_was_answered_comes_back_and_the_rest_is_a_timeout(service: FakeService) -> None:
+def test_returns_finished_results_and_timeouts_for_the_others(service: FakeService) -> None:
     service.script.append(hang)
     client = client_of(service, chunk=1, deadline_s=2)
     rewards = client.rewards_sync([sample(f"{i}?", "four") for i in range(3)])
@@ -96,7 +96,7 @@ def test_what_was_answered_comes_back_and_the_rest_is_a_timeout(service: FakeSer
     assert judgments[0].status == Status.OK  # no circuit is open
 
 
-def test_a_service_that_answers_but_judges_nothing_ends_the_run_in_the_end(service: FakeService) -> None:
+def test_a_service_that_only_returns_failures_ends_the_run_after_several_calls(service: FakeService) -> None:
     client = client_of(service)
     service.always = unscored(Status.TIMEOUT)
     for _ in range(3):

@@ -56,7 +56,7 @@ def media_decoder(store: MediaStore | None = None, most: int = 64) -> MediaDecod
     return MediaDecoder(store or MediaStore(1 << 24), UrlFetcher((), 1 << 20), most)
 
 
-def decoded(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any:
+def decode_row(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any:
     """A row that came as JSON, with media that were uploaded before."""
     store = MediaStore(1 << 24)
     for digest, medium in (media or {}).items():
@@ -68,22 +68,22 @@ def decoded(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any
 
 @settings(max_examples=60, deadline=None)
 @given(some_comparisons)
-def test_a_comparison_is_the_same_after_the_wire(comparison: Comparison) -> None:
-    assert decoded(decode_comparison, *encode_comparison(comparison)) == comparison
+def test_decoding_inverts_the_encoding_of_comparisons(comparison: Comparison) -> None:
+    assert decode_row(decode_comparison, *encode_comparison(comparison)) == comparison
 
 
-def test_the_first_draw_is_sent_as_it_was_before_there_were_others() -> None:
+def test_omits_a_sample_index_of_zero() -> None:
     assert "sample_index" not in encode_comparison(Comparison.of("q", "a"))[0]
     assert encode_comparison(Comparison.of("q", "a", sample_index=3))[0]["sample_index"] == 3
 
 
 @settings(max_examples=60, deadline=None)
 @given(some_samples)
-def test_a_sample_is_the_same_after_the_wire(sample: Sample) -> None:
-    assert decoded(decode_sample, *encode_sample(sample)) == sample
+def test_decoding_inverts_the_encoding_of_samples(sample: Sample) -> None:
+    assert decode_row(decode_sample, *encode_sample(sample)) == sample
 
 
-def test_media_are_referred_to_by_digest_and_listed_once() -> None:
+def test_references_media_by_digest_and_lists_them_once() -> None:
     comparison = Comparison.of("Which?", (RED, "or", RED), make_video([RED, BLUE], fps=1), images=[BLUE])
     row, media = encode_comparison(comparison)
     assert media == {RED.digest: RED, BLUE.digest: BLUE}
@@ -100,24 +100,24 @@ def test_the_client_loads_no_web_framework_and_no_model_library() -> None:
     assert out.split() == ["HEAVY"]
 
 
-def test_prompts_and_responses_come_in_the_usual_shapes() -> None:
+def test_accepts_the_common_formats_of_prompts_and_responses() -> None:
     row = {
         "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?", "image": None}]}],
         "images": [uri(RED)],
         "responses": ["text", ["a", {"type": "text", "text": "b"}], [{"role": "assistant", "content": "c"}], ""],
         "id": None,
     }
-    found = decoded(decode_comparison, row)
+    found = decode_row(decode_comparison, row)
     assert found == Comparison("", (Message("user", (RED, "What?")),), ("text", "ab", "c", ""))
 
 
-def test_an_image_in_openais_form_is_an_image() -> None:
+def test_accepts_openai_image_parts() -> None:
     part = {"type": "image_url", "image_url": {"url": uri(RED), "detail": "high"}}
-    assert decoded(decode_sample, {"prompt": "p", "response": [part]}).response == (RED,)
+    assert decode_row(decode_sample, {"prompt": "p", "response": [part]}).response == (RED,)
 
 
-def test_images_that_have_no_place_in_the_prompt_stand_before_it() -> None:
-    found = decoded(decode_sample, {"prompt": "Which?", "response": "r", "images": [uri(RED), uri(BLUE)]})
+def test_images_without_a_placeholder_precede_the_prompt() -> None:
+    found = decode_row(decode_sample, {"prompt": "Which?", "response": "r", "images": [uri(RED), uri(BLUE)]})
     assert found.prompt == (Message("user", (RED, BLUE, "Which?")),)
 
 
@@ -157,9 +157,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "field", "problem"), WRONG, ids=[str(w[0])[:60] for w in WRONG])
-def test_what_is_wrong_is_named_by_its_place(change: dict[str, Any], field: str, problem: str) -> None:
+def test_error_names_the_invalid_field(change: dict[str, Any], field: str, problem: str) -> None:
     with pytest.raises(FieldError) as error:
-        decoded(decode_comparison, {"prompt": "p", "responses": ["r"]} | change)
+        decode_row(decode_comparison, {"prompt": "p", "responses": ["r"]} | change)
     assert error.value.field == field
     assert str(error.value).startswith(f"{field}: ")
     assert problem in str(error.value)
@@ -203,20 +203,20 @@ REFUSED: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "reference", "below"), REFUSED, ids=[f"{r[0]} {str(r[1])[:50]}" for r in REFUSED])
-def test_only_references_of_the_known_forms_are_media(kind: str, reference: Any, below: str) -> None:
+def test_rejects_unknown_forms_of_references(kind: str, reference: Any, below: str) -> None:
     row = {"prompt": "p", "response": [TEXT, {"type": kind, kind: reference}]}
     with pytest.raises(FieldError) as error:
-        decoded(decode_sample, row)
+        decode_row(decode_sample, row)
     assert error.value.field == f"row.response[1].{kind}{below}"
 
 
-def test_a_digest_of_another_modality_is_refused() -> None:
+def test_rejects_a_digest_of_another_modality() -> None:
     row = {"prompt": "p", "response": [{"type": "audio", "audio": {"digest": RED.digest}}]}
     with pytest.raises(FieldError, match=r"row\.response\[0\]\.audio: expected audio, and this digest is of image"):
-        decoded(decode_sample, row, {RED.digest: RED})
+        decode_row(decode_sample, row, {RED.digest: RED})
 
 
-async def test_all_media_that_are_missing_are_named_at_once() -> None:
+async def test_reports_all_missing_media_together() -> None:
     row, _ = encode_sample(Sample((Message("user", (RED, "?")),), (make_video([RED, BLUE], fps=1),)))
     store = MediaStore(1 << 20)
     with pytest.raises(MissingMediaError) as error:
@@ -227,7 +227,7 @@ async def test_all_media_that_are_missing_are_named_at_once() -> None:
     await media_decoder(store).decode_rows([("row", partial(decode_sample, row, "row"))])
 
 
-async def test_an_image_that_stands_in_many_rows_is_read_once() -> None:
+async def test_reads_an_image_of_many_rows_once() -> None:
     row = {"prompt": "p", "response": "r", "images": [uri(RED)]}
     found = await media_decoder().decode_rows([(f"row {i}", partial(decode_sample, row, f"row {i}")) for i in range(3)])
     assert len({id(sample.prompt[0].content[0]) for sample in found}) == 1

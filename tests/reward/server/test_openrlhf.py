@@ -31,16 +31,16 @@ def payload(*responses: str, label: Any = "", prompt: str = PROMPT) -> dict[str,
 
 
 @pytest.fixture
-async def asked() -> list[Comparison]:
+async def received() -> list[Comparison]:
     return []
 
 
 @pytest.fixture
-async def web(asked: list[Comparison]) -> AsyncIterator[httpx.AsyncClient]:
-    """A service whose judge notes what it is asked, and gives each response its length as its score."""
+async def web(received: list[Comparison]) -> AsyncIterator[httpx.AsyncClient]:
+    """A service whose judge notes what it is received, and gives each response its length as its score."""
 
     async def ask(comparison: Comparison) -> Judgment:
-        asked.append(comparison)
+        received.append(comparison)
         scores = tuple(float(len(content_to_text(response))) for response in comparison.responses)
         return Judgment(comparison.id, Status.OK, scores, scores, "thought")
 
@@ -48,18 +48,18 @@ async def web(asked: list[Comparison]) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-async def test_one_sample_in_a_request(web: httpx.AsyncClient, asked: list[Comparison]) -> None:
+async def test_judges_one_sample_per_request(web: httpx.AsyncClient, received: list[Comparison]) -> None:
     answer = await web.post("/get_reward", json=payload("It is 5.<|im_end|>"))
     assert answer.status_code == 200
     told = answer.json()
     assert told["rewards"] == [8.0]
     assert told["scores"] == [pytest.approx(7 / 9)]  # 8 on a scale from 1 to 10
     assert told["extra_logs"]["judge_ok"] == [1.0]
-    assert asked[0].responses == ("It is 5.",)
-    assert asked[0].prompt[0].content == PROMPT
+    assert received[0].responses == ("It is 5.",)
+    assert received[0].prompt[0].content == PROMPT
 
 
-async def test_empty_lists_get_empty_lists(web: httpx.AsyncClient) -> None:
+async def test_returns_empty_lists_for_empty_lists(web: httpx.AsyncClient) -> None:
     for body in (payload(), {"query": [], "prompts": []}, {"query": [], "prompts": [], "labels": None}):
         answer = await web.post("/get_reward", json=body)
         assert answer.status_code == 200
@@ -68,7 +68,7 @@ async def test_empty_lists_get_empty_lists(web: httpx.AsyncClient) -> None:
         assert all(values == [] for values in told["extra_logs"].values())
 
 
-async def test_every_list_has_one_number_for_each_sample_and_the_names_are_always_the_same() -> None:
+async def test_lists_have_one_number_per_sample_and_constant_names() -> None:
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf_deadline_s=0.5))) as http:
         told = (await http.post("/get_reward", json=payload("a", "mumble", "slow"))).json()
         names = (await http.post("/get_reward", json=payload())).json()["extra_logs"].keys()
@@ -82,7 +82,7 @@ async def test_every_list_has_one_number_for_each_sample_and_the_names_are_alway
     assert told["extra_logs"]["judge_timeout"] == [0, 0, 1]
 
 
-async def test_the_answer_comes_before_openrlhf_gives_up() -> None:
+async def test_responds_before_openrlhf_times_out() -> None:
     assert GatewayConfig().openrlhf_deadline_s < 180
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf_deadline_s=0.1))) as http:
         async with asyncio.timeout(1):
@@ -90,7 +90,7 @@ async def test_the_answer_comes_before_openrlhf_gives_up() -> None:
         assert answer.json()["rewards"] == [None]
 
 
-async def test_single_samples_are_gathered_into_their_group() -> None:
+async def test_collects_single_samples_into_groups() -> None:
     spec = RewardSpec(method="round_robin", reward="win_rate", group_size=4, group_timeout_s=5)
     other = PROMPT.replace("2 + 3", "3 + 4")
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf=spec))) as http:
@@ -103,7 +103,7 @@ async def test_single_samples_are_gathered_into_their_group() -> None:
         assert all(one["extra_logs"]["judge_group_whole"] == [1] for one in group)
 
 
-async def test_a_group_that_stays_incomplete_is_judged_in_time_and_says_so() -> None:
+async def test_judges_an_incomplete_group_after_its_timeout_and_reports_it() -> None:
     spec = RewardSpec(reward="rank", group_size=3, group_timeout_s=0.1)
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf=spec))) as http:
         answers = await asyncio.gather(*(http.post("/get_reward", json=payload(x)) for x in "ab"))
@@ -128,35 +128,35 @@ async def test_a_group_that_stays_incomplete_is_judged_in_time_and_says_so() -> 
         ("", ""),
     ],
 )
-def test_what_ends_a_turn_is_no_part_of_the_response(text: str, left: str) -> None:
+def test_strips_end_of_turn_tokens(text: str, left: str) -> None:
     assert strip_end_of_turn(text, GatewayConfig().end_of_turn) == left
 
 
-def test_a_response_of_nothing_but_ends_of_turns_takes_no_long_time() -> None:
+def test_strips_many_end_of_turn_tokens_in_linear_time() -> None:
     assert strip_end_of_turn("<eos> " * 200_000, GatewayConfig().end_of_turn) == ""
 
 
-async def test_the_tokens_that_are_cut_can_be_chosen() -> None:
-    asked: list[Comparison] = []
+async def test_end_of_turn_tokens_are_configurable() -> None:
+    received: list[Comparison] = []
 
     async def ask(comparison: Comparison) -> Judgment:
-        asked.append(comparison)
+        received.append(comparison)
         return Judgment(comparison.id, Status.OK, (3.0,), None, "")
 
     async with client(Gateway(ask, GatewayConfig(end_of_turn=("STOP",)))) as http:
         await http.post("/get_reward", json=payload("five<|im_end|>", "fiveSTOP"))
-    assert [comparison.responses[0] for comparison in asked] == ["five<|im_end|>", "five"]
+    assert [comparison.responses[0] for comparison in received] == ["five<|im_end|>", "five"]
 
 
 @pytest.mark.parametrize("query", ["What is 2 + 3?5", "", PROMPT[1:] + "5", "5" + PROMPT])
-async def test_a_query_that_does_not_begin_with_its_prompt_is_refused(web: httpx.AsyncClient, query: str) -> None:
+async def test_rejects_a_query_that_does_not_begin_with_its_prompt(web: httpx.AsyncClient, query: str) -> None:
     body = {"query": [PROMPT + "4", query], "prompts": [PROMPT] * 2, "labels": ["", ""]}
     answer = await web.post("/get_reward", json=body)
     assert (answer.status_code, answer.json()["field"]) == (422, "query[1]")
     assert "does not begin with prompts[1]" in answer.json()["error"]
 
 
-async def test_a_label_may_say_what_the_judge_is_shown(web: httpx.AsyncClient, asked: list[Comparison]) -> None:
+async def test_a_label_can_set_prompt_images_and_rubric(web: httpx.AsyncClient, received: list[Comparison]) -> None:
     data = picture(noise(8, 8))
     label = {
         "prompt": [{"role": "user", "content": [{"type": "image"}, "How many?"]}],
@@ -168,20 +168,20 @@ async def test_a_label_may_say_what_the_judge_is_shown(web: httpx.AsyncClient, a
     for told in (label, json.dumps(label)):
         answer = await web.post("/get_reward", json=payload("Five.", label=told))
         assert answer.status_code == 200, answer.text
-    assert asked[0].rubric == "correctness"
-    content = asked[0].prompt[0].content
+    assert received[0].rubric == "correctness"
+    content = received[0].prompt[0].content
     assert isinstance(content[0], Media)
     assert content[0].data == data
     assert content[1] == "How many?"
-    assert asked[0].responses == asked[1].responses == ("Five.",)
+    assert received[0].responses == received[1].responses == ("Five.",)
 
 
-async def test_a_label_may_hold_the_baseline() -> None:
-    asked: list[Comparison] = []
+async def test_a_label_can_set_the_baseline() -> None:
+    received: list[Comparison] = []
     spec = RewardSpec(method="baseline", reward="win_rate")
 
     async def ask(comparison: Comparison) -> Judgment:
-        asked.append(comparison)
+        received.append(comparison)
         return Judgment(comparison.id, Status.OK, (4.0, 3.0), None, "", preferred=0)
 
     async with client(Gateway(ask, GatewayConfig(openrlhf=spec))) as http:
@@ -189,17 +189,17 @@ async def test_a_label_may_hold_the_baseline() -> None:
         assert answer.json()["rewards"] == [1.0]
         answer = await http.post("/get_reward", json=payload("Five."))
         assert (answer.status_code, answer.json()["field"]) == (422, "labels[0].baseline")
-    assert asked[0].responses == ("Five.", "Six.")
+    assert received[0].responses == ("Five.", "Six.")
 
 
 @pytest.mark.parametrize(
     "label", [None, "", "5", 5, 0.5, [1], "{x}", "{", '{"a": NaN}', "[1]", '"text"', {}, {"a": {}}]
 )
-async def test_labels_of_the_trainers_own_are_left_alone(
-    web: httpx.AsyncClient, asked: list[Comparison], label: Any
+async def test_ignores_labels_without_judge_fields(
+    web: httpx.AsyncClient, received: list[Comparison], label: Any
 ) -> None:
     assert (await web.post("/get_reward", json=payload("Five.", label=label))).status_code == 200
-    assert asked[0].prompt[0].content == PROMPT
+    assert received[0].prompt[0].content == PROMPT
 
 
 @pytest.mark.parametrize(
@@ -217,14 +217,14 @@ async def test_labels_of_the_trainers_own_are_left_alone(
         ({"baseline": {"a": 1}}, "labels[0].baseline", 422),
     ],
 )
-async def test_a_label_that_is_wrong_is_named(
+async def test_error_names_the_invalid_label_field(
     web: httpx.AsyncClient, label: dict[str, Any], field: str | None, status: int
 ) -> None:
     answer = await web.post("/get_reward", json=payload("Five.", label=json.dumps(label)))
     assert (answer.status_code, answer.json().get("field")) == (status, field)
 
 
-async def test_a_sample_that_cannot_be_judged_is_named_as_openrlhf_calls_it() -> None:
+async def test_error_names_a_rejected_sample_by_its_openrlhf_field() -> None:
     label = {"images": [f"data:image/png;base64,{base64.b64encode(picture(noise(8, 8))).decode()}"]}
     async with client(HeldJudge().gateway()) as http:  # its model takes text alone
         answer = await http.post("/get_reward", json=payload("Five.", label=label))
@@ -232,13 +232,13 @@ async def test_a_sample_that_cannot_be_judged_is_named_as_openrlhf_calls_it() ->
     assert answer.json()["error"].startswith("query[0]: ")
 
 
-async def test_the_key_may_stand_in_the_url_where_no_header_can_be_set() -> None:
+async def test_accepts_the_key_in_the_url() -> None:
     async with client(HeldJudge().gateway(GatewayConfig(api_key="key"))) as http:
         assert (await http.post("http://any:key@judge/get_reward", json=payload("a"))).status_code == 200
         assert (await http.post("http://any:no@judge/get_reward", json=payload("a"))).status_code == 401
 
 
-async def test_a_client_that_gives_up_leaves_nothing_behind() -> None:
+async def test_cancels_the_work_of_a_disconnected_client() -> None:
     judge = HeldJudge()
     gateway = judge.gateway()
     async with client(gateway) as http:

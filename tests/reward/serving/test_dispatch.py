@@ -62,45 +62,45 @@ def comparison(name: str) -> Comparison:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def shorten_victim_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flex_judge.reward.serving.dispatch.VICTIM_WINDOW_S", 0.01)
 
 
-async def judged(replicas: Replicas, names: list[str], metrics: ServiceMetrics | None = None) -> dict[str, Judgment]:
+async def judge_all(replicas: Replicas, names: list[str], metrics: ServiceMetrics | None = None) -> dict[str, Judgment]:
     dispatcher = Dispatcher(replicas.send, max_requests=1000, metrics=metrics)
     judgments = await asyncio.gather(*(dispatcher.judge(comparison(name)) for name in names))
     assert [j.id for j in judgments] == names
     return {j.id: j for j in judgments}
 
 
-async def test_what_a_dying_replica_had_in_hand_is_judged_by_another() -> None:
+async def test_another_replica_judges_the_comparisons_of_a_dead_one() -> None:
     replicas = Replicas()
     asyncio.get_running_loop().call_later(0.005, replicas.kill, 0)
-    found = await judged(replicas, [f"c{i}" for i in range(20)])
+    found = await judge_all(replicas, [f"c{i}" for i in range(20)])
     assert all(j.status == Status.OK for j in found.values())
     assert set(replicas.judged.values()) == {1}
 
 
-async def test_a_comparison_that_kills_alone_is_quarantined_after_two_replicas() -> None:
+async def test_quarantines_a_sole_killer_after_two_replicas() -> None:
     replicas = Replicas()
-    found = await judged(replicas, ["poison"])
+    found = await judge_all(replicas, ["poison"])
     assert found["poison"].status == Status.ENGINE_LOST
     assert found["poison"].scores is None
     assert "2 judge replicas died" in found["poison"].votes[0].detail
     assert replicas.deaths == 2
 
 
-async def test_comparisons_that_kill_take_none_of_the_others_with_them() -> None:
+async def test_killers_do_not_affect_other_comparisons() -> None:
     replicas = Replicas()
     names = [f"c{i}" for i in range(30)] + ["poison 1", "poison 2"] + [f"d{i}" for i in range(30)]
-    found = await judged(replicas, names)
+    found = await judge_all(replicas, names)
     lost = {name for name, j in found.items() if j.status == Status.ENGINE_LOST}
     assert lost == {"poison 1", "poison 2"}
     assert replicas.deaths <= 6
     assert set(replicas.judged.values()) == {1}
 
 
-async def test_a_comparison_that_cannot_be_judged_as_it_is_fails_alone() -> None:
+async def test_an_invalid_comparison_fails_alone() -> None:
     async def send(c: Comparison) -> Judgment:
         raise UsageError(f"comparison {c.id!r}: no such rubric")
 
@@ -108,7 +108,7 @@ async def test_a_comparison_that_cannot_be_judged_as_it_is_fails_alone() -> None
         await Dispatcher(send, max_requests=1).judge(comparison("c"))
 
 
-async def test_no_more_than_there_is_room_for_is_sent_at_a_time() -> None:
+async def test_limits_concurrent_comparisons() -> None:
     under_way = most = 0
 
     async def send(c: Comparison) -> Judgment:
@@ -124,7 +124,7 @@ async def test_no_more_than_there_is_room_for_is_sent_at_a_time() -> None:
     assert most == 3
 
 
-async def test_judgments_and_retries_are_told() -> None:
+async def test_records_judgments_and_retries() -> None:
     class Told(ServiceMetrics):
         statuses: Counter[str] = Counter()  # noqa: RUF012
         retries = 0
@@ -137,6 +137,6 @@ async def test_judgments_and_retries_are_told() -> None:
             self.retries += 1
 
     told = Told()
-    await judged(Replicas(), ["poison", "c"], told)
+    await judge_all(Replicas(), ["poison", "c"], told)
     assert told.statuses == {Status.ENGINE_LOST: 1, Status.OK: 1}
     assert told.retries >= 1
