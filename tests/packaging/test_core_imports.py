@@ -1,4 +1,4 @@
-"""What works in a core install: the client, the reward functions, the command line's help, doctor."""
+"""Features of a core install: client, reward functions, command-line help, doctor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said when an extra is missing, and that the table of extras agrees with pyproject.toml."""
+"""Errors for missing extras, and agreement of the table of extras with pyproject.toml."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from flex_judge.judges.extras import EXTRAS, INCLUDED_EXTRAS, MissingExtraError,
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 THROUGH_OTHERS = {"annotated_types", "pydantic_core", "huggingface_hub", "tokenizers", "starlette", "packaging"}
-"""Imported too, and brought by pydantic, transformers and FastAPI."""
+"""Imported libraries that are dependencies of pydantic, transformers and FastAPI."""
 
 
 def get_distribution_names(requirements: list[str]) -> set[str]:
-    """The names of the distributions in requirements, in lower case with dashes."""
+    """Get the distribution names of requirements, in lower case with dashes."""
     return {re.split(r"[\[<>=~! ;]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
 
 
@@ -88,7 +88,7 @@ def test_error_names_only_missing_extras(monkeypatch: pytest.MonkeyPatch) -> Non
         MissingExtraError, match=r"^a thing needs the extra 'train': pip install 'flex-judge\[train\]'$"
     ):
         extras.require_extras("a thing", "serve", "train")
-    missing |= {"torch"}  # it belongs to an extra that both include
+    missing |= {"torch"}  # both extras include it
     with pytest.raises(MissingExtraError, match=r"the extras 'serve', 'train': .*\[serve,train\]'$"):
         extras.require_extras("a thing", "serve", "train")
     extras.require_extras("a thing", "eval", "molecules")

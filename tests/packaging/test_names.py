@@ -1,4 +1,4 @@
-"""Dotted names that users write into other programs' settings: each leads to what it says."""
+"""Dotted names that users put into settings of other programs can be resolved."""
 
 from __future__ import annotations
 

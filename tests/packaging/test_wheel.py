@@ -1,4 +1,4 @@
-"""The wheel and the source distribution: what is in them, and that the wheel works beside packages of generic names."""
+"""Contents of wheel and source distribution; the wheel works next to packages with generic names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines.scripted import ScriptedEngine
 
 pytestmark = pytest.mark.slow
-UV = os.environ.get("UV", "uv")  # `uv run` says which uv it is
+UV = os.environ.get("UV", "uv")  # set by `uv run`
 PACKAGES = ("judges", "reward", "alignment", "experiments")
 BROKEN = "raise ModuleNotFoundError('a package of somebody else was imported')\n"
 CALL = {"prompts": ["What is 2 + 3?", "What is 4 + 4?"], "completions": ["It is 5.", "It is 9."]}
@@ -36,7 +36,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Installed:
-    """A core install beside packages of the same names as our folders, and a folder with modules of these names."""
+    """Core install next to packages named like our folders, and a working folder with such modules."""
 
     python: Path
     folder: Path
@@ -93,7 +93,7 @@ def checksums(wheel: Path) -> dict[str, int]:
 
 
 def source_files() -> set[str]:
-    """Every file of the four packages, as it is called within the wheel."""
+    """List the files of the four packages by their names in the wheel."""
     files = (path for name in PACKAGES for path in (ROOT / name).rglob("*"))
     own = {f"flex_judge/{p.relative_to(ROOT)}" for p in files if p.is_file() and p.parent.name != "__pycache__"}
     return own | {f"flex_judge/{path.name}" for path in (ROOT / "flex_judge").iterdir() if path.is_file()}

@@ -40,7 +40,7 @@ def assistant(text: str) -> list[dict[str, Any]]:
 
 
 class Trainer:
-    """GRPOTrainer's and RLOOTrainer's call on one rank, and what they keep of what is logged."""
+    """Call of GRPOTrainer and RLOOTrainer on one rank, with the logged values."""
 
     def __init__(self, step: int = 0) -> None:
         self.state = SimpleNamespace(global_step=step, epoch=0.1)
@@ -77,23 +77,23 @@ def service(judge: FlexJudge) -> Iterator[ServedJudge]:
 
 @pytest.fixture
 def score(judge: FlexJudge) -> Callable[[str], float | None]:
-    """What a completion of `Question?` gets by itself."""
+    """Return a function that scores a completion of `Question?` alone."""
     alone = JudgeReward(judge)
     return lambda text: alone(prompts=[user("Question?")], completions=[assistant(text)])[0]
 
 
 def count_images(engine: ScriptedEngine) -> list[int]:
-    """How many pictures each request to the engine had."""
+    """Count the images of each request to the engine."""
     return [len(media) for media in engine.media]
 
 
 def test_ranks_that_share_a_group_get_rewards_of_the_whole_group(service: ServedJudge) -> None:
     options = {"method": "round_robin", "reward": "win_rate", "group_timeout_s": 20.0}
-    whole = JudgeReward(service.url, **options)
+    single_rank = JudgeReward(service.url, **options)
     ranks = [JudgeReward(service.url, group_size=4, **options) for _ in range(2)]
     trainers = [Trainer(), Trainer()]
     prompts, completions = [user("Question?")] * 4, [assistant(text) for text in TEXTS]
-    together = Trainer().call(whole, prompts, completions)
+    together = Trainer().call(single_rank, prompts, completions)
     with ThreadPoolExecutor() as pool:
         parts = pool.map(
             lambda rank: trainers[rank].call(ranks[rank], prompts[:2], completions[2 * rank : 2 * rank + 2]), range(2)
@@ -116,7 +116,7 @@ def test_async_trainer_worker_awaits_async_and_threads_sync_functions(
     }
 
     async def score_group() -> list[list[float | None]]:
-        # As _AsyncRolloutLoop._score_group does: no trainer_state, and nothing to log with.
+        # Like _AsyncRolloutLoop._score_group: no trainer_state and no logging functions.
         return await asyncio.gather(asyncio.to_thread(functions[0], **call), functions[1](**call))
 
     assert asyncio.run(score_group()) == [[score(text) for text in TEXTS]] * 2
@@ -139,10 +139,8 @@ def test_groups_the_doubled_prompt_list_of_online_dpo(service: ServedJudge) -> N
     assert got[0] + got[2] == got[1] + got[3] == 1.0
 
 
-def test_uses_an_image_in_prompt_and_column_once(
-    service: ServedJudge, engine: ScriptedEngine
-) -> None:
-    # GRPOTrainer decodes the data set's row anew for each completion, and puts the image into the messages too.
+def test_uses_an_image_in_prompt_and_column_once(service: ServedJudge, engine: ScriptedEngine) -> None:
+    # GRPOTrainer decodes the row again for each completion, and also puts the image into the messages.
     pictures = [picture(0), picture(0), picture(1), picture(1)]
     prompts = [user([{"type": "image", "image": pic}, {"type": "text", "text": "What is this?"}]) for pic in pictures]
     rewards = Trainer().call(

@@ -1,4 +1,4 @@
-"""TRL's trainers, run for real on the CPU, with rewards from a judge behind HTTP."""
+"""Real TRL trainers on the CPU, with rewards from a judge behind HTTP."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def service(engine: ScriptedEngine) -> Iterator[ServedJudge]:
 
 
 def get_candidate(prompt: str) -> str:
-    """The one completion that a judge is asked about."""
+    """Extract the completion from the prompt of a pointwise comparison."""
     return prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
 
 
 class UndecidedJudge:
-    """As `fair_judge`, but finds no verdict on every third completion."""
+    """Judge like `fair_judge`, but without a verdict for every third completion."""
 
     def __init__(self) -> None:
-        self.met: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
 
     def __call__(self, prompt: str, sampling: Sampling) -> str:
-        number = self.met.setdefault(get_candidate(prompt), len(self.met))
+        number = self.numbers.setdefault(get_candidate(prompt), len(self.numbers))
         if sampling.stop == ("</think>",) or number % 3:
             return fair_judge(prompt, sampling)
         return "<answer>perhaps</answer>"
@@ -70,7 +70,7 @@ def test_rloo_trains_on_knockout_ranks(policy: str, service: ServedJudge, tmp_pa
         model=policy, reward_funcs=reward, args=RLOOConfig(**GROUP, **two_steps(tmp_path)), train_dataset=questions()
     )
     trainer.train()
-    assert logged(trainer, "rewards/flex_judge/mean") == pytest.approx([0.5, 0.5])  # as ranks are
+    assert logged(trainer, "rewards/flex_judge/mean") == pytest.approx([0.5, 0.5])  # the mean rank is always 0.5
     assert logged(trainer, "judge/whole") == [1.0, 1.0]
     assert all(map(math.isfinite, logged(trainer, "loss")))
 
@@ -91,19 +91,17 @@ def test_online_dpo_compares_the_two_answers_of_a_prompt(
     )
     trainer.train()
     assert all(map(math.isfinite, logged(trainer, "loss")))
-    asked = [prompt for prompt, _ in engine.requests]
+    judge_prompts = [prompt for prompt, _ in engine.requests]
     for call in watched.calls:
         assert call["prompts"][:2] == call["prompts"][2:]
         texts = [completion[0]["content"] for completion in call["completions"]]
         for i in range(2):
             question = call["prompts"][i][0]["content"]
             assert call["rewards"][i] == -call["rewards"][i + 2]
-            assert any(question in prompt and texts[i] in prompt and texts[i + 2] in prompt for prompt in asked)
+            assert any(question in prompt and texts[i] in prompt and texts[i + 2] in prompt for prompt in judge_prompts)
 
 
-def test_judges_a_vision_policy_with_its_images(
-    service: ServedJudge, engine: ScriptedEngine, tmp_path: Path
-) -> None:
+def test_judges_a_vision_policy_with_its_images(service: ServedJudge, engine: ScriptedEngine, tmp_path: Path) -> None:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -154,7 +152,7 @@ def test_training_continues_through_judge_outages(policy: str, service: ServedJu
     from trl import GRPOConfig, GRPOTrainer
 
     class Outages(TrainerCallback):  # type: ignore[misc]
-        """A short one in the second step, and one that outlasts the third."""
+        """A short outage in the second step, and one during the whole third step."""
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step in (1, 2):
@@ -190,7 +188,7 @@ def test_async_grpo_worker_scores_groups_in_its_own_process(
 
     PartialState(cpu=True)
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    tokenizer.chat_template = qwen2_5_chat_template  # the trainer wants one whose replies it can parse
+    tokenizer.chat_template = qwen2_5_chat_template  # the trainer needs a template whose replies it can parse
     functions = [
         JudgeReward(service.url, deadline_s=60.0),
         AsyncJudgeReward(service.url, method="round_robin", reward="win_rate", name="wins"),

@@ -1,4 +1,4 @@
-"""The reward function as TRL's trainers call it, over HTTP and with a judge in the same process."""
+"""Reward functions for TRL's trainers, over HTTP and with a judge in the same process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_service import FakeService, hang, unscored
+from fake_service import FakeService, hang, return_unscored
 from scripts import SETTINGS, fair_judge, judge
 from training import logged, questions, two_steps
 
@@ -44,17 +44,17 @@ def service() -> Iterator[FakeService]:
         yield running
 
 
-def client_of(service: FakeService) -> JudgeClient:
+def make_client(service: FakeService) -> JudgeClient:
     return JudgeClient(service.url, deadline_s=30, retry_s=0.01, probe_s=5)
 
 
 def impatient_client(service: FakeService) -> JudgeClient:
-    """One for calls that are to fail: it soon gives up."""
+    """Create a client that gives up quickly, for calls that must fail."""
     return JudgeClient(service.url, deadline_s=0.2, retry_s=0.01, probe_s=0.2)
 
 
 class Log:
-    """What TRL offers for logging."""
+    """Logging functions and state that TRL passes to reward functions."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
@@ -131,15 +131,15 @@ def test_trl_sees_a_name_and_whether_to_await(service: FakeService, reward: type
 
 async def test_sync_and_async_functions_agree(service: FakeService, local: JudgeReward) -> None:
     call: dict[str, Any] = {"prompts": ["Question?"] * 2, "completions": ["four", "fives"]}
-    assert JudgeReward(client_of(service))(**call) == [4, 5]
-    assert await AsyncJudgeReward(client_of(service))(**call) == [4, 5]
-    assert await asyncio.to_thread(JudgeReward(client_of(service)), **call) == [4, 5]  # as AsyncGRPOTrainer does
+    assert JudgeReward(make_client(service))(**call) == [4, 5]
+    assert await AsyncJudgeReward(make_client(service))(**call) == [4, 5]
+    assert await asyncio.to_thread(JudgeReward(make_client(service)), **call) == [4, 5]  # like AsyncGRPOTrainer
     judge = FlexJudge(ScriptedEngine(judge_or_mumble), SETTINGS)
     assert await AsyncJudgeReward(judge, rubric="correctness")(**call) == local(**call)
 
 
 def test_pickles_with_a_url_but_not_with_a_local_judge(service: FakeService, local: JudgeReward) -> None:
-    reward = JudgeReward(client_of(service), rubric="correctness", name="helpful")
+    reward = JudgeReward(make_client(service), rubric="correctness", name="helpful")
     reward(["Question?"], ["four"])
     copy = pickle.loads(pickle.dumps(reward))
     assert copy(["Question?"], ["four"]) == [4]
@@ -151,7 +151,7 @@ def test_pickles_with_a_url_but_not_with_a_local_judge(service: FakeService, loc
 
 def test_sends_the_settings_to_the_service(service: FakeService) -> None:
     reward = JudgeReward(
-        client_of(service),
+        make_client(service),
         "correctness",
         "round_robin",
         "win_rate",
@@ -170,16 +170,18 @@ def test_sends_the_settings_to_the_service(service: FakeService) -> None:
         "group_size": 2,
         "group_timeout_s": 2,
     }
-    assert {row["group"] for row in body["samples"]} == {"mine step 7"}  # later steps must not meet it
+    assert {row["group"] for row in body["samples"]} == {
+        "mine step 7"
+    }  # completions of later steps must not join the group
 
 
 def test_each_start_of_a_run_has_its_own_group_names(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups of two runs, or of a run and what it left behind when it was killed, must not meet."""
+    """Groups of two runs, or of a killed run and its restart, must stay separate."""
 
     def group() -> str:
-        monkeypatch.setattr(run_id, "_names", [])  # as a new process has it
+        monkeypatch.setattr(run_id, "_names", [])  # like in a new process
         for judged in (JudgeReward, JudgeReward):
-            judged(client_of(service), group_size=2)(["Question?"] * 2, ["a", "b"], **Log().offered)
+            judged(make_client(service), group_size=2)(["Question?"] * 2, ["a", "b"], **Log().offered)
         first, second = (body.body["samples"][0]["group"] for body in service.seen[-2:])
         assert first == second  # the reward functions of one process share it
         return str(first)
@@ -191,12 +193,12 @@ def test_each_start_of_a_run_has_its_own_group_names(service: FakeService, monke
 def test_relative_rewards_on_several_ranks_need_a_group_size(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reward = JudgeReward(client_of(service), method="round_robin", reward="win_rate")
+    reward = JudgeReward(make_client(service), method="round_robin", reward="win_rate")
     reward(["Question?"] * 2, ["a", "b"], **Log().offered)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match=r"group_size is missing: .* 2 ranks train"):
         reward(["Question?"] * 2, ["a", "b"], **Log().offered)
-    JudgeReward(client_of(service))(["Question?"], ["a"], **Log().offered)
+    JudgeReward(make_client(service))(["Question?"], ["a"], **Log().offered)
 
 
 async def test_extra_rewards_do_not_score_unscored_completions(service: FakeService) -> None:
@@ -235,7 +237,7 @@ def test_warns_if_nothing_is_scored_and_ends_the_run_if_it_continues(
     for _ in range(4):
         assert local(**call, **Log().offered) == [None] * 5
     assert caplog.text.count("no score for any of 5 completions (unparseable: 5): answer 'mumble' is not a score") == 1
-    assert local(["Question?"], ["answer"])[0] is not None  # all is well again
+    assert local(["Question?"], ["answer"])[0] is not None  # resets the streak
     for _ in range(4):
         local(**call)
     with pytest.raises(UnscoredError, match="the judge has scored nothing in 5 calls in a row"):
@@ -253,7 +255,7 @@ def test_a_changed_judge_model_ends_the_run(service: FakeService) -> None:
         return JSONResponse({"rewards": [Reward(0.5, Status.OK, model=next(models)).to_json()]})
 
     service.always = by_one
-    reward = JudgeReward(client_of(service))
+    reward = JudgeReward(make_client(service))
     for _ in range(3):
         reward(["Question?"], ["four"])
     with pytest.raises(UsageError, match="the judge model changed from a@1 to b@2"):
@@ -261,12 +263,12 @@ def test_a_changed_judge_model_ends_the_run(service: FakeService) -> None:
 
 
 def test_sends_no_group_name_without_a_group_size(service: FakeService) -> None:
-    JudgeReward(client_of(service))(["Question?"], ["a"], **Log().offered)
+    JudgeReward(make_client(service))(["Question?"], ["a"], **Log().offered)
     assert "group" not in service.seen[0].body["samples"][0]
 
 
 def test_compares_completions_with_the_baseline_column(service: FakeService) -> None:
-    reward = JudgeReward(client_of(service), method="baseline", reward="win_rate", baseline_column="answer")
+    reward = JudgeReward(make_client(service), method="baseline", reward="win_rate", baseline_column="answer")
     reward(["Question?"] * 2, ["a", "b"], answer=["42", [{"role": "assistant", "content": "43"}]])
     assert [row["baseline"] for row in service.seen[0].body["samples"]] == ["42", "43"]
     with pytest.raises(UsageError, match="no column 'answer'; it has 'solution'"):
@@ -276,8 +278,8 @@ def test_compares_completions_with_the_baseline_column(service: FakeService) -> 
 
 
 def count_images_sent(service: FakeService, **call: Any) -> list[int]:
-    """How many images the judge is sent with each completion, if a reward function is called so."""
-    assert None not in JudgeReward(client_of(service))(**call)
+    """Count the images that the judge gets with each completion of a call."""
+    assert None not in JudgeReward(make_client(service))(**call)
     rows = [row for request in service.seen for row in request.body["samples"]]
     service.seen.clear()
     return [str(row["prompt"]).count("'digest'") for row in rows]
@@ -293,7 +295,7 @@ QUESTION = [{"role": "system", "content": "Look."}, {"role": "user", "content": 
 
 
 def build_grpo_messages(images: list[Any]) -> list[dict[str, Any]]:
-    """What GRPOTrainer and RLOOTrainer make of QUESTION, of a row with these images."""
+    """Build the messages that GRPOTrainer and RLOOTrainer make of QUESTION and a row with these images."""
     texts = [{"type": "text", "text": message["content"]} for message in QUESTION]
     pictures = [{"type": "image", "image": image} for image in images]
     return [{"role": "system", "content": [texts[0]]}, {"role": "user", "content": [*pictures, texts[1]]}]
@@ -320,7 +322,7 @@ def test_does_not_repeat_images_of_prompts_from_the_column(service: FakeService)
 def test_image_placeholders_take_images_from_the_column(service: FakeService) -> None:
     asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
     completions = [[{"role": "assistant", "content": "A square."}]] * 2
-    one = [rgb("red")] * 2  # as OnlineDPOTrainer calls it
+    one = [rgb("red")] * 2  # like OnlineDPOTrainer
     assert count_images_sent(service, prompts=[asked] * 2, completions=completions, image=one) == [1, 1]
     assert count_images_sent(service, prompts=["What is it?"], completions=["A square."], images=[[rgb("red")]]) == [1]
     assert count_images_sent(service, prompts=["What is it?"], completions=["A square."], images=[None]) == [0]
@@ -338,14 +340,14 @@ def test_encodes_and_sends_an_image_of_many_completions_once(
     monkeypatch.setattr(
         "flex_judge.judges.media.opening.make_image", lambda source: encoded.append(source) or image(source)
     )
-    JudgeReward(client_of(service))([asked() for _ in range(8)], ["four"] * 8)
+    JudgeReward(make_client(service))([asked() for _ in range(8)], ["four"] * 8)
     assert len(service.uploads) == 1
     assert len([source for source in encoded if not isinstance(source, media.Media)]) == 1
 
 
 def test_logs_judge_metrics_and_columns(service: FakeService) -> None:
     log = Log()
-    JudgeReward(client_of(service))(["Question?"] * 2, ["four", "fives!"], **log.offered)
+    JudgeReward(make_client(service))(["Question?"] * 2, ["four", "fives!"], **log.offered)
     assert log.columns == {
         "judge_reasoning": ["I counted."] * 2,
         "judge_status": ["ok", "ok"],
@@ -360,9 +362,9 @@ def test_logs_judge_metrics_and_columns(service: FakeService) -> None:
 
 def test_logs_finite_metrics_with_constant_names(service: FakeService) -> None:
     well, ill, away = Log(), Log(), Log()
-    reward = JudgeReward(client_of(service), name="helpful")
+    reward = JudgeReward(make_client(service), name="helpful")
     reward(["Question?"], ["four"], **well.offered)
-    service.always = unscored(Status.OVERLONG)
+    service.always = return_unscored(Status.OVERLONG)
     reward(["Question?"], ["four"], **ill.offered)
     service.always = hang
     JudgeReward(impatient_client(service), name="helpful")(["Question?"], ["four"], **away.offered)
@@ -373,12 +375,14 @@ def test_logs_finite_metrics_with_constant_names(service: FakeService) -> None:
     assert ill.metrics["helpful/status_overlong"] == away.metrics["helpful/status_timeout"] == 1
 
 
-def test_an_outage_costs_one_call_and_the_next_ends_the_run(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
-    patient, reward = JudgeReward(client_of(service)), JudgeReward(impatient_client(service))
+def test_an_outage_costs_one_call_and_the_next_ends_the_run(
+    service: FakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    patient, reward = JudgeReward(make_client(service)), JudgeReward(impatient_client(service))
     service.always = hang
     assert reward(["Question?"] * 2, ["four", "fives"]) == [None, None]
     assert "the 2 completions of this call get no reward; the run ends if the next call fails too" in caplog.text
-    service.always = None  # back again
+    service.always = None  # the service has recovered
     assert patient(["Question?"], ["four"]) == [4]
     service.always = hang
     assert reward(["Question?"], ["four"]) == [None]
@@ -388,9 +392,9 @@ def test_an_outage_costs_one_call_and_the_next_ends_the_run(service: FakeService
 
 
 def test_raises_if_a_completion_is_unscored_and_unscored_is_raise(service: FakeService) -> None:
-    reward = JudgeReward(client_of(service), unscored="raise")
+    reward = JudgeReward(make_client(service), unscored="raise")
     assert reward(["Question?"], ["four"]) == [4]
-    service.script.append(unscored(Status.TRUNCATED))
+    service.script.append(return_unscored(Status.TRUNCATED))
     with pytest.raises(
         UnscoredError, match=r"1 of 1 completions have no score \(truncated: 1\); .*: not today; .*Online"
     ):
@@ -403,9 +407,9 @@ def test_raises_if_a_completion_is_unscored_and_unscored_is_raise(service: FakeS
 def test_warns_if_the_trainer_counts_unscored_completions_as_zero(
     service: FakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service.always = unscored(Status.TRUNCATED)
+    service.always = return_unscored(Status.TRUNCATED)
     state = Log().offered["trainer_state"]
-    reward = JudgeReward(client_of(service))
+    reward = JudgeReward(make_client(service))
     reward(["Question?"], ["four"], **Log().offered)  # GRPOTrainer
     reward(["Question?"], ["four"])  # AsyncGRPOTrainer
     assert "as 0" not in caplog.text
@@ -424,7 +428,7 @@ def test_warns_once_about_incomplete_groups(service: FakeService, caplog: pytest
 
     service.always = in_parts
     log = Log()
-    reward = JudgeReward(client_of(service), method="round_robin", reward="win_rate", group_size=4, group_timeout_s=1)
+    reward = JudgeReward(make_client(service), method="round_robin", reward="win_rate", group_size=4, group_timeout_s=1)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert reward(["Question?"] * 2, ["four", "fives"], **log.offered) == [0.5, 0.5]

@@ -1,4 +1,4 @@
-"""The judge as verifiers calls it: by the names of the parameters, one rollout or a group, and as a judge of traces."""
+"""The judge as verifiers calls it: with arguments by parameter name, for rollouts, groups and traces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from fake_service import FakeService, hang, unscored
+from fake_service import FakeService, hang, return_unscored
 from scripts import SETTINGS, fair_judge
 
 from flex_judge.judges import FlexJudge
@@ -29,12 +29,12 @@ def service() -> Iterator[FakeService]:
         yield running
 
 
-def client_of(service: FakeService) -> JudgeClient:
+def make_client(service: FakeService) -> JudgeClient:
     return JudgeClient(service.url, deadline_s=30, retry_s=0.01)
 
 
 def make_state(completion: str) -> dict[str, Any]:
-    """A finished rollout of version 0."""
+    """Make the state of a finished rollout of version 0."""
     return {
         "prompt": [{"role": "user", "content": "What is 12 + 30?"}],
         "completion": [{"role": "assistant", "content": completion}],
@@ -46,17 +46,17 @@ def make_state(completion: str) -> dict[str, Any]:
 
 
 async def call_like_rubric(function: Any, *states: dict[str, Any]) -> Any:
-    """A call as verifiers' Rubric makes it: with those of its objects that the function has parameters for."""
+    """Call a function like verifiers' Rubric: pass only the objects for which it has parameters."""
     group = {f"{name}s": [state.get(name) for state in states] for name in ("prompt", "completion", "answer")}
     group |= {"states": list(states), "tasks": [s["task"] for s in states], "infos": [s["info"] for s in states]}
-    one = {name: states[0][name] for name in ("prompt", "completion", "answer", "task", "info")}
-    objects = group | one | {"state": states[0], "parser": object()}
+    single = {name: states[0][name] for name in ("prompt", "completion", "answer", "task", "info")}
+    objects = group | single | {"state": states[0], "parser": object()}
     return await function(**{name: objects[name] for name in inspect.signature(function).parameters})
 
 
 def test_parameters_distinguish_single_and_group_functions(service: FakeService) -> None:
-    one, group = judge_reward(service.url), judge_group_reward(service.url, name="compared")
-    assert list(inspect.signature(one).parameters) == ["prompt", "completion", "answer", "state", "task", "info"]
+    single, group = judge_reward(service.url), judge_group_reward(service.url, name="compared")
+    assert list(inspect.signature(single).parameters) == ["prompt", "completion", "answer", "state", "task", "info"]
     assert list(inspect.signature(group).parameters) == [
         "prompts",
         "completions",
@@ -65,11 +65,11 @@ def test_parameters_distinguish_single_and_group_functions(service: FakeService)
         "tasks",
         "infos",
     ]
-    assert (one.__name__, group.__name__) == ("flex_judge", "compared")
+    assert (single.__name__, group.__name__) == ("flex_judge", "compared")
 
 
 async def test_scores_a_rollout(service: FakeService) -> None:
-    function = judge_reward(client_of(service), rubric="correctness")
+    function = judge_reward(make_client(service), rubric="correctness")
     assert await call_like_rubric(function, make_state("It is 42.")) == 9.0
     assert service.seen[0].body["rubric"] == "correctness"
 
@@ -83,19 +83,19 @@ async def test_compares_the_rollouts_of_a_group() -> None:
 
 
 async def test_an_unscored_rollout_raises_and_sets_the_error_of_its_state(service: FakeService) -> None:
-    service.always = unscored(Status.UNPARSEABLE)
+    service.always = return_unscored(Status.UNPARSEABLE)
     state, other = make_state("It is 42."), make_state("It is 41.")
     with pytest.raises(UnscoredError, match="1 of 1 rollouts have no score; the first: unparseable: not today"):
-        await call_like_rubric(judge_reward(client_of(service)), state)
-    assert isinstance(state["error"], UnscoredError)  # Rubric catches what is raised, and counts it as 0
+        await call_like_rubric(judge_reward(make_client(service)), state)
+    assert isinstance(state["error"], UnscoredError)  # Rubric catches errors and counts them as 0
     state["error"] = earlier = RuntimeError("the sandbox died")
     with pytest.raises(UnscoredError, match="2 of 2 rollouts"):
-        await call_like_rubric(judge_group_reward(client_of(service)), state, other)
+        await call_like_rubric(judge_group_reward(make_client(service)), state, other)
     assert state["error"] is earlier
     assert isinstance(other["error"], UnscoredError)
     service.always = hang
     with pytest.raises(ServiceTimeoutError):
-        await call_like_rubric(judge_reward(replace(client_of(service), deadline_s=0.2)), other)
+        await call_like_rubric(judge_reward(replace(make_client(service), deadline_s=0.2)), other)
 
 
 async def test_judges_tool_calls_and_images_of_a_rollout(service: FakeService) -> None:
@@ -108,18 +108,18 @@ async def test_judges_tool_calls_and_images_of_a_rollout(service: FakeService) -
         {"role": "tool", "tool_call_id": "1", "content": "zoomed"},
         {"role": "assistant", "content": "Red."},
     ]
-    await call_like_rubric(judge_reward(client_of(service)), state)
+    await call_like_rubric(judge_reward(make_client(service)), state)
     (row,) = service.seen[0].body["samples"]
     assert [part["type"] for part in row["prompt"][0]["content"]] == ["image", "text"]
     assert row["response"] == '{"name": "zoom", "arguments": "{\\"by\\": 2}"}\n\nzoomed\n\nRed.'
     look[0] = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
     with pytest.raises(MediaError, match=r"prompts\[0\]: image_url: expected a data URI"):
-        await call_like_rubric(judge_reward(client_of(service)), state)
+        await call_like_rubric(judge_reward(make_client(service)), state)
 
 
 @dataclass
 class Message:
-    """A message of version 1, which is a pydantic model."""
+    """Message of version 1, which is a pydantic model there."""
 
     role: str
     content: Any
@@ -141,18 +141,18 @@ class Trace:
 
 
 async def test_judges_traces(service: FakeService) -> None:
-    judge = TraceJudge(client_of(service), rubric="correctness")
+    judge = TraceJudge(make_client(service), rubric="correctness")
     assert await judge.score(Task("What is 12 + 30?", "Be brief."), Trace("It is 42.")) == 9.0
     assert await judge.score_group(Task([Message("user", "Sum?")]), [Trace("4"), Trace("42")]) == [1, 2]
-    whole = TraceJudge(client_of(service), transcript=True)
-    assert await whole.score(Task("Sum?"), Trace("42")) == len(Trace("").transcript)
+    transcript_judge = TraceJudge(make_client(service), transcript=True)
+    assert await transcript_judge.score(Task("Sum?"), Trace("42")) == len(Trace("").transcript)
     prompts = [request.body["samples"][0]["prompt"] for request in service.seen]
     assert prompts[0] == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is 12 + 30?"},
     ]
     assert prompts[1] == [{"role": "user", "content": "Sum?"}]
-    service.always = unscored(Status.TIMEOUT)
+    service.always = return_unscored(Status.TIMEOUT)
     with pytest.raises(UnscoredError, match="timeout"):
         await judge.score(Task("Sum?"), Trace("42"))
     with pytest.raises(UsageError, match="the task has no prompt"):
@@ -162,7 +162,7 @@ async def test_judges_traces(service: FakeService) -> None:
 def test_rejects_invalid_settings(service: FakeService) -> None:
     with pytest.raises(UsageError, match="method 'baseline' has no answers"):
         judge_reward(service.url, method="baseline")
-    with pytest.raises(UsageError, match="reward must be one of"):
+    with pytest.raises(UsageError, match="reward must be single of"):
         judge_group_reward(service.url, reward="applause")
     with pytest.raises(UsageError, match="url must begin with"):
         TraceJudge("10.0.0.1:8000")

@@ -1,4 +1,4 @@
-"""The judge as verl calls it: loaded by path, wrapped in a partial, one completion a call, all of a batch at once."""
+"""The judge as verl calls it: loaded by path, wrapped in a partial, one completion per call, a batch concurrently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_service import FakeService, hang, refused, unscored
+from fake_service import FakeService, hang, refuse, return_unscored
 
 import flex_judge.reward.verl as verl_module
 from flex_judge.judges.errors import ServiceUnavailableError, UnscoredError, UsageError
@@ -33,13 +33,13 @@ def service() -> Iterator[FakeService]:
 
 
 def build_call(service: FakeService, **more: Any) -> dict[str, Any]:
-    """A call as verl's NaiveRewardManager makes it, with what reward_kwargs adds."""
+    """Build a call of verl's NaiveRewardManager, including reward_kwargs."""
     call = {"data_source": "sums", "solution_str": "It is 42.", "ground_truth": "42", "extra_info": dict(ROW)}
     return call | {"url": service.url, "deadline_s": 30} | more
 
 
 async def call_loaded_function(path: Path, settings: dict[str, Any], call: dict[str, Any]) -> Any:
-    """As verl: the file is run without becoming a module, and the function called through a partial."""
+    """Call like verl: run the file without registering a module, and call the function through a partial."""
     spec = importlib.util.spec_from_file_location("custom_module_123", path)
     assert spec is not None
     assert spec.loader is not None
@@ -58,8 +58,8 @@ async def call_loaded_function(path: Path, settings: dict[str, Any], call: dict[
 async def test_scores_a_completion(service: FakeService) -> None:
     call = build_call(service)
     settings = {"url": call.pop("url"), "deadline_s": call.pop("deadline_s")}
-    found = await call_loaded_function(Path(verl_module.__file__), settings, call)
-    assert found == {
+    result = await call_loaded_function(Path(verl_module.__file__), settings, call)
+    assert result == {
         "score": 9,
         "judge_ok": 1,
         "judge_score": 9,
@@ -78,8 +78,8 @@ async def test_judges_a_batch_concurrently(service: FakeService) -> None:
 
     service.always = slow
     calls = [compute_score(**build_call(service, solution_str="x" * i)) for i in range(24)]
-    assert [found["score"] for found in await asyncio.gather(*calls)] == list(range(24))
-    assert service.most_at_once > 8
+    assert [result["score"] for result in await asyncio.gather(*calls)] == list(range(24))
+    assert service.max_concurrent > 8
 
 
 def test_sync_function_gives_the_same_result(service: FakeService) -> None:
@@ -87,24 +87,24 @@ def test_sync_function_gives_the_same_result(service: FakeService) -> None:
 
 
 async def test_failures_return_the_same_keys_without_numbers(service: FakeService) -> None:
-    service.script.append(unscored(Status.UNPARSEABLE))
+    service.script.append(return_unscored(Status.UNPARSEABLE))
     failed = await compute_score(**build_call(service))
     service.script.append(hang)
     silent = await compute_score(**build_call(service, deadline_s=0.2))
     scored = await compute_score(**build_call(service))
     assert set(failed) == set(silent) == set(scored) == KEYS
     assert [type(value) for value in failed.values()] == [type(value) for value in silent.values()]
-    for found, status in ((failed, "unparseable"), (silent, "timeout")):
-        assert math.isnan(found["score"])
-        assert math.isnan(found["judge_score"])
-        assert (found["judge_ok"], found["judge_status"]) == (0, status)
+    for result, status in ((failed, "unparseable"), (silent, "timeout")):
+        assert math.isnan(result["score"])
+        assert math.isnan(result["judge_score"])
+        assert (result["judge_ok"], result["judge_status"]) == (0, status)
 
 
 async def test_unscored_completions_get_the_mean_or_raise(service: FakeService) -> None:
-    service.always = unscored(Status.TRUNCATED)
+    service.always = return_unscored(Status.TRUNCATED)
     centred = build_call(service, unscored="mean", normalize="center", group_size=4, group_timeout_s=5)
-    found = await compute_score(**centred)
-    assert (found["score"], found["judge_ok"]) == (0, 0)
+    result = await compute_score(**centred)
+    assert (result["score"], result["judge_ok"]) == (0, 0)
     with pytest.raises(UsageError, match="unscored='mean' needs normalize"):
         await compute_score(**build_call(service, unscored="mean"))
     with pytest.raises(UnscoredError, match="truncated: not today"):
@@ -116,7 +116,7 @@ async def test_unscored_completions_get_the_mean_or_raise(service: FakeService) 
 async def test_an_outage_ends_the_run(service: FakeService) -> None:
     service.always = hang
     calls = [compute_score(**build_call(service, deadline_s=0.5)) for _ in range(8)]
-    assert all(math.isnan(found["score"]) for found in await asyncio.gather(*calls))
+    assert all(math.isnan(result["score"]) for result in await asyncio.gather(*calls))
     with pytest.raises(ServiceUnavailableError, match="no judgments since"):
         await compute_score(**build_call(service, deadline_s=0.2))
 
@@ -128,7 +128,7 @@ async def test_rejects_invalid_rows_and_settings(service: FakeService, monkeypat
         await compute_score("sums", "It is 42.", "42", url=service.url)
     with pytest.raises(UsageError, match="has no 'baseline' with the answer to compare with"):
         await compute_score(**build_call(service, method="baseline"))
-    service.script.append(refused(422, "rubric 'mine' does not exist"))
+    service.script.append(refuse(422, "rubric 'mine' does not exist"))
     with pytest.raises(UsageError, match="rubric 'mine' does not exist"):
         await compute_score(**build_call(service, rubric="mine"))
     monkeypatch.delenv("FLEX_JUDGE_URL", raising=False)
@@ -136,9 +136,7 @@ async def test_rejects_invalid_rows_and_settings(service: FakeService, monkeypat
         await compute_score(**build_call(service, url=None))
 
 
-async def test_reads_url_and_key_from_the_environment(
-    service: FakeService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reads_url_and_key_from_the_environment(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEX_JUDGE_URL", service.url)
     monkeypatch.setenv("FLEX_JUDGE_API_KEY", "secret")
     assert (await compute_score("sums", "It is 42.", "42", extra_info=ROW))["score"] == 9

@@ -1,4 +1,4 @@
-"""A judge service that is away, or might as well be: what a call costs, when a run ends, and what it is told."""
+"""Outages of a judge service: cost of a call, end of a run, and error messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from fake_service import FakeService, client_of, hang, hasty, sample, unscored
+from fake_service import FakeService, hang, impatient_client, make_client, make_sample, return_unscored
 
 from flex_judge.judges import Comparison
 from flex_judge.judges.errors import ServiceTimeoutError, ServiceUnavailableError
@@ -22,13 +22,13 @@ def service() -> Iterator[FakeService]:
 
 
 def test_a_hung_service_costs_one_deadline_and_then_ends_the_run(service: FakeService) -> None:
-    client = client_of(service, deadline_s=0.2, probe_s=1)
+    client = make_client(service, deadline_s=0.2, probe_s=1)
     service.always = hang
     with pytest.raises(ServiceTimeoutError, match=r"no answer within 0\.2 s"):
-        client.rewards_sync([sample("Question?", "four")])
+        client.rewards_sync([make_sample("Question?", "four")])
     service.well = False
     with pytest.raises(ServiceUnavailableError) as caught:
-        client.rewards_sync([sample("Question?", "four")])
+        client.rewards_sync([make_sample("Question?", "four")])
     assert not isinstance(caught.value, ServiceTimeoutError)
     story = str(caught.value)
     assert "\n" not in story
@@ -37,12 +37,12 @@ def test_a_hung_service_costs_one_deadline_and_then_ends_the_run(service: FakeSe
 
 
 def test_a_service_that_hangs_although_healthy_ends_the_run(service: FakeService) -> None:
-    client = client_of(service, deadline_s=0.2)
+    client = make_client(service, deadline_s=0.2)
     service.always = hang
     with pytest.raises(ServiceTimeoutError):
-        client.rewards_sync([sample("Question?", "four")])
+        client.rewards_sync([make_sample("Question?", "four")])
     with pytest.raises(ServiceUnavailableError, match="2 calls"):
-        client.rewards_sync([sample("Question?", "four")])
+        client.rewards_sync([make_sample("Question?", "four")])
     assert service.probes == 1
 
 
@@ -50,24 +50,24 @@ def test_a_judgment_resets_the_circuit_breaker(service: FakeService) -> None:
     for _ in range(3):
         service.always = hang
         with pytest.raises(ServiceTimeoutError):
-            hasty(service).rewards_sync([sample("Question?", "four")])
+            impatient_client(service).rewards_sync([make_sample("Question?", "four")])
         service.always = None
-        assert client_of(service).rewards_sync([sample("Question?", "four")])[0].value == 4
+        assert make_client(service).rewards_sync([make_sample("Question?", "four")])[0].value == 4
     assert service.probes == 3
 
 
 def test_a_refused_connection_is_an_outage(service: FakeService) -> None:
-    gone = replace(hasty(service), url="http://127.0.0.1:9")
+    gone = replace(impatient_client(service), url="http://127.0.0.1:9")
     with pytest.raises(ServiceTimeoutError, match="ConnectError"):
-        gone.rewards_sync([sample("Question?", "four")])
+        gone.rewards_sync([make_sample("Question?", "four")])
     with pytest.raises(ServiceUnavailableError, match="ConnectError"):
-        gone.rewards_sync([sample("Question?", "four")])
+        gone.rewards_sync([make_sample("Question?", "four")])
     with pytest.raises(ServiceUnavailableError, match="check that the judge service runs"):
         gone.health_sync()
 
 
 def test_concurrent_failed_calls_count_as_one_round(service: FakeService) -> None:
-    client = client_of(service, deadline_s=1, probe_s=0.2)
+    client = make_client(service, deadline_s=1, probe_s=0.2)
     service.always = hang
     with ThreadPoolExecutor(4) as pool:
         errors = list(pool.map(lambda i: _call_and_catch(client, str(i)), range(4)))
@@ -80,29 +80,29 @@ def test_concurrent_failed_calls_count_as_one_round(service: FakeService) -> Non
 
 def _call_and_catch(client: JudgeClient, text: str) -> Exception:
     with pytest.raises(ServiceUnavailableError) as caught:
-        client.rewards_sync([sample(text, text)])
+        client.rewards_sync([make_sample(text, text)])
     return caught.value
 
 
 def test_returns_finished_results_and_timeouts_for_the_others(service: FakeService) -> None:
     service.script.append(hang)
-    client = client_of(service, chunk=1, deadline_s=2)
-    rewards = client.rewards_sync([sample(f"{i}?", "four") for i in range(3)])
+    client = make_client(service, chunk=1, deadline_s=2)
+    rewards = client.rewards_sync([make_sample(f"{i}?", "four") for i in range(3)])
     assert sorted((r.value, r.status) for r in rewards if r.value) == [(4.0, Status.OK)] * 2
     (lost,) = (r for r in rewards if r.value is None)
     assert lost.status == Status.TIMEOUT
     assert "no answer" in lost.detail
     judgments = client.judge_sync([Comparison.of("Question?", "four")])
-    assert judgments[0].status == Status.OK  # no circuit is open
+    assert judgments[0].status == Status.OK  # the circuit breaker is closed
 
 
 def test_a_service_that_only_returns_failures_ends_the_run_after_several_calls(service: FakeService) -> None:
-    client = client_of(service)
-    service.always = unscored(Status.TIMEOUT)
+    client = make_client(service)
+    service.always = return_unscored(Status.TIMEOUT)
     for _ in range(3):
-        assert client.rewards_sync([sample("Question?", "four")])[0].status == Status.TIMEOUT
+        assert client.rewards_sync([make_sample("Question?", "four")])[0].status == Status.TIMEOUT
     with pytest.raises(ServiceUnavailableError, match=r"4 calls.*judges nothing \(status timeout\): not today"):
-        client.rewards_sync([sample("Question?", "four")])
-    service.always = unscored(Status.UNPARSEABLE)  # bad, but judged
+        client.rewards_sync([make_sample("Question?", "four")])
+    service.always = return_unscored(Status.UNPARSEABLE)  # a failure, but a judgment
     for _ in range(5):
-        assert client.rewards_sync([sample("Question?", "four")])[0].status == Status.UNPARSEABLE
+        assert client.rewards_sync([make_sample("Question?", "four")])[0].status == Status.UNPARSEABLE

@@ -1,4 +1,4 @@
-"""A prompt's completions are judged by each method: who is compared with whom, and how often."""
+"""Methods of judging a prompt's completions: pairings, positions, and number of comparisons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import combinations, permutations
 from random import Random
 
 import pytest
-from grading import Asked, sample, worth
+from grading import RecordingJudge, sample, worth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,8 +24,8 @@ def spec(method: str, reward: str = "win_rate", **rest: object) -> RewardSpec:
     return RewardSpec(method=method, reward=reward, **rest)  # type: ignore[arg-type]
 
 
-async def judge_and_reward(samples: list[Sample], asked: RewardSpec, ask: Asked | None = None) -> list[Reward]:
-    matches = await judge_group(samples, asked, ask or Asked())
+async def judge_and_reward(samples: list[Sample], asked: RewardSpec, ask: RecordingJudge | None = None) -> list[Reward]:
+    matches = await judge_group(samples, asked, ask or RecordingJudge())
     return build_rewards(matches, asked, GroupInfo(len(samples), None))
 
 
@@ -42,7 +42,7 @@ def test_every_method_is_implemented() -> None:
 
 
 async def test_pointwise_judges_each_member_even_identical_ones() -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     rewards = await judge_and_reward(worth(3, 5, 3), spec("pointwise", "score"), ask)
     assert sorted(ask.texts) == [("worth 3",), ("worth 3",), ("worth 5",)]
     assert values(rewards) == [3.0, 5.0, 3.0]
@@ -50,7 +50,7 @@ async def test_pointwise_judges_each_member_even_identical_ones() -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
 async def test_round_robin_compares_every_pair_once_with_balanced_positions(n: int) -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     await judge_and_reward(worth(*range(1, n + 1)), spec("round_robin"), ask)
     pairs = {frozenset(pair) for pair in ask.texts}
     assert len(ask.texts) == len(pairs) == n * (n - 1) // 2
@@ -61,7 +61,7 @@ async def test_round_robin_compares_every_pair_once_with_balanced_positions(n: i
 async def test_rejects_a_too_large_round_robin_before_judging() -> None:
     with pytest.raises(UsageError, match=r"group_size must be at most 64 .*, not 65"):
         spec("round_robin", group_size=65)
-    ask = Asked()
+    ask = RecordingJudge()
     with pytest.raises(UsageError, match=r"completions of one prompt must be at most 64 .*, not 65"):
         await judge_and_reward(worth(*range(65)), spec("round_robin"), ask)
     assert not ask.comparisons
@@ -69,7 +69,7 @@ async def test_rejects_a_too_large_round_robin_before_judging() -> None:
 
 
 async def test_round_robin_ties_identical_responses_without_the_judge() -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     rewards = await judge_and_reward(worth(3, 3, 7), spec("round_robin"), ask)
     assert len(ask.comparisons) == 2
     assert values(rewards) == [0.25, 0.25, 1.0]
@@ -78,7 +78,7 @@ async def test_round_robin_ties_identical_responses_without_the_judge() -> None:
 
 @pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise"])
 async def test_a_group_of_identical_responses_ties_without_the_judge(method: str) -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     rewards = await judge_and_reward(worth(4, 4, 4), spec(method), ask)
     assert ask.comparisons == []
     assert values(rewards) == [0.5, 0.5, 0.5]
@@ -96,14 +96,14 @@ async def test_judges_identical_responses_if_their_score_is_needed(method: str) 
 async def test_images_are_identical_by_content() -> None:
     pictures = [Media(Modality.MOLECULE, b"CCO", name) for name in ("one", "other")]
     samples = [Sample(sample("").prompt, (picture,)) for picture in pictures]
-    ask = Asked()
+    ask = RecordingJudge()
     assert values(await judge_and_reward(samples, spec("round_robin"), ask)) == [0.5, 0.5]
     assert ask.comparisons == []
 
 
 @pytest.mark.parametrize("n", range(1, 10))
 async def test_knockout_finds_the_best_member_with_n_minus_1_comparisons(n: int) -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     rewards = await judge_and_reward(worth(*range(1, n + 1)), spec("knockout", "rank"), ask)
     assert len(ask.comparisons) == n - 1
     if n > 1:
@@ -114,7 +114,7 @@ async def test_knockout_finds_the_best_member_with_n_minus_1_comparisons(n: int)
 
 async def test_members_eliminated_in_the_same_round_share_a_rank() -> None:
     rewards = await judge_and_reward(worth(1, 2, 3, 4, 5, 6, 7, 8), spec("knockout", "rank"))
-    # Four lose their first comparison (places 0 to 3), two their second (4, 5), one the final (6).
+    # Four lose their first match (ranks 0 to 3), two their second (4, 5), one the final (6).
     assert Counter(values(rewards)) == {1.5 / 7: 4, 4.5 / 7: 2, 6 / 7: 1, 1.0: 1}
 
 
@@ -124,7 +124,7 @@ async def test_knockout_alternates_positions() -> None:
 
     for best in range(8):
         texts = [f"worth {9 if i == best else 8 - i % 4}, take {i}" for i in range(8)]
-        matches = await judge_group(worth(*texts), spec("knockout"), Asked())
+        matches = await judge_group(worth(*texts), spec("knockout"), RecordingJudge())
         for match in matches:
             before = [other for other in matches if other.round < match.round]
             first, second = (count_first_positions(member, before) for member in match.members)
@@ -134,7 +134,7 @@ async def test_knockout_alternates_positions() -> None:
 async def test_no_member_has_more_than_one_bye() -> None:
     for n in range(2, 18):
         matches = await judge_group(
-            worth(*(f"worth {1 + i % 10}, take {i}" for i in range(n))), spec("knockout"), Asked()
+            worth(*(f"worth {1 + i % 10}, take {i}" for i in range(n))), spec("knockout"), RecordingJudge()
         )
         rounds = max(match.round for match in matches)
         assert 2 ** (rounds - 1) < n <= 2**rounds
@@ -146,7 +146,7 @@ async def test_no_member_has_more_than_one_bye() -> None:
 async def test_pairings_do_not_depend_on_the_order_of_arrival(method: str) -> None:
     asked: set[frozenset[tuple[str, ...]]] = set()
     for samples in permutations(worth(2, 5, 5, 9)):
-        ask = Asked()
+        ask = RecordingJudge()
         await judge_and_reward(list(samples), spec(method), ask)
         asked.add(frozenset(Counter(ask.texts).items()))  # type: ignore[arg-type]
     assert len(asked) == 1
@@ -184,7 +184,7 @@ async def test_without_a_verdict_the_better_earlier_scores_advance() -> None:
         return judgment
 
     for best in (0, 1):
-        ask = Asked()
+        ask = RecordingJudge()
         texts = [f"worth {9 if i == best else 8 if i == 1 - best else 1}, take {i}" for i in range(4)]
         matches = await judge_group(worth(*texts), spec("knockout"), lost_final)
         final = matches[-1]
@@ -194,17 +194,22 @@ async def test_without_a_verdict_the_better_earlier_scores_advance() -> None:
 
 async def test_knockout_rounds_do_not_wait_for_slow_matches_elsewhere() -> None:
     texts = [f"worth {i + 1}, take {i}" for i in range(8)]
-    drawn = [m for b in await judge_group(worth(*texts), spec("knockout"), Asked()) if b.round == 1 for m in b.members]
-    ask = Asked(held=[texts[drawn[0] or 0]])
+    drawn = [
+        m
+        for b in await judge_group(worth(*texts), spec("knockout"), RecordingJudge())
+        if b.round == 1
+        for m in b.members
+    ]
+    ask = RecordingJudge(held=[texts[drawn[0] or 0]])
     work = asyncio.create_task(judge_group(worth(*texts), spec("knockout"), ask))
-    while len(ask.comparisons) < 5:  # the first round, and the second of the other half
+    while len(ask.comparisons) < 5:  # the first round, and the second round of the other half
         await asyncio.sleep(0.001)
     ask.go.set()
     assert len(await work) == 7
 
 
 async def test_baseline_is_compared_with_each_member_and_has_no_rank() -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     samples = [
         sample("worth 7", baseline="worth 5"),
         sample("worth 2", baseline="worth 2"),
@@ -219,14 +224,14 @@ async def test_baseline_is_compared_with_each_member_and_has_no_rank() -> None:
 
 
 async def test_names_a_sample_without_a_baseline_before_judging() -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     with pytest.raises(UsageError, match=r"^samples\[1\].baseline: missing"):
         await judge_group([sample("a", baseline="b"), sample("c")], spec("baseline"), ask)
     assert ask.comparisons == []
 
 
 async def test_listwise_judges_all_members_in_one_comparison() -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     rewards = await judge_and_reward(worth(2, 9, 5), spec("listwise", "rank"), ask)
     assert [sorted(texts) for texts in ask.texts] == [["worth 2", "worth 5", "worth 9"]]
     assert values(rewards) == [0.0, 1.0, 0.5]
@@ -234,7 +239,7 @@ async def test_listwise_judges_all_members_in_one_comparison() -> None:
 
 
 async def test_listwise_reports_a_group_too_small_for_its_rubric() -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     asked = spec("listwise", "score", rubric="mllm_judge_batch")
     rewards = await judge_and_reward(worth(2, 9), asked, ask)
     assert ask.comparisons == []
@@ -244,7 +249,7 @@ async def test_listwise_reports_a_group_too_small_for_its_rubric() -> None:
 
 async def test_rejects_a_listwise_group_size_that_the_rubric_does_not_support() -> None:
     with pytest.raises(UsageError, match=r"mllm_judge_batch.*3 or more"):
-        await judge_group(worth(1, 2), spec("listwise", rubric="mllm_judge_batch", group_size=2), Asked())
+        await judge_group(worth(1, 2), spec("listwise", rubric="mllm_judge_batch", group_size=2), RecordingJudge())
 
 
 @pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise"])
@@ -274,7 +279,7 @@ async def test_a_failed_listwise_comparison_leaves_all_members_unscored() -> Non
 
 
 async def test_ids_of_comparisons_are_unique_and_name_the_members() -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     for _ in range(2):
         await judge_and_reward(worth(1, 2, 3), spec("round_robin"), ask)
         await judge_and_reward(with_baseline(worth(1, 2)), spec("baseline"), ask)
@@ -294,7 +299,7 @@ async def test_an_error_of_one_comparison_fails_the_group(method: str) -> None:
         under_way.append(comparison)
         if len(under_way) == 1:
             raise UsageError("the rubric is wrong")
-        return await Asked(held=[str(r) for r in comparison.responses])(comparison)
+        return await RecordingJudge(held=[str(r) for r in comparison.responses])(comparison)
 
     async with asyncio.timeout(5):
         with pytest.raises(UsageError, match="the rubric is wrong"):
@@ -302,16 +307,16 @@ async def test_an_error_of_one_comparison_fails_the_group(method: str) -> None:
 
 
 async def test_an_empty_group_needs_no_judge() -> None:
-    assert await judge_group([], spec("round_robin"), Asked()) == []
+    assert await judge_group([], spec("round_robin"), RecordingJudge()) == []
 
 
 async def judge_with_latecomers(
     method: str, there: list[int | str], coming: list[int | str], reward: str = "win_rate"
-) -> tuple[Asked, list[Reward], list[Match]]:
-    """What is asked, and what latecomers get, after a group was judged."""
+) -> tuple[RecordingJudge, list[Reward], list[Match]]:
+    """Judge latecomers after a group; returns the recording judge, their rewards, and all matches."""
     samples, asked = worth(*there, *coming), spec(method, reward)
-    earlier = await judge_group(samples[: len(there)], asked, Asked())
-    ask, wanted = Asked(), range(len(there), len(samples))
+    earlier = await judge_group(samples[: len(there)], asked, RecordingJudge())
+    ask, wanted = RecordingJudge(), range(len(there), len(samples))
     matches = await judge_group(samples, asked, ask, wanted, earlier)
     return ask, build_rewards(matches, asked, GroupInfo(len(samples), None, late=True), wanted), matches
 
@@ -332,7 +337,7 @@ async def test_round_robin_latecomers_play_everyone_once() -> None:
 
 async def test_a_latecomer_that_beats_the_knockout_winner_is_first() -> None:
     ask, rewards, matches = await judge_with_latecomers("knockout", [1, 2, 3, 4], [9], "rank")
-    assert len(ask.comparisons) == 3  # one who lost in each round, and the winner
+    assert len(ask.comparisons) == 3  # one loser of each round, and the winner
     assert len(matches) == 6
     assert values(rewards) == [1.0]
 
@@ -340,7 +345,7 @@ async def test_a_latecomer_that_beats_the_knockout_winner_is_first() -> None:
 async def test_a_latecomer_stops_after_a_loss() -> None:
     ask, rewards, _ = await judge_with_latecomers("knockout", [3, 4, 5, 6], [1, 2], "rank")
     assert len(ask.comparisons) == 2
-    assert values(rewards) == [1.5 / 5, 1.5 / 5]  # level with the two that lost in the first round
+    assert values(rewards) == [1.5 / 5, 1.5 / 5]  # same rank as the two that lost in the first round
 
 
 async def test_a_latecomer_plays_a_single_completion() -> None:
@@ -359,7 +364,7 @@ async def test_listwise_compares_all_members_again_for_latecomers() -> None:
 @settings(deadline=None, max_examples=10)
 @given(st.lists(st.integers(1, 10), min_size=2, max_size=5), st.randoms(use_true_random=False))
 def test_rewards_do_not_depend_on_the_order_of_arrival(scores: list[int], random: Random) -> None:
-    # A knock-out breaks ties by the draw, which does not tell equal texts apart.
+    # A knock-out breaks ties by bracket order, which is not defined for identical texts.
     texts = [f"worth {score}, take {i}" for i, score in enumerate(scores)]
     order = random.sample(range(len(texts)), len(texts))
     for method in ("pointwise", "round_robin", "knockout", "listwise"):

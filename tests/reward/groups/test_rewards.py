@@ -1,4 +1,4 @@
-"""From comparisons to rewards: a number where there is one, and nothing where there is none."""
+"""Statistics and rewards from matches: a number if there is a verdict, else None."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAILURES = [status for status in Status if status is not Status.OK]
 
 
 def judgment(scores: tuple[float, ...] | None, expected: tuple[float, ...] | None = None, **rest: Any) -> Judgment:
-    return Judgment("a", Status.OK, scores, expected, **{"reasoning": "so it is"} | rest)
+    return Judgment("a", Status.OK, scores, expected, **{"reasoning": "some reasoning"} | rest)
 
 
 def make_failure(status: Status = Status.UNPARSEABLE, detail: str = "no verdict") -> Judgment:
@@ -39,8 +39,10 @@ def make_solo_matches(*judgments: Judgment) -> list[Match]:
 
 
 def make_scored_matches(*scores: float | None) -> list[Match]:
-    """Members judged alone, with expected scores; None for a failure."""
-    return make_solo_matches(*(make_failure() if score is None else judgment((round(score),), (score,)) for score in scores))
+    """Make matches of members judged alone, from their expected scores; None makes a failure."""
+    return make_solo_matches(
+        *(make_failure() if score is None else judgment((round(score),), (score,)) for score in scores)
+    )
 
 
 def make_pair(a: int | None, b: int | None, *scores: float, **rest: Any) -> Match:
@@ -52,8 +54,8 @@ def rewards(matches: list[Match], size: int, method: str = "pointwise", **spec: 
     return build_rewards(matches, RewardSpec(method=method, **spec), GroupInfo(size, None))
 
 
-def values(found: list[Reward]) -> list[float | None]:
-    return [reward.value for reward in found]
+def values(results: list[Reward]) -> list[float | None]:
+    return [reward.value for reward in results]
 
 
 @pytest.mark.parametrize("status", FAILURES)
@@ -94,21 +96,26 @@ def test_falls_back_to_the_written_score_without_a_distribution() -> None:
 
 
 def test_pointwise_compares_by_expected_score() -> None:
-    found = rewards(make_scored_matches(2.1, 4.4, 3.9, 4.4), 4)
-    assert [r.win_rate for r in found] == [0.0, 2.5 / 3, 1 / 3, 2.5 / 3]
-    assert [r.rank for r in found] == [0.0, 2.5 / 3, 1 / 3, 2.5 / 3]
-    assert [r.margin for r in found] == pytest.approx([2.1 - 12.7 / 3, 4.4 - 10.4 / 3, 3.9 - 10.9 / 3, 4.4 - 10.4 / 3])
+    results = rewards(make_scored_matches(2.1, 4.4, 3.9, 4.4), 4)
+    assert [r.win_rate for r in results] == [0.0, 2.5 / 3, 1 / 3, 2.5 / 3]
+    assert [r.rank for r in results] == [0.0, 2.5 / 3, 1 / 3, 2.5 / 3]
+    assert [r.margin for r in results] == pytest.approx(
+        [2.1 - 12.7 / 3, 4.4 - 10.4 / 3, 3.9 - 10.9 / 3, 4.4 - 10.4 / 3]
+    )
 
 
 def test_unscored_members_are_no_opponents() -> None:
-    found = rewards(make_scored_matches(2.0, None, 4.0), 3)
-    assert [r.rank for r in found] == [0.0, None, 1.0]
-    assert [r.margin for r in found] == [-2.0, None, 2.0]
+    results = rewards(make_scored_matches(2.0, None, 4.0), 3)
+    assert [r.rank for r in results] == [0.0, None, 1.0]
+    assert [r.margin for r in results] == [-2.0, None, 2.0]
 
 
 def test_relative_reward_without_opponents_has_their_failure_status() -> None:
     matches = make_solo_matches(
-        judgment((4.0,)), make_failure(Status.TIMEOUT, "too slow"), make_failure(Status.OVERLONG, "x"), make_failure(Status.OVERLONG, "y")
+        judgment((4.0,)),
+        make_failure(Status.TIMEOUT, "too slow"),
+        make_failure(Status.OVERLONG, "x"),
+        make_failure(Status.OVERLONG, "y"),
     )
     (reward, *_) = rewards(matches, 4, reward="rank")
     assert (reward.value, reward.status, reward.score) == (None, Status.OVERLONG, 4.0)
@@ -125,16 +132,16 @@ def test_status_of_a_failed_member_is_the_most_frequent_one() -> None:
         make_pair(1, 3, 3, 4),
         make_pair(2, 3, 5, 4),
     ]
-    found = rewards(matches, 4, "round_robin", reward="win_rate")
-    assert (found[0].status, found[0].detail, found[0].judgments) == (Status.TIMEOUT, "late", 3)
-    assert values(found) == [None, 0.0, 1.0, 0.5]
+    results = rewards(matches, 4, "round_robin", reward="win_rate")
+    assert (results[0].status, results[0].detail, results[0].judgments) == (Status.TIMEOUT, "late", 3)
+    assert values(results) == [None, 0.0, 1.0, 0.5]
 
 
 def test_votes_decide_a_pair_against_the_mean_score() -> None:
     matches = [Match((0, 1), judgment((5.0, 6.0), (5.0, 6.0), preferred=0))]
-    found = rewards(matches, 2, "round_robin", reward="win_rate")
-    assert values(found) == [1.0, 0.0]
-    assert [r.margin for r in found] == [-1.0, 1.0]
+    results = rewards(matches, 2, "round_robin", reward="win_rate")
+    assert values(results) == [1.0, 0.0]
+    assert [r.margin for r in results] == [-1.0, 1.0]
 
 
 def test_choices_count_as_win_shares() -> None:
@@ -144,30 +151,35 @@ def test_choices_count_as_win_shares() -> None:
         Match((1, 2), draw),
         make_pair(2, 0, 0.0, 1.0),
     ]
-    found = rewards(matches, 3, "round_robin", reward="score")
-    assert values(found) == [1.0, 0.25, 0.25]
-    assert [r.win_rate for r in found] == [1.0, 0.25, 0.25]
+    results = rewards(matches, 3, "round_robin", reward="score")
+    assert values(results) == [1.0, 0.25, 0.25]
+    assert [r.win_rate for r in results] == [1.0, 0.25, 0.25]
 
 
 def test_ranks_equal_win_rates_by_margin() -> None:
     matches = [make_pair(0, 1, 9, 1), make_pair(1, 2, 5, 4), make_pair(2, 0, 5, 4)]
-    found = rewards(matches, 3, "round_robin", reward="rank")
-    assert [r.win_rate for r in found] == [0.5, 0.5, 0.5]
-    assert values(found) == [1.0, 0.0, 0.5]
+    results = rewards(matches, 3, "round_robin", reward="rank")
+    assert [r.win_rate for r in results] == [0.5, 0.5, 0.5]
+    assert values(results) == [1.0, 0.0, 0.5]
 
 
 def test_identical_responses_tie_without_a_score() -> None:
     matches = [Match((0, 1), None, identical=True), make_pair(0, 2, 4, 8), make_pair(2, 1, 8, 3)]
-    found = rewards(matches, 3, "round_robin", reward="win_rate")
-    assert values(found) == [0.25, 0.25, 1.0]
-    assert [r.score for r in found] == [4.0, 3.0, 8.0]
-    assert [r.margin for r in found] == [-2.0, -2.5, 4.5]
-    assert [r.judgments for r in found] == [1, 1, 2]
+    results = rewards(matches, 3, "round_robin", reward="win_rate")
+    assert values(results) == [0.25, 0.25, 1.0]
+    assert [r.score for r in results] == [4.0, 3.0, 8.0]
+    assert [r.margin for r in results] == [-2.0, -2.5, 4.5]
+    assert [r.judgments for r in results] == [1, 1, 2]
 
 
 def test_normalizes_over_all_scored_members() -> None:
     assert values(rewards(make_scored_matches(1.0, None, 3.0, 5.0), 4, normalize="center")) == [-2.0, None, 0.0, 2.0]
-    assert values(rewards(make_scored_matches(1.0, None, 3.0, 5.0), 4, normalize="standardize")) == [-1.0, None, 0.0, 1.0]
+    assert values(rewards(make_scored_matches(1.0, None, 3.0, 5.0), 4, normalize="standardize")) == [
+        -1.0,
+        None,
+        0.0,
+        1.0,
+    ]
 
 
 @pytest.mark.parametrize("normalize", ["center", "standardize"])
@@ -184,14 +196,18 @@ def test_normalization_does_not_change_the_statistics() -> None:
 
 def test_rewards_only_targets_but_counts_all_members() -> None:
     spec = RewardSpec(reward="rank", normalize="center")
-    found = build_rewards(make_scored_matches(1.0, 2.0, 3.0), spec, GroupInfo(3, 4, late=True), targets=[2])
-    assert [(r.value, r.rank, r.group) for r in found] == [(0.5, 1.0, GroupInfo(3, 4, late=True))]
+    results = build_rewards(make_scored_matches(1.0, 2.0, 3.0), spec, GroupInfo(3, 4, late=True), targets=[2])
+    assert [(r.value, r.rank, r.group) for r in results] == [(0.5, 1.0, GroupInfo(3, 4, late=True))]
 
 
 def test_splits_tokens_among_completions_but_not_baselines() -> None:
     usage = Usage(101, 40, 7)
-    both = [make_pair(0, 1, 4, 5, usage=usage), make_pair(1, 2, 4, 5, usage=usage), make_pair(0, 2, 4, 5, usage=usage)]
-    assert [r.usage for r in rewards(both, 3, "round_robin")] == [Usage(100, 40, 6)] * 3
+    matches = [
+        make_pair(0, 1, 4, 5, usage=usage),
+        make_pair(1, 2, 4, 5, usage=usage),
+        make_pair(0, 2, 4, 5, usage=usage),
+    ]
+    assert [r.usage for r in rewards(matches, 3, "round_robin")] == [Usage(100, 40, 6)] * 3
     (held,) = rewards([make_pair(0, None, 4, 5, usage=usage)], 1, "baseline")
     assert held.usage == usage
 
@@ -204,7 +220,11 @@ def test_disagreement_is_the_mean_of_its_measurements() -> None:
 
 def test_reasoning_comes_from_the_first_verdict() -> None:
     mumbled = Judgment("a", Status.UNPARSEABLE, None, None, "hm", votes=(Verdict(Status.UNPARSEABLE),))
-    matches = [Match((0, 1), mumbled), make_pair(0, 2, 4, 5, reasoning="first"), make_pair(0, 3, 4, 5, reasoning="second")]
+    matches = [
+        Match((0, 1), mumbled),
+        make_pair(0, 2, 4, 5, reasoning="first"),
+        make_pair(0, 3, 4, 5, reasoning="second"),
+    ]
     assert rewards(matches, 4, "round_robin")[0].reasoning == "first"
     assert rewards(make_solo_matches(mumbled), 1)[0].reasoning == ""
 
@@ -215,9 +235,9 @@ def test_knockout_ranks_only_members_with_a_verdict() -> None:
         Match((2, 3), judgment((4.0, 6.0), preferred=1), round=1, winner=3),
         Match((0, 3), judgment((7.0, 6.0), preferred=0), round=2, winner=0),
     ]
-    found = rewards(matches, 4, "knockout", reward="rank")
-    assert values(found) == [1.0, None, 0.0, 0.5]
-    assert [r.win_rate for r in found] == [1.0, None, 0.0, 0.5]
+    results = rewards(matches, 4, "knockout", reward="rank")
+    assert values(results) == [1.0, None, 0.0, 0.5]
+    assert [r.win_rate for r in results] == [1.0, None, 0.0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -234,22 +254,22 @@ numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
 @settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 20), numbers))
 def test_normalized_values_have_zero_mean_and_unit_deviation(given_values: dict[int, float]) -> None:
-    for how in ("center", "standardize"):
-        found = normalize_values(given_values, how)
-        assert found.keys() == given_values.keys()
-        assert math.fsum(found.values()) == pytest.approx(0.0, abs=1e-9)
+    for normalization in ("center", "standardize"):
+        results = normalize_values(given_values, normalization)
+        assert results.keys() == given_values.keys()
+        assert math.fsum(results.values()) == pytest.approx(0.0, abs=1e-9)
     if len(set(given_values.values())) > 1:
-        assert math.fsum(v * v for v in found.values()) / (len(found) - 1) == pytest.approx(1.0)
+        assert math.fsum(v * v for v in results.values()) / (len(results) - 1) == pytest.approx(1.0)
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=2))
 def test_ranks_run_from_zero_to_one_with_mean_one_half(worth: list[int]) -> None:
-    found = rank_members(dict(enumerate(worth)))
-    assert math.fsum(found.values()) == pytest.approx(len(worth) / 2)
-    assert all((found[a] < found[b]) == (worth[a] < worth[b]) for a, b in combinations(range(len(worth)), 2))
-    assert min(found.values()) >= 0.0
-    assert max(found.values()) <= 1.0
+    results = rank_members(dict(enumerate(worth)))
+    assert math.fsum(results.values()) == pytest.approx(len(worth) / 2)
+    assert all((results[a] < results[b]) == (worth[a] < worth[b]) for a, b in combinations(range(len(worth)), 2))
+    assert min(results.values()) >= 0.0
+    assert max(results.values()) <= 1.0
 
 
 @settings(deadline=None)
@@ -263,14 +283,14 @@ def test_ranks_run_from_zero_to_one_with_mean_one_half(worth: list[int]) -> None
 def test_round_robin_win_rates_sum_to_half_the_members(given_results: tuple[int, list[int]]) -> None:
     n, results = given_results
     matches = [make_pair(a, b, 5, 5 + won) for (a, b), won in zip(combinations(range(n), 2), results, strict=True)]
-    found = rewards(matches, n, "round_robin", reward="win_rate")
-    assert math.fsum(r.value for r in found if r.value is not None) == pytest.approx(n / 2)
-    assert math.fsum(r.margin for r in found if r.margin is not None) == pytest.approx(0.0)
+    results = rewards(matches, n, "round_robin", reward="win_rate")
+    assert math.fsum(r.value for r in results if r.value is not None) == pytest.approx(n / 2)
+    assert math.fsum(r.margin for r in results if r.margin is not None) == pytest.approx(0.0)
 
 
 @settings(deadline=None)
 @given(st.lists(st.none() | numbers, min_size=1, max_size=6), st.sampled_from(REWARDS), st.sampled_from(NORMALIZATIONS))
 def test_a_status_is_ok_exactly_where_there_is_a_value(scores: list[float | None], reward: str, normalize: str) -> None:
-    for found in rewards(make_scored_matches(*scores), len(scores), reward=reward, normalize=normalize):
-        assert (found.status is Status.OK) == (found.value is not None) == (not found.detail)
-        assert Reward.from_json(found.to_json()) == found
+    for results in rewards(make_scored_matches(*scores), len(scores), reward=reward, normalize=normalize):
+        assert (results.status is Status.OK) == (results.value is not None) == (not results.detail)
+        assert Reward.from_json(results.to_json()) == results

@@ -1,4 +1,4 @@
-"""Who may ask, how much at a time, and in what form: whatever comes in, the answer says what is wrong with it."""
+"""Authentication, size limits and input validation of requests."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def _record_open(event: str, args: tuple[Any, ...]) -> None:
         opened.append(str(args[0]))
 
 
-sys.addaudithook(_record_open)  # there is no taking it away, so it is switched
+sys.addaudithook(_record_open)  # audit hooks cannot be removed, so a flag switches it on and off
 
 
 @pytest.fixture
 def files_opened() -> Iterator[list[str]]:
-    """The names of the files that are opened meanwhile."""
+    """Yield the names of the files that the test opens."""
     global _watched
     opened.clear()
     _watched = True
@@ -67,7 +67,17 @@ def basic_header(password: str) -> str:
 
 @pytest.mark.parametrize(
     "authorization",
-    [None, "", "Bearer", "Bearer wrong", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", KEY, f"Token {KEY}", basic_header("wrong")],
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer wrong",
+        f"Bearer {KEY}x",
+        f"Bearer {KEY[:-1]}",
+        KEY,
+        f"Token {KEY}",
+        basic_header("wrong"),
+    ],
 )
 async def test_every_route_but_healthz_needs_the_key(authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
@@ -195,7 +205,9 @@ async def test_rejects_bytes_that_are_not_utf8(web: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-async def test_rejects_content_types_that_browsers_send_without_preflight(web: httpx.AsyncClient, kind: str | None) -> None:
+async def test_rejects_content_types_that_browsers_send_without_preflight(
+    web: httpx.AsyncClient, kind: str | None
+) -> None:
     headers = {} if kind is None else {"Content-Type": kind}
     answer = await web.post("/v1/judge", content=json.dumps(comparisons("a")).encode(), headers=headers)
     assert answer.status_code == 415
@@ -245,7 +257,9 @@ ENVELOPES: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("path", "body", "field"), ENVELOPES, ids=[f"{e[0]} {str(e[1])[-50:]}" for e in ENVELOPES])
-async def test_error_names_the_invalid_field(web: httpx.AsyncClient, path: str, body: dict[str, Any], field: str) -> None:
+async def test_error_names_the_invalid_field(
+    web: httpx.AsyncClient, path: str, body: dict[str, Any], field: str
+) -> None:
     answer = await web.post(path, content=json.dumps(body).encode(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert answer.json()["field"] == field

@@ -1,4 +1,4 @@
-"""Comparisons and samples over the wire and back, and what is refused on the way."""
+"""Encoding and decoding of comparisons and samples, and rejection of invalid requests."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ MEDIA = (
     make_video([RED, BLUE, RED], fps=2.5),
     make_molecule("CC(=O)O"),
 )
-texts = st.text(st.characters(), max_size=12)  # with half surrogate pairs and control characters
+texts = st.text(st.characters(), max_size=12)  # including lone surrogates and control characters
 parts = st.lists(st.one_of(texts, st.sampled_from(MEDIA)), min_size=1, max_size=4).map(tuple)
-# Text alone is one text, as `Comparison.of` makes it.
+# A content of text only is one string, as created by `Comparison.of`.
 contents = st.one_of(texts, parts.filter(lambda content: any(isinstance(p, Media) for p in content)))
 prompts = st.lists(st.builds(Message, texts, contents), min_size=1, max_size=3).map(tuple)
 some_comparisons = st.builds(
@@ -52,18 +52,18 @@ some_comparisons = st.builds(
 some_samples = st.builds(Sample, prompts, contents, st.none() | contents, st.none() | texts)
 
 
-def media_decoder(store: MediaStore | None = None, most: int = 64) -> MediaDecoder:
-    return MediaDecoder(store or MediaStore(1 << 24), UrlFetcher((), 1 << 20), most)
+def media_decoder(store: MediaStore | None = None, max_media: int = 64) -> MediaDecoder:
+    return MediaDecoder(store or MediaStore(1 << 24), UrlFetcher((), 1 << 20), max_media)
 
 
 def decode_row(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any:
-    """A row that came as JSON, with media that were uploaded before."""
+    """Decode a JSON row with uploaded media."""
     store = MediaStore(1 << 24)
     for digest, medium in (media or {}).items():
         store.put(medium.modality, digest, medium.data)
     row = json.loads(json.dumps(row))
-    (found,) = asyncio.run(media_decoder(store).decode_rows([("row", partial(decode, row, "row"))]))
-    return found
+    (decoded,) = asyncio.run(media_decoder(store).decode_rows([("row", partial(decode, row, "row"))]))
+    return decoded
 
 
 @settings(max_examples=60, deadline=None)
@@ -107,8 +107,8 @@ def test_accepts_the_common_formats_of_prompts_and_responses() -> None:
         "responses": ["text", ["a", {"type": "text", "text": "b"}], [{"role": "assistant", "content": "c"}], ""],
         "id": None,
     }
-    found = decode_row(decode_comparison, row)
-    assert found == Comparison("", (Message("user", (RED, "What?")),), ("text", "ab", "c", ""))
+    decoded = decode_row(decode_comparison, row)
+    assert decoded == Comparison("", (Message("user", (RED, "What?")),), ("text", "ab", "c", ""))
 
 
 def test_accepts_openai_image_parts() -> None:
@@ -117,8 +117,8 @@ def test_accepts_openai_image_parts() -> None:
 
 
 def test_images_without_a_placeholder_precede_the_prompt() -> None:
-    found = decode_row(decode_sample, {"prompt": "Which?", "response": "r", "images": [uri(RED), uri(BLUE)]})
-    assert found.prompt == (Message("user", (RED, BLUE, "Which?")),)
+    decoded = decode_row(decode_sample, {"prompt": "Which?", "response": "r", "images": [uri(RED), uri(BLUE)]})
+    assert decoded.prompt == (Message("user", (RED, BLUE, "Which?")),)
 
 
 def uri(medium: Media) -> str:
@@ -149,10 +149,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"images": "a.png"}, "row.images", "expected a list"),
     ({"id": 3}, "row.id", "expected text"),
     ({"rubric": ["general"]}, "row.rubric", "expected text, got a list"),
-    ({"sample_index": -1}, "row.draw", "expected a whole number from 0 to 65535"),
-    ({"sample_index": 10**400}, "row.draw", "expected a whole number from 0 to 65535"),
-    ({"sample_index": True}, "row.draw", "expected a whole number from 0 to 65535"),
-    ({"sample_index": 1.0}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"sample_index": -1}, "row.sample_index", "expected a whole number from 0 to 65535"),
+    ({"sample_index": 10**400}, "row.sample_index", "expected a whole number from 0 to 65535"),
+    ({"sample_index": True}, "row.sample_index", "expected a whole number from 0 to 65535"),
+    ({"sample_index": 1.0}, "row.sample_index", "expected a whole number from 0 to 65535"),
 ]
 
 
@@ -229,5 +229,7 @@ async def test_reports_all_missing_media_together() -> None:
 
 async def test_reads_an_image_of_many_rows_once() -> None:
     row = {"prompt": "p", "response": "r", "images": [uri(RED)]}
-    found = await media_decoder().decode_rows([(f"row {i}", partial(decode_sample, row, f"row {i}")) for i in range(3)])
-    assert len({id(sample.prompt[0].content[0]) for sample in found}) == 1
+    decoded = await media_decoder().decode_rows(
+        [(f"row {i}", partial(decode_sample, row, f"row {i}")) for i in range(3)]
+    )
+    assert len({id(sample.prompt[0].content[0]) for sample in decoded}) == 1

@@ -1,4 +1,4 @@
-"""The service behind its routes: what it takes on, when it answers, and what happens to work whose client is gone."""
+"""The gateway behind its routes: admission, deadlines, and work of disconnected clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from clips import noise, picture
-from web import HeldJudge, client, comparisons, samples, until
+from web import HeldJudge, client, comparisons, samples, wait_until
 
 from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.errors import EngineLostError, UsageError
@@ -37,7 +37,7 @@ RED, BLUE = (make_image(picture(noise(28, 28 + 28 * i))) for i in range(2))
 
 
 class RecordingMetrics(ServiceMetrics):
-    """Keeps what it is told."""
+    """Metrics that keep all recorded values."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
@@ -105,7 +105,7 @@ async def test_unfinished_items_time_out_and_finished_ones_are_returned() -> Non
         answer = await http.post("/v1/rewards", json=samples("a", "slow", "b", deadline_s=0.5))
         assert get_statuses(answer) == ["ok", "timeout", "ok"]
         assert answer.json()["rewards"][1]["value"] is None
-        await until(lambda: judge.given_up["slow"] == 2)
+        await wait_until(lambda: judge.cancelled["slow"] == 2)
 
 
 async def test_service_limits_the_deadline_of_a_request() -> None:
@@ -138,11 +138,11 @@ async def test_judges_nothing_if_one_rubric_is_invalid() -> None:
         rows[1]["rubric"] = "mllm_judge_pair"
         answer = await http.post("/v1/judge", json={"comparisons": rows})
         assert answer.json()["error"].startswith("comparisons[1].rubric: rubric 'mllm_judge_pair' is made for 2")
-    assert not judge.begun
+    assert not judge.started
 
 
 async def test_a_rejected_item_does_not_lose_the_other_results() -> None:
-    """That a model takes no images shows only when it judges."""
+    """A model that takes no images is detected only when it judges."""
     rows = comparisons("a", "b")["comparisons"]
     data = f"data:image/png;base64,{base64.b64encode(RED.data).decode()}"
     rows[0]["images"] = [data]
@@ -202,7 +202,10 @@ def test_rejects_invalid_rubric_files_at_start(tmp_path: Path) -> None:
         ({"deadline_s": 0.0}, "deadline_s must be above 0"),
         ({"media_hosts": ("https://media.test",)}, "media_hosts"),
         ({"media_hosts": ("media.test:80",)}, "media_hosts"),
-        ({"openrlhf": RewardSpec(reward="rank", group_size=4, group_timeout_s=170.0)}, "must be below the 170 s time limit"),
+        (
+            {"openrlhf": RewardSpec(reward="rank", group_size=4, group_timeout_s=170.0)},
+            "must be below the 170 s time limit",
+        ),
     ],
 )
 def test_rejects_contradictory_limits(options: dict[str, Any], problem: str) -> None:
@@ -211,26 +214,28 @@ def test_rejects_contradictory_limits(options: dict[str, Any], problem: str) -> 
 
 
 async def test_overload_gives_503_with_retry_after_and_recovers() -> None:
-    judge, told = HeldJudge(), RecordingMetrics()
-    gateway = judge.gateway(GatewayConfig(max_pending=10, max_items=10), metrics=told)
+    judge, metrics = HeldJudge(), RecordingMetrics()
+    gateway = judge.gateway(GatewayConfig(max_pending=10, max_items=10), metrics=metrics)
     async with client(gateway) as http:
         held = asyncio.create_task(http.post("/v1/judge", json=comparisons(*(f"slow {i}" for i in range(6)))))
-        await until(lambda: gateway.pending == 6)
+        await wait_until(lambda: gateway.pending == 6)
         refused = await http.post("/v1/rewards", json=samples(*"abcde"))
         assert refused.status_code == 503
         assert "6 completions are pending and at most 10 may" in refused.json()["error"]
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
         assert gateway.pending == 6
-        assert not any(x in judge.begun for x in "abcde")
-        assert get_statuses(await http.post("/v1/rewards", json=samples(*"abcd"))) == ["ok"] * 4  # there is room for these
+        assert not any(x in judge.started for x in "abcde")
+        assert (
+            get_statuses(await http.post("/v1/rewards", json=samples(*"abcd"))) == ["ok"] * 4
+        )  # these fit within the limit
         judge.go.set()
         assert get_statuses(await held) == ["ok"] * 6
         assert gateway.pending == 0
         assert get_statuses(await http.post("/v1/judge", json=comparisons(*"abcdefghij"))) == ["ok"] * 10
-    assert max(told.counts) == 10
-    assert told.counts[-1] == 0
-    assert ("/v1/rewards", 503) in told.requests
-    assert ("/v1/judge", 200) in told.requests
+    assert max(metrics.counts) == 10
+    assert metrics.counts[-1] == 0
+    assert ("/v1/rewards", 503) in metrics.requests
+    assert ("/v1/judge", 200) in metrics.requests
 
 
 async def test_tenfold_overload_gives_only_results_and_refusals() -> None:
@@ -238,7 +243,7 @@ async def test_tenfold_overload_gives_only_results_and_refusals() -> None:
     gateway = judge.gateway(GatewayConfig(max_pending=10, max_items=10))
     async with client(gateway) as http:
         sent = [asyncio.create_task(http.post("/v1/judge", json=comparisons(f"slow {i}"))) for i in range(100)]
-        await until(lambda: sum(task.done() for task in sent) == 90)
+        await wait_until(lambda: sum(task.done() for task in sent) == 90)
         judge.go.set()
         answers = await asyncio.gather(*sent)
         assert sorted(answer.status_code for answer in answers) == [200] * 10 + [503] * 90
@@ -251,7 +256,7 @@ def test_retry_after_follows_the_completion_rate() -> None:
     backpressure.admit(100)
     with pytest.raises(RetryLaterError) as error:
         backpressure.admit(1)
-    assert error.value.retry_after_s == 5  # nothing is known
+    assert error.value.retry_after_s == 5  # no rate was measured yet
     for _ in range(10):
         now += 1
         backpressure.release(2)
@@ -277,18 +282,18 @@ async def test_judges_repeated_requests_with_a_key_once() -> None:
     async with client(gateway) as http:
         body = comparisons("slow a", "b")
         sent = [asyncio.create_task(http.post("/v1/judge", json=body, headers=KEY)) for _ in range(3)]
-        await until(lambda: judge.begun["slow a"] and gateway.pending == 1)
-        # A client that asks again has less time left; that is no other request.
+        await wait_until(lambda: judge.started["slow a"] and gateway.pending == 1)
+        # A client that repeats a request has less time left; the request still is the same.
         sent.append(asyncio.create_task(http.post("/v1/judge", json=body | {"deadline_s": 7.5}, headers=KEY)))
         await asyncio.sleep(0.01)
         judge.go.set()
         answers = [*await asyncio.gather(*sent), await http.post("/v1/judge", json=body, headers=KEY)]
         assert {answer.text for answer in answers} == {answers[0].text}
         assert get_statuses(answers[0]) == ["ok", "ok"]
-        assert judge.begun == {"slow a": 1, "b": 1}
+        assert judge.started == {"slow a": 1, "b": 1}
         await http.post("/v1/judge", json=body, headers={"Idempotency-Key": "two"})
         await http.post("/v1/judge", json=body)
-        assert judge.begun == {"slow a": 3, "b": 3}
+        assert judge.started == {"slow a": 3, "b": 3}
 
 
 async def test_rejects_another_request_with_the_same_key() -> None:
@@ -305,7 +310,7 @@ async def test_rejects_another_request_with_the_same_key() -> None:
 
 
 async def left(task: asyncio.Task[Any]) -> None:
-    """The client goes away."""
+    """Report that the client disconnected."""
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -316,13 +321,13 @@ async def test_keyed_work_continues_after_a_disconnect_and_runs_once() -> None:
     gateway = judge.gateway()
     async with client(gateway) as http:
         sent = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow"), headers=KEY))
-        await until(lambda: judge.begun["slow"])
+        await wait_until(lambda: judge.started["slow"])
         await left(sent)
         judge.go.set()
-        await until(lambda: gateway.pending == 0)
+        await wait_until(lambda: gateway.pending == 0)
         assert get_statuses(await http.post("/v1/judge", json=comparisons("slow"), headers=KEY)) == ["ok"]
-    assert judge.begun == {"slow": 1}
-    assert not judge.given_up
+    assert judge.started == {"slow": 1}
+    assert not judge.cancelled
 
 
 async def test_work_without_a_key_ends_after_a_disconnect() -> None:
@@ -331,15 +336,15 @@ async def test_work_without_a_key_ends_after_a_disconnect() -> None:
     async with client(gateway) as http:
         for path, body in (("/v1/judge", comparisons("slow")), ("/v1/rewards", samples("slow"))):
             sent = asyncio.create_task(http.post(path, json=body))
-            await until(lambda: gateway.pending == 1)
+            await wait_until(lambda: gateway.pending == 1)
             await left(sent)
-            await until(lambda: gateway.pending == 0)
-        await until(lambda: judge.given_up["slow"] == judge.begun["slow"])
+            await wait_until(lambda: gateway.pending == 0)
+        await wait_until(lambda: judge.cancelled["slow"] == judge.started["slow"])
 
 
 async def test_disconnect_message_of_the_server_ends_the_work() -> None:
-    judge, told = HeldJudge(), RecordingMetrics()
-    gateway = judge.gateway(metrics=told)
+    judge, metrics = HeldJudge(), RecordingMetrics()
+    gateway = judge.gateway(metrics=metrics)
     body = json.dumps(comparisons("slow")).encode()
     gone = asyncio.Event()
     messages = [
@@ -359,11 +364,11 @@ async def test_disconnect_message_of_the_server_ends_the_work() -> None:
     scope = {"type": "http", "method": "POST", "path": "/v1/judge", "query_string": b"", "root_path": ""}
     scope |= {"headers": [(b"content-type", b"application/json")]}
     served = asyncio.create_task(create_app(gateway)(scope, receive, send))  # type: ignore[arg-type]
-    await until(lambda: judge.begun["slow"])
+    await wait_until(lambda: judge.started["slow"])
     gone.set()
     await served
-    await until(lambda: gateway.pending == 0)
-    assert told.requests == [("/v1/judge", 499)]
+    await wait_until(lambda: gateway.pending == 0)
+    assert metrics.requests == [("/v1/judge", 499)]
     await gateway.close()
 
 
@@ -372,7 +377,7 @@ async def test_retries_failed_work_with_the_same_key() -> None:
     gateway = judge.gateway(GatewayConfig(max_pending=1, max_items=1))
     async with client(gateway) as http:
         held = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow")))
-        await until(lambda: gateway.pending == 1)
+        await wait_until(lambda: gateway.pending == 1)
         assert (await http.post("/v1/judge", json=comparisons("a"), headers=KEY)).status_code == 503
         judge.go.set()
         await held
@@ -384,7 +389,7 @@ async def test_evicts_answers_after_their_retention() -> None:
     async with client(judge.gateway(GatewayConfig(retain_s=0.05))) as http:
         for _ in range(2):
             await http.post("/v1/judge", json=comparisons("a"), headers=KEY)
-        assert judge.begun["a"] == 1
+        assert judge.started["a"] == 1
         await asyncio.sleep(0.06)
         assert get_statuses(await http.post("/v1/judge", json=comparisons("b"), headers=KEY)) == ["ok"]
 
@@ -395,7 +400,7 @@ async def test_draining_refuses_new_requests_and_answers_accepted_ones() -> None
     async with client(gateway) as http:
         accepted = [asyncio.create_task(http.post("/v1/judge", json=comparisons(f"slow {i}"))) for i in range(5)]
         abandoned = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow key"), headers=KEY))
-        await until(lambda: gateway.pending == 6)
+        await wait_until(lambda: gateway.pending == 6)
         await left(abandoned)
         drained = asyncio.create_task(gateway.drain())
         await asyncio.sleep(0.01)
@@ -405,12 +410,14 @@ async def test_draining_refuses_new_requests_and_answers_accepted_ones() -> None
         refused = await http.post("/v1/judge", json=comparisons("a"))
         assert refused.status_code == 503
         assert int(refused.headers["Retry-After"]) >= 1
-        joined = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow key"), headers=KEY))  # is not new
+        joined = asyncio.create_task(
+            http.post("/v1/judge", json=comparisons("slow key"), headers=KEY)
+        )  # joins running work
         await asyncio.sleep(0.01)
         judge.go.set()
         await asyncio.wait_for(drained, 1)
         assert all(get_statuses(answer) == ["ok"] for answer in await asyncio.gather(*accepted, joined))
-    assert judge.begun["a"] == 0
+    assert judge.started["a"] == 0
 
 
 async def test_draining_an_idle_service_returns_at_once() -> None:
@@ -424,10 +431,10 @@ async def test_closing_cancels_running_work() -> None:
     gateway = judge.gateway()
     async with client(gateway) as http:
         sent = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow"), headers=KEY))
-        await until(lambda: judge.begun["slow"])
+        await wait_until(lambda: judge.started["slow"])
         await gateway.close()
         assert (await sent).status_code == 503
-    assert judge.given_up["slow"] == 1
+    assert judge.cancelled["slow"] == 1
     assert gateway.pending == 0
 
 
@@ -451,14 +458,14 @@ async def upload(http: httpx.AsyncClient, *media: Media) -> None:
         assert (answer.status_code, answer.json()) == (200, {"digest": medium.digest})
 
 
-async def _record_comparison(asked: list[Comparison], comparison: Comparison) -> Judgment:
-    asked.append(comparison)
+async def _record_comparison(received: list[Comparison], comparison: Comparison) -> Judgment:
+    received.append(comparison)
     return Judgment(comparison.id, Status.OK, (3.0,), None, "")
 
 
 async def test_uploaded_media_can_be_referenced_many_times() -> None:
-    asked: list[Comparison] = []
-    gateway = Gateway(partial(_record_comparison, asked))
+    received: list[Comparison] = []
+    gateway = Gateway(partial(_record_comparison, received))
     sample = Sample(Comparison.of("Which?", "-", images=[RED, BLUE]).prompt, "a")
     row, media = encode_sample(sample)
     async with client(gateway) as http:
@@ -466,14 +473,14 @@ async def test_uploaded_media_can_be_referenced_many_times() -> None:
         missing = await http.post("/v1/rewards", json=body, headers=KEY)
         assert missing.status_code == 409
         assert sorted(missing.json()["missing_media"]) == sorted(media)
-        assert not asked
+        assert not received
         await upload(http, *media.values())
         assert get_statuses(await http.post("/v1/rewards", json=body, headers=KEY)) == ["ok", "ok"]
         for _ in range(3):
             assert get_statuses(await http.post("/v1/rewards", json=body)) == ["ok", "ok"]
     assert gateway.store.uploads == 2
-    assert len(asked) == 8
-    assert all(comparison.prompt == sample.prompt for comparison in asked)
+    assert len(received) == 8
+    assert all(comparison.prompt == sample.prompt for comparison in received)
 
 
 async def test_fetches_media_urls_from_allowed_hosts_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,13 +491,15 @@ async def test_fetches_media_urls_from_allowed_hosts_only(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         "flex_judge.reward.server.gateway.UrlFetcher", partial(UrlFetcher, transport=httpx.MockTransport(network))
     )
-    asked: list[Comparison] = []
-    async with client(Gateway(partial(_record_comparison, asked), GatewayConfig(media_hosts=("media.test",)))) as http:
+    received: list[Comparison] = []
+    async with client(
+        Gateway(partial(_record_comparison, received), GatewayConfig(media_hosts=("media.test",)))
+    ) as http:
         for url, status in (("//media.test/a", 200), ("//media.test/b", 502), ("//evil.test/a", 422)):
             answer = await http.post("/v1/judge", json=comparisons("a", images=[{"url": f"https:{url}"}]))
             assert answer.status_code == status
             assert status == 200 or answer.json()["error"].startswith("comparisons[0].images[0]: ")
-    assert [comparison.prompt[0].content[0] for comparison in asked] == [RED]
+    assert [comparison.prompt[0].content[0] for comparison in received] == [RED]
 
 
 async def test_requests_evicted_media_again() -> None:

@@ -57,7 +57,7 @@ def test_rejects_content_with_another_digest() -> None:
     store = MediaStore(1 << 20)
     with pytest.raises(MediaError, match=f"its digest is {IMAGES[1].digest}, not {IMAGES[0].digest}"):
         store.put(Modality.IMAGE, IMAGES[0].digest, IMAGES[1].data)
-    with pytest.raises(MediaError, match="its digest is"):  # of a video with the same bytes
+    with pytest.raises(MediaError, match="its digest is"):  # a video with the same bytes has another digest
         store.put(Modality.VIDEO, IMAGES[0].digest, IMAGES[0].data)
     assert len(store) == 0
 
@@ -82,16 +82,16 @@ def make_fetcher(answer: Any, hosts: tuple[str, ...] = ("media.test",), **option
 
 
 async def test_fetches_a_file_from_an_allowed_host() -> None:
-    asked: list[httpx.Request] = []
+    requests: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
+        requests.append(request)
         return httpx.Response(200, stream=httpx.ByteStream(b"abc"))
 
     assert await make_fetcher(answer).fetch("https://media.test/a?b=c") == b"abc"
     assert await make_fetcher(answer).fetch("https://MEDIA.test:443/a") == b"abc"
-    assert [str(request.url) for request in asked] == ["https://media.test/a?b=c", "https://media.test/a"]
-    assert asked[0].headers["Accept-Encoding"] == "identity"
+    assert [str(request.url) for request in requests] == ["https://media.test/a?b=c", "https://media.test/a"]
+    assert requests[0].headers["Accept-Encoding"] == "identity"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ async def test_fetches_a_file_from_an_allowed_host() -> None:
 )
 async def test_sends_no_request_for_disallowed_urls(url: str) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
-        raise AssertionError(f"{request.url} was asked for")
+        raise AssertionError(f"{request.url} was requests for")
 
     with pytest.raises(MediaError):
         await make_fetcher(answer).fetch(url)

@@ -1,4 +1,4 @@
-"""OpenRLHF's remote reward model: its requests as it sends them, and answers that it can use."""
+"""Remote reward model for OpenRLHF: requests as it sends them, and responses that it can use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from clips import noise, picture
-from web import HeldJudge, client, until
+from web import HeldJudge, client, wait_until
 
 from flex_judge.judges import Comparison, Judgment, Media, Status
 from flex_judge.judges.types import content_to_text
@@ -23,9 +23,7 @@ PROMPT = "<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\n"
 
 
 def payload(*responses: str, label: Any = "", prompt: str = PROMPT) -> dict[str, Any]:
-    """What `SingleTurnAgentExecutor` posts: the decoded tokens of prompt and response, the prompt, the data set's
-    label.
-    """
+    """Build the request of `SingleTurnAgentExecutor`: decoded prompt and response, the prompt, and the label."""
     count = len(responses)
     return {"query": [prompt + r for r in responses], "prompts": [prompt] * count, "labels": [label] * count}
 
@@ -37,7 +35,7 @@ async def received() -> list[Comparison]:
 
 @pytest.fixture
 async def web(received: list[Comparison]) -> AsyncIterator[httpx.AsyncClient]:
-    """A service whose judge notes what it is received, and gives each response its length as its score."""
+    """Serve a judge that records its comparisons and scores each response by its length."""
 
     async def ask(comparison: Comparison) -> Judgment:
         received.append(comparison)
@@ -51,10 +49,10 @@ async def web(received: list[Comparison]) -> AsyncIterator[httpx.AsyncClient]:
 async def test_judges_one_sample_per_request(web: httpx.AsyncClient, received: list[Comparison]) -> None:
     answer = await web.post("/get_reward", json=payload("It is 5.<|im_end|>"))
     assert answer.status_code == 200
-    told = answer.json()
-    assert told["rewards"] == [8.0]
-    assert told["scores"] == [pytest.approx(7 / 9)]  # 8 on a scale from 1 to 10
-    assert told["extra_logs"]["judge_ok"] == [1.0]
+    result = answer.json()
+    assert result["rewards"] == [8.0]
+    assert result["scores"] == [pytest.approx(7 / 9)]  # 8 on a scale from 1 to 10
+    assert result["extra_logs"]["judge_ok"] == [1.0]
     assert received[0].responses == ("It is 5.",)
     assert received[0].prompt[0].content == PROMPT
 
@@ -63,23 +61,23 @@ async def test_returns_empty_lists_for_empty_lists(web: httpx.AsyncClient) -> No
     for body in (payload(), {"query": [], "prompts": []}, {"query": [], "prompts": [], "labels": None}):
         answer = await web.post("/get_reward", json=body)
         assert answer.status_code == 200
-        told = answer.json()
-        assert told["rewards"] == told["scores"] == []
-        assert all(values == [] for values in told["extra_logs"].values())
+        result = answer.json()
+        assert result["rewards"] == result["scores"] == []
+        assert all(values == [] for values in result["extra_logs"].values())
 
 
 async def test_lists_have_one_number_per_sample_and_constant_names() -> None:
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf_deadline_s=0.5))) as http:
-        told = (await http.post("/get_reward", json=payload("a", "mumble", "slow"))).json()
+        result = (await http.post("/get_reward", json=payload("a", "mumble", "slow"))).json()
         names = (await http.post("/get_reward", json=payload())).json()["extra_logs"].keys()
-    assert [reward is None for reward in told["rewards"]] == [False, True, True]
-    assert [score is None for score in told["scores"]] == [False, True, True]
-    assert told["extra_logs"].keys() == names
-    assert all(len(values) == 3 for values in told["extra_logs"].values())
-    assert all(isinstance(value, float) for values in told["extra_logs"].values() for value in values)
-    assert told["extra_logs"]["judge_ok"] == [1, 0, 0]
-    assert told["extra_logs"]["judge_unparseable"] == [0, 1, 0]
-    assert told["extra_logs"]["judge_timeout"] == [0, 0, 1]
+    assert [reward is None for reward in result["rewards"]] == [False, True, True]
+    assert [score is None for score in result["scores"]] == [False, True, True]
+    assert result["extra_logs"].keys() == names
+    assert all(len(values) == 3 for values in result["extra_logs"].values())
+    assert all(isinstance(value, float) for values in result["extra_logs"].values() for value in values)
+    assert result["extra_logs"]["judge_ok"] == [1, 0, 0]
+    assert result["extra_logs"]["judge_unparseable"] == [0, 1, 0]
+    assert result["extra_logs"]["judge_timeout"] == [0, 0, 1]
 
 
 async def test_responds_before_openrlhf_times_out() -> None:
@@ -96,11 +94,11 @@ async def test_collects_single_samples_into_groups() -> None:
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf=spec))) as http:
         sent = [payload(x, prompt=prompt) for x in "abcd" for prompt in (PROMPT, other)]
         answers = await asyncio.gather(*(http.post("/get_reward", json=body) for body in sent))
-    told = [answer.json() for answer in answers]
-    for group in (told[::2], told[1::2]):
-        assert sum(one["rewards"][0] for one in group) == pytest.approx(2)
-        assert all(one["extra_logs"]["judge_group_size"] == [4] for one in group)
-        assert all(one["extra_logs"]["judge_group_whole"] == [1] for one in group)
+    bodies = [answer.json() for answer in answers]
+    for group in (bodies[::2], bodies[1::2]):
+        assert sum(body["rewards"][0] for body in group) == pytest.approx(2)
+        assert all(body["extra_logs"]["judge_group_size"] == [4] for body in group)
+        assert all(body["extra_logs"]["judge_group_whole"] == [1] for body in group)
 
 
 async def test_judges_an_incomplete_group_after_its_timeout_and_reports_it() -> None:
@@ -165,8 +163,8 @@ async def test_a_label_can_set_prompt_images_and_rubric(web: httpx.AsyncClient, 
         "group": "the first",
         "answer": 5,
     }
-    for told in (label, json.dumps(label)):
-        answer = await web.post("/get_reward", json=payload("Five.", label=told))
+    for value in (label, json.dumps(label)):
+        answer = await web.post("/get_reward", json=payload("Five.", label=value))
         assert answer.status_code == 200, answer.text
     assert received[0].rubric == "correctness"
     content = received[0].prompt[0].content
@@ -226,7 +224,7 @@ async def test_error_names_the_invalid_label_field(
 
 async def test_error_names_a_rejected_sample_by_its_openrlhf_field() -> None:
     label = {"images": [f"data:image/png;base64,{base64.b64encode(picture(noise(8, 8))).decode()}"]}
-    async with client(HeldJudge().gateway()) as http:  # its model takes text alone
+    async with client(HeldJudge().gateway()) as http:  # its model takes only text
         answer = await http.post("/get_reward", json=payload("Five.", label=label))
     assert (answer.status_code, answer.json()["field"]) == (422, "query[0]")
     assert answer.json()["error"].startswith("query[0]: ")
@@ -243,6 +241,6 @@ async def test_cancels_the_work_of_a_disconnected_client() -> None:
     gateway = judge.gateway()
     async with client(gateway) as http:
         sent = asyncio.create_task(http.post("/get_reward", json=payload("slow")))
-        await until(lambda: gateway.pending == 1)
+        await wait_until(lambda: gateway.pending == 1)
         sent.cancel()
-        await until(lambda: gateway.pending == 0 and judge.given_up["slow"] == 1)
+        await wait_until(lambda: gateway.pending == 0 and judge.cancelled["slow"] == 1)

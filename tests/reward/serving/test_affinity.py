@@ -1,4 +1,4 @@
-"""Where a prompt's candidates go."""
+"""Assignment of a prompt's candidates to replicas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flex_judge.reward.serving.affinity import Affinity
 
 
 def place_prompts(affinity: Affinity, prompts: list[str], replicas: str) -> dict[str, Counter[str]]:
-    """Send prompts one after the other, none of them ever done; returns which replicas each went to."""
+    """Send prompts one by one without finishing any; returns the replicas of each prompt."""
     loads = dict.fromkeys(replicas, 0)
     went: dict[str, Counter[str]] = {}
     for prompt in prompts:
@@ -45,7 +45,7 @@ def test_forgets_removed_replicas() -> None:
     (home,) = place_prompts(affinity, ["p"], "ab")["p"]
     other = "b" if home == "a" else "a"
     assert affinity.rank_replicas("p", {other: 5, "c": 0})[0] == "c"
-    assert affinity.rank_replicas("p", {home: 0, "c": 1, other: 5})[0] == "c"  # what it was is not remembered
+    assert affinity.rank_replicas("p", {home: 0, "c": 1, other: 5})[0] == "c"  # its former assignment was forgotten
 
 
 def test_ranks_by_load_without_a_prompt() -> None:
@@ -65,7 +65,7 @@ def test_limits_the_remembered_prompts() -> None:
     loads = {"a": 0, "b": 1}
     for prompt in ("p", "q", "r"):
         affinity.rank_replicas(prompt, loads)
-    assert affinity.rank_replicas("p", {"a": 1, "b": 0})[0] == "b"  # forgotten: it would have been a
+    assert affinity.rank_replicas("p", {"a": 1, "b": 0})[0] == "b"  # it was forgotten, otherwise a would be first
     assert affinity.rank_replicas("r", {"a": 1, "b": 0})[0] == "a"
 
 

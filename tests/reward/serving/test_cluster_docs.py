@@ -1,4 +1,4 @@
-"""What docs/ says about clusters can be deployed as it stands, but for what is the reader's to fill in."""
+"""Cluster configurations in docs/ can be deployed, apart from values that the reader must fill in."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def load_docs_config() -> dict[str, Any]:
 
 
 def list_pods() -> list[dict[str, Any]]:
-    """The head's template, then the workers'."""
+    """List the pod templates: the head, then the workers."""
     cluster = load_manifest()["spec"]["rayClusterConfig"]
     return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
 
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> str:
-    """As the pods and the machines have it."""
+    """Set the key, as in the pods and on the machines."""
     monkeypatch.setenv(KEY_VARIABLE, "a-key")
     return "a-key"
 

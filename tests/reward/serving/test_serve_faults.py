@@ -1,4 +1,4 @@
-"""The served judge under faults and load: the real Serve application, with scripted engines in the replicas."""
+"""Service under faults and load: the real Serve application with scripted engines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEADY = ("--engine", "scripted", "--model", "scripts:steady_judge", "--temperat
 
 @pytest.fixture(scope="module")
 def two_replicas() -> Iterator[Serving]:
-    """A service with two replicas of a judge that takes its time to think."""
+    """Run a service with two replicas of a slow judge."""
     small = ("--max-batch", "8", "--max-pending", "700")
     with serving(*STEADY, "--replicas", "2", *small, FLEX_JUDGE_TEST_THINK="0.4") as service:
         yield service
@@ -118,10 +118,12 @@ def test_killed_replicas_and_gateway_recover(two_replicas: Serving) -> None:
 
 
 def test_answers_accepted_requests_while_stopping(two_replicas: Serving) -> None:
-    # The last test of `two`, which it ends.
+    # Must be the last test with `two_replicas`, as it ends the service.
     body = {"comparisons": [{"prompt": f"Question {i}?", "responses": ["answer"]} for i in range(200)]}
     answers: list[httpx.Response] = []
-    asking = threading.Thread(target=lambda: answers.append(httpx.post(f"{two_replicas.url}/v1/judge", json=body, timeout=60)))
+    asking = threading.Thread(
+        target=lambda: answers.append(httpx.post(f"{two_replicas.url}/v1/judge", json=body, timeout=60))
+    )
     asking.start()
     time.sleep(1.5)
     two_replicas.process.send_signal(signal.SIGTERM)

@@ -54,13 +54,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     from ray import serve
 
     with connect() as cluster:
-        serve.start(http_options={"host": "127.0.0.1", "port": PORT})  # once, for all services of these tests
+        serve.start(http_options={"host": "127.0.0.1", "port": PORT})  # one HTTP server for all services of these tests
         yield cluster
 
 
 @pytest.mark.slow
 def test_judges_each_comparison_once_with_one_replica_per_prompt(cluster: Cluster) -> None:
-    work = groups([[f"answer {i} {k}" for k in range(4)] for i in range(4)])  # so few that no load parts a question
+    work = groups(
+        [[f"answer {i} {k}" for k in range(4)] for i in range(4)]
+    )  # few enough that no prompt is split because of load
     judgments = asyncio.run(judge_all(service_config("slow_judge", name="spread").place_on(cluster), work))
     assert sorted(j.id for j in judgments) == sorted(c.id for group in work for c in group)
     assert all(j.status == Status.OK for j in judgments)
@@ -145,7 +147,7 @@ def test_policies_retry_prompts_and_give_up_those_that_kill(cluster: Cluster) ->
     async def scenario() -> None:
         async with PolicyService(config) as service, PolicyService(config, private=True) as again:
             await service.wait_until_ready()
-            await again.wait_until_ready()  # what a killed run leaves is removed
+            await again.wait_until_ready()  # removes what a killed run left
             remote = await RemotePolicy.from_config(config)
             assert remote.model_id == "scripts:mortal_policy"
             sampling = Sampling(32, temperature=1.0, seed=0)

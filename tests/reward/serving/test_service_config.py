@@ -1,4 +1,4 @@
-"""What a replica gets of a cluster, and settings by name as Serve's configuration files give them."""
+"""Resources of a replica in a cluster, and settings by name from Serve's configuration files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def config(**settings: Any) -> ServiceConfig:
 def test_replicas_share_gpus_if_there_are_too_few() -> None:
     placed = config(replicas=4).place_on(Cluster(cpus=16, gpus=2, local=True))
     assert placed.gpus_per_replica == 0.5
-    assert placed.judge.engine.gpu_memory_utilization == 0.425  # half of what one alone would take
+    assert placed.judge.engine.gpu_memory_utilization == 0.425  # half of the share of a single replica
     assert placed.judge.engine.own_process
     assert config().place_on(Cluster(cpus=16, gpus=8, local=True)).gpus_per_replica == 1
 
@@ -69,31 +69,37 @@ def test_rejects_malformed_autoscaling(text: str) -> None:
 
 def test_builds_settings_from_named_strings() -> None:
     args = {"model": "m", "replicas": "3", "max_batch": 16, "votes": "5", "temperature": 1, "deadline_s": "90"}
-    made = ServiceConfig.from_args(
+    service_config = ServiceConfig.from_args(
         {**args, "media_hosts": "a.example, b.example", "forced_answer": "false", "adapter": "none"}
     )
-    assert (made.replicas, made.judge.engine.model, made.judge.engine.max_batch) == (3, "m", 16)
-    assert (made.judge.settings.votes, made.judge.settings.temperature, made.judge.settings.forced_answer) == (
+    assert (service_config.replicas, service_config.judge.engine.model, service_config.judge.engine.max_batch) == (
+        3,
+        "m",
+        16,
+    )
+    assert (
+        service_config.judge.settings.votes,
+        service_config.judge.settings.temperature,
+        service_config.judge.settings.forced_answer,
+    ) == (
         5,
         1.0,
         False,
     )
-    assert made.judge.engine.adapter is None
-    assert made.gateway is not None
-    assert made.gateway.media_hosts == ("a.example", "b.example")
-    assert made.gateway.deadline_s == made.judge.settings.deadline_s == 90.0
+    assert service_config.judge.engine.adapter is None
+    assert service_config.gateway is not None
+    assert service_config.gateway.media_hosts == ("a.example", "b.example")
+    assert service_config.gateway.deadline_s == service_config.judge.settings.deadline_s == 90.0
 
 
-def test_key_is_read_from_its_source_and_never_literal(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_key_is_read_from_its_source_and_never_literal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("JUDGE_KEY", "secret")
     (tmp_path / "key").write_text("other\n")
     for source, key in (("env:JUDGE_KEY", "secret"), (str(tmp_path / "key"), "other")):
-        made = ServiceConfig.from_args({"api_key": source})
-        assert made.gateway is not None
-        assert made.gateway.api_key == key
-        assert key not in repr(made)
+        service_config = ServiceConfig.from_args({"api_key": source})
+        assert service_config.gateway is not None
+        assert service_config.gateway.api_key == key
+        assert key not in repr(service_config)
     for wrong in ("env:NOT_SET_ANYWHERE", "literal-key"):
         with pytest.raises(UsageError, match="api key"):
             ServiceConfig.from_args({"api_key": wrong})
