@@ -111,7 +111,7 @@ async def compute_score(
         ServiceUnavailableError: the service judges nothing in consecutive calls.
         UnscoredError: the completion has no score, and unscored is "raise".
     """
-    del data_source, ground_truth
+    del data_source, ground_truth  # required by verl's interface
     spec = RewardSpec(rubric, method, reward, normalize, group_size, group_timeout_s)
     fill_value = _get_fill_value(unscored, spec)
     client = _create_client(url, api_key, deadline_s, concurrency)

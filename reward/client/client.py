@@ -62,6 +62,7 @@ class JudgeClient:
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise UsageError(f"url must begin with http:// or https://, not {self.url!r}")
+        # The dataclass is frozen. Without the slash, equal addresses make equal clients, which share connections.
         object.__setattr__(self, "url", self.url.rstrip("/"))
         if self.api_key is not None:
             _check_key(self.api_key, "api_key")
@@ -210,7 +211,8 @@ class JudgeClient:
         # After a fork, the inherited connection belongs to the parent's event loop and sockets.
         if connection is None or connection.loop is not asyncio.get_running_loop():
             key = self.api_key or os.environ.get(KEY_VARIABLE, "").strip()
-            _check_key(key or "-", KEY_VARIABLE)
+            if key:  # a service without a key needs none
+                _check_key(key, KEY_VARIABLE)
             limits = self.attempt_s, self.retry_s, self.concurrency, self.waiting
             connection = _connections[self] = Connection(self.url, key, *limits)
         return connection

@@ -110,6 +110,7 @@ def split_into_batches(groups: Sequence[str], max_items: int, group_size: int | 
     for indices in members.values():
         if group_size is not None and len(indices) % group_size:
             incomplete.append(Batch(tuple(indices), waits=True))
+        # Only the last request is filled up, so that items are sent in order.
         elif packed and len(packed[-1]) + len(indices) <= max_items:
             packed[-1] += indices
         else:

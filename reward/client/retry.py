@@ -51,10 +51,12 @@ class CircuitBreaker:
         """
         now = time.monotonic()
         if self._since is None:
+            # The outage started with the call, not with its failure.
             self._since = datetime.fromtimestamp(time.time() - (now - started)).astimezone()
             self._rounds, self._calls, self._round_ended = 0, 0, started
         self._calls += 1
         self._problem = problem
+        # A call that started before the last round ended overlaps it and belongs to the same round.
         if started >= self._round_ended:
             self._rounds += 1
             self._round_ended = now

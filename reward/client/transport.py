@@ -31,6 +31,7 @@ MAX_RETRY_S = 20.0
 MAX_CONCURRENT_UPLOADS = 4
 MAX_REMEMBERED_UPLOADS = 65_536
 """Number of digests of uploaded media that are remembered."""
+# 500 is included, because a service may fail once while a replica or the gateway restarts.
 TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 """HTTP statuses after which the same request may succeed later."""
 
@@ -63,6 +64,7 @@ class Connection:
         )
         self._has_responded = False
         self._uploaded: OrderedDict[str, None] = OrderedDict()
+        # A lock disappears when no upload holds it, so the dict stays small.
         self._upload_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._upload_slots = asyncio.Semaphore(MAX_CONCURRENT_UPLOADS)
         self._probe: asyncio.Task[None] | None = None
@@ -244,7 +246,7 @@ class Connection:
 
 
 _circuits: dict[str, CircuitBreaker] = {}
-"""Circuit breakers by URL: an outage concerns the service, whatever settings a client has."""
+"""Circuit breakers by URL: an outage affects all clients of a service, regardless of their settings."""
 
 
 def _compute_server_deadline(deadline: float) -> float:
@@ -269,6 +271,7 @@ def _parse_error(response: httpx.Response) -> str | None:
 
 def _describe_response(response: httpx.Response) -> str:
     text = _parse_error(response) or response.text
+    # One bounded line: the text may be the HTML error page of a proxy.
     return " ".join(text.split())[:500] or response.reason_phrase
 
 

@@ -45,6 +45,7 @@ async def reward_samples(samples: Sequence[Sample], spec: RewardSpec, judge: Jud
 
     async def reward_group(indices: list[int]) -> list[Reward]:
         members = [samples[i] for i in indices]
+        # A reward that needs no group is never incomplete, whatever group size is set.
         info = GroupInfo(len(members), spec.group_size if spec.needs_group else None)
         return build_rewards(await judge_group(members, spec, judge), spec, info)
 
@@ -121,6 +122,7 @@ class GroupCollector:
         else:
             future_by_index: dict[int, asyncio.Future[Reward]] = {}
             for indices in _group_indices(samples, spec):
+                # Not registered in `_groups`: no later call can join it, so nothing must be cleaned up at its end.
                 group = Group(spec, self._judge, None, self._start_task, lambda _: None)
                 for i in indices:
                     future_by_index[i] = group.add(samples[i], deadline)

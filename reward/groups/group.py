@@ -158,6 +158,7 @@ class Group:
             self._fail_all(error)
         else:
             matches, rewards = task.result()
+            # Latecomers need only scores and outcomes, and reasoning is most of a judgment's size.
             self._matches = [match.strip_text() for match in matches]
             self._num_judged = wave.stop
             for member, reward in zip(self.members[wave], rewards, strict=True):

@@ -20,7 +20,7 @@ class Match:
     judgment: Judgment | None
     """None if the judge was not called because the responses are identical."""
     identical: bool = False
-    """Whether the responses are identical, which makes the match a tie whatever the judge says."""
+    """Whether the responses are identical, which makes the match a tie in any case."""
     round: int = 0
     """Round of a knock-out, starting at 1; the final has the highest number."""
     winner: int | None = None

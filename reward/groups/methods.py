@@ -191,6 +191,7 @@ async def judge_group(
         judge=judge,
         targets=frozenset(range(len(samples)) if targets is None else targets),
         earlier=tuple(earlier),
+        # The random part keeps ids unique if the same group is judged again, for example in the next epoch.
         name=f"{spec.compute_group_id(samples[0])[:8]}-{uuid4().hex[:8]}",
     )
     return await METHOD_FUNCTIONS[spec.method](context)

@@ -236,6 +236,7 @@ def normalize_values(values: MemberValues, normalization: str) -> MemberValues:
     """
     if normalization == "none" or not values:
         return values
+    # Dividing a spread of rounding errors by its own deviation would turn noise into rewards of +-1.
     low, high = min(values.values()), max(values.values())
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         return dict.fromkeys(values, 0.0)

@@ -98,6 +98,7 @@ def _append_tool_calls(parts: str | list[Any], calls: Sequence[Any]) -> str | li
     """Append the tool calls of a message to its content, one line of JSON each."""
     if not calls:
         return parts
+    # `default=str` because arguments may hold objects that are not JSON; a completion must never end the run.
     lines = [json.dumps(_extract_call(call), ensure_ascii=False, default=str) for call in calls]
     text = ("\n" if parts else "") + "\n".join(lines)
     return parts + text if isinstance(parts, str) else [*parts, text]

@@ -62,6 +62,7 @@ class Backpressure:
     def release(self, count: int = 1) -> None:
         """Count items as finished or given up."""
         self.pending -= count
+        # One entry per second bounds the length of the deque, however many items finish.
         second = math.floor(self._clock())
         if self._finished and self._finished[-1][0] == second:
             count += self._finished.pop()[1]

@@ -37,7 +37,7 @@ class GatewayConfig:
     """Limits of the HTTP side: accepted requests, clients, sizes, and time limits."""
 
     api_key: str | None = field(default=None, repr=False)
-    """Key that every request but /healthz must send as `Authorization: Bearer KEY`; None admits everybody."""
+    """Key that every request but /healthz must send as `Authorization: Bearer KEY`; None accepts all requests."""
     max_pending: PositiveInt = 4096
     """Maximum number of accepted and unanswered completions; more get status 503."""
     max_items: PositiveInt = 1024
@@ -48,7 +48,7 @@ class GatewayConfig:
     max_body_mib: PositiveInt = 64
     """Maximum size of one request, and of one medium by URL, in MiB."""
     max_bodies_mib: PositiveInt = 1024
-    """Maximum size of all requests in hand together, in MiB."""
+    """Maximum total size of all requests in progress, in MiB."""
     media_store_mib: PositiveInt = 1024
     """Memory for uploaded media in MiB; the least recently used are evicted first."""
     max_media: PositiveInt = 256

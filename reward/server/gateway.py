@@ -138,6 +138,7 @@ class Gateway:
             RetryLaterError: the service is overloaded or shutting down; nothing was judged.
             RejectedError: a sample cannot be judged; the error holds the rewards of the others.
         """
+        # The collector takes one spec per call, and groups never mix specs.
         by_spec: dict[RewardSpec, list[int]] = {}
         for i, (_, spec) in enumerate(items):
             by_spec.setdefault(self._resolve_spec(spec), []).append(i)

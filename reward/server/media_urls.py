@@ -69,6 +69,7 @@ class UrlFetcher:
                 if response.headers.get("Content-Encoding", "identity") != "identity":
                     raise MediaError(f"{target.host} sends it compressed; expected an uncompressed file")
                 data = bytearray()
+                # Content-Length may be missing or wrong, so the received bytes are counted.
                 async for chunk in response.aiter_raw():
                     data += chunk
                     if len(data) > self._max_bytes:

@@ -95,6 +95,7 @@ def build_error_response(error: Exception) -> Response:
     # The order matters: several of these types are subclasses of UsageError.
     match error:
         case AccessError():
+            # Offering Basic makes browsers ask for the key on /docs.
             return build_json_response(body, 401, {"WWW-Authenticate": 'Bearer, Basic realm="flex-judge"'})
         case RequestTooLargeError():
             return build_json_response(body, 413)

@@ -45,7 +45,7 @@ MediaValue = Annotated[
 _PARTS: dict[str, Any] = {
     "type": "array",
     "items": _OBJECT,
-    "description": 'Parts: {"type": "text", "text": ...}, {"type": "image", "image": <reference>}, likewise video, '
+    "description": 'Parts: {"type": "text", "text": ...}, {"type": "image", "image": <reference>}, the same for video, '
     'audio and molecule (or {"type": "molecule", "smiles": ...}), or {"type": "image_url", "image_url": {"url": ...}}.',
 }
 _MESSAGES: dict[str, Any] = {

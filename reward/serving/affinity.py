@@ -30,8 +30,8 @@ class Affinity:
         self, slack: int = DEFAULT_SLACK, overload: float = OVERLOAD_FACTOR, max_prompts: int = MAX_PROMPTS
     ) -> None:
         self.slack, self.overload, self.max_prompts = slack, overload, max_prompts
-        self._homes: OrderedDict[str, list[str]] = OrderedDict()
-        self._placed: Counter[str] = Counter()
+        self._replicas_by_prompt: OrderedDict[str, list[str]] = OrderedDict()
+        self._num_prompts: Counter[str] = Counter()
 
     def rank_replicas(self, prompt: str | None, loads: Mapping[str, int]) -> list[str]:
         """Rank the replicas for a request, best first, and assign the prompt to the first one.
@@ -42,20 +42,21 @@ class Affinity:
         """
         # In a burst, prompts are assigned before their requests count as load, so assigned prompts break ties.
         by_load = sorted(
-            loads, key=lambda replica: (loads[replica], self._placed[replica], _hash_replica(prompt, replica))
+            loads, key=lambda replica: (loads[replica], self._num_prompts[replica], _hash_replica(prompt, replica))
         )
         if prompt is None or not by_load:
             return by_load
-        bound = max(self.slack, math.ceil(self.overload * (sum(loads.values()) + 1) / len(loads)))
-        homes = [replica for replica in self._homes.pop(prompt, []) if replica in loads]
-        chosen = next((replica for replica in homes if loads[replica] < bound), by_load[0])
-        if chosen not in homes:
-            homes.append(chosen)
-            self._placed[chosen] += 1
-        self._homes[prompt] = homes
-        if len(self._homes) > self.max_prompts:
-            self._homes.popitem(last=False)
-        return list(dict.fromkeys([chosen, *sorted(homes, key=lambda replica: loads[replica]), *by_load]))
+        max_load = max(self.slack, math.ceil(self.overload * (sum(loads.values()) + 1) / len(loads)))
+        assigned = [replica for replica in self._replicas_by_prompt.pop(prompt, []) if replica in loads]
+        first = next((replica for replica in assigned if loads[replica] < max_load), by_load[0])
+        if first not in assigned:
+            assigned.append(first)
+            self._num_prompts[first] += 1
+        self._replicas_by_prompt[prompt] = assigned
+        if len(self._replicas_by_prompt) > self.max_prompts:
+            self._replicas_by_prompt.popitem(last=False)
+        # The other assigned replicas come next: they have the prompt cached too.
+        return list(dict.fromkeys([first, *sorted(assigned, key=lambda replica: loads[replica]), *by_load]))
 
 
 def _hash_replica(prompt: str | None, replica: str) -> bytes:

@@ -123,6 +123,7 @@ def check_memory(needed_gib: float, consumer: str) -> None:
 
 
 def _start_ray(ray_module: ray) -> None:  # type: ignore[valid-type]
+    # Started twice at most: on a busy machine, the first start may exceed Ray's own time limit.
     for tries_left in reversed(range(START_TRIES)):
         try:
             ray_module.init(

@@ -109,6 +109,7 @@ class ServiceConfig:
             )
         engine = self.judge.engine
         if gpus:
+            # vLLM's share refers to a whole GPU, and replicas on the same GPU must fit next to each other.
             share = engine.gpu_memory_utilization * min(1.0, gpus)
             engine = replace(
                 engine,

@@ -126,7 +126,7 @@ class ServeApplication:
         """Remove the application, and shut down Serve if it was started here and has no other application."""
         from ray import serve
 
-        # Without `_deployed`, an application of this name belongs to somebody else.
+        # Without `_deployed`, an application of this name belongs to another process.
         if self._started_serve and serve.status().applications.keys() <= {self.name}:
             serve.shutdown()
         elif self._deployed:
@@ -135,7 +135,7 @@ class ServeApplication:
 
 def _check_serve_address(http: HttpAddress) -> None:
     """Raise ClusterError if the running Serve listens at another address; it cannot listen at a second one."""
-    from ray.serve.context import _get_global_client
+    from ray.serve.context import _get_global_client  # Serve has no public API for its HTTP options
 
     running = _get_global_client().http_config
     if (running.host, running.port) != (http.host, http.port):

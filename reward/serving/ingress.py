@@ -81,6 +81,7 @@ class JudgeGateway:
         await self._gateway.drain()
 
     async def _get_replica_health(self) -> Mapping[str, Any]:
+        # Cached, because asking Serve's controller is slow and load balancers probe often.
         if time.monotonic() - self._health_at >= HEALTH_CACHE_S:
             self._health_at = time.monotonic()
             self._health_report = await asyncio.to_thread(self._query_serve)

@@ -45,6 +45,7 @@ class JudgeReplica:
         except EngineLostError:
             exit_process_tree()
 
+    # Ray Serve calls the destructor when it stops a replica.
     def __del__(self) -> None:
         if hasattr(self, "judge"):
             self.judge.close()

@@ -77,6 +77,7 @@ class JudgeService:
         """URL of the service on this machine."""
         if self.http is None:
             raise UsageError("this service has no HTTP address")
+        # The wildcard addresses are valid for listening only.
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.http.host, self.http.host)
         return f"http://{host}:{self.http.port}"
 
@@ -152,7 +153,7 @@ def application(config: ServiceConfig) -> Any:
         num_replicas=1,
         # Effectively unlimited: the gateway limits requests itself, and tells clients when to retry.
         max_ongoing_requests=100_000,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0},  # it mostly waits, and must not take a CPU from a replica
         health_check_period_s=config.health_check_period_s,
         health_check_timeout_s=config.health_check_timeout_s,
         graceful_shutdown_timeout_s=config.drain_s,
