@@ -34,7 +34,7 @@ def test_every_public_name_imports(name: str) -> None:
         f"from flex_judge.reward.verifiers import TraceJudge; TraceJudge({URL!r})",
         "from flex_judge import Comparison; Comparison.of('What is 2 + 3?', '5', '6')",
         "from flex_judge.judges import JudgeConfig, JudgeSettings, Media, Status",
-        "from flex_judge.judges.rubrics import load_rubric, list_rubrics; [load_rubric(n) for n in list_rubrics()]",
+        "from flex_judge.judges.rubrics import list_rubrics, load_rubric; [load_rubric(n) for n in list_rubrics()]",
         "from flex_judge.alignment.policies import PolicyConfig",
         "import flex_judge.alignment, flex_judge.experiments, flex_judge.reward",
     ],
@@ -83,7 +83,8 @@ def test_client_still_rejects_invalid_media_files() -> None:
 
 def test_audio_samples_without_the_extra_name_it() -> None:
     code = (
-        "from flex_judge.judges.extras import MissingExtraError\nfrom flex_judge.judges.media.opening import make_audio\n"
+        "from flex_judge.judges.extras import MissingExtraError\n"
+        "from flex_judge.judges.media.opening import make_audio\n"
         "try:\n    make_audio([0.0, 0.5], rate=16000)\nexcept MissingExtraError as e:\n    print(e)"
     )
     message = "a medium given as an array needs the extra 'judge': pip install 'flex-judge[judge]'"

@@ -162,7 +162,7 @@ async def test_judges_traces(service: FakeService) -> None:
 def test_rejects_invalid_settings(service: FakeService) -> None:
     with pytest.raises(UsageError, match="method 'baseline' has no answers"):
         judge_reward(service.url, method="baseline")
-    with pytest.raises(UsageError, match="reward must be single of"):
+    with pytest.raises(UsageError, match="reward must be one of"):
         judge_group_reward(service.url, reward="applause")
     with pytest.raises(UsageError, match="url must begin with"):
         TraceJudge("10.0.0.1:8000")

@@ -121,7 +121,7 @@ async def test_fetches_a_file_from_an_allowed_host() -> None:
 )
 async def test_sends_no_request_for_disallowed_urls(url: str) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
-        raise AssertionError(f"{request.url} was requests for")
+        raise AssertionError(f"{request.url} was requested")
 
     with pytest.raises(MediaError):
         await make_fetcher(answer).fetch(url)

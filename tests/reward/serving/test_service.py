@@ -186,7 +186,7 @@ def test_rejects_malformed_addresses(address: str) -> None:
 
 
 def test_low_memory_error_gives_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flex_judge.reward.serving.cluster.available_memory", lambda: 3 << 30)
+    monkeypatch.setattr("flex_judge.reward.serving.cluster.measure_available_memory", lambda: 3 << 30)
     with pytest.raises(UsageError, match=r"needs about 7.0 GiB of memory and 3.0 GiB are free; use fewer --replicas"):
         check_memory(7.0, "a demo")
     check_memory(2.0, "a demo")
