@@ -59,8 +59,8 @@ class ServiceConfig:
         gpus = self.gpus_per_replica
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise UsageError(f"gpus_per_replica must be a whole number, or a fraction of one GPU, not {gpus}")
-        fewest, most = self.replica_range
-        if not 1 <= fewest <= most:
+        min_replicas, max_replicas = self.replica_range
+        if not 1 <= min_replicas <= max_replicas:
             raise UsageError(f"autoscale must be MIN:MAX with 1 <= MIN <= MAX, not {self.autoscale!r}")
 
     @property
@@ -68,10 +68,10 @@ class ServiceConfig:
         """Minimum and maximum number of replicas."""
         if self.autoscale is None:
             return self.replicas, self.replicas
-        fewest, colon, most = self.autoscale.partition(":")
-        if not (colon and fewest.isdecimal() and most.isdecimal()):
+        minimum, colon, maximum = self.autoscale.partition(":")
+        if not (colon and minimum.isdecimal() and maximum.isdecimal()):
             raise UsageError(f"autoscale must be MIN:MAX, such as 1:4, not {self.autoscale!r}")
-        return int(fewest), int(most)
+        return int(minimum), int(maximum)
 
     @property
     def requests_per_replica(self) -> int:
@@ -92,37 +92,37 @@ class ServiceConfig:
         Raises:
             ClusterError: the cluster is too small.
         """
-        fewest = self.replica_range[0]
+        min_replicas, max_replicas = self.replica_range
         cpus = self.cpus_per_replica
-        if cluster.cpus < fewest * (1.0 if cpus is None else cpus):
+        if cluster.cpus < min_replicas * (1.0 if cpus is None else cpus):
             need = "a CPU" if cpus is None else f"{cpus:g} CPUs"
             raise ClusterError(
-                f"{fewest} replicas need {need} each and the cluster has {cluster.cpus:g}; use fewer --replicas"
+                f"{min_replicas} replicas need {need} each and the cluster has {cluster.cpus:g}; use fewer --replicas"
             )
         gpus = self.gpus_per_replica
         if gpus is None:
-            gpus = compute_gpu_share(cluster.gpus, self.replica_range[1])
-        if gpus * fewest > cluster.gpus:
+            gpus = compute_gpu_share(cluster.gpus, max_replicas)
+        if gpus * min_replicas > cluster.gpus:
             raise ClusterError(
-                f"{fewest} replicas need {gpus * fewest:g} GPUs and the cluster has {cluster.gpus:g}; use fewer "
-                "--replicas or --gpus-per-replica"
+                f"{min_replicas} replicas need {gpus * min_replicas:g} GPUs and the cluster has {cluster.gpus:g}; use "
+                "fewer --replicas or --gpus-per-replica"
             )
         engine = self.judge.engine
         if gpus:
+            cpus = 1.0 if cpus is None else cpus  # the GPU does the work
             # vLLM's share refers to a whole GPU, and replicas on the same GPU must fit next to each other.
-            share = engine.gpu_memory_utilization * min(1.0, gpus)
+            memory_share = engine.gpu_memory_utilization * min(1.0, gpus)
             engine = replace(
                 engine,
                 own_process=True,
                 tensor_parallel=max(1, int(gpus)),
-                gpu_memory_utilization=round(share, 3),
+                gpu_memory_utilization=round(memory_share, 3),
             )
-            cpus = 1.0 if cpus is None else cpus
-        elif cpus is None:
-            cpus = float(cluster.cpus // self.replica_range[1]) if cluster.local else 1.0
-            cpus = max(1.0, cpus)
-        if not gpus:
-            engine = replace(engine, threads=engine.threads or max(1, int(cpus or 1)))
+        else:
+            if cpus is None:
+                # In a cluster that others use too, claim no more than one CPU per replica.
+                cpus = max(1.0, float(cluster.cpus // max_replicas)) if cluster.local else 1.0
+            engine = replace(engine, threads=engine.threads or max(1, int(cpus)))
         return replace(self, cpus_per_replica=cpus, gpus_per_replica=gpus, judge=replace(self.judge, engine=engine))
 
     @classmethod
