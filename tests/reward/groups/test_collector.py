@@ -33,9 +33,9 @@ def spec(reward: str = "win_rate", size: int | None = None, group_timeout_s: flo
 
 
 @asynccontextmanager
-async def open_collector(ask: JudgeFunction, retain_s: float = LONG) -> AsyncIterator[GroupCollector]:
+async def open_collector(judge: JudgeFunction, retain_s: float = LONG) -> AsyncIterator[GroupCollector]:
     """Open a collector that is closed at the end; fails after 30 seconds instead of hanging."""
-    collector = GroupCollector(ask, retain_s)
+    collector = GroupCollector(judge, retain_s)
     try:
         async with asyncio.timeout(30):
             yield collector
@@ -65,11 +65,11 @@ async def test_a_doubled_prompt_list_is_grouped_by_prompt_and_not_by_position() 
     prompts = ["one?", "two?", "three?"]
     first = [sample(f"worth {3 + i}", prompt) for i, prompt in enumerate(prompts)]
     second = [sample(f"worth {5 - i}", prompt) for i, prompt in enumerate(prompts)]
-    ask = RecordingJudge()
-    rewards = await reward_samples([*first, *second], spec(size=2), ask)
+    judge = RecordingJudge()
+    rewards = await reward_samples([*first, *second], spec(size=2), judge)
     assert values(rewards) == [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
     assert {reward.group for reward in rewards} == {GroupInfo(2, 2)}
-    assert len(ask.comparisons) == 2  # the answers to the second prompt are identical
+    assert len(judge.comparisons) == 2  # the answers to the second prompt are identical
 
 
 async def test_splits_extra_samples_of_a_prompt_into_groups() -> None:
@@ -127,12 +127,12 @@ async def test_one_call_gets_the_same_rewards_as_the_collector(method: str) -> N
 
 
 async def test_judges_a_group_of_two_callers_together() -> None:
-    ask = RecordingJudge()
-    async with open_collector(ask) as collector:
+    judge = RecordingJudge()
+    async with open_collector(judge) as collector:
         one, two = worth(2, 9, 5, 7)[:2], worth(2, 9, 5, 7)[2:]
         first = collector.add([*one, sample("worth 1", "other?")], spec(size=4))
         await asyncio.sleep(0.01)
-        assert ask.comparisons == []
+        assert judge.comparisons == []
         second = collector.add([sample("worth 2", "other?"), *two], spec(size=4))
         rewards = await asyncio.gather(*first[:2], *second[1:])
         assert values(rewards) == [0.0, 1.0, 1 / 3, 2 / 3]
@@ -188,25 +188,25 @@ async def test_samples_without_a_group_do_not_wait() -> None:
 
 
 async def test_pointwise_judges_on_arrival_and_only_statistics_wait() -> None:
-    ask = RecordingJudge()
+    judge = RecordingJudge()
     group_spec = spec("rank", 3, method="pointwise")
-    async with open_collector(ask) as collector:
+    async with open_collector(judge) as collector:
         first = collector.add(worth(2, 8), group_spec)
-        await wait_until(lambda: len(ask.comparisons) == 2)
+        await wait_until(lambda: len(judge.comparisons) == 2)
         await asyncio.sleep(0.01)
         assert not any(future.done() for future in first)
         rewards = await asyncio.gather(*first, *collector.add(worth(5), group_spec))
         assert values(rewards) == [0.0, 1.0, 0.5]
-        assert sorted(ask.texts) == [("worth 2",), ("worth 5",), ("worth 8",)]
+        assert sorted(judge.texts) == [("worth 2",), ("worth 5",), ("worth 8",)]
 
 
 async def test_a_new_group_starts_while_a_full_one_is_judged() -> None:
-    ask = RecordingJudge(held=["worth 1"])
-    async with open_collector(ask) as collector:
+    judge = RecordingJudge(held=["worth 1"])
+    async with open_collector(judge) as collector:
         slow = collector.add(worth(1, 2), spec(size=2))
         assert values(await asyncio.gather(*collector.add(worth(3, 4), spec(size=2)))) == [0.0, 1.0]
         assert not any(future.done() for future in slow)
-        ask.go.set()
+        judge.go.set()
         assert values(await asyncio.gather(*slow)) == [0.0, 1.0]
 
 
@@ -288,20 +288,20 @@ async def test_judges_latecomers_one_by_one_without_waiting() -> None:
     group_spec = spec(size=5, group_timeout_s=SOON)
     async with open_collector(RecordingJudge()) as collector:
         await asyncio.gather(*collector.add(worth(2, 8), group_spec))
-        notes = [(await collector.add(worth(score), group_spec)[0]).group for score in (4, 6)]
-        assert notes == [GroupInfo(3, 5, late=True), GroupInfo(4, 5, late=True)]
+        infos = [(await collector.add(worth(score), group_spec)[0]).group for score in (4, 6)]
+        assert infos == [GroupInfo(3, 5, late=True), GroupInfo(4, 5, late=True)]
 
 
 async def test_a_member_that_arrives_during_judging_is_a_latecomer() -> None:
-    ask = RecordingJudge(held=["worth 2"])
+    judge = RecordingJudge(held=["worth 2"])
     group_spec = spec(size=4, group_timeout_s=SOON)
-    async with open_collector(ask) as collector:
+    async with open_collector(judge) as collector:
         early = collector.add(worth(2, 8), group_spec)
-        await wait_until(lambda: len(ask.comparisons) == 1)
+        await wait_until(lambda: len(judge.comparisons) == 1)
         late = collector.add(worth(4), group_spec)
         await asyncio.sleep(0.01)
-        assert len(ask.comparisons) == 1
-        ask.go.set()
+        assert len(judge.comparisons) == 1
+        judge.go.set()
         assert [r.group for r in await asyncio.gather(*early, *late)] == [
             GroupInfo(2, 4),
             GroupInfo(2, 4),
@@ -325,7 +325,7 @@ async def test_drops_retained_groups_that_use_too_much_memory(monkeypatch: pytes
         for prompt in ("one?", "two?", "three?"):
             long = [sample(f"worth {i} {'.' * 50_000}", prompt) for i in (1, 2)]
             await asyncio.gather(*collector.add(long, replace(group_spec, method="pointwise", rubric="correctness")))
-        notes = [
+        infos = [
             (
                 await collector.add(
                     [sample("worth 3", prompt)], replace(group_spec, method="pointwise", rubric="correctness")
@@ -333,7 +333,7 @@ async def test_drops_retained_groups_that_use_too_much_memory(monkeypatch: pytes
             ).group
             for prompt in ("one?", "three?")
         ]
-        assert notes == [GroupInfo(1, 3), GroupInfo(3, 3, late=True)]
+        assert infos == [GroupInfo(1, 3), GroupInfo(3, 3, late=True)]
 
 
 # Failures
@@ -367,14 +367,14 @@ async def test_a_slow_comparison_times_out_alone() -> None:
 async def test_an_error_fails_all_waiting_callers_and_a_new_group_starts(method: str) -> None:
     broken = True
 
-    async def ask(comparison: Comparison) -> Judgment:
+    async def judge(comparison: Comparison) -> Judgment:
         if broken:
             raise UsageError("the judge takes no pictures")
         return await RecordingJudge()(comparison)
 
     group_spec = spec("margin", 3, method=method, normalize="center")
     samples = [replace(s, baseline="worth 4") for s in worth(2, 5, 9)]
-    async with open_collector(ask) as collector:
+    async with open_collector(judge) as collector:
         futures = [*collector.add(samples[:1], group_spec), *collector.add(samples[1:], group_spec)]
         errors = await asyncio.gather(*futures, return_exceptions=True)
         assert [str(error) for error in errors] == ["the judge takes no pictures"] * 3
@@ -386,12 +386,12 @@ async def test_an_error_fails_all_waiting_callers_and_a_new_group_starts(method:
 async def test_a_pointwise_error_fails_a_waiting_group_at_once() -> None:
     held = RecordingJudge(held=["worth 2"])
 
-    async def ask(comparison: Comparison) -> Judgment:
+    async def judge(comparison: Comparison) -> Judgment:
         if comparison.responses == ("a picture",):
             raise UsageError("the judge takes no pictures")
         return await held(comparison)
 
-    async with open_collector(ask) as collector:
+    async with open_collector(judge) as collector:
         for future in collector.add(worth(2, "a picture"), spec("rank", 3, method="pointwise")):
             with pytest.raises(UsageError, match="no pictures"):
                 await future
@@ -399,20 +399,20 @@ async def test_a_pointwise_error_fails_a_waiting_group_at_once() -> None:
 
 
 async def test_rejects_a_whole_call_with_an_invalid_sample() -> None:
-    ask = RecordingJudge()
-    async with open_collector(ask) as collector:
+    judge = RecordingJudge()
+    async with open_collector(judge) as collector:
         with pytest.raises(UsageError, match=r"samples\[1\].baseline"):
             collector.add([sample("a", baseline="b"), sample("c")], spec("expected", method="baseline"))
         await asyncio.sleep(0)
-        assert ask.comparisons == []
+        assert judge.comparisons == []
 
 
 async def test_a_cancelled_comparison_leaves_no_caller_waiting() -> None:
-    async def ask(comparison: Comparison) -> Judgment:
+    async def judge(comparison: Comparison) -> Judgment:
         raise asyncio.CancelledError
 
     for method in ("pointwise", "round_robin"):
-        async with open_collector(ask) as collector:
+        async with open_collector(judge) as collector:
             futures = collector.add(worth(1, 2), spec(size=2, method=method))
             await asyncio.wait(futures, timeout=5)
             assert all(future.cancelled() for future in futures)
@@ -423,88 +423,88 @@ async def test_a_cancelled_comparison_leaves_no_caller_waiting() -> None:
 
 @pytest.mark.parametrize("method", ["pointwise", "round_robin", "knockout", "listwise"])
 async def test_cancels_work_that_all_callers_gave_up_and_restarts_on_repeat(method: str) -> None:
-    ask = RecordingJudge(held=["worth 2", "worth 5"])
+    judge = RecordingJudge(held=["worth 2", "worth 5"])
     group_spec = spec(size=3, method=method)
-    async with open_collector(ask) as collector:
+    async with open_collector(judge) as collector:
         futures = collector.add(worth(2, 5, 9), group_spec)
-        await wait_until(lambda: bool(ask.held_back))
+        await wait_until(lambda: bool(judge.held_back))
         for future in futures:
             future.cancel()
-        await wait_until(lambda: all(comparison in ask.cancelled for comparison in ask.held_back))
-        ask.go.set()
+        await wait_until(lambda: all(comparison in judge.cancelled for comparison in judge.held_back))
+        judge.go.set()
         rewards = await asyncio.gather(*collector.add(worth(2, 5, 9), group_spec))
         assert {reward.group for reward in rewards} == {GroupInfo(3, 3)}
 
 
 async def test_an_abandoned_group_does_not_affect_the_next_one() -> None:
-    ask = RecordingJudge(held=["worth 2"])
-    async with open_collector(ask) as collector:
+    judge = RecordingJudge(held=["worth 2"])
+    async with open_collector(judge) as collector:
         given_up = collector.add(worth(2, 5), spec(size=2))
-        await wait_until(lambda: bool(ask.held_back))
+        await wait_until(lambda: bool(judge.held_back))
         (first,) = collector.add(worth(6), spec(size=2))
         for future in given_up:
             future.cancel()
-        await wait_until(lambda: ask.cancelled == ask.held_back)
+        await wait_until(lambda: judge.cancelled == judge.held_back)
         rewards = await asyncio.gather(first, *collector.add(worth(7), spec(size=2)))
         assert {reward.group for reward in rewards} == {GroupInfo(2, 2)}
 
 
 async def test_cancelled_members_stay_as_opponents_while_one_waits() -> None:
-    ask = RecordingJudge(held=["worth 2"])
-    async with open_collector(ask) as collector:
+    judge = RecordingJudge(held=["worth 2"])
+    async with open_collector(judge) as collector:
         low, high = collector.add(worth(2, 9), spec(size=2))
-        await wait_until(lambda: len(ask.comparisons) == 1)
+        await wait_until(lambda: len(judge.comparisons) == 1)
         low.cancel()
         await asyncio.sleep(0)
-        ask.go.set()
+        judge.go.set()
         assert (await high).value == 1.0
-        assert ask.cancelled == []
+        assert judge.cancelled == []
 
 
 @pytest.mark.parametrize("noticed", [True, False])
 async def test_a_cancelled_member_leaves_a_waiting_group(noticed: bool) -> None:
-    ask = RecordingJudge(held=["worth 2"])
+    judge = RecordingJudge(held=["worth 2"])
     group_spec = spec("rank", 2, method="pointwise")
-    async with open_collector(ask) as collector:
+    async with open_collector(judge) as collector:
         (gone,) = collector.add(worth(2), group_spec)
         if noticed:
-            await wait_until(lambda: len(ask.comparisons) == 1)
+            await wait_until(lambda: len(judge.comparisons) == 1)
         gone.cancel()
         if noticed:
-            await wait_until(lambda: len(ask.cancelled) == 1)
+            await wait_until(lambda: len(judge.cancelled) == 1)
         rewards = await asyncio.gather(*collector.add(worth(5), group_spec), *collector.add(worth(9), group_spec))
         assert values(rewards) == [0.0, 1.0]
 
 
 async def test_a_cancelled_latecomer_does_not_count() -> None:
-    ask = RecordingJudge(held=["worth 4"])
+    judge = RecordingJudge(held=["worth 4"])
     group_spec = spec(size=3, group_timeout_s=SOON)
-    async with open_collector(ask) as collector:
+    async with open_collector(judge) as collector:
         await asyncio.gather(*collector.add(worth(2, 8), group_spec))
         (gone,) = collector.add(worth(4), group_spec)
-        await wait_until(lambda: len(ask.comparisons) == 3)
+        await wait_until(lambda: len(judge.comparisons) == 3)
         gone.cancel()
-        await wait_until(lambda: len(ask.cancelled) == 2)
+        await wait_until(lambda: len(judge.cancelled) == 2)
         # Its group was full, so its place is not free again: the next sample starts a new group.
         assert (await collector.add(worth(6), group_spec)[0]).group == GroupInfo(1, 3)
 
 
 async def test_closing_cancels_all_work_and_rejects_new_samples() -> None:
-    ask = RecordingJudge(held=["worth 2", "worth 9"])
-    async with open_collector(ask) as collector:
+    judge = RecordingJudge(held=["worth 2", "worth 9"])
+    async with open_collector(judge) as collector:
         judged = collector.add(worth(2, 5), spec(size=2))
         waiting = collector.add(worth(9), spec("rank", 2, method="pointwise"))
-        await wait_until(lambda: len(ask.comparisons) == 2)
+        await wait_until(lambda: len(judge.comparisons) == 2)
         await collector.close()
         assert all(future.cancelled() for future in (*judged, *waiting))
-        assert len(ask.cancelled) == 2
+        assert len(judge.cancelled) == 2
         with pytest.raises(RuntimeError, match="closed"):
             collector.add(worth(1), spec(size=2))
 
 
 async def test_frees_the_memory_of_finished_groups() -> None:
-    ask = RecordingJudge()
-    async with open_collector(ask, retain_s=0.0) as collector:
+    judge = RecordingJudge()
+    async with open_collector(judge, retain_s=0.0) as collector:
         responses: list[weakref.ref[Media]] = []
         for size in (2, 3):  # a complete and an incomplete group
             media = [Media(Modality.MOLECULE, f"worth {i}".encode(), "m") for i in (1, 2)]
@@ -512,7 +512,7 @@ async def test_frees_the_memory_of_finished_groups() -> None:
             samples = [Sample(sample("").prompt, ("worth 3, like ", medium)) for medium in media]
             await asyncio.gather(*collector.add(samples, spec(size=size, group_timeout_s=0.0)))
             del media, samples
-        ask.comparisons.clear()
+        judge.comparisons.clear()
         await asyncio.sleep(0.01)
         gc.collect()
         assert [response() for response in responses] == [None] * 4

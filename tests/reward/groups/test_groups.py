@@ -24,9 +24,11 @@ def spec(method: str, reward: str = "win_rate", **rest: object) -> RewardSpec:
     return RewardSpec(method=method, reward=reward, **rest)  # type: ignore[arg-type]
 
 
-async def judge_and_reward(samples: list[Sample], asked: RewardSpec, ask: RecordingJudge | None = None) -> list[Reward]:
-    matches = await judge_group(samples, asked, ask or RecordingJudge())
-    return build_rewards(matches, asked, GroupInfo(len(samples), None))
+async def judge_and_reward(
+    samples: list[Sample], group_spec: RewardSpec, judge: RecordingJudge | None = None
+) -> list[Reward]:
+    matches = await judge_group(samples, group_spec, judge or RecordingJudge())
+    return build_rewards(matches, group_spec, GroupInfo(len(samples), None))
 
 
 def values(rewards: list[Reward]) -> list[float | None]:
@@ -42,45 +44,45 @@ def test_every_method_is_implemented() -> None:
 
 
 async def test_pointwise_judges_each_member_even_identical_ones() -> None:
-    ask = RecordingJudge()
-    rewards = await judge_and_reward(worth(3, 5, 3), spec("pointwise", "score"), ask)
-    assert sorted(ask.texts) == [("worth 3",), ("worth 3",), ("worth 5",)]
+    judge = RecordingJudge()
+    rewards = await judge_and_reward(worth(3, 5, 3), spec("pointwise", "score"), judge)
+    assert sorted(judge.texts) == [("worth 3",), ("worth 3",), ("worth 5",)]
     assert values(rewards) == [3.0, 5.0, 3.0]
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
 async def test_round_robin_compares_every_pair_once_with_balanced_positions(n: int) -> None:
-    ask = RecordingJudge()
-    await judge_and_reward(worth(*range(1, n + 1)), spec("round_robin"), ask)
-    pairs = {frozenset(pair) for pair in ask.texts}
-    assert len(ask.texts) == len(pairs) == n * (n - 1) // 2
-    first, second = (Counter(pair[place] for pair in ask.texts) for place in (0, 1))
+    judge = RecordingJudge()
+    await judge_and_reward(worth(*range(1, n + 1)), spec("round_robin"), judge)
+    pairs = {frozenset(pair) for pair in judge.texts}
+    assert len(judge.texts) == len(pairs) == n * (n - 1) // 2
+    first, second = (Counter(pair[place] for pair in judge.texts) for place in (0, 1))
     assert all(abs(first[text] - second[text]) <= 1 for text in first | second)
 
 
 async def test_rejects_a_too_large_round_robin_before_judging() -> None:
     with pytest.raises(UsageError, match=r"group_size must be at most 64 .*, not 65"):
         spec("round_robin", group_size=65)
-    ask = RecordingJudge()
+    judge = RecordingJudge()
     with pytest.raises(UsageError, match=r"completions of one prompt must be at most 64 .*, not 65"):
-        await judge_and_reward(worth(*range(65)), spec("round_robin"), ask)
-    assert not ask.comparisons
+        await judge_and_reward(worth(*range(65)), spec("round_robin"), judge)
+    assert not judge.comparisons
     assert spec("knockout", group_size=65).group_size == 65
 
 
 async def test_round_robin_ties_identical_responses_without_the_judge() -> None:
-    ask = RecordingJudge()
-    rewards = await judge_and_reward(worth(3, 3, 7), spec("round_robin"), ask)
-    assert len(ask.comparisons) == 2
+    judge = RecordingJudge()
+    rewards = await judge_and_reward(worth(3, 3, 7), spec("round_robin"), judge)
+    assert len(judge.comparisons) == 2
     assert values(rewards) == [0.25, 0.25, 1.0]
     assert [reward.rank for reward in rewards] == [0.25, 0.25, 1.0]
 
 
 @pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise"])
 async def test_a_group_of_identical_responses_ties_without_the_judge(method: str) -> None:
-    ask = RecordingJudge()
-    rewards = await judge_and_reward(worth(4, 4, 4), spec(method), ask)
-    assert ask.comparisons == []
+    judge = RecordingJudge()
+    rewards = await judge_and_reward(worth(4, 4, 4), spec(method), judge)
+    assert judge.comparisons == []
     assert values(rewards) == [0.5, 0.5, 0.5]
     assert {reward.status for reward in rewards} == {Status.OK}
 
@@ -96,16 +98,16 @@ async def test_judges_identical_responses_if_their_score_is_needed(method: str) 
 async def test_images_are_identical_by_content() -> None:
     pictures = [Media(Modality.MOLECULE, b"CCO", name) for name in ("one", "other")]
     samples = [Sample(sample("").prompt, (picture,)) for picture in pictures]
-    ask = RecordingJudge()
-    assert values(await judge_and_reward(samples, spec("round_robin"), ask)) == [0.5, 0.5]
-    assert ask.comparisons == []
+    judge = RecordingJudge()
+    assert values(await judge_and_reward(samples, spec("round_robin"), judge)) == [0.5, 0.5]
+    assert judge.comparisons == []
 
 
 @pytest.mark.parametrize("n", range(1, 10))
 async def test_knockout_finds_the_best_member_with_n_minus_1_comparisons(n: int) -> None:
-    ask = RecordingJudge()
-    rewards = await judge_and_reward(worth(*range(1, n + 1)), spec("knockout", "rank"), ask)
-    assert len(ask.comparisons) == n - 1
+    judge = RecordingJudge()
+    rewards = await judge_and_reward(worth(*range(1, n + 1)), spec("knockout", "rank"), judge)
+    assert len(judge.comparisons) == n - 1
     if n > 1:
         assert rewards[-1].rank == 1.0
         assert rewards[-1].win_rate == 1.0
@@ -126,8 +128,8 @@ async def test_knockout_alternates_positions() -> None:
         texts = [f"worth {9 if i == best else 8 - i % 4}, take {i}" for i in range(8)]
         matches = await judge_group(worth(*texts), spec("knockout"), RecordingJudge())
         for match in matches:
-            before = [other for other in matches if other.round < match.round]
-            first, second = (count_first_positions(member, before) for member in match.members)
+            earlier = [other for other in matches if other.round < match.round]
+            first, second = (count_first_positions(member, earlier) for member in match.members)
             assert first <= second
 
 
@@ -144,12 +146,12 @@ async def test_no_member_has_more_than_one_bye() -> None:
 
 @pytest.mark.parametrize("method", ["knockout", "round_robin", "listwise"])
 async def test_pairings_do_not_depend_on_the_order_of_arrival(method: str) -> None:
-    asked: set[frozenset[tuple[str, ...]]] = set()
+    pairings: set[frozenset[tuple[str, ...]]] = set()
     for samples in permutations(worth(2, 5, 5, 9)):
-        ask = RecordingJudge()
-        await judge_and_reward(list(samples), spec(method), ask)
-        asked.add(frozenset(Counter(ask.texts).items()))  # type: ignore[arg-type]
-    assert len(asked) == 1
+        judge = RecordingJudge()
+        await judge_and_reward(list(samples), spec(method), judge)
+        pairings.add(frozenset(Counter(judge.texts).items()))  # type: ignore[arg-type]
+    assert len(pairings) == 1
 
 
 async def test_knockout_breaks_ties_by_expected_score_then_bracket_order() -> None:
@@ -162,8 +164,8 @@ async def test_knockout_breaks_ties_by_expected_score_then_bracket_order() -> No
 
     samples = worth(1, 2, 3, 4)
     assert (await judge_group(samples, spec("knockout"), level))[-1].winner == 3
-    drawn = {(await judge_group(samples, spec("knockout"), wholly_level))[-1].winner for _ in range(3)}
-    assert len(drawn) == 1
+    winners = {(await judge_group(samples, spec("knockout"), wholly_level))[-1].winner for _ in range(3)}
+    assert len(winners) == 1
 
 
 async def test_knockout_continues_after_a_match_without_a_verdict() -> None:
@@ -178,13 +180,13 @@ async def test_knockout_continues_after_a_match_without_a_verdict() -> None:
 
 async def test_without_a_verdict_the_better_earlier_scores_advance() -> None:
     async def lost_final(comparison: Comparison) -> Judgment:
-        judgment = await ask(comparison)
-        if len(ask.comparisons) == 3:
+        judgment = await judge(comparison)
+        if len(judge.comparisons) == 3:
             return Judgment.from_failure(comparison.id, Status.ENGINE_LOST, "two replicas died")
         return judgment
 
     for best in (0, 1):
-        ask = RecordingJudge()
+        judge = RecordingJudge()
         texts = [f"worth {9 if i == best else 8 if i == 1 - best else 1}, take {i}" for i in range(4)]
         matches = await judge_group(worth(*texts), spec("knockout"), lost_final)
         final = matches[-1]
@@ -194,29 +196,29 @@ async def test_without_a_verdict_the_better_earlier_scores_advance() -> None:
 
 async def test_knockout_rounds_do_not_wait_for_slow_matches_elsewhere() -> None:
     texts = [f"worth {i + 1}, take {i}" for i in range(8)]
-    drawn = [
+    bracket = [
         m
         for b in await judge_group(worth(*texts), spec("knockout"), RecordingJudge())
         if b.round == 1
         for m in b.members
     ]
-    ask = RecordingJudge(held=[texts[drawn[0] or 0]])
-    work = asyncio.create_task(judge_group(worth(*texts), spec("knockout"), ask))
-    while len(ask.comparisons) < 5:  # the first round, and the second round of the other half
+    judge = RecordingJudge(held=[texts[bracket[0] or 0]])
+    work = asyncio.create_task(judge_group(worth(*texts), spec("knockout"), judge))
+    while len(judge.comparisons) < 5:  # the first round, and the second round of the other half
         await asyncio.sleep(0.001)
-    ask.go.set()
+    judge.go.set()
     assert len(await work) == 7
 
 
 async def test_baseline_is_compared_with_each_member_and_has_no_rank() -> None:
-    ask = RecordingJudge()
+    judge = RecordingJudge()
     samples = [
         sample("worth 7", baseline="worth 5"),
         sample("worth 2", baseline="worth 2"),
         sample("worth 1", baseline="worth 9"),
     ]
-    rewards = await judge_and_reward(samples, spec("baseline"), ask)
-    assert sorted(ask.texts) == [("worth 1", "worth 9"), ("worth 7", "worth 5")]
+    rewards = await judge_and_reward(samples, spec("baseline"), judge)
+    assert sorted(judge.texts) == [("worth 1", "worth 9"), ("worth 7", "worth 5")]
     assert values(rewards) == [1.0, 0.5, 0.0]
     assert [reward.rank for reward in rewards] == [1.0, 0.5, 0.0]
     assert [reward.margin for reward in rewards] == [2.0, 0.0, -8.0]
@@ -224,25 +226,25 @@ async def test_baseline_is_compared_with_each_member_and_has_no_rank() -> None:
 
 
 async def test_names_a_sample_without_a_baseline_before_judging() -> None:
-    ask = RecordingJudge()
+    judge = RecordingJudge()
     with pytest.raises(UsageError, match=r"^samples\[1\].baseline: missing"):
-        await judge_group([sample("a", baseline="b"), sample("c")], spec("baseline"), ask)
-    assert ask.comparisons == []
+        await judge_group([sample("a", baseline="b"), sample("c")], spec("baseline"), judge)
+    assert judge.comparisons == []
 
 
 async def test_listwise_judges_all_members_in_one_comparison() -> None:
-    ask = RecordingJudge()
-    rewards = await judge_and_reward(worth(2, 9, 5), spec("listwise", "rank"), ask)
-    assert [sorted(texts) for texts in ask.texts] == [["worth 2", "worth 5", "worth 9"]]
+    judge = RecordingJudge()
+    rewards = await judge_and_reward(worth(2, 9, 5), spec("listwise", "rank"), judge)
+    assert [sorted(texts) for texts in judge.texts] == [["worth 2", "worth 5", "worth 9"]]
     assert values(rewards) == [0.0, 1.0, 0.5]
     assert [reward.margin for reward in rewards] == [-5.0, 5.5, -0.5]
 
 
 async def test_listwise_reports_a_group_too_small_for_its_rubric() -> None:
-    ask = RecordingJudge()
-    asked = spec("listwise", "score", rubric="mllm_judge_batch")
-    rewards = await judge_and_reward(worth(2, 9), asked, ask)
-    assert ask.comparisons == []
+    judge = RecordingJudge()
+    group_spec = spec("listwise", "score", rubric="mllm_judge_batch")
+    rewards = await judge_and_reward(worth(2, 9), group_spec, judge)
+    assert judge.comparisons == []
     assert {(r.value, r.status) for r in rewards} == {(None, Status.TIMEOUT)}
     assert rewards[0].detail == "only 2 completions of its prompt arrived, too few for the rubric"
 
@@ -279,11 +281,11 @@ async def test_a_failed_listwise_comparison_leaves_all_members_unscored() -> Non
 
 
 async def test_ids_of_comparisons_are_unique_and_name_the_members() -> None:
-    ask = RecordingJudge()
+    judge = RecordingJudge()
     for _ in range(2):
-        await judge_and_reward(worth(1, 2, 3), spec("round_robin"), ask)
-        await judge_and_reward(with_baseline(worth(1, 2)), spec("baseline"), ask)
-    ids = [comparison.id for comparison in ask.comparisons]
+        await judge_and_reward(worth(1, 2, 3), spec("round_robin"), judge)
+        await judge_and_reward(with_baseline(worth(1, 2)), spec("baseline"), judge)
+    ids = [comparison.id for comparison in judge.comparisons]
     assert len(set(ids)) == len(ids) == 10
     assert {frozenset(name.partition("/")[2].split("-")) for name in ids} >= {
         frozenset("01"),
@@ -293,11 +295,11 @@ async def test_ids_of_comparisons_are_unique_and_name_the_members() -> None:
 
 @pytest.mark.parametrize("method", ["pointwise", "round_robin", "knockout", "listwise", "baseline"])
 async def test_an_error_of_one_comparison_fails_the_group(method: str) -> None:
-    under_way: list[Comparison] = []
+    started: list[Comparison] = []
 
     async def broken(comparison: Comparison) -> Judgment:
-        under_way.append(comparison)
-        if len(under_way) == 1:
+        started.append(comparison)
+        if len(started) == 1:
             raise UsageError("the rubric is wrong")
         return await RecordingJudge(held=[str(r) for r in comparison.responses])(comparison)
 
@@ -311,52 +313,52 @@ async def test_an_empty_group_needs_no_judge() -> None:
 
 
 async def judge_with_latecomers(
-    method: str, there: list[int | str], coming: list[int | str], reward: str = "win_rate"
+    method: str, present: list[int | str], late: list[int | str], reward: str = "win_rate"
 ) -> tuple[RecordingJudge, list[Reward], list[Match]]:
     """Judge latecomers after a group; returns the recording judge, their rewards, and all matches."""
-    samples, asked = worth(*there, *coming), spec(method, reward)
-    earlier = await judge_group(samples[: len(there)], asked, RecordingJudge())
-    ask, wanted = RecordingJudge(), range(len(there), len(samples))
-    matches = await judge_group(samples, asked, ask, wanted, earlier)
-    return ask, build_rewards(matches, asked, GroupInfo(len(samples), None, late=True), wanted), matches
+    samples, group_spec = worth(*present, *late), spec(method, reward)
+    earlier = await judge_group(samples[: len(present)], group_spec, RecordingJudge())
+    judge, targets = RecordingJudge(), range(len(present), len(samples))
+    matches = await judge_group(samples, group_spec, judge, targets, earlier)
+    return judge, build_rewards(matches, group_spec, GroupInfo(len(samples), None, late=True), targets), matches
 
 
 async def test_pointwise_judges_only_the_latecomers() -> None:
-    ask, rewards, _ = await judge_with_latecomers("pointwise", [2, 6], [4])
-    assert ask.texts == [("worth 4",)]
+    judge, rewards, _ = await judge_with_latecomers("pointwise", [2, 6], [4])
+    assert judge.texts == [("worth 4",)]
     assert values(rewards) == [0.5]
 
 
 async def test_round_robin_latecomers_play_everyone_once() -> None:
-    ask, rewards, _ = await judge_with_latecomers("round_robin", [2, 6], [4, 8])
-    met = {frozenset(pair) for pair in ask.texts}
+    judge, rewards, _ = await judge_with_latecomers("round_robin", [2, 6], [4, 8])
+    met = {frozenset(pair) for pair in judge.texts}
     expected = {frozenset((f"worth {a}", f"worth {b}")) for a, b in combinations((2, 4, 6, 8), 2) if {a, b} & {4, 8}}
     assert met == expected
     assert values(rewards) == [1 / 3, 1.0]
 
 
 async def test_a_latecomer_that_beats_the_knockout_winner_is_first() -> None:
-    ask, rewards, matches = await judge_with_latecomers("knockout", [1, 2, 3, 4], [9], "rank")
-    assert len(ask.comparisons) == 3  # one loser of each round, and the winner
+    judge, rewards, matches = await judge_with_latecomers("knockout", [1, 2, 3, 4], [9], "rank")
+    assert len(judge.comparisons) == 3  # one loser of each round, and the winner
     assert len(matches) == 6
     assert values(rewards) == [1.0]
 
 
 async def test_a_latecomer_stops_after_a_loss() -> None:
-    ask, rewards, _ = await judge_with_latecomers("knockout", [3, 4, 5, 6], [1, 2], "rank")
-    assert len(ask.comparisons) == 2
+    judge, rewards, _ = await judge_with_latecomers("knockout", [3, 4, 5, 6], [1, 2], "rank")
+    assert len(judge.comparisons) == 2
     assert values(rewards) == [1.5 / 5, 1.5 / 5]  # same rank as the two that lost in the first round
 
 
 async def test_a_latecomer_plays_a_single_completion() -> None:
-    ask, rewards, _ = await judge_with_latecomers("knockout", [3], [5], "rank")
-    assert len(ask.comparisons) == 1
+    judge, rewards, _ = await judge_with_latecomers("knockout", [3], [5], "rank")
+    assert len(judge.comparisons) == 1
     assert values(rewards) == [1.0]
 
 
 async def test_listwise_compares_all_members_again_for_latecomers() -> None:
-    ask, rewards, matches = await judge_with_latecomers("listwise", [3, 5], [4], "rank")
-    assert [sorted(texts) for texts in ask.texts] == [["worth 3", "worth 4", "worth 5"]]
+    judge, rewards, matches = await judge_with_latecomers("listwise", [3, 5], [4], "rank")
+    assert [sorted(texts) for texts in judge.texts] == [["worth 3", "worth 4", "worth 5"]]
     assert len(matches) == 1
     assert values(rewards) == [0.5]
 

@@ -37,12 +37,12 @@ async def received() -> list[Comparison]:
 async def web(received: list[Comparison]) -> AsyncIterator[httpx.AsyncClient]:
     """Serve a judge that records its comparisons and scores each response by its length."""
 
-    async def ask(comparison: Comparison) -> Judgment:
+    async def judge(comparison: Comparison) -> Judgment:
         received.append(comparison)
         scores = tuple(float(len(content_to_text(response))) for response in comparison.responses)
         return Judgment(comparison.id, Status.OK, scores, scores, "thought")
 
-    async with client(Gateway(ask)) as http:
+    async with client(Gateway(judge)) as http:
         yield http
 
 
@@ -137,11 +137,11 @@ def test_strips_many_end_of_turn_tokens_in_linear_time() -> None:
 async def test_end_of_turn_tokens_are_configurable() -> None:
     received: list[Comparison] = []
 
-    async def ask(comparison: Comparison) -> Judgment:
+    async def judge(comparison: Comparison) -> Judgment:
         received.append(comparison)
         return Judgment(comparison.id, Status.OK, (3.0,), None, "")
 
-    async with client(Gateway(ask, GatewayConfig(end_of_turn=("STOP",)))) as http:
+    async with client(Gateway(judge, GatewayConfig(end_of_turn=("STOP",)))) as http:
         await http.post("/get_reward", json=payload("five<|im_end|>", "fiveSTOP"))
     assert [comparison.responses[0] for comparison in received] == ["five<|im_end|>", "five"]
 
@@ -178,11 +178,11 @@ async def test_a_label_can_set_the_baseline() -> None:
     received: list[Comparison] = []
     spec = RewardSpec(method="baseline", reward="win_rate")
 
-    async def ask(comparison: Comparison) -> Judgment:
+    async def judge(comparison: Comparison) -> Judgment:
         received.append(comparison)
         return Judgment(comparison.id, Status.OK, (4.0, 3.0), None, "", preferred=0)
 
-    async with client(Gateway(ask, GatewayConfig(openrlhf=spec))) as http:
+    async with client(Gateway(judge, GatewayConfig(openrlhf=spec))) as http:
         answer = await http.post("/get_reward", json=payload("Five.", label={"baseline": "Six."}))
         assert answer.json()["rewards"] == [1.0]
         answer = await http.post("/get_reward", json=payload("Five."))
