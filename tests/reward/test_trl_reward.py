@@ -94,17 +94,17 @@ def test_judges_an_empty_completion(local: JudgeReward) -> None:
 def test_judges_tool_calls_as_text() -> None:
     engine = ScriptedEngine(judge)
     called = {"function": {"name": "add", "arguments": {"a": 12, "b": 30}}, "type": "function"}
-    asked = [
+    prompt_messages = [
         {"role": "user", "content": "What is 12 + 30?"},
         {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "name": "look_up", "arguments": "{}"}]},
         {"role": "tool", "name": "look_up", "content": "nothing found"},
     ]
-    answered = [
+    completion = [
         {"role": "assistant", "reasoning_content": "I add.", "content": "", "tool_calls": [called]},
         {"role": "tool", "name": "add", "content": "42"},
         {"role": "assistant", "content": "It is 42."},
     ]
-    JudgeReward(FlexJudge(engine, SETTINGS))([asked], [answered])
+    JudgeReward(FlexJudge(engine, SETTINGS))([prompt_messages], [completion])
     prompt = engine.requests[0][0]
     assert '{"name": "look_up", "arguments": "{}"}' in prompt
     assert '{"name": "add", "arguments": {"a": 12, "b": 30}}\n\n42\n\nIt is 42.' in prompt
@@ -320,27 +320,27 @@ def test_does_not_repeat_images_of_prompts_from_the_column(service: FakeService)
 
 
 def test_image_placeholders_take_images_from_the_column(service: FakeService) -> None:
-    asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
     completions = [[{"role": "assistant", "content": "A square."}]] * 2
     one = [rgb("red")] * 2  # like OnlineDPOTrainer
-    assert count_images_sent(service, prompts=[asked] * 2, completions=completions, image=one) == [1, 1]
+    assert count_images_sent(service, prompts=[prompt] * 2, completions=completions, image=one) == [1, 1]
     assert count_images_sent(service, prompts=["What is it?"], completions=["A square."], images=[[rgb("red")]]) == [1]
     assert count_images_sent(service, prompts=["What is it?"], completions=["A square."], images=[None]) == [0]
     with pytest.raises(UsageError, match=r"prompts\[1\]: prompt: more parts of type 'image'"):
-        count_images_sent(service, prompts=[asked] * 2, completions=completions, image=[rgb("red"), None])
+        count_images_sent(service, prompts=[prompt] * 2, completions=completions, image=[rgb("red"), None])
 
 
 def test_encodes_and_sends_an_image_of_many_completions_once(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def asked() -> list[dict[str, Any]]:
+    def make_prompt() -> list[dict[str, Any]]:
         return [{"role": "user", "content": [{"type": "image", "image": rgb("red")}, {"type": "text", "text": "?"}]}]
 
     encoded, image = [], media.make_image
     monkeypatch.setattr(
         "flex_judge.judges.media.opening.make_image", lambda source: encoded.append(source) or image(source)
     )
-    JudgeReward(make_client(service))([asked() for _ in range(8)], ["four"] * 8)
+    JudgeReward(make_client(service))([make_prompt() for _ in range(8)], ["four"] * 8)
     assert len(service.uploads) == 1
     assert len([source for source in encoded if not isinstance(source, media.Media)]) == 1
 

@@ -105,11 +105,11 @@ def test_rewards_without_groups_do_not_wait() -> None:
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=40), st.integers(1, 10), st.none() | st.integers(1, 5))
-def test_sends_every_item_once_and_never_splits_a_group(groups: list[str], most: int, size: int | None) -> None:
-    batches = split_into_batches(groups, most, size)
+def test_sends_every_item_once_and_never_splits_a_group(groups: list[str], max_items: int, size: int | None) -> None:
+    batches = split_into_batches(groups, max_items, size)
     assert sorted(i for batch in batches for i in batch.indices) == list(range(len(groups)))
     assert sum(len({groups[i] for i in batch.indices}) for batch in batches) == len(set(groups))
-    assert all(len(batch.indices) <= most or len({groups[i] for i in batch.indices}) == 1 for batch in batches)
+    assert all(len(batch.indices) <= max_items or len({groups[i] for i in batch.indices}) == 1 for batch in batches)
     assert [batch.waits for batch in batches] == sorted((batch.waits for batch in batches), reverse=True)
 
 

@@ -112,7 +112,7 @@ async def test_judges_an_incomplete_group_after_its_timeout_and_reports_it() -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    ("text", "expected"),
     [
         ("five<|im_end|>", "five"),
         ("five<|im_end|>\n", "five"),
@@ -126,8 +126,8 @@ async def test_judges_an_incomplete_group_after_its_timeout_and_reports_it() -> 
         ("", ""),
     ],
 )
-def test_strips_end_of_turn_tokens(text: str, left: str) -> None:
-    assert strip_end_of_turn(text, GatewayConfig().end_of_turn) == left
+def test_strips_end_of_turn_tokens(text: str, expected: str) -> None:
+    assert strip_end_of_turn(text, GatewayConfig().end_of_turn) == expected
 
 
 def test_strips_many_end_of_turn_tokens_in_linear_time() -> None:

@@ -97,7 +97,13 @@ def test_exports_metrics_to_prometheus(two_replicas: Serving) -> None:
         for c in p.net_connections("tcp")
         if c.status == psutil.CONN_LISTEN
     }
-    wanted = ("judgments_total", "pending", "request_seconds_bucket", "prompt_tokens_total", "judgment_seconds_count")
+    metric_names = (
+        "judgments_total",
+        "pending",
+        "request_seconds_bucket",
+        "prompt_tokens_total",
+        "judgment_seconds_count",
+    )
     for _ in within(40, what=f"metrics at one of {places}"):
         texts = []
         for place in places:
@@ -105,7 +111,7 @@ def test_exports_metrics_to_prometheus(two_replicas: Serving) -> None:
                 texts.append(httpx.get(place, timeout=5).text)
             except httpx.HTTPError:
                 continue
-        if any(all(f"ray_flex_judge_{name}" in text for name in wanted) for text in texts):
+        if any(all(f"ray_flex_judge_{name}" in text for name in metric_names) for text in texts):
             break
 
 

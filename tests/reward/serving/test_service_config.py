@@ -110,7 +110,7 @@ def test_application_from_a_config_file_accepts_any_cpu_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         ({"modle": "m"}, "unknown setting 'modle'; expected one of adapter, affinity, "),
         ({"replicas": "two"}, "setting 'replicas' must be of type int, not 'two'"),
@@ -120,6 +120,6 @@ def test_application_from_a_config_file_accepts_any_cpu_count() -> None:
         ({"votes": 0}, "votes must be at least 1, not 0"),
     ],
 )
-def test_error_names_the_invalid_setting(args: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_error_names_the_invalid_setting(args: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         ServiceConfig.from_args(args)
