@@ -1,4 +1,4 @@
-"""Judgments as rewards: adapters for trainers, the HTTP client, and the service on Ray Serve.
+"""Judgments as rewards: trainer adapters, the HTTP client, and the judge service on Ray Serve.
 
 Importing this package loads neither Ray nor a trainer. May import `flex_judge.judges`.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flex_judge.reward.trl import AsyncJudgeReward, JudgeReward
     from flex_judge.reward.types import Reward, RewardSpec, Sample
 
+# Resolved on first access, so that a trainer's process imports the client without Ray or a model library.
 __getattr__ = lazy_exports(
     __name__,
     {

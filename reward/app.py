@@ -1,4 +1,4 @@
-"""The address of the Ray Serve application: `serve run flex_judge.reward.app:build model=... replicas=2`."""
+"""Import path of the Ray Serve application: `serve run flex_judge.reward.app:build model=... replicas=2`."""
 
 from flex_judge.reward.serving.service import application, build
 

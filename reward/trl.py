@@ -1,11 +1,10 @@
-"""The judge as a reward function of TRL's trainers: over HTTP, or within the trainer's own process."""
+"""The judge as a reward function of TRL's trainers: over HTTP, or in the trainer's own process."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from flex_judge.judges.judgments import Status
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations import training
 from flex_judge.reward.integrations.local import resolve_judge
-from flex_judge.reward.integrations.rows import RowConverter, prefix_row_error
+from flex_judge.reward.integrations.rows import RowConverter, get_row_images, prefix_row_error
 from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec, Sample
 
 if TYPE_CHECKING:
@@ -22,12 +21,14 @@ if TYPE_CHECKING:
 
 NAME = "flex_judge"
 MAX_UNSCORED_CALLS, MIN_UNSCORED_COMPLETIONS = 5, 20
-"""So many calls in a row, of so many completions altogether, of which none has a score, end a run."""
+"""A run ends after this many consecutive calls without any score, if they had at least this many completions."""
+Columns = Mapping[str, Any]
+"""Data set columns of a call, and the arguments that TRL adds."""
 logger = logging.getLogger(__name__)
 
 
 class _BaseTrlReward:
-    """What both forms of the reward function share."""
+    """Settings, row conversion, logging and checks of both reward functions."""
 
     def __init__(
         self,
@@ -47,38 +48,41 @@ class _BaseTrlReward:
         run: str | None = None,
         extra_rewards: training.ExtraRewards = (),
     ) -> None:
-        """Args:
+        """Configure the reward function.
+
+        Args:
             judge: the URL of a judge service, a client of one, or a judge in this process.
             rubric: name of a rubric.
-            method: how completions are judged, see `flex_judge.reward.types.METHODS`.
-            reward: what of the judgment counts, see `flex_judge.reward.types.REWARDS`.
-            normalize: what is done to the rewards of a prompt's completions, see `flex_judge.reward.types.NORMALIZE`.
-            group_size: completions of a prompt (the trainer's num_generations, which num_generations_eval must equal),
-                where they are compared with each other and may lie on several ranks: the service waits for all of
-                them. None: those of one call.
-            group_timeout_s: how long it waits, in seconds, from the first of them on; then it judges what is there.
-            api_key: the service's key; None takes the environment's FLEX_JUDGE_API_KEY.
-            deadline_s: seconds for one call to the service (default 600). Keep it below the trainer's own limits:
-                ddp_timeout (1800 by default), AsyncGRPOTrainer's heartbeat_stale_after_s (300 by default).
-            unscored: what a completion without a score gets: `none`, which GRPOTrainer, RLOOTrainer and
-                AsyncGRPOTrainer leave out if this is their only reward function; or `raise`. OnlineDPOTrainer counts
-                None as 0, so there it must be `raise`.
-            baseline_column: the column with the answers that completions are held against, for method `baseline`.
+            method: how completions are compared, see `flex_judge.reward.types.METHODS`.
+            reward: statistic that becomes the reward, see `flex_judge.reward.types.REWARDS`.
+            normalize: normalization within a prompt's group, see `flex_judge.reward.types.NORMALIZATIONS`.
+            group_size: number of completions of a prompt (the trainer's num_generations, and num_generations_eval must
+                be the same). Set it if completions are compared with each other and a prompt's completions may be on
+                several ranks: the service then waits for all of them. None groups the completions of one call.
+            group_timeout_s: seconds that the service waits, from the first completion of a group, before it judges
+                an incomplete group.
+            api_key: API key of the service; None reads the environment variable FLEX_JUDGE_API_KEY.
+            deadline_s: time limit of one call to the service in seconds (default 600). Keep it below the trainer's own
+                limits: ddp_timeout (default 1800), AsyncGRPOTrainer's heartbeat_stale_after_s (default 300).
+            unscored: result for completions without a score. `none` returns None, which GRPOTrainer, RLOOTrainer and
+                AsyncGRPOTrainer leave out if this is their only reward function. `raise` ends the run; it is required
+                for OnlineDPOTrainer, which counts None as 0.
+            baseline_column: data set column with the answers that the method `baseline` compares with.
             name: name of the reward in TRL's logs; must be unique per trainer.
-            run: id that keeps the groups of runs apart that share a service and a data set. None: one that the ranks
-                of this run agree on.
-            extra_rewards: other reward functions and their weights. Give them here instead of to the trainer: with
-                several reward functions, TRL counts an unscored completion as 0.
+            run: id that separates the groups of runs that share a service and a data set. None uses an id that the
+                ranks of this run agree on.
+            extra_rewards: other reward functions and their weights. Pass them here and not to the trainer: with several
+                reward functions, TRL counts an unscored completion as 0.
 
         Raises:
-            UsageError: a setting that does not exist or does not go with another.
+            UsageError: a setting has an invalid value or conflicts with another one.
         """
         self.spec = RewardSpec(rubric, method, reward, normalize, group_size, group_timeout_s)
         self._judge = resolve_judge(judge, api_key, deadline_s)
         if unscored not in ("none", "raise"):
             raise UsageError(f"unscored must be 'none' or 'raise', not {unscored!r}")
         if (method == "baseline") != (baseline_column is not None):
-            raise UsageError("method 'baseline' needs baseline_column, the column with the answers; others take none")
+            raise UsageError("baseline_column: must name a column of answers if method is 'baseline', else be None")
         self.__name__ = name  # TRL logs a reward under its function's name
         self._prefix = "judge" if name == NAME else name
         self._unscored = unscored
@@ -87,216 +91,209 @@ class _BaseTrlReward:
         self._extra_rewards = training.check_extra_rewards(extra_rewards)
         self._warned: set[str] = set()
         self._model = ""
-        self._unseen = (0, 0)  # calls in a row without any score, and their completions
+        self._unscored_streak = (0, 0)  # consecutive calls without any score, and their completions
 
     def __getstate__(self) -> dict[str, Any]:
         if not isinstance(self._judge, JudgeClient):
             raise UsageError(
-                "a JudgeReward with a judge in this process cannot go to another one; serve the judge (flex-judge "
-                "serve) and give its URL"
+                "a JudgeReward with a judge in this process cannot be sent to another process; serve the judge "
+                "(flex-judge serve) and give its URL"
             )
         return self.__dict__
 
-    def _build_samples(
-        self, prompts: Sequence[Any], completions: Sequence[Any], rest: Mapping[str, Any]
-    ) -> list[Sample]:
-        """The rows of one call, which share prompts or not, in any order."""
-        rows, group = RowConverter(), self._name_group(rest)
-        images, baselines = self._get_images(rest, len(prompts)), self._get_baselines(rest, len(prompts))
+    def _build_samples(self, prompts: Sequence[Any], completions: Sequence[Any], columns: Columns) -> list[Sample]:
+        """Build the samples of one call; prompts may repeat in any order."""
+        converter, group = RowConverter(), self._name_group(columns)
+        images, baselines = get_row_images(columns, len(prompts)), self._get_baselines(columns, len(prompts))
         samples = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             try:
-                samples.append(rows.build_sample(prompt, completion, images[i], baselines[i], group))
+                samples.append(converter.build_sample(prompt, completion, images[i], baselines[i], group))
             except UsageError as e:
                 raise prefix_row_error(e, "prompts", i) from e
         return samples
 
-    def _name_group(self, rest: Mapping[str, Any]) -> str | None:
-        """Name of this step's groups: completions of one prompt in two steps must not meet. It is the same on all
-        ranks. AsyncGRPOTrainer tells no step, but has whole groups in each call.
+    def _name_group(self, columns: Columns) -> str | None:
+        """Name the groups of this training step, equally on all ranks.
+
+        The name keeps completions of one prompt in two steps apart. AsyncGRPOTrainer passes no step, but each of its
+        calls holds whole groups.
         """
-        step = getattr(rest.get("trainer_state"), "global_step", None)
+        step = getattr(columns.get("trainer_state"), "global_step", None)
         if self.spec.group_size is None:
-            if self.spec.needs_group and step is not None and "log_metric" in rest and training.count_ranks() > 1:
+            num_ranks = training.count_ranks()
+            if self.spec.needs_group and step is not None and "log_metric" in columns and num_ranks > 1:
                 raise UsageError(
-                    "group_size is missing: completions are compared with each other, and "
-                    f"{training.count_ranks()} ranks train, each of which may have but some of a prompt's; set it to "
-                    "the trainer's num_generations"
+                    f"group_size is missing: completions are compared with each other, and {num_ranks} ranks train, "
+                    "which may share a prompt's completions; set it to the trainer's num_generations"
                 )
             return None
         if step is None:
             return self._run or None
         return f"{training.get_run_id() if self._run is None else self._run} step {step}".strip()
 
-    def _get_images(self, rest: Mapping[str, Any], count: int) -> list[Sequence[Any]]:
-        """The pictures beside each prompt: column `images` (a list a row) or `image` (one a row); None for none."""
-        if rest.get("images") is not None:
-            return [row if isinstance(row, list | tuple) else [] if row is None else [row] for row in rest["images"]]
-        if rest.get("image") is not None:
-            return [[] if row is None else [row] for row in rest["image"]]
-        return [()] * count
-
-    def _get_baselines(self, rest: Mapping[str, Any], count: int) -> Sequence[Any]:
-        column = self._baseline_column
-        if column is None:
+    def _get_baselines(self, columns: Columns, count: int) -> Sequence[Any]:
+        name = self._baseline_column
+        if name is None:
             return [None] * count
-        if column not in rest:
-            known = ", ".join(repr(name) for name, values in rest.items() if isinstance(values, list))
-            raise UsageError(f"baseline_column: the data set has no column {column!r}; it has {known or 'no others'}")
-        missing = next((i for i, baseline in enumerate(rest[column]) if baseline is None), None)
-        if missing is not None:
-            raise UsageError(f"{column}[{missing}]: there is no answer to hold the completion against")
-        baselines: Sequence[Any] = rest[column]
+        if name not in columns:
+            names = ", ".join(repr(column) for column, values in columns.items() if isinstance(values, list))
+            raise UsageError(f"baseline_column: the data set has no column {name!r}; it has {names or 'no others'}")
+        baselines: Sequence[Any] = columns[name]
+        for i, baseline in enumerate(baselines):
+            if baseline is None:
+                raise UsageError(f"{name}[{i}]: expected an answer to compare the completion with, got None")
         return baselines
 
     def _handle_timeout(self, samples: Sequence[Sample], error: ServiceTimeoutError) -> list[Reward]:
-        """Rewards of a call that got nothing. Another one in a row would be an error."""
+        """Build the rewards of a call without any response. The client raises a different error for the next one."""
         if self._unscored == "raise":
             raise error
-        logger.warning(
-            "%s; its %d completions have no reward, and if the next call fails too, the run ends", error, len(samples)
-        )
+        text = "%s; the %d completions of this call get no reward; the run ends if the next call fails too"
+        logger.warning(text, error, len(samples))
         return [Reward(None, Status.TIMEOUT, detail=str(error)) for _ in samples]
 
-    def _finish_call(self, rewards: Sequence[Reward], rest: Mapping[str, Any], started: float) -> list[float | None]:
-        """Values for the trainer, after its logs have got the figures."""
-        if (log_metric := rest.get("log_metric")) is not None:
+    def _finish_call(self, rewards: Sequence[Reward], columns: Columns, started: float) -> list[float | None]:
+        """Log and check the rewards of a call, and return their values."""
+        if (log_metric := columns.get("log_metric")) is not None:
             for name, value in training.compute_judge_metrics(rewards, time.monotonic() - started).items():
                 log_metric(f"{self._prefix}/{name}", value)
-        if (log_extra := rest.get("log_extra")) is not None:
+        if (log_extra := columns.get("log_extra")) is not None:
             for name, values in training.build_completion_columns(rewards).items():
                 log_extra(f"{self._prefix}_{name}", values)
         self._warn_of_incomplete_groups(rewards)
         self._check_any_scored(rewards)
         self._check_same_model(rewards)
-        lost = [r for r in rewards if r.value is None]
-        if lost and self._unscored == "none" and rest.get("trainer_state") is not None and log_metric is None:
+        failed = [r for r in rewards if r.value is None]
+        if failed and self._unscored == "raise":
+            statuses, reason = training.count_statuses(failed), failed[0].detail or failed[0].status
+            raise UnscoredError(
+                f"{len(failed)} of {len(rewards)} completions have no score ({statuses}); the first: {reason}; the run "
+                "ends because of unscored='raise' (OnlineDPOTrainer cannot leave out a completion)"
+            )
+        # Trainers that leave out None (GRPO, RLOO) pass log_metric; OnlineDPOTrainer counts None as 0 and passes none.
+        if failed and columns.get("trainer_state") is not None and log_metric is None:
             self._warn_once(
                 "zero",
-                "%d of %d completions have no score, and a trainer that gives reward functions no log_metric, such as "
-                "OnlineDPOTrainer, counts them as 0; with unscored='raise' the run ends instead",
-                *(len(lost), len(rewards)),
-            )
-        if lost and self._unscored == "raise":
-            raise UnscoredError(
-                f"{len(lost)} of {len(rewards)} completions have no score ({_count_statuses(lost)}); the first: "
-                f"{lost[0].detail or lost[0].status}; with unscored='raise' that ends the run, since OnlineDPOTrainer, "
-                "for one, cannot leave a completion out"
+                "%d of %d completions have no score, and trainers that pass no log_metric to reward functions, such as "
+                "OnlineDPOTrainer, count them as 0; set unscored='raise' to end the run instead",
+                *(len(failed), len(rewards)),
             )
         return [r.value for r in rewards]
 
     def _add_extra_rewards(
-        self, judged: list[float | None], others: Sequence[Sequence[float | None]], rest: Mapping[str, Any]
+        self, judged: list[float | None], extra_values: Sequence[Sequence[float | None]], columns: Columns
     ) -> list[float | None]:
-        """The judge's rewards with those of the functions beside it, whose means are logged."""
-        total = training.add_rewards(judged, self._extra_rewards, others)
-        if (log_metric := rest.get("log_metric")) is not None:
-            for (function, _), given in zip(self._extra_rewards, others, strict=True):
-                if known := [value for value in given if value is not None]:
-                    log_metric(
-                        f"{self._prefix}/extra_reward_{training.get_function_name(function)}", sum(known) / len(known)
-                    )
-        return total
+        """Add the extra rewards to the judge's rewards, and log their means."""
+        totals = training.add_rewards(judged, self._extra_rewards, extra_values)
+        if (log_metric := columns.get("log_metric")) is not None:
+            for (function, _), values in zip(self._extra_rewards, extra_values, strict=True):
+                if numbers := [value for value in values if value is not None]:
+                    name = training.get_function_name(function)
+                    log_metric(f"{self._prefix}/extra_reward_{name}", sum(numbers) / len(numbers))
+        return totals
 
     def _check_any_scored(self, rewards: Sequence[Reward]) -> None:
-        """Warn of a call in which nothing is scored, and end a run in which that goes on: it would learn nothing."""
+        """Warn if no completion of a call has a score, and end the run if that continues: it would learn nothing."""
         if not rewards or any(r.value is not None for r in rewards):
-            self._unseen = (0, 0)
+            self._unscored_streak = (0, 0)
             return
-        calls, completions = self._unseen = (self._unseen[0] + 1, self._unseen[1] + len(rewards))
-        why = next((r.detail for r in rewards if r.detail), None) or rewards[0].status
-        told = f"no score for any of {len(rewards)} completions ({_count_statuses(rewards)}): {why}"
+        calls, completions = self._unscored_streak[0] + 1, self._unscored_streak[1] + len(rewards)
+        self._unscored_streak = calls, completions
+        reason = next((r.detail for r in rewards if r.detail), None) or rewards[0].status
+        problem = f"no score for any of {len(rewards)} completions ({training.count_statuses(rewards)}): {reason}"
         if calls >= MAX_UNSCORED_CALLS and completions >= MIN_UNSCORED_COMPLETIONS:
-            raise UnscoredError(f"the judge has scored nothing in {calls} calls in a row; in the last, {told}")
-        self._warn_once("blind", "%s. If that goes on, the run ends", told)
+            raise UnscoredError(f"the judge has scored nothing in {calls} calls in a row; in the last call, {problem}")
+        self._warn_once("blind", "%s. If this continues, the run ends", problem)
 
     def _check_same_model(self, rewards: Sequence[Reward]) -> None:
-        """End a run whose judge has become another one: its rewards would mean something else from here on."""
+        """Raise UsageError if the judge model changed: rewards of two models are not comparable."""
         for model in sorted({r.model for r in rewards if r.model}):
             self._model = self._model or model
             if model != self._model:
                 raise UsageError(
-                    f"the judge is {model} now, and was {self._model}: another model gives other rewards; serve the "
-                    "one that the run began with"
+                    f"the judge model changed from {self._model} to {model}, whose rewards are not comparable; serve "
+                    f"{self._model} again"
                 )
 
     def _warn_of_incomplete_groups(self, rewards: Sequence[Reward]) -> None:
-        parts = sum(not r.group.is_complete or r.group.late for r in rewards)
-        if parts:
+        incomplete = sum(not r.group.is_complete or r.group.late for r in rewards)
+        if incomplete:
             self._warn_once(
-                "parts",
-                "%d of %d completions were judged without all %s of their group, or came too late for it: group_size "
-                "is not the trainer's num_generations (in an evaluation num_generations_eval), or some rank takes "
-                "longer than group_timeout_s=%g seconds. Further ones are only counted, in %s/whole",
-                *(parts, len(rewards), self.spec.group_size, self.spec.group_timeout_s, self._prefix),
+                "incomplete",
+                "%d of %d completions were judged in a group with fewer than %s members, or arrived too late for it; "
+                "set group_size to the trainer's num_generations (and num_generations_eval), or raise group_timeout_s="
+                "%g seconds if a rank is slower. Further cases are only counted, in %s/whole",
+                *(incomplete, len(rewards), self.spec.group_size, self.spec.group_timeout_s, self._prefix),
             )
 
-    def _warn_once(self, what: str, text: str, *values: Any) -> None:
-        """Once for each thing."""
-        if what not in self._warned:
-            self._warned.add(what)
+    def _warn_once(self, topic: str, text: str, *values: Any) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
             logger.warning(text, *values)
 
 
 class JudgeReward(_BaseTrlReward):
-    """A reward function for GRPOTrainer, RLOOTrainer, AsyncGRPOTrainer and OnlineDPOTrainer.
+    """Reward function for GRPOTrainer, RLOOTrainer, AsyncGRPOTrainer and OnlineDPOTrainer.
 
-    A completion that could not be scored gets None, never a number. If the service brings nothing for a whole call,
-    all of that call are None; if the next call finds it no better, ServiceUnavailableError ends the run.
+    A completion without a score gets None, never a number. If the service does not respond to a whole call, all its
+    completions get None; if the next call fails too, ServiceUnavailableError ends the run.
 
-    In TRL's logs, as `judge/...` and `judge_...`: see `flex_judge.reward.integrations.training`.
+    TRL's logs show the judge's metrics as `judge/...` and its columns as `judge_...`, see
+    `flex_judge.reward.integrations.training`.
 
     Example:
         >>> reward = JudgeReward("http://10.0.0.1:8000", rubric="correctness")
         >>> trainer = GRPOTrainer(model=..., reward_funcs=reward, train_dataset=...)
     """
 
-    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **rest: Any) -> list[float | None]:
-        """Judge completions, all of them at once.
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """Judge all completions of one call.
 
         Args:
-            prompts: strings or lists of messages, as many as completions. Equal prompts are one group, wherever they
-                stand.
+            prompts: strings or lists of messages, one per completion. Equal prompts form a group, wherever they are.
             completions: strings or lists of messages.
-            rest: columns of the data set, of which `images`, `image` and the baseline's are used, and what TRL adds.
+            columns: data set columns and TRL's own arguments. Used are `images`, `image`, the baseline column,
+                `trainer_state`, `log_metric` and `log_extra`; extra reward functions get all of them.
+
+        Returns:
+            One reward per completion; None without a score.
 
         Raises:
-            UsageError: a row that cannot be judged, a service that refuses it, or another judge than before.
-            ServiceUnavailableError: the service judges nothing, call after call.
-            UnscoredError: with unscored="raise", a completion has no score; or the judge scored none of the completions
-                of several calls in a row.
+            UsageError: a row cannot be judged, the service rejects it, or the judge model changed.
+            ServiceUnavailableError: the service judges nothing in consecutive calls.
+            UnscoredError: a completion has no score and unscored is "raise"; or no completion of several consecutive
+                calls has a score.
         """
         started = time.monotonic()
-        samples = self._build_samples(prompts, completions, rest)
+        samples = self._build_samples(prompts, completions, columns)
         try:
             rewards = self._judge.rewards_sync(samples, self.spec)
         except ServiceTimeoutError as e:
             rewards = self._handle_timeout(samples, e)
-        judged = self._finish_call(rewards, rest, started)
-        others = [
-            training.call_reward(function, prompts=prompts, completions=completions, **rest)
+        judged = self._finish_call(rewards, columns, started)
+        extra_values = [
+            training.call_reward(function, prompts=prompts, completions=completions, **columns)
             for function, _ in self._extra_rewards
         ]
-        return self._add_extra_rewards(judged, others, rest)
+        return self._add_extra_rewards(judged, extra_values, columns)
 
 
 class AsyncJudgeReward(_BaseTrlReward):
-    """JudgeReward for trainers that await reward functions (all but OnlineDPOTrainer), run concurrently."""
+    """JudgeReward for trainers that await reward functions (all but OnlineDPOTrainer) and run them concurrently."""
 
-    async def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **rest: Any) -> list[float | None]:
-        """See `JudgeReward.__call__`."""
+    async def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """Judge all completions of one call, see `JudgeReward.__call__`."""
         started = time.monotonic()
-        samples = await asyncio.to_thread(self._build_samples, prompts, completions, rest)  # encodes images
-        asked = [
-            training.acall_reward(function, prompts=prompts, completions=completions, **rest)
+        # In a thread, because encoding images would block the trainer's event loop.
+        samples = await asyncio.to_thread(self._build_samples, prompts, completions, columns)
+        extra_calls = [
+            training.acall_reward(function, prompts=prompts, completions=completions, **columns)
             for function, _ in self._extra_rewards
         ]
         try:
-            rewards, others = await asyncio.gather(self._judge.rewards(samples, self.spec), asyncio.gather(*asked))
+            rewards_call = self._judge.rewards(samples, self.spec)
+            rewards, extra_values = await asyncio.gather(rewards_call, asyncio.gather(*extra_calls))
         except ServiceTimeoutError as e:
-            rewards, others = self._handle_timeout(samples, e), [[None] * len(samples) for _ in self._extra_rewards]
-        return self._add_extra_rewards(self._finish_call(rewards, rest, started), others, rest)
-
-
-def _count_statuses(rewards: Sequence[Reward]) -> str:
-    return ", ".join(f"{status}: {count}" for status, count in Counter(r.status for r in rewards).items())
+            rewards, extra_values = self._handle_timeout(samples, e), [[None] * len(samples)] * len(extra_calls)
+        return self._add_extra_rewards(self._finish_call(rewards, columns, started), extra_values, columns)

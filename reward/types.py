@@ -1,4 +1,4 @@
-"""What a trainer asks and gets: completions of prompts in, rewards out. Plain, frozen, picklable."""
+"""Data types between trainers and the judge: samples in, rewards out. All are frozen and picklable."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ from flex_judge.judges.validation.classes import NonNegativeFloat, settings_clas
 
 Method = Literal["pointwise", "round_robin", "knockout", "baseline", "listwise"]
 METHODS: tuple[Method, ...] = get_args(Method)
-"""How the completions of a prompt are judged: each alone, every pair, a knock-out, each against a given answer, or
-all in one comparison."""
+"""How the completions of a prompt are compared.
+
+- `pointwise`: each completion is scored alone.
+- `round_robin`: every pair is compared.
+- `knockout`: single-elimination tournament.
+- `baseline`: each completion is compared with a reference answer from its row.
+- `listwise`: all completions are scored in one comparison.
+"""
 RewardKind = Literal["expected", "score", "win_rate", "rank", "margin"]
 REWARDS: tuple[RewardKind, ...] = get_args(RewardKind)
-"""What of a judgment becomes the reward, see `Reward`."""
+"""Statistics of the judgments that can become the reward, see the fields of `Reward`."""
 Normalization = Literal["none", "center", "standardize"]
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
-"""What is done to the rewards of a group: nothing, minus their mean, or also divided by their standard deviation."""
+"""Normalization of a group's rewards: none, subtract the mean, or also divide by the standard deviation."""
 MAX_GROUP_SIZE = 1024
 MAX_ROUND_ROBIN_SIZE = 64
-"""Completions of which every pair may be compared: that is 2016 comparisons, and twice as many are four times that."""
+"""Maximum number of completions in a round robin. 64 completions need 2016 comparisons; growth is quadratic."""
 ROUND_ROBIN_LIMIT = f"at most {MAX_ROUND_ROBIN_SIZE} for the method 'round_robin' ('knockout' takes more)"
 
 
@@ -38,19 +44,19 @@ class Sample:
     prompt: tuple[Message, ...]
     response: Content
     baseline: Content | None = None
-    """The answer that it is held against; for the method `baseline` alone."""
+    """Reference answer that the response is compared with; only for the method `baseline`."""
     group: str | None = None
-    """Name of the group that it belongs to. Samples with the same prompt belong together as it is; a name tells apart
-    groups whose prompts are the same."""
+    """Name of the sample's group. Samples with the same prompt form a group by default; set a name to separate groups
+    that share a prompt, for example of two training steps."""
 
-    def to_comparison(self, rubric: str, *others: Content, id: str = "") -> Comparison:
-        """Its response, and others after it, as what a judge is asked."""
-        return Comparison(id, self.prompt, (self.response, *others), rubric)
+    def to_comparison(self, rubric: str, *opponents: Content, id: str = "") -> Comparison:
+        """Build the comparison of this response (first position) with its opponents."""
+        return Comparison(id, self.prompt, (self.response, *opponents), rubric)
 
 
 @settings_class
 class RewardSpec:
-    """How completions become rewards."""
+    """Settings that define how completions become rewards."""
 
     rubric: str = "general"
     """Rubric: name of a preset or a registered rubric."""
@@ -71,69 +77,75 @@ class RewardSpec:
 
     @property
     def needs_group(self) -> bool:
-        """Whether a completion's reward depends on the others of its prompt."""
+        """Whether the reward of a completion depends on the other completions of its prompt."""
         relative = self.reward in ("win_rate", "rank", "margin") and self.method != "baseline"
         return relative or self.normalize != "none" or self.method in ("round_robin", "knockout", "listwise")
 
     def compute_group_id(self, sample: Sample) -> str:
-        """Identity of the sample's group: its prompt with its media, how it is judged, and the name it was given."""
-        what = [sample.to_comparison(self.rubric).prompt_digest, sample.group, asdict(self)]
-        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+        """Hash the prompt (with media), the group name and these settings to the identity of the sample's group."""
+        identity = [sample.to_comparison(self.rubric).prompt_digest, sample.group, asdict(self)]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class GroupInfo:
-    """In what company a completion was judged."""
+    """Group metadata of a completion: size, expected size, and whether the completion arrived late."""
 
     size: int
-    """Completions that were there when it was judged, itself included."""
+    """Number of completions in the group when this one was judged, itself included."""
     wanted: int | None
-    """Completions that the group should have; None where nobody said."""
+    """Expected number of completions; None if no group size was set."""
     late: bool = False
-    """Whether it came after its group had been judged."""
+    """Whether the completion arrived after its group had been judged."""
 
     @property
     def is_complete(self) -> bool:
+        """Whether all expected completions were present."""
         return self.wanted is None or self.size >= self.wanted
 
 
 @dataclass(frozen=True)
 class Reward:
-    """What one completion gets. Unscored is not zero: without a score, every number is None."""
+    """Reward of one completion, with the statistics behind it.
+
+    An unscored completion is not a zero: without a score, every number is None.
+    """
 
     value: float | None
-    """The reward that was asked for, normalised as was asked for."""
+    """The statistic selected by `RewardSpec.reward`, normalized by `RewardSpec.normalize`."""
     status: Status
-    """ok, or why there is no value."""
+    """`ok`, or the reason why there is no value."""
     score: float | None = None
-    """The written score on the rubric's scale; the mean over the comparisons in which it took part."""
+    """Mean of the scores that the judge wrote, on the rubric's scale, over all comparisons of this completion."""
     expected: float | None = None
-    """The expected score likewise."""
+    """Mean of the expected scores (means of the score distribution) over all comparisons of this completion."""
     win_rate: float | None = None
-    """Share of its opponents that it beat, a tie counting half; of a prompt's others, or the baseline."""
+    """Share of opponents beaten; a tie counts half. The opponent of the method `baseline` is the baseline."""
     rank: float | None = None
-    """Its place among the scored completions of its prompt: 1 for the best, 0 for the worst, ties in the middle."""
+    """Rank among the scored completions of the prompt: 1 is the best, 0 the worst; ties share their mean rank."""
     margin: float | None = None
-    """Its score minus the mean score of its opponents, expected scores where there are."""
+    """Score minus the mean score of the opponents; expected scores are used when available."""
     reasoning: str = ""
-    """What the judge thought, of the first comparison with a verdict."""
+    """The judge's reasoning in the first comparison with a verdict."""
     detail: str = ""
-    """Without a value: what was wrong, in a few words."""
+    """Short description of the failure; empty if there is a value."""
     group: GroupInfo = GroupInfo(1, None)
     disagreement: float | None = None
-    """Mean of its comparisons' disagreement between orders; None where no comparison was read in two orders."""
+    """Mean disagreement between the two response orders; None if no comparison was judged in both orders."""
     judgments: int = 0
-    """Comparisons in which it took part."""
+    """Number of comparisons that included this completion."""
     usage: Usage = field(default_factory=Usage)
-    """Tokens of those comparisons, each divided evenly among the completions in it (rounded down)."""
+    """Tokens of those comparisons. Each comparison's tokens are split evenly (rounded down) among its completions."""
     model: str = ""
-    """Name and fingerprint of the judge's model; empty where it judged nothing."""
+    """Name and fingerprint of the judge model; empty if there was no judgment."""
 
     def to_json(self) -> dict[str, Any]:
+        """Convert to a dict of JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Reward:
+        """Build a reward from the output of `to_json`; unknown fields are ignored."""
         values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
         values["status"] = Status(row["status"])
         values["group"] = GroupInfo(**row["group"])

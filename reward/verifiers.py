@@ -1,10 +1,10 @@
-"""The judge as reward functions of verifiers' rubrics, and as a judge for its version 1.
+"""The judge as reward functions of verifiers' rubrics, and as a judge of traces for its version 1.
 
     rubric = vf.Rubric(funcs=[judge_reward("http://10.0.0.1:8000", rubric="correctness")])
 
-A completion without a score is an error, never a number. But `Rubric` catches what a reward function raises and counts
-it as 0, so `state["error"]` is set as well: by that verifiers and its trainers know a rollout that failed and must not
-be learnt from. In version 1 an error of a judge is the rollout's by itself.
+A completion without a score raises an error; it never becomes a number. `Rubric` catches errors of reward functions and
+counts them as 0, so the error is also stored in `state["error"]`: verifiers and its trainers use it to exclude failed
+rollouts from training. In version 1, an error of a judge marks its rollout as failed without this step.
 """
 
 from __future__ import annotations
@@ -35,31 +35,32 @@ def judge_reward(
     deadline_s: float | None = None,
     **spec: Any,
 ) -> Callable[..., Awaitable[float]]:
-    """A reward function for single rollouts.
+    """Create a reward function for single rollouts.
 
     Args:
         judge: the URL of a judge service, a client of one, or a judge in this process.
-        name: under which verifiers reports it.
-        api_key: the service's key; None takes the environment's FLEX_JUDGE_API_KEY.
-        deadline_s: seconds that a call may take, by default 600.
-        spec: rubric, method, reward, normalize, group_size, group_timeout_s, see
-            `flex_judge.reward.types.RewardSpec`. With a
-            group_size the service collects the rollouts of a prompt; `judge_group_reward` needs none. And `run`, a name
-            that tells these groups from those of other runs on the same service.
+        name: name of the reward in verifiers' reports.
+        api_key: API key of the service; None reads the environment variable FLEX_JUDGE_API_KEY.
+        deadline_s: time limit of a call in seconds (default 600).
+        spec: rubric, method, reward, normalize, group_size and group_timeout_s, see
+            `flex_judge.reward.types.RewardSpec`. With a group_size, the service collects the rollouts of a prompt
+            (`judge_group_reward` does not need it); `run` then names this run, to separate its groups from those of
+            other runs on the same service.
 
     Raises:
-        UsageError: a setting that does not exist or does not go with another.
+        UsageError: a setting has an invalid value or conflicts with another one.
     """
-    asker = _RolloutScorer(judge, api_key, deadline_s, spec)
+    scorer = _RolloutScorer(judge, api_key, deadline_s, spec)
 
-    async def reward(prompt: Any, completion: Any, answer: Any, state: Any, task: Any, info: Any) -> float:
-        """Raises UnscoredError without a score, UsageError or ServiceUnavailableError; `state["error"]` says so too."""
-        del answer, task, info  # verifiers goes by the names of the parameters
-        (value,) = await asker.score_rollouts([prompt], [completion], [state])
+    # verifiers passes arguments by parameter name, so all names are kept, also of unused ones.
+    async def score_rollout(prompt: Any, completion: Any, answer: Any, state: Any, task: Any, info: Any) -> float:
+        """Score one rollout; an error is raised and stored in `state["error"]`."""
+        del answer, task, info
+        (value,) = await scorer.score_rollouts([prompt], [completion], [state])
         return value
 
-    reward.__name__ = reward.__qualname__ = name
-    return reward
+    score_rollout.__name__ = score_rollout.__qualname__ = name
+    return score_rollout
 
 
 def judge_group_reward(
@@ -70,22 +71,25 @@ def judge_group_reward(
     deadline_s: float | None = None,
     **spec: Any,
 ) -> Callable[..., Awaitable[list[float]]]:
-    """A reward function for all rollouts of a group at once, which can be compared with each other. See
-    `judge_reward`.
+    """Create a reward function for all rollouts of a group, which can be compared with each other.
+
+    The arguments are the same as for `judge_reward`. A single rollout without a score is an error of the whole group.
     """
-    asker = _RolloutScorer(judge, api_key, deadline_s, spec)
+    scorer = _RolloutScorer(judge, api_key, deadline_s, spec)
 
-    async def reward(prompts: Any, completions: Any, answers: Any, states: Any, tasks: Any, infos: Any) -> list[float]:
-        """As that of `judge_reward`; one rollout without a score is an error of the group."""
+    async def score_group(
+        prompts: Any, completions: Any, answers: Any, states: Any, tasks: Any, infos: Any
+    ) -> list[float]:
+        """Score all rollouts of a group; an error is raised and stored in each `state["error"]`."""
         del answers, tasks, infos
-        return await asker.score_rollouts(prompts, completions, states)
+        return await scorer.score_rollouts(prompts, completions, states)
 
-    reward.__name__ = reward.__qualname__ = name
-    return reward
+    score_group.__name__ = score_group.__qualname__ = name
+    return score_group
 
 
 class TraceJudge:
-    """A judge of traces, for verifiers' version 1.
+    """Judge of traces, for verifiers' version 1.
 
     Example:
         >>> class MyTask(vf.Task):
@@ -103,41 +107,50 @@ class TraceJudge:
         deadline_s: float | None = None,
         **spec: Any,
     ) -> None:
-        """Args:
-        judge: see `judge_reward`, as for the others.
-        transcript: whether the whole transcript is judged, not the last reply alone.
+        """Configure the judge.
+
+        Args:
+            judge: the URL of a judge service, a client of one, or a judge in this process.
+            transcript: judge the whole transcript instead of the last reply.
+            api_key: API key of the service; None reads the environment variable FLEX_JUDGE_API_KEY.
+            deadline_s: time limit of a call in seconds (default 600).
+            spec: see `judge_reward`.
         """
-        self._asker = _RolloutScorer(judge, api_key, deadline_s, spec)
+        self._scorer = _RolloutScorer(judge, api_key, deadline_s, spec)
         self._transcript = transcript
 
     async def score(self, task: Any, trace: Any) -> float:
-        """Judge a trace.
+        """Score a trace.
 
         Args:
             task: the task's data, with `prompt` (text or messages) and `system_prompt`.
             trace: the rollout, with `last_reply` and `transcript`.
 
         Raises:
-            UnscoredError: it has no score. And UsageError, ServiceUnavailableError.
+            UnscoredError: the judge gave no score.
+            UsageError: the trace cannot be judged.
+            ServiceUnavailableError: the service judges nothing in consecutive calls.
         """
         (value,) = await self.score_group(task, [trace])
         return value
 
     async def score_group(self, task: Any, traces: Sequence[Any]) -> list[float]:
-        """Judge all traces of a task at once, as `@vf.group_reward` has them."""
+        """Score all traces of a task together, as a `@vf.group_reward` does."""
         prompt = _build_prompt(task)
         replies = [trace.transcript if self._transcript else trace.last_reply for trace in traces]
-        return await self._asker.score_rollouts([prompt] * len(traces), replies, [None] * len(traces))
+        return await self._scorer.score_rollouts([prompt] * len(traces), replies, [None] * len(traces))
 
 
 class _RolloutScorer:
-    """Has rollouts judged and refuses to go on without a score."""
+    """Scorer of rollouts that raises an error if one has no score."""
 
     def __init__(
         self, judge: FlexJudge | JudgeClient | str, api_key: str | None, deadline_s: float | None, spec: dict[str, Any]
     ) -> None:
         if spec.get("method") == "baseline":
-            raise UsageError("method 'baseline' has no answers to compare with here; choose another one")
+            raise UsageError(
+                "method 'baseline' has no answers to compare with, as rollouts hold none; choose another method"
+            )
         limits = {"concurrency": CONCURRENCY} if isinstance(judge, str) else {}
         self._judge = resolve_judge(judge, api_key, deadline_s, **limits)
         self._run = spec.pop("run", None)
@@ -146,6 +159,7 @@ class _RolloutScorer:
     async def score_rollouts(
         self, prompts: Sequence[Any], completions: Sequence[Any], states: Sequence[Any]
     ) -> list[float]:
+        """Score rollouts; an error is raised and stored in all states that have no error yet."""
         try:
             rewards = await self._judge.rewards(_build_samples(prompts, completions, self._run), self._spec)
             return _require_scores(rewards)
@@ -157,30 +171,30 @@ class _RolloutScorer:
 
 
 def _build_samples(prompts: Sequence[Any], completions: Sequence[Any], run: str | None) -> list[Sample]:
-    rows, samples = RowConverter(), []
+    converter, samples = RowConverter(), []
     for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         try:
-            samples.append(rows.build_sample(prompt, completion, group=run))
+            samples.append(converter.build_sample(prompt, completion, group=run))
         except UsageError as e:
             raise prefix_row_error(e, "prompts", i) from e
     return samples
 
 
 def _require_scores(rewards: Sequence[Reward]) -> list[float]:
-    lost = [r for r in rewards if r.value is None]
-    if lost:
+    failed = [r for r in rewards if r.value is None]
+    if failed:
         raise UnscoredError(
-            f"{len(lost)} of {len(rewards)} rollouts have no score; the first: {lost[0].status}: {lost[0].detail}"
+            f"{len(failed)} of {len(rewards)} rollouts have no score; the first: {failed[0].status}: {failed[0].detail}"
         )
     return [r.value for r in rewards if r.value is not None]
 
 
 def _build_prompt(task: Any) -> Any:
-    """A task's prompt, after its system prompt."""
+    """Build the messages of a task's prompt, starting with its system prompt."""
     prompt, system = task.prompt, getattr(task, "system_prompt", None)
     if prompt is None:
-        raise UsageError("the task has no prompt for the judge to go by (its user opens the conversation)")
+        raise UsageError("the task has no prompt to judge by (its user opens the conversation)")
     if not system:
         return prompt
-    opening = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    return [{"role": "system", "content": system}, *opening]
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    return [{"role": "system", "content": system}, *messages]

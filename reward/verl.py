@@ -1,16 +1,16 @@
-"""The judge as verl's custom reward function: one completion a call, over HTTP.
+"""The judge as verl's custom reward function: one completion per call, over HTTP.
 
-In verl's configuration, `pkg://flex_judge.reward.verl` or the path of this file:
+In verl's configuration, use `pkg://flex_judge.reward.verl` or the path of this file:
 
     reward.custom_reward_function.path=pkg://flex_judge.reward.verl
     reward.custom_reward_function.name=compute_score
     +reward.custom_reward_function.reward_kwargs.url=http://10.0.0.1:8000
 
-verl awaits it in its reward managers `naive`, `dapo` and `gdpo`; `remote`, and verl before 0.6, do not await and take
-`compute_score_sync`. Its manager `rate_limited` turns every error and its own time-out into a reward of 0, so do not
-use that one: the client bounds what is under way itself.
+The reward managers `naive`, `dapo` and `gdpo` await the function. `remote`, and verl before 0.6, do not; use
+`compute_score_sync` with them. Do not use the manager `rate_limited`: it turns every error, and its own timeout, into a
+reward of 0. The client limits its concurrency itself.
 
-The prompt is not among what verl hands over, so the data set's `extra_info` must hold it (`prompt_key`), and images too
+verl does not pass the prompt, so the data set's `extra_info` must hold it (`prompt_key`), and the images too
 (`image_key`).
 """
 
@@ -30,7 +30,8 @@ from flex_judge.reward.integrations.local import resolve_judge
 from flex_judge.reward.integrations.rows import RowConverter, to_list
 from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec, Sample
 
-# No dataclasses here: verl may load this file by its path, without an entry in sys.modules, which they need.
+# Do not define dataclasses here: they look up their module in sys.modules, and verl may load this file by its path
+# without registering it there.
 
 URL_VARIABLE = "FLEX_JUDGE_URL"
 CONCURRENCY = 64
@@ -41,9 +42,9 @@ VERL_ARGUMENTS = {
     "concurrent_semaphore",
     "memory_limit_mb",
 }
-"""Arguments that verl may add and that are of no use here."""
+"""Arguments that verl may add and that are not used here."""
 logger = logging.getLogger(__name__)
-_wondered: set[str] = set()
+_reported_settings: set[str] = set()
 
 __all__ = ["compute_score", "compute_score_sync"]
 
@@ -69,7 +70,7 @@ async def compute_score(
     baseline_key: str = "baseline",
     unscored: str = "nan",
     run: str | None = None,
-    **others: Any,
+    **unknown: Any,
 ) -> dict[str, float | str]:
     """Judge one completion.
 
@@ -77,78 +78,82 @@ async def compute_score(
         data_source: not used.
         solution_str: the completion.
         ground_truth: not used.
-        extra_info: what the data set says of the row.
-        url: the judge service; None takes the environment's FLEX_JUDGE_URL.
-        api_key: its key; None takes the environment's FLEX_JUDGE_API_KEY.
-        deadline_s: seconds that a call may take, by default 600.
-        concurrency: requests under way at a time in each of verl's reward workers.
+        extra_info: the row's extra fields, with the prompt and its images.
+        url: URL of the judge service; None reads the environment variable FLEX_JUDGE_URL.
+        api_key: API key of the service; None reads the environment variable FLEX_JUDGE_API_KEY.
+        deadline_s: time limit of a call in seconds (default 600).
+        concurrency: maximum number of concurrent requests of each reward worker.
         rubric: name of a rubric.
-        method, reward, normalize: how completions are judged and what counts, see `flex_judge.reward.types.RewardSpec`.
-        group_size: completions of a prompt (verl's rollout.n), where they are compared with each other: the service
-            collects them from all workers.
-        group_timeout_s: how long it waits for them, in seconds.
-        prompt_key: where `extra_info` has the prompt, as text or messages.
-        image_key: where it has the prompt's images, if there are any.
-        baseline_key: where it has the answer to compare with, for the method `baseline`.
-        unscored: the `score` of a completion that has none. `nan`: verl's GRPO then has no advantage for its whole
-            group and FSDP actors leave out that update, as its gradient is not finite: nothing is learnt from it, but
-            a few of them cost much. `mean`: 0, which with `normalize` is the mean of its group, hence no advantage.
+        method: how completions are compared, see `flex_judge.reward.types.RewardSpec`.
+        reward: statistic that becomes the reward.
+        normalize: normalization within a group.
+        group_size: number of completions of a prompt (verl's rollout.n), if they are compared with each other. The
+            service collects them from all workers.
+        group_timeout_s: seconds that the service waits for the completions of a group.
+        prompt_key: key of the prompt in `extra_info`, as text or messages.
+        image_key: key of the prompt's images in `extra_info`; the field is optional.
+        baseline_key: key of the answer to compare with in `extra_info`, for the method `baseline`.
+        unscored: the `score` of a completion without a score. `nan`: verl's GRPO then computes no advantage for its
+            group, and FSDP actors skip that update because its gradient is not finite; nothing wrong is learned, but
+            each case costs an update. `mean`: 0, which is the group's mean with `normalize`, so the advantage is 0.
             `raise`: the run ends.
-        run: a name that tells this run's groups from those of others on the same service; verl's workers have none in
-            common, so say one (the experiment's) where a group_size is given.
-        others: what verl adds.
+        run: name that separates the groups of this run from those of other runs on the same service. verl's workers
+            share no run id, so set it (to the experiment's name) together with group_size.
+        unknown: further arguments of verl.
 
     Returns:
-        The same keys always: `score`; `judge_ok`, 1 or 0 for unscored; `judge_score` and `judge_expected`, the written
-        and the expected score, NaN where there is none; `judge_whole`, 1 if judged in time and in a complete group;
+        The same keys in every call: `score`; `judge_ok` (1, or 0 if unscored); `judge_score` and `judge_expected`, the
+        written and the expected score (NaN if missing); `judge_whole`, 1 if judged in time and in a complete group;
         `judge_status`.
 
     Raises:
-        UsageError: a setting or row that cannot be used, or a service that refuses it.
-        ServiceUnavailableError: the service judges nothing, call after call.
-        UnscoredError: with unscored="raise".
+        UsageError: a setting or row is invalid, or the service rejects it.
+        ServiceUnavailableError: the service judges nothing in consecutive calls.
+        UnscoredError: the completion has no score, and unscored is "raise".
     """
-    del data_source, ground_truth  # not what the judge goes by
+    del data_source, ground_truth  # required by verl's interface
     spec = RewardSpec(rubric, method, reward, normalize, group_size, group_timeout_s)
-    fill = _get_fill_value(unscored, spec)
+    fill_value = _get_fill_value(unscored, spec)
     client = _create_client(url, api_key, deadline_s, concurrency)
-    _warn_of_unknown_settings(others)
+    _warn_of_unknown_settings(unknown)
     baseline = baseline_key if method == "baseline" else None
     sample = replace(_build_sample(solution_str, extra_info or {}, prompt_key, image_key, baseline), group=run)
     try:
-        (found,) = await client.rewards([sample], spec)
+        (result,) = await client.rewards([sample], spec)
     except ServiceTimeoutError as e:
         logger.warning("%s", e)
-        found = Reward(None, Status.TIMEOUT, detail=str(e))
-    if found.value is None and fill is None:
-        raise UnscoredError(f"a completion has no score ({found.status}: {found.detail}), and unscored is 'raise'")
+        result = Reward(None, Status.TIMEOUT, detail=str(e))
+    score = fill_value if result.value is None else result.value
+    if score is None:
+        raise UnscoredError(f"a completion has no score ({result.status}: {result.detail}), and unscored is 'raise'")
+    # verl collects these values into columns, so every call must return the same keys.
     return {
-        "score": found.value if found.value is not None else fill if fill is not None else math.nan,
-        "judge_ok": float(found.value is not None),
-        "judge_score": math.nan if found.score is None else found.score,
-        "judge_expected": math.nan if found.expected is None else found.expected,
-        "judge_whole": float(found.group.is_complete and not found.group.late),
-        "judge_status": str(found.status),
+        "score": score,
+        "judge_ok": float(result.value is not None),
+        "judge_score": math.nan if result.score is None else result.score,
+        "judge_expected": math.nan if result.expected is None else result.expected,
+        "judge_whole": float(result.group.is_complete and not result.group.late),
+        "judge_status": str(result.status),
     }
 
 
 def compute_score_sync(
     data_source: str, solution_str: str, ground_truth: Any, extra_info: Mapping[str, Any] | None = None, **settings: Any
 ) -> dict[str, float | str]:
-    """As `compute_score`, for those of verl's reward managers that do not await."""
+    """Judge one completion for a reward manager that does not await, see `compute_score`."""
     from flex_judge.judges.concurrency import run_in_background
 
     return run_in_background(compute_score(data_source, solution_str, ground_truth, extra_info, **settings))
 
 
 def _get_fill_value(unscored: str, spec: RewardSpec) -> float | None:
-    """The score of the unscored; None where they are an error."""
+    """Return the score of an unscored completion; None if it is an error."""
     if unscored == "mean" and spec.normalize == "none":
         raise UsageError("unscored='mean' needs normalize 'center' or 'standardize': only then is 0 a group's mean")
-    fills = {"nan": math.nan, "mean": 0.0, "raise": None}
-    if unscored not in fills:
-        raise UsageError(f"unscored must be one of {', '.join(fills)}, not {unscored!r}")
-    return fills[unscored]
+    fill_values = {"nan": math.nan, "mean": 0.0, "raise": None}
+    if unscored not in fill_values:
+        raise UsageError(f"unscored must be one of {', '.join(fill_values)}, not {unscored!r}")
+    return fill_values[unscored]
 
 
 def _create_client(url: str | None, api_key: str | None, deadline_s: float | None, concurrency: int) -> JudgeClient:
@@ -161,20 +166,24 @@ def _create_client(url: str | None, api_key: str | None, deadline_s: float | Non
 
 
 def _build_sample(
-    response: str, row: Mapping[str, Any], prompt_key: str, image_key: str, baseline: str | None
+    response: str, row: Mapping[str, Any], prompt_key: str, image_key: str, baseline_key: str | None
 ) -> Sample:
-    for key, what in ((prompt_key, "the prompt"), (baseline, "the answer to compare with")):
+    for key, content in ((prompt_key, "the prompt"), (baseline_key, "the answer to compare with")):
         if key is not None and row.get(key) is None:
-            known = ", ".join(repr(str(name)) for name in row) or "nothing"
-            raise UsageError(f"extra_info has no {key!r} with {what}, but {known}; put it there, or name its key")
+            keys = ", ".join(repr(str(name)) for name in row) or "nothing"
+            raise UsageError(f"extra_info has no {key!r} with {content}, but {keys}; put it there, or name its key")
     images = to_list(row.get(image_key))
-    images = [] if images is None else images if isinstance(images, list) else [images]
-    return RowConverter().build_sample(row[prompt_key], response, images, None if baseline is None else row[baseline])
+    if images is None:
+        images = []
+    elif not isinstance(images, list):
+        images = [images]
+    baseline = None if baseline_key is None else row[baseline_key]
+    return RowConverter().build_sample(row[prompt_key], response, images, baseline)
 
 
-def _warn_of_unknown_settings(others: Mapping[str, Any]) -> None:
-    """Say once that a setting is not known here; verl may have added it, or it is misspelt."""
-    unknown = others.keys() - VERL_ARGUMENTS - _wondered
+def _warn_of_unknown_settings(settings: Mapping[str, Any]) -> None:
+    """Warn once about each unknown setting: either a newer verl added it, or it is misspelled."""
+    unknown = settings.keys() - VERL_ARGUMENTS - _reported_settings
     if unknown:
-        _wondered.update(unknown)
-        logger.warning("compute_score does not know %s, and goes on without", ", ".join(sorted(unknown)))
+        _reported_settings.update(unknown)
+        logger.warning("compute_score ignores unknown settings: %s", ", ".join(sorted(unknown)))

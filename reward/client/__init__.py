@@ -1,4 +1,4 @@
-"""The HTTP client of a judge service. Needs neither torch nor Ray."""
+"""HTTP client of a judge service. Needs neither torch nor Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a service's key comes from."""
+"""Load the API key of a judge service from the environment or a file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from flex_judge.judges.errors import UsageError
 
 
 def read_key(source: str) -> str:
-    """The key that `env:NAME` or a file holds. A key on the command line would be seen by every user of a machine.
+    """Read an API key from an environment variable or a file.
+
+    The key itself is never accepted as an argument: every user of the machine could see it in the process list.
+
+    Args:
+        source: `env:NAME`, or the path of a file with the key in one line.
 
     Raises:
-        UsageError: there is none; the message never shows a key.
+        UsageError: there is no key at the source. The message never contains a key.
     """
     kind, _, name = source.partition(":")
     if kind == "env":
@@ -23,6 +28,7 @@ def read_key(source: str) -> str:
     try:
         key = Path(source).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as e:
+        # The source is not repeated: users sometimes pass the key itself instead of a path.
         raise UsageError("api key: must be env:NAME, or a file that can be read and holds the key") from e
     if not key or not key.isprintable() or " " in key:
         raise UsageError("api key: the file must hold one line, the key, without spaces")

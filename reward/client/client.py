@@ -1,4 +1,4 @@
-"""The client of a judge service: small, picklable, and without torch, Ray or a GPU, for the process that trains."""
+"""HTTP client of a judge service: small and picklable, without torch, Ray or a GPU, for the trainer's process."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 KEY_VARIABLE = "FLEX_JUDGE_API_KEY"
 HEALTH_TIMEOUT_S = 10.0
-Row = dict[str, Any] | str
-"""What the service says of an item; for one without an answer, what was wrong."""
+ItemRow = dict[str, Any] | str
+"""The service's JSON row for an item, or a description of the problem if there was no response for it."""
 
 
 @dataclass(frozen=True)
 class JudgeClient:
-    """Asks a judge service over HTTP. Plain settings: what is connected belongs to the process, so a client may be
-    pickled, forked, and used from any thread and event loop; equal clients share their connections and limits.
+    """HTTP client of a judge service.
+
+    A client holds settings only; connections belong to the process. It can be pickled, forked, and used from any
+    thread and event loop. Equal clients share their connections and concurrency limits.
 
     Example:
         >>> client = JudgeClient("http://127.0.0.1:8000")
@@ -36,29 +38,31 @@ class JudgeClient:
     """
 
     url: str
-    """Where the service is, such as `http://10.0.0.1:8000`."""
+    """Base URL of the service, such as `http://10.0.0.1:8000`."""
     api_key: str | None = field(default=None, repr=False)
-    """The service's key; None takes the environment's FLEX_JUDGE_API_KEY, if there is one."""
+    """API key of the service; None reads the environment variable FLEX_JUDGE_API_KEY, if it is set."""
     deadline_s: float = 600.0
-    """Seconds that a call may take in all, tries and waits included. The service is told to be ready a little before,
-    so what is ready by then comes back and the rest has status timeout."""
+    """Time limit of a call in seconds, including all retries and waits. The service gets a slightly shorter limit, so
+    that finished results arrive in time; the others get the status timeout."""
     concurrency: int = 8
-    """Requests under way at a time in this process."""
+    """Maximum number of concurrent requests of this process."""
     chunk: int = 64
-    """Comparisons or completions in one request. What shares a prompt is never divided, so it may be more."""
+    """Maximum number of items in one request. Items of one prompt are never split, so a request may hold more."""
     waiting: int = 1024
-    """Requests under way at a time whose completions wait for others of their group. They are not counted in
-    `concurrency`: a group must not wait for a place that its own members hold."""
+    """Maximum number of concurrent requests whose completions wait for other members of their group. They do not count
+    against `concurrency`: a group must not wait for a slot that its own members occupy."""
     attempt_s: float = 120.0
-    """Seconds without an answer after which a request is repeated; it is not judged twice, as it has a key."""
+    """Seconds without a response after which a request is repeated; its idempotency key prevents a second judgment."""
     retry_s: float = 0.5
-    """The first wait between tries is up to this long, each further one up to twice as long as that before."""
+    """Upper bound of the first retry delay, in seconds; it doubles with each further retry."""
     probe_s: float = 30.0
-    """After a call that brought nothing, the next one first waits up to this long for the service to be well again."""
+    """After a call without any result, the next call first waits up to this many seconds for the service to be healthy
+    again."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise UsageError(f"url must begin with http:// or https://, not {self.url!r}")
+        # The dataclass is frozen. Without the slash, equal addresses make equal clients, which share connections.
         object.__setattr__(self, "url", self.url.rstrip("/"))
         if self.api_key is not None:
             _check_key(self.api_key, "api_key")
@@ -70,53 +74,65 @@ class JudgeClient:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     async def judge(self, comparisons: Sequence[Comparison]) -> list[Judgment]:
-        """Judgments in the same order.
+        """Judge comparisons.
+
+        Returns:
+            The judgments in the order of the comparisons. One that was not ready in time has the status timeout.
 
         Raises:
-            UsageError: the service refuses a comparison, the key (AccessError), or the size (RequestTooLargeError).
-            ServiceTimeoutError: there was no answer at all within the deadline.
-            ServiceUnavailableError: nor was there one in the calls before.
+            UsageError: the service rejects a comparison, the key (AccessError), or the size (RequestTooLargeError).
+            ServiceTimeoutError: there was no response at all within the deadline.
+            ServiceUnavailableError: the calls before this one had no response either.
         """
         return await await_in_background(self._request_judgments(comparisons))
 
     async def rewards(self, samples: Sequence[Sample], spec: RewardSpec | None = None) -> list[Reward]:
-        """Rewards in the same order. Raises what `judge` raises."""
+        """Compute the rewards of samples.
+
+        Returns:
+            The rewards in the order of the samples.
+
+        Raises:
+            JudgeError: the same errors as `judge`.
+        """
         return await await_in_background(self._request_rewards(samples, spec or RewardSpec()))
 
     async def health(self) -> dict[str, Any]:
-        """What the service says of itself.
+        """Request the health report of the service.
 
         Raises:
-            ServiceUnavailableError: it gives no answer within ten seconds, or is starting or draining.
+            ServiceUnavailableError: no response within ten seconds, or the service is starting or draining.
         """
         return await await_in_background(self._request_health())
 
     def judge_sync(self, comparisons: Sequence[Comparison]) -> list[Judgment]:
-        """As `judge`, for a caller that does not await."""
+        """Judge comparisons from code without an event loop, see `judge`."""
         return run_in_background(self._request_judgments(comparisons))
 
     def rewards_sync(self, samples: Sequence[Sample], spec: RewardSpec | None = None) -> list[Reward]:
-        """As `rewards`, for a caller that does not await."""
+        """Compute rewards from code without an event loop, see `rewards`."""
         return run_in_background(self._request_rewards(samples, spec or RewardSpec()))
 
     def health_sync(self) -> dict[str, Any]:
-        """As `health`, for a caller that does not await."""
+        """Request the health report from code without an event loop, see `health`."""
         return run_in_background(self._request_health())
 
     def close(self) -> None:
-        """Close what this process has connected. The next call connects again."""
+        """Close the connections of this process. The next call opens new ones."""
         run_in_background(self._close_connection())
 
     async def _request_judgments(self, comparisons: Sequence[Comparison]) -> list[Judgment]:
-        def unanswered(i: int, problem: str) -> Judgment:
-            return Judgment.from_failure(comparisons[i].id, Status.TIMEOUT, problem)
-
         batches = split_into_batches([comparison.prompt_digest for comparison in comparisons], self.chunk)
-        questions = _RequestTemplate(
+        template = _RequestTemplate(
             "/v1/judge", "comparisons", "judgments", lambda i: encode_comparison(comparisons[i])
         )
-        rows = await self._send_batches(questions, batches)
-        return [unanswered(i, row) if isinstance(row, str) else Judgment.from_json(row) for i, row in enumerate(rows)]
+        rows = await self._send_batches(template, batches)
+        return [
+            Judgment.from_failure(comparison.id, Status.TIMEOUT, row)
+            if isinstance(row, str)
+            else Judgment.from_json(row)
+            for comparison, row in zip(comparisons, rows, strict=True)
+        ]
 
     async def _request_rewards(self, samples: Sequence[Sample], spec: RewardSpec) -> list[Reward]:
         group_size = spec.group_size if spec.needs_group else None
@@ -126,16 +142,16 @@ class JudgeClient:
                 "an incomplete group is judged only after it"
             )
         batches = split_into_batches([spec.compute_group_id(sample) for sample in samples], self.chunk, group_size)
-        questions = _RequestTemplate(
+        template = _RequestTemplate(
             "/v1/rewards", "samples", "rewards", lambda i: encode_sample(samples[i]), asdict(spec)
         )
-        rows = await self._send_batches(questions, batches)
+        rows = await self._send_batches(template, batches)
         return [
             Reward(None, Status.TIMEOUT, detail=row) if isinstance(row, str) else Reward.from_json(row) for row in rows
         ]
 
-    async def _send_batches(self, questions: _RequestTemplate, batches: Sequence[Batch]) -> list[Row]:
-        """The service's row for each item."""
+    async def _send_batches(self, template: _RequestTemplate, batches: Sequence[Batch]) -> list[ItemRow]:
+        """Send all requests of a call concurrently and collect the row of each item."""
         if not batches:
             return []
         connection = self._get_connection()
@@ -144,14 +160,13 @@ class JudgeClient:
         started = clock()
         if circuit.is_open:
             await connection.wait_until_healthy(self.probe_s)
+        # The deadline starts after the probe, so that a recovered service has the full time.
         deadline = clock() + self.deadline_s
-        asks = [self._send_batch(questions, batch, connection, deadline) for batch in batches]
-        found = {
-            i: row
-            for batch, rows in zip(batches, await gather_all(asks), strict=True)
-            for i, row in zip(batch.at, rows, strict=True)
-        }
-        rows = [found[i] for i in range(len(found))]
+        responses = await gather_all(self._send_batch(template, batch, connection, deadline) for batch in batches)
+        row_by_index: dict[int, ItemRow] = {}
+        for batch, batch_rows in zip(batches, responses, strict=True):
+            row_by_index.update(zip(batch.indices, batch_rows, strict=True))
+        rows = [row_by_index[i] for i in range(len(row_by_index))]
         if any(_is_judged(row) for row in rows):
             circuit.record_success()
             return rows
@@ -164,20 +179,23 @@ class JudgeClient:
         return rows
 
     async def _send_batch(
-        self, questions: _RequestTemplate, batch: Batch, connection: Connection, deadline: float
-    ) -> Sequence[Row]:
-        """Send one request. Returns the row of each of its items."""
-        encoded = [questions.encoded(i) for i in batch.at]
+        self, template: _RequestTemplate, batch: Batch, connection: Connection, deadline: float
+    ) -> Sequence[ItemRow]:
+        """Send one request and return the row of each of its items."""
+        encoded = [template.encode_item(i) for i in batch.indices]
         media = {digest: medium for _, media in encoded for digest, medium in media.items()}
-        body = {**questions.rest, questions.asked: [row for row, _ in encoded]}
+        body = {**template.settings, template.items_field: [row for row, _ in encoded]}
         try:
             async with connection.reserve_slot(batch.waits, deadline):
-                rows = (await connection.post(questions.path, body, media, deadline)).get(questions.answered)
+                response = await connection.post(template.path, body, media, deadline)
         except NoResponseError as e:
-            return [str(e)] * len(batch.at)
-        if not isinstance(rows, list) or len(rows) != len(batch.at):
-            missing = f"{len(batch.at)} {questions.answered}"
-            raise UsageError(f"{self.url}: expected {missing} from {questions.path}; is the service of this version?")
+            return [str(e)] * len(batch.indices)
+        rows = response.get(template.results_field)
+        if not isinstance(rows, list) or len(rows) != len(batch.indices):
+            expected = f"{len(batch.indices)} {template.results_field}"
+            raise UsageError(
+                f"{self.url}: expected {expected} from {template.path}; client and service must have the same version"
+            )
         return rows
 
     async def _request_health(self) -> dict[str, Any]:
@@ -185,14 +203,16 @@ class JudgeClient:
         try:
             return await connection.get_health(connection.loop.time() + min(HEALTH_TIMEOUT_S, self.deadline_s))
         except NoResponseError as e:
-            raise ServiceUnavailableError(f"{self.url}: {e}; see whether the judge service runs there") from e
+            raise ServiceUnavailableError(f"{self.url}: {e}; check that the judge service runs there") from e
 
     def _get_connection(self) -> Connection:
-        """This process' connection; called in the background loop alone."""
+        """Return this process's connection, opened on first use. Call only in the background event loop."""
         connection = _connections.get(self)
-        if connection is None or connection.loop is not asyncio.get_running_loop():  # after a fork it is the parent's
+        # After a fork, the inherited connection belongs to the parent's event loop and sockets.
+        if connection is None or connection.loop is not asyncio.get_running_loop():
             key = self.api_key or os.environ.get(KEY_VARIABLE, "").strip()
-            _check_key(key or "-", KEY_VARIABLE)
+            if key:  # a service without a key needs none
+                _check_key(key, KEY_VARIABLE)
             limits = self.attempt_s, self.retry_s, self.concurrency, self.waiting
             connection = _connections[self] = Connection(self.url, key, *limits)
         return connection
@@ -205,34 +225,35 @@ class JudgeClient:
 
 @dataclass(frozen=True)
 class _RequestTemplate:
-    """What a call asks, by number, and where."""
+    """Route, field names and items of the requests of one call."""
 
     path: str
-    asked: str
-    """Name of the items in the request."""
-    answered: str
-    """Name of their rows in the answer."""
-    encoded: Callable[[int], tuple[dict[str, Any], dict[str, Media]]]
-    """An item as JSON, and the media that it refers to, by digest."""
-    rest: Mapping[str, Any] = field(default_factory=dict)
-    """What else is in the request."""
+    items_field: str
+    """Name of the list of items in the request."""
+    results_field: str
+    """Name of the list of results in the response."""
+    encode_item: Callable[[int], tuple[dict[str, Any], dict[str, Media]]]
+    """Encode the item at an index; returns its JSON and the media that it references, by digest."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Other fields of the request."""
 
 
-def _is_judged(row: Row) -> bool:
-    """Whether the judge has said anything of the item, if only that it cannot."""
+def _is_judged(row: ItemRow) -> bool:
+    """Whether the judge produced a result for the item, even if it is a final failure such as overlong."""
     return not isinstance(row, str) and (Status(row["status"]).is_final or row.get("score") is not None)
 
 
-def _describe_problem(row: Row) -> str:
-    """What was wrong with an item that was not judged."""
+def _describe_problem(row: ItemRow) -> str:
+    """Describe why an item was not judged."""
     if isinstance(row, str):
         return row
     details = [row.get("detail"), *(vote.get("detail") for vote in row.get("votes", ()))]
-    return f"it answers, but with status {row['status']} alone: {next(filter(None, details), 'it does not say why')}"
+    detail = next(filter(None, details), "no detail given")
+    return f"the service responds, but judges nothing (status {row['status']}): {detail}"
 
 
 def _check_key(key: str, name: str) -> None:
-    """Raise UsageError for what cannot stand in a header; it is not repeated in the message."""
+    """Raise UsageError if a key cannot be sent in a header; the message does not repeat the key."""
     if not re.fullmatch(r"[!-~]+", key):
         raise UsageError(f"{name} must be one or more ASCII characters without white space")
 

@@ -1,7 +1,7 @@
-"""Comparisons and samples as JSON, split into requests. Media are sent by digest, so each is uploaded once.
+"""Encode comparisons and samples as JSON and split them into requests.
 
-Needs neither a web framework nor a model library: it runs in a trainer's process. The service decodes the rows with
-`flex_judge.reward.server.decoding`.
+Media are referenced by digest, so each file is uploaded once. This module runs in a trainer's process and needs neither
+a web framework nor a model library. The service decodes the rows with `flex_judge.reward.server.decoding`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ Json = dict[str, Any]
 
 
 def encode_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
-    """A row of `comparisons` in `POST /v1/judge`, and the media that it refers to, by digest.
+    """Encode a comparison for `POST /v1/judge`.
 
-    What comes back is the same comparison where contents are in the form that `Comparison.of` gives: text alone is
-    one text.
+    Decoding gives an equal comparison if its contents are in the normal form that `Comparison.of` creates (a content
+    of text only is one string).
+
+    Returns:
+        The JSON row, and the media that it references, by digest.
     """
     media: dict[str, Media] = {}
     row: Json = {
@@ -36,7 +39,11 @@ def encode_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
 
 
 def encode_sample(sample: Sample) -> tuple[Json, dict[str, Media]]:
-    """A row of `samples` in `POST /v1/rewards`, and the media that it refers to, by digest."""
+    """Encode a sample for `POST /v1/rewards`.
+
+    Returns:
+        The JSON row, and the media that it references, by digest.
+    """
     media: dict[str, Media] = {}
     row: Json = {"prompt": _encode_prompt(sample.prompt, media), "response": _encode_content(sample.response, media)}
     if sample.baseline is not None:
@@ -53,16 +60,18 @@ def _encode_prompt(messages: tuple[Message, ...], media: dict[str, Media]) -> li
 def _encode_content(content: Content, media: dict[str, Media]) -> str | list[Json]:
     if isinstance(content, str):
         return content
-    return [
-        {"type": "text", "text": part}
-        if isinstance(part, str)
-        else {"type": str(part.modality), str(part.modality): _encode_media(part, media)}
-        for part in content
-    ]
+    parts: list[Json] = []
+    for part in content:
+        if isinstance(part, str):
+            parts.append({"type": "text", "text": part})
+        else:
+            modality = str(part.modality)
+            parts.append({"type": modality, modality: _encode_media(part, media)})
+    return parts
 
 
 def _encode_media(medium: Media, media: dict[str, Media]) -> str | Json:
-    """What stands for a medium on the wire; those that must be uploaded for it are added to `media`."""
+    """Encode a medium as a reference; files that must be uploaded are added to `media`."""
     if medium.modality == Modality.MOLECULE:
         return medium.data.decode()
     if medium.frames:
@@ -75,32 +84,35 @@ def _encode_media(medium: Media, media: dict[str, Media]) -> str | Json:
 class Batch:
     """Items of one request."""
 
-    at: tuple[int, ...]
-    """Their numbers within the call."""
+    indices: tuple[int, ...]
+    """Indices of the items within the call."""
     waits: bool = False
-    """Whether they wait at the service for members of their group that come from elsewhere."""
+    """Whether the request waits at the service for group members from other callers."""
 
 
-def split_into_batches(groups: Sequence[str], most: int, group_size: int | None = None) -> list[Batch]:
-    """Items as requests of `most` items. What is of one group stays together, however many that are.
+def split_into_batches(groups: Sequence[str], max_items: int, group_size: int | None = None) -> list[Batch]:
+    """Split the items of one call into requests.
 
-    Groups that are not complete within this call come first, each in a request of its own: a group's time runs from
-    its first member on, and an answer comes only when all of its request is there.
+    Items of one group stay in one request, even if they are more than `max_items`. Groups that are incomplete within
+    this call come first, each in its own request: the timeout of a group starts with its first member, and a
+    response arrives only when every group of its request is judged.
 
     Args:
-        groups: the group of each item.
-        group_size: members of a complete group, where groups wait for theirs; None if none does.
+        groups: group identity of each item.
+        max_items: maximum number of items in a request.
+        group_size: number of members in a complete group; None if no group waits for members of other calls.
     """
     members: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
-    fragments: list[Batch] = []
+    incomplete: list[Batch] = []
     packed: list[list[int]] = []
-    for at in members.values():
-        if group_size is not None and len(at) % group_size:
-            fragments.append(Batch(tuple(at), waits=True))
-        elif packed and len(packed[-1]) + len(at) <= most:
-            packed[-1] += at
+    for indices in members.values():
+        if group_size is not None and len(indices) % group_size:
+            incomplete.append(Batch(tuple(indices), waits=True))
+        # Only the last request is filled up, so that items are sent in order.
+        elif packed and len(packed[-1]) + len(indices) <= max_items:
+            packed[-1] += indices
         else:
-            packed.append(list(at))
-    return [*fragments, *(Batch(tuple(at)) for at in packed)]
+            packed.append(list(indices))
+    return [*incomplete, *(Batch(tuple(indices)) for indices in packed)]

@@ -1,4 +1,4 @@
-"""When a client retries and when it gives up: exponential backoff and a circuit breaker."""
+"""Retry policy of the client: exponential backoff and a circuit breaker."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import time
 from datetime import datetime
 
 SILENT_ROUNDS = 1
-"""Rounds of calls without any answer that a caller may take as missing rewards; the next one is an error."""
+"""Number of rounds without any response that only cost rewards; the next one raises an error."""
 EMPTY_ROUNDS = 3
-"""The same for calls that were answered with nothing but time-outs and lost engines: the service is there, so it is
-given more time."""
+"""The same limit for rounds whose responses hold only timeouts and lost engines.
+
+It is higher because the service is reachable and may recover."""
 
 
 class CircuitBreaker:
-    """Remembers the calls in a row that brought no judgment. Any judgment closes it.
+    """Counter of consecutive calls without a judgment. Any judgment resets it.
 
-    Calls that were under way at the same time are one round: many single samples that fail together say no more than
-    one call of many samples.
+    Calls that overlap in time count as one round: many concurrent single-sample calls that fail together are one
+    outage, just like one call with many samples.
     """
 
     def __init__(self, url: str) -> None:
@@ -30,39 +31,46 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
+        """Whether the last completed call brought no judgment."""
         return self._since is not None
 
     def record_success(self) -> None:
+        """Record a call with at least one judgment."""
         self._since = None
 
     def record_failure(self, started: float, problem: str, silent: bool) -> bool:
-        """Note a call that brought no judgment. Returns whether that is one too many.
+        """Record a call without a judgment.
 
         Args:
-            started: `time.monotonic()` when the call began.
-            problem: what went wrong last, in a few words.
-            silent: whether there was no answer at all.
+            started: `time.monotonic()` at the start of the call.
+            problem: short description of the last problem.
+            silent: whether there was no response at all.
+
+        Returns:
+            Whether the caller should give up now.
         """
         now = time.monotonic()
         if self._since is None:
+            # The outage started with the call, not with its failure.
             self._since = datetime.fromtimestamp(time.time() - (now - started)).astimezone()
             self._rounds, self._calls, self._round_ended = 0, 0, started
         self._calls += 1
         self._problem = problem
+        # A call that started before the last round ended overlaps it and belongs to the same round.
         if started >= self._round_ended:
             self._rounds += 1
             self._round_ended = now
         return self._rounds > (SILENT_ROUNDS if silent else EMPTY_ROUNDS)
 
     def describe_outage(self) -> str:
-        """Since when, how often and why nothing was judged, and what to do, in one line."""
+        """Describe the outage in one line: start, number of calls, last problem, and what to do."""
         since = self._since or datetime.now().astimezone()
         minutes = (datetime.now().astimezone() - since).total_seconds() / 60
         calls = f"{self._calls} calls" if self._calls != 1 else "1 call"
         return (
-            f"{self._url}: the judge service has judged nothing since {since.isoformat(timespec='seconds')} "
-            f"({minutes:.1f} minutes, {calls}); last problem: {self._problem}; see whether it runs and can be reached "
-            f"({self._url}/healthz, its log), then go on from the last checkpoint"
+            f"{self._url}: no judgments since {since.isoformat(timespec='seconds')} ({minutes:.1f} minutes, {calls}); "
+            f"last problem: {self._problem}; check that the judge service runs and is reachable ({self._url}/healthz "
+            "and its log), then resume training from the last checkpoint"
         )
 
 
@@ -70,26 +78,31 @@ MAX_DOUBLINGS = 32
 
 
 class Backoff:
-    """Waits of one request: exponential, with full jitter, so that ranks that failed together do not come back together
-    ("Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
+    """Exponential backoff with full jitter for the retries of one request.
+
+    Jitter keeps ranks that failed together from retrying together (AWS Architecture Blog, "Exponential Backoff and
+    Jitter", 2015).
     """
 
-    def __init__(self, first_s: float, longest_s: float) -> None:
+    def __init__(self, first_s: float, max_s: float) -> None:
         self._first_s = first_s
-        self._longest_s = longest_s
+        self._max_s = max_s
         self._tries = 0
 
     def next_delay(self, retry_after_s: float = 0.0) -> float:
-        """Seconds to wait before the next try: even over 0 to `first_s`, doubled for each try up to `longest_s`.
+        """Draw the delay before the next try, in seconds.
+
+        The delay is uniform between 0 and `first_s`; the upper bound doubles with each try up to `max_s`.
 
         Args:
-            retry_after_s: what the service asked for; the jitter comes on top of it.
+            retry_after_s: delay that the service asked for; the jitter is added to it.
         """
-        ceiling = min(self._longest_s, self._first_s * 2**self._tries)
+        bound = min(self._max_s, self._first_s * 2**self._tries)
+        # The exponent is capped because 2**1024 would overflow the float.
         self._tries = min(self._tries + 1, MAX_DOUBLINGS)
-        return retry_after_s + random.uniform(0, ceiling)
+        return retry_after_s + random.uniform(0, bound)
 
 
 def parse_retry_after(header: str | None) -> float:
-    """The seconds of a Retry-After header; 0 without one, or for a date, which this service does not send."""
+    """Parse the seconds of a Retry-After header; 0 if it is missing or a date, which this service never sends."""
     return float(header) if header is not None and header.strip().isdecimal() else 0.0

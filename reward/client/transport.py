@@ -1,4 +1,4 @@
-"""A client's connections to a judge service: requests that are tried until they are answered or a deadline passes."""
+"""Connection of a client to a judge service: requests with retries, media uploads, and health probes."""
 
 from __future__ import annotations
 
@@ -29,19 +29,22 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 10.0
 MAX_RETRY_S = 20.0
 MAX_CONCURRENT_UPLOADS = 4
-"""Media that are sent at a time."""
 MAX_REMEMBERED_UPLOADS = 65_536
-"""Digests of uploaded media that are remembered."""
+"""Number of digests of uploaded media that are remembered."""
+# 500 is included, because a service may fail once while a replica or the gateway restarts.
 TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
-"""HTTP statuses after which the same request may fare better."""
+"""HTTP statuses after which the same request may succeed later."""
 
 
 class NoResponseError(Exception):
-    """The deadline of a request passed. Says what happened last; does not leave the client."""
+    """No response before the deadline of a request.
+
+    The message holds the last problem. Used only inside the client.
+    """
 
 
 class Connection:
-    """What a client holds for as long as its event loop lives: connections, what was uploaded, and the circuit."""
+    """State of a client within one event loop: HTTP connections, uploaded media, and the circuit breaker."""
 
     def __init__(
         self, url: str, api_key: str | None, attempt_s: float, retry_s: float, concurrency: int, waiting: int
@@ -50,100 +53,111 @@ class Connection:
 
         self.loop = asyncio.get_running_loop()
         self.circuit = _circuits.setdefault(url, CircuitBreaker(url))
-        self._room = {False: asyncio.Semaphore(concurrency), True: asyncio.Semaphore(waiting)}
+        self._slots = {False: asyncio.Semaphore(concurrency), True: asyncio.Semaphore(waiting)}
         self._url = url
         self._retry_s = retry_s
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(attempt_s, connect=min(CONNECT_TIMEOUT_S, attempt_s), pool=None),
+            # The semaphores above limit concurrency; httpx's own pool limit would count waiting group members too.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
-        self._answered = False
+        self._has_responded = False
         self._uploaded: OrderedDict[str, None] = OrderedDict()
-        self._uploading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._upload_room = asyncio.Semaphore(MAX_CONCURRENT_UPLOADS)
+        # A lock disappears when no upload holds it, so the dict stays small.
+        self._upload_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._upload_slots = asyncio.Semaphore(MAX_CONCURRENT_UPLOADS)
         self._probe: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
+        """Close all HTTP connections."""
         await self._http.aclose()
 
     @asynccontextmanager
     async def reserve_slot(self, waits: bool, deadline: float) -> AsyncIterator[None]:
-        """A place among the requests that may be under way at a time; those that wait for others have their own.
+        """Reserve one of the concurrent requests.
+
+        Args:
+            waits: whether the request waits for group members of other callers; these have their own limit.
+            deadline: time on the loop's clock, in seconds.
 
         Raises:
-            NoAnswerError: the deadline passed before one was free.
+            NoResponseError: the deadline passed before a slot was free.
         """
-        room = self._room[waits]
+        slots = self._slots[waits]
         try:
             async with asyncio.timeout_at(deadline):
-                await room.acquire()
+                await slots.acquire()
         except TimeoutError as e:
-            raise NoResponseError("the requests before it took all of the time") from e
+            raise NoResponseError("earlier requests used up the time limit") from e
         try:
             yield
         finally:
-            room.release()
+            slots.release()
 
     async def post(
         self, path: str, body: dict[str, Any], media: Mapping[str, Media], deadline: float
     ) -> dict[str, Any]:
-        """Send a request, and before it the media that it refers to and the service does not have.
+        """Send a request, after uploading the referenced media that the service does not have.
 
         Args:
-            body: the request; the time that is left is added to it as `deadline_s`.
-            deadline: on the loop's clock, in seconds.
+            path: route of the service.
+            body: the request; the remaining time is added to it as `deadline_s`.
+            media: the referenced media, by digest.
+            deadline: time on the loop's clock, in seconds.
 
         Raises:
-            NoAnswerError: the deadline passed.
-            UsageError: the service refused it, see `_refusal`.
+            NoResponseError: the deadline passed.
+            UsageError: the service rejected the request, see `_build_error`.
         """
-        # One key over all tries: a request whose answer got lost is not judged a second time.
+        # One key for all tries: the service does not judge a request again whose response was lost.
         headers = {"Idempotency-Key": uuid.uuid4().hex, "Content-Type": "application/json"}
         backoff = Backoff(self._retry_s, MAX_RETRY_S)
         problem = ""
         while True:
             try:
                 await self._upload_missing(media, deadline)
-                answer = await self._send_request("POST", path, deadline, body, headers)
+                response = await self._send_request("POST", path, deadline, body, headers)
             except NoResponseError as e:
                 raise NoResponseError(f"{problem}; then {e}" if problem else str(e)) from e
-            if answer.status_code != 409:
-                return _parse_object(answer)
-            lost = {digest for digest in _parse_object(answer).get("missing_media", ()) if digest in media}
-            if not lost:
-                raise UsageError(f"{self._url} answered 409 to POST {path}: {_describe_response(answer)}")
-            for digest in lost:
+            if response.status_code != 409:
+                return _parse_object(response)
+            missing = {digest for digest in _parse_object(response).get("missing_media", ()) if digest in media}
+            if not missing:
+                raise UsageError(f"{self._url} answered 409 to POST {path}: {_describe_response(response)}")
+            for digest in missing:
                 self._uploaded.pop(digest, None)
-            if problem:  # it does not keep what it is sent: more is under way than its store holds
+            if problem:
+                # The second 409 in a row: the media store evicts uploads faster than requests use them, so wait.
                 await self._sleep_before_retry(backoff.next_delay(), deadline, problem)
-            problem = f"409: {_describe_response(answer)}"
+            problem = f"409: {_describe_response(response)}"
 
     async def get_health(self, deadline: float) -> dict[str, Any]:
-        """What the service says of itself, in one try.
+        """Request `/healthz` once, without retries.
 
         Raises:
-            NoAnswerError: it gives no answer, or a bad one.
+            NoResponseError: there was no response, or its status is not 200.
         """
         import httpx
 
         try:
             async with asyncio.timeout_at(deadline):
-                answer = await self._http.get(f"{self._url}/healthz")
+                response = await self._http.get(f"{self._url}/healthz")
         except (httpx.TransportError, TimeoutError) as e:
             raise NoResponseError(describe_no_response(e)) from e
-        if answer.status_code != 200:
-            raise NoResponseError(f"GET /healthz: {answer.status_code}: {_describe_response(answer)}")
-        return _parse_object(answer)
+        if response.status_code != 200:
+            raise NoResponseError(f"GET /healthz: {response.status_code}: {_describe_response(response)}")
+        return _parse_object(response)
 
     async def wait_until_healthy(self, seconds: float) -> None:
-        """Wait until the service says that it is well, for so many seconds at most; callers share one probe.
+        """Wait until the service reports that it is healthy; concurrent callers share one probe.
 
         Raises:
-            ServiceUnavailableError: it did not, and was not there before either.
+            ServiceUnavailableError: it did not become healthy within that many seconds.
         """
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._probe_until_healthy(seconds))
+        # Shielded: a caller that is cancelled must not cancel the probe of the others.
         await asyncio.shield(self._probe)
 
     async def _probe_until_healthy(self, seconds: float) -> None:
@@ -154,7 +168,8 @@ class Connection:
             try:
                 await self.get_health(deadline)
                 return
-            except NoResponseError as e:  # of one that was cut short, what was wrong before says more
+            except NoResponseError as e:
+                # A try that the deadline cut short says less than the problem of the try before it.
                 problem = problem if problem and self.loop.time() >= deadline else str(e)
             try:
                 await self._sleep_before_retry(backoff.next_delay(), deadline, problem)
@@ -165,44 +180,47 @@ class Connection:
     async def _send_request(
         self, method: str, path: str, deadline: float, body: dict[str, Any] | bytes, headers: Mapping[str, str]
     ) -> httpx.Response:
-        """A request, tried until it has an answer that is final: 2xx or 409."""
+        """Send a request and retry it until there is a final response (2xx or 409)."""
         import httpx
 
         backoff, problem = Backoff(self._retry_s, MAX_RETRY_S), ""
         while True:
-            content = (
-                body
-                if isinstance(body, bytes)
-                else json.dumps(body | {"deadline_s": _compute_server_deadline(deadline)}).encode()
-            )
-            wait_s = 0.0
+            if isinstance(body, bytes):
+                content = body
+            else:  # the remaining time shrinks with every try
+                content = json.dumps(body | {"deadline_s": _compute_server_deadline(deadline)}).encode()
+            retry_after_s = 0.0
             try:
                 async with asyncio.timeout_at(deadline):
-                    answer = await self._http.request(method, self._url + path, content=content, headers=headers)
+                    response = await self._http.request(method, self._url + path, content=content, headers=headers)
             except httpx.TransportError as e:
                 problem = describe_no_response(e)
-            except TimeoutError as e:  # of a try that was cut short, what was wrong before says more
+            except TimeoutError as e:
+                # The problem of an earlier try says more than this try, which the deadline cut short.
                 raise NoResponseError(problem or describe_no_response(e)) from e
             else:
-                if answer.is_success or answer.status_code == 409:
-                    self._answered = True
-                    return answer
-                if not self._is_transient(answer):
-                    raise _build_error(self._url, answer, method, path)
-                problem = f"{answer.status_code}: {_describe_response(answer)}"
-                wait_s = parse_retry_after(answer.headers.get("Retry-After"))
-            await self._sleep_before_retry(backoff.next_delay(wait_s), deadline, problem)
+                if response.is_success or response.status_code == 409:
+                    self._has_responded = True
+                    return response
+                if not self._is_transient(response):
+                    raise _build_error(self._url, response, method, path)
+                problem = f"{response.status_code}: {_describe_response(response)}"
+                retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
+            await self._sleep_before_retry(backoff.next_delay(retry_after_s), deadline, problem)
 
-    def _is_transient(self, answer: httpx.Response) -> bool:
-        # A service that starts again knows its routes a little later than its port: 404 without our own text.
-        starting = answer.status_code == 404 and self._answered and _parse_error(answer) is None
-        return answer.status_code in TRANSIENT_STATUSES or starting
+    def _is_transient(self, response: httpx.Response) -> bool:
+        # A restarting service opens its port before it adds its routes: it answers 404 without our error body.
+        is_starting = response.status_code == 404 and self._has_responded and _parse_error(response) is None
+        return response.status_code in TRANSIENT_STATUSES or is_starting
 
     async def _sleep_before_retry(self, seconds: float, deadline: float, problem: str) -> None:
-        """Wait before the next try; what would be too late is tried halfway to the deadline, if that is worth it."""
-        left = deadline - self.loop.time()
-        if seconds >= left:
-            seconds = left / 2
+        """Sleep before the next try.
+
+        A delay beyond the deadline is shortened to half of the remaining time, if that still is `retry_s` or more.
+        """
+        remaining_s = deadline - self.loop.time()
+        if seconds >= remaining_s:
+            seconds = remaining_s / 2
             if seconds < self._retry_s:
                 raise NoResponseError(problem)
         await asyncio.sleep(seconds)
@@ -214,68 +232,67 @@ class Connection:
         await gather_all([self._upload_media(digest, media[digest], deadline) for digest in new])
 
     async def _upload_media(self, digest: str, medium: Media, deadline: float) -> None:
-        lock = self._uploading.setdefault(digest, asyncio.Lock())
-        async with lock:  # another request may be sending the same picture
+        lock = self._upload_locks.setdefault(digest, asyncio.Lock())
+        async with lock:  # a concurrent request may be uploading the same file
             if digest in self._uploaded:
                 return
-            async with self._upload_room:
+            async with self._upload_slots:
                 path = f"/v1/media/{medium.modality}/{digest}"
-                await self._send_request(
-                    "PUT", path, deadline, medium.data, {"Content-Type": "application/octet-stream"}
-                )
+                headers = {"Content-Type": "application/octet-stream"}
+                await self._send_request("PUT", path, deadline, medium.data, headers)
             self._uploaded[digest] = None
             if len(self._uploaded) > MAX_REMEMBERED_UPLOADS:
                 self._uploaded.popitem(last=False)
 
 
 _circuits: dict[str, CircuitBreaker] = {}
-"""By URL: an outage is the service's, whatever settings a client has."""
+"""Circuit breakers by URL: an outage affects all clients of a service, regardless of their settings."""
 
 
 def _compute_server_deadline(deadline: float) -> float:
-    """The seconds that the service is given: those left, less what its answer needs to come back."""
-    left = max(0.0, deadline - asyncio.get_running_loop().time())
-    return round(left - min(5.0, 0.1 * left), 3)
+    """Compute `deadline_s` for the service: the remaining time, less a margin for the response to arrive."""
+    remaining_s = max(0.0, deadline - asyncio.get_running_loop().time())
+    return round(remaining_s - min(5.0, 0.1 * remaining_s), 3)
 
 
 def describe_no_response(error: Exception) -> str:
-    """Say that a request got no answer, and why."""
+    """Describe why a request got no response."""
     return f"no answer ({type(error).__name__}{f': {error}' if str(error) else ''})"
 
 
-def _parse_error(answer: httpx.Response) -> str | None:
-    """The text of an error body of ours; None for another's."""
+def _parse_error(response: httpx.Response) -> str | None:
+    """Parse the error message of a judge service; None if the response comes from another program."""
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
         return None
     return body["error"] if isinstance(body, dict) and isinstance(body.get("error"), str) else None
 
 
-def _describe_response(answer: httpx.Response) -> str:
-    text = _parse_error(answer) or answer.text
-    return " ".join(text.split())[:500] or answer.reason_phrase
+def _describe_response(response: httpx.Response) -> str:
+    text = _parse_error(response) or response.text
+    # One bounded line: the text may be the HTML error page of a proxy.
+    return " ".join(text.split())[:500] or response.reason_phrase
 
 
-def _parse_object(answer: httpx.Response) -> dict[str, Any]:
+def _parse_object(response: httpx.Response) -> dict[str, Any]:
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        raise UsageError(
-            f"{answer.url}: expected a JSON object, got {_describe_response(answer)!r:.80}; is this a judge service?"
-        )
+        text = _describe_response(response)
+        raise UsageError(f"{response.url}: expected a JSON object, got {text!r:.80}; is this a judge service?")
     return body
 
 
-def _build_error(url: str, answer: httpx.Response, method: str, path: str) -> JudgeError:
-    """What an answer that will not change means to the caller."""
-    line, status = _describe_response(answer), answer.status_code
+def _build_error(url: str, response: httpx.Response, method: str, path: str) -> JudgeError:
+    """Build the error for a response that a retry would not change."""
+    line, status = _describe_response(response), response.status_code
     if status in (401, 403):
-        return AccessError(f"{url}: {line}; give its key as api_key, or in the environment as FLEX_JUDGE_API_KEY")
+        return AccessError(f"{url}: {line}; pass the key as api_key or set FLEX_JUDGE_API_KEY")
     if status == 413:
-        return RequestTooLargeError(f"{url}: {line}; send less at a time (chunk), or raise the service's limits")
+        return RequestTooLargeError(f"{url}: {line}; send fewer items per request (chunk), or raise the service limits")
     if status in (400, 422):
         return MediaError(line) if method == "PUT" else UsageError(line)
     return UsageError(f"{url} answered {status} to {method} {path}: {line}; is this the address of a judge service?")

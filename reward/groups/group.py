@@ -1,4 +1,4 @@
-"""One group on its way from its callers to their rewards: it gathers, is judged, and judges latecomers."""
+"""One group from its first member to the rewards: it waits for members, is judged, and judges latecomers."""
 
 from __future__ import annotations
 
@@ -11,199 +11,218 @@ from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.media.types import Media
 from flex_judge.judges.types import Comparison, Content, split_content
 from flex_judge.reward.groups.match import Match
-from flex_judge.reward.groups.methods import Ask, judge_group
+from flex_judge.reward.groups.methods import JudgeFunction, judge_group
 from flex_judge.reward.groups.rewards import build_rewards
 from flex_judge.reward.types import GroupInfo, Reward, RewardSpec, Sample
 
 T = TypeVar("T")
 SOLO_METHODS = ("pointwise", "baseline")
-"""Methods by which a completion is judged without the others: it is asked about as soon as it comes, and only the
-figures wait for the group."""
+"""Methods that judge a completion without the other completions.
+
+Its judging starts as soon as it arrives; only the statistics wait for the group."""
+BYTES_PER_RECORD = 1024
+"""Assumed memory for one member or one match, without texts and media."""
 
 
 class StartTask(Protocol):
-    """Make a task and hold on to it until it ends."""
+    """Function that creates a task and holds a reference to it until it ends."""
 
-    def __call__(self, work: Coroutine[Any, Any, T], /) -> asyncio.Task[T]: ...
+    def __call__(self, work: Coroutine[Any, Any, T], /) -> asyncio.Task[T]:
+        """Create the task."""
 
 
 @dataclass(eq=False)
 class Member:
+    """A sample in a group, with the future of its reward."""
+
     sample: Sample
     future: asyncio.Future[Reward]
     deadline: float | None
-    """By the event loop's clock; a comparison without a verdict by then has status timeout."""
-    alone: asyncio.Task[list[Match]] | None
-    """What is asked about it without the others, see ALONE."""
+    """Time on the event loop's clock after which a comparison without a verdict gets the status timeout."""
+    solo_task: asyncio.Task[list[Match]] | None
+    """Judging of this member alone, see SOLO_METHODS."""
 
     def cancel_work(self) -> None:
-        if self.alone is not None:
-            self.alone.cancel()
+        """Cancel the judging of this member alone."""
+        if self.solo_task is not None:
+            self.solo_task.cancel()
 
 
 class Group:
-    """Members come by `add`; `judge` says that no more of them are waited for.
+    """Group of samples that are judged together.
 
-    Members are judged in waves: those that gathered, then whoever came while the wave before was judged, or later.
-    Nothing that a caller was told changes when a latecomer comes. A member whose caller gave up (its future was
-    cancelled) before its wave began leaves; one that is being judged stays as an opponent, unless nobody waits for its
-    wave any more: then the wave is cancelled.
+    `add` adds members; `start_judging` stops waiting for more. Members are judged in waves: first all members that are
+    present, then those that arrived during the previous wave, or later. A latecomer never changes a reward that was
+    already returned.
+
+    A member whose future is cancelled before its wave starts leaves the group. A member of the current wave stays as an
+    opponent; if all futures of the wave are cancelled, the wave is cancelled.
     """
 
     def __init__(
-        self, spec: RewardSpec, ask: Ask, wanted: int | None, start: StartTask, leave: Callable[[Group], None]
+        self,
+        spec: RewardSpec,
+        judge: JudgeFunction,
+        expected_size: int | None,
+        start_task: StartTask,
+        on_end: Callable[[Group], None],
     ) -> None:
-        """Args:
-        wanted: how many members it should have; None where that is not known.
-        start: makes its tasks.
-        leave: told when the group is of no more use to anybody: all gave up, or its work failed.
+        """Create an empty group.
+
+        Args:
+            spec: how the members are judged.
+            judge: judges one comparison.
+            expected_size: number of members of the complete group; None if unknown.
+            start_task: creates the tasks of the group.
+            on_end: called when nobody needs the group anymore: all callers gave up, or its work failed.
         """
-        self.spec, self.ask, self.wanted, self._start, self._leave = spec, ask, wanted, start, leave
+        self.spec, self.judge, self.expected_size = spec, judge, expected_size
+        self._start_task, self._on_end = start_task, on_end
         self.members: list[Member] = []
         self.closed = False
-        """Whether whoever comes now is late."""
+        """Whether a new member is a latecomer."""
         self._matches: list[Match] = []
-        self._judged = 0  # members that have been judged, the first ones
-        self._in_hand = 0  # members that are being judged, the next ones
-        self._work: asyncio.Task[tuple[list[Match], list[Reward]]] | None = None
+        # The members are ordered: judged ones first, then those of the current wave, then the waiting ones.
+        self._num_judged = 0
+        self._wave_size = 0
+        self._wave_task: asyncio.Task[tuple[list[Match], list[Reward]]] | None = None
 
     @property
     def is_full(self) -> bool:
-        return len(self.members) == self.wanted
+        """Whether all expected members are present."""
+        return len(self.members) == self.expected_size
 
     @property
     def size_bytes(self) -> int:
-        """About what it holds: its one prompt, what its members wrote, and a KiB for each member and comparison."""
+        """Estimated memory use: the shared prompt, all responses and baselines, members and matches."""
         samples = [member.sample for member in self.members]
         contents = [message.content for sample in samples[:1] for message in sample.prompt]
         contents += [content for s in samples for content in (s.response, s.baseline) if content is not None]
-        records = len(samples) * (len(samples) if self.spec.method == "round_robin" else 2)
-        return sum(map(_estimate_bytes, contents)) + 1024 * records
+        num_records = len(samples) * (len(samples) if self.spec.method == "round_robin" else 2)
+        return sum(map(_estimate_bytes, contents)) + BYTES_PER_RECORD * num_records
 
     def add(self, sample: Sample, deadline: float | None = None) -> asyncio.Future[Reward]:
-        """One more member; its reward comes when the group has been judged."""
+        """Add a member; the returned future gets its reward when the group has been judged."""
         self._drop_cancelled_members()
-        if self.members:  # equal prompts are one, so that a group holds the media in it once
+        if self.members:  # share one prompt object, so that the group holds its media only once
             sample = replace(sample, prompt=self.members[0].sample.prompt)
         future: asyncio.Future[Reward] = asyncio.get_running_loop().create_future()
-        alone = None
+        solo_task = None
         if self.spec.method in SOLO_METHODS:
-            alone = self._start(judge_group([sample], self.spec, limit_by_deadline(self.ask, deadline)))
-            alone.add_done_callback(self._handle_solo_end)
-        member = Member(sample, future, deadline, alone)
-        self.members.append(member)
+            solo_task = self._start_task(judge_group([sample], self.spec, limit_by_deadline(self.judge, deadline)))
+            solo_task.add_done_callback(self._handle_solo_end)
+        self.members.append(Member(sample, future, deadline, solo_task))
         future.add_done_callback(self._handle_future_done)
         if self.closed:
             self.start_judging()
         return future
 
     def start_judging(self) -> None:
-        """Judge the members that are there; from now on, others are late."""
+        """Judge the present members; later ones are latecomers."""
         self.closed = True
-        if self._work is None:
-            self._work = self._start(self._judge_wave())
-            self._work.add_done_callback(self._handle_wave_end)
+        if self._wave_task is None:
+            self._wave_task = self._start_task(self._judge_wave())
+            self._wave_task.add_done_callback(self._handle_wave_end)
 
     async def _judge_wave(self) -> tuple[list[Match], list[Reward]]:
-        # Told only now, so that latecomers who come in one call are in one wave.
+        # Members are counted here and not in `start_judging`, so that latecomers of one call share one wave.
         self._drop_cancelled_members()
         samples = [member.sample for member in self.members]
-        wave = range(self._judged, len(samples))
-        self._in_hand = len(wave)
+        wave = range(self._num_judged, len(samples))
+        self._wave_size = len(wave)
         if not wave:
             return self._matches, []
         members = [self.members[i] for i in wave]
         if self.spec.method in SOLO_METHODS:
             matches = list(self._matches)
             for i, member in zip(wave, members, strict=True):
-                assert member.alone is not None
-                matches += [_reindex_match(i, match) for match in await member.alone]
+                assert member.solo_task is not None
+                matches += [_reindex_match(i, match) for match in await member.solo_task]
         else:
-            waiting = [m.deadline for m in members if m.deadline is not None and not m.future.done()]
-            ask = limit_by_deadline(self.ask, min(waiting, default=None))
-            matches = await judge_group(samples, self.spec, ask, wave, self._matches)
-        note = GroupInfo(len(samples), self.wanted, late=self._judged > 0)
-        return matches, build_rewards(matches, self.spec, note, wave)
+            deadlines = [m.deadline for m in members if m.deadline is not None and not m.future.done()]
+            judge = limit_by_deadline(self.judge, min(deadlines, default=None))
+            matches = await judge_group(samples, self.spec, judge, wave, self._matches)
+        info = GroupInfo(len(samples), self.expected_size, late=self._num_judged > 0)
+        return matches, build_rewards(matches, self.spec, info, wave)
 
-    def _handle_wave_end(self, work: asyncio.Task[tuple[list[Match], list[Reward]]]) -> None:
-        self._work = None
-        done = slice(self._judged, self._judged + self._in_hand)
-        self._in_hand = 0
-        if work.cancelled():  # nobody waits for it any more
-            for member in self.members[done]:
+    def _handle_wave_end(self, task: asyncio.Task[tuple[list[Match], list[Reward]]]) -> None:
+        self._wave_task = None
+        wave = slice(self._num_judged, self._num_judged + self._wave_size)
+        self._wave_size = 0
+        if task.cancelled():  # all callers of the wave gave up
+            for member in self.members[wave]:
                 member.future.cancel()
                 member.cancel_work()
-            del self.members[done]
-        elif (error := work.exception()) is not None:
+            del self.members[wave]
+        elif (error := task.exception()) is not None:
             self._fail_all(error)
         else:
-            matches, rewards = work.result()
+            matches, rewards = task.result()
+            # Latecomers need only scores and outcomes, and reasoning is most of a judgment's size.
             self._matches = [match.strip_text() for match in matches]
-            self._judged = done.stop
-            for member, reward in zip(self.members[done], rewards, strict=True):
+            self._num_judged = wave.stop
+            for member, reward in zip(self.members[wave], rewards, strict=True):
                 if not member.future.done():
                     member.future.set_result(reward)
-        if len(self.members) > self._judged:
+        if len(self.members) > self._num_judged:
             self.start_judging()
 
-    def _handle_solo_end(self, alone: asyncio.Task[list[Match]]) -> None:
-        # The group would find out when it is judged; its callers need not wait until then.
-        if not alone.cancelled() and (error := alone.exception()) is not None:
+    def _handle_solo_end(self, task: asyncio.Task[list[Match]]) -> None:
+        # Fail at once: otherwise the callers would wait for the whole group before they see the error.
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._fail_all(error)
 
     def _fail_all(self, error: BaseException) -> None:
-        """Everybody who waits gets the error."""
-        members, self.members, self._judged, self._in_hand = self.members, [], 0, 0
+        """Raise an error in the futures of all members."""
+        members, self.members, self._num_judged, self._wave_size = self.members, [], 0, 0
         for member in members:
             member.cancel_work()
             if not member.future.done():
                 member.future.set_exception(error)
-                member.future.exception()  # one caller who looks is enough: asyncio need not complain of the others
-        if self._work is not None:
-            self._work.cancel()
-        self._leave(self)
+                member.future.exception()  # marks the error as retrieved: asyncio must not log it for absent callers
+        if self._wave_task is not None:
+            self._wave_task.cancel()
+        self._on_end(self)
 
     def _handle_future_done(self, future: asyncio.Future[Reward]) -> None:
         if not future.cancelled():
             return
         self._drop_cancelled_members()
-        in_hand = self.members[self._judged : self._judged + self._in_hand]
-        if self._work is not None and in_hand and all(member.future.done() for member in in_hand):
-            self._work.cancel()
+        wave = self.members[self._num_judged : self._num_judged + self._wave_size]
+        if self._wave_task is not None and wave and all(member.future.done() for member in wave):
+            self._wave_task.cancel()
         if all(member.future.cancelled() for member in self.members):
-            self._leave(self)
+            self._on_end(self)
 
     def _drop_cancelled_members(self) -> None:
-        """Drop the members whose callers gave up before they were being judged."""
-        begun = self._judged + self._in_hand
-        for member in self.members[begun:]:
+        """Drop members whose futures were cancelled before their wave started."""
+        for member in self.members[self._num_judged + self._wave_size :]:
             if member.future.cancelled():
                 self.members.remove(member)
                 member.cancel_work()
 
 
-def limit_by_deadline(ask: Ask, deadline: float | None) -> Ask:
-    """The same, but what has no verdict by the deadline (of the event loop's clock) has status timeout."""
+def limit_by_deadline(judge: JudgeFunction, deadline: float | None) -> JudgeFunction:
+    """Wrap a judge function: without a verdict by the deadline (event loop clock), the status is timeout."""
 
-    async def asked(comparison: Comparison) -> Judgment:
+    async def judge_in_time(comparison: Comparison) -> Judgment:
         try:
             async with asyncio.timeout_at(deadline) as limit:
-                return await ask(comparison)
+                return await judge(comparison)
         except TimeoutError:
-            if not limit.expired():
+            if not limit.expired():  # a TimeoutError of the judge itself
                 raise
             return Judgment.from_failure(comparison.id, Status.TIMEOUT, "no verdict before the deadline of the request")
 
-    return asked
+    return judge_in_time
 
 
 def _reindex_match(index: int, match: Match) -> Match:
-    """The match of one who was judged as a group of its own."""
+    """Replace the member index of a match that was played in a group of one."""
     return replace(match, members=tuple(None if member is None else index for member in match.members))
 
 
 def _estimate_bytes(content: Content) -> int:
-    """Bytes of a content, about."""
     return sum(len(part) if isinstance(part, str) else _count_media_bytes(part) for part in split_content(content))
 
 

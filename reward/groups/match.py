@@ -1,4 +1,4 @@
-"""Matches between members of a group, and knock-out tournaments (arXiv 2501.13007)."""
+"""Matches between group members, and knock-out tournaments (arXiv 2501.13007)."""
 
 from __future__ import annotations
 
@@ -13,148 +13,160 @@ from flex_judge.judges.judgments import Judgment
 
 @dataclass(frozen=True)
 class Match:
-    """One comparison of members of a group, or of one alone."""
+    """One comparison of group members, or of a single member."""
 
     members: tuple[int | None, ...]
-    """Who stood at each place, as indexes of the group; None is the baseline of the member beside it."""
+    """Member index at each position; None is the baseline of the member in the other position."""
     judgment: Judgment | None
-    """None where nobody was asked, as the responses are equal."""
-    equal: bool = False
-    """Whether the responses are equal: a tie, whatever a judge says."""
+    """None if the judge was not called because the responses are identical."""
+    identical: bool = False
+    """Whether the responses are identical, which makes the match a tie in any case."""
     round: int = 0
-    """Of a knock-out: which round it belongs to, from 1; the final has the highest number."""
-    through: int | None = None
-    """Of a knock-out: who went on."""
+    """Round of a knock-out, starting at 1; the final has the highest number."""
+    winner: int | None = None
+    """Member that advances to the next round of a knock-out."""
 
     @property
     def best_scores(self) -> tuple[float, ...] | None:
-        """The scores by place, expected ones where there are; None without a verdict."""
+        """Score of each position, expected scores if available; None without a verdict."""
         if self.judgment is None:
             return None
         expected = self.judgment.expected_scores
         return self.judgment.scores if expected is None else expected
 
-    def get_outcome(self, place: int, other: int) -> float | None:
-        """What one place has won of another: 1, 0, or a half for a tie; None without a verdict.
+    def get_outcome(self, position: int, opponent: int) -> float | None:
+        """Return the result of one position against another: 1 for a win, 0 for a loss, 0.5 for a tie.
 
-        Of a pair it is what most votes prefer; among more it is the higher score, expected where there is one.
+        A pair is decided by the majority of votes, a longer list by the higher score (expected scores if available).
+
+        Returns:
+            None without a verdict.
         """
-        statistics = self.best_scores
-        if self.equal:
+        scores = self.best_scores
+        if self.identical:
             return 0.5
-        if self.judgment is None or statistics is None:
+        if self.judgment is None or scores is None:
             return None
         if len(self.members) == 2:
             preferred = self.judgment.preferred
-            return 0.5 if preferred is None else float(preferred == place)
-        return 0.5 if statistics[place] == statistics[other] else float(statistics[place] > statistics[other])
+            return 0.5 if preferred is None else float(preferred == position)
+        return 0.5 if scores[position] == scores[opponent] else float(scores[position] > scores[opponent])
 
     @property
     def has_verdict(self) -> bool:
-        return self.equal or self.best_scores is not None
+        """Whether the match has a result."""
+        return self.identical or self.best_scores is not None
 
     def strip_text(self) -> Match:
-        """The same with nothing but its scores, to be kept."""
+        """Return a copy without reasoning, votes and provenance, to save memory."""
         if self.judgment is None:
             return self
         return replace(self, judgment=replace(self.judgment, reasoning="", votes=(), provenance={}))
 
 
-Play = Callable[[int, int], Awaitable[Match]]
-"""Have two members compared, the first of them standing first."""
+PlayMatch = Callable[[int, int], Awaitable[Match]]
+"""Compare two members; the first argument takes the first position."""
 
 
-async def play_knockout(drawn: Sequence[int], play: Play) -> list[Match]:
-    """Single elimination: n - 1 matches in ceil(log2 n) rounds; each is held as soon as its two members are known.
+async def play_knockout(bracket: Sequence[int], play: PlayMatch) -> list[Match]:
+    """Play a single-elimination tournament: n - 1 matches in ceil(log2 n) rounds.
 
-    The draw is halved again and again; where n is no power of two, some members have no match in the first round.
+    The bracket is halved recursively; if n is not a power of two, some members have no match in the first round. A
+    match starts as soon as its two members are known.
 
     Args:
-        drawn: the members in the order of the draw.
+        bracket: the members in bracket order.
+        play: compares two members.
 
     Returns:
-        All matches with their rounds and who went on, see `_goes_on`; the final last.
+        All matches with their round and winner, see `_choose_winner`; the final is last.
     """
-    matches, _ = await _play_bracket(drawn, (len(drawn) - 1).bit_length(), play)
+    matches, _ = await _play_bracket(bracket, (len(bracket) - 1).bit_length(), play)
     return matches
 
 
-async def _play_bracket(drawn: Sequence[int], round: int, play: Play) -> tuple[list[Match], int]:
-    """The matches among some members, the last of them in that round, and who comes out of them."""
-    if len(drawn) == 1:
-        return [], drawn[0]
-    half = (len(drawn) + 1) // 2
+async def _play_bracket(bracket: Sequence[int], round: int, play: PlayMatch) -> tuple[list[Match], int]:
+    """Play all matches of a part of the bracket, the last one in `round`. Returns them and the winner."""
+    if len(bracket) == 1:
+        return [], bracket[0]
+    half = (len(bracket) + 1) // 2
     (left, a), (right, b) = await gather_all(
-        [_play_bracket(drawn[:half], round - 1, play), _play_bracket(drawn[half:], round - 1, play)]
+        [_play_bracket(bracket[:half], round - 1, play), _play_bracket(bracket[half:], round - 1, play)]
     )
     match = await _play_match(a, b, round, [*left, *right], play)
-    assert match.through is not None
-    return [*left, *right, match], match.through
+    assert match.winner is not None
+    return [*left, *right, match], match.winner
 
 
-async def play_latecomer(latecomer: int, drawn: Sequence[int], matches: Sequence[Match], play: Play) -> list[Match]:
-    """The matches of one who comes when the knock-out is over, as though it had been in the draw.
+async def play_latecomer(
+    latecomer: int, bracket: Sequence[int], matches: Sequence[Match], play: PlayMatch
+) -> list[Match]:
+    """Play the matches of a member that arrives after the knock-out, as if it had been in the bracket.
 
-    It meets one of those who were knocked out in the first round, then one of the second, and so on until it is knocked
-    out itself or has beaten the winner: at most one match for each round, and one.
+    It plays one of the members eliminated in the first round, then one eliminated in the second, and so on, until it
+    loses or has beaten the winner. That is at most one match for each round, plus one.
 
     Args:
-        drawn: the members that it may meet.
-        matches: the knock-out, and the matches of earlier latecomers.
+        latecomer: the late member.
+        bracket: its possible opponents.
+        matches: the matches of the knock-out and of earlier latecomers.
+        play: compares two members.
     """
-    held: list[Match] = []
-    levels = find_exit_rounds(drawn, matches)
-    for level in sorted(set(levels.values())):
-        # Not always the same one, so that one upset does not place all latecomers.
-        opponent = random.Random(f"{latecomer}/{level}").choice([m for m in drawn if levels[m] == level])
-        held.append(await _play_match(opponent, latecomer, level, [*matches, *held], play))
-        if held[-1].through != latecomer:
+    played: list[Match] = []
+    exit_rounds = find_exit_rounds(bracket, matches)
+    for exit_round in sorted(set(exit_rounds.values())):
+        candidates = [member for member in bracket if exit_rounds[member] == exit_round]
+        # Latecomers get different opponents, so that one upset does not decide the rank of all of them.
+        opponent = random.Random(f"{latecomer}/{exit_round}").choice(candidates)
+        match = await _play_match(opponent, latecomer, exit_round, [*matches, *played], play)
+        played.append(match)
+        if match.winner != latecomer:
             break
-    return held
+    return played
 
 
 def find_exit_rounds(members: Iterable[int], matches: Sequence[Match]) -> dict[int, int]:
-    """How far each member came: the round in which it was knocked out, or one more than the last where it never was."""
+    """Find the round in which each member was eliminated; one more than the last round if it never was."""
     last = max((match.round for match in matches), default=0)
-    # Who is met by a latecomer after it was knocked out is met in that same round.
-    out = {member: match.round for match in matches for member in match.members if member != match.through}
-    return {member: out.get(member, last + 1) for member in members}
+    # A latecomer's match against an eliminated member has that member's exit round, so later entries do not differ.
+    eliminated = {member: match.round for match in matches for member in match.members if member != match.winner}
+    return {member: eliminated.get(member, last + 1) for member in members}
 
 
-async def _play_match(a: int, b: int, round: int, before: Sequence[Match], play: Play) -> Match:
-    # Who stood second more often stands first, so that a leaning of the judge to one place is not always for the same.
-    match = await play(
-        *((b, a) if _compute_position_balance(b, before) < _compute_position_balance(a, before) else (a, b))
-    )
-    return replace(match, round=round, through=_choose_winner(match, a, b, before))
+async def _play_match(a: int, b: int, round: int, earlier: Sequence[Match], play: PlayMatch) -> Match:
+    # The member that was second more often goes first, so that the judge's position bias averages out.
+    b_first = _compute_position_balance(b, earlier) < _compute_position_balance(a, earlier)
+    match = await (play(b, a) if b_first else play(a, b))
+    return replace(match, round=round, winner=_choose_winner(match, a, b, earlier))
 
 
-def _choose_winner(match: Match, a: int, b: int, before: Sequence[Match]) -> int:
-    """Who goes on: the preferred one; at a tie the one with the higher expected score; without a verdict the one with
-    the higher mean score in the matches before. Where that is level too, `a`: the one that comes first in the draw, or
-    was there before the latecomer.
+def _choose_winner(match: Match, a: int, b: int, earlier: Sequence[Match]) -> int:
+    """Choose the member that advances.
+
+    The preferred member wins. A tie is decided by the expected scores of the match, a match without a verdict by the
+    mean scores of the earlier matches. If these are equal too, `a` wins: it is first in the bracket, or was present
+    before the latecomer.
     """
-    place = match.members.index
-    won = match.get_outcome(place(a), place(b))
-    if won is not None and won != 0.5:
-        return a if won else b
-    if won is None:
-        mine, other = _compute_mean_score(a, before), _compute_mean_score(b, before)
+    position = match.members.index
+    outcome = match.get_outcome(position(a), position(b))
+    if outcome is not None and outcome != 0.5:
+        return a if outcome else b
+    if outcome is None:
+        score_a, score_b = _compute_mean_score(a, earlier), _compute_mean_score(b, earlier)
     else:
-        statistics = None if match.equal else match.best_scores
-        mine, other = (statistics[place(a)], statistics[place(b)]) if statistics else (None, None)
-    return b if mine is not None and other is not None and other > mine else a
+        scores = None if match.identical else match.best_scores
+        score_a, score_b = (scores[position(a)], scores[position(b)]) if scores else (None, None)
+    return b if score_a is not None and score_b is not None and score_b > score_a else a
 
 
 def _compute_position_balance(member: int, matches: Sequence[Match]) -> int:
-    """How much more often it stood first than second."""
+    """Count how much more often a member was first than second."""
     return sum(1 if match.members[0] == member else -1 for match in matches if member in match.members)
 
 
 def _compute_mean_score(member: int, matches: Sequence[Match]) -> float | None:
-    scores = [
-        match.best_scores[match.members.index(member)]
-        for match in matches
-        if member in match.members and match.best_scores
-    ]
+    scores = []
+    for match in matches:
+        if member in match.members and match.best_scores:
+            scores.append(match.best_scores[match.members.index(member)])
     return math.fsum(scores) / len(scores) if scores else None

@@ -1,4 +1,4 @@
-"""The completions of one prompt, judged alone, against each other, or against a given answer."""
+"""Methods of judging the completions of one prompt: alone, against each other, or against a baseline."""
 
 from __future__ import annotations
 
@@ -17,114 +17,131 @@ from flex_judge.judges.types import Comparison, Content
 from flex_judge.reward.groups.match import Match, play_knockout, play_latecomer
 from flex_judge.reward.types import MAX_ROUND_ROBIN_SIZE, ROUND_ROBIN_LIMIT, RewardSpec, Sample
 
-Ask = Callable[[Comparison], Awaitable[Judgment]]
-"""Have a comparison judged. A failure is a judgment with a status; a comparison that cannot be judged as it is raises
-UsageError, MediaError or RenderError. `FlexJudge.ajudge` is one, and so is a service."""
+JudgeFunction = Callable[[Comparison], Awaitable[Judgment]]
+"""Judge one comparison; `FlexJudge.ajudge` and `JudgeService.judge` are examples.
+
+A failure is a judgment with a status. A comparison that cannot be judged raises UsageError, MediaError or RenderError.
+"""
+Ask = JudgeFunction
 
 
 @dataclass(frozen=True)
 class GroupContext:
-    """A group about to be judged."""
+    """Input of a method: the group's samples, settings, and earlier matches."""
 
     samples: Sequence[Sample]
-    """Its members, with the same prompt."""
+    """The members, all with the same prompt."""
     spec: RewardSpec
-    ask: Ask
-    wanted: frozenset[int]
-    """The members that are to be judged, by index; the others are there as opponents."""
+    judge: JudgeFunction
+    targets: frozenset[int]
+    """Indices of the members to judge; the other members only serve as opponents."""
     earlier: tuple[Match, ...]
-    """The comparisons of the group that there have been."""
+    """Matches of the group so far."""
     name: str
-    """What the ids of its comparisons begin with; no two contests have the same."""
+    """Unique prefix of the ids of the comparisons."""
 
     @cached_property
     def shuffled_order(self) -> tuple[int, ...]:
-        """All members in an order drawn from a hash of prompt and response, so that it is the same in whatever order
-        they came.
+        """All member indices, ordered by a hash of prompt and response.
+
+        The order is effectively random, but does not depend on the order of arrival.
         """
         digests = [sample.to_comparison(self.spec.rubric).digest for sample in self.samples]
         return tuple(sorted(range(len(digests)), key=lambda i: (digests[i], i)))
 
     @property
     def has_latecomers(self) -> bool:
-        """Whether some of the members are there as opponents alone."""
-        return len(self.wanted) < len(self.samples)
+        """Whether some members only serve as opponents because they were judged before."""
+        return len(self.targets) < len(self.samples)
 
     async def play_match(self, *members: int) -> Match:
-        """Have members compared, in this order. Equal responses are a tie, and most often not asked about."""
-        first, *others = (self.samples[member] for member in members)
-        return await self._compare_responses(members, first, [other.response for other in others])
+        """Compare members, with their positions in this order.
+
+        Identical responses are a tie; the judge is called for them only if their score is needed.
+        """
+        first, *opponents = (self.samples[member] for member in members)
+        return await self._compare_responses(members, first, [opponent.response for opponent in opponents])
 
     async def play_baseline(self, member: int) -> Match:
-        """Have a member compared with the baseline it was given, which stands second."""
+        """Compare a member (first position) with its own baseline (second position)."""
         sample = self.samples[member]
-        assert sample.baseline is not None, "see check"
+        assert sample.baseline is not None, "check_samples rejects samples without a baseline"
         return await self._compare_responses((member, None), sample, [sample.baseline])
 
-    async def _compare_responses(self, members: tuple[int | None, ...], first: Sample, others: list[Content]) -> Match:
-        equal = bool(others) and all(other == first.response for other in others)
-        if equal and not self._needs_tie_scores:
-            return Match(members, None, equal=True)
+    async def _compare_responses(
+        self, members: tuple[int | None, ...], first: Sample, opponents: list[Content]
+    ) -> Match:
+        identical = bool(opponents) and all(opponent == first.response for opponent in opponents)
+        if identical and not self._needs_tie_scores:
+            return Match(members, None, identical=True)
         name = f"{self.name}/{'-'.join('baseline' if m is None else str(m) for m in members)}"
-        return Match(members, await self.ask(first.to_comparison(self.spec.rubric, *others, id=name)), equal=equal)
+        comparison = first.to_comparison(self.spec.rubric, *opponents, id=name)
+        return Match(members, await self.judge(comparison), identical=identical)
 
     @cached_property
     def _needs_tie_scores(self) -> bool:
-        """Whether equal responses are judged all the same: a score is the reward, and there may be no other comparison
-        that gives them one.
+        """Whether identical responses must be judged.
+
+        They must if the reward is a score and no other comparison would give them one.
         """
-        alike = all(sample.response == self.samples[0].response for sample in self.samples)
-        return self.spec.reward in ("score", "expected") and (alike or self.spec.method in ("baseline", "knockout"))
+        if self.spec.reward not in ("score", "expected"):
+            return False
+        is_uniform = all(sample.response == self.samples[0].response for sample in self.samples)
+        return is_uniform or self.spec.method in ("baseline", "knockout")
 
 
-async def judge_pointwise(contest: GroupContext) -> list[Match]:
-    """Each member alone: n comparisons."""
-    return [*contest.earlier, *await gather_all(contest.play_match(m) for m in sorted(contest.wanted))]
+async def judge_pointwise(context: GroupContext) -> list[Match]:
+    """Judge each member alone: n comparisons."""
+    return [*context.earlier, *await gather_all(context.play_match(m) for m in sorted(context.targets))]
 
 
-async def judge_against_baseline(contest: GroupContext) -> list[Match]:
-    """Each member against its own baseline: n comparisons. The baseline stands second throughout, so that a leaning of
-    the judge to one place is the same for all.
+async def judge_against_baseline(context: GroupContext) -> list[Match]:
+    """Compare each member with its own baseline: n comparisons.
+
+    The baseline always has the second position, so that position bias affects all members equally.
     """
-    return [*contest.earlier, *await gather_all(contest.play_baseline(m) for m in sorted(contest.wanted))]
+    return [*context.earlier, *await gather_all(context.play_baseline(m) for m in sorted(context.targets))]
 
 
-async def judge_round_robin(contest: GroupContext) -> list[Match]:
-    """Every pair once: n (n - 1) / 2 comparisons; of latecomers, the pairs in which there is one.
+async def judge_round_robin(context: GroupContext) -> list[Match]:
+    """Compare every pair once: n (n - 1) / 2 comparisons; for latecomers, the pairs that include one.
 
-    Of members i and j of the draw, the earlier one stands first where i + j is even: each stands first in half of its
-    comparisons, or half a comparison more or less. A win rate is then a Copeland score over n - 1.
+    In the shuffled order, members i < j are compared as (i, j) if i + j is even, else as (j, i). Each member is first
+    in half of its comparisons (plus or minus one half), so position bias averages out. A win rate is then a Copeland
+    score divided by n - 1.
     """
-    pairs = [
-        (a, b) if (i + j) % 2 == 0 else (b, a)
-        for (i, a), (j, b) in combinations(enumerate(contest.shuffled_order), 2)
-        if not contest.wanted.isdisjoint((a, b))
-    ]
-    return [*contest.earlier, *await gather_all(contest.play_match(*pair) for pair in pairs)]
+    pairs = []
+    for (i, a), (j, b) in combinations(enumerate(context.shuffled_order), 2):
+        if not context.targets.isdisjoint((a, b)):
+            pairs.append((a, b) if (i + j) % 2 == 0 else (b, a))
+    return [*context.earlier, *await gather_all(context.play_match(*pair) for pair in pairs)]
 
 
-async def judge_knockout(contest: GroupContext) -> list[Match]:
-    """Single elimination: n - 1 comparisons (arXiv 2501.13007), see `flex_judge.reward.groups.match`.
+async def judge_knockout(context: GroupContext) -> list[Match]:
+    """Play a single-elimination tournament: n - 1 comparisons (arXiv 2501.13007), see `flex_judge.reward.groups.match`.
 
-    A group of one has none. Latecomers do not meet each other; each climbs the rounds that there were until it is
-    knocked out.
+    A group of one has no match. Latecomers do not play each other: each climbs the rounds of the finished tournament
+    until it loses.
     """
-    if not contest.has_latecomers:
-        return await play_knockout(contest.shuffled_order, contest.play_match)
-    field = [member for member in contest.shuffled_order if member not in contest.wanted]
-    climbs = await gather_all(
-        play_latecomer(m, field, contest.earlier, contest.play_match) for m in sorted(contest.wanted)
-    )
-    return [*contest.earlier, *(match for matches in climbs for match in matches)]
+    if not context.has_latecomers:
+        return await play_knockout(context.shuffled_order, context.play_match)
+    bracket = [member for member in context.shuffled_order if member not in context.targets]
+    matches = list(context.earlier)
+    for played in await gather_all(
+        play_latecomer(m, bracket, context.earlier, context.play_match) for m in sorted(context.targets)
+    ):
+        matches += played
+    return matches
 
 
-async def judge_listwise(contest: GroupContext) -> list[Match]:
-    """All members in one comparison, in the order of the draw; of fewer than the rubric is made for, none.
+async def judge_listwise(context: GroupContext) -> list[Match]:
+    """Judge all members in one comparison, in shuffled order.
 
-    With latecomers, everyone is judged anew, and what was said earlier no longer counts.
+    Latecomers cause a new comparison of all members, which replaces the earlier one. A group that is smaller than the
+    rubric requires has no match.
     """
-    fewest, _ = get_rubric(contest.spec.rubric).responses
-    return [await contest.play_match(*contest.shuffled_order)] if len(contest.samples) >= fewest else []
+    fewest, _ = get_rubric(context.spec.rubric).responses
+    return [await context.play_match(*context.shuffled_order)] if len(context.samples) >= fewest else []
 
 
 METHOD_FUNCTIONS: Mapping[str, Callable[[GroupContext], Awaitable[list[Match]]]] = MappingProxyType(
@@ -136,45 +153,52 @@ METHOD_FUNCTIONS: Mapping[str, Callable[[GroupContext], Awaitable[list[Match]]]]
         "listwise": judge_listwise,
     }
 )
-"""How groups are judged, by the names in `flex_judge.reward.types.METHODS`. Each returns the comparisons that count."""
+"""Implementation of each method in `flex_judge.reward.types.METHODS`. Returns all matches that count for rewards."""
 
 
 async def judge_group(
     samples: Sequence[Sample],
     spec: RewardSpec,
-    ask: Ask,
-    wanted: Collection[int] | None = None,
+    judge: JudgeFunction,
+    targets: Collection[int] | None = None,
     earlier: Sequence[Match] = (),
 ) -> list[Match]:
-    """Judge the completions of one prompt by `spec.method`, comparisons side by side as far as the method allows.
+    """Judge the completions of one prompt by `spec.method`, with as many concurrent comparisons as the method allows.
 
     Args:
-        samples: the members of the group; that they have the same prompt is taken for granted.
-        wanted: the members that are to be judged, by index, where the others are there as opponents alone.
-        earlier: the comparisons that there have been among the others.
+        samples: the members of the group; they must have the same prompt, which is not checked.
+        spec: how they are judged.
+        judge: judges one comparison.
+        targets: indices of the members to judge; the others only serve as opponents. None judges all.
+        earlier: matches of the group so far.
 
     Returns:
-        The comparisons of which the rewards are made: those of the earlier ones that still count, and the new ones.
+        The matches that count for the rewards: earlier ones that are still valid, and new ones.
 
     Raises:
-        UsageError: a sample has no baseline and needs one; they are too many for a round robin; or the
-            rubric is not made for what the method compares.
-        JudgeError: whatever else `ask` raises first; the rest of the group's work is then cancelled.
+        UsageError: a sample lacks its baseline, the group is too large for a round robin, or the rubric does not fit
+            the number of responses that the method compares.
+        JudgeError: the first error of `judge`; the other comparisons are cancelled.
     """
     check_samples(samples, spec)
     if spec.method == "round_robin" and len(samples) > MAX_ROUND_ROBIN_SIZE:
         raise UsageError(f"completions of one prompt must be {ROUND_ROBIN_LIMIT}, not {len(samples)}")
     if not samples:
         return []
-    name = f"{spec.compute_group_id(samples[0])[:8]}-{uuid4().hex[:8]}"
-    everyone = range(len(samples))
-    return await METHOD_FUNCTIONS[spec.method](
-        GroupContext(samples, spec, ask, frozenset(everyone if wanted is None else wanted), tuple(earlier), name)
+    context = GroupContext(
+        samples=samples,
+        spec=spec,
+        judge=judge,
+        targets=frozenset(range(len(samples)) if targets is None else targets),
+        earlier=tuple(earlier),
+        # The random part keeps ids unique if the same group is judged again, for example in the next epoch.
+        name=f"{spec.compute_group_id(samples[0])[:8]}-{uuid4().hex[:8]}",
     )
+    return await METHOD_FUNCTIONS[spec.method](context)
 
 
 def check_samples(samples: Sequence[Sample], spec: RewardSpec) -> None:
-    """Raise UsageError if samples cannot be judged so, naming the first that cannot."""
+    """Raise UsageError for the first sample that cannot be judged with these settings."""
     if spec.method == "baseline":
         for i, sample in enumerate(samples):
             if sample.baseline is None:

@@ -1,4 +1,4 @@
-"""What the adapters to trainers share: rows, a local judge, logs of a training run.
+"""Shared code of the trainer adapters: row conversion, in-process judge, metrics of a training run.
 
 May import client, groups and types; no server.
 """

@@ -1,7 +1,7 @@
-"""Rows of trainers and environments as samples.
+"""Convert rows of trainers and environments to samples.
 
-Prompts and completions are text, messages of dicts or of objects, with images in the message or in a column of their
-own, and with tool calls. Trainers decode the image of a prompt anew for every completion, so each is encoded once.
+Prompts and completions can be text or messages (dicts or objects), with images in the messages or in a separate column,
+and with tool calls. Trainers decode a prompt's image again for every completion, so each image is encoded only once.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from flex_judge.reward.types import Sample
 
 
 class RowConverter:
-    """Reads the rows of one call."""
+    """Converter of the rows of one call; equal images are encoded once."""
 
     def __init__(self) -> None:
-        self._picture = ImageCache()
+        self._encode_image = ImageCache()
 
     def build_sample(
         self, prompt: Any, response: Any, images: Sequence[Any] = (), baseline: Any = None, group: str | None = None
     ) -> Sample:
-        """One completion as what is judged.
+        """Build the sample of one completion.
 
         Args:
             prompt: text or messages.
-            response: text or messages; an empty one is an answer like any other.
-            images: those of the row. They belong to the parts `{"type": "image"}` without an image of their own, or,
-                if the prompt has no image part at all, before its question. A prompt whose parts have theirs needs
-                none: trainers hand out the same pictures twice.
-            baseline: the answer that it is held against.
-            group: name of its group, see `Sample`.
+            response: text or messages; an empty response is valid.
+            images: images of the row. They fill the parts `{"type": "image"}` that have no image of their own. A prompt
+                without image parts gets them before its question. If all image parts have their own images, these
+                are ignored: trainers pass the same images in both places.
+            baseline: the answer that the response is compared with.
+            group: name of the group, see `Sample`.
 
         Raises:
-            UsageError: a prompt or response of another shape.
-            MediaError: an image that cannot be read, or that would have to be fetched.
+            UsageError: a prompt or response has an unknown format.
+            MediaError: an image cannot be read, or would have to be fetched from the network.
         """
         messages = self._normalize_messages(prompt)
-        bare, own = _count_image_parts(messages)
-        extra_rewards = [self._picture(image) for image in images] if bare or not own else []
-        comparison = Comparison.of(messages, self._normalize_messages(response), images=extra_rewards)
-        held = None if baseline is None else parse_response(self._normalize_messages(baseline))
-        return Sample(comparison.prompt, comparison.responses[0], held, group)
+        num_placeholders, num_media = _count_image_parts(messages)
+        row_images = [self._encode_image(image) for image in images] if num_placeholders or not num_media else []
+        comparison = Comparison.of(messages, self._normalize_messages(response), images=row_images)
+        baseline_content = None if baseline is None else parse_response(self._normalize_messages(baseline))
+        return Sample(comparison.prompt, comparison.responses[0], baseline_content, group)
 
     def _normalize_messages(self, value: Any) -> Any:
-        """Text as it is; messages as dicts with a role and a content, which `Comparison.of` takes."""
+        """Convert messages to dicts with role and content, as `Comparison.of` expects; text stays unchanged."""
         value = to_list(value)
-        return [self._normalize_message(one) for one in value] if isinstance(value, list) else value
+        return [self._normalize_message(message) for message in value] if isinstance(value, list) else value
 
     def _normalize_message(self, message: Any) -> Any:
         if hasattr(message, "model_dump"):
@@ -62,7 +62,7 @@ class RowConverter:
         if not isinstance(message, Mapping) or "role" not in message:
             return self._normalize_part(message)
         content = to_list(message.get("content"))
-        if content is None:  # an assistant that only called tools may have none
+        if content is None:  # an assistant message that consists of tool calls
             content = ""
         parts = [self._normalize_part(part) for part in content] if isinstance(content, list) else content
         if isinstance(parts, str | list):
@@ -70,39 +70,42 @@ class RowConverter:
         return {"role": message["role"], "content": parts}
 
     def _normalize_part(self, part: Any) -> Any:
-        """A part of a message; images are opened, also those in the form that OpenAI's messages have."""
+        """Encode the image of a message part, including OpenAI's `image_url`; other parts stay unchanged."""
         if not isinstance(part, Mapping):
             return part
         if part.get("type") == "image_url":
             source = part.get("image_url")
             url = source.get("url") if isinstance(source, Mapping) else source
+            # A completion may contain any URL: fetching it would let a policy send requests from this machine.
             if not isinstance(url, str) or not url.startswith("data:"):
                 raise MediaError(
                     f"image_url: expected a data URI, got {url!r:.80}; nothing is fetched from the network"
                 )
-            return self._picture(url)
+            return self._encode_image(url)
         if part.get("type") == "image" and part.get("image") is not None:
-            return self._picture(part["image"])
+            return self._encode_image(part["image"])
         return part
 
 
 def to_list(value: Any) -> Any:
-    """A sequence as a list: rows of Parquet files hold arrays of objects where JSON has lists."""
+    """Convert a sequence to a list, including the object arrays in rows of Parquet files; other values stay as is."""
     if str(getattr(value, "dtype", "")) == "object":
         return value.tolist()
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
 
 
 def _append_tool_calls(parts: str | list[Any], calls: Sequence[Any]) -> str | list[Any]:
-    """A message's content with the tools that it calls, one line of JSON each."""
+    """Append the tool calls of a message to its content, one line of JSON each."""
     if not calls:
         return parts
-    text = "\n" * bool(parts) + "\n".join(json.dumps(_extract_call(c), ensure_ascii=False, default=str) for c in calls)
+    # `default=str` because arguments may hold objects that are not JSON; a completion must never end the run.
+    lines = [json.dumps(_extract_call(call), ensure_ascii=False, default=str) for call in calls]
+    text = ("\n" if parts else "") + "\n".join(lines)
     return parts + text if isinstance(parts, str) else [*parts, text]
 
 
 def _extract_call(call: Any) -> Any:
-    """Name and arguments of a tool call, of which there are two forms."""
+    """Extract name and arguments of a tool call, which may be nested under `function`."""
     function = call.get("function", call) if isinstance(call, Mapping) else call
     if not isinstance(function, Mapping):
         return function
@@ -110,51 +113,76 @@ def _extract_call(call: Any) -> Any:
 
 
 def _count_image_parts(messages: Any) -> tuple[int, int]:
-    """How many image parts of a prompt have no image of their own, and how many media it has."""
+    """Count the image parts without an image of their own, and the media in a prompt."""
     parts: list[Any] = []
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, Message):
             parts += split_content(message.content)
         elif isinstance(message, Mapping) and isinstance(message["content"], list):
             parts += message["content"]
-    bare = sum(isinstance(part, Mapping) and part.get("type") == "image" for part in parts)
-    return bare, sum(isinstance(part, Media) for part in parts)
+    num_placeholders = sum(isinstance(part, Mapping) and part.get("type") == "image" for part in parts)
+    return num_placeholders, sum(isinstance(part, Media) for part in parts)
 
 
-def prefix_row_error(error: UsageError, name: str, number: int) -> UsageError:
-    """The same error, with the row that it is about."""
-    return type(error)(f"{name}[{number}]: {error}")
+def get_row_images(columns: Mapping[str, Any], count: int) -> list[Sequence[Any]]:
+    """Get the images of each of `count` rows, from the column `images` (a list per row) or `image` (one per row)."""
+    if columns.get("images") is not None:
+        rows: list[Sequence[Any]] = []
+        for row in columns["images"]:
+            rows.append(row if isinstance(row, list | tuple) else [] if row is None else [row])
+        return rows
+    if columns.get("image") is not None:
+        return [[] if row is None else [row] for row in columns["image"]]
+    return [()] * count
 
 
-ORIENTATION_TAG = 0x0112  # the EXIF tag
+def prefix_row_error(error: UsageError, name: str, index: int) -> UsageError:
+    """Return a copy of an error whose message names the row, such as `prompts[3]: ...`."""
+    return type(error)(f"{name}[{index}]: {error}")
+
+
+ORIENTATION_TAG = 0x0112
+"""EXIF tag of the image orientation."""
 PLAIN_MODES = ("RGB", "L")
+"""PIL modes that are encoded without conversion."""
 
 
 class ImageCache:
-    """Images as media. What is there several times, as an object or by its pixels, is encoded once: hashing pixels
-    takes a fiftieth of the time of a PNG.
+    """Encoder of images that encodes equal images once.
+
+    Images are equal if they are the same object or have the same pixels. Hashing the pixels takes a fiftieth of the
+    time that PNG encoding takes.
     """
 
     def __init__(self) -> None:
-        self._known: dict[Any, tuple[Any, Media]] = {}
+        self._cache: dict[Any, tuple[Any, Media]] = {}
 
     def __call__(self, source: Any) -> Media:
-        """Raises MediaError, see `media.image`."""
+        """Encode an image.
+
+        Raises:
+            MediaError: the image cannot be read, see `make_image`.
+        """
         if isinstance(source, Media):
             return media.make_image(source)
-        if id(source) in self._known:
-            return self._known[id(source)][1]
-        pixels = _hash_pixels(source)
-        found = self._known.get(pixels) if pixels else None
-        picture = found[1] if found else media.make_image(source)
-        self._known[id(source)] = source, picture  # the object is kept, so that its id stays its own
-        if pixels:
-            self._known[pixels] = source, picture
-        return picture
+        if id(source) in self._cache:
+            return self._cache[id(source)][1]
+        pixel_hash = _hash_pixels(source)
+        equal = self._cache.get(pixel_hash) if pixel_hash else None
+        image = equal[1] if equal else media.make_image(source)
+        # The source is kept alive, because Python may reuse the id of a deleted object.
+        self._cache[id(source)] = source, image
+        if pixel_hash:
+            self._cache[pixel_hash] = source, image
+        return image
 
 
 def _hash_pixels(source: Any) -> tuple[Any, ...] | None:
-    """What two PIL images share that show the same; None where that takes more than a look at the pixels."""
+    """Hash the pixels of a PIL image.
+
+    Returns:
+        None if equal pixels do not imply the same encoding: other modes, transparency, or an EXIF orientation.
+    """
     if (
         not is_instance_of(source, "PIL.Image", "Image")
         or source.mode not in PLAIN_MODES

@@ -1,4 +1,4 @@
-"""The training run around a reward function: its id, its logs, and the other rewards that it adds up."""
+"""Context of a training run: its id, its metrics, and extra reward functions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
@@ -16,28 +17,32 @@ from flex_judge.reward.types import Reward
 
 
 def compute_judge_metrics(rewards: Sequence[Reward], seconds: float) -> dict[str, float]:
-    """Figures of one call, all finite. `score_mean`, and `disagreement` between orders, are left out where no
-    completion has them; the others are always there.
+    """Compute the metrics of one call; all values are finite.
 
-    Shares (`scored`, one `status_...` for each status, `whole`: judged in time and in a complete group) are of all
-    completions; tokens are means per completion, latency is the call's, in seconds.
+    Shares are of all completions: `scored`, one `status_...` for each status, and `whole` (judged in time and in a
+    complete group). Token counts are means per completion. `latency_s` is the duration of the call in seconds.
+    `score_mean` and `disagreement` (between response orders) are missing if no completion has them.
+
+    Args:
+        rewards: the rewards of the call.
+        seconds: the duration of the call.
     """
     count = max(1, len(rewards))
-    found = {f"status_{status}": sum(r.status == status for r in rewards) / count for status in Status}
-    found["scored"] = sum(r.value is not None for r in rewards) / count
-    found["whole"] = sum(r.group.is_complete and not r.group.late for r in rewards) / count
-    found["latency_s"] = seconds
+    metrics = {f"status_{status}": sum(r.status == status for r in rewards) / count for status in Status}
+    metrics["scored"] = sum(r.value is not None for r in rewards) / count
+    metrics["whole"] = sum(r.group.is_complete and not r.group.late for r in rewards) / count
+    metrics["latency_s"] = seconds
     for name in ("prompt_tokens", "cached_tokens", "generated_tokens"):
-        found[name] = sum(getattr(r.usage, name) for r in rewards) / count
+        metrics[name] = sum(getattr(r.usage, name) for r in rewards) / count
     means = {
         "score_mean": _compute_mean(r.score for r in rewards),
         "disagreement": _compute_mean(r.disagreement for r in rewards),
     }
-    return found | {name: mean for name, mean in means.items() if mean is not None}
+    return metrics | {name: mean for name, mean in means.items() if mean is not None}
 
 
 def build_completion_columns(rewards: Sequence[Reward]) -> dict[str, list[Any]]:
-    """For each completion what the judge thought, its status and the score that it wrote (None if unscored)."""
+    """Build the columns of a completion log: reasoning (or failure detail), status, and written score."""
     return {
         "reasoning": [r.reasoning or r.detail for r in rewards],
         "status": [str(r.status) for r in rewards],
@@ -45,9 +50,14 @@ def build_completion_columns(rewards: Sequence[Reward]) -> dict[str, list[Any]]:
     }
 
 
+def count_statuses(rewards: Sequence[Reward]) -> str:
+    """Count the statuses of rewards, as text such as `ok: 3, timeout: 1`."""
+    return ", ".join(f"{status}: {count}" for status, count in Counter(r.status for r in rewards).items())
+
+
 def _compute_mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 _LOCK = threading.Lock()
@@ -55,19 +65,20 @@ _names: list[str] = []
 
 
 def get_run_id() -> str:
-    """A name that all ranks of this run have and nobody else; another one after every start.
+    """Return the id of this training run: equal on all ranks, new after each start.
 
-    The first call is a broadcast where torch.distributed is set up, so all ranks must make it, as they do when their
-    trainer rewards a step.
+    The first call is a collective broadcast if torch.distributed is initialized, so all ranks must make it. They do
+    when their trainer computes rewards in the same step.
     """
-    with _LOCK:  # two reward functions that run side by side must not broadcast in another order on every rank
+    # Two reward functions that run concurrently must not broadcast in a different order on each rank.
+    with _LOCK:
         if not _names:
             _names.append(_broadcast_name(uuid4().hex[:16]))
         return _names[0]
 
 
 def count_ranks() -> int:
-    """How many processes train."""
+    """Count the training processes."""
     distributed = _get_distributed()
     return int(distributed.get_world_size()) if distributed else int(os.environ.get("WORLD_SIZE") or 1)
 
@@ -76,69 +87,86 @@ def _broadcast_name(name: str) -> str:
     distributed = _get_distributed()
     if distributed is None or distributed.get_world_size() == 1:
         return name
-    told = [name]
-    distributed.broadcast_object_list(told, src=0)
-    return str(told[0])
+    names = [name]
+    distributed.broadcast_object_list(names, src=0)
+    return str(names[0])
 
 
 def _get_distributed() -> Any:
-    """torch.distributed where it is set up. It is not imported for that: trainers have done so."""
+    """Return torch.distributed if it is initialized, else None.
+
+    It is not imported here: a trainer that uses it has imported it already, and the client must stay free of torch.
+    """
     torch = sys.modules.get("torch.distributed")
     return torch if torch is not None and torch.is_available() and torch.is_initialized() else None
 
 
 ExtraRewards = Sequence[tuple[Callable[..., Any], float]]
-"""Reward functions as TRL's trainers call them, and what each is multiplied by."""
+"""Pairs of a reward function (called as by TRL's trainers) and its weight."""
 
 
 def check_extra_rewards(extra_rewards: ExtraRewards) -> list[tuple[Callable[..., Any], float]]:
-    """Raises UsageError for what is no pair of a function and a number."""
-    found = list(extra_rewards)
-    for pair in found:
+    """Check that each entry is a pair of a function and a number.
+
+    Raises:
+        UsageError: an entry is something else.
+    """
+    pairs = list(extra_rewards)
+    for pair in pairs:
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2
         if not is_pair or not callable(pair[0]) or isinstance(pair[1], bool) or not isinstance(pair[1], int | float):
             raise UsageError(f"extra_rewards: expected pairs of a reward function and its weight, got {pair!r}")
-    return found
+    return pairs
 
 
 def get_function_name(function: Callable[..., Any]) -> str:
-    """What its figures are logged as."""
+    """Return the name of a reward function in the logs."""
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def call_reward(function: Callable[..., Any], *args: Any, **rest: Any) -> list[float | None]:
-    """What a function gives, which must not have to be awaited."""
-    values = function(*args, **rest)
+def call_reward(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[float | None]:
+    """Call a synchronous reward function.
+
+    Raises:
+        UsageError: the function is asynchronous.
+    """
+    values = function(*args, **kwargs)
     if inspect.isawaitable(values):
         if inspect.iscoroutine(values):
-            values.close()
+            values.close()  # avoids Python's warning about a coroutine that was never awaited
         raise UsageError(f"extra_rewards: {get_function_name(function)} has to be awaited; use AsyncJudgeReward")
     return list(values)
 
 
-async def acall_reward(function: Callable[..., Any], *args: Any, **rest: Any) -> list[float | None]:
-    """What a function gives, awaited if it has to be."""
-    values = function(*args, **rest)
+async def acall_reward(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[float | None]:
+    """Call a synchronous or asynchronous reward function."""
+    values = function(*args, **kwargs)
     return list(await values if inspect.isawaitable(values) else values)
 
 
 def add_rewards(
-    judged: Sequence[float | None], extra_rewards: ExtraRewards, values: Sequence[Sequence[float | None]]
+    judged: Sequence[float | None], extra_rewards: ExtraRewards, extra_values: Sequence[Sequence[float | None]]
 ) -> list[float | None]:
-    """The judge's rewards and the others', weighted. None of the judge's stays None; None of another, which says
-    nothing of that completion, adds nothing.
+    """Add weighted extra rewards to the judge's rewards.
+
+    None from the judge stays None. None from an extra function means that it does not apply, and adds nothing.
+
+    Args:
+        judged: the judge's reward of each completion.
+        extra_rewards: the extra functions and their weights.
+        extra_values: the values of each extra function.
 
     Raises:
-        UsageError: a function gave another number of values than there are completions.
+        UsageError: a function returned a wrong number of values.
     """
-    for (function, _), given in zip(extra_rewards, values, strict=True):
-        if len(given) != len(judged):
-            raise UsageError(
-                f"extra_rewards: {get_function_name(function)} gave {len(given)} values for {len(judged)} completions"
-            )
-    return [
-        None
-        if value is None
-        else value + sum(weight * (given[i] or 0.0) for (_, weight), given in zip(extra_rewards, values, strict=True))
-        for i, value in enumerate(judged)
-    ]
+    for (function, _), values in zip(extra_rewards, extra_values, strict=True):
+        if len(values) != len(judged):
+            name = get_function_name(function)
+            raise UsageError(f"extra_rewards: {name} gave {len(values)} values for {len(judged)} completions")
+    totals: list[float | None] = list(judged)
+    for i, total in enumerate(totals):
+        if total is None:
+            continue
+        pairs = zip(extra_rewards, extra_values, strict=True)
+        totals[i] = total + sum(weight * (values[i] or 0.0) for (_, weight), values in pairs)
+    return totals

@@ -1,4 +1,4 @@
-"""The HTTP side of the service: routes, request decoding, authentication, backpressure, idempotency.
+"""HTTP side of the judge service: routes, request decoding, authentication, backpressure, idempotency.
 
 Free of Ray. May import groups and types.
 """

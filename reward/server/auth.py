@@ -1,4 +1,4 @@
-"""What is done with a request before anybody looks at what it asks: its key, its size, its JSON."""
+"""First checks of a request, before its content is decoded: API key, size, and JSON syntax."""
 
 from __future__ import annotations
 
@@ -17,58 +17,65 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 MAX_DEPTH = 32
-"""Lists and objects in each other. What we take is a dozen deep."""
+"""Maximum nesting of lists and objects. Valid requests need about a dozen levels."""
 
 
 def check_api_key(authorization: str | None, api_key: str | None) -> None:
-    """Raise AccessError unless a request may pass.
+    """Raise AccessError unless a request has the API key.
 
     Args:
-        authorization: the header. `Bearer KEY`; or `Basic`, any user with the key as password, for clients that can
-            only put a key into the URL, as OpenRLHF and browsers do.
-        api_key: the key; None lets everybody in.
+        authorization: the Authorization header. Either `Bearer KEY`, or `Basic` with any user name and the key as
+            password, for clients that can only put a key into the URL (OpenRLHF, browsers).
+        api_key: the expected key; None accepts every request.
     """
     if api_key is None:
         return
-    scheme, _, given = (authorization or "").partition(" ")
+    scheme, _, key = (authorization or "").partition(" ")
     if scheme.lower() == "basic":
-        given = _decode_basic_password(given)
+        key = _decode_basic_password(key)
     elif scheme.lower() != "bearer":
-        given = ""
-    # In constant time, so that answers do not tell how much of a guess was right.
-    if not hmac.compare_digest(given.strip().encode(errors="replace"), api_key.encode()):
-        problem = "the API key is wrong" if given else "an API key is needed"
+        key = ""
+    # Constant-time comparison: response times must not reveal how much of a guessed key is right.
+    if not hmac.compare_digest(key.strip().encode(errors="replace"), api_key.encode()):
+        problem = "the API key is wrong" if key else "an API key is needed"
         raise AccessError(f"{problem}: send the header 'Authorization: Bearer KEY'")
 
 
-async def read_body(request: Request, most_mib: int, count: Callable[[int], None]) -> bytes:
-    """The body of a request.
+async def read_body(request: Request, max_mib: int, count_bytes: Callable[[int], None]) -> bytes:
+    """Read the body of a request.
 
     Args:
-        most_mib: how large it may be; what it says of itself is not relied on.
-        count: called with the bytes of every piece that arrives, and may refuse them.
+        request: the request.
+        max_mib: maximum size in MiB. The received bytes are counted, as Content-Length may be missing or wrong.
+        count_bytes: called with the size of each received chunk; may raise to stop reading.
 
     Raises:
-        RequestTooLargeError: it is larger.
+        RequestTooLargeError: the body is larger than `max_mib`.
     """
-    most = most_mib * MIB
-    announced = request.headers.get("Content-Length", "")
-    if announced.isdecimal() and int(announced[:20]) > most:
-        raise RequestTooLargeError(f"the request is larger than the {most_mib} MiB allowed; send it in several")
+    max_bytes = max_mib * MIB
+    error = RequestTooLargeError(f"the request is larger than the {max_mib} MiB allowed; send several smaller ones")
+    content_length = request.headers.get("Content-Length", "")
+    # Only 20 digits are parsed, because Python rejects integers of more than 4300 digits with another error.
+    if content_length.isdecimal() and int(content_length[:20]) > max_bytes:
+        raise error
     body = bytearray()
-    async for piece in request.stream():
-        if len(body) + len(piece) > most:
-            raise RequestTooLargeError(f"the request is larger than the {most_mib} MiB allowed; send it in several")
-        count(len(piece))
-        body += piece
+    async for chunk in request.stream():
+        if len(body) + len(chunk) > max_bytes:
+            raise error
+        count_bytes(len(chunk))
+        body += chunk
     return bytes(body)
 
 
 def parse_strict_json(data: bytes | str, field: str = "body") -> Any:
-    """Read JSON as the standard has it: no NaN, no Infinity; and not nested without end.
+    """Parse standard JSON (without NaN and Infinity) of limited nesting depth.
+
+    Args:
+        data: the text, or its UTF-8 bytes.
+        field: name of the field, for error messages.
 
     Raises:
-        FieldError: it is not that.
+        FieldError: the data is invalid or nested too deeply.
     """
     try:
         text = data.decode() if isinstance(data, bytes) else data
@@ -76,12 +83,13 @@ def parse_strict_json(data: bytes | str, field: str = "body") -> Any:
     except (ValueError, RecursionError) as e:  # UnicodeDecodeError and numbers of too many digits are ValueErrors
         reason = "nested too deeply" if isinstance(e, RecursionError) else str(e)[:200]
         raise FieldError.at_field(field, f"not JSON: {reason}") from e
+    # Level by level instead of recursively, so that a deep value cannot exhaust the stack.
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [inner for outer in level for inner in _list_nested_values(outer)]
         if not level:
             return value
-    raise FieldError.at_field(field, f"not JSON that is taken here: nested more than {MAX_DEPTH} deep")
+    raise FieldError.at_field(field, f"expected JSON of at most {MAX_DEPTH} nested levels, got more")
 
 
 def _list_nested_values(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""How much a service takes on: bounded, and what is too much is refused at once with a time to come back."""
+"""Backpressure: bounded work, and immediate rejection of more work with a Retry-After estimate."""
 
 from __future__ import annotations
 
@@ -11,93 +11,107 @@ from contextlib import contextmanager
 from flex_judge.reward.server.errors import RetryLaterError
 
 RATE_WINDOW_S = 30.0
-"""The past in which the rate of answers is measured."""
+"""Length of the window for measuring the completion rate."""
 DEFAULT_RETRY_AFTER_S = 5.0
-"""When to come back, where nothing was answered in that time."""
+"""Estimate if nothing was completed within that window."""
 MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1.0, 60.0
 
 
 class Backpressure:
-    """Counts what was accepted and is not yet answered."""
+    """Counter of accepted items without a result, with a limit."""
 
     def __init__(
-        self, most: int, told: Callable[[int], None] | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        max_pending: int,
+        on_change: Callable[[int], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args:
-        most: so much may be pending.
-        told: called with the count whenever it changes.
-        clock: seconds, from anywhere.
+        """Create a counter.
+
+        Args:
+            max_pending: maximum number of pending items.
+            on_change: called with the number of pending items after each change.
+            clock: monotonic clock in seconds.
         """
-        self.most = most
+        self.max_pending = max_pending
         self.pending = 0
-        self._told = told or (lambda _: None)
+        self._on_change = on_change or (lambda _: None)
         self._clock = clock
         self._finished: deque[tuple[float, int]] = deque()
-        """(time in whole seconds, answers in that second), oldest first."""
+        """Pairs (whole second, number of items finished in that second), oldest first."""
 
     def check_capacity(self, count: int) -> None:
-        """Raise NotNowError where there is no room for so many more; nothing is partly accepted."""
-        over = self.pending + count - self.most
-        if over > 0:
+        """Raise RetryLaterError unless all of `count` items can be accepted."""
+        excess = self.pending + count - self.max_pending
+        if excess > 0:
             raise RetryLaterError(
-                f"{self.pending} completions are waiting and at most {self.most} may; try again later",
-                self.estimate_retry_after_s(over),
+                f"{self.pending} completions are pending and at most {self.max_pending} may be; try again later",
+                self.estimate_retry_after_s(excess),
             )
 
     def admit(self, count: int) -> None:
-        """Count so many more in. Raises what `check` raises."""
+        """Count new items as pending.
+
+        Raises:
+            RetryLaterError: they exceed the limit; none was counted.
+        """
         self.check_capacity(count)
         self.pending += count
-        self._told(self.pending)
+        self._on_change(self.pending)
 
     def release(self, count: int = 1) -> None:
-        """So many are answered, or given up."""
+        """Count items as finished or given up."""
         self.pending -= count
+        # One entry per second bounds the length of the deque, however many items finish.
         second = math.floor(self._clock())
         if self._finished and self._finished[-1][0] == second:
             count += self._finished.pop()[1]
         self._finished.append((second, count))
-        self._drop_expired()
-        self._told(self.pending)
+        self._drop_old_entries()
+        self._on_change(self.pending)
 
     def estimate_retry_after_s(self, needed: int) -> float:
-        """When there will be room for so many, at the rate of the last half minute; from 1 to 60 seconds."""
-        self._drop_expired()
+        """Estimate the seconds until `needed` items are finished, at the rate of the last 30 seconds.
+
+        The estimate is between 1 and 60 seconds.
+        """
+        self._drop_old_entries()
         if not self._finished:
             return DEFAULT_RETRY_AFTER_S
-        past = max(1.0, self._clock() - self._finished[0][0])
-        rate = sum(count for _, count in self._finished) / past
+        elapsed_s = max(1.0, self._clock() - self._finished[0][0])
+        rate = sum(count for _, count in self._finished) / elapsed_s
         return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, needed / rate))
 
-    def _drop_expired(self) -> None:
+    def _drop_old_entries(self) -> None:
         while self._finished and self._finished[0][0] < self._clock() - RATE_WINDOW_S:
             self._finished.popleft()
 
 
 class BodyBudget:
-    """Counts the bytes of all requests in hand, so that many large ones together do not fill the memory."""
+    """Memory budget of all request bodies together, so that many large requests cannot exhaust the memory."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.bytes = 0
 
     @contextmanager
     def reserve_body(self) -> Iterator[Callable[[int], None]]:
-        """One request's body: what is yielded counts bytes in, and all of them are counted out at the end.
+        """Reserve memory for one request's body until the block ends.
 
-        Raises:
-            NotNowError: when called, if all bodies together would be more than allowed.
+        Yields:
+            Function that reserves more bytes. It raises RetryLaterError if all bodies together exceed the budget.
         """
-        mine = 0
+        reserved = 0
 
-        def count(more: int) -> None:
-            nonlocal mine
-            if self.bytes + more > self.most_bytes:
-                raise RetryLaterError("requests of too many bytes are in hand; try again later", DEFAULT_RETRY_AFTER_S)
-            self.bytes += more
-            mine += more
+        def reserve_bytes(count: int) -> None:
+            nonlocal reserved
+            if self.bytes + count > self.max_bytes:
+                problem = "the requests in progress are too large together; try again later"
+                raise RetryLaterError(problem, DEFAULT_RETRY_AFTER_S)
+            self.bytes += count
+            reserved += count
 
         try:
-            yield count
+            yield reserve_bytes
         finally:
-            self.bytes -= mine
+            self.bytes -= reserved

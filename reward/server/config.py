@@ -1,4 +1,4 @@
-"""Settings of the HTTP side: plain data, which loads no web framework."""
+"""Settings of the HTTP side: plain data, free of any web framework."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ END_OF_TURN = (
     "<pad>",
     "<|pad|>",
 )
-"""What the common model families end a turn with, or fill up with behind it."""
+"""End-of-turn and padding tokens of common model families."""
 
 
 @settings_class
 class GatewayConfig:
-    """Which requests the service accepts, from whom, and for how long it works on them."""
+    """Limits of the HTTP side: accepted requests, clients, sizes, and time limits."""
 
     api_key: str | None = field(default=None, repr=False)
-    """Key that every request but /healthz must send as `Authorization: Bearer KEY`; None admits everybody."""
+    """Key that every request but /healthz must send as `Authorization: Bearer KEY`; None accepts all requests."""
     max_pending: PositiveInt = 4096
     """Maximum number of accepted and unanswered completions; more get status 503."""
     max_items: PositiveInt = 1024
@@ -48,14 +48,14 @@ class GatewayConfig:
     max_body_mib: PositiveInt = 64
     """Maximum size of one request, and of one medium by URL, in MiB."""
     max_bodies_mib: PositiveInt = 1024
-    """Maximum size of all requests in hand together, in MiB."""
+    """Maximum total size of all requests in progress, in MiB."""
     media_store_mib: PositiveInt = 1024
     """Memory for uploaded media in MiB; the least recently used are evicted first."""
     max_media: PositiveInt = 256
     """Maximum number of media in one comparison; each video frame counts."""
     media_hosts: Annotated[tuple[str, ...], Metavar("HOST")] = ()
-    """Host from which media may be fetched by URL: exact name, HTTPS only; may be repeated. None are fetched without
-    it."""
+    """Host from which media may be fetched by URL: exact name, HTTPS only; may be repeated. Without it, nothing is
+    fetched."""
     rubrics: Annotated[tuple[str, ...], Metavar("FILE")] = ()
     """Rubric file that requests may name by its stem, next to the presets. The file must exist where the replicas
     are."""
@@ -72,12 +72,15 @@ class GatewayConfig:
 
     @classmethod
     def complete_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Let the defaults of `max_items` and `max_bodies_mib` follow limits that are set past them."""
-        usual = {
+        """Adapt the defaults of `max_items` and `max_bodies_mib` to the limits that are set.
+
+        Otherwise a user who changes `max_pending` or `max_body_mib` would have to set a second option too.
+        """
+        defaults = {
             "max_items": min(cls.max_items, values.get("max_pending", cls.max_pending)),
             "max_bodies_mib": max(cls.max_bodies_mib, values.get("max_body_mib", cls.max_body_mib)),
         }
-        return {**usual, **values}
+        return {**defaults, **values}
 
     def __post_init__(self) -> None:
         for small, large in (("max_items", "max_pending"), ("max_body_mib", "max_bodies_mib")):
@@ -87,11 +90,11 @@ class GatewayConfig:
             raise UsageError("api_key must be one or more ASCII characters without white space")
         for host in self.media_hosts:
             if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host):
-                raise UsageError(f"media_hosts must be names of hosts in small letters, without scheme, not {host!r}")
+                raise UsageError(f"media_hosts must be host names in lower case, without scheme, not {host!r}")
         waits_for_groups = self.openrlhf.needs_group and self.openrlhf.group_size is not None
         deadline_s = min(self.openrlhf_deadline_s, self.deadline_s)
         if waits_for_groups and self.openrlhf.group_timeout_s >= deadline_s:
             raise UsageError(
-                f"openrlhf.group_timeout_s={self.openrlhf.group_timeout_s:g} leaves nothing of the {deadline_s:g} s "
-                "in which /get_reward must answer"
+                f"openrlhf.group_timeout_s={self.openrlhf.group_timeout_s:g} must be below the {deadline_s:g} s time "
+                "limit of /get_reward"
             )

@@ -1,7 +1,7 @@
 """Decode request JSON to comparisons and samples, and resolve rubric names.
 
-`flex_judge.reward.client.encoding` is the other direction. Requests are untrusted: every wrong value is reported by its
-field, and no text is ever taken for a path.
+`flex_judge.reward.client.encoding` is the inverse. Requests are untrusted: each invalid value is reported with its
+field, and no string is ever used as a path.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from flex_judge.judges.types import MAX_SAMPLE_INDEX, Comparison, Message, parse
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.types import Sample
 
-Take = Callable[[Any, Modality, str], Media]
-"""What gives the medium that a reference stands for: (reference, modality, field) -> medium."""
+ResolveMedia = Callable[[Any, Modality, str], Media]
+"""Function that resolves a media reference: (reference, modality, field) -> medium."""
 MAX_FPS = 1_000_000
-REFERENCE_FORMS = 'a base64 data URI, {"digest": ...} of what was uploaded, or {"url": ...}; paths are never opened'
+REFERENCE_FORMS = 'a base64 data URI, {"digest": ...} of an upload, or {"url": ...}; paths are never opened'
 
 
 @dataclass(frozen=True)
 class MediaReference:
-    """What stands for a medium on the wire, its form checked."""
+    """Syntactically valid reference to a medium in a request."""
 
     modality: Modality
     kind: str
     """`digest`, `data` (a data URI), `url`, `smiles`, or `frames`."""
     value: str | tuple[MediaReference, ...]
-    """The text, or of `frames` the images."""
+    """The digest, data URI, URL or SMILES string; the images for `frames`."""
     fps: float | None = None
     """Frames per second of `frames`."""
 
 
-def decode_comparison(row: Any, field: str, media: Take) -> Comparison:
-    """A row of `comparisons`. Its rubric is not looked up.
+def decode_comparison(row: Any, field: str, media: ResolveMedia) -> Comparison:
+    """Decode a row of `comparisons`. Its rubric is not looked up.
 
     Args:
         row: `{"prompt", "responses", "images"?, "rubric"?, "id"?, "sample_index"?}`.
-        field: where it stands in the request, for messages.
-        media: called for every medium, in the order of the row.
+        field: field of the row in the request, for error messages.
+        media: called for each media reference, in the order of the row.
 
     Raises:
-        FieldError: a field is missing, unknown or wrong.
+        FieldError: a field is missing, unknown or invalid.
     """
     row = check_fields(row, field, ("prompt", "responses"), ("images", "rubric", "id", "sample_index"))
     responses = expect_list(row["responses"], f"{field}.responses")
@@ -61,12 +61,15 @@ def decode_comparison(row: Any, field: str, media: Take) -> Comparison:
         prompt,
         tuple(_decode_response(r, f"{field}.responses[{i}]", media) for i, r in enumerate(responses)),
         expect_text(row.get("rubric", "general"), f"{field}.rubric"),
-        _expect_sample_index(row.get("sample_index", 0), f"{field}.draw"),
+        _expect_sample_index(row.get("sample_index", 0), f"{field}.sample_index"),
     )
 
 
-def decode_sample(row: Any, field: str, media: Take) -> Sample:
-    """A row of `samples`, `{"prompt", "response", "baseline"?, "group"?, "images"?}`. As `comparison_from_json`."""
+def decode_sample(row: Any, field: str, media: ResolveMedia) -> Sample:
+    """Decode a row of `samples`: `{"prompt", "response", "baseline"?, "group"?, "images"?}`.
+
+    Arguments and errors are the same as for `decode_comparison`.
+    """
     row = check_fields(row, field, ("prompt", "response"), ("baseline", "group", "images"))
     return Sample(
         _decode_prompt(row, field, media),
@@ -77,10 +80,15 @@ def decode_sample(row: Any, field: str, media: Take) -> Sample:
 
 
 def decode_reference(value: Any, modality: Modality, field: str) -> MediaReference:
-    """The reference that JSON holds for a medium.
+    """Decode a media reference.
+
+    Args:
+        value: a data URI, an object with `digest`, `url`, or `frames` and `fps`, or a SMILES string.
+        modality: expected modality.
+        field: field of the reference in the request, for error messages.
 
     Raises:
-        FieldError: it is none, a path for instance.
+        FieldError: the value is no valid reference; paths never are.
     """
     if modality == Modality.MOLECULE:
         return MediaReference(modality, "smiles", expect_text(value, field))
@@ -104,7 +112,7 @@ def decode_reference(value: Any, modality: Modality, field: str) -> MediaReferen
         digest = expect_text(value["digest"], f"{field}.digest")
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise FieldError.at_field(
-                f"{field}.digest", f"expected SHA-256 as 64 small hex digits, got {digest[:80]!r}"
+                f"{field}.digest", f"expected SHA-256 as 64 lower-case hex digits, got {digest[:80]!r}"
             )
         return MediaReference(modality, "digest", digest)
     if set(value) == {"url"}:
@@ -114,37 +122,46 @@ def decode_reference(value: Any, modality: Modality, field: str) -> MediaReferen
     )
 
 
-def check_fields(row: Any, field: str, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
-    """An object's fields, those left out that are null and not needed.
+def check_fields(row: Any, field: str, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """Check the fields of an object and drop optional fields that are null.
+
+    Args:
+        row: the object.
+        field: field of the object in the request, for error messages.
+        required: names of required fields.
+        optional: names of optional fields.
 
     Raises:
-        FieldError: it is no object, or a field is missing or unknown: a slip must not drop the images in silence.
+        FieldError: the row is no object, or a field is missing or unknown. Unknown fields are errors because a
+            misspelled name must not drop images silently.
     """
     if not isinstance(row, Mapping):
         raise FieldError.at_field(field, f"expected an object, got {_name_json_type(row)}")
-    known = (*needed, *optional)
+    names = (*required, *optional)
     for name in row:
-        if name not in known:
-            raise FieldError.at_field(f"{field}.{name:.60}", f"unknown field; {suggest_name(name, known)}")
-    for name in needed:
+        if name not in names:
+            raise FieldError.at_field(f"{field}.{name:.60}", f"unknown field; {suggest_name(name, names)}")
+    for name in required:
         if name not in row:
             raise FieldError.at_field(f"{field}.{name}", "is missing")
-    return {name: value for name, value in row.items() if value is not None or name in needed}
+    return {name: value for name, value in row.items() if value is not None or name in required}
 
 
-def suggest_name(name: str, known: Sequence[str]) -> str:
-    """What an unknown field may have been meant to be."""
-    near = get_close_matches(name.lower(), known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+def suggest_name(name: str, valid_names: Sequence[str]) -> str:
+    """Suggest a valid name for an unknown one, as the end of an error message."""
+    matches = get_close_matches(name.lower(), valid_names, n=1)
+    return f"did you mean {matches[0]!r}?" if matches else f"expected one of {', '.join(valid_names)}"
 
 
 def expect_text(value: Any, field: str) -> str:
+    """Return a string; raise FieldError for any other value."""
     if not isinstance(value, str):
         raise FieldError.at_field(field, f"expected text, got {_name_json_type(value)}")
     return value
 
 
 def expect_list(value: Any, field: str) -> list[Any]:
+    """Return a list; raise FieldError for any other value."""
     if not isinstance(value, list):
         raise FieldError.at_field(field, f"expected a list, got {_name_json_type(value)}")
     return value
@@ -156,8 +173,8 @@ def _expect_sample_index(value: Any, field: str) -> int:
     return value
 
 
-def _decode_prompt(row: Mapping[str, Any], field: str, media: Take) -> tuple[Message, ...]:
-    """The prompt with the images that belong to it."""
+def _decode_prompt(row: Mapping[str, Any], field: str, media: ResolveMedia) -> tuple[Message, ...]:
+    """Decode the prompt of a row, with the row's images."""
     images = [
         media(image, Modality.IMAGE, f"{field}.images[{i}]")
         for i, image in enumerate(expect_list(row.get("images", []), f"{field}.images"))
@@ -176,15 +193,15 @@ def _decode_prompt(row: Mapping[str, Any], field: str, media: Take) -> tuple[Mes
         raise FieldError.at_field(field, str(e).removeprefix("prompt: ")) from e
 
 
-def _decode_response(value: Any, field: str, media: Take) -> Any:
-    """The content of a response: text, parts, or messages."""
+def _decode_response(value: Any, field: str, media: ResolveMedia) -> Any:
+    """Decode a response: text, parts, or messages."""
     if isinstance(value, list) and value and all(isinstance(m, Mapping) and "role" in m for m in value):
         return parse_response([_decode_message(message, f"{field}[{i}]", media) for i, message in enumerate(value)])
     return parse_response(_decode_content(value, field, media))
 
 
-def _decode_message(message: Any, field: str, media: Take, placeholders: bool = False) -> dict[str, Any]:
-    # What else a message may carry (a name, tool calls) is no part of what is judged.
+def _decode_message(message: Any, field: str, media: ResolveMedia, placeholders: bool = False) -> dict[str, Any]:
+    # Other fields of a message (a name, tool calls) are ignored, as the judge does not see them.
     if not isinstance(message, Mapping):
         raise FieldError.at_field(
             field, f"expected a message with 'role' and 'content', got {_name_json_type(message)}"
@@ -196,7 +213,7 @@ def _decode_message(message: Any, field: str, media: Take, placeholders: bool = 
     return {"role": expect_text(message["role"], f"{field}.role"), "content": content}
 
 
-def _decode_content(value: Any, field: str, media: Take, placeholders: bool = False) -> str | list[Any]:
+def _decode_content(value: Any, field: str, media: ResolveMedia, placeholders: bool = False) -> str | list[Any]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -204,19 +221,19 @@ def _decode_content(value: Any, field: str, media: Take, placeholders: bool = Fa
     return [_decode_part(part, f"{field}[{i}]", media, placeholders) for i, part in enumerate(value)]
 
 
-def _decode_part(part: Any, field: str, media: Take, placeholders: bool) -> Any:
+def _decode_part(part: Any, field: str, media: ResolveMedia, placeholders: bool) -> Any:
     if isinstance(part, str):
         return part
-    # Tables of parts hold null where a part of that type has no such field.
+    # Data sets store parts in tables, which hold null for the fields of other part types.
     part = {n: v for n, v in part.items() if v is not None} if isinstance(part, Mapping) else part
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == Modality.MOLECULE and "smiles" in part:
         part = {("molecule" if name == "smiles" else name): value for name, value in part.items()}
-    if kind == "image_url":  # OpenAI's form
-        where = f"{field}.image_url"
-        inner = check_fields(check_fields(part, field, ("type", kind))[kind], where, ("url",), ("detail",))
-        url = expect_text(inner["url"], f"{where}.url")
-        return media(url if url.startswith("data:") else {"url": url}, Modality.IMAGE, f"{where}.url")
+    if kind == "image_url":  # the format of OpenAI's API
+        url_field = f"{field}.image_url"
+        inner = check_fields(check_fields(part, field, ("type", kind))[kind], url_field, ("url",), ("detail",))
+        url = expect_text(inner["url"], f"{url_field}.url")
+        return media(url if url.startswith("data:") else {"url": url}, Modality.IMAGE, f"{url_field}.url")
     if isinstance(kind, str) and kind in ("text", *Modality):
         row = check_fields(part, field, ("type",), (kind,))
         if kind == "text":
@@ -224,10 +241,11 @@ def _decode_part(part: Any, field: str, media: Take, placeholders: bool) -> Any:
         if kind in row:
             return media(row[kind], Modality(kind), f"{field}.{kind}")
         if kind == Modality.IMAGE and placeholders:
-            return {"type": "image"}  # takes the next of `images`
+            return {"type": "image"}  # filled with the next of the row's `images`
         raise FieldError.at_field(f"{field}.{kind}", "is missing")
     kinds = ", ".join(["text", "image_url", *Modality])
-    raise FieldError.at_field(field, f"expected a part with a type of {kinds}, got {_describe_part(part)}")
+    problem = f"{kind!r:.60} as its type" if isinstance(part, Mapping) else _name_json_type(part)
+    raise FieldError.at_field(field, f"expected a part with a type of {kinds}, got {problem}")
 
 
 def _name_json_type(value: Any) -> str:
@@ -235,47 +253,45 @@ def _name_json_type(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _describe_part(value: Any) -> str:
-    return f"{value.get('type')!r:.60} as its type" if isinstance(value, Mapping) else _name_json_type(value)
-
-
 class RubricRegistry:
-    """Finds rubrics by name; a name is never taken for a path."""
+    """Registry of the rubrics that requests may name; a name is never used as a path."""
 
     def __init__(self, files: Sequence[str] = ()) -> None:
-        """Args:
-            files: rubrics of the operator's; a request calls one by its file's name without the ending.
-
-        Raises:
-            UsageError: a file is wrong or not there, or two rubrics have the same name.
-        """
-        self._presets = list_rubrics()
-        self._known: dict[str, Rubric] = {}
-        for file in files:
-            if not file.endswith(".toml"):
-                problem = "expected the path of a TOML file; those of the project need no mention"
-                raise UsageError(f"rubric {file!r}: {problem}")
-            name = Path(file).stem
-            if name in self._presets or name in self._known:
-                raise UsageError(f"rubric {file!r}: there is a rubric {name!r} already; give the file another name")
-            self._known[name] = load_rubric(file)
-
-    def find_rubric(self, name: str, responses: int | None = None, field: str = "rubric") -> Rubric:
-        """The rubric that a request names; its own `name` is what a judge finds it by.
+        """Load the rubric files of the operator.
 
         Args:
-            responses: how many it is to be used for; None leaves that open.
-            field: where the name stands in the request.
+            files: paths of TOML files; requests name a rubric by its file name without the suffix.
 
         Raises:
-            FieldError: there is none, or it is not made for so many.
+            UsageError: a file is missing or invalid, or two rubrics have the same name.
         """
-        if name not in self._known:
+        self._presets = list_rubrics()
+        self._rubrics: dict[str, Rubric] = {}
+        for file in files:
+            if not file.endswith(".toml"):
+                raise UsageError(f"rubric {file!r}: expected a TOML file; presets are always available")
+            name = Path(file).stem
+            if name in self._presets or name in self._rubrics:
+                raise UsageError(f"rubric {file!r}: a rubric {name!r} exists already; rename the file")
+            self._rubrics[name] = load_rubric(file)
+
+    def find_rubric(self, name: str, responses: int | None = None, field: str = "rubric") -> Rubric:
+        """Find a rubric by the name in a request.
+
+        Args:
+            name: name of a preset or rubric file. Judges look up the `name` of the result, which may differ.
+            responses: number of responses that the rubric must support; None checks nothing.
+            field: field of the name in the request, for error messages.
+
+        Raises:
+            FieldError: the rubric does not exist, or does not support that number of responses.
+        """
+        if name not in self._rubrics:
             if name not in self._presets:
-                hint = suggest_name(name[:60], sorted({*self._presets, *self._known}))
+                hint = suggest_name(name[:60], sorted({*self._presets, *self._rubrics}))
                 raise FieldError.at_field(field, f"rubric {name[:60]!r} does not exist; {hint}")
-            self._known[name] = load_rubric(name)
-        rubric = self._known[name]
+            self._rubrics[name] = load_rubric(name)
+        rubric = self._rubrics[name]
         if responses is not None:
             try:
                 rubric.check_response_count(responses)

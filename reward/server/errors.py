@@ -1,4 +1,4 @@
-"""Why a request is not answered with judgments: each a type of its own, which the HTTP side gives its status."""
+"""Errors that explain why a request gets no judgments. The middleware maps each type to an HTTP status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flex_judge.judges.errors import JudgeError, UsageError
 
 
 class FieldError(UsageError):
-    """One field of a request is wrong. The message begins with its place, such as `samples[3].response`."""
+    """Invalid field of a request. The message starts with the field, such as `samples[3].response`."""
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
@@ -17,20 +17,21 @@ class FieldError(UsageError):
 
     @classmethod
     def at_field(cls, field: str, problem: object) -> FieldError:
+        """Create an error whose message is the field and its problem."""
         return cls(f"{field}: {problem}", field)
 
 
 class RejectedError(FieldError):
-    """Something in a request cannot be judged as it is, which showed only when it was judged."""
+    """Item of a request that the judge rejected, such as an image that its model cannot take."""
 
     def __init__(self, message: str, field: str = "", results: Sequence[Any] = ()) -> None:
         super().__init__(message, field)
         self.results = results
-        """What came of the whole request, in its order; None where it was refused. The rest is not lost."""
+        """Results of all items of the request, in order, so that they are not lost; None for rejected items."""
 
 
 class MissingMediaError(UsageError):
-    """A request refers to media that the service does not have, or has no longer."""
+    """A request refers to media that were never uploaded, or were evicted."""
 
     def __init__(self, message: str, digests: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -38,13 +39,13 @@ class MissingMediaError(UsageError):
 
 
 class RetryLaterError(JudgeError, ConnectionError):
-    """The service has too much in hand, or takes nothing new. Nothing of the request was judged."""
+    """The service is overloaded or shutting down. Nothing of the request was judged."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        """When to come back, in seconds: an estimate."""
+        """Estimated seconds until a retry can succeed."""
 
 
 class MediaFetchError(JudgeError, ConnectionError):
-    """A host of media that does not answer, or not well, this time."""
+    """A media host does not respond, or responds with an error that may be temporary."""

@@ -1,6 +1,6 @@
-"""The service behind its HTTP routes: what is taken on, for how long, and what becomes of it.
+"""Gateway behind the HTTP routes: admission, deadlines, group collection, and results.
 
-Free of any web framework and of Ray; `flex_judge.reward.server.routes` puts it on the web.
+Free of any web framework and of Ray; `flex_judge.reward.server.routes` adds HTTP.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.collector import GroupCollector
-from flex_judge.reward.groups.methods import Ask, check_samples
+from flex_judge.reward.groups.methods import JudgeFunction, check_samples
 from flex_judge.reward.server.backpressure import Backpressure, BodyBudget
 from flex_judge.reward.server.config import MIB, GatewayConfig
 from flex_judge.reward.server.decoding import RubricRegistry
@@ -30,34 +30,37 @@ from flex_judge.reward.types import Reward, RewardSpec, Sample
 __all__ = ["Gateway", "GatewayConfig"]
 
 T = TypeVar("T")
-Health = Callable[[], Awaitable[Mapping[str, Any]]]
+HealthFunction = Callable[[], Awaitable[Mapping[str, Any]]]
 CACHED_ANSWERS_MIB = 256
-"""Answers to requests with keys that are kept, all together."""
+"""Maximum size of all answers that are kept for repeated requests."""
 ANSWER_MARGIN, MAX_ANSWER_MARGIN_S = 0.1, 2.0
-"""The end of a request's deadline, as a share of it and at most so long, in which what its comparisons came to is put
-together; they themselves have the time before it."""
+"""Share of a request's time limit (and its maximum in seconds) that is reserved for building the response.
+
+Comparisons must be ready before it."""
 DRAINING_RETRY_AFTER_S = 10.0
-"""When to come back to a service that drains: another one may have taken its place."""
+"""Retry-After while the service shuts down; another one may have replaced it by then."""
 
 
 class Gateway:
-    """Takes requests on, has them judged, and answers in time. For one event loop."""
+    """Gateway that accepts requests, has them judged, and returns results in time. Belongs to one event loop."""
 
     def __init__(
         self,
-        ask: Ask,
+        judge: JudgeFunction,
         config: GatewayConfig | None = None,
         metrics: ServiceMetrics | None = None,
-        health: Health | None = None,
+        health: HealthFunction | None = None,
     ) -> None:
-        """Args:
-            ask: has one comparison judged.
-            config: limits and the like.
-            metrics: told of requests, and of how much is pending.
-            health: what there is to tell of what is behind `ask`; `{"replicas": 0}` says that it is still starting.
+        """Create a gateway.
+
+        Args:
+            judge: judges one comparison.
+            config: limits and rubrics.
+            metrics: receives the metrics.
+            health: returns fields for the health report; `{"replicas": 0}` means that the service is starting.
 
         Raises:
-            UsageError: a rubric's file is wrong or not there.
+            UsageError: a rubric file is missing or invalid.
         """
         self.config = config = config or GatewayConfig()
         self.metrics = metrics or ServiceMetrics()
@@ -67,196 +70,219 @@ class Gateway:
         self.bodies = BodyBudget(config.max_bodies_mib * MIB)
         urls = UrlFetcher(config.media_hosts, config.max_body_mib * MIB)
         self.media_decoder = MediaDecoder(self.store, urls, config.max_media)
-        self._ask = ask
+        self._judge = judge
         self._health = health
         self._backpressure = Backpressure(config.max_pending, self.metrics.set_pending)
         self._collector = GroupCollector(self._judge_comparison, config.retain_s)
         self._idempotency = IdempotencyCache(config.retain_s, CACHED_ANSWERS_MIB * MIB)
-        self._ending: set[asyncio.Future[Any]] = set()
-        self._in_hand = 0
+        self._cancelled_work: set[asyncio.Future[Any]] = set()
+        self._num_active = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def pending(self) -> int:
-        """Completions and comparisons that are accepted and not yet answered."""
+        """Number of accepted completions and comparisons without a result."""
         return self._backpressure.pending
 
     async def judge_comparisons(
         self, comparisons: Sequence[Comparison], deadline_s: float | None = None
     ) -> list[Judgment]:
-        """Judgments in the same order. Failures become a status, never a score.
+        """Judge comparisons. Failures become a status, never a score.
 
         Args:
-            deadline_s: seconds until the answer; what is not ready by then has status timeout.
+            comparisons: the comparisons of one request.
+            deadline_s: time limit in seconds; comparisons that are not ready by then get the status timeout.
+
+        Returns:
+            The judgments in the order of the comparisons.
 
         Raises:
-            FieldError: a rubric does not exist or is not made for so many responses; nothing was judged.
-            NotNowError: there is no room for all of them, or the service drains; nothing was judged.
-            RejectedError: one cannot be judged as it is; it holds the judgments of the others.
+            FieldError: a rubric does not exist, or does not support the number of responses; nothing was judged.
+            RetryLaterError: the service is overloaded or shutting down; nothing was judged.
+            RejectedError: a comparison cannot be judged; the error holds the judgments of the others.
         """
         rubrics = [
             self.rubrics.find_rubric(c.rubric, len(c.responses), f"comparisons[{i}].rubric")
             for i, c in enumerate(comparisons)
         ]
         self.check_capacity(len(comparisons))
-        left_s = self._limit_deadline(deadline_s)
+        limit_s = self._limit_deadline(deadline_s)
         renamed = [replace(c, rubric=rubric.name) for c, rubric in zip(comparisons, rubrics, strict=True)]
         tasks = [asyncio.ensure_future(self._judge_comparison(c)) for c in renamed]
-        found = await self._collect_results(tasks, "comparisons", left_s)
-        # A file of the operator's was found by its name alone: where it lies is nobody's business.
-        return [
-            Judgment.from_failure(c.id, Status.TIMEOUT, _describe_timeout(left_s))
-            if judgment is None
-            else replace(judgment, provenance={**judgment.provenance, "rubric": c.rubric})
-            for c, judgment in zip(comparisons, found, strict=True)
-        ]
+        results = await self._collect_results(tasks, "comparisons", limit_s)
+        judgments = []
+        for comparison, judgment in zip(comparisons, results, strict=True):
+            if judgment is None:
+                judgment = Judgment.from_failure(comparison.id, Status.TIMEOUT, _describe_timeout(limit_s))
+            else:
+                # The client's name replaces the judge's, which for a rubric file contains the operator's path.
+                judgment = replace(judgment, provenance={**judgment.provenance, "rubric": comparison.rubric})
+            judgments.append(judgment)
+        return judgments
 
     async def compute_rewards(
-        self, asked: Sequence[tuple[Sample, RewardSpec]], deadline_s: float | None = None
+        self, items: Sequence[tuple[Sample, RewardSpec]], deadline_s: float | None = None
     ) -> list[Reward]:
-        """Rewards in the same order, of samples each judged in its own way. Raises what `judge` raises."""
-        by_spec: dict[RewardSpec, list[int]] = {}
-        for i, (_, spec) in enumerate(asked):
-            by_spec.setdefault(self._resolve_spec(spec), []).append(i)
-        for spec, places in by_spec.items():
-            _check_spec_samples([asked[i][0] for i in places], places, spec)
-        self.check_capacity(len(asked))
-        left_s = self._limit_deadline(deadline_s)
-        judging_s = left_s - min(ANSWER_MARGIN * left_s, MAX_ANSWER_MARGIN_S)
-        futures: dict[int, asyncio.Future[Reward]] = {}
-        for spec, places in by_spec.items():
-            added = self._collector.add([asked[i][0] for i in places], spec, judging_s)
-            futures.update(zip(places, added, strict=True))
-        found = await self._collect_results([futures[i] for i in range(len(asked))], "samples", left_s)
-        return [
-            Reward(None, Status.TIMEOUT, detail=_describe_timeout(left_s)) if reward is None else reward
-            for reward in found
-        ]
+        """Compute rewards of samples, each with its own settings.
 
-    async def run_once(self, key: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
-        """The answer to a request with an Idempotency-Key: the one that there is, or what `work` makes.
+        Args:
+            items: samples and their settings.
+            deadline_s: time limit in seconds; samples that are not ready by then get the status timeout.
+
+        Returns:
+            The rewards in the order of the items.
 
         Raises:
-            FieldError: the key was used for something else.
+            FieldError: a rubric or setting is invalid, or a sample lacks its baseline; nothing was judged.
+            RetryLaterError: the service is overloaded or shutting down; nothing was judged.
+            RejectedError: a sample cannot be judged; the error holds the rewards of the others.
+        """
+        # The collector takes one spec per call, and groups never mix specs.
+        by_spec: dict[RewardSpec, list[int]] = {}
+        for i, (_, spec) in enumerate(items):
+            by_spec.setdefault(self._resolve_spec(spec), []).append(i)
+        for spec, indices in by_spec.items():
+            _check_spec_samples([items[i][0] for i in indices], indices, spec)
+        self.check_capacity(len(items))
+        limit_s = self._limit_deadline(deadline_s)
+        judging_s = limit_s - min(ANSWER_MARGIN * limit_s, MAX_ANSWER_MARGIN_S)
+        futures: dict[int, asyncio.Future[Reward]] = {}
+        for spec, indices in by_spec.items():
+            added = self._collector.add([items[i][0] for i in indices], spec, judging_s)
+            futures.update(zip(indices, added, strict=True))
+        rewards = await self._collect_results([futures[i] for i in range(len(items))], "samples", limit_s)
+        timeout = Reward(None, Status.TIMEOUT, detail=_describe_timeout(limit_s))
+        return [timeout if reward is None else reward for reward in rewards]
+
+    async def run_once(self, key: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
+        """Return the answer to a request with an Idempotency-Key; run `work` if there is no answer yet.
+
+        Args:
+            key: the idempotency key.
+            fingerprint: hash of the request's content.
+            work: computes the answer.
+
+        Raises:
+            FieldError: the key was used for a request with another fingerprint.
         """
 
-        async def working() -> bytes:
-            with self.track_work():  # also when nobody waits for it any more
+        async def run_and_track() -> bytes:
+            with self.track_work():  # it continues after its client disconnects, and `drain` must wait for it
                 return await work()
 
-        return await self._idempotency.run_once(key, fingerprint, working)
+        return await self._idempotency.run_once(key, fingerprint, run_and_track)
 
     def check_accepting(self, key: str | None) -> None:
-        """Raise NotNowError where a request would be refused anyway, before its body is read."""
+        """Raise RetryLaterError if a request would be refused anyway, before its body is read."""
         if key is None or not self._idempotency.has_key(key):
             self.check_capacity(1)
 
     def check_capacity(self, count: int) -> None:
-        """Raise NotNowError if so many more are not taken."""
+        """Raise RetryLaterError unless all of `count` items can be accepted."""
         if self.draining:
-            raise RetryLaterError("the service is shutting down and takes nothing new", DRAINING_RETRY_AFTER_S)
+            raise RetryLaterError("the service is shutting down and takes no new requests", DRAINING_RETRY_AFTER_S)
         self._backpressure.check_capacity(count)
 
     @contextmanager
     def track_work(self) -> Iterator[None]:
-        """While something is in hand that `drain` waits for."""
-        self._in_hand += 1
+        """Track work that `drain` must wait for, until the block ends."""
+        self._num_active += 1
         self._idle.clear()
         try:
             yield
         finally:
-            self._in_hand -= 1
-            if not self._in_hand:
+            self._num_active -= 1
+            if not self._num_active:
                 self._idle.set()
 
     async def get_health(self) -> tuple[bool, dict[str, Any]]:
-        """Whether it takes requests, and what to tell of it."""
-        more = dict(await self._health()) if self._health is not None else {}
-        status = "draining" if self.draining else "starting" if more.get("replicas") == 0 else "ok"
-        return status == "ok", {"status": status, "pending": self.pending, **more}
+        """Return whether the service accepts requests, and its health report."""
+        details = dict(await self._health()) if self._health is not None else {}
+        status = "draining" if self.draining else "starting" if details.get("replicas") == 0 else "ok"
+        return status == "ok", {"status": status, "pending": self.pending, **details}
 
     async def drain(self) -> None:
-        """Refuse new work from now on, and return when all that was accepted is answered."""
+        """Refuse new requests, and wait until all accepted ones are answered."""
         self.draining = True
         await self._idle.wait()
 
     async def close(self) -> None:
-        """Give up everything."""
+        """Cancel all work and wait for it to end."""
         self.draining = True
         await self._idempotency.close()
         await self._collector.close()
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await asyncio.gather(*self._cancelled_work, return_exceptions=True)
 
     async def _judge_comparison(self, comparison: Comparison) -> Judgment:
         try:
-            return await self._ask(comparison)
-        except EngineLostError as e:  # a judge in this process; services give it a status themselves
+            return await self._judge(comparison)
+        except EngineLostError as e:  # only from a judge in this process; the dispatcher of a service returns a status
             return Judgment.from_failure(comparison.id, Status.ENGINE_LOST, str(e))
 
-    def _limit_deadline(self, asked_s: float | None) -> float:
-        return self.config.deadline_s if asked_s is None else max(0.0, min(asked_s, self.config.deadline_s))
+    def _limit_deadline(self, deadline_s: float | None) -> float:
+        return self.config.deadline_s if deadline_s is None else max(0.0, min(deadline_s, self.config.deadline_s))
 
     def _resolve_spec(self, spec: RewardSpec) -> RewardSpec:
-        """The spec with the rubric as a judge finds it."""
+        """Check a spec and replace its rubric by the name that judges look up."""
         if spec.needs_group and spec.group_size is not None and spec.group_timeout_s > self.config.deadline_s:
-            problem = (
-                f"{spec.group_timeout_s:g} s are more than the {self.config.deadline_s:g} s that a request may take"
-            )
-            raise FieldError.at_field("group_timeout_s", problem)
-        needed = {"pointwise": 1, "listwise": spec.group_size}.get(spec.method, 2)
-        return replace(spec, rubric=self.rubrics.find_rubric(spec.rubric, needed).name)
+            limit = f"the service's time limit of {self.config.deadline_s:g} s"
+            raise FieldError.at_field("group_timeout_s", f"{spec.group_timeout_s:g} s must be at most {limit}")
+        num_responses = {"pointwise": 1, "listwise": spec.group_size}.get(spec.method, 2)
+        return replace(spec, rubric=self.rubrics.find_rubric(spec.rubric, num_responses).name)
 
-    async def _collect_results(self, work: Sequence[asyncio.Future[T]], name: str, left_s: float) -> list[T | None]:
-        """What is ready when the time is up; None for the rest, which is given up."""
+    async def _collect_results(
+        self, work: Sequence[asyncio.Future[T]], items_field: str, limit_s: float
+    ) -> list[T | None]:
+        """Wait for results until the time limit; unfinished work is cancelled and gives None."""
         with self.track_work():
             self._backpressure.admit(len(work))
-            for one in work:
-                one.add_done_callback(lambda _: self._backpressure.release())
+            for future in work:
+                future.add_done_callback(lambda _: self._backpressure.release())
             try:
                 if work:
-                    await asyncio.wait(work, timeout=left_s)
+                    await asyncio.wait(work, timeout=limit_s)
             finally:
-                for one in work:
-                    if not one.done():
-                        self._cancel_work(one)
-        ready = [one.done() and not one.cancelled() for one in work]
-        errors = [one.exception() if done else None for one, done in zip(work, ready, strict=True)]
-        refused = {i: error for i, error in enumerate(errors) if isinstance(error, UsageError | RenderError)}
-        for i, error in enumerate(errors):
-            if error is not None and i not in refused:
+                for future in work:
+                    if not future.done():
+                        self._cancel_work(future)
+        results: list[T | None] = [None] * len(work)
+        rejections: dict[int, BaseException] = {}
+        # All errors are retrieved before one is raised, as asyncio logs those that never are.
+        errors = {i: future.exception() for i, future in enumerate(work) if future.done() and not future.cancelled()}
+        for i, error in errors.items():
+            if error is None:
+                results[i] = work[i].result()
+            elif isinstance(error, UsageError | RenderError):
+                rejections[i] = error
+            else:
                 raise error
-        found = [
-            one.result() if done and error is None else None
-            for one, done, error in zip(work, ready, errors, strict=True)
-        ]
-        if refused:
-            first = min(refused)
-            more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
-            raise RejectedError(f"{name}[{first}]: {refused[first]}{more}", f"{name}[{first}]", found)
-        return found
+        if rejections:
+            first = min(rejections)
+            more = f" (and {len(rejections) - 1} more)" if len(rejections) > 1 else ""
+            field = f"{items_field}[{first}]"
+            raise RejectedError(f"{field}: {rejections[first]}{more}", field, results)
+        return results
 
     def _cancel_work(self, work: asyncio.Future[Any]) -> None:
-        """Cancel without waiting: how long something takes to end is not the caller's time."""
+        """Cancel without waiting: the time that the work needs to end must not delay the response."""
         work.cancel()
-        self._ending.add(work)
+        self._cancelled_work.add(work)
         work.add_done_callback(self._discard_work)
 
     def _discard_work(self, work: asyncio.Future[Any]) -> None:
-        self._ending.discard(work)
+        self._cancelled_work.discard(work)
         if not work.cancelled():
-            work.exception()  # seen; the caller has been told that it took too long
+            work.exception()  # marks the error as retrieved; the caller already has a timeout
 
 
-def _check_spec_samples(samples: Sequence[Sample], places: Sequence[int], spec: RewardSpec) -> None:
-    """Raise FieldError if samples that are judged in the same way cannot be."""
-    for sample, place in zip(samples, places, strict=True):
+def _check_spec_samples(samples: Sequence[Sample], indices: Sequence[int], spec: RewardSpec) -> None:
+    """Raise FieldError if samples with the same settings cannot be judged; `indices` number them in the request."""
+    for sample, i in zip(samples, indices, strict=True):
         if spec.method == "baseline" and sample.baseline is None:
-            raise FieldError.at_field(
-                f"samples[{place}].baseline", "is missing, and the method 'baseline' compares with it"
-            )
+            raise FieldError.at_field(f"samples[{i}].baseline", "missing, and the method 'baseline' compares with it")
     check_samples(samples, spec)
 
 
-def _describe_timeout(left_s: float) -> str:
-    return f"not ready within the request's deadline of {left_s:g} s"
+def _describe_timeout(limit_s: float) -> str:
+    return f"not ready within the request's deadline of {limit_s:g} s"

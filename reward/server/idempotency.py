@@ -1,4 +1,4 @@
-"""Requests that are sent again: joined to the one under way, or given its answer; judged once."""
+"""Idempotent requests: a repeated request joins the running one or gets its stored answer, so it is judged once."""
 
 from __future__ import annotations
 
@@ -16,71 +16,78 @@ KEY_HEADER = "Idempotency-Key"
 
 @dataclass
 class CachedAnswer:
+    """Running or finished work of a request."""
+
     fingerprint: str
     task: asyncio.Task[bytes]
     finished_at: float | None = None
-    """None while it is under way."""
+    """Time on the cache's clock; None while the work is running."""
 
 
 class IdempotencyCache:
-    """Answers by their keys, for some minutes. Work under a key goes on when nobody waits for it any more.
+    """Cache of answers by idempotency key.
 
-    What ends in an error is forgotten at once: sent again, it is tried again. For one event loop.
+    The work of a request continues after its client disconnects, so that a repeated request can get the answer. Errors
+    are not cached: a repeated request is tried again. A cache belongs to one event loop.
     """
 
-    def __init__(self, retain_s: float, most_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Args:
-        retain_s: how long an answer is kept.
-        most_bytes: of all finished answers together; the oldest are forgotten first.
-        clock: seconds, from anywhere.
+    def __init__(self, retain_s: float, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Create an empty cache.
+
+        Args:
+            retain_s: seconds that a finished answer is kept.
+            max_bytes: maximum size of all finished answers; the oldest are evicted first.
+            clock: monotonic clock in seconds.
         """
         self._retain_s = retain_s
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._clock = clock
-        self._under_way: dict[str, CachedAnswer] = {}
+        self._running: dict[str, CachedAnswer] = {}
         self._finished: OrderedDict[str, CachedAnswer] = OrderedDict()
         self._bytes = 0
 
     def has_key(self, key: str) -> bool:
-        """Whether a request with this key is under way or has its answer."""
+        """Whether a request with this key is running or has an answer."""
         self._evict_answers()
-        return key in self._under_way or key in self._finished
+        return key in self._running or key in self._finished
 
     async def run_once(self, key: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
-        """The answer to the request with this key: `work` is begun where there is none.
+        """Return the answer to the request with this key; start its work if it is new.
 
         Args:
-            fingerprint: of what was asked; another one under the same key is refused.
+            key: idempotency key of the request.
+            fingerprint: hash of the request's content.
+            work: computes the answer.
 
         Raises:
-            FieldError: the key was used for another request.
-            NotNowError: the work was ended by `close`.
+            FieldError: the key was used for a request with another fingerprint.
+            RetryLaterError: `close` ended the work.
         """
         self._evict_answers()
-        answer = self._under_way.get(key) or self._finished.get(key)
+        answer = self._running.get(key) or self._finished.get(key)
         if answer is None:
             answer = CachedAnswer(fingerprint, asyncio.create_task(work()))
-            self._under_way[key] = answer
+            self._running[key] = answer
             answer.task.add_done_callback(lambda _: self._store_answer(key))
         elif answer.fingerprint != fingerprint:
-            raise FieldError.at_field(KEY_HEADER, "was used for another request; give each request a key of its own")
+            raise FieldError.at_field(KEY_HEADER, "was used for another request; give each request its own key")
         try:
             return await asyncio.shield(answer.task)
         except asyncio.CancelledError as e:
-            if answer.task.cancelled():  # by `close`: it was not the caller who was given up
+            if answer.task.cancelled():  # `close` cancelled the work; otherwise the caller itself was cancelled
                 raise RetryLaterError("the service is shutting down; try again later") from e
             raise
 
     async def close(self) -> None:
-        """End what is under way."""
-        tasks = [answer.task for answer in self._under_way.values()]
+        """Cancel all running work and wait for it to end."""
+        tasks = [answer.task for answer in self._running.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _store_answer(self, key: str) -> None:
-        answer = self._under_way.pop(key)
-        # Asking for the exception marks it as seen: if nobody waits any more, nobody is told.
+        answer = self._running.pop(key)
+        # `exception()` also marks the error as retrieved: asyncio must not log it if no client waits any more.
         if answer.task.cancelled() or answer.task.exception() is not None:
             return
         answer.finished_at = self._clock()
@@ -91,8 +98,8 @@ class IdempotencyCache:
     def _evict_answers(self) -> None:
         oldest = next(iter(self._finished.values()), None)
         while oldest is not None and oldest.finished_at is not None:
-            if self._bytes <= self._most_bytes and oldest.finished_at + self._retain_s > self._clock():
+            if self._bytes <= self._max_bytes and oldest.finished_at + self._retain_s > self._clock():
                 return
-            _, gone = self._finished.popitem(last=False)
-            self._bytes -= len(gone.task.result())
+            _, evicted = self._finished.popitem(last=False)
+            self._bytes -= len(evicted.task.result())
             oldest = next(iter(self._finished.values()), None)

@@ -1,4 +1,4 @@
-"""From references on the wire to media: what was uploaded, what comes within a request, and what a URL names."""
+"""Resolve media references of requests: uploaded files, data inside the request, and URLs."""
 
 from __future__ import annotations
 
@@ -11,133 +11,143 @@ from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.errors import MediaError, RequestTooLargeError
 from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.reward.server.decoding import MediaReference, Take, decode_reference
+from flex_judge.reward.server.decoding import MediaReference, ResolveMedia, decode_reference
 from flex_judge.reward.server.errors import FieldError, MediaFetchError, MissingMediaError
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlFetcher
 
 T = TypeVar("T")
-Row = tuple[str, Callable[[Take], T]]
-"""Where a row stands in its request, and what decodes it when it is given its media."""
-Mentioned = list[tuple[MediaReference, str]]
-"""The references in a row, in the order in which it asks for them, each with where it stands."""
-Found = dict[tuple[Modality, str, str], Media]
-"""(modality, kind, value) -> medium: what stands in a request more than once is read once."""
+EncodedRow = tuple[str, Callable[[ResolveMedia], T]]
+"""Field of a row in its request, and the function that decodes the row with its media."""
+RowReferences = list[tuple[MediaReference, str]]
+"""Media references of a row in decoding order, each with its field in the request."""
+MediaKey = tuple[Modality, str, str]
+"""(modality, kind, value) of a reference to a single file."""
+MediaByKey = dict[MediaKey, Media]
 
 
 class MediaDecoder:
-    """Decodes rows of requests, and reads the media that they refer to without holding up the event loop."""
+    """Decoder of request rows that reads their media without blocking the event loop.
 
-    def __init__(self, store: MediaStore, urls: UrlFetcher, most: int) -> None:
-        """Args:
-        store: what was uploaded.
-        urls: how URLs are read.
-        most: media in one row; each frame of a video counts.
+    Rows are decoded twice: first with placeholders, to list the references of the whole request, then with the media.
+    So all missing uploads are reported together, and equal references are read once.
+    """
+
+    def __init__(self, store: MediaStore, urls: UrlFetcher, max_media: int) -> None:
+        """Create a decoder.
+
+        Args:
+            store: uploaded media.
+            urls: fetcher of media by URL.
+            max_media: maximum number of media in one row; each frame of a video counts.
         """
         self._store = store
         self._urls = urls
-        self._most = most
+        self._max_media = max_media
 
-    async def decode_rows(self, rows: Sequence[Row[T]]) -> list[T]:
-        """The rows, decoded, with their media.
+    async def decode_rows(self, rows: Sequence[EncodedRow[T]]) -> list[T]:
+        """Decode rows with their media.
 
         Raises:
-            FieldError: something in a row is wrong, or one of its media cannot be read.
-            MissingMediaError: media that were not uploaded, or are gone; all of them are named.
-            RequestTooLargeError: too many media in one row.
-            FetchError: a host of media does not answer.
+            FieldError: a row is invalid, or one of its media cannot be read.
+            MissingMediaError: media were not uploaded, or were evicted; the error lists all of them.
+            RequestTooLargeError: a row has too many media.
+            MediaFetchError: a media host does not respond.
         """
         decoded, references = await asyncio.to_thread(self._list_references, rows)
         if not any(references):
             return decoded
-        found = await self._resolve_references(references)
-        return await asyncio.to_thread(_decode_with_media, rows, references, found)
+        media = await self._resolve_references(references)
+        return await asyncio.to_thread(_decode_with_media, rows, references, media)
 
-    def _list_references(self, rows: Sequence[Row[T]]) -> tuple[list[T], list[Mentioned]]:
-        """The rows with nothing in the place of media, and what is to be there."""
+    def _list_references(self, rows: Sequence[EncodedRow[T]]) -> tuple[list[T], list[RowReferences]]:
+        """Decode rows with placeholders for media, and list the references of each row."""
         decoded, references = [], []
         for field, decode in rows:
-            here: Mentioned = []
-            decoded.append(decode(partial(_record_reference, here)))
-            count = sum(1 for one, where in here for _ in _iter_leaves(one, where))
-            if count > self._most:
-                raise RequestTooLargeError(f"{field}: {count} media are more than the {self._most} allowed")
-            references.append(here)
+            row_references: RowReferences = []
+            decoded.append(decode(partial(_record_reference, row_references)))
+            count = sum(1 for reference, place in row_references for _ in _iter_leaves(reference, place))
+            if count > self._max_media:
+                raise RequestTooLargeError(f"{field}: {count} media are more than the {self._max_media} allowed")
+            references.append(row_references)
         return decoded, references
 
-    async def _resolve_references(self, references: Sequence[Mentioned]) -> Found:
-        """Every medium that is referred to."""
-        places: dict[tuple[Modality, str, str], str] = {}
+    async def _resolve_references(self, references: Sequence[RowReferences]) -> MediaByKey:
+        """Read all files that the rows refer to."""
+        fields: dict[MediaKey, str] = {}
         for row in references:
-            for one in row:
-                for key, where in _iter_leaves(*one):
-                    places.setdefault(key, where)
-        found: Found = {}
+            for reference, field in row:
+                for key, leaf_field in _iter_leaves(reference, field):
+                    fields.setdefault(key, leaf_field)
+        media: MediaByKey = {}
         missing = []
-        for key in places:
+        for key, field in fields.items():
             modality, kind, value = key
-            if kind == "digest":
-                stored = self._store.get(value)
-                if stored is None:
-                    missing.append(value)
-                elif stored.modality != modality:
-                    raise FieldError.at_field(
-                        places[key], f"expected {modality}, and this digest is of {stored.modality}"
-                    )
-                else:
-                    found[key] = stored
+            if kind != "digest":
+                continue
+            stored = self._store.get(value)
+            if stored is None:
+                missing.append(value)
+            elif stored.modality != modality:
+                raise FieldError.at_field(field, f"expected {modality}, and this digest is of {stored.modality}")
+            else:
+                media[key] = stored
         if missing:
             raise MissingMediaError(f"{len(missing)} media must be uploaded first: PUT /v1/media/...", missing)
-        left = [(key, where) for key, where in places.items() if key not in found]
-        read = await gather_all(self._open_reference(key, where) for key, where in left)
-        for (key, _), medium_ in zip(left, read, strict=True):
-            found[key] = medium_
-        return found
+        unresolved = [key for key in fields if key not in media]
+        opened = await gather_all(self._open_reference(key, fields[key]) for key in unresolved)
+        return media | dict(zip(unresolved, opened, strict=True))
 
-    async def _open_reference(self, key: tuple[Modality, str, str], where: str) -> Media:
+    async def _open_reference(self, key: MediaKey, field: str) -> Media:
         modality, kind, value = key
         try:
             source: Any = await self._urls.fetch(value) if kind == "url" else value
             return await asyncio.to_thread(_open_media, modality, source)
         except MediaError as e:
-            raise FieldError.at_field(where, e) from e
+            raise FieldError.at_field(field, e) from e
         except MediaFetchError as e:
-            raise MediaFetchError(f"{where}: {e}") from e
+            raise MediaFetchError(f"{field}: {e}") from e
 
 
-def _record_reference(here: Mentioned, value: Any, modality: Modality, field: str) -> Media:
-    """Stands in for a medium until all that a request needs are known."""
-    here.append((decode_reference(value, modality, field), field))
+def _record_reference(references: RowReferences, value: Any, modality: Modality, field: str) -> Media:
+    """Record a reference and return a placeholder for its medium."""
+    references.append((decode_reference(value, modality, field), field))
     return Media(modality, b"", field)
 
 
-def _decode_with_media(rows: Sequence[Row[T]], references: Sequence[Mentioned], found: Found) -> list[T]:
+def _decode_with_media(
+    rows: Sequence[EncodedRow[T]], references: Sequence[RowReferences], media: MediaByKey
+) -> list[T]:
     decoded = []
-    for (_, decode), here in zip(rows, references, strict=True):
-        media = iter([_build_media(one, found) for one, _ in here])
-        decoded.append(decode(lambda *_, media=media: next(media)))  # asked for in the same order as before
+    for (_, decode), row_references in zip(rows, references, strict=True):
+        # Decoding asks for the media in the same order as in the first pass.
+        row_media = iter([_build_media(reference, media) for reference, _ in row_references])
+        decoded.append(decode(lambda *_, row_media=row_media: next(row_media)))
     return decoded
 
 
-def _build_media(one: MediaReference, found: Found) -> Media:
-    if isinstance(one.value, str):
-        return found[one.modality, one.kind, one.value]
-    made = make_media(one.modality, [_build_media(frame, found) for frame in one.value], fps=one.fps)
-    _ = made.digest  # is kept; else the event loop would compute it
-    return made
+def _build_media(reference: MediaReference, media: MediaByKey) -> Media:
+    if isinstance(reference.value, str):
+        return media[reference.modality, reference.kind, reference.value]
+    frames = [_build_media(frame, media) for frame in reference.value]
+    return _compute_digest(make_media(reference.modality, frames, fps=reference.fps))
 
 
-def _iter_leaves(one: MediaReference, where: str) -> Iterator[tuple[tuple[Modality, str, str], str]]:
-    """The references in a reference that stand for one file each, with where they stand."""
-    if isinstance(one.value, str):
-        yield (one.modality, one.kind, one.value), where
+def _iter_leaves(reference: MediaReference, field: str) -> Iterator[tuple[MediaKey, str]]:
+    """Iterate over the single files of a reference, each with its field in the request."""
+    if isinstance(reference.value, str):
+        yield (reference.modality, reference.kind, reference.value), field
     else:
-        for i, frame in enumerate(one.value):
-            yield from _iter_leaves(frame, f"{where}.frames[{i}]")
+        for i, frame in enumerate(reference.value):
+            yield from _iter_leaves(frame, f"{field}.frames[{i}]")
 
 
 def _open_media(modality: Modality, source: str | bytes) -> Media:
-    """A data URI, a SMILES text or the bytes of a file as a medium. `source` is never a path: see `wire.reference`."""
-    made = make_media(modality, source)
-    _ = made.digest
-    return made
+    """Open a data URI, a SMILES string, or the bytes of a file. `source` is never a path, see `decode_reference`."""
+    return _compute_digest(make_media(modality, source))
+
+
+def _compute_digest(media: Media) -> Media:
+    """Compute the cached digest in this worker thread; later access would block the event loop."""
+    _ = media.digest
+    return media

@@ -1,4 +1,4 @@
-"""Media that clients have uploaded, by the hash of their content: sent once, referred to many times."""
+"""Store of uploaded media by content hash: uploaded once, referenced by any number of requests."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MIB = 1 << 20
 
 
 class MediaStore:
-    """Keeps media up to so many bytes; those that were not used for longest go first. For any number of threads."""
+    """LRU store of media with a size limit. Thread-safe."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.bytes = 0
-        """What it holds."""
+        """Size of all stored media."""
         self.uploads = self.hits = self.misses = self.evicted = 0
-        """Media put in, found, not found, and dropped for want of room."""
+        """Number of media stored, found, not found, and evicted."""
         self._media: OrderedDict[str, Media] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -29,43 +29,43 @@ class MediaStore:
         return len(self._media)
 
     def put(self, modality: Modality, digest: str, data: bytes) -> Media:
-        """Keep a medium, if its content is what `digest` says and can be read.
+        """Store a medium after checking its digest and that it can be opened.
 
         Raises:
-            MediaError: it has another digest, or is no such medium.
-            RequestTooLargeError: it is larger than the whole store.
+            MediaError: the digest is another one, or the data is invalid.
+            RequestTooLargeError: the data is larger than the whole store.
         """
-        if len(data) > self.most_bytes:
-            size, most = len(data) / MIB, self.most_bytes / MIB
-            raise RequestTooLargeError(f"{modality}: {size:.1f} MiB are more than the {most:.1f} MiB kept of all media")
-        found = Media(modality, data, f"{modality} {digest[:12]}")
-        if found.digest != digest:
-            raise MediaError(f"{modality}: its digest is {found.digest}, not {digest[:80]}; see Media.digest")
+        if len(data) > self.max_bytes:
+            size, limit = len(data) / MIB, self.max_bytes / MIB
+            raise RequestTooLargeError(f"{modality}: {size:.1f} MiB are more than the store's {limit:.1f} MiB")
+        media = Media(modality, data, f"{modality} {digest[:12]}")
+        if media.digest != digest:
+            raise MediaError(f"{modality}: its digest is {media.digest}, not {digest[:80]}; see Media.digest")
         with self._lock:
             if digest in self._media:
                 self._media.move_to_end(digest)
                 return self._media[digest]
-        # Opened outside of the lock, as it takes a while; one that arrives twice at once is opened twice.
-        found = replace(make_media(modality, data), name=found.name)
+        # Opened outside of the lock because it is slow; concurrent uploads of the same file may open it twice.
+        media = replace(make_media(modality, data), name=media.name)
         with self._lock:
             if digest not in self._media:
-                self._media[digest] = found
+                self._media[digest] = media
                 self.bytes += len(data)
                 self.uploads += 1
             self._media.move_to_end(digest)
-            while self.bytes > self.most_bytes:
+            while self.bytes > self.max_bytes:
                 _, oldest = self._media.popitem(last=False)
                 self.bytes -= len(oldest.data)
                 self.evicted += 1
-        return found
+        return media
 
     def get(self, digest: str) -> Media | None:
-        """A medium that is there."""
+        """Get a stored medium; None if it is missing."""
         with self._lock:
-            found = self._media.get(digest)
-            if found is None:
+            media = self._media.get(digest)
+            if media is None:
                 self.misses += 1
                 return None
             self.hits += 1
             self._media.move_to_end(digest)
-            return found
+            return media

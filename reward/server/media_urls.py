@@ -1,4 +1,4 @@
-"""Media by URL, from the hosts that the operator of a service allows: nothing else is ever asked."""
+"""Fetch media by URL, only from hosts that the operator of a service allows."""
 
 from __future__ import annotations
 
@@ -15,78 +15,83 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 MAX_CONCURRENT_FETCHES = 8
 FETCH_TIMEOUT_S = 30.0
-"""For one medium, from connecting to its last byte."""
+"""Time limit of one file, from connecting to the last byte."""
 
 
 class UrlFetcher:
-    """Reads files over HTTPS from an allow list of hosts. Without hosts it reads nothing."""
+    """Fetcher of files over HTTPS from an allowlist of hosts. Without hosts it fetches nothing."""
 
     def __init__(
         self,
         hosts: Collection[str],
-        most_bytes: int,
-        total_s: float = FETCH_TIMEOUT_S,
+        max_bytes: int,
+        timeout_s: float = FETCH_TIMEOUT_S,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """Args:
-        hosts: exact names, in small letters. A subdomain is another host.
-        most_bytes: size of the largest file.
-        total_s: how long one file may take.
-        transport: where requests go; None is the network.
+        """Create a fetcher.
+
+        Args:
+            hosts: exact host names in lower case. Subdomains are not included.
+            max_bytes: maximum size of a file.
+            timeout_s: time limit of one file in seconds.
+            transport: transport of the requests; None uses the network.
         """
         self._hosts = frozenset(hosts)
-        self._most_bytes = most_bytes
-        self._total_s = total_s
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
         self._transport = transport
-        self._room = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
 
     async def fetch(self, url: str) -> bytes:
-        """The file behind a URL. Redirects are not followed: they would lead past the list.
+        """Fetch a file.
 
         Raises:
-            MediaError: the URL is not allowed, or there is no such file, or it is too large.
-            FetchError: the host did not answer, or not in time, or with an error of its own.
+            MediaError: the URL is not allowed, or the file does not exist or is too large.
+            MediaFetchError: the host did not respond in time, or responded with a temporary error.
         """
         import httpx
 
         target = self._check_url(url)
         try:
-            # Nothing is unpacked: a small file could become a very large one.
             async with (
-                self._room,
-                asyncio.timeout(self._total_s),
-                httpx.AsyncClient(transport=self._transport, timeout=self._total_s, follow_redirects=False) as client,
-                client.stream("GET", target, headers={"Accept-Encoding": "identity"}) as answer,
+                self._slots,
+                asyncio.timeout(self._timeout_s),
+                # A redirect could lead to a host that is not on the allowlist, so none is followed.
+                httpx.AsyncClient(transport=self._transport, timeout=self._timeout_s, follow_redirects=False) as client,
+                # Compressed responses are refused, because a small one could expand to a very large file.
+                client.stream("GET", target, headers={"Accept-Encoding": "identity"}) as response,
             ):
-                if answer.status_code >= 500 or answer.status_code == 429:
-                    raise MediaFetchError(f"{target.host} answered {answer.status_code}")
-                if answer.status_code != 200:
-                    redirect = "; redirects are not followed" if answer.is_redirect else ""
-                    raise MediaError(f"{target.host} answered {answer.status_code}{redirect}")
-                if answer.headers.get("Content-Encoding", "identity") != "identity":
-                    raise MediaError(f"{target.host} sends it compressed, which is not taken")
+                if response.status_code >= 500 or response.status_code == 429:
+                    raise MediaFetchError(f"{target.host} answered {response.status_code}")
+                if response.status_code != 200:
+                    redirect = "; redirects are not followed" if response.is_redirect else ""
+                    raise MediaError(f"{target.host} answered {response.status_code}{redirect}")
+                if response.headers.get("Content-Encoding", "identity") != "identity":
+                    raise MediaError(f"{target.host} sends it compressed; expected an uncompressed file")
                 data = bytearray()
-                async for chunk in answer.aiter_raw():
+                # Content-Length may be missing or wrong, so the received bytes are counted.
+                async for chunk in response.aiter_raw():
                     data += chunk
-                    if len(data) > self._most_bytes:
-                        most = self._most_bytes / MIB
-                        raise MediaError(f"more than the {most:.1f} MiB that a file by URL may have")
+                    if len(data) > self._max_bytes:
+                        limit = self._max_bytes / MIB
+                        raise MediaError(f"larger than the {limit:.1f} MiB allowed for a file by URL")
                 return bytes(data)
         except TimeoutError as e:
-            raise MediaFetchError(f"{target.host} took longer than {self._total_s:g} s") from e
+            raise MediaFetchError(f"{target.host} took longer than {self._timeout_s:g} s") from e
         except httpx.HTTPError as e:
             raise MediaFetchError(f"{target.host} did not answer ({type(e).__name__})") from e
 
     def _check_url(self, url: str) -> httpx.URL:
+        """Parse a URL and check it against the allowlist."""
         import httpx
 
         if not self._hosts:
-            raise MediaError("media by URL are off at this service; send a data URI, or upload them")
+            raise MediaError("media by URL are disabled in this service; send a data URI, or upload the file")
         try:
             target = httpx.URL(url)
         except (httpx.InvalidURL, UnicodeError) as e:
             raise MediaError(f"not a URL: {e}") from e
-        # What is looked at here is what is asked for: the same object, so no second reading of the text can differ.
+        # The request uses this parsed object, so a second parser cannot read another host from the same text.
         if target.scheme != "https" or target.userinfo or target.port not in (None, 443):
             raise MediaError("expected a URL that begins with https://, without a user and a port")
         if target.host not in self._hosts:

@@ -1,4 +1,4 @@
-"""What a service tells of itself while it runs. Names and units are those that Prometheus shows."""
+"""Interface for the metrics of a running service. Names and units are those that Prometheus shows."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from flex_judge.judges.judgments import Judgment
 
 
 class ServiceMetrics:
-    """Told of everything that happens; this one keeps nothing."""
+    """Receiver of all events of a service. This base class discards them."""
 
     def set_pending(self, count: int) -> None:
-        """So many completions and comparisons are accepted and not yet answered."""
+        """Set the number of completions and comparisons that are accepted and have no result yet."""
 
     def record_request(self, route: str, status: int, seconds: float) -> None:
-        """A request to `route` (its pattern, not its path) was answered with this HTTP status."""
+        """Record an HTTP request: its route (the pattern, not the path), response status, and duration."""
 
     def record_judgment(self, judgment: Judgment, seconds: float) -> None:
-        """A comparison has its judgment, so many seconds after it was asked for."""
+        """Record a judgment and its duration."""
 
     def record_retry(self) -> None:
-        """A comparison goes to another replica, as its own died."""
+        """Record a comparison that is sent again because its replica died."""

@@ -1,4 +1,4 @@
-"""Between the web server and the routes: keys are checked, errors become answers, and everything is counted."""
+"""ASGI middleware between the web server and the routes: API key check, error responses, and request metrics."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from flex_judge.reward.server.errors import (
 from flex_judge.reward.server.gateway import Gateway
 
 PUBLIC_PATH = "/healthz"
-"""The one route that needs no key."""
+"""The only route that needs no key, so that load balancers can probe it."""
 CLIENT_CLOSED_STATUS = 499
-"""What is counted where the client left before its answer was ready."""
+"""Status in the metrics if the client disconnected before the response."""
 RESOURCES_KEY = "flex_judge.held"
-"""Where a request's scope keeps what it occupies until its answer is sent."""
+"""Key of the ExitStack in a request's scope whose resources are released after the response."""
 log = logging.getLogger(__name__)
 
 
@@ -43,54 +43,59 @@ class Middleware:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started, status = time.monotonic(), 0
 
-        async def sending(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
-        with ExitStack() as held:
-            scope[RESOURCES_KEY] = held
+        with ExitStack() as resources:
+            scope[RESOURCES_KEY] = resources
             try:
                 try:
                     if scope["path"] != PUBLIC_PATH:
                         check_api_key(Request(scope).headers.get("Authorization"), self._gateway.config.api_key)
-                    await self._app(scope, receive, sending)
+                    await self._app(scope, receive, send_and_record)
                 except ClientDisconnect:
                     status = CLIENT_CLOSED_STATUS
-                except Exception as error:  # the one place where what nobody expected becomes an answer
+                except Exception as error:  # every error becomes a response, including unexpected ones
                     if status:
-                        raise  # the answer is half out; the server ends the connection
-                    await build_error_response(error)(scope, receive, sending)
+                        raise  # the response has started; the server closes the connection
+                    await build_error_response(error)(scope, receive, send_and_record)
             finally:
                 route = getattr(scope.get("route"), "path", "other")
-                self._gateway.metrics.record_request(route, status or CLIENT_CLOSED_STATUS, time.monotonic() - started)
+                seconds = time.monotonic() - started
+                self._gateway.metrics.record_request(route, status or CLIENT_CLOSED_STATUS, seconds)
 
 
 def build_json_response(
     content: Mapping[str, Any] | bytes, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    """JSON in ASCII: texts may hold half a surrogate pair, which UTF-8 cannot."""
+    """Build a JSON response from a mapping, or from bytes that are JSON already."""
     body = content if isinstance(content, bytes) else encode_json(content)
     return Response(body, status, headers, media_type="application/json")
 
 
 def encode_json(content: Mapping[str, Any]) -> bytes:
+    """Encode JSON in ASCII, because texts may contain lone surrogates, which UTF-8 cannot encode."""
     return json.dumps(content, allow_nan=False).encode()
 
 
 def build_error_response(error: Exception) -> Response:
-    """What the client is told of an error. Of one that nobody expected, nothing but that there was one."""
+    """Build the response for an error. An unexpected error is logged, and its message is not sent to the client."""
     body: dict[str, Any] = {"error": to_one_line(error)}
     if isinstance(error, FieldError) and error.field:
         body["field"] = error.field
+    # The order matters: several of these types are subclasses of UsageError.
     match error:
         case AccessError():
+            # Offering Basic makes browsers ask for the key on /docs.
             return build_json_response(body, 401, {"WWW-Authenticate": 'Bearer, Basic realm="flex-judge"'})
         case RequestTooLargeError():
             return build_json_response(body, 413)
@@ -108,4 +113,4 @@ def build_error_response(error: Exception) -> Response:
         case HTTPException():
             return build_json_response({"error": error.detail}, error.status_code, dict(error.headers or {}))
     log.error("a request failed", exc_info=error)
-    return build_json_response({"error": "the service failed at this request; its log says why"}, 500)
+    return build_json_response({"error": "the request failed because of an internal error; see the service's log"}, 500)

@@ -1,5 +1,6 @@
-"""The OpenAPI page: what each route takes and gives. The routes read their bodies themselves, so it is put together
-here.
+"""OpenAPI description of the routes.
+
+The routes parse their bodies themselves, so FastAPI cannot derive the description from their signatures.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ _KEY = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "maxLength": 255},
-    "description": "A request that is sent again with the same key and content joins the one under way, or gets its "
-    "answer: it is judged once. The work goes on when the client disconnects.",
+    "description": "Makes the request idempotent: a repeated request with the same key and content joins the running "
+    "one or gets its answer, so it is judged once. The work continues if the client disconnects.",
 }
 _ERRORS = {
-    401: "No key, or a wrong one.",
+    401: "The API key is missing or wrong.",
     409: "Media must be uploaded first; `missing_media` holds their digests. Nothing was judged.",
-    413: "Too large, or too many.",
-    422: "Something is wrong in the request; `field` says where.",
-    502: "A host of media by URL does not answer.",
-    503: "Too much is waiting, or the service is shutting down; `Retry-After` says when to come back. Nothing was "
-    "judged.",
+    413: "The request is too large, or has too many items.",
+    422: "A field is invalid; `field` names it.",
+    502: "A host of media by URL does not respond.",
+    503: "The service is overloaded or shutting down; retry after `Retry-After` seconds. Nothing was judged.",
 }
 _EXAMPLES: dict[str, Any] = {
     "/v1/judge": {
@@ -57,24 +57,24 @@ _EXAMPLES: dict[str, Any] = {
 }
 _ROUTES: dict[str, tuple[str, str | None, str | None, tuple[int, ...]]] = {
     "/v1/judge": ("Judge comparisons.", "JudgeRequest", "JudgeResponse", (401, 409, 413, 422, 502, 503)),
-    "/v1/rewards": ("Rewards for completions.", "RewardsRequest", "RewardsResponse", (401, 409, 413, 422, 502, 503)),
-    "/get_reward": ("OpenRLHF's remote reward model.", "OpenRlhfRequest", "OpenRlhfResponse", (401, 413, 422, 503)),
-    "/v1/media/{modality}/{digest}": ("Upload a medium, once for many requests.", None, None, (401, 413, 422, 503)),
-    "/healthz": ("Whether the service takes requests; needs no key.", None, None, (503,)),
+    "/v1/rewards": ("Reward completions.", "RewardsRequest", "RewardsResponse", (401, 409, 413, 422, 502, 503)),
+    "/get_reward": ("Remote reward model for OpenRLHF.", "OpenRlhfRequest", "OpenRlhfResponse", (401, 413, 422, 503)),
+    "/v1/media/{modality}/{digest}": ("Upload a medium for any number of requests.", None, None, (401, 413, 422, 503)),
+    "/healthz": ("Report whether the service accepts requests; needs no key.", None, None, (503,)),
 }
-"""Summary, names of what it takes and gives, and errors of each route."""
+"""Summary, request schema, response schema, and error statuses of each route."""
 
 
 def build_operation(path: str) -> dict[str, Any]:
-    """What FastAPI is told of a route: arguments of `add_api_route`."""
-    summary, takes, gives, errors = _ROUTES[path]
+    """Build the arguments of FastAPI's `add_api_route` for a route."""
+    summary, request_schema, response_schema, errors = _ROUTES[path]
     responses: dict[int | str, dict[str, Any]] = {
         status: {"description": _ERRORS[status], **_refer_to_schema("ErrorResponse")} for status in errors
     }
-    responses[200] = {"description": "Done.", **(_refer_to_schema(gives) if gives else {})}
+    responses[200] = {"description": "Done.", **(_refer_to_schema(response_schema) if response_schema else {})}
     extra: dict[str, Any] = {}
-    if takes:
-        body = _refer_to_schema(takes)
+    if request_schema:
+        body = _refer_to_schema(request_schema)
         body["content"]["application/json"]["example"] = _EXAMPLES[path]
         extra = {"requestBody": {"required": True, **body}, "parameters": [_KEY]}
     if path.startswith("/v1/media"):
@@ -94,19 +94,19 @@ def build_operation(path: str) -> dict[str, Any]:
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Give an application its OpenAPI page."""
+    """Install the OpenAPI description in an application."""
 
-    def openapi() -> dict[str, Any]:
+    def build_openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            page = get_openapi(title=app.title, version="1", description=app.description, routes=app.routes)
-            components = page.setdefault("components", {})
+            schema = get_openapi(title=app.title, version="1", description=app.description, routes=app.routes)
+            components = schema.setdefault("components", {})
             components["schemas"] = build_schemas()
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            page["security"] = [{"key": []}]
-            app.openapi_schema = page
+            schema["security"] = [{"key": []}]
+            app.openapi_schema = schema
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = build_openapi  # type: ignore[method-assign]
 
 
 def _refer_to_schema(schema: str) -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""OpenRLHF's remote reward model: `--reward.remote_url http://HOST:8000/get_reward`, with its trainer unchanged.
+"""Remote reward model for OpenRLHF: `--reward.remote_url http://HOST:8000/get_reward`, with an unchanged trainer.
 
-OpenRLHF (0.11) posts `{"query": [prompt + response], "prompts": [...], "labels": [...]}`, one sample in a request, the
-texts with the tokens of the chat template; it waits 180 s and tries five times, a second apart. It takes `rewards` for
-the advantages, `scores` (0 to 1) for dynamic filtering, and turns `extra_logs` into tensors. It has no word for a
-completion without a reward: null in any of the three ends its run, where NaN would poison a whole batch. So a failure
-puts null into `rewards` and `scores`, and `extra_logs` holds only figures that there are whatever happens.
+OpenRLHF (0.11) posts `{"query": [prompt + response], "prompts": [...], "labels": [...]}`, one sample per request, with
+the chat template's tokens in the texts. It waits 180 s and tries five times, one second apart. It uses `rewards` for
+advantages and `scores` (0 to 1) for dynamic filtering, and converts `extra_logs` to tensors.
+
+OpenRLHF has no value for an unscored completion: null in any of the three fields ends its run, while NaN would silently
+spoil a whole batch. A failure therefore gives null in `rewards` and `scores`; `extra_logs` only holds numbers that
+every sample has.
 """
 
 from __future__ import annotations
@@ -17,56 +19,70 @@ from flex_judge.judges.judgments import Status
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.reward.groups.rewards import scale_score
 from flex_judge.reward.server.auth import parse_strict_json
-from flex_judge.reward.server.decoding import Take, decode_sample, expect_text
+from flex_judge.reward.server.decoding import ResolveMedia, decode_sample, expect_text
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.types import Reward, Sample
 
 LABEL_FIELDS = ("prompt", "images", "baseline", "group", "rubric")
-"""What a label that is an object may hold for the judge."""
+"""Fields of a label that the judge uses, if the label is an object."""
 
 
 class OpenRlhfRow:
-    """One sample of a request, its texts taken apart."""
+    """One sample of a request, split into prompt, response and label."""
 
-    def __init__(self, query: str, prompt: str, label: Any, number: int, end_of_turn: Sequence[str]) -> None:
-        """Raises:
-        FieldError: the query does not begin with its prompt, or the label holds something of ours that is wrong.
+    def __init__(self, query: str, prompt: str, label: Any, index: int, end_of_turn: Sequence[str]) -> None:
+        """Split a sample.
+
+        Args:
+            query: prompt and response in one text.
+            prompt: the prompt.
+            label: label of the data set's row.
+            index: index of the sample in the request.
+            end_of_turn: tokens to cut from the end of the response.
+
+        Raises:
+            FieldError: the query does not begin with its prompt, or a judge field of the label is invalid.
         """
         if not query.startswith(prompt):
             raise FieldError.at_field(
-                f"query[{number}]",
-                f"does not begin with prompts[{number}]; was the prompt cut to fit, or changed by the tokenizer?",
+                f"query[{index}]",
+                f"does not begin with prompts[{index}]; was the prompt truncated, or changed by the tokenizer?",
             )
-        self.field = f"labels[{number}]"
-        told = _parse_label(label, self.field)
-        rubric = told.pop("rubric", None)
+        self.field = f"labels[{index}]"
+        label_fields = _parse_label(label, self.field)
+        rubric = label_fields.pop("rubric", None)
         self.rubric = None if rubric is None else expect_text(rubric, f"{self.field}.rubric")
-        """The rubric of this sample, if it has one of its own."""
-        self._row = {"prompt": prompt, **told, "response": strip_end_of_turn(query[len(prompt) :], end_of_turn)}
+        """Rubric of this sample; None uses the configured one."""
+        # The label's prompt replaces the templated one, so it comes second in this merge.
+        response = strip_end_of_turn(query[len(prompt) :], end_of_turn)
+        self._row = {"prompt": prompt, **label_fields, "response": response}
 
-    def build_sample(self, media: Take) -> Sample:
-        """The sample; `media` is as for `wire.sample_from_json`."""
+    def build_sample(self, media: ResolveMedia) -> Sample:
+        """Build the sample; `media` resolves media references, see `decode_sample`."""
         return decode_sample(self._row, self.field, media)
 
 
 def strip_end_of_turn(text: str, tokens: Sequence[str]) -> str:
-    """A response without the tokens that end its turn, and without what white space stands around those."""
-    kept = end = len(text)
+    """Strip all end-of-turn tokens from the end of a response, and the white space between and after them.
+
+    White space before the first of these tokens belongs to the response and is kept.
+    """
+    length = end = len(text)
     while True:
         while end and text[end - 1].isspace():
             end -= 1
         token = next((t for t in tokens if t and text.endswith(t, 0, end)), None)
         if token is None:
-            return text[:kept]
-        kept = end = end - len(token)
+            return text[:length]
+        length = end = end - len(token)
 
 
 def build_response(rewards: Sequence[Reward], rubrics: Sequence[Rubric]) -> dict[str, Any]:
-    """What OpenRLHF is told; every list has one value per sample."""
+    """Build OpenRLHF's response; every list has one value per sample."""
     return {
         "rewards": [reward.value for reward in rewards],
         "scores": [_scale_to_unit(reward, rubric) for reward, rubric in zip(rewards, rubrics, strict=True)],
-        "extra_logs": {name: [figure(reward) for reward in rewards] for name, figure in _FIGURES.items()},
+        "extra_logs": {name: [metric(reward) for reward in rewards] for name, metric in _METRICS.items()},
     }
 
 
@@ -74,33 +90,34 @@ def _make_status_metric(status: Status) -> Callable[[Reward], float]:
     return lambda reward: float(reward.status == status)
 
 
-_FIGURES: dict[str, Callable[[Reward], float]] = {
+_METRICS: dict[str, Callable[[Reward], float]] = {
     **{f"judge_{status}": _make_status_metric(status) for status in Status},
     "judge_comparisons": lambda reward: float(reward.judgments),
     "judge_tokens": lambda reward: float(reward.usage.generated_tokens),
     "judge_group_size": lambda reward: float(reward.group.size),
     "judge_group_whole": lambda reward: float(reward.group.is_complete and not reward.group.late),
 }
-"""What is logged: numbers that every sample has, scored or not, so that the names are the same in every answer."""
+"""Logged metrics. Scored and unscored samples have all of them, so that every response has the same names."""
 
 
 def _scale_to_unit(reward: Reward, rubric: Rubric) -> float | None:
-    """The score from 0 to 1; None without one."""
+    """Scale a reward's score to 0..1; None without a score."""
     score = reward.score if reward.expected is None else reward.expected
     return None if reward.value is None or score is None else scale_score(score, rubric)
 
 
 def _parse_label(label: Any, field: str) -> dict[str, Any]:
-    """What a label holds for the judge: nothing, unless it is a JSON object or the text of one."""
+    """Parse the judge's fields of a label, which may be a JSON object or its text; other labels have none."""
     if isinstance(label, str) and label.lstrip().startswith("{"):
         try:
             label = parse_strict_json(label, field)
-        except FieldError:  # braces begin other things too: TeX, code, templates
+        except FieldError:  # other texts start with a brace too: TeX, code, templates
             return {}
     if not isinstance(label, dict):
         return {}
-    for name in label:  # which may have fields of its own, but a slip must not drop the images in silence
-        near = get_close_matches(name.lower(), LABEL_FIELDS, n=1, cutoff=0.9)
-        if near and name not in LABEL_FIELDS:
-            raise FieldError.at_field(f"{field}.{name:.60}", f"unknown field; did you mean {near[0]!r}?")
+    # A label may have fields of its own, but a misspelled judge field must not drop the images silently.
+    for name in label:
+        matches = get_close_matches(name.lower(), LABEL_FIELDS, n=1, cutoff=0.9)
+        if matches and name not in LABEL_FIELDS:
+            raise FieldError.at_field(f"{field}.{name:.60}", f"unknown field; did you mean {matches[0]!r}?")
     return {name: label[name] for name in LABEL_FIELDS if label.get(name) is not None}

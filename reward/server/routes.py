@@ -1,4 +1,4 @@
-"""The service's routes, as a FastAPI application. Runs in Ray Serve, in uvicorn, or under a test's transport."""
+"""HTTP routes of the service as a FastAPI application, for Ray Serve, uvicorn, or a test transport."""
 
 from __future__ import annotations
 
@@ -38,15 +38,22 @@ from flex_judge.reward.server.schemas import JudgeRequest, OpenRlhfRequest, Rewa
 from flex_judge.reward.types import RewardSpec
 
 M = TypeVar("M", bound=BaseModel)
-Route = Callable[[Request], Coroutine[Any, Any, Response]]
-Work = Callable[[Gateway, M, Callable[[], float | None]], Coroutine[Any, Any, Mapping[str, Any]]]
-"""What a route does with a request; the last argument tells how many seconds it still has."""
+RouteFunction = Callable[[Request], Coroutine[Any, Any, Response]]
+RemainingTime = Callable[[], float | None]
+"""Function that returns the remaining seconds of a request; None without a deadline."""
+Handler = Callable[[Gateway, M, RemainingTime], Coroutine[Any, Any, Mapping[str, Any]]]
+"""Function that computes the response of a parsed request."""
 MAX_KEY_LENGTH = 255
 UPLOAD_MODALITIES = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO)
 
 
 def create_app(gateway: Gateway) -> FastAPI:
-    """The web application around a gateway, which it closes when it ends."""
+    """Create the web application of a gateway. It closes the gateway when it shuts down.
+
+    Example:
+        >>> app = create_app(Gateway(judge.ajudge))
+        >>> uvicorn.run(app, port=8000)
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -60,14 +67,14 @@ def create_app(gateway: Gateway) -> FastAPI:
         redirect_slashes=False,
     )
     app.add_middleware(Middleware, gateway=gateway)
-    app.add_exception_handler(HTTPException, _handle_http_error)  # of the router: 404, 405
-    posts: dict[str, tuple[type[BaseModel], Work[Any]]] = {
+    app.add_exception_handler(HTTPException, _handle_http_error)  # raised by the router: 404, 405
+    posts: dict[str, tuple[type[BaseModel], Handler[Any]]] = {
         "/v1/judge": (JudgeRequest, _handle_judge),
         "/v1/rewards": (RewardsRequest, _handle_rewards),
         "/get_reward": (OpenRlhfRequest, _handle_get_reward),
     }
-    for path, (model, work) in posts.items():
-        app.add_api_route(path, _make_post_route(gateway, model, work), methods=["POST"], **build_operation(path))
+    for path, (model, handler) in posts.items():
+        app.add_api_route(path, _make_post_route(gateway, model, handler), methods=["POST"], **build_operation(path))
     path = "/v1/media/{modality}/{digest}"
     app.add_api_route(path, _make_media_route(gateway), methods=["PUT"], **build_operation(path))
     app.add_api_route("/healthz", _make_health_route(gateway), methods=["GET"], **build_operation("/healthz"))
@@ -75,110 +82,114 @@ def create_app(gateway: Gateway) -> FastAPI:
     return app
 
 
-def _make_post_route(gateway: Gateway, model: type[M], work: Work[M]) -> Route:
-    """A route that takes JSON."""
+def _make_post_route(gateway: Gateway, model: type[M], handler: Handler[M]) -> RouteFunction:
+    """Make a route that accepts JSON."""
 
-    async def route(request: Request) -> Response:
-        received = time.monotonic()
+    async def post(request: Request) -> Response:
+        received_at = time.monotonic()
         key = _read_idempotency_key(request)
         gateway.check_accepting(key)
+        # Browsers send other content types across sites without a preflight request, so any web page could post here.
         if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
-            # Else any page in a browser on this machine could send requests without asking.
             raise HTTPException(415, "send JSON, with the header 'Content-Type: application/json'")
-        held = request.scope[RESOURCES_KEY]
-        body = await read_body(request, gateway.config.max_body_mib, held.enter_context(gateway.bodies.reserve_body()))
-        held.enter_context(gateway.track_work())
-        asked, fingerprint = await asyncio.to_thread(_parse_request, model, body)
-        del body
+        resources = request.scope[RESOURCES_KEY]
+        reserve_bytes = resources.enter_context(gateway.bodies.reserve_body())
+        body = await read_body(request, gateway.config.max_body_mib, reserve_bytes)
+        resources.enter_context(gateway.track_work())
+        parsed, fingerprint = await asyncio.to_thread(_parse_request, model, body)
+        del body  # frees its memory while the request waits for the judge
 
-        def left_s() -> float | None:
-            told: float | None = getattr(asked, "deadline_s", None)
-            return None if told is None else told - (time.monotonic() - received)
+        def get_remaining_s() -> float | None:
+            deadline_s: float | None = getattr(parsed, "deadline_s", None)
+            return None if deadline_s is None else deadline_s - (time.monotonic() - received_at)
 
-        async def answer() -> bytes:
-            return encode_json(await work(gateway, asked, left_s))
+        async def compute_answer() -> bytes:
+            return encode_json(await handler(gateway, parsed, get_remaining_s))
 
-        if key is None:
-            return build_json_response(await _run_until_disconnect(request, answer()))
-        return build_json_response(await _run_until_disconnect(request, gateway.run_once(key, fingerprint, answer)))
+        work = compute_answer() if key is None else gateway.run_once(key, fingerprint, compute_answer)
+        return build_json_response(await _run_until_disconnect(request, work))
 
-    return route
+    return post
 
 
-async def _handle_judge(gateway: Gateway, asked: JudgeRequest, left_s: Callable[[], float | None]) -> Mapping[str, Any]:
-    _check_item_count(gateway, asked.comparisons, "comparisons")
-    fields = (f"comparisons[{i}]" for i in range(len(asked.comparisons)))
-    rows = [(f, partial(decode_comparison, row, f)) for f, row in zip(fields, asked.comparisons, strict=True)]
+async def _handle_judge(gateway: Gateway, request: JudgeRequest, get_remaining_s: RemainingTime) -> Mapping[str, Any]:
+    _check_item_count(gateway, request.comparisons, "comparisons")
+    rows = []
+    for i, row in enumerate(request.comparisons):
+        field = f"comparisons[{i}]"
+        rows.append((field, partial(decode_comparison, row, field)))
     comparisons = await gateway.media_decoder.decode_rows(rows)
-    return {"judgments": [j.to_json() for j in await gateway.judge_comparisons(comparisons, left_s())]}
+    judgments = await gateway.judge_comparisons(comparisons, get_remaining_s())
+    return {"judgments": [judgment.to_json() for judgment in judgments]}
 
 
 async def _handle_rewards(
-    gateway: Gateway, asked: RewardsRequest, left_s: Callable[[], float | None]
+    gateway: Gateway, request: RewardsRequest, get_remaining_s: RemainingTime
 ) -> Mapping[str, Any]:
-    _check_item_count(gateway, asked.samples, "samples")
+    _check_item_count(gateway, request.samples, "samples")
     try:
-        spec = RewardSpec(**{field.name: getattr(asked, field.name) for field in fields(RewardSpec)})
-    except UsageError as e:  # which begins with the name of the field
+        spec = RewardSpec(**{field.name: getattr(request, field.name) for field in fields(RewardSpec)})
+    except UsageError as e:  # its message starts with the name of the field
         field, _, problem = str(e).partition(" ")
         raise FieldError.at_field(field, problem) from e
     gateway.rubrics.find_rubric(spec.rubric)
-    places = (f"samples[{i}]" for i in range(len(asked.samples)))
-    rows = [(f, partial(decode_sample, row, f)) for f, row in zip(places, asked.samples, strict=True)]
+    rows = []
+    for i, row in enumerate(request.samples):
+        field = f"samples[{i}]"
+        rows.append((field, partial(decode_sample, row, field)))
     samples = await gateway.media_decoder.decode_rows(rows)
-    return {"rewards": [r.to_json() for r in await gateway.compute_rewards([(s, spec) for s in samples], left_s())]}
+    rewards = await gateway.compute_rewards([(sample, spec) for sample in samples], get_remaining_s())
+    return {"rewards": [reward.to_json() for reward in rewards]}
 
 
-async def _handle_get_reward(
-    gateway: Gateway, asked: OpenRlhfRequest, _: Callable[[], float | None]
-) -> Mapping[str, Any]:
+async def _handle_get_reward(gateway: Gateway, request: OpenRlhfRequest, _: RemainingTime) -> Mapping[str, Any]:
     config = gateway.config
-    _check_item_count(gateway, asked.query, "query")
-    labels = asked.labels or [None] * len(asked.query)
-    for name, given in (("prompts", asked.prompts), ("labels", labels)):
-        if len(given) != len(asked.query):
-            raise FieldError.at_field(
-                name, f"expected {len(asked.query)}, as many as there are queries, got {len(given)}"
-            )
-    texts = enumerate(zip(asked.query, asked.prompts, labels, strict=True))
-    rows = [openrlhf.OpenRlhfRow(*told, i, config.end_of_turn) for i, told in texts]
+    _check_item_count(gateway, request.query, "query")
+    labels = request.labels or [None] * len(request.query)
+    for name, values in (("prompts", request.prompts), ("labels", labels)):
+        if len(values) != len(request.query):
+            raise FieldError.at_field(name, f"expected {len(request.query)}, one for each query, got {len(values)}")
+    texts = enumerate(zip(request.query, request.prompts, labels, strict=True))
+    rows = [openrlhf.OpenRlhfRow(query, prompt, label, i, config.end_of_turn) for i, (query, prompt, label) in texts]
     specs = [config.openrlhf if row.rubric is None else replace(config.openrlhf, rubric=row.rubric) for row in rows]
     rubrics = [
-        gateway.rubrics.find_rubric(s.rubric, field=f"{r.field}.rubric") for s, r in zip(specs, rows, strict=True)
+        gateway.rubrics.find_rubric(spec.rubric, field=f"{row.field}.rubric")
+        for spec, row in zip(specs, rows, strict=True)
     ]
     samples = await gateway.media_decoder.decode_rows([(row.field, row.build_sample) for row in rows])
     try:
         rewards = await gateway.compute_rewards(list(zip(samples, specs, strict=True)), config.openrlhf_deadline_s)
-    except FieldError as e:  # results of others are not told: a request of OpenRLHF has one sample
+    except FieldError as e:
+        # Renames the field to OpenRLHF's names. Results of other samples are dropped: its requests have one sample.
         name = "labels" if e.field.endswith(".baseline") else "query"
-        raise FieldError(*(text.replace("samples[", f"{name}[", 1) for text in (str(e), e.field))) from e
+        message, field = (text.replace("samples[", f"{name}[", 1) for text in (str(e), e.field))
+        raise FieldError(message, field) from e
     return openrlhf.build_response(rewards, rubrics)
 
 
-def _make_media_route(gateway: Gateway) -> Route:
-    async def route(request: Request) -> Response:
+def _make_media_route(gateway: Gateway) -> RouteFunction:
+    async def upload(request: Request) -> Response:
         modality, digest = request.path_params["modality"], request.path_params["digest"]
         if modality not in UPLOAD_MODALITIES:
-            raise FieldError.at_field(
-                "modality", f"expected one of {', '.join(UPLOAD_MODALITIES)}, got {modality[:60]!r}"
-            )
-        held = request.scope[RESOURCES_KEY]
-        data = await read_body(request, gateway.config.max_body_mib, held.enter_context(gateway.bodies.reserve_body()))
+            names = ", ".join(UPLOAD_MODALITIES)
+            raise FieldError.at_field("modality", f"expected one of {names}, got {modality[:60]!r}")
+        reserve_bytes = request.scope[RESOURCES_KEY].enter_context(gateway.bodies.reserve_body())
+        data = await read_body(request, gateway.config.max_body_mib, reserve_bytes)
         try:
             await asyncio.to_thread(gateway.store.put, Modality(modality), digest, data)
         except MediaError as e:
             raise FieldError.at_field("body", e) from e
         return build_json_response({"digest": digest})
 
-    return route
+    return upload
 
 
-def _make_health_route(gateway: Gateway) -> Route:
-    async def route(_: Request) -> Response:
-        well, told = await gateway.get_health()
-        return build_json_response(told, 200 if well else 503)
+def _make_health_route(gateway: Gateway) -> RouteFunction:
+    async def report_health(_: Request) -> Response:
+        is_healthy, report = await gateway.get_health()
+        return build_json_response(report, 200 if is_healthy else 503)
 
-    return route
+    return report_health
 
 
 async def _handle_http_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
@@ -186,18 +197,18 @@ async def _handle_http_error(request: Request, error: Exception) -> Response:  #
 
 
 async def _run_until_disconnect(request: Request, work: Coroutine[Any, Any, bytes]) -> bytes:
-    """The result of some work, which is cancelled if the client goes away before it is there."""
+    """Run work and return its result; cancel it if the client disconnects first."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_wait_for_disconnect(request))
+    disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
         task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        disconnect.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
 async def _wait_for_disconnect(request: Request) -> None:
@@ -206,17 +217,18 @@ async def _wait_for_disconnect(request: Request) -> None:
 
 
 def _parse_request(model: type[M], body: bytes) -> tuple[M, str]:
-    """A request, and a fingerprint of what it asks. How long it may take is no part of that: a client that asks again
-    has less time left.
+    """Parse a request and compute the fingerprint of its content.
+
+    The fingerprint excludes `deadline_s`: a client that repeats a request has less time left.
     """
     value = parse_strict_json(body)
-    asked = validate_request(model, value)
-    what = json.dumps({name: v for name, v in value.items() if name != "deadline_s"}, sort_keys=True)
-    return asked, hashlib.sha256(what.encode()).hexdigest()
+    parsed = validate_request(model, value)
+    content = json.dumps({name: v for name, v in value.items() if name != "deadline_s"}, sort_keys=True)
+    return parsed, hashlib.sha256(content.encode()).hexdigest()
 
 
 def _read_idempotency_key(request: Request) -> str | None:
-    """The request's Idempotency-Key, which is its own on each route."""
+    """Read the Idempotency-Key of a request; the path is part of it, so each route has its own keys."""
     key = request.headers.get(KEY_HEADER)
     if key is None:
         return None
@@ -226,6 +238,6 @@ def _read_idempotency_key(request: Request) -> str | None:
 
 
 def _check_item_count(gateway: Gateway, items: list[Any], field: str) -> None:
-    if len(items) > gateway.config.max_items:
-        most = gateway.config.max_items
-        raise RequestTooLargeError(f"{field}: {len(items)} are more than the {most} allowed; send several requests")
+    limit = gateway.config.max_items
+    if len(items) > limit:
+        raise RequestTooLargeError(f"{field}: {len(items)} are more than the {limit} allowed; send several requests")

@@ -1,8 +1,7 @@
-"""Requests and answers as the OpenAPI page shows them. Only the web side loads this module: it imports pydantic.
+"""Request and response models, as the OpenAPI page shows them.
 
-Rows, which hold prompts, responses and media, are only described here: `flex_judge.reward.server.decoding` reads
-them, and says where
-something is wrong. The rest of a request is checked by these models.
+Rows (with prompts, responses and media) are only described here; `flex_judge.reward.server.decoding` decodes and checks
+them. These models check all other fields of a request. Only the HTTP side imports this module.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ _SPEC = RewardSpec()
 _TEXT: dict[str, Any] = {"type": "string"}
 _OBJECT: dict[str, Any] = {"type": "object"}
 
-Reference = Annotated[
+MediaValue = Annotated[
     Any,
     WithJsonSchema(
         {
-            "description": 'A medium: {"digest": ...} of what was uploaded with PUT /v1/media; a base64 data URI; '
-            '{"url": "https://..."}, for hosts that the service allows; of a video also {"frames": [...], "fps": ...}. '
+            "description": 'A medium: {"digest": ...} of a file uploaded with PUT /v1/media; a base64 data URI; '
+            '{"url": "https://..."}, if the service allows the host; for a video also {"frames": [...], "fps": ...}. '
             "A molecule is its SMILES. Paths are never opened.",
             "anyOf": [
                 _TEXT,
@@ -46,7 +45,7 @@ Reference = Annotated[
 _PARTS: dict[str, Any] = {
     "type": "array",
     "items": _OBJECT,
-    "description": 'Parts: {"type": "text", "text": ...}, {"type": "image", "image": <reference>}, likewise video, '
+    "description": 'Parts: {"type": "text", "text": ...}, {"type": "image", "image": <reference>}, the same for video, '
     'audio and molecule (or {"type": "molecule", "smiles": ...}), or {"type": "image_url", "image_url": {"url": ...}}.',
 }
 _MESSAGES: dict[str, Any] = {
@@ -75,13 +74,13 @@ Response = Annotated[
     ),
 ]
 Images = Annotated[
-    list[Reference],
-    Field(description="Images that belong to the prompt: for its parts without an image of their own, or before it."),
+    list[MediaValue],
+    Field(description="Images of the prompt. They fill its image parts without an image, or stand before the prompt."),
 ]
 
 
 class StrictModel(BaseModel):
-    """No field but these, and no text where a number belongs."""
+    """Base of models that reject unknown fields and convert no types."""
 
     model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -91,27 +90,31 @@ def _refer_to_row(model: str) -> WithJsonSchema:
 
 
 class ComparisonRow(StrictModel):
-    """One question and the answers that are judged together."""
+    """One question and the responses that are judged together."""
 
     prompt: Prompt
     responses: list[Response]
-    """1 is a single score, 2 a pair, more a batch; the rubric must be made for so many."""
+    """One response is scored alone, two are a pair, more a list; the rubric must support that number."""
     images: Images = []
     rubric: str = "general"
     """Name of a rubric."""
     id: str = ""
-    """Comes back with the judgment."""
+    """Id that the judgment repeats."""
     sample_index: Annotated[int, Field(ge=0, le=MAX_SAMPLE_INDEX)] = 0
-    """Which judgment of the same comparison is wanted: with another number the judge draws other votes."""
+    """Index of a repeated judgment of the same comparison; another index gives other sampling seeds."""
 
 
 class JudgeRequest(StrictModel):
+    """Body of `POST /v1/judge`."""
+
     comparisons: Annotated[list[Annotated[Any, _refer_to_row("ComparisonRow")]], Field(min_length=1)]
     deadline_s: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
-    """Seconds until the answer; what is not ready by then has status timeout. The service has a longest one."""
+    """Time limit in seconds; items that are not ready by then get the status timeout. The service limits it too."""
 
 
 class JudgeResponse(BaseModel):
+    """Response of `POST /v1/judge`."""
+
     judgments: list[Judgment]
 
 
@@ -121,13 +124,15 @@ class SampleRow(StrictModel):
     prompt: Prompt
     response: Response
     baseline: Response = None
-    """The answer that it is held against, for the method `baseline`."""
+    """Answer that the response is compared with, for the method `baseline`."""
     group: str | None = None
-    """Tells apart groups whose prompts are the same."""
+    """Name that separates groups with the same prompt."""
     images: Images = []
 
 
 class RewardsRequest(StrictModel):
+    """Body of `POST /v1/rewards`."""
+
     samples: Annotated[list[Annotated[Any, _refer_to_row("SampleRow")]], Field(min_length=1)]
     rubric: str = _SPEC.rubric
     """Name of a rubric."""
@@ -135,50 +140,56 @@ class RewardsRequest(StrictModel):
     """How the completions of a prompt are judged: each alone, every pair, a knock-out, each against its baseline, or
     all in one comparison."""
     reward: Annotated[str, Field(json_schema_extra={"enum": list(REWARDS)})] = _SPEC.reward
-    """What becomes the reward."""
+    """Statistic that becomes the reward."""
     normalize: Annotated[str, Field(json_schema_extra={"enum": list(NORMALIZATIONS)})] = _SPEC.normalize
-    """What is done to the rewards of a group."""
+    """Normalization of the rewards of a group."""
     group_size: int | None = None
-    """Completions that a prompt's group has, from any number of requests; null: those of this request."""
+    """Number of completions in a prompt's group, from any number of requests; null: those in this request."""
     group_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _SPEC.group_timeout_s
     """Seconds that a group waits for its missing members."""
     deadline_s: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
-    """Seconds until the answer; what is not ready by then has status timeout. The service has a longest one."""
+    """Time limit in seconds; items that are not ready by then get the status timeout. The service limits it too."""
 
 
 class RewardsResponse(BaseModel):
+    """Response of `POST /v1/rewards`."""
+
     rewards: list[Reward]
 
 
 class OpenRlhfRequest(BaseModel):
-    """What OpenRLHF sends to its remote reward model."""
+    """Body of `POST /get_reward`, as OpenRLHF sends it."""
 
     model_config = ConfigDict(strict=True, extra="ignore", use_attribute_docstrings=True)
 
     query: list[str]
     """Prompt and response in one text, with the tokens of the chat template."""
     prompts: list[str]
-    """What each query begins with."""
+    """Prompt at the beginning of each query."""
     labels: list[Any] | None = None
-    """One for each query. A JSON object, or the text of one, may hold `prompt` (what the judge is shown in the place of
-    the templated text: text or messages), `images`, `baseline`, `group` and `rubric`; all else is left alone."""
+    """One label per query. A JSON object, or its text, may hold `prompt` (text or messages that the judge sees instead
+    of the templated text), `images`, `baseline`, `group` and `rubric`; other labels and fields are ignored."""
 
 
 class OpenRlhfResponse(BaseModel):
+    """Response of `POST /get_reward`."""
+
     rewards: list[float | None]
-    """null where there is no score."""
+    """null without a score."""
     scores: list[float | None]
-    """From 0 to 1 on the rubric's scale."""
+    """Scores scaled to 0..1; null without a score."""
     extra_logs: dict[str, list[float]]
 
 
 class ErrorResponse(BaseModel):
+    """Body of all error responses."""
+
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     error: str
-    """What is wrong and what to do, in one line."""
+    """The problem and how to fix it, in one line."""
     field: str | None = None
-    """The field that is wrong, such as `samples[3].response`."""
+    """The invalid field, such as `samples[3].response`."""
     missing_media: list[str] | None = None
     """With 409: the digests of media that must be uploaded first."""
 
@@ -187,32 +198,32 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validate_request(model: type[M], value: Any) -> M:
-    """A request's JSON as its model.
+    """Validate the JSON of a request.
 
     Raises:
-        FieldError: a field is missing, unknown or wrong; the first one is named.
+        FieldError: a field is missing, unknown or invalid; the error names the first one.
     """
     if not isinstance(value, dict):
         check_fields(value, "body", ())
     try:
         return model.model_validate(value)
     except ValidationError as e:
-        wrong = e.errors(include_url=False, include_input=False)[0]
-        field = "".join(f"[{p}]" if isinstance(p, int) else f".{p:.60}" for p in wrong["loc"]).lstrip(".")
-        problem = wrong["msg"].removeprefix("Input ").lower()
-        if wrong["type"] == "extra_forbidden":
-            problem = f"unknown field; {suggest_name(str(wrong['loc'][-1]), list(model.model_fields))}"
-        elif wrong["type"] == "missing":
+        error = e.errors(include_url=False, include_input=False)[0]
+        field = "".join(f"[{p}]" if isinstance(p, int) else f".{p:.60}" for p in error["loc"]).lstrip(".")
+        problem = error["msg"].removeprefix("Input ").lower()
+        if error["type"] == "extra_forbidden":
+            problem = f"unknown field; {suggest_name(str(error['loc'][-1]), list(model.model_fields))}"
+        elif error["type"] == "missing":
             problem = "is missing"
         raise FieldError.at_field(field, problem) from e
 
 
 def build_schemas() -> dict[str, Any]:
-    """JSON schemas of all requests and answers, by name."""
+    """Build the JSON schemas of all requests and responses, by name."""
     requests = JudgeRequest, ComparisonRow, RewardsRequest, SampleRow, OpenRlhfRequest
-    answers = JudgeResponse, RewardsResponse, OpenRlhfResponse, ErrorResponse
+    responses = JudgeResponse, RewardsResponse, OpenRlhfResponse, ErrorResponse
     adapters: list[Any] = [(model.__name__, "validation", TypeAdapter(model)) for model in requests]
-    adapters += [(model.__name__, "serialization", TypeAdapter(model)) for model in answers]
+    adapters += [(model.__name__, "serialization", TypeAdapter(model)) for model in responses]
     _, definitions = TypeAdapter.json_schemas(adapters, ref_template=REFERENCES)
-    found: dict[str, Any] = definitions["$defs"]
-    return found
+    schemas: dict[str, Any] = definitions["$defs"]
+    return schemas

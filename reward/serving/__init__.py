@@ -1,4 +1,4 @@
-"""The service on Ray Serve: application, cluster, replicas, routing, process cleanup.
+"""The judge service on Ray Serve: application, cluster, replicas, routing, process cleanup.
 
 May import client, server, groups and types; Ray is imported inside functions.
 """

@@ -1,6 +1,6 @@
-"""Which replica a prompt's candidates go to: the one that has their prompt in its cache, unless it is overloaded.
+"""Prefix affinity: route a prompt's candidates to the replica that has the prompt cached, unless it is overloaded.
 
-Pure: no Ray, no clock. `flex_judge.reward.serving.routing` puts it into Ray Serve.
+Pure: no Ray, no clock. `flex_judge.reward.serving.routing` connects it to Ray Serve.
 """
 
 from __future__ import annotations
@@ -11,52 +11,52 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping
 
 DEFAULT_SLACK = 16
-"""Requests that a replica may have under way before its load counts: a group of usual size stays together."""
+"""Number of running requests of a replica below which its load is ignored, so that a typical group stays together."""
 OVERLOAD_FACTOR = 1.25
-"""A replica is overloaded with more than this many times the mean load (bounded loads, arXiv 1608.01350)."""
+"""A replica with more than this multiple of the mean load is overloaded (bounded loads, arXiv 1608.01350)."""
 MAX_PROMPTS = 100_000
-"""Prompts whose replicas are remembered; the longest unused is forgotten first."""
+"""Number of prompts whose replicas are remembered; the least recently used one is forgotten first."""
 
 
 class Affinity:
-    """Sends what shares a prompt to the replicas that had it before, with bounded load.
+    """Assignment of prompts to replicas with bounded load.
 
-    A new prompt goes to the replica with the least under way; where several have, to the one with the fewest prompts,
-    and then to the one that a hash of prompt and replica names, so that routers that know nothing of each other tend
-    to agree. What follows goes there too until that replica is overloaded; then to the least loaded one, which has
-    the prompt from then on as well.
+    A new prompt goes to the least loaded replica. Ties are broken by the fewest assigned prompts, then by a hash of
+    prompt and replica, so that independent routers tend to agree. Further requests with the prompt go to the same
+    replica until it is overloaded. Then they go to the least loaded replica, which is assigned the prompt as well.
     """
 
     def __init__(
-        self, slack: int = DEFAULT_SLACK, overload: float = OVERLOAD_FACTOR, remembered: int = MAX_PROMPTS
+        self, slack: int = DEFAULT_SLACK, overload: float = OVERLOAD_FACTOR, max_prompts: int = MAX_PROMPTS
     ) -> None:
-        self.slack, self.overload, self.remembered = slack, overload, remembered
-        self._homes: OrderedDict[str, list[str]] = OrderedDict()
-        self._placed: Counter[str] = Counter()
+        self.slack, self.overload, self.max_prompts = slack, overload, max_prompts
+        self._replicas_by_prompt: OrderedDict[str, list[str]] = OrderedDict()
+        self._num_prompts: Counter[str] = Counter()
 
     def rank_replicas(self, prompt: str | None, loads: Mapping[str, int]) -> list[str]:
-        """The replicas, best first, and the first of them remembered as one that has the prompt.
+        """Rank the replicas for a request, best first, and assign the prompt to the first one.
 
         Args:
-            prompt: what the candidates share, as a key; None where nothing is known.
-            loads: requests under way at each replica that is there.
+            prompt: key of the prompt that the candidates share; None if unknown.
+            loads: number of running requests of each available replica.
         """
-        # In a burst, prompts are placed faster than what they bring is under way, so those placed count as well.
-        least = sorted(
-            loads, key=lambda replica: (loads[replica], self._placed[replica], _hash_replica(prompt, replica))
+        # In a burst, prompts are assigned before their requests count as load, so assigned prompts break ties.
+        by_load = sorted(
+            loads, key=lambda replica: (loads[replica], self._num_prompts[replica], _hash_replica(prompt, replica))
         )
-        if prompt is None or not least:
-            return least
-        bound = max(self.slack, math.ceil(self.overload * (sum(loads.values()) + 1) / len(loads)))
-        homes = [replica for replica in self._homes.pop(prompt, []) if replica in loads]
-        chosen = next((replica for replica in homes if loads[replica] < bound), least[0])
-        if chosen not in homes:
-            homes.append(chosen)
-            self._placed[chosen] += 1
-        self._homes[prompt] = homes
-        if len(self._homes) > self.remembered:
-            self._homes.popitem(last=False)
-        return list(dict.fromkeys([chosen, *sorted(homes, key=lambda replica: loads[replica]), *least]))
+        if prompt is None or not by_load:
+            return by_load
+        max_load = max(self.slack, math.ceil(self.overload * (sum(loads.values()) + 1) / len(loads)))
+        assigned = [replica for replica in self._replicas_by_prompt.pop(prompt, []) if replica in loads]
+        first = next((replica for replica in assigned if loads[replica] < max_load), by_load[0])
+        if first not in assigned:
+            assigned.append(first)
+            self._num_prompts[first] += 1
+        self._replicas_by_prompt[prompt] = assigned
+        if len(self._replicas_by_prompt) > self.max_prompts:
+            self._replicas_by_prompt.popitem(last=False)
+        # The other assigned replicas come next: they have the prompt cached too.
+        return list(dict.fromkeys([first, *sorted(assigned, key=lambda replica: loads[replica]), *by_load]))
 
 
 def _hash_replica(prompt: str | None, replica: str) -> bytes:

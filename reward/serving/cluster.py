@@ -1,4 +1,4 @@
-"""The Ray cluster: a local one that is started and stopped here, or a running one that is joined."""
+"""Connection to a Ray cluster: start and stop a local one, or join a running one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import ray
 
 NAMESPACE = "flex-judge"
-OBJECT_STORE_BYTES = 256 << 20  # requests are small; Ray's default would reserve a third of the memory
+OBJECT_STORE_BYTES = 256 << 20  # requests are small, and Ray's default would reserve a third of the memory
 CONNECT_TIMEOUT_S = 5.0
 START_TRIES = 2
 PACKAGE = "flex_judge"
@@ -32,18 +32,18 @@ LOOPBACK = ("localhost", "127.0.0.1")
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that this process is connected to."""
+    """Cluster that this process is connected to."""
 
     cpus: float
     gpus: float
     local: bool
-    """Whether it was started here, and ends with this process."""
+    """Whether this process started the cluster, and ends it."""
     metrics: tuple[str, ...] = ()
-    """Where each node shows its metrics to Prometheus."""
+    """URLs of the nodes' metrics for Prometheus."""
 
 
 def is_raylet_gone() -> bool:
-    """Whether the local Ray that this process started has lost its raylet, without which it is nothing."""
+    """Whether the local Ray of this process has lost its raylet, without which it cannot work."""
     import psutil
 
     names = {child.name() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
@@ -52,28 +52,31 @@ def is_raylet_gone() -> bool:
 
 @contextmanager
 def connect(address: str | None = None) -> Iterator[Cluster]:
-    """Connect to the cluster at `address` (`host:port` or `auto`), or start a local one and stop it afterwards.
+    """Connect to a cluster until the block ends.
+
+    Args:
+        address: `host:port` or `auto` of a running cluster; None starts a local one and stops it at the end.
 
     Raises:
-        ClusterError: nothing answers at the address, or what answers is no Ray cluster of this Ray version.
-        UsageError: this folder holds a package that would hide one of ours from Ray's workers.
+        ClusterError: there is no Ray cluster of the installed Ray version at the address.
+        UsageError: a package in the current folder would hide the installed one from Ray's workers.
         MissingExtraError: the extra `serve` is not installed.
     """
     require_extras("a cluster of judges on Ray", "serve")
     _check_working_folder()
-    # Started through `uv run`, Ray would start every worker through `uv run` again, each in an environment of its own.
+    # Under `uv run`, Ray would start every worker with `uv run` too, each in its own environment.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # Engines start processes of their own; they must not outlive the worker that started them.
+    # Processes that an engine starts must not outlive their worker.
     os.environ.setdefault("RAY_process_group_cleanup_enabled", "true")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Serve's controller looks at everything ten times a second, which on two cores took an eighth of an engine's speed.
+    # Serve's controller loops ten times a second by default, which on two cores cost an eighth of an engine's speed.
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
-    # A replica that is busy computing may take longer than Serve's tenth of a second to say how much it has; its
-    # prompts would go to another, which would compute them anew.
+    # A busy replica may take longer than Serve's default of 0.1 s to report its queue length. Its prompts would then go
+    # to another replica, which does not have them in its prefix cache.
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")
     if address and address.rpartition(":")[0] in LOOPBACK and _has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # must be set before Ray is imported
     import ray
 
     with ExitStack() as stack:
@@ -90,7 +93,12 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
 
 
 def check_address(address: str) -> None:
-    """Raise unless `address` is `auto` or a `host:port` at which something listens."""
+    """Check that an address is `auto`, or a `host:port` that accepts connections.
+
+    Raises:
+        UsageError: the address has another format.
+        ClusterError: nothing listens at the address.
+    """
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
@@ -104,22 +112,23 @@ def check_address(address: str) -> None:
         ) from e
 
 
-def check_memory(needed_gib: float, what: str) -> None:
-    """Raise UsageError if this machine has less memory free than `what` needs."""
+def check_memory(needed_gib: float, consumer: str) -> None:
+    """Raise UsageError if less memory is free than the named consumer needs."""
     free = measure_available_memory() / GIB
     if free < needed_gib:
         raise UsageError(
-            f"{what} needs about {needed_gib:.1f} GiB of memory and {free:.1f} GiB are free; "
+            f"{consumer} needs about {needed_gib:.1f} GiB of memory and {free:.1f} GiB are free; "
             "use fewer --replicas, or --engine transformers, or free some memory"
         )
 
 
 def _start_ray(ray_module: ray) -> None:  # type: ignore[valid-type]
+    # Started twice at most: on a busy machine, the first start may exceed Ray's own time limit.
     for tries_left in reversed(range(START_TRIES)):
         try:
             ray_module.init(
                 address="local",
-                num_cpus=max(2, count_cpus()),  # so that two replicas have a place on a single core too
+                num_cpus=max(2, count_cpus()),  # two replicas must fit on a single core too
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 namespace=NAMESPACE,
@@ -128,21 +137,24 @@ def _start_ray(ray_module: ray) -> None:  # type: ignore[valid-type]
             )
             break
         except Exception as e:
-            # Ray raises no narrower one where its processes do not come up in the half minute that it gives them.
+            # If its processes do not start within 30 s, Ray raises a plain Exception; all other types are re-raised.
             if type(e) is not Exception:
                 raise
             if not tries_left:
                 raise ClusterError(f"a local Ray did not start: {_get_first_line(e)}") from e
             ray_module.shutdown()
-    os.environ.pop(CLUSTER_VARIABLE, None)  # what this process starts from now on is not the cluster's
+    os.environ.pop(CLUSTER_VARIABLE, None)  # processes that are started from now on do not belong to the cluster
 
 
 def _check_working_folder() -> None:
-    """Ray's workers look for packages in the folder that the driver was started in before all other places."""
-    here = Path.cwd()
-    ours = Path(flex_judge.__file__).resolve()
-    for path in (here / PACKAGE / "__init__.py", here / f"{PACKAGE}.py"):
-        if path.is_file() and path.resolve() != ours:
+    """Raise UsageError if Ray's workers would import another package of our name.
+
+    Workers search the driver's working folder first.
+    """
+    folder = Path.cwd()
+    installed = Path(flex_judge.__file__).resolve()
+    for path in (folder / PACKAGE / "__init__.py", folder / f"{PACKAGE}.py"):
+        if path.is_file() and path.resolve() != installed:
             raise UsageError(
                 f"{path}: Ray workers would import this instead of the installed {PACKAGE} package; start the "
                 "command in another folder"
@@ -151,10 +163,10 @@ def _check_working_folder() -> None:
 
 @contextmanager
 def _run_cleanup_process() -> Iterator[None]:
-    """A process beside this one that ends what the cluster started, when this one is done or is killed."""
+    """Run a process that kills the cluster's remaining processes when the block ends or this process is killed."""
     mark = uuid.uuid4().hex
     command = [sys.executable, "-P", "-m", "flex_judge.reward.serving.cleanup", mark]
-    # In a session of its own, so that Ctrl-C does not end it before its work begins.
+    # In its own session, so that Ctrl-C does not end it before it has cleaned up.
     cleanup = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     os.environ[CLUSTER_VARIABLE] = mark
     try:
@@ -182,8 +194,10 @@ def _get_first_line(error: Exception) -> str:
 
 
 def _has_token() -> bool:
-    """Whether Ray would find an authentication token. A cluster started here asks for it as soon as there is one, but
-    `ray.init` sends it by itself to no address that it is given, because that may be anybody's.
+    """Whether Ray would find an authentication token.
+
+    A cluster on this machine requires the token if there is one, but `ray.init` does not send it to an explicit
+    address unless RAY_AUTH_MODE is set, because the address may belong to anyone.
     """
     default = Path.home() / ".ray" / "auth_token"
     return bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or default.is_file())

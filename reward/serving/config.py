@@ -1,4 +1,4 @@
-"""Settings of the service: what a replica holds, how many there are, and where they stand in a cluster."""
+"""Settings of the service: the judge of a replica, the number of replicas, and their resources in a cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRIVATE_DRAIN_S = 5.0
 
 @settings_class
 class ServiceConfig:
-    """A judge service: the judge that each replica holds, how many replicas there are, and their share of a cluster."""
+    """Judge service: the judge of each replica, the number of replicas, and their share of a cluster."""
 
     judge: JudgeConfig
     replicas: PositiveInt = 2
@@ -35,16 +35,17 @@ class ServiceConfig:
     name: str = NAME
     """Name of the Serve application; must be unique within the cluster."""
     gateway: Annotated[GatewayConfig, SettingsSection("access and limits")] | None = None
-    """The HTTP side; None leaves it out, and the service is used by its handle alone."""
+    """HTTP side; None runs no HTTP server, and the service is used through its handle only."""
     cpus_per_replica: NonNegativeFloat | None = None
     """CPUs of each replica; the default is an equal share of the cluster."""
     gpus_per_replica: NonNegativeFloat | None = None
     """GPUs of each replica; a whole number is also its tensor parallel size. The default is an equal share of the
     cluster, one GPU at most."""
     affinity: bool = True
-    """Send a prompt's candidates to the replica that has its prefix cached; else to any, as Ray Serve does."""
+    """Send a prompt's candidates to the replica that has its prefix cached; without it, Ray Serve picks any replica."""
     affinity_slack: int = DEFAULT_SLACK
-    """Requests in progress on a replica before its load counts, see `flex_judge.reward.serving.affinity`."""
+    """Number of running requests of a replica below which its load is ignored, see
+    `flex_judge.reward.serving.affinity`."""
     health_check_period_s: PositiveFloat = 2.0
     """Seconds between two health checks of a replica."""
     health_check_timeout_s: PositiveFloat = 30.0
@@ -60,74 +61,77 @@ class ServiceConfig:
         gpus = self.gpus_per_replica
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise UsageError(f"gpus_per_replica must be a whole number, or a fraction of one GPU, not {gpus}")
-        fewest, most = self.replica_range
-        if not 1 <= fewest <= most:
+        min_replicas, max_replicas = self.replica_range
+        if not 1 <= min_replicas <= max_replicas:
             raise UsageError(f"autoscale must be MIN:MAX with 1 <= MIN <= MAX, not {self.autoscale!r}")
 
     @property
     def replica_range(self) -> tuple[int, int]:
-        """Fewest and most replicas."""
+        """Minimum and maximum number of replicas."""
         if self.autoscale is None:
             return self.replicas, self.replicas
-        fewest, colon, most = self.autoscale.partition(":")
-        if not (colon and fewest.isdecimal() and most.isdecimal()):
+        minimum, colon, maximum = self.autoscale.partition(":")
+        if not (colon and minimum.isdecimal() and maximum.isdecimal()):
             raise UsageError(f"autoscale must be MIN:MAX, such as 1:4, not {self.autoscale!r}")
-        return int(fewest), int(most)
+        return int(minimum), int(maximum)
 
     @property
     def requests_per_replica(self) -> int:
-        """Comparisons that are sent to a replica at a time: what its engine computes, and a few more in front of it,
-        so that it never waits for the next one.
+        """Maximum number of concurrent comparisons of a replica.
+
+        It is a quarter above the engine's batch size, so that the engine never waits for the next comparison.
         """
         return self.judge.engine.max_batch * 5 // 4 + 1
 
     @property
     def max_requests(self) -> int:
-        """Comparisons that all replicas together take at a time."""
+        """Maximum number of concurrent comparisons of all replicas."""
         return self.requests_per_replica * self.replica_range[1]
 
     def place_on(self, cluster: Cluster) -> ServiceConfig:
-        """With each replica's share of the cluster: a whole GPU if there are enough, else a part of one, else CPUs.
+        """Return a copy with each replica's resources: one GPU if there are enough, else a fraction of one, else CPUs.
 
         Raises:
             ClusterError: the cluster is too small.
         """
-        fewest = self.replica_range[0]
+        min_replicas, max_replicas = self.replica_range
         cpus = self.cpus_per_replica
-        if cluster.cpus < fewest * (1.0 if cpus is None else cpus):
-            each = "a CPU" if cpus is None else f"{cpus:g} CPUs"
+        if cluster.cpus < min_replicas * (1.0 if cpus is None else cpus):
+            need = "a CPU" if cpus is None else f"{cpus:g} CPUs"
             raise ClusterError(
-                f"{fewest} replicas need {each} each and the cluster has {cluster.cpus:g}; use fewer --replicas"
+                f"{min_replicas} replicas need {need} each and the cluster has {cluster.cpus:g}; use fewer --replicas"
             )
         gpus = self.gpus_per_replica
         if gpus is None:
-            gpus = compute_gpu_share(cluster.gpus, self.replica_range[1])
-        if gpus * fewest > cluster.gpus:
+            gpus = compute_gpu_share(cluster.gpus, max_replicas)
+        if gpus * min_replicas > cluster.gpus:
             raise ClusterError(
-                f"{fewest} replicas need {gpus * fewest:g} GPUs and the cluster has {cluster.gpus:g}; use fewer "
-                "--replicas or --gpus-per-replica"
+                f"{min_replicas} replicas need {gpus * min_replicas:g} GPUs and the cluster has {cluster.gpus:g}; use "
+                "fewer --replicas or --gpus-per-replica"
             )
         engine = self.judge.engine
         if gpus:
-            share = engine.gpu_memory_utilization * min(1.0, gpus)
+            cpus = 1.0 if cpus is None else cpus  # the GPU does the work
+            # vLLM's share refers to a whole GPU, and replicas on the same GPU must fit next to each other.
+            memory_share = engine.gpu_memory_utilization * min(1.0, gpus)
             engine = replace(
                 engine,
                 own_process=True,
                 tensor_parallel=max(1, int(gpus)),
-                gpu_memory_utilization=round(share, 3),
+                gpu_memory_utilization=round(memory_share, 3),
             )
-            cpus = 1.0 if cpus is None else cpus
-        elif cpus is None:
-            cpus = float(cluster.cpus // self.replica_range[1]) if cluster.local else 1.0
-            cpus = max(1.0, cpus)
-        if not gpus:
-            engine = replace(engine, threads=engine.threads or max(1, int(cpus or 1)))
+        else:
+            if cpus is None:
+                # In a cluster that others use too, claim no more than one CPU per replica.
+                cpus = max(1.0, float(cluster.cpus // max_replicas)) if cluster.local else 1.0
+            engine = replace(engine, threads=engine.threads or max(1, int(cpus)))
         return replace(self, cpus_per_replica=cpus, gpus_per_replica=gpus, judge=replace(self.judge, engine=engine))
 
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> ServiceConfig:
-        """Settings by name, as `serve run flex_judge.reward.app:build model=... replicas=2` and a Serve
-        configuration file give them. The names are those of `flex-judge serve`: nested settings are flat.
+        """Build the settings from the arguments of `serve run flex_judge.reward.app:build model=... replicas=2`.
+
+        The `args` of a Serve configuration file have the same names as the options of `flex-judge serve`, not nested.
 
         Raises:
             UsageError: an unknown name, or a value of another type.
@@ -136,7 +140,7 @@ class ServiceConfig:
         values = {}
         for name, value in args.items():
             if name not in settings:
-                raise UsageError(f"unknown setting {name!r}; there are {', '.join(sorted(settings))}")
+                raise UsageError(f"unknown setting {name!r}; expected one of {', '.join(sorted(settings))}")
             values[name] = settings[name].check_value(value, f"setting {name!r}", parse=True)
         if values.get("api_key") is not None:
             values["api_key"] = read_key(values["api_key"])
@@ -144,7 +148,5 @@ class ServiceConfig:
 
 
 def compute_gpu_share(gpus: float, engines: int) -> float:
-    """The share of a GPU that each of so many engines gets: a whole one, or such a part of one that as many as are
-    needed fit on each device.
-    """
+    """Compute each engine's share of a GPU: 1, or a fraction if several engines must share a GPU; 0 without GPUs."""
     return 1.0 / max(1, math.ceil(engines / gpus)) if gpus else 0.0

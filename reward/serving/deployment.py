@@ -1,4 +1,4 @@
-"""One application on Ray Serve: asked for, waited for, removed; and Serve itself, started where there is none."""
+"""Deploy, wait for, and remove one application on Ray Serve; starts Serve itself if it is not running."""
 
 from __future__ import annotations
 
@@ -11,44 +11,50 @@ from flex_judge.judges.errors import ClusterError
 QUIET = {"enable_access_log": False, "log_level": "ERROR"}
 READY_POLL_S = 0.5
 DRAIN_POLL_S = 0.2
-"""How often a replica that is to end looks whether it is idle. Serve's own 2 s pass before the first look."""
+"""Seconds between the checks whether a stopping replica is idle. Serve's default of 2 s also delays the first check."""
 
 
 @dataclass(frozen=True)
 class HttpAddress:
-    """Where HTTP is served."""
+    """Address of the HTTP server."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     every_node: bool = False
-    """Whether every node of the cluster with a replica listens, or the head node alone."""
+    """Whether every node with a replica listens, or only the head node."""
 
 
 class ServeApplication:
-    """An application of ours on Ray Serve.
+    """Application on Ray Serve.
 
-    `deploy` and `remove` block for seconds; in an event loop use `started` and `removed`.
+    `deploy` and `remove` block for seconds; in an event loop, use `deploy_async` and `remove_async`.
     """
 
-    def __init__(self, name: str, what: str, http: HttpAddress | None = None, private: bool = False) -> None:
-        """Args:
-        name: of the application; must be unique within the cluster.
-        what: what messages call it, such as "judge service".
-        http: where to listen. A cluster whose Serve runs already must listen there.
-        private: whether nobody else can have an application of that name, so that one which is there is what a
-            killed process left, and is removed first.
+    def __init__(self, name: str, label: str, http: HttpAddress | None = None, private: bool = False) -> None:
+        """Describe an application without deploying it.
+
+        Args:
+            name: name of the application; must be unique within the cluster.
+            label: name in error messages, such as "judge service".
+            http: HTTP address. If Serve runs already, it must listen there.
+            private: whether the name is reserved for this caller. An existing application of that name is then a
+                leftover of a killed process, and is removed first.
         """
         self.name = name
         self.http = http
-        self._what = what
+        self._label = label
         self._private = private
         self._deployed = self._started_serve = False
 
     def deploy(self, target: Any, route_prefix: str | None = None) -> None:
-        """Ask for an application; `ready` waits for it.
+        """Request the deployment; `wait_until_ready` waits for it.
+
+        Args:
+            target: the bound deployment.
+            route_prefix: HTTP path of the application; None for no HTTP.
 
         Raises:
-            ClusterError: its name or its path is taken, or Serve listens elsewhere.
+            ClusterError: the name or path is taken, or Serve listens at another address.
         """
         import ray
         from ray import serve
@@ -78,26 +84,26 @@ class ServeApplication:
         run = serve.RunTarget(target=target, name=self.name, route_prefix=route_prefix)
         try:
             serve.run_many([run], wait_for_applications_running=False)
-        except RayServeException as e:  # another application answers at the same path
-            raise ClusterError(f"the {self._what} could not start: {_extract_error_line(str(e))}") from e
+        except RayServeException as e:  # another application has the same route prefix
+            raise ClusterError(f"the {self._label} could not start: {_extract_error_line(str(e))}") from e
         self._deployed = True
 
     async def deploy_async(self, target: Any, route_prefix: str | None = None) -> None:
-        """As `deploy`, within an event loop. Cancelled, or failed, it leaves nothing behind."""
+        """Deploy from an event loop; if it is cancelled or fails, the application is removed again."""
         deploying = asyncio.ensure_future(asyncio.to_thread(self.deploy, target, route_prefix))
         try:
             await asyncio.shield(deploying)
         except BaseException:
-            await asyncio.wait([deploying])  # a thread cannot be stopped halfway
+            await asyncio.wait([deploying])  # a thread cannot be cancelled
             await self.remove_async()
             raise
 
     async def remove_async(self) -> None:
-        """As `remove`, within an event loop; done whether or not the caller is cancelled."""
+        """Remove from an event loop; completes even if the caller is cancelled."""
         await asyncio.shield(asyncio.to_thread(self.remove))
 
     async def wait_until_ready(self) -> None:
-        """Wait until every replica is at work.
+        """Wait until every replica is running.
 
         Raises:
             ClusterError: a replica could not be started; the message says why.
@@ -111,16 +117,16 @@ class ServeApplication:
                 failed = [d for d in application.deployments.values() if d.status == DeploymentStatus.DEPLOY_FAILED]
                 if application.status == ApplicationStatus.DEPLOY_FAILED or failed:
                     reason = (failed[0].message if failed else "") or application.message
-                    raise ClusterError(f"the {self._what} could not start: {_extract_error_line(reason)}")
+                    raise ClusterError(f"the {self._label} could not start: {_extract_error_line(reason)}")
                 if application.status == ApplicationStatus.RUNNING:
                     return
             await asyncio.sleep(READY_POLL_S)
 
     def remove(self) -> None:
-        """End the application, and Serve with it where it was started for it and nobody else uses it."""
+        """Remove the application, and shut down Serve if it was started here and has no other application."""
         from ray import serve
 
-        # Another's application of the same name is not ours to delete, nor is a Serve that others use by now to end.
+        # Without `_deployed`, an application of this name belongs to another process.
         if self._started_serve and serve.status().applications.keys() <= {self.name}:
             serve.shutdown()
         elif self._deployed:
@@ -128,19 +134,19 @@ class ServeApplication:
 
 
 def _check_serve_address(http: HttpAddress) -> None:
-    """Raise ClusterError if the Serve that runs already listens elsewhere: it would not listen here too."""
-    from ray.serve.context import _get_global_client
+    """Raise ClusterError if the running Serve listens at another address; it cannot listen at a second one."""
+    from ray.serve.context import _get_global_client  # Serve has no public API for its HTTP options
 
-    there = _get_global_client().http_config
-    if (there.host, there.port) != (http.host, http.port):
+    running = _get_global_client().http_config
+    if (running.host, running.port) != (http.host, http.port):
         raise ClusterError(
-            f"Ray Serve runs on this cluster already and listens at {there.host}:{there.port}; "
-            f"use --host {there.host} --port {there.port}"
+            f"Ray Serve runs on this cluster already and listens at {running.host}:{running.port}; "
+            f"use --host {running.host} --port {running.port}"
         )
 
 
 def _extract_error_line(text: str) -> str:
-    """The line of a traceback that says what happened."""
+    """Extract the line of a traceback that names the error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line.split(":")[0]]
     return (errors or lines or ["no reason given"])[-1][:300]

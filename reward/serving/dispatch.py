@@ -1,4 +1,4 @@
-"""Getting a comparison judged by replicas that may die: another try elsewhere, and quarantine for what kills."""
+"""Dispatch comparisons to replicas that may die: retry on another replica, and quarantine comparisons that kill."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.metrics import ServiceMetrics
 
-Send = Callable[[Comparison], Awaitable[Judgment]]
-"""Have some replica judge a comparison. Raises ReplicaDiedError if that replica died over it."""
+SendFunction = Callable[[Comparison], Awaitable[Judgment]]
+"""Function that has some replica judge a comparison. Raises ReplicaDiedError if the replica died meanwhile."""
 
 VICTIM_WINDOW_S = 0.3
-"""How long the victims of one death are counted: their errors arrive within moments of each other."""
+"""Seconds for counting the victims of one death; their errors arrive within moments of each other."""
 MAX_SHARED_DEATHS = 2
+"""Deaths after which a comparison becomes a suspect and is tried alone; one more quarantines it."""
 MAX_SOLE_DEATHS = 2
+"""Deaths with no other comparison on the replica after which a comparison is quarantined."""
 
 
 class ReplicaDiedError(Exception):
-    """A replica died while it had a comparison in hand. Used between the dispatcher and its `Send` alone."""
+    """A replica died while it had a comparison. Used only between the dispatcher and its `SendFunction`."""
 
     def __init__(self, replica: str) -> None:
         super().__init__(f"judge replica {replica} died")
@@ -29,33 +31,35 @@ class ReplicaDiedError(Exception):
 
 
 class Dispatcher:
-    """Judges comparisons on replicas; every comparison ends with exactly one judgment.
+    """Dispatcher of comparisons to replicas; every comparison gets exactly one judgment.
 
-    What was in hand on a replica that died goes to another one. Most often the machine is to blame, and the second
-    replica judges it; but a comparison may itself be what kills. So one that was aboard two replicas that died is
-    tried with no other such suspect beside it, and with a third death it is `engine_lost`; one that was the only thing
-    aboard is already so after two. Everything else goes on.
+    The comparisons of a dead replica are sent to another one. Usually the machine is to blame, and the second replica
+    judges them. But a comparison may itself kill its replica. So a comparison whose replicas died twice is a suspect
+    and is tried without any other suspect in flight; after a third death it gets the status `engine_lost`. If it was
+    the only comparison on its replica, two deaths suffice. All other comparisons continue normally.
 
-    For one event loop.
+    A dispatcher belongs to one event loop.
     """
 
-    def __init__(self, send: Send, room: int, metrics: ServiceMetrics | None = None) -> None:
-        """Args:
-        send: has some replica judge a comparison.
-        room: comparisons that are sent at the same time; more wait here, first come, first served.
-        metrics: told of judgments and retries.
+    def __init__(self, send: SendFunction, max_requests: int, metrics: ServiceMetrics | None = None) -> None:
+        """Create a dispatcher.
+
+        Args:
+            send: has some replica judge a comparison.
+            max_requests: maximum number of concurrent comparisons; the others wait in order of arrival.
+            metrics: receives judgments and retries.
         """
         self._send = send
-        self._room = asyncio.Semaphore(room)
-        self._suspects = asyncio.Lock()
+        self._slots = asyncio.Semaphore(max_requests)
+        self._suspect_lock = asyncio.Lock()
         self._metrics = metrics or ServiceMetrics()
         self._victims: Counter[str] = Counter()
 
     async def judge(self, comparison: Comparison) -> Judgment:
-        """Have a comparison judged. Failures become a status, never a score.
+        """Judge one comparison. Failures become a status, never a score.
 
         Raises:
-            UsageError: it cannot be judged as it is, see `FlexJudge.ajudge`.
+            UsageError: it cannot be judged, see `FlexJudge.ajudge`.
         """
         start = time.monotonic()
         judgment = await self._judge_with_retries(comparison)
@@ -63,30 +67,30 @@ class Dispatcher:
         return judgment
 
     async def _judge_with_retries(self, comparison: Comparison) -> Judgment:
-        deaths = alone = 0
-        while deaths <= MAX_SHARED_DEATHS and alone < MAX_SOLE_DEATHS:
+        deaths = sole_deaths = 0
+        while deaths <= MAX_SHARED_DEATHS and sole_deaths < MAX_SOLE_DEATHS:
             if deaths:
                 self._metrics.record_retry()
             try:
                 if deaths < MAX_SHARED_DEATHS:
                     return await self._send_in_slot(comparison)
-                async with self._suspects:
+                async with self._suspect_lock:
                     return await self._send_in_slot(comparison)
             except ReplicaDiedError as death:
                 deaths += 1
-                alone += await self._is_sole_victim(death.replica)
-        detail = f"{deaths} judge replicas died while they had this in hand"
+                sole_deaths += await self._is_sole_victim(death.replica)
+        detail = f"{deaths} judge replicas died while they judged this comparison"
         return Judgment.from_failure(comparison.id, Status.ENGINE_LOST, detail)
 
     async def _send_in_slot(self, comparison: Comparison) -> Judgment:
-        async with self._room:
+        async with self._slots:
             return await self._send(comparison)
 
     async def _is_sole_victim(self, replica: str) -> bool:
-        """Whether one comparison alone was aboard a replica that died. Each of its victims calls this once."""
+        """Whether a dead replica had one comparison only. Each of its victims calls this once."""
         self._victims[replica] += 1
         await asyncio.sleep(VICTIM_WINDOW_S)
         victims = self._victims[replica]
-        # Forgotten when the last one has read it; replicas are never named twice.
+        # Deleted after the last victim has read the count; replica ids are never reused.
         asyncio.get_running_loop().call_later(VICTIM_WINDOW_S, self._victims.pop, replica, None)
         return victims == 1

@@ -1,4 +1,4 @@
-"""The gateway as a deployment of Ray Serve: HTTP in front, replicas behind it, metrics to Prometheus."""
+"""Gateway as a Ray Serve deployment: HTTP requests in, comparisons to the replicas, metrics to Prometheus."""
 
 from __future__ import annotations
 
@@ -21,16 +21,22 @@ HEALTH_CACHE_S = 1.0
 
 
 class ReplicaSender:
-    """Has replicas judge comparisons through a handle of Ray Serve."""
+    """`SendFunction` that calls replicas through a Ray Serve handle."""
 
     def __init__(self, handle: Any) -> None:
         self._judge_one = handle.judge_one
 
     async def __call__(self, comparison: Comparison) -> Judgment:
+        """Send a comparison to a replica.
+
+        Raises:
+            ReplicaDiedError: the replica died.
+            JudgeError: the comparison cannot be judged.
+        """
         from ray.exceptions import RayActorError, RayTaskError
 
-        # In a context of its own: calls made while a request is handled would all get that request's id, and a router
-        # that finds calls by their ids would answer only one of them.
+        # In a new context: otherwise all calls within one HTTP request would share its request id, and a router that
+        # looks up calls by their id would answer only one of them.
         response = Context().run(self._judge_one.remote, comparison, prefix=comparison.prompt_digest)
         try:
             judgment: Judgment = await response
@@ -41,44 +47,45 @@ class ReplicaSender:
             raise ReplicaDiedError(e.actor_id or "") from e
         except RayTaskError as e:
             if isinstance(e.cause, JudgeError):
-                raise e.cause from None  # without the replica's traceback, which is no business of the caller
+                raise e.cause from None  # hides the replica's traceback from the caller
             raise
         return judgment
 
 
 class JudgeGateway:
-    """The one gateway of a service: groups are gathered here, so there are no two of them.
+    """Gateway of a service. There is exactly one, because it collects the groups.
 
-    It computes nothing and holds no model. If it dies, Ray Serve starts another one and clients send again what has
-    no answer.
+    It holds no model and computes little. If it dies, Ray Serve starts another one, and clients repeat their unanswered
+    requests.
     """
 
-    def __init__(self, handle: Any, config: GatewayConfig, room: int, name: str) -> None:
+    def __init__(self, handle: Any, config: GatewayConfig, max_requests: int, name: str) -> None:
         metrics = PrometheusMetrics(name)
-        dispatcher = Dispatcher(ReplicaSender(handle), room, metrics)
+        dispatcher = Dispatcher(ReplicaSender(handle), max_requests, metrics)
         self._name = name
         self._gateway = Gateway(dispatcher.judge, config, metrics, self._get_replica_health)
-        self._known: dict[str, Any] = {}
-        self._known_at = -HEALTH_CACHE_S
+        self._health_report: dict[str, Any] = {}
+        self._health_at = -HEALTH_CACHE_S
 
     def __serve_build_asgi_app__(self) -> Any:
         from flex_judge.reward.server.routes import create_app
 
         return create_app(self._gateway)
 
-    async def pending(self) -> int:
-        """Completions and comparisons that are accepted and not yet answered."""
+    async def get_pending(self) -> int:
+        """Return the number of accepted completions and comparisons without a result."""
         return self._gateway.pending
 
     async def drain(self) -> None:
-        """Refuse new work from now on, and return when what was accepted is answered."""
+        """Refuse new requests, and wait until all accepted ones are answered."""
         await self._gateway.drain()
 
     async def _get_replica_health(self) -> Mapping[str, Any]:
-        if time.monotonic() - self._known_at >= HEALTH_CACHE_S:
-            self._known_at = time.monotonic()
-            self._known = await asyncio.to_thread(self._query_serve)
-        return self._known
+        # Cached, because asking Serve's controller is slow and load balancers probe often.
+        if time.monotonic() - self._health_at >= HEALTH_CACHE_S:
+            self._health_at = time.monotonic()
+            self._health_report = await asyncio.to_thread(self._query_serve)
+        return self._health_report
 
     def _query_serve(self) -> dict[str, Any]:
         from ray import serve
@@ -94,47 +101,51 @@ LATENCY_BUCKETS_S = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 600]
 
 
 class PrometheusMetrics(ServiceMetrics):
-    """Counts, gauges and histograms of `ray.util.metrics`, each with the tag `application`."""
+    """Counters, gauges and histograms of `ray.util.metrics`, each with the tag `application`."""
 
     def __init__(self, application: str) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
         tags = {"application": application}
 
-        text = "Completions and comparisons accepted and not yet answered."
+        text = "Accepted completions and comparisons without a result."
         self._pending = Gauge("flex_judge_pending", text, ("application",))
         self._pending.set_default_tags(tags)
         self._counters = {
             name: Counter(f"flex_judge_{name}", text, ("application", *keys))
             for name, text, keys in (
-                ("requests", "HTTP requests answered.", ("route", "code")),
-                ("judgments", "Judgments made.", ("status",)),
-                ("prompt_tokens", "Prompt tokens sent to engines, cached ones included.", ()),
+                ("requests", "Answered HTTP requests.", ("route", "code")),
+                ("judgments", "Judgments.", ("status",)),
+                ("prompt_tokens", "Prompt tokens, including cached ones.", ()),
                 ("cached_tokens", "Prompt tokens taken from the prefix cache.", ()),
                 ("generated_tokens", "Tokens generated by the judge.", ()),
                 ("retries", "Comparisons sent again because their replica died.", ()),
-                ("compared_orders", "Judgments that were read in more than one order.", ()),
-                ("disagreement", "Sum of those judgments' disagreement between orders.", ()),
+                ("compared_orders", "Judgments in more than one response order.", ()),
+                ("disagreement", "Sum of these judgments' disagreement between response orders.", ()),
             )
         }
         self._histograms = {
             name: Histogram(f"flex_judge_{name}_seconds", text, LATENCY_BUCKETS_S, ("application", *keys))
             for name, text, keys in (
-                ("request", "From an HTTP request to its answer.", ("route",)),
-                ("judgment", "From a comparison to its judgment.", ()),
+                ("request", "Time from an HTTP request to its response.", ("route",)),
+                ("judgment", "Time from a comparison to its judgment.", ()),
             )
         }
         for metric in (*self._counters.values(), *self._histograms.values()):
             metric.set_default_tags(tags)
 
     def set_pending(self, count: int) -> None:
+        """Set the gauge of pending items."""
         self._pending.set(count)
 
     def record_request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request and observe its duration."""
+        # Ray's histograms accept positive values only.
         self._counters["requests"].inc(1, {"route": route, "code": str(status)})
         self._histograms["request"].observe(max(seconds, 1e-6), {"route": route})
 
     def record_judgment(self, judgment: Judgment, seconds: float) -> None:
+        """Count a judgment and its tokens, and observe its duration."""
         self._counters["judgments"].inc(1, {"status": str(judgment.status)})
         self._histograms["judgment"].observe(max(seconds, 1e-6))
         for name in ("prompt_tokens", "cached_tokens", "generated_tokens"):
@@ -146,4 +157,5 @@ class PrometheusMetrics(ServiceMetrics):
                 self._counters["disagreement"].inc(judgment.disagreement)
 
     def record_retry(self) -> None:
+        """Count a retry."""
         self._counters["retries"].inc(1)

@@ -13,19 +13,25 @@ from flex_judge.judges.types import Comparison
 
 
 class JudgeReplica:
-    """Holds one engine, and ends its process when the engine is lost: Ray Serve then starts another one elsewhere."""
+    """Actor with one engine. It ends its process when the engine is lost, and Ray Serve starts another replica."""
 
     async def __init__(self, config: JudgeConfig) -> None:  # type: ignore[misc] # awaited by Ray Serve
+        """Load the engine and warm it up."""
         from ray import serve
 
-        from flex_judge.judges.judge import FlexJudge  # in the actor only: the driver needs no judge
+        from flex_judge.judges.judge import FlexJudge  # imported in the actor only, as the driver needs no judge
 
         self.id = serve.get_replica_context().replica_id.unique_id
         self.judge = FlexJudge.from_config(config)
         await self.judge.warm_up()
 
     async def judge_one(self, comparison: Comparison, prefix: str) -> Judgment:  # noqa: ARG002 - the router reads it
-        """Judge a comparison; `prefix` says what it shares with others, for `flex_judge.reward.serving.routing`."""
+        """Judge one comparison.
+
+        Args:
+            comparison: the comparison.
+            prefix: key of its prompt, which only `flex_judge.reward.serving.routing` reads.
+        """
         try:
             judgment = await self.judge.ajudge(comparison)
         except EngineLostError:
@@ -33,20 +39,23 @@ class JudgeReplica:
         return replace(judgment, provenance={**judgment.provenance, "replica": self.id})
 
     async def check_health(self) -> None:
-        """Asked by Ray Serve every few seconds."""
+        """Check the engine; Ray Serve calls this every few seconds."""
         try:
             await self.judge.engine.check_health()
         except EngineLostError:
             exit_process_tree()
 
+    # Ray Serve calls the destructor when it stops a replica.
     def __del__(self) -> None:
         if hasattr(self, "judge"):
             self.judge.close()
 
 
 def exit_process_tree() -> NoReturn:
-    """End this process and those that it started, at once. Nobody may be sent to a judge without an engine, and an
-    engine that hangs cannot be asked to go.
+    """Kill this process and its descendants at once.
+
+    A clean shutdown is no option: no further request may reach a judge without an engine, and an engine that hangs
+    would block it.
     """
     import psutil
 

@@ -1,4 +1,4 @@
-"""What works in a core install: the client, the reward functions, the command line's help, doctor."""
+"""Features of a core install: client, reward functions, command-line help, doctor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flex_judge.experiments.common.command_extras import COMMAND_EXTRAS, HELP_NE
 URL = "http://127.0.0.1:9"
 
 
-def test_other_packages_are_hidden() -> None:
+def test_hides_packages_outside_the_core() -> None:
     done = run_in_core("import torch", check=False)
     assert "ModuleNotFoundError: No module named 'torch'" in done.stderr
 
@@ -34,7 +34,7 @@ def test_every_public_name_imports(name: str) -> None:
         f"from flex_judge.reward.verifiers import TraceJudge; TraceJudge({URL!r})",
         "from flex_judge import Comparison; Comparison.of('What is 2 + 3?', '5', '6')",
         "from flex_judge.judges import JudgeConfig, JudgeSettings, Media, Status",
-        "from flex_judge.judges.rubrics import load_rubric, list_rubrics; [load_rubric(n) for n in list_rubrics()]",
+        "from flex_judge.judges.rubrics import list_rubrics, load_rubric; [load_rubric(n) for n in list_rubrics()]",
         "from flex_judge.alignment.policies import PolicyConfig",
         "import flex_judge.alignment, flex_judge.experiments, flex_judge.reward",
     ],
@@ -54,7 +54,7 @@ def test_reward_functions_pickle_under_their_public_package() -> None:
     assert run_in_core(code).stdout.strip() == f"{modules} False"
 
 
-def test_media_files_need_no_decoder_on_their_way_to_a_service() -> None:
+def test_client_sends_media_files_without_a_decoder() -> None:
     code = (
         "from flex_judge import Comparison\n"
         "from flex_judge.judges.media.opening import make_audio, make_image, make_molecule, make_video\n"
@@ -65,7 +65,7 @@ def test_media_files_need_no_decoder_on_their_way_to_a_service() -> None:
     assert run_in_core(code).stdout.split("\n")[0] == "['image', 'video', 'audio', 'image'] b'CCO' 3"
 
 
-def test_media_that_are_no_files_are_still_refused() -> None:
+def test_client_still_rejects_invalid_media_files() -> None:
     code = (
         "from flex_judge.judges.errors import MediaError\n"
         "from flex_judge.judges.media.opening import make_audio, make_image\n"
@@ -81,9 +81,10 @@ def test_media_that_are_no_files_are_still_refused() -> None:
     ]
 
 
-def test_audio_samples_name_the_extra() -> None:
+def test_audio_samples_without_the_extra_name_it() -> None:
     code = (
-        "from flex_judge.judges.extras import MissingExtraError\nfrom flex_judge.judges.media.opening import make_audio\n"
+        "from flex_judge.judges.extras import MissingExtraError\n"
+        "from flex_judge.judges.media.opening import make_audio\n"
         "try:\n    make_audio([0.0, 0.5], rate=16000)\nexcept MissingExtraError as e:\n    print(e)"
     )
     message = "a medium given as an array needs the extra 'judge': pip install 'flex-judge[judge]'"
@@ -102,7 +103,7 @@ def test_help_of_commands(command: str) -> None:
     assert f"flex-judge {command}" in done.stdout
 
 
-def test_doctor_says_which_extras_are_missing() -> None:
+def test_doctor_lists_missing_extras() -> None:
     done = run_command_in_core("doctor", "--json")
     assert (done.returncode, done.stderr) == (1, "")
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}

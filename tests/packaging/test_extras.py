@@ -1,4 +1,4 @@
-"""What is said when an extra is missing, and that the table of extras agrees with pyproject.toml."""
+"""Errors for missing extras, and agreement of the table of extras with pyproject.toml."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from flex_judge.judges.extras import EXTRAS, INCLUDED_EXTRAS, MissingExtraError,
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 THROUGH_OTHERS = {"annotated_types", "pydantic_core", "huggingface_hub", "tokenizers", "starlette", "packaging"}
-"""Imported too, and brought by pydantic, transformers and FastAPI."""
+"""Imported libraries that are dependencies of pydantic, transformers and FastAPI."""
 
 
-def distributions(requirements: list[str]) -> set[str]:
-    """The names of the distributions in requirements, in lower case with dashes."""
+def get_distribution_names(requirements: list[str]) -> set[str]:
+    """Get the distribution names of requirements, in lower case with dashes."""
     return {re.split(r"[\[<>=~! ;]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
 
 
 @pytest.mark.parametrize(("command", "needed"), COMMAND_EXTRAS.items())
-def test_a_command_names_its_extra_and_the_install_command(command: str, needed: tuple[str, ...]) -> None:
+def test_error_names_the_extra_and_the_install_command(command: str, needed: tuple[str, ...]) -> None:
     done = run_command_in_core(command, *{"report": ["a-run"], "bench": ["prefix"]}.get(command, []))
     noun = "extra" if len(needed) == 1 else "extras"
     names = ", ".join(f"'{name}'" for name in needed)
@@ -56,7 +56,7 @@ def test_a_command_names_its_extra_and_the_install_command(command: str, needed:
         ),
     ],
 )
-def test_python_entry_points_raise_the_same_sentence(code: str, message: str) -> None:
+def test_python_entry_points_raise_the_same_error(code: str, message: str) -> None:
     done = run_in_core(code, check=False)
     assert done.stderr.splitlines()[-1] == f"flex_judge.judges.extras.MissingExtraError: {message}"
 
@@ -67,7 +67,7 @@ def test_the_error_is_a_usage_error_and_an_import_error() -> None:
     assert issubclass(MissingExtraError, ImportError)
 
 
-def test_an_import_that_fails_within_a_command_names_the_extra() -> None:
+def test_a_failed_import_within_a_command_names_the_extra() -> None:
     code = (
         "from types import SimpleNamespace\n"
         "from flex_judge.experiments import cli\n"
@@ -81,14 +81,14 @@ def test_an_import_that_fails_within_a_command_names_the_extra() -> None:
     assert done.stderr.startswith("flex-judge: error: flex-judge doctor needs the extra 'judge': ")
 
 
-def test_only_missing_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_only_missing_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = {"trl"}
     monkeypatch.setattr(extras, "is_installed", lambda module: module not in missing)
     with pytest.raises(
         MissingExtraError, match=r"^a thing needs the extra 'train': pip install 'flex-judge\[train\]'$"
     ):
         extras.require_extras("a thing", "serve", "train")
-    missing |= {"torch"}  # it belongs to an extra that both include
+    missing |= {"torch"}  # both extras include it
     with pytest.raises(MissingExtraError, match=r"the extras 'serve', 'train': .*\[serve,train\]'$"):
         extras.require_extras("a thing", "serve", "train")
     extras.require_extras("a thing", "eval", "molecules")
@@ -99,15 +99,15 @@ def test_every_command_but_doctor_has_its_extras() -> None:
     assert {extra for needed in COMMAND_EXTRAS.values() for extra in needed} <= EXTRAS.keys()
 
 
-def test_the_core_is_four_libraries() -> None:
-    assert distributions(PROJECT["dependencies"]) == {"httpx", "pydantic", "pyyaml", "rich"}
+def test_the_core_has_four_dependencies() -> None:
+    assert get_distribution_names(PROJECT["dependencies"]) == {"httpx", "pydantic", "pyyaml", "rich"}
     assert not [requirement for requirement in PROJECT["dependencies"] if "<" in requirement or "==" in requirement]
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_modules_of_an_extra_are_in_pyproject(extra: str) -> None:
     requirements = PROJECT["optional-dependencies"][extra]
-    names = distributions(requirements)
+    names = get_distribution_names(requirements)
     installed = packages_distributions()
     for module in EXTRAS[extra]:
         providers = {name.lower().replace("_", "-").removesuffix("-cpu") for name in installed[module]}
@@ -116,16 +116,16 @@ def test_modules_of_an_extra_are_in_pyproject(extra: str) -> None:
     assert tuple(",".join(included).split(",")) == INCLUDED_EXTRAS.get(extra, ("",))
 
 
-def test_every_library_that_is_imported_is_in_the_core_or_in_an_extra() -> None:
+def test_every_imported_library_is_in_the_core_or_an_extra() -> None:
     known = {"flex_judge", *CORE, *THROUGH_OTHERS, *sys.stdlib_module_names}
     known |= {module for modules in EXTRAS.values() for module in modules}
     unknown = {}
     for path in (ROOT / "flex_judge").glob("*/**/*.py"):
-        unknown |= {name: path for name in imported_names(path) if name not in known}
+        unknown |= {name: path for name in find_imported_names(path) if name not in known}
     assert not unknown
 
 
-def imported_names(path: Path) -> set[str]:
+def find_imported_names(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -135,6 +135,6 @@ def imported_names(path: Path) -> set[str]:
     return names
 
 
-def test_the_sentence_for_several_extras() -> None:
+def test_error_for_several_extras() -> None:
     sentence = "flex-judge demo needs the extras 'serve', 'train': pip install 'flex-judge[serve,train]'"
     assert describe_missing_extras("flex-judge demo", ["serve", "train"]) == sentence

@@ -1,4 +1,4 @@
-"""Dotted names that users write into other programs' settings: each leads to what it says."""
+"""Dotted names that users put into settings of other programs can be resolved."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import flex_judge
         "flex_judge.experiments.cli:main",
     ],
 )
-def test_a_dotted_name_is_a_callable_of_this_package(name: str) -> None:
+def test_dotted_names_are_callables_of_this_package(name: str) -> None:
     value = pkgutil.resolve_name(name)
     assert callable(value)
     assert value.__module__.startswith("flex_judge.")
@@ -39,7 +39,7 @@ def test_a_dotted_name_is_a_callable_of_this_package(name: str) -> None:
         "reward/serving/cleanup.py",
     ],
 )
-def test_a_module_that_is_run_with_dash_m_exists(module: str) -> None:
+def test_modules_for_dash_m_exist(module: str) -> None:
     path = Path(flex_judge.__file__).parent / module
     assert '__name__ == "__main__"' in path.read_text() or path.name == "__main__.py"
 

@@ -1,4 +1,4 @@
-"""The wheel and the source distribution: what is in them, and that the wheel works beside packages of generic names."""
+"""Contents of wheel and source distribution; the wheel works next to packages with generic names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines.scripted import ScriptedEngine
 
 pytestmark = pytest.mark.slow
-UV = os.environ.get("UV", "uv")  # `uv run` says which uv it is
+UV = os.environ.get("UV", "uv")  # set by `uv run`
 PACKAGES = ("judges", "reward", "alignment", "experiments")
 BROKEN = "raise ModuleNotFoundError('a package of somebody else was imported')\n"
 CALL = {"prompts": ["What is 2 + 3?", "What is 4 + 4?"], "completions": ["It is 5.", "It is 9."]}
@@ -36,7 +36,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Installed:
-    """A core install beside packages of the same names as our folders, and a folder with modules of these names."""
+    """Core install next to packages named like our folders, and a working folder with such modules."""
 
     python: Path
     folder: Path
@@ -93,13 +93,13 @@ def checksums(wheel: Path) -> dict[str, int]:
 
 
 def source_files() -> set[str]:
-    """Every file of the four packages, as it is called within the wheel."""
+    """List the files of the four packages by their names in the wheel."""
     files = (path for name in PACKAGES for path in (ROOT / name).rglob("*"))
     own = {f"flex_judge/{p.relative_to(ROOT)}" for p in files if p.is_file() and p.parent.name != "__pycache__"}
     return own | {f"flex_judge/{path.name}" for path in (ROOT / "flex_judge").iterdir() if path.is_file()}
 
 
-def test_the_wheel_holds_one_package_with_all_its_files(built: Built) -> None:
+def test_wheel_contains_one_package_with_all_files(built: Built) -> None:
     names = checksums(built.wheel).keys()
     metadata = f"flex_judge-{flex_judge.__version__}.dist-info"
     assert {name.partition("/")[0] for name in names} == {"flex_judge", metadata}
@@ -117,11 +117,11 @@ def test_the_wheel_holds_one_package_with_all_its_files(built: Built) -> None:
         "judges/models/embedded/flex-smollm2-135m/adapter_model.safetensors",
     ],
 )
-def test_the_wheel_holds_data(built: Built, name: str) -> None:
+def test_wheel_contains_data_files(built: Built, name: str) -> None:
     assert f"flex_judge/{name}" in checksums(built.wheel)
 
 
-def test_the_source_distribution_gives_the_same_wheel(built: Built) -> None:
+def test_source_distribution_builds_the_same_wheel(built: Built) -> None:
     assert checksums(built.wheel_of_sdist) == checksums(built.wheel)
     with tarfile.open(built.sdist) as archive:
         members = {member.name.partition("/")[2]: member for member in archive.getmembers()}
@@ -130,7 +130,7 @@ def test_the_source_distribution_gives_the_same_wheel(built: Built) -> None:
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt"} <= members.keys()
 
 
-def test_the_metadata(built: Built) -> None:
+def test_wheel_metadata(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         lines = archive.read(name).decode().partition("\n\n")[0].splitlines()
@@ -147,13 +147,13 @@ def test_the_command_works_beside_packages_of_generic_names(installed: Installed
     assert "demo" in installed.run(str(installed.python), "-m", "flex_judge.experiments.cli", "--help")
 
 
-def test_the_packages_beside_it_are_those_of_others(installed: Installed) -> None:
+def test_packages_of_the_same_names_are_not_shadowed(installed: Installed) -> None:
     for name in PACKAGES:
         code = f"try:\n    import {name}\nexcept ModuleNotFoundError as e:\n    print(e)"
         assert "somebody else" in installed.run(str(installed.python), "-c", code)
 
 
-def test_data_files_are_found_after_an_install(installed: Installed) -> None:
+def test_finds_data_files_after_installation(installed: Installed) -> None:
     code = (
         "from importlib import resources; from flex_judge.judges.rubrics import load_rubric, list_rubrics\n"
         "print(len([load_rubric(name) for name in list_rubrics()]) > 10)\n"
@@ -162,7 +162,7 @@ def test_data_files_are_found_after_an_install(installed: Installed) -> None:
     assert installed.run(str(installed.python), "-c", code).split() == ["True", "True"]
 
 
-def test_a_core_install_gets_rewards_from_a_service(installed: Installed, url: str) -> None:
+def test_core_install_gets_rewards_from_a_service(installed: Installed, url: str) -> None:
     from flex_judge.reward.trl import JudgeReward
 
     settings = {"rubric": "correctness", "run": "a"}
@@ -175,7 +175,7 @@ def test_a_core_install_gets_rewards_from_a_service(installed: Installed, url: s
     assert all(isinstance(reward, float) for reward in rewards)
 
 
-def test_a_core_install_judges_with_the_client(installed: Installed, url: str) -> None:
+def test_core_install_judges_with_the_client(installed: Installed, url: str) -> None:
     code = (
         "import sys; from flex_judge import Comparison, JudgeClient\n"
         "comparison = Comparison.of('What is 2 + 3?', 'It is 5.', 'It is 6.', rubric='correctness')\n"

@@ -1,4 +1,4 @@
-"""The name that the ranks of a run agree on."""
+"""Run id that the ranks of a run agree on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow  # two processes that import torch
-def test_all_ranks_of_a_start_have_one_name_and_another_start_another(tmp_path: Path) -> None:
+def test_ranks_share_a_run_id_that_changes_with_each_start(tmp_path: Path) -> None:
     names = []
     for start in ("first", "second"):
         command = [sys.executable, "-c", RANK]
@@ -27,9 +27,9 @@ def test_all_ranks_of_a_start_have_one_name_and_another_start_another(tmp_path: 
             subprocess.Popen([*command, str(rank), str(tmp_path / start)], stdout=subprocess.PIPE, text=True)
             for rank in (0, 1)
         ]
-        told = [process.communicate(timeout=120)[0].split() for process in processes]
-        assert told[0] == told[1]
-        name, again, count_ranks = told[0]
+        outputs = [process.communicate(timeout=120)[0].split() for process in processes]
+        assert outputs[0] == outputs[1]
+        name, again, count_ranks = outputs[0]
         assert (name == again, count_ranks) == (True, "2")
         names.append(name)
     assert names[0] != names[1]

@@ -40,7 +40,7 @@ def assistant(text: str) -> list[dict[str, Any]]:
 
 
 class Trainer:
-    """GRPOTrainer's and RLOOTrainer's call on one rank, and what they keep of what is logged."""
+    """Call of GRPOTrainer and RLOOTrainer on one rank, with the logged values."""
 
     def __init__(self, step: int = 0) -> None:
         self.state = SimpleNamespace(global_step=step, epoch=0.1)
@@ -77,23 +77,23 @@ def service(judge: FlexJudge) -> Iterator[ServedJudge]:
 
 @pytest.fixture
 def score(judge: FlexJudge) -> Callable[[str], float | None]:
-    """What a completion of `Question?` gets by itself."""
+    """Return a function that scores a completion of `Question?` alone."""
     alone = JudgeReward(judge)
     return lambda text: alone(prompts=[user("Question?")], completions=[assistant(text)])[0]
 
 
-def seen_pictures(engine: ScriptedEngine) -> list[int]:
-    """How many pictures each request to the engine had."""
+def count_images(engine: ScriptedEngine) -> list[int]:
+    """Count the images of each request to the engine."""
     return [len(media) for media in engine.media]
 
 
-def test_two_ranks_with_a_part_of_a_group_each_get_the_rewards_of_the_whole_group(service: ServedJudge) -> None:
+def test_ranks_that_share_a_group_get_rewards_of_the_whole_group(service: ServedJudge) -> None:
     options = {"method": "round_robin", "reward": "win_rate", "group_timeout_s": 20.0}
-    whole = JudgeReward(service.url, **options)
+    single_rank = JudgeReward(service.url, **options)
     ranks = [JudgeReward(service.url, group_size=4, **options) for _ in range(2)]
     trainers = [Trainer(), Trainer()]
     prompts, completions = [user("Question?")] * 4, [assistant(text) for text in TEXTS]
-    together = Trainer().call(whole, prompts, completions)
+    together = Trainer().call(single_rank, prompts, completions)
     with ThreadPoolExecutor() as pool:
         parts = pool.map(
             lambda rank: trainers[rank].call(ranks[rank], prompts[:2], completions[2 * rank : 2 * rank + 2]), range(2)
@@ -104,7 +104,7 @@ def test_two_ranks_with_a_part_of_a_group_each_get_the_rewards_of_the_whole_grou
     assert trainers[0].metrics.keys() == trainers[1].metrics.keys()
 
 
-def test_an_asynchronous_trainer_s_worker_awaits_one_function_and_sends_the_other_to_a_thread(
+def test_async_trainer_worker_awaits_async_and_threads_sync_functions(
     service: ServedJudge, score: Callable[[str], float]
 ) -> None:
     functions = pickle.loads(pickle.dumps([JudgeReward(service.url), AsyncJudgeReward(service.url)]))
@@ -116,13 +116,13 @@ def test_an_asynchronous_trainer_s_worker_awaits_one_function_and_sends_the_othe
     }
 
     async def score_group() -> list[list[float | None]]:
-        # As _AsyncRolloutLoop._score_group does: no trainer_state, and nothing to log with.
+        # Like _AsyncRolloutLoop._score_group: no trainer_state and no logging functions.
         return await asyncio.gather(asyncio.to_thread(functions[0], **call), functions[1](**call))
 
     assert asyncio.run(score_group()) == [[score(text) for text in TEXTS]] * 2
 
 
-def test_the_doubled_list_of_online_dpo_is_grouped_by_prompt(service: ServedJudge) -> None:
+def test_groups_the_doubled_prompt_list_of_online_dpo(service: ServedJudge) -> None:
     reward = JudgeReward(service.url, method="round_robin", reward="win_rate", unscored="raise")
     prompts = [user("First?"), user("Second?")]
     # First answers of all prompts, then second answers of all prompts.
@@ -139,10 +139,8 @@ def test_the_doubled_list_of_online_dpo_is_grouped_by_prompt(service: ServedJudg
     assert got[0] + got[2] == got[1] + got[3] == 1.0
 
 
-def test_an_image_that_comes_in_the_prompt_and_in_its_column_is_seen_once(
-    service: ServedJudge, engine: ScriptedEngine
-) -> None:
-    # GRPOTrainer decodes the data set's row anew for each completion, and puts the image into the messages too.
+def test_uses_an_image_in_prompt_and_column_once(service: ServedJudge, engine: ScriptedEngine) -> None:
+    # GRPOTrainer decodes the row again for each completion, and also puts the image into the messages.
     pictures = [picture(0), picture(0), picture(1), picture(1)]
     prompts = [user([{"type": "image", "image": pic}, {"type": "text", "text": "What is this?"}]) for pic in pictures]
     rewards = Trainer().call(
@@ -152,11 +150,11 @@ def test_an_image_that_comes_in_the_prompt_and_in_its_column_is_seen_once(
         image=pictures,
     )
     assert None not in rewards
-    assert set(seen_pictures(engine)) == {1}
+    assert set(count_images(engine)) == {1}
     assert len({shown.digest for media in engine.media for shown in media}) == 2
 
 
-def test_text_rows_among_rows_with_images_have_none(service: ServedJudge, engine: ScriptedEngine) -> None:
+def test_text_rows_among_image_rows_have_no_image(service: ServedJudge, engine: ScriptedEngine) -> None:
     shown = user([{"type": "image", "image": picture(0)}, {"type": "text", "text": "What is this?"}])
     text = user([{"type": "text", "text": "What is 1 + 2?"}])
     rewards = Trainer().call(
@@ -166,10 +164,10 @@ def test_text_rows_among_rows_with_images_have_none(service: ServedJudge, engine
         images=[[picture(0)], [], None],
     )
     assert None not in rewards
-    assert sorted(set(seen_pictures(engine))) == [0, 1]
+    assert sorted(set(count_images(engine))) == [0, 1]
 
 
-def test_online_dpo_leaves_images_in_their_column_alone(service: ServedJudge, engine: ScriptedEngine) -> None:
+def test_takes_images_from_the_column_for_online_dpo(service: ServedJudge, engine: ScriptedEngine) -> None:
     prompts = [user([{"type": "image"}, {"type": "text", "text": "What is this?"}]) for _ in range(2)]
     pictures = [picture(0), picture(1)]
     rewards = JudgeReward(service.url, unscored="raise")(
@@ -180,10 +178,10 @@ def test_online_dpo_leaves_images_in_their_column_alone(service: ServedJudge, en
         trainer_state=SimpleNamespace(global_step=0),
     )
     assert None not in rewards
-    assert set(seen_pictures(engine)) == {1}
+    assert set(count_images(engine)) == {1}
 
 
-def test_a_picture_that_many_completions_share_travels_once(service: ServedJudge) -> None:
+def test_uploads_an_image_of_many_completions_once(service: ServedJudge) -> None:
     reward = JudgeReward(service.url)
     for step in range(2):
         prompts = [
@@ -194,7 +192,7 @@ def test_a_picture_that_many_completions_share_travels_once(service: ServedJudge
     assert sent == [f"/v1/media/image/{make_image(picture(0)).digest}"]
 
 
-def test_whatever_a_policy_writes_is_judged_or_left_out_and_never_ends_the_run(service: ServedJudge) -> None:
+def test_no_completion_of_a_policy_ends_the_run(service: ServedJudge) -> None:
     tool_call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
     completions = [
         assistant(""),
@@ -212,7 +210,7 @@ def test_whatever_a_policy_writes_is_judged_or_left_out_and_never_ends_the_run(s
     assert None not in rewards[:5]
 
 
-def test_the_same_keys_are_logged_whatever_happens(service: ServedJudge) -> None:
+def test_logs_the_same_keys_in_every_call(service: ServedJudge) -> None:
     reward = JudgeReward(service.url, method="round_robin", reward="rank")
     well, mixed, badly = Trainer(), Trainer(), Trainer()
     well.call(reward, [user("Question?")] * 2, [assistant("one"), assistant("two")])

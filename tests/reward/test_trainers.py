@@ -1,4 +1,4 @@
-"""TRL's trainers, run for real on the CPU, with rewards from a judge behind HTTP."""
+"""Real TRL trainers on the CPU, with rewards from a judge behind HTTP."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ def service(engine: ScriptedEngine) -> Iterator[ServedJudge]:
         yield service
 
 
-def candidate_of(prompt: str) -> str:
-    """The one completion that a judge is asked about."""
+def get_candidate(prompt: str) -> str:
+    """Extract the completion from the prompt of a pointwise comparison."""
     return prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
 
 
-class Hesitant:
-    """As `fair_judge`, but finds no verdict on every third completion."""
+class UndecidedJudge:
+    """Judge like `fair_judge`, but without a verdict for every third completion."""
 
     def __init__(self) -> None:
-        self.met: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
 
     def __call__(self, prompt: str, sampling: Sampling) -> str:
-        number = self.met.setdefault(candidate_of(prompt), len(self.met))
+        number = self.numbers.setdefault(get_candidate(prompt), len(self.numbers))
         if sampling.stop == ("</think>",) or number % 3:
             return fair_judge(prompt, sampling)
         return "<answer>perhaps</answer>"
 
 
-def test_rloo_is_rewarded_by_a_knock_out(policy: str, service: ServedJudge, tmp_path: Path) -> None:
+def test_rloo_trains_on_knockout_ranks(policy: str, service: ServedJudge, tmp_path: Path) -> None:
     from trl import RLOOConfig, RLOOTrainer
 
     reward = JudgeReward(service.url, method="knockout", reward="rank", group_size=4)
@@ -70,12 +70,12 @@ def test_rloo_is_rewarded_by_a_knock_out(policy: str, service: ServedJudge, tmp_
         model=policy, reward_funcs=reward, args=RLOOConfig(**GROUP, **two_steps(tmp_path)), train_dataset=questions()
     )
     trainer.train()
-    assert logged(trainer, "rewards/flex_judge/mean") == pytest.approx([0.5, 0.5])  # as ranks are
+    assert logged(trainer, "rewards/flex_judge/mean") == pytest.approx([0.5, 0.5])  # the mean rank is always 0.5
     assert logged(trainer, "judge/whole") == [1.0, 1.0]
     assert all(map(math.isfinite, logged(trainer, "loss")))
 
 
-def test_online_dpo_has_the_two_answers_of_a_prompt_compared(
+def test_online_dpo_compares_the_two_answers_of_a_prompt(
     policy: str, service: ServedJudge, engine: ScriptedEngine, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -91,19 +91,17 @@ def test_online_dpo_has_the_two_answers_of_a_prompt_compared(
     )
     trainer.train()
     assert all(map(math.isfinite, logged(trainer, "loss")))
-    asked = [prompt for prompt, _ in engine.requests]
+    judge_prompts = [prompt for prompt, _ in engine.requests]
     for call in watched.calls:
         assert call["prompts"][:2] == call["prompts"][2:]
         texts = [completion[0]["content"] for completion in call["completions"]]
         for i in range(2):
             question = call["prompts"][i][0]["content"]
             assert call["rewards"][i] == -call["rewards"][i + 2]
-            assert any(question in prompt and texts[i] in prompt and texts[i + 2] in prompt for prompt in asked)
+            assert any(question in prompt and texts[i] in prompt and texts[i + 2] in prompt for prompt in judge_prompts)
 
 
-def test_a_policy_that_sees_is_judged_with_its_images(
-    service: ServedJudge, engine: ScriptedEngine, tmp_path: Path
-) -> None:
+def test_judges_a_vision_policy_with_its_images(service: ServedJudge, engine: ScriptedEngine, tmp_path: Path) -> None:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -124,11 +122,11 @@ def test_a_policy_that_sees_is_judged_with_its_images(
     assert len([path for method, path in service.requests if method == "PUT"]) == 4
 
 
-def test_completions_without_a_verdict_are_left_out_and_not_counted_as_zero(policy: str, tmp_path: Path) -> None:
+def test_grpo_leaves_out_completions_without_a_verdict(policy: str, tmp_path: Path) -> None:
     import pyarrow.parquet
     from trl import GRPOConfig, GRPOTrainer
 
-    hesitant = FlexJudge(ScriptedEngine(Hesitant()), replace(SETTINGS, forced_answer=False))
+    hesitant = FlexJudge(ScriptedEngine(UndecidedJudge()), replace(SETTINGS, forced_answer=False))
     with served(hesitant) as service:
         trainer = GRPOTrainer(
             model=policy,
@@ -149,12 +147,12 @@ def test_completions_without_a_verdict_are_left_out_and_not_counted_as_zero(poli
     assert all(map(math.isfinite, logged(trainer, "loss")))
 
 
-def test_training_goes_on_while_the_judge_is_away(policy: str, service: ServedJudge, tmp_path: Path) -> None:
+def test_training_continues_through_judge_outages(policy: str, service: ServedJudge, tmp_path: Path) -> None:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     class Outages(TrainerCallback):  # type: ignore[misc]
-        """A short one in the second step, and one that outlasts the third."""
+        """A short outage in the second step, and one during the whole third step."""
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step in (1, 2):
@@ -180,7 +178,7 @@ def test_training_goes_on_while_the_judge_is_away(policy: str, service: ServedJu
     assert [norm > 0 for norm in logged(trainer, "grad_norm")] == [True, True, False, True]
 
 
-def test_an_asynchronous_trainer_s_worker_scores_its_groups_in_a_process_of_its_own(
+def test_async_grpo_worker_scores_groups_in_its_own_process(
     policy: str, service: ServedJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from accelerate import PartialState
@@ -190,7 +188,7 @@ def test_an_asynchronous_trainer_s_worker_scores_its_groups_in_a_process_of_its_
 
     PartialState(cpu=True)
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    tokenizer.chat_template = qwen2_5_chat_template  # the trainer wants one whose replies it can parse
+    tokenizer.chat_template = qwen2_5_chat_template  # the trainer needs a template whose replies it can parse
     functions = [
         JudgeReward(service.url, deadline_s=60.0),
         AsyncJudgeReward(service.url, method="round_robin", reward="win_rate", name="wins"),

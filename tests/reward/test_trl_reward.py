@@ -1,4 +1,4 @@
-"""The reward function as TRL's trainers call it, over HTTP and with a judge in the same process."""
+"""Reward functions for TRL's trainers, over HTTP and with a judge in the same process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_service import FakeService, hang, unscored
+from fake_service import FakeService, hang, return_unscored
 from scripts import SETTINGS, fair_judge, judge
 from training import logged, questions, two_steps
 
@@ -28,13 +28,13 @@ from flex_judge.reward.integrations import training as run_id
 from flex_judge.reward.trl import AsyncJudgeReward, JudgeReward
 
 
-def unreadable_if_told(prompt: str, sampling: Sampling) -> str:
+def judge_or_mumble(prompt: str, sampling: Sampling) -> str:
     return judge(prompt, sampling) if sampling.stop or "mumble" not in prompt else "<answer>mumble</answer>"
 
 
 @pytest.fixture
 def local() -> JudgeReward:
-    engine = ScriptedEngine(unreadable_if_told)
+    engine = ScriptedEngine(judge_or_mumble)
     return JudgeReward(FlexJudge(engine, replace(SETTINGS, forced_answer=False)), rubric="correctness")
 
 
@@ -44,17 +44,17 @@ def service() -> Iterator[FakeService]:
         yield running
 
 
-def client_of(service: FakeService) -> JudgeClient:
+def make_client(service: FakeService) -> JudgeClient:
     return JudgeClient(service.url, deadline_s=30, retry_s=0.01, probe_s=5)
 
 
-def hasty(service: FakeService) -> JudgeClient:
-    """One for calls that are to fail: it soon gives up."""
+def impatient_client(service: FakeService) -> JudgeClient:
+    """Create a client that gives up quickly, for calls that must fail."""
     return JudgeClient(service.url, deadline_s=0.2, retry_s=0.01, probe_s=0.2)
 
 
 class Log:
-    """What TRL offers for logging."""
+    """Logging functions and state that TRL passes to reward functions."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
@@ -76,41 +76,41 @@ def test_every_completion_gets_its_score_in_order(local: JudgeReward) -> None:
     assert len(set(one_by_one)) > 1
 
 
-def test_messages_score_as_their_text_does(local: JudgeReward) -> None:
+def test_messages_score_like_their_text(local: JudgeReward) -> None:
     prompt = [{"role": "user", "content": "Question?"}]
     assert local([prompt], [[{"role": "assistant", "content": "answer"}]]) == local(["Question?"], ["answer"])
 
 
-def test_an_unreadable_verdict_is_none_and_not_a_number(local: JudgeReward) -> None:
+def test_returns_none_for_an_unparseable_verdict(local: JudgeReward) -> None:
     scores = local(["Question?"] * 2, ["mumble", "answer"], completion_ids=[[1], [2]], answer=["1", "2"])
     assert scores[0] is None
     assert scores[1] is not None
 
 
-def test_an_empty_completion_is_an_answer_like_any_other(local: JudgeReward) -> None:
+def test_judges_an_empty_completion(local: JudgeReward) -> None:
     assert local(["Question?", "Question?"], ["", [{"role": "assistant", "content": ""}]])[0] is not None
 
 
-def test_tool_calls_are_judged_as_text() -> None:
+def test_judges_tool_calls_as_text() -> None:
     engine = ScriptedEngine(judge)
     called = {"function": {"name": "add", "arguments": {"a": 12, "b": 30}}, "type": "function"}
-    asked = [
+    prompt_messages = [
         {"role": "user", "content": "What is 12 + 30?"},
         {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "name": "look_up", "arguments": "{}"}]},
         {"role": "tool", "name": "look_up", "content": "nothing found"},
     ]
-    answered = [
+    completion = [
         {"role": "assistant", "reasoning_content": "I add.", "content": "", "tool_calls": [called]},
         {"role": "tool", "name": "add", "content": "42"},
         {"role": "assistant", "content": "It is 42."},
     ]
-    JudgeReward(FlexJudge(engine, SETTINGS))([asked], [answered])
+    JudgeReward(FlexJudge(engine, SETTINGS))([prompt_messages], [completion])
     prompt = engine.requests[0][0]
     assert '{"name": "look_up", "arguments": "{}"}' in prompt
     assert '{"name": "add", "arguments": {"a": 12, "b": 30}}\n\n42\n\nIt is 42.' in prompt
 
 
-def test_online_dpo_s_doubled_list_is_grouped_by_prompt() -> None:
+def test_groups_the_doubled_prompt_list_of_online_dpo() -> None:
     reward = JudgeReward(FlexJudge(ScriptedEngine(fair_judge), SETTINGS), method="round_robin", reward="win_rate")
     prompts = [[{"role": "user", "content": f"Question {i}?"}] for i in range(3)]
     completions = [[{"role": "assistant", "content": f"answer {i}"}] for i in range(6)]
@@ -129,17 +129,17 @@ def test_trl_sees_a_name_and_whether_to_await(service: FakeService, reward: type
     assert is_async_callable(reward(service.url)) == (reward is AsyncJudgeReward)
 
 
-async def test_both_forms_give_the_same(service: FakeService, local: JudgeReward) -> None:
+async def test_sync_and_async_functions_agree(service: FakeService, local: JudgeReward) -> None:
     call: dict[str, Any] = {"prompts": ["Question?"] * 2, "completions": ["four", "fives"]}
-    assert JudgeReward(client_of(service))(**call) == [4, 5]
-    assert await AsyncJudgeReward(client_of(service))(**call) == [4, 5]
-    assert await asyncio.to_thread(JudgeReward(client_of(service)), **call) == [4, 5]  # as AsyncGRPOTrainer does
-    judge = FlexJudge(ScriptedEngine(unreadable_if_told), SETTINGS)
+    assert JudgeReward(make_client(service))(**call) == [4, 5]
+    assert await AsyncJudgeReward(make_client(service))(**call) == [4, 5]
+    assert await asyncio.to_thread(JudgeReward(make_client(service)), **call) == [4, 5]  # like AsyncGRPOTrainer
+    judge = FlexJudge(ScriptedEngine(judge_or_mumble), SETTINGS)
     assert await AsyncJudgeReward(judge, rubric="correctness")(**call) == local(**call)
 
 
-def test_it_goes_to_another_process_with_a_url_but_not_with_a_judge(service: FakeService, local: JudgeReward) -> None:
-    reward = JudgeReward(client_of(service), rubric="correctness", name="helpful")
+def test_pickles_with_a_url_but_not_with_a_local_judge(service: FakeService, local: JudgeReward) -> None:
+    reward = JudgeReward(make_client(service), rubric="correctness", name="helpful")
     reward(["Question?"], ["four"])
     copy = pickle.loads(pickle.dumps(reward))
     assert copy(["Question?"], ["four"]) == [4]
@@ -149,9 +149,9 @@ def test_it_goes_to_another_process_with_a_url_but_not_with_a_judge(service: Fak
         pickle.dumps(local)
 
 
-def test_the_service_is_told_how_to_judge(service: FakeService) -> None:
+def test_sends_the_settings_to_the_service(service: FakeService) -> None:
     reward = JudgeReward(
-        client_of(service),
+        make_client(service),
         "correctness",
         "round_robin",
         "win_rate",
@@ -170,16 +170,18 @@ def test_the_service_is_told_how_to_judge(service: FakeService) -> None:
         "group_size": 2,
         "group_timeout_s": 2,
     }
-    assert {row["group"] for row in body["samples"]} == {"mine step 7"}  # later steps must not meet it
+    assert {row["group"] for row in body["samples"]} == {
+        "mine step 7"
+    }  # completions of later steps must not join the group
 
 
-def test_every_start_of_a_run_has_a_name_of_its_own(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups of two runs, or of a run and what it left behind when it was killed, must not meet."""
+def test_each_start_of_a_run_has_its_own_group_names(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of two runs, or of a killed run and its restart, must stay separate."""
 
     def group() -> str:
-        monkeypatch.setattr(run_id, "_names", [])  # as a new process has it
+        monkeypatch.setattr(run_id, "_names", [])  # like in a new process
         for judged in (JudgeReward, JudgeReward):
-            judged(client_of(service), group_size=2)(["Question?"] * 2, ["a", "b"], **Log().offered)
+            judged(make_client(service), group_size=2)(["Question?"] * 2, ["a", "b"], **Log().offered)
         first, second = (body.body["samples"][0]["group"] for body in service.seen[-2:])
         assert first == second  # the reward functions of one process share it
         return str(first)
@@ -188,18 +190,18 @@ def test_every_start_of_a_run_has_a_name_of_its_own(service: FakeService, monkey
     assert group() != group()
 
 
-def test_on_several_ranks_a_comparison_needs_the_size_of_a_group(
+def test_relative_rewards_on_several_ranks_need_a_group_size(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reward = JudgeReward(client_of(service), method="round_robin", reward="win_rate")
+    reward = JudgeReward(make_client(service), method="round_robin", reward="win_rate")
     reward(["Question?"] * 2, ["a", "b"], **Log().offered)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match=r"group_size is missing: .* 2 ranks train"):
         reward(["Question?"] * 2, ["a", "b"], **Log().offered)
-    JudgeReward(client_of(service))(["Question?"], ["a"], **Log().offered)
+    JudgeReward(make_client(service))(["Question?"], ["a"], **Log().offered)
 
 
-async def test_others_beside_the_judge_do_not_score_what_it_could_not(service: FakeService) -> None:
+async def test_extra_rewards_do_not_score_unscored_completions(service: FakeService) -> None:
     def short(prompts: Any, completions: Any, **rest: Any) -> list[float | None]:
         assert rest["answer"] == ["1", "2", "3"]
         return [None, 1.0, 2.0]
@@ -207,7 +209,7 @@ async def test_others_beside_the_judge_do_not_score_what_it_could_not(service: F
     async def slow(**call: Any) -> list[float]:
         return [3.0] * len(call["completions"])
 
-    judge = FlexJudge(ScriptedEngine(unreadable_if_told), replace(SETTINGS, forced_answer=False))
+    judge = FlexJudge(ScriptedEngine(judge_or_mumble), replace(SETTINGS, forced_answer=False))
     call: dict[str, Any] = {
         "prompts": ["Question?"] * 3,
         "completions": ["a", "b", "mumble"],
@@ -228,21 +230,21 @@ async def test_others_beside_the_judge_do_not_score_what_it_could_not(service: F
         JudgeReward(judge, extra_rewards=[short])  # type: ignore[list-item]
 
 
-def test_a_judge_that_scores_nothing_is_told_of_and_ends_a_run_that_goes_on(
+def test_warns_if_nothing_is_scored_and_ends_the_run_if_it_continues(
     local: JudgeReward, caplog: pytest.LogCaptureFixture
 ) -> None:
     call: dict[str, Any] = {"prompts": ["Question?"] * 5, "completions": ["mumble"] * 5}
     for _ in range(4):
         assert local(**call, **Log().offered) == [None] * 5
     assert caplog.text.count("no score for any of 5 completions (unparseable: 5): answer 'mumble' is not a score") == 1
-    assert local(["Question?"], ["answer"])[0] is not None  # all is well again
+    assert local(["Question?"], ["answer"])[0] is not None  # resets the streak
     for _ in range(4):
         local(**call)
     with pytest.raises(UnscoredError, match="the judge has scored nothing in 5 calls in a row"):
         local(**call)
 
 
-def test_another_judge_at_the_same_address_ends_a_run(service: FakeService) -> None:
+def test_a_changed_judge_model_ends_the_run(service: FakeService) -> None:
     from starlette.responses import JSONResponse
 
     from flex_judge.reward.types import Reward
@@ -253,31 +255,31 @@ def test_another_judge_at_the_same_address_ends_a_run(service: FakeService) -> N
         return JSONResponse({"rewards": [Reward(0.5, Status.OK, model=next(models)).to_json()]})
 
     service.always = by_one
-    reward = JudgeReward(client_of(service))
+    reward = JudgeReward(make_client(service))
     for _ in range(3):
         reward(["Question?"], ["four"])
-    with pytest.raises(UsageError, match="the judge is b@2 now, and was a@1"):
+    with pytest.raises(UsageError, match="the judge model changed from a@1 to b@2"):
         reward(["Question?"], ["four"])
 
 
-def test_a_group_has_no_name_where_nothing_is_gathered(service: FakeService) -> None:
-    JudgeReward(client_of(service))(["Question?"], ["a"], **Log().offered)
+def test_sends_no_group_name_without_a_group_size(service: FakeService) -> None:
+    JudgeReward(make_client(service))(["Question?"], ["a"], **Log().offered)
     assert "group" not in service.seen[0].body["samples"][0]
 
 
-def test_completions_are_held_against_the_column_of_baselines(service: FakeService) -> None:
-    reward = JudgeReward(client_of(service), method="baseline", reward="win_rate", baseline_column="answer")
+def test_compares_completions_with_the_baseline_column(service: FakeService) -> None:
+    reward = JudgeReward(make_client(service), method="baseline", reward="win_rate", baseline_column="answer")
     reward(["Question?"] * 2, ["a", "b"], answer=["42", [{"role": "assistant", "content": "43"}]])
     assert [row["baseline"] for row in service.seen[0].body["samples"]] == ["42", "43"]
     with pytest.raises(UsageError, match="no column 'answer'; it has 'solution'"):
         reward(["Question?"], ["a"], solution=["42"])
-    with pytest.raises(UsageError, match=r"answer\[1\]: there is no answer"):
+    with pytest.raises(UsageError, match=r"answer\[1\]: expected an answer"):
         reward(["Question?"] * 2, ["a", "b"], answer=["42", None])
 
 
-def images_given(service: FakeService, **call: Any) -> list[int]:
-    """How many images the judge is sent with each completion, if a reward function is called so."""
-    assert None not in JudgeReward(client_of(service))(**call)
+def count_images_sent(service: FakeService, **call: Any) -> list[int]:
+    """Count the images that the judge gets with each completion of a call."""
+    assert None not in JudgeReward(make_client(service))(**call)
     rows = [row for request in service.seen for row in request.body["samples"]]
     service.seen.clear()
     return [str(row["prompt"]).count("'digest'") for row in rows]
@@ -292,60 +294,60 @@ def rgb(colour: str) -> Any:
 QUESTION = [{"role": "system", "content": "Look."}, {"role": "user", "content": "What is it?"}]
 
 
-def as_grpo_hands_it_out(images: list[Any]) -> list[dict[str, Any]]:
-    """What GRPOTrainer and RLOOTrainer make of QUESTION, of a row with these images."""
+def build_grpo_messages(images: list[Any]) -> list[dict[str, Any]]:
+    """Build the messages that GRPOTrainer and RLOOTrainer make of QUESTION and a row with these images."""
     texts = [{"type": "text", "text": message["content"]} for message in QUESTION]
     pictures = [{"type": "image", "image": image} for image in images]
     return [{"role": "system", "content": [texts[0]]}, {"role": "user", "content": [*pictures, texts[1]]}]
 
 
 @pytest.mark.slow  # importing TRL takes half a minute
-def test_that_is_indeed_what_trl_makes_of_it() -> None:
+def test_build_grpo_messages_matches_trl() -> None:
     from trl.data_utils import prepare_multimodal_messages
 
     for images in ([], [rgb("red")], [rgb("red"), rgb("blue")]):
-        assert prepare_multimodal_messages(QUESTION, images) == as_grpo_hands_it_out(images)
+        assert prepare_multimodal_messages(QUESTION, images) == build_grpo_messages(images)
 
 
-def test_images_in_prompts_are_not_taken_again_from_the_column(service: FakeService) -> None:
+def test_does_not_repeat_images_of_prompts_from_the_column(service: FakeService) -> None:
     columns: dict[str, Any] = {"images": [[rgb("red"), rgb("blue")], [rgb("red")], []]}
-    prompts = [as_grpo_hands_it_out(images) for images in columns["images"]]
+    prompts = [build_grpo_messages(images) for images in columns["images"]]
     completions = [[{"role": "assistant", "content": "A square."}]] * 3
-    assert images_given(service, prompts=prompts, completions=completions, **columns) == [2, 1, 0]
+    assert count_images_sent(service, prompts=prompts, completions=completions, **columns) == [2, 1, 0]
     one = {"image": [rgb("red"), None]}
-    prompts = [as_grpo_hands_it_out([image] if image else []) for image in one["image"]]
-    assert images_given(service, prompts=prompts, completions=completions[:2], **one) == [1, 0]
+    prompts = [build_grpo_messages([image] if image else []) for image in one["image"]]
+    assert count_images_sent(service, prompts=prompts, completions=completions[:2], **one) == [1, 0]
 
 
-def test_image_parts_without_an_image_take_those_of_the_column(service: FakeService) -> None:
-    asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+def test_image_placeholders_take_images_from_the_column(service: FakeService) -> None:
+    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
     completions = [[{"role": "assistant", "content": "A square."}]] * 2
-    one = [rgb("red")] * 2  # as OnlineDPOTrainer calls it
-    assert images_given(service, prompts=[asked] * 2, completions=completions, image=one) == [1, 1]
-    assert images_given(service, prompts=["What is it?"], completions=["A square."], images=[[rgb("red")]]) == [1]
-    assert images_given(service, prompts=["What is it?"], completions=["A square."], images=[None]) == [0]
+    one = [rgb("red")] * 2  # like OnlineDPOTrainer
+    assert count_images_sent(service, prompts=[prompt] * 2, completions=completions, image=one) == [1, 1]
+    assert count_images_sent(service, prompts=["What is it?"], completions=["A square."], images=[[rgb("red")]]) == [1]
+    assert count_images_sent(service, prompts=["What is it?"], completions=["A square."], images=[None]) == [0]
     with pytest.raises(UsageError, match=r"prompts\[1\]: prompt: more parts of type 'image'"):
-        images_given(service, prompts=[asked] * 2, completions=completions, image=[rgb("red"), None])
+        count_images_sent(service, prompts=[prompt] * 2, completions=completions, image=[rgb("red"), None])
 
 
-def test_a_picture_that_is_there_for_every_completion_is_encoded_and_sent_once(
+def test_encodes_and_sends_an_image_of_many_completions_once(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def asked() -> list[dict[str, Any]]:
+    def make_prompt() -> list[dict[str, Any]]:
         return [{"role": "user", "content": [{"type": "image", "image": rgb("red")}, {"type": "text", "text": "?"}]}]
 
     encoded, image = [], media.make_image
     monkeypatch.setattr(
         "flex_judge.judges.media.opening.make_image", lambda source: encoded.append(source) or image(source)
     )
-    JudgeReward(client_of(service))([asked() for _ in range(8)], ["four"] * 8)
+    JudgeReward(make_client(service))([make_prompt() for _ in range(8)], ["four"] * 8)
     assert len(service.uploads) == 1
     assert len([source for source in encoded if not isinstance(source, media.Media)]) == 1
 
 
-def test_the_log_says_how_the_judge_fares(service: FakeService) -> None:
+def test_logs_judge_metrics_and_columns(service: FakeService) -> None:
     log = Log()
-    JudgeReward(client_of(service))(["Question?"] * 2, ["four", "fives!"], **log.offered)
+    JudgeReward(make_client(service))(["Question?"] * 2, ["four", "fives!"], **log.offered)
     assert log.columns == {
         "judge_reasoning": ["I counted."] * 2,
         "judge_status": ["ok", "ok"],
@@ -358,14 +360,14 @@ def test_the_log_says_how_the_judge_fares(service: FakeService) -> None:
     assert 0 < log.metrics["judge/latency_s"] < 5
 
 
-def test_the_log_has_the_same_columns_and_finite_figures_whatever_happened(service: FakeService) -> None:
+def test_logs_finite_metrics_with_constant_names(service: FakeService) -> None:
     well, ill, away = Log(), Log(), Log()
-    reward = JudgeReward(client_of(service), name="helpful")
+    reward = JudgeReward(make_client(service), name="helpful")
     reward(["Question?"], ["four"], **well.offered)
-    service.always = unscored(Status.OVERLONG)
+    service.always = return_unscored(Status.OVERLONG)
     reward(["Question?"], ["four"], **ill.offered)
     service.always = hang
-    JudgeReward(hasty(service), name="helpful")(["Question?"], ["four"], **away.offered)
+    JudgeReward(impatient_client(service), name="helpful")(["Question?"], ["four"], **away.offered)
     assert set(well.columns) == set(ill.columns) == set(away.columns)
     assert away.columns["helpful_score"] == [None]
     assert set(well.metrics) - {"helpful/score_mean"} == set(ill.metrics) == set(away.metrics)
@@ -373,47 +375,49 @@ def test_the_log_has_the_same_columns_and_finite_figures_whatever_happened(servi
     assert ill.metrics["helpful/status_overlong"] == away.metrics["helpful/status_timeout"] == 1
 
 
-def test_an_outage_costs_one_call_and_then_ends_the_run(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
-    patient, reward = JudgeReward(client_of(service)), JudgeReward(hasty(service))
+def test_an_outage_costs_one_call_and_the_next_ends_the_run(
+    service: FakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    patient, reward = JudgeReward(make_client(service)), JudgeReward(impatient_client(service))
     service.always = hang
     assert reward(["Question?"] * 2, ["four", "fives"]) == [None, None]
-    assert "its 2 completions have no reward, and if the next call fails too, the run ends" in caplog.text
-    service.always = None  # back again
+    assert "the 2 completions of this call get no reward; the run ends if the next call fails too" in caplog.text
+    service.always = None  # the service has recovered
     assert patient(["Question?"], ["four"]) == [4]
     service.always = hang
     assert reward(["Question?"], ["four"]) == [None]
     service.well = False
-    with pytest.raises(ServiceUnavailableError, match=r"judged nothing since .* checkpoint"):
+    with pytest.raises(ServiceUnavailableError, match=r"no judgments since .* checkpoint"):
         reward(["Question?"], ["four"])
 
 
-def test_a_trainer_that_cannot_leave_a_completion_out_gets_an_error(service: FakeService) -> None:
-    reward = JudgeReward(client_of(service), unscored="raise")
+def test_raises_if_a_completion_is_unscored_and_unscored_is_raise(service: FakeService) -> None:
+    reward = JudgeReward(make_client(service), unscored="raise")
     assert reward(["Question?"], ["four"]) == [4]
-    service.script.append(unscored(Status.TRUNCATED))
+    service.script.append(return_unscored(Status.TRUNCATED))
     with pytest.raises(
         UnscoredError, match=r"1 of 1 completions have no score \(truncated: 1\); .*: not today; .*Online"
     ):
         reward(["Question?"], ["four"])
     service.always = hang
     with pytest.raises(ServiceTimeoutError):
-        JudgeReward(hasty(service), unscored="raise")(["Question?"], ["four"])
+        JudgeReward(impatient_client(service), unscored="raise")(["Question?"], ["four"])
 
 
-def test_a_trainer_that_would_count_the_unscored_as_zero_is_warned_of(
+def test_warns_if_the_trainer_counts_unscored_completions_as_zero(
     service: FakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service.always = unscored(Status.TRUNCATED)
+    service.always = return_unscored(Status.TRUNCATED)
     state = Log().offered["trainer_state"]
-    reward = JudgeReward(client_of(service))
+    reward = JudgeReward(make_client(service))
     reward(["Question?"], ["four"], **Log().offered)  # GRPOTrainer
     reward(["Question?"], ["four"])  # AsyncGRPOTrainer
     assert "as 0" not in caplog.text
     assert reward(["Question?"], ["four"], trainer_state=state) == reward(["Question?"], ["four"]) == [None]
-    assert "such as OnlineDPOTrainer, counts them as 0" in caplog.text
+    assert "such as OnlineDPOTrainer, count them as 0" in caplog.text
 
 
-def test_groups_judged_in_parts_are_warned_of_once(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
+def test_warns_once_about_incomplete_groups(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
     async def in_parts(request: Any) -> Any:
         from starlette.responses import JSONResponse
 
@@ -424,11 +428,11 @@ def test_groups_judged_in_parts_are_warned_of_once(service: FakeService, caplog:
 
     service.always = in_parts
     log = Log()
-    reward = JudgeReward(client_of(service), method="round_robin", reward="win_rate", group_size=4, group_timeout_s=1)
+    reward = JudgeReward(make_client(service), method="round_robin", reward="win_rate", group_size=4, group_timeout_s=1)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert reward(["Question?"] * 2, ["four", "fives"], **log.offered) == [0.5, 0.5]
-    assert caplog.text.count("2 of 2 completions were judged without all 4 of their group") == 1
+    assert caplog.text.count("2 of 2 completions were judged in a group with fewer than 4 members") == 1
     assert log.metrics["judge/whole"] == 0
 
 
@@ -438,20 +442,20 @@ def test_groups_judged_in_parts_are_warned_of_once(service: FakeService, caplog:
         ({"reward": "applause"}, "reward must be one of"),
         ({"method": "dice"}, "method must be one of"),
         ({"unscored": "zero"}, "unscored must be 'none' or 'raise'"),
-        ({"method": "baseline"}, "needs baseline_column"),
-        ({"baseline_column": "answer"}, "needs baseline_column"),
+        ({"method": "baseline"}, "baseline_column: must name a column"),
+        ({"baseline_column": "answer"}, "baseline_column: must name a column"),
         ({"judge": 5}, "judge must be a FlexJudge, a JudgeClient, or the URL"),
         ({"judge": "10.0.0.1:8000"}, "url must begin with http"),
-        ({"judge": JudgeClient("http://127.0.0.1:9"), "api_key": "k"}, "go with a URL"),
+        ({"judge": JudgeClient("http://127.0.0.1:9"), "api_key": "k"}, "only used with a URL"),
     ],
 )
-def test_a_setting_that_does_not_exist_is_refused(settings: dict[str, Any], text: str) -> None:
+def test_rejects_invalid_settings(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         JudgeReward(**({"judge": "http://127.0.0.1:9"} | settings))
 
 
 @pytest.mark.slow
-def test_a_grpo_run_is_rewarded_and_none_does_not_stop_it(local: JudgeReward, tmp_path: Path) -> None:
+def test_grpo_run_continues_with_unscored_completions(local: JudgeReward, tmp_path: Path) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     from flex_judge.judges.models import resolve_model

@@ -1,4 +1,4 @@
-"""The judge as verl calls it: loaded by path, wrapped in a partial, one completion a call, all of a batch at once."""
+"""The judge as verl calls it: loaded by path, wrapped in a partial, one completion per call, a batch concurrently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_service import FakeService, hang, refused, unscored
+from fake_service import FakeService, hang, refuse, return_unscored
 
 import flex_judge.reward.verl as verl_module
 from flex_judge.judges.errors import ServiceUnavailableError, UnscoredError, UsageError
@@ -32,14 +32,14 @@ def service() -> Iterator[FakeService]:
         yield running
 
 
-def called(service: FakeService, **more: Any) -> dict[str, Any]:
-    """A call as verl's NaiveRewardManager makes it, with what reward_kwargs adds."""
+def build_call(service: FakeService, **more: Any) -> dict[str, Any]:
+    """Build a call of verl's NaiveRewardManager, including reward_kwargs."""
     call = {"data_source": "sums", "solution_str": "It is 42.", "ground_truth": "42", "extra_info": dict(ROW)}
     return call | {"url": service.url, "deadline_s": 30} | more
 
 
-async def call_of_a_loaded_function(path: Path, settings: dict[str, Any], call: dict[str, Any]) -> Any:
-    """As verl: the file is run without becoming a module, and the function called through a partial."""
+async def call_loaded_function(path: Path, settings: dict[str, Any], call: dict[str, Any]) -> Any:
+    """Call like verl: run the file without registering a module, and call the function through a partial."""
     spec = importlib.util.spec_from_file_location("custom_module_123", path)
     assert spec is not None
     assert spec.loader is not None
@@ -55,11 +55,11 @@ async def call_of_a_loaded_function(path: Path, settings: dict[str, Any], call: 
     return await wrapped(**call)
 
 
-async def test_a_completion_gets_its_score(service: FakeService) -> None:
-    call = called(service)
+async def test_scores_a_completion(service: FakeService) -> None:
+    call = build_call(service)
     settings = {"url": call.pop("url"), "deadline_s": call.pop("deadline_s")}
-    found = await call_of_a_loaded_function(Path(verl_module.__file__), settings, call)
-    assert found == {
+    result = await call_loaded_function(Path(verl_module.__file__), settings, call)
+    assert result == {
         "score": 9,
         "judge_ok": 1,
         "judge_score": 9,
@@ -71,81 +71,79 @@ async def test_a_completion_gets_its_score(service: FakeService) -> None:
     assert row["prompt"] == [{"role": "user", "content": "What is 12 + 30?"}]
 
 
-async def test_a_batch_is_asked_side_by_side(service: FakeService) -> None:
+async def test_judges_a_batch_concurrently(service: FakeService) -> None:
     async def slow(request: Any) -> Any:
         await asyncio.sleep(0.2)
         return await service.answer(request)
 
     service.always = slow
-    calls = [compute_score(**called(service, solution_str="x" * i)) for i in range(24)]
-    assert [found["score"] for found in await asyncio.gather(*calls)] == list(range(24))
-    assert service.most_at_once > 8
+    calls = [compute_score(**build_call(service, solution_str="x" * i)) for i in range(24)]
+    assert [result["score"] for result in await asyncio.gather(*calls)] == list(range(24))
+    assert service.max_concurrent > 8
 
 
-def test_managers_that_do_not_await_have_a_function_too(service: FakeService) -> None:
-    assert compute_score_sync(**called(service))["score"] == 9
+def test_sync_function_gives_the_same_result(service: FakeService) -> None:
+    assert compute_score_sync(**build_call(service))["score"] == 9
 
 
-async def test_failures_have_the_same_keys_and_no_number(service: FakeService) -> None:
-    service.script.append(unscored(Status.UNPARSEABLE))
-    failed = await compute_score(**called(service))
+async def test_failures_return_the_same_keys_without_numbers(service: FakeService) -> None:
+    service.script.append(return_unscored(Status.UNPARSEABLE))
+    failed = await compute_score(**build_call(service))
     service.script.append(hang)
-    silent = await compute_score(**called(service, deadline_s=0.2))
-    scored = await compute_score(**called(service))
+    silent = await compute_score(**build_call(service, deadline_s=0.2))
+    scored = await compute_score(**build_call(service))
     assert set(failed) == set(silent) == set(scored) == KEYS
     assert [type(value) for value in failed.values()] == [type(value) for value in silent.values()]
-    for found, status in ((failed, "unparseable"), (silent, "timeout")):
-        assert math.isnan(found["score"])
-        assert math.isnan(found["judge_score"])
-        assert (found["judge_ok"], found["judge_status"]) == (0, status)
+    for result, status in ((failed, "unparseable"), (silent, "timeout")):
+        assert math.isnan(result["score"])
+        assert math.isnan(result["judge_score"])
+        assert (result["judge_ok"], result["judge_status"]) == (0, status)
 
 
-async def test_the_unscored_may_have_their_group_s_mean_or_end_the_run(service: FakeService) -> None:
-    service.always = unscored(Status.TRUNCATED)
-    centred = called(service, unscored="mean", normalize="center", group_size=4, group_timeout_s=5)
-    found = await compute_score(**centred)
-    assert (found["score"], found["judge_ok"]) == (0, 0)
+async def test_unscored_completions_get_the_mean_or_raise(service: FakeService) -> None:
+    service.always = return_unscored(Status.TRUNCATED)
+    centred = build_call(service, unscored="mean", normalize="center", group_size=4, group_timeout_s=5)
+    result = await compute_score(**centred)
+    assert (result["score"], result["judge_ok"]) == (0, 0)
     with pytest.raises(UsageError, match="unscored='mean' needs normalize"):
-        await compute_score(**called(service, unscored="mean"))
+        await compute_score(**build_call(service, unscored="mean"))
     with pytest.raises(UnscoredError, match="truncated: not today"):
-        await compute_score(**called(service, unscored="raise"))
+        await compute_score(**build_call(service, unscored="raise"))
     with pytest.raises(UsageError, match="unscored must be one of nan, mean, raise"):
-        await compute_score(**called(service, unscored="zero"))
+        await compute_score(**build_call(service, unscored="zero"))
 
 
 async def test_an_outage_ends_the_run(service: FakeService) -> None:
     service.always = hang
-    calls = [compute_score(**called(service, deadline_s=0.5)) for _ in range(8)]
-    assert all(math.isnan(found["score"]) for found in await asyncio.gather(*calls))
-    with pytest.raises(ServiceUnavailableError, match="judged nothing since"):
-        await compute_score(**called(service, deadline_s=0.2))
+    calls = [compute_score(**build_call(service, deadline_s=0.5)) for _ in range(8)]
+    assert all(math.isnan(result["score"]) for result in await asyncio.gather(*calls))
+    with pytest.raises(ServiceUnavailableError, match="no judgments since"):
+        await compute_score(**build_call(service, deadline_s=0.2))
 
 
-async def test_what_cannot_be_used_is_an_error(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rejects_invalid_rows_and_settings(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="extra_info has no 'question' with the prompt, but 'split', 'index'"):
-        await compute_score(**called(service, extra_info={"split": "train", "index": 3}))
+        await compute_score(**build_call(service, extra_info={"split": "train", "index": 3}))
     with pytest.raises(UsageError, match="extra_info has no 'question' with the prompt, but nothing"):
         await compute_score("sums", "It is 42.", "42", url=service.url)
     with pytest.raises(UsageError, match="has no 'baseline' with the answer to compare with"):
-        await compute_score(**called(service, method="baseline"))
-    service.script.append(refused(422, "rubric 'mine' does not exist"))
+        await compute_score(**build_call(service, method="baseline"))
+    service.script.append(refuse(422, "rubric 'mine' does not exist"))
     with pytest.raises(UsageError, match="rubric 'mine' does not exist"):
-        await compute_score(**called(service, rubric="mine"))
+        await compute_score(**build_call(service, rubric="mine"))
     monkeypatch.delenv("FLEX_JUDGE_URL", raising=False)
     with pytest.raises(UsageError, match=r"set reward_kwargs.url, or FLEX_JUDGE_URL"):
-        await compute_score(**called(service, url=None))
+        await compute_score(**build_call(service, url=None))
 
 
-async def test_the_address_and_the_key_may_be_in_the_environment(
-    service: FakeService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reads_url_and_key_from_the_environment(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEX_JUDGE_URL", service.url)
     monkeypatch.setenv("FLEX_JUDGE_API_KEY", "secret")
     assert (await compute_score("sums", "It is 42.", "42", extra_info=ROW))["score"] == 9
     assert service.seen[0].headers["authorization"] == "Bearer secret"
 
 
-async def test_prompts_images_and_baselines_come_out_of_parquet_rows(service: FakeService) -> None:
+async def test_reads_prompts_images_and_baselines_from_parquet_rows(service: FakeService) -> None:
     picture = {"bytes": base64.b64decode(RED), "path": None}
     text = {"type": "text", "text": "What is it?", "image": None}
     message = {"role": "user", "content": np.array([{"type": "image", "text": None}, text], dtype=object)}
@@ -155,7 +153,7 @@ async def test_prompts_images_and_baselines_come_out_of_parquet_rows(service: Fa
         "reference": "A circle.",
     }
     keys = {"prompt_key": "prompt", "image_key": "pictures", "baseline_key": "reference"}
-    call = called(service, extra_info=row, method="baseline", reward="win_rate", **keys)
+    call = build_call(service, extra_info=row, method="baseline", reward="win_rate", **keys)
     assert (await compute_score(**call))["judge_ok"] == 1
     (sent,) = service.seen[0].body["samples"]
     assert sent["baseline"] == "A circle."
@@ -163,15 +161,15 @@ async def test_prompts_images_and_baselines_come_out_of_parquet_rows(service: Fa
     assert len(service.uploads) == 1
 
 
-async def test_a_misspelt_setting_is_said_once_and_what_verl_adds_is_not(
+async def test_warns_once_about_unknown_settings_but_not_about_verl_arguments(
     service: FakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
-        await compute_score(**called(service, rubrik="mine", reward_router_address=None))
-    assert caplog.text.count("does not know rubrik") == 1
+        await compute_score(**build_call(service, rubrik="mine", reward_router_address=None))
+    assert caplog.text.count("ignores unknown settings: rubrik") == 1
     assert "router" not in caplog.text
 
 
-async def test_a_run_has_a_name_where_its_groups_are_gathered(service: FakeService) -> None:
+async def test_sends_the_run_name_as_group_name(service: FakeService) -> None:
     await compute_score("x", "four", None, {"question": "Q?"}, url=service.url, group_size=1, run="mine")
     assert service.seen[-1].body["samples"][0]["group"] == "mine"

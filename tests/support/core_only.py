@@ -1,4 +1,4 @@
-"""A core install without an install: hides every package that is not in the core. For processes of their own.
+"""Simulate a core install: hide every package that is not in the core. Use it in a separate process.
 
 Example:
     python -c "import core_only; core_only.hide_other_packages(); import flex_judge"
@@ -14,15 +14,15 @@ from types import ModuleType
 from typing import Any
 
 CORE = {"httpx", "pydantic", "yaml", "rich"}
-OF_THE_CORE = {"anyio", "certifi", "h11", "httpcore", "idna", "sniffio"}  # httpx's
-OF_THE_CORE |= {"annotated_types", "pydantic_core", "typing_extensions", "typing_inspection"}  # pydantic's
-OF_THE_CORE |= {"_yaml", "markdown_it", "mdurl", "pygments"}  # PyYAML's and rich's
-NAMED_OTHERWISE = {"pyyaml", "markdown_it_py"}  # distributions
-VISIBLE = {"flex_judge", *CORE, *OF_THE_CORE, *sys.stdlib_module_names}
+CORE_DEPENDENCIES = {"anyio", "certifi", "h11", "httpcore", "idna", "sniffio"}  # httpx's
+CORE_DEPENDENCIES |= {"annotated_types", "pydantic_core", "typing_extensions", "typing_inspection"}  # pydantic's
+CORE_DEPENDENCIES |= {"_yaml", "markdown_it", "mdurl", "pygments"}  # PyYAML's and rich's
+OTHER_DISTRIBUTION_NAMES = {"pyyaml", "markdown_it_py"}  # distributions whose names differ from their packages
+VISIBLE = {"flex_judge", *CORE, *CORE_DEPENDENCIES, *sys.stdlib_module_names}
 
 
 class _Finder:
-    """Asks another finder, but only for visible modules."""
+    """Finder that passes only visible modules to another finder."""
 
     def __init__(self, finder: Any) -> None:
         self._finder = finder
@@ -30,15 +30,15 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        # `_sysconfigdata...` belongs to the standard library, under a name of the platform.
+        # `_sysconfigdata...` belongs to the standard library, but its name depends on the platform.
         visible = name.partition(".")[0] in VISIBLE or name.startswith("_sysconfigdata")
         return self._finder.find_spec(name, path, target) if visible else None
 
     def find_distributions(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-        """Yield what is installed, for importlib.metadata."""
+        """Yield the visible distributions, for importlib.metadata."""
         find = getattr(self._finder, "find_distributions", lambda *_, **__: ())
         for distribution in find(*arguments, **options):
-            if distribution.name.lower().replace("-", "_") in VISIBLE | NAMED_OTHERWISE:
+            if distribution.name.lower().replace("-", "_") in VISIBLE | OTHER_DISTRIBUTION_NAMES:
                 yield distribution
 
     def __getattr__(self, name: str) -> Any:
@@ -54,7 +54,7 @@ def run_in_core(code: str, *, check: bool = True) -> subprocess.CompletedProcess
     """Run code in a process that sees the core only.
 
     Raises:
-        AssertionError: it failed, with its error output; not with `check=False`.
+        AssertionError: the code failed, unless `check` is False; the message holds its error output.
     """
     prefix = "import core_only; core_only.hide_other_packages()\n"
     done = subprocess.run([sys.executable, "-c", prefix + code], capture_output=True, text=True, timeout=120)

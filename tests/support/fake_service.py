@@ -1,4 +1,4 @@
-"""A judge service on a port of this machine that does what a test tells it to: refuse, hang, break off, lose media."""
+"""Fake judge service on a local port with scripted faults: refuse, hang, disconnect, lose media."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.reward.client import JudgeClient
 from flex_judge.reward.types import Reward, Sample
 
-Act = Callable[[Request], Awaitable[Response]]
+Action = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A request that arrived."""
+class ReceivedRequest:
+    """Request that the service received."""
 
     path: str
     headers: dict[str, str]
@@ -39,19 +39,19 @@ class Seen:
 
 
 class FakeService:
-    """Does one act of its script for each POST, and then answers: a completion's score is the length of its text."""
+    """Service that runs one scripted action for each POST; afterwards it scores texts by their length."""
 
-    def __init__(self, *script: Act, needs_media: bool = False) -> None:
+    def __init__(self, *script: Action, needs_media: bool = False) -> None:
         self.script = deque(script)
-        self.always: Act | None = None
+        self.always: Action | None = None
         self.well = True
         self.needs_media = needs_media
-        self.seen: list[Seen] = []
+        self.seen: list[ReceivedRequest] = []
         self.uploads: list[str] = []
         self.media: set[str] = set()
         self.probes = 0
-        self.most_at_once = 0
-        self._at_once = 0
+        self.max_concurrent = 0
+        self._concurrent = 0
         app = Starlette(
             routes=[
                 Route("/v1/judge", self._post, methods=["POST"]),
@@ -79,23 +79,24 @@ class FakeService:
         return f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
 
     async def _post(self, request: Request) -> Response:
-        self.seen.append(Seen(request.url.path, dict(request.headers), await request.json()))
-        self._at_once += 1
-        self.most_at_once = max(self.most_at_once, self._at_once)
+        self.seen.append(ReceivedRequest(request.url.path, dict(request.headers), await request.json()))
+        self._concurrent += 1
+        self.max_concurrent = max(self.max_concurrent, self._concurrent)
         try:
-            act = self.script.popleft() if self.script else self.always
-            return await act(request) if act else await self.answer(request)
+            action = self.script.popleft() if self.script else self.always
+            return await action(request) if action else await self.answer(request)
         finally:
-            self._at_once -= 1
+            self._concurrent -= 1
 
     async def answer(self, request: Request) -> Response:
+        """Return the regular response."""
         body = await request.json()
-        missing = [digest for digest in _digests(body) if digest not in self.media]
+        missing = [digest for digest in _find_digests(body) if digest not in self.media]
         if missing:
             return JSONResponse({"error": "unknown media", "missing_media": missing}, 409)
         if "samples" in body:
-            return JSONResponse({"rewards": [_reward(row).to_json() for row in body["samples"]]})
-        return JSONResponse({"judgments": [_judgment(row).to_json() for row in body["comparisons"]]})
+            return JSONResponse({"rewards": [_make_reward(row).to_json() for row in body["samples"]]})
+        return JSONResponse({"judgments": [_make_judgment(row).to_json() for row in body["comparisons"]]})
 
     async def _put(self, request: Request) -> Response:
         digest = request.path_params["digest"]
@@ -110,24 +111,28 @@ class FakeService:
         return JSONResponse({"status": "ok" if self.well else "draining"}, 200 if self.well else 503)
 
 
-def _digests(value: Any) -> list[str]:
+def _find_digests(value: Any) -> list[str]:
     if isinstance(value, dict):
-        return [value["digest"]] if set(value) == {"digest"} else [d for one in value.values() for d in _digests(one)]
-    return [d for one in value for d in _digests(one)] if isinstance(value, list) else []
+        return (
+            [value["digest"]]
+            if set(value) == {"digest"}
+            else [d for item in value.values() for d in _find_digests(item)]
+        )
+    return [d for item in value for d in _find_digests(item)] if isinstance(value, list) else []
 
 
-def _reward(row: dict[str, Any]) -> Reward:
+def _make_reward(row: dict[str, Any]) -> Reward:
     score = float(len(row["response"]))
     return Reward(score, Status.OK, score=score, expected=score, reasoning="I counted.", judgments=1)
 
 
-def _judgment(row: dict[str, Any]) -> Judgment:
+def _make_judgment(row: dict[str, Any]) -> Judgment:
     scores = tuple(float(len(response)) for response in row["responses"])
     return Judgment(row["id"], Status.OK, scores, None, "I counted.")
 
 
-def refused(status: int, error: str = "no", **headers: str) -> Act:
-    """An answer of this status, with an error body."""
+def refuse(status: int, error: str = "no", **headers: str) -> Action:
+    """Make an action that returns this status with an error body."""
 
     async def act(request: Request) -> Response:
         return JSONResponse({"error": error}, status, headers={k.replace("_", "-"): v for k, v in headers.items()})
@@ -135,8 +140,8 @@ def refused(status: int, error: str = "no", **headers: str) -> Act:
     return act
 
 
-def unscored(status: Status) -> Act:
-    """An answer in which everything has this status."""
+def return_unscored(status: Status) -> Action:
+    """Make an action that returns this status for all items."""
 
     async def act(request: Request) -> Response:
         rows = [Reward(None, status, detail="not today").to_json() for _ in (await request.json())["samples"]]
@@ -146,34 +151,34 @@ def unscored(status: Status) -> Act:
 
 
 async def hang(request: Request) -> Response:
-    """No answer, for longer than any test takes."""
-    while not await request.is_disconnected():  # so that a server that is told to end can
+    """Never respond."""
+    while not await request.is_disconnected():  # lets the server shut down
         await asyncio.sleep(0.01)
     return Response()
 
 
-async def break_off(request: Request) -> Response:
-    """The beginning of an answer, and then the connection is gone."""
+async def disconnect(request: Request) -> Response:
+    """Start a response and close the connection."""
 
-    async def beginning() -> Any:
+    async def send_beginning() -> Any:
         yield b'{"rewards": ['
 
-    return StreamingResponse(beginning(), headers={"Content-Length": "1000"})
+    return StreamingResponse(send_beginning(), headers={"Content-Length": "1000"})
 
 
-async def gibberish(request: Request) -> Response:
-    """An answer of this protocol in form alone."""
+async def return_no_results(request: Request) -> Response:
+    """Return valid JSON without any result."""
     return Response(json.dumps({"rewards": []}))
 
 
-def client_of(service: FakeService, **settings: float) -> JudgeClient:
+def make_client(service: FakeService, **settings: float) -> JudgeClient:
     return replace(JudgeClient(service.url, deadline_s=30, retry_s=0.01, probe_s=5), **settings)
 
 
-def hasty(service: FakeService) -> JudgeClient:
-    """One for calls that are to fail: it soon gives up."""
-    return client_of(service, deadline_s=0.2, probe_s=0.2)
+def impatient_client(service: FakeService) -> JudgeClient:
+    """Create a client that gives up quickly, for calls that must fail."""
+    return make_client(service, deadline_s=0.2, probe_s=0.2)
 
 
-def sample(prompt: str, response: str) -> Sample:
+def make_sample(prompt: str, response: str) -> Sample:
     return Sample(Comparison.of(prompt, response).prompt, response)

@@ -1,4 +1,4 @@
-"""A judge that reads each score from the answer, and an `Ask` that records its comparisons."""
+"""Judge that reads each score from the answer itself, and a judge function that records its comparisons."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from flex_judge.reward.types import Sample
 _CANDIDATES = re.compile(r"Answer\]\n(.*?)(?=\n\n\[Assistant \d+'s Answer\]|<\|im_end\|>)", re.DOTALL)
 
 
-def script_worth(prompt: str, sampling: Sampling) -> str:
-    """Score `worth 4` with 4, for any number of candidates; a candidate with `mumble` makes the reply invalid."""
+def grade_answers(prompt: str, sampling: Sampling) -> str:
+    """Score `worth 4` with 4, for any number of candidates; a candidate with `mumble` makes the verdict unparseable."""
     candidates = _CANDIDATES.findall(prompt.rpartition("user\n")[2])
     if sampling.stop == ("</think>",):
         return f"I look at: {' and '.join(candidates)}</think>"
@@ -26,14 +26,14 @@ def script_worth(prompt: str, sampling: Sampling) -> str:
     return "".join(f"<answer>{score}</answer>" for score in scores)
 
 
-class Asked:
-    """`Ask` with its own scripted judge. Comparisons with a text in `held` wait until `go` is set."""
+class RecordingJudge:
+    """Judge function that records its comparisons. Texts in `held` are not judged until `go` is set."""
 
     def __init__(self, held: Collection[str] = (), order: str = "as_given") -> None:
         settings = JudgeSettings(max_think_tokens=400, temperature=0.0, forced_answer=False, order=order)
-        self.judge = FlexJudge(ScriptedEngine(script_worth), settings)
+        self.judge = FlexJudge(ScriptedEngine(grade_answers), settings)
         self.comparisons: list[Comparison] = []
-        """All comparisons, in order."""
+        """Received comparisons, in order."""
         self.held_back: list[Comparison] = []
         self.cancelled: list[Comparison] = []
         self.held = held
@@ -52,8 +52,11 @@ class Asked:
 
     @property
     def texts(self) -> list[tuple[str, ...]]:
-        """Responses of all comparisons."""
+        """Responses of the received comparisons."""
         return [tuple(map(content_to_text, comparison.responses)) for comparison in self.comparisons]
+
+
+Asked = RecordingJudge
 
 
 def sample(response: str, prompt: str = "How much?", baseline: str | None = None, group: str | None = None) -> Sample:
@@ -61,5 +64,5 @@ def sample(response: str, prompt: str = "How much?", baseline: str | None = None
 
 
 def worth(*scores: int | str) -> list[Sample]:
-    """Create samples of one prompt; numbers become `worth N`."""
+    """Make samples of one prompt; numbers become `worth N`."""
     return [sample(f"worth {score}" if isinstance(score, int) else score) for score in scores]

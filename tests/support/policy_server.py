@@ -1,4 +1,4 @@
-"""What asynchronous trainers ask of a policy's server, for tests: random tokens, the same for the same seed."""
+"""Fake policy server for asynchronous trainers: random tokens, equal for equal seeds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 TEXT = range(32, 290)
-"""Token ids of a tiny checkpoint that stand for text."""
+"""Token ids of text in the tiny checkpoints."""
 
 
 async def completions(request: Request) -> JSONResponse:
-    """`POST /v1/completions` as AsyncGRPO's worker calls it: tokens in, tokens and their log-probabilities out."""
-    asked = await request.json()
-    draw = random.Random(asked["seed"])
-    ids = [draw.choice(TEXT) for _ in range(asked["max_tokens"])]
+    """Handle `POST /v1/completions` of AsyncGRPO's worker: tokens in, tokens and log-probabilities out."""
+    body = await request.json()
+    rng = random.Random(body["seed"])
+    ids = [rng.choice(TEXT) for _ in range(body["max_tokens"])]
     return JSONResponse({"choices": [{"token_ids": ids, "logprobs": {"token_logprobs": [-1.0] * len(ids)}}]})
 
 

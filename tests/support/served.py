@@ -1,4 +1,4 @@
-"""A judge served over HTTP by a thread of this process, for tests."""
+"""Judge service in a thread of this process, for tests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ START_S, POLL_S = 10.0, 0.01
 
 
 class Served:
-    """An ASGI application on a port of its own, which can go away and come back at the same address."""
+    """ASGI application on its own port, which can be stopped and restarted at the same address."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        """`make` makes the application, once for every start: it remembers nothing, as after a crash."""
+        """Take a function that creates the application, called on each start: state is lost as after a crash."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.requests: list[tuple[str, str]] = []
@@ -34,12 +34,14 @@ class Served:
     def start(self) -> None:
         app = self._make()
 
-        async def noted(scope: Any, receive: Any, send: Any) -> None:
+        async def record_and_run(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] == "http":
                 self.requests.append((scope["method"], scope["path"]))
             await app(scope, receive, send)
 
-        server = uvicorn.Server(uvicorn.Config(noted, port=self.port, log_level="error", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(
+            uvicorn.Config(record_and_run, port=self.port, log_level="error", timeout_graceful_shutdown=1)
+        )
         self._server, self._thread = server, threading.Thread(target=server.run, daemon=True)
         self._thread.start()
         for _ in range(round(START_S / POLL_S)):
@@ -56,7 +58,7 @@ class Served:
 
 
 class ServedJudge(Served):
-    """A judge behind the gateway, without Ray."""
+    """Judge behind the gateway, without Ray."""
 
     def __init__(self, judge: FlexJudge, config: GatewayConfig) -> None:
         super().__init__(lambda: create_app(Gateway(judge.ajudge, config)))
@@ -64,7 +66,7 @@ class ServedJudge(Served):
 
 @contextmanager
 def served(judge: FlexJudge, config: GatewayConfig | None = None) -> Iterator[ServedJudge]:
-    """A judge served by a thread of this process."""
+    """Serve a judge in a thread of this process until the block ends."""
     service = ServedJudge(judge, config or GatewayConfig())
     service.start()
     try:

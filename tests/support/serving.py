@@ -1,4 +1,4 @@
-"""`flex-judge serve` as a process, for tests, and what can be done to its processes."""
+"""`flex-judge serve` as a process, with access to its processes, for tests."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ START_S = 180.0
 
 @dataclass
 class Serving:
-    """A running service."""
+    """Running service."""
 
     process: subprocess.Popen[str]
     url: str
     family: ProcessFamily
-    """The processes of its Ray."""
+    """Processes of its Ray."""
 
     def processes(self, name: str = "") -> list[psutil.Process]:
-        """The processes of its Ray whose command line holds a name."""
+        """List the processes of its Ray whose command line contains a name."""
         self.family.find_members()
         return [p for p in self.family.list_alive() if name in _command(p)]
 
     def replicas(self) -> list[psutil.Process]:
-        """The processes of its judges, oldest first."""
+        """List the processes of its replicas, oldest first."""
         return sorted(self.processes(":JudgeReplica"), key=lambda p: p.create_time())
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end. Returns the exit status."""
+        """Send a signal, wait for the end, and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(60)
 
@@ -57,7 +57,7 @@ def _command(process: psutil.Process) -> str:
 
 @contextmanager
 def serving(*flags: str, **environment: str) -> Iterator[Serving]:
-    """`flex-judge serve` with these flags, on a free port, until the block ends."""
+    """Run `flex-judge serve` with these flags on a free port until the block ends."""
     command = [sys.executable, "-m", "flex_judge.experiments.cli", "serve", "--port", "0", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
     assert process.stdout is not None
@@ -82,9 +82,9 @@ def serving(*flags: str, **environment: str) -> Iterator[Serving]:
 
 @contextmanager
 def running_cluster() -> Iterator[str]:
-    """A Ray cluster of its own as `ray start` makes one, until the block ends; yields its address."""
+    """Run a separate Ray cluster with `ray start` until the block ends; yields its address."""
     port = free_port()
-    temporary = tempfile.mkdtemp(prefix="fj")  # not a test's own folder: the paths of Ray's sockets must be short
+    temporary = tempfile.mkdtemp(prefix="fj")  # not tmp_path, because the paths of Ray's sockets must be short
     ray = str(Path(sys.executable).with_name("ray"))
     head = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     head += ["--object-store-memory=200000000", "--temp-dir", temporary, "--block"]
@@ -105,9 +105,9 @@ def running_cluster() -> Iterator[str]:
 
 
 def within(seconds: float, *, what: str) -> Iterator[float]:
-    """Loop until broken out of, a tenth of a second a round; fails after so many seconds."""
+    """Yield the elapsed seconds every 0.1 s; fails unless the caller breaks out of the loop in time."""
     start = time.monotonic()
-    while (passed := time.monotonic() - start) < seconds:
-        yield passed
+    while (elapsed := time.monotonic() - start) < seconds:
+        yield elapsed
         time.sleep(0.1)
     raise AssertionError(f"not within {seconds:g} s: {what}")

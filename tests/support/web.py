@@ -1,4 +1,4 @@
-"""Gateways for tests: a judge that can be paused, and its HTTP service without a network."""
+"""Gateway with a judge that can be held, and HTTP clients without a network."""
 
 from __future__ import annotations
 
@@ -20,54 +20,54 @@ from flex_judge.reward.server.routes import create_app
 
 
 class HeldJudge:
-    """Scripted judge that waits on candidates starting with `slow` until `go` is set."""
+    """Scripted judge that holds candidates beginning with `slow` until `go` is set."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
-        self.begun: Counter[str] = Counter()
-        """Candidate (the last one of a prompt) -> how often its judging was started."""
-        self.given_up: Counter[str] = Counter()
-        """Candidate -> how often its judging was cancelled."""
+        self.started: Counter[str] = Counter()
+        """Number of times that the reasoning about each (last) candidate was started."""
+        self.cancelled: Counter[str] = Counter()
         self.judge = FlexJudge(ScriptedEngine(self._script), replace(SETTINGS, forced_answer=False))
 
     async def _script(self, prompt: str, sampling: Sampling) -> str:
         candidate = prompt.rpartition("Answer]\n")[2].partition("<|im_end|>")[0]
         if sampling.stop == ("</think>",):
-            self.begun[candidate] += 1
+            self.started[candidate] += 1
             if candidate.startswith("slow"):
                 try:
                     await self.go.wait()
                 except asyncio.CancelledError:
-                    self.given_up[candidate] += 1
+                    self.cancelled[candidate] += 1
                     raise
         return fair_judge(prompt, sampling)
 
     def gateway(self, config: GatewayConfig | None = None, **options: Any) -> Gateway:
+        """Create a gateway with this judge."""
         return Gateway(self.judge.ajudge, config, **options)
 
 
 @asynccontextmanager
 async def client(gateway: Gateway, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Open a client for the gateway's application; close the gateway afterwards."""
+    """Open a client to the gateway's application."""
     transport = httpx.ASGITransport(create_app(gateway))
     async with httpx.AsyncClient(transport=transport, base_url="http://judge", **options) as http:
         yield http
     await gateway.close()
 
 
-def comparisons(*responses: str, **rest: Any) -> dict[str, Any]:
-    """Build the body of a pointwise request to /v1/judge."""
-    rows = [{"prompt": "Question?", "responses": [r], "id": f"id of {r}", **rest} for r in responses]
+def comparisons(*responses: str, **fields: Any) -> dict[str, Any]:
+    """Build a request to /v1/judge with one comparison per response."""
+    rows = [{"prompt": "Question?", "responses": [r], "id": f"id of {r}", **fields} for r in responses]
     return {"comparisons": rows}
 
 
-def samples(*responses: str, **rest: Any) -> dict[str, Any]:
-    """Build the body of a request to /v1/rewards: completions of one prompt."""
-    return {"samples": [{"prompt": "Question?", "response": r} for r in responses], **rest}
+def samples(*responses: str, **fields: Any) -> dict[str, Any]:
+    """Build a request to /v1/rewards with completions of one prompt."""
+    return {"samples": [{"prompt": "Question?", "response": r} for r in responses], **fields}
 
 
-async def until(condition: Any) -> None:
-    """Run other tasks until the condition holds, for two seconds at most."""
+async def wait_until(condition: Any) -> None:
+    """Wait until a condition is true; fails after two seconds."""
     async with asyncio.timeout(2):
         while not condition():
             await asyncio.sleep(0.001)

@@ -62,7 +62,7 @@ def run_for_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--address", "127.0.0.1:1"], "no Ray cluster answers"),
         (["--prompts", "1000000"], "different questions, not 1000000"),
         (["--sample-top-p", "2"], "--sample-top-p must be above 0 and at most 1"),
-        (["--judge-url", "http://127.0.0.1:1"], "see whether the judge service runs there"),
+        (["--judge-url", "http://127.0.0.1:1"], "check that the judge service runs there"),
         (["--judge-url", "http://h", "--votes", "3"], "--votes is configured at the service with --judge-url"),
         (["--judge-key", "env:KEY"], "--judge-key goes with --judge-url"),
     ],

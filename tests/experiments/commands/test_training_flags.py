@@ -56,7 +56,7 @@ def test_missing_judge_is_reported_before_training(tmp_path: Path, capsys: pytes
     for k, (flags, status, complaint) in enumerate(
         (
             (["--judge", "/no/such/judge"], 2, "/no/such/judge"),
-            (["--judge-url", "http://127.0.0.1:1"], 1, "see whether the judge service runs there"),
+            (["--judge-url", "http://127.0.0.1:1"], 1, "check that the judge service runs there"),
         )
     ):
         assert main(["dpo", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / f"out{k}"), *flags]) == status

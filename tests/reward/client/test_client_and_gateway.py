@@ -1,4 +1,4 @@
-"""The client and the gateway together: what one sends is what the other takes."""
+"""Client and gateway together."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from flex_judge.reward.verl import compute_score
 QUESTION = "Question?"
 
 
-def judge_of(script: Any = fair_judge) -> FlexJudge:
+def make_judge(script: Any = fair_judge) -> FlexJudge:
     return FlexJudge(ScriptedEngine(script, profile=PROFILES["flex-vl"]), SETTINGS)
 
 
-def client_of(service: ServedJudge, **settings: Any) -> JudgeClient:
+def make_client(service: ServedJudge, **settings: Any) -> JudgeClient:
     return JudgeClient(service.url, **({"deadline_s": 30, "retry_s": 0.01} | settings))
 
 
-def sample(response: str, prompt: str = QUESTION) -> Sample:
+def make_sample(response: str, prompt: str = QUESTION) -> Sample:
     return Sample(Comparison.of(prompt, response).prompt, response)
 
 
-async def test_judgments_over_http_are_those_of_the_judge() -> None:
-    judge = judge_of()
+async def test_judgments_over_http_equal_direct_judgments() -> None:
+    judge = make_judge()
     comparisons = [Comparison.of(QUESTION, f"a{i}", f"b{i}", id=str(i)) for i in range(5)]
     with served(judge) as service:
-        assert await client_of(service).judge(comparisons) == [await judge.ajudge(c) for c in comparisons]
-        assert (await client_of(service).health())["status"] == "ok"
+        assert await make_client(service).judge(comparisons) == [await judge.ajudge(c) for c in comparisons]
+        assert (await make_client(service).health())["status"] == "ok"
 
 
-def test_a_group_over_four_callers_is_judged_whole() -> None:
-    with served(judge_of()) as service:
+def test_judges_a_group_of_four_callers_together() -> None:
+    with served(make_judge()) as service:
         reward = JudgeReward(
-            client_of(service), method="round_robin", reward="win_rate", group_size=4, group_timeout_s=20
+            make_client(service), method="round_robin", reward="win_rate", group_size=4, group_timeout_s=20
         )
         statistics: dict[str, float] = {}
         with ThreadPoolExecutor(4) as ranks:
@@ -58,66 +58,66 @@ def test_a_group_over_four_callers_is_judged_whole() -> None:
     assert statistics["judge/whole"] == 1
 
 
-async def test_verl_s_single_samples_meet_in_their_group() -> None:
+async def test_collects_single_samples_of_verl_into_a_group() -> None:
     settings = {"method": "round_robin", "reward": "win_rate", "group_size": 3, "group_timeout_s": 20, "deadline_s": 30}
-    with served(judge_of()) as service:
+    with served(make_judge()) as service:
         rows = [("sums", f"answer {i}", "42", {"question": QUESTION}) for i in range(3)]
-        found = await asyncio.gather(*(compute_score(*row, url=service.url, **settings) for row in rows))
-    assert sum(float(one["score"]) for one in found) == 1.5
-    assert {one["judge_whole"] for one in found} == {1}
+        results = await asyncio.gather(*(compute_score(*row, url=service.url, **settings) for row in rows))
+    assert sum(float(result["score"]) for result in results) == 1.5
+    assert {result["judge_whole"] for result in results} == {1}
 
 
-@pytest.mark.slow  # loads what prepares images
-def test_pictures_arrive_and_are_sent_again_when_the_service_has_lost_them() -> None:
+@pytest.mark.slow  # loads the image processor
+def test_uploads_images_again_after_the_service_lost_them() -> None:
     from PIL import Image
 
-    asked = [
+    comparisons = [
         Comparison.of("What is it?", "A square.", images=[Image.new("RGB", (56, 56), colour)])
         for colour in ("red", "blue")
     ]
-    with served(judge_of()) as service:
-        client = client_of(service, deadline_s=300)
-        assert {j.status for j in client.judge_sync(asked)} == {Status.OK}
+    with served(make_judge()) as service:
+        client = make_client(service, deadline_s=300)
+        assert {j.status for j in client.judge_sync(comparisons)} == {Status.OK}
         assert [path for method, path in service.requests if method == "PUT"] == [
-            f"/v1/media/image/{c.prompt[0].content[0].digest}" for c in asked
+            f"/v1/media/image/{c.prompt[0].content[0].digest}" for c in comparisons
         ]
         service.stop()
         service.start()
-        assert {j.status for j in client.judge_sync(asked)} == {Status.OK}
+        assert {j.status for j in client.judge_sync(comparisons)} == {Status.OK}
     assert [method for method, _ in service.requests].count("PUT") == 4
 
 
-def test_the_service_s_refusals_arrive_as_errors() -> None:
-    with served(judge_of(), GatewayConfig(api_key="secret", max_items=2)) as service:
+def test_client_raises_the_errors_of_the_service() -> None:
+    with served(make_judge(), GatewayConfig(api_key="secret", max_items=2)) as service:
         with pytest.raises(AccessError, match="FLEX_JUDGE_API_KEY"):
-            client_of(service).rewards_sync([sample("a")])
-        client = client_of(service, api_key="secret")
-        assert client.rewards_sync([sample("a")])[0].status == Status.OK
+            make_client(service).rewards_sync([make_sample("a")])
+        client = make_client(service, api_key="secret")
+        assert client.rewards_sync([make_sample("a")])[0].status == Status.OK
         with pytest.raises(RequestTooLargeError, match="3 are more than the 2 allowed"):
-            client.rewards_sync([sample("a")] * 3)
+            client.rewards_sync([make_sample("a")] * 3)
         with pytest.raises(UsageError, match="rubric 'mine' does not exist"):
-            client.rewards_sync([sample("a")], RewardSpec(rubric="mine"))
+            client.rewards_sync([make_sample("a")], RewardSpec(rubric="mine"))
 
 
-def test_an_overloaded_service_refuses_and_the_client_comes_back() -> None:
+def test_client_retries_when_the_service_is_overloaded() -> None:
     async def slow(prompt: str, sampling: Sampling) -> str:
         await asyncio.sleep(0.05)
         return fair_judge(prompt, sampling)
 
-    with served(judge_of(slow), GatewayConfig(max_pending=4, max_items=4)) as service:
-        client = client_of(service, chunk=2)
-        rewards = client.rewards_sync([sample("answer", f"Question {i}?") for i in range(16)])
+    with served(make_judge(slow), GatewayConfig(max_pending=4, max_items=4)) as service:
+        client = make_client(service, chunk=2)
+        rewards = client.rewards_sync([make_sample("answer", f"Question {i}?") for i in range(16)])
     assert {r.status for r in rewards} == {Status.OK}
-    assert len(service.requests) > 8  # some were refused first
+    assert len(service.requests) > 8  # some requests were refused and repeated
 
 
-def test_what_is_not_ready_in_time_is_a_timeout_and_the_rest_has_its_score() -> None:
+def test_unfinished_items_time_out_and_others_have_scores() -> None:
     async def stuck(prompt: str, sampling: Sampling) -> str:
         if "stuck" in prompt:
             await asyncio.sleep(60)
         return fair_judge(prompt, sampling)
 
-    with served(judge_of(stuck)) as service:
-        rewards = client_of(service, deadline_s=2).rewards_sync([sample("answer"), sample("stuck")])
+    with served(make_judge(stuck)) as service:
+        rewards = make_client(service, deadline_s=2).rewards_sync([make_sample("answer"), make_sample("stuck")])
     assert [r.status for r in rewards] == [Status.OK, Status.TIMEOUT]
     assert rewards[1].value is None

@@ -1,4 +1,4 @@
-"""A prompt's completions are judged by each method: who is compared with whom, and how often."""
+"""Methods of judging a prompt's completions: pairings, positions, and number of comparisons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import combinations, permutations
 from random import Random
 
 import pytest
-from grading import Asked, sample, worth
+from grading import RecordingJudge, sample, worth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,9 +24,11 @@ def spec(method: str, reward: str = "win_rate", **rest: object) -> RewardSpec:
     return RewardSpec(method=method, reward=reward, **rest)  # type: ignore[arg-type]
 
 
-async def rewarded(samples: list[Sample], asked: RewardSpec, ask: Asked | None = None) -> list[Reward]:
-    matches = await judge_group(samples, asked, ask or Asked())
-    return build_rewards(matches, asked, GroupInfo(len(samples), None))
+async def judge_and_reward(
+    samples: list[Sample], group_spec: RewardSpec, judge: RecordingJudge | None = None
+) -> list[Reward]:
+    matches = await judge_group(samples, group_spec, judge or RecordingJudge())
+    return build_rewards(matches, group_spec, GroupInfo(len(samples), None))
 
 
 def values(rewards: list[Reward]) -> list[float | None]:
@@ -37,104 +39,104 @@ def with_baseline(samples: list[Sample], baseline: str = "worth 5") -> list[Samp
     return [sample(str(s.response), baseline=baseline) for s in samples]
 
 
-def test_every_method_that_can_be_asked_for_exists() -> None:
+def test_every_method_is_implemented() -> None:
     assert set(METHOD_FUNCTIONS) == set(METHODS)
 
 
-async def test_pointwise_asks_about_each_alone_and_about_equal_ones_each() -> None:
-    ask = Asked()
-    rewards = await rewarded(worth(3, 5, 3), spec("pointwise", "score"), ask)
-    assert sorted(ask.texts) == [("worth 3",), ("worth 3",), ("worth 5",)]
+async def test_pointwise_judges_each_member_even_identical_ones() -> None:
+    judge = RecordingJudge()
+    rewards = await judge_and_reward(worth(3, 5, 3), spec("pointwise", "score"), judge)
+    assert sorted(judge.texts) == [("worth 3",), ("worth 3",), ("worth 5",)]
     assert values(rewards) == [3.0, 5.0, 3.0]
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
-async def test_a_round_robin_compares_every_pair_once_and_puts_everyone_first_as_often_as_second(n: int) -> None:
-    ask = Asked()
-    await rewarded(worth(*range(1, n + 1)), spec("round_robin"), ask)
-    pairs = {frozenset(pair) for pair in ask.texts}
-    assert len(ask.texts) == len(pairs) == n * (n - 1) // 2
-    first, second = (Counter(pair[place] for pair in ask.texts) for place in (0, 1))
+async def test_round_robin_compares_every_pair_once_with_balanced_positions(n: int) -> None:
+    judge = RecordingJudge()
+    await judge_and_reward(worth(*range(1, n + 1)), spec("round_robin"), judge)
+    pairs = {frozenset(pair) for pair in judge.texts}
+    assert len(judge.texts) == len(pairs) == n * (n - 1) // 2
+    first, second = (Counter(pair[place] for pair in judge.texts) for place in (0, 1))
     assert all(abs(first[text] - second[text]) <= 1 for text in first | second)
 
 
-async def test_a_round_robin_too_large_is_refused_before_anything_is_asked() -> None:
+async def test_rejects_a_too_large_round_robin_before_judging() -> None:
     with pytest.raises(UsageError, match=r"group_size must be at most 64 .*, not 65"):
         spec("round_robin", group_size=65)
-    ask = Asked()
+    judge = RecordingJudge()
     with pytest.raises(UsageError, match=r"completions of one prompt must be at most 64 .*, not 65"):
-        await rewarded(worth(*range(65)), spec("round_robin"), ask)
-    assert not ask.comparisons
+        await judge_and_reward(worth(*range(65)), spec("round_robin"), judge)
+    assert not judge.comparisons
     assert spec("knockout", group_size=65).group_size == 65
 
 
-async def test_equal_responses_tie_in_a_round_robin_without_the_judge_being_asked() -> None:
-    ask = Asked()
-    rewards = await rewarded(worth(3, 3, 7), spec("round_robin"), ask)
-    assert len(ask.comparisons) == 2
+async def test_round_robin_ties_identical_responses_without_the_judge() -> None:
+    judge = RecordingJudge()
+    rewards = await judge_and_reward(worth(3, 3, 7), spec("round_robin"), judge)
+    assert len(judge.comparisons) == 2
     assert values(rewards) == [0.25, 0.25, 1.0]
     assert [reward.rank for reward in rewards] == [0.25, 0.25, 1.0]
 
 
 @pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise"])
-async def test_a_group_of_nothing_but_equals_is_a_tie_that_nobody_is_asked_about(method: str) -> None:
-    ask = Asked()
-    rewards = await rewarded(worth(4, 4, 4), spec(method), ask)
-    assert ask.comparisons == []
+async def test_a_group_of_identical_responses_ties_without_the_judge(method: str) -> None:
+    judge = RecordingJudge()
+    rewards = await judge_and_reward(worth(4, 4, 4), spec(method), judge)
+    assert judge.comparisons == []
     assert values(rewards) == [0.5, 0.5, 0.5]
     assert {reward.status for reward in rewards} == {Status.OK}
 
 
 @pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise", "baseline"])
-async def test_equals_are_asked_about_where_the_reward_is_a_score_that_nothing_else_gives(method: str) -> None:
+async def test_judges_identical_responses_if_their_score_is_needed(method: str) -> None:
     samples = with_baseline(worth(4, 4), "worth 4")
-    rewards = await rewarded(samples, spec(method, "expected"))
+    rewards = await judge_and_reward(samples, spec(method, "expected"))
     assert values(rewards) == [4.0, 4.0]
     assert [reward.win_rate for reward in rewards] == [0.5, 0.5]
 
 
-async def test_a_picture_equals_another_by_its_content() -> None:
+async def test_images_are_identical_by_content() -> None:
     pictures = [Media(Modality.MOLECULE, b"CCO", name) for name in ("one", "other")]
     samples = [Sample(sample("").prompt, (picture,)) for picture in pictures]
-    ask = Asked()
-    assert values(await rewarded(samples, spec("round_robin"), ask)) == [0.5, 0.5]
-    assert ask.comparisons == []
+    judge = RecordingJudge()
+    assert values(await judge_and_reward(samples, spec("round_robin"), judge)) == [0.5, 0.5]
+    assert judge.comparisons == []
 
 
 @pytest.mark.parametrize("n", range(1, 10))
-async def test_a_knockout_finds_the_best_by_one_comparison_less_than_there_are_members(n: int) -> None:
-    ask = Asked()
-    rewards = await rewarded(worth(*range(1, n + 1)), spec("knockout", "rank"), ask)
-    assert len(ask.comparisons) == n - 1
+async def test_knockout_finds_the_best_member_with_n_minus_1_comparisons(n: int) -> None:
+    judge = RecordingJudge()
+    rewards = await judge_and_reward(worth(*range(1, n + 1)), spec("knockout", "rank"), judge)
+    assert len(judge.comparisons) == n - 1
     if n > 1:
         assert rewards[-1].rank == 1.0
         assert rewards[-1].win_rate == 1.0
         assert [r.value for r in rewards].count(1.0) == 1
 
 
-async def test_those_knocked_out_in_the_same_round_are_level() -> None:
-    rewards = await rewarded(worth(1, 2, 3, 4, 5, 6, 7, 8), spec("knockout", "rank"))
-    # Four lose their first comparison (places 0 to 3), two their second (4, 5), one the final (6).
+async def test_members_eliminated_in_the_same_round_share_a_rank() -> None:
+    rewards = await judge_and_reward(worth(1, 2, 3, 4, 5, 6, 7, 8), spec("knockout", "rank"))
+    # Four lose their first match (ranks 0 to 3), two their second (4, 5), one the final (6).
     assert Counter(values(rewards)) == {1.5 / 7: 4, 4.5 / 7: 2, 6 / 7: 1, 1.0: 1}
 
 
-async def test_of_two_in_a_knockout_the_one_that_stood_first_before_stands_second() -> None:
-    def times_first(member: int | None, matches: list[Match]) -> int:
+async def test_knockout_alternates_positions() -> None:
+    def count_first_positions(member: int | None, matches: list[Match]) -> int:
         return sum(1 if match.members[0] == member else -1 for match in matches if member in match.members)
 
     for best in range(8):
         texts = [f"worth {9 if i == best else 8 - i % 4}, take {i}" for i in range(8)]
-        matches = await judge_group(worth(*texts), spec("knockout"), Asked())
+        matches = await judge_group(worth(*texts), spec("knockout"), RecordingJudge())
         for match in matches:
-            before = [other for other in matches if other.round < match.round]
-            first, second = (times_first(member, before) for member in match.members)
+            earlier = [other for other in matches if other.round < match.round]
+            first, second = (count_first_positions(member, earlier) for member in match.members)
             assert first <= second
 
 
-async def test_nobody_has_more_than_one_round_without_an_opponent() -> None:
+async def test_no_member_has_more_than_one_bye() -> None:
     for n in range(2, 18):
         matches = await judge_group(
-            worth(*(f"worth {1 + i % 10}, take {i}" for i in range(n))), spec("knockout"), Asked()
+            worth(*(f"worth {1 + i % 10}, take {i}" for i in range(n))), spec("knockout"), RecordingJudge()
         )
         rounds = max(match.round for match in matches)
         assert 2 ** (rounds - 1) < n <= 2**rounds
@@ -143,16 +145,16 @@ async def test_nobody_has_more_than_one_round_without_an_opponent() -> None:
 
 
 @pytest.mark.parametrize("method", ["knockout", "round_robin", "listwise"])
-async def test_the_order_in_which_members_come_does_not_change_who_meets_whom(method: str) -> None:
-    asked: set[frozenset[tuple[str, ...]]] = set()
+async def test_pairings_do_not_depend_on_the_order_of_arrival(method: str) -> None:
+    pairings: set[frozenset[tuple[str, ...]]] = set()
     for samples in permutations(worth(2, 5, 5, 9)):
-        ask = Asked()
-        await rewarded(list(samples), spec(method), ask)
-        asked.add(frozenset(Counter(ask.texts).items()))  # type: ignore[arg-type]
-    assert len(asked) == 1
+        judge = RecordingJudge()
+        await judge_and_reward(list(samples), spec(method), judge)
+        pairings.add(frozenset(Counter(judge.texts).items()))  # type: ignore[arg-type]
+    assert len(pairings) == 1
 
 
-async def test_a_knockout_tie_is_broken_by_the_expected_score_then_by_the_draw() -> None:
+async def test_knockout_breaks_ties_by_expected_score_then_bracket_order() -> None:
     async def level(comparison: Comparison) -> Judgment:
         finer = tuple(5.0 + int(str(r)[-1]) / 10 for r in comparison.responses)
         return Judgment(comparison.id, Status.OK, (5.0, 5.0), finer, "")
@@ -161,124 +163,129 @@ async def test_a_knockout_tie_is_broken_by_the_expected_score_then_by_the_draw()
         return Judgment(comparison.id, Status.OK, (5.0, 5.0), (5.0, 5.0), "")
 
     samples = worth(1, 2, 3, 4)
-    assert (await judge_group(samples, spec("knockout"), level))[-1].through == 3
-    drawn = {(await judge_group(samples, spec("knockout"), wholly_level))[-1].through for _ in range(3)}
-    assert len(drawn) == 1
+    assert (await judge_group(samples, spec("knockout"), level))[-1].winner == 3
+    winners = {(await judge_group(samples, spec("knockout"), wholly_level))[-1].winner for _ in range(3)}
+    assert len(winners) == 1
 
 
-async def test_somebody_goes_on_where_a_comparison_has_no_verdict_and_the_rest_is_judged() -> None:
+async def test_knockout_continues_after_a_match_without_a_verdict() -> None:
     samples = worth(3, 8, "mumble", 5, 1)
-    rewards = await rewarded(samples, spec("knockout", "rank"))
+    rewards = await judge_and_reward(samples, spec("knockout", "rank"))
     mumbled = rewards[2]
     assert (mumbled.value, mumbled.status) == (None, Status.UNPARSEABLE)
     assert sum(reward.value is not None for reward in rewards) >= 3
-    again = await rewarded(samples, spec("knockout", "rank"))
+    again = await judge_and_reward(samples, spec("knockout", "rank"))
     assert values(rewards) == values(again)
 
 
-async def test_of_two_without_a_verdict_the_one_with_the_better_scores_before_goes_on() -> None:
+async def test_without_a_verdict_the_better_earlier_scores_advance() -> None:
     async def lost_final(comparison: Comparison) -> Judgment:
-        judgment = await ask(comparison)
-        if len(ask.comparisons) == 3:
+        judgment = await judge(comparison)
+        if len(judge.comparisons) == 3:
             return Judgment.from_failure(comparison.id, Status.ENGINE_LOST, "two replicas died")
         return judgment
 
     for best in (0, 1):
-        ask = Asked()
+        judge = RecordingJudge()
         texts = [f"worth {9 if i == best else 8 if i == 1 - best else 1}, take {i}" for i in range(4)]
         matches = await judge_group(worth(*texts), spec("knockout"), lost_final)
         final = matches[-1]
         reached = {m: b.best_scores[b.members.index(m)] for b in matches[:-1] for m in final.members if m in b.members}  # type: ignore[index,arg-type]
-        assert final.through == max(reached, key=lambda m: reached[m])  # type: ignore[arg-type,return-value]
+        assert final.winner == max(reached, key=lambda m: reached[m])  # type: ignore[arg-type,return-value]
 
 
-async def test_rounds_of_a_knockout_do_not_wait_for_slow_comparisons_elsewhere_in_the_draw() -> None:
+async def test_knockout_rounds_do_not_wait_for_slow_matches_elsewhere() -> None:
     texts = [f"worth {i + 1}, take {i}" for i in range(8)]
-    drawn = [m for b in await judge_group(worth(*texts), spec("knockout"), Asked()) if b.round == 1 for m in b.members]
-    ask = Asked(held=[texts[drawn[0] or 0]])
-    work = asyncio.create_task(judge_group(worth(*texts), spec("knockout"), ask))
-    while len(ask.comparisons) < 5:  # the first round, and the second of the other half
+    bracket = [
+        m
+        for b in await judge_group(worth(*texts), spec("knockout"), RecordingJudge())
+        if b.round == 1
+        for m in b.members
+    ]
+    judge = RecordingJudge(held=[texts[bracket[0] or 0]])
+    work = asyncio.create_task(judge_group(worth(*texts), spec("knockout"), judge))
+    while len(judge.comparisons) < 5:  # the first round, and the second round of the other half
         await asyncio.sleep(0.001)
-    ask.go.set()
+    judge.go.set()
     assert len(await work) == 7
 
 
-async def test_a_baseline_is_compared_with_each_and_takes_no_rank_from_the_others() -> None:
-    ask = Asked()
+async def test_baseline_is_compared_with_each_member_and_has_no_rank() -> None:
+    judge = RecordingJudge()
     samples = [
         sample("worth 7", baseline="worth 5"),
         sample("worth 2", baseline="worth 2"),
         sample("worth 1", baseline="worth 9"),
     ]
-    rewards = await rewarded(samples, spec("baseline"), ask)
-    assert sorted(ask.texts) == [("worth 1", "worth 9"), ("worth 7", "worth 5")]
+    rewards = await judge_and_reward(samples, spec("baseline"), judge)
+    assert sorted(judge.texts) == [("worth 1", "worth 9"), ("worth 7", "worth 5")]
     assert values(rewards) == [1.0, 0.5, 0.0]
     assert [reward.rank for reward in rewards] == [1.0, 0.5, 0.0]
     assert [reward.margin for reward in rewards] == [2.0, 0.0, -8.0]
     assert [reward.score for reward in rewards] == [7.0, None, 1.0]
 
 
-async def test_a_sample_without_a_baseline_is_named_before_anything_is_asked() -> None:
-    ask = Asked()
+async def test_names_a_sample_without_a_baseline_before_judging() -> None:
+    judge = RecordingJudge()
     with pytest.raises(UsageError, match=r"^samples\[1\].baseline: missing"):
-        await judge_group([sample("a", baseline="b"), sample("c")], spec("baseline"), ask)
-    assert ask.comparisons == []
+        await judge_group([sample("a", baseline="b"), sample("c")], spec("baseline"), judge)
+    assert judge.comparisons == []
 
 
-async def test_a_batch_is_one_comparison_of_all() -> None:
-    ask = Asked()
-    rewards = await rewarded(worth(2, 9, 5), spec("listwise", "rank"), ask)
-    assert [sorted(texts) for texts in ask.texts] == [["worth 2", "worth 5", "worth 9"]]
+async def test_listwise_judges_all_members_in_one_comparison() -> None:
+    judge = RecordingJudge()
+    rewards = await judge_and_reward(worth(2, 9, 5), spec("listwise", "rank"), judge)
+    assert [sorted(texts) for texts in judge.texts] == [["worth 2", "worth 5", "worth 9"]]
     assert values(rewards) == [0.0, 1.0, 0.5]
     assert [reward.margin for reward in rewards] == [-5.0, 5.5, -0.5]
 
 
-async def test_a_batch_too_small_for_its_rubric_is_not_asked_and_says_so() -> None:
-    ask = Asked()
-    asked = spec("listwise", "score", rubric="mllm_judge_batch")
-    rewards = await rewarded(worth(2, 9), asked, ask)
-    assert ask.comparisons == []
+async def test_listwise_reports_a_group_too_small_for_its_rubric() -> None:
+    judge = RecordingJudge()
+    group_spec = spec("listwise", "score", rubric="mllm_judge_batch")
+    rewards = await judge_and_reward(worth(2, 9), group_spec, judge)
+    assert judge.comparisons == []
     assert {(r.value, r.status) for r in rewards} == {(None, Status.TIMEOUT)}
     assert rewards[0].detail == "only 2 completions of its prompt arrived, too few for the rubric"
 
 
-async def test_a_batch_whose_rubric_can_never_take_the_group_is_refused() -> None:
+async def test_rejects_a_listwise_group_size_that_the_rubric_does_not_support() -> None:
     with pytest.raises(UsageError, match=r"mllm_judge_batch.*3 or more"):
-        await judge_group(worth(1, 2), spec("listwise", rubric="mllm_judge_batch", group_size=2), Asked())
+        await judge_group(worth(1, 2), spec("listwise", rubric="mllm_judge_batch", group_size=2), RecordingJudge())
 
 
 @pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise"])
-async def test_a_lone_completion_has_no_relative_reward_and_says_what_was_missing(method: str) -> None:
-    (reward,) = await rewarded(worth(5), spec(method))
+async def test_a_single_completion_has_no_relative_reward(method: str) -> None:
+    (reward,) = await judge_and_reward(worth(5), spec(method))
     assert (reward.value, reward.status) == (None, Status.TIMEOUT)
     assert reward.detail == "no other completion of its prompt arrived, and the reward needs one"
 
 
 @pytest.mark.parametrize("relative", ["win_rate", "rank", "margin"])
-async def test_a_lone_completion_keeps_the_score_it_got_by_itself(relative: str) -> None:
-    (reward,) = await rewarded(worth(5), spec("pointwise", relative))
+async def test_a_single_completion_keeps_its_own_score(relative: str) -> None:
+    (reward,) = await judge_and_reward(worth(5), spec("pointwise", relative))
     assert (reward.value, reward.status, reward.score, reward.expected) == (None, Status.TIMEOUT, 5.0, 5.0)
 
 
 @pytest.mark.parametrize("method", ["pointwise", "round_robin", "baseline"])
-async def test_a_failed_member_costs_the_others_nothing(method: str) -> None:
-    rewards = await rewarded(with_baseline(worth(2, "mumble", 9)), spec(method))
+async def test_a_failed_member_does_not_affect_the_others(method: str) -> None:
+    rewards = await judge_and_reward(with_baseline(worth(2, "mumble", 9)), spec(method))
     assert (rewards[1].value, rewards[1].score, rewards[1].status) == (None, None, Status.UNPARSEABLE)
     assert rewards[1].detail
     assert [rewards[0].value, rewards[2].value] == [0.0, 1.0]
 
 
-async def test_a_failed_batch_leaves_every_member_without_a_value() -> None:
-    rewards = await rewarded(worth(2, "mumble", 9), spec("listwise"))
+async def test_a_failed_listwise_comparison_leaves_all_members_unscored() -> None:
+    rewards = await judge_and_reward(worth(2, "mumble", 9), spec("listwise"))
     assert {(r.value, r.status) for r in rewards} == {(None, Status.UNPARSEABLE)}
 
 
 async def test_ids_of_comparisons_are_unique_and_name_the_members() -> None:
-    ask = Asked()
+    judge = RecordingJudge()
     for _ in range(2):
-        await rewarded(worth(1, 2, 3), spec("round_robin"), ask)
-        await rewarded(with_baseline(worth(1, 2)), spec("baseline"), ask)
-    ids = [comparison.id for comparison in ask.comparisons]
+        await judge_and_reward(worth(1, 2, 3), spec("round_robin"), judge)
+        await judge_and_reward(with_baseline(worth(1, 2)), spec("baseline"), judge)
+    ids = [comparison.id for comparison in judge.comparisons]
     assert len(set(ids)) == len(ids) == 10
     assert {frozenset(name.partition("/")[2].split("-")) for name in ids} >= {
         frozenset("01"),
@@ -287,86 +294,86 @@ async def test_ids_of_comparisons_are_unique_and_name_the_members() -> None:
 
 
 @pytest.mark.parametrize("method", ["pointwise", "round_robin", "knockout", "listwise", "baseline"])
-async def test_an_error_of_one_comparison_ends_the_group_with_that_error(method: str) -> None:
-    under_way: list[Comparison] = []
+async def test_an_error_of_one_comparison_fails_the_group(method: str) -> None:
+    started: list[Comparison] = []
 
     async def broken(comparison: Comparison) -> Judgment:
-        under_way.append(comparison)
-        if len(under_way) == 1:
+        started.append(comparison)
+        if len(started) == 1:
             raise UsageError("the rubric is wrong")
-        return await Asked(held=[str(r) for r in comparison.responses])(comparison)
+        return await RecordingJudge(held=[str(r) for r in comparison.responses])(comparison)
 
     async with asyncio.timeout(5):
         with pytest.raises(UsageError, match="the rubric is wrong"):
             await judge_group(with_baseline(worth(1, 2, 3, 4)), spec(method), broken)
 
 
-async def test_an_empty_group_is_asked_nothing() -> None:
-    assert await judge_group([], spec("round_robin"), Asked()) == []
+async def test_an_empty_group_needs_no_judge() -> None:
+    assert await judge_group([], spec("round_robin"), RecordingJudge()) == []
 
 
-async def late(
-    method: str, there: list[int | str], coming: list[int | str], reward: str = "win_rate"
-) -> tuple[Asked, list[Reward], list[Match]]:
-    """What is asked, and what latecomers get, after a group was judged."""
-    samples, asked = worth(*there, *coming), spec(method, reward)
-    earlier = await judge_group(samples[: len(there)], asked, Asked())
-    ask, wanted = Asked(), range(len(there), len(samples))
-    matches = await judge_group(samples, asked, ask, wanted, earlier)
-    return ask, build_rewards(matches, asked, GroupInfo(len(samples), None, late=True), wanted), matches
+async def judge_with_latecomers(
+    method: str, present: list[int | str], late: list[int | str], reward: str = "win_rate"
+) -> tuple[RecordingJudge, list[Reward], list[Match]]:
+    """Judge latecomers after a group; returns the recording judge, their rewards, and all matches."""
+    samples, group_spec = worth(*present, *late), spec(method, reward)
+    earlier = await judge_group(samples[: len(present)], group_spec, RecordingJudge())
+    judge, targets = RecordingJudge(), range(len(present), len(samples))
+    matches = await judge_group(samples, group_spec, judge, targets, earlier)
+    return judge, build_rewards(matches, group_spec, GroupInfo(len(samples), None, late=True), targets), matches
 
 
-async def test_of_latecomers_pointwise_asks_about_themselves_alone() -> None:
-    ask, rewards, _ = await late("pointwise", [2, 6], [4])
-    assert ask.texts == [("worth 4",)]
+async def test_pointwise_judges_only_the_latecomers() -> None:
+    judge, rewards, _ = await judge_with_latecomers("pointwise", [2, 6], [4])
+    assert judge.texts == [("worth 4",)]
     assert values(rewards) == [0.5]
 
 
-async def test_latecomers_of_a_round_robin_meet_everyone_once() -> None:
-    ask, rewards, _ = await late("round_robin", [2, 6], [4, 8])
-    met = {frozenset(pair) for pair in ask.texts}
+async def test_round_robin_latecomers_play_everyone_once() -> None:
+    judge, rewards, _ = await judge_with_latecomers("round_robin", [2, 6], [4, 8])
+    met = {frozenset(pair) for pair in judge.texts}
     expected = {frozenset((f"worth {a}", f"worth {b}")) for a, b in combinations((2, 4, 6, 8), 2) if {a, b} & {4, 8}}
     assert met == expected
     assert values(rewards) == [1 / 3, 1.0]
 
 
-async def test_a_latecomer_that_beats_the_winner_of_a_knockout_is_first() -> None:
-    ask, rewards, matches = await late("knockout", [1, 2, 3, 4], [9], "rank")
-    assert len(ask.comparisons) == 3  # one who lost in each round, and the winner
+async def test_a_latecomer_that_beats_the_knockout_winner_is_first() -> None:
+    judge, rewards, matches = await judge_with_latecomers("knockout", [1, 2, 3, 4], [9], "rank")
+    assert len(judge.comparisons) == 3  # one loser of each round, and the winner
     assert len(matches) == 6
     assert values(rewards) == [1.0]
 
 
-async def test_a_latecomer_stops_where_it_is_knocked_out() -> None:
-    ask, rewards, _ = await late("knockout", [3, 4, 5, 6], [1, 2], "rank")
-    assert len(ask.comparisons) == 2
-    assert values(rewards) == [1.5 / 5, 1.5 / 5]  # level with the two that lost in the first round
+async def test_a_latecomer_stops_after_a_loss() -> None:
+    judge, rewards, _ = await judge_with_latecomers("knockout", [3, 4, 5, 6], [1, 2], "rank")
+    assert len(judge.comparisons) == 2
+    assert values(rewards) == [1.5 / 5, 1.5 / 5]  # same rank as the two that lost in the first round
 
 
-async def test_a_latecomer_of_a_lone_completion_plays_it() -> None:
-    ask, rewards, _ = await late("knockout", [3], [5], "rank")
-    assert len(ask.comparisons) == 1
+async def test_a_latecomer_plays_a_single_completion() -> None:
+    judge, rewards, _ = await judge_with_latecomers("knockout", [3], [5], "rank")
+    assert len(judge.comparisons) == 1
     assert values(rewards) == [1.0]
 
 
-async def test_for_latecomers_of_a_batch_all_are_compared_anew() -> None:
-    ask, rewards, matches = await late("listwise", [3, 5], [4], "rank")
-    assert [sorted(texts) for texts in ask.texts] == [["worth 3", "worth 4", "worth 5"]]
+async def test_listwise_compares_all_members_again_for_latecomers() -> None:
+    judge, rewards, matches = await judge_with_latecomers("listwise", [3, 5], [4], "rank")
+    assert [sorted(texts) for texts in judge.texts] == [["worth 3", "worth 4", "worth 5"]]
     assert len(matches) == 1
     assert values(rewards) == [0.5]
 
 
 @settings(deadline=None, max_examples=10)
 @given(st.lists(st.integers(1, 10), min_size=2, max_size=5), st.randoms(use_true_random=False))
-def test_who_comes_first_does_not_matter_to_what_anyone_gets(scores: list[int], random: Random) -> None:
-    # A knock-out breaks ties by the draw, which does not tell equal texts apart.
+def test_rewards_do_not_depend_on_the_order_of_arrival(scores: list[int], random: Random) -> None:
+    # A knock-out breaks ties by bracket order, which is not defined for identical texts.
     texts = [f"worth {score}, take {i}" for i, score in enumerate(scores)]
     order = random.sample(range(len(texts)), len(texts))
     for method in ("pointwise", "round_robin", "knockout", "listwise"):
-        plain = asyncio.run(rewarded(worth(*texts), spec(method)))
-        turned = asyncio.run(rewarded(worth(*(texts[i] for i in order)), spec(method)))
-        assert [statistics(plain[i]) for i in order] == [statistics(reward) for reward in turned]
+        plain = asyncio.run(judge_and_reward(worth(*texts), spec(method)))
+        turned = asyncio.run(judge_and_reward(worth(*(texts[i] for i in order)), spec(method)))
+        assert [get_statistics(plain[i]) for i in order] == [get_statistics(reward) for reward in turned]
 
 
-def statistics(reward: Reward) -> tuple[float | None, ...]:
+def get_statistics(reward: Reward) -> tuple[float | None, ...]:
     return reward.score, reward.expected, reward.win_rate, reward.rank, reward.margin

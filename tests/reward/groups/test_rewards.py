@@ -1,4 +1,4 @@
-"""From comparisons to rewards: a number where there is one, and nothing where there is none."""
+"""Statistics and rewards from matches: a number if there is a verdict, else None."""
 
 from __future__ import annotations
 
@@ -27,23 +27,25 @@ FAILURES = [status for status in Status if status is not Status.OK]
 
 
 def judgment(scores: tuple[float, ...] | None, expected: tuple[float, ...] | None = None, **rest: Any) -> Judgment:
-    return Judgment("a", Status.OK, scores, expected, **{"reasoning": "so it is"} | rest)
+    return Judgment("a", Status.OK, scores, expected, **{"reasoning": "some reasoning"} | rest)
 
 
-def failed(status: Status = Status.UNPARSEABLE, detail: str = "no verdict") -> Judgment:
+def make_failure(status: Status = Status.UNPARSEABLE, detail: str = "no verdict") -> Judgment:
     return Judgment.from_failure("a", status, detail)
 
 
-def alone(*judgments: Judgment) -> list[Match]:
+def make_solo_matches(*judgments: Judgment) -> list[Match]:
     return [Match((i,), j) for i, j in enumerate(judgments)]
 
 
-def scored(*scores: float | None) -> list[Match]:
-    """Members judged alone, with expected scores; None for a failure."""
-    return alone(*(failed() if score is None else judgment((round(score),), (score,)) for score in scores))
+def make_scored_matches(*scores: float | None) -> list[Match]:
+    """Make matches of members judged alone, from their expected scores; None makes a failure."""
+    return make_solo_matches(
+        *(make_failure() if score is None else judgment((round(score),), (score,)) for score in scores)
+    )
 
 
-def pair(a: int | None, b: int | None, *scores: float, **rest: Any) -> Match:
+def make_pair(a: int | None, b: int | None, *scores: float, **rest: Any) -> Match:
     won = None if scores[0] == scores[1] else int(scores[1] > scores[0])
     return Match((a, b), judgment(scores, scores, preferred=won, **rest))
 
@@ -52,15 +54,15 @@ def rewards(matches: list[Match], size: int, method: str = "pointwise", **spec: 
     return build_rewards(matches, RewardSpec(method=method, **spec), GroupInfo(size, None))
 
 
-def values(found: list[Reward]) -> list[float | None]:
-    return [reward.value for reward in found]
+def values(results: list[Reward]) -> list[float | None]:
+    return [reward.value for reward in results]
 
 
 @pytest.mark.parametrize("status", FAILURES)
 @pytest.mark.parametrize("reward", REWARDS)
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
-def test_a_failed_judgment_has_no_number_whatever_is_asked_for(status: Status, reward: str, normalize: str) -> None:
-    matches = alone(failed(status, "why"), judgment((4.0,), (3.6,)), judgment((2.0,), (2.2,)))
+def test_a_failed_judgment_has_no_numbers(status: Status, reward: str, normalize: str) -> None:
+    matches = make_solo_matches(make_failure(status, "why"), judgment((4.0,), (3.6,)), judgment((2.0,), (2.2,)))
     lost = rewards(matches, 3, reward=reward, normalize=normalize)[0]
     assert (lost.value, lost.status, lost.detail) == (None, status, "why")
     assert lost.score is lost.expected is lost.win_rate is lost.rank is lost.margin is None
@@ -68,163 +70,181 @@ def test_a_failed_judgment_has_no_number_whatever_is_asked_for(status: Status, r
 
 @pytest.mark.parametrize("status", FAILURES)
 def test_the_scores_of_a_failed_judgment_are_none(status: Status) -> None:
-    assert get_written_score(failed(status)) is get_expected_score(failed(status)) is None
+    assert get_written_score(make_failure(status)) is get_expected_score(make_failure(status)) is None
 
 
-def test_the_scores_of_a_judgment_are_those_of_its_first_response() -> None:
+def test_returns_the_scores_of_the_first_response() -> None:
     assert get_written_score(judgment((2.0, 5.0), (2.5, 4.5))) == 2.0
     assert get_expected_score(judgment((2.0, 5.0), (2.5, 4.5))) == 2.5
 
 
 def test_a_score_of_zero_is_a_reward() -> None:
-    (zero,) = rewards(alone(judgment((0.0,), (0.0,))), 1)
+    (zero,) = rewards(make_solo_matches(judgment((0.0,), (0.0,))), 1)
     assert (zero.value, zero.score, zero.status) == (0.0, 0.0, Status.OK)
 
 
-def test_written_and_expected_scores_are_both_told_and_the_one_asked_for_is_the_value() -> None:
-    matches = alone(judgment((4.0,), (3.6,)))
+def test_returns_both_scores_and_the_selected_one_as_value() -> None:
+    matches = make_solo_matches(judgment((4.0,), (3.6,)))
     assert values(rewards(matches, 1, reward="score")) == [4.0]
     (reward,) = rewards(matches, 1, reward="expected")
     assert (reward.value, reward.score, reward.expected) == (3.6, 4.0, 3.6)
 
 
-def test_where_the_engine_gives_no_distribution_the_written_score_is_the_reward_and_shows_as_such() -> None:
-    (reward,) = rewards(alone(judgment((4.0,))), 1, reward="expected")
+def test_falls_back_to_the_written_score_without_a_distribution() -> None:
+    (reward,) = rewards(make_solo_matches(judgment((4.0,))), 1, reward="expected")
     assert (reward.value, reward.status, reward.expected) == (4.0, Status.OK, None)
 
 
-def test_pointwise_completions_are_held_against_each_other_by_expected_score() -> None:
-    found = rewards(scored(2.1, 4.4, 3.9, 4.4), 4)
-    assert [r.win_rate for r in found] == [0.0, 2.5 / 3, 1 / 3, 2.5 / 3]
-    assert [r.rank for r in found] == [0.0, 2.5 / 3, 1 / 3, 2.5 / 3]
-    assert [r.margin for r in found] == pytest.approx([2.1 - 12.7 / 3, 4.4 - 10.4 / 3, 3.9 - 10.9 / 3, 4.4 - 10.4 / 3])
+def test_pointwise_compares_by_expected_score() -> None:
+    results = rewards(make_scored_matches(2.1, 4.4, 3.9, 4.4), 4)
+    assert [r.win_rate for r in results] == [0.0, 2.5 / 3, 1 / 3, 2.5 / 3]
+    assert [r.rank for r in results] == [0.0, 2.5 / 3, 1 / 3, 2.5 / 3]
+    assert [r.margin for r in results] == pytest.approx(
+        [2.1 - 12.7 / 3, 4.4 - 10.4 / 3, 3.9 - 10.9 / 3, 4.4 - 10.4 / 3]
+    )
 
 
-def test_the_unscored_are_nobodys_opponents() -> None:
-    found = rewards(scored(2.0, None, 4.0), 3)
-    assert [r.rank for r in found] == [0.0, None, 1.0]
-    assert [r.margin for r in found] == [-2.0, None, 2.0]
+def test_unscored_members_are_no_opponents() -> None:
+    results = rewards(make_scored_matches(2.0, None, 4.0), 3)
+    assert [r.rank for r in results] == [0.0, None, 1.0]
+    assert [r.margin for r in results] == [-2.0, None, 2.0]
 
 
-def test_a_relative_reward_among_failures_has_the_status_of_the_failures() -> None:
-    matches = alone(
-        judgment((4.0,)), failed(Status.TIMEOUT, "too slow"), failed(Status.OVERLONG, "x"), failed(Status.OVERLONG, "y")
+def test_relative_reward_without_opponents_has_their_failure_status() -> None:
+    matches = make_solo_matches(
+        judgment((4.0,)),
+        make_failure(Status.TIMEOUT, "too slow"),
+        make_failure(Status.OVERLONG, "x"),
+        make_failure(Status.OVERLONG, "y"),
     )
     (reward, *_) = rewards(matches, 4, reward="rank")
     assert (reward.value, reward.status, reward.score) == (None, Status.OVERLONG, 4.0)
     assert reward.detail == "no other completion of its prompt has a score: x"
 
 
-def test_the_status_of_one_that_failed_throughout_is_the_commonest() -> None:
-    lost, late = failed(Status.ENGINE_LOST, "died"), failed(Status.TIMEOUT, "late")
+def test_status_of_a_failed_member_is_the_most_frequent_one() -> None:
+    lost, late = make_failure(Status.ENGINE_LOST, "died"), make_failure(Status.TIMEOUT, "late")
     matches = [
         Match((0, 1), lost),
         Match((0, 2), late),
         Match((3, 0), late),
-        pair(1, 2, 3, 4),
-        pair(1, 3, 3, 4),
-        pair(2, 3, 5, 4),
+        make_pair(1, 2, 3, 4),
+        make_pair(1, 3, 3, 4),
+        make_pair(2, 3, 5, 4),
     ]
-    found = rewards(matches, 4, "round_robin", reward="win_rate")
-    assert (found[0].status, found[0].detail, found[0].judgments) == (Status.TIMEOUT, "late", 3)
-    assert values(found) == [None, 0.0, 1.0, 0.5]
+    results = rewards(matches, 4, "round_robin", reward="win_rate")
+    assert (results[0].status, results[0].detail, results[0].judgments) == (Status.TIMEOUT, "late", 3)
+    assert values(results) == [None, 0.0, 1.0, 0.5]
 
 
-def test_votes_decide_a_pair_even_where_the_mean_score_says_otherwise() -> None:
+def test_votes_decide_a_pair_against_the_mean_score() -> None:
     matches = [Match((0, 1), judgment((5.0, 6.0), (5.0, 6.0), preferred=0))]
-    found = rewards(matches, 2, "round_robin", reward="win_rate")
-    assert values(found) == [1.0, 0.0]
-    assert [r.margin for r in found] == [-1.0, 1.0]
+    results = rewards(matches, 2, "round_robin", reward="win_rate")
+    assert values(results) == [1.0, 0.0]
+    assert [r.margin for r in results] == [-1.0, 1.0]
 
 
-def test_options_count_as_shares_of_the_win() -> None:
+def test_choices_count_as_win_shares() -> None:
     draw = judgment((0.5, 0.5), choice="A=B=Bad")
     matches = [
         Match((0, 1), judgment((1.0, 0.0), choice="A>B", preferred=0)),
         Match((1, 2), draw),
-        pair(2, 0, 0.0, 1.0),
+        make_pair(2, 0, 0.0, 1.0),
     ]
-    found = rewards(matches, 3, "round_robin", reward="score")
-    assert values(found) == [1.0, 0.25, 0.25]
-    assert [r.win_rate for r in found] == [1.0, 0.25, 0.25]
+    results = rewards(matches, 3, "round_robin", reward="score")
+    assert values(results) == [1.0, 0.25, 0.25]
+    assert [r.win_rate for r in results] == [1.0, 0.25, 0.25]
 
 
-def test_equal_win_rates_are_ranked_by_margin() -> None:
-    matches = [pair(0, 1, 9, 1), pair(1, 2, 5, 4), pair(2, 0, 5, 4)]
-    found = rewards(matches, 3, "round_robin", reward="rank")
-    assert [r.win_rate for r in found] == [0.5, 0.5, 0.5]
-    assert values(found) == [1.0, 0.0, 0.5]
+def test_ranks_equal_win_rates_by_margin() -> None:
+    matches = [make_pair(0, 1, 9, 1), make_pair(1, 2, 5, 4), make_pair(2, 0, 5, 4)]
+    results = rewards(matches, 3, "round_robin", reward="rank")
+    assert [r.win_rate for r in results] == [0.5, 0.5, 0.5]
+    assert values(results) == [1.0, 0.0, 0.5]
 
 
-def test_a_tie_of_equals_has_no_score_and_still_counts_as_half() -> None:
-    matches = [Match((0, 1), None, equal=True), pair(0, 2, 4, 8), pair(2, 1, 8, 3)]
-    found = rewards(matches, 3, "round_robin", reward="win_rate")
-    assert values(found) == [0.25, 0.25, 1.0]
-    assert [r.score for r in found] == [4.0, 3.0, 8.0]
-    assert [r.margin for r in found] == [-2.0, -2.5, 4.5]
-    assert [r.judgments for r in found] == [1, 1, 2]
+def test_identical_responses_tie_without_a_score() -> None:
+    matches = [Match((0, 1), None, identical=True), make_pair(0, 2, 4, 8), make_pair(2, 1, 8, 3)]
+    results = rewards(matches, 3, "round_robin", reward="win_rate")
+    assert values(results) == [0.25, 0.25, 1.0]
+    assert [r.score for r in results] == [4.0, 3.0, 8.0]
+    assert [r.margin for r in results] == [-2.0, -2.5, 4.5]
+    assert [r.judgments for r in results] == [1, 1, 2]
 
 
-def test_normalisation_is_over_all_scored_members_of_the_group() -> None:
-    assert values(rewards(scored(1.0, None, 3.0, 5.0), 4, normalize="center")) == [-2.0, None, 0.0, 2.0]
-    assert values(rewards(scored(1.0, None, 3.0, 5.0), 4, normalize="standardize")) == [-1.0, None, 0.0, 1.0]
+def test_normalizes_over_all_scored_members() -> None:
+    assert values(rewards(make_scored_matches(1.0, None, 3.0, 5.0), 4, normalize="center")) == [-2.0, None, 0.0, 2.0]
+    assert values(rewards(make_scored_matches(1.0, None, 3.0, 5.0), 4, normalize="standardize")) == [
+        -1.0,
+        None,
+        0.0,
+        1.0,
+    ]
 
 
 @pytest.mark.parametrize("normalize", ["center", "standardize"])
-def test_of_a_group_without_spread_nothing_is_left_but_zero(normalize: str) -> None:
-    assert values(rewards(scored(0.1 + 0.2, 0.3, None), 3, normalize=normalize)) == [0.0, 0.0, None]
-    assert values(rewards(scored(4.0, None), 2, normalize=normalize)) == [0.0, None]
-    assert values(rewards(scored(None, None), 2, normalize=normalize)) == [None, None]
+def test_normalizes_a_group_without_spread_to_zero(normalize: str) -> None:
+    assert values(rewards(make_scored_matches(0.1 + 0.2, 0.3, None), 3, normalize=normalize)) == [0.0, 0.0, None]
+    assert values(rewards(make_scored_matches(4.0, None), 2, normalize=normalize)) == [0.0, None]
+    assert values(rewards(make_scored_matches(None, None), 2, normalize=normalize)) == [None, None]
 
 
-def test_normalisation_leaves_the_figures_as_they_are() -> None:
-    (low, high) = rewards(scored(1.0, 3.0), 2, normalize="center")
+def test_normalization_does_not_change_the_statistics() -> None:
+    (low, high) = rewards(make_scored_matches(1.0, 3.0), 2, normalize="center")
     assert (low.value, low.score, high.value, high.score) == (-1.0, 1.0, 1.0, 3.0)
 
 
-def test_only_the_wanted_are_rewarded_but_all_are_counted() -> None:
+def test_rewards_only_targets_but_counts_all_members() -> None:
     spec = RewardSpec(reward="rank", normalize="center")
-    found = build_rewards(scored(1.0, 2.0, 3.0), spec, GroupInfo(3, 4, late=True), wanted=[2])
-    assert [(r.value, r.rank, r.group) for r in found] == [(0.5, 1.0, GroupInfo(3, 4, late=True))]
+    results = build_rewards(make_scored_matches(1.0, 2.0, 3.0), spec, GroupInfo(3, 4, late=True), targets=[2])
+    assert [(r.value, r.rank, r.group) for r in results] == [(0.5, 1.0, GroupInfo(3, 4, late=True))]
 
 
-def test_tokens_are_divided_among_those_in_a_comparison_and_a_baseline_pays_nothing() -> None:
+def test_splits_tokens_among_completions_but_not_baselines() -> None:
     usage = Usage(101, 40, 7)
-    both = [pair(0, 1, 4, 5, usage=usage), pair(1, 2, 4, 5, usage=usage), pair(0, 2, 4, 5, usage=usage)]
-    assert [r.usage for r in rewards(both, 3, "round_robin")] == [Usage(100, 40, 6)] * 3
-    (held,) = rewards([pair(0, None, 4, 5, usage=usage)], 1, "baseline")
+    matches = [
+        make_pair(0, 1, 4, 5, usage=usage),
+        make_pair(1, 2, 4, 5, usage=usage),
+        make_pair(0, 2, 4, 5, usage=usage),
+    ]
+    assert [r.usage for r in rewards(matches, 3, "round_robin")] == [Usage(100, 40, 6)] * 3
+    (held,) = rewards([make_pair(0, None, 4, 5, usage=usage)], 1, "baseline")
     assert held.usage == usage
 
 
-def test_disagreement_is_the_mean_of_where_it_was_measured() -> None:
-    matches = [pair(0, 1, 4, 5, disagreement=1.0), pair(0, 2, 4, 5, disagreement=0.0), pair(1, 2, 4, 5)]
+def test_disagreement_is_the_mean_of_its_measurements() -> None:
+    matches = [make_pair(0, 1, 4, 5, disagreement=1.0), make_pair(0, 2, 4, 5, disagreement=0.0), make_pair(1, 2, 4, 5)]
     assert [r.disagreement for r in rewards(matches, 3, "round_robin")] == [0.5, 1.0, 0.0]
-    assert rewards(scored(3.0), 1)[0].disagreement is None
+    assert rewards(make_scored_matches(3.0), 1)[0].disagreement is None
 
 
-def test_the_reasoning_is_of_the_first_comparison_with_a_verdict() -> None:
+def test_reasoning_comes_from_the_first_verdict() -> None:
     mumbled = Judgment("a", Status.UNPARSEABLE, None, None, "hm", votes=(Verdict(Status.UNPARSEABLE),))
-    matches = [Match((0, 1), mumbled), pair(0, 2, 4, 5, reasoning="first"), pair(0, 3, 4, 5, reasoning="second")]
-    assert rewards(matches, 4, "round_robin")[0].reasoning == "first"
-    assert rewards(alone(mumbled), 1)[0].reasoning == ""
-
-
-def test_one_that_went_on_without_a_verdict_is_not_ranked_unless_it_has_one_later() -> None:
     matches = [
-        Match((0, 1), failed(), round=1, through=0),
-        Match((2, 3), judgment((4.0, 6.0), preferred=1), round=1, through=3),
-        Match((0, 3), judgment((7.0, 6.0), preferred=0), round=2, through=0),
+        Match((0, 1), mumbled),
+        make_pair(0, 2, 4, 5, reasoning="first"),
+        make_pair(0, 3, 4, 5, reasoning="second"),
     ]
-    found = rewards(matches, 4, "knockout", reward="rank")
-    assert values(found) == [1.0, None, 0.0, 0.5]
-    assert [r.win_rate for r in found] == [1.0, None, 0.0, 0.5]
+    assert rewards(matches, 4, "round_robin")[0].reasoning == "first"
+    assert rewards(make_solo_matches(mumbled), 1)[0].reasoning == ""
+
+
+def test_knockout_ranks_only_members_with_a_verdict() -> None:
+    matches = [
+        Match((0, 1), make_failure(), round=1, winner=0),
+        Match((2, 3), judgment((4.0, 6.0), preferred=1), round=1, winner=3),
+        Match((0, 3), judgment((7.0, 6.0), preferred=0), round=2, winner=0),
+    ]
+    results = rewards(matches, 4, "knockout", reward="rank")
+    assert values(results) == [1.0, None, 0.0, 0.5]
+    assert [r.win_rate for r in results] == [1.0, None, 0.0, 0.5]
 
 
 @pytest.mark.parametrize(
     ("rubric", "score", "share"),
     [("general", 1, 0.0), ("general", 5.5, 0.5), ("general", 10, 1.0), ("genai_image", 0.5, 0.5)],
 )
-def test_a_score_is_scaled_by_its_rubric(rubric: str, score: float, share: float) -> None:
+def test_scales_a_score_by_its_rubric(rubric: str, score: float, share: float) -> None:
     assert scale_score(score, rubric) == scale_score(score, load_rubric(rubric)) == share
 
 
@@ -233,23 +253,23 @@ numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
 
 @settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 20), numbers))
-def test_normalised_rewards_have_the_mean_zero_and_the_deviation_one(given_values: dict[int, float]) -> None:
-    for how in ("center", "standardize"):
-        found = normalize_values(given_values, how)
-        assert found.keys() == given_values.keys()
-        assert math.fsum(found.values()) == pytest.approx(0.0, abs=1e-9)
+def test_normalized_values_have_zero_mean_and_unit_deviation(given_values: dict[int, float]) -> None:
+    for normalization in ("center", "standardize"):
+        results = normalize_values(given_values, normalization)
+        assert results.keys() == given_values.keys()
+        assert math.fsum(results.values()) == pytest.approx(0.0, abs=1e-9)
     if len(set(given_values.values())) > 1:
-        assert math.fsum(v * v for v in found.values()) / (len(found) - 1) == pytest.approx(1.0)
+        assert math.fsum(v * v for v in results.values()) / (len(results) - 1) == pytest.approx(1.0)
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=2))
-def test_places_run_from_zero_to_one_and_balance_around_a_half(worth: list[int]) -> None:
-    found = rank_members(dict(enumerate(worth)))
-    assert math.fsum(found.values()) == pytest.approx(len(worth) / 2)
-    assert all((found[a] < found[b]) == (worth[a] < worth[b]) for a, b in combinations(range(len(worth)), 2))
-    assert min(found.values()) >= 0.0
-    assert max(found.values()) <= 1.0
+def test_ranks_run_from_zero_to_one_with_mean_one_half(worth: list[int]) -> None:
+    results = rank_members(dict(enumerate(worth)))
+    assert math.fsum(results.values()) == pytest.approx(len(worth) / 2)
+    assert all((results[a] < results[b]) == (worth[a] < worth[b]) for a, b in combinations(range(len(worth)), 2))
+    assert min(results.values()) >= 0.0
+    assert max(results.values()) <= 1.0
 
 
 @settings(deadline=None)
@@ -260,17 +280,17 @@ def test_places_run_from_zero_to_one_and_balance_around_a_half(worth: list[int])
         )
     )
 )
-def test_win_rates_of_a_round_robin_add_up_to_half_of_its_members(given_results: tuple[int, list[int]]) -> None:
+def test_round_robin_win_rates_sum_to_half_the_members(given_results: tuple[int, list[int]]) -> None:
     n, results = given_results
-    matches = [pair(a, b, 5, 5 + won) for (a, b), won in zip(combinations(range(n), 2), results, strict=True)]
-    found = rewards(matches, n, "round_robin", reward="win_rate")
-    assert math.fsum(r.value for r in found if r.value is not None) == pytest.approx(n / 2)
-    assert math.fsum(r.margin for r in found if r.margin is not None) == pytest.approx(0.0)
+    matches = [make_pair(a, b, 5, 5 + won) for (a, b), won in zip(combinations(range(n), 2), results, strict=True)]
+    results = rewards(matches, n, "round_robin", reward="win_rate")
+    assert math.fsum(r.value for r in results if r.value is not None) == pytest.approx(n / 2)
+    assert math.fsum(r.margin for r in results if r.margin is not None) == pytest.approx(0.0)
 
 
 @settings(deadline=None)
 @given(st.lists(st.none() | numbers, min_size=1, max_size=6), st.sampled_from(REWARDS), st.sampled_from(NORMALIZATIONS))
 def test_a_status_is_ok_exactly_where_there_is_a_value(scores: list[float | None], reward: str, normalize: str) -> None:
-    for found in rewards(scored(*scores), len(scores), reward=reward, normalize=normalize):
-        assert (found.status is Status.OK) == (found.value is not None) == (not found.detail)
-        assert Reward.from_json(found.to_json()) == found
+    for results in rewards(make_scored_matches(*scores), len(scores), reward=reward, normalize=normalize):
+        assert (results.status is Status.OK) == (results.value is not None) == (not results.detail)
+        assert Reward.from_json(results.to_json()) == results

@@ -1,4 +1,4 @@
-"""Who may ask, how much at a time, and in what form: whatever comes in, the answer says what is wrong with it."""
+"""Authentication, size limits and input validation of requests."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ opened: list[str] = []
 _watched = False
 
 
-def _watch(event: str, args: tuple[Any, ...]) -> None:
+def _record_open(event: str, args: tuple[Any, ...]) -> None:
     if _watched and event == "open":
         opened.append(str(args[0]))
 
 
-sys.addaudithook(_watch)  # there is no taking it away, so it is switched
+sys.addaudithook(_record_open)  # audit hooks cannot be removed, so a flag switches it on and off
 
 
 @pytest.fixture
 def files_opened() -> Iterator[list[str]]:
-    """The names of the files that are opened meanwhile."""
+    """Yield the names of the files that the test opens."""
     global _watched
     opened.clear()
     _watched = True
@@ -61,13 +61,23 @@ async def web() -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-def basic(password: str) -> str:
+def basic_header(password: str) -> str:
     return "Basic " + base64.b64encode(f"judge:{password}".encode()).decode()
 
 
 @pytest.mark.parametrize(
     "authorization",
-    [None, "", "Bearer", "Bearer wrong", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", KEY, f"Token {KEY}", basic("wrong")],
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer wrong",
+        f"Bearer {KEY}x",
+        f"Bearer {KEY[:-1]}",
+        KEY,
+        f"Token {KEY}",
+        basic_header("wrong"),
+    ],
 )
 async def test_every_route_but_healthz_needs_the_key(authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
@@ -80,8 +90,8 @@ async def test_every_route_but_healthz_needs_the_key(authorization: str | None) 
         assert (await http.get("/healthz")).status_code == 200
 
 
-@pytest.mark.parametrize("authorization", [f"Bearer {KEY}", f"bearer {KEY}", basic(KEY)])
-async def test_the_key_opens_the_service(authorization: str) -> None:
+@pytest.mark.parametrize("authorization", [f"Bearer {KEY}", f"bearer {KEY}", basic_header(KEY)])
+async def test_accepts_requests_with_the_key(authorization: str) -> None:
     async with client(
         HeldJudge().gateway(GatewayConfig(api_key=KEY)), headers={"Authorization": authorization}
     ) as http:
@@ -91,24 +101,24 @@ async def test_the_key_opens_the_service(authorization: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["Basic !!!", "Basic", "Bearer \udc80", "Bearer é", "\0", basic("é"), "Basic w7/DvsO/"]
+    "given", ["Basic !!!", "Basic", "Bearer \udc80", "Bearer é", "\0", basic_header("é"), "Basic w7/DvsO/"]
 )
-def test_no_header_is_too_odd_to_be_refused(given: str) -> None:
+def test_rejects_malformed_authorization_headers(given: str) -> None:
     with pytest.raises(UsageError):
         check_api_key(given, KEY)
 
 
-def test_the_key_is_not_shown() -> None:
+def test_repr_hides_the_key() -> None:
     assert KEY not in repr(GatewayConfig(api_key=KEY))
 
 
 @pytest.mark.parametrize("key", ["", "two words", "line\n", "ключ"])
-def test_a_key_that_no_header_can_hold_is_refused_at_the_start(key: str) -> None:
+def test_config_rejects_keys_that_headers_cannot_hold(key: str) -> None:
     with pytest.raises(UsageError, match="api_key must be"):
         GatewayConfig(api_key=key)
 
 
-async def test_a_body_that_says_it_is_too_large_is_not_read(web: httpx.AsyncClient) -> None:
+async def test_does_not_read_a_body_with_a_too_large_content_length(web: httpx.AsyncClient) -> None:
     async def never() -> AsyncIterator[bytes]:
         raise AssertionError("was read")
         yield b""
@@ -120,7 +130,7 @@ async def test_a_body_that_says_it_is_too_large_is_not_read(web: httpx.AsyncClie
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES[:4])
-async def test_a_body_that_comes_in_pieces_is_measured(web: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_limits_the_size_of_a_chunked_body(web: httpx.AsyncClient, method: str, path: str) -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -134,7 +144,7 @@ async def test_a_body_that_comes_in_pieces_is_measured(web: httpx.AsyncClient, m
     assert sent <= 6
 
 
-async def test_too_many_rows_and_too_many_media_are_refused(web: httpx.AsyncClient) -> None:
+async def test_rejects_too_many_rows_and_too_many_media(web: httpx.AsyncClient) -> None:
     answer = await web.post("/v1/judge", json=comparisons(*"abcdefghi"))
     assert answer.status_code == 413
     assert answer.json()["error"].startswith("comparisons: 9 are more than the 8 allowed")
@@ -145,7 +155,7 @@ async def test_too_many_rows_and_too_many_media_are_refused(web: httpx.AsyncClie
     assert answer.json()["error"].startswith("samples[1]: 4 media are more than the 3 allowed")
 
 
-async def test_large_requests_together_are_bounded() -> None:
+async def test_limits_the_total_size_of_concurrent_requests() -> None:
     judge = HeldJudge()
     gateway = judge.gateway(GatewayConfig(max_body_mib=1, max_bodies_mib=1))
     async with client(gateway) as http:
@@ -179,7 +189,7 @@ HOSTILE: list[tuple[str, str]] = [
 
 @pytest.mark.parametrize(("body", "field"), HOSTILE, ids=[h[0][:20] for h in HOSTILE])
 @pytest.mark.parametrize("path", ["/v1/judge", "/v1/rewards", "/get_reward"])
-async def test_what_is_not_json_is_refused(web: httpx.AsyncClient, path: str, body: str, field: str) -> None:
+async def test_rejects_invalid_json(web: httpx.AsyncClient, path: str, body: str, field: str) -> None:
     answer = await web.post(path, content=body.encode(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert answer.json()["field"] == (
@@ -188,14 +198,16 @@ async def test_what_is_not_json_is_refused(web: httpx.AsyncClient, path: str, bo
     assert "\n" not in answer.json()["error"]
 
 
-async def test_bytes_that_are_no_text_are_refused(web: httpx.AsyncClient) -> None:
+async def test_rejects_bytes_that_are_not_utf8(web: httpx.AsyncClient) -> None:
     for body in (b"\xff\xfe{}", b'{"a": "\xff"}', "{}".encode("utf-16"), b"\0" * 100):
         answer = await web.post("/v1/judge", content=body, headers={"Content-Type": "application/json"})
         assert (answer.status_code, answer.json()["field"]) == (422, "body")
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-async def test_a_page_in_a_browser_cannot_ask_without_asking_first(web: httpx.AsyncClient, kind: str | None) -> None:
+async def test_rejects_content_types_that_browsers_send_without_preflight(
+    web: httpx.AsyncClient, kind: str | None
+) -> None:
     headers = {} if kind is None else {"Content-Type": kind}
     answer = await web.post("/v1/judge", content=json.dumps(comparisons("a")).encode(), headers=headers)
     assert answer.status_code == 415
@@ -245,14 +257,16 @@ ENVELOPES: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("path", "body", "field"), ENVELOPES, ids=[f"{e[0]} {str(e[1])[-50:]}" for e in ENVELOPES])
-async def test_a_wrong_field_is_named(web: httpx.AsyncClient, path: str, body: dict[str, Any], field: str) -> None:
+async def test_error_names_the_invalid_field(
+    web: httpx.AsyncClient, path: str, body: dict[str, Any], field: str
+) -> None:
     answer = await web.post(path, content=json.dumps(body).encode(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert answer.json()["field"] == field
     assert answer.json()["error"].startswith(f"{field}: ")
 
 
-async def test_no_path_in_a_request_is_ever_opened(
+async def test_never_opens_a_path_from_a_request(
     web: httpx.AsyncClient, tmp_path: Path, files_opened: list[str]
 ) -> None:
     secret = tmp_path / "secret.png"
@@ -277,7 +291,7 @@ async def test_no_path_in_a_request_is_ever_opened(
     assert not [name for name in files_opened if str(tmp_path) in name]
 
 
-async def test_what_goes_wrong_within_is_told_without_details() -> None:
+async def test_hides_the_details_of_internal_errors() -> None:
     async def broken(_: Any) -> Any:
         raise ZeroDivisionError("the secret of the house")
 
@@ -285,10 +299,10 @@ async def test_what_goes_wrong_within_is_told_without_details() -> None:
         for path, body in (("/v1/judge", comparisons("a")), ("/v1/rewards", samples("a"))):
             answer = await http.post(path, json=body)
             assert answer.status_code == 500
-            assert answer.json() == {"error": "the service failed at this request; its log says why"}
+            assert answer.json() == {"error": "the request failed because of an internal error; see the service's log"}
 
 
-async def test_other_routes_and_methods_have_errors_of_the_same_shape(web: httpx.AsyncClient) -> None:
+async def test_unknown_routes_and_methods_give_json_errors(web: httpx.AsyncClient) -> None:
     for method, path, status in (("GET", "/", 404), ("POST", "/v1/judge/", 404), ("GET", "/v1/judge", 405)):
         answer = await web.request(method, path)
         assert answer.status_code == status
@@ -310,7 +324,7 @@ rows = st.recursive(
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(rows | st.fixed_dictionaries({"prompt": rows, "response": rows}), max_size=2), st.data())
-async def test_whatever_comes_in_is_judged_or_refused(
+async def test_every_request_is_judged_or_rejected(
     web: httpx.AsyncClient, samples: list[Any], data: st.DataObject
 ) -> None:
     rest = data.draw(
@@ -322,7 +336,7 @@ async def test_whatever_comes_in_is_judged_or_refused(
     assert answer.status_code == 200 or answer.json()["error"]
 
 
-def test_json_is_read_as_deep_as_requests_are_and_no_deeper() -> None:
+def test_limits_the_nesting_depth_of_json() -> None:
     assert parse_strict_json("[" * 32 + "]" * 32)
-    with pytest.raises(FieldError, match="nested more than 32 deep"):
+    with pytest.raises(FieldError, match="at most 32 nested levels"):
         parse_strict_json("[" * 33 + "]" * 33)

@@ -1,4 +1,4 @@
-"""Comparisons and samples over the wire and back, and what is refused on the way."""
+"""Encoding and decoding of comparisons and samples, and rejection of invalid requests."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ MEDIA = (
     make_video([RED, BLUE, RED], fps=2.5),
     make_molecule("CC(=O)O"),
 )
-texts = st.text(st.characters(), max_size=12)  # with half surrogate pairs and control characters
+texts = st.text(st.characters(), max_size=12)  # including lone surrogates and control characters
 parts = st.lists(st.one_of(texts, st.sampled_from(MEDIA)), min_size=1, max_size=4).map(tuple)
-# Text alone is one text, as `Comparison.of` makes it.
+# A content of text only is one string, as created by `Comparison.of`.
 contents = st.one_of(texts, parts.filter(lambda content: any(isinstance(p, Media) for p in content)))
 prompts = st.lists(st.builds(Message, texts, contents), min_size=1, max_size=3).map(tuple)
 some_comparisons = st.builds(
@@ -52,38 +52,38 @@ some_comparisons = st.builds(
 some_samples = st.builds(Sample, prompts, contents, st.none() | contents, st.none() | texts)
 
 
-def media_decoder(store: MediaStore | None = None, most: int = 64) -> MediaDecoder:
-    return MediaDecoder(store or MediaStore(1 << 24), UrlFetcher((), 1 << 20), most)
+def media_decoder(store: MediaStore | None = None, max_media: int = 64) -> MediaDecoder:
+    return MediaDecoder(store or MediaStore(1 << 24), UrlFetcher((), 1 << 20), max_media)
 
 
-def decoded(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any:
-    """A row that came as JSON, with media that were uploaded before."""
+def decode_row(decode: Any, row: Any, media: dict[str, Media] | None = None) -> Any:
+    """Decode a JSON row with uploaded media."""
     store = MediaStore(1 << 24)
     for digest, medium in (media or {}).items():
         store.put(medium.modality, digest, medium.data)
     row = json.loads(json.dumps(row))
-    (found,) = asyncio.run(media_decoder(store).decode_rows([("row", partial(decode, row, "row"))]))
-    return found
+    (decoded,) = asyncio.run(media_decoder(store).decode_rows([("row", partial(decode, row, "row"))]))
+    return decoded
 
 
 @settings(max_examples=60, deadline=None)
 @given(some_comparisons)
-def test_a_comparison_is_the_same_after_the_wire(comparison: Comparison) -> None:
-    assert decoded(decode_comparison, *encode_comparison(comparison)) == comparison
+def test_decoding_inverts_the_encoding_of_comparisons(comparison: Comparison) -> None:
+    assert decode_row(decode_comparison, *encode_comparison(comparison)) == comparison
 
 
-def test_the_first_draw_is_sent_as_it_was_before_there_were_others() -> None:
+def test_omits_a_sample_index_of_zero() -> None:
     assert "sample_index" not in encode_comparison(Comparison.of("q", "a"))[0]
     assert encode_comparison(Comparison.of("q", "a", sample_index=3))[0]["sample_index"] == 3
 
 
 @settings(max_examples=60, deadline=None)
 @given(some_samples)
-def test_a_sample_is_the_same_after_the_wire(sample: Sample) -> None:
-    assert decoded(decode_sample, *encode_sample(sample)) == sample
+def test_decoding_inverts_the_encoding_of_samples(sample: Sample) -> None:
+    assert decode_row(decode_sample, *encode_sample(sample)) == sample
 
 
-def test_media_are_referred_to_by_digest_and_listed_once() -> None:
+def test_references_media_by_digest_and_lists_them_once() -> None:
     comparison = Comparison.of("Which?", (RED, "or", RED), make_video([RED, BLUE], fps=1), images=[BLUE])
     row, media = encode_comparison(comparison)
     assert media == {RED.digest: RED, BLUE.digest: BLUE}
@@ -100,25 +100,25 @@ def test_the_client_loads_no_web_framework_and_no_model_library() -> None:
     assert out.split() == ["HEAVY"]
 
 
-def test_prompts_and_responses_come_in_the_usual_shapes() -> None:
+def test_accepts_the_common_formats_of_prompts_and_responses() -> None:
     row = {
         "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?", "image": None}]}],
         "images": [uri(RED)],
         "responses": ["text", ["a", {"type": "text", "text": "b"}], [{"role": "assistant", "content": "c"}], ""],
         "id": None,
     }
-    found = decoded(decode_comparison, row)
-    assert found == Comparison("", (Message("user", (RED, "What?")),), ("text", "ab", "c", ""))
+    decoded = decode_row(decode_comparison, row)
+    assert decoded == Comparison("", (Message("user", (RED, "What?")),), ("text", "ab", "c", ""))
 
 
-def test_an_image_in_openais_form_is_an_image() -> None:
+def test_accepts_openai_image_parts() -> None:
     part = {"type": "image_url", "image_url": {"url": uri(RED), "detail": "high"}}
-    assert decoded(decode_sample, {"prompt": "p", "response": [part]}).response == (RED,)
+    assert decode_row(decode_sample, {"prompt": "p", "response": [part]}).response == (RED,)
 
 
-def test_images_that_have_no_place_in_the_prompt_stand_before_it() -> None:
-    found = decoded(decode_sample, {"prompt": "Which?", "response": "r", "images": [uri(RED), uri(BLUE)]})
-    assert found.prompt == (Message("user", (RED, BLUE, "Which?")),)
+def test_images_without_a_placeholder_precede_the_prompt() -> None:
+    decoded = decode_row(decode_sample, {"prompt": "Which?", "response": "r", "images": [uri(RED), uri(BLUE)]})
+    assert decoded.prompt == (Message("user", (RED, BLUE, "Which?")),)
 
 
 def uri(medium: Media) -> str:
@@ -149,17 +149,17 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"images": "a.png"}, "row.images", "expected a list"),
     ({"id": 3}, "row.id", "expected text"),
     ({"rubric": ["general"]}, "row.rubric", "expected text, got a list"),
-    ({"sample_index": -1}, "row.draw", "expected a whole number from 0 to 65535"),
-    ({"sample_index": 10**400}, "row.draw", "expected a whole number from 0 to 65535"),
-    ({"sample_index": True}, "row.draw", "expected a whole number from 0 to 65535"),
-    ({"sample_index": 1.0}, "row.draw", "expected a whole number from 0 to 65535"),
+    ({"sample_index": -1}, "row.sample_index", "expected a whole number from 0 to 65535"),
+    ({"sample_index": 10**400}, "row.sample_index", "expected a whole number from 0 to 65535"),
+    ({"sample_index": True}, "row.sample_index", "expected a whole number from 0 to 65535"),
+    ({"sample_index": 1.0}, "row.sample_index", "expected a whole number from 0 to 65535"),
 ]
 
 
 @pytest.mark.parametrize(("change", "field", "problem"), WRONG, ids=[str(w[0])[:60] for w in WRONG])
-def test_what_is_wrong_is_named_by_its_place(change: dict[str, Any], field: str, problem: str) -> None:
+def test_error_names_the_invalid_field(change: dict[str, Any], field: str, problem: str) -> None:
     with pytest.raises(FieldError) as error:
-        decoded(decode_comparison, {"prompt": "p", "responses": ["r"]} | change)
+        decode_row(decode_comparison, {"prompt": "p", "responses": ["r"]} | change)
     assert error.value.field == field
     assert str(error.value).startswith(f"{field}: ")
     assert problem in str(error.value)
@@ -203,20 +203,20 @@ REFUSED: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "reference", "below"), REFUSED, ids=[f"{r[0]} {str(r[1])[:50]}" for r in REFUSED])
-def test_only_references_of_the_known_forms_are_media(kind: str, reference: Any, below: str) -> None:
+def test_rejects_unknown_forms_of_references(kind: str, reference: Any, below: str) -> None:
     row = {"prompt": "p", "response": [TEXT, {"type": kind, kind: reference}]}
     with pytest.raises(FieldError) as error:
-        decoded(decode_sample, row)
+        decode_row(decode_sample, row)
     assert error.value.field == f"row.response[1].{kind}{below}"
 
 
-def test_a_digest_of_another_modality_is_refused() -> None:
+def test_rejects_a_digest_of_another_modality() -> None:
     row = {"prompt": "p", "response": [{"type": "audio", "audio": {"digest": RED.digest}}]}
     with pytest.raises(FieldError, match=r"row\.response\[0\]\.audio: expected audio, and this digest is of image"):
-        decoded(decode_sample, row, {RED.digest: RED})
+        decode_row(decode_sample, row, {RED.digest: RED})
 
 
-async def test_all_media_that_are_missing_are_named_at_once() -> None:
+async def test_reports_all_missing_media_together() -> None:
     row, _ = encode_sample(Sample((Message("user", (RED, "?")),), (make_video([RED, BLUE], fps=1),)))
     store = MediaStore(1 << 20)
     with pytest.raises(MissingMediaError) as error:
@@ -227,7 +227,9 @@ async def test_all_media_that_are_missing_are_named_at_once() -> None:
     await media_decoder(store).decode_rows([("row", partial(decode_sample, row, "row"))])
 
 
-async def test_an_image_that_stands_in_many_rows_is_read_once() -> None:
+async def test_reads_an_image_of_many_rows_once() -> None:
     row = {"prompt": "p", "response": "r", "images": [uri(RED)]}
-    found = await media_decoder().decode_rows([(f"row {i}", partial(decode_sample, row, f"row {i}")) for i in range(3)])
-    assert len({id(sample.prompt[0].content[0]) for sample in found}) == 1
+    decoded = await media_decoder().decode_rows(
+        [(f"row {i}", partial(decode_sample, row, f"row {i}")) for i in range(3)]
+    )
+    assert len({id(sample.prompt[0].content[0]) for sample in decoded}) == 1

@@ -1,4 +1,4 @@
-"""The service behind its routes: what it takes on, when it answers, and what happens to work whose client is gone."""
+"""The gateway behind its routes: admission, deadlines, and work of disconnected clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from clips import noise, picture
-from web import HeldJudge, client, comparisons, samples, until
+from web import HeldJudge, client, comparisons, samples, wait_until
 
 from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.errors import EngineLostError, UsageError
@@ -36,8 +36,8 @@ KEY = {"Idempotency-Key": "one"}
 RED, BLUE = (make_image(picture(noise(28, 28 + 28 * i))) for i in range(2))
 
 
-class Told(ServiceMetrics):
-    """Keeps what it is told."""
+class RecordingMetrics(ServiceMetrics):
+    """Metrics that keep all recorded values."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
@@ -51,13 +51,13 @@ class Told(ServiceMetrics):
         self.requests.append((route, status))
 
 
-def statuses(answer: httpx.Response) -> list[str]:
+def get_statuses(answer: httpx.Response) -> list[str]:
     assert answer.status_code == 200, answer.text
     (rows,) = answer.json().values()
     return [row["status"] for row in rows]
 
 
-async def test_judgments_come_in_the_order_of_the_request() -> None:
+async def test_returns_judgments_in_request_order() -> None:
     async with client(HeldJudge().gateway()) as http:
         answer = await http.post("/v1/judge", json=comparisons("a", "b", "c", "a"))
     judgments = [Judgment.from_json(row) for row in answer.json()["judgments"]]
@@ -66,7 +66,7 @@ async def test_judgments_come_in_the_order_of_the_request() -> None:
     assert all(j.status == Status.OK and j.scores for j in judgments)
 
 
-async def test_judgments_over_http_are_those_of_the_judge() -> None:
+async def test_judgments_over_http_equal_direct_judgments() -> None:
     judge = HeldJudge()
     pair = Comparison.of("Which?", "first", "second \ud83d", id="half \udc00")
     row, _ = encode_comparison(pair)
@@ -75,7 +75,7 @@ async def test_judgments_over_http_are_those_of_the_judge() -> None:
     assert Judgment.from_json(answer.json()["judgments"][0]) == await judge.judge.ajudge(pair)
 
 
-async def test_rewards_come_in_the_order_of_the_request() -> None:
+async def test_returns_rewards_in_request_order() -> None:
     async with client(HeldJudge().gateway()) as http:
         body = samples("a", "b", "mumble", "c", method="round_robin", reward="win_rate")
         answer = await http.post("/v1/rewards", json=body)
@@ -85,7 +85,7 @@ async def test_rewards_come_in_the_order_of_the_request() -> None:
     assert all(r.group.size == 4 for r in rewards)
 
 
-async def test_a_group_is_gathered_from_several_requests() -> None:
+async def test_collects_a_group_from_several_requests() -> None:
     judge = HeldJudge()
     options = {"method": "round_robin", "reward": "win_rate", "group_size": 3}
     async with client(judge.gateway()) as http:
@@ -95,40 +95,40 @@ async def test_a_group_is_gathered_from_several_requests() -> None:
     assert all(r.group.size == r.group.wanted == 3 for r in rewards)
 
 
-async def test_what_is_not_ready_at_the_deadline_has_status_timeout_and_the_rest_is_there() -> None:
+async def test_unfinished_items_time_out_and_finished_ones_are_returned() -> None:
     judge = HeldJudge()
     async with client(judge.gateway()) as http:
         answer = await http.post("/v1/judge", json=comparisons("a", "slow", "b") | {"deadline_s": 0.5})
-        assert statuses(answer) == ["ok", "timeout", "ok"]
+        assert get_statuses(answer) == ["ok", "timeout", "ok"]
         assert "deadline of 0." in answer.json()["judgments"][1]["votes"][0]["detail"]
         assert answer.json()["judgments"][1]["scores"] is None
         answer = await http.post("/v1/rewards", json=samples("a", "slow", "b", deadline_s=0.5))
-        assert statuses(answer) == ["ok", "timeout", "ok"]
+        assert get_statuses(answer) == ["ok", "timeout", "ok"]
         assert answer.json()["rewards"][1]["value"] is None
-        await until(lambda: judge.given_up["slow"] == 2)
+        await wait_until(lambda: judge.cancelled["slow"] == 2)
 
 
-async def test_a_request_cannot_ask_for_more_time_than_the_service_gives() -> None:
+async def test_service_limits_the_deadline_of_a_request() -> None:
     async with client(HeldJudge().gateway(GatewayConfig(deadline_s=0.1))) as http:
         for more in ({"deadline_s": 1e300}, {"deadline_s": None}, {}):
-            assert statuses(await http.post("/v1/judge", json=comparisons("slow") | more)) == ["timeout"]
+            assert get_statuses(await http.post("/v1/judge", json=comparisons("slow") | more)) == ["timeout"]
 
 
-async def test_a_short_deadline_of_the_service_leaves_requests_that_wait_for_nobody_alone() -> None:
+async def test_short_service_deadline_does_not_affect_requests_without_groups() -> None:
     async with client(
         HeldJudge().gateway(GatewayConfig(deadline_s=5.0))
     ) as http:  # below the default of group_timeout_s
-        assert statuses(await http.post("/v1/rewards", json=samples("a"))) == ["ok"]
+        assert get_statuses(await http.post("/v1/rewards", json=samples("a"))) == ["ok"]
         body = {"query": ["ab"], "prompts": ["a"], "labels": [""]}
         assert (await http.post("/get_reward", json=body)).json()["rewards"] != [None]
 
 
-async def test_a_request_without_any_time_left_is_answered_at_once() -> None:
+async def test_responds_at_once_to_an_expired_request() -> None:
     async with client(HeldJudge().gateway()) as http:
-        assert statuses(await http.post("/v1/judge", json=comparisons("slow") | {"deadline_s": 0})) == ["timeout"]
+        assert get_statuses(await http.post("/v1/judge", json=comparisons("slow") | {"deadline_s": 0})) == ["timeout"]
 
 
-async def test_nothing_is_judged_of_a_request_with_one_wrong_rubric() -> None:
+async def test_judges_nothing_if_one_rubric_is_invalid() -> None:
     judge = HeldJudge()
     rows = comparisons("a")["comparisons"] + comparisons("b", rubric="genral")["comparisons"]
     async with client(judge.gateway()) as http:
@@ -138,11 +138,11 @@ async def test_nothing_is_judged_of_a_request_with_one_wrong_rubric() -> None:
         rows[1]["rubric"] = "mllm_judge_pair"
         answer = await http.post("/v1/judge", json={"comparisons": rows})
         assert answer.json()["error"].startswith("comparisons[1].rubric: rubric 'mllm_judge_pair' is made for 2")
-    assert not judge.begun
+    assert not judge.started
 
 
-async def test_what_cannot_be_judged_costs_the_others_nothing() -> None:
-    """That a model takes no images shows only when it judges."""
+async def test_a_rejected_item_does_not_lose_the_other_results() -> None:
+    """A model that takes no images is detected only when it judges."""
     rows = comparisons("a", "b")["comparisons"]
     data = f"data:image/png;base64,{base64.b64encode(RED.data).decode()}"
     rows[0]["images"] = [data]
@@ -162,29 +162,29 @@ async def test_what_cannot_be_judged_costs_the_others_nothing() -> None:
         assert [row and row["status"] for row in answer.json()["results"]] == ["ok", None]
 
 
-async def test_an_engine_that_is_lost_is_a_status() -> None:
+async def test_a_lost_engine_becomes_a_status() -> None:
     async def lost(_: Comparison) -> Judgment:
         raise EngineLostError("the engine died")
 
     async with client(Gateway(lost)) as http:
-        assert statuses(await http.post("/v1/judge", json=comparisons("a"))) == ["engine_lost"]
-        assert statuses(await http.post("/v1/rewards", json=samples("a"))) == ["engine_lost"]
+        assert get_statuses(await http.post("/v1/judge", json=comparisons("a"))) == ["engine_lost"]
+        assert get_statuses(await http.post("/v1/rewards", json=samples("a"))) == ["engine_lost"]
 
 
-async def test_the_operators_rubrics_are_called_by_name_and_where_they_lie_is_not_told(tmp_path: Path) -> None:
+async def test_operator_rubrics_are_named_without_revealing_their_path(tmp_path: Path) -> None:
     file = tmp_path / "brevity.toml"
     file.write_text('criteria = "brevity"\nscale = "1-5"\nresponses = 1\n')
     async with client(HeldJudge().gateway(GatewayConfig(rubrics=(str(file),)))) as http:
         answer = await http.post("/v1/judge", json=comparisons("a", rubric="brevity"))
-        assert statuses(answer) == ["ok"]
+        assert get_statuses(answer) == ["ok"]
         assert answer.json()["judgments"][0]["provenance"]["rubric"] == "brevity"
-        assert statuses(await http.post("/v1/rewards", json=samples("a", rubric="brevity"))) == ["ok"]
+        assert get_statuses(await http.post("/v1/rewards", json=samples("a", rubric="brevity"))) == ["ok"]
         refused = await http.post("/v1/rewards", json=samples("a", "b", rubric="brevity", method="round_robin"))
         assert refused.json()["error"] == "rubric: rubric 'brevity' is made for 1 responses at a time, not 2"
         assert str(tmp_path) not in answer.text + refused.text
 
 
-def test_rubrics_that_cannot_be_used_are_refused_at_the_start(tmp_path: Path) -> None:
+def test_rejects_invalid_rubric_files_at_start(tmp_path: Path) -> None:
     broken, general = tmp_path / "broken.toml", tmp_path / "general.toml"
     broken.write_text("criteria = 3")
     general.write_text('criteria = "brevity"\nscale = "1-5"\n')
@@ -202,56 +202,61 @@ def test_rubrics_that_cannot_be_used_are_refused_at_the_start(tmp_path: Path) ->
         ({"deadline_s": 0.0}, "deadline_s must be above 0"),
         ({"media_hosts": ("https://media.test",)}, "media_hosts"),
         ({"media_hosts": ("media.test:80",)}, "media_hosts"),
-        ({"openrlhf": RewardSpec(reward="rank", group_size=4, group_timeout_s=170.0)}, "leaves nothing"),
+        (
+            {"openrlhf": RewardSpec(reward="rank", group_size=4, group_timeout_s=170.0)},
+            "must be below the 170 s time limit",
+        ),
     ],
 )
-def test_limits_that_make_no_sense_are_refused(options: dict[str, Any], problem: str) -> None:
+def test_rejects_contradictory_limits(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         GatewayConfig(**options)
 
 
-async def test_what_is_too_much_is_refused_with_a_time_to_come_back_and_the_service_recovers() -> None:
-    judge, told = HeldJudge(), Told()
-    gateway = judge.gateway(GatewayConfig(max_pending=10, max_items=10), metrics=told)
+async def test_overload_gives_503_with_retry_after_and_recovers() -> None:
+    judge, metrics = HeldJudge(), RecordingMetrics()
+    gateway = judge.gateway(GatewayConfig(max_pending=10, max_items=10), metrics=metrics)
     async with client(gateway) as http:
         held = asyncio.create_task(http.post("/v1/judge", json=comparisons(*(f"slow {i}" for i in range(6)))))
-        await until(lambda: gateway.pending == 6)
+        await wait_until(lambda: gateway.pending == 6)
         refused = await http.post("/v1/rewards", json=samples(*"abcde"))
         assert refused.status_code == 503
-        assert "6 completions are waiting and at most 10 may" in refused.json()["error"]
+        assert "6 completions are pending and at most 10 may" in refused.json()["error"]
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
         assert gateway.pending == 6
-        assert not any(x in judge.begun for x in "abcde")
-        assert statuses(await http.post("/v1/rewards", json=samples(*"abcd"))) == ["ok"] * 4  # there is room for these
+        assert not any(x in judge.started for x in "abcde")
+        assert (
+            get_statuses(await http.post("/v1/rewards", json=samples(*"abcd"))) == ["ok"] * 4
+        )  # these fit within the limit
         judge.go.set()
-        assert statuses(await held) == ["ok"] * 6
+        assert get_statuses(await held) == ["ok"] * 6
         assert gateway.pending == 0
-        assert statuses(await http.post("/v1/judge", json=comparisons(*"abcdefghij"))) == ["ok"] * 10
-    assert max(told.counts) == 10
-    assert told.counts[-1] == 0
-    assert ("/v1/rewards", 503) in told.requests
-    assert ("/v1/judge", 200) in told.requests
+        assert get_statuses(await http.post("/v1/judge", json=comparisons(*"abcdefghij"))) == ["ok"] * 10
+    assert max(metrics.counts) == 10
+    assert metrics.counts[-1] == 0
+    assert ("/v1/rewards", 503) in metrics.requests
+    assert ("/v1/judge", 200) in metrics.requests
 
 
-async def test_ten_times_too_much_ends_in_answers_and_refusals_alone() -> None:
+async def test_tenfold_overload_gives_only_results_and_refusals() -> None:
     judge = HeldJudge()
     gateway = judge.gateway(GatewayConfig(max_pending=10, max_items=10))
     async with client(gateway) as http:
         sent = [asyncio.create_task(http.post("/v1/judge", json=comparisons(f"slow {i}"))) for i in range(100)]
-        await until(lambda: sum(task.done() for task in sent) == 90)
+        await wait_until(lambda: sum(task.done() for task in sent) == 90)
         judge.go.set()
         answers = await asyncio.gather(*sent)
         assert sorted(answer.status_code for answer in answers) == [200] * 10 + [503] * 90
-        assert statuses(await http.post("/v1/judge", json=comparisons("a"))) == ["ok"]
+        assert get_statuses(await http.post("/v1/judge", json=comparisons("a"))) == ["ok"]
 
 
-def test_the_time_to_come_back_follows_the_rate_of_answers() -> None:
+def test_retry_after_follows_the_completion_rate() -> None:
     now = 1000.0
     backpressure = Backpressure(100, clock=lambda: now)
     backpressure.admit(100)
     with pytest.raises(RetryLaterError) as error:
         backpressure.admit(1)
-    assert error.value.retry_after_s == 5  # nothing is known
+    assert error.value.retry_after_s == 5  # no rate was measured yet
     for _ in range(10):
         now += 1
         backpressure.release(2)
@@ -271,75 +276,75 @@ def test_the_time_to_come_back_follows_the_rate_of_answers() -> None:
     assert error.value.retry_after_s == 5
 
 
-async def test_a_request_with_a_key_is_judged_once_however_often_it_is_sent() -> None:
+async def test_judges_repeated_requests_with_a_key_once() -> None:
     judge = HeldJudge()
     gateway = judge.gateway()
     async with client(gateway) as http:
         body = comparisons("slow a", "b")
         sent = [asyncio.create_task(http.post("/v1/judge", json=body, headers=KEY)) for _ in range(3)]
-        await until(lambda: judge.begun["slow a"] and gateway.pending == 1)
-        # A client that asks again has less time left; that is no other request.
+        await wait_until(lambda: judge.started["slow a"] and gateway.pending == 1)
+        # A client that repeats a request has less time left; the request still is the same.
         sent.append(asyncio.create_task(http.post("/v1/judge", json=body | {"deadline_s": 7.5}, headers=KEY)))
         await asyncio.sleep(0.01)
         judge.go.set()
         answers = [*await asyncio.gather(*sent), await http.post("/v1/judge", json=body, headers=KEY)]
         assert {answer.text for answer in answers} == {answers[0].text}
-        assert statuses(answers[0]) == ["ok", "ok"]
-        assert judge.begun == {"slow a": 1, "b": 1}
+        assert get_statuses(answers[0]) == ["ok", "ok"]
+        assert judge.started == {"slow a": 1, "b": 1}
         await http.post("/v1/judge", json=body, headers={"Idempotency-Key": "two"})
         await http.post("/v1/judge", json=body)
-        assert judge.begun == {"slow a": 3, "b": 3}
+        assert judge.started == {"slow a": 3, "b": 3}
 
 
-async def test_another_request_under_the_same_key_is_refused() -> None:
+async def test_rejects_another_request_with_the_same_key() -> None:
     judge = HeldJudge()
     async with client(judge.gateway()) as http:
-        assert statuses(await http.post("/v1/judge", json=comparisons("a"), headers=KEY)) == ["ok"]
+        assert get_statuses(await http.post("/v1/judge", json=comparisons("a"), headers=KEY)) == ["ok"]
         refused = await http.post("/v1/judge", json=comparisons("b"), headers=KEY)
         assert refused.status_code == 422
         assert refused.json()["field"] == "Idempotency-Key"
-        assert statuses(await http.post("/v1/rewards", json=samples("b"), headers=KEY)) == ["ok"]  # another route
+        assert get_statuses(await http.post("/v1/rewards", json=samples("b"), headers=KEY)) == ["ok"]  # another route
         for key in ("", "x" * 256):
             answer = await http.post("/v1/judge", json=comparisons("b"), headers={"Idempotency-Key": key})
             assert answer.status_code == 422
 
 
 async def left(task: asyncio.Task[Any]) -> None:
-    """The client goes away."""
+    """Report that the client disconnected."""
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def test_work_under_a_key_goes_on_when_its_client_is_gone_and_is_not_done_twice() -> None:
+async def test_keyed_work_continues_after_a_disconnect_and_runs_once() -> None:
     judge = HeldJudge()
     gateway = judge.gateway()
     async with client(gateway) as http:
         sent = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow"), headers=KEY))
-        await until(lambda: judge.begun["slow"])
+        await wait_until(lambda: judge.started["slow"])
         await left(sent)
         judge.go.set()
-        await until(lambda: gateway.pending == 0)
-        assert statuses(await http.post("/v1/judge", json=comparisons("slow"), headers=KEY)) == ["ok"]
-    assert judge.begun == {"slow": 1}
-    assert not judge.given_up
+        await wait_until(lambda: gateway.pending == 0)
+        assert get_statuses(await http.post("/v1/judge", json=comparisons("slow"), headers=KEY)) == ["ok"]
+    assert judge.started == {"slow": 1}
+    assert not judge.cancelled
 
 
-async def test_work_without_a_key_ends_when_its_client_is_gone() -> None:
+async def test_work_without_a_key_ends_after_a_disconnect() -> None:
     judge = HeldJudge()
     gateway = judge.gateway()
     async with client(gateway) as http:
         for path, body in (("/v1/judge", comparisons("slow")), ("/v1/rewards", samples("slow"))):
             sent = asyncio.create_task(http.post(path, json=body))
-            await until(lambda: gateway.pending == 1)
+            await wait_until(lambda: gateway.pending == 1)
             await left(sent)
-            await until(lambda: gateway.pending == 0)
-        await until(lambda: judge.given_up["slow"] == judge.begun["slow"])
+            await wait_until(lambda: gateway.pending == 0)
+        await wait_until(lambda: judge.cancelled["slow"] == judge.started["slow"])
 
 
-async def test_a_server_that_only_reports_the_disconnect_ends_the_work_too() -> None:
-    judge, told = HeldJudge(), Told()
-    gateway = judge.gateway(metrics=told)
+async def test_disconnect_message_of_the_server_ends_the_work() -> None:
+    judge, metrics = HeldJudge(), RecordingMetrics()
+    gateway = judge.gateway(metrics=metrics)
     body = json.dumps(comparisons("slow")).encode()
     gone = asyncio.Event()
     messages = [
@@ -359,43 +364,43 @@ async def test_a_server_that_only_reports_the_disconnect_ends_the_work_too() -> 
     scope = {"type": "http", "method": "POST", "path": "/v1/judge", "query_string": b"", "root_path": ""}
     scope |= {"headers": [(b"content-type", b"application/json")]}
     served = asyncio.create_task(create_app(gateway)(scope, receive, send))  # type: ignore[arg-type]
-    await until(lambda: judge.begun["slow"])
+    await wait_until(lambda: judge.started["slow"])
     gone.set()
     await served
-    await until(lambda: gateway.pending == 0)
-    assert told.requests == [("/v1/judge", 499)]
+    await wait_until(lambda: gateway.pending == 0)
+    assert metrics.requests == [("/v1/judge", 499)]
     await gateway.close()
 
 
-async def test_what_failed_under_a_key_is_tried_again() -> None:
+async def test_retries_failed_work_with_the_same_key() -> None:
     judge = HeldJudge()
     gateway = judge.gateway(GatewayConfig(max_pending=1, max_items=1))
     async with client(gateway) as http:
         held = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow")))
-        await until(lambda: gateway.pending == 1)
+        await wait_until(lambda: gateway.pending == 1)
         assert (await http.post("/v1/judge", json=comparisons("a"), headers=KEY)).status_code == 503
         judge.go.set()
         await held
-        assert statuses(await http.post("/v1/judge", json=comparisons("a"), headers=KEY)) == ["ok"]
+        assert get_statuses(await http.post("/v1/judge", json=comparisons("a"), headers=KEY)) == ["ok"]
 
 
-async def test_answers_are_forgotten_after_a_while() -> None:
+async def test_evicts_answers_after_their_retention() -> None:
     judge = HeldJudge()
     async with client(judge.gateway(GatewayConfig(retain_s=0.05))) as http:
         for _ in range(2):
             await http.post("/v1/judge", json=comparisons("a"), headers=KEY)
-        assert judge.begun["a"] == 1
+        assert judge.started["a"] == 1
         await asyncio.sleep(0.06)
-        assert statuses(await http.post("/v1/judge", json=comparisons("b"), headers=KEY)) == ["ok"]
+        assert get_statuses(await http.post("/v1/judge", json=comparisons("b"), headers=KEY)) == ["ok"]
 
 
-async def test_draining_refuses_what_is_new_and_answers_all_that_was_accepted() -> None:
+async def test_draining_refuses_new_requests_and_answers_accepted_ones() -> None:
     judge = HeldJudge()
     gateway = judge.gateway()
     async with client(gateway) as http:
         accepted = [asyncio.create_task(http.post("/v1/judge", json=comparisons(f"slow {i}"))) for i in range(5)]
         abandoned = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow key"), headers=KEY))
-        await until(lambda: gateway.pending == 6)
+        await wait_until(lambda: gateway.pending == 6)
         await left(abandoned)
         drained = asyncio.create_task(gateway.drain())
         await asyncio.sleep(0.01)
@@ -405,33 +410,35 @@ async def test_draining_refuses_what_is_new_and_answers_all_that_was_accepted() 
         refused = await http.post("/v1/judge", json=comparisons("a"))
         assert refused.status_code == 503
         assert int(refused.headers["Retry-After"]) >= 1
-        joined = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow key"), headers=KEY))  # is not new
+        joined = asyncio.create_task(
+            http.post("/v1/judge", json=comparisons("slow key"), headers=KEY)
+        )  # joins running work
         await asyncio.sleep(0.01)
         judge.go.set()
         await asyncio.wait_for(drained, 1)
-        assert all(statuses(answer) == ["ok"] for answer in await asyncio.gather(*accepted, joined))
-    assert judge.begun["a"] == 0
+        assert all(get_statuses(answer) == ["ok"] for answer in await asyncio.gather(*accepted, joined))
+    assert judge.started["a"] == 0
 
 
-async def test_draining_a_service_with_nothing_in_hand_takes_no_time() -> None:
+async def test_draining_an_idle_service_returns_at_once() -> None:
     gateway = HeldJudge().gateway()
     await asyncio.wait_for(gateway.drain(), 0.5)
     await gateway.close()
 
 
-async def test_closing_ends_what_is_under_way() -> None:
+async def test_closing_cancels_running_work() -> None:
     judge = HeldJudge()
     gateway = judge.gateway()
     async with client(gateway) as http:
         sent = asyncio.create_task(http.post("/v1/judge", json=comparisons("slow"), headers=KEY))
-        await until(lambda: judge.begun["slow"])
+        await wait_until(lambda: judge.started["slow"])
         await gateway.close()
         assert (await sent).status_code == 503
-    assert judge.given_up["slow"] == 1
+    assert judge.cancelled["slow"] == 1
     assert gateway.pending == 0
 
 
-async def test_health_tells_of_what_is_behind() -> None:
+async def test_health_reports_the_backend() -> None:
     replicas = 0
 
     async def health() -> Mapping[str, Any]:
@@ -451,14 +458,14 @@ async def upload(http: httpx.AsyncClient, *media: Media) -> None:
         assert (answer.status_code, answer.json()) == (200, {"digest": medium.digest})
 
 
-async def _noted(asked: list[Comparison], comparison: Comparison) -> Judgment:
-    asked.append(comparison)
+async def _record_comparison(received: list[Comparison], comparison: Comparison) -> Judgment:
+    received.append(comparison)
     return Judgment(comparison.id, Status.OK, (3.0,), None, "")
 
 
-async def test_media_are_uploaded_once_and_referred_to_many_times() -> None:
-    asked: list[Comparison] = []
-    gateway = Gateway(partial(_noted, asked))
+async def test_uploaded_media_can_be_referenced_many_times() -> None:
+    received: list[Comparison] = []
+    gateway = Gateway(partial(_record_comparison, received))
     sample = Sample(Comparison.of("Which?", "-", images=[RED, BLUE]).prompt, "a")
     row, media = encode_sample(sample)
     async with client(gateway) as http:
@@ -466,17 +473,17 @@ async def test_media_are_uploaded_once_and_referred_to_many_times() -> None:
         missing = await http.post("/v1/rewards", json=body, headers=KEY)
         assert missing.status_code == 409
         assert sorted(missing.json()["missing_media"]) == sorted(media)
-        assert not asked
+        assert not received
         await upload(http, *media.values())
-        assert statuses(await http.post("/v1/rewards", json=body, headers=KEY)) == ["ok", "ok"]
+        assert get_statuses(await http.post("/v1/rewards", json=body, headers=KEY)) == ["ok", "ok"]
         for _ in range(3):
-            assert statuses(await http.post("/v1/rewards", json=body)) == ["ok", "ok"]
+            assert get_statuses(await http.post("/v1/rewards", json=body)) == ["ok", "ok"]
     assert gateway.store.uploads == 2
-    assert len(asked) == 8
-    assert all(comparison.prompt == sample.prompt for comparison in asked)
+    assert len(received) == 8
+    assert all(comparison.prompt == sample.prompt for comparison in received)
 
 
-async def test_media_by_url_come_from_allowed_hosts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fetches_media_urls_from_allowed_hosts_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def network(request: httpx.Request) -> httpx.Response:
         assert request.url.host == "media.test"
         return httpx.Response({"/a": 200, "/b": 500}[request.url.path], stream=httpx.ByteStream(RED.data))
@@ -484,18 +491,20 @@ async def test_media_by_url_come_from_allowed_hosts_alone(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         "flex_judge.reward.server.gateway.UrlFetcher", partial(UrlFetcher, transport=httpx.MockTransport(network))
     )
-    asked: list[Comparison] = []
-    async with client(Gateway(partial(_noted, asked), GatewayConfig(media_hosts=("media.test",)))) as http:
+    received: list[Comparison] = []
+    async with client(
+        Gateway(partial(_record_comparison, received), GatewayConfig(media_hosts=("media.test",)))
+    ) as http:
         for url, status in (("//media.test/a", 200), ("//media.test/b", 502), ("//evil.test/a", 422)):
             answer = await http.post("/v1/judge", json=comparisons("a", images=[{"url": f"https:{url}"}]))
             assert answer.status_code == status
             assert status == 200 or answer.json()["error"].startswith("comparisons[0].images[0]: ")
-    assert [comparison.prompt[0].content[0] for comparison in asked] == [RED]
+    assert [comparison.prompt[0].content[0] for comparison in received] == [RED]
 
 
-async def test_media_that_were_dropped_for_want_of_room_are_asked_for_again() -> None:
+async def test_requests_evicted_media_again() -> None:
     gateway = HeldJudge().gateway(GatewayConfig(media_store_mib=1, max_body_mib=1))
-    gateway.store.most_bytes = len(BLUE.data)
+    gateway.store.max_bytes = len(BLUE.data)
     row, _ = encode_comparison(Comparison.of("Which?", "a", images=[RED]))
     async with client(gateway) as http:
         await upload(http, RED, BLUE)
@@ -514,7 +523,7 @@ async def test_media_that_were_dropped_for_want_of_room_are_asked_for_again() ->
         (f"sculpture/{RED.digest}", "modality"),
     ],
 )
-async def test_what_is_uploaded_must_be_what_it_says(path: str, field: str) -> None:
+async def test_rejects_uploads_with_wrong_digest_or_modality(path: str, field: str) -> None:
     gateway = HeldJudge().gateway()
     async with client(gateway) as http:
         answer = await http.put(f"/v1/media/{path}", content=RED.data)
@@ -539,5 +548,5 @@ async def test_the_openapi_page_describes_every_route_and_its_examples_work() ->
             assert (await http.post(path, json=example)).status_code in (200, 409)  # one example has an image
 
 
-def test_every_setting_of_rewards_can_be_asked_for() -> None:
+def test_requests_can_set_every_reward_setting() -> None:
     assert {field.name for field in fields(RewardSpec)} <= set(RewardsRequest.model_fields)

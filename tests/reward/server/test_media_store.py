@@ -27,7 +27,7 @@ def put(store: MediaStore, medium: Media) -> Media:
 @pytest.mark.parametrize(
     "medium", [IMAGES[0], make_audio(wav(tone(0.1))), make_video(film(range(0, 100, 20)))], ids=str
 )
-def test_what_was_uploaded_is_found_by_its_digest(medium: Media) -> None:
+def test_finds_uploads_by_digest(medium: Media) -> None:
     store = MediaStore(1 << 20)
     put(store, medium)
     assert store.get(medium.digest) == medium
@@ -35,13 +35,13 @@ def test_what_was_uploaded_is_found_by_its_digest(medium: Media) -> None:
     assert (len(store), store.bytes, store.uploads, store.hits, store.misses) == (1, len(medium.data), 1, 1, 1)
 
 
-def test_the_same_medium_twice_is_kept_once() -> None:
+def test_stores_equal_media_once() -> None:
     store = MediaStore(1 << 20)
     assert put(store, IMAGES[0]) is put(store, IMAGES[0])
     assert (len(store), store.bytes, store.uploads) == (1, len(IMAGES[0].data), 1)
 
 
-def test_what_was_not_used_for_longest_goes_first() -> None:
+def test_evicts_the_least_recently_used_medium() -> None:
     a, b, c, d = sorted(IMAGES, key=lambda medium: len(medium.data))
     store = MediaStore(sum(len(medium.data) for medium in (a, c, d)))
     for medium in (a, b, c):
@@ -50,48 +50,48 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
     put(store, d)
     assert [medium for medium in (a, b, c, d) if store.get(medium.digest)] == [a, c, d]
     assert store.evicted == 1
-    assert store.bytes == store.most_bytes
+    assert store.bytes == store.max_bytes
 
 
-def test_content_must_be_what_its_digest_says() -> None:
+def test_rejects_content_with_another_digest() -> None:
     store = MediaStore(1 << 20)
     with pytest.raises(MediaError, match=f"its digest is {IMAGES[1].digest}, not {IMAGES[0].digest}"):
         store.put(Modality.IMAGE, IMAGES[0].digest, IMAGES[1].data)
-    with pytest.raises(MediaError, match="its digest is"):  # of a video with the same bytes
+    with pytest.raises(MediaError, match="its digest is"):  # a video with the same bytes has another digest
         store.put(Modality.VIDEO, IMAGES[0].digest, IMAGES[0].data)
     assert len(store) == 0
 
 
 @pytest.mark.parametrize("modality", [Modality.IMAGE, Modality.VIDEO, Modality.AUDIO])
 @pytest.mark.parametrize("data", [b"", b"/etc/passwd", b"no medium" * 100])
-def test_content_must_be_a_medium(modality: Modality, data: bytes) -> None:
+def test_rejects_content_that_cannot_be_opened(modality: Modality, data: bytes) -> None:
     store = MediaStore(1 << 20)
     with pytest.raises(MediaError):
         store.put(modality, Media(modality, data, "").digest, data)
     assert len(store) == 0
 
 
-def test_a_medium_larger_than_the_store_is_refused() -> None:
+def test_rejects_a_medium_larger_than_the_store() -> None:
     with pytest.raises(RequestTooLargeError, match="are more than"):
         put(MediaStore(10), IMAGES[0])
 
 
-def reader(answer: Any, hosts: tuple[str, ...] = ("media.test",), **options: Any) -> UrlFetcher:
-    options = {"most_bytes": 1000, "total_s": 0.2} | options
+def make_fetcher(answer: Any, hosts: tuple[str, ...] = ("media.test",), **options: Any) -> UrlFetcher:
+    options = {"max_bytes": 1000, "timeout_s": 0.2} | options
     return UrlFetcher(hosts, transport=httpx.MockTransport(answer), **options)
 
 
-async def test_a_file_of_an_allowed_host_is_read() -> None:
-    asked: list[httpx.Request] = []
+async def test_fetches_a_file_from_an_allowed_host() -> None:
+    requests: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
+        requests.append(request)
         return httpx.Response(200, stream=httpx.ByteStream(b"abc"))
 
-    assert await reader(answer).fetch("https://media.test/a?b=c") == b"abc"
-    assert await reader(answer).fetch("https://MEDIA.test:443/a") == b"abc"
-    assert [str(request.url) for request in asked] == ["https://media.test/a?b=c", "https://media.test/a"]
-    assert asked[0].headers["Accept-Encoding"] == "identity"
+    assert await make_fetcher(answer).fetch("https://media.test/a?b=c") == b"abc"
+    assert await make_fetcher(answer).fetch("https://MEDIA.test:443/a") == b"abc"
+    assert [str(request.url) for request in requests] == ["https://media.test/a?b=c", "https://media.test/a"]
+    assert requests[0].headers["Accept-Encoding"] == "identity"
 
 
 @pytest.mark.parametrize(
@@ -119,29 +119,29 @@ async def test_a_file_of_an_allowed_host_is_read() -> None:
         "ftp://media.test/a",
     ],
 )
-async def test_nothing_else_is_ever_asked(url: str) -> None:
+async def test_sends_no_request_for_disallowed_urls(url: str) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
-        raise AssertionError(f"{request.url} was asked for")
+        raise AssertionError(f"{request.url} was requested")
 
     with pytest.raises(MediaError):
-        await reader(answer).fetch(url)
+        await make_fetcher(answer).fetch(url)
 
 
-async def test_without_a_list_of_hosts_no_url_is_taken() -> None:
-    with pytest.raises(MediaError, match="off at this service"):
-        await reader(None, hosts=()).fetch("https://media.test/a")
+async def test_rejects_all_urls_without_allowed_hosts() -> None:
+    with pytest.raises(MediaError, match="disabled in this service"):
+        await make_fetcher(None, hosts=()).fetch("https://media.test/a")
 
 
-async def test_redirects_are_not_followed() -> None:
+async def test_does_not_follow_redirects() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         assert request.url.host == "media.test"
         return httpx.Response(302, headers={"Location": "https://evil.test/"})
 
     with pytest.raises(MediaError, match="answered 302; redirects are not followed"):
-        await reader(answer).fetch("https://media.test/a")
+        await make_fetcher(answer).fetch("https://media.test/a")
 
 
-async def test_what_is_too_large_is_given_up_while_it_arrives() -> None:
+async def test_aborts_a_download_that_is_too_large() -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -150,18 +150,18 @@ async def test_what_is_too_large_is_given_up_while_it_arrives() -> None:
             sent += 100
             yield b"x" * 100
 
-    with pytest.raises(MediaError, match="more than the"):
-        await reader(lambda _: httpx.Response(200, content=endless())).fetch("https://media.test/a")
+    with pytest.raises(MediaError, match="larger than the"):
+        await make_fetcher(lambda _: httpx.Response(200, content=endless())).fetch("https://media.test/a")
     assert sent <= 1200
 
 
-async def test_what_comes_compressed_is_not_unpacked() -> None:
+async def test_rejects_compressed_responses() -> None:
     packed = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"x"))
     with pytest.raises(MediaError, match="compressed"):
-        await reader(lambda _: packed).fetch("https://media.test/a")
+        await make_fetcher(lambda _: packed).fetch("https://media.test/a")
 
 
-async def test_a_host_that_fails_may_be_asked_again_later() -> None:
+async def test_reports_temporary_and_permanent_host_failures() -> None:
     async def slow(_: httpx.Request) -> httpx.Response:
         await asyncio.sleep(10)
         return httpx.Response(200)
@@ -175,6 +175,6 @@ async def test_a_host_that_fails_may_be_asked_again_later() -> None:
         (lambda _: httpx.Response(503), "answered 503"),
     ):
         with pytest.raises(MediaFetchError, match=problem):
-            await reader(answer).fetch("https://media.test/a")
+            await make_fetcher(answer).fetch("https://media.test/a")
     with pytest.raises(MediaError, match="answered 404"):
-        await reader(lambda _: httpx.Response(404)).fetch("https://media.test/a")
+        await make_fetcher(lambda _: httpx.Response(404)).fetch("https://media.test/a")

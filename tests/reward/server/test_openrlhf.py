@@ -1,4 +1,4 @@
-"""OpenRLHF's remote reward model: its requests as it sends them, and answers that it can use."""
+"""Remote reward model for OpenRLHF: requests as it sends them, and responses that it can use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from clips import noise, picture
-from web import HeldJudge, client, until
+from web import HeldJudge, client, wait_until
 
 from flex_judge.judges import Comparison, Judgment, Media, Status
 from flex_judge.judges.types import content_to_text
@@ -23,66 +23,64 @@ PROMPT = "<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\n"
 
 
 def payload(*responses: str, label: Any = "", prompt: str = PROMPT) -> dict[str, Any]:
-    """What `SingleTurnAgentExecutor` posts: the decoded tokens of prompt and response, the prompt, the data set's
-    label.
-    """
+    """Build the request of `SingleTurnAgentExecutor`: decoded prompt and response, the prompt, and the label."""
     count = len(responses)
     return {"query": [prompt + r for r in responses], "prompts": [prompt] * count, "labels": [label] * count}
 
 
 @pytest.fixture
-async def asked() -> list[Comparison]:
+async def received() -> list[Comparison]:
     return []
 
 
 @pytest.fixture
-async def web(asked: list[Comparison]) -> AsyncIterator[httpx.AsyncClient]:
-    """A service whose judge notes what it is asked, and gives each response its length as its score."""
+async def web(received: list[Comparison]) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve a judge that records its comparisons and scores each response by its length."""
 
-    async def ask(comparison: Comparison) -> Judgment:
-        asked.append(comparison)
+    async def judge(comparison: Comparison) -> Judgment:
+        received.append(comparison)
         scores = tuple(float(len(content_to_text(response))) for response in comparison.responses)
         return Judgment(comparison.id, Status.OK, scores, scores, "thought")
 
-    async with client(Gateway(ask)) as http:
+    async with client(Gateway(judge)) as http:
         yield http
 
 
-async def test_one_sample_in_a_request(web: httpx.AsyncClient, asked: list[Comparison]) -> None:
+async def test_judges_one_sample_per_request(web: httpx.AsyncClient, received: list[Comparison]) -> None:
     answer = await web.post("/get_reward", json=payload("It is 5.<|im_end|>"))
     assert answer.status_code == 200
-    told = answer.json()
-    assert told["rewards"] == [8.0]
-    assert told["scores"] == [pytest.approx(7 / 9)]  # 8 on a scale from 1 to 10
-    assert told["extra_logs"]["judge_ok"] == [1.0]
-    assert asked[0].responses == ("It is 5.",)
-    assert asked[0].prompt[0].content == PROMPT
+    result = answer.json()
+    assert result["rewards"] == [8.0]
+    assert result["scores"] == [pytest.approx(7 / 9)]  # 8 on a scale from 1 to 10
+    assert result["extra_logs"]["judge_ok"] == [1.0]
+    assert received[0].responses == ("It is 5.",)
+    assert received[0].prompt[0].content == PROMPT
 
 
-async def test_empty_lists_get_empty_lists(web: httpx.AsyncClient) -> None:
+async def test_returns_empty_lists_for_empty_lists(web: httpx.AsyncClient) -> None:
     for body in (payload(), {"query": [], "prompts": []}, {"query": [], "prompts": [], "labels": None}):
         answer = await web.post("/get_reward", json=body)
         assert answer.status_code == 200
-        told = answer.json()
-        assert told["rewards"] == told["scores"] == []
-        assert all(values == [] for values in told["extra_logs"].values())
+        result = answer.json()
+        assert result["rewards"] == result["scores"] == []
+        assert all(values == [] for values in result["extra_logs"].values())
 
 
-async def test_every_list_has_one_number_for_each_sample_and_the_names_are_always_the_same() -> None:
+async def test_lists_have_one_number_per_sample_and_constant_names() -> None:
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf_deadline_s=0.5))) as http:
-        told = (await http.post("/get_reward", json=payload("a", "mumble", "slow"))).json()
+        result = (await http.post("/get_reward", json=payload("a", "mumble", "slow"))).json()
         names = (await http.post("/get_reward", json=payload())).json()["extra_logs"].keys()
-    assert [reward is None for reward in told["rewards"]] == [False, True, True]
-    assert [score is None for score in told["scores"]] == [False, True, True]
-    assert told["extra_logs"].keys() == names
-    assert all(len(values) == 3 for values in told["extra_logs"].values())
-    assert all(isinstance(value, float) for values in told["extra_logs"].values() for value in values)
-    assert told["extra_logs"]["judge_ok"] == [1, 0, 0]
-    assert told["extra_logs"]["judge_unparseable"] == [0, 1, 0]
-    assert told["extra_logs"]["judge_timeout"] == [0, 0, 1]
+    assert [reward is None for reward in result["rewards"]] == [False, True, True]
+    assert [score is None for score in result["scores"]] == [False, True, True]
+    assert result["extra_logs"].keys() == names
+    assert all(len(values) == 3 for values in result["extra_logs"].values())
+    assert all(isinstance(value, float) for values in result["extra_logs"].values() for value in values)
+    assert result["extra_logs"]["judge_ok"] == [1, 0, 0]
+    assert result["extra_logs"]["judge_unparseable"] == [0, 1, 0]
+    assert result["extra_logs"]["judge_timeout"] == [0, 0, 1]
 
 
-async def test_the_answer_comes_before_openrlhf_gives_up() -> None:
+async def test_responds_before_openrlhf_times_out() -> None:
     assert GatewayConfig().openrlhf_deadline_s < 180
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf_deadline_s=0.1))) as http:
         async with asyncio.timeout(1):
@@ -90,20 +88,20 @@ async def test_the_answer_comes_before_openrlhf_gives_up() -> None:
         assert answer.json()["rewards"] == [None]
 
 
-async def test_single_samples_are_gathered_into_their_group() -> None:
+async def test_collects_single_samples_into_groups() -> None:
     spec = RewardSpec(method="round_robin", reward="win_rate", group_size=4, group_timeout_s=5)
     other = PROMPT.replace("2 + 3", "3 + 4")
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf=spec))) as http:
         sent = [payload(x, prompt=prompt) for x in "abcd" for prompt in (PROMPT, other)]
         answers = await asyncio.gather(*(http.post("/get_reward", json=body) for body in sent))
-    told = [answer.json() for answer in answers]
-    for group in (told[::2], told[1::2]):
-        assert sum(one["rewards"][0] for one in group) == pytest.approx(2)
-        assert all(one["extra_logs"]["judge_group_size"] == [4] for one in group)
-        assert all(one["extra_logs"]["judge_group_whole"] == [1] for one in group)
+    bodies = [answer.json() for answer in answers]
+    for group in (bodies[::2], bodies[1::2]):
+        assert sum(body["rewards"][0] for body in group) == pytest.approx(2)
+        assert all(body["extra_logs"]["judge_group_size"] == [4] for body in group)
+        assert all(body["extra_logs"]["judge_group_whole"] == [1] for body in group)
 
 
-async def test_a_group_that_stays_incomplete_is_judged_in_time_and_says_so() -> None:
+async def test_judges_an_incomplete_group_after_its_timeout_and_reports_it() -> None:
     spec = RewardSpec(reward="rank", group_size=3, group_timeout_s=0.1)
     async with client(HeldJudge().gateway(GatewayConfig(openrlhf=spec))) as http:
         answers = await asyncio.gather(*(http.post("/get_reward", json=payload(x)) for x in "ab"))
@@ -114,7 +112,7 @@ async def test_a_group_that_stays_incomplete_is_judged_in_time_and_says_so() -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    ("text", "expected"),
     [
         ("five<|im_end|>", "five"),
         ("five<|im_end|>\n", "five"),
@@ -128,35 +126,35 @@ async def test_a_group_that_stays_incomplete_is_judged_in_time_and_says_so() -> 
         ("", ""),
     ],
 )
-def test_what_ends_a_turn_is_no_part_of_the_response(text: str, left: str) -> None:
-    assert strip_end_of_turn(text, GatewayConfig().end_of_turn) == left
+def test_strips_end_of_turn_tokens(text: str, expected: str) -> None:
+    assert strip_end_of_turn(text, GatewayConfig().end_of_turn) == expected
 
 
-def test_a_response_of_nothing_but_ends_of_turns_takes_no_long_time() -> None:
+def test_strips_many_end_of_turn_tokens_in_linear_time() -> None:
     assert strip_end_of_turn("<eos> " * 200_000, GatewayConfig().end_of_turn) == ""
 
 
-async def test_the_tokens_that_are_cut_can_be_chosen() -> None:
-    asked: list[Comparison] = []
+async def test_end_of_turn_tokens_are_configurable() -> None:
+    received: list[Comparison] = []
 
-    async def ask(comparison: Comparison) -> Judgment:
-        asked.append(comparison)
+    async def judge(comparison: Comparison) -> Judgment:
+        received.append(comparison)
         return Judgment(comparison.id, Status.OK, (3.0,), None, "")
 
-    async with client(Gateway(ask, GatewayConfig(end_of_turn=("STOP",)))) as http:
+    async with client(Gateway(judge, GatewayConfig(end_of_turn=("STOP",)))) as http:
         await http.post("/get_reward", json=payload("five<|im_end|>", "fiveSTOP"))
-    assert [comparison.responses[0] for comparison in asked] == ["five<|im_end|>", "five"]
+    assert [comparison.responses[0] for comparison in received] == ["five<|im_end|>", "five"]
 
 
 @pytest.mark.parametrize("query", ["What is 2 + 3?5", "", PROMPT[1:] + "5", "5" + PROMPT])
-async def test_a_query_that_does_not_begin_with_its_prompt_is_refused(web: httpx.AsyncClient, query: str) -> None:
+async def test_rejects_a_query_that_does_not_begin_with_its_prompt(web: httpx.AsyncClient, query: str) -> None:
     body = {"query": [PROMPT + "4", query], "prompts": [PROMPT] * 2, "labels": ["", ""]}
     answer = await web.post("/get_reward", json=body)
     assert (answer.status_code, answer.json()["field"]) == (422, "query[1]")
     assert "does not begin with prompts[1]" in answer.json()["error"]
 
 
-async def test_a_label_may_say_what_the_judge_is_shown(web: httpx.AsyncClient, asked: list[Comparison]) -> None:
+async def test_a_label_can_set_prompt_images_and_rubric(web: httpx.AsyncClient, received: list[Comparison]) -> None:
     data = picture(noise(8, 8))
     label = {
         "prompt": [{"role": "user", "content": [{"type": "image"}, "How many?"]}],
@@ -165,41 +163,41 @@ async def test_a_label_may_say_what_the_judge_is_shown(web: httpx.AsyncClient, a
         "group": "the first",
         "answer": 5,
     }
-    for told in (label, json.dumps(label)):
-        answer = await web.post("/get_reward", json=payload("Five.", label=told))
+    for value in (label, json.dumps(label)):
+        answer = await web.post("/get_reward", json=payload("Five.", label=value))
         assert answer.status_code == 200, answer.text
-    assert asked[0].rubric == "correctness"
-    content = asked[0].prompt[0].content
+    assert received[0].rubric == "correctness"
+    content = received[0].prompt[0].content
     assert isinstance(content[0], Media)
     assert content[0].data == data
     assert content[1] == "How many?"
-    assert asked[0].responses == asked[1].responses == ("Five.",)
+    assert received[0].responses == received[1].responses == ("Five.",)
 
 
-async def test_a_label_may_hold_the_baseline() -> None:
-    asked: list[Comparison] = []
+async def test_a_label_can_set_the_baseline() -> None:
+    received: list[Comparison] = []
     spec = RewardSpec(method="baseline", reward="win_rate")
 
-    async def ask(comparison: Comparison) -> Judgment:
-        asked.append(comparison)
+    async def judge(comparison: Comparison) -> Judgment:
+        received.append(comparison)
         return Judgment(comparison.id, Status.OK, (4.0, 3.0), None, "", preferred=0)
 
-    async with client(Gateway(ask, GatewayConfig(openrlhf=spec))) as http:
+    async with client(Gateway(judge, GatewayConfig(openrlhf=spec))) as http:
         answer = await http.post("/get_reward", json=payload("Five.", label={"baseline": "Six."}))
         assert answer.json()["rewards"] == [1.0]
         answer = await http.post("/get_reward", json=payload("Five."))
         assert (answer.status_code, answer.json()["field"]) == (422, "labels[0].baseline")
-    assert asked[0].responses == ("Five.", "Six.")
+    assert received[0].responses == ("Five.", "Six.")
 
 
 @pytest.mark.parametrize(
     "label", [None, "", "5", 5, 0.5, [1], "{x}", "{", '{"a": NaN}', "[1]", '"text"', {}, {"a": {}}]
 )
-async def test_labels_of_the_trainers_own_are_left_alone(
-    web: httpx.AsyncClient, asked: list[Comparison], label: Any
+async def test_ignores_labels_without_judge_fields(
+    web: httpx.AsyncClient, received: list[Comparison], label: Any
 ) -> None:
     assert (await web.post("/get_reward", json=payload("Five.", label=label))).status_code == 200
-    assert asked[0].prompt[0].content == PROMPT
+    assert received[0].prompt[0].content == PROMPT
 
 
 @pytest.mark.parametrize(
@@ -217,32 +215,32 @@ async def test_labels_of_the_trainers_own_are_left_alone(
         ({"baseline": {"a": 1}}, "labels[0].baseline", 422),
     ],
 )
-async def test_a_label_that_is_wrong_is_named(
+async def test_error_names_the_invalid_label_field(
     web: httpx.AsyncClient, label: dict[str, Any], field: str | None, status: int
 ) -> None:
     answer = await web.post("/get_reward", json=payload("Five.", label=json.dumps(label)))
     assert (answer.status_code, answer.json().get("field")) == (status, field)
 
 
-async def test_a_sample_that_cannot_be_judged_is_named_as_openrlhf_calls_it() -> None:
+async def test_error_names_a_rejected_sample_by_its_openrlhf_field() -> None:
     label = {"images": [f"data:image/png;base64,{base64.b64encode(picture(noise(8, 8))).decode()}"]}
-    async with client(HeldJudge().gateway()) as http:  # its model takes text alone
+    async with client(HeldJudge().gateway()) as http:  # its model takes only text
         answer = await http.post("/get_reward", json=payload("Five.", label=label))
     assert (answer.status_code, answer.json()["field"]) == (422, "query[0]")
     assert answer.json()["error"].startswith("query[0]: ")
 
 
-async def test_the_key_may_stand_in_the_url_where_no_header_can_be_set() -> None:
+async def test_accepts_the_key_in_the_url() -> None:
     async with client(HeldJudge().gateway(GatewayConfig(api_key="key"))) as http:
         assert (await http.post("http://any:key@judge/get_reward", json=payload("a"))).status_code == 200
         assert (await http.post("http://any:no@judge/get_reward", json=payload("a"))).status_code == 401
 
 
-async def test_a_client_that_gives_up_leaves_nothing_behind() -> None:
+async def test_cancels_the_work_of_a_disconnected_client() -> None:
     judge = HeldJudge()
     gateway = judge.gateway()
     async with client(gateway) as http:
         sent = asyncio.create_task(http.post("/get_reward", json=payload("slow")))
-        await until(lambda: gateway.pending == 1)
+        await wait_until(lambda: gateway.pending == 1)
         sent.cancel()
-        await until(lambda: gateway.pending == 0 and judge.given_up["slow"] == 1)
+        await wait_until(lambda: gateway.pending == 0 and judge.cancelled["slow"] == 1)

@@ -1,4 +1,4 @@
-"""Where a local Ray is started."""
+"""Start of a local Ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.reward.serving.cluster import connect
 
 
-def test_a_folder_with_a_package_of_the_same_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_a_working_folder_with_a_package_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "flex_judge").mkdir()
     (tmp_path / "flex_judge" / "__init__.py").touch()
     monkeypatch.chdir(tmp_path)

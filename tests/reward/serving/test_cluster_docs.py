@@ -1,4 +1,4 @@
-"""What docs/ says about clusters can be deployed as it stands, but for what is the reader's to fill in."""
+"""Cluster configurations in docs/ can be deployed, apart from values that the reader must fill in."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from flex_judge.reward.serving.config import ServiceConfig
 from flex_judge.reward.serving.ingress import PrometheusMetrics
 
 
-def manifest() -> dict[str, Any]:
+def load_manifest() -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load((DOCS / "kuberay.yaml").read_text())
     return content
 
 
-def in_kubernetes() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(manifest()["spec"]["serveConfigV2"])
+def load_kubernetes_config() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(load_manifest()["spec"]["serveConfigV2"])
     return content
 
 
-def in_the_text() -> dict[str, Any]:
+def load_docs_config() -> dict[str, Any]:
     (block,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "cluster.md").read_text(), re.DOTALL)
     content: dict[str, Any] = yaml.safe_load(block)
     return content
 
 
-def pods() -> list[dict[str, Any]]:
-    """The head's template, then the workers'."""
-    cluster = manifest()["spec"]["rayClusterConfig"]
+def list_pods() -> list[dict[str, Any]]:
+    """List the pod templates: the head, then the workers."""
+    cluster = load_manifest()["spec"]["rayClusterConfig"]
     return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
 
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> str:
-    """As the pods and the machines have it."""
+    """Set the key, as in the pods and on the machines."""
     monkeypatch.setenv(KEY_VARIABLE, "a-key")
     return "a-key"
 
 
-@pytest.mark.parametrize("config", [in_kubernetes, in_the_text])
-def test_the_configuration_is_one_that_serve_takes_and_our_application_can_be_built_from(config: Any, key: str) -> None:
+@pytest.mark.parametrize("config", [load_kubernetes_config, load_docs_config])
+def test_serve_accepts_the_configuration_and_builds_the_application(config: Any, key: str) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     (application,) = ServeDeploySchema.model_validate(config()).applications
@@ -61,10 +61,10 @@ def test_the_configuration_is_one_that_serve_takes_and_our_application_can_be_bu
     assert settings.gateway.api_key == key
 
 
-def test_the_workers_of_the_manifest_have_room_for_its_replicas() -> None:
-    (application,) = in_kubernetes()["applications"]
+def test_manifest_workers_fit_its_replicas() -> None:
+    (application,) = load_kubernetes_config()["applications"]
     settings = ServiceConfig.from_args(application["args"])
-    (group,) = manifest()["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (group,) = load_manifest()["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     (worker,) = group["template"]["spec"]["containers"]
     limits = worker["resources"]["limits"]
     gpus, cpus = settings.gpus_per_replica or 0.0, settings.cpus_per_replica or 1.0
@@ -74,8 +74,8 @@ def test_the_workers_of_the_manifest_have_room_for_its_replicas() -> None:
     assert worker["resources"]["requests"] == limits
 
 
-def test_the_manifest_names_no_registry_and_holds_no_key() -> None:
-    for pod in pods():
+def test_manifest_contains_no_registry_and_no_key() -> None:
+    for pod in list_pods():
         for container in pod["spec"]["containers"]:
             assert "/" not in container["image"]
             (key,) = [e for e in container["env"] if e["name"] == KEY_VARIABLE]
@@ -83,23 +83,23 @@ def test_the_manifest_names_no_registry_and_holds_no_key() -> None:
             assert set(key["valueFrom"]) == {"secretKeyRef"}
 
 
-def test_kubernetes_and_prometheus_look_where_the_service_answers() -> None:
+def test_probes_and_prometheus_use_the_ports_of_the_service() -> None:
     import ray
 
-    serve = in_kubernetes()
-    for pod in pods():
+    serve = load_kubernetes_config()
+    for pod in list_pods():
         (container,) = pod["spec"]["containers"]
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         assert ports["serve"] == serve["http_options"]["port"]
         assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(ports["metrics"])
-    probe = pods()[1]["spec"]["containers"][0]["readinessProbe"]["httpGet"]
+    probe = list_pods()[1]["spec"]["containers"][0]["readinessProbe"]["httpGet"]
     assert probe == {"path": "/healthz", "port": "serve"}
-    spec = manifest()["spec"]
+    spec = load_manifest()["spec"]
     assert spec["rayClusterConfig"]["rayVersion"] == ray.__version__
     assert spec["rayClusterDeletionDelaySeconds"] > serve["applications"][0]["args"]["deadline_s"]
 
 
-def test_the_metrics_in_the_text_are_those_of_the_service() -> None:
+def test_documented_metrics_exist() -> None:
     text = (DOCS / "cluster.md").read_text()
     table = text.partition("| metric (`ray_flex_judge_...`) | is |")[2].partition("\n\n")[0]
     names = re.findall(r"`([a-z_]+)[`{]", "".join(row.split("|")[1] for row in table.strip().splitlines()[1:]))

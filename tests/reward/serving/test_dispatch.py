@@ -1,4 +1,4 @@
-"""Comparisons on replicas that die."""
+"""Dispatch of comparisons to replicas that die."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
 
 
 class Replicas:
-    """Judges on which `poison` is deadly: the replica dies, and everything that it had in hand with it."""
+    """Replicas that die when they judge `poison`, together with all their comparisons."""
 
     def __init__(self, count: int = 2) -> None:
         self.count = count
-        self.born = 0
-        self.aboard: list[tuple[str, dict[asyncio.Future[Judgment], str]]] = [self._new() for _ in range(count)]
+        self.num_started = 0
+        self.running: list[tuple[str, dict[asyncio.Future[Judgment], str]]] = [self._new() for _ in range(count)]
         self.judged: Counter[str] = Counter()
         self.deaths = 0
         self.next = 0
 
     def _new(self) -> tuple[str, dict[asyncio.Future[Judgment], str]]:
-        self.born += 1
-        return f"replica {self.born}", {}
+        self.num_started += 1
+        return f"replica {self.num_started}", {}
 
     def kill(self, place: int) -> None:
-        name, futures = self.aboard[place]
-        self.aboard[place] = self._new()
+        name, futures = self.running[place]
+        self.running[place] = self._new()
         self.deaths += 1
         for future in [f for f in futures if not f.done()]:
             future.set_exception(ReplicaDiedError(name))
@@ -38,18 +38,18 @@ class Replicas:
         self.next += 1
         place = self.next % self.count
         future: asyncio.Future[Judgment] = asyncio.get_running_loop().create_future()
-        aboard = self.aboard[place][1]
-        aboard[future] = comparison.id
+        running = self.running[place][1]
+        running[future] = comparison.id
         asyncio.get_running_loop().call_later(0.01, self._finish, place, future)
         try:
             return await future
         finally:
-            aboard.pop(future, None)
+            running.pop(future, None)
 
     def _finish(self, place: int, future: asyncio.Future[Judgment]) -> None:
         if future.done():
             return
-        name = self.aboard[place][1][future]
+        name = self.running[place][1][future]
         if name.startswith("poison"):
             self.kill(place)
         else:
@@ -62,70 +62,70 @@ def comparison(name: str) -> Comparison:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def shorten_victim_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flex_judge.reward.serving.dispatch.VICTIM_WINDOW_S", 0.01)
 
 
-async def judged(replicas: Replicas, names: list[str], metrics: ServiceMetrics | None = None) -> dict[str, Judgment]:
-    dispatcher = Dispatcher(replicas.send, room=1000, metrics=metrics)
+async def judge_all(replicas: Replicas, names: list[str], metrics: ServiceMetrics | None = None) -> dict[str, Judgment]:
+    dispatcher = Dispatcher(replicas.send, max_requests=1000, metrics=metrics)
     judgments = await asyncio.gather(*(dispatcher.judge(comparison(name)) for name in names))
     assert [j.id for j in judgments] == names
     return {j.id: j for j in judgments}
 
 
-async def test_what_a_dying_replica_had_in_hand_is_judged_by_another() -> None:
+async def test_another_replica_judges_the_comparisons_of_a_dead_one() -> None:
     replicas = Replicas()
     asyncio.get_running_loop().call_later(0.005, replicas.kill, 0)
-    found = await judged(replicas, [f"c{i}" for i in range(20)])
-    assert all(j.status == Status.OK for j in found.values())
+    judgments = await judge_all(replicas, [f"c{i}" for i in range(20)])
+    assert all(j.status == Status.OK for j in judgments.values())
     assert set(replicas.judged.values()) == {1}
 
 
-async def test_a_comparison_that_kills_alone_is_quarantined_after_two_replicas() -> None:
+async def test_quarantines_a_sole_killer_after_two_replicas() -> None:
     replicas = Replicas()
-    found = await judged(replicas, ["poison"])
-    assert found["poison"].status == Status.ENGINE_LOST
-    assert found["poison"].scores is None
-    assert "2 judge replicas died" in found["poison"].votes[0].detail
+    judgments = await judge_all(replicas, ["poison"])
+    assert judgments["poison"].status == Status.ENGINE_LOST
+    assert judgments["poison"].scores is None
+    assert "2 judge replicas died" in judgments["poison"].votes[0].detail
     assert replicas.deaths == 2
 
 
-async def test_comparisons_that_kill_take_none_of_the_others_with_them() -> None:
+async def test_killers_do_not_affect_other_comparisons() -> None:
     replicas = Replicas()
     names = [f"c{i}" for i in range(30)] + ["poison 1", "poison 2"] + [f"d{i}" for i in range(30)]
-    found = await judged(replicas, names)
-    lost = {name for name, j in found.items() if j.status == Status.ENGINE_LOST}
+    judgments = await judge_all(replicas, names)
+    lost = {name for name, j in judgments.items() if j.status == Status.ENGINE_LOST}
     assert lost == {"poison 1", "poison 2"}
     assert replicas.deaths <= 6
     assert set(replicas.judged.values()) == {1}
 
 
-async def test_a_comparison_that_cannot_be_judged_as_it_is_fails_alone() -> None:
+async def test_an_invalid_comparison_fails_alone() -> None:
     async def send(c: Comparison) -> Judgment:
         raise UsageError(f"comparison {c.id!r}: no such rubric")
 
     with pytest.raises(UsageError, match="no such rubric"):
-        await Dispatcher(send, room=1).judge(comparison("c"))
+        await Dispatcher(send, max_requests=1).judge(comparison("c"))
 
 
-async def test_no_more_than_there_is_room_for_is_sent_at_a_time() -> None:
-    under_way = most = 0
+async def test_limits_concurrent_comparisons() -> None:
+    running = max_running = 0
 
     async def send(c: Comparison) -> Judgment:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running, max_running
+        running += 1
+        max_running = max(max_running, running)
         await asyncio.sleep(0)
-        under_way -= 1
+        running -= 1
         return Judgment(c.id, Status.OK, (1.0,), None, "")
 
-    dispatcher = Dispatcher(send, room=3)
+    dispatcher = Dispatcher(send, max_requests=3)
     await asyncio.gather(*(dispatcher.judge(comparison(str(i))) for i in range(12)))
-    assert most == 3
+    assert max_running == 3
 
 
-async def test_judgments_and_retries_are_told() -> None:
-    class Told(ServiceMetrics):
+async def test_records_judgments_and_retries() -> None:
+    class RecordingMetrics(ServiceMetrics):
         statuses: Counter[str] = Counter()  # noqa: RUF012
         retries = 0
 
@@ -136,7 +136,7 @@ async def test_judgments_and_retries_are_told() -> None:
         def record_retry(self) -> None:
             self.retries += 1
 
-    told = Told()
-    await judged(Replicas(), ["poison", "c"], told)
-    assert told.statuses == {Status.ENGINE_LOST: 1, Status.OK: 1}
-    assert told.retries >= 1
+    metrics = RecordingMetrics()
+    await judge_all(Replicas(), ["poison", "c"], metrics)
+    assert metrics.statuses == {Status.ENGINE_LOST: 1, Status.OK: 1}
+    assert metrics.retries >= 1

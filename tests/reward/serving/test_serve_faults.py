@@ -1,4 +1,4 @@
-"""The served judge under faults and load: the real Serve application, with scripted engines in the replicas."""
+"""Service under faults and load: the real Serve application with scripted engines."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ STEADY = ("--engine", "scripted", "--model", "scripts:steady_judge", "--temperat
 
 
 @pytest.fixture(scope="module")
-def two() -> Iterator[Serving]:
-    """A service with two replicas of a judge that takes its time to think."""
+def two_replicas() -> Iterator[Serving]:
+    """Run a service with two replicas of a slow judge."""
     small = ("--max-batch", "8", "--max-pending", "700")
     with serving(*STEADY, "--replicas", "2", *small, FLEX_JUDGE_TEST_THINK="0.4") as service:
         yield service
 
 
-def work(prompts: int, candidates: int) -> list[Comparison]:
+def make_comparisons(prompts: int, candidates: int) -> list[Comparison]:
     return [
         Comparison.of(f"Question {p}?", f"answer {p} {c}", rubric="correctness", id=f"{p}/{c}")
         for p in range(prompts)
@@ -39,26 +39,26 @@ def work(prompts: int, candidates: int) -> list[Comparison]:
     ]
 
 
-def test_600_requests_while_a_replica_is_killed_three_times(two: Serving) -> None:
-    comparisons = work(75, 8)
+def test_600_requests_while_a_replica_is_killed_three_times(two_replicas: Serving) -> None:
+    comparisons = make_comparisons(75, 8)
     calm = FlexJudge(ScriptedEngine(fair_judge), SETTINGS).judge(comparisons)
     killed: list[int] = []
 
     def kill() -> None:
         for _ in range(3):
             for _ in within(60, what="two replicas to kill one of"):
-                if len(alive := two.replicas()) == 2 and not {p.pid for p in alive} & set(killed):
+                if len(alive := two_replicas.replicas()) == 2 and not {p.pid for p in alive} & set(killed):
                     break
                 if len(alive) == 2 and any(p.pid not in killed for p in alive):
                     break
             time.sleep(1.0)
-            newest = two.replicas()[-1]
+            newest = two_replicas.replicas()[-1]
             killed.append(newest.pid)
             newest.kill()
 
     killer = threading.Thread(target=kill)
     killer.start()
-    judgments = JudgeClient(two.url, chunk=20).judge_sync(comparisons)
+    judgments = JudgeClient(two_replicas.url, chunk=20).judge_sync(comparisons)
     killer.join()
     assert len(set(killed)) == 3
     assert [j.id for j in judgments] == [c.id for c in comparisons]
@@ -66,12 +66,12 @@ def test_600_requests_while_a_replica_is_killed_three_times(two: Serving) -> Non
     assert [(j.scores, j.expected_scores) for j in judgments] == [(j.scores, j.expected_scores) for j in calm]
 
 
-def test_ten_times_too_much_is_refused_at_once_and_afterwards_all_is_well(two: Serving) -> None:
+def test_refuses_tenfold_overload_at_once_and_recovers(two_replicas: Serving) -> None:
     row = {"prompt": "Question?", "responses": ["answer"] * 1, "rubric": "correctness"}
 
     async def ask(client: httpx.AsyncClient) -> tuple[int, float, str | None]:
         start = time.monotonic()
-        response = await client.post(f"{two.url}/v1/judge", json={"comparisons": [row] * 100})
+        response = await client.post(f"{two_replicas.url}/v1/judge", json={"comparisons": [row] * 100})
         return response.status_code, time.monotonic() - start, response.headers.get("retry-after")
 
     async def overload() -> list[tuple[int, float, str | None]]:
@@ -80,24 +80,30 @@ def test_ten_times_too_much_is_refused_at_once_and_afterwards_all_is_well(two: S
             return await asyncio.gather(*(ask(client) for _ in range(70)))
 
     for _ in within(60, what="both replicas"):
-        if httpx.get(f"{two.url}/healthz").json().get("replicas") == 2:
+        if httpx.get(f"{two_replicas.url}/healthz").json().get("replicas") == 2:
             break
     answers = asyncio.run(overload())
     assert Counter(status for status, *_ in answers) == {200: 7, 503: 63}
     assert all(after is not None and 1 <= int(after) <= 60 for status, _, after in answers if status == 503)
     assert max(seconds for status, seconds, _ in answers if status == 503) < 20
-    (judgment,) = JudgeClient(two.url, deadline_s=20).judge_sync(work(1, 1))
+    (judgment,) = JudgeClient(two_replicas.url, deadline_s=20).judge_sync(make_comparisons(1, 1))
     assert judgment.status == Status.OK
 
 
-def test_the_service_tells_prometheus_what_it_does(two: Serving) -> None:
+def test_exports_metrics_to_prometheus(two_replicas: Serving) -> None:
     places = {
         f"http://{'127.0.0.1' if c.laddr.ip in ('0.0.0.0', '::') else c.laddr.ip}:{c.laddr.port}/metrics"
-        for p in two.processes("DashboardAgent")
+        for p in two_replicas.processes("DashboardAgent")
         for c in p.net_connections("tcp")
         if c.status == psutil.CONN_LISTEN
     }
-    wanted = ("judgments_total", "pending", "request_seconds_bucket", "prompt_tokens_total", "judgment_seconds_count")
+    metric_names = (
+        "judgments_total",
+        "pending",
+        "request_seconds_bucket",
+        "prompt_tokens_total",
+        "judgment_seconds_count",
+    )
     for _ in within(40, what=f"metrics at one of {places}"):
         texts = []
         for place in places:
@@ -105,40 +111,42 @@ def test_the_service_tells_prometheus_what_it_does(two: Serving) -> None:
                 texts.append(httpx.get(place, timeout=5).text)
             except httpx.HTTPError:
                 continue
-        if any(all(f"ray_flex_judge_{name}" in text for name in wanted) for text in texts):
+        if any(all(f"ray_flex_judge_{name}" in text for name in metric_names) for text in texts):
             break
 
 
-def test_judges_and_gateway_may_be_killed_and_come_back(two: Serving) -> None:
+def test_killed_replicas_and_gateway_recover(two_replicas: Serving) -> None:
     for part in ("JudgeReplica", "JudgeGateway"):
-        for process in two.processes(part):
+        for process in two_replicas.processes(part):
             process.kill()
-        client = JudgeClient(two.url, deadline_s=90, attempt_s=10)
-        assert client.judge_sync(work(1, 1))[0].status == Status.OK, part
+        client = JudgeClient(two_replicas.url, deadline_s=90, attempt_s=10)
+        assert client.judge_sync(make_comparisons(1, 1))[0].status == Status.OK, part
 
 
-def test_what_was_accepted_is_answered_when_the_service_is_stopped(two: Serving) -> None:
-    # The last test of `two`, which it ends.
+def test_answers_accepted_requests_while_stopping(two_replicas: Serving) -> None:
+    # Must be the last test with `two_replicas`, as it ends the service.
     body = {"comparisons": [{"prompt": f"Question {i}?", "responses": ["answer"]} for i in range(200)]}
     answers: list[httpx.Response] = []
-    asking = threading.Thread(target=lambda: answers.append(httpx.post(f"{two.url}/v1/judge", json=body, timeout=60)))
+    asking = threading.Thread(
+        target=lambda: answers.append(httpx.post(f"{two_replicas.url}/v1/judge", json=body, timeout=60))
+    )
     asking.start()
     time.sleep(1.5)
-    two.process.send_signal(signal.SIGTERM)
+    two_replicas.process.send_signal(signal.SIGTERM)
     for _ in within(10, what="new requests to be refused"):
-        late = httpx.post(f"{two.url}/v1/judge", json={"comparisons": body["comparisons"][:1]}, timeout=30)
+        late = httpx.post(f"{two_replicas.url}/v1/judge", json={"comparisons": body["comparisons"][:1]}, timeout=30)
         if late.status_code == 503:
             break
     assert late.headers["retry-after"]
     asking.join()
     assert answers[0].status_code == 200
     assert {row["status"] for row in answers[0].json()["judgments"]} == {"ok"}
-    assert two.process.wait(60) == 0
-    assert not two.processes()
+    assert two_replicas.process.wait(60) == 0
+    assert not two_replicas.processes()
 
 
 @pytest.mark.parametrize("victim", ["serve", "raylet/raylet"])
-def test_nothing_is_left_15_seconds_after_the_whole_dies(victim: str) -> None:
+def test_no_process_is_left_15_seconds_after_a_kill(victim: str) -> None:
     with serving(*STEADY) as service:
         if victim == "serve":
             service.processes()
@@ -146,8 +154,8 @@ def test_nothing_is_left_15_seconds_after_the_whole_dies(victim: str) -> None:
         else:
             for process in service.processes(victim):
                 process.kill()
-        assert nothing_left(service)
+        assert is_family_dead(service)
 
 
-def nothing_left(service: Serving) -> bool:
+def is_family_dead(service: Serving) -> bool:
     return any(not service.processes() for _ in within(15, what=f"the end of {service.processes()}"))

@@ -55,13 +55,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     from ray import serve
 
     with connect() as cluster:
-        serve.start(http_options={"host": "127.0.0.1", "port": PORT})  # once, for all services of these tests
+        serve.start(http_options={"host": "127.0.0.1", "port": PORT})  # one HTTP server for all services of these tests
         yield cluster
 
 
 @pytest.mark.slow
-def test_each_comparison_is_judged_once_each_question_on_one_replica_and_both_replicas_work(cluster: Cluster) -> None:
-    work = groups([[f"answer {i} {k}" for k in range(4)] for i in range(4)])  # so few that no load parts a question
+def test_judges_each_comparison_once_with_one_replica_per_prompt(cluster: Cluster) -> None:
+    work = groups(
+        [[f"answer {i} {k}" for k in range(4)] for i in range(4)]
+    )  # few enough that no prompt is split because of load
     judgments = asyncio.run(judge_all(service_config("slow_judge", name="spread").place_on(cluster), work))
     assert sorted(j.id for j in judgments) == sorted(c.id for group in work for c in group)
     assert all(j.status == Status.OK for j in judgments)
@@ -73,7 +75,7 @@ def test_each_comparison_is_judged_once_each_question_on_one_replica_and_both_re
 
 
 @pytest.mark.slow
-def test_what_a_dying_replica_had_in_hand_is_judged_by_another(cluster: Cluster) -> None:
+def test_another_replica_judges_the_comparisons_of_a_dead_one(cluster: Cluster) -> None:
     Path(os.environ["FLEX_JUDGE_TEST_POISON"]).touch()
     work = groups([["fine", "once", "good"], *([["fine", "good"]] * 6)])
     judgments = asyncio.run(judge_all(service_config("mortal_judge", name="once").place_on(cluster), work))
@@ -82,7 +84,7 @@ def test_what_a_dying_replica_had_in_hand_is_judged_by_another(cluster: Cluster)
 
 
 @pytest.mark.slow
-def test_a_request_that_kills_every_replica_ends_as_engine_lost_and_has_no_score(cluster: Cluster) -> None:
+def test_a_comparison_that_kills_replicas_is_engine_lost(cluster: Cluster) -> None:
     poison = Path(os.environ["FLEX_JUDGE_TEST_POISON"])
     poison.touch()
     try:
@@ -97,13 +99,13 @@ def test_a_request_that_kills_every_replica_ends_as_engine_lost_and_has_no_score
 
 
 @pytest.mark.slow
-def test_a_service_that_cannot_start_says_why(cluster: Cluster) -> None:
+def test_reports_why_a_service_cannot_start(cluster: Cluster) -> None:
     with pytest.raises(ClusterError, match="no_such_script"):
         asyncio.run(judge_all(service_config("no_such_script", name="broken").place_on(cluster), []))
 
 
 @pytest.mark.slow
-def test_an_application_of_the_same_name_or_address_is_refused_and_left_alone(cluster: Cluster) -> None:
+def test_does_not_touch_an_application_with_the_same_name_or_address(cluster: Cluster) -> None:
     config = service_config("judge", name="taken", gateway=GatewayConfig()).place_on(cluster)
     here, elsewhere = HttpAddress(port=PORT), HttpAddress(port=free_port())
 
@@ -122,14 +124,14 @@ def test_an_application_of_the_same_name_or_address_is_refused_and_left_alone(cl
 
 
 @pytest.mark.slow
-def test_a_wrong_request_fails_alone_and_says_why(cluster: Cluster) -> None:
+def test_an_invalid_comparison_fails_alone(cluster: Cluster) -> None:
     wrong = [[Comparison.of("Question?", "answer", rubric="no_such_rubric", id="0")]]
     with pytest.raises(UsageError, match="no_such_rubric"):
         asyncio.run(judge_all(service_config("judge", name="wrong").place_on(cluster), wrong))
 
 
 @pytest.mark.slow
-def test_what_ends_a_run_over_a_data_set_is_told_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
+def test_data_set_runs_raise_the_original_error(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "Why?"}\n')
     job = Job(open_source(str(tmp_path / "p.jsonl")), DeniedWork(), tmp_path / "parts")
     with pytest.raises(AccessError, match="401: no such key"):
@@ -138,7 +140,7 @@ def test_what_ends_a_run_over_a_data_set_is_told_as_it_is(cluster: Cluster, tmp_
 
 
 @pytest.mark.slow
-def test_a_prompt_goes_to_another_policy_when_one_dies_and_is_given_up_when_it_kills_them_all(cluster: Cluster) -> None:
+def test_policies_retry_prompts_and_give_up_those_that_kill(cluster: Cluster) -> None:
     poison = Path(os.environ["FLEX_JUDGE_TEST_POISON"])
     policy = PolicyConfig("scripts:mortal_policy", "scripted")
     config = PolicyServiceConfig(policy, replicas=2, name="policy", cpus_per_replica=0.5)
@@ -146,7 +148,7 @@ def test_a_prompt_goes_to_another_policy_when_one_dies_and_is_given_up_when_it_k
     async def scenario() -> None:
         async with PolicyService(config) as service, PolicyService(config, private=True) as again:
             await service.wait_until_ready()
-            await again.wait_until_ready()  # what a killed run leaves is removed
+            await again.wait_until_ready()  # removes what a killed run left
             remote = await RemotePolicy.from_config(config)
             assert remote.model_id == "scripts:mortal_policy"
             sampling = Sampling(32, temperature=1.0, seed=0)
@@ -164,13 +166,13 @@ def test_a_prompt_goes_to_another_policy_when_one_dies_and_is_given_up_when_it_k
     asyncio.run(scenario())
 
 
-async def test_ids_that_occur_twice_are_refused() -> None:
+async def test_rejects_duplicate_ids() -> None:
     service = JudgeService(service_config("judge"))
     with pytest.raises(UsageError, match="'0/0' among them"):
         await anext(service.stream_judgments([*groups([["a"]]), *groups([["b"]])]))
 
 
-def test_an_address_at_which_nothing_answers_is_named() -> None:
+def test_error_names_an_address_without_a_cluster() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -179,12 +181,12 @@ def test_an_address_at_which_nothing_answers_is_named() -> None:
 
 
 @pytest.mark.parametrize("address", ["nonsense", "ray://host:10001", ":6379", "host:port"])
-def test_an_address_of_the_wrong_form_is_refused(address: str) -> None:
+def test_rejects_malformed_addresses(address: str) -> None:
     with pytest.raises(UsageError, match="must be host:port or auto"):
         check_address(address)
 
 
-def test_too_little_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_memory_error_gives_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flex_judge.reward.serving.cluster.measure_available_memory", lambda: 3 << 30)
     with pytest.raises(UsageError, match=r"needs about 7.0 GiB of memory and 3.0 GiB are free; use fewer --replicas"):
         check_memory(7.0, "a demo")

@@ -1,4 +1,4 @@
-"""What a replica gets of a cluster, and settings by name as Serve's configuration files give them."""
+"""Resources of a replica in a cluster, and settings by name from Serve's configuration files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def config(**settings: Any) -> ServiceConfig:
     return ServiceConfig(JudgeConfig(EngineConfig("scripts:judge", "scripted"), JudgeSettings()), **settings)
 
 
-def test_a_gpu_is_shared_by_replicas_that_outnumber_the_gpus() -> None:
+def test_replicas_share_gpus_if_there_are_too_few() -> None:
     placed = config(replicas=4).place_on(Cluster(cpus=16, gpus=2, local=True))
     assert placed.gpus_per_replica == 0.5
-    assert placed.judge.engine.gpu_memory_utilization == 0.425  # half of what one alone would take
+    assert placed.judge.engine.gpu_memory_utilization == 0.425  # half of the share of a single replica
     assert placed.judge.engine.own_process
     assert config().place_on(Cluster(cpus=16, gpus=8, local=True)).gpus_per_replica == 1
 
@@ -35,18 +35,18 @@ def test_gpus_per_replica_is_the_tensor_parallel_size() -> None:
         config(gpus_per_replica=1.5)
 
 
-def test_a_replica_may_do_without_the_gpus_that_are_there() -> None:
+def test_replicas_can_ignore_available_gpus() -> None:
     placed = config(replicas=2, gpus_per_replica=0).place_on(Cluster(cpus=8, gpus=8, local=True))
     assert (placed.gpus_per_replica, placed.cpus_per_replica) == (0, 4)
     assert not placed.judge.engine.own_process
 
 
-def test_a_local_cluster_gives_its_cpus_to_the_replicas() -> None:
+def test_replicas_share_the_cpus_of_a_local_cluster() -> None:
     placed = config(replicas=2).place_on(Cluster(cpus=8, gpus=0, local=True))
     assert placed.cpus_per_replica == placed.judge.engine.threads == 4
 
 
-def test_more_replicas_than_cpus_are_refused_unless_they_are_given_less_than_one() -> None:
+def test_rejects_more_replicas_than_cpus_unless_cpus_are_fractional() -> None:
     with pytest.raises(ClusterError, match="3 replicas need a CPU each and the cluster has 2"):
         config(replicas=3).place_on(Cluster(cpus=2, gpus=0, local=True))
     assert (
@@ -54,7 +54,7 @@ def test_more_replicas_than_cpus_are_refused_unless_they_are_given_less_than_one
     )
 
 
-def test_autoscaling_needs_room_for_its_fewest_replicas_alone() -> None:
+def test_autoscaling_needs_resources_for_the_minimum_only() -> None:
     placed = config(autoscale="1:8").place_on(Cluster(cpus=4, gpus=0, local=False))
     assert placed.replica_range == (1, 8)
     with pytest.raises(ClusterError, match="6 replicas need a CPU each"):
@@ -62,51 +62,57 @@ def test_autoscaling_needs_room_for_its_fewest_replicas_alone() -> None:
 
 
 @pytest.mark.parametrize("text", ["4", "0:2", "3:2", "a:b", ":", "1:2:3", "-1:2"])
-def test_autoscaling_of_another_form_is_refused(text: str) -> None:
+def test_rejects_malformed_autoscaling(text: str) -> None:
     with pytest.raises(UsageError, match="autoscale must be MIN:MAX"):
         config(autoscale=text)
 
 
-def test_settings_come_by_name_and_from_texts() -> None:
+def test_builds_settings_from_named_strings() -> None:
     args = {"model": "m", "replicas": "3", "max_batch": 16, "votes": "5", "temperature": 1, "deadline_s": "90"}
-    made = ServiceConfig.from_args(
+    service_config = ServiceConfig.from_args(
         {**args, "media_hosts": "a.example, b.example", "forced_answer": "false", "adapter": "none"}
     )
-    assert (made.replicas, made.judge.engine.model, made.judge.engine.max_batch) == (3, "m", 16)
-    assert (made.judge.settings.votes, made.judge.settings.temperature, made.judge.settings.forced_answer) == (
+    assert (service_config.replicas, service_config.judge.engine.model, service_config.judge.engine.max_batch) == (
+        3,
+        "m",
+        16,
+    )
+    assert (
+        service_config.judge.settings.votes,
+        service_config.judge.settings.temperature,
+        service_config.judge.settings.forced_answer,
+    ) == (
         5,
         1.0,
         False,
     )
-    assert made.judge.engine.adapter is None
-    assert made.gateway is not None
-    assert made.gateway.media_hosts == ("a.example", "b.example")
-    assert made.gateway.deadline_s == made.judge.settings.deadline_s == 90.0
+    assert service_config.judge.engine.adapter is None
+    assert service_config.gateway is not None
+    assert service_config.gateway.media_hosts == ("a.example", "b.example")
+    assert service_config.gateway.deadline_s == service_config.judge.settings.deadline_s == 90.0
 
 
-def test_a_key_is_named_by_where_it_is_and_never_taken_literally(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_key_is_read_from_its_source_and_never_literal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("JUDGE_KEY", "secret")
     (tmp_path / "key").write_text("other\n")
     for source, key in (("env:JUDGE_KEY", "secret"), (str(tmp_path / "key"), "other")):
-        made = ServiceConfig.from_args({"api_key": source})
-        assert made.gateway is not None
-        assert made.gateway.api_key == key
-        assert key not in repr(made)
+        service_config = ServiceConfig.from_args({"api_key": source})
+        assert service_config.gateway is not None
+        assert service_config.gateway.api_key == key
+        assert key not in repr(service_config)
     for wrong in ("env:NOT_SET_ANYWHERE", "literal-key"):
         with pytest.raises(UsageError, match="api key"):
             ServiceConfig.from_args({"api_key": wrong})
 
 
-def test_the_application_for_a_configuration_file_takes_any_number_of_cpus() -> None:
+def test_application_from_a_config_file_accepts_any_cpu_count() -> None:
     assert build({"model": "scripts:judge", "engine": "scripted", "cpus_per_replica": 4, "replicas": 2}) is not None
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
-        ({"modle": "m"}, "unknown setting 'modle'; there are adapter, affinity, "),
+        ({"modle": "m"}, "unknown setting 'modle'; expected one of adapter, affinity, "),
         ({"replicas": "two"}, "setting 'replicas' must be of type int, not 'two'"),
         ({"replicas": 2.5}, "setting 'replicas' must be of type int, not 2.5"),
         ({"forced_answer": "perhaps"}, "setting 'forced_answer' must be of type bool, not 'perhaps'"),
@@ -114,6 +120,6 @@ def test_the_application_for_a_configuration_file_takes_any_number_of_cpus() -> 
         ({"votes": 0}, "votes must be at least 1, not 0"),
     ],
 )
-def test_a_wrong_setting_is_named(args: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_error_names_the_invalid_setting(args: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         ServiceConfig.from_args(args)
