@@ -1,7 +1,7 @@
 """Configuration of policies, and loading them: this project's engines, an endpoint, or an external package.
 
 A package adds a policy by an entry point of the group `flex_judge.policies`: a name, and a callable that takes a
-PolicyConfig and returns a Policy. docs/policies.md has a worked example.
+PolicyConfig and returns a Policy. docs/guides/policies.md has a worked example.
 """
 
 from __future__ import annotations

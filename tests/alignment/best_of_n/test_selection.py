@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
-from grading import Asked
+from grading import RecordingJudge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +22,7 @@ async def run_selection(
     responses: Sequence[str], method: str = "pointwise", ask: object = None, **spec: object
 ) -> Selection:
     selection_spec = SelectionSpec(method, **spec)  # type: ignore[arg-type]
-    return await select_best(PROMPT, responses, selection_spec, ask or Asked(), id="q")  # type: ignore[arg-type]
+    return await select_best(PROMPT, responses, selection_spec, ask or RecordingJudge(), id="q")  # type: ignore[arg-type]
 
 
 def make_answers(*scores: int) -> list[str]:
@@ -55,7 +55,7 @@ async def test_every_method_chooses_and_ranks_the_best_first(method: str) -> Non
 
 @pytest.mark.parametrize(("method", "count"), [("pointwise", 5), ("listwise", 1), ("round_robin", 10), ("knockout", 4)])
 async def test_number_of_judgments_per_method(method: str, count: int) -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     selection = await run_selection(make_answers(3, 5, 9, 2, 7), method, ask)
     assert len(selection.judgments) == len(ask.comparisons) == count
 
@@ -71,7 +71,7 @@ async def test_repeated_run_gives_the_same_result_and_ids(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["pointwise", "knockout", "round_robin"])
 async def test_ids_and_judged_name_the_responses_of_a_judgment(method: str) -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     responses = make_answers(3, 3, 9, 2)
     selection = await run_selection(responses, method, ask)
     texts_by_id = {c.id: tuple(map(content_to_text, c.responses)) for c in ask.comparisons}
@@ -107,7 +107,7 @@ async def test_failed_final_goes_to_the_answer_that_has_won_before() -> None:
 
 @pytest.mark.parametrize("method", POINTWISE_METHODS)
 async def test_identical_answers_are_judged_and_billed_once(method: str) -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     selection = await run_selection(make_answers(4, 8, 4, 8, 4), method, ask)
     assert sorted(ask.texts) == [("worth 4",), ("worth 8",)]
     assert selection.scores == (4, 8, 4, 8, 4)
@@ -159,14 +159,14 @@ async def test_prompts_break_ties_independently_with_the_same_seed() -> None:
 async def test_seed_decides_the_pairings_of_a_knockout() -> None:
     first_rounds = set()
     for seed in range(10):
-        ask = Asked()
+        ask = RecordingJudge()
         await run_selection(make_answers(1, 2, 3, 4, 5, 6, 7, 8), "knockout", ask, seed=seed)
         first_rounds.add(frozenset(frozenset(pair) for pair in ask.texts[:4]))
     assert len(first_rounds) > 5
 
 
 async def test_empty_group_makes_no_request() -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     assert await run_selection([], "round_robin", ask) == Selection(None, 0, (), (), (), ())
     assert not ask.comparisons
 
@@ -190,7 +190,7 @@ async def test_comparing_methods_reject_a_single_answer(method: str) -> None:
      ("round_robin", "mllm_judge_batch", "made for 3 or more"), ("listwise", "mllm_judge_pair", "not 3")],
 )  # fmt: skip
 async def test_rejects_a_rubric_that_does_not_fit_before_any_request(method: str, rubric: str, problem: str) -> None:
-    ask = Asked()
+    ask = RecordingJudge()
     with pytest.raises(UsageError, match=problem):
         await run_selection(make_answers(1, 2, 3), method, ask, rubric=rubric)
     assert not ask.comparisons

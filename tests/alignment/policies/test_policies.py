@@ -35,7 +35,7 @@ from flex_judge.judges.errors import EngineLostError, EngineUnavailableError, Me
 from flex_judge.judges.media.opening import make_audio
 from flex_judge.judges.media.prepared import MediaLimits
 
-DOCUMENT = DOCS / "policies.md"
+DOCUMENT = DOCS / "guides" / "policies.md"
 PROMPT = (Message("user", "Name a colour."),)
 WARM = Sampling(16, 0.8, top_p=0.9)
 
@@ -293,7 +293,7 @@ def test_samples_prompts_with_images(tiny: TinyEngines) -> None:
 
 
 def extract_python(document: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    return re.findall(r"```python[^\n]*\n(.*?)```", document, re.DOTALL)
 
 
 def install_package(folder: Path, toml: str, module: str) -> None:
@@ -313,7 +313,7 @@ def test_documented_example_is_a_policy_when_installed(tmp_path: Path, monkeypat
     document = DOCUMENT.read_text()
     configurations, module, use = extract_python(document)
     exec(configurations, {})
-    (toml,) = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
+    (toml,) = re.findall(r"```toml[^\n]*\n(.*?)```", document, re.DOTALL)
     install_package(tmp_path / "site", toml, module)
     monkeypatch.syspath_prepend(tmp_path / "site")
     importlib.invalidate_caches()

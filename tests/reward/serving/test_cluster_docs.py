@@ -17,7 +17,7 @@ from flex_judge.reward.serving.ingress import PrometheusMetrics
 
 
 def load_manifest() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((DOCS / "kuberay.yaml").read_text())
+    content: dict[str, Any] = yaml.safe_load((DOCS / "operations" / "kuberay.yaml").read_text())
     return content
 
 
@@ -27,7 +27,7 @@ def load_kubernetes_config() -> dict[str, Any]:
 
 
 def load_docs_config() -> dict[str, Any]:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "cluster.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"```yaml[^\n]*\n(.*?)```", (DOCS / "operations" / "cluster.md").read_text(), re.DOTALL)
     content: dict[str, Any] = yaml.safe_load(block)
     return content
 
@@ -100,8 +100,8 @@ def test_probes_and_prometheus_use_the_ports_of_the_service() -> None:
 
 
 def test_documented_metrics_exist() -> None:
-    text = (DOCS / "cluster.md").read_text()
-    table = text.partition("| metric (`ray_flex_judge_...`) | is |")[2].partition("\n\n")[0]
+    text = (DOCS / "operations" / "cluster.md").read_text()
+    table = text.partition("| metric (`ray_flex_judge_...`) | meaning |")[2].partition("\n\n")[0]
     names = re.findall(r"`([a-z_]+)[`{]", "".join(row.split("|")[1] for row in table.strip().splitlines()[1:]))
     source = Path(str(importlib.import_module(PrometheusMetrics.__module__).__file__)).read_text()
     assert len(names) > 8
