@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flex_judge.judges.judge import FlexJudge
     from flex_judge.judges.judgments import Judgment, Status, Usage, Verdict
     from flex_judge.judges.media.types import Media
+    from flex_judge.judges.models import resolve_model
     from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
     from flex_judge.judges.rubrics import list_rubrics, load_rubric
     from flex_judge.judges.rubrics.rubric import Rubric
@@ -28,6 +29,7 @@ __getattr__ = lazy_exports(
         "flex_judge.judges.judge": ["FlexJudge"],
         "flex_judge.judges.judgments": ["Judgment", "Status", "Usage", "Verdict"],
         "flex_judge.judges.media.types": ["Media"],
+        "flex_judge.judges.models": ["resolve_model"],
         "flex_judge.judges.protocol.settings": ["JudgeConfig", "JudgeSettings"],
         "flex_judge.judges.rubrics": ["load_rubric", "list_rubrics"],
         "flex_judge.judges.rubrics.rubric": ["Rubric"],
@@ -53,4 +55,5 @@ __all__ = [
     "Verdict",
     "list_rubrics",
     "load_rubric",
+    "resolve_model",
 ]
