@@ -7,10 +7,11 @@ Shows how to judge each pair in both orders and count ties and unscored pairs as
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from flex_judge import Comparison, FlexJudge
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"prompt": "What is 6 + 7?", "responses": ["6 + 7 = 13", "6 + 7 = 14"], "label": 0},
     {"prompt": "What is 9 + 4?", "responses": ["It is 12.", "It is 13."], "label": 1},
     {"prompt": "What is 12 - 5?", "responses": ["12 - 5 = 7", "12 - 5 = 8"], "label": 0},
@@ -25,7 +26,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
 
     rows = [json.loads(line) for line in options.data.read_text().splitlines()] if options.data else ROWS
-    settings = {"max_think_tokens": 128, "order": "both", "temperature": 0.0}
+    settings: dict[str, Any] = {"max_think_tokens": 128, "order": "both", "temperature": 0.0}
     judge = FlexJudge.from_pretrained(options.judge, options.engine, **settings)
     judgments = judge.judge([Comparison.of(row["prompt"], *row["responses"], rubric=options.rubric) for row in rows])
     correct = sum(judgment.preferred == row["label"] for judgment, row in zip(judgments, rows, strict=True))
