@@ -61,7 +61,7 @@ _NO_EVALUATIONS = ("eval_strategy", "no", "the policy is evaluated before and af
 
 HELP_ALL = "--help-all"
 ALWAYS_SHOWN = ("accelerate_config", "num_processes", "model_name_or_path", "output_dir")
-"""Flags of TRL and the launcher that --help lists in addition to those of the recipes."""
+"""Flags of TRL and the launcher that --help lists in addition to the recipe flags."""
 
 
 @dataclass(frozen=True, kw_only=True)
