@@ -27,7 +27,7 @@ def _describe_statuses() -> str:
         [code(status.value), meanings[name] or "The judgment has scores.", "no" if status.is_final else "yes"]
         for name, status in Status.__members__.items()
     ]
-    header = ["Status", "Meaning", "Can succeed when judged again"]
+    header = ["Status", "Meaning", "Judged again by a rerun"]
     return f"## Statuses of a judgment {{ #statuses }}\n\n{table(header, rows)}"
 
 

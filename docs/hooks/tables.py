@@ -23,8 +23,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def escape_cell(text: str) -> str:
-    """Put a text on one line and escape the bars that would end the cell."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """Put a text on one line and escape the bars that would end the cell. Bars in inline code do not."""
+    pieces = " ".join(text.split()).split("`")
+    pieces[::2] = [piece.replace("|", "\\|") for piece in pieces[::2]]
+    return "`".join(pieces)
 
 
 def code(text: object) -> str:

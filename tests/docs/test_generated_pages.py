@@ -103,6 +103,10 @@ def test_the_examples_page_has_every_example(monkeypatch: pytest.MonkeyPatch) ->
         assert f"{{ #{path.stem} }}" in page
 
 
+def test_bars_end_cells_except_in_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_hook("tables", monkeypatch).table(["A"], [["x | `y|z`\nw"]]) == "| A |\n| --- |\n| x \\| `y|z` w |\n"
+
+
 @pytest.mark.parametrize(
     ("plain", "markdown"),
     [

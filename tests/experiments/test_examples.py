@@ -50,6 +50,12 @@ def test_an_example_imports_public_names_only(path: Path) -> None:
             assert {alias.name for alias in node.names} <= set(public)
 
 
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_guide_links_to_the_example(path: Path) -> None:
+    guides = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "guides").glob("*.md"))
+    assert f"](examples.md#{path.stem})" in guides
+
+
 @pytest.mark.slow
 def test_judge_answer(run: Run) -> None:
     output = run("judge_answer", "--engine", "transformers")
