@@ -59,17 +59,17 @@ class RewardSpec:
     """Settings that define how completions become rewards."""
 
     rubric: str = "general"
-    """Rubric: name of a preset or a registered rubric."""
+    """Rubric of the rewards: name of a preset or a registered rubric."""
     method: Method = "pointwise"
-    """How a prompt's completions are compared."""
+    """Method that compares a prompt's completions."""
     reward: RewardKind = "expected"
     """Statistic of the judgments that becomes the reward."""
     normalize: Normalization = "none"
-    """How the rewards of a group are normalized."""
+    """Normalization of the rewards of a group."""
     group_size: Annotated[int, Interval(ge=1, le=MAX_GROUP_SIZE)] | None = None
     """Number of completions in a prompt's group (default: the completions of one call that share the prompt)."""
     group_timeout_s: NonNegativeFloat = 60.0
-    """Seconds that a group waits for missing members, counted from its first completion."""
+    """Maximum time in seconds that a group waits for missing completions, counted from the first one."""
 
     def __post_init__(self) -> None:
         if self.method == "round_robin" and (self.group_size or 0) > MAX_ROUND_ROBIN_SIZE:

@@ -44,7 +44,7 @@ class Selection:
     order: SelectionOrder = "longest"
     """Order of preference: longest or shortest reasoning first, random (seeded), or given (order of the rows)."""
     balance: Balance = "pairwise"
-    """Balance the winners of pairs, or with all also pointwise scores. The larger side is cut to the smaller."""
+    """Kinds to balance by dropping examples: winners of pairs (pairwise), also pointwise scores (all), or none."""
     held_out: NonNegativeInt = 50
     """Number of held-out examples, divided evenly among the kinds."""
     remap: Share = 0.5

@@ -71,7 +71,7 @@ def select_held_out(
         return HeldOutPrompts(tuple(rows), "answer", True, tokens), frozenset()
     if recipe.held_out is not None:
         answer = recipe.held_out_answer
-        columns = PromptColumns.from_arguments(recipe.columns or (), number=answer)
+        columns = PromptColumns.from_arguments(recipe.column or (), number=answer)
         rows = select_unseen_prompts(open_source(recipe.held_out), columns, trained, count)
         return HeldOutPrompts(tuple(rows), answer, False, tokens), frozenset()
     default_count = min(HELD_OUT_PROMPTS, max(1, len(trained) // PROMPTS_PER_HELD_OUT))

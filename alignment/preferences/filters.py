@@ -21,11 +21,11 @@ class FilterSpec:
     margin: NonNegativeFloat = 0.0
     """Minimum difference between the scores of a pair, on the rubric's scale. Equal scores never make a pair."""
     max_disagreement: Share | None = None
-    """Maximum fraction of votes against the pair's preference, 0 to 1."""
+    """Maximum fraction of votes against the preference of a pair, 0 to 1 (default: no limit)."""
     max_length_ratio: Annotated[float, Ge(1)] | None = None
-    """Maximum ratio between the lengths of the two answers, in characters."""
+    """Maximum ratio between the lengths of the answers of a pair, in characters (default: no limit)."""
     max_similarity: Share | None = None
-    """Maximum similarity of the two texts, 0 to 1. Short answers may differ in one digit only."""
+    """Maximum similarity of the answers of a pair, 0 to 1; short ones may differ in one digit (default: no limit)."""
     allow_cut: bool = True
     """Keep pairs with a truncated answer."""
     allow_repeated_prompts: bool = True

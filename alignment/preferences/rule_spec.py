@@ -19,8 +19,8 @@ class RuleSpec:
     rule: RuleName = "highest_lowest"
     """Rule that makes pairs from a prompt's answers."""
     winner: Winner = "low"
-    """two_temperatures: the temperature whose answer may be the chosen one; low is the paper's."""
+    """Temperature whose answer may be chosen by the rule two_temperatures; low is the paper's."""
     quantile: Annotated[float, Interval(ge=0, lt=1)] = 0.25
-    """highest_quantile: rank of the rejected answer among the scored ones; 0 is the lowest, 0.5 the middle."""
+    """Quantile of the rejected answer by score, for the rule highest_quantile: 0 is the lowest, 0.5 the median."""
     seed: int = 0
     """Seed of random tie-breaks between answers that the judge scores alike."""

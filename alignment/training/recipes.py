@@ -5,6 +5,7 @@ The recipes are plain dataclasses, because TRL's argument parser requires that.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
@@ -18,6 +19,17 @@ TASK = "task"
 """Name of the embedded task where a file of prompts is expected."""
 HELD_OUT_PROMPTS = 100
 """Default number of held-out prompts."""
+
+
+class _RepeatableFlag(argparse.Action):
+    """Flag whose values are collected when it is repeated; unlike `extend`, it replaces a value from --config."""
+
+    def __call__(
+        self, _parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: object
+    ) -> None:
+        """Add values of one occurrence of the flag."""
+        earlier = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if earlier is self.default else earlier), *values])
 
 
 def _make_flag(default: Any, help: str, **metadata: Any) -> Any:
@@ -43,7 +55,7 @@ class PolicyRecipe:
         "Judge model: embedded name, folder or hub id (default: the judge of the `flex-judge preferences` run that "
         f"made the data, with its adapter or URL; else {JUDGE}).",
     )
-    judge_adapter: str | None = _make_flag(None, "LoRA adapter for the judge: folder or hub id.")
+    judge_adapter: str | None = _make_flag(None, "LoRA adapter of the judge: folder or hub id.")
     judge_config: str | None = _make_flag(
         None, "YAML file with more settings of the judge, such as engine or votes (see `flex-judge judge --help`)."
     )
@@ -70,9 +82,13 @@ class PolicyRecipe:
         None, "Maximum length of an answer to a held-out prompt in tokens (default: 512; embedded task: 40)."
     )
     held_out_engine: str = _make_flag("auto", "Engine of the policy for held-out prompts: auto, vllm or transformers.")
-    columns: list[str] | None = field(
+    column: list[str] | None = field(
         default=None,
-        metadata={"help": "Column mapping of the prompts, as FIELD=COLUMN; the fields are prompt, id and images."},
+        metadata={
+            "help": "Column mapping of the data set: prompt=COL, id=COL or images=COL; may be repeated.",
+            "metavar": "F=COL",
+            "action": _RepeatableFlag,
+        },
     )
 
     def __post_init__(self) -> None:
@@ -113,18 +129,18 @@ class RewardRecipe(PolicyRecipe):
     """Settings of PolicyRecipe, and of the judge's rewards during training."""
 
     judge_method: Literal["pointwise", "listwise", "round_robin", "knockout"] = field(
-        default="pointwise", metadata={"help": "How the completions of a prompt are judged."}
+        default="pointwise", metadata={"help": "Method that judges the completions of a prompt."}
     )
     judge_reward: RewardKind = field(
-        default="expected", metadata={"help": "Statistic of the judgment that is the reward."}
+        default="expected", metadata={"help": "Statistic of the judgments that becomes the reward."}
     )
     judge_normalize: Normalization = field(
-        default="none", metadata={"help": "Normalization of rewards within a prompt."}
+        default="none", metadata={"help": "Normalization of the rewards of a prompt."}
     )
-    judge_deadline_s: float = _make_flag(600.0, "Time limit for the rewards of a step, in seconds.")
+    judge_deadline_s: float = _make_flag(600.0, "Maximum time for the rewards of a step, in seconds.")
     judge_group_timeout_s: float = _make_flag(
         60.0,
-        "Time that a prompt's first completion waits for the completions of other ranks, in seconds.",
+        "Maximum wait of a prompt's first completion for those of other ranks, in seconds.",
     )
 
     def __post_init__(self) -> None:

@@ -126,13 +126,13 @@ class EngineConfig:
     """Model, engine, and the machine resources that the engine may use."""
 
     model: Annotated[str, Metavar("MODEL")]
-    """Model: name of an embedded model, local folder or hub id."""
+    """Judge model: embedded name, local folder or hub id."""
     engine: str = "auto"
     """Inference engine; auto is vllm if installed, else transformers."""
     dtype: str = "auto"
     """Torch dtype of the weights; auto is bfloat16 if the hardware supports it, else float32."""
     adapter: Annotated[str, Metavar("MODEL")] | None = None
-    """LoRA adapter of the model: folder or hub id."""
+    """LoRA adapter of the judge: folder or hub id."""
     max_model_len: PositiveInt = 8192
     """Context length in tokens, prompt and reply together; capped at the model's own."""
     max_batch: PositiveInt = 64

@@ -17,15 +17,15 @@ class MediaLimits:
     """Limits for scaling media. None uses the limit of the model family."""
 
     image_max_pixels: PositiveInt | None = None
-    """Scale images above N pixels down, keeping their proportions."""
+    """Maximum size of an image in pixels; larger ones are scaled down (default: by model family)."""
     video_fps: PositiveFloat | None = None
-    """Video frames to sample per second."""
+    """Number of video frames to sample per second (default: by model family)."""
     video_max_pixels: PositiveInt | None = None
-    """Scale video frames above N pixels down."""
+    """Maximum size of a video frame in pixels; larger ones are scaled down (default: by model family)."""
     video_max_frames: PositiveInt | None = None
-    """Maximum number of frames sampled from a video."""
+    """Maximum number of frames sampled from a video (default: by model family)."""
     audio_max_seconds: PositiveFloat | None = None
-    """Reject audio longer than N seconds. It is not truncated, because a verdict on a part would be wrong."""
+    """Maximum length of audio in seconds; longer audio is rejected, not truncated (default: by model family)."""
 
     def fill_defaults(self, family: MediaLimits) -> MediaLimits:
         """Return these limits, with each None replaced by the family's limit."""

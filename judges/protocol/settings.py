@@ -37,7 +37,7 @@ class JudgeSettings:
     """Maximum number of voting rounds; a round is one reply per order. Scores are averaged over all rounds; preferences
     go by majority and stop early."""
     vote_confidence: Confidence = VOTE_CONFIDENCE
-    """Stop voting on a preference once the outcome is this likely to stand; 1 means certain."""
+    """Probability that a preference stands at which its voting stops early; 1 means certain."""
     order: Order = "as_given"
     """Reading order of the responses. random: shuffled for each vote; both: each vote in the given order and in
     reverse; rotations: each vote in every cyclic order."""

@@ -23,6 +23,8 @@ class SettingsSection:
     """Field name -> default that replaces the nested class's own."""
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Field name -> allowed values in CLI and files, if only a subset of the field's values is allowed there."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Field name -> its name in the flat view, if the two differ."""
 
     def merge_outer(self, outer: SettingsSection) -> SettingsSection:
         """Merge this section with the section around it; the outer section wins, except for the title."""
@@ -31,6 +33,7 @@ class SettingsSection:
             self.skip | outer.skip,
             {**self.defaults, **outer.defaults},
             {**self.choices, **outer.choices},
+            {**self.names, **outer.names},
         )
 
 
@@ -110,7 +113,7 @@ def flatten_settings(cls: Any, section: SettingsSection = TOP_LEVEL) -> dict[str
             kind = replace(kind, choices=tuple(choices))
         default = section.defaults.get(f.name, f.default)
         title = f.metadata.get("group") or section.title
-        settings[f.name] = Setting(f, cls, kind, default=default, title=title)
+        settings[section.names.get(f.name, f.name)] = Setting(f, cls, kind, default=default, title=title)
     return settings
 
 
@@ -133,7 +136,6 @@ def build_settings(
     complete = getattr(cls, "complete_values", None)
     values = {name: value for name, value in values.items() if name not in section.skip}
     values = complete(values) if complete else values
-    values_and_defaults = {**section.defaults, **values}
     owner: Any = cls
     hints = get_field_types(owner)
     arguments: dict[str, Any] = {}
@@ -142,22 +144,31 @@ def build_settings(
         if is_dataclass(kind.scalar):
             inner = _find_section(kind).merge_outer(section)
             arguments[f.name] = build_settings(kind.scalar, values, spell, inner)
-        elif f.name in values_and_defaults:
-            arguments[f.name] = values_and_defaults[f.name]
+        elif (name := section.names.get(f.name, f.name)) in values:
+            arguments[f.name] = values[name]
+        elif f.name in section.defaults:
+            arguments[f.name] = section.defaults[f.name]
     try:
         return cls(**arguments)
     except UsageError as e:
         if e.setting is None:
             raise
-        raise UsageError(str(e).replace(e.setting, spell(e.setting), 1)) from None
+        name = section.names.get(e.setting, e.setting)
+        raise UsageError(str(e).replace(e.setting, spell(name), 1)) from None
 
 
-def flatten_values(instance: Any) -> dict[str, Any]:
+def flatten_values(instance: Any, section: SettingsSection = TOP_LEVEL) -> dict[str, Any]:
     """Return the values of an instance and of its nested instances by name."""
+    owner: Any = type(instance)
+    types = get_field_types(owner)
     values: dict[str, Any] = {}
     for f in fields(instance):
         value = getattr(instance, f.name)
-        values = {**flatten_values(value), **values} if is_dataclass(value) else {**values, f.name: value}
+        if is_dataclass(value):
+            inner = _find_section(SettingType.from_annotation(types[f.name])).merge_outer(section)
+            values = {**flatten_values(value, inner), **values}
+        else:
+            values[section.names.get(f.name, f.name)] = value
     return values
 
 

@@ -61,7 +61,7 @@ class GatewayConfig:
     are."""
     retain_s: PositiveFloat = 600.0
     """Seconds that the answer to a request with an Idempotency-Key is kept for a retry."""
-    openrlhf: Annotated[RewardSpec, SettingsSection("how /get_reward (OpenRLHF) judges")] = field(
+    openrlhf: Annotated[RewardSpec, SettingsSection("rewards of /get_reward (OpenRLHF)")] = field(
         default_factory=RewardSpec
     )
     """How the samples of /get_reward are judged. With `group_size`, samples that come one by one are grouped."""

@@ -31,16 +31,16 @@ class ServiceConfig:
     replicas: PositiveInt = 2
     """Number of judge replicas."""
     autoscale: Annotated[str, Metavar("MIN:MAX")] | None = None
-    """Autoscale between MIN and MAX replicas with the load; replaces replicas."""
+    """Minimum and maximum number of replicas for autoscaling by load, instead of a fixed number."""
     name: str = NAME
     """Name of the Serve application; must be unique within the cluster."""
     gateway: Annotated[GatewayConfig, SettingsSection("access and limits")] | None = None
     """HTTP side; None runs no HTTP server, and the service is used through its handle only."""
     cpus_per_replica: NonNegativeFloat | None = None
-    """CPUs of each replica; the default is an equal share of the cluster."""
+    """Number of CPUs per replica (default: an equal share of the cluster)."""
     gpus_per_replica: NonNegativeFloat | None = None
-    """GPUs of each replica; a whole number is also its tensor parallel size. The default is an equal share of the
-    cluster, one GPU at most."""
+    """Number of GPUs per replica, a fraction or whole number; whole numbers are also the tensor parallel size (default:
+    an equal share of the cluster, at most 1)."""
     affinity: bool = True
     """Send a prompt's candidates to the replica that has its prefix cached; without it, Ray Serve picks any replica."""
     affinity_slack: int = DEFAULT_SLACK
@@ -55,7 +55,7 @@ class ServiceConfig:
     downscale_delay_s: NonNegativeFloat = 300.0
     """Autoscaling: seconds of low load before replicas are removed. A trainer's load comes in waves."""
     drain_s: NonNegativeFloat = 600.0
-    """Maximum seconds to finish accepted requests before a stopping replica is ended."""
+    """Maximum time in seconds for a stopping replica to finish accepted requests."""
 
     def __post_init__(self) -> None:
         gpus = self.gpus_per_replica

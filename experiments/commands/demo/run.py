@@ -79,7 +79,7 @@ class DemoConfig:
             samples=self.samples,
             sample_temperature=arithmetic.SAMPLING.temperature,
             policy=self.policy,
-            model=self.judge,
+            judge=self.judge,
             engine=self.engine,
             max_model_len=1024,
             max_think_tokens=128,

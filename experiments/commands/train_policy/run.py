@@ -132,12 +132,17 @@ class PolicyTraining(TrainingRun):
                 "it there with `flex-judge serve` and give its address"
             )
 
-    def _build_judge_flags(self) -> list[str]:
-        """Build the flags of `flex-judge serve` and `flex-judge best-of-n` for the judge."""
+    def _build_judge_flags(self, prefix: str) -> list[str]:
+        """Build the flags of the judge.
+
+        Args:
+            prefix: `judge` for `flex-judge best-of-n`, which has a policy too; empty for `flex-judge serve`.
+        """
         recipe = self.recipe
-        flags = ["--model", recipe.judge]
+        model_flag, adapter_flag = ("--judge", "--judge-adapter") if prefix else ("--model", "--adapter")
+        flags = [model_flag, recipe.judge]
         if recipe.judge_adapter:
-            flags += ["--adapter", recipe.judge_adapter]
+            flags += [adapter_flag, recipe.judge_adapter]
         if recipe.judge_config:
             flags += ["--config", recipe.judge_config]
         return flags
@@ -163,7 +168,7 @@ class PolicyTraining(TrainingRun):
             judge = ["--judge-url", recipe.judge_url]
             judge += ["--judge-key", recipe.judge_key] if recipe.judge_key else []
         else:
-            judge = self._build_judge_flags()
+            judge = self._build_judge_flags("judge")
             if recipe.judge_config is None:
                 # Greedy, so that the same answer has the same score before and after.
                 judge += ["--temperature", "0"]
@@ -198,7 +203,9 @@ class PolicyTraining(TrainingRun):
             url = recipe.judge_url
             if url is None:
                 self._print_status("starting the judge")
-                url = self.ranks.run_on_first(lambda: stack.enter_context(run_judge_server(*self._build_judge_flags())))
+                url = self.ranks.run_on_first(
+                    lambda: stack.enter_context(run_judge_server(*self._build_judge_flags("")))
+                )
             # One rank has all completions of a prompt in one call; with several ranks the service waits for the rest.
             group_size = flags.args.num_generations if spec.needs_group and self.ranks.count > 1 else None
             reward = JudgeReward(
@@ -247,4 +254,4 @@ def _load_data(flags: TrainingFlags) -> PolicyTrainingData:
         return load_preference_data(str(flags.data))
     if flags.data is None:
         return load_prompt_data(arithmetic.ArithmeticSource(TASK_PROMPTS, flags.args.seed), PromptColumns())
-    return load_prompt_data(open_source(flags.data), PromptColumns.from_arguments(flags.recipe.columns or ()))
+    return load_prompt_data(open_source(flags.data), PromptColumns.from_arguments(flags.recipe.column or ()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from flex_judge.alignment.data.prompts import PromptColumns
 from flex_judge.alignment.data.sources import FirstRows, Source, open_source
@@ -12,12 +12,13 @@ from flex_judge.alignment.pipeline.models import RemoteJudge
 from flex_judge.alignment.policies.config import PolicyConfig, check_policy
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.common.flags import format_flag, setting
-from flex_judge.experiments.common.judge_config import JUDGING, MODEL, JudgeFlags
+from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, MODEL, JudgeFlags
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import check_model, identify_model
 from flex_judge.judges.models.embedded import BASE
+from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import list_rubrics, load_rubric
 from flex_judge.judges.validation.classes import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import flatten_settings, flatten_values
@@ -25,6 +26,8 @@ from flex_judge.reward.serving.cluster import check_address
 
 _DATA, _POLICY, _RUN = "prompts", "policy", "placement and retries"
 """Group headings in the help."""
+JUDGE_NAMES = {"model": "judge", "adapter": "judge_adapter"}
+"""Names of judge settings in commands that also have a policy, where `--model` would be ambiguous."""
 SHARED_SETTINGS = ("seed", "max_model_len", "max_batch")
 """Judge settings that apply to the policy too."""
 DEFAULT_SAMPLES = 8
@@ -50,13 +53,17 @@ def check_service_rubric(rubric: str) -> None:
 class DataFlags(JudgeFlags):
     """Settings of a run over prompts, as flags and YAML keys."""
 
+    judge: Annotated[JudgeConfig, replace(JUDGE_SECTION, names=JUDGE_NAMES)]
     out: str = out_setting("runs/data")
     prompts: PositiveInt | None = setting(
-        None, f"Take the first N prompts (default: all; embedded task: {TASK_PROMPTS})", metavar="N", group=_DATA
+        None,
+        f"Number of prompts to use, from the first (default: all; embedded task: {TASK_PROMPTS})",
+        metavar="N",
+        group=_DATA,
     )
     column: tuple[str, ...] = setting(
         (),
-        "Map a field to a column of the data set: prompt=COL, id=COL or images=COL; may be repeated",
+        "Column mapping of the data set: prompt=COL, id=COL or images=COL; may be repeated",
         metavar="F=COL",
         group=_DATA,
     )
@@ -113,7 +120,7 @@ class DataFlags(JudgeFlags):
     )
     rubric: str | None = setting(
         None,
-        "Rubric: a preset or a TOML file (default: general; embedded task: correctness)",
+        "Rubric of the judge: preset or TOML file (default: general; embedded task: correctness)",
         metavar="NAME",
         group=JUDGING,
     )
@@ -136,11 +143,11 @@ class DataFlags(JudgeFlags):
     )
     retry_rejected: bool = setting(
         False,
-        "Retry prompts that an earlier run rejected, together with the other prompts of their shards",
+        "Retry prompts that an earlier run rejected, and with them their whole shards",
         group=_RUN,
     )
     max_failures: NonNegativeInt = setting(
-        0, "Number of prompts without a result above which the exit status is 1", metavar="N", group=_RUN
+        0, "Maximum number of prompts without a result; more give exit status 1", metavar="N", group=_RUN
     )
 
     def __post_init__(self) -> None:
@@ -163,10 +170,9 @@ class DataFlags(JudgeFlags):
         values = flatten_values(self)
         # Reject a changed judge setting: the service would silently judge without it.
         for name, judge_setting in flatten_settings(JudgeFlags).items():
-            if name not in SHARED_SETTINGS and values[name] != judge_setting.default:
-                raise UsageError(
-                    f"{format_flag(name)} is configured at the service with --judge-url; pass it to flex-judge serve"
-                )
+            flag = format_flag(JUDGE_NAMES.get(name, name))
+            if name not in SHARED_SETTINGS and values[JUDGE_NAMES.get(name, name)] != judge_setting.default:
+                raise UsageError(f"{flag} is configured at the service with --judge-url; pass it to flex-judge serve")
         if self.rubric is not None:
             check_service_rubric(self.rubric)
 

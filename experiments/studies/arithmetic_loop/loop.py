@@ -135,7 +135,7 @@ def _split_adapter(judge: str) -> tuple[str, str | None]:
 
 def _make_judge_flags(judge: str) -> list[str]:
     model, adapter = _split_adapter(judge)
-    return ["--model", model, *(["--adapter", adapter] if adapter else [])]
+    return ["--judge", model, *(["--judge-adapter", adapter] if adapter else [])]
 
 
 def _count_taught_prompts(config: ClosedLoopRun, judge_run: EmbeddedJudgeRun) -> list[int]:

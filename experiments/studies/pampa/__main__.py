@@ -1,6 +1,6 @@
 """Molecule case study: best-of-N and DPO of a molecular policy with a judge, on PAMPA or another table.
 
-Usage: `python -m flex_judge.experiments.studies.pampa --data FILE --policy MODEL --model JUDGE`.
+Usage: `python -m flex_judge.experiments.studies.pampa --data FILE --policy MODEL --judge MODEL`.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class CaseStudyRun:
     policy: str | None = setting(
         None, "Policy: a Mol-LLaMA (folder or hub id), or any model", metavar="MODEL", group=_STEPS
     )
-    model: str | None = setting(None, "Judge model: folder or hub id", metavar="MODEL", group=_STEPS)
+    judge: str | None = setting(None, "Judge model: folder or hub id", metavar="MODEL", group=_STEPS)
     samples: Annotated[int, Ge(2)] = setting(16, "Number of sampled answers per molecule", metavar="N", group=_STEPS)
     sample_temperature: float = setting(0.8, "Sampling temperature of the policy", metavar="T", group=_STEPS)
     sample_tokens: PositiveInt = setting(512, "Maximum answer length in tokens", metavar="N", group=_STEPS)
@@ -76,7 +76,7 @@ class CaseStudyRun:
             if style not in STYLES:
                 raise UsageError(f"--style {style}: expected one of {', '.join(STYLES)}")
         # Required settings default to None, because they may come from the configuration file.
-        for name in ("data", "policy", "model"):
+        for name in ("data", "policy", "judge"):
             if not getattr(self, name):
                 raise UsageError(f"--{name} is required")
         load_rubric(self.rubric).check_response_count(1)

@@ -59,7 +59,7 @@ def _build_intro(summary: Mapping[str, Any], table: Table) -> Iterator[Block]:
     is_published = summary["is_paper_s"]
     yield (
         f"{summary['policy']} answered {summary['test']} questions about molecules of {summary['data']}. "
-        f"{summary['model']} judged the answers with the molecule as input, and chose among {summary['samples']} "
+        f"{summary['judge']} judged the answers with the molecule as input, and chose among {summary['samples']} "
         f"answers per question. The question: “{summary['question']}”"
     )
     yield table

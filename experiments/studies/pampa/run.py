@@ -73,7 +73,7 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
     makes_pairs = config.train != 0 and not config.preferences
     clean_train = exclude_test_molecules(train_split, test_split) if makes_pairs else []
     train = _sample_molecules(clean_train, config.train, config.seed)
-    for model in (config.policy, config.model):
+    for model in (config.policy, config.judge):
         check_model(str(model))
     settings = {name: value for name, value in asdict(config).items() if name not in INDEPENDENT_SETTINGS}
     # The content of the table identifies a run, not its path.
@@ -205,7 +205,7 @@ class _StudySteps:
             {
                 "policy": config.policy,
                 **(policy or {}),
-                "model": config.model,
+                "judge": config.judge,
                 "seed": config.seed,
                 "sample-tokens": config.sample_tokens,
                 "max-think-tokens": config.max_think_tokens,

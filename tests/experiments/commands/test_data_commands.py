@@ -33,7 +33,7 @@ from flex_judge.judges import Comparison, FlexJudge
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import UsageError
 
-SCRIPTED = {"engine": "scripted", "policy": "scripts:slow_drawn_policy", "model": "scripts:fair_judge"}
+SCRIPTED = {"engine": "scripted", "policy": "scripts:slow_drawn_policy", "judge": "scripts:fair_judge"}
 
 
 def to_flags(settings: dict[str, Any]) -> list[str]:
@@ -131,7 +131,7 @@ def test_judges_with_a_running_service() -> None:
 def test_rejects_a_pointwise_rubric_for_pairs_before_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = make_config(
-        PreferenceRun, rule="two_temperatures", rubric="membrane_permeability", engine="scripted", model="scripts:x"
+        PreferenceRun, rule="two_temperatures", rubric="membrane_permeability", engine="scripted", judge="scripts:x"
     )
     with pytest.raises(UsageError, match="is made for 1 responses at a time, not 2"):
         make_preferences(config, None)

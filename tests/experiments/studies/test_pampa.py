@@ -212,7 +212,7 @@ def make_summary() -> dict[str, Any]:
     return {
         "data": "pampa.tab",
         "policy": "mol-llama",
-        "model": "flex-mol-llama",
+        "judge": "flex-mol-llama",
         "question": TASK.question,
         "samples": 2,
         "test": 3,
@@ -258,20 +258,20 @@ def test_page_compares_all_steps_with_the_paper_and_a_constant_answer(tmp_path: 
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--policy", "x", "--model", "y"], "--data is required"),
-        (["--data", "t.csv", "--policy", "x", "--model", "y", "--style", "haiku"], "--style haiku: expected one of"),
-        (["--data", "t.csv", "--policy", "x", "--model", "y", "--dpo", "beta"], "--dpo beta: expected NAME=VALUE"),
+        (["--policy", "x", "--judge", "y"], "--data is required"),
+        (["--data", "t.csv", "--policy", "x", "--judge", "y", "--style", "haiku"], "--style haiku: expected one of"),
+        (["--data", "t.csv", "--policy", "x", "--judge", "y", "--dpo", "beta"], "--dpo beta: expected NAME=VALUE"),
         (
-            ["--data", "t.csv", "--policy", "x", "--model", "y", "--dpo", "num_epochs=3"],
+            ["--data", "t.csv", "--policy", "x", "--judge", "y", "--dpo", "num_epochs=3"],
             "flex-judge dpo has no such flag",
         ),
         (
-            ["--data", "t.csv", "--policy", "x", "--model", "y", "--sample-temperature", "1.3"],
+            ["--data", "t.csv", "--policy", "x", "--judge", "y", "--sample-temperature", "1.3"],
             "--hot-temperature must be above --sample-temperature",
         ),
-        (["--data", "t.csv", "--policy", "x", "--model", "y"], "t.csv: cannot be read"),
+        (["--data", "t.csv", "--policy", "x", "--judge", "y"], "t.csv: cannot be read"),
         (
-            ["--data", "t.csv", "--policy", "x", "--model", "y", "--pair-rubric", "membrane_permeability"],
+            ["--data", "t.csv", "--policy", "x", "--judge", "y", "--pair-rubric", "membrane_permeability"],
             "is made for 1 responses at a time, not 2",
         ),
     ],
@@ -300,7 +300,7 @@ def test_study_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write_tiny_model(Path("tiny"))
     smiles = ("CCO", "O", "c1ccccc1", "CC(=O)C", "C1CC", "CCN", "CCC", "CO", "CN", "C=O")  # the fifth is invalid
     Path("table.csv").write_text("Drug,Y\n" + "".join(f"{text},{k % 2}\n" for k, text in enumerate(smiles)))
-    flags = ["--data", "table.csv", "--policy", "tiny", "--model", "tiny", "--style", "default", "--samples", "2"]
+    flags = ["--data", "table.csv", "--policy", "tiny", "--judge", "tiny", "--style", "default", "--samples", "2"]
     flags += ["--sample-tokens", "8", "--max-think-tokens", "8", "--out", "run"]
     assert main([*flags, "--train", "0"]) == 0
     summary_json = json.loads(Path("run/summary.json").read_text())
