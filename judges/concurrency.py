@@ -76,7 +76,7 @@ class EngineSemaphore:
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def acquire(self, slots: int) -> int:
-        """Wait for a number of slots; more than the capacity is reduced to the capacity.
+        """Wait for a number of slots, at most the capacity.
 
         Returns:
             Number of acquired slots, to be passed to `release`.
@@ -89,7 +89,7 @@ class EngineSemaphore:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._wake_waiters()  # Waiters behind this one may have waited for it only.
+                self._wake_waiters()  # This waiter may have been the only one that blocked those behind it.
             else:
                 self.release(slots)  # The slots were granted just before the cancellation.
             raise
@@ -123,6 +123,7 @@ async def gather_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         error = e.exceptions[0]
     else:
         return [task.result() for task in tasks]
+    # Raised outside of the except block, so that the error is not chained to the group.
     raise error
 
 

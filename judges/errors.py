@@ -56,11 +56,11 @@ class ServiceUnavailableError(JudgeError, ConnectionError):
 
 
 class ServiceTimeoutError(ServiceUnavailableError, TimeoutError):
-    """First call to a judge service that got no result within its deadline; the next call may succeed."""
+    """Judge service that did not answer within the deadline, for the first time in a row; the next call may succeed."""
 
 
 class AccessError(UsageError, PermissionError):
-    """Missing or wrong API key for a judge service."""
+    """Service or endpoint that rejects the API key, or has no such model or path."""
 
 
 class RequestTooLargeError(UsageError):

@@ -20,7 +20,7 @@ from flex_judge.judges.rubrics import get_rubric
 from flex_judge.judges.types import Comparison, Content, Message
 from flex_judge.judges.validation.classes import Confidence, Fraction, PositiveInt, settings_class
 from flex_judge.reward.groups.match import Match, play_knockout
-from flex_judge.reward.groups.methods import Ask, GroupContext, judge_group
+from flex_judge.reward.groups.methods import GroupContext, JudgeFunction, judge_group
 from flex_judge.reward.groups.rewards import build_rewards, get_expected_score, get_written_score, rank_members
 from flex_judge.reward.types import MAX_ROUND_ROBIN_SIZE, ROUND_ROBIN_LIMIT, GroupInfo, Reward, RewardSpec, Sample
 
@@ -90,7 +90,7 @@ class Selection:
 
 
 async def select_best(
-    prompt: Sequence[Message], responses: Sequence[Content], spec: SelectionSpec, ask: Ask, id: str = ""
+    prompt: Sequence[Message], responses: Sequence[Content], spec: SelectionSpec, ask: JudgeFunction, id: str = ""
 ) -> Selection:
     """Judge the responses to a prompt and choose the best one.
 
@@ -153,7 +153,7 @@ class _JudgedGroup(NamedTuple):
 
 
 async def _judge_by_comparison(
-    samples: Sequence[Sample], shuffled: Sequence[int], spec: SelectionSpec, ask: Ask, name: str
+    samples: Sequence[Sample], shuffled: Sequence[int], spec: SelectionSpec, ask: JudgeFunction, name: str
 ) -> _JudgedGroup:
     """Judge by a method of `flex_judge.reward.groups`.
 
@@ -191,7 +191,7 @@ async def _judge_by_comparison(
 
 
 async def _judge_by_halving(
-    samples: Sequence[Sample], shuffled: Sequence[int], spec: SelectionSpec, ask: Ask, name: str
+    samples: Sequence[Sample], shuffled: Sequence[int], spec: SelectionSpec, ask: JudgeFunction, name: str
 ) -> _JudgedGroup:
     """Judge by successive halving; see `_judge_by_comparison` for the arguments."""
     indexes = sorted(shuffled)

@@ -39,7 +39,7 @@ def hides_winner(scores: Sequence[float]) -> bool:
 
 _NUMBER = r"(?:\d{1,2}(?:\.\d+)?|one|two|three|four|five|six|seven|eight|nine|ten)"
 # Verbs such as "give" count only with an article before the number: "gives 3 examples" mentions no score, "gives it an
-# 8" does.
+# 8" does. A number before a hyphen ("gives an 8-step proof") is no score.
 _SCORE_MENTION = re.compile(
     rf"""
     \d\s*/\s*10\b | \bout\s+of\s+(?:10|ten)\b | \b(?:10|ten)[\s-]+points?\b | \b(?:1|one)\s*(?:-|–|to)\s*(?:10|ten)\b

@@ -22,7 +22,7 @@ Balance = Literal["none", "pairwise", "all"]
 """Kinds of examples that are balanced.
 
 `pairwise` balances how often each answer wins; `all` also balances pointwise scores above and below the middle of the
-scale.
+scale. Both balance listwise examples by the position of the winner.
 """
 MENTIONS_SCORES, WINNER_LOST = "reasoning mentions scores of its scale", "winner would be lost in a tie"
 
@@ -38,9 +38,9 @@ class Selection:
     listwise: NonNegativeInt = 0
     """Number of listwise training examples; the published judges have none."""
     pointwise_tokens: NonNegativeInt = 375
-    """Minimum reasoning length of a pointwise example in tokens, exclusive."""
+    """Reasoning of a pointwise example must be longer than this, in tokens."""
     pairwise_tokens: NonNegativeInt = 750
-    """Minimum reasoning length of a pairwise example in tokens, for both answers together, exclusive."""
+    """Reasoning of a pairwise example must be longer than this for both answers together, in tokens."""
     order: SelectionOrder = "longest"
     """Order of preference: longest or shortest reasoning first, random (seeded), or given (order of the rows)."""
     balance: Balance = "pairwise"
@@ -50,7 +50,7 @@ class Selection:
     remap: Share = 0.5
     """Fraction of the examples on 1-10 that is mapped to 1-5 by halving and rounding up."""
     seed: int = 0
-    """Seed of random orders and of the choice of remapped examples; held-out examples do not depend on it."""
+    """Seed of random orders and of remapping. The choice of held-out examples does not depend on it."""
 
     def __post_init__(self) -> None:
         """Reject settings that select nothing."""
@@ -83,8 +83,8 @@ class SelectionResult:
 def select_examples(examples: Sequence[TrainingExample], spec: Selection, count: CountTokens) -> SelectionResult:
     """Select training and held-out examples so that no prompt occurs twice.
 
-    The held-out examples are those with the smallest prompt hashes, each with a question of its own. They therefore do
-    not depend on the sizes, the order or the seed.
+    The held-out examples are those with the smallest prompt hashes, each with a different question. The choice depends
+    on the kinds that are requested, but not on their sizes, the order or the seed.
 
     Args:
         examples: Judgments of two or more answers with distinct prompts.
@@ -154,7 +154,7 @@ def _build_pools(
 ) -> dict[str, list[TrainingExample]]:
     """Collect the examples that are long enough, by kind, and count the others in `result`.
 
-    Several pointwise examples may share a question and an answer.
+    Several pointwise examples may share a question and an answer; `_choose_examples` keeps one of them.
     """
     pairs = [example for example in examples if example.kind == "pairwise"]
     singles: list[TrainingExample] = []
@@ -208,8 +208,8 @@ def _choose_examples(
         return ranked[:number]
     if ranked and ranked[0].kind == "listwise":
         return _interleave_winners(ranked)[:number]
-    sides = {side: [example for example in ranked if _find_side(example) == side] for side in (0, 1, None)}
-    ties = sum(_find_side(example) is None for example in ranked[:number])
+    sides = {side: [example for example in ranked if _find_balance_group(example) == side] for side in (0, 1, None)}
+    ties = sum(_find_balance_group(example) is None for example in ranked[:number])
     first, second = (number - ties + 1) // 2, (number - ties) // 2
     if len(sides[0]) < first and len(sides[1]) > len(sides[0]):
         first, second = second, first  # an odd number gives the extra example to the larger side
@@ -229,11 +229,11 @@ def _interleave_winners(ranked: Sequence[TrainingExample]) -> list[TrainingExamp
     return [example for *_, example in keyed]
 
 
-def _find_side(example: TrainingExample) -> int | None:
-    """Find the side of a judgment: 0 or 1 for the winner of a pair, or for a score above or below the middle.
+def _find_balance_group(example: TrainingExample) -> int | None:
+    """Find the group for balancing: the winner of a pair, or 0 above and 1 below the middle of the scale.
 
     Returns:
-        The side, or None for a tie or a score in the middle of the scale.
+        The group, or None for a tie or a score in the middle of the scale.
     """
     if example.kind == "pairwise":
         return example.winner

@@ -6,6 +6,7 @@ import json
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,22 +107,24 @@ def parse_prompt_row(
     """
     if data.get(columns.prompt) is None:
         fields = ", ".join(map(str, data)) or "none"
-        raise UsageError(f"{where}: field {columns.prompt!r} is missing; there are {fields} (--column)")
+        raise UsageError(
+            f"{where}, field {columns.prompt!r}: missing or null; the columns are {fields}; map another one with "
+            "--column prompt=NAME"
+        )
     row_id = data.get(columns.id)
     if row_id is None:
         row_id = number
     if isinstance(row_id, bool) or not isinstance(row_id, str | int) or row_id == "":
-        raise UsageError(
-            f"{where}, field {columns.id!r}: expected a text or a whole number, got {reprlib.repr(row_id)}"
-        )
-    try:
+        raise UsageError(f"{where}, field {columns.id!r}: expected a string or an integer, got {reprlib.repr(row_id)}")
+    with _name_field(where, columns.prompt):
         prompt = resolve_media_paths(
             folder, insert_molecules(_drop_final_answer(data[columns.prompt]), data.get(MOLECULES))
         )
+        text_messages = Comparison.of(prompt, "").prompt
+    with _name_field(where, columns.images if columns.images in data else "image"):
         images = [resolve_source_path(folder, image) for image in _list_images(data, columns)]
-        messages = Comparison.of(prompt, "", images=images).prompt  # parses messages and loads media
-    except UsageError as e:  # type(e) keeps a MediaError a MediaError
-        raise type(e)(f"{where}, field {columns.prompt!r}: {str(e).removeprefix('prompt: ')}") from e
+        # Parsed again with the images, which belong to the last user message.
+        messages = Comparison.of(prompt, "", images=images).prompt if images else text_messages
     if columns.system is not None:
         messages = (*Comparison.of([{"role": "system", "content": columns.system}], "").prompt, *messages)
     extra_columns = {column: _read_extra_column(data, column, where) for column in columns.keep}
@@ -154,7 +157,10 @@ def insert_molecules(prompt: Any, molecules: Any) -> Any:
     marks = sum(run_lengths)
     marks_per_molecule = 1 if marks == len(molecules) else TOKENS_PER_MOLECULE
     if marks != len(molecules) * marks_per_molecule or any(length % marks_per_molecule for length in run_lengths):
-        raise UsageError(f"has {marks} times {MOLECULE_MARK} for {len(molecules)} molecules")
+        raise UsageError(
+            f"{MOLECULE_MARK} occurs {marks} times; expected 1 or {TOKENS_PER_MOLECULE} for each of "
+            f"{len(molecules)} molecules"
+        )
     if not molecules:
         return prompt
     remaining = iter(molecules)
@@ -209,11 +215,13 @@ def _drop_final_answer(prompt: Any) -> Any:
 def _read_extra_column(data: Mapping[str, Any], name: str, where: str) -> Any:
     """Return the value of a column that is copied to the results, which are JSON."""
     if name not in data:
-        raise UsageError(f"{where}: field {name!r}, which is to be kept, is missing; there are {', '.join(data)}")
+        raise UsageError(
+            f"{where}, field {name!r}: missing, but required for the results; the columns are {', '.join(data)}"
+        )
     try:
         json.dumps(data[name])
     except (TypeError, ValueError) as e:
-        raise UsageError(f"{where}, field {name!r}: cannot be kept: {e}") from e
+        raise UsageError(f"{where}, field {name!r}: cannot be written as JSON: {e}") from e
     return data[name]
 
 
@@ -227,6 +235,15 @@ def _parse_number(value: Any, where: str) -> float:
     elif isinstance(value, int | float) and not isinstance(value, bool):
         return value
     raise UsageError(f"{where}: expected a number, got {reprlib.repr(value)}")
+
+
+@contextmanager
+def _name_field(where: str, field: str) -> Iterator[None]:
+    """Add file, row and field to errors, and keep their types: a MediaError stays one."""
+    try:
+        yield
+    except UsageError as e:
+        raise type(e)(f"{where}, field {field!r}: {str(e).removeprefix('prompt: ')}") from e
 
 
 def _list_images(data: Mapping[str, Any], columns: PromptColumns) -> list[Any]:

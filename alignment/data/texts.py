@@ -40,7 +40,7 @@ def replace_surrogates(text: str) -> str:
 
 
 def strip_response(content: Content) -> Content:
-    """Strip white space around a text, so that responses that differ in nothing else compare equal."""
+    """Strip white space around a text, so that responses that differ only in it compare equal."""
     return content.strip() if isinstance(content, str) else content
 
 
@@ -52,7 +52,7 @@ def is_empty_response(content: Content) -> bool:
 def compute_prompt_digest(prompt: Sequence[Message]) -> str:
     """Compute a digest (16 hex digits) that is equal for prompts with the same normalised texts and the same media.
 
-    Among a million different prompts, two have the same digest by chance in one of 37 million runs.
+    The probability of a collision among a million different prompts is 3e-8.
     """
     digest = hashlib.sha256()
     for message in prompt:
@@ -73,8 +73,7 @@ def compute_seeded_hash(seed: int, id: str, *contents: Content) -> str:
 class SeenPrompts:
     """Detects prompts that occur again under another id; the first id keeps the prompt.
 
-    All prompts of a run, or all rows of their pairs, must be passed in order, with rows of the same id adjacent. Stores
-    8 bytes per prompt, about 70 with Python's overhead: 70 MB for a million prompts.
+    Pass the rows in the order of the run; rows of one id must be adjacent. Uses about 70 bytes of memory per prompt.
     """
 
     def __init__(self) -> None:
@@ -83,7 +82,7 @@ class SeenPrompts:
         self._is_repeat = False
 
     def is_repeat(self, digest: str, id: str) -> bool:
-        """Return whether the prompt belongs to an earlier id. Must be called exactly once per row.
+        """Add a prompt and return whether it belongs to an earlier id. Call it for every row, in order.
 
         Args:
             digest: result of `compute_prompt_digest`; rows of pairs have it in their provenance.

@@ -28,11 +28,12 @@ PROTOCOL_TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 class EncodingFault(StrEnum):
     """Reason why a row is dropped."""
 
-    NO_CHAT = "prompt or completion is not a list of messages"
+    NOT_MESSAGES = "prompt or completion is not a list of messages"
+    NOT_RENDERABLE = "chat template rejects the messages"
     NO_REPLY = "completion is not one assistant message"
-    NO_END = "reasoning is not one closed block"
+    UNCLOSED_REASONING = "reasoning is not one closed block"
     NO_VERDICT = "no verdict with one score per response"
-    CONTROL = "control token in the reply"
+    CONTROL_TOKEN = "control token in the reply"
     OVERLONG = "longer than max_length"
 
 
@@ -97,7 +98,7 @@ def _parse_chat(row: Mapping[str, Any]) -> tuple[list[Turn], str]:
         raise BadRowError(
             EncodingFault.NO_REPLY, f"field 'completion': expected one assistant message with text, got roles {roles}"
         )
-    # Only the system message is trusted: it holds the judge's instructions, the other messages hold text of others.
+    # Only the system message, the judge's instructions, is trusted. All other messages are untrusted text.
     turns = [Turn(role, (Span(text, trusted=role == "system"),)) for role, text in prompt]
     return turns, completion[0][1]
 
@@ -105,14 +106,14 @@ def _parse_chat(row: Mapping[str, Any]) -> tuple[list[Turn], str]:
 def _parse_messages(value: Any, field: str) -> list[tuple[str, str]]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise BadRowError(
-            EncodingFault.NO_CHAT, f"field {field!r}: expected a list of messages, got {type(value).__name__}"
+            EncodingFault.NOT_MESSAGES, f"field {field!r}: expected a list of messages, got {type(value).__name__}"
         )
     messages = []
     for message in value:
         role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
         if not isinstance(role, str) or not isinstance(content, str):
             raise BadRowError(
-                EncodingFault.NO_CHAT, f"field {field!r}: a message lacks a role or text content; it needs both"
+                EncodingFault.NOT_MESSAGES, f"field {field!r}: a message lacks a role or text content; it needs both"
             )
         messages.append((role, content))
     return messages
@@ -123,7 +124,7 @@ def _check_reply(reply: str, row: Mapping[str, Any]) -> None:
     opened, closed = reply.count(THINK_OPEN), reply.count(THINK_CLOSE)
     if opened != 1 or closed != 1:
         raise BadRowError(
-            EncodingFault.NO_END,
+            EncodingFault.UNCLOSED_REASONING,
             f"the reply has {opened} {THINK_OPEN} and {closed} {THINK_CLOSE}; expected one of each",
         )
     answer = extract_answer(reply) if is_reason_first(reply) else split_answer_first_reply(reply)[0]
@@ -133,8 +134,9 @@ def _check_reply(reply: str, row: Mapping[str, Any]) -> None:
             parse_answer(answer, len(responses), load_rubric(rubric))
         except (VerdictParseError, UsageError) as e:  # UsageError: the rubric does not exist
             raise BadRowError(EncodingFault.NO_VERDICT, str(e)) from e
-    elif not 0 < answer.count(ANSWER_OPEN) == answer.count(ANSWER_CLOSE):
-        opened, closed = answer.count(ANSWER_OPEN), answer.count(ANSWER_CLOSE)
+        return
+    opened, closed = answer.count(ANSWER_OPEN), answer.count(ANSWER_CLOSE)
+    if opened == 0 or opened != closed:
         raise BadRowError(
             EncodingFault.NO_VERDICT,
             f"the answer has {opened} {ANSWER_OPEN} and {closed} {ANSWER_CLOSE}; expected equally many, one or more",
@@ -152,13 +154,13 @@ def _tokenize_chat(turns: Sequence[Turn], reply: str, renderer: Renderer) -> tup
     for tag in PROTOCOL_TAGS:
         reply_without_tags = reply_without_tags.replace(tag, "")
     if renderer.has_control_token(reply_without_tags):
-        raise BadRowError(EncodingFault.CONTROL, "the reply contains the text of a control token of the model")
+        raise BadRowError(EncodingFault.CONTROL_TOKEN, "the reply contains the text of a control token of the model")
     prefill = renderer.profile.prefill if is_reason_first(reply) and reply.startswith(renderer.profile.prefill) else ""
     try:
         prompt = renderer.render(turns).token_ids
         prefilled = renderer.render(turns, prefill).token_ids
     except RenderError as e:
-        raise BadRowError(EncodingFault.NO_CHAT, str(e)) from e
+        raise BadRowError(EncodingFault.NOT_RENDERABLE, str(e)) from e
     # The tokenizer may merge the end of the prompt with the start of the reply, so the prompt ends where the two
     # token sequences diverge.
     prompt_length = next((i for i, (a, b) in enumerate(zip(prompt, prefilled, strict=False)) if a != b), len(prompt))

@@ -15,7 +15,7 @@ from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Message, split_content
-from flex_judge.reward.groups.methods import Ask
+from flex_judge.reward.groups.methods import JudgeFunction
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class BestOfNWork:
 
     plan: BestOfNPlan
     policy: Policy
-    ask: Ask
+    ask: JudgeFunction
 
     async def __call__(self, row: PromptRow) -> RowResult:
         """See `flex_judge.alignment.pipeline.job.Work`."""

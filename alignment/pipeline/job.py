@@ -40,12 +40,12 @@ class Work(Protocol):
     """Processing of one row. Opened once per worker; many rows are processed concurrently."""
 
     async def __call__(self, row: PromptRow) -> RowResult:
-        """Process one row. The same row always gives the same result.
+        """Process one row. Must be deterministic, so that a rerun gives the same result.
 
         Raises:
             UsageError: The row cannot be processed. It is recorded as rejected and the run continues.
             AccessError: No row can be processed; ends the run.
-            EngineLostError: A model was lost. Like after any other exception, the row is recorded as failed and is
+            EngineLostError: A model was lost. As with any other exception, the row is recorded as failed and is
                 retried by the next run.
         """
         ...
@@ -100,7 +100,7 @@ def count_shards(rows: int, shard_rows: int) -> int:
 
 
 def choose_shard_rows(rows: int) -> int:
-    """Choose the number of rows per shard: about 50 shards of 1 to 256 rows.
+    """Choose the number of rows per shard: a fiftieth of all rows, from 1 to 256.
 
     It depends on the size of the data set only, so that a resumed run uses the same shards.
     """

@@ -14,14 +14,14 @@ from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.client.client import JudgeClient
-from flex_judge.reward.groups.methods import Ask
+from flex_judge.reward.groups.methods import JudgeFunction
 from flex_judge.reward.serving.config import ServiceConfig
 
 
 class Models(Protocol):
     """Picklable access to the models of a run."""
 
-    async def open(self) -> tuple[Policy, Ask]:
+    async def open(self) -> tuple[Policy, JudgeFunction]:
         """Return the policy and a function that asks the judge."""
         ...
 
@@ -46,7 +46,7 @@ class RemoteJudge:
         """
         return JudgeClient(self.url, read_key(self.api_key) if self.api_key else None, concurrency=self.max_requests)
 
-    def make_ask(self) -> Ask:
+    def make_ask(self) -> JudgeFunction:
         """Return a function that sends one comparison to the service."""
         client = self.client
 
@@ -63,7 +63,7 @@ class ServedModels:
     policy: PolicyServiceConfig
     judge: ServiceConfig | RemoteJudge
 
-    async def open(self) -> tuple[Policy, Ask]:
+    async def open(self) -> tuple[Policy, JudgeFunction]:
         """See `Models.open`."""
         from flex_judge.reward.serving.service import create_dispatcher
 
@@ -80,7 +80,7 @@ class LocalModels:
     policy: PolicyConfig
     judge: JudgeConfig
 
-    async def open(self) -> tuple[Policy, Ask]:
+    async def open(self) -> tuple[Policy, JudgeFunction]:
         """See `Models.open`."""
         from flex_judge.judges.judge import FlexJudge  # in the worker only: the driver loads no model
 

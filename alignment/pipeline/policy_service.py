@@ -20,6 +20,10 @@ MAX_TRIES = 3
 """Maximum number of replicas to try for one prompt. Limited, because the prompt itself may crash the engine."""
 RETRY_PAUSE_S = 2.0
 """Pause before the second try, doubled before the third. Serve needs a moment to notice that a replica is dead."""
+HEALTH_CHECK_PERIOD_S = 2.0
+"""Seconds between health checks; a dead replica is replaced after about as long."""
+SHUTDOWN_TIMEOUT_S = 5.0
+"""Seconds that a replica gets to finish at the end; samples that it loses are only needed by a cancelled run."""
 
 
 @settings_class
@@ -63,7 +67,7 @@ class PolicyReplica:
         return self.policy.model_id
 
     async def check_health(self) -> None:
-        """End the process if the engine is lost. Called by Ray Serve every few seconds."""
+        """End the process if the engine is lost. Called by Ray Serve every `HEALTH_CHECK_PERIOD_S` seconds."""
         if self._is_endpoint:
             return
         try:
@@ -72,7 +76,7 @@ class PolicyReplica:
             exit_process_tree()
 
     def __del__(self) -> None:
-        # The policy is missing if it could not be loaded.
+        # Ray Serve calls this when it stops a replica; there is no other hook. The policy is missing if loading failed.
         if hasattr(self, "policy"):
             self.policy.close()
 
@@ -114,7 +118,10 @@ class PolicyService:
 
 
 class RemotePolicy:
-    """Client that makes a policy service a `Policy`, in any process of its cluster. Belongs to one event loop."""
+    """`Policy` that samples from a policy service, in any process of the Ray cluster.
+
+    Use an instance in one event loop only.
+    """
 
     def __init__(self, config: PolicyServiceConfig, model_id: str) -> None:
         from ray import serve
@@ -137,7 +144,8 @@ class RemotePolicy:
 
         for attempt in range(MAX_TRIES):
             await asyncio.sleep(RETRY_PAUSE_S * attempt)
-            # A fresh context for the reason given in `flex_judge.reward.serving.ingress.Sender`.
+            # A new context: otherwise all calls within one Serve request share its request id, and a router that looks
+            # calls up by id would answer only one of them.
             response = Context().run(self._handle.sample.remote, tuple(prompt), sampling, tuple(sample_indices))
             try:
                 completions: list[Completion] = await response
@@ -167,8 +175,8 @@ def _build_application(config: PolicyServiceConfig) -> Any:
         "num_replicas": config.replicas,
         "max_ongoing_requests": config.prompts_at_once,
         "ray_actor_options": {"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-        "health_check_period_s": 2.0,
-        "graceful_shutdown_timeout_s": 5.0,
+        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+        "graceful_shutdown_timeout_s": SHUTDOWN_TIMEOUT_S,
         "graceful_shutdown_wait_loop_s": DRAIN_POLL_S,
         "logging_config": QUIET,
     }

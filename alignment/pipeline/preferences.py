@@ -25,7 +25,7 @@ from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
-from flex_judge.reward.groups.methods import Ask
+from flex_judge.reward.groups.methods import JudgeFunction
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PreferenceWork:
 
     plan: PreferencePlan
     policy: Policy
-    ask: Ask
+    ask: JudgeFunction
 
     async def __call__(self, row: PromptRow) -> RowResult:
         """See `flex_judge.alignment.pipeline.job.Work`."""
@@ -91,7 +91,7 @@ class PreferenceWork:
         return RowResult(tables, stats, needs_retry=needs_retry(judgments))
 
     async def _ask_judge(self, comparison: Comparison) -> Judgment:
-        # `Ask` returns an awaitable; gathering needs a coroutine.
+        # `JudgeFunction` returns an awaitable; gathering needs a coroutine.
         return await self.ask(comparison)
 
     async def _sample_answers(self, row: PromptRow) -> SampledPrompt:

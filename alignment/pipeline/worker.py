@@ -13,6 +13,7 @@ from flex_judge.alignment.data.prompts import parse_prompt_row
 from flex_judge.alignment.data.sources import LocatedRow
 from flex_judge.alignment.pipeline.job import Job, RowResult, Work, WorkStats
 from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport
+from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.errors import AccessError, EngineLostError, LedgerError, RenderError, UsageError, to_one_line
 
 FAILED_TABLE = "failed"
@@ -22,7 +23,10 @@ FATAL_ERRORS = (AccessError, LedgerError)
 
 
 class AllFailedError(EngineLostError):
-    """Too many consecutive rows failed: the cause is not the rows, and continuing would fail all others, too."""
+    """Too many consecutive rows failed, so the cause is not the rows.
+
+    An EngineLostError, because the run is to be continued after the cause is removed.
+    """
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class ShardWorker:
         self._job = job
         self._shard_folder = ShardFolder(job.folder)
         self._row_slots = asyncio.Semaphore(job.rows_at_once)
+        # A crash can fail all rows in progress at once; a second full round of failures is systematic.
+        self._max_consecutive = 2 * job.rows_at_once
         self._open_lock = asyncio.Lock()
         self._work: Work | None = None
         self._consecutive_failures = 0
@@ -60,6 +66,7 @@ class ShardWorker:
         Raises:
             AllFailedError: Too many consecutive rows failed. The shard is not written.
             AccessError: A model rejects the key or does not exist. The shard is not written.
+            LedgerError: The ledger cannot be read or written. The shard is not written.
         """
         work = await self._open_work()
         started = time.monotonic()
@@ -99,15 +106,7 @@ class ShardWorker:
 
     async def _process_rows(self, work: Work, rows: list[LocatedRow], start: int) -> list[RowResult | _FailedRow]:
         """Process rows concurrently. The first fatal error cancels the others."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._process_row(work, row, n)) for n, row in enumerate(rows, start + 1)]
-        except ExceptionGroup as e:
-            error = e.exceptions[0]
-        else:
-            return [task.result() for task in tasks]
-        # Raised outside of the except block, so that the error is not chained to the group.
-        raise error
+        return await gather_all(self._process_row(work, row, n) for n, row in enumerate(rows, start + 1))
 
     async def _process_row(self, work: Work, located_row: LocatedRow, number: int) -> RowResult | _FailedRow:
         where, data = located_row
@@ -143,7 +142,7 @@ class ShardWorker:
         message = to_one_line(error)
         self._consecutive_rejections = self._consecutive_rejections + 1 if message == self._last_rejection else 1
         self._last_rejection = message
-        if self._consecutive_rejections >= 2 * self._job.rows_at_once:
+        if self._consecutive_rejections >= self._max_consecutive:
             raise AllFailedError(
                 f"{self._consecutive_rejections} consecutive rows were rejected with the same error: {message}"
             ) from error
@@ -157,7 +156,7 @@ class ShardWorker:
         """
         message = to_one_line(error)
         self._consecutive_failures += 1
-        if self._consecutive_failures >= 2 * self._job.rows_at_once:
+        if self._consecutive_failures >= self._max_consecutive:
             raise AllFailedError(
                 f"{self._consecutive_failures} consecutive rows failed; last error: {message}"
             ) from error

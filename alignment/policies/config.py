@@ -49,7 +49,7 @@ class PolicyConfig(EngineConfig):
 
     @property
     def kind(self) -> str:
-        """Resolved engine name: `openai`, `auto`, one of ENGINES, or the name of an external policy."""
+        """Engine name; `auto` becomes `openai` if there is a `url`, and otherwise stays `auto`."""
         return ENDPOINT_ENGINE if self.engine == "auto" and self.url is not None else self.engine
 
 
@@ -131,4 +131,4 @@ def _find_entry_point(name: str) -> EntryPoint:
 def _reject_settings(config: PolicyConfig, names: tuple[str, ...], reason: str) -> None:
     for name in names:
         if getattr(config, name):
-            raise UsageError(f"{name} {reason} (engine {config.engine})")
+            raise UsageError(f"{name} {reason} (engine {config.kind})")

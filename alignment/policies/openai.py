@@ -58,7 +58,7 @@ class OpenAIPolicy:
         """
         key = None if api_key is None else read_key(api_key)
         if key is not None and not key.isascii():
-            raise UsageError("api key: must be ASCII")
+            raise UsageError("api_key: contains non-ASCII characters, which HTTP headers cannot carry; check the key")
         for name, value in (("attempt_s", attempt_s), ("deadline_s", deadline_s)):
             if not 0 < value < math.inf:
                 raise UsageError(f"{name} must be seconds above 0, not {value}")

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 CONNECTOR = "connector"
 """Name of the module that is trained in full."""
 _CONNECTOR_PATH = f"base_model.model.model.{CONNECTOR}"
-"""Prefix of the connector's weights in an adapter file of PEFT."""
+"""Prefix of the connector's weights in a PEFT adapter file."""
 REFERENCE_ADAPTER = "ref"
 """Name that TRL gives its copy of the adapters."""
 
 
 @dataclass
 class MoleculePreferenceCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """Collator of TRL that also adds the molecules of the prompts."""
+    """TRL collator that also adds the molecules of the prompts."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate examples. A batch holds all chosen answers, then all rejected ones, so the molecules occur twice."""
@@ -43,7 +43,7 @@ class MoleculePreferenceCollator(DataCollatorForPreference):  # type: ignore[mis
 
 
 class MoleculeDPOTrainer(FamilyWeightsMixin, DPOTrainer):  # type: ignore[misc]
-    """DPO trainer that passes the column of molecules on to the collator."""
+    """DPO trainer that passes the column `molecules` to the collator."""
 
     _signature_columns: list[str] | None
 
@@ -91,8 +91,8 @@ def load_trainable_policy(
     Args:
         name: Folder or hub id of the model.
         dtype: Data type of the weights.
-        peft_config: Configuration of new adapters on the language model, for a model that has none.
-        attn_implementation: Attention implementation, as transformers takes it.
+        peft_config: Configuration of new adapters on the language model, for a model that has none; it is modified.
+        attn_implementation: Name of a transformers attention implementation.
 
     Raises:
         UsageError: The language model lacks a layer that the new adapters target, or the model's adapter does not fit.

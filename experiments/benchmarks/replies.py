@@ -30,7 +30,7 @@ def replay_replies(item: Item, stored: StoredReplies | None, order: str, formats
         formats: Names in REPLY_FORMATS: further formats of pairwise verdicts, for replies without `<answer>`.
 
     Raises:
-        UsageError: The replies do not make complete runs, or their orders are invalid.
+        UsageError: A run lacks replies, or the orders are invalid.
     """
     rubric, response_count = load_rubric(item.row.rubric), len(item.row.data["responses"])
     if stored is None or not stored.texts:
@@ -50,7 +50,9 @@ def _assign_orders(stored: StoredReplies, response_count: int, order: str) -> li
     # A single reply is a run of one order, even if the settings ask for several.
     run_size = 1 if count == 1 else len(run_orders)
     if count % run_size:
-        raise UsageError(f"{stored.where}: {count} replies do not make whole runs of {run_size} orders each")
+        raise UsageError(
+            f"{stored.where}: got {count} replies, expected a multiple of {run_size}: one per reading order"
+        )
     reply_orders = stored.orders or tuple(run_orders[k % run_size] for k in range(count))
     if any(len(reply_order) != response_count for reply_order in reply_orders):
         raise UsageError(f"{stored.where}, field 'orders': expected orders of {response_count} responses")

@@ -20,9 +20,9 @@ from flex_judge.reward.types import MAX_ROUND_ROBIN_SIZE, ROUND_ROBIN_LIMIT, Rew
 JudgeFunction = Callable[[Comparison], Awaitable[Judgment]]
 """Judge one comparison; `FlexJudge.ajudge` and `JudgeService.judge` are examples.
 
-A failure is a judgment with a status. A comparison that cannot be judged raises UsageError, MediaError or RenderError.
+A failed judgment is returned with its status, not raised. A comparison that cannot be judged raises UsageError,
+MediaError or RenderError.
 """
-Ask = JudgeFunction
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class GroupContext:
 
     @property
     def has_latecomers(self) -> bool:
-        """Whether some members only serve as opponents because they were judged before."""
+        """Whether `targets` arrived after the other members were judged."""
         return len(self.targets) < len(self.samples)
 
     async def play_match(self, *members: int) -> Match:
-        """Compare members, with their positions in this order.
+        """Compare members; their order is the order in the judge's prompt.
 
         Identical responses are a tie; the judge is called for them only if their score is needed.
         """
@@ -167,8 +167,8 @@ async def judge_group(
 
     Args:
         samples: the members of the group; they must have the same prompt, which is not checked.
-        spec: how they are judged.
-        judge: judges one comparison.
+        spec: reward settings.
+        judge: function that judges one comparison.
         targets: indices of the members to judge; the others only serve as opponents. None judges all.
         earlier: matches of the group so far.
 
@@ -182,7 +182,7 @@ async def judge_group(
     """
     check_samples(samples, spec)
     if spec.method == "round_robin" and len(samples) > MAX_ROUND_ROBIN_SIZE:
-        raise UsageError(f"completions of one prompt must be {ROUND_ROBIN_LIMIT}, not {len(samples)}")
+        raise UsageError(f"completions of one prompt: got {len(samples)}, expected {ROUND_ROBIN_LIMIT}")
     if not samples:
         return []
     context = GroupContext(
@@ -198,7 +198,7 @@ async def judge_group(
 
 
 def check_samples(samples: Sequence[Sample], spec: RewardSpec) -> None:
-    """Raise UsageError for the first sample that cannot be judged with these settings."""
+    """Raise UsageError if the settings do not allow these samples, or not this group size."""
     if spec.method == "baseline":
         for i, sample in enumerate(samples):
             if sample.baseline is None:

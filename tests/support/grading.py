@@ -56,9 +56,6 @@ class RecordingJudge:
         return [tuple(map(content_to_text, comparison.responses)) for comparison in self.comparisons]
 
 
-Asked = RecordingJudge
-
-
 def sample(response: str, prompt: str = "How much?", baseline: str | None = None, group: str | None = None) -> Sample:
     return Sample((Message("user", prompt),), response, baseline, group)
 

@@ -12,7 +12,7 @@ from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.io.jsonl import Journal
 from flex_judge.judges.judgments import Judgment, Status, Usage
 from flex_judge.judges.types import Comparison, Message
-from flex_judge.reward.groups.methods import Ask
+from flex_judge.reward.groups.methods import JudgeFunction
 
 
 class SampleStore:
@@ -86,7 +86,7 @@ class JudgmentStore:
         self._samples = samples
         final_rows = (row for row in journal.rows.values() if Status(row["status"]).is_final)
         self._final = {row["id"]: Judgment.from_json(row) for row in final_rows}
-        self._judge: Ask | None = None
+        self._judge: JudgeFunction | None = None
         self._advance: Callable[[], None] = lambda: None
 
     @property
@@ -94,7 +94,7 @@ class JudgmentStore:
         """Number of samples with a final judgment."""
         return len(self._final)
 
-    def attach_judge(self, judge: Ask, advance: Callable[[], None]) -> None:
+    def attach_judge(self, judge: JudgeFunction, advance: Callable[[], None]) -> None:
         """Use a judge for the missing judgments, and call `advance` after each."""
         self._judge, self._advance = judge, advance
 
@@ -128,6 +128,6 @@ class StoredModels:
     samples: SampleStore
     judgments: JudgmentStore
 
-    async def open(self) -> tuple[SampleStore, Ask]:
+    async def open(self) -> tuple[SampleStore, JudgeFunction]:
         """Return the policy and the judge."""
         return self.samples, self.judgments.judge_sample

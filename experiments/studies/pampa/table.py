@@ -152,6 +152,6 @@ def _find_column(path: Path, table: Any, name: str | None, defaults: Sequence[st
     columns = [str(column) for column in table.columns]
     candidates = [name] if name else [default for default in defaults if default in columns]
     if not candidates or candidates[0] not in columns:
-        missing = name or defaults[0]
-        raise UsageError(f"{path}: column {missing!r} is missing; the columns are {', '.join(columns)}")
+        expected = repr(name) if name else "one of " + ", ".join(map(repr, defaults))
+        raise UsageError(f"{path}: the columns are {', '.join(columns)}; expected {expected}")
     return candidates[0]

@@ -56,12 +56,13 @@ def test_image_paths_are_relative_to_the_file_and_precede_the_question(column: d
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        ({"question": "Why?"}, r"line 7: field 'prompt' is missing; there are question \(--column\)"),
+        ({"question": "Why?"}, r"line 7, field 'prompt': missing or null; the columns are question; map another"),
         ({"prompt": "  "}, "line 7, field 'prompt': expected text, got only white space"),
         ({"prompt": 5}, "field 'prompt': expected text or a list of messages, got 5"),
         ({"prompt": [{"role": "assistant", "content": "So."}]}, "field 'prompt': expected a user message at the end"),
-        ({"prompt": "Why?", "id": True}, "field 'id': expected a text or a whole number, got True"),
-        ({"prompt": "Why?", "images": ["none.png"]}, r"field 'prompt': .*none.png"),
+        ({"prompt": "Why?", "id": True}, "field 'id': expected a string or an integer, got True"),
+        ({"prompt": "Why?", "images": ["none.png"]}, r"field 'images': .*none.png"),
+        ({"prompt": "Why?", "image": "none.png"}, r"field 'image': .*none.png"),
     ],
 )
 def test_invalid_row_is_reported_with_file_row_and_field(data: dict[str, Any], complaint: str) -> None:
@@ -70,9 +71,11 @@ def test_invalid_row_is_reported_with_file_row_and_field(data: dict[str, Any], c
 
 
 def test_kept_columns_must_exist_and_be_json() -> None:
-    with pytest.raises(UsageError, match="field 'answer', which is to be kept, is missing; there are prompt"):
+    with pytest.raises(
+        UsageError, match="field 'answer': missing, but required for the results; the columns are prompt"
+    ):
         parse_row({"prompt": "Why?"}, keep=["answer"])
-    with pytest.raises(UsageError, match="field 'when': cannot be kept"):
+    with pytest.raises(UsageError, match="field 'when': cannot be written as JSON"):
         parse_row({"prompt": "Why?", "when": object()}, keep=["when"])
 
 

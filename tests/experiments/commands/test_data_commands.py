@@ -262,5 +262,5 @@ def test_run_that_is_killed_twice_equals_an_uninterrupted_one(tmp_path: Path) ->
     assert (run / "best_of_n.jsonl").read_text() == uninterrupted["best_of_n"]
     assert (run / "judgments.jsonl").read_text() == uninterrupted["judgments"]
     (failed,) = (run / "failed.jsonl").read_text().splitlines()
-    assert "prompts.jsonl, line 51: field 'prompt' is missing; there are question (--column)" in failed
+    assert "prompts.jsonl, line 51, field 'prompt': missing or null; the columns are question" in failed
     assert "left: []" in cluster_check.stdout, cluster_check.stderr

@@ -64,7 +64,7 @@ async def test_rejects_a_too_large_round_robin_before_judging() -> None:
     with pytest.raises(UsageError, match=r"group_size must be at most 64 .*, not 65"):
         spec("round_robin", group_size=65)
     judge = RecordingJudge()
-    with pytest.raises(UsageError, match=r"completions of one prompt must be at most 64 .*, not 65"):
+    with pytest.raises(UsageError, match=r"completions of one prompt: got 65, expected at most 64 "):
         await judge_and_reward(worth(*range(65)), spec("round_robin"), judge)
     assert not judge.comparisons
     assert spec("knockout", group_size=65).group_size == 65

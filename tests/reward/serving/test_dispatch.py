@@ -100,7 +100,7 @@ async def test_killers_do_not_affect_other_comparisons() -> None:
     assert set(replicas.judged.values()) == {1}
 
 
-async def test_an_invalid_comparison_fails_alone() -> None:
+async def test_invalid_comparison_raises_its_error() -> None:
     async def send(c: Comparison) -> Judgment:
         raise UsageError(f"comparison {c.id!r}: no such rubric")
 
