@@ -149,7 +149,8 @@ def _describe_method(summary: Summary) -> Iterator[str]:
         "reasoning ends before the first sentence that mentions the second assistant or both. `Assistant 1` becomes "
         "`the assistant`. No prompt occurs in two samples, and no held-out question is in the training split. The "
         "held-out samples are chosen by a hash of their prompts, so they do not change with the number of training "
-        "samples. Winners are balanced by selection; answers were not swapped, because the reasoning names the assistants."
+        "samples. Winners are balanced by selection; answers were not swapped, because the reasoning names the "
+        "assistants."
     )
     if summary["scales"]["train"].get(FIVE) and TEN in summary["rubrics"]:
         unmapped = ", ".join(f"{reason} ({n:,})" for reason, n in summary["kept_scale"].items())
