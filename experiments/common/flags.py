@@ -152,8 +152,14 @@ def _load_yaml(settings: Mapping[str, Setting], path: Path) -> dict[str, Any]:
         # A list or a single value is valid YAML but not a configuration.
         raise UsageError(f"{path}: expected settings as 'name: value', got {type(data).__name__}")
     values = {}
+    # A file for `serve` says `model`, and commands with a policy call the same setting `judge`. Both names are read, so
+    # that one file works for all commands.
+    field_names = {setting.field.name: name for name, setting in settings.items() if setting.field.name not in settings}
     for key, value in data.items():
         name = str(key).replace("-", "_")
+        name = field_names.get(name, name)
+        if name in values:
+            raise UsageError(f"{path}: setting {key!r}: given twice, also under another name; remove one")
         if name not in settings:
             raise UsageError(f"{path}: unknown setting {key!r}; there are {', '.join(settings)}")
         values[name] = settings[name].check_value(value, f"{path}: setting {key!r}")

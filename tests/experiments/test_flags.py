@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
+from flex_judge.experiments.commands.serve.config import ServeRun
 from flex_judge.experiments.common.flags import add_flags, load_config, setting
 from flex_judge.judges import UsageError
+from flex_judge.judges.validation.flat import flatten_values
 
 
 @dataclass(frozen=True)
@@ -96,3 +99,19 @@ def test_help_shows_defaults_and_headings(capsys: pytest.CaptureFixture[str], mo
     assert "--vegan Leave out eggs" in lines
     taste = lines.index("taste:")
     assert lines[taste + 1 : taste + 3] == ["--sugar SUGAR Amount of sugar (default: 0.5)", "--nuts NUTS Kind of nuts"]
+
+
+def test_one_judge_file_serves_commands_that_spell_the_model_differently(tmp_path: Path) -> None:
+    file = tmp_path / "judge.yaml"
+    file.write_text("model: some-judge\nadapter: some-adapter\nvotes: 3\n")
+    for config in (BestOfNRun, ServeRun):
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        add_flags(parser, config)
+        flat = flatten_values(load_config(config, parser.parse_args(["--config", str(file)])))
+        assert flat["votes"] == 3
+        assert {"some-judge", "some-adapter"} <= {value for value in flat.values() if isinstance(value, str)}
+    file.write_text("model: some-judge\njudge: other-judge\n")
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_flags(parser, BestOfNRun)
+    with pytest.raises(UsageError, match="given twice"):
+        load_config(BestOfNRun, parser.parse_args(["--config", str(file)]))
