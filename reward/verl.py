@@ -170,8 +170,12 @@ def _build_sample(
 ) -> Sample:
     for key, content in ((prompt_key, "the prompt"), (baseline_key, "the answer to compare with")):
         if key is not None and row.get(key) is None:
-            keys = ", ".join(repr(str(name)) for name in row) or "nothing"
-            raise UsageError(f"extra_info has no {key!r} with {content}, but {keys}; put it there, or name its key")
+            keys = ", ".join(repr(str(name)) for name in row) or "none"
+            option = "prompt_key" if key == prompt_key else "baseline_key"
+            raise UsageError(
+                f"extra_info: expected {content} under {key!r}, found the keys {keys}; add it, or set "
+                f"reward_kwargs.{option}"
+            )
     images = to_list(row.get(image_key))
     if images is None:
         images = []

@@ -29,7 +29,10 @@ def read_key(source: str) -> str:
         key = Path(source).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as e:
         # The source is not repeated: users sometimes pass the key itself instead of a path.
-        raise UsageError("api key: must be env:NAME, or a file that can be read and holds the key") from e
+        raise UsageError(
+            "api key: expected env:NAME or a readable file with the key, got neither; export the key as JUDGE_KEY, say, and "
+            "pass env:JUDGE_KEY"
+        ) from e
     if not key or not key.isprintable() or " " in key:
         raise UsageError("api key: the file must hold one line, the key, without spaces")
     return key

@@ -240,4 +240,6 @@ def _read_idempotency_key(request: Request) -> str | None:
 def _check_item_count(gateway: Gateway, items: list[Any], field: str) -> None:
     limit = gateway.config.max_items
     if len(items) > limit:
-        raise RequestTooLargeError(f"{field}: {len(items)} are more than the {limit} allowed; send several requests")
+        raise RequestTooLargeError(
+            f"{field}: {len(items)} are more than the {limit} allowed (--max-items); send several requests"
+        )

@@ -122,9 +122,11 @@ async def test_an_outage_ends_the_run(service: FakeService) -> None:
 
 
 async def test_rejects_invalid_rows_and_settings(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="extra_info has no 'question' with the prompt, but 'split', 'index'"):
+    with pytest.raises(
+        UsageError, match="extra_info: expected the prompt under 'question', found the keys 'split', 'index'"
+    ):
         await compute_score(**build_call(service, extra_info={"split": "train", "index": 3}))
-    with pytest.raises(UsageError, match="extra_info has no 'question' with the prompt, but nothing"):
+    with pytest.raises(UsageError, match="extra_info: expected the prompt under 'question', found the keys none"):
         await compute_score("sums", "It is 42.", "42", url=service.url)
     with pytest.raises(UsageError, match="has no 'baseline' with the answer to compare with"):
         await compute_score(**build_call(service, method="baseline"))
