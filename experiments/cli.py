@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +19,28 @@ from flex_judge.experiments.common.command_extras import (
 )
 from flex_judge.judges.errors import JudgeError, UsageError
 
+FLAG_SYNONYMS = {"--model": "--judge", "--adapter": "--judge-adapter"}
+FLAG_SYNONYMS |= {judge: model for model, judge in FLAG_SYNONYMS.items()}
+"""Flags with another name in commands that have a policy and a judge, for suggestions in errors."""
+
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.selected_command: argparse.ArgumentParser | None = None
+
     def error(self, message: str) -> NoReturn:
         """Exit with a one-line error; argparse would print the usage as well."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {message}{self._suggest_flag(message)}\n")
+
+    def _suggest_flag(self, message: str) -> str:
+        """Return `; did you mean --FLAG?` for an unrecognized flag, or nothing."""
+        if self.selected_command is None or not (match := re.search(r"unrecognized arguments: (--[\w-]+)", message)):
+            return ""
+        flags = list(self.selected_command._option_string_actions)
+        synonym = FLAG_SYNONYMS.get(match[1])
+        found = [synonym] if synonym in flags else difflib.get_close_matches(match[1], flags, n=1, cutoff=0.75)
+        return f"; did you mean {found[0]}?" if found else ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,7 @@ def _print_error(message: str, status: int) -> int:
     return status
 
 
-def _build_parser(selected: str) -> argparse.ArgumentParser:
+def _build_parser(selected: str) -> _Parser:
     """Build the parser; only the selected command gets its flags, because they need its modules."""
     parser = _Parser(prog="flex-judge", description="A reasoning multimodal judge as a reward model.")
     parser.add_argument("--version", action=_VersionAction, nargs=0, help="Print the version")
@@ -104,6 +123,7 @@ def _build_parser(selected: str) -> argparse.ArgumentParser:
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
         if name == selected:
             command.load_package().add_arguments(subparser)
+            parser.selected_command = subparser
     for name, help_text in TRAINING_COMMANDS.items():
         subparsers.add_parser(name, help=help_text)
     return parser

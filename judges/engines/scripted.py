@@ -72,7 +72,9 @@ class ScriptedEngine:
         text = reply if isinstance(reply, str) else await reply
         await asyncio.sleep(0)  # yield to other tasks, as every real engine does
         if sampling.regex is not None and not re.fullmatch(sampling.regex, text):
-            raise AssertionError(f"script: replied {text!r}, which does not match the grammar {sampling.regex!r}")
+            raise UsageError(
+                f"script: returned {text!r}; with Sampling.regex set, return only text that matches {sampling.regex!r}"
+            )
         reason, text = _cut_at_stop(text, sampling.stop)
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(ids) > sampling.max_tokens:
@@ -111,7 +113,7 @@ def load(config: EngineConfig) -> ScriptedEngine:
         engine = ScriptedEngine(script, profile=getattr(script, "profile", CHAT))
     except (ImportError, AttributeError, ValueError) as e:
         raise UsageError(
-            f"model {config.model!r}: the scripted engine takes its script as module:function ({e})"
+            f"model {config.model!r}: expected a script as module:function, with the module on PYTHONPATH; {e}"
         ) from e
     engine.model_id = config.model  # so that two scripts do not share the generations in a ledger
     return engine

@@ -30,7 +30,7 @@ def read_key(source: str) -> str:
     except (OSError, UnicodeDecodeError) as e:
         # The source is not repeated: users sometimes pass the key itself instead of a path.
         raise UsageError(
-            "api key: expected env:NAME or a readable file with the key, got neither; export the key as JUDGE_KEY, say, and "
+            "api key: expected env:NAME or a readable file, got neither; export the key as JUDGE_KEY, for example, and "
             "pass env:JUDGE_KEY"
         ) from e
     if not key or not key.isprintable() or " " in key:

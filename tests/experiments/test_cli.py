@@ -181,3 +181,23 @@ def test_ctrl_c_keeps_finished_work_and_the_same_command_resumes(tmp_path: Path)
     assert "nothing is sampled or judged again" in third.stderr
     for name in ("completions.jsonl", "judgments.jsonl", "best_of_n.jsonl", "preferences.jsonl"):
         assert (run / name).read_bytes() == written[name]
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "suggestion"),
+    [
+        ("preferences", "--model", "--judge"),
+        ("judge", "--judge", "--model"),
+        ("judge", "--max-thinking-tokens", "--max-think-tokens"),
+        ("judge", "--nonsense", None),
+    ],
+)
+def test_unknown_flag_suggests_the_right_one(
+    command: str, flag: str, suggestion: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([command, flag, "x"])
+    error = capsys.readouterr().err
+    assert f"unrecognized arguments: {flag}" in error
+    assert ("did you mean" in error) == (suggestion is not None)
+    assert suggestion is None or f"did you mean {suggestion}?" in error

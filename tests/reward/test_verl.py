@@ -128,7 +128,7 @@ async def test_rejects_invalid_rows_and_settings(service: FakeService, monkeypat
         await compute_score(**build_call(service, extra_info={"split": "train", "index": 3}))
     with pytest.raises(UsageError, match="extra_info: expected the prompt under 'question', found the keys none"):
         await compute_score("sums", "It is 42.", "42", url=service.url)
-    with pytest.raises(UsageError, match="has no 'baseline' with the answer to compare with"):
+    with pytest.raises(UsageError, match="expected the answer to compare with under 'baseline'"):
         await compute_score(**build_call(service, method="baseline"))
     service.script.append(refuse(422, "rubric 'mine' does not exist"))
     with pytest.raises(UsageError, match="rubric 'mine' does not exist"):

@@ -237,7 +237,7 @@ def test_log_names_all_failed_rows(capfd: pytest.CaptureFixture[str]) -> None:
         (["c.jsonl", "--image-max-pixels", "0"], "--image-max-pixels must be at least 1, not 0"),
         (["c.jsonl", "--video-fps", "nan"], "--video-fps must be above 0, not nan"),
         (["c.jsonl", "--order", "sideways"], "argument --order: invalid choice: 'sideways'"),
-        (["c.jsonl", "--model", "no-colon", "--out", "o.jsonl", "--no-ledger"], "takes its script as module:function"),
+        (["c.jsonl", "--model", "no-colon", "--out", "o.jsonl", "--no-ledger"], "expected a script as module:function"),
         (["c.jsonl", "--engine", "transformers", "--model", "no/model", "--out", "o.jsonl"], "model 'no/model' is no"),
         (["c.jsonl", "--config", "wrong.yaml"], "wrong.yaml: unknown setting 'vote'; there are model, "),
     ],
