@@ -128,7 +128,11 @@ def _read_field_docs(cls: type[Any]) -> dict[str, str]:
     docs: dict[str, str] = {}
     # Base classes first, so that a subclass can document an inherited field again.
     for base in reversed(cls.__mro__[:-1]):
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        try:
+            source = inspect.getsource(base)
+        except OSError:
+            continue  # Installed without .py files: the flags work, but have no help texts.
+        (node,) = ast.parse(textwrap.dedent(source)).body
         assert isinstance(node, ast.ClassDef)
         for target, text in zip(node.body, node.body[1:], strict=False):
             match target, text:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +86,8 @@ class ServeApplication:
             )
         run = serve.RunTarget(target=target, name=self.name, route_prefix=route_prefix)
         try:
-            serve.run_many([run], wait_for_applications_running=False)
+            with _hide_reconnect_warning():
+                serve.run_many([run], wait_for_applications_running=False)
         except RayServeException as e:  # another application has the same route prefix
             raise ClusterError(f"the {self._label} could not start: {_extract_error_line(str(e))}") from e
         self._deployed = True
@@ -131,6 +135,24 @@ class ServeApplication:
             serve.shutdown()
         elif self._deployed:
             serve.delete(self.name)
+
+
+@contextmanager
+def _hide_reconnect_warning() -> Iterator[None]:
+    """Hide Serve's warning that its HTTP options are not applied again.
+
+    `run_many` connects to the Serve that was started just before with these options, so the warning misleads.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Connecting to existing Serve app")
+
+    logger = logging.getLogger("ray.serve")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _check_serve_address(http: HttpAddress) -> None:

@@ -119,6 +119,10 @@ class JudgeTraining(TrainingRun):
         rows = format_count(len(self.examples.rows), "judgment")
         left_out = f" ({len(self.examples.dropped)} left out)" if self.examples.dropped else ""
         self._print_status(f"training on {rows}{left_out}")
+        if self.evaluation is not None:
+            # Before the first step, so that the progress bar does not seem to hang.
+            count = format_count(len(self.evaluation.comparisons), "held-out judgment")
+            self._print_status(f"evaluating on {count} before the first step and during training")
         flags = self.flags
         self.tuned = tune_judge(
             flags.policy,
