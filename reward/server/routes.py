@@ -241,5 +241,5 @@ def _check_item_count(gateway: Gateway, items: list[Any], field: str) -> None:
     limit = gateway.config.max_items
     if len(items) > limit:
         raise RequestTooLargeError(
-            f"{field}: {len(items)} are more than the {limit} allowed (--max-items); send several requests"
+            f"{field}: {len(items)} are more than the {limit} allowed (max_items); send several requests"
         )
