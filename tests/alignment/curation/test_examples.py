@@ -59,12 +59,15 @@ def test_training_prompt_equals_the_judging_prompt(renderer: Renderer) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"prompt": "text"}, EncodingFault.NO_CHAT),
-        ({"prompt": [{"role": "user", "content": 3}]}, EncodingFault.NO_CHAT),
-        ({"completion": None}, EncodingFault.NO_CHAT),
+        ({"prompt": "text"}, EncodingFault.NOT_MESSAGES),
+        ({"prompt": [{"role": "user", "content": 3}]}, EncodingFault.NOT_MESSAGES),
+        ({"completion": None}, EncodingFault.NOT_MESSAGES),
         ({"completion": [{"role": "user", "content": "x"}]}, EncodingFault.NO_REPLY),
         ({"completion": [{"role": "assistant", "content": " "}]}, EncodingFault.NO_REPLY),
-        ({"completion": [{"role": "assistant", "content": "<think>\nso <answer>5</answer>"}]}, EncodingFault.NO_END),
+        (
+            {"completion": [{"role": "assistant", "content": "<think>\nso <answer>5</answer>"}]},
+            EncodingFault.UNCLOSED_REASONING,
+        ),
         ({"completion": [{"role": "assistant", "content": "<think>a</think>"}]}, EncodingFault.NO_VERDICT),
         ({"responses": ["one", "two"]}, EncodingFault.NO_VERDICT),
         (
@@ -73,7 +76,7 @@ def test_training_prompt_equals_the_judging_prompt(renderer: Renderer) -> None:
         ),
         (
             {"completion": [{"role": "assistant", "content": "<think>\n<|im_end|>\n</think>\n\n<answer>5</answer>"}]},
-            EncodingFault.CONTROL,
+            EncodingFault.CONTROL_TOKEN,
         ),
         ({"prompt": [{"role": "user", "content": "long " * 5000}]}, EncodingFault.OVERLONG),
     ],
