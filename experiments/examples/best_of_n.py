@@ -20,7 +20,8 @@ if __name__ == "__main__":
     options = parser.parse_args()
 
     policy = load_policy(PolicyConfig(options.policy, options.engine))
-    judge = FlexJudge.from_pretrained(options.judge, options.engine, max_think_tokens=128, temperature=0.0)
+    budget = 128 if options.judge == "flex-smollm2-135m" else 4096  # thinking tokens
+    judge = FlexJudge.from_pretrained(options.judge, options.engine, max_think_tokens=budget, temperature=0.0)
     prompt = [Message("user", "What is 9 + 7? Write the equation and its result.")]
     sampling = Sampling(max_tokens=24, temperature=0.8, stop=("\n",), seed=0)
     samples = asyncio.run(policy.sample(prompt, sampling, range(options.samples)))

@@ -26,7 +26,8 @@ if __name__ == "__main__":
     options = parser.parse_args()
 
     rows = [json.loads(line) for line in options.data.read_text().splitlines()] if options.data else ROWS
-    settings: dict[str, Any] = {"max_think_tokens": 128, "order": "both", "temperature": 0.0}
+    budget = 128 if options.judge == "flex-smollm2-135m" else 4096  # thinking tokens
+    settings: dict[str, Any] = {"max_think_tokens": budget, "order": "both", "temperature": 0.0}
     judge = FlexJudge.from_pretrained(options.judge, options.engine, **settings)
     judgments = judge.judge([Comparison.of(row["prompt"], *row["responses"], rubric=options.rubric) for row in rows])
     correct = sum(judgment.preferred == row["label"] for judgment, row in zip(judgments, rows, strict=True))

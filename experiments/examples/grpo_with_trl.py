@@ -22,7 +22,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=5)
     options = parser.parse_args()
 
-    judge = options.judge_url or FlexJudge.from_pretrained(options.judge, options.engine, max_think_tokens=128)
+    budget = 128 if options.judge == "flex-smollm2-135m" else 4096  # thinking tokens
+    judge = options.judge_url or FlexJudge.from_pretrained(options.judge, options.engine, max_think_tokens=budget)
     questions = [f"What is {n} + 5? Write the equation and its result." for n in range(2, 20)]
     prompts = [{"prompt": [{"role": "user", "content": question}]} for question in questions]
     on_gpu = torch.cuda.is_available()

@@ -11,11 +11,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--judge", default="flex-smollm2-135m", help="embedded name, folder or hub id")
     parser.add_argument("--engine", default="auto", help="auto, vllm or transformers")
-    parser.add_argument("--max-think-tokens", type=int, default=128, help="about 2048 for a 7B judge")
+    parser.add_argument("--max-think-tokens", type=int, help="default: 4096; embedded judge: 128")
     options = parser.parse_args()
 
+    budget = options.max_think_tokens or (128 if options.judge == "flex-smollm2-135m" else 4096)
     judge = FlexJudge.from_pretrained(
-        options.judge, options.engine, max_think_tokens=options.max_think_tokens, order="both", temperature=0.0
+        options.judge, options.engine, max_think_tokens=budget, order="both", temperature=0.0
     )
     question, right, wrong = "What is 12 + 15?", "12 + 15 = 27", "12 + 15 = 26"
     single = Comparison.of(question, right, rubric="correctness", id="one answer")

@@ -28,7 +28,8 @@ if __name__ == "__main__":
     if not options.rubric.exists():
         options.rubric.write_text(RUBRIC, encoding="utf-8")
     print("scale:", load_rubric(str(options.rubric)).scale)  # an error names the field that is wrong
-    judge = FlexJudge.from_pretrained(options.judge, options.engine, max_think_tokens=128)
+    budget = 128 if options.judge == "flex-smollm2-135m" else 4096  # thinking tokens
+    judge = FlexJudge.from_pretrained(options.judge, options.engine, max_think_tokens=budget)
     (judgment,) = judge.judge([Comparison.of("What is 7 + 8?", "It is 15.", rubric=str(options.rubric))])
     print(f"{judgment.status}: score {judgment.scores}, expected score {judgment.expected_scores}")
     judge.close()

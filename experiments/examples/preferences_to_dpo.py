@@ -23,7 +23,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=5)
     options = parser.parse_args()
 
-    judge = FlexJudge.from_pretrained(options.judge, options.engine, max_think_tokens=128, temperature=0.0)
+    budget = 128 if options.judge == "flex-smollm2-135m" else 4096  # thinking tokens
+    judge = FlexJudge.from_pretrained(options.judge, options.engine, max_think_tokens=budget, temperature=0.0)
     rows = []
     for n in (3, 4, 6, 7):
         prompt, answers = [Message("user", f"What is {n} + 5?")], [f"It is {n + 5}.", f"It is {n + 6}."]
@@ -31,8 +32,7 @@ if __name__ == "__main__":
         row = pair_highest_with_lowest(prompt, answers, judgments)
         print(row if isinstance(row, str) else f"{row['chosen'][0]['content']} > {row['rejected'][0]['content']}")
         rows += [] if isinstance(row, str) else [{name: row[name] for name in ("prompt", "chosen", "rejected")}]
-    on_gpu = torch.cuda.is_available()
-    hardware = {"use_cpu": not on_gpu, "bf16": on_gpu, "report_to": "none"}
+    hardware = {"use_cpu": not torch.cuda.is_available(), "bf16": torch.cuda.is_available(), "report_to": "none"}
     arguments = DPOConfig("runs/preferences_to_dpo", max_steps=options.steps, logging_steps=1, **hardware)
     model, adapter = str(resolve_model(options.policy)), LoraConfig(target_modules="all-linear")
     trainer = DPOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), peft_config=adapter)
