@@ -61,12 +61,12 @@ def test_dpo_trains_a_policy_and_evaluates_it_before_and_after(tmp_path: Path) -
         (out / "evaluation" / when / "best_of_n.jsonl").read_text() for when in ("before", "after")
     )
     assert rows_before != rows_after
-    assert "Score by the judge" in output
+    assert "Judge score" in output
     assert "before" in output
     assert summary["rows"] == 8
     from huggingface_hub import ModelCard
 
-    assert "| Score by the judge |" in ModelCard.load(out / "README.md").text
+    assert "| Judge score |" in ModelCard.load(out / "README.md").text
     assert (out / "model.safetensors").is_file()
     assert second_output == output  # without library output
     assert "base after DPO" in output
