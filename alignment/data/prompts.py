@@ -14,6 +14,7 @@ from typing import Any
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.sources import Source
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.media.paths import resolve_media_paths, resolve_source_path
 from flex_judge.judges.types import Comparison
 
@@ -116,15 +117,13 @@ def parse_prompt_row(
         row_id = number
     if isinstance(row_id, bool) or not isinstance(row_id, str | int) or row_id == "":
         raise UsageError(f"{where}, field {columns.id!r}: expected a string or an integer, got {reprlib.repr(row_id)}")
+    with _name_field(where, columns.images if columns.images in data else "image"):
+        images = [make_image(resolve_source_path(folder, image)) for image in _list_images(data, columns)]
     with _name_field(where, columns.prompt):
         prompt = resolve_media_paths(
             folder, insert_molecules(_drop_final_answer(data[columns.prompt]), data.get(MOLECULES))
         )
-        text_messages = Comparison.of(prompt, "").prompt
-    with _name_field(where, columns.images if columns.images in data else "image"):
-        images = [resolve_source_path(folder, image) for image in _list_images(data, columns)]
-        # Parsed again with the images, which belong to the last user message.
-        messages = Comparison.of(prompt, "", images=images).prompt if images else text_messages
+        messages = Comparison.of(prompt, "", images=images).prompt  # parses messages and loads media
     if columns.system is not None:
         messages = (*Comparison.of([{"role": "system", "content": columns.system}], "").prompt, *messages)
     extra_columns = {column: _read_extra_column(data, column, where) for column in columns.keep}

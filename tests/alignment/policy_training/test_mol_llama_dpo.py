@@ -96,7 +96,7 @@ def test_only_adapters_and_connector_are_trained(folder: Path) -> None:
     [
         ({"molecules": ["C1CC"]}, r"row 1, field 'molecules', molecule 1: .*RDKit cannot parse it"),
         ({"molecules": [None]}, r"row 1, field 'molecules', molecule 1: expected a SMILES string, got None"),
-        ({"molecules": []}, r"row 1, field 'prompt': <mol> occurs 1 times; expected 1 or 8 for each of 0 molecules"),
+        ({"molecules": []}, r"row 1, field 'prompt': has 1 times <mol> for 0 molecules"),
     ],
 )
 def test_invalid_molecule_row_is_rejected_with_its_number(change: dict[str, Any], problem: str, tmp_path: Path) -> None:

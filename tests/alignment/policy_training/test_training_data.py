@@ -196,7 +196,7 @@ def test_prompt_data_has_trainer_format_and_reports_bad_rows(tmp_path: Path) -> 
         {"id": "why", "prompt": make_messages("Why?")},
     ]
     assert len(data.problems) == 1
-    assert "rows.jsonl, line 2: field 'prompt' is missing" in data.problems[0]
+    assert "rows.jsonl, line 2, field 'prompt': missing or null" in data.problems[0]
 
 
 def test_prompt_data_includes_images(tmp_path: Path) -> None:

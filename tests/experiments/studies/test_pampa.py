@@ -84,7 +84,7 @@ def test_tdc_table_is_read_and_split_like_tdc(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a,Y\nC,1\n", "column 'Drug' is missing; the columns are a, Y"),
+        ("a,Y\nC,1\n", "the columns are a, Y; expected one of 'Drug', 'smiles', 'SMILES'"),
         ("Drug,Y\nC,2\n", "row 1: column 'Y': expected one of 0, 1, got '2'"),
         ("Drug,Y\nC,1\n,0\n", "row 2: column 'Drug': expected a SMILES string"),
         ("Drug,Y\n", "the table has no rows"),

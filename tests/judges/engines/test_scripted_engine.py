@@ -70,7 +70,7 @@ def test_logprobs_put_all_mass_on_the_scripted_token() -> None:
 
 @pytest.mark.parametrize("text", ["x", "", "4", "4</answer> and more"])
 def test_script_reply_outside_the_grammar_raises(text: str) -> None:
-    with pytest.raises(AssertionError, match="grammar"):
+    with pytest.raises(UsageError, match="return only text that matches"):
         generate(text, Sampling(100, regex="(4|5)</answer>"))
 
 
