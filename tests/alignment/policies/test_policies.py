@@ -311,7 +311,7 @@ def install_package(folder: Path, toml: str, module: str) -> None:
 
 def test_documented_example_is_a_policy_when_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = DOCUMENT.read_text()
-    configurations, module, use = extract_python(document)
+    configurations, _, module, use = extract_python(document)  # the second block is the scripted policy
     exec(configurations, {})
     (toml,) = re.findall(r"```toml[^\n]*\n(.*?)```", document, re.DOTALL)
     install_package(tmp_path / "site", toml, module)
