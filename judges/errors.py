@@ -74,3 +74,8 @@ class UnscoredError(JudgeError, ValueError):
 def to_one_line(error: object) -> str:
     """Format an error or any other text as a single line, with runs of white space collapsed."""
     return " ".join(str(error).split())
+
+
+def get_first_line(error: Exception, max_length: int = 120) -> str:
+    """Return the start of an error's first line, or the name of its type if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:max_length]

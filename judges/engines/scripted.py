@@ -31,7 +31,7 @@ CHATML = (
 class ScriptedEngine:
     """Engine that replies from a script, one token per byte, and applies stop strings and `max_tokens`.
 
-    A grammar (`Sampling.regex`) is only checked: a script that replies outside it raises AssertionError. The scripted
+    A grammar (`Sampling.regex`) is only checked: a script that replies outside it raises UsageError. The scripted
     token gets log-probability 0, all others minus infinity. Media are checked against the placeholders of the prompt,
     as by every engine, and recorded for tests; the script sees one placeholder token per medium.
 

@@ -1,6 +1,6 @@
 """Images, videos, audio and molecules as bytes with a content hash, and the checks when they are opened.
 
-May import errors only; scaling for a model is in `flex_judge.judges.models.inputs`.
+May import errors, extras and validation; scaling for a model is in `flex_judge.judges.models.inputs`.
 """
 
 from __future__ import annotations

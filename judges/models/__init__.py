@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from flex_judge.judges.errors import ModelNotFoundError
+from flex_judge.judges.errors import ModelNotFoundError, get_first_line
 from flex_judge.judges.models.cache import fingerprint_folder
 from flex_judge.judges.models.embedded import EMBEDDED, TunedModel
 
@@ -121,5 +121,5 @@ def _download_from_hub(name: str, only: str | None = None, kind: str = "model") 
         raise ModelNotFoundError(f"{kind} {name!r} is {tried}, and no hub id; check the spelling") from e
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
         # Only the first line: the hub client's messages run over paragraphs.
-        reason = str(e).strip().splitlines()[0][:120] if str(e).strip() else type(e).__name__
+        reason = get_first_line(e)
         raise ModelNotFoundError(f"{kind} {name!r} is {tried}, and the hub download failed: {reason}") from e

@@ -84,13 +84,12 @@ def open_checkpoint(model: str, adapter: str | None = None) -> Checkpoint:
         tokenizer=tokenizer,
         profile=profile,
         context=getattr(text_config, "max_position_embeddings", None),
-        stop_ids=_collect_stop_ids(path, tokenizer, profile),
+        stop_ids=_collect_stop_ids(path, tokenizer, vocabulary, profile),
     )
 
 
-def _collect_stop_ids(path: Path, tokenizer: Any, profile: Profile) -> frozenset[int]:
+def _collect_stop_ids(path: Path, tokenizer: Any, vocabulary: Mapping[str, int], profile: Profile) -> frozenset[int]:
     """Collect the end-of-turn tokens named by the generation configuration, the tokenizer and the family."""
-    vocabulary = tokenizer.get_added_vocab()
     configured = _read_json(path / "generation_config.json").get("eos_token_id")  # an id, a list of ids, or absent
     candidates = [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]
     candidates += [vocabulary.get(token) for token in profile.stop_tokens]

@@ -17,7 +17,6 @@ from flex_judge.judges.protocol.expected_score import AnswerTokens, compute_answ
 from flex_judge.judges.protocol.parsing import (
     Reply,
     extract_answer,
-    get_label_scores,
     parse_answer,
     split_answer_first_reply,
 )
@@ -47,7 +46,7 @@ class ReplyGenerator:
         self.engine, self.renderer, self.settings = engine, renderer, settings
         self.rubric, self.responses = rubric, responses
         self.answer_budget = settings.compute_answer_budget(responses)
-        self.answer_tokens = AnswerTokens(tuple(get_label_scores(rubric)), renderer.encode_as_plain_text)
+        self.answer_tokens = AnswerTokens(rubric.labels, renderer.encode_as_plain_text)
         encode = renderer.encode_with_control_tokens
         self.close_thinking_tokens = tuple(encode(f"\n{THINK_CLOSE}{ANSWER_OPEN}"))
         self.open_answer_tokens = tuple(encode(ANSWER_OPEN))
@@ -66,8 +65,7 @@ class ReplyGenerator:
         """Maximum number of tokens after the prompt, including inserted text, probes and a forced answer."""
         inserted = max(len(self.close_thinking_tokens), len(self.open_answer_tokens) + len(self.open_thinking_tokens))
         # A probed answer can have more tokens than the sampled one.
-        labels = get_label_scores(self.rubric)
-        longest_label = max(len(self.renderer.encode_as_plain_text(f" {label}")) for label in labels)
+        longest_label = max(len(self.renderer.encode_as_plain_text(f" {label}")) for label in self.rubric.labels)
         # With reasoning first, text that holds no valid answer stays in the context before the forced answer.
         answers = 2 if self.settings.reason_first and self.settings.forced_answer else 1
         return self.settings.max_think_tokens + inserted + answers * self.answer_budget + longest_label
@@ -89,14 +87,15 @@ class ReplyGenerator:
 
 @dataclass(frozen=True)
 class _Thinking:
-    """Reasoning of a reply, without the `</think>` that closes it."""
+    """Reasoning of a reply."""
 
     text: str
+    """The reasoning, without the `</think>` that closes it."""
     token_ids: tuple[int, ...]
-    """All generated tokens, including the closing `</think>`."""
+    """Its tokens, with inserted `Wait`s and, if the model closed it, the `</think>`."""
     finish_reason: FinishReason
     """`stop` if the model closed its reasoning."""
-    answer_start: str = ""
+    answer_start: str
     """Text after `</think>` in the last token: `><` is a single token in many vocabularies."""
 
 

@@ -78,8 +78,9 @@ def parse_verdict(reply: Reply, rubric: Rubric, responses: int) -> Verdict:
         return verdict
     means: list[float] = []
     deviations: list[float] = []
+    label_scores = get_label_scores(rubric)
     for position in answer.positions:
-        mean, deviation = compute_moments(reply.distributions[position], get_label_scores(rubric))
+        mean, deviation = compute_moments(reply.distributions[position], label_scores)
         means += mean
         deviations += deviation
     return replace(verdict, expected_scores=tuple(means), deviations=tuple(deviations))

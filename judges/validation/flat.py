@@ -26,6 +26,10 @@ class SettingsSection:
     names: Mapping[str, str] = field(default_factory=dict)
     """Field name -> its name in the flat view, if the two differ."""
 
+    def get_flat_name(self, name: str) -> str:
+        """Return the name of a field in the flat view."""
+        return self.names.get(name, name)
+
     def merge_outer(self, outer: SettingsSection) -> SettingsSection:
         """Merge this section with the section around it; the outer section wins, except for the title."""
         return SettingsSection(
@@ -106,14 +110,14 @@ def flatten_settings(cls: Any, section: SettingsSection = TOP_LEVEL) -> dict[str
             continue
         kind = SettingType.from_annotation(get_field_types(cls)[f.name])
         if is_dataclass(kind.scalar):
-            for name, inner in flatten_settings(kind.scalar, _find_section(kind).merge_outer(section)).items():
+            for name, inner in flatten_settings(kind.scalar, _merge_sections(kind, section)).items():
                 settings.setdefault(name, inner)  # Own fields and earlier nested classes win.
             continue
         if choices := section.choices.get(f.name, f.metadata.get("choices", ())):
             kind = replace(kind, choices=tuple(choices))
         default = section.defaults.get(f.name, f.default)
         title = f.metadata.get("group") or section.title
-        settings[section.names.get(f.name, f.name)] = Setting(f, cls, kind, default=default, title=title)
+        settings[section.get_flat_name(f.name)] = Setting(f, cls, kind, default=default, title=title)
     return settings
 
 
@@ -142,9 +146,8 @@ def build_settings(
     for f in fields(owner):
         kind = SettingType.from_annotation(hints[f.name])
         if is_dataclass(kind.scalar):
-            inner = _find_section(kind).merge_outer(section)
-            arguments[f.name] = build_settings(kind.scalar, values, spell, inner)
-        elif (name := section.names.get(f.name, f.name)) in values:
+            arguments[f.name] = build_settings(kind.scalar, values, spell, _merge_sections(kind, section))
+        elif (name := section.get_flat_name(f.name)) in values:
             arguments[f.name] = values[name]
         elif f.name in section.defaults:
             arguments[f.name] = section.defaults[f.name]
@@ -153,7 +156,7 @@ def build_settings(
     except UsageError as e:
         if e.setting is None:
             raise
-        name = section.names.get(e.setting, e.setting)
+        name = section.get_flat_name(e.setting)
         raise UsageError(str(e).replace(e.setting, spell(name), 1)) from None
 
 
@@ -165,12 +168,14 @@ def flatten_values(instance: Any, section: SettingsSection = TOP_LEVEL) -> dict[
     for f in fields(instance):
         value = getattr(instance, f.name)
         if is_dataclass(value):
-            inner = _find_section(SettingType.from_annotation(types[f.name])).merge_outer(section)
+            inner = _merge_sections(SettingType.from_annotation(types[f.name]), section)
             values = {**flatten_values(value, inner), **values}
         else:
-            values[section.names.get(f.name, f.name)] = value
+            values[section.get_flat_name(f.name)] = value
     return values
 
 
-def _find_section(kind: SettingType) -> SettingsSection:
-    return next((item for item in kind.metadata if isinstance(item, SettingsSection)), TOP_LEVEL)
+def _merge_sections(kind: SettingType, outer: SettingsSection) -> SettingsSection:
+    """Merge the section of a nested class with the section around it."""
+    section = next((item for item in kind.metadata if isinstance(item, SettingsSection)), TOP_LEVEL)
+    return section.merge_outer(outer)

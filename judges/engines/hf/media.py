@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flex_judge.judges.errors import RenderError, UsageError
+from flex_judge.judges.errors import RenderError, UsageError, get_first_line
 from flex_judge.judges.media.prepared import SAMPLE_RATE, PreparedMedia
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.checkpoints import Checkpoint
@@ -194,10 +194,9 @@ def _load_processor(checkpoint: Checkpoint, modality: Modality) -> Any:
     try:
         processor = kinds[modality].from_pretrained(checkpoint.path)
     except (OSError, ValueError) as e:
-        reason = str(e).strip().splitlines()[0][:120]
         raise UsageError(
-            f"model {checkpoint.path}: cannot read preprocessor_config.json for {modality} ({reason}); copy it "
-            "from the base model"
+            f"model {checkpoint.path}: cannot read preprocessor_config.json for {modality} ({get_first_line(e)}); "
+            "copy it from the base model"
         ) from e
     processor.cap_pixels_per_frame = False  # videos are scaled already; an explicit value avoids a warning
     return processor

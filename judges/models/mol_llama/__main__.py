@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flex_judge.judges.errors import ModelNotFoundError, UsageError
+from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import require_extras
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
             from flex_judge.judges.models.mol_llama.judging import import_judge_checkpoint
 
             import_judge_checkpoint(arguments.mol_llama, arguments.judge, arguments.out)
-    except (UsageError, ModelNotFoundError) as e:
+    except UsageError as e:
         print(e, file=sys.stderr)
         return 2
     print(arguments.out)

@@ -19,7 +19,6 @@ from flex_judge.judges.models.mol_llama.configuration import MolLlamaConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-ADAPTER = BUNDLED_ADAPTER
 """Subfolder of the model folder that holds the adapter."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _TRAINING = "mol_llama."
@@ -179,7 +178,7 @@ def convert_checkpoint(
     prepare_tokenizer(tokenizer, config).save_pretrained(out)
     model.save_pretrained(out)
     if converted.adapter:
-        write_adapter(converted.adapter, out / ADAPTER, rank, alpha)
+        write_adapter(converted.adapter, out / BUNDLED_ADAPTER, rank, alpha)
 
 
 def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -72,8 +72,7 @@ def import_judge_checkpoint(mol_llama: str, judge_llm: str, out: Path) -> Path:
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from flex_judge.judges.models import resolve_model
-    from flex_judge.judges.models.mol_llama.convert import ADAPTER
+    from flex_judge.judges.models import BUNDLED_ADAPTER, resolve_model
     from flex_judge.judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration
 
     mol_llama_path, judge_path = resolve_model(mol_llama), resolve_model(judge_llm)
@@ -92,8 +91,8 @@ def import_judge_checkpoint(mol_llama: str, judge_llm: str, out: Path) -> Path:
     import_judge(model, AutoModelForCausalLM.from_pretrained(judge_path, dtype=model.dtype))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    if (mol_llama_path / ADAPTER).is_dir():
-        shutil.copytree(mol_llama_path / ADAPTER, out / ADAPTER, dirs_exist_ok=True)
+    if (mol_llama_path / BUNDLED_ADAPTER).is_dir():
+        shutil.copytree(mol_llama_path / BUNDLED_ADAPTER, out / BUNDLED_ADAPTER, dirs_exist_ok=True)
     return out
 
 

@@ -76,7 +76,8 @@ def write_tiny_model(folder: Path, adapter: bool = True, seed: int = 0) -> Path:
     """Write a Mol-LLaMA checkpoint, by default with a random LoRA adapter, and return its folder."""
     import torch
 
-    from flex_judge.judges.models.mol_llama.convert import ADAPTER, TARGETS, write_adapter
+    from flex_judge.judges.models import BUNDLED_ADAPTER
+    from flex_judge.judges.models.mol_llama.convert import TARGETS, write_adapter
     from flex_judge.judges.models.mol_llama.modeling import MolLlamaForConditionalGeneration
     from flex_judge.judges.models.mol_llama.processor import MolLlamaProcessor
     from flex_judge.judges.models.mol_llama.tokens import prepare_tokenizer
@@ -96,7 +97,7 @@ def write_tiny_model(folder: Path, adapter: bool = True, seed: int = 0) -> Path:
             if name.rpartition(".")[2] in TARGETS:
                 weights[f"{name}.lora_A.weight"] = torch.randn(RANK, module.in_features) * SPREAD
                 weights[f"{name}.lora_B.weight"] = torch.randn(module.out_features, RANK) * SPREAD
-        write_adapter(weights, folder / ADAPTER, RANK, ALPHA)
+        write_adapter(weights, folder / BUNDLED_ADAPTER, RANK, ALPHA)
     return folder
 
 
