@@ -121,8 +121,8 @@ class _BaseTrlReward:
         """
         step = getattr(columns.get("trainer_state"), "global_step", None)
         if self.spec.group_size is None:
-            num_ranks = training.count_ranks()
-            if self.spec.needs_group and step is not None and "log_metric" in columns and num_ranks > 1:
+            may_be_split = self.spec.needs_group and step is not None and "log_metric" in columns
+            if may_be_split and (num_ranks := training.count_ranks()) > 1:
                 raise UsageError(
                     f"group_size is missing: completions are compared with each other, and {num_ranks} ranks train, "
                     "which may share a prompt's completions; set it to the trainer's num_generations"
@@ -188,9 +188,8 @@ class _BaseTrlReward:
         totals = training.add_rewards(judged, self._extra_rewards, extra_values)
         if (log_metric := columns.get("log_metric")) is not None:
             for (function, _), values in zip(self._extra_rewards, extra_values, strict=True):
-                if numbers := [value for value in values if value is not None]:
-                    name = training.get_function_name(function)
-                    log_metric(f"{self._prefix}/extra_reward_{name}", sum(numbers) / len(numbers))
+                if (mean := training.compute_mean(values)) is not None:
+                    log_metric(f"{self._prefix}/extra_reward_{training.get_function_name(function)}", mean)
         return totals
 
     def _check_any_scored(self, rewards: Sequence[Reward]) -> None:
@@ -217,7 +216,7 @@ class _BaseTrlReward:
                 )
 
     def _warn_of_incomplete_groups(self, rewards: Sequence[Reward]) -> None:
-        incomplete = sum(not r.group.is_complete or r.group.late for r in rewards)
+        incomplete = sum(not r.group.is_whole for r in rewards)
         if incomplete:
             self._warn_once(
                 "incomplete",

@@ -103,6 +103,11 @@ class GroupInfo:
         """Whether all expected completions were present."""
         return self.wanted is None or self.size >= self.wanted
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the completion was judged in time and in a complete group."""
+        return self.is_complete and not self.late
+
 
 @dataclass(frozen=True)
 class Reward:

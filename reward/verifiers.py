@@ -148,9 +148,7 @@ class _RolloutScorer:
         self, judge: FlexJudge | JudgeClient | str, api_key: str | None, deadline_s: float | None, spec: dict[str, Any]
     ) -> None:
         if spec.get("method") == "baseline":
-            raise UsageError(
-                "method 'baseline' has no answers to compare with, as rollouts hold none; choose another method"
-            )
+            raise UsageError("method 'baseline' has no answers to compare with here; choose another method")
         limits = {"concurrency": CONCURRENCY} if isinstance(judge, str) else {}
         self._judge = resolve_judge(judge, api_key, deadline_s, **limits)
         self._run = spec.pop("run", None)

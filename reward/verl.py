@@ -70,7 +70,7 @@ async def compute_score(
     baseline_key: str = "baseline",
     unscored: str = "nan",
     run: str | None = None,
-    **unknown: Any,
+    **others: Any,
 ) -> dict[str, float | str]:
     """Judge one completion.
 
@@ -99,7 +99,7 @@ async def compute_score(
             `raise`: the run ends.
         run: name that separates the groups of this run from those of other runs on the same service. verl's workers
             share no run id, so set it (to the experiment's name) together with group_size.
-        unknown: further arguments of verl.
+        others: further arguments of verl.
 
     Returns:
         The same keys in every call: `score`; `judge_ok` (1, or 0 if unscored); `judge_score` and `judge_expected`, the
@@ -115,7 +115,7 @@ async def compute_score(
     spec = RewardSpec(rubric, method, reward, normalize, group_size, group_timeout_s)
     fill_value = _get_fill_value(unscored, spec)
     client = _create_client(url, api_key, deadline_s, concurrency)
-    _warn_of_unknown_settings(unknown)
+    _warn_of_unknown_settings(others)
     baseline = baseline_key if method == "baseline" else None
     sample = replace(_build_sample(solution_str, extra_info or {}, prompt_key, image_key, baseline), group=run)
     try:
@@ -132,7 +132,7 @@ async def compute_score(
         "judge_ok": float(result.value is not None),
         "judge_score": math.nan if result.score is None else result.score,
         "judge_expected": math.nan if result.expected is None else result.expected,
-        "judge_whole": float(result.group.is_complete and not result.group.late),
+        "judge_whole": float(result.group.is_whole),
         "judge_status": str(result.status),
     }
 
@@ -168,10 +168,12 @@ def _create_client(url: str | None, api_key: str | None, deadline_s: float | Non
 def _build_sample(
     response: str, row: Mapping[str, Any], prompt_key: str, image_key: str, baseline_key: str | None
 ) -> Sample:
-    for key, content in ((prompt_key, "the prompt"), (baseline_key, "the answer to compare with")):
+    for option, key, content in (
+        ("prompt_key", prompt_key, "the prompt"),
+        ("baseline_key", baseline_key, "the answer to compare with"),
+    ):
         if key is not None and row.get(key) is None:
             keys = ", ".join(repr(str(name)) for name in row) or "none"
-            option = "prompt_key" if key == prompt_key else "baseline_key"
             raise UsageError(
                 f"extra_info: expected {content} under {key!r}, found the keys {keys}; add it, or set "
                 f"reward_kwargs.{option}"

@@ -19,6 +19,7 @@ from flex_judge.judges.errors import (
     RequestTooLargeError,
     ServiceUnavailableError,
     UsageError,
+    to_one_line,
 )
 from flex_judge.judges.media.types import Media
 from flex_judge.reward.client.retry import Backoff, CircuitBreaker, parse_retry_after
@@ -272,7 +273,7 @@ def _parse_error(response: httpx.Response) -> str | None:
 def _describe_response(response: httpx.Response) -> str:
     text = _parse_error(response) or response.text
     # One bounded line: the text may be the HTML error page of a proxy.
-    return " ".join(text.split())[:500] or response.reason_phrase
+    return to_one_line(text)[:500] or response.reason_phrase
 
 
 def _parse_object(response: httpx.Response) -> dict[str, Any]:

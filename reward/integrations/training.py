@@ -30,13 +30,13 @@ def compute_judge_metrics(rewards: Sequence[Reward], seconds: float) -> dict[str
     count = max(1, len(rewards))
     metrics = {f"status_{status}": sum(r.status == status for r in rewards) / count for status in Status}
     metrics["scored"] = sum(r.value is not None for r in rewards) / count
-    metrics["whole"] = sum(r.group.is_complete and not r.group.late for r in rewards) / count
+    metrics["whole"] = sum(r.group.is_whole for r in rewards) / count
     metrics["latency_s"] = seconds
     for name in ("prompt_tokens", "cached_tokens", "generated_tokens"):
         metrics[name] = sum(getattr(r.usage, name) for r in rewards) / count
     means = {
-        "score_mean": _compute_mean(r.score for r in rewards),
-        "disagreement": _compute_mean(r.disagreement for r in rewards),
+        "score_mean": compute_mean(r.score for r in rewards),
+        "disagreement": compute_mean(r.disagreement for r in rewards),
     }
     return metrics | {name: mean for name, mean in means.items() if mean is not None}
 
@@ -55,7 +55,8 @@ def count_statuses(rewards: Sequence[Reward]) -> str:
     return ", ".join(f"{status}: {count}" for status, count in Counter(r.status for r in rewards).items())
 
 
-def _compute_mean(values: Iterable[float | None]) -> float | None:
+def compute_mean(values: Iterable[float | None]) -> float | None:
+    """Compute the mean of the values that are not None; None if there are none."""
     numbers = [value for value in values if value is not None]
     return sum(numbers) / len(numbers) if numbers else None
 

@@ -26,6 +26,7 @@ from flex_judge.reward.server.decoding import decode_comparison, decode_sample
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.idempotency import KEY_HEADER
+from flex_judge.reward.server.media_decoding import EncodedRow
 from flex_judge.reward.server.middleware import (
     RESOURCES_KEY,
     Middleware,
@@ -38,6 +39,7 @@ from flex_judge.reward.server.schemas import JudgeRequest, OpenRlhfRequest, Rewa
 from flex_judge.reward.types import RewardSpec
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 RouteFunction = Callable[[Request], Coroutine[Any, Any, Response]]
 RemainingTime = Callable[[], float | None]
 """Function that returns the remaining seconds of a request; None without a deadline."""
@@ -114,10 +116,7 @@ def _make_post_route(gateway: Gateway, model: type[M], handler: Handler[M]) -> R
 
 async def _handle_judge(gateway: Gateway, request: JudgeRequest, get_remaining_s: RemainingTime) -> Mapping[str, Any]:
     _check_item_count(gateway, request.comparisons, "comparisons")
-    rows = []
-    for i, row in enumerate(request.comparisons):
-        field = f"comparisons[{i}]"
-        rows.append((field, partial(decode_comparison, row, field)))
+    rows = _name_rows(request.comparisons, "comparisons", decode_comparison)
     comparisons = await gateway.media_decoder.decode_rows(rows)
     judgments = await gateway.judge_comparisons(comparisons, get_remaining_s())
     return {"judgments": [judgment.to_json() for judgment in judgments]}
@@ -133,10 +132,7 @@ async def _handle_rewards(
         field, _, problem = str(e).partition(" ")
         raise FieldError.at_field(field, problem) from e
     gateway.rubrics.find_rubric(spec.rubric)
-    rows = []
-    for i, row in enumerate(request.samples):
-        field = f"samples[{i}]"
-        rows.append((field, partial(decode_sample, row, field)))
+    rows = _name_rows(request.samples, "samples", decode_sample)
     samples = await gateway.media_decoder.decode_rows(rows)
     rewards = await gateway.compute_rewards([(sample, spec) for sample in samples], get_remaining_s())
     return {"rewards": [reward.to_json() for reward in rewards]}
@@ -235,6 +231,15 @@ def _read_idempotency_key(request: Request) -> str | None:
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise FieldError.at_field(KEY_HEADER, f"expected from 1 to {MAX_KEY_LENGTH} characters, got {len(key)}")
     return f"{request.scope['path']} {key}"
+
+
+def _name_rows(items: list[Any], name: str, decode: Callable[..., T]) -> list[EncodedRow[T]]:
+    """Pair the field of each row, such as `samples[0]`, with the function that decodes the row."""
+    named: list[EncodedRow[T]] = []
+    for i, item in enumerate(items):
+        field = f"{name}[{i}]"
+        named.append((field, partial(decode, item, field)))
+    return named
 
 
 def _check_item_count(gateway: Gateway, items: list[Any], field: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import flex_judge
-from flex_judge.judges.errors import ClusterError, UsageError
+from flex_judge.judges.errors import ClusterError, UsageError, get_first_line
 from flex_judge.judges.extras import require_extras
 from flex_judge.judges.hardware import GIB, count_cpus, measure_available_memory
 from flex_judge.reward.serving import CLUSTER_VARIABLE
@@ -141,7 +141,7 @@ def _start_ray(ray_module: ray) -> None:  # type: ignore[valid-type]
             if type(e) is not Exception:
                 raise
             if not tries_left:
-                raise ClusterError(f"a local Ray did not start: {_get_first_line(e)}") from e
+                raise ClusterError(f"a local Ray did not start: {get_first_line(e, 200)}") from e
             ray_module.shutdown()
     os.environ.pop(CLUSTER_VARIABLE, None)  # processes that are started from now on do not belong to the cluster
 
@@ -184,13 +184,9 @@ def _join_cluster(ray_module: ray, address: str) -> None:  # type: ignore[valid-
         ray_module.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
         raise ClusterError(
-            f"the Ray cluster at {address} cannot be joined: {_get_first_line(e)}; if it asks for a token, set "
+            f"the Ray cluster at {address} cannot be joined: {get_first_line(e, 200)}; if it asks for a token, set "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from e
-
-
-def _get_first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def _has_token() -> bool:

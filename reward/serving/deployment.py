@@ -77,13 +77,13 @@ class ServeApplication:
             )
             if not self._started_serve:
                 _check_serve_address(self.http)
-        if self.name in serve.status().applications and self._private:
+        if self.name in serve.status().applications:
+            if not self._private:
+                raise ClusterError(
+                    f"the cluster already runs an application called {self.name!r}; if nobody uses it, remove it with: "
+                    f"serve delete {self.name} -y"
+                )
             serve.delete(self.name)
-        elif self.name in serve.status().applications:
-            raise ClusterError(
-                f"the cluster already runs an application called {self.name!r}; if nobody uses it, remove it with: "
-                f"serve delete {self.name} -y"
-            )
         run = serve.RunTarget(target=target, name=self.name, route_prefix=route_prefix)
         try:
             with _hide_reconnect_warning():

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from flex_judge.judges.concurrency import run_concurrently
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
-from flex_judge.reward.serving.config import ServiceConfig
+from flex_judge.reward.serving.config import PRIVATE_DRAIN_S, ServiceConfig
 from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, HttpAddress, ServeApplication
 from flex_judge.reward.serving.dispatch import Dispatcher
 from flex_judge.reward.serving.ingress import JudgeGateway, ReplicaSender
@@ -43,9 +44,10 @@ class JudgeService:
         Args:
             config: settings with placed replicas, see `ServiceConfig.place_on`.
             http: HTTP address; needs `config.gateway`. If Serve runs already, it must listen there.
-            private: whether the name is reserved for this caller; an existing service of that name is removed first.
+            private: whether the name is reserved for this caller; an existing service of that name is removed first,
+                and the service drains for PRIVATE_DRAIN_S only.
         """
-        self.config = config
+        self.config = replace(config, drain_s=PRIVATE_DRAIN_S) if private else config
         self.http = http
         self._dispatcher: Dispatcher | None = None
         self._gateway: Any = None

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_service import FakeService, hang, return_unscored
+from fake_service import FakeService, hang, impatient_client, make_client, return_unscored
 from scripts import SETTINGS, fair_judge, judge
 from training import logged, questions, two_steps
 
@@ -42,15 +42,6 @@ def local() -> JudgeReward:
 def service() -> Iterator[FakeService]:
     with FakeService() as running:
         yield running
-
-
-def make_client(service: FakeService) -> JudgeClient:
-    return JudgeClient(service.url, deadline_s=30, retry_s=0.01, probe_s=5)
-
-
-def impatient_client(service: FakeService) -> JudgeClient:
-    """Create a client that gives up quickly, for calls that must fail."""
-    return JudgeClient(service.url, deadline_s=0.2, retry_s=0.01, probe_s=0.2)
 
 
 class Log:

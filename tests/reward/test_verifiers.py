@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from fake_service import FakeService, hang, return_unscored
+from fake_service import FakeService, hang, make_client, return_unscored
 from scripts import SETTINGS, fair_judge
 
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import MediaError, ServiceTimeoutError, UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
-from flex_judge.reward.client import JudgeClient
 from flex_judge.reward.verifiers import TraceJudge, judge_group_reward, judge_reward
 
 RED = (
@@ -27,10 +26,6 @@ RED = (
 def service() -> Iterator[FakeService]:
     with FakeService() as running:
         yield running
-
-
-def make_client(service: FakeService) -> JudgeClient:
-    return JudgeClient(service.url, deadline_s=30, retry_s=0.01)
 
 
 def make_state(completion: str) -> dict[str, Any]:

@@ -263,10 +263,12 @@ def test_rejects_invalid_settings(settings: dict[str, object], text: str) -> Non
 
 
 @given(st.floats(0.001, 10), st.floats(0.001, 100), st.floats(0, 60))
-def test_backoff_doubles_up_to_a_bound_and_respects_retry_after(first: float, longest: float, samples: float) -> None:
+def test_backoff_doubles_up_to_a_bound_and_respects_retry_after(
+    first: float, longest: float, retry_after_s: float
+) -> None:
     backoff = Backoff(first, longest)
     for tries in range(40):
-        assert samples <= backoff.next_delay(samples) <= samples + min(longest, first * 2**tries)
+        assert retry_after_s <= backoff.next_delay(retry_after_s) <= retry_after_s + min(longest, first * 2**tries)
 
 
 def test_client_loads_no_model_library(service: FakeService) -> None:

@@ -281,8 +281,8 @@ def test_ranks_run_from_zero_to_one_with_mean_one_half(worth: list[int]) -> None
     )
 )
 def test_round_robin_win_rates_sum_to_half_the_members(given_results: tuple[int, list[int]]) -> None:
-    n, results = given_results
-    matches = [make_pair(a, b, 5, 5 + won) for (a, b), won in zip(combinations(range(n), 2), results, strict=True)]
+    n, outcomes = given_results
+    matches = [make_pair(a, b, 5, 5 + won) for (a, b), won in zip(combinations(range(n), 2), outcomes, strict=True)]
     results = rewards(matches, n, "round_robin", reward="win_rate")
     assert math.fsum(r.value for r in results if r.value is not None) == pytest.approx(n / 2)
     assert math.fsum(r.margin for r in results if r.margin is not None) == pytest.approx(0.0)
@@ -291,6 +291,6 @@ def test_round_robin_win_rates_sum_to_half_the_members(given_results: tuple[int,
 @settings(deadline=None)
 @given(st.lists(st.none() | numbers, min_size=1, max_size=6), st.sampled_from(REWARDS), st.sampled_from(NORMALIZATIONS))
 def test_a_status_is_ok_exactly_where_there_is_a_value(scores: list[float | None], reward: str, normalize: str) -> None:
-    for results in rewards(make_scored_matches(*scores), len(scores), reward=reward, normalize=normalize):
-        assert (results.status is Status.OK) == (results.value is not None) == (not results.detail)
-        assert Reward.from_json(results.to_json()) == results
+    for result in rewards(make_scored_matches(*scores), len(scores), reward=reward, normalize=normalize):
+        assert (result.status is Status.OK) == (result.value is not None) == (not result.detail)
+        assert Reward.from_json(result.to_json()) == result

@@ -25,6 +25,7 @@ from flex_judge.judges.engines import Sampling
 from flex_judge.judges.errors import AccessError, ClusterError, EngineLostError, UsageError
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.serving.cluster import Cluster, check_address, check_memory, connect
+from flex_judge.reward.serving.config import PRIVATE_DRAIN_S
 from flex_judge.reward.serving.service import HttpAddress, JudgeService, ServiceConfig
 
 PORT = free_port()
@@ -33,7 +34,7 @@ PORT = free_port()
 def service_config(script: str, **settings: object) -> ServiceConfig:
     judge = JudgeConfig(EngineConfig(f"scripts:{script}", "scripted"), SETTINGS)
     # Tests end services while judges still work, so they must not wait for the default drain time.
-    return ServiceConfig(judge, **{"drain_s": 5.0, **settings})  # type: ignore[arg-type]
+    return ServiceConfig(judge, **{"drain_s": PRIVATE_DRAIN_S, **settings})  # type: ignore[arg-type]
 
 
 def groups(answers: list[list[str]]) -> list[list[Comparison]]:
