@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.curation.examples import TrainingExample
-from flex_judge.alignment.curation.steps import StepResult
+from flex_judge.alignment.curation.rows import DropRecord
+from flex_judge.alignment.curation.steps import StepResult, split_examples
 from flex_judge.alignment.data.texts import normalise_text
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table
@@ -58,16 +59,15 @@ class ContaminationFilter:
 
     def __call__(self, examples: Sequence[TrainingExample]) -> StepResult:
         """Split examples into clean and contaminated ones."""
-        result = StepResult([], [])
-        for example in examples:
-            # Questions of fewer than 13 words have no n-gram, so whole questions are compared too.
-            if normalise_text(example.question) in self.questions:
-                result.dropped.append(example.record_drop("benchmark question"))
-            elif any(ngram in self.ngrams for text in example.texts for ngram in _hash_ngrams(text)):
-                result.dropped.append(example.record_drop(f"{NGRAM_SIZE}-word overlap with a benchmark"))
-            else:
-                result.kept.append(example)
-        return result
+        return split_examples(examples, self._find_contamination)
+
+    def _find_contamination(self, example: TrainingExample) -> DropRecord | None:
+        # Questions of fewer than 13 words have no n-gram, so whole questions are compared too.
+        if normalise_text(example.question) in self.questions:
+            return example.record_drop("benchmark question")
+        if any(ngram in self.ngrams for text in example.texts for ngram in _hash_ngrams(text)):
+            return example.record_drop(f"{NGRAM_SIZE}-word overlap with a benchmark")
+        return None
 
 
 def _hash_ngrams(text: str) -> Iterator[int]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.curation.examples import TrainingExample
-from flex_judge.alignment.curation.steps import StepResult
+from flex_judge.alignment.curation.rows import DropRecord
+from flex_judge.alignment.curation.steps import StepResult, split_examples
 from flex_judge.alignment.data.texts import SHINGLE, compute_similarity, normalise_text
 
 if TYPE_CHECKING:
@@ -53,15 +54,14 @@ class NearDuplicateFilter:
             match = index.find_or_add("\n".join(example.texts), example)
             if match is not None:
                 duplicate_of[example.id] = match
-        result = StepResult([], [])
-        for example in examples:
+
+        def find_drop(example: TrainingExample) -> DropRecord | None:
             match = duplicate_of.get(example.id)
             if match is None:
-                result.kept.append(example)
-            else:
-                detail = f"duplicates row {match.reference.row}"
-                result.dropped.append(example.record_drop("near-duplicate of another row", detail))
-        return result
+                return None
+            return example.record_drop("near-duplicate of another row", f"duplicates row {match.reference.row}")
+
+        return split_examples(examples, find_drop)
 
 
 class _MinHashIndex:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,6 +71,20 @@ class CurationPipeline:
         return CurationResult(remaining, step_counts, dropped)
 
 
+def split_examples(
+    examples: Sequence[TrainingExample], find_drop: Callable[[TrainingExample], DropRecord | None]
+) -> StepResult:
+    """Split examples into those without a drop record, and the records of the others."""
+    result = StepResult([], [])
+    for example in examples:
+        record = find_drop(example)
+        if record is None:
+            result.kept.append(example)
+        else:
+            result.dropped.append(record)
+    return result
+
+
 @dataclass(frozen=True)
 class AgreementFilter:
     """Curation step that keeps judgments whose scores agree with the reference scores."""
@@ -81,15 +95,14 @@ class AgreementFilter:
 
     def __call__(self, examples: Sequence[TrainingExample]) -> StepResult:
         """Split examples by agreement."""
-        result = StepResult([], [])
-        for example in examples:
-            expected = example.reference_scores
-            if all(abs(a - b) <= self.tolerance for a, b in zip(example.scores, expected, strict=True)):
-                result.kept.append(example)
-            else:
-                detail = f"scores {_format_scores(example.scores)}, reference {_format_scores(expected)}"
-                result.dropped.append(example.record_drop("disagrees with the reference", detail))
-        return result
+        return split_examples(examples, self._find_disagreement)
+
+    def _find_disagreement(self, example: TrainingExample) -> DropRecord | None:
+        expected = example.reference_scores
+        if all(abs(a - b) <= self.tolerance for a, b in zip(example.scores, expected, strict=True)):
+            return None
+        detail = f"scores {_format_scores(example.scores)}, reference {_format_scores(expected)}"
+        return example.record_drop("disagrees with the reference", detail)
 
 
 @dataclass(frozen=True)
@@ -109,13 +122,11 @@ class LongestReplyFilter:
             if example.tokens > current.tokens:
                 longest[example.prompt_digest] = example
         kept_ids = {example.id for example in longest.values()}
-        result = StepResult([], [])
-        for example in examples:
-            if example.id in kept_ids:
-                result.kept.append(example)
-            else:
-                result.dropped.append(example.record_drop("shorter reply to the same prompt"))
-        return result
+
+        def find_drop(example: TrainingExample) -> DropRecord | None:
+            return None if example.id in kept_ids else example.record_drop("shorter reply to the same prompt")
+
+        return split_examples(examples, find_drop)
 
 
 _FORGED_TAG = re.compile(
@@ -142,14 +153,12 @@ class ForgedTagFilter:
         # Longer tokens come first, because an alternation takes the first match. (?!) never matches.
         tokens = sorted(self.control_tokens, key=len, reverse=True)
         control_token = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
-        result = StepResult([], [])
-        for example in examples:
+
+        def find_drop(example: TrainingExample) -> DropRecord | None:
             tag = _find_forged_tag((*example.texts, example.reasoning), control_token)
-            if tag is None:
-                result.kept.append(example)
-            else:
-                result.dropped.append(example.record_drop("tag or control token in its text", repr(tag)))
-        return result
+            return None if tag is None else example.record_drop("tag or control token in its text", repr(tag))
+
+        return split_examples(examples, find_drop)
 
 
 def _find_forged_tag(texts: Sequence[str], control_token: re.Pattern[str]) -> str | None:

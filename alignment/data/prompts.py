@@ -117,8 +117,9 @@ def parse_prompt_row(
         row_id = number
     if isinstance(row_id, bool) or not isinstance(row_id, str | int) or row_id == "":
         raise UsageError(f"{where}, field {columns.id!r}: expected a string or an integer, got {reprlib.repr(row_id)}")
-    with _name_field(where, columns.images if columns.images in data else "image"):
-        images = [make_image(resolve_source_path(folder, image)) for image in _list_images(data, columns)]
+    image_column, sources = _find_images(data, columns)
+    with _name_field(where, image_column):
+        images = [make_image(resolve_source_path(folder, source)) for source in sources]
     with _name_field(where, columns.prompt):
         prompt = resolve_media_paths(
             folder, insert_molecules(_drop_final_answer(data[columns.prompt]), data.get(MOLECULES))
@@ -245,10 +246,10 @@ def _name_field(where: str, field: str) -> Iterator[None]:
         raise type(e)(f"{where}, field {field!r}: {str(e).removeprefix('prompt: ')}") from e
 
 
-def _list_images(data: Mapping[str, Any], columns: PromptColumns) -> list[Any]:
-    images = data.get(columns.images)
+def _find_images(data: Mapping[str, Any], columns: PromptColumns) -> tuple[str, list[Any]]:
+    """Return the name of the column with images, and the images."""
+    name = "image" if data.get(columns.images) is None else columns.images
+    images = data.get(name)
     if images is None:
-        images = data.get("image")
-    if images is None:
-        return []
-    return list(images) if isinstance(images, list | tuple) else [images]
+        return name, []
+    return name, list(images) if isinstance(images, list | tuple) else [images]

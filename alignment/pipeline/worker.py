@@ -72,7 +72,8 @@ class ShardWorker:
         started = time.monotonic()
         start, stop = self._job.get_row_range(number)
         rows = await asyncio.to_thread(lambda: list(self._job.source.read_range(start, stop)))
-        results = await self._process_rows(work, rows, start)
+        # The first fatal error cancels the other rows.
+        results = await gather_all(self._process_row(work, row, n) for n, row in enumerate(rows, start + 1))
         tables: dict[str, list[Mapping[str, Any]]] = {name: [] for name in (*self._job.plan.tables, FAILED_TABLE)}
         stats: WorkStats | None = None
         failed: Counter[str] = Counter()
@@ -103,10 +104,6 @@ class ShardWorker:
             if self._work is None:
                 self._work = await self._job.plan.open()
         return self._work
-
-    async def _process_rows(self, work: Work, rows: list[LocatedRow], start: int) -> list[RowResult | _FailedRow]:
-        """Process rows concurrently. The first fatal error cancels the others."""
-        return await gather_all(self._process_row(work, row, n) for n, row in enumerate(rows, start + 1))
 
     async def _process_row(self, work: Work, located_row: LocatedRow, number: int) -> RowResult | _FailedRow:
         where, data = located_row

@@ -24,7 +24,7 @@ class Completion:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Model to be trained. Handles concurrent calls, each for one prompt."""
+    """Model whose completions are sampled. Handles concurrent calls, each for one prompt."""
 
     model_id: str
     """Name of the model, with its fingerprint if there is one."""

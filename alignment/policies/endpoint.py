@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
+from flex_judge.judges.errors import AccessError, EngineLostError, UsageError, to_one_line
 from flex_judge.reward.client.retry import Backoff, parse_retry_after
 from flex_judge.reward.client.transport import (
     CONNECT_TIMEOUT_S,
@@ -139,7 +139,7 @@ class Endpoint:
 
     def _summarize_error(self, response: httpx.Response) -> str:
         """Return the endpoint's own message in one line, without the key."""
-        message = " ".join(_extract_message(response).split())
+        message = to_one_line(_extract_message(response))
         # Some endpoints repeat the key in their message.
         if self._key:
             message = message.replace(self._key, "***")

@@ -16,7 +16,7 @@ from flex_judge.alignment.data.sources import HUB, HubDataset, Source
 from flex_judge.alignment.data.texts import compute_prompt_digest
 from flex_judge.alignment.preferences.formats import has_images, has_molecules, make_prompt_columns
 from flex_judge.alignment.tasks import arithmetic
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.jsonl import write_lines
 from flex_judge.judges.models import strip_fingerprint
 
@@ -158,8 +158,7 @@ def load_prompt_data(source: Source, columns: PromptColumns) -> PolicyTrainingDa
     prompt_rows, problems = [], []
     for row in read_prompts(source, 0, len(source), columns):
         if isinstance(row, UsageError):
-            # Messages are printed as one line each.
-            problems.append(" ".join(str(row).split()))
+            problems.append(to_one_line(row))
         else:
             prompt_rows.append(row)
     if not prompt_rows:

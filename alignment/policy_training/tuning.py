@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Trainer = TypeVar("Trainer", bound=FamilyWeightsMixin)
 Result = TypeVar("Result")
 TRL_ERRORS = (ValueError, NotImplementedError, ImportError, OSError)
-"""Errors that TRL's trainers raise for unsuitable settings or data when they are created."""
+"""Errors that TRL raises for unsuitable settings or data."""
 LOG_FILE = "training.json"
 """File with the trainer's log. It is written last, so a folder with it holds a fully trained model."""
 

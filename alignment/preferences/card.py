@@ -125,7 +125,7 @@ def _list_method_rows(stats: CardStats, settings: CardSettings) -> Iterator[tupl
     shown_settings = _RULE_SETTINGS.get(settings.rule.rule, ("seed",))
     rule = ", ".join(f"{name} {getattr(settings.rule, name)}" for name in shown_settings)
     # The first paragraph of the rule's docstring describes it to users.
-    description = " ".join((RULES[settings.rule.rule].__doc__ or "").split("\n\n")[0].split())
+    description = join_lines((RULES[settings.rule.rule].__doc__ or "").split("\n\n")[0])
     yield "policy", _format_names(stats.policies)
     yield "sampling", ", ".join([*_format_settings(settings.policy), *_format_temperatures(stats)])
     yield "judge", _format_names(stats.judges)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -46,10 +46,6 @@ class ArithmeticQuestion:
     def prompt(self) -> tuple[Message, ...]:
         """The question with the instruction that small models follow best."""
         return (Message("user", f"{self.text} {INSTRUCTION}"),)
-
-    def is_correct(self, response: str) -> bool:
-        """Return whether the last number in a response is the correct answer."""
-        return is_correct_answer(response, self.answer)
 
 
 def is_correct_answer(response: str, answer: float) -> bool:
@@ -106,6 +102,13 @@ MAX_REPEATS = 2000
 """A kind and level that repeats earlier questions this many times in a row counts as exhausted."""
 
 
+def _check_values(name: str, values: Iterable[object], known: Collection[object]) -> None:
+    """Raise UsageError for a value that does not exist."""
+    for value in values:
+        if value not in known:
+            raise UsageError(f"arithmetic: unknown {name} {value!r}; choose from {', '.join(map(str, known))}")
+
+
 def generate_questions(
     count: int, seed: int = 0, kinds: Sequence[str] = tuple(KINDS), levels: Sequence[int] = LEVELS
 ) -> list[ArithmeticQuestion]:
@@ -122,12 +125,8 @@ def generate_questions(
     Raises:
         UsageError: a kind or level does not exist, or there are fewer distinct questions than requested.
     """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise UsageError(f"arithmetic: unknown kind {kind!r}; choose from {', '.join(KINDS)}")
-    for level in levels:
-        if level not in LEVELS:
-            raise UsageError(f"arithmetic: unknown level {level!r}; choose from {', '.join(map(str, LEVELS))}")
+    _check_values("kind", kinds, KINDS)
+    _check_values("level", levels, LEVELS)
     rng = random.Random(f"arithmetic-{seed}")
     # All kinds and levels take turns, so that the beginning of the list has the same mixture as the whole.
     cells = [(kind, level) for level in levels for kind in kinds]

@@ -1,4 +1,4 @@
-"""Best-of-N selection by every method: the select answer, the number of judgments and the ranking."""
+"""Best-of-N selection by every method: the chosen answer, the number of judgments and the ranking."""
 
 from __future__ import annotations
 

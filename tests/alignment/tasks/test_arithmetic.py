@@ -14,6 +14,7 @@ from flex_judge.alignment.tasks.arithmetic import (
     ArithmeticQuestion,
     find_last_number,
     generate_questions,
+    is_correct_answer,
 )
 from flex_judge.judges import Message, UsageError
 
@@ -145,4 +146,4 @@ def test_text_without_number_gives_none(text: str) -> None:
     ],
 )
 def test_response_is_correct_if_its_last_number_is_the_answer(response: str, right: bool) -> None:
-    assert ArithmeticQuestion("q", "What is 20 + 30?", 50, "addition", 3).is_correct(response) is right
+    assert is_correct_answer(response, 50) is right
