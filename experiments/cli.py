@@ -17,7 +17,7 @@ from flex_judge.experiments.common.command_extras import (
     explain_missing_module,
     require_command_extras,
 )
-from flex_judge.judges.errors import JudgeError, UsageError
+from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
 
 FLAG_SYNONYMS = {"--model": "--judge", "--adapter": "--judge-adapter"}
 FLAG_SYNONYMS |= {judge: model for model, judge in FLAG_SYNONYMS.items()}
@@ -25,19 +25,15 @@ FLAG_SYNONYMS |= {judge: model for model, judge in FLAG_SYNONYMS.items()}
 
 
 class _Parser(argparse.ArgumentParser):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.selected_command: argparse.ArgumentParser | None = None
-
     def error(self, message: str) -> NoReturn:
         """Exit with a one-line error; argparse would print the usage as well."""
         self.exit(2, f"{self.prog}: error: {message}{self._suggest_flag(message)}\n")
 
     def _suggest_flag(self, message: str) -> str:
         """Return `; did you mean --FLAG?` for an unrecognized flag, or nothing."""
-        if self.selected_command is None or not (match := re.search(r"unrecognized arguments: (--[\w-]+)", message)):
+        if not (match := re.search(r"unrecognized arguments: (--[\w-]+)", message)):
             return ""
-        flags = list(self.selected_command._option_string_actions)
+        flags = _list_subcommand_flags(self)
         synonym = FLAG_SYNONYMS.get(match[1])
         found = [synonym] if synonym in flags else difflib.get_close_matches(match[1], flags, n=1, cutoff=0.75)
         return f"; did you mean {found[0]}?" if found else ""
@@ -110,11 +106,21 @@ def _run_training(name: str, argv: Sequence[str]) -> int:
 
 def _print_error(message: str, status: int) -> int:
     """Print an error on one line and return the exit status."""
-    print("flex-judge:", " ".join(message.split()), file=sys.stderr)
+    print("flex-judge:", to_one_line(message), file=sys.stderr)
     return status
 
 
-def _build_parser(selected: str) -> _Parser:
+def _list_subcommand_flags(parser: argparse.ArgumentParser) -> list[str]:
+    """List the flags of all subcommands, nested ones too; only the selected command has more than --help."""
+    flags: list[str] = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                flags += [*subparser._option_string_actions, *_list_subcommand_flags(subparser)]
+    return flags
+
+
+def _build_parser(selected: str) -> argparse.ArgumentParser:
     """Build the parser; only the selected command gets its flags, because they need its modules."""
     parser = _Parser(prog="flex-judge", description="A reasoning multimodal judge as a reward model.")
     parser.add_argument("--version", action=_VersionAction, nargs=0, help="Print the version")
@@ -123,7 +129,6 @@ def _build_parser(selected: str) -> _Parser:
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
         if name == selected:
             command.load_package().add_arguments(subparser)
-            parser.selected_command = subparser
     for name, help_text in TRAINING_COMMANDS.items():
         subparsers.add_parser(name, help=help_text)
     return parser

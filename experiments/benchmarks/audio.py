@@ -61,17 +61,7 @@ class NISQA(RowBenchmark):
         db = record.get_text("db")
         clip = record.locate_file(record.get_text("filename_deg"), "deg", f"{db}/deg")
         groups = {"set": db, "system": f"{db}/{record.require_value('con')}"}
-        label = record.get_number("mos", within=MOS_RANGE)
-        return make_item(
-            record,
-            id,
-            "mos",
-            prompt=MOS_QUESTION,
-            responses=[make_medium_response("audio", clip)],
-            rubric="speech_quality",
-            label=label,
-            **groups,
-        )
+        return _make_opinion_item(record, id, clip, **groups)
 
 
 class BVCC(RowBenchmark):
@@ -102,17 +92,7 @@ class BVCC(RowBenchmark):
         """See `RowBenchmark.parse_record`."""
         name = _add_wav_suffix(record.get_text("clip"))
         clip = record.locate_file(name, "wav", "DATA/wav")
-        label = record.get_number("mos", within=MOS_RANGE)
-        return make_item(
-            record,
-            id,
-            "mos",
-            prompt=MOS_QUESTION,
-            responses=[make_medium_response("audio", clip)],
-            rubric="speech_quality",
-            label=label,
-            system=name.partition("-")[0],
-        )
+        return _make_opinion_item(record, id, clip, system=name.partition("-")[0])
 
     def mark_missing_media(self, items: Sequence[Item]) -> list[Item]:
         """See `Benchmark.mark_missing_media`."""
@@ -150,17 +130,7 @@ class SOMOS(RowBenchmark):
         name = _add_wav_suffix(record.get_text("clip"))
         clip = record.locate_file(name, "audios")
         system = Path(name).stem.rpartition("_")[2]
-        label = record.get_number("mos", within=MOS_RANGE)
-        return make_item(
-            record,
-            id,
-            "mos",
-            prompt=MOS_QUESTION,
-            responses=[make_medium_response("audio", clip)],
-            rubric="speech_quality",
-            label=label,
-            system=system,
-        )
+        return _make_opinion_item(record, id, clip, system=system)
 
 
 class VoxSim(RowBenchmark):
@@ -200,6 +170,20 @@ class VoxSim(RowBenchmark):
             rubric="speaker_similarity",
             label=label,
         )
+
+
+def _make_opinion_item(record: Record, id: str, clip: str, **groups: str) -> Item:
+    """Make the item of a clip with a mean opinion score in the field `mos`."""
+    return make_item(
+        record,
+        id,
+        "mos",
+        prompt=MOS_QUESTION,
+        responses=[make_medium_response("audio", clip)],
+        rubric="speech_quality",
+        label=record.get_number("mos", within=MOS_RANGE),
+        **groups,
+    )
 
 
 def _add_wav_suffix(name: str) -> str:

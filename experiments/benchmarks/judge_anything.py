@@ -14,6 +14,7 @@ from flex_judge.experiments.benchmarks.benchmark import (
     BenchmarkSpec,
     PublishedResult,
     make_item,
+    make_question,
     resolve_media,
 )
 from flex_judge.experiments.benchmarks.data import BenchmarkData, Record
@@ -113,13 +114,13 @@ def _parse_model_pair(record: Record, models: Sequence[str]) -> list[str]:
 
 
 def _make_question(record: Record) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = []
+    media: list[tuple[str, Any]] = []
     for modality, field in MEDIA_FIELDS:
         value = record.get(field)
         for source in value if isinstance(value, list) else [value]:
             if source is not None:
-                parts.append({"type": modality, modality: resolve_media(record, source, field)})
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": record.get_text(*QUESTION_FIELDS)}]}]
+                media.append((modality, resolve_media(record, source, field)))
+    return make_question(record.get_text(*QUESTION_FIELDS), *media)
 
 
 def _parse_answer(record: Record) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
 import textwrap
 from collections.abc import Mapping
@@ -116,10 +117,12 @@ def _choose_metavar(declared: Setting) -> str | None:
 
 def _read_help(declared: Setting) -> str:
     help_text = declared.field.metadata.get("help")
-    return str(help_text) if help_text else _read_field_docs(declared.owner).get(declared.field.name, "")
+    owner: Any = declared.owner
+    return str(help_text) if help_text else _read_field_docs(owner).get(declared.field.name, "")
 
 
-def _read_field_docs(cls: type[Any]) -> dict[str, str]:
+@functools.cache
+def _read_field_docs(cls: Any) -> dict[str, str]:
     """Read the docstrings below a class's fields from its source.
 
     Returns:
@@ -156,8 +159,8 @@ def _load_yaml(settings: Mapping[str, Setting], path: Path) -> dict[str, Any]:
         # A list or a single value is valid YAML but not a configuration.
         raise UsageError(f"{path}: expected settings as 'name: value', got {type(data).__name__}")
     values = {}
-    # A file for `serve` says `model`, and commands with a policy call the same setting `judge`. Both names are read, so
-    # that one file works for all commands.
+    # Commands with a policy call `model` and `adapter` of `serve` `judge` and `judge_adapter`. They read both names, so
+    # that a file written for `serve` works for them too.
     field_names = {setting.field.name: name for name, setting in settings.items() if setting.field.name not in settings}
     for key, value in data.items():
         name = str(key).replace("-", "_")

@@ -189,6 +189,7 @@ def test_ctrl_c_keeps_finished_work_and_the_same_command_resumes(tmp_path: Path)
         ("preferences", "--model", "--judge"),
         ("judge", "--judge", "--model"),
         ("judge", "--max-thinking-tokens", "--max-think-tokens"),
+        ("eval pandalm", "--judge", "--model"),
         ("judge", "--nonsense", None),
     ],
 )
@@ -196,7 +197,7 @@ def test_unknown_flag_suggests_the_right_one(
     command: str, flag: str, suggestion: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main([command, flag, "x"])
+        main([*command.split(), flag, "x"])
     error = capsys.readouterr().err
     assert f"unrecognized arguments: {flag}" in error
     assert ("did you mean" in error) == (suggestion is not None)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +112,12 @@ def fair_judge(prompt: str, sampling: Sampling) -> str:
     answers = "".join(f"<answer>{1 + _pick(candidate, 5)}</answer>" for candidate in candidates)
     # The prompt of a forced answer already ends with the first tag.
     return answers.removeprefix("<answer>") if sampling.regex else answers
+
+
+def count_calls() -> Counter[str]:
+    """Count the lines that scripts logged in the file FLEX_JUDGE_TEST_CALLS."""
+    file = Path(os.environ["FLEX_JUDGE_TEST_CALLS"])
+    return Counter(file.read_text().splitlines() if file.exists() else [])
 
 
 async def logged_judge(prompt: str, sampling: Sampling) -> str:

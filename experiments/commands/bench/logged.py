@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.judges.engines.base import Engine, Generation, Sampling
@@ -13,6 +14,24 @@ Log = list[tuple[tuple[int, ...], Sampling, Generation]]
 SALT_TOKENS = 8
 SHARED, UNSHARED, PER_COMPARISON = "shared", "nothing shared", "each comparison alone"
 """Salt modes: one salt per run; one per request; one per comparison, so that its answer reuses its own thinking."""
+
+
+@dataclass(kw_only=True)
+class Measurement:
+    """One run of one side of a bench."""
+
+    seconds: float
+    log: Log
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Prompt tokens of all requests."""
+        return sum(generation.prompt_tokens for _, _, generation in self.log)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that the engine read from its cache."""
+        return sum(generation.cached_tokens for _, _, generation in self.log)
 
 
 class LoggedEngine:

@@ -13,14 +13,13 @@ import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.experiments.commands.bench.logged import (
     PER_COMPARISON,
     SHARED,
     UNSHARED,
-    Log,
+    Measurement,
     SaltedEngine,
     count_cacheable_tokens,
 )
@@ -66,41 +65,21 @@ def run(config: PrefixConfig) -> BenchResult:
         salted.start_run(SHARED)
         # Grammars are compiled on their first use, which must not count for the first side.
         judge.judge(_make_comparisons(config, random.Random("warm-up"))[:4])
-        measurements: dict[str, list[_PrefixMeasurement]] = {side: [] for side in SIDES}
+        measurements: dict[str, list[Measurement]] = {side: [] for side in SIDES}
         for repeat in range(config.repeats):
             comparisons = _make_comparisons(config, random.Random(f"{config.seed}-{repeat}"))
             for side in SIDES:
                 salted.start_run(side)
                 start = time.perf_counter()
                 judge.judge(comparisons)
-                measurements[side].append(_PrefixMeasurement(time.perf_counter() - start, salted.log))
+                measurements[side].append(Measurement(seconds=time.perf_counter() - start, log=salted.log))
         block = int(engine.block_size)
     finally:
         engine.close()
     return _build_result(config, measurements, block)
 
 
-@dataclass
-class _PrefixMeasurement:
-    """One run of one side."""
-
-    seconds: float
-    log: Log
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Prompt tokens of all requests."""
-        return sum(generation.prompt_tokens for _, _, generation in self.log)
-
-    @property
-    def cached_tokens(self) -> int:
-        """Prompt tokens that the engine read from its cache."""
-        return sum(generation.cached_tokens for _, _, generation in self.log)
-
-
-def _build_result(
-    config: PrefixConfig, measurements: Mapping[str, Sequence[_PrefixMeasurement]], block: int
-) -> BenchResult:
+def _build_result(config: PrefixConfig, measurements: Mapping[str, Sequence[Measurement]], block: int) -> BenchResult:
     shared, unshared = measurements[SHARED], measurements[UNSHARED]
     seconds = {side: statistics.median(run.seconds for run in runs) for side, runs in measurements.items()}
     ratio = seconds[UNSHARED] / seconds[SHARED]

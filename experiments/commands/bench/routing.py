@@ -28,6 +28,7 @@ from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 from flex_judge.judges.types import Comparison
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.reward.serving.cluster import connect
+from flex_judge.reward.serving.config import PRIVATE_DRAIN_S
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
 GOAL = 0.95
@@ -60,7 +61,8 @@ def run(config: RoutingConfig) -> BenchResult:
     cacheable = _measure_cacheable_tokens(engine, settings, comparisons)
     judge = JudgeConfig(engine, settings)
     with connect() as cluster:
-        with_affinity = ServiceConfig(judge, config.replicas, name="routing-prefix").place_on(cluster)
+        with_affinity = ServiceConfig(judge, config.replicas, name="routing-prefix", drain_s=PRIVATE_DRAIN_S)
+        with_affinity = with_affinity.place_on(cluster)
         without_affinity = replace(with_affinity, affinity=False, name="routing-default")
         sides = {
             "prefix affinity": asyncio.run(_measure_service(with_affinity, comparisons)),

@@ -25,7 +25,7 @@ from flex_judge.alignment.policies.engine import EnginePolicy
 from flex_judge.experiments.commands.bench.logged import (
     SHARED,
     UNSHARED,
-    Log,
+    Measurement,
     SaltedEngine,
     count_cacheable_tokens,
 )
@@ -81,7 +81,8 @@ def measure_sampling(config: SamplingConfig, engine: Engine, block: int) -> Benc
             salted.start_run(side)
             start = time.perf_counter()
             samples = _sample_prompts(policy, config, prompts)
-            measurements[side].append(_SamplingMeasurement(time.perf_counter() - start, samples, salted.log))
+            seconds = time.perf_counter() - start
+            measurements[side].append(_SamplingMeasurement(seconds=seconds, log=salted.log, samples=samples))
     return _build_result(config, measurements, block)
 
 
@@ -101,23 +102,11 @@ def _make_prompts(config: SamplingConfig, name: str) -> list[str]:
     return [f"Tell a long story out of these words: {sentence}" for sentence in sentences]
 
 
-@dataclass
-class _SamplingMeasurement:
-    """One run of one side."""
+@dataclass(kw_only=True)
+class _SamplingMeasurement(Measurement):
+    """One run of one side, with its samples."""
 
-    seconds: float
     samples: list[Completion]
-    log: Log
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Prompt tokens of all requests."""
-        return sum(generation.prompt_tokens for _, _, generation in self.log)
-
-    @property
-    def cached_tokens(self) -> int:
-        """Prompt tokens that the engine read from its cache."""
-        return sum(generation.cached_tokens for _, _, generation in self.log)
 
     @property
     def generated_tokens(self) -> int:

@@ -39,6 +39,7 @@ from flex_judge.judges.errors import ClusterError
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.reward.serving.cluster import Cluster, connect
+from flex_judge.reward.serving.config import PRIVATE_DRAIN_S
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
 GOAL = 0.9
@@ -114,7 +115,7 @@ async def judge_answer(prompt: str, sampling: Sampling) -> str:
 
 def _make_service_config() -> ServiceConfig:
     engine = EngineConfig(f"{SCRIPTS}:judge_answer", "scripted", max_batch=MAX_BATCH)
-    return ServiceConfig(JudgeConfig(engine, JudgeSettings(temperature=0.0)))
+    return ServiceConfig(JudgeConfig(engine, JudgeSettings(temperature=0.0)), drain_s=PRIVATE_DRAIN_S)
 
 
 async def _measure_rate(config: ScaleConfig, replicas: int, cluster: Cluster, folder: Path) -> float:

@@ -38,6 +38,7 @@ from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.server.gateway import GatewayConfig
 from flex_judge.reward.serving.cluster import Cluster, connect
+from flex_judge.reward.serving.config import PRIVATE_DRAIN_S
 from flex_judge.reward.serving.service import HttpAddress, JudgeService, ServiceConfig
 
 GOAL = 0.9
@@ -70,7 +71,8 @@ def run(config: ServiceBenchConfig) -> BenchResult:
     settings = JudgeSettings(max_think_tokens=config.think, max_answer_tokens=16, temperature=0.0)
     with connect() as cluster:
         engine = EngineConfig(config.model, "vllm", max_model_len=2048, max_batch=256)
-        service = ServiceConfig(JudgeConfig(engine, settings), replicas=1, name="bench").place_on(cluster)
+        service = ServiceConfig(JudgeConfig(engine, settings), replicas=1, name="bench", drain_s=PRIVATE_DRAIN_S)
+        service = service.place_on(cluster)
         logs, engine_args = _record_requests(service.judge.engine, settings, passes)
         times = asyncio.run(_measure_passes(service, passes, logs, engine_args))[1:]
         overheads = [asyncio.run(_measure_overhead(cluster, replicas, config)) for replicas in REPLICAS]
@@ -183,7 +185,8 @@ async def _measure_overhead(cluster: Cluster, replicas: int, config: ServiceBenc
     """Measure the milliseconds per request with a judge that answers at once: sequential, and concurrent."""
     judge = JudgeConfig(EngineConfig(SCRIPT, "scripted"), JudgeSettings(temperature=0.0))
     cpus = cluster.cpus / replicas
-    service = ServiceConfig(judge, replicas, name=f"bench-{replicas}", cpus_per_replica=cpus).place_on(cluster)
+    service = ServiceConfig(judge, replicas, name=f"bench-{replicas}", cpus_per_replica=cpus, drain_s=PRIVATE_DRAIN_S)
+    service = service.place_on(cluster)
     repeated = itertools.islice(itertools.cycle(_make_comparisons(config, "overhead")), config.requests)
     comparisons = [replace(comparison, id=str(i)) for i, comparison in enumerate(repeated)]
     async with _run_service(service) as (_, client):

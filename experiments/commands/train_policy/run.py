@@ -132,14 +132,9 @@ class PolicyTraining(TrainingRun):
                 "it there with `flex-judge serve` and give its address"
             )
 
-    def _build_judge_flags(self, prefix: str) -> list[str]:
-        """Build the flags of the judge.
-
-        Args:
-            prefix: `judge` for `flex-judge best-of-n`, which has a policy too; empty for `flex-judge serve`.
-        """
+    def _build_judge_flags(self, model_flag: str, adapter_flag: str) -> list[str]:
+        """Build the flags of the judge for a command that has these names for its model and adapter."""
         recipe = self.recipe
-        model_flag, adapter_flag = ("--judge", "--judge-adapter") if prefix else ("--model", "--adapter")
         flags = [model_flag, recipe.judge]
         if recipe.judge_adapter:
             flags += [adapter_flag, recipe.judge_adapter]
@@ -168,7 +163,7 @@ class PolicyTraining(TrainingRun):
             judge = ["--judge-url", recipe.judge_url]
             judge += ["--judge-key", recipe.judge_key] if recipe.judge_key else []
         else:
-            judge = self._build_judge_flags("judge")
+            judge = self._build_judge_flags("--judge", "--judge-adapter")
             if recipe.judge_config is None:
                 # Greedy, so that the same answer has the same score before and after.
                 judge += ["--temperature", "0"]
@@ -204,7 +199,7 @@ class PolicyTraining(TrainingRun):
             if url is None:
                 self._print_status("starting the judge")
                 url = self.ranks.run_on_first(
-                    lambda: stack.enter_context(run_judge_server(*self._build_judge_flags("")))
+                    lambda: stack.enter_context(run_judge_server(*self._build_judge_flags("--model", "--adapter")))
                 )
             # One rank has all completions of a prompt in one call; with several ranks the service waits for the rest.
             group_size = flags.args.num_generations if spec.needs_group and self.ranks.count > 1 else None

@@ -21,7 +21,7 @@ from flex_judge.judges.models.embedded import BASE
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import list_rubrics, load_rubric
 from flex_judge.judges.validation.classes import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
-from flex_judge.judges.validation.flat import flatten_settings, flatten_values
+from flex_judge.judges.validation.flat import SettingsSection, flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import check_address
 
 _DATA, _POLICY, _RUN = "prompts", "policy", "placement and retries"
@@ -169,10 +169,12 @@ class DataFlags(JudgeFlags):
             return
         values = flatten_values(self)
         # Reject a changed judge setting: the service would silently judge without it.
-        for name, judge_setting in flatten_settings(JudgeFlags).items():
-            flag = format_flag(JUDGE_NAMES.get(name, name))
-            if name not in SHARED_SETTINGS and values[JUDGE_NAMES.get(name, name)] != judge_setting.default:
-                raise UsageError(f"{flag} is configured at the service with --judge-url; pass it to flex-judge serve")
+        for name, judge_setting in flatten_settings(JudgeFlags, SettingsSection(names=JUDGE_NAMES)).items():
+            if name not in SHARED_SETTINGS and values[name] != judge_setting.default:
+                raise UsageError(
+                    f"{format_flag(name)} is configured at the service with --judge-url; pass "
+                    f"{format_flag(judge_setting.field.name)} to flex-judge serve"
+                )
         if self.rubric is not None:
             check_service_rubric(self.rubric)
 

@@ -23,7 +23,7 @@ from flex_judge.experiments.common.console import build_progress, redirect_libra
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.reward.serving.cluster import Cluster, connect
-from flex_judge.reward.serving.config import PRIVATE_DRAIN_S, compute_gpu_share
+from flex_judge.reward.serving.config import compute_gpu_share
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
 if TYPE_CHECKING:
@@ -154,7 +154,6 @@ class RunServices:
             name=self._name_service("judge"),
             cpus_per_replica=cpus,
             gpus_per_replica=gpus,
-            drain_s=PRIVATE_DRAIN_S,
         )
         return policy_service, judge.place_on(cluster)
 

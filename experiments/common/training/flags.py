@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
+from flex_judge.alignment.policy_training.tuning import TRL_ERRORS
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.alignment.training.recipes import JudgeRecipe, PolicyRecipe, RewardRecipe
 from flex_judge.experiments.common.launching import CONFIG_HELP, PROCESSES_HELP
@@ -208,7 +209,7 @@ def parse_flags(kind: TrainingKind, argv: Sequence[str]) -> TrainingFlags:
         raise
     except IndexError as e:
         raise UsageError("--config: expected the name of a file") from e
-    except (ValueError, TypeError, NotImplementedError, OSError, ImportError, yaml.YAMLError) as e:
+    except (*TRL_ERRORS, TypeError, yaml.YAMLError) as e:
         raise UsageError(to_one_line(e)) from e  # an invalid --config, or a setting that TRL rejects
     for flag in ("accelerate_config", "num_processes"):
         if getattr(extra, flag) is not None:

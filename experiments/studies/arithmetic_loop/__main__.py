@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         print("arithmetic loop:", to_one_line(e), file=sys.stderr)
         return 2
     except JudgeError as e:
-        print(f"arithmetic loop: {type(e).__name__}: {e}", file=sys.stderr)
+        print(f"arithmetic loop: {type(e).__name__}: {to_one_line(e)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("arithmetic loop: interrupted; run the same command again to resume", file=sys.stderr)

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         print("pampa:", to_one_line(e), file=sys.stderr)
         return 2
     except JudgeError as e:
-        print(f"pampa: {type(e).__name__}: {e}", file=sys.stderr)
+        print(f"pampa: {type(e).__name__}: {to_one_line(e)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("pampa: interrupted; run the same command again to resume", file=sys.stderr)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.experiments.studies.pampa.task import ClassificationTask, normalise_label
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, to_one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +142,7 @@ def _load_frame(path: Path) -> pd.DataFrame:
             options: Any = {"dtype": str, "keep_default_na": False, "index_col": False}
             table = pd.read_csv(path, sep=_SEPARATORS[path.suffix], **options)
     except (OSError, ValueError) as e:
-        raise UsageError(f"{path}: cannot be read as a table: {' '.join(str(e).split())}") from e
+        raise UsageError(f"{path}: cannot be read as a table: {to_one_line(e)}") from e
     if table.empty:
         raise UsageError(f"{path}: the table has no rows")
     return table

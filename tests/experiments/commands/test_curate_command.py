@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from curating import data, read, written
+from scripts import count_calls
 
 import flex_judge.experiments.commands.curate.run as curate_run
 from flex_judge.alignment.curation.rows import RowFault
@@ -86,12 +87,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("FLEX_JUDGE_TEST_CALLS", str(tmp_path / "notes" / "calls"))
     return tmp_path
-
-
-def count_calls() -> Counter[str]:
-    """Count the calls of the teacher by row and sample."""
-    file = Path(os.environ["FLEX_JUDGE_TEST_CALLS"])
-    return Counter(file.read_text().splitlines() if file.exists() else [])
 
 
 def write_rows(*rows: dict[str, Any] | str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import scripts
+from scripts import count_calls
 
 from flex_judge.experiments.cli import main
 from flex_judge.judges.engines import Sampling
@@ -41,12 +42,6 @@ def write_rows(count: int = 12, **second: str) -> None:
         for i in range(count)
     ]
     Path("c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def count_calls() -> Counter[str]:
-    """Count the engine calls so far, by prompt."""
-    file = Path(os.environ["FLEX_JUDGE_TEST_CALLS"])
-    return Counter(file.read_text().splitlines() if file.exists() else [])
 
 
 def count_calls_for(id: str, calls: Counter[str]) -> int:
