@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from import_graph import LAYERS
+from import_graph import ImportGraph
 from language import Counter, Language, find_idioms, is_participle, measure_language
 from repository import ROOT
 
@@ -19,7 +19,7 @@ SHOWN = 40
 
 @pytest.fixture(scope="module")
 def language() -> Language:
-    return measure_language(path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py")))
+    return measure_language(ImportGraph(ROOT).paths.values())
 
 
 def check(title: str, counter: Counter, scale: float, ceiling: float) -> None:

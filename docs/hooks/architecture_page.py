@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import inspect
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,9 +36,9 @@ def _describe_package(package: Path, modules: Sequence[Path]) -> Iterator[str]:
             rows.append([code(name), first_paragraph(read_docstring(module))])
     if rows:
         content = table(["Module", "Content"], rows)
-        yield '??? note "Modules"\n\n' + "".join(f"    {line}\n" for line in content.splitlines())
+        yield '??? note "Modules"\n\n' + textwrap.indent(content, "    ")
 
 
 def read_docstring(module: Path) -> str:
     """Read the docstring of a module without importing it."""
-    return inspect.cleandoc(ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or "")
+    return ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""

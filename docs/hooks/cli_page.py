@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
-import runpy
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -34,7 +33,7 @@ class _ParserFoundError(BaseException):
 
 def generate() -> str:
     """Write one section per command, one per module with a command line, and their flags."""
-    commands = list_choices(find_parser(lambda: main(["--help"])))
+    commands = list_choices(find_parser(main))
     rows = [[f"[`{name}`](#{name})", text(purpose)] for name, purpose in commands.items()]
     parts = ["## Commands\n", table(["Command", "Purpose"], rows)]
     parts += [_describe_command(name, purpose) for name, purpose in commands.items()]
@@ -43,8 +42,13 @@ def generate() -> str:
     return "\n".join(parts)
 
 
-def find_parser(show_help: Callable[[], Any]) -> argparse.ArgumentParser:
-    """Return the parser whose help a call prints."""
+def find_parser(run: Callable[[list[str]], Any], *arguments: str) -> argparse.ArgumentParser:
+    """Return the parser whose help a command line prints.
+
+    Args:
+        run: Function that runs a command line.
+        arguments: Command and subcommand.
+    """
 
     def stop(parser: argparse.ArgumentParser, file: object = None) -> None:
         del file
@@ -52,10 +56,18 @@ def find_parser(show_help: Callable[[], Any]) -> argparse.ArgumentParser:
 
     with mock.patch.object(argparse.ArgumentParser, "print_help", stop):
         try:
-            show_help()
+            run([*arguments, "--help"])
         except _ParserFoundError as found:
             return found.parser
-    raise RuntimeError("the call printed no help")
+    raise RuntimeError(f"no help of {arguments}")
+
+
+def list_subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of the subcommands, empty if there are none."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
 
 
 def list_choices(parser: argparse.ArgumentParser) -> dict[str, str]:
@@ -67,10 +79,10 @@ def list_choices(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 
 def _describe_command(name: str, purpose: str) -> str:
-    parser = find_parser(lambda: main([name, "--help"]))
+    parser = find_parser(main, name)
     parts = [f"## flex-judge {name} {{ #{name} }}\n", f"{text(purpose)}\n", _format_usage(parser)]
     choices = list_choices(parser)
-    parsers = {choice: find_parser(lambda: main([name, choice, "--help"])) for choice in choices}  # noqa: B023
+    parsers = list_subparsers(parser)
     if name == "eval":
         parts += _describe_benchmarks(parsers, choices)
     elif parsers:
@@ -84,28 +96,23 @@ def _describe_command(name: str, purpose: str) -> str:
 
 
 def _describe_program(module: str) -> Iterator[str]:
-    parser = find_parser(lambda: _run_module(module))
+    parser = find_parser(importlib.import_module(f"{module}.__main__").main)
     name = module.rpartition(".")[2]
     yield f"### {name} {{ #{name} }}\n"
     yield f"```text\npython -m {module} --help\n```\n"
-    choices = list_choices(parser)
-    if not choices:
+    parsers = list_subparsers(parser)
+    if not parsers:
         yield _format_groups(parser, 4)
-    for choice, purpose in choices.items():
+    for choice, purpose in list_choices(parser).items():
         yield f"**`{choice}`**: {text(purpose)}\n"
-        yield _format_groups(find_parser(lambda: _run_module(module, choice)), 4)  # noqa: B023
-
-
-def _run_module(module: str, *arguments: str) -> None:
-    with mock.patch.object(sys, "argv", [module, *arguments, "--help"]):
-        runpy.run_module(module, run_name="__main__", alter_sys=False)
+        yield _format_groups(parsers[choice], 4)
 
 
 def _describe_benchmarks(parsers: dict[str, argparse.ArgumentParser], about: dict[str, str]) -> Iterator[str]:
     """All benchmarks share their flags, so these are listed once; defaults that differ go into a table."""
-    names = sorted(parsers, key=lambda name: len(parsers[name]._actions), reverse=True)
+    widest = max(parsers, key=lambda name: len(parsers[name]._actions))
     flags = {name: dict(_list_defaults(parser)) for name, parser in parsers.items()}
-    usual = {flag: _commonest(flags[name].get(flag, "") for name in parsers) for flag in flags[names[0]]}
+    usual = {flag: _commonest(flags[name].get(flag, "") for name in parsers) for flag in flags[widest]}
     rows = []
     for name, parser in parsers.items():
         special = [f"{code(flag)} {value or 'unset'}" for flag, value in flags[name].items() if value != usual[flag]]

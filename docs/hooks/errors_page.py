@@ -13,7 +13,12 @@ from flex_judge.judges.errors import JudgeError, UsageError
 from flex_judge.reward.server.middleware import build_error_response
 
 INTERNAL_ERROR = 500
-MODULES = ("flex_judge.judges.errors", "flex_judge.judges.extras", "flex_judge.reward.server.errors")
+MODULES = (
+    "flex_judge.judges.errors",
+    "flex_judge.judges.extras",
+    "flex_judge.reward.server.errors",
+    "flex_judge.alignment.pipeline.worker",
+)
 
 
 def generate() -> str:
@@ -24,7 +29,7 @@ def generate() -> str:
 def _describe_statuses() -> str:
     meanings = describe_members(Status)
     rows = [
-        [code(status.value), meanings[name] or "The judgment has scores.", "no" if status.is_final else "yes"]
+        [code(status.value), meanings.get(name, "The judgment has scores."), "no" if status.is_final else "yes"]
         for name, status in Status.__members__.items()
     ]
     header = ["Status", "Meaning", "Judged again by a rerun"]

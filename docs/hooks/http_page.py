@@ -26,7 +26,7 @@ def generate() -> str:
 
 
 def read_openapi() -> dict[str, Any]:
-    """Return the OpenAPI description of a service. Its judge is scripted and never asked."""
+    """Return the OpenAPI description of a service. Its judge is never called."""
 
     async def never(*_: object) -> Any:
         raise NotImplementedError

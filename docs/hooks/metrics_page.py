@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from unittest import mock
 
 from tables import code, table
@@ -21,12 +22,12 @@ def declared() -> list[tuple[str, str, str, tuple[str, ...]]]:
     """Return kind, name, description and labels of each metric that the service declares."""
     metrics: list[tuple[str, str, str, tuple[str, ...]]] = []
 
-    def record(kind: str) -> mock.Mock:
+    def record(kind: str) -> Callable[..., mock.Mock]:
         def make(name: str, description: str, *arguments: object) -> mock.Mock:
             metrics.append((kind, name, description, arguments[-1]))  # type: ignore[arg-type]
             return mock.Mock()
 
-        return mock.Mock(side_effect=make)
+        return make
 
     with mock.patch.multiple("ray.util.metrics", **{kind: record(kind) for kind in KINDS}):
         PrometheusMetrics("flex-judge")

@@ -1,14 +1,13 @@
-"""Markdown tables and source comments, for the pages that the hook generates."""
+"""Markdown tables and docstrings, for the pages that the hook generates."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import re
 import textwrap
-import tokenize
 from collections.abc import Iterable, Sequence
-from io import StringIO
 from typing import Any
 
 _FLAG = re.compile(r"(?<![\w`-])(--[a-z][\w-]*)(?![^`]*`(?:[^`]*`[^`]*`)*[^`]*$)")
@@ -48,19 +47,12 @@ def first_paragraph(docstring: str | None) -> str:
 
 
 def describe_members(cls: type[Any]) -> dict[str, str]:
-    """Read the description of each member of an enumeration: the docstring below it, or the comment after it."""
-    source = textwrap.dedent(inspect.getsource(cls))
-    comments: dict[int, str] = {}
-    for token in tokenize.generate_tokens(StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            comments[token.start[0]] = token.string.lstrip("# ")
-    (node,) = ast.parse(source).body
+    """Read the docstrings below the members of an enumeration; members without one are left out."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(node, ast.ClassDef)
     descriptions: dict[str, str] = {}
-    for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
+    for statement, following in itertools.pairwise(node.body):
         match statement, following:
             case ast.Assign(targets=[ast.Name(id=name)]), ast.Expr(value=ast.Constant(value=str(docstring))):
                 descriptions[name] = first_paragraph(docstring)
-            case ast.Assign(targets=[ast.Name(id=name)]), _:
-                descriptions[name] = comments.get(statement.lineno, "")
     return descriptions

@@ -6,16 +6,18 @@ commands in skipped blocks, the flags are checked.
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doc_hooks import load_hook
 from doc_pages import Block, parse_page
 from doc_runner import PageRunner
 from repository import DOCS, ROOT
+
+from flex_judge.experiments.cli import main
 
 FOLDERS = ("getting-started", "guides", "operations", "reference")
 PAGES = [ROOT / "README.md", *(page for folder in (".", *FOLDERS) for page in sorted((DOCS / folder).glob("*.md")))]
@@ -61,16 +63,15 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.slow  # loads TRL, which has the flags of the training commands
 def test_flags_of_skipped_commands_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(DOCS / "hooks"))
-    hook = importlib.import_module("cli_page")
+    hook = load_hook("cli_page", monkeypatch)
     pages = [*PAGES, *sorted((DOCS / "results").glob("*.md"))]
-    known = hook.list_choices(hook.find_parser(lambda: hook.main(["--help"])))
+    known = hook.list_choices(hook.find_parser(main))
     checked = 0
     for command in (c for page in pages for b in blocks_of(page) if b.skip_reason for c in list_commands(b.code)):
         if command[0] not in known:  # `kubectl create secret generic flex-judge ...`
             continue
         names = command[: 2 if command[0] in ("eval", "bench") else 1]
-        parser = hook.find_parser(lambda names=names: hook.main([*names, "--help"]))
+        parser = hook.find_parser(main, *names)
         flags = {word.partition("=")[0] for word in command if word.startswith("--")}
         assert flags <= {*parser._option_string_actions, "--config"}, " ".join(command)  # TRL reads --config itself
         checked += 1

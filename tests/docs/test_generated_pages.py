@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from doc_hooks import HOOKS, load_hook
+from import_graph import LAYERS
 from repository import DOCS, ROOT
 
 from flex_judge import Status
 from flex_judge.experiments import cli
-
-HOOKS = DOCS / "hooks"
-
-
-def load_hook(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(HOOKS))
-    return importlib.import_module(name)
 
 
 def list_nav(entries: list[Any]) -> Iterator[str]:
@@ -52,7 +45,7 @@ def test_generated_pages_have_an_introduction() -> None:
 def test_the_command_line_page_has_every_command_and_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     hook = load_hook("cli_page", monkeypatch)
     page = hook.generate()
-    for command in hook.list_choices(hook.find_parser(lambda: cli.main(["--help"]))):
+    for command in hook.list_choices(hook.find_parser(cli.main)):
         assert f"## flex-judge {command} {{ #{command} }}" in page
     for row in (
         "| `--votes N` | `1` |",
@@ -92,7 +85,7 @@ def test_the_errors_page_has_every_status_and_error(monkeypatch: pytest.MonkeyPa
 
 def test_the_architecture_page_has_every_package(monkeypatch: pytest.MonkeyPatch) -> None:
     page = load_hook("architecture_page", monkeypatch).generate()
-    for layer in ("judges", "reward", "alignment", "experiments"):
+    for layer in LAYERS:
         for package in (ROOT / layer).glob("*/__init__.py"):
             assert f"### {layer}/{package.parent.name} {{" in page
 

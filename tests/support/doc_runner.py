@@ -84,7 +84,6 @@ class PageRunner:
         self._groups: list[int] = []
         """Process groups that may have members left."""
         self._python: _PythonProcess | None = None
-        self._open_files = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -120,9 +119,7 @@ class PageRunner:
         for server in self._servers:
             _stop_server(server)
         for group in self._groups:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
-        self._open_files.close()
+            _kill_group(group)
 
     def _write_file(self, block: Block) -> None:
         path = (self._work / block.title).resolve()
@@ -187,9 +184,8 @@ class PageRunner:
 
     def _run_python(self, block: Block, code: str) -> _Result:
         if self._python is None:
-            logs = [self._open_files.enter_context((self._private / f"python.{name}").open("w+b")) for name in "oe"]
             command = ["bash", "-c", _PYTHON, "bash", str(self._state), sys.executable, str(SUPPORT / "doc_session.py")]
-            self._python = _PythonProcess(command, self._work, self._environment, logs)
+            self._python = _PythonProcess(command, self._work, self._environment, self._private)
         return self._python.run({"code": code, "page": str(self._page), "line": block.line})
 
     def _start_server(self, block: Block) -> None:
@@ -205,7 +201,8 @@ class PageRunner:
         while not (url := _URL.search(_read(stdout))):
             if process.poll() is not None or time.monotonic() > end:
                 result = _Result(_read(stdout), _read(stderr), process.poll())
-                raise self._error(block, f"the server printed no URL; exit status {result.status}", result)
+                ending = "timed out" if result.status is None else f"exit status {result.status}"
+                raise self._error(block, f"the server printed no URL; {ending}", result)
             time.sleep(0.05)
         self._addresses[named[1] if named else DEFAULT_PORT] = url[0].partition("//")[2]
 
@@ -213,14 +210,14 @@ class PageRunner:
 class _PythonProcess:
     """The process that holds the namespace of a page's Python blocks."""
 
-    def __init__(self, command: list[str], folder: Path, environment: dict[str, str], logs: list[IO[bytes]]) -> None:
-        self._logs = logs
+    def __init__(self, command: list[str], folder: Path, environment: dict[str, str], private: Path) -> None:
+        self._logs = [(private / f"python.{name}").open("w+b") for name in ("stdout", "stderr")]
         self._results, child_end = os.pipe()
         self._process = subprocess.Popen(
             [*command, str(child_end)],
             stdin=subprocess.PIPE,
-            stdout=logs[0],
-            stderr=logs[1],
+            stdout=self._logs[0],
+            stderr=self._logs[1],
             pass_fds=[child_end],
             cwd=folder,
             env=environment,
@@ -234,28 +231,28 @@ class _PythonProcess:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
-        answer = b""
+        answer, ended = b"", False
         end = time.monotonic() + BLOCK_TIMEOUT_S
         while not answer.endswith(b"\n") and select.select([self._results], [], [], max(0, end - time.monotonic()))[0]:
             chunk = os.read(self._results, 65536)
-            if not chunk:
+            if not chunk:  # the process has ended, in the middle of the block
+                ended = True
                 break
             answer += chunk
         stdout, stderr = (_read_from(log, start) for log, start in zip(self._logs, starts, strict=True))
         if not answer.endswith(b"\n"):
-            return _Result(stdout, stderr, self._process.poll())
+            # A block that ends the process has failed, even with status 0: the next one would have no process.
+            return _Result(stdout, stderr, (self._process.wait() or 1) if ended else None)
         error = json.loads(answer)["error"]
         return _Result(stdout, stderr + error, 1 if error else 0)
 
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_TIMEOUT_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        _wait_or_kill(self._process)
         os.close(self._results)
+        for log in self._logs:
+            log.close()
 
 
 def _make_environment(private: Path) -> dict[str, str]:
@@ -267,7 +264,7 @@ def _make_environment(private: Path) -> dict[str, str]:
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}"{arguments} "$@"\n')
         program.chmod(0o755)
     scripts = Path(sys.executable).parent
-    paths = [str(ROOT), str(SUPPORT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]  # tests/conftest.py puts tests/support there
     return os.environ | {
         "PATH": os.pathsep.join([str(programs), str(scripts), os.environ["PATH"]]),
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -285,11 +282,20 @@ def _stop_server(process: subprocess.Popen[bytes]) -> None:
         bash = psutil.Process(process.pid)
         for command in bash.children() or [bash]:
             command.terminate()
+    _wait_or_kill(process)
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process to end, then kill what is left of its group."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    _kill_group(process.pid)
     process.wait()
+
+
+def _kill_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def _read(path: Path) -> str:

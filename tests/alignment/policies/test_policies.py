@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import pickle
-import re
 import sys
 import tomllib
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doc_pages import parse_page
 from PIL import Image
 from repository import DOCS
 from tiny_engines import TinyEngines
@@ -292,10 +292,6 @@ def test_samples_prompts_with_images(tiny: TinyEngines) -> None:
 # External packages
 
 
-def extract_python(document: str) -> list[str]:
-    return re.findall(r"```python[^\n]*\n(.*?)```", document, re.DOTALL)
-
-
 def install_package(folder: Path, toml: str, module: str) -> None:
     """Install a package as pip would: its module and its metadata with the entry points."""
     project = tomllib.loads(toml)["project"]
@@ -310,11 +306,11 @@ def install_package(folder: Path, toml: str, module: str) -> None:
 
 
 def test_documented_example_is_a_policy_when_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    document = DOCUMENT.read_text()
-    configurations, _, module, use = extract_python(document)  # the second block is the scripted policy
+    blocks = parse_page(DOCUMENT.read_text(), DOCUMENT.name)
+    files = {block.title: block.code for block in blocks if block.is_file}
+    configurations, use = (block.code for block in blocks if block.language == "python" and block.is_runnable)
     exec(configurations, {})
-    (toml,) = re.findall(r"```toml[^\n]*\n(.*?)```", document, re.DOTALL)
-    install_package(tmp_path / "site", toml, module)
+    install_package(tmp_path / "site", files["pyproject.toml"], files["mol_llama_policy.py"])
     monkeypatch.syspath_prepend(tmp_path / "site")
     importlib.invalidate_caches()
     assert list_policy_names()[-1] == "mol-llama"
