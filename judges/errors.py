@@ -3,6 +3,10 @@
 All errors take a single message, so they can be pickled and sent between processes.
 """
 
+from __future__ import annotations
+
+from typing import Self
+
 
 class JudgeError(Exception):
     """Base class of all errors that this project raises on purpose."""
@@ -13,6 +17,20 @@ class UsageError(JudgeError, ValueError):
 
     setting: str | None = None
     """Name of the setting with the invalid value, if the error concerns one."""
+    field: str = ""
+    """Field of the input with the invalid value, such as `prompt[1].content`; the message then starts with it."""
+
+    @classmethod
+    def at_field(cls, field: str, problem: object) -> Self:
+        """Create an error whose message is the field and its problem."""
+        error = cls(f"{field}: {problem}")
+        error.field = field
+        return error
+
+    @property
+    def problem(self) -> str:
+        """The message without the field."""
+        return str(self).removeprefix(f"{self.field}: ") if self.field else str(self)
 
 
 class ModelNotFoundError(UsageError):

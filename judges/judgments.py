@@ -22,6 +22,8 @@ class Status(StrEnum):
     """The engine died, and no other engine could take over."""
     OVERLONG = "overlong"
     """The prompt does not fit the model's context."""
+    INVALID_INPUT = "invalid_input"
+    """The comparison cannot be judged as it is: an unreadable medium, an unknown form, an unsupported modality."""
 
     @property
     def is_final(self) -> bool:

@@ -12,7 +12,7 @@ from annotated_types import Interval
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Status, Usage
-from flex_judge.judges.types import Comparison, Content, Message
+from flex_judge.judges.types import Comparison, Message, Response
 from flex_judge.judges.validation.classes import NonNegativeFloat, settings_class
 
 Method = Literal["pointwise", "round_robin", "knockout", "baseline", "listwise"]
@@ -42,14 +42,16 @@ class Sample:
     """One completion of one prompt."""
 
     prompt: tuple[Message, ...]
-    response: Content
-    baseline: Content | None = None
+    response: Response
+    baseline: Response | None = None
     """Reference answer that the response is compared with; only for the method `baseline`."""
     group: str | None = None
     """Name of the sample's group. Samples with the same prompt form a group by default; set a name to separate groups
     that share a prompt, for example of two training steps."""
+    problem: str = ""
+    """Reason why the response cannot be judged; its reward then has the status invalid_input."""
 
-    def to_comparison(self, rubric: str, *opponents: Content, id: str = "") -> Comparison:
+    def to_comparison(self, rubric: str, *opponents: Response, id: str = "") -> Comparison:
         """Build the comparison of this response (first position) with its opponents."""
         return Comparison(id, self.prompt, (self.response, *opponents), rubric)
 

@@ -10,20 +10,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from flex_judge.judges.conversations.columns import (
+    PROMPT_COLUMNS,
+    make_folder_opener,
+    make_placeholder,
+    read_row_prompt,
+)
+from flex_judge.judges.conversations.messages import VIEWS
+from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import import_optional
 from flex_judge.judges.io.jsonl import SURROGATES, read_rows, write_rows
-from flex_judge.judges.media.paths import resolve_media_paths, resolve_source_path, strip_media
-from flex_judge.judges.media.types import Modality
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
-from flex_judge.judges.types import Comparison, parse_messages, parse_response
+from flex_judge.judges.types import Comparison, Message, Response
 
 PARQUET_FEATURE = "a Parquet file"
 """Feature that needs pyarrow, for error messages."""
-FIELDS = ("id", "prompt", "responses", "rubric", "images")
-UNSUPPORTED_MEDIA_FIELDS = tuple(f"{m}{s}" for m in Modality if m != Modality.IMAGE for s in ("", "s"))
-"""Column names that are rejected, because media other than images must be part of the prompt."""
+FIELDS = ("id", "prompt", "responses", "rubric", "view", *PROMPT_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,12 @@ class ComparisonFileRow:
             MediaError: a medium cannot be read; the message names file and row.
             UsageError: the prompt has more image parts than images.
         """
+        reader = ConversationReader(make_folder_opener(self.folder))
         try:
-            images = [resolve_source_path(self.folder, image) for image in self.data.get("images") or ()]
-            prompt, responses = (resolve_media_paths(self.folder, self.data[name]) for name in ("prompt", "responses"))
-            return Comparison.of(prompt, *responses, images=images, rubric=self.rubric, id=self.id)
+            prompt, responses = _read_row(reader, self.data)
         except UsageError as e:  # type(e) keeps a MediaError a MediaError
-            raise type(e)(f"{self.where}: {e}") from e
+            raise type(e)(f"{self.where}, field {e.field!r}: {e.problem}") from e
+        return Comparison(self.id, prompt, responses, self.rubric)
 
 
 def read_comparisons(path: Path, rubric: str = "general") -> list[ComparisonFileRow]:
@@ -61,8 +65,8 @@ def read_comparisons(path: Path, rubric: str = "general") -> list[ComparisonFile
 
     Args:
         path: `.jsonl` or `.parquet`. A row has `prompt` (text or messages), `responses` (a list of texts or messages)
-            and optionally `id`, `rubric` and `images`. Other columns are ignored. Relative media paths refer to the
-            file's folder.
+            and optionally `id`, `rubric`, `view`, `tools`, `images`, `videos` and `audios`. Other columns are ignored.
+            Relative media paths refer to the file's folder.
         rubric: rubric of rows that name none. Relative paths of rubric files refer to the working directory.
 
     Raises:
@@ -150,8 +154,6 @@ def _parse_row(
     _check_field_names(where, data)
     if not isinstance(data["responses"], list) or not data["responses"]:
         raise make_field_error("responses", "a list of one or more texts or messages")
-    if not isinstance(data.get("images", []), list):
-        raise make_field_error("images", "a list of paths or data URIs")
     if not isinstance(data.get("rubric", rubric), str):
         raise make_field_error("rubric", "the name of a rubric")
     if not isinstance(data.get("id", ""), str | int) or isinstance(data.get("id"), bool) or data.get("id") == "":
@@ -161,18 +163,27 @@ def _parse_row(
     row = ComparisonFileRow(
         id=str(data.get("id", number)), where=where, data=data, rubric=data.get("rubric", rubric), folder=folder
     )
-    checks: dict[str, Callable[[], object]] = {
-        "rubric": lambda: load_rubric(row.rubric).check_response_count(len(data["responses"])),
-        "prompt": lambda: parse_messages(strip_media(data["prompt"])),
-        "responses": lambda: [parse_response(response) for response in strip_media(data["responses"])],
-    }
-    for name, check in checks.items():
-        try:
-            check()
-        except UsageError as e:
-            problem = str(e).removeprefix("prompt: ").removeprefix("response: ")
-            raise UsageError(f"{where}, field {name!r}: {problem}") from e
+    try:
+        load_rubric(row.rubric).check_response_count(len(data["responses"]))
+    except UsageError as e:
+        raise UsageError(f"{where}, field 'rubric': {e}") from e
+    try:
+        _read_row(ConversationReader(make_placeholder), data)
+    except UsageError as e:
+        raise UsageError(f"{where}, field {e.field!r}: {e.problem}") from e
     return row
+
+
+def _read_row(
+    reader: ConversationReader, data: Mapping[str, Any]
+) -> tuple[tuple[Message, ...], tuple[Response, ...]]:
+    """Read the prompt and the responses of a row."""
+    view = data.get("view", "full")
+    if view not in VIEWS:
+        raise UsageError.at_field("view", f"expected one of {', '.join(VIEWS)}, got {view!r:.80}")
+    prompt = read_row_prompt(reader, data)
+    responses = [reader.read_response(r, view, f"responses[{i}]") for i, r in enumerate(data["responses"])]
+    return prompt, tuple(responses)
 
 
 def _check_field_names(where: str, data: Mapping[str, Any]) -> None:
@@ -189,12 +200,6 @@ def _check_field_names(where: str, data: Mapping[str, Any]) -> None:
             matches = get_close_matches(name.lower(), candidates, n=1, cutoff=0.8)
         if name not in FIELDS and matches:
             raise UsageError(f"{where}: unknown field {name!r}; did you mean {matches[0]!r}?")
-        if name.lower() in UNSUPPORTED_MEDIA_FIELDS:
-            kind = name.lower().removesuffix("s")
-            raise UsageError(
-                f"{where}: unknown field {name!r}; make it part of the prompt: "
-                f"{{'type': 'text', 'text': ...}} and {{'type': '{kind}', '{kind}': ...}} as the content of a message"
-            )
     for name in ("prompt", "responses"):
         if name not in data:
             raise UsageError(f"{where}: field {name!r} is missing")

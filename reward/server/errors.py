@@ -15,11 +15,6 @@ class FieldError(UsageError):
         super().__init__(message)
         self.field = field
 
-    @classmethod
-    def at_field(cls, field: str, problem: object) -> FieldError:
-        """Create an error whose message is the field and its problem."""
-        return cls(f"{field}: {problem}", field)
-
 
 class RejectedError(FieldError):
     """Item of a request that the judge rejected, such as an image that its model cannot take."""

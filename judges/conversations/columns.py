@@ -1,0 +1,120 @@
+"""Media and tools in columns beside a prompt: `images`, `image`, `videos`, ..., `tools`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flex_judge.judges.conversations.messages import Message
+from flex_judge.judges.conversations.parts import unwrap_source
+from flex_judge.judges.conversations.reader import ConversationReader, OpenMedia, open_local_media
+from flex_judge.judges.conversations.values import is_empty, to_plain_value
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.media.paths import resolve_source_path
+from flex_judge.judges.media.types import Media, Modality
+
+MEDIA_COLUMNS: Mapping[Modality, tuple[str, str]] = {m: (f"{m}s", str(m)) for m in Modality}
+"""Modality -> names of the columns with a list of media, and with one medium."""
+MEDIA_COLUMN_NAMES = tuple(name for names in MEDIA_COLUMNS.values() for name in names)
+TOOLS_COLUMN = "tools"
+PROMPT_COLUMNS = (*MEDIA_COLUMN_NAMES, TOOLS_COLUMN)
+"""Columns that belong to the prompt of a row."""
+_ARRAY_DIMENSIONS = {Modality.IMAGE: 3, Modality.VIDEO: 4}
+
+
+@dataclass(frozen=True)
+class RowMedia:
+    """Media of a row, not opened yet."""
+
+    sources: dict[Modality, list[Any]] = field(default_factory=dict)
+    columns: dict[Modality, str] = field(default_factory=dict)
+    """Name of the column with the media of a modality."""
+
+
+def find_media(row: Mapping[str, Any], columns: Mapping[Modality, tuple[str, ...]] = MEDIA_COLUMNS) -> RowMedia:
+    """Find the media columns of a row that have a value.
+
+    Args:
+        row: the row; other columns are ignored.
+        columns: names of the columns of each modality.
+
+    Raises:
+        UsageError: two columns of one modality have different values.
+    """
+    found = RowMedia()
+    for modality, names in columns.items():
+        for name in names:
+            sources = _list_sources(row.get(name), modality)
+            if not sources:
+                continue
+            if modality not in found.sources:
+                found.sources[modality], found.columns[modality] = sources, name
+            elif not all(any(_is_same(a, b) for b in found.sources[modality]) for a in sources):
+                other = found.columns[modality]
+                raise UsageError.at_field(name, f"differs from {other!r}, which has {modality}s too; keep one of them")
+    return found
+
+
+def read_row_prompt(
+    reader: ConversationReader,
+    row: Mapping[str, Any],
+    prompt: str = "prompt",
+    columns: Mapping[Modality, tuple[str, ...]] = MEDIA_COLUMNS,
+    prefix: str = "",
+) -> tuple[Message, ...]:
+    """Read the prompt of a row with its media and tools.
+
+    Args:
+        reader: the reader.
+        row: the row; columns other than the prompt, its media and `tools` are ignored.
+        prompt: name of the column with text or messages.
+        columns: names of the media columns.
+        prefix: text before the names of fields in error messages.
+
+    Raises:
+        UsageError: the prompt has an unknown form; the error has a `field`.
+        MediaError: a medium cannot be read; the error has a `field`.
+    """
+    media = find_media(row, columns)
+    names = {modality: prefix + name for modality, name in media.columns.items()}
+    tools = row.get(TOOLS_COLUMN)
+    return reader.read_prompt(row.get(prompt), media.sources, tools, field=prefix + prompt, media_fields=names)
+
+
+def make_folder_opener(folder: Path) -> OpenMedia:
+    """Make a function that opens media of a file's rows; relative paths refer to `folder`."""
+
+    def open_media(modality: Modality, source: Any, field: str, **options: Any) -> Media:
+        if modality != Modality.MOLECULE:
+            source = resolve_source_path(folder, source)
+        return open_local_media(modality, source, field, **options)
+
+    return open_media
+
+
+def make_placeholder(modality: Modality, source: Any, field: str, **options: Any) -> Media:
+    """Stand in for a medium, to check the structure of a row without reading files."""
+    del source, options
+    return Media(modality, field.encode(), field)
+
+
+def _list_sources(value: Any, modality: Modality) -> list[Any]:
+    """List the media in a column, which holds a list or one medium; null entries are skipped."""
+    plain = to_plain_value(value)
+    dimensions = getattr(plain, "ndim", None)
+    if dimensions is not None and dimensions == _ARRAY_DIMENSIONS.get(modality, 1) + 1:
+        plain = list(plain)
+    values = plain if isinstance(plain, list) else [plain]
+    return [unwrap_source(item) for item in values if not is_empty(item)]
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    """Return whether two sources are equal, also for types that compare by element."""
+    if a is b:
+        return True
+    try:
+        return bool(a == b)
+    except (TypeError, ValueError):
+        return False

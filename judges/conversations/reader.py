@@ -1,0 +1,324 @@
+"""Read prompts and responses in every form that users have.
+
+All entrances use this reader: files, HTTP, Python, the adapters of trainers, and data runs. They differ in how a medium
+is opened (`OpenMedia`) and in what happens with unknown fields, and in nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from flex_judge.judges.conversations.marks import place_media
+from flex_judge.judges.conversations.messages import (
+    ASSISTANT,
+    Content,
+    Message,
+    Part,
+    Response,
+    Trajectory,
+    View,
+    add_tools,
+    select_view,
+)
+from flex_judge.judges.conversations.parts import (
+    REASONING_PARTS,
+    Pending,
+    find_source,
+    list_unknown_text_fields,
+    read_options,
+    read_text_part,
+)
+from flex_judge.judges.conversations.tools import read_definitions, read_tool_calls
+from flex_judge.judges.conversations.values import is_empty, to_mapping, to_plain_value
+from flex_judge.judges.errors import MediaError, UsageError
+from flex_judge.judges.media.opening import make_media
+from flex_judge.judges.media.types import Media, Modality
+
+MESSAGE_FIELDS = (
+    "role",
+    "content",
+    "name",
+    "tool_calls",
+    "function_call",
+    "tool_call_id",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "refusal",
+    "tools",
+)
+"""Fields of a message that the judge is shown."""
+IGNORED_FIELDS = ("id", "object", "index", "created", "created_at", "timestamp", "finish_reason", "type", "status")
+"""Fields of a message that describe its record and not its content."""
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+ROLES_WITHOUT_CONTENT = (ASSISTANT, "tool", "function")
+"""Roles whose content may be null."""
+MAX_ROLE_LENGTH = 64
+logger = logging.getLogger(__name__)
+_warned: set[str] = set()
+
+
+class OpenMedia(Protocol):
+    """Function that opens a medium: (modality, source, field, options) -> medium."""
+
+    def __call__(self, modality: Modality, source: Any, field: str, **options: Any) -> Media:
+        """Open a medium.
+
+        Args:
+            modality: its modality.
+            source: its source, as in the row.
+            field: place of the source in the row, for error messages.
+            **options: `fps` of frames or `rate` of samples.
+        """
+        ...
+
+
+def open_local_media(modality: Modality, source: Any, field: str, **options: Any) -> Media:  # noqa: ARG001
+    """Open a medium from a path, bytes, a data URI, an image or an array. Nothing is fetched from a network.
+
+    Raises:
+        MediaError: the medium cannot be read, or is a URL.
+    """
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        raise MediaError(f"expected a path or a data URI, got {source!r:.80}; nothing is fetched from the network")
+    if isinstance(source, str) and source.startswith("file://"):
+        source = source.removeprefix("file://")
+    if modality == Modality.VIDEO and isinstance(source, Mapping) and "frames" in source:
+        source, options = source["frames"], {"fps": source.get("fps"), **options}
+    return make_media(modality, source, **options)
+
+
+class ConversationReader:
+    """Reader of prompts and responses.
+
+    Example:
+        >>> ConversationReader().read_response([{"role": "assistant", "content": "5"}])
+        '5'
+    """
+
+    def __init__(self, open_media: OpenMedia = open_local_media, strict: bool = False) -> None:
+        """Configure a reader.
+
+        Args:
+            open_media: opens each medium, in the order of the row.
+            strict: whether an unknown field is an error. If not, it is ignored, and the first one of a name logs a
+                warning.
+        """
+        self._open_media = open_media
+        self._strict = strict
+
+    def read_prompt(
+        self,
+        prompt: Any,
+        media: Mapping[Modality, Sequence[Any]] | None = None,
+        tools: Any = None,
+        field: str = "prompt",
+        media_fields: Mapping[Modality, str] | None = None,
+    ) -> tuple[Message, ...]:
+        """Read a prompt with the media and tools of its row.
+
+        Media of the row go to the parts without a source of their own, such as `{"type": "image"}`; then to marks such
+        as `<image>` in the text, if there are as many marks as media; else before the last message. A medium that is
+        in the prompt already, as trainers pass it in both places, is not repeated.
+
+        Args:
+            prompt: text or messages.
+            media: sources of the row's media by modality; null entries are skipped.
+            tools: definitions of the tools that the model could call.
+            field: name of the prompt in error messages.
+            media_fields: names of the media in error messages; their plural modality by default.
+
+        Raises:
+            UsageError: the prompt has an unknown form; the error has a `field`.
+            MediaError: a medium cannot be read; the error has a `field`.
+        """
+        opened: dict[Modality, list[Media]] = {}
+        for modality, sources in (media or {}).items():
+            name = (media_fields or {}).get(modality, f"{modality}s")
+            found = [
+                self._open(modality, source, f"{name}[{i}]") for i, source in enumerate(sources) if source is not None
+            ]
+            if found:
+                opened[modality] = found
+        plain = to_plain_value(prompt)
+        if isinstance(plain, str):
+            messages = [(_PromptMessage(Message("user"), [plain]))]
+        else:
+            messages = [self._read_message(m, f"{field}[{i}]") for i, m in enumerate(_list_messages(plain, field))]
+        placed = place_media([m.parts for m in messages], opened, field)
+        result = [replace(m.message, content=_join_parts(p)) for m, p in zip(messages, placed, strict=True)]
+        return add_tools(result, read_definitions(tools, "tools"))
+
+    def read_response(self, response: Any, view: View = "full", field: str = "response") -> Response:
+        """Read a response: text, a medium, parts, a message or a list of messages.
+
+        One assistant message without tool calls and reasoning is its content; other messages are a trajectory.
+
+        Args:
+            response: the response.
+            view: `final` keeps only the final answer of a trajectory.
+            field: name of the response in error messages.
+
+        Raises:
+            UsageError: the response has an unknown form; the error has a `field`.
+            MediaError: a medium cannot be read; the error has a `field`.
+        """
+        plain = to_plain_value(response)
+        if isinstance(plain, Trajectory):
+            return select_view(plain, view)
+        if isinstance(plain, Message) or _is_message(plain):
+            plain = [plain]
+        if not (isinstance(plain, list) and plain and all(_is_message(m) for m in plain)):
+            return self._read_content(plain, field)
+        messages = [self._finish_message(self._read_message(m, f"{field}[{i}]")) for i, m in enumerate(plain)]
+        if len(messages) == 1 and messages[0].is_plain and messages[0].role == ASSISTANT:
+            return messages[0].content
+        return select_view(Trajectory(tuple(messages)), view)
+
+    def _finish_message(self, read: _PromptMessage) -> Message:
+        for part in read.parts:
+            if isinstance(part, Pending):
+                raise part.make_error()
+        return replace(read.message, content=_join_parts(read.parts))
+
+    def _read_message(self, value: Any, field: str) -> _PromptMessage:
+        if isinstance(value, Message):
+            return _PromptMessage(value, [value.content] if isinstance(value.content, str) else list(value.content))
+        row = to_mapping(value)
+        if row is None or "role" not in row:
+            raise UsageError.at_field(field, f"expected a message with 'role' and 'content', got {value!r:.80}")
+        role = row["role"]
+        if not isinstance(role, str) or not role.strip() or not role.isprintable() or len(role) > MAX_ROLE_LENGTH:
+            raise UsageError.at_field(f"{field}.role", f"expected a role such as 'user', got {role!r:.80}")
+        for name, item in row.items():
+            if name not in MESSAGE_FIELDS and not is_empty(item):
+                self._report_unknown(name, field, ignored=name in IGNORED_FIELDS)
+        calls = read_tool_calls(row, field)
+        parts, reasoning = self._split_reasoning(row, field)
+        content = row.get("content")
+        if content is not None:
+            parts += self._read_parts(content, f"{field}.content", reasoning)
+        elif not (calls or parts or reasoning) and (role not in ROLES_WITHOUT_CONTENT or "content" not in row):
+            problem = "is null" if "content" in row else "is missing"
+            raise UsageError.at_field(f"{field}.content", f"{problem}; expected text or a list of parts")
+        message = Message(
+            role,
+            name=_read_text(row.get("name"), f"{field}.name"),
+            tool_calls=calls,
+            tool_call_id=_read_text(row.get("tool_call_id"), f"{field}.tool_call_id"),
+            reasoning="\n\n".join(reasoning),
+            tools=read_definitions(row.get("tools"), f"{field}.tools"),
+        )
+        return _PromptMessage(message, parts)
+
+    def _split_reasoning(self, row: Mapping[str, Any], field: str) -> tuple[list[Part | Pending], list[str]]:
+        """Read the refusal and the reasoning beside the content of a message."""
+        refusal = _read_text(row.get("refusal"), f"{field}.refusal")
+        reasoning: list[str] = []
+        for name in REASONING_FIELDS:
+            text = _read_text(row.get(name), f"{field}.{name}")
+            if text and text not in reasoning:  # some servers send the same text under two names
+                reasoning.append(text)
+        return ([refusal] if refusal else []), reasoning
+
+    def _read_content(self, value: Any, field: str) -> Content:
+        parts = self._read_parts(value, field, None)
+        for part in parts:
+            if isinstance(part, Pending):
+                raise part.make_error()
+        return _join_parts(parts)
+
+    def _read_parts(self, value: Any, field: str, reasoning: list[str] | None) -> list[Part | Pending]:
+        """Read content; texts of reasoning parts are appended to `reasoning`, if that is a list."""
+        value = to_plain_value(value)
+        if isinstance(value, str | Media):
+            return [value]
+        if isinstance(value, Mapping):
+            return self._read_part(value, field, reasoning)
+        if not isinstance(value, list):
+            raise UsageError.at_field(field, f"expected text or a list of parts, got {value!r:.80}")
+        parts: list[Part | Pending] = []
+        for i, part in enumerate(value):
+            parts += self._read_part(part, f"{field}[{i}]", reasoning)
+        return parts
+
+    def _read_part(self, value: Any, field: str, reasoning: list[str] | None) -> list[Part | Pending]:
+        value = to_plain_value(value)
+        if isinstance(value, str | Media):
+            return [value]
+        row = to_mapping(value)
+        if row is None:
+            raise UsageError.at_field(field, f"expected a part such as {{'type': 'text', ...}}, got {value!r:.80}")
+        text = read_text_part(row, field)
+        if text is not None:
+            for name in list_unknown_text_fields(row):
+                self._report_unknown(name, field)
+            if row.get("type") in REASONING_PARTS and reasoning is not None:
+                reasoning.append(text)
+                return []
+            return [text]
+        source = find_source(row, field)
+        for name in source.unknown_fields:
+            self._report_unknown(name, field)
+        if source.value is None:
+            return [Pending(source.modality, field)]
+        return [self._open(source.modality, source.value, source.field, **read_options(row))]
+
+    def _open(self, modality: Modality, source: Any, field: str, **options: Any) -> Media:
+        try:
+            return self._open_media(modality, source, field, **options)
+        except MediaError as e:
+            raise MediaError.at_field(field, e) from e
+
+    def _report_unknown(self, name: str, field: str, ignored: bool = False) -> None:
+        """Raise an error or log a warning about a field that the judge is not shown."""
+        if ignored:
+            return
+        if self._strict:
+            raise UsageError.at_field(f"{field}.{name:.60}", "unknown field; remove it")
+        if name not in _warned:
+            _warned.add(name)
+            logger.warning("%s.%s: unknown field; it is ignored, here and in further messages", field, name)
+
+
+class _PromptMessage:
+    """A message whose media may still be missing."""
+
+    def __init__(self, message: Message, parts: Sequence[Part | Pending]) -> None:
+        self.message = message
+        self.parts = list(parts)
+
+
+def _list_messages(value: Any, field: str) -> Iterator[Any]:
+    if not isinstance(value, list):
+        value = [value] if _is_message(value) else value
+    if not isinstance(value, list):
+        raise UsageError.at_field(field, f"expected text or a list of messages, got {value!r:.80}")
+    if not value:
+        raise UsageError.at_field(field, "expected text or a list of messages, got an empty list")
+    return iter(value)
+
+
+def _is_message(value: Any) -> bool:
+    if isinstance(value, Message):
+        return True
+    row = None if isinstance(value, str | Media) else to_mapping(value)
+    return row is not None and "role" in row
+
+
+def _read_text(value: Any, field: str) -> str:
+    value = to_plain_value(value)
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise UsageError.at_field(field, f"expected text, got {value!r:.80}")
+
+
+def _join_parts(parts: Sequence[Part | Pending]) -> Content:
+    """Join the parts to one string if all of them are text."""
+    known = [part for part in parts if not isinstance(part, Pending)]
+    if all(isinstance(p, str) for p in known):
+        return "".join(str(p) for p in known)
+    return tuple(known)

@@ -1,0 +1,72 @@
+"""Plain Python values from the values of data sets and SDKs: numpy, Arrow and pydantic objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from flex_judge.judges.media.types import Media
+
+_PLAIN = str | bytes | int | float | bool | None
+
+
+def to_plain_value(value: Any) -> Any:
+    """Convert the outermost level of a value: sequences to lists, objects with fields to dicts.
+
+    Arrow scalars and object arrays, as Parquet readers return them, become Python values. Images, numeric arrays and
+    media are unchanged.
+    """
+    if isinstance(value, _PLAIN | Media):
+        return value
+    if hasattr(value, "as_py"):
+        return to_plain_value(value.as_py())
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if kind and (kind in "OUS" or not getattr(value, "shape", (1,))):  # arrays of objects and texts; numpy scalars
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, bytearray | memoryview):
+        return list(value)
+    return value
+
+
+def to_mapping(value: Any) -> Mapping[str, Any] | None:
+    """Convert an object with named fields to a mapping; None for other values."""
+    value = to_plain_value(value)
+    if isinstance(value, Mapping):
+        return value
+    if is_dataclass(value) and not isinstance(value, type | Media):
+        return asdict(value)
+    return None
+
+
+def is_empty(value: Any) -> bool:
+    """Return whether a field has no content: tables store null, an empty text or an empty list in unused fields."""
+    if value is None:
+        return True
+    value = to_plain_value(value)
+    if isinstance(value, str | list | tuple | dict | bytes):
+        return not value
+    return False
+
+
+def to_json_text(value: Any) -> str:
+    """Format a value as one line of JSON; text is returned unchanged, and other objects become their text."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(_to_json_value(value), ensure_ascii=False)
+
+
+def _to_json_value(value: Any) -> Any:
+    value = to_plain_value(value)
+    if isinstance(value, Mapping):
+        return {str(name): _to_json_value(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json_value(v) for v in value]
+    if isinstance(value, float) and value - value != 0:  # NaN and infinities are no JSON
+        return str(value)
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    return f"<{value.modality}>" if isinstance(value, Media) else str(value)
