@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flex_judge.judges.conversations.messages import View
 from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations import training
 from flex_judge.reward.integrations.local import resolve_judge
-from flex_judge.reward.integrations.rows import RowConverter, get_row_images, prefix_row_error
+from flex_judge.reward.integrations.rows import ConvertedRows, RowConverter, list_rows
 from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec, Sample
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class _BaseTrlReward:
         group_size: int | None = None,
         group_timeout_s: float = 60.0,
         *,
+        view: View = "full",
         api_key: str | None = None,
         deadline_s: float | None = None,
         unscored: str = "none",
@@ -61,6 +63,8 @@ class _BaseTrlReward:
                 several ranks: the service then waits for all of them. None groups the completions of one call.
             group_timeout_s: seconds that the service waits, from the first completion of a group, before it judges
                 an incomplete group.
+            view: what the judge sees of a completion with several messages: `full`, with tool calls and their results,
+                or the `final` answer.
             api_key: API key of the service; None reads the environment variable FLEX_JUDGE_API_KEY.
             deadline_s: time limit of one call to the service in seconds (default 600). Keep it below the trainer's own
                 limits: ddp_timeout (default 1800), AsyncGRPOTrainer's heartbeat_stale_after_s (default 300).
@@ -79,6 +83,8 @@ class _BaseTrlReward:
         """
         self.spec = RewardSpec(rubric, method, reward, normalize, group_size, group_timeout_s)
         self._judge = resolve_judge(judge, api_key, deadline_s)
+        self._view: View = view
+        RowConverter(view)  # checks the view
         if unscored not in ("none", "raise"):
             raise UsageError(f"unscored must be 'none' or 'raise', not {unscored!r}")
         if (method == "baseline") != (baseline_column is not None):
@@ -101,17 +107,18 @@ class _BaseTrlReward:
             )
         return self.__dict__
 
-    def _build_samples(self, prompts: Sequence[Any], completions: Sequence[Any], columns: Columns) -> list[Sample]:
+    def _convert_rows(self, prompts: Sequence[Any], completions: Sequence[Any], columns: Columns) -> ConvertedRows:
         """Build the samples of one call; prompts may repeat in any order."""
-        converter, group = RowConverter(), self._name_group(columns)
-        images, baselines = get_row_images(columns, len(prompts)), self._get_baselines(columns, len(prompts))
-        samples = []
-        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            try:
-                samples.append(converter.build_sample(prompt, completion, images[i], baselines[i], group))
-            except UsageError as e:
-                raise prefix_row_error(e, "prompts", i) from e
-        return samples
+        count, group = len(prompts), self._name_group(columns)
+        rows, baselines = list_rows(columns, count), self._get_baselines(columns, count)
+        arguments = [
+            {"prompt": prompt, "response": completion, "columns": row, "baseline": baseline, "group": group}
+            for prompt, completion, row, baseline in zip(prompts, completions, rows, baselines, strict=True)
+        ]
+        converted = RowConverter(self._view).convert_rows(arguments)
+        for i, problem in list(converted.problems.items())[:1]:
+            self._warn_once("invalid", "completion %d cannot be judged and gets no reward: %s", i, problem)
+        return converted
 
     def _name_group(self, columns: Columns) -> str | None:
         """Name the groups of this training step, equally on all ranks.
@@ -252,25 +259,27 @@ class JudgeReward(_BaseTrlReward):
         Args:
             prompts: strings or lists of messages, one per completion. Equal prompts form a group, wherever they are.
             completions: strings or lists of messages.
-            columns: data set columns and TRL's own arguments. Used are `images`, `image`, the baseline column,
-                `trainer_state`, `log_metric` and `log_extra`; extra reward functions get all of them.
+            columns: data set columns and TRL's own arguments. Used are the media columns (`images`, `image`, `videos`,
+                ...), `tools`, the baseline column, `trainer_state`, `log_metric` and `log_extra`; extra reward
+                functions get all of them.
 
         Returns:
             One reward per completion; None without a score.
 
         Raises:
-            UsageError: a row cannot be judged, the service rejects it, or the judge model changed.
+            UsageError: the service rejects the settings, or the judge model changed. A row that cannot be judged gets
+                None and the status `invalid_input`.
             ServiceUnavailableError: the service judges nothing in consecutive calls.
             UnscoredError: a completion has no score and unscored is "raise"; or no completion of several consecutive
                 calls has a score.
         """
         started = time.monotonic()
-        samples = self._build_samples(prompts, completions, columns)
+        converted = self._convert_rows(prompts, completions, columns)
         try:
-            rewards = self._judge.rewards_sync(samples, self.spec)
+            rewards = self._judge.rewards_sync(converted.samples, self.spec)
         except ServiceTimeoutError as e:
-            rewards = self._handle_timeout(samples, e)
-        judged = self._finish_call(rewards, columns, started)
+            rewards = self._handle_timeout(converted.samples, e)
+        judged = self._finish_call(converted.insert_failures(rewards), columns, started)
         extra_values = [
             training.call_reward(function, prompts=prompts, completions=completions, **columns)
             for function, _ in self._extra_rewards
@@ -285,14 +294,18 @@ class AsyncJudgeReward(_BaseTrlReward):
         """Judge all completions of one call, see `JudgeReward.__call__`."""
         started = time.monotonic()
         # In a thread, because encoding images would block the trainer's event loop.
-        samples = await asyncio.to_thread(self._build_samples, prompts, completions, columns)
+        converted = await asyncio.to_thread(self._convert_rows, prompts, completions, columns)
         extra_calls = [
             training.acall_reward(function, prompts=prompts, completions=completions, **columns)
             for function, _ in self._extra_rewards
         ]
         try:
-            rewards_call = self._judge.rewards(samples, self.spec)
+            rewards_call = self._judge.rewards(converted.samples, self.spec)
             rewards, extra_values = await asyncio.gather(rewards_call, asyncio.gather(*extra_calls))
         except ServiceTimeoutError as e:
-            rewards, extra_values = self._handle_timeout(samples, e), [[None] * len(samples)] * len(extra_calls)
-        return self._add_extra_rewards(self._finish_call(rewards, columns, started), extra_values, columns)
+            rewards, extra_values = (
+                self._handle_timeout(converted.samples, e),
+                [[None] * len(prompts)] * len(extra_calls),
+            )
+        judged = self._finish_call(converted.insert_failures(rewards), columns, started)
+        return self._add_extra_rewards(judged, extra_values, columns)

@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flex_judge.judges.conversations.messages import View
 from flex_judge.judges.errors import JudgeError, UnscoredError, UsageError
 from flex_judge.reward.integrations.local import resolve_judge
-from flex_judge.reward.integrations.rows import RowConverter, prefix_row_error
-from flex_judge.reward.types import Reward, RewardSpec, Sample
+from flex_judge.reward.integrations.rows import RowConverter
+from flex_judge.reward.types import Reward, RewardSpec
 
 if TYPE_CHECKING:
     from flex_judge.judges.judge import FlexJudge
@@ -43,7 +44,8 @@ def judge_reward(
         api_key: API key of the service; None reads the environment variable FLEX_JUDGE_API_KEY.
         deadline_s: time limit of a call in seconds (default 600).
         spec: rubric, method, reward, normalize, group_size and group_timeout_s, see
-            `flex_judge.reward.types.RewardSpec`. With a group_size, the service collects the rollouts of a prompt
+            `flex_judge.reward.types.RewardSpec`. `view="final"` shows the judge only the final answer of a completion
+            with several messages. With a group_size, the service collects the rollouts of a prompt
             (`judge_group_reward` does not need it); `run` then names this run, to separate its groups from those of
             other runs on the same service.
 
@@ -152,6 +154,8 @@ class _RolloutScorer:
         limits = {"concurrency": CONCURRENCY} if isinstance(judge, str) else {}
         self._judge = resolve_judge(judge, api_key, deadline_s, **limits)
         self._run = spec.pop("run", None)
+        self._view: View = spec.pop("view", "full")
+        RowConverter(self._view)  # checks the view
         self._spec = RewardSpec(**spec)
 
     async def score_rollouts(
@@ -159,23 +163,18 @@ class _RolloutScorer:
     ) -> list[float]:
         """Score rollouts; an error is raised and stored in all states that have no error yet."""
         try:
-            rewards = await self._judge.rewards(_build_samples(prompts, completions, self._run), self._spec)
-            return _require_scores(rewards)
+            rows = [
+                {"prompt": prompt, "response": completion, "group": self._run}
+                for prompt, completion in zip(prompts, completions, strict=True)
+            ]
+            converted = RowConverter(self._view).convert_rows(rows)
+            rewards = await self._judge.rewards(converted.samples, self._spec)
+            return _require_scores(converted.insert_failures(rewards))
         except JudgeError as e:
             for state in states:
                 if isinstance(state, MutableMapping) and state.get("error") is None:
                     state["error"] = e
             raise
-
-
-def _build_samples(prompts: Sequence[Any], completions: Sequence[Any], run: str | None) -> list[Sample]:
-    converter, samples = RowConverter(), []
-    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        try:
-            samples.append(converter.build_sample(prompt, completion, group=run))
-        except UsageError as e:
-            raise prefix_row_error(e, "prompts", i) from e
-    return samples
 
 
 def _require_scores(rewards: Sequence[Reward]) -> list[float]:

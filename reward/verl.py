@@ -20,15 +20,17 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
+from flex_judge.judges.conversations.columns import MEDIA_COLUMNS
+from flex_judge.judges.conversations.messages import View
 from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
+from flex_judge.judges.media.types import Modality
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations.local import resolve_judge
-from flex_judge.reward.integrations.rows import RowConverter, to_list
-from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec, Sample
+from flex_judge.reward.integrations.rows import RowConverter
+from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec
 
 # Do not define dataclasses here: they look up their module in sys.modules, and verl may load this file by its path
 # without registering it there.
@@ -67,6 +69,9 @@ async def compute_score(
     group_timeout_s: float = 60.0,
     prompt_key: str = "question",
     image_key: str = "images",
+    video_key: str = "videos",
+    audio_key: str = "audios",
+    view: View = "full",
     baseline_key: str = "baseline",
     unscored: str = "nan",
     run: str | None = None,
@@ -78,7 +83,7 @@ async def compute_score(
         data_source: not used.
         solution_str: the completion.
         ground_truth: not used.
-        extra_info: the row's extra fields, with the prompt and its images.
+        extra_info: the row's extra fields, with the prompt, its media and `tools`.
         url: URL of the judge service; None reads the environment variable FLEX_JUDGE_URL.
         api_key: API key of the service; None reads the environment variable FLEX_JUDGE_API_KEY.
         deadline_s: time limit of a call in seconds (default 600).
@@ -91,7 +96,10 @@ async def compute_score(
             service collects them from all workers.
         group_timeout_s: seconds that the service waits for the completions of a group.
         prompt_key: key of the prompt in `extra_info`, as text or messages.
-        image_key: key of the prompt's images in `extra_info`; the field is optional.
+        image_key: key of the prompt's images in `extra_info`; the field is optional, and so are the next two.
+        video_key: key of the prompt's videos in `extra_info`.
+        audio_key: key of the prompt's audio clips in `extra_info`.
+        view: what the judge sees of a completion with several messages: `full`, or the `final` answer.
         baseline_key: key of the answer to compare with in `extra_info`, for the method `baseline`.
         unscored: the `score` of a completion without a score. `nan`: verl's GRPO then computes no advantage for its
             group, and FSDP actors skip that update because its gradient is not finite; nothing wrong is learned, but
@@ -107,7 +115,8 @@ async def compute_score(
         `judge_status`.
 
     Raises:
-        UsageError: a setting or row is invalid, or the service rejects it.
+        UsageError: a setting is invalid, or the row has no prompt. A row that cannot be judged has no score and the
+            `judge_status` `invalid_input`.
         ServiceUnavailableError: the service judges nothing in consecutive calls.
         UnscoredError: the completion has no score, and unscored is "raise".
     """
@@ -117,12 +126,21 @@ async def compute_score(
     client = _create_client(url, api_key, deadline_s, concurrency)
     _warn_of_unknown_settings(others)
     baseline = baseline_key if method == "baseline" else None
-    sample = replace(_build_sample(solution_str, extra_info or {}, prompt_key, image_key, baseline), group=run)
+    columns = {
+        Modality.IMAGE: (image_key, "image"),
+        Modality.VIDEO: (video_key, "video"),
+        Modality.AUDIO: (audio_key, "audio"),
+    }
+    converter = RowConverter(view, {**MEDIA_COLUMNS, **columns})
+    row = _build_row(solution_str, extra_info or {}, prompt_key, baseline)
+    converted = converter.convert_rows([{**row, "group": run}], "extra_info")
     try:
-        (result,) = await client.rewards([sample], spec)
+        (result,) = converted.insert_failures(await client.rewards(converted.samples, spec))
     except ServiceTimeoutError as e:
         logger.warning("%s", e)
         result = Reward(None, Status.TIMEOUT, detail=str(e))
+    if result.status == Status.INVALID_INPUT:
+        logger.warning("a completion cannot be judged: %s", result.detail)
     score = fill_value if result.value is None else result.value
     if score is None:
         raise UnscoredError(f"a completion has no score ({result.status}: {result.detail}), and unscored is 'raise'")
@@ -165,9 +183,8 @@ def _create_client(url: str | None, api_key: str | None, deadline_s: float | Non
     return client
 
 
-def _build_sample(
-    response: str, row: Mapping[str, Any], prompt_key: str, image_key: str, baseline_key: str | None
-) -> Sample:
+def _build_row(response: str, row: Mapping[str, Any], prompt_key: str, baseline_key: str | None) -> dict[str, Any]:
+    """Build the arguments of `RowConverter.build_sample`."""
     for option, key, content in (
         ("prompt_key", prompt_key, "the prompt"),
         ("baseline_key", baseline_key, "the answer to compare with"),
@@ -178,13 +195,8 @@ def _build_sample(
                 f"extra_info: expected {content} under {key!r}, found the keys {keys}; add it, or set "
                 f"reward_kwargs.{option}"
             )
-    images = to_list(row.get(image_key))
-    if images is None:
-        images = []
-    elif not isinstance(images, list):
-        images = [images]
     baseline = None if baseline_key is None else row[baseline_key]
-    return RowConverter().build_sample(row[prompt_key], response, images, baseline)
+    return {"prompt": row[prompt_key], "response": response, "columns": row, "baseline": baseline}
 
 
 def _warn_of_unknown_settings(settings: Mapping[str, Any]) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.sources import Source
+from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, make_folder_opener, read_row_prompt
+from flex_judge.judges.conversations.reader import ConversationReader
+from flex_judge.judges.conversations.values import to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.media.opening import make_image
-from flex_judge.judges.media.paths import resolve_media_paths, resolve_source_path
-from flex_judge.judges.types import Comparison
+from flex_judge.judges.media.types import Modality
+from flex_judge.judges.types import Message
 
 FIELDS = ("prompt", "id", "images")
 """Fields of a prompt that can be mapped to other columns."""
@@ -117,16 +119,9 @@ def parse_prompt_row(
         row_id = number
     if isinstance(row_id, bool) or not isinstance(row_id, str | int) or row_id == "":
         raise UsageError(f"{where}, field {columns.id!r}: expected a string or an integer, got {reprlib.repr(row_id)}")
-    image_column, sources = _find_images(data, columns)
-    with _name_field(where, image_column):
-        images = [make_image(resolve_source_path(folder, source)) for source in sources]
-    with _name_field(where, columns.prompt):
-        prompt = resolve_media_paths(
-            folder, insert_molecules(_drop_final_answer(data[columns.prompt]), data.get(MOLECULES))
-        )
-        messages = Comparison.of(prompt, "", images=images).prompt  # parses messages and loads media
+    messages = _read_messages(data, where, columns, folder)
     if columns.system is not None:
-        messages = (*Comparison.of([{"role": "system", "content": columns.system}], "").prompt, *messages)
+        messages = (Message("system", columns.system), *messages)
     extra_columns = {column: _read_extra_column(data, column, where) for column in columns.keep}
     if columns.number is not None:
         extra_columns[columns.number] = _parse_number(
@@ -151,7 +146,7 @@ def insert_molecules(prompt: Any, molecules: Any) -> Any:
         return prompt
     if not isinstance(molecules, list) or not all(isinstance(smiles, str) for smiles in molecules):
         raise UsageError(f"expected a list of SMILES in {MOLECULES!r}, got {reprlib.repr(molecules)}")
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    messages = _to_messages(prompt)
     texts = [_join_texts(message.get("content")) for message in messages]
     run_lengths = [len(run) // len(MOLECULE_MARK) for text in texts for run in _MOLECULE_MARKS.findall(text)]
     marks = sum(run_lengths)
@@ -196,19 +191,41 @@ def _join_texts(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _drop_final_answer(prompt: Any) -> Any:
-    """Drop assistant messages at the end, which are the data set's own answer."""
+def _read_messages(data: Mapping[str, Any], where: str, columns: PromptColumns, folder: Path) -> tuple[Message, ...]:
+    """Read the prompt of a row and load its media."""
+    reader = ConversationReader(make_folder_opener(folder))
+    media_columns = {**MEDIA_COLUMNS, Modality.IMAGE: (columns.images, "image")}
+    try:
+        prompt = data[columns.prompt]
+        if data.get(MOLECULES) is not None:
+            with _name_field(columns.prompt):
+                prompt = insert_molecules(_to_messages(prompt), data[MOLECULES])
+        row = {**data, columns.prompt: _drop_final_answer(prompt, columns.prompt), MOLECULES: None}
+        return read_row_prompt(reader, row, columns.prompt, media_columns)
+    except UsageError as e:  # type(e) keeps a MediaError a MediaError
+        raise type(e)(f"{where}, field {e.field!r}: {e.problem}") from e
+
+
+def _to_messages(prompt: Any) -> Any:
+    prompt = to_plain_value(prompt)
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def _drop_final_answer(prompt: Any, field: str) -> Any:
+    """Drop assistant messages at the end, which are the data set's own answer, and what follows their tool calls."""
+    prompt = to_plain_value(prompt)
     if isinstance(prompt, str):
         if not prompt.strip():
-            raise UsageError("expected text, got only white space")
+            raise UsageError.at_field(field, "expected text, got only white space")
         return prompt
-    if not isinstance(prompt, list) or not all(isinstance(message, Mapping) for message in prompt):
-        raise UsageError(f"expected text or a list of messages, got {reprlib.repr(prompt)}")
+    if not isinstance(prompt, list) or not all(to_mapping(message) is not None for message in prompt):
+        raise UsageError.at_field(field, f"expected text or a list of messages, got {reprlib.repr(prompt)}")
+    roles = [(to_mapping(message) or {}).get("role") for message in prompt]
     end = len(prompt)
-    while end and prompt[end - 1].get("role") == "assistant":
+    while end and roles[end - 1] == "assistant":
         end -= 1
-    if not end or prompt[end - 1].get("role") == "system":
-        raise UsageError("expected a user message at the end, got none")
+    if not end or roles[end - 1] == "system":
+        raise UsageError.at_field(field, "expected a user message at the end, got none")
     return prompt[:end]
 
 
@@ -238,18 +255,9 @@ def _parse_number(value: Any, where: str) -> float:
 
 
 @contextmanager
-def _name_field(where: str, field: str) -> Iterator[None]:
-    """Add file, row and field to errors, and keep their types: a MediaError stays one."""
+def _name_field(field: str) -> Iterator[None]:
+    """Add the field to errors of molecules."""
     try:
         yield
     except UsageError as e:
-        raise type(e)(f"{where}, field {field!r}: {str(e).removeprefix('prompt: ')}") from e
-
-
-def _find_images(data: Mapping[str, Any], columns: PromptColumns) -> tuple[str, list[Any]]:
-    """Return the name of the column with images, and the images."""
-    name = "image" if data.get(columns.images) is None else columns.images
-    images = data.get(name)
-    if images is None:
-        return name, []
-    return name, list(images) if isinstance(images, list | tuple) else [images]
+        raise type(e).at_field(field, e) from e

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.types import Comparison, Content, Message
+from flex_judge.judges.types import Comparison, Content, Message, Response, Trajectory
 from flex_judge.reward.types import Sample
 
 Json = dict[str, Any]
@@ -30,7 +30,7 @@ def encode_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
     row: Json = {
         "id": comparison.id,
         "prompt": _encode_prompt(comparison.prompt, media),
-        "responses": [_encode_content(response, media) for response in comparison.responses],
+        "responses": [_encode_response(response, media) for response in comparison.responses],
         "rubric": comparison.rubric,
     }
     if comparison.sample_index:
@@ -45,16 +45,40 @@ def encode_sample(sample: Sample) -> tuple[Json, dict[str, Media]]:
         The JSON row, and the media that it references, by digest.
     """
     media: dict[str, Media] = {}
-    row: Json = {"prompt": _encode_prompt(sample.prompt, media), "response": _encode_content(sample.response, media)}
+    row: Json = {"prompt": _encode_prompt(sample.prompt, media), "response": _encode_response(sample.response, media)}
     if sample.baseline is not None:
-        row["baseline"] = _encode_content(sample.baseline, media)
+        row["baseline"] = _encode_response(sample.baseline, media)
     if sample.group is not None:
         row["group"] = sample.group
+    if sample.problem:
+        row["problem"] = sample.problem
     return row, media
 
 
 def _encode_prompt(messages: tuple[Message, ...], media: dict[str, Media]) -> list[Json]:
-    return [{"role": message.role, "content": _encode_content(message.content, media)} for message in messages]
+    return [_encode_message(message, media) for message in messages]
+
+
+def _encode_response(response: Response, media: dict[str, Media]) -> str | list[Json]:
+    if isinstance(response, Trajectory):
+        return [_encode_message(message, media) for message in response.messages]
+    return _encode_content(response, media)
+
+
+def _encode_message(message: Message, media: dict[str, Media]) -> Json:
+    row: Json = {"role": message.role, "content": _encode_content(message.content, media)}
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in message.tool_calls
+    ]
+    fields: Json = {
+        "name": message.name,
+        "tool_calls": calls,
+        "tool_call_id": message.tool_call_id,
+        "reasoning_content": message.reasoning,
+        "tools": list(message.tools),
+    }
+    return row | {name: value for name, value in fields.items() if value}
 
 
 def _encode_content(content: Content, media: dict[str, Media]) -> str | list[Json]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.media.types import Media
-from flex_judge.judges.types import Comparison, Content, split_content
+from flex_judge.judges.types import Comparison, Response, split_content
 from flex_judge.reward.groups.match import Match
 from flex_judge.reward.groups.methods import JudgeFunction, judge_group
 from flex_judge.reward.groups.rewards import build_rewards
@@ -222,7 +222,7 @@ def _reindex_match(index: int, match: Match) -> Match:
     return replace(match, members=tuple(None if member is None else index for member in match.members))
 
 
-def _estimate_bytes(content: Content) -> int:
+def _estimate_bytes(content: Response) -> int:
     return sum(len(part) if isinstance(part, str) else _count_media_bytes(part) for part in split_content(content))
 
 

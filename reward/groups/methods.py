@@ -13,7 +13,7 @@ from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.rubrics import get_rubric
-from flex_judge.judges.types import Comparison, Content
+from flex_judge.judges.types import Comparison, Response
 from flex_judge.reward.groups.match import Match, play_knockout, play_latecomer
 from flex_judge.reward.types import MAX_ROUND_ROBIN_SIZE, ROUND_ROBIN_LIMIT, RewardSpec, Sample
 
@@ -69,7 +69,7 @@ class GroupContext:
         return await self._compare_responses((member, None), sample, [sample.baseline])
 
     async def _compare_responses(
-        self, members: tuple[int | None, ...], first: Sample, opponents: list[Content]
+        self, members: tuple[int | None, ...], first: Sample, opponents: list[Response]
     ) -> Match:
         identical = bool(opponents) and all(opponent == first.response for opponent in opponents)
         if identical and not self._needs_tie_scores:

@@ -1,144 +1,150 @@
 """Convert rows of trainers and environments to samples.
 
-Prompts and completions can be text or messages (dicts or objects), with images in the messages or in a separate column,
-and with tool calls. Trainers decode a prompt's image again for every completion, so each image is encoded only once.
+Prompts and completions can be text or messages in any form that `flex_judge.judges.conversations` reads, with media in
+the messages or in separate columns. Trainers decode a prompt's image again for every completion, so each image is
+encoded only once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from flex_judge.judges.errors import MediaError, UsageError
+from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMNS, TOOLS_COLUMN, read_row_prompt
+from flex_judge.judges.conversations.messages import VIEWS, View
+from flex_judge.judges.conversations.reader import ConversationReader, open_local_media
+from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import is_instance_of
+from flex_judge.judges.judgments import Status
 from flex_judge.judges.media import opening as media
 from flex_judge.judges.media.files import MAX_PIXELS, convert_decoder_errors
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.types import Comparison, Message, parse_response, split_content
-from flex_judge.reward.types import Sample
+from flex_judge.reward.types import Reward, Sample
+
+
+@dataclass(frozen=True)
+class ConvertedRows:
+    """Samples of one call, without the rows that cannot be read."""
+
+    samples: list[Sample]
+    """Samples of the readable rows, in order."""
+    problems: dict[int, str]
+    """Index of an unreadable row -> reason."""
+
+    def insert_failures(self, rewards: Sequence[Reward]) -> list[Reward]:
+        """Return one reward per row: those of the samples, and `invalid_input` for the unreadable rows."""
+        remaining = iter(rewards)
+        return [
+            Reward(None, Status.INVALID_INPUT, detail=self.problems[i]) if i in self.problems else next(remaining)
+            for i in range(len(rewards) + len(self.problems))
+        ]
 
 
 class RowConverter:
     """Converter of the rows of one call; equal images are encoded once."""
 
-    def __init__(self) -> None:
+    def __init__(self, view: View = "full", media_columns: Mapping[Modality, tuple[str, ...]] = MEDIA_COLUMNS) -> None:
+        """Create a converter.
+
+        Args:
+            view: `final` shows the judge only the final answer of a trajectory.
+            media_columns: names of the columns with media.
+        """
+        if view not in VIEWS:
+            raise UsageError(f"view must be one of {', '.join(VIEWS)}, not {view!r}")
+        self._view: View = view
+        self._media_columns = media_columns
         self._encode_image = ImageCache()
+        self._reader = ConversationReader(self._open_media)
+
+    def convert_rows(self, rows: Iterable[Mapping[str, Any]], name: str = "prompts") -> ConvertedRows:
+        """Convert the rows of one call; a row that cannot be read costs itself only.
+
+        Args:
+            rows: arguments of `build_sample`.
+            name: name of the rows in error messages.
+        """
+        samples: list[Sample] = []
+        problems: dict[int, str] = {}
+        for i, row in enumerate(rows):
+            try:
+                samples.append(self.build_sample(**row))
+            except UsageError as e:
+                problems[i] = f"{name}[{i}]: {e}"
+        return ConvertedRows(samples, problems)
 
     def build_sample(
-        self, prompt: Any, response: Any, images: Sequence[Any] = (), baseline: Any = None, group: str | None = None
+        self,
+        prompt: Any,
+        response: Any,
+        columns: Mapping[str, Any] | None = None,
+        baseline: Any = None,
+        group: str | None = None,
     ) -> Sample:
         """Build the sample of one completion.
+
+        A response that cannot be read gives a sample with a `problem`, so that its group does not wait for it.
 
         Args:
             prompt: text or messages.
             response: text or messages; an empty response is valid.
-            images: images of the row. They fill the parts `{"type": "image"}` that have no image of their own. A prompt
-                without image parts gets them before its question. If all image parts have their own images, these
-                are ignored: trainers pass the same images in both places.
+            columns: other columns of the row; its media and `tools` belong to the prompt, see
+                `flex_judge.judges.conversations.columns`.
             baseline: the answer that the response is compared with.
             group: name of the group, see `Sample`.
 
         Raises:
-            UsageError: a prompt or response has an unknown format.
-            MediaError: an image cannot be read, or would have to be fetched from the network.
+            UsageError: the prompt or the baseline has an unknown form.
+            MediaError: a medium cannot be read, or would have to be fetched from the network.
         """
-        messages = self._normalize_messages(prompt)
-        num_placeholders, num_media = _count_image_parts(messages)
-        row_images = [self._encode_image(image) for image in images] if num_placeholders or not num_media else []
-        comparison = Comparison.of(messages, self._normalize_messages(response), images=row_images)
-        baseline_content = None if baseline is None else parse_response(self._normalize_messages(baseline))
-        return Sample(comparison.prompt, comparison.responses[0], baseline_content, group)
+        row = {**(columns or {}), "prompt": prompt}
+        messages = read_row_prompt(self._reader, row, columns=self._media_columns)
+        read = self._reader.read_response
+        baseline_content = None if baseline is None else read(baseline, self._view, "baseline")
+        try:
+            content = read(response, self._view)
+        except UsageError as e:
+            return Sample(messages, "", baseline_content, group, problem=str(e))
+        return Sample(messages, content, baseline_content, group)
 
-    def _normalize_messages(self, value: Any) -> Any:
-        """Convert messages to dicts with role and content, as `Comparison.of` expects; text stays unchanged."""
-        value = to_list(value)
-        return [self._normalize_message(message) for message in value] if isinstance(value, list) else value
-
-    def _normalize_message(self, message: Any) -> Any:
-        if hasattr(message, "model_dump"):
-            message = message.model_dump()
-        if not isinstance(message, Mapping) or "role" not in message:
-            return self._normalize_part(message)
-        content = to_list(message.get("content"))
-        if content is None:  # an assistant message that consists of tool calls
-            content = ""
-        parts = [self._normalize_part(part) for part in content] if isinstance(content, list) else content
-        if isinstance(parts, str | list):
-            parts = _append_tool_calls(parts, message.get("tool_calls") or ())
-        return {"role": message["role"], "content": parts}
-
-    def _normalize_part(self, part: Any) -> Any:
-        """Encode the image of a message part, including OpenAI's `image_url`; other parts stay unchanged."""
-        if not isinstance(part, Mapping):
-            return part
-        if part.get("type") == "image_url":
-            source = part.get("image_url")
-            url = source.get("url") if isinstance(source, Mapping) else source
-            # A completion may contain any URL: fetching it would let a policy send requests from this machine.
-            if not isinstance(url, str) or not url.startswith("data:"):
-                raise MediaError(
-                    f"image_url: expected a data URI, got {url!r:.80}; nothing is fetched from the network"
-                )
-            return self._encode_image(url)
-        if part.get("type") == "image" and part.get("image") is not None:
-            return self._encode_image(part["image"])
-        return part
+    def _open_media(self, modality: Modality, source: Any, field: str, **options: Any) -> Media:
+        # A completion may contain any URL: fetching it would let a policy send requests from this machine.
+        if modality == Modality.IMAGE and not options and not _is_url(source):
+            return self._encode_image(source)
+        return open_local_media(modality, source, field, **options)
 
 
-def to_list(value: Any) -> Any:
-    """Convert a sequence to a list, including the object arrays in rows of Parquet files; other values stay as is."""
-    if str(getattr(value, "dtype", "")) == "object":
-        return value.tolist()
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
+def _is_url(source: Any) -> bool:
+    return isinstance(source, str) and "://" in source[:16]
 
 
-def _append_tool_calls(parts: str | list[Any], calls: Sequence[Any]) -> str | list[Any]:
-    """Append the tool calls of a message to its content, one line of JSON each."""
-    if not calls:
-        return parts
-    # `default=str` because arguments may hold objects that are not JSON; a completion must never end the run.
-    lines = [json.dumps(_extract_call(call), ensure_ascii=False, default=str) for call in calls]
-    text = ("\n" if parts else "") + "\n".join(lines)
-    return parts + text if isinstance(parts, str) else [*parts, text]
+def list_rows(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """List the columns of each of `count` rows that belong to its prompt; null values are left out.
+
+    Args:
+        columns: columns of a batch, each with one value per row.
+        count: number of rows.
+
+    Raises:
+        UsageError: a column has another length.
+    """
+    rows: list[dict[str, Any]] = [{} for _ in range(count)]
+    for name in PROMPT_COLUMNS:
+        values = columns.get(name)
+        if values is None or (name == TOOLS_COLUMN and not _is_column(values, count)):
+            continue  # trainers with tools of their own may pass them under the same name
+        if not _is_column(values, count):
+            raise UsageError(f"{name}: expected a column with one value for each of {count} completions")
+        for row, value in zip(rows, values, strict=True):
+            if value is not None:
+                row[name] = value
+    return rows
 
 
-def _extract_call(call: Any) -> Any:
-    """Extract name and arguments of a tool call, which may be nested under `function`."""
-    function = call.get("function", call) if isinstance(call, Mapping) else call
-    if not isinstance(function, Mapping):
-        return function
-    return {name: function[name] for name in ("name", "arguments") if name in function}
-
-
-def _count_image_parts(messages: Any) -> tuple[int, int]:
-    """Count the image parts without an image of their own, and the media in a prompt."""
-    parts: list[Any] = []
-    for message in messages if isinstance(messages, list) else ():
-        if isinstance(message, Message):
-            parts += split_content(message.content)
-        elif isinstance(message, Mapping) and isinstance(message["content"], list):
-            parts += message["content"]
-    num_placeholders = sum(isinstance(part, Mapping) and part.get("type") == "image" for part in parts)
-    return num_placeholders, sum(isinstance(part, Media) for part in parts)
-
-
-def get_row_images(columns: Mapping[str, Any], count: int) -> list[Sequence[Any]]:
-    """Get the images of each of `count` rows, from the column `images` (a list per row) or `image` (one per row)."""
-    if columns.get("images") is not None:
-        rows: list[Sequence[Any]] = []
-        for row in columns["images"]:
-            rows.append(row if isinstance(row, list | tuple) else [] if row is None else [row])
-        return rows
-    if columns.get("image") is not None:
-        return [[] if row is None else [row] for row in columns["image"]]
-    return [()] * count
-
-
-def prefix_row_error(error: UsageError, name: str, index: int) -> UsageError:
-    """Return a copy of an error whose message names the row, such as `prompts[3]: ...`."""
-    return type(error)(f"{name}[{index}]: {error}")
+def _is_column(values: Any, count: int) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str | bytes) and len(values) == count
 
 
 ORIENTATION_TAG = 0x0112

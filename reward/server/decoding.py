@@ -7,17 +7,21 @@ field, and no string is ever used as a path.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from flex_judge.judges.conversations.columns import PROMPT_COLUMNS, read_row_prompt
+from flex_judge.judges.conversations.messages import VIEWS, View
+from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.rubrics import list_rubrics, load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
-from flex_judge.judges.types import MAX_SAMPLE_INDEX, Comparison, Message, parse_response
+from flex_judge.judges.types import MAX_SAMPLE_INDEX, Comparison
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.types import Sample
 
@@ -44,39 +48,81 @@ def decode_comparison(row: Any, field: str, media: ResolveMedia) -> Comparison:
     """Decode a row of `comparisons`. Its rubric is not looked up.
 
     Args:
-        row: `{"prompt", "responses", "images"?, "rubric"?, "id"?, "sample_index"?}`.
+        row: `{"prompt", "responses", "images"?, "videos"?, "audios"?, "tools"?, "view"?, "rubric"?, "id"?,
+            "sample_index"?}`.
         field: field of the row in the request, for error messages.
         media: called for each media reference, in the order of the row.
 
     Raises:
         FieldError: a field is missing, unknown or invalid.
     """
-    row = check_fields(row, field, ("prompt", "responses"), ("images", "rubric", "id", "sample_index"))
+    optional = (*PROMPT_COLUMNS, "view", "rubric", "id", "sample_index")
+    row = check_fields(row, field, ("prompt", "responses"), optional)
     responses = expect_list(row["responses"], f"{field}.responses")
     if not responses:
         raise FieldError.at_field(f"{field}.responses", "expected one response or more, got an empty list")
-    prompt = _decode_prompt(row, field, media)
+    reader, view = _make_reader(media), _expect_view(row, field)
+    with _convert_reader_errors():
+        prompt = read_row_prompt(reader, row, prefix=f"{field}.")
+        contents = [reader.read_response(r, view, f"{field}.responses[{i}]") for i, r in enumerate(responses)]
     return Comparison(
         expect_text(row.get("id", ""), f"{field}.id"),
         prompt,
-        tuple(_decode_response(r, f"{field}.responses[{i}]", media) for i, r in enumerate(responses)),
+        tuple(contents),
         expect_text(row.get("rubric", "general"), f"{field}.rubric"),
         _expect_sample_index(row.get("sample_index", 0), f"{field}.sample_index"),
     )
 
 
 def decode_sample(row: Any, field: str, media: ResolveMedia) -> Sample:
-    """Decode a row of `samples`: `{"prompt", "response", "baseline"?, "group"?, "images"?}`.
+    """Decode a row of `samples`: `{"prompt", "response", "baseline"?, "group"?, "problem"?, "view"?, "images"?, ...}`.
 
     Arguments and errors are the same as for `decode_comparison`.
     """
-    row = check_fields(row, field, ("prompt", "response"), ("baseline", "group", "images"))
-    return Sample(
-        _decode_prompt(row, field, media),
-        _decode_response(row["response"], f"{field}.response", media),
-        _decode_response(row["baseline"], f"{field}.baseline", media) if "baseline" in row else None,
-        expect_text(row["group"], f"{field}.group") if "group" in row else None,
-    )
+    optional = (*PROMPT_COLUMNS, "view", "baseline", "group", "problem")
+    row = check_fields(row, field, ("prompt", "response"), optional)
+    reader, view = _make_reader(media), _expect_view(row, field)
+    with _convert_reader_errors():
+        return Sample(
+            read_row_prompt(reader, row, prefix=f"{field}."),
+            reader.read_response(row["response"], view, f"{field}.response"),
+            reader.read_response(row["baseline"], view, f"{field}.baseline") if "baseline" in row else None,
+            expect_text(row["group"], f"{field}.group") if "group" in row else None,
+            expect_text(row.get("problem", ""), f"{field}.problem"),
+        )
+
+
+def _make_reader(media: ResolveMedia) -> ConversationReader:
+    """Make a reader of untrusted rows: unknown fields are errors, and no string is a path."""
+
+    def open_media(modality: Modality, source: Any, field: str, **options: Any) -> Media:
+        if isinstance(source, str) and source.startswith(("https://", "http://")):
+            source = {"url": source}
+        if modality == Modality.VIDEO and isinstance(source, list):
+            source, options = {"frames": source, **options}, {}
+        for name in options:
+            raise FieldError.at_field(f"{field}.{name}", "is for frames or samples, and this is a file; leave it out")
+        return media(source, modality, field)
+
+    return ConversationReader(open_media, strict=True)
+
+
+@contextmanager
+def _convert_reader_errors() -> Iterator[None]:
+    """Convert the reader's errors to a FieldError."""
+    try:
+        yield
+    except FieldError:
+        raise
+    except UsageError as e:
+        raise FieldError(str(e), e.field) from e
+
+
+def _expect_view(row: Mapping[str, Any], field: str) -> View:
+    for view in VIEWS:
+        if row.get("view", "full") == view:
+            return view
+    raise FieldError.at_field(f"{field}.view", f"expected one of {', '.join(VIEWS)}, got {row['view']!r:.80}")
 
 
 def decode_reference(value: Any, modality: Modality, field: str) -> MediaReference:
@@ -171,81 +217,6 @@ def _expect_sample_index(value: Any, field: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SAMPLE_INDEX:
         raise FieldError.at_field(field, f"expected a whole number from 0 to {MAX_SAMPLE_INDEX}")
     return value
-
-
-def _decode_prompt(row: Mapping[str, Any], field: str, media: ResolveMedia) -> tuple[Message, ...]:
-    """Decode the prompt of a row, with the row's images."""
-    images = [
-        media(image, Modality.IMAGE, f"{field}.images[{i}]")
-        for i, image in enumerate(expect_list(row.get("images", []), f"{field}.images"))
-    ]
-    field = f"{field}.prompt"
-    prompt: Any = row["prompt"]
-    if isinstance(prompt, list):
-        prompt = [
-            _decode_message(message, f"{field}[{i}]", media, placeholders=True) for i, message in enumerate(prompt)
-        ]
-    elif not isinstance(prompt, str):
-        raise FieldError.at_field(field, f"expected text or a list of messages, got {_name_json_type(prompt)}")
-    try:
-        return Comparison.of(prompt, images=images).prompt
-    except UsageError as e:
-        raise FieldError.at_field(field, str(e).removeprefix("prompt: ")) from e
-
-
-def _decode_response(value: Any, field: str, media: ResolveMedia) -> Any:
-    """Decode a response: text, parts, or messages."""
-    if isinstance(value, list) and value and all(isinstance(m, Mapping) and "role" in m for m in value):
-        return parse_response([_decode_message(message, f"{field}[{i}]", media) for i, message in enumerate(value)])
-    return parse_response(_decode_content(value, field, media))
-
-
-def _decode_message(message: Any, field: str, media: ResolveMedia, placeholders: bool = False) -> dict[str, Any]:
-    # Other fields of a message (a name, tool calls) are ignored, as the judge does not see them.
-    if not isinstance(message, Mapping):
-        raise FieldError.at_field(
-            field, f"expected a message with 'role' and 'content', got {_name_json_type(message)}"
-        )
-    for name in ("role", "content"):
-        if name not in message:
-            raise FieldError.at_field(f"{field}.{name}", "is missing")
-    content = _decode_content(message["content"], f"{field}.content", media, placeholders)
-    return {"role": expect_text(message["role"], f"{field}.role"), "content": content}
-
-
-def _decode_content(value: Any, field: str, media: ResolveMedia, placeholders: bool = False) -> str | list[Any]:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise FieldError.at_field(field, f"expected text or a list of parts, got {_name_json_type(value)}")
-    return [_decode_part(part, f"{field}[{i}]", media, placeholders) for i, part in enumerate(value)]
-
-
-def _decode_part(part: Any, field: str, media: ResolveMedia, placeholders: bool) -> Any:
-    if isinstance(part, str):
-        return part
-    # Data sets store parts in tables, which hold null for the fields of other part types.
-    part = {n: v for n, v in part.items() if v is not None} if isinstance(part, Mapping) else part
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == Modality.MOLECULE and "smiles" in part:
-        part = {("molecule" if name == "smiles" else name): value for name, value in part.items()}
-    if kind == "image_url":  # the format of OpenAI's API
-        url_field = f"{field}.image_url"
-        inner = check_fields(check_fields(part, field, ("type", kind))[kind], url_field, ("url",), ("detail",))
-        url = expect_text(inner["url"], f"{url_field}.url")
-        return media(url if url.startswith("data:") else {"url": url}, Modality.IMAGE, f"{url_field}.url")
-    if isinstance(kind, str) and kind in ("text", *Modality):
-        row = check_fields(part, field, ("type",), (kind,))
-        if kind == "text":
-            return expect_text(row.get(kind), f"{field}.{kind}")
-        if kind in row:
-            return media(row[kind], Modality(kind), f"{field}.{kind}")
-        if kind == Modality.IMAGE and placeholders:
-            return {"type": "image"}  # filled with the next of the row's `images`
-        raise FieldError.at_field(f"{field}.{kind}", "is missing")
-    kinds = ", ".join(["text", "image_url", *Modality])
-    problem = f"{kind!r:.60} as its type" if isinstance(part, Mapping) else _name_json_type(part)
-    raise FieldError.at_field(field, f"expected a part with a type of {kinds}, got {problem}")
 
 
 def _name_json_type(value: Any) -> str:

@@ -111,8 +111,9 @@ class MediaDecoder:
 
 def _record_reference(references: RowReferences, value: Any, modality: Modality, field: str) -> Media:
     """Record a reference and return a placeholder for its medium."""
-    references.append((decode_reference(value, modality, field), field))
-    return Media(modality, b"", field)
+    reference = decode_reference(value, modality, field)
+    references.append((reference, field))
+    return Media(modality, repr(reference).encode(), field)  # Equal references must have equal digests.
 
 
 def _decode_with_media(

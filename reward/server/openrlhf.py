@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.reward.groups.rewards import scale_score
@@ -23,7 +24,7 @@ from flex_judge.reward.server.decoding import ResolveMedia, decode_sample, expec
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.types import Reward, Sample
 
-LABEL_FIELDS = ("prompt", "images", "baseline", "group", "rubric")
+LABEL_FIELDS = ("prompt", "baseline", "group", "rubric", "view", *PROMPT_COLUMNS)
 """Fields of a label that the judge uses, if the label is an object."""
 
 

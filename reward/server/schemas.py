@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
+from flex_judge.judges.conversations.messages import VIEWS
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
 from flex_judge.reward.server.decoding import check_fields, suggest_name
@@ -52,10 +53,17 @@ _MESSAGES: dict[str, Any] = {
     "type": "array",
     "items": {
         "type": "object",
-        "properties": {"role": _TEXT, "content": {"anyOf": [_TEXT, _PARTS]}},
-        "required": ["role", "content"],
+        "properties": {
+            "role": _TEXT,
+            "content": {"anyOf": [_TEXT, _PARTS, {"type": "null"}]},
+            "tool_calls": {"type": "array", "items": _OBJECT},
+            "tool_call_id": _TEXT,
+            "name": _TEXT,
+            "reasoning_content": _TEXT,
+        },
+        "required": ["role"],
     },
-    "description": "Messages.",
+    "description": "Messages in OpenAI's format. An unknown field with a value is an error.",
 }
 Prompt = Annotated[
     Any,
@@ -73,9 +81,22 @@ Response = Annotated[
         }
     ),
 ]
-Images = Annotated[
+MediaList = Annotated[
     list[MediaValue],
-    Field(description="Images of the prompt. They fill its image parts without an image, or stand before the prompt."),
+    Field(
+        description="Media of the prompt. They fill its parts without a medium, or its marks such as <image>, or stand "
+        "before its last message."
+    ),
+]
+Tools = Annotated[
+    Any, WithJsonSchema({"type": "array", "items": _OBJECT, "description": "Tools that the response could call."})
+]
+ViewName = Annotated[
+    str,
+    Field(
+        json_schema_extra={"enum": list(VIEWS)},
+        description="What the judge sees of a response with several messages: all of them, or the final answer.",
+    ),
 ]
 
 
@@ -95,7 +116,11 @@ class ComparisonRow(StrictModel):
     prompt: Prompt
     responses: list[Response]
     """One response is scored alone, two are a pair, more a list; the rubric must support that number."""
-    images: Images = []
+    images: MediaList = []
+    videos: MediaList = []
+    audios: MediaList = []
+    tools: Tools = None
+    view: ViewName = "full"
     rubric: str = "general"
     """Name of a rubric."""
     id: str = ""
@@ -127,7 +152,13 @@ class SampleRow(StrictModel):
     """Answer that the response is compared with, for the method `baseline`."""
     group: str | None = None
     """Name that separates groups with the same prompt."""
-    images: Images = []
+    problem: str = ""
+    """Reason why the response cannot be judged; its reward is then null, and its group does not wait for it."""
+    images: MediaList = []
+    videos: MediaList = []
+    audios: MediaList = []
+    tools: Tools = None
+    view: ViewName = "full"
 
 
 class RewardsRequest(StrictModel):
@@ -168,7 +199,8 @@ class OpenRlhfRequest(BaseModel):
     """Prompt at the beginning of each query."""
     labels: list[Any] | None = None
     """One label per query. A JSON object, or its text, may hold `prompt` (text or messages that the judge sees instead
-    of the templated text), `images`, `baseline`, `group` and `rubric`; other labels and fields are ignored."""
+    of the templated text), `images`, `videos`, `audios`, `tools`, `view`, `baseline`, `group` and `rubric`; other
+    labels and fields are ignored."""
 
 
 class OpenRlhfResponse(BaseModel):

@@ -21,7 +21,7 @@ from flex_judge.judges.errors import MediaError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.media.files import convert_decoder_errors, open_image, to_upright_rgb
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.types import Content, split_content
+from flex_judge.judges.types import Response, split_content
 from flex_judge.judges.validation.flat import flatten_values
 
 _SETTINGS = ("order", "task", "limit", "seed")
@@ -244,7 +244,7 @@ def describe_item(item: Item, out: Path | None) -> tuple[list[dict[str, str]], l
     return prompt, [_describe_content(response, out) for response in comparison.responses]
 
 
-def _describe_content(content: Content, out: Path | None) -> list[dict[str, str]]:
+def _describe_content(content: Response, out: Path | None) -> list[dict[str, str]]:
     return [{"text": part} if isinstance(part, str) else _describe_medium(part, out) for part in split_content(content)]
 
 

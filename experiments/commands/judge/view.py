@@ -23,7 +23,7 @@ from flex_judge.judges.judgments import Judgment, Verdict
 from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.rubrics import load_rubric
-from flex_judge.judges.types import Comparison, Content, Message, content_to_text, split_content
+from flex_judge.judges.types import Comparison, Content, Message, Response, content_to_text, split_content
 
 MAX_FAILED_ROWS = 10
 """Maximum number of failed rows in the summary; if there are more, the log names all of them."""
@@ -220,6 +220,6 @@ def _format_score(values: tuple[float, ...] | None, i: int) -> str:
     return "-" if values is None else f"{values[i]:.2f}".rstrip("0").rstrip(".")
 
 
-def _shorten_content(content: Content, max_chars: int = 200) -> str:
+def _shorten_content(content: Response, max_chars: int = 200) -> str:
     text = escape_control_characters(" ".join(content_to_text(split_content(content)).split()))
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
