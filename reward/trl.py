@@ -112,7 +112,14 @@ class _BaseTrlReward:
         count, group = len(prompts), self._name_group(columns)
         rows, baselines = list_rows(columns, count), self._get_baselines(columns, count)
         arguments = [
-            {"prompt": prompt, "response": completion, "columns": row, "baseline": baseline, "group": group}
+            {
+                "prompt": prompt,
+                "response": completion,
+                "columns": row,
+                "baseline": baseline,
+                "group": group,
+                "baseline_column": self._baseline_column,
+            }
             for prompt, completion, row, baseline in zip(prompts, completions, rows, baselines, strict=True)
         ]
         converted = RowConverter(self._view).convert_rows(arguments)
@@ -147,9 +154,6 @@ class _BaseTrlReward:
             names = ", ".join(repr(column) for column, values in columns.items() if isinstance(values, list))
             raise UsageError(f"baseline_column: the data set has no column {name!r}; it has {names or 'no others'}")
         baselines: Sequence[Any] = columns[name]
-        for i, baseline in enumerate(baselines):
-            if baseline is None:
-                raise UsageError(f"{name}[{i}]: expected an answer to compare the completion with, got None")
         return baselines
 
     def _handle_timeout(self, samples: Sequence[Sample], error: ServiceTimeoutError) -> list[Reward]:

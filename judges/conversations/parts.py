@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flex_judge.judges.conversations.values import is_empty, to_mapping, to_plain_value
+from flex_judge.judges.conversations.values import describe_value, is_empty, to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Modality
 
@@ -35,8 +35,14 @@ class Pending:
     modality: Modality
     field: str
 
-    def make_error(self) -> UsageError:
-        """Make the error of a row that has no medium for this part."""
+    def make_error(self, has_column: bool = True) -> UsageError:
+        """Make the error of a part without a medium.
+
+        Args:
+            has_column: whether a column of the row could have given it.
+        """
+        if not has_column:
+            return UsageError.at_field(f"{self.field}.{self.modality}", "is missing")
         return UsageError.at_field(
             self.field, f"more parts of type '{self.modality}' than {self.modality}s; add the missing {self.modality}s"
         )
@@ -66,9 +72,8 @@ def read_text_part(row: Mapping[str, Any], field: str) -> Any:
     name = next((name for name in ("text", str(kind), "content") if row.get(name) is not None), "text")
     text = to_plain_value(row.get(name))
     if not isinstance(text, str):
-        raise UsageError.at_field(
-            f"{field}.{name}", "is missing" if text is None else f"expected text, got {text!r:.80}"
-        )
+        problem = "is missing" if text is None else f"expected text, got {describe_value(text)}"
+        raise UsageError.at_field(f"{field}.{name}", problem)
     return text
 
 
@@ -89,7 +94,8 @@ def find_source(row: Mapping[str, Any], field: str) -> MediaSource:
     if name not in MEDIA_PARTS:
         modalities = ", ".join(repr(str(modality)) for modality in Modality)
         raise UsageError.at_field(
-            field, f"expected a part with a type of 'text', 'image_url', 'input_audio', {modalities}, got {row!r:.80}"
+            field,
+            f"expected a part with a type of 'text', 'image_url', 'input_audio', {modalities}, got {describe_value(row)}",
         )
     modality = MEDIA_PARTS[name]
     names = tuple(dict.fromkeys((name, str(modality), f"{modality}_url", f"input_{modality}", *SOURCE_FIELDS)))

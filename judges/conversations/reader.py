@@ -30,9 +30,10 @@ from flex_judge.judges.conversations.parts import (
     list_unknown_text_fields,
     read_options,
     read_text_part,
+    unwrap_source,
 )
 from flex_judge.judges.conversations.tools import read_definitions, read_tool_calls
-from flex_judge.judges.conversations.values import is_empty, to_mapping, to_plain_value
+from flex_judge.judges.conversations.values import describe_value, is_empty, to_mapping, to_plain_value
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Media, Modality
@@ -83,7 +84,9 @@ def open_local_media(modality: Modality, source: Any, field: str, **options: Any
         MediaError: the medium cannot be read, or is a URL.
     """
     if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise MediaError(f"expected a path or a data URI, got {source!r:.80}; nothing is fetched from the network")
+        raise MediaError(
+            f"expected a path or a data URI, got {describe_value(source)}; nothing is fetched from the network"
+        )
     if isinstance(source, str) and source.startswith("file://"):
         source = source.removeprefix("file://")
     if modality == Modality.VIDEO and isinstance(source, Mapping) and "frames" in source:
@@ -116,7 +119,8 @@ class ConversationReader:
         media: Mapping[Modality, Sequence[Any]] | None = None,
         tools: Any = None,
         field: str = "prompt",
-        media_fields: Mapping[Modality, str] | None = None,
+        media_fields: Mapping[Modality, Sequence[str]] | None = None,
+        tools_field: str = "tools",
     ) -> tuple[Message, ...]:
         """Read a prompt with the media and tools of its row.
 
@@ -129,7 +133,8 @@ class ConversationReader:
             media: sources of the row's media by modality; null entries are skipped.
             tools: definitions of the tools that the model could call.
             field: name of the prompt in error messages.
-            media_fields: names of the media in error messages; their plural modality by default.
+            media_fields: name of each medium in error messages; `images[0]` and so on by default.
+            tools_field: name of the tools in error messages.
 
         Raises:
             UsageError: the prompt has an unknown form; the error has a `field`.
@@ -137,12 +142,12 @@ class ConversationReader:
         """
         opened: dict[Modality, list[Media]] = {}
         for modality, sources in (media or {}).items():
-            name = (media_fields or {}).get(modality, f"{modality}s")
-            found = [
-                self._open(modality, source, f"{name}[{i}]") for i, source in enumerate(sources) if source is not None
+            names = (media_fields or {}).get(modality) or [f"{modality}s[{i}]" for i in range(len(sources))]
+            opened[modality] = [
+                self._open(modality, unwrap_source(source), name)
+                for source, name in zip(sources, names, strict=True)
+                if not is_empty(source)
             ]
-            if found:
-                opened[modality] = found
         plain = to_plain_value(prompt)
         if isinstance(plain, str):
             messages = [(_PromptMessage(Message("user"), [plain]))]
@@ -150,7 +155,7 @@ class ConversationReader:
             messages = [self._read_message(m, f"{field}[{i}]") for i, m in enumerate(_list_messages(plain, field))]
         placed = place_media([m.parts for m in messages], opened, field)
         result = [replace(m.message, content=_join_parts(p)) for m, p in zip(messages, placed, strict=True)]
-        return add_tools(result, read_definitions(tools, "tools"))
+        return add_tools(result, read_definitions(tools, tools_field))
 
     def read_response(self, response: Any, view: View = "full", field: str = "response") -> Response:
         """Read a response: text, a medium, parts, a message or a list of messages.
@@ -181,7 +186,7 @@ class ConversationReader:
     def _finish_message(self, read: _PromptMessage) -> Message:
         for part in read.parts:
             if isinstance(part, Pending):
-                raise part.make_error()
+                raise part.make_error(has_column=False)
         return replace(read.message, content=_join_parts(read.parts))
 
     def _read_message(self, value: Any, field: str) -> _PromptMessage:
@@ -189,10 +194,12 @@ class ConversationReader:
             return _PromptMessage(value, [value.content] if isinstance(value.content, str) else list(value.content))
         row = to_mapping(value)
         if row is None or "role" not in row:
-            raise UsageError.at_field(field, f"expected a message with 'role' and 'content', got {value!r:.80}")
+            raise UsageError.at_field(
+                field, f"expected a message with 'role' and 'content', got {describe_value(value)}"
+            )
         role = row["role"]
         if not isinstance(role, str) or not role.strip() or not role.isprintable() or len(role) > MAX_ROLE_LENGTH:
-            raise UsageError.at_field(f"{field}.role", f"expected a role such as 'user', got {role!r:.80}")
+            raise UsageError.at_field(f"{field}.role", f"expected a role such as 'user', got {describe_value(role)}")
         for name, item in row.items():
             if name not in MESSAGE_FIELDS and not is_empty(item):
                 self._report_unknown(name, field, ignored=name in IGNORED_FIELDS)
@@ -228,7 +235,7 @@ class ConversationReader:
         parts = self._read_parts(value, field, None)
         for part in parts:
             if isinstance(part, Pending):
-                raise part.make_error()
+                raise part.make_error(has_column=False)
         return _join_parts(parts)
 
     def _read_parts(self, value: Any, field: str, reasoning: list[str] | None) -> list[Part | Pending]:
@@ -239,7 +246,7 @@ class ConversationReader:
         if isinstance(value, Mapping):
             return self._read_part(value, field, reasoning)
         if not isinstance(value, list):
-            raise UsageError.at_field(field, f"expected text or a list of parts, got {value!r:.80}")
+            raise UsageError.at_field(field, f"expected text or a list of parts, got {describe_value(value)}")
         parts: list[Part | Pending] = []
         for i, part in enumerate(value):
             parts += self._read_part(part, f"{field}[{i}]", reasoning)
@@ -251,7 +258,9 @@ class ConversationReader:
             return [value]
         row = to_mapping(value)
         if row is None:
-            raise UsageError.at_field(field, f"expected a part such as {{'type': 'text', ...}}, got {value!r:.80}")
+            raise UsageError.at_field(
+                field, f"expected a part such as {{'type': 'text', ...}}, got {describe_value(value)}"
+            )
         text = read_text_part(row, field)
         if text is not None:
             for name in list_unknown_text_fields(row):
@@ -296,7 +305,7 @@ def _list_messages(value: Any, field: str) -> Iterator[Any]:
     if not isinstance(value, list):
         value = [value] if _is_message(value) else value
     if not isinstance(value, list):
-        raise UsageError.at_field(field, f"expected text or a list of messages, got {value!r:.80}")
+        raise UsageError.at_field(field, f"expected text or a list of messages, got {describe_value(value)}")
     if not value:
         raise UsageError.at_field(field, "expected text or a list of messages, got an empty list")
     return iter(value)
@@ -313,7 +322,7 @@ def _read_text(value: Any, field: str) -> str:
     value = to_plain_value(value)
     if value is None or isinstance(value, str):
         return value or ""
-    raise UsageError.at_field(field, f"expected text, got {value!r:.80}")
+    raise UsageError.at_field(field, f"expected text, got {describe_value(value)}")
 
 
 def _join_parts(parts: Sequence[Part | Pending]) -> Content:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -50,6 +51,13 @@ def is_empty(value: Any) -> bool:
     if isinstance(value, str | list | tuple | dict | bytes):
         return not value
     return False
+
+
+def describe_value(value: Any) -> str:
+    """Describe a value in an error message; null, true and false as in JSON."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return reprlib.repr(value)
 
 
 def to_json_text(value: Any) -> str:
