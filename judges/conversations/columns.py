@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.conversations.messages import Message
-from flex_judge.judges.conversations.reader import ConversationReader, OpenMedia, open_local_media
+from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import is_empty, to_plain_value
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.media.paths import resolve_source_path
-from flex_judge.judges.media.types import Media, Modality
+from flex_judge.judges.media.types import Modality
 
 MEDIA_COLUMNS: Mapping[Modality, tuple[str, str]] = {m: (f"{m}s", str(m)) for m in Modality}
 """Modality -> names of the columns with a list of media, and with one medium."""
@@ -87,23 +85,6 @@ def read_row_prompt(
         media_fields=names,
         tools_field=prefix + TOOLS_COLUMN,
     )
-
-
-def make_folder_opener(folder: Path) -> OpenMedia:
-    """Make a function that opens media of a file's rows; relative paths refer to `folder`."""
-
-    def open_media(modality: Modality, source: Any, field: str, **options: Any) -> Media:
-        if modality != Modality.MOLECULE:
-            source = resolve_source_path(folder, source)
-        return open_local_media(modality, source, field, **options)
-
-    return open_media
-
-
-def make_placeholder(modality: Modality, source: Any, field: str, **options: Any) -> Media:
-    """Stand in for a medium, to check the structure of a row without reading files."""
-    del source, options
-    return Media(modality, field.encode(), field)
 
 
 def _list_sources(value: Any, modality: Modality) -> dict[str, Any]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
-from flex_judge.judges.conversations.marks import place_media
 from flex_judge.judges.conversations.messages import (
     ASSISTANT,
     Content,
     Message,
     Part,
     Response,
+    ToolCall,
     Trajectory,
     View,
     add_tools,
@@ -28,6 +28,7 @@ from flex_judge.judges.conversations.parts import (
     Pending,
     find_source,
     list_unknown_text_fields,
+    place_media,
     read_options,
     read_text_part,
     unwrap_source,
@@ -35,8 +36,7 @@ from flex_judge.judges.conversations.parts import (
 from flex_judge.judges.conversations.tools import read_definitions, read_tool_calls
 from flex_judge.judges.conversations.values import describe_value, is_empty, to_mapping, to_plain_value
 from flex_judge.judges.errors import MediaError, UsageError
-from flex_judge.judges.media.opening import make_media
-from flex_judge.judges.media.types import Media, Modality
+from flex_judge.judges.media.types import Media, Modality, OpenMedia
 
 MESSAGE_FIELDS = (
     "role",
@@ -62,47 +62,15 @@ logger = logging.getLogger(__name__)
 _warned: set[str] = set()
 
 
-class OpenMedia(Protocol):
-    """Function that opens a medium: (modality, source, field, options) -> medium."""
-
-    def __call__(self, modality: Modality, source: Any, field: str, **options: Any) -> Media:
-        """Open a medium.
-
-        Args:
-            modality: its modality.
-            source: its source, as in the row.
-            field: place of the source in the row, for error messages.
-            **options: `fps` of frames or `rate` of samples.
-        """
-        ...
-
-
-def open_local_media(modality: Modality, source: Any, field: str, **options: Any) -> Media:  # noqa: ARG001
-    """Open a medium from a path, bytes, a data URI, an image or an array. Nothing is fetched from a network.
-
-    Raises:
-        MediaError: the medium cannot be read, or is a URL.
-    """
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise MediaError(
-            f"expected a path or a data URI, got {describe_value(source)}; nothing is fetched from the network"
-        )
-    if isinstance(source, str) and source.startswith("file://"):
-        source = source.removeprefix("file://")
-    if modality == Modality.VIDEO and isinstance(source, Mapping) and "frames" in source:
-        source, options = source["frames"], {"fps": source.get("fps"), **options}
-    return make_media(modality, source, **options)
-
-
 class ConversationReader:
     """Reader of prompts and responses.
 
     Example:
-        >>> ConversationReader().read_response([{"role": "assistant", "content": "5"}])
+        >>> ConversationReader(open_local_media).read_response([{"role": "assistant", "content": "5"}])
         '5'
     """
 
-    def __init__(self, open_media: OpenMedia = open_local_media, strict: bool = False) -> None:
+    def __init__(self, open_media: OpenMedia, strict: bool = False) -> None:
         """Configure a reader.
 
         Args:
@@ -150,7 +118,7 @@ class ConversationReader:
             ]
         plain = to_plain_value(prompt)
         if isinstance(plain, str):
-            messages = [(_PromptMessage(Message("user"), [plain]))]
+            messages = [_PromptMessage(Message("user"), [plain])]
         else:
             messages = [self._read_message(m, f"{field}[{i}]") for i, m in enumerate(_list_messages(plain, field))]
         placed = place_media([m.parts for m in messages], opened, field)
@@ -201,9 +169,9 @@ class ConversationReader:
         if not isinstance(role, str) or not role.strip() or not role.isprintable() or len(role) > MAX_ROLE_LENGTH:
             raise UsageError.at_field(f"{field}.role", f"expected a role such as 'user', got {describe_value(role)}")
         for name, item in row.items():
-            if name not in MESSAGE_FIELDS and not is_empty(item):
-                self._report_unknown(name, field, ignored=name in IGNORED_FIELDS)
-        calls = read_tool_calls(row, field)
+            if name not in (*MESSAGE_FIELDS, *IGNORED_FIELDS) and not is_empty(item):
+                self._report_unknown(name, field)
+        calls = tuple(ToolCall(*call) for call in read_tool_calls(row, field))
         parts, reasoning = self._split_reasoning(row, field)
         content = row.get("content")
         if content is not None:
@@ -282,10 +250,8 @@ class ConversationReader:
         except MediaError as e:
             raise MediaError.at_field(field, e) from e
 
-    def _report_unknown(self, name: str, field: str, ignored: bool = False) -> None:
+    def _report_unknown(self, name: str, field: str) -> None:
         """Raise an error or log a warning about a field that the judge is not shown."""
-        if ignored:
-            return
         if self._strict:
             raise UsageError.at_field(f"{field}.{name:.60}", "unknown field; remove it")
         if name not in _warned:
@@ -293,12 +259,12 @@ class ConversationReader:
             logger.warning("%s.%s: unknown field; it is ignored, here and in further messages", field, name)
 
 
+@dataclass
 class _PromptMessage:
     """A message whose media may still be missing."""
 
-    def __init__(self, message: Message, parts: Sequence[Part | Pending]) -> None:
-        self.message = message
-        self.parts = list(parts)
+    message: Message
+    parts: list[Part | Pending]
 
 
 def _list_messages(value: Any, field: str) -> Iterator[Any]:

@@ -10,17 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flex_judge.judges.conversations.columns import (
-    PROMPT_COLUMNS,
-    make_folder_opener,
-    make_placeholder,
-    read_row_prompt,
-)
+from flex_judge.judges.conversations.columns import PROMPT_COLUMNS, read_row_prompt
 from flex_judge.judges.conversations.messages import VIEWS
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import import_optional
 from flex_judge.judges.io.jsonl import SURROGATES, read_rows, write_rows
+from flex_judge.judges.media.paths import make_folder_opener, make_placeholder
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison, Message, Response

@@ -14,12 +14,13 @@ from typing import Any
 
 from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMNS, TOOLS_COLUMN, read_row_prompt
 from flex_judge.judges.conversations.messages import VIEWS, View
-from flex_judge.judges.conversations.reader import ConversationReader, open_local_media
+from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.extras import is_instance_of
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.media import opening as media
 from flex_judge.judges.media.files import MAX_PIXELS, convert_decoder_errors
+from flex_judge.judges.media.opening import open_local_media
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.reward.types import Reward, Sample
 

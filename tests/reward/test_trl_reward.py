@@ -97,10 +97,8 @@ def test_judges_tool_calls_and_results() -> None:
     ]
     JudgeReward(FlexJudge(engine, SETTINGS))([prompt_messages], [completion])
     prompt = engine.requests[0][0]
-    shown = [
-        text for text in ("name=look_up", "nothing found", "I add.", "name=add", '{"a": 12, "b": 30}', "It is 42.")
-    ]
-    assert [text for text in shown if text in prompt] == shown
+    shown = ["name=look_up", "nothing found", "I add.", "name=add", '{"a": 12, "b": 30}', "It is 42."]
+    assert all(text in prompt for text in shown)
     assert sorted(shown, key=prompt.index) == shown
 
 
