@@ -164,13 +164,17 @@ def _find_modality(row: Mapping[str, Any]) -> str:
 
 
 def place_media(
-    messages: Sequence[Sequence[str | Media | Pending]], media: Mapping[Modality, Sequence[Media]], field: str
+    messages: Sequence[Sequence[str | Media | Pending]],
+    media: Mapping[Modality, Sequence[Media]],
+    question: int,
+    field: str,
 ) -> list[list[str | Media]]:
     """Put the media of a row into the parts of its messages.
 
     Args:
         messages: parts of each message.
         media: media of the row, by modality.
+        question: index of the message that gets the media without a place, before its content.
         field: name of the prompt in error messages.
 
     Raises:
@@ -183,7 +187,7 @@ def place_media(
         remaining = _fill_parts(placed, modality, remaining)
         remaining = _fill_marks(placed, modality, remaining, field)
         leading += remaining
-    placed[-1] = [*leading, *placed[-1]]
+    placed[question] = [*leading, *placed[question]]
     result: list[list[str | Media]] = []
     for parts in placed:
         result.append([])

@@ -93,8 +93,8 @@ class ConversationReader:
         """Read a prompt with the media and tools of its row.
 
         Media of the row go to the parts without a source of their own, such as `{"type": "image"}`; then to marks such
-        as `<image>` in the text, if there are as many marks as media; else before the last message. A medium that is
-        in the prompt already, as trainers pass it in both places, is not repeated.
+        as `<image>` in the text, if there are as many marks as media; else before the user's last message. A medium
+        that is in the prompt already, as trainers pass it in both places, is not repeated.
 
         Args:
             prompt: text or messages.
@@ -121,7 +121,8 @@ class ConversationReader:
             messages = [_PromptMessage(Message("user"), [plain])]
         else:
             messages = [self._read_message(m, f"{field}[{i}]") for i, m in enumerate(_list_messages(plain, field))]
-        placed = place_media([m.parts for m in messages], opened, field)
+        users = [i for i, m in enumerate(messages) if m.message.role == "user"]
+        placed = place_media([m.parts for m in messages], opened, users[-1] if users else len(messages) - 1, field)
         result = [replace(m.message, content=_join_parts(p)) for m, p in zip(messages, placed, strict=True)]
         return add_tools(result, read_definitions(tools, tools_field))
 
