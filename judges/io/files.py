@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS, read_row_prompt
-from flex_judge.judges.conversations.messages import VIEWS
+from flex_judge.judges.conversations.messages import VIEWS, View
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import import_optional
@@ -56,7 +56,7 @@ class ComparisonFileRow:
         return Comparison(self.id, prompt, responses, self.rubric)
 
 
-def read_comparisons(path: Path, rubric: str = "general") -> list[ComparisonFileRow]:
+def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -> list[ComparisonFileRow]:
     """Read and validate all rows of a comparisons file, without loading media.
 
     Args:
@@ -64,6 +64,7 @@ def read_comparisons(path: Path, rubric: str = "general") -> list[ComparisonFile
             and optionally `id`, `rubric`, `view`, `tools`, `images`, `videos` and `audios`. Other columns are ignored.
             Relative media paths refer to the file's folder.
         rubric: rubric of rows that name none. Relative paths of rubric files refer to the working directory.
+        view: what the judge sees of trajectories, in rows that name no view.
 
     Raises:
         UsageError: the file or a row is invalid; the message names file, row and field.
@@ -73,7 +74,7 @@ def read_comparisons(path: Path, rubric: str = "general") -> list[ComparisonFile
     load_cached = cache(load_rubric)
     load_cached(rubric)  # An invalid run rubric must not be reported as an error of the first row.
     for number, (where, data) in enumerate(read_table(path), 1):
-        values = {name: value for name, value in data.items() if value is not None}
+        values = {"view": view} | {name: value for name, value in data.items() if value is not None}
         row = _parse_row(where, values, number, rubric=rubric, folder=path.parent, load_rubric=load_cached)
         if row.id in first_rows:
             raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {first_rows[row.id]}; use unique ids")
@@ -172,7 +173,7 @@ def _parse_row(
 
 def _read_row(reader: ConversationReader, data: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Response, ...]]:
     """Read the prompt and the responses of a row."""
-    view = data.get("view", "full")
+    view = data["view"]
     if view not in VIEWS:
         raise UsageError.at_field("view", f"expected one of {', '.join(VIEWS)}, got {view!r:.80}")
     prompt = read_row_prompt(reader, data)
