@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 ANSWER = "It is 21 degrees in Rome."
 QUESTION = {"role": "user", "content": "What is the weather in Rome?"}
-TAUGHT_STEPS, LEARNING_RATE = 16, 2e-4
+TAUGHT_STEPS, LEARNING_RATE = 60, 5e-3
 
 
 def get_weather(city: str) -> str:
@@ -34,15 +34,27 @@ def get_weather(city: str) -> str:
 
 @pytest.fixture(scope="module")
 def calling_policy() -> tuple[Any, Any]:
-    """Teach the embedded base model one tool call, so that a real trainer has something to parse and to run."""
+    """Teach a small model one tool call, so that the real trainer has something to parse and to run."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
     from trl.chat_template_utils import qwen2_5_chat_template
 
     folder = resolve_model("smollm2-135m")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = qwen2_5_chat_template
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    model = Qwen2ForCausalLM(config)
     call = {
         "role": "assistant",
         "content": "",
@@ -62,7 +74,8 @@ def calling_policy() -> tuple[Any, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     for _ in range(TAUGHT_STEPS):
         for input_ids, labels in batches:
-            model(input_ids=input_ids, labels=labels).loss.backward()
+            loss = model(input_ids=input_ids, labels=labels).loss
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
     return model, tokenizer
@@ -75,7 +88,7 @@ def test_the_judge_of_grpo_reads_tool_calls_and_results(
     from trl import GRPOConfig, GRPOTrainer
 
     model, tokenizer = calling_policy
-    judge = FlexJudge.from_pretrained("flex-smollm2-135m", max_think_tokens=48)
+    judge = FlexJudge.from_pretrained("flex-smollm2-135m", max_think_tokens=16)
     prompts: list[str] = []
     generate = judge.engine.generate
 
@@ -93,9 +106,9 @@ def test_the_judge_of_grpo_reads_tool_calls_and_results(
         args=GRPOConfig(
             per_device_train_batch_size=2,
             num_generations=2,
-            max_completion_length=128,
+            max_completion_length=96,
             temperature=0.7,
-            max_tool_calling_iterations=2,
+            max_tool_calling_iterations=1,
             learning_rate=1e-6,
             **two_steps(tmp_path),
         ),
