@@ -57,7 +57,7 @@ class BenchmarkSpec:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """Run settings that differ from the defaults."""
     formats: tuple[str, ...] = ()
-    """Further formats of stored replies, see `replies.REPLY_FORMATS`."""
+    """Formats of stored replies to try before those of any benchmark, see `reply_formats.REPLY_FORMATS`."""
     overall: bool = False
     """Whether the mean of the tasks' headline metrics is a published metric."""
     published: tuple[PublishedResult, ...] = ()
@@ -121,6 +121,7 @@ def make_item(
     rubric: str,
     label: Label | None,
     left_out: str = Item.left_out,
+    in_published: bool = True,
     **groups: str,
 ) -> Item:
     """Make the item of a row.
@@ -134,10 +135,13 @@ def make_item(
         rubric: Name of the rubric.
         label: Human label; None leaves the item out.
         left_out: Reason for leaving the item out.
+        in_published: Whether the makers' scripts count the item.
         **groups: Groups of the item, such as `source="coco"`.
     """
     content = {"prompt": prompt, "responses": list(responses)}
-    return Item(ComparisonFileRow(id, record.where, content, rubric, Path()), task, label, groups, left_out)
+    return Item(
+        ComparisonFileRow(id, record.where, content, rubric, Path()), task, label, groups, left_out, in_published
+    )
 
 
 def make_medium_response(modality: str, source: Any) -> list[dict[str, Any]]:

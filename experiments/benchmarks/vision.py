@@ -16,6 +16,7 @@ from flex_judge.experiments.benchmarks.benchmark import (
 )
 from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import Item, Label
+from flex_judge.experiments.benchmarks.makers import take_first_mode
 from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import OPTIONS
@@ -59,7 +60,6 @@ class VLRewardBench(RowBenchmark):
         hub=("hub:MMInstruction/VL-RewardBench@test",),
         counts={"pair": 1250},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random", "runs": 5},
-        formats=("brackets",),
         published=(
             _make_vl_result("Flex-VL-7B", 0.4611, 0.4339, 0.6287, 0.4860, 0.5079),
             _make_vl_result("Flex-Omni-7B", 0.4701, 0.4272, 0.6108, 0.4802, 0.5027),
@@ -116,7 +116,6 @@ class MJBench(RowBenchmark):
         hub=tuple(f"hub:MJ-Bench/MJ-Bench@{split}" for split in MJ_SPLITS.values()),
         counts={"alignment": 724, "safety": 574, "artifact": 1121},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "both", "image_max_pixels": 336 * 336},
-        formats=("brackets",),
         published=(
             _make_mj_result("Flex-VL-7B", (0.5816, 0.5913), (0.5751, 0.6688), (0.8232, 0.8908)),
             _make_mj_result("Flex-Omni-7B", (0.6084, 0.6246), (0.4769, 0.6521), (0.7580, 0.9166)),
@@ -160,7 +159,7 @@ class GenAIBench(RowBenchmark):
         "file of that name: rows with prompt, left_image, right_image (or left_video, right_video) and vote_type",
         patterns=("**/*test_v1*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
         tasks={
-            name: PairScoring(by_options=True, headline="accuracy", measure="accuracy")
+            name: PairScoring(by_options=True, headline="accuracy", measure="accuracy", makers_majority=take_first_mode)
             for name in ("image", "edit", "video")
         },
         fields=("vote_type",),
@@ -175,6 +174,7 @@ class GenAIBench(RowBenchmark):
             "video_fps": 1.0,
             "video_max_pixels": 224 * 224,
         },
+        formats=("genai-bench",),
         overall=True,
         published=(
             PublishedResult(
@@ -208,18 +208,32 @@ class GenAIBench(RowBenchmark):
         elif record.get("source_image") is not None:
             source_image = resolve_media(record, record.get("source_image"), "source_image")
             task, sides = "edit", ("left_output_image", "right_output_image")
-            prompt = make_question(self._make_instruction(record), ("image", source_image))
+            prompt = make_question(_describe_edit(record), ("image", source_image))
         else:
             task, sides, prompt = "image", ("left_image", "right_image"), make_question(record.get_text("prompt"))
         kind = "video" if task == "video" else "image"
         responses = [make_medium_response(kind, resolve_media(record, record.get(side), side)) for side in sides]
         return make_item(record, id, task, prompt=prompt, responses=responses, rubric=f"genai_{task}", label=label)
 
-    def _make_instruction(self, record: Record) -> str:
-        if instruction := record.get("instruct_prompt"):
-            return str(instruction)
-        return f"Change what shows {record.get_text('source_prompt')} to {record.get_text('target_prompt')}"
 
+def _describe_edit(record: Record) -> str:
+    """Describe an edit by all texts of its row, as the makers' prompt does: both captions and the instruction.
+
+    Raises:
+        UsageError: The row has neither an instruction nor the caption of the edited image.
+    """
+    if not record.get("instruct_prompt", "target_prompt"):
+        raise record.make_error("instruct_prompt", "an editing instruction", record.get("instruct_prompt"))
+    texts = [(title, record.get(name)) for name, title in EDIT_TEXTS.items()]
+    return "\n".join(f"{title}: {text}" for title, text in texts if text)
+
+
+EDIT_TEXTS = {
+    "source_prompt": "Caption of the source image",
+    "target_prompt": "Caption of the image after the edit",
+    "instruct_prompt": "Editing instruction",
+}
+"""Field of an edit -> its title in the question."""
 
 VOTE_LABELS: Mapping[Any, Label] = {
     "leftvote": "A>B",
@@ -245,7 +259,6 @@ class MultimodalRewardBench(RowBenchmark):
         ids=("ID",),
         counts={"pair": 5211},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random"},
-        formats=("brackets",),
         published=(
             _make_mmrb_result("Flex-VL-7B", 0.620, 0.618, 0.630, 0.677, 0.550, 0.837, 0.686),
             _make_mmrb_result("Flex-Omni-7B", 0.616, 0.612, 0.657, 0.625, 0.582, 0.777, 0.631),
@@ -254,7 +267,7 @@ class MultimodalRewardBench(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = [record.get_text("Output1"), record.get_text("Output2")]
+        answers = [record.get_response("Output1"), record.get_response("Output2")]
         label = record.get_choice({"Output1": 0, "Output2": 1}, "Better")
         prompt: Any = record.get_text("Text")
         if record.get("Image") is not None:
