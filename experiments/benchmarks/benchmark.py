@@ -121,7 +121,6 @@ def make_item(
     rubric: str,
     label: Label | None,
     left_out: str = Item.left_out,
-    in_published: bool = True,
     **groups: str,
 ) -> Item:
     """Make the item of a row.
@@ -135,13 +134,10 @@ def make_item(
         rubric: Name of the rubric.
         label: Human label; None leaves the item out.
         left_out: Reason for leaving the item out.
-        in_published: Whether the makers' scripts count the item.
         **groups: Groups of the item, such as `source="coco"`.
     """
     content = {"prompt": prompt, "responses": list(responses)}
-    return Item(
-        ComparisonFileRow(id, record.where, content, rubric, Path()), task, label, groups, left_out, in_published
-    )
+    return Item(ComparisonFileRow(id, record.where, content, rubric, Path()), task, label, groups, left_out)
 
 
 def make_medium_response(modality: str, source: Any) -> list[dict[str, Any]]:

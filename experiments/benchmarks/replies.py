@@ -97,9 +97,10 @@ def _parse_verdict(text: str, rubric: Rubric, response_count: int, formats: Sequ
     answer = extract_answer(text)
     reasoning = before_close if close_tag else answer.partition(ANSWER_OPEN)[0]
     verdict = parse_verdict(Reply(reasoning, answer, cut=False), rubric, response_count)
-    if response_count != 2 or OWN_FORMAT in formats:
-        if verdict.scores is not None or response_count == 1 or tuple(formats) == (OWN_FORMAT,):
-            return _ParsedReply(verdict)
+    is_only_format = response_count == 1 or tuple(formats) == (OWN_FORMAT,)
+    is_tried = response_count != 2 or OWN_FORMAT in formats
+    if is_only_format or (is_tried and verdict.scores is not None):
+        return _ParsedReply(verdict)
     scored = Verdict(Status.OK, reasoning=reasoning.strip() or answer.strip())
     if response_count > 2:
         scores = parse_answer_tags(answer, response_count)

@@ -52,9 +52,16 @@ def parse_genai_option(text: str) -> str | None:
     return option if option in (*OPTIONS, ANY_TIE) else None
 
 
+def parse_arena_hard(text: str) -> PairScores | None:
+    """Parse `[[A>B]]`, `[[A>>B]]`, `[[A=B]]`, `[[B>A]]` or `[[B>>A]]`; all verdicts must be written alike."""
+    # Arena-Hard, Compass-Judger (JudgeBench, utils/judges.py).
+    verdicts = set(re.findall(r"\[\[([AB<>=]+)\]\]", text))
+    options = {"A>B": FIRST, "B>A": SECOND, "A=B": LEVEL}
+    return options.get(verdicts.pop().replace(">>", ">")) if len(verdicts) == 1 else None
+
+
 def parse_brackets(text: str) -> PairScores | None:
     """Parse `[[A]]`, `[[B]]`, `[[C]]` for a tie, `[[A>B]]`, `[[A>>B]]` or `[[A=B]]`; None if they contradict."""
-    # Arena-Hard, Compass-Judger (JudgeBench, utils/judges.py): all verdicts of a reply have to be the same.
     scores = {_score_bracket("".join(match[1].split()).upper()) for match in _BRACKETED.finditer(text)}
     return scores.pop() if len(scores) == 1 else None
 
@@ -100,13 +107,15 @@ def parse_auto_j(text: str) -> PairScores | None:
 
 
 def parse_llmbar(text: str) -> PairScores | None:
-    """Parse "Output (a) is better.", else a line that starts with `Output (a)`; (a) comes before (b)."""
-    # LLMBar, LLMEvaluator/evaluators/config: prompts with reasoning have the sentence, all others the line.
-    for pattern in (r"Output \(%s\) is better\.", r"(?:^|\n) ?Output \(%s\)"):
-        for letter, scores in (("a", FIRST), ("b", SECOND)):
-            if re.search(pattern % letter, text.strip()):
-                return scores
-    return None
+    """Parse a line that starts with `Output (a)`, else one that starts with `Output (b)`."""
+    # LLMBar, LLMEvaluator/evaluators/config.
+    return _find_llmbar_output(r"(?:^|\n) ?Output \(%s\)", text)
+
+
+def parse_llmbar_cot(text: str) -> PairScores | None:
+    """Parse "Output (a) is better.", else "Output (b) is better."."""
+    # LLMBar, prompts with reasoning; the last dot of their expression is any character.
+    return _find_llmbar_output(r"Output \(%s\) is better.", text)
 
 
 def parse_last_output(text: str) -> PairScores | None:
@@ -160,6 +169,11 @@ def _score_bracket(verdict: str) -> PairScores:
     return FIRST if verdict == "A" or verdict.startswith(("A>", "B<")) else SECOND
 
 
+def _find_llmbar_output(pattern: str, text: str) -> PairScores | None:
+    verdicts = {"a": FIRST, "b": SECOND}
+    return next((verdicts[letter] for letter in verdicts if re.search(pattern % letter, text.strip())), None)
+
+
 def _parse_tag_pair(text: str) -> PairScores | None:
     scores = parse_answer_tags(text)
     return (scores[0], scores[1]) if scores else None
@@ -168,13 +182,15 @@ def _parse_tag_pair(text: str) -> PairScores | None:
 REPLY_FORMATS: Mapping[str, ReplyFormat] = {
     "judgelrm": ReplyFormat("two `<answer>` tags with a number each, on any scale", _parse_tag_pair, True),
     "genai-bench": ReplyFormat("`[[A>B]]`, `[[B>A]]`, `[[A=B=Good]]`, `[[A=B=Bad]]`, `[[A=B]]`", parse_genai_option),
-    "brackets": ReplyFormat("`[[A]]`, `[[C]]`, `[[A>B]]`, `[[A>>B]]`, `[[A=B]]`; all must agree", parse_brackets),
+    "arena-hard": ReplyFormat("`[[A>B]]`, `[[A>>B]]` or `[[A=B]]`; all written alike", parse_arena_hard),
+    "brackets": ReplyFormat("all forms of `mt-bench` and `arena-hard`; all must agree", parse_brackets),
     "mt-bench": ReplyFormat("`[[A]]`, else `[[B]]`, else `[[C]]`, anywhere", parse_mt_bench),
     "mt-bench-scores": ReplyFormat("`[[8, 6.5]]`", parse_mt_bench_scores, True),
     "prometheus": ReplyFormat("`[RESULT] A` at the end of a line", parse_prometheus),
     "atla": ReplyFormat("`**Result:** A`", parse_atla),
     "auto-j": ReplyFormat("`final decision is Response 1`, `Response 2` or `Tie`; the last one", parse_auto_j),
-    "llmbar": ReplyFormat("`Output (a) is better.`, else a line that starts with `Output (a)`", parse_llmbar),
+    "llmbar": ReplyFormat("a line that starts with `Output (a)`", parse_llmbar),
+    "llmbar-cot": ReplyFormat("`Output (a) is better.`", parse_llmbar_cot),
     "output": ReplyFormat("`Output (a)` in the last sentence that names an output", parse_last_output),
     "pandalm": ReplyFormat("`1`, `2` or `Tie` alone on the first line", parse_pandalm),
     "judgelm": ReplyFormat("`8 9` alone on the first line, with one space or comma", parse_judgelm_line, True),

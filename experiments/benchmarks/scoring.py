@@ -124,8 +124,8 @@ class PairScoring:
     def _compute_majority(self, outcomes: Sequence[ItemOutcome]) -> BenchmarkMetric:
         """Compute the share of right verdicts by majority over all votes of an item."""
         predictions = [extract_prediction(outcome.combined_judgment, self.by_options) for outcome in outcomes]
-        credits = [self._credit_prediction(p, outcome) for p, outcome in zip(predictions, outcomes, strict=True)]
-        return compute_share(credits, [credit or 0.0 for credit in credits])
+        item_credits = [self._credit_prediction(p, outcome) for p, outcome in zip(predictions, outcomes, strict=True)]
+        return compute_share(item_credits, [credit or 0.0 for credit in item_credits])
 
     def _compute_length_controlled_share(self, outcomes: Sequence[ItemOutcome]) -> Metrics:
         """Compute the mean of two shares: where the better response is longer, and where it is shorter.
@@ -145,8 +145,8 @@ class PairScoring:
     def _leave_out_tie_labels(self, outcomes: Sequence[ItemOutcome]) -> list[ItemOutcome]:
         return [outcome for outcome in outcomes if outcome.item.label != TIE]
 
-    def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
-        """See `Scoring.compute_tables`."""
+    def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:  # noqa: ARG002
+        """See `Scoring.compute_tables`. Shares need no seed."""
         tables = compute_by_group(outcomes, self._compute_share)
         if self.macro in tables and self.weights:
             # The table of the macro grouping shows what `macro` averages, with the same weights.

@@ -139,7 +139,7 @@ class JudgeLM(RowBenchmark):
             label = None
         # A grouping that all items share is not shown.
         groups = {} if label is None else {"label line": "as the makers read it" if in_published else "only read here"}
-        return make_item(
+        item = make_item(
             record,
             id,
             "pair",
@@ -148,9 +148,9 @@ class JudgeLM(RowBenchmark):
             rubric="judgelm",
             label=label,
             left_out="GPT-4 gave no scores",
-            in_published=in_published,
             **groups,
         )
+        return replace(item, in_published=in_published)
 
 
 GPT4_FIELD = "gpt4"
