@@ -222,7 +222,7 @@ def _describe_edit(record: Record) -> str:
     Raises:
         UsageError: The row has neither an instruction nor the caption of the edited image.
     """
-    if not record.get("instruct_prompt", "target_prompt"):
+    if not (record.get("instruct_prompt") or record.get("target_prompt")):
         raise record.make_error("instruct_prompt", "an editing instruction", record.get("instruct_prompt"))
     texts = [(title, record.get(name)) for name, title in EDIT_TEXTS.items()]
     return "\n".join(f"{title}: {text}" for title, text in texts if text)
