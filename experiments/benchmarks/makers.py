@@ -1,6 +1,6 @@
 """Counting rules of the makers of benchmarks, where they differ from this project's.
 
-A rule turns the outcome of an item into the outcome that the makers' scripts count. Reports show both figures.
+A rule turns the outcome of an item into the outcome that the makers' scripts count. Reports show both metrics.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from flex_judge.experiments.benchmarks.items import NOT_JUDGED, ItemOutcome, ext
 from flex_judge.judges.judgments import Judgment, Status, Verdict
 from flex_judge.judges.protocol.voting import combine_votes
 
-MakersRule = Callable[[ItemOutcome], ItemOutcome]
+MakersRule = Callable[[ItemOutcome], ItemOutcome | None]
+"""Rule that returns the outcome to count, or None to leave the item out."""
 
 
 def count_unreadable_as_tie(outcome: ItemOutcome) -> ItemOutcome:
     """Count each reply without a verdict as a tie.
 
-    The rule of JudgeLM and PandaLM; of RewardBench too, where a tie is half a point. An item that was not judged stays
-    without a verdict, because the makers have a reply to every item.
+    The rule of JudgeLM and PandaLM; of RewardBench too, where a tie is half a point; and, in expectation, of Multimodal
+    RewardBench, which flips a coin. An item that was not judged stays without a verdict, because the makers have a
+    reply to every item.
     """
     judgments = tuple(_make_tie(judgment) if _is_unreadable(judgment) else judgment for judgment in outcome.judgments)
     return replace(outcome, judgments=judgments)
@@ -49,6 +51,20 @@ def take_first_mode(outcome: ItemOutcome) -> ItemOutcome:
     # `most_common` keeps the order of first occurrence among equal counts.
     mode = Counter(options).most_common(1)[0][0]
     return replace(outcome, judgments=(outcome.judgments[options.index(mode)],))
+
+
+def take_absolute_majority(outcome: ItemOutcome) -> ItemOutcome | None:
+    """Take the response that more than half of the runs prefer; leave out items without one or with unreadable replies.
+
+    The rule of VL-RewardBench.
+    """
+    preferences = [judgment.preferred for judgment in outcome.judgments if judgment.scores is not None]
+    if len(preferences) < len(outcome.judgments):
+        return None
+    winner = next((k for k in (0, 1) if 2 * preferences.count(k) > len(preferences)), None)
+    if winner is None:
+        return None
+    return replace(outcome, judgments=(outcome.judgments[preferences.index(winner)],))
 
 
 def _is_unreadable(judgment: Judgment) -> bool:

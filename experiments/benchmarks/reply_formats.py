@@ -106,6 +106,13 @@ def parse_auto_j(text: str) -> PairScores | None:
     return next((scores for start, scores in verdicts.items() if phrase and decision.startswith(start)), None)
 
 
+def parse_vl_rewardbench(text: str) -> PairScores | None:
+    """Parse the last "Answer 1 is better" after "Overall Judgment" or "Therefore"; 1 or 2, "the", "slightly"."""
+    # VL-RewardBench, cal.py: bold marks and line breaks are removed first.
+    match = _OVERALL_JUDGMENT.search(text.replace("\n", "").replace("*", ""))
+    return {"1": FIRST, "2": SECOND}.get(match[1]) if match else None
+
+
 def parse_llmbar(text: str) -> PairScores | None:
     """Parse a line that starts with `Output (a)`, else one that starts with `Output (b)`."""
     # LLMBar, LLMEvaluator/evaluators/config.
@@ -159,6 +166,9 @@ _SCORE_PAIR = r"([0-9]+\.?[0-9]*),\s?([0-9]+\.?[0-9]*)"
 _RESULT = re.compile(
     r"(?:\[result\](?:\s+response)?|\[result:|\[response\s|^result:?)\s*([AB])\]?\s*$", re.IGNORECASE | re.MULTILINE
 )
+_OVERALL_JUDGMENT = re.compile(
+    r"(?:overall judgment|therefore).*answer\s*([0-9]+)\s*is\s*(?:the\s*)?(?:slightly\s*)?better", re.IGNORECASE
+)
 _OUTPUT = re.compile(r"\boutput\s*\(([ab])\)", re.IGNORECASE)
 _TWO_SCORES = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)[\s,;]+([0-9]+(?:\.[0-9]+)?)\s*")
 
@@ -189,6 +199,7 @@ REPLY_FORMATS: Mapping[str, ReplyFormat] = {
     "prometheus": ReplyFormat("`[RESULT] A` at the end of a line", parse_prometheus),
     "atla": ReplyFormat("`**Result:** A`", parse_atla),
     "auto-j": ReplyFormat("`final decision is Response 1`, `Response 2` or `Tie`; the last one", parse_auto_j),
+    "vl-rewardbench": ReplyFormat("`Overall Judgment: Answer 1 is better`; the last one", parse_vl_rewardbench),
     "llmbar": ReplyFormat("a line that starts with `Output (a)`", parse_llmbar),
     "llmbar-cot": ReplyFormat("`Output (a) is better.`", parse_llmbar_cot),
     "output": ReplyFormat("`Output (a)` in the last sentence that names an output", parse_last_output),
@@ -198,9 +209,14 @@ REPLY_FORMATS: Mapping[str, ReplyFormat] = {
 }
 """Name -> format."""
 _COMMON = ("judgelrm", "brackets", "prometheus", "atla", "auto-j", "output")
-"""Formats to try for every benchmark; their verdicts cannot be mistaken for other text."""
+"""Formats to try for most benchmarks; their verdicts cannot be mistaken for other text."""
 
 
-def list_formats(preferred: Sequence[str] = ()) -> tuple[str, ...]:
-    """List the formats to try for a benchmark: this project's, those of the benchmark, and the common ones."""
-    return tuple(dict.fromkeys((OWN_FORMAT, *preferred, *_COMMON)))
+def list_formats(preferred: Sequence[str] = (), others: bool = True) -> tuple[str, ...]:
+    """List the formats to try for a benchmark.
+
+    Args:
+        preferred: Formats of the benchmark; this project's format is tried before them.
+        others: Whether to try the common formats after them.
+    """
+    return tuple(dict.fromkeys((OWN_FORMAT, *preferred, *(_COMMON if others else ()))))

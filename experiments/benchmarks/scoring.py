@@ -73,6 +73,8 @@ class PairScoring:
     """Whether to report precision, recall and F1."""
     makers_count: MakersRule | None = None
     """Rule by which the makers count verdicts, if it differs from this project's."""
+    makers_tie: float | None = None
+    """Credit that the makers give for a tie, if it differs from `tie`."""
     makers_majority: MakersRule | None = None
     """Rule by which the makers find the majority of the runs, if it differs."""
 
@@ -107,18 +109,14 @@ class PairScoring:
         return metrics | (self._compute_class_metrics(outcomes, seed) if self.classes else {})
 
     def _compute_published_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
-        """Compute the metrics by the makers' rules, if these change any verdict or leave items out."""
+        """Compute the metrics by the makers' rules, if these change the credit of any item or leave items out."""
         metrics: Metrics = {}
-        counted = [self.makers_count(outcome) if self.makers_count else outcome for outcome in outcomes]
-        is_changed = any(
-            self._list_predictions(count) != self._list_predictions(outcome)
-            for count, outcome in zip(counted, outcomes, strict=True)
-        )
-        published = [outcome for outcome in counted if outcome.item.in_published]
-        if published and (is_changed or len(published) < len(outcomes)):
-            metrics |= self._compute_main_metrics(published, seed)
+        makers = self if self.makers_tie is None else replace(self, tie=self.makers_tie)
+        published = _apply_rule(self.makers_count, [outcome for outcome in outcomes if outcome.item.in_published])
+        if published and makers._compute_credits(published) != self._compute_credits(outcomes):
+            metrics |= makers._compute_main_metrics(published, seed)
         if self.makers_majority and any(len(outcome.judgments) > 1 for outcome in outcomes):
-            metrics["majority"] = self._compute_majority([self.makers_majority(outcome) for outcome in outcomes])
+            metrics["majority"] = self._compute_majority(_apply_rule(self.makers_majority, outcomes))
         return metrics
 
     def _compute_majority(self, outcomes: Sequence[ItemOutcome]) -> BenchmarkMetric:
@@ -260,6 +258,11 @@ def _group_by_length(outcomes: Sequence[ItemOutcome]) -> dict[str, list[ItemOutc
         "shorter": [outcome for outcome in outcomes if outcome.is_better_longer is False],
     }
     return {name: group for name, group in groups.items() if group}
+
+
+def _apply_rule(rule: MakersRule | None, outcomes: Sequence[ItemOutcome]) -> list[ItemOutcome]:
+    counted = [rule(outcome) if rule else outcome for outcome in outcomes]
+    return [outcome for outcome in counted if outcome is not None]
 
 
 def _interleave_metrics(metrics: Metrics, published: Metrics) -> Metrics:

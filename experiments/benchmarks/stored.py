@@ -163,6 +163,21 @@ def _convert_genai_bench(row: Mapping[str, Any], _: int) -> dict[str, Any] | Non
     return {ROW: row["idx"] + 1, "text": row["response"]}
 
 
+def _convert_vl_rewardbench(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
+    """Convert a row of VL-RewardBench: `{"id", "meta": {"filter_choice": reply, "random_number": 0 if in order}}`."""
+    meta = row.get("meta")
+    if not isinstance(meta, dict) or not {"filter_choice", "random_number"} <= meta.keys():
+        return None
+    order = [0, 1] if meta["random_number"] == 0 else [1, 0]
+    return {"id": row.get("id"), "text": meta["filter_choice"], "orders": [order]}
+
+
+def _convert_multimodal_rewardbench(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
+    """Convert a row of Multimodal RewardBench: `{"ID", "output"}`, or `"outputs"` for several samples."""
+    texts = row.get("outputs") or [row.get("output")]
+    return {"id": row["ID"], "texts": texts} if "ID" in row and {"output", "outputs"} & row.keys() else None
+
+
 def _convert_flex_judge(row: Mapping[str, Any], number: int) -> dict[str, Any] | None:
     """Convert a row of Flex-Judge's scripts: `{"text", "pred"}`, in the order of the data."""
     return {ROW: number, "text": row["text"]} if "pred" in row and "text" in row and "id" not in row else None
@@ -224,6 +239,8 @@ CONVERTERS: tuple[Callable[[Mapping[str, Any], int], dict[str, Any] | None], ...
     _convert_pandalm,
     _convert_judgelrm,
     _convert_genai_bench,
+    _convert_vl_rewardbench,
+    _convert_multimodal_rewardbench,
     _convert_flex_judge,
     _convert_llmbar,
     _convert_judgebench,

@@ -93,17 +93,18 @@ class EvalRun(JudgeFlags):
         engine = replace(self.engine_config, ledger=f"{out}/{LEDGER}")
         return JudgeConfig(engine, self.judge_config.settings)
 
-    def list_reply_formats(self, preferred: Sequence[str]) -> tuple[str, ...]:
+    def list_reply_formats(self, preferred: Sequence[str], others: bool) -> tuple[str, ...]:
         """List the formats to try for each stored reply.
 
         Args:
             preferred: Formats of the benchmark.
+            others: Whether to try the common formats too.
 
         Raises:
             UsageError: The format does not exist.
         """
         if self.replay_format is None:
-            return list_formats(preferred)
+            return list_formats(preferred, others)
         if self.replay_format not in (OWN_FORMAT, *REPLY_FORMATS):
             formats = ", ".join((OWN_FORMAT, *REPLY_FORMATS))
             raise UsageError(f"--replay-format {self.replay_format}: no such format; choose one of {formats}")

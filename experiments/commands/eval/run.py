@@ -120,7 +120,7 @@ def _run_replay(
     benchmark: Benchmark, config: EvalRun, data: BenchmarkData, all_items: Sequence[Item]
 ) -> dict[str, Any]:
     config.check_replay(benchmark.spec.protocol)
-    formats = config.list_reply_formats(benchmark.spec.formats)
+    formats = config.list_reply_formats(benchmark.spec.formats, benchmark.spec.other_formats)
     file = Path(str(config.replay))
     # Before the selection, because replies may number the items, and those numbers count all items of the data.
     replies = match_replies(file, all_items)
