@@ -113,6 +113,36 @@ def test_mllm_pair_of_the_makers_adds_up_the_runs(capfd: pytest.CaptureFixture[s
     assert (figures["macro_without_ties"], figures["macro_without_ties_published"]) == (0.5, 1.0)
 
 
+def test_vl_rewardbench_majority_of_the_makers_leaves_items_out(
+    capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    path = data.write_vl_rewardbench(folder / "data")
+
+    def row(id: str, verdict: str, random_number: int) -> dict[str, Any]:
+        return {"id": id, "query": "x", "meta": {"filter_choice": verdict, "random_number": random_number}}
+
+    first, second = "**Overall Judgment**: Answer 1 is better.", "Therefore, Answer 2 is slightly better."
+    rows = [
+        *(row("wildvision-battle-1", text, 0) for text in (first, first, second)),  # right in two of three
+        *(row("RLAIF-V-2", text, k) for k, text in ((0, second), (1, first), (0, "Both are fine."))),  # one unreadable
+        *(row("mathverse_3", text, k) for k, text in ((0, second), (1, first), (0, second))),  # wrong
+    ]
+    summary = replay(capfd, "vl-rewardbench", path, *rows)
+    figures = summary["tasks"]["pair"]["figures"]
+    assert summary["accuracy"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    assert figures["majority"]["strict"] == pytest.approx(2 / 3)
+    assert (figures["majority_published"]["strict"], figures["majority_published"]["asked"]) == (0.5, 2)
+
+
+def test_multimodal_rewardbench_makers_toss_a_coin(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    path = data.write_multimodal_rewardbench(folder / "data")
+    texts = {"k-1": "[[A]]", "k-2": "[[C]]", "math-1": "Neither."}
+    rows = [{"ID": id_, "Text": "x", "Label": "A", "output": text} for id_, text in texts.items()]
+    figures = get_figures(replay(capfd, "multimodal-rewardbench", path, *rows))
+    assert (figures["accuracy"], figures["accuracy_published"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert figures["macro_published"] == pytest.approx((0.75 + 0.5) / 2)
+
+
 def test_judgelm_shows_both_counts_of_label_lines(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     lines = ("8 3", "8,3", "3, 8", "3 8 ", "8\t3", "-1 -1", "eight to three")
     questions = [
