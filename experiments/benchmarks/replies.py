@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -104,11 +105,15 @@ def _parse_verdict(text: str, rubric: Rubric, response_count: int, formats: Sequ
     scored = Verdict(Status.OK, reasoning=reasoning.strip() or answer.strip())
     if response_count > 2:
         scores = parse_answer_tags(answer, response_count)
-        return _ParsedReply(replace(scored, scores=scores), is_off_scale=True) if scores else _ParsedReply(verdict)
+        if scores is None or not all(map(math.isfinite, scores)):
+            return _ParsedReply(verdict)
+        return _ParsedReply(replace(scored, scores=scores), is_off_scale=True)
     for name in formats:
         # Tags that our own judges write are no verdict in another format, unless it is the only one.
         is_other = ANSWER_OPEN in answer and name != "judgelrm" and len(formats) > 1
-        if name != OWN_FORMAT and not is_other and (parsed := REPLY_FORMATS[name].parse(answer)) is not None:
+        parsed = None if name == OWN_FORMAT or is_other else REPLY_FORMATS[name].parse(answer)
+        # A number of hundreds of digits is infinite, which is no score.
+        if isinstance(parsed, str) or (parsed is not None and all(map(math.isfinite, parsed))):
             return _adapt_to_rubric(scored, parsed, rubric, REPLY_FORMATS[name].has_scores)
     detail = verdict.detail or f"no verdict in the format {' or '.join(formats)}"
     return _ParsedReply(Verdict(Status.UNPARSEABLE, reasoning=verdict.reasoning, detail=detail))

@@ -47,9 +47,12 @@ def parse_answer_tags(text: str, response_count: int = 2) -> tuple[float, ...] |
 def parse_genai_option(text: str) -> str | None:
     """Parse the first line with double brackets, which must hold one option and no other brackets."""
     # GenAI-Bench, inference.py: one greedy search, exact options; `>>` counts as `>`, `[[A=B]]` as both kinds of ties.
-    match = re.search(r"\[\[(.*)\]\]", text)
-    option = match[1].replace(">>", ">") if match else ""
-    return option if option in (*OPTIONS, ANY_TIE) else None
+    for line in text.split("\n"):
+        start, end = line.find("[[") + 2, line.rfind("]]")
+        if 2 <= start <= end:
+            option = line[start:end].replace(">>", ">")
+            return option if option in (*OPTIONS, ANY_TIE) else None
+    return None
 
 
 def parse_arena_hard(text: str) -> PairScores | None:

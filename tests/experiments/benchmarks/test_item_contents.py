@@ -8,6 +8,7 @@ from typing import Any
 
 import benchmark_data as data
 import pytest
+from eval_command import JUDGE, Run, write_replies
 
 from flex_judge.experiments.benchmarks import BENCHMARKS
 from flex_judge.experiments.benchmarks.data import open_data
@@ -51,3 +52,16 @@ def test_genai_edit_states_all_facts_of_the_makers_prompt(tmp_path: Path) -> Non
     data.write_table(path, [{**row, "instruct_prompt": "", "target_prompt": None}])
     with pytest.raises(UsageError, match="row 1, field 'instruct_prompt': expected an editing instruction"):
         BENCHMARKS["genai-bench"].parse_items(open_data([str(path)], spec.patterns, spec.expected))
+
+
+def test_report_says_whose_prompts_were_used(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    command = ("eval", "pandalm", "--data", str(data.write_pandalm(tmp_path)))
+    run = Run(capfd, *command, *JUDGE)
+    assert "Our prompts are in this project's own wording" in run.out
+    assert "in this project&#39;s own wording" in (tmp_path / "runs" / "eval-pandalm" / "report.html").read_text()
+    run = Run(capfd, *command, "--replay", write_replies({"id": 7, "text": "1"}), "--max-failures", "4")
+    assert "The stored replies answer the prompts of their own judge." in run.out

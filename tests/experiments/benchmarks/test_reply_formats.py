@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from typing import Any
 
 import pytest
@@ -126,3 +128,55 @@ def test_quoted_verdict_is_no_verdict_of_our_judge() -> None:
     # A format that is named is the only one that is read.
     assert extract_prediction(replay("general", text, ("brackets",)).judgments[0]) == 0
     assert replay("general", "<answer>8</answer><answer>3</answer>", ("brackets",)).judgments[0].scores is None
+
+
+def test_number_without_end_is_no_score() -> None:
+    digits = "9" * 400
+    for text in (f"<answer>{digits}</answer><answer>3</answer>", f"{digits} 3", f"[[{digits},3]]"):
+        for formats in (list_formats(["scores"]), ("scores",), ("judgelm",), ("mt-bench-scores",), ("judgelrm",)):
+            assert replay("pandalm", text, formats).judgments[0].scores is None
+    assert replay("mllm_judge_batch", f"<answer>{digits}</answer>" * 3, responses=3).judgments[0].scores is None
+
+
+def test_any_text_gives_a_verdict_or_none_and_valid_json() -> None:
+    parts = [
+        *(
+            "<answer>",
+            "</answer>",
+            "<think>",
+            "</think>",
+            "[[",
+            "]]",
+            "[",
+            "A",
+            "B",
+            "C",
+            ">",
+            "=",
+            "=Good",
+            "Output (a)",
+        ),
+        *(
+            "is better.",
+            "[RESULT] ",
+            "final decision is ",
+            "Response 1",
+            "**Result:** ",
+            "8",
+            "-1",
+            ".5",
+            "1e999",
+            "\n",
+        ),
+        *("٣", "８", "\u2028", " ", ",", "/", "Tie", "nan", "Therefore", "Answer 2 "),
+    ]
+    rng = random.Random(0)
+    for _ in range(3000):
+        text = "".join(rng.choices(parts, k=rng.randint(1, 9)))
+        for rubric, formats in (
+            ("pandalm", list_formats(["pandalm", "scores"])),
+            ("genai_image", tuple(REPLY_FORMATS)),
+        ):
+            judgment = replay(rubric, text, formats).judgments[0]
+            json.dumps(judgment.to_json(), allow_nan=False)
+            assert (judgment.scores is None) == (judgment.status is not Status.OK)
