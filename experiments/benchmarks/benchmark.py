@@ -57,7 +57,9 @@ class BenchmarkSpec:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """Run settings that differ from the defaults."""
     formats: tuple[str, ...] = ()
-    """Further formats of stored replies, see `replies.REPLY_FORMATS`."""
+    """Formats of stored replies to try before the common ones, see `reply_formats.REPLY_FORMATS`."""
+    other_formats: bool = True
+    """Whether to try the common formats too. Without them, the makers' rule decides which replies are unreadable."""
     overall: bool = False
     """Whether the mean of the tasks' headline metrics is a published metric."""
     published: tuple[PublishedResult, ...] = ()

@@ -6,6 +6,7 @@ Invalid data is rejected with a one-line message that states what was expected.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
@@ -53,13 +54,24 @@ class Record:
             raise self.make_error(names[0], "a text", value)
         return value
 
-    def get_text_or_empty(self, name: str) -> str:
-        """Return the text of a field, or an empty text if the field exists without a value.
+    def get_response(self, *names: str) -> str:
+        """Return the response in the first field that has a value; a number, true or false as JSON spells it.
+
+        Releases hold answers to true-or-false tasks as `true`, and answers to sums as numbers.
 
         Raises:
-            UsageError: The field does not exist, or its value is not text.
+            UsageError: No field has a value, or it is a list or an object.
         """
-        return self.get_text(name) if self.get(name) is not None or name not in self.data else ""
+        value = self.get(*names)
+        return json.dumps(value) if isinstance(value, bool | int | float) else self.get_text(*names)
+
+    def get_response_or_empty(self, name: str) -> str:
+        """Return the response in a field (see `get_response`), or an empty one if the field exists without a value.
+
+        Raises:
+            UsageError: The field does not exist, or its value is a list or an object.
+        """
+        return self.get_response(name) if self.get(name) is not None or name not in self.data else ""
 
     def get_number(self, *names: str, within: tuple[float, float] = (-math.inf, math.inf)) -> float:
         """Return the number, possibly written as text, in the first field that has a value.

@@ -15,6 +15,7 @@ from flex_judge.experiments.benchmarks.benchmark import (
 )
 from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import TIE, Item, Label
+from flex_judge.experiments.benchmarks.makers import add_up_runs
 from flex_judge.experiments.benchmarks.scores import CorrelationScoring, RankingScoring
 from flex_judge.experiments.benchmarks.scoring import PairScoring
 
@@ -49,7 +50,9 @@ class MLLMJudge(RowBenchmark):
         ),
         tasks={
             "score": CorrelationScoring(),
-            "pair": PairScoring(headline="macro", measure="agreement", unit="voted", macro="source"),
+            "pair": PairScoring(
+                headline="macro", measure="agreement", unit="voted", macro="source", makers_count=add_up_runs
+            ),
             "batch": RankingScoring(),
         },
         fields=("image_path", "original_dataset", "instruction"),

@@ -1,8 +1,7 @@
-"""Vision benchmarks: answers about an image, and generated images and videos."""
+"""Vision benchmarks: answers about an image, and generated images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from flex_judge.experiments.benchmarks.benchmark import (
@@ -15,14 +14,16 @@ from flex_judge.experiments.benchmarks.benchmark import (
     resolve_media,
 )
 from flex_judge.experiments.benchmarks.data import Record
-from flex_judge.experiments.benchmarks.items import Item, Label
+from flex_judge.experiments.benchmarks.items import Item
+from flex_judge.experiments.benchmarks.makers import (
+    count_unreadable_as_tie,
+    take_absolute_majority,
+)
 from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.rubrics.scale import OPTIONS
 
 MJ_SPLITS = {"alignment": "alignment", "safety": "safety", "artifact": "quality"}
 """MJ-Bench task -> split of the data set."""
-GENAI_TASKS = ("image_generation", "image_edition", "video_generation")
 
 
 def _make_vl_result(judge: str, *values: float) -> PublishedResult:
@@ -54,12 +55,16 @@ class VLRewardBench(RowBenchmark):
         about="VL-RewardBench: two answers about an image, read in random order five times (arXiv 2411.17451)",
         expected="VL-RewardBench's test split: rows with id, query, response (two), human_ranking and image",
         patterns=("**/test*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        tasks={"pair": PairScoring(headline="accuracy", measure="accuracy", macro="group")},
+        tasks={
+            "pair": PairScoring(
+                headline="accuracy", measure="accuracy", macro="group", makers_majority=take_absolute_majority
+            )
+        },
         fields=("query", "response", "human_ranking"),
         hub=("hub:MMInstruction/VL-RewardBench@test",),
         counts={"pair": 1250},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random", "runs": 5},
-        formats=("brackets",),
+        formats=("vl-rewardbench",),
         published=(
             _make_vl_result("Flex-VL-7B", 0.4611, 0.4339, 0.6287, 0.4860, 0.5079),
             _make_vl_result("Flex-Omni-7B", 0.4701, 0.4272, 0.6108, 0.4802, 0.5027),
@@ -116,7 +121,6 @@ class MJBench(RowBenchmark):
         hub=tuple(f"hub:MJ-Bench/MJ-Bench@{split}" for split in MJ_SPLITS.values()),
         counts={"alignment": 724, "safety": 574, "artifact": 1121},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "both", "image_max_pixels": 336 * 336},
-        formats=("brackets",),
         published=(
             _make_mj_result("Flex-VL-7B", (0.5816, 0.5913), (0.5751, 0.6688), (0.8232, 0.8908)),
             _make_mj_result("Flex-Omni-7B", (0.6084, 0.6246), (0.4769, 0.6521), (0.7580, 0.9166)),
@@ -150,87 +154,6 @@ class MJBench(RowBenchmark):
         )
 
 
-class GenAIBench(RowBenchmark):
-    """Pairs of images, edits or videos of two generators, labelled with one of four options."""
-
-    spec = BenchmarkSpec(
-        name="genai-bench",
-        about="GenAI-Bench: two generated images, edits or videos, by four options, seven runs (arXiv 2406.04485)",
-        expected="GenAI-Bench's test_v1 of image_generation, image_edition and video_generation, each in a folder or "
-        "file of that name: rows with prompt, left_image, right_image (or left_video, right_video) and vote_type",
-        patterns=("**/*test_v1*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        tasks={
-            name: PairScoring(by_options=True, headline="accuracy", measure="accuracy")
-            for name in ("image", "edit", "video")
-        },
-        fields=("vote_type",),
-        ids=("id", "vote_id", "conv_id"),
-        hub=tuple(f"hub:TIGER-Lab/GenAI-Bench:{name}@test_v1" for name in GENAI_TASKS),
-        counts={"image": 1735, "edit": 919, "video": 1069},
-        protocol={
-            "temperature": 0.6,
-            "top_p": 0.95,
-            "runs": 7,
-            "image_max_pixels": 448 * 448,
-            "video_fps": 1.0,
-            "video_max_pixels": 224 * 224,
-        },
-        overall=True,
-        published=(
-            PublishedResult(
-                "Flex-VL-7B",
-                {"image.accuracy": 0.4332, "edit.accuracy": 0.4741, "video.accuracy": 0.4478, "overall": 0.4517},
-            ),
-            PublishedResult(
-                "Flex-VL-7B, majority of 7",
-                {"image.majority": 0.4634, "edit.majority": 0.5419, "video.majority": 0.4734, "majority": 0.4929},
-            ),
-            PublishedResult(
-                "Flex-Omni-7B",
-                {"image.accuracy": 0.3815, "edit.accuracy": 0.4673, "video.accuracy": 0.3710, "overall": 0.4066},
-            ),
-            PublishedResult(
-                "Flex-Omni-7B, majority of 7",
-                {"image.majority": 0.4167, "edit.majority": 0.5201, "video.majority": 0.4425, "majority": 0.4598},
-            ),
-            PublishedResult(
-                "GPT-4o",
-                {"image.accuracy": 0.4559, "edit.accuracy": 0.5354, "video.accuracy": 0.4846, "overall": 0.4920},
-            ),
-        ),
-    )
-
-    def parse_record(self, record: Record, id: str) -> Item:
-        """See `RowBenchmark.parse_record`."""
-        label = record.get_choice(VOTE_LABELS, "vote_type")
-        if record.get("left_video") is not None:
-            task, sides, prompt = "video", ("left_video", "right_video"), make_question(record.get_text("prompt"))
-        elif record.get("source_image") is not None:
-            source_image = resolve_media(record, record.get("source_image"), "source_image")
-            task, sides = "edit", ("left_output_image", "right_output_image")
-            prompt = make_question(self._make_instruction(record), ("image", source_image))
-        else:
-            task, sides, prompt = "image", ("left_image", "right_image"), make_question(record.get_text("prompt"))
-        kind = "video" if task == "video" else "image"
-        responses = [make_medium_response(kind, resolve_media(record, record.get(side), side)) for side in sides]
-        return make_item(record, id, task, prompt=prompt, responses=responses, rubric=f"genai_{task}", label=label)
-
-    def _make_instruction(self, record: Record) -> str:
-        if instruction := record.get("instruct_prompt"):
-            return str(instruction)
-        return f"Change what shows {record.get_text('source_prompt')} to {record.get_text('target_prompt')}"
-
-
-VOTE_LABELS: Mapping[Any, Label] = {
-    "leftvote": "A>B",
-    "rightvote": "B>A",
-    "tievote": "A=B=Good",
-    "bothbad_vote": "A=B=Bad",
-    **{option: option for option in OPTIONS},
-}
-"""GenAI-Bench vote -> option of the rubric."""
-
-
 class MultimodalRewardBench(RowBenchmark):
     """Pairs of answers about an image, labelled by experts."""
 
@@ -240,12 +163,20 @@ class MultimodalRewardBench(RowBenchmark):
         expected="Multimodal RewardBench's all_data.json: rows with ID, Category, Text, Image, Output1, Output2 "
         "and Better",
         patterns=("**/all_data.json", "**/*.json", "**/*.jsonl", "**/*.parquet"),
-        tasks={"pair": PairScoring(headline="accuracy", measure="accuracy", macro="area")},
+        tasks={
+            "pair": PairScoring(
+                headline="accuracy",
+                measure="accuracy",
+                macro="area",
+                makers_count=count_unreadable_as_tie,
+                makers_tie=0.5,
+            )
+        },
         fields=("Text", "Output1", "Output2", "Better"),
         ids=("ID",),
         counts={"pair": 5211},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random"},
-        formats=("brackets",),
+        formats=("mt-bench",),
         published=(
             _make_mmrb_result("Flex-VL-7B", 0.620, 0.618, 0.630, 0.677, 0.550, 0.837, 0.686),
             _make_mmrb_result("Flex-Omni-7B", 0.616, 0.612, 0.657, 0.625, 0.582, 0.777, 0.631),
@@ -254,7 +185,7 @@ class MultimodalRewardBench(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = [record.get_text("Output1"), record.get_text("Output2")]
+        answers = [record.get_response("Output1"), record.get_response("Output2")]
         label = record.get_choice({"Output1": 0, "Output2": 1}, "Better")
         prompt: Any = record.get_text("Text")
         if record.get("Image") is not None:

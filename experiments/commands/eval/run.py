@@ -58,6 +58,8 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
     all_items = benchmark.parse_items(data)
     if config.replay:
         return _run_replay(benchmark, config, data, all_items)
+    if config.replay_format:
+        raise UsageError("--replay-format needs --replay FILE; add it, or leave out --replay-format")
     # A replay needs no media, so only a run with a model looks for them.
     all_items = benchmark.mark_missing_media(all_items)
     if all(item.label is None for item in all_items):
@@ -118,12 +120,13 @@ def _run_replay(
     benchmark: Benchmark, config: EvalRun, data: BenchmarkData, all_items: Sequence[Item]
 ) -> dict[str, Any]:
     config.check_replay(benchmark.spec.protocol)
+    formats = config.list_reply_formats(benchmark.spec.formats, benchmark.spec.other_formats)
     file = Path(str(config.replay))
     # Before the selection, because replies may number the items, and those numbers count all items of the data.
     replies = match_replies(file, all_items)
     items = select_items(benchmark, config, data, all_items)
     outcomes = [
-        replay_replies(item, replies.get(item.id), config.judge.settings.order, benchmark.spec.formats)
+        replay_replies(item, replies.get(item.id), config.judge.settings.order, formats)
         for item in items
         if item.label is not None
     ]
