@@ -7,6 +7,7 @@ from flex_judge.experiments.benchmarks.benchmark import Benchmark
 from flex_judge.experiments.benchmarks.judge_anything import JudgeAnything
 from flex_judge.experiments.benchmarks.mllm_judge import MLLMJudge
 from flex_judge.experiments.benchmarks.reward_models import JudgeBench, LLMBar, RewardBench
+from flex_judge.experiments.benchmarks.rewardbench2 import RewardBench2
 from flex_judge.experiments.benchmarks.text import JudgeLM, PandaLM
 from flex_judge.experiments.benchmarks.vision import GenAIBench, MJBench, MultimodalRewardBench, VLRewardBench
 
@@ -28,5 +29,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         LLMBar(),
         JudgeBench(),
         RewardBench(),
+        RewardBench2(),
     )
 }

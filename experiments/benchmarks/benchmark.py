@@ -10,13 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, assign_ids, check_fields
 from flex_judge.experiments.benchmarks.items import Item, Label
 from flex_judge.experiments.benchmarks.scoring import Scoring
 from flex_judge.judges.io.files import ComparisonFileRow
 
+_Value = TypeVar("_Value")
 MEDIA_FOLDERS = ("images", "image", "videos", "video")
 """Folders that releases use for their media."""
 
@@ -88,6 +89,10 @@ class Benchmark(ABC):
         """
         return list(items)
 
+    def select_evenly(self, items: Sequence[Item], limit: int) -> list[Item]:
+        """Select the items of a task for `--limit`: at most `limit`, evenly spaced, because data are often sorted."""
+        return select_evenly(items, limit)
+
 
 class RowBenchmark(Benchmark):
     """Benchmark whose rows are the items."""
@@ -109,6 +114,13 @@ class RowBenchmark(Benchmark):
         Raises:
             UsageError: The row is invalid.
         """
+
+
+def select_evenly(values: Sequence[_Value], limit: int) -> list[_Value]:
+    """Select at most `limit` values, evenly spaced."""
+    if len(values) <= limit:
+        return list(values)
+    return [values[k * len(values) // limit] for k in range(limit)]
 
 
 def make_item(

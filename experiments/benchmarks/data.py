@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.data.sources import HUB, HubDataset
+from flex_judge.experiments.benchmarks.cells import is_missing, parse_list, read_answer
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.judges.errors import UsageError
 
@@ -40,7 +41,7 @@ class Record:
 
         A field with null or NaN has no value: tables store an empty text as NaN.
         """
-        return next((self.data[name] for name in names if not _is_missing(self.data.get(name))), None)
+        return next((self.data[name] for name in names if not is_missing(self.data.get(name))), None)
 
     def get_text(self, *names: str) -> str:
         """Return the text in the first field that has a value.
@@ -60,6 +61,33 @@ class Record:
             UsageError: The field does not exist, or its value is not text.
         """
         return self.get_text(name) if self.get(name) is not None or name not in self.data else ""
+
+    def get_answer(self, name: str) -> str:
+        """Return an answer, see `read_answer`; one without a value is empty.
+
+        Raises:
+            UsageError: The field does not exist, or its value is not an answer.
+        """
+        value = self.data[name] if name in self.data else self.require_value(name)
+        return self._read_answer(name, value)
+
+    def get_answers(self, name: str, *names: str) -> list[str]:
+        """Return the answers in a list, see `read_answer`, from the first field that has a value.
+
+        Raises:
+            UsageError: The field is missing, or its value is not a list of answers.
+        """
+        value = self.require_value(name, *names)
+        answers = parse_list(value)
+        if answers is None:
+            raise self.make_error(name, "a list of texts", value)
+        return [self._read_answer(name, answer) for answer in answers]
+
+    def _read_answer(self, name: str, value: Any) -> str:
+        answer = read_answer(value)
+        if answer is None:
+            raise self.make_error(name, "a text", value)
+        return answer
 
     def get_number(self, *names: str, within: tuple[float, float] = (-math.inf, math.inf)) -> float:
         """Return the number, possibly written as text, in the first field that has a value.
@@ -263,7 +291,3 @@ def check_fields(records: Sequence[Record], fields: Collection[str], expected: s
     if missing:
         existing = ", ".join(map(str, list(first.data)[:12]))
         raise UsageError(f"{first.where}: expected {expected}; it has no field {missing[0]!r}, only {existing}")
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -34,6 +34,8 @@ METRIC_TITLES = {
     "system_lcc": "system LCC",
     "system_srcc": "system SRCC",
     "system_mse": "system MSE",
+    "strictly_best": "best alone, mean of groups without Ties",
+    "official": "missing scores as in the official scripts",
     "overall": "overall",
 }
 """Titles of the metrics in tables."""
