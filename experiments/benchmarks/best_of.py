@@ -202,7 +202,7 @@ class _Units:
         counts = (~np.isnan(rows)).sum(0)
         means = np.divide(np.nansum(rows, axis=0), counts, out=np.full(len(TIE_PARTS), math.nan), where=counts > 0)
         means[:2] = np.nan_to_num(means[:2], nan=0.0)
-        return means
+        return np.asarray(means, dtype=np.float64)
 
     def average_tie_part(self, part: int, at: Indexes) -> float:
         """Compute one part of the score of Ties."""
@@ -279,8 +279,8 @@ def _collect_prompts(outcomes: Sequence[ItemOutcome]) -> dict[tuple[str, str, st
         label = outcome.item.label
         if isinstance(label, tuple):
             count = len(outcome.item.row.data["responses"])
-            runs = tuple(list(j.scores) if j.scores else [None] * count for j in outcome.judgments)
-            prompts[key] = PromptScores(runs, len(label))
+            runs: list[Scores] = [[*j.scores] if j.scores else [None] * count for j in outcome.judgments]
+            prompts[key] = PromptScores(tuple(runs), len(label))
         else:
             alone.setdefault(key, []).append((outcome.score, label == RIGHT))
     for key, answers in alone.items():
