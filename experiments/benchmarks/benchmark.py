@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from flex_judge.experiments.benchmarks.cells import is_missing, parse_list
 from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, assign_ids, check_fields
 from flex_judge.experiments.benchmarks.items import Item, Label
 from flex_judge.experiments.benchmarks.scoring import Scoring
@@ -172,7 +173,9 @@ def resolve_media(record: Record, value: Any, name: str) -> Any:
     Raises:
         UsageError: The field is empty.
     """
-    if value is None or value == "":
+    if isinstance(value, Mapping) and "bytes" in value:  # an image or a clip of `datasets`
+        value = value["bytes"] or value.get("path")
+    if is_missing(value) or (isinstance(value, str | bytes) and not value):
         raise record.make_error(name, "an image or its path", value)
     if not isinstance(value, str) or value.startswith("data:"):
         return value
@@ -180,6 +183,17 @@ def resolve_media(record: Record, value: Any, name: str) -> Any:
         return record.locate_file(value, *MEDIA_FOLDERS)
     downloaded = record.locate_file(value.rpartition("/")[2], *MEDIA_FOLDERS)
     return downloaded if Path(downloaded).is_file() else value
+
+
+def resolve_media_list(record: Record, value: Any, name: str) -> list[Any]:
+    """Resolve one or several images, videos or clips of a row, see `resolve_media`.
+
+    A list may be stored as text. An object with neither bytes nor a path counts as no value.
+    """
+    values = value if isinstance(value, list | tuple) else None
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        values = parse_list(value)
+    return [resolve_media(record, item, name) for item in ([value] if values is None else values)]
 
 
 def make_question(text: str, *media: tuple[str, Any]) -> list[dict[str, Any]]:

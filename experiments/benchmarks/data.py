@@ -110,14 +110,20 @@ class Record:
             raise self.make_error(names[0], expected, value)
         return number
 
-    def get_choice(self, choices: Mapping[Any, Any], *names: str) -> Any:
+    def get_choice(self, choices: Mapping[Any, Any], *names: str, ignore_case: bool = False) -> Any:
         """Map the value of the first field that has one by a table of choices.
+
+        Args:
+            choices: Value -> result.
+            *names: Names of the fields.
+            ignore_case: Whether to compare texts in upper case.
 
         Raises:
             UsageError: No field has a value, or it is not in the table.
         """
         value = self.require_value(*names)
-        value = value.strip() if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = value.strip().upper() if ignore_case else value.strip()
         # True == 1 in Python, but not in the data.
         if isinstance(value, bool) or not isinstance(value, str | int | float) or value not in choices:
             raise self.make_error(names[0], f"one of {', '.join(dict.fromkeys(map(str, choices)))}", value)

@@ -1,4 +1,4 @@
-"""Vision benchmarks: answers about an image, and generated images and videos."""
+"""Vision benchmarks of generated images and videos: MJ-Bench and GenAI-Bench."""
 
 from __future__ import annotations
 
@@ -22,13 +22,8 @@ from flex_judge.judges.rubrics.scale import OPTIONS
 
 MJ_SPLITS = {"alignment": "alignment", "safety": "safety", "artifact": "quality"}
 """MJ-Bench task -> split of the data set."""
+MJ_LABELS = {0: 0, 1: 1, "0": 0, "1": 1, "image0": 0, "image1": 1}
 GENAI_TASKS = ("image_generation", "image_edition", "video_generation")
-
-
-def _make_vl_result(judge: str, *values: float) -> PublishedResult:
-    """Make a result from the accuracies of the three groups, optionally followed by overall and macro accuracy."""
-    names = ("group.general", "group.hallucination", "group.reasoning", "accuracy", "macro")
-    return PublishedResult(judge, {f"pair.{name}": value for name, value in zip(names, values, strict=False)})
 
 
 def _make_mj_result(judge: str, *accuracies: tuple[float, float]) -> PublishedResult:
@@ -37,69 +32,6 @@ def _make_mj_result(judge: str, *accuracies: tuple[float, float]) -> PublishedRe
     for name, (accuracy, decided) in zip(MJ_SPLITS, accuracies, strict=True):
         figures |= {f"{name}.accuracy": accuracy, f"{name}.decided": decided}
     return PublishedResult(judge, figures)
-
-
-def _make_mmrb_result(judge: str, *accuracies: float) -> PublishedResult:
-    *areas, overall = accuracies
-    names = ("correctness", "preference", "knowledge", "math", "coding", "vqa")
-    figures = {f"pair.area.{name}": value for name, value in zip(names, areas, strict=True)}
-    return PublishedResult(judge, {**figures, "pair.accuracy": overall})
-
-
-class VLRewardBench(RowBenchmark):
-    """Pairs of answers about an image, labelled by annotators."""
-
-    spec = BenchmarkSpec(
-        name="vl-rewardbench",
-        about="VL-RewardBench: two answers about an image, read in random order five times (arXiv 2411.17451)",
-        expected="VL-RewardBench's test split: rows with id, query, response (two), human_ranking and image",
-        patterns=("**/test*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        tasks={"pair": PairScoring(headline="accuracy", measure="accuracy", macro="group")},
-        fields=("query", "response", "human_ranking"),
-        hub=("hub:MMInstruction/VL-RewardBench@test",),
-        counts={"pair": 1250},
-        protocol={"temperature": 0.6, "top_p": 0.95, "order": "random", "runs": 5},
-        formats=("brackets",),
-        published=(
-            _make_vl_result("Flex-VL-7B", 0.4611, 0.4339, 0.6287, 0.4860, 0.5079),
-            _make_vl_result("Flex-Omni-7B", 0.4701, 0.4272, 0.6108, 0.4802, 0.5027),
-            _make_vl_result("Flex-VL-3B", 0.4639, 0.3685, 0.5808),
-            _make_vl_result("Flex-VL-32B-LoRA", 0.5452, 0.4192, 0.6446),
-            _make_vl_result("GPT-4o", 0.491, 0.676, 0.705, 0.658, 0.624),
-            _make_vl_result("Qwen2.5-VL-7B", 0.377, 0.331, 0.482, 0.363, 0.397),
-        ),
-    )
-
-    def parse_record(self, record: Record, id: str) -> Item:
-        """See `RowBenchmark.parse_record`."""
-        answers = record.require_value("response")
-        if not isinstance(answers, list) or len(answers) != 2 or not all(isinstance(answer, str) for answer in answers):
-            raise record.make_error("response", "two texts", answers)
-        ranking = record.require_value("human_ranking")
-        if not isinstance(ranking, list) or ranking not in ([0, 1], [1, 0]):
-            raise record.make_error("human_ranking", "[0, 1] or [1, 0]", ranking)
-        image = resolve_media(record, record.get("image", "image_path"), "image")
-        # The text repeats the placeholder of the image, which is a part of its own here.
-        question = make_question(record.get_text("query").removeprefix("<image>\n"), ("image", image))
-        group = _classify_vl_item(f"{record.get('image_path') or ''} {record.get('id') or ''}")
-        return make_item(
-            record,
-            id,
-            "pair",
-            prompt=question,
-            responses=answers,
-            rubric="vl_rewardbench",
-            label=ranking[0],
-            group=group,
-        )
-
-
-def _classify_vl_item(name: str) -> str:
-    """Return the published group of an item, from the folder of its image or the start of its id."""
-    lower = name.lower()
-    if any(part in lower for part in ("mathverse", "mmmu", "reasoning")):
-        return "reasoning"
-    return "hallucination" if any(part in lower for part in ("rlaif", "rlhf", "povid", "hallucination")) else "general"
 
 
 class MJBench(RowBenchmark):
@@ -127,25 +59,30 @@ class MJBench(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        place = record.file.as_posix().lower()
+        category = str(record.get("category") or "").lower()
+        place = category or record.file.as_posix().lower()
         task = next((name for name, split in MJ_SPLITS.items() if split in place or name in place), None)
-        if task is None:
+        # The release of 2025 has further categories, which belong to no task of the published results.
+        left_out = f"its category {category!r} is no task of the published results"
+        if task is None and not category:
             raise UsageError(f"{record.where}: the name of its file contains no task; expected {self.spec.expected}")
         images = [
             make_medium_response("image", resolve_media(record, record.get(name), name))
             for name in ("image0", "image1")
         ]
-        label = record.get_choice({0: 0, 1: 1, "0": 0, "1": 1}, "label")
+        label = record.get_choice(MJ_LABELS, "label")
         # A long info is free text and would make a group of its own for nearly every item.
-        groups = {"info": str(info)} if (info := record.get("info")) and len(str(info)) < 60 else {}
+        info = record.get("info", "subcategory")
+        groups = {"info": str(info)} if info and len(str(info)) < 60 else {}
         return make_item(
             record,
             id,
-            task,
-            prompt=record.get_text("caption"),
+            task or "alignment",
+            prompt=record.get_text_or_empty("caption"),
             responses=images,
-            rubric=f"mjbench_{task}",
-            label=label,
+            rubric=f"mjbench_{task or 'alignment'}",
+            label=label if task else None,
+            left_out=left_out,
             **groups,
         )
 
@@ -229,47 +166,3 @@ VOTE_LABELS: Mapping[Any, Label] = {
     **{option: option for option in OPTIONS},
 }
 """GenAI-Bench vote -> option of the rubric."""
-
-
-class MultimodalRewardBench(RowBenchmark):
-    """Pairs of answers about an image, labelled by experts."""
-
-    spec = BenchmarkSpec(
-        name="multimodal-rewardbench",
-        about="Multimodal RewardBench: two answers about an image, in six areas (arXiv 2502.14191)",
-        expected="Multimodal RewardBench's all_data.json: rows with ID, Category, Text, Image, Output1, Output2 "
-        "and Better",
-        patterns=("**/all_data.json", "**/*.json", "**/*.jsonl", "**/*.parquet"),
-        tasks={"pair": PairScoring(headline="accuracy", measure="accuracy", macro="area")},
-        fields=("Text", "Output1", "Output2", "Better"),
-        ids=("ID",),
-        counts={"pair": 5211},
-        protocol={"temperature": 0.6, "top_p": 0.95, "order": "random"},
-        formats=("brackets",),
-        published=(
-            _make_mmrb_result("Flex-VL-7B", 0.620, 0.618, 0.630, 0.677, 0.550, 0.837, 0.686),
-            _make_mmrb_result("Flex-Omni-7B", 0.616, 0.612, 0.657, 0.625, 0.582, 0.777, 0.631),
-        ),
-    )
-
-    def parse_record(self, record: Record, id: str) -> Item:
-        """See `RowBenchmark.parse_record`."""
-        answers = [record.get_text("Output1"), record.get_text("Output2")]
-        label = record.get_choice({"Output1": 0, "Output2": 1}, "Better")
-        prompt: Any = record.get_text("Text")
-        if record.get("Image") is not None:
-            prompt = make_question(prompt, ("image", resolve_media(record, record.get("Image"), "Image")))
-        area = _classify_area(str(record.get("Category") or "").lower(), str(record.get("ID") or "").lower())
-        return make_item(
-            record, id, "pair", prompt=prompt, responses=answers, rubric="vl_rewardbench", label=label, area=area
-        )
-
-
-def _classify_area(category: str, name: str) -> str:
-    """Return the published area of an item: its category; two categories are split by the item's source."""
-    if "reasoning" in category:
-        return "math" if "math" in name else "coding"
-    if "safety" in category:
-        return "bias" if "pairs" in name else "toxicity"
-    areas = ("correctness", "preference", "knowledge", "vqa")
-    return next((area for area in areas if area in category), category or "all")

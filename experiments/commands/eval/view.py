@@ -131,6 +131,8 @@ def build_published_table(summary: Mapping[str, Any]) -> Table | None:
         for judge, metrics, source in results
     ]
     note = "Items without a verdict count as wrong if a metric is a share."
+    if not summary["replay"]:
+        note += " The judge's prompt is our own wording; published judges were asked in others."
     return Table(("", *titles, "source"), rows, note=note, highlight=0)
 
 

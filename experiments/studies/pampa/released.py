@@ -103,7 +103,7 @@ def _parse_row(path: Path, number: int, row: Any, task: ClassificationTask) -> M
     if not isinstance(smiles, str) or not smiles.strip():
         raise UsageError(f"{where}, field 'smiles': expected a SMILES string, got {reprlib.repr(smiles)}")
     label = normalise_label(answer)
-    if label in task.classes:
+    if label is not None and label in task.classes:
         name: str | None = task.classes[label][0]
     else:
         name, outcome = task.read_class(f"{FINAL} {answer}")
