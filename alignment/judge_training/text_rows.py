@@ -4,10 +4,14 @@
 with. `text` is the whole chat, or the rest of the reply alone: the published script trains on `prompt + text`. As in
 that script, control tokens in the markup are control tokens, and the loss begins after the header of the assistant's
 turn. These rows are therefore trusted: a question that contains `<|im_end|>` ends its turn.
+
+The published rows have the markup of Qwen (ChatML). For a model with another template, such as Llama, they are parsed
+into messages, which that template writes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +20,7 @@ from typing import Any
 from flex_judge.alignment.curation.rows import BadRowError
 from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from flex_judge.judges.protocol.rendering import Renderer
+from flex_judge.judges.protocol.turns import Span, Turn
 
 PROTOCOL_TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 
@@ -49,16 +54,22 @@ class ReplyMarkup:
         return cls(with_header.removeprefix(without), renderer.decode(renderer.encode_end_of_turn()).strip())
 
 
+CHATML = ReplyMarkup("<|im_start|>assistant\n", "<|im_end|>")
+_CHATML_START, _CHATML_CONTROL = "<|im_start|>", "<|im_"
+_CHATML_TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n?", re.DOTALL)
+
+
 def is_text_row(row: Mapping[str, Any]) -> bool:
     """Check whether a row has a text instead of a completion."""
     return "text" in row and "completion" not in row
 
 
-def split_text_row(row: Mapping[str, Any], renderer: Renderer, markup: ReplyMarkup) -> tuple[str, str]:
+def split_text_row(row: Mapping[str, Any], renderer: Renderer, markup: ReplyMarkup) -> tuple[str | list[Turn], str]:
     """Split a row at the end of the header of the assistant's turn.
 
     Returns:
-        The rendered prompt, and the reply without the end of its turn.
+        The rendered prompt, or its turns if the row has ChatML and the model another template; and the reply without
+        the end of its turn.
 
     Raises:
         BadRowError: The row is no chat of this model, or the text is not the prompt's.
@@ -70,6 +81,8 @@ def split_text_row(row: Mapping[str, Any], renderer: Renderer, markup: ReplyMark
                 TextRowFault.NOT_TEXT, f"field {name!r}: expected a text with chat markup, got {type(value).__name__}"
             )
     assert isinstance(prompt, str)
+    is_foreign = prompt.startswith(_CHATML_START) and not renderer.has_control_token(_CHATML_START)
+    markup = CHATML if is_foreign else markup
     chat = text if text.startswith(prompt) else _join_reply(prompt, text, renderer, markup)
     start = _find_reply_start(chat, len(prompt), markup)
     if start is None:
@@ -79,6 +92,8 @@ def split_text_row(row: Mapping[str, Any], renderer: Renderer, markup: ReplyMark
             f"reply, got {prompt[-40:]!r}; use messages in 'prompt' and 'completion' for chats of other models",
         )
     rendered, reply = chat[:start], chat[start:].rstrip().removesuffix(markup.end)
+    if is_foreign:
+        return _parse_chatml(rendered.removesuffix(markup.header)), reply
     for modality, placeholder in renderer.profile.placeholders.items():
         if placeholder.text in rendered:
             raise BadRowError(
@@ -100,13 +115,34 @@ def _join_reply(prompt: str, text: str, renderer: Renderer, markup: ReplyMarkup)
     opens_reply = prompt.rstrip().removesuffix(THINK_OPEN).rstrip().endswith(markup.header.rstrip())
     # A text without a verdict is no rest of a reply, so the missing prompt is the problem to name.
     has_verdict = THINK_CLOSE in text and ANSWER_OPEN in text
-    if not opens_reply or not has_verdict or renderer.has_control_token(reply):
+    has_turns = renderer.has_control_token(reply) or (markup is CHATML and _CHATML_CONTROL in reply)
+    if not opens_reply or not has_verdict or has_turns:
         raise BadRowError(
             TextRowFault.OTHER_PROMPT,
             "field 'text': expected the whole chat, which begins with 'prompt', or the rest of the reply to a "
             f"'prompt' that ends with {markup.header!r}; got {text[:40]!r}",
         )
     return prompt + text
+
+
+def _parse_chatml(text: str) -> list[Turn]:
+    """Parse the turns of a chat in ChatML.
+
+    Raises:
+        BadRowError: The text is not a sequence of turns.
+    """
+    turns, end = [], 0
+    for match in _CHATML_TURN.finditer(text):
+        if match.start() != end:
+            break
+        turns.append(Turn(match[1], (Span(match[2], trusted=match[1] == "system"),)))
+        end = match.end()
+    if end < len(text):
+        raise BadRowError(
+            TextRowFault.NO_HEADER,
+            f"field 'prompt': expected turns from <|im_start|> to <|im_end|>, got {text[end : end + 40]!r}",
+        )
+    return turns
 
 
 def _find_reply_start(chat: str, prompt_length: int, markup: ReplyMarkup) -> int | None:

@@ -188,12 +188,16 @@ def resolve_media(record: Record, value: Any, name: str) -> Any:
 def resolve_media_list(record: Record, value: Any, name: str) -> list[Any]:
     """Resolve one or several images, videos or clips of a row, see `resolve_media`.
 
-    A list may be stored as text. An object with neither bytes nor a path counts as no value.
+    A list may be stored as text.
+
+    Raises:
+        UsageError: There is no value, or one of them is empty.
     """
     values = value if isinstance(value, list | tuple) else None
     if isinstance(value, str) and value.lstrip().startswith("["):
         values = parse_list(value)
-    return [resolve_media(record, item, name) for item in ([value] if values is None else values)]
+    # An empty list is no value, like null.
+    return [resolve_media(record, item, name) for item in (values or [None if values == [] else value])]
 
 
 def make_question(text: str, *media: tuple[str, Any]) -> list[dict[str, Any]]:

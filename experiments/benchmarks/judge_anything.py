@@ -121,7 +121,7 @@ def _parse_model_pair(record: Record, models: Sequence[str]) -> list[str]:
 def _make_question(record: Record) -> list[dict[str, Any]]:
     media: list[tuple[str, Any]] = []
     for modality, field in MEDIA_FIELDS:
-        if (value := record.get(field)) is not None:
+        if (value := record.get(field)) not in (None, [], ""):
             media += [(modality, source) for source in resolve_media_list(record, value, field)]
     return make_question(record.get_text(*QUESTION_FIELDS), *media)
 

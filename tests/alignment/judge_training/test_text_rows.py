@@ -72,6 +72,29 @@ def test_text_trains_the_same_tokens_as_messages(form: str, renderer: Renderer) 
         assert from_text.reason_first == from_messages.reason_first
 
 
+def render_chatml(row: dict[str, Any]) -> dict[str, str]:
+    """Write a conversation as the published rows are written, with the opened reasoning in the prompt."""
+    turns = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in row["prompt"])
+    reply = row["completion"][0]["content"]
+    opening = "<think>\n"
+    return {"prompt": f"{turns}<|im_start|>assistant\n{opening}", "text": reply.removeprefix(opening)}
+
+
+def test_published_markup_trains_models_with_another_template(renderer: Renderer) -> None:
+    for row in make_examples(3):
+        chat = render_chatml(row)
+        expected = encode_row({name: row[name] for name in ("prompt", "completion")}, renderer)
+        for version in (chat, {**chat, "text": chat["prompt"] + chat["text"] + "<|im_end|>\n"}):
+            encoded = encode_row(version, renderer)
+            assert encoded.input_ids == expected.input_ids
+            assert encoded.labels == expected.labels
+    # Text between the turns is no chat.
+    broken = {**chat, "prompt": chat["prompt"].replace("<|im_start|>user", "<|im_start|>")}
+    _, dropped = encode_examples([broken], renderer, 8192)
+    if renderer.profile.name == "flex-llama":
+        assert "expected turns from <|im_start|> to <|im_end|>" in dropped[0].detail
+
+
 def test_prompt_may_end_before_the_header_of_the_reply(renderer: Renderer) -> None:
     row = make_example("What is 2 + 3?", "It is 5.", "It is 6.")
     whole = render_row(row, renderer, "chat")

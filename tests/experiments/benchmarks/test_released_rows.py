@@ -167,6 +167,7 @@ def test_vl_rewardbench_lists_may_be_texts(tmp_path: Path) -> None:
         ({"response": "a or b"}, "field 'response': expected a list of texts"),
         ({"human_ranking": [0, 0]}, "field 'human_ranking': expected"),
         ({"image": {"bytes": None, "path": None}}, "field 'image': expected an image or its path"),
+        ({"image": []}, "field 'image': expected an image or its path"),
         ({"image": b""}, "field 'image': expected an image or its path"),
     ],
 )
