@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from flex_judge.experiments.benchmarks.cells import is_missing, parse_list
-from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, assign_ids, check_fields
+from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, check_fields
+from flex_judge.experiments.benchmarks.ids import assign_ids
 from flex_judge.experiments.benchmarks.items import Item, Label
 from flex_judge.experiments.benchmarks.scoring import Scoring
 from flex_judge.judges.io.files import ComparisonFileRow

@@ -1,7 +1,7 @@
 """Scoring of RewardBench 2: whether the right answers have the highest scores (arXiv 2506.01937).
 
 The rules are those of the official scripts. Unlike them, an answer without a score is no score of -1: its prompt has no
-value, and counts as wrong in the strict metric. The metric `official` follows the scripts there too.
+value, and counts as wrong in the strict metric. The metric `macro_published` follows the scripts there too.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def compare_tied_answers(scores: Sequence[float], num_right: int) -> TiePrompt:
 class BestOfScoring:
     """Scoring of the best of several answers; the headline is the mean over subsets, as on the leaderboard.
 
-    Metrics: `macro`; `strictly_best`, the same without Ties and with no credit for a shared highest score; `official`,
-    `macro` with missing scores as in the official scripts, if there are any.
+    Metrics: `macro`; `strictly_best`, the same without Ties and with no credit for a shared highest score;
+    `macro_published`, `macro` with missing scores as in the official scripts, if there are any.
     """
 
     headline: str = "macro"
@@ -119,7 +119,7 @@ class BestOfScoring:
             metrics["strictly_best"] = _bootstrap(strictly_best, strictly_best.average_subsets, seed)
         if any(score is None for scores in prompts.values() for run in scores.runs for score in run):
             official = _Units(prompts, _credit_officially, subsets, fill=NO_RATING)
-            metrics["official"] = _bootstrap(official, official.average_subsets, seed)
+            metrics["macro_published"] = _bootstrap(official, official.average_subsets, seed)
         return metrics
 
     def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:

@@ -31,14 +31,16 @@ def read_answer(value: Any) -> str | None:
     """Read an answer, which JSON and tables may store as a number or a boolean, such as `7` or `true`.
 
     Returns:
-        The text, with numbers and booleans as Python prints them, because the official prompts are made that way; an
-        empty text for a missing value, None for another type.
+        The text, with numbers and booleans as JSON spells them; an empty text for a missing value, None for another
+        type.
     """
     if is_missing(value):
         return ""
     if isinstance(value, Mapping):  # MLLM-as-a-Judge stores the author with the answer
         return read_answer(value["answer"]) if "answer" in value else None
-    return str(value) if isinstance(value, str | bool | int | float) else None
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return value if isinstance(value, str) else None
 
 
 def _parse_literal(text: str) -> Any:

@@ -118,7 +118,7 @@ class JudgeBench(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = [record.get_answer("response_A"), record.get_answer("response_B")]
+        answers = [record.get_text("response_A"), record.get_text("response_B")]
         label = record.get_choice({"A>B": 0, "B>A": 1}, "label")
         source = str(record.get("source") or "all")
         groups = {"category": _classify_source(source), "source": source}
@@ -172,7 +172,7 @@ class RewardBench(RowBenchmark):
         if section is None:
             known_subsets = ", ".join(name for subsets in SECTIONS.values() for name in subsets)
             raise record.make_error("subset", f"one of {known_subsets}", subset)
-        answers = [record.get_answer("chosen"), record.get_answer("rejected")]
+        answers = [record.get_text("chosen"), record.get_text("rejected")]
         groups = {"section": section, "subset": subset}
         return make_item(
             record, id, "pair", prompt=record.get_text("prompt"), responses=answers, rubric="general", label=0, **groups

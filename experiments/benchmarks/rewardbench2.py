@@ -21,7 +21,8 @@ from flex_judge.experiments.benchmarks.best_of import (
     BestOfScoring,
     find_tie_role,
 )
-from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, assign_ids, check_fields
+from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, check_fields
+from flex_judge.experiments.benchmarks.ids import assign_ids
 from flex_judge.experiments.benchmarks.items import Item
 
 SUBSETS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from flex_judge.experiments.benchmarks.benchmark import BenchmarkSpec, PublishedResult, RowBenchmark, make_item
-from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, assign_ids, check_fields
+from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, check_fields
+from flex_judge.experiments.benchmarks.ids import assign_ids
 from flex_judge.experiments.benchmarks.items import TIE, Item, Label
 from flex_judge.experiments.benchmarks.replies import REPLY_FORMATS
 from flex_judge.experiments.benchmarks.scoring import PairScoring

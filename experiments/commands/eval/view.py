@@ -35,7 +35,7 @@ METRIC_TITLES = {
     "system_srcc": "system SRCC",
     "system_mse": "system MSE",
     "strictly_best": "best alone, mean of groups without Ties",
-    "official": "missing scores as in the official scripts",
+    "macro_published": "mean of groups, as the makers count",
     "overall": "overall",
 }
 """Titles of the metrics in tables."""
@@ -131,8 +131,6 @@ def build_published_table(summary: Mapping[str, Any]) -> Table | None:
         for judge, metrics, source in results
     ]
     note = "Items without a verdict count as wrong if a metric is a share."
-    if not summary["replay"]:
-        note += " The judge's prompt is our own wording; published judges were asked in others."
     return Table(("", *titles, "source"), rows, note=note, highlight=0)
 
 

@@ -99,7 +99,7 @@ def test_mllm_judge_answers_of_other_types(tmp_path: Path) -> None:
         {**common, "answer1": None, "answer2": {"name": "m", "answer": None}, "human": "C"},
     ]
     first, second = parse("mllm-judge", data.write_table(tmp_path / "pair.jsonl", rows))
-    assert load(first).responses == ("12", "True")
+    assert load(first).responses == ("12", "true")
     assert load(second).responses == ("", "")
     bad = [{**common, "answer1": {"text": "x"}, "answer2": "y", "human": "A"}]
     with pytest.raises(UsageError, match="row 1, field 'answer1': expected a text"):
@@ -313,31 +313,14 @@ def test_voxsim_reads_labels_between_the_steps_of_the_scale(tmp_path: Path) -> N
     assert count_media(load(items[0])) == 2
 
 
-# Text: answers that are numbers, booleans or missing, and rows of both models of JudgeBench.
-
-
-def test_rewardbench_and_judgebench_answers_of_other_types(tmp_path: Path) -> None:
-    row = {"id": 1, "prompt": "Is it?", "chosen": True, "rejected": None, "subset": "hep-cpp", "chosen_model": "human"}
-    (item,) = parse("rewardbench", data.write_table(tmp_path / "filtered.jsonl", [row]))
-    assert load(item).responses == ("True", "")
-    pair = {
-        "pair_id": "p",
-        "original_id": "1",
-        "source": "mmlu-pro-law",
-        "question": "How many?",
-        "response_model": "m",
-    }
-    pair |= {"response_A": 4, "response_B": "5", "label": "B>A"}
-    (item,) = parse("judgebench", data.write_table(tmp_path / "pairs.jsonl", [pair]))
-    assert load(item).responses == ("4", "5")
-    assert item.label == 1
+# Cells of all releases.
 
 
 @pytest.mark.parametrize(
     ("value", "answer"),
     [
         ("a", "a"),
-        (True, "True"),
+        (True, "true"),
         (4, "4"),
         (2.5, "2.5"),
         (None, ""),

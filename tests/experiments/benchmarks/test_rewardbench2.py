@@ -136,7 +136,7 @@ def test_scores_are_those_of_the_official_rules(seed: int, failures: float, tmp_
     reference = compute_reference(rows)
     metrics = BestOfScoring().compute_metrics(outcomes, seed=0)
     average = sum(reference.values()) / 6
-    assert metrics["official" if failures else "macro"].value == pytest.approx(average)
+    assert metrics["macro_published" if failures else "macro"].value == pytest.approx(average)
     if not failures:
         table = BestOfScoring().compute_tables(outcomes, seed=0)["subset"]
         assert {name: metric.value for name, metric in table.items()} == pytest.approx(reference)
@@ -175,7 +175,7 @@ def test_ranking_reads_four_answers_together_and_ties_alone(tmp_path: Path) -> N
     assert metrics["strictly_best"].value == 0.0
     failed: list[Row] = [("a", "Math", [None] * 4, 1), *rows[1:]]
     metrics = BestOfScoring().compute_metrics(judge_items(items, failed, "ranking"), seed=0)
-    assert metrics["official"].value == pytest.approx(sum(compute_reference(failed).values()) / 2)
+    assert metrics["macro_published"].value == pytest.approx(sum(compute_reference(failed).values()) / 2)
 
 
 def test_runs_of_the_scripted_judge(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_invalid_row_is_one_line(changes: dict[str, Any], problem: str, tmp_path
 def test_answers_may_be_empty_numbers_or_booleans(tmp_path: Path) -> None:
     row = {**make_row("a", "math", 1, 3), "chosen": [7], "rejected": [True, None, ""]}
     items = parse_rows(tmp_path, [row])
-    assert [item.row.data["responses"] for item in items][-1] == ["7", "True", "", ""]
+    assert [item.row.data["responses"] for item in items][-1] == ["7", "true", "", ""]
     assert items[0].groups["subset"] == "Math"
 
 
