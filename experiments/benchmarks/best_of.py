@@ -17,26 +17,26 @@ import numpy as np
 from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import ItemOutcome
 from flex_judge.experiments.benchmarks.metrics import BenchmarkMetric, Floats, Indexes, bootstrap_metric, number_names
+from flex_judge.experiments.benchmarks.rewardbench2_rules import (
+    NO_RATING,
+    REFERENCE,
+    TIE_PARTS,
+    TIE_WEIGHTS,
+    TIED,
+    TIES,
+    Scores,
+    TiePrompt,
+    compare_tied_answers,
+    credit_best,
+    credit_best_officially,
+    score_tie_pair,
+)
 from flex_judge.experiments.benchmarks.scoring import Metrics, MetricTables
 
 SUBSET, PROMPT, UNIT = "subset", "prompt_id", "unit"
 """Groups of an item: subset, id of the prompt, and what is drawn as a whole by the bootstrap and by `--limit`."""
-TIES = "Ties"
-REFERENCE, TIED = "ref", "tied"
-"""Roles in Ties: a question with one right answer, and its counterpart with several."""
-NO_RATING = -1.0
-"""Score of an answer without a rating in the official scripts."""
-CHANCE = 0.25
-"""Credit of a prompt without any rating in the official scripts."""
-TIE_WEIGHTS = (0.3, 0.3, 0.2, 0.2, 0.01)
-TIE_PARTS = ("tied accurate", "reference accurate", "margin", "margin, reference too", "margin size")
-"""Parts of the score of Ties, in the order of TIE_WEIGHTS."""
-
-
 RIGHT, WRONG = 1, 0
 """Labels of an answer that is scored alone."""
-Scores = list[float | None]
-"""Scores of all answers to a prompt, the right ones first; None for an answer without one."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,6 @@ class PromptScores:
     runs: tuple[Scores, ...]
     """Scores of each reading of all answers together; one entry if the answers are scored alone."""
     num_right: int
-
-
-@dataclass(frozen=True)
-class TiePrompt:
-    """Comparison of the scores of right and wrong answers to a question in Ties."""
-
-    is_accurate: bool
-    """Whether every right answer scores higher than every wrong one."""
-    spread: float
-    """Highest minus lowest score of the right answers."""
-    gap: float
-    """Lowest score of a right answer minus the highest one of a wrong answer."""
 
 
 def find_tie_role(record: Record) -> tuple[str, str]:
@@ -72,38 +60,13 @@ def find_tie_role(record: Record) -> tuple[str, str]:
     return role, number
 
 
-def credit_best(scores: Scores, num_right: int) -> float | None:
-    """Credit a prompt: 1 if a right answer has the highest score, divided by the number of answers with that score.
-
-    Returns:
-        The credit; None if an answer has no score.
-    """
-    defined = [score for score in scores if score is not None]
-    if not defined or len(defined) < len(scores):
-        return None
-    winners = [i for i, score in enumerate(scores) if score == max(defined)]
-    return sum(i < num_right for i in winners) / len(winners)
-
-
-def credit_best_officially(scores: Scores, num_right: int) -> float:
-    """Credit a prompt as the official scripts do: answers without a score cannot win; without any score, chance."""
-    defined = [score for score in scores if score is not None]
-    return CHANCE if not defined else credit_best([NO_RATING if s is None else s for s in scores], num_right) or 0.0
-
-
-def compare_tied_answers(scores: Sequence[float], num_right: int) -> TiePrompt:
-    """Compare the scores of right and wrong answers to a question in Ties."""
-    right, wrong = scores[:num_right], scores[num_right:]
-    gap = min(right) - max(wrong)
-    return TiePrompt(gap > 0, max(right) - min(right), gap)
-
-
 @dataclass(frozen=True)
 class BestOfScoring:
     """Scoring of the best of several answers; the headline is the mean over subsets, as on the leaderboard.
 
-    Metrics: `macro`; `strictly_best`, the same without Ties and with no credit for a shared highest score;
-    `macro_published`, `macro` with missing scores as in the official scripts, if there are any.
+    Metrics: `macro`; `macro_expected`, the same by expected scores, which are rarely level; `strictly_best`, the same
+    without Ties and with no credit for a shared highest score; `macro_published`, `macro` with missing scores as in the
+    official scripts, if there are any.
     """
 
     headline: str = "macro"
@@ -117,6 +80,10 @@ class BestOfScoring:
         if plain:
             strictly_best = _Units(prompts, _credit_strictly, plain)
             metrics["strictly_best"] = _bootstrap(strictly_best, strictly_best.average_subsets, seed)
+        scored = [judgment for outcome in outcomes for judgment in outcome.judgments if judgment.scores]
+        if scored and all(judgment.expected_scores for judgment in scored):
+            expected = _collect_prompts(outcomes, by_expected=True)
+            metrics["macro_expected"] = self._compute_macro(expected, subsets, seed)
         if any(score is None for scores in prompts.values() for run in scores.runs for score in run):
             official = _Units(prompts, _credit_officially, subsets, fill=NO_RATING)
             metrics["macro_published"] = _bootstrap(official, official.average_subsets, seed)
@@ -182,7 +149,7 @@ class _Units:
         self._credits: Floats = np.array(values, dtype=np.float64)
         self._subsets: Indexes = number_names(names)[1]
         self._ties = number_names(names)[0].index(TIES) if TIES in names else -1
-        rows = [_score_pair(pair, is_strict) for pair in pairs.values() if is_strict or any(pair.values())]
+        rows = [score_tie_pair(pair, is_strict) for pair in pairs.values() if is_strict or any(pair.values())]
         # Rows of the pairs, at the end of the units; the other units have none.
         self._parts = np.full((self.count, len(TIE_PARTS)), math.nan)
         if rows:
@@ -210,29 +177,6 @@ class _Units:
 
     def _score_ties(self, at: Indexes) -> float:
         return float(self.compute_tie_parts(at) @ np.array(TIE_WEIGHTS))
-
-
-def _score_pair(pair: Mapping[str, TiePrompt | None], is_strict: bool) -> list[float]:
-    """Compute the parts of the score of Ties for a question with several right answers and its reference.
-
-    A part that lacks a question is nan, which leaves it out of the mean; in the strict metric it is the worst value.
-    """
-    tied, reference = pair.get(TIED), pair.get(REFERENCE)
-    accurate = [math.nan if question is None else float(question.is_accurate) for question in (tied, reference)]
-    if tied is None or reference is None:
-        # Strict: a question that is in the data but has no value is wrong. One that the data lack is left out.
-        if is_strict:
-            accurate = [
-                0.0 if role in pair and question is None else value
-                for role, question, value in zip((TIED, REFERENCE), (tied, reference), accurate, strict=True)
-            ]
-            if TIED in pair and REFERENCE in pair:
-                return [*accurate, 0.0, 0.0, -1.0]
-        return [*accurate, math.nan, math.nan, math.nan]
-    gap = min(reference.gap, tied.gap)
-    # The ratio of gap and spread minus 1; a spread of 0 makes it infinite, and without a gap undefined, which counts 0.
-    size = math.tanh(gap / tied.spread - 1) if tied.spread else float(np.sign(gap))
-    return [*accurate, float(tied.gap > tied.spread), float(gap > tied.spread), size]
 
 
 def _compare_ties(scores: PromptScores, fill: float | None) -> TiePrompt | None:
@@ -269,20 +213,29 @@ def _bootstrap(units: _Units, statistic: Callable[[Indexes], float], seed: int) 
     return bootstrap_metric(statistic, units.count, seed, asked=units.count)
 
 
-def _collect_prompts(outcomes: Sequence[ItemOutcome]) -> dict[tuple[str, str, str], PromptScores]:
-    """Collect the scores of each prompt by subset, unit and prompt, in the order of the data."""
+def _collect_prompts(
+    outcomes: Sequence[ItemOutcome], by_expected: bool = False
+) -> dict[tuple[str, str, str], PromptScores]:
+    """Collect the scores of each prompt by subset, unit and prompt, in the order of the data.
+
+    Args:
+        outcomes: Outcomes of all items.
+        by_expected: Whether to take expected scores instead of written ones.
+    """
     alone: dict[tuple[str, str, str], list[tuple[float | None, bool]]] = {}
     prompts: dict[tuple[str, str, str], PromptScores] = {}
     for outcome in outcomes:
         groups: Mapping[str, Any] = outcome.item.groups
         key = (groups[SUBSET], groups[UNIT], groups[PROMPT])
         label = outcome.item.label
+        all_scores = [j.expected_scores if by_expected else j.scores for j in outcome.judgments]
         if isinstance(label, tuple):
             count = len(outcome.item.row.data["responses"])
-            runs: list[Scores] = [[*j.scores] if j.scores else [None] * count for j in outcome.judgments]
+            runs: list[Scores] = [[*scores] if scores else [None] * count for scores in all_scores]
             prompts[key] = PromptScores(tuple(runs), len(label))
         else:
-            alone.setdefault(key, []).append((outcome.score, label == RIGHT))
+            score = _average(scores[0] if scores else None for scores in all_scores)
+            alone.setdefault(key, []).append((score, label == RIGHT))
     for key, answers in alone.items():
         ordered = sorted(answers, key=lambda answer: not answer[1])
         prompts[key] = PromptScores(([score for score, _ in ordered],), sum(is_right for _, is_right in ordered))

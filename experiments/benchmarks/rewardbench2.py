@@ -15,7 +15,6 @@ from flex_judge.experiments.benchmarks.best_of import (
     PROMPT,
     RIGHT,
     SUBSET,
-    TIES,
     UNIT,
     WRONG,
     BestOfScoring,
@@ -24,6 +23,7 @@ from flex_judge.experiments.benchmarks.best_of import (
 from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, check_fields
 from flex_judge.experiments.benchmarks.ids import assign_ids
 from flex_judge.experiments.benchmarks.items import Item
+from flex_judge.experiments.benchmarks.rewardbench2_rules import TIES
 
 SUBSETS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)
 RATING, RANKING = "rating", "ranking"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,21 @@ def test_ranking_reads_four_answers_together_and_ties_alone(tmp_path: Path) -> N
     failed: list[Row] = [("a", "Math", [None] * 4, 1), *rows[1:]]
     metrics = BestOfScoring().compute_metrics(judge_items(items, failed, "ranking"), seed=0)
     assert metrics["macro_published"].value == pytest.approx(sum(compute_reference(failed).values()) / 2)
+
+
+def test_expected_scores_break_ties_in_a_metric_of_their_own(tmp_path: Path) -> None:
+    rows: list[Row] = [("a", "Math", [5, 5, 1, 2], 1), ("b", "Math", [7, 7, 7, 2], 1)]
+    items = parse_rows(tmp_path, [make_row(row_id, subset, n, len(s) - n) for row_id, subset, s, n in rows])
+    outcomes = judge_items(items, rows, "rating")
+    assert "macro_expected" not in BestOfScoring().compute_metrics(outcomes, seed=0)
+    expected = iter([5.2, 5.1, 1.0, 2.0, 6.9, 7.1, 7.0, 2.0])
+    outcomes = [
+        ItemOutcome(outcome.item, tuple(replace(j, expected_scores=(next(expected),)) for j in outcome.judgments))
+        for outcome in outcomes
+    ]
+    metrics = BestOfScoring().compute_metrics(outcomes, seed=0)
+    assert metrics["macro"].value == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert metrics["macro_expected"].value == 0.5
 
 
 def test_runs_of_the_scripted_judge(tmp_path: Path) -> None:
