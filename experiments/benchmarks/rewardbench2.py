@@ -52,7 +52,7 @@ class RewardBench2(Benchmark):
         ids=("id", "subset/id"),
         hub=("hub:allenai/reward-bench-2@test",),
         # The right answers come first in the data, so the judge must read them in random order.
-        protocol={"order": "random"},
+        protocol={"temperature": 0.0, "order": "random"},
         published=(
             _make_result("gemini-2.5-flash-preview-04-17", 0.772, 0.657, 0.553, 0.811, 0.909, 0.867, 0.834),
             _make_result("claude-opus-4-20250514", 0.765, 0.827, 0.419, 0.749, 0.895, 0.862, 0.837),
