@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from flex_judge.experiments.benchmarks.best_of import BestOfScoring
 from flex_judge.experiments.benchmarks.items import BETTER_OPTIONS, TIE, ItemOutcome, extract_prediction, is_right
 from flex_judge.experiments.benchmarks.metrics import spearman
 from flex_judge.experiments.benchmarks.scores import OpinionScoring, RankingScoring
@@ -90,6 +91,8 @@ def _compute_error(scoring: Scoring, outcome: ItemOutcome) -> float | None:
     """Compute the size of the judge's error on an item; None without a verdict or for a right decision."""
     if isinstance(scoring, RankingScoring):
         return scoring.compute_distance(outcome)[0]
+    if isinstance(scoring, BestOfScoring):
+        return _measure_lead_of_wrong_answers(outcome)
     if not isinstance(scoring, PairScoring):
         label, score = outcome.item.label, outcome.score
         if score is None or not isinstance(label, int | float):
@@ -101,6 +104,15 @@ def _compute_error(scoring: Scoring, outcome: ItemOutcome) -> float | None:
         return None
     # The small constant lists a wrong tie (margin 0), but after every wrong preference.
     return 1e-6 + abs(judgment.scores[0] - judgment.scores[1])
+
+
+def _measure_lead_of_wrong_answers(outcome: ItemOutcome) -> float | None:
+    """Measure by how much the best wrong answer beats the right ones; None if it does not, or for a single answer."""
+    scores, label = outcome.combined_judgment.scores, outcome.item.label
+    if scores is None or not isinstance(label, tuple):
+        return None
+    lead = max(scores[len(label) :]) - max(scores[: len(label)])
+    return lead if lead > 0 else None
 
 
 def _measure_pair_biases(outcomes: Sequence[ItemOutcome], by_options: bool) -> dict[str, float | int | None]:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from flex_judge.experiments.benchmarks.benchmark import BenchmarkSpec, PublishedResult, RowBenchmark, make_item
-from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, assign_ids, check_fields
+from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, check_fields
+from flex_judge.experiments.benchmarks.ids import assign_ids
 from flex_judge.experiments.benchmarks.items import TIE, Item, Label
 from flex_judge.experiments.benchmarks.makers import count_unreadable_as_tie
 from flex_judge.experiments.benchmarks.reply_formats import parse_judgelm_line, parse_score_line
@@ -55,7 +56,7 @@ class PandaLM(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = [record.get_response_or_empty("response1"), record.get_response_or_empty("response2")]
+        answers = [record.get_answer("response1"), record.get_answer("response2")]
         context = record.get_response("input") if record.get("input") is not None else None
         prompt = "\n\n".join(filter(None, [record.get_response("instruction"), context]))
         return make_item(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from flex_judge.experiments.benchmarks.benchmark import (
@@ -12,7 +13,9 @@ from flex_judge.experiments.benchmarks.benchmark import (
     make_medium_response,
     make_question,
     resolve_media,
+    resolve_media_list,
 )
+from flex_judge.experiments.benchmarks.cells import parse_list
 from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import Item
 from flex_judge.experiments.benchmarks.makers import (
@@ -24,6 +27,7 @@ from flex_judge.judges.errors import UsageError
 
 MJ_SPLITS = {"alignment": "alignment", "safety": "safety", "artifact": "quality"}
 """MJ-Bench task -> split of the data set."""
+MJ_LABELS = {0: 0, 1: 1, "0": 0, "1": 1, "image0": 0, "image1": 1}
 
 
 def _make_vl_result(judge: str, *values: float) -> PublishedResult:
@@ -77,16 +81,17 @@ class VLRewardBench(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = record.require_value("response")
-        if not isinstance(answers, list) or len(answers) != 2 or not all(isinstance(answer, str) for answer in answers):
-            raise record.make_error("response", "two texts", answers)
-        ranking = record.require_value("human_ranking")
-        if not isinstance(ranking, list) or ranking not in ([0, 1], [1, 0]):
-            raise record.make_error("human_ranking", "[0, 1] or [1, 0]", ranking)
-        image = resolve_media(record, record.get("image", "image_path"), "image")
+        answers = record.get_answers("response")
+        if len(answers) != 2:
+            raise record.make_error("response", "two texts", record.get("response"))
+        ranking = parse_list(record.require_value("human_ranking"))
+        if ranking not in ([0, 1], [1, 0]):
+            raise record.make_error("human_ranking", "[0, 1] or [1, 0]", record.get("human_ranking"))
+        images = resolve_media_list(record, record.get("image", "image_path"), "image")
         # The text repeats the placeholder of the image, which is a part of its own here.
-        question = make_question(record.get_text("query").removeprefix("<image>\n"), ("image", image))
-        group = _classify_vl_item(f"{record.get('image_path') or ''} {record.get('id') or ''}")
+        text = record.get_text("query").replace("<image>\n", "").removesuffix("\n<image>")
+        question = make_question(text, *(("image", image) for image in images))
+        group = _classify_vl_item(str(record.get("id") or ""), str(record.get("image_path") or ""))
         return make_item(
             record,
             id,
@@ -94,17 +99,29 @@ class VLRewardBench(RowBenchmark):
             prompt=question,
             responses=answers,
             rubric="vl_rewardbench",
-            label=ranking[0],
+            label=int(ranking[0]),
             group=group,
         )
 
 
-def _classify_vl_item(name: str) -> str:
-    """Return the published group of an item, from the folder of its image or the start of its id."""
-    lower = name.lower()
-    if any(part in lower for part in ("mathverse", "mmmu", "reasoning")):
-        return "reasoning"
-    return "hallucination" if any(part in lower for part in ("rlaif", "rlhf", "povid", "hallucination")) else "general"
+VL_GROUPS = {
+    "mathverse": "reasoning",
+    "mmmu": "reasoning",
+    "reasoning": "reasoning",
+    "rlaif": "hallucination",
+    "rlhf": "hallucination",
+    "povid": "hallucination",
+    "hallucination": "hallucination",
+}
+"""Source of an item -> its group; all other sources are general."""
+
+
+def _classify_vl_item(item_id: str, image_path: str) -> str:
+    """Return the published group of an item: by the start of its id, else by the folder of its image."""
+    source = re.split(r"[-_]", item_id.lower(), maxsplit=1)[0]
+    if source in VL_GROUPS or not image_path:
+        return VL_GROUPS.get(source, "general")
+    return next((group for name, group in VL_GROUPS.items() if name in image_path.lower()), "general")
 
 
 class MJBench(RowBenchmark):
@@ -131,25 +148,30 @@ class MJBench(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        place = record.file.as_posix().lower()
+        category = str(record.get("category") or "").lower()
+        place = category or record.file.as_posix().lower()
         task = next((name for name, split in MJ_SPLITS.items() if split in place or name in place), None)
-        if task is None:
+        # The release of 2025 has further categories, which belong to no task of the published results.
+        left_out = f"its category {category!r} is no task of the published results"
+        if task is None and not category:
             raise UsageError(f"{record.where}: the name of its file contains no task; expected {self.spec.expected}")
         images = [
             make_medium_response("image", resolve_media(record, record.get(name), name))
             for name in ("image0", "image1")
         ]
-        label = record.get_choice({0: 0, 1: 1, "0": 0, "1": 1}, "label")
+        label = record.get_choice(MJ_LABELS, "label")
         # A long info is free text and would make a group of its own for nearly every item.
-        groups = {"info": str(info)} if (info := record.get("info")) and len(str(info)) < 60 else {}
+        info = record.get("info", "subcategory")
+        groups = {"info": str(info)} if info and len(str(info)) < 60 else {}
         return make_item(
             record,
             id,
-            task,
-            prompt=record.get_text("caption"),
+            task or "alignment",
+            prompt=record.get_answer("caption"),
             responses=images,
-            rubric=f"mjbench_{task}",
-            label=label,
+            rubric=f"mjbench_{task or 'alignment'}",
+            label=label if task else None,
+            left_out=left_out,
             **groups,
         )
 
@@ -160,8 +182,8 @@ class MultimodalRewardBench(RowBenchmark):
     spec = BenchmarkSpec(
         name="multimodal-rewardbench",
         about="Multimodal RewardBench: two answers about an image, in six areas (arXiv 2502.14191)",
-        expected="Multimodal RewardBench's all_data.json: rows with ID, Category, Text, Image, Output1, Output2 "
-        "and Better",
+        expected="Multimodal RewardBench's all_data.json, which the authors' scripts/0_download_data.py makes from "
+        "all_data_release.json: rows with ID, Category, Text, Image, Output1, Output2 and Better",
         patterns=("**/all_data.json", "**/*.json", "**/*.jsonl", "**/*.parquet"),
         tasks={
             "pair": PairScoring(
@@ -185,11 +207,12 @@ class MultimodalRewardBench(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = [record.get_response("Output1"), record.get_response("Output2")]
-        label = record.get_choice({"Output1": 0, "Output2": 1}, "Better")
+        answers = [record.get_answer("Output1"), record.get_answer("Output2")]
+        label = record.get_choice({"OUTPUT1": 0, "OUTPUT2": 1}, "Better", ignore_case=True)
         prompt: Any = record.get_text("Text")
         if record.get("Image") is not None:
-            prompt = make_question(prompt, ("image", resolve_media(record, record.get("Image"), "Image")))
+            images = resolve_media_list(record, record.get("Image"), "Image")
+            prompt = make_question(prompt, *(("image", image) for image in images))
         area = _classify_area(str(record.get("Category") or "").lower(), str(record.get("ID") or "").lower())
         return make_item(
             record, id, "pair", prompt=prompt, responses=answers, rubric="vl_rewardbench", label=label, area=area

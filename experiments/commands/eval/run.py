@@ -91,7 +91,7 @@ def select_items(benchmark: Benchmark, config: EvalRun, data: BenchmarkData, ite
         task_items = [item for item in items if item.task == name]
         if not task_items and config.task:
             raise UsageError(f"{data.name}: has no item of the task {name!r}; expected {benchmark.spec.expected}")
-        selected += task_items if config.limit is None else _select_evenly(task_items, config.limit)
+        selected += task_items if config.limit is None else benchmark.select_evenly(task_items, config.limit)
     if not selected:
         raise UsageError(f"{data.name}: has no item; expected {benchmark.spec.expected}")
     # Ids of repeated runs have a suffix, which must not make them equal to the id of another item.
@@ -107,13 +107,6 @@ def _get_data_names(spec: BenchmarkSpec, config: EvalRun) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"--data is missing; expected {spec.expected}")
     return names
-
-
-def _select_evenly(items: Sequence[Item], limit: int) -> list[Item]:
-    """Select at most `limit` items, evenly spaced, because data are often sorted by source."""
-    if len(items) <= limit:
-        return list(items)
-    return [items[k * len(items) // limit] for k in range(limit)]
 
 
 def _run_replay(

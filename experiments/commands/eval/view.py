@@ -36,6 +36,9 @@ METRIC_TITLES = {
     "system_lcc": "system LCC",
     "system_srcc": "system SRCC",
     "system_mse": "system MSE",
+    "macro_expected": "mean of groups, by expected scores",
+    "strictly_best": "best alone, mean of groups without Ties",
+    "macro_published": "mean of groups, as the makers count",
     "overall": "overall",
 }
 """Titles of the metrics in tables."""
