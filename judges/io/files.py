@@ -173,7 +173,7 @@ def _parse_row(
 
 def _read_row(reader: ConversationReader, data: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Response, ...]]:
     """Read the prompt and the responses of a row."""
-    view = data["view"]
+    view = data.get("view", "full")
     if view not in VIEWS:
         raise UsageError.at_field("view", f"expected one of {', '.join(VIEWS)}, got {view!r:.80}")
     prompt = read_row_prompt(reader, data)

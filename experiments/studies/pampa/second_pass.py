@@ -140,7 +140,7 @@ class _Continuer:
         async def continue_one(numbers: tuple[int, int]) -> str | None:
             row_number, answer_number = numbers
             question = questions[row_number]
-            prompt = parse_messages(insert_molecules(question["prompt"], list(question["molecules"])))
+            prompt = Comparison.of(insert_molecules(question["prompt"], list(question["molecules"])), "").prompt
             return await self._continue_answer(prompt, rows[row_number]["responses"][answer_number], answer_number)
 
         texts: dict[int, str | None] = {}
