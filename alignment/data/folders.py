@@ -6,6 +6,7 @@ folder of the same name, or the same folder with other rows, would silently load
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,6 +50,34 @@ def load_split(name: str, path: str, config: str | None = None, split: str = "tr
         return load_dataset(path, config, split=split, **arguments)
     except (DatasetsError, OSError, ValueError) as e:
         raise UsageError(f"{name}: cannot be loaded: {to_one_line(e)[:300]}") from e
+
+
+def disable_decoding(rows: Any) -> Any:
+    """Make the rows of a data set return media as stored, `{"bytes", "path"}`, instead of decoded.
+
+    One medium that cannot be decoded would otherwise end the reading of the whole data set.
+    """
+    features = {name: _disable_feature(feature) for name, feature in rows.features.items()}
+    if features == dict(rows.features):
+        return rows
+    rows = copy.deepcopy(rows)  # Shares the rows themselves, which are files mapped into memory.
+    # Not cast_column: for lists of images, it writes all rows to the disk again.
+    rows.info.features = type(rows.features)(features)
+    return rows
+
+
+def _disable_feature(feature: Any) -> Any:
+    if isinstance(feature, dict):
+        return {name: _disable_feature(inner) for name, inner in feature.items()}
+    if isinstance(feature, list):
+        return [_disable_feature(inner) for inner in feature]
+    changes = {"decode": False} if hasattr(feature, "decode") else {}
+    if hasattr(feature, "feature"):
+        changes["feature"] = _disable_feature(feature.feature)
+    changed = copy.copy(feature) if changes else feature
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed
 
 
 def _get_cache_folder(folder: Path) -> str:

@@ -8,20 +8,21 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.sources import Source
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.opening import make_image
-from flex_judge.judges.media.paths import resolve_media_paths, resolve_source_path
+from flex_judge.judges.media.paths import MediaFolders, resolve_media_paths, resolve_source_path
 from flex_judge.judges.types import Comparison
 
 FIELDS = ("prompt", "id", "images")
 """Fields of a prompt that can be mapped to other columns."""
 MOLECULES = "molecules"
 """Column with SMILES strings, one for each molecule mark in the prompt."""
+CONVERSATION_COLUMNS = (MOLECULES, "tools", *(f"{m}{s}" for m in ("image", "video", "audio") for s in ("", "s")))
+"""Further columns that may be part of a conversation."""
 _MOLECULE_MARKS = re.compile(f"((?:{re.escape(MOLECULE_MARK)})+)")
 TOKENS_PER_MOLECULE = 8
 """Number of marks per molecule in data sets that were prepared for the query tokens of Mol-LLaMA."""
@@ -67,6 +68,10 @@ class PromptColumns:
             columns[name] = column
         return cls(**columns, keep=tuple(keep), number=number, system=system)
 
+    def needs_column(self, name: str) -> bool:
+        """Return whether a column is read."""
+        return name in (self.prompt, self.id, self.images, *CONVERSATION_COLUMNS, *self.keep, self.number)
+
 
 def read_prompts(source: Source, start: int, stop: int, columns: PromptColumns) -> Iterator[PromptRow | UsageError]:
     """Read a range of rows as prompts.
@@ -80,7 +85,7 @@ def read_prompts(source: Source, start: int, stop: int, columns: PromptColumns) 
     Yields:
         A prompt for each valid row, and a UsageError (not raised) for each invalid one.
     """
-    for number, (where, data) in enumerate(source.read_range(start, stop), start + 1):
+    for number, (where, data) in enumerate(source.read_range(start, stop, columns.needs_column), start + 1):
         if isinstance(data, UsageError):
             yield data
             continue
@@ -91,7 +96,7 @@ def read_prompts(source: Source, start: int, stop: int, columns: PromptColumns) 
 
 
 def parse_prompt_row(
-    data: Mapping[str, Any], where: str, number: int, columns: PromptColumns, folder: Path
+    data: Mapping[str, Any], where: str, number: int, columns: PromptColumns, folder: MediaFolders
 ) -> PromptRow:
     """Parse one row into a prompt and load its media.
 
@@ -100,7 +105,7 @@ def parse_prompt_row(
         where: file and row, which every error message starts with.
         number: row number, from 1.
         columns: mapping of columns.
-        folder: folder that relative media paths refer to.
+        folder: folder that relative media paths refer to, or several that are searched in order.
 
     Raises:
         UsageError: the row is not a valid prompt.
@@ -220,7 +225,7 @@ def _read_extra_column(data: Mapping[str, Any], name: str, where: str) -> Any:
         )
     try:
         json.dumps(data[name])
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, RecursionError) as e:
         raise UsageError(f"{where}, field {name!r}: cannot be written as JSON: {e}") from e
     return data[name]
 

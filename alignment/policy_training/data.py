@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.folders import load_split
+from flex_judge.alignment.data.folders import disable_decoding, load_split
+from flex_judge.alignment.data.hub import HUB, HubDataset
 from flex_judge.alignment.data.prompts import MOLECULES, PromptColumns, parse_prompt_row, read_prompts
 from flex_judge.alignment.data.rows import PromptRow
-from flex_judge.alignment.data.sources import HUB, HubDataset, Source
+from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.data.texts import compute_prompt_digest
 from flex_judge.alignment.preferences.formats import has_images, has_molecules, make_prompt_columns
 from flex_judge.alignment.tasks import arithmetic
@@ -89,7 +90,8 @@ def load_preference_data(text: str) -> PolicyTrainingData:
         made_by["rubric"] = rows[0]["provenance"]["rubric"]
     columns = [name for name in (*PROMPT_COLUMNS, *ANSWER_COLUMNS) if name in rows.column_names]
     prompts, content = [], hashlib.sha256()
-    for i, row in enumerate(_disable_image_decoding(rows.select_columns(columns))):
+    # The digest of a prompt is computed from image files; decoded images would give other digests.
+    for i, row in enumerate(disable_decoding(rows.select_columns(columns))):
         prompts.append(compute_prompt_digest(_parse_prompt(row, text, i).prompt))
         content.update(json.dumps([prompts[-1], *(row[name] for name in ANSWER_COLUMNS)]).encode())
     return PolicyTrainingData(
@@ -130,21 +132,6 @@ def _find_judge(settings: Mapping[str, Any]) -> dict[str, str]:
         return {"judge_url": judge}
     models = {"judge": judge, "judge_adapter": settings.get("judge_adapter")}
     return {name: strip_fingerprint(model) for name, model in models.items() if model}
-
-
-def _disable_image_decoding(rows: Any) -> Any:
-    """Make rows return image files instead of pixels.
-
-    The digest of a prompt is computed from the files, so decoded images would give other digests.
-    """
-    from datasets import Image, List
-
-    for name, feature in rows.features.items():
-        if isinstance(feature, Image):
-            rows = rows.cast_column(name, Image(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, Image):
-            rows = rows.cast_column(name, List(Image(decode=False)))
-    return rows
 
 
 def load_prompt_data(source: Source, columns: PromptColumns) -> PolicyTrainingData:

@@ -19,6 +19,7 @@ from flex_judge.experiments.common.launching import CONFIG_HELP, PROCESSES_HELP
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.models import check_model, resolve_model
 from flex_judge.judges.models.embedded import BASE, EMBEDDED
+from flex_judge.judges.text_files import read_text
 
 RUN_DEFAULTS = {"report_to": "none", "save_steps": 0.1, "save_total_limit": 2, "logging_steps": 5}
 """Defaults that differ from TRL's: frequent checkpoints, so that a stopped run can resume, and no reporting service."""
@@ -290,8 +291,8 @@ def _scan_flags(argv: Sequence[str]) -> dict[str, Any]:
     names: dict[str, Any] = {text.partition("=")[0][2:].replace("-", "_"): None for text in argv if text[:2] == "--"}
     try:
         options, _ = parser.parse_known_args(list(argv))
-        content = yaml.safe_load(Path(options.config).read_text(encoding="utf-8")) if options.config else {}
-    except (argparse.ArgumentError, SystemExit, OSError, ValueError, yaml.YAMLError):
+        content = yaml.safe_load(read_text(Path(options.config))) if options.config else {}
+    except (argparse.ArgumentError, SystemExit, ValueError, RecursionError, yaml.YAMLError):
         return names
     flags = {name: value for name, value in vars(options).items() if value is not None and name != "config"}
     return names | (content if isinstance(content, dict) else {}) | flags

@@ -212,15 +212,14 @@ def test_log_names_all_failed_rows(capfd: pytest.CaptureFixture[str]) -> None:
         (["c.jsonl", "--response", "a"], "not both"),
         (["c.jsonl", "--image", "a.png"], "not both"),
         (["gone.jsonl"], "gone.jsonl: cannot be read: No such file or directory"),
-        (["c.csv"], "c.csv: expected a file that ends in .jsonl or .parquet"),
-        (["bad.jsonl"], "bad.jsonl, row 2: field 'responses' is missing"),
-        (["bad.jsonl", "--out", "o.jsonl"], "bad.jsonl, row 2: field 'responses' is missing"),
+        (["c.csv"], "c.csv: expected a file that ends in .jsonl, .json or .parquet"),
+        (["bad.jsonl"], "bad.jsonl, row 1: field 'responses' is missing"),
+        (["bad.jsonl", "--out", "o.jsonl"], "bad.jsonl, row 1: field 'responses' is missing"),
         (["c.jsonl", "--out", "o.txt"], "--out o.txt: expected a file that ends in .jsonl or .parquet"),
         (["c.jsonl", "--out", "c.jsonl"], "--out c.jsonl: is also the FILE; choose another"),
         (["c.jsonl", "--out", "o.jsonl", "--ledger", "./o.jsonl"], "--out o.jsonl: is also the --ledger"),
         (["c.jsonl", "--out", "c.jsonl/o.jsonl"], "c.jsonl/o.jsonl: cannot be written: "),
         (["c.jsonl", "--rubric", "generl"], "rubric 'generl' does not exist (did you mean 'general'?)"),
-        (["c.jsonl", "--rubric", "pandalm"], "c.jsonl, row 2, field 'rubric': rubric 'pandalm' is made for 2"),
         (["--prompt", "a", "--response", "b", "--rubric", "pandalm"], "rubric 'pandalm' is made for 2 responses"),
         (["--prompt", "a", "--response", "@gone.txt"], "gone.txt: cannot be read: No such file or directory; for a"),
         (["--prompt", "a", "--response", "@."], ".: cannot be read: Is a directory"),
@@ -246,7 +245,7 @@ def test_bad_input_gives_one_line_and_leaves_no_file(
     arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_comparisons(*ROWS)
-    write_comparisons(ROWS[0], {"prompt": "a"}, name="bad.jsonl")
+    write_comparisons({"prompt": "a"}, {"prompt": "b"}, name="bad.jsonl")
     Path("wrong.yaml").write_text("vote: 3")
     files = list_files()
     run = Run(capfd, *arguments)
