@@ -69,8 +69,8 @@ def load_file(path: Path, columns: Collection[str]) -> tuple[Any, list[str]]:
     """
     loader = {".jsonl": "json", ".parquet": "parquet"}.get(path.suffix)
     # Checked first, because `datasets` gives up at the first bad row, or only when that row is used.
-    errors = any(isinstance(row, UsageError) for _, row in read_table(path))
-    if loader and not errors and (loader == "parquet" or detect_form(path).is_plain):
+    states = {isinstance(row, UsageError) for _, row in read_table(path)}
+    if loader and states == {False} and (loader == "parquet" or detect_form(path).is_plain):
         return load_split(str(path), loader, data_files=str(path)), []
     from datasets import Dataset
 

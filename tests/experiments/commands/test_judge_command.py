@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from file_forms import BAD_TEXT, format_parquet
 from PIL import Image
 
 from flex_judge.experiments.cli import main
@@ -255,6 +257,31 @@ def test_bad_input_gives_one_line_and_leaves_no_file(
     assert error[0].startswith(("flex-judge: error: ", "flex-judge judge: error: "))
     assert message in error[0]
     assert list_files() == files
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.json", "c.parquet"])
+def test_rows_that_cannot_be_read_are_failed_rows_and_the_others_are_judged(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*ROWS, {"id": "none", "prompt": "a"}, {"id": "sum", "prompt": "a", "responses": ["b"]}]
+    if name == "c.parquet":
+        rows[1] = {"id": "poem", "prompt": BAD_TEXT, "responses": ["a"]}
+        Path(name).write_bytes(format_parquet(rows))
+    else:
+        texts = [json.dumps(row) for row in rows]
+        texts[1] = '{"id": "poem", broken}'
+        Path(name).write_text("\n".join(texts) if name == "c.jsonl" else f"[{','.join(texts)}]")
+    for status, flags in ((1, ["--max-failures", "2"]), (0, ["--max-failures", "3"])):
+        run = Run(capfd, name, "--out", "o.jsonl", *flags)
+        assert run.status == status
+        assert [row["id"] for row in read_rows("o.jsonl")] == ["sum", "fact", "odd"]
+        assert re.search(rf"not judged: {name}, (row|line) 2[:,] ", run.err)
+        assert f"not judged: {name}, row 5: field 'responses' is missing" in run.err
+        assert (
+            f"not judged: {name}, row 6, field 'id': 'sum' is also the id of {name}, row 1; use unique ids" in run.err
+        )
+        assert "3 of 6 comparisons scored: 3 not judged" in run.err
+    assert "reused from earlier runs: 3 judgments" in run.err  # of the second run, which resumed the first one
 
 
 @pytest.mark.parametrize(
