@@ -198,5 +198,5 @@ class _GroupReader:
 def describe_value_error(error: Exception) -> str:
     """Describe why a value cannot be read, in one line."""
     if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 text: byte {error.start + 1} of a value is invalid"
+        return f"not UTF-8 text: byte {error.start + 1} is invalid"
     return to_one_line(error)[:200] or type(error).__name__

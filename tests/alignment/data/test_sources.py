@@ -127,7 +127,7 @@ def test_media_of_a_data_set_are_not_decoded_and_a_bad_one_costs_only_its_row(tm
     (tmp_path / "data").mkdir()
     Dataset.from_list(rows, features=features).to_parquet(tmp_path / "data" / "train.parquet")
     source = open_source(f"hub:{tmp_path / 'data'}")
-    first, second, third = [row for _, row in source.read_range(0, 9)]
+    first = next(row for _, row in source.read_range(0, 9))
     assert isinstance(first, dict)
     assert first["image"] == {"bytes": files[0], "path": None}
     assert first["nested"] == [{"images": [{"bytes": files[1], "path": None}]}]
@@ -135,7 +135,7 @@ def test_media_of_a_data_set_are_not_decoded_and_a_bad_one_costs_only_its_row(tm
     assert [type(prompt) for prompt in prompts] == [PromptRow, MediaError, PromptRow]
     assert "row 2, field 'image'" in str(prompts[1])
     assert source.digest == HubDataset.open(source.name).table._fingerprint
-    assert source.table[0]["image"].size == (8, 6)  # trainers still get pictures
+    assert source.table[2]["image"].size == (8, 6)  # trainers still get pictures
 
 
 def test_bad_text_of_a_data_set_costs_only_its_row(tmp_path: Path) -> None:
@@ -146,9 +146,7 @@ def test_bad_text_of_a_data_set_costs_only_its_row(tmp_path: Path) -> None:
     first, second, third = read_prompts(source, 0, 9, PromptColumns())
     assert isinstance(first, PromptRow)
     assert isinstance(third, PromptRow)
-    assert str(second).endswith(
-        "data, row 2, field 'prompt': cannot be read: not UTF-8 text: byte 2 of a value is invalid"
-    )
+    assert str(second).endswith("data, row 2, field 'prompt': cannot be read: not UTF-8 text: byte 2 is invalid")
 
 
 def test_ranges_of_compressed_files_are_read_in_any_order(tmp_path: Path) -> None:
