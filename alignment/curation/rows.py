@@ -10,13 +10,15 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.curation.scales import TEN, rescale_scores
-from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.data.texts import replace_surrogates
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import Scale
+
+if TYPE_CHECKING:
+    from flex_judge.alignment.data.sources import Source
 
 _TEN_SCALE = Scale.parse(TEN)
 _ANSWER_FIELD = re.compile(r"answer([1-9]\d?)_body")

@@ -14,7 +14,7 @@ from typing import Any
 
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.files import read_table
-from flex_judge.judges.text_files import detect_form
+from flex_judge.judges.validation.text_files import detect_form
 
 
 def compute_content_digest(files: Iterable[Path]) -> str:

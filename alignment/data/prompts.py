@@ -8,14 +8,16 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
-from flex_judge.alignment.data.sources import Source
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.media.paths import MediaFolders, resolve_media_paths, resolve_source_path
 from flex_judge.judges.types import Comparison
+
+if TYPE_CHECKING:
+    from flex_judge.alignment.data.sources import Source
 
 FIELDS = ("prompt", "id", "images")
 """Fields of a prompt that can be mapped to other columns."""

@@ -25,7 +25,7 @@ from flex_judge.judges.io.json_rows import (
 )
 from flex_judge.judges.io.parquet import read_parquet, read_parquet_info
 from flex_judge.judges.media.paths import MediaFolders, list_media_folders
-from flex_judge.judges.text_files import detect_form, get_format_suffix
+from flex_judge.judges.validation.text_files import detect_form, get_format_suffix
 
 INDEX_STRIDE = 64
 """Number of rows between two indexed offsets of a JSON lines file."""

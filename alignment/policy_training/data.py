@@ -20,7 +20,7 @@ from flex_judge.alignment.tasks import arithmetic
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.jsonl import write_lines
 from flex_judge.judges.models import strip_fingerprint
-from flex_judge.judges.text_files import get_format_suffix
+from flex_judge.judges.validation.text_files import get_format_suffix
 
 PROMPT_COLUMNS = ("prompt", "images", "image", MOLECULES)
 """Columns that make up a prompt."""

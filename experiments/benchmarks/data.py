@@ -17,7 +17,7 @@ from flex_judge.alignment.data.hub import HUB, HubDataset
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.paths import list_media_folders
-from flex_judge.judges.text_files import get_format_suffix
+from flex_judge.judges.validation.text_files import get_format_suffix
 
 MAX_PARENT_FOLDERS = 4
 """Maximum number of folders above a table that are searched for its media."""

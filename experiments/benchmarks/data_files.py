@@ -13,7 +13,7 @@ from typing import Any
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table
 from flex_judge.judges.io.json_rows import LocatedRow, PartialRow, UnreadableRowError
-from flex_judge.judges.text_files import BAD_BYTE, get_format_suffix, open_text
+from flex_judge.judges.validation.text_files import BAD_BYTE, get_format_suffix, open_text
 
 DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".tsv", ".txt")
 LocatedRows = Iterator[tuple[str, Mapping[str, Any]]]

@@ -18,7 +18,7 @@ from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_dat
 from flex_judge.experiments.benchmarks.items import Item
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.prompts import THINK_CLOSE, THINK_OPEN
-from flex_judge.judges.text_files import get_format_suffix
+from flex_judge.judges.validation.text_files import get_format_suffix
 
 
 @dataclass(frozen=True)

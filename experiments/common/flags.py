@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flex_judge.judges.errors import UsageError, to_one_line
-from flex_judge.judges.text_files import read_text
 from flex_judge.judges.validation.classes import Metavar
 from flex_judge.judges.validation.flat import Setting, SettingsSection, build_settings, flatten_settings
+from flex_judge.judges.validation.text_files import read_text
 
 Config = TypeVar("Config")
 METAVARS: Mapping[type[Any], str] = {int: "N", float: "X"}

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flex_judge.judges.errors import UsageError, to_one_line
-from flex_judge.judges.text_files import read_text
+from flex_judge.judges.validation.text_files import read_text
 
 CONFIG_HELP = (
     "Accelerate configuration, to start one process per GPU: zero3, fsdp2, another one that TRL ships, or a file. "

@@ -33,8 +33,8 @@ from flex_judge.judges.media.paths import (
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
-from flex_judge.judges.text_files import get_format_suffix
 from flex_judge.judges.types import Comparison, parse_messages, parse_response
+from flex_judge.judges.validation.text_files import get_format_suffix
 
 TABLE_ENDINGS = ".jsonl, .json or .parquet (the first two also with .gz or .zst)"
 """Endings of tables, for messages."""

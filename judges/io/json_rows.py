@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flex_judge.judges.errors import UsageError, to_one_line
-from flex_judge.judges.text_files import BOM, iter_lines
+from flex_judge.judges.validation.text_files import BOM, iter_lines
 
 MAX_DEPTH = 100
 """Maximum number of nested lists and objects in a row. Deeper values would exhaust the stack of later steps."""

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from flex_judge.judges.io.json_rows import is_blank, parse_object
-from flex_judge.judges.text_files import iter_lines
+from flex_judge.judges.validation.text_files import iter_lines
 
 SURROGATES = "backslashreplace"
 """Error handler for lone surrogates, which UTF-8 cannot encode. The result, e.g. `\\ud83d`, is their JSON escape."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.rubrics.scale import MAX_LABELS, OPTIONS, SHARES, Scale
-from flex_judge.judges.text_files import read_text
+from flex_judge.judges.validation.text_files import read_text
 
 __all__ = ["MAX_LABELS", "OPTIONS", "SHARES", "Rubric", "Scale", "get_rubric", "list_rubrics", "load_rubric"]
 

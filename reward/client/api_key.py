@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.text_files import read_text
+from flex_judge.judges.validation.text_files import read_text
 
 
 def read_key(source: str) -> str:

@@ -23,8 +23,8 @@ from flex_judge.judges.judgments import Judgment, Verdict
 from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.rubrics import load_rubric
-from flex_judge.judges.text_files import read_text
 from flex_judge.judges.types import Comparison, Content, Message, content_to_text, split_content
+from flex_judge.judges.validation.text_files import read_text
 
 MAX_FAILED_ROWS = 10
 """Maximum number of failed rows in the summary; if there are more, the log names all of them."""

@@ -19,7 +19,7 @@ from flex_judge.experiments.common.launching import CONFIG_HELP, PROCESSES_HELP
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.models import check_model, resolve_model
 from flex_judge.judges.models.embedded import BASE, EMBEDDED
-from flex_judge.judges.text_files import read_text
+from flex_judge.judges.validation.text_files import read_text
 
 RUN_DEFAULTS = {"report_to": "none", "save_steps": 0.1, "save_total_limit": 2, "logging_steps": 5}
 """Defaults that differ from TRL's: frequent checkpoints, so that a stopped run can resume, and no reporting service."""

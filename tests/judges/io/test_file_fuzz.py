@@ -17,7 +17,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import InvalidRow, read_comparisons, read_table
 from flex_judge.judges.io.json_rows import is_blank, split_list
 from flex_judge.judges.io.parquet import read_parquet_info
-from flex_judge.judges.text_files import iter_lines, read_text
+from flex_judge.judges.validation.text_files import iter_lines, read_text
 
 BOUNDED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 VALUES = st.recursive(

@@ -14,7 +14,7 @@ import pytest
 from file_forms import compress_zstd
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.text_files import detect_form, get_format_suffix, iter_lines, read_text
+from flex_judge.judges.validation.text_files import detect_form, get_format_suffix, iter_lines, read_text
 
 TEXT = "Grüße 🙂\nand more\n"
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.extras import import_optional
 
 COMPRESSION_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
 """Endings of compressed files. The content decides how a file is read, so a wrong ending does no harm."""
@@ -33,6 +32,8 @@ BAD_BYTE = "\udcff"
 
 
 def _open_zstd(file: Any) -> Any:
+    from flex_judge.judges.extras import import_optional  # rarely needed
+
     return import_optional("pyarrow", "a file compressed with zstd").CompressedInputStream(file, "zstd")
 
 
