@@ -28,11 +28,11 @@ CPU_DEFAULTS = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 EMBEDDED_DEFAULTS = {"use_peft": True, "lora_r": 16, "lora_alpha": 32, "lora_target_modules": ["all-linear"]}
 """Defaults for an embedded model: train a LoRA adapter of a few MB."""
 DATA_HELP = {
-    "dpo": "Preferences: the folder of a `flex-judge preferences` run, another that load_dataset takes, a .jsonl or "
-    ".parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT]",
-    "sft": "Judgments: the folder of a `flex-judge curate` run, or a .jsonl or .parquet file of prompts and "
+    "dpo": "Preferences: the folder of a `flex-judge preferences` run, another that load_dataset takes, a .jsonl, "
+    ".json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT]",
+    "sft": "Judgments: the folder of a `flex-judge curate` run, or a .jsonl, .json or .parquet file of prompts and "
     "completions",
-    "grpo": "Prompts: a .jsonl or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded task)",
+    "grpo": "Prompts: a .jsonl, .json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded task)",
 }
 """Command -> help of its data argument."""
 
