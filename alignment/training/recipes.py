@@ -160,8 +160,8 @@ class JudgeRecipe:
 
     held_out: str | None = _make_flag(
         None,
-        "Held-out judgments, .jsonl, .json or .parquet as written by `flex-judge curate` (default: held_out.jsonl in the "
-        "folder of the data). With --eval_strategy no they are judged after training only.",
+        "Held-out judgments, .jsonl, .json or .parquet as written by `flex-judge curate` (default: held_out.jsonl in "
+        "the folder of the data). With --eval_strategy no they are judged after training only.",
     )
     held_out_rows: int | None = _make_flag(
         None, "Number of held-out judgments per evaluation, the first N (default: all); 0: no evaluation."

@@ -17,7 +17,7 @@ from flex_judge.alignment.data.hub import HUB, HubDataset
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.paths import list_media_folders
-from flex_judge.judges.validation.text_files import get_format_suffix
+from flex_judge.judges.validation.text_files import COMPRESSION_SUFFIXES, get_format_suffix
 
 MAX_PARENT_FOLDERS = 4
 """Maximum number of folders above a table that are searched for its media."""
@@ -207,8 +207,11 @@ def _open_hub_dataset(name: str) -> BenchmarkData:
 
 def _match_files(folder: Path, pattern: str) -> list[Path]:
     """List the files of a folder that match a glob pattern, or one of several joined by `|`."""
-    matches = {file for alternative in pattern.split("|") for file in folder.glob(alternative)}
-    return sorted(file for file in matches if file.is_file() and get_format_suffix(file) in DATA_SUFFIXES)
+    endings = ("", *COMPRESSION_SUFFIXES)
+    matches = {file for part in pattern.split("|") for ending in endings for file in folder.glob(part + ending)}
+    # A file next to its compressed copy counts once.
+    copies = {file.with_name(file.name + ending) for file in matches for ending in COMPRESSION_SUFFIXES}
+    return sorted(f for f in matches - copies if f.is_file() and get_format_suffix(f) in DATA_SUFFIXES)
 
 
 def assign_ids(records: Sequence[Record], fields: Sequence[str]) -> list[str]:

@@ -32,7 +32,8 @@ DATA_HELP = {
     ".json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT]",
     "sft": "Judgments: the folder of a `flex-judge curate` run, or a .jsonl, .json or .parquet file of prompts and "
     "completions",
-    "grpo": "Prompts: a .jsonl, .json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded task)",
+    "grpo": "Prompts: a .jsonl, .json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded "
+    "task)",
 }
 """Command -> help of its data argument."""
 
@@ -210,8 +211,9 @@ def parse_flags(kind: TrainingKind, argv: Sequence[str]) -> TrainingFlags:
         raise
     except IndexError as e:
         raise UsageError("--config: expected the name of a file") from e
-    except (*TRL_ERRORS, TypeError, yaml.YAMLError) as e:
-        raise UsageError(to_one_line(e)) from e  # an invalid --config, or a setting that TRL rejects
+    except (*TRL_ERRORS, TypeError, RecursionError, yaml.YAMLError) as e:
+        hint = "--config: not YAML in UTF-8: " if isinstance(e, UnicodeDecodeError | RecursionError) else ""
+        raise UsageError(f"{hint}{to_one_line(e)}") from e  # an invalid --config, or a setting that TRL rejects
     for flag in ("accelerate_config", "num_processes"):
         if getattr(extra, flag) is not None:
             raise UsageError(f"--{flag} is accepted on the command line only, together with --accelerate_config")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -101,6 +102,18 @@ def test_reads_prompt_and_responses_from_files(capfd: pytest.CaptureFixture[str]
     Path("a.md").write_text("The bard\nhimself")
     run = Run(capfd, "--prompt", "@q.txt", "--response", "@a.md", "--response", "@@bard", "--json")
     assert run.rows[0]["reasoning"] == "I look at: The bard\nhimself and @bard"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks_of_files_are_not_shown_to_the_judge(encoding: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("a.txt").write_text("The bärd\r\nhimself", encoding=encoding, newline="")
+    Path("b.txt.gz").write_bytes(gzip.compress("The bärd".encode(encoding)))
+    run = Run(capfd, "--prompt", "Who?", "--response", "@a.txt", "--response", "@b.txt.gz", "--json")
+    assert run.rows[0]["reasoning"] == "I look at: The bärd\nhimself and The bärd"
+    Path("a.txt").write_bytes(b"The b\xe4rd")
+    run = Run(capfd, "--prompt", "Who?", "--response", "@a.txt")
+    assert run.status == 2
+    assert "a.txt: not UTF-8 text; for media, use one of the endings .png" in run.err
 
 
 def test_control_characters_of_answers_are_escaped(capfd: pytest.CaptureFixture[str]) -> None:
