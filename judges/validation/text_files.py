@@ -11,6 +11,7 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,14 +39,14 @@ def _open_zstd(file: Any) -> Any:
 
 
 _OPENERS: dict[bytes, Callable[[Any], Any]] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
-    b"\x28\xb5\x2f\xfd": _open_zstd,
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\0": lzma.LZMAFile,
-    # Frames that a reader of zstd skips; tools that compress in parallel start their files with one.
-    **{bytes([0x50 + n]) + b"\x2a\x4d\x18": _open_zstd for n in range(16)},
+    rb"\x1f\x8b\x08": lambda file: gzip.GzipFile(fileobj=file),
+    # The second form is a frame to be skipped; tools that compress in parallel start their files with one.
+    rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18": _open_zstd,
+    # The mark of the first block, or of the end of an empty file, because a text may also start with "BZh".
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": bz2.BZ2File,
+    rb"\xfd7zXZ\x00": lzma.LZMAFile,
 }
-"""First bytes of a compressed file -> function that opens it for reading."""
+"""Pattern of the first bytes of a compressed file -> function that opens it for reading."""
 _BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig"} | {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -172,8 +173,8 @@ def _open_stream(path: Path) -> Iterator[tuple[io.BufferedReader[Any], TextForm]
     """Open a file for reading of its decompressed bytes. It is opened only once, because it may be a pipe."""
     try:
         with io.BufferedReader(path.open("rb", buffering=0), HEAD_BYTES) as file:
-            magic = file.peek(1)[:8]
-            opener = next((opener for start, opener in _OPENERS.items() if magic.startswith(start)), None)
+            head = file.peek(1)
+            opener = next((opener for pattern, opener in _OPENERS.items() if re.match(pattern, head)), None)
             stream: io.BufferedReader[Any] = (
                 file if opener is None else io.BufferedReader(_Decompressor(opener(file)), HEAD_BYTES)
             )

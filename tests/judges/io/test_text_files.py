@@ -52,6 +52,12 @@ def test_file_without_text_is_empty(data: bytes, path: Path) -> None:
     assert [line for line in iter_lines(path) if line] == []
 
 
+@pytest.mark.parametrize("text", ["BZhang asked:", "P*M", "BZh9", "x"])
+def test_text_that_starts_like_a_compressed_file_is_text(text: str, path: Path) -> None:
+    path.write_text(text)
+    assert read_text(path) == text
+
+
 def test_carriage_return_inside_a_line_is_no_line_end(path: Path) -> None:
     path.write_bytes(b'{"a":\r 1}\n{"b": 2}\r\n')
     assert list(iter_lines(path)) == [b'{"a":\r 1}\n', b'{"b": 2}\r\n']
