@@ -13,7 +13,7 @@ from flex_judge.alignment.curation.rows import DropRecord
 from flex_judge.alignment.curation.steps import StepResult, split_examples
 from flex_judge.alignment.data.texts import normalise_text
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.files import read_table
+from flex_judge.judges.io.files import read_table, require_rows
 
 NGRAM_SIZE = 13
 """Words per n-gram. Two texts rarely share 13 consecutive words by chance (GPT-3, arXiv 2005.14165)."""
@@ -37,7 +37,7 @@ class ContaminationFilter:
         """Read benchmark questions from files.
 
         Args:
-            files: .jsonl or .parquet files. Each row holds its question, as text or messages, in one of
+            files: .jsonl, .json or .parquet files. Each row holds its question, as text or messages, in one of
                 QUESTION_FIELDS.
 
         Raises:
@@ -47,7 +47,7 @@ class ContaminationFilter:
         ngrams: set[int] = set()
         for name in files:
             count = 0
-            for where, row in read_table(Path(name)):
+            for where, row in require_rows(read_table(Path(name), QUESTION_FIELDS.__contains__)):
                 for text in _extract_questions(row, where):
                     questions.add(normalise_text(text))
                     ngrams.update(_hash_ngrams(text))

@@ -10,13 +10,15 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.curation.scales import TEN, rescale_scores
-from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.data.texts import replace_surrogates
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import Scale
+
+if TYPE_CHECKING:
+    from flex_judge.alignment.data.sources import Source
 
 _TEN_SCALE = Scale.parse(TEN)
 _ANSWER_FIELD = re.compile(r"answer([1-9]\d?)_body")
@@ -25,7 +27,7 @@ _ANSWER_FIELD = re.compile(r"answer([1-9]\d?)_body")
 class RowFault(StrEnum):
     """Reason why a row is dropped before the teacher judges it."""
 
-    NOT_AN_OBJECT = "not a JSON object"
+    UNREADABLE = "cannot be read"
     ERROR_TEXT = "marked as error"
     NO_QUESTION = "no question"
     EMPTY_ANSWER = "empty answer"
@@ -93,7 +95,7 @@ def read_reference_rows(source: Source, count: int | None = None) -> Iterator[Re
         A reference row, or a drop record for a row that cannot be used.
     """
     stop = len(source) if count is None else min(count, len(source))
-    for number, (where, data) in enumerate(source.read_range(0, stop), 1):
+    for number, (where, data) in enumerate(source.read_range(0, stop, _is_needed), 1):
         try:
             yield _parse_row(data, number, where)
         # A bad row does not end the run; it is counted and listed.
@@ -101,10 +103,14 @@ def read_reference_rows(source: Source, count: int | None = None) -> Iterator[Re
             yield DropRecord(number, e.fault, f"{where}: {e.detail}")
 
 
+def _is_needed(name: str) -> bool:
+    return name in ("question_body", "score", "text") or bool(_ANSWER_FIELD.fullmatch(name))
+
+
 def check_row(data: Mapping[str, Any] | UsageError) -> Mapping[str, Any]:
     """Return the row that a source read, or raise BadRowError if the source failed to read it."""
     if isinstance(data, UsageError):
-        raise BadRowError(RowFault.NOT_AN_OBJECT, str(data))
+        raise BadRowError(RowFault.UNREADABLE, str(data))
     return data
 
 

@@ -23,6 +23,7 @@ PAIR_MIX = {"one right": 0.68, "one right, the other without a number": 0.12, "b
 Answers without a number are easy to reject, so they are limited to 12 % of the pairs. The first kind determines the
 number of pairs; a kind that runs short gets a smaller share.
 """
+_COLUMNS = ("prompt", "responses", "kept")
 _ONE_RIGHT, _NO_NUMBER, _BOTH_RIGHT, _BOTH_WRONG = PAIR_MIX
 
 
@@ -111,7 +112,7 @@ def build_task_rows(source: Source, seed: int, list_size: int = 0) -> list[Refer
     """
     prompts: list[_AnsweredPrompt] = []
     dropped: list[DropRecord] = []
-    for number, (where, data) in enumerate(source.read_range(0, len(source)), 1):
+    for number, (where, data) in enumerate(source.read_range(0, len(source), _COLUMNS.__contains__), 1):
         try:
             prompts.append(_parse_prompt(check_row(data), number, where))
         except BadRowError as e:

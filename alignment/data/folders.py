@@ -6,12 +6,15 @@ folder of the same name, or the same folder with other rows, would silently load
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.errors import UsageError, to_one_line
+from flex_judge.judges.io.files import read_table
+from flex_judge.judges.validation.text_files import detect_form
 
 
 def compute_content_digest(files: Iterable[Path]) -> str:
@@ -49,6 +52,71 @@ def load_split(name: str, path: str, config: str | None = None, split: str = "tr
         return load_dataset(path, config, split=split, **arguments)
     except (DatasetsError, OSError, ValueError) as e:
         raise UsageError(f"{name}: cannot be loaded: {to_one_line(e)[:300]}") from e
+
+
+def load_file(path: Path, columns: Collection[str]) -> tuple[Any, list[str]]:
+    """Load the rows of a table (see `read_table`) that can be read.
+
+    Args:
+        path: the file.
+        columns: columns that are kept if `datasets` cannot load the file itself.
+
+    Returns:
+        The rows as a `datasets.Dataset`, and the problem of each row that cannot be read.
+
+    Raises:
+        UsageError: the file, or every row, cannot be read.
+    """
+    loader = {".jsonl": "json", ".parquet": "parquet"}.get(path.suffix)
+    # Checked first, because `datasets` gives up at the first bad row, or only when that row is used.
+    states = {isinstance(row, UsageError) for _, row in read_table(path)}
+    if loader and states == {False} and (loader == "parquet" or detect_form(path).is_plain):
+        return load_split(str(path), loader, data_files=str(path)), []
+    from datasets import Dataset
+
+    rows: list[Mapping[str, Any]] = []
+    problems = []
+    for _, row in read_table(path, columns.__contains__):
+        if isinstance(row, UsageError):
+            problems.append(to_one_line(row))
+        else:
+            rows.append(row)
+    if not rows:
+        raise UsageError(problems[0] if problems else f"{path}: has no rows")
+    names = {name: None for row in rows for name in row if name in columns}
+    try:
+        table = Dataset.from_list([{name: row.get(name) for name in names} for row in rows])
+    except (ValueError, TypeError) as e:  # the errors of pyarrow for columns of several types
+        raise UsageError(f"{path}: cannot be loaded: {to_one_line(e)[:300]}") from e
+    return table, problems
+
+
+def disable_decoding(rows: Any) -> Any:
+    """Make the rows of a data set return media as stored, `{"bytes", "path"}`, instead of decoded.
+
+    One medium that cannot be decoded would otherwise end the reading of the whole data set.
+    """
+    features = {name: _disable_feature(feature) for name, feature in rows.features.items()}
+    if features == dict(rows.features):
+        return rows
+    rows = copy.deepcopy(rows)  # Shares the rows themselves, which are files mapped into memory.
+    # Not cast_column: for lists of images, it writes all rows to the disk again.
+    rows.info.features = type(rows.features)(features)
+    return rows
+
+
+def _disable_feature(feature: Any) -> Any:
+    if isinstance(feature, dict):
+        return {name: _disable_feature(inner) for name, inner in feature.items()}
+    if isinstance(feature, list):
+        return [_disable_feature(inner) for inner in feature]
+    changes = {"decode": False} if hasattr(feature, "decode") else {}
+    if hasattr(feature, "feature"):
+        changes["feature"] = _disable_feature(feature.feature)
+    changed = copy.copy(feature) if changes else feature
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed
 
 
 def _get_cache_folder(folder: Path) -> str:

@@ -8,18 +8,19 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
-from flex_judge.alignment.data.sources import Source
-from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, read_row_prompt
+from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMNS, read_row_prompt
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.media.paths import make_folder_opener
+from flex_judge.judges.media.paths import MediaFolders, make_folder_opener
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.types import Message
+
+if TYPE_CHECKING:
+    from flex_judge.alignment.data.sources import Source
 
 FIELDS = ("prompt", "id", "images")
 """Fields of a prompt that can be mapped to other columns."""
@@ -70,6 +71,10 @@ class PromptColumns:
             columns[name] = column
         return cls(**columns, keep=tuple(keep), number=number, system=system)
 
+    def needs_column(self, name: str) -> bool:
+        """Return whether a column is read."""
+        return name in (self.prompt, self.id, self.images, *PROMPT_COLUMNS, *self.keep, self.number)
+
 
 def read_prompts(source: Source, start: int, stop: int, columns: PromptColumns) -> Iterator[PromptRow | UsageError]:
     """Read a range of rows as prompts.
@@ -83,7 +88,7 @@ def read_prompts(source: Source, start: int, stop: int, columns: PromptColumns) 
     Yields:
         A prompt for each valid row, and a UsageError (not raised) for each invalid one.
     """
-    for number, (where, data) in enumerate(source.read_range(start, stop), start + 1):
+    for number, (where, data) in enumerate(source.read_range(start, stop, columns.needs_column), start + 1):
         if isinstance(data, UsageError):
             yield data
             continue
@@ -94,7 +99,7 @@ def read_prompts(source: Source, start: int, stop: int, columns: PromptColumns) 
 
 
 def parse_prompt_row(
-    data: Mapping[str, Any], where: str, number: int, columns: PromptColumns, folder: Path
+    data: Mapping[str, Any], where: str, number: int, columns: PromptColumns, folder: MediaFolders
 ) -> PromptRow:
     """Parse one row into a prompt and load its media.
 
@@ -103,7 +108,7 @@ def parse_prompt_row(
         where: file and row, which every error message starts with.
         number: row number, from 1.
         columns: mapping of columns.
-        folder: folder that relative media paths refer to.
+        folder: folder that relative media paths refer to, or several that are searched in order.
 
     Raises:
         UsageError: the row is not a valid prompt.
@@ -192,7 +197,9 @@ def _join_texts(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _read_messages(data: Mapping[str, Any], where: str, columns: PromptColumns, folder: Path) -> tuple[Message, ...]:
+def _read_messages(
+    data: Mapping[str, Any], where: str, columns: PromptColumns, folder: MediaFolders
+) -> tuple[Message, ...]:
     """Read the prompt of a row and load its media."""
     reader = ConversationReader(make_folder_opener(folder))
     media_columns = {**MEDIA_COLUMNS, Modality.IMAGE: (columns.images, "image")}
@@ -238,7 +245,7 @@ def _read_extra_column(data: Mapping[str, Any], name: str, where: str) -> Any:
         )
     try:
         json.dumps(data[name])
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, RecursionError) as e:
         raise UsageError(f"{where}, field {name!r}: cannot be written as JSON: {e}") from e
     return data[name]
 

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from threading import Lock
+from typing import Protocol
 
-from flex_judge.alignment.data.folders import load_split
+from flex_judge.alignment.data.hub import HUB, HubDataset
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.jsonl import parse_object
+from flex_judge.judges.io.files import TABLE_ENDINGS
+from flex_judge.judges.io.json_rows import (
+    LocatedRow,
+    NeedsColumn,
+    is_blank,
+    need_all,
+    parse_row,
+    read_json_file,
+    read_json_lines,
+)
+from flex_judge.judges.io.parquet import read_parquet, read_parquet_info
+from flex_judge.judges.media.paths import MediaFolders, list_media_folders
+from flex_judge.judges.validation.text_files import detect_form, get_format_suffix
 
 INDEX_STRIDE = 64
 """Number of rows between two indexed offsets of a JSON lines file."""
-HUB = "hub:"
-"""Prefix of data sets that `datasets` loads."""
-
-LocatedRow = tuple[str, Mapping[str, Any] | UsageError]
-"""Location of a row for messages, and the row or the error that describes why it is invalid."""
 
 
 class Source(Protocol):
@@ -40,13 +48,13 @@ class Source(Protocol):
         ...
 
     @property
-    def folder(self) -> Path:
-        """Folder that relative media paths refer to."""
+    def folder(self) -> MediaFolders:
+        """Folder that relative media paths refer to, or several that are searched in order."""
         ...
 
     def __len__(self) -> int: ...
 
-    def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
+    def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:
         """Yield rows `start` (from 0) to `stop` (exclusive), each with its location for messages."""
         ...
 
@@ -55,8 +63,9 @@ def open_source(text: str) -> Source:
     """Open a source of prompts.
 
     Args:
-        text: a `.jsonl` or `.parquet` file, or `hub:OWNER/NAME[:CONFIG][@SPLIT]` for a data set on the hub or a local
-            folder that `datasets.load_dataset` can load. The default split is `train`.
+        text: a `.jsonl`, `.json` or `.parquet` file, the first two also compressed, or
+            `hub:OWNER/NAME[:CONFIG][@SPLIT]` for a data set on the hub or a local folder that `datasets.load_dataset`
+            can load. The default split is `train`.
 
     Raises:
         UsageError: the source does not exist, cannot be read or has no rows.
@@ -65,12 +74,14 @@ def open_source(text: str) -> Source:
     path = Path(text)
     if text.startswith(HUB):
         source = HubDataset.open(text)
-    elif path.suffix == ".jsonl":
-        source = JsonLinesFile.open(path)
-    elif path.suffix == ".parquet":
+    elif path.suffix.lower() == ".parquet":
         source = ParquetFile.open(path)
+    elif get_format_suffix(path) == ".jsonl":
+        source = JsonLinesFile.open(path)
+    elif get_format_suffix(path) == ".json":
+        source = JsonFile.open(path)
     else:
-        raise UsageError(f"{text}: expected a file that ends in .jsonl or .parquet, or hub:OWNER/NAME")
+        raise UsageError(f"{text}: expected a file that ends in {TABLE_ENDINGS}, or hub:OWNER/NAME")
     if not len(source):
         raise UsageError(f"{source.name}: has no rows")
     return source
@@ -81,11 +92,9 @@ class _RowFile:
     """Common fields of file sources."""
 
     path: Path
-    """Absolute path of the file."""
+    """Absolute path of the file, as the user gave it: links are not followed."""
     digest: str
     """SHA-256 hex digest of the content."""
-    folder: Path
-    """Folder that relative media paths refer to."""
     count: int
     """Number of rows."""
 
@@ -93,6 +102,11 @@ class _RowFile:
     def name(self) -> str:
         """File name for messages."""
         return self.path.name
+
+    @property
+    def folder(self) -> MediaFolders:
+        """Folders that relative media paths refer to: that of the path, then that of the file it is a link to."""
+        return list_media_folders(self.path)
 
     def __len__(self) -> int:
         return self.count
@@ -102,8 +116,11 @@ class _RowFile:
 class JsonLinesFile(_RowFile):
     """JSON lines file: one JSON object per line; empty lines are skipped."""
 
-    offsets: tuple[tuple[int, int], ...] = field(repr=False)
-    """Byte offset and line number (from 1) of every INDEX_STRIDE-th row, so that ranges can be read without a scan."""
+    offsets: tuple[tuple[int, int], ...] | None = field(repr=False)
+    """Byte offset and line number (from 1) of every INDEX_STRIDE-th row, so that ranges can be read without a scan.
+
+    None for files that are compressed or not UTF-8: these are read from the start.
+    """
 
     @classmethod
     def open(cls, path: Path) -> JsonLinesFile:
@@ -112,40 +129,79 @@ class JsonLinesFile(_RowFile):
         Raises:
             UsageError: the file cannot be read.
         """
+        path = path.absolute()  # workers may have another working directory
+        if not detect_form(path).is_plain:
+            return cls(path, _compute_digest(path), sum(1 for _ in read_json_lines(path)), offsets=None)
         digest, count, offset = hashlib.sha256(), 0, 0
         offsets = []
-        try:
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        if count % INDEX_STRIDE == 0:
-                            offsets.append((offset, number))
-                        count += 1
-                    digest.update(line)
-                    offset += len(line)
-        except OSError as e:
-            raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
-        path = path.resolve()  # workers may have another working directory
-        return cls(path, digest.hexdigest(), path.parent, count=count, offsets=tuple(offsets))
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not is_blank(line):
+                    if count % INDEX_STRIDE == 0:
+                        offsets.append((offset, number))
+                    count += 1
+                digest.update(line)
+                offset += len(line)
+        return cls(path, digest.hexdigest(), count, offsets=tuple(offsets))
 
-    def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
+    def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:  # noqa: ARG002
         """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
         stop = min(stop, self.count)
         if start >= stop:
+            return
+        if self.offsets is None:
+            yield from _read_through(self, start, stop)
             return
         offset, first_line = self.offsets[start // INDEX_STRIDE]
         skipped = start % INDEX_STRIDE
         with self.path.open("rb") as file:
             file.seek(offset)
-            lines = ((number, line) for number, line in enumerate(file, first_line) if line.strip())
+            lines = ((number, line) for number, line in enumerate(file, first_line) if not is_blank(line))
             for number, line in itertools.islice(lines, skipped, skipped + stop - start):
-                where = f"{self.name}, line {number}"
-                row: Mapping[str, Any] | UsageError
-                try:
-                    row = parse_object(line, where)
-                except UsageError as e:
-                    row = e
-                yield where, row
+                yield parse_row(line, f"{self.name}, line {number}")
+
+
+_cursors: dict[JsonLinesFile, list[tuple[int, Iterator[LocatedRow]]]] = {}
+_cursor_lock = Lock()
+MAX_CURSORS = 4
+"""Maximum number of open readers of a file that cannot be read from any position."""
+
+
+def _read_through(file: JsonLinesFile, start: int, stop: int) -> Iterator[LocatedRow]:
+    """Read rows of a file that is read from the start.
+
+    Readers stay open after their range, so that a worker which reads range after range reads the file only once.
+    """
+    with _cursor_lock:
+        cursors = _cursors.setdefault(file, [])
+        cursor = max((c for c in cursors if c[0] <= start), default=None, key=lambda c: c[0])
+        if cursor:
+            cursors.remove(cursor)
+    position, rows = cursor or (0, read_json_lines(file.path, file.name, unit="line"))
+    yield from itertools.islice(rows, start - position, stop - position)
+    with _cursor_lock:
+        cursors.append((stop, rows))
+        del cursors[:-MAX_CURSORS]
+
+
+@dataclass(frozen=True)
+class JsonFile(_RowFile):
+    """JSON file with a list of objects, or with one object or one per line. It is read into memory."""
+
+    @classmethod
+    def open(cls, path: Path) -> JsonFile:
+        """Read the file once to count rows.
+
+        Raises:
+            UsageError: the file cannot be read, or does not hold rows.
+        """
+        path = path.absolute()
+        rows = _read_json_file_once(path, digest := _compute_digest(path))
+        return cls(path, digest, len(rows))
+
+    def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:  # noqa: ARG002
+        """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
+        yield from _read_json_file_once(self.path, self.digest)[start:stop]
 
 
 @dataclass(frozen=True)
@@ -159,95 +215,12 @@ class ParquetFile(_RowFile):
         Raises:
             UsageError: the file cannot be read or is not a Parquet file.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        path = path.absolute()
+        return cls(path, _compute_digest(path), read_parquet_info(path).count)
 
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                count = pq.ParquetFile(file).metadata.num_rows
-        except OSError as e:
-            raise UsageError(f"{path}: cannot be read: {e.strerror or e}") from e
-        except pa.ArrowInvalid as e:
-            raise UsageError(f"{path}: not a Parquet file: {e}") from e
-        return cls(path.resolve(), digest, path.resolve().parent, count)
-
-    def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
+    def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:
         """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
-        import pyarrow.parquet as pq
-
-        with self.path.open("rb") as file:
-            parquet = pq.ParquetFile(file)
-            group_start = 0
-            for group in range(parquet.num_row_groups):
-                size = parquet.metadata.row_group(group).num_rows
-                low, high = max(start, group_start), min(stop, group_start + size)
-                if low < high:
-                    table = parquet.read_row_group(group).slice(low - group_start, high - low)
-                    for number, row in enumerate(table.to_pylist(), low + 1):
-                        yield f"{self.name}, row {number}", row
-                group_start += size
-
-
-@dataclass(frozen=True)
-class HubDataset:
-    """Split of a data set that `datasets` loads. Its cache memory-maps the rows, so only requested rows are read."""
-
-    name: str
-    """Text that named the source, for messages."""
-    path: str
-    """Hub id or local folder."""
-    config: str | None
-    """Configuration of the data set."""
-    split: str
-    """Name of the split."""
-    revision: str | None
-    """Commit on the hub, so that all workers read the same rows even if the repository changes; None for folders."""
-    digest: str
-    """Commit, or fingerprint of the table."""
-    folder: Path
-    """Folder that relative media paths refer to."""
-    count: int
-    """Number of rows."""
-
-    @classmethod
-    def open(cls, text: str) -> HubDataset:
-        """Load the data set that a text `hub:OWNER/NAME[:CONFIG][@SPLIT]` names.
-
-        Raises:
-            UsageError: the text has another form, or the data set cannot be loaded.
-        """
-        path, _, split = text.removeprefix(HUB).partition("@")
-        path, _, config = path.partition(":")
-        if not path:
-            raise UsageError(f"{text}: expected hub:OWNER/NAME[:CONFIG][@SPLIT]")
-        split, is_local = split or "train", Path(path).is_dir()
-        revision = None if is_local else _fetch_revision(path)
-        table = _load_split_once(text, path, config or None, split, revision)
-        return cls(
-            name=text,
-            path=path,
-            config=config or None,
-            split=split,
-            revision=revision,
-            digest=revision or table._fingerprint,
-            folder=Path(path).resolve() if is_local else Path.cwd(),
-            count=len(table),
-        )
-
-    @property
-    def table(self) -> Any:
-        """The rows as a `datasets.Dataset`."""
-        return _load_split_once(self.name, self.path, self.config, self.split, self.revision)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
-        """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
-        table = self.table
-        for number in range(start, min(stop, self.count)):
-            yield f"{self.name}, row {number + 1}", table[number]
+        return read_parquet(self.path, start, stop, name=self.name, needs=needs)
 
 
 @dataclass(frozen=True)
@@ -270,31 +243,27 @@ class FirstRows:
         return f"{self.source.digest}[:{self.max_rows}]"
 
     @property
-    def folder(self) -> Path:
-        """Folder that relative media paths refer to."""
+    def folder(self) -> MediaFolders:
+        """Folder that relative media paths refer to, or several that are searched in order."""
         return self.source.folder
 
     def __len__(self) -> int:
         return min(self.max_rows, len(self.source))
 
-    def read_range(self, start: int, stop: int) -> Iterator[LocatedRow]:
+    def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:
         """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
-        yield from self.source.read_range(start, min(stop, len(self)))
+        yield from self.source.read_range(start, min(stop, len(self)), needs)
 
 
-def _fetch_revision(path: str) -> str | None:
-    """Fetch the current commit of a data set on the hub; None if the hub is unreachable and the cache has to do."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
+def _compute_digest(path: Path) -> str:
     try:
-        sha: str | None = HfApi().dataset_info(path).sha
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
-        return None
-    return sha
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
 
 
 @lru_cache(maxsize=2)
-def _load_split_once(name: str, path: str, config: str | None, split: str, revision: str | None) -> Any:
-    """Load a split once per process."""
-    return load_split(name, path, config, split, revision=revision)
+def _read_json_file_once(path: Path, digest: str) -> list[LocatedRow]:  # noqa: ARG001 - part of the cache's key
+    """Read a JSON file once per process."""
+    return list(read_json_file(path, path.name))

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 TRAIN, HELD_OUT = SPLITS["train"], SPLITS["held_out"]
 """File names in a folder written by `flex-judge curate`."""
 
+_COLUMNS = (
+    *("prompt", "completion", "text"),
+    *("question", "responses", "rubric", "scores", "reference_scores"),
+)
+"""Columns of training examples and held-out judgments that are read."""
+
 
 @dataclass(frozen=True)
 class JudgeTrainingData:
@@ -33,13 +39,13 @@ class JudgeTrainingData:
 
     @classmethod
     def from_rows(
-        cls, name: str, rows: Sequence[Mapping[str, Any]], renderer: Renderer, max_length: int
+        cls, name: str, rows: Sequence[Mapping[str, Any] | UsageError], renderer: Renderer, max_length: int
     ) -> JudgeTrainingData:
         """Tokenize rows.
 
         Args:
             name: Name of the file, for messages.
-            rows: Rows with `prompt` and `completion`, see `encode_examples`.
+            rows: Rows with `prompt` and `completion`, or errors of rows that cannot be read, see `encode_examples`.
             renderer: Renderer of the model that is tuned.
             max_length: Maximum length of prompt and reply together in tokens.
 
@@ -103,14 +109,14 @@ def find_held_out_file(data: str, held_out: str | None) -> Path | None:
     return path if Path(data).is_dir() and path.is_file() else None
 
 
-def read_training_rows(file: Path) -> list[dict[str, Any]]:
-    """Read the rows of a file.
+def read_training_rows(file: Path) -> list[Mapping[str, Any] | UsageError]:
+    """Read the rows of a file, or the error of each row that cannot be read.
 
     Raises:
         UsageError: The file does not exist or is not a table.
     """
     if not file.is_file():
         raise UsageError(
-            f"{file}: no such file; give the folder of a `flex-judge curate` run, or a .jsonl or .parquet file"
+            f"{file}: no such file; give the folder of a `flex-judge curate` run, or a .jsonl, .json or .parquet file"
         )
-    return [row for _, row in read_table(file)]
+    return [row for _, row in read_table(file, _COLUMNS.__contains__)]

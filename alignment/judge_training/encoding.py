@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from flex_judge.alignment.curation.rows import BadRowError, DropRecord
+from flex_judge.alignment.curation.rows import BadRowError, DropRecord, check_row
 from flex_judge.alignment.judge_training.text_rows import PROTOCOL_TAGS, ReplyMarkup, is_text_row, split_text_row
 from flex_judge.judges.errors import RenderError, UsageError, VerdictParseError
 from flex_judge.judges.protocol.parsing import extract_answer, parse_answer, split_answer_first_reply
@@ -51,7 +51,7 @@ class EncodedExample:
 
 
 def encode_examples(
-    rows: Iterable[Mapping[str, Any]], renderer: Renderer, max_length: int
+    rows: Iterable[Mapping[str, Any] | UsageError], renderer: Renderer, max_length: int
 ) -> tuple[list[EncodedExample], list[DropRecord]]:
     """Tokenize rows in TRL's conversational prompt-completion format, or as published with Flex-Judge.
 
@@ -61,7 +61,8 @@ def encode_examples(
     that rubric for that number of responses.
 
     Args:
-        rows: Rows with `prompt` and `completion`, both lists of messages; or with `prompt` and `text`, both texts.
+        rows: Rows with `prompt` and `completion`, both lists of messages, or with `prompt` and `text`, both texts; or
+            errors of rows that cannot be read.
         renderer: Renderer of the model that is tuned.
         max_length: Maximum length of prompt and reply together in tokens. Longer examples are dropped, because
             truncation would cut off the verdict.
@@ -73,6 +74,7 @@ def encode_examples(
     examples, dropped = [], []
     for number, row in enumerate(rows, 1):
         try:
+            row = check_row(row)
             prompt, reply = split_text_row(row, renderer, markup) if is_text_row(row) else _parse_chat(row)
             _check_reply(reply, row)
             ids, prompt_length = _tokenize_chat(prompt, reply, renderer)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.alignment.data.prompts import parse_prompt_row
-from flex_judge.alignment.data.sources import LocatedRow
 from flex_judge.alignment.pipeline.job import Job, RowResult, Work, WorkStats
 from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.errors import AccessError, EngineLostError, LedgerError, RenderError, UsageError, to_one_line
+from flex_judge.judges.io.json_rows import LocatedRow
 
 FAILED_TABLE = "failed"
 """Table of rows without a result, with the reasons."""
@@ -71,7 +71,8 @@ class ShardWorker:
         work = await self._open_work()
         started = time.monotonic()
         start, stop = self._job.get_row_range(number)
-        rows = await asyncio.to_thread(lambda: list(self._job.source.read_range(start, stop)))
+        source, columns = self._job.source, self._job.columns
+        rows = await asyncio.to_thread(lambda: list(source.read_range(start, stop, columns.needs_column)))
         # The first fatal error cancels the other rows.
         results = await gather_all(self._process_row(work, row, n) for n, row in enumerate(rows, start + 1))
         tables: dict[str, list[Mapping[str, Any]]] = {name: [] for name in (*self._job.plan.tables, FAILED_TABLE)}

@@ -9,16 +9,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.folders import load_split
+from flex_judge.alignment.data.folders import disable_decoding, load_file, load_split
+from flex_judge.alignment.data.hub import HUB, HubDataset
 from flex_judge.alignment.data.prompts import MOLECULES, PromptColumns, parse_prompt_row, read_prompts
 from flex_judge.alignment.data.rows import PromptRow
-from flex_judge.alignment.data.sources import HUB, HubDataset, Source
+from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.data.texts import compute_prompt_digest
 from flex_judge.alignment.preferences.formats import has_images, has_molecules, make_prompt_columns
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.jsonl import write_lines
 from flex_judge.judges.models import strip_fingerprint
+from flex_judge.judges.validation.text_files import get_format_suffix
 
 PROMPT_COLUMNS = ("prompt", "images", "image", MOLECULES)
 """Columns that make up a prompt."""
@@ -71,8 +73,8 @@ def load_preference_data(text: str) -> PolicyTrainingData:
     """Load preference data as conversations.
 
     Args:
-        text: Folder of a `flex-judge preferences` run, another folder for `load_dataset`, .jsonl or .parquet file, or
-            `hub:OWNER/NAME[:CONFIG][@SPLIT]`.
+        text: Folder of a `flex-judge preferences` run, another folder for `load_dataset`, a table (see `read_table`),
+            or `hub:OWNER/NAME[:CONFIG][@SPLIT]`. Rows of a table that cannot be read are reported in `problems`.
 
     Raises:
         UsageError: The data does not exist, or a row is not in a preference format of TRL.
@@ -83,13 +85,15 @@ def load_preference_data(text: str) -> PolicyTrainingData:
         settings = json.loads((Path(text) / "run.json").read_text(encoding="utf-8"))["settings"]
         is_task, made_by = settings.get("source") == "arithmetic", _find_judge(settings)
         text = str(Path(text) / "data")
-    rows = convert_to_conversations(_read_preferences(text), text)
+    loaded_rows, problems = _read_preferences(text)
+    rows = convert_to_conversations(loaded_rows, text)
     if "provenance" in rows.column_names and (rows[0]["provenance"] or {}).get("rubric"):
         # All rows of a run have the same rubric.
         made_by["rubric"] = rows[0]["provenance"]["rubric"]
     columns = [name for name in (*PROMPT_COLUMNS, *ANSWER_COLUMNS) if name in rows.column_names]
     prompts, content = [], hashlib.sha256()
-    for i, row in enumerate(_disable_image_decoding(rows.select_columns(columns))):
+    # The digest of a prompt is computed from image files; decoded images would give other digests.
+    for i, row in enumerate(disable_decoding(rows.select_columns(columns))):
         prompts.append(compute_prompt_digest(_parse_prompt(row, text, i).prompt))
         content.update(json.dumps([prompts[-1], *(row[name] for name in ANSWER_COLUMNS)]).encode())
     return PolicyTrainingData(
@@ -99,20 +103,22 @@ def load_preference_data(text: str) -> PolicyTrainingData:
         digest=content.hexdigest()[:16],
         is_task=is_task,
         made_by=made_by,
+        problems=tuple(problems),
     )
 
 
-def _read_preferences(text: str) -> Any:
+def _read_preferences(text: str) -> tuple[Any, list[str]]:
+    problems: list[str] = []
     if text.startswith(HUB):
         rows = HubDataset.open(text).table
     elif Path(text).is_dir():
         rows = load_split(text, text)
-    elif Path(text).is_file() and Path(text).suffix in (".jsonl", ".parquet"):
-        rows = load_split(text, "json" if Path(text).suffix == ".jsonl" else "parquet", data_files=text)
+    elif Path(text).is_file() and get_format_suffix(Path(text)) in (".jsonl", ".json", ".parquet"):
+        rows, problems = load_file(Path(text), (*PROMPT_COLUMNS, *ANSWER_COLUMNS, "provenance"))
     else:
         raise UsageError(
-            f"{text}: no such preference data; expected the folder of a `flex-judge preferences` run, a .jsonl or "
-            ".parquet file, or hub:OWNER/NAME"
+            f"{text}: no such preference data; expected the folder of a `flex-judge preferences` run, a .jsonl, "
+            ".json or .parquet file, or hub:OWNER/NAME"
         )
     missing = [name for name in ANSWER_COLUMNS if name not in rows.column_names]
     if missing:
@@ -120,7 +126,7 @@ def _read_preferences(text: str) -> Any:
         raise UsageError(f"{text}: column {missing[0]!r} is missing, which DPO needs; the columns are {columns}")
     if not len(rows):
         raise UsageError(f"{text}: the data has no rows")
-    return rows
+    return rows, problems
 
 
 def _find_judge(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -130,21 +136,6 @@ def _find_judge(settings: Mapping[str, Any]) -> dict[str, str]:
         return {"judge_url": judge}
     models = {"judge": judge, "judge_adapter": settings.get("judge_adapter")}
     return {name: strip_fingerprint(model) for name, model in models.items() if model}
-
-
-def _disable_image_decoding(rows: Any) -> Any:
-    """Make rows return image files instead of pixels.
-
-    The digest of a prompt is computed from the files, so decoded images would give other digests.
-    """
-    from datasets import Image, List
-
-    for name, feature in rows.features.items():
-        if isinstance(feature, Image):
-            rows = rows.cast_column(name, Image(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, Image):
-            rows = rows.cast_column(name, List(Image(decode=False)))
-    return rows
 
 
 def load_prompt_data(source: Source, columns: PromptColumns) -> PolicyTrainingData:

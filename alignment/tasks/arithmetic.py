@@ -15,6 +15,7 @@ from typing import Any
 
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_rows import NeedsColumn, need_all
 from flex_judge.judges.types import Message
 
 INSTRUCTION = "Write the equation and its result."
@@ -175,7 +176,12 @@ class ArithmeticSource:
     def __len__(self) -> int:
         return self.count
 
-    def read_range(self, start: int, stop: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    def read_range(
+        self,
+        start: int,
+        stop: int,
+        needs: NeedsColumn = need_all,  # noqa: ARG002 - all columns are short
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
         questions = _generate_questions_once(self.count, self.seed, self.levels)
         for number, question in enumerate(questions[start:stop], start + 1):

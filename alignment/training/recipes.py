@@ -68,7 +68,7 @@ class PolicyRecipe:
     )
     held_out: str | None = _make_flag(
         None,
-        "Held-out prompts: .jsonl, .parquet, hub:OWNER/NAME[:CONFIG][@SPLIT], or task for new questions of the "
+        "Held-out prompts: .jsonl, .json, .parquet, hub:OWNER/NAME[:CONFIG][@SPLIT], or task for new questions of the "
         "embedded task (default: task for data of that task, else prompts taken out of the data).",
     )
     held_out_prompts: int | None = _make_flag(
@@ -160,8 +160,8 @@ class JudgeRecipe:
 
     held_out: str | None = _make_flag(
         None,
-        "Held-out judgments, .jsonl or .parquet as written by `flex-judge curate` (default: held_out.jsonl in the "
-        "folder of the data). With --eval_strategy no they are judged after training only.",
+        "Held-out judgments, .jsonl, .json or .parquet as written by `flex-judge curate` (default: held_out.jsonl in "
+        "the folder of the data). With --eval_strategy no they are judged after training only.",
     )
     held_out_rows: int | None = _make_flag(
         None, "Number of held-out judgments per evaluation, the first N (default: all); 0: no evaluation."

@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.sources import HUB, HubDataset
+from flex_judge.alignment.data.hub import HUB, HubDataset
 from flex_judge.experiments.benchmarks.cells import is_missing, parse_list, read_answer
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.media.paths import list_media_folders
+from flex_judge.judges.validation.text_files import COMPRESSION_SUFFIXES, get_format_suffix
 
 MAX_PARENT_FOLDERS = 4
 """Maximum number of folders above a table that are searched for its media."""
@@ -146,8 +148,9 @@ class Record:
         Searches the folder of the row's file and the folders above it, and `folders` in each of these. If the file
         does not exist, the first candidate is returned, so that an error message names a path.
         """
-        start = (self.folder / self.file).resolve().parent
-        roots = [start, *start.parents[:MAX_PARENT_FOLDERS]]
+        roots: list[Path] = []
+        for start in list_media_folders((self.folder / self.file).absolute()):
+            roots += [start, *start.parents[:MAX_PARENT_FOLDERS]]
         candidates = [root / folder / path for root in roots for folder in ("", *folders)]
         return str(next((candidate for candidate in candidates if candidate.is_file()), candidates[0]))
 
@@ -195,7 +198,7 @@ def open_data(
 
 
 def _use_absolute_paths(record: Record) -> Record:
-    file = (record.folder / record.file).resolve()
+    file = (record.folder / record.file).absolute()
     return replace(record, file=file.relative_to(file.anchor), folder=Path(file.anchor))
 
 
@@ -209,7 +212,7 @@ def _open_source(name: str, patterns: Sequence[str], expected: str, columns: Seq
             raise UsageError(f"{path}: expected {expected}; found no file {' or '.join(patterns)}")
         folder = path
     elif path.is_file():
-        if path.suffix not in DATA_SUFFIXES:
+        if get_format_suffix(path) not in DATA_SUFFIXES:
             raise UsageError(f"{path}: expected {expected}, in a file that ends in {', '.join(DATA_SUFFIXES)}")
         files, folder = [path], path.parent
     else:
@@ -242,8 +245,11 @@ def _open_hub_dataset(name: str) -> BenchmarkData:
 
 def _match_files(folder: Path, pattern: str) -> list[Path]:
     """List the files of a folder that match a glob pattern, or one of several joined by `|`."""
-    matches = {file for alternative in pattern.split("|") for file in folder.glob(alternative)}
-    return sorted(file for file in matches if file.is_file() and file.suffix in DATA_SUFFIXES)
+    endings = ("", *COMPRESSION_SUFFIXES)
+    matches = {file for part in pattern.split("|") for ending in endings for file in folder.glob(part + ending)}
+    # A file next to its compressed copy counts once.
+    copies = {file.with_name(file.name + ending) for file in matches for ending in COMPRESSION_SUFFIXES}
+    return sorted(f for f in matches - copies if f.is_file() and get_format_suffix(f) in DATA_SUFFIXES)
 
 
 def check_fields(records: Sequence[Record], fields: Collection[str], expected: str) -> None:

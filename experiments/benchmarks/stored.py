@@ -18,6 +18,7 @@ from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_dat
 from flex_judge.experiments.benchmarks.items import Item
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.prompts import THINK_CLOSE, THINK_OPEN
+from flex_judge.judges.validation.text_files import get_format_suffix
 
 ROW = "row"
 """Field of a converted row without an id: the number of the item in the data, from 1."""
@@ -42,7 +43,7 @@ def read_replies(path: Path) -> dict[str, StoredReplies]:
         UsageError: The file or one of its rows is invalid; the message names file, row and field.
     """
     replies: dict[str, StoredReplies] = {}
-    if path.suffix not in DATA_SUFFIXES:
+    if get_format_suffix(path) not in DATA_SUFFIXES:
         raise UsageError(f"{path}: expected stored replies, in a file that ends in {', '.join(DATA_SUFFIXES)}")
     for number, (where, file_row) in enumerate(read_data_file(path), 1):
         row = next((row for convert in CONVERTERS if (row := convert(file_row, number))), file_row)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.validation.classes import Metavar
 from flex_judge.judges.validation.flat import Setting, SettingsSection, build_settings, flatten_settings
+from flex_judge.judges.validation.text_files import read_text
 
 Config = TypeVar("Config")
 METAVARS: Mapping[type[Any], str] = {int: "N", float: "X"}
@@ -147,11 +148,10 @@ def _read_field_docs(cls: Any) -> dict[str, str]:
 def _load_yaml(settings: Mapping[str, Setting], path: Path) -> dict[str, Any]:
     import yaml
 
+    text = read_text(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # ValueError for a date such as 2026-13-01
         raise UsageError(f"{path}: not YAML: {to_one_line(e)}") from e
     if data is None:
         return {}

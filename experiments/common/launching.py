@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flex_judge.judges.errors import UsageError, to_one_line
+from flex_judge.judges.validation.text_files import read_text
 
 CONFIG_HELP = (
     "Accelerate configuration, to start one process per GPU: zero3, fsdp2, another one that TRL ships, or a file. "
@@ -64,9 +65,9 @@ def _check_config(file: str, name: str) -> None:
     import yaml
 
     try:
-        config = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        config = yaml.safe_load(read_text(Path(file)))
         kind = str(config["distributed_type"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as e:
+    except (ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as e:
         raise UsageError(f"--accelerate_config {name}: not an accelerate configuration: {to_one_line(e)}") from e
     if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
         raise UsageError(f"--accelerate_config {name}: DeepSpeed is not installed; run: pip install deepspeed")

@@ -25,7 +25,8 @@ if __name__ == "__main__":
     parser.add_argument("--rubric", default="correctness")
     options = parser.parse_args()
 
-    rows = [json.loads(line) for line in options.data.read_text().splitlines()] if options.data else ROWS
+    lines = options.data.read_text(encoding="utf-8-sig").split("\n") if options.data else []
+    rows = [json.loads(line) for line in lines if line.strip()] or ROWS
     budget = 128 if options.judge == "flex-smollm2-135m" else 4096  # thinking tokens
     settings: dict[str, Any] = {"max_think_tokens": budget, "order": "both", "temperature": 0.0}
     judge = FlexJudge.from_pretrained(options.judge, options.engine, **settings)

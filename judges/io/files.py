@@ -1,7 +1,8 @@
-"""Tables of comparisons and judgments, as JSON lines or Parquet depending on the file name's suffix."""
+"""Tables of comparisons and judgments, as JSON lines, JSON or Parquet depending on the file name's suffix."""
 
 from __future__ import annotations
 
+import itertools
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,14 +16,24 @@ from flex_judge.judges.conversations.messages import VIEWS, View
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import import_optional
-from flex_judge.judges.io.jsonl import SURROGATES, read_rows, write_rows
-from flex_judge.judges.media.paths import make_folder_opener, make_placeholder
+from flex_judge.judges.io.json_rows import (
+    LocatedRow,
+    NeedsColumn,
+    UnreadableRowError,
+    need_all,
+    read_json_file,
+    read_json_lines,
+)
+from flex_judge.judges.io.jsonl import SURROGATES, write_rows
+from flex_judge.judges.io.parquet import PARQUET_FEATURE, read_parquet
+from flex_judge.judges.media.paths import MediaFolders, list_media_folders, make_folder_opener, make_placeholder
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison, Message, Response
+from flex_judge.judges.validation.text_files import get_format_suffix
 
-PARQUET_FEATURE = "a Parquet file"
-"""Feature that needs pyarrow, for error messages."""
+TABLE_ENDINGS = ".jsonl, .json or .parquet (the first two also with .gz or .zst)"
+"""Endings of tables, for messages."""
 FIELDS = ("id", "prompt", "responses", "rubric", "view", *PROMPT_COLUMNS)
 
 
@@ -38,8 +49,8 @@ class ComparisonFileRow:
     """The row as read, without null fields."""
     rubric: str
     """Rubric of the row, or else of the run."""
-    folder: Path
-    """Folder that relative media paths refer to."""
+    folder: MediaFolders
+    """Folders that relative media paths refer to."""
 
     def load_comparison(self) -> Comparison:
         """Load the media and create the comparison.
@@ -56,51 +67,123 @@ class ComparisonFileRow:
         return Comparison(self.id, prompt, responses, self.rubric)
 
 
-def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -> list[ComparisonFileRow]:
+@dataclass(frozen=True)
+class InvalidRow:
+    """Row of a comparisons file that cannot be judged."""
+
+    id: str
+    """Id from the row if it can be read and no other row has it, or else its row number."""
+    where: str
+    """File and row number for error messages."""
+    error: UsageError
+    """Problem of the row; the message names file, row and field."""
+
+    def load_comparison(self) -> Comparison:
+        """Raise the error of the row."""
+        raise self.error
+
+
+def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -> list[ComparisonFileRow | InvalidRow]:
     """Read and validate all rows of a comparisons file, without loading media.
 
     Args:
-        path: `.jsonl` or `.parquet`. A row has `prompt` (text or messages), `responses` (a list of texts or messages)
-            and optionally `id`, `rubric`, `view`, `tools`, `images`, `videos` and `audios`. Other columns are ignored.
-            Relative media paths refer to the file's folder.
+        path: a table, see `read_table`. A row has `prompt` (text or messages), `responses` (a list of texts or
+            messages) and optionally `id`, `rubric`, `view`, `tools`, `images`, `videos` and `audios`. Other columns are
+            ignored. Relative media paths refer to the file's folder.
         rubric: rubric of rows that name none. Relative paths of rubric files refer to the working directory.
         view: what the judge sees of trajectories, in rows that name no view.
 
+    Returns:
+        The rows in their order. All ids are different.
+
     Raises:
-        UsageError: the file or a row is invalid; the message names file, row and field.
+        UsageError: the file is invalid, or every row is; the message names file, row and field.
     """
-    rows: list[ComparisonFileRow] = []
+    rows: list[ComparisonFileRow | UsageError] = []
     first_rows: dict[str, str] = {}
     load_cached = cache(load_rubric)
     load_cached(rubric)  # An invalid run rubric must not be reported as an error of the first row.
-    for number, (where, data) in enumerate(read_table(path), 1):
-        values = {"view": view} | {name: value for name, value in data.items() if value is not None}
-        row = _parse_row(where, values, number, rubric=rubric, folder=path.parent, load_rubric=load_cached)
-        if row.id in first_rows:
-            raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {first_rows[row.id]}; use unique ids")
-        first_rows[row.id] = where
-        rows.append(row)
+    folders, locations, own_ids = list_media_folders(path), [], []
+    for number, (where, data) in enumerate(read_table(path, _is_needed), 1):
+        locations.append(where)
+        own_ids.append(_find_id(data))
+        try:
+            if isinstance(data, UsageError):
+                raise data
+            values = {"view": view} | {name: value for name, value in data.items() if value is not None}
+            row = _parse_row(where, values, number, rubric=rubric, folder=folders, load_rubric=load_cached)
+            if row.id in first_rows:
+                first = first_rows[row.id]
+                raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {first}; use unique ids")
+        except UsageError as e:
+            rows.append(e)
+        else:
+            first_rows[row.id] = where
+            rows.append(row)
     if not rows:
         raise UsageError(f"{path}: has no rows")
-    return rows
+    if not first_rows and isinstance(rows[0], UsageError):
+        raise rows[0]
+    # Valid rows keep their ids, so invalid rows get theirs afterwards.
+    ids = set(first_rows)
+    result: list[ComparisonFileRow | InvalidRow] = []
+    for number, (where, own_id, valid_row) in enumerate(zip(locations, own_ids, rows, strict=True), 1):
+        if isinstance(valid_row, ComparisonFileRow):
+            result.append(valid_row)
+            continue
+        numbered = (f"{number}{'+' * k}" for k in itertools.count())
+        row_id = next(c for c in itertools.chain([own_id] if own_id else [], numbered) if c not in ids)
+        ids.add(row_id)
+        result.append(InvalidRow(row_id, where, valid_row))
+    return result
 
 
-def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _is_needed(name: str) -> bool:
+    """Return whether a column of a comparisons file is read: a field, or a column that resembles one."""
+    lower = name.lower()
+    # See `_check_field_names` for `id`.
+    return lower in FIELDS or bool(get_close_matches(lower, FIELDS[1:], cutoff=0.8))
+
+
+def _find_id(data: Mapping[str, Any] | UsageError) -> str | None:
+    """Return the id of a row that may be invalid, or None."""
+    values = data.data if isinstance(data, UnreadableRowError) else {} if isinstance(data, UsageError) else data
+    row_id = values.get("id")
+    is_valid = isinstance(row_id, str | int) and not isinstance(row_id, bool) and _escape_surrogates(row_id) == row_id
+    return str(row_id) if is_valid and row_id != "" else None
+
+
+def read_table(path: Path, needs: NeedsColumn = need_all, *, unwrap: bool = False) -> Iterator[LocatedRow]:
     """Read the rows of a table.
 
+    Args:
+        path: `.jsonl`, `.json` or `.parquet`; the first two also compressed, such as `.jsonl.gz` or `.jsonl.zst`.
+        needs: whether a column is read. The others are None in the rows of a Parquet file.
+        unwrap: whether a `.json` file may also hold an object with exactly one list: the rows.
+
     Yields:
-        File and row number for error messages, and the row.
+        File and row number for error messages, and the row or the error that describes why it cannot be read.
 
     Raises:
         UsageError: the file cannot be read or has another format.
     """
-    if path.suffix == ".parquet":
-        yield from _read_parquet(path)
-    elif path.suffix == ".jsonl":
-        for number, row in enumerate(read_rows(path), 1):
-            yield f"{path}, row {number}", row
+    suffix = get_format_suffix(path)
+    if path.suffix.lower() == ".parquet":
+        yield from read_parquet(path, needs=needs)
+    elif suffix == ".jsonl":
+        yield from read_json_lines(path)
+    elif suffix == ".json":
+        yield from read_json_file(path, unwrap=unwrap)
     else:
-        raise UsageError(f"{path}: expected a file that ends in .jsonl or .parquet")
+        raise UsageError(f"{path}: expected a file that ends in {TABLE_ENDINGS}")
+
+
+def require_rows(rows: Iterable[LocatedRow]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows of a table; raise the error of the first one that cannot be read."""
+    for where, row in rows:
+        if isinstance(row, UsageError):
+            raise row
+        yield where, row
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -127,23 +210,13 @@ def _escape_surrogates(value: Any) -> Any:
     return [_escape_surrogates(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    pa, pq = import_optional("pyarrow", PARQUET_FEATURE), import_optional("pyarrow.parquet", PARQUET_FEATURE)
-    try:
-        with path.open("rb") as file:
-            number = 0
-            for batch in pq.ParquetFile(file).iter_batches(1024):
-                for row in batch.to_pylist():  # by batch, so that large files do not have to fit into memory
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read: {e.strerror or e}") from e
-    except pa.ArrowInvalid as e:  # the error of pyarrow for files of another format and for damaged files
-        raise UsageError(f"{path}: not a Parquet file: {e}") from e
-
-
 def _parse_row(
-    where: str, data: Mapping[str, Any], number: int, rubric: str, folder: Path, load_rubric: Callable[[str], Rubric]
+    where: str,
+    data: Mapping[str, Any],
+    number: int,
+    rubric: str,
+    folder: MediaFolders,
+    load_rubric: Callable[[str], Rubric],
 ) -> ComparisonFileRow:
     def make_field_error(name: str, expected: str) -> UsageError:
         return UsageError(f"{where}, field {name!r}: expected {expected}, got {reprlib.repr(data[name])}")

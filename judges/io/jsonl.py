@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_rows import is_blank, parse_object
+from flex_judge.judges.validation.text_files import iter_lines
 
 SURROGATES = "backslashreplace"
 """Error handler for lone surrogates, which UTF-8 cannot encode. The result, e.g. `\\ud83d`, is their JSON escape."""
@@ -29,15 +30,10 @@ def read_rows(path: Path, needed: Sequence[str] = ()) -> Iterator[dict[str, Any]
         UsageError: the file cannot be read, or a line is not a JSON object with the needed fields; the message names
             file and line.
     """
-    # Binary mode splits lines at \n only; text mode would also split at \r inside a row.
-    try:
-        file = path.open("rb")
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
-    with file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield parse_object(line, f"{path}, line {number}", needed)
+    for number, line in enumerate(iter_lines(path), 1):
+        if not is_blank(line):
+            # Own files nest the values of users deeper than these did, so the depth is not limited again.
+            yield parse_object(line, f"{path}, line {number}", needed, max_depth=None)
 
 
 def read_object(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
@@ -50,33 +46,7 @@ def read_object(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UsageError: the file cannot be read, or does not contain a JSON object with the needed fields.
     """
-    try:
-        return parse_object(path.read_bytes(), str(path), needed)
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
-
-
-def parse_object(text: bytes, where: str, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Args:
-        text: JSON in UTF-8.
-        where: file and line for error messages.
-        needed: fields that the object must have.
-
-    Raises:
-        UsageError: the text is not a JSON object with the needed fields.
-    """
-    try:
-        value = json.loads(text)
-    except ValueError as e:  # base class of JSONDecodeError and UnicodeDecodeError
-        raise UsageError(f"{where}: not JSON ({getattr(e, 'msg', e)}); fix or delete it") from e
-    if not isinstance(value, dict):
-        raise UsageError(f"{where}: expected a JSON object, got {type(value).__name__}")
-    for name in needed:
-        if name not in value:
-            raise UsageError(f"{where}: field {name!r} is missing")
-    return value
+    return parse_object(b"".join(iter_lines(path)), str(path), needed, max_depth=None)
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,37 @@ from typing import Any
 from flex_judge.judges.media.opening import open_local_media
 from flex_judge.judges.media.types import Media, Modality, OpenMedia
 
+MediaFolders = Path | tuple[Path, ...]
+"""Folder that relative paths refer to, or several that are searched in order."""
 
-def resolve_source_path(folder: Path, source: Any) -> Any:
-    """Resolve a media source relative to a folder; absolute paths, URIs and bytes are returned unchanged."""
+
+def list_media_folders(path: Path) -> tuple[Path, ...]:
+    """List the folders that relative paths in a file refer to.
+
+    Caches of the hub hold links: `snapshots/REVISION/data.jsonl` points to `blobs/HASH`, and media are next to the
+    link. So the folder of the path that the user gave comes first, then that of the file which a link points to.
+    """
+    folder, target_folder = path.parent, path.resolve().parent
+    return (folder,) if folder.resolve() == target_folder else (folder, target_folder)
+
+
+def resolve_source_path(folder: MediaFolders, source: Any) -> Any:
+    """Resolve a media source relative to a folder; absolute paths, URIs and bytes are returned unchanged.
+
+    If there are several folders, the first one counts that has the file, or else the first one.
+    """
     if isinstance(source, list):  # frames of a video
         return [resolve_source_path(folder, frame) for frame in source]
     if isinstance(source, Mapping) and source.get("bytes") is None and source.get("path"):  # format of data sets
         return {**source, "path": resolve_source_path(folder, source["path"])}
     if not isinstance(source, str) or source.startswith("data:") or "://" in source:
         return source
-    return str(folder / source)
+    folders = (folder,) if isinstance(folder, Path) else folder
+    paths = [str(candidate / source) for candidate in folders]
+    return next((path for path in paths if os.path.exists(path)), paths[0]) if len(paths) > 1 else paths[0]
 
 
-def make_folder_opener(folder: Path) -> OpenMedia:
+def make_folder_opener(folder: MediaFolders) -> OpenMedia:
     """Make a function that opens media of a file's rows; relative paths refer to `folder`."""
 
     def open_media(modality: Modality, source: Any, field: str, **options: Any) -> Media:

@@ -19,6 +19,7 @@ from pathlib import Path
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.rubrics.scale import MAX_LABELS, OPTIONS, SHARES, Scale
+from flex_judge.judges.validation.text_files import read_text
 
 __all__ = ["MAX_LABELS", "OPTIONS", "SHARES", "Rubric", "Scale", "get_rubric", "list_rubrics", "load_rubric"]
 
@@ -50,10 +51,10 @@ def load_rubric(name: str) -> Rubric:
         raise UsageError(
             f"rubric {name!r} does not exist{hint}; choose one of {', '.join(names)}, or pass the path of a TOML file"
         )
-    path = _PRESETS / f"{name}.toml" if name in names else Path(name)
+    text = (_PRESETS / f"{name}.toml").read_text(encoding="utf-8") if name in names else read_text(Path(name))
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as e:  # ValueError: TOMLDecodeError, or a number of too many digits
         raise UsageError(f"{name}: not a valid TOML file: {e}") from e
     return Rubric.from_dict(name, data, source=name)
 

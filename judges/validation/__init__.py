@@ -1,4 +1,7 @@
-"""Validated settings: frozen dataclasses checked by pydantic (`classes`), and a flat view for CLI and YAML (`flat`).
+"""Checked input of users: settings and text files.
 
-May import errors only.
+Settings are frozen dataclasses checked by pydantic (`classes`), with a flat view for CLI and YAML (`flat`). Text files
+may have any encoding and compression (`text_files`).
+
+May import errors and extras only.
 """

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.validation.text_files import read_text
 
 
 def read_key(source: str) -> str:
@@ -26,8 +27,8 @@ def read_key(source: str) -> str:
             raise UsageError(f"api key {source}: the environment variable {name} is not set")
         return key
     try:
-        key = Path(source).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as e:
+        key = read_text(Path(source)).strip()
+    except UsageError as e:
         # The source is not repeated: users sometimes pass the key itself instead of a path.
         raise UsageError(
             "api key: expected env:NAME or a readable file, got neither; export the key as JUDGE_KEY, for example, and "

@@ -59,6 +59,12 @@ def test_optional_setting_may_be_null_in_a_file(tmp_path: Path) -> None:
     assert load_cake(yaml="nuts: ~\neggs: 1", folder=tmp_path) == Cake(1)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_file_may_start_with_a_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("eggs: 2\r\nnuts: häsel\r\n", encoding=encoding, newline="")
+    assert load_cake("--config", str(tmp_path / "c.yaml")) == Cake(eggs=2, nuts="häsel")
+
+
 def test_empty_file_sets_nothing(tmp_path: Path) -> None:
     assert load_cake(yaml="# nothing\n", folder=tmp_path) == Cake()
 
@@ -79,6 +85,9 @@ def test_empty_file_sets_nothing(tmp_path: Path) -> None:
         ("shape: oval", "setting 'shape' must be one of round, square, not 'oval'"),
         ("- eggs", "expected settings as 'name: value', got list"),
         ("eggs: [", "not YAML"),
+        ("eggs: " + "[" * 5000, "not YAML"),
+        ("eggs: 2026-13-01", "not YAML: month must be in 1..12"),
+        ("eggs: " + "9" * 5000, "not YAML"),
     ],
 )
 def test_wrong_setting_in_a_file_is_named(yaml: str, message: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         nargs="?",
         help="Rows in the format of JudgeLM-100K (question_body, answer1_body, answer2_body, score): "
-        "a .jsonl or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT]",
+        "a .jsonl, .json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT]",
     )
     add_flags(parser, CurateRun)
 

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     single = "--prompt TEXT --response TEXT [--response TEXT ...]"
     parser.usage = f"%(prog)s FILE [options]\n       %(prog)s {single} [options]"
     parser.epilog = f"Preset rubrics: {', '.join(list_rubrics())}."
-    parser.add_argument("file", metavar="FILE", nargs="?", help="Comparisons, as .jsonl or .parquet")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="Comparisons, as .jsonl, .json or .parquet")
     parser.add_argument(
         "--json", action="store_true", help="Print judgments as JSON lines; the default for a FILE without --out"
     )

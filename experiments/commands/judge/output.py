@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.files import read_table, write_table
+from flex_judge.judges.io.files import read_table, require_rows, write_table
 from flex_judge.judges.io.jsonl import Journal
 from flex_judge.judges.judgments import Judgment, Status
 
@@ -121,10 +121,10 @@ def _lock_file(path: Path) -> Iterator[None]:
 
 def _read_finished_rows(path: Path, ids: Collection[str]) -> dict[str, dict[str, Any]]:
     """Read the judgments of a finished file, by id."""
-    table = [row for _, row in read_table(path)]
+    table = [row for _, row in require_rows(read_table(path))]
     if any(not isinstance(row.get("id"), str) for row in table):
         raise _make_foreign_file_error(path)
-    rows = {row["id"]: row for row in table}
+    rows = {row["id"]: dict(row) for row in table}
     _check_rows(path, rows, ids)
     return rows
 
@@ -140,7 +140,7 @@ def _check_first_line(path: Path) -> None:
         return
     try:
         row = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         # An incomplete line is accepted if it can be the start of a judgment.
         if first.endswith(b"\n") or not (first.startswith(_ROW_PREFIX) or _ROW_PREFIX.startswith(first)):
             raise _make_foreign_file_error(path) from None

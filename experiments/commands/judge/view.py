@@ -24,6 +24,7 @@ from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.types import Comparison, Content, Message, Response, content_to_text, split_content
+from flex_judge.judges.validation.text_files import read_text
 
 MAX_FAILED_ROWS = 10
 """Maximum number of failed rows in the summary; if there are more, the log names all of them."""
@@ -123,12 +124,13 @@ def parse_content(argument: str) -> Content:
     if modality := SUFFIXES.get(path.suffix.lower()):
         return (make_media(modality, path),)
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as e:
-        hint = f"; for a text that starts with @, write @{argument:.20}" if isinstance(e, FileNotFoundError) else ""
-        raise UsageError(f"{path}: cannot be read: {e.strerror}{hint}") from e
-    except UnicodeDecodeError as e:
-        raise UsageError(f"{path}: not UTF-8 text; for media, use one of the endings {', '.join(SUFFIXES)}") from e
+        return read_text(path)
+    except UsageError as e:
+        if isinstance(e.__cause__, FileNotFoundError):
+            raise UsageError(f"{e}; for a text that starts with @, write @{argument:.20}") from e
+        if isinstance(e.__cause__, UnicodeDecodeError):
+            raise UsageError(f"{path}: not UTF-8 text; for media, use one of the endings {', '.join(SUFFIXES)}") from e
+        raise
 
 
 def print_judgment(comparison: Comparison, judgment: Judgment) -> None:

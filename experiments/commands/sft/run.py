@@ -66,7 +66,8 @@ class JudgeTraining(TrainingRun):
         file = find_train_file(data)
         rows = read_training_rows(file)
         self.examples = JudgeTrainingData.from_rows(str(file), rows, renderer, args.max_length)
-        train_questions = {row["question"] for row in rows if row.get("question") is not None}
+        readable_rows = [row for row in rows if not isinstance(row, UsageError)]
+        train_questions = {row["question"] for row in readable_rows if row.get("question") is not None}
         self.evaluation, self.held_out = self._load_evaluation(data, renderer, train_questions)
         if self.evaluation is None and args.eval_strategy != "no":
             raise UsageError(
@@ -87,13 +88,14 @@ class JudgeTraining(TrainingRun):
         if held_out.dropped:
             first = held_out.dropped[0]
             raise UsageError(f"{file}, row {first.row}: {first.reason}: {first.detail}; fix or remove the row")
+        readable_rows = [row for row in rows if not isinstance(row, UsageError)]  # all, or there is a dropped one
         # An evaluation on questions of the training data would reward memorizing.
-        if shared := [row["question"] for row in rows if row.get("question") in train_questions]:
+        if shared := [row["question"] for row in readable_rows if row.get("question") in train_questions]:
             raise UsageError(
                 f"{file}: {format_count(len(shared), 'question')} of the training data, such as {shared[0][:60]!r}; "
                 "remove their rows"
             )
-        questions = tuple(evaluations.build_held_out_comparisons(rows, str(file)))
+        questions = tuple(evaluations.build_held_out_comparisons(readable_rows, str(file)))
         tokens = recipe.think_tokens or math.ceil(THINK_TOKENS_FACTOR * self.examples.longest_reply_tokens)
         return HeldOutEvaluation(questions, tokens, self.examples.reason_first), held_out
 

@@ -23,7 +23,8 @@ def add_data_arguments(parser: argparse.ArgumentParser, settings: type[DataFlags
         "file",
         metavar="FILE",
         nargs="?",
-        help="Prompts: a .jsonl or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded task)",
+        help="Prompts: a .jsonl, .json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded "
+        "task)",
     )
     add_flags(parser, settings)
 

@@ -19,6 +19,7 @@ from flex_judge.experiments.common.launching import CONFIG_HELP, PROCESSES_HELP
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.models import check_model, resolve_model
 from flex_judge.judges.models.embedded import BASE, EMBEDDED
+from flex_judge.judges.validation.text_files import read_text
 
 RUN_DEFAULTS = {"report_to": "none", "save_steps": 0.1, "save_total_limit": 2, "logging_steps": 5}
 """Defaults that differ from TRL's: frequent checkpoints, so that a stopped run can resume, and no reporting service."""
@@ -27,11 +28,12 @@ CPU_DEFAULTS = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 EMBEDDED_DEFAULTS = {"use_peft": True, "lora_r": 16, "lora_alpha": 32, "lora_target_modules": ["all-linear"]}
 """Defaults for an embedded model: train a LoRA adapter of a few MB."""
 DATA_HELP = {
-    "dpo": "Preferences: the folder of a `flex-judge preferences` run, another that load_dataset takes, a .jsonl or "
-    ".parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT]",
-    "sft": "Judgments: the folder of a `flex-judge curate` run, or a .jsonl or .parquet file of prompts and "
+    "dpo": "Preferences: the folder of a `flex-judge preferences` run, another that load_dataset takes, a .jsonl, "
+    ".json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT]",
+    "sft": "Judgments: the folder of a `flex-judge curate` run, or a .jsonl, .json or .parquet file of prompts and "
     "completions",
-    "grpo": "Prompts: a .jsonl or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded task)",
+    "grpo": "Prompts: a .jsonl, .json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded "
+    "task)",
 }
 """Command -> help of its data argument."""
 
@@ -209,8 +211,9 @@ def parse_flags(kind: TrainingKind, argv: Sequence[str]) -> TrainingFlags:
         raise
     except IndexError as e:
         raise UsageError("--config: expected the name of a file") from e
-    except (*TRL_ERRORS, TypeError, yaml.YAMLError) as e:
-        raise UsageError(to_one_line(e)) from e  # an invalid --config, or a setting that TRL rejects
+    except (*TRL_ERRORS, TypeError, RecursionError, yaml.YAMLError) as e:
+        hint = "--config: not YAML in UTF-8: " if isinstance(e, UnicodeDecodeError | RecursionError) else ""
+        raise UsageError(f"{hint}{to_one_line(e)}") from e  # an invalid --config, or a setting that TRL rejects
     for flag in ("accelerate_config", "num_processes"):
         if getattr(extra, flag) is not None:
             raise UsageError(f"--{flag} is accepted on the command line only, together with --accelerate_config")
@@ -290,8 +293,8 @@ def _scan_flags(argv: Sequence[str]) -> dict[str, Any]:
     names: dict[str, Any] = {text.partition("=")[0][2:].replace("-", "_"): None for text in argv if text[:2] == "--"}
     try:
         options, _ = parser.parse_known_args(list(argv))
-        content = yaml.safe_load(Path(options.config).read_text(encoding="utf-8")) if options.config else {}
-    except (argparse.ArgumentError, SystemExit, OSError, ValueError, yaml.YAMLError):
+        content = yaml.safe_load(read_text(Path(options.config))) if options.config else {}
+    except (argparse.ArgumentError, SystemExit, ValueError, RecursionError, yaml.YAMLError):
         return names
     flags = {name: value for name, value in vars(options).items() if value is not None and name != "config"}
     return names | (content if isinstance(content, dict) else {}) | flags

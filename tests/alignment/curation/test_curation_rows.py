@@ -30,8 +30,8 @@ def test_row_has_question_two_answers_and_scores(tmp_path: Path) -> None:
 
 
 BAD: list[tuple[dict[str, Any] | str, RowFault, str]] = [
-    ("{broken", RowFault.NOT_AN_OBJECT, "not JSON"),
-    ("[1, 2]", RowFault.NOT_AN_OBJECT, "expected a JSON object, got list"),
+    ("{broken", RowFault.UNREADABLE, "not JSON"),
+    ("[1, 2]", RowFault.UNREADABLE, "expected a JSON object, got list"),
     (data(1, None), RowFault.NO_SCORE, "field 'score' is missing"),
     ({k: v for k, v in data(1).items() if k != "score"}, RowFault.NO_SCORE, "field 'score' is missing"),
     (data(1, (8, None)), RowFault.NO_SCORE, "one is missing"),
@@ -208,7 +208,7 @@ def test_bad_sample_rows_are_dropped_with_their_number(tmp_path: Path) -> None:
     good = make_sampled_row(3, "It is 5.", "It is 6.")
     system = [{"role": "system", "content": "Be short."}, *good["prompt"]]
     bad: list[tuple[Any, RowFault]] = [
-        ("{", RowFault.NOT_AN_OBJECT),
+        ("{", RowFault.UNREADABLE),
         ({**good, "prompt": [{"role": "user", "content": "Write a poem."}]}, RowFault.NOT_THE_TASK),
         ({**good, "prompt": system}, RowFault.WRONG_TYPE),
         ({**good, "prompt": None}, RowFault.NO_QUESTION),

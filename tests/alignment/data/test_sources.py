@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
+from file_forms import BAD_TEXT, format_parquet
 
+from flex_judge.alignment.data.hub import HubDataset
+from flex_judge.alignment.data.prompts import PromptColumns, read_prompts
+from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import INDEX_STRIDE, FirstRows, Source, open_source
 from flex_judge.alignment.tasks.arithmetic import ArithmeticSource
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.io.files import write_table
 
 COUNT = 3 * INDEX_STRIDE + 5
@@ -70,7 +78,7 @@ def test_invalid_line_is_reported_in_place_and_the_others_are_read(tmp_path: Pat
     rows = [row for _, row in open_source(str(tmp_path / "p.jsonl")).read_range(0, 9)]
     assert rows[0] == {"prompt": "a"}
     assert "p.jsonl, line 2: not JSON" in str(rows[1])
-    assert str(rows[2]) == "p.jsonl, line 3: expected a JSON object, got list"
+    assert str(rows[2]).startswith("p.jsonl, line 3: expected a JSON object, got list")
     assert rows[3] == {"prompt": "b"}
 
 
@@ -85,7 +93,7 @@ def test_digest_changes_with_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("p.csv", r"p.csv: expected a file that ends in .jsonl or .parquet, or hub:OWNER/NAME"),
+        ("p.csv", r"p.csv: expected a file that ends in .jsonl, .json or .parquet .*, or hub:OWNER/NAME"),
         ("none.jsonl", "none.jsonl: cannot be read: No such file"),
         ("none.parquet", "none.parquet: cannot be read: No such file"),
         ("text.parquet", "not a Parquet file"),
@@ -105,6 +113,52 @@ def test_missing_data_set_raises_a_one_line_error(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="expected hub:OWNER/NAME"):
         open_source("hub:@train")
+
+
+def test_media_of_a_data_set_are_not_decoded_and_a_bad_one_costs_only_its_row(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Image, List, Value
+
+    picture = io.BytesIO()
+    PIL.Image.new("RGB", (8, 6), "red").save(picture, "PNG")
+    files = [picture.getvalue(), b"no picture", picture.getvalue()]
+    features = Features({"prompt": Value("string"), "image": Image(), "nested": [{"images": List(Image())}]})
+    rows = [{"prompt": f"q{n}", "image": {"bytes": file, "path": None}, "nested": []} for n, file in enumerate(files)]
+    rows[0]["nested"] = [{"images": [{"bytes": files[1], "path": None}]}]
+    (tmp_path / "data").mkdir()
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "data" / "train.parquet")
+    source = open_source(f"hub:{tmp_path / 'data'}")
+    first = next(row for _, row in source.read_range(0, 9))
+    assert isinstance(first, dict)
+    assert first["image"] == {"bytes": files[0], "path": None}
+    assert first["nested"] == [{"images": [{"bytes": files[1], "path": None}]}]
+    prompts = list(read_prompts(source, 0, 9, PromptColumns()))
+    assert [type(prompt) for prompt in prompts] == [PromptRow, MediaError, PromptRow]
+    assert "row 2, field 'image'" in str(prompts[1])
+    assert source.digest == HubDataset.open(source.name).table._fingerprint
+    assert source.table[2]["image"].size == (8, 6)  # trainers still get pictures
+
+
+def test_bad_text_of_a_data_set_costs_only_its_row(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "note": "x"}, {"prompt": BAD_TEXT, "note": "x"}, {"prompt": "c", "note": BAD_TEXT}]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.parquet").write_bytes(format_parquet(rows))
+    source = open_source(f"hub:{tmp_path / 'data'}")
+    first, second, third = read_prompts(source, 0, 9, PromptColumns())
+    assert isinstance(first, PromptRow)
+    assert isinstance(third, PromptRow)
+    assert str(second).endswith("data, row 2, field 'prompt': cannot be read: not UTF-8 text: byte 2 is invalid")
+
+
+def test_ranges_of_compressed_files_are_read_in_any_order(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps(row) for row in make_rows())
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    source = open_source(str(tmp_path / "p.jsonl.gz"))
+    starts = [*range(0, COUNT, 10), 7, 100, 3]
+    with ThreadPoolExecutor(4) as pool:
+        for start, rows in zip(starts, pool.map(lambda s: list(source.read_range(s, s + 10)), starts), strict=True):
+            assert [row for _, row in rows] == make_rows()[start : start + 10]
+    with pytest.raises(StopIteration):
+        next(source.read_range(COUNT, COUNT + 1))
 
 
 def test_embedded_task_is_a_source_with_answers() -> None:

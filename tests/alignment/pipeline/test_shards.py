@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from file_forms import BAD_TEXT, FORMS, format_parquet
 from scripts import SETTINGS
 
 from flex_judge.alignment.best_of_n.selection import SelectionSpec
@@ -121,6 +122,29 @@ async def test_records_failed_rows_and_continues_with_the_others(tmp_path: Path)
     assert [row["id"] for row in failed] == ["q1", None, "q5"]
     assert failed[0]["problem"] == "prompts.jsonl, line 2: too long"
     assert "prompts.jsonl, line 3: not JSON" in failed[1]["problem"]
+
+
+@pytest.mark.parametrize("form", ["plain", "gzip", "zstd", "UTF-16", "JSON list", "Parquet"])
+async def test_rows_that_cannot_be_read_are_recorded_once_and_a_rerun_has_nothing_to_do(
+    form: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"Question {n}?", "id": f"q{n}", "note": "x"} for n in range(10)]
+    suffix, format_rows = FORMS[form]
+    file = tmp_path / f"rows{suffix}"
+    if form == "Parquet":
+        rows[2]["prompt"] = rows[3]["note"] = BAD_TEXT
+        file.write_bytes(format_parquet(rows, row_group_size=4))
+    else:
+        file.write_bytes(format_rows([*rows[:2], [1], *rows[3:]]))  # type: ignore[list-item]
+    job = replace(make_job(tmp_path, FakePlan({})), source=open_source(str(file)))
+    assert (len(job.source), job.shard_count) == (10, 3)
+    total = sum_reports(await run_shards(job))
+    assert (total.rows, total.done, total.failed) == (10, 9, {"bad row": 1})
+    (problem,) = [row["problem"] for row in ShardFolder(job.folder).read_table_rows("failed", range(3))]
+    assert problem.startswith((f"rows{suffix}, row 3", f"rows{suffix}, line 3"))
+    again = replace(job, source=open_source(str(file)))
+    assert again.source.digest == job.source.digest
+    assert list_pending_shards(ShardFolder(again.folder), again.shard_count) == []
 
 
 async def test_rerun_retries_only_rows_lost_with_a_model(tmp_path: Path) -> None:

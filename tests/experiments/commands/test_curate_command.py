@@ -133,7 +133,7 @@ def test_rows_become_examples_and_dropped_rows_are_listed(capfd: pytest.CaptureF
         "marked as error": 1,
         "score missing": 1,
         "wrong type": 1,
-        "not a JSON object": 1,
+        "cannot be read": 1,
     }
     assert result["bad_judgments"] == {"unfinished reasoning": 2, "no answer without constrained decoding": 2}
     assert result["judgments"] == 2 * 43 - 4
@@ -153,7 +153,7 @@ def test_rows_become_examples_and_dropped_rows_are_listed(capfd: pytest.CaptureF
         (39, "marked as error"),
         (40, "score missing"),
         (41, "wrong type"),
-        (42, "not a JSON object"),
+        (42, "cannot be read"),
     ]
     assert {one["row"] for one in dropped if one["reason"] == "unfinished reasoning"} == {44}
     assert "rows.jsonl, line 44, sample 1: the answer was forced by constrained decoding (budget)" in {

@@ -52,7 +52,7 @@ def run_for_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("arguments", "complaint"),
     [
         (["nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
-        (["p.csv"], "expected a file that ends in .jsonl or .parquet"),
+        (["p.csv"], "expected a file that ends in .jsonl, .json or .parquet"),
         (["--samples", "0"], "--samples must be at least 1"),
         (["--rubric", "nonsense"], "nonsense"),
         (["--column", "prompt"], "expected FIELD=COLUMN"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from file_forms import BAD_TEXT, format_parquet
 from PIL import Image
 
 from flex_judge.experiments.cli import main
@@ -101,6 +104,18 @@ def test_reads_prompt_and_responses_from_files(capfd: pytest.CaptureFixture[str]
     assert run.rows[0]["reasoning"] == "I look at: The bard\nhimself and @bard"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks_of_files_are_not_shown_to_the_judge(encoding: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("a.txt").write_text("The bärd\r\nhimself", encoding=encoding, newline="")
+    Path("b.txt.gz").write_bytes(gzip.compress("The bärd".encode(encoding)))
+    run = Run(capfd, "--prompt", "Who?", "--response", "@a.txt", "--response", "@b.txt.gz", "--json")
+    assert run.rows[0]["reasoning"] == "I look at: The bärd\nhimself and The bärd"
+    Path("a.txt").write_bytes(b"The b\xe4rd")
+    run = Run(capfd, "--prompt", "Who?", "--response", "@a.txt")
+    assert run.status == 2
+    assert "a.txt: not UTF-8 text; for media, use one of the endings .png" in run.err
+
+
 def test_control_characters_of_answers_are_escaped(capfd: pytest.CaptureFixture[str]) -> None:
     run = Run(capfd, "--prompt", "Hi", "--response", "\x1b[2Jgone [bold]not[/bold] \u202eback", "--response", "ok")
     assert run.status == 0
@@ -174,7 +189,8 @@ def test_broken_image_fails_only_its_row(capfd: pytest.CaptureFixture[str]) -> N
     run = Run(capfd, write_comparisons(*rows), "--out", "o.jsonl")
     assert run.status == 1
     assert "2 of 3 comparisons scored: 1 not judged" in run.err
-    assert "not judged: c.jsonl, row 2: broken.png: cannot be read as image: unknown format" in run.err
+    expected = "not judged: c.jsonl, row 2, field 'images[0]': broken.png: cannot be read as image: unknown format"
+    assert expected in run.err
     assert [row["id"] for row in read_rows("o.jsonl")] == ["sum", "fact"]
     assert Run(capfd, "c.jsonl", "--out", "o.jsonl", "--max-failures", "1").status == 0
 
@@ -197,7 +213,7 @@ def test_log_names_all_failed_rows(capfd: pytest.CaptureFixture[str]) -> None:
     assert run.err.count("not judged: c.jsonl, row") == 10
     assert "and 2 more rows were not judged" in run.err
     assert "all rows that were not judged: o.jsonl.log" in run.err
-    assert "not judged: c.jsonl, row 13: gone11.png" in Path("o.jsonl.log").read_text()
+    assert "not judged: c.jsonl, row 13, field 'images[0]': gone11.png" in Path("o.jsonl.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -212,15 +228,14 @@ def test_log_names_all_failed_rows(capfd: pytest.CaptureFixture[str]) -> None:
         (["c.jsonl", "--response", "a"], "not both"),
         (["c.jsonl", "--image", "a.png"], "not both"),
         (["gone.jsonl"], "gone.jsonl: cannot be read: No such file or directory"),
-        (["c.csv"], "c.csv: expected a file that ends in .jsonl or .parquet"),
-        (["bad.jsonl"], "bad.jsonl, row 2: field 'responses' is missing"),
-        (["bad.jsonl", "--out", "o.jsonl"], "bad.jsonl, row 2: field 'responses' is missing"),
+        (["c.csv"], "c.csv: expected a file that ends in .jsonl, .json or .parquet"),
+        (["bad.jsonl"], "bad.jsonl, row 1: field 'responses' is missing"),
+        (["bad.jsonl", "--out", "o.jsonl"], "bad.jsonl, row 1: field 'responses' is missing"),
         (["c.jsonl", "--out", "o.txt"], "--out o.txt: expected a file that ends in .jsonl or .parquet"),
         (["c.jsonl", "--out", "c.jsonl"], "--out c.jsonl: is also the FILE; choose another"),
         (["c.jsonl", "--out", "o.jsonl", "--ledger", "./o.jsonl"], "--out o.jsonl: is also the --ledger"),
         (["c.jsonl", "--out", "c.jsonl/o.jsonl"], "c.jsonl/o.jsonl: cannot be written: "),
         (["c.jsonl", "--rubric", "generl"], "rubric 'generl' does not exist (did you mean 'general'?)"),
-        (["c.jsonl", "--rubric", "pandalm"], "c.jsonl, row 2, field 'rubric': rubric 'pandalm' is made for 2"),
         (["--prompt", "a", "--response", "b", "--rubric", "pandalm"], "rubric 'pandalm' is made for 2 responses"),
         (["--prompt", "a", "--response", "@gone.txt"], "gone.txt: cannot be read: No such file or directory; for a"),
         (["--prompt", "a", "--response", "@."], ".: cannot be read: Is a directory"),
@@ -246,7 +261,7 @@ def test_bad_input_gives_one_line_and_leaves_no_file(
     arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_comparisons(*ROWS)
-    write_comparisons(ROWS[0], {"prompt": "a"}, name="bad.jsonl")
+    write_comparisons({"prompt": "a"}, {"prompt": "b"}, name="bad.jsonl")
     Path("wrong.yaml").write_text("vote: 3")
     files = list_files()
     run = Run(capfd, *arguments)
@@ -256,6 +271,29 @@ def test_bad_input_gives_one_line_and_leaves_no_file(
     assert error[0].startswith(("flex-judge: error: ", "flex-judge judge: error: "))
     assert message in error[0]
     assert list_files() == files
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.json", "c.parquet"])
+def test_rows_that_cannot_be_read_are_failed_rows_and_the_others_are_judged(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*ROWS, {"id": "none", "prompt": "a"}, {"id": "sum", "prompt": "a", "responses": ["b"]}]
+    if name == "c.parquet":
+        rows[1] = {"id": "poem", "prompt": BAD_TEXT, "responses": ["a"]}
+        Path(name).write_bytes(format_parquet(rows))
+    else:
+        texts = [json.dumps(row) for row in rows]
+        texts[1] = '{"id": "poem", broken}'
+        Path(name).write_text("\n".join(texts) if name == "c.jsonl" else f"[{','.join(texts)}]")
+    for status, flags in ((1, ["--max-failures", "2"]), (0, ["--max-failures", "3"])):
+        run = Run(capfd, name, "--out", "o.jsonl", *flags)
+        assert run.status == status
+        assert [row["id"] for row in read_rows("o.jsonl")] == ["sum", "fact", "odd"]
+        assert re.search(rf"not judged: {name}, (row|line) 2[:,] ", run.err)
+        assert f"not judged: {name}, row 5: field 'responses' is missing" in run.err
+        assert f"not judged: {name}, row 6, field 'id': 'sum' is also the id of {name}, row 1" in run.err
+        assert "3 of 6 comparisons scored: 3 not judged" in run.err
+    assert "reused from earlier runs: 3 judgments" in run.err  # of the second run, which resumed the first one
 
 
 @pytest.mark.parametrize(

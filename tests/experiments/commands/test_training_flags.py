@@ -27,6 +27,8 @@ KINDS, parse_flags = lazy("flex_judge.experiments.common.training.flags", "KINDS
         (["--config"], "--config: expected the name of a file"),
         (["--learning_rate", "fast"], "invalid float value: 'fast'"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--config", "wide.yaml"], "--config: not YAML in UTF-8: "),
+        (["--config", "deep.yaml"], "--config: not YAML in UTF-8: maximum recursion depth exceeded"),
         (["--model_name_or_path", "/no/such/model"], "/no/such/model"),
         (["--model_revision", "v2"], "--model_revision is not for this command"),
         (["--eval_strategy", "steps"], "the policy is evaluated before and after training"),
@@ -43,6 +45,8 @@ def test_bad_input_gives_one_line_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("wide.yaml").write_text("output_dir: x\n", encoding="utf-16")
+    Path("deep.yaml").write_text("output_dir: " + "[" * 5000 + "]" * 5000)
     assert main([command, *arguments]) == 2
     error = capsys.readouterr().err
     assert complaint in error

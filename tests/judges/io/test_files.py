@@ -13,7 +13,7 @@ from PIL import Image
 
 from flex_judge.judges import Message, UsageError
 from flex_judge.judges.errors import MediaError
-from flex_judge.judges.io.files import read_comparisons, read_table, write_table
+from flex_judge.judges.io.files import ComparisonFileRow, InvalidRow, read_comparisons, read_table, write_table
 from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.media.types import Media
 from flex_judge.judges.types import split_content
@@ -174,7 +174,12 @@ def test_too_few_images_are_reported_with_the_row(jsonl: Path) -> None:
     ],
 )
 def test_invalid_row_is_reported_with_file_row_and_field(change: dict[str, Any], message: str, jsonl: Path) -> None:
-    assert message in read_error(write_file(jsonl, {**PAIR, "id": "a"}, {**PAIR, **change}, PAIR))
+    rows = read_comparisons(write_file(jsonl, {**PAIR, "id": "a"}, {**PAIR, **change}, PAIR))
+    assert [type(row) for row in rows] == [ComparisonFileRow, InvalidRow, ComparisonFileRow]
+    assert len({row.id for row in rows}) == 3
+    with pytest.raises(UsageError) as e:
+        rows[1].load_comparison()
+    assert message in str(e.value)
 
 
 def test_invalid_value_is_abbreviated_in_the_error(jsonl: Path) -> None:
@@ -203,9 +208,13 @@ def test_user_rubric_is_reloaded_for_every_file(jsonl: Path) -> None:
         ("c.jsonl", b"\n\n", "c.jsonl: has no rows"),
         ("c.parquet", b"", "c.parquet: not a Parquet file"),
         ("c.parquet", b"PAR1 no, PAR1", "c.parquet: not a Parquet file"),
-        ("c.csv", b"a,b\n", "c.csv: expected a file that ends in .jsonl or .parquet"),
-        ("c.json", b"[]", "c.json: expected a file that ends in .jsonl or .parquet"),
-        ("c.jsonl", b'{"prompt": "a", "responses": ["b"]}\n{"prompt": "a",\n', "c.jsonl, line 2: not JSON"),
+        ("c.csv", b"a,b\n", "c.csv: expected a file that ends in .jsonl, .json or .parquet"),
+        ("c.parquet.gz", b"", "c.parquet.gz: expected a file that ends in .jsonl, .json or .parquet"),
+        ("c.json", b"[]", "c.json: has no rows"),
+        ("c.json", b"", "c.json: has no rows"),
+        ("c.json", b"5", "c.json: expected a list of rows, got int"),
+        ("c.json", b"[5]", "c.json, row 1: expected a JSON object, got int"),
+        ("c.jsonl", b'\n{"prompt": "a",\n', "c.jsonl, line 2: not JSON"),
         ("c.jsonl", b"[]\n", "c.jsonl, line 1: expected a JSON object, got list"),
         ("c.jsonl", b"\xff\xfe\n", "c.jsonl, line 1: not JSON"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,12 +250,27 @@ def test_invalid_field_in_a_file_is_reported_with_its_path(tmp_path: Path) -> No
         load_rubric(str(path))
 
 
-@pytest.mark.parametrize("content", [b"criteria = ", b"\xff\xfe", b"[criteria\n"])
+@pytest.mark.parametrize("content", [b"criteria = ", b"[criteria\n", b"a = " + b"[" * 10**5, b"a = " + b"9" * 5000])
 def test_invalid_toml_file_is_reported_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"broken\.toml: not a valid TOML file"):
         load_rubric(str(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_toml_file_may_start_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "manners.toml"
+    path.write_text(OWN.replace("\n", "\r\n"), encoding=encoding, newline="")
+    plain = tmp_path / "plain.toml"
+    plain.write_text(OWN)
+    assert replace(load_rubric(str(path)), name="") == replace(load_rubric(str(plain)), name="")
+
+
+def test_toml_file_that_is_not_text_is_reported_by_name(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_bytes(b"criteria = '\xff'")
+    with pytest.raises(UsageError, match=r"broken\.toml: not UTF-8 text: byte 13 is invalid; save it as UTF-8"):
+        load_rubric(str(tmp_path / "broken.toml"))
 
 
 @pytest.mark.parametrize(

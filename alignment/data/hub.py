@@ -1,0 +1,118 @@
+"""Data sets of the hub, or of local folders, that `datasets` loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from flex_judge.alignment.data.folders import disable_decoding, load_split
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_rows import LocatedRow, NeedsColumn, UnreadableRowError, need_all
+from flex_judge.judges.io.parquet import VALUE_ERRORS, describe_value_error
+
+HUB = "hub:"
+"""Prefix of data sets that `datasets` loads."""
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """Split of a data set that `datasets` loads. Its cache memory-maps the rows, so only requested rows are read."""
+
+    name: str
+    """Text that named the source, for messages."""
+    path: str
+    """Hub id or local folder."""
+    config: str | None
+    """Configuration of the data set."""
+    split: str
+    """Name of the split."""
+    revision: str | None
+    """Commit on the hub, so that all workers read the same rows even if the repository changes; None for folders."""
+    digest: str
+    """Commit, or fingerprint of the table."""
+    folder: Path
+    """Folder that relative media paths refer to."""
+    count: int
+    """Number of rows."""
+
+    @classmethod
+    def open(cls, text: str) -> HubDataset:
+        """Load the data set that a text `hub:OWNER/NAME[:CONFIG][@SPLIT]` names.
+
+        Raises:
+            UsageError: the text has another form, or the data set cannot be loaded.
+        """
+        path, _, split = text.removeprefix(HUB).partition("@")
+        path, _, config = path.partition(":")
+        if not path:
+            raise UsageError(f"{text}: expected hub:OWNER/NAME[:CONFIG][@SPLIT]")
+        split, is_local = split or "train", Path(path).is_dir()
+        revision = None if is_local else _fetch_revision(path)
+        table = _load_split_once(text, path, config or None, split, revision)
+        return cls(
+            name=text,
+            path=path,
+            config=config or None,
+            split=split,
+            revision=revision,
+            digest=revision or table._fingerprint,
+            folder=Path(path).resolve() if is_local else Path.cwd(),
+            count=len(table),
+        )
+
+    @property
+    def table(self) -> Any:
+        """The rows as a `datasets.Dataset`."""
+        return _load_split_once(self.name, self.path, self.config, self.split, self.revision)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:
+        """Yield rows `start` to `stop` (exclusive), each with its location for messages. Media are not decoded."""
+        names = self.table.column_names
+        table = _disable_decoding_once(self).select_columns([name for name in names if needs(name)])
+        for number in range(start, min(stop, self.count)):
+            where = f"{self.name}, row {number + 1}"
+            try:
+                yield where, dict.fromkeys(names) | table[number]
+            except VALUE_ERRORS:
+                yield where, _describe_bad_row(table, number, where)
+
+
+def _describe_bad_row(table: Any, number: int, where: str) -> UsageError:
+    """Find the columns of a row that cannot be read."""
+    data: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for name in table.column_names:
+        try:
+            data |= table.select_columns([name])[number]
+        except VALUE_ERRORS as e:
+            problems[name] = describe_value_error(e)
+    return UnreadableRowError.from_fields(where, data, problems or {"": "unknown problem"})
+
+
+@lru_cache(maxsize=2)
+def _disable_decoding_once(source: HubDataset) -> Any:
+    return disable_decoding(source.table)
+
+
+def _fetch_revision(path: str) -> str | None:
+    """Fetch the current commit of a data set on the hub; None if the hub is unreachable and the cache has to do."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        sha: str | None = HfApi().dataset_info(path).sha
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+        return None
+    return sha
+
+
+@lru_cache(maxsize=2)
+def _load_split_once(name: str, path: str, config: str | None, split: str, revision: str | None) -> Any:
+    """Load a split once per process."""
+    return load_split(name, path, config, split, revision=revision)

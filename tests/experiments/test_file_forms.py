@@ -1,0 +1,273 @@
+"""Every form of a file through every entrance, and what a fault in a file costs there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from file_forms import BAD_TEXT, FORMS, Rows, format_lines, format_list, format_parquet, write_form
+from PIL import Image
+
+from flex_judge.alignment.curation.benchmarks import ContaminationFilter
+from flex_judge.alignment.curation.rows import DropRecord, read_reference_rows
+from flex_judge.alignment.data.prompts import PromptColumns, read_prompts
+from flex_judge.alignment.data.sources import open_source
+from flex_judge.alignment.judge_training.data import read_training_rows
+from flex_judge.alignment.policy_training.data import load_preference_data, load_prompt_data
+from flex_judge.experiments.benchmarks.data import open_data
+from flex_judge.experiments.benchmarks.stored import read_replies
+from flex_judge.judges.errors import UsageError, to_one_line
+from flex_judge.judges.io.files import InvalidRow, read_comparisons
+from flex_judge.judges.types import Comparison, content_to_text, split_content
+
+QUESTIONS = ("Was ist 2 + 3?", 'Say "}],{" 🙂\nplease.', "Ж?")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def message(text: str, role: str = "user") -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """One place where rows of users come in."""
+
+    make_row: Callable[[str], dict[str, Any]]
+    """Row for a question."""
+    read: Callable[[Path], list[str | UsageError]]
+    """Question or error of each row of a file."""
+    drops_bad_rows: bool = True
+    """Whether a bad row costs only itself. Otherwise, it is an error: half a benchmark has no comparable score."""
+
+
+def get_question(comparison: Comparison) -> str:
+    return content_to_text(split_content(comparison.prompt[-1].content))
+
+
+def read_judge_file(path: Path) -> list[str | UsageError]:
+    rows = read_comparisons(path)
+    assert len({row.id for row in rows}) == len(rows)
+    return [row.error if isinstance(row, InvalidRow) else get_question(row.load_comparison()) for row in rows]
+
+
+def read_data_run(path: Path) -> list[str | UsageError]:
+    source = open_source(str(path))
+    rows = list(read_prompts(source, 0, len(source), PromptColumns()))
+    assert len(rows) == len(source)
+    # Workers read ranges, in any order.
+    for start in reversed(range(len(source))):
+        (row,) = read_prompts(source, start, start + 1, PromptColumns())
+        assert str(row) == str(rows[start])
+    return [
+        row if isinstance(row, UsageError) else content_to_text(split_content(row.prompt[0].content)) for row in rows
+    ]
+
+
+def read_grpo(path: Path) -> list[str | UsageError]:
+    data = load_prompt_data(open_source(str(path)), PromptColumns())
+    prompts = [data.get_prompt(i).prompt[0].content for i in range(len(data.rows))]
+    return [*map(str, prompts), *map(UsageError, data.problems)]
+
+
+def read_dpo(path: Path) -> list[str | UsageError]:
+    data = load_preference_data(str(path))
+    prompts = [data.get_prompt(i).prompt[0].content for i in range(len(data.rows))]
+    return [*map(str, prompts), *map(UsageError, data.problems)]
+
+
+def read_sft(path: Path) -> list[str | UsageError]:
+    rows = read_training_rows(path)
+    return [row if isinstance(row, UsageError) else row["prompt"][0]["content"] for row in rows]
+
+
+def read_curation(path: Path) -> list[str | UsageError]:
+    rows = read_reference_rows(open_source(str(path)))
+    return [UsageError(row.detail) if isinstance(row, DropRecord) else row.question for row in rows]
+
+
+def read_contamination(path: Path) -> list[str | UsageError]:
+    questions = ContaminationFilter.from_files([str(path)]).questions
+    return sorted(questions, key=len)
+
+
+def read_benchmark(path: Path) -> list[str | UsageError]:
+    return [record.get_text("question") for record in open_data([str(path)], (), "rows").records]
+
+
+def read_stored_replies(path: Path) -> list[str | UsageError]:
+    return [str(reply.texts[0]) for reply in read_replies(path).values()]
+
+
+ENTRANCES = {
+    "judge FILE": Entrance(lambda q: {"prompt": q, "responses": ["a", "b"]}, read_judge_file),
+    "best-of-n and preferences": Entrance(lambda q: {"prompt": message(q)}, read_data_run),
+    "grpo": Entrance(lambda q: {"prompt": q}, read_grpo),
+    "dpo": Entrance(
+        lambda q: {"prompt": message(q), "chosen": message("a", "assistant"), "rejected": message("b", "assistant")},
+        read_dpo,
+    ),
+    "sft": Entrance(lambda q: {"prompt": message(q), "completion": message("a", "assistant")}, read_sft),
+    "curate": Entrance(
+        lambda q: {"question_body": q, "answer1_body": "a", "answer2_body": "b", "score": [8, 4]}, read_curation
+    ),
+    "curate --benchmark": Entrance(lambda q: {"question": q}, read_contamination, drops_bad_rows=False),
+    "eval --data": Entrance(lambda q: {"question": q}, read_benchmark, drops_bad_rows=False),
+    "eval --replay": Entrance(lambda q: {"id": q, "text": q}, read_stored_replies, drops_bad_rows=False),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_every_entrance_reads_every_form(entrance: str, form: str, tmp_path: Path) -> None:
+    reader = ENTRANCES[entrance]
+    path = write_form(tmp_path, form, [reader.make_row(question) for question in QUESTIONS])
+    plain = write_form(tmp_path, "plain", [reader.make_row(question) for question in QUESTIONS], stem="plain")
+    questions = reader.read(path)
+    assert len(questions) == len(QUESTIONS)
+    assert questions == reader.read(plain)
+    if entrance != "curate --benchmark":  # which normalises the questions
+        assert questions == list(QUESTIONS)
+
+
+def break_line(rows: Rows) -> bytes:
+    first, _, last = format_lines(rows).splitlines()
+    return "\n".join([first, '{"prompt": "cut', last]).encode()
+
+
+def nest_line(rows: Rows) -> bytes:
+    first, _, last = format_lines(rows).splitlines()
+    return "\n".join([first, '{"prompt": ' + "[" * 10**5 + "]" * 10**5 + "}", last]).encode()
+
+
+def break_element(rows: Rows) -> bytes:
+    elements = [json.dumps(row) for row in rows]
+    return f"[{elements[0]},\n{{broken: 1}},\n{elements[2]}]".encode()
+
+
+def break_text(rows: Rows) -> bytes:
+    """Replace the first text of the second row by one that is not UTF-8."""
+    changed = json.loads(format_list(rows))
+    name = next(name for name, value in changed[1].items() if isinstance(value, str | list))
+    changed[1][name] = message(BAD_TEXT) if isinstance(changed[1][name], list) else BAD_TEXT
+    return format_parquet(changed)
+
+
+FAULTS: dict[str, tuple[str, Callable[[Rows], bytes]]] = {
+    "broken line": (".jsonl", break_line),
+    "deep line": (".jsonl", nest_line),
+    "broken element of a list": (".json", break_element),
+    "text that is not UTF-8": (".parquet", break_text),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_bad_row_costs_only_itself_and_is_named(entrance: str, fault: str, tmp_path: Path) -> None:
+    reader = ENTRANCES[entrance]
+    suffix, write = FAULTS[fault]
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(write([reader.make_row(question) for question in QUESTIONS]))
+    location = re.compile(rf"rows\{suffix}, (row|line) 2[:,] ")
+    if not reader.drops_bad_rows:
+        with pytest.raises(UsageError, match=location):
+            reader.read(path)
+        return
+    results = reader.read(path)
+    errors = [row for row in results if isinstance(row, UsageError)]
+    assert [row for row in results if not isinstance(row, UsageError)] == [QUESTIONS[0], QUESTIONS[2]]
+    assert len(errors) == 1
+    assert location.search(str(errors[0]))
+    assert to_one_line(errors[0]) == str(errors[0])
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_bad_value_in_a_column_that_is_not_needed_costs_nothing(entrance: str, tmp_path: Path) -> None:
+    reader = ENTRANCES[entrance]
+    rows = [{**reader.make_row(question), "crawler": "x"} for question in QUESTIONS]
+    rows[1]["crawler"] = BAD_TEXT
+    (tmp_path / "rows.parquet").write_bytes(format_parquet(rows))
+    assert len(reader.read(tmp_path / "rows.parquet")) == len(QUESTIONS)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.jsonl.gz", "rows.jsonl.zst"])
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_file_without_rows_is_one_error(entrance: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    if entrance == "sft":  # its caller reports that no row can be used
+        assert read_sft(tmp_path / name) == []
+        return
+    with pytest.raises(UsageError, match=re.escape(name)) as error:
+        ENTRANCES[entrance].read(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def write_hub_cache(folder: Path, name: str, content: bytes) -> Path:
+    """Write a file and a picture as the cache of the hub lays them out, and return the path of the file's link."""
+    snapshot, blobs = folder / "snapshots" / "r1", folder / "blobs"
+    (snapshot / "images").mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "1f").write_bytes(content)
+    Image.new("RGB", (40, 30), "red").save(blobs / "2e", "PNG")
+    (snapshot / name).symlink_to("../../blobs/1f")
+    (snapshot / "images" / "cat.png").symlink_to("../../../blobs/2e")
+    return snapshot / name
+
+
+IMAGE_ROWS = [{"prompt": "What is it?", "responses": ["a", "b"], "images": ["images/cat.png"]}]
+
+
+@pytest.mark.parametrize("entrance", ["judge FILE", "best-of-n and preferences", "grpo"])
+@pytest.mark.parametrize("form", ["plain", "gzip", "UTF-16", "JSON list", "Parquet"])
+def test_media_are_next_to_the_link_in_a_cache_of_the_hub(form: str, entrance: str, tmp_path: Path) -> None:
+    suffix, format_rows = FORMS[form]
+    path = write_hub_cache(tmp_path, f"rows{suffix}", format_rows(IMAGE_ROWS))
+    (result,) = ENTRANCES[entrance].read(path)
+    assert not isinstance(result, UsageError)
+
+
+@pytest.mark.parametrize("entrance", ["judge FILE", "best-of-n and preferences", "grpo"])
+def test_media_are_next_to_the_target_if_they_are_not_next_to_the_link(
+    entrance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, work = tmp_path / "store", tmp_path / "work"
+    (store / "images").mkdir(parents=True)
+    work.mkdir()
+    Image.new("RGB", (40, 30), "red").save(store / "images" / "cat.png")
+    write_form(store, "plain", IMAGE_ROWS)
+    (work / "rows.jsonl").symlink_to(store / "rows.jsonl")
+    monkeypatch.chdir(work)
+    (result,) = ENTRANCES[entrance].read(Path("rows.jsonl"))
+    assert not isinstance(result, UsageError)
+
+
+def test_media_of_a_benchmark_are_next_to_the_link(tmp_path: Path) -> None:
+    path = write_hub_cache(tmp_path, "rows.jsonl", format_lines([{"question": "Q"}]).encode())
+    for name in (path, path.parent):
+        (record,) = open_data([str(name)], ("*.jsonl",), "rows").records
+        assert Path(record.locate_file("images/cat.png")) == path.parent / "images" / "cat.png"
+        assert Path(record.locate_file("cat.png", "images")).is_file()
+
+
+def test_digest_of_a_source_does_not_depend_on_links_or_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_hub_cache(tmp_path, "rows.jsonl", format_lines(IMAGE_ROWS).encode())
+    source = open_source(str(path))
+    assert source.digest == open_source(str(write_form(tmp_path, "plain", IMAGE_ROWS))).digest
+    monkeypatch.chdir(path.parent)
+    relative = open_source("rows.jsonl")
+    assert (relative.digest, relative.name) == (source.digest, "rows.jsonl")
+    monkeypatch.chdir("/")  # as a worker in another folder
+    (row,) = read_prompts(relative, 0, 1, PromptColumns())
+    assert not isinstance(row, UsageError)
