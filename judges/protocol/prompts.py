@@ -11,24 +11,21 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, TypeGuard
 
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.protocol.quoting import format_response_header, quote_section_headers
+from flex_judge.judges.protocol.conversation import render_messages
+from flex_judge.judges.protocol.quoting import format_response_header, quote_headings
 from flex_judge.judges.protocol.turns import Span, Turn
+from flex_judge.judges.protocol.turns import content_to_pieces as content_to_pieces
 from flex_judge.judges.rubrics.rubric import Rubric
-from flex_judge.judges.types import Comparison, Content, Part, split_content
+from flex_judge.judges.types import Comparison, Part, Trajectory, split_content
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 # The published prompt says "two AI assistants"; larger numbers than ten are written as digits.
 _NUMBER_WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
-
-
-def content_to_pieces(content: Content) -> tuple[Span | Media, ...]:
-    """Convert the content of a message to untrusted pieces of a turn."""
-    return tuple(Span(part) if isinstance(part, str) else part for part in split_content(content))
 
 
 def build_system_prompt(rubric: Rubric, responses: int, reason_first: bool = True) -> str:
@@ -83,15 +80,14 @@ def build_judge_turns(comparison: Comparison, rubric: Rubric, reason_first: bool
     """
     responses = len(comparison.responses)
     system = Span(build_system_prompt(rubric, responses, reason_first), trusted=True)
-    user: list[Span | Media] = []
-    for message in comparison.prompt:
-        user += [part for part in split_content(message.content) if isinstance(part, Media) and _is_leading_media(part)]
-    user.append(Span(f"{rubric.question_header}\n", trusted=True))
-    user += quote_section_headers(_build_question(comparison), rubric)
+    user = _build_question(comparison, rubric)
     for k, response in enumerate(comparison.responses):
-        header = format_response_header(rubric, k, responses)
-        user.append(Span(f"\n\n{header}\n", trusted=True))
-        user += quote_section_headers(content_to_pieces(response), rubric)
+        header = f"\n\n{format_response_header(rubric, k, responses)}"
+        if isinstance(response, Trajectory):
+            user += [Span(header, trusted=True), *render_messages(response.messages, rubric)]
+        else:
+            content = quote_headings(content_to_pieces(response), rubric, comparison.is_conversation)
+            user += [Span(f"{header}\n", trusted=True), *content]
     return [Turn("system", (system,)), Turn("user", tuple(user))]
 
 
@@ -102,36 +98,27 @@ def build_answer_regex(rubric: Rubric, responses: int) -> str:
     return label + ANSWER_CLOSE + (ANSWER_OPEN + label + ANSWER_CLOSE) * following_answers
 
 
-def _build_question(comparison: Comparison) -> list[Span | Media]:
-    """Build the pieces of the question; several messages are each headed by their role."""
-    if len(comparison.prompt) == 1:
-        return _drop_leading_media(split_content(comparison.prompt[0].content))
-    pieces: list[Span | Media] = []
-    for message in comparison.prompt:
-        separator = "\n\n" if pieces else ""
-        pieces.append(Span(f"{separator}{message.role.capitalize()}: "))
-        pieces += _drop_leading_media(split_content(message.content))
-    return pieces
+def _build_question(comparison: Comparison, rubric: Rubric) -> list[Span | Media]:
+    """Build the question with its header; media that only lead or trail come before the header."""
+    if comparison.is_conversation:
+        return [Span(rubric.question_header, trusted=True), *render_messages(comparison.prompt, rubric)]
+    parts = split_content(comparison.prompt[0].content)
+    moved: list[Media] = []
+    if not _has_medium_between_texts(parts):
+        moved = [part for part in parts if _is_movable(part)]
+        parts = tuple(part for part in parts if not _is_movable(part))
+    header = Span(f"{rubric.question_header}\n", trusted=True)
+    return [*moved, header, *quote_headings(content_to_pieces(parts), rubric)]
 
 
-def _drop_leading_media(parts: Sequence[Part]) -> list[Span | Media]:
-    """Drop the media that come before the question; a line break replaces a medium that separated two words."""
-    pieces: list[Span | Media] = []
-    preceding_text, dropped_media = "", False
-    for part in parts:
-        if _is_leading_media(part):
-            dropped_media = True
-            continue
-        text = part if isinstance(part, str) else ""
-        if dropped_media and preceding_text and text and not (preceding_text[-1].isspace() or text[0].isspace()):
-            pieces.append(Span("\n"))
-        pieces.append(Span(part) if isinstance(part, str) else part)
-        preceding_text, dropped_media = text, False
-    return pieces
+def _has_medium_between_texts(parts: Sequence[Part]) -> bool:
+    """Return whether a text continues after an image, video or sound: "First <image> then <image>: the same?"."""
+    texts = [i for i, part in enumerate(parts) if isinstance(part, str) and part.strip()]
+    return any(_is_movable(part) for part in parts[texts[0] : texts[-1]]) if texts else False
 
 
-def _is_leading_media(part: Part) -> bool:
-    """Return whether a part of the prompt comes before the question."""
+def _is_movable(part: Part) -> TypeGuard[Media]:
+    """Return whether a part of the prompt comes before the question; most judges read molecules as text."""
     return isinstance(part, Media) and part.modality != Modality.MOLECULE
 
 
