@@ -174,9 +174,7 @@ def _parse_row(
     return row
 
 
-def _read_row(
-    reader: ConversationReader, data: Mapping[str, Any]
-) -> tuple[tuple[Message, ...], tuple[Response, ...]]:
+def _read_row(reader: ConversationReader, data: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Response, ...]]:
     """Read the prompt and the responses of a row."""
     view = data.get("view", "full")
     if view not in VIEWS:

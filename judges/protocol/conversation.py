@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from flex_judge.judges.conversations.messages import ASSISTANT, Message
 from flex_judge.judges.media.types import Media
-from flex_judge.judges.protocol.headings import REASONING, TOOL_CALL, TOOLS, Heading, resolve_role
+from flex_judge.judges.protocol.headings import REASONING, ROLE_TITLES, TOOL_CALL, TOOLS, Heading, find_title
 from flex_judge.judges.protocol.quoting import quote_headings
 from flex_judge.judges.protocol.turns import Span, content_to_pieces
 from flex_judge.judges.rubrics.rubric import Rubric
@@ -42,21 +42,22 @@ def _list_parts(message: Message) -> Iterator[tuple[Heading, list[Span | Media]]
     if message.reasoning:
         yield Heading(REASONING), [Span(message.reasoning)]
     content = [piece for piece in content_to_pieces(message.content) if piece != Span("")]
-    role = resolve_role(message.role)
-    if _has_text_or_media(content) or not _is_role_implied(message, role) or message.name or message.tool_call_id:
-        yield Heading(role, message.name, message.tool_call_id), content
+    title = find_title(message.role)
+    if _has_text_or_media(content) or not _is_role_implied(message, title) or message.name or message.tool_call_id:
+        role = "" if title else message.role
+        yield Heading(title, role=role, name=message.name, id=message.tool_call_id), content
     if message.tools:
         yield Heading(TOOLS), [Span("\n".join(message.tools))]
     for call in message.tool_calls:
-        yield Heading(TOOL_CALL, call.name, call.id), [Span(call.arguments)] if call.arguments else []
+        yield Heading(TOOL_CALL, name=call.name, id=call.id), [Span(call.arguments)] if call.arguments else []
 
 
 def _has_text_or_media(content: Sequence[Span | Media]) -> bool:
     return any(isinstance(piece, Media) or piece.text.strip() for piece in content)
 
 
-def _is_role_implied(message: Message, role: str) -> bool:
+def _is_role_implied(message: Message, title: str) -> bool:
     """Return whether the headings of the other parts say who wrote the message."""
-    if role == ASSISTANT:
+    if title == ROLE_TITLES[ASSISTANT]:
         return bool(message.reasoning or message.tool_calls)
-    return role in ("system", "developer") and bool(message.tools)
+    return title in (ROLE_TITLES["system"], ROLE_TITLES["developer"]) and bool(message.tools)

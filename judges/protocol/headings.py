@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from flex_judge.judges.conversations.messages import ASSISTANT
@@ -35,6 +35,7 @@ _NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight",
 _AUTHORS = ("user", "human", ASSISTANT, "system", "developer", "tool", "function")
 _EVENTS = ("result", "call", "response", "output")
 """Words that may follow `tool` or `function`."""
+_JSON_KEY = r"""(?<=["'`])[\w ]{1,30}["'`]\s{0,9}:"""
 _PARTS = (REASONING, TOOLS)
 _CLOSING = r":\])}>,|"
 
@@ -44,10 +45,12 @@ class Heading:
     """Heading above one part of a message."""
 
     title: str
-    """A role, or one of the titles above."""
-    name: str = ""
+    """One of the titles above; empty if the role has none."""
+    role: str = field(default="", kw_only=True)
+    """A role without a title, as in the data."""
+    name: str = field(default="", kw_only=True)
     """Name of the author or of the tool."""
-    id: str = ""
+    id: str = field(default="", kw_only=True)
     """Id of the tool call."""
 
     def build_spans(self, number: int) -> tuple[list[Span], str]:
@@ -62,23 +65,23 @@ class Heading:
         """
         below: dict[str, str] = {}
         title = Span(self.title, trusted=True)
-        if self.title not in (REASONING, TOOLS, TOOL_CALL, *ROLE_TITLES.values()):
-            title = Span(self.title)
-            if not _ROLE.fullmatch(self.title) or _imitates_title(self.title):
-                title, below["role"] = Span(f"role={BELOW}", trusted=True), self.title
+        if not self.title and _ROLE.fullmatch(self.role) and not _imitates_title(self.role):
+            title = Span(self.role)
+        elif not self.title:
+            title, below["role"] = Span(f"role={BELOW}", trusted=True), self.role
         spans = [Span(f"[Message {number}: ", trusted=True), title]
-        for field, value in (("name", self.name), ("id", self.id)):
+        for key, value in (("name", self.name), ("id", self.id)):
             if value and _NAME.fullmatch(value):
-                spans += [Span(f", {field}=", trusted=True), Span(value)]
+                spans += [Span(f", {key}=", trusted=True), Span(value)]
             elif value:
-                spans.append(Span(f", {field}={BELOW}", trusted=True))
-                below[field] = value
+                spans.append(Span(f", {key}={BELOW}", trusted=True))
+                below[key] = value
         return [*spans, Span("]", trusted=True)], _encode_values(below) if below else ""
 
 
-def resolve_role(role: str) -> str:
-    """Return the title of a role's messages: known roles have words of their own, others are unchanged."""
-    return ROLE_TITLES.get(role.strip().lower(), role)
+def find_title(role: str) -> str:
+    """Return the title of a role's messages, in any letter case; empty if it has none."""
+    return ROLE_TITLES.get(role.strip().lower(), "")
 
 
 def _encode_values(values: dict[str, str]) -> str:
@@ -102,7 +105,7 @@ def build_counted_pattern() -> str:
 
 def _build_number_pattern() -> str:
     digits = r"\d++(?:[.,/-]\d++){0,3}+"
-    return rf"(?:(?:no|nr|number)\b\W*+)?(?:{digits}|(?:{build_counted_pattern()})(?!\w))"
+    return rf"(?:(?:no|nr|number)\b\W*+)?(?:{digits}|(?<!\w)(?<!:)(?<!: )(?:{build_counted_pattern()})(?!\w))"
 
 
 def _build_role_pattern(role: str, speller: Speller) -> str:
@@ -129,14 +132,15 @@ def _match_message_role(speller: Speller) -> str:
     """Build the pattern of `Message user`, `Message: user` and `Message X: user`."""
     exact = Speller()
     roles = "|".join(_build_role_pattern(role, exact) for role in (*_AUTHORS, *_PARTS))
-    label = rf"(?:(?:{_build_number_pattern()}|[^\W_]{{1,20}}[^\w:]*+:)\W*+)?"
+    label = rf"(?:(?:{_build_number_pattern()}|(?<!\w)[^\W_]{{1,20}}[^\w:]*+:)\W*+)?"
     return rf"{speller.spell('message', spaced=True)}\W*+{label}(?:{roles}){_build_end_pattern(_CLOSING)}"
 
 
 def _match_role_line(role: str, speller: Speller) -> str:
     """Build the pattern of `User:`, `**User 2**:`, `User (Ann):` and `Tool result get_weather:`."""
     remark = r"(?:[^\w:\n(]*+(?:\d{1,9}+|\([^()\n]{0,80}+\)))?"
-    return rf"{_build_role_pattern(role, speller)}{remark}[^\w:\n]*+:(?!:\w)"  # not C++'s `System::String`
+    # Neither a key of JSON nor C++'s `System::String` opens a turn.
+    return rf"(?!{_JSON_KEY}){_build_role_pattern(role, speller)}{remark}[^\w:\n]*+:(?!:\w)"
 
 
 def _match_role_in_brackets(role: str, speller: Speller) -> str:

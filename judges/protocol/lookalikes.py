@@ -46,6 +46,7 @@ _LATIN_NAME = re.compile(r"\b(?:LATIN|SYMBOL) (?:[A-Z-]+ )*?LETTER (?:[A-Z-]{2,}
 _COLONS, _FILLERS = "ː˸։׃܃܄᛬∶꞉⁚", "\u115f\u1160"
 # Unicode classes these apostrophes as letters, but they end a word.
 _LETTER_MARK = re.compile("[\u02b9-\u02ff\u0559\u07f4\u07f5\ua78b\ua78c]")
+_MIN_LONG_WORD = 6
 _MAX_CACHED = 1 << 16
 # Letters from the table are kept apart from Latin ones: each becomes the hieroglyph with the number of its letter.
 _FIRST_FOREIGN = 0x13000
@@ -113,7 +114,7 @@ class Speller:
             spaced: whether white space may separate the letters too.
         """
         loose = self._loose and word.isascii() and len(word) > 1
-        gap = r"[^\w\[\]]{0,3}+" if spaced else r"[^\w\s\[\]]{0,3}+"
+        gap = r"[^\w\[\]]{0,3}+" if spaced else r"[^\w\s:\[\]]{0,3}+"
         pattern = gap.join(_build_letter_pattern(letter, loose) for letter in word)
         if not loose:
             return pattern
@@ -123,12 +124,14 @@ class Speller:
     def check_words(self, match: re.Match[str]) -> bool:
         """Return whether most letters of each word are right, and the others are unknown letters of other scripts.
 
-        In a word without Latin letters, one may be unknown: words of other languages have some look-alikes by chance.
+        In a word without Latin letters, one may be unknown if it is long: short words of other languages, such as the
+        Russian "идея", consist of look-alikes by chance.
         """
         for word, text in zip(self._words, match.groups(), strict=True):
             letters = [c for c in text or "" if c.isalnum()]
             unknown = sum(c not in list_spellings(letter) for c, letter in zip(letters, word, strict=False))
-            if 2 * unknown >= len(word) or (unknown > 1 and not any(c.isascii() for c in letters)):
+            allowed = (len(word) - 1) // 2 if any(c.isascii() for c in letters) else len(word) // _MIN_LONG_WORD
+            if unknown > allowed:
                 return False
         return True
 
@@ -194,7 +197,7 @@ def _reduce_letter(char: str) -> str:
     if not letter and latin:
         letter = latin[1].lower()
     if letter:
-        return letter if letter.isdigit() else chr(_FIRST_FOREIGN + ord(letter))
+        return letter if letter.isdigit() or name.startswith("LATIN") else chr(_FIRST_FOREIGN + ord(letter))
     number = unicodedata.numeric(char, None)
     if number is not None and number.is_integer() and 0 <= number < 1000:
         return str(int(number))
