@@ -104,8 +104,9 @@ def build_counted_pattern() -> str:
 
 
 def _build_number_pattern() -> str:
-    digits = r"\d++(?:[.,/-]\d++){0,3}+"
-    return rf"(?:(?:no|nr|number)\b\W*+)?(?:{digits}|(?<!\w)(?<!:)(?<!: )(?:{build_counted_pattern()})(?!\w))"
+    """Build the pattern of the number in `Message 3`; a word counts on the same line and not after a colon."""
+    digits = r"(?:(?:no|nr|number)\b\W*+)?\d++(?:[.,/-]\d++){0,3}+"
+    return rf"(?:\W*+{digits}|[^\w\n:]++(?:{build_counted_pattern()})(?!\w))"
 
 
 def _build_role_pattern(role: str, speller: Speller) -> str:
@@ -125,15 +126,15 @@ def _build_end_pattern(marks: str) -> str:
 def _match_message_number(speller: Speller) -> str:
     """Build the pattern of `Message 3:`, in brackets or not."""
     end = _build_end_pattern(r":\])}>,|=~\u2010-\u2015-")
-    return rf"{speller.spell('message', spaced=True)}\W*+{_build_number_pattern()}{end}"
+    return rf"{speller.spell('message', spaced=True)}{_build_number_pattern()}{end}"
 
 
 def _match_message_role(speller: Speller) -> str:
     """Build the pattern of `Message user`, `Message: user` and `Message X: user`."""
     exact = Speller()
     roles = "|".join(_build_role_pattern(role, exact) for role in (*_AUTHORS, *_PARTS))
-    label = rf"(?:(?:{_build_number_pattern()}|(?<!\w)[^\W_]{{1,20}}[^\w:]*+:)\W*+)?"
-    return rf"{speller.spell('message', spaced=True)}\W*+{label}(?:{roles}){_build_end_pattern(_CLOSING)}"
+    label = rf"(?:{_build_number_pattern()}|\W++[^\W_]{{1,20}}[^\w:]*+:)?"
+    return rf"{speller.spell('message', spaced=True)}{label}\W*+(?:{roles}){_build_end_pattern(_CLOSING)}"
 
 
 def _match_role_line(role: str, speller: Speller) -> str:

@@ -42,7 +42,7 @@ _LOOKALIKES = {
     "3": "ЗзƷʒȜȝ",
 }
 _LETTERS = {character: letter for letter, characters in _LOOKALIKES.items() for character in characters}
-_LATIN_NAME = re.compile(r"\b(?:LATIN|SYMBOL) (?:[A-Z-]+ )*?LETTER (?:[A-Z-]{2,} )*([A-Z])(?: WITH .*)?")
+_LATIN_NAME = re.compile(r"\b(?:LATIN|SYMBOL) (?:[A-Z-]+ )*?LETTER (?:[A-Z-]{2,} )*([A-Z])(?: WITH .*)?$")
 _COLONS, _FILLERS = "ː˸։׃܃܄᛬∶꞉⁚", "\u115f\u1160"
 # Unicode classes these apostrophes as letters, but they end a word.
 _LETTER_MARK = re.compile("[\u02b9-\u02ff\u0559\u07f4\u07f5\ua78b\ua78c]")
@@ -78,6 +78,7 @@ def list_readings(line: str) -> list[str]:
     The others read symbols as letters (`U$er`), tag characters as what they encode, text after a right-to-left override
     in the order of its display, and single letters with gaps as words.
     """
+    line = "".join(line.splitlines())
     readings = [reduce_line(line)]
     if not line.isascii():
         if any("\U000e0020" <= c <= "\U000e007e" for c in line):
