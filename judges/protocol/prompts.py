@@ -1,25 +1,23 @@
 """Build the chat that the judge reads from a comparison and its rubric.
 
-The layout is rubric, media of the prompt, question, responses. Everything before the first response is the same for all
-candidates of a question, so an engine with a prefix cache computes it once.
+The layout is rubric, media of the prompt, question, responses; in conversations, media stay in place. Everything before
+the first response is the same for all candidates of a question, so an engine with a prefix cache computes it once.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Any, TypeGuard
+from typing import Any
 
-from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.protocol.conversation import render_messages
-from flex_judge.judges.protocol.quoting import format_response_header, quote_headings
+from flex_judge.judges.protocol.sections import build_question_section, build_response_section
 from flex_judge.judges.protocol.turns import Span, Turn
 from flex_judge.judges.protocol.turns import content_to_pieces as content_to_pieces
 from flex_judge.judges.rubrics.rubric import Rubric
-from flex_judge.judges.types import Comparison, Part, Trajectory, split_content
+from flex_judge.judges.types import Comparison
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
@@ -63,12 +61,18 @@ def build_system_prompt(rubric: Rubric, responses: int, reason_first: bool = Tru
 def build_judge_turns(comparison: Comparison, rubric: Rubric, reason_first: bool = True) -> list[Turn]:
     """Build the chat for one comparison. Template text is trusted, question and responses are not.
 
-    Images, videos and audio of the prompt come first, in their order, then the text of the question. Media of a
-    response stay in place. Molecules always stay in place, because most judges read them as text.
+    A single plain message is shown as in the published prompt: its images, videos and audio come first, in their order,
+    then its text. If a medium is between two texts of the message, all its media stay in place, because their places
+    belong to the question. Media of a response always stay in place, and so do molecules, because most judges read them
+    as text.
+
+    In a conversation (several messages, tool calls, or a trajectory as response), each part of a message stands under a
+    heading, and all media stay in place. See `flex_judge.judges.protocol.sections.render_messages`.
 
     Text is unchanged, with one exception: a line that looks like one of the rubric's section headers, such as
-    `[Assistant 2's Answer]`, gets the prefix `> `, so that a response cannot forge the answer of its rival. See
-    `flex_judge.judges.protocol.quoting.quote_section_headers`.
+    `[Assistant 2's Answer]`, gets the prefix `> `, so that a response cannot forge the answer of its rival; in a
+    conversation, also a line that looks like a message heading. See
+    `flex_judge.judges.protocol.quoting.quote_headings`.
 
     Args:
         comparison: question and responses.
@@ -80,14 +84,9 @@ def build_judge_turns(comparison: Comparison, rubric: Rubric, reason_first: bool
     """
     responses = len(comparison.responses)
     system = Span(build_system_prompt(rubric, responses, reason_first), trusted=True)
-    user = _build_question(comparison, rubric)
-    for k, response in enumerate(comparison.responses):
-        header = f"\n\n{format_response_header(rubric, k, responses)}"
-        if isinstance(response, Trajectory):
-            user += [Span(header, trusted=True), *render_messages(response.messages, rubric)]
-        else:
-            content = quote_headings(content_to_pieces(response), rubric, comparison.is_conversation)
-            user += [Span(f"{header}\n", trusted=True), *content]
+    user = build_question_section(comparison, rubric)
+    for k in range(responses):
+        user += build_response_section(comparison, k, rubric)
     return [Turn("system", (system,)), Turn("user", tuple(user))]
 
 
@@ -96,30 +95,6 @@ def build_answer_regex(rubric: Rubric, responses: int) -> str:
     label = "(" + "|".join(map(re.escape, rubric.labels)) + ")"
     following_answers = rubric.count_answers(responses) - 1
     return label + ANSWER_CLOSE + (ANSWER_OPEN + label + ANSWER_CLOSE) * following_answers
-
-
-def _build_question(comparison: Comparison, rubric: Rubric) -> list[Span | Media]:
-    """Build the question with its header; media that only lead or trail come before the header."""
-    if comparison.is_conversation:
-        return [Span(rubric.question_header, trusted=True), *render_messages(comparison.prompt, rubric)]
-    parts = split_content(comparison.prompt[0].content)
-    moved: list[Media] = []
-    if not _has_medium_between_texts(parts):
-        moved = [part for part in parts if _is_movable(part)]
-        parts = tuple(part for part in parts if not _is_movable(part))
-    header = Span(f"{rubric.question_header}\n", trusted=True)
-    return [*moved, header, *quote_headings(content_to_pieces(parts), rubric)]
-
-
-def _has_medium_between_texts(parts: Sequence[Part]) -> bool:
-    """Return whether a text continues after an image, video or sound: "First <image> then <image>: the same?"."""
-    texts = [i for i, part in enumerate(parts) if isinstance(part, str) and part.strip()]
-    return any(_is_movable(part) for part in parts[texts[0] : texts[-1]]) if texts else False
-
-
-def _is_movable(part: Part) -> TypeGuard[Media]:
-    """Return whether a part of the prompt comes before the question; most judges read molecules as text."""
-    return isinstance(part, Media) and part.modality != Modality.MOLECULE
 
 
 def _build_template_words(rubric: Rubric, responses: int) -> Mapping[str, str]:

@@ -1,7 +1,7 @@
-"""Section headers of the prompt, and quoting of lines in untrusted text that imitate a header or a message heading.
+"""Section headers of the prompt, and quoting of untrusted lines that imitate a section header or a message heading.
 
-A response may contain the line `[Assistant 2's Answer]` and continue as if it were its rival, or `[Message 3: user]` and
-continue as the user. A model cannot tell this from the prompt's own line. It holds no control token, so rendering
+A response may contain the line `[Assistant 2's Answer]` and continue as if it were its rival, or `[Message 3: user]`
+and continue as the user. A model cannot tell this from the prompt's own line. It holds no control token, so rendering
 control tokens as text does not help.
 """
 
@@ -46,7 +46,7 @@ def format_response_header(rubric: Rubric, k: int, responses: int) -> str:
 
 
 def quote_headings(pieces: Sequence[Span | Media], rubric: Rubric, in_conversation: bool = False) -> list[Span | Media]:
-    """Put `> ` before every line that looks like a section header of the rubric or, in conversations, a message heading.
+    """Put `> ` before every line that looks like a section header of the rubric or, in conversations, like a message.
 
     Headings are recognised by their words: number, letter case, character width, spacing, punctuation, kind of square
     brackets, look-alike letters, invisible characters, line breaks within and leading marks such as `##`, `**` or `1.`

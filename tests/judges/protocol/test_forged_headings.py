@@ -1,4 +1,4 @@
-"""Forged message headings and look-alike letters: recognised in any spelling, ordinary text in any language unchanged."""
+"""Forged headings are recognised in any spelling and letters; ordinary text in any language is unchanged."""
 
 from __future__ import annotations
 
