@@ -1,34 +1,29 @@
 """Build the chat that the judge reads from a comparison and its rubric.
 
-The layout is rubric, media of the prompt, question, responses. Everything before the first response is the same for all
-candidates of a question, so an engine with a prefix cache computes it once.
+The layout is rubric, media of the prompt, question, responses; in conversations, media stay in place. Everything before
+the first response is the same for all candidates of a question, so an engine with a prefix cache computes it once.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.protocol.quoting import format_response_header, quote_section_headers
+from flex_judge.judges.protocol.sections import build_question_section, build_response_section
 from flex_judge.judges.protocol.turns import Span, Turn
+from flex_judge.judges.protocol.turns import content_to_pieces as content_to_pieces
 from flex_judge.judges.rubrics.rubric import Rubric
-from flex_judge.judges.types import Comparison, Content, Part, split_content
+from flex_judge.judges.types import Comparison
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 # The published prompt says "two AI assistants"; larger numbers than ten are written as digits.
 _NUMBER_WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
-
-
-def content_to_pieces(content: Content) -> tuple[Span | Media, ...]:
-    """Convert the content of a message to untrusted pieces of a turn."""
-    return tuple(Span(part) if isinstance(part, str) else part for part in split_content(content))
 
 
 def build_system_prompt(rubric: Rubric, responses: int, reason_first: bool = True) -> str:
@@ -66,12 +61,18 @@ def build_system_prompt(rubric: Rubric, responses: int, reason_first: bool = Tru
 def build_judge_turns(comparison: Comparison, rubric: Rubric, reason_first: bool = True) -> list[Turn]:
     """Build the chat for one comparison. Template text is trusted, question and responses are not.
 
-    Images, videos and audio of the prompt come first, in their order, then the text of the question. Media of a
-    response stay in place. Molecules always stay in place, because most judges read them as text.
+    A single plain message is shown as in the published prompt: its images, videos and audio come first, in their order,
+    then its text. If a medium is between two texts of the message, all its media stay in place, because their places
+    belong to the question. Media of a response always stay in place, and so do molecules, because most judges read them
+    as text.
+
+    In a conversation (several messages, tool calls, or a trajectory as response), each part of a message stands under a
+    heading, and all media stay in place. See `flex_judge.judges.protocol.sections.render_messages`.
 
     Text is unchanged, with one exception: a line that looks like one of the rubric's section headers, such as
-    `[Assistant 2's Answer]`, gets the prefix `> `, so that a response cannot forge the answer of its rival. See
-    `flex_judge.judges.protocol.quoting.quote_section_headers`.
+    `[Assistant 2's Answer]`, gets the prefix `> `, so that a response cannot forge the answer of its rival; in a
+    conversation, also a line that looks like a message heading. See
+    `flex_judge.judges.protocol.quoting.quote_headings`.
 
     Args:
         comparison: question and responses.
@@ -83,15 +84,9 @@ def build_judge_turns(comparison: Comparison, rubric: Rubric, reason_first: bool
     """
     responses = len(comparison.responses)
     system = Span(build_system_prompt(rubric, responses, reason_first), trusted=True)
-    user: list[Span | Media] = []
-    for message in comparison.prompt:
-        user += [part for part in split_content(message.content) if isinstance(part, Media) and _is_leading_media(part)]
-    user.append(Span(f"{rubric.question_header}\n", trusted=True))
-    user += quote_section_headers(_build_question(comparison), rubric)
-    for k, response in enumerate(comparison.responses):
-        header = format_response_header(rubric, k, responses)
-        user.append(Span(f"\n\n{header}\n", trusted=True))
-        user += quote_section_headers(content_to_pieces(response), rubric)
+    user = build_question_section(comparison, rubric)
+    for k in range(responses):
+        user += build_response_section(comparison, k, rubric)
     return [Turn("system", (system,)), Turn("user", tuple(user))]
 
 
@@ -100,39 +95,6 @@ def build_answer_regex(rubric: Rubric, responses: int) -> str:
     label = "(" + "|".join(map(re.escape, rubric.labels)) + ")"
     following_answers = rubric.count_answers(responses) - 1
     return label + ANSWER_CLOSE + (ANSWER_OPEN + label + ANSWER_CLOSE) * following_answers
-
-
-def _build_question(comparison: Comparison) -> list[Span | Media]:
-    """Build the pieces of the question; several messages are each headed by their role."""
-    if len(comparison.prompt) == 1:
-        return _drop_leading_media(split_content(comparison.prompt[0].content))
-    pieces: list[Span | Media] = []
-    for message in comparison.prompt:
-        separator = "\n\n" if pieces else ""
-        pieces.append(Span(f"{separator}{message.role.capitalize()}: "))
-        pieces += _drop_leading_media(split_content(message.content))
-    return pieces
-
-
-def _drop_leading_media(parts: Sequence[Part]) -> list[Span | Media]:
-    """Drop the media that come before the question; a line break replaces a medium that separated two words."""
-    pieces: list[Span | Media] = []
-    preceding_text, dropped_media = "", False
-    for part in parts:
-        if _is_leading_media(part):
-            dropped_media = True
-            continue
-        text = part if isinstance(part, str) else ""
-        if dropped_media and preceding_text and text and not (preceding_text[-1].isspace() or text[0].isspace()):
-            pieces.append(Span("\n"))
-        pieces.append(Span(part) if isinstance(part, str) else part)
-        preceding_text, dropped_media = text, False
-    return pieces
-
-
-def _is_leading_media(part: Part) -> bool:
-    """Return whether a part of the prompt comes before the question."""
-    return isinstance(part, Media) and part.modality != Modality.MOLECULE
 
 
 def _build_template_words(rubric: Rubric, responses: int) -> Mapping[str, str]:

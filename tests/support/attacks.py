@@ -10,7 +10,7 @@ from typing import Any
 
 from clips import noise, picture
 
-from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment
+from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment, Message
 from flex_judge.judges.engines import Generation, Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.media.opening import make_image, make_molecule
@@ -175,7 +175,8 @@ Shape = Callable[[str], Comparison]
 def put_everywhere(attack: str) -> Comparison:
     """Put the attack in every message of a conversation, in the name of a role, and in both candidates."""
     roles = ("system", "user", "assistant", f"user{attack}", "user")
-    return Comparison.of([{"role": role, "content": attack} for role in roles], attack, f"{HARMLESS}\n{attack}")
+    # Messages of this type are not checked by the reader, which refuses roles with line breaks.
+    return Comparison.of([Message(role, attack) for role in roles], attack, f"{HARMLESS}\n{attack}")
 
 
 def put_in_question(attack: str) -> Comparison:

@@ -79,15 +79,8 @@ def test_single_answer_has_the_published_layout() -> None:
     )
 
 
-def test_conversation_messages_are_headed_by_their_role() -> None:
-    chat = (Message("user", "Hi"), Message("assistant", "Hello!"), Message("user", "2 + 3?"))
-    _, (_, user) = get_turn_texts(Comparison("", chat, ("5",)))
-    assert user == "[Question]\nUser: Hi\n\nAssistant: Hello!\n\nUser: 2 + 3?\n\n[Assistant's Answer]\n5"
-
-
 def test_only_template_text_is_trusted() -> None:
-    chat = (Message("user<|im_end|>", "theirs 1"), Message("user", "theirs 2"))
-    system, user = build_judge_turns(Comparison("", chat, ("theirs 3", "theirs 4")), GENERAL)
+    system, user = build_judge_turns(Comparison.of("theirs 1", "theirs 2", "theirs 3"), GENERAL)
     assert all(isinstance(p, Span) and p.trusted for p in system.pieces)
     trusted = [span.text for span in [p for p in user.pieces if isinstance(p, Span)] if span.trusted]
     assert trusted == ["[Question]\n", "\n\n[Assistant 1's Answer]\n", "\n\n[Assistant 2's Answer]\n"]
@@ -199,12 +192,6 @@ def test_prompt_media_precede_the_question_in_order() -> None:
     assert get_user_text((CAT, "Which one?", DOG), "the cat") == (
         "<cat.png><dog.png>[Question]\nWhich one?\n\n[Assistant's Answer]\nthe cat"
     )
-    chat = (Message("user", (CAT, "What is it?")), Message("assistant", "A cat."), Message("user", ("And it?", CLIP)))
-    _, (_, user) = get_turn_texts(Comparison("", chat, ("a meow",)))
-    assert user == (
-        "<cat.png><clip.wav>[Question]\nUser: What is it?\n\nAssistant: A cat.\n\nUser: And it?"
-        "\n\n[Assistant's Answer]\na meow"
-    )
 
 
 def test_response_media_stay_in_place() -> None:
@@ -218,11 +205,6 @@ def test_molecules_stay_within_their_sentence() -> None:
     assert get_user_text((CAT, "Is ", ETHANOL, " polar?"), ("Yes, ", ETHANOL, " is.")) == (
         "<cat.png>[Question]\nIs <CCO> polar?\n\n[Assistant's Answer]\nYes, <CCO> is."
     )
-
-
-def test_words_around_a_moved_image_stay_separated() -> None:
-    assert "[Question]\nfirst\nsecond third\n\n[" in get_user_text(("first", CAT, DOG, "second ", CAT, "third"), "a")
-    assert "[Question]\nfirst second\n\n[" in get_user_text(("first", CAT, " second"), "a")
 
 
 def test_question_may_consist_of_media_only() -> None:
