@@ -46,33 +46,40 @@ async def find_input_fault(error: Exception, comparison: Comparison, render: Ren
         return None
     contents: list[Response] = [message.content for message in comparison.prompt]
     prompt = replace(plain, prompt=comparison.prompt)
-    problem = await _find_part_problem(error, "prompt", contents, prompt, plain, render)
+    problem = await _find_part_problem(error, contents, prompt, plain, render)
     if problem:
-        return InputFault(problem)
-    problems = []
+        return InputFault(problem.locate("prompt"))
+    problems: list[_Problem | None] = []
     for k, response in enumerate(comparison.responses):
         part = replace(plain, responses=(*responses[:k], response, *responses[k + 1 :]))
-        problems.append(await _find_part_problem(error, f"responses[{k}]", [response], part, plain, render))
-    found = [problem for problem in problems if problem]
+        problems.append(await _find_part_problem(error, [response], part, plain, render))
+    found = [problem.locate(f"responses[{k}]") for k, problem in enumerate(problems) if problem]
     if not found:
         return InputFault(_describe_error(error))
     more = f" (and {len(found) - MAX_PROBLEMS} more)" if len(found) > MAX_PROBLEMS else ""
-    return InputFault("; ".join(found[:MAX_PROBLEMS]) + more, tuple(problems))
+    return InputFault("; ".join(found[:MAX_PROBLEMS]) + more, tuple(p.locate() if p else "" for p in problems))
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Problem of a part of a comparison."""
+
+    text: str
+    field: str = ""
+    """Field of the row, if the medium at fault knows it."""
+
+    def locate(self, place: str = "") -> str:
+        """Describe the problem with its field, or else with a place."""
+        return ": ".join(filter(None, (self.field or place, self.text)))
 
 
 async def _find_part_problem(
-    error: Exception,
-    place: str,
-    contents: list[Response],
-    part: Comparison,
-    plain: Comparison,
-    render: RenderComparison,
-) -> str:
-    """Find the problem of the prompt or of one response; empty if it can be rendered.
+    error: Exception, contents: list[Response], part: Comparison, plain: Comparison, render: RenderComparison
+) -> _Problem | None:
+    """Find the problem of the prompt or of one response; None if it can be rendered.
 
     Args:
         error: error of the whole comparison. For a MediaError, only media are rendered, one by one.
-        place: name of the part; a medium that knows its field in a row is named by it instead.
         contents: contents of the part.
         part: comparison with this part only.
         plain: comparison without any part.
@@ -80,12 +87,12 @@ async def _find_part_problem(
     """
     if not isinstance(error, MediaError):
         problem = await _find_problem(part, render)
-        return f"{place}: {problem}" if problem else ""
+        return _Problem(problem) if problem else None
     for medium in _iter_media(contents):
         problem = await _find_problem(replace(plain, prompt=(Message("user", (medium,)),)), render)
         if problem:
-            return f"{medium.origin or place}: {problem}"
-    return ""
+            return _Problem(problem, medium.origin)
+    return None
 
 
 async def _find_problem(comparison: Comparison, render: RenderComparison) -> str:
