@@ -19,7 +19,7 @@ from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.reward.groups.rewards import scale_score
-from flex_judge.reward.server.auth import parse_strict_json
+from flex_judge.reward.server.auth import check_depth, parse_strict_json
 from flex_judge.reward.server.decoding import expect_text
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.types import Reward
@@ -120,6 +120,7 @@ def _parse_label(label: Any, field: str) -> dict[str, Any]:
             return {}
     if not isinstance(label, dict):
         return {}
+    check_depth(label, field)
     # A label may have fields of its own, but a misspelled judge field must not drop the images silently.
     for name in label:
         matches = get_close_matches(name.lower(), LABEL_FIELDS, n=1, cutoff=0.9)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -24,8 +24,8 @@ from flex_judge.judges.errors import MediaError, RequestTooLargeError, UsageErro
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.server import openrlhf
-from flex_judge.reward.server.auth import parse_strict_json, read_body
-from flex_judge.reward.server.decoding import decode_comparison, decode_sample
+from flex_judge.reward.server.auth import MAX_BODY_DEPTH, check_depth, parse_strict_json, read_body
+from flex_judge.reward.server.decoding import ResolveMedia, decode_comparison, decode_sample
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.idempotency import KEY_HEADER
@@ -49,6 +49,8 @@ RemainingTime = Callable[[], float | None]
 """Function that returns the remaining seconds of a request; None without a deadline."""
 Handler = Callable[[Gateway, M, RemainingTime], Coroutine[Any, Any, Mapping[str, Any]]]
 """Function that computes the response of a parsed request."""
+DecodeRow = Callable[[Any, str, ResolveMedia], T]
+"""Function that decodes a row: (row, field, media) -> comparison or sample."""
 MAX_KEY_LENGTH = 255
 UPLOAD_MODALITIES = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO)
 log = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ def _make_post_route(gateway: Gateway, model: type[M], handler: Handler[M]) -> R
 
 async def _handle_judge(gateway: Gateway, request: JudgeRequest, get_remaining_s: RemainingTime) -> Mapping[str, Any]:
     _check_item_count(gateway, request.comparisons, "comparisons")
-    rows = _name_rows(request.comparisons, "comparisons", decode_comparison)
+    rows = _name_rows(_name_fields(request.comparisons, "comparisons"), decode_comparison)
     items = await gateway.media_decoder.decode_rows(rows)
     for i, (item, row) in enumerate(zip(items, request.comparisons, strict=True)):
         if isinstance(item, RowFailure) and isinstance(row, dict) and isinstance(row.get("id"), str):
@@ -140,8 +142,7 @@ async def _handle_rewards(
         field, _, problem = str(e).partition(" ")
         raise FieldError.at_field(field, problem) from e
     gateway.rubrics.find_rubric(spec.rubric)
-    fields_and_rows = [(f"samples[{i}]", row) for i, row in enumerate(request.samples)]
-    samples = await _decode_samples(gateway, fields_and_rows)
+    samples = await _decode_samples(gateway, _name_fields(request.samples, "samples"))
     rewards = await gateway.compute_rewards([(sample, spec) for sample in samples], get_remaining_s())
     return {"rewards": [reward.to_json() for reward in rewards]}
 
@@ -182,15 +183,15 @@ async def _decode_samples(gateway: Gateway, rows: Sequence[tuple[str, Any]]) -> 
         rows: field and JSON of each sample.
     """
     decode = gateway.media_decoder.decode_rows
-    samples = await decode([(field, partial(decode_sample, row, field)) for field, row in rows])
+    samples = await decode(_name_rows(rows, decode_sample))
     invalid: list[int] = []
-    members: list[EncodedRow[Sample]] = []
+    members: list[tuple[str, Any]] = []
     for i, ((field, row), sample) in enumerate(zip(rows, samples, strict=True)):
         if isinstance(sample, RowFailure) and sample.status == Status.INVALID_INPUT and isinstance(row, dict):
             prompt = {name: row[name] for name in ("prompt", "group", *PROMPT_COLUMNS) if name in row}
             invalid.append(i)
-            members.append((field, partial(decode_sample, {**prompt, "response": "", "problem": sample.detail}, field)))
-    for i, member in zip(invalid, await decode(members), strict=True):
+            members.append((field, {**prompt, "response": "", "problem": sample.detail}))
+    for i, member in zip(invalid, await decode(_name_rows(members, decode_sample)), strict=True):
         if isinstance(member, Sample):
             samples[i] = member
     return samples
@@ -250,7 +251,7 @@ def _parse_request(model: type[M], body: bytes) -> tuple[M, str]:
 
     The fingerprint excludes `deadline_s`: a client that repeats a request has less time left.
     """
-    value = parse_strict_json(body)
+    value = parse_strict_json(body, max_depth=MAX_BODY_DEPTH)
     parsed = validate_request(model, value)
     content = json.dumps({name: v for name, v in value.items() if name != "deadline_s"}, sort_keys=True)
     return parsed, hashlib.sha256(content.encode()).hexdigest()
@@ -266,13 +267,19 @@ def _read_idempotency_key(request: Request) -> str | None:
     return f"{request.scope['path']} {key}"
 
 
-def _name_rows(items: list[Any], name: str, decode: Callable[..., T]) -> list[EncodedRow[T]]:
+def _name_rows(rows: Iterable[tuple[str, Any]], decode: DecodeRow[T]) -> list[EncodedRow[T]]:
     """Pair the field of each row, such as `samples[0]`, with the function that decodes the row."""
-    named: list[EncodedRow[T]] = []
-    for i, item in enumerate(items):
-        field = f"{name}[{i}]"
-        named.append((field, partial(decode, item, field)))
-    return named
+
+    def decode_row(row: Any, field: str, media: ResolveMedia) -> T:
+        check_depth(row, field)
+        return decode(row, field, media)
+
+    return [(field, partial(decode_row, row, field)) for field, row in rows]
+
+
+def _name_fields(rows: list[Any], name: str) -> list[tuple[str, Any]]:
+    """Pair each row with its field, such as `samples[0]`."""
+    return [(f"{name}[{i}]", row) for i, row in enumerate(rows)]
 
 
 def _check_item_count(gateway: Gateway, items: list[Any], field: str) -> None:
