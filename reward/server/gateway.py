@@ -16,7 +16,7 @@ from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.collector import GroupCollector
-from flex_judge.reward.groups.methods import JudgeFunction, check_samples
+from flex_judge.reward.groups.methods import JudgeFunction
 from flex_judge.reward.server.backpressure import Backpressure, BodyBudget
 from flex_judge.reward.server.config import MIB, GatewayConfig
 from flex_judge.reward.server.decoding import RubricRegistry
@@ -105,8 +105,9 @@ class Gateway:
         self.check_capacity(len(items))
         limit_s = self._limit_deadline(deadline_s)
         rows = [self._resolve_rubric(item, f"comparisons[{i}]") for i, item in enumerate(items)]
-        tasks = {i: self._start_judging(row) for i, row in enumerate(rows) if isinstance(row, Comparison)}
-        results = dict(zip(tasks, await self._collect_results(list(tasks.values()), limit_s), strict=True))
+        valid = {i: row for i, row in enumerate(rows) if isinstance(row, Comparison)}
+        tasks = {i: asyncio.ensure_future(self._judge_comparison(row)) for i, row in valid.items()}
+        results = await self._collect_results(tasks, limit_s)
         judgments = []
         for i, (item, row) in enumerate(zip(items, rows, strict=True)):
             if isinstance(row, RowFailure):
@@ -149,15 +150,13 @@ class Gateway:
             samples = by_spec.setdefault(self.resolve_spec(spec), {})
             if isinstance(item, Sample):
                 samples[i] = check_baseline(item, spec, f"{field}[{i}]")
-        for spec, samples in by_spec.items():
-            check_samples(list(samples.values()), spec)
         self.check_capacity(len(items))
         limit_s = self._limit_deadline(deadline_s)
         judging_s = limit_s - min(ANSWER_MARGIN * limit_s, MAX_ANSWER_MARGIN_S)
         futures: dict[int, asyncio.Future[Reward]] = {}
         for spec, samples in by_spec.items():
             futures.update(zip(samples, self._collector.add(list(samples.values()), spec, judging_s), strict=True))
-        results = dict(zip(futures, await self._collect_results(list(futures.values()), limit_s), strict=True))
+        results = await self._collect_results(futures, limit_s)
         timeout = Reward(None, Status.TIMEOUT, detail=_describe_timeout(limit_s))
         rewards = []
         for i, (item, _) in enumerate(items):
@@ -227,9 +226,6 @@ class Gateway:
         await self._collector.close()
         await asyncio.gather(*self._cancelled_work, return_exceptions=True)
 
-    def _start_judging(self, comparison: Comparison) -> asyncio.Future[Judgment]:
-        return asyncio.ensure_future(self._judge_comparison(comparison))
-
     async def _judge_comparison(self, comparison: Comparison) -> Judgment:
         try:
             return await self._judge(comparison)
@@ -243,10 +239,10 @@ class Gateway:
 
     def _resolve_rubric(self, item: Comparison | RowFailure, field: str) -> Comparison | RowFailure:
         """Replace the rubric of a comparison by the name that judges look up; a wrong one is a failure of the row."""
-        if isinstance(item, RowFailure):
-            return item
-        rubric = try_row(partial(self.rubrics.find_rubric, item.rubric, len(item.responses), f"{field}.rubric"))
-        return rubric if isinstance(rubric, RowFailure) else replace(item, rubric=rubric.name)
+        if isinstance(item, Comparison):
+            rubric = try_row(partial(self.rubrics.find_rubric, item.rubric, len(item.responses), f"{field}.rubric"))
+            return rubric if isinstance(rubric, RowFailure) else replace(item, rubric=rubric.name)
+        return item
 
     def resolve_spec(self, spec: RewardSpec, field: str = "rubric") -> RewardSpec:
         """Check a spec and replace its rubric by the name that judges look up.
@@ -264,29 +260,29 @@ class Gateway:
         num_responses = {"pointwise": 1, "listwise": spec.group_size}.get(spec.method, 2)
         return replace(spec, rubric=self.rubrics.find_rubric(spec.rubric, num_responses, field).name)
 
-    async def _collect_results(self, work: Sequence[asyncio.Future[T]], limit_s: float) -> list[T | RowFailure | None]:
+    async def _collect_results(
+        self, work: Mapping[int, asyncio.Future[T]], limit_s: float
+    ) -> dict[int, T | RowFailure | None]:
         """Wait for results until the time limit; unfinished work is cancelled and gives None."""
         with self.track_work():
             self._backpressure.admit(len(work))
-            for future in work:
+            for future in work.values():
                 future.add_done_callback(lambda _: self._backpressure.release())
             try:
                 if work:
-                    await asyncio.wait(work, timeout=limit_s)
+                    await asyncio.wait(work.values(), timeout=limit_s)
             finally:
-                for future in work:
+                for future in work.values():
                     if not future.done():
                         self._cancel_work(future)
         # All errors are retrieved before one is raised, as asyncio logs those that never are.
-        errors = {i: future.exception() for i, future in enumerate(work) if future.done() and not future.cancelled()}
-        results: list[T | RowFailure | None] = [None] * len(work)
-        for i, error in errors.items():
-            if error is None:
-                results[i] = work[i].result()
-            elif isinstance(error, Exception):
+        errors = {i: f.exception() if f.done() and not f.cancelled() else None for i, f in work.items()}
+        results: dict[int, T | RowFailure | None] = {}
+        for i, future in work.items():
+            if isinstance(error := errors[i], Exception):
                 results[i] = RowFailure.from_error(error)
             else:
-                raise error
+                results[i] = future.result() if future.done() and not future.cancelled() else None
         return results
 
     def _cancel_work(self, work: asyncio.Future[Any]) -> None:

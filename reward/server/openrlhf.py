@@ -6,7 +6,7 @@ advantages and `scores` (0 to 1) for dynamic filtering, and converts `extra_logs
 
 OpenRLHF has no value for an unscored completion: null in any of the three fields ends its run, while NaN would silently
 spoil a whole batch. A failure therefore gives null in `rewards` and `scores`; `extra_logs` only holds numbers that
-every sample has.
+every sample has, such as `judge_invalid_input`: 1 for a sample that cannot be judged. The log names the reason.
 """
 
 from __future__ import annotations
