@@ -97,7 +97,7 @@ class Gateway:
             deadline_s: time limit in seconds; comparisons that are not ready by then get the status timeout.
 
         Returns:
-            The judgments in the order of the items.
+            The judgments in order.
 
         Raises:
             RetryLaterError: the service is overloaded or shutting down; nothing was judged.
@@ -106,8 +106,8 @@ class Gateway:
         limit_s = self._limit_deadline(deadline_s)
         rows = [self._resolve_rubric(item, f"comparisons[{i}]") for i, item in enumerate(items)]
         valid = {i: row for i, row in enumerate(rows) if isinstance(row, Comparison)}
-        tasks = {i: asyncio.ensure_future(self._judge_comparison(row)) for i, row in valid.items()}
-        results = await self._collect_results(tasks, limit_s)
+        work = {i: asyncio.ensure_future(self._judge_comparison(row)) for i, row in valid.items()}
+        results = await self._collect_results(work, limit_s)
         judgments = []
         for i, (item, row) in enumerate(zip(items, rows, strict=True)):
             if isinstance(row, RowFailure):
@@ -160,8 +160,8 @@ class Gateway:
         timeout = Reward(None, Status.TIMEOUT, detail=_describe_timeout(limit_s))
         rewards = []
         for i, (item, _) in enumerate(items):
-            result = item if isinstance(item, RowFailure) else results[i]
-            reward = result.make_reward() if isinstance(result, RowFailure) else result or timeout
+            result = item if isinstance(item, RowFailure) else results[i] or timeout
+            reward = result.make_reward() if isinstance(result, RowFailure) else result
             if reward.status == Status.INVALID_INPUT and not reward.judgments:
                 self.metrics.record_invalid_row(reward.status)
             rewards.append(locate_reward(reward, f"{field}[{i}]"))
@@ -276,13 +276,10 @@ class Gateway:
                     if not future.done():
                         self._cancel_work(future)
         # All errors are retrieved before one is raised, as asyncio logs those that never are.
-        errors = {i: f.exception() if f.done() and not f.cancelled() else None for i, f in work.items()}
-        results: dict[int, T | RowFailure | None] = {}
-        for i, future in work.items():
-            if isinstance(error := errors[i], Exception):
-                results[i] = RowFailure.from_error(error)
-            else:
-                results[i] = future.result() if future.done() and not future.cancelled() else None
+        errors = {i: f.exception() for i, f in work.items() if f.done() and not f.cancelled()}
+        results: dict[int, T | RowFailure | None] = dict.fromkeys(work)
+        for i, error in errors.items():
+            results[i] = RowFailure.from_error(error) if isinstance(error, Exception) else work[i].result()
         return results
 
     def _cancel_work(self, work: asyncio.Future[Any]) -> None:
