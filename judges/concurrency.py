@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -62,6 +64,54 @@ async def run_concurrently(
         await asyncio.gather(*running, return_exceptions=True)
     if first_error is not None:
         raise first_error
+
+
+def iterate_in_new_loop(source: AsyncGenerator[T, None], total: int | None, progress: bool) -> Iterator[T]:
+    """Iterate over an asynchronous generator in an event loop of its own.
+
+    Args:
+        source: generator to iterate over.
+        total: number of items; None if unknown.
+        progress: show a progress bar.
+    """
+
+    async def next_item() -> T | None:
+        return await anext(source, None)
+
+    if _is_in_event_loop():
+        raise UsageError("judge and stream are for use outside of an event loop; inside one, use ajudge and astream")
+    with asyncio.Runner() as runner, _show_progress_bar(total, progress) as advance:
+        try:
+            while (item := runner.run(next_item())) is not None:
+                advance()
+                yield item
+        finally:
+            runner.run(source.aclose())  # Cancels the work in progress if the caller stops early.
+
+
+def _is_in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextmanager
+def _show_progress_bar(total: int | None, enabled: bool) -> Iterator[Callable[[], None]]:
+    """Show a progress bar on standard error if enabled; yields the function that advances it."""
+    if not enabled:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    # rich prints other output above the bar, on its own console. Output that goes to a file must not be redirected.
+    console, redirect_stdout = Console(stderr=True), sys.stdout.isatty()
+    with Progress(*columns, console=console, redirect_stdout=redirect_stdout) as progress:
+        task = progress.add_task("judging", total=total)
+        yield lambda: progress.advance(task)
 
 
 class EngineSemaphore:

@@ -89,6 +89,17 @@ class UnscoredError(JudgeError, ValueError):
     """Completion without a score, for a trainer that cannot leave it out."""
 
 
+SETUP_ERRORS = (AccessError, ClusterError, EngineUnavailableError, LedgerError, ModelNotFoundError)
+"""Types of UsageError that concern the setup of a judge, and with it every comparison."""
+
+
+def is_input_error(error: BaseException) -> bool:
+    """Return whether an error of judging one comparison concerns this comparison only."""
+    # A huge or deeply nested row exhausts memory or stack for itself; the next row may be small.
+    is_of_row = isinstance(error, UsageError | RenderError | MemoryError | RecursionError)
+    return is_of_row and not isinstance(error, SETUP_ERRORS)
+
+
 def to_one_line(error: object) -> str:
     """Format an error or any other text as a single line, with runs of white space collapsed."""
     return " ".join(str(error).split())

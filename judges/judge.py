@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import sys
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence, Sized
+from contextlib import aclosing
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from flex_judge.judges.concurrency import EngineSemaphore, run_concurrently
+from flex_judge.judges.concurrency import EngineSemaphore, iterate_in_new_loop, run_concurrently
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig
 from flex_judge.judges.engines.recording.recording import RecordingEngine
-from flex_judge.judges.errors import RenderError, UsageError
+from flex_judge.judges.errors import RenderError, UsageError, is_input_error
 from flex_judge.judges.extras import require_extras
-from flex_judge.judges.judgments import Judgment, Status
+from flex_judge.judges.judgments import RESPONSE_PROBLEMS, Judgment, Status
 from flex_judge.judges.protocol.generation import ReplyGenerator
+from flex_judge.judges.protocol.input_faults import find_input_fault
 from flex_judge.judges.protocol.rendering import Renderer
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 from flex_judge.judges.protocol.vote_loop import VoteLoop
@@ -27,7 +27,6 @@ from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison
 
-T = TypeVar("T")
 CONCURRENCY = 256
 """Default number of comparisons in progress. The engine's batch size limits the requests, see `EngineSemaphore`."""
 
@@ -95,16 +94,18 @@ class FlexJudge:
     def judge(self, comparisons: Iterable[Comparison], progress: bool = False) -> list[Judgment]:
         """Judge all comparisons and return judgments in the same order. For use outside of an event loop.
 
+        A comparison that cannot be judged has the status `invalid_input`, see `ajudge`.
+
         Args:
             comparisons: comparisons to judge.
             progress: show a progress bar on standard error.
 
         Raises:
-            UsageError: a comparison is invalid, see `ajudge`; raised after all others are judged.
+            UsageError: a comparison does not fit its rubric, see `ajudge`; raised after all others are judged.
             EngineLostError: the engine died. With a ledger, a second run resumes where this one stopped.
         """
         source = self._judge_concurrently(comparisons, CONCURRENCY)
-        judgments = dict(_iterate_in_new_loop(source, comparisons, progress))
+        judgments = dict(iterate_in_new_loop(source, _count(comparisons), progress))
         return [judgments[index] for index in range(len(judgments))]
 
     def stream(self, comparisons: Iterable[Comparison], progress: bool = False) -> Iterator[Judgment]:
@@ -120,9 +121,8 @@ class FlexJudge:
         Yields:
             Judgments in the order of completion.
         """
-        for _, judgment in _iterate_in_new_loop(
-            self._judge_concurrently(comparisons, CONCURRENCY), comparisons, progress
-        ):
+        source = self._judge_concurrently(comparisons, CONCURRENCY)
+        for _, judgment in iterate_in_new_loop(source, _count(comparisons), progress):
             yield judgment
 
     async def astream(
@@ -130,7 +130,7 @@ class FlexJudge:
     ) -> AsyncGenerator[Judgment, None]:
         """Judge comparisons concurrently and yield judgments as they complete.
 
-        An invalid comparison does not stop the others: its error is raised after them.
+        A comparison whose rubric does not exist does not stop the others: its error is raised after them.
 
         Args:
             comparisons: comparisons to judge, consumed as fast as they are judged; the iterable may be endless.
@@ -152,9 +152,12 @@ class FlexJudge:
     async def ajudge(self, comparison: Comparison) -> Judgment:
         """Judge one comparison. A failure becomes a status, never a score.
 
+        A comparison that cannot be judged because of its content has the status `invalid_input`: a medium that cannot
+        be read, that the model does not support or is too elongated for it, a role that is a control token. The detail
+        names the part, and `Judgment.response_problems` the responses at fault.
+
         Raises:
             UsageError: the rubric does not exist, or does not support this number of responses.
-            MediaError: a medium cannot be read, or the model does not support its modality.
             RenderError: the model's chat template cannot be used.
             EngineLostError: the engine died; the owner of the engine decides where to retry.
         """
@@ -209,6 +212,20 @@ class FlexJudge:
             "key": self.compute_key(comparison),
             "settings": self._recorded_settings,
         }
+        try:
+            return await self._collect_votes(vote_loop, provenance)
+        except Exception as e:
+            if not is_input_error(e):
+                raise
+            fault = await find_input_fault(e, comparison, vote_loop.render_comparison)
+            if fault is None:
+                raise
+            if fault.response_problems:
+                provenance[RESPONSE_PROBLEMS] = list(fault.response_problems)
+            return self._make_failure(comparison, Status.INVALID_INPUT, fault.detail, provenance)
+
+    async def _collect_votes(self, vote_loop: VoteLoop, provenance: dict[str, Any]) -> Judgment:
+        comparison, reply_generator = vote_loop.comparison, vote_loop.reply_generator
         prompt_tokens = await vote_loop.measure_longest_prompt()
         remaining, required = self.engine.max_model_len - prompt_tokens, reply_generator.max_reply_tokens
         if remaining < required:
@@ -216,9 +233,7 @@ class FlexJudge:
                 f"prompt of {prompt_tokens} tokens leaves {remaining} of the {required} that a verdict may need; "
                 "raise max_model_len, lower max_think_tokens" + ", or scale media down" * comparison.has_media
             )
-            return Judgment.from_failure(
-                comparison.id, Status.OVERLONG, detail, model=self.engine.model_id, provenance=provenance
-            )
+            return self._make_failure(comparison, Status.OVERLONG, detail, provenance)
         # The deadline starts only once the engine has room: time in the queue does not count against the comparison.
         semaphore = self._semaphores.setdefault(asyncio.get_running_loop(), EngineSemaphore(self.engine.max_batch))
         slots = await semaphore.acquire(vote_loop.first_wave_size)
@@ -230,6 +245,11 @@ class FlexJudge:
             comparison.id, rounds, usage=vote_loop.usage, model=self.engine.model_id, provenance=provenance
         )
 
+    def _make_failure(
+        self, comparison: Comparison, status: Status, detail: str, provenance: dict[str, Any]
+    ) -> Judgment:
+        return Judgment.from_failure(comparison.id, status, detail, model=self.engine.model_id, provenance=provenance)
+
     def _get_rubric(self, name: str) -> Rubric:
         # Loaded once per judge, so that editing a rubric file cannot change the criteria in the middle of a run.
         if name not in self._rubrics:
@@ -240,6 +260,7 @@ class FlexJudge:
         key = (comparison.rubric, len(comparison.responses))
         if key not in self._reply_generators:
             rubric = self._get_rubric(comparison.rubric)
+            rubric.check_response_count(len(comparison.responses))
             self._reply_generators[key] = ReplyGenerator(
                 self.engine, self.renderer, self.settings, rubric=rubric, responses=len(comparison.responses)
             )
@@ -250,51 +271,5 @@ def _drop_unset_values(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, {})}
 
 
-def _iterate_in_new_loop(
-    source: AsyncGenerator[T, None], comparisons: Iterable[Comparison], progress: bool
-) -> Iterator[T]:
-    """Iterate over an asynchronous generator in an event loop of its own.
-
-    Args:
-        source: generator to iterate over.
-        comparisons: comparisons whose number is the total of the progress bar.
-        progress: show a progress bar.
-    """
-
-    async def next_item() -> T | None:
-        return await anext(source, None)
-
-    if _is_in_event_loop():
-        raise UsageError("judge and stream are for use outside of an event loop; inside one, use ajudge and astream")
-    with asyncio.Runner() as runner, _show_progress_bar(comparisons, progress) as advance:
-        try:
-            while (item := runner.run(next_item())) is not None:
-                advance()
-                yield item
-        finally:
-            runner.run(source.aclose())  # Cancels the comparisons in progress if the caller stops early.
-
-
-def _is_in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-@contextmanager
-def _show_progress_bar(comparisons: Iterable[Comparison], enabled: bool) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on standard error if enabled; yields the function that advances it."""
-    if not enabled:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    # rich prints other output above the bar, on its own console. Output that goes to a file must not be redirected.
-    console, redirect_stdout = Console(stderr=True), sys.stdout.isatty()
-    with Progress(*columns, console=console, redirect_stdout=redirect_stdout) as progress:
-        task = progress.add_task("judging", total=len(comparisons) if isinstance(comparisons, Sized) else None)
-        yield lambda: progress.advance(task)
+def _count(comparisons: Iterable[Comparison]) -> int | None:
+    return len(comparisons) if isinstance(comparisons, Sized) else None

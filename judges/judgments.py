@@ -23,7 +23,7 @@ class Status(StrEnum):
     OVERLONG = "overlong"
     """The prompt does not fit the model's context."""
     INVALID_INPUT = "invalid_input"
-    """The comparison cannot be judged as it is: an unreadable medium, an unknown form, an unsupported modality."""
+    """The comparison cannot be judged as it is: a medium that cannot be read, an unknown form or modality."""
 
     @property
     def is_final(self) -> bool:
@@ -110,6 +110,10 @@ class Usage:
         )
 
 
+RESPONSE_PROBLEMS = "response_problems"
+"""Key of a provenance: for an invalid input, the reason of each response that is at fault; empty for the others."""
+
+
 @dataclass(frozen=True)
 class Judgment:
     """The judge's decision on one comparison, combined from its votes."""
@@ -154,6 +158,20 @@ class Judgment:
         """
         votes = (Verdict(status, detail=detail),)
         return cls(id, status, scores=None, expected_scores=None, reasoning="", votes=votes, **fields)
+
+    @property
+    def detail(self) -> str:
+        """Description of the failure; empty if there are scores."""
+        return "" if self.scores is not None else next((vote.detail for vote in self.votes if vote.detail), "")
+
+    @property
+    def response_problems(self) -> dict[int, str]:
+        """Index of each response that makes the input invalid -> reason.
+
+        Empty if the input is valid, or if it is invalid because of its prompt or as a whole.
+        """
+        problems = self.provenance.get(RESPONSE_PROBLEMS) or ()
+        return {i: problem for i, problem in enumerate(problems) if problem}
 
     def to_json(self) -> dict[str, Any]:
         """Convert to a dictionary of JSON types."""

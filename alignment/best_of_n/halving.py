@@ -74,8 +74,9 @@ class CandidateState:
         """Return the state after one more judgment."""
         scores = Match((0,), judgment).best_scores
         if scores is None:
-            # A response that does not fit the context will not fit next time; other failures may be transient.
-            return replace(self, requested=self.requested + 1, is_hopeless=judgment.status == Status.OVERLONG)
+            # A response that is too long or unreadable is so the next time; other failures may be transient.
+            is_hopeless = judgment.status in (Status.OVERLONG, Status.INVALID_INPUT)
+            return replace(self, requested=self.requested + 1, is_hopeless=is_hopeless)
         votes = sum(vote.scores is not None for vote in judgment.votes) or 1
         errors = () if judgment.spread is None else (judgment.spread[0] ** 2 / votes,)
         return replace(

@@ -25,6 +25,7 @@ _STATUS_REASONS = {
     Status.TIMEOUT: "timeout",
     Status.ENGINE_LOST: "engine lost",
     Status.OVERLONG: "prompt too long for the teacher",
+    Status.INVALID_INPUT: "input that cannot be judged",
 }
 _FORCED_REASONS = {"budget": NO_END, "early_end": NO_END, "no_answer": NO_ANSWER}
 

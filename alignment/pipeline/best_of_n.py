@@ -8,12 +8,12 @@ from typing import Any
 
 from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select_best
 from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
-from flex_judge.alignment.pipeline.job import RowResult
+from flex_judge.alignment.pipeline.job import InvalidInputError, RowResult
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.policies.base import Completion, Policy
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError
-from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.types import Message, split_content
 from flex_judge.reward.groups.methods import JudgeFunction
 
@@ -49,7 +49,7 @@ class BestOfNWork:
         temperatures = [self.plan.sampling.temperature] * len(completions)
         sampled = make_sampled_row(row, completions, temperatures, self.policy)
         selection = await select_best(row.prompt, sampled.responses, self.plan.selection, self.ask, row.id)
-        check_engine_lost(selection.judgments)
+        check_judgments(selection.judgments)
         judgment_rows = [
             {**judgment_to_json(judgment), "prompt": row.id, "responses": list(members)}
             for judgment, members in zip(selection.judgments, selection.judged, strict=True)
@@ -79,14 +79,18 @@ def make_sampled_row(
     )
 
 
-def check_engine_lost(judgments: Sequence[Judgment]) -> None:
-    """Raise EngineLostError if no judgment has a verdict and each failed for a transient reason.
+def check_judgments(judgments: Sequence[Judgment]) -> None:
+    """Check that the judgments of a prompt say something about its answers.
 
-    The judge crashed or timed out then, which says nothing about the answers.
+    Raises:
+        InvalidInputError: No comparison can be judged.
+        EngineLostError: No judgment has a verdict and each failed for a transient reason: the judge crashed or timed
+            out, which says nothing about the answers.
     """
+    if judgments and all(j.status == Status.INVALID_INPUT for j in judgments):
+        raise InvalidInputError(judgments[0].detail)
     if judgments and all(j.scores is None and not j.status.is_final for j in judgments):
-        details = (vote.detail for judgment in judgments for vote in judgment.votes if vote.detail)
-        reason = next(details, str(judgments[0].status))
+        reason = next((j.detail for j in judgments if j.detail), str(judgments[0].status))
         raise EngineLostError(f"all {len(judgments)} judgments were lost: {reason}")
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 from flex_judge.alignment.data.prompts import PromptColumns
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import Source
+from flex_judge.judges.errors import UsageError
 
 Tables = Mapping[str, Sequence[Mapping[str, Any]]]
 """Table name -> rows to write. Each table becomes one file per shard."""
@@ -23,6 +24,10 @@ class WorkStats(Protocol):
     def to_json(self) -> dict[str, Any]:
         """Return the counts as plain JSON values."""
         ...
+
+
+class InvalidInputError(UsageError):
+    """Row whose prompt or responses cannot be judged. Recorded with the reason `invalid_input`; the run continues."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,10 @@ class Work(Protocol):
         """Process one row. Must be deterministic, so that a rerun gives the same result.
 
         Raises:
-            UsageError: The row cannot be processed. It is recorded as rejected and the run continues.
+            InvalidInputError: The row cannot be judged. It is recorded and the run continues; so is a row with a
+                MediaError, whose media the policy cannot take.
+            UsageError: The row cannot be processed. It is recorded as rejected and the run continues, unless many
+                consecutive rows are rejected with the same message.
             AccessError: No row can be processed; ends the run.
             EngineLostError: A model was lost. As with any other exception, the row is recorded as failed and is
                 retried by the next run.

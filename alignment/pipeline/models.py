@@ -9,7 +9,8 @@ from typing import Protocol
 from flex_judge.alignment.pipeline.policy_service import PolicyServiceConfig, RemotePolicy
 from flex_judge.alignment.policies.base import Policy
 from flex_judge.alignment.policies.config import PolicyConfig, load_policy
-from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.client.api_key import read_key
@@ -51,7 +52,11 @@ class RemoteJudge:
         client = self.client
 
         async def ask_client(comparison: Comparison) -> Judgment:
-            return (await client.judge([comparison]))[0]
+            (judgment,) = await client.judge([comparison])
+            # The rubric is a setting of the run, so that a service without it concerns every row.
+            if judgment.status == Status.INVALID_INPUT and judgment.detail.startswith("rubric: "):
+                raise UsageError(judgment.detail)
+            return judgment
 
         return ask_client
 

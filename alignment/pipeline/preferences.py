@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
 from flex_judge.alignment.pipeline.best_of_n import (
-    check_engine_lost,
+    check_judgments,
     judgment_to_json,
     make_sampled_row,
     message_to_json,
@@ -72,7 +72,7 @@ class PreferenceWork:
         sampled = await self._sample_answers(row)
         comparisons = rule.make_comparisons(sampled, plan.rubric)
         judgments = await gather_all(self._ask_judge(comparison) for comparison in comparisons)
-        check_engine_lost(judgments)
+        check_judgments(judgments)
         result = filter_pairs(rule.make_pairs(sampled, judgments), plan.filters)
         rows = FORMATS[plan.format].make_rows(result.pairs, plan.images, plan.molecules)
         stats = CardStats()

@@ -10,14 +10,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.alignment.data.prompts import parse_prompt_row
-from flex_judge.alignment.pipeline.job import Job, RowResult, Work, WorkStats
+from flex_judge.alignment.pipeline.job import InvalidInputError, Job, RowResult, Work, WorkStats
 from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport
 from flex_judge.judges.concurrency import gather_all
-from flex_judge.judges.errors import AccessError, EngineLostError, LedgerError, RenderError, UsageError, to_one_line
+from flex_judge.judges.errors import (
+    AccessError,
+    EngineLostError,
+    LedgerError,
+    MediaError,
+    RenderError,
+    UsageError,
+    to_one_line,
+)
 from flex_judge.judges.io.json_rows import LocatedRow
+from flex_judge.judges.judgments import Status
 
 FAILED_TABLE = "failed"
 """Table of rows without a result, with the reasons."""
+INVALID = str(Status.INVALID_INPUT)
+"""Reason of rows that cannot be read or judged as they are."""
 FATAL_ERRORS = (AccessError, LedgerError)
 """Errors that are not specific to a row and would hit every other row, too."""
 
@@ -109,20 +120,22 @@ class ShardWorker:
     async def _process_row(self, work: Work, located_row: LocatedRow, number: int) -> RowResult | _FailedRow:
         where, data = located_row
         if isinstance(data, UsageError):
-            return _FailedRow(None, "bad row", to_one_line(data))
+            return _FailedRow(None, INVALID, to_one_line(data))
         async with self._row_slots:
             try:
                 # Parsed inside the semaphore: reading media takes time and memory.
                 row = await asyncio.to_thread(
                     parse_prompt_row, data, where, number, self._job.columns, self._job.source.folder
                 )
-            except UsageError as e:
-                return _FailedRow(None, "bad row", to_one_line(e))
+            except (UsageError, MemoryError, RecursionError) as e:
+                return _FailedRow(None, INVALID, to_one_line(e) or f"{where}: does not fit into memory")
             try:
                 result = await work(row)
             # Before UsageError, which is the base class of AccessError.
             except FATAL_ERRORS:
                 raise
+            except (InvalidInputError, MediaError) as e:  # of the row, however many such rows there are
+                return _FailedRow(row.id, INVALID, f"{where}: {to_one_line(e)}")
             except (UsageError, RenderError) as e:
                 return self._record_rejection(row.id, where, e)
             except Exception as e:  # noqa: BLE001 - one bad row must not end the others

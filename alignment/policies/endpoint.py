@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError, to_one_line
-from flex_judge.reward.client.retry import Backoff, parse_retry_after
-from flex_judge.reward.client.transport import (
-    CONNECT_TIMEOUT_S,
-    MAX_RETRY_S,
-    TRANSIENT_STATUSES,
-    describe_no_response,
-)
+from flex_judge.reward.client.retry import Backoff, describe_no_response, parse_retry_after
+from flex_judge.reward.client.transport import CONNECT_TIMEOUT_S, MAX_RETRY_S, TRANSIENT_STATUSES
 
 if TYPE_CHECKING:
     import httpx

@@ -17,6 +17,7 @@ MODULES = (
     "flex_judge.judges.errors",
     "flex_judge.judges.extras",
     "flex_judge.reward.server.errors",
+    "flex_judge.alignment.pipeline.job",
     "flex_judge.alignment.pipeline.worker",
 )
 
@@ -29,7 +30,11 @@ def generate() -> str:
 def _describe_statuses() -> str:
     meanings = describe_members(Status)
     rows = [
-        [code(status.value), meanings.get(name, "The judgment has scores."), "no" if status.is_final else "yes"]
+        [
+            code(status.value),
+            meanings.get(name, "The judgment has scores."),
+            "no" if status.is_final and status != Status.INVALID_INPUT else "yes",
+        ]
         for name, status in Status.__members__.items()
     ]
     header = ["Status", "Meaning", "Judged again by a rerun"]

@@ -247,7 +247,7 @@ class ConversationReader:
 
     def _open(self, modality: Modality, source: Any, field: str, **options: Any) -> Media:
         try:
-            return self._open_media(modality, source, field, **options)
+            return self._open_media(modality, source, field, **options).with_origin(field)
         except MediaError as e:
             raise MediaError.at_field(field, e) from e
 

@@ -7,6 +7,7 @@ never fetched from a network, so that a judgment can be reproduced.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -40,6 +41,8 @@ class Media:
     """Images of a video that was created from frames; such a video has no data."""
     fps: float | None = None
     """Frames per second of `frames`."""
+    origin: str = field(default="", compare=False, repr=False)
+    """Field of the row that holds the medium, such as `images[0]`, for error messages; empty if unknown."""
 
     @cached_property
     def digest(self) -> str:
@@ -50,6 +53,13 @@ class Media:
         for frame in self.frames:
             digest.update(frame.digest.encode())
         return digest.hexdigest()
+
+    def with_origin(self, origin: str) -> Media:
+        """Return the same medium with another origin."""
+        _ = self.digest  # Computed first, so that the copies share it.
+        medium = copy.copy(self)
+        object.__setattr__(medium, "origin", origin)
+        return medium
 
 
 class OpenMedia(Protocol):

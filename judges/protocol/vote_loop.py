@@ -51,14 +51,16 @@ class VoteLoop:
     async def render_prompt(self, order: Permutation) -> RenderedPrompt:
         """Render the prompt that shows the responses in the given order."""
         if order not in self._prompts:
-            comparison = self.comparison.permute_responses(order)
-            turns = build_judge_turns(comparison, self.reply_generator.rubric, self.settings.reason_first)
-            arguments = (turns, self.reply_generator.prefill, self.settings.media)
-            if self.comparison.has_media:  # Decoding media takes long enough to block the event loop.
-                self._prompts[order] = await asyncio.to_thread(self.renderer.render, *arguments)
-            else:
-                self._prompts[order] = self.renderer.render(*arguments)
+            self._prompts[order] = await self.render_comparison(self.comparison.permute_responses(order))
         return self._prompts[order]
+
+    async def render_comparison(self, comparison: Comparison) -> RenderedPrompt:
+        """Render the prompt of a comparison, with its responses in their order."""
+        turns = build_judge_turns(comparison, self.reply_generator.rubric, self.settings.reason_first)
+        arguments = (turns, self.reply_generator.prefill, self.settings.media)
+        if comparison.has_media:  # Decoding media takes long enough to block the event loop.
+            return await asyncio.to_thread(self.renderer.render, *arguments)
+        return self.renderer.render(*arguments)
 
     async def measure_longest_prompt(self) -> int:
         """Return the token count of the longest prompt that any vote may need.

@@ -7,22 +7,32 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flex_judge.judges.concurrency import await_in_background, gather_all, run_in_background
 from flex_judge.judges.errors import ServiceTimeoutError, ServiceUnavailableError, UsageError
-from flex_judge.judges.judgments import Judgment, Status
+from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.media.types import Media
 from flex_judge.judges.types import Comparison
-from flex_judge.reward.client.encoding import Batch, encode_comparison, encode_sample, split_into_batches
-from flex_judge.reward.client.transport import Connection, NoResponseError
+from flex_judge.reward.client.encoding import (
+    Batch,
+    InvalidItem,
+    ItemRow,
+    build_judgment,
+    build_reward,
+    describe_problem,
+    encode_comparison,
+    encode_sample,
+    is_judged,
+    split_into_batches,
+)
+from flex_judge.reward.client.retry import MediaRejectedError, NoResponseError
+from flex_judge.reward.client.transport import Connection
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 KEY_VARIABLE = "FLEX_JUDGE_API_KEY"
 HEALTH_TIMEOUT_S = 10.0
-ItemRow = dict[str, Any] | str
-"""The service's JSON row for an item, or a description of the problem if there was no response for it."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +87,11 @@ class JudgeClient:
         """Judge comparisons.
 
         Returns:
-            The judgments in the order of the comparisons. One that was not ready in time has the status timeout.
+            The judgments in the order of the comparisons. One that was not ready in time has the status `timeout`, one
+            that cannot be judged (a medium, an unknown rubric) has the status `invalid_input`.
 
         Raises:
-            UsageError: the service rejects a comparison, the key (AccessError), or the size (RequestTooLargeError).
+            UsageError: the service rejects the key (AccessError), the size (RequestTooLargeError), or the settings.
             ServiceTimeoutError: there was no response at all within the deadline.
             ServiceUnavailableError: the calls before this one had no response either.
         """
@@ -127,12 +138,7 @@ class JudgeClient:
             "/v1/judge", "comparisons", "judgments", lambda i: encode_comparison(comparisons[i])
         )
         rows = await self._send_batches(template, batches)
-        return [
-            Judgment.from_failure(comparison.id, Status.TIMEOUT, row)
-            if isinstance(row, str)
-            else Judgment.from_json(row)
-            for comparison, row in zip(comparisons, rows, strict=True)
-        ]
+        return [build_judgment(comparison.id, row) for comparison, row in zip(comparisons, rows, strict=True)]
 
     async def _request_rewards(self, samples: Sequence[Sample], spec: RewardSpec) -> list[Reward]:
         group_size = spec.group_size if spec.needs_group else None
@@ -143,12 +149,15 @@ class JudgeClient:
             )
         batches = split_into_batches([spec.compute_group_id(sample) for sample in samples], self.chunk, group_size)
         template = _RequestTemplate(
-            "/v1/rewards", "samples", "rewards", lambda i: encode_sample(samples[i]), asdict(spec)
+            "/v1/rewards",
+            "samples",
+            "rewards",
+            lambda i: encode_sample(samples[i]),
+            asdict(spec),
+            # Without its response, but a present member of its group, for which nobody waits.
+            lambda i, problem: encode_sample(replace(samples[i], response="", baseline=None, problem=problem)),
         )
-        rows = await self._send_batches(template, batches)
-        return [
-            Reward(None, Status.TIMEOUT, detail=row) if isinstance(row, str) else Reward.from_json(row) for row in rows
-        ]
+        return [build_reward(row) for row in await self._send_batches(template, batches)]
 
     async def _send_batches(self, template: _RequestTemplate, batches: Sequence[Batch]) -> list[ItemRow]:
         """Send all requests of a call concurrently and collect the row of each item."""
@@ -167,11 +176,11 @@ class JudgeClient:
         for batch, batch_rows in zip(batches, responses, strict=True):
             row_by_index.update(zip(batch.indices, batch_rows, strict=True))
         rows = [row_by_index[i] for i in range(len(row_by_index))]
-        if any(_is_judged(row) for row in rows):
+        if any(is_judged(row) for row in rows):
             circuit.record_success()
             return rows
         silent = all(isinstance(row, str) for row in rows)
-        problem = _describe_problem(next((row for row in rows if isinstance(row, str)), rows[0]))
+        problem = describe_problem(next((row for row in rows if isinstance(row, str)), rows[0]))
         if circuit.record_failure(started, problem, silent):
             raise ServiceUnavailableError(circuit.describe_outage())
         if silent:
@@ -182,21 +191,36 @@ class JudgeClient:
         self, template: _RequestTemplate, batch: Batch, connection: Connection, deadline: float
     ) -> Sequence[ItemRow]:
         """Send one request and return the row of each of its items."""
-        encoded = [template.encode_item(i) for i in batch.indices]
-        media = {digest: medium for _, media in encoded for digest, medium in media.items()}
-        body = {**template.settings, template.items_field: [row for row, _ in encoded]}
-        try:
-            async with connection.reserve_slot(batch.waits, deadline):
-                response = await connection.post(template.path, body, media, deadline)
-        except NoResponseError as e:
-            return [str(e)] * len(batch.indices)
+        encoded = {i: template.encode_item(i) for i in batch.indices}
+        invalid: dict[int, InvalidItem] = {}
+        while encoded:
+            media = {digest: medium for _, media in encoded.values() for digest, medium in media.items()}
+            body = {**template.settings, template.items_field: [row for row, _ in encoded.values()]}
+            try:
+                async with connection.reserve_slot(batch.waits, deadline):
+                    response = await connection.post(template.path, body, media, deadline)
+                break
+            except NoResponseError as e:
+                return [invalid.get(i, str(e)) for i in batch.indices]
+            except MediaRejectedError as e:
+                for i, (_, item_media) in list(encoded.items()):
+                    problem = next((e.problems[digest] for digest in item_media if digest in e.problems), None)
+                    if problem is not None:
+                        del encoded[i]
+                        invalid[i] = InvalidItem(problem)
+                        member = template.encode_invalid(i, problem) if template.encode_invalid else None
+                        if member and e.problems.keys().isdisjoint(member[1]):
+                            encoded[i] = member
+        else:
+            return [invalid[i] for i in batch.indices]
         rows = response.get(template.results_field)
-        if not isinstance(rows, list) or len(rows) != len(batch.indices):
-            expected = f"{len(batch.indices)} {template.results_field}"
+        if not isinstance(rows, list) or len(rows) != len(encoded):
+            expected = f"{len(encoded)} {template.results_field}"
             raise UsageError(
                 f"{self.url}: expected {expected} from {template.path}; client and service must have the same version"
             )
-        return rows
+        row_by_index = {**invalid, **dict(zip(encoded, rows, strict=True))}
+        return [row_by_index[i] for i in batch.indices]
 
     async def _request_health(self) -> dict[str, Any]:
         connection = self._get_connection()
@@ -236,20 +260,8 @@ class _RequestTemplate:
     """Encode the item at an index; returns its JSON and the media that it references, by digest."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Other fields of the request."""
-
-
-def _is_judged(row: ItemRow) -> bool:
-    """Whether the judge produced a result for the item, even if it is a final failure such as overlong."""
-    return not isinstance(row, str) and (Status(row["status"]).is_final or row.get("score") is not None)
-
-
-def _describe_problem(row: ItemRow) -> str:
-    """Describe why an item was not judged."""
-    if isinstance(row, str):
-        return row
-    details = [row.get("detail"), *(vote.get("detail") for vote in row.get("votes", ()))]
-    detail = next(filter(None, details), "no detail given")
-    return f"the service responds, but judges nothing (status {row['status']}): {detail}"
+    encode_invalid: Callable[[int, str], tuple[dict[str, Any], dict[str, Media]]] | None = None
+    """Encode the item at an index as one that cannot be judged, with the reason; None leaves it out of the request."""
 
 
 def _check_key(key: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Encode comparisons and samples as JSON and split them into requests.
+"""Encode comparisons and samples as JSON, split them into requests, and build their results.
 
 Media are referenced by digest, so each file is uploaded once. This module runs in a trainer's process and needs neither
 a web framework nor a model library. The service decodes the rows with `flex_judge.reward.server.decoding`.
@@ -6,15 +6,19 @@ a web framework nor a model library. The service decodes the rows with `flex_jud
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Comparison, Content, Message, Response, Trajectory
-from flex_judge.reward.types import Sample
+from flex_judge.reward.types import Reward, Sample
 
 Json = dict[str, Any]
+_LOCATION = re.compile(r"^(comparisons|samples)\[\d+\](\.|: )")
+"""Place of a row in its request, at the start of the service's detail."""
 
 
 def encode_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
@@ -140,3 +144,59 @@ def split_into_batches(groups: Sequence[str], max_items: int, group_size: int | 
         else:
             packed.append(list(indices))
     return [*incomplete, *(Batch(tuple(indices)) for indices in packed)]
+
+
+@dataclass(frozen=True)
+class InvalidItem:
+    """Item that the client did not send, because the service cannot take one of its media."""
+
+    detail: str
+
+
+ItemRow = dict[str, Any] | InvalidItem | str
+"""The service's JSON row for an item, or a description of the problem if there was no response for it."""
+
+
+def build_judgment(id: str, row: ItemRow) -> Judgment:
+    """Build the judgment of an item.
+
+    Args:
+        id: id of the comparison.
+        row: result of the item.
+    """
+    if isinstance(row, str):
+        return Judgment.from_failure(id, Status.TIMEOUT, row)
+    if isinstance(row, InvalidItem):
+        return Judgment.from_failure(id, Status.INVALID_INPUT, row.detail)
+    judgment = Judgment.from_json(row)
+    if judgment.status != Status.INVALID_INPUT:
+        return judgment
+    votes = [replace(vote, detail=_LOCATION.sub("", vote.detail)) for vote in judgment.votes]
+    return replace(judgment, votes=tuple(votes))
+
+
+def build_reward(row: ItemRow) -> Reward:
+    """Build the reward of an item from its result."""
+    if isinstance(row, str):
+        return Reward(None, Status.TIMEOUT, detail=row)
+    if isinstance(row, InvalidItem):
+        return Reward(None, Status.INVALID_INPUT, detail=row.detail)
+    reward = Reward.from_json(row)
+    return replace(reward, detail=_LOCATION.sub("", reward.detail))
+
+
+def is_judged(row: ItemRow) -> bool:
+    """Whether there is a result for the item, even if it is a final failure such as overlong or invalid_input."""
+    if isinstance(row, InvalidItem):
+        return True
+    return not isinstance(row, str) and (Status(row["status"]).is_final or row.get("score") is not None)
+
+
+def describe_problem(row: ItemRow) -> str:
+    """Describe why an item was not judged."""
+    if isinstance(row, str):
+        return row
+    assert isinstance(row, dict), "an invalid item is no outage"
+    details = [row.get("detail"), *(vote.get("detail") for vote in row.get("votes", ()))]
+    detail = next(filter(None, details), "no detail given")
+    return f"the service responds, but judges nothing (status {row['status']}): {detail}"

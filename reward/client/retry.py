@@ -1,9 +1,10 @@
-"""Retry policy of the client: exponential backoff and a circuit breaker."""
+"""Retry policy of the client: problems of a try, exponential backoff and a circuit breaker."""
 
 from __future__ import annotations
 
 import random
 import time
+from collections.abc import Mapping
 from datetime import datetime
 
 SILENT_ROUNDS = 1
@@ -12,6 +13,27 @@ EMPTY_ROUNDS = 3
 """The same limit for rounds whose responses hold only timeouts and lost engines.
 
 It is higher because the service is reachable and may recover."""
+
+
+class NoResponseError(Exception):
+    """No response before the deadline of a request.
+
+    The message holds the last problem. Used only inside the client.
+    """
+
+
+class MediaRejectedError(Exception):
+    """Media that the service cannot read or store. Used only inside the client."""
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        super().__init__(*problems.values())
+        self.problems = problems
+        """Digest of each rejected medium -> reason."""
+
+
+def describe_no_response(error: Exception) -> str:
+    """Describe why a request got no response."""
+    return f"no answer ({type(error).__name__}{f': {error}' if str(error) else ''})"
 
 
 class CircuitBreaker:
@@ -74,6 +96,12 @@ class CircuitBreaker:
         )
 
 
+def get_circuit(url: str) -> CircuitBreaker:
+    """Return the circuit breaker of a service: an outage affects all its clients, regardless of their settings."""
+    return _circuits.setdefault(url, CircuitBreaker(url))
+
+
+_circuits: dict[str, CircuitBreaker] = {}
 MAX_DOUBLINGS = 32
 
 

@@ -22,7 +22,14 @@ from flex_judge.judges.errors import (
     to_one_line,
 )
 from flex_judge.judges.media.types import Media
-from flex_judge.reward.client.retry import Backoff, CircuitBreaker, parse_retry_after
+from flex_judge.reward.client.retry import (
+    Backoff,
+    MediaRejectedError,
+    NoResponseError,
+    describe_no_response,
+    get_circuit,
+    parse_retry_after,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -37,13 +44,6 @@ TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 """HTTP statuses after which the same request may succeed later."""
 
 
-class NoResponseError(Exception):
-    """No response before the deadline of a request.
-
-    The message holds the last problem. Used only inside the client.
-    """
-
-
 class Connection:
     """State of a client within one event loop: HTTP connections, uploaded media, and the circuit breaker."""
 
@@ -53,7 +53,7 @@ class Connection:
         import httpx
 
         self.loop = asyncio.get_running_loop()
-        self.circuit = _circuits.setdefault(url, CircuitBreaker(url))
+        self.circuit = get_circuit(url)
         self._slots = {False: asyncio.Semaphore(concurrency), True: asyncio.Semaphore(waiting)}
         self._url = url
         self._retry_s = retry_s
@@ -109,6 +109,7 @@ class Connection:
 
         Raises:
             NoResponseError: the deadline passed.
+            MediaRejectedError: the service does not accept some of the media; nothing was judged.
             UsageError: the service rejected the request, see `_build_error`.
         """
         # One key for all tries: the service does not judge a request again whose response was lost.
@@ -229,8 +230,17 @@ class Connection:
     async def _upload_missing(self, media: Mapping[str, Media], deadline: float) -> None:
         for digest in media.keys() & self._uploaded.keys():
             self._uploaded.move_to_end(digest)
-        new = [digest for digest in media if digest not in self._uploaded]
-        await gather_all([self._upload_media(digest, media[digest], deadline) for digest in new])
+        problems: dict[str, str] = {}
+
+        async def upload(digest: str) -> None:
+            try:
+                await self._upload_media(digest, media[digest], deadline)
+            except (MediaError, RequestTooLargeError) as e:
+                problems[digest] = str(e)
+
+        await gather_all([upload(digest) for digest in media if digest not in self._uploaded])
+        if problems:
+            raise MediaRejectedError(problems)
 
     async def _upload_media(self, digest: str, medium: Media, deadline: float) -> None:
         lock = self._upload_locks.setdefault(digest, asyncio.Lock())
@@ -246,19 +256,10 @@ class Connection:
                 self._uploaded.popitem(last=False)
 
 
-_circuits: dict[str, CircuitBreaker] = {}
-"""Circuit breakers by URL: an outage affects all clients of a service, regardless of their settings."""
-
-
 def _compute_server_deadline(deadline: float) -> float:
     """Compute `deadline_s` for the service: the remaining time, less a margin for the response to arrive."""
     remaining_s = max(0.0, deadline - asyncio.get_running_loop().time())
     return round(remaining_s - min(5.0, 0.1 * remaining_s), 3)
-
-
-def describe_no_response(error: Exception) -> str:
-    """Describe why a request got no response."""
-    return f"no answer ({type(error).__name__}{f': {error}' if str(error) else ''})"
 
 
 def _parse_error(response: httpx.Response) -> str | None:

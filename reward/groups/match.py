@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from flex_judge.judges.concurrency import gather_all
-from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.judgments import Judgment, Status
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Match:
     """Round of a knock-out, starting at 1; the final has the highest number."""
     winner: int | None = None
     """Member that advances to the next round of a knock-out."""
+    problems: tuple[str, ...] = ()
+    """Reason why each member cannot be judged; the match then has no members that can be, and no verdict."""
 
     @property
     def best_scores(self) -> tuple[float, ...] | None:
@@ -51,6 +53,14 @@ class Match:
             preferred = self.judgment.preferred
             return 0.5 if preferred is None else float(preferred == position)
         return 0.5 if scores[position] == scores[opponent] else float(scores[position] > scores[opponent])
+
+    def get_failure(self, member: int) -> tuple[Status, str] | None:
+        """Return status and detail if the match has no verdict because of a failure."""
+        if self.problems:
+            return Status.INVALID_INPUT, self.problems[self.members.index(member)]
+        if self.judgment is None or self.judgment.scores is not None:
+            return None
+        return self.judgment.status, self.judgment.detail
 
     @property
     def has_verdict(self) -> bool:
@@ -143,10 +153,12 @@ async def _play_match(a: int, b: int, round: int, earlier: Sequence[Match], play
 def _choose_winner(match: Match, a: int, b: int, earlier: Sequence[Match]) -> int:
     """Choose the member that advances.
 
-    The preferred member wins. A tie is decided by the expected scores of the match, a match without a verdict by the
-    mean scores of the earlier matches. If these are equal too, `a` wins: it is first in the bracket, or was present
-    before the latecomer.
+    A member that cannot be judged loses to one that can. The preferred member wins. A tie is decided by the expected
+    scores of the match, a match without a verdict by the mean scores of the earlier matches. If these are equal too,
+    `a` wins: it is first in the bracket, or was present before the latecomer.
     """
+    if match.problems:
+        return b if a in match.members else a
     position = match.members.index
     outcome = match.get_outcome(position(a), position(b))
     if outcome is not None and outcome != 0.5:

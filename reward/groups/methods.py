@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from types import MappingProxyType
@@ -20,8 +20,8 @@ from flex_judge.reward.types import MAX_ROUND_ROBIN_SIZE, ROUND_ROBIN_LIMIT, Rew
 JudgeFunction = Callable[[Comparison], Awaitable[Judgment]]
 """Judge one comparison; `FlexJudge.ajudge` and `JudgeService.judge` are examples.
 
-A failed judgment is returned with its status, not raised. A comparison that cannot be judged raises UsageError,
-MediaError or RenderError.
+A failed judgment is returned with its status, not raised; so is a comparison that cannot be judged. UsageError and
+RenderError are raised for invalid settings.
 """
 
 
@@ -39,34 +39,60 @@ class GroupContext:
     """Matches of the group so far."""
     name: str
     """Unique prefix of the ids of the comparisons."""
+    problems: dict[int, str] = field(default_factory=dict)
+    """Index of each member that cannot be judged -> reason; extended by matches that find one."""
 
-    @cached_property
-    def shuffled_order(self) -> tuple[int, ...]:
-        """All member indices, ordered by a hash of prompt and response.
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Indices of all members that can be judged, as far as known, ordered by a hash of prompt and response.
 
         The order is effectively random, but does not depend on the order of arrival.
         """
+        return tuple(member for member in self._shuffled_order if member not in self.problems)
+
+    @cached_property
+    def _shuffled_order(self) -> tuple[int, ...]:
         digests = [sample.to_comparison(self.spec.rubric).digest for sample in self.samples]
         return tuple(sorted(range(len(digests)), key=lambda i: (digests[i], i)))
 
     @property
-    def has_latecomers(self) -> bool:
-        """Whether `targets` arrived after the other members were judged."""
-        return len(self.targets) < len(self.samples)
+    def new_members(self) -> tuple[int, ...]:
+        """Indices of the members to judge that can be judged, in order."""
+        return tuple(sorted(self.targets.difference(self.problems)))
 
     async def play_match(self, *members: int) -> Match:
         """Compare members; their order is the order in the judge's prompt.
 
-        Identical responses are a tie; the judge is called for them only if their score is needed.
+        Identical responses are a tie; the judge is called for them only if their score is needed. If members cannot be
+        judged, the match only has these members, with their problems.
         """
+        if not self.problems.keys().isdisjoint(members):
+            return self.void_invalid(Match(members, None))
         first, *opponents = (self.samples[member] for member in members)
-        return await self._compare_responses(members, first, [opponent.response for opponent in opponents])
+        match = await self._compare_responses(members, first, [opponent.response for opponent in opponents])
+        problems = {} if match.judgment is None else match.judgment.response_problems
+        if not problems:
+            return match
+        self.problems.update((members[position], problem) for position, problem in problems.items())
+        return self.void_invalid(match)
+
+    def void_invalid(self, match: Match) -> Match:
+        """Reduce a match to its members that cannot be judged, if it has any."""
+        known = tuple(m for m in match.members if m is not None and m in self.problems)
+        if not known or match.problems:
+            return match
+        return replace(match, members=known, problems=tuple(self.problems[m] for m in known), identical=False)
 
     async def play_baseline(self, member: int) -> Match:
         """Compare a member (first position) with its own baseline (second position)."""
         sample = self.samples[member]
         assert sample.baseline is not None, "check_samples rejects samples without a baseline"
-        return await self._compare_responses((member, None), sample, [sample.baseline])
+        match = await self._compare_responses((member, None), sample, [sample.baseline])
+        problems = {} if match.judgment is None else match.judgment.response_problems
+        if not problems:
+            return match
+        problem = problems.get(0) or f"baseline: {problems[1]}"
+        return replace(match, members=(member,), problems=(problem,), identical=False)
 
     async def _compare_responses(
         self, members: tuple[int | None, ...], first: Sample, opponents: list[Response]
@@ -86,13 +112,14 @@ class GroupContext:
         """
         if self.spec.reward not in ("score", "expected"):
             return False
-        is_uniform = all(sample.response == self.samples[0].response for sample in self.samples)
+        responses = [sample.response for sample in self.samples if not sample.problem]
+        is_uniform = all(response == responses[0] for response in responses)
         return is_uniform or self.spec.method in ("baseline", "knockout")
 
 
 async def judge_pointwise(context: GroupContext) -> list[Match]:
     """Judge each member alone: n comparisons."""
-    return [*context.earlier, *await gather_all(context.play_match(m) for m in sorted(context.targets))]
+    return [*context.earlier, *await gather_all(context.play_match(m) for m in context.new_members)]
 
 
 async def judge_against_baseline(context: GroupContext) -> list[Match]:
@@ -100,7 +127,7 @@ async def judge_against_baseline(context: GroupContext) -> list[Match]:
 
     The baseline always has the second position, so that position bias affects all members equally.
     """
-    return [*context.earlier, *await gather_all(context.play_baseline(m) for m in sorted(context.targets))]
+    return [*context.earlier, *await gather_all(context.play_baseline(m) for m in context.new_members)]
 
 
 async def judge_round_robin(context: GroupContext) -> list[Match]:
@@ -111,7 +138,7 @@ async def judge_round_robin(context: GroupContext) -> list[Match]:
     score divided by n - 1.
     """
     pairs = []
-    for (i, a), (j, b) in combinations(enumerate(context.shuffled_order), 2):
+    for (i, a), (j, b) in combinations(enumerate(context.order), 2):
         if not context.targets.isdisjoint((a, b)):
             pairs.append((a, b) if (i + j) % 2 == 0 else (b, a))
     return [*context.earlier, *await gather_all(context.play_match(*pair) for pair in pairs)]
@@ -121,14 +148,14 @@ async def judge_knockout(context: GroupContext) -> list[Match]:
     """Play a single-elimination tournament: n - 1 comparisons (arXiv 2501.13007), see `flex_judge.reward.groups.match`.
 
     A group of one has no match. Latecomers do not play each other: each climbs the rounds of the finished tournament
-    until it loses.
+    until it loses. The opponent of a member that cannot be judged advances without a comparison.
     """
-    if not context.has_latecomers:
-        return await play_knockout(context.shuffled_order, context.play_match)
-    bracket = [member for member in context.shuffled_order if member not in context.targets]
     matches = list(context.earlier)
+    bracket = [member for member in context.order if member not in context.targets]
+    if not bracket:
+        return matches + (await play_knockout(context.order, context.play_match) if context.order else [])
     for played in await gather_all(
-        play_latecomer(m, bracket, context.earlier, context.play_match) for m in sorted(context.targets)
+        play_latecomer(m, bracket, context.earlier, context.play_match) for m in context.new_members
     ):
         matches += played
     return matches
@@ -137,11 +164,16 @@ async def judge_knockout(context: GroupContext) -> list[Match]:
 async def judge_listwise(context: GroupContext) -> list[Match]:
     """Judge all members in one comparison, in shuffled order.
 
-    Latecomers cause a new comparison of all members, which replaces the earlier one. A group that is smaller than the
-    rubric requires has no match.
+    Latecomers cause a new comparison of all members, which replaces the earlier one. If members cannot be judged, the
+    others are compared again without them. A group that is smaller than the rubric requires has no match.
     """
     fewest, _ = get_rubric(context.spec.rubric).responses
-    return [await context.play_match(*context.shuffled_order)] if len(context.samples) >= fewest else []
+    matches = [match for match in context.earlier if match.problems]
+    while len(context.order) >= fewest:
+        matches.append(await context.play_match(*context.order))
+        if not matches[-1].problems:
+            break
+    return matches
 
 
 METHOD_FUNCTIONS: Mapping[str, Callable[[GroupContext], Awaitable[list[Match]]]] = MappingProxyType(
@@ -165,6 +197,9 @@ async def judge_group(
 ) -> list[Match]:
     """Judge the completions of one prompt by `spec.method`, with as many concurrent comparisons as the method allows.
 
+    Members that cannot be judged (`Sample.problem`, or the status `invalid_input` because of their response) take no
+    part in the matches of the others; each has a match with its problem.
+
     Args:
         samples: the members of the group; they must have the same prompt, which is not checked.
         spec: reward settings.
@@ -185,23 +220,32 @@ async def judge_group(
         raise UsageError(f"completions of one prompt: got {len(samples)}, expected {ROUND_ROBIN_LIMIT}")
     if not samples:
         return []
+    targets = frozenset(range(len(samples)) if targets is None else targets)
+    problems = {i: sample.problem for i, sample in enumerate(samples) if sample.problem}
+    failures = [Match((i,), None, problems=(problem,)) for i, problem in problems.items() if i in targets]
+    known = [*earlier, *failures]
+    for match in known:
+        problems.update((m, p) for m, p in zip(match.members, match.problems, strict=False) if m is not None)
     context = GroupContext(
         samples=samples,
         spec=spec,
         judge=judge,
-        targets=frozenset(range(len(samples)) if targets is None else targets),
-        earlier=tuple(earlier),
+        targets=targets,
+        earlier=tuple(known),
+        problems=problems,
         # The random part keeps ids unique if the same group is judged again, for example in the next epoch.
         name=f"{spec.compute_group_id(samples[0])[:8]}-{uuid4().hex[:8]}",
     )
-    return await METHOD_FUNCTIONS[spec.method](context)
+    matches = await METHOD_FUNCTIONS[spec.method](context)
+    # A tie of identical responses has no verdict if a comparison with a third one shows that they cannot be judged.
+    return [context.void_invalid(match) for match in matches]
 
 
 def check_samples(samples: Sequence[Sample], spec: RewardSpec) -> None:
     """Raise UsageError if the settings do not allow these samples, or not this group size."""
     if spec.method == "baseline":
         for i, sample in enumerate(samples):
-            if sample.baseline is None:
+            if sample.baseline is None and not sample.problem:
                 raise UsageError(f"samples[{i}].baseline: missing, and the method 'baseline' compares with it")
     if spec.method == "listwise" and spec.group_size is not None:
         get_rubric(spec.rubric).check_response_count(spec.group_size)

@@ -115,28 +115,28 @@ def _explain_missing_value(
 
     Either its own comparisons failed, or the group is too small, or all opponents failed.
     """
-    failure = _find_common_failure(matches_by_member[member])
+    failure = _find_common_failure((member, match) for match in matches_by_member[member])
     if failure is not None:
         return failure
     if info.size == 1:
         return Status.TIMEOUT, "no other completion of its prompt arrived, and the reward needs one"
-    if not matches_by_member[member]:
-        return Status.TIMEOUT, f"only {info.size} completions of its prompt arrived, too few for the rubric"
     failure = _find_common_failure(
-        match for other, matches in matches_by_member.items() if other != member for match in matches
+        (other, match) for other, matches in matches_by_member.items() if other != member for match in matches
     )
-    assert failure is not None, "if this member and another one have verdicts, every statistic has a value"
+    if failure is None:
+        return Status.TIMEOUT, f"only {info.size} completions of its prompt arrived, too few for the rubric"
+    if not matches_by_member[member]:
+        return failure[0], f"too few completions of its prompt can be judged: {failure[1]}"
     return failure[0], f"no other completion of its prompt has a score: {failure[1]}"
 
 
-def _find_common_failure(matches: Iterable[Match]) -> tuple[Status, str] | None:
-    """Find the most frequent failure status, and the detail of its first occurrence."""
-    failures = [match.judgment for match in matches if match.judgment is not None and match.judgment.scores is None]
+def _find_common_failure(matches: Iterable[tuple[int, Match]]) -> tuple[Status, str] | None:
+    """Find the most frequent failure status of members in their matches, and the detail of its first occurrence."""
+    failures = [failure for member, match in matches if (failure := match.get_failure(member))]
     if not failures:
         return None
-    status = Counter(judgment.status for judgment in failures).most_common(1)[0][0]
-    first = next(judgment for judgment in failures if judgment.status == status)
-    return status, next((vote.detail for vote in first.votes if vote.detail), "")
+    status = Counter(status for status, _ in failures).most_common(1)[0][0]
+    return next(failure for failure in failures if failure[0] == status)
 
 
 def _split_usage(match: Match) -> Usage:

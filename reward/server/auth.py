@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 MAX_DEPTH = 32
-"""Maximum nesting of lists and objects. Valid requests need about a dozen levels."""
+"""Maximum nesting of lists and objects in a row. Valid rows need about a dozen levels."""
+MAX_BODY_DEPTH = 256
+"""Maximum nesting in a request. Above MAX_DEPTH, so that a deep row costs itself only, and low enough for the stack."""
 
 
 def check_api_key(authorization: str | None, api_key: str | None) -> None:
@@ -67,12 +69,13 @@ async def read_body(request: Request, max_mib: int, count_bytes: Callable[[int],
     return bytes(body)
 
 
-def parse_strict_json(data: bytes | str, field: str = "body") -> Any:
+def parse_strict_json(data: bytes | str, field: str = "body", max_depth: int = MAX_DEPTH) -> Any:
     """Parse standard JSON (without NaN and Infinity) of limited nesting depth.
 
     Args:
         data: the text, or its UTF-8 bytes.
         field: name of the field, for error messages.
+        max_depth: maximum nesting.
 
     Raises:
         FieldError: the data is invalid or nested too deeply.
@@ -83,13 +86,19 @@ def parse_strict_json(data: bytes | str, field: str = "body") -> Any:
     except (ValueError, RecursionError) as e:  # UnicodeDecodeError and numbers of too many digits are ValueErrors
         reason = "nested too deeply" if isinstance(e, RecursionError) else str(e)[:200]
         raise FieldError.at_field(field, f"not JSON: {reason}") from e
+    check_depth(value, field, max_depth)
+    return value
+
+
+def check_depth(value: Any, field: str, max_depth: int = MAX_DEPTH) -> None:
+    """Raise FieldError if a value is nested too deeply."""
     # Level by level instead of recursively, so that a deep value cannot exhaust the stack.
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(max_depth):
         level = [inner for outer in level for inner in _list_nested_values(outer)]
         if not level:
-            return value
-    raise FieldError.at_field(field, f"expected JSON of at most {MAX_DEPTH} nested levels, got more")
+            return
+    raise FieldError.at_field(field, f"expected JSON of at most {max_depth} nested levels, got more")
 
 
 def _list_nested_values(value: Any) -> list[Any]:

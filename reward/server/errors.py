@@ -1,9 +1,11 @@
-"""Errors that explain why a request gets no judgments. The middleware maps each type to an HTTP status."""
+"""Errors that explain why a request gets no judgments. The middleware maps each type to an HTTP status.
+
+An error that concerns one row only becomes the status of its result, see `flex_judge.reward.server.row_failures`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from flex_judge.judges.errors import JudgeError, UsageError
 
@@ -14,15 +16,6 @@ class FieldError(UsageError):
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
         self.field = field
-
-
-class RejectedError(FieldError):
-    """Item of a request that the judge rejected, such as an image that its model cannot take."""
-
-    def __init__(self, message: str, field: str = "", results: Sequence[Any] = ()) -> None:
-        super().__init__(message, field)
-        self.results = results
-        """Results of all items of the request, in order, so that they are not lost; None for rejected items."""
 
 
 class MissingMediaError(UsageError):
@@ -43,4 +36,4 @@ class RetryLaterError(JudgeError, ConnectionError):
 
 
 class MediaFetchError(JudgeError, ConnectionError):
-    """A media host does not respond, or responds with an error that may be temporary."""
+    """A media host does not respond, or responds with an error that may be temporary. Costs its row only."""

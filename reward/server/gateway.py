@@ -9,22 +9,24 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.collector import GroupCollector
-from flex_judge.reward.groups.methods import JudgeFunction, check_samples
+from flex_judge.reward.groups.methods import JudgeFunction
 from flex_judge.reward.server.backpressure import Backpressure, BodyBudget
 from flex_judge.reward.server.config import MIB, GatewayConfig
 from flex_judge.reward.server.decoding import RubricRegistry
-from flex_judge.reward.server.errors import FieldError, RejectedError, RetryLaterError
+from flex_judge.reward.server.errors import FieldError, RetryLaterError
 from flex_judge.reward.server.idempotency import IdempotencyCache
 from flex_judge.reward.server.media_decoding import MediaDecoder
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlFetcher
 from flex_judge.reward.server.metrics import ServiceMetrics
+from flex_judge.reward.server.row_failures import RowFailure, check_baseline, locate_judgment, locate_reward, try_row
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 __all__ = ["Gateway", "GatewayConfig"]
@@ -86,74 +88,84 @@ class Gateway:
         return self._backpressure.pending
 
     async def judge_comparisons(
-        self, comparisons: Sequence[Comparison], deadline_s: float | None = None
+        self, items: Sequence[Comparison | RowFailure], deadline_s: float | None = None
     ) -> list[Judgment]:
         """Judge comparisons. Failures become a status, never a score.
 
         Args:
-            comparisons: the comparisons of one request.
+            items: the comparisons of one request, and the rows of it that cannot be judged.
             deadline_s: time limit in seconds; comparisons that are not ready by then get the status timeout.
 
         Returns:
-            The judgments in the order of the comparisons.
+            The judgments in order.
 
         Raises:
-            FieldError: a rubric does not exist, or does not support the number of responses; nothing was judged.
             RetryLaterError: the service is overloaded or shutting down; nothing was judged.
-            RejectedError: a comparison cannot be judged; the error holds the judgments of the others.
         """
-        rubrics = [
-            self.rubrics.find_rubric(c.rubric, len(c.responses), f"comparisons[{i}].rubric")
-            for i, c in enumerate(comparisons)
-        ]
-        self.check_capacity(len(comparisons))
+        self.check_capacity(len(items))
         limit_s = self._limit_deadline(deadline_s)
-        renamed = [replace(c, rubric=rubric.name) for c, rubric in zip(comparisons, rubrics, strict=True)]
-        tasks = [asyncio.ensure_future(self._judge_comparison(c)) for c in renamed]
-        results = await self._collect_results(tasks, "comparisons", limit_s)
+        rows = [self._resolve_rubric(item, f"comparisons[{i}]") for i, item in enumerate(items)]
+        valid = {i: row for i, row in enumerate(rows) if isinstance(row, Comparison)}
+        work = {i: asyncio.ensure_future(self._judge_comparison(row)) for i, row in valid.items()}
+        results = await self._collect_results(work, limit_s)
         judgments = []
-        for comparison, judgment in zip(comparisons, results, strict=True):
-            if judgment is None:
-                judgment = Judgment.from_failure(comparison.id, Status.TIMEOUT, _describe_timeout(limit_s))
-            else:
+        for i, (item, row) in enumerate(zip(items, rows, strict=True)):
+            if isinstance(row, RowFailure):
+                self.metrics.record_invalid_row(row.status)
+            result = row if isinstance(row, RowFailure) else results[i]
+            if isinstance(result, Judgment):
                 # The client's name replaces the judge's, which for a rubric file contains the operator's path.
-                judgment = replace(judgment, provenance={**judgment.provenance, "rubric": comparison.rubric})
-            judgments.append(judgment)
+                rubric = item.rubric if isinstance(item, Comparison) else ""
+                judgment = replace(result, provenance={**result.provenance, "rubric": rubric})
+            elif result is None:
+                judgment = Judgment.from_failure(item.id, Status.TIMEOUT, _describe_timeout(limit_s))
+            else:
+                judgment = replace(result, id=item.id).make_judgment()
+            judgments.append(locate_judgment(judgment, f"comparisons[{i}]"))
         return judgments
 
     async def compute_rewards(
-        self, items: Sequence[tuple[Sample, RewardSpec]], deadline_s: float | None = None
+        self,
+        items: Sequence[tuple[Sample | RowFailure, RewardSpec]],
+        deadline_s: float | None = None,
+        field: str = "samples",
     ) -> list[Reward]:
         """Compute rewards of samples, each with its own settings.
 
         Args:
-            items: samples and their settings.
+            items: samples, or the rows that cannot be judged, and their settings.
             deadline_s: time limit in seconds; samples that are not ready by then get the status timeout.
+            field: field of the request that holds the rows.
 
         Returns:
             The rewards in the order of the items.
 
         Raises:
-            FieldError: a rubric or setting is invalid, or a sample lacks its baseline; nothing was judged.
+            FieldError: a rubric or setting is invalid; nothing was judged.
             RetryLaterError: the service is overloaded or shutting down; nothing was judged.
-            RejectedError: a sample cannot be judged; the error holds the rewards of the others.
         """
         # The collector takes one spec per call, and groups never mix specs.
-        by_spec: dict[RewardSpec, list[int]] = {}
-        for i, (_, spec) in enumerate(items):
-            by_spec.setdefault(self._resolve_spec(spec), []).append(i)
-        for spec, indices in by_spec.items():
-            _check_spec_samples([items[i][0] for i in indices], indices, spec)
+        by_spec: dict[RewardSpec, dict[int, Sample]] = {}
+        for i, (item, spec) in enumerate(items):
+            samples = by_spec.setdefault(self.resolve_spec(spec), {})
+            if isinstance(item, Sample):
+                samples[i] = check_baseline(item, spec, f"{field}[{i}]")
         self.check_capacity(len(items))
         limit_s = self._limit_deadline(deadline_s)
         judging_s = limit_s - min(ANSWER_MARGIN * limit_s, MAX_ANSWER_MARGIN_S)
         futures: dict[int, asyncio.Future[Reward]] = {}
-        for spec, indices in by_spec.items():
-            added = self._collector.add([items[i][0] for i in indices], spec, judging_s)
-            futures.update(zip(indices, added, strict=True))
-        rewards = await self._collect_results([futures[i] for i in range(len(items))], "samples", limit_s)
+        for spec, samples in by_spec.items():
+            futures.update(zip(samples, self._collector.add(list(samples.values()), spec, judging_s), strict=True))
+        results = await self._collect_results(futures, limit_s)
         timeout = Reward(None, Status.TIMEOUT, detail=_describe_timeout(limit_s))
-        return [timeout if reward is None else reward for reward in rewards]
+        rewards = []
+        for i, (item, _) in enumerate(items):
+            result = item if isinstance(item, RowFailure) else results[i] or timeout
+            reward = result.make_reward() if isinstance(result, RowFailure) else result
+            if reward.status == Status.INVALID_INPUT and not reward.judgments:
+                self.metrics.record_invalid_row(reward.status)
+            rewards.append(locate_reward(reward, f"{field}[{i}]"))
+        return rewards
 
     async def run_once(self, key: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
         """Return the answer to a request with an Idempotency-Key; run `work` if there is no answer yet.
@@ -219,49 +231,55 @@ class Gateway:
             return await self._judge(comparison)
         except EngineLostError as e:  # only from a judge in this process; the dispatcher of a service returns a status
             return Judgment.from_failure(comparison.id, Status.ENGINE_LOST, str(e))
+        except (UsageError, RenderError) as e:  # for example, a rubric file that the replica does not have
+            return replace(RowFailure.from_error(e), id=comparison.id).make_judgment()
 
     def _limit_deadline(self, deadline_s: float | None) -> float:
         return self.config.deadline_s if deadline_s is None else max(0.0, min(deadline_s, self.config.deadline_s))
 
-    def _resolve_spec(self, spec: RewardSpec) -> RewardSpec:
-        """Check a spec and replace its rubric by the name that judges look up."""
+    def _resolve_rubric(self, item: Comparison | RowFailure, field: str) -> Comparison | RowFailure:
+        """Replace the rubric of a comparison by the name that judges look up; a wrong one is a failure of the row."""
+        if isinstance(item, Comparison):
+            rubric = try_row(partial(self.rubrics.find_rubric, item.rubric, len(item.responses), f"{field}.rubric"))
+            return rubric if isinstance(rubric, RowFailure) else replace(item, rubric=rubric.name)
+        return item
+
+    def resolve_spec(self, spec: RewardSpec, field: str = "rubric") -> RewardSpec:
+        """Check a spec and replace its rubric by the name that judges look up.
+
+        Args:
+            spec: the settings.
+            field: field of the rubric in the request, for error messages.
+
+        Raises:
+            FieldError: the rubric or a setting is invalid.
+        """
         if spec.needs_group and spec.group_size is not None and spec.group_timeout_s > self.config.deadline_s:
             limit = f"the service's time limit of {self.config.deadline_s:g} s"
             raise FieldError.at_field("group_timeout_s", f"{spec.group_timeout_s:g} s must be at most {limit}")
         num_responses = {"pointwise": 1, "listwise": spec.group_size}.get(spec.method, 2)
-        return replace(spec, rubric=self.rubrics.find_rubric(spec.rubric, num_responses).name)
+        return replace(spec, rubric=self.rubrics.find_rubric(spec.rubric, num_responses, field).name)
 
     async def _collect_results(
-        self, work: Sequence[asyncio.Future[T]], items_field: str, limit_s: float
-    ) -> list[T | None]:
+        self, work: Mapping[int, asyncio.Future[T]], limit_s: float
+    ) -> dict[int, T | RowFailure | None]:
         """Wait for results until the time limit; unfinished work is cancelled and gives None."""
         with self.track_work():
             self._backpressure.admit(len(work))
-            for future in work:
+            for future in work.values():
                 future.add_done_callback(lambda _: self._backpressure.release())
             try:
                 if work:
-                    await asyncio.wait(work, timeout=limit_s)
+                    await asyncio.wait(work.values(), timeout=limit_s)
             finally:
-                for future in work:
+                for future in work.values():
                     if not future.done():
                         self._cancel_work(future)
-        results: list[T | None] = [None] * len(work)
-        rejections: dict[int, BaseException] = {}
         # All errors are retrieved before one is raised, as asyncio logs those that never are.
-        errors = {i: future.exception() for i, future in enumerate(work) if future.done() and not future.cancelled()}
+        errors = {i: f.exception() for i, f in work.items() if f.done() and not f.cancelled()}
+        results: dict[int, T | RowFailure | None] = dict.fromkeys(work)
         for i, error in errors.items():
-            if error is None:
-                results[i] = work[i].result()
-            elif isinstance(error, UsageError | RenderError):
-                rejections[i] = error
-            else:
-                raise error
-        if rejections:
-            first = min(rejections)
-            more = f" (and {len(rejections) - 1} more)" if len(rejections) > 1 else ""
-            field = f"{items_field}[{first}]"
-            raise RejectedError(f"{field}: {rejections[first]}{more}", field, results)
+            results[i] = RowFailure.from_error(error) if isinstance(error, Exception) else work[i].result()
         return results
 
     def _cancel_work(self, work: asyncio.Future[Any]) -> None:
@@ -274,14 +292,6 @@ class Gateway:
         self._cancelled_work.discard(work)
         if not work.cancelled():
             work.exception()  # marks the error as retrieved; the caller already has a timeout
-
-
-def _check_spec_samples(samples: Sequence[Sample], indices: Sequence[int], spec: RewardSpec) -> None:
-    """Raise FieldError if samples with the same settings cannot be judged; `indices` number them in the request."""
-    for sample, i in zip(samples, indices, strict=True):
-        if spec.method == "baseline" and sample.baseline is None:
-            raise FieldError.at_field(f"samples[{i}].baseline", "missing, and the method 'baseline' compares with it")
-    check_samples(samples, spec)
 
 
 def _describe_timeout(limit_s: float) -> str:

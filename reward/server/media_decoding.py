@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from flex_judge.judges.concurrency import gather_all
-from flex_judge.judges.errors import MediaError, RequestTooLargeError
+from flex_judge.judges.errors import MediaError, is_input_error
 from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.reward.server.decoding import MediaReference, ResolveMedia, decode_reference
 from flex_judge.reward.server.errors import FieldError, MediaFetchError, MissingMediaError
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlFetcher
+from flex_judge.reward.server.row_failures import RowFailure, try_row
 
 T = TypeVar("T")
 EncodedRow = tuple[str, Callable[[ResolveMedia], T]]
@@ -23,14 +25,16 @@ RowReferences = list[tuple[MediaReference, str]]
 """Media references of a row in decoding order, each with its field in the request."""
 MediaKey = tuple[Modality, str, str]
 """(modality, kind, value) of a reference to a single file."""
-MediaByKey = dict[MediaKey, Media]
+MediaByKey = dict[MediaKey, Media | Exception]
+"""Medium of each key, or the error of reading it."""
 
 
 class MediaDecoder:
     """Decoder of request rows that reads their media without blocking the event loop.
 
     Rows are decoded twice: first with placeholders, to list the references of the whole request, then with the media.
-    So all missing uploads are reported together, and equal references are read once.
+    So all missing uploads are reported together, and equal references are read once. A row that cannot be decoded does
+    not affect the others.
     """
 
     def __init__(self, store: MediaStore, urls: UrlFetcher, max_media: int) -> None:
@@ -45,43 +49,41 @@ class MediaDecoder:
         self._urls = urls
         self._max_media = max_media
 
-    async def decode_rows(self, rows: Sequence[EncodedRow[T]]) -> list[T]:
+    async def decode_rows(self, rows: Sequence[EncodedRow[T]]) -> list[T | RowFailure]:
         """Decode rows with their media.
 
-        Raises:
-            FieldError: a row is invalid, or one of its media cannot be read.
-            MissingMediaError: media were not uploaded, or were evicted; the error lists all of them.
-            RequestTooLargeError: a row has too many media.
-            MediaFetchError: a media host does not respond.
-        """
-        decoded, references = await asyncio.to_thread(self._list_references, rows)
-        if not any(references):
-            return decoded
-        media = await self._resolve_references(references)
-        return await asyncio.to_thread(_decode_with_media, rows, references, media)
+        Returns:
+            The decoded rows in order. A row that is invalid, has too many media, or has a medium that cannot be read
+            or fetched is a failure.
 
-    def _list_references(self, rows: Sequence[EncodedRow[T]]) -> tuple[list[T], list[RowReferences]]:
+        Raises:
+            MissingMediaError: media were not uploaded, or were evicted; the error lists all of them.
+        """
+        decoded = await asyncio.to_thread(self._list_references, rows)
+        references = [row.references for row in decoded if isinstance(row, _ListedRow)]
+        media = await self._resolve_references(references) if any(references) else {}
+        return await asyncio.to_thread(_decode_with_media, rows, decoded, media)
+
+    def _list_references(self, rows: Sequence[EncodedRow[T]]) -> list[_ListedRow[T] | RowFailure]:
         """Decode rows with placeholders for media, and list the references of each row."""
-        decoded, references = [], []
-        for field, decode in rows:
-            row_references: RowReferences = []
-            decoded.append(decode(partial(_record_reference, row_references)))
-            count = sum(1 for reference, place in row_references for _ in _iter_leaves(reference, place))
-            if count > self._max_media:
-                raise RequestTooLargeError(f"{field}: {count} media are more than the {self._max_media} allowed")
-            references.append(row_references)
-        return decoded, references
+        return [try_row(partial(self._list_row_references, field, decode), field) for field, decode in rows]
+
+    def _list_row_references(self, field: str, decode: Callable[[ResolveMedia], T]) -> _ListedRow[T]:
+        references: RowReferences = []
+        decoded = decode(partial(_record_reference, references))
+        count = sum(1 for reference, place in references for _ in _iter_leaves(reference, place))
+        if count > self._max_media:
+            raise FieldError.at_field(field, f"{count} media are more than the {self._max_media} allowed")
+        return _ListedRow(decoded, references)
 
     async def _resolve_references(self, references: Sequence[RowReferences]) -> MediaByKey:
         """Read all files that the rows refer to."""
-        fields: dict[MediaKey, str] = {}
-        for row in references:
-            for reference, field in row:
-                for key, leaf_field in _iter_leaves(reference, field):
-                    fields.setdefault(key, leaf_field)
+        keys = dict.fromkeys(
+            key for row in references for reference, field in row for key, _ in _iter_leaves(reference, field)
+        )
         media: MediaByKey = {}
         missing = []
-        for key, field in fields.items():
+        for key in keys:
             modality, kind, value = key
             if kind != "digest":
                 continue
@@ -89,24 +91,33 @@ class MediaDecoder:
             if stored is None:
                 missing.append(value)
             elif stored.modality != modality:
-                raise FieldError.at_field(field, f"expected {modality}, and this digest is of {stored.modality}")
+                media[key] = MediaError(f"expected {modality}, and this digest is of {stored.modality}")
             else:
                 media[key] = stored
         if missing:
             raise MissingMediaError(f"{len(missing)} media must be uploaded first: PUT /v1/media/...", missing)
-        unresolved = [key for key in fields if key not in media]
-        opened = await gather_all(self._open_reference(key, fields[key]) for key in unresolved)
+        unresolved = [key for key in keys if key not in media]
+        opened = await gather_all(self._open_reference(key) for key in unresolved)
         return media | dict(zip(unresolved, opened, strict=True))
 
-    async def _open_reference(self, key: MediaKey, field: str) -> Media:
+    async def _open_reference(self, key: MediaKey) -> Media | Exception:
+        """Open a medium; an error that concerns it only is returned, because several rows may refer to it."""
         modality, kind, value = key
         try:
             source: Any = await self._urls.fetch(value) if kind == "url" else value
             return await asyncio.to_thread(_open_media, modality, source)
-        except MediaError as e:
-            raise FieldError.at_field(field, e) from e
-        except MediaFetchError as e:
-            raise MediaFetchError(f"{field}: {e}") from e
+        except Exception as e:
+            if not (isinstance(e, MediaFetchError) or is_input_error(e)):
+                raise
+            return e
+
+
+@dataclass(frozen=True)
+class _ListedRow(Generic[T]):
+    """Row decoded with placeholders for its media."""
+
+    decoded: T
+    references: RowReferences
 
 
 def _record_reference(references: RowReferences, value: Any, modality: Modality, field: str) -> Media:
@@ -117,21 +128,38 @@ def _record_reference(references: RowReferences, value: Any, modality: Modality,
 
 
 def _decode_with_media(
-    rows: Sequence[EncodedRow[T]], references: Sequence[RowReferences], media: MediaByKey
-) -> list[T]:
-    decoded = []
-    for (_, decode), row_references in zip(rows, references, strict=True):
-        # Decoding asks for the media in the same order as in the first pass.
-        row_media = iter([_build_media(reference, media) for reference, _ in row_references])
-        decoded.append(decode(lambda *_, row_media=row_media: next(row_media)))
+    rows: Sequence[EncodedRow[T]], listed: Sequence[_ListedRow[T] | RowFailure], media: MediaByKey
+) -> list[T | RowFailure]:
+    decoded: list[T | RowFailure] = []
+    for (field, decode), row in zip(rows, listed, strict=True):
+        if isinstance(row, RowFailure):
+            decoded.append(row)
+        elif not row.references:
+            decoded.append(row.decoded)
+        else:
+            decoded.append(try_row(partial(_decode_row_with_media, decode, row.references, media), field))
     return decoded
 
 
-def _build_media(reference: MediaReference, media: MediaByKey) -> Media:
+def _decode_row_with_media(decode: Callable[[ResolveMedia], T], references: RowReferences, media: MediaByKey) -> T:
+    # Decoding asks for the media in the same order as in the first pass.
+    row_media = iter([_build_media(reference, field, media) for reference, field in references])
+    return decode(lambda *_: next(row_media))
+
+
+def _build_media(reference: MediaReference, field: str, media: MediaByKey) -> Media:
     if isinstance(reference.value, str):
-        return media[reference.modality, reference.kind, reference.value]
-    frames = [_build_media(frame, media) for frame in reference.value]
-    return _compute_digest(make_media(reference.modality, frames, fps=reference.fps))
+        medium = media[reference.modality, reference.kind, reference.value]
+        if isinstance(medium, Media):
+            return medium
+        if isinstance(medium, MediaFetchError):
+            raise MediaFetchError(f"{field}: {medium}") from medium
+        raise FieldError.at_field(field, str(medium) or type(medium).__name__) from medium
+    frames = [_build_media(frame, f"{field}.frames[{i}]", media) for i, frame in enumerate(reference.value)]
+    try:
+        return _compute_digest(make_media(reference.modality, frames, fps=reference.fps))
+    except MediaError as e:
+        raise FieldError.at_field(field, e) from e
 
 
 def _iter_leaves(reference: MediaReference, field: str) -> Iterator[tuple[MediaKey, str]]:

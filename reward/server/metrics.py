@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.judgments import Judgment, Status
 
 
 class ServiceMetrics:
@@ -16,6 +16,9 @@ class ServiceMetrics:
 
     def record_judgment(self, judgment: Judgment, seconds: float) -> None:
         """Record a judgment and its duration."""
+
+    def record_invalid_row(self, status: Status) -> None:
+        """Record a row that got a status before any judge saw it."""
 
     def record_retry(self) -> None:
         """Record a comparison that is sent again because its replica died."""

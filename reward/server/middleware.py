@@ -17,13 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flex_judge.judges.errors import AccessError, RenderError, RequestTooLargeError, UsageError, to_one_line
 from flex_judge.reward.server.auth import check_api_key
-from flex_judge.reward.server.errors import (
-    FieldError,
-    MediaFetchError,
-    MissingMediaError,
-    RejectedError,
-    RetryLaterError,
-)
+from flex_judge.reward.server.errors import FieldError, MissingMediaError, RetryLaterError
 from flex_judge.reward.server.gateway import Gateway
 
 PUBLIC_PATH = "/healthz"
@@ -101,15 +95,10 @@ def build_error_response(error: Exception) -> Response:
             return build_json_response(body, 413)
         case MissingMediaError():
             return build_json_response(body | {"missing_media": list(error.digests)}, 409)
-        case RejectedError():
-            results = [None if result is None else result.to_json() for result in error.results]
-            return build_json_response(body | {"results": results}, 422)
         case UsageError() | RenderError():
             return build_json_response(body, 422)
         case RetryLaterError():
             return build_json_response(body, 503, {"Retry-After": str(math.ceil(error.retry_after_s))})
-        case MediaFetchError():
-            return build_json_response(body, 502)
         case HTTPException():
             return build_json_response({"error": error.detail}, error.status_code, dict(error.headers or {}))
     log.error("a request failed", exc_info=error)

@@ -25,8 +25,8 @@ _ERRORS = {
     401: "The API key is missing or wrong.",
     409: "Media must be uploaded first; `missing_media` holds their digests. Nothing was judged.",
     413: "The request is too large, or has too many items.",
-    422: "A field is invalid; `field` names it.",
-    502: "A host of media by URL does not respond.",
+    422: "A field of the request is invalid; `field` names it. An invalid row is no error: its result has the status "
+    "`invalid_input`, and the detail names the field.",
     503: "The service is overloaded or shutting down; retry after `Retry-After` seconds. Nothing was judged.",
 }
 _EXAMPLES: dict[str, Any] = {
@@ -56,9 +56,14 @@ _EXAMPLES: dict[str, Any] = {
     },
 }
 _ROUTES: dict[str, tuple[str, str | None, str | None, tuple[int, ...]]] = {
-    "/v1/judge": ("Judge comparisons.", "JudgeRequest", "JudgeResponse", (401, 409, 413, 422, 502, 503)),
-    "/v1/rewards": ("Reward completions.", "RewardsRequest", "RewardsResponse", (401, 409, 413, 422, 502, 503)),
-    "/get_reward": ("Remote reward model for OpenRLHF.", "OpenRlhfRequest", "OpenRlhfResponse", (401, 413, 422, 503)),
+    "/v1/judge": ("Judge comparisons.", "JudgeRequest", "JudgeResponse", (401, 409, 413, 422, 503)),
+    "/v1/rewards": ("Reward completions.", "RewardsRequest", "RewardsResponse", (401, 409, 413, 422, 503)),
+    "/get_reward": (
+        "Remote reward model for OpenRLHF.",
+        "OpenRlhfRequest",
+        "OpenRlhfResponse",
+        (401, 409, 413, 422, 503),
+    ),
     "/v1/media/{modality}/{digest}": ("Upload a medium for any number of requests.", None, None, (401, 413, 422, 503)),
     "/healthz": ("Report whether the service accepts requests; needs no key.", None, None, (503,)),
 }

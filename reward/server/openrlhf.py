@@ -6,7 +6,7 @@ advantages and `scores` (0 to 1) for dynamic filtering, and converts `extra_logs
 
 OpenRLHF has no value for an unscored completion: null in any of the three fields ends its run, while NaN would silently
 spoil a whole batch. A failure therefore gives null in `rewards` and `scores`; `extra_logs` only holds numbers that
-every sample has.
+every sample has, such as `judge_invalid_input`: 1 for a sample that cannot be judged. The log names the reason.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.reward.groups.rewards import scale_score
-from flex_judge.reward.server.auth import parse_strict_json
-from flex_judge.reward.server.decoding import ResolveMedia, decode_sample, expect_text
+from flex_judge.reward.server.auth import check_depth, parse_strict_json
+from flex_judge.reward.server.decoding import expect_text
 from flex_judge.reward.server.errors import FieldError
-from flex_judge.reward.types import Reward, Sample
+from flex_judge.reward.types import Reward
 
 LABEL_FIELDS = ("prompt", "baseline", "group", "rubric", "view", *PROMPT_COLUMNS)
 """Fields of a label that the judge uses, if the label is an object."""
@@ -34,33 +34,37 @@ class OpenRlhfRow:
     def __init__(self, query: str, prompt: str, label: Any, index: int, end_of_turn: Sequence[str]) -> None:
         """Split a sample.
 
+        If the query does not begin with its prompt, or a judge field of the label is invalid, the row has a problem.
+
         Args:
             query: prompt and response in one text.
             prompt: the prompt.
             label: label of the data set's row.
             index: index of the sample in the request.
             end_of_turn: tokens to cut from the end of the response.
-
-        Raises:
-            FieldError: the query does not begin with its prompt, or a judge field of the label is invalid.
         """
-        if not query.startswith(prompt):
-            raise FieldError.at_field(
-                f"query[{index}]",
-                f"does not begin with prompts[{index}]; was the prompt truncated, or changed by the tokenizer?",
-            )
         self.field = f"labels[{index}]"
-        label_fields = _parse_label(label, self.field)
-        rubric = label_fields.pop("rubric", None)
-        self.rubric = None if rubric is None else expect_text(rubric, f"{self.field}.rubric")
+        self.rubric: str | None = None
         """Rubric of this sample; None uses the configured one."""
-        # The label's prompt replaces the templated one, so it comes second in this merge.
-        response = strip_end_of_turn(query[len(prompt) :], end_of_turn)
-        self._row = {"prompt": prompt, **label_fields, "response": response}
+        self.json: dict[str, Any] = {"prompt": prompt, "response": ""}
+        """The row as `decode_sample` takes it."""
+        try:
+            label_fields = _parse_label(label, self.field)
+            rubric = label_fields.pop("rubric", None)
+            # The label's prompt replaces the templated one, so it comes second in this merge.
+            self.json = {"prompt": prompt, **label_fields, "response": ""}
+            self.rubric = None if rubric is None else expect_text(rubric, f"{self.field}.rubric")
+        except FieldError as e:
+            self.reject(str(e))
+        if query.startswith(prompt):
+            self.json["response"] = strip_end_of_turn(query[len(prompt) :], end_of_turn)
+        else:
+            problem = f"does not begin with prompts[{index}]; was the prompt truncated, or changed by the tokenizer?"
+            self.reject(f"query[{index}]: {problem}")
 
-    def build_sample(self, media: ResolveMedia) -> Sample:
-        """Build the sample; `media` resolves media references, see `decode_sample`."""
-        return decode_sample(self._row, self.field, media)
+    def reject(self, problem: str) -> None:
+        """Mark the row as one that cannot be judged."""
+        self.json.setdefault("problem", problem)
 
 
 def strip_end_of_turn(text: str, tokens: Sequence[str]) -> str:
@@ -116,6 +120,7 @@ def _parse_label(label: Any, field: str) -> dict[str, Any]:
             return {}
     if not isinstance(label, dict):
         return {}
+    check_depth(label, field)
     # A label may have fields of its own, but a misspelled judge field must not drop the images silently.
     for name in label:
         matches = get_close_matches(name.lower(), LABEL_FIELDS, n=1, cutoff=0.9)

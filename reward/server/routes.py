@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -18,11 +19,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.errors import MediaError, RequestTooLargeError, UsageError
+from flex_judge.judges.judgments import Status
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.server import openrlhf
-from flex_judge.reward.server.auth import parse_strict_json, read_body
-from flex_judge.reward.server.decoding import decode_comparison, decode_sample
+from flex_judge.reward.server.auth import MAX_BODY_DEPTH, check_depth, parse_strict_json, read_body
+from flex_judge.reward.server.decoding import ResolveMedia, decode_comparison, decode_sample
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.idempotency import KEY_HEADER
@@ -35,8 +38,9 @@ from flex_judge.reward.server.middleware import (
     encode_json,
 )
 from flex_judge.reward.server.openapi import build_operation, install_openapi
+from flex_judge.reward.server.row_failures import RowFailure, try_row
 from flex_judge.reward.server.schemas import JudgeRequest, OpenRlhfRequest, RewardsRequest, validate_request
-from flex_judge.reward.types import RewardSpec
+from flex_judge.reward.types import RewardSpec, Sample
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -45,8 +49,11 @@ RemainingTime = Callable[[], float | None]
 """Function that returns the remaining seconds of a request; None without a deadline."""
 Handler = Callable[[Gateway, M, RemainingTime], Coroutine[Any, Any, Mapping[str, Any]]]
 """Function that computes the response of a parsed request."""
+DecodeRow = Callable[[Any, str, ResolveMedia], T]
+"""Function that decodes a row: (row, field, media) -> comparison or sample."""
 MAX_KEY_LENGTH = 255
 UPLOAD_MODALITIES = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO)
+log = logging.getLogger(__name__)
 
 
 def create_app(gateway: Gateway) -> FastAPI:
@@ -116,9 +123,12 @@ def _make_post_route(gateway: Gateway, model: type[M], handler: Handler[M]) -> R
 
 async def _handle_judge(gateway: Gateway, request: JudgeRequest, get_remaining_s: RemainingTime) -> Mapping[str, Any]:
     _check_item_count(gateway, request.comparisons, "comparisons")
-    rows = _name_rows(request.comparisons, "comparisons", decode_comparison)
-    comparisons = await gateway.media_decoder.decode_rows(rows)
-    judgments = await gateway.judge_comparisons(comparisons, get_remaining_s())
+    rows = _name_rows(_name_fields(request.comparisons, "comparisons"), decode_comparison)
+    items = await gateway.media_decoder.decode_rows(rows)
+    for i, (item, row) in enumerate(zip(items, request.comparisons, strict=True)):
+        if isinstance(item, RowFailure) and isinstance(row, dict) and isinstance(row.get("id"), str):
+            items[i] = replace(item, id=row["id"])
+    judgments = await gateway.judge_comparisons(items, get_remaining_s())
     return {"judgments": [judgment.to_json() for judgment in judgments]}
 
 
@@ -132,8 +142,7 @@ async def _handle_rewards(
         field, _, problem = str(e).partition(" ")
         raise FieldError.at_field(field, problem) from e
     gateway.rubrics.find_rubric(spec.rubric)
-    rows = _name_rows(request.samples, "samples", decode_sample)
-    samples = await gateway.media_decoder.decode_rows(rows)
+    samples = await _decode_samples(gateway, _name_fields(request.samples, "samples"))
     rewards = await gateway.compute_rewards([(sample, spec) for sample in samples], get_remaining_s())
     return {"rewards": [reward.to_json() for reward in rewards]}
 
@@ -147,20 +156,45 @@ async def _handle_get_reward(gateway: Gateway, request: OpenRlhfRequest, _: Rema
             raise FieldError.at_field(name, f"expected {len(request.query)}, one for each query, got {len(values)}")
     texts = enumerate(zip(request.query, request.prompts, labels, strict=True))
     rows = [openrlhf.OpenRlhfRow(query, prompt, label, i, config.end_of_turn) for i, (query, prompt, label) in texts]
-    specs = [config.openrlhf if row.rubric is None else replace(config.openrlhf, rubric=row.rubric) for row in rows]
-    rubrics = [
-        gateway.rubrics.find_rubric(spec.rubric, field=f"{row.field}.rubric")
-        for spec, row in zip(specs, rows, strict=True)
-    ]
-    samples = await gateway.media_decoder.decode_rows([(row.field, row.build_sample) for row in rows])
-    try:
-        rewards = await gateway.compute_rewards(list(zip(samples, specs, strict=True)), config.openrlhf_deadline_s)
-    except FieldError as e:
-        # Renames the field to OpenRLHF's names. Results of other samples are dropped: its requests have one sample.
-        name = "labels" if e.field.endswith(".baseline") else "query"
-        message, field = (text.replace("samples[", f"{name}[", 1) for text in (str(e), e.field))
-        raise FieldError(message, field) from e
+    specs = []
+    for row in rows:
+        spec = config.openrlhf if row.rubric is None else replace(config.openrlhf, rubric=row.rubric)
+        resolved = try_row(partial(gateway.resolve_spec, spec, f"{row.field}.rubric"))
+        if isinstance(resolved, RowFailure) and row.rubric is not None:
+            row.reject(resolved.detail)
+            spec = config.openrlhf
+        specs.append(spec)
+    samples = await _decode_samples(gateway, [(row.field, row.json) for row in rows])
+    rewards = await gateway.compute_rewards(
+        list(zip(samples, specs, strict=True)), config.openrlhf_deadline_s, "labels"
+    )
+    for reward in rewards:
+        if reward.status == Status.INVALID_INPUT:  # OpenRLHF's answer has no place for the reason
+            log.warning("/get_reward: %s", reward.detail)
+    rubrics = [gateway.rubrics.find_rubric(spec.rubric) for spec in specs]
     return openrlhf.build_response(rewards, rubrics)
+
+
+async def _decode_samples(gateway: Gateway, rows: Sequence[tuple[str, Any]]) -> list[Sample | RowFailure]:
+    """Decode samples. One that is invalid still is a member of its group if its prompt can be read.
+
+    Args:
+        gateway: the gateway.
+        rows: field and JSON of each sample.
+    """
+    decode = gateway.media_decoder.decode_rows
+    samples = await decode(_name_rows(rows, decode_sample))
+    invalid: list[int] = []
+    members: list[tuple[str, Any]] = []
+    for i, ((field, row), sample) in enumerate(zip(rows, samples, strict=True)):
+        if isinstance(sample, RowFailure) and sample.status == Status.INVALID_INPUT and isinstance(row, dict):
+            prompt = {name: row[name] for name in ("prompt", "group", *PROMPT_COLUMNS) if name in row}
+            invalid.append(i)
+            members.append((field, {**prompt, "response": "", "problem": sample.detail}))
+    for i, member in zip(invalid, await decode(_name_rows(members, decode_sample)), strict=True):
+        if isinstance(member, Sample):
+            samples[i] = member
+    return samples
 
 
 def _make_media_route(gateway: Gateway) -> RouteFunction:
@@ -217,7 +251,7 @@ def _parse_request(model: type[M], body: bytes) -> tuple[M, str]:
 
     The fingerprint excludes `deadline_s`: a client that repeats a request has less time left.
     """
-    value = parse_strict_json(body)
+    value = parse_strict_json(body, max_depth=MAX_BODY_DEPTH)
     parsed = validate_request(model, value)
     content = json.dumps({name: v for name, v in value.items() if name != "deadline_s"}, sort_keys=True)
     return parsed, hashlib.sha256(content.encode()).hexdigest()
@@ -233,13 +267,19 @@ def _read_idempotency_key(request: Request) -> str | None:
     return f"{request.scope['path']} {key}"
 
 
-def _name_rows(items: list[Any], name: str, decode: Callable[..., T]) -> list[EncodedRow[T]]:
+def _name_rows(rows: Iterable[tuple[str, Any]], decode: DecodeRow[T]) -> list[EncodedRow[T]]:
     """Pair the field of each row, such as `samples[0]`, with the function that decodes the row."""
-    named: list[EncodedRow[T]] = []
-    for i, item in enumerate(items):
-        field = f"{name}[{i}]"
-        named.append((field, partial(decode, item, field)))
-    return named
+
+    def decode_row(row: Any, field: str, media: ResolveMedia) -> T:
+        check_depth(row, field)
+        return decode(row, field, media)
+
+    return [(field, partial(decode_row, row, field)) for field, row in rows]
+
+
+def _name_fields(rows: list[Any], name: str) -> list[tuple[str, Any]]:
+    """Pair each row with its field, such as `samples[0]`."""
+    return [(f"{name}[{i}]", row) for i, row in enumerate(rows)]
 
 
 def _check_item_count(gateway: Gateway, items: list[Any], field: str) -> None:

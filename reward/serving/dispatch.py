@@ -59,7 +59,7 @@ class Dispatcher:
         """Judge one comparison. Failures become a status, never a score.
 
         Raises:
-            UsageError: it cannot be judged, see `FlexJudge.ajudge`.
+            UsageError: its rubric does not exist or does not fit, see `FlexJudge.ajudge`.
         """
         start = time.monotonic()
         judgment = await self._judge_with_retries(comparison)

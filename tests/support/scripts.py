@@ -179,6 +179,14 @@ def whole_judge(prompt: str, sampling: Sampling) -> str:
 
 whole_judge.profile = PROFILES["flex-omni"]  # type: ignore[attr-defined]
 
+
+def seeing_judge(prompt: str, sampling: Sampling) -> str:
+    """Judge two candidates whose text or pictures are of no importance; its model takes images."""
+    return "I see.</think>" if sampling.stop == ("</think>",) else "<answer>4</answer><answer>2</answer>"
+
+
+seeing_judge.profile = PROFILES["flex-vl"]  # type: ignore[attr-defined]
+
 SETTINGS = JudgeSettings(max_think_tokens=400, max_answer_tokens=64, temperature=0.0)
 
 

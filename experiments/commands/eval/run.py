@@ -30,7 +30,7 @@ from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import Journal, write_rows, write_text
 from flex_judge.judges.judge import FlexJudge
-from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.cluster import connect
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
@@ -156,13 +156,12 @@ class _BenchmarkRun:
         all_runs = [item_run for runs in item_runs.values() for item_run in runs]
         with Journal(self.out / JUDGMENTS) as journal:
             judgments = {id_: Judgment.from_json(row) for id_, row in journal.rows.items()}
-            pending = [run for run in all_runs if run.id not in judgments or not judgments[run.id].status.is_final]
+            pending = [run for run in all_runs if run.id not in judgments or _needs_judging(judgments[run.id])]
             errors: dict[str, str] = {}
             if pending:
                 new_judgments, errors = self._judge_runs(pending, journal, len(all_runs) - len(pending))
                 judgments |= {judgment.id: judgment for judgment in new_judgments}
-        for run_id, error in errors.items():
-            judgments.setdefault(run_id, make_placeholder_judgment(run_id, error))
+        judgments |= {run_id: make_placeholder_judgment(run_id, error) for run_id, error in errors.items()}
         return [ItemOutcome(item, tuple(judgments[run.id] for run in item_runs[item.id])) for item in self.items]
 
     def _make_runs(self, item: Item) -> list[ItemRun]:
@@ -210,3 +209,8 @@ class _BenchmarkRun:
                 # Twice what the replicas compute, so that none of them waits for the next request.
                 await queue.judge_all(pending, max(self.config.concurrency, 2 * config.max_requests))
                 return queue.collect_in_order(pending)
+
+
+def _needs_judging(judgment: Judgment) -> bool:
+    """Return whether another try may give a verdict: also for invalid input, as the user may have fixed the file."""
+    return not judgment.status.is_final or judgment.status == Status.INVALID_INPUT

@@ -16,6 +16,8 @@ from flex_judge.judges.io.jsonl import Journal
 from flex_judge.judges.judgments import Judgment, Status
 
 ENDINGS = (".jsonl", ".parquet")
+RETRIED_STATUSES = (Status.OVERLONG, Status.INVALID_INPUT)
+"""Final statuses that are tried again: neither the model's context length nor the state of a file is part of a key."""
 _REQUIRED_KEYS = {"id", "status", "votes", "provenance"}
 _ROW_PREFIX = b'{"id": '  # how every row of a judgment starts, see Judgment.to_json
 
@@ -43,20 +45,19 @@ class JudgmentFile:
         if row is None or row["provenance"].get("key") != key:
             return None
         judgment = Judgment.from_json(row)
-        # An overlong prompt is retried, because the context length of the model is not part of the key.
         statuses = {judgment.status, *(vote.status for vote in judgment.votes)}
-        return judgment if all(s.is_final and s != Status.OVERLONG for s in statuses) else None
+        return judgment if all(s.is_final and s not in RETRIED_STATUSES for s in statuses) else None
 
     def add(self, judgment: Judgment) -> None:
         """Append a judgment, so that it survives a crash of this process."""
         self._journal.append(judgment.to_json())
 
-    def finish(self, judgments: Sequence[Judgment], failed: Collection[str] = ()) -> None:
-        """Rewrite the file with the judgments in this order, then stored judgments of rows that failed in this run.
+    def finish(self, judgments: Sequence[Judgment], missing: Collection[str] = ()) -> None:
+        """Rewrite the file with the judgments in this order, then stored judgments of rows that have none in this run.
 
-        A row may fail now and have a judgment from an earlier run, for example if its image has become unreadable.
+        A replay has no judgment of a row that is not recorded, and an earlier run may have one.
         """
-        stored = [self._journal.rows[row_id] for row_id in failed if row_id in self._journal.rows]
+        stored = [self._journal.rows[row_id] for row_id in missing if row_id in self._journal.rows]
         # The journal has judgments in the order of completion, and may have several of one comparison.
         write_table(self.path, [*(judgment.to_json() for judgment in judgments), *stored])
         if self._journal.path != self.path:

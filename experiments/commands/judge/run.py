@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import JudgmentFile
 from flex_judge.judges.engines import load_engine, resolve_engine
-from flex_judge.judges.errors import LedgerError, NotRecordedError, RenderError, UsageError, to_one_line
+from flex_judge.judges.errors import NotRecordedError, RenderError, UsageError, is_input_error, to_one_line
 from flex_judge.judges.judge import FlexJudge
-from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.models import check_model
 from flex_judge.judges.types import Comparison
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+INPUT_ERRORS = (UsageError, RenderError, MemoryError, RecursionError)
+"""Types of errors that may concern one row, see `flex_judge.judges.errors.is_input_error`."""
+_FIELD = re.compile(r"((?:prompt|responses|images?|videos?|audios?|tools)(?:\[\d+\]|\.\w+)*): ")
+"""Field at the start of a judge's reason."""
 
 
 class JudgeableRow(Protocol):
@@ -65,9 +71,10 @@ class JudgeResult:
     """Judgments, errors and counts of a run."""
 
     judgments: list[Judgment] = field(default_factory=list)
-    """Judgments in the order of the rows, without rows that failed."""
+    """Judgments in the order of the rows, without rows that are not recorded in a replay."""
     errors: dict[str, str] = field(default_factory=dict)
-    """Error of each row that could not be judged, by row id, in the order of the rows."""
+    """Error of each row that could not be judged, by row id, in the order of the rows. Rows that cannot be judged as
+    they are also have a judgment, with the status `invalid_input`."""
     num_stored: int = 0
     """Number of judgments from earlier runs."""
     hits: int | None = None
@@ -79,9 +86,15 @@ class JudgeResult:
     def failures(self) -> Counter[str]:
         """Number of comparisons without a score, by reason."""
         counts = Counter(str(j.status) for j in self.judgments if j.scores is None)
-        if self.errors:
-            counts["not judged"] = len(self.errors)
+        if self.missing:
+            counts["not judged"] = len(self.missing)
         return counts
+
+    @property
+    def missing(self) -> list[str]:
+        """Ids of the rows without a judgment."""
+        judged = {judgment.id for judgment in self.judgments}
+        return [row_id for row_id in self.errors if row_id not in judged]
 
 
 def check_judge(config: JudgeRun) -> None:
@@ -145,7 +158,7 @@ def judge_rows(
     result.hits = getattr(engine, "hits", None)
     result.requests = (result.hits or 0) + getattr(engine, "misses", 0)
     if output:
-        output.finish(result.judgments, failed=result.errors)
+        output.finish(result.judgments, missing=result.missing)
     return result
 
 
@@ -202,8 +215,8 @@ class JudgeQueue:
         try:
             # In a thread, because it reads and decodes media files.
             comparison = await asyncio.to_thread(row.load_comparison)
-        except UsageError as e:
-            self._errors[row.id] = to_one_line(e)
+        except INPUT_ERRORS as e:
+            self._reject(row, e)
             return
         try:
             judgment = self._find_stored(row, comparison)
@@ -211,11 +224,37 @@ class JudgeQueue:
                 self._judgments[row.id] = judgment
                 return
             judgment = await self._ask(comparison)
-        except LedgerError:
-            # A ledger that cannot be written fails for every row. It is caught here because it is also a UsageError.
-            raise
-        except (NotRecordedError, RenderError, UsageError) as e:
-            self._errors[row.id] = f"{row.where}: {to_one_line(e).removeprefix(f'comparison {row.id!r}: ')}"
+        except NotRecordedError as e:
+            self._errors[row.id] = f"{row.where}: {to_one_line(e)}"
             return
+        except INPUT_ERRORS as e:
+            self._reject(row, e)
+            return
+        if judgment.status == Status.INVALID_INPUT:
+            self._errors[row.id] = problem = _name_row(row, judgment.detail)
+            votes = tuple(replace(vote, detail=problem) for vote in judgment.votes)
+            judgment = replace(judgment, votes=votes)
         self._judgments[row.id] = judgment
         self._store(judgment)
+
+    def _reject(self, row: JudgeableRow, error: Exception) -> None:
+        """Store the error of a row that cannot be judged, and a judgment with it, so that no row is missing.
+
+        Raises:
+            Exception: The error itself, if it would fail every row.
+        """
+        if not is_input_error(error):
+            raise error
+        problem = to_one_line(error) or "does not fit into memory"  # MemoryError has no message
+        self._errors[row.id] = problem = _name_row(row, problem.removeprefix(f"comparison {row.id!r}: "))
+        judgment = Judgment.from_failure(row.id, Status.INVALID_INPUT, problem, provenance={"row": row.where})
+        self._judgments[row.id] = judgment
+        self._store(judgment)
+
+
+def _name_row(row: JudgeableRow, problem: str) -> str:
+    """Start a problem with file, row and, if it starts with a field, this field."""
+    if problem.startswith(row.where):
+        return problem
+    match = _FIELD.match(problem)
+    return f"{row.where}, field {match[1]!r}: {problem[match.end() :]}" if match else f"{row.where}: {problem}"

@@ -183,7 +183,7 @@ def _print_summary(result: JudgeResult, output: JudgmentFile | None) -> None:
 def format_summary_lines(result: JudgeResult) -> list[str]:
     """Format the summary of a run, one fact per line."""
     scored = sum(j.scores is not None for j in result.judgments)
-    lines = [f"{scored} of {format_count(len(result.judgments) + len(result.errors), 'comparison')} scored"]
+    lines = [f"{scored} of {format_count(len(result.judgments) + len(result.missing), 'comparison')} scored"]
     if result.failures:
         lines[0] += ": " + ", ".join(f"{n} {reason}" for reason, n in sorted(result.failures.items()))
     forced_answer = sum(v.forced_answer is not None for j in result.judgments for v in j.votes)

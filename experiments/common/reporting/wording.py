@@ -18,6 +18,7 @@ STATUS_WORDS = {
     "timeout": "no verdict before the deadline",
     "engine_lost": "the engine ended and no other replaced it",
     "overlong": "the prompt does not fit the judge's context",
+    "invalid_input": "the prompt or a response cannot be judged, for example an unreadable image",
     "not_judged": "no judgment was written",
 }
 """Judgment status -> explanation."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from file_forms import BAD_TEXT, FORMS, format_parquet
@@ -17,7 +17,7 @@ from flex_judge.alignment.best_of_n.selection import SelectionSpec
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
-from flex_judge.alignment.pipeline.job import Job, RowResult, choose_shard_rows
+from flex_judge.alignment.pipeline.job import InvalidInputError, Job, RowResult, choose_shard_rows
 from flex_judge.alignment.pipeline.models import LocalModels
 from flex_judge.alignment.pipeline.preferences import PreferencePlan
 from flex_judge.alignment.pipeline.runner import list_pending_shards
@@ -25,9 +25,9 @@ from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport, sum_r
 from flex_judge.alignment.pipeline.worker import AllFailedError, ShardWorker
 from flex_judge.alignment.policies import PolicyConfig
 from flex_judge.alignment.preferences import CardStats
-from flex_judge.judges import EngineConfig, JudgeConfig
+from flex_judge.judges import Comparison, EngineConfig, JudgeConfig, Judgment, Status
 from flex_judge.judges.engines import Sampling
-from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
+from flex_judge.judges.errors import AccessError, EngineLostError, MediaError, UsageError
 
 MODELS = LocalModels(
     PolicyConfig("scripts:drawn_policy", "scripted"),
@@ -65,6 +65,10 @@ class FakePlan:
         match self.failed.get(row.id):
             case "rejected":
                 raise UsageError("too long")
+            case "invalid":
+                raise InvalidInputError("prompt: gone.png: cannot be read")
+            case "media":
+                raise MediaError("cat.png: the model takes no image")
             case "engine":
                 raise EngineLostError("the policy died")
             case "access":
@@ -117,7 +121,7 @@ async def test_records_failed_rows_and_continues_with_the_others(tmp_path: Path)
     file.write_text(file.read_text().replace('{"prompt": "Question 2?", "id": "q2"}', "{"))
     job = replace(job, source=open_source(str(file)))
     total = sum_reports(await run_shards(job))
-    assert (total.rows, total.done, total.failed) == (10, 7, {"bad row": 1, "engine_lost": 1, "rejected": 1})
+    assert (total.rows, total.done, total.failed) == (10, 7, {"engine_lost": 1, "invalid_input": 1, "rejected": 1})
     failed = list(ShardFolder(job.folder).read_table_rows("failed", range(3)))
     assert [row["id"] for row in failed] == ["q1", None, "q5"]
     assert failed[0]["problem"] == "prompts.jsonl, line 2: too long"
@@ -174,6 +178,68 @@ async def test_consecutive_identical_rejections_end_the_run_without_a_report(tmp
     with pytest.raises(AllFailedError, match="4 consecutive rows were rejected with the same error: too long"):
         await run_shards(job)
     assert ShardFolder(job.folder).read_reports() == {}
+
+
+@pytest.mark.parametrize("kind", ["invalid", "media"])
+async def test_rows_that_cannot_be_judged_never_end_the_run(tmp_path: Path, kind: str) -> None:
+    job = make_job(tmp_path, FakePlan({f"q{n}": kind for n in range(9)}), rows_at_once=2)
+    assert sum_reports(await run_shards(job)).failed == {"invalid_input": 9}
+    rows = list(ShardFolder(job.folder).read_table_rows("failed", range(3)))
+    assert {row["reason"] for row in rows} == {"invalid_input"}
+    assert rows[0]["problem"].startswith("prompts.jsonl, line 1: ")
+    assert list_pending_shards(ShardFolder(job.folder), job.shard_count) == []
+    await run_shards(replace(job, plan=FakePlan({}), retry_rejected=True))
+    assert sum_reports(list(ShardFolder(job.folder).read_reports().values())).failed == {}
+
+
+@dataclass(frozen=True)
+class PickyModels:
+    """Models whose judge cannot take the prompts, or the responses, with some words."""
+
+    prompt: str = "unjudgeable"
+    response: str = "unjudgeable"
+
+    async def open(self) -> tuple[Any, Any]:
+        policy, ask = await MODELS.open()
+
+        async def ask_picky(comparison: Comparison) -> Judgment:
+            if self.prompt in str(comparison.prompt[0].content):
+                detail = "images[0]: long.png: 5000 x 1 pixels are too elongated"
+                return Judgment.from_failure(comparison.id, Status.INVALID_INPUT, detail)
+            if self.response in str(comparison.responses[0]):
+                return Judgment.from_failure(comparison.id, Status.INVALID_INPUT, "responses[0]: no text")
+            return cast("Judgment", await ask(comparison))
+
+        return policy, ask_picky
+
+
+@pytest.mark.parametrize("plan", [BEST_OF_N_PLAN, PREFERENCE_PLAN], ids=["best of n", "preferences"])
+async def test_a_prompt_that_cannot_be_judged_is_lost_with_its_reason(tmp_path: Path, plan: Any) -> None:
+    job = make_job(tmp_path, replace(plan, models=PickyModels(prompt="Question 1?")), rows=4)
+    reports = await run_shards(job)
+    assert (sum_reports(reports).done, sum_reports(reports).failed) == (3, {"invalid_input": 1})
+    (failed,) = ShardFolder(job.folder).read_table_rows("failed", [0])
+    assert failed == {
+        "id": "q1",
+        "reason": "invalid_input",
+        "problem": "prompts.jsonl, line 2: images[0]: long.png: 5000 x 1 pixels are too elongated",
+    }
+    assert list_pending_shards(ShardFolder(job.folder), job.shard_count, retry_rejected=True) == [0]
+    job = replace(job, plan=plan, retry_rejected=True)
+    assert sum_reports(await run_shards(job)).failed == {}
+
+
+async def test_a_response_that_cannot_be_judged_loses_against_the_others(tmp_path: Path) -> None:
+    plain = make_job(tmp_path, BEST_OF_N_PLAN, rows=1)
+    await run_shards(plain)
+    (row,) = ShardFolder(plain.folder).read_table_rows("best_of_n", [0])
+    best = row["responses"][row["best"]]
+    plan = replace(BEST_OF_N_PLAN, models=PickyModels(response=best))
+    picky = replace(plain, plan=plan, folder=tmp_path / "picky")
+    assert sum_reports(await run_shards(picky)).failed == {}
+    (row,) = ShardFolder(picky.folder).read_table_rows("best_of_n", [0])
+    assert row["text"] not in (None, best)
+    assert {s for s, r in zip(row["statuses"], row["responses"], strict=True) if r == best} == {"invalid_input"}
 
 
 async def test_retries_rejected_rows_on_request(tmp_path: Path) -> None:

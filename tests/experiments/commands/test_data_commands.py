@@ -176,7 +176,7 @@ def test_summary_has_accuracies_with_intervals(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_exit_status_counts_prompts_without_a_result() -> None:
-    summary = {"failed": {"bad row": 2, "engine_lost": 1}, "unscored": 1}
+    summary = {"failed": {"invalid_input": 2, "engine_lost": 1}, "unscored": 1}
     assert (compute_exit_status(summary, 3), compute_exit_status(summary, 4)) == (1, 0)
 
 
@@ -258,7 +258,7 @@ def test_run_that_is_killed_twice_equals_an_uninterrupted_one(tmp_path: Path) ->
         )
         cluster_check = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
-    assert "failed: bad row" in process.stdout
+    assert "failed: invalid_input" in process.stdout
     assert (run / "best_of_n.jsonl").read_text() == uninterrupted["best_of_n"]
     assert (run / "judgments.jsonl").read_text() == uninterrupted["judgments"]
     (failed,) = (run / "failed.jsonl").read_text().splitlines()

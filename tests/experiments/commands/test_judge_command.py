@@ -135,8 +135,9 @@ def test_text_only_judge_rejects_media(source: str, capfd: pytest.CaptureFixture
     Image.new("RGB", (60, 60)).save("cat.png")
     run = Run(capfd, *PAIR, source, "@cat.png" if source == "--response" else "cat.png")
     assert run.status == 2
+    field = "responses[2]" if source == "--response" else "prompt"
     assert run.err.splitlines()[-1] == (
-        "flex-judge: error: the comparison: cat.png: the model takes no image (chat: text only)"
+        f"flex-judge: error: the comparison, field {field!r}: cat.png: the model takes no image (chat: text only)"
     )
     assert not run.out
 
@@ -188,11 +189,58 @@ def test_broken_image_fails_only_its_row(capfd: pytest.CaptureFixture[str]) -> N
     rows = [ROWS[0], {**ROWS[1], "images": ["broken.png"]}, ROWS[2]]
     run = Run(capfd, write_comparisons(*rows), "--out", "o.jsonl")
     assert run.status == 1
-    assert "2 of 3 comparisons scored: 1 not judged" in run.err
-    expected = "not judged: c.jsonl, row 2, field 'images[0]': broken.png: cannot be read as image: unknown format"
-    assert expected in run.err
-    assert [row["id"] for row in read_rows("o.jsonl")] == ["sum", "fact"]
+    assert "2 of 3 comparisons scored: 1 invalid_input" in run.err
+    problem = "c.jsonl, row 2, field 'images[0]': broken.png: cannot be read as image: unknown format"
+    assert f"not judged: {problem}" in run.err
+    assert [(row["id"], row["status"]) for row in read_rows("o.jsonl")] == [
+        ("sum", "ok"),
+        ("poem", "invalid_input"),
+        ("fact", "ok"),
+    ]
+    assert read_rows("o.jsonl")[1]["votes"][0]["detail"] == problem
     assert Run(capfd, "c.jsonl", "--out", "o.jsonl", "--max-failures", "1").status == 0
+
+
+@pytest.mark.parametrize("out", ["o.jsonl", "o.parquet"])
+def test_every_row_that_cannot_be_judged_has_a_line_with_its_column(
+    out: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (5000, 1)).save("long.png")
+    Image.new("RGB", (64, 64)).save("good.png")
+    part = {"type": "image", "image": "long.png"}
+    row = {"prompt": "Hi", "responses": ["good", "bad"]}
+    rows = [
+        row | {"images": ["good.png"]},
+        row | {"images": ["good.png", "long.png"]},
+        row | {"prompt": [{"role": "user", "content": [{"type": "text", "text": "Hi"}, part]}]},
+        row | {"responses": ["good", [part]]},
+        row | {"images": ["gone.png"]},
+        row,
+    ]
+    command = [*("--model", "scripts:seeing_judge"), write_comparisons(*rows), "--out", out]
+    run = Run(capfd, *command)
+    assert run.status == 1
+    assert "2 of 6 comparisons scored: 4 invalid_input" in run.err
+    fields = ["images[1]", "prompt[0].content[1].image", "responses[1][0].image", "images[0]"]
+    details = [row["votes"][0]["detail"] for row in read_rows(out)[1:5]]
+    for number, (field, detail) in enumerate(zip(fields, details, strict=True), 2):
+        assert detail.startswith(f"c.jsonl, row {number}, field {field!r}: ")
+        assert f"not judged: {detail}" in run.err
+    assert [row["status"] for row in read_rows(out)] == ["ok", *["invalid_input"] * 4, "ok"]
+    assert Run(capfd, *command, "--max-failures", "4").status == 0
+    for name in ("long.png", "gone.png"):  # the user fixes the files
+        Image.new("RGB", (64, 64), "red").save(name)
+    run = Run(capfd, *command)
+    assert (run.status, [row["status"] for row in read_rows(out)]) == (0, ["ok"] * 6)
+    assert "reused from earlier runs: 2 judgments" in run.err
+
+
+def test_only_invalid_rows_make_a_valid_file(capfd: pytest.CaptureFixture[str]) -> None:
+    missing = {"prompt": "Hi", "responses": ["ok"], "images": ["gone.png"]}
+    for out in ("o.jsonl", "o.parquet"):
+        assert Run(capfd, write_comparisons(missing, missing), "--out", out).status == 1
+        assert [row["status"] for row in read_rows(out)] == ["invalid_input"] * 2
+        assert Run(capfd, "c.jsonl", "--out", out, "--max-failures", "2").status == 0
 
 
 def test_counts_comparisons_without_a_score_by_reason(capfd: pytest.CaptureFixture[str]) -> None:
@@ -202,8 +250,8 @@ def test_counts_comparisons_without_a_score_by_reason(capfd: pytest.CaptureFixtu
     rows = write_comparisons(ROWS[0], mumbled, long, mumbled | {"prompt": "Ho"}, missing)
     run = Run(capfd, rows, "--no-force", "--max-failures", "3")
     assert run.status == 1
-    assert "1 of 5 comparisons scored: 1 not judged, 1 overlong, 2 unparseable" in run.err
-    assert [row["scores"] is None for row in run.rows] == [False, True, True, True]
+    assert "1 of 5 comparisons scored: 1 invalid_input, 1 overlong, 2 unparseable" in run.err
+    assert [row["scores"] is None for row in run.rows] == [False, True, True, True, True]
     assert Run(capfd, rows, "--no-force", "--max-failures", "4").status == 0
 
 

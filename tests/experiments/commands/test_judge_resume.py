@@ -200,7 +200,7 @@ def test_changed_settings_repeat_all_judgments(change: tuple[str, str]) -> None:
     assert (count_calls() - calls_before).total() >= 3 * CALLS_PER_ROW
 
 
-@pytest.mark.parametrize("status", ["timeout", "engine_lost", "overlong"])
+@pytest.mark.parametrize("status", ["timeout", "engine_lost", "overlong", "invalid_input"])
 def test_judgment_that_may_succeed_is_retried(status: str) -> None:
     write_rows(3)
     assert main([*COMMAND, "--no-ledger", "--out", "o.jsonl"]) == 0
@@ -232,7 +232,7 @@ def test_replay_parses_all_replies_again() -> None:
     assert read_rows("o.jsonl") == first
 
 
-def test_failed_row_keeps_its_earlier_judgment() -> None:
+def test_a_row_that_became_invalid_is_no_longer_judged() -> None:
     picture = {"id": "r0", "prompt": "Hi", "responses": ["a", "b"], "images": ["cat.png"]}
     text = {"id": "r1", "prompt": "Hi", "responses": ["c", "d"]}
     write_table(Path("in.jsonl"), [{name: value for name, value in picture.items() if name != "images"}, text])
@@ -241,8 +241,11 @@ def test_failed_row_keeps_its_earlier_judgment() -> None:
     first = read_rows("o.jsonl")
     write_table(Path("in.jsonl"), [picture, text])
     assert main(command) == 1
-    assert sorted(row["id"] for row in read_rows("o.jsonl")) == ["r0", "r1"]
-    assert read_rows("o.jsonl")[1] == first[0]
+    assert [(row["id"], row["status"]) for row in read_rows("o.jsonl")] == [("r0", "invalid_input"), ("r1", "ok")]
+    assert read_rows("o.jsonl")[1] == first[1]
+    write_table(Path("in.jsonl"), [{name: value for name, value in picture.items() if name != "images"}, text])
+    assert main(command) == 0
+    assert read_rows("o.jsonl") == first  # from the ledger
 
 
 @pytest.mark.parametrize("out", ["o.jsonl", "o.parquet"])

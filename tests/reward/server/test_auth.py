@@ -151,8 +151,8 @@ async def test_rejects_too_many_rows_and_too_many_media(web: httpx.AsyncClient) 
     image = f"data:image/png;base64,{base64.b64encode(picture(noise(8, 8))).decode()}"
     body = {"samples": [{"prompt": "p", "response": "r"}, {"prompt": "p", "response": "r", "images": [image] * 4}]}
     answer = await web.post("/v1/rewards", json=body)
-    assert answer.status_code == 413
-    assert answer.json()["error"].startswith("samples[1]: 4 media are more than the 3 allowed")
+    assert _list_statuses(answer) == ["ok", "invalid_input"]
+    assert answer.json()["rewards"][1]["detail"].startswith("samples[1]: 4 media are more than the 3 allowed")
 
 
 async def test_limits_the_total_size_of_concurrent_requests() -> None:
@@ -181,7 +181,7 @@ HOSTILE: list[tuple[str, str]] = [
     ('{"a": 1' + "0" * 5000 + "}", "body"),
     (DEEP, "body"),
     ('{"a":' * 50_000, "body"),
-    ('{"a":' * 40 + "1" + "}" * 40, "body"),
+    ('{"a":' * 300 + "1" + "}" * 300, "body"),
     ("[" * 900 + "]" * 900, "body"),
     ("\ufeff{}", "body"),
 ]
@@ -219,15 +219,11 @@ ENVELOPES: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/judge", {"comparisons": []}, "comparisons"),
     ("/v1/judge", {"comparisons": {}}, "comparisons"),
     ("/v1/judge", {"comparisons": None}, "comparisons"),
-    ("/v1/judge", {"comparisons": [None]}, "comparisons[0]"),
-    ("/v1/judge", {"comparisons": [[]]}, "comparisons[0]"),
     ("/v1/judge", comparisons("a") | {"deadline": 3}, "deadline"),
     ("/v1/judge", comparisons("a") | {"deadline_s": -1}, "deadline_s"),
     ("/v1/judge", comparisons("a") | {"deadline_s": "3"}, "deadline_s"),
     ("/v1/judge", comparisons("a") | {"deadline_s": True}, "deadline_s"),
     ("/v1/judge", comparisons("a") | {"deadline_s": HUGE}, "deadline_s"),
-    ("/v1/judge", comparisons("a", "b", rubric="../general"), "comparisons[0].rubric"),
-    ("/v1/judge", comparisons("a", rubric="vl_rewardbench"), "comparisons[0].rubric"),
     ("/v1/rewards", {"samples": []}, "samples"),
     ("/v1/rewards", samples("a", rubric="/etc/passwd"), "rubric"),
     ("/v1/rewards", samples("a", rubric=""), "rubric"),
@@ -243,9 +239,6 @@ ENVELOPES: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/rewards", samples("a", group_timeout_s=-1), "group_timeout_s"),
     ("/v1/rewards", samples("a", group_timeout_s=601, group_size=2, reward="rank"), "group_timeout_s"),
     ("/v1/rewards", samples("a", group_timeout_s=HUGE), "group_timeout_s"),
-    ("/v1/rewards", samples("a", method="baseline"), "samples[0].baseline"),
-    ("/v1/rewards", {"samples": [{"prompt": "p", "response": "r", "group": 3}]}, "samples[0].group"),
-    ("/v1/rewards", {"samples": [{"prompt": "p"}]}, "samples[0].response"),
     ("/get_reward", {"query": "ab", "prompts": "a"}, "query"),
     ("/get_reward", {"query": [3], "prompts": ["a"]}, "query[0]"),
     ("/get_reward", {"query": ["ab"], "prompts": [None]}, "prompts[0]"),
@@ -266,6 +259,12 @@ async def test_error_names_the_invalid_field(
     assert answer.json()["error"].startswith(f"{field}: ")
 
 
+def _list_statuses(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    (results,) = answer.json().values()
+    return [row["status"] for row in results]
+
+
 async def test_never_opens_a_path_from_a_request(
     web: httpx.AsyncClient, tmp_path: Path, files_opened: list[str]
 ) -> None:
@@ -278,15 +277,16 @@ async def test_never_opens_a_path_from_a_request(
         for reference in (path, {"path": path}, {"url": path}, {"bytes": None, "path": path}, {"digest": path}, [path]):
             for part in ({"type": "image", "image": reference}, {"type": "image_url", "image_url": {"url": path}}):
                 body = {"samples": [{"prompt": [{"role": "user", "content": [part]}], "response": "r"}]}
-                assert (await web.post("/v1/rewards", json=body)).status_code == 422
+                assert _list_statuses(await web.post("/v1/rewards", json=body)) == ["invalid_input"]
             frames = {"type": "video", "video": {"frames": [reference], "fps": 1}}
-            assert (await web.post("/v1/judge", json=comparisons([frames]))).status_code == 422
-            assert (await web.post("/v1/judge", json=comparisons("a", images=[reference]))).status_code == 422
+            for body in (comparisons([frames]), comparisons("a", images=[reference])):
+                assert _list_statuses(await web.post("/v1/judge", json=body)) == ["invalid_input"]
             label = json.dumps({"images": [reference]})
             openrlhf = {"query": ["ab"], "prompts": ["a"], "labels": [label]}
-            assert (await web.post("/get_reward", json=openrlhf)).status_code == 422
+            answer = await web.post("/get_reward", json=openrlhf)
+            assert (answer.status_code, answer.json()["rewards"]) == (200, [None])
     for name in (str(rubric), str(rubric).removesuffix(".toml"), "mine"):
-        assert (await web.post("/v1/judge", json=comparisons("a", rubric=name))).status_code == 422
+        assert _list_statuses(await web.post("/v1/judge", json=comparisons("a", rubric=name))) == ["invalid_input"]
     assert (await web.put(f"/v1/media/image/..%2f..%2f{'0' * 64}", content=b"x")).status_code in (404, 422)
     assert not [name for name in files_opened if str(tmp_path) in name]
 
@@ -333,7 +333,11 @@ async def test_every_request_is_judged_or_rejected(
     body = json.dumps({"samples": samples} | rest).encode()
     answer = await web.post("/v1/rewards", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (200, 409, 413, 422)
-    assert answer.status_code == 200 or answer.json()["error"]
+    if answer.status_code != 200:
+        assert answer.json()["error"]
+    else:
+        assert len(answer.json()["rewards"]) == len(samples)
+        assert all(reward["detail"] for reward in answer.json()["rewards"] if reward["status"] != "ok")
 
 
 def test_limits_the_nesting_depth_of_json() -> None:

@@ -25,6 +25,7 @@ from flex_judge.reward.server.errors import FieldError, MissingMediaError
 from flex_judge.reward.server.media_decoding import MediaDecoder
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlFetcher
+from flex_judge.reward.server.row_failures import RowFailure
 from flex_judge.reward.types import Sample
 
 RED, BLUE = (make_image(picture(noise(8, 8 + i))) for i in range(2))
@@ -68,6 +69,8 @@ def decode_row(decode: Any, row: Any, media: dict[str, Media] | None = None) -> 
         store.put(medium.modality, digest, medium.data)
     row = json.loads(json.dumps(row))
     (decoded,) = asyncio.run(media_decoder(store).decode_rows([("row", partial(decode, row, "row"))]))
+    if isinstance(decoded, RowFailure):
+        raise FieldError(decoded.detail, decoded.field)
     return decoded
 
 
@@ -249,4 +252,4 @@ async def test_reads_an_image_of_many_rows_once() -> None:
     decoded = await media_decoder().decode_rows(
         [(f"row {i}", partial(decode_sample, row, f"row {i}")) for i in range(3)]
     )
-    assert len({id(sample.prompt[0].content[0]) for sample in decoded}) == 1
+    assert len({id(sample.prompt[0].content[0].data) for sample in decoded}) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import re
 from collections.abc import Mapping
@@ -126,40 +125,6 @@ async def test_short_service_deadline_does_not_affect_requests_without_groups() 
 async def test_responds_at_once_to_an_expired_request() -> None:
     async with client(HeldJudge().gateway()) as http:
         assert get_statuses(await http.post("/v1/judge", json=comparisons("slow") | {"deadline_s": 0})) == ["timeout"]
-
-
-async def test_judges_nothing_if_one_rubric_is_invalid() -> None:
-    judge = HeldJudge()
-    rows = comparisons("a")["comparisons"] + comparisons("b", rubric="genral")["comparisons"]
-    async with client(judge.gateway()) as http:
-        answer = await http.post("/v1/judge", json={"comparisons": rows})
-        assert answer.status_code == 422
-        assert "did you mean 'general'" in answer.json()["error"]
-        rows[1]["rubric"] = "mllm_judge_pair"
-        answer = await http.post("/v1/judge", json={"comparisons": rows})
-        assert answer.json()["error"].startswith("comparisons[1].rubric: rubric 'mllm_judge_pair' is made for 2")
-    assert not judge.started
-
-
-async def test_a_rejected_item_does_not_lose_the_other_results() -> None:
-    """A model that takes no images is detected only when it judges."""
-    rows = comparisons("a", "b")["comparisons"]
-    data = f"data:image/png;base64,{base64.b64encode(RED.data).decode()}"
-    rows[0]["images"] = [data]
-    async with client(HeldJudge().gateway()) as http:
-        answer = await http.post("/v1/judge", json={"comparisons": rows})
-        assert answer.status_code == 422
-        assert answer.json()["field"] == "comparisons[0]"
-        assert "comparisons[0]: comparison 'id of a': " in answer.json()["error"]
-        refused, judged = answer.json()["results"]
-        assert refused is None
-        assert judged["id"] == "id of b"
-        assert judged["status"] == "ok"
-        body = samples("a", "b")
-        body["samples"][1] |= {"images": [data]}
-        answer = await http.post("/v1/rewards", json=body)
-        assert answer.json()["field"] == "samples[1]"
-        assert [row and row["status"] for row in answer.json()["results"]] == ["ok", None]
 
 
 async def test_a_lost_engine_becomes_a_status() -> None:
@@ -495,10 +460,13 @@ async def test_fetches_media_urls_from_allowed_hosts_only(monkeypatch: pytest.Mo
     async with client(
         Gateway(partial(_record_comparison, received), GatewayConfig(media_hosts=("media.test",)))
     ) as http:
-        for url, status in (("//media.test/a", 200), ("//media.test/b", 502), ("//evil.test/a", 422)):
-            answer = await http.post("/v1/judge", json=comparisons("a", images=[{"url": f"https:{url}"}]))
-            assert answer.status_code == status
-            assert status == 200 or answer.json()["error"].startswith("comparisons[0].images[0]: ")
+        urls = ("//media.test/a", "//media.test/b", "//evil.test/a")
+        rows = [comparisons("a", images=[{"url": f"https:{url}"}])["comparisons"][0] for url in urls]
+        answer = await http.post("/v1/judge", json={"comparisons": rows})
+    assert get_statuses(answer) == ["ok", "timeout", "invalid_input"]  # a server that answers 500 may recover
+    details = [judgment["votes"][0]["detail"] for judgment in answer.json()["judgments"][1:]]
+    assert details[0] == "comparisons[1].images[0]: media.test answered 500"
+    assert details[1].startswith("comparisons[2].images[0]: host 'evil.test' is not on")
     assert [comparison.prompt[0].content[0] for comparison in received] == [RED]
 
 

@@ -147,11 +147,15 @@ async def test_end_of_turn_tokens_are_configurable() -> None:
 
 
 @pytest.mark.parametrize("query", ["What is 2 + 3?5", "", PROMPT[1:] + "5", "5" + PROMPT])
-async def test_rejects_a_query_that_does_not_begin_with_its_prompt(web: httpx.AsyncClient, query: str) -> None:
+async def test_a_query_that_does_not_begin_with_its_prompt_has_no_reward(
+    web: httpx.AsyncClient, query: str, caplog: pytest.LogCaptureFixture
+) -> None:
     body = {"query": [PROMPT + "4", query], "prompts": [PROMPT] * 2, "labels": ["", ""]}
     answer = await web.post("/get_reward", json=body)
-    assert (answer.status_code, answer.json()["field"]) == (422, "query[1]")
-    assert "does not begin with prompts[1]" in answer.json()["error"]
+    assert answer.status_code == 200, answer.text
+    assert [reward is None for reward in answer.json()["rewards"]] == [False, True]
+    assert answer.json()["extra_logs"]["judge_invalid_input"] == [0.0, 1.0]
+    assert "labels[1]: query[1]: does not begin with prompts[1]" in caplog.text
 
 
 async def test_a_label_can_set_prompt_images_and_rubric(web: httpx.AsyncClient, received: list[Comparison]) -> None:
@@ -186,7 +190,7 @@ async def test_a_label_can_set_the_baseline() -> None:
         answer = await http.post("/get_reward", json=payload("Five.", label={"baseline": "Six."}))
         assert answer.json()["rewards"] == [1.0]
         answer = await http.post("/get_reward", json=payload("Five."))
-        assert (answer.status_code, answer.json()["field"]) == (422, "labels[0].baseline")
+        assert (answer.json()["rewards"], answer.json()["extra_logs"]["judge_invalid_input"]) == ([None], [1.0])
     assert received[0].responses == ("Five.", "Six.")
 
 
@@ -201,33 +205,43 @@ async def test_ignores_labels_without_judge_fields(
 
 
 @pytest.mark.parametrize(
-    ("label", "field", "status"),
+    ("label", "field"),
     [
-        ({"prompt": 3}, "labels[0].prompt", 422),
-        ({"prompt": []}, "labels[0].prompt", 422),
-        ({"images": "a.png"}, "labels[0].images", 422),
-        ({"images": ["/etc/passwd"]}, "labels[0].images[0]", 422),
-        ({"images": [{"digest": "0" * 64}]}, None, 409),
-        ({"image": ["x"]}, "labels[0].image[0]", 422),
-        ({"group": 3}, "labels[0].group", 422),
-        ({"rubric": "/etc/passwd"}, "labels[0].rubric", 422),
-        ({"rubric": 3}, "labels[0].rubric", 422),
-        ({"baseline": {"a": 1}}, "labels[0].baseline", 422),
+        ({"prompt": 3}, "labels[0].prompt"),
+        ({"prompt": []}, "labels[0].prompt"),
+        ({"images": "a.png"}, "labels[0].images"),
+        ({"images": ["/etc/passwd"]}, "labels[0].images[0]"),
+        ({"image": ["x"]}, "labels[0].image[0]"),
+        ({"group": 3}, "labels[0].group"),
+        ({"rubric": "/etc/passwd"}, "labels[0].rubric"),
+        ({"rubric": 3}, "labels[0].rubric"),
+        ({"baseline": {"a": 1}}, "labels[0].baseline"),
     ],
 )
-async def test_error_names_the_invalid_label_field(
-    web: httpx.AsyncClient, label: dict[str, Any], field: str | None, status: int
+async def test_an_invalid_label_gives_no_reward_and_the_log_names_its_field(
+    web: httpx.AsyncClient, label: dict[str, Any], field: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = await web.post("/get_reward", json=payload("Five.", label=json.dumps(label)))
-    assert (answer.status_code, answer.json().get("field")) == (status, field)
+    body = payload("Five.", "Six.", label="")
+    body["labels"][0] = json.dumps(label)
+    answer = (await web.post("/get_reward", json=body)).json()
+    assert [reward is None for reward in answer["rewards"]] == [True, False]
+    assert [score is None for score in answer["scores"]] == [True, False]
+    assert answer["extra_logs"]["judge_invalid_input"] == [1.0, 0.0]
+    assert f"/get_reward: {field}" in caplog.text
 
 
-async def test_error_names_a_rejected_sample_by_its_openrlhf_field() -> None:
+async def test_missing_media_of_a_label_must_be_uploaded(web: httpx.AsyncClient) -> None:
+    label = json.dumps({"images": [{"digest": "0" * 64}]})
+    assert (await web.post("/get_reward", json=payload("Five.", label=label))).status_code == 409
+
+
+async def test_a_picture_that_the_judge_cannot_take_gives_no_reward(caplog: pytest.LogCaptureFixture) -> None:
     label = {"images": [f"data:image/png;base64,{base64.b64encode(picture(noise(8, 8))).decode()}"]}
     async with client(HeldJudge().gateway()) as http:  # its model takes only text
-        answer = await http.post("/get_reward", json=payload("Five.", label=label))
-    assert (answer.status_code, answer.json()["field"]) == (422, "query[0]")
-    assert answer.json()["error"].startswith("query[0]: ")
+        answer = (await http.post("/get_reward", json=payload("Five.", label=label))).json()
+    assert (answer["rewards"], answer["scores"]) == ([None], [None])
+    assert answer["extra_logs"]["judge_invalid_input"] == [1.0]
+    assert "labels[0].images[0]: " in caplog.text
 
 
 async def test_accepts_the_key_in_the_url() -> None:

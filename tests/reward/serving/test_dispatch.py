@@ -100,7 +100,31 @@ async def test_killers_do_not_affect_other_comparisons() -> None:
     assert set(replicas.judged.values()) == {1}
 
 
-async def test_invalid_comparison_raises_its_error() -> None:
+async def test_a_comparison_that_cannot_be_judged_is_counted_and_not_sent_again() -> None:
+    sent: list[str] = []
+    counted: Counter[str] = Counter()
+
+    class Counts(ServiceMetrics):
+        def record_judgment(self, judgment: Judgment, seconds: float) -> None:
+            counted[str(judgment.status)] += 1
+
+        def record_retry(self) -> None:
+            counted["retry"] += 1
+
+    async def send(c: Comparison) -> Judgment:
+        sent.append(c.id)
+        if c.id == "long":
+            return Judgment.from_failure(c.id, Status.INVALID_INPUT, "images[0]: too elongated")
+        return Judgment(c.id, Status.OK, (1.0,), None, "")
+
+    dispatcher = Dispatcher(send, max_requests=1, metrics=Counts())
+    judgments = [await dispatcher.judge(comparison(name)) for name in ("a", "long", "b")]
+    assert [str(j.status) for j in judgments] == ["ok", "invalid_input", "ok"]
+    assert sent == ["a", "long", "b"]
+    assert counted == {"ok": 2, "invalid_input": 1}
+
+
+async def test_unknown_rubric_raises_its_error() -> None:
     async def send(c: Comparison) -> Judgment:
         raise UsageError(f"comparison {c.id!r}: no such rubric")
 
