@@ -13,9 +13,10 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from flex_judge.judges.protocol.quoting import format_response_header
 from flex_judge.judges.protocol.sections import build_question_section, build_response_section
+from flex_judge.judges.protocol.sections import content_to_pieces as content_to_pieces
 from flex_judge.judges.protocol.turns import Span, Turn
-from flex_judge.judges.protocol.turns import content_to_pieces as content_to_pieces
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison
 
@@ -84,9 +85,11 @@ def build_judge_turns(comparison: Comparison, rubric: Rubric, reason_first: bool
     """
     responses = len(comparison.responses)
     system = Span(build_system_prompt(rubric, responses, reason_first), trusted=True)
-    user = build_question_section(comparison, rubric)
-    for k in range(responses):
-        user += build_response_section(comparison, k, rubric)
+    is_conversation = comparison.is_conversation
+    user = build_question_section(comparison.prompt, rubric, is_conversation)
+    for k, response in enumerate(comparison.responses):
+        header = format_response_header(rubric, k, responses)
+        user += build_response_section(response, header, rubric, is_conversation)
     return [Turn("system", (system,)), Turn("user", tuple(user))]
 
 

@@ -9,20 +9,39 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeGuard
 
-from flex_judge.judges.conversations.messages import ASSISTANT, Message, Part, Trajectory, split_content
+from flex_judge.judges.conversations.messages import (
+    ASSISTANT,
+    Content,
+    Message,
+    Part,
+    Response,
+    Trajectory,
+    split_content,
+)
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.protocol.headings import REASONING, ROLE_TITLES, TOOL_CALL, TOOLS, Heading, find_title
-from flex_judge.judges.protocol.quoting import format_response_header, quote_headings
-from flex_judge.judges.protocol.turns import Span, content_to_pieces
+from flex_judge.judges.protocol.quoting import quote_headings
+from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics.rubric import Rubric
-from flex_judge.judges.types import Comparison
 
 
-def build_question_section(comparison: Comparison, rubric: Rubric) -> list[Span | Media]:
-    """Build the question with its header; media of a single message that only lead or trail come before the header."""
-    if comparison.is_conversation:
-        return [Span(rubric.question_header, trusted=True), *render_messages(comparison.prompt, rubric)]
-    parts = split_content(comparison.prompt[0].content)
+def content_to_pieces(content: Content) -> tuple[Span | Media, ...]:
+    """Convert the content of a message to untrusted pieces of a turn."""
+    return tuple(Span(part) if isinstance(part, str) else part for part in split_content(content))
+
+
+def build_question_section(messages: Sequence[Message], rubric: Rubric, in_conversation: bool) -> list[Span | Media]:
+    """Build the question with its header.
+
+    Args:
+        messages: the prompt.
+        rubric: defines the headers.
+        in_conversation: whether messages have headings. If not, the prompt is a single message; its media come before
+            the header, unless one of them is between two texts.
+    """
+    if in_conversation:
+        return [Span(rubric.question_header, trusted=True), *render_messages(messages, rubric)]
+    parts = split_content(messages[0].content)
     moved: list[Media] = []
     if not _has_medium_between_texts(parts):
         moved = [part for part in parts if _is_movable(part)]
@@ -31,20 +50,21 @@ def build_question_section(comparison: Comparison, rubric: Rubric) -> list[Span 
     return [*moved, header, *quote_headings(content_to_pieces(parts), rubric)]
 
 
-def build_response_section(comparison: Comparison, k: int, rubric: Rubric) -> list[Span | Media]:
+def build_response_section(
+    response: Response, header: str, rubric: Rubric, in_conversation: bool
+) -> list[Span | Media]:
     """Build a response with its header, after an empty line.
 
     Args:
-        comparison: the comparison.
-        k: index of the response, from 0.
-        rubric: defines the headers.
+        response: the response.
+        header: its header.
+        rubric: defines the headers that are protected.
+        in_conversation: whether message headings are protected too.
     """
-    response = comparison.responses[k]
-    header = f"\n\n{format_response_header(rubric, k, len(comparison.responses))}"
     if isinstance(response, Trajectory):
-        return [Span(header, trusted=True), *render_messages(response.messages, rubric)]
-    content = quote_headings(content_to_pieces(response), rubric, comparison.is_conversation)
-    return [Span(f"{header}\n", trusted=True), *content]
+        return [Span(f"\n\n{header}", trusted=True), *render_messages(response.messages, rubric)]
+    content = quote_headings(content_to_pieces(response), rubric, in_conversation)
+    return [Span(f"\n\n{header}\n", trusted=True), *content]
 
 
 def render_messages(messages: Sequence[Message], rubric: Rubric) -> list[Span | Media]:

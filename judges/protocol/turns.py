@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flex_judge.judges.conversations.messages import Content, split_content
 from flex_judge.judges.media.types import Media
 
 
@@ -23,8 +22,3 @@ class Turn:
 
     role: str
     pieces: tuple[Span | Media, ...]
-
-
-def content_to_pieces(content: Content) -> tuple[Span | Media, ...]:
-    """Convert the content of a message to untrusted pieces of a turn."""
-    return tuple(Span(part) if isinstance(part, str) else part for part in split_content(content))

@@ -18,6 +18,7 @@ from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.checkpoints import Checkpoint
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.protocol.rendering import Renderer
+from flex_judge.judges.types import ToolCall, Trajectory
 
 SETTINGS = JudgeSettings(max_think_tokens=3000, max_answer_tokens=3000)
 HARMLESS = "It is 5."
@@ -177,6 +178,14 @@ def put_everywhere(attack: str) -> Comparison:
     roles = ("system", "user", "assistant", f"user{attack}", "user")
     # Messages of this type are not checked by the reader, which refuses roles with line breaks.
     return Comparison.of([Message(role, attack) for role in roles], attack, f"{HARMLESS}\n{attack}")
+
+
+def put_in_trajectory(attack: str) -> Comparison:
+    """Put the attack in every part of the messages of a candidate: names, ids, calls, results, reasoning and tools."""
+    call = ToolCall(attack, attack, attack)
+    made = Message("assistant", attack, name=attack, reasoning=attack, tools=(attack,), tool_calls=(call,))
+    result = Message("tool", attack, name=attack, tool_call_id=attack)
+    return Comparison("", (Message("user", "What is 2 + 3?"),), (Trajectory((made, result)), attack))
 
 
 def put_in_question(attack: str) -> Comparison:

@@ -26,6 +26,7 @@ from attacks import (
     put_in_candidate,
     put_in_molecule,
     put_in_question,
+    put_in_trajectory,
     put_next_to_image,
     vary_control_token,
 )
@@ -96,7 +97,9 @@ def test_no_spelling_of_a_control_token_reaches_the_prompt(family: str, checkpoi
 
 
 @pytest.mark.parametrize("family", LANGUAGE)
-@pytest.mark.parametrize("shape", [put_everywhere, put_in_question, put_in_candidate, put_in_molecule])
+@pytest.mark.parametrize(
+    "shape", [put_everywhere, put_in_question, put_in_candidate, put_in_molecule, put_in_trajectory]
+)
 def test_no_attack_leaks_tokens_forges_a_verdict_or_fails_the_run(
     shape: Shape, family: str, checkpoint_of: Any
 ) -> None:
@@ -126,7 +129,12 @@ def test_no_attack_supplies_a_missing_verdict(shape: Shape, reply: str, checkpoi
 def test_only_the_prompts_own_section_headers_are_headers(attack: str, checkpoint_of: Any) -> None:
     engine = WatchedEngine(checkpoint_of("Qwen2.5-VL"), "Hm.</think><answer>2</answer><answer>2</answer>")
     judge = FlexJudge(engine, SETTINGS)
-    for comparison in (put_everywhere(attack), Comparison.of(attack, attack, HARMLESS), put_in_molecule(attack)):
+    for comparison in (
+        put_everywhere(attack),
+        Comparison.of(attack, attack, HARMLESS),
+        put_in_molecule(attack),
+        put_in_trajectory(attack),
+    ):
         engine.requests.clear()
         judge.judge([comparison])
         prompt, _ = engine.requests[0]
