@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def load_file(path: Path, columns: Collection[str]) -> tuple[Any, list[str]]:
     # Checked first, because `datasets` gives up at the first bad row, or only when that row is used.
     states = {isinstance(row, UsageError) for _, row in read_table(path)}
     if loader and states == {False} and (loader == "parquet" or detect_form(path).is_plain):
-        return load_split(str(path), loader, data_files=str(path)), []
+        # `datasets` reads fewer forms, for example no mark before every row.
+        with suppress(UsageError):
+            return load_split(str(path), loader, data_files=str(path)), []
     from datasets import Dataset
 
     rows: list[Mapping[str, Any]] = []

@@ -38,7 +38,7 @@ FORMS: dict[str, tuple[str, Callable[[Rows], bytes]]] = {
     "plain": (".jsonl", lambda rows: format_lines(rows).encode()),
     "no line end at the end": (".jsonl", lambda rows: format_lines(rows).encode().rstrip()),
     "byte-order mark": (".jsonl", lambda rows: format_lines(rows).encode("utf-8-sig")),
-    "mark before every row": (".jsonl", lambda rows: "".join(format_lines([row]) for row in rows).encode("utf-8-sig")),
+    "mark before every row": (".jsonl", lambda rows: b"".join(format_lines([r]).encode("utf-8-sig") for r in rows)),
     "CR LF": (".jsonl", lambda rows: format_lines(rows, "\r\n").encode()),
     "CR": (".jsonl", lambda rows: format_lines(rows, "\r").encode()),
     "empty lines": (".jsonl", lambda rows: ("\n \n" + format_lines(rows, "\n\n")).encode()),
