@@ -210,6 +210,8 @@ class FlexJudge:
             "settings": self._recorded_settings,
         }
         prompt_tokens = await vote_loop.measure_longest_prompt()
+        if notes := vote_loop.media_notes:
+            provenance["media_notes"] = notes
         remaining, required = self.engine.max_model_len - prompt_tokens, reply_generator.max_reply_tokens
         if remaining < required:
             detail = (

@@ -1,29 +1,26 @@
-"""Read and decode media files, with a MediaError for every problem.
+"""Read media files and check their sizes and samples, with a MediaError for every problem.
 
-Files come from data sets and policies and are not trusted. Sizes are checked before anything is decoded, and only
-listed formats are opened: Pillow supports formats that run other programs (EPS), and FFmpeg supports playlists, which
-refer to other files and hosts.
+Files come from data sets and policies and are not trusted: sizes are checked before anything is decoded.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from flex_judge.judges.errors import MediaError, UsageError
+from flex_judge.judges.media.headers import read_declared_size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
 MIB = 1 << 20
 MAX_BYTES = {"image": 64 * MIB, "video": 1024 * MIB, "audio": 256 * MIB}
@@ -36,11 +33,6 @@ MIN_COMPLETE_SHARE = 0.95
 """Minimum share of the size or duration declared in a file's header that the file must contain.
 
 A truncated file must not be judged by its beginning, but headers of complete files are sometimes slightly off."""
-_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-_CONTAINERS = (
-    "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,"  # video; the next line is audio only
-    "wav,w64,flac,mp3,aac,aiff,au,caf,amr,nistsphere"
-)
 
 
 @contextmanager
@@ -89,7 +81,7 @@ def read_source(source: Any, kind: str) -> tuple[bytes, str]:
         got = "an empty text" if isinstance(source, str) else type(source).__name__
         raise MediaError(f"{kind}: expected a path, bytes or a data URI, got {got}")
     check_size(len(data), name, kind)
-    declared = _read_declared_size(data)
+    declared = read_declared_size(data)
     if len(data) < MIN_COMPLETE_SHARE * declared:
         raise MediaError(f"{name}: is truncated: has {len(data)} of the {declared} bytes declared in its header")
     return data, name
@@ -127,17 +119,6 @@ def _format_name(name: str) -> str:
     return name if name.isprintable() and len(name) <= 200 else f"{name[:200]!r}"
 
 
-def _read_declared_size(data: bytes) -> int:
-    """Read the size declared in the header of a WAV, AVI, WebP or AIFF file; 0 without one.
-
-    FFmpeg decodes a truncated file of these formats without an error.
-    """
-    order: Literal["little", "big"] = "big" if data[:4] == b"FORM" else "little"
-    size = int.from_bytes(data[4:8], order) if data[:4] in (b"RIFF", b"FORM") else 0
-    # Larger values mean an unknown length, as for files written to a pipe.
-    return size + 8 if 0 < size < 0x7FFF_0000 else 0
-
-
 def check_size(size: int, name: str, kind: str) -> None:
     """Check that a file is neither empty nor above the size limit of its modality."""
     if not size:
@@ -152,81 +133,6 @@ def check_pixels(width: int, height: int, name: str) -> None:
         raise MediaError(f"{name}: {width}x{height} pixels are more than the {MAX_PIXELS} allowed; scale it down")
     if not width * height:
         raise MediaError(f"{name}: has no pixels ({width}x{height})")
-
-
-def open_image(data: bytes, name: str) -> Image.Image:
-    """Open an image file and check its size without decoding the pixels. Use inside `convert_decoder_errors`."""
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
-    check_pixels(image.width, image.height, name)
-    return image
-
-
-def to_upright_rgb(source: Image.Image, name: str) -> Image.Image:
-    """Copy an image as people see it: rotated as in its EXIF data, transparency over white, as 8-bit RGB."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    upright = ImageOps.exif_transpose(source)
-    if upright.mode in ("I", "F"):
-        raise MediaError(f"{name}: 32-bit pixels have no standard value range; convert them to 8 bits")
-    if upright.mode.startswith("I;16"):  # Pillow's own conversion would clip values to 255.
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    if upright.has_transparency_data:
-        upright = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    rgb = upright.convert("RGB")
-    rgb.info = {}  # Colour profiles and comments would give equal pixels different hashes.
-    return rgb
-
-
-@contextmanager
-def open_stream(data: bytes, name: str, kind: str) -> Iterator[tuple[Any, Any]]:
-    """Open a video or audio file with PyAV; yields container and stream.
-
-    Errors of decoding inside the `with` block become MediaErrors.
-    """
-    import av
-    from av.stream import Disposition
-
-    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
-    with convert_decoder_errors(name, kind), av.open(io.BytesIO(data), options=options) as container:
-        streams = [s for s in container.streams if s.type == kind]
-        # Cover art of an audio file is a video stream too, and is skipped.
-        streams = [s for s in streams if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise MediaError(f"{name}: contains no {kind}")
-        yield container, streams[0]
-
-
-def check_container(data: bytes, name: str, kind: str) -> None:
-    """Check that a video or audio file opens and that its first frame can be decoded."""
-    with open_stream(data, name, kind) as (container, stream):
-        if kind == "video":
-            check_pixels(stream.width, stream.height, name)
-        if next(container.decode(stream), None) is None:
-            raise MediaError(f"{name}: contains no {kind} that can be decoded")
-
-
-def check_duration(name: str, container: Any, stream: Any, seconds: float) -> None:
-    """Check that a file is about as long as its header declares, for formats with reliable headers.
-
-    Args:
-        name: name of the file for error messages.
-        container: PyAV container.
-        stream: stream that was decoded.
-        seconds: decoded duration.
-    """
-    if not {"mov", "matroska", "avi", "flac"} & set(container.format.name.split(",")):
-        return
-    declared = 0.0
-    if stream.duration is not None:
-        declared = float(stream.duration * stream.time_base)
-    elif container.duration is not None and len(container.streams) == 1:  # With more streams, another may be longer.
-        declared = container.duration / 1e6  # from microseconds
-    if seconds < MIN_COMPLETE_SHARE * declared - 0.1:
-        raise MediaError(f"{name}: is truncated: has {seconds:.1f} of the {declared:.1f} s declared in its header")
 
 
 def scale_samples(samples: NDArray[Any], name: str) -> NDArray[np.float32]:

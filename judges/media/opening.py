@@ -14,17 +14,16 @@ from typing import Any
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.extras import import_optional, is_installed, is_instance_of
 from flex_judge.judges.media.files import (
-    check_container,
     check_pixels,
     check_samples,
     check_size,
     convert_decoder_errors,
     encode_wav,
-    open_image,
     read_source,
     scale_samples,
-    to_upright_rgb,
 )
+from flex_judge.judges.media.images import open_image, to_upright_rgb
+from flex_judge.judges.media.streams import check_container
 from flex_judge.judges.media.types import Media, Modality
 
 MAX_SMILES = 10_000

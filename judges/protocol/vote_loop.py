@@ -48,6 +48,12 @@ class VoteLoop:
         """Number of replies that are requested at once at the start."""
         return self._plan_next_wave([])
 
+    @property
+    def media_notes(self) -> list[str]:
+        """Notes on the media of the prompts rendered so far, such as frames that a limit left out."""
+        media = [medium for prompt in self._prompts.values() for medium in prompt.media]
+        return list(dict.fromkeys(note for medium in media for note in medium.notes))
+
     async def render_prompt(self, order: Permutation) -> RenderedPrompt:
         """Render the prompt that shows the responses in the given order."""
         if order not in self._prompts:
