@@ -81,9 +81,7 @@ def read_source(source: Any, kind: str) -> tuple[bytes, str]:
         got = "an empty text" if isinstance(source, str) else type(source).__name__
         raise MediaError(f"{kind}: expected a path, bytes or a data URI, got {got}")
     check_size(len(data), name, kind)
-    declared = read_declared_size(data)
-    if len(data) < MIN_COMPLETE_SHARE * declared:
-        raise MediaError(f"{name}: is truncated: has {len(data)} of the {declared} bytes declared in its header")
+    check_complete(data, name)
     return data, name
 
 
@@ -125,6 +123,13 @@ def check_size(size: int, name: str, kind: str) -> None:
         raise MediaError(f"{name}: is empty")
     if size > MAX_BYTES[kind]:
         raise MediaError(f"{name}: {size / MIB:.1f} MiB are more than the {MAX_BYTES[kind] // MIB} MiB allowed")
+
+
+def check_complete(data: bytes, name: str) -> None:
+    """Check that a file has about the size declared in its header, for formats that declare one."""
+    declared = read_declared_size(data)
+    if len(data) < MIN_COMPLETE_SHARE * declared:
+        raise MediaError(f"{name}: is truncated: has {len(data)} of the {declared} bytes declared in its header")
 
 
 def check_pixels(width: int, height: int, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Structure of media files in bytes: declared sizes, complete elements, and tags between audio packets.
+"""Structure of media files in bytes: declared sizes, complete elements, joined files, and tags between packets.
 
 Decoders neither report a file that ends too early nor skip every tag, so these functions read the bytes themselves.
 """
@@ -6,12 +6,21 @@ Decoders neither report a file that ends too early nor skip every tag, so these 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Literal
 
 _UNKNOWN_SIZES = (0, 0x7FFF_0000)
 """Sizes from the second value on, or of 0, mean an unknown length, as in files written to a pipe."""
 _SEGMENT, _CLUSTER = 0x8538067, 0xF43B675
 """Ids, without their length markers, of the Matroska elements that a live recording writes without a size."""
+_JOINED_HEADERS = {
+    b"RIFF": re.compile(rb"RIFF[\x00-\xff]{4}WAVEfmt "),
+    b"fLaC": re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
+}
+"""First bytes of a file -> a longer beginning, which sound cannot resemble by chance."""
+_NO_HEADER = re.compile(rb"(?!)")
+_OGG_FIRST_PAGE = 0x02
+"""Flag of the page that starts a stream."""
 _ID3 = re.compile(rb"ID3[\x02-\x04][\x00-\xfe]([\x00-\xff])([\x00-\x7f]{4})")
 """Header of an ID3v2 tag: version, revision, flags and size."""
 _ID3_FOOTER_FLAG = 0x10
@@ -76,6 +85,33 @@ def _read_ebml_number(data: bytes, position: int) -> tuple[int, int, bool]:
     all_bits = (1 << 7 * length) - 1
     number = int.from_bytes(data[position : position + length], "big") & all_bits
     return number, position + length, number == all_bits
+
+
+def split_joined_files(data: bytes) -> list[bytes]:
+    """Split audio files that were joined byte by byte, as text-to-speech services stream them.
+
+    FFmpeg reads only the first of several WAV files, and decodes joined FLAC and Ogg files with the settings of the
+    first. Other formats need no splitting.
+    """
+    if data.startswith(b"OggS"):
+        starts = _find_ogg_links(data)
+    else:
+        starts = [match.start() for match in _JOINED_HEADERS.get(data[:4], _NO_HEADER).finditer(data)]
+    bounds = [0, *[start for start in starts if start], len(data)]
+    return [data[begin:end] for begin, end in pairwise(bounds)]
+
+
+def _find_ogg_links(data: bytes) -> list[int]:
+    """Return where the links of a chained Ogg file start: each at the first header page after pages of content."""
+    starts, position, is_content = [], 0, True
+    while data[position : position + 4] == b"OggS" and position + 27 <= len(data):
+        begins_stream = bool(data[position + 5] & _OGG_FIRST_PAGE)
+        if begins_stream and is_content:
+            starts.append(position)
+        is_content = not begins_stream
+        segments = data[position + 27 : position + 27 + data[position + 26]]
+        position += 27 + len(segments) + sum(segments)
+    return starts
 
 
 def remove_id3_tags(data: bytes) -> tuple[bytes, int]:

@@ -29,7 +29,7 @@ _FORMATS_WITH_DURATION = {"mov", "matroska", "avi", "flac"}
 """Formats whose headers declare the duration reliably."""
 _MAX_READ_ERRORS = 16
 """Number of consecutive errors of the container after which a file counts as ended."""
-_MAX_BACKWARD_STEP, _MAX_FORWARD_STEP = 1.0, 10.0
+_MAX_BACKWARD_STEP, _MAX_FORWARD_STEP = 1.0, 60.0
 """Seconds between frames beyond which time stamps were restarted, not displaced. Steps forward count only in formats
 that can be joined (MPEG, Ogg); in others, the previous frame is shown for that long."""
 
@@ -45,6 +45,7 @@ class MediaStream:
         self.name = name
         self.is_timed = bool(formats & _FORMATS_WITH_TIME_STAMPS)
         """Whether the file stores time stamps."""
+        self._has_decoding_times_only = "avi" in formats
         self._has_duration = bool(formats & _FORMATS_WITH_DURATION)
         self._last_end = 0.0
         self.packets = 0
@@ -66,7 +67,14 @@ class MediaStream:
         """Create a clock that converts the stream's time stamps to seconds."""
         from av.format import Flags
 
-        return StreamClock(self.stream.time_base, bool(self.container.format.flags & Flags.ts_discont.value))
+        can_restart = bool(self.container.format.flags & Flags.ts_discont.value)
+        return StreamClock(self, can_restart)
+
+    def get_time_stamp(self, frame: Any) -> int | None:
+        """Return the time stamp of a frame or packet in units of the stream's time base; None without one."""
+        is_presented = frame.pts is not None and not self._has_decoding_times_only
+        stamp: int | None = frame.pts if is_presented else frame.dts
+        return stamp
 
     def read_packets(self) -> Iterator[Any]:
         """Read the packets of the stream; the last one is empty and makes the decoder return its last frames."""
@@ -77,8 +85,7 @@ class MediaStream:
             try:
                 for packet in self.container.demux():  # All streams, because the longest one defines the duration.
                     errors = 0
-                    time = packet.pts if packet.pts is not None else packet.dts
-                    if time is not None:
+                    if (time := self.get_time_stamp(packet)) is not None:
                         end = (time + (packet.duration or 0)) * packet.time_base
                         self._last_end = max(self._last_end, float(end))
                     if packet.stream_index == self.stream.index:
@@ -114,8 +121,8 @@ class MediaStream:
         is_short_loss = self._skipped_seconds <= MAX_SKIPPED_SHARE * seconds + DURATION_TOLERANCE
         if self.skipped > max(1, MAX_SKIPPED_SHARE * self.packets) or not is_short_loss:
             raise MediaError(
-                f"{self.name}: is damaged: {self.skipped} of {self.packets} packets ({self._skipped_seconds:.1f} of "
-                f"{seconds:.1f} s) cannot be decoded, more than {MAX_SKIPPED_SHARE:.0%}; replace the file"
+                f"{self.name}: is damaged: {self.skipped} of {self.packets} packets cannot be decoded; at most "
+                f"{MAX_SKIPPED_SHARE:.0%} of packets and of seconds may be missing; replace the file"
             )
 
     def describe_skipped_packets(self) -> tuple[str, ...]:
@@ -128,45 +135,51 @@ class MediaStream:
             notes.append(f"{self.tags} ID3 {'tag' if self.tags == 1 else 'tags'} between packets skipped")
         return tuple(notes)
 
-    def check_end(self, end: float) -> float:
+    def check_end(self, clock: StreamClock) -> float:
         """Check that a stream ends about where its header declares, for formats with reliable headers.
 
         Call it after the last frame, because a container without the duration of each stream ends with its longest.
 
         Args:
-            end: time in seconds at which the last decoded frame ends.
+            clock: clock of the decoded frames.
 
         Returns:
-            The end, or a later declared end until which a player shows the last frame.
+            Time in seconds until which a player shows the last frame.
         """
         if not self._has_duration:
-            return end
-        declared, last = 0.0, end
+            return clock.end
+        declared, last = 0.0, clock.latest_end
         if self.stream.duration is not None:
             declared = float(((self.stream.start_time or 0) + self.stream.duration) * self.stream.time_base)
         elif self.container.duration is not None:
             declared = self.container.duration / 1e6  # from microseconds
             last = max(last, self._last_end)
-        if last >= MIN_COMPLETE_SHARE * declared - DURATION_TOLERANCE:
-            return end
-        is_matroska = "matroska" in self.container.format.name
-        if not is_matroska or not has_complete_elements(self._data):
-            raise MediaError(
-                f"{self.name}: is truncated: ends at {last:.1f} of the {declared:.1f} s declared in its header"
-            )
-        return declared if len(self.container.streams) == 1 else end
+        formats = self.container.format.name
+        if last < MIN_COMPLETE_SHARE * declared - DURATION_TOLERANCE:
+            if "matroska" not in formats or not has_complete_elements(self._data):
+                raise MediaError(
+                    f"{self.name}: is truncated: ends at {last:.1f} of the {declared:.1f} s declared in its header"
+                )
+            return declared if len(self.container.streams) == 1 else clock.end
+        # MP4 files store durations in the order of decoding, so that of the last frame may belong to another one.
+        return max(declared, clock.last) if "mov" in formats and self.stream.duration is not None else clock.end
 
 
 class StreamClock:
     """Converts time stamps to seconds that never decrease, across missing and restarted time stamps."""
 
-    def __init__(self, time_base: Any, can_restart: bool) -> None:
-        self._time_base = time_base
+    def __init__(self, opened: MediaStream, can_restart: bool) -> None:
+        self._opened = opened
+        self._time_base = opened.stream.time_base
         self._can_restart = can_restart
         self._offset = 0.0
-        self._last: float | None = None
+        self._is_started = False
+        self.last = 0.0
+        """Start of the last frame in seconds."""
         self.end = 0.0
         """End of the last frame in seconds."""
+        self.latest_end = 0.0
+        """Latest end of any frame in seconds."""
 
     def place_frame(self, frame: Any, duration: float) -> float:
         """Return the time of the next frame in presentation order.
@@ -175,19 +188,17 @@ class StreamClock:
             frame: decoded frame.
             duration: its duration in seconds; 0 if it is unknown.
         """
-        stamp = frame.pts if frame.pts is not None else frame.dts
-        if stamp is None:
-            time = self.end
-        else:
-            time = float(stamp * self._time_base) + self._offset
-            if self._last is not None:
-                is_jump = self._can_restart and time > self.end + _MAX_FORWARD_STEP
-                if is_jump or time < self._last - _MAX_BACKWARD_STEP:
-                    self._offset += self.end - time
-                    time = self.end
-                time = max(time, self._last)
-        self.end = time + duration if self._last is None else max(self.end, time + duration)
-        self._last = time
+        stamp = self._opened.get_time_stamp(frame)
+        time = self.end if stamp is None else float(stamp * self._time_base) + self._offset
+        if self._is_started:
+            is_jump = self._can_restart and time > self.end + _MAX_FORWARD_STEP
+            if is_jump or time < self.last - _MAX_BACKWARD_STEP:
+                self._offset += self.end - time
+                time = self.end
+            time = max(time, self.last)
+        self._is_started = True
+        self.last, self.end = time, time + duration
+        self.latest_end = max(self.latest_end, self.end)
         return time
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.errors import MediaError
-from flex_judge.judges.media.files import check_samples, scale_samples
+from flex_judge.judges.media.files import check_complete, check_samples, scale_samples
+from flex_judge.judges.media.headers import split_joined_files
 from flex_judge.judges.media.prepared import SAMPLE_RATE
 from flex_judge.judges.media.streams import open_stream
 from flex_judge.judges.media.types import Media
@@ -34,18 +35,22 @@ def decode_audio(media: Media, max_seconds: float) -> tuple[NDArray[np.float32],
         MediaError: the audio is broken or too long.
     """
     track = _Track(media.name, max_seconds)
-    with open_stream(media.data, media.name, media.modality) as opened:
-        clock = opened.make_clock()
-        for frame in opened.decode_frames():
-            time = clock.place_frame(frame, frame.samples / frame.sample_rate)
-            if opened.is_timed:
-                track.append_silence(time - opened.start - track.seconds, frame.sample_rate)
-            track.append(_mix_to_mono(frame, media.name), frame.sample_rate)
-        opened.check_skipped_packets(track.seconds)
-        opened.check_end(max(clock.end, track.seconds))
+    notes: list[str] = []
+    for part in split_joined_files(media.data):
+        check_complete(part, media.name)
+        with open_stream(part, media.name, media.modality) as opened:
+            clock, earlier_seconds = opened.make_clock(), track.seconds
+            for frame in opened.decode_frames():
+                time = clock.place_frame(frame, frame.samples / frame.sample_rate)
+                if opened.is_timed:
+                    track.append_silence(earlier_seconds + time - opened.start - track.seconds, frame.sample_rate)
+                track.append(_mix_to_mono(frame, media.name), frame.sample_rate)
+            opened.check_skipped_packets(track.seconds - earlier_seconds)
+            opened.check_end(clock)
+            notes += opened.describe_skipped_packets()
     samples = track.finish()
     check_samples(samples, media.name)
-    return samples, opened.describe_skipped_packets() + track.describe_gaps()
+    return samples, (*notes, *track.describe_gaps())
 
 
 class _Track:

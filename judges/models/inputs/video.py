@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.media.files import check_pixels
 from flex_judge.judges.media.prepared import MediaLimits
-from flex_judge.judges.media.streams import MediaStream, open_stream
+from flex_judge.judges.media.streams import DURATION_TOLERANCE, MediaStream, open_stream
 from flex_judge.judges.media.types import Media
 from flex_judge.judges.models.inputs.vision import decode_image, fit_size, resize_image
 
@@ -65,14 +65,15 @@ class Timeline:
     times: list[float]
     """Start of each frame, ascending."""
     end: float
-    """End of the last frame; less than its start if it is unknown."""
+    """End of the last frame; its start if it is unknown."""
     header_rate: float
     """Frames per second declared in the header, for a video of a single frame."""
 
-    def resample(self) -> tuple[int, float]:
+    def resample(self, target_fps: float) -> tuple[int, float]:
         """Return a number of frames and a constant rate that show the video as it is.
 
-        These are the frames themselves if their rate is constant. Otherwise the rate is that of the shorter frames.
+        These are the frames themselves if their rate is constant. Otherwise the rate is that of the shorter frames, or
+        `target_fps` if that is higher: a slide show is sampled like a recording of it.
         """
         import numpy as np
 
@@ -88,9 +89,8 @@ class Timeline:
         durations = np.diff(times)
         # The stated duration of a last frame can be arbitrarily short, because nothing follows it.
         durations = np.append(durations, max(last, float(np.median(durations))))
-        rate = 1 / float(np.percentile(durations, _SHORT_FRAME_PERCENTILE))
-        total = max(1, round(float(durations.sum()) * rate))
-        return total, total / float(durations.sum())
+        rate = max(1 / float(np.percentile(durations, _SHORT_FRAME_PERCENTILE)), target_fps)
+        return max(1, round(float(durations.sum()) * rate)), rate
 
 
 def sample_video(media: Media, patch: int, limits: MediaLimits) -> SampledVideo:
@@ -129,26 +129,36 @@ def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> Sampled
     """Sample a video file; only the sampled frames are held in memory."""
     import numpy as np
 
-    timeline = _read_packet_times(media)
+    packet_timeline = timeline = _read_packet_times(media)
     threads = "AUTO"  # Decode several frames in parallel.
     while True:
         selected = set(_choose_times(timeline, limits)[0])
         with open_stream(media.data, media.name, media.modality) as opened:
             opened.stream.thread_type = threads
             picked, decoded_timeline = _pick_frames(opened, selected, patch, limits)
-            if opened.skipped and threads == "AUTO":
+            has_lost_end = decoded_timeline.times[-1] < packet_timeline.times[-1]
+            if threads == "AUTO" and (opened.skipped or has_lost_end):
                 # At an error, parallel decoders lose good frames too.
                 timeline, threads = decoded_timeline, "NONE"
                 continue
             opened.check_skipped_packets(decoded_timeline.end - decoded_timeline.times[0])
         # Packets may hold no frame or several, or have no time stamp. The true times are known only now.
-        true_times, true_choice = _choose_times(decoded_timeline, limits)
+        true_times, choice = _choose_times(decoded_timeline, limits)
         if picked.keys() >= set(true_times):
             frames = np.stack([picked[time] for time in true_times])
-            return SampledVideo(frames, true_choice.fps, opened.describe_skipped_packets() + true_choice.notes)
+            notes = opened.describe_skipped_packets() + _describe_lost_start(packet_timeline, decoded_timeline)
+            return SampledVideo(frames, choice.fps, notes + choice.notes)
         if timeline == decoded_timeline:
             raise MediaError(f"{media.name}: its time stamps change from one reading to the next; convert it")
         timeline = decoded_timeline
+
+
+def _describe_lost_start(packets: Timeline, frames: Timeline) -> tuple[str, ...]:
+    """Describe packets before the first complete frame, as in a recording of a running broadcast."""
+    seconds = frames.times[0] - packets.times[0]
+    if seconds <= DURATION_TOLERANCE or len(frames.times) >= len(packets.times):
+        return ()
+    return (f"its first {seconds:.1f} s hold no complete frame and were skipped",)
 
 
 def _read_packet_times(media: Media) -> Timeline:
@@ -157,7 +167,7 @@ def _read_packet_times(media: Media) -> Timeline:
     end = 0.0
     with open_stream(media.data, media.name, media.modality) as opened:
         for packet in opened.read_packets():
-            stamp = packet.pts if packet.pts is not None else packet.dts
+            stamp = opened.get_time_stamp(packet)
             if packet.size and not packet.is_discard and stamp is not None:
                 times.append(float(stamp * opened.stream.time_base))
                 end = max(end, times[-1] + float((packet.duration or 0) * opened.stream.time_base))
@@ -190,7 +200,7 @@ def _pick_frames(
         picked[times[-1]] = np.asarray(resize_image(image, *size))
     if not times:
         raise MediaError(f"{opened.name}: holds no frames that can be decoded; check the file")
-    return picked, Timeline(times, opened.check_end(clock.end), _get_header_rate(opened))
+    return picked, Timeline(times, opened.check_end(clock), _get_header_rate(opened))
 
 
 def _get_header_rate(opened: MediaStream) -> float:
@@ -203,7 +213,7 @@ def _choose_times(timeline: Timeline, limits: MediaLimits) -> tuple[list[float],
     Returns:
         Start of the frame shown at each sampled time, and the choice that led to it.
     """
-    total, rate = timeline.resample()
+    total, rate = timeline.resample(_get_target_fps(limits))
     choice = choose_frames(total, rate, limits)
     # The middle of each interval, so that a time stamp that is rounded up is not taken for the previous frame.
     sampled_times = [timeline.times[0] + (index + 0.5) / rate for index in choice.indices]
@@ -222,32 +232,43 @@ def choose_frames(total: int, rate: float, limits: MediaLimits) -> FrameChoice:
         UsageError: the limits allow no video.
     """
     import numpy as np
-    from qwen_vl_utils.vision_process import FPS, FPS_MAX_FRAMES, smart_nframes  # type: ignore[import-untyped]
+    from qwen_vl_utils.vision_process import FPS_MAX_FRAMES, smart_nframes  # type: ignore[import-untyped]
 
     max_frames = FPS_MAX_FRAMES if limits.video_max_frames is None else limits.video_max_frames
-    target_fps = FPS if limits.video_fps is None else limits.video_fps
+    target_fps = _get_target_fps(limits)
     if max_frames < 2:
         raise UsageError(f"video_max_frames: expected at least 2, got {max_frames}")
-    if not (math.isfinite(target_fps) and target_fps > 0):
-        raise UsageError(f"video_fps: expected a number above 0, got {target_fps}")
     is_above_source = target_fps > 1.001 * rate
     note = f"{target_fps:g} fps is above the {rate:.3g} fps of the source"
     if total == 1 or (target_fps >= rate and total + total % 2 <= max_frames):
         # Use all frames. The library would drop the last of an odd number; repeating it loses nothing.
-        notes = (f"{note}; all {total} frames were used",) if is_above_source and total > 1 else ()
-        return FrameChoice([*range(total), *[total - 1] * (total % 2)], rate, notes)
+        used_all = (f"{note}; all {total} frames were used",) if is_above_source and total > 1 else ()
+        return FrameChoice([*range(total), *[total - 1] * (total % 2)], rate, used_all)
     element = {
-        "fps": min(target_fps, rate),
+        "fps": min(target_fps * (1 + 1e-6), rate),  # A rate computed from time stamps is off by rounding.
         "min_frames": min(MIN_FRAMES, max_frames),
         "max_frames": min(max_frames, total),
     }
     count = smart_nframes(element, total_frames=total, video_fps=rate)
     fps = count / total * rate
-    wanted = int(total / rate * element["fps"] + 1e-6)
-    notes = (f"{note}",) if is_above_source else ()
+    wanted = int(total / rate * element["fps"])
+    notes: tuple[str, ...] = (note,) if is_above_source else ()
     if count < wanted - wanted % 2:
-        notes += (f"{count} of {wanted} frames that {element['fps']:.3g} fps would give; sampled at {fps:.2g} fps",)
+        notes = (
+            *notes,
+            f"{count} of {wanted} frames that {element['fps']:.3g} fps would give; sampled at {fps:.2g} fps",
+        )
     return FrameChoice([int(i) for i in np.linspace(0, total - 1, count).round()], fps, notes)
+
+
+def _get_target_fps(limits: MediaLimits) -> float:
+    """Return the number of frames per second to sample."""
+    from qwen_vl_utils.vision_process import FPS
+
+    target_fps = float(FPS if limits.video_fps is None else limits.video_fps)
+    if not (math.isfinite(target_fps) and target_fps > 0):
+        raise UsageError(f"video_fps: expected a number above 0, got {target_fps}")
+    return target_fps
 
 
 def _get_frame_limit(patch: int, limits: MediaLimits) -> int:
