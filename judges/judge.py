@@ -120,9 +120,8 @@ class FlexJudge:
         Yields:
             Judgments in the order of completion.
         """
-        for _, judgment in _iterate_in_new_loop(
-            self._judge_concurrently(comparisons, CONCURRENCY), comparisons, progress
-        ):
+        source = self._judge_concurrently(comparisons, CONCURRENCY)
+        for _, judgment in _iterate_in_new_loop(source, comparisons, progress):
             yield judgment
 
     async def astream(
@@ -210,8 +209,7 @@ class FlexJudge:
             "settings": self._recorded_settings,
         }
         prompt_tokens = await vote_loop.measure_longest_prompt()
-        if notes := vote_loop.media_notes:
-            provenance["media_notes"] = notes
+        provenance |= vote_loop.describe_media()
         remaining, required = self.engine.max_model_len - prompt_tokens, reply_generator.max_reply_tokens
         if remaining < required:
             detail = (

@@ -10,8 +10,7 @@ from typing import Any
 from flex_judge.alignment.policies.base import Completion
 from flex_judge.alignment.policies.sampling import trim_completion
 from flex_judge.judges.errors import MediaError, UsageError
-from flex_judge.judges.media.files import convert_decoder_errors
-from flex_judge.judges.media.images import open_image
+from flex_judge.judges.media.files import convert_decoder_errors, open_image
 from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Message

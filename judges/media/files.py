@@ -6,21 +6,24 @@ Files come from data sets and policies and are not trusted: sizes are checked be
 from __future__ import annotations
 
 import base64
+import io
 import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from flex_judge.judges.errors import MediaError, UsageError
-from flex_judge.judges.media.headers import read_declared_size
+from flex_judge.judges.media.headers import MIN_COMPLETE_SHARE, read_declared_size
+from flex_judge.judges.media.side_data import iterate_readable_forms
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
 
 MIB = 1 << 20
 MAX_BYTES = {"image": 64 * MIB, "video": 1024 * MIB, "audio": 256 * MIB}
@@ -29,10 +32,7 @@ MAX_PIXELS = 89_000_000
 """Maximum pixels of an image or video frame, just below Pillow's warning for decompression bombs."""
 MAX_AMPLITUDE = 2.0
 """Maximum amplitude of float audio. Full scale is 1, and decoders and resamplers overshoot it slightly."""
-MIN_COMPLETE_SHARE = 0.95
-"""Minimum share of the size or duration declared in a file's header that the file must contain.
-
-A truncated file must not be judged by its beginning, but headers of complete files are sometimes slightly off."""
+_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 
 @contextmanager
@@ -138,6 +138,54 @@ def check_pixels(width: int, height: int, name: str) -> None:
         raise MediaError(f"{name}: {width}x{height} pixels are more than the {MAX_PIXELS} allowed; scale it down")
     if not width * height:
         raise MediaError(f"{name}: has no pixels ({width}x{height})")
+
+
+def open_image(data: bytes, name: str) -> Image.Image:
+    """Open an image file and check its size without decoding the pixels. Use inside `convert_decoder_errors`.
+
+    Damaged side data are ignored. Only listed formats are opened, because Pillow supports formats that run other
+    programs (EPS).
+    """
+    from PIL import Image
+
+    errors: list[Exception] = []
+    for form in iterate_readable_forms(data):
+        try:
+            image = Image.open(io.BytesIO(form), formats=_IMAGE_FORMATS)
+        except Exception as error:  # noqa: BLE001 - the first error is raised below
+            errors.append(error)
+            continue
+        check_pixels(image.width, image.height, name)
+        return image
+    raise errors[0]
+
+
+def to_upright_rgb(source: Image.Image, name: str) -> Image.Image:
+    """Copy an image as people see it: rotated as in its EXIF data, transparency over white, as 8-bit RGB."""
+    import numpy as np
+    from PIL import Image
+
+    upright = _rotate_upright(source)
+    if upright.mode in ("I", "F"):
+        raise MediaError(f"{name}: 32-bit pixels have no standard value range; convert them to 8 bits")
+    if upright.mode.startswith("I;16"):  # Pillow's own conversion would clip values to 255.
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+    rgb = upright.convert("RGB")
+    rgb.info = {}  # Colour profiles and comments would give equal pixels different hashes.
+    return rgb
+
+
+def _rotate_upright(source: Image.Image) -> Image.Image:
+    """Copy an image, rotated as in its EXIF data; unreadable EXIF data are ignored, as viewers do."""
+    from PIL import ImageOps
+
+    source.load()  # Damaged pixels must not be mistaken for damaged EXIF data.
+    with suppress(Exception):  # Pillow's parser raises many error types.
+        return ImageOps.exif_transpose(source)
+    return source.copy()
 
 
 def scale_samples(samples: NDArray[Any], name: str) -> NDArray[np.float32]:

@@ -9,6 +9,10 @@ import re
 from itertools import pairwise
 from typing import Literal
 
+MIN_COMPLETE_SHARE = 0.95
+"""Minimum share of the size or duration declared in a file's header that the file must contain.
+
+A truncated file must not be judged by its beginning, but headers of complete files are sometimes slightly off."""
 _UNKNOWN_SIZES = (0, 0x7FFF_0000)
 """Sizes from the second value on, or of 0, mean an unknown length, as in files written to a pipe."""
 _SEGMENT, _CLUSTER = 0x8538067, 0xF43B675

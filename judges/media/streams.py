@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flex_judge.judges.errors import MediaError
-from flex_judge.judges.media.files import MIN_COMPLETE_SHARE, check_pixels, convert_decoder_errors
-from flex_judge.judges.media.headers import has_complete_elements, remove_id3_tags
+from flex_judge.judges.media.headers import MIN_COMPLETE_SHARE, has_complete_elements, remove_id3_tags
 
 MAX_SKIPPED_SHARE = 1 - MIN_COMPLETE_SHARE
 """Maximum share of packets, and of the duration, that may be undecodable: as much as may be missing at the end."""
@@ -204,38 +203,29 @@ class StreamClock:
 
 @contextmanager
 def open_stream(data: bytes, name: str, kind: str) -> Iterator[MediaStream]:
-    """Open the first video or audio stream of a file.
+    """Open the first video or audio stream of a file. Use inside `convert_decoder_errors`.
 
-    Errors of decoding inside the `with` block become MediaErrors.
+    Raises:
+        MediaError: the file has no stream of this kind.
     """
     import av
 
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
-    with convert_decoder_errors(name, kind):
-        container = av.open(io.BytesIO(data), options=options)
-        tags = 0
-        if container.format.name == "mp3":
-            data, tags = remove_id3_tags(data)
-            if tags:
-                container.close()
-                container = av.open(io.BytesIO(data), options=options)
-        with container:
-            # Cover art of an audio file is a video stream too, and is skipped.
-            streams = [s for s in container.streams if s.type == kind and not _is_cover_art(s)]
-            if not streams:
-                raise MediaError(f"{name}: contains no {kind}")
-            opened = MediaStream(data, container, streams[0], name)
-            opened.tags = tags
-            yield opened
-
-
-def check_container(data: bytes, name: str, kind: str) -> None:
-    """Check that a video or audio file opens and that a frame can be decoded."""
-    with open_stream(data, name, kind) as opened:
-        if kind == "video" and opened.stream.width and opened.stream.height:
-            check_pixels(opened.stream.width, opened.stream.height, name)
-        if next(opened.decode_frames(), None) is None:
-            raise MediaError(f"{name}: contains no {kind} that can be decoded")
+    container = av.open(io.BytesIO(data), options=options)
+    tags = 0
+    if container.format.name == "mp3":
+        data, tags = remove_id3_tags(data)
+        if tags:
+            container.close()
+            container = av.open(io.BytesIO(data), options=options)
+    with container:
+        # Cover art of an audio file is a video stream too, and is skipped.
+        streams = [s for s in container.streams if s.type == kind and not _is_cover_art(s)]
+        if not streams:
+            raise MediaError(f"{name}: contains no {kind}")
+        opened = MediaStream(data, container, streams[0], name)
+        opened.tags = tags
+        yield opened
 
 
 def _is_cover_art(stream: Any) -> bool:

@@ -48,11 +48,11 @@ class VoteLoop:
         """Number of replies that are requested at once at the start."""
         return self._plan_next_wave([])
 
-    @property
-    def media_notes(self) -> list[str]:
-        """Notes on the media of the prompts rendered so far, such as frames that a limit left out."""
+    def describe_media(self) -> dict[str, list[str]]:
+        """Return `media_notes` for the provenance: what a limit or a damaged file left out; empty without any."""
         media = [medium for prompt in self._prompts.values() for medium in prompt.media]
-        return list(dict.fromkeys(note for medium in media for note in medium.notes))
+        notes = list(dict.fromkeys(note for medium in media for note in medium.notes))
+        return {"media_notes": notes} if notes else {}
 
     async def render_prompt(self, order: Permutation) -> RenderedPrompt:
         """Render the prompt that shows the responses in the given order."""

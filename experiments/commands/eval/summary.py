@@ -19,8 +19,7 @@ from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.judgments import Judgment
-from flex_judge.judges.media.files import convert_decoder_errors
-from flex_judge.judges.media.images import open_image, to_upright_rgb
+from flex_judge.judges.media.files import convert_decoder_errors, open_image, to_upright_rgb
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Content, split_content
 from flex_judge.judges.validation.flat import flatten_values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.errors import MediaError
-from flex_judge.judges.media.files import check_complete, check_samples, scale_samples
+from flex_judge.judges.media.files import check_complete, check_samples, convert_decoder_errors, scale_samples
 from flex_judge.judges.media.headers import split_joined_files
 from flex_judge.judges.media.prepared import SAMPLE_RATE
 from flex_judge.judges.media.streams import open_stream
@@ -38,7 +38,10 @@ def decode_audio(media: Media, max_seconds: float) -> tuple[NDArray[np.float32],
     notes: list[str] = []
     for part in split_joined_files(media.data):
         check_complete(part, media.name)
-        with open_stream(part, media.name, media.modality) as opened:
+        with (
+            convert_decoder_errors(media.name, media.modality),
+            open_stream(part, media.name, media.modality) as opened,
+        ):
             clock, earlier_seconds = opened.make_clock(), track.seconds
             for frame in opened.decode_frames():
                 time = clock.place_frame(frame, frame.samples / frame.sample_rate)

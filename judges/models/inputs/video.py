@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flex_judge.judges.errors import MediaError, UsageError
-from flex_judge.judges.media.files import check_pixels
+from flex_judge.judges.media.files import check_pixels, convert_decoder_errors
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.media.streams import DURATION_TOLERANCE, MediaStream, open_stream
 from flex_judge.judges.media.types import Media
@@ -133,7 +133,10 @@ def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> Sampled
     threads = "AUTO"  # Decode several frames in parallel.
     while True:
         selected = set(_choose_times(timeline, limits)[0])
-        with open_stream(media.data, media.name, media.modality) as opened:
+        with (
+            convert_decoder_errors(media.name, media.modality),
+            open_stream(media.data, media.name, media.modality) as opened,
+        ):
             opened.stream.thread_type = threads
             picked, decoded_timeline = _pick_frames(opened, selected, patch, limits)
             has_lost_end = decoded_timeline.times[-1] < packet_timeline.times[-1]
@@ -165,7 +168,10 @@ def _read_packet_times(media: Media) -> Timeline:
     """Read the expected times of all frames without decoding; nearly all codecs store one frame per packet."""
     times: list[float] = []
     end = 0.0
-    with open_stream(media.data, media.name, media.modality) as opened:
+    with (
+        convert_decoder_errors(media.name, media.modality),
+        open_stream(media.data, media.name, media.modality) as opened,
+    ):
         for packet in opened.read_packets():
             stamp = opened.get_time_stamp(packet)
             if packet.size and not packet.is_discard and stamp is not None:

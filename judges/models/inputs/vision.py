@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flex_judge.judges.errors import MediaError
-from flex_judge.judges.media.files import convert_decoder_errors
-from flex_judge.judges.media.images import open_image, to_upright_rgb
+from flex_judge.judges.media.files import convert_decoder_errors, open_image, to_upright_rgb
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.media.types import Media
 
