@@ -42,7 +42,7 @@ def test_video_is_sampled_over_its_whole_length(name: str, seconds: float) -> No
     greys = prepared.value.mean((1, 2, 3))  # The files become brighter from black to white.
     assert [greys[0], greys[-1]] == pytest.approx([0, 254], abs=4)
     if "pause" not in name:
-        assert greys == pytest.approx(np.linspace(0, 255, prepared.length), abs=16)
+        assert greys == pytest.approx(np.linspace(0, 255, prepared.length), abs=24)
     assert not prepared.notes
 
 
