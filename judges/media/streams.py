@@ -211,19 +211,22 @@ def open_stream(data: bytes, name: str, kind: str) -> Iterator[MediaStream]:
     import av
 
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
-    container = av.open(io.BytesIO(data), options=options)
+    container = av.open(io.BytesIO(data), options=options, metadata_errors="replace")
     tags = 0
     if container.format.name == "mp3":
         data, tags = remove_id3_tags(data)
         if tags:
             container.close()
-            container = av.open(io.BytesIO(data), options=options)
+            container = av.open(io.BytesIO(data), options=options, metadata_errors="replace")
     with container:
         # Cover art of an audio file is a video stream too, and is skipped.
         streams = [s for s in container.streams if s.type == kind and not _is_cover_art(s)]
         if not streams:
             raise MediaError(f"{name}: contains no {kind}")
-        opened = MediaStream(data, container, streams[0], name)
+        decodable = [s for s in streams if getattr(s, "codec_context", None) is not None]
+        if not decodable:
+            raise MediaError(f"{name}: contains no {kind} that can be decoded; convert it to a common format")
+        opened = MediaStream(data, container, decodable[0], name)
         opened.tags = tags
         yield opened
 

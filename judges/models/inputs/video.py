@@ -30,6 +30,8 @@ _MAX_JITTER = 0.25
 """Maximum distance of a frame from an even spacing, as a share of the spacing, in a video of constant frame rate."""
 _SHORT_FRAME_PERCENTILE = 10
 """The source rate of a video of variable frame rate is that of its short frames, by this percentile of durations."""
+_MAX_PASSES = 4
+"""Decoding passes: with expected times, without threads after an error, with the true times, and one to spare."""
 _ASSUMED_RATE = 25.0
 """Frames per second of a video whose header and frames state no duration at all."""
 
@@ -131,7 +133,7 @@ def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> Sampled
 
     packet_timeline = timeline = _read_packet_times(media)
     threads = "AUTO"  # Decode several frames in parallel.
-    while True:
+    for _ in range(_MAX_PASSES):
         selected = set(_choose_times(timeline, limits)[0])
         with (
             convert_decoder_errors(media.name, media.modality),
@@ -151,9 +153,8 @@ def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> Sampled
             frames = np.stack([picked[time] for time in true_times])
             notes = opened.describe_skipped_packets() + _describe_lost_start(packet_timeline, decoded_timeline)
             return SampledVideo(frames, choice.fps, notes + choice.notes)
-        if timeline == decoded_timeline:
-            raise MediaError(f"{media.name}: its time stamps change from one reading to the next; convert it")
         timeline = decoded_timeline
+    raise MediaError(f"{media.name}: its time stamps change from one reading to the next; convert it")
 
 
 def _describe_lost_start(packets: Timeline, frames: Timeline) -> tuple[str, ...]:
