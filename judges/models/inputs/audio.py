@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MIN_GAP_SECONDS = 0.1
 """Gaps up to this length are ignored: time stamps are rounded, and recorders' clocks are not exact."""
+MAX_SAMPLE_RATE = 1_000_000
+"""Maximum samples per second, as for arrays. Resampling from more takes minutes."""
 MAX_GAP_SECONDS = 60.0
 """Maximum length of silence for one gap. Longer gaps are shortened, because a wrong time stamp can state days."""
 
@@ -79,6 +81,10 @@ class _Track:
         """Append samples of a sample rate, which may differ from that of the previous ones."""
         import av
 
+        if rate > MAX_SAMPLE_RATE:
+            raise MediaError(
+                f"{self._name}: has {rate} samples per second, more than {MAX_SAMPLE_RATE}; check the file"
+            )
         if rate != self._rate:
             self._flush()
             self._resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)

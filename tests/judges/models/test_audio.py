@@ -177,3 +177,9 @@ def test_undecodable_seconds_become_silence() -> None:
     prepared = prepare(damage_packets(data, range(50, 60), b"\xff"))
     assert prepared.length / 16_000 == pytest.approx(5.0, abs=0.05)
     assert "silence" in prepared.notes[-1]
+
+
+def test_impossible_sample_rate_is_rejected_at_once() -> None:
+    data = wav(tone(0.3))
+    with pytest.raises(MediaError, match="has 2000000000 samples per second, more than 1000000"):
+        prepare(data[:24] + struct.pack("<I", 2_000_000_000) + data[28:])
