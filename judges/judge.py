@@ -227,6 +227,7 @@ class FlexJudge:
     async def _collect_votes(self, vote_loop: VoteLoop, provenance: dict[str, Any]) -> Judgment:
         comparison, reply_generator = vote_loop.comparison, vote_loop.reply_generator
         prompt_tokens = await vote_loop.measure_longest_prompt()
+        provenance |= vote_loop.describe_media()
         remaining, required = self.engine.max_model_len - prompt_tokens, reply_generator.max_reply_tokens
         if remaining < required:
             detail = (

@@ -1,8 +1,6 @@
-"""Read and decode media files, with a MediaError for every problem.
+"""Read media files and check their sizes and samples, with a MediaError for every problem.
 
-Files come from data sets and policies and are not trusted. Sizes are checked before anything is decoded, and only
-listed formats are opened: Pillow supports formats that run other programs (EPS), and FFmpeg supports playlists, which
-refer to other files and hosts.
+Files come from data sets and policies and are not trusted: sizes are checked before anything is decoded.
 """
 
 from __future__ import annotations
@@ -13,12 +11,14 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from flex_judge.judges.errors import MediaError, UsageError
+from flex_judge.judges.media.headers import MIN_COMPLETE_SHARE, read_declared_size
+from flex_judge.judges.media.side_data import iterate_readable_forms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,15 +32,7 @@ MAX_PIXELS = 89_000_000
 """Maximum pixels of an image or video frame, just below Pillow's warning for decompression bombs."""
 MAX_AMPLITUDE = 2.0
 """Maximum amplitude of float audio. Full scale is 1, and decoders and resamplers overshoot it slightly."""
-MIN_COMPLETE_SHARE = 0.95
-"""Minimum share of the size or duration declared in a file's header that the file must contain.
-
-A truncated file must not be judged by its beginning, but headers of complete files are sometimes slightly off."""
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-_CONTAINERS = (
-    "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,"  # video; the next line is audio only
-    "wav,w64,flac,mp3,aac,aiff,au,caf,amr,nistsphere"
-)
 
 
 @contextmanager
@@ -89,9 +81,7 @@ def read_source(source: Any, kind: str) -> tuple[bytes, str]:
         got = "an empty text" if isinstance(source, str) else type(source).__name__
         raise MediaError(f"{kind}: expected a path, bytes or a data URI, got {got}")
     check_size(len(data), name, kind)
-    declared = _read_declared_size(data)
-    if len(data) < MIN_COMPLETE_SHARE * declared:
-        raise MediaError(f"{name}: is truncated: has {len(data)} of the {declared} bytes declared in its header")
+    check_complete(data, name)
     return data, name
 
 
@@ -127,23 +117,19 @@ def _format_name(name: str) -> str:
     return name if name.isprintable() and len(name) <= 200 else f"{name[:200]!r}"
 
 
-def _read_declared_size(data: bytes) -> int:
-    """Read the size declared in the header of a WAV, AVI, WebP or AIFF file; 0 without one.
-
-    FFmpeg decodes a truncated file of these formats without an error.
-    """
-    order: Literal["little", "big"] = "big" if data[:4] == b"FORM" else "little"
-    size = int.from_bytes(data[4:8], order) if data[:4] in (b"RIFF", b"FORM") else 0
-    # Larger values mean an unknown length, as for files written to a pipe.
-    return size + 8 if 0 < size < 0x7FFF_0000 else 0
-
-
 def check_size(size: int, name: str, kind: str) -> None:
     """Check that a file is neither empty nor above the size limit of its modality."""
     if not size:
         raise MediaError(f"{name}: is empty")
     if size > MAX_BYTES[kind]:
         raise MediaError(f"{name}: {size / MIB:.1f} MiB are more than the {MAX_BYTES[kind] // MIB} MiB allowed")
+
+
+def check_complete(data: bytes, name: str) -> None:
+    """Check that a file has about the size declared in its header, for formats that declare one."""
+    declared = read_declared_size(data)
+    if len(data) < MIN_COMPLETE_SHARE * declared:
+        raise MediaError(f"{name}: is truncated: has {len(data)} of the {declared} bytes declared in its header")
 
 
 def check_pixels(width: int, height: int, name: str) -> None:
@@ -155,20 +141,31 @@ def check_pixels(width: int, height: int, name: str) -> None:
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """Open an image file and check its size without decoding the pixels. Use inside `convert_decoder_errors`."""
+    """Open an image file and check its size without decoding the pixels. Use inside `convert_decoder_errors`.
+
+    Damaged side data are ignored. Only listed formats are opened, because Pillow supports formats that run other
+    programs (EPS).
+    """
     from PIL import Image
 
-    image = Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
-    check_pixels(image.width, image.height, name)
-    return image
+    errors: list[Exception] = []
+    for form in iterate_readable_forms(data):
+        try:
+            image = Image.open(io.BytesIO(form), formats=_IMAGE_FORMATS)
+        except Exception as error:  # noqa: BLE001 - the first error is raised below
+            errors.append(error)
+            continue
+        check_pixels(image.width, image.height, name)
+        return image
+    raise errors[0]
 
 
 def to_upright_rgb(source: Image.Image, name: str) -> Image.Image:
     """Copy an image as people see it: rotated as in its EXIF data, transparency over white, as 8-bit RGB."""
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    upright = ImageOps.exif_transpose(source)
+    upright = _rotate_upright(source)
     if upright.mode in ("I", "F"):
         raise MediaError(f"{name}: 32-bit pixels have no standard value range; convert them to 8 bits")
     if upright.mode.startswith("I;16"):  # Pillow's own conversion would clip values to 255.
@@ -181,52 +178,14 @@ def to_upright_rgb(source: Image.Image, name: str) -> Image.Image:
     return rgb
 
 
-@contextmanager
-def open_stream(data: bytes, name: str, kind: str) -> Iterator[tuple[Any, Any]]:
-    """Open a video or audio file with PyAV; yields container and stream.
+def _rotate_upright(source: Image.Image) -> Image.Image:
+    """Copy an image, rotated as in its EXIF data; unreadable EXIF data are ignored, as viewers do."""
+    from PIL import ImageOps
 
-    Errors of decoding inside the `with` block become MediaErrors.
-    """
-    import av
-    from av.stream import Disposition
-
-    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
-    with convert_decoder_errors(name, kind), av.open(io.BytesIO(data), options=options) as container:
-        streams = [s for s in container.streams if s.type == kind]
-        # Cover art of an audio file is a video stream too, and is skipped.
-        streams = [s for s in streams if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise MediaError(f"{name}: contains no {kind}")
-        yield container, streams[0]
-
-
-def check_container(data: bytes, name: str, kind: str) -> None:
-    """Check that a video or audio file opens and that its first frame can be decoded."""
-    with open_stream(data, name, kind) as (container, stream):
-        if kind == "video":
-            check_pixels(stream.width, stream.height, name)
-        if next(container.decode(stream), None) is None:
-            raise MediaError(f"{name}: contains no {kind} that can be decoded")
-
-
-def check_duration(name: str, container: Any, stream: Any, seconds: float) -> None:
-    """Check that a file is about as long as its header declares, for formats with reliable headers.
-
-    Args:
-        name: name of the file for error messages.
-        container: PyAV container.
-        stream: stream that was decoded.
-        seconds: decoded duration.
-    """
-    if not {"mov", "matroska", "avi", "flac"} & set(container.format.name.split(",")):
-        return
-    declared = 0.0
-    if stream.duration is not None:
-        declared = float(stream.duration * stream.time_base)
-    elif container.duration is not None and len(container.streams) == 1:  # With more streams, another may be longer.
-        declared = container.duration / 1e6  # from microseconds
-    if seconds < MIN_COMPLETE_SHARE * declared - 0.1:
-        raise MediaError(f"{name}: is truncated: has {seconds:.1f} of the {declared:.1f} s declared in its header")
+    source.load()  # Damaged pixels must not be mistaken for damaged EXIF data.
+    with suppress(Exception):  # Pillow's parser raises many error types.
+        return ImageOps.exif_transpose(source)
+    return source.copy()
 
 
 def scale_samples(samples: NDArray[Any], name: str) -> NDArray[np.float32]:

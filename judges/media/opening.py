@@ -14,7 +14,6 @@ from typing import Any
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.extras import import_optional, is_installed, is_instance_of
 from flex_judge.judges.media.files import (
-    check_container,
     check_pixels,
     check_samples,
     check_size,
@@ -25,6 +24,7 @@ from flex_judge.judges.media.files import (
     scale_samples,
     to_upright_rgb,
 )
+from flex_judge.judges.media.streams import open_stream
 from flex_judge.judges.media.types import Media, Modality
 
 MAX_SMILES = 10_000
@@ -94,7 +94,7 @@ def make_video(source: Any, fps: float | None = None) -> Media:
             raise MediaError("video: fps is for frames, got a file; use the limit video_fps to sample a file")
         data, name = read_source(source, Modality.VIDEO)
         if is_installed("av"):
-            check_container(data, name, Modality.VIDEO)
+            _check_container(data, name, Modality.VIDEO)
         return Media(Modality.VIDEO, data, name)
     if not frames:
         raise MediaError("video: got no frames")
@@ -130,7 +130,7 @@ def make_audio(source: Any, rate: int | None = None) -> Media:
             raise MediaError("audio: rate is for arrays, got a file; leave it out")
         data, name = read_source(source, Modality.AUDIO)
         if is_installed("av"):
-            check_container(data, name, Modality.AUDIO)
+            _check_container(data, name, Modality.AUDIO)
         return Media(Modality.AUDIO, data, name)
     np = import_optional("numpy", ENCODING_FEATURE)
     if not isinstance(rate, int | np.integer) or not 1 <= rate <= 1_000_000:
@@ -215,3 +215,12 @@ def _require_modality(media: Media, modality: Modality) -> Media:
     if media.modality != modality:
         raise MediaError(f"{media.name}: expected {modality}, got {media.modality}")
     return media
+
+
+def _check_container(data: bytes, name: str, kind: Modality) -> None:
+    """Check that a video or audio file opens and that a frame can be decoded."""
+    with convert_decoder_errors(name, kind), open_stream(data, name, kind) as opened:
+        if kind == Modality.VIDEO and opened.stream.width and opened.stream.height:
+            check_pixels(opened.stream.width, opened.stream.height, name)
+        if next(opened.decode_frames(), None) is None:
+            raise MediaError(f"{name}: contains no {kind} that can be decoded")

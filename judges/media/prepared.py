@@ -52,3 +52,5 @@ class PreparedMedia:
     """Number of frames of a video, or of samples of audio."""
     fps: float = 0.0
     """Frames per second of the sampled video."""
+    notes: tuple[str, ...] = ()
+    """What the value lacks compared with the file: frames above a limit, packets that could not be decoded."""

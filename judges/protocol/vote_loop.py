@@ -48,6 +48,12 @@ class VoteLoop:
         """Number of replies that are requested at once at the start."""
         return self._plan_next_wave([])
 
+    def describe_media(self) -> dict[str, list[str]]:
+        """Return `media_notes` for the provenance: what a limit or a damaged file left out; empty without any."""
+        media = [medium for prompt in self._prompts.values() for medium in prompt.media]
+        notes = list(dict.fromkeys(note for medium in media for note in medium.notes))
+        return {"media_notes": notes} if notes else {}
+
     async def render_prompt(self, order: Permutation) -> RenderedPrompt:
         """Render the prompt that shows the responses in the given order."""
         if order not in self._prompts:

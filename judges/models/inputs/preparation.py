@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from flex_judge.judges.errors import MediaError
-from flex_judge.judges.media.files import check_duration, check_samples, open_stream, scale_samples
 from flex_judge.judges.media.prepared import SAMPLE_RATE, MediaLimits, PreparedMedia
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.models.inputs.vision import sample_frames, scale_image
+from flex_judge.judges.models.inputs.audio import decode_audio
+from flex_judge.judges.models.inputs.video import sample_video
+from flex_judge.judges.models.inputs.vision import scale_image
 from flex_judge.judges.models.profiles import Profile
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MAX_AUDIO_SECONDS = 4 * 3600.0
 """Longest audio when the model's limits set no maximum. A small file can hold days of silence."""
 CACHE_BYTES = 256 << 20
+logger = logging.getLogger(__name__)
 
 
 class _MediaCache:
@@ -81,10 +81,17 @@ def prepare_media(media: Media, profile: Profile, limits: MediaLimits) -> Prepar
             case Modality.MOLECULE:
                 prepared = _prepare_molecule(media)
         _CACHE.put(key, prepared)
+        for note in prepared.notes:
+            logger.warning("%s: %s", media.name, note)
     if profile.count_tokens(prepared) < 1:
         seconds = prepared.length / SAMPLE_RATE
         raise MediaError(f"{media.name}: {seconds:.3f} s is too short for the model; use a longer recording")
-    return prepared
+    # Media of equal content share a cache entry but may have different names.
+    return (
+        replace(prepared, notes=tuple(f"{media.name}: {note}" for note in prepared.notes))
+        if prepared.notes
+        else prepared
+    )
 
 
 def _prepare_image(media: Media, patch: int, limits: MediaLimits) -> PreparedMedia:
@@ -94,44 +101,18 @@ def _prepare_image(media: Media, patch: int, limits: MediaLimits) -> PreparedMed
 
 
 def _prepare_video(media: Media, patch: int, limits: MediaLimits) -> PreparedMedia:
-    frames, fps = sample_frames(media, patch, limits)
+    sampled = sample_video(media, patch, limits)
     digest = _hash_media(media, patch, limits.video_fps, limits.video_max_pixels, limits.video_max_frames)
-    length, height, width, _ = frames.shape
-    return PreparedMedia(media.modality, frames, digest, height=height, width=width, length=length, fps=fps)
+    length, height, width, _ = sampled.frames.shape
+    size = {"height": height, "width": width, "length": length}
+    return PreparedMedia(media.modality, sampled.frames, digest, fps=sampled.fps, notes=sampled.notes, **size)
 
 
 def _prepare_audio(media: Media, limits: MediaLimits) -> PreparedMedia:
-    """Decode audio, average its channels, and resample it to 16 kHz."""
-    import av
-    import numpy as np
-
     max_seconds = MAX_AUDIO_SECONDS if limits.audio_max_seconds is None else limits.audio_max_seconds
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-    pieces: list[NDArray[np.float32]] = []
-    count = 0
-    with open_stream(media.data, media.name, media.modality) as (container, stream):
-        for frame in container.decode(stream):
-            # Averaged here, because FFmpeg's own conversion of float stereo to mono adds 3 dB.
-            mono = av.AudioFrame.from_ndarray(_mix_to_mono(frame, media.name)[None], format="flt", layout="mono")
-            mono.sample_rate = frame.sample_rate
-            pieces += [piece.to_ndarray()[0] for piece in resampler.resample(mono)]
-            count += frame.samples
-            if count > max_seconds * frame.sample_rate:
-                raise MediaError(f"{media.name}: is longer than {max_seconds:g} s; cut it or raise audio_max_seconds")
-        pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
-        check_duration(media.name, container, stream, count / stream.rate)
-    samples = np.concatenate([*pieces, np.empty(0, np.float32)])
-    check_samples(samples, media.name)
-    return PreparedMedia(Modality.AUDIO, samples, _hash_media(media, SAMPLE_RATE), length=len(samples))
-
-
-def _mix_to_mono(frame: Any, name: str) -> NDArray[np.float32]:
-    """Average the channels of a decoded frame into an array of shape (samples,)."""
-    samples = frame.to_ndarray()  # planar: (channels, samples); packed: (1, samples * channels)
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    mono: NDArray[np.float32] = scale_samples(samples, name).mean(axis=0)
-    return mono
+    samples, notes = decode_audio(media, max_seconds)
+    digest = _hash_media(media, SAMPLE_RATE)
+    return PreparedMedia(media.modality, samples, digest, length=len(samples), notes=notes)
 
 
 def _prepare_molecule(media: Media) -> PreparedMedia:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clips import film, noise, picture, tone, wav
+from clips import film, noise, picture, timed_film, tone, wav
 from PIL import Image
 
 from flex_judge.judges.errors import MediaError
@@ -331,3 +331,15 @@ def test_importing_media_loads_no_heavy_library() -> None:
     code = "import sys, flex_judge.judges.media.types, flex_judge.judges.models.inputs.preparation; "
     code += f"print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_texts_of_a_file_in_another_encoding_are_ignored() -> None:
+    data = timed_film([0, 0.1, 0.2], "mp4", "mpeg4")
+    at = data.index(b"Lavf")
+    assert make_video(data[:at] + b"\xff\xfe" + data[at + 2 :]).modality == Modality.VIDEO
+
+
+def test_unknown_codec_is_named_as_the_problem() -> None:
+    data = timed_film([0, 0.1, 0.2], "matroska", "mpeg4").replace(b"V_MPEG4/ISO/ASP", b"V_UNKNOWN/CODEC")
+    with pytest.raises(MediaError, match="video in memory: contains no video that can be decoded; convert it"):
+        make_video(data)
