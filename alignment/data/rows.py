@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flex_judge.judges.types import Message
+from flex_judge.judges.conversations.messages import select_view
+from flex_judge.judges.conversations.openai import describe_medium, response_to_openai
+from flex_judge.judges.conversations.reader import ConversationReader
+from flex_judge.judges.types import Message, Response, content_to_text
 
 MOLECULE_MARK = "<mol>"
 """Marks the position of a molecule in a text."""
@@ -32,7 +35,7 @@ class SampledPrompt:
 
     row: PromptRow
     """The prompt."""
-    responses: tuple[str, ...]
+    responses: tuple[Response, ...]
     """Sampled responses."""
     temperatures: tuple[float, ...]
     """Sampling temperature of each response."""
@@ -42,3 +45,26 @@ class SampledPrompt:
     """Whether each response was cut off at the maximum number of tokens."""
     policy: str = ""
     """Name and fingerprint of the model that generated the responses."""
+
+
+def response_to_json(response: Response) -> Any:
+    """Convert a response to JSON values for a results file: text, or the messages of a trajectory in OpenAI's format."""
+    return response_to_openai(response, describe_medium)
+
+
+def read_response(value: Any) -> Response:
+    """Read a response from a results file, see `response_to_json`.
+
+    Raises:
+        UsageError: the value has another form.
+    """
+    return value if isinstance(value, str) else ConversationReader().read_response(value)
+
+
+def read_final_text(value: Any) -> str:
+    """Read the text of the final answer from a response in a results file; calls and reasoning are no part of it.
+
+    Raises:
+        UsageError: the value has another form.
+    """
+    return content_to_text(select_view(read_response(value), "final"))

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select_best
-from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
+from flex_judge.alignment.data.rows import PromptRow, SampledPrompt, response_to_json
 from flex_judge.alignment.pipeline.job import RowResult
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.policies.base import Completion, Policy
+from flex_judge.judges.conversations.openai import describe_medium, message_to_openai
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.judgments import Judgment
-from flex_judge.judges.types import Message, split_content
+from flex_judge.judges.types import Message, content_to_text
 from flex_judge.reward.groups.methods import JudgeFunction
 
 
@@ -71,7 +72,7 @@ def make_sampled_row(
     """
     return SampledPrompt(
         row,
-        tuple(c.text for c in completions),
+        tuple(c.response for c in completions),
         tuple(temperatures),
         tuple(c.tokens for c in completions),
         tuple(c.cut for c in completions),
@@ -100,14 +101,14 @@ def make_best_of_n_row(sampled: SampledPrompt, selection: Selection) -> dict[str
     return {
         "id": sampled.row.id,
         "prompt": [message_to_json(message) for message in sampled.row.prompt],
-        "responses": list(sampled.responses),
+        "responses": [response_to_json(response) for response in sampled.responses],
         "scores": list(selection.scores),
         "expected_scores": list(selection.expected_scores),
         "win_rates": list(selection.win_rates),
         "statuses": [str(candidate.status) for candidate in selection.candidates],
         "ranking": list(selection.ranking),
         "best": selection.best,
-        "text": None if selection.best is None else sampled.responses[selection.best],
+        "text": None if selection.best is None else content_to_text(sampled.responses[selection.best]),
         "tied": selection.tied,
         "judgments": len(selection.judgments),
         "tokens": list(sampled.tokens),
@@ -118,14 +119,8 @@ def make_best_of_n_row(sampled: SampledPrompt, selection: Selection) -> dict[str
 
 
 def message_to_json(message: Message) -> dict[str, Any]:
-    """Convert a message to JSON values. Media are replaced by their modality and digest."""
-    if isinstance(message.content, str):
-        return {"role": message.role, "content": message.content}
-    parts = [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": str(part.modality), "digest": part.digest}
-        for part in split_content(message.content)
-    ]
-    return {"role": message.role, "content": parts}
+    """Convert a message to JSON values in OpenAI's format. Media are replaced by their modality and digest."""
+    return message_to_openai(message, describe_medium)
 
 
 def judgment_to_json(judgment: Judgment) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
+from flex_judge.alignment.data.rows import PromptRow, SampledPrompt, response_to_json
 from flex_judge.alignment.pipeline.best_of_n import (
     check_engine_lost,
     judgment_to_json,
@@ -80,7 +80,7 @@ class PreferenceWork:
         completions = {
             "id": row.id,
             "prompt": [message_to_json(message) for message in row.prompt],
-            "responses": list(sampled.responses),
+            "responses": [response_to_json(response) for response in sampled.responses],
             "temperatures": list(sampled.temperatures),
             "tokens": list(sampled.tokens),
             "cut": list(sampled.cut),

@@ -152,6 +152,24 @@ def number_call_ids(trajectory: Trajectory) -> Trajectory:
     return Trajectory(tuple(messages))
 
 
+def normalise_trajectory(trajectory: Trajectory) -> Trajectory:
+    """Drop what makes no difference to a reader: ids of calls, layout of their arguments, white space around texts."""
+    messages = []
+    for message in trajectory.messages:
+        content = message.content.strip() if isinstance(message.content, str) else message.content
+        calls = tuple(ToolCall(call.name, normalise_arguments(call.arguments)) for call in message.tool_calls)
+        messages.append(
+            replace(message, content=content, tool_calls=calls, tool_call_id="", reasoning=message.reasoning.strip())
+        )
+    return Trajectory(tuple(messages))
+
+
+def normalise_arguments(arguments: str) -> str:
+    """Write arguments that are a JSON object in one layout, with sorted names; other text is unchanged."""
+    value = parse_arguments(arguments)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
 def response_to_messages(response: Response) -> tuple[Message, ...]:
     """Return the messages of a trajectory, or one assistant message with any other response."""
     return response.messages if isinstance(response, Trajectory) else (Message(ASSISTANT, response),)

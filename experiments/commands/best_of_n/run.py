@@ -18,6 +18,7 @@ from flex_judge.alignment.best_of_n.metrics import (
     prefer_expected_scores,
 )
 from flex_judge.alignment.best_of_n.selection import check_selection
+from flex_judge.alignment.data.rows import read_final_text
 from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.pipeline.shards import ShardReport
@@ -112,5 +113,6 @@ def write_summary(folder: RunFolder, report: ShardReport, answer_column: str | N
 
 def _read_labelled_samples(path: Path, answer_column: str) -> Iterator[LabelledSamples]:
     for row in read_rows(path):
-        right = (is_correct_answer(response, row["kept"][answer_column]) for response in row["responses"])
+        texts = map(read_final_text, row["responses"])
+        right = (is_correct_answer(text, row["kept"][answer_column]) for text in texts)
         yield LabelledSamples(tuple(row["ranking"]), tuple(right))

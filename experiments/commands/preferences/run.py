@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.data.folders import compute_content_digest
+from flex_judge.alignment.data.rows import read_final_text
 from flex_judge.alignment.data.texts import SeenPrompts
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.pipeline.preferences import PreferencePlan
@@ -168,8 +169,8 @@ class _PairFilter:
         if self.current_completions is None or self.current_completions["id"] != id:
             self.current_completions = next(row for row in self.completions if row["id"] == id)
         responses, answer = self.current_completions["responses"], self.current_completions["kept"][self.answer_column]
-        chosen_right = is_correct_answer(responses[chosen], answer)
-        rejected_right = is_correct_answer(responses[rejected], answer)
+        chosen_right = is_correct_answer(read_final_text(responses[chosen]), answer)
+        rejected_right = is_correct_answer(read_final_text(responses[rejected]), answer)
         if chosen_right and rejected_right:
             self.right["both"] += 1
         elif chosen_right:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flex_judge.alignment.data.rows import read_response
 from flex_judge.alignment.preferences.pairs import DROP_REASONS
 from flex_judge.experiments.common.reporting import wording
 from flex_judge.experiments.common.reporting.html import write_template
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object, read_rows
 from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.types import content_to_text
 
 MAX_PROMPTS = 12  # number of prompts with all their candidates on the page
 _EPS = 1e-6  # tolerance for rounding errors in divisions of scores
@@ -157,7 +159,8 @@ def join_prompts(rows: Iterable[Row], pairs: Iterable[Row], judgments: Iterable[
                 raise UsageError(f"best_of_n.jsonl: {row_id!r} has {size} responses but {len(column)} {name}")
         row_pairs = tuple(pairs_by_prompt.get(row_id, ()))
         candidates = []
-        for i, text in enumerate(row["responses"]):
+        for i, response in enumerate(row["responses"]):
+            text = content_to_text(read_response(response))
             values = {name: column[i] for name, column in columns.items()}
             badges = _list_badges(i, row["best"], row_pairs)
             candidates.append(_build_candidate(i, text, values, judgments_by_id.get(f"{row_id}/{i}"), badges))
