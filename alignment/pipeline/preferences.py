@@ -16,7 +16,8 @@ from flex_judge.alignment.pipeline.job import RowResult
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.policies.base import Policy
 from flex_judge.alignment.preferences.filters import FilterSpec, filter_pairs
-from flex_judge.alignment.preferences.formats import FORMATS, has_images
+from flex_judge.alignment.preferences.formats import FORMATS
+from flex_judge.alignment.preferences.prompt_columns import has_images
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.alignment.preferences.rules import make_rule
 from flex_judge.alignment.preferences.stats import CardStats

@@ -69,33 +69,37 @@ def parse_completions(response: Any, stop: Sequence[str], url: str) -> list[Comp
         UsageError: The response is not a chat completion.
     """
     try:
-        choices = [(_read_reply(choice["message"], stop), choice.get("finish_reason")) for choice in response["choices"]]
+        choices = [(_read_reply(choice["message"]), choice.get("finish_reason")) for choice in response["choices"]]
         tokens = int((response.get("usage") or {}).get("completion_tokens") or 0)
+    except UsageError as e:
+        raise UsageError(f"{url}: expected chat completions, got one with an unknown form: {e}") from e
     except (TypeError, KeyError, AttributeError, ValueError) as e:
         raise UsageError(
             f"{url}: expected chat completions, got {response!r:.80}; is this the address of an OpenAI-compatible "
             "endpoint?"
         ) from e
-    except UsageError as e:
-        raise UsageError(f"{url}: expected chat completions, got one with an unknown form: {e}") from e
     # One more than the length, so that an empty text has its share of the end-of-turn tokens.
     token_counts = _split_proportionally(tokens, [len(content_to_text(reply)) + 1 for reply, _ in choices])
     return [
-        Completion(reply, count, finish_reason in TRUNCATION_REASONS)
+        Completion(_trim_reply(reply, stop), count, finish_reason in TRUNCATION_REASONS)
         for (reply, finish_reason), count in zip(choices, token_counts, strict=True)
     ]
 
 
-def _read_reply(message: Json, stop: Sequence[str]) -> Response:
+def _read_reply(message: Json) -> Response:
     """Read the message of a choice: its text or refusal, or a trajectory if it has tool calls or reasoning.
 
     Some endpoints answer with neither; that is an empty text.
     """
     fields = {"content": "", **{name: value for name, value in message.items() if value is not None}}
     reply = ConversationReader().read_response({"role": ASSISTANT, **fields}, field="message")
+    return number_call_ids(reply) if isinstance(reply, Trajectory) else reply
+
+
+def _trim_reply(reply: Response, stop: Sequence[str]) -> Response:
+    """Cut the text of a reply at the first stop string."""
     if isinstance(reply, Trajectory):
-        messages = (replace(m, content=_trim_content(m.content, stop)) for m in reply.messages)
-        return number_call_ids(Trajectory(tuple(messages)))
+        return Trajectory(tuple(replace(m, content=_trim_content(m.content, stop)) for m in reply.messages))
     return _trim_content(reply, stop)
 
 

@@ -14,7 +14,7 @@ from flex_judge.alignment.data.prompts import MOLECULES, PromptColumns, parse_pr
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import HUB, HubDataset, Source
 from flex_judge.alignment.data.texts import compute_prompt_digest
-from flex_judge.alignment.preferences.formats import has_images, has_molecules, make_prompt_columns
+from flex_judge.alignment.preferences.prompt_columns import has_images, has_molecules, make_prompt_columns
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.jsonl import write_lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from flex_judge.alignment.data.rows import PromptRow
+from flex_judge.alignment.data.rows import PromptRow, read_response, response_to_json
 from flex_judge.alignment.policies.base import Completion, Policy
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines.base import Sampling

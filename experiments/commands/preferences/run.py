@@ -103,9 +103,12 @@ def write_data(
         config.filters.allow_repeated_prompts, stats, completed.iterate_rows("completions"), answer_column
     )
     rows = pair_filter.filter_rows(completed.iterate_rows("preferences"))
+    tools = stats.tool_pairs > 0
+    if tools:  # all rows of a data set have the same columns
+        rows = ({"tools": None, **row} for row in rows)
     name = f"train.{config.file_format}"
     if config.file_format == "parquet":
-        _write_parquet(data / name, rows, config)
+        _write_parquet(data / name, rows, config, tools)
     else:
         write_lines(data / name, rows)
     card_settings = CardSettings(
@@ -115,6 +118,7 @@ def write_data(
         format=config.format,
         images=config.with_images,
         molecules=config.with_molecules,
+        tools=tools,
         source=source,
         policy={
             "samples": config.num_answers,
@@ -181,7 +185,7 @@ class _PairFilter:
             self.right["neither"] += 1
 
 
-def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: PreferenceRun) -> None:
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: PreferenceRun, tools: bool) -> None:
     """Write rows in chunks of `CHUNK_ROWS`, which bounds the memory.
 
     Writes one empty chunk without rows, so that the file has its schema.
@@ -194,7 +198,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: Preferenc
     partial = path.with_name(path.name + ".partial")
     writer = None
     while (chunk := list(itertools.islice(rows, CHUNK_ROWS))) or writer is None:
-        table = make_parquet_table(chunk, config.format, config.with_images, config.with_molecules)
+        table = make_parquet_table(chunk, config.format, config.with_images, config.with_molecules, tools)
         writer = writer or pq.ParquetWriter(partial, table.schema)
         writer.write_table(table)
         if not chunk:
