@@ -48,7 +48,7 @@ class SampledPrompt:
 
 
 def response_to_json(response: Response) -> Any:
-    """Convert a response to JSON values for a results file: text, or the messages of a trajectory in OpenAI's format."""
+    """Convert a response to JSON values for a results file: text, or messages in OpenAI's format."""
     return response_to_openai(response, describe_medium)
 
 

@@ -82,8 +82,8 @@ def _make_preference_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[
     return [
         {
             "prompt": make_messages(pair.row, options),
-            "chosen": make_answer(pair, pair.chosen, options),
-            "rejected": make_answer(pair, pair.rejected, options),
+            "chosen": make_answer(pair.row, pair.chosen.response, options),
+            "rejected": make_answer(pair.row, pair.rejected.response, options),
             **make_input_columns(pair.row, options),
             **_make_score_columns(pair),
         }
@@ -105,7 +105,7 @@ def _make_kto_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[JsonRow
             if side.index not in ambiguous and side.index not in rows:
                 rows[side.index] = {
                     "prompt": make_messages(pair.row, options),
-                    "completion": make_answer(pair, side, options),
+                    "completion": make_answer(pair.row, side.response, options),
                     "label": side.index in chosen,
                     **make_input_columns(pair.row, options),
                     **_make_score_columns(pair),
@@ -123,8 +123,8 @@ def _make_reward_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[Json
     for pair in pairs:
         prompt = make_messages(pair.row, options)
         row: JsonRow = {
-            "chosen": [*prompt, *make_answer(pair, pair.chosen, options)],
-            "rejected": [*prompt, *make_answer(pair, pair.rejected, options)],
+            "chosen": [*prompt, *make_answer(pair.row, pair.chosen.response, options)],
+            "rejected": [*prompt, *make_answer(pair.row, pair.rejected.response, options)],
             **make_tools_column(pair.row),
         }
         for name, value in _make_score_columns(pair).items():

@@ -10,11 +10,11 @@ from typing import Any
 from flex_judge.alignment.data.image_uris import encode_data_uri
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.texts import replace_surrogates
-from flex_judge.alignment.preferences.pairs import Pair, Side
+from flex_judge.alignment.preferences.pairs import Pair
 from flex_judge.judges.conversations.openai import message_to_template, response_to_messages, split_tools
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.types import Content, Message, Trajectory, content_to_text, split_content
+from flex_judge.judges.types import Content, Message, Response, Trajectory, content_to_text, split_content
 
 JsonRow = dict[str, Any]
 
@@ -59,14 +59,18 @@ def make_messages(row: PromptRow, options: MediaOptions) -> list[JsonRow]:
     return [_make_message(row, message, options) for message in messages]
 
 
-def make_answer(pair: Pair, side: Side, options: MediaOptions) -> list[JsonRow]:
-    """Make the messages of an answer."""
-    if any(isinstance(part, Media) and part.modality != Modality.MOLECULE for part in split_content(side.response)):
+def make_answer(row: PromptRow, response: Response, options: MediaOptions) -> list[JsonRow]:
+    """Make the messages of an answer.
+
+    Raises:
+        UsageError: The answer has media.
+    """
+    if any(isinstance(part, Media) and part.modality != Modality.MOLECULE for part in split_content(response)):
         raise UsageError(
-            f"{locate_row(pair.row)}: the answer {content_to_text(side.response)!r:.60} has media, which trainers of "
+            f"{locate_row(row)}: the answer {content_to_text(response)!r:.60} has media, which trainers of "
             "language models do not take; use the format 'image_pairs'"
         )
-    return [_make_message(pair.row, message, options) for message in response_to_messages(side.response)]
+    return [_make_message(row, message, options) for message in response_to_messages(response)]
 
 
 def _make_message(row: PromptRow, message: Message, options: MediaOptions) -> JsonRow:

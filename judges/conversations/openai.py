@@ -81,9 +81,7 @@ def split_tools(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple
         The messages without definitions, and the definitions.
     """
     definitions = tuple(definition_to_openai(tool) for message in messages for tool in message.tools)
-    plain = [
-        replace(m, tools=()) for m in messages if not (m.tools and m.role == "system" and m.content in ("", ()))
-    ]
+    plain = [replace(m, tools=()) for m in messages if not (m.tools and m.role == "system" and m.content in ("", ()))]
     return tuple(plain), definitions
 
 

@@ -13,7 +13,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from flex_judge.judges.conversations.messages import Content, Message, Part, merge_texts, split_content
+from flex_judge.judges.conversations.messages import (
+    Content,
+    Message,
+    Part,
+    content_to_text,
+    merge_texts,
+    split_content,
+)
 from flex_judge.judges.conversations.openai import TOOL_ROLES, message_to_template, parse_arguments, split_tools
 from flex_judge.judges.errors import RenderError
 from flex_judge.judges.media.prepared import MediaLimits
@@ -55,6 +62,17 @@ def render_conversation(
     return rendered
 
 
+def find_template_problem(renderer: Renderer, messages: Sequence[Message]) -> str:
+    """Return why the chat template cannot write a conversation with its tools; empty if it can."""
+    plain, definitions = split_tools(messages)
+    texts = [replace(message, content=content_to_text(message.content)) for message in plain]
+    try:
+        renderer.render([_make_turn(message) for message in texts], tools=definitions)
+    except RenderError as e:
+        return str(e)
+    return ""
+
+
 def write_tools_as_text(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Write the tool definitions of a conversation into its system message, for models and trainers without tools."""
     plain, definitions = split_tools(messages)
@@ -71,6 +89,16 @@ def write_tools_as_text(messages: Sequence[Message]) -> tuple[Message, ...]:
         content = _join((plain[0].content, "\n\n", text) if plain[0].content else (text,))
         return (replace(plain[0], content=content), *plain[1:])
     return (Message("system", text), *plain)
+
+
+def write_conversation_as_text(
+    renderer: Renderer, prompt: Sequence[Message], *answers: Sequence[Message]
+) -> tuple[tuple[Message, ...], ...]:
+    """Write the tools of a prompt and of its answers as text, in the form that `render_conversation` falls back to."""
+    parts = [write_calls_as_text(messages) for messages in (write_tools_as_text(prompt), *answers)]
+    if find_template_problem(renderer, [message for part in parts for message in part]):
+        parts = [tuple(merge_results(part)) for part in parts]
+    return tuple(parts)
 
 
 def write_calls_as_text(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -93,12 +121,12 @@ def _render_as_text(
     try:
         rendered = renderer.render([_make_turn(message) for message in written], limits=limits)
     except RenderError:
-        rendered = renderer.render([_make_turn(message) for message in _merge_results(written)], limits=limits)
+        rendered = renderer.render([_make_turn(message) for message in merge_results(written)], limits=limits)
     _warn_once(renderer, f"{error}; tools, their calls and results are written as text, which is not its own form")
     return rendered
 
 
-def _merge_results(messages: Sequence[Message]) -> list[Message]:
+def merge_results(messages: Sequence[Message]) -> list[Message]:
     """Turn results into user messages, and join neighbours of one role: some templates need roles to alternate."""
     merged: list[Message] = []
     for message in messages:

@@ -20,12 +20,15 @@ from flex_judge.judges.conversations.openai import TOOL_ROLES
 from flex_judge.judges.errors import RenderError
 from flex_judge.judges.media.types import Media
 
-SCHEMA_WORDS = frozenset(
-    "$defs $ref additionalProperties allOf anyOf array boolean const default description enum examples exclusiveMaximum "
-    "exclusiveMinimum format function integer items maxItems maxLength maximum minItems minLength minimum name null "
-    "nullable number object oneOf parameters pattern properties required return returns strict string title type "
-    "uniqueItems".split()
-)
+# fmt: off
+SCHEMA_WORDS = frozenset((
+    "$defs", "$ref", "additionalProperties", "allOf", "anyOf", "array", "boolean", "const", "default",
+    "description", "enum", "examples", "exclusiveMaximum", "exclusiveMinimum", "format", "function", "integer",
+    "items", "maxItems", "maxLength", "maximum", "minItems", "minLength", "minimum", "name", "null", "nullable",
+    "number", "object", "oneOf", "parameters", "pattern", "properties", "required", "return", "returns",
+    "strict", "string", "title", "type", "uniqueItems",
+))
+# fmt: on
 """Words of tool definitions (JSON Schema) that templates look for. They are no control tokens of any model."""
 _SPACE, _ESCAPED_SPACE = "\u200b", "\\u200b"
 _END = f'{_SPACE}"'

@@ -172,7 +172,7 @@ def join_prompts(rows: Iterable[Row], pairs: Iterable[Row], judgments: Iterable[
 
 
 def describe_message(message: Row) -> Row:
-    """Reduce a message of a results file to its role and text: media by their modality, tool calls as `name(arguments)`."""
+    """Reduce a message of a results file to role and text, with the calls and the definitions of tools in it."""
     content = message.get("content") or ""
     if not isinstance(content, str):
         content = "".join(part["text"] if part.get("type") == "text" else f"[{part['type']}]" for part in content)
