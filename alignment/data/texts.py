@@ -8,9 +8,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from flex_judge.judges.conversations.openai import normalise_arguments, normalise_trajectory
+from flex_judge.judges.conversations.messages import content_to_json
+from flex_judge.judges.conversations.openai import definition_to_openai, normalise_arguments, normalise_trajectory
 from flex_judge.judges.media.types import Media
-from flex_judge.judges.types import Message, Response, Trajectory, content_to_json, split_content
+from flex_judge.judges.types import Message, Response, Trajectory, split_content
 
 SHINGLE = 5
 """Length of a shingle in characters."""
@@ -68,7 +69,8 @@ def compute_prompt_digest(prompt: Sequence[Message]) -> str:
             digest.update(text.encode(errors="surrogatepass") + b"\0")
         if not message.is_plain:
             calls = [[call.name, normalise_arguments(call.arguments)] for call in message.tool_calls]
-            fields = json.dumps([message.name, calls, message.reasoning, message.tools])
+            tools = [json.dumps(definition_to_openai(tool), sort_keys=True) for tool in message.tools]
+            fields = json.dumps([message.name, calls, message.reasoning, tools])
             digest.update(b"\1" + normalise_text(fields).encode() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -89,7 +89,7 @@ def make_parquet_table(
     # Explicit types: pyarrow would infer the type null for a column without values.
     features = make_features(format, images, molecules, tools)
     replaced = [_replace_data_uris(row) for row in rows]
-    if tools and rows:
+    if tools:
         columns = {name: [row.get(name) for row in replaced] for name in features}
         return Dataset.from_dict(columns, features=features).data.table  # pyarrow cannot make the type Json
     return pa.Table.from_pylist(replaced, schema=features.arrow_schema)

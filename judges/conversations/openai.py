@@ -14,6 +14,8 @@ from flex_judge.judges.media.types import Media
 Json = dict[str, Any]
 EncodeMedium = Callable[[Media], Json]
 """Function that makes the part of a message for a medium."""
+MAX_DEPTH = 64
+"""Maximum depth of arguments and definitions; deeper ones stay text, because the code of templates is recursive."""
 TOOL_ROLES = ("tool", "function")
 """Roles of the results of tool calls; `function` is the older one."""
 
@@ -96,7 +98,8 @@ def definition_to_openai(definition: str) -> Json:
     if "type" in value or isinstance(value.get("function"), Mapping):
         return value
     if "input_schema" in value and "parameters" not in value:  # Anthropic's name of the parameters
-        value = {**value, "parameters": value.pop("input_schema")}
+        value = {**value, "parameters": value["input_schema"]}
+        del value["input_schema"]
     return {"type": "function", "function": value}
 
 
@@ -200,7 +203,13 @@ def _parse_object(text: str) -> Json | None:
         )
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and _is_shallow(value, MAX_DEPTH) else None
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    return depth > 0 and all(_is_shallow(v, depth - 1) for v in (value.values() if isinstance(value, dict) else value))
 
 
 def _make_unique(pairs: list[tuple[str, Any]]) -> Json:

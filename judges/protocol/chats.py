@@ -102,14 +102,16 @@ def write_conversation_as_text(
 
 
 def write_calls_as_text(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Write the tool calls of each message as lines of JSON at its end, and the name of the tool before each result."""
+    """Write the tool calls of each message as lines of JSON at its end, and `Result of NAME:` before each result."""
     written = []
     for message in messages:
         lines = [_write_call(call.name, call.arguments) for call in message.tool_calls]
         content = _join((message.content, "\n" if message.content and lines else "", "\n".join(lines)))
-        if message.role in TOOL_ROLES and message.name:
-            content = _join((f"Result of {message.name}:\n", content))
-        written.append(replace(message, content=content, tool_calls=()))
+        message = replace(message, tool_calls=(), tool_call_id="")
+        if message.role in TOOL_ROLES:
+            content = _join((f"Result of {message.name or 'the call'}:\n", content))
+            message = replace(message, name="")
+        written.append(replace(message, content=content))
     return tuple(written)
 
 
@@ -131,8 +133,7 @@ def merge_results(messages: Sequence[Message]) -> list[Message]:
     merged: list[Message] = []
     for message in messages:
         if message.role in TOOL_ROLES:
-            content = message.content if message.name else _join(("Result of the call:\n", message.content))
-            message = Message("user", content)
+            message = Message("user", message.content)
         if merged and merged[-1].role == message.role:
             message = replace(message, content=_join((merged.pop().content, "\n\n", message.content)))
         merged.append(message)
