@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from flex_judge.judges.conversations.messages import select_view
-from flex_judge.judges.conversations.openai import describe_medium, response_to_openai
+from flex_judge.judges.conversations.openai import (
+    describe_medium,
+    message_to_openai,
+    response_to_openai,
+    split_tools,
+)
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.types import Message, Response, content_to_text
 
@@ -45,6 +50,18 @@ class SampledPrompt:
     """Whether each response was cut off at the maximum number of tokens."""
     policy: str = ""
     """Name and fingerprint of the model that generated the responses."""
+    note: str = ""
+    """How the policy's prompt differs from the model's own form, such as tools as text; empty if it does not."""
+
+
+def prompt_to_json(prompt: Sequence[Message]) -> dict[str, Any]:
+    """Convert a prompt to JSON values for a results file: `prompt`, and `tools` if it has definitions of tools.
+
+    Messages are in OpenAI's format. Media are replaced by their modality and digest.
+    """
+    messages, tools = split_tools(prompt)
+    columns: dict[str, Any] = {"prompt": [message_to_openai(message, describe_medium) for message in messages]}
+    return columns | ({"tools": list(tools)} if tools else {})
 
 
 def response_to_json(response: Response) -> Any:

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select_best
-from flex_judge.alignment.data.rows import PromptRow, SampledPrompt, response_to_json
+from flex_judge.alignment.data.rows import PromptRow, SampledPrompt, prompt_to_json, response_to_json
 from flex_judge.alignment.pipeline.job import RowResult
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.policies.base import Completion, Policy
-from flex_judge.judges.conversations.openai import describe_medium, message_to_openai
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.judgments import Judgment
-from flex_judge.judges.types import Message, content_to_text
+from flex_judge.judges.types import content_to_text
 from flex_judge.reward.groups.methods import JudgeFunction
 
 
@@ -77,6 +76,7 @@ def make_sampled_row(
         tuple(c.tokens for c in completions),
         tuple(c.cut for c in completions),
         policy.model_id,
+        completions[0].note if completions else "",
     )
 
 
@@ -100,7 +100,7 @@ def make_best_of_n_row(sampled: SampledPrompt, selection: Selection) -> dict[str
     """Make the row of the table `best_of_n` for one prompt."""
     return {
         "id": sampled.row.id,
-        "prompt": [message_to_json(message) for message in sampled.row.prompt],
+        **prompt_to_json(sampled.row.prompt),
         "responses": [response_to_json(response) for response in sampled.responses],
         "scores": list(selection.scores),
         "expected_scores": list(selection.expected_scores),
@@ -115,12 +115,8 @@ def make_best_of_n_row(sampled: SampledPrompt, selection: Selection) -> dict[str
         "cut": list(sampled.cut),
         "policy": sampled.policy,
         "kept": dict(sampled.row.kept),
+        **({"note": sampled.note} if sampled.note else {}),
     }
-
-
-def message_to_json(message: Message) -> dict[str, Any]:
-    """Convert a message to JSON values in OpenAI's format. Media are replaced by their modality and digest."""
-    return message_to_openai(message, describe_medium)
 
 
 def judgment_to_json(judgment: Judgment) -> dict[str, Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from flex_judge.alignment.data.rows import PromptRow, SampledPrompt, response_to_json
+from flex_judge.alignment.data.rows import PromptRow, SampledPrompt, prompt_to_json, response_to_json
 from flex_judge.alignment.pipeline.best_of_n import (
     check_engine_lost,
     judgment_to_json,
     make_sampled_row,
-    message_to_json,
     needs_retry,
 )
 from flex_judge.alignment.pipeline.job import RowResult
@@ -80,12 +79,13 @@ class PreferenceWork:
         stats.add_prompt(sampled, judgments, result, len(rows))
         completions = {
             "id": row.id,
-            "prompt": [message_to_json(message) for message in row.prompt],
+            **prompt_to_json(row.prompt),
             "responses": [response_to_json(response) for response in sampled.responses],
             "temperatures": list(sampled.temperatures),
             "tokens": list(sampled.tokens),
             "cut": list(sampled.cut),
             "kept": dict(row.kept),
+            **({"note": sampled.note} if sampled.note else {}),
         }
         judgment_rows = [{**judgment_to_json(judgment), "prompt": row.id} for judgment in judgments]
         tables = {"preferences": rows, "judgments": judgment_rows, "completions": [completions]}

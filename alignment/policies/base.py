@@ -25,6 +25,8 @@ class Completion:
     """Number of generated tokens."""
     cut: bool
     """Whether the completion was truncated at `Sampling.max_tokens`."""
+    note: str = ""
+    """How the prompt differs from the model's own form, such as tools as text; empty if it does not."""
 
     @property
     def text(self) -> str:

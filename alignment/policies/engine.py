@@ -84,4 +84,4 @@ class EnginePolicy:
             # The caller did not cancel this sample, so the engine cancelled the request internally.
             raise EngineLostError("the engine dropped a request") from None
         text = trim_completion(generation.text, sampling.stop)
-        return Completion(text, len(generation.token_ids), generation.finish_reason == "length")
+        return Completion(text, len(generation.token_ids), generation.finish_reason == "length", prompt.note)

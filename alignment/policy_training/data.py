@@ -51,6 +51,8 @@ class PolicyTrainingData:
     """
     problems: tuple[str, ...] = ()
     """Messages about dropped rows."""
+    notes: tuple[str, ...] = ()
+    """Messages about rows that differ from the data, such as tools as text."""
 
     def exclude_prompts(self, prompts: Collection[str]) -> PolicyTrainingData:
         """Drop all rows whose prompt has one of the given digests."""

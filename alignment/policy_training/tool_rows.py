@@ -106,7 +106,7 @@ def write_tools_for_policy(data: PolicyTrainingData, policy: str, trainer_takes_
         rows.append((prompt, answers))
     notes = [f"{data.name}: {problem}; tools are text in {count} rows" for problem, count in problems.items()]
     converted = _replace_columns(data.rows, rows, data.rows.column_names) if problems else data.rows
-    return replace(data, rows=converted, problems=(*data.problems, *notes))
+    return replace(data, rows=converted, notes=(*data.notes, *notes))
 
 
 def has_tool_rows(rows: Any) -> bool:

@@ -67,6 +67,8 @@ class CardStats:
     """Rubric -> number of judgments."""
     temperatures: Counter[str] = field(default_factory=Counter)
     """Sampling temperature -> number of completions."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Note about the policy's prompt, see `SampledPrompt.note` -> number of prompts."""
     digests: array[int] = field(default_factory=lambda: array("Q"), repr=False)
     """Digest of each prompt, see `compute_prompt_digest`."""
 
@@ -85,6 +87,7 @@ class CardStats:
         self.completions += len(sampled.responses)
         self.cut += sum(sampled.cut)
         self.policies.update([sampled.policy] if sampled.policy else ())
+        self.notes.update([sampled.note] if sampled.note else ())
         self.temperatures.update(f"{temperature:g}" for temperature in sampled.temperatures)
         for judgment in judgments:
             self._count_judgment(judgment)

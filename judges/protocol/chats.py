@@ -2,7 +2,7 @@
 
 A template that cannot write tools, or rejects the role `tool`, gets them as text: definitions in the system message,
 each call as a line of JSON at the end of its message, and results as user messages if need be. Nothing is lost then,
-but the model was not trained on this form; one warning says so.
+but the model was not trained on this form; a note of the prompt and one warning say so.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def render_conversation(
         except RenderError:
             rendered = _render_as_text(renderer, messages, limits, e)
     for name in sorted(rendered.unwritten):
-        _warn_once(renderer, f"the chat template leaves out the field {name!r} of some messages")
+        rendered = _add_note(renderer, rendered, f"the chat template leaves out the field {name!r} of some messages")
     return rendered
 
 
@@ -124,8 +124,8 @@ def _render_as_text(
         rendered = renderer.render([_make_turn(message) for message in written], limits=limits)
     except RenderError:
         rendered = renderer.render([_make_turn(message) for message in merge_results(written)], limits=limits)
-    _warn_once(renderer, f"{error}; tools, their calls and results are written as text, which is not its own form")
-    return rendered
+    problem = f"{error}; tools, their calls and results are written as text, which is not its own form"
+    return _add_note(renderer, rendered, problem)
 
 
 def merge_results(messages: Sequence[Message]) -> list[Message]:
@@ -162,8 +162,10 @@ def _join(contents: Sequence[Content]) -> Content:
     return "".join(map(str, merged)) if all(isinstance(part, str) for part in merged) else merged
 
 
-def _warn_once(renderer: Renderer, problem: str) -> None:
+def _add_note(renderer: Renderer, rendered: RenderedPrompt, problem: str) -> RenderedPrompt:
+    """Note a problem of a prompt, and log the first one of its kind."""
     key = str(renderer.tokenizer.name_or_path), problem
     if key not in _warned:
         _warned.add(key)
         logger.warning("model %s: %s", *key)
+    return replace(rendered, note="; ".join(filter(None, (rendered.note, problem))))

@@ -52,6 +52,8 @@ class RenderedPrompt:
     """Number of tokens that the model processes, with each medium at its full length."""
     unwritten: frozenset[str] = frozenset()
     """Fields that the chat template leaves out, of those that it may leave out: `name`, `reasoning_content`."""
+    note: str = ""
+    """How the prompt differs from the model's own form, see `render_conversation`; empty if it does not."""
 
 
 class Renderer:

@@ -77,6 +77,7 @@ def write_summary(folder: RunFolder, report: ShardReport, answer_column: str | N
     path = folder.path / "best_of_n.jsonl"
     counts: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     # 8 bytes of a hash per id: a million ids take 8 MB, and a collision is improbable.
     id_hashes = array("Q")
     for row in read_rows(path):
@@ -87,6 +88,7 @@ def write_summary(folder: RunFolder, report: ShardReport, answer_column: str | N
         counts["cut"] += sum(row["cut"])
         counts["rows"] += 1
         statuses.update(row["statuses"])
+        notes.update([row["note"]] if "note" in row else ())
         id_hashes.append(int.from_bytes(hashlib.sha256(row["id"].encode(errors="surrogatepass")).digest()[:8]))
     accuracies = None
     if counts["rows"] and answer_column:
@@ -105,6 +107,7 @@ def write_summary(folder: RunFolder, report: ShardReport, answer_column: str | N
         "statuses": dict(statuses),
         "accuracies": accuracies,
         "mean_score_of_best": best_scores,
+        **({"notes": dict(notes)} if notes else {}),
         "seconds": {**folder.seconds, "total": folder.total_seconds},
     }
     write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")

@@ -77,6 +77,7 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
             "completions": stats.completions,
             "cut": stats.cut,
             "right": right,
+            **({"notes": dict(stats.notes)} if stats.notes else {}),
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")

@@ -166,21 +166,21 @@ def join_prompts(rows: Iterable[Row], pairs: Iterable[Row], judgments: Iterable[
             badges = _list_badges(i, row["best"], row_pairs)
             candidates.append(_build_candidate(i, text, values, judgments_by_id.get(f"{row_id}/{i}"), badges))
         tied = row.get("tied") or 0
-        messages = [describe_message(message) for message in row["prompt"]]
+        tools = [{"role": "tools", "content": json.dumps(row["tools"])}] if row.get("tools") else []
+        messages = [*tools, *map(describe_message, row["prompt"])]
         prompts.append(ReportPrompt(row_id, messages, tuple(candidates), row["best"], tied, row_pairs))
     return prompts
 
 
 def describe_message(message: Row) -> Row:
-    """Reduce a message of a results file to role and text, with the calls and the definitions of tools in it."""
+    """Reduce a message of a results file to role and text, with its tool calls."""
     content = message.get("content") or ""
     if not isinstance(content, str):
         content = "".join(part["text"] if part.get("type") == "text" else f"[{part['type']}]" for part in content)
     functions = [call["function"] for call in message.get("tool_calls") or ()]
     calls = [f"{function['name']}({function['arguments']})" for function in functions]
-    texts = [message.get("reasoning_content"), content, *calls, *map(json.dumps, message.get("tools") or ())]
     role = " ".join(filter(None, (message["role"], message.get("name"))))
-    return {"role": role, "content": "\n".join(text for text in texts if text)}
+    return {"role": role, "content": "\n".join(filter(None, (message.get("reasoning_content"), content, *calls)))}
 
 
 def _list_badges(index: int, best: int | None, pairs: Iterable[Row]) -> tuple[str, ...]:

@@ -102,8 +102,8 @@ class PolicyTraining(TrainingRun):
     def _prepare_folder(self, folder: Path) -> None:
         if self.held_out:
             write_prompts(folder / PROMPTS, self.held_out.rows)
-        for problem in self.data.problems:
-            self._print_status(problem)
+        for message in (*self.data.problems, *self.data.notes):
+            self._print_status(message)
 
     @property
     def _identity(self) -> dict[str, Any]:

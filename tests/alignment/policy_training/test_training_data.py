@@ -419,7 +419,7 @@ def test_tools_are_text_for_a_policy_whose_template_leaves_them_out(tmp_path: Pa
     assert second["prompt"] == make_messages("Hi?")
     assert "tools" not in written.rows.column_names
     assert written.prompts == data.prompts
-    assert "leaves out tool calls; tools are text in 1 rows" in written.problems[0]
+    assert "leaves out tool calls; tools are text in 1 rows" in written.notes[0]
     plain = make_data(tmp_path, 2)
     assert write_tools_for_policy(plain, policy, trainer_takes_tools=True) is plain
 
@@ -432,4 +432,4 @@ def test_definitions_are_text_for_a_trainer_that_takes_none(tmp_path: Path) -> N
     assert [message["role"] for message in row["prompt"]] == ["system", "user"]
     assert json.dumps(TOOLS[0]) in row["prompt"][0]["content"]
     assert row["id"] == data.rows[0]["id"]
-    assert "no definitions of tools" in written.problems[0]
+    assert "no definitions of tools" in written.notes[0]
