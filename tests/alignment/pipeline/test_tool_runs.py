@@ -23,7 +23,7 @@ from flex_judge.judges import Comparison, EngineConfig, JudgeConfig, Message
 from flex_judge.judges.conversations.messages import ToolCall, Trajectory
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.engines import Sampling
-from flex_judge.judges.judgments import Judgment, JudgmentStatus
+from flex_judge.judges.judgments import Judgment, Status, Verdict
 from flex_judge.judges.types import Response
 
 SAMPLING = Sampling(64, temperature=0.8, seed=0)
@@ -69,7 +69,9 @@ async def judge_by_number(comparison: Comparison) -> Judgment:
     (response,) = comparison.responses
     is_right = isinstance(response, Trajectory) and "21" in response.messages[0].tool_calls[0].arguments
     assert [message.role for message in comparison.prompt] == ["system", "user", "assistant", "tool"]
-    return Judgment(comparison.id, JudgmentStatus.OK, scores=(5.0 if is_right else 2.0,))
+    scores = (5.0 if is_right else 2.0,)
+    vote = Verdict(Status.OK, scores, order=(0,))
+    return Judgment(comparison.id, Status.OK, scores, None, "", votes=(vote,))
 
 
 def read_row(row: dict[str, Any] = ROW) -> PromptRow:
