@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
     from flex_judge.judges.rubrics import list_rubrics, load_rubric
     from flex_judge.judges.rubrics.rubric import Rubric
-    from flex_judge.judges.types import Comparison, Message
+    from flex_judge.judges.types import Comparison, Message, ToolCall, Trajectory
 
 __getattr__ = lazy_exports(
     __name__,
@@ -33,7 +33,7 @@ __getattr__ = lazy_exports(
         "flex_judge.judges.protocol.settings": ["JudgeConfig", "JudgeSettings"],
         "flex_judge.judges.rubrics": ["load_rubric", "list_rubrics"],
         "flex_judge.judges.rubrics.rubric": ["Rubric"],
-        "flex_judge.judges.types": ["Comparison", "Message"],
+        "flex_judge.judges.types": ["Comparison", "Message", "ToolCall", "Trajectory"],
     },
 )
 
@@ -50,6 +50,8 @@ __all__ = [
     "Message",
     "Rubric",
     "Status",
+    "ToolCall",
+    "Trajectory",
     "Usage",
     "UsageError",
     "Verdict",

@@ -24,6 +24,7 @@ from flex_judge.judges.conversations.messages import (
 )
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.media.opening import open_local_media
 from flex_judge.judges.media.types import Media, Modality
 
 __all__ = [
@@ -108,7 +109,7 @@ class Comparison:
             UsageError: a prompt or response has an unsupported type, or the sample index is out of range.
             MediaError: a medium cannot be read.
         """
-        reader = reader or ConversationReader()
+        reader = reader or ConversationReader(open_local_media)
         media = {Modality.IMAGE: images, Modality.VIDEO: videos, Modality.AUDIO: audios}
         messages = reader.read_prompt(prompt, media, tools)
         name = "response" if len(responses) == 1 else "responses[{}]"

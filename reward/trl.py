@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from flex_judge.judges.judge import FlexJudge
 
 NAME = "flex_judge"
-MAX_UNSCORED_CALLS, MIN_UNSCORED_COMPLETIONS = 5, 20
-"""A run ends after this many consecutive calls without any score, if they had at least this many completions."""
 Columns = Mapping[str, Any]
 """Data set columns of a call, and the arguments that TRL adds."""
 logger = logging.getLogger(__name__)
@@ -97,7 +95,7 @@ class _BaseTrlReward:
         self._extra_rewards = training.check_extra_rewards(extra_rewards)
         self._warned: set[str] = set()
         self._model = ""
-        self._unscored_streak = (0, 0)  # consecutive calls without any score, and their completions
+        self._streak = training.UnscoredStreak()
 
     def __getstate__(self) -> dict[str, Any]:
         if not isinstance(self._judge, JudgeClient):
@@ -109,15 +107,22 @@ class _BaseTrlReward:
 
     def _convert_rows(self, prompts: Sequence[Any], completions: Sequence[Any], columns: Columns) -> ConvertedRows:
         """Build the samples of one call; prompts may repeat in any order."""
-        count, group = len(prompts), self._name_group(columns)
-        rows, baselines = list_rows(columns, count), self._get_baselines(columns, count)
+        group = self._name_group(columns)
+        rows, baselines = list_rows(columns, len(prompts)), self._get_baselines(columns, len(prompts))
         arguments = [
-            {"prompt": prompt, "response": completion, "columns": row, "baseline": baseline, "group": group}
+            {
+                "prompt": prompt,
+                "response": completion,
+                "columns": row,
+                "baseline": baseline,
+                "group": group,
+                "baseline_column": self._baseline_column,
+            }
             for prompt, completion, row, baseline in zip(prompts, completions, rows, baselines, strict=True)
         ]
         converted = RowConverter(self._view).convert_rows(arguments)
-        for i, problem in list(converted.problems.items())[:1]:
-            self._warn_once("invalid", "completion %d cannot be judged and gets no reward: %s", i, problem)
+        for problem in converted.problems.values():
+            self._warn_once("invalid", "a completion cannot be judged and gets no reward: %s", problem)
         return converted
 
     def _name_group(self, columns: Columns) -> str | None:
@@ -146,11 +151,7 @@ class _BaseTrlReward:
         if name not in columns:
             names = ", ".join(repr(column) for column, values in columns.items() if isinstance(values, list))
             raise UsageError(f"baseline_column: the data set has no column {name!r}; it has {names or 'no others'}")
-        baselines: Sequence[Any] = columns[name]
-        for i, baseline in enumerate(baselines):
-            if baseline is None:
-                raise UsageError(f"{name}[{i}]: expected an answer to compare the completion with, got None")
-        return baselines
+        return list(columns[name])
 
     def _handle_timeout(self, samples: Sequence[Sample], error: ServiceTimeoutError) -> list[Reward]:
         """Build the rewards of a call without any response. The client raises a different error for the next one."""
@@ -169,7 +170,8 @@ class _BaseTrlReward:
             for name, values in training.build_completion_columns(rewards).items():
                 log_extra(f"{self._prefix}_{name}", values)
         self._warn_of_incomplete_groups(rewards)
-        self._check_any_scored(rewards)
+        if problem := self._streak.check_rewards(rewards):
+            self._warn_once("blind", "%s. If this continues, the run ends", problem)
         self._check_same_model(rewards)
         failed = [r for r in rewards if r.value is None]
         if failed and self._unscored == "raise":
@@ -198,19 +200,6 @@ class _BaseTrlReward:
                 if (mean := training.compute_mean(values)) is not None:
                     log_metric(f"{self._prefix}/extra_reward_{training.get_function_name(function)}", mean)
         return totals
-
-    def _check_any_scored(self, rewards: Sequence[Reward]) -> None:
-        """Warn if no completion of a call has a score, and end the run if that continues: it would learn nothing."""
-        if not rewards or any(r.value is not None for r in rewards):
-            self._unscored_streak = (0, 0)
-            return
-        calls, completions = self._unscored_streak[0] + 1, self._unscored_streak[1] + len(rewards)
-        self._unscored_streak = calls, completions
-        reason = next((r.detail for r in rewards if r.detail), None) or rewards[0].status
-        problem = f"no score for any of {len(rewards)} completions ({training.count_statuses(rewards)}): {reason}"
-        if calls >= MAX_UNSCORED_CALLS and completions >= MIN_UNSCORED_COMPLETIONS:
-            raise UnscoredError(f"the judge has scored nothing in {calls} calls in a row; in the last call, {problem}")
-        self._warn_once("blind", "%s. If this continues, the run ends", problem)
 
     def _check_same_model(self, rewards: Sequence[Reward]) -> None:
         """Raise UsageError if the judge model changed: rewards of two models are not comparable."""

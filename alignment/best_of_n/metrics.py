@@ -180,8 +180,7 @@ class MeanEstimator:
         from scipy import stats
 
         if self._is_binary:
-            wilson = stats.binomtest(round(self._sum), self._count).proportion_ci(CONFIDENCE, method="wilson")
-            return float(wilson.low), float(wilson.high)
+            return compute_wilson_interval(mean, self._count)
         if self._count == 1:
             return None, None
         if self._count > MAX_BOOTSTRAPPED:
@@ -200,6 +199,24 @@ class MeanEstimator:
             random_state=np.random.default_rng(seed),
         ).confidence_interval
         return float(interval.low), float(interval.high)
+
+
+def compute_wilson_interval(share: float, count: float) -> tuple[float, float]:
+    """Compute Wilson's 95 % score interval of a share, which keeps its coverage near 0 and 1.
+
+    Args:
+        share: The share, from 0 to 1. If trials can succeed in part (several votes on one item), the mean of their
+            successes: the interval is then wider than needed.
+        count: Number of independent trials; for a weighted share, the effective number.
+    """
+    from scipy import stats
+
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    scale = 1 + z**2 / count
+    center = (share + z**2 / (2 * count)) / scale
+    margin = z / scale * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    # Rounding can leave the ends just outside the unit interval, or the share just outside its own interval.
+    return max(0.0, min(share, center - margin)), min(1.0, max(share, center + margin))
 
 
 def estimate_mean(values: Iterable[float], seed: int = 0, shares: bool = True) -> Estimate:

@@ -13,10 +13,11 @@ from typing import Any
 
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.sources import Source
-from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, make_folder_opener, read_row_prompt
+from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, read_row_prompt
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.media.paths import make_folder_opener
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.types import Message
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from flex_judge.alignment.curation.rows import BadRowError, DropRecord
+from flex_judge.alignment.judge_training.text_rows import PROTOCOL_TAGS, ReplyMarkup, is_text_row, split_text_row
 from flex_judge.judges.errors import RenderError, UsageError, VerdictParseError
 from flex_judge.judges.protocol.parsing import extract_answer, parse_answer, split_answer_first_reply
 from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
@@ -22,7 +23,6 @@ from flex_judge.judges.rubrics import load_rubric
 
 IGNORE_INDEX = -100
 """Label of tokens that do not contribute to the loss (the default of torch's cross entropy)."""
-PROTOCOL_TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 
 
 class EncodingFault(StrEnum):
@@ -53,13 +53,15 @@ class EncodedExample:
 def encode_examples(
     rows: Iterable[Mapping[str, Any]], renderer: Renderer, max_length: int
 ) -> tuple[list[EncodedExample], list[DropRecord]]:
-    """Tokenize rows in TRL's conversational prompt-completion format; drop rows that are unsuitable for training.
+    """Tokenize rows in TRL's conversational prompt-completion format, or as published with Flex-Judge.
+
+    Rows that are unsuitable for training are dropped. The published rows have `prompt` and `text`, see `text_rows`.
 
     Rows written by `flex-judge curate` also have `responses` and `rubric`. Their completion must be a verdict under
     that rubric for that number of responses.
 
     Args:
-        rows: Rows with `prompt` and `completion`, both lists of messages.
+        rows: Rows with `prompt` and `completion`, both lists of messages; or with `prompt` and `text`, both texts.
         renderer: Renderer of the model that is tuned.
         max_length: Maximum length of prompt and reply together in tokens. Longer examples are dropped, because
             truncation would cut off the verdict.
@@ -67,13 +69,13 @@ def encode_examples(
     Returns:
         Tokenized examples, and records of the dropped rows.
     """
-    end_of_turn = renderer.encode_end_of_turn()
+    end_of_turn, markup = renderer.encode_end_of_turn(), ReplyMarkup.from_renderer(renderer)
     examples, dropped = [], []
     for number, row in enumerate(rows, 1):
         try:
-            turns, reply = _parse_chat(row)
+            prompt, reply = split_text_row(row, renderer, markup) if is_text_row(row) else _parse_chat(row)
             _check_reply(reply, row)
-            ids, prompt_length = _tokenize_chat(turns, reply, renderer)
+            ids, prompt_length = _tokenize_chat(prompt, reply, renderer)
             # The end of the turn is trained too: a judge that never ends its turn runs into the token limit.
             ids += end_of_turn
             if len(ids) > max_length:
@@ -106,7 +108,9 @@ def _parse_chat(row: Mapping[str, Any]) -> tuple[list[Turn], str]:
 def _parse_messages(value: Any, field: str) -> list[tuple[str, str]]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise BadRowError(
-            EncodingFault.NOT_MESSAGES, f"field {field!r}: expected a list of messages, got {type(value).__name__}"
+            EncodingFault.NOT_MESSAGES,
+            f"field {field!r}: expected a list of messages, got {type(value).__name__}; a row is prompt and completion "
+            "(messages), or prompt and text (the rendered chat)",
         )
     messages = []
     for message in value:
@@ -143,8 +147,13 @@ def _check_reply(reply: str, row: Mapping[str, Any]) -> None:
         )
 
 
-def _tokenize_chat(turns: Sequence[Turn], reply: str, renderer: Renderer) -> tuple[list[int], int]:
+def _tokenize_chat(prompt: Sequence[Turn] | str, reply: str, renderer: Renderer) -> tuple[list[int], int]:
     """Tokenize prompt and reply, without the end-of-turn token.
+
+    Args:
+        prompt: The turns of the prompt, or its rendered text.
+        reply: The reply.
+        renderer: Renderer of the model that is tuned.
 
     Returns:
         Token ids, and the number of prompt tokens.
@@ -157,11 +166,17 @@ def _tokenize_chat(turns: Sequence[Turn], reply: str, renderer: Renderer) -> tup
         raise BadRowError(EncodingFault.CONTROL_TOKEN, "the reply contains the text of a control token of the model")
     prefill = renderer.profile.prefill if is_reason_first(reply) and reply.startswith(renderer.profile.prefill) else ""
     try:
-        prompt = renderer.render(turns).token_ids
-        prefilled = renderer.render(turns, prefill).token_ids
+        plain, prefilled = (_tokenize_prompt(prompt, start, renderer) for start in ("", prefill))
     except RenderError as e:
         raise BadRowError(EncodingFault.NOT_RENDERABLE, str(e)) from e
     # The tokenizer may merge the end of the prompt with the start of the reply, so the prompt ends where the two
     # token sequences diverge.
-    prompt_length = next((i for i, (a, b) in enumerate(zip(prompt, prefilled, strict=False)) if a != b), len(prompt))
+    prompt_length = next((i for i, (a, b) in enumerate(zip(plain, prefilled, strict=False)) if a != b), len(plain))
     return [*prefilled, *renderer.encode_with_control_tokens(reply.removeprefix(prefill))], prompt_length
+
+
+def _tokenize_prompt(prompt: Sequence[Turn] | str, prefill: str, renderer: Renderer) -> Sequence[int]:
+    """Tokenize a prompt with the beginning of the reply, unless the prompt already ends with it."""
+    if not isinstance(prompt, str):
+        return renderer.render(prompt, prefill).token_ids
+    return renderer.encode_with_control_tokens(prompt if prompt.endswith(prefill) else prompt + prefill)

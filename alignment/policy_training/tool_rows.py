@@ -21,7 +21,7 @@ from flex_judge.alignment.preferences.prompt_columns import (
     make_prompt_columns,
 )
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS, TOOLS_COLUMN, make_folder_opener, read_row_prompt
-from flex_judge.judges.conversations.marks import MARKS
+from flex_judge.judges.conversations.parts import MARKS
 from flex_judge.judges.conversations.openai import response_to_messages
 from flex_judge.judges.conversations.reader import MESSAGE_FIELDS, ConversationReader
 from flex_judge.judges.conversations.values import is_empty

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from flex_judge.experiments.benchmarks.audio import BVCC, NISQA, SOMOS, VoxSim
 from flex_judge.experiments.benchmarks.benchmark import Benchmark
+from flex_judge.experiments.benchmarks.genai_bench import GenAIBench
 from flex_judge.experiments.benchmarks.judge_anything import JudgeAnything
 from flex_judge.experiments.benchmarks.mllm_judge import MLLMJudge
 from flex_judge.experiments.benchmarks.reward_models import JudgeBench, LLMBar, RewardBench
+from flex_judge.experiments.benchmarks.rewardbench2 import RewardBench2
 from flex_judge.experiments.benchmarks.text import JudgeLM, PandaLM
-from flex_judge.experiments.benchmarks.vision import GenAIBench, MJBench, MultimodalRewardBench, VLRewardBench
+from flex_judge.experiments.benchmarks.vision import MJBench, MultimodalRewardBench, VLRewardBench
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.spec.name: benchmark
@@ -28,5 +30,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         LLMBar(),
         JudgeBench(),
         RewardBench(),
+        RewardBench2(),
     )
 }

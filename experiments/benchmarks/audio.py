@@ -21,8 +21,14 @@ from flex_judge.experiments.benchmarks.scores import OpinionScoring
 SAMPLING_PROTOCOL = {"temperature": 0.6, "top_p": 0.95}
 SYNTHETIC_SPEECH_PROTOCOL = {**SAMPLING_PROTOCOL, "temperature": 0.5}
 """Sampling settings of BVCC and SOMOS."""
+NISQA_TEST_SETS = ("NISQA_TEST_FOR", "NISQA_TEST_LIVETALK", "NISQA_TEST_P501")
 MOS_RANGE = (1.0, 5.0)
-MOS_QUESTION = "How good is the speech in this clip?"
+MOS_QUESTION = "Generate natural, clear and intelligible speech of high quality. How good is the speech in this clip?"
+"""The makers' prompts state the task of the speaker, too."""
+SIMILARITY_QUESTION = (
+    "Are these two clips of the same speaker? What is said does not matter, only vocal characteristics: tone, pitch, "
+    "accent, intonation."
+)
 SAME_SPEAKER_CLAIM = "Both clips are of the same speaker."
 
 
@@ -45,8 +51,8 @@ class NISQA(RowBenchmark):
         expected="the NISQA corpus: NISQA_TEST_FOR, _LIVETALK and _P501, each with a *_file.csv and clips in deg/",
         patterns=("**/NISQA_TEST_*_file.csv", "**/*_file.csv", "**/*.csv"),
         tasks={"mos": OpinionScoring()},
-        fields=("db", "con", "filename_deg", "mos"),
-        ids=("filename_deg",),
+        fields=("db", "con", "mos"),
+        ids=("filename_deg", "filepath_deg"),
         counts={"mos": 712},
         protocol=SAMPLING_PROTOCOL,
         published=_make_results(
@@ -59,9 +65,13 @@ class NISQA(RowBenchmark):
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
         db = record.get_text("db")
-        clip = record.locate_file(record.get_text("filename_deg"), "deg", f"{db}/deg")
+        clip = record.locate_file(record.get_text("filename_deg", "filepath_deg"), "deg", f"{db}/deg", db)
         groups = {"set": db, "system": f"{db}/{record.require_value('con')}"}
-        return _make_opinion_item(record, id, clip, **groups)
+        item = _make_opinion_item(record, id, clip, **groups)
+        # The corpus also has one file of all sets, with those for training.
+        if db.startswith("NISQA_") and db not in NISQA_TEST_SETS:
+            return replace(item, label=None, left_out="its set is none of the three test sets")
+        return item
 
 
 class BVCC(RowBenchmark):
@@ -159,7 +169,7 @@ class VoxSim(RowBenchmark):
         """See `RowBenchmark.parse_record`."""
         folders = ("wav", "dev/wav", "test/wav", "vox1/wav")
         clips = [record.locate_file(record.get_text(name), *folders) for name in ("first", "second")]
-        question = make_question("Are these two clips of the same speaker?", *(("audio", clip) for clip in clips))
+        question = make_question(SIMILARITY_QUESTION, *(("audio", clip) for clip in clips))
         label = record.get_number("mean", within=(1.0, 6.0))
         return make_item(
             record,

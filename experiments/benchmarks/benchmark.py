@@ -10,13 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, assign_ids, check_fields
+from flex_judge.experiments.benchmarks.cells import is_missing, parse_list
+from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, check_fields
+from flex_judge.experiments.benchmarks.ids import assign_ids
 from flex_judge.experiments.benchmarks.items import Item, Label
 from flex_judge.experiments.benchmarks.scoring import Scoring
 from flex_judge.judges.io.files import ComparisonFileRow
 
+_Value = TypeVar("_Value")
 MEDIA_FOLDERS = ("images", "image", "videos", "video")
 """Folders that releases use for their media."""
 
@@ -57,7 +60,9 @@ class BenchmarkSpec:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """Run settings that differ from the defaults."""
     formats: tuple[str, ...] = ()
-    """Further formats of stored replies, see `replies.REPLY_FORMATS`."""
+    """Formats of stored replies to try before the common ones, see `reply_formats.REPLY_FORMATS`."""
+    other_formats: bool = True
+    """Whether to try the common formats too. Without them, the makers' rule decides which replies are unreadable."""
     overall: bool = False
     """Whether the mean of the tasks' headline metrics is a published metric."""
     published: tuple[PublishedResult, ...] = ()
@@ -88,6 +93,10 @@ class Benchmark(ABC):
         """
         return list(items)
 
+    def select_evenly(self, items: Sequence[Item], limit: int) -> list[Item]:
+        """Select the items of a task for `--limit`: at most `limit`, evenly spaced, because data are often sorted."""
+        return select_evenly(items, limit)
+
 
 class RowBenchmark(Benchmark):
     """Benchmark whose rows are the items."""
@@ -109,6 +118,13 @@ class RowBenchmark(Benchmark):
         Raises:
             UsageError: The row is invalid.
         """
+
+
+def select_evenly(values: Sequence[_Value], limit: int) -> list[_Value]:
+    """Select at most `limit` values, evenly spaced."""
+    if len(values) <= limit:
+        return list(values)
+    return [values[k * len(values) // limit] for k in range(limit)]
 
 
 def make_item(
@@ -160,7 +176,9 @@ def resolve_media(record: Record, value: Any, name: str) -> Any:
     Raises:
         UsageError: The field is empty.
     """
-    if value is None or value == "":
+    if isinstance(value, Mapping) and "bytes" in value:  # an image or a clip of `datasets`
+        value = value["bytes"] or value.get("path")
+    if is_missing(value) or (isinstance(value, str | bytes) and not value):
         raise record.make_error(name, "an image or its path", value)
     if not isinstance(value, str) or value.startswith("data:"):
         return value
@@ -168,6 +186,21 @@ def resolve_media(record: Record, value: Any, name: str) -> Any:
         return record.locate_file(value, *MEDIA_FOLDERS)
     downloaded = record.locate_file(value.rpartition("/")[2], *MEDIA_FOLDERS)
     return downloaded if Path(downloaded).is_file() else value
+
+
+def resolve_media_list(record: Record, value: Any, name: str) -> list[Any]:
+    """Resolve one or several images, videos or clips of a row, see `resolve_media`.
+
+    A list may be stored as text.
+
+    Raises:
+        UsageError: There is no value, or one of them is empty.
+    """
+    values = value if isinstance(value, list | tuple) else None
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        values = parse_list(value)
+    # An empty list is no value, like null.
+    return [resolve_media(record, item, name) for item in (values or [None if values == [] else value])]
 
 
 def make_question(text: str, *media: tuple[str, Any]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ Invalid data is rejected with a one-line message that states what was expected.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.data.sources import HUB, HubDataset
+from flex_judge.experiments.benchmarks.cells import is_missing, parse_list, read_answer
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.judges.errors import UsageError
 
@@ -40,7 +42,7 @@ class Record:
 
         A field with null or NaN has no value: tables store an empty text as NaN.
         """
-        return next((self.data[name] for name in names if not _is_missing(self.data.get(name))), None)
+        return next((self.data[name] for name in names if not is_missing(self.data.get(name))), None)
 
     def get_text(self, *names: str) -> str:
         """Return the text in the first field that has a value.
@@ -53,13 +55,43 @@ class Record:
             raise self.make_error(names[0], "a text", value)
         return value
 
-    def get_text_or_empty(self, name: str) -> str:
-        """Return the text of a field, or an empty text if the field exists without a value.
+    def get_response(self, *names: str) -> str:
+        """Return the response in the first field that has a value; a number, true or false as JSON spells it.
+
+        Releases hold answers to true-or-false tasks as `true`, and answers to sums as numbers.
 
         Raises:
-            UsageError: The field does not exist, or its value is not text.
+            UsageError: No field has a value, or it is a list or an object.
         """
-        return self.get_text(name) if self.get(name) is not None or name not in self.data else ""
+        value = self.get(*names)
+        return json.dumps(value) if isinstance(value, bool | int | float) else self.get_text(*names)
+
+    def get_answer(self, name: str) -> str:
+        """Return an answer, see `read_answer`; one without a value is empty.
+
+        Raises:
+            UsageError: The field does not exist, or its value is not an answer.
+        """
+        value = self.data[name] if name in self.data else self.require_value(name)
+        return self._read_answer(name, value)
+
+    def get_answers(self, name: str, *names: str) -> list[str]:
+        """Return the answers in a list, see `read_answer`, from the first field that has a value.
+
+        Raises:
+            UsageError: The field is missing, or its value is not a list of answers.
+        """
+        value = self.require_value(name, *names)
+        answers = parse_list(value)
+        if answers is None:
+            raise self.make_error(name, "a list of texts", value)
+        return [self._read_answer(name, answer) for answer in answers]
+
+    def _read_answer(self, name: str, value: Any) -> str:
+        answer = read_answer(value)
+        if answer is None:
+            raise self.make_error(name, "a text", value)
+        return answer
 
     def get_number(self, *names: str, within: tuple[float, float] = (-math.inf, math.inf)) -> float:
         """Return the number, possibly written as text, in the first field that has a value.
@@ -82,14 +114,20 @@ class Record:
             raise self.make_error(names[0], expected, value)
         return number
 
-    def get_choice(self, choices: Mapping[Any, Any], *names: str) -> Any:
+    def get_choice(self, choices: Mapping[Any, Any], *names: str, ignore_case: bool = False) -> Any:
         """Map the value of the first field that has one by a table of choices.
+
+        Args:
+            choices: Value -> result.
+            *names: Names of the fields.
+            ignore_case: Whether to compare texts in upper case.
 
         Raises:
             UsageError: No field has a value, or it is not in the table.
         """
         value = self.require_value(*names)
-        value = value.strip() if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = value.strip().upper() if ignore_case else value.strip()
         # True == 1 in Python, but not in the data.
         if isinstance(value, bool) or not isinstance(value, str | int | float) or value not in choices:
             raise self.make_error(names[0], f"one of {', '.join(dict.fromkeys(map(str, choices)))}", value)
@@ -208,54 +246,6 @@ def _match_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(file for file in matches if file.is_file() and file.suffix in DATA_SUFFIXES)
 
 
-def assign_ids(records: Sequence[Record], fields: Sequence[str]) -> list[str]:
-    """Assign an id to each row.
-
-    The id is the row's own one, from the first field (or fields joined like `subset/id`) that is filled and unique over
-    all rows. Otherwise, it is unique within a file or the number of the row, with the name of the file in front if
-    there are several files, such as `pair/17`.
-
-    Args:
-        records: All rows.
-        fields: Fields that may hold an id, in order of preference.
-    """
-    if ids := _find_unique_ids(records, fields):
-        return ids
-    records_by_file: dict[Path, list[Record]] = {}
-    for record in records:
-        records_by_file.setdefault(record.file, []).append(record)
-    ids_by_file = {
-        file: _find_unique_ids(file_records, fields) or [str(record.number) for record in file_records]
-        for file, file_records in records_by_file.items()
-    }
-    if len(ids_by_file) == 1:
-        return next(iter(ids_by_file.values()))
-    file_names = _name_files(list(ids_by_file))
-    remaining_ids = {file: iter(file_ids) for file, file_ids in ids_by_file.items()}
-    return [f"{file_names[record.file]}/{next(remaining_ids[record.file])}" for record in records]
-
-
-def _name_files(files: Sequence[Path]) -> dict[Path, str]:
-    """Give files the shortest distinct names: their stems, their folders, or their whole paths."""
-    for names in ({file: file.stem for file in files}, {file: file.parent.name for file in files}):
-        if len(set(names.values())) == len(files):
-            return names
-    return {file: file.with_suffix("").as_posix() for file in files}
-
-
-def _find_unique_ids(records: Sequence[Record], fields: Sequence[str]) -> list[str] | None:
-    for field in fields:
-        ids = []
-        for record in records:
-            values = [record.data.get(part) for part in field.split("/")]
-            if all(isinstance(value, str | int) and value != "" for value in values):
-                ids.append("/".join(map(str, values)))
-        # All rows must have an id, and no two the same.
-        if len(ids) == len(records) == len(set(ids)):
-            return ids
-    return None
-
-
 def check_fields(records: Sequence[Record], fields: Collection[str], expected: str) -> None:
     """Raise UsageError if the first row lacks a field; the message states what was expected."""
     first = records[0]
@@ -263,7 +253,3 @@ def check_fields(records: Sequence[Record], fields: Collection[str], expected: s
     if missing:
         existing = ", ".join(map(str, list(first.data)[:12]))
         raise UsageError(f"{first.where}: expected {expected}; it has no field {missing[0]!r}, only {existing}")
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

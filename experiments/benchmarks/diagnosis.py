@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from flex_judge.experiments.benchmarks.items import TIE, ItemOutcome, extract_prediction
+from flex_judge.experiments.benchmarks.best_of import BestOfScoring
+from flex_judge.experiments.benchmarks.items import BETTER_OPTIONS, TIE, ItemOutcome, extract_prediction, is_right
 from flex_judge.experiments.benchmarks.metrics import spearman
 from flex_judge.experiments.benchmarks.scores import OpinionScoring, RankingScoring
 from flex_judge.experiments.benchmarks.scoring import PairScoring, Scoring
@@ -90,6 +91,8 @@ def _compute_error(scoring: Scoring, outcome: ItemOutcome) -> float | None:
     """Compute the size of the judge's error on an item; None without a verdict or for a right decision."""
     if isinstance(scoring, RankingScoring):
         return scoring.compute_distance(outcome)[0]
+    if isinstance(scoring, BestOfScoring):
+        return _measure_lead_of_wrong_answers(outcome)
     if not isinstance(scoring, PairScoring):
         label, score = outcome.item.label, outcome.score
         if score is None or not isinstance(label, int | float):
@@ -97,10 +100,19 @@ def _compute_error(scoring: Scoring, outcome: ItemOutcome) -> float | None:
         return abs(float(scoring.rescale_score(score) if isinstance(scoring, OpinionScoring) else score) - label)
     judgment = outcome.combined_judgment
     prediction = extract_prediction(judgment, scoring.by_options)
-    if judgment.scores is None or prediction == outcome.item.label:
+    if judgment.scores is None or is_right(prediction, outcome.item.label):
         return None
     # The small constant lists a wrong tie (margin 0), but after every wrong preference.
     return 1e-6 + abs(judgment.scores[0] - judgment.scores[1])
+
+
+def _measure_lead_of_wrong_answers(outcome: ItemOutcome) -> float | None:
+    """Measure by how much the best wrong answer beats the right ones; None if it does not, or for a single answer."""
+    scores, label = outcome.combined_judgment.scores, outcome.item.label
+    if scores is None or not isinstance(label, tuple):
+        return None
+    lead = max(scores[len(label) :]) - max(scores[: len(label)])
+    return lead if lead > 0 else None
 
 
 def _measure_pair_biases(outcomes: Sequence[ItemOutcome], by_options: bool) -> dict[str, float | int | None]:
@@ -108,7 +120,7 @@ def _measure_pair_biases(outcomes: Sequence[ItemOutcome], by_options: bool) -> d
     for outcome in outcomes:
         label = outcome.item.label
         tie_labels.append(label not in (0, 1, "A>B", "B>A"))
-        better = {"A>B": 0, "B>A": 1}.get(str(label), label) if by_options else label
+        better = BETTER_OPTIONS.get(str(label), label) if by_options else label
         lengths = outcome.lengths
         for vote in outcome.votes:
             if vote.scores is None:

@@ -13,8 +13,12 @@ from flex_judge.judges.protocol.voting import combine_votes
 from flex_judge.judges.types import Comparison, content_to_text
 
 NOT_JUDGED = "not_judged"
+OFF_SCALE = "off_scale"
+"""Key in a judgment's provenance: the number of its replies whose scores are off the rubric's scale."""
 TIE = "tie"
 """Label or prediction that neither of two responses is better."""
+ANY_TIE = "A=B"
+"""Prediction by options that neither response is better, without saying whether both are good or bad."""
 Label = int | float | str | tuple[int, ...]
 """Human label: for a pair, the index of the better response, TIE, or an option (`A=B=Bad`); for a single response, a
 score; for a ranking, the response indexes, best first."""
@@ -34,6 +38,8 @@ class Item:
     """Groups for tables, such as `{"source": "coco"}`."""
     left_out: str = "the annotators did not agree"
     """Reason for leaving the item out, if it has no label."""
+    in_published: bool = True
+    """Whether the makers' scripts count the item; if not, only this project's metrics do."""
 
     @property
     def id(self) -> str:
@@ -97,6 +103,19 @@ class ItemOutcome:
         """Number of characters of each response in the data; media count nothing."""
         return tuple(len(_extract_text(response)) for response in self.item.row.data["responses"])
 
+    @property
+    def is_better_longer(self) -> bool | None:
+        """Whether the response that people prefer is the longer one; None for a tie or equal lengths."""
+        better = BETTER_OPTIONS.get(str(self.item.label), self.item.label)
+        lengths = self.lengths
+        if len(lengths) != 2 or better not in (0, 1) or lengths[0] == lengths[1]:
+            return None
+        return better == int(lengths[1] > lengths[0])
+
+
+BETTER_OPTIONS = {"A>B": 0, "B>A": 1}
+"""Option -> index of the better response."""
+
 
 def make_placeholder_judgment(id: str, reason: str) -> Judgment:
     """Make an unscored judgment for an item that was not judged, such as an unreadable image or a missing reply."""
@@ -118,6 +137,11 @@ def extract_prediction(judgment: Judgment | Verdict, by_options: bool = False) -
     if by_options:
         return judgment.choice or TIE
     return TIE if judgment.preferred is None else judgment.preferred
+
+
+def is_right(prediction: int | str | None, label: Label | None) -> bool:
+    """Return whether a prediction agrees with a label; `A=B` agrees with both kinds of ties."""
+    return prediction == label or (prediction == ANY_TIE and str(label).startswith(f"{ANY_TIE}="))
 
 
 def _extract_text(response: Any) -> str:

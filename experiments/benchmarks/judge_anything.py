@@ -15,8 +15,9 @@ from flex_judge.experiments.benchmarks.benchmark import (
     PublishedResult,
     make_item,
     make_question,
-    resolve_media,
+    resolve_media_list,
 )
+from flex_judge.experiments.benchmarks.cells import parse_list, read_answer
 from flex_judge.experiments.benchmarks.data import BenchmarkData, Record
 from flex_judge.experiments.benchmarks.items import TIE, Item
 from flex_judge.experiments.benchmarks.scores import CorrelationScoring
@@ -71,7 +72,10 @@ class JudgeAnything(Benchmark):
         questions = {
             str(record.get("uniq_id")): record
             for record in records
-            if record.get("response") is None and record.get("rubric_name") is None
+            if record.get("response") is None
+            and record.get("rubric_name") is None
+            # The release has a file of checklists too, whose rows have a question's id.
+            and record.get(*QUESTION_FIELDS) is not None
         }
         for name, rows in (("human judgments", judgments), ("answers", answers), ("questions", questions)):
             if not rows:
@@ -92,7 +96,7 @@ class JudgeAnything(Benchmark):
                 raise record.make_error("model_name", f"a model that answered: {', '.join(answering_models)}", model)
         responses = [_parse_answer(answers[question_id, model]) for model in models]
         label = record.get_choice(CHOICE_LABELS, "choice") if is_pair else record.get_number("score")
-        task, rubric = ("pair", "general") if is_pair else ("score", "general_1_5")
+        task, rubric = ("pair", "judge_anything_pair") if is_pair else ("score", "judge_anything_score")
         item_id, modalities = "/".join((question_id, *models)), question.get_text("task_name")
         prompt = _make_question(question)
         return make_item(
@@ -103,8 +107,9 @@ class JudgeAnything(Benchmark):
 def _parse_model_pair(record: Record, models: Sequence[str]) -> list[str]:
     """Parse the two models of a judgment: a list, or a text that starts with one name and ends with the other."""
     value = record.require_value("model_pair")
-    if isinstance(value, list) and len(value) == 2:
-        return [str(name) for name in value]
+    names = parse_list(value)
+    if names is not None and len(names) == 2:
+        return [str(name) for name in names]
     text = str(value)
     matches = [[a, b] for a in models for b in models if a != b and text.startswith(a) and text.endswith(b)]
     if not matches:
@@ -116,10 +121,8 @@ def _parse_model_pair(record: Record, models: Sequence[str]) -> list[str]:
 def _make_question(record: Record) -> list[dict[str, Any]]:
     media: list[tuple[str, Any]] = []
     for modality, field in MEDIA_FIELDS:
-        value = record.get(field)
-        for source in value if isinstance(value, list) else [value]:
-            if source is not None:
-                media.append((modality, resolve_media(record, source, field)))
+        if (value := record.get(field)) not in (None, [], ""):
+            media += [(modality, source) for source in resolve_media_list(record, value, field)]
     return make_question(record.get_text(*QUESTION_FIELDS), *media)
 
 
@@ -130,6 +133,6 @@ def _parse_answer(record: Record) -> Any:
         raise record.make_error("response", "an object with type text, image, video or audio, and content", response)
     content = response.get("content")
     if kind == "text":
-        return str(content)
-    sources = content if isinstance(content, list) else [content]
-    return [{"type": kind, kind: resolve_media(record, source, "response")} for source in sources]
+        texts = content if isinstance(content, list) else [content]
+        return "\n".join(text for text in map(read_answer, texts) if text is not None)
+    return [{"type": kind, kind: source} for source in resolve_media_list(record, content, "response")]

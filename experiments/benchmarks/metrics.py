@@ -1,4 +1,4 @@
-"""Metrics of the benchmarks with bootstrap intervals over items.
+"""Metrics of the benchmarks with intervals over items: Wilson's for shares, the bootstrap for all others.
 
 An item without a verdict has no value. Shares are reported twice: over the items with a verdict, and with the others
 counted as wrong (`strict`). Correlations are reported over the items with a verdict only, with the number of items.
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flex_judge.alignment.best_of_n.metrics import CONFIDENCE
+from flex_judge.alignment.best_of_n.metrics import CONFIDENCE, compute_wilson_interval
 
 RESAMPLES = 1000
 MAX_ORDERS = 5040
@@ -37,7 +37,7 @@ class BenchmarkMetric:
     value: float | None
     """Value over the items with a verdict; None if undefined, because there are no items or all scores are equal."""
     low: float | None = None
-    """Lower end of the 95 % bootstrap interval over items; None for fewer than two items."""
+    """Lower end of the 95 % interval over items; None if undefined, as for a correlation of fewer than two items."""
     high: float | None = None
     """Upper end of the interval."""
     count: int = 0
@@ -101,37 +101,32 @@ def bootstrap_metric(statistic: Statistic, count: int, seed: int = 0, **fields: 
     return BenchmarkMetric(value, float(low), float(high), count, **fields)
 
 
-def compute_share(credits: Sequence[float | None], strict_credits: Sequence[float], seed: int = 0) -> BenchmarkMetric:
-    """Compute the mean credit of the items.
+def compute_share(credits: Sequence[float | None], strict_credits: Sequence[float]) -> BenchmarkMetric:
+    """Compute the mean credit of the items, with Wilson's intervals over items.
+
+    Several verdicts on one item are not independent, so each item counts as one trial, with its mean credit.
 
     Args:
-        credits: Credit of each item over its verdicts; None without a verdict.
+        credits: Credit of each item over its verdicts, from 0 to 1; None without a verdict.
         strict_credits: Credit of each item with missing verdicts counted as wrong.
-        seed: Seed of the bootstrap.
     """
-    scored = np.array([credit for credit in credits if credit is not None], dtype=np.float64)
-    strict = np.array(strict_credits, dtype=np.float64)
-    metric = bootstrap_metric(lambda at: float(scored[at].mean()), len(scored), seed)
-    if len(scored) == len(strict) and (scored == strict).all():
-        return metric.with_strict(metric)  # saves a second bootstrap
-    return metric.with_strict(bootstrap_metric(lambda at: float(strict[at].mean()), len(strict), seed))
+    scored = [credit for credit in credits if credit is not None]
+    return _estimate_share(scored).with_strict(_estimate_share(strict_credits))
 
 
-def compute_ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> BenchmarkMetric:
-    """Compute a ratio of sums over items, such as right verdicts over all decisive verdicts.
+def compute_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> BenchmarkMetric:
+    """Compute a ratio of sums over items, such as right verdicts over all decisive verdicts, with Wilson's interval.
 
     Args:
-        numerators: Numerator of each item.
+        numerators: Numerator of each item, at most the denominator.
         denominators: Denominator of each item; an item with 0 does not contribute.
-        seed: Seed of the bootstrap.
     """
-    over, under = np.array(numerators, dtype=np.float64), np.array(denominators, dtype=np.float64)
-
-    def ratio_of_sums(at: Indexes) -> float:
-        return float(over[at].sum() / under[at].sum()) if under[at].any() else math.nan
-
-    metric = bootstrap_metric(ratio_of_sums, len(under), seed, asked=len(under))
-    return replace(metric, count=int((under > 0).sum()))
+    count = sum(denominator > 0 for denominator in denominators)
+    if not count:
+        return BenchmarkMetric(None, asked=len(denominators))
+    share = math.fsum(numerators) / math.fsum(denominators)
+    low, high = compute_wilson_interval(share, count)
+    return BenchmarkMetric(share, low, high, count, asked=len(denominators))
 
 
 def average_groups(
@@ -139,30 +134,54 @@ def average_groups(
     strict_credits: Sequence[float],
     groups: Sequence[str],
     weights: Sequence[float] | None = None,
-    seed: int = 0,
+    bootstrap_seed: int | None = None,
 ) -> BenchmarkMetric:
-    """Compute the unweighted mean of the groups' shares.
+    """Compute the unweighted mean of the groups' means.
+
+    The interval of a mean of shares is Wilson's, with the number of items whose simple share would have the same
+    variance (see `_count_effective_items`).
 
     Args:
         credits: Credit of each item over its verdicts; None without a verdict.
         strict_credits: Credit of each item with missing verdicts counted as wrong.
         groups: Group of each item.
         weights: Weight of each item within its group; None for equal weights.
-        seed: Seed of the bootstrap.
+        bootstrap_seed: Seed of a bootstrap interval, for credits that are no shares.
     """
-    strict_weights = np.ones(len(strict_credits)) if weights is None else np.array(weights, dtype=np.float64)
+    all_weights = np.ones(len(strict_credits)) if weights is None else np.array(weights, dtype=np.float64)
     scored = [i for i, credit in enumerate(credits) if credit is not None]
-    values = np.array([credits[i] for i in scored], dtype=np.float64)
-    indexes, scored_weights = _index_names([groups[i] for i in scored]), strict_weights[scored]
-    metric = bootstrap_metric(lambda at: _macro_mean(values[at], indexes[at], scored_weights[at]), len(scored), seed)
-    strict_values, strict_indexes = np.array(strict_credits, dtype=np.float64), _index_names(groups)
-    if len(scored) == len(strict_values) and (values == strict_values).all():
-        return metric.with_strict(metric)
-    return metric.with_strict(
-        bootstrap_metric(
-            lambda at: _macro_mean(strict_values[at], strict_indexes[at], strict_weights[at]), len(strict_values), seed
-        )
-    )
+
+    def average_items(items: Sequence[int], values: Sequence[float | None]) -> BenchmarkMetric:
+        item_values = np.array([values[i] for i in items], dtype=np.float64)
+        indexes, item_weights = _index_names([groups[i] for i in items]), all_weights[list(items)]
+        if bootstrap_seed is not None:
+            return bootstrap_metric(
+                lambda at: _macro_mean(item_values[at], indexes[at], item_weights[at]), len(items), bootstrap_seed
+            )
+        if not items:
+            return BenchmarkMetric(None)
+        share = _macro_mean(item_values, indexes, item_weights)
+        low, high = compute_wilson_interval(share, _count_effective_items(indexes, item_weights))
+        return BenchmarkMetric(share, low, high, len(items))
+
+    metric = average_items(scored, credits)
+    if list(credits) == list(strict_credits):
+        return metric.with_strict(metric)  # saves a second bootstrap
+    return metric.with_strict(average_items(range(len(strict_credits)), strict_credits))
+
+
+def _estimate_share(credits: Sequence[float]) -> BenchmarkMetric:
+    if not credits:
+        return BenchmarkMetric(None)
+    share = math.fsum(credits) / len(credits)
+    low, high = compute_wilson_interval(share, len(credits))
+    return BenchmarkMetric(share, low, high, len(credits))
+
+
+def _count_effective_items(groups: Indexes, weights: Floats) -> float:
+    """Count the items of a simple share with the variance of the mean over groups (Kish's effective sample size)."""
+    group_counts = np.bincount(groups, weights=weights) ** 2 / np.bincount(groups, weights=weights**2)
+    return float(len(group_counts) ** 2 / (1 / group_counts).sum())
 
 
 def pearson(scores: Numbers, labels: Numbers) -> float:

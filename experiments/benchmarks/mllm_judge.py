@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flex_judge.experiments.benchmarks.benchmark import (
@@ -11,20 +11,25 @@ from flex_judge.experiments.benchmarks.benchmark import (
     RowBenchmark,
     make_item,
     make_question,
-    resolve_media,
+    resolve_media_list,
 )
+from flex_judge.experiments.benchmarks.cells import parse_list
 from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import TIE, Item, Label
+from flex_judge.experiments.benchmarks.makers import add_up_runs
 from flex_judge.experiments.benchmarks.scores import CorrelationScoring, RankingScoring
 from flex_judge.experiments.benchmarks.scoring import PairScoring
 
 RUNS = 3
-PAIR_LABELS: Mapping[Any, Label] = {"A": 0, "B": 1, "C": TIE}
+PAIR_LABELS: Mapping[Any, Label] = {"A": 0, "B": 1, "C": TIE, "TIE": TIE}
+LABEL_FIELDS = ("human", "human_answer", "human_score")
+"""Names of the label; they differ between the files of the release."""
 
 
-def _file_patterns(folder: str) -> str:
-    """Return the joined patterns of the three files in a folder."""
-    return "|".join(f"{folder}/{task}.jsonl" for task in ("score", "pair", "batch"))
+def _file_patterns(folder: str, suffix: str = "") -> str:
+    """Return the joined patterns of the three files in a folder. Some folders of the release capitalize the names."""
+    names = [name for task in ("score", "pair", "batch") for name in (task, task.capitalize())]
+    return "|".join(f"{folder}/{name}{suffix}.jsonl" for name in names)
 
 
 def _make_result(judge: str, *values: float) -> PublishedResult:
@@ -43,13 +48,17 @@ class MLLMJudge(RowBenchmark):
         patterns=(
             _file_patterns("**/Benchmark"),
             _file_patterns("."),
+            _file_patterns("**/Benchmark_Lite", "_lite"),
+            _file_patterns(".", "_lite"),
             _file_patterns("**/Benchmark_Lite"),
             _file_patterns("**"),
             "**/*.jsonl",
         ),
         tasks={
             "score": CorrelationScoring(),
-            "pair": PairScoring(headline="macro", measure="agreement", unit="voted", macro="source"),
+            "pair": PairScoring(
+                headline="macro", measure="agreement", unit="voted", macro="source", makers_count=add_up_runs
+            ),
             "batch": RankingScoring(),
         },
         fields=("image_path", "original_dataset", "instruction"),
@@ -69,18 +78,17 @@ class MLLMJudge(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        image = resolve_media(record, record.get("image_path"), "image_path")
-        question = make_question(record.get_text("instruction"), ("image", image))
+        images = resolve_media_list(record, record.get("image_path", "image"), "image_path")
+        question = make_question(record.get_text("instruction"), *(("image", image) for image in images))
         # The three files differ in the fields of their answers, and may come without their names.
         if record.get("answers") is not None:
-            task, answers = "batch", record.require_value("answers")
-            if not isinstance(answers, list) or len(answers) < 3:
-                raise record.make_error("answers", "three or more answers", answers)
-        elif record.get("answer1") is not None:
-            task, answers = "pair", [record.require_value("answer1"), record.require_value("answer2")]
+            task, texts = "batch", record.get_answers("answers")
+            if len(texts) < 3:
+                raise record.make_error("answers", "three or more answers", record.get("answers"))
+        elif "answer1" in record.data:
+            task, texts = "pair", [record.get_answer("answer1"), record.get_answer("answer2")]
         else:
-            task, answers = "score", [record.require_value("answer")]
-        texts = [_get_answer_text(record, answer) for answer in answers]
+            task, texts = "score", [record.get_answer("answer")]
         label, rubric = self._parse_label(record, task, len(texts)), f"mllm_judge_{task}"
         return make_item(
             record,
@@ -94,22 +102,14 @@ class MLLMJudge(RowBenchmark):
         )
 
     def _parse_label(self, record: Record, task: str, answer_count: int) -> Label:
-        names = ("human", "human_answer", "human_score")
         if task == "score":
-            return record.get_number(*names)
+            return record.get_number(*LABEL_FIELDS)
         if task == "pair":
-            label: Label = record.get_choice(PAIR_LABELS, *names)
+            label: Label = record.get_choice(PAIR_LABELS, *LABEL_FIELDS, ignore_case=True)
             return label
-        ranking = record.get_text(*names)
-        order = tuple(ord(letter) - ord("A") for letter in ranking.strip().upper())
+        ranking = record.require_value(*LABEL_FIELDS)
+        letters = ranking if isinstance(ranking, str) else "".join(map(str, parse_list(ranking) or ()))
+        order = tuple(ord(letter) - ord("A") for letter in letters.upper() if letter.isalpha())
         if sorted(order) != list(range(answer_count)):
             raise record.make_error("human", f"a ranking of {answer_count} answers, such as BAC", ranking)
         return order
-
-
-def _get_answer_text(record: Record, answer: str | Mapping[str, Any] | Sequence[Any]) -> str:
-    """Return the text of an answer, which may be an object with its author."""
-    text = answer.get("answer") if isinstance(answer, Mapping) else answer
-    if not isinstance(text, str):
-        raise record.make_error("answer", "a text", answer)
-    return text

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from flex_judge.experiments.benchmarks.items import Item, ItemOutcome, make_placeholder_judgment
+from flex_judge.experiments.benchmarks.items import ANY_TIE, OFF_SCALE, Item, ItemOutcome, make_placeholder_judgment
+from flex_judge.experiments.benchmarks.reply_formats import (
+    LEVEL,
+    OWN_FORMAT,
+    REPLY_FORMATS,
+    PairScores,
+    parse_answer_tags,
+)
 from flex_judge.experiments.benchmarks.stored import StoredReplies
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Status, Verdict
 from flex_judge.judges.protocol.parsing import Reply, extract_answer, parse_verdict
-from flex_judge.judges.protocol.prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
+from flex_judge.judges.protocol.prompts import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from flex_judge.judges.protocol.voting import combine_votes, plan_orders
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
@@ -20,14 +27,18 @@ from flex_judge.judges.rubrics.scale import OPTIONS
 NO_REPLY = "there is no reply"
 
 
-def replay_replies(item: Item, stored: StoredReplies | None, order: str, formats: Sequence[str] = ()) -> ItemOutcome:
+def replay_replies(
+    item: Item, stored: StoredReplies | None, order: str, formats: Sequence[str] = (OWN_FORMAT,)
+) -> ItemOutcome:
     """Parse the stored replies to an item.
 
     Args:
         item: The item.
         stored: Its replies; None leaves the item unscored.
         order: See `JudgeSettings.order`. `random` is taken as the given order, unless the row states its orders.
-        formats: Names in REPLY_FORMATS: further formats of pairwise verdicts, for replies without `<answer>`.
+        formats: Formats to try for replies to pairs, see `list_formats`. Replies to single responses are always in
+            OWN_FORMAT. A score off the rubric's scale is accepted from other judges of two or more responses only,
+            where the order is all that counts, and is counted in the provenance.
 
     Raises:
         UsageError: A run lacks replies, or the orders are invalid.
@@ -38,8 +49,10 @@ def replay_replies(item: Item, stored: StoredReplies | None, order: str, formats
     texts = iter(stored.texts)
     judgments = []
     for run_orders in _assign_orders(stored, response_count, order):
-        votes = [_parse_reply(next(texts), rubric, reply_order, formats) for reply_order in run_orders]
-        judgments.append(combine_votes(item.id, [votes], model="stored replies"))
+        replies = [_parse_reply(next(texts), rubric, reply_order, formats) for reply_order in run_orders]
+        votes, num_off_scale = [reply.verdict for reply in replies], sum(reply.is_off_scale for reply in replies)
+        provenance = {OFF_SCALE: num_off_scale} if num_off_scale else {}
+        judgments.append(combine_votes(item.id, [votes], model="stored replies", provenance=provenance))
     return ItemOutcome(item, tuple(judgments))
 
 
@@ -59,76 +72,61 @@ def _assign_orders(stored: StoredReplies, response_count: int, order: str) -> li
     return [list(reply_orders[k : k + run_size]) for k in range(0, count, run_size)]
 
 
-def _parse_reply(text: str | None, rubric: Rubric, order: tuple[int, ...], formats: Sequence[str]) -> Verdict:
+@dataclass(frozen=True)
+class _ParsedReply:
+    verdict: Verdict
+    is_off_scale: bool = False
+    """Whether the verdict has a score off the rubric's scale, which only other judges may give."""
+
+
+def _parse_reply(text: str | None, rubric: Rubric, order: tuple[int, ...], formats: Sequence[str]) -> _ParsedReply:
     """Parse a reply into a verdict on the responses in their given order."""
     if text is None or not text.strip():
-        return Verdict(Status.UNPARSEABLE, order=order, detail=NO_REPLY)
-    verdict = _parse_verdict(text, rubric, len(order), formats)
+        return _ParsedReply(Verdict(Status.UNPARSEABLE, order=order, detail=NO_REPLY))
+    parsed = _parse_verdict(text, rubric, len(order), formats)
     given_order = tuple(order.index(i) for i in range(len(order)))
-    return replace(verdict.permute_responses(given_order), order=order)
+    verdict = replace(parsed.verdict.permute_responses(given_order), order=order)
+    return replace(parsed, verdict=verdict)
 
 
-def _parse_verdict(text: str, rubric: Rubric, response_count: int, formats: Sequence[str]) -> Verdict:
+def _parse_verdict(text: str, rubric: Rubric, response_count: int, formats: Sequence[str]) -> _ParsedReply:
     """Parse a reply into a verdict on the responses in the judge's reading order."""
     before_close, close_tag, _ = text.rpartition(THINK_CLOSE)
     # Scores quoted within unfinished thinking are not a verdict.
     if not close_tag and THINK_OPEN in text:
-        return Verdict(Status.TRUNCATED, reasoning=text, detail="the thinking has no end")
+        return _ParsedReply(Verdict(Status.TRUNCATED, reasoning=text, detail="the thinking has no end"))
     answer = extract_answer(text)
     reasoning = before_close if close_tag else answer.partition(ANSWER_OPEN)[0]
-    if ANSWER_OPEN not in answer and rubric.has_options:
-        options = {match[1] for match in _OPTION.finditer(answer)}
-        # Several different options contradict each other and stay unparsed.
-        if len(options) == 1:
-            answer = f"{ANSWER_OPEN}{options.pop()}{ANSWER_CLOSE}"
-    elif ANSWER_OPEN not in answer and response_count == 2:
-        for name in formats:
-            if (scores := REPLY_FORMATS[name](answer)) is not None:
-                return Verdict(Status.OK, scores=scores, reasoning=reasoning.strip() or answer.strip())
-    return parse_verdict(Reply(reasoning, answer, cut=False), rubric, response_count)
+    verdict = parse_verdict(Reply(reasoning, answer, cut=False), rubric, response_count)
+    is_only_format = response_count == 1 or tuple(formats) == (OWN_FORMAT,)
+    is_tried = response_count != 2 or OWN_FORMAT in formats
+    if is_only_format or (is_tried and verdict.scores is not None):
+        return _ParsedReply(verdict)
+    scored = Verdict(Status.OK, reasoning=reasoning.strip() or answer.strip())
+    if response_count > 2:
+        scores = parse_answer_tags(answer, response_count)
+        if scores is None or not all(map(math.isfinite, scores)):
+            return _ParsedReply(verdict)
+        return _ParsedReply(replace(scored, scores=scores), is_off_scale=True)
+    for name in formats:
+        # Tags that our own judges write are no verdict in another format, unless it is the only one.
+        is_other = ANSWER_OPEN in answer and name != "judgelrm" and len(formats) > 1
+        parsed = None if name == OWN_FORMAT or is_other else REPLY_FORMATS[name].parse(answer)
+        # A number of hundreds of digits is infinite, which is no score.
+        if isinstance(parsed, str) or (parsed is not None and all(map(math.isfinite, parsed))):
+            return _adapt_to_rubric(scored, parsed, rubric, REPLY_FORMATS[name].has_scores)
+    detail = verdict.detail or f"no verdict in the format {' or '.join(formats)}"
+    return _ParsedReply(Verdict(Status.UNPARSEABLE, reasoning=verdict.reasoning, detail=detail))
 
 
-PairScores = tuple[float, float]
-_FIRST, _SECOND, _LEVEL = OPTIONS["A>B"], OPTIONS["B>A"], OPTIONS["A=B=Good"]
-_BRACKETED = re.compile(
-    r"\[\[\s*([ABC]|tie|A\s*[<>]{1,2}\s*B|B\s*[<>]{1,2}\s*A|A\s*=\s*B|B\s*=\s*A)\s*\]\]", re.IGNORECASE
-)
-_OPTION = re.compile(rf"\[\[({'|'.join(map(re.escape, OPTIONS))})\]\]")
-_OUTPUT = re.compile(r"\boutput\s*\(([ab])\)", re.IGNORECASE)
-_TWO_SCORES = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)[\s,;]+([0-9]+(?:\.[0-9]+)?)\s*")
-
-
-def _parse_brackets(text: str) -> PairScores | None:
-    """Parse `[[A]]`, `[[B]]`, `[[C]]` for a tie, `[[A>B]]`, `[[A>>B]]` or `[[A=B]]`; None if they contradict."""
-    scores = {_bracket_scores("".join(match[1].split()).upper()) for match in _BRACKETED.finditer(text)}
-    return scores.pop() if len(scores) == 1 else None
-
-
-def _bracket_scores(verdict: str) -> PairScores:
-    if "=" in verdict or verdict in ("C", "TIE"):
-        return _LEVEL
-    return _FIRST if verdict == "A" or verdict.startswith(("A>", "B<")) else _SECOND
-
-
-def _parse_output(text: str) -> PairScores | None:
-    """Parse `Output (a)` or `Output (b)` from the last sentence that names one; None if it names both."""
-    for sentence in reversed(re.split(r"(?<=[.!?])\s+|\n", text)):
-        if letters := {match[1].lower() for match in _OUTPUT.finditer(sentence)}:
-            return None if len(letters) > 1 else _FIRST if "a" in letters else _SECOND
-    return None
-
-
-def _parse_label(text: str) -> PairScores | None:
-    """Parse `1`, `2` or `Tie` alone on the first line, the format of PandaLM."""
-    first_line = text.strip().partition("\n")[0].strip().lower()
-    return {"1": _FIRST, "2": _SECOND, "tie": _LEVEL, "0": _LEVEL}.get(first_line)
-
-
-def _parse_scores(text: str) -> PairScores | None:
-    """Parse two scores alone on the first line, the format of JudgeLM."""
-    match = _TWO_SCORES.fullmatch(text.strip().partition("\n")[0])
-    return (float(match[1]), float(match[2])) if match else None
-
-
-REPLY_FORMATS = {"brackets": _parse_brackets, "output": _parse_output, "label": _parse_label, "scores": _parse_scores}
-"""Formats of pairwise verdicts by published judges."""
+def _adapt_to_rubric(verdict: Verdict, parsed: PairScores | str, rubric: Rubric, has_scores: bool) -> _ParsedReply:
+    """Add what another judge said to a verdict: an option if the rubric asks for one, else scores."""
+    if isinstance(parsed, str):
+        option, scores = parsed, OPTIONS.get(parsed, LEVEL)
+    else:
+        option = ANY_TIE if parsed[0] == parsed[1] else "A>B" if parsed[0] > parsed[1] else "B>A"
+        scores = parsed
+    if rubric.has_options:
+        return _ParsedReply(replace(verdict, scores=OPTIONS.get(option, LEVEL), choice=option))
+    is_off_scale = has_scores and any(score not in rubric.scale for score in scores)
+    return _ParsedReply(replace(verdict, scores=scores), is_off_scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flex_judge.experiments.benchmarks.benchmark import BenchmarkSpec, PublishedResult, RowBenchmark, make_item
 from flex_judge.experiments.benchmarks.data import Record
 from flex_judge.experiments.benchmarks.items import Item
+from flex_judge.experiments.benchmarks.makers import count_unreadable_as_tie
 from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.experiments.benchmarks.text import FIRST_SECOND
 
@@ -62,7 +63,7 @@ class LLMBar(RowBenchmark):
         fields=("input", "output_1", "output_2", "label"),
         counts={"pair": 419},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "both"},
-        formats=("output", "brackets", "label"),
+        formats=("output", "pandalm"),
         published=(
             _make_llmbar_result("GPT-4, plain prompt", 0.935, 0.642, 0.766, 0.766, 0.750),
             _make_llmbar_result("GPT-4, own metrics and reference", 0.960, 0.854, 0.897, 0.723, 0.837),
@@ -72,7 +73,7 @@ class LLMBar(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = [record.get_text("output_1"), record.get_text("output_2")]
+        answers = [record.get_response("output_1"), record.get_response("output_2")]
         label = record.get_choice(FIRST_SECOND, "label")
         subset = record.get("subset") or record.file.parent.name or "all"
         return make_item(
@@ -118,7 +119,7 @@ class JudgeBench(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = [record.get_text("response_A"), record.get_text("response_B")]
+        answers = [record.get_response("response_A"), record.get_response("response_B")]
         label = record.get_choice({"A>B": 0, "B>A": 1}, "label")
         source = str(record.get("source") or "all")
         groups = {"category": _classify_source(source), "source": source}
@@ -148,7 +149,12 @@ class RewardBench(RowBenchmark):
         patterns=("**/filtered*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
         tasks={
             "pair": PairScoring(
-                headline="macro", measure="accuracy", tie=0.5, macro="section", weights={"math-prm": 984 / 447}
+                headline="macro",
+                measure="accuracy",
+                tie=0.5,
+                macro="section",
+                weights={"math-prm": 984 / 447},
+                makers_count=count_unreadable_as_tie,
             )
         },
         fields=("prompt", "chosen", "rejected", "subset"),
@@ -157,7 +163,7 @@ class RewardBench(RowBenchmark):
         counts={"pair": 2985},
         # The chosen answer is always first in the data, so the judge must read the two in random order.
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random"},
-        formats=("brackets",),
+        formats=("mt-bench",),
         published=(
             _make_rewardbench_result("gpt-4o-2024-08-06", 0.961, 0.761, 0.881, 0.866, 0.867),
             _make_rewardbench_result("claude-3-5-sonnet-20240620", 0.964, 0.740, 0.816, 0.847, 0.842),
@@ -172,7 +178,7 @@ class RewardBench(RowBenchmark):
         if section is None:
             known_subsets = ", ".join(name for subsets in SECTIONS.values() for name in subsets)
             raise record.make_error("subset", f"one of {known_subsets}", subset)
-        answers = [record.get_text("chosen"), record.get_text("rejected")]
+        answers = [record.get_response("chosen"), record.get_response("rejected")]
         groups = {"section": section, "subset": subset}
         return make_item(
             record, id, "pair", prompt=record.get_text("prompt"), responses=answers, rubric="general", label=0, **groups

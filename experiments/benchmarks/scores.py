@@ -17,7 +17,6 @@ from flex_judge.experiments.benchmarks.metrics import (
     Numbers,
     average_groups,
     bootstrap_metric,
-    compute_share,
     mean_squared_error,
     number_names,
     pearson,
@@ -137,16 +136,15 @@ class RankingScoring:
 
     def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
         """See `Scoring.compute_metrics`."""
-        distances, strict_distances = self._compute_distances(outcomes)
-        groups = [outcome.item.groups[self.group] for outcome in outcomes]
+        sources = [outcome.item.groups[self.group] for outcome in outcomes]
         return {
-            self.headline: average_groups(distances, strict_distances, groups, seed=seed),
-            "distance_all": compute_share(distances, strict_distances, seed),
+            self.headline: self._average_distances(outcomes, sources, seed),
+            "distance_all": self._average_distances(outcomes, [""] * len(outcomes), seed),
         }
 
     def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
         """See `Scoring.compute_tables`."""
-        return compute_by_group(outcomes, lambda group: compute_share(*self._compute_distances(group), seed))
+        return compute_by_group(outcomes, lambda group: self._average_distances(group, [""] * len(group), seed))
 
     def compute_distance(self, outcome: ItemOutcome) -> tuple[float | None, float]:
         """Compute an item's mean distance over the runs with a verdict, and over all runs with the others at 1."""
@@ -157,9 +155,10 @@ class RankingScoring:
         strict = (math.fsum(distances) + missing) / len(outcome.judgments)
         return (math.fsum(distances) / len(distances) if distances else None), strict
 
-    def _compute_distances(self, outcomes: Sequence[ItemOutcome]) -> tuple[list[float | None], list[float]]:
+    def _average_distances(self, outcomes: Sequence[ItemOutcome], groups: Sequence[str], seed: int) -> BenchmarkMetric:
         pairs = [self.compute_distance(outcome) for outcome in outcomes]
-        return [distance for distance, _ in pairs], [strict_distance for _, strict_distance in pairs]
+        distances, strict_distances = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        return average_groups(distances, strict_distances, groups, bootstrap_seed=seed)
 
 
 def _collect_scores(outcomes: Sequence[ItemOutcome]) -> tuple[list[ItemOutcome], Floats, Floats]:

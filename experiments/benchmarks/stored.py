@@ -19,6 +19,9 @@ from flex_judge.experiments.benchmarks.items import Item
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.prompts import THINK_CLOSE, THINK_OPEN
 
+ROW = "row"
+"""Field of a converted row without an id: the number of the item in the data, from 1."""
+
 
 @dataclass(frozen=True)
 class StoredReplies:
@@ -44,7 +47,7 @@ def read_replies(path: Path) -> dict[str, StoredReplies]:
     for number, (where, file_row) in enumerate(read_data_file(path), 1):
         row = next((row for convert in CONVERTERS if (row := convert(file_row, number))), file_row)
         item_replies = _parse_row(where, row)
-        item_id = str(row["id"])
+        item_id = str(row["id"]) if "id" in row else f"{ROW} {row[ROW]}"
         if earlier := replies.get(item_id):
             item_replies = _append_replies(earlier, item_replies, item_id)
         replies[item_id] = item_replies
@@ -71,6 +74,8 @@ def match_replies(path: Path, items: Sequence[Item]) -> dict[str, StoredReplies]
         UsageError: A reply matches no item.
     """
     replies = read_replies(path)
+    id_by_row = {f"{ROW} {k}": item.id for k, item in enumerate(items, 1)}
+    replies = {id_by_row.get(reply_id, reply_id): item_replies for reply_id, item_replies in replies.items()}
     item_ids = {item.id for item in items}
     if item_ids == {str(k + 1) for k in range(len(items))} and all(map(str.isdecimal, replies)):
         replies = _shift_ids_to_one(path, replies, len(items))
@@ -118,7 +123,7 @@ def _parse_row(where: str, row: Mapping[str, Any]) -> StoredReplies:
     def make_error(name: str, expected: str) -> UsageError:
         return UsageError(f"{where}, field {name!r}: expected {expected}, got {row.get(name)!r:.80}")
 
-    item_id = row.get("id")
+    item_id = row.get("id", row.get(ROW))
     if isinstance(item_id, bool) or not isinstance(item_id, str | int) or item_id == "":
         raise make_error("id", "the id of an item")
     if ("text" in row) == ("texts" in row):
@@ -144,6 +149,38 @@ def _convert_pandalm(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
         return None
     reason = row.get(results[0].replace("_result", "_reason"))
     return {"id": row["idx"], "text": f"{row[results[0]]}\n{reason or ''}"}
+
+
+def _convert_judgelrm(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
+    """Convert a row of JudgeLRM: the row of PandaLM with the reply as `output`."""
+    return {"id": row["idx"], "text": row["output"]} if {"idx", "output", "result"} <= row.keys() else None
+
+
+def _convert_genai_bench(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
+    """Convert a row of GenAI-Bench: `{"idx", "response", "model_vote"}`, with the number of the item from 0."""
+    if not {"idx", "response", "model_vote"} <= row.keys() or not isinstance(row["idx"], int):
+        return None
+    return {ROW: row["idx"] + 1, "text": row["response"]}
+
+
+def _convert_vl_rewardbench(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
+    """Convert a row of VL-RewardBench: `{"id", "meta": {"filter_choice": reply, "random_number": 0 if in order}}`."""
+    meta = row.get("meta")
+    if not isinstance(meta, dict) or not {"filter_choice", "random_number"} <= meta.keys():
+        return None
+    order = [0, 1] if meta["random_number"] == 0 else [1, 0]
+    return {"id": row.get("id"), "text": meta["filter_choice"], "orders": [order]}
+
+
+def _convert_multimodal_rewardbench(row: Mapping[str, Any], _: int) -> dict[str, Any] | None:
+    """Convert a row of Multimodal RewardBench: `{"ID", "output"}`, or `"outputs"` for several samples."""
+    texts = row.get("outputs") or [row.get("output")]
+    return {"id": row["ID"], "texts": texts} if "ID" in row and {"output", "outputs"} & row.keys() else None
+
+
+def _convert_flex_judge(row: Mapping[str, Any], number: int) -> dict[str, Any] | None:
+    """Convert a row of Flex-Judge's scripts: `{"text", "pred"}`, in the order of the data."""
+    return {ROW: number, "text": row["text"]} if "pred" in row and "text" in row and "id" not in row else None
 
 
 def _convert_llmbar(row: Mapping[str, Any], number: int) -> dict[str, Any] | None:
@@ -200,6 +237,11 @@ def _format_reply(text: Any, verdict: Any) -> str | None:
 _SWAPS = ("swap = False", "swap = True")
 CONVERTERS: tuple[Callable[[Mapping[str, Any], int], dict[str, Any] | None], ...] = (
     _convert_pandalm,
+    _convert_judgelrm,
+    _convert_genai_bench,
+    _convert_vl_rewardbench,
+    _convert_multimodal_rewardbench,
+    _convert_flex_judge,
     _convert_llmbar,
     _convert_judgebench,
 )

@@ -9,9 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from flex_judge.experiments.benchmarks.benchmark import BenchmarkSpec, PublishedResult, RowBenchmark, make_item
-from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, assign_ids, check_fields
+from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, check_fields
+from flex_judge.experiments.benchmarks.ids import assign_ids
 from flex_judge.experiments.benchmarks.items import TIE, Item, Label
-from flex_judge.experiments.benchmarks.replies import REPLY_FORMATS
+from flex_judge.experiments.benchmarks.makers import count_unreadable_as_tie
+from flex_judge.experiments.benchmarks.reply_formats import parse_judgelm_line, parse_score_line
 from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.judges.errors import UsageError
 
@@ -36,12 +38,12 @@ class PandaLM(RowBenchmark):
         about="PandaLM: two answers to an instruction, against the majority of three annotators (arXiv 2306.05087)",
         expected="PandaLM's testset-v1.json: rows with instruction, response1, response2 and annotator1-3, or label",
         patterns=("**/testset-v1.json", "**/*.json", "**/*.jsonl"),
-        tasks={"pair": PairScoring(classes=True)},
+        tasks={"pair": PairScoring(classes=True, makers_count=count_unreadable_as_tie)},
         fields=("instruction", "response1", "response2"),
         ids=("idx", "id"),
         counts={"pair": 999},
         protocol={"temperature": 0.6, "top_p": 0.95},
-        formats=("label", "brackets"),
+        formats=("pandalm", "scores"),
         published=(
             PublishedResult("Flex-VL-7B", {"pair.agreement": 0.7684}),
             _make_result("JudgeLRM-7B", 0.7828, 0.7490, 0.7574, 0.7505),
@@ -54,9 +56,9 @@ class PandaLM(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = [record.get_text_or_empty("response1"), record.get_text_or_empty("response2")]
-        context = record.get_text("input") if record.get("input") is not None else None
-        prompt = "\n\n".join(filter(None, [record.get_text("instruction"), context]))
+        answers = [record.get_answer("response1"), record.get_answer("response2")]
+        context = record.get_response("input") if record.get("input") is not None else None
+        prompt = "\n\n".join(filter(None, [record.get_response("instruction"), context]))
         return make_item(
             record,
             id,
@@ -97,11 +99,11 @@ class JudgeLM(RowBenchmark):
         expected="JudgeLM's judgelm_val_5k.jsonl and judgelm_val_5k_gpt4.jsonl: rows with question_id, question_body, "
         "answer1_body and answer2_body, and rows with question_id and text (or score)",
         patterns=("**/judgelm_val_5k*.jsonl", "**/*.jsonl", "**/*.json"),
-        tasks={"pair": PairScoring(classes=True)},
+        tasks={"pair": PairScoring(classes=True, makers_count=count_unreadable_as_tie)},
         ids=("question_id", "id"),
         counts={"pair": 5000},
         protocol={"temperature": 0.6, "top_p": 0.95},
-        formats=("scores", "brackets"),
+        formats=("scores",),
         published=(
             PublishedResult("Flex-VL-7B", {"pair.agreement": 0.8421}),
             _make_result("JudgeLRM-7B", 0.8374, 0.8584, 0.8365, 0.8473),
@@ -125,19 +127,20 @@ class JudgeLM(RowBenchmark):
         rows = []
         for question in questions:
             gpt4_scores = scores.get(str(question.get("question_id")))
-            rows.append(replace(question, data={**question.data, "gpt4": gpt4_scores}))
+            rows.append(replace(question, data={**question.data, GPT4_FIELD: gpt4_scores}))
         item_ids = assign_ids(rows, self.spec.ids)
         return [self.parse_record(row, item_id) for row, item_id in zip(rows, item_ids, strict=True)]
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = [record.get_text("answer1_body"), record.get_text("answer2_body")]
-        first, second = record.get("gpt4") or (-1.0, -1.0)
-        # (-1, -1) stands for missing scores.
+        answers = [record.get_response("answer1_body"), record.get_response("answer2_body")]
+        first, second, in_published = record.get(GPT4_FIELD) or (*NO_SCORES, True)
         label: Label | None = TIE if first == second else 0 if first > second else 1
-        if min(first, second) < 0:
+        if -1.0 in (first, second):
             label = None
-        return make_item(
+        # A grouping that all items share is not shown.
+        groups = {} if label is None else {"label line": "as the makers read it" if in_published else "only read here"}
+        item = make_item(
             record,
             id,
             "pair",
@@ -146,19 +149,30 @@ class JudgeLM(RowBenchmark):
             rubric="judgelm",
             label=label,
             left_out="GPT-4 gave no scores",
+            **groups,
         )
+        return replace(item, in_published=in_published)
 
 
-def _parse_gpt4_scores(record: Record) -> tuple[float, float] | None:
+GPT4_FIELD = "gpt4"
+"""Field of a joined row: the two scores of GPT-4, and whether the makers' scripts read them."""
+NO_SCORES = (-1.0, -1.0)
+"""Scores of a text without scores. The makers leave out items with a score of -1."""
+
+
+def _parse_gpt4_scores(record: Record) -> tuple[float, float, bool] | None:
     """Return the two scores of a row, from the first line of GPT-4's text or from the field `score`.
 
-    Scores of -1 stand for a text without scores; None for a row without a judgment.
+    Returns:
+        The scores, NO_SCORES for a text without any, and whether the makers' scripts read the same; None for a row
+        without a judgment. The makers read two numbers separated by one space or comma, and nothing else on the line.
     """
     text, scores = record.get("text", "review"), record.get("score")
     if isinstance(text, str):
-        return REPLY_FORMATS["scores"](text) or (-1.0, -1.0)
+        published = parse_judgelm_line(text)
+        return (*(published or parse_score_line(text) or NO_SCORES), published is not None)
     if isinstance(scores, list) and len(scores) == 2 and all(isinstance(score, int | float) for score in scores):
         if not all(map(math.isfinite, scores)):
             raise record.make_error("score", "two numbers", scores)
-        return float(scores[0]), float(scores[1])
+        return float(scores[0]), float(scores[1]), True
     return None

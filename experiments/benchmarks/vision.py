@@ -1,8 +1,8 @@
-"""Vision benchmarks: answers about an image, and generated images and videos."""
+"""Vision benchmarks: answers about an image, and generated images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from typing import Any
 
 from flex_judge.experiments.benchmarks.benchmark import (
@@ -13,16 +13,21 @@ from flex_judge.experiments.benchmarks.benchmark import (
     make_medium_response,
     make_question,
     resolve_media,
+    resolve_media_list,
 )
+from flex_judge.experiments.benchmarks.cells import parse_list
 from flex_judge.experiments.benchmarks.data import Record
-from flex_judge.experiments.benchmarks.items import Item, Label
+from flex_judge.experiments.benchmarks.items import Item
+from flex_judge.experiments.benchmarks.makers import (
+    count_unreadable_as_tie,
+    take_absolute_majority,
+)
 from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.rubrics.scale import OPTIONS
 
 MJ_SPLITS = {"alignment": "alignment", "safety": "safety", "artifact": "quality"}
 """MJ-Bench task -> split of the data set."""
-GENAI_TASKS = ("image_generation", "image_edition", "video_generation")
+MJ_LABELS = {0: 0, 1: 1, "0": 0, "1": 1, "image0": 0, "image1": 1}
 
 
 def _make_vl_result(judge: str, *values: float) -> PublishedResult:
@@ -54,12 +59,16 @@ class VLRewardBench(RowBenchmark):
         about="VL-RewardBench: two answers about an image, read in random order five times (arXiv 2411.17451)",
         expected="VL-RewardBench's test split: rows with id, query, response (two), human_ranking and image",
         patterns=("**/test*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        tasks={"pair": PairScoring(headline="accuracy", measure="accuracy", macro="group")},
+        tasks={
+            "pair": PairScoring(
+                headline="accuracy", measure="accuracy", macro="group", makers_majority=take_absolute_majority
+            )
+        },
         fields=("query", "response", "human_ranking"),
         hub=("hub:MMInstruction/VL-RewardBench@test",),
         counts={"pair": 1250},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random", "runs": 5},
-        formats=("brackets",),
+        formats=("vl-rewardbench",),
         published=(
             _make_vl_result("Flex-VL-7B", 0.4611, 0.4339, 0.6287, 0.4860, 0.5079),
             _make_vl_result("Flex-Omni-7B", 0.4701, 0.4272, 0.6108, 0.4802, 0.5027),
@@ -72,16 +81,17 @@ class VLRewardBench(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = record.require_value("response")
-        if not isinstance(answers, list) or len(answers) != 2 or not all(isinstance(answer, str) for answer in answers):
-            raise record.make_error("response", "two texts", answers)
-        ranking = record.require_value("human_ranking")
-        if not isinstance(ranking, list) or ranking not in ([0, 1], [1, 0]):
-            raise record.make_error("human_ranking", "[0, 1] or [1, 0]", ranking)
-        image = resolve_media(record, record.get("image", "image_path"), "image")
+        answers = record.get_answers("response")
+        if len(answers) != 2:
+            raise record.make_error("response", "two texts", record.get("response"))
+        ranking = parse_list(record.require_value("human_ranking"))
+        if ranking not in ([0, 1], [1, 0]):
+            raise record.make_error("human_ranking", "[0, 1] or [1, 0]", record.get("human_ranking"))
+        images = resolve_media_list(record, record.get("image", "image_path"), "image")
         # The text repeats the placeholder of the image, which is a part of its own here.
-        question = make_question(record.get_text("query").removeprefix("<image>\n"), ("image", image))
-        group = _classify_vl_item(f"{record.get('image_path') or ''} {record.get('id') or ''}")
+        text = record.get_text("query").replace("<image>\n", "").removesuffix("\n<image>")
+        question = make_question(text, *(("image", image) for image in images))
+        group = _classify_vl_item(str(record.get("id") or ""), str(record.get("image_path") or ""))
         return make_item(
             record,
             id,
@@ -89,17 +99,29 @@ class VLRewardBench(RowBenchmark):
             prompt=question,
             responses=answers,
             rubric="vl_rewardbench",
-            label=ranking[0],
+            label=int(ranking[0]),
             group=group,
         )
 
 
-def _classify_vl_item(name: str) -> str:
-    """Return the published group of an item, from the folder of its image or the start of its id."""
-    lower = name.lower()
-    if any(part in lower for part in ("mathverse", "mmmu", "reasoning")):
-        return "reasoning"
-    return "hallucination" if any(part in lower for part in ("rlaif", "rlhf", "povid", "hallucination")) else "general"
+VL_GROUPS = {
+    "mathverse": "reasoning",
+    "mmmu": "reasoning",
+    "reasoning": "reasoning",
+    "rlaif": "hallucination",
+    "rlhf": "hallucination",
+    "povid": "hallucination",
+    "hallucination": "hallucination",
+}
+"""Source of an item -> its group; all other sources are general."""
+
+
+def _classify_vl_item(item_id: str, image_path: str) -> str:
+    """Return the published group of an item: by the start of its id, else by the folder of its image."""
+    source = re.split(r"[-_]", item_id.lower(), maxsplit=1)[0]
+    if source in VL_GROUPS or not image_path:
+        return VL_GROUPS.get(source, "general")
+    return next((group for name, group in VL_GROUPS.items() if name in image_path.lower()), "general")
 
 
 class MJBench(RowBenchmark):
@@ -116,7 +138,6 @@ class MJBench(RowBenchmark):
         hub=tuple(f"hub:MJ-Bench/MJ-Bench@{split}" for split in MJ_SPLITS.values()),
         counts={"alignment": 724, "safety": 574, "artifact": 1121},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "both", "image_max_pixels": 336 * 336},
-        formats=("brackets",),
         published=(
             _make_mj_result("Flex-VL-7B", (0.5816, 0.5913), (0.5751, 0.6688), (0.8232, 0.8908)),
             _make_mj_result("Flex-Omni-7B", (0.6084, 0.6246), (0.4769, 0.6521), (0.7580, 0.9166)),
@@ -127,108 +148,32 @@ class MJBench(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        place = record.file.as_posix().lower()
+        category = str(record.get("category") or "").lower()
+        place = category or record.file.as_posix().lower()
         task = next((name for name, split in MJ_SPLITS.items() if split in place or name in place), None)
-        if task is None:
+        # The release of 2025 has further categories, which belong to no task of the published results.
+        left_out = f"its category {category!r} is no task of the published results"
+        if task is None and not category:
             raise UsageError(f"{record.where}: the name of its file contains no task; expected {self.spec.expected}")
         images = [
             make_medium_response("image", resolve_media(record, record.get(name), name))
             for name in ("image0", "image1")
         ]
-        label = record.get_choice({0: 0, 1: 1, "0": 0, "1": 1}, "label")
+        label = record.get_choice(MJ_LABELS, "label")
         # A long info is free text and would make a group of its own for nearly every item.
-        groups = {"info": str(info)} if (info := record.get("info")) and len(str(info)) < 60 else {}
+        info = record.get("info", "subcategory")
+        groups = {"info": str(info)} if info and len(str(info)) < 60 else {}
         return make_item(
             record,
             id,
-            task,
-            prompt=record.get_text("caption"),
+            task or "alignment",
+            prompt=record.get_answer("caption"),
             responses=images,
-            rubric=f"mjbench_{task}",
-            label=label,
+            rubric=f"mjbench_{task or 'alignment'}",
+            label=label if task else None,
+            left_out=left_out,
             **groups,
         )
-
-
-class GenAIBench(RowBenchmark):
-    """Pairs of images, edits or videos of two generators, labelled with one of four options."""
-
-    spec = BenchmarkSpec(
-        name="genai-bench",
-        about="GenAI-Bench: two generated images, edits or videos, by four options, seven runs (arXiv 2406.04485)",
-        expected="GenAI-Bench's test_v1 of image_generation, image_edition and video_generation, each in a folder or "
-        "file of that name: rows with prompt, left_image, right_image (or left_video, right_video) and vote_type",
-        patterns=("**/*test_v1*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
-        tasks={
-            name: PairScoring(by_options=True, headline="accuracy", measure="accuracy")
-            for name in ("image", "edit", "video")
-        },
-        fields=("vote_type",),
-        ids=("id", "vote_id", "conv_id"),
-        hub=tuple(f"hub:TIGER-Lab/GenAI-Bench:{name}@test_v1" for name in GENAI_TASKS),
-        counts={"image": 1735, "edit": 919, "video": 1069},
-        protocol={
-            "temperature": 0.6,
-            "top_p": 0.95,
-            "runs": 7,
-            "image_max_pixels": 448 * 448,
-            "video_fps": 1.0,
-            "video_max_pixels": 224 * 224,
-        },
-        overall=True,
-        published=(
-            PublishedResult(
-                "Flex-VL-7B",
-                {"image.accuracy": 0.4332, "edit.accuracy": 0.4741, "video.accuracy": 0.4478, "overall": 0.4517},
-            ),
-            PublishedResult(
-                "Flex-VL-7B, majority of 7",
-                {"image.majority": 0.4634, "edit.majority": 0.5419, "video.majority": 0.4734, "majority": 0.4929},
-            ),
-            PublishedResult(
-                "Flex-Omni-7B",
-                {"image.accuracy": 0.3815, "edit.accuracy": 0.4673, "video.accuracy": 0.3710, "overall": 0.4066},
-            ),
-            PublishedResult(
-                "Flex-Omni-7B, majority of 7",
-                {"image.majority": 0.4167, "edit.majority": 0.5201, "video.majority": 0.4425, "majority": 0.4598},
-            ),
-            PublishedResult(
-                "GPT-4o",
-                {"image.accuracy": 0.4559, "edit.accuracy": 0.5354, "video.accuracy": 0.4846, "overall": 0.4920},
-            ),
-        ),
-    )
-
-    def parse_record(self, record: Record, id: str) -> Item:
-        """See `RowBenchmark.parse_record`."""
-        label = record.get_choice(VOTE_LABELS, "vote_type")
-        if record.get("left_video") is not None:
-            task, sides, prompt = "video", ("left_video", "right_video"), make_question(record.get_text("prompt"))
-        elif record.get("source_image") is not None:
-            source_image = resolve_media(record, record.get("source_image"), "source_image")
-            task, sides = "edit", ("left_output_image", "right_output_image")
-            prompt = make_question(self._make_instruction(record), ("image", source_image))
-        else:
-            task, sides, prompt = "image", ("left_image", "right_image"), make_question(record.get_text("prompt"))
-        kind = "video" if task == "video" else "image"
-        responses = [make_medium_response(kind, resolve_media(record, record.get(side), side)) for side in sides]
-        return make_item(record, id, task, prompt=prompt, responses=responses, rubric=f"genai_{task}", label=label)
-
-    def _make_instruction(self, record: Record) -> str:
-        if instruction := record.get("instruct_prompt"):
-            return str(instruction)
-        return f"Change what shows {record.get_text('source_prompt')} to {record.get_text('target_prompt')}"
-
-
-VOTE_LABELS: Mapping[Any, Label] = {
-    "leftvote": "A>B",
-    "rightvote": "B>A",
-    "tievote": "A=B=Good",
-    "bothbad_vote": "A=B=Bad",
-    **{option: option for option in OPTIONS},
-}
-"""GenAI-Bench vote -> option of the rubric."""
 
 
 class MultimodalRewardBench(RowBenchmark):
@@ -237,15 +182,23 @@ class MultimodalRewardBench(RowBenchmark):
     spec = BenchmarkSpec(
         name="multimodal-rewardbench",
         about="Multimodal RewardBench: two answers about an image, in six areas (arXiv 2502.14191)",
-        expected="Multimodal RewardBench's all_data.json: rows with ID, Category, Text, Image, Output1, Output2 "
-        "and Better",
+        expected="Multimodal RewardBench's all_data.json, which the authors' scripts/0_download_data.py makes from "
+        "all_data_release.json: rows with ID, Category, Text, Image, Output1, Output2 and Better",
         patterns=("**/all_data.json", "**/*.json", "**/*.jsonl", "**/*.parquet"),
-        tasks={"pair": PairScoring(headline="accuracy", measure="accuracy", macro="area")},
+        tasks={
+            "pair": PairScoring(
+                headline="accuracy",
+                measure="accuracy",
+                macro="area",
+                makers_count=count_unreadable_as_tie,
+                makers_tie=0.5,
+            )
+        },
         fields=("Text", "Output1", "Output2", "Better"),
         ids=("ID",),
         counts={"pair": 5211},
         protocol={"temperature": 0.6, "top_p": 0.95, "order": "random"},
-        formats=("brackets",),
+        formats=("mt-bench",),
         published=(
             _make_mmrb_result("Flex-VL-7B", 0.620, 0.618, 0.630, 0.677, 0.550, 0.837, 0.686),
             _make_mmrb_result("Flex-Omni-7B", 0.616, 0.612, 0.657, 0.625, 0.582, 0.777, 0.631),
@@ -254,11 +207,12 @@ class MultimodalRewardBench(RowBenchmark):
 
     def parse_record(self, record: Record, id: str) -> Item:
         """See `RowBenchmark.parse_record`."""
-        answers = [record.get_text("Output1"), record.get_text("Output2")]
-        label = record.get_choice({"Output1": 0, "Output2": 1}, "Better")
+        answers = [record.get_answer("Output1"), record.get_answer("Output2")]
+        label = record.get_choice({"OUTPUT1": 0, "OUTPUT2": 1}, "Better", ignore_case=True)
         prompt: Any = record.get_text("Text")
         if record.get("Image") is not None:
-            prompt = make_question(prompt, ("image", resolve_media(record, record.get("Image"), "Image")))
+            images = resolve_media_list(record, record.get("Image"), "Image")
+            prompt = make_question(prompt, *(("image", image) for image in images))
         area = _classify_area(str(record.get("Category") or "").lower(), str(record.get("ID") or "").lower())
         return make_item(
             record, id, "pair", prompt=prompt, responses=answers, rubric="vl_rewardbench", label=label, area=area

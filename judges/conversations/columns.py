@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.conversations.messages import Message
-from flex_judge.judges.conversations.parts import unwrap_source
-from flex_judge.judges.conversations.reader import ConversationReader, OpenMedia, open_local_media
+from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import is_empty, to_plain_value
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.media.paths import resolve_source_path
-from flex_judge.judges.media.types import Media, Modality
+from flex_judge.judges.media.types import Modality
 
 MEDIA_COLUMNS: Mapping[Modality, tuple[str, str]] = {m: (f"{m}s", str(m)) for m in Modality}
 """Modality -> names of the columns with a list of media, and with one medium."""
@@ -29,8 +26,8 @@ class RowMedia:
     """Media of a row, not opened yet."""
 
     sources: dict[Modality, list[Any]] = field(default_factory=dict)
-    columns: dict[Modality, str] = field(default_factory=dict)
-    """Name of the column with the media of a modality."""
+    fields: dict[Modality, list[str]] = field(default_factory=dict)
+    """Name of each medium in error messages: its column, and its index in a list."""
 
 
 def find_media(row: Mapping[str, Any], columns: Mapping[Modality, tuple[str, ...]] = MEDIA_COLUMNS) -> RowMedia:
@@ -47,12 +44,13 @@ def find_media(row: Mapping[str, Any], columns: Mapping[Modality, tuple[str, ...
     for modality, names in columns.items():
         for name in names:
             sources = _list_sources(row.get(name), modality)
-            if not sources:
+            if all(is_empty(source) for source in sources.values()):
                 continue
             if modality not in found.sources:
-                found.sources[modality], found.columns[modality] = sources, name
-            elif not all(any(_is_same(a, b) for b in found.sources[modality]) for a in sources):
-                other = found.columns[modality]
+                found.sources[modality] = list(sources.values())
+                found.fields[modality] = [name + place for place in sources]
+            elif not all(any(_is_same(a, b) for b in found.sources[modality]) for a in sources.values()):
+                other = found.fields[modality][0].partition("[")[0]
                 raise UsageError.at_field(name, f"differs from {other!r}, which has {modality}s too; keep one of them")
     return found
 
@@ -78,36 +76,24 @@ def read_row_prompt(
         MediaError: a medium cannot be read; the error has a `field`.
     """
     media = find_media(row, columns)
-    names = {modality: prefix + name for modality, name in media.columns.items()}
-    tools = row.get(TOOLS_COLUMN)
-    return reader.read_prompt(row.get(prompt), media.sources, tools, field=prefix + prompt, media_fields=names)
+    names = {modality: [prefix + name for name in fields] for modality, fields in media.fields.items()}
+    return reader.read_prompt(
+        row.get(prompt),
+        media.sources,
+        row.get(TOOLS_COLUMN),
+        field=prefix + prompt,
+        media_fields=names,
+        tools_field=prefix + TOOLS_COLUMN,
+    )
 
 
-def make_folder_opener(folder: Path) -> OpenMedia:
-    """Make a function that opens media of a file's rows; relative paths refer to `folder`."""
-
-    def open_media(modality: Modality, source: Any, field: str, **options: Any) -> Media:
-        if modality != Modality.MOLECULE:
-            source = resolve_source_path(folder, source)
-        return open_local_media(modality, source, field, **options)
-
-    return open_media
-
-
-def make_placeholder(modality: Modality, source: Any, field: str, **options: Any) -> Media:
-    """Stand in for a medium, to check the structure of a row without reading files."""
-    del source, options
-    return Media(modality, field.encode(), field)
-
-
-def _list_sources(value: Any, modality: Modality) -> list[Any]:
-    """List the media in a column, which holds a list or one medium; null entries are skipped."""
+def _list_sources(value: Any, modality: Modality) -> dict[str, Any]:
+    """List the media in a column, which holds a list or one medium, by their place in the column."""
     plain = to_plain_value(value)
     dimensions = getattr(plain, "ndim", None)
     if dimensions is not None and dimensions == _ARRAY_DIMENSIONS.get(modality, 1) + 1:
         plain = list(plain)
-    values = plain if isinstance(plain, list) else [plain]
-    return [unwrap_source(item) for item in values if not is_empty(item)]
+    return {f"[{i}]": item for i, item in enumerate(plain)} if isinstance(plain, list) else {"": plain}
 
 
 def _is_same(a: Any, b: Any) -> bool:

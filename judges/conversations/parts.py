@@ -1,14 +1,18 @@
-"""Parts of a message's content: texts and media, in the forms of chat templates, APIs and data sets."""
+"""Parts of a message's content: texts and media, in the forms of chat templates, APIs and data sets.
+
+`place_media` puts the media of a row into the parts of its prompt.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flex_judge.judges.conversations.values import is_empty, to_mapping, to_plain_value
+from flex_judge.judges.conversations.values import describe_value, is_empty, to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.media.types import Modality
+from flex_judge.judges.media.types import Media, Modality
 
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 REASONING_PARTS = ("thinking", "reasoning")
@@ -27,6 +31,17 @@ OPTION_FIELDS = ("rate", "fps", "sampling_rate")
 IGNORED_PART_FIELDS = ("type", "detail", "format", "id", "index", "mime_type", "annotations", "logprobs")
 """Fields of parts that do not change what the judge is shown."""
 
+MARKS: Mapping[Modality, re.Pattern[str]] = {
+    Modality.IMAGE: re.compile(r"<image>"),
+    Modality.VIDEO: re.compile(r"<video>"),
+    Modality.AUDIO: re.compile(r"<audio>"),
+    Modality.MOLECULE: re.compile(r"<mol>"),
+}
+"""Modality -> mark of its media in texts, as LLaVA, ShareGPT and verl write it."""
+
+MARKS_PER_MOLECULE = 8
+"""Number of marks of a molecule in data sets that were prepared for the query tokens of Mol-LLaMA."""
+
 
 @dataclass(frozen=True)
 class Pending:
@@ -35,8 +50,14 @@ class Pending:
     modality: Modality
     field: str
 
-    def make_error(self) -> UsageError:
-        """Make the error of a row that has no medium for this part."""
+    def make_error(self, has_column: bool = True) -> UsageError:
+        """Make the error of a part without a medium.
+
+        Args:
+            has_column: whether a column of the row could have given it.
+        """
+        if not has_column:
+            return UsageError.at_field(f"{self.field}.{self.modality}", "is missing")
         return UsageError.at_field(
             self.field, f"more parts of type '{self.modality}' than {self.modality}s; add the missing {self.modality}s"
         )
@@ -66,9 +87,8 @@ def read_text_part(row: Mapping[str, Any], field: str) -> Any:
     name = next((name for name in ("text", str(kind), "content") if row.get(name) is not None), "text")
     text = to_plain_value(row.get(name))
     if not isinstance(text, str):
-        raise UsageError.at_field(
-            f"{field}.{name}", "is missing" if text is None else f"expected text, got {text!r:.80}"
-        )
+        problem = "is missing" if text is None else f"expected text, got {describe_value(text)}"
+        raise UsageError.at_field(f"{field}.{name}", problem)
     return text
 
 
@@ -89,7 +109,9 @@ def find_source(row: Mapping[str, Any], field: str) -> MediaSource:
     if name not in MEDIA_PARTS:
         modalities = ", ".join(repr(str(modality)) for modality in Modality)
         raise UsageError.at_field(
-            field, f"expected a part with a type of 'text', 'image_url', 'input_audio', {modalities}, got {row!r:.80}"
+            field,
+            f"expected a part with a type of 'text', 'image_url', 'input_audio', {modalities}; "
+            f"got {describe_value(row)}",
         )
     modality = MEDIA_PARTS[name]
     names = tuple(dict.fromkeys((name, str(modality), f"{modality}_url", f"input_{modality}", *SOURCE_FIELDS)))
@@ -139,3 +161,96 @@ def read_options(row: Mapping[str, Any]) -> dict[str, Any]:
 def _find_modality(row: Mapping[str, Any]) -> str:
     """Return the name of the field that holds the medium of a part without a type; empty without one."""
     return next((name for name in MEDIA_PARTS if not is_empty(row.get(name))), "")
+
+
+def place_media(
+    messages: Sequence[Sequence[str | Media | Pending]],
+    media: Mapping[Modality, Sequence[Media]],
+    question: int,
+    field: str,
+) -> list[list[str | Media]]:
+    """Put the media of a row into the parts of its messages.
+
+    Args:
+        messages: parts of each message.
+        media: media of the row, by modality.
+        question: index of the message that gets the media without a place, before its content.
+        field: name of the prompt in error messages.
+
+    Raises:
+        UsageError: there are more places than media, or marks for some of the media only.
+    """
+    placed = [list(parts) for parts in messages]
+    leading: list[Media] = []
+    for modality in Modality:
+        remaining = _drop_present(placed, media.get(modality, ()))
+        remaining = _fill_parts(placed, modality, remaining)
+        remaining = _fill_marks(placed, modality, remaining, field)
+        leading += remaining
+    placed[question] = [*leading, *placed[question]]
+    result: list[list[str | Media]] = []
+    for parts in placed:
+        result.append([])
+        for part in parts:
+            if isinstance(part, Pending):
+                raise part.make_error()
+            result[-1].append(part)
+    return result
+
+
+def _drop_present(messages: list[list[str | Media | Pending]], media: Sequence[Media]) -> list[Media]:
+    """Drop media that the messages hold already; trainers pass the same media in the messages and in a column."""
+    present = [part.digest for parts in messages for part in parts if isinstance(part, Media)] if media else []
+    remaining = []
+    for medium in media:
+        if medium.digest in present:
+            present.remove(medium.digest)
+        else:
+            remaining.append(medium)
+    return remaining
+
+
+def _fill_parts(messages: list[list[str | Media | Pending]], modality: Modality, media: list[Media]) -> list[Media]:
+    """Fill the parts without a source with the next media, and return the media that are left."""
+    remaining = iter(media)
+    for parts in messages:
+        for i, part in enumerate(parts):
+            if isinstance(part, Pending) and part.modality == modality:
+                parts[i] = next(remaining, part)
+    return list(remaining)
+
+
+def _fill_marks(
+    messages: list[list[str | Media | Pending]], modality: Modality, media: list[Media], field: str
+) -> list[Media]:
+    """Replace the marks of a modality by media, and return the media that are left: all, if there are no marks."""
+    mark = MARKS.get(modality)
+    if mark is None or not media:  # Without media, a text may be about the mark: `<video>` is also an HTML tag.
+        return media
+    marks = sum(len(mark.findall(part)) for parts in messages for part in parts if isinstance(part, str))
+    if not marks:
+        return media
+    if modality == Modality.MOLECULE and marks == MARKS_PER_MOLECULE * len(media):
+        mark, marks = re.compile(f"(?:{mark.pattern}){{{MARKS_PER_MOLECULE}}}"), len(media)
+    if marks != len(media):
+        raise UsageError.at_field(
+            field,
+            f"{mark.pattern} occurs {marks} times in the text, and the row has {len(media)} {modality}s; write one "
+            f"mark for each {modality}, or none",
+        )
+    remaining = iter(media)
+    for parts in messages:
+        parts[:] = [piece for part in parts for piece in _split_at_marks(part, mark, remaining)]
+    return []
+
+
+def _split_at_marks(
+    part: str | Media | Pending, mark: re.Pattern[str], media: Iterator[Media]
+) -> list[str | Media | Pending]:
+    if not isinstance(part, str):
+        return [part]
+    pieces: list[str | Media | Pending] = []
+    for i, text in enumerate(mark.split(part)):
+        pieces += [next(media)] if i else []
+        pieces += [text] if text else []
+    return pieces

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
-from flex_judge.judges.conversations.marks import place_media
 from flex_judge.judges.conversations.messages import (
     ASSISTANT,
     Content,
     Message,
     Part,
     Response,
+    ToolCall,
     Trajectory,
     View,
     add_tools,
@@ -28,14 +28,15 @@ from flex_judge.judges.conversations.parts import (
     Pending,
     find_source,
     list_unknown_text_fields,
+    place_media,
     read_options,
     read_text_part,
+    unwrap_source,
 )
 from flex_judge.judges.conversations.tools import read_definitions, read_tool_calls
-from flex_judge.judges.conversations.values import is_empty, to_mapping, to_plain_value
+from flex_judge.judges.conversations.values import describe_value, is_empty, to_mapping, to_plain_value
 from flex_judge.judges.errors import MediaError, UsageError
-from flex_judge.judges.media.opening import make_media
-from flex_judge.judges.media.types import Media, Modality
+from flex_judge.judges.media.types import Media, Modality, OpenMedia
 
 MESSAGE_FIELDS = (
     "role",
@@ -61,45 +62,15 @@ logger = logging.getLogger(__name__)
 _warned: set[str] = set()
 
 
-class OpenMedia(Protocol):
-    """Function that opens a medium: (modality, source, field, options) -> medium."""
-
-    def __call__(self, modality: Modality, source: Any, field: str, **options: Any) -> Media:
-        """Open a medium.
-
-        Args:
-            modality: its modality.
-            source: its source, as in the row.
-            field: place of the source in the row, for error messages.
-            **options: `fps` of frames or `rate` of samples.
-        """
-        ...
-
-
-def open_local_media(modality: Modality, source: Any, field: str, **options: Any) -> Media:  # noqa: ARG001
-    """Open a medium from a path, bytes, a data URI, an image or an array. Nothing is fetched from a network.
-
-    Raises:
-        MediaError: the medium cannot be read, or is a URL.
-    """
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise MediaError(f"expected a path or a data URI, got {source!r:.80}; nothing is fetched from the network")
-    if isinstance(source, str) and source.startswith("file://"):
-        source = source.removeprefix("file://")
-    if modality == Modality.VIDEO and isinstance(source, Mapping) and "frames" in source:
-        source, options = source["frames"], {"fps": source.get("fps"), **options}
-    return make_media(modality, source, **options)
-
-
 class ConversationReader:
     """Reader of prompts and responses.
 
     Example:
-        >>> ConversationReader().read_response([{"role": "assistant", "content": "5"}])
+        >>> ConversationReader(open_local_media).read_response([{"role": "assistant", "content": "5"}])
         '5'
     """
 
-    def __init__(self, open_media: OpenMedia = open_local_media, strict: bool = False) -> None:
+    def __init__(self, open_media: OpenMedia, strict: bool = False) -> None:
         """Configure a reader.
 
         Args:
@@ -116,20 +87,22 @@ class ConversationReader:
         media: Mapping[Modality, Sequence[Any]] | None = None,
         tools: Any = None,
         field: str = "prompt",
-        media_fields: Mapping[Modality, str] | None = None,
+        media_fields: Mapping[Modality, Sequence[str]] | None = None,
+        tools_field: str = "tools",
     ) -> tuple[Message, ...]:
         """Read a prompt with the media and tools of its row.
 
         Media of the row go to the parts without a source of their own, such as `{"type": "image"}`; then to marks such
-        as `<image>` in the text, if there are as many marks as media; else before the last message. A medium that is
-        in the prompt already, as trainers pass it in both places, is not repeated.
+        as `<image>` in the text, if there are as many marks as media; else before the user's last message. A medium
+        that is in the prompt already, as trainers pass it in both places, is not repeated.
 
         Args:
             prompt: text or messages.
             media: sources of the row's media by modality; null entries are skipped.
             tools: definitions of the tools that the model could call.
             field: name of the prompt in error messages.
-            media_fields: names of the media in error messages; their plural modality by default.
+            media_fields: name of each medium in error messages; `images[0]` and so on by default.
+            tools_field: name of the tools in error messages.
 
         Raises:
             UsageError: the prompt has an unknown form; the error has a `field`.
@@ -137,20 +110,21 @@ class ConversationReader:
         """
         opened: dict[Modality, list[Media]] = {}
         for modality, sources in (media or {}).items():
-            name = (media_fields or {}).get(modality, f"{modality}s")
-            found = [
-                self._open(modality, source, f"{name}[{i}]") for i, source in enumerate(sources) if source is not None
+            names = (media_fields or {}).get(modality) or [f"{modality}s[{i}]" for i in range(len(sources))]
+            opened[modality] = [
+                self._open(modality, unwrap_source(source), name)
+                for source, name in zip(sources, names, strict=True)
+                if not is_empty(source)
             ]
-            if found:
-                opened[modality] = found
         plain = to_plain_value(prompt)
         if isinstance(plain, str):
-            messages = [(_PromptMessage(Message("user"), [plain]))]
+            messages = [_PromptMessage(Message("user"), [plain])]
         else:
             messages = [self._read_message(m, f"{field}[{i}]") for i, m in enumerate(_list_messages(plain, field))]
-        placed = place_media([m.parts for m in messages], opened, field)
+        users = [i for i, m in enumerate(messages) if m.message.role == "user"]
+        placed = place_media([m.parts for m in messages], opened, users[-1] if users else len(messages) - 1, field)
         result = [replace(m.message, content=_join_parts(p)) for m, p in zip(messages, placed, strict=True)]
-        return add_tools(result, read_definitions(tools, "tools"))
+        return add_tools(result, read_definitions(tools, tools_field))
 
     def read_response(self, response: Any, view: View = "full", field: str = "response") -> Response:
         """Read a response: text, a medium, parts, a message or a list of messages.
@@ -181,7 +155,7 @@ class ConversationReader:
     def _finish_message(self, read: _PromptMessage) -> Message:
         for part in read.parts:
             if isinstance(part, Pending):
-                raise part.make_error()
+                raise part.make_error(has_column=False)
         return replace(read.message, content=_join_parts(read.parts))
 
     def _read_message(self, value: Any, field: str) -> _PromptMessage:
@@ -189,14 +163,16 @@ class ConversationReader:
             return _PromptMessage(value, [value.content] if isinstance(value.content, str) else list(value.content))
         row = to_mapping(value)
         if row is None or "role" not in row:
-            raise UsageError.at_field(field, f"expected a message with 'role' and 'content', got {value!r:.80}")
+            raise UsageError.at_field(
+                field, f"expected a message with 'role' and 'content', got {describe_value(value)}"
+            )
         role = row["role"]
         if not isinstance(role, str) or not role.strip() or not role.isprintable() or len(role) > MAX_ROLE_LENGTH:
-            raise UsageError.at_field(f"{field}.role", f"expected a role such as 'user', got {role!r:.80}")
+            raise UsageError.at_field(f"{field}.role", f"expected a role such as 'user', got {describe_value(role)}")
         for name, item in row.items():
-            if name not in MESSAGE_FIELDS and not is_empty(item):
-                self._report_unknown(name, field, ignored=name in IGNORED_FIELDS)
-        calls = read_tool_calls(row, field)
+            if name not in (*MESSAGE_FIELDS, *IGNORED_FIELDS) and not is_empty(item):
+                self._report_unknown(name, field)
+        calls = tuple(ToolCall(*call) for call in read_tool_calls(row, field))
         parts, reasoning = self._split_reasoning(row, field)
         content = row.get("content")
         if content is not None:
@@ -228,7 +204,7 @@ class ConversationReader:
         parts = self._read_parts(value, field, None)
         for part in parts:
             if isinstance(part, Pending):
-                raise part.make_error()
+                raise part.make_error(has_column=False)
         return _join_parts(parts)
 
     def _read_parts(self, value: Any, field: str, reasoning: list[str] | None) -> list[Part | Pending]:
@@ -239,7 +215,7 @@ class ConversationReader:
         if isinstance(value, Mapping):
             return self._read_part(value, field, reasoning)
         if not isinstance(value, list):
-            raise UsageError.at_field(field, f"expected text or a list of parts, got {value!r:.80}")
+            raise UsageError.at_field(field, f"expected text or a list of parts, got {describe_value(value)}")
         parts: list[Part | Pending] = []
         for i, part in enumerate(value):
             parts += self._read_part(part, f"{field}[{i}]", reasoning)
@@ -251,7 +227,9 @@ class ConversationReader:
             return [value]
         row = to_mapping(value)
         if row is None:
-            raise UsageError.at_field(field, f"expected a part such as {{'type': 'text', ...}}, got {value!r:.80}")
+            raise UsageError.at_field(
+                field, f"expected a part such as {{'type': 'text', ...}}, got {describe_value(value)}"
+            )
         text = read_text_part(row, field)
         if text is not None:
             for name in list_unknown_text_fields(row):
@@ -273,10 +251,8 @@ class ConversationReader:
         except MediaError as e:
             raise MediaError.at_field(field, e) from e
 
-    def _report_unknown(self, name: str, field: str, ignored: bool = False) -> None:
+    def _report_unknown(self, name: str, field: str) -> None:
         """Raise an error or log a warning about a field that the judge is not shown."""
-        if ignored:
-            return
         if self._strict:
             raise UsageError.at_field(f"{field}.{name:.60}", "unknown field; remove it")
         if name not in _warned:
@@ -284,19 +260,19 @@ class ConversationReader:
             logger.warning("%s.%s: unknown field; it is ignored, here and in further messages", field, name)
 
 
+@dataclass
 class _PromptMessage:
     """A message whose media may still be missing."""
 
-    def __init__(self, message: Message, parts: Sequence[Part | Pending]) -> None:
-        self.message = message
-        self.parts = list(parts)
+    message: Message
+    parts: list[Part | Pending]
 
 
 def _list_messages(value: Any, field: str) -> Iterator[Any]:
     if not isinstance(value, list):
         value = [value] if _is_message(value) else value
     if not isinstance(value, list):
-        raise UsageError.at_field(field, f"expected text or a list of messages, got {value!r:.80}")
+        raise UsageError.at_field(field, f"expected text or a list of messages, got {describe_value(value)}")
     if not value:
         raise UsageError.at_field(field, "expected text or a list of messages, got an empty list")
     return iter(value)
@@ -313,7 +289,7 @@ def _read_text(value: Any, field: str) -> str:
     value = to_plain_value(value)
     if value is None or isinstance(value, str):
         return value or ""
-    raise UsageError.at_field(field, f"expected text, got {value!r:.80}")
+    raise UsageError.at_field(field, f"expected text, got {describe_value(value)}")
 
 
 def _join_parts(parts: Sequence[Part | Pending]) -> Content:

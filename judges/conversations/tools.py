@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flex_judge.judges.conversations.messages import ToolCall
-from flex_judge.judges.conversations.values import is_empty, to_json_text, to_mapping, to_plain_value
+from flex_judge.judges.conversations.values import describe_value, is_empty, to_json_text, to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
 
 ARGUMENT_FIELDS = ("arguments", "input", "args", "parameters")
@@ -15,22 +14,25 @@ FUNCTION_FIELDS = ("function", "custom")
 """Fields of a call that hold its name and arguments."""
 
 
-def read_tool_calls(row: Mapping[str, Any], field: str) -> tuple[ToolCall, ...]:
+def read_tool_calls(row: Mapping[str, Any], field: str) -> list[tuple[str, str, str]]:
     """Read the tool calls of a message, from `tool_calls` and the older `function_call`.
 
     Args:
         row: the message.
         field: name of the message in error messages.
 
+    Returns:
+        Name, arguments as text, and id of each call.
+
     Raises:
         UsageError: a call has no name, or the calls have an unknown form.
     """
-    calls: list[ToolCall] = []
+    calls: list[tuple[str, str, str]] = []
     for name in ("tool_calls", "function_call"):
         value = row.get(name)
         if not is_empty(value):
             calls += [_read_call(call, f"{field}.{name}{place}") for place, call in _list_calls(value)]
-    return tuple(calls)
+    return calls
 
 
 def read_definitions(value: Any, field: str) -> tuple[str, ...]:
@@ -45,7 +47,7 @@ def read_definitions(value: Any, field: str) -> tuple[str, ...]:
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list):
-        raise UsageError.at_field(field, f"expected a list of tool definitions, got {value!r:.80}")
+        raise UsageError.at_field(field, f"expected a list of tool definitions, got {describe_value(value)}")
     definitions = []
     for i, tool in enumerate(value):
         tool = _parse_json(tool)
@@ -56,7 +58,7 @@ def read_definitions(value: Any, field: str) -> tuple[str, ...]:
         else:
             row = to_mapping(tool)
             if row is None:
-                raise UsageError.at_field(f"{field}[{i}]", f"expected a tool definition, got {tool!r:.80}")
+                raise UsageError.at_field(f"{field}[{i}]", f"expected a tool definition, got {describe_value(tool)}")
             definition = _drop_empty_fields(row)
         definitions.append(to_json_text(definition))
     return tuple(definitions)
@@ -70,20 +72,20 @@ def _list_calls(value: Any) -> list[tuple[str, Any]]:
     return [("", value)]
 
 
-def _read_call(value: Any, field: str) -> ToolCall:
+def _read_call(value: Any, field: str) -> tuple[str, str, str]:
     row = to_mapping(_parse_json(value))
     if row is None:
-        raise UsageError.at_field(field, f"expected a tool call with a name and arguments, got {value!r:.80}")
+        raise UsageError.at_field(field, f"expected a tool call with a name and arguments, got {describe_value(value)}")
     inner = next((to_mapping(_parse_json(row[n])) for n in FUNCTION_FIELDS if not is_empty(row.get(n))), None)
     function = row if inner is None else inner
     name = to_plain_value(function.get("name"))
     if not isinstance(name, str):
-        raise UsageError.at_field(f"{field}.name", f"expected the name of a tool, got {name!r:.80}")
+        raise UsageError.at_field(f"{field}.name", f"expected the name of a tool, got {describe_value(name)}")
     arguments = next((function[n] for n in ARGUMENT_FIELDS if function.get(n) is not None), "")
     call_id = to_plain_value(row.get("id") or row.get("call_id") or "")
     # Arrow stores the arguments of all calls in one struct, and fills the fields of other tools with null.
     plain = to_mapping(arguments)
-    return ToolCall(name, to_json_text(arguments if plain is None else _drop_empty_fields(plain)), str(call_id))
+    return name, to_json_text(arguments if plain is None else _drop_empty_fields(plain)), str(call_id)
 
 
 def _drop_empty_fields(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
-
-from flex_judge.judges.media.types import Media
 
 _PLAIN = str | bytes | int | float | bool | None
 
@@ -18,7 +17,7 @@ def to_plain_value(value: Any) -> Any:
     Arrow scalars and object arrays, as Parquet readers return them, become Python values. Images, numeric arrays and
     media are unchanged.
     """
-    if isinstance(value, _PLAIN | Media):
+    if isinstance(value, _PLAIN):
         return value
     if hasattr(value, "as_py"):
         return to_plain_value(value.as_py())
@@ -33,11 +32,11 @@ def to_plain_value(value: Any) -> Any:
 
 
 def to_mapping(value: Any) -> Mapping[str, Any] | None:
-    """Convert an object with named fields to a mapping; None for other values."""
+    """Convert an object with named fields, such as a message of an SDK, to a mapping; None for other values."""
     value = to_plain_value(value)
     if isinstance(value, Mapping):
         return value
-    if is_dataclass(value) and not isinstance(value, type | Media):
+    if is_dataclass(value) and not isinstance(value, type) and hasattr(value, "role"):
         return asdict(value)
     return None
 
@@ -50,6 +49,13 @@ def is_empty(value: Any) -> bool:
     if isinstance(value, str | list | tuple | dict | bytes):
         return not value
     return False
+
+
+def describe_value(value: Any) -> str:
+    """Describe a value in an error message; null, true and false as in JSON."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return reprlib.repr(value)
 
 
 def to_json_text(value: Any) -> str:
@@ -69,4 +75,4 @@ def _to_json_value(value: Any) -> Any:
         return str(value)
     if isinstance(value, str | int | float | bool | None):
         return value
-    return f"<{value.modality}>" if isinstance(value, Media) else str(value)
+    return str(value)

@@ -10,17 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flex_judge.judges.conversations.columns import (
-    PROMPT_COLUMNS,
-    make_folder_opener,
-    make_placeholder,
-    read_row_prompt,
-)
-from flex_judge.judges.conversations.messages import VIEWS
+from flex_judge.judges.conversations.columns import PROMPT_COLUMNS, read_row_prompt
+from flex_judge.judges.conversations.messages import VIEWS, View
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import import_optional
 from flex_judge.judges.io.jsonl import SURROGATES, read_rows, write_rows
+from flex_judge.judges.media.paths import make_folder_opener, make_placeholder
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison, Message, Response
@@ -60,7 +56,7 @@ class ComparisonFileRow:
         return Comparison(self.id, prompt, responses, self.rubric)
 
 
-def read_comparisons(path: Path, rubric: str = "general") -> list[ComparisonFileRow]:
+def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -> list[ComparisonFileRow]:
     """Read and validate all rows of a comparisons file, without loading media.
 
     Args:
@@ -68,6 +64,7 @@ def read_comparisons(path: Path, rubric: str = "general") -> list[ComparisonFile
             and optionally `id`, `rubric`, `view`, `tools`, `images`, `videos` and `audios`. Other columns are ignored.
             Relative media paths refer to the file's folder.
         rubric: rubric of rows that name none. Relative paths of rubric files refer to the working directory.
+        view: what the judge sees of trajectories, in rows that name no view.
 
     Raises:
         UsageError: the file or a row is invalid; the message names file, row and field.
@@ -77,7 +74,7 @@ def read_comparisons(path: Path, rubric: str = "general") -> list[ComparisonFile
     load_cached = cache(load_rubric)
     load_cached(rubric)  # An invalid run rubric must not be reported as an error of the first row.
     for number, (where, data) in enumerate(read_table(path), 1):
-        values = {name: value for name, value in data.items() if value is not None}
+        values = {"view": view} | {name: value for name, value in data.items() if value is not None}
         row = _parse_row(where, values, number, rubric=rubric, folder=path.parent, load_rubric=load_cached)
         if row.id in first_rows:
             raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {first_rows[row.id]}; use unique ids")

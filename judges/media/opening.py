@@ -196,6 +196,21 @@ def make_media(modality: Modality, source: Any, **options: Any) -> Media:
     return make(source, **options)
 
 
+def open_local_media(modality: Modality, source: Any, field: str, **options: Any) -> Media:  # noqa: ARG001
+    """Open a medium from a path, bytes, a data URI, an image or an array. Nothing is fetched from a network.
+
+    Raises:
+        MediaError: the medium cannot be read, or is a URL.
+    """
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        raise MediaError(f"expected a path or a data URI, got {source!r:.80}; nothing is fetched from the network")
+    if isinstance(source, str) and source.startswith("file://"):
+        source = source.removeprefix("file://")
+    if modality == Modality.VIDEO and isinstance(source, Mapping) and "frames" in source:
+        source, options = source["frames"], {"fps": source.get("fps"), **options}
+    return make_media(modality, source, **options)
+
+
 def _require_modality(media: Media, modality: Modality) -> Media:
     if media.modality != modality:
         raise MediaError(f"{media.name}: expected {modality}, got {media.modality}")

@@ -1,4 +1,4 @@
-"""Media inside rows of a file: resolve paths relative to the file's folder, or replace media by text."""
+"""Openers of media in rows of a file: paths relative to the file's folder, or placeholders."""
 
 from __future__ import annotations
 
@@ -6,29 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flex_judge.judges.media.types import Modality
-
-
-def _is_media(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("type") in tuple(Modality)
-
-
-def strip_media(value: Any) -> Any:
-    """Replace media in a row by empty text, so that its structure can be checked without reading files."""
-    if _is_media(value):
-        return {"type": "text", "text": ""}
-    if isinstance(value, Mapping):
-        return {name: strip_media(v) for name, v in value.items()}
-    return [strip_media(v) for v in value] if isinstance(value, list) else value
-
-
-def resolve_media_paths(folder: Path, value: Any) -> Any:
-    """Resolve the paths of all media in a row relative to a folder."""
-    if _is_media(value) and value["type"] != Modality.MOLECULE:
-        return {name: resolve_source_path(folder, v) if name == value["type"] else v for name, v in value.items()}
-    if isinstance(value, Mapping):
-        return {name: resolve_media_paths(folder, v) for name, v in value.items()}
-    return [resolve_media_paths(folder, v) for v in value] if isinstance(value, list) else value
+from flex_judge.judges.media.opening import open_local_media
+from flex_judge.judges.media.types import Media, Modality, OpenMedia
 
 
 def resolve_source_path(folder: Path, source: Any) -> Any:
@@ -40,3 +19,20 @@ def resolve_source_path(folder: Path, source: Any) -> Any:
     if not isinstance(source, str) or source.startswith("data:") or "://" in source:
         return source
     return str(folder / source)
+
+
+def make_folder_opener(folder: Path) -> OpenMedia:
+    """Make a function that opens media of a file's rows; relative paths refer to `folder`."""
+
+    def open_media(modality: Modality, source: Any, field: str, **options: Any) -> Media:
+        if modality != Modality.MOLECULE:
+            source = resolve_source_path(folder, source)
+        return open_local_media(modality, source, field, **options)
+
+    return open_media
+
+
+def make_placeholder(modality: Modality, source: Any, field: str, **options: Any) -> Media:
+    """Stand in for a medium, to check the structure of a row without reading files."""
+    del source, options
+    return Media(modality, field.encode(), field)

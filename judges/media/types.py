@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import Any, Protocol
 
 
 class Modality(StrEnum):
@@ -49,3 +50,18 @@ class Media:
         for frame in self.frames:
             digest.update(frame.digest.encode())
         return digest.hexdigest()
+
+
+class OpenMedia(Protocol):
+    """Function that opens a medium: (modality, source, field, options) -> medium."""
+
+    def __call__(self, modality: Modality, source: Any, field: str, **options: Any) -> Media:
+        """Open a medium.
+
+        Args:
+            modality: its modality.
+            source: its source, as in the row.
+            field: place of the source in the row, for error messages.
+            **options: `fps` of frames or `rate` of samples.
+        """
+        ...

@@ -290,6 +290,8 @@ class _ReplyInProgress:
             # Sample indices have 16 bits, and the judge's seed is added above them: another seed, other samples.
             sample_index=self.sample_index + (self.settings.seed << 16),
         )
-        generation = await self.generator.engine.generate(self.prompt.token_ids + context, sampling, self.prompt.media)
+        # A judge may write a placeholder itself. The engine would look for a medium there and refuse the request.
+        token_ids = self.prompt.token_ids + self.generator.renderer.drop_placeholders(context)
+        generation = await self.generator.engine.generate(token_ids, sampling, self.prompt.media)
         self.usage += generation.usage
         return generation

@@ -168,6 +168,13 @@ class Renderer:
             )
         return tuple(self._encode_template_output(suffix[: control.end()]))
 
+    def drop_placeholders(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Drop the placeholder tokens of media from generated tokens: no medium belongs to them."""
+        placeholders = set(self._placeholders.ids.values())
+        if placeholders.isdisjoint(token_ids):
+            return token_ids
+        return tuple(token for token in token_ids if token not in placeholders)
+
     def has_control_token(self, text: str) -> bool:
         """Return whether a text contains the text of a control token."""
         return self._control_pattern.search(text) is not None

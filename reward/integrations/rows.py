@@ -14,12 +14,13 @@ from typing import Any
 
 from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMNS, TOOLS_COLUMN, read_row_prompt
 from flex_judge.judges.conversations.messages import VIEWS, View
-from flex_judge.judges.conversations.reader import ConversationReader, open_local_media
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.conversations.reader import ConversationReader
+from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.extras import is_instance_of
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.media import opening as media
 from flex_judge.judges.media.files import MAX_PIXELS, convert_decoder_errors
+from flex_judge.judges.media.opening import open_local_media
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.reward.types import Reward, Sample
 
@@ -82,6 +83,7 @@ class RowConverter:
         columns: Mapping[str, Any] | None = None,
         baseline: Any = None,
         group: str | None = None,
+        baseline_column: str | None = None,
     ) -> Sample:
         """Build the sample of one completion.
 
@@ -94,6 +96,7 @@ class RowConverter:
                 `flex_judge.judges.conversations.columns`.
             baseline: the answer that the response is compared with.
             group: name of the group, see `Sample`.
+            baseline_column: name of the column with the baseline, if the row must have one.
 
         Raises:
             UsageError: the prompt or the baseline has an unknown form.
@@ -102,6 +105,8 @@ class RowConverter:
         row = {**(columns or {}), "prompt": prompt}
         messages = read_row_prompt(self._reader, row, columns=self._media_columns)
         read = self._reader.read_response
+        if baseline is None and baseline_column is not None:
+            raise UsageError.at_field(baseline_column, "expected an answer to compare the completion with, got null")
         baseline_content = None if baseline is None else read(baseline, self._view, "baseline")
         try:
             content = read(response, self._view)
@@ -110,14 +115,16 @@ class RowConverter:
         return Sample(messages, content, baseline_content, group)
 
     def _open_media(self, modality: Modality, source: Any, field: str, **options: Any) -> Media:
-        # A completion may contain any URL: fetching it would let a policy send requests from this machine.
-        if modality == Modality.IMAGE and not options and not _is_url(source):
+        # A policy or its tools may write any URL or path: opening it would let them read this machine and its network.
+        is_text = isinstance(source, str) and not source.startswith("data:") and modality != Modality.MOLECULE
+        if is_text and (field.startswith("response") or "://" in source[:16]):
+            raise MediaError(
+                f"expected a data URI, got {source!r:.80}; nothing is fetched from the network, and paths are opened "
+                "only in prompts"
+            )
+        if modality == Modality.IMAGE and not options:
             return self._encode_image(source)
         return open_local_media(modality, source, field, **options)
-
-
-def _is_url(source: Any) -> bool:
-    return isinstance(source, str) and "://" in source[:16]
 
 
 def list_rows(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:

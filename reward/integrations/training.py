@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.types import Reward
+
+MAX_UNSCORED_CALLS, MIN_UNSCORED_COMPLETIONS = 5, 20
+"""A run ends after this many consecutive calls without any score, if they had at least this many completions."""
 
 
 def compute_judge_metrics(rewards: Sequence[Reward], seconds: float) -> dict[str, float]:
@@ -53,6 +56,34 @@ def build_completion_columns(rewards: Sequence[Reward]) -> dict[str, list[Any]]:
 def count_statuses(rewards: Sequence[Reward]) -> str:
     """Count the statuses of rewards, as text such as `ok: 3, timeout: 1`."""
     return ", ".join(f"{status}: {count}" for status, count in Counter(r.status for r in rewards).items())
+
+
+class UnscoredStreak:
+    """Counter of consecutive calls without any score. It ends a run that would learn nothing."""
+
+    def __init__(self) -> None:
+        self._calls = self._completions = 0
+
+    def check_rewards(self, rewards: Sequence[Reward]) -> str:
+        """Count a call.
+
+        Returns:
+            The problem if no completion has a score; else empty text.
+
+        Raises:
+            UnscoredError: this was the last of MAX_UNSCORED_CALLS such calls.
+        """
+        if not rewards or any(r.value is not None for r in rewards):
+            self._calls = self._completions = 0
+            return ""
+        self._calls, self._completions = self._calls + 1, self._completions + len(rewards)
+        reason = next((r.detail for r in rewards if r.detail), None) or rewards[0].status
+        problem = f"no score for any of {len(rewards)} completions ({count_statuses(rewards)}): {reason}"
+        if self._calls >= MAX_UNSCORED_CALLS and self._completions >= MIN_UNSCORED_COMPLETIONS:
+            raise UnscoredError(
+                f"the judge has scored nothing in {self._calls} calls in a row; in the last call, {problem}"
+            )
+        return problem
 
 
 def compute_mean(values: Iterable[float | None]) -> float | None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import flex_judge
+from flex_judge.judges.engines.hardware import GIB, count_cpus, measure_available_memory
 from flex_judge.judges.errors import ClusterError, UsageError, get_first_line
 from flex_judge.judges.extras import require_extras
-from flex_judge.judges.hardware import GIB, count_cpus, measure_available_memory
 from flex_judge.reward.serving import CLUSTER_VARIABLE
 
 if TYPE_CHECKING:

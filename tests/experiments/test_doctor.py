@@ -17,8 +17,8 @@ from huggingface_hub import constants
 
 from flex_judge.experiments.commands.doctor import run as doctor
 from flex_judge.experiments.commands.doctor.run import CHECKS, Check, main, run_checks
+from flex_judge.judges.engines.hardware import GIB
 from flex_judge.judges.errors import ModelNotFoundError
-from flex_judge.judges.hardware import GIB
 from flex_judge.judges.models.embedded import EMBEDDED, JUDGE
 
 GPU_SYNC = "uv sync --no-default-groups --extra all --extra vllm --group embedded"

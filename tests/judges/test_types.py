@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flex_judge.judges import Comparison, Judgment, Message, Status, Usage, UsageError, Verdict, errors
-from flex_judge.judges.types import parse_messages, parse_response
+from flex_judge.judges.types import Trajectory
 
 SCORED = Verdict(
     Status.OK,
@@ -40,10 +40,11 @@ def test_chat_messages_are_accepted() -> None:
     assert comparison.responses == ("5",)
 
 
-def test_response_messages_are_joined_by_blank_lines() -> None:
-    assert (
-        parse_response([{"role": "assistant", "content": "5"}, {"role": "assistant", "content": "Bye"}]) == "5\n\nBye"
-    )
+def test_several_response_messages_are_a_trajectory() -> None:
+    messages = [{"role": "assistant", "content": "5"}, {"role": "assistant", "content": "Bye"}]
+    (response,) = Comparison.of("q", messages).responses
+    assert response == Trajectory((Message("assistant", "5"), Message("assistant", "Bye")))
+    assert Comparison.of("q", messages, view="final").responses == ("Bye",)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_response_messages_are_joined_by_blank_lines() -> None:
 )
 def test_prompt_of_another_type_raises_a_usage_error(prompt: Any) -> None:
     with pytest.raises(UsageError, match="prompt"):
-        parse_messages(prompt)
+        Comparison.of(prompt, "a")
 
 
 @pytest.mark.parametrize("response", [None, 5, [{"role": "assistant"}]])

@@ -13,7 +13,7 @@ from scripts import SETTINGS, fair_judge
 
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines.scripted import ScriptedEngine
-from flex_judge.judges.errors import MediaError, ServiceTimeoutError, UnscoredError, UsageError
+from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.verifiers import TraceJudge, judge_group_reward, judge_reward
 
@@ -106,9 +106,13 @@ async def test_judges_tool_calls_and_images_of_a_rollout(service: FakeService) -
     await call_like_rubric(judge_reward(make_client(service)), state)
     (row,) = service.seen[0].body["samples"]
     assert [part["type"] for part in row["prompt"][0]["content"]] == ["image", "text"]
-    assert row["response"] == '{"name": "zoom", "arguments": "{\\"by\\": 2}"}\n\nzoomed\n\nRed.'
+    assert row["response"] == [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "zoomed", "tool_call_id": "1"},
+        {"role": "assistant", "content": "Red."},
+    ]
     look[0] = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
-    with pytest.raises(MediaError, match=r"prompts\[0\]: image_url: expected a data URI"):
+    with pytest.raises(UnscoredError, match=r"invalid_input: .*image_url: expected a data URI"):
         await call_like_rubric(judge_reward(make_client(service)), state)
 
 

@@ -153,6 +153,36 @@ def write_rewardbench(folder: Path) -> Path:
     return write_table(folder / "filtered.jsonl", rows)
 
 
+def write_rewardbench2(folder: Path) -> Path:
+    def row(id: str, subset: str, chosen: list[int], rejected: list[int]) -> dict[str, Any]:
+        return {
+            "id": id,
+            "prompt": f"Task {id}.",
+            "chosen": [f"says={score}" for score in chosen],
+            "rejected": [f"says={score}" for score in rejected],
+            "num_correct": len(chosen),
+            "num_incorrect": len(rejected),
+            "total_completions": len(chosen) + len(rejected),
+            "models": ["m"],
+            "subset": subset,
+            "additional_metadata": {"category": None, "index": None},
+        }
+
+    rows = [
+        row("0", "Factuality", [8], [3, 4, 5]),
+        row("1", "Factuality", [6], [6, 2, 1]),  # two share the highest score: half a point
+        row("2", "Precise IF", [2], [9, 1, 1]),
+        row("3", "Math", [9], [1, 1, 1]),
+        row("4", "Safety", [9], [1, 1, 1]),
+        row("5", "Focus", [5], [5, 5, 5]),  # a quarter
+        row("ref:0", "Ties", [9], [2, 3]),
+        row("tied:0", "Ties", [9, 8, 8], [2, 3]),
+        row("ref:1", "Ties", [4], [5]),
+        row("tied:1", "Ties", [9, 4], [3, 2]),
+    ]
+    return write_table(folder / "test-00000-of-00001.jsonl", rows)
+
+
 def write_vl_rewardbench(folder: Path) -> Path:
     def row(id: str, better: int, image: str) -> dict[str, Any]:
         ranking = [0, 1] if better == 0 else [1, 0]

@@ -1,4 +1,4 @@
-"""Run `flex-judge eval` in this process, and write stored replies for it."""
+"""Run `flex-judge eval` in this process, and make items and stored replies for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import benchmark_data as data
 import pytest
 
+from flex_judge.experiments.benchmarks.items import Item
 from flex_judge.experiments.cli import main
+from flex_judge.judges.io.files import ComparisonFileRow
 
 JUDGE = ("--engine", "scripted", "--model", "scripts:whole_judge", "--max-think-tokens", "400", "--no-force")
 
@@ -34,6 +36,12 @@ class Run:
 def make_reply(first: float, second: float) -> str:
     """Make a reply with these scores."""
     return f"<think>\nThe first is {first}.\n</think>\n<answer>{first}</answer><answer>{second}</answer>"
+
+
+def make_item(rubric: str, label: Any, responses: int, **groups: str) -> Item:
+    """Make an item with short responses."""
+    row = ComparisonFileRow("x", "here", {"prompt": "", "responses": ["r"] * responses}, rubric, Path())
+    return Item(row, "t", label, groups)
 
 
 def write_replies(*rows: dict[str, Any]) -> str:

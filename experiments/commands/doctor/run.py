@@ -23,15 +23,15 @@ from flex_judge.experiments.commands.demo.run import DemoConfig, estimate_memory
 from flex_judge.experiments.commands.doctor.view import print_checks, print_json
 from flex_judge.experiments.common.command_extras import COMMAND_EXTRAS
 from flex_judge.judges.engines import resolve_engine
-from flex_judge.judges.errors import ModelNotFoundError, to_one_line
-from flex_judge.judges.extras import INSTALL_VLLM_CPU, find_missing_modules, format_install_command, is_installed
-from flex_judge.judges.hardware import (
+from flex_judge.judges.engines.hardware import (
     GIB,
     count_cpus,
     count_cuda_devices,
     has_native_bfloat16,
     measure_available_memory,
 )
+from flex_judge.judges.errors import ModelNotFoundError, to_one_line
+from flex_judge.judges.extras import INSTALL_VLLM_CPU, find_missing_modules, format_install_command, is_installed
 from flex_judge.judges.models import check_model, resolve_model
 from flex_judge.judges.models.cache import get_cache_dir
 from flex_judge.judges.models.embedded import EMBEDDED
@@ -133,7 +133,7 @@ def check_gpu(name: str) -> Check:
 def check_cpu(name: str) -> Check:
     """Report the CPU count and the dtype of the models.
 
-    Repeats the decision of `flex_judge.judges.hardware.choose_dtype` without torch.
+    Repeats the decision of `flex_judge.judges.engines.hardware.choose_dtype` without torch.
     """
     cpu_dtype = "bfloat16" if has_native_bfloat16() else "float32, because this CPU only emulates bfloat16"
     dtype = "bfloat16, on the GPU" if _count_gpus() else cpu_dtype

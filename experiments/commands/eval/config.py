@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from flex_judge.experiments.benchmarks.reply_formats import OWN_FORMAT, REPLY_FORMATS, list_formats
 from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.experiments.common.judge_config import JudgeFlags
 from flex_judge.judges.engines import resolve_engine
@@ -17,7 +18,7 @@ from flex_judge.judges.validation.flat import flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import check_address
 
 LEDGER = "judge.ledger"
-REPLAY_SETTINGS = ("data", "task", "limit", "replay", "out", "max_failures", "order", "seed")
+REPLAY_SETTINGS = ("data", "task", "limit", "replay", "replay_format", "out", "max_failures", "order", "seed")
 """Settings that apply to a replay, where no model runs."""
 _DATA, _RUN, _RESULTS = "benchmark", "placement", "results"
 """Headings in the help."""
@@ -48,6 +49,13 @@ class EvalRun(JudgeFlags):
         'Stored replies to score instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}, or '
         "the files published with PandaLM, LLMBar and JudgeBench",
         metavar="FILE",
+        group=_DATA,
+    )
+    replay_format: str | None = setting(
+        None,
+        f"Format of the verdicts in --replay: {OWN_FORMAT} or {', '.join(REPLY_FORMATS)} (default: {OWN_FORMAT}, then "
+        "the formats of the benchmark, in each reply)",
+        metavar="NAME",
         group=_DATA,
     )
     replicas: PositiveInt = setting(1, "Number of judge replicas on Ray", metavar="N", group=_RUN)
@@ -84,6 +92,23 @@ class EvalRun(JudgeFlags):
         """Build the settings of the judge, with a ledger in the output folder."""
         engine = replace(self.engine_config, ledger=f"{out}/{LEDGER}")
         return JudgeConfig(engine, self.judge_config.settings)
+
+    def list_reply_formats(self, preferred: Sequence[str], others: bool) -> tuple[str, ...]:
+        """List the formats to try for each stored reply.
+
+        Args:
+            preferred: Formats of the benchmark.
+            others: Whether to try the common formats too.
+
+        Raises:
+            UsageError: The format does not exist.
+        """
+        if self.replay_format is None:
+            return list_formats(preferred, others)
+        if self.replay_format not in (OWN_FORMAT, *REPLY_FORMATS):
+            formats = ", ".join((OWN_FORMAT, *REPLY_FORMATS))
+            raise UsageError(f"--replay-format {self.replay_format}: no such format; choose one of {formats}")
+        return (self.replay_format,)
 
     def check_replay(self, protocol: Mapping[str, Any]) -> None:
         """Check that no setting is given that a replay would ignore.
@@ -126,7 +151,8 @@ class EvalRun(JudgeFlags):
             "seed": self.judge.settings.seed,
         }
         if self.replay:
-            return {**identity, "tasks": list(self.task), "limit": self.limit, "replay_digest": replies}
+            replay = {"replay_digest": replies, "replay_format": self.replay_format}
+            return {**identity, "tasks": list(self.task), "limit": self.limit, **replay}
         engine = self.judge.engine
         # Without tasks, limit and runs: a run that asks for more items or runs continues one that asked for fewer.
         return {

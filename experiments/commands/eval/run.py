@@ -58,6 +58,8 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
     all_items = benchmark.parse_items(data)
     if config.replay:
         return _run_replay(benchmark, config, data, all_items)
+    if config.replay_format:
+        raise UsageError("--replay-format needs --replay FILE; add it, or leave out --replay-format")
     # A replay needs no media, so only a run with a model looks for them.
     all_items = benchmark.mark_missing_media(all_items)
     if all(item.label is None for item in all_items):
@@ -89,7 +91,7 @@ def select_items(benchmark: Benchmark, config: EvalRun, data: BenchmarkData, ite
         task_items = [item for item in items if item.task == name]
         if not task_items and config.task:
             raise UsageError(f"{data.name}: has no item of the task {name!r}; expected {benchmark.spec.expected}")
-        selected += task_items if config.limit is None else _select_evenly(task_items, config.limit)
+        selected += task_items if config.limit is None else benchmark.select_evenly(task_items, config.limit)
     if not selected:
         raise UsageError(f"{data.name}: has no item; expected {benchmark.spec.expected}")
     # Ids of repeated runs have a suffix, which must not make them equal to the id of another item.
@@ -107,23 +109,17 @@ def _get_data_names(spec: BenchmarkSpec, config: EvalRun) -> tuple[str, ...]:
     return names
 
 
-def _select_evenly(items: Sequence[Item], limit: int) -> list[Item]:
-    """Select at most `limit` items, evenly spaced, because data are often sorted by source."""
-    if len(items) <= limit:
-        return list(items)
-    return [items[k * len(items) // limit] for k in range(limit)]
-
-
 def _run_replay(
     benchmark: Benchmark, config: EvalRun, data: BenchmarkData, all_items: Sequence[Item]
 ) -> dict[str, Any]:
     config.check_replay(benchmark.spec.protocol)
+    formats = config.list_reply_formats(benchmark.spec.formats, benchmark.spec.other_formats)
     file = Path(str(config.replay))
     # Before the selection, because replies may number the items, and those numbers count all items of the data.
     replies = match_replies(file, all_items)
     items = select_items(benchmark, config, data, all_items)
     outcomes = [
-        replay_replies(item, replies.get(item.id), config.judge.settings.order, benchmark.spec.formats)
+        replay_replies(item, replies.get(item.id), config.judge.settings.order, formats)
         for item in items
         if item.label is not None
     ]

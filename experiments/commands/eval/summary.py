@@ -14,8 +14,8 @@ from typing import Any
 from flex_judge.experiments.benchmarks.benchmark import Benchmark
 from flex_judge.experiments.benchmarks.data import BenchmarkData
 from flex_judge.experiments.benchmarks.diagnosis import compute_calibration, find_worst_items, measure_biases
-from flex_judge.experiments.benchmarks.items import NOT_JUDGED, Item, ItemOutcome, extract_prediction
-from flex_judge.experiments.benchmarks.scoring import PairScoring
+from flex_judge.experiments.benchmarks.items import NOT_JUDGED, OFF_SCALE, Item, ItemOutcome, extract_prediction
+from flex_judge.experiments.benchmarks.scoring import PUBLISHED_SUFFIX, PairScoring
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.judgments import Judgment
@@ -78,6 +78,7 @@ def build_summary(
         "unscored": dict(Counter(get_unscored_reason(j) for j in judgments if j.scores is None).most_common()),
         "not_judged": sum(any(_is_failed(j) for j in outcome.judgments) for outcome in labelled),
         "examples_not_judged": list(reasons)[:10],
+        "off_scale": sum(j.provenance.get(OFF_SCALE, 0) for j in judgments),
         "left_out": dict(Counter(outcome.item.left_out for outcome in outcomes if outcome.item.label is None)),
         "judgments": len(judgments),
         "forced_answer": sum(vote.forced_answer is not None for outcome in labelled for vote in outcome.votes),
@@ -115,6 +116,8 @@ def build_item_row(benchmark: Benchmark, outcome: ItemOutcome) -> dict[str, Any]
         "label": outcome.item.label,
         "predictions": predictions,
         "status": [get_unscored_reason(j) if j.scores is None else str(j.status) for j in outcome.judgments],
+        "off_scale": [OFF_SCALE in judgment.provenance for judgment in outcome.judgments],
+        "in_published": outcome.item.in_published,
     }
 
 
@@ -150,9 +153,10 @@ def _collect_headlines(benchmark: Benchmark, tasks: dict[str, Any]) -> dict[str,
     # Published overall results are means over all tasks, so a run without a task has none.
     if benchmark.spec.overall and len(values) == len(benchmark.spec.tasks):
         headlines["overall"] = sum(values) / len(values)
-        majorities = [task["figures"].get("majority", {}).get("strict") for task in tasks.values()]
-        if None not in majorities:
-            headlines["majority"] = sum(majorities) / len(majorities)
+        for name in ("majority", f"majority{PUBLISHED_SUFFIX}"):
+            majorities = [task["figures"].get(name, {}).get("strict") for task in tasks.values()]
+            if None not in majorities:
+                headlines[name] = sum(majorities) / len(majorities)
     return headlines
 
 
@@ -179,6 +183,12 @@ def _collect_item_notes(outcomes: Sequence[ItemOutcome]) -> list[str]:
     contents = Counter(json.dumps(outcome.item.row.data, default=repr, sort_keys=True) for outcome in outcomes)
     if num_repeated := sum(times - 1 for times in contents.values()):
         notes.append(f"{num_repeated} of {len(outcomes)} items repeat an earlier item")
+    if num_unpublished := sum(not outcome.item.in_published for outcome in outcomes if outcome.item.label is not None):
+        num_labelled = sum(outcome.item.label is not None for outcome in outcomes)
+        notes.append(
+            f"{num_labelled} items have a label, {num_labelled - num_unpublished} by the stricter rule of the makers' "
+            "scripts; metrics as the makers count cover the latter"
+        )
     judged = [judgment for outcome in outcomes for judgment in outcome.judgments if not _is_failed(judgment)]
     num_unscored = sum(judgment.scores is None for judgment in judged)
     # A model fails now and then, but a format that the parser does not know fails most of the time.
@@ -193,6 +203,9 @@ def _collect_reply_notes(config: EvalRun, outcomes: Sequence[ItemOutcome]) -> li
     runs = {len(outcome.judgments) for outcome in judged}
     if len(runs) > 1:
         notes.append(f"items have between {min(runs)} and {max(runs)} runs")
+    if num_off_scale := sum(j.provenance.get(OFF_SCALE, 0) for outcome in outcomes for j in outcome.judgments):
+        num_replies = sum(len(outcome.votes) for outcome in outcomes)
+        notes.append(f"{num_off_scale} of {num_replies} replies have scores off our scale; their order counts")
     is_random = config.judge.settings.order == "random"
     if is_random and not any(vote.order[:1] == (1,) for outcome in outcomes for vote in outcome.votes):
         notes.append('no reply has its reading order ("orders"); all are scored as read in the given order')

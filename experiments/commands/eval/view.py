@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.reporting.model import RULE, Cell, Table, TableRow, as_number
+from flex_judge.experiments.benchmarks.scoring import PUBLISHED_SUFFIX
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
 
@@ -18,6 +19,7 @@ METRIC_TITLES = {
     "without_ties": "items labelled a tie left out",
     "decided": "ties left out",
     "majority": "majority of runs",
+    "length_controlled": "length-controlled",
     "macro": "mean of groups",
     "macro_without_ties": "mean of groups, without ties",
     "precision": "precision (macro)",
@@ -34,6 +36,9 @@ METRIC_TITLES = {
     "system_lcc": "system LCC",
     "system_srcc": "system SRCC",
     "system_mse": "system MSE",
+    "macro_expected": "mean of groups, by expected scores",
+    "strictly_best": "best alone, mean of groups without Ties",
+    "macro_published": "mean of groups, as the makers count",
     "overall": "overall",
 }
 """Titles of the metrics in tables."""
@@ -44,6 +49,7 @@ _WITHOUT_TIES = {
     "macro_without_ties": ("macro",),
 }
 """Metrics that leave ties out, with the metrics that have the same value if there are no ties."""
+OUR_PROMPTS = "Our prompts are in this project's own wording; published judges were asked in their makers' words."
 
 
 def print_json(summary: Mapping[str, Any]) -> None:
@@ -58,7 +64,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     for name, task in summary["tasks"].items():
         title = f"{summary['benchmark']}, {name}: {format_count(task['items'], 'item')}"
         print_table(replace(build_metrics_table(task, _MAX_GROUPS), title=title))
-    for name, title in (("overall", "overall"), ("majority", "overall, by majority of runs")):
+    for name in ("overall", "majority", f"majority{PUBLISHED_SUFFIX}"):
+        title = "overall" if name == "overall" else f"overall, by {get_metric_title(name)}"
         if name in summary:
             console.print(f"{title} (mean of the tasks): {_format_score(summary[name])}")
     if published := build_published_table(summary):
@@ -102,6 +109,8 @@ def format_summary_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def get_metric_title(name: str) -> str:
     """Return the title of a metric; for the metric of a group, the name of the group."""
+    if name.endswith(PUBLISHED_SUFFIX):
+        return f"{get_metric_title(name.removesuffix(PUBLISHED_SUFFIX))}, as the makers count"
     return METRIC_TITLES.get(name) or name.partition(".")[2] or name
 
 
@@ -121,19 +130,32 @@ def build_published_table(summary: Mapping[str, Any]) -> Table | None:
         f"{task}: {get_metric_title(metric)}" if has_several_tasks and metric else get_metric_title(metric or task)
         for task, _, metric in (name.partition(".") for name in names)
     ]
+    judge = str(summary["judge"])
     measured = {name: value for name in names if (value := find_metric(summary, name)) is not None}
-    results: list[tuple[str, Mapping[str, float], str]] = [(str(summary["judge"]), measured, "this run")]
+    counted = {name: value for name in names if (value := find_metric(summary, name, by_makers=True)) is not None}
+    results: list[tuple[str, Mapping[str, float], str]] = [(judge, measured, "this run")]
+    if counted != measured:
+        results.append((judge, counted, "this run, as the makers count"))
     results += [(result["judge"], result["figures"], result["source"]) for result in published]
     rows: list[TableRow] = [
         (judge, *(_format_score(metrics[name]) if name in metrics else "" for name in names), source)
         for judge, metrics, source in results
     ]
-    note = "Items without a verdict count as wrong if a metric is a share."
+    prompts = "The stored replies answer the prompts of their own judge." if summary["replay"] else OUR_PROMPTS
+    note = f"Items without a verdict count as wrong if a metric is a share. {prompts}"
     return Table(("", *titles, "source"), rows, note=note, highlight=0)
 
 
-def find_metric(summary: Mapping[str, Any], name: str) -> float | None:
-    """Find the value of a metric by `task.metric`, `task.grouping.group` or `overall`; None if the run lacks it."""
+def find_metric(summary: Mapping[str, Any], name: str, by_makers: bool = False) -> float | None:
+    """Find the value of a metric by `task.metric`, `task.grouping.group` or `overall`; None if the run lacks it.
+
+    Args:
+        summary: Summary of the run.
+        name: Name of the metric.
+        by_makers: Prefer the metric as the makers count, if they count differently.
+    """
+    if by_makers and (value := find_metric(summary, f"{name}{PUBLISHED_SUFFIX}")) is not None:
+        return value
     task_name, _, metric = name.partition(".")
     if not metric:
         value = summary.get(name)
@@ -152,8 +174,8 @@ def find_metric(summary: Mapping[str, Any], name: str) -> float | None:
     if estimate is None:
         return None
     # Published results count missing verdicts as wrong, which is the strict value.
-    value = estimate["value"] if estimate["strict"] is None else estimate["strict"]
-    return value if isinstance(value, int | float) else None
+    strict = estimate["value"] if estimate["strict"] is None else estimate["strict"]
+    return strict if isinstance(strict, int | float) else None
 
 
 def _format_score(value: float | None) -> str:

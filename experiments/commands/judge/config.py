@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from flex_judge.experiments.common.flags import setting
 from flex_judge.experiments.common.judge_config import JUDGING, MODEL, RESULTS, JudgeFlags
+from flex_judge.judges.conversations.messages import View
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
@@ -17,6 +18,13 @@ class JudgeRun(JudgeFlags):
 
     rubric: str = setting(
         "general", "Rubric of comparisons that name none: preset or TOML file", metavar="NAME", group=JUDGING
+    )
+    view: View = setting(
+        "full",
+        "What the judge sees of a response with several messages, in rows that name no view: all of it, or the final "
+        "answer",
+        metavar="VIEW",
+        group=JUDGING,
     )
     concurrency: PositiveInt = setting(
         256, "Maximum number of comparisons in progress at a time", metavar="N", group=MODEL

@@ -50,7 +50,7 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
     """
     _check_options(config, options)
     if options.file is not None:
-        rows: Sequence[JudgeableRow] = read_comparisons(Path(options.file), config.rubric)
+        rows: Sequence[JudgeableRow] = read_comparisons(Path(options.file), config.rubric, config.view)
     else:
         comparison = _build_comparison(config, options)
         rows = [LoadedRow(comparison)]

@@ -10,7 +10,7 @@ from annotated_types import Ge
 
 from flex_judge.experiments.commands.preferences.config import PreferenceRun
 from flex_judge.experiments.common.flags import format_flag, make_config, setting
-from flex_judge.experiments.studies.pampa.task import ABOUT, CLASSES, QUESTION, STYLES, ClassificationTask
+from flex_judge.experiments.studies.pampa.task import ABOUT, CLASSES, FINAL, QUESTION, STYLES, ClassificationTask
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
@@ -24,7 +24,10 @@ class CaseStudyRun:
     """Settings of a run."""
 
     data: str | None = setting(
-        None, "Table with SMILES and classes: PAMPA_NCATS of TDC, or another", metavar="FILE", group=_TASK
+        None,
+        "Table with SMILES and classes: PAMPA_NCATS of TDC, or another; or pampa.json of Mol-LLaMA",
+        metavar="FILE",
+        group=_TASK,
     )
     smiles: str | None = setting(None, "Column of the SMILES (default: Drug or smiles)", metavar="COLUMN", group=_TASK)
     label: str | None = setting(None, "Column of the classes (default: Y or label)", metavar="COLUMN", group=_TASK)
@@ -48,6 +51,11 @@ class CaseStudyRun:
     samples: Annotated[int, Ge(2)] = setting(16, "Number of sampled answers per molecule", metavar="N", group=_STEPS)
     sample_temperature: float = setting(0.8, "Sampling temperature of the policy", metavar="T", group=_STEPS)
     sample_tokens: PositiveInt = setting(512, "Maximum answer length in tokens", metavar="N", group=_STEPS)
+    second_pass: bool = setting(
+        True,
+        f"Also continue answers without '{FINAL}' after these words, as the published evaluation does",
+        group=_STEPS,
+    )
     max_think_tokens: PositiveInt = setting(2048, "Thinking budget of the judge in tokens", metavar="N", group=_STEPS)
     hot_temperature: float = setting(1.2, "Higher temperature of --rule two_temperatures", metavar="T", group=_STEPS)
     train: NonNegativeInt | None = setting(
@@ -103,6 +111,12 @@ class CaseStudyRun:
         """Whether the question, its classes and its rubric are the published ones, and all molecules are used."""
         defaults = {f.name: f.default for f in _FIELDS if f.name in ("question", "about", "classes", "rubric")}
         return self.limit is None and all(getattr(self, name) == value for name, value in defaults.items())
+
+    @property
+    def has_own_question(self) -> bool:
+        """Whether the user has changed the question, which then replaces the prompts of a released file."""
+        defaults = {f.name: f.default for f in _FIELDS if f.name in ("question", "about", "classes")}
+        return any(getattr(self, name) != value for name, value in defaults.items())
 
     @property
     def task(self) -> ClassificationTask:

@@ -30,6 +30,11 @@ LEGEND = (
     "Balanced accuracy is the mean over classes, MCC is Matthews' correlation coefficient; a constant answer has the "
     "values of chance in both."
 )
+SECOND_PASS = (
+    "Second pass: an answer without “Final answer:” is continued after these words, as in the published evaluation; "
+    "the judge's scores stay. Official reading: the regular expressions of the published scripts. There, the accuracy "
+    "of first answers covers answers with a class only, and best-of-N molecules with a score only."
+)
 _COLOURS = ("#2f6f4e", "#b08a3c", "#4a6fa5")
 
 
@@ -76,9 +81,23 @@ def _build_intro(summary: Mapping[str, Any], table: Table) -> Iterator[Block]:
             else ""
         )
         yield f"DPO: {dpo['pairs']} pairs, {dpo['steps']} steps{rate}{paper}."
+    yield from _build_notes(summary)
     if summary["left_out"]:
         reasons = ", ".join(f"{n} ({reason})" for reason, n in summary["left_out"].items())
         yield Note(f"Dropped rows: {reasons}.")
+
+
+def _build_notes(summary: Mapping[str, Any]) -> Iterator[Block]:
+    if summary.get("released_prompts"):
+        yield Note(
+            f"Prompts of the released file: {', '.join(summary['released_prompts'])}; the judge's are our wording."
+        )
+    else:
+        yield Note("The prompts are our own wording, not that of the published scripts.")
+    if summary.get("ignored_conformers"):
+        yield Note("The conformers of the file are not used; ours are computed from the SMILES with a fixed seed.")
+    if any("second_pass" in results for results in summary["styles"].values()):
+        yield Note(SECOND_PASS)
 
 
 def _build_outcome_table(summary: Mapping[str, Any]) -> Table:
@@ -118,12 +137,32 @@ def list_table_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
             if metrics is not None:
                 cells = _format_cells(metrics, summary["test"])
                 rows.append((f"{style}: {title.format(n=n)}", *cells, published.get(step, "")))
+                rows += _list_second_pass_rows(summary, style, step, n, published.get(step, ""))
         if "gain" in results:
             gain = str(MetricValue.from_estimate(results["gain"], scale=100, sign="+"))
             rows.append((f"{style}: gain of DPO", gain, "", "", "", ""))
         if n:
             rows.append((f"{style}: pass@{n}", f"{100 * results['pass_at'][n]:.2f}", "", "", "", ""))
     return [head, *rows] if is_published else [head[:-1], *(row[:-1] for row in rows)]
+
+
+def _list_second_pass_rows(
+    summary: Mapping[str, Any], style: str, step: str, n: str, published: str
+) -> Iterator[tuple[str, ...]]:
+    """List the rows of a step after the second pass, if there was one."""
+    results, title = summary["styles"][style], f"{style}: {STEPS[step].format(n=n)}, second pass"
+    for reading, suffix in (("second_pass", ""), ("official", ", official reading")):
+        metrics = results.get(reading, {}).get(step)
+        if metrics and step == "best":
+            metrics = metrics.get(n)
+        if not metrics:
+            continue
+        cells = _format_cells(metrics, summary["test"])
+        if reading == "official":
+            # The published accuracy of first answers leaves out those without a class, so its interval is another one.
+            share = metrics["accuracy" if step == "best" else "accuracy_answered"]
+            cells = (str(as_number(share, scale=100)), *cells[1:])
+        yield title + suffix, *cells, published
 
 
 def _format_cells(metrics: Mapping[str, Any], molecules: int) -> tuple[str, ...]:

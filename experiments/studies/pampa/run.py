@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ from flex_judge.experiments.common.ranks import run_subcommand
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.pampa.config import PUBLISHED_DPO, CaseStudyRun
 from flex_judge.experiments.studies.pampa.page import write_page
+from flex_judge.experiments.studies.pampa.released import load_split
+from flex_judge.experiments.studies.pampa.second_pass import add_second_pass_metrics, continue_answers
 from flex_judge.experiments.studies.pampa.statistics import (
     LABEL,
     compute_best_of_n,
@@ -29,10 +30,10 @@ from flex_judge.experiments.studies.pampa.table import (
     Molecule,
     exclude_test_molecules,
     find_majority_class,
-    read_molecules,
-    split_molecules,
+    sample_molecules,
 )
 from flex_judge.experiments.studies.pampa.task import HIGH
+from flex_judge.judges.engines.base import EngineConfig, Sampling
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.models import ADAPTER_FILES, MOL_LLAMA, check_model, read_model_type
@@ -49,6 +50,7 @@ INDEPENDENT_SETTINGS = (
     "pair_rubric",
     "hot_temperature",
     "dpo",
+    "second_pass",
 )
 """Settings that do not identify a run, because neither the greedy answers nor best-of-N depend on them.
 
@@ -67,12 +69,13 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
         EngineLostError: A step failed. The same command resumes the run.
     """
     path, task = Path(str(config.data)), config.task
-    table = read_molecules(path, task, config.smiles, config.label)
-    train_split, test_split = split_molecules(table.molecules)
-    test = _sample_molecules(test_split, config.limit, config.seed)
+    table, train_split, test_split = load_split(path, task, config.smiles, config.label)
+    released = table.released
+    prompts = {} if released is None or config.has_own_question else released.prompts
+    test = sample_molecules(test_split, config.limit, config.seed)
     makes_pairs = config.train != 0 and not config.preferences
     clean_train = exclude_test_molecules(train_split, test_split) if makes_pairs else []
-    train = _sample_molecules(clean_train, config.train, config.seed)
+    train = sample_molecules(clean_train, config.train, config.seed)
     for model in (config.policy, config.judge):
         check_model(str(model))
     settings = {name: value for name, value in asdict(config).items() if name not in INDEPENDENT_SETTINGS}
@@ -82,7 +85,7 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
         "classes": list(config.classes),
     }
     with RunFolder(Path(config.out).resolve(), settings) as folder:
-        steps = _StudySteps(config, folder)
+        steps = _StudySteps(config, folder, prompts)
         styles = {style: steps.evaluate_style(style, test) for style in config.style}
         dpo = None
         if train or config.preferences:
@@ -103,6 +106,8 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
             "majority": {"class": majority_class, "accuracy": majority_share},
             "classes_seen": len({molecule.label for molecule in test}),
             "is_paper_s": config.is_published_setup and is_published_test,
+            "released_prompts": sorted(prompts),
+            "ignored_conformers": released is not None and released.has_conformers,
             "styles": styles,
             "dpo": dpo,
             "seconds": {**folder.seconds, "total": folder.total_seconds},
@@ -118,6 +123,8 @@ class _StudySteps:
 
     config: CaseStudyRun
     folder: RunFolder
+    prompts: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
+    """Prompts of a released file by style; the task's own wording for other styles."""
     _greedy: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Greedy answers before DPO, by style."""
 
@@ -127,12 +134,16 @@ class _StudySteps:
         task = self.config.task
         self._greedy[style] = self._answer_questions(style, questions, "greedy")
         sampled = self._answer_questions(style, questions, "sampled", samples=self.config.samples)
-        return {
+        results = {
             "greedy": compute_pass_at_1(self._greedy[style], task),
             "sampled": {"outcomes": count_outcomes(sampled, task)},
             "best": compute_best_of_n(sampled, task, seed=self.config.seed),
             "pass_at": compute_pass_at_n(sampled, task),
         }
+        self._add_second_pass(results, "greedy", self._greedy[style], questions, f"{style}/greedy")
+        temperature = self.config.sample_temperature
+        self._add_second_pass(results, "best", sampled, questions, f"{style}/sampled", temperature)
+        return results
 
     def add_dpo_results(self, style: str, results: dict[str, Any], policy: Path) -> None:
         """Add the metrics of the tuned policy to the results of a style."""
@@ -141,6 +152,29 @@ class _StudySteps:
         tuned_rows = self._answer_questions(style, questions, "greedy_after_dpo", tuned=policy)
         results["dpo"] = compute_pass_at_1(tuned_rows, task)
         results["gain"] = estimate_gain(self._greedy[style], tuned_rows, task)
+        self._add_second_pass(results, "dpo", tuned_rows, questions, f"{style}/greedy_after_dpo", tuned=policy)
+
+    def _add_second_pass(
+        self,
+        results: dict[str, Any],
+        step: str,
+        rows: Sequence[dict[str, Any]],
+        questions: Path,
+        subfolder: str,
+        temperature: float = 0.0,
+        tuned: Path | None = None,
+    ) -> None:
+        """Add the metrics of a step after the second pass."""
+        config = self.config
+        if not config.second_pass:
+            return
+        flags = _find_policy(config, tuned)
+        policy = EngineConfig(flags["policy"], adapter=flags.get("policy-adapter"), seed=config.seed)
+        sampling = Sampling(config.sample_tokens, temperature, seed=config.seed)
+        out = self.folder.path / subfolder / "second_pass.jsonl"
+        with self.folder.time_phase(f"{subfolder}: second pass"):
+            continued = continue_answers(rows, list(read_rows(questions)), policy, sampling, out)
+        add_second_pass_metrics(results, step, continued, config.task, config.seed)
 
     def tune_policy(self, train: Sequence[Molecule]) -> tuple[Path, dict[str, Any]]:
         """Tune the policy with DPO on pairs of its own answers. One policy serves all styles.
@@ -190,7 +224,7 @@ class _StudySteps:
         rows = (
             {
                 "id": f"{molecule.id}-{style}",
-                "prompt": self.config.task.make_prompt(style),
+                "prompt": self.prompts.get(style) or self.config.task.make_prompt(style),
                 "molecules": [molecule.smiles],
                 LABEL: molecule.label,
             }
@@ -230,11 +264,13 @@ class _StudySteps:
         """
         out = self.folder.path / style / name
         temperature = self.config.sample_temperature if samples > 1 else 0
-        policy: dict[str, Any] = {}
-        if tuned is not None:
-            is_adapter = (tuned / ADAPTER_FILES[0]).is_file()
-            policy = {"policy-adapter": tuned} if is_adapter else {"policy": tuned}
-        flags = [*self._make_model_flags(policy), "--samples", str(samples), "--sample-temperature", str(temperature)]
+        flags = [
+            *self._make_model_flags(_find_policy(self.config, tuned)),
+            "--samples",
+            str(samples),
+            "--sample-temperature",
+            str(temperature),
+        ]
         # Questions that fail count as unanswered in the metrics, instead of ending the run.
         flags += ["--rubric", self.config.rubric, "--out", str(out), "--keep", LABEL, "--max-failures", str(10**9)]
         with self.folder.time_phase(f"{style}: {name}"):
@@ -247,12 +283,14 @@ class _StudySteps:
         return rows
 
 
+def _find_policy(config: CaseStudyRun, tuned: Path | None) -> dict[str, str]:
+    """Return the flags that name the policy: the untuned one, or the result of DPO."""
+    if tuned is None:
+        return {"policy": str(config.policy)}
+    if (tuned / ADAPTER_FILES[0]).is_file():
+        return {"policy": str(config.policy), "policy-adapter": str(tuned)}
+    return {"policy": str(tuned)}
+
+
 def _format_flags(values: Mapping[str, Any]) -> list[str]:
     return [text for name, value in values.items() for text in (f"--{name}", str(value))]
-
-
-def _sample_molecules(molecules: Sequence[Molecule], count: int | None, seed: int) -> list[Molecule]:
-    """Sample molecules at random, in table order; None takes all."""
-    if count is None or count >= len(molecules):
-        return list(molecules)
-    return [molecules[i] for i in sorted(random.Random(seed).sample(range(len(molecules)), count))]

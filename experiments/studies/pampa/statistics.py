@@ -12,10 +12,9 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from flex_judge.alignment.best_of_n.metrics import estimate_mean
-from flex_judge.experiments.studies.pampa.task import ClassificationTask
 
 SIZES = (1, 2, 4, 8, 16)
 DRAWS = 10
@@ -25,6 +24,16 @@ Row = Mapping[str, Any]
 `responses` is None for a molecule that could not be answered.
 """
 LABEL = "label"
+
+
+class AnswerReader(Protocol):
+    """Reads the class that an answer names: a `ClassificationTask`, or the published reading."""
+
+    def read_class(self, text: str) -> tuple[str | None, str]:
+        """Return the class, or None, and the parsing outcome."""
+        ...
+
+
 UNANSWERED = "could not be answered"
 """Outcome of a molecule without an answer."""
 
@@ -72,7 +81,7 @@ def mark_correct(labels: Sequence[str], answers: Sequence[str | None]) -> list[b
     return [label == answer for label, answer in zip(labels, answers, strict=True)]
 
 
-def compute_pass_at_1(rows: Sequence[Row], task: ClassificationTask) -> dict[str, Any]:
+def compute_pass_at_1(rows: Sequence[Row], task: AnswerReader) -> dict[str, Any]:
     """Compute the metrics of the first answer to each molecule.
 
     Returns:
@@ -89,13 +98,13 @@ def compute_pass_at_1(rows: Sequence[Row], task: ClassificationTask) -> dict[str
     }
 
 
-def count_outcomes(rows: Sequence[Row], task: ClassificationTask) -> dict[str, int]:
+def count_outcomes(rows: Sequence[Row], task: AnswerReader) -> dict[str, int]:
     """Count the parsing outcomes of all answers, most frequent first."""
     texts = [text for row in rows for text in (row["responses"] or [None])]
     return dict(Counter(UNANSWERED if text is None else task.read_class(text)[1] for text in texts).most_common())
 
 
-def estimate_gain(before: Sequence[Row], after: Sequence[Row], task: ClassificationTask) -> dict[str, Any]:
+def estimate_gain(before: Sequence[Row], after: Sequence[Row], task: AnswerReader) -> dict[str, Any]:
     """Estimate the gain in accuracy of first answers with a 95 % interval, from the differences per molecule."""
     correct_before, correct_after = (
         mark_correct(_get_labels(rows), read_first_answers(rows, task)) for rows in (before, after)
@@ -105,7 +114,7 @@ def estimate_gain(before: Sequence[Row], after: Sequence[Row], task: Classificat
 
 
 def compute_best_of_n(
-    rows: Sequence[Row], task: ClassificationTask, draws: int = DRAWS, seed: int = 0
+    rows: Sequence[Row], task: AnswerReader, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Compute the metrics of the answer with the highest score among N, for every N in SIZES with enough answers.
 
@@ -114,7 +123,7 @@ def compute_best_of_n(
 
     Args:
         rows: Rows with sampled answers and their scores.
-        task: Classification task.
+        task: Classification task, or another reader of answers.
         draws: Number of draws.
         seed: Seed of the draws.
 
@@ -140,7 +149,7 @@ def compute_best_of_n(
     return results
 
 
-def compute_pass_at_n(rows: Sequence[Row], task: ClassificationTask) -> dict[str, float]:
+def compute_pass_at_n(rows: Sequence[Row], task: AnswerReader) -> dict[str, float]:
     """Compute pass@N: the probability that at least one of N random answers is right, averaged over molecules."""
     answers, labels = _read_answers(rows, task), _get_labels(rows)
     results = {}
@@ -155,12 +164,12 @@ def compute_pass_at_n(rows: Sequence[Row], task: ClassificationTask) -> dict[str
     return results
 
 
-def read_first_answers(rows: Sequence[Row], task: ClassificationTask) -> list[str | None]:
+def read_first_answers(rows: Sequence[Row], task: AnswerReader) -> list[str | None]:
     """Read the class of the first answer to each molecule."""
     return [answers[0] if answers else None for answers in _read_answers(rows, task)]
 
 
-def _read_answers(rows: Sequence[Row], task: ClassificationTask) -> list[list[str | None]]:
+def _read_answers(rows: Sequence[Row], task: AnswerReader) -> list[list[str | None]]:
     return [[task.read_class(text)[0] for text in row["responses"] or ()] for row in rows]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,21 @@ class MoleculeTable:
     molecules: Sequence[Molecule]
     left_out: Mapping[str, int]
     """Number of dropped rows by reason."""
+    released: ReleasedFile | None = None
+    """Split and prompts of the released file; None for a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedFile:
+    """Split and prompts of the released file."""
+
+    train: tuple[Molecule, ...]
+    """Molecules of every other part of the split than the test part."""
+    test: tuple[Molecule, ...]
+    prompts: Mapping[str, Sequence[Mapping[str, str]]]
+    """Prompt style -> messages with `<mol>`."""
+    has_conformers: bool
+    """Whether the file has coordinates, which are not used: the model computes its own from the SMILES."""
 
 
 def read_molecules(
@@ -110,6 +126,13 @@ def exclude_test_molecules(train: Sequence[Molecule], test: Sequence[Molecule]) 
     """Drop training molecules that are also test molecules, possibly under another SMILES string."""
     test_smiles = {_canonicalise_smiles(molecule.smiles) for molecule in test}
     return [molecule for molecule in train if _canonicalise_smiles(molecule.smiles) not in test_smiles]
+
+
+def sample_molecules(molecules: Sequence[Molecule], count: int | None, seed: int) -> list[Molecule]:
+    """Sample molecules at random, in table order; None takes all."""
+    if count is None or count >= len(molecules):
+        return list(molecules)
+    return [molecules[i] for i in sorted(random.Random(seed).sample(range(len(molecules)), count))]
 
 
 def find_majority_class(molecules: Sequence[Molecule]) -> tuple[str, float]:

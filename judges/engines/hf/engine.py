@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from flex_judge.judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
+from flex_judge.judges.engines.hardware import choose_dtype, count_cuda_devices
 from flex_judge.judges.engines.hf.media import EncodedPrompt, MediaEncoder, collate_prompts
 from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
 from flex_judge.judges.errors import JudgeError, UsageError
-from flex_judge.judges.hardware import choose_dtype, count_cuda_devices
 from flex_judge.judges.models.adapters import check_adapter, resolve_architecture
 from flex_judge.judges.models.checkpoints import Checkpoint, open_checkpoint
 

@@ -18,6 +18,7 @@ from typing import Any
 from torch import set_num_threads  # imported by name, because vllm replaces torch.set_num_threads by a no-op
 
 from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
+from flex_judge.judges.engines.hardware import choose_dtype
 from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
 from flex_judge.judges.engines.vllm.inputs import (
     build_adapter_arguments,
@@ -27,7 +28,6 @@ from flex_judge.judges.engines.vllm.inputs import (
 )
 from flex_judge.judges.engines.vllm.process_guard import ProcessGuard
 from flex_judge.judges.errors import EngineLostError, JudgeError, UsageError
-from flex_judge.judges.hardware import choose_dtype
 from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.checkpoints import open_checkpoint
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens

@@ -61,7 +61,7 @@ def test_image_paths_are_relative_to_the_file_and_precede_the_question(column: d
         ({"prompt": 5}, "field 'prompt': expected text or a list of messages, got 5"),
         ({"prompt": [{"role": "assistant", "content": "So."}]}, "field 'prompt': expected a user message at the end"),
         ({"prompt": "Why?", "id": True}, "field 'id': expected a string or an integer, got True"),
-        ({"prompt": "Why?", "images": ["none.png"]}, r"field 'images': .*none.png"),
+        ({"prompt": "Why?", "images": ["none.png"]}, r"field 'images\[0\]': .*none.png"),
         ({"prompt": "Why?", "image": "none.png"}, r"field 'image': .*none.png"),
     ],
 )

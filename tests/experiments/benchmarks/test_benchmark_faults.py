@@ -8,14 +8,14 @@ from typing import Any
 import benchmark_data as data
 import numpy as np
 import pytest
+from eval_command import make_item
 
-from flex_judge.experiments.benchmarks.items import TIE, Item, extract_prediction
+from flex_judge.experiments.benchmarks.items import TIE, extract_prediction
 from flex_judge.experiments.benchmarks.metrics import ranking_distance
 from flex_judge.experiments.benchmarks.replies import replay_replies
 from flex_judge.experiments.benchmarks.scores import OpinionScoring, RankingScoring
 from flex_judge.experiments.benchmarks.scoring import PairScoring
 from flex_judge.experiments.benchmarks.stored import StoredReplies
-from flex_judge.judges.io.files import ComparisonFileRow
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.media import opening as media
 from flex_judge.judges.models.inputs.preparation import prepare_media
@@ -27,15 +27,6 @@ FIRST, SECOND, TIED, UNPARSEABLE = (
     "<think>x</think><answer>5</answer><answer>5</answer>",
     "<think>x</think>I cannot tell.",
 )
-
-
-def make_item(rubric: str, label: Any, responses: int, **groups: str) -> Item:
-    return Item(
-        ComparisonFileRow("x", "here", {"prompt": "", "responses": ["r"] * responses}, rubric, Path()),
-        "t",
-        label,
-        groups,
-    )
 
 
 def replay(rubric: str, label: Any, *texts: str, responses: int = 2, **groups: str) -> Any:

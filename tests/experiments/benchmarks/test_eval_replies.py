@@ -223,6 +223,7 @@ def test_reads_options_in_brackets(capfd: pytest.CaptureFixture[str], folder: Pa
     ).json
     for name in ("image.accuracy", "edit.accuracy", "video.accuracy", "overall", "majority"):
         assert first[name] == again[name], name
+    assert again["scored"] == first["scored"] > 0
 
 
 def test_replay_does_not_need_the_clips(capfd: pytest.CaptureFixture[str], folder: Path) -> None:

@@ -23,7 +23,7 @@ def test_prints_metrics_with_intervals_by_group_and_notes(capfd: pytest.CaptureF
         capfd, "eval", "pandalm", "--data", str(data.write_pandalm(folder)), "--replay", write_replies(*PANDALM_REPLIES)
     )
     assert "agreement" in run.out
-    assert "1.0000 to 1.0000" in run.out
+    assert "0.5655 to 1.0000" in run.out
     assert "annotators all differ" in run.out
     assert "note: 5 items; the published version has 999" in run.out
 
@@ -162,7 +162,8 @@ def test_ignores_other_files_in_a_clone_of_a_release(capfd: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("benchmark", "row", "problem"),
     [
-        ("pandalm", {"input": 5}, "field 'input': expected a text, got 5"),
+        ("pandalm", {"input": [5]}, "field 'input': expected a text, got [5]"),
+        ("pandalm", {"response1": {"text": "8"}}, "field 'response1': expected a text, got {'text': '8'}"),
         ("vl-rewardbench", {"human_ranking": 0}, "field 'human_ranking': expected [0, 1] or [1, 0], got 0"),
         ("judgelm", {"text": None, "score": [float("nan"), 3]}, "field 'score': expected two numbers"),
     ],

@@ -335,6 +335,10 @@ def test_study_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert main(flags) == 0  # the finished steps are reused, and DPO is added
     summary_json = json.loads(Path("run/summary.json").read_text())
     tuned = summary_json["styles"]["default"]
+    # DPO adds a step of its own to the second pass and to the published reading; all else stays.
+    for name in ("second_pass", "official"):
+        assert set(tuned[name]) - set(untuned[name]) == {"dpo"}
+        tuned[name] = {step: metrics for step, metrics in tuned[name].items() if step != "dpo"}
     assert {name: tuned[name] for name in untuned} == untuned
     assert (summary_json["dpo"]["pairs"], summary_json["dpo"]["steps"], tuned["dpo"]["count"]) == (4, 1, 2)
     assert "4 pairs, 1 steps" in Path("run/pampa.html").read_text()

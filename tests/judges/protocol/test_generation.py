@@ -15,6 +15,7 @@ from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment, St
 from flex_judge.judges.engines import Generation, Sampling
 from flex_judge.judges.engines.scripted import CHATML, Script, ScriptedEngine, build_byte_tokenizer
 from flex_judge.judges.media.prepared import PreparedMedia
+from flex_judge.judges.models.profiles import PROFILES
 
 AddedToken, Tokenizer, decoders, models, pre_tokenizers = lazy(
     "tokenizers", "AddedToken", "Tokenizer", "decoders", "models", "pre_tokenizers"
@@ -246,6 +247,13 @@ def test_admitted_prompts_never_exceed_the_context(comparison: Comparison, chang
         longest = max(longest, *lengths)
     # With budget forcing, the judge reaches the end of its budget and then gives no answer.
     assert longest > smallest_room - (60 if "num_waits" not in changes else 140)
+
+
+def test_placeholder_that_the_judge_writes_is_no_medium() -> None:
+    engine = make_engine("It shows <|image_pad|>.</think>", "<answer>7</answer>", profile=PROFILES["flex-vl"])
+    judgment = judge_one(engine)
+    assert judgment.scores == (7.0,)
+    assert "It shows" in judgment.reasoning
 
 
 def test_prompt_too_long_in_one_order_is_overlong() -> None:

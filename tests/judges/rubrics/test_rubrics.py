@@ -60,11 +60,12 @@ def test_scale_with_too_many_scores_is_rejected() -> None:
 
 
 def test_every_published_case_study_has_a_rubric() -> None:
-    text = ["general", "general_1_5", "correctness", "judgelm", "pandalm"]
+    text = ["general", "general_1_5", "correctness", "judgelm", "pandalm", "rewardbench2_ties"]
     image = ["mllm_judge_score", "mllm_judge_pair", "mllm_judge_batch", "vl_rewardbench"]
     generated = ["mjbench_alignment", "mjbench_safety", "mjbench_artifact", "genai_image", "genai_edit", "genai_video"]
     audio_and_molecules = ["speech_quality", "speaker_similarity", "membrane_permeability"]
-    assert list_rubrics() == sorted(text + image + generated + audio_and_molecules)
+    any_modality = ["judge_anything_pair", "judge_anything_score"]
+    assert list_rubrics() == sorted(text + image + generated + audio_and_molecules + any_modality)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from flex_judge.judges import Comparison, Media, Message
 from flex_judge.judges.media.opening import make_audio, make_image, make_molecule, make_video
 from flex_judge.judges.media.types import Modality
-from flex_judge.judges.types import MAX_SAMPLE_INDEX
+from flex_judge.judges.types import MAX_SAMPLE_INDEX, ToolCall, Trajectory
 from flex_judge.reward.client.encoding import encode_comparison, encode_sample
 from flex_judge.reward.server.decoding import decode_comparison, decode_sample
 from flex_judge.reward.server.errors import FieldError, MissingMediaError
@@ -40,16 +40,21 @@ texts = st.text(st.characters(), max_size=12)  # including lone surrogates and c
 parts = st.lists(st.one_of(texts, st.sampled_from(MEDIA)), min_size=1, max_size=4).map(tuple)
 # A content of text only is one string, as created by `Comparison.of`.
 contents = st.one_of(texts, parts.filter(lambda content: any(isinstance(p, Media) for p in content)))
-prompts = st.lists(st.builds(Message, texts, contents), min_size=1, max_size=3).map(tuple)
+roles = st.sampled_from(["system", "user", "assistant", "tool", "critic"])
+calls = st.lists(st.builds(ToolCall, texts, texts.filter(lambda text: text.strip()[:1] not in "[{"), texts), max_size=2)
+extra = {"name": texts, "tool_call_id": texts, "tool_calls": calls.map(tuple), "reasoning": texts}
+extra["tools"] = st.lists(st.sampled_from(['{"name": "f"}', '{"type": "function"}']), max_size=2).map(tuple)
+prompts = st.lists(st.builds(Message, roles, contents, **extra), min_size=1, max_size=3).map(tuple)
+responses = contents | prompts.map(Trajectory).filter(lambda t: len(t.messages) > 1)
 some_comparisons = st.builds(
     Comparison,
     texts,
     prompts,
-    st.lists(contents, min_size=1, max_size=3).map(tuple),
+    st.lists(responses, min_size=1, max_size=3).map(tuple),
     texts,
     st.integers(0, MAX_SAMPLE_INDEX),
 )
-some_samples = st.builds(Sample, prompts, contents, st.none() | contents, st.none() | texts)
+some_samples = st.builds(Sample, prompts, responses, st.none() | responses, st.none() | texts, texts)
 
 
 def media_decoder(store: MediaStore | None = None, max_media: int = 64) -> MediaDecoder:
@@ -127,26 +132,38 @@ def uri(medium: Media) -> str:
 
 TEXT = {"type": "text", "text": "t"}
 WRONG: list[tuple[dict[str, Any], str, str]] = [
-    ({"prompt": 3}, "row.prompt", "expected text or a list of messages, got a number"),
+    ({"prompt": 3}, "row.prompt", "expected text or a list of messages, got 3"),
     ({"prompt": None}, "row.prompt", "got null"),
     ({"prompt": []}, "row.prompt", "empty list"),
     ({"prompt": ["text"]}, "row.prompt[0]", "expected a message"),
     ({"prompt": [{"role": "user"}]}, "row.prompt[0].content", "is missing"),
-    ({"prompt": [{"role": 3, "content": ""}]}, "row.prompt[0].role", "expected text, got a number"),
-    ({"prompt": [{"role": "user", "content": None}]}, "row.prompt[0].content", "got null"),
-    ({"prompt": [{"role": "user", "content": [{"type": "image"}]}]}, "row.prompt", "more parts of type 'image'"),
-    ({"prompt": [{"role": "user", "content": [{"type": "audio"}]}]}, "row.prompt[0].content[0].audio", "is missing"),
+    ({"prompt": [{"role": 3, "content": ""}]}, "row.prompt[0].role", "expected a role such as 'user', got 3"),
+    ({"prompt": [{"role": "user", "content": None}]}, "row.prompt[0].content", "is null; expected text"),
+    (
+        {"prompt": [{"role": "user", "content": [{"type": "image"}]}]},
+        "row.prompt[0].content[0]",
+        "more parts of type 'image'",
+    ),
+    (
+        {"prompt": [{"role": "user", "content": [{"type": "audio"}]}]},
+        "row.prompt[0].content[0]",
+        "more parts of type 'audio'",
+    ),
     ({"responses": []}, "row.responses", "empty list"),
     ({"responses": "text"}, "row.responses", "expected a list, got a text"),
-    ({"responses": [True]}, "row.responses[0]", "true or false"),
+    ({"responses": [True]}, "row.responses[0]", "got true"),
     ({"responses": ["a", [{"type": "image"}]]}, "row.responses[1][0].image", "is missing"),
     ({"responses": [[{"type": "sculpture"}]]}, "row.responses[0][0]", "'sculpture'"),
     ({"responses": [[{"type": {"a": 1}}]]}, "row.responses[0][0]", "expected a part"),
     ({"responses": [[TEXT | {"image": "x"}]]}, "row.responses[0][0].image", "unknown field"),
-    ({"responses": [[{"type": "text", "text": 3}]]}, "row.responses[0][0].text", "got a number"),
+    ({"responses": [[{"type": "text", "text": 3}]]}, "row.responses[0][0].text", "got 3"),
     ({"responses": [[{"role": "user", "content": "a"}, "b"]]}, "row.responses[0][0]", "expected a part"),
-    ({"image": []}, "row.image", "did you mean 'images'?"),
-    ({"images": "a.png"}, "row.images", "expected a list"),
+    ({"imgae": []}, "row.imgae", "did you mean 'image'?"),
+    ({"images": "a.png"}, "row.images", "paths are never opened"),
+    ({"videos": [3]}, "row.videos[0]", "got a number"),
+    ({"tools": "f"}, "row.tools", "expected a list of tool definitions"),
+    ({"view": "half"}, "row.view", "expected one of full, final"),
+    ({"prompt": [{"role": "user", "content": "a", "weight": 2}]}, "row.prompt[0].weight", "unknown field"),
     ({"id": 3}, "row.id", "expected text"),
     ({"rubric": ["general"]}, "row.rubric", "expected text, got a list"),
     ({"sample_index": -1}, "row.sample_index", "expected a whole number from 0 to 65535"),

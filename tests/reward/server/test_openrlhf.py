@@ -208,7 +208,7 @@ async def test_ignores_labels_without_judge_fields(
         ({"images": "a.png"}, "labels[0].images", 422),
         ({"images": ["/etc/passwd"]}, "labels[0].images[0]", 422),
         ({"images": [{"digest": "0" * 64}]}, None, 409),
-        ({"image": ["x"]}, "labels[0].image", 422),
+        ({"image": ["x"]}, "labels[0].image[0]", 422),
         ({"group": 3}, "labels[0].group", 422),
         ({"rubric": "/etc/passwd"}, "labels[0].rubric", 422),
         ({"rubric": 3}, "labels[0].rubric", 422),

@@ -1,0 +1,122 @@
+"""GRPO with tools: a real policy calls a tool, and the judge of the real trainer reads the call and its result."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import logged, two_steps
+
+from flex_judge.judges import FlexJudge
+from flex_judge.judges.models import resolve_model
+from flex_judge.reward.trl import JudgeReward
+
+pytestmark = pytest.mark.slow
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+ANSWER = "It is 21 degrees in Rome."
+QUESTION = {"role": "user", "content": "What is the weather in Rome?"}
+TAUGHT_STEPS, LEARNING_RATE = 60, 5e-3
+
+
+def get_weather(city: str) -> str:
+    """Look up the weather of a city.
+
+    Args:
+        city: name of the city.
+
+    Returns:
+        The weather.
+    """
+    return f"21 degrees in {city}"
+
+
+@pytest.fixture(scope="module")
+def calling_policy() -> tuple[Any, Any]:
+    """Teach a small model one tool call, so that the real trainer has something to parse and to run."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+    from trl.chat_template_utils import qwen2_5_chat_template
+
+    folder = resolve_model("smollm2-135m")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = qwen2_5_chat_template
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    model = Qwen2ForCausalLM(config)
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome"}}}],
+    }
+    result = {"role": "tool", "name": "get_weather", "content": get_weather("Rome")}
+    examples = [([QUESTION], CALL), ([QUESTION, call, result], ANSWER)]
+    batches = []
+    for messages, target in examples:
+        prompt = tokenizer.apply_chat_template(
+            messages, tools=[get_weather], add_generation_prompt=True, tokenize=False
+        )
+        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        target_ids = tokenizer(target + "<|im_end|>\n", add_special_tokens=False)["input_ids"]
+        labels = [-100] * len(prompt_ids) + target_ids
+        batches.append((torch.tensor([prompt_ids + target_ids]), torch.tensor([labels])))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    for _ in range(TAUGHT_STEPS):
+        for input_ids, labels in batches:
+            loss = model(input_ids=input_ids, labels=labels).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return model, tokenizer
+
+
+def test_the_judge_of_grpo_reads_tool_calls_and_results(
+    calling_policy: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    model, tokenizer = calling_policy
+    judge = FlexJudge.from_pretrained("flex-smollm2-135m", max_think_tokens=16)
+    prompts: list[str] = []
+    generate = judge.engine.generate
+
+    async def record_prompt(token_ids: Any, *arguments: Any) -> Any:
+        prompts.append(judge.renderer.decode(token_ids))
+        return await generate(token_ids, *arguments)
+
+    monkeypatch.setattr(judge.engine, "generate", record_prompt)
+    trainer = GRPOTrainer(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=JudgeReward(judge),
+        tools=[get_weather],
+        train_dataset=Dataset.from_list([{"prompt": [QUESTION]}] * 4),
+        args=GRPOConfig(
+            per_device_train_batch_size=2,
+            num_generations=2,
+            max_completion_length=96,
+            temperature=0.7,
+            max_tool_calling_iterations=1,
+            learning_rate=1e-6,
+            **two_steps(tmp_path),
+        ),
+    )
+    trainer.train()
+    assert logged(trainer, "tools/call_frequency")[0] > 0
+    assert logged(trainer, "judge/scored") == [1.0, 1.0]
+    shown = prompts[0].rpartition("<|im_start|>user\n")[2]
+    print(shown)
+    expected = (QUESTION["content"], "tool call", "get_weather", '"Rome"', "tool result", "21 degrees in Rome")
+    assert re.search(".*".join(map(re.escape, expected)), shown, re.DOTALL), shown
