@@ -14,6 +14,7 @@ from flex_judge.judges.conversations.openai import (
     split_tools,
 )
 from flex_judge.judges.conversations.reader import ConversationReader
+from flex_judge.judges.media.opening import open_local_media
 from flex_judge.judges.types import Message, Response, content_to_text
 
 MOLECULE_MARK = "<mol>"
@@ -75,7 +76,7 @@ def read_response(value: Any) -> Response:
     Raises:
         UsageError: the value has another form.
     """
-    return value if isinstance(value, str) else ConversationReader().read_response(value)
+    return value if isinstance(value, str) else ConversationReader(open_local_media).read_response(value)
 
 
 def read_final_text(value: Any) -> str:

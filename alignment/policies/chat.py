@@ -92,8 +92,13 @@ def _read_reply(message: Json) -> Response:
     Some endpoints answer with neither; that is an empty text.
     """
     fields = {"content": "", **{name: value for name, value in message.items() if value is not None}}
-    reply = ConversationReader().read_response({"role": ASSISTANT, **fields}, field="message")
+    reply = ConversationReader(_refuse_medium).read_response({"role": ASSISTANT, **fields}, field="message")
     return number_call_ids(reply) if isinstance(reply, Trajectory) else reply
+
+
+def _refuse_medium(modality: Modality, source: Any, field: str, **options: Any) -> Media:  # noqa: ARG001
+    """Refuse a medium: a reply must not make this process open its own files."""
+    raise MediaError(f"got a part of type {modality}, expected text")
 
 
 def _trim_reply(reply: Response, stop: Sequence[str]) -> Response:

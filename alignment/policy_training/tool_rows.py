@@ -20,12 +20,13 @@ from flex_judge.alignment.preferences.prompt_columns import (
     make_answer,
     make_prompt_columns,
 )
-from flex_judge.judges.conversations.columns import PROMPT_COLUMNS, TOOLS_COLUMN, make_folder_opener, read_row_prompt
-from flex_judge.judges.conversations.parts import MARKS
+from flex_judge.judges.conversations.columns import PROMPT_COLUMNS, TOOLS_COLUMN, read_row_prompt
 from flex_judge.judges.conversations.openai import response_to_messages
+from flex_judge.judges.conversations.parts import MARKS
 from flex_judge.judges.conversations.reader import MESSAGE_FIELDS, ConversationReader
 from flex_judge.judges.conversations.values import is_empty
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.media.paths import make_folder_opener
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.checkpoints import open_checkpoint
 from flex_judge.judges.protocol.chats import (

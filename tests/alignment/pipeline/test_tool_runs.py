@@ -24,6 +24,7 @@ from flex_judge.judges.conversations.messages import ToolCall, Trajectory
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.judgments import Judgment, Status, Verdict
+from flex_judge.judges.media.opening import open_local_media
 from flex_judge.judges.types import Response
 
 SAMPLING = Sampling(64, temperature=0.8, seed=0)
@@ -89,7 +90,7 @@ def test_best_of_n_stores_trajectories_that_are_read_back() -> None:
     assert row["tools"] == ROW["tools"]
     assert row["note"] == "tools are text"
     # The row of the results is a row of input again.
-    assert ConversationReader().read_prompt(row["prompt"], tools=row["tools"]) == read_row().prompt
+    assert ConversationReader(open_local_media).read_prompt(row["prompt"], tools=row["tools"]) == read_row().prompt
     row["kept"] = {"answer": 21.0}
     assert measure_row(row, "answer").right == 0.5
 

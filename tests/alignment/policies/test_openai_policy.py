@@ -399,3 +399,10 @@ def test_call_without_a_name_is_an_error_with_its_field(server: FakeServer, poli
     server.script.append(reply_with(content=None, tool_calls=[{"function": {"arguments": "{}"}}]))
     with pytest.raises(UsageError, match=r"unknown form: message\[0\].tool_calls\[0\].name"):
         sample(policy)
+
+
+def test_reply_cannot_open_files_of_this_machine(server: FakeServer, policy: OpenAIPolicy, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "private.png")
+    server.script.append(reply_with(content=[{"type": "image", "image": str(tmp_path / "private.png")}]))
+    with pytest.raises(UsageError, match="got a part of type image, expected text"):
+        sample(policy)

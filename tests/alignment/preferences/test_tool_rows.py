@@ -25,6 +25,7 @@ from flex_judge.alignment.preferences.schema import make_features, make_parquet_
 from flex_judge.judges import Message
 from flex_judge.judges.conversations.messages import Trajectory
 from flex_judge.judges.conversations.reader import ConversationReader
+from flex_judge.judges.media.opening import open_local_media
 from flex_judge.judges.types import Response
 
 TOOLS = [
@@ -41,12 +42,14 @@ def read_prompt(tools: Any = None, city: str = "Rome", **changes: Any) -> tuple[
         {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "Look it up.", **changes},
         {"role": "tool", "tool_call_id": "c1", "name": "get_weather", "content": "21C"},
     ]
-    return ConversationReader().read_prompt(chat, tools=tools)
+    return ConversationReader(open_local_media).read_prompt(chat, tools=tools)
 
 
 def read_answer(to: Any, text: str = "") -> Response:
     call = {"function": {"name": "send", "arguments": {"to": to, "urgent": True}}}
-    return ConversationReader().read_response([{"role": "assistant", "content": text, "tool_calls": [call]}])
+    return ConversationReader(open_local_media).read_response(
+        [{"role": "assistant", "content": text, "tool_calls": [call]}]
+    )
 
 
 def make_pair(prompt: tuple[Message, ...], chosen: Response = "", rejected: Response = "I cannot.", n: int = 0) -> Pair:
@@ -87,7 +90,7 @@ def test_preference_row_keeps_calls_results_names_reasoning_and_definitions() ->
 
 
 def test_answer_of_several_messages_is_written_in_order() -> None:
-    trajectory = ConversationReader().read_response(
+    trajectory = ConversationReader(open_local_media).read_response(
         [
             {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "send", "arguments": "{}"}}]},
             {"role": "tool", "content": "sent"},
@@ -127,7 +130,7 @@ def test_lone_surrogates_are_replaced_in_calls_and_definitions() -> None:
 def test_prompt_columns_are_read_back_unchanged() -> None:
     prompt = read_prompt(TOOLS)
     columns = json.loads(json.dumps(make_prompt_columns(PromptRow("q", prompt))))
-    again = ConversationReader().read_prompt(columns["prompt"], tools=columns["tools"])
+    again = ConversationReader(open_local_media).read_prompt(columns["prompt"], tools=columns["tools"])
     assert compute_prompt_digest(again) == compute_prompt_digest(prompt)
 
 

@@ -23,7 +23,7 @@ from flex_judge.judges.conversations.openai import (
     split_tools,
 )
 from flex_judge.judges.conversations.reader import ConversationReader
-from flex_judge.judges.media.opening import make_image
+from flex_judge.judges.media.opening import make_image, open_local_media
 
 CALL = ToolCall("get_weather", '{"city": "Rome"}', "call_7")
 MESSAGES = (
@@ -48,13 +48,13 @@ def test_messages_are_read_back_unchanged() -> None:
         "type": "function",
         "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'},
     }
-    assert ConversationReader().read_prompt(rows) == MESSAGES
+    assert ConversationReader(open_local_media).read_prompt(rows) == MESSAGES
 
 
 @pytest.mark.parametrize("response", ["It is 5.", "", Trajectory(MESSAGES[2:]), Trajectory(MESSAGES[2:3])])
 def test_responses_are_read_back_unchanged(response: Any) -> None:
     stored = json.loads(json.dumps(response_to_openai(response, describe_medium)))
-    assert ConversationReader().read_response(stored) == response
+    assert ConversationReader(open_local_media).read_response(stored) == response
 
 
 def test_media_are_written_by_the_caller() -> None:

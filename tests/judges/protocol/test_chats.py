@@ -15,6 +15,7 @@ from flex_judge.judges import Message
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.engines.scripted import build_byte_tokenizer
 from flex_judge.judges.errors import RenderError
+from flex_judge.judges.media.opening import open_local_media
 from flex_judge.judges.protocol import chats
 from flex_judge.judges.protocol.chats import render_conversation
 from flex_judge.judges.protocol.rendering import Renderer
@@ -81,7 +82,7 @@ def make_chat(*calls: dict[str, Any], result: str = '21C\n"mild"') -> list[dict[
 
 
 def read(chat: Any, tools: Any = None) -> tuple[Message, ...]:
-    return ConversationReader().read_prompt(chat, tools=tools)
+    return ConversationReader(open_local_media).read_prompt(chat, tools=tools)
 
 
 def render(renderer: Renderer, messages: tuple[Message, ...]) -> str:
