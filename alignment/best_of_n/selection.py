@@ -17,7 +17,7 @@ from flex_judge.alignment.best_of_n.halving import PRIOR_NOISE, HalvingRules, ru
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Usage
 from flex_judge.judges.rubrics import get_rubric
-from flex_judge.judges.types import Comparison, Content, Message
+from flex_judge.judges.types import Comparison, Message, Response
 from flex_judge.judges.validation.classes import Confidence, Fraction, PositiveInt, settings_class
 from flex_judge.reward.groups.match import Match, play_knockout
 from flex_judge.reward.groups.methods import GroupContext, JudgeFunction, judge_group
@@ -90,7 +90,7 @@ class Selection:
 
 
 async def select_best(
-    prompt: Sequence[Message], responses: Sequence[Content], spec: SelectionSpec, ask: JudgeFunction, id: str = ""
+    prompt: Sequence[Message], responses: Sequence[Response], spec: SelectionSpec, ask: JudgeFunction, id: str = ""
 ) -> Selection:
     """Judge the responses to a prompt and choose the best one.
 

@@ -8,8 +8,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from flex_judge.judges.conversations.messages import content_to_json
+from flex_judge.judges.conversations.openai import definition_to_openai, normalise_arguments, normalise_trajectory
 from flex_judge.judges.media.types import Media
-from flex_judge.judges.types import Content, Message, split_content
+from flex_judge.judges.types import Message, Response, Trajectory, split_content
 
 SHINGLE = 5
 """Length of a shingle in characters."""
@@ -39,18 +41,24 @@ def replace_surrogates(text: str) -> str:
     return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def strip_response(content: Content) -> Content:
-    """Strip white space around a text, so that responses that differ only in it compare equal."""
-    return content.strip() if isinstance(content, str) else content
+def strip_response(response: Response) -> Response:
+    """Strip white space around texts, so that responses that differ only in it compare equal."""
+    if isinstance(response, Trajectory):
+        return normalise_trajectory(response)
+    return response.strip() if isinstance(response, str) else response
 
 
-def is_empty_response(content: Content) -> bool:
-    """Return whether a response has neither text nor media."""
-    return not any(isinstance(part, Media) or part.strip() for part in split_content(content))
+def is_empty_response(response: Response) -> bool:
+    """Return whether a response has no text, no media and no tool call; reasoning alone is no answer."""
+    if isinstance(response, Trajectory):
+        return all(is_empty_response(m.content) and not m.tool_calls for m in response.messages)
+    return not any(isinstance(part, Media) or part.strip() for part in split_content(response))
 
 
 def compute_prompt_digest(prompt: Sequence[Message]) -> str:
     """Compute a digest (16 hex digits) that is equal for prompts with the same normalised texts and the same media.
+
+    Tool calls, names, reasoning and tool definitions count as well; ids of calls do not.
 
     The probability of a collision among a million different prompts is 3e-8.
     """
@@ -59,13 +67,21 @@ def compute_prompt_digest(prompt: Sequence[Message]) -> str:
         for part in (f"{message.role}:", *split_content(message.content)):
             text = normalise_text(part) if isinstance(part, str) else f"{part.modality}:{part.digest}"
             digest.update(text.encode(errors="surrogatepass") + b"\0")
+        if not message.is_plain:
+            calls = [[call.name, normalise_arguments(call.arguments)] for call in message.tool_calls]
+            tools = [json.dumps(definition_to_openai(tool), sort_keys=True) for tool in message.tools]
+            fields = json.dumps([message.name, calls, message.reasoning, tools])
+            digest.update(b"\1" + normalise_text(fields).encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def compute_seeded_hash(seed: int, id: str, *contents: Content) -> str:
+def compute_seeded_hash(seed: int, id: str, *contents: Response) -> str:
     """Hash a seed, an id and contents to hex digits, for reproducible random order in any process."""
     plain_contents = [
-        [part if isinstance(part, str) else part.digest for part in split_content(content)] for content in contents
+        content_to_json(normalise_trajectory(content))
+        if isinstance(content, Trajectory)
+        else [part if isinstance(part, str) else part.digest for part in split_content(content)]
+        for content in contents
     ]
     return hashlib.sha256(json.dumps([seed, id, plain_contents]).encode()).hexdigest()
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flex_judge.alignment.best_of_n.selection import Selection, SelectionSpec, select_best
-from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
+from flex_judge.alignment.data.rows import PromptRow, SampledPrompt, prompt_to_json, response_to_json
 from flex_judge.alignment.pipeline.job import InvalidInputError, RowResult
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.policies.base import Completion, Policy
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.judgments import Judgment, Status
-from flex_judge.judges.types import Message, split_content
+from flex_judge.judges.types import content_to_text
 from flex_judge.reward.groups.methods import JudgeFunction
 
 
@@ -71,11 +71,12 @@ def make_sampled_row(
     """
     return SampledPrompt(
         row,
-        tuple(c.text for c in completions),
+        tuple(c.response for c in completions),
         tuple(temperatures),
         tuple(c.tokens for c in completions),
         tuple(c.cut for c in completions),
         policy.model_id,
+        completions[0].note if completions else "",
     )
 
 
@@ -103,33 +104,23 @@ def make_best_of_n_row(sampled: SampledPrompt, selection: Selection) -> dict[str
     """Make the row of the table `best_of_n` for one prompt."""
     return {
         "id": sampled.row.id,
-        "prompt": [message_to_json(message) for message in sampled.row.prompt],
-        "responses": list(sampled.responses),
+        **prompt_to_json(sampled.row.prompt),
+        "responses": [response_to_json(response) for response in sampled.responses],
         "scores": list(selection.scores),
         "expected_scores": list(selection.expected_scores),
         "win_rates": list(selection.win_rates),
         "statuses": [str(candidate.status) for candidate in selection.candidates],
         "ranking": list(selection.ranking),
         "best": selection.best,
-        "text": None if selection.best is None else sampled.responses[selection.best],
+        "text": None if selection.best is None else content_to_text(sampled.responses[selection.best]),
         "tied": selection.tied,
         "judgments": len(selection.judgments),
         "tokens": list(sampled.tokens),
         "cut": list(sampled.cut),
         "policy": sampled.policy,
         "kept": dict(sampled.row.kept),
+        **({"note": sampled.note} if sampled.note else {}),
     }
-
-
-def message_to_json(message: Message) -> dict[str, Any]:
-    """Convert a message to JSON values. Media are replaced by their modality and digest."""
-    if isinstance(message.content, str):
-        return {"role": message.role, "content": message.content}
-    parts = [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": str(part.modality), "digest": part.digest}
-        for part in split_content(message.content)
-    ]
-    return {"role": message.role, "content": parts}
 
 
 def judgment_to_json(judgment: Judgment) -> dict[str, Any]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
+from flex_judge.alignment.data.rows import PromptRow, SampledPrompt, prompt_to_json, response_to_json
 from flex_judge.alignment.pipeline.best_of_n import (
     check_judgments,
     judgment_to_json,
     make_sampled_row,
-    message_to_json,
     needs_retry,
 )
 from flex_judge.alignment.pipeline.job import RowResult
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.policies.base import Policy
 from flex_judge.alignment.preferences.filters import FilterSpec, filter_pairs
-from flex_judge.alignment.preferences.formats import FORMATS, has_images
+from flex_judge.alignment.preferences.formats import FORMATS
+from flex_judge.alignment.preferences.prompt_columns import has_images
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.alignment.preferences.rules import make_rule
 from flex_judge.alignment.preferences.stats import CardStats
@@ -79,12 +79,13 @@ class PreferenceWork:
         stats.add_prompt(sampled, judgments, result, len(rows))
         completions = {
             "id": row.id,
-            "prompt": [message_to_json(message) for message in row.prompt],
-            "responses": list(sampled.responses),
+            **prompt_to_json(row.prompt),
+            "responses": [response_to_json(response) for response in sampled.responses],
             "temperatures": list(sampled.temperatures),
             "tokens": list(sampled.tokens),
             "cut": list(sampled.cut),
             "kept": dict(row.kept),
+            **({"note": sampled.note} if sampled.note else {}),
         }
         judgment_rows = [{**judgment_to_json(judgment), "prompt": row.id} for judgment in judgments]
         tables = {"preferences": rows, "judgments": judgment_rows, "completions": [completions]}

@@ -7,19 +7,31 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from flex_judge.judges.engines.base import Sampling
-from flex_judge.judges.types import Message
+from flex_judge.judges.types import Message, Response, content_to_text
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled completion."""
+    """One sampled completion.
 
-    text: str
-    """Text without the stop string."""
+    Example:
+        >>> Completion("It is 5.", tokens=4, cut=False).text
+        'It is 5.'
+    """
+
+    response: Response
+    """Text without the stop string, or a trajectory if the model called tools or its reasoning is known."""
     tokens: int
     """Number of generated tokens."""
     cut: bool
     """Whether the completion was truncated at `Sampling.max_tokens`."""
+    note: str = ""
+    """How the prompt differs from the model's own form, such as tools as text; empty if it does not."""
+
+    @property
+    def text(self) -> str:
+        """Text of the response, with roles and calls if it is a trajectory."""
+        return content_to_text(self.response)
 
 
 @runtime_checkable

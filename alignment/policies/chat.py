@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
 from flex_judge.alignment.policies.base import Completion
 from flex_judge.alignment.policies.sampling import trim_completion
+from flex_judge.judges.conversations.messages import ASSISTANT
+from flex_judge.judges.conversations.openai import fill_call_ids, message_to_openai, number_call_ids, split_tools
+from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.media.files import convert_decoder_errors, open_image
 from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.types import Message
+from flex_judge.judges.types import Content, Message, Response, Trajectory, content_to_text
 
 Json = dict[str, Any]
 IMAGE_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
@@ -22,19 +26,17 @@ TRUNCATION_REASONS = ("length", "content_filter")
 """Finish reasons of incomplete completions."""
 
 
-def encode_prompt(prompt: Sequence[Message]) -> list[Json]:
-    """Encode messages as JSON: images as data URIs, molecules as SMILES strings. Reads the headers of the images.
+def encode_prompt(prompt: Sequence[Message]) -> Json:
+    """Encode a prompt as fields of a request: `messages`, and `tools` if it has definitions.
+
+    Images become data URIs, and molecules SMILES strings. Reads the headers of the images. Calls without an id get one.
 
     Raises:
         MediaError: The prompt has a video or audio clip; endpoints have no common format for these.
     """
-    return [{"role": message.role, "content": _encode_content(message)} for message in prompt]
-
-
-def _encode_content(message: Message) -> str | list[Json]:
-    if isinstance(message.content, str):
-        return message.content
-    return [{"type": "text", "text": p} if isinstance(p, str) else _encode_medium(p) for p in message.content]
+    messages, tools = split_tools(prompt)
+    body: Json = {"messages": [message_to_openai(message, _encode_medium) for message in fill_call_ids(messages)]}
+    return body | ({"tools": list(tools)} if tools else {})
 
 
 def _encode_medium(medium: Media) -> Json:
@@ -67,24 +69,47 @@ def parse_completions(response: Any, stop: Sequence[str], url: str) -> list[Comp
         UsageError: The response is not a chat completion.
     """
     try:
-        choices = [(_extract_text(choice["message"]), choice.get("finish_reason")) for choice in response["choices"]]
+        choices = [(_read_reply(choice["message"]), choice.get("finish_reason")) for choice in response["choices"]]
         tokens = int((response.get("usage") or {}).get("completion_tokens") or 0)
+    except UsageError as e:
+        raise UsageError(f"{url}: expected chat completions, got one with an unknown form: {e}") from e
     except (TypeError, KeyError, AttributeError, ValueError) as e:
         raise UsageError(
             f"{url}: expected chat completions, got {response!r:.80}; is this the address of an OpenAI-compatible "
             "endpoint?"
         ) from e
     # One more than the length, so that an empty text has its share of the end-of-turn tokens.
-    token_counts = _split_proportionally(tokens, [len(text) + 1 for text, _ in choices])
+    token_counts = _split_proportionally(tokens, [len(content_to_text(reply)) + 1 for reply, _ in choices])
     return [
-        Completion(trim_completion(text, stop), count, finish_reason in TRUNCATION_REASONS)
-        for (text, finish_reason), count in zip(choices, token_counts, strict=True)
+        Completion(_trim_reply(reply, stop), count, finish_reason in TRUNCATION_REASONS)
+        for (reply, finish_reason), count in zip(choices, token_counts, strict=True)
     ]
 
 
-def _extract_text(message: Json) -> str:
-    """Return the text or the refusal of a message; some endpoints answer with neither."""
-    return str(message.get("content") or message.get("refusal") or "")
+def _read_reply(message: Json) -> Response:
+    """Read the message of a choice: its text or refusal, or a trajectory if it has tool calls or reasoning.
+
+    Some endpoints answer with neither; that is an empty text.
+    """
+    fields = {"content": "", **{name: value for name, value in message.items() if value is not None}}
+    reply = ConversationReader(_refuse_medium).read_response({"role": ASSISTANT, **fields}, field="message")
+    return number_call_ids(reply) if isinstance(reply, Trajectory) else reply
+
+
+def _refuse_medium(modality: Modality, source: Any, field: str, **options: Any) -> Media:  # noqa: ARG001
+    """Refuse a medium: a reply must not make this process open its own files."""
+    raise MediaError(f"got a part of type {modality}, expected text")
+
+
+def _trim_reply(reply: Response, stop: Sequence[str]) -> Response:
+    """Cut the text of a reply at the first stop string."""
+    if isinstance(reply, Trajectory):
+        return Trajectory(tuple(replace(m, content=_trim_content(m.content, stop)) for m in reply.messages))
+    return _trim_content(reply, stop)
+
+
+def _trim_content(content: Content, stop: Sequence[str]) -> Content:
+    return trim_completion(content, stop) if isinstance(content, str) else content
 
 
 def _split_proportionally(total: int, weights: Sequence[int]) -> list[int]:

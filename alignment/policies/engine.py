@@ -13,9 +13,8 @@ from flex_judge.judges.engines.base import Engine, Sampling
 from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.media.types import Media
-from flex_judge.judges.protocol.prompts import content_to_pieces
+from flex_judge.judges.protocol.chats import render_conversation
 from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
-from flex_judge.judges.protocol.turns import Turn
 from flex_judge.judges.types import Message, split_content
 
 
@@ -70,9 +69,8 @@ class EnginePolicy:
         self.engine.close()
 
     def _render_prompt(self, prompt: Sequence[Message]) -> RenderedPrompt:
-        turns = [Turn(message.role, content_to_pieces(message.content)) for message in prompt]
         try:
-            return self._renderer.render(turns, limits=self._media)
+            return render_conversation(self._renderer, prompt, self._media)
         except RenderError as e:
             raise UsageError(f"the prompt cannot be rendered for {self.model_id}: {e}") from e
 
@@ -86,4 +84,4 @@ class EnginePolicy:
             # The caller did not cancel this sample, so the engine cancelled the request internally.
             raise EngineLostError("the engine dropped a request") from None
         text = trim_completion(generation.text, sampling.stop)
-        return Completion(text, len(generation.token_ids), generation.finish_reason == "length")
+        return Completion(text, len(generation.token_ids), generation.finish_reason == "length", prompt.note)

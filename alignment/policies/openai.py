@@ -100,7 +100,7 @@ class OpenAIPolicy:
     ) -> list[Completion]:
         body = {
             "model": self.model_id,
-            "messages": await asyncio.to_thread(encode_prompt, prompt),
+            **await asyncio.to_thread(encode_prompt, prompt),
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,

@@ -11,20 +11,24 @@ from typing import Any
 
 from flex_judge.alignment.data.folders import disable_decoding, load_file, load_split
 from flex_judge.alignment.data.hub import HUB, HubDataset
-from flex_judge.alignment.data.prompts import MOLECULES, PromptColumns, parse_prompt_row, read_prompts
+from flex_judge.alignment.data.prompts import PromptColumns, parse_prompt_row, read_prompts
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.data.texts import compute_prompt_digest
-from flex_judge.alignment.preferences.formats import has_images, has_molecules, make_prompt_columns
+from flex_judge.alignment.policy_training.tool_rows import (
+    ANSWER_COLUMNS,
+    make_tool_dataset,
+    needs_reading,
+    read_tool_rows,
+)
+from flex_judge.alignment.preferences.prompt_columns import has_images, has_molecules, make_prompt_columns
 from flex_judge.alignment.tasks import arithmetic
+from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.jsonl import write_lines
 from flex_judge.judges.models import strip_fingerprint
 from flex_judge.judges.validation.text_files import get_format_suffix
 
-PROMPT_COLUMNS = ("prompt", "images", "image", MOLECULES)
-"""Columns that make up a prompt."""
-ANSWER_COLUMNS = ("chosen", "rejected")
 READ_AHEAD = 64
 """Number of rows that are read at a time in search of unseen prompts."""
 
@@ -49,6 +53,8 @@ class PolicyTrainingData:
     """
     problems: tuple[str, ...] = ()
     """Messages about dropped rows."""
+    notes: tuple[str, ...] = ()
+    """Messages about rows that differ from the data, such as tools as text."""
 
     def exclude_prompts(self, prompts: Collection[str]) -> PolicyTrainingData:
         """Drop all rows whose prompt has one of the given digests."""
@@ -90,12 +96,15 @@ def load_preference_data(text: str) -> PolicyTrainingData:
     if "provenance" in rows.column_names and (rows[0]["provenance"] or {}).get("rubric"):
         # All rows of a run have the same rubric.
         made_by["rubric"] = rows[0]["provenance"]["rubric"]
-    columns = [name for name in (*PROMPT_COLUMNS, *ANSWER_COLUMNS) if name in rows.column_names]
-    prompts, content = [], hashlib.sha256()
+    columns = [name for name in ("prompt", *PROMPT_COLUMNS, *ANSWER_COLUMNS) if name in rows.column_names]
+    prompts, content, is_plain = [], hashlib.sha256(), True
     # The digest of a prompt is computed from image files; decoded images would give other digests.
     for i, row in enumerate(disable_decoding(rows.select_columns(columns))):
         prompts.append(compute_prompt_digest(_parse_prompt(row, text, i).prompt))
         content.update(json.dumps([prompts[-1], *(row[name] for name in ANSWER_COLUMNS)]).encode())
+        is_plain = is_plain and not needs_reading(row)
+    if not is_plain:
+        rows = read_tool_rows(disable_decoding(rows), text)
     return PolicyTrainingData(
         name=text,
         rows=rows,
@@ -155,9 +164,11 @@ def load_prompt_data(source: Source, columns: PromptColumns) -> PolicyTrainingDa
     if not prompt_rows:
         raise UsageError(problems[0])
     with_images = any(map(has_images, prompt_rows))
-    rows = Dataset.from_list([{"id": row.id, **make_prompt_columns(row, with_images)} for row in prompt_rows])
-    if with_images:
-        rows = rows.cast_column("images", List(Image()))
+    if all(message.is_plain for row in prompt_rows for message in row.prompt):
+        rows = Dataset.from_list([{"id": row.id, **make_prompt_columns(row, with_images)} for row in prompt_rows])
+        rows = rows.cast_column("images", List(Image())) if with_images else rows
+    else:
+        rows = make_tool_dataset(prompt_rows).add_column("id", [row.id for row in prompt_rows])
     prompts = tuple(compute_prompt_digest(row.prompt) for row in prompt_rows)
     is_task = isinstance(source, arithmetic.ArithmeticSource)
     return PolicyTrainingData(
@@ -218,7 +229,7 @@ def _iter_prompt_rows(source: Source, columns: PromptColumns) -> Iterator[Prompt
 
 
 def _parse_prompt(row: dict[str, Any], name: str, i: int) -> PromptRow:
-    columns = {column: row[column] for column in PROMPT_COLUMNS if row.get(column) is not None}
+    columns = {column: row[column] for column in ("prompt", *PROMPT_COLUMNS) if row.get(column) is not None}
     return parse_prompt_row(columns, f"{name}, row {i + 1}", i + 1, PromptColumns(), Path())
 
 

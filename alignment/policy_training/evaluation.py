@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flex_judge.alignment.best_of_n.metrics import estimate_mean, prefer_expected_scores
+from flex_judge.alignment.data.rows import read_final_text
 from flex_judge.alignment.tasks.arithmetic import is_correct_answer
 from flex_judge.judges.errors import UsageError
 
@@ -43,7 +44,7 @@ def measure_row(row: Row, answer: str | None) -> PromptMeasurement:
     responses = row["responses"]
     right = None
     if answer is not None:
-        right = sum(is_correct_answer(text, row["kept"][answer]) for text in responses) / len(responses)
+        right = sum(is_correct_answer(read_final_text(r), row["kept"][answer]) for r in responses) / len(responses)
     return PromptMeasurement(
         score=math.fsum(valid_scores) / len(valid_scores) if valid_scores else None,
         right=right,

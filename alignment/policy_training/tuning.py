@@ -50,7 +50,9 @@ def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
 
 
 def prepare_preferences(model: ModelConfig, args: DPOConfig, data: PolicyTrainingData) -> PolicyTrainingData:
-    """Convert preferences to the form that a policy is trained on, with molecules expanded for a molecular policy.
+    """Convert preferences to the form that a policy is trained on.
+
+    Molecules are expanded for a molecular policy, and tools are written as text if its chat template leaves them out.
 
     Args:
         model: TRL's settings of the model.
@@ -62,8 +64,11 @@ def prepare_preferences(model: ModelConfig, args: DPOConfig, data: PolicyTrainin
             suit a molecular policy.
     """
     from flex_judge.alignment.policy_training.molecule_rows import expand_molecules, has_molecules
+    from flex_judge.alignment.policy_training.tool_rows import write_tools_for_policy
 
     policy = str(model.model_name_or_path)
+    # TRL's collator of rows with images leaves out definitions of tools.
+    data = write_tools_for_policy(data, policy, trainer_takes_tools="images" not in data.rows.column_names)
     if read_model_type(policy) == MOL_LLAMA:
         from flex_judge.alignment.policy_training.molecules import check_molecule_settings
 
@@ -75,6 +80,18 @@ def prepare_preferences(model: ModelConfig, args: DPOConfig, data: PolicyTrainin
             "--with-molecules to write them as SMILES into the text"
         )
     return data
+
+
+def prepare_prompts(model: ModelConfig, data: PolicyTrainingData) -> PolicyTrainingData:
+    """Convert prompts to the form that GRPO takes: definitions of tools are text, and calls if the policy needs it.
+
+    Args:
+        model: TRL's settings of the model.
+        data: Prompts.
+    """
+    from flex_judge.alignment.policy_training.tool_rows import write_tools_for_policy
+
+    return write_tools_for_policy(data, str(model.model_name_or_path), trainer_takes_tools=False)
 
 
 def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:

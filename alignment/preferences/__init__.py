@@ -13,14 +13,9 @@ if TYPE_CHECKING:
     from flex_judge.alignment.data.texts import SeenPrompts, compute_prompt_digest
     from flex_judge.alignment.preferences.card import CardSettings
     from flex_judge.alignment.preferences.filters import FILTERS, FilterSpec, filter_pairs
-    from flex_judge.alignment.preferences.formats import (
-        FORMATS,
-        Format,
-        has_images,
-        has_molecules,
-        make_prompt_columns,
-    )
+    from flex_judge.alignment.preferences.formats import FORMATS, Format
     from flex_judge.alignment.preferences.pairs import DROP_REASONS, Pair, PairResult, Side
+    from flex_judge.alignment.preferences.prompt_columns import has_images, has_molecules, make_prompt_columns
     from flex_judge.alignment.preferences.rule_spec import RuleSpec
     from flex_judge.alignment.preferences.rules import RULES, Rule, make_rule, pair_highest_with_lowest
     from flex_judge.alignment.preferences.stats import CardStats
@@ -31,14 +26,9 @@ __getattr__ = lazy_exports(
         "flex_judge.alignment.data.texts": ["SeenPrompts", "compute_prompt_digest"],
         "flex_judge.alignment.preferences.card": ["CardSettings"],
         "flex_judge.alignment.preferences.filters": ["FILTERS", "FilterSpec", "filter_pairs"],
-        "flex_judge.alignment.preferences.formats": [
-            "FORMATS",
-            "Format",
-            "has_images",
-            "has_molecules",
-            "make_prompt_columns",
-        ],
+        "flex_judge.alignment.preferences.formats": ["FORMATS", "Format"],
         "flex_judge.alignment.preferences.pairs": ["DROP_REASONS", "Pair", "PairResult", "Side"],
+        "flex_judge.alignment.preferences.prompt_columns": ["has_images", "has_molecules", "make_prompt_columns"],
         "flex_judge.alignment.preferences.rule_spec": ["RuleSpec"],
         "flex_judge.alignment.preferences.rules": ["RULES", "Rule", "make_rule", "pair_highest_with_lowest"],
         "flex_judge.alignment.preferences.stats": ["CardStats"],

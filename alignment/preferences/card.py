@@ -47,6 +47,8 @@ class CardSettings:
     """Whether the data set is for models that take images."""
     molecules: bool = False
     """Whether the data set is for models that take molecules."""
+    tools: bool = False
+    """Whether a row has tool calls, definitions of tools, names or reasoning."""
     title: str = "Preference data"
     source: str = ""
     """Source of the prompts."""
@@ -95,7 +97,7 @@ def _render_header(stats: CardStats, settings: CardSettings) -> str:
         tags=["preference", "synthetic", "llm-as-a-judge", "reward-model", "flex-judge", "trl"],
         configs=[{"config_name": "default", "data_files": settings.files, **description}],
     )
-    info = DatasetInfo(features=make_features(settings.format, settings.images, settings.molecules))
+    info = DatasetInfo(features=make_features(settings.format, settings.images, settings.molecules, settings.tools))
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)
     note = "# license: choose one under the terms of the prompts and of the models named below\n"
     return f"---\n{note}{data.to_yaml()}\n---\n"
@@ -200,6 +202,8 @@ def _describe_columns(settings: CardSettings) -> list[str]:
         lines.append("`images`: the prompt's images in order of their parts; empty if there are none.")
     if settings.molecules:
         lines.append("`molecules`: SMILES strings in order of the placeholders `<mol>`.")
+    if settings.tools:
+        lines.append("`tools`: definitions of the tools as JSON text; null if the model has none.")
     margin = "score_margin" if settings.format == "reward" else "margin"
     return [
         *lines,

@@ -9,6 +9,10 @@ models:
 - Without, content is plain text and there is no image column, because TRL rejects one for a text model.
 - With `molecules`, a molecule is `<mol>` in the text and its SMILES string is in the column `molecules`. Without, its
   SMILES string is part of the text.
+- Messages with tool calls, names or reasoning have further fields, in the format of chat templates: `tool_calls` with
+  arguments as objects, `tool_call_id`, `name` and `reasoning_content`. Definitions of tools are JSON text in the column
+  `tools`, which TRL parses. A data set with such rows has this column in every row, and each message is of the type
+  Json, see `schema`: in a struct, Arrow would add the null arguments of all other tools to every call.
 
 An image is stored as a data URI in the row. The file is self-contained, its shards can be moved and concatenated, and
 both `datasets` (feature Image) and the transformers processors can open it. The card's header tells `load_dataset` the
@@ -23,22 +27,21 @@ from types import MappingProxyType
 from typing import Any
 
 from flex_judge.alignment.data.image_uris import encode_data_uri
-from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.texts import compute_prompt_digest, replace_surrogates
 from flex_judge.alignment.preferences.pairs import Pair, Side
+from flex_judge.alignment.preferences.prompt_columns import (
+    MediaOptions,
+    locate_row,
+    make_answer,
+    make_input_columns,
+    make_messages,
+    make_tools_column,
+)
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.types import Content, Message, content_to_text, split_content
+from flex_judge.judges.types import split_content
 
 JsonRow = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class MediaOptions:
-    """Media that the models of a data set take as input."""
-
-    images: bool = False
-    molecules: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,10 @@ class Format:
 def _make_preference_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[JsonRow]:
     return [
         {
-            "prompt": _make_messages(pair.row, options),
-            "chosen": [_make_answer(pair, pair.chosen, options)],
-            "rejected": [_make_answer(pair, pair.rejected, options)],
-            **_make_media_columns(pair.row, options),
+            "prompt": make_messages(pair.row, options),
+            "chosen": make_answer(pair.row, pair.chosen.response, options),
+            "rejected": make_answer(pair.row, pair.rejected.response, options),
+            **make_input_columns(pair.row, options),
             **_make_score_columns(pair),
         }
         for pair in pairs
@@ -101,10 +104,10 @@ def _make_kto_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[JsonRow
             # An answer in several pairs gets one row, or it would be trained on repeatedly.
             if side.index not in ambiguous and side.index not in rows:
                 rows[side.index] = {
-                    "prompt": _make_messages(pair.row, options),
-                    "completion": [_make_answer(pair, side, options)],
+                    "prompt": make_messages(pair.row, options),
+                    "completion": make_answer(pair.row, side.response, options),
                     "label": side.index in chosen,
-                    **_make_media_columns(pair.row, options),
+                    **make_input_columns(pair.row, options),
                     **_make_score_columns(pair),
                 }
     return list(rows.values())
@@ -118,10 +121,11 @@ def _make_reward_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[Json
     """
     rows = []
     for pair in pairs:
-        prompt = _make_messages(pair.row, options)
+        prompt = make_messages(pair.row, options)
         row: JsonRow = {
-            "chosen": [*prompt, _make_answer(pair, pair.chosen, options)],
-            "rejected": [*prompt, _make_answer(pair, pair.rejected, options)],
+            "chosen": [*prompt, *make_answer(pair.row, pair.chosen.response, options)],
+            "rejected": [*prompt, *make_answer(pair.row, pair.rejected.response, options)],
+            **make_tools_column(pair.row),
         }
         for name, value in _make_score_columns(pair).items():
             row["score_margin" if name == "margin" else name] = value
@@ -136,10 +140,10 @@ def _make_image_pair_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[
     """
     return [
         {
-            "prompt": _make_messages(pair.row, options),
+            "prompt": make_messages(pair.row, options),
             "chosen_image": _encode_only_image(pair, pair.chosen),
             "rejected_image": _encode_only_image(pair, pair.rejected),
-            **_make_media_columns(pair.row, options),
+            **make_input_columns(pair.row, options),
             **_make_score_columns(pair),
         }
         for pair in pairs
@@ -190,109 +194,10 @@ def _make_score_columns(pair: Pair) -> JsonRow:
     }
 
 
-def make_prompt_columns(row: PromptRow, images: bool = False, molecules: bool = False) -> JsonRow:
-    """Make the columns of a prompt: `prompt`, and `images` or `molecules` if requested.
-
-    Raises:
-        UsageError: The prompt has media that the format cannot represent.
-    """
-    options = MediaOptions(images, molecules)
-    return {"prompt": _make_messages(row, options), **_make_media_columns(row, options)}
-
-
-def has_images(row: PromptRow) -> bool:
-    """Return whether a prompt has images."""
-    return bool(_find_media(row.prompt, Modality.IMAGE))
-
-
-def has_molecules(row: PromptRow) -> bool:
-    """Return whether a prompt has molecules."""
-    return bool(_find_media(row.prompt, Modality.MOLECULE))
-
-
-def _make_messages(row: PromptRow, options: MediaOptions) -> list[JsonRow]:
-    return [{"role": m.role, "content": _make_content(row, m.content, options)} for m in row.prompt]
-
-
-def _make_answer(pair: Pair, side: Side, options: MediaOptions) -> JsonRow:
-    if any(isinstance(part, Media) and part.modality != Modality.MOLECULE for part in split_content(side.response)):
-        raise UsageError(
-            f"{_locate_row(pair.row)}: the answer {content_to_text(side.response)!r:.60} has media, which trainers of "
-            "language models do not take; use the format 'image_pairs'"
-        )
-    return {"role": "assistant", "content": _make_content(pair.row, side.response, options)}
-
-
-def _make_content(row: PromptRow, content: Content, options: MediaOptions) -> Any:
-    """Make text, or a list of parts for models that take images."""
-    parts = _flatten_parts(row, content, options.molecules)
-    if options.images:
-        # Every part has both fields: Arrow fills a missing field with null, which breaks chat templates.
-        return [{"type": "image", "text": ""} if isinstance(p, Media) else {"type": "text", "text": p} for p in parts]
-    if any(isinstance(part, Media) for part in parts):
-        raise UsageError(f"{_locate_row(row)}: has an image, but the data set is for text models; enable images")
-    return "".join(str(part) for part in parts)
-
-
-def _flatten_parts(row: PromptRow, content: Content, molecules: bool) -> list[str | Media]:
-    """Reduce content to texts and images; adjacent texts are joined.
-
-    Args:
-        row: The prompt, for error messages.
-        content: Content of a message or an answer.
-        molecules: Whether a molecule becomes its placeholder; if not, its SMILES string, as the policy read it.
-    """
-    parts: list[str | Media] = []
-    for part in split_content(content):
-        if isinstance(part, Media) and part.modality == Modality.IMAGE:
-            parts.append(part)
-            continue
-        if isinstance(part, str):
-            text = replace_surrogates(part)
-        elif part.modality == Modality.MOLECULE:
-            text = MOLECULE_MARK if molecules else part.data.decode()
-        else:
-            raise UsageError(
-                f"{_locate_row(row)}: has a part of type {part.modality}, which TRL's formats cannot hold; "
-                "leave the row out"
-            )
-        if parts and isinstance(parts[-1], str):
-            parts[-1] += text
-        else:
-            parts.append(text)
-    return parts
-
-
-def _make_media_columns(row: PromptRow, options: MediaOptions) -> JsonRow:
-    """Make the columns of the prompt's media, in order of their parts; only the kinds that `options` names."""
-    columns: JsonRow = {}
-    if options.images:
-        columns["images"] = [encode_data_uri(image) for image in _find_media(row.prompt, Modality.IMAGE)]
-    if options.molecules:
-        # A literal placeholder in the text would be counted as one more molecule by the trainer.
-        if MOLECULE_MARK in "".join(content_to_text(message.content) for message in row.prompt):
-            raise UsageError(
-                f"{_locate_row(row)}: has {MOLECULE_MARK} in its text, which stands for a molecule in the data set; "
-                "remove it"
-            )
-        molecules = _find_media(row.prompt, Modality.MOLECULE)
-        columns["molecules"] = [molecule.data.decode() for molecule in molecules]
-    return columns
-
-
-def _find_media(prompt: Sequence[Message], modality: Modality) -> list[Media]:
-    parts = (part for message in prompt for part in split_content(message.content))
-    return [part for part in parts if isinstance(part, Media) and part.modality == modality]
-
-
 def _encode_only_image(pair: Pair, side: Side) -> str:
     parts = [part for part in split_content(side.response) if isinstance(part, Media) or part.strip()]
     if len(parts) != 1 or not isinstance(parts[0], Media) or parts[0].modality != Modality.IMAGE:
         raise UsageError(
-            f"{_locate_row(pair.row)}: format 'image_pairs' needs answers of exactly one image, got {side.text!r:.60}"
+            f"{locate_row(pair.row)}: format 'image_pairs' needs answers of exactly one image, got {side.text!r:.60}"
         )
     return encode_data_uri(parts[0])
-
-
-def _locate_row(row: PromptRow) -> str:
-    return row.where or f"prompt {row.id!r}"

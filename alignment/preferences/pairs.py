@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from flex_judge.alignment.data.rows import PromptRow, SampledPrompt
 from flex_judge.alignment.data.texts import is_empty_response
 from flex_judge.judges.judgments import Judgment
-from flex_judge.judges.types import Content, content_to_text
+from flex_judge.judges.types import Response, content_to_text
 
 DROP_REASONS = {
     "empty": "fewer than two candidates have text",
@@ -34,7 +34,7 @@ class Side:
 
     index: int
     """Index of the answer among the prompt's candidates."""
-    response: Content
+    response: Response
     score: float
     """The judge's score on the rubric's scale: the mean over the votes."""
     expected: float | None
@@ -48,7 +48,7 @@ class Side:
 
     @property
     def text(self) -> str:
-        """Text of the answer, with `[modality]` for each media part."""
+        """Text of the answer, with `[modality]` for each media part; a trajectory is written out with its calls."""
         return content_to_text(self.response)
 
 

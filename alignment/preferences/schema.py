@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from datasets import Features, Image, List, Value
+from datasets import Dataset, Features, Image, Json, List, Value
 
 from flex_judge.alignment.data.image_uris import decode_data_uri
 from flex_judge.alignment.preferences.formats import FORMATS
@@ -31,7 +31,7 @@ _PROVENANCE_TYPES = {
 }
 
 
-def make_features(format: str, images: bool = False, molecules: bool = False) -> Features:
+def make_features(format: str, images: bool = False, molecules: bool = False, tools: bool = False) -> Features:
     """Make the `datasets` features of a format's rows.
 
     Pass them to `load_dataset("json", features=...)` where types cannot be inferred, such as expected scores that are
@@ -41,10 +41,13 @@ def make_features(format: str, images: bool = False, molecules: bool = False) ->
         format: A name in FORMATS.
         images: Whether the data set is for models that take images.
         molecules: Whether the data set is for models that take molecules.
+        tools: Whether a row has tool calls, definitions of tools, names or reasoning.
     """
     FORMATS[format].check_media(images, molecules)
     part = {"type": Value("string"), "text": Value("string")}
-    messages = List({"role": Value("string"), "content": List(part) if images else Value("string")})
+    message = {"role": Value("string"), "content": List(part) if images else Value("string")}
+    # Arguments differ from tool to tool; Json keeps the fields of each message as they are.
+    messages = List(Json() if tools else message)
     format_columns: dict[str, dict[str, Any]] = {
         "preference": {"prompt": messages, "chosen": messages, "rejected": messages},
         "kto": {"prompt": messages, "completion": messages, "label": Value("bool")},
@@ -56,6 +59,7 @@ def make_features(format: str, images: bool = False, molecules: bool = False) ->
             **format_columns[format],
             **({"images": List(Image())} if images else {}),
             **({"molecules": List(Value("string"))} if molecules else {}),
+            **({"tools": Value("string")} if tools else {}),
             "score_chosen": Value("float64"),
             "score_rejected": Value("float64"),
             "score_margin" if format == "reward" else "margin": Value("float64"),
@@ -66,7 +70,7 @@ def make_features(format: str, images: bool = False, molecules: bool = False) ->
 
 
 def make_parquet_table(
-    rows: Sequence[Mapping[str, Any]], format: str, images: bool = False, molecules: bool = False
+    rows: Sequence[Mapping[str, Any]], format: str, images: bool = False, molecules: bool = False, tools: bool = False
 ) -> pa.Table:
     """Convert rows of a format to an Arrow table with image bytes.
 
@@ -78,12 +82,17 @@ def make_parquet_table(
         format: A name in FORMATS.
         images: Whether the data set is for models that take images.
         molecules: Whether the data set is for models that take molecules.
+        tools: Whether a row of the data set has tool calls, definitions of tools, names or reasoning.
     """
     import pyarrow as pa
 
     # Explicit types: pyarrow would infer the type null for a column without values.
-    schema = make_features(format, images, molecules).arrow_schema
-    return pa.Table.from_pylist([_replace_data_uris(row) for row in rows], schema=schema)
+    features = make_features(format, images, molecules, tools)
+    replaced = [_replace_data_uris(row) for row in rows]
+    if tools:
+        columns = {name: [row.get(name) for row in replaced] for name in features}
+        return Dataset.from_dict(columns, features=features).data.table  # pyarrow cannot make the type Json
+    return pa.Table.from_pylist(replaced, schema=features.arrow_schema)
 
 
 def _replace_data_uris(row: Mapping[str, Any]) -> dict[str, Any]:

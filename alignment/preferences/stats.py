@@ -14,6 +14,7 @@ from flex_judge.alignment.data.rows import SampledPrompt
 from flex_judge.alignment.data.texts import compute_prompt_digest
 from flex_judge.alignment.preferences.histogram import LogHistogram, ScoreHistogram
 from flex_judge.alignment.preferences.pairs import Pair, PairResult
+from flex_judge.alignment.preferences.prompt_columns import has_tools
 from flex_judge.judges.judgments import Judgment
 
 
@@ -36,6 +37,8 @@ class CardStats:
     pairs: int = 0
     rows: int = 0
     """Number of rows written; in some formats this differs from the number of pairs."""
+    tool_pairs: int = 0
+    """Number of pairs with tool calls, definitions of tools, names or reasoning."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Name in DROP_REASONS -> number of dropped pairs."""
     chosen_cut: int = 0
@@ -64,6 +67,8 @@ class CardStats:
     """Rubric -> number of judgments."""
     temperatures: Counter[str] = field(default_factory=Counter)
     """Sampling temperature -> number of completions."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Note about the policy's prompt, see `SampledPrompt.note` -> number of prompts."""
     digests: array[int] = field(default_factory=lambda: array("Q"), repr=False)
     """Digest of each prompt, see `compute_prompt_digest`."""
 
@@ -82,6 +87,7 @@ class CardStats:
         self.completions += len(sampled.responses)
         self.cut += sum(sampled.cut)
         self.policies.update([sampled.policy] if sampled.policy else ())
+        self.notes.update([sampled.note] if sampled.note else ())
         self.temperatures.update(f"{temperature:g}" for temperature in sampled.temperatures)
         for judgment in judgments:
             self._count_judgment(judgment)
@@ -123,7 +129,9 @@ class CardStats:
     def from_json(cls, row: Mapping[str, Any]) -> CardStats:
         """Load counts from the result of `to_json`."""
         empty = cls()
-        return cls(**{f.name: _decode_value(getattr(empty, f.name), row[f.name]) for f in fields(cls)})
+        # Results of older versions lack newer counts.
+        present = [f.name for f in fields(cls) if f.name in row]
+        return cls(**{name: _decode_value(getattr(empty, name), row[name]) for name in present})
 
     def _count_judgment(self, judgment: Judgment) -> None:
         self.judgments[str(judgment.status)] += 1
@@ -141,6 +149,7 @@ class CardStats:
     def _count_pair(self, pair: Pair) -> None:
         chosen, rejected = len(pair.chosen.text), len(pair.rejected.text)
         self.pairs += 1
+        self.tool_pairs += has_tools(pair)
         self.chosen_cut += pair.chosen.cut
         self.chosen_is["longer" if chosen > rejected else "shorter" if chosen < rejected else "equal"] += 1
         self.sampled_first["chosen" if pair.chosen.index < pair.rejected.index else "rejected"] += 1

@@ -1,9 +1,10 @@
 """Render chat messages to token ids, so that text from a user or a policy can never act as a control token.
 
-The chat template is rendered with a random nonce in place of each untrusted text. The result is split at the control
-tokens that the template wrote. Each part between two control tokens gets its untrusted text back and is encoded by a
-copy of the tokenizer without control tokens. Tokenizers split text at control tokens anyway, so harmless text gets
-exactly the tokens of the model's own template, while `<|im_end|>` in an answer becomes several ordinary tokens.
+The chat template is rendered with a random nonce in place of each untrusted text, names and arguments of tool calls
+included. The result is split at the control tokens that the template wrote. Each part between two control tokens gets
+its untrusted text back and is encoded by a copy of the tokenizer without control tokens. Tokenizers split text at
+control tokens anyway, so harmless text gets exactly the tokens of the model's own template, while `<|im_end|>` in an
+answer becomes several ordinary tokens.
 
 Media get one placeholder each. Placeholders are written here and counted afterwards, so that no text can add one.
 """
@@ -12,10 +13,9 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.errors import MediaError, RenderError
 from flex_judge.judges.media.prepared import MediaLimits, PreparedMedia
@@ -24,11 +24,20 @@ from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.models.inputs.preparation import prepare_media
 from flex_judge.judges.models.profiles import CHAT, Profile
 from flex_judge.judges.protocol.turns import Span, Turn
+from flex_judge.judges.protocol.untrusted import SCHEMA_WORDS, TemplateChat, UntrustedTexts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class ToolTurn(Turn):
+    """A message with further fields for the chat template. All their text is untrusted."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """`name`, `tool_call_id`, `reasoning_content` and `tool_calls`, in the format of chat templates."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,10 @@ class RenderedPrompt:
     """The medium of each placeholder token, in order."""
     length: int = 0
     """Number of tokens that the model processes, with each medium at its full length."""
+    unwritten: frozenset[str] = frozenset()
+    """Fields that the chat template leaves out, of those that it may leave out: `name`, `reasoning_content`."""
+    note: str = ""
+    """How the prompt differs from the model's own form, see `render_conversation`; empty if it does not."""
 
 
 class Renderer:
@@ -95,42 +108,49 @@ class Renderer:
 
     def encode_with_control_tokens(self, text: str) -> list[int]:
         """Encode trusted text, keeping control tokens."""
-        return self._encode_template_output(text, {})
+        return self._encode_template_output(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Decode token ids to text, with control tokens by name and white space unchanged."""
         return str(self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
 
-    def render(self, turns: Sequence[Turn], prefill: str = "", limits: MediaLimits | None = None) -> RenderedPrompt:
+    def render(
+        self,
+        turns: Sequence[Turn],
+        prefill: str = "",
+        limits: MediaLimits | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> RenderedPrompt:
         """Render a chat up to the start of the assistant's reply. Decodes media, which can take seconds.
 
         Args:
             turns: the chat, with the system message first if there is one.
             prefill: trusted text that the reply starts with, unless the template already ends with it.
             limits: media limits that override those of the model family.
+            tools: definitions of tools, in the format of chat templates. All their text is untrusted.
 
         Raises:
-            RenderError: the chat template loses or repeats a text or rejects the roles, or a role is a control token.
+            RenderError: the chat template loses or repeats a text, loses tools or their calls, or rejects the roles; or
+                a role is a control token.
             MediaError: a medium cannot be read, or the model does not support its modality.
         """
-        untrusted: dict[str, str] = {}
-        media: list[Media] = []
-        messages = []
+        chat = TemplateChat()
+        known = frozenset(word for word in SCHEMA_WORDS if not self.has_control_token(word))
         for turn in turns:
             if self._control_pattern.search(turn.role):
                 raise RenderError(f"the role {turn.role!r:.80} contains a control token")
-            content = "".join(self._format_piece(piece, untrusted, media) for piece in turn.pieces)
-            messages.append({"role": turn.role, "content": content})
-        text = self._apply_template(messages)
+            content = "".join(self._format_piece(piece, chat) for piece in turn.pieces)
+            fields = turn.fields if isinstance(turn, ToolTurn) else {}
+            chat.messages.append({"role": turn.role, "content": content, **chat.add_fields(turn.role, fields)})
+        chat.add_tools(tools, known)
+        text = self._apply_template(chat.messages, chat.tools)
         text += "" if text.endswith(prefill) else prefill  # Templates of reasoning models may already end with it.
-        for nonce in untrusted:
-            if text.count(nonce) != 1:
-                raise RenderError(f"the chat template writes a message {text.count(nonce)} times instead of once")
-        token_ids = tuple(self._encode_template_output(text, untrusted))
-        self._placeholders.match_modalities(token_ids, [medium.modality for medium in media])
+        unwritten = chat.check_output(text)
+        token_ids = tuple(self._encode_template_output(text, chat.texts))
+        self._placeholders.match_modalities(token_ids, [medium.modality for medium in chat.media])
         limits = (limits or MediaLimits()).fill_defaults(self.profile.limits)
-        prepared = tuple(prepare_media(medium, self.profile, limits) for medium in media)
-        return RenderedPrompt(token_ids, prepared, self.profile.count_prompt_tokens(token_ids, prepared))
+        prepared = tuple(prepare_media(medium, self.profile, limits) for medium in chat.media)
+        return RenderedPrompt(token_ids, prepared, self.profile.count_prompt_tokens(token_ids, prepared), unwritten)
 
     def encode_end_of_turn(self) -> tuple[int, ...]:
         """Encode the text that the chat template writes after a reply, through the control token that ends the turn.
@@ -138,7 +158,7 @@ class Renderer:
         Raises:
             RenderError: the template writes no control token there.
         """
-        reply = secrets.token_hex(16)
+        reply = UntrustedTexts().add("")
         text = self._apply_template([{"role": "user", "content": "a"}, {"role": "assistant", "content": reply}])
         suffix = text.partition(reply)[2]
         control = self._control_pattern.search(suffix)
@@ -146,7 +166,7 @@ class Renderer:
             raise RenderError(
                 f"the chat template of {self.tokenizer.name_or_path!r} ends a reply without a control token"
             )
-        return tuple(self._encode_template_output(suffix[: control.end()], {}))
+        return tuple(self._encode_template_output(suffix[: control.end()]))
 
     def drop_placeholders(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
         """Drop the placeholder tokens of media from generated tokens: no medium belongs to them."""
@@ -159,17 +179,11 @@ class Renderer:
         """Return whether a text contains the text of a control token."""
         return self._control_pattern.search(text) is not None
 
-    def _format_piece(self, piece: Span | Media, untrusted: dict[str, str], media: list[Media]) -> str:
-        """Return the text of a piece for the template: a placeholder, trusted text, or a nonce for untrusted text.
-
-        Args:
-            piece: the piece to format.
-            untrusted: nonce -> text; extended in place.
-            media: media of the placeholders so far; extended in place.
-        """
+    def _format_piece(self, piece: Span | Media, chat: TemplateChat) -> str:
+        """Return the text of a piece for the template: a placeholder, trusted text, or a nonce for untrusted text."""
         if isinstance(piece, Media):
             if placeholder := self.profile.placeholders.get(piece.modality):
-                media.append(piece)
+                chat.media.append(piece)
                 return placeholder.text
             if piece.modality != Modality.MOLECULE:
                 supported = ", ".join(self.profile.placeholders) or "text only"
@@ -177,43 +191,36 @@ class Renderer:
                     f"{piece.name}: the model takes no {piece.modality} ({self.profile.name}: {supported})"
                 )
             piece = Span(piece.data.decode())
-        core = piece.text.strip()
-        if piece.trusted or not core:
-            return piece.text
-        # White space at the ends stays outside the nonce, where the template can trim it as it would for any text.
-        # The nonce is random, because untrusted text could contain a fixed placeholder.
-        nonce = secrets.token_hex(16)
-        untrusted[nonce] = core
-        lead, trail = piece.text.split(core, 1)
-        return lead + nonce + trail
+        return piece.text if piece.trusted else chat.add_content(piece.text)
 
-    def _encode_template_output(self, text: str, untrusted: Mapping[str, str]) -> list[int]:
+    def _encode_template_output(self, text: str, untrusted: UntrustedTexts | None = None) -> list[int]:
         """Split at the control tokens of `text`, replace nonces by their untrusted texts, and encode the parts."""
-        nonces = _compile_alternatives(untrusted)
         token_ids: list[int] = []
         start = 0
         for control in [*self._control_pattern.finditer(text), None]:
             if part := text[start : control.start() if control else len(text)]:
-                token_ids += self.encode_as_plain_text(nonces.sub(lambda match: untrusted[match.group()], part))
+                token_ids += self.encode_as_plain_text(untrusted.restore(part) if untrusted else part)
             if control:
                 token_ids.append(self._control_ids[control.group()])
                 start = control.end()
         return token_ids
 
-    def _apply_template(self, messages: list[dict[str, str]]) -> str:
+    def _apply_template(self, messages: list[dict[str, Any]], tools: list[Any] | None = None) -> str:
         from jinja2 import TemplateError
 
         try:
             text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self.profile.template_options
+                messages, tools=tools, tokenize=False, add_generation_prompt=True, **self.profile.template_options
             )
         except TemplateError as e:
             if len(messages) > 1 and messages[0]["role"] == "system":
                 # Some families have no system role: there, the system text starts the first user message.
                 system, first, *following = messages
-                joined = {"role": first["role"], "content": f"{system['content']}\n\n{first['content']}"}
-                return self._apply_template([joined, *following])
+                joined = {**first, "content": f"{system['content']}\n\n{first['content']}"}
+                return self._apply_template([joined, *following], tools)
             raise RenderError(f"the chat template rejects this chat: {e}") from e
+        except (TypeError, ValueError, RecursionError) as e:  # Python's own errors in the code of a template
+            raise RenderError(f"the chat template cannot write this chat: {e}") from e
         assert isinstance(text, str)
         return text
 
@@ -231,7 +238,7 @@ class Renderer:
             text = self._apply_template([{"role": role, "content": content} for role, content in chat])
         except RenderError:
             return  # A template that rejects this chat may still accept a judge's.
-        if self._encode_template_output(text, {}) != self.tokenizer.encode(text, add_special_tokens=False):
+        if self._encode_template_output(text) != self.tokenizer.encode(text, add_special_tokens=False):
             raise RenderError(f"tokenizer {self.tokenizer.name_or_path!r} splits text in an unsupported way")
 
 

@@ -348,3 +348,22 @@ def test_importing_the_report_is_light() -> None:
     code += "print({'torch', 'ray', 'jinja2', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_tool_calls_and_definitions_are_shown() -> None:
+    call = {"type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "Look: "}, {"type": "image", "digest": "12"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "name": "get_weather", "content": "21C"},
+    ]
+    row = make_best_of_n_row("q1", [3.0], 0, None)
+    row |= {"prompt": messages, "tools": [{"name": "get_weather"}], "responses": [[messages[1]]]}
+    (prompt,) = join_prompts([row], [], [])
+    assert [message["role"] for message in prompt.messages] == ["tools", "user", "assistant", "tool get_weather"]
+    assert [message["content"] for message in prompt.messages[1:]] == [
+        "Look: [image]",
+        'get_weather({"city": "Rome"})',
+        "21C",
+    ]
+    assert 'get_weather({"city": "Rome"})' in prompt.candidates[0].text

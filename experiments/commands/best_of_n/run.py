@@ -18,6 +18,7 @@ from flex_judge.alignment.best_of_n.metrics import (
     prefer_expected_scores,
 )
 from flex_judge.alignment.best_of_n.selection import check_selection
+from flex_judge.alignment.data.rows import read_final_text
 from flex_judge.alignment.pipeline.best_of_n import BestOfNPlan
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.pipeline.shards import ShardReport
@@ -76,6 +77,7 @@ def write_summary(folder: RunFolder, report: ShardReport, answer_column: str | N
     path = folder.path / "best_of_n.jsonl"
     counts: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     # 8 bytes of a hash per id: a million ids take 8 MB, and a collision is improbable.
     id_hashes = array("Q")
     for row in read_rows(path):
@@ -86,6 +88,7 @@ def write_summary(folder: RunFolder, report: ShardReport, answer_column: str | N
         counts["cut"] += sum(row["cut"])
         counts["rows"] += 1
         statuses.update(row["statuses"])
+        notes.update([row["note"]] if "note" in row else ())
         id_hashes.append(int.from_bytes(hashlib.sha256(row["id"].encode(errors="surrogatepass")).digest()[:8]))
     accuracies = None
     if counts["rows"] and answer_column:
@@ -104,6 +107,7 @@ def write_summary(folder: RunFolder, report: ShardReport, answer_column: str | N
         "statuses": dict(statuses),
         "accuracies": accuracies,
         "mean_score_of_best": best_scores,
+        **({"notes": dict(notes)} if notes else {}),
         "seconds": {**folder.seconds, "total": folder.total_seconds},
     }
     write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -112,5 +116,6 @@ def write_summary(folder: RunFolder, report: ShardReport, answer_column: str | N
 
 def _read_labelled_samples(path: Path, answer_column: str) -> Iterator[LabelledSamples]:
     for row in read_rows(path):
-        right = (is_correct_answer(response, row["kept"][answer_column]) for response in row["responses"])
+        texts = map(read_final_text, row["responses"])
+        right = (is_correct_answer(text, row["kept"][answer_column]) for text in texts)
         yield LabelledSamples(tuple(row["ranking"]), tuple(right))

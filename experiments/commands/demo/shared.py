@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from flex_judge.alignment.data.rows import PromptRow
+from flex_judge.alignment.data.rows import PromptRow, read_response, response_to_json
 from flex_judge.alignment.policies.base import Completion, Policy
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines.base import Sampling
@@ -60,11 +60,11 @@ class SampleStore:
         if sample_id not in self.journal.rows:
             assert self._policy is not None, f"{sample_id} is not stored, and there is no policy"
             (completion,) = await self._policy.sample(prompt, sampling, [index])
-            sample = {"id": sample_id, "text": completion.text, "tokens": completion.tokens}
+            sample = {"id": sample_id, "text": response_to_json(completion.response), "tokens": completion.tokens}
             self.journal.append({**sample, "finish": "length" if completion.cut else "stop"})
             self._advance()
         row = self.journal.rows[sample_id]
-        return Completion(row["text"], row["tokens"], row["finish"] == "length")
+        return Completion(read_response(row["text"]), row["tokens"], row["finish"] == "length")
 
     async def check_health(self) -> None:
         """Do nothing; stored samples are always available."""

@@ -21,7 +21,7 @@ from flex_judge.judges.errors import MediaError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.media.files import convert_decoder_errors, open_image, to_upright_rgb
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.types import Response, split_content
+from flex_judge.judges.types import Response, Trajectory, split_content
 from flex_judge.judges.validation.flat import flatten_values
 
 _SETTINGS = ("order", "task", "limit", "seed")
@@ -253,7 +253,9 @@ def describe_item(item: Item, out: Path | None) -> tuple[list[dict[str, str]], l
         MediaError: A medium cannot be read.
     """
     comparison = item.row.load_comparison()
-    prompt = [part for message in comparison.prompt for part in _describe_content(message.content, out)]
+    # Roles, calls and tools are shown where the judge is shown them.
+    shown = Trajectory(comparison.prompt).to_parts() if comparison.is_conversation else comparison.prompt[0].content
+    prompt = _describe_content(shown, out)
     return prompt, [_describe_content(response, out) for response in comparison.responses]
 
 

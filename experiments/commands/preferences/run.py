@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.data.folders import compute_content_digest
+from flex_judge.alignment.data.rows import read_final_text
 from flex_judge.alignment.data.texts import SeenPrompts
 from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.pipeline.preferences import PreferencePlan
@@ -76,6 +77,7 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
             "completions": stats.completions,
             "cut": stats.cut,
             "right": right,
+            **({"notes": dict(stats.notes)} if stats.notes else {}),
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -102,9 +104,12 @@ def write_data(
         config.filters.allow_repeated_prompts, stats, completed.iterate_rows("completions"), answer_column
     )
     rows = pair_filter.filter_rows(completed.iterate_rows("preferences"))
+    tools = stats.tool_pairs > 0
+    if tools:  # all rows of a data set have the same columns
+        rows = ({"tools": None, **row} for row in rows)
     name = f"train.{config.file_format}"
     if config.file_format == "parquet":
-        _write_parquet(data / name, rows, config)
+        _write_parquet(data / name, rows, config, tools)
     else:
         write_lines(data / name, rows)
     card_settings = CardSettings(
@@ -114,6 +119,7 @@ def write_data(
         format=config.format,
         images=config.with_images,
         molecules=config.with_molecules,
+        tools=tools,
         source=source,
         policy={
             "samples": config.num_answers,
@@ -168,8 +174,8 @@ class _PairFilter:
         if self.current_completions is None or self.current_completions["id"] != id:
             self.current_completions = next(row for row in self.completions if row["id"] == id)
         responses, answer = self.current_completions["responses"], self.current_completions["kept"][self.answer_column]
-        chosen_right = is_correct_answer(responses[chosen], answer)
-        rejected_right = is_correct_answer(responses[rejected], answer)
+        chosen_right = is_correct_answer(read_final_text(responses[chosen]), answer)
+        rejected_right = is_correct_answer(read_final_text(responses[rejected]), answer)
         if chosen_right and rejected_right:
             self.right["both"] += 1
         elif chosen_right:
@@ -180,7 +186,7 @@ class _PairFilter:
             self.right["neither"] += 1
 
 
-def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: PreferenceRun) -> None:
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: PreferenceRun, tools: bool) -> None:
     """Write rows in chunks of `CHUNK_ROWS`, which bounds the memory.
 
     Writes one empty chunk without rows, so that the file has its schema.
@@ -193,7 +199,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], config: Preferenc
     partial = path.with_name(path.name + ".partial")
     writer = None
     while (chunk := list(itertools.islice(rows, CHUNK_ROWS))) or writer is None:
-        table = make_parquet_table(chunk, config.format, config.with_images, config.with_molecules)
+        table = make_parquet_table(chunk, config.format, config.with_images, config.with_molecules, tools)
         writer = writer or pq.ParquetWriter(partial, table.schema)
         writer.write_table(table)
         if not chunk:

@@ -5,6 +5,7 @@ This module reads and computes; `templates/report.html` is the layout.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flex_judge.alignment.data.rows import read_response
 from flex_judge.alignment.preferences.pairs import DROP_REASONS
 from flex_judge.experiments.common.reporting import wording
 from flex_judge.experiments.common.reporting.html import write_template
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object, read_rows
 from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.types import content_to_text
 
 MAX_PROMPTS = 12  # number of prompts with all their candidates on the page
 _EPS = 1e-6  # tolerance for rounding errors in divisions of scores
@@ -157,13 +160,27 @@ def join_prompts(rows: Iterable[Row], pairs: Iterable[Row], judgments: Iterable[
                 raise UsageError(f"best_of_n.jsonl: {row_id!r} has {size} responses but {len(column)} {name}")
         row_pairs = tuple(pairs_by_prompt.get(row_id, ()))
         candidates = []
-        for i, text in enumerate(row["responses"]):
+        for i, response in enumerate(row["responses"]):
+            text = content_to_text(read_response(response))
             values = {name: column[i] for name, column in columns.items()}
             badges = _list_badges(i, row["best"], row_pairs)
             candidates.append(_build_candidate(i, text, values, judgments_by_id.get(f"{row_id}/{i}"), badges))
         tied = row.get("tied") or 0
-        prompts.append(ReportPrompt(row_id, row["prompt"], tuple(candidates), row["best"], tied, row_pairs))
+        tools = [{"role": "tools", "content": json.dumps(row["tools"])}] if row.get("tools") else []
+        messages = [*tools, *map(describe_message, row["prompt"])]
+        prompts.append(ReportPrompt(row_id, messages, tuple(candidates), row["best"], tied, row_pairs))
     return prompts
+
+
+def describe_message(message: Row) -> Row:
+    """Reduce a message of a results file to role and text, with its tool calls."""
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        content = "".join(part["text"] if part.get("type") == "text" else f"[{part['type']}]" for part in content)
+    functions = [call["function"] for call in message.get("tool_calls") or ()]
+    calls = [f"{function['name']}({function['arguments']})" for function in functions]
+    role = " ".join(filter(None, (message["role"], message.get("name"))))
+    return {"role": role, "content": "\n".join(filter(None, (message.get("reasoning_content"), content, *calls)))}
 
 
 def _list_badges(index: int, best: int | None, pairs: Iterable[Row]) -> tuple[str, ...]:

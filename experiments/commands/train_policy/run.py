@@ -29,6 +29,7 @@ from flex_judge.alignment.policy_training.tuning import (
     LOG_FILE,
     check_grpo_policy,
     prepare_preferences,
+    prepare_prompts,
     tune_dpo,
     tune_grpo,
 )
@@ -79,6 +80,8 @@ class PolicyTraining(TrainingRun):
         model = flags.model
         if flags.kind.name == "dpo":
             self.data = prepare_preferences(model, flags.args, self.data)
+        else:
+            self.data = prepare_prompts(model, self.data)
         if self.held_out and model.use_peft and (model.use_dora or model.lora_modules_to_save):
             raise UsageError(
                 "--use_dora and --lora_modules_to_save make adapters that the engines cannot load for the evaluation; "
@@ -99,8 +102,8 @@ class PolicyTraining(TrainingRun):
     def _prepare_folder(self, folder: Path) -> None:
         if self.held_out:
             write_prompts(folder / PROMPTS, self.held_out.rows)
-        for problem in self.data.problems:
-            self._print_status(problem)
+        for message in (*self.data.problems, *self.data.notes):
+            self._print_status(message)
 
     @property
     def _identity(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def print_best_of_n(summary: Mapping[str, Any], out: Path) -> None:
         ("Truncated answers", summary["cut"]),
     ]
     print_run(f"{summary['judge']} judging {summary['policy']}", summary, rows, _list_best_of_n_metrics(summary))
+    _print_notes(summary)
     print(f"\nBest answers: {out / 'best_of_n.jsonl'}\nAll judgments: {out / 'judgments.jsonl'}")
 
 
@@ -51,7 +52,14 @@ def print_preferences(summary: Mapping[str, Any], out: Path) -> None:
         *((f"Pairs with a correct {name} answer", n) for name, n in (summary["right"] or {}).items()),
     ]
     print_run(f"{summary['judge']} judging {summary['policy']}", summary, rows)
+    _print_notes(summary)
     print(f"\n{format_count(summary['pairs'], 'preference pair')}, with their data card: {out / 'data'}")
+
+
+def _print_notes(summary: Mapping[str, Any]) -> None:
+    """Print how prompts differ from the policy's own form, such as tools that its chat template leaves out."""
+    for note, count in summary.get("notes", {}).items():
+        print(f"\n{format_count(count, 'prompt')}: {note}")
 
 
 def _list_failures(summary: Mapping[str, Any]) -> Iterator[TableRow]:

@@ -308,3 +308,101 @@ def test_rejects_regex(policy: OpenAIPolicy) -> None:
 def test_sends_a_lone_surrogate_unchanged(server: FakeServer, policy: OpenAIPolicy) -> None:
     sample_texts(policy, prompt=[Message("user", "half \ud83d")])
     assert server.bodies[0]["messages"][0]["content"] == "half \ud83d"
+
+
+TOOL_CHAT = [
+    {"role": "user", "content": "Weather in Rome?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "I look it up.",
+        "tool_calls": [{"function": {"name": "get_weather", "arguments": {"city": "Rome"}}}],
+    },
+    {"role": "tool", "content": "21C"},
+]
+
+
+def sample(policy: OpenAIPolicy, sampling: Sampling = WARM, prompt: Any = PROMPT) -> list[Completion]:
+    return asyncio.run(policy.sample(prompt, sampling, [0]))
+
+
+def reply_with(**message: Any) -> Response:
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "tool_calls"}
+    return JSONResponse({"choices": [choice], "usage": {"completion_tokens": 9}})
+
+
+def test_request_carries_tool_calls_results_and_definitions(server: FakeServer, policy: OpenAIPolicy) -> None:
+    prompt = Comparison.of(TOOL_CHAT, "", tools=[{"name": "get_weather", "parameters": {"type": "object"}}]).prompt
+    sample(policy, prompt=prompt)
+    body = server.bodies[0]
+    assert body["tools"] == [
+        {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    ]
+    user, assistant, tool = body["messages"]
+    assert user == {"role": "user", "content": "Weather in Rome?"}
+    assert assistant["content"] is None
+    assert assistant["reasoning_content"] == "I look it up."
+    (call,) = assistant["tool_calls"]
+    assert call["function"] == {"name": "get_weather", "arguments": '{"city": "Rome"}'}
+    assert call["id"] == tool["tool_call_id"]  # endpoints match results by id
+
+
+def test_request_of_a_plain_prompt_is_as_before(server: FakeServer, policy: OpenAIPolicy) -> None:
+    sample(policy)
+    assert "tools" not in server.bodies[0]
+    assert server.bodies[0]["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Name a colour."},
+    ]
+
+
+def test_tool_calls_of_a_reply_become_a_trajectory(server: FakeServer, policy: OpenAIPolicy) -> None:
+    function = {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
+    for call_id in ("call_x1", "call_x2"):  # endpoints draw ids at random
+        call = {"id": call_id, "type": "function", "function": function}
+        server.script.append(reply_with(content=None, tool_calls=[call]))
+    first, second = (sample(policy)[0] for _ in range(2))
+    (message,) = first.response.messages  # type: ignore[union-attr]
+    assert (message.role, message.content) == ("assistant", "")
+    assert (message.tool_calls[0].name, message.tool_calls[0].arguments) == ("get_weather", '{"city": "Oslo"}')
+    assert first == second
+    assert 'get_weather({"city": "Oslo"})' in first.text
+    assert not first.cut
+    assert first.tokens == 9
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": " It is 5. ", "tool_calls": [], "function_call": None, "refusal": None}, "It is 5."),
+        ({"content": None, "refusal": "I cannot."}, "I cannot."),
+        ({"content": None}, ""),
+        ({}, ""),
+        ({"content": [{"type": "text", "text": "It is 5."}]}, "It is 5."),
+    ],
+)
+def test_reply_without_calls_and_reasoning_is_text(
+    message: dict[str, Any], text: str, server: FakeServer, policy: OpenAIPolicy
+) -> None:
+    server.script.append(reply_with(**message))
+    assert sample(policy)[0].response == text
+
+
+def test_reasoning_of_a_reply_is_kept(server: FakeServer, policy: OpenAIPolicy) -> None:
+    server.script.append(reply_with(content="It is 5. END more", reasoning_content="2 + 3", reasoning="2 + 3"))
+    (completion,) = sample(policy, Sampling(16, 0.8, stop=("END",)))
+    (message,) = completion.response.messages  # type: ignore[union-attr]
+    assert (message.reasoning, message.content) == ("2 + 3", "It is 5.")
+
+
+def test_call_without_a_name_is_an_error_with_its_field(server: FakeServer, policy: OpenAIPolicy) -> None:
+    server.script.append(reply_with(content=None, tool_calls=[{"function": {"arguments": "{}"}}]))
+    with pytest.raises(UsageError, match=r"unknown form: message\[0\].tool_calls\[0\].name"):
+        sample(policy)
+
+
+def test_reply_cannot_open_files_of_this_machine(server: FakeServer, policy: OpenAIPolicy, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "private.png")
+    server.script.append(reply_with(content=[{"type": "image", "image": str(tmp_path / "private.png")}]))
+    with pytest.raises(UsageError, match="got a part of type image, expected text"):
+        sample(policy)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clips import film
 from PIL import Image
+from tiny_models import tiny_llama
 
 from flex_judge.alignment.data.prompts import PromptColumns
 from flex_judge.alignment.data.sources import open_source
@@ -20,6 +22,7 @@ from flex_judge.alignment.policy_training.data import (
     write_prompts,
 )
 from flex_judge.alignment.policy_training.held_out import select_held_out
+from flex_judge.alignment.policy_training.tool_rows import write_tools_for_policy
 from flex_judge.alignment.tasks.arithmetic import ArithmeticSource
 from flex_judge.alignment.training.recipes import PolicyRecipe, RewardRecipe
 from flex_judge.judges.errors import UsageError
@@ -317,3 +320,116 @@ def test_folders_with_the_same_name_are_not_confused(tmp_path: Path) -> None:
         (prompt,) = load_preference_data(str(folder)).rows["prompt"]
         results.append(prompt[0]["content"])
     assert results == ["What is 0?", "What is 1?", "What is 2?"]
+
+
+# Rows with tools
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+
+
+def make_call(name: str, arguments: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def make_tool_preference(**more: Any) -> dict[str, Any]:
+    call = {"role": "assistant", "content": None, "tool_calls": [make_call("get_weather", '{"city": "Rome"}')]}
+    prompt = [*make_messages("Weather in Rome?"), call, {"role": "tool", "name": "get_weather", "content": "21C"}]
+    chosen = [{"role": "assistant", "content": None, "tool_calls": [make_call("send", {"to": "ann"})]}]
+    return {"prompt": prompt, "chosen": chosen, "rejected": make_messages("No.", "assistant"), **more}
+
+
+@pytest.mark.parametrize("tools", [TOOLS, json.dumps(TOOLS)])
+def test_tool_calls_and_definitions_reach_the_trainer(tools: Any, tmp_path: Path) -> None:
+    rows = [make_tool_preference(tools=tools, margin=2.0), make_preference("Hi?", margin=1.0)]
+    data = load_preference_data(write_rows(tmp_path / "rows.jsonl", rows))
+    first, second = data.rows
+    assert first["prompt"][1] == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [make_call("get_weather", {"city": "Rome"})],
+    }
+    assert first["prompt"][2] == {"role": "tool", "content": "21C", "name": "get_weather"}
+    assert first["chosen"][0]["tool_calls"] == [make_call("send", {"to": "ann"})]
+    assert json.loads(first["tools"]) == TOOLS
+    assert second["prompt"] == make_messages("Hi?")  # no field of other rows, not even with null
+    assert (second["tools"], second["margin"]) == (None, 1.0)
+    assert len(set(data.prompts)) == 2
+    without = load_preference_data(write_rows(tmp_path / "without.jsonl", [make_tool_preference(margin=2.0)]))
+    assert without.prompts[0] != data.prompts[0]
+
+
+def test_null_fields_of_tables_are_dropped(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    calls = [make_call("get_weather", {"city": "Rome"}), make_call("send", {"to": "ann"})]
+    answers = [[{"role": "assistant", "content": None, "tool_calls": [call]}] for call in calls]
+    rows = [make_preference(f"Question {i}?", chosen=answer) for i, answer in enumerate(answers)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    data = load_preference_data(str(tmp_path / "rows.parquet"))
+    assert [row["chosen"][0]["tool_calls"][0]["function"]["arguments"] for row in data.rows] == [
+        {"city": "Rome"},
+        {"to": "ann"},
+    ]
+
+
+def test_image_marks_become_parts_of_the_prompt(tmp_path: Path) -> None:
+    import base64
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    row = make_preference("First <image> then text.", images=[uri])
+    data = load_preference_data(write_rows(tmp_path / "rows.jsonl", [row]))
+    (message,) = data.rows[0]["prompt"]
+    assert [part["type"] for part in message["content"]] == ["text", "image", "text"]
+    assert data.rows[0]["images"][0].size == (8, 8)
+
+
+def test_media_that_the_trainer_does_not_take_are_an_error(tmp_path: Path) -> None:
+    video = tmp_path / "a.mkv"
+    video.write_bytes(film(range(9)))
+    row = make_preference("What is it?", videos=[str(video)])
+    with pytest.raises(UsageError, match=r"row 1.*type video, which TRL's formats cannot hold"):
+        load_preference_data(write_rows(tmp_path / "rows.jsonl", [row]))
+
+
+def test_prompts_with_tools_keep_them_for_grpo_and_held_out_files(tmp_path: Path) -> None:
+    rows = [{"prompt": make_tool_preference()["prompt"], "tools": TOOLS}, {"prompt": "Hi?"}]
+    source = open_source(write_rows(tmp_path / "rows.jsonl", rows))
+    data = load_prompt_data(source, PromptColumns())
+    assert data.rows[0]["prompt"][1]["tool_calls"] == [make_call("get_weather", {"city": "Rome"})]
+    assert json.loads(data.rows[0]["tools"]) == TOOLS
+    assert data.rows[1]["prompt"] == make_messages("Hi?")
+    unseen = select_unseen_prompts(source, PromptColumns(), (), 2)
+    write_prompts(tmp_path / "held_out.jsonl", unseen)
+    again = load_prompt_data(open_source(str(tmp_path / "held_out.jsonl")), PromptColumns())
+    assert again.prompts == data.prompts
+
+
+def test_tools_are_text_for_a_policy_whose_template_leaves_them_out(tmp_path: Path) -> None:
+    rows = [make_tool_preference(tools=TOOLS), make_preference("Hi?")]
+    data = load_preference_data(write_rows(tmp_path / "rows.jsonl", rows))
+    policy = str(tiny_llama(tmp_path / "llama"))
+    written = write_tools_for_policy(data, policy, trainer_takes_tools=True)
+    first, second = written.rows
+    assert all(set(message) == {"role", "content"} for message in (*first["prompt"], *first["chosen"]))
+    assert first["prompt"][0]["content"].count('"name": "get_weather"') == 1
+    assert first["chosen"] == make_messages('{"name": "send", "arguments": {"to": "ann"}}', "assistant")
+    assert second["prompt"] == make_messages("Hi?")
+    assert "tools" not in written.rows.column_names
+    assert written.prompts == data.prompts
+    assert "leaves out tool calls; tools are text in 1 rows" in written.notes[0]
+    plain = make_data(tmp_path, 2)
+    assert write_tools_for_policy(plain, policy, trainer_takes_tools=True) is plain
+
+
+def test_definitions_are_text_for_a_trainer_that_takes_none(tmp_path: Path) -> None:
+    rows = [{"prompt": make_messages("Weather?"), "tools": TOOLS}]
+    data = load_prompt_data(open_source(write_rows(tmp_path / "rows.jsonl", rows)), PromptColumns())
+    written = write_tools_for_policy(data, str(tiny_llama(tmp_path / "llama")), trainer_takes_tools=False)
+    (row,) = written.rows
+    assert [message["role"] for message in row["prompt"]] == ["system", "user"]
+    assert json.dumps(TOOLS[0]) in row["prompt"][0]["content"]
+    assert row["id"] == data.rows[0]["id"]
+    assert "no definitions of tools" in written.notes[0]
