@@ -11,8 +11,9 @@ from typing import Any
 
 from flex_judge.alignment.curation.rows import BadRowError, DropRecord, ReferenceRow, RowFault, check_row, require_text
 from flex_judge.alignment.curation.scales import FIVE
+from flex_judge.alignment.data.equality import fold_text
 from flex_judge.alignment.data.sources import Source
-from flex_judge.alignment.data.texts import compute_seeded_hash, normalise_text, replace_surrogates
+from flex_judge.alignment.data.texts import compute_seeded_hash, replace_surrogates
 from flex_judge.alignment.tasks.arithmetic import find_last_number, is_correct_answer
 from flex_judge.alignment.tasks.synthetic_teacher import RIGHT_SCORE, WRONG_SCORE, parse_question
 from flex_judge.judges.errors import UsageError
@@ -179,8 +180,8 @@ def _parse_prompt(data: Mapping[str, Any], row: int, where: str) -> _AnsweredPro
     # A policy often repeats an answer. Each distinct one is used once, so that no pair has equal answers.
     distinct: dict[str, int] = {}
     for k, response in enumerate(responses):
-        if response.strip():
-            distinct.setdefault(normalise_text(response), k)
+        if folded := fold_text(response):
+            distinct.setdefault(folded, k)
     answers = {k: replace_surrogates(responses[k]) for k in distinct.values()}
     right = {k: is_correct_answer(answer, truth) for k, answer in answers.items()}
     return _AnsweredPrompt(row=row, where=where, question=question, answers=answers, right=right)

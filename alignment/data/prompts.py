@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flex_judge.alignment.data.numbers import read_number, write_number
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.sources import Source
 from flex_judge.judges.errors import UsageError
@@ -225,16 +226,14 @@ def _read_extra_column(data: Mapping[str, Any], name: str, where: str) -> Any:
     return data[name]
 
 
-def _parse_number(value: Any, where: str) -> float:
-    """Parse a number or its text; commas may separate thousands."""
-    if isinstance(value, str):
-        try:
-            return float(value.replace(",", ""))
-        except ValueError:
-            pass
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    raise UsageError(f"{where}: expected a number, got {reprlib.repr(value)}")
+def _parse_number(value: Any, where: str) -> int | float | str:
+    """Parse a number or its text, and return it as a JSON value that reads as the same number."""
+    try:
+        return write_number(read_number(value))
+    except UsageError as e:
+        raise UsageError(
+            f"{where}: {e}; write one number such as 1234.5, 1/3 or 50 %, or leave the column out of the answers"
+        ) from e
 
 
 @contextmanager

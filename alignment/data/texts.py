@@ -1,14 +1,13 @@
-"""Text comparison: normalisation, similarity of two texts, and detection of repeated prompts."""
+"""Text comparison: similarity of two texts, empty responses, and detection of repeated prompts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Sequence
 
-from flex_judge.judges.media.types import Media
+from flex_judge.alignment.data.equality import fold_text, make_equality_key
 from flex_judge.judges.types import Content, Message, split_content
 
 SHINGLE = 5
@@ -16,17 +15,12 @@ SHINGLE = 5
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def normalise_text(text: str) -> str:
-    """Normalise letter case, white space and compatibility forms of characters."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 def compute_similarity(first: str, second: str) -> float:
     """Compute the similarity of two texts from 0 to 1, after normalisation.
 
     It is the Jaccard index of their sets of five-character shingles (Broder 1997). Takes time linear in the lengths.
     """
-    a, b = _split_shingles(normalise_text(first)), _split_shingles(normalise_text(second))
+    a, b = _split_shingles(fold_text(first)), _split_shingles(fold_text(second))
     return len(a & b) / len(a | b)
 
 
@@ -39,25 +33,20 @@ def replace_surrogates(text: str) -> str:
     return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def strip_response(content: Content) -> Content:
-    """Strip white space around a text, so that responses that differ only in it compare equal."""
-    return content.strip() if isinstance(content, str) else content
-
-
 def is_empty_response(content: Content) -> bool:
-    """Return whether a response has neither text nor media."""
-    return not any(isinstance(part, Media) or part.strip() for part in split_content(content))
+    """Return whether a response has neither visible text nor media."""
+    return not make_equality_key(content)
 
 
 def compute_prompt_digest(prompt: Sequence[Message]) -> str:
-    """Compute a digest (16 hex digits) that is equal for prompts with the same normalised texts and the same media.
+    """Compute a digest (16 hex digits) that is equal for prompts with the same folded texts and the same media.
 
     The probability of a collision among a million different prompts is 3e-8.
     """
     digest = hashlib.sha256()
     for message in prompt:
         for part in (f"{message.role}:", *split_content(message.content)):
-            text = normalise_text(part) if isinstance(part, str) else f"{part.modality}:{part.digest}"
+            text = fold_text(part) if isinstance(part, str) else f"{part.modality}:{part.digest}"
             digest.update(text.encode(errors="surrogatepass") + b"\0")
     return digest.hexdigest()[:16]
 

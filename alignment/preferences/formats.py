@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from flex_judge.alignment.data.equality import EqualityKey, make_equality_key
 from flex_judge.alignment.data.image_uris import encode_data_uri
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.texts import compute_prompt_digest, replace_surrogates
@@ -93,17 +94,18 @@ def _make_kto_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[JsonRow
 
     An answer that is chosen in one pair and rejected in another is ambiguous and is left out.
     """
-    chosen = {pair.chosen.index for pair in pairs}
-    ambiguous = chosen & {pair.rejected.index for pair in pairs}
-    rows: dict[int, JsonRow] = {}
+    chosen = {make_equality_key(pair.chosen.response) for pair in pairs}
+    ambiguous = chosen & {make_equality_key(pair.rejected.response) for pair in pairs}
+    rows: dict[EqualityKey, JsonRow] = {}
     for pair in pairs:
         for side in (pair.chosen, pair.rejected):
+            key = make_equality_key(side.response)
             # An answer in several pairs gets one row, or it would be trained on repeatedly.
-            if side.index not in ambiguous and side.index not in rows:
-                rows[side.index] = {
+            if key not in ambiguous and key not in rows:
+                rows[key] = {
                     "prompt": _make_messages(pair.row, options),
                     "completion": [_make_answer(pair, side, options)],
-                    "label": side.index in chosen,
+                    "label": key in chosen,
                     **_make_media_columns(pair.row, options),
                     **_make_score_columns(pair),
                 }
