@@ -11,7 +11,7 @@ from typing import Any
 from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.alignment.curation.rows import DropRecord
 from flex_judge.alignment.curation.steps import StepResult, split_examples
-from flex_judge.alignment.data.equality import fold_text
+from flex_judge.alignment.data.normal_forms import fold_text
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table
 

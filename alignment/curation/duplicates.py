@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.alignment.curation.rows import DropRecord
 from flex_judge.alignment.curation.steps import StepResult, split_examples
-from flex_judge.alignment.data.equality import fold_text
+from flex_judge.alignment.data.normal_forms import fold_text
 from flex_judge.alignment.data.texts import SHINGLE, compute_similarity
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Any
 
 from flex_judge.alignment.curation.rows import BadRowError, DropRecord, ReferenceRow, RowFault, check_row, require_text
 from flex_judge.alignment.curation.scales import FIVE
-from flex_judge.alignment.data.equality import fold_text
+from flex_judge.alignment.data.normal_forms import fold_text
+from flex_judge.alignment.data.numbers import read_number
 from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.data.texts import compute_seeded_hash, replace_surrogates
 from flex_judge.alignment.tasks.arithmetic import find_last_number, is_correct_answer
@@ -170,8 +171,10 @@ def _parse_prompt(data: Mapping[str, Any], row: int, where: str) -> _AnsweredPro
     truth = columns.get("answer") if isinstance(columns, Mapping) else None
     if truth is None:
         raise BadRowError(RowFault.NO_TRUTH, "field 'kept' has no 'answer'")
-    if isinstance(truth, bool) or not isinstance(truth, int | float):
-        raise BadRowError(RowFault.WRONG_TYPE, f"field 'kept': 'answer' must be a number, got {reprlib.repr(truth)}")
+    try:
+        read_number(truth)
+    except UsageError as e:
+        raise BadRowError(RowFault.WRONG_TYPE, f"field 'kept', 'answer': {e}") from e
     responses = data.get("responses")
     if not isinstance(responses, list) or not all(isinstance(response, str) for response in responses):
         raise BadRowError(

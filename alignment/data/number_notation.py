@@ -6,7 +6,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from flex_judge.alignment.data.equality import remove_invisible
+from flex_judge.alignment.data.normal_forms import remove_invisible
 
 MINUS = "\u2212"
 """The minus sign, which is kept apart from the hyphen: a hyphen before a space is a bullet."""

@@ -201,7 +201,10 @@ def _read_answer_text(text: str) -> Number:
     boxed, hashes = _find_boxed(text), _HASHES.findall(text)
     number = _read_marked(boxed) if boxed is not None else _read_whole(hashes[-1] if hashes else text)
     if number is None:
-        raise UsageError(f"expected a number, got {reprlib.repr(text)}")
+        raise UsageError(
+            f"expected a number, got {reprlib.repr(text)}; write one number such as 1234.5, 1/3 or 50 %, or mark the "
+            r"answer of a worked solution with #### or \boxed{}"
+        )
     return number
 
 
@@ -221,5 +224,7 @@ def _convert_number(value: Any) -> Number:
             number = make_decimal(f"{abs(decimal):f}")
             number = replace(number, noise=FLOAT32_NOISE if _is_float32(value) else FLOAT_NOISE)
             return replace(number, value=-number.value) if decimal < 0 else number
-        raise UsageError(f"expected a number, got {original!r}, which is no answer")
-    raise UsageError(f"expected a number, got {reprlib.repr(original)}")
+        raise UsageError(
+            f"expected a number, got {original!r}, which is no answer; write a finite number or drop the row"
+        )
+    raise UsageError(f"expected a number, got {reprlib.repr(original)}; write a number or its text")

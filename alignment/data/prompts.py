@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from flex_judge.alignment.data.numbers import read_number, write_number
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.alignment.data.sources import Source
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_values import to_json_value
 from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.media.paths import resolve_media_paths, resolve_source_path
 from flex_judge.judges.types import Comparison
@@ -128,11 +128,9 @@ def parse_prompt_row(
         messages = Comparison.of(prompt, "", images=images).prompt  # parses messages and loads media
     if columns.system is not None:
         messages = (*Comparison.of([{"role": "system", "content": columns.system}], "").prompt, *messages)
-    extra_columns = {column: _read_extra_column(data, column, where) for column in columns.keep}
+    extra_columns = {column: _read_extra_column(data, column, where, to_json_value) for column in columns.keep}
     if columns.number is not None:
-        extra_columns[columns.number] = _parse_number(
-            _read_extra_column(data, columns.number, where), f"{where}, field {columns.number!r}"
-        )
+        extra_columns[columns.number] = _read_extra_column(data, columns.number, where, _convert_answer)
     return PromptRow(str(row_id), messages, extra_columns, where)
 
 
@@ -213,27 +211,21 @@ def _drop_final_answer(prompt: Any) -> Any:
     return prompt[:end]
 
 
-def _read_extra_column(data: Mapping[str, Any], name: str, where: str) -> Any:
-    """Return the value of a column that is copied to the results, which are JSON."""
+def _read_extra_column(data: Mapping[str, Any], name: str, where: str, convert: Callable[[Any], Any]) -> Any:
+    """Return the converted value of a column that is copied to the results, which are JSON."""
     if name not in data:
         raise UsageError(
             f"{where}, field {name!r}: missing, but required for the results; the columns are {', '.join(data)}"
         )
     try:
-        json.dumps(data[name])
-    except (TypeError, ValueError) as e:
-        raise UsageError(f"{where}, field {name!r}: cannot be written as JSON: {e}") from e
-    return data[name]
-
-
-def _parse_number(value: Any, where: str) -> int | float | str:
-    """Parse a number or its text, and return it as a JSON value that reads as the same number."""
-    try:
-        return write_number(read_number(value))
+        return convert(data[name])
     except UsageError as e:
-        raise UsageError(
-            f"{where}: {e}; write one number such as 1234.5, 1/3 or 50 %, or leave the column out of the answers"
-        ) from e
+        raise UsageError(f"{where}, field {name!r}: {e}") from e
+
+
+def _convert_answer(value: Any) -> int | float | str:
+    """Convert a right answer to a JSON value that reads as the same number."""
+    return write_number(read_number(value))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Text comparison: similarity of two texts, empty responses, and detection of repeated prompts."""
+"""Comparison of texts and answers: equality to a reader, similarity, and detection of repeated prompts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 import re
 from collections.abc import Sequence
 
-from flex_judge.alignment.data.equality import fold_text, make_equality_key
+from flex_judge.alignment.data.normal_forms import fold_text, normalise_layout
 from flex_judge.judges.types import Content, Message, split_content
 
+EqualityKey = tuple[str, ...]
+"""Hashable normal form of a content: its texts as `text:...` and its media as `image:DIGEST`, in order."""
 SHINGLE = 5
 """Length of a shingle in characters."""
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -31,6 +33,25 @@ def _split_shingles(text: str) -> set[str]:
 def replace_surrogates(text: str) -> str:
     """Replace lone surrogates, which neither UTF-8 nor Arrow can encode, by the replacement character."""
     return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def make_equality_key(content: Content) -> EqualityKey:
+    """Return the normal form of a content, which is equal for contents that a reader cannot tell apart.
+
+    Adjacent texts are one text. White space around a text is left out, and so is a text of white space only.
+    """
+    key: list[str] = []
+    texts: list[str] = []
+    for part in (*split_content(content), None):
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        if text := normalise_layout("".join(texts)):
+            key.append(f"text:{text}")
+        texts = []
+        if part is not None:
+            key.append(f"{part.modality}:{part.digest}")
+    return tuple(key)
 
 
 def is_empty_response(content: Content) -> bool:

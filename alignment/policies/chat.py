@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -56,7 +57,7 @@ def parse_completions(response: Any, stop: Sequence[str], url: str) -> list[Comp
     """Parse the completions in an endpoint's JSON response.
 
     Endpoints report the tokens of all completions together; the total is split in proportion to the text lengths. It
-    is 0 if an endpoint reports none.
+    is 0 if an endpoint reports none, or something that is no count.
 
     Args:
         response: The decoded JSON.
@@ -68,8 +69,8 @@ def parse_completions(response: Any, stop: Sequence[str], url: str) -> list[Comp
     """
     try:
         choices = [(_extract_text(choice["message"]), choice.get("finish_reason")) for choice in response["choices"]]
-        tokens = int((response.get("usage") or {}).get("completion_tokens") or 0)
-    except (TypeError, KeyError, AttributeError, ValueError) as e:
+        tokens = _read_token_count(response.get("usage"))
+    except (TypeError, KeyError, AttributeError) as e:
         raise UsageError(
             f"{url}: expected chat completions, got {response!r:.80}; is this the address of an OpenAI-compatible "
             "endpoint?"
@@ -80,6 +81,14 @@ def parse_completions(response: Any, stop: Sequence[str], url: str) -> list[Comp
         Completion(trim_completion(text, stop), count, finish_reason in TRUNCATION_REASONS)
         for (text, finish_reason), count in zip(choices, token_counts, strict=True)
     ]
+
+
+def _read_token_count(usage: Any) -> int:
+    """Return the number of completion tokens; 0 if it is missing or not a finite number above 0."""
+    count = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+    if isinstance(count, bool) or not isinstance(count, int | float):
+        return 0
+    return int(count) if 0 < count < math.inf else 0
 
 
 def _extract_text(message: Json) -> str:

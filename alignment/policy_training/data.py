@@ -17,6 +17,7 @@ from flex_judge.alignment.data.texts import compute_prompt_digest
 from flex_judge.alignment.preferences.formats import has_images, has_molecules, make_prompt_columns
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.judges.errors import UsageError, to_one_line
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_lines
 from flex_judge.judges.models import strip_fingerprint
 
@@ -91,7 +92,7 @@ def load_preference_data(text: str) -> PolicyTrainingData:
     prompts, content = [], hashlib.sha256()
     for i, row in enumerate(_disable_image_decoding(rows.select_columns(columns))):
         prompts.append(compute_prompt_digest(_parse_prompt(row, text, i).prompt))
-        content.update(json.dumps([prompts[-1], *(row[name] for name in ANSWER_COLUMNS)]).encode())
+        content.update(dump_json([prompts[-1], *(row[name] for name in ANSWER_COLUMNS)], ascii_only=True).encode())
     return PolicyTrainingData(
         name=text,
         rows=rows,

@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from flex_judge.alignment.data.equality import EqualityKey, make_equality_key
 from flex_judge.alignment.data.image_uris import encode_data_uri
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
-from flex_judge.alignment.data.texts import compute_prompt_digest, replace_surrogates
+from flex_judge.alignment.data.texts import EqualityKey, compute_prompt_digest, make_equality_key, replace_surrogates
 from flex_judge.alignment.preferences.pairs import Pair, Side
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Media, Modality

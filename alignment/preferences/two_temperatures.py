@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from flex_judge.alignment.data.equality import make_equality_key
 from flex_judge.alignment.data.rows import SampledPrompt
-from flex_judge.alignment.data.texts import is_empty_response
+from flex_judge.alignment.data.texts import is_empty_response, make_equality_key
 from flex_judge.alignment.preferences.pairs import Pair, PairResult, get_drop_reason, make_side, score_difference
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.judges.errors import UsageError

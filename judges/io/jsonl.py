@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_values import dump_json
 
 SURROGATES = "backslashreplace"
 """Error handler for lone surrogates, which UTF-8 cannot encode. The result, e.g. `\\ud83d`, is their JSON escape."""
@@ -141,7 +142,7 @@ class Journal:
 
 
 def _format_line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"  # Text in other scripts stays readable in an editor.
+    return dump_json(row) + "\n"
 
 
 def _drop_torn_line(path: Path) -> None:

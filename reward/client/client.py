@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from flex_judge.judges.concurrency import await_in_background, gather_all, run_in_background
 from flex_judge.judges.errors import ServiceTimeoutError, ServiceUnavailableError, UsageError
@@ -21,6 +21,7 @@ from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 KEY_VARIABLE = "FLEX_JUDGE_API_KEY"
 HEALTH_TIMEOUT_S = 10.0
+Result = TypeVar("Result")
 ItemRow = dict[str, Any] | str
 """The service's JSON row for an item, or a description of the problem if there was no response for it."""
 
@@ -130,7 +131,7 @@ class JudgeClient:
         return [
             Judgment.from_failure(comparison.id, Status.TIMEOUT, row)
             if isinstance(row, str)
-            else Judgment.from_json(row)
+            else self._decode_row(row, Judgment.from_json)
             for comparison, row in zip(comparisons, rows, strict=True)
         ]
 
@@ -147,8 +148,17 @@ class JudgeClient:
         )
         rows = await self._send_batches(template, batches)
         return [
-            Reward(None, Status.TIMEOUT, detail=row) if isinstance(row, str) else Reward.from_json(row) for row in rows
+            Reward(None, Status.TIMEOUT, detail=row)
+            if isinstance(row, str)
+            else self._decode_row(row, Reward.from_json)
+            for row in rows
         ]
+
+    def _decode_row(self, row: Mapping[str, Any], decode: Callable[[Mapping[str, Any]], Result]) -> Result:
+        try:
+            return decode(row)
+        except UsageError as e:
+            raise UsageError(f"{self.url}: {e}; client and service must have the same version") from e
 
     async def _send_batches(self, template: _RequestTemplate, batches: Sequence[Batch]) -> list[ItemRow]:
         """Send all requests of a call concurrently and collect the row of each item."""
@@ -191,7 +201,8 @@ class JudgeClient:
         except NoResponseError as e:
             return [str(e)] * len(batch.indices)
         rows = response.get(template.results_field)
-        if not isinstance(rows, list) or len(rows) != len(batch.indices):
+        has_rows = isinstance(rows, list) and all(isinstance(row, dict) and "status" in row for row in rows)
+        if not isinstance(rows, list) or not has_rows or len(rows) != len(batch.indices):
             expected = f"{len(batch.indices)} {template.results_field}"
             raise UsageError(
                 f"{self.url}: expected {expected} from {template.path}; client and service must have the same version"
@@ -240,7 +251,10 @@ class _RequestTemplate:
 
 def _is_judged(row: ItemRow) -> bool:
     """Whether the judge produced a result for the item, even if it is a final failure such as overlong."""
-    return not isinstance(row, str) and (Status(row["status"]).is_final or row.get("score") is not None)
+    if isinstance(row, str):
+        return False
+    is_final = row["status"] in [status for status in Status if status.is_final]
+    return is_final or row.get("score") is not None
 
 
 def _describe_problem(row: ItemRow) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from flex_judge.alignment.reporting.model import RULE, Cell, Table, TableRow, as_number
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
+from flex_judge.judges.io.json_values import dump_json
 
 METRIC_TITLES = {
     "agreement": "agreement",
@@ -49,7 +49,7 @@ _WITHOUT_TIES = {
 def print_json(summary: Mapping[str, Any]) -> None:
     """Print the summary as one line of JSON, without the texts of the worst items."""
     tasks = {name: {k: v for k, v in task.items() if k != "worst"} for name, task in summary["tasks"].items()}
-    print(json.dumps({**summary, "tasks": tasks}))
+    print(dump_json({**summary, "tasks": tasks}, ascii_only=True))
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:

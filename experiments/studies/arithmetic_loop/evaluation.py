@@ -10,7 +10,7 @@ from typing import Any
 
 from flex_judge.alignment.curation.rows import ReferenceRow
 from flex_judge.alignment.curation.task_rows import build_task_rows
-from flex_judge.alignment.data.equality import fold_text
+from flex_judge.alignment.data.normal_forms import fold_text
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.judge_training.evaluation import (
     HeldOutComparison,

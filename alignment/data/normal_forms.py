@@ -1,4 +1,4 @@
-"""Texts and answers as a reader sees them: the normal form that decides whether two answers are the same.
+"""Normal forms of texts: what a reader sees, and the same without letter case and layout.
 
 Equal are texts that differ in what a reader does not see: kinds and runs of white space, line ends, invisible
 characters, composed and decomposed accents, ligatures, and the hyphen-minus written for a minus or a hyphen.
@@ -12,10 +12,6 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from flex_judge.judges.types import Content, split_content
-
-EqualityKey = tuple[str, ...]
-"""Hashable normal form of a content: texts, and media as `modality:digest`, each with a mark of its kind."""
 # Soft hyphen, grapheme joiner, vowel separator, zero-width space, word joiner, byte-order mark, invisible operators,
 # interlinear annotations, and control characters without the white space among them.
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u180e\u200b\u2060-\u2064\ufeff\ufff9-\ufffb]")
@@ -43,25 +39,6 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)")
 _SPACES = re.compile(r"[ \t]+")
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
-
-
-def make_equality_key(content: Content) -> EqualityKey:
-    """Return the normal form of a content, which is equal for contents that a reader cannot tell apart.
-
-    Adjacent texts are one text. White space around a text is left out, and so is a text of white space only.
-    """
-    key: list[str] = []
-    texts: list[str] = []
-    for part in (*split_content(content), None):
-        if isinstance(part, str):
-            texts.append(part)
-            continue
-        if text := normalise_layout("".join(texts)):
-            key.append(f"text:{text}")
-        texts = []
-        if part is not None:
-            key.append(f"{part.modality}:{part.digest}")
-    return tuple(key)
 
 
 def normalise_layout(text: str) -> str:
