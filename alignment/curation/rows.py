@@ -9,6 +9,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
@@ -17,7 +18,6 @@ from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.data.texts import replace_surrogates
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics.scale import Scale
-from flex_judge.judges.validation.floats import require_finite_float
 
 _TEN_SCALE = Scale.parse(TEN)
 _ANSWER_FIELD = re.compile(r"answer([1-9]\d?)_body")
@@ -159,14 +159,14 @@ def _parse_scores(value: Any, count: int) -> tuple[float, ...]:
         raise BadRowError(RowFault.WRONG_TYPE, f"field 'score': expected {count} numbers, got {reprlib.repr(value)}")
     if len(value) != count:
         raise BadRowError(RowFault.NOT_ALL_SCORES, f"field 'score': expected {count} numbers, got {len(value)}")
-    numbers: list[float] = []
-    for score in value:
+    # Tables may store scores as decimals.
+    scores = [float(score) if isinstance(score, Decimal) else score for score in value]
+    for score in scores:
         if score is None:
             raise BadRowError(RowFault.NO_SCORE, f"field 'score': expected {count} numbers, but one is missing")
-        try:
-            numbers.append(require_finite_float(score, "field 'score'"))
-        except UsageError as e:
-            raise BadRowError(RowFault.WRONG_TYPE, str(e)) from e
-        if numbers[-1] not in _TEN_SCALE:
+        # bool is a subclass of int.
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise BadRowError(RowFault.WRONG_TYPE, f"field 'score': expected numbers, got {reprlib.repr(score)}")
+        if score not in _TEN_SCALE:  # NaN is outside of every scale
             raise BadRowError(RowFault.OUT_OF_SCALE, f"field 'score': {reprlib.repr(score)} is not within {TEN}")
-    return tuple(numbers)
+    return tuple(map(float, scores))

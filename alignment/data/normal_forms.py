@@ -99,11 +99,11 @@ def remove_invisible(text: str) -> str:
     text = _INVISIBLE.sub("", text)
     if text.isascii():
         return text
+    if _DIRECTION_MARKS.search(text) and not any(_is_right_to_left(char) for char in text):
+        text = _DIRECTION_MARKS.sub("", text)
     # Removing one character can leave another one beside a neighbour that it does not change.
     while (shorter := _TAGS.sub("", _SELECTOR.sub("", _JOINER.sub("", text)))) != text:
         text = shorter
-    if _DIRECTION_MARKS.search(text) and not any(_is_right_to_left(char) for char in text):
-        text = _DIRECTION_MARKS.sub("", text)
     return text
 
 

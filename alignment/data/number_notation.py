@@ -44,7 +44,7 @@ _CHARACTERS = str.maketrans(
 _FULLWIDTH_COMMA = re.compile(r"(?<=\d)，(?=\d{3}(?!\d))")
 _SUPERSCRIPT = re.compile("([⁺⁻]?)([⁰¹²³⁴-⁹]+)")
 _SUBSCRIPT = re.compile("[₊₋]?[₀-₉]+")
-_VULGAR = re.compile("(\\d?) ?([¼-¾⅐-⅞↉])")
+_VULGAR = re.compile("(?:(\\d) ?)?([¼-¾⅐-⅞↉])")
 _WORD_MINUS = re.compile(rf"\b(?:minus|negative)\s+(?=[\d.{CURRENCY}])", re.IGNORECASE)
 
 _LATEX_REMOVED = re.compile(r"\\!|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|nolimits)(?![a-zA-Z])")
@@ -61,7 +61,7 @@ _LATEX_SYMBOLS = {
 _LATEX_COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
 _PLAIN = r"[-+]?\d+(?:[.,]\d+)*"
 _NUMERIC_FRACTION = re.compile(
-    rf"(\d?) {{0,3}}\\[dtc]?frac {{0,3}}(?:\{{ {{0,3}}({_PLAIN}) {{0,3}}\}}|(\d))"
+    rf"(?:(\d) {{0,3}})?\\[dtc]?frac {{0,3}}(?:\{{ {{0,3}}({_PLAIN}) {{0,3}}\}}|(\d))"
     rf" {{0,3}}(?:\{{ {{0,3}}({_PLAIN}) {{0,3}}\}}|(\d))"
 )
 _ROOT = re.compile(r"\\sqrt {0,3}(?:\[[^\]{}]{0,20}\])? {0,3}(?:\{[^{}]*\}|\w)|√ {0,3}(?:\([^()]*\)|[\d.,]+|\w)")
@@ -116,7 +116,7 @@ def _rewrite_unicode(text: str) -> str:
     text = _FULLWIDTH_COMMA.sub(",", text).replace("，", ";")
     text = _SUPERSCRIPT.sub(lambda m: f"^{m[1].translate(_SIGNS)}{unicodedata.normalize('NFKC', m[2])}", text)
     text = _SUBSCRIPT.sub("", text)
-    return _VULGAR.sub(lambda m: f"{m[1]}{' ' if m[1] else ''}{_spell_fraction(m[2])}", text)
+    return _VULGAR.sub(lambda m: f"{m[1]} {_spell_fraction(m[2])}" if m[1] else _spell_fraction(m[2]), text)
 
 
 _SIGNS = str.maketrans({"⁺": "", "⁻": "-"})

@@ -67,6 +67,8 @@ def read_optional_floats(values: Any, where: str) -> tuple[float, ...] | None:
     """
     if values is None:
         return None
+    if hasattr(values, "tolist"):  # an array
+        values = values.tolist()
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise UsageError(f"{where}: expected a list of numbers, got {reprlib.repr(values)}")
     return tuple(require_finite_float(value, f"{where}[{i}]") for i, value in enumerate(values))
