@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -192,11 +193,15 @@ def _is_minus(sign: str, has_gap: bool, before: str) -> bool:
         return False
     operand = before.rstrip()
     last = operand[-1:]
-    if not has_gap:
-        if sign in "–—" and last.isdigit():
-            return False
-        return not (before[-1:].isalnum() or before[-1:] in tuple(")]}.%'\"_"))
-    if last and last in "=(:≈[<>":
+    if has_gap and last and last in "=(:≈[<>":
         return True
-    is_variable = last.isalpha() and not operand[-2:-1].isalpha()
-    return sign == MINUS and not (last.isdigit() or is_variable or last in tuple(f")]}}%{SYMBOLIC}"))
+    if sign == MINUS and (has_gap or before == operand):
+        # A single letter is a variable; in `the answer is − 3`, it is the end of a word.
+        is_variable = last.isalpha() and not operand[-2:-1].isalpha()
+        return not (last.isdigit() or is_variable or last in tuple(f")]}}%{SYMBOLIC}"))
+    if has_gap or (sign in "–—" and last.isdigit()):
+        return False
+    # Scripts without letter case, such as Chinese, join no words with hyphens.
+    previous = before[-1:]
+    is_word = previous.isdigit() or (previous.isalpha() and unicodedata.category(previous) != "Lo")
+    return not (is_word or previous in tuple(")]}.%_"))

@@ -36,6 +36,8 @@ _CHAIN = re.compile(rf"[\s*]*(?:[-+×÷*/=≈~{MINUS}][\s*$(]*)+")
 _FINAL_ANSWER = re.compile(r"final\s+answer\b[\s*_]*(?:is\b|:|=)[\s*_:=]*", re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
 _BOX_OR_BRACE = re.compile(r"\\f?boxed\s{0,3}\{|[{}]")
+# Before the only number of a text, a dash and a space are a sign, not a bullet.
+_LEADING_DASH = re.compile(r"\A\s*[-–—]\s+(?=[\d.])")
 _PREFIX = re.compile(rf"(?:[^\W\d][^\d=:≈]{{0,40}}[=:≈])?[\s(\[*\"'`~≈+{CURRENCY}]*(?:[A-Z]{{2,3}}[{CURRENCY}]?\s?)?")
 # `3. Paris` and `3) Paris` are items of a list.
 _SUFFIX = re.compile(rf"(?:[\s*\]\"'`!°%/×{CURRENCY}-]|[.)](?!\s+\w)|[^\W\d_]++[23]?){{0,40}}")
@@ -182,14 +184,14 @@ def _find_boxed(text: str) -> str | None:
 def _read_marked(content: str) -> Number | None:
     """Read a content that is marked as the answer; None if it is not one number."""
     plain = simplify_notation(content).rpartition("=")[2]
-    plain = plain.partition("≈")[0] or plain
+    plain = _LEADING_DASH.sub(MINUS, plain.partition("≈")[0] or plain)
     tokens = list(iterate_tokens(plain))
     return tokens[0].number if len(tokens) == 1 and SYMBOLIC not in plain else None
 
 
 def _read_whole(text: str) -> Number | None:
     """Read a text that consists of one number, with its unit and decoration; None if it does not."""
-    plain = re.sub(r"\A\s*[-–—]\s+(?=[\d.])", MINUS, simplify_notation(text))
+    plain = _LEADING_DASH.sub(MINUS, simplify_notation(text))
     tokens = list(iterate_tokens(plain))
     if len(tokens) != 1:
         return None
