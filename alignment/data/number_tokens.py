@@ -80,22 +80,33 @@ class Token:
 def iterate_tokens(text: str) -> Iterator[Token]:
     """Find the numbers in a simplified text."""
     for match in _TOKEN.finditer(text):
-        start, end = match.start(), match.end()
-        is_enclosed = text[max(0, start - 1) : start] in ("(", "[", "{") and text[end : end + 1] in (")", "]", "}")
-        numbers = _read_run(("0." if match["lead"] else "") + match["run"], is_enclosed)
-        if not numbers:
-            continue
-        is_negative, sign_start = _find_sign(text, start)
-        if is_negative and numbers[0] is not None:
-            numbers[0] = replace(numbers[0], value=-numbers[0].value)
-        last = _apply_exponents(numbers[-1], match["exponent"], match["power"])
-        scale = _SCALE.match(text, end)
-        if _SYMBOLIC_TAIL.match(text, end):
-            last = None
-        elif scale is not None and last is not None:
-            last, end = replace(last, scale=SCALES[scale[1].lower()]), scale.end()
-        for number in (*numbers[:-1], last):
-            yield Token(number, sign_start, end)
+        yield from _read_match(text, match)
+
+
+def find_last_token(text: str) -> Token | None:
+    """Find the last number in a simplified text; the others are not read."""
+    return next(
+        (tokens[-1] for match in reversed([*_TOKEN.finditer(text)]) if (tokens := _read_match(text, match))), None
+    )
+
+
+def _read_match(text: str, match: re.Match[str]) -> list[Token]:
+    """Read a run of digits with its sign, exponent and scale: one number, a list, or none."""
+    start, end = match.start(), match.end()
+    is_enclosed = text[max(0, start - 1) : start] in ("(", "[", "{") and text[end : end + 1] in (")", "]", "}")
+    numbers = _read_run(("0." if match["lead"] else "") + match["run"], is_enclosed)
+    if not numbers:
+        return []
+    is_negative, sign_start = _find_sign(text, start)
+    if is_negative and numbers[0] is not None:
+        numbers[0] = replace(numbers[0], value=-numbers[0].value)
+    last = _apply_exponents(numbers[-1], match["exponent"], match["power"])
+    scale = _SCALE.match(text, end)
+    if _SYMBOLIC_TAIL.match(text, end):
+        last = None
+    elif scale is not None and last is not None:
+        last, end = replace(last, scale=SCALES[scale[1].lower()]), scale.end()
+    return [Token(number, sign_start, end) for number in (*numbers[:-1], last)]
 
 
 def _read_run(run: str, is_list: bool = False) -> list[Number | None]:
@@ -154,7 +165,9 @@ def _is_address(text: str) -> bool:
 def make_decimal(text: str) -> Number:
     """Make a number from digits with at most one decimal point."""
     decimals = len(text.partition(".")[2])
-    return Number(Fraction(text), step=Fraction(1, 10**decimals), digits=len(text.replace(".", "").lstrip("0")))
+    digits = text.replace(".", "")
+    step = Fraction(1, 10**decimals)
+    return Number(int(digits) * step, step=step, digits=len(digits.lstrip("0")))
 
 
 def _apply_exponents(number: Number | None, exponent: str | None, power: str | None) -> Number | None:

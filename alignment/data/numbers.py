@@ -23,6 +23,7 @@ from flex_judge.alignment.data.number_tokens import (
     MAX_DIGITS,
     SCALES,
     Number,
+    find_last_token,
     iterate_tokens,
     make_decimal,
 )
@@ -61,8 +62,8 @@ def find_final_number(text: str) -> Number | None:
     plain = simplify_notation(text)
     if (number := _find_after_phrase(plain)) is not None:
         return number
-    tokens = list(iterate_tokens(plain))
-    return tokens[-1].number if tokens else None
+    token = find_last_token(plain)
+    return None if token is None else token.number
 
 
 def read_number(value: Any) -> Number:
