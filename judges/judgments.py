@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
+
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.validation.floats import read_optional_float, read_optional_floats
 
 
 class Status(StrEnum):
@@ -109,6 +113,19 @@ class Usage:
             self.generated_tokens + other.generated_tokens,
         )
 
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Usage:
+        """Read token counts; unknown keys are ignored.
+
+        Raises:
+            UsageError: a count is not an integer of at least 0.
+        """
+        counts = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        for name, count in counts.items():
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+                raise UsageError(f"usage.{name}: expected an integer of at least 0, got {count!r:.80}")
+        return cls(**counts)
+
 
 RESPONSE_PROBLEMS = "response_problems"
 """Key of a provenance: for an invalid input, the reason of each response that is at fault; empty for the others."""
@@ -179,14 +196,20 @@ class Judgment:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Judgment:
-        """Read a judgment from the dictionary that `to_json` returned; unknown keys are ignored."""
-        # Fields that are missing in rows of earlier versions keep their defaults.
-        values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
-        values |= {name: _to_float_tuple(values.get(name)) for name in ("scores", "expected_scores", "spread")}
-        values["status"] = Status(row["status"])
-        values["votes"] = tuple(map(_verdict_from_json, row["votes"]))
-        values["usage"] = Usage(**row["usage"])
-        return cls(**values)
+        """Read a judgment from the dictionary that `to_json` returned; unknown keys are ignored.
+
+        Raises:
+            UsageError: the row is not a judgment, or a number in it is not finite.
+        """
+        with convert_shape_errors("judgment"):
+            # Fields that are missing in rows of earlier versions keep their defaults.
+            values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+            values |= _read_floats(values, ("scores", "expected_scores", "spread"))
+            values["disagreement"] = read_optional_float(values.get("disagreement"), "disagreement")
+            values["status"] = Status(row["status"])
+            values["votes"] = tuple(map(_verdict_from_json, row["votes"]))
+            values["usage"] = Usage.from_json(row["usage"])
+            return cls(**values)
 
 
 def find_preferred_response(scores: Sequence[float] | None) -> int | None:
@@ -199,12 +222,27 @@ def find_preferred_response(scores: Sequence[float] | None) -> int | None:
 
 def _verdict_from_json(row: Mapping[str, Any]) -> Verdict:
     values = {f.name: row[f.name] for f in fields(Verdict) if f.name in row}
-    values |= {name: _to_float_tuple(values.get(name)) for name in ("scores", "expected_scores", "deviations")}
+    values |= _read_floats(values, ("scores", "expected_scores", "deviations"))
     values["status"] = Status(row["status"])
     values["order"] = tuple(row.get("order", ()))
     return Verdict(**values)
 
 
-def _to_float_tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
+def _read_floats(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, tuple[float, ...] | None]:
     # JSON stores tuples as lists, and some writers store 3.0 as 3.
-    return None if values is None else tuple(float(v) for v in values)
+    return {name: read_optional_floats(values.get(name), name) for name in names}
+
+
+@contextmanager
+def convert_shape_errors(name: str) -> Iterator[None]:
+    """Raise UsageError for JSON that lacks fields or has values of other types.
+
+    Args:
+        name: what the JSON should be, for the message.
+    """
+    try:
+        yield
+    except UsageError as e:
+        raise UsageError(f"{name}: {e}") from e
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise UsageError(f"{name}: expected the fields of this version, got a row with another form: {e!r}") from e

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, get_args
 from annotated_types import Interval
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.judgments import Status, Usage
+from flex_judge.judges.judgments import Status, Usage, convert_shape_errors
 from flex_judge.judges.types import Comparison, Message, Response
 from flex_judge.judges.validation.classes import NonNegativeFloat, settings_class
+from flex_judge.judges.validation.floats import read_optional_float
 
 Method = Literal["pointwise", "round_robin", "knockout", "baseline", "listwise"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -152,9 +153,16 @@ class Reward:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Reward:
-        """Build a reward from the output of `to_json`; unknown fields are ignored."""
-        values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
-        values["status"] = Status(row["status"])
-        values["group"] = GroupInfo(**row["group"])
-        values["usage"] = Usage(**row["usage"])
-        return cls(**values)
+        """Build a reward from the output of `to_json`; unknown fields are ignored.
+
+        Raises:
+            UsageError: the row is not a reward, or a number in it is not finite.
+        """
+        with convert_shape_errors("reward"):
+            values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+            for name in ("value", "score", "expected", "win_rate", "rank", "margin", "disagreement"):
+                values[name] = read_optional_float(values.get(name), name)
+            values["status"] = Status(row["status"])
+            values["group"] = GroupInfo(**row["group"])
+            values["usage"] = Usage.from_json(row["usage"])
+            return cls(**values)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 from flex_judge.alignment.best_of_n.halving import PRIOR_NOISE, HalvingRules, run_halving
+from flex_judge.alignment.data.texts import EqualityKey, make_equality_key
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Usage
 from flex_judge.judges.rubrics import get_rubric
@@ -62,7 +63,7 @@ class Selection:
     """Indexes of the responses with a verdict, best first; ties are in random order (seeded)."""
     candidates: tuple[Reward, ...]
     """Score, expected score, win rate, status and reasoning of each response. Numbers are None without a verdict. If
-    identical responses were judged once, the first one carries the token usage."""
+    equal responses were judged once, the one that was judged carries the token usage."""
     judgments: tuple[Judgment, ...]
     """All judgments. Their ids start with the id of the prompt."""
     judged: tuple[tuple[int, ...], ...]
@@ -94,9 +95,9 @@ async def select_best(
 ) -> Selection:
     """Judge the responses to a prompt and choose the best one.
 
-    Pointwise methods judge identical responses once and share the judgment. Ties are broken by rank, then by expected
-    score, then at random by a hash of seed, id and response, so that the outcome does not depend on the order of the
-    responses.
+    Pointwise methods judge responses that a reader cannot tell apart once, and share the judgment. Ties are broken by
+    rank, then by expected score, then at random by a hash of seed, id and response, so that the outcome does not depend
+    on the order of the responses.
 
     Args:
         prompt: The conversation that was answered.
@@ -115,9 +116,15 @@ async def select_best(
         return Selection(None, 0, (), (), (), ())
     check_selection(spec, len(samples))
     digests = [sample.to_comparison(spec.rubric).digest for sample in samples]
-    # Pointwise methods judge the first of several identical responses; the others take over its verdict.
-    indexes = list(range(len(samples)))
-    source = [digests.index(digest) for digest in digests] if spec.method in POINTWISE_METHODS else indexes
+    keys = [make_equality_key(response) for response in responses]
+    source = list(range(len(samples)))
+    if spec.method in POINTWISE_METHODS:
+        # One of several equal responses is judged, and the others take over its verdict. Which one depends on the
+        # digests, not on the order of the responses.
+        judged: dict[EqualityKey, int] = {}
+        for i in sorted(source, key=lambda i: (digests[i], i)):
+            judged.setdefault(keys[i], i)
+        source = [judged[key] for key in keys]
     # A hash of the content rather than a random generator: the tie-break is the same wherever a response stands.
     tie_breaks = [hashlib.sha256(f"{spec.seed}/{id}/{digest}".encode()).digest() for digest in digests]
     shuffled = sorted(set(source), key=lambda i: (tie_breaks[i], i))
@@ -132,7 +139,7 @@ async def select_best(
     judged_matches = [(match.judgment, match.members) for match in group.matches if match.judgment is not None]
     return Selection(
         best=ranking[0] if ranking else None,
-        tied=len({digests[i] for i in ranking if sort_keys[i] == sort_keys[ranking[0]]}),
+        tied=len({keys[i] for i in ranking if sort_keys[i] == sort_keys[ranking[0]]}),
         ranking=tuple(ranking),
         candidates=tuple(
             group.rewards[s] if s == i else replace(group.rewards[s], usage=Usage()) for i, s in enumerate(source)

@@ -11,7 +11,7 @@ from typing import Any
 from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.alignment.curation.rows import DropRecord
 from flex_judge.alignment.curation.steps import StepResult, split_examples
-from flex_judge.alignment.data.texts import normalise_text
+from flex_judge.alignment.data.normal_forms import fold_text
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table, require_rows
 
@@ -49,7 +49,7 @@ class ContaminationFilter:
             count = 0
             for where, row in require_rows(read_table(Path(name), QUESTION_FIELDS.__contains__)):
                 for text in _extract_questions(row, where):
-                    questions.add(normalise_text(text))
+                    questions.add(fold_text(text))
                     ngrams.update(_hash_ngrams(text))
                 count += 1
             # An empty benchmark would silently let every example pass.
@@ -63,7 +63,7 @@ class ContaminationFilter:
 
     def _find_contamination(self, example: TrainingExample) -> DropRecord | None:
         # Questions of fewer than 13 words have no n-gram, so whole questions are compared too.
-        if normalise_text(example.question) in self.questions:
+        if fold_text(example.question) in self.questions:
             return example.record_drop("benchmark question")
         if any(ngram in self.ngrams for text in example.texts for ngram in _hash_ngrams(text)):
             return example.record_drop(f"{NGRAM_SIZE}-word overlap with a benchmark")
@@ -73,7 +73,7 @@ class ContaminationFilter:
 def _hash_ngrams(text: str) -> Iterator[int]:
     # Hashes take far less memory than the n-grams. They are compared within one process only, so Python's per-process
     # hash seed does not matter.
-    words = _WORD.findall(normalise_text(text))
+    words = _WORD.findall(fold_text(text))
     for start in range(len(words) - NGRAM_SIZE + 1):
         yield hash(tuple(words[start : start + NGRAM_SIZE]))
 

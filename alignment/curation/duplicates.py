@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from flex_judge.alignment.curation.examples import TrainingExample
 from flex_judge.alignment.curation.rows import DropRecord
 from flex_judge.alignment.curation.steps import StepResult, split_examples
-from flex_judge.alignment.data.texts import SHINGLE, compute_similarity, normalise_text
+from flex_judge.alignment.data.normal_forms import fold_text
+from flex_judge.alignment.data.texts import SHINGLE, compute_similarity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +84,7 @@ class _MinHashIndex:
         Returns:
             The example of the near-duplicate, or None if the text was added.
         """
-        text = normalise_text(text)
+        text = fold_text(text)
         signature = self._compute_signature(text)
         keys = list(enumerate(band.tobytes() for band in signature.reshape(BANDS, ROWS_PER_BAND)))
         for number in self._iter_candidates(keys):

@@ -9,6 +9,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,9 @@ def _parse_scores(value: Any, count: int) -> tuple[float, ...]:
         raise BadRowError(RowFault.WRONG_TYPE, f"field 'score': expected {count} numbers, got {reprlib.repr(value)}")
     if len(value) != count:
         raise BadRowError(RowFault.NOT_ALL_SCORES, f"field 'score': expected {count} numbers, got {len(value)}")
-    for score in value:
+    # Tables may store scores as decimals.
+    scores = [float(score) if isinstance(score, Decimal) else score for score in value]
+    for score in scores:
         if score is None:
             raise BadRowError(RowFault.NO_SCORE, f"field 'score': expected {count} numbers, but one is missing")
         # bool is a subclass of int.
@@ -172,4 +175,4 @@ def _parse_scores(value: Any, count: int) -> tuple[float, ...]:
             raise BadRowError(RowFault.WRONG_TYPE, f"field 'score': expected numbers, got {reprlib.repr(score)}")
         if score not in _TEN_SCALE:  # NaN is outside of every scale
             raise BadRowError(RowFault.OUT_OF_SCALE, f"field 'score': {reprlib.repr(score)} is not within {TEN}")
-    return tuple(map(float, value))
+    return tuple(map(float, scores))

@@ -11,8 +11,10 @@ from typing import Any
 
 from flex_judge.alignment.curation.rows import BadRowError, DropRecord, ReferenceRow, RowFault, check_row, require_text
 from flex_judge.alignment.curation.scales import FIVE
+from flex_judge.alignment.data.normal_forms import fold_text
+from flex_judge.alignment.data.numbers import read_number
 from flex_judge.alignment.data.sources import Source
-from flex_judge.alignment.data.texts import compute_seeded_hash, normalise_text, replace_surrogates
+from flex_judge.alignment.data.texts import compute_seeded_hash, replace_surrogates
 from flex_judge.alignment.tasks.arithmetic import find_last_number, is_correct_answer
 from flex_judge.alignment.tasks.synthetic_teacher import RIGHT_SCORE, WRONG_SCORE, parse_question
 from flex_judge.judges.errors import UsageError
@@ -170,8 +172,10 @@ def _parse_prompt(data: Mapping[str, Any], row: int, where: str) -> _AnsweredPro
     truth = columns.get("answer") if isinstance(columns, Mapping) else None
     if truth is None:
         raise BadRowError(RowFault.NO_TRUTH, "field 'kept' has no 'answer'")
-    if isinstance(truth, bool) or not isinstance(truth, int | float):
-        raise BadRowError(RowFault.WRONG_TYPE, f"field 'kept': 'answer' must be a number, got {reprlib.repr(truth)}")
+    try:
+        read_number(truth)
+    except UsageError as e:
+        raise BadRowError(RowFault.WRONG_TYPE, f"field 'kept', 'answer': {e}") from e
     responses = data.get("responses")
     if not isinstance(responses, list) or not all(isinstance(response, str) for response in responses):
         raise BadRowError(
@@ -180,8 +184,8 @@ def _parse_prompt(data: Mapping[str, Any], row: int, where: str) -> _AnsweredPro
     # A policy often repeats an answer. Each distinct one is used once, so that no pair has equal answers.
     distinct: dict[str, int] = {}
     for k, response in enumerate(responses):
-        if response.strip():
-            distinct.setdefault(normalise_text(response), k)
+        if folded := fold_text(response):
+            distinct.setdefault(folded, k)
     answers = {k: replace_surrogates(responses[k]) for k in distinct.values()}
     right = {k: is_correct_answer(answer, truth) for k, answer in answers.items()}
     return _AnsweredPrompt(row=row, where=where, question=question, answers=answers, right=right)

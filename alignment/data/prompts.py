@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flex_judge.alignment.data.numbers import read_number, write_number
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMNS, read_row_prompt
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_values import to_json_value
 from flex_judge.judges.media.paths import MediaFolders, make_folder_opener
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.types import Message
@@ -128,11 +129,9 @@ def parse_prompt_row(
     messages = _read_messages(data, where, columns, folder)
     if columns.system is not None:
         messages = (Message("system", columns.system), *messages)
-    extra_columns = {column: _read_extra_column(data, column, where) for column in columns.keep}
+    extra_columns = {column: _read_extra_column(data, column, where, to_json_value) for column in columns.keep}
     if columns.number is not None:
-        extra_columns[columns.number] = _parse_number(
-            _read_extra_column(data, columns.number, where), f"{where}, field {columns.number!r}"
-        )
+        extra_columns[columns.number] = _read_extra_column(data, columns.number, where, _convert_answer)
     return PromptRow(str(row_id), messages, extra_columns, where)
 
 
@@ -237,29 +236,21 @@ def _drop_final_answer(prompt: Any, field: str) -> Any:
     return prompt[:end]
 
 
-def _read_extra_column(data: Mapping[str, Any], name: str, where: str) -> Any:
-    """Return the value of a column that is copied to the results, which are JSON."""
+def _read_extra_column(data: Mapping[str, Any], name: str, where: str, convert: Callable[[Any], Any]) -> Any:
+    """Return the converted value of a column that is copied to the results, which are JSON."""
     if name not in data:
         raise UsageError(
             f"{where}, field {name!r}: missing, but required for the results; the columns are {', '.join(data)}"
         )
     try:
-        json.dumps(data[name])
-    except (TypeError, ValueError, RecursionError) as e:
-        raise UsageError(f"{where}, field {name!r}: cannot be written as JSON: {e}") from e
-    return data[name]
+        return convert(data[name])
+    except UsageError as e:
+        raise UsageError(f"{where}, field {name!r}: {e}") from e
 
 
-def _parse_number(value: Any, where: str) -> float:
-    """Parse a number or its text; commas may separate thousands."""
-    if isinstance(value, str):
-        try:
-            return float(value.replace(",", ""))
-        except ValueError:
-            pass
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    raise UsageError(f"{where}: expected a number, got {reprlib.repr(value)}")
+def _convert_answer(value: Any) -> int | float | str:
+    """Convert a right answer to a JSON value that reads as the same number."""
+    return write_number(read_number(value))
 
 
 @contextmanager

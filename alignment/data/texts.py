@@ -1,26 +1,22 @@
-"""Text comparison: normalisation, similarity of two texts, and detection of repeated prompts."""
+"""Comparison of texts and answers: equality to a reader, similarity, and detection of repeated prompts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Sequence
 
+from flex_judge.alignment.data.normal_forms import fold_text, normalise_layout
 from flex_judge.judges.conversations.messages import content_to_json
 from flex_judge.judges.conversations.openai import definition_to_openai, normalise_arguments, normalise_trajectory
-from flex_judge.judges.media.types import Media
 from flex_judge.judges.types import Message, Response, Trajectory, split_content
 
+EqualityKey = tuple[str, ...]
+"""Hashable normal form of a content: its texts as `text:...` and its media as `image:DIGEST`, in order."""
 SHINGLE = 5
 """Length of a shingle in characters."""
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def normalise_text(text: str) -> str:
-    """Normalise letter case, white space and compatibility forms of characters."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def compute_similarity(first: str, second: str) -> float:
@@ -28,7 +24,7 @@ def compute_similarity(first: str, second: str) -> float:
 
     It is the Jaccard index of their sets of five-character shingles (Broder 1997). Takes time linear in the lengths.
     """
-    a, b = _split_shingles(normalise_text(first)), _split_shingles(normalise_text(second))
+    a, b = _split_shingles(fold_text(first)), _split_shingles(fold_text(second))
     return len(a & b) / len(a | b)
 
 
@@ -41,22 +37,43 @@ def replace_surrogates(text: str) -> str:
     return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def strip_response(response: Response) -> Response:
-    """Strip white space around texts, so that responses that differ only in it compare equal."""
-    if isinstance(response, Trajectory):
-        return normalise_trajectory(response)
-    return response.strip() if isinstance(response, str) else response
+def make_equality_key(content: Response) -> EqualityKey:
+    """Return the normal form of a content, which is equal for contents that a reader cannot tell apart.
+
+    Adjacent texts are one text. White space around a text is left out, and so is a text of white space only.
+    Trajectories differ by their roles, calls, results and reasoning, but not by the ids of calls.
+    """
+    if isinstance(content, Trajectory):
+        return tuple(_make_message_key(message) for message in normalise_trajectory(content).messages)
+    key: list[str] = []
+    texts: list[str] = []
+    for part in (*split_content(content), None):
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        if text := normalise_layout("".join(texts)):
+            key.append(f"text:{text}")
+        texts = []
+        if part is not None:
+            key.append(f"{part.modality}:{part.digest}")
+    return tuple(key)
+
+
+def _make_message_key(message: Message) -> str:
+    calls = [[call.name, call.arguments] for call in message.tool_calls]
+    content = make_equality_key(message.content)
+    return json.dumps([message.role, message.name, content, calls, normalise_layout(message.reasoning)])
 
 
 def is_empty_response(response: Response) -> bool:
-    """Return whether a response has no text, no media and no tool call; reasoning alone is no answer."""
+    """Return whether a response has no visible text, no media and no tool call; reasoning alone is no answer."""
     if isinstance(response, Trajectory):
         return all(is_empty_response(m.content) and not m.tool_calls for m in response.messages)
-    return not any(isinstance(part, Media) or part.strip() for part in split_content(response))
+    return not make_equality_key(response)
 
 
 def compute_prompt_digest(prompt: Sequence[Message]) -> str:
-    """Compute a digest (16 hex digits) that is equal for prompts with the same normalised texts and the same media.
+    """Compute a digest (16 hex digits) that is equal for prompts with the same folded texts and the same media.
 
     Tool calls, names, reasoning and tool definitions count as well; ids of calls do not.
 
@@ -65,13 +82,13 @@ def compute_prompt_digest(prompt: Sequence[Message]) -> str:
     digest = hashlib.sha256()
     for message in prompt:
         for part in (f"{message.role}:", *split_content(message.content)):
-            text = normalise_text(part) if isinstance(part, str) else f"{part.modality}:{part.digest}"
+            text = fold_text(part) if isinstance(part, str) else f"{part.modality}:{part.digest}"
             digest.update(text.encode(errors="surrogatepass") + b"\0")
         if not message.is_plain:
             calls = [[call.name, normalise_arguments(call.arguments)] for call in message.tool_calls]
             tools = [json.dumps(definition_to_openai(tool), sort_keys=True) for tool in message.tools]
             fields = json.dumps([message.name, calls, message.reasoning, tools])
-            digest.update(b"\1" + normalise_text(fields).encode() + b"\0")
+            digest.update(b"\1" + fold_text(fields).encode() + b"\0")
     return digest.hexdigest()[:16]
 
 

@@ -16,6 +16,7 @@ from flex_judge.judges.judgments import Judgment, Status, find_preferred_respons
 from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.types import Comparison
+from flex_judge.judges.validation.floats import read_optional_floats
 
 ANSWER_TOKENS = 32
 """Maximum length of an answer in tokens during the evaluation."""
@@ -98,10 +99,11 @@ def build_held_out_comparisons(rows: Iterable[Mapping[str, Any]], name: str) -> 
             raise UsageError(f"{name}, row {number}: field {missing[0]!r} is missing; held-out judgments need it")
         # The row number is the id, because ids in a file need not be unique.
         comparison = Comparison.of(row["question"], *row["responses"], rubric=row["rubric"], id=str(number))
-        scores = tuple(float(score) for score in row.get("reference_scores") or row["scores"])
+        field = "reference_scores" if row.get("reference_scores") else "scores"
+        scores = read_optional_floats(row[field], f"{name}, row {number}: field {field!r}") or ()
         if len(scores) != len(comparison.responses):
             raise UsageError(
-                f"{name}, row {number}: field 'scores': expected {len(comparison.responses)} numbers (one per "
+                f"{name}, row {number}: field {field!r}: expected {len(comparison.responses)} numbers (one per "
                 f"response), got {len(scores)}"
             )
         comparisons.append(HeldOutComparison(comparison, scores, load_rubric(row["rubric"]).scale.middle))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import read_object, read_rows, write_rows, write_text
 
 
@@ -52,7 +52,7 @@ class ShardFolder:
         for name, rows in tables.items():
             write_rows(self._table_path(name, report.shard), rows)
         # Last: the report marks the shard as complete.
-        write_text(self._report_path(report.shard), json.dumps(asdict(report)) + "\n")
+        write_text(self._report_path(report.shard), dump_json(asdict(report)) + "\n")
 
     def read_reports(self) -> dict[int, ShardReport]:
         """Read all reports: shard -> report."""

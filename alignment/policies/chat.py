@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -58,7 +59,7 @@ def parse_completions(response: Any, stop: Sequence[str], url: str) -> list[Comp
     """Parse the completions in an endpoint's JSON response.
 
     Endpoints report the tokens of all completions together; the total is split in proportion to the text lengths. It
-    is 0 if an endpoint reports none.
+    is 0 if an endpoint reports none, or something that is no count.
 
     Args:
         response: The decoded JSON.
@@ -70,10 +71,10 @@ def parse_completions(response: Any, stop: Sequence[str], url: str) -> list[Comp
     """
     try:
         choices = [(_read_reply(choice["message"]), choice.get("finish_reason")) for choice in response["choices"]]
-        tokens = int((response.get("usage") or {}).get("completion_tokens") or 0)
+        tokens = _read_token_count(response.get("usage"))
     except UsageError as e:
         raise UsageError(f"{url}: expected chat completions, got one with an unknown form: {e}") from e
-    except (TypeError, KeyError, AttributeError, ValueError) as e:
+    except (TypeError, KeyError, AttributeError) as e:
         raise UsageError(
             f"{url}: expected chat completions, got {response!r:.80}; is this the address of an OpenAI-compatible "
             "endpoint?"
@@ -110,6 +111,14 @@ def _trim_reply(reply: Response, stop: Sequence[str]) -> Response:
 
 def _trim_content(content: Content, stop: Sequence[str]) -> Content:
     return trim_completion(content, stop) if isinstance(content, str) else content
+
+
+def _read_token_count(usage: Any) -> int:
+    """Return the number of completion tokens; 0 if it is missing or not a finite number above 0."""
+    count = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+    if isinstance(count, bool) or not isinstance(count, int | float):
+        return 0
+    return int(count) if 0 < count < math.inf else 0
 
 
 def _split_proportionally(total: int, weights: Sequence[int]) -> list[int]:

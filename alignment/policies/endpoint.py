@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError, to_one_line
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.reward.client.retry import Backoff, describe_no_response, parse_retry_after
 from flex_judge.reward.client.transport import CONNECT_TIMEOUT_S, MAX_RETRY_S, TRANSIENT_STATUSES
 
@@ -72,7 +72,7 @@ class Endpoint:
         """
         import httpx
 
-        content = json.dumps(body).encode()
+        content = dump_json(body, ascii_only=True, non_finite_as_null=False).encode()
         backoff, problem = Backoff(FIRST_RETRY_S, MAX_RETRY_S), ""
         async with self._request_slots:
             # The deadline starts when the request's turn has come: a long queue is not the endpoint's fault.

@@ -25,6 +25,7 @@ from flex_judge.alignment.preferences.prompt_columns import has_images, has_mole
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.errors import UsageError, to_one_line
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_lines
 from flex_judge.judges.models import strip_fingerprint
 from flex_judge.judges.validation.text_files import get_format_suffix
@@ -101,7 +102,7 @@ def load_preference_data(text: str) -> PolicyTrainingData:
     # The digest of a prompt is computed from image files; decoded images would give other digests.
     for i, row in enumerate(disable_decoding(rows.select_columns(columns))):
         prompts.append(compute_prompt_digest(_parse_prompt(row, text, i).prompt))
-        content.update(json.dumps([prompts[-1], *(row[name] for name in ANSWER_COLUMNS)]).encode())
+        content.update(dump_json([prompts[-1], *(row[name] for name in ANSWER_COLUMNS)], ascii_only=True).encode())
         is_plain = is_plain and not needs_reading(row)
     if not is_plain:
         rows = read_tool_rows(disable_decoding(rows), text)

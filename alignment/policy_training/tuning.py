@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flex_judge.alignment.training.weights import FamilyWeightsMixin
 from flex_judge.judges.errors import UsageError, to_one_line
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_text
 from flex_judge.judges.models import MOL_LLAMA, read_model_type, resolve_model
 from flex_judge.judges.models.checkpoints import open_checkpoint
@@ -227,7 +226,7 @@ def write_training_log(trainer: Any, folder: Path) -> None:
     """Write LOG_FILE, which marks the end of training. Call it in every process."""
     if trainer.accelerator.is_main_process:
         content = {"rows": len(trainer.train_dataset), "log": trainer.state.log_history}
-        write_text(folder / LOG_FILE, json.dumps(_replace_non_finite(content), indent=1) + "\n")
+        write_text(folder / LOG_FILE, dump_json(content, indent=1) + "\n")
     trainer.accelerator.wait_for_everyone()
 
 
@@ -247,12 +246,3 @@ def _empty_cache() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _replace_non_finite(value: Any) -> Any:
-    """Replace NaN and inf with None, because JSON cannot represent them."""
-    if isinstance(value, Mapping):
-        return {name: _replace_non_finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_replace_non_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

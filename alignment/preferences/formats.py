@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flex_judge.alignment.data.image_uris import encode_data_uri
-from flex_judge.alignment.data.texts import compute_prompt_digest, replace_surrogates
+from flex_judge.alignment.data.texts import EqualityKey, compute_prompt_digest, make_equality_key, replace_surrogates
 from flex_judge.alignment.preferences.pairs import Pair, Side
 from flex_judge.alignment.preferences.prompt_columns import (
     MediaOptions,
@@ -96,17 +96,18 @@ def _make_kto_rows(pairs: Sequence[Pair], options: MediaOptions) -> list[JsonRow
 
     An answer that is chosen in one pair and rejected in another is ambiguous and is left out.
     """
-    chosen = {pair.chosen.index for pair in pairs}
-    ambiguous = chosen & {pair.rejected.index for pair in pairs}
-    rows: dict[int, JsonRow] = {}
+    chosen = {make_equality_key(pair.chosen.response) for pair in pairs}
+    ambiguous = chosen & {make_equality_key(pair.rejected.response) for pair in pairs}
+    rows: dict[EqualityKey, JsonRow] = {}
     for pair in pairs:
         for side in (pair.chosen, pair.rejected):
+            key = make_equality_key(side.response)
             # An answer in several pairs gets one row, or it would be trained on repeatedly.
-            if side.index not in ambiguous and side.index not in rows:
-                rows[side.index] = {
+            if key not in ambiguous and key not in rows:
+                rows[key] = {
                     "prompt": make_messages(pair.row, options),
                     "completion": make_answer(pair.row, side.response, options),
-                    "label": side.index in chosen,
+                    "label": key in chosen,
                     **make_input_columns(pair.row, options),
                     **_make_score_columns(pair),
                 }

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from flex_judge.alignment.best_of_n.selection import judgment_sort_key
 from flex_judge.alignment.data.rows import SampledPrompt
-from flex_judge.alignment.data.texts import compute_seeded_hash, is_empty_response, strip_response
+from flex_judge.alignment.data.texts import compute_seeded_hash, is_empty_response, make_equality_key
 from flex_judge.alignment.preferences.pairs import Pair, PairResult, get_drop_reason, make_side, score_difference
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.judges.errors import UsageError
@@ -69,7 +69,7 @@ class PointwiseRule(ABC):
             if is_empty_response(response):
                 continue
             # A copy of an earlier answer has no judgment of its own and takes over that answer's.
-            original_id = _make_comparison_id(sampled, first_index[strip_response(response)])
+            original_id = _make_comparison_id(sampled, first_index[make_equality_key(response)])
             judgment = judgment_by_id.get(_make_comparison_id(sampled, i)) or judgment_by_id.get(original_id)
             if judgment is not None and get_written_score(judgment) is not None:
                 candidates.append(ScoredCandidate(i, judgment))
@@ -92,7 +92,7 @@ class PointwiseRule(ABC):
         low = make_side(sampled, rejected.index, rejected.judgment)
         if score_difference(high.score, low.score) <= 0:
             return PairResult.without_pairs("tied")
-        if strip_response(high.response) == strip_response(low.response):
+        if make_equality_key(high.response) == make_equality_key(low.response):
             return PairResult.without_pairs("equal_text")
         chosen_scores = _collect_vote_scores(chosen.judgment)
         rejected_scores = _collect_vote_scores(rejected.judgment)
@@ -147,7 +147,7 @@ class AllPairs(PointwiseRule):
         """See `PointwiseRule.pair_candidates`."""
         distinct: dict[object, ScoredCandidate] = {}
         for candidate in reversed(candidates):
-            distinct.setdefault(strip_response(sampled.responses[candidate.index]), candidate)
+            distinct.setdefault(make_equality_key(sampled.responses[candidate.index]), candidate)
         if len(distinct) < 2:
             return PairResult.without_pairs("equal_text")
         pairs: list[Pair] = []
@@ -164,7 +164,7 @@ def _index_distinct_answers(sampled: SampledPrompt) -> dict[object, int]:
     first_index: dict[object, int] = {}
     for i, response in enumerate(sampled.responses):
         if not is_empty_response(response):
-            first_index.setdefault(strip_response(response), i)
+            first_index.setdefault(make_equality_key(response), i)
     return first_index
 
 

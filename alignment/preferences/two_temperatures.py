@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from flex_judge.alignment.data.rows import SampledPrompt
-from flex_judge.alignment.data.texts import is_empty_response, strip_response
+from flex_judge.alignment.data.texts import is_empty_response, make_equality_key
 from flex_judge.alignment.preferences.pairs import Pair, PairResult, get_drop_reason, make_side, score_difference
 from flex_judge.alignment.preferences.rule_spec import RuleSpec
 from flex_judge.judges.errors import UsageError
@@ -95,7 +95,7 @@ class TwoTemperatures:
 
 def _has_distinct_answers(sampled: SampledPrompt, low: int, high: int) -> bool:
     answers = sampled.responses[low], sampled.responses[high]
-    return not any(map(is_empty_response, answers)) and strip_response(answers[0]) != strip_response(answers[1])
+    return not any(map(is_empty_response, answers)) and make_equality_key(answers[0]) != make_equality_key(answers[1])
 
 
 def _find_winners(comparison_id: str, votes: Sequence[Verdict]) -> list[int | None]:

@@ -6,13 +6,14 @@ Answers are used for measurement only; no judge ever sees them.
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from flex_judge.alignment.data.numbers import find_final_number, is_same_number, read_number
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.json_rows import NeedsColumn, need_all
@@ -49,20 +50,29 @@ class ArithmeticQuestion:
         return (Message("user", f"{self.text} {INSTRUCTION}"),)
 
 
-def is_correct_answer(response: str, answer: float) -> bool:
-    """Return whether the last number in a response is the given answer."""
-    return find_last_number(response) == answer
+def is_correct_answer(response: str, answer: Any) -> bool:
+    """Return whether the number that a response gives as its answer is the right one.
+
+    Args:
+        response: the response, see `find_final_number`.
+        answer: the right answer: a number, or its text as in a column of a data set.
+
+    Raises:
+        UsageError: the right answer is not a number.
+    """
+    number = find_final_number(response)
+    right = _read_answer(answer) if isinstance(answer, Hashable) else read_number(answer)
+    return number is not None and is_same_number(number, right)
 
 
-# The number must not continue a word or a decimal, so `x2` and the 5 in `3.5` do not match. Groups of thousands must be
-# complete: in `1,23` each part is a number of its own.
-_NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?")
+# The same answer is compared with every sample of its prompt.
+_read_answer = lru_cache(maxsize=1024, typed=True)(read_number)
 
 
-def find_last_number(text: str) -> float | None:
-    """Return the last number in a text, or None without one. Commas may separate thousands."""
-    numbers = _NUMBER.findall(text)
-    return float(numbers[-1].replace(",", "")) if numbers else None
+def find_last_number(text: str) -> Fraction | None:
+    """Return the number that a text gives as its answer, without its percent sign; None without one."""
+    number = find_final_number(text)
+    return None if number is None else number.value
 
 
 def _sample_operand(rng: random.Random, level: int) -> int:

@@ -1,6 +1,6 @@
 """Synthetic teacher for the embedded task: a program that writes correct step-by-step judgments of answers.
 
-It computes the result from the text of the question and compares it with the last number in each answer, which is also
+It computes the result from the text of the question and compares it with the final number of each answer, which is also
 how the task is measured (`arithmetic.is_correct_answer`).
 """
 
@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flex_judge.alignment.data.numbers import format_number
 from flex_judge.alignment.tasks.arithmetic import find_last_number
 from flex_judge.judges.errors import UsageError
 
@@ -132,7 +133,7 @@ def _judge_answer(name: str, answer: str, result: int) -> tuple[str, int]:
     number = find_last_number(answer)
     if number is None:
         return f"{name} said no number: wrong, so {WRONG_SCORE}.", WRONG_SCORE
-    comparison = f"{name} said {number:.15g}, result {result}"
+    comparison = f"{name} said {format_number(number)}, result {result}"
     if number == result:
         return f"{comparison}: same, right, so {RIGHT_SCORE}.", RIGHT_SCORE
     return f"{comparison}: different, wrong, so {WRONG_SCORE}.", WRONG_SCORE

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_text
 
 
@@ -99,4 +100,4 @@ class RunFolder:
 
     def _save_state(self) -> None:
         state = {"settings": self.settings, "seconds": self.seconds, "total_seconds": self.total_seconds}
-        write_text(self.path / "run.json", json.dumps(state, indent=2) + "\n")
+        write_text(self.path / "run.json", dump_json(state, indent=2) + "\n")

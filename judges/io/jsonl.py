@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from flex_judge.judges.io.json_rows import is_blank, parse_object
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.validation.text_files import iter_lines
 
 SURROGATES = "backslashreplace"
@@ -111,7 +111,7 @@ class Journal:
 
 
 def _format_line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"  # Text in other scripts stays readable in an editor.
+    return dump_json(row) + "\n"
 
 
 def _drop_torn_line(path: Path) -> None:

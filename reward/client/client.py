@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from flex_judge.judges.concurrency import await_in_background, gather_all, run_in_background
 from flex_judge.judges.errors import ServiceTimeoutError, ServiceUnavailableError, UsageError
@@ -33,6 +34,7 @@ from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 KEY_VARIABLE = "FLEX_JUDGE_API_KEY"
 HEALTH_TIMEOUT_S = 10.0
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,10 @@ class JudgeClient:
             "/v1/judge", "comparisons", "judgments", lambda i: encode_comparison(comparisons[i])
         )
         rows = await self._send_batches(template, batches)
-        return [build_judgment(comparison.id, row) for comparison, row in zip(comparisons, rows, strict=True)]
+        return [
+            self._decode_row(partial(build_judgment, comparison.id, row))
+            for comparison, row in zip(comparisons, rows, strict=True)
+        ]
 
     async def _request_rewards(self, samples: Sequence[Sample], spec: RewardSpec) -> list[Reward]:
         group_size = spec.group_size if spec.needs_group else None
@@ -157,7 +162,14 @@ class JudgeClient:
             # Without its response, but a present member of its group, for which nobody waits.
             lambda i, problem: encode_sample(replace(samples[i], response="", baseline=None, problem=problem)),
         )
-        return [build_reward(row) for row in await self._send_batches(template, batches)]
+        rows = await self._send_batches(template, batches)
+        return [self._decode_row(partial(build_reward, row)) for row in rows]
+
+    def _decode_row(self, decode: Callable[[], Result]) -> Result:
+        try:
+            return decode()
+        except UsageError as e:
+            raise UsageError(f"{self.url}: {e}; client and service must have the same version") from e
 
     async def _send_batches(self, template: _RequestTemplate, batches: Sequence[Batch]) -> list[ItemRow]:
         """Send all requests of a call concurrently and collect the row of each item."""
@@ -214,7 +226,8 @@ class JudgeClient:
         else:
             return [invalid[i] for i in batch.indices]
         rows = response.get(template.results_field)
-        if not isinstance(rows, list) or len(rows) != len(encoded):
+        has_rows = isinstance(rows, list) and all(isinstance(row, dict) and "status" in row for row in rows)
+        if not isinstance(rows, list) or not has_rows or len(rows) != len(encoded):
             expected = f"{len(encoded)} {template.results_field}"
             raise UsageError(
                 f"{self.url}: expected {expected} from {template.path}; client and service must have the same version"

@@ -189,7 +189,10 @@ def is_judged(row: ItemRow) -> bool:
     """Whether there is a result for the item, even if it is a final failure such as overlong or invalid_input."""
     if isinstance(row, InvalidItem):
         return True
-    return not isinstance(row, str) and (Status(row["status"]).is_final or row.get("score") is not None)
+    if isinstance(row, str):
+        return False
+    is_final = row["status"] in [status for status in Status if status.is_final]
+    return is_final or row.get("score") is not None
 
 
 def describe_problem(row: ItemRow) -> str:

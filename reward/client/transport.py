@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
@@ -21,6 +20,7 @@ from flex_judge.judges.errors import (
     UsageError,
     to_one_line,
 )
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.media.types import Media
 from flex_judge.reward.client.retry import (
     Backoff,
@@ -190,7 +190,8 @@ class Connection:
             if isinstance(body, bytes):
                 content = body
             else:  # the remaining time shrinks with every try
-                content = json.dumps(body | {"deadline_s": _compute_server_deadline(deadline)}).encode()
+                request = body | {"deadline_s": _compute_server_deadline(deadline)}
+                content = dump_json(request, ascii_only=True, non_finite_as_null=False).encode()
             retry_after_s = 0.0
             try:
                 async with asyncio.timeout_at(deadline):

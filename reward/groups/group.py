@@ -96,7 +96,7 @@ class Group:
     def size_bytes(self) -> int:
         """Estimated memory use: the shared prompt, all responses and baselines, members and matches."""
         samples = [member.sample for member in self.members]
-        contents = [message.content for sample in samples[:1] for message in sample.prompt]
+        contents: list[Response] = [message.content for sample in samples[:1] for message in sample.prompt]
         contents += [content for s in samples for content in (s.response, s.baseline) if content is not None]
         num_records = len(samples) * (len(samples) if self.spec.method == "round_robin" else 2)
         return sum(map(_estimate_bytes, contents)) + BYTES_PER_RECORD * num_records

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import math
 import os
+import reprlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 from flex_judge.judges.errors import UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
+from flex_judge.judges.validation.floats import convert_to_float, read_optional_float, require_finite_float
 from flex_judge.reward.types import Reward
 
 MAX_UNSCORED_CALLS, MIN_UNSCORED_COMPLETIONS = 5, 20
@@ -92,6 +96,8 @@ def compute_mean(values: Iterable[float | None]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
+logger = logging.getLogger(__name__)
+_warned_functions: set[str] = set()
 _LOCK = threading.Lock()
 _names: list[str] = []
 
@@ -138,16 +144,22 @@ ExtraRewards = Sequence[tuple[Callable[..., Any], float]]
 
 
 def check_extra_rewards(extra_rewards: ExtraRewards) -> list[tuple[Callable[..., Any], float]]:
-    """Check that each entry is a pair of a function and a number.
+    """Check that each entry is a pair of a function and a finite number.
+
+    Returns:
+        The pairs, with the weights as floats.
 
     Raises:
         UsageError: an entry is something else.
     """
-    pairs = list(extra_rewards)
-    for pair in pairs:
-        is_pair = isinstance(pair, tuple | list) and len(pair) == 2
-        if not is_pair or not callable(pair[0]) or isinstance(pair[1], bool) or not isinstance(pair[1], int | float):
+    pairs = []
+    for pair in extra_rewards:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not callable(pair[0]):
             raise UsageError(f"extra_rewards: expected pairs of a reward function and its weight, got {pair!r}")
+        function, weight = pair
+        pairs.append(
+            (function, require_finite_float(weight, f"extra_rewards: weight of {get_function_name(function)}"))
+        )
     return pairs
 
 
@@ -157,23 +169,66 @@ def get_function_name(function: Callable[..., Any]) -> str:
 
 
 def call_reward(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[float | None]:
-    """Call a synchronous reward function.
+    """Call a synchronous reward function, and check its values, see `check_values`.
 
     Raises:
-        UsageError: the function is asynchronous.
+        UsageError: the function is asynchronous, or a value is not a finite number.
     """
     values = function(*args, **kwargs)
     if inspect.isawaitable(values):
         if inspect.iscoroutine(values):
             values.close()  # avoids Python's warning about a coroutine that was never awaited
         raise UsageError(f"extra_rewards: {get_function_name(function)} has to be awaited; use AsyncJudgeReward")
-    return list(values)
+    return check_values(function, values)
 
 
 async def acall_reward(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[float | None]:
-    """Call a synchronous or asynchronous reward function."""
+    """Call a synchronous or asynchronous reward function, and check its values, see `check_values`."""
     values = function(*args, **kwargs)
-    return list(await values if inspect.isawaitable(values) else values)
+    return check_values(function, await values if inspect.isawaitable(values) else values)
+
+
+def check_values(function: Callable[..., Any], values: Any) -> list[float | None]:
+    """Convert the values of another reward function to plain floats.
+
+    None and NaN mean that the function does not apply to a completion, as in TRL. The first NaN of a function is
+    logged.
+
+    Raises:
+        UsageError: the values are no sequence, or one of them is infinite or not a number; the message names the
+            function and the position.
+    """
+    name = get_function_name(function)
+    # A tensor without dimensions is iterable by its type only.
+    is_single = isinstance(values, str | bytes | Mapping) or getattr(values, "ndim", 1) == 0
+    if is_single or not isinstance(values, Iterable):
+        raise UsageError(f"extra_rewards: {name} returned {reprlib.repr(values)}; expected a list of numbers")
+    checked: list[float | None] = []
+    for i, value in enumerate(values):
+        try:
+            number = None if value is None else convert_to_float(value)
+        except UsageError as e:
+            raise UsageError(f"extra_rewards: value [{i}] of {name}: {e}; return a number or None") from e
+        if number is not None and math.isinf(number):
+            raise UsageError(
+                f"extra_rewards: value [{i}] of {name}: expected a finite number, got {number}; return None where the "
+                "function does not apply"
+            )
+        if number is not None and math.isnan(number):
+            _warn_of_nan(name, i)
+            number = None
+        checked.append(number)
+    return checked
+
+
+def _warn_of_nan(name: str, position: int) -> None:
+    if name not in _warned_functions:
+        _warned_functions.add(name)
+        logger.warning(
+            "extra_rewards: value [%d] of %s is NaN, which counts as None: the function does not apply to this "
+            "completion. Further cases are not reported",
+            *(position, name),
+        )
 
 
 def add_rewards(
@@ -181,7 +236,7 @@ def add_rewards(
 ) -> list[float | None]:
     """Add weighted extra rewards to the judge's rewards.
 
-    None from the judge stays None. None from an extra function means that it does not apply, and adds nothing.
+    None from the judge stays None. None or NaN from an extra function means that it does not apply, and adds nothing.
 
     Args:
         judged: the judge's reward of each completion.
@@ -189,16 +244,16 @@ def add_rewards(
         extra_values: the values of each extra function.
 
     Raises:
-        UsageError: a function returned a wrong number of values.
+        UsageError: a function returned a wrong number of values, or a value or a sum is not a finite number.
     """
-    for (function, _), values in zip(extra_rewards, extra_values, strict=True):
+    totals = [read_optional_float(value, f"reward of completion [{i}]") for i, value in enumerate(judged)]
+    for (function, weight), foreign_values in zip(extra_rewards, extra_values, strict=True):
+        name, values = get_function_name(function), check_values(function, foreign_values)
         if len(values) != len(judged):
-            name = get_function_name(function)
             raise UsageError(f"extra_rewards: {name} gave {len(values)} values for {len(judged)} completions")
-    totals: list[float | None] = list(judged)
-    for i, total in enumerate(totals):
-        if total is None:
-            continue
-        pairs = zip(extra_rewards, extra_values, strict=True)
-        totals[i] = total + sum(weight * (values[i] or 0.0) for (_, weight), values in pairs)
+        for i, (total, value) in enumerate(zip(totals, values, strict=True)):
+            if total is not None and value is not None:
+                totals[i] = require_finite_float(
+                    total + weight * value, f"extra_rewards: completion [{i}] with the value of {name}"
+                )
     return totals

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -16,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flex_judge.judges.errors import AccessError, RenderError, RequestTooLargeError, UsageError, to_one_line
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.reward.server.auth import check_api_key
 from flex_judge.reward.server.errors import FieldError, MissingMediaError, RetryLaterError
 from flex_judge.reward.server.gateway import Gateway
@@ -78,7 +78,7 @@ def build_json_response(
 
 def encode_json(content: Mapping[str, Any]) -> bytes:
     """Encode JSON in ASCII, because texts may contain lone surrogates, which UTF-8 cannot encode."""
-    return json.dumps(content, allow_nan=False).encode()
+    return dump_json(content, ascii_only=True).encode()
 
 
 def build_error_response(error: Exception) -> Response:

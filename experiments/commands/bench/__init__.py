@@ -6,7 +6,6 @@ Seeded simulations and one-off evidence are in `tests/perf` (`python -m tests.pe
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from flex_judge.experiments.commands.bench import prefix, routing, sampling, sca
 from flex_judge.experiments.commands.bench.result import BenchResult, print_result
 from flex_judge.experiments.common.console import reserve_stdout
 from flex_judge.experiments.common.flags import add_flags, load_config
+from flex_judge.judges.io.json_values import dump_json
 
 __all__ = ["BENCHES", "Bench", "BenchResult", "add_arguments", "main"]
 
@@ -82,7 +82,7 @@ def main(options: argparse.Namespace, benches: Mapping[str, Bench] = BENCHES) ->
     with reserve_stdout():
         result = bench.run(config)
     if options.json:
-        print(json.dumps(result.to_json(), allow_nan=False))
+        print(dump_json(result.to_json(), ascii_only=True))
     else:
         print_result(result)
     return 0 if result.met else 1

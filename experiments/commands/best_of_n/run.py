@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from flex_judge.alignment.tasks.arithmetic import is_correct_answer
 from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
 from flex_judge.experiments.common.data_runs.run import complete_run
 from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import read_rows, write_text
 
 TABLES = ("best_of_n", "judgments")
@@ -110,7 +110,7 @@ def write_summary(folder: RunFolder, report: ShardReport, answer_column: str | N
         **({"notes": dict(notes)} if notes else {}),
         "seconds": {**folder.seconds, "total": folder.total_seconds},
     }
-    write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_text(folder.path / "summary.json", dump_json(summary, indent=2) + "\n")
     return summary
 
 

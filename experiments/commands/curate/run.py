@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +38,7 @@ from flex_judge.experiments.commands.judge.run import check_judge, judge_rows
 from flex_judge.experiments.common.console import build_progress, redirect_libraries
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import Journal, write_lines, write_text
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.rubrics import load_rubric
@@ -103,7 +103,7 @@ def main(config: CurateRun, file: str | None) -> dict[str, Any]:
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_text(out / "README.md", render_card(summary))
-        write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_text(out / "summary.json", dump_json(summary, indent=2) + "\n")
         return summary
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -16,6 +15,7 @@ from flex_judge.alignment.tasks.arithmetic import is_correct_answer
 from flex_judge.experiments.commands.demo.shared import JudgmentStore, SampleStore
 from flex_judge.experiments.commands.report.run import write_demo_report
 from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_rows, write_text
 
 
@@ -58,7 +58,7 @@ def write_results(
         "cached_tokens": sum(row["usage"]["cached_tokens"] for row in judgment_rows),
         "seconds": {**run.seconds, "total": run.total_seconds},
     }
-    write_text(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_text(run.path / "summary.json", dump_json(summary, indent=2) + "\n")
     write_demo_report(run.path)
     return summary
 

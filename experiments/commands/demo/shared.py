@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from flex_judge.alignment.data.rows import PromptRow, read_response, response_to_json
+from flex_judge.alignment.data.texts import make_equality_key
 from flex_judge.alignment.policies.base import Completion, Policy
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines.base import Sampling
@@ -44,10 +45,11 @@ class SampleStore:
         self._policy, self._advance = policy, advance
 
     def find_copies(self, id: str) -> list[str]:
-        """Find the other samples of the same prompt with the same text."""
+        """Find the other samples of the same prompt that a reader cannot tell apart from a sample."""
         rows, prompt = self.journal.rows, id.rpartition("/")[0]
         sample_ids = [f"{prompt}/{k}" for k in range(self._count)]
-        return [copy for copy in sample_ids if copy != id and rows[copy]["text"] == rows[id]["text"]]
+        key = make_equality_key(rows[id]["text"])
+        return [copy for copy in sample_ids if copy != id and make_equality_key(rows[copy]["text"]) == key]
 
     async def sample(
         self, prompt: Sequence[Message], sampling: Sampling, sample_indices: Sequence[int]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
+
+from flex_judge.judges.io.json_values import dump_json
 
 if TYPE_CHECKING:
     from flex_judge.experiments.commands.doctor.run import Check
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def print_json(checks: Sequence[Check], obstacles: Sequence[str]) -> None:
     """Print the checks, and whether the demo can run, as one JSON object."""
-    print(json.dumps({"ok": not obstacles, "checks": [asdict(check) for check in checks]}, indent=2))
+    print(dump_json({"ok": not obstacles, "checks": [asdict(check) for check in checks]}, indent=2, ascii_only=True))
 
 
 def print_checks(checks: Sequence[Check], obstacles: Sequence[str], demo_command: str) -> None:

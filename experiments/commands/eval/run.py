@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import platform
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +27,7 @@ from flex_judge.experiments.common.console import build_progress, redirect_libra
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import Journal, write_rows, write_text
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment, Status
@@ -139,7 +139,7 @@ def _write_results(
     summary = build_summary(benchmark, config, data, outcomes, folder.path)
     summary["seconds"] = {**folder.seconds, "total": folder.total_seconds}
     write_rows(folder.path / ITEMS, [build_item_row(benchmark, outcome) for outcome in outcomes])
-    write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_text(folder.path / "summary.json", dump_json(summary, indent=2) + "\n")
     write_benchmark_page(folder.path)
     return summary
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from flex_judge.alignment.reporting.model import RULE, Cell, Table, TableRow, as
 from flex_judge.experiments.benchmarks.scoring import PUBLISHED_SUFFIX
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
+from flex_judge.judges.io.json_values import dump_json
 
 METRIC_TITLES = {
     "agreement": "agreement",
@@ -55,7 +55,7 @@ OUR_PROMPTS = "Our prompts are in this project's own wording; published judges w
 def print_json(summary: Mapping[str, Any]) -> None:
     """Print the summary as one line of JSON, without the texts of the worst items."""
     tasks = {name: {k: v for k, v in task.items() if k != "worst"} for name, task in summary["tasks"].items()}
-    print(json.dumps({**summary, "tasks": tasks}))
+    print(dump_json({**summary, "tasks": tasks}, ascii_only=True))
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from flex_judge.experiments.common.reporting.terminal import escape_control_char
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_comparisons
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.judgments import Judgment, Verdict
 from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Modality
@@ -71,7 +71,7 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
         raise UsageError(*result.errors.values())
     if options.json or (options.file is not None and not config.out):
         for judgment in result.judgments:
-            print(json.dumps(judgment.to_json()))
+            print(dump_json(judgment.to_json(), ascii_only=True))
     elif options.file is None:
         print_judgment(comparison, result.judgments[0])
     if options.file is not None:

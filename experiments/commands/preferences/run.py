@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from flex_judge.alignment.preferences.stats import CardStats
 from flex_judge.alignment.tasks.arithmetic import is_correct_answer
 from flex_judge.experiments.commands.preferences.config import PreferenceRun
 from flex_judge.experiments.common.data_runs.run import CompletedRun, complete_run
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_lines, write_text
 from flex_judge.judges.rubrics import load_rubric
 
@@ -80,7 +80,7 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
             **({"notes": dict(stats.notes)} if stats.notes else {}),
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
-        write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_text(folder.path / "summary.json", dump_json(summary, indent=2) + "\n")
         return summary
 
 

@@ -28,6 +28,7 @@ from flex_judge.experiments.common.training.flags import TrainingFlags
 from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
 from flex_judge.experiments.common.training.settings import build_identity, collect_trl_settings
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_lines, write_text
 from flex_judge.judges.protocol.rendering import Renderer
 
@@ -166,7 +167,7 @@ class JudgeTraining(TrainingRun):
             "trl": collect_trl_settings(self.flags),
             "seconds": {"total": self.folder.total_seconds},
         }
-        write_text(self.folder.path / SUMMARY, json.dumps(summary, indent=2, default=str) + "\n")
+        write_text(self.folder.path / SUMMARY, dump_json(summary, indent=2, default=str) + "\n")
         write_card(self.out, summary)
         return summary
 

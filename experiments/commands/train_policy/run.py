@@ -43,6 +43,7 @@ from flex_judge.experiments.common.training.flags import TrainingFlags
 from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
 from flex_judge.experiments.common.training.settings import build_identity, collect_trl_settings
 from flex_judge.judges.errors import EngineLostError, UsageError
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import read_rows, write_text
 from flex_judge.judges.models import check_model
 from flex_judge.reward.client.api_key import read_key
@@ -243,7 +244,7 @@ class PolicyTraining(TrainingRun):
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_card(self.out, summary)
-        write_text(folder.path / SUMMARY, json.dumps(summary, indent=2, default=str) + "\n")
+        write_text(folder.path / SUMMARY, dump_json(summary, indent=2, default=str) + "\n")
         return summary
 
 

@@ -6,7 +6,6 @@ voting and budget forcing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from flex_judge.experiments.studies.arithmetic_loop.judge import (
 )
 from flex_judge.experiments.studies.arithmetic_loop.questions import collect_calculations
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.protocol.settings import JudgeSettings
 
@@ -125,7 +125,7 @@ def main(config: EmbeddedJudgeRun) -> dict[str, Any]:
             )
             rows.append({"name": variant.name, **results.to_json()})
         summary = {**folder.settings, "variants": rows}
-        write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_text(out / "summary.json", dump_json(summary, indent=2) + "\n")
         write_text(out / "table.md", render_table(summary))
         return summary
 

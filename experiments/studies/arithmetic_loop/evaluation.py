@@ -10,8 +10,8 @@ from typing import Any
 
 from flex_judge.alignment.curation.rows import ReferenceRow
 from flex_judge.alignment.curation.task_rows import build_task_rows
+from flex_judge.alignment.data.normal_forms import fold_text
 from flex_judge.alignment.data.sources import open_source
-from flex_judge.alignment.data.texts import normalise_text
 from flex_judge.alignment.judge_training.evaluation import (
     HeldOutComparison,
     JudgeMetrics,
@@ -62,7 +62,7 @@ class EvaluationSet:
         singles = []
         for row in read_rows(samples, ["id", "prompt", "responses", "kept"]):
             # A policy often repeats an answer; each distinct one is judged once.
-            distinct = {normalise_text(answer): answer for answer in row["responses"] if answer.strip()}
+            distinct = {fold_text(answer): answer for answer in row["responses"] if answer.strip()}
             for k, answer in enumerate(distinct.values()):
                 score = RIGHT_SCORE if is_correct_answer(answer, row["kept"]["answer"]) else WRONG_SCORE
                 singles.append(make_comparison(f"{row['id']}/{k}", row["prompt"][0]["content"], [answer], [score]))

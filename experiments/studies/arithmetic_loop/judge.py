@@ -7,7 +7,6 @@ policy's own.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
@@ -42,6 +41,7 @@ from flex_judge.experiments.studies.arithmetic_loop.questions import (
 from flex_judge.experiments.studies.arithmetic_loop.samples import MAX_MODEL_LEN, sample_answers, track_engine_progress
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment
@@ -106,7 +106,7 @@ def main(config: EmbeddedJudgeRun) -> dict[str, Any]:
             "judge": result.judge.to_json(),
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
-        write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_text(folder.path / "summary.json", dump_json(summary, indent=2) + "\n")
         write_card(result.adapter, summary)
         return summary
 

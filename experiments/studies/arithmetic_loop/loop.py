@@ -38,6 +38,7 @@ from flex_judge.experiments.studies.arithmetic_loop.questions import (
 )
 from flex_judge.experiments.studies.arithmetic_loop.samples import sample_answers, track_engine_progress
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.models import ADAPTER_FILES, check_model
 from flex_judge.judges.models.embedded import BASE, JUDGE
@@ -123,7 +124,7 @@ def main(config: ClosedLoopRun) -> dict[str, Any]:
             "prompts_taught": _count_taught_prompts(config, judge_run) if config.judge in (None, JUDGE) else None,
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
-        write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_text(out / "summary.json", dump_json(summary, indent=2) + "\n")
         write_page(out, summary)
         return summary
 

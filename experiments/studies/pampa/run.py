@@ -35,6 +35,7 @@ from flex_judge.experiments.studies.pampa.table import (
 from flex_judge.experiments.studies.pampa.task import HIGH
 from flex_judge.judges.engines.base import EngineConfig, Sampling
 from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import read_rows, write_rows, write_text
 from flex_judge.judges.models import ADAPTER_FILES, MOL_LLAMA, check_model, read_model_type
 
@@ -112,7 +113,7 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
             "dpo": dpo,
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
-        write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_text(folder.path / "summary.json", dump_json(summary, indent=2) + "\n")
         write_page(folder.path, summary)
         return summary
 

@@ -214,6 +214,21 @@ async def test_raises_errors_of_the_judge_unchanged(method: str) -> None:
         await run_selection(make_answers(1, 2, 3), method, ask)
 
 
+@pytest.mark.parametrize("method", POINTWISE_METHODS)
+async def test_answers_that_look_the_same_are_judged_once_whatever_their_order(method: str) -> None:
+    responses = ["worth 9", "\u200bworth 9", "worth 2", "worth 9 \n"]
+    judged = set()
+    for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)):
+        ask = RecordingJudge()
+        selection = await run_selection([responses[i] for i in order], method, ask)
+        texts = {content_to_text(comparison.responses[0]) for comparison in ask.comparisons}
+        assert len(texts) == 2
+        judged |= texts
+        assert selection.tied == 1
+        assert selection.scores == tuple(2 if i == 2 else 9 for i in order)
+    assert len(judged) == 2
+
+
 answers = st.lists(st.sampled_from([*make_answers(1, 2, 3, 9), "mumble", "mumble too"]), min_size=2, max_size=7)
 
 

@@ -151,6 +151,16 @@ def test_missing_content_is_an_empty_completion(server: FakeServer, policy: Open
     assert asyncio.run(policy.sample(PROMPT, WARM, [0])) == [Completion("", 0, False)]
 
 
+@pytest.mark.parametrize("tokens", ["NaN", "Infinity", "1e999", "-5", '"many"', "[3]", "true", "null"])
+def test_token_count_that_is_no_number_costs_no_completion(
+    server: FakeServer, policy: OpenAIPolicy, tokens: str
+) -> None:
+    choice = '{"message": {"content": "red"}, "finish_reason": "stop"}'
+    body = f'{{"choices": [{choice}], "usage": {{"completion_tokens": {tokens}}}}}'
+    server.script.append(Response(body, media_type="application/json"))
+    assert asyncio.run(policy.sample(PROMPT, WARM, [0])) == [Completion("red", 0, False)]
+
+
 def test_sends_images_as_data_uris_and_molecules_as_text(server: FakeServer, policy: OpenAIPolicy) -> None:
     pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     files = []

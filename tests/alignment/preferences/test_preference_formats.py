@@ -95,6 +95,16 @@ def test_kto_has_one_row_per_unambiguous_answer() -> None:
     assert not {"chosen", "rejected"} & rows[0].keys()
 
 
+def test_kto_never_labels_one_answer_true_and_false() -> None:
+    texts = ("It is −3.", "It is 4.", "It is 5.", "It  is\u00a0-3.\n")
+    best, low, high, copy = (Side(i, text, 9 - i, None, "") for i, text in enumerate(texts))
+    pairs = [replace(make_pair(make_prompt("What?")), chosen=a, rejected=b) for a, b in ((best, low), (high, copy))]
+    rows = FORMATS["kto"].make_rows(pairs)
+    assert [(r["completion"][0]["content"], r["label"]) for r in rows] == [("It is 4.", False), ("It is 5.", True)]
+    copies = [replace(pairs[0], chosen=side) for side in (best, copy)]
+    assert [r["label"] for r in FORMATS["kto"].make_rows(copies)] == [True, False]
+
+
 def test_reward_rows_are_conversations_without_a_margin_column() -> None:
     (row,) = FORMATS["reward"].make_rows([make_pair(make_prompt("What?"))])
     assert [m["role"] for m in row["chosen"]] == ["system", "user", "assistant"]

@@ -68,7 +68,11 @@ def test_judges_each_distinct_non_empty_answer_once(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("responses", "reason"), [((), "empty"), (("5",), "empty"), (("5", " "), "empty"), (("5", "5 "), "equal_text")]
+    ("responses", "reason"),
+    [
+        *(((), "empty"), (("5",), "empty"), (("5", " "), "empty"), (("5", "\u200b"), "empty")),
+        *((("5", "5 "), "equal_text"), (("−5 m", "-5\u00a0m\r\n"), "equal_text")),
+    ],
 )
 @pytest.mark.parametrize("name", POINTWISE_RULES)
 def test_judges_nothing_if_no_pair_is_possible(name: str, responses: tuple[str, ...], reason: str) -> None:
@@ -274,7 +278,9 @@ def test_checks_temperatures_before_sampling() -> None:
         make_rule(RuleSpec("highest_lowest")).check_temperatures([1.0])
 
 
-@pytest.mark.parametrize(("answers", "reason"), [(("a", "a "), "equal_text"), (("a", ""), "empty")])
+@pytest.mark.parametrize(
+    ("answers", "reason"), [(("a", "a "), "equal_text"), (("a b", "a\u00a0 b"), "equal_text"), (("a", ""), "empty")]
+)
 def test_two_temperatures_judges_nothing_if_the_answers_are_equal(answers: tuple[str, str], reason: str) -> None:
     rule, prompt = make_rule(RuleSpec("two_temperatures")), make_sampled(*answers, temperatures=[LOW, HIGH])
     assert rule.make_comparisons(prompt, "general") == []

@@ -116,7 +116,7 @@ def test_read_object_reads_a_whole_file(path: Path) -> None:
 def test_row_that_cannot_be_serialized_leaves_the_journal_unchanged(path: Path) -> None:
     with Journal(path) as journal:
         journal.append(row("a"))
-        with pytest.raises(TypeError):
+        with pytest.raises(UsageError, match="value: cannot be written as JSON: it is <object"):
             journal.append(row("b", value=object()))
         assert list(journal.rows) == ["a"]
         journal.append(row("c"))

@@ -171,6 +171,31 @@ def test_reports_another_kind_of_server(service: FakeService) -> None:
         make_client(service).rewards_sync([make_sample("Question?", "four")])
 
 
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (
+            '{"rewards": [{"status": "ok", "value": NaN, "group": {"size": 1, "wanted": null}, "usage": {}}]}',
+            "value: exp",
+        ),
+        (
+            '{"rewards": [{"status": "ok", "value": "5", "group": {"size": 1, "wanted": null}, "usage": {}}]}',
+            "value: exp",
+        ),
+        ('{"rewards": [{"status": "ok", "value": 5}]}', "expected the fields of this version"),
+        ('{"rewards": [{"status": "splendid", "score": 5}]}', "expected the fields of this version"),
+        ('{"rewards": [5]}', "expected 1 rewards from /v1/rewards"),
+    ],
+)
+def test_rejects_rewards_that_are_not_finite_numbers(service: FakeService, body: str, problem: str) -> None:
+    async def send(request: Request) -> Response:
+        return Response(body, media_type="application/json")
+
+    service.script.append(send)
+    with pytest.raises(UsageError, match=f"{service.url}: .*{problem}.*client and service must have the same version"):
+        make_client(service).rewards_sync([make_sample("Question?", "four")])
+
+
 def test_sends_the_key_with_every_request(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEX_JUDGE_API_KEY", "from-the-environment\n")
     make_client(service).rewards_sync([make_sample("Question?", "four")])
