@@ -29,12 +29,6 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.paths import make_folder_opener
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.models.checkpoints import open_checkpoint
-from flex_judge.judges.protocol.chats import (
-    find_template_problem,
-    write_conversation_as_text,
-    write_tools_as_text,
-)
-from flex_judge.judges.protocol.rendering import Renderer
 from flex_judge.judges.types import Response, Trajectory
 
 if TYPE_CHECKING:
@@ -87,6 +81,14 @@ def write_tools_for_policy(data: PolicyTrainingData, policy: str, trainer_takes_
         policy: Policy to be trained.
         trainer_takes_tools: Whether the trainer reads definitions of tools from the column `tools`.
     """
+    # Imported here, because only rows with tools need the renderer and its models.
+    from flex_judge.judges.protocol.chats import (
+        find_template_problem,
+        write_conversation_as_text,
+        write_tools_as_text,
+    )
+    from flex_judge.judges.protocol.rendering import Renderer
+
     if not has_tool_rows(data.rows):
         return data
     renderer = Renderer(open_checkpoint(policy).tokenizer)

@@ -187,9 +187,8 @@ class Connection:
 
         backoff, problem = Backoff(self._retry_s, MAX_RETRY_S), ""
         while True:
-            if isinstance(body, bytes):
-                content = body
-            else:  # the remaining time shrinks with every try
+            content = body if isinstance(body, bytes) else b""
+            if not isinstance(body, bytes):  # the remaining time shrinks with every try
                 request = body | {"deadline_s": _compute_server_deadline(deadline)}
                 content = dump_json(request, ascii_only=True, non_finite_as_null=False).encode()
             retry_after_s = 0.0
