@@ -94,6 +94,10 @@ def load_file(path: Path, columns: Collection[str]) -> tuple[Any, list[str]]:
     return table, problems
 
 
+MEDIA_FEATURES = ("Image", "Audio", "Video", "Pdf", "Nifti")
+"""Features of `datasets` whose values are files."""
+
+
 def disable_decoding(rows: Any) -> Any:
     """Make the rows of a data set return media as stored, `{"bytes", "path"}`, instead of decoded.
 
@@ -113,7 +117,8 @@ def _disable_feature(feature: Any) -> Any:
         return {name: _disable_feature(inner) for name, inner in feature.items()}
     if isinstance(feature, list):
         return [_disable_feature(inner) for inner in feature]
-    changes = {"decode": False} if hasattr(feature, "decode") else {}
+    # Features such as Json are decoded as well, but hold no media.
+    changes = {"decode": False} if type(feature).__name__ in MEDIA_FEATURES else {}
     if hasattr(feature, "feature"):
         changes["feature"] = _disable_feature(feature.feature)
     changed = copy.copy(feature) if changes else feature

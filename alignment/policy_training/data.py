@@ -124,7 +124,7 @@ def _read_preferences(text: str) -> tuple[Any, list[str]]:
     elif Path(text).is_dir():
         rows = load_split(text, text)
     elif Path(text).is_file() and get_format_suffix(Path(text)) in (".jsonl", ".json", ".parquet"):
-        rows, problems = load_file(Path(text), (*PROMPT_COLUMNS, *ANSWER_COLUMNS, "provenance"))
+        rows, problems = load_file(Path(text), ("prompt", *PROMPT_COLUMNS, *ANSWER_COLUMNS, "provenance"))
     else:
         raise UsageError(
             f"{text}: no such preference data; expected the folder of a `flex-judge preferences` run, a .jsonl, "

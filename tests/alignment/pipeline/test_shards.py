@@ -143,7 +143,7 @@ async def test_rows_that_cannot_be_read_are_recorded_once_and_a_rerun_has_nothin
     job = replace(make_job(tmp_path, FakePlan({})), source=open_source(str(file)))
     assert (len(job.source), job.shard_count) == (10, 3)
     total = sum_reports(await run_shards(job))
-    assert (total.rows, total.done, total.failed) == (10, 9, {"bad row": 1})
+    assert (total.rows, total.done, total.failed) == (10, 9, {"invalid_input": 1})
     (problem,) = [row["problem"] for row in ShardFolder(job.folder).read_table_rows("failed", range(3))]
     assert problem.startswith((f"rows{suffix}, row 3", f"rows{suffix}, line 3"))
     again = replace(job, source=open_source(str(file)))

@@ -336,11 +336,13 @@ def test_rows_that_cannot_be_read_are_failed_rows_and_the_others_are_judged(
     for status, flags in ((1, ["--max-failures", "2"]), (0, ["--max-failures", "3"])):
         run = Run(capfd, name, "--out", "o.jsonl", *flags)
         assert run.status == status
-        assert [row["id"] for row in read_rows("o.jsonl")] == ["sum", "fact", "odd"]
+        judgments = read_rows("o.jsonl")
+        assert [row["id"] for row in judgments if row["status"] == "ok"] == ["sum", "fact", "odd"]
+        assert (len(judgments), [row["status"] for row in judgments].count("invalid_input")) == (6, 3)
         assert re.search(rf"not judged: {name}, (row|line) 2[:,] ", run.err)
         assert f"not judged: {name}, row 5: field 'responses' is missing" in run.err
         assert f"not judged: {name}, row 6, field 'id': 'sum' is also the id of {name}, row 1" in run.err
-        assert "3 of 6 comparisons scored: 3 not judged" in run.err
+        assert "3 of 6 comparisons scored: 3 invalid_input" in run.err
     assert "reused from earlier runs: 3 judgments" in run.err  # of the second run, which resumed the first one
 
 

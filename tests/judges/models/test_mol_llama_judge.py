@@ -11,9 +11,9 @@ import mol_llama as tiny
 import pytest
 
 from flex_judge.alignment.policies.engine import EnginePolicy
-from flex_judge.judges import Comparison, FlexJudge, JudgeSettings
+from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Status
 from flex_judge.judges.engines import EngineConfig, Sampling, load_engine
-from flex_judge.judges.errors import EngineUnavailableError, UsageError
+from flex_judge.judges.errors import EngineUnavailableError
 from flex_judge.judges.media.opening import make_molecule
 from flex_judge.judges.protocol.prompts import build_judge_turns
 from flex_judge.judges.rubrics import load_rubric
@@ -94,11 +94,10 @@ def test_votes_orders_and_ledger_work_with_molecules(folder: Path, tmp_path: Pat
 
 
 def test_invalid_smiles_is_named_and_does_not_block_others(judge: FlexJudge) -> None:
-    stream = judge.stream([make_comparison("C1CC", id="bad"), make_comparison(tiny.WATER, id="good")])
-    judgments = [next(stream)]
-    with pytest.raises(UsageError, match="comparison 'bad': molecule C1CC: RDKit cannot parse it"):
-        next(stream)
-    assert [(j.id, j.scores is not None) for j in judgments] == [("good", True)]
+    bad, good = judge.judge([make_comparison("C1CC", id="bad"), make_comparison(tiny.WATER, id="good")])
+    assert bad.status == Status.INVALID_INPUT
+    assert "molecule C1CC: RDKit cannot parse it" in bad.votes[0].detail
+    assert good.scores is not None
 
 
 def test_placeholder_in_user_text_is_plain_text(judge: FlexJudge) -> None:
