@@ -122,6 +122,30 @@ def test_judges_a_vision_policy_with_its_images(service: ServedJudge, engine: Sc
     assert len([path for method, path in service.requests if method == "PUT"]) == 4
 
 
+def test_grpo_goes_on_after_a_picture_that_the_judge_cannot_take(
+    service: ServedJudge, engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    noise = np.random.default_rng(1).integers(0, 256, (3, 28, 56, 3), dtype=np.uint8)
+    impossible = Image.new("I", (56, 28))  # 32 bits a pixel: the policy's processor converts it, the judge refuses it
+    question = [{"role": "user", "content": "What is this?"}]
+    images = [*(Image.fromarray(pixels) for pixels in noise), impossible]
+    trainer = GRPOTrainer(
+        model=str(tiny_qwen_vl(tmp_path / "policy")),
+        reward_funcs=JudgeReward(service.url),
+        args=GRPOConfig(**GROUP | {"num_generations": 2}, **two_steps(tmp_path)),
+        train_dataset=Dataset.from_dict({"prompt": [question] * 4, "image": images}),
+    )
+    trainer.train()
+    shares = logged(trainer, "judge/status_invalid_input")
+    assert sorted(shares) == pytest.approx([0.0, 0.5])  # two of the four completions in one of the two steps
+    assert logged(trainer, "judge/scored") == pytest.approx([1 - share for share in shares])
+    assert all(map(math.isfinite, logged(trainer, "loss")))
+    assert len({media[0].digest for media in engine.media}) == 3
+
+
 def test_grpo_leaves_out_completions_without_a_verdict(policy: str, tmp_path: Path) -> None:
     import pyarrow.parquet
     from trl import GRPOConfig, GRPOTrainer
