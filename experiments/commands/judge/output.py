@@ -65,7 +65,7 @@ class JudgmentFile:
 
 
 @contextmanager
-def open_judgment_file(path: Path, ids: Collection[str]) -> Iterator[JudgmentFile]:
+def open_judgment_file(path: Path, ids: Collection[str], num_unreadable: int = 0) -> Iterator[JudgmentFile]:
     """Open and lock the file of a run's judgments.
 
     Judgments are appended to the file itself. Parquet can only be written as a whole, so for Parquet they are appended
@@ -74,6 +74,8 @@ def open_judgment_file(path: Path, ids: Collection[str]) -> Iterator[JudgmentFil
     Args:
         path: A `.jsonl` or `.parquet` file; created with its folder if it does not exist.
         ids: Ids of all comparisons of the run.
+        num_unreadable: Number of rows of the run whose own id may not be readable. So many judgments of unknown ids are
+            accepted, and left out of the finished file.
 
     Yields:
         The open file.
@@ -85,12 +87,12 @@ def open_judgment_file(path: Path, ids: Collection[str]) -> Iterator[JudgmentFil
     if path.suffix not in ENDINGS:
         raise UsageError(f"--out {path}: expected a file that ends in {' or '.join(ENDINGS)}")
     journal_path = path.with_name(path.name + ".jsonl") if path.suffix == ".parquet" else path
-    finished_rows = _read_finished_rows(path, ids) if path != journal_path and path.exists() else {}
+    finished_rows = _read_finished_rows(path, ids, num_unreadable) if path != journal_path and path.exists() else {}
     with _lock_file(journal_path):
         try:
             _check_first_line(journal_path)
             with Journal(journal_path) as journal:
-                _check_rows(journal_path, journal.rows, ids)
+                _check_rows(journal_path, journal.rows, ids, num_unreadable)
                 # A journal next to a finished Parquet file is newer than the file.
                 journal.rows = finished_rows | journal.rows
                 yield JudgmentFile(path, journal)
@@ -120,13 +122,13 @@ def _lock_file(path: Path) -> Iterator[None]:
         yield
 
 
-def _read_finished_rows(path: Path, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+def _read_finished_rows(path: Path, ids: Collection[str], num_unreadable: int) -> dict[str, dict[str, Any]]:
     """Read the judgments of a finished file, by id."""
     table = [row for _, row in require_rows(read_table(path))]
     if any(not isinstance(row.get("id"), str) for row in table):
         raise _make_foreign_file_error(path)
     rows = {row["id"]: dict(row) for row in table}
-    _check_rows(path, rows, ids)
+    _check_rows(path, rows, ids, num_unreadable)
     return rows
 
 
@@ -150,12 +152,18 @@ def _check_first_line(path: Path) -> None:
         raise _make_foreign_file_error(path)
 
 
-def _check_rows(path: Path, rows: Mapping[str, Mapping[str, Any]], ids: Collection[str]) -> None:
+def _check_rows(path: Path, rows: Mapping[str, Mapping[str, Any]], ids: Collection[str], num_unreadable: int) -> None:
+    unknown_ids = []
     for row_id, row in rows.items():
         if not row.keys() >= _REQUIRED_KEYS or not isinstance(row["provenance"], dict):
             raise _make_foreign_file_error(path)
-        if row_id not in ids:
-            raise UsageError(f"{path}: holds a judgment of {row_id!r}, which is not in this run; choose another --out")
+        # A row that could not be read had its number as its id, and has its own id once it is mended.
+        if row_id not in ids and row["status"] != Status.INVALID_INPUT:
+            unknown_ids.append(row_id)
+    if len(unknown_ids) > num_unreadable:
+        raise UsageError(
+            f"{path}: holds a judgment of {unknown_ids[0]!r}, which is not in this run; choose another --out"
+        )
 
 
 def _make_foreign_file_error(path: Path) -> UsageError:

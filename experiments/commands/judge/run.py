@@ -254,7 +254,8 @@ class JudgeQueue:
 
 def _name_row(row: JudgeableRow, problem: str) -> str:
     """Start a problem with file, row and, if it starts with a field, this field."""
-    if problem.startswith(row.where):
+    file = row.where.rpartition(", ")[0]
+    if problem.startswith(row.where) or (file and problem.startswith(f"{file}, line ")):
         return problem
     match = _FIELD.match(problem)
     return f"{row.where}, field {match[1]!r}: {problem[match.end() :]}" if match else f"{row.where}: {problem}"

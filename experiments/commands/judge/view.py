@@ -17,7 +17,7 @@ from flex_judge.experiments.common.console import build_progress, redirect_libra
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.files import read_comparisons
+from flex_judge.judges.io.files import InvalidRow, read_comparisons
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.judgments import Judgment, Verdict
 from flex_judge.judges.media.opening import make_media
@@ -59,7 +59,9 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         output = None
         if config.out:
-            output = stack.enter_context(open_judgment_file(Path(config.out), {row.id for row in rows}))
+            num_unreadable = sum(isinstance(row, InvalidRow) for row in rows)
+            ids = {row.id for row in rows}
+            output = stack.enter_context(open_judgment_file(Path(config.out), ids, num_unreadable))
         # Library output goes to a log next to the output file, or nowhere, but never between the judgments.
         log = output.log_path if output else Path(stack.enter_context(TemporaryDirectory())) / "engine.log"
         stack.callback(_remove_if_empty, log)

@@ -346,6 +346,24 @@ def test_rows_that_cannot_be_read_are_failed_rows_and_the_others_are_judged(
     assert "reused from earlier runs: 3 judgments" in run.err  # of the second run, which resumed the first one
 
 
+def test_run_resumes_after_broken_rows_are_mended_and_others_break(capfd: pytest.CaptureFixture[str]) -> None:
+    texts = [json.dumps(row) for row in ROWS]
+    for broken, statuses in (
+        (1, {"sum": "ok", "2": "invalid_input", "fact": "ok"}),
+        (None, {"sum": "ok", "poem": "ok", "fact": "ok"}),
+        (0, {"1": "invalid_input", "poem": "ok", "fact": "ok"}),
+        (None, {"sum": "ok", "poem": "ok", "fact": "ok"}),
+    ):
+        Path("c.jsonl").write_text("\n".join("broken" if i == broken else text for i, text in enumerate(texts)))
+        run = Run(capfd, "c.jsonl", "--out", "o.jsonl")
+        assert run.status == (broken is not None)
+        judged = {row["id"]: row["status"] for row in read_rows("o.jsonl")}
+        assert {row_id: status for row_id, status in judged.items() if row_id != "odd"} == statuses
+    assert "not JSON" not in run.err
+    Path("c.jsonl").write_text(texts[0])
+    assert "holds a judgment of 'poem', which is not in this run" in Run(capfd, "c.jsonl", "--out", "o.jsonl").err
+
+
 @pytest.mark.parametrize(
     "content",
     [
