@@ -32,7 +32,7 @@ _FORCED_REASONS = {"budget": NO_END, "early_end": NO_END, "no_answer": NO_ANSWER
 
 @dataclass(frozen=True)
 class TeacherRow:
-    """Request for one teacher judgment of a row; implements `flex_judge.experiments.commands.judge.run.Row`."""
+    """Request for one teacher judgment of a row; a `JudgeableRow` of `flex_judge.experiments.commands.judge.run`."""
 
     reference: ReferenceRow
     sample_index: int

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flex_judge.alignment.data.numbers import read_number, write_number
 from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
 from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMNS, read_row_prompt
+from flex_judge.judges.conversations.parts import MARKS_PER_MOLECULE
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
@@ -28,8 +29,6 @@ FIELDS = ("prompt", "id", "images")
 MOLECULES = "molecules"
 """Column with SMILES strings, one for each molecule mark in the prompt."""
 _MOLECULE_MARKS = re.compile(f"((?:{re.escape(MOLECULE_MARK)})+)")
-TOKENS_PER_MOLECULE = 8
-"""Number of marks per molecule in data sets that were prepared for the query tokens of Mol-LLaMA."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def parse_prompt_row(
 def insert_molecules(prompt: Any, molecules: Any) -> Any:
     """Replace the molecule marks in a prompt by molecules.
 
-    A mark is `<mol>`, written once or TOKENS_PER_MOLECULE times in a row for each molecule.
+    A mark is `<mol>`, written once or MARKS_PER_MOLECULE times in a row for each molecule.
 
     Args:
         prompt: text or messages.
@@ -155,10 +154,10 @@ def insert_molecules(prompt: Any, molecules: Any) -> Any:
     texts = [_join_texts(message.get("content")) for message in messages]
     run_lengths = [len(run) // len(MOLECULE_MARK) for text in texts for run in _MOLECULE_MARKS.findall(text)]
     marks = sum(run_lengths)
-    marks_per_molecule = 1 if marks == len(molecules) else TOKENS_PER_MOLECULE
+    marks_per_molecule = 1 if marks == len(molecules) else MARKS_PER_MOLECULE
     if marks != len(molecules) * marks_per_molecule or any(length % marks_per_molecule for length in run_lengths):
         raise UsageError(
-            f"{MOLECULE_MARK} occurs {marks} times; expected 1 or {TOKENS_PER_MOLECULE} for each of "
+            f"{MOLECULE_MARK} occurs {marks} times; expected 1 or {MARKS_PER_MOLECULE} for each of "
             f"{len(molecules)} molecules"
         )
     if not molecules:

@@ -6,7 +6,6 @@ Invalid data is rejected with a one-line message that states what was expected.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
@@ -58,15 +57,12 @@ class Record:
         return value
 
     def get_response(self, *names: str) -> str:
-        """Return the response in the first field that has a value; a number, true or false as JSON spells it.
-
-        Releases hold answers to true-or-false tasks as `true`, and answers to sums as numbers.
+        """Return the answer in the first field that has a value, see `read_answer`; it must have one.
 
         Raises:
-            UsageError: No field has a value, or it is a list or an object.
+            UsageError: No field has a value, or it is not an answer.
         """
-        value = self.get(*names)
-        return json.dumps(value) if isinstance(value, bool | int | float) else self.get_text(*names)
+        return self._read_answer(names[0], self.require_value(*names))
 
     def get_answer(self, name: str) -> str:
         """Return an answer, see `read_answer`; one without a value is empty.

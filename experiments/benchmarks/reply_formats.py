@@ -26,8 +26,6 @@ OWN_FORMAT = "flex-judge"
 class ReplyFormat:
     """A format of verdicts."""
 
-    about: str
-    """Form of the verdict, for the documentation."""
     parse: Callable[[str], PairScores | str | None]
     """Parse the scores, or the option (`A>B`, `A=B=Bad`, `A=B`), from the text of a reply; None without a verdict."""
     has_scores: bool = False
@@ -193,24 +191,24 @@ def _parse_tag_pair(text: str) -> PairScores | None:
 
 
 REPLY_FORMATS: Mapping[str, ReplyFormat] = {
-    "judgelrm": ReplyFormat("two `<answer>` tags with a number each, on any scale", _parse_tag_pair, True),
-    "genai-bench": ReplyFormat("`[[A>B]]`, `[[B>A]]`, `[[A=B=Good]]`, `[[A=B=Bad]]`, `[[A=B]]`", parse_genai_option),
-    "arena-hard": ReplyFormat("`[[A>B]]`, `[[A>>B]]` or `[[A=B]]`; all written alike", parse_arena_hard),
-    "brackets": ReplyFormat("all forms of `mt-bench` and `arena-hard`; all must agree", parse_brackets),
-    "mt-bench": ReplyFormat("`[[A]]`, else `[[B]]`, else `[[C]]`, anywhere", parse_mt_bench),
-    "mt-bench-scores": ReplyFormat("`[[8, 6.5]]`", parse_mt_bench_scores, True),
-    "prometheus": ReplyFormat("`[RESULT] A` at the end of a line", parse_prometheus),
-    "atla": ReplyFormat("`**Result:** A`", parse_atla),
-    "auto-j": ReplyFormat("`final decision is Response 1`, `Response 2` or `Tie`; the last one", parse_auto_j),
-    "vl-rewardbench": ReplyFormat("`Overall Judgment: Answer 1 is better`; the last one", parse_vl_rewardbench),
-    "llmbar": ReplyFormat("a line that starts with `Output (a)`", parse_llmbar),
-    "llmbar-cot": ReplyFormat("`Output (a) is better.`", parse_llmbar_cot),
-    "output": ReplyFormat("`Output (a)` in the last sentence that names an output", parse_last_output),
-    "pandalm": ReplyFormat("`1`, `2` or `Tie` alone on the first line", parse_pandalm),
-    "judgelm": ReplyFormat("`8 9` alone on the first line, with one space or comma", parse_judgelm_line, True),
-    "scores": ReplyFormat("two scores alone on the first line, however separated", parse_score_line, True),
+    "judgelrm": ReplyFormat(_parse_tag_pair, has_scores=True),
+    "genai-bench": ReplyFormat(parse_genai_option),
+    "arena-hard": ReplyFormat(parse_arena_hard),
+    "brackets": ReplyFormat(parse_brackets),
+    "mt-bench": ReplyFormat(parse_mt_bench),
+    "mt-bench-scores": ReplyFormat(parse_mt_bench_scores, has_scores=True),
+    "prometheus": ReplyFormat(parse_prometheus),
+    "atla": ReplyFormat(parse_atla),
+    "auto-j": ReplyFormat(parse_auto_j),
+    "vl-rewardbench": ReplyFormat(parse_vl_rewardbench),
+    "llmbar": ReplyFormat(parse_llmbar),
+    "llmbar-cot": ReplyFormat(parse_llmbar_cot),
+    "output": ReplyFormat(parse_last_output),
+    "pandalm": ReplyFormat(parse_pandalm),
+    "judgelm": ReplyFormat(parse_judgelm_line, has_scores=True),
+    "scores": ReplyFormat(parse_score_line, has_scores=True),
 }
-"""Name -> format."""
+"""Name -> format. The guide `docs/guides/evaluate.md` describes each."""
 _COMMON = ("judgelrm", "brackets", "prometheus", "atla", "auto-j", "output")
 """Formats to try for most benchmarks; their verdicts cannot be mistaken for other text."""
 

@@ -118,11 +118,6 @@ def has_media(messages: Sequence[Message]) -> bool:
     return any(isinstance(part, Media) for message in messages for part in _split(message.content))
 
 
-def list_tools(messages: Sequence[Message]) -> tuple[str, ...]:
-    """List the tool definitions of a conversation, as JSON texts."""
-    return tuple(tool for message in messages for tool in message.tools)
-
-
 def add_tools(messages: Sequence[Message], tools: Sequence[str]) -> tuple[Message, ...]:
     """Add tool definitions to a conversation: to its system message, or to a new one without content."""
     if not tools:

@@ -227,11 +227,14 @@ def _fill_marks(
     mark = MARKS.get(modality)
     if mark is None or not media:  # Without media, a text may be about the mark: `<video>` is also an HTML tag.
         return media
-    marks = sum(len(mark.findall(part)) for parts in messages for part in parts if isinstance(part, str))
+    marks = _count_marks(messages, mark)
     if not marks:
         return media
     if modality == Modality.MOLECULE and marks == MARKS_PER_MOLECULE * len(media):
-        mark, marks = re.compile(f"(?:{mark.pattern}){{{MARKS_PER_MOLECULE}}}"), len(media)
+        run = re.compile(f"(?:{mark.pattern}){{{MARKS_PER_MOLECULE}}}")
+        # Marks that do not follow each other would leave a molecule without a place.
+        if _count_marks(messages, run) == len(media):
+            mark, marks = run, len(media)
     if marks != len(media):
         raise UsageError.at_field(
             field,
@@ -242,6 +245,10 @@ def _fill_marks(
     for parts in messages:
         parts[:] = [piece for part in parts for piece in _split_at_marks(part, mark, remaining)]
     return []
+
+
+def _count_marks(messages: list[list[str | Media | Pending]], mark: re.Pattern[str]) -> int:
+    return sum(len(mark.findall(part)) for parts in messages for part in parts if isinstance(part, str))
 
 
 def _split_at_marks(

@@ -88,7 +88,7 @@ def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -
 
     Args:
         path: a table, see `read_table`. A row has `prompt` (text or messages), `responses` (a list of texts or
-            messages) and optionally `id`, `rubric`, `view`, `tools`, `images`, `videos` and `audios`. Other columns are
+            messages) and optionally `id`, `rubric`, `view`, and PROMPT_COLUMNS (tools and media). Other columns are
             ignored. Relative media paths refer to the file's folder.
         rubric: rubric of rows that name none. Relative paths of rubric files refer to the working directory.
         view: what the judge sees of trajectories, in rows that name no view.
@@ -255,7 +255,7 @@ def _read_row(reader: ConversationReader, data: Mapping[str, Any]) -> tuple[tupl
 
 
 def _check_field_names(where: str, data: Mapping[str, Any]) -> None:
-    """Reject misspelled field names, and media columns that are not supported.
+    """Reject misspelled and missing field names.
 
     Data sets may have other columns, but a typo must not silently drop the images or the rubric.
     """

@@ -15,7 +15,6 @@ from typing import Any
 
 from flex_judge.judges.protocol.quoting import format_response_header
 from flex_judge.judges.protocol.sections import build_question_section, build_response_section
-from flex_judge.judges.protocol.sections import content_to_pieces as content_to_pieces
 from flex_judge.judges.protocol.turns import Span, Turn
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from flex_judge.judges.conversations.openai import content_to_openai, message_to_openai
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.types import Comparison, Content, Message, Response, Trajectory
+from flex_judge.judges.types import Comparison, Message, Response, Trajectory
 from flex_judge.reward.types import Reward, Sample
 
 Json = dict[str, Any]
@@ -66,36 +68,18 @@ def _encode_prompt(messages: tuple[Message, ...], media: dict[str, Media]) -> li
 def _encode_response(response: Response, media: dict[str, Media]) -> str | list[Json]:
     if isinstance(response, Trajectory):
         return [_encode_message(message, media) for message in response.messages]
-    return _encode_content(response, media)
+    return content_to_openai(response, partial(_encode_part, media=media))
 
 
 def _encode_message(message: Message, media: dict[str, Media]) -> Json:
-    row: Json = {"role": message.role, "content": _encode_content(message.content, media)}
-    calls = [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in message.tool_calls
-    ]
-    fields: Json = {
-        "name": message.name,
-        "tool_calls": calls,
-        "tool_call_id": message.tool_call_id,
-        "reasoning_content": message.reasoning,
-        "tools": list(message.tools),
-    }
-    return row | {name: value for name, value in fields.items() if value}
+    row = message_to_openai(message, partial(_encode_part, media=media))
+    # Definitions stay the text that they are, so that the service computes the same digest.
+    return {**row, "tools": list(message.tools)} if message.tools else row
 
 
-def _encode_content(content: Content, media: dict[str, Media]) -> str | list[Json]:
-    if isinstance(content, str):
-        return content
-    parts: list[Json] = []
-    for part in content:
-        if isinstance(part, str):
-            parts.append({"type": "text", "text": part})
-        else:
-            modality = str(part.modality)
-            parts.append({"type": modality, modality: _encode_media(part, media)})
-    return parts
+def _encode_part(medium: Media, media: dict[str, Media]) -> Json:
+    modality = str(medium.modality)
+    return {"type": modality, modality: _encode_media(medium, media)}
 
 
 def _encode_media(medium: Media, media: dict[str, Media]) -> str | Json:

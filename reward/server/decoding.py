@@ -48,8 +48,8 @@ def decode_comparison(row: Any, field: str, media: ResolveMedia) -> Comparison:
     """Decode a row of `comparisons`. Its rubric is not looked up.
 
     Args:
-        row: `{"prompt", "responses", "images"?, "videos"?, "audios"?, "tools"?, "view"?, "rubric"?, "id"?,
-            "sample_index"?}`.
+        row: `{"prompt", "responses", "view"?, "rubric"?, "id"?, "sample_index"?}` and PROMPT_COLUMNS (media and
+            tools), which are optional.
         field: field of the row in the request, for error messages.
         media: called for each media reference, in the order of the row.
 

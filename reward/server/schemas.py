@@ -85,8 +85,11 @@ MediaList = Annotated[
     list[MediaValue],
     Field(
         description="Media of the prompt. They fill its parts without a medium, or its marks such as <image>, or stand "
-        "before its last message."
+        "before the user's last message."
     ),
+]
+Molecules = Annotated[
+    list[str], Field(description="SMILES strings of the prompt's molecules, placed as other media; the mark is <mol>.")
 ]
 Tools = Annotated[
     Any, WithJsonSchema({"type": "array", "items": _OBJECT, "description": "Tools that the response could call."})
@@ -119,6 +122,7 @@ class ComparisonRow(StrictModel):
     images: MediaList = []
     videos: MediaList = []
     audios: MediaList = []
+    molecules: Molecules = []
     tools: Tools = None
     view: ViewName = "full"
     rubric: str = "general"
@@ -157,6 +161,7 @@ class SampleRow(StrictModel):
     images: MediaList = []
     videos: MediaList = []
     audios: MediaList = []
+    molecules: Molecules = []
     tools: Tools = None
     view: ViewName = "full"
 
@@ -199,8 +204,8 @@ class OpenRlhfRequest(BaseModel):
     """Prompt at the beginning of each query."""
     labels: list[Any] | None = None
     """One label per query. A JSON object, or its text, may hold `prompt` (text or messages that the judge sees instead
-    of the templated text), `images`, `videos`, `audios`, `tools`, `view`, `baseline`, `group` and `rubric`; other
-    labels and fields are ignored."""
+    of the templated text), `images`, `videos`, `audios`, `molecules`, `tools`, `view`, `baseline`, `group` and
+    `rubric`; other labels and fields are ignored."""
 
 
 class OpenRlhfResponse(BaseModel):

@@ -21,8 +21,8 @@ from flex_judge.experiments.common.flags import setting
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig, Generation, Sampling
 from flex_judge.judges.media.opening import make_molecule
-from flex_judge.judges.protocol.prompts import content_to_pieces
 from flex_judge.judges.protocol.rendering import RenderedPrompt, Renderer
+from flex_judge.judges.protocol.sections import content_to_pieces
 from flex_judge.judges.protocol.turns import Turn
 from flex_judge.judges.types import Message
 from flex_judge.judges.validation.classes import PositiveInt, settings_class

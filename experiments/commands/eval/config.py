@@ -47,14 +47,14 @@ class EvalRun(JudgeFlags):
     replay: str | None = setting(
         None,
         'Stored replies to score instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}, or '
-        "the files published with PandaLM, LLMBar and JudgeBench",
+        "the files published with PandaLM, JudgeLRM, LLMBar, JudgeBench, GenAI-Bench and others",
         metavar="FILE",
         group=_DATA,
     )
     replay_format: str | None = setting(
         None,
         f"Format of the verdicts in --replay: {OWN_FORMAT} or {', '.join(REPLY_FORMATS)} (default: {OWN_FORMAT}, then "
-        "the formats of the benchmark, in each reply)",
+        "the formats of the benchmark and common ones, in each reply)",
         metavar="NAME",
         group=_DATA,
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 INPUT_ERRORS = (UsageError, RenderError, MemoryError, RecursionError)
 """Types of errors that may concern one row, see `flex_judge.judges.errors.is_input_error`."""
-_FIELD = re.compile(r"((?:prompt|responses|images?|videos?|audios?|tools)(?:\[\d+\]|\.\w+)*): ")
+_FIELD = re.compile(r"((?:prompt|responses|images?|videos?|audios?|molecules?|tools)(?:\[\d+\]|\.\w+)*): ")
 """Field at the start of a judge's reason."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flex_judge.alignment.data.rows import MOLECULE_MARK
 from flex_judge.experiments.studies.pampa.table import (
     Molecule,
     MoleculeTable,
@@ -22,7 +23,6 @@ SUFFIX = ".json"
 TEST = "test"
 STYLE_NAMES = {"default": "default", "cot": "rationale", "task-info": "task_info"}
 """Prompt style -> its name in the file."""
-MOLECULE_MARK = "<mol>"
 EXPECTED = "expected pampa.json of Mol-LLaMA: an object with 'data_list', 'split' and 'prompts'"
 
 

@@ -19,8 +19,8 @@ from flex_judge.judges.concurrency import run_concurrently
 from flex_judge.judges.engines import Engine, EngineConfig, Sampling, load_engine
 from flex_judge.judges.errors import MediaError, RenderError, UsageError
 from flex_judge.judges.io.jsonl import read_rows, write_rows
-from flex_judge.judges.protocol.prompts import content_to_pieces
 from flex_judge.judges.protocol.rendering import Renderer
+from flex_judge.judges.protocol.sections import content_to_pieces
 from flex_judge.judges.protocol.turns import Turn
 from flex_judge.judges.types import Comparison, Message
 
