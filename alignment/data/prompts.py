@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.data.numbers import read_number, write_number
-from flex_judge.alignment.data.rows import MOLECULE_MARK, PromptRow
+from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMNS, read_row_prompt
-from flex_judge.judges.conversations.parts import MARKS_PER_MOLECULE
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
@@ -28,7 +25,6 @@ FIELDS = ("prompt", "id", "images")
 """Fields of a prompt that can be mapped to other columns."""
 MOLECULES = "molecules"
 """Column with SMILES strings, one for each molecule mark in the prompt."""
-_MOLECULE_MARKS = re.compile(f"((?:{re.escape(MOLECULE_MARK)})+)")
 
 
 @dataclass(frozen=True)
@@ -127,72 +123,11 @@ def parse_prompt_row(
         raise UsageError(f"{where}, field {columns.id!r}: expected a string or an integer, got {reprlib.repr(row_id)}")
     messages = _read_messages(data, where, columns, folder)
     if columns.system is not None:
-        messages = (Message("system", columns.system), *messages)
+        messages = _add_system(messages, columns.system)
     extra_columns = {column: _read_extra_column(data, column, where, to_json_value) for column in columns.keep}
     if columns.number is not None:
         extra_columns[columns.number] = _read_extra_column(data, columns.number, where, _convert_answer)
     return PromptRow(str(row_id), messages, extra_columns, where)
-
-
-def insert_molecules(prompt: Any, molecules: Any) -> Any:
-    """Replace the molecule marks in a prompt by molecules.
-
-    A mark is `<mol>`, written once or MARKS_PER_MOLECULE times in a row for each molecule.
-
-    Args:
-        prompt: text or messages.
-        molecules: SMILES strings in the order of the marks; None leaves the prompt unchanged.
-
-    Raises:
-        UsageError: the number of marks does not match the number of molecules.
-    """
-    if molecules is None:
-        return prompt
-    if not isinstance(molecules, list) or not all(isinstance(smiles, str) for smiles in molecules):
-        raise UsageError(f"expected a list of SMILES in {MOLECULES!r}, got {reprlib.repr(molecules)}")
-    messages = _to_messages(prompt)
-    texts = [_join_texts(message.get("content")) for message in messages]
-    run_lengths = [len(run) // len(MOLECULE_MARK) for text in texts for run in _MOLECULE_MARKS.findall(text)]
-    marks = sum(run_lengths)
-    marks_per_molecule = 1 if marks == len(molecules) else MARKS_PER_MOLECULE
-    if marks != len(molecules) * marks_per_molecule or any(length % marks_per_molecule for length in run_lengths):
-        raise UsageError(
-            f"{MOLECULE_MARK} occurs {marks} times; expected 1 or {MARKS_PER_MOLECULE} for each of "
-            f"{len(molecules)} molecules"
-        )
-    if not molecules:
-        return prompt
-    remaining = iter(molecules)
-
-    def split_at_marks(content: Any) -> Any:
-        """Split text at its marks into parts; other parts are unchanged, and other types are left to later checks."""
-        if isinstance(content, list):
-            parts: list[Any] = []
-            for part in content:
-                parts += split_at_marks(part["text"]) if _is_text_part(part) else [part]
-            return parts
-        if not isinstance(content, str):
-            return content
-        parts = []
-        for piece in _MOLECULE_MARKS.split(content):
-            if piece.startswith(MOLECULE_MARK):
-                count = len(piece) // len(MOLECULE_MARK) // marks_per_molecule
-                parts += [{"type": "molecule", "smiles": next(remaining)} for _ in range(count)]
-            elif piece:
-                parts.append({"type": "text", "text": piece})
-        return parts
-
-    return [{**message, "content": split_at_marks(message.get("content"))} for message in messages]
-
-
-def _is_text_part(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-
-
-def _join_texts(content: Any) -> str:
-    if isinstance(content, list):
-        return " ".join(part["text"] for part in content if _is_text_part(part))
-    return content if isinstance(content, str) else ""
 
 
 def _read_messages(
@@ -202,19 +137,17 @@ def _read_messages(
     reader = ConversationReader(make_folder_opener(folder))
     media_columns = {**MEDIA_COLUMNS, Modality.IMAGE: (columns.images, "image")}
     try:
-        prompt = data[columns.prompt]
-        if data.get(MOLECULES) is not None:
-            with _name_field(columns.prompt):
-                prompt = insert_molecules(_to_messages(prompt), data[MOLECULES])
-        row = {**data, columns.prompt: _drop_final_answer(prompt, columns.prompt), MOLECULES: None}
+        row = {**data, columns.prompt: _drop_final_answer(data[columns.prompt], columns.prompt)}
         return read_row_prompt(reader, row, columns.prompt, media_columns)
     except UsageError as e:  # type(e) keeps a MediaError a MediaError
         raise type(e)(f"{where}, field {e.field!r}: {e.problem}") from e
 
 
-def _to_messages(prompt: Any) -> Any:
-    prompt = to_plain_value(prompt)
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+def _add_system(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
+    """Add a system message, or its text to one that holds only definitions of tools."""
+    if messages[0].role == "system" and not messages[0].content:
+        return (replace(messages[0], content=text), *messages[1:])
+    return (Message("system", text), *messages)
 
 
 def _drop_final_answer(prompt: Any, field: str) -> Any:
@@ -250,12 +183,3 @@ def _read_extra_column(data: Mapping[str, Any], name: str, where: str, convert: 
 def _convert_answer(value: Any) -> int | float | str:
     """Convert a right answer to a JSON value that reads as the same number."""
     return write_number(read_number(value))
-
-
-@contextmanager
-def _name_field(field: str) -> Iterator[None]:
-    """Add the field to errors of molecules."""
-    try:
-        yield
-    except UsageError as e:
-        raise type(e).at_field(field, e) from e

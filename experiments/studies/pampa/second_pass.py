@@ -11,18 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.prompts import insert_molecules
 from flex_judge.alignment.policies.sampling import seed_for_sample
 from flex_judge.experiments.studies.pampa.statistics import AnswerReader, compute_best_of_n, compute_pass_at_1
 from flex_judge.experiments.studies.pampa.task import ANSWERED, FINAL, HIGH, LOW, NONE, ClassificationTask
 from flex_judge.judges.concurrency import run_concurrently
+from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.engines import Engine, EngineConfig, Sampling, load_engine
 from flex_judge.judges.errors import MediaError, RenderError, UsageError
 from flex_judge.judges.io.jsonl import read_rows, write_rows
+from flex_judge.judges.media.opening import open_local_media
+from flex_judge.judges.media.types import Modality
 from flex_judge.judges.protocol.rendering import Renderer
 from flex_judge.judges.protocol.sections import content_to_pieces
 from flex_judge.judges.protocol.turns import Turn
-from flex_judge.judges.types import Comparison, Message
+from flex_judge.judges.types import Message
 
 Row = Mapping[str, Any]
 APPENDED = f"\n\n{FINAL} "
@@ -140,7 +142,8 @@ class _Continuer:
         async def continue_one(numbers: tuple[int, int]) -> str | None:
             row_number, answer_number = numbers
             question = questions[row_number]
-            prompt = Comparison.of(insert_molecules(question["prompt"], list(question["molecules"])), "").prompt
+            media = {Modality.MOLECULE: list(question["molecules"])}
+            prompt = ConversationReader(open_local_media).read_prompt(question["prompt"], media)
             return await self._continue_answer(prompt, rows[row_number]["responses"][answer_number], answer_number)
 
         texts: dict[int, str | None] = {}

@@ -76,7 +76,7 @@ def test_placeholder_is_replaced_by_the_molecule_once_or_expanded() -> None:
         b"O",
         "?",
     ]
-    with pytest.raises(UsageError, match="<mol> occurs 2 times; expected 1 or 8 for each of 1 molecules"):
+    with pytest.raises(UsageError, match="<mol> occurs 2 times in the text, and the row has 1 molecules"):
         parse("<mol><mol>", ["CCO"])
 
 
