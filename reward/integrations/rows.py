@@ -8,7 +8,8 @@ encoded only once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,15 +117,31 @@ class RowConverter:
 
     def _open_media(self, modality: Modality, source: Any, field: str, **options: Any) -> Media:
         # A policy or its tools may write any URL or path: opening it would let them read this machine and its network.
-        is_text = isinstance(source, str) and not source.startswith("data:") and modality != Modality.MOLECULE
-        if is_text and (field.startswith("response") or "://" in source[:16]):
-            raise MediaError(
-                f"expected a data URI, got {source!r:.80}; nothing is fetched from the network, and paths are opened "
-                "only in prompts"
-            )
+        for path in _iter_paths(source) if modality != Modality.MOLECULE else ():
+            if field.startswith("response") or "://" in path[:16]:
+                raise MediaError(
+                    f"expected a data URI, got {path!r:.80}; nothing is fetched from the network, and paths are opened "
+                    "only in prompts"
+                )
         if modality == Modality.IMAGE and not options:
             return self._encode_image(source)
         return open_local_media(modality, source, field, **options)
+
+
+def _iter_paths(source: Any) -> Iterator[str]:
+    """Iterate over the paths and URLs in the source of a medium, which may be a list of frames or an object."""
+    if isinstance(source, str):
+        if not source.startswith("data:"):
+            yield source
+    elif isinstance(source, os.PathLike):
+        yield os.fsdecode(source)
+    elif isinstance(source, Mapping):
+        if source.get("bytes") is None:
+            yield from _iter_paths(source.get("path"))
+        yield from _iter_paths(source.get("frames"))
+    elif isinstance(source, Sequence) and not isinstance(source, bytes | bytearray | memoryview):
+        for item in source:
+            yield from _iter_paths(item)
 
 
 def list_rows(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
