@@ -16,6 +16,7 @@ from typing import Any
 from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMNS, TOOLS_COLUMN, read_row_prompt
 from flex_judge.judges.conversations.messages import VIEWS, View
 from flex_judge.judges.conversations.reader import ConversationReader
+from flex_judge.judges.conversations.values import is_missing
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.extras import is_instance_of
 from flex_judge.judges.judgments import Status
@@ -106,6 +107,7 @@ class RowConverter:
         row = {**(columns or {}), "prompt": prompt}
         messages = read_row_prompt(self._reader, row, columns=self._media_columns)
         read = self._reader.read_response
+        baseline = None if is_missing(baseline) else baseline
         if baseline is None and baseline_column is not None:
             raise UsageError.at_field(baseline_column, "expected an answer to compare the completion with, got null")
         baseline_content = None if baseline is None else read(baseline, self._view, "baseline")
